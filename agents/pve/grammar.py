@@ -1,0 +1,91 @@
+"""What `$SSH_ORIGINAL_COMMAND` may say: one regular expression, matched whole, and nothing else.
+
+A forced command compares and never interprets. What does not match is refused; there is no second try.
+"""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from .words import VERBS
+
+NOTE_BYTES = 8 * 1024
+LINE_CHARS = 16 * 1024
+
+_LINE = re.compile(
+    rf"(?P<verb>{'|'.join(VERBS)})"
+    r"(?: vm=(?P<vm>[1-9][0-9]{0,8}))?"
+    r"(?: id=(?P<id>[A-Za-z0-9_-]{8,64}))?"
+    r"(?: by=(?P<by>[A-Za-z0-9@._-]{1,64}))?"
+    r"(?: if=(?P<if_state>[a-z-]{1,32}))?"
+    r"(?: last=(?P<if_last>none|[A-Za-z0-9_-]{8,64}))?"
+    r"(?: fresh=(?P<fresh>[0-9]{1,5}))?"
+    r"(?: note=(?P<note>[A-Za-z0-9_-]{1,10923}))?"
+    r"(?P<detach> detach)?",
+    re.ASCII,
+)
+
+
+class Malformed(Exception):
+    """The line is not of the grammar."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as the grammar understood it; `why` is the decoded note, data for the record."""
+
+    verb: str
+    vm: int | None = None
+    id: str = ""
+    by: str = ""
+    if_state: str = ""
+    if_last: str = ""
+    fresh: int = 0
+    why: str = ""
+    detach: bool = False
+
+    @property
+    def names_caller_things(self) -> bool:
+        """Tell whether the line carries what only the handler's own key may say."""
+        return bool((self.id and self.verb != "job") or self.by or self.why or self.detach)
+
+
+def parse_line(line: str) -> Request:
+    """Return the request that `line` spells, or raise Malformed."""
+    match = _LINE.fullmatch(line) if len(line) <= LINE_CHARS else None
+    if match is None:
+        raise Malformed("not of the grammar")
+    word = match.groupdict(default="")
+    fresh = int(word["fresh"] or 0)
+    if fresh > 86400:
+        raise Malformed("fresh is more than a day")
+    if word["verb"] == "job" and not word["id"]:
+        raise Malformed("job needs an id")
+    return Request(
+        verb=word["verb"],
+        vm=int(word["vm"]) if word["vm"] else None,
+        id=word["id"],
+        by=word["by"],
+        if_state=word["if_state"],
+        if_last=word["if_last"],
+        fresh=fresh,
+        why=_decoded(word["note"]),
+        detach=bool(word["detach"]),
+    )
+
+
+def _decoded(note: str) -> str:
+    try:
+        data = base64.b64decode(note + "=" * (-len(note) % 4), altchars=b"-_", validate=True)
+    except binascii.Error:
+        raise Malformed("note is not base64url") from None
+    if len(data) > NOTE_BYTES:
+        raise Malformed("note is too long")
+    return data.decode("utf-8", "replace")
+
+
+def escaped(line: str, limit: int = 200) -> str:
+    """Return `line` cut and escaped, so that whatever it holds stays on one log line."""
+    cut = line[:limit]
+    return ascii(cut)[1:-1] + ("…" if len(line) > limit else "")

@@ -1,0 +1,87 @@
+"""A job as its own process sees it: stage, output, deadline, result. It never touches the SSH connection.
+
+Bookkeeping never stops a rescue: a full /run loses lines, not the verb.
+"""
+
+import json
+import os
+import time
+
+from .host import Host
+from .memory import Memory, Record, boottime, write_whole
+from .result import Ended, Result, Verdict
+from .words import DEADLINE, DEADLINES
+
+JOB_OUTPUT_BYTES = 1024 * 1024
+
+
+class Job:
+    """The running job: what verbs and forensics use to speak, to name their stage and to keep time."""
+
+    def __init__(self, host: Host, memory: Memory, record: Record) -> None:
+        self.host = host
+        self.memory = memory
+        self.record = record
+        self.stage = ""
+        self.screen = False
+        self.warnings: list[str] = []
+        self._until = time.monotonic() + DEADLINES[record.verb]
+        self._room = JOB_OUTPUT_BYTES
+
+    def enter(self, stage: str) -> None:
+        """Name the stage that begins now; `busy` answers and the result show it."""
+        self.stage = stage
+        try:
+            write_whole(self.memory.job(self.record.id, "stage"), stage)
+        except OSError:
+            pass
+
+    def say(self, text: str, stream: str = "stdout") -> None:
+        """Add whole lines to the job's output, 1 MiB in all."""
+        text = text.rstrip("\n")
+        if not text or self._room <= 0:
+            return
+        line = json.dumps({"stream": stream, "text": text + "\n"}) + "\n"
+        self._room -= len(line)
+        if self._room <= 0:
+            line = json.dumps({"stream": "stderr", "text": "[output cut at 1 MiB]\n"}) + "\n"
+        try:
+            with open(self.memory.job(self.record.id, "output"), "a", encoding="ascii") as file:
+                file.write(line)
+        except OSError:
+            pass
+
+    def left(self, cap: float) -> float:
+        """Return the seconds a step may take: `cap`, or what is left of the verb's deadline; ends the verb at zero."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            seconds = f"{DEADLINES[self.record.verb]:g} s"
+            raise Ended(
+                DEADLINE,
+                Verdict("deadline", f"{self.record.verb} did not end in {seconds}; it stopped in stage {self.stage}"),
+            )
+        return min(cap, left)
+
+    def finish(self, result: Result) -> None:
+        """Settle the job, for whoever follows it now or asks for the id later."""
+        record = self.record
+        whole = {
+            **result.as_json(),
+            "job": record.id,
+            "verb": record.verb,
+            "by": record.by,
+            "started": record.started,
+            "seconds": round(boottime() - record.boottime, 3),
+        }
+        try:
+            self.memory.write_result(record.id, whole)
+        except OSError:
+            self._make_room()
+            self.memory.write_result(record.id, whole)
+
+    def _make_room(self) -> None:
+        for name in ("output", "screen.png"):
+            try:
+                os.unlink(self.memory.job(self.record.id, name))
+            except OSError:
+                pass

@@ -1,0 +1,109 @@
+"""From a request to a job: claim, lock, look, act, settle; all in a process that nothing outside can end.
+
+The order is the contract's: a known id attaches; then the lock, else busy; then, holding it, `if` and `last`.
+"""
+
+import os
+import time
+
+from .archive import archive_finished
+from .forensics import capture_lock, forensics, newest_capture
+from .grammar import Request
+from .host import Host
+from .job import Job
+from .memory import Lock, Memory, Record, boottime, process_ticks
+from .power import POWER
+from .preflight import as_expected
+from .process import spawn_detached
+from .reads import holding
+from .result import Ended, Result, Verdict
+from .vmstate import conclude, observe
+from .words import BUSY, FAILED
+
+
+def spawn(host: Host, request: Request, nonce: str) -> None:
+    """Start the job of `request` (id and by are set) and return at once; `nonce` marks it as started by us."""
+    spawn_detached(lambda: _live(host, request, nonce))
+
+
+def _live(host: Host, request: Request, nonce: str) -> None:
+    memory = Memory(host)
+    memory.prepare()
+    pid = os.getpid()
+    record = Record(
+        id=request.id,
+        verb=request.verb,
+        by=request.by,
+        why=request.why,
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        boottime=boottime(),
+        nonce=nonce,
+        pid=pid,
+        ticks=process_ticks(pid),
+        fresh=request.fresh,
+    )
+    job = Job(host, memory, record)
+    lock = _claimed(job)
+    if lock is None:
+        return  # somebody has this id, or a capture stands for it: end silently
+    _settle(job, request, lock)
+    lock.release()
+    archive_finished(host, memory)
+
+
+def _claimed(job: Job) -> Lock | None:
+    if job.record.verb != "forensics":
+        return Lock(job.host, "lock") if job.memory.claim(job.record) else None
+    lock = capture_lock(job.host)
+    running = None if lock.take(job.record.id) else lock.holder()
+    if stands_for := running or newest_capture(job, job.record.fresh, "capture"):
+        job.memory.alias(job.record.id, stands_for)
+        return None
+    return lock if job.memory.claim(job.record) else None
+
+
+def _settle(job: Job, request: Request, lock: Lock) -> None:
+    try:
+        result = forensics(job) if request.verb == "forensics" else _act(job, request, lock)
+    except Ended as ended:
+        job.say(ended.verdict.sentence, "stderr")
+        result = Result(ended.exit_code, verdict=ended.verdict, holder=ended.holder)
+    except Exception as error:  # a defect of ours must still settle the id
+        job.say(f"{type(error).__name__}: {error}", "stderr")
+        sentence = f"the host agent failed in stage {job.stage or 'begin'}: {type(error).__name__}"
+        result = Result(FAILED, verdict=Verdict("agent-failed", sentence, "status"))
+    job.finish(_completed(job, result))
+    job.host.log(f"job={job.record.id} verb={job.record.verb} by={job.record.by} outcome={result.outcome}")
+
+
+def _completed(job: Job, result: Result) -> Result:
+    state = result.state
+    if state == "unknown":
+        state = conclude(observe(job.host))
+    return Result(
+        exit_code=result.exit_code,
+        state=state,
+        last=job.memory.last,
+        stage=job.stage,
+        verdict=result.verdict,
+        holder=result.holder,
+        screen=job.screen,
+        warnings=tuple(job.warnings),
+    )
+
+
+def _act(job: Job, request: Request, lock: Lock) -> Result:
+    if not lock.take(job.record.id):
+        raise _busy(job, lock.holder())
+    job.enter("preflight")
+    facts = observe(job.host)
+    as_expected(job, facts, request.if_state, request.if_last)
+    return POWER[request.verb](job, facts)
+
+
+def _busy(job: Job, holder_id: str | None) -> Ended:
+    holder = holding(job.memory, holder_id) if holder_id else None
+    if holder is None:
+        return Ended(BUSY, Verdict("busy", "another job held this VM a moment ago; look again", "status"))
+    who = "{by}: {verb} since {since}, stage {stage}".format(**holder)
+    return Ended(BUSY, Verdict("busy", f"{who}; wait for it, or send its id to watch it", "status"), holder)

@@ -1,0 +1,247 @@
+"""The host's memory of what was asked and what was done: /run/breakglass/<vmid>/ and its archive.
+
+`/run` is the authority. A job is a directory `jobs/<id>`; making it appear by rename(2) *is* the claim of the id: the
+rename is atomic, carries the whole request, and fails when the id is taken. An id that fell under another job's
+capture is a symbolic link to it. Ages are measured by CLOCK_BOOTTIME, so a wrong clock changes nothing.
+"""
+
+import fcntl
+import json
+import os
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .host import Host
+from .words import DAY
+
+KEEP_JOBS = 20
+KEEP_IDS = 2 * DAY
+
+
+@dataclass(frozen=True)
+class Record:
+    """A job's request as it was claimed. `nonce` tells the process that started it from those that attach;
+    `pid` and `ticks` name the job's process without mistaking a reused pid for it."""
+
+    id: str
+    verb: str
+    by: str
+    why: str
+    started: str
+    boottime: float
+    nonce: str
+    pid: int
+    ticks: int
+    fresh: int = 0
+
+
+def boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def process_ticks(pid: int) -> int:
+    """Return the process's start time in clock ticks, 0 when there is no such process (proc(5), field 22)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a small file so that no reader ever sees half of it."""
+    draft = f"{path}.{os.getpid()}"
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(draft, path)
+
+
+def remove_flat(directory: str) -> None:
+    """Remove a job's directory, which holds files only."""
+    try:
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
+        os.rmdir(directory)
+    except OSError:
+        pass
+
+
+def read_json(path: str) -> dict[str, object] | None:
+    """Return the JSON object in a file, or None without a whole one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class Memory:
+    """The directories of one VM; every method is quick and safe to call from any process."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.jobs = f"{host.memory}/jobs"
+
+    def prepare(self) -> None:
+        """Make the directories, for root only; raises OSError when /run can't be written."""
+        os.makedirs(self.jobs, mode=0o700, exist_ok=True)
+
+    def job(self, job_id: str, name: str = "") -> str:
+        """Return the path of a job's directory, or of a file in it."""
+        return f"{self.jobs}/{job_id}/{name}" if name else f"{self.jobs}/{job_id}"
+
+    def claim(self, record: Record) -> bool:
+        """Take the id for this process; False when somebody has it already."""
+        draft = f"{self.jobs}/.{record.pid}.{record.nonce}"
+        os.mkdir(draft, 0o700)
+        with open(f"{draft}/request.json", "w", encoding="utf-8") as file:
+            json.dump(vars(record), file)
+        try:
+            os.rename(draft, self.job(record.id))
+            return True
+        except OSError:
+            remove_flat(draft)
+            return False
+
+    def alias(self, job_id: str, target: str) -> bool:
+        """Let `job_id` stand for another job's capture; False when the id is taken already."""
+        try:
+            os.symlink(target, self.job(job_id))
+            return True
+        except FileExistsError:
+            return False
+
+    def record(self, job_id: str) -> Record | None:
+        """Return the request behind an id, following an alias; None for an unknown id."""
+        value = read_json(self.job(job_id, "request.json"))
+        return Record(**value) if value else None  # type: ignore[arg-type]  # written by claim alone
+
+    def result(self, job_id: str) -> dict[str, object] | None:
+        return read_json(self.job(job_id, "result.json"))
+
+    def write_result(self, job_id: str, result: dict[str, object]) -> None:
+        """Settle a job: the first result stands, whoever writes a second one."""
+        draft = self.job(job_id, f"result.{os.getpid()}")
+        with open(draft, "w", encoding="utf-8") as file:
+            json.dump(result, file)
+        try:
+            os.link(draft, self.job(job_id, "result.json"))
+        except FileExistsError:
+            pass
+        os.unlink(draft)
+
+    def stage(self, job_id: str) -> str:
+        try:
+            with open(self.job(job_id, "stage"), encoding="ascii") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    def alive(self, record: Record) -> bool:
+        """Tell whether the job's own process still runs."""
+        return process_ticks(record.pid) == record.ticks
+
+    @property
+    def last(self) -> str:
+        """The newest mutating job that got past its preconditions, or `none`."""
+        try:
+            with open(f"{self.host.memory}/last", encoding="ascii") as file:
+                return file.read() or "none"
+        except OSError:
+            return "none"
+
+    def set_last(self, job_id: str) -> None:
+        write_whole(f"{self.host.memory}/last", job_id)
+
+    def ids(self) -> list[str]:
+        """Return all claimed ids, aliases too, in no order."""
+        try:
+            return [name for name in os.listdir(self.jobs) if not name.startswith(".")]
+        except OSError:
+            return []
+
+    def records(self) -> Iterator[Record]:
+        """Yield every job's record, newest first; aliases are not jobs."""
+        found = [self.record(name) for name in self.ids() if not os.path.islink(self.job(name))]
+        yield from sorted((r for r in found if r), key=lambda r: r.boottime, reverse=True)
+
+    def prune(self) -> None:
+        """Keep the output of the last KEEP_JOBS jobs that ran, and every id for KEEP_IDS seconds."""
+        now, ran = boottime(), 0
+        for record in self.records():
+            result = self.result(record.id)
+            if result is None:
+                continue
+            ran += result["outcome"] not in ("busy", "refused")
+            if now - record.boottime > KEEP_IDS:
+                remove_flat(self.job(record.id))
+            elif ran > KEEP_JOBS:
+                self._strip(record.id)
+        for name in self.ids():
+            path = self.job(name)
+            if os.path.islink(path) and not os.path.exists(path):
+                os.unlink(path)
+
+    def _strip(self, job_id: str) -> None:
+        for name in ("output", "screen.png"):
+            try:
+                os.unlink(self.job(job_id, name))
+            except OSError:
+                pass
+
+
+class Lock:
+    """A POSIX record lock on a file in /run, with the holder's name inside.
+
+    F_SETLK and not flock: a forked probe in uninterruptible sleep must not inherit it. The kernel releases it when
+    the job's process ends, however it ends. The file must be opened by nobody else in the process that holds it.
+    """
+
+    def __init__(self, host: Host, name: str) -> None:
+        self._path = f"{host.memory}/{name}"
+        self._fd: int | None = None
+
+    def take(self, job_id: str) -> bool:
+        """Take the lock for `job_id` without waiting; False when another process holds it."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {job_id}".encode(), 0)
+        return True
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def holder(self) -> str | None:
+        """Return the id of the job that holds the lock; None when it is free."""
+        for _ in range(100):
+            pid, text = self._peek()
+            if pid == 0:
+                return None
+            if text.partition(" ")[0] == str(pid):
+                return text.partition(" ")[2]
+            time.sleep(0.002)  # the new holder has not written its name yet
+        return None
+
+    def _peek(self) -> tuple[int, str]:
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return 0, ""
+        try:
+            ask = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock, 64 bit Linux
+            kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, ask))
+            return (0 if kind == fcntl.F_UNLCK else pid), os.pread(fd, 200, 0).decode("ascii", "replace")
+        finally:
+            os.close(fd)

@@ -1,0 +1,158 @@
+"""The four verbs that change power, as stages. Each decides before it acts whether it can end well.
+
+reset ends running; start makes it run; stop proves that nothing is left; cycle never stops what it could not start
+again.
+"""
+
+import time
+from collections.abc import Callable
+
+from .forensics import before_acting
+from .job import Job
+from .preflight import can_start, cluster_view, nothing_left, refused
+from .probe import run
+from .qmp import Qmp, QmpError, QmpSilent
+from .result import Ended, Result
+from .stopping import failed, stop_process
+from .vmstate import Facts, conclude, observe, read_pid, sources
+from .words import DEADLINE, DONE, STRANDED
+
+
+def reset(job: Job, facts: Facts) -> Result:
+    """Press the reset button by QMP; end running. Needs neither `qm` nor the cluster."""
+    state = conclude(facts)
+    if state == "stopped":
+        raise refused("not-running", f"VM {job.host.vmid} is stopped; there is nothing to reset", "start")
+    if not facts.qmp:
+        raise refused(
+            "qemu-silent", "QEMU does not answer on its monitor; a reset can't reach it", "cycle", sources(facts)
+        )
+    past_preconditions(job)
+    job.enter("reset")
+    try:
+        with Qmp(job.host.qmp, job.left(10)) as qmp:
+            was = qmp.status()
+            qmp.command("system_reset")
+            qmp.wait_event("RESET")
+            job.say(f"reset: QEMU accepted it and reported RESET (it was {was})")
+            if was != "running":
+                qmp.command("cont")
+                job.say("reset: cont, because a VM that was not running stays in prelaunch")
+    except QmpError as error:
+        raise failed("verb-failed", f"QEMU refused the reset: {error}", "cycle") from None
+    except QmpSilent as error:
+        raise failed("verb-failed", f"the reset was sent; {error}", "cycle") from None
+    return verify_running(job, 10)
+
+
+def stop(job: Job, facts: Facts) -> Result:
+    """Stop the VM and prove that no process of it is left."""
+    if conclude(facts) == "stopped":
+        nothing_left(job)
+        past_preconditions(job)
+        job.say("stop: already stopped")
+        return Result(DONE, "stopped")
+    past_preconditions(job)
+    stop_process(job, facts)
+    return Result(DONE, "stopped")
+
+
+def start(job: Job, facts: Facts) -> Result:
+    """Make the VM run: `qm start` when it is stopped, QMP cont when it is paused."""
+    state = conclude(facts)
+    if state in ("wedged", "unknown"):
+        raise refused(
+            "qemu-silent", "a QEMU process exists but does not answer; a start can't help", "cycle", sources(facts)
+        )
+    if state == "stopped":
+        can_start(job)
+        nothing_left(job)
+        past_preconditions(job)
+        return start_process(job, 0)
+    return resume(job, state)
+
+
+def resume(job: Job, state: str) -> Result:
+    if state != "running":
+        view = cluster_view(job.host)
+        if view and view["lock"]:
+            raise refused("locked", f"VM {job.host.vmid} is {state} and locked ({view['lock']}); wait for that task")
+    past_preconditions(job)
+    job.enter("start")
+    if state == "running":
+        job.say("start: already running")
+        return Result(DONE, state)
+    try:
+        with Qmp(job.host.qmp, job.left(5)) as qmp:
+            qmp.command("cont")
+    except (QmpError, QmpSilent) as error:
+        raise failed("verb-failed", f"the VM was {state} and did not continue: {error}", "cycle") from None
+    job.say(f"start: continued (it was {state})")
+    return verify_running(job, 10)
+
+
+def cycle(job: Job, facts: Facts) -> Result:
+    """Stop, then start with a new QEMU process; refuse when a start could not follow."""
+    can_start(job)
+    if conclude(facts) == "stopped":
+        nothing_left(job)
+    past_preconditions(job)
+    old = facts.pid or 0
+    if conclude(facts) != "stopped":
+        stop_process(job, facts)
+    try:
+        return start_process(job, old)
+    except Ended as ended:
+        raise failed(
+            "stranded",
+            f"the VM was stopped and could not be started: {ended.verdict.sentence}",
+            "start",
+            *ended.verdict.evidence,
+            exit_code=STRANDED,
+        ) from None
+
+
+def past_preconditions(job: Job) -> None:
+    """From here on something changes: become `last`, and take the evidence before it is gone."""
+    try:
+        job.memory.set_last(job.record.id)
+    except OSError:
+        job.warnings.append("the host could not record this job as the last one")
+    job.enter("forensics")
+    before_acting(job)
+
+
+def start_process(job: Job, old: int) -> Result:
+    """`qm start`, then QEMU's own word that it runs, in a process other than `old`."""
+    job.enter("start")
+    ran = run(["qm", "start", str(job.host.vmid)], job.left(150))
+    job.say(ran.stdout)
+    job.say(ran.stderr, "stderr")
+    if ran.code is None:
+        raise failed("deadline", "qm start did not end in time", "start", exit_code=DEADLINE)
+    result = verify_running(job, 20) if ran.code == 0 else None
+    if result is None:
+        last_words = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise failed("verb-failed", f"qm start failed: {last_words}", "start", *ran.stderr.splitlines()[-5:])
+    if old and read_pid(job.host) == old:
+        raise failed("verb-failed", f"the VM runs, but still in the old process {old}", "cycle")
+    return result
+
+
+def verify_running(job: Job, seconds: float) -> Result:
+    """Return done once QEMU itself says running; fail with what it says instead."""
+    job.enter("verify")
+    until = time.monotonic() + job.left(seconds)
+    facts = observe(job.host)
+    while conclude(facts) != "running" and time.monotonic() < until:
+        time.sleep(0.05)
+        facts = observe(job.host)
+    state = conclude(facts)
+    if state != "running":
+        raise failed("verb-failed", f"the VM is {state} and not running", "forensics", sources(facts))
+    job.say(f"verify: running ({sources(facts)})")
+    return Result(DONE, state)
+
+
+Verb = Callable[[Job, Facts], Result]
+POWER: dict[str, Verb] = {"reset": reset, "stop": stop, "start": start, "cycle": cycle}

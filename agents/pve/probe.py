@@ -1,0 +1,174 @@
+"""Asking a question that may never be answered: fork first, then watch from outside with a deadline.
+
+A child in uninterruptible sleep can't be killed, so nothing here ever waits for a child to die. `subprocess` is no
+use: its Popen returns only when execve has, and execve on a hung file system does not.
+"""
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+OUTPUT_BYTES = 1024 * 1024
+
+
+class NoAnswer(Exception):
+    """The question was not answered in time, or its process died."""
+
+
+def fork_child(body: Callable[[int], None]) -> tuple[int, int]:
+    """Run `body(fd)` in a forked child; return (pid, reading end). The child never returns."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _as_child(body, reader, writer)
+    os.close(writer)
+    return pid, reader
+
+
+def _as_child(body: Callable[[int], None], reader: int, writer: int) -> NoReturn:
+    # Nothing of the parent may run here: no atexit, no finally, no traceback that reads source files.
+    try:
+        os.close(reader)
+        body(writer)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def kill_child(pid: int, group: bool = False) -> None:
+    """Kill an unreaped child of ours; its pid can't have been reused while it is unreaped."""
+    try:
+        (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+def reap() -> None:
+    """Collect whatever children have ended; never wait for one that has not."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def ask(question: Callable[[], object], seconds: float) -> object:
+    """Return the JSON-able answer of `question()`, asked in a child; raise NoAnswer after `seconds`."""
+
+    def body(fd: int) -> None:
+        with os.fdopen(fd, "wb") as pipe:
+            pipe.write(json.dumps(question()).encode())
+
+    pid, fd = fork_child(body)
+    try:
+        data = _read_all(fd, time.monotonic() + seconds)
+        return json.loads(data)
+    except (ValueError, TimeoutError):
+        raise NoAnswer(f"no answer in {seconds:g} s") from None
+    finally:
+        os.close(fd)
+        kill_child(pid)
+        reap()
+
+
+def _read_all(fd: int, until: float) -> bytes:
+    chunks: list[bytes] = []
+    while True:
+        if not select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
+            raise TimeoutError
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended: `code` is None when it was still running at its deadline."""
+
+    code: int | None
+    stdout: str
+    stderr: str
+
+
+def run(argv: list[str], seconds: float) -> Ran:
+    """Run `argv` with a deadline in seconds, in a session of its own, and return what it printed.
+
+    At the deadline its process group is killed and left behind. A grandchild that keeps the pipes open
+    (a daemon that QEMU left) delays nothing: the command's own end is what counts.
+    """
+    out_r, out_w = os.pipe()
+    err_r, err_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _exec(argv, out_w, err_w)
+    os.close(out_w)
+    os.close(err_w)
+    watched = _Watched(pid, out_r, err_r)
+    try:
+        code = watched.until(time.monotonic() + seconds)
+        return Ran(code, watched.text(out_r), watched.text(err_r))
+    finally:
+        watched.close()
+
+
+def _exec(argv: list[str], out: int, err: int) -> NoReturn:
+    try:
+        os.setsid()
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.closerange(3, 4096)
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(127)
+
+
+class _Watched:
+    def __init__(self, pid: int, out: int, err: int) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.data = {out: bytearray(), err: bytearray()}
+        for fd in self.data:
+            os.set_blocking(fd, False)
+
+    def until(self, end: float) -> int | None:
+        open_fds = set(self.data)
+        while True:
+            ready = select.select([self.pidfd, *open_fds], [], [], max(0.0, end - time.monotonic()))[0]
+            open_fds -= {fd for fd in ready if fd != self.pidfd and not self._drain(fd)}
+            if self.pidfd in ready:
+                return self._reaped(open_fds)
+            if not ready:
+                kill_child(self.pid, group=True)
+                return None
+
+    def _reaped(self, open_fds: set[int]) -> int:
+        for fd in open_fds:
+            self._drain(fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def _drain(self, fd: int) -> bool:
+        """Read what is there; return whether more may come."""
+        try:
+            while chunk := os.read(fd, 65536):
+                room = OUTPUT_BYTES - len(self.data[fd])
+                self.data[fd] += chunk[:room]
+            return False
+        except BlockingIOError:
+            return True
+
+    def text(self, fd: int) -> str:
+        return self.data[fd].decode("utf-8", "replace")
+
+    def close(self) -> None:
+        for fd in (*self.data, self.pidfd):
+            os.close(fd)
+        reap()

@@ -1,0 +1,54 @@
+"""What a process does to itself to survive: leave the SSH session, stay in memory, be the last the OOM killer takes."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+_MCL_CURRENT_AND_FUTURE = 1 | 2
+_libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
+
+
+def lock_memory() -> bool:
+    """Keep this process's pages in memory (mlockall(2)), so that a hung disk can't stop it; False when not allowed.
+
+    Not inherited by fork: each job calls it again.
+    """
+    return os.geteuid() == 0 and _libc.mlockall(_MCL_CURRENT_AND_FUTURE) == 0
+
+
+def spare_from_oom() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("-900")
+    except OSError:
+        pass
+
+
+def spawn_detached(body: Callable[[], None]) -> None:
+    """Run `body` in a process that no SSH connection, terminal or parent can end; return at once.
+
+    A double fork with setsid(2). The process holds none of our descriptors: it never writes to the SSH pipe.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                _detached(body)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _detached(body: Callable[[], None]) -> NoReturn:
+    try:
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.closerange(3, 4096)
+        lock_memory()
+        spare_from_oom()
+        body()
+    finally:
+        os._exit(0)

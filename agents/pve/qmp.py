@@ -1,0 +1,117 @@
+"""QEMU's own monitor, spoken raw over its socket, every step with a deadline.
+
+QEMU serves one client at a time and `pvestatd` asks too, so a busy monitor is retried until the deadline, and each
+conversation here is short. Rules: QEMU's docs/interop/qmp-spec.rst.
+"""
+
+import json
+import socket
+import time
+from types import TracebackType
+
+
+class QmpSilent(Exception):
+    """QEMU did not answer on its monitor; what was sent may or may not have been read."""
+
+
+class QmpError(Exception):
+    """QEMU answered a command with an error."""
+
+
+class Qmp:
+    """One short conversation with a monitor; a context manager.
+
+    `seconds` bounds the whole of it. Raises QmpSilent when QEMU does not answer in that time.
+    """
+
+    def __init__(self, path: str, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._buffer = b""
+        self.events: list[str] = []
+        self._socket = self._connected(path)
+        try:
+            self._next()  # the greeting comes when the monitor is ours
+            self.command("qmp_capabilities")
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _connected(self, path: str) -> socket.socket:
+        while True:
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            client.settimeout(self._left())
+            try:
+                client.connect(path)
+                return client
+            except BlockingIOError:  # the listen queue is full: somebody else is talking
+                client.close()
+                time.sleep(0.02)
+            except OSError as error:
+                client.close()
+                raise QmpSilent(f"the monitor can't be reached: {error}") from None
+
+    def _left(self) -> float:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise QmpSilent("the monitor did not answer in time")
+        return left
+
+    def _next(self) -> dict[str, object]:
+        while b"\n" not in self._buffer:
+            self._socket.settimeout(self._left())
+            try:
+                chunk = self._socket.recv(65536)
+            except OSError:
+                raise QmpSilent("the monitor did not answer in time") from None
+            if not chunk:
+                raise QmpSilent("the monitor closed the connection")
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        try:
+            message = json.loads(line)
+        except ValueError:
+            raise QmpSilent("the monitor sent something that is not QMP") from None
+        if not isinstance(message, dict):
+            raise QmpSilent("the monitor sent something that is not QMP")
+        return message
+
+    def command(self, name: str, **arguments: object) -> object:
+        """Execute a QMP command and return its answer; raise QmpError when QEMU says no."""
+        request = {"execute": name, **({"arguments": arguments} if arguments else {})}
+        self._socket.settimeout(self._left())
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError:
+            raise QmpSilent("the monitor did not take the command") from None
+        while True:
+            message = self._next()
+            if "event" in message:
+                self.events.append(str(message["event"]))
+            elif "error" in message:
+                raise QmpError(_description(message["error"]))
+            elif "return" in message:
+                return message["return"]
+
+    def wait_event(self, name: str) -> None:
+        """Return once the event `name` was seen in this conversation; raise QmpSilent at its end."""
+        while name not in self.events:
+            message = self._next()
+            if "event" in message:
+                self.events.append(str(message["event"]))
+
+    def status(self) -> str:
+        """Return QEMU's RunState word (qapi/run-state.json)."""
+        answer = self.command("query-status")
+        return str(answer.get("status", "unknown")) if isinstance(answer, dict) else "unknown"
+
+    def __enter__(self) -> "Qmp":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+
+def _description(error: object) -> str:
+    return str(error.get("desc", error)) if isinstance(error, dict) else str(error)

@@ -1,0 +1,107 @@
+"""The verbs that change nothing: status, history, job and ping. Each is asked in a forked child with a deadline.
+
+A child yields messages: `facts` as they come in (so that a status keeps what it has when its deadline passes), output
+lines, and one result.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from .grammar import Request
+from .history import entries, table, whole_job
+from .host import Host, Key
+from .memory import Lock, Memory
+from .preflight import cluster_view
+from .result import Result, Verdict
+from .vmstate import Facts, conclude, observing, sources
+from .words import DEADLINE, DONE, FAILED, VERSION
+
+Message = dict[str, object]
+
+
+def output(text: str, stream: str = "stdout") -> Message:
+    return {"type": "output", "stream": stream, "text": text.rstrip("\n") + "\n"}
+
+
+def result_message(result: Result) -> Message:
+    return {"type": "result", **result.as_json()}
+
+
+def read(host: Host, key: Key, request: Request, bundle: str) -> Iterator[Message]:
+    """Yield the messages that answer a reading verb; `bundle` is the SHA-256 of the agent's file."""
+    if request.verb == "status":
+        yield from _status(host)
+    elif request.verb == "ping":
+        yield from _ping(host, key, bundle)
+    elif request.verb == "history":
+        jobs = entries(host)
+        yield output(table(jobs))
+        yield result_message(Result(DONE, last=Memory(host).last, stage="history", extra={"jobs": jobs}))
+    else:
+        yield from _job(host, request.id)
+
+
+def _status(host: Host) -> Iterator[Message]:
+    facts = Facts()
+    for facts in observing(host):
+        yield {"type": "facts", **asdict(facts)}
+    yield output(f"{conclude(facts)}: {sources(facts)}")
+    yield result_message(status_result(host, facts, DONE))
+
+
+def status_result(host: Host, facts: Facts, exit_code: int) -> Result:
+    """Return the result of a status from whatever facts there are; reads tmpfs only, so it never waits."""
+    memory = Memory(host)
+    holder_id = Lock(host, "lock").holder()
+    holder = holding(memory, holder_id) if holder_id else None
+    verdict = None
+    if exit_code == DEADLINE:
+        verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
+    return Result(exit_code, conclude(facts), memory.last, "status", verdict, holder)
+
+
+def holding(memory: Memory, job_id: str) -> dict[str, object] | None:
+    """Return which job holds the VM, whose, since when and in which stage."""
+    record = memory.record(job_id)
+    if record is None:
+        return None
+    return {
+        "job": record.id,
+        "verb": record.verb,
+        "by": record.by,
+        "since": record.started,
+        "stage": memory.stage(record.id),
+    }
+
+
+def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:
+    view = cluster_view(host)
+    told = {
+        "version": VERSION,
+        "bundle": bundle,
+        "vmid": host.vmid,
+        "read_only": key.read_only,
+        "quorum": bool(view and view["quorate"]),
+        "records": _records(host),
+    }
+    yield output(f"breakglass-pve {VERSION} for VM {host.vmid}")
+    yield result_message(Result(DONE, last=Memory(host).last, stage="ping", extra=told))
+
+
+def _records(host: Host) -> bool:
+    try:
+        Memory(host).prepare()
+        return os.access(host.memory, os.W_OK)
+    except OSError:
+        return False
+
+
+def _job(host: Host, job_id: str) -> Iterator[Message]:
+    job = whole_job(host, job_id)
+    if job is None:
+        verdict = Verdict("job-unknown", f'no job "{job_id}" is known on this host', "history")
+        yield result_message(Result(FAILED, stage="job", verdict=verdict))
+        return
+    yield output(str(job["output"]))
+    yield result_message(Result(DONE, last=Memory(host).last, stage="job", extra={"whole_job": job}))

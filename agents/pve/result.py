@@ -1,0 +1,51 @@
+"""What a verb came to: the result that the trailer, `result.json` and `history` share."""
+
+from dataclasses import asdict, dataclass, field
+
+from .words import OUTCOMES
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence for a tired person, the advised verb (or empty), and the lines that prove it."""
+
+    code: str
+    sentence: str
+    advice: str = ""
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a verb ended. `state`: see vmstate.conclude. `seconds`: how long the verb took, wall time."""
+
+    exit_code: int
+    state: str = "unknown"
+    last: str = "none"
+    stage: str = ""
+    verdict: Verdict | None = None
+    holder: dict[str, object] | None = None
+    screen: bool = False
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    extra: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        return OUTCOMES[self.exit_code]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the trailer's object; `extra` (the answers of history and ping) is laid beside the rest."""
+        fields = asdict(self)
+        extra = fields.pop("extra")
+        return {"outcome": self.outcome, **fields, **extra}
+
+
+class Ended(Exception):
+    """A verb that ends before its last line, with what its result shall say."""
+
+    def __init__(self, exit_code: int, verdict: Verdict, holder: dict[str, object] | None = None) -> None:
+        super().__init__(verdict.sentence)
+        self.exit_code = exit_code
+        self.verdict = verdict
+        self.holder = holder

@@ -1,0 +1,105 @@
+"""Stopping a VM as a ladder: `qm stop`, QMP quit, SIGTERM, SIGKILL, then proof that no process is left.
+
+Only a process that /proc shows to be this VM's QEMU is ever signalled, through a pidfd opened before it was verified.
+"""
+
+import os
+import select
+import signal
+
+from .job import Job
+from .preflight import cluster_view
+from .probe import run
+from .qmp import Qmp, QmpError, QmpSilent
+from .result import Ended, Verdict
+from .vmstate import Facts, leftovers, observe, read_pid, sources, verified
+from .words import DEADLINE, FAILED
+
+
+def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code: int = FAILED) -> Ended:
+    return Ended(exit_code, Verdict(code, sentence, advice, evidence))
+
+
+def stop_process(job: Job, facts: Facts) -> None:
+    """`qm stop` first; where it can't, QMP quit, SIGTERM, SIGKILL to the verified process; then proof."""
+    job.enter("stop")
+    host = job.host
+    if cluster_view(host) is not None:
+        ran = run(["qm", "stop", str(host.vmid)], job.left(90))
+        job.say(ran.stdout)
+        job.say(ran.stderr, "stderr")
+        job.say("stop: qm stop " + ("did not end in time" if ran.code is None else f"ended with {ran.code}"))
+    else:
+        job.say("stop: /etc/pve does not answer, so qm can't be used; stopping QEMU directly")
+    for rung in (_quit, _terminate, _kill):
+        if _gone(job, facts):
+            break
+        rung(job, facts)
+    job.enter("verify")
+    if not _gone(job, facts):
+        raise failed(
+            "deadline",
+            "QEMU survived SIGKILL: it waits for storage that does not answer; a start would block",
+            "",
+            sources(observe(host)),
+            exit_code=DEADLINE,
+        )
+    job.say("stop: no process is left")
+
+
+def _gone(job: Job, facts: Facts) -> bool:
+    if leftovers(job.host):
+        return False
+    pid = read_pid(job.host) or facts.pid
+    return pid is None or verified(job.host, pid) is False
+
+
+def _quit(job: Job, facts: Facts) -> None:
+    pidfd = _verified_pidfd(job, facts)
+    if pidfd is None:
+        return
+    try:
+        with Qmp(job.host.qmp, job.left(3)) as qmp:
+            qmp.command("quit")
+    except (QmpError, QmpSilent):
+        pass
+    _wait_end(job, pidfd, 5)
+
+
+def _terminate(job: Job, facts: Facts) -> None:
+    _signal(job, facts, signal.SIGTERM, 10)
+
+
+def _kill(job: Job, facts: Facts) -> None:
+    _signal(job, facts, signal.SIGKILL, 5)
+
+
+def _signal(job: Job, facts: Facts, number: signal.Signals, seconds: float) -> None:
+    pidfd = _verified_pidfd(job, facts)
+    if pidfd is None:
+        return
+    job.say(f"stop: {number.name} to {facts.pid}")
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except OSError:
+        pass
+    _wait_end(job, pidfd, seconds)
+
+
+def _verified_pidfd(job: Job, facts: Facts) -> int | None:
+    """Open the process first and verify it then: what the descriptor names can't be another process later."""
+    if facts.pid is None:
+        return None
+    try:
+        pidfd = os.pidfd_open(facts.pid)
+    except OSError:
+        return None
+    if verified(job.host, facts.pid):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _wait_end(job: Job, pidfd: int, seconds: float) -> None:
+    select.select([pidfd], [], [], job.left(seconds))
+    os.close(pidfd)

@@ -1,0 +1,172 @@
+"""Work under way on behalf of a request: a reading child, or a job that is being followed.
+
+Neither ever blocks the process that serves: both are polled, both end by a deadline of their own.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+
+from .grammar import Request
+from .host import Host, Key
+from .memory import Memory, Record, boottime
+from .probe import fork_child, kill_child
+from .reads import Message, output, read, result_message, status_result
+from .result import Result, Verdict
+from .vmstate import Facts, conclude, in_time, observe
+from .words import DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED
+
+CLAIM_SECONDS = 5.0
+ALIVE_EVERY = 0.2
+GRACE = 15.0
+
+
+class Read:
+    """A reading verb in a forked child; ready when its pipe is."""
+
+    def __init__(self, host: Host, key: Key, request: Request, bundle: str) -> None:
+        self.until = time.monotonic() + DEADLINES[request.verb]
+        self.done = False
+        self._host = host
+        self._request = request
+        self._facts = Facts()
+        self._buffer = b""
+
+        def body(fd: int) -> None:
+            for message in read(host, key, request, bundle):
+                _write_all(fd, json.dumps(message).encode() + b"\n")
+
+        self._pid, self.fd = fork_child(body)
+
+    def poll(self, ready: bool) -> Iterator[Message]:
+        """Yield what has come since; sets `done` after the result."""
+        if ready:
+            chunk = os.read(self.fd, 1 << 20)
+            yield from self._messages(chunk)
+            if not chunk and not self.done:
+                yield self._end(Result(FAILED, stage=self._request.verb, verdict=_died(self._request.verb)))
+        elif time.monotonic() >= self.until:
+            yield self._end(self._late())
+
+    def _messages(self, chunk: bytes) -> Iterator[Message]:
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message.pop("type") == "facts":
+                self._facts = Facts(**message)
+            elif "exit_code" in message:
+                self._close()
+                yield {"type": "result", **message}
+            else:
+                yield {"type": "output", **message}
+
+    def _late(self) -> Result:
+        if self._request.verb == "status":
+            return status_result(self._host, self._facts, DEADLINE)
+        sentence = f"{self._request.verb} was not answered in {DEADLINES[self._request.verb]:g} s"
+        return Result(DEADLINE, stage=self._request.verb, verdict=Verdict("deadline", sentence, "status"))
+
+    def _end(self, result: Result) -> Message:
+        self._close()
+        return result_message(result)
+
+    def _close(self) -> None:
+        self.done = True
+        os.close(self.fd)
+        kill_child(self._pid)
+
+
+def _died(verb: str) -> Verdict:
+    return Verdict("agent-failed", f"the process that answers {verb} died", "status")
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class Follow:
+    """A job seen from outside: its new output, then its result; started by us or by somebody before."""
+
+    fd = -1
+
+    def __init__(self, host: Host, request: Request, nonce: str) -> None:
+        self.done = False
+        self._host = host
+        self._memory = Memory(host)
+        self._request = request
+        self._nonce = nonce
+        self._record: Record | None = None
+        self._offset = 0
+        self._begun = time.monotonic()
+        self._next_look = self._begun + ALIVE_EVERY
+        self.until = self._begun + DEADLINES[request.verb] + GRACE
+
+    def poll(self, ready: bool = False) -> Iterator[Message]:
+        """Yield what has come since; sets `done` after the result."""
+        if self._record is None:
+            self._record = self._memory.record(self._request.id)
+        record = self._record
+        if record is None:
+            if time.monotonic() > self._begun + CLAIM_SECONDS:
+                yield self._end(Result(FAILED, verdict=Verdict("agent-failed", "the job did not start", "status")))
+        elif record.verb != self._request.verb or boottime() - record.boottime > DAY:
+            yield self._end(Result(ID_REUSED, last=self._memory.last, verdict=_reused(record)))
+        elif self._request.detach:
+            yield self._end(Result(DONE, last=self._memory.last, stage="accepted"))
+        else:
+            yield from self._progress(record)
+
+    def _progress(self, record: Record) -> Iterator[Message]:
+        result = self._memory.result(record.id)  # read before the output: what precedes the result is then whole
+        yield from self._output(record)
+        if result is not None:
+            self.done = True
+            yield {"type": "result", **result, **self._attachment()}
+        elif time.monotonic() > self.until:
+            verdict = Verdict("deadline", "the job has not ended by its deadline", "status")
+            yield self._end(Result(DEADLINE, stage=self._memory.stage(record.id), verdict=verdict))
+        elif time.monotonic() > self._next_look:
+            self._next_look = time.monotonic() + ALIVE_EVERY
+            self._settle_if_killed(record)
+
+    def _output(self, record: Record) -> Iterator[Message]:
+        try:
+            with open(self._memory.job(record.id, "output"), "rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            message = json.loads(line)
+            yield output(message["text"], message["stream"])
+
+    def _settle_if_killed(self, record: Record) -> None:
+        """Write the result that a killed job can't write; the next poll sends it."""
+        if self._memory.alive(record) or self._memory.result(record.id) is not None:
+            return
+        stage = self._memory.stage(record.id)
+        state = in_time(lambda: conclude(observe(self._host)), 0.5) or "unknown"
+        sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
+        verdict = Verdict("job-killed", sentence, "status")
+        result = Result(FAILED, str(state), self._memory.last, stage, verdict)
+        seconds = round(boottime() - record.boottime, 3)
+        whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by}
+        self._memory.write_result(record.id, {**whole, "started": record.started, "seconds": seconds})
+
+    def _attachment(self) -> Message:
+        record = self._record
+        return {} if record is None else {"job": record.id, "attached": record.nonce != self._nonce}
+
+    def _end(self, result: Result) -> Message:
+        self.done = True
+        return {**result_message(result), "job": self._request.id, **self._attachment()}
+
+
+def _reused(record: Record) -> Verdict:
+    sentence = f"this id already belongs to a {record.verb} of {record.started}; use a new id"
+    return Verdict("id-reused", sentence, "status")

@@ -1,0 +1,47 @@
+"""The words of the forced command, as tables: verbs, deadlines, exit codes.
+
+Nothing here acts. `handler/verbs.py` holds the same verbs for people; a contract test compares the two.
+"""
+
+VERSION = "0.1.0"
+
+MUTATING = ("start", "stop", "reset", "cycle")
+VERBS = ("status", "forensics", *MUTATING, "history", "job", "ping", "session")
+
+# Seconds until a verb ends by itself, whatever hangs (PROTOCOL section 4, "What the words promise").
+DEADLINES = {
+    "status": 4.0,
+    "ping": 4.0,
+    "history": 4.0,
+    "job": 4.0,
+    "forensics": 20.0,
+    "reset": 40.0,
+    "stop": 120.0,
+    "start": 180.0,
+    "cycle": 300.0,
+}
+
+DONE = 0
+AGENT_REFUSED = 10
+BUSY = 11
+REFUSED = 12
+FAILED = 13
+DEADLINE = 14
+STRANDED = 15
+READ_ONLY = 16
+ID_REUSED = 17
+
+# Never 255 or 126 and up: those exit codes are ssh's and the shell's.
+OUTCOMES = {
+    DONE: "done",
+    AGENT_REFUSED: "failed",
+    BUSY: "busy",
+    REFUSED: "refused",
+    FAILED: "failed",
+    DEADLINE: "failed",
+    STRANDED: "failed",
+    READ_ONLY: "refused",
+    ID_REUSED: "id-reused",
+}
+
+DAY = 24 * 3600.0

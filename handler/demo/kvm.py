@@ -1,0 +1,73 @@
+"""A stand-in for QEMU where none is installed: a process with a pid file and a QMP monitor, and no guest.
+
+One monitor client at a time, greeting first, events before answers, as the real one.
+"""
+
+import json
+import os
+import socket
+import sys
+
+RETURNS: dict[str, object] = {"query-version": {"qemu": {"major": 10, "minor": 0, "micro": 0}}, "qmp_capabilities": {}}
+
+
+class Machine:
+    """The state that the monitor shows and changes."""
+
+    def __init__(self) -> None:
+        self.status = "running"
+
+    def execute(self, command: str) -> list[dict[str, object]]:
+        """Return the messages that answer one command."""
+        events: list[dict[str, object]] = []
+        if command == "query-status":
+            return [{"return": {"status": self.status, "running": self.status == "running"}}]
+        if command == "system_reset":
+            events.append({"event": "RESET", "data": {"guest": False}})
+            self.status = self.status if self.status == "running" else "prelaunch"
+        elif command == "cont":
+            self.status = "running"
+        elif command == "stop":
+            self.status = "paused"
+        elif command not in (*RETURNS, "quit"):
+            return [{"error": {"class": "CommandNotFound", "desc": f"The command {command} has not been found"}}]
+        return [*events, {"return": RETURNS.get(command, {})}]
+
+
+def serve(listener: socket.socket, machine: Machine) -> None:
+    """Serve monitors one after the other until one says quit."""
+    while True:
+        client, _ = listener.accept()
+        with client, client.makefile("rw") as stream:
+            stream.write(json.dumps({"QMP": {"version": {}, "capabilities": []}}) + "\n")
+            stream.flush()
+            for line in stream:
+                command = str(json.loads(line).get("execute"))
+                for message in machine.execute(command):
+                    stream.write(json.dumps(message) + "\n")
+                stream.flush()
+                if command == "quit":
+                    return
+
+
+def main() -> None:
+    """`kvm kvm.py -pidfile PIDFILE -qmp SOCKET`: serve in the background, like -daemonize."""
+    pidfile, qmp = sys.argv[2], sys.argv[4]
+    if os.path.exists(qmp):
+        os.unlink(qmp)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(qmp)
+    listener.listen(1)
+    if os.fork():
+        return
+    os.setsid()
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    with open(pidfile, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
+    serve(listener, Machine())
+
+
+if __name__ == "__main__":
+    main()

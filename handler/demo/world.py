@@ -1,0 +1,114 @@
+"""A Proxmox host in a directory: the tree that the host agent reads under `--root`, a `qm` on PATH, and VM 102.
+
+Used by the demo and by the tests. Everything lives below one directory and ends with `close()`.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from agents.bundle import bundle
+
+DEMO = Path(__file__).parent
+VMID = 102
+CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:vm-102-disk-0.raw,size=1M\n"
+
+# A 512-byte boot sector that prints what follows it and halts; for a console picture with something on it.
+_PRINTER = bytes.fromhex("31C08ED8BE197CFCAC84C07409B40EBB0700CD10EBF2F4EBFD")
+# One that reads the disk in a loop, so that a frozen disk has a request in flight.
+_READER = bytes.fromhex("31C08EC0BB007EB80102B9010030F6CD13EBF4")
+
+
+def boot_sector(text: str | None) -> bytes:
+    """Return a disk that prints `text`, or one that reads itself for ever when there is none."""
+    code = _READER if text is None else _PRINTER + text.encode("ascii") + b"\0"
+    return code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)
+
+
+class World:
+    """One host with one VM. `directory` must be short: QEMU's socket paths end at 108 bytes."""
+
+    def __init__(self, directory: Path, qemu: str | None = None) -> None:
+        self.directory = directory
+        self.root = directory / "root"
+        self.bin = directory / "bin"
+        self.agent = directory / "breakglass-pve"
+        self.witness = self.root / "witness"  # a second monitor: the first has room for one client only
+        self.qemu = qemu if qemu is not None else shutil.which("qemu-system-x86_64")
+        self._build()
+
+    def _build(self) -> None:
+        node = self.root / "etc/pve/nodes/demo"
+        for made in (node / "qemu-server", self.root / "run/qemu-server", self.root / "dev", self.bin):
+            made.mkdir(parents=True)
+        (self.root / "var/lib").mkdir(parents=True)
+        (self.root / "etc/pve/local").symlink_to("nodes/demo")
+        (self.root / "etc/pve/qemu-server").symlink_to("local/qemu-server")
+        (self.root / "proc").symlink_to("/proc")
+        (node / f"qemu-server/{VMID}.conf").write_text(CONF)
+        (self.root / "disk.raw").write_bytes(boot_sector("devvm login: "))
+        self.agent.write_text(bundle())
+        self.agent.chmod(0o755)
+        self._write_qm()
+        (self.root / "vm.json").write_text(json.dumps(self._vm_command()))
+
+    def _write_qm(self) -> None:
+        qm = self.bin / "qm"
+        qm.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{DEMO / "qm.py"}" "{self.root}" "$@"\n')
+        qm.chmod(0o755)
+
+    def _vm_command(self) -> list[str]:
+        run = self.root / "run/qemu-server"
+        pidfile, qmp = str(run / f"{VMID}.pid"), str(run / f"{VMID}.qmp")
+        if not self.qemu:
+            kvm = self.bin / "kvm"
+            kvm.symlink_to(sys.executable)
+            return [str(kvm), "-IS", str(DEMO / "kvm.py"), "-pidfile", pidfile, "-qmp", qmp]
+        machine = "-name devvm -accel kvm -accel tcg -cpu qemu64 -m 32 -nodefaults -vga std -display none -daemonize"
+        disk = f"file={self.root}/disk.raw,if=virtio,format=raw,cache=unsafe"
+        monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.witness)]
+        options = [*machine.split(), "-drive", disk, "-pidfile", pidfile]
+        return [self.qemu, *options, "-qmp", monitors[0], "-qmp", monitors[1]]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a forced command on this host: `qm` is found on PATH."""
+        return {"PATH": f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+    def forced_command(self, *options: str) -> list[str]:
+        """Return the agent's command line for one key."""
+        serve = ["serve", "--vm", str(VMID), "--root", str(self.root), *options]
+        return [sys.executable, "-IS", str(self.agent), *serve]
+
+    def qm(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the stand-in as a person at the host would."""
+        return subprocess.run([str(self.bin / "qm"), *words], capture_output=True, text=True, timeout=60)
+
+    def misbehave(self, **mode: object) -> None:
+        """Set the stand-in's mode; without words, let it behave."""
+        path = self.root / "qm.json"
+        if mode:
+            path.write_text(json.dumps(mode))
+        else:
+            path.unlink(missing_ok=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The VM's process, when there is one."""
+        try:
+            pid = int((self.root / f"run/qemu-server/{VMID}.pid").read_text())
+            os.kill(pid, 0)
+            return pid
+        except (OSError, ValueError):
+            return None
+
+    def close(self) -> None:
+        """End the VM; it is ours, by its pid file."""
+        if (pid := self.pid) is not None:
+            pidfd = os.pidfd_open(pid)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)

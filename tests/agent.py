@@ -1,0 +1,85 @@
+"""Talking to the host agent in tests, by its two roads: one process a verb, and a resident session."""
+
+import json
+import subprocess
+import threading
+from dataclasses import dataclass
+from queue import Queue
+from types import TracebackType
+from typing import Any
+
+from handler.demo.world import World
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the agent said: its text, and the trailer's object."""
+
+    code: int
+    stdout: str
+    stderr: str
+    trailer: dict[str, Any]
+
+
+def execute(world: World, line: str | None, *options: str) -> Answer:
+    """Run one verb as a forced command does."""
+    environment = world.environment | ({} if line is None else {"SSH_ORIGINAL_COMMAND": line})
+    command = world.forced_command(*options)
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=320)
+    last = (ran.stdout.splitlines() or [""])[-1]
+    trailer = json.loads(last.removeprefix("#breakglass ")) if last.startswith("#breakglass ") else {}
+    return Answer(ran.returncode, ran.stdout, ran.stderr, trailer)
+
+
+class Session:
+    """A resident session on pipes, as it runs on an SSH channel."""
+
+    def __init__(self, world: World) -> None:
+        self.process = subprocess.Popen(
+            world.forced_command(),
+            env=world.environment | {"SSH_ORIGINAL_COMMAND": "session"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answers: dict[str, Queue[dict[str, Any]]] = {}
+        self._tag = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            message = json.loads(line)
+            if message["type"] == "result":
+                self._answers[message["tag"]].put(message)
+
+    def send(self, line: str) -> str:
+        """Send a request; return its tag."""
+        self._tag += 1
+        tag = str(self._tag)
+        self._answers[tag] = Queue()
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{tag} {line}\n")
+        self.process.stdin.flush()
+        return tag
+
+    def result(self, tag: str, seconds: float = 30) -> dict[str, Any]:
+        """Return the result of a request."""
+        return self._answers[tag].get(timeout=seconds)
+
+    def ask(self, line: str, seconds: float = 30) -> dict[str, Any]:
+        return self.result(self.send(line), seconds)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(10)
+        self._reader.join(10)
+        self.process.stdout.close()

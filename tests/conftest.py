@@ -1,0 +1,53 @@
+"""Fixtures: a Proxmox host in a directory, with real parts wherever they can be had."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from handler.demo.world import World
+
+MISSING: set[str] = set()
+PARTS = {
+    "qemu": shutil.which("qemu-system-x86_64") is not None,
+    "sshd": Path("/usr/sbin/sshd").exists() and os.geteuid() == 0,
+    "root": os.geteuid() == 0,
+    "fuse": os.geteuid() == 0 and Path("/dev/fuse").exists(),
+    "fsfreeze": os.geteuid() == 0 and shutil.which("fsfreeze") is not None and shutil.which("mkfs.ext4") is not None,
+    "curl": shutil.which("curl") is not None and shutil.which("openssl") is not None,
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose real part is missing, or fail it where real parts are required."""
+    for mark in item.iter_markers("real"):
+        for part in mark.args:
+            if not PARTS[part]:
+                MISSING.add(part)
+                if os.environ.get("BREAKGLASS_REQUIRE_REAL") == "1":
+                    pytest.fail(f"the real part {part} is missing and BREAKGLASS_REQUIRE_REAL=1")
+                pytest.skip(f"the real part {part} is missing")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if MISSING:
+        terminalreporter.write_line(f"real parts that were missing here: {', '.join(sorted(MISSING))}", yellow=True)
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory with a short path: a UNIX socket's ends at 108 bytes."""
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def world(short_dir: Path) -> Iterator[World]:
+    """A host whose VM 102 runs: a real QEMU where one is installed."""
+    world = World(short_dir)
+    assert world.qm("start", "102").returncode == 0
+    yield world
+    world.close()

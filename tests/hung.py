@@ -1,0 +1,41 @@
+"""File systems that hang as the real ones do: an unserved FUSE mount and a frozen ext4. For root."""
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_MNT_FORCE_AND_DETACH = 1 | 2
+
+
+@contextmanager
+def unserved_fuse(target: Path) -> Iterator[None]:
+    """Mount a FUSE file system that nobody serves: even stat() below it blocks."""
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+    if _libc.mount(b"breakglass-test", str(target).encode(), b"fuse", 0, options) != 0:
+        os.close(fd)
+        raise OSError(ctypes.get_errno(), "mount fuse")
+    try:
+        yield
+    finally:
+        os.close(fd)  # whatever waits below the mount gets ENOTCONN
+        _libc.umount2(str(target).encode(), _MNT_FORCE_AND_DETACH)
+
+
+@contextmanager
+def frozen_ext4(target: Path, image: Path) -> Iterator[None]:
+    """Mount an ext4 and freeze it: a write below it sleeps uninterruptibly."""
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(target)], check=True)
+    subprocess.run(["fsfreeze", "-f", str(target)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", str(target)], check=True)
+        subprocess.run(["umount", "-l", str(target)], check=True)
