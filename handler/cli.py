@@ -1,0 +1,214 @@
+"""The `breakglass` command. The only place that prints.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 unreached, 4 unknown.
+"""
+
+import argparse
+import base64
+import json
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .config import Config, parse
+from .errors import ConfigError, Problem
+from .signing import ID, secret_bytes
+from .verbs import VERBS
+
+DONE, FAILED, USAGE, UNREACHED, UNKNOWN = 0, 1, 2, 3, 4
+_EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
+
+# What a terminal would obey or a reader be fooled by: C0 and C1 controls but newline and tab, and bidi overrides.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Return `text` with control and bidi characters written out."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def say(text: str) -> None:
+    print(visible(text), flush=True)
+
+
+def complain(message: str, hint: str = "") -> None:
+    print(visible(f"breakglass: {message}" + (f"\n    {hint}" if hint else "")), file=sys.stderr)
+
+
+def load_config(path: Path, environment: Mapping[str, str]) -> Config:
+    """Read and check the configuration file; raise ConfigError with every problem."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError([Problem(str(path), f"can't be read: {error}", "name it in BREAKGLASS_CONFIG")]) from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
+        raise ConfigError([Problem(str(path), "can be read by others than its owner", f"chmod 600 {path}")])
+    return parse(text, lambda name: Path(name).read_text(encoding="utf-8"))
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the handler until it is told to stop."""
+    path = Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
+    host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8080")
+    try:
+        config = load_config(path, os.environ)
+    except ConfigError as error:
+        complain(f"the configuration can't be used\n{error}")
+        return USAGE
+    if not port.isdigit():
+        complain(f'PORT is not a number: "{port}"')
+        return USAGE
+    from . import audit  # the other commands start without a server
+    from .server import make_server
+
+    log = audit.start()
+    audit.note("start", address=f"{host}:{port}", vms=list(config.vms), callers=[c.name for c in config.callers])
+    try:
+        make_server(config, host, int(port)).run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        log.stop()
+    return DONE
+
+
+def keys_new(arguments: argparse.Namespace) -> int:
+    """Print a new caller's entry; the secret is shown this once."""
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    say(f'[callers.{arguments.name}]\nsecret = "{secret}"\nallow  = ["status", "forensics", "history"]')
+    print("# shown once: add it to the configuration, give it to its caller, and reload", file=sys.stderr)
+    return DONE
+
+
+def caller_key(environment: Mapping[str, str]) -> bytes:
+    """Return the signing key from BREAKGLASS_SECRET_FILE or BREAKGLASS_SECRET; never from the command line."""
+    file = environment.get("BREAKGLASS_SECRET_FILE")
+    secret = Path(file).read_text(encoding="ascii").strip() if file else environment.get("BREAKGLASS_SECRET", "")
+    return secret_bytes(secret)
+
+
+def sign(arguments: argparse.Namespace) -> int:
+    """Print the headers that sign the body on standard input, for `curl -H @-`."""
+    from .client import Signer, new_id
+
+    msg_id = arguments.id or new_id()
+    if not ID.fullmatch(msg_id):
+        complain(f'not an id: "{msg_id}"', "8 to 64 of A-Z a-z 0-9 _ -")
+        return USAGE
+    headers = Signer("", caller_key(os.environ)).headers(msg_id, sys.stdin.buffer.read())
+    for name, value in headers.items():
+        say(f"{name}: {value}")
+    return DONE
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Run a verb and show what it says."""
+    from .client import NoAnswer, Signer, Told
+    from .client import call as send
+
+    wanted = {name: getattr(arguments, name) for name in ("verb", "vm", "reason", "if_state", "if_last", "job")}
+    body = json.dumps({name: value for name, value in wanted.items() if value}).encode()
+    url = os.environ.get("BREAKGLASS_URL", "http://127.0.0.1:8080")
+    try:
+        result = send(Signer(url, caller_key(os.environ)), body, _show)
+    except Told as told:
+        complain(str(told), told.hint)
+        return FAILED
+    except NoAnswer as lost:
+        may = "it may have run; send it again" if lost.sent else "nothing was sent"
+        complain(f"{lost}; {may}", "by hand: see the page's last section, or docs/runbook.md")
+        return UNKNOWN if lost.sent else UNREACHED
+    return _show_result(result)
+
+
+def _show(message: Mapping[str, object]) -> None:
+    if message["type"] == "output":
+        stream = sys.stdout if message["stream"] == "stdout" else sys.stderr
+        print(visible(str(message["text"])), end="", file=stream, flush=True)
+
+
+def _show_result(result: Mapping[str, object]) -> int:
+    outcome = str(result["outcome"])
+    verdict = result.get("verdict")
+    if isinstance(verdict, dict):
+        complain(str(verdict["sentence"]), "\n    ".join(str(line) for line in verdict.get("evidence", [])))
+    for warning in _texts(result.get("warnings")):
+        complain(f"warning: {warning}")
+    say(f"{result['verb']} {result['vm']}: {outcome}, {result['state']} (id {result['id']})")
+    if outcome not in ("done", "rejected", "busy", "refused"):
+        for line in _texts(result.get("by_hand")):
+            complain(f"by hand: {line}")
+    return _EXIT.get(outcome, FAILED)
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def host_bundle(arguments: argparse.Namespace) -> int:
+    """Write the host agent as one file."""
+    from agents.bundle import bundle
+
+    if arguments.file is None:
+        print(bundle(), end="")
+        return DONE
+    path = Path(arguments.file)
+    path.write_text(bundle(), encoding="utf-8")
+    path.chmod(0o755)
+    return DONE
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Run everything on this machine: an embedded Proxmox, the handler, the page."""
+    from .demo.run import run
+
+    return run(say)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="breakglass", description="Power verbs for a VM that has stopped answering.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("demo", help="try it here: nothing but this machine is touched").set_defaults(run=demo)
+    commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve)
+    keys = commands.add_parser("keys", help="make a caller's key").add_subparsers(required=True, metavar="new")
+    new = keys.add_parser("new", help="print a new caller's entry")
+    new.add_argument("name")
+    new.set_defaults(run=keys_new)
+    signing = commands.add_parser("sign", help="print signing headers for the body on standard input")
+    signing.add_argument("--id", help="sign this id again instead of a new one")
+    signing.set_defaults(run=sign)
+    _add_call(commands.add_parser("call", help="run a verb (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"))
+    host = commands.add_parser("host", help="the Proxmox host's side").add_subparsers(required=True, metavar="bundle")
+    bundling = host.add_parser("bundle", help="write the host agent, to standard output without FILE")
+    bundling.add_argument("file", nargs="?")
+    bundling.set_defaults(run=host_bundle)
+    return top
+
+
+def _add_call(calling: argparse.ArgumentParser) -> None:
+    calling.add_argument("verb", help=", ".join(VERBS))
+    calling.add_argument("--vm", help="which VM; may be left out when there is one")
+    calling.add_argument("--reason", help="why, for the record")
+    calling.add_argument("--if-state", help="run only if the host sees this state")
+    calling.add_argument("--if-last", help="run only if this is still the newest job, or none")
+    calling.add_argument("--job", help="with history: show this job")
+    calling.set_defaults(run=call)
+
+
+def main() -> int:
+    """Run the command that the arguments name; return its exit code."""
+    arguments = parser().parse_args()
+    try:
+        return int(arguments.run(arguments))
+    except (OSError, ValueError) as error:
+        complain(str(error), "is BREAKGLASS_SECRET_FILE or BREAKGLASS_SECRET set to a whsec_… secret?")
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

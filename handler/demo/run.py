@@ -1,0 +1,141 @@
+"""`breakglass demo`: an embedded Proxmox with a VM, the handler in front of it, and three ways to try it."""
+
+import asyncio
+import base64
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .sshd import DemoHost, listen
+from .world import VMID, World
+
+CONFIG = """\
+[callers.demo]
+secret = "{secret}"
+allow  = ["status", "forensics", "start", "stop", "reset", "cycle", "history"]
+
+[vms.devvm]
+ssh      = "breakglass@127.0.0.1:{port}"
+key      = '''{power_key}'''
+host_key = ["{host_key}"]
+vmid     = {vmid}
+by_hand  = ["{bin}/qm status {vmid}", "{bin}/qm reset {vmid}", "{bin}/qm stop {vmid}", "{bin}/qm start {vmid}"]
+
+[sessions]
+secret = "{session_secret}"
+dir    = "{directory}/sessions"
+"""
+
+TEXT = """
+  VM {vmid} "devvm" runs: {machine}
+
+  page    http://127.0.0.1:{port}/#key={secret}
+
+  curl    {curl}
+
+  call    BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={directory}/secret {breakglass} call cycle
+
+  The keys are this run's own. Ctrl-C ends everything.
+"""
+
+
+def run(say: Callable[[str], None]) -> int:
+    """Run the demo until it is interrupted; leave nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="bg") as directory:
+        world = World(Path(directory))
+        try:
+            started = world.qm("start", str(VMID))
+            if started.returncode:
+                say(f"the VM did not start: {started.stderr}")
+                return 1
+            return asyncio.run(_serve(world, say))
+        finally:
+            world.close()
+
+
+async def _serve(world: World, say: Callable[[str], None]) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    host = await listen(world)
+    port = int(os.environ.get("PORT", "0")) or free_port()
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    config = write_config(world, host, secret)
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
+    handler = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "handler.cli", "serve", env=environment, start_new_session=True
+    )
+    try:
+        await answering(port)
+        say(told(world, secret, port))
+        await asyncio.wait(
+            [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(handler.wait())],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        return 0 if stop.is_set() else 1
+    finally:
+        if handler.returncode is None:
+            handler.terminate()
+            await handler.wait()
+        host.server.close()
+        await host.server.wait_closed()
+
+
+def write_config(world: World, host: DemoHost, secret: str) -> Path:
+    """Write the handler's configuration and the caller's secret, for this run only."""
+    text = CONFIG.format(
+        secret=secret,
+        port=host.port,
+        power_key=host.power_key,
+        host_key=host.host_key,
+        vmid=VMID,
+        bin=world.bin,
+        session_secret=secrets.token_urlsafe(48),
+        directory=world.directory,
+    )
+    for name, content in (("breakglass.toml", text), ("secret", secret)):
+        path = world.directory / name
+        path.touch(0o600)
+        path.write_text(content)
+    return world.directory / "breakglass.toml"
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def answering(port: int, seconds: float = 20) -> None:
+    """Return once something listens on the port; raise TimeoutError when nothing does in time."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.02)
+
+
+def told(world: World, secret: str, port: int) -> str:
+    """Return what the demo prints: the page, a signed curl line, the call line."""
+    breakglass = Path(sys.argv[0]).resolve()
+    sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"
+    body = '{"verb":"cycle"}'
+    return TEXT.format(
+        vmid=VMID,
+        machine="a real QEMU" if world.qemu else "a stand-in (qemu-system-x86_64 is not installed)",
+        port=port,
+        secret=secret,
+        directory=world.directory,
+        breakglass=breakglass,
+        curl=f"printf '{body}' | {sign} | curl -sSN -H @- -H 'accept: application/x-ndjson' -d '{body}' "
+        f"http://127.0.0.1:{port}/pve",
+    )

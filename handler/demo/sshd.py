@@ -1,0 +1,104 @@
+"""The demo's SSH server: asyncssh in the place of sshd, with a forced command on each of its two keys."""
+
+import asyncio
+from asyncio.subprocess import PIPE
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import asyncssh
+
+from .world import World
+
+
+@dataclass(frozen=True)
+class DemoHost:
+    """A listening server and what a handler needs to reach it."""
+
+    server: asyncssh.SSHAcceptor
+    port: int
+    host_key: str
+    power_key: str
+    read_only_key: str
+
+
+class _Login(asyncssh.SSHServer):
+    """Tells by which of the two keys somebody came in."""
+
+    def __init__(self, options: dict[asyncssh.SSHKey, tuple[str, ...]]) -> None:
+        self._options = options
+        self._conn: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conn = conn
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        for known, options in self._options.items():
+            if known == key and self._conn is not None:
+                self._conn.set_extra_info(forced_options=options)
+                return True
+        return False
+
+
+async def listen(world: World) -> DemoHost:
+    """Serve the world's agent on a free loopback port."""
+    keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(3)]
+    host_key, power, read_only = keys
+    options = {power.convert_to_public(): (), read_only.convert_to_public(): ("--read-only",)}
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_factory=lambda: _Login(options),
+        server_host_keys=[host_key],
+        process_factory=_forced(world),
+        encoding=None,
+        allow_pty=False,
+    )
+    public, *private = host_key.export_public_key(), power.export_private_key(), read_only.export_private_key()
+    secrets = [key.decode() for key in private]
+    return DemoHost(server, server.get_port(), public.decode().strip(), *secrets)
+
+
+def _forced(world: World) -> Callable[[asyncssh.SSHServerProcess[bytes]], Awaitable[None]]:
+    async def process(channel: asyncssh.SSHServerProcess[bytes]) -> None:
+        options = channel.get_extra_info("connection").get_extra_info("forced_options")
+        environment = dict(world.environment)
+        if channel.command is not None:
+            environment["SSH_ORIGINAL_COMMAND"] = channel.command
+        argv = world.forced_command(*options)
+        agent = await asyncio.create_subprocess_exec(*argv, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        assert agent.stdin
+        assert agent.stdout
+        assert agent.stderr
+        feeding = asyncio.create_task(_feed(channel.stdin, agent.stdin))
+        await asyncio.gather(_pump(agent.stdout, channel.stdout), _pump(agent.stderr, channel.stderr))
+        feeding.cancel()
+        channel.exit(await agent.wait())
+
+    return process
+
+
+class _Source(Protocol):
+    async def read(self, size: int) -> bytes: ...
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+
+
+async def _pump(source: _Source, sink: _Sink) -> None:
+    """Copy until the source ends; a sink that is gone ends it too."""
+    with suppress(OSError, asyncssh.Error):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+
+
+async def _feed(source: _Source, stdin: asyncio.StreamWriter) -> None:
+    await _pump(source, stdin)
+    stdin.close()

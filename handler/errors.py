@@ -1,0 +1,106 @@
+"""Everything that can be wrong with a request before it becomes a verb: one root, one sentence each.
+
+Each class fixes its code and its HTTP status; an instance adds the message and the hint. `reached` says whether the
+request got to the Proxmox host. What happens on the host is not an error but an outcome: see pve.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+class BreakglassError(Exception):
+    """The root: a request that never became a verb."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    reached: ClassVar[bool] = False
+
+    def __init__(self, message: str, hint: str = "", **extra: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.extra = extra
+
+    def as_json(self) -> dict[str, object]:
+        """Return the body that PROTOCOL section 3 promises."""
+        told = {"code": self.code, "message": self.message, "hint": self.hint, "reached": self.reached}
+        return {"error": {**told, **self.extra}}
+
+
+class Unauthorized(BreakglassError):
+    """No known caller made this; which part was wrong is nobody's business."""
+
+    code, status = "unauthorized", 401
+
+    def __init__(self) -> None:
+        super().__init__("the request is not signed by a known caller", "sign it: see README, signed requests")
+
+
+class StaleTimestamp(BreakglassError):
+    """A known caller signed this with a clock that is too far off."""
+
+    code, status = "stale-timestamp", 401
+
+
+class Forbidden(BreakglassError):
+    """A known caller asked for what its entry does not allow."""
+
+    code, status = "forbidden", 403
+
+
+class BadRequest(BreakglassError):
+    """The body is not what this route takes."""
+
+    code, status = "bad-request", 400
+
+
+class NotFound(BreakglassError):
+    """There is no such address."""
+
+    code, status = "not-found", 404
+
+
+class MethodNotAllowed(BreakglassError):
+    """The address exists, with another method."""
+
+    code, status = "method-not-allowed", 405
+
+
+class TooSlow(BreakglassError):
+    """The request did not arrive within its time."""
+
+    code, status = "too-slow", 408
+
+
+class TooLarge(BreakglassError):
+    """The body is longer than this route takes."""
+
+    code, status = "too-large", 413
+
+
+class IdReused(BreakglassError):
+    """The id already named something else on the host."""
+
+    code, status, reached = "id-reused", 422, True
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in the configuration: where, what, and an instruction."""
+
+    path: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" + (f"\n    {self.hint}" if self.hint else "")
+
+
+@dataclass
+class ConfigError(Exception):
+    """The configuration can't be used; carries every problem at once."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)

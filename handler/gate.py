@@ -1,0 +1,142 @@
+"""In front of every route, in plain ASGI: body limits, deadlines, the signature, the security headers.
+
+What is not signed by a known caller gets one prebuilt answer before anything is routed, parsed or looked up; that also
+keeps a flood of bad signatures cheap.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import audit
+from .config import Config
+from .errors import BreakglassError, TooLarge, TooSlow, Unauthorized
+from .signing import Signed, verify
+
+BODY_SECONDS = 10.0
+SIGNED = {"/pve": 16 * 1024}  # path: the most bytes of its body
+
+_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "worker-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types breakglass"
+)
+_ALWAYS = [
+    (b"content-security-policy", _CSP.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+]
+_NEVER_STORED = [(b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
+_REVALIDATED = [(b"cache-control", b"no-cache")]
+
+
+class ClientGone(Exception):
+    """The client went away before its body was whole."""
+
+
+class Gate:
+    """The ASGI application that the server sees; `config()` is asked each time, for a reload replaces it."""
+
+    def __init__(self, app: ASGIApp, config: Callable[[], Config]) -> None:
+        self._app = app
+        self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        guarded = _with_headers(scope["path"], send)
+        if scope["method"] == "POST" and scope["path"] in SIGNED:
+            return await self._signed(scope, receive, guarded)
+        return await self._app(scope, receive, guarded)
+
+    async def _signed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
+        try:
+            body = await read_body(scope, receive, SIGNED[scope["path"]])
+            signed = verify(self._config().callers, webhook_headers(scope), body)
+        except BreakglassError as error:
+            await refuse(send, error)
+            audit.request(began, error.code)
+        except ClientGone:
+            audit.request(began, "client-gone")
+        else:
+            scope["state"] = {**scope.get("state", {}), "signed": signed, "body": body, "began": began}
+            await self._app(scope, receive, send)
+
+
+def webhook_headers(scope: Scope) -> dict[str, str]:
+    """Return the three headers; one that is sent twice is joined, which no valid value survives."""
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name = raw.decode("latin-1")
+        if name in _HEADERS:
+            found[name] = found[name] + "\n" + value.decode("latin-1") if name in found else value.decode("latin-1")
+    return found
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the whole body; raise TooLarge, TooSlow or ClientGone."""
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body has {int(declared)} bytes; the limit is {limit}", "send less")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _received(receive, limit)
+    except TimeoutError:
+        raise TooSlow(f"the body did not arrive in {BODY_SECONDS:g} s", "send it again") from None
+
+
+async def _received(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise TooLarge(f"the body is longer than {limit} bytes", "send less")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def refuse(send: Send, error: BreakglassError) -> None:
+    """Send an error; the rest of an unread body is not waited for."""
+    body = _UNAUTHORIZED if isinstance(error, Unauthorized) else _json(error.as_json())
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, TooLarge | TooSlow):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+_UNAUTHORIZED = _json(Unauthorized().as_json())
+
+
+def _with_headers(path: str, send: Send) -> Send:
+    api = path in SIGNED or path == "/health"
+    extra = _ALWAYS + (_NEVER_STORED if api else _REVALIDATED)
+
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *extra]
+        await send(message)
+
+    return guarded
+
+
+def signed_request(state: dict[str, object]) -> tuple[Signed, bytes, float]:
+    """Return what the gate found, for a route behind it."""
+    signed, body, began = state["signed"], state["body"], state["began"]
+    assert isinstance(signed, Signed)
+    assert isinstance(body, bytes)
+    assert isinstance(began, float)
+    return signed, body, began

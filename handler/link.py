@@ -1,0 +1,246 @@
+"""One SSH connection to a Proxmox host, and the agent's resident session on it. The only file that knows asyncssh.
+
+Every failure of the library becomes one of two things here: `Unreached` (nothing was sent, and why) or `Lost` (it may
+have been sent).
+"""
+
+import asyncio
+import json
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import asyncssh
+
+from .config import Vm
+from .outcomes import Lost, Message, Unreached
+
+CONNECT_SECONDS = 10
+ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
+QUIET_SECONDS = 2.0  # a link that spoke this recently needs no ping
+EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
+
+
+class Channel(asyncssh.SSHClientSession[bytes]):
+    """The resident session on one channel: tagged requests out, tagged JSON lines in."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._tag = 0
+        self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
+        self._chan: asyncssh.SSHClientChannel[bytes] | None = None
+        self.heard = 0.0
+        self.closed = False
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._chan = chan
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        if datatype is not None:  # stderr of a forced command that is not ours
+            return
+        self.heard = time.monotonic()
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            self._line(line)
+
+    def _line(self, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+            queue = self._waiting.get(message.pop("tag"))
+        except (ValueError, AttributeError, KeyError):
+            return
+        if queue is not None:
+            queue.put_nowait(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        for queue in self._waiting.values():
+            queue.put_nowait(None)
+
+    async def ask(self, line: str) -> AsyncIterator[Message]:
+        """Send a request and yield its messages, the last one a result; raise Lost when the channel ends before."""
+        assert self._chan is not None
+        if self.closed:
+            raise Lost("the session had ended")
+        self._tag += 1
+        tag, queue = str(self._tag), asyncio.Queue[Message | None]()
+        self._waiting[tag] = queue
+        try:
+            self._chan.write(f"{tag} {line}\n".encode())
+            while True:
+                message = await queue.get()
+                if message is None:
+                    raise Lost("the connection was lost")
+                yield message
+                if message["type"] == "result":
+                    return
+        except OSError:
+            raise Lost("the connection was lost") from None
+        finally:
+            del self._waiting[tag]
+
+
+class Link:
+    """One SSH connection, with the session when the agent has one."""
+
+    def __init__(self, conn: asyncssh.SSHClientConnection, vmid: int) -> None:
+        self.conn = conn
+        self.channel: Channel | None = None
+        self._vmid = vmid
+        self._execs = asyncio.Semaphore(EXEC_CHANNELS)
+
+    @property
+    def alive(self) -> bool:
+        return not self.conn.is_closed()
+
+    async def open_session(self) -> None:
+        """Open the resident session; without one (an older agent, a full host) verbs go one exec each."""
+        with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
+            async with asyncio.timeout(ALIVE_SECONDS):
+                channel = Channel()
+                await self.conn.create_session(lambda: channel, f"session vm={self._vmid}", encoding=None)
+                async for _ in channel.ask(f"ping vm={self._vmid}"):
+                    pass
+            self.channel = channel
+
+    async def ping(self) -> None:
+        """Raise Lost unless the link answers now."""
+        if self.channel is None or time.monotonic() - self.channel.heard < QUIET_SECONDS:
+            return
+        try:
+            async with asyncio.timeout(ALIVE_SECONDS):
+                async for _ in self.channel.ask(f"ping vm={self._vmid}"):
+                    pass
+        except TimeoutError:
+            raise Lost("the host did not answer a ping") from None
+
+    async def ask(self, line: str) -> AsyncIterator[Message]:
+        """Send a request on the session, or as an exec of its own."""
+        if self.channel is not None and self.channel.closed:
+            self.channel = None
+            await self.open_session()
+        if self.channel is not None:
+            async for message in self.channel.ask(line):
+                yield message
+        else:
+            async with self._execs:
+                for message in await self._exec(line):
+                    yield message
+
+    async def _exec(self, line: str) -> list[Message]:
+        try:
+            ran = await self.conn.run(line, encoding=None)
+        except (OSError, asyncssh.Error):
+            raise Lost("the connection was lost") from None
+        return exec_messages(as_bytes(ran.stdout), as_bytes(ran.stderr), ran.exit_status)
+
+    def close(self) -> None:
+        self.conn.close()
+
+    async def closed(self) -> None:
+        """Return once the connection has ended."""
+        await self.conn.wait_closed()
+
+    def abort(self) -> None:
+        """Throw the connection away with what was not sent yet: a dead request must not arrive minutes later."""
+        self.conn.abort()
+
+
+def as_bytes(data: bytes | str | None) -> bytes:
+    return data if isinstance(data, bytes) else (data or "").encode()
+
+
+def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list[Message]:
+    """Return what one exec said as messages. The trailer counts only as the last line, newline-ended, and when the
+    exit status arrived and agrees; anything else is Lost."""
+    head, _, last = stdout.removesuffix(b"\n").rpartition(b"\n")
+    if not stdout.endswith(b"\n") or not last.startswith(b"#breakglass "):
+        raise Lost("the answer ended without its last line")
+    try:
+        trailer = json.loads(last.removeprefix(b"#breakglass "))
+    except ValueError:
+        raise Lost("the answer's last line is damaged") from None
+    if trailer.get("exit_code") != exit_status:
+        raise Lost("the answer's last line and its exit status differ")
+    texts = (("stdout", head + b"\n" if head else b""), ("stderr", stderr))
+    output: list[Message] = [
+        {"type": "output", "stream": stream, "text": text.decode("utf-8", "replace")} for stream, text in texts if text
+    ]
+    return [*output, {"type": "result", **trailer}]
+
+
+async def open_link(vm: Vm) -> Link:
+    """Connect, log in and open the session; raise Unreached, saying which of its ways of failing it was."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS + 5):
+            link = Link(await _connection(vm), vm.vmid)
+    except (OSError, asyncssh.Error, TimeoutError) as error:
+        raise unreached(vm, error) from None
+    await link.open_session()
+    return link
+
+
+async def _connection(vm: Vm) -> asyncssh.SSHClientConnection:
+    """Log in with the VM's key against its pinned host key; no file of the user's is read."""
+    conn = await asyncssh.connect(
+        vm.ssh.host,
+        vm.ssh.port,
+        username=vm.ssh.user,
+        client_keys=[asyncssh.import_private_key(vm.key + "\n")],
+        known_hosts=known_hosts(vm),
+        preferred_auth="publickey",
+        agent_path=None,
+        config=None,
+        connect_timeout=CONNECT_SECONDS,
+        login_timeout=CONNECT_SECONDS,
+        keepalive_interval=5,
+        keepalive_count_max=3,
+        compression_algs=None,
+    )
+    sock = conn.get_extra_info("socket")
+    # A request that was given up must not arrive later: unsent bytes die with the connection, and after 15 s anyway.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return conn
+
+
+def known_hosts(vm: Vm) -> asyncssh.SSHKnownHosts | None:
+    """Return the pins as known hosts; None, which checks nothing, only where the configuration says "any"."""
+    if vm.any_host_key:
+        return None
+    lines = [f"* {key}" for key in vm.host_keys] + [f"@cert-authority * {key}" for key in vm.host_cas]
+    return asyncssh.import_known_hosts("\n".join(lines) + "\n")
+
+
+def unreached(vm: Vm, error: Exception) -> Unreached:
+    """Return which of the ways of not getting there this was."""
+    where = str(vm.ssh)
+    match error:
+        case socket.gaierror():
+            return Unreached("name-not-found", f"no address for {vm.ssh.host}; nothing was sent", "use an IP address")
+        case asyncssh.HostKeyNotVerifiable():
+            return Unreached(
+                "host-key-differs",
+                f"{where} presented an unexpected host key; nothing was sent",
+                f"compare its fingerprint with vms.{vm.name}.host_key before trusting it",
+            )
+        case asyncssh.PermissionDenied():
+            return Unreached(
+                "key-not-accepted",
+                f"{where} did not accept the key; nothing was sent",
+                f"check vms.{vm.name}.key_file against the host's authorized keys; wait a minute before you try again",
+            )
+        case ConnectionRefusedError():
+            return Unreached("refused", f"{where} refused the connection; nothing was sent", "is sshd running there?")
+        case TimeoutError():
+            hint = "look at the host's console or IPMI"
+            return Unreached("timeout", f"{where} did not answer in {CONNECT_SECONDS} s; nothing was sent", hint)
+        case asyncssh.Error():
+            hint = (
+                "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"
+            )
+            return Unreached("turned-away", f"{where} turned us away before login; nothing was sent", hint)
+    return Unreached("refused", f"{where} can't be reached: {error}; nothing was sent", "check the network")

@@ -1,0 +1,109 @@
+"""uvicorn, with what it lacks for us: a deadline and a size for request headers, and a shutdown that ends streams."""
+
+import asyncio
+import json
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .app import Service, create_app
+from .config import Config
+from .errors import BreakglassError, TooLarge, TooSlow
+
+HEADER_SECONDS = 10.0
+HEADER_BYTES = 32 * 1024
+SHUTDOWN_SECONDS = 5
+
+
+def _last_answer(status: str, error: BreakglassError) -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
+    return head.encode() + json.dumps(error.as_json()).encode() + b"\n"
+
+
+_TOO_SLOW = _last_answer("408 Request Timeout", TooSlow(f"the headers did not arrive in {HEADER_SECONDS:g} s"))
+_TOO_LARGE = _last_answer("413 Content Too Large", TooLarge(f"the headers are longer than {HEADER_BYTES} bytes"))
+
+
+class DeadlineProtocol(HttpToolsProtocol):
+    """Closes a connection whose request headers are not whole in time: half a request must not hold a descriptor."""
+
+    _headers_due: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_headers()
+
+    def on_headers_complete(self) -> None:
+        self._headers_arrived()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._headers_due is not None:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._headers_due is not None and self._header_bytes > HEADER_BYTES:
+            self._give_up(_TOO_LARGE)
+
+    def _expect_headers(self) -> None:
+        if self._headers_due is None:
+            self._header_bytes = 0
+            self._headers_due = self.loop.call_later(HEADER_SECONDS, self._give_up, _TOO_SLOW)
+
+    def _headers_arrived(self) -> None:
+        if self._headers_due is not None:
+            self._headers_due.cancel()
+            self._headers_due = None
+
+    def _give_up(self, answer: bytes) -> None:
+        self._headers_arrived()
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """A server that tells the service to finish its streams before it waits for them."""
+
+    service: Service | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def adopt(self, service: Service) -> None:
+        self.service = service
+        self.loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.loop is not None and self.service is not None:
+            self.loop.call_soon_threadsafe(self.service.stopping.set)
+        super().handle_exit(sig, frame)
+
+
+def make_server(config: Config, host: str, port: int) -> Server:
+    """Return a server for `config`, not yet running."""
+    adopted: list[Server] = []
+    settings = uvicorn.Config(
+        create_app(config, lambda service: adopted[0].adopt(service)),
+        host=host,
+        port=port,
+        http=DeadlineProtocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        backlog=2048,
+    )
+    server = Server(settings)
+    adopted.append(server)
+    return server
