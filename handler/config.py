@@ -36,7 +36,7 @@ class Address:
     port: int = 22
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def parse(text: str, read: Read) -> Config:
     """Return the configuration that `text` spells; raise ConfigError with every problem there is."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([Problem("(file)", f"is not TOML: {error}")]) from None
+    except (ValueError, RecursionError) as error:  # tomllib lets those of a huge number and of deep nesting through
+        raise ConfigError([Problem("(file)", f"is not TOML: {error}", "check its quotes and brackets")]) from None
     return _Reader(data, read).config()
 
 
@@ -86,18 +86,22 @@ class _Reader:
 
     def config(self) -> Config:
         self._unknown("", self.data, ("callers", "vms", "sessions", "chat", "alerts"))
-        vms = {name: vm for name, table in self._tables("vms") if (vm := self._vm(name, table))}
-        callers = [caller for name, table in self._tables("callers") if (caller := self._caller(name, table, vms))]
+        vm_tables = dict(self._tables("vms"))
+        vms = {name: vm for name, table in vm_tables.items() if (vm := self._vm(name, table))}
+        callers = [
+            caller for name, table in self._tables("callers") if (caller := self._caller(name, table, vm_tables))
+        ]
         self._shared_keys(callers)
         sessions = self._table("sessions")
         self._unknown("sessions", sessions, ("secret", "secret_file", "dir"))
         secrets = self._secrets("sessions", sessions, "secret")
         self._strong("sessions.secret", secrets)
+        directory = self._text("sessions", sessions, "dir", "var/sessions")
         if not callers and not self.problems:
             self._problem("callers", "has nobody who can sign", "make one: breakglass keys new NAME")
         if self.problems:
             raise ConfigError(self.problems)
-        return Config(tuple(callers), vms, tuple(secrets), self._text("sessions", sessions, "dir", "var/sessions"))
+        return Config(tuple(callers), vms, tuple(secrets), directory)
 
     # --- one entry ---
 
@@ -105,7 +109,6 @@ class _Reader:
         path = f"callers.{name}"
         if not _NAME.fullmatch(name):
             self._problem(path, "is not a usable name", "letters, digits, @ . _ - and at most 64 of them")
-            return None
         self._unknown(path, table, ("secret", "secret_file", "allow", "vms", "not_after", *_LATER_CALLER_KEYS))
         if any(key in table for key in _LATER_CALLER_KEYS):
             return None  # good for /alert and bearer reads only, which are served elsewhere
@@ -124,19 +127,22 @@ class _Reader:
         path = f"vms.{name}"
         if not _VM_NAME.fullmatch(name) or name in _RESERVED:
             self._problem(path, "is not a usable name", "[a-z][a-z0-9-]{0,31}, and not pve, ssh or claude")
-            return None
         self._unknown(path, table, _VM_KEYS)
-        vmid = table.get("vmid")
-        if not isinstance(vmid, int) or isinstance(vmid, bool) or not 0 < vmid < 10**9:
-            self._problem(f"{path}.vmid", "is missing or not a number", "the VM's number on Proxmox, like 102")
-            return None
+        vmid = self._vmid(path, table)
         ssh = self._address(path, table)
         key = self._secrets(path, table, "key")
         host_keys, host_cas = self._host_keys(path, table)
         by_hand = self._list(path, table, "by_hand")
-        if ssh is None or not key:
+        if vmid is None or ssh is None or not key:
             return None
         return Vm(name, vmid, ssh, key[0], host_keys, host_cas, by_hand or _by_hand(ssh, vmid))
+
+    def _vmid(self, path: str, table: dict[str, Any]) -> int | None:
+        vmid = table.get("vmid")
+        if isinstance(vmid, int) and not isinstance(vmid, bool) and 0 < vmid < 10**9:
+            return vmid
+        self._problem(f"{path}.vmid", "is missing or not a number", "the VM's number on Proxmox, like 102")
+        return None
 
     def _address(self, path: str, table: dict[str, Any]) -> Address | None:
         match = _ADDRESS.fullmatch(self._text(path, table, "ssh", ""))
@@ -150,11 +156,12 @@ class _Reader:
         if table.get("host_key") == "any":
             return (), ()
         pinned, authorities = self._list(path, table, "host_key"), self._list(path, table, "host_ca")
-        for line in (*pinned, *authorities):
-            if not _HOST_KEY.fullmatch(line):
-                self._problem(
-                    f"{path}.host_key", f'is not a public key: "{line[:40]}"', "a line of ssh-keyscan, no name"
-                )
+        for key, lines in (("host_key", pinned), ("host_ca", authorities)):
+            for line in lines:
+                if not _HOST_KEY.fullmatch(line):
+                    self._problem(
+                        f"{path}.{key}", f'is not a public key: "{line[:40]}"', "a line of ssh-keyscan, no name"
+                    )
         if not pinned and not authorities:
             self._problem(
                 f"{path}.host_key", "is missing", 'pin it: host_key = ["ssh-ed25519 AAAA…"], see docs/runbook.md'

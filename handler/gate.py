@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import audit
 from .config import Config
-from .errors import BreakglassError, TooLarge, TooSlow, Unauthorized
+from .errors import BreakglassError, MethodNotAllowed, TooLarge, TooSlow, Unauthorized
 from .signing import Signed, verify
 
 BODY_SECONDS = 10.0
@@ -50,8 +50,10 @@ class Gate:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         guarded = _with_headers(scope["path"], send)
-        if scope["method"] == "POST" and scope["path"] in SIGNED:
-            return await self._signed(scope, receive, guarded)
+        if scope["path"] in SIGNED:
+            if scope["method"] == "POST":
+                return await self._signed(scope, receive, guarded)
+            return await refuse(guarded, MethodNotAllowed(f"{scope['path']} takes POST only", "see docs/protocol.md"))
         return await self._app(scope, receive, guarded)
 
     async def _signed(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,6 +112,8 @@ async def refuse(send: Send, error: BreakglassError) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, TooLarge | TooSlow):
         headers.append((b"connection", b"close"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", b"POST"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -28,7 +28,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._tag = 0
+        self.sent = 0  # requests, for whoever counts executions on the host
         self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
         self.heard = 0.0
@@ -64,8 +64,8 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         assert self._chan is not None
         if self.closed:
             raise Lost("the session had ended")
-        self._tag += 1
-        tag, queue = str(self._tag), asyncio.Queue[Message | None]()
+        self.sent += 1
+        tag, queue = str(self.sent), asyncio.Queue[Message | None]()
         self._waiting[tag] = queue
         try:
             self._chan.write(f"{tag} {line}\n".encode())

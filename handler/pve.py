@@ -141,6 +141,11 @@ class Host:
                     await self._link.closed()
 
     @property
+    def link(self) -> Link | None:
+        """The connection that is open now, if any."""
+        return self._link if self._link is not None and self._link.alive else None
+
+    @property
     def health(self) -> str:
         """`answering`, `not-checked`, or the code of what is wrong."""
         if self.trouble is not None:

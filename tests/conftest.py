@@ -10,6 +10,9 @@ import pytest
 
 from handler.demo.world import World
 
+from .service import Service
+from .sshd import Sshd
+
 MISSING: set[str] = set()
 PARTS = {
     "qemu": shutil.which("qemu-system-x86_64") is not None,
@@ -51,3 +54,20 @@ def world(short_dir: Path) -> Iterator[World]:
     assert world.qm("start", "102").returncode == 0
     yield world
     world.close()
+
+
+@pytest.fixture
+def sshd(world: World) -> Iterator[Sshd]:
+    """A real OpenSSH server in front of the host."""
+    sshd = Sshd(world)
+    yield sshd
+    sshd.stop()
+
+
+@pytest.fixture
+def service(world: World, sshd: Sshd) -> Iterator[Service]:
+    """A handler whose host is the real server, already connected."""
+    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    service.answering()
+    yield service
+    service.stop()

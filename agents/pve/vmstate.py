@@ -4,7 +4,6 @@
 `conclude` weighs them. Nothing here signals a process or changes anything.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -120,7 +119,16 @@ def leftovers(host: Host) -> list[int]:
             pids = [int(line) for line in file.read().split()]
     except (OSError, ValueError):
         return []
-    return [pid for pid in pids if os.path.exists(host.proc(pid, "stat"))]
+    return [pid for pid in pids if _lives(host, pid)]
+
+
+def _lives(host: Host, pid: int) -> bool:
+    """Tell whether a process exists and is not only a zombie whose parent has not looked yet."""
+    try:
+        with open(host.proc(pid, "stat"), "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
 
 
 def in_time(question: Callable[[], object], seconds: float) -> object:

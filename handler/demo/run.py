@@ -82,8 +82,7 @@ async def _serve(world: World, say: Callable[[str], None]) -> int:
         if handler.returncode is None:
             handler.terminate()
             await handler.wait()
-        host.server.close()
-        await host.server.wait_closed()
+        await host.close()
 
 
 def write_config(world: World, host: DemoHost, secret: str) -> Path:

@@ -2,7 +2,7 @@
 
 import asyncio
 from asyncio.subprocess import PIPE
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +21,14 @@ class DemoHost:
     host_key: str
     power_key: str
     read_only_key: str
+    sessions: set[asyncio.Task[None]]
+
+    async def close(self) -> None:
+        """Stop listening, end every connection, and wait until what ran on them has ended."""
+        self.server.close()
+        for task in self.sessions:
+            task.cancel()
+        await asyncio.gather(*self.sessions, return_exceptions=True)
 
 
 class _Login(asyncssh.SSHServer):
@@ -46,6 +54,7 @@ class _Login(asyncssh.SSHServer):
 
 async def listen(world: World) -> DemoHost:
     """Serve the world's agent on a free loopback port."""
+    sessions: set[asyncio.Task[None]] = set()
     keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(3)]
     host_key, power, read_only = keys
     options = {power.convert_to_public(): (), read_only.convert_to_public(): ("--read-only",)}
@@ -54,32 +63,47 @@ async def listen(world: World) -> DemoHost:
         0,
         server_factory=lambda: _Login(options),
         server_host_keys=[host_key],
-        process_factory=_forced(world),
+        process_factory=_forced(world, sessions),
         encoding=None,
         allow_pty=False,
     )
-    public, *private = host_key.export_public_key(), power.export_private_key(), read_only.export_private_key()
-    secrets = [key.decode() for key in private]
-    return DemoHost(server, server.get_port(), public.decode().strip(), *secrets)
+    return DemoHost(
+        server,
+        server.get_port(),
+        host_key.export_public_key().decode().strip(),
+        power.export_private_key().decode(),
+        read_only.export_private_key().decode(),
+        sessions,
+    )
 
 
-def _forced(world: World) -> Callable[[asyncssh.SSHServerProcess[bytes]], Awaitable[None]]:
-    async def process(channel: asyncssh.SSHServerProcess[bytes]) -> None:
-        options = channel.get_extra_info("connection").get_extra_info("forced_options")
-        environment = dict(world.environment)
-        if channel.command is not None:
-            environment["SSH_ORIGINAL_COMMAND"] = channel.command
-        argv = world.forced_command(*options)
-        agent = await asyncio.create_subprocess_exec(*argv, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-        assert agent.stdin
-        assert agent.stdout
-        assert agent.stderr
-        feeding = asyncio.create_task(_feed(channel.stdin, agent.stdin))
+def _forced(world: World, sessions: set[asyncio.Task[None]]) -> Callable[[asyncssh.SSHServerProcess[bytes]], None]:
+    def begin(channel: asyncssh.SSHServerProcess[bytes]) -> None:
+        task = asyncio.get_running_loop().create_task(_serve(world, channel))
+        sessions.add(task)
+        task.add_done_callback(sessions.discard)
+
+    return begin
+
+
+async def _serve(world: World, channel: asyncssh.SSHServerProcess[bytes]) -> None:
+    options = channel.get_extra_info("connection").get_extra_info("forced_options")
+    environment = dict(world.environment)
+    if channel.command is not None:
+        environment["SSH_ORIGINAL_COMMAND"] = channel.command
+    argv = world.forced_command(*options)
+    agent = await asyncio.create_subprocess_exec(*argv, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert agent.stdin
+    assert agent.stdout
+    assert agent.stderr
+    feeding = asyncio.create_task(_feed(channel.stdin, agent.stdin))
+    try:
         await asyncio.gather(_pump(agent.stdout, channel.stdout), _pump(agent.stderr, channel.stderr))
-        feeding.cancel()
         channel.exit(await agent.wait())
-
-    return process
+    finally:
+        feeding.cancel()
+        agent.stdin.close()  # a resident agent ends with its input
+        await agent.wait()
 
 
 class _Source(Protocol):

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 from agents.bundle import bundle
+from agents.pve.host import Host
+from agents.pve.memory import Memory
 
 DEMO = Path(__file__).parent
 VMID = 102
@@ -107,8 +109,18 @@ class World:
             return None
 
     def close(self) -> None:
-        """End the VM; it is ours, by its pid file."""
-        if (pid := self.pid) is not None:
-            pidfd = os.pidfd_open(pid)
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
+        """End the jobs that still run, then the VM; all of them are ours, by what they wrote down."""
+        memory = Memory(Host(VMID, str(self.root)))
+        pids = [record.pid for record in memory.records() if memory.alive(record)]
+        for pid in (*pids, self.pid):
+            if pid is not None:
+                _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)

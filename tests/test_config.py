@@ -1,0 +1,387 @@
+"""The configuration file: what it says, and everything that can be wrong with it, at once."""
+
+import base64
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from handler.cli import load_config
+from handler.config import Address, Config, Vm, by_hand, parse
+from handler.errors import ConfigError, Problem
+
+
+def whsec(letter: str, size: int = 32) -> str:
+    return "whsec_" + base64.b64encode(letter.encode() * size).decode()
+
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5"
+SPARE = "ecdsa-sha2-nistp256 AAAA the spare one"
+OPERATOR = f'[callers.operator]\nsecret = "{whsec("o")}"\nallow = ["status", "reset"]\n'
+VM = f"""[vms.devvm]
+ssh = "breakglass@192.0.2.10:2222"
+key = "the private key"
+host_key = ["{HOST_KEY}"]
+vmid = 102
+"""
+SESSIONS = f'[sessions]\nsecret = "{"s" * 32}"\n'
+GOOD = OPERATOR + VM + SESSIONS
+
+
+def no_files(name: str) -> str:
+    raise FileNotFoundError(2, "No such file or directory", name)
+
+
+def read(text: str, files: Mapping[str, str] | None = None) -> Config:
+    return parse(text, files.__getitem__ if files is not None else no_files)
+
+
+def problems(text: str) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    assert all(problem.path and problem.message for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+def vm(config: Config) -> Vm:
+    return config.vms["devvm"]
+
+
+# --- what is read ---
+
+
+def test_a_small_file_is_enough() -> None:
+    """A caller, a VM and a session secret are a configuration; the rest has defaults."""
+    config = read(GOOD)
+    (operator,) = config.callers
+    assert (operator.name, operator.keys) == ("operator", (b"o" * 32,))
+    assert operator.allow == frozenset({"status", "reset"})
+    assert (operator.vms, operator.not_after) == (None, None)
+    assert (vm(config).vmid, vm(config).key) == (102, "the private key")
+    assert vm(config).ssh == Address("breakglass", "192.0.2.10", 2222)
+    assert (vm(config).host_keys, vm(config).host_cas, vm(config).any_host_key) == ((HOST_KEY,), (), False)
+    assert (config.session_secrets, config.sessions_dir) == (("s" * 32,), "var/sessions")
+
+
+def test_everything_a_caller_can_say() -> None:
+    """A caller can have several keys while they rotate, some of the VMs, and an end."""
+    more = f'secret = ["{whsec("o")}", "{whsec("n")}"]\nvms = ["devvm"]\nnot_after = 2027-06-01T00:00:00Z'
+    (operator,) = read(changed(f'secret = "{whsec("o")}"', more)).callers
+    assert operator.keys == (b"o" * 32, b"n" * 32)
+    assert operator.vms == frozenset({"devvm"})
+    assert operator.not_after == datetime(2027, 6, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("spelling", ["2027-06-01T00:00:00Z", "2027-06-01T02:00:00+02:00", "2027-06-01T00:00:00"])
+def test_an_end_without_an_offset_is_in_utc(spelling: str) -> None:
+    """An end is a moment: with an offset it is that one, without it is UTC."""
+    (operator,) = read(changed("allow", f"not_after = {spelling}\nallow")).callers
+    assert operator.not_after == datetime(2027, 6, 1, tzinfo=UTC)
+
+
+def test_secrets_can_be_files() -> None:
+    """Each secret can be the name of a file, whose text is taken without the space around it."""
+    text = GOOD.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
+    text = text.replace('key = "the private key"', 'key_file = "key"')
+    text = text.replace(f'secret = "{"s" * 32}"', 'secret_file = "session"')
+    files = {"new": f"{whsec('n')}\r\n", "old": whsec("o"), "key": "\nfrom a file\n", "session": "t" * 40 + "\n"}
+    config = read(text, files)
+    assert config.callers[0].keys == (b"n" * 32, b"o" * 32)
+    assert vm(config).key == "from a file"
+    assert config.session_secrets == ("t" * 40,)
+
+
+def test_a_secret_file_that_can_not_be_read_is_a_problem() -> None:
+    """A file that is missing or not text is reported under the key that names it."""
+    text = changed(f'secret = "{whsec("o")}"', 'secret_file = "/nowhere"')
+    (problem,) = problems(text)
+    assert problem.path == "callers.operator.secret_file"
+    assert "/nowhere" in problem.message
+    with pytest.raises(ConfigError, match=r"callers\.operator\.secret_file"):
+        parse(text, lambda _: b"\xff".decode())
+
+
+@pytest.mark.parametrize(
+    ("line", "keys", "authorities"),
+    [
+        (f'host_key = "{HOST_KEY}"', (HOST_KEY,), ()),
+        (f'host_key = ["{HOST_KEY}", "{SPARE}"]', (HOST_KEY, SPARE), ()),
+        (f'host_ca = ["{HOST_KEY}"]', (), (HOST_KEY,)),
+    ],
+)
+def test_host_keys_are_pinned(line: str, keys: tuple[str, ...], authorities: tuple[str, ...]) -> None:
+    """Host keys, a spare beside the current one, or a certificate authority are pinned."""
+    host = vm(read(changed(f'host_key = ["{HOST_KEY}"]', line)))
+    assert (host.host_keys, host.host_cas, host.any_host_key) == (keys, authorities, False)
+
+
+def test_any_host_key_is_said_aloud() -> None:
+    """Only the word "any" turns the host key's check off, and it can be told afterwards."""
+    assert vm(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
+
+
+@pytest.mark.parametrize(
+    ("spelling", "address", "shown"),
+    [
+        ("root@pve.example.org", Address("root", "pve.example.org", 22), "pve.example.org:22"),
+        ("root@192.0.2.10:65535", Address("root", "192.0.2.10", 65535), "192.0.2.10:65535"),
+        ("root@[2001:db8::1]", Address("root", "2001:db8::1", 22), "[2001:db8::1]:22"),
+        ("root@[2001:db8::1]:2222", Address("root", "2001:db8::1", 2222), "[2001:db8::1]:2222"),
+    ],
+)
+def test_ssh_addresses(spelling: str, address: Address, shown: str) -> None:
+    """An address is a user and a name, an IPv4 or a bracketed IPv6 address; the port is 22 unless said."""
+    ssh = vm(read(changed("breakglass@192.0.2.10:2222", spelling))).ssh
+    assert ssh == address
+    assert str(ssh) == shown
+
+
+def test_no_secret_is_ever_shown() -> None:
+    """The configuration can be logged: none of its secrets is in its representation."""
+    config = read(GOOD)
+    shown = repr(config) + str(config) + repr(config.callers) + repr(config.vms)
+    assert "operator" in shown
+    for secret in (whsec("o"), "oooo", "the private key", "ssss"):
+        assert secret not in shown
+
+
+# --- by hand ---
+
+
+def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
+    """Without by_hand the commands are those that root types on the Proxmox host."""
+    assert vm(read(GOOD)).by_hand == tuple(
+        f"ssh root@192.0.2.10 qm {verb} 102" for verb in ("status", "reset", "stop", "start")
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "wanted"),
+    [
+        ("reset", ["reset"]),
+        ("stop", ["stop"]),
+        ("cycle", ["stop", "start"]),
+        ("status", ["status", "reset", "stop", "start"]),
+        ("no-such-verb", ["status", "reset", "stop", "start"]),
+    ],
+)
+def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None:
+    """A verb that changes power gets its own commands, a cycle two of them, and any other word gets all."""
+    assert by_hand(vm(read(GOOD)), verb) == tuple(f"ssh root@192.0.2.10 qm {word} 102" for word in wanted)
+
+
+def test_by_hand_of_ones_own() -> None:
+    """The file's own commands are shown instead, all of them when none is for the verb."""
+    host = vm(read(changed("vmid = 102", 'vmid = 102\nby_hand = ["ipmi reset node", "ring the bell"]')))
+    assert by_hand(host, "reset") == ("ipmi reset node",)
+    assert by_hand(host, "stop") == ("ipmi reset node", "ring the bell")
+
+
+# --- what is wrong ---
+
+WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, by what: where the problem is
+    "an unknown table": ("[sessions]", '[sesions]\nsecret = "x"\n[sessions]', "sesions"),
+    "an unknown caller key": ("allow", "alow = []\nallow", "callers.operator.alow"),
+    "an unknown vm key": ("vmid", "vimd = 102\nvmid", "vms.devvm.vimd"),
+    "an unknown sessions key": ("[sessions]", '[sessions]\nhome = ""', "sessions.home"),
+    "no caller": (OPERATOR, "", "callers"),
+    "no vm": (VM, "", "vms"),
+    "no sessions": (SESSIONS, "", "sessions.secret"),
+    "callers is not a table": (OPERATOR, "callers = 3\n", "callers"),
+    "a vm is not a table": (VM, "[vms]\ndevvm = 102\n", "vms.devvm"),
+    "a caller's name": ("callers.operator", 'callers."the operator"', "callers.the operator"),
+    "a caller's long name": ("callers.operator", f"callers.{'o' * 65}", f"callers.{'o' * 65}"),
+    "no secret": (f'secret = "{whsec("o")}"\n', "", "callers.operator.secret"),
+    "an empty list of secrets": (f'"{whsec("o")}"', "[]", "callers.operator.secret"),
+    "a short secret": (whsec("o"), whsec("o", 23), "callers.operator.secret"),
+    "a secret without its prefix": (whsec("o"), "hunter2", "callers.operator.secret"),
+    "a secret that is a number": (f'"{whsec("o")}"', "7", "callers.operator.secret"),
+    "no allow": ('allow = ["status", "reset"]', "", "callers.operator.allow"),
+    "allow is empty": ('["status", "reset"]', "[]", "callers.operator.allow"),
+    "an unknown verb": ('"reset"]', '"restart"]', "callers.operator.allow"),
+    "a verb of the host agent only": ('"reset"]', '"session"]', "callers.operator.allow"),
+    "an unknown vm": ("allow", 'vms = ["prod"]\nallow', "callers.operator.vms"),
+    "not_after in quotes": ("allow", 'not_after = "2027-06-01T00:00:00Z"\nallow', "callers.operator.not_after"),
+    "not_after is a day": ("allow", "not_after = 2027-06-01\nallow", "callers.operator.not_after"),
+    "no vmid": ("vmid = 102", "", "vms.devvm.vmid"),
+    "vmid in quotes": ("vmid = 102", 'vmid = "102"', "vms.devvm.vmid"),
+    "vmid is true": ("vmid = 102", "vmid = true", "vms.devvm.vmid"),
+    "vmid is nought": ("vmid = 102", "vmid = 0", "vms.devvm.vmid"),
+    "vmid has ten digits": ("vmid = 102", "vmid = 1_000_000_000", "vms.devvm.vmid"),
+    "no ssh": ('ssh = "breakglass@192.0.2.10:2222"', "", "vms.devvm.ssh"),
+    "no user": ("breakglass@", "", "vms.devvm.ssh"),
+    "a port too high": (":2222", ":65536", "vms.devvm.ssh"),
+    "port nought": (":2222", ":0", "vms.devvm.ssh"),
+    "an address with an option": ("breakglass@192", "-oProxyCommand=x@192", "vms.devvm.ssh"),
+    "an address with a newline": (":2222", ":2222\\n", "vms.devvm.ssh"),
+    "bare IPv6": ("192.0.2.10:2222", "2001:db8::1", "vms.devvm.ssh"),
+    "no key": ('key = "the private key"', "", "vms.devvm.key"),
+    "no host key": (f'host_key = ["{HOST_KEY}"]', "", "vms.devvm.host_key"),
+    "a host key with its name": (f'["{HOST_KEY}"]', f'["pve {HOST_KEY}"]', "vms.devvm.host_key"),
+    "a host key of two lines": (f'["{HOST_KEY}"]', f'["{HOST_KEY}\\n{HOST_KEY}"]', "vms.devvm.host_key"),
+    "any in a list": (f'["{HOST_KEY}"]', '["any"]', "vms.devvm.host_key"),
+    "a bad host ca": (f'host_key = ["{HOST_KEY}"]', 'host_ca = ["any"]', "vms.devvm.host_ca"),
+    "by_hand is a number": ("vmid = 102", "vmid = 102\nby_hand = 1", "vms.devvm.by_hand"),
+    "a short session secret": ("s" * 32, "s" * 31, "sessions.secret"),
+    "an empty session secret": ("s" * 32, "", "sessions.secret"),
+    "the directory is a number": ("[sessions]", "[sessions]\ndir = 1", "sessions.dir"),
+} | {
+    f"a vm named {name}": ("vms.devvm", f'vms."{name}"', f"vms.{name}")
+    for name in ("pve", "ssh", "claude", "Devvm", "1vm", "dev_vm", "d" * 33, "../x")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "path"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> None:
+    """One mistake in a good file is a problem under its key's path, with what to do about it."""
+    found = problems(changed(old, new))
+    assert {problem.path for problem in found} == {path}
+    assert all(problem.hint for problem in found)
+
+
+def test_ten_mistakes_are_reported_at_once() -> None:
+    """Nobody mends a file one restart at a time: all its mistakes are in the first answer."""
+    text = f"""
+        [callers.operator]
+        secret = "whsec_AA=="
+        allow = ["restart"]
+        vms = ["prod"]
+        not_after = 2027
+        [vms.devvm]
+        ssh = "192.0.2.10"
+        key_file = "/nowhere"
+        host_key = "pinned"
+        by_hand = 1
+        [vms.pve]
+        ssh = "root@192.0.2.11"
+        [sessions]
+        secret = "{"s" * 31}"
+        [chatt]
+    """
+    assert {problem.path for problem in problems(text)} == {
+        "callers.operator.secret",
+        "callers.operator.allow",
+        "callers.operator.vms",
+        "callers.operator.not_after",
+        "vms.devvm.ssh",
+        "vms.devvm.key_file",
+        "vms.devvm.host_key",
+        "vms.devvm.by_hand",
+        "vms.devvm.vmid",
+        "vms.pve",
+        "vms.pve.vmid",
+        "vms.pve.key",
+        "vms.pve.host_key",
+        "sessions.secret",
+        "chatt",
+    }
+
+
+def test_a_caller_of_a_faulty_vm_is_not_blamed() -> None:
+    """A caller that names a VM whose own entry is faulty names a VM that exists."""
+    text = changed("allow", 'vms = ["devvm"]\nallow').replace("vmid = 102", "")
+    assert [problem.path for problem in problems(text)] == ["vms.devvm.vmid"]
+
+
+def test_a_secret_belongs_to_one_caller() -> None:
+    """Two callers with one secret could not be told apart, so that is refused and both are named."""
+    phone = OPERATOR.replace("operator", "phone").replace(f'"{whsec("o")}"', f'["{whsec("p")}", "{whsec("o")}"]')
+    (problem,) = problems(GOOD + phone)
+    assert (problem.path, problem.message) == ("callers.phone.secret", "is also that of operator")
+
+
+def test_a_caller_may_say_its_secret_twice() -> None:
+    """The same secret twice under one caller is no fault."""
+    assert read(changed(f'"{whsec("o")}"', f'["{whsec("o")}", "{whsec("o")}"]')).callers[0].name == "operator"
+
+
+def test_problems_show_no_secret() -> None:
+    """A report about bad secrets repeats none of them."""
+    text = changed(whsec("o"), "whsec_hunter2").replace("s" * 32, "hunter2")
+    assert "hunter2" not in "".join(map(str, problems(text)))
+
+
+NOT_TOML = {
+    "garbage": "garbage",
+    "a key twice": GOOD + SESSIONS,
+    "a byte order mark": "\ufeff" + GOOD,
+    "a lone carriage return": GOOD.replace("\n", "\r"),
+    "an impossible day": changed("allow", "not_after = 2027-02-30T00:00:00Z\nallow"),
+    "a number of 5000 digits": changed("102", "1" * 5000),
+    "deep nesting": f"callers = {'[' * 10_000}",
+}
+
+
+@pytest.mark.parametrize("text", NOT_TOML.values(), ids=NOT_TOML)
+def test_what_is_not_toml_is_a_config_error(text: str) -> None:
+    """A file that is not TOML is one problem that says why, whatever the parser raised."""
+    (problem,) = problems(text)
+    assert (problem.path, problem.hint) == ("(file)", "check its quotes and brackets")
+    assert problem.message.startswith("is not TOML: ")
+
+
+# --- the file itself ---
+
+
+def written(directory: Path, content: bytes, mode: int = 0o600) -> Path:
+    path = directory / "breakglass.toml"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_private_file_is_read(tmp_path: Path, mode: int) -> None:
+    """A file that only its owner can read is the configuration."""
+    assert load_config(written(tmp_path, GOOD.encode(), mode), {}).vms["devvm"].vmid == 102
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o601])
+def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    """A file that group or others can read, write or run is refused, unless the environment says that it may be."""
+    path = written(tmp_path, GOOD.encode(), mode)
+    for environment in ({}, {"BREAKGLASS_INSECURE_CONFIG_MODE": "yes"}, {"BREAKGLASS_INSECURE_CONFIG_MODE": ""}):
+        with pytest.raises(ConfigError, match=f"can be read by others than its owner\n    chmod 600 {path}"):
+            load_config(path, environment)
+    assert load_config(path, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"}).vms["devvm"].vmid == 102
+
+
+def test_a_file_with_windows_line_endings_is_read(tmp_path: Path) -> None:
+    """TOML allows Windows line endings, and so does a file that was edited there."""
+    path = written(tmp_path, GOOD.replace("\n", "\r\n").encode())
+    assert vm(load_config(path, {})) == vm(read(GOOD))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", GOOD.encode("utf-16"), b"\xef\xbb\xbf" + GOOD.encode(), b"# caf\xe9\n" + GOOD.encode(), b"\0", b""],
+    ids=["two bytes", "UTF-16", "a byte order mark", "latin-1", "NUL", "empty"],
+)
+def test_a_file_that_is_not_usable_text_is_a_config_error(tmp_path: Path, content: bytes) -> None:
+    """Bytes that are not UTF-8, or not TOML, are a ConfigError and no other exception."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, content), {})
+    assert all(problem.path and problem.message and problem.hint for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_file_that_is_not_there_is_a_config_error(tmp_path: Path, name: str) -> None:
+    """A missing file, or a directory in its place, is a problem that names it and the variable to set."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / name, {})
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.hint) == (os.fspath(tmp_path / name), "name it in BREAKGLASS_CONFIG")
+
+
+def test_secret_files_are_read_from_the_disk(tmp_path: Path) -> None:
+    """A secret_file in the file is a path on this machine."""
+    (tmp_path / "operator").write_text(whsec("f") + "\n")
+    text = changed(f'secret = "{whsec("o")}"', f'secret_file = "{tmp_path / "operator"}"')
+    assert load_config(written(tmp_path, text.encode()), {}).callers[0].keys == (b"f" * 32,)
