@@ -59,23 +59,27 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         for queue in self._waiting.values():
             queue.put_nowait(None)
 
-    async def ask(self, line: str) -> AsyncIterator[Message]:
-        """Send a request and yield its messages, the last one a result; raise Lost when the channel ends before."""
+    async def ask(self, line: str, seconds: float) -> AsyncIterator[Message]:
+        """Send a request and yield its messages, the last one a result; raise Lost when the channel or `seconds` end
+        before."""
         assert self._chan is not None
         if self.closed:
             raise Lost("the session had ended")
         self.sent += 1
         tag, queue = str(self.sent), asyncio.Queue[Message | None]()
         self._waiting[tag] = queue
+        until = time.monotonic() + seconds
         try:
             self._chan.write(f"{tag} {line}\n".encode())
             while True:
-                message = await queue.get()
+                message = await asyncio.wait_for(queue.get(), until - time.monotonic())
                 if message is None:
                     raise Lost("the connection was lost")
                 yield message
                 if message["type"] == "result":
                     return
+        except TimeoutError:
+            raise Lost(f"no answer in {seconds:g} s") from None
         except OSError:
             raise Lost("the connection was lost") from None
         finally:
@@ -97,42 +101,39 @@ class Link:
 
     async def open_session(self) -> None:
         """Open the resident session; without one (an older agent, a full host) verbs go one exec each."""
+        channel = Channel()
         with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
-                channel = Channel()
                 await self.conn.create_session(lambda: channel, f"session vm={self._vmid}", encoding=None)
-                async for _ in channel.ask(f"ping vm={self._vmid}"):
-                    pass
+            await self._pong(channel)
             self.channel = channel
+
+    async def _pong(self, channel: Channel) -> None:
+        async for _ in channel.ask(f"ping vm={self._vmid}", ALIVE_SECONDS):
+            pass
 
     async def ping(self) -> None:
         """Raise Lost unless the link answers now."""
-        if self.channel is None or time.monotonic() - self.channel.heard < QUIET_SECONDS:
-            return
-        try:
-            async with asyncio.timeout(ALIVE_SECONDS):
-                async for _ in self.channel.ask(f"ping vm={self._vmid}"):
-                    pass
-        except TimeoutError:
-            raise Lost("the host did not answer a ping") from None
+        if self.channel is not None and time.monotonic() - self.channel.heard >= QUIET_SECONDS:
+            await self._pong(self.channel)
 
-    async def ask(self, line: str) -> AsyncIterator[Message]:
+    async def ask(self, line: str, seconds: float) -> AsyncIterator[Message]:
         """Send a request on the session, or as an exec of its own."""
         if self.channel is not None and self.channel.closed:
             self.channel = None
             await self.open_session()
         if self.channel is not None:
-            async for message in self.channel.ask(line):
+            async for message in self.channel.ask(line, seconds):
                 yield message
         else:
             async with self._execs:
-                for message in await self._exec(line):
+                for message in await self._exec(line, seconds):
                     yield message
 
-    async def _exec(self, line: str) -> list[Message]:
+    async def _exec(self, line: str, seconds: float) -> list[Message]:
         try:
-            ran = await self.conn.run(line, encoding=None)
-        except (OSError, asyncssh.Error):
+            ran = await self.conn.run(line, encoding=None, timeout=seconds)
+        except (OSError, asyncssh.Error, TimeoutError):
             raise Lost("the connection was lost") from None
         return exec_messages(as_bytes(ran.stdout), as_bytes(ran.stderr), ran.exit_status)
 
@@ -142,6 +143,11 @@ class Link:
     async def closed(self) -> None:
         """Return once the connection has ended."""
         await self.conn.wait_closed()
+
+    @property
+    def spent(self) -> bool:
+        """Tell whether nothing that was sent can still arrive: the session has ended, the connection may be good."""
+        return self.channel is not None and self.channel.closed
 
     def abort(self) -> None:
         """Throw the connection away with what was not sent yet: a dead request must not arrive minutes later."""
@@ -190,6 +196,7 @@ async def _connection(vm: Vm) -> asyncssh.SSHClientConnection:
         username=vm.ssh.user,
         client_keys=[asyncssh.import_private_key(vm.key + "\n")],
         known_hosts=known_hosts(vm),
+        server_host_key_algs=host_key_algorithms(vm),
         preferred_auth="publickey",
         agent_path=None,
         config=None,
@@ -213,6 +220,16 @@ def known_hosts(vm: Vm) -> asyncssh.SSHKnownHosts | None:
         return None
     lines = [f"* {key}" for key in vm.host_keys] + [f"@cert-authority * {key}" for key in vm.host_cas]
     return asyncssh.import_known_hosts("\n".join(lines) + "\n")
+
+
+def host_key_algorithms(vm: Vm) -> list[str]:
+    """Return the algorithms to offer, the pinned kinds first. The others follow, because a host that shows a key of
+    another kind must be told apart from one that turns us away."""
+    plain = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"]
+    plain += ["rsa-sha2-512", "rsa-sha2-256"]
+    certified = [f"{name}-cert-v01@openssh.com" for name in plain] if vm.host_cas else []
+    pinned = {key.split()[0].replace("ssh-rsa", "rsa-sha2") for key in vm.host_keys}
+    return certified + sorted(plain, key=lambda name: not name.startswith(tuple(pinned) or "-"))
 
 
 def unreached(vm: Vm, error: Exception) -> Unreached:

@@ -12,10 +12,18 @@ from contextlib import suppress
 from .config import Vm
 from .link import Link, open_link
 from .outcomes import Lost, Message, Unreached
+from .verbs import VERBS
 
 SETTLE_SECONDS = 20.0  # to find out what became of a request whose answer was lost
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only when somebody asks
+GRACE_SECONDS = 20.0
 BACKOFF = (1, 2, 4, 8, 15, 30)
+
+
+def allowed_seconds(line: str) -> float:
+    """Return how long an answer may take before the link counts as dead: the verb's own deadline and some grace."""
+    verb = VERBS.get(line.split(" ", 1)[0])
+    return GRACE_SECONDS + (verb.seconds if verb else 4)
 
 
 class Host:
@@ -61,14 +69,15 @@ class Host:
                 continue
             try:
                 skip = told
-                async for message in link.ask(line):
+                async for message in link.ask(line, allowed_seconds(line)):
                     skip -= 1
                     if skip < 0:
                         told += 1
                         yield message
                 return
             except Lost as loss:
-                link.abort()
+                if not link.spent:
+                    link.abort()
                 first_loss = first_loss or time.monotonic()
                 await self._pause_or_give_up(first_loss, loss)
 

@@ -37,7 +37,7 @@ Match User breakglass
     PermitUserRC no
 Match all
 """
-ACCOUNT = "breakglass:x:0:0:breakglass:/nonexistent:/bin/sh\n"
+ACCOUNT = "breakglass:x:0:0:breakglass:/:/bin/sh\n"
 
 
 def descendants(pid: int) -> list[int]:
@@ -55,13 +55,13 @@ def descendants(pid: int) -> list[int]:
 class Sshd:
     """The server, its two keys, and the ways to be cruel to it."""
 
-    def __init__(self, world: World, extra: str = "PerSourcePenalties no") -> None:
+    def __init__(self, world: World, extra: str = "PerSourcePenalties no", name: str = "sshd") -> None:
         self.world = world
-        self.directory = world.directory / "sshd"
+        self.directory = world.directory / name
         self.keys = self.directory / "ssh/authorized_keys.d/breakglass"
         self.keys.parent.mkdir(parents=True)
         self.keys.parent.parent.chmod(0o755)
-        self._extra = extra
+        self.extra = extra
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -93,13 +93,17 @@ class Sshd:
         Path("/run/sshd").mkdir(exist_ok=True)
         self._write_accounts()
         config = self.directory / "sshd_config"
-        config.write_text(CONFIG.format(port=self.port, directory=self.directory, extra=self._extra))
+        config.write_text(CONFIG.format(port=self.port, directory=self.directory, extra=self.extra))
         names = ("passwd", "shadow", "ssh")
         binds = "".join(f"mount --bind {self.directory}/{name} /etc/{name} && " for name in names)
         script = f"{binds}exec /usr/sbin/sshd -D -e -f {config}"
         self.log = (self.directory / "log").open("ab")
         argv = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-c", script]
         self.process = subprocess.Popen(argv, stderr=self.log, stdin=subprocess.DEVNULL)
+        self.wait()
+
+    def wait(self) -> None:
+        """Return once the server listens."""
         wait_listening(self.port, self.process)
 
     def _write_accounts(self) -> None:

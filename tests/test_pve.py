@@ -20,8 +20,8 @@ pytestmark = pytest.mark.real("sshd", "qemu")
 
 def open_gate(world: World) -> None:
     """Let a gated `qm` go on; returns once it has seen that."""
+    (world.root / "gate").write_text("")  # blocks until it is there
     world.misbehave()
-    (world.root / "gate").write_text("")
 
 
 @pytest.fixture

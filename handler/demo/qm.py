@@ -57,9 +57,7 @@ class Vm:
 
     def monitor(self, command: str, seconds: float) -> dict[str, object]:
         """Say one command on the monitor, as QMPClient.pm does."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(seconds)
-            client.connect(self.qmp)
+        with self._connected(seconds) as client:
             stream = client.makefile("rw")
             stream.readline()
             for word in ("qmp_capabilities", command):
@@ -70,6 +68,20 @@ class Vm:
                         raise Died(f"VM {self.vmid} qmp command '{command}' failed - {answer['error']['desc']}")
             whole: dict[str, object] = answer
             return whole
+
+    def _connected(self, seconds: float) -> socket.socket:
+        until = time.monotonic() + seconds
+        while True:
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(seconds)
+            try:
+                client.connect(self.qmp)
+                return client
+            except BlockingIOError:  # somebody else talks; the original retries too
+                client.close()
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
 
     def state(self) -> str:
         """Return the state word; a silent monitor falls back to `running`, which is Proxmox's own defect."""
@@ -106,13 +118,13 @@ def stop(vm: Vm, arguments: list[str]) -> None:
 
 
 def _stop_process(vm: Vm, pid: int) -> None:
+    words = "VM still running - terminating now with SIGTERM"
     try:
         vm.monitor("quit", QUIT_SECONDS)
-        words = "VM still running - terminating now with SIGTERM"
+        if _gone(vm, QUIT_SECONDS):
+            return
     except (OSError, ValueError, Died):
         words = "VM quit/powerdown failed - terminating now with SIGTERM"
-    if _gone(vm, 10):
-        return
     print(words, file=sys.stderr)
     os.kill(pid, signal.SIGTERM)
     if not _gone(vm, 10):
