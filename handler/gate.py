@@ -7,6 +7,7 @@ keeps a flood of bad signatures cheap.
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,7 @@ from .errors import BreakglassError, MethodNotAllowed, TooLarge, TooSlow, Unauth
 from .signing import Signed, verify
 
 BODY_SECONDS = 10.0
+REFUSALS_A_ROUND = 4
 SIGNED = {"/pve": 16 * 1024}  # path: the most bytes of its body
 
 _HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
@@ -39,12 +41,40 @@ class ClientGone(Exception):
     """The client went away before its body was whole."""
 
 
+class Turns:
+    """Lets a few refusals through in each round of the event loop, so that a flood of them makes no round long.
+
+    A good request needs several rounds; between two of them it waits for as many refusals as there are, else.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Return when it is this refusal's turn: at once when there is no crowd."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._next)
+        await turn
+
+    def _next(self) -> None:
+        for _ in range(min(REFUSALS_A_ROUND, len(self._waiting))):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+
+
 class Gate:
     """The ASGI application that the server sees; `config()` is asked each time, for a reload replaces it."""
 
     def __init__(self, app: ASGIApp, config: Callable[[], Config]) -> None:
         self._app = app
         self._config = config
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,6 +92,7 @@ class Gate:
             body = await read_body(scope, receive, SIGNED[scope["path"]])
             signed = verify(self._config().callers, webhook_headers(scope), body)
         except BreakglassError as error:
+            await self._turns.wait()
             await refuse(send, error)
             audit.request(began, error.code)
         except ClientGone:

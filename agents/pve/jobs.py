@@ -11,10 +11,10 @@ from .forensics import capture_lock, forensics, newest_capture
 from .grammar import Request
 from .host import Host
 from .job import Job
-from .memory import Lock, Memory, Record, boottime, process_ticks
+from .memory import Lock, Memory, Record, boottime
 from .power import POWER
 from .preflight import as_expected
-from .process import spawn_detached
+from .process import process_ticks, spawn_detached
 from .reads import holding
 from .result import Ended, Result, Verdict
 from .vmstate import conclude, observe

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .host import Host
+from .process import process_ticks
 from .words import DAY
 
 KEEP_JOBS = 20
@@ -39,16 +40,6 @@ class Record:
 
 def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def process_ticks(pid: int) -> int:
-    """Return the process's start time in clock ticks, 0 when there is no such process (proc(5), field 22)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def write_whole(path: str, text: str) -> None:

@@ -1,4 +1,5 @@
-"""What a process does to itself to survive: leave the SSH session, stay in memory, be the last the OOM killer takes."""
+"""Processes: their identity, and what one does to itself to survive: leave the SSH session, stay in memory, be the
+last that the OOM killer takes."""
 
 import ctypes
 import os
@@ -7,6 +8,16 @@ from typing import NoReturn
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
 _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
+
+
+def process_ticks(pid: int) -> int:
+    """Return the process's start time in clock ticks, 0 when there is no such process (proc(5), field 22)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def lock_memory() -> bool:
@@ -23,6 +34,14 @@ def spare_from_oom() -> None:
             file.write("-900")
     except OSError:
         pass
+
+
+def close_standard_streams() -> None:
+    """Let go of stdin, stdout and stderr: they are the SSH channel, which must end without us."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def spawn_detached(body: Callable[[], None]) -> None:
@@ -43,9 +62,7 @@ def spawn_detached(body: Callable[[], None]) -> None:
 
 def _detached(body: Callable[[], None]) -> NoReturn:
     try:
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
+        close_standard_streams()
         os.closerange(3, 4096)
         lock_memory()
         spare_from_oom()

@@ -20,6 +20,7 @@ from .jobs import spawn
 from .memory import Memory
 from .probe import reap
 from .process import lock_memory
+from .readers import Readers
 from .reads import Message, output, result_message
 from .result import Result, Verdict
 from .tasks import Follow, Read
@@ -36,10 +37,10 @@ Send = Callable[[str, Message], None]
 class Agent:
     """The requests under way; `send(tag, message)` takes each answer."""
 
-    def __init__(self, host: Host, key: Key, bundle: str, send: Send) -> None:
+    def __init__(self, host: Host, key: Key, bundle: str, send: Send, resident: bool = False) -> None:
         self._host = host
         self._key = key
-        self._bundle = bundle
+        self._readers = Readers(host, key, bundle, resident)
         self._send = send
         self.tasks: dict[Read | Follow, str] = {}
 
@@ -66,7 +67,7 @@ class Agent:
 
     def _task(self, request: Request) -> Read | Follow:
         if request.verb not in (*MUTATING, "forensics"):
-            return Read(self._host, self._key, request, self._bundle)
+            return Read(self._host, request, self._readers)
         nonce = secrets.token_hex(8)
         job = named(self._key, request, nonce)
         memory = Memory(self._host)
@@ -90,6 +91,9 @@ class Agent:
             return FOLLOW_EVERY
         ends = [task.until for task in self.tasks]
         return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def close(self) -> None:
+        self._readers.close()
 
     def descriptors(self) -> list[int]:
         return [task.fd for task in self.tasks if task.fd >= 0]
@@ -150,6 +154,7 @@ def serve_one(host: Host, key: Key, bundle: str, line: str) -> int:
     while agent.tasks:
         ready = select.select(agent.descriptors(), [], [], agent.timeout())[0]
         agent.poll(set(ready))
+    agent.close()
     return codes[0]
 
 
@@ -168,7 +173,7 @@ class Session:
         self._unsent = bytearray()
         self._unread = b""
         self._open = True
-        self._agent = Agent(host, key, bundle, self._send)
+        self._agent = Agent(host, key, bundle, self._send, resident=True)
         os.set_blocking(0, False)
         os.set_blocking(1, False)
 

@@ -1,18 +1,17 @@
-"""Work under way on behalf of a request: a reading child, or a job that is being followed.
+"""Work under way on behalf of a request: a read that a reader answers, or a job that is being followed.
 
 Neither ever blocks the process that serves: both are polled, both end by a deadline of their own.
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 
 from .grammar import Request
-from .host import Host, Key
+from .host import Host
 from .memory import Memory, Record, boottime
-from .probe import fork_child, kill_child
-from .reads import Message, output, read, result_message, status_result
+from .readers import Readers
+from .reads import Message, output, result_message, status_result
 from .result import Result, Verdict
 from .vmstate import Facts, conclude, in_time, observe
 from .words import DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED
@@ -23,43 +22,41 @@ GRACE = 15.0
 
 
 class Read:
-    """A reading verb in a forked child; ready when its pipe is."""
+    """A reading verb that a reader answers; ready when the reader's socket is."""
 
-    def __init__(self, host: Host, key: Key, request: Request, bundle: str) -> None:
+    def __init__(self, host: Host, request: Request, readers: Readers) -> None:
         self.until = time.monotonic() + DEADLINES[request.verb]
         self.done = False
         self._host = host
         self._request = request
+        self._readers = readers
         self._facts = Facts()
         self._buffer = b""
-
-        def body(fd: int) -> None:
-            for message in read(host, key, request, bundle):
-                _write_all(fd, json.dumps(message).encode() + b"\n")
-
-        self._pid, self.fd = fork_child(body)
+        self._reader = readers.ask(request)
+        self.fd = self._reader.fileno()
 
     def poll(self, ready: bool) -> Iterator[Message]:
         """Yield what has come since; sets `done` after the result."""
         if ready:
-            chunk = os.read(self.fd, 1 << 20)
+            chunk = self._reader.heard()
             yield from self._messages(chunk)
             if not chunk and not self.done:
-                yield self._end(Result(FAILED, stage=self._request.verb, verdict=_died(self._request.verb)))
+                yield self._given_up(Result(FAILED, stage=self._request.verb, verdict=_died(self._request.verb)))
         elif time.monotonic() >= self.until:
-            yield self._end(self._late())
+            yield self._given_up(self._late())
 
     def _messages(self, chunk: bytes) -> Iterator[Message]:
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         for line in lines:
             message = json.loads(line)
-            if message.pop("type") == "facts":
+            kind = message.pop("type")
+            if kind == "facts":
                 self._facts = Facts(**message)
-            elif "exit_code" in message:
-                self._close()
-                yield {"type": "result", **message}
             else:
-                yield {"type": "output", **message}
+                yield {"type": kind, **message}
+            if kind == "result":
+                self.done = True
+                self._readers.give_back(self._reader)
 
     def _late(self) -> Result:
         if self._request.verb == "status":
@@ -67,24 +64,14 @@ class Read:
         sentence = f"{self._request.verb} was not answered in {DEADLINES[self._request.verb]:g} s"
         return Result(DEADLINE, stage=self._request.verb, verdict=Verdict("deadline", sentence, "status"))
 
-    def _end(self, result: Result) -> Message:
-        self._close()
-        return result_message(result)
-
-    def _close(self) -> None:
+    def _given_up(self, result: Result) -> Message:
         self.done = True
-        os.close(self.fd)
-        kill_child(self._pid)
+        self._reader.kill()
+        return result_message(result)
 
 
 def _died(verb: str) -> Verdict:
     return Verdict("agent-failed", f"the process that answers {verb} died", "status")
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 class Follow:

@@ -11,7 +11,10 @@ from itertools import pairwise
 
 from .host import Host
 from .probe import NoAnswer, ask
+from .process import process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
+
+_SEEN: dict[int, int] = {}  # the pid and start time of the QEMU that was verified last
 
 QMP_SECONDS = 3.0
 PROC_SECONDS = 2.0
@@ -65,11 +68,19 @@ def read_pid(host: Host) -> int | None:
 def verified(host: Host, pid: int) -> bool | None:
     """Tell whether `pid` is this VM's QEMU, by the rule of qemu-server's check_running: argv[0] ends in kvm or
     qemu-*, and -pidfile names our file. None when /proc does not answer (reading cmdline takes the process's
-    memory lock, which a stuck process may hold)."""
+    memory lock, which a stuck process may hold). A process that was ours once stays so: its pid and start time say
+    that it is the same one, and reading those waits for nothing."""
+    ticks = process_ticks(pid)
+    if ticks and _SEEN.get(pid) == ticks:
+        return True
     try:
-        return bool(ask(lambda: _is_qemu(host, pid), PROC_SECONDS))
+        ours = bool(ask(lambda: _is_qemu(host, pid), PROC_SECONDS))
     except NoAnswer:
         return None
+    if ours:
+        _SEEN.clear()
+        _SEEN[pid] = ticks
+    return ours
 
 
 def _is_qemu(host: Host, pid: int) -> bool:
@@ -119,16 +130,7 @@ def leftovers(host: Host) -> list[int]:
             pids = [int(line) for line in file.read().split()]
     except (OSError, ValueError):
         return []
-    return [pid for pid in pids if _lives(host, pid)]
-
-
-def _lives(host: Host, pid: int) -> bool:
-    """Tell whether a process exists and is not only a zombie whose parent has not looked yet."""
-    try:
-        with open(host.proc(pid, "stat"), "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except (OSError, IndexError):
-        return False
+    return [pid for pid in pids if process_ticks(pid)]
 
 
 def in_time(question: Callable[[], object], seconds: float) -> object:
