@@ -5,6 +5,7 @@ same top-level name would silently become one, so that is refused.
 """
 
 import ast
+from dataclasses import dataclass
 from importlib.resources import files
 
 SHEBANG = "#!/usr/bin/python3 -IS"
@@ -23,9 +24,14 @@ def bundle() -> str:
     return "\n".join([SHEBANG, notice, "", *imports, "", "", "\n\n".join(bodies)])
 
 
+@dataclass(frozen=True)
 class _Part:
-    def __init__(self, imports: list[str], body: str, names: set[str]) -> None:
-        self.imports, self.body, self.names = imports, body, names
+    """One module, split: its library imports as lines and as names, the rest, and the names that this defines."""
+
+    imports: list[str]
+    imported: set[str]
+    body: str
+    names: set[str]
 
 
 def _source(name: str) -> str:
@@ -42,6 +48,7 @@ def _visit(name: str, order: list[str]) -> None:
 def _split(source: str) -> _Part:
     lines = source.splitlines()
     imports: list[str] = []
+    imported: set[str] = set()
     names: set[str] = set()
     for node in ast.parse(source).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -49,23 +56,39 @@ def _split(source: str) -> _Part:
                 imports.append(ast.unparse(node))
             for number in range(node.lineno - 1, node.end_lineno or node.lineno):
                 lines[number] = ""
+        imported |= _imported(node)
         names |= _defined(node)
-    return _Part(imports, "\n".join(lines).strip() + "\n", names)
+    return _Part(imports, imported, "\n".join(lines).strip() + "\n", names)
 
 
 def _defined(node: ast.stmt) -> set[str]:
+    """Return the names that a top-level statement defines, however it does, imports between the modules aside."""
     match node:
-        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return {name}
-        case ast.Assign(targets=targets):
-            return {target.id for target in targets if isinstance(target, ast.Name)}
-        case ast.AnnAssign(target=ast.Name(id=name)):
-            return {name}
-    return set()
+        case ast.ImportFrom(level=level) if level:
+            return set()
+    found: set[str] = set()
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):
+            found |= _defined(child)
+        else:
+            found |= {name.id for name in ast.walk(child) if isinstance(name, ast.Name) and _is_stored(name)}
+    return found
+
+
+def _is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
+
+
+def _imported(node: ast.stmt) -> set[str]:
+    if not isinstance(node, ast.Import | ast.ImportFrom) or getattr(node, "level", False):
+        return set()
+    return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
 
 
 def _refuse_collisions(parts: dict[str, _Part]) -> None:
-    owner: dict[str, str] = {}
+    owner = {name: "an import" for part in parts.values() for name in part.imported}
     for module, part in parts.items():
         for name in part.names:
             if name in owner:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .config import Config, parse
+from .config import Config, is_caller_name, parse
 from .errors import ConfigError, Problem
 from .signing import ID, secret_bytes
 from .verbs import VERBS
@@ -79,8 +79,11 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def keys_new(arguments: argparse.Namespace) -> int:
     """Print a new caller's entry; the secret is shown this once."""
+    if not is_caller_name(arguments.name):
+        complain(f'not a usable name: "{arguments.name}"', "letters, digits, @ . _ - and at most 64 of them")
+        return USAGE
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-    say(f'[callers.{arguments.name}]\nsecret = "{secret}"\nallow  = ["status", "forensics", "history"]')
+    say(f'[callers.{json.dumps(arguments.name)}]\nsecret = "{secret}"\nallow  = ["status", "forensics", "history"]')
     print("# shown once: add it to the configuration, give it to its caller, and reload", file=sys.stderr)
     return DONE
 

@@ -67,6 +67,11 @@ class Config:
     sessions_dir: str = "var/sessions"
 
 
+def is_caller_name(name: str) -> bool:
+    """Tell whether a caller can be named so: the host agent records it as by=."""
+    return bool(_NAME.fullmatch(name))
+
+
 def parse(text: str, read: Read) -> Config:
     """Return the configuration that `text` spells; raise ConfigError with every problem there is."""
     try:
@@ -107,11 +112,13 @@ class _Reader:
 
     def _caller(self, name: str, table: dict[str, Any], vms: Iterable[str]) -> Caller | None:
         path = f"callers.{name}"
-        if not _NAME.fullmatch(name):
+        if not is_caller_name(name):
             self._problem(path, "is not a usable name", "letters, digits, @ . _ - and at most 64 of them")
         self._unknown(path, table, ("secret", "secret_file", "allow", "vms", "not_after", *_LATER_CALLER_KEYS))
         if any(key in table for key in _LATER_CALLER_KEYS):
-            return None  # good for /alert and bearer reads only, which are served elsewhere
+            if "secret" in table or "secret_file" in table:
+                self._problem(path, "has two ways to prove itself", "one caller each: secret, grafana_secret or token")
+            return None  # good for /alert and bearer reads only, which are not served yet
         keys = [key for secret in self._secrets(path, table, "secret") if (key := self._key(path, secret))]
         allow = self._words(path, table, "allow", ALLOWABLE)
         named = self._words(path, table, "vms", tuple(vms)) if "vms" in table else None
@@ -154,6 +161,8 @@ class _Reader:
     def _host_keys(self, path: str, table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the pinned keys and the certificate authorities; both empty for the explicit word "any"."""
         if table.get("host_key") == "any":
+            if "host_ca" in table:
+                self._problem(f"{path}.host_key", 'is "any" beside a host_ca', "take out one of the two")
             return (), ()
         pinned, authorities = self._list(path, table, "host_key"), self._list(path, table, "host_ca")
         for key, lines in (("host_key", pinned), ("host_ca", authorities)):

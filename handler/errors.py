@@ -4,7 +4,7 @@ Each class fixes its code and its HTTP status; an instance adds the message and 
 request got to the Proxmox host. What happens on the host is not an error but an outcome: see pve.py.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -96,11 +96,12 @@ class Problem:
         return f"{self.path}: {self.message}" + (f"\n    {self.hint}" if self.hint else "")
 
 
-@dataclass
 class ConfigError(Exception):
     """The configuration can't be used; carries every problem at once."""
 
-    problems: list[Problem] = field(default_factory=list)
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(problems)
+        self.problems = problems
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

@@ -18,7 +18,7 @@ from .errors import BreakglassError, MethodNotAllowed, TooLarge, TooSlow, Unauth
 from .signing import Signed, verify
 
 BODY_SECONDS = 10.0
-REFUSALS_A_ROUND = 4
+REFUSALS_A_ROUND = 1  # measured: 4 doubles the wait of a good request, and refuses half as many again
 SIGNED = {"/pve": 16 * 1024}  # path: the most bytes of its body
 
 _HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")

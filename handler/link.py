@@ -182,7 +182,7 @@ async def open_link(vm: Vm) -> Link:
     try:
         async with asyncio.timeout(CONNECT_SECONDS + 5):
             link = Link(await _connection(vm), vm.vmid)
-    except (OSError, asyncssh.Error, TimeoutError) as error:
+    except (OSError, asyncssh.Error, TimeoutError, ValueError) as error:
         raise unreached(vm, error) from None
     await link.open_session()
     return link
@@ -250,6 +250,9 @@ def unreached(vm: Vm, error: Exception) -> Unreached:
                 f"{where} did not accept the key; nothing was sent",
                 f"check vms.{vm.name}.key_file against the host's authorized keys; wait a minute before you try again",
             )
+        case ValueError():  # asyncssh.KeyImportError: nothing was even tried
+            what = f"the key or a host key of {vm.name} can't be read: {error}"
+            return Unreached("key-not-accepted", f"{what}; nothing was sent", f"mend vms.{vm.name} and reload")
         case ConnectionRefusedError():
             return Unreached("refused", f"{where} refused the connection; nothing was sent", "is sshd running there?")
         case TimeoutError():

@@ -96,6 +96,7 @@ def make_server(config: Config, host: str, port: int) -> Server:
         port=port,
         http=DeadlineProtocol,
         ws="none",
+        loop="asyncio",
         lifespan="on",
         log_level="warning",
         access_log=False,

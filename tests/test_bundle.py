@@ -144,9 +144,6 @@ HARDER = (
 )
 
 
-# A defect of _defined() in agents/bundle.py: each of these is let through. test_each_name_is_defined_once stands guard
-# over the modules that there are.
-@pytest.mark.xfail(reason="the bundle sees simple definitions only", raises=pytest.fail.Exception, strict=True)
 def test_definitions_that_are_harder_to_see() -> None:
     """However a module defines a name, another can't define it too."""
     for one in HARDER:

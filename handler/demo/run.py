@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -125,7 +126,7 @@ async def answering(port: int, seconds: float = 20) -> None:
 
 def told(world: World, secret: str, port: int) -> str:
     """Return what the demo prints: the page, a signed curl line, the call line."""
-    breakglass = Path(sys.argv[0]).resolve()
+    breakglass = shlex.quote(str(Path(sys.argv[0]).resolve()))
     sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"
     body = '{"verb":"cycle"}'
     return TEXT.format(

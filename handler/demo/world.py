@@ -70,7 +70,7 @@ class World:
             kvm = self.bin / "kvm"
             kvm.symlink_to(sys.executable)
             return [str(kvm), "-IS", str(DEMO / "kvm.py"), "-pidfile", pidfile, "-qmp", qmp]
-        machine = "-name devvm -accel kvm -accel tcg -cpu qemu64 -m 32 -nodefaults -vga std -display none -daemonize"
+        machine = "-name devvm -accel tcg -m 32 -nodefaults -vga std -display none -daemonize"
         disk = f"file={self.root}/disk.raw,if=virtio,format=raw,cache=unsafe"
         monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.witness)]
         options = [*machine.split(), "-drive", disk, "-pidfile", pidfile]
