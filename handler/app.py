@@ -171,7 +171,7 @@ def _rejected(request: PveRequest, msg_id: str, caller: str, began: float, confi
     else:
         named = f"no such VM: {_quoted(request.vm)}" if request.vm else "there are several VMs; name one"
         sentence, hint = named, f"one of {', '.join(config.vms)}"
-    audit.request(began, "rejected", caller, ascii(asked.verb), ascii(asked.vm), msg_id)
+    audit.request(began, "rejected", caller, ascii(asked.verb[:32])[1:-1], ascii(asked.vm[:32])[1:-1], msg_id)
     return _answered(unsettled(asked, "rejected", "rejected", f"{sentence}; nothing was sent", hint))
 
 

@@ -1,58 +1,58 @@
 """One JSON line a request on stdout: time, caller, verb, vm, id, outcome, seconds. No secret, no body.
 
-Written by a thread behind a bounded queue: a full disk or a pipe that nobody reads loses lines, never a verb.
+Written by a thread behind a bounded queue: a full disk or a pipe that nobody reads loses lines, never a verb, and
+holds up no shutdown. Plain os.write, because the interpreter's own stdout has a lock that a stuck thread would keep.
 """
 
 import json
-import logging
-import logging.handlers
+import os
 import queue
-import sys
+import threading
 import time
-from typing import TextIO
 
 _MOST_WAITING = 10_000
-_log = logging.getLogger("breakglass")
+_STOP_SECONDS = 1.0
+_waiting: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
 
 
-class _Dropping(logging.handlers.QueueHandler):
-    """A queue that drops what does not fit instead of waiting or complaining."""
+class Writer(threading.Thread):
+    """The thread that writes what is waiting to a descriptor."""
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def __init__(self, fd: int = 1) -> None:
+        super().__init__(name="audit", daemon=True)
+        self._fd = fd
+
+    def run(self) -> None:
+        while (line := _waiting.get()) is not None:
+            try:
+                while line:
+                    line = line[os.write(self._fd, line) :]
+            except OSError:
+                pass
+
+    def stop(self) -> None:
+        """Write what is left, as far as that goes in a second."""
         try:
-            self.queue.put_nowait(record)
+            _waiting.put_nowait(None)
         except queue.Full:
-            pass
-
-
-def start(stream: TextIO = sys.stdout) -> logging.handlers.QueueListener:
-    """Send the log to `stream` from a thread; stop() the returned listener to write what is left."""
-    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_MOST_WAITING)
-    writer = logging.StreamHandler(stream)
-    writer.setFormatter(logging.Formatter("%(message)s"))
-    listener = logging.handlers.QueueListener(waiting, writer)
-    _log.handlers = [_Dropping(waiting)]
-    _log.setLevel(logging.INFO)
-    _log.propagate = False
-    listener.start()
-    return listener
+            return
+        self.join(_STOP_SECONDS)
 
 
 def request(began: float, outcome: str, caller: str = "", verb: str = "", vm: str = "", msg_id: str = "") -> None:
     """Record one request; `began` is its time.monotonic()."""
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "caller": caller,
-        "verb": verb[:32],
-        "vm": vm[:32],
-        "id": msg_id,
-        "outcome": outcome,
-        "seconds": round(time.monotonic() - began, 4),
-    }
-    _log.info(json.dumps(line))
+    seconds = round(time.monotonic() - began, 4)
+    _write({"caller": caller, "verb": verb, "vm": vm, "id": msg_id, "outcome": outcome, "seconds": seconds})
 
 
 def note(event: str, **facts: object) -> None:
     """Record something that is not a request: a start, a connection, a warning."""
+    _write({"event": event, **facts})
+
+
+def _write(line: dict[str, object]) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    _log.info(json.dumps({"time": now, "event": event, **facts}, default=str))
+    try:
+        _waiting.put_nowait(json.dumps({"time": now, **line}, default=str).encode() + b"\n")
+    except queue.Full:
+        pass

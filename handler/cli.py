@@ -36,7 +36,9 @@ def say(text: str) -> None:
 
 
 def complain(message: str, hint: str = "") -> None:
-    print(visible(f"breakglass: {message}" + (f"\n    {hint}" if hint else "")), file=sys.stderr)
+    lines = [f"breakglass: {message}"] * bool(message) + [f"    {hint}"] * bool(hint)
+    if lines:
+        print(visible("\n".join(lines)), file=sys.stderr)
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> Config:
@@ -66,7 +68,8 @@ def serve(arguments: argparse.Namespace) -> int:
     from . import audit  # the other commands start without a server
     from .server import make_server
 
-    log = audit.start()
+    log = audit.Writer()
+    log.start()
     audit.note("start", address=f"{host}:{port}", vms=list(config.vms), callers=[c.name for c in config.callers])
     try:
         make_server(config, host, int(port)).run()
@@ -84,7 +87,7 @@ def keys_new(arguments: argparse.Namespace) -> int:
         return USAGE
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     say(f'[callers.{json.dumps(arguments.name)}]\nsecret = "{secret}"\nallow  = ["status", "forensics", "history"]')
-    print("# shown once: add it to the configuration, give it to its caller, and reload", file=sys.stderr)
+    print("# shown once: add it to the configuration, give it to its caller, and restart the handler", file=sys.stderr)
     return DONE
 
 
@@ -139,7 +142,12 @@ def _show_result(result: Mapping[str, object]) -> int:
     outcome = str(result["outcome"])
     verdict = result.get("verdict")
     if isinstance(verdict, dict):
-        complain(str(verdict["sentence"]), "\n    ".join(str(line) for line in verdict.get("evidence", [])))
+        said = str(verdict["sentence"]) in str(result.get("stderr"))  # a job's own output was shown as it came
+        evidence = "\n    ".join(_texts(verdict.get("evidence")))
+        complain("" if said and result["reached"] else str(verdict["sentence"]), evidence)
+    job = result.get("job")
+    if isinstance(job, dict):
+        print(visible(str(job.get("output", ""))), end="")
     for warning in _texts(result.get("warnings")):
         complain(f"warning: {warning}")
     say(f"{result['verb']} {result['vm']}: {outcome}, {result['state']} (id {result['id']})")

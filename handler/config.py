@@ -301,7 +301,11 @@ def _by_hand(ssh: Address, vmid: int) -> tuple[str, ...]:
 
 def by_hand(vm: Vm, verb: str) -> tuple[str, ...]:
     """Return the commands that do `verb` by hand; all of them for a reading verb or when none is for this one."""
-    wanted = ("stop", "start") if verb == "cycle" else (verb,)
     if verb not in VERBS or not VERBS[verb].mutating:
         return vm.by_hand
-    return tuple(line for line in vm.by_hand if any(f" {word} " in line for word in wanted)) or vm.by_hand
+    own = _naming(vm.by_hand, verb)
+    return own or (verb == "cycle" and _naming(vm.by_hand, "stop", "start")) or vm.by_hand
+
+
+def _naming(lines: Iterable[str], *words: str) -> tuple[str, ...]:
+    return tuple(line for line in lines if set(words) & set(line.split()))

@@ -48,11 +48,10 @@ class Channel(asyncssh.SSHClientSession[bytes]):
     def _line(self, line: bytes) -> None:
         try:
             message = json.loads(line)
-            queue = self._waiting.get(message.pop("tag"))
-        except (ValueError, AttributeError, KeyError):
+        except (ValueError, RecursionError):
             return
-        if queue is not None:
-            queue.put_nowait(message)
+        if isinstance(message, dict) and isinstance(tag := message.pop("tag", None), str) and tag in self._waiting:
+            self._waiting[tag].put_nowait(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -252,7 +251,7 @@ def unreached(vm: Vm, error: Exception) -> Unreached:
             )
         case ValueError():  # asyncssh.KeyImportError: nothing was even tried
             what = f"the key or a host key of {vm.name} can't be read: {error}"
-            return Unreached("key-not-accepted", f"{what}; nothing was sent", f"mend vms.{vm.name} and reload")
+            return Unreached("key-not-accepted", f"{what}; nothing was sent", f"mend vms.{vm.name} and restart")
         case ConnectionRefusedError():
             return Unreached("refused", f"{where} refused the connection; nothing was sent", "is sshd running there?")
         case TimeoutError():

@@ -101,6 +101,7 @@ def _common(asked: Asked) -> dict[str, object]:
         "started": None,
         "state": "unknown",
         "last": None,
+        "holder": None,
         "verdict": None,
         "stage": "",
         "seconds": 0.0,

@@ -38,6 +38,7 @@ class Host:
         self._connecting = asyncio.Lock()
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
         self._refused_at = float("-inf")
+        self._opened = asyncio.Event()
 
     # --- asking ---
 
@@ -120,6 +121,7 @@ class Host:
             self._noted(trouble)
             raise
         self._noted(None)
+        self._opened.set()
         return link
 
     def _noted(self, trouble: Unreached | None) -> None:
@@ -137,9 +139,10 @@ class Host:
                 await link.closed()
                 self._noted(Unreached("lost", f"the connection to {self.vm.ssh} was lost", "it is being reopened"))
             except Unreached as trouble:
-                if trouble.code == "key-not-accepted":
-                    return  # only a person's request tries again
                 failures += 1
+                if trouble.code == "key-not-accepted":  # only a person's request tries again
+                    self._opened.clear()
+                    await self._opened.wait()
             await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)] if failures else 0.2)
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ from .agent import Session, execute
 from .hung import frozen_ext4, unserved_fuse
 from .qemu import Witness
 
-pytestmark = pytest.mark.real("qemu", "fuse", "fsfreeze")
+pytestmark = [pytest.mark.real("qemu", "fuse", "fsfreeze"), pytest.mark.slow]
 
 
 def test_a_job_forked_from_the_session_resets_while_etc_pve_and_var_lib_hang(world: World) -> None:

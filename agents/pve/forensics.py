@@ -59,10 +59,11 @@ def newest_capture(job: Job, seconds: float, kind: str = "evidence") -> str:
     """Return the id of the job whose capture is younger than `seconds`, or an empty string.
 
     `evidence` is any capture, a verb's own too; `capture` is that of a forensics job, which others may attach to.
+    What was seen of an earlier QEMU process is no evidence of this one.
     """
     known = read_json(f"{job.host.memory}/{kind}.json") or {}
     at = known.get("boottime")
-    young = isinstance(at, float) and boottime() - at < seconds
+    young = isinstance(at, float) and boottime() - at < seconds and known.get("pid") == read_pid(job.host)
     return str(known.get("job", "")) if young else ""
 
 
@@ -137,7 +138,7 @@ def screendump(job: Job, seconds: float) -> str:
 def _remember(job: Job, manifest: list[dict[str, object]]) -> None:
     try:
         write_whole(job.memory.job(job.record.id, "manifest.json"), json.dumps(manifest))
-        note = json.dumps({"job": job.record.id, "boottime": boottime()})
+        note = json.dumps({"job": job.record.id, "boottime": boottime(), "pid": read_pid(job.host)})
         for kind in ("evidence", "capture") if job.record.verb == "forensics" else ("evidence",):
             write_whole(f"{job.host.memory}/{kind}.json", note)
     except OSError:

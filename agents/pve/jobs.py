@@ -9,6 +9,7 @@ import time
 from .archive import archive_finished
 from .forensics import capture_lock, forensics, newest_capture
 from .grammar import Request
+from .history import ARCHIVE_SECONDS
 from .host import Host
 from .job import Job
 from .memory import Lock, Memory, Record, boottime
@@ -17,8 +18,8 @@ from .preflight import as_expected
 from .process import process_ticks, spawn_detached
 from .reads import holding
 from .result import Ended, Result, Verdict
-from .vmstate import conclude, observe
-from .words import BUSY, FAILED
+from .vmstate import conclude, in_time, observe
+from .words import BUSY, DAY, FAILED, ID_REUSED
 
 
 def spawn(host: Host, request: Request, nonce: str) -> None:
@@ -96,9 +97,17 @@ def _act(job: Job, request: Request, lock: Lock) -> Result:
     if not lock.take(job.record.id):
         raise _busy(job, lock.holder())
     job.enter("preflight")
+    refuse_old_id(job)
     facts = observe(job.host)
     as_expected(job, facts, request.if_state, request.if_last)
     return POWER[request.verb](job, facts)
+
+
+def refuse_old_id(job: Job) -> None:
+    """Refuse an id that acted before the host's last boot, which /run has forgotten and the archive has not."""
+    if boottime() < DAY and in_time(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
+        sentence = "this id was used before the host's last boot; use a new id"
+        raise Ended(ID_REUSED, Verdict("id-reused", sentence, "status"))
 
 
 def _busy(job: Job, holder_id: str | None) -> Ended:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from .forensics import before_acting
 from .job import Job
-from .preflight import can_start, cluster_view, nothing_left, refused
+from .preflight import can_start, cluster_view, nothing_left, refuse_locked, refused
 from .probe import run
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result
@@ -17,9 +17,11 @@ from .stopping import failed, stop_process
 from .vmstate import Facts, conclude, observe, read_pid, sources
 from .words import DEADLINE, DONE, STRANDED
 
+SECOND_START_SECONDS = 2.0
+
 
 def reset(job: Job, facts: Facts) -> Result:
-    """Press the reset button by QMP; end running. Needs neither `qm` nor the cluster."""
+    """Press the reset button by QMP; end running. Needs neither `qm` nor an /etc/pve that answers."""
     state = conclude(facts)
     if state == "stopped":
         raise refused("not-running", f"VM {job.host.vmid} is stopped; there is nothing to reset", "start")
@@ -27,6 +29,7 @@ def reset(job: Job, facts: Facts) -> Result:
         raise refused(
             "qemu-silent", "QEMU does not answer on its monitor; a reset can't reach it", "cycle", sources(facts)
         )
+    refuse_locked(job, cluster_view(job.host))
     past_preconditions(job)
     job.enter("reset")
     try:
@@ -52,6 +55,7 @@ def stop(job: Job, facts: Facts) -> Result:
         past_preconditions(job)
         job.say("stop: already stopped")
         return Result(DONE, "stopped")
+    refuse_locked(job, cluster_view(job.host))
     past_preconditions(job)
     stop_process(job, facts)
     return Result(DONE, "stopped")
@@ -74,9 +78,7 @@ def start(job: Job, facts: Facts) -> Result:
 
 def resume(job: Job, state: str) -> Result:
     if state != "running":
-        view = cluster_view(job.host)
-        if view and view["lock"]:
-            raise refused("locked", f"VM {job.host.vmid} is {state} and locked ({view['lock']}); wait for that task")
+        refuse_locked(job, cluster_view(job.host))
     past_preconditions(job)
     job.enter("start")
     if state == "running":
@@ -101,7 +103,7 @@ def cycle(job: Job, facts: Facts) -> Result:
     if conclude(facts) != "stopped":
         stop_process(job, facts)
     try:
-        return start_process(job, old)
+        return start_again(job, old)
     except Ended as ended:
         raise failed(
             "stranded",
@@ -110,6 +112,18 @@ def cycle(job: Job, facts: Facts) -> Result:
             *ended.verdict.evidence,
             exit_code=STRANDED,
         ) from None
+
+
+def start_again(job: Job, old: int) -> Result:
+    """Start what a cycle has stopped; a first failure may be a lock that somebody else held, so try a second time."""
+    try:
+        return start_process(job, old)
+    except Ended as ended:
+        if ended.exit_code == DEADLINE or conclude(observe(job.host)) != "stopped":
+            raise
+        job.say(f"start: {ended.verdict.sentence}; trying once more", "stderr")
+        time.sleep(SECOND_START_SECONDS)
+        return start_process(job, old)
 
 
 def past_preconditions(job: Job) -> None:

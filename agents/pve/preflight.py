@@ -29,7 +29,12 @@ def cluster_view(host: Host) -> dict[str, object] | None:
     def question() -> dict[str, object]:
         mode = os.stat(host.path("/etc/pve/local")).st_mode
         conf = host.path(f"/etc/pve/qemu-server/{host.vmid}.conf")
-        return {"quorate": bool(mode & stat.S_IWUSR), "config": os.path.exists(conf), "lock": _config_lock(conf)}
+        return {
+            "quorate": bool(mode & stat.S_IWUSR),
+            "config": os.path.exists(conf),
+            "lock": _config_lock(conf),
+            "qm": any(os.access(f"{directory}/qm", os.X_OK) for directory in os.get_exec_path()),
+        }
 
     answer = in_time(question, CLUSTER_SECONDS)
     return answer if isinstance(answer, dict) else None
@@ -57,12 +62,18 @@ def can_start(job: Job) -> None:
         raise refused("no-quorum", "this node has no quorum, so a start would fail", "", "/etc/pve/local is read-only")
     if not view["config"]:
         raise refused("no-config", f"VM {host.vmid} has no configuration on this node", "", "look in /etc/pve/.vmlist")
-    if view["lock"]:
+    if not view["qm"]:
+        raise refused("no-qm", "qm is not on this host's PATH, so a start would fail", "", f"PATH={os.get_exec_path()}")
+    refuse_locked(job, view)
+
+
+def refuse_locked(job: Job, view: dict[str, object] | None) -> None:
+    """Refuse while a task holds the VM's configuration; what /etc/pve does not tell refuses nothing."""
+    if view and view["lock"]:
+        vmid = job.host.vmid
+        sentence = f"VM {vmid} is locked ({view['lock']}): a task works on it, or died and left the lock"
         raise refused(
-            "locked",
-            f"VM {host.vmid} is locked ({view['lock']}); wait for that task, or see who left it: qm config {host.vmid}",
-            "",
-            f"lock: {view['lock']}",
+            "locked", sentence, "", f"lock: {view['lock']}", f"see who: qm config {vmid}; then qm unlock {vmid}"
         )
 
 

@@ -17,11 +17,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Result:
-    """How a verb ended. `state`: see vmstate.conclude. `seconds`: how long the verb took, wall time."""
+    """How a verb ended. `state`: see vmstate.conclude. `last`: the newest job that got past its preconditions, None
+    where it was not looked at. `seconds`: how long the verb took."""
 
     exit_code: int
     state: str = "unknown"
-    last: str = "none"
+    last: str | None = None
     stage: str = ""
     verdict: Verdict | None = None
     holder: dict[str, object] | None = None

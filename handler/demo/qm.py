@@ -2,7 +2,7 @@
 
 Texts and timings: qemu-server 9.2.6 (CLI/qm.pm, API2/Qemu.pm, QemuServer.pm). The VM is a real QEMU process where one
 is installed, else `kvm.py`. `<root>/qm.json` makes it misbehave: {"hang": VERB} sleeps for ever, {"fail": {VERB: TEXT}}
-dies with the text, {"gate": VERB} waits until somebody opens the FIFO `<root>/gate`.
+dies with the text (once with "times": 1), {"gate": VERB} waits until somebody opens the FIFO `<root>/gate`.
 Runs as a script with the standard library alone, as `qm` does: from nowhere near our code.
 """
 
@@ -181,6 +181,8 @@ def misbehave(root: str, verb: str) -> None:
         with open(f"{root}/gate", encoding="ascii"):
             pass
     if text := mode.get("fail", {}).get(verb):
+        if mode.get("times") == 1:
+            os.unlink(f"{root}/qm.json")
         raise Died(text)
 
 
