@@ -13,7 +13,7 @@ from .preflight import can_start, cluster_view, nothing_left, refuse_locked, ref
 from .probe import run
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result
-from .stopping import failed, stop_process
+from .stopping import HA_SECONDS, failed, stop_process
 from .vmstate import Facts, conclude, observe, read_pid, sources
 from .words import DEADLINE, DONE, STRANDED
 
@@ -144,7 +144,7 @@ def start_process(job: Job, old: int) -> Result:
     job.say(ran.stderr, "stderr")
     if ran.code is None:
         raise failed("deadline", "qm start did not end in time", "start", exit_code=DEADLINE)
-    result = verify_running(job, 20) if ran.code == 0 else None
+    result = verify_running(job, HA_SECONDS) if ran.code == 0 else None
     if result is None:
         last_words = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise failed("verb-failed", f"qm start failed: {last_words}", "start", *ran.stderr.splitlines()[-5:])

@@ -6,6 +6,7 @@ Only a process that /proc shows to be this VM's QEMU is ever signalled, through 
 import os
 import select
 import signal
+import time
 
 from .job import Job
 from .preflight import cluster_view
@@ -14,6 +15,8 @@ from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Verdict
 from .vmstate import Facts, leftovers, observe, read_pid, sources, verified
 from .words import DEADLINE, FAILED
+
+HA_SECONDS = 60.0
 
 
 def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code: int = FAILED) -> Ended:
@@ -29,6 +32,8 @@ def stop_process(job: Job, facts: Facts) -> None:
         job.say(ran.stdout)
         job.say(ran.stderr, "stderr")
         job.say("stop: qm stop " + ("did not end in time" if ran.code is None else f"ended with {ran.code}"))
+        if ran.code == 0:
+            _wait_gone(job, facts)
     else:
         job.say("stop: /etc/pve does not answer, so qm can't be used; stopping QEMU directly")
     for rung in (_quit, _terminate, _kill):
@@ -45,6 +50,13 @@ def stop_process(job: Job, facts: Facts) -> None:
             exit_code=DEADLINE,
         )
     job.say("stop: no process is left")
+
+
+def _wait_gone(job: Job, facts: Facts) -> None:
+    """Give a stop that was accepted its time: for a VM under HA `qm stop` only asks, and HA acts later."""
+    until = time.monotonic() + job.left(HA_SECONDS)
+    while not _gone(job, facts) and time.monotonic() < until:
+        time.sleep(0.1)
 
 
 def _gone(job: Job, facts: Facts) -> bool:
