@@ -1,22 +1,41 @@
-"""`breakglass-pve serve`: the forced command of one SSH key."""
+"""`breakglass-pve serve`: the forced command of one SSH key. `breakglass-pve check`: is this host set up well?"""
 
 import argparse
 import hashlib
 import os
 import sys
 
+from .check import check
+from .findings import ERROR
 from .host import Host, Key
 from .serve import Session, opens_session, serve_one
 from .words import AGENT_REFUSED, VERBS, VERSION
 
 
 def main() -> int:
-    """Serve what `$SSH_ORIGINAL_COMMAND` asks for; return the exit code."""
+    """Do what the arguments say; return the exit code."""
     settings = _parser().parse_args()
+    own_file = os.path.abspath(sys.argv[0])
     os.umask(0o077)
     os.chdir("/")
     os.environ["LC_ALL"] = "C"
     host = Host(settings.vm, settings.root.rstrip("/"))
+    if settings.command == "check":
+        return _print_check(host, settings.user, own_file)
+    return _serve(host, settings)
+
+
+def _print_check(host: Host, user: str, own_file: str) -> int:
+    """Print one line a finding; return 1 when one of them is an error."""
+    errors = 0
+    for finding in check(host, user, own_file):
+        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(finding)), flush=True)
+        errors += finding.level == ERROR
+    return 1 if errors else 0
+
+
+def _serve(host: Host, settings: argparse.Namespace) -> int:
+    """Serve what `$SSH_ORIGINAL_COMMAND` asks for; return the exit code."""
     key = Key(settings.read_only, settings.name)
     line = os.environ.get("SSH_ORIGINAL_COMMAND")
     if line is None:
@@ -44,12 +63,16 @@ def bundle_hash() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="breakglass-pve", description="The forced command of a breakglass key.")
     parser.add_argument("--version", action="version", version=VERSION)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     serve = commands.add_parser("serve", help="answer $SSH_ORIGINAL_COMMAND")
     serve.add_argument("--vm", type=int, required=True, help="the VM that this key serves")
     serve.add_argument("--read-only", action="store_true", help="refuse every verb that changes power")
     serve.add_argument("--as", dest="name", default="", help="who this key is, in records")
     serve.add_argument("--root", default="", help="a prefix for every host path, for tests")
+    checking = commands.add_parser("check", help="verify the installation; as root, at the host")
+    checking.add_argument("--vm", type=int, required=True, help="the VM that the keys serve")
+    checking.add_argument("--user", default="breakglass", help="the account that the keys log in to")
+    checking.add_argument("--root", default="", help="a prefix for every host path, for tests")
     return parser
 
 

@@ -1,0 +1,124 @@
+"""What an authorized_keys file lets in, judged from its text, line by line as sshd(8) reads it.
+
+The account has uid 0, so a line that forces anything but exactly our agent is a root login.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .findings import Finding, good, warning, wrong
+
+
+@dataclass(frozen=True)
+class KeyLine:
+    """One line of an authorized_keys file: its options in order, and the key itself (type and base64)."""
+
+    number: int
+    options: tuple[tuple[str, str], ...]
+    key: str
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.options}
+
+    @property
+    def command(self) -> str | None:
+        return next((value for name, value in self.options if name == "command"), None)
+
+
+_KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+")
+_OPTION = re.compile(r'([A-Za-z-]+)(?:="((?:[^"\\]|\\.)*)")?(,|$)', re.DOTALL)
+
+
+def key_lines(text: str) -> list[KeyLine]:
+    """Return the keys of an authorized_keys file as sshd(8) reads it; what it would skip is left out."""
+    numbered = enumerate(text.splitlines(), 1)
+    return [line for number, raw in numbered if (line := _key_line(number, raw.strip()))]
+
+
+def _key_line(number: int, raw: str) -> KeyLine | None:
+    options, rest = "", raw
+    if not _KEY_TYPE.fullmatch(raw.partition(" ")[0]):
+        options, rest = _split_options(raw)
+    words = rest.split()
+    if raw.startswith("#") or len(words) < 2 or not _KEY_TYPE.fullmatch(words[0]):
+        return None
+    found = [(name.lower(), re.sub(r"\\(.)", r"\1", value or "")) for name, value, _ in _OPTION.findall(options)]
+    return KeyLine(number, tuple(found), f"{words[0]} {words[1]}")
+
+
+def _split_options(raw: str) -> tuple[str, str]:
+    """Split at the first blank outside quotes."""
+    match = re.match(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")*', raw)
+    end = match.end() if match else 0
+    return raw[:end], raw[end:]
+
+
+_GIVES_BACK = {"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"}
+_SERVE = re.compile(  # whole: a shell runs it, so nothing may follow
+    r"/[A-Za-z0-9._/-]*breakglass-pve serve --vm ([1-9][0-9]{0,8})((?: --read-only| --as [A-Za-z0-9@._-]{1,64})*)"
+)
+
+
+def judge_key_lines(path: str, lines: list[KeyLine]) -> Iterator[Finding]:
+    """Judge the account's key file: every line is a root login, so one that is not ours is an error."""
+    findings = [found for line in lines for found in _judge_key_line(f"{path}:{line.number}", line)]
+    findings += _judge_twice(path, lines)
+    if not lines:
+        findings = [wrong(f"{path} has no key in it", "add a line for each key")]
+    yield from findings or [good(f"{path}: every key has restrict and a command= of its own")]
+
+
+def judge_both_kinds(lines: Iterable[KeyLine], vmid: int) -> Iterator[Finding]:
+    """Ask for at least one power key and one reading key for the VM."""
+    ours = [_is_reader(line) for line in lines if _served(line) == vmid]
+    for kind, count in (("power", ours.count(False)), ("reading", ours.count(True))):
+        if count:
+            yield good(f"{count} {kind} key{'s' * (count > 1)} for VM {vmid}")
+        else:
+            yield warning(f"no {kind} key for VM {vmid}", "add its line to the key file")
+
+
+def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
+    if line.command is None:
+        yield wrong(f"{where} has no command=", 'prepend restrict,command="/usr/local/sbin/breakglass-pve serve …"')
+    elif _served(line) is None:
+        yield wrong(
+            f"{where} runs something else: {line.command}",
+            "it must be /usr/local/sbin/breakglass-pve serve --vm N and no more",
+        )
+    if "restrict" not in line.names:
+        yield wrong(f"{where} has no restrict", "prepend restrict,")
+    for name in sorted(line.names & _GIVES_BACK):
+        yield wrong(f"{where} takes {name} back from restrict", f"take {name} out")
+
+
+def _judge_twice(path: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for line in lines:
+        if first.setdefault(line.key, line.number) != line.number:
+            sentence = f"{path}:{line.number} has the key of line {first[line.key]}, and only the first one counts"
+            yield wrong(sentence, "a key pair for each line")
+
+
+def _served(line: KeyLine) -> int | None:
+    """Return the VM that a line's forced command serves, or None when it is anything but our agent."""
+    match = _SERVE.fullmatch(line.command or "")
+    return int(match[1]) if match else None
+
+
+def _is_reader(line: KeyLine) -> bool:
+    match = _SERVE.fullmatch(line.command or "")
+    return match is not None and "--read-only" in match[2].split()
+
+
+def judge_elsewhere(path: str, text: str, keys: set[str]) -> Iterator[Finding]:
+    """Judge a file of root's own keys: ours there would open a shell by another door."""
+    for line in key_lines(text):
+        if line.key in keys and line.command is None:
+            yield wrong(
+                f"{path}:{line.number} has a breakglass key without a command=: a root shell", "remove it there"
+            )
+        elif line.key in keys:
+            yield warning(f"{path}:{line.number} has a breakglass key as well", "remove it there")
