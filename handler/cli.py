@@ -174,6 +174,35 @@ def host_bundle(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def host_install_commands(arguments: argparse.Namespace) -> int:
+    """Print what to run on the Proxmox host for one VM; public keys only."""
+    from .install import Keys, agent_key, recipe
+    from .link import public_key
+
+    path = Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
+    try:
+        config = load_config(path, os.environ)
+        vm = config.vms[_chosen_vm(list(config.vms), arguments.vm)]
+        reading = agent_key(path.read_text(encoding="utf-8"), vm.name, lambda file: Path(file).read_text("utf-8"))
+        keys = Keys(public_key(vm.key), public_key(reading) if reading else None)
+        text = recipe(vm, keys, arguments.source)
+    except ConfigError as error:
+        complain(f"the configuration can't be used\n{error}")
+        return USAGE
+    except (OSError, ValueError) as error:
+        complain(str(error), "nothing was printed; see docs/runbook.md")
+        return USAGE
+    print(text, end="")
+    return DONE
+
+
+def _chosen_vm(names: list[str], wanted: str | None) -> str:
+    if wanted in names or (wanted is None and len(names) == 1):
+        return wanted or names[0]
+    said = "which VM?" if wanted is None else f'no such VM: "{wanted}";'
+    raise ValueError(f"{said} --vm, one of {', '.join(names)}")
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """Run everything on this machine: an embedded Proxmox, the handler, the page."""
     from .demo.run import run
@@ -194,10 +223,14 @@ def parser() -> argparse.ArgumentParser:
     signing.add_argument("--id", help="sign this id again instead of a new one")
     signing.set_defaults(run=sign)
     _add_call(commands.add_parser("call", help="run a verb (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"))
-    host = commands.add_parser("host", help="the Proxmox host's side").add_subparsers(required=True, metavar="bundle")
+    host = commands.add_parser("host", help="the Proxmox host's side").add_subparsers(required=True, metavar="COMMAND")
     bundling = host.add_parser("bundle", help="write the host agent, to standard output without FILE")
     bundling.add_argument("file", nargs="?")
     bundling.set_defaults(run=host_bundle)
+    installing = host.add_parser("install-commands", help="print what to run on the host, as root (BREAKGLASS_CONFIG)")
+    installing.add_argument("--vm", help="which VM; may be left out when there is one")
+    installing.add_argument("--from", dest="source", metavar="ADDRESS", help="the handler's, which sshd must not ban")
+    installing.set_defaults(run=host_install_commands)
     return top
 
 

@@ -23,6 +23,12 @@ QUIET_SECONDS = 2.0  # a link that spoke this recently needs no ping
 EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
 
 
+def public_key(private: str) -> str:
+    """Return the public half of an unencrypted private key, without a comment; raise ValueError for anything else."""
+    key = asyncssh.import_private_key(private.strip() + "\n")
+    return " ".join(key.export_public_key().decode("ascii").split()[:2])
+
+
 class Channel(asyncssh.SSHClientSession[bytes]):
     """The resident session on one channel: tagged requests out, tagged JSON lines in."""
 
