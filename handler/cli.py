@@ -113,23 +113,41 @@ def sign(arguments: argparse.Namespace) -> int:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    """Run a verb and show what it says."""
-    from .client import NoAnswer, Signer, Told
+    """Run a verb and show what it says; when its outcome is not known, say how to ask for the same one again."""
+    from .client import NoAnswer, Signer, Told, new_id
     from .client import call as send
 
     wanted = {name: getattr(arguments, name) for name in ("verb", "vm", "reason", "if_state", "if_last", "job")}
     body = json.dumps({name: value for name, value in wanted.items() if value}).encode()
     url = os.environ.get("BREAKGLASS_URL", "http://127.0.0.1:8080")
+    msg_id = arguments.id or new_id()
+    if not ID.fullmatch(msg_id):
+        complain(f'not an id: "{msg_id}"', "8 to 64 of A-Z a-z 0-9 _ -")
+        return USAGE
     try:
-        result = send(Signer(url, caller_key(os.environ)), body, _show)
+        result = send(Signer(url, caller_key(os.environ)), msg_id, body, _show)
+    except KeyboardInterrupt:
+        complain(f"you stopped waiting; {arguments.verb} goes on where it is", _again(arguments, msg_id))
+        return UNKNOWN
     except Told as told:
         complain(str(told), told.hint)
         return FAILED
     except NoAnswer as lost:
-        may = "it may have run; send it again" if lost.sent else "nothing was sent"
-        complain(f"{lost}; {may}", "by hand: see the page's last section, or docs/runbook.md")
-        return UNKNOWN if lost.sent else UNREACHED
-    return _show_result(result)
+        if not lost.sent:
+            complain(f"{url}: {lost}; nothing was sent", "by hand: see docs/runbook.md")
+            return UNREACHED
+        complain(f"{url}: {lost}; {arguments.verb} may have run", _again(arguments, msg_id))
+        return UNKNOWN
+    code = _show_result(result)
+    if code == UNKNOWN:
+        complain(f"the outcome of {arguments.verb} is not known yet", _again(arguments, msg_id))
+    return code
+
+
+def _again(arguments: argparse.Namespace, msg_id: str) -> str:
+    """Return the command that asks for the same action: a new id would be a second one."""
+    vm = f" --vm {arguments.vm}" if arguments.vm else ""
+    return f"the same again, which acts once: breakglass call {arguments.verb}{vm} --id {msg_id}"
 
 
 def _show(message: Mapping[str, object]) -> None:
@@ -148,6 +166,8 @@ def _show_result(result: Mapping[str, object]) -> int:
     job = result.get("job")
     if isinstance(job, dict):
         print(visible(str(job.get("output", ""))), end="")
+    elif "job" in result:
+        complain("no such job is known on the host")
     for warning in _texts(result.get("warnings")):
         complain(f"warning: {warning}")
     say(f"{result['verb']} {result['vm']}: {outcome}, {result['state']} (id {result['id']})")
@@ -236,6 +256,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_call(calling: argparse.ArgumentParser) -> None:
     calling.add_argument("verb", help=", ".join(VERBS))
+    calling.add_argument("--id", help="ask again about this id: it acts once however often it is sent")
     calling.add_argument("--vm", help="which VM; may be left out when there is one")
     calling.add_argument("--reason", help="why, for the record")
     calling.add_argument("--if-state", help="run only if the host sees this state")

@@ -49,52 +49,86 @@ def new_id() -> str:
     return f"msg_{secrets.token_hex(12)}"
 
 
-def call(signer: Signer, body: bytes, heard: Callable[[dict[str, object]], None]) -> dict[str, object]:
-    """Run a verb and return its result; each line of its output goes to `heard`.
+def call(signer: Signer, msg_id: str, body: bytes, heard: Callable[[dict[str, object]], None]) -> dict[str, object]:
+    """Run a verb and return its result; each line of its output goes to `heard`, once.
 
-    When the answer is lost, the same id is sent again for AGAIN_SECONDS: the verb acts once however often it is sent.
-    Raises Told for an error and NoAnswer when it stays unknown.
+    When the answer is lost, or is `unknown` or `running`, the same id is sent again, for AGAIN_SECONDS after the first
+    loss: the verb acts once however often it is sent. Raises Told for an error, NoAnswer when it stays lost, and
+    ValueError for a URL that is none.
     """
-    msg_id, until, sent = new_id(), time.monotonic() + AGAIN_SECONDS, False
-    while True:
-        try:
-            for message in _lines(signer, msg_id, body):
-                sent = True
-                if message["type"] == "result":
-                    return message
-                heard(message)
-            raise NoAnswer("the answer ended without its result", True)
-        except (OSError, http.client.HTTPException, NoAnswer) as error:
-            sent = sent or not isinstance(error, ConnectionRefusedError)
-            if not sent or time.monotonic() > until:
-                raise NoAnswer(f"{signer.url}: {error}", sent) from None
-            time.sleep(1)
-
-
-def _lines(signer: Signer, msg_id: str, body: bytes) -> Iterator[dict[str, object]]:
     parts = urlsplit(signer.url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=SILENCE_SECONDS)
-    try:
-        accept = {"content-type": "application/json", "accept": "application/x-ndjson"}
-        headers = {**accept, **signer.headers(msg_id, body)}
-        connection.request("POST", f"{parts.path.rstrip('/')}/pve", body, headers)
-        response = connection.getresponse()
-        if "ndjson" not in response.headers.get("content-type", ""):
-            yield _told(response.status, response.read())
-            return
-        for line in response:
-            yield json.loads(line)
-    finally:
-        connection.close()
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError(f'not a URL: "{signer.url}"')
+    until, shown, sent = 0.0, 0, False
+    while True:
+        answer = _Answer(signer, msg_id, body)
+        try:
+            result = answer.after(shown, heard)
+        except NoAnswer as lost:
+            sent, shown = sent or lost.sent, max(shown, answer.lines)
+            until = until or time.monotonic() + AGAIN_SECONDS
+            if not sent or time.monotonic() > until:
+                raise NoAnswer(str(lost), sent) from None
+        else:
+            sent, shown = True, max(shown, answer.lines)
+            until = until or time.monotonic() + AGAIN_SECONDS
+            if result["outcome"] not in ("unknown", "running") or time.monotonic() > until:
+                return result
+        time.sleep(1)
+
+
+class _Answer:
+    """One sending and what came back. `lines` counts its output, so that a second one is not shown twice."""
+
+    def __init__(self, signer: Signer, msg_id: str, body: bytes) -> None:
+        self.lines = 0
+        self._sent = False
+        self._messages = self._read(signer, msg_id, body)
+
+    def after(self, shown: int, heard: Callable[[dict[str, object]], None]) -> dict[str, object]:
+        """Return the result; raise NoAnswer when the stream ends before, or is not ours."""
+        while True:
+            try:
+                message = next(self._messages)
+                kind = message["type"]
+            except StopIteration:
+                raise NoAnswer("the answer ended without its result", self._sent) from None
+            except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+                raise NoAnswer(str(error) or type(error).__name__, self._sent) from None
+            if kind == "result":
+                return message
+            if kind == "output":
+                self.lines += 1
+                if self.lines > shown:
+                    heard(message)
+
+    def _read(self, signer: Signer, msg_id: str, body: bytes) -> Iterator[dict[str, object]]:
+        parts = urlsplit(signer.url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.netloc, timeout=SILENCE_SECONDS)
+        try:
+            connection.connect()
+            self._sent = True  # from here on it may have got there
+            accept = {"content-type": "application/json", "accept": "application/x-ndjson"}
+            headers = {**accept, **signer.headers(msg_id, body)}
+            connection.request("POST", f"{parts.path.rstrip('/')}/pve", body, headers)
+            response = connection.getresponse()
+            if "ndjson" not in response.headers.get("content-type", ""):
+                yield _told(response.status, response.read())
+                return
+            for line in response:
+                yield json.loads(line)
+        finally:
+            connection.close()
 
 
 def _told(status: int, body: bytes) -> dict[str, object]:
-    """Return the answer object of a plain JSON answer (a rejected verb); raise Told for an error."""
+    """Return the answer object of a plain JSON answer (a rejected verb); raise Told for an error that is ours."""
     try:
         answer = json.loads(body)
-    except ValueError:
-        answer = {"error": {"message": f"HTTP {status}, and not from breakglass", "hint": "is something in between?"}}
-    if "error" in answer:
-        raise Told(answer["error"])
+        error = answer.get("error")
+    except (ValueError, AttributeError):
+        raise ValueError(f"HTTP {status} that is not from breakglass; is something in between?") from None
+    if isinstance(error, dict):
+        raise Told(error)
     return {**answer, "type": "result"}

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import audit
 from .config import Config
-from .errors import BreakglassError, MethodNotAllowed, TooLarge, TooSlow, Unauthorized
+from .errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
 from .signing import Signed, verify
 
 BODY_SECONDS = 10.0
@@ -80,6 +80,8 @@ class Gate:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         guarded = _with_headers(scope["path"], send)
+        if not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing does
+            return await refuse(guarded, NotFound("there is nothing at this address", "see docs/protocol.md"))
         if scope["path"] in SIGNED:
             if scope["method"] == "POST":
                 return await self._signed(scope, receive, guarded)

@@ -9,17 +9,19 @@ import json
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 
 import asyncssh
 
 from .config import Vm
-from .outcomes import Lost, Message, Unreached
+from .outcomes import HTTP_STATUS, Lost, Message, Unreached
 
 CONNECT_SECONDS = 10
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
 QUIET_SECONDS = 2.0  # a link that spoke this recently needs no ping
+SESSION_AGAIN = 30.0  # before a session that did not open is tried again on the same connection
+FULL = "the host is overloaded, or sshd's MaxSessions is small"
 EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
 
 
@@ -56,7 +58,9 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             message = json.loads(line)
         except (ValueError, RecursionError):
             return
-        if isinstance(message, dict) and isinstance(tag := message.pop("tag", None), str) and tag in self._waiting:
+        if not isinstance(message, dict) or not is_message(message):
+            return
+        if isinstance(tag := message.pop("tag", None), str) and tag in self._waiting:
             self._waiting[tag].put_nowait(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -98,6 +102,7 @@ class Link:
         self.conn = conn
         self.channel: Channel | None = None
         self._vmid = vmid
+        self._tried_session = float("-inf")
         self._execs = asyncio.Semaphore(EXEC_CHANNELS)
 
     @property
@@ -107,6 +112,7 @@ class Link:
     async def open_session(self) -> None:
         """Open the resident session; without one (an older agent, a full host) verbs go one exec each."""
         channel = Channel()
+        self._tried_session = time.monotonic()
         with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
                 await self.conn.create_session(lambda: channel, f"session vm={self._vmid}", encoding=None)
@@ -124,7 +130,8 @@ class Link:
 
     async def ask(self, line: str, seconds: float) -> AsyncIterator[Message]:
         """Send a request on the session, or as an exec of its own."""
-        if self.channel is not None and self.channel.closed:
+        gone = self.channel is not None and self.channel.closed
+        if gone or (self.channel is None and time.monotonic() - self._tried_session > SESSION_AGAIN):
             self.channel = None
             await self.open_session()
         if self.channel is not None:
@@ -138,6 +145,10 @@ class Link:
     async def _exec(self, line: str, seconds: float) -> list[Message]:
         try:
             ran = await self.conn.run(line, encoding=None, timeout=seconds)
+        except asyncssh.ChannelOpenError as error:
+            raise Unreached(
+                "turned-away", f"the host refused a channel ({error.reason}); nothing was sent", FULL
+            ) from None
         except (OSError, asyncssh.Error, TimeoutError):
             raise Lost("the connection was lost") from None
         return exec_messages(as_bytes(ran.stdout), as_bytes(ran.stderr), ran.exit_status)
@@ -159,6 +170,14 @@ class Link:
         self.conn.abort()
 
 
+def is_message(message: Mapping[str, object]) -> bool:
+    """Tell whether an object has the shape of an answer; a host that sends others has not answered."""
+    if message.get("type") == "output":
+        return isinstance(message.get("stream"), str) and isinstance(message.get("text"), str)
+    code = message.get("exit_code")
+    return message.get("type") == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
+
+
 def as_bytes(data: bytes | str | None) -> bytes:
     return data if isinstance(data, bytes) else (data or "").encode()
 
@@ -171,9 +190,11 @@ def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list
         raise Lost("the answer ended without its last line")
     try:
         trailer = json.loads(last.removeprefix(b"#breakglass "))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Lost("the answer's last line is damaged") from None
-    if trailer.get("exit_code") != exit_status:
+    if not isinstance(trailer, dict) or not is_message({**trailer, "type": "result"}):
+        raise Lost("the answer's last line is not a trailer")
+    if exit_status is None or exit_status < 0 or trailer["exit_code"] != exit_status:
         raise Lost("the answer's last line and its exit status differ")
     texts = (("stdout", head + b"\n" if head else b""), ("stderr", stderr))
     output: list[Message] = [
@@ -187,9 +208,13 @@ async def open_link(vm: Vm) -> Link:
     try:
         async with asyncio.timeout(CONNECT_SECONDS + 5):
             link = Link(await _connection(vm), vm.vmid)
-    except (OSError, asyncssh.Error, TimeoutError, ValueError) as error:
+    except Exception as error:  # whatever an odd server makes the library raise: nothing was sent
         raise unreached(vm, error) from None
-    await link.open_session()
+    try:
+        await link.open_session()
+    except BaseException:
+        link.abort()
+        raise
     return link
 
 
@@ -257,7 +282,7 @@ def unreached(vm: Vm, error: Exception) -> Unreached:
             )
         case ValueError():  # asyncssh.KeyImportError: nothing was even tried
             what = f"the key or a host key of {vm.name} can't be read: {error}"
-            return Unreached("key-not-accepted", f"{what}; nothing was sent", f"mend vms.{vm.name} and restart")
+            return Unreached("key-not-accepted", f"{what}; nothing was sent", f"mend vms.{vm.name} and reload (SIGHUP)")
         case ConnectionRefusedError():
             return Unreached("refused", f"{where} refused the connection; nothing was sent", "is sshd running there?")
         case TimeoutError():

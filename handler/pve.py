@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+from . import audit
 from .config import Vm
 from .link import Link, open_link
 from .outcomes import Lost, Message, Unreached
@@ -35,7 +36,7 @@ class Host:
         self.since: float | None = None
         self._settle_seconds = settle_seconds
         self._link: Link | None = None
-        self._connecting = asyncio.Lock()
+        self._attempt: asyncio.Task[Link] | None = None
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
         self._refused_at = float("-inf")
         self._opened = asyncio.Event()
@@ -63,12 +64,6 @@ class Host:
         while True:
             try:
                 link = await self._ready(careful)
-            except Unreached as trouble:
-                if first_loss is None:
-                    raise
-                await self._pause_or_give_up(first_loss, trouble)
-                continue
-            try:
                 skip = told
                 async for message in link.ask(line, allowed_seconds(line)):
                     skip -= 1
@@ -76,6 +71,10 @@ class Host:
                         told += 1
                         yield message
                 return
+            except Unreached as trouble:
+                if first_loss is None:
+                    raise
+                await self._pause_or_give_up(first_loss, trouble)
             except Lost as loss:
                 if not link.spent:
                     link.abort()
@@ -97,18 +96,25 @@ class Host:
                 return link
             except Lost:  # it died unnoticed; nothing was sent yet
                 link.abort()
-                self._link = None
+                if self._link is link:
+                    self._link = None
         raise Unreached("timeout", f"{self.vm.ssh} does not answer; nothing was sent", "look at the host's console")
 
     # --- connecting ---
 
     async def _connected(self) -> Link:
+        """Return the open connection; all who wait for one share one attempt and its failure."""
         if self._link is not None and self._link.alive:
             return self._link
-        async with self._connecting:
-            if self._link is None or not self._link.alive:
-                self._link = await self._connect()
-            return self._link
+        if self._attempt is None:
+            self._attempt = asyncio.create_task(self._connect())
+            self._attempt.add_done_callback(self._attempted)
+        return await asyncio.shield(self._attempt)
+
+    def _attempted(self, attempt: asyncio.Task[Link]) -> None:
+        self._attempt = None
+        if not attempt.cancelled() and attempt.exception() is None:
+            self._link = attempt.result()
 
     async def _connect(self) -> Link:
         if self.trouble and time.monotonic() - self._refused_at < AUTH_PAUSE:
@@ -143,9 +149,14 @@ class Host:
                 if trouble.code == "key-not-accepted":  # only a person's request tries again
                     self._opened.clear()
                     await self._opened.wait()
+            except Exception as error:  # a defect of ours must not close the road for ever
+                failures += 1
+                audit.note("keep-open-failed", vm=self.vm.name, error=repr(error))
             await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)] if failures else 0.2)
 
     async def close(self) -> None:
+        if self._attempt is not None:
+            self._attempt.cancel()
         if self._link is not None:
             self._link.close()
             with suppress(TimeoutError):

@@ -9,7 +9,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .app import Service, create_app
 from .config import Config
-from .errors import BreakglassError, TooLarge, TooSlow
+from .errors import BadRequest, BreakglassError, TooLarge, TooSlow
+from .gate import BODY_SECONDS
 
 HEADER_SECONDS = 10.0
 HEADER_BYTES = 32 * 1024
@@ -25,11 +26,15 @@ _TOO_SLOW = _last_answer("408 Request Timeout", TooSlow(f"the headers did not ar
 _TOO_LARGE = _last_answer("413 Content Too Large", TooLarge(f"the headers are longer than {HEADER_BYTES} bytes"))
 
 
+_NOT_HTTP = _last_answer("400 Bad Request", BadRequest("this is not an HTTP request"))
+
+
 class DeadlineProtocol(HttpToolsProtocol):
     """Closes a connection whose request headers are not whole in time: half a request must not hold a descriptor."""
 
     _headers_due: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _body_due: asyncio.TimerHandle | None = None  # a body that nobody waits for must not hold a descriptor either
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -39,13 +44,28 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._expect_headers()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._body_due is not None:  # a trailer: nothing here reads them, and they have no end of their own
+            self.transport.close()
+            return
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._headers_arrived()
+        self._body_due = self.loop.call_later(BODY_SECONDS + 1, self.transport.close)
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._body_arrived()
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_arrived()
+        self._body_arrived()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        self._give_up(_NOT_HTTP)
 
     def data_received(self, data: bytes) -> None:
         if self._headers_due is not None:
@@ -63,6 +83,11 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self._headers_due is not None:
             self._headers_due.cancel()
             self._headers_due = None
+
+    def _body_arrived(self) -> None:
+        if self._body_due is not None:
+            self._body_due.cancel()
+            self._body_due = None
 
     def _give_up(self, answer: bytes) -> None:
         self._headers_arrived()

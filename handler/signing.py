@@ -21,7 +21,7 @@ SECRET_BYTES = range(24, 65)
 ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 # No sign, no leading zero, no fraction: a number has one spelling.
 _TIMESTAMP = re.compile(r"[1-9][0-9]{9}", re.ASCII)
-_ENTRY = re.compile(r"v1,([A-Za-z0-9+/]{43}=)", re.ASCII)
+_ENTRY = re.compile(r"v1,([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)", re.ASCII)
 _MOST_SIGNATURES = 5
 
 Headers = Mapping[str, str]

@@ -42,7 +42,7 @@ def test_messages_survive_any_cut(texts: list[str], cuts: list[int]) -> None:
 @given(st.binary(), st.lists(st.integers(0, 10_000), max_size=4))
 def test_garbage_on_the_session_harms_nobody(data: bytes, cuts: list[int]) -> None:
     """A session that says something else is heard by nobody and raises nothing."""
-    whole = {"type": "result"}
+    whole: Message = {"type": "result", "outcome": "done", "exit_code": 0}
     assert framed(data + b"\n" + json.dumps({"tag": "1", **whole}).encode() + b"\n", cuts)[-1:] == [whole]
 
 

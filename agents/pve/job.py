@@ -27,6 +27,7 @@ class Job:
         self.warnings: list[str] = []
         self._until = time.monotonic() + DEADLINES[record.verb]
         self._room = JOB_OUTPUT_BYTES
+        self._torn = False
 
     def enter(self, stage: str) -> None:
         """Name the stage that begins now; `busy` answers and the result show it."""
@@ -47,9 +48,10 @@ class Job:
             line = json.dumps({"stream": "stderr", "text": "[output cut at 1 MiB]\n"}) + "\n"
         try:
             with open(self.memory.job(self.record.id, "output"), "a", encoding="ascii") as file:
-                file.write(line)
+                file.write(("\n" if self._torn else "") + line)
+            self._torn = False
         except OSError:
-            pass
+            self._torn = True  # half a line may stand there: begin the next one anew
 
     def left(self, cap: float) -> float:
         """Return the seconds a step may take: `cap`, or what is left of the verb's deadline; ends the verb at zero."""

@@ -18,16 +18,19 @@ from .preflight import as_expected
 from .process import process_ticks, spawn_detached
 from .reads import holding
 from .result import Ended, Result, Verdict
-from .vmstate import conclude, in_time, observe
-from .words import BUSY, DAY, FAILED, ID_REUSED
+from .vmstate import PROC_SECONDS, QMP_SECONDS, conclude, in_time, observe
+from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
 
 
 def spawn(host: Host, request: Request, nonce: str) -> None:
     """Start the job of `request` (id and by are set) and return at once; `nonce` marks it as started by us."""
-    spawn_detached(lambda: _live(host, request, nonce))
+    claim_by = boottime() + CLAIM_SECONDS - 1
+    spawn_detached(lambda: _live(host, request, nonce, claim_by))
 
 
-def _live(host: Host, request: Request, nonce: str) -> None:
+def _live(host: Host, request: Request, nonce: str, claim_by: float) -> None:
+    if boottime() > claim_by:
+        return  # so late that whoever follows is about to say that it did not start: it must not, then
     memory = Memory(host)
     memory.prepare()
     pid = os.getpid()
@@ -57,6 +60,8 @@ def _claimed(job: Job) -> Lock | None:
         return Lock(job.host, "lock") if job.memory.claim(job.record) else None
     lock = capture_lock(job.host)
     running = None if lock.take(job.record.id) else lock.holder()
+    if running == job.record.id:
+        return None  # the same request, a moment earlier
     if stands_for := running or newest_capture(job, job.record.fresh, "capture"):
         job.memory.alias(job.record.id, stands_for)
         return None
@@ -67,7 +72,8 @@ def _settle(job: Job, request: Request, lock: Lock) -> None:
     try:
         result = forensics(job) if request.verb == "forensics" else _act(job, request, lock)
     except Ended as ended:
-        job.say(ended.verdict.sentence, "stderr")
+        if ended.exit_code != BUSY:  # fifty of those shall not fill /run
+            job.say(ended.verdict.sentence, "stderr")
         result = Result(ended.exit_code, verdict=ended.verdict, holder=ended.holder)
     except Exception as error:  # a defect of ours must still settle the id
         job.say(f"{type(error).__name__}: {error}", "stderr")
@@ -79,8 +85,8 @@ def _settle(job: Job, request: Request, lock: Lock) -> None:
 
 def _completed(job: Job, result: Result) -> Result:
     state = result.state
-    if state == "unknown":
-        state = conclude(observe(job.host))
+    if state == "unknown" and result.exit_code != BUSY:
+        state = str(in_time(lambda: conclude(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state)
     return Result(
         exit_code=result.exit_code,
         state=state,

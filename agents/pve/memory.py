@@ -19,6 +19,7 @@ from .words import DAY
 
 KEEP_JOBS = 20
 KEEP_IDS = 2 * DAY
+RESERVE_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ class Memory:
     def prepare(self) -> None:
         """Make the directories, for root only; raises OSError when /run can't be written."""
         os.makedirs(self.jobs, mode=0o700, exist_ok=True)
+        if not os.path.exists(self._reserve):
+            with open(self._reserve, "wb") as file:
+                file.write(bytes(RESERVE_BYTES))
+
+    @property
+    def _reserve(self) -> str:
+        """Room for the job that comes when /run is full: bookkeeping must not stop a rescue."""
+        return f"{self.host.memory}/reserve"
 
     def job(self, job_id: str, name: str = "") -> str:
         """Return the path of a job's directory, or of a file in it."""
@@ -88,15 +97,23 @@ class Memory:
     def claim(self, record: Record) -> bool:
         """Take the id for this process; False when somebody has it already."""
         draft = f"{self.jobs}/.{record.pid}.{record.nonce}"
-        os.mkdir(draft, 0o700)
-        with open(f"{draft}/request.json", "w", encoding="utf-8") as file:
-            json.dump(vars(record), file)
+        try:
+            self._write_draft(draft, record)
+        except OSError:
+            remove_flat(draft)
+            os.unlink(self._reserve)  # full: this is what the reserve is for
+            self._write_draft(draft, record)
         try:
             os.rename(draft, self.job(record.id))
             return True
         except OSError:
             remove_flat(draft)
             return False
+
+    def _write_draft(self, draft: str, record: Record) -> None:
+        os.mkdir(draft, 0o700)
+        with open(f"{draft}/request.json", "w", encoding="utf-8") as file:
+            json.dump(vars(record), file)
 
     def alias(self, job_id: str, target: str) -> bool:
         """Let `job_id` stand for another job's capture; False when the id is taken already."""
@@ -108,8 +125,12 @@ class Memory:
 
     def record(self, job_id: str) -> Record | None:
         """Return the request behind an id, following an alias; None for an unknown id."""
-        value = read_json(self.job(job_id, "request.json"))
-        return Record(**value) if value else None  # type: ignore[arg-type]  # written by claim alone
+        value = read_json(self.job(job_id, "request.json")) or {}
+        known = {name: value[name] for name in Record.__dataclass_fields__ if name in value}
+        try:
+            return Record(**known)  # type: ignore[arg-type]  # written by claim alone, perhaps of another version
+        except TypeError:
+            return None
 
     def result(self, job_id: str) -> dict[str, object] | None:
         return read_json(self.job(job_id, "result.json"))
@@ -165,16 +186,16 @@ class Memory:
         now, ran = boottime(), 0
         for record in self.records():
             result = self.result(record.id)
-            if result is None:
+            if result is None and self.alive(record):
                 continue
-            ran += result["outcome"] not in ("busy", "refused")
+            ran += result is None or result["outcome"] not in ("busy", "refused")
             if now - record.boottime > KEEP_IDS:
                 remove_flat(self.job(record.id))
             elif ran > KEEP_JOBS:
                 self._strip(record.id)
         for name in self.ids():
             path = self.job(name)
-            if os.path.islink(path) and not os.path.exists(path):
+            if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > 60:
                 os.unlink(path)
 
     def _strip(self, job_id: str) -> None:

@@ -14,7 +14,7 @@ from .probe import run
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result
 from .stopping import HA_SECONDS, failed, stop_process
-from .vmstate import Facts, conclude, observe, read_pid, sources
+from .vmstate import Facts, conclude, has_process, observe, read_pid, sources
 from .words import DEADLINE, DONE, STRANDED
 
 SECOND_START_SECONDS = 2.0
@@ -100,11 +100,13 @@ def cycle(job: Job, facts: Facts) -> Result:
         nothing_left(job)
     past_preconditions(job)
     old = facts.pid or 0
-    if conclude(facts) != "stopped":
-        stop_process(job, facts)
     try:
+        if conclude(facts) != "stopped":
+            stop_process(job, facts)
         return start_again(job, old)
     except Ended as ended:
+        if has_process(observe(job.host)) is not False:
+            raise  # not off
         raise failed(
             "stranded",
             f"the VM was stopped and could not be started: {ended.verdict.sentence}",
@@ -139,6 +141,9 @@ def past_preconditions(job: Job) -> None:
 def start_process(job: Job, old: int) -> Result:
     """`qm start`, then QEMU's own word that it runs, in a process other than `old`."""
     job.enter("start")
+    if (now := read_pid(job.host)) and now != old and conclude(observe(job.host)) == "running":
+        job.say(f"start: somebody else has started it, as process {now}")
+        return verify_running(job, 10)
     ran = run(["qm", "start", str(job.host.vmid)], job.left(150))
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")

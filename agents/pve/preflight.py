@@ -9,11 +9,13 @@ import stat
 
 from .host import Host
 from .job import Job
+from .probe import run
 from .result import Ended, Verdict
 from .vmstate import Facts, conclude, has_process, in_time, leftovers
 from .words import REFUSED
 
 CLUSTER_SECONDS = 3.0
+QM_SECONDS = 8.0
 
 
 def refused(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended:
@@ -65,6 +67,11 @@ def can_start(job: Job) -> None:
     if not view["qm"]:
         raise refused("no-qm", "qm is not on this host's PATH, so a start would fail", "", f"PATH={os.get_exec_path()}")
     refuse_locked(job, view)
+    ran = run(["qm", "status", str(host.vmid)], job.left(QM_SECONDS))
+    if ran.code != 0:
+        said = f"ended with {ran.code}" if ran.code is not None else f"gave no answer in {QM_SECONDS:g} s"
+        last_words = ran.stderr.strip().splitlines()[-1:]
+        raise refused("no-qm", f"qm status {said}, so a start would fail as well", "", *last_words)
 
 
 def refuse_locked(job: Job, view: dict[str, object] | None) -> None:

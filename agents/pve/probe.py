@@ -41,9 +41,10 @@ def _as_child(body: Callable[[int], None], reader: int, writer: int) -> NoReturn
 
 
 def kill_child(pid: int, group: bool = False) -> None:
-    """Kill an unreaped child of ours; its pid can't have been reused while it is unreaped."""
+    """Kill a child of ours that lives; one that was reaped may have left its pid to somebody else, so ask first."""
     try:
-        (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+            (os.killpg if group else os.kill)(pid, signal.SIGKILL)
     except OSError:
         pass
 
@@ -120,6 +121,7 @@ def run(argv: list[str], seconds: float) -> Ran:
 def _exec(argv: list[str], out: int, err: int) -> NoReturn:
     try:
         os.setsid()
+        _as_any_other()
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
@@ -129,6 +131,16 @@ def _exec(argv: list[str], out: int, err: int) -> NoReturn:
         os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
     finally:
         os._exit(127)
+
+
+def _as_any_other() -> None:
+    """Give up what a job has for itself: a QEMU that it starts must not be spared by the OOM killer."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("0")
+    except OSError:
+        pass
 
 
 class _Watched:

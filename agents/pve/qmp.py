@@ -9,6 +9,8 @@ import socket
 import time
 from types import TracebackType
 
+MESSAGE_BYTES = 4 * 1024 * 1024
+
 
 class QmpSilent(Exception):
     """QEMU did not answer on its monitor; what was sent may or may not have been read."""
@@ -66,10 +68,12 @@ class Qmp:
             if not chunk:
                 raise QmpSilent("the monitor closed the connection")
             self._buffer += chunk
+            if len(self._buffer) > MESSAGE_BYTES:
+                raise QmpSilent("the monitor sent something that is not QMP")
         line, self._buffer = self._buffer.split(b"\n", 1)
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise QmpSilent("the monitor sent something that is not QMP") from None
         if not isinstance(message, dict):
             raise QmpSilent("the monitor sent something that is not QMP")

@@ -11,6 +11,7 @@ import secrets
 import select
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -79,8 +80,13 @@ class Agent:
     def poll(self, ready: set[int]) -> None:
         """Let every task say what it has; forget those that are done."""
         for task, tag in list(self.tasks.items()):
-            for message in task.poll(task.fd in ready):
-                self._send(tag, message)
+            try:
+                for message in task.poll(task.fd in ready):
+                    self._send(tag, message)
+            except Exception as error:  # a damaged job must not end the session for everybody else
+                task.done = True
+                verdict = Verdict("agent-failed", f"the host agent failed: {type(error).__name__}: {error}", "status")
+                self._send(tag, result_message(Result(FAILED, verdict=verdict)))
             if task.done:
                 del self.tasks[task]
         reap()
@@ -172,6 +178,7 @@ class Session:
     def __init__(self, host: Host, key: Key, bundle: str) -> None:
         self._unsent = bytearray()
         self._unread = b""
+        self._lines: deque[bytes] = deque()
         self._open = True
         self._agent = Agent(host, key, bundle, self._send, resident=True)
         os.set_blocking(0, False)
@@ -181,12 +188,13 @@ class Session:
         """Serve until stdin ends; the jobs that were started go on without us."""
         lock_memory()
         while self._open:
-            reading = [0] if len(self._agent.tasks) < MOST_TASKS else []
+            reading = [] if self._lines else [0]
             writing = [1] if self._unsent else []
             timeout = self._agent.timeout()
             ready, writable, _ = select.select([*reading, *self._agent.descriptors()], writing, [], timeout)
             if 0 in ready:
                 self._take()
+            self._begin_lines()
             self._agent.poll(set(ready))
             if writable or self._unsent:
                 self._flush()
@@ -197,8 +205,11 @@ class Session:
         *lines, self._unread = (self._unread + chunk).split(b"\n")
         if len(self._unread) > LINE_CHARS:
             self._open = False
-        for line in lines:
-            self._take_line(line.decode("utf-8", "replace"))
+        self._lines += lines
+
+    def _begin_lines(self) -> None:
+        while self._lines and len(self._agent.tasks) < MOST_TASKS:
+            self._take_line(self._lines.popleft().decode("utf-8", "replace"))
 
     def _take_line(self, line: str) -> None:
         match = _TAGGED.fullmatch(line)

@@ -13,7 +13,7 @@ from .preflight import cluster_view
 from .probe import run
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Verdict
-from .vmstate import Facts, leftovers, observe, read_pid, sources, verified
+from .vmstate import Facts, has_process, leftovers, observe, read_pid, sources, verified
 from .words import DEADLINE, FAILED
 
 HA_SECONDS = 60.0
@@ -42,14 +42,18 @@ def stop_process(job: Job, facts: Facts) -> None:
         rung(job, facts)
     job.enter("verify")
     if not _gone(job, facts):
-        raise failed(
-            "deadline",
-            "QEMU survived SIGKILL: it waits for storage that does not answer; a start would block",
-            "",
-            sources(observe(host)),
-            exit_code=DEADLINE,
-        )
+        raise _not_gone(job)
     job.say("stop: no process is left")
+
+
+def _not_gone(job: Job) -> Ended:
+    """Return what is really left: a QEMU that nothing can kill, or something else in its scope."""
+    now, pids = observe(job.host), leftovers(job.host)
+    if has_process(now) is False:
+        sentence = f"QEMU is gone, but processes {pids} are left in its scope; a start would block"
+        return failed("leftover", sentence, "", sources(now), f"{job.host.scope}: {pids}", exit_code=DEADLINE)
+    sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would block"
+    return failed("deadline", sentence, "", sources(now), exit_code=DEADLINE)
 
 
 def _wait_gone(job: Job, facts: Facts) -> None:
@@ -60,9 +64,11 @@ def _wait_gone(job: Job, facts: Facts) -> None:
 
 
 def _gone(job: Job, facts: Facts) -> bool:
+    pid = read_pid(job.host) or facts.pid
+    if pid != facts.pid and pid is not None and verified(job.host, pid):
+        return True  # somebody, HA perhaps, has started the VM anew: the process that was to go is gone
     if leftovers(job.host):
         return False
-    pid = read_pid(job.host) or facts.pid
     return pid is None or verified(job.host, pid) is False
 
 

@@ -4,6 +4,7 @@ Neither ever blocks the process that serves: both are polled, both end by a dead
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 
@@ -14,9 +15,8 @@ from .readers import Readers
 from .reads import Message, output, result_message, status_result
 from .result import Result, Verdict
 from .vmstate import Facts, conclude, in_time, observe
-from .words import DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED
+from .words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED, STRANDED
 
-CLAIM_SECONDS = 5.0
 ALIVE_EVERY = 0.2
 GRACE = 15.0
 
@@ -30,7 +30,7 @@ class Read:
         self._host = host
         self._request = request
         self._readers = readers
-        self._facts = Facts()
+        self._facts: Facts | None = None
         self._buffer = b""
         self._reader = readers.ask(request)
         self.fd = self._reader.fileno()
@@ -60,7 +60,7 @@ class Read:
 
     def _late(self) -> Result:
         if self._request.verb == "status":
-            return status_result(self._host, self._facts, DEADLINE)
+            return status_result(self._host, self._facts or Facts(unread=True), DEADLINE)
         sentence = f"{self._request.verb} was not answered in {DEADLINES[self._request.verb]:g} s"
         return Result(DEADLINE, stage=self._request.verb, verdict=Verdict("deadline", sentence, "status"))
 
@@ -98,13 +98,35 @@ class Follow:
         record = self._record
         if record is None:
             if time.monotonic() > self._begun + CLAIM_SECONDS:
-                yield self._end(Result(FAILED, verdict=Verdict("agent-failed", "the job did not start", "status")))
+                yield from self._given_up()
         elif record.verb != self._request.verb or boottime() - record.boottime > DAY:
             yield self._end(Result(ID_REUSED, last=self._memory.last, verdict=_reused(record)))
         elif self._request.detach:
             yield self._end(Result(DONE, last=self._memory.last, stage="accepted"))
         else:
             yield from self._progress(record)
+
+    def _given_up(self) -> Iterator[Message]:
+        """Say that the job did not start, and take its id, so that a late one can't act after we said so."""
+        verdict = Verdict("agent-failed", "the job did not start; nothing was changed", "status")
+        result = Result(FAILED, verdict=verdict)
+        if self._claimed_in_vain(result):
+            yield self._end(result)
+
+    def _claimed_in_vain(self, result: Result) -> bool:
+        request = self._request
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        record = Record(
+            request.id, request.verb, request.by, request.why, started, boottime(), self._nonce, os.getpid(), ticks=0
+        )
+        try:
+            if not self._memory.claim(record):
+                return False  # it has begun after all: follow it
+            whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by, "started": started}
+            self._memory.write_result(record.id, whole)
+        except OSError:
+            pass
+        return True
 
     def _progress(self, record: Record) -> Iterator[Message]:
         result = self._memory.result(record.id)  # read before the output: what precedes the result is then whole
@@ -117,7 +139,8 @@ class Follow:
             yield self._end(Result(DEADLINE, stage=self._memory.stage(record.id), verdict=verdict))
         elif time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + ALIVE_EVERY
-            self._settle_if_killed(record)
+            if not self._memory.alive(record) and self._memory.result(record.id) is None:
+                yield self._killed(record)
 
     def _output(self, record: Record) -> Iterator[Message]:
         try:
@@ -129,21 +152,29 @@ class Follow:
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.splitlines():
-            message = json.loads(line)
+            try:
+                message = json.loads(line)
+            except ValueError:  # a line that a full /run cut off
+                continue
             yield output(message["text"], message["stream"])
 
-    def _settle_if_killed(self, record: Record) -> None:
-        """Write the result that a killed job can't write; the next poll sends it."""
-        if self._memory.alive(record) or self._memory.result(record.id) is not None:
-            return
+    def _killed(self, record: Record) -> Message:
+        """Return the result that a killed job can't write, and write it for whoever asks later."""
         stage = self._memory.stage(record.id)
-        state = in_time(lambda: conclude(observe(self._host)), 0.5) or "unknown"
+        state = str(in_time(lambda: conclude(observe(self._host)), 0.5) or "unknown")
+        off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
-        verdict = Verdict("job-killed", sentence, "status")
-        result = Result(FAILED, str(state), self._memory.last, stage, verdict)
+        verdict = Verdict("stranded" if off else "job-killed", sentence, "start" if off else "status")
+        result = Result(STRANDED if off else FAILED, state, self._memory.last, stage, verdict)
         seconds = round(boottime() - record.boottime, 3)
         whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by}
-        self._memory.write_result(record.id, {**whole, "started": record.started, "seconds": seconds})
+        whole |= {"started": record.started, "seconds": seconds}
+        try:
+            self._memory.write_result(record.id, whole)
+        except OSError:  # /run is full: the next one who asks finds the same
+            pass
+        self.done = True
+        return {"type": "result", **whole, **self._attachment()}
 
     def _attachment(self) -> Message:
         record = self._record

@@ -4,6 +4,7 @@
 `conclude` weighs them. Nothing here signals a process or changes anything.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,13 +23,15 @@ PROC_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Facts:
-    """What was seen. `pid`: from the pid file, None when there is none. `ours`: whether /proc shows it to be this
-    VM's QEMU, None when /proc did not say. `qmp`: QEMU's word, empty when it was silent, None when not asked."""
+    """What was seen. `pid`: from the pid file, None when there is none. `ours`: whether /proc shows it to be this VM's
+    QEMU, None when /proc did not say. `qmp`: QEMU's word, empty when it was silent, None when not asked. `unread`:
+    nothing was seen at all."""
 
     pid: int | None = None
     ours: bool | None = None
     qmp: str | None = None
     silence: str = ""
+    unread: bool = False
 
 
 def observe(host: Host) -> Facts:
@@ -41,6 +44,8 @@ def observing(host: Host) -> Iterator[Facts]:
     facts = Facts(pid=read_pid(host))
     yield facts
     if facts.pid is None:
+        if os.path.exists(host.qmp):  # a pid file that is gone, and perhaps a QEMU that is not
+            yield _with_qmp(host, facts)
         return
     facts = replace(facts, ours=verified(host, facts.pid))
     yield facts
@@ -96,10 +101,12 @@ def _is_qemu(host: Host, pid: int) -> bool:
 
 def conclude(facts: Facts) -> str:
     """Return the state word: QEMU's own, `stopped`, `wedged` (a process, but QMP is silent) or `unknown`."""
+    if facts.unread:
+        return "unknown"
+    if facts.qmp and facts.ours is not False:
+        return facts.qmp
     if facts.pid is None or facts.ours is False:
         return "stopped"
-    if facts.qmp:
-        return facts.qmp
     if facts.ours is None or facts.qmp is None:
         return "unknown"
     return "wedged"
@@ -107,8 +114,10 @@ def conclude(facts: Facts) -> str:
 
 def sources(facts: Facts) -> str:
     """Return one line that says which source answered what."""
+    if facts.unread:
+        return "nothing answered"
     if facts.pid is None:
-        return "no pid file"
+        return f"no pid file; QMP says {facts.qmp}" if facts.qmp else "no pid file"
     if facts.ours is False:
         return f"the pid file names {facts.pid}, which is not this VM's QEMU"
     proc = f"pid {facts.pid}" if facts.ours else f"pid {facts.pid} (/proc did not answer)"

@@ -44,4 +44,5 @@ OUTCOMES = {
     ID_REUSED: "id-reused",
 }
 
+CLAIM_SECONDS = 5.0  # until a job that was started must have claimed its id
 DAY = 24 * 3600.0
