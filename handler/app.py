@@ -22,7 +22,7 @@ from agents.pve.words import VERSION
 
 from . import audit
 from .bodies import PveRequest, pve_request
-from .config import Config, Vm, by_hand
+from .config import Config, Vm, by_hand, is_vm_name
 from .errors import BreakglassError, Forbidden, IdReused, MethodNotAllowed, NotFound
 from .gate import Gate, signed_request
 from .outcomes import Answer, Asked, unsettled
@@ -78,10 +78,19 @@ class Service:
             "ok": True,
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "version": VERSION,
-            "config": "ok",
-            "vms": [self._vm_health(vm) for vm in self.config.vms.values()],
+            "config": self._config_health(),
+            "vms": [self._vm_health(vm) for vm in self.config.vms.values()] + self._vms_off(),
             "chat": "off",
         }
+
+    def _config_health(self) -> str:
+        count = len(self.config.problems)
+        return f"degraded: {count} problem{'s' * (count > 1)}" if count else "ok"
+
+    def _vms_off(self) -> list[dict[str, object]]:
+        """Return the VMs whose entry has a fault; not those whose name is the fault, for that may be any text."""
+        off = {name: vmid for name, vmid in self.config.vms_off.items() if is_vm_name(name)}
+        return [{"name": name, "vmid": vmid, "proxmox": "config-error", "since": None} for name, vmid in off.items()]
 
     def _vm_health(self, vm: Vm) -> dict[str, object]:
         host = self._hosts.get(vm.name)
@@ -137,8 +146,9 @@ async def pve(request: Request) -> Response:
 
 
 def chosen_vm(config: Config, request: PveRequest) -> Vm | None:
-    """Return the VM that a request names, or the only one there is."""
-    if not request.vm and len(config.vms) == 1:
+    """Return the VM that a request names, or the only one there is. One that is off counts: with a fault in the entry
+    of one of two, a request that names none must not go to the other."""
+    if not request.vm and len(config.vms) + len(config.vms_off) == 1:
         return next(iter(config.vms.values()))
     return config.vms.get(request.vm)
 
@@ -168,6 +178,8 @@ def _rejected(request: PveRequest, msg_id: str, caller: str, began: float, confi
     asked = Asked(request.verb[:64], request.vm[:64], msg_id, caller)
     if request.verb not in VERBS:
         sentence, hint = f"no such verb: {_quoted(request.verb)}", f"one of {', '.join(VERBS)}"
+    elif request.vm in config.vms_off:
+        sentence, hint = f"{request.vm} is off: its configuration has a fault", "see the handler's log, mend it, reload"
     else:
         named = f"no such VM: {_quoted(request.vm)}" if request.vm else "there are several VMs; name one"
         sentence, hint = named, f"one of {', '.join(config.vms)}"

@@ -42,7 +42,7 @@ def complain(message: str, hint: str = "") -> None:
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> Config:
-    """Read and check the configuration file; raise ConfigError with every problem."""
+    """Return the usable part of the configuration file; raise ConfigError when that is too little."""
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8")
@@ -62,6 +62,8 @@ def serve(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         complain(f"the configuration can't be used\n{error}")
         return USAGE
+    if config.problems:
+        complain("the configuration has faults; what they concern is off\n" + "\n".join(map(str, config.problems)))
     if not port.isdigit():
         complain(f'PORT is not a number: "{port}"')
         return USAGE
@@ -70,7 +72,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
     log = audit.Writer()
     log.start()
-    audit.note("start", address=f"{host}:{port}", vms=list(config.vms), callers=[c.name for c in config.callers])
+    audit.note("start", address=f"{host}:{port}", **audit.in_force(config))
     try:
         make_server(config, host, int(port)).run()
     except KeyboardInterrupt:
@@ -87,7 +89,9 @@ def keys_new(arguments: argparse.Namespace) -> int:
         return USAGE
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     say(f'[callers.{json.dumps(arguments.name)}]\nsecret = "{secret}"\nallow  = ["status", "forensics", "history"]')
-    print("# shown once: add it to the configuration, give it to its caller, and restart the handler", file=sys.stderr)
+    print(
+        "# shown once: add it to the configuration, give it to its caller, reload the handler (SIGHUP)", file=sys.stderr
+    )
     return DONE
 
 

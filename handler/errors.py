@@ -4,6 +4,7 @@ Each class fixes its code and its HTTP status; an instance adds the message and 
 request got to the Proxmox host. What happens on the host is not an error but an outcome: see pve.py.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -94,6 +95,11 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" + (f"\n    {self.hint}" if self.hint else "")
+
+
+def listed(problems: Iterable[Problem]) -> list[dict[str, str]]:
+    """Return problems as JSON objects, for the log."""
+    return [{"path": each.path, "message": each.message, "hint": each.hint} for each in problems]
 
 
 class ConfigError(Exception):

@@ -38,16 +38,28 @@ def read(text: str, files: Mapping[str, str] | None = None) -> Config:
     return parse(text, files.__getitem__ if files is not None else no_files)
 
 
-def problems(text: str) -> list[Problem]:
-    with pytest.raises(ConfigError) as caught:
-        read(text)
-    assert all(problem.path and problem.message for problem in caught.value.problems)
-    return caught.value.problems
+def problems(text: str, files: Mapping[str, str] | None = None) -> list[Problem]:
+    """Return everything that is wrong with a file, whether or not the rest of it can be used."""
+    try:
+        found = list(read(text, files).problems)
+    except ConfigError as error:
+        found = error.problems
+    assert all(problem.path and problem.message for problem in found)
+    return found
+
+
+def paths(text: str, files: Mapping[str, str] | None = None) -> list[str]:
+    return [problem.path for problem in problems(text, files)]
 
 
 def changed(old: str, new: str) -> str:
     assert old in GOOD
     return GOOD.replace(old, new)
+
+
+PHONE = OPERATOR.replace("operator", "phone").replace(whsec("o"), whsec("p"))
+OTHER_VM = VM.replace("devvm", "other").replace("102", "103")
+ROOMY = GOOD + PHONE + OTHER_VM  # two of each, so that one can be off
 
 
 def vm(config: Config) -> Vm:
@@ -68,6 +80,7 @@ def test_a_small_file_is_enough() -> None:
     assert vm(config).ssh == Address("breakglass", "192.0.2.10", 2222)
     assert (vm(config).host_keys, vm(config).host_cas, vm(config).any_host_key) == ((HOST_KEY,), (), False)
     assert (config.session_secrets, config.sessions_dir) == (("s" * 32,), "var/sessions")
+    assert (config.problems, config.vms_off) == ((), {})
 
 
 def test_everything_a_caller_can_say() -> None:
@@ -101,8 +114,8 @@ def test_secrets_can_be_files() -> None:
 def test_a_secret_file_that_can_not_be_read_is_a_problem() -> None:
     """A file that is missing or not text is reported under the key that names it."""
     text = changed(f'secret = "{whsec("o")}"', 'secret_file = "/nowhere"')
-    (problem,) = problems(text)
-    assert problem.path == "callers.operator.secret_file"
+    problem, consequence = problems(text)
+    assert (problem.path, consequence.path) == ("callers.operator.secret_file", "callers")
     assert "/nowhere" in problem.message
     with pytest.raises(ConfigError, match=r"callers\.operator\.secret_file"):
         parse(text, lambda _: b"\xff".decode())
@@ -188,6 +201,9 @@ def test_by_hand_of_ones_own() -> None:
 
 WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, by what: where the problem is
     "an unknown table": ("[sessions]", '[sesions]\nsecret = "x"\n[sessions]', "sesions"),
+    "chat is not a table": (OPERATOR, "chat = true\n" + OPERATOR, "chat"),
+    "alerts is one table": ("[sessions]", "[alerts]\n[sessions]", "alerts"),
+    "alerts has a text": (OPERATOR, 'alerts = ["down"]\n' + OPERATOR, "alerts"),
     "an unknown caller key": ("allow", "alow = []\nallow", "callers.operator.alow"),
     "an unknown vm key": ("vmid", "vimd = 102\nvmid", "vms.devvm.vimd"),
     "an unknown sessions key": ("[sessions]", '[sessions]\nhome = ""', "sessions.home"),
@@ -240,9 +256,11 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
 
 @pytest.mark.parametrize(("old", "new", "path"), WRONG.values(), ids=WRONG)
 def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> None:
-    """One mistake in a good file is a problem under its key's path, with what to do about it."""
+    """One mistake in a good file is a problem under its key's path, with what to do about it; where it switches the
+    only caller or VM off, that nothing is left is said too."""
     found = problems(changed(old, new))
-    assert {problem.path for problem in found} == {path}
+    table = path.split(".")[0]
+    assert [problem.path for problem in found] == ([path, table] if path.startswith(("callers.", "vms.")) else [path])
     assert all(problem.hint for problem in found)
 
 
@@ -281,20 +299,103 @@ def test_ten_mistakes_are_reported_at_once() -> None:
         "vms.pve.host_key",
         "sessions.secret",
         "chatt",
+        "callers",
+        "vms",
     }
+
+
+IN_AN_ENTRY = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith(("callers.", "vms."))}
+
+
+@pytest.mark.parametrize(("old", "new", "path"), IN_AN_ENTRY.values(), ids=IN_AN_ENTRY)
+def test_a_mistake_in_an_entry_switches_that_one_off(old: str, new: str, path: str) -> None:
+    """Whatever is wrong with one caller or one VM, the others work, and the VM that is off keeps its number."""
+    config = read(changed(old, new) + PHONE + OTHER_VM)
+    assert [problem.path for problem in config.problems] == [path]
+    if path.startswith("callers."):
+        assert ([caller.name for caller in config.callers], set(config.vms)) == (["phone"], {"devvm", "other"})
+    else:
+        assert [caller.name for caller in config.callers] == ["operator", "phone"]
+        assert set(config.vms) == {"other"}
+        assert config.vms_off == {
+            path.split(".", 2)[1] if "/" not in path else "../x": None if "vmid" in path or old == VM else 102
+        }
+
+
+BESIDE_THE_ENTRIES = ["an unknown table", "chat is not a table", "alerts is one table", "alerts has a text"]
+
+
+@pytest.mark.parametrize("name", [*BESIDE_THE_ENTRIES, "an unknown sessions key", "the directory is a number"])
+def test_a_mistake_beside_the_entries_switches_nothing_off(name: str) -> None:
+    """A table that nobody knows, and what is wrong in chat, alerts or around the session secret, stops no rescue."""
+    old, new, path = WRONG[name]
+    config = read(changed(old, new))
+    assert [problem.path for problem in config.problems] == [path]
+    assert (len(config.callers), len(config.vms), len(config.session_secrets)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["no caller", "no vm", "no sessions", "a short session secret", "no secret", "no key"])
+def test_without_a_caller_a_vm_or_a_session_secret_nothing_starts(name: str) -> None:
+    """What no rescue can do without is an error, whether it is missing or its only entry is faulty."""
+    old, new, _ = WRONG[name]
+    with pytest.raises(ConfigError):
+        read(changed(old, new))
+
+
+def test_callers_that_are_not_served_yet_do_not_count() -> None:
+    """A bearer token alone can start nothing; beside a caller who signs it is accepted without a word."""
+    token = '[callers.alertmanager]\ntoken = "bgt_x"\nallow = ["forensics"]\n'
+    assert paths(changed(OPERATOR, token)) == ["callers"]
+    assert [caller.name for caller in read(GOOD + token).callers] == ["operator"]
+    assert read(GOOD + token).problems == ()
+
+
+def test_chat_and_alerts_are_accepted() -> None:
+    """What a later version serves is no mistake now, whatever is in it."""
+    later = '[chat]\ncommand = 7\n[[alerts]]\nvm = "gone"\n[[alerts]]\n'
+    assert read(GOOD + later).problems == ()
+
+
+def test_an_empty_secret_file_is_a_problem() -> None:
+    """A file that is being written is not taken for a list with one key fewer."""
+    text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
+    config = read(text, {"new": " \n", "old": whsec("o")})
+    assert [problem.path for problem in config.problems] == ["callers.operator.secret_file"]
+    assert [caller.name for caller in config.callers] == ["phone"]
+
+
+def test_one_good_session_secret_is_enough() -> None:
+    """A short one beside it is reported and not used."""
+    config = read(changed(f'"{"s" * 32}"', f'["{"s" * 31}", "{"t" * 32}"]'))
+    assert [problem.path for problem in config.problems] == ["sessions.secret"]
+    assert config.session_secrets == ("t" * 32,)
 
 
 def test_a_caller_of_a_faulty_vm_is_not_blamed() -> None:
     """A caller that names a VM whose own entry is faulty names a VM that exists."""
     text = changed("allow", 'vms = ["devvm"]\nallow').replace("vmid = 102", "")
-    assert [problem.path for problem in problems(text)] == ["vms.devvm.vmid"]
+    assert paths(text) == ["vms.devvm.vmid", "vms"]
+    config = read(text + OTHER_VM)
+    assert [(caller.name, caller.vms) for caller in config.callers] == [("operator", frozenset({"devvm"}))]
 
 
 def test_a_secret_belongs_to_one_caller() -> None:
-    """Two callers with one secret could not be told apart, so that is refused and both are named."""
-    phone = OPERATOR.replace("operator", "phone").replace(f'"{whsec("o")}"', f'["{whsec("p")}", "{whsec("o")}"]')
-    (problem,) = problems(GOOD + phone)
-    assert (problem.path, problem.message) == ("callers.phone.secret", "is also that of operator")
+    """Two callers with one secret can't be told apart, so both are off, and each is told whose it is."""
+    tablet = OPERATOR.replace("operator", "tablet").replace(f'"{whsec("o")}"', f'["{whsec("t")}", "{whsec("o")}"]')
+    config = read(GOOD + PHONE + tablet)
+    assert [(problem.path, problem.message) for problem in config.problems] == [
+        ("callers.operator.secret", "is also that of tablet"),
+        ("callers.tablet.secret", "is also that of operator"),
+    ]
+    assert [caller.name for caller in config.callers] == ["phone"]
+
+
+def test_a_secret_shared_with_a_caller_that_is_off_is_shared() -> None:
+    """A fault of its own does not give a caller's secret to the other one."""
+    tablet = OPERATOR.replace("operator", "tablet").replace("allow", "alow")
+    config = read(GOOD + PHONE + tablet)
+    assert [caller.name for caller in config.callers] == ["phone"]
+    assert "callers.operator.secret" in [problem.path for problem in config.problems]
 
 
 def test_a_caller_may_say_its_secret_twice() -> None:
