@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import stat
 import sys
 from collections.abc import Mapping
@@ -55,6 +56,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the server can hear it
     path = Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8080")
     try:
@@ -74,10 +76,11 @@ def serve(arguments: argparse.Namespace) -> int:
     log.start()
     audit.note("start", address=f"{host}:{port}", **audit.in_force(config))
     try:
-        make_server(config, host, int(port)).run()
+        make_server(config, lambda: load_config(path, os.environ), host, int(port)).run()
     except KeyboardInterrupt:
         pass
     finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that comes too late is no reason to die of it
         log.stop()
     return DONE
 

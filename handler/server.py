@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import signal
 from types import FrameType
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .app import Service, create_app
+from .app import Load, Service, create_app
 from .config import Config
 from .errors import BadRequest, BreakglassError, TooLarge, TooSlow
 from .gate import BODY_SECONDS
@@ -103,8 +104,17 @@ class Server(uvicorn.Server):
     loop: asyncio.AbstractEventLoop | None = None
 
     def adopt(self, service: Service) -> None:
+        """Take a running service on, and from now on SIGHUP, which `cli.serve` held back until somebody would hear."""
         self.service = service
         self.loop = asyncio.get_running_loop()
+        signal.signal(signal.SIGHUP, self.handle_hangup)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        assert self.loop is not None
+        assert self.service is not None
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.service.hung_up.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.loop is not None and self.service is not None:
@@ -112,11 +122,11 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def make_server(config: Config, host: str, port: int) -> Server:
-    """Return a server for `config`, not yet running."""
+def make_server(config: Config, load: Load, host: str, port: int) -> Server:
+    """Return a server for `config`, not yet running; `load` reads it again on SIGHUP."""
     adopted: list[Server] = []
     settings = uvicorn.Config(
-        create_app(config, lambda service: adopted[0].adopt(service)),
+        create_app(config, load, lambda service: adopted[0].adopt(service)),
         host=host,
         port=port,
         http=DeadlineProtocol,

@@ -72,6 +72,7 @@ def test_the_example_configuration_is_good() -> None:
     """The README's breakglass.toml parses without a problem, and says two callers and a pinned VM."""
     files = {f"/run/secrets/{name}": new_secret() for name in ("operator", "dashboard", "pve_power", "session")}
     config = parse(block("toml"), files.__getitem__)
+    assert config.problems == ()
     assert [caller.name for caller in config.callers] == ["operator", "dashboard"]
     assert config.callers[0].allow == set(VERBS)
     assert len(config.vms["devvm"].host_keys) == 2
