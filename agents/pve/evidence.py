@@ -1,0 +1,57 @@
+"""What a capture came to know, as the verdict reads it: plain facts that can be kept and judged again. Pure.
+
+A fact that nobody could find out has its default, and the verdict says less for it, never more.
+"""
+
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One virtio queue of a disk at one moment: requests that QEMU holds, and how many it has completed (modulo
+    65536)."""
+
+    disk: str
+    number: int
+    inuse: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`state`: see vmstate.conclude. `threads`: one state letter for each thread of QEMU. `stuck`: threads that sat in
+    one uninterruptible sleep from the first sample to the second. `queues`: each sample of the disks' queues, oldest
+    first. `cpu`: seconds of processor time that QEMU used between the samples. `lock`: the configuration's `lock:`.
+    `owners`: who works on the VM. `agent`: answers, silent (its port is open in the guest) or empty (not known).
+    `silent_storage`: commands about storage that did not end in time."""
+
+    state: str
+    source: str = ""
+    pid: int | None = None
+    threads: str = ""
+    stuck: tuple[str, ...] = ()
+    queues: tuple[tuple[Queue, ...], ...] = ()
+    seconds: float = 0.0
+    cpu: float | None = None
+    lock: str = ""
+    owners: tuple[str, ...] = ()
+    leftovers: tuple[int, ...] = ()
+    disk_errors: tuple[str, ...] = ()
+    block_jobs: tuple[str, ...] = ()
+    agent: str = ""
+    silent_storage: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def evidence_from(facts: dict[str, object]) -> Evidence:
+    """Return the evidence in a JSON object; what it does not know is left out."""
+    known = {field.name: facts[field.name] for field in fields(Evidence) if field.name in facts}
+    for name, value in known.items():
+        if isinstance(value, list | tuple):
+            known[name] = tuple(value)
+    samples = known.get("queues", ())
+    if isinstance(samples, tuple):
+        known["queues"] = tuple(tuple(Queue(**queue) for queue in sample) for sample in samples)
+    return Evidence(**known)  # type: ignore[arg-type]  # as_json's own shape, or that of the probes
