@@ -1,50 +1,34 @@
-"""Evidence, in its simplest honest form: each probe has its own deadline, and one that hangs is itself a finding.
+"""A capture: every probe of the tiers at once, each in a child of its own with a deadline; the picture last.
 
-A capture holds nothing: it takes no VM lock and makes nobody busy. What it finds is kept in its job and named in
-`evidence.json`, so that a verb within the next minute need not ask again.
+A capture holds nothing: it takes no VM lock and makes nobody busy. What hangs is itself a finding, and is left behind.
+What was found is kept in the job and named in `evidence.json`, so that a verb within the next minute need not ask
+again.
 """
 
 import json
 import os
+import select
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 
+from .evidence import Evidence, evidence_from
 from .host import Host
 from .job import Job
 from .memory import Lock, boottime, read_json, write_whole
-from .probe import NoAnswer, Ran, ask, run
+from .probe import fork_child, kill_child, reap
 from .qmp import Qmp, QmpError, QmpSilent
-from .result import Result
-from .vmstate import conclude, observe, read_pid, sources
+from .result import Result, Verdict
+from .tiers import Finding, Probe, probes, silent_storage
+from .verdict import verdict_of
+from .vmstate import Facts, conclude, leftovers, observe, read_pid, sources
 from .words import DONE
 
 BUDGET = 15.0
 REUSE_SECONDS = 60.0
 SCREEN_BYTES = 2 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One question of a capture: a file of the host, or a command; `seconds` is its own deadline."""
-
-    name: str
-    seconds: float
-    files: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
-
-
-def probes(host: Host) -> list[Probe]:
-    """Return what is asked, from what can't hang to what may."""
-    pid = read_pid(host) or 0
-    vmid = str(host.vmid)
-    return [
-        Probe("host load", 1, ("/proc/uptime", "/proc/loadavg")),
-        Probe("host pressure", 1, ("/proc/pressure/cpu", "/proc/pressure/io", "/proc/pressure/memory")),
-        Probe("process", 1, (f"/proc/{pid}/stat", f"/proc/{pid}/wchan", f"/proc/{pid}/io")),
-        Probe("qm status", 3, command=("qm", "status", vmid, "--verbose")),
-        Probe("qm config", 3, command=("qm", "config", vmid)),
-    ]
+SCREEN_SECONDS = 4.0
+_OVERTIME = 0.3  # a command's own deadline comes first, so that its process is ended and its output kept
 
 
 def before_acting(job: Job) -> None:
@@ -52,7 +36,8 @@ def before_acting(job: Job) -> None:
     if fresh := newest_capture(job, REUSE_SECONDS):
         job.say(f"forensics: using the capture {fresh}")
         return
-    capture(job, min(BUDGET, job.left(BUDGET)))
+    until = time.monotonic() + min(BUDGET, job.left(BUDGET))
+    capture(job, observe(job.host), until)
 
 
 def newest_capture(job: Job, seconds: float, kind: str = "evidence") -> str:
@@ -67,59 +52,127 @@ def newest_capture(job: Job, seconds: float, kind: str = "evidence") -> str:
     return str(known.get("job", "")) if young else ""
 
 
-def capture(job: Job, budget: float) -> None:
-    """Ask every probe, write what it said, take the console's picture last."""
-    until = time.monotonic() + budget
-    manifest: list[dict[str, object]] = []
-    for probe in probes(job.host):
-        seconds = min(probe.seconds, until - time.monotonic())
-        if seconds <= 0:
-            job.say(f"== {probe.name}: not asked, the {budget:g} s are over")
-            continue
-        manifest.append(_asked(job, probe, seconds))
-    if (left := until - time.monotonic()) > 0:
-        manifest.append(_timed(job, "screen", lambda: screendump(job, min(4.0, left))))
-    _remember(job, manifest)
+def capture(job: Job, facts: Facts, until: float) -> Verdict:
+    """Ask every probe, write what it said as it comes, take the console's picture last; judge, and keep all of it."""
+    state = conclude(facts)
+    pid = None if state == "stopped" else facts.pid
+    findings: list[Finding] = []
+    for finding in asked_together(probes(job.host, pid), until - SCREEN_SECONDS):
+        _show(job, finding)
+        findings.append(finding)
+    if pid is not None:
+        findings.append(_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
+        _show(job, findings[-1])
+    seen = gathered(job.host, facts, findings)
+    verdict = verdict_of(seen)
+    job.say("\n    ".join([f"verdict: {verdict.sentence}", *verdict.evidence]))
+    _remember(job, findings, seen, verdict)
+    return verdict
 
 
-def _asked(job: Job, probe: Probe, seconds: float) -> dict[str, object]:
-    def answer() -> str:
-        if probe.command:
-            return _command_text(run(list(probe.command), seconds))
-        return str(ask(lambda: _files_text(job.host, probe.files), seconds))
+def gathered(host: Host, facts: Facts, findings: list[Finding]) -> Evidence:
+    """Return the evidence of a capture: what each finding settles, and the state that was seen first."""
+    state = conclude(facts)
+    known: dict[str, object] = {"state": state, "source": sources(facts), "pid": facts.pid}
+    for finding in findings:
+        known |= finding.facts
+    known["silent_storage"] = silent_storage(findings)
+    known["leftovers"] = leftovers(host) if state == "stopped" else []
+    return evidence_from(known)
 
-    return _timed(job, probe.name, answer)
+
+def _show(job: Job, finding: Finding) -> None:
+    head = f"== {finding.probe} ({finding.outcome}, {finding.seconds:.2f} s)"
+    job.say(f"{head} {finding.text}" if finding.outcome == "absent" else f"{head}\n{finding.text}")
 
 
-def _timed(job: Job, name: str, answer: Callable[[], str]) -> dict[str, object]:
+# --- many questions at once -------------------------------------------------------------------------------------
+
+
+class _Asked:
+    """A probe under way in its child."""
+
+    def __init__(self, probe: Probe, seconds: float) -> None:
+        self.probe = probe
+        self.began = time.monotonic()
+        self.until = self.began + seconds + _OVERTIME
+        self.buffer = b""
+        self.heard = False
+        self.pid, self.fd = fork_child(lambda fd: _answering_probe(probe, seconds, fd))
+
+    def read(self) -> tuple[list[Finding], bool]:
+        """Return what has come, and whether that is all."""
+        chunk = os.read(self.fd, 1 << 20)
+        *lines, self.buffer = (self.buffer + chunk).split(b"\n")
+        found = [Finding(**json.loads(line)) for line in lines]
+        self.heard = self.heard or bool(found)
+        if not chunk and not self.heard:
+            found.append(self.finding("failed", "the probe died"))
+        return found, not chunk
+
+    def finding(self, outcome: str, text: str) -> Finding:
+        return Finding(self.probe.name, "", outcome, round(time.monotonic() - self.began, 3), text)
+
+    def leave(self) -> None:
+        os.close(self.fd)
+        kill_child(self.pid)
+
+
+def _answering_probe(probe: Probe, seconds: float, fd: int) -> None:
     began = time.monotonic()
     try:
-        text, outcome = answer(), "ok"
-    except NoAnswer as error:
-        text, outcome = f"{error}: this is a finding", "timed out"
-    except (QmpSilent, QmpError, OSError) as error:
-        text, outcome = str(error), "failed"
-    seconds = round(time.monotonic() - began, 3)
-    job.say(f"== {name} ({outcome}, {seconds:.2f} s)")
-    job.say(text)
-    return {"probe": name, "outcome": outcome, "seconds": seconds}
+        for finding in probe.ask(seconds):
+            _write(fd, finding)
+    except (QmpSilent, QmpError, OSError, ValueError, KeyError) as error:
+        outcome = "timed out" if isinstance(error, QmpSilent) else "failed"
+        _write(fd, Finding(probe.name, "", outcome, round(time.monotonic() - began, 3), str(error)))
 
 
-def _command_text(ran: Ran) -> str:
-    if ran.code is None:
-        raise NoAnswer("the command did not end in time")
-    return f"{ran.stdout}{ran.stderr}" + (f"[exit {ran.code}]" if ran.code else "")
+def _write(fd: int, finding: Finding) -> None:
+    data = json.dumps(asdict(finding)).encode() + b"\n"
+    while data:
+        data = data[os.write(fd, data) :]
 
 
-def _files_text(host: Host, files: tuple[str, ...]) -> str:
-    parts = []
-    for name in files:
-        try:
-            with open(host.path(name), encoding="utf-8", errors="replace") as file:
-                parts.append(f"{name}: {file.read(16384).strip()}")
-        except OSError as error:
-            parts.append(f"{name}: {error.strerror}")
-    return "\n".join(parts)
+def asked_together(questions: list[Probe], until: float) -> Iterator[Finding]:
+    """Ask all at once and yield what each says as it comes; every one ends by its own deadline and by `until`.
+
+    A child that does not end is left behind: nothing waits for it.
+    """
+    left = max(0.1, until - time.monotonic() - _OVERTIME)
+    asked = {one.fd: one for one in (_Asked(probe, min(probe.seconds, left)) for probe in questions)}
+    try:
+        while asked:
+            soonest = min(one.until for one in asked.values())
+            ready = select.select(list(asked), [], [], max(0.0, soonest - time.monotonic()))[0]
+            for fd in ready:
+                found, ended = asked[fd].read()
+                yield from found
+                if ended:
+                    asked.pop(fd).leave()
+            for one in [one for one in asked.values() if time.monotonic() >= one.until]:
+                yield one.finding("timed out", "no answer in time: this is a finding")
+                asked.pop(one.fd).leave()
+            reap()
+    finally:
+        for one in asked.values():
+            one.leave()
+
+
+# --- the picture, and what is kept ------------------------------------------------------------------------------
+
+
+def _screen(job: Job, state: str, seconds: float) -> Finding:
+    began = time.monotonic()
+    if state in ("wedged", "unknown") or seconds <= 0:
+        return Finding("screen", "screendump", "failed", 0.0, "not asked: QEMU is silent, or the time is over")
+    try:
+        outcome, text = "ok", screendump(job, seconds)
+    except QmpSilent as error:
+        outcome, text = "timed out", str(error)
+    except (QmpError, OSError) as error:
+        outcome, text = "failed", str(error)
+    return Finding("screen", "screendump", outcome, round(time.monotonic() - began, 3), text)
 
 
 def screendump(job: Job, seconds: float) -> str:
@@ -135,9 +188,13 @@ def screendump(job: Job, seconds: float) -> str:
     return f"{size} bytes"
 
 
-def _remember(job: Job, manifest: list[dict[str, object]]) -> None:
+def _remember(job: Job, findings: list[Finding], seen: Evidence, verdict: Verdict) -> None:
+    names = ("probe", "command", "outcome", "seconds")
+    manifest = [{name: getattr(finding, name) for name in names} for finding in findings]
     try:
         write_whole(job.memory.job(job.record.id, "manifest.json"), json.dumps(manifest))
+        judged_by = {"evidence": seen.as_json(), "verdict": asdict(verdict)}
+        write_whole(job.memory.job(job.record.id, "evidence.json"), json.dumps(judged_by))
         note = json.dumps({"job": job.record.id, "boottime": boottime(), "pid": read_pid(job.host)})
         for kind in ("evidence", "capture") if job.record.verb == "forensics" else ("evidence",):
             write_whole(f"{job.host.memory}/{kind}.json", note)
@@ -146,12 +203,12 @@ def _remember(job: Job, manifest: list[dict[str, object]]) -> None:
 
 
 def forensics(job: Job) -> Result:
-    """The verb: state first, then the capture."""
+    """The verb: state first, then the capture and its verdict."""
+    until = time.monotonic() + BUDGET
     job.enter("forensics")
     facts = observe(job.host)
     job.say(f"state: {conclude(facts)} ({sources(facts)})")
-    capture(job, BUDGET)
-    return Result(DONE, conclude(facts))
+    return Result(DONE, conclude(facts), verdict=capture(job, facts, until))
 
 
 def capture_lock(host: Host) -> Lock:

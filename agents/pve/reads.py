@@ -13,7 +13,8 @@ from .host import Host, Key
 from .memory import Lock, Memory, write_whole
 from .preflight import cluster_view
 from .result import Result, Verdict
-from .vmstate import Facts, conclude, observing, sources
+from .verdict import quick_verdict
+from .vmstate import Facts, conclude, leftovers, observing, sources
 from .words import DEADLINE, DONE, FAILED, VERSION
 
 Message = dict[str, object]
@@ -54,10 +55,12 @@ def status_result(host: Host, facts: Facts, exit_code: int) -> Result:
     memory = Memory(host)
     holder_id = Lock(host, "lock").holder()
     holder = holding(memory, holder_id) if holder_id else None
-    verdict = None
+    state = conclude(facts)
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
-    return Result(exit_code, conclude(facts), memory.last, "status", verdict, holder)
+    else:
+        verdict = quick_verdict(state, sources(facts), tuple(leftovers(host)) if state == "stopped" else ())
+    return Result(exit_code, state, memory.last, "status", verdict, holder)
 
 
 def holding(memory: Memory, job_id: str) -> dict[str, object] | None:
