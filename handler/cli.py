@@ -23,6 +23,12 @@ from .verbs import VERBS
 DONE, FAILED, USAGE, UNREACHED, UNKNOWN = 0, 1, 2, 3, 4
 _EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 
+# The states that the demo can put its VM into; `handler/demo/world.py` has them, and is loaded by the demo alone.
+SCENARIOS = (
+    *("idle", "healthy", "paused", "guest-panicked", "io-error", "disk-frozen", "qemu-wedged"),
+    *("stopped", "stopped-locked"),
+)
+
 # What a terminal would obey or a reader be fooled by: C0 and C1 controls but newline and tab, and bidi overrides.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -234,13 +240,15 @@ def demo(arguments: argparse.Namespace) -> int:
     """Run everything on this machine: an embedded Proxmox, the handler, the page."""
     from .demo.run import run
 
-    return run(say)
+    return run(say, arguments.scenario)
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="breakglass", description="Power verbs for a VM that has stopped answering.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("demo", help="try it here: nothing but this machine is touched").set_defaults(run=demo)
+    trying = commands.add_parser("demo", help="try it here: nothing but this machine is touched")
+    trying.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0], help="what is wrong with the VM")
+    trying.set_defaults(run=demo)
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve)
     keys = commands.add_parser("keys", help="make a caller's key").add_subparsers(required=True, metavar="new")
     new = keys.add_parser("new", help="print a new caller's entry")

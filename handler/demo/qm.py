@@ -107,6 +107,11 @@ def config(vm: Vm, arguments: list[str]) -> None:
         print(f"{key}: {value}")
 
 
+def pending(vm: Vm, arguments: list[str]) -> None:
+    for key, value in sorted(vm.config().items()):
+        print(f"cur {key}: {value}")
+
+
 def stop(vm: Vm, arguments: list[str]) -> None:
     vm.check_lock()
     pid = vm.pid
@@ -163,7 +168,7 @@ def start(vm: Vm, arguments: list[str]) -> None:
         file.write(f"{vm.pid}\n")
 
 
-VERBS = {"status": status, "config": config, "stop": stop, "reset": reset, "start": start}
+VERBS = {"status": status, "config": config, "pending": pending, "stop": stop, "reset": reset, "start": start}
 
 
 def misbehave(root: str, verb: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .sshd import DemoHost, listen
-from .world import VMID, World
+from .world import SCENARIOS, VMID, World
 
 CONFIG = """\
 [callers.demo]
@@ -33,7 +33,7 @@ dir    = "{directory}/sessions"
 """
 
 TEXT = """
-  VM {vmid} "devvm" runs: {machine}
+  VM {vmid} "devvm", {machine}: {scenario}
 
   page    http://127.0.0.1:{port}/#key={secret}
 
@@ -45,14 +45,15 @@ TEXT = """
 """
 
 
-def run(say: Callable[[str], None]) -> int:
-    """Run the demo until it is interrupted; leave nothing behind."""
+def run(say: Callable[[str], None], scenario: str) -> int:
+    """Run the demo until it is interrupted, its VM in the state that SCENARIOS names; leave nothing behind."""
     with tempfile.TemporaryDirectory(prefix="bg") as directory:
-        world = World(Path(directory))
+        world = World(Path(directory), scenario=scenario)
         try:
-            started = world.qm("start", str(VMID))
-            if started.returncode:
-                say(f"the VM did not start: {started.stderr}")
+            try:
+                world.begin()
+            except RuntimeError as error:
+                say(str(error))
                 return 1
             return asyncio.run(_serve(world, say))
         finally:
@@ -131,6 +132,7 @@ def told(world: World, secret: str, port: int) -> str:
     body = '{"verb":"cycle"}'
     return TEXT.format(
         vmid=VMID,
+        scenario=f"{world.scenario}, {SCENARIOS[world.scenario]}",
         machine="a real QEMU" if world.qemu else "a stand-in (qemu-system-x86_64 is not installed)",
         port=port,
         secret=secret,

@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from agents.bundle import bundle
@@ -23,19 +25,49 @@ CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:v
 _PRINTER = bytes.fromhex("31C08ED8BE197CFCAC84C07409B40EBB0700CD10EBF2F4EBFD")
 # One that reads the disk in a loop, so that a frozen disk has a request in flight.
 _READER = bytes.fromhex("31C08EC0BB007EB80102B9010030F6CD13EBF4")
+# The same with the second sector, which the firmware does not read by itself.
+_SECOND_READER = _READER.replace(bytes.fromhex("B90100"), bytes.fromhex("B90200"))
+# One that tells the pvpanic device that its kernel has panicked.
+_PANICKER = bytes.fromhex("BA0505B001EEFAF4EBFC")
+
+SCENARIOS = {
+    "idle": "a guest at its login prompt; from outside it looks like a hung one",
+    "healthy": "a guest that reads its disk",
+    "paused": "somebody paused it",
+    "guest-panicked": "the guest's kernel panicked",
+    "io-error": "a disk request failed for want of space, once",
+    "disk-frozen": "a disk request is in flight and never completes",
+    "qemu-wedged": "QEMU does not answer (SIGSTOP); a cycle then takes more than a minute, as Proxmox does",
+    "stopped": "no QEMU runs",
+    "stopped-locked": "no QEMU runs, and a backup has left its lock",
+}
+WITHOUT_QEMU = ("idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
+_CODE = {
+    "healthy": _READER,
+    "disk-frozen": _READER,
+    "io-error": _SECOND_READER,
+    "guest-panicked": _PANICKER,
+}
 
 
 def boot_sector(text: str | None) -> bytes:
     """Return a disk that prints `text`, or one that reads itself for ever when there is none."""
-    code = _READER if text is None else _PRINTER + text.encode("ascii") + b"\0"
+    return _disk(_READER if text is None else _PRINTER + text.encode("ascii") + b"\0")
+
+
+def _disk(code: bytes) -> bytes:
     return code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)
 
 
 class World:
-    """One host with one VM. `directory` must be short: QEMU's socket paths end at 108 bytes."""
+    """One host with one VM, stopped; `begin` puts it into the state that SCENARIOS names.
 
-    def __init__(self, directory: Path, qemu: str | None = None) -> None:
+    `directory` must be short: QEMU's socket paths end at 108 bytes.
+    """
+
+    def __init__(self, directory: Path, qemu: str | None = None, scenario: str = "idle") -> None:
         self.directory = directory
+        self.scenario = scenario
         self.root = directory / "root"
         self.bin = directory / "bin"
         self.agent = directory / "breakglass-pve"
@@ -52,7 +84,8 @@ class World:
         (self.root / "etc/pve/qemu-server").symlink_to("local/qemu-server")
         (self.root / "proc").symlink_to("/proc")
         (node / f"qemu-server/{VMID}.conf").write_text(CONF)
-        (self.root / "disk.raw").write_bytes(boot_sector("devvm login: "))
+        code = _CODE.get(self.scenario)
+        (self.root / "disk.raw").write_bytes(_disk(code) if code else boot_sector("devvm login: "))
         self.agent.write_text(bundle())
         self.agent.chmod(0o755)
         self._write_qm()
@@ -71,10 +104,80 @@ class World:
             kvm.symlink_to(sys.executable)
             return [str(kvm), "-IS", str(DEMO / "kvm.py"), "-pidfile", pidfile, "-qmp", qmp]
         machine = "-name devvm -accel tcg -m 32 -nodefaults -vga std -display none -daemonize"
-        disk = f"file={self.root}/disk.raw,if=virtio,format=raw,cache=unsafe"
         monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.witness)]
-        options = [*machine.split(), "-drive", disk, "-pidfile", pidfile]
+        options = [*machine.split(), "-drive", self._drive(), "-pidfile", pidfile]
+        if self.scenario == "guest-panicked":
+            options += ["-device", "pvpanic", "-action", "panic=pause"]
         return [self.qemu, *options, "-qmp", monitors[0], "-qmp", monitors[1]]
+
+    def _drive(self) -> str:
+        image = f"{self.root}/disk.raw"
+        if self.scenario != "io-error":
+            return f"file={image},if=virtio,format=raw,cache=unsafe"
+        error = {"event": "read_aio", "sector": "1", "errno": "28", "once": "on"}  # 28 is ENOSPC
+        rule = ",".join(f"file.inject-error.0.{name}={value}" for name, value in error.items())
+        source = f"file.driver=blkdebug,file.image.driver=file,file.image.filename={image}"
+        return f"driver=raw,{source},{rule},if=virtio,rerror=stop"
+
+    # --- the scenario ---
+
+    def begin(self) -> None:
+        """Start the VM and put it into the scenario's state; raises RuntimeError with what went wrong."""
+        if not self.qemu and self.scenario not in WITHOUT_QEMU:
+            raise RuntimeError(f"{self.scenario} needs a real QEMU, and qemu-system-x86_64 is not installed")
+        started = self.qm("start", str(VMID))
+        if started.returncode:
+            raise RuntimeError(f"the VM did not start: {started.stderr}")
+        match self.scenario:
+            case "paused":
+                self.monitor("stop")
+            case "guest-panicked" | "io-error":
+                self._until(self.scenario)
+            case "healthy":
+                self._until_it_reads()
+            case "disk-frozen":
+                self._until_it_reads()
+                limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+                self.monitor("block_set_io_throttle", device="virtio0", bps=1, **limits)
+            case "qemu-wedged":
+                os.kill(self.pid or 0, signal.SIGSTOP)
+            case "stopped" | "stopped-locked":
+                self.qm("stop", str(VMID))
+        if self.scenario == "stopped-locked":
+            conf = self.root / f"etc/pve/qemu-server/{VMID}.conf"
+            conf.write_text(f"lock: backup\n{conf.read_text()}")
+
+    def monitor(self, command: str, **arguments: object) -> object:
+        """Say one QMP command to the VM and return its answer."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(str(self.witness if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp"))
+            with client.makefile("rw") as stream:
+                stream.readline()
+                for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                    stream.write(json.dumps(request) + "\n")
+                    stream.flush()
+                    while "event" in (answer := json.loads(stream.readline())):
+                        pass
+        if "error" in answer:
+            raise RuntimeError(f"{command}: {answer['error']['desc']}")
+        return answer["return"]
+
+    def _until(self, state: str, seconds: float = 20) -> None:
+        until = time.monotonic() + seconds
+        while (seen := self.monitor("query-status")) and isinstance(seen, dict) and seen["status"] != state:
+            if time.monotonic() > until:
+                raise RuntimeError(f"the VM is {seen['status']} and not {state}")
+            time.sleep(0.05)
+
+    def _until_it_reads(self, seconds: float = 20) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            blocks = self.monitor("query-blockstats")
+            if isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 100:
+                return
+            time.sleep(0.05)
+        raise RuntimeError("the guest does not read its disk")
 
     @property
     def environment(self) -> dict[str, str]:

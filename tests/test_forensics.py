@@ -1,0 +1,211 @@
+"""A capture of a real QEMU in each state, and of a host whose commands hang, are missing or talk too much."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.pve.evidence import evidence_from
+from agents.pve.verdict import verdict_of
+from handler.cli import SCENARIOS as LISTED
+from handler.demo.world import SCENARIOS, VMID, World
+
+from .agent import Answer, execute
+
+
+@pytest.fixture
+def place(short_dir: Path) -> Iterator[Callable[[str], World]]:
+    """Return a host whose VM is in the state that a scenario names."""
+    worlds: list[World] = []
+
+    def make(scenario: str) -> World:
+        worlds.append(World(short_dir / str(len(worlds)), scenario=scenario))
+        worlds[-1].begin()
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+def kept(world: World, answer: Answer, name: str) -> Any:
+    """Return a JSON file that the capture kept."""
+    return json.loads((world.root / f"run/breakglass/{VMID}/jobs/{answer.trailer['job']}/{name}").read_text())
+
+
+def manifest(world: World, answer: Answer) -> dict[str, dict[str, Any]]:
+    return {entry["probe"]: entry for entry in kept(world, answer, "manifest.json")}
+
+
+def install(world: World, name: str, script: str) -> None:
+    """Put a command of that name first on the host's PATH."""
+    (world.bin / name).write_text(f"#!/bin/sh\n{script}\n")
+    (world.bin / name).chmod(0o755)
+
+
+# --- each state, with a real QEMU ---
+
+EXPECTED = {
+    "idle": ("guest-silent", ""),
+    "healthy": ("healthy", ""),
+    "paused": ("paused", "start"),
+    "guest-panicked": ("guest-panicked", "reset"),
+    "io-error": ("io-error", "start"),
+    "disk-frozen": ("disk-frozen", "cycle"),
+    "qemu-wedged": ("qemu-wedged", "cycle"),
+    "stopped": ("stopped", "start"),
+    "stopped-locked": ("stopped-locked", ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+@pytest.mark.parametrize("scenario", EXPECTED)
+def test_a_real_qemu_in_each_state_gets_its_verdict(place: Callable[[str], World], scenario: str) -> None:
+    """The verdict is in the result and in the output, and what was recorded gives it again."""
+    world = place(scenario)
+    answer = execute(world, "forensics")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (0, *EXPECTED[scenario])
+    assert f"verdict: {verdict['sentence']}" in answer.stdout.splitlines()
+    assert verdict_of(evidence_from(kept(world, answer, "evidence.json")["evidence"])).code == verdict["code"]
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+@pytest.mark.parametrize(
+    ("scenario", "verb"), [("guest-panicked", "reset"), ("io-error", "start"), ("disk-frozen", "cycle")]
+)
+def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, verb: str) -> None:
+    """What the verdict advises ends with a VM that QEMU calls running, with the verdict in the verb's own output."""
+    answer = execute(place(scenario), verb)
+    assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "running", None)
+    assert "verdict: " in answer.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_reset_does_not_mend_a_frozen_disk(place: Callable[[str], World]) -> None:
+    """The same QEMU keeps the same dead way to its disk: that is why a cycle is advised."""
+    world = place("disk-frozen")
+    assert execute(world, "reset").code == 0
+    assert world.monitor("query-block")[0]["inserted"]["bps"] == 1  # type: ignore[index]
+
+
+def test_status_names_the_state_at_once(world: World) -> None:
+    """The quick verdict: from the state alone, without a word on health."""
+    verdict = execute(world, "status").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("running", "")
+    execute(world, "stop")
+    assert execute(world, "status").trailer["verdict"]["advice"] == "start"
+
+
+def test_a_process_that_a_stop_left_is_seen(world: World) -> None:
+    """Something lives in the scope of a stopped VM: no start is advised."""
+    execute(world, "stop")
+    scope = world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
+    scope.parent.mkdir(parents=True, exist_ok=True)
+    scope.write_text(f"{os.getpid()}\n")
+    for verb in ("status", "forensics"):
+        verdict = execute(world, verb).trailer["verdict"]
+        assert (verdict["code"], verdict["advice"]) == ("leftover", "")
+
+
+# --- hosts that answer in part ---
+
+
+def test_every_probe_is_in_the_manifest(world: World) -> None:
+    """What was asked, by which command, how it ended and how long it took; the picture is last."""
+    answer = execute(world, "forensics")
+    entries = kept(world, answer, "manifest.json")
+    assert entries[-1]["probe"] == "screen"
+    assert {"host", "threads", "waiting", "lock file", "query-status", "qm status", "cluster", "kernel", "df"} <= {
+        entry["probe"] for entry in entries
+    }
+    assert {entry["outcome"] for entry in entries} <= {"ok", "failed", "timed out", "absent"}
+    assert manifest(world, answer)["qm config"]["command"] == f"qm config {VMID}"
+    assert all(f"== {entry['probe']} ({entry['outcome']}, " in answer.stdout for entry in entries)
+
+
+def test_what_is_not_installed_is_one_short_line(world: World) -> None:
+    """Neither an error nor a finding."""
+    os.unlink(world.bin / "qm")
+    answer = execute(world, "forensics")
+    assert manifest(world, answer)["qm status"]["outcome"] == "absent"
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("== qm status")]
+    assert len(lines) == 1
+    assert lines[0].endswith(") not installed")
+
+
+@pytest.mark.slow
+def test_hung_commands_cost_as_much_as_one(world: World) -> None:
+    """Every qm and every storage command hangs and ignores SIGTERM: findings, a picture all the same, in 8 s."""
+    world.misbehave(hang="all")
+    for name in ("pvesm", "zpool", "lvs", "df", "journalctl"):
+        install(world, name, "echo first words; trap '' TERM; while :; do sleep 100; done")
+    began = time.monotonic()
+    answer = execute(world, "forensics")
+    assert time.monotonic() - began < 8
+    probes = manifest(world, answer)
+    late = {name for name, entry in probes.items() if entry["outcome"] == "timed out"}
+    assert late == {"qm status", "qm config", "qm pending", "pvesm", "zpool", "lvs", "df", "kernel", "services"}
+    assert "first words" in answer.stdout
+    assert answer.trailer["state"] == "running"
+    assert probes["screen"]["outcome"] in ("ok", "failed")  # the stand-in for QEMU draws no picture
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_a_frozen_disk_beside_hung_storage_is_not_cycled(place: Callable[[str], World]) -> None:
+    """The same disk, but the host's own storage command does not end: a start would block, so none is advised."""
+    world = place("disk-frozen")
+    install(world, "lvs", "sleep 100")
+    verdict = execute(world, "forensics").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("storage-hung", "")
+    assert "no answer in time: lvs" in verdict["evidence"]
+
+
+@pytest.mark.slow
+def test_everything_silent_ends_within_the_budget(world: World) -> None:
+    """QEMU stopped and every command hung, before a stop: evidence takes at most 15 s, then the stop goes on."""
+    pid = world.pid
+    assert pid is not None
+    world.misbehave(hang="all")
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    answer = execute(world, "forensics")
+    assert time.monotonic() - began < 15
+    assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("wedged", "qemu-wedged")
+    assert manifest(world, answer)["screen"]["outcome"] == "failed"
+
+
+def test_a_command_that_talks_too_much_is_cut(world: World) -> None:
+    """Most of a megabyte from one probe leaves room for the others; its end is what is kept."""
+    line = "0123456789" * 4
+    install(world, "df", f"i=0; while [ $i -lt 20000 ]; do echo {line}; i=$((i+1)); done; echo the end")
+    answer = execute(world, "forensics")
+    assert len(answer.stdout) < 300_000
+    assert "[cut to the last 65536 characters]" in answer.stdout
+    assert "the end" in answer.stdout.splitlines()
+    assert "verdict: " in answer.stdout
+
+
+# --- the demo's scenarios ---
+
+
+def test_the_command_lists_the_demos_scenarios() -> None:
+    """`breakglass demo --help` names what the demo can do, and all of it is rehearsed above."""
+    assert list(LISTED) == list(SCENARIOS) == list(EXPECTED)
+
+
+def test_a_scenario_that_needs_qemu_says_so(short_dir: Path) -> None:
+    """The stand-in has no disk to freeze."""
+    world = World(short_dir, qemu="", scenario="disk-frozen")
+    with pytest.raises(RuntimeError, match="needs a real QEMU"):
+        world.begin()
+    world.close()
