@@ -3,7 +3,7 @@
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,12 +27,14 @@ def unserved_fuse(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_ext4(target: Path, image: Path) -> Iterator[None]:
-    """Mount an ext4 and freeze it: a write below it sleeps uninterruptibly."""
+def frozen_ext4(target: Path, image: Path, contents: Mapping[str, bytes] | None = None) -> Iterator[None]:
+    """Mount an ext4 with these files and freeze it: a write below it sleeps uninterruptibly."""
     with image.open("wb") as file:
         file.truncate(16 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(target)], check=True)
+    for name, data in (contents or {}).items():
+        (target / name).write_bytes(data)
     subprocess.run(["fsfreeze", "-f", str(target)], check=True)
     try:
         yield
