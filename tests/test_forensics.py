@@ -171,6 +171,10 @@ def test_every_probe_is_in_the_manifest(world: World) -> None:
     assert {entry["outcome"] for entry in entries} <= {"ok", "failed", "timed out", "absent"}
     assert manifest(world, answer)["qm config"]["command"] == f"qm config {VMID}"
     assert all(f"== {entry['probe']} ({entry['outcome']}, " in answer.stdout for entry in entries)
+    archived = world.root / f"var/lib/breakglass/{VMID}/jobs/{answer.trailer['job']}"
+    while not (world.root / f"run/breakglass/{VMID}/jobs/{answer.trailer['job']}/archived").exists():
+        time.sleep(0.02)  # made after the end, by a process that nobody waits for
+    assert "verdict" in json.loads((archived / "evidence.json").read_text())
 
 
 def test_what_is_not_installed_is_one_short_line(world: World) -> None:

@@ -5,7 +5,7 @@ import os
 from .host import Host
 from .memory import Lock, Memory, Record
 
-NAMES = ("request.json", "output", "result.json", "manifest.json", "screen.png")
+NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")
 
 
 def archive_finished(host: Host, memory: Memory) -> None:
