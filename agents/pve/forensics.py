@@ -19,7 +19,7 @@ from .memory import Lock, boottime, read_json, write_whole
 from .probe import fork_child, kill_child, reap
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Result, Verdict
-from .tiers import Finding, Probe, probes, silent_storage
+from .tiers import Probe, Reply, probes, silent_storage
 from .verdict import verdict_of
 from .vmstate import Facts, conclude, leftovers, observe, read_pid, sources
 from .words import DONE
@@ -56,7 +56,7 @@ def capture(job: Job, facts: Facts, until: float) -> Verdict:
     """Ask every probe, write what it said as it comes, take the console's picture last; judge, and keep all of it."""
     state = conclude(facts)
     pid = None if state == "stopped" else facts.pid
-    findings: list[Finding] = []
+    findings: list[Reply] = []
     for finding in asked_together(probes(job.host, pid), until - SCREEN_SECONDS):
         _show(job, finding)
         findings.append(finding)
@@ -70,7 +70,7 @@ def capture(job: Job, facts: Facts, until: float) -> Verdict:
     return verdict
 
 
-def gathered(host: Host, facts: Facts, findings: list[Finding]) -> Evidence:
+def gathered(host: Host, facts: Facts, findings: list[Reply]) -> Evidence:
     """Return the evidence of a capture: what each finding settles, and the state that was seen first."""
     state = conclude(facts)
     known: dict[str, object] = {"state": state, "source": sources(facts), "pid": facts.pid}
@@ -81,7 +81,7 @@ def gathered(host: Host, facts: Facts, findings: list[Finding]) -> Evidence:
     return evidence_from(known)
 
 
-def _show(job: Job, finding: Finding) -> None:
+def _show(job: Job, finding: Reply) -> None:
     head = f"== {finding.probe} ({finding.outcome}, {finding.seconds:.2f} s)"
     job.say(f"{head} {finding.text}" if finding.outcome == "absent" else f"{head}\n{finding.text}")
 
@@ -100,18 +100,18 @@ class _Asked:
         self.heard = False
         self.pid, self.fd = fork_child(lambda fd: _answering_probe(probe, seconds, fd))
 
-    def read(self) -> tuple[list[Finding], bool]:
+    def read(self) -> tuple[list[Reply], bool]:
         """Return what has come, and whether that is all."""
         chunk = os.read(self.fd, 1 << 20)
         *lines, self.buffer = (self.buffer + chunk).split(b"\n")
-        found = [Finding(**json.loads(line)) for line in lines]
+        found = [Reply(**json.loads(line)) for line in lines]
         self.heard = self.heard or bool(found)
         if not chunk and not self.heard:
             found.append(self.finding("failed", "the probe died"))
         return found, not chunk
 
-    def finding(self, outcome: str, text: str) -> Finding:
-        return Finding(self.probe.name, "", outcome, round(time.monotonic() - self.began, 3), text)
+    def finding(self, outcome: str, text: str) -> Reply:
+        return Reply(self.probe.name, "", outcome, round(time.monotonic() - self.began, 3), text)
 
     def leave(self) -> None:
         os.close(self.fd)
@@ -122,19 +122,19 @@ def _answering_probe(probe: Probe, seconds: float, fd: int) -> None:
     began = time.monotonic()
     try:
         for finding in probe.ask(seconds):
-            _write(fd, finding)
+            _write_tiers(fd, finding)
     except (QmpSilent, QmpError, OSError, ValueError, KeyError) as error:
         outcome = "timed out" if isinstance(error, QmpSilent) else "failed"
-        _write(fd, Finding(probe.name, "", outcome, round(time.monotonic() - began, 3), str(error)))
+        _write_tiers(fd, Reply(probe.name, "", outcome, round(time.monotonic() - began, 3), str(error)))
 
 
-def _write(fd: int, finding: Finding) -> None:
+def _write_tiers(fd: int, finding: Reply) -> None:
     data = json.dumps(asdict(finding)).encode() + b"\n"
     while data:
         data = data[os.write(fd, data) :]
 
 
-def asked_together(questions: list[Probe], until: float) -> Iterator[Finding]:
+def asked_together(questions: list[Probe], until: float) -> Iterator[Reply]:
     """Ask all at once and yield what each says as it comes; every one ends by its own deadline and by `until`.
 
     A child that does not end is left behind: nothing waits for it.
@@ -162,17 +162,17 @@ def asked_together(questions: list[Probe], until: float) -> Iterator[Finding]:
 # --- the picture, and what is kept ------------------------------------------------------------------------------
 
 
-def _screen(job: Job, state: str, seconds: float) -> Finding:
+def _screen(job: Job, state: str, seconds: float) -> Reply:
     began = time.monotonic()
     if state in ("wedged", "unknown") or seconds <= 0:
-        return Finding("screen", "screendump", "failed", 0.0, "not asked: QEMU is silent, or the time is over")
+        return Reply("screen", "screendump", "failed", 0.0, "not asked: QEMU is silent, or the time is over")
     try:
         outcome, text = "ok", screendump(job, seconds)
     except QmpSilent as error:
         outcome, text = "timed out", str(error)
     except (QmpError, OSError) as error:
         outcome, text = "failed", str(error)
-    return Finding("screen", "screendump", outcome, round(time.monotonic() - began, 3), text)
+    return Reply("screen", "screendump", outcome, round(time.monotonic() - began, 3), text)
 
 
 def screendump(job: Job, seconds: float) -> str:
@@ -188,7 +188,7 @@ def screendump(job: Job, seconds: float) -> str:
     return f"{size} bytes"
 
 
-def _remember(job: Job, findings: list[Finding], seen: Evidence, verdict: Verdict) -> None:
+def _remember(job: Job, findings: list[Reply], seen: Evidence, verdict: Verdict) -> None:
     names = ("probe", "command", "outcome", "seconds")
     manifest = [{name: getattr(finding, name) for name in names} for finding in findings]
     try:

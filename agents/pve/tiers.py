@@ -34,7 +34,7 @@ _REMOTE = re.compile(r" (?:nfs4?|cifs|smb3|ceph|glusterfs|fuse\S*) ")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Reply:
     """One answer: `facts` are those of Evidence that it settles."""
 
     probe: str
@@ -45,7 +45,7 @@ class Finding:
     facts: dict[str, object] = field(default_factory=dict)
 
 
-Asking = Callable[[float], Iterator[Finding]]
+Asking = Callable[[float], Iterator[Reply]]
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ def _process_probes(host: Host, pid: int | None) -> list[Probe]:
     ]
 
 
-def _finding(name: str, began: float, text: str, facts: dict[str, object] | None = None, command: str = "") -> Finding:
-    return Finding(name, command, "ok", round(time.monotonic() - began, 3), text, facts or {})
+def _finding(name: str, began: float, text: str, facts: dict[str, object] | None = None, command: str = "") -> Reply:
+    return Reply(name, command, "ok", round(time.monotonic() - began, 3), text, facts or {})
 
 
 # --- T0: what can't hang ------------------------------------------------------------------------------------------
 
 
 def _files(host: Host, name: str, *paths: str, lines: int = 100) -> Asking:
-    def answer(_: float) -> Iterator[Finding]:
+    def answer(_: float) -> Iterator[Reply]:
         began = time.monotonic()
         yield _finding(name, began, "\n".join(f"{path}: {_text(host, path, lines)}" for path in paths))
 
@@ -135,7 +135,7 @@ class _Thread:
     switches: int
 
 
-def _threads(host: Host, pid: int) -> Iterator[Finding]:
+def _threads(host: Host, pid: int) -> Iterator[Reply]:
     """Watch QEMU's threads twice. One that is in uninterruptible sleep both times, without a single context switch
     in between, sits in the same sleep: it waits for the host's storage."""
     began = time.monotonic()
@@ -182,7 +182,7 @@ def _ticks(host: Host, pid: int) -> int:
     return int(values[11]) + int(values[12])
 
 
-def _waiting(host: Host) -> Iterator[Finding]:
+def _waiting(host: Host) -> Iterator[Reply]:
     """Name the processes of the whole host that are in uninterruptible sleep."""
     began = time.monotonic()
     found = []
@@ -194,13 +194,13 @@ def _waiting(host: Host) -> Iterator[Finding]:
     yield _finding("waiting", began, "\n".join([f"{len(found)} processes wait uninterruptibly", *found[:50]]))
 
 
-def _mounts(host: Host) -> Iterator[Finding]:
+def _mounts(host: Host) -> Iterator[Reply]:
     began = time.monotonic()
     mounts = [line for line in _text(host, "/proc/mounts", 1000).splitlines() if _REMOTE.search(line)]
     yield _finding("mounts", began, "\n".join(mounts) or "no network or FUSE file system is mounted")
 
 
-def _lock_file(host: Host) -> Iterator[Finding]:
+def _lock_file(host: Host) -> Iterator[Reply]:
     """Name who holds the flock that a running `qm start` or `qm stop` keeps for its whole life."""
     began = time.monotonic()
     try:
@@ -219,7 +219,7 @@ def _command_line(host: Host, pid: str) -> str:
     return _text(host, f"/proc/{pid}/cmdline").replace("\0", " ").strip()[:200]
 
 
-def _tasks(host: Host) -> Iterator[Finding]:
+def _tasks(host: Host) -> Iterator[Reply]:
     """Show the last tasks of the VM, and the end of the newest one's log."""
     began = time.monotonic()
     active = _text(host, "/var/log/pve/tasks/active", 1000).splitlines()
@@ -239,7 +239,7 @@ def _end_of(path: str) -> str:
 # --- T1: QEMU's own word ------------------------------------------------------------------------------------------
 
 
-def _qmp(host: Host) -> Iterator[Finding]:
+def _qmp(host: Host) -> Iterator[Reply]:
     """Ask QEMU, and watch the queues of its virtio disks twice; the monitor is free for others in between."""
     answers: dict[str, object] = {}
     with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
@@ -259,12 +259,12 @@ def _qmp(host: Host) -> Iterator[Finding]:
     yield _finding("queues", at, text, facts, "x-query-virtio-queue-status")
 
 
-def _said(qmp: Qmp, name: str, answers: dict[str, object]) -> Finding:
+def _said(qmp: Qmp, name: str, answers: dict[str, object]) -> Reply:
     began = time.monotonic()
     try:
         answers[name] = qmp.command(name)
     except QmpError as error:
-        return Finding(name, name, "failed", round(time.monotonic() - began, 3), str(error))
+        return Reply(name, name, "failed", round(time.monotonic() - began, 3), str(error))
     return _finding(name, began, json.dumps(answers[name])[:PROBE_BYTES], _facts_of(name, answers[name]), name)
 
 
@@ -307,7 +307,7 @@ def _sampled_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Que
     return sample
 
 
-def _agent(host: Host, answers: dict[str, object]) -> Iterator[Finding]:
+def _agent(host: Host, answers: dict[str, object]) -> Iterator[Reply]:
     """Ping the guest agent where its port is open in the guest: an agent that was never installed proves nothing."""
     began = time.monotonic()
     ports = [port for port in _objects(answers.get("query-chardev")) if "qga" in str(port.get("label"))]
@@ -337,7 +337,7 @@ def _agent(host: Host, answers: dict[str, object]) -> Iterator[Finding]:
 
 
 def _command(tier: int, name: str, seconds: float, *argv: str) -> Probe:
-    def answer(allowed: float) -> Iterator[Finding]:
+    def answer(allowed: float) -> Iterator[Reply]:
         began = time.monotonic()
         ran = run(list(argv), allowed)
         text = _last_bytes(ran.stdout + ran.stderr)
@@ -348,7 +348,7 @@ def _command(tier: int, name: str, seconds: float, *argv: str) -> Probe:
         else:
             outcome = "failed" if ran.code else "ok"
             text = text + (f"[exit {ran.code}]" if ran.code else "")
-        yield Finding(name, " ".join(argv), outcome, round(time.monotonic() - began, 3), text)
+        yield Reply(name, " ".join(argv), outcome, round(time.monotonic() - began, 3), text)
 
     return Probe(tier, name, seconds, answer)
 
@@ -357,19 +357,17 @@ def _last_bytes(text: str) -> str:
     return text if len(text) <= PROBE_BYTES else f"[cut to the last {PROBE_BYTES} characters]\n{text[-PROBE_BYTES:]}"
 
 
-def _cluster(host: Host) -> Iterator[Finding]:
+def _cluster(host: Host) -> Iterator[Reply]:
     began = time.monotonic()
     view = cluster_view(host)
     if view is None:
-        yield Finding(
-            "cluster", "/etc/pve", "timed out", round(time.monotonic() - began, 3), "/etc/pve does not answer"
-        )
+        yield Reply("cluster", "/etc/pve", "timed out", round(time.monotonic() - began, 3), "/etc/pve does not answer")
         return
     text = f"quorum: {'yes' if view['quorate'] else 'no'}\nlock: {view['lock'] or 'none'}"
     yield _finding("cluster", began, text, {"lock": view["lock"]}, "/etc/pve")
 
 
-def silent_storage(findings: list[Finding]) -> list[str]:
+def silent_storage(findings: list[Reply]) -> list[str]:
     """Return the storage commands that did not end; where /etc/pve hangs too, `pvesm` says nothing of the storage."""
     late = {finding.probe for finding in findings if finding.outcome == "timed out"}
     told = ("zpool", "lvs", "df") if late & {"cluster", "qm config"} else ("pvesm", "zpool", "lvs", "df")
