@@ -19,13 +19,14 @@ from .memory import Lock, boottime, read_json, write_whole
 from .probe import fork_child, kill_child, reap
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Result, Verdict
-from .tiers import Probe, Reply, probes, silent_storage
+from .tiers import SAMPLES_APART, Probe, Reply, probes, silent_storage
 from .verdict import verdict_of
 from .vmstate import Facts, conclude, leftovers, observe, read_pid, sources
 from .words import DONE
 
 BUDGET = 15.0
 REUSE_SECONDS = 60.0
+QUICK_APART = 0.5  # between the two samples that a verb takes before it acts: nobody waits longer for a rescue
 SCREEN_BYTES = 2 * 1024 * 1024
 SCREEN_SECONDS = 4.0
 _OVERTIME = 0.3  # a command's own deadline comes first, so that its process is ended and its output kept
@@ -37,7 +38,7 @@ def before_acting(job: Job) -> None:
         job.say(f"forensics: using the capture {fresh}")
         return
     until = time.monotonic() + min(BUDGET, job.left(BUDGET))
-    capture(job, observe(job.host), until)
+    capture(job, observe(job.host), until, QUICK_APART)
 
 
 def newest_capture(job: Job, seconds: float, kind: str = "evidence") -> str:
@@ -52,12 +53,12 @@ def newest_capture(job: Job, seconds: float, kind: str = "evidence") -> str:
     return str(known.get("job", "")) if young else ""
 
 
-def capture(job: Job, facts: Facts, until: float) -> Verdict:
+def capture(job: Job, facts: Facts, until: float, apart: float = SAMPLES_APART) -> Verdict:
     """Ask every probe, write what it said as it comes, take the console's picture last; judge, and keep all of it."""
     state = conclude(facts)
     pid = None if state == "stopped" else facts.pid
     findings: list[Reply] = []
-    for finding in asked_together(probes(job.host, pid), until - SCREEN_SECONDS):
+    for finding in asked_together(probes(job.host, pid, apart), until - SCREEN_SECONDS):
         _show(job, finding)
         findings.append(finding)
     if pid is not None:

@@ -58,7 +58,7 @@ class Probe:
     ask: Asking
 
 
-def probes(host: Host, pid: int | None) -> list[Probe]:
+def probes(host: Host, pid: int | None, apart: float = SAMPLES_APART) -> list[Probe]:
     """Return what a capture asks of the VM whose QEMU is `pid`."""
     vmid = str(host.vmid)
     return [
@@ -66,7 +66,7 @@ def probes(host: Host, pid: int | None) -> list[Probe]:
         Probe(0, "pressure", 1, _files(host, "pressure", *(f"/proc/pressure/{of}" for of in ("cpu", "io", "memory")))),
         Probe(0, "memory", 1, _files(host, "memory", "/proc/meminfo", lines=5)),
         Probe(0, "scope", 1, _files(host, "scope", *_scope_files(host))),
-        *_process_probes(host, pid),
+        *_process_probes(host, pid, apart),
         Probe(0, "waiting", 2, lambda _: _waiting(host)),
         Probe(0, "mounts", 1, lambda _: _mounts(host)),
         Probe(0, "lock file", 1, lambda _: _lock_file(host)),
@@ -89,14 +89,14 @@ _JOURNAL = ("journalctl", "-n", "200", "--no-pager", "--utc", "-o", "short-iso",
 _UNITS = ("pvedaemon", "pve-ha-lrm", "qmeventd", "pve-cluster", "corosync")
 
 
-def _process_probes(host: Host, pid: int | None) -> list[Probe]:
+def _process_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
     if pid is None:
         return []
     names = ("stat", "status", "wchan", "io")
     return [
         Probe(0, "process", 1, _files(host, "process", *(f"/proc/{pid}/{name}" for name in names))),
-        Probe(0, "threads", SAMPLES_APART + 2, lambda _: _threads(host, pid)),
-        Probe(1, "qmp", SAMPLES_APART + 2 * QMP_STEP_SECONDS, lambda _: _qmp(host)),
+        Probe(0, "threads", apart + 2, lambda _: _threads(host, pid, apart)),
+        Probe(1, "qmp", apart + 2 * QMP_STEP_SECONDS, lambda _: _qmp(host, apart)),
     ]
 
 
@@ -135,12 +135,12 @@ class _Thread:
     switches: int
 
 
-def _threads(host: Host, pid: int) -> Iterator[Reply]:
+def _threads(host: Host, pid: int, apart: float) -> Iterator[Reply]:
     """Watch QEMU's threads twice. One that is in uninterruptible sleep both times, without a single context switch
     in between, sits in the same sleep: it waits for the host's storage."""
     began = time.monotonic()
     before, ticks = _sampled_threads(host, pid), _ticks(host, pid)
-    time.sleep(SAMPLES_APART)
+    time.sleep(apart)
     after, used = _sampled_threads(host, pid), _ticks(host, pid) - ticks
     seconds = time.monotonic() - began
     lines = [
@@ -239,7 +239,7 @@ def _end_of(path: str) -> str:
 # --- T1: QEMU's own word ------------------------------------------------------------------------------------------
 
 
-def _qmp(host: Host) -> Iterator[Reply]:
+def _qmp(host: Host, apart: float) -> Iterator[Reply]:
     """Ask QEMU, and watch the queues of its virtio disks twice; the monitor is free for others in between."""
     answers: dict[str, object] = {}
     with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
@@ -249,7 +249,7 @@ def _qmp(host: Host) -> Iterator[Reply]:
         devices = _disks(qmp, answers)
         first, at = _sampled_queues(qmp, devices), time.monotonic()
     yield from _agent(host, answers)
-    time.sleep(max(0.0, at + SAMPLES_APART - time.monotonic()))
+    time.sleep(max(0.0, at + apart - time.monotonic()))
     with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
         second, seconds = _sampled_queues(qmp, devices), time.monotonic() - at
     facts = {"queues": [[asdict(queue) for queue in sample] for sample in (first, second)], "seconds": seconds}
