@@ -64,6 +64,16 @@ class Session:
         self.process.stdin.flush()
         return tag
 
+    def send_all(self, lines: list[str]) -> list[str]:
+        """Send requests in one write; return their tags."""
+        tags = [str(self._tag + number) for number in range(1, len(lines) + 1)]
+        self._tag += len(lines)
+        self._answers |= {tag: Queue() for tag in tags}
+        assert self.process.stdin is not None
+        self.process.stdin.write("".join(f"{tag} {line}\n" for tag, line in zip(tags, lines, strict=True)))
+        self.process.stdin.flush()
+        return tags
+
     def result(self, tag: str, seconds: float = 30) -> dict[str, Any]:
         """Return the result of a request."""
         return self._answers[tag].get(timeout=seconds)
