@@ -24,6 +24,17 @@ PARTS = {
 }
 
 
+SLOW_FILES = ("test_install", "test_reload", "test_forensics", "test_demo", "test_packaging")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out of the quick subset what starts a host or a server, but for the few that are marked quick."""
+    for item in items:
+        starts_something = "world" in getattr(item, "fixturenames", ()) or item.path.stem in SLOW_FILES
+        if starts_something and item.get_closest_marker("quick") is None:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose real part is missing, or fail it where real parts are required."""
     for mark in item.iter_markers("real"):

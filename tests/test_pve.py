@@ -41,6 +41,7 @@ def wait_stage(service: Service, stage: str) -> None:
 # --- the verbs ---
 
 
+@pytest.mark.quick
 def test_cycle_starts_a_new_qemu_process(service: Service, world: World) -> None:
     """A cycle ends running, in another process, and the answer says all that the contract promises."""
     before = world.pid
@@ -115,6 +116,7 @@ def test_history_says_who_did_what_and_why(service: Service) -> None:
 # --- send it again ---
 
 
+@pytest.mark.quick
 def test_the_same_id_attaches_and_acts_once(service: Service, world: World) -> None:
     """A repeated request returns the same outcome and changes nothing."""
     msg_id = new_id()
@@ -182,6 +184,7 @@ def test_a_client_that_leaves_interrupts_nothing(service: Service, gated_start: 
     assert (answer["outcome"], answer["attached"], answer["state"]) == ("done", True, "running")
 
 
+@pytest.mark.quick
 def test_killing_ssh_in_the_middle_of_a_cycle_changes_nothing(service: Service, sshd: Sshd, gated_start: World) -> None:
     """SIGKILL of every SSH process mid-cycle: the handler attaches by itself, and the VM ends running."""
     msg_id = new_id()
