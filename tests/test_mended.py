@@ -62,6 +62,19 @@ def test_a_qemu_that_a_job_starts_is_not_spared_by_the_oom_killer(world: World) 
         assert int(file.read()) >= 0
 
 
+def test_a_defect_in_the_capture_stops_no_rescue(world: World) -> None:
+    """Evidence before action, but never instead of it: the reset happens, and says what it went without."""
+    sound = world.agent.read_text()
+    broken = sound.replace(
+        "    state = conclude(facts)\n    pid = None if", '    raise KeyError("a defect")\n    pid = None if'
+    )
+    assert broken != sound
+    world.agent.write_text(broken)
+    answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "KeyError" in answer.trailer["warnings"][0]
+
+
 def test_no_path_leads_around_the_gate(service: Service) -> None:
     """A newline behind the path is not the path."""
     reply = service.send("POST", "/pve%0a", b"{}")

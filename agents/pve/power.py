@@ -135,7 +135,12 @@ def past_preconditions(job: Job) -> None:
     except OSError:
         job.warnings.append("the host could not record this job as the last one")
     job.enter("forensics")
-    before_acting(job)
+    try:
+        before_acting(job)
+    except Ended:
+        raise
+    except Exception as error:  # evidence before action, but never instead of it: a defect there must not stop a rescue
+        job.warnings.append(f"the evidence could not be taken: {type(error).__name__}: {error}")
 
 
 def start_process(job: Job, old: int) -> Result:
