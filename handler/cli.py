@@ -15,8 +15,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .config import Config, is_caller_name, parse
+from .config import parse
 from .errors import ConfigError, Problem
+from .settings import Config, is_caller_name
 from .signing import ID, secret_bytes
 from .verbs import VERBS
 

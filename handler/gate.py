@@ -13,8 +13,8 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import audit
-from .config import Config
 from .errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
+from .settings import Config
 from .signing import Signed, verify
 
 BODY_SECONDS = 10.0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .config import Vm
+from .settings import Vm
 
 AGENT = "/usr/local/sbin/breakglass-pve"
 DROP_IN = "/etc/ssh/sshd_config.d/00-breakglass.conf"

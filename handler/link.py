@@ -14,8 +14,8 @@ from contextlib import suppress
 
 import asyncssh
 
-from .config import Vm
 from .outcomes import HTTP_STATUS, Lost, Message, Unreached
+from .settings import Vm
 
 CONNECT_SECONDS = 10
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from . import audit
-from .config import Vm
 from .link import Link, open_link
 from .outcomes import Lost, Message, Unreached
+from .settings import Vm
 from .verbs import VERBS
 
 SETTLE_SECONDS = 20.0  # to find out what became of a request whose answer was lost

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from . import audit
 from .bodies import REASON_BYTES, PveRequest, cut_utf8
-from .config import Vm
 from .outcomes import Answer, Asked, Lost, Message, Unreached, settled, unsettled
+from .settings import Vm
 from .verbs import VERBS
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams

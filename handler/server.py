@@ -8,10 +8,11 @@ from types import FrameType
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .app import Load, Service, create_app
-from .config import Config
+from .app import create_app
 from .errors import BadRequest, BreakglassError, TooLarge, TooSlow
 from .gate import BODY_SECONDS
+from .service import Load, Service
+from .settings import Config
 
 HEADER_SECONDS = 10.0
 HEADER_BYTES = 32 * 1024

@@ -21,11 +21,11 @@ from typing import Any
 
 import asyncssh
 
-from handler.config import Address, Vm
 from handler.demo.run import free_port
 from handler.demo.world import VMID, World
 from handler.link import Channel, as_bytes, known_hosts, open_link
 from handler.pve import Host
+from handler.settings import Address, Vm
 
 from .service import Service
 from .sshd import Sshd

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from handler.cli import load_config
-from handler.config import Address, Config, Vm, by_hand, parse
+from handler.config import parse
 from handler.errors import ConfigError, Problem
+from handler.settings import Address, Config, Vm, by_hand
 
 
 def whsec(letter: str, size: int = 32) -> str:

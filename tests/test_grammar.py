@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from agents.pve.grammar import LINE_CHARS, NOTE_BYTES, Malformed, Request, escaped, parse_line
 from agents.pve.words import VERBS
 from handler.bodies import REASON_BYTES, PveRequest
-from handler.config import Address, Vm
 from handler.runs import command_line
+from handler.settings import Address, Vm
 from handler.verbs import VERBS as WORDS_FOR_PEOPLE
 
 ID = "msg_12345678"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.config import Address, Vm
 from handler.demo.world import VMID
 from handler.link import Channel, exec_messages, open_link
 from handler.outcomes import Lost, Message
+from handler.settings import Address, Vm
 
 from .sshd import Sshd
 

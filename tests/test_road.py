@@ -13,11 +13,11 @@ import pytest
 
 import handler.link
 from handler.bodies import PveRequest
-from handler.config import Address, Vm
 from handler.demo.world import VMID, World
 from handler.outcomes import Asked, Lost, Message, Unreached
 from handler.pve import Host
 from handler.runs import Run
+from handler.settings import Address, Vm
 
 from .sshd import Sshd, descendants
 

@@ -1,0 +1,100 @@
+"""POST /pve: a signed request to a verb on a VM, or to the reason why not."""
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .. import audit
+from ..bodies import PveRequest, pve_request
+from ..errors import BreakglassError, Forbidden, IdReused
+from ..gate import signed_request
+from ..outcomes import Answer, Asked, unsettled
+from ..service import Service
+from ..settings import Config, Vm, by_hand
+from ..signing import Caller, check_age
+from ..verbs import VERBS
+from .replies import NDJSON, error_reply, stream_reply
+
+WARN_BEFORE = timedelta(days=14)
+
+
+async def pve(request: Request) -> Response:
+    """Run a verb: the answer object, or the same as a stream of lines."""
+    service: Service = request.state.service
+    signed, body, began = signed_request(request.scope["state"])
+    now = time.time()
+    check_age(signed, int(now))
+    asked_for = pve_request(body)
+    caller = signed.caller
+    await service.ready.wait()  # before anything is looked up: from here to the verb nothing can be reloaded
+    vm = chosen_vm(service.config, asked_for)
+    if asked_for.verb not in VERBS or vm is None:
+        return _rejected(asked_for, signed.id, caller.name, began, service.config)
+    allowed(caller, asked_for.verb, vm, now)
+    warnings = tuple(_warnings(caller, vm, now))
+    asked = Asked(asked_for.verb, vm.name, signed.id, caller.name, by_hand(vm, asked_for.verb), warnings)
+    run = service.run(asked, asked_for, vm, began)
+    if NDJSON in request.headers.get("accept", ""):
+        return stream_reply(run.stream(service.stopping))
+    return _answered(await run.finished(service.stopping))
+
+
+def chosen_vm(config: Config, request: PveRequest) -> Vm | None:
+    """Return the VM that a request names, or the only one there is. One that is off counts: with a fault in the entry
+    of one of two, a request that names none must not go to the other."""
+    if not request.vm and len(config.vms) + len(config.vms_off) == 1:
+        return next(iter(config.vms.values()))
+    return config.vms.get(request.vm)
+
+
+def allowed(caller: Caller, verb: str, vm: Vm, now: float) -> None:
+    """Raise Forbidden unless this caller's entry allows the verb on the VM today."""
+    if caller.not_after and caller.not_after.timestamp() < now:
+        raise Forbidden(
+            f"the key of {caller.name} expired on {caller.not_after:%Y-%m-%d}", "make one: breakglass keys new"
+        )
+    if verb not in caller.allow:
+        raise Forbidden(f'{caller.name} may not "{verb}"', f"add it to callers.{caller.name}.allow")
+    if caller.vms is not None and vm.name not in caller.vms:
+        raise Forbidden(f"{caller.name} may not touch {vm.name}", f"add it to callers.{caller.name}.vms")
+
+
+def _warnings(caller: Caller, vm: Vm, now: float) -> list[str]:
+    found = []
+    if caller.not_after and caller.not_after - datetime.fromtimestamp(now, UTC) < WARN_BEFORE:
+        found.append(f"the key of {caller.name} expires on {caller.not_after:%Y-%m-%d}: breakglass keys new")
+    if vm.any_host_key:
+        found.append(f"the host key of {vm.name} is not checked: pin vms.{vm.name}.host_key")
+    return found
+
+
+def _rejected(request: PveRequest, msg_id: str, caller: str, began: float, config: Config) -> Response:
+    asked = Asked(request.verb[:64], request.vm[:64], msg_id, caller)
+    if request.verb not in VERBS:
+        sentence, hint = f"no such verb: {_quoted(request.verb)}", f"one of {', '.join(VERBS)}"
+    elif request.vm in config.vms_off:
+        sentence, hint = f"{request.vm} is off: its configuration has a fault", "see the handler's log, mend it, reload"
+    else:
+        named = f"no such VM: {_quoted(request.vm)}" if request.vm else "there are several VMs; name one"
+        sentence, hint = named, f"one of {', '.join(config.vms)}"
+    audit.request(began, "rejected", caller, ascii(asked.verb[:32])[1:-1], ascii(asked.vm[:32])[1:-1], msg_id)
+    return _answered(unsettled(asked, "rejected", "rejected", f"{sentence}; nothing was sent", hint))
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text[:40])
+
+
+def _answered(answer: Answer) -> Response:
+    if answer.outcome == "id-reused":
+        return error_reply(_id_reused(answer))
+    return JSONResponse(dict(answer.body), answer.status)
+
+
+def _id_reused(answer: Answer) -> BreakglassError:
+    verdict = answer.body.get("verdict")
+    sentence = verdict["sentence"] if isinstance(verdict, dict) else "this id already belongs to something else"
+    return IdReused(str(sentence), "use a new id")

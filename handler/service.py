@@ -1,0 +1,194 @@
+"""What the routes share: the configuration in force, the roads to the hosts, the verbs under way, and how it all is."""
+
+import asyncio
+import importlib
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from agents.pve.words import VERSION
+
+from . import audit
+from .bodies import PveRequest
+from .errors import ConfigError, Problem, listed
+from .outcomes import Asked
+from .runs import Run
+from .settings import Config, Vm, is_vm_name
+
+if TYPE_CHECKING:
+    from .pve import Host
+
+READ_SECONDS = 10.0  # for the configuration and its files
+
+Load = Callable[[], Config]
+
+
+@dataclass(eq=False)
+class Way:
+    """The road to one VM's host, what holds it open, and the verbs that are on it."""
+
+    host: "Host"
+    keeper: asyncio.Task[None]
+    runs: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def close(self) -> None:
+        """Close the road once the last verb on it has ended."""
+        self.keeper.cancel()
+        await asyncio.gather(self.keeper, return_exceptions=True)
+        while self.runs:
+            await asyncio.wait(self.runs)
+        await self.host.close()
+
+
+class Service:
+    """The running handler.
+
+    `load` reads the configuration again; `hung_up` asks for that. The configuration and the roads change together,
+    between two steps of the event loop, so that no request sees one without the other.
+    """
+
+    def __init__(self, config: Config, load: Load) -> None:
+        self.config = config
+        self.stopping = asyncio.Event()
+        self.hung_up = asyncio.Event()
+        self.ready = asyncio.Event()
+        self._load = load
+        self._rejected_since: float | None = None
+        self._ways: dict[str, Way] = {}
+        self._new_host: Callable[[Vm], Host] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._spawn(self._open_roads())
+        self._spawn(self._reload_when_asked())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open_roads(self) -> None:
+        """Bring up the SSH side; in a thread, so that the first answers need not wait for its import."""
+        await asyncio.sleep(0.05)
+        self._new_host = (await asyncio.to_thread(importlib.import_module, "handler.pve")).Host
+        self._use(self.config)
+        self.ready.set()
+
+    async def stop(self) -> None:
+        ways = list(self._ways.values())
+        tasks = [*self._tasks, *(way.keeper for way in ways)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(way.host.close() for way in ways))
+
+    # --- the configuration ---
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self.hung_up.wait()
+            self.hung_up.clear()  # one that comes from here on asks for another reading
+            try:
+                config = await in_thread(self._load, READ_SECONDS)
+            except Exception as error:  # whatever it is, the configuration that works stays
+                self._reject(error)
+            else:
+                self._rejected_since = None
+                self._use(config)
+                audit.note("reload", **audit.in_force(config))
+
+    def _reject(self, error: Exception) -> None:
+        self._rejected_since = self._rejected_since or time.time()
+        problem = Problem("(file)", f"can't be read: {error or type(error).__name__}", "mend it and reload (SIGHUP)")
+        problems = error.problems if isinstance(error, ConfigError) else [problem]
+        audit.note("reload-rejected", problems=listed(problems))
+
+    def _use(self, config: Config) -> None:
+        """Put a configuration in force: open, keep and close roads. Keeps one whose VM says what it said before, but
+        not one whose key was turned down: a reload is a person's word that it may be tried again."""
+        self.config = config
+        if self._new_host is None:  # the roads are opened once that is there
+            return
+        old, self._ways = self._ways, {}
+        for name, vm in config.vms.items():
+            way = old.get(name)
+            if way is not None and way.host.vm == vm and way.host.health != "key-not-accepted":
+                self._ways[name] = old.pop(name)
+            else:
+                host = self._new_host(vm)
+                self._ways[name] = Way(host, asyncio.create_task(host.keep_open()))
+        for way in old.values():
+            self._spawn(way.close())
+
+    def run(self, asked: Asked, request: PveRequest, vm: Vm, began: float) -> Run:
+        """Begin a verb, once ready, and keep hold of it until it ends, whoever watches and whatever is reloaded."""
+        way = self._ways[vm.name]
+        run = Run(way.host, asked, request, vm, began)
+        way.runs.add(run.task)
+        run.task.add_done_callback(way.runs.discard)
+        return run
+
+    # --- what is so ---
+
+    def health(self) -> dict[str, object]:
+        return {
+            "ok": True,
+            "time": _spelled(time.time()),
+            "version": VERSION,
+            "config": self._config_health(),
+            "vms": [self._vm_health(vm) for vm in self.config.vms.values()] + self._vms_off(),
+            "chat": "off",
+        }
+
+    def _config_health(self) -> str:
+        count = len(self.config.problems)
+        found = [f"rejected since {_spelled(self._rejected_since)}"] if self._rejected_since else []
+        found += [f"degraded: {count} problem{'s' * (count > 1)}"] if count else []
+        return "; ".join(found) or "ok"
+
+    def _vms_off(self) -> list[dict[str, object]]:
+        """Return the VMs whose entry has a fault; not those whose name is the fault, for that may be any text."""
+        off = {name: vmid for name, vmid in self.config.vms_off.items() if is_vm_name(name)}
+        return [{"name": name, "vmid": vmid, "proxmox": "config-error", "since": None} for name, vmid in off.items()]
+
+    def _vm_health(self, vm: Vm) -> dict[str, object]:
+        way = self._ways.get(vm.name)
+        since = way.host.since if way else None
+        at = _spelled(since) if since else None
+        return {"name": vm.name, "vmid": vm.vmid, "proxmox": way.host.health if way else "not-checked", "since": at}
+
+
+async def in_thread(call: Load, seconds: float) -> Config:
+    """Return what `call` returns in a thread of its own. Nothing waits for that thread after `seconds`, not even the
+    end of the process: a file system may hang."""
+    loop, found = asyncio.get_running_loop(), asyncio.Future[Config]()
+
+    def settle(config: Config | None, error: Exception | None) -> None:
+        if found.done():
+            return
+        if config is not None:
+            found.set_result(config)
+        else:
+            found.set_exception(error or RuntimeError("no configuration"))
+
+    def work() -> None:
+        config, failed = None, None
+        try:
+            config = call()
+        except Exception as error:
+            failed = error
+        try:
+            loop.call_soon_threadsafe(settle, config, failed)
+        except RuntimeError:  # the loop has ended
+            pass
+
+    threading.Thread(target=work, name="reload", daemon=True).start()
+    async with asyncio.timeout(seconds):
+        return await found
+
+
+def _spelled(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

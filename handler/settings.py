@@ -1,0 +1,78 @@
+"""What the configuration says, as frozen dataclasses, and what follows from it. Pure; `config.py` fills them in."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from .errors import Problem
+from .signing import Caller
+from .verbs import VERBS
+
+_NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
+_VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
+_RESERVED = ("pve", "ssh", "claude")  # commands on claude's PATH, beside the one named after the VM
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an SSH server is."""
+
+    user: str
+    host: str
+    port: int = 22
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Vm:
+    """One VM and the Proxmox host that runs it. `host_keys` and `host_cas` are OpenSSH public keys; both empty means
+    that any host key is accepted, which is warned about."""
+
+    name: str
+    vmid: int
+    ssh: Address
+    key: str = field(repr=False)
+    host_keys: tuple[str, ...] = ()
+    host_cas: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
+
+    @property
+    def any_host_key(self) -> bool:
+        return not (self.host_keys or self.host_cas)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration, as far as this version serves it. What `problems` concern is left out of it, but for
+    the names and numbers of the VMs that are off: they are still VMs that somebody may mean."""
+
+    callers: tuple[Caller, ...]
+    vms: Mapping[str, Vm]
+    session_secrets: tuple[str, ...] = field(repr=False)
+    sessions_dir: str = "var/sessions"
+    vms_off: Mapping[str, int | None] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+def is_caller_name(name: str) -> bool:
+    """Tell whether a caller can be named so: the host agent records it as by=."""
+    return bool(_NAME.fullmatch(name))
+
+
+def is_vm_name(name: str) -> bool:
+    """Tell whether a VM can be named so."""
+    return bool(_VM_NAME.fullmatch(name)) and name not in _RESERVED
+
+
+def by_hand(vm: Vm, verb: str) -> tuple[str, ...]:
+    """Return the commands that do `verb` by hand; all of them for a reading verb or when none is for this one."""
+    if verb not in VERBS or not VERBS[verb].mutating:
+        return vm.by_hand
+    own = _naming(vm.by_hand, verb)
+    return own or (verb == "cycle" and _naming(vm.by_hand, "stop", "start")) or vm.by_hand
+
+
+def _naming(lines: Iterable[str], *words: str) -> tuple[str, ...]:
+    return tuple(line for line in lines if set(words) & set(line.split()))
