@@ -79,6 +79,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from . import audit  # the other commands start without a server
     from .server import make_server
 
+    signal.signal(signal.SIGTERM, _exit_quietly)
     log = audit.Writer()
     log.start()
     audit.note("start", address=f"{host}:{port}", **audit.in_force(config))
@@ -90,6 +91,11 @@ def serve(arguments: argparse.Namespace) -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that comes too late is no reason to die of it
         log.stop()
     return DONE
+
+
+def _exit_quietly(sig: int, frame: object) -> None:
+    """End by way of the `finally` clauses: the server, once it has ended, raises again the signal that ended it."""
+    sys.exit(DONE)
 
 
 def keys_new(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+import socket
+import struct
 from types import FrameType
 
 import uvicorn
@@ -16,6 +18,7 @@ from .settings import Config
 
 HEADER_SECONDS = 10.0
 HEADER_BYTES = 32 * 1024
+UNREAD_SECONDS = 10.0  # how long what is written may wait for a client that reads nothing
 SHUTDOWN_SECONDS = 5
 
 
@@ -36,11 +39,21 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     _headers_due: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _unread_due: asyncio.TimerHandle | None = None
     _body_due: asyncio.TimerHandle | None = None  # a body that nobody waits for must not hold a descriptor either
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self._expect_headers()
+
+    def pause_writing(self) -> None:
+        """Give a client that does not read what it asked for a little time, and no more."""
+        super().pause_writing()
+        self._unread_due = self.loop.call_later(UNREAD_SECONDS, self._reset)
+
+    def resume_writing(self) -> None:
+        self._was_read()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -64,6 +77,7 @@ class DeadlineProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_arrived()
         self._body_arrived()
+        self._was_read()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -90,6 +104,16 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self._body_due is not None:
             self._body_due.cancel()
             self._body_due = None
+
+    def _reset(self) -> None:
+        """End the connection at once; what the client did not read must not stay in the kernel either."""
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def _was_read(self) -> None:
+        if self._unread_due is not None:
+            self._unread_due.cancel()
+            self._unread_due = None
 
     def _give_up(self, answer: bytes) -> None:
         self._headers_arrived()

@@ -1,5 +1,6 @@
 """What the handler does with requests that are not what they should be, and with half of them."""
 
+import contextlib
 import json
 import socket
 import time
@@ -136,12 +137,25 @@ def raw(service: Service, data: bytes) -> bytes:
         return client.recv(65536)
 
 
+ASK = b"GET /app.js HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def asking_without_end(service: Service) -> socket.socket:
+    """Return a connection that has asked until nothing more could be written, and has read nothing."""
+    client = socket.create_connection(("127.0.0.1", service.port), 0.5)
+    with contextlib.suppress(TimeoutError):
+        client.sendall(ASK * 1_000_000)
+    return client
+
+
 HALVES = [b"", b"POST /pve HTTP/1.1\r\nhost: x\r\nx-slow: ", b"POST /pve HTTP/1.1\r\ncontent-length: 9\r\n\r\n{"]
 
 
 @pytest.mark.slow
 def test_half_a_request_is_given_up_after_ten_seconds(service: Service) -> None:
-    """Nothing, half the headers, half the body: 408 and the end, so that the descriptor is free again."""
+    """Nothing, half the headers, half the body: 408 and the end, so that the descriptor is free again. So does a
+    client lose its connection that goes on asking and reads no answer."""
+    deaf = asking_without_end(service)
     clients = [socket.create_connection(("127.0.0.1", service.port), 20) for _ in HALVES]
     for client, half in zip(clients, HALVES, strict=True):
         client.sendall(half)
@@ -150,6 +164,9 @@ def test_half_a_request_is_given_up_after_ten_seconds(service: Service) -> None:
             answer = stream.read()
         assert answer.startswith(b"HTTP/1.1 408")
         assert b"too-slow" in answer
+    deaf.settimeout(20)
+    with deaf, pytest.raises(ConnectionError):
+        deaf.sendall(ASK * 1_000_000)
 
 
 def test_endless_headers_are_cut(service: Service) -> None:
