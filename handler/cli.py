@@ -216,8 +216,8 @@ def host_bundle(arguments: argparse.Namespace) -> int:
 
 def host_install_commands(arguments: argparse.Namespace) -> int:
     """Print what to run on the Proxmox host for one VM; public keys only."""
+    from .connecting import public_key
     from .install import Keys, agent_key, recipe
-    from .link import public_key
 
     path = Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
     try:

@@ -21,9 +21,11 @@ from typing import Any
 
 import asyncssh
 
+from handler.connecting import known_hosts
 from handler.demo.run import free_port
 from handler.demo.world import VMID, World
-from handler.link import Channel, as_bytes, known_hosts, open_link
+from handler.link import Channel, open_link
+from handler.messages import as_bytes
 from handler.pve import Host
 from handler.settings import Address, Vm
 

@@ -37,8 +37,8 @@ from agents.pve.findings import (
 )
 from agents.pve.host import Host
 from agents.pve.keylines import judge_both_kinds, judge_elsewhere, judge_key_lines, key_lines
+from handler.connecting import public_key
 from handler.install import Keys, agent_key, recipe
-from handler.link import public_key
 from handler.settings import Address, Vm
 
 from .service import new_secret

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.demo.world import VMID
-from handler.link import Channel, exec_messages, open_link
+from handler.link import Channel, open_link
+from handler.messages import exec_messages
 from handler.outcomes import Lost, Message
 from handler.settings import Address, Vm
 

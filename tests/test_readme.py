@@ -106,7 +106,7 @@ INSIDE = {"job-unknown", "id-reused"}  # these become `"job": null` and an error
 @pytest.mark.parametrize("name", ["docs/protocol.md", "docs/runbook.md"])
 def test_every_verdict_code_is_documented(name: str) -> None:
     """Whatever code the host agent or the road can give is in the protocol, and in the runbook with what to do."""
-    sources = [*(ROOT / "agents/pve").glob("*.py"), ROOT / "handler/link.py"]
+    sources = [*(ROOT / "agents/pve").glob("*.py"), ROOT / "handler/link.py", ROOT / "handler/connecting.py"]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     codes = set(re.findall(r'\b(?:refused|failed|Verdict|Unreached)\(\s*"([a-z-]+)"', text)) - INSIDE
     assert {"stranded", "last-differs", "host-key-differs", "agent-failed"} <= codes

@@ -11,6 +11,7 @@ from typing import Any
 import asyncssh
 import pytest
 
+import handler.connecting
 import handler.link
 from handler.bodies import PveRequest
 from handler.demo.world import VMID, World
@@ -79,7 +80,7 @@ async def test_refused(open_host: Callable[..., Host]) -> None:
 
 async def test_timeout(open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
     """3: something takes the connection and never speaks."""
-    monkeypatch.setattr(handler.link, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(handler.connecting, "CONNECT_SECONDS", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)

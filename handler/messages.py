@@ -1,0 +1,42 @@
+"""What the host agent says, told apart from what only looks like it: lines of the session, and one exec's output. Pure.
+
+Strict, because a forced command that is not ours, or half an answer, must never be taken for an outcome.
+"""
+
+import json
+from collections.abc import Mapping
+
+from .outcomes import HTTP_STATUS, Lost, Message
+
+
+def is_message(message: Mapping[str, object]) -> bool:
+    """Tell whether an object has the shape of an answer; a host that sends others has not answered."""
+    if message.get("type") == "output":
+        return isinstance(message.get("stream"), str) and isinstance(message.get("text"), str)
+    code = message.get("exit_code")
+    return message.get("type") == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
+
+
+def as_bytes(data: bytes | str | None) -> bytes:
+    return data if isinstance(data, bytes) else (data or "").encode()
+
+
+def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list[Message]:
+    """Return what one exec said as messages. The trailer counts only as the last line, newline-ended, and when the
+    exit status arrived and agrees; anything else is Lost."""
+    head, _, last = stdout.removesuffix(b"\n").rpartition(b"\n")
+    if not stdout.endswith(b"\n") or not last.startswith(b"#breakglass "):
+        raise Lost("the answer ended without its last line")
+    try:
+        trailer = json.loads(last.removeprefix(b"#breakglass "))
+    except (ValueError, RecursionError):
+        raise Lost("the answer's last line is damaged") from None
+    if not isinstance(trailer, dict) or not is_message({**trailer, "type": "result"}):
+        raise Lost("the answer's last line is not a trailer")
+    if exit_status is None or exit_status < 0 or trailer["exit_code"] != exit_status:
+        raise Lost("the answer's last line and its exit status differ")
+    texts = (("stdout", head + b"\n" if head else b""), ("stderr", stderr))
+    output: list[Message] = [
+        {"type": "output", "stream": stream, "text": text.decode("utf-8", "replace")} for stream, text in texts if text
+    ]
+    return [*output, {"type": "result", **trailer}]
