@@ -8,7 +8,16 @@ from queue import Queue
 from types import TracebackType
 from typing import Any
 
-from handler.demo.world import World
+from agents.pve.host import Host
+from agents.pve.memory import Memory
+from handler.demo.world import VMID, World
+
+
+def processes(world: World, job_id: str) -> list[int]:
+    """Return the pids of a job's processes, the one that stands by first, as the host itself looks for them."""
+    memory = Memory(Host(VMID, str(world.root)))
+    record = memory.record(job_id)
+    return memory.processes(record) if record else []
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 
 from handler.demo.world import VMID, World
 
-from .agent import Session, execute
+from .agent import Session, execute, processes
 
 
 def memory(world: World, *parts: str) -> Path:
@@ -151,12 +151,12 @@ def test_many_processes_for_one_id_make_one_job(world: World) -> None:
 
 
 def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
-    """SIGKILL of the job's process: a result that says so with the VM's state, and the lock is free."""
+    """SIGKILL of the job and of what stands by for it: a result that says so with the VM's state, the lock is free."""
     with Session(gated_stop) as session:
         tag = session.send("cycle id=to-be-killed by=operator")
         job = running_job(session)
-        record = json.loads(memory(gated_stop, "jobs", job["id"], "request.json").read_text())
-        os.kill(record["pid"], signal.SIGKILL)
+        for pid in processes(gated_stop, job["id"]):
+            os.kill(pid, signal.SIGKILL)
         result = session.result(tag)
         assert (result["outcome"], result["verdict"]["code"], result["stage"]) == ("failed", "job-killed", "stop")
         assert result["state"] == "running"

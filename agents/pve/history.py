@@ -4,24 +4,30 @@ import base64
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from .host import Host
 from .memory import Memory, Record, boottime, read_json
-from .vmstate import in_time
+from .probe import NoAnswer, ask
+from .result import Verdict
 
 NEWEST = 50
 ARCHIVE_SECONDS = 1.0
 
 
 def entries(host: Host) -> list[dict[str, object]]:
-    """Return the newest 50 jobs, newest first; `outcome` is None while one runs."""
+    """Return the newest 50 jobs of /run, newest first; `outcome` is None while one runs."""
     memory = Memory(host)
-    found = [entry(memory, record) for record in list(memory.records())[:NEWEST]]
-    if len(found) < NEWEST:
-        known = {str(job["id"]) for job in found}
-        old = in_time(lambda: _archived(host.archive, known, NEWEST - len(found)), ARCHIVE_SECONDS)
-        found += old if isinstance(old, list) else []
-    return found
+    return [entry(memory, record) for record in list(memory.records())[:NEWEST]]
+
+
+def older_entries(host: Host, newer: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return what the archive adds up to 50 jobs in all; raise NoAnswer when its disk gives none."""
+    if len(newer) >= NEWEST:
+        return []
+    known = {str(job["id"]) for job in newer}
+    old = ask(lambda: _archived(host.archive, known, NEWEST - len(newer)), ARCHIVE_SECONDS)
+    return old if isinstance(old, list) else []
 
 
 def entry(memory: Memory, record: Record) -> dict[str, object]:
@@ -31,7 +37,11 @@ def entry(memory: Memory, record: Record) -> dict[str, object]:
     stage = memory.stage(record.id)
     if memory.alive(record):
         return _entry(vars(record), {"stage": stage, "seconds": round(boottime() - record.boottime, 1)})
-    return _entry(vars(record), {"stage": stage, "outcome": "failed", "verdict": {"code": "job-killed"}})
+    return _entry(vars(record), _cut_off(f"the job's process was killed in stage {stage or 'begin'}", stage))
+
+
+def _cut_off(sentence: str, stage: str = "") -> dict[str, object]:
+    return {"stage": stage, "outcome": "failed", "verdict": asdict(Verdict("job-killed", sentence, "status"))}
 
 
 def _entry(request: dict[str, object], result: dict[str, object]) -> dict[str, object]:
@@ -40,31 +50,42 @@ def _entry(request: dict[str, object], result: dict[str, object]) -> dict[str, o
 
 
 def _archived(archive: str, known: set[str], most: int) -> list[dict[str, object]]:
-    names = [name for name in os.listdir(archive) if name not in known] if os.path.isdir(archive) else []
-    found = []
-    for name in names:
-        request = read_json(f"{archive}/{name}/request.json")
-        result = read_json(f"{archive}/{name}/result.json")
-        if request and result:
-            found.append(_entry(request, result))
-    return sorted(found, key=lambda job: str(job["started"]), reverse=True)[:most]
+    if not os.path.isdir(archive):
+        return []
+    with os.scandir(archive) as directories:
+        dated = sorted(((job.stat().st_mtime, job.path) for job in directories if job.name not in known), reverse=True)
+    found = [_archived_entry(path) for _, path in dated[:most]]
+    return sorted(filter(None, found), key=lambda job: str(job["started"]), reverse=True)
+
+
+def _archived_entry(directory: str) -> dict[str, object] | None:
+    """Return an archived job. One without a result, which /run does not know, was running when the host went down."""
+    request = read_json(f"{directory}/request.json")
+    result = read_json(f"{directory}/result.json") or _cut_off("the host went down or was restarted while it ran")
+    return _entry(request, result) if request else None
 
 
 def whole_job(host: Host, job_id: str) -> dict[str, object] | None:
-    """Return one job with its output and picture, from /run or else from the archive; None when unknown."""
+    """Return one job with its output and picture, from /run or else from the archive; None when unknown. Raises
+    NoAnswer when the archive's disk gives none."""
     memory = Memory(host)
     record = memory.record(job_id)
     if record is not None and (memory.result(job_id) is None or os.path.exists(memory.job(job_id, "output"))):
         return entry(memory, record) | _contents(memory.job(job_id))
-    old = in_time(lambda: _archived_job(f"{host.archive}/{job_id}"), ARCHIVE_SECONDS)
+    try:
+        old = ask(lambda: _archived_job(f"{host.archive}/{job_id}"), ARCHIVE_SECONDS)
+    except NoAnswer:
+        if record is None:
+            raise
+        old = None
     if isinstance(old, dict):
         return old
     return entry(memory, record) | _contents(memory.job(job_id)) if record else None
 
 
 def _archived_job(directory: str) -> dict[str, object] | None:
-    request = read_json(f"{directory}/request.json")
-    return _entry(request, read_json(f"{directory}/result.json") or {}) | _contents(directory) if request else None
+    job = _archived_entry(directory)
+    return job | _contents(directory) if job else None
 
 
 def _contents(directory: str) -> dict[str, object]:

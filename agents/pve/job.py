@@ -8,7 +8,8 @@ import os
 import time
 
 from .host import Host
-from .memory import Memory, Record, boottime, write_whole
+from .memory import Memory, Record, boottime, write_process, write_whole
+from .probe import Ran, run
 from .result import Ended, Result, Verdict
 from .words import DEADLINE, DEADLINES
 
@@ -24,6 +25,7 @@ class Job:
         self.record = record
         self.stage = ""
         self.screen = False
+        self.second = 0  # the pid of the process that stands by (standby.py)
         self.warnings: list[str] = []
         self._until = time.monotonic() + DEADLINES[record.verb]
         self._room = JOB_OUTPUT_BYTES
@@ -63,6 +65,16 @@ class Job:
                 Verdict("deadline", f"{self.record.verb} did not end in {seconds}; it stopped in stage {self.stage}"),
             )
         return min(cap, left)
+
+    def run(self, argv: list[str], seconds: float) -> Ran:
+        """Run a command that changes the VM, and note which process it is, for whoever goes on in our place."""
+        return run(argv, self.left(seconds), self._note_command)
+
+    def _note_command(self, pid: int) -> None:
+        try:
+            write_process(self.memory.job(self.record.id, "command"), pid)
+        except OSError:
+            pass
 
     def finish(self, result: Result) -> None:
         """Settle the job, for whoever follows it now or asks for the id later."""

@@ -6,7 +6,7 @@ The order is the contract's: a known id attaches; then the lock, else busy; then
 import os
 import time
 
-from .archive import archive_finished
+from .archive import archive_begun, archive_finished, archive_trouble
 from .forensics import capture_lock, forensics, newest_capture
 from .grammar import Request
 from .history import ARCHIVE_SECONDS
@@ -15,6 +15,7 @@ from .job import Job
 from .memory import Lock, Memory, Record, boottime
 from .power import POWER
 from .preflight import as_expected
+from .probe import kill_child
 from .process import process_ticks, spawn_detached
 from .reads import holding
 from .result import Ended, Result, Verdict
@@ -52,6 +53,8 @@ def _live(host: Host, request: Request, nonce: str, claim_by: float) -> None:
         return  # somebody has this id, or a capture stands for it: end silently
     _settle(job, request, lock)
     lock.release()
+    if job.second:
+        kill_child(job.second)
     archive_finished(host, memory)
 
 
@@ -95,8 +98,13 @@ def _completed(job: Job, result: Result) -> Result:
         verdict=result.verdict,
         holder=result.holder,
         screen=job.screen,
-        warnings=tuple(job.warnings),
+        warnings=(*job.warnings, *_unarchived(job, result)),
     )
+
+
+def _unarchived(job: Job, result: Result) -> list[str]:
+    trouble = archive_trouble(job.memory) if result.exit_code != BUSY else ""
+    return [trouble] if trouble else []
 
 
 def _act(job: Job, request: Request, lock: Lock) -> Result:
@@ -106,6 +114,7 @@ def _act(job: Job, request: Request, lock: Lock) -> Result:
     refuse_old_id(job)
     facts = observe(job.host)
     as_expected(job, facts, request.if_state, request.if_last)
+    archive_begun(job.host, job.memory, job.record)
     return POWER[request.verb](job, facts)
 
 

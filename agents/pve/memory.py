@@ -51,6 +51,21 @@ def write_whole(path: str, text: str) -> None:
     os.replace(draft, path)
 
 
+def write_process(path: str, pid: int) -> None:
+    """Note a process so that a later one with its pid is not mistaken for it."""
+    write_whole(path, f"{pid} {process_ticks(pid)}")
+
+
+def read_process(path: str) -> int:
+    """Return the pid of the process that was noted, 0 when it has ended or nothing was noted."""
+    try:
+        with open(path, encoding="ascii") as file:
+            pid, ticks = map(int, file.read().split())
+    except (OSError, ValueError):
+        return 0
+    return pid if ticks and process_ticks(pid) == ticks else 0
+
+
 def remove_flat(directory: str) -> None:
     """Remove a job's directory, which holds files only."""
     try:
@@ -154,8 +169,13 @@ class Memory:
             return ""
 
     def alive(self, record: Record) -> bool:
-        """Tell whether the job's own process still runs."""
-        return process_ticks(record.pid) == record.ticks
+        """Tell whether the job's own process still runs, or the one that stands by for it."""
+        return bool(self.processes(record))
+
+    def processes(self, record: Record) -> list[int]:
+        """Return the pids of the processes that run for a job, the one that stands by first."""
+        first = record.pid if record.ticks and process_ticks(record.pid) == record.ticks else 0
+        return [pid for pid in (read_process(self.job(record.id, "second")), first) if pid]
 
     @property
     def last(self) -> str:

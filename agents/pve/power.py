@@ -10,9 +10,9 @@ from collections.abc import Callable
 from .forensics import before_acting
 from .job import Job
 from .preflight import can_start, cluster_view, nothing_left, refuse_locked, refused
-from .probe import run
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result
+from .standby import stand_by
 from .stopping import HA_SECONDS, failed, stop_process
 from .vmstate import Facts, conclude, has_process, observe, read_pid, sources
 from .words import DEADLINE, DONE, STRANDED
@@ -100,6 +100,7 @@ def cycle(job: Job, facts: Facts) -> Result:
         nothing_left(job)
     past_preconditions(job)
     old = facts.pid or 0
+    stand_by(job)
     try:
         if conclude(facts) != "stopped":
             stop_process(job, facts)
@@ -146,10 +147,10 @@ def past_preconditions(job: Job) -> None:
 def start_process(job: Job, old: int) -> Result:
     """`qm start`, then QEMU's own word that it runs, in a process other than `old`."""
     job.enter("start")
-    if (now := read_pid(job.host)) and now != old and conclude(observe(job.host)) == "running":
-        job.say(f"start: somebody else has started it, as process {now}")
+    if (now := read_pid(job.host)) and now != old and has_process(observe(job.host)):
+        job.say(f"start: it was started already, as process {now}")
         return verify_running(job, 10)
-    ran = run(["qm", "start", str(job.host.vmid)], job.left(150))
+    ran = job.run(["qm", "start", str(job.host.vmid)], 150)
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
     if ran.code is None:

@@ -97,8 +97,10 @@ class Ran:
     stderr: str
 
 
-def run(argv: list[str], seconds: float) -> Ran:
+def run(argv: list[str], seconds: float, began: Callable[[int], None] | None = None) -> Ran:
     """Run `argv` with a deadline in seconds, in a session of its own, and return what it printed.
+
+    `began` is told its pid.
 
     At the deadline its process group is killed and left behind. A grandchild that keeps the pipes open
     (a daemon that QEMU left) delays nothing: the command's own end is what counts.
@@ -108,6 +110,8 @@ def run(argv: list[str], seconds: float) -> Ran:
     pid = os.fork()
     if pid == 0:
         _exec(argv, out_w, err_w)
+    if began is not None:
+        began(pid)
     os.close(out_w)
     os.close(err_w)
     watched = _Watched(pid, out_r, err_r)

@@ -7,11 +7,13 @@ lines, and one result.
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from .archive import archive_trouble
 from .grammar import Request
-from .history import entries, table, whole_job
+from .history import entries, older_entries, table, whole_job
 from .host import Host, Key
 from .memory import Lock, Memory, write_whole
 from .preflight import cluster_view
+from .probe import NoAnswer
 from .result import Result, Verdict
 from .verdict import quick_verdict
 from .vmstate import Facts, conclude, leftovers, observing, sources
@@ -35,9 +37,7 @@ def read(host: Host, key: Key, request: Request, bundle: str) -> Iterator[Messag
     elif request.verb == "ping":
         yield from _ping(host, key, bundle)
     elif request.verb == "history":
-        jobs = entries(host)
-        yield output(table(jobs))
-        yield result_message(Result(DONE, last=Memory(host).last, stage="history", extra={"jobs": jobs}))
+        yield from _history(host)
     else:
         yield from _job(host, request.id)
 
@@ -100,10 +100,25 @@ def _records(host: Host) -> bool:
         return False
 
 
+def _history(host: Host) -> Iterator[Message]:
+    jobs, warnings = entries(host), [archive_trouble(Memory(host))]
+    try:
+        jobs += older_entries(host, jobs)
+    except NoAnswer as error:
+        warnings.append(f"the archive in /var/lib gave {error}: only jobs since the last boot are shown")
+    yield output(table(jobs))
+    extra: dict[str, object] = {"jobs": jobs}
+    said = tuple(filter(None, warnings))
+    yield result_message(Result(DONE, last=Memory(host).last, stage="history", warnings=said, extra=extra))
+
+
 def _job(host: Host, job_id: str) -> Iterator[Message]:
-    job = whole_job(host, job_id)
+    try:
+        job, silence = whole_job(host, job_id), ""
+    except NoAnswer as error:
+        job, silence = None, f", and the archive in /var/lib gave {error}"
     if job is None:
-        verdict = Verdict("job-unknown", f'no job "{job_id}" is known on this host', "history")
+        verdict = Verdict("job-unknown", f'no job "{job_id}" is known on this host{silence}', "history")
         yield result_message(Result(FAILED, stage="job", verdict=verdict))
         return
     yield output(str(job["output"]))

@@ -10,7 +10,6 @@ import time
 
 from .job import Job
 from .preflight import cluster_view
-from .probe import run
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Verdict
 from .vmstate import Facts, has_process, leftovers, observe, read_pid, sources, verified
@@ -27,8 +26,11 @@ def stop_process(job: Job, facts: Facts) -> None:
     """`qm stop` first; where it can't, QMP quit, SIGTERM, SIGKILL to the verified process; then proof."""
     job.enter("stop")
     host = job.host
+    if _gone(job, facts):
+        job.say("stop: no process is left already")
+        return
     if cluster_view(host) is not None:
-        ran = run(["qm", "stop", str(host.vmid)], job.left(90))
+        ran = job.run(["qm", "stop", str(host.vmid)], 90)
         job.say(ran.stdout)
         job.say(ran.stderr, "stderr")
         job.say("stop: qm stop " + ("did not end in time" if ran.code is None else f"ended with {ran.code}"))

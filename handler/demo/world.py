@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agents.bundle import bundle
 from agents.pve.host import Host
-from agents.pve.memory import Memory
+from agents.pve.memory import Memory, read_process
 
 DEMO = Path(__file__).parent
 VMID = 102
@@ -214,13 +214,15 @@ class World:
     def close(self) -> None:
         """End the jobs that still run, then the VM; all of them are ours, by what they wrote down."""
         memory = Memory(Host(VMID, str(self.root)))
-        pids = [record.pid for record in memory.records() if memory.alive(record)]
-        for pid in (*pids, self.pid):
-            if pid is not None:
+        for record in memory.records():
+            for pid in (*memory.processes(record), read_process(memory.job(record.id, "command"))):
                 _kill(pid)
+        _kill(self.pid or 0)
 
 
 def _kill(pid: int) -> None:
+    if not pid:
+        return
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:

@@ -1,0 +1,71 @@
+"""A second process beside a cycle: between its stop and its start, the death of one process must not leave the VM off.
+
+It is a fork of the job at the point of no return and sleeps until the first has ended. Where that left a result, it
+ends silently; where it was killed, it takes the lock, waits for the command that was under way, and goes on.
+"""
+
+import os
+import select
+import signal
+from typing import NoReturn
+
+from .job import Job
+from .memory import Lock, read_process, write_process
+from .process import lock_memory
+from .result import Ended, Verdict
+from .words import FAILED
+
+COMMAND_SECONDS = 150.0
+
+
+def stand_by(job: Job) -> None:
+    """Fork a second process. Returns in the first at once, and in the second only when the first was killed."""
+    try:
+        first = os.pidfd_open(os.getpid())
+        second = os.fork()
+    except OSError as error:  # no memory, no process: one is enough for a rescue
+        job.warnings.append(f"the host could not begin a second process for this job: {error.strerror}")
+        return
+    if second == 0:
+        _take_over(job, first)
+        return
+    os.close(first)
+    job.second = second
+    try:
+        write_process(job.memory.job(job.record.id, "second"), second)
+    except OSError:
+        pass
+
+
+def _take_over(job: Job, first: int) -> None:
+    lock_memory()
+    select.select([first], [], [])
+    os.close(first)
+    stage = job.memory.stage(job.record.id)
+    if job.memory.result(job.record.id) is not None:
+        _end()
+    killed = f"the job's process was killed in stage {stage}"
+    if not Lock(job.host, "lock").take(job.record.id):
+        raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
+    job.warnings.append(f"{killed}; a second one went on")
+    job.say(f"{stage}: {job.warnings[-1]}", "stderr")
+    _await_command(job)
+
+
+def _end() -> NoReturn:
+    os._exit(0)
+
+
+def _await_command(job: Job) -> None:
+    """Wait for the `qm` that the first process ran: two of them on one VM would be in each other's way."""
+    path = job.memory.job(job.record.id, "command")
+    pid = read_process(path)
+    try:
+        pidfd = os.pidfd_open(pid) if pid else -1
+    except OSError:
+        return
+    if pidfd < 0 or read_process(path) != pid:  # opened first, looked at again then: no other process is meant
+        return
+    if not select.select([pidfd], [], [], job.left(COMMAND_SECONDS))[0]:
+        os.killpg(pid, signal.SIGKILL)
+    os.close(pidfd)
