@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from .cluster import cluster_view
 from .findings import (
     Finding,
     account_of,
@@ -29,7 +30,6 @@ from .findings import (
 )
 from .host import Host
 from .keylines import KeyLine, judge_both_kinds, judge_elsewhere, judge_key_lines, key_lines
-from .preflight import cluster_view
 from .probe import run
 from .vmstate import in_time
 
@@ -97,10 +97,9 @@ def _vm(host: Host) -> Iterator[Finding]:
         yield warning(
             "/etc/pve does not answer; reset and stop work, start and cycle do not", "systemctl status pve-cluster"
         )
-    elif not view["config"]:
-        yield wrong(
-            f"VM {host.vmid} has no configuration on this node", f"find / -path '*/qemu-server/{host.vmid}.conf'"
-        )
+    elif not view.config:
+        where = f"it is on node {view.node}" if view.node else "no node has one"
+        yield wrong(f"VM {host.vmid} has no configuration on this node", where)
     else:
         yield good(f"VM {host.vmid} is configured on this node")
 

@@ -22,8 +22,12 @@ class Evidence:
     """`state`: see vmstate.conclude. `threads`: one state letter for each thread of QEMU. `stuck`: threads that sat in
     one uninterruptible sleep from the first sample to the second. `queues`: each sample of the disks' queues, oldest
     first. `cpu`: seconds of processor time that QEMU used between the samples. `lock`: the configuration's `lock:`.
-    `owners`: who works on the VM. `agent`: answers, silent (its port is open in the guest) or empty (not known).
-    `silent_storage`: commands about storage that did not end in time."""
+    `owners`: who holds the lock file. `lock_alive`: whether the task that took the lock still runs, None when not
+    known; `lock_owner`: the lines that say so. `node`: the other node that has the configuration. `ha`, `ha_seen`: the
+    state requested of HA and the one that its manager sees. `qm_says`: the word of `qm status`. `pending`: options
+    that wait for a new QEMU. `quiet_minutes`: how long Proxmox's statistics know of no disk write. `agent`: answers,
+    silent (its port is open in the guest) or empty (not known). `silent_storage`: commands about storage that did not
+    end in time."""
 
     state: str
     source: str = ""
@@ -35,6 +39,14 @@ class Evidence:
     cpu: float | None = None
     lock: str = ""
     owners: tuple[str, ...] = ()
+    lock_alive: bool | None = None
+    lock_owner: tuple[str, ...] = ()
+    node: str = ""
+    ha: str = ""
+    ha_seen: str = ""
+    qm_says: str = ""
+    pending: tuple[str, ...] = ()
+    quiet_minutes: int | None = None
     leftovers: tuple[int, ...] = ()
     disk_errors: tuple[str, ...] = ()
     block_jobs: tuple[str, ...] = ()

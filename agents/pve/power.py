@@ -4,32 +4,34 @@ reset ends running; start makes it run; stop proves that nothing is left; cycle 
 again.
 """
 
-import time
 from collections.abc import Callable
 
+from .cluster import cluster_view
 from .forensics import before_acting
+from .ha import ha_line, ha_manages
 from .job import Job
-from .preflight import can_start, cluster_view, nothing_left, refuse_locked, refused
+from .lockrules import refuse_locked, refuse_reset, refuse_resume, refused
+from .preflight import can_start, nothing_left, refuse_deaf_ha, refuse_elsewhere
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result
 from .standby import stand_by
-from .stopping import HA_SECONDS, failed, stop_process
-from .vmstate import Facts, conclude, has_process, observe, read_pid, sources
-from .words import DEADLINE, DONE, STRANDED
-
-SECOND_START_SECONDS = 2.0
+from .starting import start_again, start_process, verify_running
+from .stopping import failed, stop_process
+from .vmstate import Facts, conclude, has_process, observe, sources
+from .words import DONE, STRANDED
 
 
 def reset(job: Job, facts: Facts) -> Result:
     """Press the reset button by QMP; end running. Needs neither `qm` nor an /etc/pve that answers."""
     state = conclude(facts)
     if state == "stopped":
+        refuse_elsewhere(job, cluster_view(job.host))
         raise refused("not-running", f"VM {job.host.vmid} is stopped; there is nothing to reset", "start")
     if not facts.qmp:
         raise refused(
             "qemu-silent", "QEMU does not answer on its monitor; a reset can't reach it", "cycle", sources(facts)
         )
-    refuse_locked(job, cluster_view(job.host))
+    refuse_reset(job, cluster_view(job.host), state)
     past_preconditions(job)
     job.enter("reset")
     try:
@@ -50,15 +52,26 @@ def reset(job: Job, facts: Facts) -> Result:
 
 def stop(job: Job, facts: Facts) -> Result:
     """Stop the VM and prove that no process of it is left."""
+    view = cluster_view(job.host)
     if conclude(facts) == "stopped":
+        refuse_elsewhere(job, view)
         nothing_left(job)
         past_preconditions(job)
         job.say("stop: already stopped")
-        return Result(DONE, "stopped")
-    refuse_locked(job, cluster_view(job.host))
-    past_preconditions(job)
-    stop_process(job, facts)
+    else:
+        refuse_deaf_ha(job, view)
+        refuse_locked(job, view)
+        past_preconditions(job)
+        stop_process(job, facts)
+    _say_what_ha_does(job)
     return Result(DONE, "stopped")
+
+
+def _say_what_ha_does(job: Job) -> None:
+    """A VM that was stopped behind HA's back does not stay so: say what HA wants of it."""
+    view = cluster_view(job.host)
+    if view and ha_manages(view.ha):
+        job.warnings.append(ha_line(view.ha, view.ha_seen))
 
 
 def start(job: Job, facts: Facts) -> Result:
@@ -78,7 +91,7 @@ def start(job: Job, facts: Facts) -> Result:
 
 def resume(job: Job, state: str) -> Result:
     if state != "running":
-        refuse_locked(job, cluster_view(job.host))
+        refuse_resume(job, cluster_view(job.host))
     past_preconditions(job)
     job.enter("start")
     if state == "running":
@@ -95,18 +108,19 @@ def resume(job: Job, state: str) -> Result:
 
 def cycle(job: Job, facts: Facts) -> Result:
     """Stop, then start with a new QEMU process; refuse when a start could not follow."""
-    can_start(job)
-    if conclude(facts) == "stopped":
+    runs = conclude(facts) != "stopped"
+    can_start(job, stops_first=runs)
+    if not runs:
         nothing_left(job)
     past_preconditions(job)
     old = facts.pid or 0
     stand_by(job)
     try:
-        if conclude(facts) != "stopped":
+        if runs:
             stop_process(job, facts)
         return start_again(job, old)
     except Ended as ended:
-        if has_process(observe(job.host)) is not False:
+        if ended.verdict.code == "moved" or has_process(observe(job.host)) is not False:
             raise  # not off
         raise failed(
             "stranded",
@@ -115,18 +129,6 @@ def cycle(job: Job, facts: Facts) -> Result:
             *ended.verdict.evidence,
             exit_code=STRANDED,
         ) from None
-
-
-def start_again(job: Job, old: int) -> Result:
-    """Start what a cycle has stopped; a first failure may be a lock that somebody else held, so try a second time."""
-    try:
-        return start_process(job, old)
-    except Ended as ended:
-        if ended.exit_code == DEADLINE or conclude(observe(job.host)) != "stopped":
-            raise
-        job.say(f"start: {ended.verdict.sentence}; trying once more", "stderr")
-        time.sleep(SECOND_START_SECONDS)
-        return start_process(job, old)
 
 
 def past_preconditions(job: Job) -> None:
@@ -142,41 +144,6 @@ def past_preconditions(job: Job) -> None:
         raise
     except Exception as error:  # evidence before action, but never instead of it: a defect there must not stop a rescue
         job.warnings.append(f"the evidence could not be taken: {type(error).__name__}: {error}")
-
-
-def start_process(job: Job, old: int) -> Result:
-    """`qm start`, then QEMU's own word that it runs, in a process other than `old`."""
-    job.enter("start")
-    if (now := read_pid(job.host)) and now != old and has_process(observe(job.host)):
-        job.say(f"start: it was started already, as process {now}")
-        return verify_running(job, 10)
-    ran = job.run(["qm", "start", str(job.host.vmid)], 150)
-    job.say(ran.stdout)
-    job.say(ran.stderr, "stderr")
-    if ran.code is None:
-        raise failed("deadline", "qm start did not end in time", "start", exit_code=DEADLINE)
-    result = verify_running(job, HA_SECONDS) if ran.code == 0 else None
-    if result is None:
-        last_words = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise failed("verb-failed", f"qm start failed: {last_words}", "start", *ran.stderr.splitlines()[-5:])
-    if old and read_pid(job.host) == old:
-        raise failed("verb-failed", f"the VM runs, but still in the old process {old}", "cycle")
-    return result
-
-
-def verify_running(job: Job, seconds: float) -> Result:
-    """Return done once QEMU itself says running; fail with what it says instead."""
-    job.enter("verify")
-    until = time.monotonic() + job.left(seconds)
-    facts = observe(job.host)
-    while conclude(facts) != "running" and time.monotonic() < until:
-        time.sleep(0.05)
-        facts = observe(job.host)
-    state = conclude(facts)
-    if state != "running":
-        raise failed("verb-failed", f"the VM is {state} and not running", "forensics", sources(facts))
-    job.say(f"verify: running ({sources(facts)})")
-    return Result(DONE, state)
 
 
 Verb = Callable[[Job, Facts], Result]

@@ -1,87 +1,93 @@
-"""What a verb looks at before it acts: the cluster, locks, leftovers, and what the person was looking at.
+"""What a verb looks at before it acts: the cluster, HA, leftovers, and what the person was looking at.
 
-A refusal (exit 12) always means that nothing was changed. What a human must decide (unlock a VM, force a quorum) is
-named and never done.
+A refusal (exit 12) always means that nothing was changed. What a human must decide (take a VM out of HA's hands, force
+a quorum) is named and never done.
 """
 
 import os
-import stat
+import re
 
-from .host import Host
+from .cluster import CLUSTER_SECONDS, Cluster, cluster_view, node_name
+from .ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from .job import Job
+from .lockrules import refuse_flock, refuse_locked, refused
 from .probe import run
-from .result import Ended, Verdict
-from .vmstate import Facts, conclude, has_process, in_time, leftovers
-from .words import REFUSED
+from .vmstate import Facts, conclude, has_process, leftovers
 
-CLUSTER_SECONDS = 3.0
 QM_SECONDS = 8.0
+_NO_QUORUM = (
+    "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
+    "reset works without a quorum",
+)
 
 
-def refused(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended:
-    return Ended(REFUSED, Verdict(code, sentence, advice, evidence))
-
-
-def cluster_view(host: Host) -> dict[str, object] | None:
-    """Return what /etc/pve says of the VM, or None when that file system (FUSE, may hang) gives no answer.
-
-    `quorate` is the owner's write bit of /etc/pve/local, which is what PVE's own check_cfs_quorum reads.
-    """
-
-    def question() -> dict[str, object]:
-        mode = os.stat(host.path("/etc/pve/local")).st_mode
-        conf = host.path(f"/etc/pve/qemu-server/{host.vmid}.conf")
-        return {
-            "quorate": bool(mode & stat.S_IWUSR),
-            "config": os.path.exists(conf),
-            "lock": _config_lock(conf),
-            "qm": any(os.access(f"{directory}/qm", os.X_OK) for directory in os.get_exec_path()),
-        }
-
-    answer = in_time(question, CLUSTER_SECONDS)
-    return answer if isinstance(answer, dict) else None
-
-
-def _config_lock(conf: str) -> str:
-    try:
-        with open(conf, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("["):  # snapshots follow; only the current section can be locked
-                    break
-                if line.startswith("lock:"):
-                    return line[5:].strip()
-    except OSError:
-        pass
-    return ""
-
-
-def can_start(job: Job) -> None:
-    """Refuse unless a start can succeed: it asks before anything is stopped."""
+def can_start(job: Job, stops_first: bool = False) -> None:
+    """Refuse unless a start can succeed: a cycle asks before anything is stopped."""
     host, view = job.host, cluster_view(job.host)
     if view is None:
-        raise refused("no-quorum", "/etc/pve does not answer, so a start would hang", "", "/etc/pve: no answer in 3 s")
-    if not view["quorate"]:
-        raise refused("no-quorum", "this node has no quorum, so a start would fail", "", "/etc/pve/local is read-only")
-    if not view["config"]:
-        raise refused("no-config", f"VM {host.vmid} has no configuration on this node", "", "look in /etc/pve/.vmlist")
-    if not view["qm"]:
-        raise refused("no-qm", "qm is not on this host's PATH, so a start would fail", "", f"PATH={os.get_exec_path()}")
-    refuse_locked(job, view)
-    ran = run(["qm", "status", str(host.vmid)], job.left(QM_SECONDS))
+        silent = f"/etc/pve: no answer in {CLUSTER_SECONDS:g} s"
+        raise refused("no-quorum", "/etc/pve does not answer, so a start would hang", "", silent)
+    if not view.quorate:
+        sentence = "this node has no quorum, so a start would fail"
+        raise refused("no-quorum", sentence, "", "/etc/pve/local is read-only", *_NO_QUORUM)
+    refuse_elsewhere(job, view)
+    if not view.config:
+        missing = f"Configuration file 'nodes/{node_name()}/qemu-server/{host.vmid}.conf' does not exist"
+        raise refused("no-config", f"VM {host.vmid} has no configuration on any node", "", missing)
+    if ha_stuck(view.ha, view.ha_seen):
+        raise _stuck(job, view)
+    if view.lock != "suspended" or stops_first:
+        refuse_locked(job, view)
+    refuse_flock(job, stops_first)
+    _refuse_broken_qm(job)
+
+
+def _refuse_broken_qm(job: Job) -> None:
+    if not any(os.access(f"{directory}/qm", os.X_OK) for directory in os.get_exec_path()):
+        sentence = "qm is not on this host's PATH, so a start would fail"
+        raise refused("no-qm", sentence, "", f"PATH={os.get_exec_path()}")
+    ran = run(["qm", "status", str(job.host.vmid)], job.left(QM_SECONDS))
     if ran.code != 0:
         said = f"ended with {ran.code}" if ran.code is not None else f"gave no answer in {QM_SECONDS:g} s"
         last_words = ran.stderr.strip().splitlines()[-1:]
         raise refused("no-qm", f"qm status {said}, so a start would fail as well", "", *last_words)
 
 
-def refuse_locked(job: Job, view: dict[str, object] | None) -> None:
-    """Refuse while a task holds the VM's configuration; what /etc/pve does not tell refuses nothing."""
-    if view and view["lock"]:
-        vmid = job.host.vmid
-        sentence = f"VM {vmid} is locked ({view['lock']}): a task works on it, or died and left the lock"
+def refuse_elsewhere(job: Job, view: Cluster | None) -> None:
+    """Refuse when the VM's configuration is on another node: what is stopped here may run there."""
+    if view and view.node:
+        vmid, here = job.host.vmid, node_name()
         raise refused(
-            "locked", sentence, "", f"lock: {view['lock']}", f"see who: qm config {vmid}; then qm unlock {vmid}"
+            "other-node",
+            f"VM {vmid} is on node {view.node} now and not on {here}: ask there",
+            "",
+            f"Configuration file 'nodes/{here}/qemu-server/{vmid}.conf' does not exist",
+            f"/etc/pve/.vmlist names {view.node}",
         )
+
+
+def refuse_deaf_ha(job: Job, view: Cluster | None) -> None:
+    """Refuse a stop that HA could not take and would undo: without a quorum, or while it holds the VM as it is."""
+    if view and ha_restarts(view.ha, view.ha_seen) and not view.quorate:
+        sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA takes no stop and undoes a kill"
+        fence = "a node with active HA services that lost its quorum reboots itself after 60 s"
+        raise refused("no-quorum", sentence, "", ha_line(view.ha, view.ha_seen), fence, *_NO_QUORUM)
+    if view and ha_stuck(view.ha, view.ha_seen) and view.ha_seen != "error":
+        raise _stuck(job, view)
+
+
+def _stuck(job: Job, view: Cluster) -> Exception:
+    vmid = job.host.vmid
+    sentence = f"HA has VM {vmid} in state {view.ha_seen} and starts nothing: a stopped VM would stay off"
+    said = (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",)
+    return refused(
+        "ha-stuck",
+        sentence,
+        "",
+        ha_line(view.ha, view.ha_seen),
+        *(said if view.ha_seen == "error" else ()),
+        *ha_by_hand(vmid, view.ha, view.ha_seen),
+    )
 
 
 def nothing_left(job: Job) -> None:
@@ -99,6 +105,8 @@ def as_expected(job: Job, facts: Facts, if_state: str, if_last: str) -> None:
     """Refuse when the host sees other than what the person was looking at; what it can't see refuses nothing."""
     exists = has_process(facts)
     if if_state and exists is None:
+        exists = _second_word(job)
+    if if_state and exists is None:
         job.warnings.append("the host could not determine whether the VM runs, so if_state was not checked")
     elif if_state and exists != (if_state != "stopped"):
         raise refused("state-differs", f"the VM is {conclude(facts)} now, not {if_state}; look again", "status")
@@ -113,3 +121,13 @@ def _what_happened(job: Job, last: str) -> str:
         return "the newest job on this VM is not the one you saw; look again"
     ago = job.record.boottime - record.boottime
     return f"{record.by}: {record.verb}, {ago:.0f} s ago, which you had not seen; look again"
+
+
+def _second_word(job: Job) -> bool | None:
+    """Ask `qm status` whether a process exists, where /proc and QMP could not tell."""
+    ran = run(["qm", "status", str(job.host.vmid)], job.left(5))
+    said = re.search(r"^status: (\S+)$", ran.stdout, re.MULTILINE)
+    if ran.code != 0 or said is None:
+        return None
+    job.warnings.append(f"/proc and QEMU did not tell whether the VM runs; qm status says {said[1]}")
+    return said[1] != "stopped"

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .archive import archive_trouble
+from .cluster import Cluster, cluster_view
 from .grammar import Request
 from .history import entries, older_entries, table, whole_job
 from .host import Host, Key
 from .memory import Lock, Memory, write_whole
-from .preflight import cluster_view
 from .probe import NoAnswer
 from .result import Result, Verdict
 from .verdict import quick_verdict
@@ -20,6 +20,8 @@ from .vmstate import Facts, conclude, leftovers, observing, sources
 from .words import DEADLINE, DONE, FAILED, VERSION
 
 Message = dict[str, object]
+
+STOPPED_SECONDS = 1.5  # of a VM that is not here: which node has it. An /etc/pve that hangs costs no more
 
 
 def output(text: str, stream: str = "stdout") -> Message:
@@ -47,10 +49,11 @@ def _status(host: Host) -> Iterator[Message]:
     for facts in observing(host):
         yield {"type": "facts", **asdict(facts)}
     yield output(f"{conclude(facts)}: {sources(facts)}")
-    yield result_message(status_result(host, facts, DONE))
+    elsewhere = cluster_view(host, STOPPED_SECONDS) if conclude(facts) == "stopped" else None
+    yield result_message(status_result(host, facts, DONE, elsewhere))
 
 
-def status_result(host: Host, facts: Facts, exit_code: int) -> Result:
+def status_result(host: Host, facts: Facts, exit_code: int, view: Cluster | None = None) -> Result:
     """Return the result of a status from whatever facts there are; reads tmpfs only, so it never waits."""
     memory = Memory(host)
     holder_id = Lock(host, "lock").holder()
@@ -59,7 +62,8 @@ def status_result(host: Host, facts: Facts, exit_code: int) -> Result:
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
     else:
-        verdict = quick_verdict(state, sources(facts), tuple(leftovers(host)) if state == "stopped" else ())
+        left = tuple(leftovers(host)) if state == "stopped" else ()
+        verdict = quick_verdict(state, sources(facts), left, view.node if view else "")
     return Result(exit_code, state, memory.last, "status", verdict, holder)
 
 
@@ -84,7 +88,7 @@ def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:
         "bundle": bundle,
         "vmid": host.vmid,
         "read_only": key.read_only,
-        "quorum": bool(view and view["quorate"]),
+        "quorum": bool(view and view.quorate),
         "records": _records(host),
     }
     yield output(f"breakglass-pve {VERSION} for VM {host.vmid}")

@@ -8,14 +8,16 @@ import select
 import signal
 import time
 
+from .cluster import Cluster, cluster_view
+from .ha import ha_by_hand, ha_line, ha_manages, ha_restarts
 from .job import Job
-from .preflight import cluster_view
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Verdict
 from .vmstate import Facts, has_process, leftovers, observe, read_pid, sources, verified
 from .words import DEADLINE, FAILED
 
-HA_SECONDS = 60.0
+HA_STOP_SECONDS = 75.0  # its manager and its LRM take 10 s each, and qm's own ladder may follow
+SETTLE_SECONDS = 5.0
 
 
 def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code: int = FAILED) -> Ended:
@@ -25,42 +27,69 @@ def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code
 def stop_process(job: Job, facts: Facts) -> None:
     """`qm stop` first; where it can't, QMP quit, SIGTERM, SIGKILL to the verified process; then proof."""
     job.enter("stop")
-    host = job.host
     if _gone(job, facts):
         job.say("stop: no process is left already")
         return
-    if cluster_view(host) is not None:
-        ran = job.run(["qm", "stop", str(host.vmid)], 90)
-        job.say(ran.stdout)
-        job.say(ran.stderr, "stderr")
-        job.say("stop: qm stop " + ("did not end in time" if ran.code is None else f"ended with {ran.code}"))
-        if ran.code == 0:
-            _wait_gone(job, facts)
-    else:
+    view = cluster_view(job.host)
+    if view is None:
         job.say("stop: /etc/pve does not answer, so qm can't be used; stopping QEMU directly")
+        job.warnings.append("/etc/pve did not tell whether HA manages the VM; if it does, HA may start it again")
+    else:
+        _stop_by_qm(job, facts, view)
     for rung in (_quit, _terminate, _kill):
         if _gone(job, facts):
             break
         rung(job, facts)
     job.enter("verify")
     if not _gone(job, facts):
-        raise _not_gone(job)
+        raise _not_gone(job, facts)
     job.say("stop: no process is left")
 
 
-def _not_gone(job: Job) -> Ended:
+def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
+    """Let `qm` stop it. For a VM under HA that is a request, which gets its time and decides what may follow."""
+    ran = job.run(["qm", "stop", str(job.host.vmid)], 90)
+    job.say(ran.stdout)
+    job.say(ran.stderr, "stderr")
+    job.say("stop: qm stop " + ("did not end in time" if ran.code is None else f"ended with {ran.code}"))
+    if not ha_manages(view.ha) and "Requesting HA stop" not in ran.stdout:
+        if ran.code == 0:
+            _wait_gone(job, facts, SETTLE_SECONDS)
+        return
+    if ran.code == 0:
+        job.say("stop: HA has been asked; it acts within half a minute when it is well")
+        _wait_gone(job, facts, HA_STOP_SECONDS)
+    if not _gone(job, facts):
+        _leave_it_to_ha(job, DEADLINE if ran.code == 0 else FAILED)
+
+
+def _leave_it_to_ha(job: Job, exit_code: int) -> None:
+    """End the verb rather than kill a QEMU that HA wants to run: HA would start it again, or move it to another node
+    while it hangs here. Where HA itself wants it stopped, or has given it up (error), nothing brings it back, so it
+    may be ended directly."""
+    view = cluster_view(job.host)
+    if view is not None and not ha_restarts(view.ha, view.ha_seen):
+        job.say(f"stop: {ha_line(view.ha, view.ha_seen)}; ending QEMU directly")
+        return
+    known = view or Cluster(ha="started")
+    sentence = "HA manages the VM and has not stopped it; it was not killed, because HA would start it again or move it"
+    lines = (ha_line(known.ha, known.ha_seen), *ha_by_hand(job.host.vmid, known.ha, known.ha_seen))
+    raise failed("ha-holds", sentence, "", *lines, exit_code=exit_code)
+
+
+def _not_gone(job: Job, facts: Facts) -> Ended:
     """Return what is really left: a QEMU that nothing can kill, or something else in its scope."""
     now, pids = observe(job.host), leftovers(job.host)
-    if has_process(now) is False:
+    survives = facts.pid is not None and verified(job.host, facts.pid) is not False
+    if has_process(now) is False and not survives:
         sentence = f"QEMU is gone, but processes {pids} are left in its scope; a start would block"
         return failed("leftover", sentence, "", sources(now), f"{job.host.scope}: {pids}", exit_code=DEADLINE)
     sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would block"
-    return failed("deadline", sentence, "", sources(now), exit_code=DEADLINE)
+    return failed("deadline", sentence, "", sources(facts), f"process {facts.pid} lives", exit_code=DEADLINE)
 
 
-def _wait_gone(job: Job, facts: Facts) -> None:
-    """Give a stop that was accepted its time: for a VM under HA `qm stop` only asks, and HA acts later."""
-    until = time.monotonic() + job.left(HA_SECONDS)
+def _wait_gone(job: Job, facts: Facts, seconds: float) -> None:
+    until = time.monotonic() + job.left(seconds)
     while not _gone(job, facts) and time.monotonic() < until:
         time.sleep(0.1)
 
@@ -81,9 +110,9 @@ def _quit(job: Job, facts: Facts) -> None:
     try:
         with Qmp(job.host.qmp, job.left(3)) as qmp:
             qmp.command("quit")
+        _wait_end(job, pidfd, 5)
     except (QmpError, QmpSilent):
-        pass
-    _wait_end(job, pidfd, 5)
+        os.close(pidfd)
 
 
 def _terminate(job: Job, facts: Facts) -> None:

@@ -4,7 +4,21 @@ A verb is advised only where the evidence names the fault. An idle guest and a h
 the verdict says so instead of guessing.
 """
 
-from .evidence import Evidence, Queue
+from .evidence import Evidence
+from .ha import ha_stuck
+from .proof import (
+    compared,
+    counted,
+    cpu_lines,
+    frozen_disks,
+    host_lines,
+    known_line,
+    listed,
+    lock_lines,
+    moved,
+    queue_lines,
+    thread_lines,
+)
 from .result import Verdict
 
 # QEMU's RunState words (qapi/run-state.json) in which the guest's processors stand still: (sentence, advised verb).
@@ -33,29 +47,43 @@ def verdict_of(seen: Evidence) -> Verdict:
     return _on_standing(seen)
 
 
-def quick_verdict(state: str, source: str, leftovers: tuple[int, ...] = ()) -> Verdict:
-    """Return what the state alone says, for `status`."""
+def quick_verdict(state: str, source: str, leftovers: tuple[int, ...] = (), node: str = "") -> Verdict:
+    """Return what the state alone says, for `status`; of a VM that is not here, which node has it."""
     if state == "running":
         sentence = "QEMU answers and says running; whether the guest hangs, forensics and the console tell"
         return Verdict("running", sentence, "", (source,))
     if state == "wedged":
         sentence = "a QEMU process is there and its monitor is silent: take forensics before a cycle"
         return Verdict("qemu-wedged", sentence, "forensics", (source,))
-    return verdict_of(Evidence(state, source, leftovers=leftovers))
+    return verdict_of(Evidence(state, source, leftovers=leftovers, node=node))
 
 
 def _on_stopped(seen: Evidence) -> Verdict:
     if seen.leftovers:
         sentence = (
-            f"the VM is stopped and {_count(len(seen.leftovers), 'process')} of it did not end: a start would block; "
+            f"the VM is stopped and {counted(len(seen.leftovers), 'process')} of it did not end: a start would block; "
             "mend the host's storage, else reboot the host"
         )
-        return Verdict("leftover", sentence, "", (f"left in the VM's scope: {_listed(seen.leftovers)}",))
+        return Verdict("leftover", sentence, "", (f"left in the VM's scope: {listed(seen.leftovers)}",))
+    if seen.node:
+        sentence = f"the VM is on node {seen.node} now and not on this one: look there"
+        return Verdict("other-node", sentence, "", (f"/etc/pve/.vmlist names {seen.node}", *known_line(seen.source)))
+    if ha_stuck(seen.ha, seen.ha_seen):
+        sentence = f"the VM is stopped and HA has it in state {seen.ha_seen}: HA has to let go before a start"
+        return Verdict("ha-stuck", sentence, "", (*host_lines(seen), *lock_lines(seen)))
+    if seen.lock == "suspended" and not seen.owners:
+        sentence = "the VM was put to sleep on disk: start takes it up where it was"
+        return Verdict("stopped", sentence, "start", (*lock_lines(seen), *host_lines(seen)))
     if seen.lock or seen.owners:
-        held = f"locked ({seen.lock})" if seen.lock else "being worked on"
-        sentence = f"the VM is stopped and {held}: see who works on it before a start"
-        return Verdict("stopped-locked", sentence, "", _lock_lines(seen))
-    return Verdict("stopped", "the VM is stopped: start it", "start", _known(seen.source))
+        return Verdict("stopped-locked", _locked_sentence(seen), "", (*lock_lines(seen), *host_lines(seen)))
+    return Verdict("stopped", "the VM is stopped: start it", "start", (*known_line(seen.source), *host_lines(seen)))
+
+
+def _locked_sentence(seen: Evidence) -> str:
+    if seen.lock and seen.lock_alive is False and not seen.owners:
+        return f"the VM is stopped and locked ({seen.lock}) by a task that is dead: unlock it by hand, then start"
+    held = f"locked ({seen.lock})" if seen.lock else "being worked on"
+    return f"the VM is stopped and {held}: see who works on it before a start"
 
 
 def _on_wedged(seen: Evidence) -> Verdict:
@@ -63,127 +91,65 @@ def _on_wedged(seen: Evidence) -> Verdict:
         sentence = "QEMU itself was stopped by a signal: `kill -CONT` lets it go on where it was, a cycle ends it"
     else:
         sentence = "a QEMU process is there, its monitor is silent, and no thread waits for storage: cycle it"
-    return Verdict("qemu-wedged", sentence, "cycle", (*_known(seen.source), *_thread_lines(seen)))
+    return Verdict("qemu-wedged", sentence, "cycle", (*known_line(seen.source), *thread_lines(seen), *host_lines(seen)))
 
 
 def _storage_hung(seen: Evidence, *proof: str) -> Verdict:
     sentence = (
         "the host's storage does not answer: don't cycle, QEMU could not end and a start would block; mend the storage"
     )
-    return Verdict("storage-hung", sentence, "", (*proof, *_known(seen.source), *_thread_lines(seen)))
+    return Verdict("storage-hung", sentence, "", (*proof, *known_line(seen.source), *thread_lines(seen)))
 
 
 def _on_standing(seen: Evidence) -> Verdict:
-    state, source = seen.state, _known(seen.source)
+    state, source = seen.state, known_line(seen.source)
     if state == "io-error":
         sentence = "a disk request failed and QEMU paused the guest: make room or mend the storage, then start"
         return Verdict("io-error", f"{sentence}; nothing is lost", "start", (*seen.disk_errors, *source))
+    if state in _PAUSED and seen.lock == "backup" and seen.lock_alive is False and not seen.owners:
+        sentence = f"the VM is {state}, and the backup that left it so is dead: start lets it go on"
+        return Verdict("paused", sentence, "start", (*source, *lock_lines(seen)))
     if state in _PAUSED and (seen.lock or seen.owners):
         lock = f" ({seen.lock})" if seen.lock else ""
         sentence = f"the VM is {state} and a task works on it{lock}: wait for that task"
-        return Verdict("paused-locked", sentence, "", _lock_lines(seen))
+        return Verdict("paused-locked", sentence, "", lock_lines(seen))
     if state in _PAUSED:
         return Verdict("paused", f"the VM is {state} and no task works on it: start lets it go on", "start", source)
     if state in _IN_TRANSIT:
         sentence = f"a migration or snapshot is under way ({state}): wait for it"
-        return Verdict("in-transit", sentence, "", _lock_lines(seen))
+        return Verdict("in-transit", sentence, "", lock_lines(seen))
     if state in _STANDING:
         sentence, advice = _STANDING[state]
         return Verdict(state, sentence, advice, source)
-    return Verdict("unknown", "the host could not tell what state the VM is in", "", source)
+    said = (f"qm status says {seen.qm_says}",) if seen.qm_says else ()
+    return Verdict("unknown", "the host could not tell what state the VM is in", "", (*source, *said))
 
 
 def _on_running(seen: Evidence) -> Verdict:
-    held, disks = _frozen(seen)
+    held, disks = frozen_disks(seen)
     if held:
-        lines = (*_queue_lines(seen, disks), *_lock_lines(seen))
+        lines = (*queue_lines(seen, disks), *lock_lines(seen), *host_lines(seen))
         if seen.silent_storage:
-            return _storage_hung(seen, f"no answer in time: {_listed(seen.silent_storage)}", *lines)
+            return _storage_hung(seen, f"no answer in time: {listed(seen.silent_storage)}", *lines)
         none = "it has not completed" if held == 1 else "none completed"
         sentence = (
-            f"QEMU answers, {_count(held, 'disk request')} {'is' if held == 1 else 'are'} in flight and {none} in "
+            f"QEMU answers, {counted(held, 'disk request')} {'is' if held == 1 else 'are'} in flight and {none} in "
             f"{seen.seconds:.0f} s: a reset will not help, cycle it"
         )
         return Verdict("disk-frozen", sentence, "cycle", lines)
-    proof = (*_queue_lines(seen), *_cpu_lines(seen), *_lock_lines(seen))
+    proof = (*queue_lines(seen), *cpu_lines(seen), *lock_lines(seen), *host_lines(seen))
     if seen.agent == "answers":
         return Verdict("healthy", "QEMU and the guest agent answer: nothing is wrong from here", "", proof)
-    if seen.agent == "silent" and _moved(seen):
+    if seen.agent == "silent" and moved(seen):
         sentence = "QEMU answers and disk requests complete, but the guest agent does not: try ssh, then reset it"
         return Verdict("guest-hung", sentence, "reset", proof)
-    if _moved(seen):
+    if moved(seen):
         return Verdict("healthy", "QEMU answers and disk requests complete: nothing is wrong from here", "", proof)
     return Verdict("guest-silent", _silence(seen), "", proof)
 
 
 def _silence(seen: Evidence) -> str:
-    if not _compared(seen):
+    if not compared(seen):
         return "QEMU answers; its disks can't be watched (not virtio): idle and hung look alike here, see the console"
     agent = "; the guest agent does not answer" if seen.agent == "silent" else ""
     return f"QEMU answers and no disk request is waiting{agent}: idle and hung look alike here, see the console"
-
-
-# --- the queues -------------------------------------------------------------------------------------------------
-
-
-def _compared(seen: Evidence) -> list[tuple[Queue, Queue]]:
-    """Return each queue's first and last sample."""
-    if len(seen.queues) < 2:
-        return []
-    first = {(queue.disk, queue.number): queue for queue in seen.queues[0]}
-    pairs = [(first.get((queue.disk, queue.number)), queue) for queue in seen.queues[-1]]
-    return [(before, after) for before, after in pairs if before is not None]
-
-
-def _moved(seen: Evidence) -> bool:
-    return any(before.used != after.used for before, after in _compared(seen))
-
-
-def _frozen(seen: Evidence) -> tuple[int, set[str]]:
-    """Return how many requests wait on disks that completed none, and those disks. A disk whose other queue moves is
-    slow and not frozen."""
-    pairs = _compared(seen)
-    moving = {after.disk for before, after in pairs if before.used != after.used}
-    held = [after for before, after in pairs if before.inuse > 0 and after.inuse > 0 and after.disk not in moving]
-    return sum(queue.inuse for queue in held), {queue.disk for queue in held}
-
-
-# --- the lines that prove it ------------------------------------------------------------------------------------
-
-
-def _queue_lines(seen: Evidence, disks: set[str] | None = None) -> tuple[str, ...]:
-    return tuple(
-        f"{after.disk} queue {after.number}: {before.inuse}, then {after.inuse} in flight; "
-        f"{(after.used - before.used) % 65536} completed in {seen.seconds:.1f} s"
-        for before, after in _compared(seen)
-        if (disks is None or after.disk in disks) and (before.used != after.used or after.inuse or after.number == 0)
-    )
-
-
-def _cpu_lines(seen: Evidence) -> tuple[str, ...]:
-    if seen.cpu is None or not seen.seconds:
-        return ()
-    return (f"QEMU used {100 * seen.cpu / seen.seconds:.0f} % of one processor",)
-
-
-def _thread_lines(seen: Evidence) -> tuple[str, ...]:
-    counts = [f"{letter} {seen.threads.count(letter)}" for letter in sorted(set(seen.threads))]
-    return (f"QEMU's threads by state: {', '.join(counts)}",) if counts else ()
-
-
-def _lock_lines(seen: Evidence) -> tuple[str, ...]:
-    lock = (f"lock: {seen.lock}",) if seen.lock else ()
-    return (*lock, *seen.owners, *(f"block job: {job}" for job in seen.block_jobs))
-
-
-def _known(line: str) -> tuple[str, ...]:
-    return (line,) if line else ()
-
-
-def _listed(items: tuple[object, ...]) -> str:
-    return ", ".join(str(item) for item in items)
-
-
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"

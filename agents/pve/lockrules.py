@@ -1,0 +1,74 @@
+"""What each verb may do while a task has the VM: the rules for a configuration's `lock:` and for its flock.
+
+A lock is never removed here. One whose task is dead is named as such, with the command for a person to give.
+"""
+
+import time
+
+from .cluster import Cluster
+from .job import Job
+from .locks import flock_holders, owner_of
+from .result import Ended, Verdict
+from .words import REFUSED
+
+FLOCK_SECONDS = 3.0
+_PAUSED_FOR_IT = ("paused", "prelaunch")
+_ENDS_WITH_THE_VM = ("qmshutdown", "qmreboot", "qmstop", "qm shutdown", "qm reboot", "qm stop")
+
+
+def refused(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended:
+    return Ended(REFUSED, Verdict(code, sentence, advice, evidence))
+
+
+def refuse_locked(job: Job, view: Cluster | None, advice: str = "") -> None:
+    """Refuse while the configuration is locked: `qm` would as well. What /etc/pve does not tell refuses nothing."""
+    if not view or not view.lock:
+        return
+    owner = owner_of(job.host, view.lock)
+    whose = {
+        True: "the task that holds it is at work",
+        False: "the task that held it is dead and left it",
+        None: "whether a task still holds it could not be told",
+    }[owner.alive]
+    sentence = f"VM is locked ({view.lock}): {whose}"
+    look = () if owner.alive is not None else (f"by hand: qm config {job.host.vmid}; cat /var/log/pve/tasks/active",)
+    raise refused("locked", sentence, advice, f"lock: {view.lock}", *owner.lines, *look)
+
+
+def refuse_reset(job: Job, view: Cluster | None, state: str) -> None:
+    """Refuse a reset only where it could harm what a live task does. It needs no lock: it is a button of QEMU's.
+
+    A dead task's lock protects nothing. A backup reads the disks as they were when it began, whatever the guest does
+    since; but a guest that it keeps standing is not a hung one.
+    """
+    if not view or not view.lock:
+        return
+    if view.lock == "backup" and state not in _PAUSED_FOR_IT:
+        job.warnings.append("VM is locked (backup): the backup goes on beside a reset, with the disks as it found them")
+        return
+    owner = owner_of(job.host, view.lock)
+    if owner.alive is not False and view.lock != "suspended":
+        refuse_locked(job, view, "start" if view.lock == "backup" else "")
+    job.warnings.append(f"VM is locked ({view.lock}): {'; '.join(owner.lines)}")
+
+
+def refuse_resume(job: Job, view: Cluster | None) -> None:
+    """Refuse to let a paused VM go on while a task has it; a backup's lock is no obstacle, as with `qm start`."""
+    if view and view.lock not in ("backup", "suspended"):
+        refuse_locked(job, view)
+
+
+def refuse_flock(job: Job, stops_first: bool) -> None:
+    """Refuse a start while a process holds the flock, for `qm start` would wait 10 s and fail; short holders are
+    waited for. A shutdown that waits for a hung guest lets go when the VM is gone, so a cycle may go on."""
+    until = time.monotonic() + FLOCK_SECONDS
+    while holders := flock_holders(job.host):
+        if stops_first and all(any(word in holder for word in _ENDS_WITH_THE_VM) for holder in holders):
+            job.say(f"preflight: {', '.join(holders)} holds the VM and will end with it")
+            return
+        if time.monotonic() > until:
+            path = f"/var/lock/qemu-server/lock-{job.host.vmid}.conf"
+            sentence = f"another process works on VM {job.host.vmid} and holds its lock file: {', '.join(holders)}"
+            never = f"by hand: wait for it or end it; never rm {path}, that would let two work at once"
+            raise refused("locked", sentence, "", f"can't lock file '{path}'", never)
+        time.sleep(0.2)

@@ -1,0 +1,107 @@
+"""Tier 1 of a capture: QEMU's own word, and the queues of its virtio disks watched twice."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from .asking import PROBE_BYTES, Probe, Reply, replied
+from .evidence import Queue
+from .guest import ping_agent
+from .host import Host
+from .qmp import Qmp, QmpError
+
+QMP_STEP_SECONDS = 3.0
+
+_QUERIES = (
+    *("query-status", "query-version", "query-block", "query-blockstats", "query-block-jobs", "query-jobs"),
+    *("query-iothreads", "query-chardev"),
+)
+_DISK_QUEUES_FROM = {"virtio-blk": 0, "virtio-scsi": 2}  # virtio-scsi's first two are for control and events
+
+
+def qemu_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
+    if pid is None:
+        return []
+    return [Probe(1, "qmp", apart + 2 * QMP_STEP_SECONDS, lambda _: _qmp(host, apart))]
+
+
+def _qmp(host: Host, apart: float) -> Iterator[Reply]:
+    """Ask QEMU, and watch the queues of its virtio disks twice; the monitor is free for others in between."""
+    answers: dict[str, object] = {}
+    with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
+        for name in _QUERIES:
+            yield _said(qmp, name, answers)
+        yield _said(qmp, "x-query-virtio", answers)
+        devices = _disks(qmp, answers)
+        first, at = _sampled_queues(qmp, devices), time.monotonic()
+    yield from _agent(host, answers)
+    time.sleep(max(0.0, at + apart - time.monotonic()))
+    with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
+        second, seconds = _sampled_queues(qmp, devices), time.monotonic() - at
+    facts = {"queues": [[asdict(queue) for queue in sample] for sample in (first, second)], "seconds": seconds}
+    lines = [f"{queue.disk} queue {queue.number}: {queue.inuse} in flight, used {queue.used}" for queue in first]
+    lines += [f"{queue.disk} queue {queue.number}: {queue.inuse} in flight, used {queue.used}" for queue in second]
+    text = "\n".join(lines) or "no virtio disk to watch"
+    yield replied("queues", at, text, facts, "x-query-virtio-queue-status")
+
+
+def _said(qmp: Qmp, name: str, answers: dict[str, object]) -> Reply:
+    began = time.monotonic()
+    try:
+        answers[name] = qmp.command(name)
+    except QmpError as error:
+        return Reply(name, name, "failed", round(time.monotonic() - began, 3), str(error))
+    return replied(name, began, json.dumps(answers[name])[:PROBE_BYTES], _facts_of(name, answers[name]), name)
+
+
+def _facts_of(name: str, answer: object) -> dict[str, object]:
+    if name == "query-block":
+        bad = [(item["device"], item["io-status"]) for item in _objects(answer) if item.get("io-status", "ok") != "ok"]
+        return {"disk_errors": [f"{device}: {status}" for device, status in bad]}
+    if name == "query-block-jobs":
+        return {"block_jobs": [f"{job.get('type')} on {job.get('device')}" for job in _objects(answer)]}
+    return {}
+
+
+def _objects(answer: object) -> list[dict[str, object]]:
+    return [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
+
+
+def _disks(qmp: Qmp, answers: dict[str, object]) -> list[tuple[str, str, range]]:
+    """Return path, name and queue numbers of each virtio disk or disk controller."""
+    devices = {str(block.get("qdev")): str(block.get("device")) for block in _objects(answers.get("query-block"))}
+    found = []
+    for device in _objects(answers.get("x-query-virtio")):
+        path = str(device["path"])
+        if (kind := str(device["name"])) in _DISK_QUEUES_FROM:
+            status = qmp.command("x-query-virtio-status", path=path)
+            queues = int(str(status["num-vqs"])) if isinstance(status, dict) else 0
+            found.append((path, devices.get(path) or path.split("/")[-2], range(_DISK_QUEUES_FROM[kind], queues)))
+    return found
+
+
+def _sampled_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queue]:
+    sample = []
+    for path, disk, numbers in devices:
+        for number in numbers:
+            try:
+                seen = qmp.command("x-query-virtio-queue-status", path=path, queue=number)
+            except QmpError:  # a queue that the guest has not set up
+                continue
+            if isinstance(seen, dict):
+                sample.append(Queue(disk, number, int(seen["inuse"]), int(seen["used-idx"])))
+    return sample
+
+
+def _agent(host: Host, answers: dict[str, object]) -> Iterator[Reply]:
+    """Ping the guest agent where its port is open in the guest: an agent that was never installed proves nothing."""
+    began = time.monotonic()
+    ports = [port for port in _objects(answers.get("query-chardev")) if "qga" in str(port.get("label"))]
+    if not ports:
+        return
+    if not any(port.get("frontend-open") for port in ports):
+        yield replied("guest agent", began, "the guest has not opened its port")
+        return
+    answer = ping_agent(host)
+    yield replied("guest agent", began, answer, {"agent": answer}, "guest-sync")
