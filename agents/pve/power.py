@@ -16,7 +16,7 @@ from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result
 from .standby import stand_by
 from .starting import start_again, start_process, verify_running
-from .stopping import failed, stop_process
+from .stopping import failed, qemu_lives, stop_process
 from .vmstate import Facts, conclude, has_process, observe, sources
 from .words import DONE, STRANDED
 
@@ -120,7 +120,8 @@ def cycle(job: Job, facts: Facts) -> Result:
             stop_process(job, facts)
         return start_again(job, old)
     except Ended as ended:
-        if ended.verdict.code == "moved" or has_process(observe(job.host)) is not False:
+        lives = qemu_lives(job, facts) or has_process(observe(job.host)) is not False
+        if lives or ended.verdict.code == "moved":
             raise  # not off
         raise failed(
             "stranded",

@@ -13,14 +13,16 @@ _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded fr
 def process_ticks(pid: int) -> int:
     """Return the process's start time in clock ticks, 0 when there is no such process (proc(5), field 22).
 
-    A zombie with threads is a process: its first thread has ended, and another waits for a disk and can't.
+    A process whose first thread has ended counts while another thread lives (field 20): a QEMU that was killed while
+    one of its threads waits for storage looks like a zombie, and holds its disks all the same.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return 0
-    return 0 if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1 else int(fields[19])
+    ended = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    return 0 if ended else int(fields[19])
 
 
 def lock_memory() -> bool:

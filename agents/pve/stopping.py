@@ -16,6 +16,7 @@ from .result import Ended, Verdict
 from .vmstate import Facts, has_process, leftovers, observe, read_pid, sources, verified
 from .words import DEADLINE, FAILED
 
+QM_STOP_SECONDS = 90.0
 HA_STOP_SECONDS = 75.0  # its manager and its LRM take 10 s each, and qm's own ladder may follow
 SETTLE_SECONDS = 5.0
 
@@ -48,12 +49,12 @@ def stop_process(job: Job, facts: Facts) -> None:
 
 def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
     """Let `qm` stop it. For a VM under HA that is a request, which gets its time and decides what may follow."""
-    ran = job.run(["qm", "stop", str(job.host.vmid)], 90)
+    ran = job.run(["qm", "stop", str(job.host.vmid)], QM_STOP_SECONDS)
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
     job.say("stop: qm stop " + ("did not end in time" if ran.code is None else f"ended with {ran.code}"))
     if not ha_manages(view.ha) and "Requesting HA stop" not in ran.stdout:
-        if ran.code == 0:
+        if ran.code == 0 and not qemu_lives(job, facts):  # what it left in the scope may take a moment to go
             _wait_gone(job, facts, SETTLE_SECONDS)
         return
     if ran.code == 0:
@@ -80,12 +81,16 @@ def _leave_it_to_ha(job: Job, exit_code: int) -> None:
 def _not_gone(job: Job, facts: Facts) -> Ended:
     """Return what is really left: a QEMU that nothing can kill, or something else in its scope."""
     now, pids = observe(job.host), leftovers(job.host)
-    survives = facts.pid is not None and verified(job.host, facts.pid) is not False
-    if has_process(now) is False and not survives:
+    if has_process(now) is False and not qemu_lives(job, facts):
         sentence = f"QEMU is gone, but processes {pids} are left in its scope; a start would block"
         return failed("leftover", sentence, "", sources(now), f"{job.host.scope}: {pids}", exit_code=DEADLINE)
     sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would block"
     return failed("deadline", sentence, "", sources(facts), f"process {facts.pid} lives", exit_code=DEADLINE)
+
+
+def qemu_lives(job: Job, facts: Facts) -> bool:
+    """Tell whether the process itself is there: `qm stop` does not look again after its SIGKILL and says done."""
+    return facts.pid is not None and verified(job.host, facts.pid) is not False
 
 
 def _wait_gone(job: Job, facts: Facts, seconds: float) -> None:

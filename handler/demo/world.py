@@ -5,6 +5,7 @@ Used by the demo and by the tests. Everything lives below one directory and ends
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ from pathlib import Path
 from agents.bundle import bundle
 from agents.pve.host import Host
 from agents.pve.memory import Memory, read_process
+
+from .script import script
 
 DEMO = Path(__file__).parent
 VMID = 102
@@ -88,13 +91,16 @@ class World:
         (self.root / "disk.raw").write_bytes(_disk(code) if code else boot_sector("devvm login: "))
         self.agent.write_text(bundle())
         self.agent.chmod(0o755)
-        self._write_qm()
+        self._write_commands()
         (self.root / "vm.json").write_text(json.dumps(self._vm_command()))
 
-    def _write_qm(self) -> None:
-        qm = self.bin / "qm"
-        qm.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{DEMO / "qm.py"}" "{self.root}" "$@"\n')
-        qm.chmod(0o755)
+    def _write_commands(self) -> None:
+        root = str(self.root)
+        commands = {"qm": [*script("qm"), root], "ha-manager": [*script("ha"), root]}
+        commands |= {name: [*script("kin"), root, name] for name in ("pvesh", "pvecm", "pveversion")}
+        for name, command in commands.items():
+            (self.bin / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+            (self.bin / name).chmod(0o755)
 
     def _vm_command(self) -> list[str]:
         run = self.root / "run/qemu-server"

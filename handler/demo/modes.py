@@ -1,0 +1,92 @@
+"""How the stand-in `qm` fails, as a table: what Proxmox says then (qemu-server 9.2.6), and what it does besides.
+
+`<root>/qm.json` chooses: {"mode": NAME} is one of MODES, {"hang": VERB} sleeps for ever, {"fail": {VERB: TEXT}} dies
+with the text, {"gate": VERB} waits until somebody opens the FIFO `<root>/gate`; "times": 1 does so once.
+"""
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+
+from .vm import Died, Vm
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way in which `qm` fails: in `verbs` (all without any) it says `words` and exits with 255. `how` is what it
+    does instead of that: `hang`, `ignore-term`, `hold-pipe` (ends, while a child keeps its output open), `after` (does
+    the verb first), `unproven` (forgets the VM and leaves its process), `in-haste` (the same ladder, within a second).
+    """
+
+    verbs: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    how: str = ""
+
+
+MODES = {
+    "not-root": Mode(words=("please run as root",)),
+    "flock-timeout": Mode(
+        ("start", "stop", "reset"),
+        ("trying to acquire lock...", "can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout"),
+    ),
+    "no-quorum": Mode(("start",), ("cluster not ready - no quorum?",)),
+    "qemu-exits": Mode(("start",), ("start failed: QEMU exited with code 1",)),
+    "systemd-timeout": Mode(("start",), ("timeout waiting on systemd",)),
+    "somebody-was-faster": Mode(("start",), ("VM {vmid} already running",), "after"),
+    "stop-fails": Mode(("stop",), ("VM quit/powerdown failed - got timeout",)),
+    "stop-unproven": Mode(("stop",), how="unproven"),
+    "stop-in-haste": Mode(("stop",), how="in-haste"),
+    "stop-hangs": Mode(("stop",), how="hang"),
+    "stop-ignores-term": Mode(("stop",), how="ignore-term"),
+    "start-hangs": Mode(("start",), how="ignore-term"),
+    "hangs": Mode(how="ignore-term"),
+    "holds-pipe": Mode(("stop", "start"), how="hold-pipe"),
+}
+
+
+def misbehave(vm: Vm, verb: str) -> str:
+    """Do what the test or the rehearsal asked for, before the verb itself; return how the verb shall go on."""
+    path = f"{vm.root}/qm.json"
+    try:
+        with open(path, encoding="utf-8") as file:
+            asked = json.load(file)
+    except FileNotFoundError:
+        return ""
+    if asked.get("gate") == verb:
+        with open(f"{vm.root}/gate", encoding="ascii"):
+            pass
+    if asked.get("hang") in (verb, "all"):
+        hang(ignore_term=True)
+    mode = MODES.get(asked.get("mode", ""), Mode(("none",)))
+    if text := asked.get("fail", {}).get(verb):
+        mode = Mode((verb,), (text,))
+    if mode.verbs and verb not in mode.verbs:
+        return ""
+    if asked.get("times") == 1:
+        os.unlink(path)
+    return apply_mode(vm, mode)
+
+
+def apply_mode(vm: Vm, mode: Mode) -> str:
+    if mode.how in ("hang", "ignore-term"):
+        hang(ignore_term=mode.how == "ignore-term")
+    if mode.how == "in-haste":
+        vm.quit_seconds, vm.term_seconds = 0.3, 0.3
+    if mode.how == "hold-pipe":
+        subprocess.Popen(["sleep", "5"])
+    if not mode.how:
+        raise Died(said_by(mode, vm))
+    return mode.how
+
+
+def said_by(mode: Mode, vm: Vm) -> str:
+    return "\n".join(mode.words).format(vmid=vm.vmid)
+
+
+def hang(ignore_term: bool) -> None:
+    if ignore_term:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        signal.pause()
