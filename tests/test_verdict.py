@@ -28,6 +28,8 @@ ROWS = {
     "prelaunch": (Evidence("prelaunch"), "paused", "start"),
     "paused by a backup": (Evidence("paused", lock="backup"), "paused-locked", ""),
     "paused by a task": (Evidence("paused", owners=("lock-102.conf is held by 77 (qm)",)), "paused-locked", ""),
+    "paused by a dead backup": (Evidence("paused", lock="backup", lock_alive=False), "paused", "start"),
+    "paused by a dead task": (Evidence("paused", lock="snapshot", lock_alive=False), "paused-locked", ""),
     "migrating": (Evidence("finish-migrate", lock="migrate"), "in-transit", ""),
     "internal error": (Evidence("internal-error"), "internal-error", "reset"),
     "panicked": (Evidence("guest-panicked"), "guest-panicked", "reset"),
@@ -52,6 +54,11 @@ ROWS = {
     "stopped": (STOPPED, "stopped", "start"),
     "stopped, locked": (replace(STOPPED, lock="backup"), "stopped-locked", ""),
     "stopped, a task runs": (replace(STOPPED, owners=("lock-102.conf is held by 77 (qm)",)), "stopped-locked", ""),
+    "stopped, its task dead": (replace(STOPPED, lock="backup", lock_alive=False), "stopped-locked", ""),
+    "asleep on disk": (replace(STOPPED, lock="suspended"), "stopped", "start"),
+    "on another node": (replace(STOPPED, node="pve2"), "other-node", ""),
+    "stopped, HA in error": (replace(STOPPED, ha="started", ha_seen="error"), "ha-stuck", ""),
+    "stopped by HA": (replace(STOPPED, ha="stopped", ha_seen="stopped"), "stopped", "start"),
     "stopped, something left": (replace(STOPPED, leftovers=(4242,)), "leftover", ""),
     "not known": (Evidence("unknown", "pid 4242 (/proc did not answer)"), "unknown", ""),
     "a word of a later QEMU": (Evidence("hibernating"), "unknown", ""),
@@ -106,3 +113,24 @@ def test_the_quick_verdict_promises_no_more_than_the_state(state: str) -> None:
     verdict = quick_verdict(state, "its source")
     assert verdict.code != "healthy"
     assert verdict.advice != "cycle"
+
+
+def test_a_dead_tasks_lock_is_told_from_a_live_ones() -> None:
+    """Unlock by hand, or wait: the sentence says which."""
+    dead = replace(STOPPED, lock="backup", lock_alive=False, lock_owner=("vzdump is gone", "by hand: qm unlock 102, …"))
+    assert "by a task that is dead: unlock it by hand, then start" in verdict_of(dead).sentence
+    assert "by hand: qm unlock 102, …" in verdict_of(dead).evidence
+    assert "see who works on it" in verdict_of(replace(dead, lock_alive=True)).sentence
+    assert "see who works on it" in verdict_of(replace(dead, owners=("lock-102.conf is held by 77 (qm)",))).sentence
+
+
+def test_what_proxmox_knows_stands_among_the_proof() -> None:
+    """HA's intention before a cycle is decided on; staged options; how long nothing was written."""
+    seen = replace(FROZEN, ha="started", ha_seen="started", pending=("memory",), quiet_minutes=14)
+    assert verdict_of(seen).evidence[-3:] == (
+        "HA manages it: requested started, now started; when QEMU ends, HA starts it again here or on another node",
+        "options that only a cycle brings in: memory",
+        "Proxmox's statistics know of no disk write for 14 min",
+    )
+    assert verdict_of(replace(FROZEN, ha="ignored")).evidence[-1] == "HA: ignored, so it leaves the VM alone"
+    assert "qm status says running" in verdict_of(Evidence("unknown", qm_says="running")).evidence

@@ -4,6 +4,7 @@ A child yields messages: `facts` as they come in (so that a status keeps what it
 lines, and one result.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -17,7 +18,7 @@ from .probe import NoAnswer
 from .result import Result, Verdict
 from .verdict import quick_verdict
 from .vmstate import Facts, conclude, leftovers, observing, sources
-from .words import DEADLINE, DONE, FAILED, VERSION
+from .words import DEADLINE, DEADLINES, DONE, FAILED, VERSION
 
 Message = dict[str, object]
 
@@ -45,11 +46,12 @@ def read(host: Host, key: Key, request: Request, bundle: str) -> Iterator[Messag
 
 
 def _status(host: Host) -> Iterator[Message]:
-    facts = Facts()
+    began, facts = time.monotonic(), Facts()
     for facts in observing(host):
         yield {"type": "facts", **asdict(facts)}
     yield output(f"{conclude(facts)}: {sources(facts)}")
-    elsewhere = cluster_view(host, STOPPED_SECONDS) if conclude(facts) == "stopped" else None
+    seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
+    elsewhere = cluster_view(host, seconds) if conclude(facts) == "stopped" and seconds > 0 else None
     yield result_message(status_result(host, facts, DONE, elsewhere))
 
 

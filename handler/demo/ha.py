@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+from .modes import hang_with_all
 from .script import script
 
 ROUND_SECONDS = 0.3  # ten seconds in the original
@@ -102,6 +103,7 @@ def follow(ha: Ha, verb: str) -> None:
 def main() -> int:
     """`ROOT status | set SID --state STATE | crm-command stop SID 0`."""
     root, command, *words = sys.argv[1:]
+    hang_with_all(root)
     match command, words:
         case "act", [sid, verb]:
             act(Ha(root, sid), verb)

@@ -2,11 +2,11 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 
+from .modes import hang_with_all
 from .script import script
 
 
@@ -46,18 +46,6 @@ def pveversion(root: str, words: list[str]) -> int:
 def main() -> int:
     """`ROOT NAME WORDS`."""
     root, name, *words = sys.argv[1:]
-    if name != "pveversion" and hung(root):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        while True:
-            signal.pause()
+    if name != "pveversion":
+        hang_with_all(root)
     return {"pvesh": pvesh, "pvecm": pvecm, "pveversion": pveversion}[name](root, words)
-
-
-def hung(root: str) -> bool:
-    """Tell whether everything that needs /etc/pve hangs."""
-    try:
-        with open(f"{root}/qm.json", encoding="utf-8") as file:
-            asked = json.load(file)
-    except FileNotFoundError:
-        return False
-    return bool(asked.get("hang") == "all" or asked.get("mode") == "hangs")

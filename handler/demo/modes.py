@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass
+from typing import Any
 
 from .vm import Died, Vm
 
@@ -46,14 +47,18 @@ MODES = {
 }
 
 
+def asked_of(root: str) -> dict[str, Any]:
+    try:
+        with open(f"{root}/qm.json", encoding="utf-8") as file:
+            asked: dict[str, Any] = json.load(file)
+            return asked
+    except FileNotFoundError:
+        return {}
+
+
 def misbehave(vm: Vm, verb: str) -> str:
     """Do what the test or the rehearsal asked for, before the verb itself; return how the verb shall go on."""
-    path = f"{vm.root}/qm.json"
-    try:
-        with open(path, encoding="utf-8") as file:
-            asked = json.load(file)
-    except FileNotFoundError:
-        return ""
+    asked = asked_of(vm.root)
     if asked.get("gate") == verb:
         with open(f"{vm.root}/gate", encoding="ascii"):
             pass
@@ -65,7 +70,7 @@ def misbehave(vm: Vm, verb: str) -> str:
     if mode.verbs and verb not in mode.verbs:
         return ""
     if asked.get("times") == 1:
-        os.unlink(path)
+        os.unlink(f"{vm.root}/qm.json")
     return apply_mode(vm, mode)
 
 
@@ -83,6 +88,13 @@ def apply_mode(vm: Vm, mode: Mode) -> str:
 
 def said_by(mode: Mode, vm: Vm) -> str:
     return "\n".join(mode.words).format(vmid=vm.vmid)
+
+
+def hang_with_all(root: str) -> None:
+    """Hang when everything does that needs /etc/pve, `ha-manager` and `pvesh` as well."""
+    asked = asked_of(root)
+    if asked.get("hang") == "all" or asked.get("mode") == "hangs":
+        hang(ignore_term=True)
 
 
 def hang(ignore_term: bool) -> None:

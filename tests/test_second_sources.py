@@ -1,0 +1,77 @@
+"""Where the first source can't tell, or tells less: the guest's agent, and the word of `qm status`."""
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from handler.demo.world import VMID, World
+
+from .agent import execute
+
+
+@contextmanager
+def agent_port(world: World, answers: bool) -> Iterator[None]:
+    """Serve the guest agent's socket: as an agent would, or as the port of a guest that has none."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(world.root / f"run/qemu-server/{VMID}.qga"))
+        listener.listen()
+        serving = threading.Thread(target=_serve, args=(listener, answers))
+        serving.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
+
+
+def _serve(listener: socket.socket, answers: bool) -> None:
+    while True:
+        try:
+            client = listener.accept()[0]
+        except OSError:
+            return
+        with client:
+            line = b""
+            while not line.endswith(b"\n") and (chunk := client.recv(4096)):
+                line += chunk
+            if answers:
+                token = json.loads(line.lstrip(b"\xff"))["arguments"]["id"]
+                stale = {"return": "what an agent still had to say to somebody else"}
+                client.sendall(json.dumps(stale).encode() + b"\n" + json.dumps({"return": token}).encode() + b"\n")
+            while client.recv(4096):
+                pass
+
+
+def test_the_guest_agent_is_reported(world: World) -> None:
+    """It answers: said in the output and in the trailer."""
+    with agent_port(world, answers=True):
+        answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["agent"]) == (0, "answers")
+    assert "verify: the guest agent answers" in answer.stdout.splitlines()
+
+
+def test_the_guest_agent_is_not_required(world: World) -> None:
+    """It is silent: said, and the reset is done all the same; without a port nothing is said."""
+    with agent_port(world, answers=False):
+        answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["outcome"], answer.trailer["agent"]) == (0, "done", "silent")
+    assert "verify: the guest agent does not answer yet" in answer.stdout.splitlines()
+    os.unlink(world.root / f"run/qemu-server/{VMID}.qga")
+    assert "agent" not in execute(world, "reset").trailer
+
+
+def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: World) -> None:
+    """/proc does not answer for QEMU and QEMU does not either: `if=` is judged by `qm status`, and that is said."""
+    pid = world.pid
+    assert pid is not None
+    proc = world.root / "proc"
+    proc.unlink()
+    (proc / str(pid)).mkdir(parents=True)
+    os.mkfifo(proc / str(pid) / "cmdline")  # whoever opens it waits, as on a process that holds its memory's lock
+    os.kill(pid, signal.SIGSTOP)
+    assert execute(world, "start if=running").trailer["verdict"]["code"] == "qemu-silent"
+    differs = execute(world, "start if=stopped").trailer
+    assert (differs["exit_code"], differs["verdict"]["code"]) == (12, "state-differs")
+    assert "qm status says running" in differs["warnings"][0]
