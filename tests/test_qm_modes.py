@@ -65,6 +65,7 @@ class Case:
     haste: dict[str, str] = field(default_factory=dict)
 
 
+QMP_WAIT = {"QMP_SECONDS = 3.0": "QMP_SECONDS = 0.3", "QMP_STEP_SECONDS = 3.0": "QMP_STEP_SECONDS = 0.3"}
 HA_WAIT = {"HA_STOP_SECONDS = 75.0": "HA_STOP_SECONDS = 1.0"}
 HA_START = {"HA_START_SECONDS = 120.0": "HA_START_SECONDS = 1.0"}
 QM_WAIT = {
@@ -101,6 +102,7 @@ CASES = {
         "none",
         "stop-in-haste",
         silent,
+        QMP_WAIT,
     ),
     "stop says done and is not": Case(
         "stop", 0, "", ("qm stop ended with 0", "SIGTERM to ", "no process is left"), "none", "stop-unproven"
@@ -185,22 +187,13 @@ CASES = {
     ),
     # --- locks ---
     **{
-        f"locked ({kind}): no {verb}": Case(verb, 12, "locked", (f"VM is locked ({kind})",), place=locked_as(kind))
+        f"locked ({kind}): no cycle": Case("cycle", 12, "locked", (f"lock: {kind}",), place=locked_as(kind))
         for kind in KINDS
-        for verb in ("stop", "cycle")
     },
-    **{
-        f"locked ({kind}): no start": Case(
-            "start",
-            12,
-            "locked",
-            (f"VM is locked ({kind})",),
-            "none",
-            place=after(stopped, locked_as(kind)),
-        )
-        for kind in KINDS
-        if kind != "suspended"
-    },
+    "locked: no stop": Case("stop", 12, "locked", ("VM is locked (backup)",), place=locked_as("backup")),
+    "locked: no start": Case(
+        "start", 12, "locked", ("VM is locked (backup)",), "none", place=after(stopped, locked_as("backup"))
+    ),
     "locked (suspended): start": Case("start", 0, process="new", place=after(stopped, locked_as("suspended"))),
 }
 

@@ -64,8 +64,12 @@ def test_the_guest_agent_is_not_required(world: World) -> None:
 
 def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: World) -> None:
     """/proc does not answer for QEMU and QEMU does not either: `if=` is judged by `qm status`, and that is said."""
-    pid = world.pid
+    pid, agent = world.pid, world.agent.read_text()
     assert pid is not None
+    for constant in ("QMP_SECONDS = 3.0", "PROC_SECONDS = 2.0"):
+        assert f"\n{constant}" in agent
+        agent = agent.replace(f"\n{constant}", f"\n{constant.split()[0]} = 0.3")
+    world.agent.write_text(agent)
     proc = world.root / "proc"
     proc.unlink()
     (proc / str(pid)).mkdir(parents=True)

@@ -99,6 +99,7 @@ def _completed(job: Job, result: Result) -> Result:
         holder=result.holder,
         screen=job.screen,
         warnings=(*job.warnings, *_unarchived(job, result)),
+        extra=result.extra,
     )
 
 
