@@ -22,7 +22,11 @@ def start_again(job: Job, old: int) -> Result:
     try:
         return start_process(job, old)
     except Ended as ended:
-        if ended.exit_code == DEADLINE or conclude(observe(job.host)) != "stopped":
+        if (
+            ended.exit_code == DEADLINE
+            or ended.verdict.code in ("moved", "ha-holds")
+            or conclude(observe(job.host)) != "stopped"
+        ):
             raise
         job.say(f"start: {ended.verdict.sentence}; trying once more", "stderr")
         time.sleep(SECOND_START_SECONDS)
