@@ -88,6 +88,18 @@ class Sshd:
         command = shlex.join(["/usr/bin/env", path, *self.world.forced_command(*options)])
         return f'restrict,command="{command}" {key.export_public_key().decode().strip()}'
 
+    def client(self, key: str, *options: str) -> list[str]:
+        """Return the command line of a real `ssh` that logs in with this key; what it shall run comes behind."""
+        identity = self.directory / "identity"
+        identity.touch(0o600)
+        identity.write_text(key)
+        known = self.directory / "known_hosts"
+        known.write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
+        settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=10"]
+        flags = [flag for setting in settings for flag in ("-o", setting)]
+        place = ["-i", str(identity), "-p", str(self.port), *options, "breakglass@127.0.0.1"]
+        return ["ssh", "-F", "none", *flags, *place]
+
     def start(self) -> None:
         """Start the server and return once it listens."""
         Path("/run/sshd").mkdir(exist_ok=True)

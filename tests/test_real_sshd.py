@@ -12,15 +12,8 @@ pytestmark = pytest.mark.real("sshd")
 
 
 def ssh(sshd: Sshd, key: str, *words: str, options: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
-    identity = sshd.directory / "identity"
-    identity.touch(0o600)
-    identity.write_text(key)
-    known = sshd.directory / "known_hosts"
-    known.write_text(f"[127.0.0.1]:{sshd.port} {sshd.host_key}\n")
-    settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=10"]
-    flags = [flag for setting in settings for flag in ("-o", setting)]
-    command = ["ssh", "-F", "none", *flags, "-i", str(identity), "-p", str(sshd.port), *options, "breakglass@127.0.0.1"]
-    return subprocess.run([*command, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    command = [*sshd.client(key, *options), *words]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
 
 
 def test_the_power_key_runs_a_verb(sshd: Sshd) -> None:

@@ -164,7 +164,8 @@ class Follow:
         state = str(in_time(lambda: conclude(observe(self._host)), 0.5) or "unknown")
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
-        verdict = Verdict("stranded" if off else "job-killed", sentence, "start" if off else "status")
+        advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset's cont may be missing
+        verdict = Verdict("stranded" if off else "job-killed", sentence, advice)
         result = Result(STRANDED if off else FAILED, state, self._memory.last, stage, verdict)
         seconds = round(boottime() - record.boottime, 3)
         whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by}
