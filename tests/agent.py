@@ -34,18 +34,22 @@ def execute(world: World, line: str | None, *options: str) -> Answer:
     """Run one verb as a forced command does."""
     environment = world.environment | ({} if line is None else {"SSH_ORIGINAL_COMMAND": line})
     command = world.forced_command(*options)
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=320)
+    return answer_of(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=320))
+
+
+def answer_of(ran: "subprocess.CompletedProcess[str]") -> Answer:
+    """Return what one exec of the agent said."""
     last = (ran.stdout.splitlines() or [""])[-1]
     trailer = json.loads(last.removeprefix("#breakglass ")) if last.startswith("#breakglass ") else {}
     return Answer(ran.returncode, ran.stdout, ran.stderr, trailer)
 
 
 class Session:
-    """A resident session on pipes, as it runs on an SSH channel."""
+    """A resident session on pipes, as it runs on an SSH channel; or on a real one, with an ssh as `command`."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, command: list[str] | None = None) -> None:
         self.process = subprocess.Popen(
-            world.forced_command(),
+            command or world.forced_command(),
             env=world.environment | {"SSH_ORIGINAL_COMMAND": "session"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -59,7 +63,10 @@ class Session:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            message = json.loads(line)
+            try:
+                message = json.loads(line)
+            except ValueError:  # not ours: a noisy start-up file; the handler passes it over as well
+                continue
             if message["type"] == "result":
                 self._answers[message["tag"]].put(message)
 

@@ -41,3 +41,14 @@ def frozen_ext4(target: Path, image: Path, contents: Mapping[str, bytes] | None 
     finally:
         subprocess.run(["fsfreeze", "-u", str(target)], check=True)
         subprocess.run(["umount", "-l", str(target)], check=True)
+
+
+@contextmanager
+def seen_by_servers(directory: Path) -> Iterator[None]:
+    """Let what is mounted below the directory later show in the mount namespaces of servers that run already."""
+    subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
+    subprocess.run(["mount", "--make-shared", str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)

@@ -55,8 +55,11 @@ def descendants(pid: int) -> list[int]:
 class Sshd:
     """The server, its two keys, and the ways to be cruel to it."""
 
-    def __init__(self, world: World, extra: str = "PerSourcePenalties no", name: str = "sshd") -> None:
+    def __init__(
+        self, world: World, extra: str = "PerSourcePenalties no", name: str = "sshd", path: str | None = None
+    ) -> None:
         self.world = world
+        self.path = path or world.environment["PATH"]
         self.directory = world.directory / name
         self.keys = self.directory / "ssh/authorized_keys.d/breakglass"
         self.keys.parent.mkdir(parents=True)
@@ -84,8 +87,7 @@ class Sshd:
 
     def key_line(self, key: asyncssh.SSHKey, *options: str) -> str:
         """Return the line that the documentation tells to write for a key."""
-        path = f"PATH={self.world.environment['PATH']}"
-        command = shlex.join(["/usr/bin/env", path, *self.world.forced_command(*options)])
+        command = shlex.join(["/usr/bin/env", f"PATH={self.path}", *self.world.forced_command(*options)])
         return f'restrict,command="{command}" {key.export_public_key().decode().strip()}'
 
     def client(self, key: str, *options: str) -> list[str]:
