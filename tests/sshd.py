@@ -56,9 +56,15 @@ class Sshd:
     """The server, its two keys, and the ways to be cruel to it."""
 
     def __init__(
-        self, world: World, extra: str = "PerSourcePenalties no", name: str = "sshd", path: str | None = None
+        self,
+        world: World,
+        extra: str = "PerSourcePenalties no",
+        name: str = "sshd",
+        path: str | None = None,
+        account: str = ACCOUNT,
     ) -> None:
         self.world = world
+        self.account = account
         self.path = path or world.environment["PATH"]
         self.directory = world.directory / name
         self.keys = self.directory / "ssh/authorized_keys.d/breakglass"
@@ -121,7 +127,7 @@ class Sshd:
         wait_listening(self.port, self.process)
 
     def _write_accounts(self) -> None:
-        for name, line in (("passwd", ACCOUNT), ("shadow", "breakglass:*:20000:0:99999:7:::\n")):
+        for name, line in (("passwd", self.account), ("shadow", "breakglass:*:20000:0:99999:7:::\n")):
             (self.directory / name).write_text(Path(f"/etc/{name}").read_text() + line)
 
     def stop(self) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .host import Host
 from .memory import Lock, Memory, Record, boottime, read_json, remove_flat, write_whole
+from .process import process_ticks
 from .words import DAY
 
 NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")
@@ -84,8 +85,9 @@ def _sync(directory: str) -> None:
 @contextmanager
 def _noted(host: Host, memory: Memory) -> Iterator[None]:
     """Keep a note in /run while the archive is written, and the reason when it can't be."""
-    if not read_json(_note(memory)):
-        _write_note(memory, {"since": boottime()})
+    if "error" not in (read_json(_note(memory)) or {}) and not _written_for(memory):
+        pid = os.getpid()
+        _write_note(memory, {"since": boottime(), "pid": pid, "ticks": process_ticks(pid)})
     try:
         yield
         _write_note(memory, {})
@@ -105,14 +107,26 @@ def _write_note(memory: Memory, note: dict[str, object]) -> None:
         pass
 
 
+def _written_for(memory: Memory) -> float:
+    """Return for how many seconds a process has been writing, 0 when none is."""
+    note = read_json(_note(memory)) or {}
+    since, pid = note.get("since"), note.get("pid")
+    if not isinstance(since, float) or not isinstance(pid, int) or process_ticks(pid) != note.get("ticks"):
+        return 0.0
+    return boottime() - since
+
+
+def archive_hangs(memory: Memory) -> bool:
+    """Tell whether the archive is known not to answer, so that nobody need ask once more; reads tmpfs only."""
+    return _written_for(memory) > SLOW_SECONDS
+
+
 def archive_trouble(memory: Memory) -> str:
     """Return a sentence when the archive can't be written or does not answer, else nothing; reads tmpfs only."""
-    note = read_json(_note(memory)) or {}
-    since = note.get("since")
-    if reason := note.get("error"):
+    if reason := (read_json(_note(memory)) or {}).get("error"):
         trouble = f"the archive in /var/lib can't be written ({reason})"
-    elif isinstance(since, float) and boottime() - since > SLOW_SECONDS:
-        trouble = f"the archive in /var/lib has not answered for {boottime() - since:.0f} s"
+    elif archive_hangs(memory):
+        trouble = f"the archive in /var/lib has not answered for {_written_for(memory):.0f} s"
     else:
         return ""
     return f"{trouble}: jobs are kept in /run alone, until the next boot"

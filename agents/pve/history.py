@@ -3,9 +3,10 @@
 import base64
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
+from .archive import archive_hangs
 from .host import Host
 from .memory import Memory, Record, boottime, read_json
 from .probe import NoAnswer, ask
@@ -26,8 +27,14 @@ def older_entries(host: Host, newer: list[dict[str, object]]) -> list[dict[str, 
     if len(newer) >= NEWEST:
         return []
     known = {str(job["id"]) for job in newer}
-    old = ask(lambda: _archived(host.archive, known, NEWEST - len(newer)), ARCHIVE_SECONDS)
+    old = _asked_archive(host, lambda: _archived(host.archive, known, NEWEST - len(newer)))
     return old if isinstance(old, list) else []
+
+
+def _asked_archive(host: Host, question: Callable[[], object]) -> object:
+    if archive_hangs(Memory(host)):
+        raise NoAnswer("no answer")
+    return ask(question, ARCHIVE_SECONDS)
 
 
 def entry(memory: Memory, record: Record) -> dict[str, object]:
@@ -73,7 +80,7 @@ def whole_job(host: Host, job_id: str) -> dict[str, object] | None:
     if record is not None and (memory.result(job_id) is None or os.path.exists(memory.job(job_id, "output"))):
         return entry(memory, record) | _contents(memory.job(job_id))
     try:
-        old = ask(lambda: _archived_job(f"{host.archive}/{job_id}"), ARCHIVE_SECONDS)
+        old = _asked_archive(host, lambda: _archived_job(f"{host.archive}/{job_id}"))
     except NoAnswer:
         if record is None:
             raise

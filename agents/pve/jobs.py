@@ -6,7 +6,7 @@ The order is the contract's: a known id attaches; then the lock, else busy; then
 import os
 import time
 
-from .archive import archive_begun, archive_finished, archive_trouble
+from .archive import archive_begun, archive_finished, archive_hangs, archive_trouble
 from .forensics import capture_lock, forensics, newest_capture
 from .grammar import Request
 from .history import ARCHIVE_SECONDS
@@ -121,7 +121,9 @@ def _act(job: Job, request: Request, lock: Lock) -> Result:
 
 def refuse_old_id(job: Job) -> None:
     """Refuse an id that acted before the host's last boot, which /run has forgotten and the archive has not."""
-    if boottime() < DAY and in_time(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
+    if boottime() > DAY or archive_hangs(job.memory):
+        return
+    if in_time(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
         sentence = "this id was used before the host's last boot; use a new id"
         raise Ended(ID_REUSED, Verdict("id-reused", sentence, "status"))
 
