@@ -39,6 +39,7 @@ def _serve(host: Host, settings: argparse.Namespace) -> int:
     key = Key(settings.read_only, settings.name)
     line = os.environ.get("SSH_ORIGINAL_COMMAND")
     if line is None:
+        host.log("refused (no command): a shell")
         print(f"no shell here; say one of: {', '.join(VERBS)}", file=sys.stderr)
         return AGENT_REFUSED
     try:
