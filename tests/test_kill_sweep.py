@@ -114,8 +114,10 @@ def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
     def everything(sshd: Sshd, job_id: str) -> None:
         assert stage(sshd.world, job_id) == "start"
         command = read_process(str(memory(sshd.world, "jobs", job_id, "command")))
-        for pid in (*processes(sshd.world, job_id), command):
-            os.kill(pid, signal.SIGKILL)
+        pids = processes(sshd.world, job_id)
+        assert len(pids) == 2
+        os.killpg(os.getpgid(pids[0]), signal.SIGKILL)  # as the runbook says
+        os.kill(command, signal.SIGKILL)
 
     held_and_killed(sshd, "cycle", at_qm("start"), "stranded-1", everything)
     answer = execute(sshd.world, "cycle id=stranded-1")
