@@ -91,6 +91,25 @@ def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold, ki
     assert sshd.world.monitor("query-status")["status"] == "running"  # type: ignore[index]
 
 
+def test_each_process_of_a_connection_is_killed_alone(sshd: Sshd) -> None:
+    """sshd's monitor, its session, the agent: whichever dies without the others, the job goes on."""
+    below: list[int] = []
+    for number in range(9):
+
+        def one(sshd: Sshd, job_id: str, number: int = number) -> None:
+            below[:] = descendants(sshd.process.pid)
+            if number < len(below):
+                os.kill(below[number], signal.SIGKILL)
+
+        held_and_killed(sshd, "reset", RESET["preflight"], f"killed-alone-{number}", one)
+        trailer = execute(sshd.world, f"reset id=killed-alone-{number}").trailer
+        assert (trailer["outcome"], trailer["state"], trailer["attached"]) == ("done", "running", True)
+        sshd.drop_connections()
+        if number >= len(below):
+            break
+    assert 3 <= len(below) <= number
+
+
 @every_stage
 def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold) -> None:
     """Before its stop a cycle ends there, and says so; from the stop on, a second process brings the VM back."""
