@@ -70,7 +70,7 @@ HA_WAIT = {"HA_STOP_SECONDS = 75.0": "HA_STOP_SECONDS = 1.0"}
 HA_START = {"HA_START_SECONDS = 120.0": "HA_START_SECONDS = 1.0"}
 QM_WAIT = {
     "QM_STOP_SECONDS = 90.0": "QM_STOP_SECONDS = 1.0",
-    'run(["qm", "start", str(job.host.vmid)], job.left(150))': 'run(["qm", "start", str(job.host.vmid)], job.left(1))',
+    "QM_START_SECONDS = 150.0": "QM_START_SECONDS = 1.0",
 }
 HUNG = {"QM_SECONDS = 8.0": "QM_SECONDS = 0.5"} | QM_WAIT
 FLOCK = "can't lock file '/var/lock/qemu-server/lock-102.conf' - got timeout"

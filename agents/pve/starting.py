@@ -11,6 +11,7 @@ from .stopping import failed
 from .vmstate import conclude, has_process, observe, read_pid, sources
 from .words import DEADLINE, DONE
 
+QM_START_SECONDS = 150.0
 START_SECONDS = 60.0
 HA_START_SECONDS = 120.0
 AGENT_PING_SECONDS = 1.0
@@ -39,7 +40,7 @@ def start_process(job: Job, old: int) -> Result:
     if (now := read_pid(job.host)) and now != old and has_process(observe(job.host)):
         job.say(f"start: it was started already, as process {now}")
         return verify_running(job, 10)
-    ran = job.run(["qm", "start", str(job.host.vmid)], 150)
+    ran = job.run(["qm", "start", str(job.host.vmid)], QM_START_SECONDS)
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
     if ran.code is None:
