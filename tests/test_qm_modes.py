@@ -109,6 +109,9 @@ CASES = {
     ),
     "cycle after a stop that was none": Case("cycle", 0, "", ("SIGTERM to ",), "new", "stop-unproven"),
     "stop hangs": Case("stop", 0, "", ("qm stop did not end in time",), "none", "stop-hangs", haste=QM_WAIT),
+    "stop hangs until little is left": Case(
+        "stop", 0, "", ("did not end in time",), "none", "stop-hangs", haste={'"stop": 120.0': '"stop": 29.0'}
+    ),
     "stop ignores SIGTERM": Case("cycle", 0, "", ("did not end in time",), "new", "stop-ignores-term", haste=QM_WAIT),
     "start hangs": Case("start", 14, "deadline", (), "none", "start-hangs", stopped, QM_WAIT),
     "all of qm hangs: no cycle": Case("cycle", 12, "no-qm", ("gave no answer",), mode="hangs", haste=HUNG),

@@ -19,6 +19,7 @@ from .words import DEADLINE, FAILED
 QM_STOP_SECONDS = 90.0
 HA_STOP_SECONDS = 75.0  # its manager and its LRM take 10 s each, and qm's own ladder may follow
 SETTLE_SECONDS = 5.0
+LADDER_SECONDS = 25.0  # of the verb's deadline, kept for what comes after qm: quit, SIGTERM, SIGKILL and the proof
 
 
 def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code: int = FAILED) -> Ended:
@@ -49,7 +50,7 @@ def stop_process(job: Job, facts: Facts) -> None:
 
 def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
     """Let `qm` stop it. For a VM under HA that is a request, which gets its time and decides what may follow."""
-    ran = job.run(["qm", "stop", str(job.host.vmid)], QM_STOP_SECONDS)
+    ran = job.run(["qm", "stop", str(job.host.vmid)], _before_ladder(job, QM_STOP_SECONDS))
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
     job.say("stop: qm stop " + ("did not end in time" if ran.code is None else f"ended with {ran.code}"))
@@ -59,9 +60,13 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
         return
     if ran.code == 0:
         job.say("stop: HA has been asked; it acts within half a minute when it is well")
-        _wait_gone(job, facts, HA_STOP_SECONDS)
+        _wait_gone(job, facts, _before_ladder(job, HA_STOP_SECONDS))
     if not _gone(job, facts):
         _leave_it_to_ha(job, DEADLINE if ran.code == 0 else FAILED)
+
+
+def _before_ladder(job: Job, seconds: float) -> float:
+    return max(1.0, job.left(seconds + LADDER_SECONDS) - LADDER_SECONDS)
 
 
 def _leave_it_to_ha(job: Job, exit_code: int) -> None:
