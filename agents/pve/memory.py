@@ -96,9 +96,12 @@ class Memory:
     def prepare(self) -> None:
         """Make the directories, for root only; raises OSError when /run can't be written."""
         os.makedirs(self.jobs, mode=0o700, exist_ok=True)
-        if not os.path.exists(self._reserve):
-            with open(self._reserve, "wb") as file:
-                file.write(bytes(RESERVE_BYTES))
+        try:
+            if not os.path.exists(self._reserve):
+                with open(self._reserve, "wb") as file:
+                    file.write(bytes(RESERVE_BYTES))
+        except OSError:  # full: what there is has to do
+            pass
 
     @property
     def _reserve(self) -> str:
@@ -116,7 +119,7 @@ class Memory:
             self._write_draft(draft, record)
         except OSError:
             remove_flat(draft)
-            os.unlink(self._reserve)  # full: this is what the reserve is for
+            self._make_room()
             self._write_draft(draft, record)
         try:
             os.rename(draft, self.job(record.id))
@@ -124,6 +127,16 @@ class Memory:
         except OSError:
             remove_flat(draft)
             return False
+
+    def _make_room(self) -> None:
+        """Give up the reserve, which is for this, and what old jobs said, which is in the archive."""
+        for job_id in self.ids():
+            if self.result(job_id):
+                self._strip(job_id)
+        try:
+            os.unlink(self._reserve)
+        except OSError:
+            pass
 
     def _write_draft(self, draft: str, record: Record) -> None:
         os.mkdir(draft, 0o700)
