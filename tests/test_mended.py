@@ -36,6 +36,18 @@ def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
         assert session.ask("status")["state"] == "running"
 
 
+def test_a_reader_that_is_killed_as_it_is_asked_is_replaced(world: World) -> None:
+    """The process that waits for the next question dies with it in its hands: another one answers."""
+    with Session(world) as session:
+        session.ask("status")
+        reader = descendants(session.process.pid)[0]
+        os.kill(reader, signal.SIGSTOP)
+        tag = session.send("status")
+        session.ask("ping")  # taken after the status, and by another reader
+        os.kill(reader, signal.SIGKILL)
+        assert session.result(tag)["state"] == "running"
+
+
 def test_a_damaged_job_ends_no_session(world: World) -> None:
     """A torn output line and a request of another version: the session answers, and goes on."""
     jobs = world.root / f"run/breakglass/{VMID}/jobs"

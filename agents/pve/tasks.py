@@ -32,6 +32,7 @@ class Read:
         self._readers = readers
         self._facts: Facts | None = None
         self._buffer = b""
+        self._heard = False
         self._reader = readers.ask(request)
         self.fd = self._reader.fileno()
 
@@ -39,11 +40,21 @@ class Read:
         """Yield what has come since; sets `done` after the result."""
         if ready:
             chunk = self._reader.heard()
+            self._heard = self._heard or bool(chunk)
             yield from self._messages(chunk)
-            if not chunk and not self.done:
+            if not chunk and not self._heard:
+                self._ask_another()
+            elif not chunk and not self.done:
                 yield self._given_up(Result(FAILED, stage=self._request.verb, verdict=_died(self._request.verb)))
         elif time.monotonic() >= self.until:
             yield self._given_up(self._late())
+
+    def _ask_another(self) -> None:
+        """Ask a new reader, once: the idle one may have been killed as it was asked."""
+        self._heard = True
+        self._reader.kill()
+        self._reader = self._readers.ask(self._request)
+        self.fd = self._reader.fileno()
 
     def _messages(self, chunk: bytes) -> Iterator[Message]:
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
