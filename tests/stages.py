@@ -29,6 +29,21 @@ def until(seen: Callable[[], object], what: str) -> None:
         time.sleep(0.005)
 
 
+def writer_of(fifo: Path) -> int:
+    """Return the writing end of a FIFO once somebody reads it, who then waits until that is closed."""
+    found: list[int] = []
+
+    def somebody_reads() -> bool:
+        try:
+            found.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    until(somebody_reads, f"a look at {fifo.name}")
+    return found[0]
+
+
 def stage(world: World, job_id: str) -> str:
     path = memory(world, "jobs", job_id, "stage")
     return path.read_text() if path.exists() else ""
@@ -84,19 +99,10 @@ def in_preflight_of_reset(world: World, job_id: str) -> Iterator[None]:
     conf.rename(sound)
     os.mkfifo(conf)
     yield
-    writers: list[int] = []
-
-    def somebody_reads() -> bool:
-        try:
-            writers.append(os.open(conf, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:
-            return False
-        return True
-
-    until(somebody_reads, "a look at the configuration")
+    held = writer_of(conf)
     yield
     sound.rename(conf)
-    os.close(writers[0])
+    os.close(held)
     yield
 
 

@@ -19,7 +19,7 @@ from .agent import Session, answer_of, execute
 from .hung import unserved_fuse
 from .qemu import Witness
 from .sshd import Sshd
-from .stages import memory, until
+from .stages import memory, until, writer_of
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
 
@@ -114,10 +114,10 @@ def noted_since(world: World) -> float:
 
 def agents(world: World) -> list[str]:
     """Return every process of this host's agent."""
-    found = []
+    found, command = [], "\0".join([*world.forced_command()[:3], ""]).encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found += [path.parent.name] if str(world.agent).encode() in path.read_bytes() else []
+            found += [path.parent.name] if path.read_bytes().startswith(command) else []
         except OSError:
             continue
     return found
@@ -245,6 +245,25 @@ def test_a_noisy_bashrc(world: World, home: Path) -> None:
         assert (answer.code, answer.trailer["state"]) == (0, "running")
         with Session(world, [*server.client(server.power_key), "session"]) as session:
             assert session.ask("status")["state"] == "running"
+    finally:
+        server.stop()
+
+
+@pytest.mark.real("sshd")
+def test_a_hanging_bashrc(world: World, home: Path) -> None:
+    """With bash it keeps the verb from beginning for as long as it hangs: that is why the recipe has /bin/sh."""
+    fifo = home / "never"
+    os.mkfifo(fifo)
+    (home / ".bashrc").write_text(f"read -r line < {fifo}\n")
+    server = Sshd(world, account=f"breakglass:x:0:0:breakglass:{home}:/bin/bash\n")
+    command = [*server.client(server.power_key), "status"]
+    try:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as ssh:
+            held = writer_of(fifo)  # somebody reads it: that is bash
+            begun = agents(world)
+            os.close(held)
+            said = ssh.communicate(timeout=20)[0]
+        assert (begun, said.split(":")[0]) == ([], "running")
     finally:
         server.stop()
 
