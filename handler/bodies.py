@@ -25,6 +25,7 @@ class PveRequest:
     if_state: str = ""
     if_last: str = ""
     job: str = ""
+    challenge: str = ""
 
 
 def strict_json(body: bytes) -> Mapping[str, object]:

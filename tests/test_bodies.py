@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from handler.bodies import PveRequest, cut_utf8, pve_request, strict_json
 from handler.errors import BadRequest
 
-FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job")
+FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "challenge")
 JOB = "msg_12345678"
 sound = st.text()
 
@@ -30,6 +30,7 @@ def test_a_verb_is_enough() -> None:
 def test_every_field_is_read() -> None:
     """Each field of the contract is read as it was sent, white space and escapes included."""
     sent = {"verb": "reset", "vm": "devvm", "reason": "hung ☎\n", "if_state": "io-error", "if_last": JOB, "job": JOB}
+    sent["challenge"] = "1795500000.abc"
     assert asdict(pve_request(json.dumps(sent, indent=2).encode())) == sent
     assert asdict(pve_request(json.dumps(sent, ensure_ascii=False).encode())) == sent
 

@@ -23,6 +23,7 @@ PURE = (
     "callers",
     "vms",
     "signing",
+    "challenge",
     "verbs",
     "outcomes",
     "bodies",

@@ -9,12 +9,13 @@ from starlette.responses import JSONResponse, Response
 
 from .. import audit
 from ..bodies import PveRequest, pve_request
+from ..challenge import check_time
 from ..errors import BreakglassError, Forbidden, IdReused
 from ..gate import signed_request
 from ..outcomes import Answer, Asked, unsettled
 from ..service import Service
 from ..settings import Config, Vm, by_hand
-from ..signing import Caller, check_age
+from ..signing import Caller
 from ..verbs import VERBS
 from .replies import NDJSON, error_reply, stream_reply
 
@@ -26,8 +27,8 @@ async def pve(request: Request) -> Response:
     service: Service = request.state.service
     signed, body, began = signed_request(request.scope["state"])
     now = time.time()
-    check_age(signed, int(now))
     asked_for = pve_request(body)
+    check_time(signed, asked_for.challenge, int(now), service.config.session_secrets)
     caller = signed.caller
     await service.ready.wait()  # before anything is looked up: from here to the verb nothing can be reloaded
     vm = chosen_vm(service.config, asked_for)
