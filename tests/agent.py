@@ -4,6 +4,7 @@ import json
 import subprocess
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Queue
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,17 @@ def processes(world: World, job_id: str) -> list[int]:
     memory = Memory(Host(VMID, str(world.root)))
     record = memory.record(job_id)
     return memory.processes(record) if record else []
+
+
+def agent_processes(world: World) -> list[str]:
+    """Return every process of this host's agent."""
+    found, command = [], "\0".join([*world.forced_command()[:3], ""]).encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [path.parent.name] if path.read_bytes().startswith(command) else []
+        except OSError:
+            continue
+    return found
 
 
 @dataclass(frozen=True)

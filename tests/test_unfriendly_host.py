@@ -1,25 +1,21 @@
 """Hosts that are full, read-only, hung, set up badly or told a wrong time: the verb works, and says what it missed."""
 
-import base64
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agents.bundle import bundle
 from handler.demo.world import VMID, World
 
-from .agent import Session, answer_of, execute
+from .agent import Session, agent_processes, answer_of, execute
 from .hung import unserved_fuse
 from .qemu import Witness
-from .sshd import Sshd
-from .stages import memory, until, writer_of
+from .stages import memory, until
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
 
@@ -92,7 +88,7 @@ def test_an_archive_that_hangs(world: World) -> None:
         assert execute(world, "reset id=unheard-0").code == 0
         assert time.monotonic() - began < 10
         until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > noted_since(world) + 2, "two seconds of silence")
-        hanging = agents(world)
+        hanging = agent_processes(world)
         for number in range(1, 4):
             answer = execute(world, f"reset id=unheard-{number}")
             assert (answer.code, answer.trailer["state"]) == (0, "running")
@@ -105,22 +101,11 @@ def test_an_archive_that_hangs(world: World) -> None:
             "job-unknown",
             True,
         )
-        assert (len(hanging), agents(world)) == (2, hanging)
+        assert (len(hanging), agent_processes(world)) == (2, hanging)
 
 
 def noted_since(world: World) -> float:
     return float(json.loads(memory(world, "archive.json").read_text())["since"])
-
-
-def agents(world: World) -> list[str]:
-    """Return every process of this host's agent."""
-    found, command = [], "\0".join([*world.forced_command()[:3], ""]).encode()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found += [path.parent.name] if path.read_bytes().startswith(command) else []
-        except OSError:
-            continue
-    return found
 
 
 # --- the rest of the machine ---
@@ -200,87 +185,3 @@ def test_a_thousand_old_jobs(world: World) -> None:
         assert session.ask("reset id=after-a-thousand", 40)["outcome"] == "done"
         jobs = session.ask("history", 4)["jobs"]
     assert (len(jobs), jobs[0]["id"]) == (50, "after-a-thousand")
-
-
-# --- the account and its environment, over a real sshd ---
-
-
-def answered(sshd: Sshd, line: str, *options: str) -> Any:
-    command = [*sshd.client(sshd.power_key, *options), line]
-    return answer_of(subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60))
-
-
-@pytest.fixture
-def home(world: World) -> Path:
-    path = world.directory / "home"
-    path.mkdir()
-    return path
-
-
-@pytest.mark.real("sshd")
-def test_start_up_files_that_hang(world: World, home: Path) -> None:
-    """With /bin/sh, as the recipe has it, none of them is read, neither for an exec nor for a session."""
-    os.mkfifo(home / "never")
-    (home / ".ssh").mkdir()
-    for name in (".bashrc", ".profile", ".bash_profile", ".ssh/rc"):
-        (home / name).write_text(f"echo noise; read -r line < {home}/never\n")
-    server = Sshd(world, account=f"breakglass:x:0:0:breakglass:{home}:/bin/sh\n")
-    try:
-        answer = answered(server, "status")
-        assert (answer.code, answer.stdout.splitlines()[0].split(":")[0]) == (0, "running")
-        with Session(world, [*server.client(server.power_key), "session"]) as session:
-            assert session.ask("status")["state"] == "running"
-    finally:
-        server.stop()
-
-
-@pytest.mark.real("sshd")
-def test_a_noisy_bashrc(world: World, home: Path) -> None:
-    """With bash, against the recipe, noise stands before the answer and not behind: it is still understood."""
-    (home / ".bashrc").write_text("echo '#breakglass {\"exit_code\": 0}'; echo noise; echo noise >&2\n")
-    server = Sshd(world, account=f"breakglass:x:0:0:breakglass:{home}:/bin/bash\n")
-    try:
-        answer = answered(server, "reset")
-        assert "noise" in answer.stdout.splitlines()
-        assert (answer.code, answer.trailer["state"]) == (0, "running")
-        with Session(world, [*server.client(server.power_key), "session"]) as session:
-            assert session.ask("status")["state"] == "running"
-    finally:
-        server.stop()
-
-
-@pytest.mark.real("sshd")
-def test_a_hanging_bashrc(world: World, home: Path) -> None:
-    """With bash it keeps the verb from beginning for as long as it hangs: that is why the recipe has /bin/sh."""
-    fifo = home / "never"
-    os.mkfifo(fifo)
-    (home / ".bashrc").write_text(f"read -r line < {fifo}\n")
-    server = Sshd(world, account=f"breakglass:x:0:0:breakglass:{home}:/bin/bash\n")
-    command = [*server.client(server.power_key), "status"]
-    try:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as ssh:
-            held = writer_of(fifo)  # somebody reads it: that is bash
-            begun = agents(world)
-            os.close(held)
-            said = ssh.communicate(timeout=20)[0]
-        assert (begun, said.split(":")[0]) == ([], "running")
-    finally:
-        server.stop()
-
-
-@pytest.mark.real("sshd")
-def test_odd_locales(world: World) -> None:
-    """Debian's sshd lets a client set them: the agent is the same, and what it runs speaks C."""
-    (world.bin / "df").write_text('#!/bin/sh\necho "words in $LC_ALL"\n')
-    (world.bin / "df").chmod(0o755)
-    why = "hängt; 終 \u202e"
-    note = base64.urlsafe_b64encode(why.encode()).decode().rstrip("=")
-    server = Sshd(world, "PerSourcePenalties no\nAcceptEnv LANG LC_*")
-    odd = "SetEnv=LANG=xx_YY.nonsense LC_ALL=tr_TR.ISO-8859-9 LC_CTYPE=zh_CN.GB18030 LC_MESSAGES=../../etc/passwd"
-    try:
-        answer = answered(server, f"cycle id=odd-locale-1 note={note}", "-o", odd)
-        assert (answer.code, answer.trailer["state"]) == (0, "running")
-        assert "words in C" in answer.stdout.splitlines()
-        assert answered(server, "history", "-o", odd).trailer["jobs"][0]["why"] == why
-    finally:
-        server.stop()
