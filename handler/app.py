@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from . import audit
 from .errors import BreakglassError, MethodNotAllowed, NotFound
 from .gate import Gate, signed_request
+from .routes.alert import alert
 from .routes.pve import pve
 from .routes.replies import error_reply
 from .service import Load, Service
@@ -36,6 +37,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
 
     routes = [
         Route("/pve", pve, methods=["POST"]),
+        Route("/alert/{source}", alert, methods=["POST"]),
         Route("/health", health, methods=["GET"]),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]

@@ -3,6 +3,7 @@
 Pure. Duplicate keys are refused because two parsers would disagree on which one counts.
 """
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -89,3 +90,8 @@ def _shown(text: str) -> str:
 def cut_utf8(text: str, limit: int) -> str:
     """Return `text` cut to at most `limit` bytes of UTF-8, at a character's end."""
     return text.encode()[:limit].decode("utf-8", "ignore")
+
+
+def note_word(text: str) -> str:
+    """Return a reason as a word of the host's grammar: data for the record, cut to REASON_BYTES."""
+    return "note=" + base64.urlsafe_b64encode(cut_utf8(text, REASON_BYTES).encode()).decode().rstrip("=")

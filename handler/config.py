@@ -1,6 +1,6 @@
 """The TOML file, to frozen dataclasses. Every problem is reported at once, each with its key's path and a hint.
 
-Any fault in an entry switches that caller or that VM off, whole: half an entry could mean more than its author wrote.
+Any fault in an entry switches that caller, VM or alert off, whole: half an entry could mean more than its author wrote.
 The rest works on. What no rescue can do without (a caller, a VM, a session secret) is a ConfigError; what a later part
 needs is checked where that part lives. Pure but for reading the files that the TOML names, through `read`.
 """
@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sized
 
 from .callers import read_callers
 from .errors import ConfigError, Problem
+from .rules import read_rules
 from .settings import Config
+from .signing import SIGNATURE
 from .tables import Read, Tables
 from .vms import read_vm, vmid_in
 
@@ -29,31 +31,26 @@ def parse(text: str, read: Read) -> Config:
 
 def _config(tables: Tables) -> Config:
     tables.unknown("", tables.data, ("callers", "vms", "sessions", "chat", "alerts"))
-    _not_served_yet(tables)
+    if not isinstance(tables.data.get("chat", {}), dict):
+        tables.problem("chat", "is not a table", "write [chat]")
     entries = tables.tables("vms")
     vms = {name: vm for name, table in entries.items() if (vm := read_vm(tables, name, table))}
     callers = read_callers(tables, entries)
+    alerts = read_rules(tables, vms, entries)
     secrets, directory = _sessions(tables)
-    _needed(tables, "callers", callers, "has nobody who can sign", "mend one, or make one: breakglass keys new NAME")
+    signing = [caller for caller in callers if caller.way == SIGNATURE]
+    _needed(tables, "callers", signing, "has nobody who can sign", "mend one, or make one: breakglass keys new NAME")
     _needed(tables, "vms", vms, "has none that can be used", "mend one: docs/protocol.md, section 1")
-    if not (callers and vms and secrets):
+    if not (signing and vms and secrets):
         raise ConfigError(tables.problems)
     off = {name: vmid_in(table) for name, table in entries.items() if name not in vms}
-    return Config(callers, vms, secrets, directory, off, tuple(tables.problems))
+    return Config(callers, vms, secrets, directory, off, tuple(tables.problems), alerts)
 
 
 def _needed(tables: Tables, path: str, usable: Sized, message: str, hint: str) -> None:
     """Say what is missing where no other problem says it of the whole table."""
     if not usable and not any(problem.path == path for problem in tables.problems):
         tables.problem(path, message, hint)
-
-
-def _not_served_yet(tables: Tables) -> None:
-    if not isinstance(tables.data.get("chat", {}), dict):
-        tables.problem("chat", "is not a table", "write [chat]")
-    alerts = tables.data.get("alerts", [])
-    if not (isinstance(alerts, list) and all(isinstance(alert, dict) for alert in alerts)):
-        tables.problem("alerts", "is not a list of tables", "write [[alerts]] above each")
 
 
 def _sessions(tables: Tables) -> tuple[tuple[str, ...], str]:

@@ -14,7 +14,7 @@ class BreakglassError(Exception):
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
-    reached: ClassVar[bool] = False
+    reached: ClassVar[bool | None] = False
 
     def __init__(self, message: str, hint: str = "", **extra: object) -> None:
         super().__init__(message)
@@ -83,6 +83,18 @@ class IdReused(BreakglassError):
     """The id already named something else on the host."""
 
     code, status, reached = "id-reused", 422, True
+
+
+class HostUnreached(BreakglassError):
+    """Nothing was sent to the host; whoever sends again loses nothing."""
+
+    code, status = "unreached", 503
+
+
+class HostSilent(BreakglassError):
+    """It was sent and not acknowledged; the id makes it safe to send it again."""
+
+    code, status, reached = "unknown", 503, None
 
 
 @dataclass(frozen=True)

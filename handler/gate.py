@@ -1,7 +1,7 @@
-"""In front of every route, in plain ASGI: body limits, deadlines, the signature, the security headers.
+"""In front of every route, in plain ASGI: body limits, deadlines, who it is, the security headers.
 
-What is not signed by a known caller gets one prebuilt answer before anything is routed, parsed or looked up; that also
-keeps a flood of bad signatures cheap.
+What does not come from a known caller gets one prebuilt answer before anything is routed, parsed or looked up; that
+also keeps a flood of bad signatures cheap.
 """
 
 import asyncio
@@ -13,15 +13,31 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import audit
+from .client import new_id
 from .errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
+from .senders import SENDERS
 from .settings import Config
-from .signing import Signed, verify
+from .signing import (
+    GRAFANA_SIGNATURE,
+    GRAFANA_TIMESTAMP,
+    Headers,
+    Signed,
+    bearer_token,
+    verify,
+    verify_bearer,
+    verify_grafana,
+)
 
 BODY_SECONDS = 10.0
 REFUSALS_A_ROUND = 1  # measured: 4 doubles the wait of a good request, and refuses half as many again
-SIGNED = {"/pve": 16 * 1024}  # path: the most bytes of its body
+ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
+SIGNED = {"/pve": 16 * 1024, **ALERTS}  # path: the most bytes of its body
+TOKENS_TOO = {"/pve", *ALERTS}  # where a bearer token is taken for a signature
 
-_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+_HEADERS = (
+    *("webhook-id", "webhook-timestamp", "webhook-signature"),
+    *(GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, "authorization"),
+)
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "worker-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
@@ -80,7 +96,8 @@ class Gate:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         guarded = _with_headers(scope["path"], send)
-        if not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing does
+        unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
+        if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
             return await refuse(guarded, NotFound("there is nothing at this address", "see docs/protocol.md"))
         if scope["path"] in SIGNED:
             if scope["method"] == "POST":
@@ -91,8 +108,7 @@ class Gate:
     async def _signed(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
         try:
-            body = await read_body(scope, receive, SIGNED[scope["path"]])
-            signed = verify(self._config().callers, webhook_headers(scope), body)
+            signed, body = await self._proven(scope, receive)
         except BreakglassError as error:
             await self._turns.wait()
             await refuse(send, error)
@@ -103,9 +119,20 @@ class Gate:
             scope["state"] = {**scope.get("state", {}), "signed": signed, "body": body, "began": began}
             await self._app(scope, receive, send)
 
+    async def _proven(self, scope: Scope, receive: Receive) -> tuple[Signed, bytes]:
+        """Return who it is, and the body: a token is judged before the body is read, and stands for an id and a time
+        of ours."""
+        path, headers = scope["path"], proving_headers(scope)
+        if path in TOKENS_TOO and (token := bearer_token(headers)) is not None:
+            caller = verify_bearer(self._config().callers, token)
+            return Signed(caller, new_id(), int(time.time())), await read_body(scope, receive, SIGNED[path])
+        body = await read_body(scope, receive, SIGNED[path])
+        judge = verify_grafana if path in ALERTS and GRAFANA_SIGNATURE in headers else verify
+        return judge(self._config().callers, headers, body), body
 
-def webhook_headers(scope: Scope) -> dict[str, str]:
-    """Return the three headers; one that is sent twice is joined, which no valid value survives."""
+
+def proving_headers(scope: Scope) -> Headers:
+    """Return the headers that prove who it is; one that is sent twice is joined, which no valid value survives."""
     found: dict[str, str] = {}
     for raw, value in scope["headers"]:
         name = raw.decode("latin-1")

@@ -39,13 +39,14 @@ def _fits(wanted: str | re.Pattern[str], value: str) -> bool:
     return len(value) <= LABEL_CHARS and wanted.fullmatch(value) is not None
 
 
-def read_rules(tables: Tables, vms: Iterable[str], off: Iterable[str]) -> tuple[Rule, ...]:
-    """Return the entries without a fault; an entry for a VM that is off is off with it."""
+def read_rules(tables: Tables, vms: Iterable[str], named: Iterable[str]) -> tuple[Rule, ...]:
+    """Return the entries without a fault. `named` are all VMs in the file: one that is off takes its alerts with it."""
     entries = tables.data.get("alerts", [])
     if not isinstance(entries, list):
         tables.problem("alerts", "is not a list of tables", "write [[alerts]] above each")
         return ()
-    known, broken = tuple(vms), tuple(off)
+    known = tuple(vms)
+    broken = tuple(set(named) - set(known))
     return tuple(
         rule for n, entry in enumerate(entries) if (rule := _rule(tables, f"alerts[{n}]", entry, known, broken))
     )

@@ -5,12 +5,11 @@ bounded by the host agent (1 MiB of output a job).
 """
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 from typing import Protocol
 
 from . import audit
-from .bodies import REASON_BYTES, PveRequest, cut_utf8
+from .bodies import PveRequest, note_word
 from .outcomes import Answer, Asked, Lost, Message, Unreached, settled, unsettled
 from .settings import Vm
 from .verbs import VERBS
@@ -37,8 +36,7 @@ def command_line(request: PveRequest, vm: Vm, msg_id: str, caller: str) -> str:
     if request.if_last:
         words.append(f"last={request.if_last}")
     if request.reason:
-        note = cut_utf8(request.reason, REASON_BYTES).encode()
-        words.append(f"note={base64.urlsafe_b64encode(note).decode().rstrip('=')}")
+        words.append(note_word(request.reason))
     return " ".join(words)
 
 

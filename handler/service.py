@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agents.pve.words import VERSION
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 READ_SECONDS = 10.0  # for the configuration and its files
 
 Load = Callable[[], Config]
+Found = TypeVar("Found")
 
 
 @dataclass(eq=False)
@@ -32,7 +33,7 @@ class Way:
 
     host: "Host"
     keeper: asyncio.Task[None]
-    runs: set[asyncio.Task[None]] = field(default_factory=set)
+    runs: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def close(self) -> None:
         """Close the road once the last verb on it has ended."""
@@ -130,6 +131,14 @@ class Service:
         way.runs.add(run.task)
         run.task.add_done_callback(way.runs.discard)
         return run
+
+    def on_road(self, vm: Vm, work: Callable[["Host"], Coroutine[Any, Any, Found]]) -> asyncio.Task[Found]:
+        """Begin some work with a VM's host, once ready; the road to it stays until that ends, whatever is reloaded."""
+        way = self._ways[vm.name]
+        task = asyncio.create_task(work(way.host))
+        way.runs.add(task)
+        task.add_done_callback(way.runs.discard)
+        return task
 
     # --- what is so ---
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .errors import Problem
+from .rules import Rule
 from .signing import Caller
 from .verbs import VERBS
 
@@ -54,6 +55,7 @@ class Config:
     sessions_dir: str = "var/sessions"
     vms_off: Mapping[str, int | None] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    alerts: tuple[Rule, ...] = ()
 
 
 def is_caller_name(name: str) -> bool:

@@ -28,6 +28,9 @@ PURE = (
     "outcomes",
     "bodies",
     "messages",
+    "senders",
+    "rules",
+    "alerts",
 )
 IMPURE = ("asyncio", "asyncssh", "starlette", "uvicorn", "subprocess", "socket", "threading", "logging")
 CLOCKS_AND_DICE = ("time", "os", "random", "secrets", "uuid")

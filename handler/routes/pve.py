@@ -51,15 +51,15 @@ def chosen_vm(config: Config, request: PveRequest) -> Vm | None:
     return config.vms.get(request.vm)
 
 
-def allowed(caller: Caller, verb: str, vm: Vm, now: float) -> None:
-    """Raise Forbidden unless this caller's entry allows the verb on the VM today."""
+def allowed(caller: Caller, verb: str, vm: Vm | None, now: float) -> None:
+    """Raise Forbidden unless this caller's entry allows the verb on the VM, or on any, today."""
     if caller.not_after and caller.not_after.timestamp() < now:
         raise Forbidden(
             f"the key of {caller.name} expired on {caller.not_after:%Y-%m-%d}", "make one: breakglass keys new"
         )
     if verb not in caller.allow:
         raise Forbidden(f'{caller.name} may not "{verb}"', f"add it to callers.{caller.name}.allow")
-    if caller.vms is not None and vm.name not in caller.vms:
+    if vm is not None and caller.vms is not None and vm.name not in caller.vms:
         raise Forbidden(f"{caller.name} may not touch {vm.name}", f"add it to callers.{caller.name}.vms")
 
 
