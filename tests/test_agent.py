@@ -201,6 +201,20 @@ def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
     assert (again["job"], again["attached"]) == ("capture-01", True)
 
 
+def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
+    """Five hundred ids at once, and then again, fall under one capture; and whoever comes after them is
+    answered."""
+    ids = [f"alert-{number:08d}" for number in range(500)]
+    with Session(world) as session:
+        for _ in range(2):
+            tags = session.send_all([f"forensics id={name} by=am fresh=600 detach" for name in ids])
+            answers = [session.result(tag) for tag in tags]
+            assert {answer["exit_code"] for answer in answers} == {0}
+            (job,) = {answer["job"] for answer in answers}
+        assert session.ask("status")["state"] == "running"
+        assert [job["id"] for job in session.ask("history")["jobs"]] == [job]
+
+
 def test_the_archive_answers_after_a_reboot(world: World) -> None:
     """When /run is new, history and job still show what was archived."""
     with Session(world) as session:

@@ -35,22 +35,22 @@ _OVERTIME = 0.3  # a command's own deadline comes first, so that its process is 
 
 def before_acting(job: Job) -> None:
     """Have evidence before the state is destroyed: a capture of the last minute, or our own; at most BUDGET."""
-    if fresh := newest_capture(job, REUSE_SECONDS):
+    if fresh := newest_capture(job.host, REUSE_SECONDS):
         job.say(f"forensics: using the capture {fresh}")
         return
     until = time.monotonic() + min(BUDGET, job.left(BUDGET))
     capture(job, observe(job.host), until, QUICK_APART)
 
 
-def newest_capture(job: Job, seconds: float, kind: str = "evidence") -> str:
+def newest_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
     """Return the id of the job whose capture is younger than `seconds`, or an empty string.
 
     `evidence` is any capture, a verb's own too; `capture` is that of a forensics job, which others may attach to.
     What was seen of an earlier QEMU process is no evidence of this one.
     """
-    known = read_json(f"{job.host.memory}/{kind}.json") or {}
+    known = read_json(f"{host.memory}/{kind}.json") or {}
     at = known.get("boottime")
-    young = isinstance(at, float) and boottime() - at < seconds and known.get("pid") == read_pid(job.host)
+    young = isinstance(at, float) and boottime() - at < seconds and known.get("pid") == read_pid(host)
     return str(known.get("job", "")) if young else ""
 
 

@@ -29,6 +29,15 @@ def spawn(host: Host, request: Request, nonce: str) -> None:
     spawn_detached(lambda: _live(host, request, nonce, claim_by))
 
 
+def falls_under(host: Host, request: Request) -> bool:
+    """Let a request for evidence stand under the capture that runs, or is fresh enough for it; False when there is
+    none. It takes no process, so that a storm of alerts holds up nobody who wants to act."""
+    if request.verb != "forensics":
+        return False
+    capture = capture_lock(host).holder(tries=1) or newest_capture(host, request.fresh, "capture")
+    return capture not in ("", request.id) and Memory(host).alias(request.id, capture)
+
+
 def _live(host: Host, request: Request, nonce: str, claim_by: float) -> None:
     if boottime() > claim_by:
         return  # so late that whoever follows is about to say that it did not start: it must not, then
@@ -65,7 +74,7 @@ def _claimed(job: Job) -> Lock | None:
     running = None if lock.take(job.record.id) else lock.holder()
     if running == job.record.id:
         return None  # the same request, a moment earlier
-    if stands_for := running or newest_capture(job, job.record.fresh, "capture"):
+    if stands_for := running or newest_capture(job.host, job.record.fresh, "capture"):
         job.memory.alias(job.record.id, stands_for)
         return None
     return lock if job.memory.claim(job.record) else None

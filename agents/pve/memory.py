@@ -268,9 +268,9 @@ class Lock:
             os.close(self._fd)
             self._fd = None
 
-    def holder(self) -> str | None:
-        """Return the id of the job that holds the lock; None when it is free."""
-        for _ in range(100):
+    def holder(self, tries: int = 100) -> str | None:
+        """Return the id of the job that holds the lock; None when it is free, or has not named itself in 2 ms a try."""
+        for _ in range(tries):
             pid, text = self._peek()
             if pid == 0:
                 return None

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from .grammar import LINE_CHARS, Malformed, Request, escaped, parse_line
 from .host import Host, Key
-from .jobs import spawn
+from .jobs import falls_under, spawn
 from .memory import Memory
 from .probe import reap
 from .process import lock_memory
@@ -73,7 +73,7 @@ class Agent:
         job = named(self._key, request, nonce)
         memory = Memory(self._host)
         memory.prepare()
-        if memory.record(job.id) is None:
+        if memory.record(job.id) is None and not falls_under(self._host, job):
             spawn(self._host, job, nonce)
         return Follow(self._host, job, nonce)
 
@@ -190,7 +190,7 @@ class Session:
         while self._open:
             reading = [] if self._lines else [0]
             writing = [1] if self._unsent else []
-            timeout = self._agent.timeout()
+            timeout = 0.0 if self._can_begin else self._agent.timeout()
             ready, writable, _ = select.select([*reading, *self._agent.descriptors()], writing, [], timeout)
             if 0 in ready:
                 self._take()
@@ -207,8 +207,12 @@ class Session:
             self._open = False
         self._lines += lines
 
+    @property
+    def _can_begin(self) -> bool:
+        return bool(self._lines) and len(self._agent.tasks) < MOST_TASKS
+
     def _begin_lines(self) -> None:
-        while self._lines and len(self._agent.tasks) < MOST_TASKS:
+        while self._can_begin:
             self._take_line(self._lines.popleft().decode("utf-8", "replace"))
 
     def _take_line(self, line: str) -> None:
