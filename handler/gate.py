@@ -124,10 +124,9 @@ class Gate:
         of ours."""
         path, headers = scope["path"], proving_headers(scope)
         if path in TOKENS_TOO and (token := bearer_token(headers)) is not None:
-            caller = verify_bearer(self._config().callers, token)
-            return Signed(caller, f"msg_{secrets.token_hex(12)}", int(time.time())), await read_body(
-                scope, receive, SIGNED[path]
-            )
+            caller, msg_id = verify_bearer(self._config().callers, token), f"msg_{secrets.token_hex(12)}"
+            body = await read_body(scope, receive, SIGNED[path])
+            return Signed(caller, msg_id, int(time.time())), body
         body = await read_body(scope, receive, SIGNED[path])
         judge = verify_grafana if path in ALERTS and GRAFANA_SIGNATURE in headers else verify
         return judge(self._config().callers, headers, body), body

@@ -55,14 +55,15 @@ def config_text(
     host_key: object,
     vmid: int = 102,
     user: str = "",
+    extra: str = "",
 ) -> str:
-    """Return a configuration with one VM."""
+    """Return a configuration with one VM, and with whatever else."""
     tables = [
         f"[callers.{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in c.items()) for name, c in callers.items()
     ]
     vm = f'[vms.devvm]\nssh = "{user or "breakglass"}@127.0.0.1:{port}"\nvmid = {vmid}\n'
     vm += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
-    return "\n".join([*tables, vm, f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n'])
+    return "\n".join([*tables, vm, f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n', extra])
 
 
 class Service:
