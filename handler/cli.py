@@ -17,11 +17,13 @@ from pathlib import Path
 
 from .config import parse
 from .errors import ConfigError, Problem
+from .examples import EXAMPLES, example
 from .settings import Config, is_caller_name
-from .signing import ID, secret_bytes
+from .signing import BEARER, GRAFANA, ID, secret_bytes
 from .verbs import VERBS
 
 DONE, FAILED, USAGE, UNREACHED, UNKNOWN = 0, 1, 2, 3, 4
+DEFAULT_URL = "http://127.0.0.1:8080"
 _EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 
 # The states that the demo can put its VM into; `handler/demo/world.py` has them, and is loaded by the demo alone.
@@ -103,11 +105,35 @@ def keys_new(arguments: argparse.Namespace) -> int:
     if not is_caller_name(arguments.name):
         complain(f'not a usable name: "{arguments.name}"', "letters, digits, @ . _ - and at most 64 of them")
         return USAGE
-    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-    say(f'[callers.{json.dumps(arguments.name)}]\nsecret = "{secret}"\nallow  = ["status", "forensics", "history"]')
+    key, secret, allow = _new_key(arguments.way)
+    say(f"[callers.{json.dumps(arguments.name)}]\n{key} = {json.dumps(secret)}\nallow  = {json.dumps(allow)}")
     print(
         "# shown once: add it to the configuration, give it to its caller, reload the handler (SIGHUP)", file=sys.stderr
     )
+    return DONE
+
+
+def _new_key(way: str) -> tuple[str, str, list[str]]:
+    """Return the entry's key, a new secret for it, and what such a caller is usually allowed."""
+    if way == BEARER:
+        return "token", f"bgt_{secrets.token_urlsafe(32)}", ["forensics"]
+    if way == GRAFANA:
+        return "grafana_secret", secrets.token_urlsafe(32), ["forensics"]
+    signing = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    return "secret", signing, ["status", "forensics", "history"]
+
+
+def alert_example(arguments: argparse.Namespace) -> int:
+    """Print what a sender's own configuration needs to send its alerts to this handler."""
+    path = Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
+    try:
+        rules = load_config(path, os.environ).alerts
+    except ConfigError as error:
+        complain(f"the configuration can't be used\n{error}")
+        return USAGE
+    if not any(rule.source == arguments.source for rule in rules):
+        complain(f"no [[alerts]] entry has source = {json.dumps(arguments.source)} yet", "see docs/alerts.md")
+    say(example(arguments.source, arguments.url, rules).rstrip("\n"))
     return DONE
 
 
@@ -139,7 +165,7 @@ def call(arguments: argparse.Namespace) -> int:
 
     wanted = {name: getattr(arguments, name) for name in ("verb", "vm", "reason", "if_state", "if_last", "job")}
     body = json.dumps({name: value for name, value in wanted.items() if value}).encode()
-    url = os.environ.get("BREAKGLASS_URL", "http://127.0.0.1:8080")
+    url = os.environ.get("BREAKGLASS_URL", DEFAULT_URL)
     msg_id = arguments.id or new_id()
     if not ID.fullmatch(msg_id):
         complain(f'not an id: "{msg_id}"', "8 to 64 of A-Z a-z 0-9 _ -")
@@ -260,11 +286,18 @@ def parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="make a caller's key").add_subparsers(required=True, metavar="new")
     new = keys.add_parser("new", help="print a new caller's entry")
     new.add_argument("name")
+    way = new.add_mutually_exclusive_group()
+    way.add_argument("--bearer", dest="way", action="store_const", const=BEARER, help="a token, for what can't sign")
+    way.add_argument("--grafana", dest="way", action="store_const", const=GRAFANA, help="Grafana's own signature")
     new.set_defaults(run=keys_new)
     signing = commands.add_parser("sign", help="print signing headers for the body on standard input")
     signing.add_argument("--id", help="sign this id again instead of a new one")
     signing.set_defaults(run=sign)
     _add_call(commands.add_parser("call", help="run a verb (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"))
+    exemplary = commands.add_parser("alert-example", help="print a monitoring system's configuration (BREAKGLASS_URL)")
+    exemplary.add_argument("source", choices=EXAMPLES)
+    exemplary.add_argument("--url", default=os.environ.get("BREAKGLASS_URL", DEFAULT_URL), help="of this handler")
+    exemplary.set_defaults(run=alert_example)
     host = commands.add_parser("host", help="the Proxmox host's side").add_subparsers(required=True, metavar="COMMAND")
     bundling = host.add_parser("bundle", help="write the host agent, to standard output without FILE")
     bundling.add_argument("file", nargs="?")

@@ -31,6 +31,7 @@ PURE = (
     "senders",
     "rules",
     "alerts",
+    "examples",
 )
 IMPURE = ("asyncio", "asyncssh", "starlette", "uvicorn", "subprocess", "socket", "threading", "logging")
 CLOCKS_AND_DICE = ("time", "os", "random", "secrets", "uuid")

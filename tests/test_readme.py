@@ -69,11 +69,13 @@ def test_the_recipe_shows_the_secret_to_nobody() -> None:
 
 
 def test_the_example_configuration_is_good() -> None:
-    """The README's breakglass.toml parses without a problem, and says two callers and a pinned VM."""
+    """The README's breakglass.toml parses without a problem, and says three callers, a pinned VM and an alert."""
     files = {f"/run/secrets/{name}": new_secret() for name in ("operator", "dashboard", "pve_power", "session")}
+    files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
     config = parse(block("toml"), files.__getitem__)
     assert config.problems == ()
-    assert [caller.name for caller in config.callers] == ["operator", "dashboard"]
+    assert [caller.name for caller in config.callers] == ["operator", "dashboard", "alertmanager"]
+    assert [alert.vm for alert in config.alerts] == ["devvm"]
     assert config.callers[0].allow == set(VERBS)
     assert len(config.vms["devvm"].host_keys) == 2
 
