@@ -20,11 +20,15 @@ PARTS = {
     "root": os.geteuid() == 0,
     "fuse": os.geteuid() == 0 and Path("/dev/fuse").exists(),
     "fsfreeze": os.geteuid() == 0 and shutil.which("fsfreeze") is not None and shutil.which("mkfs.ext4") is not None,
+    "alertmanager": shutil.which("prometheus-alertmanager") is not None and shutil.which("amtool") is not None,
     "curl": shutil.which("curl") is not None and shutil.which("openssl") is not None,
 }
 
 
-SLOW_FILES = ("test_install", "test_reload", "test_forensics", "test_demo", "test_packaging")
+SLOW_FILES = (
+    *("test_install", "test_reload", "test_forensics", "test_demo", "test_packaging"),
+    *("test_alertmanager", "test_alerts_http"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -77,10 +77,14 @@ class Service:
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
         self.config.write_text(config_text(callers, port=port, key=key, host_key=host_key, **more))
-        self._out = (directory / f"audit-{self.port}.jsonl").open("wb")
+        self.start()
+
+    def start(self) -> None:
+        """Start the handler, or start it again where it was, and return once it listens."""
+        self._out = (self.directory / f"audit-{self.port}.jsonl").open("ab")
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "handler.cli", "serve"], env=environment, stdout=self._out, cwd=directory
+            [sys.executable, "-m", "handler.cli", "serve"], env=environment, stdout=self._out, cwd=self.directory
         )
         wait_listening(self.port, self.process)
 
