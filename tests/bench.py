@@ -29,6 +29,8 @@ from handler.messages import as_bytes
 from handler.pve import Host
 from handler.settings import Address, Vm
 
+from .bench_alerts import TITLES as ALERT_TITLES
+from .bench_alerts import alert_figures
 from .service import Service
 from .sshd import Sshd
 
@@ -286,6 +288,7 @@ TITLES = {
     "crowd_executions": "executions on the host for them (wanted: at most 2)",
     "crowd_http_200": "200 statuses at once over HTTP, ms",
     "crowd_http_failures": "failures among them (wanted: 0)",
+    **ALERT_TITLES,
 }
 
 
@@ -305,6 +308,7 @@ def main(arguments: list[str]) -> int:
         finally:
             sshd.stop()
             world.close()
+    found |= alert_figures(max(3, count // 6))
     width = max(map(len, TITLES.values()))
     for name, title in TITLES.items():
         print(f"{title:<{width}}  {found[name]:>10}")

@@ -243,6 +243,14 @@ def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
 # --- patterns ---
 
 
+def test_a_pattern_matches_the_whole_label() -> None:
+    """Neither what comes before nor what comes after is let be; without the tilde a text is only itself."""
+    config = read(GOOD.replace('match = { vm = "devvm" }', "match = { vm = '~dev(vm|box)' }"))
+    assert [config.alerts[1].matches({"vm": name}) for name in ("devvm", "devbox")] == [True, True]
+    assert [config.alerts[1].matches({"vm": name}) for name in ("devvm2", "a devvm", "devvm\n")] == [False] * 3
+    assert not read(GOOD.replace('{ vm = "devvm" }', '{ vm = "dev.m" }')).alerts[1].matches({"vm": "devvm"})
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
