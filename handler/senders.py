@@ -27,11 +27,20 @@ class Alert:
 
 def read_payload(source: str, body: bytes) -> list[Alert]:
     """Return the alerts in a sender's payload; raise BadRequest, naming the field, for one of the wrong type."""
+    return SENDERS[source](_payload(body))
+
+
+def challenge_in(body: bytes) -> str:
+    """Return the clock challenge that a sender who signs by the standard has added to its payload, if any."""
+    return _text(_payload(body), "challenge", "")
+
+
+def _payload(body: bytes) -> Json:
     try:
         payload = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is not JSON: {str(error)[:120]}", f"see {DOCS}, {source}") from None
-    return SENDERS[source](_object(payload, "the body"))
+        raise BadRequest(f"the body is not JSON: {str(error)[:120]}", f"see {DOCS}") from None
+    return _object(payload, "the body")
 
 
 DOCS = "docs/alerts.md"

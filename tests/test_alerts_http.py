@@ -181,6 +181,19 @@ def test_grafana_signs_alerts_and_nothing_else(service: Service) -> None:
     assert (refused.status, refused.json["error"]["code"]) == (401, "unauthorized")
 
 
+def test_a_sender_with_a_wrong_clock_gets_through(service: Service) -> None:
+    """A signed alert whose time is off is told a challenge, and taken with it, as a verb is; Grafana is told none."""
+    at, msg_id = int(time.time()) - 4000, "alert-from-a-wrong-clock"
+    payload = firing("wrong clock")
+    body = json.dumps(payload).encode()
+    error = service.send("POST", "/alert/generic", body, service.signed(body, msg_id=msg_id, at=at)).json["error"]
+    assert error["code"] == "stale-timestamp"
+    body = json.dumps({**payload, "challenge": error["challenge"]}).encode()
+    assert service.send("POST", "/alert/generic", body, service.signed(body, msg_id=msg_id, at=at)).status == 202
+    stale = service.send("POST", "/alert/grafana", body, grafana_headers(body, at))
+    assert (stale.status, "challenge" in stale.json["error"]) == (401, False)
+
+
 def test_a_token_reads_and_changes_nothing(service: Service) -> None:
     """On /pve a token runs the reads that its entry allows; power is forbidden, and an unsigned id means nothing."""
     body = json.dumps({"verb": "status", "vm": "devvm"}).encode()
