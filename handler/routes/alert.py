@@ -58,7 +58,7 @@ async def alert(request: Request) -> Response:
 
 
 def check_when(signed: Signed, body: bytes, now: int, config: Config) -> None:
-    """Raise StaleTimestamp when the signature is too old or early. Grafana can't answer a challenge; others may have."""
+    """Raise StaleTimestamp when the signature is too old or early. Grafana can't answer a challenge; others can."""
     if signed.caller.way == GRAFANA or abs(now - signed.timestamp) <= TOLERANCE:
         check_age(signed, now)
     else:
