@@ -93,4 +93,5 @@ def why(source: str, alert: Alert) -> str:
 
 def _shown(text: str) -> str:
     """Return a text cut, and with everything written out that is not plainly printable, half characters too."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:_VALUE_CHARS])
+    cut = text[:_VALUE_CHARS]
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
