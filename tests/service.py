@@ -131,6 +131,11 @@ class Service:
             assert time.monotonic() < until, self.health()
             time.sleep(0.02)
 
+    def not_answering(self) -> None:
+        """Return once the handler has noticed that its connection is gone."""
+        while self.health()["vms"][0]["proxmox"] == "answering":
+            time.sleep(0.02)
+
     def health(self) -> dict[str, Any]:
         return self.send("GET", "/health").json
 

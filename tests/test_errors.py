@@ -21,6 +21,8 @@ TABLE = {
     errors.TooSlow: ("too-slow", 408, False),
     errors.TooLarge: ("too-large", 413, False),
     errors.IdReused: ("id-reused", 422, True),
+    errors.HostUnreached: ("unreached", 503, False),
+    errors.HostSilent: ("unknown", 503, None),
 }
 
 

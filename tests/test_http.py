@@ -77,7 +77,7 @@ def test_long_bodies_are_413_before_any_secret_is_looked_at(service: Service) ->
     assert service.send("POST", "/pve", bytes(16 * 1024 + 1)).status == 413
     assert service.send("POST", "/pve", bytes(16 * 1024)).status == 401
     chunked = (
-        b"POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"1000\r\n%s\r\n" % bytes(4096) * 5
+        b"POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"1000\r\n%s\r\n" % bytes(4096) * 17
     )
     assert raw(service, chunked).startswith(b"HTTP/1.1 413")
 
@@ -177,6 +177,7 @@ def test_endless_headers_are_cut(service: Service) -> None:
 def test_health_answers_while_the_host_is_gone(service: Service, sshd: Sshd) -> None:
     """Whatever is broken, /health says so."""
     sshd.stop()
+    service.not_answering()
     assert service.pve("status").status == 503
     health = service.health()
     assert health["ok"] is True

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import time
 
 import pytest
 
@@ -106,8 +105,7 @@ def test_endless_trailers_are_cut(service: Service) -> None:
 def test_many_who_find_nobody_are_told_so_together(service: Service, sshd: Sshd) -> None:
     """A host that is gone: all of twelve are unreached, by one attempt that they share."""
     sshd.stop()
-    while service.health()["vms"][0]["proxmox"] == "answering":  # the end of the connection is not noticed yet
-        time.sleep(0.02)
+    service.not_answering()
     replies = service.together([{"verb": "reset"}] * 12)
     assert {reply.json["outcome"] for reply in replies} == {"unreached"}
     assert {reply.json["reached"] for reply in replies} == {False}
