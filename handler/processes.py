@@ -1,0 +1,137 @@
+"""The processes of one turn: claude started in its own world, and everything that descends from it found and ended.
+
+Standard library only, for the runner. A descendant is one by the parent that the kernel names, whatever session or
+group it moved to; the runner is their subreaper, so none is ever lost to init. Signals go by pidfd, opened before the
+process is looked at again: a number that was given to somebody else meanwhile is not hit.
+"""
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+MEMORY_SCORE = 500  # when memory runs out, claude goes before the handler
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def start(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, ids: tuple[int | None, int | None], fds: tuple[int, int, int]
+) -> int:
+    """Return the pid of a program with `fds` as its standard streams and none of ours; raise OSError when it can't be.
+
+    It leads a session of its own and dies with us.
+    """
+    said, saying = os.pipe()  # closed by a successful exec
+    ours = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(said)
+            _become(ids, cwd, fds, env)
+            if os.getppid() != ours:
+                os._exit(0)
+            os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606  # there is no shell in it
+        except BaseException as error:
+            number = error.errno if isinstance(error, OSError) and error.errno else 5
+            os.write(saying, str(number).encode())
+        finally:
+            os._exit(127)
+    os.close(saying)
+    with os.fdopen(said, "rb") as pipe:
+        failed = pipe.read()
+    if failed:
+        os.waitpid(pid, 0)
+        raise OSError(int(failed), os.strerror(int(failed)), argv[0])
+    return pid
+
+
+def _become(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[int], env: Mapping[str, str]) -> None:
+    os.setsid()
+    for wanted, fd in enumerate(fds):
+        os.dup2(fd, wanted)  # every fd given is above 2
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(MEMORY_SCORE))
+    uid, gid = ids
+    if gid is not None:
+        os.setgroups([gid])
+        os.setgid(gid)
+    if uid is not None:
+        os.setuid(uid)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
+    os.chdir(cwd)
+    home = env.get("CLAUDE_CONFIG_DIR")
+    if home and not os.access(home, os.W_OK | os.X_OK):  # claude itself would answer and forget, without a word
+        raise OSError(30, "read-only", home)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def descendants(root: int) -> list[int]:
+    """Return the processes below `root`, parents before their children."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in _all():
+        children.setdefault(parent, []).append(pid)
+    found, waiting = [], [root]
+    while waiting:
+        below = children.pop(waiting.pop(0), [])
+        found += below
+        waiting += below
+    return found
+
+
+def _all() -> Iterator[tuple[int, int]]:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (parent := _parent(int(name))) is not None:
+            yield int(name), parent
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state, parent = file.read().rpartition(b")")[2].split()[:2]
+    except (OSError, ValueError):
+        return None
+    return None if state == b"Z" else int(parent)
+
+
+def send(root: int, number: int, only: int | None = None) -> int:
+    """Send a signal to what descends from `root`, or to `only` that one of them; return how many there were."""
+    found = [pid for pid in descendants(root) if only in (None, pid)]
+    held = [(pid, fd) for pid in found if (fd := _held(pid)) is not None]
+    still = set(descendants(root))
+    for pid, fd in held:
+        try:
+            if pid in still:
+                signal.pidfd_send_signal(fd, number)
+        except OSError:  # it has ended, or is not ours to signal
+            pass
+        finally:
+            os.close(fd)
+    return len(found)
+
+
+def _held(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def reap() -> dict[int, int]:
+    """Collect every child that has ended; return the exit of each, negative for a signal."""
+    ended: dict[int, int] = {}
+    try:
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return ended
+            ended[pid] = os.waitstatus_to_exitcode(status)
+    except ChildProcessError:
+        return ended
