@@ -12,6 +12,13 @@ from .verbs import VERBS
 _NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _RESERVED = ("pve", "ssh", "claude")  # commands on claude's PATH, beside the one named after the VM
+# Words that bash obeys itself, before it looks for a command: allowed as the guest's, they would run something here.
+_SHELL = """
+alias bg bind break builtin caller case cd command compgen complete compopt continue coproc declare dirs disown do done
+echo elif else enable esac eval exec exit export false fc fg fi for function getopts hash help history if in jobs kill
+let local logout mapfile popd printf pushd pwd read readarray readonly return select set shift shopt source suspend
+test then time times trap true type typeset ulimit umask unalias unset until wait while
+"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Address:
 @dataclass(frozen=True)
 class Vm:
     """One VM and the Proxmox host that runs it. `host_keys` and `host_cas` are OpenSSH public keys; both empty means
-    that any host key is accepted, which is warned about."""
+    that any host key is accepted, which is warned about. `agent_key` is claude's own, `guest` where it can log in."""
 
     name: str
     vmid: int
@@ -38,10 +45,27 @@ class Vm:
     host_keys: tuple[str, ...] = ()
     host_cas: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+    agent_key: str = field(default="", repr=False)
+    guest: Address | None = None
+    guest_host_keys: tuple[str, ...] = ()
+    guest_host_cas: tuple[str, ...] = ()
 
     @property
     def any_host_key(self) -> bool:
         return not (self.host_keys or self.host_cas)
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """What [chat] says. Neither `user` nor `shared_uid`: chat stays off, for nobody said what claude may reach."""
+
+    sessions_dir: str
+    command: str = "claude"
+    user: str = ""
+    shared_uid: bool = False
+    max_turns_at_once: int = 2
+    turn_seconds: int = 1800
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -56,6 +80,13 @@ class Config:
     vms_off: Mapping[str, int | None] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     alerts: tuple[Rule, ...] = ()
+    chat: ChatSettings | None = None
+    files: tuple[str, ...] = ()  # that were read for it
+
+    @property
+    def chat_fault(self) -> bool:
+        """Tell whether chat is off because its entry has a fault, not because there is none."""
+        return any(problem.path.partition(".")[0] == "chat" for problem in self.problems)
 
 
 def is_caller_name(name: str) -> bool:
@@ -66,6 +97,11 @@ def is_caller_name(name: str) -> bool:
 def is_vm_name(name: str) -> bool:
     """Tell whether a VM can be named so."""
     return bool(_VM_NAME.fullmatch(name)) and name not in _RESERVED
+
+
+def is_guest_command(name: str) -> bool:
+    """Tell whether a VM's name can be a command of claude's: not where the shell would take it for its own word."""
+    return is_vm_name(name) and name not in _SHELL.split()
 
 
 def by_hand(vm: Vm, verb: str) -> tuple[str, ...]:

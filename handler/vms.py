@@ -1,8 +1,10 @@
-"""Which VMs there are and the road to each: the `[vms.NAME]` tables. A fault in an entry switches that VM off. Pure."""
+"""Which VMs there are and the road to each: the `[vms.NAME]` tables. A fault in an entry switches that VM off,
+one in what only claude uses (`agent_key`, `guest`) leaves claude without it. Pure."""
 
 import re
+from dataclasses import replace
 
-from .settings import Address, Vm, is_vm_name
+from .settings import Address, Vm, is_guest_command, is_vm_name
 from .tables import Table, Tables
 
 _ADDRESS = re.compile(
@@ -34,13 +36,40 @@ def read_vm(tables: Tables, name: str, table: Table | None) -> Vm | None:
         tables.problem(path, "is not a usable name", "[a-z][a-z0-9-]{0,31}, and not pve, ssh or claude")
     tables.unknown(path, table, _VM_KEYS)
     vmid = _vmid(tables, path, table)
-    ssh = _address(tables, path, table)
+    ssh = _address(tables, path, table, "ssh")
     key = tables.secrets(path, table, "key")
-    host_keys, host_cas = _host_keys(tables, path, table)
+    host_keys, host_cas = _host_keys(tables, path, table, "host")
     by_hand = tables.texts(path, table, "by_hand")
     if vmid is None or ssh is None or len(tables.problems) > before:
         return None
-    return Vm(name, vmid, ssh, key[0], host_keys, host_cas, by_hand or _by_hand(ssh, vmid))
+    vm = Vm(name, vmid, ssh, key[0], host_keys, host_cas, by_hand or _by_hand(ssh, vmid))
+    return _with_guest(tables, path, table, _with_agent_key(tables, path, table, vm))
+
+
+def _with_agent_key(tables: Tables, path: str, table: Table, vm: Vm) -> Vm:
+    before = len(tables.problems)
+    if "agent_key" not in table and "agent_key_file" not in table:
+        return vm
+    keys = tables.secrets(path, table, "agent_key")
+    if vm.key.split() in [key.split() for key in keys]:
+        tables.problem(f"{path}.agent_key", "is the power key", "give claude a key of its own: docs/runbook.md")
+    return vm if len(tables.problems) > before else replace(vm, agent_key=keys[0])
+
+
+def _with_guest(tables: Tables, path: str, table: Table, vm: Vm) -> Vm:
+    before = len(tables.problems)
+    if "guest" not in table:
+        for key in ("guest_host_key", "guest_host_ca"):
+            if key in table:
+                tables.problem(f"{path}.{key}", "stands there without a guest", 'guest = "claude@192.0.2.20:22"')
+        return vm
+    if not is_guest_command(vm.name):
+        tables.problem(f"{path}.guest", f'makes "{vm.name}" a command, and the shell has one', "rename the VM here")
+    guest = _address(tables, path, table, "guest")
+    keys, authorities = _host_keys(tables, path, table, "guest_host")
+    if len(tables.problems) > before:
+        return vm
+    return replace(vm, guest=guest, guest_host_keys=keys, guest_host_cas=authorities)
 
 
 def _vmid(tables: Tables, path: str, table: Table) -> int | None:
@@ -50,29 +79,28 @@ def _vmid(tables: Tables, path: str, table: Table) -> int | None:
     return vmid
 
 
-def _address(tables: Tables, path: str, table: Table) -> Address | None:
-    match = _ADDRESS.fullmatch(tables.text(path, table, "ssh", ""))
+def _address(tables: Tables, path: str, table: Table, key: str) -> Address | None:
+    match = _ADDRESS.fullmatch(tables.text(path, table, key, ""))
     if match is None or int(match["port"] or 22) not in range(1, 65536):
-        tables.problem(f"{path}.ssh", "is missing or not an address", 'like "breakglass@192.0.2.10:22"')
+        tables.problem(f"{path}.{key}", "is missing or not an address", 'like "breakglass@192.0.2.10:22"')
         return None
     return Address(match["user"], match["host"].strip("[]"), int(match["port"] or 22))
 
 
-def _host_keys(tables: Tables, path: str, table: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _host_keys(tables: Tables, path: str, table: Table, of: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the pinned keys and the certificate authorities; both empty for the explicit word "any"."""
-    if table.get("host_key") == "any":
-        if "host_ca" in table:
-            tables.problem(f"{path}.host_key", 'is "any" beside a host_ca', "take out one of the two")
+    pin, ca = f"{of}_key", f"{of}_ca"
+    if table.get(pin) == "any":
+        if ca in table:
+            tables.problem(f"{path}.{pin}", f'is "any" beside a {ca}', "take out one of the two")
         return (), ()
-    pinned, authorities = tables.texts(path, table, "host_key"), tables.texts(path, table, "host_ca")
-    for key, lines in (("host_key", pinned), ("host_ca", authorities)):
+    pinned, authorities = tables.texts(path, table, pin), tables.texts(path, table, ca)
+    for key, lines in ((pin, pinned), (ca, authorities)):
         for line in lines:
             if not _HOST_KEY.fullmatch(line):
                 tables.problem(f"{path}.{key}", f'is not a public key: "{line[:40]}"', "a line of ssh-keyscan, no name")
     if not pinned and not authorities:
-        tables.problem(
-            f"{path}.host_key", "is missing", 'pin it: host_key = ["ssh-ed25519 AAAA…"], see docs/runbook.md'
-        )
+        tables.problem(f"{path}.{pin}", "is missing", f'pin it: {pin} = ["ssh-ed25519 AAAA…"], see docs/runbook.md')
     return pinned, authorities
 
 

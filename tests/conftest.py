@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from handler.demo.model import Model
 from handler.demo.world import World
 
+from . import claude
 from .service import Service
 from .sshd import Sshd
 
@@ -21,6 +23,7 @@ PARTS = {
     "fuse": os.geteuid() == 0 and Path("/dev/fuse").exists(),
     "fsfreeze": os.geteuid() == 0 and shutil.which("fsfreeze") is not None and shutil.which("mkfs.ext4") is not None,
     "alertmanager": shutil.which("prometheus-alertmanager") is not None and shutil.which("amtool") is not None,
+    "claude": claude.find() is not None,
     "curl": shutil.which("curl") is not None and shutil.which("openssl") is not None,
 }
 
@@ -86,3 +89,18 @@ def service(world: World, sshd: Sshd) -> Iterator[Service]:
     service.answering()
     yield service
     service.stop()
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """A scripted model that the real claude talks to."""
+    model = Model()
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """A short directory that a module's tests share."""
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)

@@ -15,6 +15,7 @@ class Witness:
         self._socket.settimeout(seconds)
         self._socket.connect(str(world.witness))
         self._stream = self._socket.makefile("rw")
+        self._passed: list[str] = []
         self._stream.readline()
         self.execute("qmp_capabilities")
 
@@ -23,9 +24,14 @@ class Witness:
         self._stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         self._stream.flush()
         while "event" in (message := json.loads(self._stream.readline())):
-            pass
+            self._passed.append(message["event"])
         answer: dict[str, object] = message
         return answer
+
+    def seen(self, event: str) -> bool:
+        """Tell whether that event has come by now, also while commands were executed."""
+        self.execute("query-status")
+        return event in self._passed
 
     def wait(self, event: str) -> dict[str, object]:
         """Return the next event of that name."""
