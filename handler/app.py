@@ -16,6 +16,7 @@ from . import audit
 from .errors import BreakglassError, MethodNotAllowed, NotFound
 from .gate import Gate, signed_request
 from .routes.alert import alert
+from .routes.chat import chat
 from .routes.pve import pve
 from .routes.replies import error_reply
 from .service import Load, Service
@@ -38,6 +39,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
     routes = [
         Route("/pve", pve, methods=["POST"]),
         Route("/alert/{source}", alert, methods=["POST"]),
+        Route("/chat", chat, methods=["POST"]),
         Route("/health", health, methods=["GET"]),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]

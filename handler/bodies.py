@@ -69,6 +69,50 @@ def pve_request(body: bytes) -> PveRequest:
     return request
 
 
+@dataclass(frozen=True)
+class ChatRequest:
+    """The body of POST /chat: one of `prompt`, `attach`, `cancel`. `vm` and `session` are not judged yet."""
+
+    prompt: str = ""
+    vm: str = ""
+    session: str = ""
+    attach: str = ""
+    cancel: str = ""
+    after: int = 0
+    challenge: str = ""
+
+
+_CHAT = {
+    "prompt": ("prompt", "vm", "session", "challenge"),
+    "attach": ("attach", "after", "challenge"),
+    "cancel": ("cancel", "challenge"),
+}
+
+
+def chat_request(body: bytes) -> ChatRequest:
+    """Return what a /chat body asks for."""
+    fields = strict_json(body)
+    asked = [name for name in _CHAT if name in fields]
+    if len(asked) != 1:
+        raise BadRequest("it is not clear what is asked for", f"one of {', '.join(_CHAT)}")
+    for name, value in fields.items():
+        if name not in _CHAT[asked[0]]:
+            raise BadRequest(
+                f'unknown field "{_shown(name)}" beside {asked[0]}', f"one of {', '.join(_CHAT[asked[0]])}"
+            )
+        if name == "after":
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+                raise BadRequest('"after" is not a number of an event', "leave it out to begin with the first")
+        elif not isinstance(value, str) or not _sound(value) or "\0" in value:
+            raise BadRequest(f'"{name}" is not text', "put it in quotes")
+    request = ChatRequest(**fields)  # type: ignore[arg-type]  # each was judged above
+    if asked[0] == "prompt" and not request.prompt.strip():
+        raise BadRequest("the prompt is empty", "say what you see")
+    for name in ("attach", "cancel"):
+        _shape(name, getattr(request, name), _JOB)
+    return request
+
+
 def _shape(name: str, value: str, pattern: re.Pattern[str], word: str = "") -> None:
     if value and value != word and not pattern.fullmatch(value):
         raise BadRequest(f'"{name}" has characters or a length it can\'t have', f"it matches {pattern.pattern}")

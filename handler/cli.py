@@ -13,11 +13,13 @@ import signal
 import stat
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from .config import parse
 from .errors import ConfigError, Problem
 from .examples import EXAMPLES, example
+from .processes import PR_SET_DUMPABLE, prctl
 from .settings import Config, is_caller_name
 from .signing import BEARER, GRAFANA, ID, secret_bytes
 from .verbs import VERBS
@@ -60,12 +62,19 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
         raise ConfigError([Problem(str(path), f"can't be read: {error}", "name it in BREAKGLASS_CONFIG")]) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO) and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
         raise ConfigError([Problem(str(path), "can be read by others than its owner", f"chmod 600 {path}")])
-    return parse(text, lambda name: Path(name).read_text(encoding="utf-8"))
+    files = [str(path)]
+
+    def read(name: str) -> str:
+        files.append(name)
+        return Path(name).read_text(encoding="utf-8")
+
+    return replace(parse(text, read), files=tuple(files))
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the server can hear it
+    prctl(PR_SET_DUMPABLE, 0)  # before there is a secret in memory: nobody else of our user reads it there
     path = Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8080")
     try:
@@ -227,6 +236,30 @@ def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
+def chat(arguments: argparse.Namespace) -> int:
+    """Talk with claude about a VM; what it proposes runs only when the answer is y."""
+    from .client import Signer
+    from .conversation import Conversation
+    from .terminal import Terminal, memory, recall, remember
+
+    path = memory(os.environ)
+    signer = Signer(os.environ.get("BREAKGLASS_URL", "http://127.0.0.1:8080"), caller_key(os.environ))
+    conversation = Conversation(signer, arguments.vm or "", recall(path) if arguments.resume else "")
+
+    def approve(verb: str, vm: str, job: str, why: str) -> str:
+        asked = argparse.Namespace(verb=verb, vm=vm, reason=why, id=job, if_state="", if_last="", job="")
+        return _OUTCOMES.get(call(asked), "It failed.")
+
+    def show(text: str) -> None:
+        print(visible(text), end="", flush=True)
+
+    outcome = Terminal(conversation, input, show, complain, approve, lambda token: remember(path, token)).run()
+    return _EXIT.get(outcome, FAILED)
+
+
+_OUTCOMES = {DONE: "It ran and is done.", UNREACHED: "It was not sent.", UNKNOWN: "Whether it ran is not known."}
+
+
 def host_bundle(arguments: argparse.Namespace) -> int:
     """Write the host agent as one file."""
     from agents.bundle import bundle
@@ -273,7 +306,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """Run everything on this machine: an embedded Proxmox, the handler, the page."""
     from .demo.run import run
 
-    return run(say, arguments.scenario)
+    return run(say, arguments.scenario, not arguments.no_chat)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -281,6 +314,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     trying = commands.add_parser("demo", help="try it here: nothing but this machine is touched")
     trying.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0], help="what is wrong with the VM")
+    trying.add_argument("--no-chat", action="store_true", help="without claude and the scripted model")
     trying.set_defaults(run=demo)
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve)
     keys = commands.add_parser("keys", help="make a caller's key").add_subparsers(required=True, metavar="new")
@@ -298,6 +332,10 @@ def parser() -> argparse.ArgumentParser:
     exemplary.add_argument("source", choices=EXAMPLES)
     exemplary.add_argument("--url", default=os.environ.get("BREAKGLASS_URL", DEFAULT_URL), help="of this handler")
     exemplary.set_defaults(run=alert_example)
+    talking = commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)")
+    talking.add_argument("--vm", help="which VM; may be left out when there is one")
+    talking.add_argument("--resume", action="store_true", help="go on with the last conversation")
+    talking.set_defaults(run=chat)
     host = commands.add_parser("host", help="the Proxmox host's side").add_subparsers(required=True, metavar="COMMAND")
     bundling = host.add_parser("bundle", help="write the host agent, to standard output without FILE")
     bundling.add_argument("file", nargs="?")

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Sized
 
 from .callers import read_callers
+from .chat_table import read_chat
 from .errors import ConfigError, Problem
 from .rules import read_rules
 from .settings import Config
@@ -38,13 +39,14 @@ def _config(tables: Tables) -> Config:
     callers = read_callers(tables, entries)
     alerts = read_rules(tables, vms, entries)
     secrets, directory = _sessions(tables)
+    chat = read_chat(tables, directory)
     signing = [caller for caller in callers if caller.way == SIGNATURE]
     _needed(tables, "callers", signing, "has nobody who can sign", "mend one, or make one: breakglass keys new NAME")
     _needed(tables, "vms", vms, "has none that can be used", "mend one: docs/protocol.md, section 1")
     if not (signing and vms and secrets):
         raise ConfigError(tables.problems)
     off = {name: vmid_in(table) for name, table in entries.items() if name not in vms}
-    return Config(callers, vms, secrets, directory, off, tuple(tables.problems), alerts)
+    return Config(callers, vms, secrets, directory, off, tuple(tables.problems), alerts, chat)
 
 
 def _needed(tables: Tables, path: str, usable: Sized, message: str, hint: str) -> None:

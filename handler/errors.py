@@ -97,6 +97,36 @@ class HostSilent(BreakglassError):
     code, status, reached = "unknown", 503, None
 
 
+class SessionInvalid(BreakglassError):
+    """The session token is not this caller's to use."""
+
+    code, status = "session-invalid", 403
+
+
+class TurnUnknown(BreakglassError):
+    """This caller has no such turn: never, or not any more."""
+
+    code, status = "turn-unknown", 404
+
+
+class ChatOff(BreakglassError):
+    """Chat is not configured, or its entry has a fault."""
+
+    code, status = "chat-off", 503
+
+
+class ChatNotIsolated(BreakglassError):
+    """claude could reach what is the handler's, and nobody said aloud that it may."""
+
+    code, status = "chat-not-isolated", 503
+
+
+class SessionsUnwritable(BreakglassError):
+    """A turn could not be kept where it belongs, so it was not begun."""
+
+    code, status = "sessions-unwritable", 503
+
+
 @dataclass(frozen=True)
 class Problem:
     """One fault in the configuration: where, what, and an instruction."""

@@ -32,7 +32,7 @@ BODY_SECONDS = 10.0
 OVERLONG = 4  # times the limit: how much of a body that is too long is read all the same
 REFUSALS_A_ROUND = 1  # measured: 4 doubles the wait of a good request, and refuses half as many again
 ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
-SIGNED = {"/pve": 16 * 1024, **ALERTS}  # path: the most bytes of its body
+SIGNED = {"/pve": 16 * 1024, "/chat": 256 * 1024, **ALERTS}  # path: the most bytes of its body
 TOKENS_TOO = {"/pve", *ALERTS}  # where a bearer token is taken for a signature
 
 _HEADERS = (

@@ -1,10 +1,13 @@
 """uvicorn, with what it lacks for us: a deadline and a size for request headers, and a shutdown that ends streams."""
 
 import asyncio
+import fcntl
 import json
 import signal
 import socket
 import struct
+import sys
+import termios
 from types import FrameType
 
 import uvicorn
@@ -49,7 +52,7 @@ class DeadlineProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give a client that does not read what it asked for a little time, and no more."""
         super().pause_writing()
-        self._unread_due = self.loop.call_later(UNREAD_SECONDS, self._reset)
+        self._expect_reading(self._unread())
 
     def resume_writing(self) -> None:
         self._was_read()
@@ -104,6 +107,23 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self._body_due is not None:
             self._body_due.cancel()
             self._body_due = None
+
+    def _expect_reading(self, before: int) -> None:
+        self._unread_due = self.loop.call_later(UNREAD_SECONDS, self._judge_reading, before)
+
+    def _judge_reading(self, before: int) -> None:
+        """Let a slow client go on: only one that reads nothing at all is cut off."""
+        unread = self._unread()
+        if unread < before:
+            self._expect_reading(unread)
+        else:
+            self._reset()
+
+    def _unread(self) -> int:
+        """Return how many bytes wait for the client, here and in the kernel (tcp(7), SIOCOUTQ)."""
+        waiting = bytearray(4)
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
+        return int.from_bytes(waiting, sys.byteorder) + self.transport.get_write_buffer_size()
 
     def _reset(self) -> None:
         """End the connection at once; what the client did not read must not stay in the kernel either."""

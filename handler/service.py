@@ -13,8 +13,9 @@ from agents.pve.words import VERSION
 
 from . import audit
 from .bodies import PveRequest
+from .chatting import Chatting
 from .errors import ConfigError, Problem, listed
-from .outcomes import Asked
+from .outcomes import Asked, Message
 from .runs import Run
 from .settings import Config, Vm, is_vm_name
 
@@ -56,6 +57,7 @@ class Service:
         self.stopping = asyncio.Event()
         self.hung_up = asyncio.Event()
         self.ready = asyncio.Event()
+        self.chatting = Chatting()
         self._load = load
         self._rejected_since: float | None = None
         self._ways: dict[str, Way] = {}
@@ -65,6 +67,7 @@ class Service:
     def start(self) -> None:
         self._spawn(self._open_roads())
         self._spawn(self._reload_when_asked())
+        self._spawn(self._stop_turns())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -77,8 +80,15 @@ class Service:
         self._new_host = (await asyncio.to_thread(importlib.import_module, "handler.pve")).Host
         self._use(self.config)
         self.ready.set()
+        await self.chatting.use(self.config)
+
+    async def _stop_turns(self) -> None:
+        """End the turns as soon as the handler is told to stop, so that their streams have a last line."""
+        await self.stopping.wait()
+        await self.chatting.stop()
 
     async def stop(self) -> None:
+        await self.chatting.stop()
         ways = list(self._ways.values())
         tasks = [*self._tasks, *(way.keeper for way in ways)]
         for task in tasks:
@@ -99,6 +109,7 @@ class Service:
             else:
                 self._rejected_since = None
                 self._use(config)
+                self._spawn(self.chatting.use(config))
                 audit.note("reload", **audit.in_force(config))
 
     def _reject(self, error: Exception) -> None:
@@ -140,6 +151,11 @@ class Service:
         task.add_done_callback(way.runs.discard)
         return task
 
+    async def read(self, vm: Vm, line: str) -> list[Message]:
+        """Return what a VM's host answers to a reading line."""
+        await self.ready.wait()
+        return await self._ways[vm.name].host.read(line)
+
     # --- what is so ---
 
     def health(self) -> dict[str, object]:
@@ -149,7 +165,8 @@ class Service:
             "version": VERSION,
             "config": self._config_health(),
             "vms": [self._vm_health(vm) for vm in self.config.vms.values()] + self._vms_off(),
-            "chat": "off",
+            "chat": self.chatting.state,
+            "chat_isolated": self.chatting.isolated,
         }
 
     def _config_health(self) -> str:

@@ -1,7 +1,9 @@
 """The configuration file: what it says, and everything that can be wrong with it, at once."""
 
 import base64
+import json
 import os
+import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from handler.cli import load_config
 from handler.config import parse
 from handler.errors import ConfigError, Problem
-from handler.settings import Address, Config, Vm, by_hand
+from handler.settings import Address, Config, Vm, by_hand, is_vm_name
 
 
 def whsec(letter: str, size: int = 32) -> str:
@@ -351,11 +353,6 @@ def test_callers_that_can_not_sign_are_not_enough() -> None:
     assert read(GOOD + token).problems == ()
 
 
-def test_chat_is_accepted() -> None:
-    """What a later version serves is no mistake now, whatever is in it."""
-    assert read(GOOD + "[chat]\ncommand = 7\n").problems == ()
-
-
 def test_an_empty_secret_file_is_a_problem() -> None:
     """A file that is being written is not taken for a list with one key fewer."""
     text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
@@ -486,3 +483,56 @@ def test_secret_files_are_read_from_the_disk(tmp_path: Path) -> None:
     (tmp_path / "operator").write_text(whsec("f") + "\n")
     text = changed(f'secret = "{whsec("o")}"', f'secret_file = "{tmp_path / "operator"}"')
     assert load_config(written(tmp_path, text.encode()), {}).callers[0].keys == (b"f" * 32,)
+
+
+# --- what only claude uses ---
+
+GUEST = 'agent_key = "reading"\nguest = "claude@192.0.2.20:2222"\nguest_host_ca = ["ssh-ed25519 AAAA"]\n'
+
+
+def with_guest(text: str = GUEST, name: str = "devvm") -> Config:
+    entry = GOOD.replace("[vms.devvm]\n", f"[vms.{name}]\n{text}\n")
+    return parse(entry, lambda file: "reading\n" if file == "a" else no_files(file))
+
+
+def test_claudes_own_key_and_where_it_can_log_in() -> None:
+    """Its key may be in a file; the guest has pins of its own."""
+    own = with_guest().vms["devvm"]
+    assert (own.agent_key, own.guest, own.guest_host_keys) == ("reading", Address("claude", "192.0.2.20", 2222), ())
+    assert own.guest_host_cas == ("ssh-ed25519 AAAA",)
+    assert with_guest(GUEST.replace('agent_key = "reading"', 'agent_key_file = "a"')).vms["devvm"] == own
+    assert "reading" not in repr(own)
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ('agent_key_file = "gone"', "agent_key_file"),
+        ("agent_key = 7", "agent_key"),
+        ('guest = "192.0.2.20"\nguest_host_key = "any"', "guest"),
+        ('guest = "claude@192.0.2.20"', "guest_host_key"),
+        ('guest = "claude@192.0.2.20"\nguest_host_key = "not one"', "guest_host_key"),
+        ('guest_host_ca = ["ssh-ed25519 AAAA"]', "guest_host_ca"),
+    ],
+)
+def test_a_fault_in_what_claude_uses_leaves_the_verbs(line: str, path: str) -> None:
+    """The VM can be reset though claude can't look at it."""
+    config = with_guest(line)
+    assert (config.vms["devvm"].agent_key, config.vms["devvm"].guest) == ("", None)
+    assert [problem.path for problem in config.problems] == [f"vms.devvm.{path}"]
+
+
+def test_claude_is_not_given_the_power_key() -> None:
+    """The same key for both is a fault: whatever a guest's log talks claude into, its key can't change power."""
+    power = read(GOOD).vms["devvm"].key
+    config = with_guest(f"agent_key = {json.dumps(power)}\n")
+    assert (config.vms["devvm"].agent_key, [p.path for p in config.problems]) == ("", ["vms.devvm.agent_key"])
+
+
+def test_a_guest_is_not_named_like_a_word_of_the_shell() -> None:
+    """Such a command would be obeyed here and not in the guest; the verbs of that VM work."""
+    words = subprocess.run(["bash", "-c", "compgen -bk"], capture_output=True, text=True, check=True).stdout.split()
+    for word in filter(is_vm_name, words):
+        config = with_guest(name=word)
+        assert config.vms[word].guest is None
+        assert [problem.path for problem in config.problems] == [f"vms.{word}.guest"]

@@ -86,6 +86,26 @@ def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#key=whsec_\S+", demo.line("page"))
 
 
+@pytest.mark.real("claude")
+def test_the_demos_claude_looks_explains_proposes_and_verifies(demo: Demo) -> None:
+    """The real claude runs the real commands; the proposal acts once it is approved, and then it looks again."""
+    command = demo.line("chat")
+    environment = {**os.environ, "XDG_STATE_HOME": demo.directory}
+    lines = "it hangs\ny\nwell?\n"
+    told = subprocess.run(
+        ["bash", "-c", command], input=lines, env=environment, capture_output=True, text=True, timeout=90
+    )
+    for words in (
+        "pve status",
+        "pve forensics",
+        "The verdict:",
+        "I propose `reset`",
+        "reset devvm: done",
+        "is `running` now",
+    ):
+        assert words in told.stdout, told.stdout + told.stderr
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
     """No VM, no agent, no handler, no directory."""

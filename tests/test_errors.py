@@ -23,6 +23,11 @@ TABLE = {
     errors.IdReused: ("id-reused", 422, True),
     errors.HostUnreached: ("unreached", 503, False),
     errors.HostSilent: ("unknown", 503, None),
+    errors.SessionInvalid: ("session-invalid", 403, False),
+    errors.TurnUnknown: ("turn-unknown", 404, False),
+    errors.ChatOff: ("chat-off", 503, False),
+    errors.ChatNotIsolated: ("chat-not-isolated", 503, False),
+    errors.SessionsUnwritable: ("sessions-unwritable", 503, False),
 }
 
 

@@ -22,6 +22,7 @@ PURE = (
     "tables",
     "callers",
     "vms",
+    "chat_table",
     "signing",
     "challenge",
     "verbs",
@@ -32,6 +33,11 @@ PURE = (
     "rules",
     "alerts",
     "examples",
+    "sessions",
+    "events",
+    "failures",
+    "brief",
+    "sshfiles",
 )
 IMPURE = ("asyncio", "asyncssh", "starlette", "uvicorn", "subprocess", "socket", "threading", "logging")
 CLOCKS_AND_DICE = ("time", "os", "random", "secrets", "uuid")

@@ -13,6 +13,7 @@ import pytest
 from handler.cli import parser
 from handler.config import parse
 from handler.outcomes import HTTP_STATUS, REACHED
+from handler.settings import Address
 from handler.verbs import VERBS
 
 from .service import Service, new_secret
@@ -69,15 +70,20 @@ def test_the_recipe_shows_the_secret_to_nobody() -> None:
 
 
 def test_the_example_configuration_is_good() -> None:
-    """The README's breakglass.toml parses without a problem, and says three callers, a pinned VM and an alert."""
-    files = {f"/run/secrets/{name}": new_secret() for name in ("operator", "dashboard", "pve_power", "session")}
+    """The README's breakglass.toml parses without a problem, and says who may call, a pinned VM, an alert and chat."""
+    names = ("operator", "dashboard", "pve_power", "pve_read", "session")
+    files = {f"/run/secrets/{name}": new_secret() for name in names}
     files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
+    files["/run/secrets/claude"] = "ANTHROPIC_API_KEY=x"
     config = parse(block("toml"), files.__getitem__)
     assert config.problems == ()
     assert [caller.name for caller in config.callers] == ["operator", "dashboard", "alertmanager"]
     assert [alert.vm for alert in config.alerts] == ["devvm"]
-    assert config.callers[0].allow == set(VERBS)
+    assert config.callers[0].allow == {*VERBS, "chat"}
+    assert config.chat is not None
+    assert (config.chat.user, dict(config.chat.env)) == ("claude", {"ANTHROPIC_API_KEY": "x"})
     assert len(config.vms["devvm"].host_keys) == 2
+    assert config.vms["devvm"].guest == Address("claude", "192.0.2.20")
 
 
 # --- the tables ---

@@ -1,10 +1,12 @@
-"""`breakglass demo`: an embedded Proxmox with a VM, the handler in front of it, and three ways to try it."""
+"""`breakglass demo`: an embedded Proxmox with a VM, the handler in front of it, and four ways to try it."""
 
 import asyncio
 import base64
+import importlib.util
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -12,24 +14,34 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .investigation import next_step
+from .model import Model
 from .sshd import DemoHost, listen
 from .world import SCENARIOS, VMID, World
 
 CONFIG = """\
 [callers.demo]
 secret = "{secret}"
-allow  = ["status", "forensics", "start", "stop", "reset", "cycle", "history"]
+allow  = ["status", "forensics", "start", "stop", "reset", "cycle", "history", "chat"]
 
 [vms.devvm]
 ssh      = "breakglass@127.0.0.1:{port}"
 key      = '''{power_key}'''
 host_key = ["{host_key}"]
 vmid     = {vmid}
+agent_key = '''{agent_key}'''
 by_hand  = ["{bin}/qm status {vmid}", "{bin}/qm reset {vmid}", "{bin}/qm stop {vmid}", "{bin}/qm start {vmid}"]
 
 [sessions]
 secret = "{session_secret}"
 dir    = "{directory}/sessions"
+"""
+
+CHAT = """
+[chat]
+command    = "{claude}"
+shared_uid = true
+env        = {{ ANTHROPIC_BASE_URL = "{url}", ANTHROPIC_API_KEY = "none" }}
 """
 
 TEXT = """
@@ -41,12 +53,20 @@ TEXT = """
 
   call    BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={directory}/secret {breakglass} call cycle
 
+  chat    {chat}
+
   The keys are this run's own. Ctrl-C ends everything.
 """
 
 
-def run(say: Callable[[str], None], scenario: str) -> int:
-    """Run the demo until it is interrupted, its VM in the state that SCENARIOS names; leave nothing behind."""
+NO_CHAT = "off: no claude is here (pip install breakglass[real-cli]), or --no-chat"
+
+
+def run(say: Callable[[str], None], scenario: str, chat: bool = True) -> int:
+    """Run the demo until it is interrupted, its VM in the state that SCENARIOS names; leave nothing behind.
+
+    With `chat`, and where the real `claude` is to be had, it has a scripted model to talk to.
+    """
     with tempfile.TemporaryDirectory(prefix="bg") as directory:
         world = World(Path(directory), scenario=scenario)
         try:
@@ -55,26 +75,40 @@ def run(say: Callable[[str], None], scenario: str) -> int:
             except RuntimeError as error:
                 say(str(error))
                 return 1
-            return asyncio.run(_serve(world, say))
+            claude = find_claude() if chat else None
+            model = Model(next_step) if claude else None
+            try:
+                return asyncio.run(_serve(world, say, CHAT.format(claude=claude, url=model.url) if model else ""))
+            finally:
+                if model:
+                    model.close()
         finally:
             world.close()
 
 
-async def _serve(world: World, say: Callable[[str], None]) -> int:
+def find_claude() -> Path | None:
+    """Return the `claude` that the claude-agent-sdk wheel brings, else the one on PATH."""
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    bundled = [Path(place) / "_bundled/claude" for place in (spec.submodule_search_locations or ())] if spec else []
+    found = shutil.which("claude")
+    return next((path for path in (*bundled, *([Path(found)] if found else [])) if path.is_file()), None)
+
+
+async def _serve(world: World, say: Callable[[str], None], chat: str) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     host = await listen(world)
     port = int(os.environ.get("PORT", "0")) or free_port()
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-    config = write_config(world, host, secret)
+    config = write_config(world, host, secret, chat)
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
     handler = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "handler.cli", "serve", env=environment, start_new_session=True
     )
     try:
         await answering(port)
-        say(told(world, secret, port))
+        say(told(world, secret, port, bool(chat)))
         await asyncio.wait(
             [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(handler.wait())],
             return_when=asyncio.FIRST_COMPLETED,
@@ -87,19 +121,20 @@ async def _serve(world: World, say: Callable[[str], None]) -> int:
         await host.close()
 
 
-def write_config(world: World, host: DemoHost, secret: str) -> Path:
+def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> Path:
     """Write the handler's configuration and the caller's secret, for this run only."""
     text = CONFIG.format(
         secret=secret,
         port=host.port,
         power_key=host.power_key,
+        agent_key=host.read_only_key,
         host_key=host.host_key,
         vmid=VMID,
         bin=world.bin,
         session_secret=secrets.token_urlsafe(48),
         directory=world.directory,
     )
-    for name, content in (("breakglass.toml", text), ("secret", secret)):
+    for name, content in (("breakglass.toml", text + chat), ("secret", secret)):
         path = world.directory / name
         path.touch(0o600)
         path.write_text(content)
@@ -125,11 +160,12 @@ async def answering(port: int, seconds: float = 20) -> None:
                 await asyncio.sleep(0.02)
 
 
-def told(world: World, secret: str, port: int) -> str:
+def told(world: World, secret: str, port: int, chat: bool) -> str:
     """Return what the demo prints: the page, a signed curl line, the call line."""
     breakglass = shlex.quote(str(Path(sys.argv[0]).resolve()))
     sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"
     body = '{"verb":"cycle"}'
+    ask = f"BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} chat"
     return TEXT.format(
         vmid=VMID,
         scenario=f"{world.scenario}, {SCENARIOS[world.scenario]}",
@@ -138,6 +174,7 @@ def told(world: World, secret: str, port: int) -> str:
         secret=secret,
         directory=world.directory,
         breakglass=breakglass,
+        chat=f"{ask}\n          the real claude; its model is a script, and not asked anywhere" if chat else NO_CHAT,
         curl=f"printf '{body}' | {sign} | curl -sSN -H @- -H 'accept: application/x-ndjson' -d '{body}' "
         f"http://127.0.0.1:{port}/pve",
     )

@@ -1,0 +1,49 @@
+"""What the demo's model says. Only its words are made up: each command runs, and what it showed decides what is next.
+
+It is no model: whatever is asked, it looks at the VM, names the verdict, and proposes the verb that helps.
+"""
+
+import json
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def next_step(words: str, number: int, shown: str) -> Json:
+    """Return the next answer, from the operator's words, how many answers there were since, and what the last command
+    showed."""
+    verified = "approved it, and it ended" in words
+    if number == 0:
+        text = "It was done; I look whether it helped. " if verified else "I look before I say anything. "
+        return _run("pve status", text)
+    if verified:
+        return {"text": f"The VM is `{_trailer(shown).get('state', 'unknown')}` now. Watch it for a while."}
+    if number == 1:
+        return _run("pve forensics", "Now the evidence. ")
+    if number == 2:
+        return _propose(_trailer(shown))
+    return {"text": "That needs your approval, and changes nothing until you give it. I am waiting."}
+
+
+def _propose(trailer: Json) -> Json:
+    verdict = trailer.get("verdict") or {}
+    said = f"The verdict: {verdict.get('sentence', 'none, the host did not answer')}\n\n"
+    said += "".join(f"- {line}\n" for line in verdict.get("evidence", ())[:4])
+    verb = verdict.get("advice") or ("reset" if verdict.get("code") == "guest-silent" else "")
+    if not verb:
+        return {"text": f"{said}\nI have nothing to propose."}
+    return _run(f"pve {verb}", f"{said}\nI propose `{verb}`. ")
+
+
+def _run(command: str, text: str) -> Json:
+    return {"text": text, "tool": "Bash", "input": {"command": command, "description": command}, "pace": 0.01}
+
+
+def _trailer(shown: str) -> Json:
+    """Return what the host agent's last line says."""
+    last = (shown.splitlines() or [""])[-1]
+    try:
+        found = json.loads(last.removeprefix("#breakglass "))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

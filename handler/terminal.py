@@ -1,0 +1,142 @@
+"""`breakglass chat`: a conversation in a terminal. Proposals are asked about one by one; the answer y, and only that,
+sends the operator's own signed request. Shows what it is given through `show`, and prints nothing itself."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .client import NoAnswer, Told
+from .conversation import Conversation, Event
+
+LINES = 4  # of a tool's result
+
+Show = Callable[[str], None]  # text as it is, without a newline of its own
+Complain = Callable[[str, str], None]
+Approve = Callable[[str, str, str, str], str]  # verb, VM, job, why: what came of it, in a sentence
+
+
+@dataclass
+class Terminal:
+    """One conversation. `ask` returns a line that was typed, or raises EOFError."""
+
+    conversation: Conversation
+    ask: Callable[[str], str]
+    show: Show
+    complain: Complain
+    approve: Approve
+    save: Callable[[str], None]
+    outcome: str = "done"
+
+    def run(self) -> str:
+        """Talk until the person leaves; return how the last turn went: done, failed or unreached."""
+        try:
+            while True:
+                prompt = self.ask("> ")
+                while prompt.strip():
+                    prompt = self._settle(self._turn(prompt))
+        except (EOFError, KeyboardInterrupt):
+            self.show("\n")
+        return self.outcome
+
+    def _turn(self, prompt: str) -> list[Event]:
+        """Show one turn; return what it proposes. The first Ctrl-C stops it, the second leaves."""
+        proposals: list[Event] = []
+        events = self.conversation.say(prompt)
+        stopping = False
+        while True:
+            try:
+                event = next(events, None)
+                if event is None:
+                    return proposals
+                self._show(event)
+                if event["type"] == "approval":
+                    proposals.append(event)
+            except KeyboardInterrupt:
+                if stopping:
+                    raise
+                stopping = True
+                self.show("\n(stopping the turn; Ctrl-C again leaves)\n")
+                self.conversation.stop()
+                events = self.conversation.go_on()
+            except Told as told:
+                self.outcome = "failed"
+                self.complain(str(told), told.hint)
+                return []
+            except NoAnswer as lost:
+                self.outcome = "failed" if lost.sent else "unreached"
+                self.complain(str(lost), "the turn may go on; breakglass chat --resume continues the session")
+                return []
+
+    def _settle(self, proposals: list[Event]) -> str:
+        """Ask about each proposal; return what to tell claude about them, or nothing."""
+        said = []
+        for each in proposals:
+            verb, vm, job, why = (str(each[name]) for name in ("verb", "vm", "job", "why"))
+            answer = self.ask(f"run {verb} on {vm}? y/N ").strip().lower()
+            if answer == "y":
+                said.append(f"I approved {verb} on {vm}. {self.approve(verb, vm, job, why)}")
+            else:
+                said.append(f"I did not approve {verb} on {vm}; it was not run.")
+        return " ".join(said)
+
+    # --- showing ---
+
+    def _show(self, event: Event) -> None:
+        kind = event["type"]
+        if kind == "session":
+            self.save(self.conversation.session)
+        elif kind == "text":
+            self.show(str(event["text"]) if "text" in event else "\n(the model's stream broke; it says this again)\n")
+        elif kind == "tool":
+            self.show(f"\n$ {_called(event)}\n")
+        elif kind == "tool_result":
+            self.show(_quoted(str(event["text"])))
+        elif kind == "approval":
+            self.show(f"\n(it asks for {event['verb']} on {event['vm']})\n")
+        elif kind == "result":
+            self.show(f"\n({event['seconds']:.1f} s, ${event['cost_usd']:.4f})\n")
+        elif kind == "error":
+            self.outcome = "failed"
+            self.show("\n")
+            self.complain(str(event["message"]), str(event["hint"]))
+        elif kind == "done":
+            self.outcome = "done" if event["ok"] is True else "failed"
+
+
+def _called(event: Event) -> str:
+    given = event["input"]
+    if isinstance(given, Mapping) and isinstance(given.get("command"), str):
+        return str(given["command"])
+    return f"{event['name']} {json.dumps(given)}"
+
+
+def _quoted(text: str) -> str:
+    lines = text.splitlines()
+    more = [f"… {len(lines) - LINES} more lines"] if len(lines) > LINES + 1 else []
+    return "".join(f"  {line}\n" for line in [*(lines[:LINES] if more else lines), *more])
+
+
+def memory(environment: Mapping[str, str]) -> Path:
+    """Return where the last session is kept for --resume. It is worth nothing without the caller's key."""
+    state = environment.get("XDG_STATE_HOME") or f"{environment.get('HOME', '.')}/.local/state"
+    return Path(state) / "breakglass" / "session"
+
+
+def remember(path: Path, session: str) -> None:
+    """Keep a session for --resume, where that is possible."""
+    try:
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        path.touch(0o600)
+        path.write_text(session, encoding="ascii")
+    except OSError:
+        pass
+
+
+def recall(path: Path) -> str:
+    """Return the session that was kept; raise ValueError when there is none."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        raise ValueError(f"there is no session to resume in {os.fspath(path)}") from None
