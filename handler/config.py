@@ -32,8 +32,6 @@ def parse(text: str, read: Read) -> Config:
 
 def _config(tables: Tables) -> Config:
     tables.unknown("", tables.data, ("callers", "vms", "sessions", "chat", "alerts"))
-    if not isinstance(tables.data.get("chat", {}), dict):
-        tables.problem("chat", "is not a table", "write [chat]")
     entries = tables.tables("vms")
     vms = {name: vm for name, table in entries.items() if (vm := read_vm(tables, name, table))}
     callers = read_callers(tables, entries)
