@@ -6,12 +6,12 @@ again.
 
 from collections.abc import Callable
 
-from .cluster import cluster_view
+from .cluster import Cluster, cluster_view
 from .forensics import before_acting
 from .ha import ha_line, ha_manages
 from .job import Job
 from .lockrules import refuse_locked, refuse_reset, refuse_resume, refused
-from .preflight import can_start, nothing_left, refuse_deaf_ha, refuse_elsewhere
+from .preflight import can_start, nothing_left, refuse_deaf_ha, refuse_elsewhere, refuse_unstartable
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result
 from .standby import stand_by
@@ -59,12 +59,16 @@ def stop(job: Job, facts: Facts) -> Result:
         past_preconditions(job)
         job.say("stop: already stopped")
     else:
-        refuse_deaf_ha(job, view)
-        refuse_locked(job, view)
+        _refuse_stop(job, view)
         past_preconditions(job)
-        stop_process(job, facts)
+        stop_process(job, facts, lambda view: _refuse_stop(job, view))
     _say_what_ha_does(job)
     return Result(DONE, "stopped")
+
+
+def _refuse_stop(job: Job, view: Cluster | None) -> None:
+    refuse_deaf_ha(job, view)
+    refuse_locked(job, view)
 
 
 def _say_what_ha_does(job: Job) -> None:
@@ -117,7 +121,7 @@ def cycle(job: Job, facts: Facts) -> Result:
     stand_by(job)
     try:
         if runs:
-            stop_process(job, facts)
+            stop_process(job, facts, lambda view: refuse_unstartable(job, view, stops_first=True))
         return start_again(job, old)
     except Ended as ended:
         lives = qemu_lives(job, facts) or has_process(observe(job.host)) is not False

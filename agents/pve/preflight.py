@@ -23,7 +23,14 @@ _NO_QUORUM = (
 
 def can_start(job: Job, stops_first: bool = False) -> None:
     """Refuse unless a start can succeed: a cycle asks before anything is stopped."""
-    host, view = job.host, cluster_view(job.host)
+    refuse_unstartable(job, cluster_view(job.host), stops_first)
+    refuse_flock(job, stops_first)
+    _refuse_broken_qm(job)
+
+
+def refuse_unstartable(job: Job, view: Cluster | None, stops_first: bool) -> None:
+    """Refuse where /etc/pve itself forbids a start: no quorum, another node, no configuration, HA, a lock."""
+    host = job.host
     if view is None:
         silent = f"/etc/pve: no answer in {CLUSTER_SECONDS:g} s"
         raise refused("no-quorum", "/etc/pve does not answer, so a start would hang", "", silent)
@@ -38,8 +45,6 @@ def can_start(job: Job, stops_first: bool = False) -> None:
         raise _stuck(job, view)
     if view.lock != "suspended" or stops_first:
         refuse_locked(job, view)
-    refuse_flock(job, stops_first)
-    _refuse_broken_qm(job)
 
 
 def _refuse_broken_qm(job: Job) -> None:

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 
 from .cluster import Cluster, cluster_view
 from .ha import ha_by_hand, ha_line, ha_manages, ha_restarts
@@ -19,25 +20,35 @@ from .words import DEADLINE, FAILED
 QM_STOP_SECONDS = 90.0
 HA_STOP_SECONDS = 75.0  # its manager and its LRM take 10 s each, and qm's own ladder may follow
 SETTLE_SECONDS = 5.0
-LADDER_SECONDS = 25.0  # of the verb's deadline, kept for what comes after qm: quit, SIGTERM, SIGKILL and the proof
+LADDER_SECONDS = (
+    28.0  # of the verb's deadline, kept for what comes after qm: a look, quit, SIGTERM, SIGKILL and the proof
+)
+
+Refuse = Callable[[Cluster | None], None]  # given what /etc/pve says; raises Ended where the VM must not be stopped
 
 
 def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code: int = FAILED) -> Ended:
     return Ended(exit_code, Verdict(code, sentence, advice, evidence))
 
 
-def stop_process(job: Job, facts: Facts) -> None:
-    """`qm stop` first; where it can't, QMP quit, SIGTERM, SIGKILL to the verified process; then proof."""
-    job.enter("stop")
+def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
+    """`qm stop` first; where it can't, QMP quit, SIGTERM, SIGKILL to the verified process; then proof.
+
+    `refuse` is asked again before either: the evidence took its time, and what the preflight saw may be over."""
     if _gone(job, facts):
+        job.enter("stop")
         job.say("stop: no process is left already")
         return
     view = cluster_view(job.host)
+    refuse(view)
+    job.enter("stop")
     if view is None:
         job.say("stop: /etc/pve does not answer, so qm can't be used; stopping QEMU directly")
         job.warnings.append("/etc/pve did not tell whether HA manages the VM; if it does, HA may start it again")
     else:
         _stop_by_qm(job, facts, view)
+        if not _gone(job, facts):
+            _look_before_force(job, refuse)
     for rung in (_quit, _terminate, _kill):
         if _gone(job, facts):
             break
@@ -46,6 +57,15 @@ def stop_process(job: Job, facts: Facts) -> None:
     if not _gone(job, facts):
         raise _not_gone(job, facts)
     job.say("stop: no process is left")
+
+
+def _look_before_force(job: Job, refuse: Refuse) -> None:
+    """End the verb where `qm stop` failed because of what began meanwhile, a backup or the loss of the quorum."""
+    try:
+        refuse(cluster_view(job.host))
+    except Ended as ended:
+        sentence = f"qm stop did not end it, and {ended.verdict.sentence}; QEMU was not killed"
+        raise failed(ended.verdict.code, sentence, ended.verdict.advice, *ended.verdict.evidence) from None
 
 
 def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:

@@ -1,0 +1,72 @@
+"""What changes while a verb takes its evidence, or while `qm stop` fails: a lost quorum, a backup that begins."""
+
+from collections.abc import Callable
+
+import pytest
+
+from handler.demo.world import VMID, World
+
+from .agent import Session
+from .pve_host import lock, no_quorum, task, task_index
+from .stages import at_qm
+
+Change = Callable[[World], None]
+
+
+def backup_begins(world: World) -> None:
+    lock(world, "backup")
+
+
+def held_and_changed(world: World, line: str, at: str, change: Change) -> dict[str, object]:
+    """Hold a verb in `qm AT`, change the host, and let it go on; return its result."""
+    job_id = "changed-meanwhile"
+    held = at_qm(at)(world, job_id)
+    next(held)
+    with Session(world) as session:
+        tag = session.send(f"{line} id={job_id}")
+        next(held)
+        change(world)
+        next(held)
+        result = session.result(tag, 60)
+    next(held, None)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "code"),
+    [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked"), ("stop", backup_begins, "locked")],
+)
+def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: Change, code: str) -> None:
+    """The evidence takes its time; what holds then decides, and the VM is left as it was."""
+    before = world.pid
+    with task(f"vzdump:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        result = held_and_changed(world, verb, "pending", change)
+    verdict = result["verdict"]
+    assert isinstance(verdict, dict)
+    assert (result["outcome"], verdict["code"], result["state"]) == ("refused", code, "running")
+    assert world.pid == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "code"),
+    [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked"), ("stop", backup_begins, "locked")],
+)
+def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
+    world: World, verb: str, change: Change, code: str
+) -> None:
+    """`qm stop` failed because of what changed: no QEMU is killed under a backup, nor before a start that can't be."""
+    before = world.pid
+
+    def fails(world: World) -> None:
+        change(world)
+        world.misbehave(mode="stop-fails")
+
+    with task(f"vzdump:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        result = held_and_changed(world, verb, "stop", fails)
+    verdict = result["verdict"]
+    assert isinstance(verdict, dict)
+    assert (result["outcome"], verdict["code"], result["state"]) == ("failed", code, "running")
+    assert "QEMU was not killed" in verdict["sentence"]
+    assert world.pid == before
