@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from agents.pve.archive import KEEP_ARCHIVED, KEEP_BYTES
+from agents.pve.host import Host
+from agents.pve.memory import KEEP_JOBS, Lock, Record
 from handler.demo.world import VMID, World
 
 from .agent import Session, execute, processes
@@ -157,3 +159,25 @@ def test_a_running_job_is_not_called_cut_off(world: World) -> None:
         next(held)
         assert session.result(tag)["outcome"] == "done"
     next(held, None)
+
+
+def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
+    """Whoever writes to a hung disk holds the archive's lock for ever; /run is tidied all the same."""
+    host = Host(VMID, str(world.root))
+    memory(world).mkdir(parents=True)
+    stuck = Lock(host, "archive.lock")
+    assert stuck.take("archive")  # a record lock: this process is the one that is stuck
+    for number in range(KEEP_JOBS + 3):
+        job = memory(world, "jobs", f"earlier-{number:04}")
+        job.mkdir(parents=True)
+        record = Record(job.name, "forensics", "x", "", "2026-01-01", 1000.0 + number, "n", 1, 0)
+        (job / "request.json").write_text(json.dumps(vars(record)))
+        (job / "result.json").write_text('{"outcome": "done"}')
+        (job / "output").write_text("")
+    try:
+        job_id = execute(world, "reset").trailer["job"]
+        until(lambda: not processes(world, job_id), "the end of the tidying")
+    finally:
+        stuck.release()
+    kept = {path.parent.name for path in memory(world, "jobs").glob("earlier-*/output")}
+    assert kept == {f"earlier-{number:04}" for number in range(4, KEEP_JOBS + 3)}

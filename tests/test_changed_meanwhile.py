@@ -1,14 +1,17 @@
 """What changes while a verb takes its evidence, or while `qm stop` fails: a lost quorum, a backup that begins."""
 
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
 
+from agents.pve.memory import read_process
 from handler.demo.world import VMID, World
 
-from .agent import Session
+from .agent import Session, processes
 from .pve_host import lock, no_quorum, task, task_index
-from .stages import at_qm
+from .stages import at_qm, memory, until
 
 Change = Callable[[World], None]
 
@@ -70,3 +73,28 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
     assert (result["outcome"], verdict["code"], result["state"]) == ("failed", code, "running")
     assert "QEMU was not killed" in verdict["sentence"]
     assert world.pid == before
+
+
+def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) -> None:
+    """The first process of a cycle is killed while the second is stopped, and somebody stops the VM meanwhile: the
+    second, let go at last, does not start it again."""
+    job_id = "comes-too-late"
+    held = at_qm("start")(world, job_id)
+    next(held)
+    with Session(world) as session:
+        tag = session.send(f"cycle id={job_id}")
+        next(held)
+        second, first = processes(world, job_id)
+        os.kill(second, signal.SIGSTOP)
+        os.kill(first, signal.SIGKILL)
+        os.kill(read_process(str(memory(world, "jobs", job_id, "command"))), signal.SIGKILL)
+        until(lambda: processes(world, job_id) == [second], "the end of the first process")
+        assert session.ask("stop", 60)["state"] == "stopped"
+        next(held)
+        os.kill(second, signal.SIGCONT)
+        result = session.result(tag, 60)
+        until(lambda: not processes(world, job_id), "the end of the second process")
+    next(held, None)
+    assert (result["verdict"]["code"], result["state"]) == ("job-killed", "stopped")
+    assert "another job has acted since" in result["verdict"]["sentence"]
+    assert world.pid is None

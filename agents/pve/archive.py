@@ -40,13 +40,14 @@ def archive_begun(host: Host, memory: Memory, record: Record) -> None:
 
 
 def archive_finished(host: Host, memory: Memory) -> None:
-    """Tidy /run and the archive, and copy what is not copied yet. One process at a time, as above."""
+    """Tidy /run, whatever the disk does; then the archive, and copy what is not copied yet. There one process at a
+    time, as above."""
     os.nice(10)
+    memory.prune()
     lock = Lock(host, "archive.lock")
     if not lock.take("archive"):
         return
     with _noted(host, memory):
-        memory.prune()
         prune_archive(host.archive)
         for record in memory.records():
             if memory.result(record.id) and not os.path.exists(memory.job(record.id, "archived")):

@@ -227,9 +227,14 @@ class Memory:
             elif ran > KEEP_JOBS:
                 self._strip(record.id)
         for name in self.ids():
-            path = self.job(name)
+            self._drop_dangling(self.job(name))
+
+    def _drop_dangling(self, path: str) -> None:
+        try:
             if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > 60:
                 os.unlink(path)
+        except FileNotFoundError:  # another process tidies as well
+            pass
 
     def _strip(self, job_id: str) -> None:
         for name in ("output", "screen.png"):

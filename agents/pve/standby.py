@@ -27,17 +27,22 @@ def stand_by(job: Job) -> None:
         job.warnings.append(f"the host could not begin a second process for this job: {error.strerror}")
         return
     if second == 0:
-        _take_over(job, first)
+        _note_second(job, os.getpid())  # the first may be killed before it has noted us
+        _take_over(job, first, job.memory.last)
         return
     os.close(first)
     job.second = second
+    _note_second(job, second)
+
+
+def _note_second(job: Job, pid: int) -> None:
     try:
-        write_process(job.memory.job(job.record.id, "second"), second)
+        write_process(job.memory.job(job.record.id, "second"), pid)
     except OSError:
         pass
 
 
-def _take_over(job: Job, first: int) -> None:
+def _take_over(job: Job, first: int, last: str) -> None:
     lock_memory()
     select.select([first], [], [])
     os.close(first)
@@ -47,6 +52,8 @@ def _take_over(job: Job, first: int) -> None:
     killed = f"the job's process was killed in stage {stage}"
     if not Lock(job.host, "lock").take(job.record.id):
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
+    if job.memory.last != last:  # we came late, and what somebody has decided since is not undone
+        raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job has acted since", "status"))
     job.warnings.append(f"{killed}; a second one went on")
     job.say(f"{stage}: {job.warnings[-1]}", "stderr")
     _await_command(job)
