@@ -15,7 +15,7 @@ from handler.demo.world import VMID, World
 
 from .agent import Answer, execute
 from .hung import frozen_ext4, unserved_fuse
-from .pve_host import dead_upid, lock, moved, task, task_index, under_ha
+from .pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
 
 LOCK_FILE = f"var/lock/qemu-server/lock-{VMID}.conf"
 
@@ -224,6 +224,27 @@ def test_status_names_the_node_that_has_the_vm(world: World) -> None:
         verdict = execute(world, verb).trailer["verdict"]
         assert (verdict["code"], verdict["advice"]) == ("other-node", "")
         assert "pve2" in verdict["sentence"]
+
+
+def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:
+    """A QEMU whose configuration another node has is a migration under way, or that node's: no reset, no cont."""
+    moved(world)
+    assert execute(world, "reset").trailer["verdict"]["code"] == "other-node"
+    world.monitor("stop")
+    assert execute(world, "start").trailer["verdict"]["code"] == "other-node"
+    assert world.monitor("query-status")["status"] == "paused"  # type: ignore[index]
+
+
+def test_status_shows_the_lock_of_a_stopped_vm(world: World) -> None:
+    """Who works on it comes before a start, and what HA makes of it."""
+    execute(world, "stop")
+    lock(world, "backup")
+    verdict = execute(world, "status").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("stopped-locked", "")
+    restore(world)
+    execute(world, "stop")
+    under_ha(world, "started", "error")
+    assert execute(world, "status").trailer["verdict"]["code"] == "ha-stuck"
 
 
 def test_a_capture_tells_what_ha_would_do(world: World) -> None:

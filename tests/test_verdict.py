@@ -49,6 +49,9 @@ ROWS = {
     "disk frozen, storage silent": (replace(FROZEN, silent_storage=("lvs",)), "storage-hung", ""),
     "thread in D, QMP answers": (replace(FROZEN, stuck=STUCK, threads="SSSDS"), "storage-hung", ""),
     "thread in D, QMP silent": (replace(WEDGED, stuck=STUCK, threads="SSSDS"), "storage-hung", ""),
+    "thread in D for a moment, QMP silent": (replace(WEDGED, threads="SSSDS"), "qemu-wedged", ""),
+    "thread in D, watched too briefly": (replace(WEDGED, stuck=STUCK, threads="SSDS", seconds=0.5), "qemu-wedged", ""),
+    "disk watched too briefly": (replace(FROZEN, seconds=0.5), "guest-silent", ""),
     "QEMU wedged": (WEDGED, "qemu-wedged", "cycle"),
     "QEMU stopped by a signal": (replace(WEDGED, threads="TTTT"), "qemu-wedged", "cycle"),
     "stopped": (STOPPED, "stopped", "start"),
@@ -110,9 +113,10 @@ def test_a_process_that_is_stuck_is_never_cycled() -> None:
 @pytest.mark.parametrize("state", ["running", "wedged", "paused", "io-error", "stopped", "guest-panicked", "unknown"])
 def test_the_quick_verdict_promises_no_more_than_the_state(state: str) -> None:
     """A status never says healthy, and never advises to cut the power of what it has not looked into."""
-    verdict = quick_verdict(state, "its source")
+    verdict = quick_verdict(Evidence(state, "its source"))
     assert verdict.code != "healthy"
     assert verdict.advice != "cycle"
+    assert (verdict.advice == "forensics") == (state in ("wedged", "paused"))  # a task may keep it paused
 
 
 def test_a_dead_tasks_lock_is_told_from_a_live_ones() -> None:

@@ -31,7 +31,9 @@ def reset(job: Job, facts: Facts) -> Result:
         raise refused(
             "qemu-silent", "QEMU does not answer on its monitor; a reset can't reach it", "cycle", sources(facts)
         )
-    refuse_reset(job, cluster_view(job.host), state)
+    view = cluster_view(job.host)
+    refuse_elsewhere(job, view)
+    refuse_reset(job, view, state)
     past_preconditions(job)
     job.enter("reset")
     try:
@@ -95,7 +97,9 @@ def start(job: Job, facts: Facts) -> Result:
 
 def resume(job: Job, state: str) -> Result:
     if state != "running":
-        refuse_resume(job, cluster_view(job.host))
+        view = cluster_view(job.host)
+        refuse_elsewhere(job, view)
+        refuse_resume(job, view)
     past_preconditions(job)
     job.enter("start")
     if state == "running":

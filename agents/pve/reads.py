@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from .archive import archive_trouble
 from .cluster import Cluster, cluster_view
+from .evidence import Evidence
 from .grammar import Request
 from .history import entries, older_entries, table, whole_job
 from .host import Host, Key
@@ -22,7 +23,7 @@ from .words import DEADLINE, DEADLINES, DONE, FAILED, VERSION
 
 Message = dict[str, object]
 
-STOPPED_SECONDS = 1.5  # of a VM that is not here: which node has it. An /etc/pve that hangs costs no more
+STOPPED_SECONDS = 1.5  # of a stopped VM: which node has it, its lock, HA. An /etc/pve that hangs costs no more
 
 
 def output(text: str, stream: str = "stdout") -> Message:
@@ -64,8 +65,18 @@ def status_result(host: Host, facts: Facts, exit_code: int, view: Cluster | None
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
     else:
-        left = tuple(leftovers(host)) if state == "stopped" else ()
-        verdict = quick_verdict(state, sources(facts), left, view.node if view else "")
+        left, known = tuple(leftovers(host)) if state == "stopped" else (), view or Cluster()
+        verdict = quick_verdict(
+            Evidence(
+                state,
+                sources(facts),
+                leftovers=left,
+                node=known.node,
+                lock=known.lock,
+                ha=known.ha,
+                ha_seen=known.ha_seen,
+            )
+        )
     return Result(exit_code, state, memory.last, "status", verdict, holder)
 
 

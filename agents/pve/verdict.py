@@ -31,6 +31,7 @@ _STANDING = {
     "debug": ("a debugger holds the guest; ask whose it is", ""),
 }
 _PAUSED = ("paused", "prelaunch")
+_WATCHED_SECONDS = 1.5  # a healthy disk may be silent for less, as in the short look that a verb takes before it acts
 _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore-vm", "colo")
 
 
@@ -38,7 +39,7 @@ def verdict_of(seen: Evidence) -> Verdict:
     """Return the verdict on a whole capture."""
     if seen.state == "stopped":
         return _on_stopped(seen)
-    if seen.stuck:
+    if seen.stuck and seen.seconds >= _WATCHED_SECONDS:
         return _storage_hung(seen, *seen.stuck)
     if seen.state == "wedged":
         return _on_wedged(seen)
@@ -47,15 +48,18 @@ def verdict_of(seen: Evidence) -> Verdict:
     return _on_standing(seen)
 
 
-def quick_verdict(state: str, source: str, leftovers: tuple[int, ...] = (), node: str = "") -> Verdict:
-    """Return what the state alone says, for `status`; of a VM that is not here, which node has it."""
-    if state == "running":
+def quick_verdict(seen: Evidence) -> Verdict:
+    """Return what the state alone says, for `status`; of a stopped VM also what /etc/pve knows of it."""
+    if seen.state == "running":
         sentence = "QEMU answers and says running; whether the guest hangs, forensics and the console tell"
-        return Verdict("running", sentence, "", (source,))
-    if state == "wedged":
+        return Verdict("running", sentence, "", (seen.source,))
+    if seen.state == "wedged":
         sentence = "a QEMU process is there and its monitor is silent: take forensics before a cycle"
-        return Verdict("qemu-wedged", sentence, "forensics", (source,))
-    return verdict_of(Evidence(state, source, leftovers=leftovers, node=node))
+        return Verdict("qemu-wedged", sentence, "forensics", (seen.source,))
+    if seen.state in _PAUSED:
+        sentence = f"the VM is {seen.state}; whether a task keeps it so, forensics tells; else start lets it go on"
+        return Verdict("paused", sentence, "forensics", (seen.source,))
+    return verdict_of(seen)
 
 
 def _on_stopped(seen: Evidence) -> Verdict:
@@ -89,6 +93,12 @@ def _locked_sentence(seen: Evidence) -> str:
 def _on_wedged(seen: Evidence) -> Verdict:
     if seen.threads and set(seen.threads) <= {"T", "t"}:
         sentence = "QEMU itself was stopped by a signal: `kill -CONT` lets it go on where it was, a cycle ends it"
+    elif "D" in seen.threads:
+        sentence = (
+            "a QEMU process is there, its monitor is silent, and a thread waits uninterruptibly now and then: look at "
+            "the host's storage before a cycle"
+        )
+        return Verdict("qemu-wedged", sentence, "", (*known_line(seen.source), *thread_lines(seen), *host_lines(seen)))
     else:
         sentence = "a QEMU process is there, its monitor is silent, and no thread waits for storage: cycle it"
     return Verdict("qemu-wedged", sentence, "cycle", (*known_line(seen.source), *thread_lines(seen), *host_lines(seen)))
@@ -127,6 +137,12 @@ def _on_standing(seen: Evidence) -> Verdict:
 
 def _on_running(seen: Evidence) -> Verdict:
     held, disks = frozen_disks(seen)
+    if held and seen.seconds < _WATCHED_SECONDS:
+        sentence = (
+            f"QEMU answers, {counted(held, 'disk request')} in flight; {seen.seconds:.1f} s are too short to tell a "
+            "slow disk from a frozen one: forensics tells"
+        )
+        return Verdict("guest-silent", sentence, "", (*queue_lines(seen, disks), *lock_lines(seen)))
     if held:
         lines = (*queue_lines(seen, disks), *lock_lines(seen), *host_lines(seen))
         if seen.silent_storage:
