@@ -14,6 +14,8 @@ from .result import Ended, Result, Verdict
 from .words import DEADLINE, DEADLINES
 
 JOB_OUTPUT_BYTES = 1024 * 1024
+SHORT_BYTES = 2048
+ROOM_FOR_SHORT = 64 * 1024  # of it kept for short lines: what the job does is told after evidence that filled the rest
 
 
 class Job:
@@ -30,6 +32,7 @@ class Job:
         self._until = time.monotonic() + DEADLINES[record.verb]
         self._room = JOB_OUTPUT_BYTES
         self._torn = False
+        self._cut = False
 
     def enter(self, stage: str) -> None:
         """Name the stage that begins now; `busy` answers and the result show it."""
@@ -42,12 +45,18 @@ class Job:
     def say(self, text: str, stream: str = "stdout") -> None:
         """Add whole lines to the job's output, 1 MiB in all."""
         text = text.rstrip("\n")
-        if not text or self._room <= 0:
-            return
         line = json.dumps({"stream": stream, "text": text + "\n"}) + "\n"
-        self._room -= len(line)
-        if self._room <= 0:
+        if not text:
+            return
+        if len(line) > self._room - (0 if len(line) <= SHORT_BYTES else ROOM_FOR_SHORT):
+            if self._cut:
+                return
+            self._cut = True
             line = json.dumps({"stream": "stderr", "text": "[output cut at 1 MiB]\n"}) + "\n"
+        self._room -= len(line)
+        self._write(line)
+
+    def _write(self, line: str) -> None:
         try:
             with open(self.memory.job(self.record.id, "output"), "a", encoding="ascii") as file:
                 file.write(("\n" if self._torn else "") + line)
