@@ -142,9 +142,8 @@ class Store:
             if _idle(lock, now):
                 lock.unlink(missing_ok=True)
         for kept in (self._root / "claude").glob("*-*-*-*-*"):
-            if (
-                now - max(each.lstat().st_mtime for each in (kept, *kept.rglob("*"))) > LIFETIME
-            ):  # no token is good then
+            newest = max(each.lstat().st_mtime for each in (kept, *kept.rglob("*")))
+            if now - newest > LIFETIME:  # no token is good then
                 shutil.rmtree(kept, ignore_errors=True)
 
 

@@ -233,7 +233,7 @@ def deaf(talker: Talker, prompt: str) -> Iterator[tuple[str, socket.socket]]:
     headers = {**talker.signed(body, msg_id=turn), "content-length": str(len(body)), "connection": "close", "host": "x"}
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
         connection.settimeout(30)
         connection.connect(("127.0.0.1", talker.port))
         connection.sendall(f"POST /chat HTTP/1.1\r\n{head}\r\n".encode() + body)
