@@ -5,10 +5,7 @@ ours or was matched whole before (names, numbers, an address), because a person 
 """
 
 import ipaddress
-import tomllib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .settings import Vm
 
@@ -23,17 +20,6 @@ class Keys:
 
     power: str
     reading: str | None = None
-
-
-def agent_key(text: str, name: str, read: Callable[[str], str]) -> str | None:
-    """Return the private key that a VM's agent_key or agent_key_file gives, or None when it gives none."""
-    table: Mapping[str, Any] = tomllib.loads(text)["vms"][name]
-    inline, files = _texts(table.get("agent_key")), _texts(table.get("agent_key_file"))
-    return inline[0] if inline else read(files[0]) if files else None
-
-
-def _texts(value: object) -> list[str]:
-    return [value] if isinstance(value, str) else [str(item) for item in value] if isinstance(value, list) else []
 
 
 def recipe(vm: Vm, keys: Keys, source: str | None = None) -> str:

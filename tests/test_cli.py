@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agents.bundle import bundle
-from handler.cli import visible
+from handler.commands.output import visible
 from handler.demo.run import free_port
 from handler.signing import secret_bytes
 

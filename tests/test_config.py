@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.cli import load_config
+from handler.commands.serve import load_config
 from handler.config import parse
 from handler.errors import ConfigError, Problem
 from handler.settings import Address, Config, Vm, by_hand, is_vm_name

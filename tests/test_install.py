@@ -38,7 +38,7 @@ from agents.pve.findings import (
 from agents.pve.host import Host
 from agents.pve.keylines import judge_both_kinds, judge_elsewhere, judge_key_lines, key_lines
 from handler.connecting import public_key
-from handler.install import Keys, agent_key, recipe
+from handler.install import Keys, recipe
 from handler.settings import Address, Vm
 
 from .service import new_secret
@@ -124,20 +124,6 @@ def test_the_recipe_is_clean_shell(keys: Keys, source: str | None) -> None:
     """Saved as a script, shellcheck has nothing to say about it."""
     ran = subprocess.run(["shellcheck", "-"], input=recipe(VM, keys, source), capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "")
-
-
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        ("", None),
-        ('agent_key = "inline"', "inline"),
-        ('agent_key_file = "a"', "text of a"),
-        ('agent_key = ["first", "second"]\nagent_key_file = "a"', "first"),
-    ],
-)
-def test_where_the_reading_key_comes_from(lines: str, expected: str | None) -> None:
-    """Inline or in a file, one or the first of a list, or not at all."""
-    assert agent_key(f"[vms.devvm]\nvmid = 102\n{lines}\n", "devvm", "text of {}".format) == expected
 
 
 # --- the command ---
