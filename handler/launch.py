@@ -86,7 +86,7 @@ def _runner(job: dict[str, object], log: int, lock: int) -> Started:
         standard_input.write(json.dumps({**job, **fds}).encode())
         standard_input.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _MAIN, _ROOT],
+            [sys.executable, "-I", "-S", "-c", _MAIN, _ROOT],
             stdin=standard_input,
             stdout=subprocess.DEVNULL,
             env={},

@@ -2,7 +2,7 @@
 
 A process of its own, so that neither a killed handler nor a huge line of claude's matters to the other. It holds one
 end of a socket whose other end is the handler's: a byte from here says that the log has grown, a byte from there that
-the handler is stopping, and its end that the handler is gone. Run as `python -I -c …` with the job on standard input.
+the handler is stopping, and its end that the handler is gone. The job is on standard input.
 """
 
 import errno
@@ -76,7 +76,7 @@ class Runner:
 
     def _load(self) -> None:
         """Import what is not needed to start claude while it starts."""
-        from .claude import approval
+        from .brief import approval
         from .events import Framer, Translator
 
         self.framer = Framer()
