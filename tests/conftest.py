@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,9 @@ from . import claude
 from .service import Service
 from .sshd import Sshd
 
+if TYPE_CHECKING:
+    from .browser import Stage, Visit
+
 MISSING: set[str] = set()
 PARTS = {
     "qemu": shutil.which("qemu-system-x86_64") is not None,
@@ -24,6 +28,7 @@ PARTS = {
     "fsfreeze": os.geteuid() == 0 and shutil.which("fsfreeze") is not None and shutil.which("mkfs.ext4") is not None,
     "alertmanager": shutil.which("prometheus-alertmanager") is not None and shutil.which("amtool") is not None,
     "claude": claude.find() is not None,
+    "chromium": shutil.which("chromium") is not None,
     "curl": shutil.which("curl") is not None and shutil.which("openssl") is not None,
 }
 
@@ -37,7 +42,9 @@ SLOW_FILES = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out of the quick subset what starts a host or a server, but for the few that are marked quick."""
     for item in items:
-        starts_something = "world" in getattr(item, "fixturenames", ()) or item.path.stem in SLOW_FILES
+        starts_something = (
+            not {"world", "stage"}.isdisjoint(getattr(item, "fixturenames", ())) or item.path.stem in SLOW_FILES
+        )
         if starts_something and item.get_closest_marker("quick") is None:
             item.add_marker(pytest.mark.slow)
 
@@ -104,3 +111,26 @@ def directory() -> Iterator[Path]:
     """A short directory that a module's tests share."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator["Stage"]:
+    """A host, a handler and a browser that the tests of one module share. The browser ends with the module: its loop
+    would be in the way of tests that have one."""
+    from .browser import Stage, chromium
+
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory, chromium() as browser:
+        stage = Stage(Path(directory), browser)
+        yield stage
+        stage.close()
+
+
+@pytest.fixture
+def visit(stage: "Stage") -> Iterator["Visit"]:
+    """Somebody at the page, on a host where all is well; a page that complains fails the test."""
+    from .browser import Visit
+
+    stage.settle()
+    visit = Visit(stage)
+    yield visit
+    visit.close()

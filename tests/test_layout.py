@@ -125,25 +125,29 @@ def test_a_verb_says_what_it_is() -> None:
 
 
 class Buttons(HTMLParser):
-    """Collects the attributes of every element that names a verb."""
+    """Collects the attributes of every element that names a verb, and the words that it begins with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[dict[str, str | None]] = []
+        self.labels: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if "data-verb" in dict(attrs):
             self.found.append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        if len(self.labels) < len(self.found):
+            self.labels.append(data.strip())
 
 
 def test_the_page_has_the_same_verbs() -> None:
     """The page has one button for each of the six verbs under its label, and asks before those that change power."""
     page = Buttons()
     page.feed((ROOT / "static_site/index.html").read_text(encoding="utf-8"))
-    six = {name: verb for name, verb in VERBS.items() if name != "history"}
-    assert sorted(str(button["data-verb"]) for button in page.found) == sorted(six)
-    labels = {name: verb.label for name, verb in six.items()}
-    assert {button["data-verb"]: button["data-label"] for button in page.found} == labels
+    six = {name: f"{verb.label}{'…' * verb.mutating}" for name, verb in VERBS.items() if name != "history"}
+    assert {str(button["data-verb"]): label for button, label in zip(page.found, page.labels, strict=True)} == six
+    assert len(page.found) == len(six)
     assert {button["data-verb"] for button in page.found if "data-asks" in button} == set(words.MUTATING)
 
 
