@@ -16,11 +16,11 @@ import pytest
 class Demo:
     """A running demo and what it printed."""
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, *options: str, **environment: str) -> None:
         launcher = "import sys; sys.argv[0] = sys.argv.pop(1); from handler.cli import main; sys.exit(main())"
         breakglass = str(Path(sys.executable).with_name("breakglass"))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", launcher, breakglass, "demo"],
+            [sys.executable, "-c", launcher, breakglass, "demo", *options],
             env=os.environ | environment,
             stdout=subprocess.PIPE,
         )
@@ -104,6 +104,28 @@ def test_the_demos_claude_looks_explains_proposes_and_verifies(demo: Demo) -> No
         "is `running` now",
     ):
         assert words in told.stdout, told.stdout + told.stderr
+
+
+@pytest.mark.real("claude")
+def test_a_credential_goes_to_claude_alone_and_only_on_demand() -> None:
+    """The shell's credential is in nobody's environment; --real-model hands it to claude and says so, else no one."""
+    for options, handed in ((), False), (("--real-model",), True):
+        demo = Demo(*options, ANTHROPIC_API_KEY="mine", CLAUDE_CODE_SUBAGENT_MODEL="mine too")
+        try:
+            assert ("your credential" in demo.text) is handed
+            assert ('"mine"' in Path(demo.directory, "breakglass.toml").read_text()) is handed
+            children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
+            assert not [pid for pid in children if b"=mine" in Path(f"/proc/{pid}/environ").read_bytes()]
+        finally:
+            demo.end(signal.SIGTERM)
+
+
+def test_a_real_model_needs_a_credential() -> None:
+    """Without one, --real-model starts nothing and names the variables that can hold it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC", "CLAUDE"))}
+    command = [sys.executable, "-m", "handler.cli", "demo", "--real-model"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, "ANTHROPIC_API_KEY" in ended.stdout) == (2, True)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

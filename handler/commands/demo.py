@@ -8,4 +8,4 @@ from .output import say
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run everything on this machine: an embedded Proxmox, the handler, the page."""
-    return run(say, arguments.scenario, not arguments.no_chat)
+    return run(say, arguments.scenario, not arguments.no_chat, arguments.real_model)

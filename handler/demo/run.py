@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import importlib.util
+import json
 import os
 import secrets
 import shlex
@@ -11,7 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .investigation import next_step
@@ -39,10 +40,11 @@ dir    = "{directory}/sessions"
 
 CHAT = """
 [chat]
-command    = "{claude}"
+command    = {claude}
 shared_uid = true
-env        = {{ ANTHROPIC_BASE_URL = "{url}", ANTHROPIC_API_KEY = "none" }}
+env        = {{ {env} }}
 """
+CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_BASE_URL")
 
 TEXT = """
   VM {vmid} "devvm", {machine}: {scenario}
@@ -59,14 +61,21 @@ TEXT = """
 """
 
 
+SCRIPTED = "the real claude; its model is a script, and not asked anywhere"
+REAL = "the real claude with the real model: your credential from the environment is used, and what it costs is yours"
 NO_CHAT = "off: no claude is here (pip install breakglass[real-cli]), or --no-chat"
 
 
-def run(say: Callable[[str], None], scenario: str, chat: bool = True) -> int:
+def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model: bool = False) -> int:
     """Run the demo until it is interrupted, its VM in the state that SCENARIOS names; leave nothing behind.
 
-    With `chat`, and where the real `claude` is to be had, it has a scripted model to talk to.
+    With `chat`, and where the real `claude` is to be had, it has a scripted model to talk to; with `real_model` the
+    one that the operator's own credential opens.
     """
+    own = {name: os.environ[name] for name in CREDENTIALS if name in os.environ} if real_model else {}
+    if real_model and not own:
+        say(f"--real-model needs a credential in the environment: {', '.join(CREDENTIALS[:3])}")
+        return 2
     with tempfile.TemporaryDirectory(prefix="bg") as directory:
         world = World(Path(directory), scenario=scenario)
         try:
@@ -76,14 +85,21 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True) -> int:
                 say(str(error))
                 return 1
             claude = find_claude() if chat else None
-            model = Model(next_step) if claude else None
+            model = Model(next_step) if claude and not own else None
+            env = own or ({"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "none"} if model else {})
             try:
-                return asyncio.run(_serve(world, say, CHAT.format(claude=claude, url=model.url) if model else ""))
+                return asyncio.run(_serve(world, say, chat_table(claude, env) if claude else "", bool(own)))
             finally:
                 if model:
                     model.close()
         finally:
             world.close()
+
+
+def chat_table(claude: Path, env: Mapping[str, str]) -> str:
+    """Return [chat], with what claude is given and nothing else of this environment."""
+    table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
+    return CHAT.format(claude=json.dumps(str(claude)), env=table)
 
 
 def find_claude() -> Path | None:
@@ -94,7 +110,7 @@ def find_claude() -> Path | None:
     return next((path for path in (*bundled, *([Path(found)] if found else [])) if path.is_file()), None)
 
 
-async def _serve(world: World, say: Callable[[str], None], chat: str) -> int:
+async def _serve(world: World, say: Callable[[str], None], chat: str, real_model: bool) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -102,13 +118,14 @@ async def _serve(world: World, say: Callable[[str], None], chat: str) -> int:
     port = int(os.environ.get("PORT", "0")) or free_port()
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     config = write_config(world, host, secret, chat)
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "CLAUDE_"))}
+    environment = {**inherited, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
     handler = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "handler.cli", "serve", env=environment, start_new_session=True
     )
     try:
         await answering(port)
-        say(told(world, secret, port, bool(chat)))
+        say(told(world, secret, port, (REAL if real_model else SCRIPTED) if chat else ""))
         await asyncio.wait(
             [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(handler.wait())],
             return_when=asyncio.FIRST_COMPLETED,
@@ -160,7 +177,7 @@ async def answering(port: int, seconds: float = 20) -> None:
                 await asyncio.sleep(0.02)
 
 
-def told(world: World, secret: str, port: int, chat: bool) -> str:
+def told(world: World, secret: str, port: int, model: str) -> str:
     """Return what the demo prints: the page, a signed curl line, the call line."""
     breakglass = shlex.quote(str(Path(sys.argv[0]).resolve()))
     sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"
@@ -174,7 +191,7 @@ def told(world: World, secret: str, port: int, chat: bool) -> str:
         secret=secret,
         directory=world.directory,
         breakglass=breakglass,
-        chat=f"{ask}\n          the real claude; its model is a script, and not asked anywhere" if chat else NO_CHAT,
+        chat=f"{ask}\n          {model}" if model else NO_CHAT,
         curl=f"printf '{body}' | {sign} | curl -sSN -H @- -H 'accept: application/x-ndjson' -d '{body}' "
         f"http://127.0.0.1:{port}/pve",
     )
