@@ -1,8 +1,11 @@
 """What the page never does: send a verb without its dialog, trust a text, lie about a line that broke, go blank."""
 
+import html
 import json
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,6 +145,18 @@ def test_without_a_script_the_commands_are_there(stage: Stage) -> None:
     assert 'curl -sS "$URL/pve"' in said(visit.page, "recipe")
     assert not visit.page.is_visible("#power")
     visit.close()
+
+
+def test_the_recipe_works(stage: Stage) -> None:
+    """The commands that the page shows without a script are a signed request, as they stand."""
+    stage.settle()
+    page = (Path(__file__).parent.parent / "static_site/index.html").read_text(encoding="utf-8")
+    recipe = html.unescape(page.partition('<pre id="recipe" tabindex="0">')[2].partition("</pre>")[0])
+    script = recipe.replace("URL=https://…", f"URL={stage.url.rstrip('/')}")
+    ran = subprocess.run(
+        ["bash", "-euc", script], input=stage.service.secrets["operator"] + "\n", capture_output=True, text=True
+    )
+    assert json.loads(ran.stdout)["outcome"] == "done", ran.stderr
 
 
 def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
