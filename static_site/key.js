@@ -1,6 +1,7 @@
 // The key: let in, kept on this device when that is wanted, forgotten.
 
 import { forgetChats, resumeChat } from "./chat.js";
+import { poll } from "./health.js";
 import { resume, run } from "./run.js";
 import { importKey, keep, kept, unkeep } from "./send.js";
 import { changed, forgetStored, me, views } from "./state.js";
@@ -8,7 +9,8 @@ import { $, show, text } from "./words.js";
 
 const LOCAL = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 
-function begin(key) {
+async function begin(key) {
+	if (!me.vm) await poll();
 	me.key = key;
 	if (!resume()) run("status");
 	resumeChat();
@@ -68,7 +70,7 @@ export function forget() {
 	changed();
 }
 
-// The demo's throw-away key: on this very machine only, and out of the address bar at once.
+// The demo's throw-away key: on this machine only, and out of the address bar.
 export function keyInAddress() {
 	const secret = new URLSearchParams(location.hash.slice(1)).get("key");
 	if (secret === null) return "";

@@ -69,7 +69,6 @@ async function signed(id, body) {
 
 export const newId = () => `msg_${crypto.randomUUID().replaceAll("-", "")}`;
 
-// Kept on this device: the CryptoKey itself.
 function keeper(mode, act) {
 	return new Promise((resolve, reject) => {
 		const opening = indexedDB.open("breakglass", 1);
