@@ -225,9 +225,11 @@ def test_failed(visit: Visit) -> None:
 # --- unknown ---
 
 
-@pytest.mark.parametrize("after", [0, *(random.Random(os.environ.get("SEED")).sample(range(1, 1_400), 2))])
-def test_a_broken_stream_is_asked_for_again(visit: Visit, after: int) -> None:
+@pytest.mark.parametrize("where", ["at once", "anywhere", "anywhere else"])
+def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
     """Wherever its answer breaks off, the same request goes out again by itself, and the VM is reset once."""
+    after = 0 if where == "at once" else random.randrange(1, 1_400)
+    print(f"cut after {after} bytes")
     page = visit.open()
     before = visit.stage.mutating_jobs()
     visit.stage.wire.cut('"verb":"reset"', after, times=1)
