@@ -32,7 +32,8 @@ def reset(job: Job, facts: Facts) -> Result:
             "qemu-silent", "QEMU does not answer on its monitor; a reset can't reach it", "cycle", sources(facts)
         )
     view = cluster_view(job.host)
-    refuse_elsewhere(job, view)
+    if state != "running":  # one that comes from another node or went there: its memory is not to be touched
+        refuse_elsewhere(job, view)
     refuse_reset(job, view, state)
     past_preconditions(job)
     job.enter("reset")
