@@ -150,7 +150,9 @@ CASES = {
         place=ha(deaf=True),
         haste=HA_WAIT,
     ),
-    "HA deaf: nor for a cycle": Case("cycle", 14, "ha-holds", place=ha(deaf=True), haste=HA_WAIT),
+    "HA deaf: nor for a cycle": Case(
+        "cycle", 14, "ha-holds", ("HA took the request and may still stop it",), place=ha(deaf=True), haste=HA_WAIT
+    ),
     "HA takes the stop, its LRM does nothing": Case(
         "stop", 0, "", ("ending QEMU directly",), "none", place=ha(takes=True), haste=HA_WAIT
     ),

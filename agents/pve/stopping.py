@@ -82,14 +82,14 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
         job.say("stop: HA has been asked; it acts within half a minute when it is well")
         _wait_gone(job, facts, _before_ladder(job, HA_STOP_SECONDS))
     if not _gone(job, facts):
-        _leave_it_to_ha(job, DEADLINE if ran.code == 0 else FAILED)
+        _leave_it_to_ha(job, asked_ha=ran.code == 0)
 
 
 def _before_ladder(job: Job, seconds: float) -> float:
     return max(1.0, job.left(seconds + LADDER_SECONDS) - LADDER_SECONDS)
 
 
-def _leave_it_to_ha(job: Job, exit_code: int) -> None:
+def _leave_it_to_ha(job: Job, asked_ha: bool) -> None:
     """End the verb rather than kill a QEMU that HA wants to run: HA would start it again, or move it to another node
     while it hangs here. Where HA itself wants it stopped, or has given it up (error), nothing brings it back, so it
     may be ended directly."""
@@ -99,8 +99,9 @@ def _leave_it_to_ha(job: Job, exit_code: int) -> None:
         return
     known = view or Cluster(ha="started")
     sentence = "HA manages the VM and has not stopped it; it was not killed, because HA would start it again or move it"
-    lines = (ha_line(known.ha, known.ha_seen), *ha_by_hand(job.host.vmid, known.ha, known.ha_seen))
-    raise failed("ha-holds", sentence, "", *lines, exit_code=exit_code)
+    asked = ("HA took the request and may still stop it; it then stays off until a start",) if asked_ha else ()
+    lines = (*asked, ha_line(known.ha, known.ha_seen), *ha_by_hand(job.host.vmid, known.ha, known.ha_seen))
+    raise failed("ha-holds", sentence, "", *lines, exit_code=DEADLINE if asked_ha else FAILED)
 
 
 def _not_gone(job: Job, facts: Facts) -> Ended:
