@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from agents.pve.locks import task_in
 from agents.pve.tier_proxmox import quiet_minutes, staged, word_of_qm
 from handler.demo.world import VMID, World
 
-from .agent import Answer, execute
+from .agent import Answer, answer_of, execute
 from .hung import frozen_ext4, unserved_fuse
 from .pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
 
@@ -134,6 +135,22 @@ def test_a_reset_waits_for_a_live_task_and_for_no_dead_one(world: World, kind: s
     answer = execute(world, "reset")
     assert (answer.code, answer.trailer["state"]) == (0, "running")
     assert f"qm unlock {VMID}" in answer.trailer["warnings"][0]
+
+
+# --- whether qm can be run ---
+
+
+@pytest.mark.real("fuse")
+def test_a_directory_of_path_that_hangs_keeps_no_lock(world: World, short_dir: Path) -> None:
+    """Looking for `qm` is a question with a deadline too: the cycle is refused, and its lock is free again."""
+    hung = short_dir / "hung"
+    hung.mkdir()
+    environment = world.environment | {"PATH": f"{hung}:{world.environment['PATH']}", "SSH_ORIGINAL_COMMAND": "cycle"}
+    with unserved_fuse(hung):
+        ran = subprocess.run(world.forced_command(), env=environment, capture_output=True, text=True, timeout=30)
+        answer = answer_of(ran)
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "no-qm")
+        assert execute(world, "status").trailer["holder"] is None
 
 
 # --- who holds the lock file ---

@@ -12,9 +12,10 @@ from .ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from .job import Job
 from .lockrules import refuse_flock, refuse_locked, refused
 from .probe import run
-from .vmstate import Facts, conclude, has_process, leftovers
+from .vmstate import Facts, conclude, has_process, in_time, leftovers
 
 QM_SECONDS = 8.0
+FIND_SECONDS = 2.0
 _NO_QUORUM = (
     "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
     "reset works without a quorum",
@@ -48,14 +49,19 @@ def refuse_unstartable(job: Job, view: Cluster | None, stops_first: bool) -> Non
 
 
 def _refuse_broken_qm(job: Job) -> None:
-    if not any(os.access(f"{directory}/qm", os.X_OK) for directory in os.get_exec_path()):
-        sentence = "qm is not on this host's PATH, so a start would fail"
-        raise refused("no-qm", sentence, "", f"PATH={os.get_exec_path()}")
+    found = in_time(_find_qm, FIND_SECONDS)
+    if not found:
+        why = "qm is not on this host's PATH" if found is False else f"PATH gave no answer in {FIND_SECONDS:g} s"
+        raise refused("no-qm", f"{why}, so a start would fail", "", f"PATH={os.get_exec_path()}")
     ran = run(["qm", "status", str(job.host.vmid)], job.left(QM_SECONDS))
     if ran.code != 0:
         said = f"ended with {ran.code}" if ran.code is not None else f"gave no answer in {QM_SECONDS:g} s"
         last_words = ran.stderr.strip().splitlines()[-1:]
         raise refused("no-qm", f"qm status {said}, so a start would fail as well", "", *last_words)
+
+
+def _find_qm() -> bool:
+    return any(os.access(f"{directory}/qm", os.X_OK) for directory in os.get_exec_path())
 
 
 def refuse_elsewhere(job: Job, view: Cluster | None) -> None:
