@@ -1,5 +1,8 @@
 """Whom a stop signals, and whom never; and what it says of a QEMU that no signal can end."""
 
+import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.pve.probe import kill_child
 from handler.demo.world import VMID, World
 
 from .agent import Answer, execute
@@ -142,3 +146,19 @@ def test_a_qemu_that_only_sigkill_ends_is_cycled(ladders: dict[str, list[Answer]
     (cycled,) = ladders["wedged"]
     assert (cycled.code, cycled.trailer["state"]) == (0, "running")
     assert "stop: SIGKILL to " in cycled.stdout
+
+
+def test_a_child_that_has_no_group_of_its_own_yet_is_killed_all_the_same() -> None:
+    """A command that its deadline overtakes between fork and setsid must not run later."""
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    pidfd = os.pidfd_open(pid)
+    kill_child(pid, group=True)
+    try:
+        assert select.select([pidfd], [], [], 5)[0]
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+        os.waitpid(pid, 0)

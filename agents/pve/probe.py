@@ -44,7 +44,9 @@ def kill_child(pid: int, group: bool = False) -> None:
     """Kill a child of ours that lives; one that was reaped may have left its pid to somebody else, so ask first."""
     try:
         if os.waitpid(pid, os.WNOHANG)[0] == 0:
-            (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+            if group:  # after itself: it may not have made its group yet
+                os.killpg(pid, signal.SIGKILL)
     except OSError:
         pass
 
