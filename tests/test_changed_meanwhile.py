@@ -20,6 +20,11 @@ def backup_begins(world: World) -> None:
     lock(world, "backup")
 
 
+def snapshot_begins(world: World) -> None:
+    lock(world, "snapshot")
+    world.monitor("stop")
+
+
 def held_and_changed(world: World, line: str, at: str, change: Change) -> dict[str, object]:
     """Hold a verb in `qm AT`, change the host, and let it go on; return its result."""
     job_id = "changed-meanwhile"
@@ -49,6 +54,16 @@ def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: C
     assert isinstance(verdict, dict)
     assert (result["outcome"], verdict["code"], result["state"]) == ("refused", code, "running")
     assert world.pid == before
+
+
+def test_a_snapshot_that_begins_while_evidence_is_taken(world: World) -> None:
+    """It keeps the guest standing while it saves its memory: no reset, and no cont."""
+    with task(f"qmsnapshot:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        result = held_and_changed(world, "reset", "pending", snapshot_begins)
+    verdict = result["verdict"]
+    assert isinstance(verdict, dict)
+    assert (result["outcome"], verdict["code"], result["state"]) == ("refused", "locked", "paused")
 
 
 @pytest.mark.parametrize(

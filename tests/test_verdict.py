@@ -45,6 +45,12 @@ ROWS = {
     "idle, agent answers": (replace(IDLE, agent="answers"), "healthy", ""),
     "idle, agent silent": (replace(IDLE, agent="silent"), "guest-silent", ""),
     "moving, agent silent": (replace(MOVING, agent="silent"), "guest-hung", "reset"),
+    "moving, agent silent, a backup": (replace(MOVING, agent="silent", lock="backup"), "guest-silent", ""),
+    "moving, agent silent, a dead backup": (
+        replace(MOVING, agent="silent", lock="backup", lock_alive=False),
+        "guest-hung",
+        "reset",
+    ),
     "disk frozen": (FROZEN, "disk-frozen", "cycle"),
     "disk frozen, storage silent": (replace(FROZEN, silent_storage=("lvs",)), "storage-hung", ""),
     "thread in D, QMP answers": (replace(FROZEN, stuck=STUCK, threads="SSSDS"), "storage-hung", ""),

@@ -44,12 +44,17 @@ def refuse_reset(job: Job, view: Cluster | None, state: str) -> None:
     if not view or not view.lock:
         return
     if view.lock == "backup" and state not in _PAUSED_FOR_IT:
-        job.warnings.append("VM is locked (backup): the backup goes on beside a reset, with the disks as it found them")
+        _warn(job, "VM is locked (backup): the backup goes on beside a reset, with the disks as it found them")
         return
     owner = owner_of(job.host, view.lock)
     if owner.alive is not False and view.lock != "suspended":
         refuse_locked(job, view, "start" if view.lock == "backup" else "")
-    job.warnings.append(f"VM is locked ({view.lock}): {'; '.join(owner.lines)}")
+    _warn(job, f"VM is locked ({view.lock}): {'; '.join(owner.lines)}")
+
+
+def _warn(job: Job, warning: str) -> None:
+    if warning not in job.warnings:  # a reset looks twice
+        job.warnings.append(warning)
 
 
 def refuse_resume(job: Job, view: Cluster | None) -> None:

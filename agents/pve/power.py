@@ -40,6 +40,8 @@ def reset(job: Job, facts: Facts) -> Result:
     try:
         with Qmp(job.host.qmp, job.left(10)) as qmp:
             was = qmp.status()
+            if view is not None:  # once more: the evidence took its time
+                refuse_reset(job, cluster_view(job.host), was)
             qmp.command("system_reset")
             qmp.wait_event("RESET")
             job.say(f"reset: QEMU accepted it and reported RESET (it was {was})")

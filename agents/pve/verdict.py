@@ -156,6 +156,12 @@ def _on_running(seen: Evidence) -> Verdict:
     proof = (*queue_lines(seen), *cpu_lines(seen), *lock_lines(seen), *host_lines(seen))
     if seen.agent == "answers":
         return Verdict("healthy", "QEMU and the guest agent answer: nothing is wrong from here", "", proof)
+    if seen.agent == "silent" and moved(seen) and seen.lock == "backup" and seen.lock_alive is not False:
+        sentence = (
+            "QEMU answers and disk requests complete, but the guest agent does not, as when a backup freezes the "
+            "guest's file systems: look again in a minute"
+        )
+        return Verdict("guest-silent", sentence, "", proof)
     if seen.agent == "silent" and moved(seen):
         sentence = "QEMU answers and disk requests complete, but the guest agent does not: try ssh, then reset it"
         return Verdict("guest-hung", sentence, "reset", proof)
