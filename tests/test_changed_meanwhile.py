@@ -3,6 +3,8 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from .agent import Session, processes
 from .pve_host import lock, no_quorum, task, task_index
 from .stages import at_qm, memory, until
 
-Change = Callable[[World], None]
+Change = Callable[[World], object]
 
 
 def backup_begins(world: World) -> None:
@@ -25,7 +27,7 @@ def snapshot_begins(world: World) -> None:
     world.monitor("stop")
 
 
-def held_and_changed(world: World, line: str, at: str, change: Change) -> dict[str, object]:
+def held_and_changed(world: World, line: str, at: str, change: Change) -> dict[str, Any]:
     """Hold a verb in `qm AT`, change the host, and let it go on; return its result."""
     job_id = "changed-meanwhile"
     held = at_qm(at)(world, job_id)
@@ -51,7 +53,6 @@ def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: C
         task_index(world, f"{upid} 0")
         result = held_and_changed(world, verb, "pending", change)
     verdict = result["verdict"]
-    assert isinstance(verdict, dict)
     assert (result["outcome"], verdict["code"], result["state"]) == ("refused", code, "running")
     assert world.pid == before
 
@@ -62,7 +63,6 @@ def test_a_snapshot_that_begins_while_evidence_is_taken(world: World) -> None:
         task_index(world, f"{upid} 0")
         result = held_and_changed(world, "reset", "pending", snapshot_begins)
     verdict = result["verdict"]
-    assert isinstance(verdict, dict)
     assert (result["outcome"], verdict["code"], result["state"]) == ("refused", "locked", "paused")
 
 
@@ -84,9 +84,22 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
         task_index(world, f"{upid} 0")
         result = held_and_changed(world, verb, "stop", fails)
     verdict = result["verdict"]
-    assert isinstance(verdict, dict)
     assert (result["outcome"], verdict["code"], result["state"]) == ("failed", code, "running")
     assert "QEMU was not killed" in verdict["sentence"]
+    assert world.pid == before
+
+
+def test_a_stop_that_hangs_and_keeps_the_lock_file_is_not_gone_over(world: World) -> None:
+    """qm's worker has a session of its own: a hook script that hangs in it outlives qm's deadline and keeps the flock,
+    so no start could follow. The cycle ends with the VM as it was."""
+    before, path = world.pid, world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holds = f"import fcntl; f = open({str(path)!r}, 'w'); fcntl.flock(f, 2); print('up', flush=True); input()"
+    with ExitStack() as stack:
+        result = held_and_changed(
+            world, "cycle", "stop", lambda world: str(stack.enter_context(task(f"qmstop:{VMID}", holds)))
+        )
+    assert (result["outcome"], result["verdict"]["code"], result["state"]) == ("failed", "locked", "running")
     assert world.pid == before
 
 

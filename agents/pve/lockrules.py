@@ -13,7 +13,8 @@ from .words import REFUSED
 
 FLOCK_SECONDS = 3.0
 _PAUSED_FOR_IT = ("paused", "prelaunch")
-_ENDS_WITH_THE_VM = ("qmshutdown", "qmreboot", "qmstop", "qm shutdown", "qm reboot", "qm stop")
+SHUTDOWNS = ("qmshutdown", "qmreboot", "qm shutdown", "qm reboot")
+STOPS = ("qmstop", "qm stop")
 
 
 def refused(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended:
@@ -63,12 +64,13 @@ def refuse_resume(job: Job, view: Cluster | None) -> None:
         refuse_locked(job, view)
 
 
-def refuse_flock(job: Job, stops_first: bool) -> None:
+def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
     """Refuse a start while a process holds the flock, for `qm start` would wait 10 s and fail; short holders are
-    waited for. A shutdown that waits for a hung guest lets go when the VM is gone, so a cycle may go on."""
+    waited for. A cycle may go on beside those that `end_with_it`: a shutdown that waits for a hung guest lets go when
+    the VM is gone."""
     until = time.monotonic() + FLOCK_SECONDS
     while holders := flock_holders(job.host):
-        if stops_first and all(any(word in holder for word in _ENDS_WITH_THE_VM) for holder in holders):
+        if all(any(word in holder for word in end_with_it) for holder in holders):
             job.say(f"preflight: {', '.join(holders)} holds the VM and will end with it")
             return
         if time.monotonic() > until:

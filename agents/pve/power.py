@@ -10,7 +10,7 @@ from .cluster import Cluster, cluster_view
 from .forensics import before_acting
 from .ha import ha_line, ha_manages
 from .job import Job
-from .lockrules import refuse_locked, refuse_reset, refuse_resume, refused
+from .lockrules import SHUTDOWNS, refuse_flock, refuse_locked, refuse_reset, refuse_resume, refused
 from .preflight import can_start, nothing_left, refuse_deaf_ha, refuse_elsewhere, refuse_unstartable
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result
@@ -128,7 +128,7 @@ def cycle(job: Job, facts: Facts) -> Result:
     stand_by(job)
     try:
         if runs:
-            stop_process(job, facts, lambda view: refuse_unstartable(job, view, stops_first=True))
+            stop_process(job, facts, lambda view: _refuse_cycle(job, view))
         return start_again(job, old)
     except Ended as ended:
         lives = qemu_lives(job, facts) or has_process(observe(job.host)) is not False
@@ -141,6 +141,12 @@ def cycle(job: Job, facts: Facts) -> Result:
             *ended.verdict.evidence,
             exit_code=STRANDED,
         ) from None
+
+
+def _refuse_cycle(job: Job, view: Cluster | None) -> None:
+    refuse_unstartable(job, view, stops_first=True)
+    if job.stage == "stop":  # `qm stop` has failed: a worker of it, or another's, that still holds the flock ends never
+        refuse_flock(job, SHUTDOWNS)
 
 
 def past_preconditions(job: Job) -> None:

@@ -10,7 +10,7 @@ import re
 from .cluster import CLUSTER_SECONDS, Cluster, cluster_view, node_name
 from .ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from .job import Job
-from .lockrules import refuse_flock, refuse_locked, refused
+from .lockrules import SHUTDOWNS, STOPS, refuse_flock, refuse_locked, refused
 from .probe import run
 from .vmstate import Facts, conclude, has_process, in_time, leftovers
 
@@ -25,7 +25,7 @@ _NO_QUORUM = (
 def can_start(job: Job, stops_first: bool = False) -> None:
     """Refuse unless a start can succeed: a cycle asks before anything is stopped."""
     refuse_unstartable(job, cluster_view(job.host), stops_first)
-    refuse_flock(job, stops_first)
+    refuse_flock(job, (*SHUTDOWNS, *STOPS) if stops_first else ())
     _refuse_broken_qm(job)
 
 
