@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from handler.messages import as_bytes
 from handler.pve import Host
 from handler.settings import Address, Vm
 
+from . import bench_chat, bench_page, claude
 from .bench_alerts import TITLES as ALERT_TITLES
 from .bench_alerts import alert_figures
 from .service import Service
@@ -289,6 +291,8 @@ TITLES = {
     "crowd_http_200": "200 statuses at once over HTTP, ms",
     "crowd_http_failures": "failures among them (wanted: 0)",
     **ALERT_TITLES,
+    **bench_chat.TITLES,
+    **bench_page.TITLES,
 }
 
 
@@ -309,9 +313,14 @@ def main(arguments: list[str]) -> int:
             sshd.stop()
             world.close()
     found |= alert_figures(max(3, count // 6))
+    for part, figures in ((claude.find(), bench_chat.measure), (shutil.which("chromium"), bench_page.page_figures)):
+        if part is not None:
+            with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+                Path(directory).chmod(0o711)
+                found |= figures(Path(directory))
     width = max(map(len, TITLES.values()))
     for name, title in TITLES.items():
-        print(f"{title:<{width}}  {found[name]:>10}")
+        print(f"{title:<{width}}  {found.get(name, 'not measured'):>10}")
     print(json.dumps(found))
     return 0
 

@@ -115,9 +115,9 @@ def test_a_turn_has_its_time(directory: Path, model: Model, kind: str) -> None:
         if kind == "text"
         else bash("sleep 60 | sleep 60")
     )
-    with started(Talker(directory, model, chat="turn_seconds = 1")) as talker:
+    with started(Talker(directory, model, chat="turn_seconds = 3")) as talker:
         events = talker.chat(fake(step))
-        assert (last_error(events)["code"], "1 s" in last_error(events)["message"]) == ("turn-timeout", True)
+        assert (last_error(events)["code"], "3 s" in last_error(events)["message"]) == ("turn-timeout", True)
         assert said(talker.chat(fake({"text": "here"}), session=events[0]["session"])) == "here"
 
 
