@@ -12,7 +12,8 @@ import pytest
 
 from agents.pve.archive import KEEP_ARCHIVED, KEEP_BYTES
 from agents.pve.host import Host
-from agents.pve.memory import KEEP_JOBS, Lock, Record
+from agents.pve.memory import KEEP_JOBS, Record
+from agents.pve.vmlock import Lock
 from handler.demo.world import VMID, World
 
 from .agent import Session, execute, processes

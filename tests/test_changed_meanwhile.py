@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agents.pve.memory import read_process
+from agents.pve.files import read_process
 from handler.demo.world import VMID, World
 
 from .agent import Session, processes

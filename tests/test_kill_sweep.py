@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.pve.memory import read_process
+from agents.pve.files import read_process
 from handler.demo.world import VMID, World
 
 from .agent import execute, processes

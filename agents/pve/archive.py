@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from .files import boottime, read_json, remove_flat, write_whole
 from .host import Host
-from .memory import Lock, Memory, Record, boottime, read_json, remove_flat, write_whole
+from .memory import Memory, Record
 from .process import process_ticks
+from .vmlock import Lock
 from .words import DAY
 
 NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")

@@ -14,14 +14,15 @@ from dataclasses import asdict
 
 from .asking import Probe, Reply
 from .evidence import Evidence, evidence_from
+from .files import boottime, read_json, write_whole
 from .host import Host
 from .job import Job
-from .memory import Lock, boottime, read_json, write_whole
 from .probe import fork_child, kill_child, reap
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Result, Verdict
 from .tiers import SAMPLES_APART, probes, silent_storage
 from .verdict import verdict_of
+from .vmlock import Lock
 from .vmstate import Facts, conclude, leftovers, observe, read_pid, sources
 from .words import DONE
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from .archive import archive_hangs
+from .files import boottime, read_json
 from .host import Host
-from .memory import Memory, Record, boottime, read_json
+from .memory import Memory, Record
 from .probe import NoAnswer, ask
 from .result import Verdict
 

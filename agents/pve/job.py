@@ -7,8 +7,9 @@ import json
 import os
 import time
 
+from .files import boottime, write_process, write_whole
 from .host import Host
-from .memory import Memory, Record, boottime, write_process, write_whole
+from .memory import Memory, Record
 from .probe import Ran, run
 from .result import Ended, Result, Verdict
 from .words import DEADLINE, DEADLINES

@@ -7,18 +7,20 @@ import os
 import time
 
 from .archive import archive_begun, archive_finished, archive_hangs, archive_trouble
+from .files import boottime
 from .forensics import capture_lock, forensics, newest_capture
 from .grammar import Request
 from .history import ARCHIVE_SECONDS
 from .host import Host
 from .job import Job
-from .memory import Lock, Memory, Record, boottime
+from .memory import Memory, Record
 from .power import POWER
 from .preflight import as_expected
 from .probe import kill_child
 from .process import process_ticks, spawn_detached
 from .reads import holding
 from .result import Ended, Result, Verdict
+from .vmlock import Lock
 from .vmstate import PROC_SECONDS, QMP_SECONDS, conclude, in_time, observe
 from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
 

@@ -5,14 +5,13 @@ rename is atomic, carries the whole request, and fails when the id is taken. An 
 capture is a symbolic link to it. Ages are measured by CLOCK_BOOTTIME, so a wrong clock changes nothing.
 """
 
-import fcntl
 import json
 import os
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .files import boottime, read_json, read_process, remove_flat, write_whole
 from .host import Host
 from .process import process_ticks
 from .words import DAY
@@ -37,53 +36,6 @@ class Record:
     pid: int
     ticks: int
     fresh: int = 0
-
-
-def boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def write_whole(path: str, text: str) -> None:
-    """Write a small file so that no reader ever sees half of it."""
-    draft = f"{path}.{os.getpid()}"
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(draft, path)
-
-
-def write_process(path: str, pid: int) -> None:
-    """Note a process so that a later one with its pid is not mistaken for it."""
-    write_whole(path, f"{pid} {process_ticks(pid)}")
-
-
-def read_process(path: str) -> int:
-    """Return the pid of the process that was noted, 0 when it has ended or nothing was noted."""
-    try:
-        with open(path, encoding="ascii") as file:
-            pid, ticks = map(int, file.read().split())
-    except (OSError, ValueError):
-        return 0
-    return pid if ticks and process_ticks(pid) == ticks else 0
-
-
-def remove_flat(directory: str) -> None:
-    """Remove a job's directory, which holds files only."""
-    try:
-        for name in os.listdir(directory):
-            os.unlink(f"{directory}/{name}")
-        os.rmdir(directory)
-    except OSError:
-        pass
-
-
-def read_json(path: str) -> dict[str, object] | None:
-    """Return the JSON object in a file, or None without a whole one."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 class Memory:
@@ -242,56 +194,3 @@ class Memory:
                 os.unlink(self.job(job_id, name))
             except OSError:
                 pass
-
-
-class Lock:
-    """A POSIX record lock on a file in /run, with the holder's name inside.
-
-    F_SETLK and not flock: a forked probe in uninterruptible sleep must not inherit it. The kernel releases it when
-    the job's process ends, however it ends. The file must be opened by nobody else in the process that holds it.
-    """
-
-    def __init__(self, host: Host, name: str) -> None:
-        self._path = f"{host.memory}/{name}"
-        self._fd: int | None = None
-
-    def take(self, job_id: str) -> bool:
-        """Take the lock for `job_id` without waiting; False when another process holds it."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return False
-        self._fd = fd
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()} {job_id}".encode(), 0)
-        return True
-
-    def release(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    def holder(self, tries: int = 100) -> str | None:
-        """Return the id of the job that holds the lock; None when it is free, or has not named itself in 2 ms a try."""
-        for _ in range(tries):
-            pid, text = self._peek()
-            if pid == 0:
-                return None
-            if text.partition(" ")[0] == str(pid):
-                return text.partition(" ")[2]
-            time.sleep(0.002)  # the new holder has not written its name yet
-        return None
-
-    def _peek(self) -> tuple[int, str]:
-        try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return 0, ""
-        try:
-            ask = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock, 64 bit Linux
-            kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, ask))
-            return (0 if kind == fcntl.F_UNLCK else pid), os.pread(fd, 200, 0).decode("ascii", "replace")
-        finally:
-            os.close(fd)

@@ -11,13 +11,15 @@ from dataclasses import asdict
 from .archive import archive_trouble
 from .cluster import Cluster, cluster_view
 from .evidence import Evidence
+from .files import write_whole
 from .grammar import Request
 from .history import entries, older_entries, table, whole_job
 from .host import Host, Key
-from .memory import Lock, Memory, write_whole
+from .memory import Memory
 from .probe import NoAnswer
 from .result import Result, Verdict
 from .verdict import quick_verdict
+from .vmlock import Lock
 from .vmstate import Facts, conclude, leftovers, observing, sources
 from .words import DEADLINE, DEADLINES, DONE, FAILED, VERSION
 

@@ -9,10 +9,11 @@ import select
 import signal
 from typing import NoReturn
 
+from .files import read_process, write_process
 from .job import Job
-from .memory import Lock, read_process, write_process
 from .process import lock_memory
 from .result import Ended, Verdict
+from .vmlock import Lock
 from .words import FAILED
 
 COMMAND_SECONDS = 150.0

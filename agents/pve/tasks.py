@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Iterator
 
+from .files import boottime
 from .grammar import Request
 from .host import Host
-from .memory import Memory, Record, boottime
+from .memory import Memory, Record
 from .readers import Readers
 from .reads import Message, output, result_message, status_result
 from .result import Result, Verdict

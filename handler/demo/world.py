@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 from agents.bundle import bundle
+from agents.pve.files import read_process
 from agents.pve.host import Host
-from agents.pve.memory import Memory, read_process
+from agents.pve.memory import Memory
 
 from .script import script
 

@@ -1,0 +1,54 @@
+"""Small files that other processes read: written whole or not at all, and read with patience."""
+
+import json
+import os
+import time
+
+from .process import process_ticks
+
+
+def boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a small file so that no reader ever sees half of it."""
+    draft = f"{path}.{os.getpid()}"
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(draft, path)
+
+
+def write_process(path: str, pid: int) -> None:
+    """Note a process so that a later one with its pid is not mistaken for it."""
+    write_whole(path, f"{pid} {process_ticks(pid)}")
+
+
+def read_process(path: str) -> int:
+    """Return the pid of the process that was noted, 0 when it has ended or nothing was noted."""
+    try:
+        with open(path, encoding="ascii") as file:
+            pid, ticks = map(int, file.read().split())
+    except (OSError, ValueError):
+        return 0
+    return pid if ticks and process_ticks(pid) == ticks else 0
+
+
+def remove_flat(directory: str) -> None:
+    """Remove a job's directory, which holds files only."""
+    try:
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
+        os.rmdir(directory)
+    except OSError:
+        pass
+
+
+def read_json(path: str) -> dict[str, object] | None:
+    """Return the JSON object in a file, or None without a whole one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
