@@ -57,7 +57,7 @@ def pve_request(body: bytes) -> PveRequest:
     known = PveRequest.__dataclass_fields__
     for name, value in fields.items():
         if name not in known:
-            raise BadRequest(f'unknown field "{_shown(name)}"', f"one of {', '.join(known)}")
+            raise BadRequest(f'unknown field "{shown(name)}"', f"one of {', '.join(known)}")
         if not isinstance(value, str) or not _sound(value):
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
     if "verb" not in fields:
@@ -97,9 +97,7 @@ def chat_request(body: bytes) -> ChatRequest:
         raise BadRequest("it is not clear what is asked for", f"one of {', '.join(_CHAT)}")
     for name, value in fields.items():
         if name not in _CHAT[asked[0]]:
-            raise BadRequest(
-                f'unknown field "{_shown(name)}" beside {asked[0]}', f"one of {', '.join(_CHAT[asked[0]])}"
-            )
+            raise BadRequest(f'unknown field "{shown(name)}" beside {asked[0]}', f"one of {', '.join(_CHAT[asked[0]])}")
         if name == "after":
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
                 raise BadRequest('"after" is not a number of an event', "leave it out to begin with the first")
@@ -127,7 +125,8 @@ def _sound(text: str) -> bool:
     return True
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Return a name that a sender chose as an error can show it: cut, and written out in ASCII."""
     return ascii(text[:40])[1:-1]
 
 

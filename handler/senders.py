@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .bodies import shown
 from .errors import BadRequest
 
 Json = Mapping[str, object]
@@ -161,7 +162,7 @@ def _text(table: Json, key: str, path: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadRequest(f"{path}{key} is not text", "put it in quotes")
+        raise BadRequest(f"{path}{shown(key)} is not text", "put it in quotes")
     return value
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from handler.alerts import MOST_ALERTS, Plan, job_id, plan, why
 from handler.bodies import REASON_BYTES
 from handler.errors import BadRequest
+from handler.routes.replies import error_reply
 from handler.rules import Rule
 from handler.senders import SENDERS, Alert, read_payload
 from handler.signing import ID
@@ -137,6 +138,15 @@ def test_a_wrong_type_is_named(source: str, payload: object, message: str) -> No
     """A field that is used and has the wrong type is refused by its name."""
     with pytest.raises(BadRequest, match=re.escape(message)):
         planned(source, payload)
+
+
+def test_a_label_that_is_named_is_cut_and_written_out() -> None:
+    """The name of a label is the sender's: what is said of it can be sent as UTF-8 and is short, however long it is."""
+    for name in ("\ud800", "x" * 100_000, "\n\x1b[2J"):
+        with pytest.raises(BadRequest) as refusal:
+            planned("generic", {"labels": {name: 1}})
+        assert refusal.value.message.isprintable()
+        assert len(error_reply(refusal.value).body) < 200
 
 
 @pytest.mark.parametrize(
