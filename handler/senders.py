@@ -47,6 +47,7 @@ def _payload(body: bytes) -> Json:
 DOCS = "docs/alerts.md"
 _NO_START = "0001-01-01T00:00:00Z"  # Go's zero time
 _GRAFANA_TEST = "TestAlert"
+_HEALTHCHECKS_TEST = {"name": "TEST"}
 
 
 def _alertmanager(payload: Json) -> list[Alert]:
@@ -100,9 +101,9 @@ def _gatus(payload: Json) -> list[Alert]:
 
 
 def _healthchecks(payload: Json) -> list[Alert]:
-    """The body that docs/alerts.md gives Healthchecks."""
+    """The body that docs/alerts.md gives Healthchecks. Its test is a check that is down, with this name and no slug."""
     labels = _present({name: _text(payload, name, "") for name in ("name", "slug", "tags")})
-    firing = _text(payload, "status", "") == "down"
+    firing = _text(payload, "status", "") == "down" and labels != _HEALTHCHECKS_TEST
     return [Alert(firing, labels, {}, _text(payload, "code", ""), _text(payload, "now", ""))]
 
 

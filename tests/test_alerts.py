@@ -73,12 +73,19 @@ def test_only_what_fires_and_matches_is_captured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "name"), [("grafana", "grafana_test"), ("kuma", "kuma_test"), ("kuma", "kuma_up"), ("pve", "pve_test")]
+    ("source", "name"),
+    [
+        ("grafana", "grafana_test"),
+        ("kuma", "kuma_test"),
+        ("kuma", "kuma_up"),
+        ("healthchecks", "healthchecks_test"),
+        ("pve", "pve_test"),
+    ],
 )
 def test_tests_and_recoveries_never_act(source: str, name: str) -> None:
     """A sender's test, and its all clear, are taken and do nothing, even under an entry that matches everything."""
     everything = tuple(
-        Rule(source, {label: re.compile(".*")}, "devvm") for label in ("alertname", "monitor", "severity")
+        Rule(source, {label: re.compile(".*")}, "devvm") for label in ("alertname", "monitor", "name", "severity")
     )
     assert planned(source, recorded(name), rules=everything) == Plan({}, 1)
 
