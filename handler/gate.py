@@ -145,13 +145,17 @@ def proving_headers(scope: Scope) -> Headers:
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the whole body; raise TooLarge, TooSlow or ClientGone."""
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > OVERLONG * limit:
-        raise TooLarge(f"the body has {int(declared)} bytes; the limit is {limit}", "send less")
+    header = dict(scope["headers"]).get(b"content-length", b"0")
+    declared = int(header) if header.isdigit() else 0
+    too_large = TooLarge(f"the body has {declared} bytes; the limit is {limit}", "send less")
+    if declared > OVERLONG * limit:
+        raise too_large
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await _received(receive, limit)
     except TimeoutError:
+        if declared > limit:  # a 408 would have it sent again
+            raise too_large from None
         raise TooSlow(f"the body did not arrive in {BODY_SECONDS:g} s", "send it again") from None
 
 
