@@ -215,6 +215,27 @@ def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
         assert [job["id"] for job in session.ask("history")["jobs"]] == [job]
 
 
+def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world: World) -> None:
+    """An id whose capture could not begin stands for nothing: the alert that is sent again has its evidence."""
+    line, lock = "forensics id=alert-00000001 by=am fresh=600 detach", memory(world, "forensics.lock")
+    memory(world).mkdir(parents=True, exist_ok=True)
+    lock.symlink_to("/dev/full")  # the lock can't be taken
+    with Session(world) as session:
+        assert session.ask(line)["outcome"] == "failed"
+        lock.unlink()
+        again = session.ask(line)
+    assert (again["outcome"], again["attached"], again["job"]) == ("done", False, "alert-00000001")
+
+
+def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: World) -> None:
+    """A job that was killed between its lock and its claim leaves ids that stand for nothing; they hold up nobody."""
+    memory(world, "jobs").mkdir(parents=True, exist_ok=True)
+    memory(world, "jobs", "alert-00000002").symlink_to("never-begun-1")
+    with Session(world) as session:
+        answer = session.ask("forensics id=alert-00000002 by=am fresh=600 detach")
+    assert (answer["outcome"], answer["attached"], answer["job"]) == ("done", False, "alert-00000002")
+
+
 def test_the_archive_answers_after_a_reboot(world: World) -> None:
     """When /run is new, history and job still show what was archived."""
     with Session(world) as session:

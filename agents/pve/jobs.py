@@ -79,6 +79,7 @@ def _claimed(job: Job) -> Lock | None:
     if stands_for := running or newest_capture(job.host, job.record.fresh, "capture"):
         job.memory.alias(job.record.id, stands_for)
         return None
+    job.memory.drop_dangling(job.record.id)  # we hold the lock: what this id stood for was never begun
     return lock if job.memory.claim(job.record) else None
 
 

@@ -103,6 +103,12 @@ class Memory:
         except FileExistsError:
             return False
 
+    def drop_dangling(self, job_id: str) -> None:
+        """Free an id that stands for a capture which nobody knows."""
+        path = self.job(job_id)
+        if os.path.islink(path) and not os.path.exists(path):
+            os.unlink(path)
+
     def record(self, job_id: str) -> Record | None:
         """Return the request behind an id, following an alias; None for an unknown id."""
         value = read_json(self.job(job_id, "request.json")) or {}

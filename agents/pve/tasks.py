@@ -119,10 +119,11 @@ class Follow:
             yield from self._progress(record)
 
     def _given_up(self) -> Iterator[Message]:
-        """Say that the job did not start, and take its id, so that a late one can't act after we said so."""
+        """Say that the job did not start, and take its id, so that a late one can't act after we said so. Evidence
+        harms nobody, however late: its id stays free, and whoever asks again has it taken."""
         verdict = Verdict("agent-failed", "the job did not start; nothing was changed", "status")
         result = Result(FAILED, verdict=verdict)
-        if self._claimed_in_vain(result):
+        if self._request.verb == "forensics" or self._claimed_in_vain(result):
             yield self._end(result)
 
     def _claimed_in_vain(self, result: Result) -> bool:
