@@ -16,7 +16,7 @@ from .tables import Table, Tables
 
 FRESH_SECONDS = 600
 LABEL_CHARS = 200  # a longer text is equal to something or it is not; no expression is tried on it
-MOST_STEPS = 16 * (LABEL_CHARS + 1) ** 2  # a thousand alerts of the worst kind: a second
+MOST_STEPS = 16 * (LABEL_CHARS + 1) ** 2  # a thousand alerts against the worst pattern that was found: six seconds
 _DAY = 86400
 
 
