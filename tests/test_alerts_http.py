@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from handler.alerts import MOST_A_VM
@@ -238,6 +239,21 @@ def test_a_host_out_of_reach_is_503(service: Service) -> None:
     reply = signed(service, firing("x", "other"))
     assert reply.status == 503
     assert (reply.json["error"]["code"], reply.json["error"]["reached"]) == ("unreached", False)
+
+
+@pytest.mark.slow
+def test_a_host_that_says_nothing_is_503(tmp_path: Path) -> None:
+    """A host that takes the connection and never speaks costs eight seconds, and the answer says so."""
+    key = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        other = Service(tmp_path, port=port, key=key, host_key="any", extra=entry("generic", host="devvm"))
+        try:
+            reply = signed(other, firing("x"))
+        finally:
+            other.stop()
+    assert reply.status == 503
+    assert reply.json["error"]["message"] == f"127.0.0.1:{port} did not acknowledge: no answer in 8 s"
 
 
 def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ async def acknowledged(host: "Host", vm: Vm, captures: Sequence[Capture], by: st
     except Unreached as trouble:
         raise HostUnreached(trouble.message, trouble.hint) from None
     except (Lost, TimeoutError) as loss:
-        sentence = f"{vm.ssh} did not acknowledge: {loss or f'no answer in {ACK_SECONDS:g} s'}"
+        sentence = f"{vm.ssh} did not acknowledge: {str(loss) or f'no answer in {ACK_SECONDS:g} s'}"
         raise HostSilent(sentence, "send it again; it is captured once") from None
     told += [_told(vm, capture, result) for capture, result in zip(rest, results, strict=True)]
     return told + [{**told[0], "duplicate": False, "suppressed": True} for _ in folded]
