@@ -49,15 +49,24 @@ def start(
     if failed:
         os.waitpid(pid, 0)
         raise OSError(int(failed), os.strerror(int(failed)), argv[0])
+    _goes_first(pid)
     return pid
+
+
+def _goes_first(pid: int) -> None:
+    """Have a program end before us when memory runs out. Before its exec it is not dumpable, as we are not, and this
+    file of it is root's."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w") as file:
+            file.write(str(MEMORY_SCORE))
+    except OSError:  # it has ended, or may not be read
+        pass
 
 
 def _become(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[int], env: Mapping[str, str]) -> None:
     os.setsid()
     for wanted, fd in enumerate(fds):
         os.dup2(fd, wanted)  # every fd given is above 2
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(MEMORY_SCORE))
     uid, gid = ids
     if gid is not None:
         os.setgroups([gid])
