@@ -5,18 +5,18 @@ file, so a slow or vanished one holds up nobody, and another replica can serve i
 """
 
 import asyncio
-import os
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from .disk import Disk
 from .errors import BreakglassError
-from .eventlog import Reader, ending, finish
+from .eventlog import Reader, ending, finish, read_on
 from .events import encoded
-from .launch import Ask, launch
+from .launch import Ask, Started, launch
 from .settings import ChatSettings
 from .turns import Store
 
@@ -101,24 +101,24 @@ class Chat:
 
     async def _begin(self, ask: Ask, store: Store) -> Path:
         place = store.place(ask.caller, ask.turn)
-        about = {"vm": ask.vm.name, "sid": ask.sid, "digest": ask.digest}
-        first = {"session": ask.token, "id": ask.sid, "turn": ask.turn, "resumed": ask.resume}
         await self._room()
         refusal = self._refusal()
         self._starting += 1
-        try:
-            log = await self._disk.run(store.claim, place, about, {"type": "session", "n": 1, **first})
-            if log is not None:
-                await self._start(ask, store, place, log, refusal)
+        try:  # one call, so that one that is given up leaves no turn half begun
+            too_late = partial(self._run, store, place, stop=True)
+            call = self._disk.run(launch, self.settings, store, ask, place, refusal, late=too_late)
+            self._run(store, place, await call)
         finally:
             self._starting -= 1
         self._disk.later(store.prune)
         return place
 
-    async def _start(self, ask: Ask, store: Store, place: Path, log: int, refusal: Words | None) -> None:
-        started = await self._disk.run(launch, self.settings, store, ask, place, log, refusal)
+    def _run(self, store: Store, place: Path, started: Started | None, stop: bool = False) -> None:
+        """Keep a runner, or have it ended where the one who asked was told that nothing was begun."""
         if started is not None:
             self.running[place] = Running(*started, lambda: self._keep(self._ended(store, place)))
+            if stop:
+                self.running[place].stop()
 
     async def _room(self) -> None:
         """Give a turn whose `done` was read already the moment that its process takes to end."""
@@ -186,17 +186,12 @@ class Chat:
 
     async def follow(self, place: Path, after: int) -> AsyncIterator[bytes]:
         """Yield a turn's lines from event `after` + 1 on, and pings while there are none; the last line is `done`."""
-        reader: Reader | None = None
+        reader = Reader(-1, after)
         try:
-            fd = await self._disk.run(os.open, place / "log", os.O_RDONLY | os.O_CLOEXEC)
-            reader = Reader(fd, after)
             async for lines in self._lines(place, reader):
                 yield lines
         except (OSError, BreakglassError):
-            yield _last(_UNREADABLE, reader.number if reader else after)
-        finally:
-            if reader is not None:
-                self._disk.later(lambda: os.close(fd))
+            yield _last(_UNREADABLE, max(reader.number, after))
 
     async def _lines(self, place: Path, reader: Reader) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
@@ -204,7 +199,7 @@ class Chat:
         while not reader.ended:
             running = self.running.get(place)
             news = running.news if running is not None else None  # before the look, so that none is missed
-            lines = await self._disk.run(reader.more)
+            lines = await self._disk.run(read_on, str(place / "log"), reader)
             if lines:
                 grew = spoke = clock()
                 yield lines

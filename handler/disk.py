@@ -22,13 +22,16 @@ class Disk:
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._started = False
 
-    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Return what a call returns; raise what it raises, and SessionsUnwritable when it does not return."""
+    async def run(self, call: Callable[..., T], *arguments: Any, late: Callable[[T], None] | None = None) -> T:
+        """Return what a call returns; raise what it raises, and SessionsUnwritable when it does not return. What is
+        returned after that is given to `late`."""
         loop, found = asyncio.get_running_loop(), asyncio.Future[T]()
 
         def settle(act: Callable[[Any], None], value: object) -> None:
             if not found.done():
                 act(value)
+            elif late is not None and act == found.set_result:
+                late(value)  # type: ignore[arg-type]  # it is what `call` returned
 
         def work() -> None:
             try:

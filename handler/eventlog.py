@@ -69,6 +69,16 @@ def last_line(fd: int, end: int) -> bytes:
     return match[1] if match else b""
 
 
+def read_on(path: str, reader: "Reader") -> bytes:
+    """Return what comes next for a reader. Nobody keeps the file open between two looks: whoever goes away in the
+    middle of one would leave it so, and the handler has only so many descriptors."""
+    reader.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return reader.more()
+    finally:
+        os.close(reader.fd)
+
+
 class Reader:
     """Reads a log from after event number `after`, a bounded piece at a time, and never part of a line that may yet be
     torn. `number` is the last event that was read."""

@@ -1,6 +1,7 @@
 """From a claimed turn to its runner: the session's lock, claude's command, one process. It blocks, in a thread of
 `disk.py`; whatever goes wrong here is written into the turn's log, for the turn was claimed and needs an end."""
 
+import contextlib
 import json
 import os
 import socket
@@ -39,9 +40,19 @@ class Ask:
 
 
 def launch(
+    settings: ChatSettings, store: Store, ask: Ask, place: Path, refusal: tuple[str, str, str] | None
+) -> Started | None:
+    """Claim a turn, unless it is there already, and start its runner, or write why not. Raises SessionsUnwritable."""
+    about = {"vm": ask.vm.name, "sid": ask.sid, "digest": ask.digest}
+    first = {"session": ask.token, "id": ask.sid, "turn": ask.turn, "resumed": ask.resume}
+    log = store.claim(place, about, {"type": "session", "n": 1, **first})
+    return None if log is None else _launch(settings, store, ask, place, log, refusal)
+
+
+def _launch(
     settings: ChatSettings, store: Store, ask: Ask, place: Path, log: int, refusal: tuple[str, str, str] | None
 ) -> Started | None:
-    """Start a turn's runner, or write why not. Closes `log`, which the runner then holds."""
+    """Start the runner of a turn. Closes `log`, which the runner then holds."""
     lock = None
     try:
         lock = None if refusal else store.lock(ask.sid)
@@ -53,7 +64,8 @@ def launch(
         return _runner(_job(settings, ask, claude.command(settings, turn), place), log, lock)
     except Exception as error:  # a full disk, a user that is gone, a defect of ours
         hint = "see [chat] and the handler's log; the power verbs don't need claude"
-        append(log, ending("claude-crashed", f"the turn could not be begun: {error!r}", hint, 2))
+        with contextlib.suppress(OSError):  # whoever reads the log tries again
+            append(log, ending("claude-crashed", f"the turn could not be begun: {error!r}", hint, 2))
         return None
     finally:
         for fd in (log, lock):

@@ -138,11 +138,8 @@ def run_alone(settings: ChatSettings, prompt: str) -> list[Event]:
     sid = Path("/proc/sys/kernel/random/uuid").read_text().strip()
     store = Store(settings.sessions_dir)
     place = store.place("operator", sid)
-    log = store.claim(place, {}, {"type": "session", "n": 1})
-    assert log is not None
-    started = launch.launch(
-        settings, store, launch.Ask(sid, "operator", vm, prompt, sid, False, "", ""), place, log, None
-    )
+    ask = launch.Ask(sid, "operator", vm, prompt, sid, False, "", "")
+    started = launch.launch(settings, store, ask, place, None)
     assert started is not None
     process, control = started
     with control:
