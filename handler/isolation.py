@@ -11,14 +11,18 @@ from .claude import account
 from .settings import Config
 
 SECONDS = 10.0
-# Within reach is a file that can be read, a directory that can be listed or entered, and what lies in a directory that
-# can be written, where it could be replaced. `:` would end the shell where a redirection fails.
+# Within reach is a file that can be read, a directory that can be listed or entered, and what lies anywhere below a
+# directory that can be written, where it could be replaced. `:` would end the shell where a redirection fails.
 _TRY = """\
 for path do
-    parent=${path%/*}/
-    if [ -d "$path" ]; then ls "$path/" || cd "$path"; else true <"$path"; fi >/dev/null 2>&1 ||
-        { [ -w "$parent" ] && [ ! -k "$parent" ]; } || continue
-    echo "$path"
+    found=
+    if [ -d "$path" ]; then ls "$path/" || cd "$path"; else true <"$path"; fi >/dev/null 2>&1 && found=yes
+    above=$path
+    while [ -n "$above" ] && [ -z "$found" ]; do
+        above=${above%/*}
+        [ -w "$above/" ] && [ ! -k "$above/" ] && found=yes
+    done
+    [ -z "$found" ] || echo "$path"
 done
 true
 """
@@ -45,9 +49,10 @@ def reachable(config: Config) -> str:
         if uid is None or gid is None:
             return f"chat.user is {chat.user}, which the handler runs as"
         logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks")]
-        found = within_reach([*map(os.path.abspath, config.files), *logs], uid, gid)
+        files = [*map(os.path.abspath, config.files), *map(os.path.realpath, config.files)]
+        found = within_reach(dict.fromkeys([*files, *logs]), uid, gid)
     except LookupError as error:
         return str(error)
     except (OSError, subprocess.SubprocessError) as error:
         return f"it could not be tried as {chat.user}: {error}"
-    return f"{chat.user} can read {', '.join(found)}" if found else ""
+    return f"{chat.user} can read or replace {', '.join(found)}" if found else ""

@@ -73,8 +73,19 @@ def test_what_can_be_replaced_is_found(place: Path) -> None:
     path = made(place / "a", 0o600)
     place.chmod(0o777)
     assert tried(path) == ["a"]
+    (place / "in").mkdir(mode=0o755)
+    assert tried(made(place / "in" / "b", 0o600)) == ["b"]  # with the directory that it is in
     place.chmod(0o1777)  # sticky, as /tmp is
-    assert tried(path) == []
+    assert tried(path, place / "in" / "b") == []
+
+
+def test_where_a_link_leads_counts(place: Path) -> None:
+    """A configuration that is a link to where claude's user can write could be replaced there."""
+    (place / "open").mkdir()
+    (place / "link").symlink_to(made(place / "open" / "a", 0o600))
+    assert reachable(config(place, place / "link", user="nobody")) == ""
+    (place / "open").chmod(0o777)
+    assert "open/a" in reachable(config(place, place / "link", user="nobody"))
 
 
 def config(place: Path, *files: Path, **chat: object) -> Config:
@@ -87,7 +98,7 @@ def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
     (place / "sessions/turns").mkdir(mode=0o700, parents=True)
     secret, open_to_all = made(place / "key", 0o600), made(place / "open", 0o644)
     assert reachable(config(place, secret, user="nobody")) == ""
-    assert reachable(config(place, secret, open_to_all, user="nobody")) == f"nobody can read {open_to_all}"
+    assert reachable(config(place, secret, open_to_all, user="nobody")) == f"nobody can read or replace {open_to_all}"
     assert reachable(config(place, open_to_all, shared_uid=True)) == ""
     (place / "sessions/turns").chmod(0o755)
     assert "sessions/turns" in reachable(config(place, secret, user="nobody"))
