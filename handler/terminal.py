@@ -1,6 +1,7 @@
 """`breakglass chat`: a conversation in a terminal. Proposals are asked about one by one; the answer y, and only that,
 sends the operator's own signed request. Shows what it is given through `show`, and prints nothing itself."""
 
+import http.client
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -58,7 +59,7 @@ class Terminal:
                     raise
                 stopping = True
                 self.show("\n(stopping the turn; Ctrl-C again leaves)\n")
-                self.conversation.stop()
+                self._stop()
                 events = self.conversation.go_on()
             except Told as told:
                 self.outcome = "failed"
@@ -68,6 +69,12 @@ class Terminal:
                 self.outcome = "failed" if lost.sent else "unreached"
                 self.complain(str(lost), "the turn may go on; breakglass chat --resume continues the session")
                 return []
+
+    def _stop(self) -> None:
+        try:
+            self.conversation.stop()
+        except (OSError, ValueError, http.client.HTTPException, Told) as error:
+            self.complain(f"it could not be stopped: {error}", "it may go on; Ctrl-C again leaves")
 
     def _settle(self, proposals: list[Event]) -> str:
         """Ask about each proposal; return what to tell claude about them, or nothing."""

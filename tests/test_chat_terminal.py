@@ -125,6 +125,20 @@ def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker) -> None:
         assert process.wait(10) == 1
 
 
+def test_ctrl_c_without_a_handler(directory: Path, model: Model) -> None:
+    """It says that the turn could not be stopped; again leaves, as ever."""
+    with started(Talker(directory, model)) as talker, terminal(talker) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{fake({'text': 'one two three four five six seven', 'wait': 'never'})}\n".encode())
+        process.stdin.flush()
+        seen_until(process, "one")
+        talker.kill()
+        process.send_signal(signal.SIGINT)
+        seen_until(process, "could not be stopped: ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
 @pytest.mark.real("curl")
 def test_the_readmes_curl_does_a_turn(talker: Talker, tmp_path: Path) -> None:
     """The two lines as they are printed there: a stream that ends with done."""
