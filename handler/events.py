@@ -79,7 +79,8 @@ class Translator:
         self._message = ""  # the message that is streaming
         self._tools: dict[str, tuple[str, Table, str]] = {}  # those without a result: name, input, what was said
         self._said = ""  # the last block of text, for a proposal's `why`
-        self._results: list[Table] = []
+        self._last: Table | None = None  # the newest result, and what all of them took
+        self._took = {"num_turns": 0.0, "duration_ms": 0.0, "cost": 0.0}
         self._limits: Table = {}
         self._unsaved = False
 
@@ -101,7 +102,7 @@ class Translator:
 
     def close(self, end: End) -> list[Event]:
         """Return the last events of a turn whose process has ended; `done` is the very last."""
-        last = self._results[-1] if self._results else None
+        last = self._last
         error = failure(end, last, self._limits, self._unsaved)
         events = [self._result(last, error is None)] if last is not None else []
         if error is not None:
@@ -165,7 +166,10 @@ class Translator:
             yield self._event("approval", verb=verb, vm=self._vm, job=self._mint(), why=why)
 
     def _took_result(self, message: Table) -> Iterable[Event]:
-        self._results.append(message)  # several can come from one process: the turn ends with the process
+        self._last = message  # several can come from one process: the turn ends with the process
+        self._took["cost"] += _cost(message)
+        for name in ("num_turns", "duration_ms"):
+            self._took[name] += _number(message, name)
         return ()
 
     def _took_limits(self, message: Table) -> Iterable[Event]:
@@ -192,10 +196,8 @@ class Translator:
 
     def _result(self, last: Table, ok: bool) -> Event:
         text = _text(last, "result") if ok else ""
-        turns = sum(_number(result, "num_turns") for result in self._results)
-        seconds = sum(_number(result, "duration_ms") for result in self._results) / 1000
-        cost = sum(_cost(result) for result in self._results)
-        return self._event("result", ok=ok, text=text, turns=int(turns), seconds=seconds, cost_usd=cost)
+        turns, seconds = int(self._took["num_turns"]), self._took["duration_ms"] / 1000
+        return self._event("result", ok=ok, text=text, turns=turns, seconds=seconds, cost_usd=self._took["cost"])
 
 
 _READERS: dict[str, Callable[[Translator, Table], Iterable[Event]]] = {

@@ -44,6 +44,7 @@ _STOPPED = {
         "is it read-only, or another user's? without it no conversation could be continued",
     ),
     "keyless": ("claude-crashed", "claude's own SSH key could not be loaded", "check vms.NAME.agent_key"),
+    "flood": ("claude-crashed", "the turn was stopped: its events would not end", "continue the session to try again"),
     "disk": ("claude-crashed", "the events can't be written down: sessions.dir is full or broken", "make room there"),
 }
 

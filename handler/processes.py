@@ -83,31 +83,29 @@ def _become(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[int], en
 
 
 def descendants(root: int) -> list[int]:
-    """Return the processes below `root`, parents before their children."""
-    children: dict[int, list[int]] = {}
-    for pid, parent in _all():
-        children.setdefault(parent, []).append(pid)
+    """Return the living processes below `root`, parents before their children. One may lie below a zombie: a program
+    of several threads is one from the end of its first on, and keeps its children until the last has ended."""
+    children: dict[int, list[tuple[int, bool]]] = {}
+    for pid, parent, alive in _all():
+        children.setdefault(parent, []).append((pid, alive))
     found, waiting = [], [root]
     while waiting:
         below = children.pop(waiting.pop(0), [])
-        found += below
-        waiting += below
+        found += [pid for pid, alive in below if alive]
+        waiting += [pid for pid, _ in below]
     return found
 
 
-def _all() -> Iterator[tuple[int, int]]:
+def _all() -> Iterator[tuple[int, int, bool]]:
+    """Yield each process, its parent, and whether it is more than a zombie."""
     for name in os.listdir("/proc"):
-        if name.isdigit() and (parent := _parent(int(name))) is not None:
-            yield int(name), parent
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state, parent = file.read().rpartition(b")")[2].split()[:2]
-    except (OSError, ValueError):
-        return None
-    return None if state == b"Z" else int(parent)
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    state, parent = file.read().rpartition(b")")[2].split()[:2]
+            except (OSError, ValueError):
+                continue
+            yield int(name), int(parent), state != b"Z"
 
 
 def send(root: int, number: int, only: int | None = None) -> int:

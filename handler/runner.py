@@ -3,9 +3,11 @@
 A process of its own, so that neither a killed handler nor a huge line of claude's matters to the other. It holds one
 end of a socket whose other end is the handler's: a byte from here says that the log has grown, a byte from there that
 the handler is stopping, and its end that the handler is gone. The job is on standard input.
+It is two: the second waits for the first, and ends what that leaves when it is killed.
 """
 
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .processes import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, prctl, reap, send, start
+from .processes import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl, reap, send, start
 
 TICK = 0.1
 LADDER = ((signal.SIGINT, 3.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 0.1))
@@ -25,6 +27,7 @@ HURRY = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 0.1))  # 
 SILENCE_SECONDS = 120.0  # claude's own limit for a stream that went silent is 300 s and can't be lowered
 LAST_SECONDS = 5.0  # for what is left when claude has ended
 STDERR_BYTES = 4096
+LOG_BYTES = 64 * 1024 * 1024  # of a turn's events; a conversation has a hundredth of that
 
 
 class Runner:
@@ -127,6 +130,8 @@ class Runner:
                 self.stop("cancelled")
             elif now - self.began > job["turn_seconds"]:
                 self.stop("turn-timeout")
+            elif os.fstat(self.log).st_size > LOG_BYTES:
+                self.stop("flood")
             elif now - self.heard > job["silence_seconds"] and not self.translator.in_tool:
                 self.stop("silent")
         if self._rungs and now >= self._next_rung:
@@ -173,6 +178,8 @@ class Runner:
 
     def _take(self, chunk: bytes) -> None:
         self.heard = time.monotonic()
+        if self.stopped == "flood":
+            return
         self._write([event for line in self.framer.feed(chunk) for event in self.translator.feed(line)])
 
     def _take_stderr(self, chunk: bytes) -> None:
@@ -198,20 +205,38 @@ class Runner:
 
         seconds = {"silent": self.job["silence_seconds"], "turn-timeout": self.job["turn_seconds"]}
         stderr = self.stderr.decode("utf-8", "replace")
-        os.close(self.job["lock"])  # before `done` is read: the session is free by then
+        fcntl.flock(self.job["lock"], fcntl.LOCK_UN)  # before `done` is read: the session is free by then
         end = End(self.exit, stderr, self.stopped, missing, seconds.get(self.stopped, 0))
         self._write(self.translator.close(end))
 
 
 def main() -> None:
-    """Run the job on standard input."""
+    """Run the job on standard input, and stand by while it runs."""
     job = json.load(sys.stdin)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     for fd in (job["log"], job["lock"], job["control"]):
         os.set_inheritable(fd, False)
     prctl(PR_SET_DUMPABLE, 0)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    ours = os.getpid()
+    pid = os.fork()
+    if pid:
+        _stand_by(pid)
+        return
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # a fork does not pass it on
     runner = Runner(job)
     signal.signal(signal.SIGTERM, lambda *_: runner.stop("shutting-down", HURRY))
-    runner.run()
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == ours:
+        runner.run()
+
+
+def _stand_by(pid: int) -> None:
+    """Outlive the runner. One that was killed leaves its processes to us; and the log, the session and the handler's
+    socket are ours too, so that all three are let go of only when these have ended."""
+    os.waitpid(pid, 0)
+    until = time.monotonic() + LAST_SECONDS
+    while send(os.getpid(), signal.SIGKILL) and time.monotonic() < until:
+        time.sleep(0.01)
+        reap()

@@ -106,10 +106,10 @@ class Store:
         """Return what the session's turns proposed and nobody has told claude the end of: verb and job of each."""
         try:
             kept = json.loads((self._locks / sid).read_text())
-            lines = (self._turns / kept["turn"] / "log").read_bytes().splitlines()
+            with (self._turns / kept["turn"] / "log").open("rb") as log:
+                found = [json.loads(line) for line in log if line.startswith(b'{"type":"approval"')]
         except (OSError, ValueError, KeyError):  # a first turn, or one that is forgotten
             return []
-        found = [json.loads(line) for line in lines if line.startswith(b'{"type":"approval"')]
         return [*kept["open"], *({"verb": each["verb"], "job": each["job"]} for each in found)]
 
     def note(self, lock: int, place: Path, still_open: Sequence[Mapping[str, str]]) -> None:

@@ -289,12 +289,15 @@ def test_a_handler_is_killed(model: Model, directory: Path, where: str) -> None:
 
 @pytest.mark.parametrize("who", ["runner", "both"])
 def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
-    """Nobody is left to write the ending: whoever finds that writes it, here or at the next handler."""
+    """Its command ends as well, though the killed one can't end it, and only then its session is free. Whoever finds a
+    log without an ending writes it, here or at the next handler."""
     with started(Talker(directory, model)) as talker:
         first = talker.chat("hello")[0]
-        with talker.open(prompt=fake({"text": LONG, "wait": "never"}), session=first["session"]) as stream:
-            stream.until("text")
-            [claude] = running(first["id"])
+        work = {"text": LONG, **bash(f"{nap(18)} | {nap(18)}")}
+        with talker.open(prompt=fake(work), session=first["session"]) as stream:
+            stream.until("tool")
+            there(nap(18))
+            [claude] = running(f"--resume={first['id']}")
             runner = parent(claude)
             if who == "both":
                 talker.kill()
@@ -304,6 +307,7 @@ def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
                 stream.rest()
         with started(talker.replica()) as other, other.open(attach=stream.turn) as again:
             assert last_error(again.rest())["code"] == "claude-crashed"
+            assert running(nap(18)) == []
             assert who == "both" or stream.seen == again.seen
             assert said(other.chat(fake({"text": "here"}), session=first["session"])) == "here"
 

@@ -19,6 +19,7 @@ from handler.demo.model import Model
 from handler.demo.run import free_port
 from handler.errors import SessionsUnwritable
 from handler.events import LINE_BYTES
+from handler.runner import LOG_BYTES
 from handler.server import UNREAD_SECONDS
 from handler.sessions import LIFETIME
 from handler.settings import Address, ChatSettings, Vm
@@ -226,6 +227,18 @@ def test_claude_writes_without_an_end(directory: Path, model: Model) -> None:
         for stream in (one, two):
             assert talker.ask(cancel=stream.turn).status == 202
             assert last_error(stream.rest())["code"] == "cancelled"
+
+
+def test_a_log_has_an_end(directory: Path, model: Model) -> None:
+    """A claude whose events go on for ever is stopped before they fill the disk; what was said can be read."""
+    block = directory / "flood.json"
+    block.write_text(TEXT.removeprefix("echo '").removesuffix("'\n").replace("hello", "z" * 200_000) + "\n")
+    with instead(directory, model, f"while true; do cat {block} {block} {block} {block} {block}; done") as talker:
+        with talker.open(prompt="hello") as stream:
+            error = last_error(stream.rest())
+        assert (error["code"], "would not end" in error["message"]) == ("claude-crashed", True)
+        log = Store(str(talker.sessions)).place("operator", stream.turn) / "log"
+        assert log.stat().st_size < 1.2 * LOG_BYTES
 
 
 def test_a_conversation_that_is_gone(talker: Talker) -> None:

@@ -211,6 +211,7 @@ ENDS: dict[str, tuple[list[object], End, str, str]] = {
         "on request",
     ),
     "a shutdown": ([], End(-9, stopped="shutting-down"), "shutting-down", "handler was stopped"),
+    "a flood": ([], End(-9, stopped="flood"), "claude-crashed", "would not end"),
     "a full disk": ([], End(-9, stopped="disk"), "claude-crashed", "sessions.dir"),
     "unsaved": ([RESULT, {"type": "system", "subtype": "session_writes_lost"}], GOOD, "session-lost", "be saved"),
     "nowhere to save": ([], End(stopped="unsavable"), "session-lost", "not begun"),
