@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .disk import Disk
-from .errors import BreakglassError
+from .errors import BreakglassError, SessionsUnwritable
 from .eventlog import Reader, ending, finish, read_on
 from .events import encoded
 from .launch import Ask, Started, launch
@@ -172,15 +172,22 @@ class Chat:
 
     async def proposals(self, sid: str) -> list[dict[str, str]]:
         """Return what a session's turns proposed and claude was not told the end of."""
-        return await self._disk.run(self.store.proposals, sid)
+        return await self._kept(self.store.proposals, sid)
 
     async def about(self, place: Path) -> dict[str, str] | None:
         """Return what a turn was begun with, or None when there is no such turn."""
-        return await self._disk.run(self.store.about, place)
+        return await self._kept(self.store.about, place)
 
     async def cancel(self, place: Path) -> None:
         """Stop a turn, whichever replica runs it."""
-        await self._disk.run(self.store.cancel, place)
+        await self._kept(self.store.cancel, place)
+
+    async def _kept(self, call: Callable[..., T], *arguments: object) -> T:
+        """Return what was kept; a disk that is broken has its answer, too."""
+        try:
+            return await self._disk.run(call, *arguments)
+        except OSError as error:
+            raise SessionsUnwritable(f"sessions.dir can't be used: {error}", "see that directory") from None
 
     # --- watching ---
 

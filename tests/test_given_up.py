@@ -64,3 +64,13 @@ async def test_clients_that_leave_leave_nothing_open(chat: ChatSettings) -> None
             await client
     await turns.about(place)  # behind what they had asked for
     assert len(os.listdir("/proc/self/fd")) <= before + disk.THREADS
+
+
+async def test_a_broken_directory_is_told(chat: ChatSettings, short_dir: Path) -> None:
+    """Attaching and cancelling say what is wrong, as beginning does."""
+    (short_dir / "turns").write_text("no directory")
+    turns = Chat(chat, disk.Disk())
+    place = turns.store.place(ASK.caller, ASK.turn)
+    for call in (turns.about(place), turns.cancel(place), turns.begin(ASK)):
+        with pytest.raises(SessionsUnwritable, match=r"directory|turn"):
+            await call
