@@ -37,7 +37,8 @@ def bash(command: str, **more: object) -> dict[str, object]:
 
 
 class Talker(Service):
-    """A running handler whose claude talks to `model`; without a `host` every verb is unreached."""
+    """A running handler whose claude talks to `model`; without a `host` every verb is unreached. The
+    code in `patched` runs first, for a constant that would make a test slow."""
 
     def __init__(
         self,
@@ -47,9 +48,11 @@ class Talker(Service):
         sessions: Path | None = None,
         chat: str = "",
         host: Sshd | None = None,
+        patched: str = "",
         **env: str,
     ) -> None:
         self.directory, self.model, self.port = directory, model, free_port()
+        self._code = f"import sys; {patched or 'pass'}; from handler.cli import main; sys.exit(main())"
         self.sessions = sessions or directory / "sessions"
         self.secrets = {name: new_secret() for name in KEYS}
         chatters = {
@@ -75,7 +78,7 @@ class Talker(Service):
         self._out = (self.directory / f"audit-{self.port}.jsonl").open("wb")
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "handler.cli", "serve"], env=environment, stdout=self._out, cwd=self.directory
+            [sys.executable, "-c", self._code, "serve"], env=environment, stdout=self._out, cwd=self.directory
         )
         wait_listening(self.port, self.process)
 
