@@ -87,7 +87,7 @@ def unreached(vm: Vm, error: Exception) -> Unreached:
         case TimeoutError():
             hint = "look at the host's console or IPMI"
             return Unreached("timeout", f"{where} did not answer in {CONNECT_SECONDS} s; nothing was sent", hint)
-        case asyncssh.Error():
+        case asyncssh.Error() | ConnectionResetError() | BrokenPipeError():
             hint = (
                 "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"
             )

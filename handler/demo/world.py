@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -63,6 +64,9 @@ def _disk(code: bytes) -> bytes:
     return code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)
 
 
+_ONE_AT_A_TIME = threading.Lock()  # ast.parse of Python 3.11 fails now and then in two threads at once
+
+
 class World:
     """One host with one VM, stopped; `begin` puts it into the state that SCENARIOS names.
 
@@ -90,7 +94,8 @@ class World:
         (node / f"qemu-server/{VMID}.conf").write_text(CONF)
         code = _CODE.get(self.scenario)
         (self.root / "disk.raw").write_bytes(_disk(code) if code else boot_sector("devvm login: "))
-        self.agent.write_text(bundle())
+        with _ONE_AT_A_TIME:
+            self.agent.write_text(bundle())
         self.agent.chmod(0o755)
         self._write_commands()
         (self.root / "vm.json").write_text(json.dumps(self._vm_command()))
