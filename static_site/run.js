@@ -21,7 +21,7 @@ export function newJob(view, verb, { id = newId(), ...more } = {}) {
 	return { id, verb, body: JSON.stringify(body), quiet: verb === "history" };
 }
 
-// What changes power leaves only with a job that `confirmed` gave, now or before (`again`).
+// What changes power leaves only with a job that `confirmed` gave, now or earlier.
 export async function run(verb, { again = null, quiet = false, proposal = {} } = {}) {
 	const view = here();
 	if (!me.key || $("confirm").open) return;
@@ -71,7 +71,7 @@ async function act(view, job, flight) {
 	}
 }
 
-// What was confirmed before a reload.
+// Confirmed before a reload.
 export function resume() {
 	const view = here();
 	const job = store("session", `job ${me.vm}`);
@@ -159,7 +159,7 @@ function remember(view, job, answer) {
 	const was = view.verdict;
 	// A capture saw more than a glance.
 	const better = job.verb === "status" && was?.from === "forensics" && was.state === state && was.last === last;
-	if (outcome === "done" && !better) view.verdict = verdict && { ...verdict, state, last, from: job.verb, at: Date.now() };
+	if (outcome === "done" && !better && (verdict || !mutates(job.verb))) view.verdict = verdict && { ...verdict, state, last, from: job.verb, at: Date.now() };
 	const looked = job.verb === "status" || (mutates(job.verb) && outcome === "done");
 	if (looked && !(reached && state)) view.trouble = `Could not check at ${clock(Date.now())}: ${said(answer)}`;
 	if (reached && !(looked && view.jobs && view.seen?.last === last)) lately(view);
