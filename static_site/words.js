@@ -50,7 +50,7 @@ export const minute = (when) => clock(when).slice(0, 5);
 export function age(at) {
 	const s = Math.max(0, Math.round((Date.now() - at) / 1000));
 	const [unit, word] = s < 120 ? [1, "s"] : s < 7200 ? [60, "min"] : s < 172_800 ? [3600, "h"] : [86_400, "days"];
-	return `${Math.floor(s / unit)} ${word}`;
+	return `${Math.round(s / unit)} ${word}`;
 }
 
 export function sleep(ms, signal) {
