@@ -1,10 +1,8 @@
 """A stand-in for the Messages API, on loopback: everything of it is like the original but the words.
 
-It keeps nothing between requests but a list of them. The newest script in the conversation decides:
-`FAKE=[step, …]`, in the operator's text or in what a tool returned (this model believes everything it reads), and the
-step is the number of answers since. A step is one answer: any of `thinking`, `text`, `tool` with `input`; `pace`
-seconds between deltas; `wait`, a name that somebody has to `release` before the text goes on; or `fail`, which FAILURES
-lists, for the first `times` tries.
+It keeps nothing between requests but a list of them. What it says is a script that rides in the conversation: see
+`answers.py`. Beside what a step says there, it may have `pace`, seconds between deltas; `wait`, a name that somebody
+has to `release` before the text goes on; or `fail`, which FAILURES lists, for the first `times` tries.
 """
 
 import json
@@ -13,14 +11,11 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-Json = dict[str, Any]
-Script = list[Json]
-Default = Callable[[str, int, str], Json]
+from .answers import Default, Json, block_start, blocks, deltas, fault_of, message_of, step, stop_reason, texts
 
 FAILURES: Mapping[object, tuple[int, str, str]] = {
     400: (400, "invalid_request_error", "messages: at least one message is required"),
@@ -31,75 +26,9 @@ FAILURES: Mapping[object, tuple[int, str, str]] = {
     500: (500, "api_error", "Internal server error"),
     529: (529, "overloaded_error", "Overloaded"),
 }
+
+
 # and "mute" (never a byte), "html" (a captive portal), and in the middle of the stream "reset", "silence", "cut"
-_DELTA = 24  # characters
-
-
-def step(messages: list[Json], default: Default) -> Json:
-    """Return what comes next in a conversation; where there is no script, `default` is asked with the operator's words,
-    the step's number, and what the last tool said."""
-    answers, words, shown = 0, None, ""
-    for message in reversed(messages):
-        if message["role"] == "assistant":
-            answers += 1
-        if message["role"] != "user":  # the CLI adds words of its own as `system`, in the middle
-            continue
-        for text, is_tool in reversed(list(_texts(message))):
-            if "FAKE=[" in text:
-                script: Script = json.JSONDecoder().raw_decode(text[text.rindex("FAKE=[") + 5 :])[0]
-                return script[answers] if answers < len(script) else {"text": "done"}
-            if is_tool and words is None and not shown:
-                shown = text
-            if not is_tool and words is None and not text.startswith("<system-reminder>"):
-                words = text, answers
-    return default(*(words or ("", answers)), shown)
-
-
-def _texts(message: Json) -> Iterator[tuple[str, bool]]:
-    """Yield each text of a message with whether a tool said it."""
-    content = message["content"]
-    if isinstance(content, str):
-        yield content, False
-        return
-    for block in content:
-        if block["type"] == "text":
-            yield block["text"], False
-        elif block["type"] == "tool_result":
-            inner = block.get("content") or ""
-            blocks = [{"type": "text", "text": inner}] if isinstance(inner, str) else inner
-            yield from ((each["text"], True) for each in blocks if each["type"] == "text")
-
-
-def blocks(what: Json) -> list[Json]:
-    """Return the content blocks of one answer."""
-    found: list[Json] = []
-    if "thinking" in what:
-        found.append({"type": "thinking", "thinking": what["thinking"], "signature": "c2lnbmVk"})
-    if "text" in what:
-        found.append({"type": "text", "text": what["text"]})
-    if "tool" in what:
-        tool_id = f"toolu_{uuid.uuid4().hex[:24]}"
-        found.append({"type": "tool_use", "id": tool_id, "name": what["tool"], "input": what.get("input", {})})
-    return found or [{"type": "text", "text": ""}]
-
-
-def _start(block: Json) -> Json:
-    empty = {"text": "", "thinking": "", "signature": ""}
-    return {name: empty.get(name, {} if name == "input" else value) for name, value in block.items()}
-
-
-def _deltas(block: Json) -> Iterator[Json]:
-    if block["type"] == "tool_use":
-        yield {"type": "input_json_delta", "partial_json": ""}
-        yield {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
-        return
-    kind = block["type"]
-    for at in range(0, len(block[kind]), _DELTA):
-        yield {"type": f"{kind}_delta", kind: block[kind][at : at + _DELTA]}
-    if kind == "thinking":
-        yield {"type": "signature_delta", "signature": block["signature"]}
-
-
 @dataclass
 class Asked:
     """One request, for tests to look at."""
@@ -116,7 +45,7 @@ class Asked:
     @property
     def said(self) -> str:
         """Every text that the model was shown."""
-        return "\n".join(text for message in self.body["messages"] for text, _ in _texts(message))
+        return "\n".join(text for message in self.body["messages"] for text, _ in texts(message))
 
 
 class Model:
@@ -180,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Server
 
-    def log_message(self, format: str, *args: object) -> None:
+    def logmessage_of(self, format: str, *args: object) -> None:
         """Say nothing."""
 
     def do_HEAD(self) -> None:
@@ -195,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         before = self.server.model.note(asked)
         if not ("x-api-key" in asked.headers or "authorization" in asked.headers):
             self._refuse(401, "authentication_error", "x-api-key header is required")
-        elif fault := _fault(asked.body):
+        elif fault := fault_of(asked.body):
             self._refuse(400, "invalid_request_error", fault)
         else:
             what = step(asked.body["messages"], self.server.model.default)
@@ -215,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._break_off(failure)
         else:
             content = blocks(what)
-            message = _message(asked.body) | {"content": content, "stop_reason": _stop(content)}
+            message = message_of(asked.body) | {"content": content, "stop_reason": stop_reason(content)}
             self._answer(200, json.dumps(message).encode(), "application/json")
 
     def _refuse(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -237,11 +166,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         content = blocks(what)
-        self._event({"type": "message_start", "message": _message(asked)})
+        self._event({"type": "message_start", "message": message_of(asked)})
         self._event({"type": "ping"})
         for index, block in enumerate(content):
-            self._event({"type": "content_block_start", "index": index, "content_block": _start(block)})
-            for number, delta in enumerate(_deltas(block)):
+            self._event({"type": "content_block_start", "index": index, "content_block": block_start(block)})
+            for number, delta in enumerate(deltas(block)):
                 if number == 1:
                     self._between(what, failure)
                 self._event({"type": "content_block_delta", "index": index, "delta": delta})
@@ -249,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
                     time.sleep(what["pace"])
             self._event({"type": "content_block_stop", "index": index})
         usage = {"output_tokens": sum(len(json.dumps(block)) for block in content) // 4 + 1}
-        delta = {"stop_reason": _stop(content), "stop_sequence": None}
+        delta = {"stop_reason": stop_reason(content), "stop_sequence": None}
         self._event({"type": "message_delta", "delta": delta, "usage": usage})
         self._event({"type": "message_stop"})
         self._chunk(b"")
@@ -274,27 +203,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-
-
-def _message(asked: Json) -> Json:
-    usage = {"input_tokens": len(json.dumps(asked["messages"])) // 4, "output_tokens": 1}
-    usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-    about = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": asked["model"]}
-    return about | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
-
-
-def _stop(content: list[Json]) -> str:
-    return "tool_use" if content[-1]["type"] == "tool_use" else "end_turn"
-
-
-def _fault(asked: Json) -> str:
-    """Return what the original refuses: no message, or a tool call that has no result."""
-    messages = asked.get("messages") or []
-    if not messages or messages[0]["role"] != "user":
-        return "messages: the first message must be the user's"
-    called, answered = set(), set()
-    for message in messages:
-        for block in message["content"] if isinstance(message["content"], list) else ():
-            called |= {block["id"]} if block["type"] == "tool_use" else set()
-            answered |= {block["tool_use_id"]} if block["type"] == "tool_result" else set()
-    return f"messages: tool_use without tool_result: {called ^ answered}" if called ^ answered else ""
