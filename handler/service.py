@@ -15,7 +15,7 @@ from . import audit
 from .bodies import PveRequest
 from .chatting import Chatting
 from .errors import ConfigError, Problem, listed
-from .outcomes import Asked, Message
+from .outcomes import Asked, Message, Unreached
 from .runs import Run
 from .settings import Config, Vm, is_vm_name
 
@@ -35,6 +35,12 @@ class Way:
     host: "Host"
     keeper: asyncio.Task[None]
     runs: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def hold(self, task: asyncio.Task[Found]) -> asyncio.Task[Found]:
+        """Keep the road open until a task has ended; return the task."""
+        self.runs.add(task)
+        task.add_done_callback(self.runs.discard)
+        return task
 
     async def close(self) -> None:
         """Close the road once the last verb on it has ended."""
@@ -139,22 +145,24 @@ class Service:
         """Begin a verb, once ready, and keep hold of it until it ends, whoever watches and whatever is reloaded."""
         way = self._ways[vm.name]
         run = Run(way.host, asked, request, vm, began)
-        way.runs.add(run.task)
-        run.task.add_done_callback(way.runs.discard)
+        way.hold(run.task)
         return run
 
     def on_road(self, vm: Vm, work: Callable[["Host"], Coroutine[Any, Any, Found]]) -> asyncio.Task[Found]:
         """Begin some work with a VM's host, once ready; the road to it stays until that ends, whatever is reloaded."""
         way = self._ways[vm.name]
-        task = asyncio.create_task(work(way.host))
-        way.runs.add(task)
-        task.add_done_callback(way.runs.discard)
-        return task
+        return way.hold(asyncio.create_task(work(way.host)))
 
     async def read(self, vm: Vm, line: str) -> list[Message]:
-        """Return what a VM's host answers to a reading line."""
+        """Return what a VM's host answers to a reading line; raise Unreached, also for a VM that a reload took away."""
         await self.ready.wait()
-        return await self._ways[vm.name].host.read(line)
+        if vm.name not in self._ways:
+            raise Unreached(
+                "not-configured",
+                f"{vm.name} is not configured any more; nothing was sent",
+                "see /health for the VMs that are",
+            )
+        return await self.on_road(vm, lambda host: host.read(line))
 
     # --- what is so ---
 

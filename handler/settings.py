@@ -83,6 +83,13 @@ class Config:
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # that were read for it
 
+    def vm_named(self, name: str) -> Vm | None:
+        """Return the VM of that name, or for none the only one there is. One that is off counts: with a fault in the
+        entry of one of two, a request that names none must not go to the other."""
+        if not name and len(self.vms) + len(self.vms_off) == 1:
+            return next(iter(self.vms.values()))
+        return self.vms.get(name)
+
     @property
     def chat_fault(self) -> bool:
         """Tell whether chat is off because its entry has a fault, not because there is none."""

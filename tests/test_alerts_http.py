@@ -212,6 +212,16 @@ def test_a_token_reads_and_changes_nothing(service: Service) -> None:
         assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
 
 
+def test_neither_a_token_nor_grafanas_signature_talks_to_claude(service: Service) -> None:
+    """/chat takes a caller's own signature alone; to anything else it gives the answer that everybody gets."""
+    body = json.dumps({"prompt": "hello", "vm": "devvm"}).encode()
+    nobody = service.send("POST", "/chat", body)
+    assert (nobody.status, nobody.json["error"]["code"]) == (401, "unauthorized")
+    for headers in ({"authorization": f"Bearer {TOKEN}"}, grafana_headers(body, int(time.time()))):
+        reply = service.send("POST", "/chat", body, headers)
+        assert (reply.status, reply.body) == (401, nobody.body)
+
+
 def test_a_sender_has_its_limits_too(service: Service) -> None:
     """`vms`, `not_after` and `allow` hold for alerts: 403 when nothing that fires is for this caller."""
     assert bearing(service, "/alert/generic", firing("x"), OTHER_TOKEN).status == 403

@@ -85,13 +85,12 @@ async def with_outcomes(service: Service, turns: "Chat", ask: "Ask") -> "Ask":
 
 
 def chosen_vm(config: Config, name: str) -> Vm:
-    """Return the VM that is named, or the only one there is, one that is off counted."""
-    if not name and len(config.vms) + len(config.vms_off) == 1:
-        return next(iter(config.vms.values()))
-    if name not in config.vms:
+    """Return the VM that is meant; raise BadRequest for none."""
+    vm = config.vm_named(name)
+    if vm is None:
         message = f"no such VM: {name[:40]!a}" if name else "there are several VMs; name one"
         raise BadRequest(message, f"one of {', '.join(config.vms)}")
-    return config.vms[name]
+    return vm
 
 
 async def known_turn(turns: "Chat", config: Config, signed: Signed, turn: str) -> Path:

@@ -31,7 +31,7 @@ async def pve(request: Request) -> Response:
     check_time(signed, asked_for.challenge, int(now), service.config.session_secrets)
     caller = signed.caller
     await service.ready.wait()  # before anything is looked up: from here to the verb nothing can be reloaded
-    vm = chosen_vm(service.config, asked_for)
+    vm = service.config.vm_named(asked_for.vm)
     if asked_for.verb not in VERBS or vm is None:
         return _rejected(asked_for, signed.id, caller.name, began, service.config)
     allowed(caller, asked_for.verb, vm, now)
@@ -41,14 +41,6 @@ async def pve(request: Request) -> Response:
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.stopping))
     return _answered(await run.finished(service.stopping))
-
-
-def chosen_vm(config: Config, request: PveRequest) -> Vm | None:
-    """Return the VM that a request names, or the only one there is. One that is off counts: with a fault in the entry
-    of one of two, a request that names none must not go to the other."""
-    if not request.vm and len(config.vms) + len(config.vms_off) == 1:
-        return next(iter(config.vms.values()))
-    return config.vms.get(request.vm)
 
 
 def allowed(caller: Caller, verb: str, vm: Vm | None, now: float) -> None:
