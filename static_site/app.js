@@ -1,19 +1,21 @@
 // The page's hands: each press goes to the one function that does it.
 
 import { send, stopTurn } from "./chat.js";
-import { poll } from "./health.js";
-import { forget, keepOrNot, keyInAddress, unlock, unlockKept, withoutCrypto } from "./key.js";
+import { poll, takeNames } from "./health.js";
+import { forget, keepOrNot, keyInAddress, resumeAll, unlock, unlockKept, withoutCrypto } from "./key.js";
 import { watch } from "./lately.js";
 import { run } from "./run.js";
-import { RESTING, changed, enter, here, me, onChange, phaseOf } from "./state.js";
+import { RESTING, changed, enter, here, me, onChange, phaseOf, store } from "./state.js";
 import { render } from "./view.js";
-import { $, put, show, text } from "./words.js";
+import { $, put, show } from "./words.js";
 
 const REFRESH_MS = 15_000;
 
 function choose(name) {
 	if (![...$("vm").options].some((option) => option.value === name)) return false;
 	me.vm = $("vm").value = name;
+	store("session", "vm", name);
+	if (me.key) resumeAll();
 	changed();
 	return true;
 }
@@ -81,6 +83,7 @@ setInterval(() => {
 onChange(render);
 $("by-hand").open = false;
 show({ app: true });
+takeNames(store("local", "vms") ?? []);
 const given = keyInAddress();
 await poll();
 if (!globalThis.crypto?.subtle) withoutCrypto();

@@ -72,7 +72,7 @@ async function follow(chat, turn) {
 		const answer = await post("chat", id, body, flight.signal, (event) => take(chat, turn, event));
 		if (flight.signal.aborted) return;
 		if (turn.done) break;
-		if (answer?.error && answer.error.code !== "shutting-down") {
+		if (answer?.error?.code && answer.error.code !== "shutting-down") {
 			failed(chat, turn, answer.error);
 			break;
 		}
@@ -216,7 +216,7 @@ class Turn {
 			make("p", why ? `Why: ${why}` : "It gave no reason."));
 		const button = make("button", "Approve…");
 		Object.assign(button.dataset, { approve: verb, vm, job, why: `proposed by claude: ${why}`.slice(0, 1_000) });
-		if (known) card.append(make("p", "", "row", button), make("small", "It asks first. Pressing twice acts once."));
+		if (known) card.append(make("p", "", "row", button));
 		this.#put(card);
 	}
 

@@ -1,8 +1,8 @@
 // Who answers.
 
 import { run } from "./run.js";
-import { RESTING, changed, fullName, health, here, me, proxmoxTrouble, store, views, vmHealth } from "./state.js";
-import { $, clock, minute, put, show, text, trouble } from "./words.js";
+import { RESTING, changed, health, here, me, store, views } from "./state.js";
+import { $, show } from "./words.js";
 
 const HEALTH_MS = 10_000;
 
@@ -18,7 +18,6 @@ export async function poll() {
 	} catch {
 		health.fails += 1;
 		health.downSince ||= Date.now();
-		if (!me.vm) takeNames(store("local", "vms") ?? []);
 		if (health.fails === 2 || !health.heard) $("by-hand").open = true;
 	}
 	const wait = health.fails ? Math.min(1_000 * 2 ** health.fails, 30_000) : HEALTH_MS;
@@ -28,40 +27,13 @@ export async function poll() {
 	changed();
 }
 
-function takeNames(vms) {
+export function takeNames(vms) {
 	const names = vms.map((vm) => vm.name);
 	const select = $("vm");
 	if ([...select.options].map((option) => option.value).join() === names.join()) return;
 	select.replaceChildren(...names.map((name) => new Option(name, name)));
 	show({ choice: names.length > 1 });
-	const chosen = names.includes(me.vm) ? me.vm : names[0] ?? "";
-	if (!me.vm && views.has("")) views.set(chosen, views.get(""));
+	const chosen = [me.vm, store("session", "vm")].find((name) => names.includes(name)) ?? names[0] ?? "";
+	if (!me.vm && views.has("")) views.set(chosen, Object.assign(views.get(""), { vm: chosen }));
 	me.vm = select.value = chosen;
-}
-
-function light(name, tone, word, since) {
-	const item = $(`light-${name}`);
-	item.dataset.tone = tone;
-	put(item.querySelector("i"), { good: "●", bad: "✕", warn: "?" }[tone] ?? "○");
-	put(item.querySelector("b"), tone === "bad" && since ? `${word} since ${minute(since)}` : word);
-}
-
-export function renderLights(view, chat) {
-	const { heard, fails, downSince } = health;
-	light("handler", ...fails ? ["bad", "not answering"] : heard ? ["good", "answering"] : ["warn", "not checked"], downSince);
-	const vm = heard && !fails && vmHealth();
-	const what = proxmoxTrouble(view);
-	const known = vm && vm.proxmox !== "not-checked";
-	light("proxmox", ...what ? ["bad", `${what},`] : known ? ["good", "answering"] : ["warn", "not checked"], vm?.since);
-	const told = heard?.chat;
-	const down = chat.trouble || (["on", "off", undefined].includes(told) ? "" : told);
-	const open = heard?.chat_isolated === false ? ", not isolated" : "";
-	const ready = told === "off" ? ["", "not set up"] : chat.answered ? ["good", `answering${open}`] : ["warn", `not checked${open}`];
-	light("claude", ...down ? ["bad", `not answering: ${trouble(down)}`] : ready, chat.trouble && chat.since);
-	const config = heard?.config ?? "ok";
-	show({ config: config !== "ok" });
-	text({
-		config: `The handler’s configuration is ${config.replace(/20\S+Z/, clock)}. Its log says what to mend.`,
-		name: me.vm ? fullName() : "Breakglass",
-	});
 }

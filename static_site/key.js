@@ -12,8 +12,13 @@ const LOCAL = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 async function begin(key) {
 	if (!me.vm) await poll();
 	me.key = key;
-	if (!resume()) run("status");
+	if (!resumeAll()) run("status");
+}
+
+// What was under way in this VM before a reload.
+export function resumeAll() {
 	resumeChat();
+	return resume();
 }
 
 export async function unlock(secret) {

@@ -1,25 +1,61 @@
 // The one function that runs a verb. An answer that did not arrive is "unknown": the same id is sent again.
 
-import { confirmed } from "./confirm.js";
 import { poll } from "./health.js";
 import { refuseKey } from "./key.js";
 import { heard, lately, showPicture } from "./lately.js";
 import { newId, post } from "./send.js";
-import { changed, enter, here, holding, labelOf, mayAnyway, me, mutates, obstacle, store } from "./state.js";
-import { $, clock, sleep, stateOf } from "./words.js";
+import { BUTTONS, changed, enter, fullName, here, holding, labelOf, mayAnyway, me, mutates, obstacle, pointless, store } from "./state.js";
+import { $, age, clock, sleep, stateOf, text } from "./words.js";
 
 const RESEND_MS = 60_000;
 const PHASE_OF = { done: "done", rejected: "notSent", unreached: "notSent", busy: "busy", refused: "refused" };
 
 // One id and one body for good: however often it is sent, the host acts once.
 export function newJob(view, verb, { id = newId(), ...more } = {}) {
-	const body = { verb, vm: me.vm || undefined, ...more };
+	const body = { verb, vm: view.vm || undefined, ...more };
 	if (mutates(verb) && view.seen) {
 		if (view.seen.state !== "unknown") body.if_state = view.seen.state;
 		body.if_last = view.seen.last ?? undefined;
 	}
 	return { id, verb, body: JSON.stringify(body), quiet: verb === "history" };
 }
+
+const ARMED_MS = 400; // the second press of a double click is no answer
+let decide = () => {};
+let arming;
+
+// The only way to a job that changes power: Esc, Enter and Back leave things as they are. Returns the job or null.
+async function confirmed(view, job) {
+	const { danger, consequence } = BUTTONS[job.verb].dataset;
+	const label = labelOf(job.verb);
+	const why = obstacle(view, job.verb);
+	const { seen, note } = view;
+	const was = seen ? `It was ${stateOf(seen.state)[2].toLowerCase()} ${age(seen.at)} ago, at ${clock(seen.at)}.` : "Its state is not known.";
+	const anyway = why || pointless(view, job.verb) ? " anyway" : "";
+	text({
+		"confirm-title": `${label} ${fullName()}${anyway}?`,
+		"confirm-text": consequence,
+		"confirm-seen": [why, was, note].filter(Boolean).join(" "),
+		keep: { running: "Keep it running", stopped: "Keep it stopped" }[seen?.state] ?? "Leave it as it is",
+		yes: `${label} ${me.vm || "the VM"}${anyway}`,
+	});
+	$("yes").classList.toggle("danger", danger !== undefined);
+	decide(false);
+	clearTimeout(arming);
+	$("yes").ariaDisabled = "true";
+	arming = setTimeout(() => { $("yes").ariaDisabled = "false"; }, ARMED_MS);
+	$("confirm").showModal();
+	const yes = await new Promise((resolve) => { decide = resolve; });
+	$("confirm").close();
+	job.until = Date.now() + 60_000;
+	return yes ? job : null;
+}
+
+$("keep").addEventListener("click", () => decide(false));
+$("yes").addEventListener("click", ({ isTrusted }) => {
+	if (isTrusted && $("yes").ariaDisabled === "false") decide(true);
+});
+$("confirm").addEventListener("close", () => $("confirm").open || decide(false)); // Esc, Back
 
 // What changes power leaves only with a job that `confirmed` gave, now or earlier.
 export async function run(verb, { again = null, quiet = false, proposal = {} } = {}) {
@@ -38,7 +74,7 @@ export async function run(verb, { again = null, quiet = false, proposal = {} } =
 	await (mutates(verb) ? act(view, job, flight) : look(view, job, flight));
 	if (view[slot] === flight) view[slot] = null;
 	changed();
-	if (mutates(verb) && !view.job) run("status", { quiet: true });
+	if (mutates(verb) && !view.job && view === here()) run("status", { quiet: true });
 }
 
 export async function ask(view, job, signal) {
@@ -57,9 +93,11 @@ export async function ask(view, job, signal) {
 async function act(view, job, flight) {
 	Object.assign(view, { job, label: labelOf(job.verb), note: "", holder: null });
 	view.sent.add(job.id);
+	job.lost ||= view.open.has(job.id);
+	view.open.add(job.id);
 	enter(view, job.lost ? "unknown" : "running");
-	for (let pause = 1_000; ; pause = Math.min(2 * pause, 8_000)) {
-		store("session", `job ${me.vm}`, { ...job, lost: true }); // for a reload
+	for (let pause = 1_000; view.acting === flight; pause = Math.min(2 * pause, 8_000)) {
+		store("session", `job ${view.vm}`, { ...job, lost: true }); // for a reload
 		const answer = await ask(view, job, flight.signal);
 		if (view.acting !== flight) return;
 		// `reached: false` speaks of one sending only. Once one was lost, only `reached: true` settles the id.
@@ -74,7 +112,7 @@ async function act(view, job, flight) {
 // Confirmed before a reload.
 export function resume() {
 	const view = here();
-	const job = store("session", `job ${me.vm}`);
+	const job = store("session", `job ${view.vm}`);
 	if (!job || view.job) return false;
 	if (Date.now() < job.until) run(job.verb, { again: job });
 	else {
@@ -89,7 +127,7 @@ function stillOpen(view, job, answer, goesOn) {
 	if (answer.outcome === "running") return enter(view, "running");
 	job.lost = true;
 	const told = { hint: `Last try, ${clock(Date.now())}: ${said(answer)}`, lines: byHand(answer) };
-	if (!goesOn) told.sentence = "The {what} may have happened. Ask again sends the same request: it happens at most once.";
+	if (!goesOn) told.sentence = "The {what} may have happened. Ask again sends the same request: it happens at most once, and now if it never arrived.";
 	enter(view, "unknown", told);
 	poll();
 }
@@ -115,7 +153,10 @@ async function look(view, job, flight) {
 }
 
 function settle(view, job, answer) {
-	if (mutates(job.verb)) view.job = store("session", `job ${me.vm}`, null);
+	if (mutates(job.verb)) {
+		view.job = store("session", `job ${view.vm}`, null);
+		view.open.delete(job.id);
+	}
 	remember(view, job, answer);
 	if (answer.code === "unauthorized" && !view.seen) return refuseKey();
 	if (answer.outcome !== "error") $("key").open = false;
@@ -150,7 +191,7 @@ function said({ message, verdict, stderr }) {
 function remember(view, job, answer) {
 	const { outcome, reached, state, last, holder, verdict } = answer;
 	if (answer.by_hand?.length && !mutates(job.verb)) {
-		store("local", `by-hand ${me.vm}`, view.byHand = answer.by_hand);
+		store("local", `by-hand ${view.vm}`, view.byHand = answer.by_hand);
 	}
 	if (answer.warnings) view.warnings = answer.warnings;
 	const output = `${answer.stdout ?? ""}${answer.stderr ?? ""}`;

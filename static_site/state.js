@@ -11,20 +11,19 @@ export const views = new Map();
 // In these the page may check by itself.
 export const RESTING = new Set(["idle", "done", "notSent", "refused", "busy", "failed"]);
 
-const newView = () => ({
+const newView = (vm) => ({
+	vm,
 	phase: "idle", label: "", sentence: "", hint: "", lines: [], since: 0,
 	seen: null, // {state, last, at, holder}
-	verdict: null, picture: null, jobs: null, jobsTrouble: "", note: "", trouble: "", warnings: [], holder: null,
-	byHand: store("local", `by-hand ${me.vm}`) ?? [],
+	warnings: [], // and, once known: verdict, picture, jobs, note, trouble, holder
+	byHand: store("local", `by-hand ${vm}`) ?? [],
 	output: { title: "", text: "" },
-	job: null,
-	sent: new Set(),
-	acting: null, reading: null,
+	sent: new Set(), open: new Set(), // ids; open until the host has said how it ended
 	triedAt: 0, lockedSince: 0,
 });
 
 export function here() {
-	if (!views.has(me.vm)) views.set(me.vm, newView());
+	if (!views.has(me.vm)) views.set(me.vm, newView(me.vm));
 	return views.get(me.vm);
 }
 
@@ -59,7 +58,8 @@ export function forgetStored() {
 }
 
 // What each button does is written on it; the page has no other list of verbs.
-export const BUTTONS = Object.fromEntries([...document.querySelectorAll("[data-verb]")].map((b) => [b.dataset.verb, b]));
+export const BUTTONS = { __proto__: null }; // an answer may name anything, `constructor` too
+for (const b of document.querySelectorAll("[data-verb]")) BUTTONS[b.dataset.verb] = b;
 export const labelOf = (verb) => BUTTONS[verb]?.firstChild.data.trim().replace("…", "") ?? verb;
 export const mutates = (verb) => verb !== "history" && "asks" in BUTTONS[verb].dataset;
 
@@ -86,7 +86,7 @@ export function watchLock(view) {
 	else view.lockedSince ||= Date.now();
 }
 
-export const vmHealth = () => (health.heard?.vms ?? store("local", "vms"))?.find((vm) => vm.name === me.vm);
+export const vmHealth = (name = me.vm) => (health.heard?.vms ?? store("local", "vms"))?.find((vm) => vm.name === name);
 
 export function fullName() {
 	const vm = vmHealth();
@@ -94,7 +94,7 @@ export function fullName() {
 }
 
 export function proxmoxTrouble(view) {
-	const code = !health.fails && health.heard && vmHealth()?.proxmox;
+	const code = !health.fails && health.heard && vmHealth(view.vm)?.proxmox;
 	const newer = view.seen?.at > health.at; // a status that came back since is better news
 	return !code || newer || code === "answering" || code === "not-checked" ? "" : trouble(code);
 }

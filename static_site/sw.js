@@ -1,7 +1,7 @@
 // The page for when the handler is down: the network for 3 s, then what was kept. Never touches a POST or the API.
 
 const WAIT_MS = 3_000;
-const SCRIPTS = "app chat confirm health key lately run send state view words".split(" ");
+const SCRIPTS = "app chat health key lately run send state view words".split(" ");
 const FILES = ["./", "style.css", ...SCRIPTS.map((name) => `${name}.js`)];
 const TYPES = { js: "javascript", css: "css" };
 const kept = caches.open("breakglass");

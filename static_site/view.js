@@ -1,10 +1,10 @@
 // Draws what is known, for every change and once a second.
 
 import { renderChat, talk } from "./chat.js";
-import { renderLights } from "./health.js";
 import { renderLately } from "./lately.js";
-import { BUTTONS, health, here, holding, labelOf, mayAnyway, me, obstacle, phaseOf, pointless, watchLock } from "./state.js";
-import { $, age, clock, list, minute, PHASES, put, show, stateOf, text } from "./words.js";
+import { BUTTONS, fullName, health, here, holding, labelOf, mayAnyway, me, obstacle, phaseOf, pointless, proxmoxTrouble,
+	vmHealth, watchLock } from "./state.js";
+import { $, age, clock, list, minute, PHASES, put, show, stateOf, text, trouble as inWords } from "./words.js";
 
 const STALE_MS = 60_000;
 const HINTS = Object.fromEntries(Object.entries(BUTTONS).map(([verb, b]) => [verb, b.querySelector("small").textContent]));
@@ -13,7 +13,6 @@ export function render() {
 	const view = here();
 	watchLock(view);
 	text({ "key-word": me.key ? "unlocked" : "locked" });
-	$("vm").disabled = Boolean(view.acting);
 	renderLights(view, talk());
 	renderState(view);
 	renderTold(view, phaseOf(view));
@@ -21,6 +20,33 @@ export function render() {
 	renderLately(view);
 	renderChat();
 	renderByHand(view.byHand);
+}
+
+function light(name, tone, word, since) {
+	const item = $(`light-${name}`);
+	item.dataset.tone = tone;
+	put(item.querySelector("i"), { good: "●", bad: "✕", warn: "?" }[tone] ?? "○");
+	put(item.querySelector("b"), tone === "bad" && since ? `${word} since ${minute(since)}` : word);
+}
+
+function renderLights(view, chat) {
+	const { heard, fails, downSince } = health;
+	light("handler", ...fails ? ["bad", "not answering"] : heard ? ["good", "answering"] : ["warn", "not checked"], downSince);
+	const vm = heard && !fails && vmHealth();
+	const what = proxmoxTrouble(view);
+	const known = vm && vm.proxmox !== "not-checked";
+	light("proxmox", ...what ? ["bad", `${what},`] : known ? ["good", "answering"] : ["warn", "not checked"], vm?.since);
+	const told = heard?.chat;
+	const down = chat.trouble || (["on", "off", undefined].includes(told) ? "" : told);
+	const open = heard?.chat_isolated === false ? ", not isolated" : "";
+	const ready = told === "off" ? ["", "not set up"] : chat.answered ? ["good", `answering${open}`] : ["warn", `not checked${open}`];
+	light("claude", ...down ? ["bad", `not answering: ${inWords(down)}`] : ready, chat.trouble && chat.since);
+	const config = heard?.config ?? "ok";
+	show({ config: config !== "ok" });
+	text({
+		config: `The handler’s configuration is ${config.replace(/20\S+Z/, clock)}. Its log says what to mend.`,
+		name: me.vm ? fullName() : "Breakglass",
+	});
 }
 
 function renderState({ seen, note, trouble, warnings, verdict }) {
