@@ -9,7 +9,6 @@ manager then changes the state that is requested and the LRM calls `qm`. `<root>
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 
@@ -79,6 +78,8 @@ def act(ha: Ha, verb: str) -> None:
     if verb == "start" and mode.get("moves"):
         move(ha, str(mode["moves"]))
         return
+    import subprocess
+
     ended = subprocess.run([*script("qm"), ha.root, verb, ha.vmid, "--from-ha"])
     done = {"stop": "stopped", "start": "started"}[verb]
     ha.see(done if ended.returncode == 0 else "error")
@@ -95,6 +96,8 @@ def move(ha: Ha, node: str) -> None:
 
 def follow(ha: Ha, verb: str) -> None:
     """Leave `act` to a process that nobody waits for."""
+    import subprocess
+
     command = [*script("ha"), ha.root, "act", ha.sid, verb]
     null = subprocess.DEVNULL
     subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)

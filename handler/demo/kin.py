@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 
@@ -18,6 +17,8 @@ def pvesh(root: str, words: list[str]) -> int:
         rows = [{"time": now - 60 * ago, "diskwrite": 4096 if ago > 5 else 0} for ago in range(60, 0, -1)]
         print(json.dumps(rows))
         return 0
+    import subprocess
+
     command = [*script("qm"), root, "status", path[4], "--verbose"]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if ended.returncode == 0:

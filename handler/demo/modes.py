@@ -7,15 +7,12 @@ with the text, {"gate": VERB} waits until somebody opens the FIFO `<root>/gate`;
 import json
 import os
 import signal
-import subprocess
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .vm import Died, Vm
 
 
-@dataclass(frozen=True)
-class Mode:
+class Mode(NamedTuple):
     """One way in which `qm` fails: in `verbs` (all without any) it says `words` and exits with 255. `how` is what it
     does instead of that: `hang`, `ignore-term`, `hold-pipe` (ends, while a child keeps its output open), `after` (does
     the verb first), `unproven` (forgets the VM and leaves its process), `in-haste` (the same ladder, within a second).
@@ -80,6 +77,8 @@ def apply_mode(vm: Vm, mode: Mode) -> str:
     if mode.how == "in-haste":
         vm.quit_seconds, vm.term_seconds = 0.3, 0.3
     if mode.how == "hold-pipe":
+        import subprocess
+
         subprocess.Popen(["sleep", "5"])
     if not mode.how:
         raise Died(said_by(mode, vm))

@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -97,6 +96,8 @@ def start(vm: Vm, arguments: list[str]) -> None:
         raise Died("timeout waiting on systemd")
     with open(f"{vm.root}/vm.json", encoding="utf-8") as file:
         argv = json.load(file)
+    import subprocess
+
     ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if ended.returncode:
         raise Died(f"start failed: QEMU exited with code {ended.returncode}")

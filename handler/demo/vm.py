@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import time
 
 from .script import script
@@ -68,6 +67,8 @@ class Vm:
 
     def ask_ha(self, verb: str, *words: str) -> None:
         """Ask HA and return at once, as `hastop` and `hastart` do."""
+        import subprocess
+
         print(f"Requesting HA {verb} for VM {self.vmid}", flush=True)
         ended = subprocess.run([*script("ha"), self.root, *words])
         if ended.returncode:

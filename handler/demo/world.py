@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 from agents.bundle import bundle
@@ -67,6 +68,11 @@ def _disk(code: bytes) -> bytes:
 _ONE_AT_A_TIME = threading.Lock()  # ast.parse of Python 3.11 fails now and then in two threads at once
 
 
+@cache
+def _bundled() -> str:
+    return bundle()
+
+
 class World:
     """One host with one VM, stopped; `begin` puts it into the state that SCENARIOS names.
 
@@ -95,7 +101,7 @@ class World:
         code = _CODE.get(self.scenario)
         (self.root / "disk.raw").write_bytes(_disk(code) if code else boot_sector("devvm login: "))
         with _ONE_AT_A_TIME:
-            self.agent.write_text(bundle())
+            self.agent.write_text(_bundled())
         self.agent.chmod(0o755)
         self._write_commands()
         (self.root / "vm.json").write_text(json.dumps(self._vm_command()))
