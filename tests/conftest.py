@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from handler.demo.model import Model
 from handler.demo.world import World
 
 from . import claude
+from .pve_host import restore
 from .service import Service
 from .sshd import Sshd
 
@@ -39,8 +41,22 @@ SLOW_FILES = (
 )
 
 
+# The files that take longest come first: with several processes, what begins last should be short.
+LONG_FILES = (
+    *("test_forensics", "test_page_chat", "test_page_safety", "test_page", "test_qm_modes", "test_hung_host_road"),
+    *("test_agent", "test_http", "test_pve", "test_chat_failures", "test_reload", "test_preflight", "test_signals"),
+    *("test_changed_meanwhile", "test_install", "test_mended", "test_chat", "test_kill_sweep", "test_page_looks"),
+    *("test_archive", "test_claude", "test_real_sshd", "test_road", "test_demo", "test_cli", "test_unfriendly_host"),
+    *("test_alerts_http", "test_model", "test_alertmanager", "test_page_vms", "test_second_sources", "test_packaging"),
+    *("test_hostile_ssh", "test_chat_worlds", "test_bodies"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out of the quick subset what starts a host or a server, but for the few that are marked quick."""
+    """Put the long files first. Leave out of the quick subset what starts a host or a server, but for the few that are
+    marked quick."""
+    begins = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: begins.get(item.path.stem, len(begins)))
     for item in items:
         starts_something = (
             not {"world", "stage"}.isdisjoint(getattr(item, "fixturenames", ())) or item.path.stem in SLOW_FILES
@@ -72,30 +88,87 @@ def short_dir() -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.fixture
-def world(short_dir: Path) -> Iterator[World]:
-    """A host whose VM 102 runs: a real QEMU where one is installed."""
-    world = World(short_dir)
+# --- a host, a server in front of it, a handler ---
+
+
+@contextmanager
+def running_world(directory: Path) -> Iterator[World]:
+    world = World(directory)
     assert world.qm("start", "102").returncode == 0
     yield world
     world.close()
 
 
-@pytest.fixture
-def sshd(world: World) -> Iterator[Sshd]:
-    """A real OpenSSH server in front of the host."""
+@contextmanager
+def serving(world: World) -> Iterator[Sshd]:
     sshd = Sshd(world)
     yield sshd
     sshd.stop()
 
 
-@pytest.fixture
-def service(world: World, sshd: Sshd) -> Iterator[Service]:
-    """A handler whose host is the real server, already connected."""
-    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+@contextmanager
+def connected(directory: Path, sshd: Sshd) -> Iterator[Service]:
+    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
     service.answering()
     yield service
     service.stop()
+
+
+def shares(request: pytest.FixtureRequest, name: str) -> bool:
+    mark = request.node.get_closest_marker("shared")
+    return mark is not None and name in mark.args
+
+
+@pytest.fixture(scope="module")
+def shared_world(directory: Path) -> Iterator[World]:
+    with running_world(directory / "w") as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def shared_sshd(shared_world: World) -> Iterator[Sshd]:
+    with serving(shared_world) as sshd:
+        yield sshd
+
+
+@pytest.fixture(scope="module")
+def shared_service(shared_world: World, shared_sshd: Sshd) -> Iterator[Service]:
+    with connected(shared_world.directory, shared_sshd) as service:
+        yield service
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A host whose VM 102 runs: a real QEMU where one is installed. A shared one is made as it was."""
+    if shares(request, "world"):
+        world: World = request.getfixturevalue("shared_world")
+        restore(world)
+        yield world
+    else:
+        with running_world(request.getfixturevalue("short_dir")) as world:
+            yield world
+
+
+@pytest.fixture
+def sshd(request: pytest.FixtureRequest, world: World) -> Iterator[Sshd]:
+    """A real OpenSSH server in front of the host."""
+    if shares(request, "sshd"):
+        yield request.getfixturevalue("shared_sshd")
+    else:
+        with serving(world) as sshd:
+            yield sshd
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest, world: World, sshd: Sshd) -> Iterator[Service]:
+    """A handler whose host is the real server, already connected."""
+    if shares(request, "service"):
+        service: Service = request.getfixturevalue("shared_service")
+        service.answering()
+        yield service
+    else:
+        with connected(world.directory, sshd) as service:
+            yield service
 
 
 @pytest.fixture(scope="module")

@@ -91,8 +91,9 @@ def restore(world: World) -> None:
     conf(world).write_text(CONF)
     for path in (world.root / "etc/pve/ha", world.root / "var/log/pve"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in (world.root / "etc/pve/.vmlist", world.root / "ha.json"):
-        path.unlink(missing_ok=True)
+    for name in ("etc/pve/.vmlist", "ha.json", "gate"):
+        (world.root / name).unlink(missing_ok=True)
     if world.pid is None:
         started = world.qm("start", str(VMID))
         assert started.returncode == 0, started.stderr
+    world.monitor("cont")

@@ -17,6 +17,9 @@ from handler.demo.world import VMID, World
 
 from .agent import Session, execute, processes
 
+pytestmark = pytest.mark.shared("world")
+own_host = pytest.mark.shared()
+
 
 def memory(world: World, *parts: str) -> Path:
     return world.root.joinpath("run/breakglass", str(VMID), *parts)
@@ -59,10 +62,12 @@ HOSTILE = [
 @pytest.fixture
 def journal(world: World) -> Iterator[socket.socket]:
     """The host's /dev/log."""
+    path = world.root / "dev/log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-        log.bind(str(world.root / "dev/log"))
+        log.bind(str(path))
         log.setblocking(False)
         yield log
+    path.unlink()
 
 
 @pytest.mark.parametrize("line", [*HOSTILE, "x" * 100_000], ids=range(len(HOSTILE) + 1))
@@ -106,6 +111,7 @@ def test_a_read_only_key_says_nothing_that_is_the_handlers(world: World, line: s
     assert execute(world, line, "--read-only").code == 10
 
 
+@own_host
 def test_a_read_only_key_takes_evidence_in_its_own_name(world: World) -> None:
     """It can capture, at most once a minute, and read what was captured."""
     first = execute(world, "forensics", "--read-only", "--as", "claude").trailer
@@ -141,6 +147,7 @@ def test_an_id_of_yesterday_is_too_old(world: World) -> None:
     assert execute(world, "reset id=yesterday-1").code == 17
 
 
+@own_host
 def test_many_processes_for_one_id_make_one_job(world: World) -> None:
     """Twenty at once, each by a process of its own: one claims, the others follow it."""
     with ThreadPoolExecutor(20) as pool:
@@ -150,6 +157,7 @@ def test_many_processes_for_one_id_make_one_job(world: World) -> None:
     assert len(list(memory(world, "jobs").iterdir())) == 1
 
 
+@own_host
 def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
     """SIGKILL of the job and of what stands by for it: a result that says so with the VM's state, the lock is free."""
     with Session(gated_stop) as session:
@@ -201,6 +209,7 @@ def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
     assert (again["job"], again["attached"]) == ("capture-01", True)
 
 
+@own_host
 def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
     """Five hundred ids at once, and then again, fall under one capture; and whoever comes after them is
     answered."""
@@ -215,6 +224,7 @@ def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
         assert [job["id"] for job in session.ask("history")["jobs"]] == [job]
 
 
+@own_host
 def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world: World) -> None:
     """An id whose capture could not begin stands for nothing: the alert that is sent again has its evidence."""
     line, lock = "forensics id=alert-00000001 by=am fresh=600 detach", memory(world, "forensics.lock")
@@ -227,6 +237,7 @@ def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world:
     assert (again["outcome"], again["attached"], again["job"]) == ("done", False, "alert-00000001")
 
 
+@own_host
 def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: World) -> None:
     """A job that was killed between its lock and its claim leaves ids that stand for nothing; they hold up nobody."""
     memory(world, "jobs").mkdir(parents=True, exist_ok=True)
@@ -236,6 +247,7 @@ def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: Wor
     assert (answer["outcome"], answer["attached"], answer["job"]) == ("done", False, "alert-00000002")
 
 
+@own_host
 def test_the_archive_answers_after_a_reboot(world: World) -> None:
     """When /run is new, history and job still show what was archived."""
     with Session(world) as session:
@@ -275,6 +287,7 @@ def test_a_stale_pid_file_is_nobodys_death(world: World) -> None:
         bystander.communicate(b"\n")
 
 
+@own_host
 def test_cycle_refuses_where_no_start_could_follow(world: World) -> None:
     """No quorum, no configuration here, a lock, no qm: exit 12 before anything is stopped."""
     node, conf = world.root / "etc/pve/nodes/demo", world.root / f"etc/pve/qemu-server/{VMID}.conf"
@@ -306,6 +319,7 @@ def test_a_lock_is_a_humans_matter(world: World) -> None:
     assert "lock: backup" in answer.trailer["verdict"]["evidence"]
 
 
+@own_host
 def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> None:
     """/run is new, the archive remembers: the request that caused the last reset is not one more reset."""
     execute(world, "reset id=before-boot")
@@ -315,6 +329,7 @@ def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> 
     assert execute(world, "reset id=before-boot").code == 17
 
 
+@own_host
 def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
     """A new QEMU process gets its own capture; the same one within a minute does not."""
     assert "forensics: using" not in execute(world, "reset").stdout

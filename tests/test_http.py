@@ -10,7 +10,7 @@ import pytest
 from .service import Service
 from .sshd import Sshd
 
-pytestmark = pytest.mark.real("sshd")
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
 
 UNSIGNED = [
     {},
@@ -186,8 +186,11 @@ def test_endless_headers_are_cut(service: Service) -> None:
 def test_health_answers_while_the_host_is_gone(service: Service, sshd: Sshd) -> None:
     """Whatever is broken, /health says so."""
     sshd.stop()
-    service.not_answering()
-    assert service.pve("status").status == 503
-    health = service.health()
-    assert health["ok"] is True
-    assert health["vms"][0]["proxmox"] in ("refused", "lost")
+    try:
+        service.not_answering()
+        assert service.pve("status").status == 503
+        health = service.health()
+        assert health["ok"] is True
+        assert health["vms"][0]["proxmox"] in ("refused", "lost")
+    finally:
+        sshd.start()

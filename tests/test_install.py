@@ -404,7 +404,8 @@ class Installed:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.etc, self.root, self.sbin = (directory / name for name in ("etc", "root", "sbin"))
-        shutil.copytree("/etc", self.etc, symlinks=True, ignore=shutil.ignore_patterns("ssh_host_*", "*.lock"))
+        leave_out = ("ssh_host_*", "*.lock", "alternatives", "ssl", "fonts", "X11")  # most files, and sshd needs none
+        shutil.copytree("/etc", self.etc, symlinks=True, ignore=shutil.ignore_patterns(*leave_out))
         self._write_host()
         self.space = self._namespace()
         (self.power, self.power_public), (self.reading, self.reading_public) = new_key(), new_key()
@@ -454,9 +455,8 @@ class Installed:
 
     def restore(self) -> None:
         """Put /etc and root's files back to what the recipe left; /etc itself stays, because it is mounted."""
-        for child in self.etc.iterdir():
-            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-        shutil.copytree(self.directory / "etc.kept", self.etc, symlinks=True, dirs_exist_ok=True)
+        subprocess.run(["find", str(self.etc), "-mindepth", "1", "-delete"], check=True)
+        subprocess.run(["cp", "-a", f"{self.directory}/etc.kept/.", str(self.etc)], check=True)
         for child in (self.root / ".ssh").iterdir():
             child.unlink()
         (self.sbin / "breakglass-pve").chmod(0o755)

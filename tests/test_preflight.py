@@ -18,6 +18,8 @@ from .agent import Answer, answer_of, execute
 from .hung import frozen_ext4, unserved_fuse
 from .pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
 
+pytestmark = pytest.mark.shared("world")
+own_host = pytest.mark.shared()
 LOCK_FILE = f"var/lock/qemu-server/lock-{VMID}.conf"
 
 
@@ -169,6 +171,7 @@ def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, hel
     assert world.pid == (before if verb == "cycle" else None)
 
 
+@own_host
 def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World) -> None:
     """Somebody pressed shutdown on a hung guest: its task holds the lock file until the VM is gone, and no longer."""
     path, before = world.root / LOCK_FILE, world.pid
@@ -190,6 +193,7 @@ def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World
 # --- what is left, and what can't be ended ---
 
 
+@own_host
 def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -> None:
     """A start would block behind it."""
     execute(world, "stop")
@@ -201,6 +205,7 @@ def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -
         assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "leftover")
 
 
+@pytest.mark.slow
 @pytest.mark.real("qemu", "fsfreeze")
 def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
     """QEMU hangs in the kernel and `qm stop` says done: exit 14, the process is named, and no start is tried, then or

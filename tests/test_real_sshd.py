@@ -8,7 +8,7 @@ import pytest
 
 from .sshd import Sshd
 
-pytestmark = pytest.mark.real("sshd")
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
 
 def ssh(sshd: Sshd, key: str, *words: str, options: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
@@ -47,8 +47,9 @@ def test_no_terminal_no_forwarding_no_subsystem(sshd: Sshd) -> None:
 
 def test_a_key_without_a_command_is_turned_away(sshd: Sshd, short_dir: Path) -> None:
     """PermitRootLogin forced-commands-only: a line that lost its command= gives no shell."""
-    lines = sshd.keys.read_text().splitlines()
-    sshd.keys.write_text(lines[0].split('" ', 1)[1] + "\n")
+    lines = sshd.keys.read_text()
+    sshd.keys.write_text(lines.splitlines()[0].split('" ', 1)[1] + "\n")
     ran = ssh(sshd, sshd.power_key, "id")
+    sshd.keys.write_text(lines)
     assert ran.returncode == 255
     assert "uid=" not in ran.stdout

@@ -22,13 +22,13 @@ from .service import READ, Service, new_secret
 from .sshd import Sshd
 from .test_pve import open_gate, wait_stage
 
-pytestmark = pytest.mark.real("sshd", "qemu")
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 
 
 @pytest.fixture
-def service(world: World, sshd: Sshd, capfd: pytest.CaptureFixture[str]) -> Iterator[Service]:
+def service(sshd: Sshd, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Service]:
     """A handler with a road to the host, that has no reason to write on stderr."""
-    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    service = Service(tmp_path, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
     service.answering()
     yield service
     service.stop()
