@@ -1,32 +1,33 @@
 """Stand-ins for the commands beside `qm` that only tell: pvesh, pvecm, pveversion. All but the last need /etc/pve."""
 
-import json
+import contextlib
+import io
 import os
 import sys
 import time
 
-from .modes import hang_with_all
-from .script import script
-
 
 def pvesh(root: str, words: list[str]) -> int:
     """`pvesh get PATH --output-format json`, for the two paths that a capture asks."""
+    import json
+
+    from . import qm
+
     path = words[1].split("/")
     if path[-1] == "rrddata":
         now = int(time.time()) // 60 * 60
         rows = [{"time": now - 60 * ago, "diskwrite": 4096 if ago > 5 else 0} for ago in range(60, 0, -1)]
         print(json.dumps(rows))
         return 0
-    import subprocess
-
-    command = [*script("qm"), root, "status", path[4], "--verbose"]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if ended.returncode == 0:
-        lines = [line.partition(": ") for line in ended.stdout.splitlines()]
+    sys.argv[1:] = [root, "status", path[4], "--verbose"]
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        code = qm.main()
+    if code == 0:
+        lines = [line.partition(": ") for line in text.getvalue().splitlines()]
         said: dict[str, object] = {key: value for key, _, value in lines}
         managed = os.path.exists(f"{root}/etc/pve/ha/resources.cfg")
         print(json.dumps(said | {"ha": {"managed": int(managed)}}))
-    return ended.returncode
+    return code
 
 
 def pvecm(root: str, words: list[str]) -> int:
@@ -48,5 +49,7 @@ def main() -> int:
     """`ROOT NAME WORDS`."""
     root, name, *words = sys.argv[1:]
     if name != "pveversion":
+        from .modes import hang_with_all
+
         hang_with_all(root)
     return {"pvesh": pvesh, "pvecm": pvecm, "pveversion": pveversion}[name](root, words)

@@ -1,7 +1,7 @@
 """How a stand-in is started: an interpreter that knows the standard library and these files, and starts fast.
 
 A capture starts ten of them at once, so what only some of their words need is imported there: pathlib, dataclasses and
-subprocess are two thirds of what such a start takes.
+subprocess would be half of what such a start takes.
 """
 
 import os
