@@ -218,7 +218,7 @@ def there(words: str, seconds: float = 20) -> None:
     until = time.monotonic() + seconds
     while not running(words):
         assert time.monotonic() < until, words
-        time.sleep(0.01)
+        time.sleep(0.05)  # a look at every process of the machine is not cheap
 
 
 def gone(words: str, seconds: float = 10) -> None:
@@ -226,7 +226,7 @@ def gone(words: str, seconds: float = 10) -> None:
     until = time.monotonic() + seconds
     while running(words):
         assert time.monotonic() < until, running(words)
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +15,10 @@ import pytest
 from handler.demo.world import VMID, World
 
 from .agent import Session, execute, processes
+from .stages import memory, until
 
 pytestmark = pytest.mark.shared("world")
 own_host = pytest.mark.shared()
-
-
-def memory(world: World, *parts: str) -> Path:
-    return world.root.joinpath("run/breakglass", str(VMID), *parts)
 
 
 @pytest.fixture
@@ -35,11 +31,13 @@ def gated_stop(world: World) -> World:
 
 def running_job(session: Session) -> dict[str, Any]:
     """Return the job that runs now, once it waits in stage stop."""
-    while True:
-        for job in session.ask("history")["jobs"]:
-            if job["outcome"] is None and job["stage"] == "stop":
-                found: dict[str, Any] = job
-                return found
+
+    def in_stop() -> list[dict[str, Any]]:
+        jobs: list[dict[str, Any]] = session.ask("history")["jobs"]
+        return [job for job in jobs if job["outcome"] is None and job["stage"] == "stop"]
+
+    until(in_stop, "stage stop")
+    return in_stop()[0]
 
 
 # --- what it refuses ---
@@ -252,8 +250,7 @@ def test_the_archive_answers_after_a_reboot(world: World) -> None:
     """When /run is new, history and job still show what was archived."""
     with Session(world) as session:
         job = session.ask("forensics id=archived-1 by=operator")["job"]
-        while not memory(world, "jobs", job, "archived").exists():
-            pass
+        until(memory(world, "jobs", job, "archived").exists, "the copy")
         subprocess.run(["rm", "-r", str(memory(world))], check=True)
         assert session.ask("history")["jobs"][0]["id"] == job
         whole = session.ask(f"job id={job}")["whole_job"]
@@ -323,8 +320,7 @@ def test_a_lock_is_a_humans_matter(world: World) -> None:
 def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> None:
     """/run is new, the archive remembers: the request that caused the last reset is not one more reset."""
     execute(world, "reset id=before-boot")
-    while not memory(world, "jobs", "before-boot", "archived").exists():
-        pass
+    until(memory(world, "jobs", "before-boot", "archived").exists, "the copy")
     subprocess.run(["rm", "-r", str(memory(world))], check=True)
     assert execute(world, "reset id=before-boot").code == 17
 

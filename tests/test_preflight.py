@@ -17,6 +17,7 @@ from handler.demo.world import VMID, World
 from .agent import Answer, answer_of, execute
 from .hung import frozen_ext4, unserved_fuse
 from .pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
+from .stages import until
 
 pytestmark = pytest.mark.shared("world")
 own_host = pytest.mark.shared()
@@ -222,8 +223,8 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
     with frozen_ext4(disks, short_dir / "ext4.img", {"disk.raw": code}):
         assert world.qm("start", str(VMID)).returncode == 0
         pid = world.pid
-        while " D " not in "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")):
-            pass
+        tasks = Path(f"/proc/{pid}/task")
+        until(lambda: " D " in "".join(path.read_text() for path in tasks.glob("*/stat")), "a write")
         world.misbehave(mode="stop-unproven")
         answer = execute(world, "cycle")
         assert (answer.code, answer.trailer["verdict"]["code"]) == (14, "deadline")

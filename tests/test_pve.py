@@ -38,8 +38,12 @@ def gated_start(world: World) -> World:
 
 def wait_stage(service: Service, stage: str) -> None:
     """Return once the running job is in that stage, by the host's own word."""
-    while not any(job["outcome"] is None and job["stage"] == stage for job in service.pve("history").json["jobs"]):
-        pass
+
+    def there() -> bool:
+        jobs = service.pve("history").json["jobs"]
+        return any(job["outcome"] is None and job["stage"] == stage for job in jobs)
+
+    until(there, f"stage {stage}")
 
 
 def jobs(service: Service) -> set[str]:
