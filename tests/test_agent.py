@@ -40,6 +40,12 @@ def running_job(session: Session) -> dict[str, Any]:
     return in_stop()[0]
 
 
+def archived(world: World, job_id: str) -> None:
+    """Return once a job has been copied and its archiving process, which tidies /run up after that, has ended."""
+    until(memory(world, "jobs", job_id, "archived").exists, "the copy")
+    until(lambda: not processes(world, job_id), "the end of the archiving")
+
+
 # --- what it refuses ---
 
 HOSTILE = [
@@ -250,7 +256,7 @@ def test_the_archive_answers_after_a_reboot(world: World) -> None:
     """When /run is new, history and job still show what was archived."""
     with Session(world) as session:
         job = session.ask("forensics id=archived-1 by=operator")["job"]
-        until(memory(world, "jobs", job, "archived").exists, "the copy")
+        archived(world, job)
         subprocess.run(["rm", "-r", str(memory(world))], check=True)
         assert session.ask("history")["jobs"][0]["id"] == job
         whole = session.ask(f"job id={job}")["whole_job"]
@@ -320,7 +326,7 @@ def test_a_lock_is_a_humans_matter(world: World) -> None:
 def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> None:
     """/run is new, the archive remembers: the request that caused the last reset is not one more reset."""
     execute(world, "reset id=before-boot")
-    until(memory(world, "jobs", "before-boot", "archived").exists, "the copy")
+    archived(world, "before-boot")
     subprocess.run(["rm", "-r", str(memory(world))], check=True)
     assert execute(world, "reset id=before-boot").code == 17
 
