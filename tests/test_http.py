@@ -4,8 +4,11 @@ import contextlib
 import json
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
+
+from handler.demo.world import World
 
 from .service import Service
 from .sshd import Sshd
@@ -159,12 +162,20 @@ HALVES = {
 }
 
 
+@pytest.fixture
+def other(world: World, sshd: Sshd) -> Iterator[Service]:
+    """A handler of its own, for whoever keeps one busy: the answers of the first one shall not be late for that."""
+    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    yield service
+    service.stop()
+
+
 @pytest.mark.slow
-def test_half_a_request_is_given_up_after_ten_seconds(service: Service) -> None:
+def test_half_a_request_is_given_up_after_ten_seconds(service: Service, other: Service) -> None:
     """Nothing, half the headers, half the body: 408 and the end, so that the descriptor is free again; 413 where the
     body is too long anyway, for a 408 is sent again. So does a client lose its connection that goes on asking and reads
     no answer."""
-    deaf = asking_without_end(service)
+    deaf = asking_without_end(other)
     clients = [socket.create_connection(("127.0.0.1", service.port), 20) for _ in HALVES]
     for client, half in zip(clients, HALVES, strict=True):
         client.sendall(half)
