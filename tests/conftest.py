@@ -1,5 +1,6 @@
 """Fixtures: a Proxmox host in a directory, with real parts wherever they can be had."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -44,11 +45,11 @@ SLOW_FILES = (
 # The files that take longest come first: with several processes, what begins last should be short.
 LONG_FILES = (
     *("test_forensics", "test_page_chat", "test_page_safety", "test_page", "test_qm_modes", "test_hung_host_road"),
-    *("test_agent", "test_http", "test_pve", "test_chat_failures", "test_reload", "test_preflight", "test_signals"),
-    *("test_changed_meanwhile", "test_install", "test_mended", "test_chat", "test_kill_sweep", "test_page_looks"),
-    *("test_archive", "test_claude", "test_real_sshd", "test_road", "test_demo", "test_cli", "test_unfriendly_host"),
-    *("test_alerts_http", "test_model", "test_alertmanager", "test_page_vms", "test_second_sources", "test_packaging"),
-    *("test_hostile_ssh", "test_chat_worlds", "test_bodies"),
+    *("test_changed_meanwhile", "test_agent", "test_http", "test_pve", "test_chat_failures", "test_reload"),
+    *("test_preflight", "test_signals", "test_install", "test_mended", "test_chat", "test_kill_sweep"),
+    *("test_page_looks", "test_archive", "test_claude", "test_real_sshd", "test_road", "test_demo", "test_cli"),
+    *("test_unfriendly_host", "test_alerts_http", "test_model", "test_alertmanager", "test_page_vms"),
+    *("test_second_sources", "test_packaging", "test_hostile_ssh", "test_chat_worlds", "test_bodies"),
 )
 
 
@@ -147,6 +148,14 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     else:
         with running_world(request.getfixturevalue("short_dir")) as world:
             yield world
+
+
+@pytest.fixture
+def own_tasks() -> Iterator[None]:
+    """No other test has a task of VM 102 meanwhile, in whatever process: a host looks for them in the one /proc."""
+    with (Path(tempfile.gettempdir()) / "breakglass-tests-tasks").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from .agent import Session, processes
 from .pve_host import lock, no_quorum, task, task_index
 from .stages import at_qm, memory, until
 
+pytestmark = pytest.mark.usefixtures("own_tasks")
 Change = Callable[[World], object]
 
 

@@ -19,7 +19,7 @@ from .hung import frozen_ext4, unserved_fuse
 from .pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
 from .stages import until
 
-pytestmark = pytest.mark.shared("world")
+pytestmark = [pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
 own_host = pytest.mark.shared()
 LOCK_FILE = f"var/lock/qemu-server/lock-{VMID}.conf"
 
