@@ -32,7 +32,7 @@ def everything(reader: Reader) -> bytes:
     return found
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, 3 * CHUNK), max_size=6), after=st.integers(0, 10))
 def test_a_reader_gives_every_line_from_a_number_on(log: int, sizes: list[int], after: int) -> None:
     """Whatever the lines' lengths, the pieces together are the lines after `after`, and then the last of all."""

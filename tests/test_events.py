@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handler.events import RESULT_BYTES, Event, Framer, Translator, encoded, parsed
@@ -273,6 +273,7 @@ ENDINGS = st.builds(End, st.none() | st.integers(-64, 255), st.text(max_size=9),
 
 
 @given(st.lists(st.binary(max_size=60) | LINES | DEEP, max_size=8), ENDINGS)
+@settings(deadline=None)
 def test_any_bytes_end_with_done(lines: list[bytes], end: End) -> None:
     """Never an exception, always numbers that run, JSON that others can read, and one last line."""
     to_events, framer = translator(), Framer()

@@ -7,7 +7,7 @@ import struct
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handler.demo.world import VMID
@@ -33,6 +33,7 @@ def framed(data: bytes, cuts: list[int]) -> list[Message]:
 
 
 @given(st.lists(TEXT, max_size=5), st.lists(st.integers(0, 10_000), max_size=8))
+@settings(deadline=None)
 def test_messages_survive_any_cut(texts: list[str], cuts: list[int]) -> None:
     """Lines are put together again wherever the network cut them, in the middle of a character too."""
     sent: list[Message] = [{"type": "output", "stream": "stdout", "text": text} for text in texts]
@@ -41,6 +42,7 @@ def test_messages_survive_any_cut(texts: list[str], cuts: list[int]) -> None:
 
 
 @given(st.binary(), st.lists(st.integers(0, 10_000), max_size=4))
+@settings(deadline=None)
 def test_garbage_on_the_session_harms_nobody(data: bytes, cuts: list[int]) -> None:
     """A session that says something else is heard by nobody and raises nothing."""
     whole: Message = {"type": "result", "outcome": "done", "exit_code": 0}
@@ -54,6 +56,7 @@ def test_odd_json_on_the_session_harms_nobody(line: bytes) -> None:
 
 
 @given(TEXT, st.integers(0, 17))
+@settings(deadline=None)
 def test_a_whole_exec_answer_is_understood(text: str, code: int) -> None:
     """Everything before the trailer is output; the trailer is the result."""
     trailer = {"outcome": "done", "exit_code": code}

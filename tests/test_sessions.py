@@ -3,7 +3,7 @@
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
@@ -73,6 +73,7 @@ def test_another_salt_is_no_session() -> None:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_a_changed_token_is_refused(data: st.DataObject) -> None:
     """One character changed anywhere, cut or added, and it is refused."""
     token = seal(SESSION, [NEW])
@@ -83,6 +84,7 @@ def test_a_changed_token_is_refused(data: st.DataObject) -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_any_text_is_refused(text: str) -> None:
     """Nothing that is not ours is taken, and nothing raises anything else."""
     refused(text)
