@@ -47,8 +47,9 @@ def deltas(lines: list[dict[str, Any]], kind: str) -> str:
     return "".join(delta.get(kind, "") for delta in found)
 
 
-def test_a_script_is_played_step_by_step(model: Model, tmp_path: Path) -> None:
-    """Thinking, text in several deltas, a tool that really runs, and the next answer after its result."""
+def test_a_script_is_played_step_by_step(model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Thinking, text in several deltas, a tool that really runs, and the next answer after its result. It is played
+    in silence: in the demo it shares a terminal with a person."""
     text = "let me look, that is long enough for more than one delta"
     script = [{"thinking": "hm", "text": text, "tool": "Bash", "input": {"command": "echo 4$((1+1))"}}, {"text": "fin"}]
     lines = ask(model, tmp_path, script)
@@ -56,6 +57,7 @@ def test_a_script_is_played_step_by_step(model: Model, tmp_path: Path) -> None:
     assert deltas(lines, "thinking") == "hm"
     assert "42" in model.asked[-1].said
     assert result(lines)["result"] == "fin"
+    assert capfd.readouterr().err == ""
 
 
 def test_a_resumed_conversation_takes_the_newest_script(model: Model, tmp_path: Path) -> None:
