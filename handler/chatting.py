@@ -67,8 +67,11 @@ class Chatting:
         self._why = await self._disk.run(isolation.reachable, config)
         return "chat-not-isolated" if self._why else "on"
 
-    async def chat(self) -> "Chat":
-        """Return the chat; raise ChatOff or ChatNotIsolated, which say what to do about it."""
+    async def chat(self, stops: bool = False) -> "Chat":
+        """Return the chat; raise ChatOff or ChatNotIsolated, which say what to do about it. What was begun before chat
+        was switched off can still be stopped."""
+        if stops and self._chat is not None:
+            return self._chat
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await self._settled.wait()

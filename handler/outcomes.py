@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Message = dict[str, object]
+NOTHING_SENT = "; nothing was sent"  # how the sentences of Unreached end, of this one sending
 
 
 class Unreached(Exception):
@@ -36,6 +37,7 @@ HTTP_STATUS = {
 REACHED: Mapping[str, bool | None] = {"rejected": False, "unreached": False, "unknown": None}
 
 _AGENT_REFUSED = 10
+_STRANDED = 15  # stopped, and not started again
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Asked:
     by: str
     by_hand: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    start_by_hand: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def settled(asked: Asked, trailer: Mapping[str, object], stdout: str, stderr: st
     for name in ("state", "last", "stage", "seconds", "screen", "attached", "started"):
         body[name] = trailer.get(name, body[name])
     body["holder"] = trailer.get("holder")
+    if trailer["exit_code"] == _STRANDED:
+        body["by_hand"] = list(asked.start_by_hand)
     return _with_outcome(body, str(trailer["outcome"]))
 
 

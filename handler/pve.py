@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from . import audit
 from .link import Link, open_link
-from .outcomes import Lost, Message, Unreached
+from .outcomes import NOTHING_SENT, Lost, Message, Unreached
 from .settings import Vm
 from .verbs import VERBS
 
@@ -84,7 +84,7 @@ class Host:
     async def _pause_or_give_up(self, first_loss: float, why: Exception) -> None:
         final = isinstance(why, Unreached) and why.code in ("key-not-accepted", "host-key-differs")
         if final or time.monotonic() - first_loss > self._settle_seconds:
-            raise Lost(str(why)) from None
+            raise Lost(str(why).removesuffix(NOTHING_SENT)) from None
         await asyncio.sleep(0.5)
 
     async def _ready(self, careful: bool) -> Link:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from . import audit
 from .bodies import PveRequest, note_word
-from .outcomes import Answer, Asked, Lost, Message, Unreached, settled, unsettled
+from .outcomes import NOTHING_SENT, Answer, Asked, Lost, Message, Unreached, settled, unsettled
 from .settings import Vm
 from .verbs import VERBS
 
@@ -40,11 +40,37 @@ def command_line(request: PveRequest, vm: Vm, msg_id: str, caller: str) -> str:
     return " ".join(words)
 
 
+class SentIds:
+    """The ids under which this process may have sent something, and how often, the newest 10,000.
+
+    A browser whose connection breaks before the answer's first byte sends the request once more by itself and tells
+    nobody: whoever asked then knows of one sending only. This is a hint and no memory: the host is that.
+    """
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._ids: dict[str, int] = {}
+
+    def add(self, msg_id: str) -> None:
+        """Note that something is about to be sent."""
+        self._ids[msg_id] = self._ids.get(msg_id, 0) + 1
+        if len(self._ids) > self._most:
+            del self._ids[next(iter(self._ids))]
+
+    def take_back(self, msg_id: str) -> bool:
+        """Note that nothing was sent after all; tell whether nothing ever was."""
+        left = self._ids.pop(msg_id, 1) - 1
+        if left > 0:
+            self._ids[msg_id] = left
+        return left <= 0
+
+
 class Run:
     """One request's verb: its messages so far and, at the end, its answer."""
 
-    def __init__(self, road: Road, asked: Asked, request: PveRequest, vm: Vm, began: float) -> None:
+    def __init__(self, road: Road, asked: Asked, request: PveRequest, vm: Vm, began: float, sent: SentIds) -> None:
         self.asked = asked
+        self._sent = sent
         self.messages: list[Message] = []
         self.answer: Answer | None = None
         self._road = road
@@ -55,10 +81,12 @@ class Run:
         self.task = asyncio.create_task(self._go())
 
     async def _go(self) -> None:
+        if VERBS[self.asked.verb].mutating:
+            self._sent.add(self.asked.id)
         try:
             self.answer = await self._answered()
         except Unreached as trouble:
-            self.answer = unsettled(self.asked, "unreached", trouble.code, trouble.message, trouble.hint)
+            self.answer = self._not_reached(trouble)
         except Lost as loss:
             self.answer = self._unknown(f'{loss}; "{self.asked.verb}" may have run')
         except Exception as error:  # a defect of ours: say that it may have happened
@@ -102,6 +130,12 @@ class Run:
 
     def _text(self, stream: str) -> str:
         return "".join(str(m["text"]) for m in self.messages if m.get("stream") == stream)
+
+    def _not_reached(self, trouble: Unreached) -> Answer:
+        if VERBS[self.asked.verb].mutating and not self._sent.take_back(self.asked.id):
+            cause = trouble.message.removesuffix(NOTHING_SENT)
+            return self._unknown(f'{cause}; "{self.asked.verb}" was sent before and may have run')
+        return unsettled(self.asked, "unreached", trouble.code, trouble.message, trouble.hint)
 
     def _unknown(self, sentence: str) -> Answer:
         hint = "send the same id again to attach to it"

@@ -16,7 +16,7 @@ from .bodies import PveRequest
 from .chatting import Chatting
 from .errors import ConfigError, Problem, listed
 from .outcomes import Asked, Message, Unreached
-from .runs import Run
+from .runs import Run, SentIds
 from .settings import Config, Vm, is_vm_name
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Service:
         self._load = load
         self._rejected_since: float | None = None
         self._ways: dict[str, Way] = {}
+        self._sent = SentIds()
         self._new_host: Callable[[Vm], Host] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -144,7 +145,7 @@ class Service:
     def run(self, asked: Asked, request: PveRequest, vm: Vm, began: float) -> Run:
         """Begin a verb, once ready, and keep hold of it until it ends, whoever watches and whatever is reloaded."""
         way = self._ways[vm.name]
-        run = Run(way.host, asked, request, vm, began)
+        run = Run(way.host, asked, request, vm, began, self._sent)
         way.hold(run.task)
         return run
 

@@ -73,15 +73,15 @@ RESULT = line(type="result", subtype="success", is_error=False, result="hello", 
         ({"fail": "html"}, "claude-unreachable", "HTTP 200"),
     ],
 )
-def test_the_services_failures(talker: Talker, step: dict[str, object], code: str, words: str) -> None:
-    """Each is told in its own words, once, and within 5 s."""
-    began = time.monotonic()
+def test_the_services_failures(talker: Talker, model: Model, step: dict[str, object], code: str, words: str) -> None:
+    """Each is told in its own words, once, and after two more tries at most: claude's own ten take three minutes."""
+    before = len(model.asked)
     events = talker.chat(fake({"text": "never said", **step}))
     error = last_error(events)
     assert (error["code"], said(events)) == (code, "")
     assert words in error["message"]
     assert error["hint"]
-    assert time.monotonic() - began < 5
+    assert len(model.asked) - before <= 3
 
 
 def test_a_session_survives_a_failure(talker: Talker) -> None:

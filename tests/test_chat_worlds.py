@@ -88,6 +88,19 @@ def test_a_reload_interrupts_no_turn(directory: Path, model: Model) -> None:
             assert again.rest() == stream.seen
 
 
+def test_a_turn_can_be_stopped_when_chat_was_switched_off(directory: Path, model: Model) -> None:
+    """Whoever switched chat off by a reload, on purpose or by a slip, can still stop what runs."""
+    with started(Talker(directory, model)) as talker:
+        prompt = fake({"text": "one two three four five six", "wait": "never released"})
+        with talker.open(prompt=prompt) as stream:
+            stream.until("text")
+            reload(talker, "[chat]", "[chatt]")
+            settled(talker, "off")
+            assert talker.ask(cancel=stream.turn).json == {"cancelled": stream.turn}
+            stream.rest()
+            assert last_error(stream.seen)["code"] == "cancelled"
+
+
 def test_a_callers_vms_hold(directory: Path, model: Model) -> None:
     """A caller without the VM, or who lost it, has no turn there."""
     with started(Talker(directory, model)) as talker:

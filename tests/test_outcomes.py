@@ -8,7 +8,8 @@ from agents.pve import words
 from agents.pve.result import Result, Verdict
 from handler.outcomes import HTTP_STATUS, REACHED, Answer, Asked, settled, unsettled
 
-ASKED = Asked("reset", "devvm", "msg_12345678", "operator", ("ssh root@192.0.2.10 qm reset 102",), ("a key expires",))
+BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
+ASKED = Asked("reset", "devvm", "msg_12345678", "operator", BY_HAND, ("a key expires",), START)
 
 # PROTOCOL section 3: outcome, HTTP status, reached.
 TABLE = {
@@ -110,6 +111,12 @@ def test_a_busy_answer_says_who_holds_the_vm() -> None:
     holder = {"verb": "cycle", "by": "phone"}
     body = answered(11, holder=holder, attached=True, started="2026-11-24T03:12:44Z").body
     assert (body["holder"], body["attached"], body["started"]) == (holder, True, "2026-11-24T03:12:44Z")
+
+
+@pytest.mark.parametrize("exit_code", EXITS)
+def test_what_was_stopped_and_not_started_has_only_a_start_left(exit_code: int) -> None:
+    """The command by hand is the next one: after exit 15 that is the start, and never the stop that is done."""
+    assert answered(exit_code).body["by_hand"] == list(START if exit_code == 15 else BY_HAND)
 
 
 def test_a_bare_trailer_is_enough() -> None:

@@ -17,7 +17,7 @@ from handler.bodies import PveRequest
 from handler.demo.world import VMID, World
 from handler.outcomes import Asked, Lost, Message, Unreached
 from handler.pve import Host
-from handler.runs import Run
+from handler.runs import Run, SentIds
 from handler.settings import Address, Vm
 
 from .sshd import Sshd, descendants
@@ -218,7 +218,7 @@ async def test_a_long_verb_answers_running(open_host: Callable[..., Host], vm: V
     os.mkfifo(world.root / "gate")
     world.misbehave(gate="stop")
     asked = Asked("stop", "devvm", "long-verb-1", "operator")
-    run = Run(open_host(), asked, PveRequest("stop"), vm, 0.0)
+    run = Run(open_host(), asked, PveRequest("stop"), vm, 0.0, SentIds())
     stream = run.stream(asyncio.Event())
     assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "output"]
     early = await run.finished(asyncio.Event(), seconds=0)

@@ -33,7 +33,7 @@ async def chat(request: Request) -> Response:
     asked = chat_request(body)
     check_time(signed, asked.challenge, int(time.time()), service.config.session_secrets)
     may_chat(service.config, signed)
-    turns = await service.chatting.chat()
+    turns = await service.chatting.chat(stops=bool(asked.cancel))
     if asked.prompt:
         ask = what_is_asked(service.config, signed, asked)
         if ask.resume and await turns.about(turns.store.place(ask.caller, ask.turn)) is None:

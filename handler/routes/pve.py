@@ -36,7 +36,8 @@ async def pve(request: Request) -> Response:
         return _rejected(asked_for, signed.id, caller.name, began, service.config)
     allowed(caller, asked_for.verb, vm, now)
     warnings = tuple(_warnings(caller, vm, now))
-    asked = Asked(asked_for.verb, vm.name, signed.id, caller.name, by_hand(vm, asked_for.verb), warnings)
+    commands = by_hand(vm, asked_for.verb)
+    asked = Asked(asked_for.verb, vm.name, signed.id, caller.name, commands, warnings, by_hand(vm, "start"))
     run = service.run(asked, asked_for, vm, began)
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.stopping))
@@ -61,6 +62,8 @@ def _warnings(caller: Caller, vm: Vm, now: float) -> list[str]:
         found.append(f"the key of {caller.name} expires on {caller.not_after:%Y-%m-%d}: breakglass keys new")
     if vm.any_host_key:
         found.append(f"the host key of {vm.name} is not checked: pin vms.{vm.name}.host_key")
+    if "chat" in caller.allow and vm.guest is not None and vm.guest.user == "root":
+        found.append(f"claude logs in to {vm.name} as root: inside it, it may change anything without asking")
     return found
 
 
