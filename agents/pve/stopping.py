@@ -110,8 +110,13 @@ def _not_gone(job: Job, facts: Facts) -> Ended:
     if has_process(now) is False and not qemu_lives(job, facts):
         sentence = f"QEMU is gone, but processes {pids} are left in its scope; a start would block"
         return failed("leftover", sentence, "", sources(now), f"{job.host.scope}: {pids}", exit_code=DEADLINE)
+    if facts.pid is not None and verified(job.host, facts.pid) is None:
+        sentence = "it is not known whether QEMU has ended: /proc does not answer; a start could block"
+        return failed("deadline", sentence, "", sources(facts), exit_code=DEADLINE)
     sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would block"
-    return failed("deadline", sentence, "", sources(facts), f"process {facts.pid} lives", exit_code=DEADLINE)
+    later = "when that storage answers again QEMU ends, and the VM stays off until somebody starts it"
+    lines = (sources(facts), f"process {facts.pid} lives", later)
+    return failed("deadline", sentence, "", *lines, exit_code=DEADLINE)
 
 
 def qemu_lives(job: Job, facts: Facts) -> bool:
