@@ -1,96 +1,183 @@
-// The page's hands: each press goes to the one function that does it.
+// The page's hands: the key, and each press to the one function that does it.
 
-import { send, stopTurn } from "./chat.js";
-import { poll, takeNames } from "./health.js";
-import { forget, keepOrNot, keyInAddress, resumeAll, unlock, unlockKept, withoutCrypto } from "./key.js";
-import { watch } from "./lately.js";
-import { run } from "./run.js";
-import { RESTING, changed, enter, here, me, onChange, phaseOf, store } from "./state.js";
-import { render } from "./view.js";
-import { $, put, show } from "./words.js";
+import { askAgain, noteProposal, send, stopTurn } from "./chat.js";
+import { poll, resume, run } from "./run.js";
+import { render, watch } from "./view.js";
+import { $, OWN, changed, enter, health, here, leave, me, put, resting, show, store, text, views } from "./state.js";
 
 const REFRESH_MS = 15_000;
+const LOCAL = /^(localhost|127(\.\d+){3}|\[::1\])$/;
+
+async function begin(key) {
+	if (!me.vm) await poll();
+	me.key = key;
+	here().seen = null;
+	if (!resume()) run("status");
+}
+
+async function unlock(secret) {
+	if (!crypto.subtle) {
+		const { port, hostname, pathname } = location;
+		show({ unlock: false });
+		return text({ "key-trouble": "This browser signs only over https or on its own machine. "
+			+ `Run: ssh -L 8080:localhost:${port || 80} ${hostname} and open http://localhost:8080${pathname}` });
+	}
+	let key;
+	try {
+		const base64 = /^whsec_(.{32,88})$/.exec(secret.trim())[1]; // 24 to 64 bytes
+		const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+		key = await crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+	} catch {
+		return text({ "key-trouble": "This is no whole signing key: one word that begins with whsec_. Copy all of it." });
+	}
+	text({ "key-trouble": $("secret").value = "" });
+	begin(key);
+}
+
+// As a key that can't be read out.
+async function stored(act) {
+	const done = (asked) => new Promise((resolve, reject) => {
+		Object.assign(asked, { onsuccess: () => resolve(asked.result), onerror: () => reject(asked.error) });
+	});
+	const opening = indexedDB.open(OWN, 1);
+	opening.onupgradeneeded = () => opening.result.createObjectStore("key");
+	const database = await done(opening);
+	return done(act(database.transaction("key", "readwrite").objectStore("key")));
+}
+
+async function keepOrNot() {
+	try {
+		if (!$("keep-key").checked) await stored((store) => store.delete(1));
+		else if (me.key) await stored((store) => store.put(me.key, 1));
+	} catch (error) {
+		$("keep-key").checked = false;
+		text({ "key-trouble": `This browser does not keep it: ${error?.message}` });
+	}
+}
+
+function lock() {
+	me.key = null;
+	for (const view of views.values()) {
+		view.acting?.abort();
+		view.reading?.abort();
+		view.chat?.flight?.abort();
+		view.acting = view.reading = null;
+	}
+	views.clear();
+	$("confirm").close();
+	$("key").open = true;
+	text({ "key-trouble": "" });
+	changed();
+}
+
+function forget() {
+	lock();
+	$("keep-key").checked = false;
+	keepOrNot();
+	try {
+		for (const storage of [localStorage, sessionStorage]) {
+			for (const name of Object.keys(storage)) if (name.startsWith(OWN)) storage.removeItem(name);
+		}
+	} catch {}
+}
+
+// The demo's throw-away key: on this machine only, and out of the address bar.
+function keyInAddress() {
+	const secret = new URLSearchParams(location.hash.slice(1)).get("key");
+	if (secret === null) return null;
+	history.replaceState(null, "", location.pathname + location.search);
+	if (LOCAL.test(location.hostname)) return secret.replaceAll(" ", "+");
+	return text({ "key-trouble": "A key in the address is only for the demo. Enter it here instead." });
+}
 
 function choose(name) {
-	if (![...$("vm").options].some((option) => option.value === name)) return false;
+	if (!health.vms.some((vm) => vm.name === name)) return false;
 	me.vm = $("vm").value = name;
 	store("session", "vm", name);
-	if (me.key) resumeAll();
+	if (me.key) resume();
 	changed();
 	return true;
 }
 
-const DO = {
+const PRESSED = {
 	forget,
+	keep: () => $("confirm").close(),
+	"ask-rest": askAgain,
 	recap: () => send(true),
-	stopTurn,
+	"stop-turn": stopTurn,
 	watch,
-	tryNow: poll,
-	askAgain() {
+	"try-now": poll,
+	"ask-again"() {
 		const { job, acting } = here();
 		if (job && !acting) run(job.verb, { again: job });
 	},
-	stopWaiting() {
+	"stop-waiting"() {
 		const view = here();
 		if (view.acting) return view.acting.abort(); // then its outcome is unknown
 		view.reading?.abort();
-		view.reading = view.picture = null;
-		enter(view, "idle", { sentence: "You stopped waiting. Checking changes nothing." });
+		view.reading = view.waiting = null;
+		enter(view, "idle", { sentence: "You stopped waiting." });
 	},
 	async copy(button) {
-		await navigator.clipboard.writeText(here().output.text);
+		await navigator.clipboard.writeText($("output").textContent);
 		put(button, "Copied");
-		setTimeout(put, 2_000, button, "Copy");
 	},
 };
 
-document.addEventListener("click", (event) => {
+const on = (target, type, act) => target.addEventListener(type, act);
+on(document, "click", (event) => {
 	const button = event.target.closest("button");
-	const { verb, approve, job, vm, why, do: what } = button?.dataset ?? {};
+	if (!button) return;
+	const { verb, approve, job, vm, why } = button.dataset;
 	if (verb) run(verb);
 	else if (approve && choose(vm)) run(approve, { proposal: { id: job, reason: why } });
-	else if (what) DO[what](button);
+	else if (approve) noteProposal(job, "There is no such VM here.");
+	else PRESSED[button.id]?.(button);
 });
-
-const on = (id, type, act) => $(id).addEventListener(type, act);
-on("unlock", "submit", (event) => {
+on(document, "submit", (event) => {
 	event.preventDefault();
-	unlock($("secret").value);
+	if (event.target === $("ask")) send();
+	else unlock($("secret").value);
 });
-on("keep-key", "change", keepOrNot);
-on("vm", "change", () => choose($("vm").value));
-on("ask", "submit", (event) => {
-	event.preventDefault();
-	send();
+on(document, "visibilitychange", () => (document.hidden ? $("confirm").close() : poll()));
+on(document, "changed", render);
+on(document, "accepted", () => {
+	leave($("unlock"));
+	$("key").open = false;
+	if ($("keep-key").checked) keepOrNot();
 });
-on("prompt", "keydown", ({ key, ctrlKey, metaKey }) => {
+on(document, "refused", () => {
+	lock(); // a kept key stays: the fault may be the handler's
+	text({ "key-trouble": "The handler does not know this key. Is it whole, and for this handler?" });
+	$("secret").focus();
+});
+on($("keep-key"), "change", keepOrNot);
+on($("vm"), "change", () => choose($("vm").value));
+on($("prompt"), "keydown", ({ key, ctrlKey, metaKey }) => {
 	if (key === "Enter" && (ctrlKey || metaKey)) send();
 	if (key === "Escape") stopTurn();
 });
-window.addEventListener("hashchange", () => {
-	const secret = keyInAddress();
-	if (secret) unlock(secret);
-});
-document.addEventListener("visibilitychange", () => document.hidden || poll());
+on(window, "storage", ({ key, newValue }) => key === `${OWN}vms` && newValue === null && forget()); // another tab did
+on(window, "hashchange", () => location.reload()); // another key
 
 setInterval(() => {
 	changed();
-	const view = here();
-	if (document.hidden || !RESTING.has(phaseOf(view))) return;
-	if (Date.now() - view.triedAt >= REFRESH_MS) run("status", { quiet: true });
+	const due = resting(here()) && health.fails < 2 && Math.abs(Date.now() - here().triedAt) >= REFRESH_MS;
+	if (due && !document.hidden) run("status", { quiet: true });
 }, 1_000);
 
-onChange(render);
 $("by-hand").open = false;
+changed();
 show({ app: true });
-takeNames(store("local", "vms") ?? []);
 const given = keyInAddress();
-await poll();
-if (!globalThis.crypto?.subtle) withoutCrypto();
-else if (given) unlock(given);
-else await unlockKept();
-
-if ("serviceWorker" in navigator) {
-	const policy = globalThis.trustedTypes?.createPolicy("breakglass", { createScriptURL: () => "sw.js" });
-	navigator.serviceWorker.register(policy ? policy.createScriptURL("") : "sw.js").catch(() => {});
+if (me.vm) poll();
+else await poll();
+if (given || !crypto.subtle) unlock(given);
+else {
+	const key = await stored((store) => store.get(1)).catch(() => {});
+	$("keep-key").checked ||= Boolean(key);
+	if (key) begin(key);
 }
+
+const policy = window.trustedTypes?.createPolicy("breakglass", { createScriptURL: () => "sw.js" });
+navigator.serviceWorker?.register(policy?.createScriptURL("") ?? "sw.js").catch(() => {});

@@ -1,36 +1,36 @@
 // The one function that runs a verb. An answer that did not arrive is "unknown": the same id is sent again.
 
-import { poll } from "./health.js";
-import { refuseKey } from "./key.js";
-import { heard, lately, showPicture } from "./lately.js";
-import { newId, post } from "./send.js";
-import { BUTTONS, changed, enter, fullName, here, holding, labelOf, mayAnyway, me, mutates, obstacle, pointless, store } from "./state.js";
-import { $, age, clock, sleep, stateOf, text } from "./words.js";
+import { noteProposal, resumeChat } from "./chat.js";
+import { newId, post, young } from "./send.js";
+import {
+	$, BUTTONS, age, changed, clock, enter, fullName, health, here, holding, labelOf, mayAnyway, me, mutates,
+	obstacle, pointless, resting, sleep, stateOf, store, takeNames, tell, text,
+} from "./state.js";
 
-const RESEND_MS = 60_000;
-const PHASE_OF = { done: "done", rejected: "notSent", unreached: "notSent", busy: "busy", refused: "refused" };
+const HEALTH_MS = 10_000;
 
 // One id and one body for good: however often it is sent, the host acts once.
-export function newJob(view, verb, { id = newId(), ...more } = {}) {
+function newJob(view, verb, { id = newId(), ...more } = {}) {
 	const body = { verb, vm: view.vm || undefined, ...more };
 	if (mutates(verb) && view.seen) {
 		if (view.seen.state !== "unknown") body.if_state = view.seen.state;
 		body.if_last = view.seen.last ?? undefined;
 	}
-	return { id, verb, body: JSON.stringify(body), quiet: verb === "history" };
+	return { id, verb, body: JSON.stringify(body), quiet: true };
 }
 
 const ARMED_MS = 400; // the second press of a double click is no answer
 let decide = () => {};
 let arming;
 
-// The only way to a job that changes power: Esc, Enter and Back leave things as they are. Returns the job or null.
+// Asks a person before power is changed: Esc, Enter and Back leave things as they are.
 async function confirmed(view, job) {
 	const { danger, consequence } = BUTTONS[job.verb].dataset;
 	const label = labelOf(job.verb);
 	const why = obstacle(view, job.verb);
 	const { seen, note } = view;
-	const was = seen ? `It was ${stateOf(seen.state)[2].toLowerCase()} ${age(seen.at)} ago, at ${clock(seen.at)}.` : "Its state is not known.";
+	const state = seen && stateOf(seen.state)[2].toLowerCase();
+	const was = seen ? `It was ${state} ${age(seen.at)} ago, at ${clock(seen.at)}.` : "Its state is not known.";
 	const anyway = why || pointless(view, job.verb) ? " anyway" : "";
 	text({
 		"confirm-title": `${label} ${fullName()}${anyway}?`,
@@ -42,143 +42,147 @@ async function confirmed(view, job) {
 	$("yes").classList.toggle("danger", danger !== undefined);
 	decide(false);
 	clearTimeout(arming);
-	$("yes").ariaDisabled = "true";
-	arming = setTimeout(() => { $("yes").ariaDisabled = "false"; }, ARMED_MS);
+	$("yes").ariaDisabled = true;
+	arming = setTimeout(() => { $("yes").ariaDisabled = false; }, ARMED_MS);
 	$("confirm").showModal();
 	const yes = await new Promise((resolve) => { decide = resolve; });
-	$("confirm").close();
-	job.until = Date.now() + 60_000;
-	return yes ? job : null;
+	job.at = Date.now();
+	return yes;
 }
 
-$("keep").addEventListener("click", () => decide(false));
 $("yes").addEventListener("click", ({ isTrusted }) => {
-	if (isTrusted && $("yes").ariaDisabled === "false") decide(true);
+	if (!isTrusted || $("yes").ariaDisabled === "true") return;
+	decide(true);
+	$("confirm").close();
 });
-$("confirm").addEventListener("close", () => $("confirm").open || decide(false)); // Esc, Back
+$("confirm").addEventListener("close", () => $("confirm").open || decide(false)); // Keep, Esc, Back
 
-// What changes power leaves only with a job that `confirmed` gave, now or earlier.
-export async function run(verb, { again = null, quiet = false, proposal = {} } = {}) {
+// What changes power leaves only when it was `confirmed`, now or earlier.
+export async function run(verb, { again, quiet, proposal = {} } = {}) {
 	const view = here();
 	if (!me.key || $("confirm").open) return;
-	if (quiet ? view.reading : !again && obstacle(view, verb) && !mayAnyway(view)) return;
-	const fresh = again ?? newJob(view, verb, proposal);
-	const job = again || !mutates(verb) ? fresh : await confirmed(view, fresh);
-	if (!job) return;
-	view.reading?.abort();
-	view.reading = null;
-	const slot = mutates(verb) ? "acting" : "reading";
-	view[slot]?.abort();
-	const flight = (view[slot] = new AbortController());
+	const why = quiet || again || mayAnyway(view) ? "" : obstacle(view, verb);
+	noteProposal(proposal.id, why);
+	if (why || (quiet && view.reading)) return;
+	const changes = mutates(verb);
+	const job = again ?? newJob(view, verb, proposal);
+	if (changes && !again && !await confirmed(view, job)) return;
 	job.quiet = quiet;
-	await (mutates(verb) ? act(view, job, flight) : look(view, job, flight));
-	if (view[slot] === flight) view[slot] = null;
+	await pursue(view, job);
 	changed();
-	if (mutates(verb) && !view.job && view === here()) run("status", { quiet: true });
+	if (changes && !view.job && view === here()) run("status", { quiet: true });
 }
 
-export async function ask(view, job, signal) {
+async function ask(view, job, signal) {
 	let first = true;
 	const got = await post("pve", job.id, job.body, signal, ({ type, text }) => {
 		if (type !== "output") return;
-		job.until = Date.now() + RESEND_MS; // the host has it: asking again can only attach
+		job.at = Date.now(); // the host has it: asking again can only attach
 		if (view.job === job && view.phase === "unknown") enter(view, "running");
 		heard(view, job, text, first);
 		first = false;
 	});
 	if (got?.error) return { ...got.error, outcome: "error" };
-	return got?.outcome ? got : { outcome: "lost", reached: null, message: "no answer came back" };
+	return got?.outcome ? got : { outcome: "lost", message: "no answer came back" };
 }
 
-async function act(view, job, flight) {
-	Object.assign(view, { job, label: labelOf(job.verb), note: "", holder: null });
-	view.sent.add(job.id);
-	job.lost ||= view.open.has(job.id);
-	view.open.add(job.id);
-	enter(view, job.lost ? "unknown" : "running");
-	for (let pause = 1_000; view.acting === flight; pause = Math.min(2 * pause, 8_000)) {
-		store("session", `job ${view.vm}`, { ...job, lost: true }); // for a reload
+// What changes power is sent until the host has said how it ended, or the minute is over.
+async function pursue(view, job) {
+	const changes = mutates(job.verb);
+	const slot = changes ? "acting" : "reading";
+	const loud = changes || !(job.quiet || view.job); // while an outcome is open, a check must not paint over it
+	const flight = new AbortController();
+	view.reading?.abort();
+	view.reading = null;
+	view[slot]?.abort();
+	view[slot] = flight;
+	view.waiting = job.verb === "forensics"; // for a picture
+	if (changes) {
+		job.lost ||= view.sent.get(job.id);
+		open(view, job);
+		enter(view, job.lost ? "unknown" : "running");
+	} else {
+		view.triedAt = Date.now();
+		job.at = view.waiting ? view.triedAt : 0;
+		if (loud) enter(view, "checking", { verb: job.verb });
+	}
+	for (let pause = 1_000; ; pause = Math.min(2 * pause, 8_000)) {
+		if (changes) store("session", `job ${view.vm}`, { ...job, lost: true }); // for a reload
 		const answer = await ask(view, job, flight.signal);
-		if (view.acting !== flight) return;
-		// `reached: false` speaks of one sending only. Once one was lost, only `reached: true` settles the id.
-		if (answer.reached ? answer.outcome !== "running" : answer.reached === false && !job.lost) return settle(view, job, answer);
-		const goesOn = !flight.signal.aborted && (answer.outcome === "running" || Date.now() + pause < job.until);
-		stillOpen(view, job, answer, goesOn);
-		if (!goesOn) return;
-		await sleep(pause, flight.signal);
+		const { code, reached, outcome } = answer;
+		if (code === "unauthorized" && !view.seen) return tell("refused");
+		// `reached: false` speaks of one sending only: once one was lost, only `reached: true` settles the id.
+		const ended = reached ? outcome !== "running" : reached === false && !job.lost;
+		const goesOn = () => !ended && !flight.signal.aborted && (outcome === "running" || young(job));
+		if (!ended) poll();
+		if (goesOn()) {
+			if (changes) stillOpen(view, job, answer);
+			await sleep(pause, flight.signal);
+		}
+		if (view[slot] !== flight) return;
+		if (goesOn()) continue; // a phone may have slept for hours
+		view[slot] = null;
+		return ended || !changes ? settle(view, job, answer, loud) : stillOpen(view, job, answer);
 	}
 }
 
-// Confirmed before a reload.
+// Until the host has said how it ended.
+function open(view, job) {
+	Object.assign(view, { job, verb: job.verb, note: "" });
+	view.sent.set(job.id, true);
+}
+
+// What was under way before a reload.
 export function resume() {
 	const view = here();
+	resumeChat();
 	const job = store("session", `job ${view.vm}`);
 	if (!job || view.job) return false;
-	if (Date.now() < job.until) run(job.verb, { again: job });
+	if (young(job)) run(job.verb, { again: job });
 	else {
-		Object.assign(view, { job, label: labelOf(job.verb) });
-		view.sent.add(job.id);
-		stillOpen(view, job, { message: "the page was closed before an answer came" }, false);
+		open(view, job);
+		stillOpen(view, job, { message: "the page was closed before an answer came" });
 	}
 	return true;
 }
 
-function stillOpen(view, job, answer, goesOn) {
+function stillOpen(view, job, answer) {
+	job.lost = true; // also where it runs: the next sending may reach nobody
 	if (answer.outcome === "running") return enter(view, "running");
-	job.lost = true;
-	const told = { hint: `Last try, ${clock(Date.now())}: ${said(answer)}`, lines: byHand(answer) };
-	if (!goesOn) told.sentence = "The {what} may have happened. Ask again sends the same request: it happens at most once, and now if it never arrived.";
-	enter(view, "unknown", told);
-	poll();
+	enter(view, "unknown", {
+		sentence: view.acting ? "" : "The {what} may have happened. "
+			+ "Ask again sends the same request: it happens at most once, and now if it never arrived.",
+		hint: `Last try, ${clock()}: ${said(answer)}`,
+		lines: byHand(answer),
+	});
 }
 
-async function look(view, job, flight) {
-	const loud = !job.quiet && !view.job; // while an outcome is open, a check must not paint over it
-	const capture = job.verb === "forensics";
-	view.triedAt = Date.now();
-	if (capture) view.picture = "waiting";
-	if (loud) enter(view, "checking", { label: labelOf(job.verb) });
-	const until = Date.now() + (capture ? RESEND_MS : 0);
-	let answer;
-	for (let pause = 1_000; ; pause *= 2) {
-		answer = await ask(view, job, flight.signal);
-		if (view.reading !== flight) return;
-		if (answer.outcome === "lost") poll();
-		if (!["lost", "running", "unknown"].includes(answer.outcome) || Date.now() + pause > until) break;
-		await sleep(pause, flight.signal);
-	}
-	if (capture && !answer.screen) view.picture = null;
-	if (loud) settle(view, job, answer);
-	else remember(view, job, answer);
-}
-
-function settle(view, job, answer) {
+function settle(view, job, answer, loud) {
 	if (mutates(job.verb)) {
 		view.job = store("session", `job ${view.vm}`, null);
-		view.open.delete(job.id);
+		view.sent.set(job.id, false);
+		if (answer.reached) noteProposal(job.id, `${labelOf(job.verb)}: ${answer.outcome} at ${clock()}.`, true);
 	}
+	view.waiting &&= answer.screen;
 	remember(view, job, answer);
-	if (answer.code === "unauthorized" && !view.seen) return refuseKey();
-	if (answer.outcome !== "error") $("key").open = false;
+	if (!loud) return;
+	if (!["error", "lost"].includes(answer.outcome)) tell("accepted");
 	view.holder = answer.holder;
-	enter(view, phaseAfter(job, answer), told(job, answer));
-}
-
-function phaseAfter(job, { outcome, reached }) {
-	if (outcome === "error") return reached ? "failed" : "notSent";
-	return outcome === "done" && job.verb === "status" ? "idle" : PHASE_OF[outcome] ?? "failed";
+	enter(view, ...told(job, answer));
 }
 
 function told(job, answer) {
-	const { outcome, verdict, holder, stage, state, hint } = answer;
+	const { outcome, reached, verdict, holder, stage, state, hint } = answer;
+	if (outcome === "done" && job.verb === "status") return ["idle", { sentence: `It is ${stateOf(state)[2].toLowerCase()}.` }];
+	if (outcome === "done") return ["done", { sentence: `at ${clock()}.` }];
+	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder)} Nothing was changed.` }];
+	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
 	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
 	const lines = verdict?.evidence ?? [];
-	if (outcome === "done" && job.verb === "status") return { sentence: `It is ${stateOf(state)[2].toLowerCase()}.` };
-	if (outcome === "done") return { sentence: `at ${clock(Date.now())}.` };
-	if (outcome === "busy" && holder) return { sentence: `${holding(holder)} Nothing was changed.` };
-	if (outcome !== "failed") return { sentence: said(answer), hint: hint ?? advice, lines };
+	if (phase === "notSent") return [phase, { sentence: said(answer), hint: hint ?? lines[0] }];
+	if (outcome !== "failed") return [phase, { sentence: said(answer), hint: hint ?? advice, lines }];
 	const far = stage ? `It got as far as: ${stage}. ` : "";
-	return { sentence: said(answer), hint: far + advice, lines: [...lines, ...byHand(answer)] };
+	return [phase, { sentence: said(answer), hint: far + advice, lines: [...lines, ...byHand(answer)] }];
 }
 
 const byHand = ({ by_hand: lines = [] }) => lines.map((line) => `By hand: ${line}`);
@@ -190,24 +194,78 @@ function said({ message, verdict, stderr }) {
 
 function remember(view, job, answer) {
 	const { outcome, reached, state, last, holder, verdict } = answer;
-	if (answer.by_hand?.length && !mutates(job.verb)) {
-		store("local", `by-hand ${view.vm}`, view.byHand = answer.by_hand);
-	}
-	if (answer.warnings) view.warnings = answer.warnings;
+	const before = view.seen;
+	const changes = mutates(job.verb);
+	if (answer.by_hand?.length && !changes) store("local", `by-hand ${view.vm}`, view.byHand = answer.by_hand);
+	view.warnings = answer.warnings ?? view.warnings;
 	const output = `${answer.stdout ?? ""}${answer.stderr ?? ""}`;
 	if (output && output !== view.output.text) heard(view, job, output, true);
-	if (answer.screen && !mutates(job.verb)) showPicture(view, job.id);
-	const was = view.verdict;
+	if (answer.screen && !changes) showPicture(view, job.id, last);
+	const { from, ...was } = view.verdict ?? {};
 	// A capture saw more than a glance.
-	const better = job.verb === "status" && was?.from === "forensics" && was.state === state && was.last === last;
-	if (outcome === "done" && !better && (verdict || !mutates(job.verb))) view.verdict = verdict && { ...verdict, state, last, from: job.verb, at: Date.now() };
-	const looked = job.verb === "status" || (mutates(job.verb) && outcome === "done");
-	if (looked && !(reached && state)) view.trouble = `Could not check at ${clock(Date.now())}: ${said(answer)}`;
-	if (reached && !(looked && view.jobs && view.seen?.last === last)) lately(view);
-	if (!looked || !reached || !state) return;
-	const before = view.seen;
-	Object.assign(view, { seen: { state, last, at: Date.now(), holder }, trouble: "" });
-	if (before?.last && last && last !== "none" && before.last !== last && !view.sent.has(last)) {
-		view.note = `Somebody else changed its power between ${clock(before.at)} and ${clock(view.seen.at)}.`;
+	const better = job.verb === "status" && from === "forensics" && was.state === state && was.last === last;
+	if (outcome === "done" && !better && (verdict || !changes)) {
+		view.verdict = verdict && { ...verdict, state, last, from: job.verb, at: Date.now() };
 	}
+	const looked = job.verb === "status" || (changes && outcome === "done");
+	if (looked) view.trouble = reached && state ? "" : `Could not check at ${clock()}: ${said(answer)}.`;
+	const settled = !view.jobsTrouble && view.jobs?.every((each) => each.outcome);
+	if (reached && !(looked && settled && before?.last === last)) lately(view);
+	const { job: open, acting } = view;
+	if (open && !acting && view === here() && [last, holder?.job].includes(open.id)) run(open.verb, { again: open }); // attaches
+	if (!looked || view.trouble) return;
+	view.seen = { state, last, at: Date.now(), holder };
+	if (before?.last && last && last !== "none" && before.last !== last && !view.sent.has(last)) {
+		view.note = `Somebody else changed its power between ${clock(before.at)} and ${clock()}.`;
+	}
+}
+
+function heard(view, job, more, first) {
+	if (job.quiet) return;
+	if (first) view.output = { title: `Output of ${labelOf(job.verb)}, ${clock()}`, text: "" };
+	view.output.text += more;
+	if (job.verb !== "status" && view === here()) $("output-box").open = true;
+	changed();
+}
+
+const recall = (view, more) => ask(view, newJob(view, "history", more), new AbortController().signal);
+
+export const whole = async (view, id) => (await recall(view, { job: id })).job;
+
+async function showPicture(view, id, last) {
+	const job = await whole(view, id);
+	if (job?.screen_png) view.picture = { ...job, last };
+	view.waiting = false;
+	changed();
+}
+
+export async function lately(view) {
+	const { jobs, message, verdict } = await recall(view);
+	view.jobs = jobs ?? view.jobs ?? [];
+	view.jobsTrouble = jobs ? "" : `not known: ${message ?? verdict?.sentence}`;
+	changed();
+}
+
+let timer;
+
+export async function poll() {
+	clearTimeout(timer);
+	const wasDown = health.fails > 1;
+	try {
+		const response = await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(8_000) });
+		const heard = await response.json();
+		takeNames(heard.vms);
+		Object.assign(health, { heard, fails: 0, downSince: 0, at: Date.now() });
+		store("local", "vms", heard.vms);
+	} catch {
+		health.fails += 1;
+		health.downSince ||= Date.now();
+		if (health.fails === (health.heard ? 2 : 1)) $("by-hand").open = true;
+	}
+	const wait = health.fails ? Math.min(1_000 * 2 ** health.fails, 30_000) : HEALTH_MS;
+	health.next = Date.now() + wait;
+	timer = setTimeout(poll, wait);
+	const view = here();
+	if (wasDown && !health.fails) run("status", { quiet: mutates(view.verb) || !resting(view) }); // what a verb did stays
+	changed();
 }

@@ -1,25 +1,145 @@
-// What the page knows, and what stands in a button's way.
+// What the page knows, and how it is said: in words for people, and as text, never as markup.
 
-import { PHASES, clock, trouble } from "./words.js";
+// The one state machine.
+export const PHASES = {
+	locked: ["□", "", "Locked.", "Enter the signing key."],
+	idle: ["●", "good", "Ready."],
+	checking: ["◌", "", "{label}:", "asking…"],
+	running: ["◐", "warn", "{label} sent."],
+	done: ["✓", "good", "{label} done"],
+	notSent: ["○", "warn", "Nothing was sent:"],
+	refused: ["◇", "warn", "Nothing was changed:"],
+	busy: ["◑", "warn", "Busy:"],
+	failed: ["▲", "bad", "{label} failed:"],
+	unknown: ["?", "warn", "No answer.", "The {what} may have happened; asking the host…"],
+	disconnected: ["✕", "bad", "Handler not answering"],
+};
+
+const STATES = {
+	__proto__: null, // an answer may name anything, `constructor` too
+	running: ["●", "good", "Running"],
+	stopped: ["○", "", "Stopped"],
+	paused: ["‖", "warn", "Paused"],
+	prelaunch: ["‖", "warn", "Not begun (prelaunch)"],
+	"io-error": ["▲", "bad", "Paused by a disk error"],
+	"guest-panicked": ["▲", "bad", "Guest panicked"],
+	"internal-error": ["▲", "bad", "QEMU internal error"],
+	wedged: ["▲", "bad", "Wedged: QEMU does not answer"],
+	unknown: ["?", "warn", "Not known"],
+};
+export const stateOf = (state) => STATES[state] ?? ["◆", "warn", state];
+
+const TROUBLE = {
+	__proto__: null,
+	refused: "the connection was refused",
+	timeout: "no answer within 10 s",
+	"host-key-differs": "its host key changed, so nothing was sent",
+	"config-error": "its configuration has a fault, so it is off",
+	"claude-missing": "it is not installed",
+	"claude-auth": "it is not signed in",
+	"claude-crashed": "it crashed",
+	"chat-not-isolated": "it is not isolated from the handler’s secrets",
+	busy: "too many turns at once",
+	failed: "it could not be loaded",
+	starting: "it is not ready yet",
+};
+export const sentence = (words = "") => words && `${words[0].toUpperCase()}${words.slice(1)}.`;
+export const trouble = (code) => TROUBLE[code] ?? code.replace("claude-", "").replaceAll("-", " ");
+
+export const clock = (when = Date.now()) => new Date(when).toLocaleTimeString("en-GB");
+export const minute = (when) => clock(when).slice(0, 5);
+
+export function age(at) {
+	const s = Math.round(Math.abs(Date.now() - at) / 1000);
+	const [unit, word] = s < 120 ? [1, "s"] : s < 7200 ? [60, "min"] : s < 172_800 ? [3600, "h"] : [86_400, "days"];
+	return `${Math.round(s / unit)} ${word}`;
+}
+
+export function sleep(ms, signal) {
+	return new Promise((resolve) => {
+		setTimeout(resolve, ms);
+		signal?.addEventListener("abort", resolve, { once: true });
+	});
+}
+
+export const $ = (id) => document.getElementById(id);
+
+// What could reorder a line, or hide in it.
+const UNSEEN = /[\p{Cf}\p{Zl}\p{Zp}\u3164]|[^\P{Cc}\t\n]/gu;
+const spell = (c) => (c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : `⟨U+${c.codePointAt(0).toString(16)}⟩`);
+const visible = (value) => String(value || "").replaceAll("\r\n", "\n").replace(UNSEEN, spell);
+
+export function put(element, value) {
+	const shown = visible(value);
+	if (element.textContent !== shown) element.textContent = shown; // else a live region would speak
+}
+export const text = (words) => Object.entries(words).forEach(([id, value]) => put($(id), value));
+export function show(wanted) {
+	for (const [id, shown] of Object.entries(wanted)) {
+		if (!shown) leave($(id));
+		$(id).hidden = !shown;
+	}
+}
+
+// The focus is not lost with what had it.
+export function leave(element) {
+	if (element.contains(document.activeElement)) document.querySelector("[data-verb]").focus({ preventScroll: true });
+}
+
+// A `p.row` is a p of the class row.
+export function make(kind, ...children) {
+	const [tag, className = ""] = kind.split(".");
+	const element = Object.assign(document.createElement(tag), { className });
+	element.append(...children.map((child) => (child instanceof Node ? child : visible(child))));
+	return element;
+}
+
+export function list(element, values = []) {
+	if (element.textContent === values.map(visible).join("")) return;
+	element.replaceChildren(...values.map((value) => make("li", make("code", value))));
+}
+
+// In pieces: a browser lays a whole block out again for each word added.
+export function grow(box, more) {
+	for (const part of visible(more).match(/[^]{0,4000}\n|[^]{1,4000}/gu) ?? []) {
+		let piece = box.lastElementChild;
+		if (!piece || piece.full) piece = box.appendChild(make("span.piece"));
+		piece.append(part);
+		piece.size = (piece.size ?? 0) + part.length;
+		piece.full = piece.size > 40_000 || (piece.size > 4_000 && part.endsWith("\n"));
+	}
+}
+
+// Stays at the end of a box; measured once a frame.
+export function following(box) {
+	if (box.follows) return () => {};
+	const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+	return () => {
+		box.follows = atEnd;
+		if (atEnd) requestAnimationFrame(() => box.scrollTo(0, box.scrollHeight, box.follows = false));
+	};
+}
+
+export function pre(words) {
+	const box = Object.assign(make("pre"), { tabIndex: 0 });
+	grow(box, words);
+	return box;
+}
 
 const LOCK_MS = 60_000;
 
 export const me = { key: null, vm: "", clockOff: 0 };
-export const health = { heard: null, fails: 0, at: 0, downSince: 0, next: 0, timer: 0 };
+export const health = { vms: [], fails: 0, downSince: 0, next: 0 };
 export const views = new Map();
 
-// In these the page may check by itself.
-export const RESTING = new Set(["idle", "done", "notSent", "refused", "busy", "failed"]);
+export const resting = ({ phase }) => !["checking", "running", "unknown"].includes(phase);
 
 const newView = (vm) => ({
 	vm,
-	phase: "idle", label: "", sentence: "", hint: "", lines: [], since: 0,
-	seen: null, // {state, last, at, holder}
-	warnings: [], // and, once known: verdict, picture, jobs, note, trouble, holder
+	phase: "idle", verb: "status", warnings: [], output: {}, triedAt: 0, lockedSince: Infinity,
 	byHand: store("local", `by-hand ${vm}`) ?? [],
-	output: { title: "", text: "" },
-	sent: new Set(), open: new Set(), // ids; open until the host has said how it ended
-	triedAt: 0, lockedSince: 0,
+	sent: new Map(), // each id, and whether it is open: the host has not said how it ended
+	// and, once there: seen {state, last, at, holder}, verdict, picture, jobs, note, trouble, holder, chat
 });
 
 export function here() {
@@ -27,75 +147,80 @@ export function here() {
 	return views.get(me.vm);
 }
 
-let draw = () => {};
-export const onChange = (how) => { draw = how; };
-export const changed = () => draw();
+export const tell = (what) => document.dispatchEvent(new Event(what));
+export const changed = () => tell("changed");
 
-export function enter(view, phase, told = {}) {
-	Object.assign(view, { phase, sentence: PHASES[phase][3], hint: "", lines: [], since: Date.now() }, told);
+export function enter(view, phase, told) {
+	Object.assign(view, { phase, sentence: "", hint: "", lines: [], since: Date.now() }, told);
 	changed();
 }
 
 export function phaseOf(view) {
 	if (!me.key) return "locked";
-	return health.fails > 1 && RESTING.has(view.phase) ? "disconnected" : view.phase;
+	return health.fails > 1 && resting(view) ? "disconnected" : view.phase;
 }
 
-// The browser's memory: words only, never a secret.
+// Never a secret. Another page of this origin has other names.
+export const OWN = `breakglass ${new URL(".", location).pathname} `;
+
 export function store(where, name, value) {
 	try {
-		if (value === undefined) return JSON.parse(window[`${where}Storage`].getItem(name));
-		window[`${where}Storage`].setItem(name, JSON.stringify(value));
+		const storage = window[`${where}Storage`];
+		if (value === undefined) return JSON.parse(storage.getItem(OWN + name));
+		storage.setItem(OWN + name, JSON.stringify(value));
 	} catch {}
 	return null;
 }
 
-export function forgetStored() {
-	try {
-		localStorage.clear();
-		sessionStorage.clear();
-	} catch {}
+export function takeNames(vms) {
+	const names = vms.map((vm) => vm.name);
+	const select = $("vm");
+	health.vms = vms;
+	if (me.key && !names.includes(me.vm)) names.push(me.vm); // taken away, and still looked at
+	if ([...select.options].map((option) => option.value).join() === names.join()) return;
+	select.replaceChildren(...names.map((name) => new Option(name)));
+	show({ choice: names.length > 1 });
+	const chosen = [me.vm, store("session", "vm")].find((name) => names.includes(name)) ?? names[0] ?? "";
+	if (!me.vm && views.has("")) views.set(chosen, Object.assign(views.get(""), { vm: chosen }));
+	me.vm = select.value = chosen;
 }
 
-// What each button does is written on it; the page has no other list of verbs.
-export const BUTTONS = { __proto__: null }; // an answer may name anything, `constructor` too
+// What each does is written on it; the page has no other list of verbs.
+export const BUTTONS = { __proto__: null };
 for (const b of document.querySelectorAll("[data-verb]")) BUTTONS[b.dataset.verb] = b;
 export const labelOf = (verb) => BUTTONS[verb]?.firstChild.data.trim().replace("…", "") ?? verb;
-export const mutates = (verb) => verb !== "history" && "asks" in BUTTONS[verb].dataset;
+export const mutates = (verb) => BUTTONS[verb]?.dataset.consequence !== undefined;
 
 export function obstacle(view, verb) {
 	const phase = phaseOf(view);
 	if (phase === "locked") return "Enter the signing key first.";
 	if (phase === "checking" || (view.reading && view.job && !mutates(verb))) return "Wait for the answer.";
-	if (phase === "running") return `${view.label} is under way.`;
+	if (phase === "running") return `${labelOf(view.verb)} is under way.`;
 	if (verb === "status") return "";
 	if (phase === "disconnected") return "The handler is not answering.";
-	if (view.job && mutates(verb)) return `Not known yet whether the ${view.label.toLowerCase()} happened.`;
+	if (view.job && mutates(verb)) return `Not known yet whether the ${labelOf(view.verb).toLowerCase()} happened.`;
+	if (view.seen?.holder && mutates(verb)) return holding(view.seen.holder);
 	const what = proxmoxTrouble(view);
 	return what && `Proxmox is out of reach: ${what}.`;
 }
 
-export const pointless = (view, verb) =>
-	(view.seen && BUTTONS[verb].dataset.pointless === view.seen.state ? `It is ${view.seen.state}.` : "");
+export const chatDown = () => health.heard?.chat?.replace(/^(on|off)$/, "") ?? "";
+
+export const pointless = ({ seen }, verb) => (seen && BUTTONS[verb].dataset.pointless === seen.state ? `It is ${seen.state}.` : "");
 
 // A lock is a hint, never a wall: after a minute a person may know better.
-export const mayAnyway = (view) => me.key && view.lockedSince > 0 && Date.now() - view.lockedSince >= LOCK_MS;
+export const mayAnyway = (view) => Date.now() - view.lockedSince >= LOCK_MS;
 
-export function watchLock(view) {
-	if (!me.key || !obstacle(view, "reset")) view.lockedSince = 0;
-	else view.lockedSince ||= Date.now();
-}
+export const vmHealth = (name = me.vm) => health.vms.find((vm) => vm.name === name);
 
-export const vmHealth = (name = me.vm) => (health.heard?.vms ?? store("local", "vms"))?.find((vm) => vm.name === name);
-
-export function fullName() {
-	const vm = vmHealth();
-	return vm?.vmid ? `${vm.name} (VM ${vm.vmid})` : me.vm || "the VM";
+export function fullName(name = me.vm) {
+	const { vmid } = vmHealth(name) ?? {};
+	return vmid ? `${name} (VM ${vmid})` : name || "the VM";
 }
 
 export function proxmoxTrouble(view) {
-	const code = !health.fails && health.heard && vmHealth(view.vm)?.proxmox;
-	const newer = view.seen?.at > health.at; // a status that came back since is better news
+	const code = !health.fails && health.heard && vmHealth()?.proxmox;
+	const newer = view.seen?.at > health.at && view.seen.at <= Date.now(); // better news
 	return !code || newer || code === "answering" || code === "not-checked" ? "" : trouble(code);
 }
 
@@ -103,3 +228,5 @@ export function holding({ by, verb, since, stage }) {
 	const doing = BUTTONS[verb]?.dataset.doing ?? `at it (${verb})`;
 	return `${by} is ${doing} it since ${clock(since)}${stage ? ` (stage: ${stage})` : ""}.`;
 }
+
+takeNames(store("local", "vms") ?? []);

@@ -1,31 +1,37 @@
 // The page for when the handler is down: the network for 3 s, then what was kept. Never touches a POST or the API.
+// The files are one set: a new script beside an old one is no page.
 
 const WAIT_MS = 3_000;
-const SCRIPTS = "app chat health key lately run send state view words".split(" ");
+const SCRIPTS = "app chat run send state view".split(" ");
 const FILES = ["./", "style.css", ...SCRIPTS.map((name) => `${name}.js`)];
-const TYPES = { js: "javascript", css: "css" };
-const kept = caches.open("breakglass");
 
-// A proxy's error or login page is no answer, and is never kept.
+// A proxy's error or login page is no answer.
 async function fetched(name) {
-	const response = await fetch(name, { cache: "no-cache" });
-	const type = TYPES[name.split(".").pop()] ?? "html";
-	if (response.status !== 200 || response.redirected || !response.headers.get("content-type")?.includes(type)) throw response;
-	await (await kept).put(name, response.clone());
+	const response = await fetch(name, { cache: "no-cache", signal: AbortSignal.timeout(WAIT_MS) });
+	const type = response.headers.get("content-type") ?? "";
+	if (response.status !== 200 || response.redirected || type.includes("html") !== (name === "./")) throw response;
+	await response.clone().blob(); // all of it
 	return response;
 }
 
-async function answer(name) {
-	const old = await (await kept).match(name);
-	const late = new Promise((resolve) => setTimeout(resolve, WAIT_MS, old));
-	return old ? Promise.race([fetched(name), late]).catch(() => old) : fetched(name);
+async function renew() {
+	const set = await Promise.all(FILES.map(fetched));
+	const cache = await caches.open("breakglass");
+	const puts = set.map((response, n) => cache.put(FILES[n], response));
+	await Promise.all(puts).catch(() => caches.delete("breakglass")); // a full disk: none is better than half
 }
 
-self.addEventListener("install", (event) => event.waitUntil(Promise.all(FILES.map(fetched)).then(() => self.skipWaiting())));
-self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
-self.addEventListener("fetch", (event) => {
-	const home = new URL("./", self.location.href).pathname;
-	const { pathname } = new URL(event.request.url);
+async function answer(name, request) {
+	if (request.mode === "navigate") await renew().catch(() => {});
+	return await caches.match(name) ?? fetch(request);
+}
+
+addEventListener("install", (event) => event.waitUntil(renew().then(() => skipWaiting())));
+addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+addEventListener("fetch", (event) => {
+	const home = new URL(".", location).pathname;
+	const { method, url } = event.request;
+	const { pathname } = new URL(url);
 	const name = pathname.slice(home.length).replace("index.html", "") || "./";
-	if (event.request.method === "GET" && pathname.startsWith(home) && FILES.includes(name)) event.respondWith(answer(name));
+	if (method === "GET" && pathname.startsWith(home) && FILES.includes(name)) event.respondWith(answer(name, event.request));
 });

@@ -1,17 +1,22 @@
 // Draws what is known, for every change and once a second.
 
 import { renderChat, talk } from "./chat.js";
-import { renderLately } from "./lately.js";
-import { BUTTONS, fullName, health, here, holding, labelOf, mayAnyway, me, obstacle, phaseOf, pointless, proxmoxTrouble,
-	vmHealth, watchLock } from "./state.js";
-import { $, age, clock, list, minute, PHASES, put, show, stateOf, text, trouble as inWords } from "./words.js";
+import { lately, run, whole } from "./run.js";
+import {
+	$, BUTTONS, PHASES, age, chatDown, clock, following, fullName, grow, health, here, holding, labelOf, list, make,
+	mayAnyway, me, minute, obstacle, phaseOf, pointless, pre, proxmoxTrouble, put, sentence, show, sleep, stateOf, text,
+	trouble, vmHealth,
+} from "./state.js";
 
 const STALE_MS = 60_000;
-const HINTS = Object.fromEntries(Object.entries(BUTTONS).map(([verb, b]) => [verb, b.querySelector("small").textContent]));
+
+// What the evidence advises, unless somebody is at it already.
+const adviceOf = ({ seen, verdict }) => (!seen?.holder && verdict?.last === seen?.last && verdict?.advice) || "";
 
 export function render() {
 	const view = here();
-	watchLock(view);
+	const locked = me.key && view.phase !== "running" && obstacle(view, "reset");
+	view.lockedSince = locked ? Math.min(view.lockedSince, Date.now()) : Infinity;
 	text({ "key-word": me.key ? "unlocked" : "locked" });
 	renderLights(view, talk());
 	renderState(view);
@@ -22,94 +27,194 @@ export function render() {
 	renderByHand(view.byHand);
 }
 
-function light(name, tone, word, since) {
+function light(name, wrong, since, right) {
 	const item = $(`light-${name}`);
+	const [tone, shape, word] = wrong ? ["bad", "✕", since ? `${wrong} since ${minute(since)}` : wrong] : right;
 	item.dataset.tone = tone;
-	put(item.querySelector("i"), { good: "●", bad: "✕", warn: "?" }[tone] ?? "○");
-	put(item.querySelector("b"), tone === "bad" && since ? `${word} since ${minute(since)}` : word);
+	put(item.querySelector("i"), shape);
+	put(item.querySelector("b"), word);
 }
 
-function renderLights(view, chat) {
+function renderLights(view, { failure, answered }) {
 	const { heard, fails, downSince } = health;
-	light("handler", ...fails ? ["bad", "not answering"] : heard ? ["good", "answering"] : ["warn", "not checked"], downSince);
+	const whether = (known, more = "") => (known ? ["good", "●", `answering${more}`] : ["warn", "?", `not checked${more}`]);
+	light("handler", fails && "not answering", downSince, whether(heard));
 	const vm = heard && !fails && vmHealth();
 	const what = proxmoxTrouble(view);
-	const known = vm && vm.proxmox !== "not-checked";
-	light("proxmox", ...what ? ["bad", `${what},`] : known ? ["good", "answering"] : ["warn", "not checked"], vm?.since);
-	const told = heard?.chat;
-	const down = chat.trouble || (["on", "off", undefined].includes(told) ? "" : told);
+	light("proxmox", what && (vm.since ? `${what},` : what), vm?.since, whether(vm && vm.proxmox !== "not-checked"));
+	const down = failure.trouble || chatDown();
 	const open = heard?.chat_isolated === false ? ", not isolated" : "";
-	const ready = told === "off" ? ["", "not set up"] : chat.answered ? ["good", `answering${open}`] : ["warn", `not checked${open}`];
-	light("claude", ...down ? ["bad", `not answering: ${inWords(down)}`] : ready, chat.trouble && chat.since);
-	const config = heard?.config ?? "ok";
-	show({ config: config !== "ok" });
+	const ready = heard?.chat === "off" ? ["", "○", "not set up"] : whether(answered, open);
+	light("claude", down && `not answering: ${trouble(down)}`, failure.since, ready);
+	const config = heard?.config?.replace(/^ok$/, "").replace(/20\S+Z/, clock);
 	text({
-		config: `The handler’s configuration is ${config.replace(/20\S+Z/, clock)}. Its log says what to mend.`,
+		config: config && `The handler’s configuration is ${config}. Its log says what to mend.`,
 		name: me.vm ? fullName() : "Breakglass",
 	});
 }
 
-function renderState({ seen, note, trouble, warnings, verdict }) {
+function renderState(view) {
+	const { seen, note, warnings, verdict } = view;
+	const advice = adviceOf(view);
 	const [shape, tone, word] = seen ? stateOf(seen.state) : ["?", "", "Not checked yet"];
-	text({ "state-shape": shape, "state-word": word });
-	const old = seen && Date.now() - seen.at > STALE_MS;
-	$("state").dataset.tone = old ? "" : tone;
-	text({ "state-age": seen && `checked ${clock(seen.at)}, ${age(seen.at)} ago${old ? "; may be out of date" : ""}` });
+	const old = seen && Math.abs(Date.now() - seen.at) > STALE_MS;
 	const off = Math.abs(me.clockOff);
 	const skew = off && `This device’s clock is ${age(Date.now() - off)} ${me.clockOff > 0 ? "behind" : "ahead"}; that does no harm.`;
-	const notes = [trouble, note, seen?.holder && holding(seen.holder), skew, ...warnings];
-	text({ "state-note": notes.filter(Boolean).join(" ") });
+	const away = proxmoxTrouble(view) && "Next: the host’s own console (IPMI).";
+	const notes = [view.trouble, away, note, seen?.holder && holding(seen.holder), skew, ...warnings];
 	document.title = seen ? `${word} - ${me.vm}` : "Breakglass";
-	show({ verdict });
-	if (!verdict) return;
+	$("state").dataset.tone = old ? "" : tone;
 	text({
-		"verdict-sentence": `${verdict.sentence.charAt(0).toUpperCase()}${verdict.sentence.slice(1)}.`,
-		"verdict-advice": verdict.advice && `Advised: ${labelOf(verdict.advice)}.`,
-		"verdict-from": `Evidence, from ${verdict.from} at ${clock(verdict.at)}`,
+		"state-shape": shape,
+		"state-word": word,
+		"state-age": seen && `checked ${clock(seen.at)}, ${age(seen.at)} ago${old ? "; may be out of date" : ""}`,
+		"state-note": notes.filter(Boolean).join(" "),
+		"verdict-sentence": sentence(verdict?.sentence),
+		"verdict-advice": verdict?.advice && !seen?.holder && `Advised${advice ? "" : " before"}: ${labelOf(verdict.advice)}.`,
+		"verdict-from": verdict && `Evidence, from ${verdict.from} at ${clock(verdict.at)}`,
 	});
-	list($("verdict-lines"), verdict.evidence);
+	list($("verdict-lines"), verdict?.evidence);
+	show({ verdict });
 }
 
 function renderTold(view, phase) {
-	const [shape, tone, word, cover] = PHASES[phase];
-	const covered = phase !== view.phase;
-	const fill = (words) => words.replaceAll("{label}", view.label).replaceAll("{what}", view.label.toLowerCase());
-	const busy = phase === "running" || phase === "checking";
-	Object.assign($("told").dataset, { tone, phase });
-	text({ "told-shape": shape, "told-word": fill(word) });
+	const [shape, tone, word, cover = ""] = PHASES[phase];
 	const down = phase === "disconnected";
-	text({ "told-sentence": down ? `since ${minute(health.downSince)}.` : fill(covered ? cover : view.sentence) });
+	const told = phase === view.phase ? view : { sentence: down && `since ${minute(health.downSince)}.` };
+	const label = labelOf(view.verb);
+	const named = (words) => words.replaceAll("{label}", label).replaceAll("{what}", label.toLowerCase());
+	const busy = ["running", "checking"].includes(phase);
 	const next = Math.max(0, Math.ceil((health.next - Date.now()) / 1000));
+	Object.assign($("told").dataset, { tone, phase });
 	text({
-		"told-timer": down ? `Trying again in ${next} s.` : busy ? age(view.since) : "",
-		"told-hint": covered ? "" : view.hint,
+		"told-shape": shape,
+		"told-word": named(word),
+		"told-sentence": named(told.sentence || cover),
+		"told-timer": down ? `Trying again in ${next} s.` : busy && age(view.since),
+		"told-hint": told.hint,
 	});
-	list($("told-lines"), covered ? [] : view.lines);
+	list($("told-lines"), told.lines);
 	show({
 		"stop-waiting": busy || (phase === "unknown" && view.acting),
 		"ask-again": phase === "unknown" && !view.acting,
 		"try-now": down,
+		see: down,
 		watch: phase === "busy" ? view.holder : phase === "idle" && view.seen?.holder,
 	});
 }
 
 function renderButtons(view) {
-	const advised = me.key && view.verdict?.advice;
+	const advised = adviceOf(view);
 	for (const [verb, button] of Object.entries(BUTTONS)) {
 		const blocked = obstacle(view, verb);
 		const why = blocked || pointless(view, verb);
-		const anyway = why && me.key && (!blocked || mayAnyway(view)) ? " Try anyway…" : "";
-		button.ariaDisabled = String(Boolean(why));
+		const anyway = why && (!blocked || mayAnyway(view)) ? " Try anyway…" : "";
+		const small = button.lastElementChild;
+		const hint = (small.hint ??= small.textContent);
+		button.ariaDisabled = Boolean(why);
 		button.classList.toggle("advised", verb === advised);
-		put(button.querySelector("small"), `${verb === advised ? "Advised. " : ""}${why || HINTS[verb]}${anyway}`);
+		put(small, `${verb === advised ? "Advised. " : ""}${why || hint}${anyway}`);
 	}
 }
 
 function renderByHand(lines) {
-	show({ "by-hand-none": !lines.length });
 	list($("by-hand-lines"), lines);
 	const host = /@(\[[0-9a-f:]+\]|[\w.-]+)/i.exec(lines.join(" "))?.[1];
 	$("proxmox").href = `https://${host}:8006/`;
-	show({ proxmox: host });
 	text({ proxmox: `Proxmox: ${$("proxmox").href}` });
+	show({ proxmox: host, "by-hand-none": !lines.length });
+}
+
+// What is there stays, and so does a selection in it.
+function fill(box, words) {
+	const { said } = box;
+	if (words === said) return;
+	box.said = words;
+	if (said && words?.startsWith(said)) {
+		const follow = following(box);
+		grow(box, words.slice(said.length));
+		return follow();
+	}
+	box.replaceChildren();
+	grow(box, words);
+}
+
+const alt = (started) => `The console of ${me.vm} at ${clock(started)}`;
+
+function picture({ screen_png: png, started }) {
+	const bytes = Uint8Array.from(atob(png), (c) => c.charCodeAt(0));
+	const src = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+	return Object.assign(new Image(), { alt: alt(started), src });
+}
+
+let shownPicture;
+
+function renderLately({ output, picture: given, waiting, jobs, jobsTrouble, seen }) {
+	show({ "output-box": output.text, screen: given || waiting, lately: jobs });
+	fill($("output"), output.text);
+	if (shownPicture !== given) $("screen-picture").replaceChildren(...given ? [picture(given)] : []);
+	shownPicture = given;
+	const since = seen && given?.last !== seen.last ? ", before what was done since" : "";
+	text({
+		"output-title": output.title,
+		copy: "Copy",
+		"lately-word": jobsTrouble,
+		"screen-words": waiting ? "The console: on its way…" : given && alt(given.started) + since,
+	});
+	const box = $("lately-jobs");
+	const wanted = (jobs ?? []).map(entry);
+	wanted.forEach((item, n) => {
+		if (box.children[n] !== item) box.insertBefore(item, box.children[n] ?? null); // the others keep focus and place
+	});
+	while (box.children.length > wanted.length) box.lastChild.remove();
+}
+
+function entry(job) {
+	const id = `job ${job.id}`;
+	let item = $(id);
+	if (!item) {
+		const title = make("summary", make("span"), " ", make("small"));
+		item = make("details", title, make("p"), make("p"), make("p"), make("ul"), make("div"), pre(""));
+		item.id = id;
+		item.addEventListener("toggle", () => item.open && read(item));
+	}
+	item.job = job;
+	put(item.querySelector("span"), `${labelOf(job.verb)}: ${job.outcome ?? "running"}`);
+	put(item.querySelector("small"), `${job.by}, ${age(Date.parse(job.started) - me.clockOff)} ago`);
+	return item;
+}
+
+const held = (view) => (view.holder ?? view.seen?.holder)?.job;
+
+// By reading alone; each second while the job runs.
+async function read(item) {
+	const view = here();
+	const [, about, why, verdict, lines, screen, output] = item.children;
+	while (item.isConnected && item.open && !item.read) {
+		if (!about.firstChild) put(about, "Asking the host…");
+		const job = await whole(view, item.job.id);
+		if (!job) return put(about, "No answer, or the host no longer knows it. Open it again.");
+		const began = new Date(job.started).toLocaleString("en-GB");
+		put(about, `Began ${began}, took ${job.seconds} s, ${job.outcome ?? `now at: ${job.stage}`}. Id: ${job.id}`);
+		put(why, job.why && `Why: ${job.why}`);
+		put(verdict, job.verdict?.sentence);
+		list(lines, job.verdict?.evidence);
+		if (job.screen_png && !screen.firstChild) screen.append(picture(job));
+		fill(output, job.output);
+		item.read = job.outcome;
+		if (!item.read) await sleep(1_000);
+		else if (!item.job.outcome) {
+			lately(view);
+			if (held(view) === job.id && view === here()) run("status");
+		}
+	}
+}
+
+export async function watch() {
+	const view = here();
+	await lately(view);
+	const item = $(`job ${held(view)}`);
+	if (!item) return;
+	item.open = true;
+	item.firstChild.focus();
 }

@@ -21,9 +21,13 @@ TITLES = {
     "page_first_button_ms": "page: from the address to the first usable button, ms",
     "page_token_ms": "page: from a word's leaving the handler to its being on the page, median, ms (wanted: under 30)",
     "page_token_worst_ms": "page: the same, worst",
+    "page_longest_task_ms": "page: its longest pause while 2,000 lines come in, ms",
+    "page_swallowed_ms": "page: from a reload to the kept page, on a network that swallows everything, ms",
     "page_heap_mib": "page: memory after a transcript of 2,000 lines, MiB",
 }
 WORDS = "".join(f"word {n} of the answer, " for n in range(60))
+TASKS = """() => { window.tasks = [0]; new PerformanceObserver(list =>
+    window.tasks.push(...list.getEntries().map(each => each.duration))).observe({type: "longtask"}); }"""
 SEEN = """() => { window.seen = []; new MutationObserver(all => {
     for (const each of all) for (const node of each.addedNodes)
         if (node.nodeType === 3) window.seen.push(performance.timeOrigin + performance.now());
@@ -35,7 +39,7 @@ def page_figures(directory: Path, loads: int = 5) -> Figures:
     with chromium() as browser:
         stage = Stage(directory, browser)
         try:
-            return {**_loads(stage, loads), **_transcript(stage)}
+            return {**_loads(stage, loads), **_swallowed(stage), **_transcript(stage)}
         finally:
             stage.close()
 
@@ -63,6 +67,20 @@ def _loads(stage: Stage, count: int) -> Figures:
     }
 
 
+def _swallowed(stage: Stage) -> Figures:
+    visit = Visit(stage)
+    page = visit.open()
+    page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
+    stage.wire.swallow()
+    began = time.perf_counter()
+    page.reload(wait_until="commit")
+    page.wait_for_selector("#told[data-phase=locked]")
+    took = (time.perf_counter() - began) * 1000
+    stage.wire.mend()
+    visit.close()
+    return {"page_swallowed_ms": round(took)}
+
+
 def _transcript(stage: Stage) -> Figures:
     visit = Visit(stage)
     page = visit.open()
@@ -73,7 +91,9 @@ def _transcript(stage: Stage) -> Figures:
     came = [at / 1000 for at in page.evaluate("() => window.seen")][-len(left) :]
     ways = [(there - gone) * 1000 for gone, there in zip(left, came, strict=True)]
     stage.wire.record = None
+    page.evaluate(TASKS)
     _turn(page, fake({"text": "".join(f"{n} {'word ' * 8}\n" for n in range(2_000))}), 2)
+    longest = max(page.evaluate("() => window.tasks"))
     client = visit.context.new_cdp_session(page)
     client.send("HeapProfiler.collectGarbage")
     client.send("Performance.enable")
@@ -82,6 +102,7 @@ def _transcript(stage: Stage) -> Figures:
     return {
         "page_token_ms": round(statistics.median(ways), 1),
         "page_token_worst_ms": round(max(ways), 1),
+        "page_longest_task_ms": round(longest),
         "page_heap_mib": round(metrics["JSHeapUsedSize"] / 2**20, 1),
     }
 

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from agents.pve.words import MUTATING
+from handler.client import new_id
 from handler.demo.model import Model
 from handler.demo.run import free_port
 from handler.demo.world import World
@@ -23,8 +24,10 @@ from handler.demo.world import World
 from . import claude
 from .service import Service
 from .sshd import Sshd
+from .stages import until
 from .talk import Talker
 
+ASKS = ("start", "cycle", "reset", "stop")  # the verbs that change power, as they stand on the page
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -64,18 +67,22 @@ class Wire:
         self.port = free_port()
         self._cut: tuple[bytes, int] | None = None
         self._times = 0
+        self._before: Callable[[], object] = bool
         self.error_page = False  # answer as a proxy does whose upstream is gone
+        self.swallows = False
         self._open: set[socket.socket] = set()
         self.cuts = 0
         self.record: list[tuple[float, bytes]] | None = None  # what the handler said and when, for the bench
         self.up()
 
     def up(self) -> None:
+        self.is_up = True
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def down(self) -> None:
         """Refuse connections, and break those that there are."""
+        self.is_up = False
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.drop()
@@ -84,18 +91,30 @@ class Wire:
         for each in list(self._open):
             _break(each)
 
-    def cut(self, request: str, after: int, times: int = 1_000_000) -> None:
-        """Break connections whose request has this text, `after` bytes into its answer; so often, or until `mend`."""
-        self._cut, self._times = (request.encode(), after), times
+    def swallow(self) -> None:
+        """Take connections and never answer, until `mend`."""
+        self.swallows = True
+        self.drop()
+
+    def cut(self, request: str, after: int, times: int = 1_000_000, before: Callable[[], object] = bool) -> None:
+        """Break connections whose request has this text, `after` bytes into its answer; so often, or until `mend`.
+        What is to be done `before` that is waited for."""
+        self._cut, self._times, self._before = (request.encode(), after), times, before
 
     def mend(self) -> None:
         self._cut, self.error_page = None, False
+        if self.swallows:
+            self.swallows = False
+            self.drop()
+        if not self.is_up:
+            self.up()
 
     def room(self, asked: bytes, answered: int, data: bytes) -> int:
         """Return how much of an answer's next bytes may pass."""
         if not self._cut or self._cut[0] not in asked or answered + len(data) <= self._cut[1]:
             return len(data)
         room = max(0, self._cut[1] - answered)
+        self._before()
         self.cuts += 1
         self._times -= 1
         if self._times <= 0:
@@ -108,6 +127,9 @@ class Wire:
                 client, _ = listener.accept()
             except OSError:
                 return
+            if self.swallows:
+                self._open.add(client)
+                continue
             if self.error_page:
                 client.recv(65536)
                 client.sendall(BAD_GATEWAY)
@@ -229,6 +251,10 @@ class Stage:
         if self.service.pve("status").json["state"] != "running":
             assert self.service.pve("start").json["outcome"] == "done"
 
+    def stages(self) -> list[tuple[str, str]]:
+        """Return the id and the stage of each job of late."""
+        return [(job["id"], job["stage"]) for job in self.service.pve("history").json["jobs"]]
+
     def mutating_jobs(self) -> list[str]:
         """Return the ids of what changed power lately, as the host remembers it."""
         return [job["id"] for job in self.service.pve("history").json["jobs"] if job["verb"] in MUTATING]
@@ -240,6 +266,25 @@ def open_gate(world: World) -> None:
         os.close(os.open(world.root / "gate", os.O_WRONLY | os.O_NONBLOCK))
     except OSError:
         pass
+
+
+@contextmanager
+def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> Iterator[str]:
+    """Somebody else's cycle, held before its start; let go at the end."""
+    gate = stage.world.root / "gate"
+    if not gate.exists():
+        os.mkfifo(gate)
+    stage.world.misbehave(gate="start")
+    job = new_id()
+    cycling = threading.Thread(target=lambda: stage.service.pve(verb, caller=caller, msg_id=job))
+    cycling.start()
+    until(lambda: (job, "start") in stage.stages(), "its start")
+    try:
+        yield job
+    finally:
+        while cycling.is_alive():  # its `qm` may not be at the gate yet
+            open_gate(stage.world)
+            cycling.join(0.05)
 
 
 class Visit:
@@ -326,7 +371,6 @@ def axe_finds(page: Page, state: str) -> list[str]:
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:
         page.emulate_media(color_scheme=scheme)
-        only = {"runOnly": ["color-contrast"]} if scheme == "dark" else None  # the other rules see no colour
-        wrong = Axe().run(page, options=only).response["violations"]
+        wrong = Axe().run(page).response["violations"]
         found += [f"{state}, {scheme}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in wrong]
     return found

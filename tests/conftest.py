@@ -44,7 +44,15 @@ SLOW_FILES = (
 
 # The files that take longest come first: with several processes, what begins last should be short.
 LONG_FILES = (
-    *("test_forensics", "test_page_chat", "test_page_safety", "test_page", "test_qm_modes", "test_hung_host_road"),
+    *(
+        "test_forensics",
+        "test_page_chat",
+        "test_page_lost",
+        "test_page",
+        "test_page_safety",
+        "test_qm_modes",
+        "test_hung_host_road",
+    ),
     *("test_changed_meanwhile", "test_agent", "test_http", "test_pve", "test_chat_failures", "test_reload"),
     *("test_preflight", "test_signals", "test_install", "test_mended", "test_chat", "test_kill_sweep"),
     *("test_page_looks", "test_archive", "test_claude", "test_real_sshd", "test_road", "test_demo", "test_cli"),

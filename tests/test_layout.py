@@ -148,7 +148,7 @@ def test_the_page_has_the_same_verbs() -> None:
     six = {name: f"{verb.label}{'…' * verb.mutating}" for name, verb in VERBS.items() if name != "history"}
     assert {str(button["data-verb"]): label for button, label in zip(page.found, page.labels, strict=True)} == six
     assert len(page.found) == len(six)
-    assert {button["data-verb"] for button in page.found if "data-asks" in button} == set(words.MUTATING)
+    assert {button["data-verb"] for button in page.found if "data-consequence" in button} == set(words.MUTATING)
 
 
 # --- 3: one place each ---

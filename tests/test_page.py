@@ -1,39 +1,22 @@
 """The page in a real browser, before the real handler, sshd, host agent and QEMU: each state of its state machine."""
 
-import os
-import random
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
-from handler.client import new_id
-
-from .browser import Stage, Visit, ask, blocked, confirm, open_gate, phase, press, said, told
+from .browser import ASKS, Visit, ask, blocked, confirm, held_cycle, phase, press, said, told
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
-ASKS = ("start", "cycle", "reset", "stop")
 
 
-@contextmanager
-def held_cycle(stage: Stage, caller: str = "operator2") -> Iterator[str]:
-    """Somebody else's cycle, held between its stop and its start; let go at the end."""
-    gate = stage.world.root / "gate"
-    if not gate.exists():
-        os.mkfifo(gate)
-    stage.world.misbehave(gate="start")
-    job = new_id()
-    cycling = threading.Thread(target=lambda: stage.service.pve("cycle", caller=caller, msg_id=job))
-    cycling.start()
-    while "start" not in [each["stage"] for each in stage.service.pve("history").json["jobs"] if each["id"] == job]:
-        pass
-    try:
-        yield job
-    finally:
-        open_gate(stage.world)
-        cycling.join(60)
+def keep_key(visit: Visit) -> Page:
+    """Unlock the page with a key that stays on the device."""
+    page = visit.page
+    page.goto(visit.stage.url)
+    page.fill("#secret", visit.keys["operator"])
+    page.check("#keep-key")
+    page.keyboard.press("Enter")
+    phase(page, "idle")
+    return page
 
 
 # --- locked ---
@@ -45,10 +28,11 @@ def test_locked_until_a_key_is_given(visit: Visit) -> None:
     page.goto(visit.stage.url)
     phase(page, "locked")
     press(page, "reset")
-    for text, trouble in (("hunter2", "starts with whsec_"), ("whsec_§", "not base64"), ("whsec_AAAA", "has 3 bytes")):
+    for text in ("hunter2", f"whsec_{'§' * 40}", "whsec_AAAA", f"whsec_{'A' * 33}", f"whsec_{'A' * 92}"):
         page.fill("#secret", text)
         page.keyboard.press("Enter")
-        told(page, "key-trouble", trouble)
+        told(page, "key-trouble", "no whole signing key")
+        page.evaluate("() => { document.getElementById('key-trouble').textContent = '' }")
     page.fill("#secret", visit.keys["operator"])
     page.keyboard.press("Enter")
     phase(page, "idle")
@@ -67,6 +51,29 @@ def test_a_wrong_key_is_told_and_forgotten(visit: Visit) -> None:
     assert "key=" not in page.url
 
 
+def test_a_wrong_key_takes_nothing_away(visit: Visit) -> None:
+    """A kept key and the commands by hand outlive a key that is refused: it may be a link, or the handler's fault."""
+    page = keep_key(visit)
+    page.goto("about:blank")
+    page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
+    told(page, "key-trouble", "does not know this key")
+    assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
+    page.reload()
+    phase(page, "idle")
+
+
+def test_forget_forgets_in_every_tab(visit: Visit) -> None:
+    """The other tab is locked too, and what it had under way is sent no more."""
+    page, other = keep_key(visit), visit.tab()
+    other.goto(visit.stage.url)
+    phase(other, "idle")
+    page.click("#key summary")
+    page.click("#forget")
+    phase(other, "locked")
+    other.reload()
+    phase(other, "locked")
+
+
 def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Visit) -> None:
     """A reload asks for the key again, unless it was kept: then as a key that can't be read out. Forget forgets."""
     page = visit.open()
@@ -80,7 +87,7 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
     phase(page, "idle")
     kept = page.evaluate(
         """() => new Promise((done) => {
-            indexedDB.open("breakglass").onsuccess = ({target}) => {
+            indexedDB.open("breakglass / ").onsuccess = ({target}) => {
                 target.result.transaction("key").objectStore("key").getAll().onsuccess = async ({target}) => {
                     const [key] = target.result;
                     const out = await crypto.subtle.exportKey("raw", key).then(() => "read", () => "not read");
@@ -93,7 +100,7 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
     stored = page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}])")
     assert visit.keys["operator"][6:] not in stored
     page.click("#key summary")
-    page.click("[data-do=forget]")
+    page.click("#forget")
     phase(page, "locked")
     page.reload()
     phase(page, "locked")
@@ -140,11 +147,13 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
     page.wait_for_selector("#screen img")
     assert page.locator("#screen img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 720
     assert "idle and hung look alike" in said(page, "verdict-sentence")
+    assert page.locator("[data-verb=reset]").bounding_box() == before
     page.click("#verdict summary")
     assert "virtio0 queue 0" in said(page, "verdict-lines")
-    after = page.locator("[data-verb=reset]").bounding_box()
-    assert before
-    assert after
+    assert "before" not in said(page, "screen-words")
+    confirm(page, "reset")
+    phase(page, "done")
+    expect(page.locator("#screen-words")).to_contain_text("before what was done since")
 
 
 def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
@@ -154,6 +163,16 @@ def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
     expect(page.locator("#verdict-advice")).to_have_text("Advised: Start.")
     expect(page.locator("[data-verb=start]")).to_contain_text("Advised.")
     assert page.locator(".advised").count() == 1
+
+
+def test_nothing_is_advised_while_somebody_is_at_it(visit: Visit) -> None:
+    """In the middle of another's cycle the VM is stopped; to start it is not the advice."""
+    with held_cycle(visit.stage):
+        page = visit.open()
+        told(page, "state-note", "operator2 is power-cycling it since")
+        assert said(page, "state-word") == "Stopped"
+        assert page.locator(".advised").count() == 0
+        assert said(page, "verdict-advice") == ""
 
 
 def test_a_job_of_late_opens_whole(visit: Visit) -> None:
@@ -217,86 +236,10 @@ def test_failed(visit: Visit) -> None:
     confirm(page, "cycle")
     phase(page, "failed")
     assert "It got as far as: start. Advice: Start." in said(page, "told-hint")
-    assert "By hand: " in said(page, "told-lines")
+    lines = said(page, "told-lines").splitlines()
+    assert [line for line in lines if "By hand: " in line] == ["By hand: ssh root@127.0.0.1 qm start 102"]
     expect(page.locator("#output")).to_contain_text("no space left on device")
-    assert not blocked(page, "start")
-
-
-# --- unknown ---
-
-
-@pytest.mark.parametrize("where", ["at once", "anywhere", "anywhere else"])
-def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
-    """Wherever its answer breaks off, the same request goes out again by itself, and the VM is reset once."""
-    after = 0 if where == "at once" else random.randrange(1, 1_400)
-    print(f"cut after {after} bytes")
-    page = visit.open()
-    before = visit.stage.mutating_jobs()
-    visit.stage.wire.cut('"verb":"reset"', after, times=1)
-    cuts = visit.stage.wire.cuts
-    confirm(page, "reset")
-    phase(page, "done")
-    assert visit.stage.wire.cuts == cuts + 1
-    assert len(visit.mutating) == (2 if after else 1)  # before the first byte Chromium itself sends it again
-    assert all(body == visit.mutating[0] for body in visit.mutating)
-    assert len(visit.stage.mutating_jobs()) == len(before) + 1
-
-
-def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> None:
-    """After a lost answer, one that did not reach the host settles nothing, and never reads `nothing was sent`."""
-    page = visit.open()
-    visit.stage.wire.cut('"verb":"reset"', 1)
-    confirm(page, "reset")
-    phase(page, "unknown")
-    with visit.stage.without_sshd():
-        visit.stage.wire.mend()
-        told(page, "told-hint", "refused")
-        assert said(page, "told").startswith("? No answer. The reset may have happened")
-        assert all(blocked(page, each) for each in ASKS)
-        assert not blocked(page, "status")
-    phase(page, "done")
-
-
-def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
-    """By itself for 60 s; then Ask again, also after a reload, sends the very same request: it acts once."""
-    visit.page.clock.install()
-    page = visit.open()
-    before = len(visit.stage.mutating_jobs())
-    visit.stage.wire.cut('"verb":"reset"', 1)
-    confirm(page, "reset")
-    phase(page, "unknown")
-    assert not blocked(page, "status")
-    page.clock.fast_forward(70_000)
-    page.wait_for_selector("#ask-again:visible")
-    told(page, "told-sentence", "it happens at most once")
-    told(page, "told", "may have happened")
-    for each in ASKS:  # a lock is a hint: after a minute a person may know better
-        assert "Try anyway" in page.inner_text(f"[data-verb={each}]")
-    page.reload()
-    page.fill("#secret", visit.keys["operator"])
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#ask-again:visible")
-    visit.stage.wire.mend()
-    page.click("#ask-again")
-    phase(page, "done")
-    assert len({str(sorted(body.items())) for body in visit.mutating}) == 1
-    assert len(visit.stage.mutating_jobs()) == before + 1
-
-
-def test_a_reload_asks_for_what_was_confirmed(visit: Visit) -> None:
-    """Within the minute a reload of the page goes on asking by itself, once it can sign again."""
-    page = visit.open()
-    with held_cycle(visit.stage, caller="operator") as job:
-        page.evaluate(
-            """([id, body]) => sessionStorage.setItem("job devvm", JSON.stringify(
-                {id, verb: "cycle", body, until: Date.now() + 60_000, lost: true}))""",
-            [job, '{"verb":"cycle","vm":"devvm"}'],
-        )
-        page.reload()
-        page.fill("#secret", visit.keys["operator"])
-        page.keyboard.press("Enter")
-        phase(page, "running")
-    phase(page, "done")
+    expect(page.locator("[data-verb=start]")).to_have_attribute("aria-disabled", "false")
 
 
 # --- disconnected, and a Proxmox that is away ---
@@ -328,6 +271,7 @@ def test_a_lock_never_lasts(visit: Visit) -> None:
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
         expect(page.locator("[data-verb=reset]")).to_contain_text("Proxmox is out of reach: the connection was refused")
         told(page, "light-proxmox", "the connection was refused, since")
+        assert "the host’s own console" in said(page, "state-note")
         press(page, "reset")
         assert not page.is_visible("#confirm")
         page.clock.fast_forward(61_000)

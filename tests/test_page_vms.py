@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from .browser import Stage, Visit, confirm, phase, press, told
-from .service import Service
+from .service import Service, new_secret
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 OTHERS = """
@@ -18,8 +18,14 @@ vmid = 103
 key = '''{key}'''
 host_key = {host_key}
 by_hand = ["ssh twin qm stop 103"]
+agent_key = '''{key}'''
+guest = "root@127.0.0.1:22"
+guest_host_key = {host_key}
 [vms.broken]
 ssh = "no address"
+[callers.talker]
+secret = "{secret}"
+allow = ["status", "history", "chat"]
 """
 
 
@@ -27,10 +33,12 @@ ssh = "no address"
 def three(stage: Stage) -> Iterator[Stage]:
     """The stage, seen by a handler that knows two more VMs: one that its host does not serve, and one that is off."""
     host = stage.sshd
-    more = OTHERS.format(port=host.port, key=host.power_key, host_key=json.dumps([host.host_key]))
+    secret = new_secret()
+    more = OTHERS.format(port=host.port, key=host.power_key, host_key=json.dumps([host.host_key]), secret=secret)
     directory = stage.world.directory / "three"
     directory.mkdir()
     service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], extra=more)
+    service.secrets["talker"] = secret
     seen = copy.copy(stage)
     seen.service, seen.url = service, f"http://127.0.0.1:{service.port}/"
     yield seen
@@ -60,7 +68,7 @@ def test_an_answer_stays_with_its_vm(person: Visit) -> None:
             route.continue_()
     page.select_option("#vm", "devvm")
     phase(page, "idle")
-    kept = page.evaluate("() => ['devvm', 'twin'].map((name) => localStorage.getItem(`by-hand ${name}`))")
+    kept = page.evaluate("() => ['devvm', 'twin'].map((name) => localStorage.getItem(`breakglass / by-hand ${name}`))")
     assert "qm reset 102" in kept[0]
     assert kept[1] is None
 
@@ -75,7 +83,8 @@ def test_a_verb_goes_on_while_another_vm_is_looked_at(person: Visit) -> None:
     phase(page, "running")
     page.select_option("#vm", "twin")
     phase(page, "idle", "failed", "notSent", "refused")
-    assert page.evaluate("() => Object.keys(sessionStorage).filter((name) => name.startsWith('job'))") == ["job devvm"]
+    kept = page.evaluate("() => Object.keys(sessionStorage).filter((name) => name.includes(' job '))")
+    assert kept == ["breakglass / job devvm"]
     page.reload()
     page.unroute("**/pve")
     page.fill("#secret", person.keys["operator"])
@@ -85,6 +94,37 @@ def test_a_verb_goes_on_while_another_vm_is_looked_at(person: Visit) -> None:
     phase(page, "done")
     assert len({body["if_last"] for body in person.mutating}) == 1
     assert {body["vm"] for body in person.mutating} == {"devvm"}
+
+
+def test_a_draft_stays_with_its_vm(person: Visit) -> None:
+    """What was typed for one VM is not sent about another; it is there again when that one is chosen again."""
+    page = person.open()
+    page.fill("#prompt", "why does devvm hang?")
+    page.select_option("#vm", "twin")
+    expect(page.locator("#prompt")).to_have_value("")
+    page.fill("#prompt", "and twin?")
+    page.select_option("#vm", "devvm")
+    expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
+
+
+def test_what_claude_may_do_as_root_is_said(person: Visit) -> None:
+    """Where claude's login in the guest is root's, the page says that it may change anything there; elsewhere not."""
+    page = person.open(caller="talker")
+    page.select_option("#vm", "twin")
+    told(page, "state-note", "claude logs in to twin as root")
+    page.select_option("#vm", "devvm")
+    expect(page.locator("#state-note")).not_to_contain_text("root")
+
+
+def test_a_vm_that_was_taken_away_is_still_looked_at(person: Visit) -> None:
+    """A reload of the configuration removed it: the page does not turn to another VM by itself."""
+    page = person.open()
+    gone = {**person.stage.service.health()}
+    gone["vms"] = [vm for vm in gone["vms"] if vm["name"] != "devvm"]
+    page.route("**/health", lambda route: route.fulfill(json=gone))
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#name")).to_have_text("devvm")
+    assert page.input_value("#vm") == "devvm"
 
 
 def test_a_vm_that_is_off_says_so(person: Visit) -> None:
@@ -131,7 +171,7 @@ def test_what_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
         expect(page.locator("#told-hint")).to_contain_text("refused")
         phase(page, "unknown")
         page.click("#key summary")
-        page.click("[data-do=forget]")
+        page.click("#forget")
         page.clock.fast_forward(20_000)
         phase(page, "locked")
         assert page.evaluate("() => Object.keys(sessionStorage)") == []
