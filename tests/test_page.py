@@ -1,22 +1,11 @@
 """The page in a real browser, before the real handler, sshd, host agent and QEMU: each state of its state machine."""
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from .browser import ASKS, Visit, ask, blocked, confirm, held_cycle, phase, press, said, told
+from .browser import ASKS, Visit, ask, blocked, confirm, held_cycle, keep_key, phase, press, said, told
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
-
-
-def keep_key(visit: Visit) -> Page:
-    """Unlock the page with a key that stays on the device."""
-    page = visit.page
-    page.goto(visit.stage.url)
-    page.fill("#secret", visit.keys["operator"])
-    page.check("#keep-key")
-    page.keyboard.press("Enter")
-    phase(page, "idle")
-    return page
 
 
 # --- locked ---

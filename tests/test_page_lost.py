@@ -15,6 +15,22 @@ THREE_DAYS = 3 * 86_400
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
+def unlock(visit: Visit, page: Page) -> None:
+    page.fill("#secret", visit.keys["operator"])
+    page.keyboard.press("Enter")
+
+
+def reload_with(visit: Visit, page: Page, job: str) -> None:
+    """Reload and unlock the page, which had confirmed this cycle a moment before."""
+    page.evaluate(
+        """([id, body]) => sessionStorage.setItem("breakglass / job devvm", JSON.stringify(
+            {id, verb: "cycle", body, at: Date.now(), lost: true}))""",
+        [job, '{"verb":"cycle","vm":"devvm"}'],
+    )
+    page.reload()
+    unlock(visit, page)
+
+
 @pytest.mark.parametrize("where", ["at once", "anywhere", "anywhere else"])
 def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
     """Wherever its answer breaks off, the same request goes out again by itself, and the VM is reset once."""
@@ -141,8 +157,7 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     for each in ASKS:  # a lock is a hint: after a minute a person may know better
         assert "Try anyway" in page.inner_text(f"[data-verb={each}]")
     page.reload()
-    page.fill("#secret", visit.keys["operator"])
-    page.keyboard.press("Enter")
+    unlock(visit, page)
     page.wait_for_selector("#ask-again:visible")
     visit.stage.wire.mend()
     page.click("#ask-again")
@@ -155,21 +170,9 @@ def test_a_reload_asks_for_what_was_confirmed(visit: Visit) -> None:
     """Within the minute a reload of the page goes on asking by itself, once it can sign again."""
     page = visit.open()
     with held_cycle(visit.stage, caller="operator") as job:
-        page.evaluate(
-            """([id, body]) => sessionStorage.setItem("breakglass / job devvm", JSON.stringify(
-                {id, verb: "cycle", body, at: Date.now(), lost: true}))""",
-            [job, '{"verb":"cycle","vm":"devvm"}'],
-        )
-        page.reload()
-        page.fill("#secret", visit.keys["operator"])
-        page.keyboard.press("Enter")
+        reload_with(visit, page, job)
         phase(page, "running")
     phase(page, "done")
-
-
-def unlock(visit: Visit, page: Page) -> None:
-    page.fill("#secret", visit.keys["operator"])
-    page.keyboard.press("Enter")
 
 
 def test_what_slept_through_its_minute_waits_for_a_person(visit: Visit) -> None:
@@ -278,13 +281,7 @@ def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
     visit.page.clock.install()
     page = visit.open()
     with held_cycle(visit.stage, caller="operator") as job:
-        page.evaluate(
-            """([id, body]) => sessionStorage.setItem("breakglass / job devvm", JSON.stringify(
-                {id, verb: "cycle", body, at: Date.now(), lost: true}))""",
-            [job, '{"verb":"cycle","vm":"devvm"}'],
-        )
-        page.reload()
-        unlock(visit, page)
+        reload_with(visit, page, job)
         phase(page, "running")
         page.clock.set_system_time(time.time() + 120)
         expect(page.locator("[data-verb=reset]")).to_contain_text("Power-cycle is under way.")

@@ -3,19 +3,14 @@
 import pytest
 from playwright.sync_api import Page
 
-from .browser import Visit, phase, said, told
+from .browser import Visit, keep_key, phase, said, told
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
 def kept_page(visit: Visit) -> Page:
     """Open the page with a key that stays, and return once it is in the browser's cache."""
-    page = visit.page
-    page.goto(visit.stage.url)
-    page.fill("#secret", visit.keys["operator"])
-    page.check("#keep-key")
-    page.keyboard.press("Enter")
-    phase(page, "idle")
+    page = keep_key(visit)
     page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
     return page
 

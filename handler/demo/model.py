@@ -26,9 +26,9 @@ FAILURES: Mapping[object, tuple[int, str, str]] = {
     500: (500, "api_error", "Internal server error"),
     529: (529, "overloaded_error", "Overloaded"),
 }
-
-
 # and "mute" (never a byte), "html" (a captive portal), and in the middle of the stream "reset", "silence", "cut"
+
+
 @dataclass
 class Asked:
     """One request, for tests to look at."""
