@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents.pve.archive import KEEP_ARCHIVED, KEEP_BYTES
+from agents.pve.files import boottime
 from agents.pve.host import Host
 from agents.pve.memory import KEEP_JOBS, Record
 from agents.pve.vmlock import Lock
@@ -118,9 +119,18 @@ def test_a_picture_over_two_mebibytes_is_not_kept(world: World) -> None:
 # --- a crash of the host ---
 
 
+def booted_an_hour_ago(world: World) -> None:
+    """Shift the host agent's clock, so that a test holds whatever the uptime of the machine that runs it."""
+    clock = "time.clock_gettime(time.CLOCK_BOOTTIME)"
+    text = world.agent.read_text()
+    assert clock in text
+    world.agent.write_text(text.replace(clock, f"({clock} - {boottime() - 3600})"))
+
+
 @pytest.fixture
 def crashed(world: World) -> Iterator[World]:
     """A host that went down in the middle of a cycle: no process of it is left, and neither is /run."""
+    booted_an_hour_ago(world)
     held = at_qm("start")(world, "cut-off-1")
     next(held)
     with Session(world) as session:
@@ -171,10 +181,11 @@ def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
     memory(world).mkdir(parents=True)
     stuck = Lock(host, "archive.lock")
     assert stuck.take("archive")  # a record lock: this process is the one that is stuck
+    begun = boottime() - 60
     for number in range(KEEP_JOBS + 3):
         job = memory(world, "jobs", f"earlier-{number:04}")
         job.mkdir(parents=True)
-        record = Record(job.name, "forensics", "x", "", "2026-01-01", 1000.0 + number, "n", 1, 0)
+        record = Record(job.name, "forensics", "x", "", "2026-01-01", begun + number, "n", 1, 0)
         (job / "request.json").write_text(json.dumps(vars(record)))
         (job / "result.json").write_text('{"outcome": "done"}')
         (job / "output").write_text("")
