@@ -93,7 +93,7 @@ def _write(directory: str) -> object:
 
 def _vm(host: Host) -> Iterator[Finding]:
     view = cluster_view(host)
-    if view is None:
+    if view.trouble:
         yield warning(
             "/etc/pve does not answer; reset and stop work, start and cycle do not", "systemctl status pve-cluster"
         )

@@ -1,7 +1,7 @@
 """What /etc/pve says of the VM: quorum, configuration, lock, the node that has it, HA.
 
-/etc/pve is FUSE and may hang, so all of it is read by one forked child with a deadline. No answer is None, and the
-caller decides what that means: no quorum for a start, nothing for a reset or a stop.
+/etc/pve is FUSE and may hang, so all of it is read by one forked child with a deadline. Where it tells nothing, the
+view names the trouble, and the caller decides what that means: no start, but neither a reset nor a stop is refused.
 """
 
 import json
@@ -13,26 +13,52 @@ from .host import Host
 from .vmstate import in_time
 
 CLUSTER_SECONDS = 3.0
+CONFIG_CHARS = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """`quorate`: the owner's write bit of /etc/pve/local, which is what PVE's own check_cfs_quorum reads. `config`:
-    the VM's configuration is on this node; `node`: the other node that has it. `lock`: its `lock:` property. `ha`: the
-    state requested of HA, empty where HA does not know the VM; `ha_seen`: the state that HA's manager sees."""
+    """`trouble`: why /etc/pve told nothing, one of TROUBLES, else empty. `quorate`: the owner's write bit of
+    /etc/pve/local, which is what PVE's own check_cfs_quorum reads. `config`: the VM's configuration is on this node;
+    `config_text`: that file; `node`: the other node that has it. `lock`: its `lock:` property. `ha`: the state
+    requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its resources alone;
+    `ha_seen`: the state that HA's manager sees."""
 
+    trouble: str = ""
     quorate: bool = False
     config: bool = False
+    config_text: str = ""
     node: str = ""
     lock: str = ""
     ha: str = ""
     ha_seen: str = ""
 
+    @property
+    def answers(self) -> bool:
+        return not self.trouble
 
-def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster | None:
-    """Return what /etc/pve says, or None when it gives no answer in time."""
+
+NOT_ASKED = Cluster()
+
+# Each way in which pmxcfs, the file system on /etc/pve, can be away: what is so, and what mends it.
+_RESTART = (
+    "by hand: systemctl restart pve-cluster; it restarts the file system on /etc/pve alone, running VMs go on, and so "
+    "do the disks"
+)
+TROUBLES = {
+    "pmxcfs-hung": ("/etc/pve does not answer: pmxcfs hangs", _RESTART),
+    "pmxcfs-not-mounted": ("/etc/pve is not mounted: pmxcfs does not run", _RESTART),
+    "pmxcfs-dead": (
+        "/etc/pve has lost its pmxcfs (transport endpoint is not connected)",
+        f"{_RESTART}; if that fails, umount -l /etc/pve first",
+    ),
+}
+
+
+def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
+    """Return what /etc/pve says, or a view with its `trouble` where that gives no answer in time or an error."""
     answer = in_time(lambda: asdict(_seen_in_cluster(host)), seconds)
-    return Cluster(**answer) if isinstance(answer, dict) else None
+    return Cluster(**answer) if isinstance(answer, dict) else Cluster("pmxcfs-hung")
 
 
 def node_name() -> str:
@@ -40,25 +66,42 @@ def node_name() -> str:
 
 
 def _seen_in_cluster(host: Host) -> Cluster:
-    mode = os.stat(host.path("/etc/pve/local")).st_mode
-    conf = host.path(f"/etc/pve/qemu-server/{host.vmid}.conf")
-    config = os.path.exists(conf)
+    try:
+        quorate = _may_write(host.path("/etc/pve/local"))
+        text = _text_in(host, f"/etc/pve/qemu-server/{host.vmid}.conf")
+    except FileNotFoundError:
+        return Cluster("pmxcfs-not-mounted")
+    except OSError:  # ENOTCONN, EIO
+        return Cluster("pmxcfs-dead")
+    status = _text_in(host, "/etc/pve/ha/manager_status") or ""
+    requested = ha_requested(_text_in(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
+    disarmed = ha_disarmed(status) if requested else ""
     return Cluster(
-        quorate=bool(mode & stat.S_IWUSR),
-        config=config,
-        node="" if config else node_in(_text_in(host, "/etc/pve/.vmlist"), host.vmid),
-        lock=lock_in(_text_in(host, f"/etc/pve/qemu-server/{host.vmid}.conf")),
-        ha=ha_requested(_text_in(host, "/etc/pve/ha/resources.cfg"), host.vmid),
-        ha_seen=ha_seen_in(_text_in(host, "/etc/pve/ha/manager_status"), host.vmid),
+        quorate=quorate,
+        config=text is not None,
+        config_text=(text or "")[:CONFIG_CHARS],
+        node="" if text is not None else node_in(_text_in(host, "/etc/pve/.vmlist") or "", host.vmid),
+        lock=lock_in(text or ""),
+        ha="disarmed" if disarmed == "ignore" else requested,
+        ha_seen="freeze" if disarmed == "freeze" else ha_seen_in(status, host.vmid),
     )
 
 
-def _text_in(host: Host, path: str) -> str:
+def _may_write(path: str) -> bool:
+    """Tell whether the owner's write bit is set, of the link as in PVE, and of what it names where that is there."""
+    modes = [os.lstat(path).st_mode]
+    if os.path.exists(path):
+        modes.append(os.stat(path).st_mode)
+    return all(mode & stat.S_IWUSR for mode in modes)
+
+
+def _text_in(host: Host, path: str) -> str | None:
+    """Return a file's text, None where there is no such file."""
     try:
         with open(host.path(path), encoding="utf-8", errors="replace") as file:
             return file.read(1 << 20)
-    except OSError:
-        return ""
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def lock_in(conf: str) -> str:
@@ -88,6 +131,15 @@ def ha_seen_in(manager_status: str, vmid: int) -> str:
     """Return the state of the VM in HA's manager_status."""
     try:
         return str(json.loads(manager_status)["service_status"][f"vm:{vmid}"]["state"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def ha_disarmed(manager_status: str) -> str:
+    """Return how HA is disarmed: `freeze` (it holds every resource as it is), `ignore` (it leaves them alone, and `qm`
+    acts directly), or an empty string (pve-ha-manager 5.1.3 and later)."""
+    try:
+        return str(json.loads(manager_status)["disarm"]["mode"])
     except (ValueError, KeyError, TypeError):
         return ""
 

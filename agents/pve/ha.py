@@ -5,7 +5,7 @@ that ends while HA wants it started is started again, here or on another node. `
 """
 
 # Of `requested` (resources.cfg) and of `seen` (manager_status).
-_HANDS_OFF = ("", "ignored")
+_HANDS_OFF = ("", "ignored", "disarmed")
 _AT_REST = ("stopped", "disabled")
 _STUCK = ("error", "freeze", "fence", "recovery")
 
@@ -27,6 +27,8 @@ def ha_stuck(requested: str, seen: str) -> bool:
 
 def ha_line(requested: str, seen: str) -> str:
     """Return one line on HA, empty where it does not manage the VM."""
+    if requested == "disarmed":
+        return "HA is disarmed (ignore): it leaves every VM alone until somebody arms it again"
     if not ha_manages(requested):
         return "HA: ignored, so it leaves the VM alone" if requested else ""
     known = f"HA manages it: requested {requested}, now {seen or 'not known'}"

@@ -9,9 +9,9 @@ from .cluster import Cluster
 from .job import Job
 from .locks import flock_holders, owner_of
 from .result import Ended, Verdict
+from .times import FLOCK_SECONDS
 from .words import REFUSED
 
-FLOCK_SECONDS = 3.0
 _PAUSED_FOR_IT = ("paused", "prelaunch")
 SHUTDOWNS = ("qmshutdown", "qmreboot", "qm shutdown", "qm reboot")
 STOPS = ("qmstop", "qm stop")
@@ -21,9 +21,9 @@ def refused(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended
     return Ended(REFUSED, Verdict(code, sentence, advice, evidence))
 
 
-def refuse_locked(job: Job, view: Cluster | None, advice: str = "") -> None:
+def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
     """Refuse while the configuration is locked: `qm` would as well. What /etc/pve does not tell refuses nothing."""
-    if not view or not view.lock:
+    if not view.lock:
         return
     owner = owner_of(job.host, view.lock)
     whose = {
@@ -36,13 +36,13 @@ def refuse_locked(job: Job, view: Cluster | None, advice: str = "") -> None:
     raise refused("locked", sentence, advice, f"lock: {view.lock}", *owner.lines, *look)
 
 
-def refuse_reset(job: Job, view: Cluster | None, state: str) -> None:
+def refuse_reset(job: Job, view: Cluster, state: str) -> None:
     """Refuse a reset only where it could harm what a live task does. It needs no lock: it is a button of QEMU's.
 
     A dead task's lock protects nothing. A backup reads the disks as they were when it began, whatever the guest does
     since; but a guest that it keeps standing is not a hung one.
     """
-    if not view or not view.lock:
+    if not view.lock:
         return
     if view.lock == "backup" and state not in _PAUSED_FOR_IT:
         _warn(job, "VM is locked (backup): the backup goes on beside a reset, with the disks as it found them")
@@ -58,9 +58,9 @@ def _warn(job: Job, warning: str) -> None:
         job.warnings.append(warning)
 
 
-def refuse_resume(job: Job, view: Cluster | None) -> None:
+def refuse_resume(job: Job, view: Cluster) -> None:
     """Refuse to let a paused VM go on while a task has it; a backup's lock is no obstacle, as with `qm start`."""
-    if view and view.lock not in ("backup", "suspended"):
+    if view.lock not in ("backup", "suspended"):
         refuse_locked(job, view)
 
 

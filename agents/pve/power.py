@@ -40,7 +40,7 @@ def reset(job: Job, facts: Facts) -> Result:
     try:
         with Qmp(job.host.qmp, job.left(10)) as qmp:
             was = qmp.status()
-            if view is not None:  # once more: the evidence took its time
+            if view.answers:  # once more: the evidence took its time
                 refuse_reset(job, cluster_view(job.host), was)
             qmp.command("system_reset")
             qmp.wait_event("RESET")
@@ -71,7 +71,7 @@ def stop(job: Job, facts: Facts) -> Result:
     return Result(DONE, "stopped")
 
 
-def _refuse_stop(job: Job, view: Cluster | None) -> None:
+def _refuse_stop(job: Job, view: Cluster) -> None:
     refuse_deaf_ha(job, view)
     refuse_locked(job, view)
 
@@ -79,7 +79,7 @@ def _refuse_stop(job: Job, view: Cluster | None) -> None:
 def _say_what_ha_does(job: Job) -> None:
     """A VM that was stopped behind HA's back does not stay so: say what HA wants of it."""
     view = cluster_view(job.host)
-    if view and ha_manages(view.ha):
+    if ha_manages(view.ha):
         job.warnings.append(ha_line(view.ha, view.ha_seen))
 
 
@@ -143,7 +143,7 @@ def cycle(job: Job, facts: Facts) -> Result:
         ) from None
 
 
-def _refuse_cycle(job: Job, view: Cluster | None) -> None:
+def _refuse_cycle(job: Job, view: Cluster) -> None:
     refuse_unstartable(job, view, stops_first=True)
     if job.stage == "stop":  # `qm stop` has failed: a worker of it, or another's, that still holds the flock ends never
         refuse_flock(job, SHUTDOWNS)

@@ -7,7 +7,7 @@ a quorum) is named and never done.
 import os
 import re
 
-from .cluster import CLUSTER_SECONDS, Cluster, cluster_view, node_name
+from .cluster import TROUBLES, Cluster, cluster_view, node_name
 from .ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from .job import Job
 from .lockrules import SHUTDOWNS, STOPS, refuse_flock, refuse_locked, refused
@@ -29,12 +29,12 @@ def can_start(job: Job, stops_first: bool = False) -> None:
     _refuse_broken_qm(job)
 
 
-def refuse_unstartable(job: Job, view: Cluster | None, stops_first: bool) -> None:
+def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
     """Refuse where /etc/pve itself forbids a start: no quorum, another node, no configuration, HA, a lock."""
     host = job.host
-    if view is None:
-        silent = f"/etc/pve: no answer in {CLUSTER_SECONDS:g} s"
-        raise refused("no-quorum", "/etc/pve does not answer, so a start would hang", "", silent)
+    if view.trouble:
+        what, cure = TROUBLES[view.trouble]
+        raise refused(view.trouble, f"{what}, so a start would fail; mend that first", "", cure)
     if not view.quorate:
         sentence = "this node has no quorum, so a start would fail"
         raise refused("no-quorum", sentence, "", "/etc/pve/local is read-only", *_NO_QUORUM)
@@ -64,9 +64,9 @@ def _find_qm() -> bool:
     return any(os.access(f"{directory}/qm", os.X_OK) for directory in os.get_exec_path())
 
 
-def refuse_elsewhere(job: Job, view: Cluster | None) -> None:
+def refuse_elsewhere(job: Job, view: Cluster) -> None:
     """Refuse when the VM's configuration is on another node: what is stopped here may run there."""
-    if view and view.node:
+    if view.node:
         vmid, here = job.host.vmid, node_name()
         raise refused(
             "other-node",
@@ -77,13 +77,13 @@ def refuse_elsewhere(job: Job, view: Cluster | None) -> None:
         )
 
 
-def refuse_deaf_ha(job: Job, view: Cluster | None) -> None:
+def refuse_deaf_ha(job: Job, view: Cluster) -> None:
     """Refuse a stop that HA could not take and would undo: without a quorum, or while it holds the VM as it is."""
-    if view and ha_restarts(view.ha, view.ha_seen) and not view.quorate:
+    if ha_restarts(view.ha, view.ha_seen) and not view.quorate:
         sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA takes no stop and undoes a kill"
         fence = "a node with active HA services that lost its quorum reboots itself after 60 s"
         raise refused("no-quorum", sentence, "", ha_line(view.ha, view.ha_seen), fence, *_NO_QUORUM)
-    if view and ha_stuck(view.ha, view.ha_seen) and view.ha_seen != "error":
+    if ha_stuck(view.ha, view.ha_seen) and view.ha_seen != "error":
         raise _stuck(job, view)
 
 

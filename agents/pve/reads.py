@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .archive import archive_trouble
-from .cluster import Cluster, cluster_view
+from .cluster import NOT_ASKED, Cluster, cluster_view
 from .evidence import Evidence
 from .files import write_whole
 from .grammar import Request
@@ -54,11 +54,11 @@ def _status(host: Host) -> Iterator[Message]:
         yield {"type": "facts", **asdict(facts)}
     yield output(f"{conclude(facts)}: {sources(facts)}")
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
-    elsewhere = cluster_view(host, seconds) if conclude(facts) == "stopped" and seconds > 0 else None
+    elsewhere = cluster_view(host, seconds) if conclude(facts) == "stopped" and seconds > 0 else NOT_ASKED
     yield result_message(status_result(host, facts, DONE, elsewhere))
 
 
-def status_result(host: Host, facts: Facts, exit_code: int, view: Cluster | None = None) -> Result:
+def status_result(host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED) -> Result:
     """Return the result of a status from whatever facts there are; reads tmpfs only, so it never waits."""
     memory = Memory(host)
     holder_id = Lock(host, "lock").holder()
@@ -67,7 +67,7 @@ def status_result(host: Host, facts: Facts, exit_code: int, view: Cluster | None
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
     else:
-        left, known = tuple(leftovers(host)) if state == "stopped" else (), view or Cluster()
+        left, known = tuple(leftovers(host)) if state == "stopped" else (), view
         verdict = quick_verdict(
             Evidence(
                 state,
@@ -103,7 +103,7 @@ def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:
         "bundle": bundle,
         "vmid": host.vmid,
         "read_only": key.read_only,
-        "quorum": bool(view and view.quorate),
+        "quorum": view.quorate,
         "records": _records(host),
     }
     yield output(f"breakglass-pve {VERSION} for VM {host.vmid}")

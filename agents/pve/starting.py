@@ -8,14 +8,11 @@ from .ha import ha_by_hand, ha_line
 from .job import Job
 from .result import Ended, Result
 from .stopping import failed
+from .times import HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
 from .vmstate import conclude, has_process, observe, read_pid, sources
 from .words import DEADLINE, DONE
 
-QM_START_SECONDS = 150.0
-START_SECONDS = 60.0
-HA_START_SECONDS = 120.0
 AGENT_PING_SECONDS = 1.0
-SECOND_START_SECONDS = 2.0
 
 
 def start_again(job: Job, old: int) -> Result:
@@ -49,7 +46,7 @@ def start_process(job: Job, old: int) -> Result:
         last_words = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise failed("verb-failed", f"qm start failed: {last_words}", "start", *ran.stderr.splitlines()[-5:])
     asked_ha = "Requesting HA start" in ran.stdout
-    result = verify_running(job, HA_START_SECONDS if asked_ha else START_SECONDS, asked_ha)
+    result = verify_running(job, HA_START_SECONDS if asked_ha else START_VERIFY_SECONDS, asked_ha)
     if old and read_pid(job.host) == old:
         raise failed("verb-failed", f"the VM runs, but still in the old process {old}", "cycle")
     return result
@@ -77,7 +74,7 @@ def _not_running(job: Job, state: str, source: str, asked_ha: bool) -> Ended:
     if not asked_ha:
         return failed("verb-failed", f"the VM is {state} and not running", "forensics", source)
     view = cluster_view(job.host)
-    requested, seen = (view.ha, view.ha_seen) if view else ("started", "")
+    requested, seen = (view.ha, view.ha_seen) if view.answers else ("started", "")
     lines = (source, ha_line(requested, seen), *ha_by_hand(job.host.vmid, requested, seen))
     return failed("ha-holds", f"HA was asked to start the VM and it is {state}", "", *lines)
 
@@ -85,7 +82,7 @@ def _not_running(job: Job, state: str, source: str, asked_ha: bool) -> Ended:
 def _notice_a_move(job: Job) -> None:
     time.sleep(0.5)  # a look at /etc/pve is a process; the manager works in rounds of 10 s
     view = cluster_view(job.host, 1.0)
-    if view and view.node:
+    if view.node:
         sentence = f"HA has moved VM {job.host.vmid} to node {view.node} and starts it there: look there"
         raise failed("moved", sentence, "", f"/etc/pve/.vmlist names {view.node}")
 

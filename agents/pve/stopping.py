@@ -14,17 +14,19 @@ from .ha import ha_by_hand, ha_line, ha_manages, ha_restarts
 from .job import Job
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Verdict
+from .times import (
+    HA_STOP_SECONDS,
+    KILL_SECONDS,
+    LADDER_SECONDS,
+    QM_STOP_SECONDS,
+    QUIT_SECONDS,
+    SETTLE_SECONDS,
+    TERM_SECONDS,
+)
 from .vmstate import Facts, has_process, leftovers, observe, read_pid, sources, verified
 from .words import DEADLINE, FAILED
 
-QM_STOP_SECONDS = 90.0
-HA_STOP_SECONDS = 75.0  # its manager and its LRM take 10 s each, and qm's own ladder may follow
-SETTLE_SECONDS = 5.0
-LADDER_SECONDS = (
-    28.0  # of the verb's deadline, kept for what comes after qm: a look, quit, SIGTERM, SIGKILL and the proof
-)
-
-Refuse = Callable[[Cluster | None], None]  # given what /etc/pve says; raises Ended where the VM must not be stopped
+Refuse = Callable[[Cluster], None]  # given what /etc/pve says; raises Ended where the VM must not be stopped
 
 
 def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code: int = FAILED) -> Ended:
@@ -42,7 +44,7 @@ def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
     view = cluster_view(job.host)
     refuse(view)
     job.enter("stop")
-    if view is None:
+    if view.trouble:
         job.say("stop: /etc/pve does not answer, so qm can't be used; stopping QEMU directly")
         job.warnings.append("/etc/pve did not tell whether HA manages the VM; if it does, HA may start it again")
     else:
@@ -94,10 +96,10 @@ def _leave_it_to_ha(job: Job, asked_ha: bool) -> None:
     while it hangs here. Where HA itself wants it stopped, or has given it up (error), nothing brings it back, so it
     may be ended directly."""
     view = cluster_view(job.host)
-    if view is not None and not ha_restarts(view.ha, view.ha_seen):
+    if view.answers and not ha_restarts(view.ha, view.ha_seen):
         job.say(f"stop: {ha_line(view.ha, view.ha_seen)}; ending QEMU directly")
         return
-    known = view or Cluster(ha="started")
+    known = view if view.answers else Cluster(ha="started")
     sentence = "HA manages the VM and has not stopped it; it was not killed, because HA would start it again or move it"
     asked = ("HA took the request and may still stop it; it then stays off until a start",) if asked_ha else ()
     lines = (*asked, ha_line(known.ha, known.ha_seen), *ha_by_hand(job.host.vmid, known.ha, known.ha_seen))
@@ -146,17 +148,17 @@ def _quit(job: Job, facts: Facts) -> None:
     try:
         with Qmp(job.host.qmp, job.left(3)) as qmp:
             qmp.command("quit")
-        _wait_end(job, pidfd, 5)
+        _wait_end(job, pidfd, QUIT_SECONDS)
     except (QmpError, QmpSilent):
         os.close(pidfd)
 
 
 def _terminate(job: Job, facts: Facts) -> None:
-    _signal(job, facts, signal.SIGTERM, 10)
+    _signal(job, facts, signal.SIGTERM, TERM_SECONDS)
 
 
 def _kill(job: Job, facts: Facts) -> None:
-    _signal(job, facts, signal.SIGKILL, 5)
+    _signal(job, facts, signal.SIGKILL, KILL_SECONDS)
 
 
 def _signal(job: Job, facts: Facts, number: signal.Signals, seconds: float) -> None:

@@ -39,7 +39,7 @@ def _cluster(host: Host) -> Iterator[Reply]:
     """Say what /etc/pve says, and of a lock whether the task that took it still lives."""
     began = time.monotonic()
     view = cluster_view(host)
-    if view is None:
+    if view.trouble:
         yield Reply("cluster", "/etc/pve", "timed out", round(time.monotonic() - began, 3), "/etc/pve does not answer")
         return
     facts: dict[str, object] = {"lock": view.lock, "ha": view.ha, "ha_seen": view.ha_seen, "node": view.node}

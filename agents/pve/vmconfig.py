@@ -1,0 +1,87 @@
+"""What a VM's configuration file says: options, pending options, the storages of its disks, the time a start may take.
+Pure: the text is read elsewhere (cluster.py).
+
+The format is qemu-server's (QemuConfig.pm, parse_vm_config): `key: value` lines, then sections in square brackets, of
+which [PENDING] has the options that wait for a new QEMU process and the others are snapshots.
+"""
+
+import re
+
+START_BASE_SECONDS = 30.0
+SUSPENDED_SECONDS = 300.0
+HUGEPAGES_SECONDS = 150.0
+HUGEPAGES_LOCK_SECONDS = 60.0
+NIC_SECONDS = 5.0
+DEFAULT_MEMORY_MIB = 512
+
+_OPTION = re.compile(r"([a-z][a-z_0-9]*):\s*(.*)")
+_DISK = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]+")
+
+
+def current_options(text: str) -> dict[str, str]:
+    """Return the options that are in force: those before the first section."""
+    return _options(_sections(text).get("", []))
+
+
+def pending_options(text: str) -> list[str]:
+    """Return the names of the options that wait for a new QEMU process, set or deleted, as `qm pending` shows them."""
+    pending = _options(_sections(text).get("PENDING", []))
+    deleted = re.split(r"[,;\s]+", pending.pop("delete", ""))
+    return [*pending, *(name.lstrip("!") for name in deleted if name)]
+
+
+def disk_storages(text: str) -> list[str]:
+    """Return the ids of the storages that the VM's own disks are on, in order; a CD-ROM is no disk."""
+    found = []
+    for name, value in current_options(text).items():
+        volume, _, rest = value.removeprefix("file=").partition(",")
+        storage, is_volume, _ = volume.partition(":")
+        if _DISK.fullmatch(name) and is_volume and "media=cdrom" not in rest and not volume.startswith("/"):
+            found.append(storage)
+    return list(dict.fromkeys(found))
+
+
+def start_seconds(text: str) -> tuple[float, list[str]]:
+    """Return how long Proxmox itself waits for QEMU to start, in seconds, and what of the configuration makes it more
+    than the base (qemu-server 9.2.6, Helpers.pm config_aware_timeout)."""
+    options = current_options(text)
+    why = []
+    seconds = START_BASE_SECONDS
+    if (memory := _memory_mib(options)) > 30 * 1024:
+        seconds = float(memory // 1024)
+        why.append(f"{memory // 1024} GiB of memory")
+    if any(re.fullmatch("hostpci[0-9]+", name) for name in options):
+        seconds *= 4
+        why.append("passed-through PCI devices")
+    if options.get("lock") == "suspended":
+        seconds = max(seconds, SUSPENDED_SECONDS)
+        why.append("it resumes from disk")
+    if options.get("hugepages"):
+        seconds = max(seconds, HUGEPAGES_SECONDS) + HUGEPAGES_LOCK_SECONDS
+        why.append("hugepages")
+    if cards := sum(bool(re.fullmatch("net[0-9]+", name)) for name in options):
+        seconds += cards * NIC_SECONDS
+        why.append(f"{cards} network cards" if cards > 1 else "a network card")
+    return seconds, why
+
+
+def _memory_mib(options: dict[str, str]) -> int:
+    words = dict(word.partition("=")[::2] for word in options.get("memory", "").split(","))
+    value = words.get("current") or options.get("memory", "").partition(",")[0]
+    return int(value) if value.isdecimal() else DEFAULT_MEMORY_MIB
+
+
+def _sections(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {"": []}
+    name = ""
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[([^]]+)\]\s*", line):
+            name = header[1]
+            found.setdefault(name, [])
+        else:
+            found[name].append(line)
+    return found
+
+
+def _options(lines: list[str]) -> dict[str, str]:
+    return {match[1]: match[2].strip() for line in lines if (match := _OPTION.fullmatch(line))}
