@@ -14,18 +14,18 @@ HUGEPAGES_LOCK_SECONDS = 60.0
 NIC_SECONDS = 5.0
 DEFAULT_MEMORY_MIB = 512
 
-_OPTION = re.compile(r"([a-z][a-z_0-9]*):\s*(.*)")
+_OPTION_LINE = re.compile(r"([a-z][a-z_0-9]*):\s*(.*)")
 _DISK = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]+")
 
 
 def current_options(text: str) -> dict[str, str]:
     """Return the options that are in force: those before the first section."""
-    return _options(_sections(text).get("", []))
+    return _options_in(_sections(text).get("", []))
 
 
 def pending_options(text: str) -> list[str]:
     """Return the names of the options that wait for a new QEMU process, set or deleted, as `qm pending` shows them."""
-    pending = _options(_sections(text).get("PENDING", []))
+    pending = _options_in(_sections(text).get("PENDING", []))
     deleted = re.split(r"[,;\s]+", pending.pop("delete", ""))
     return [*pending, *(name.lstrip("!") for name in deleted if name)]
 
@@ -83,5 +83,5 @@ def _sections(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _options(lines: list[str]) -> dict[str, str]:
-    return {match[1]: match[2].strip() for line in lines if (match := _OPTION.fullmatch(line))}
+def _options_in(lines: list[str]) -> dict[str, str]:
+    return {match[1]: match[2].strip() for line in lines if (match := _OPTION_LINE.fullmatch(line))}
