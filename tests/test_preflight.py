@@ -11,7 +11,7 @@ import pytest
 from agents.pve.cluster import ha_requested, ha_seen_in, lock_in, node_in
 from agents.pve.ha import ha_line, ha_restarts, ha_stuck
 from agents.pve.locks import task_in
-from agents.pve.tier_proxmox import quiet_minutes, staged, word_of_qm
+from agents.pve.tier_proxmox import quiet_minutes, word_of_qm
 from handler.demo.world import VMID, World
 
 from .agent import Answer, answer_of, execute
@@ -334,10 +334,9 @@ def test_a_upid_names_one_process() -> None:
 
 
 def test_the_second_sources_are_read_for_what_they_prove() -> None:
-    """A `running` without running-qemu is a silent QEMU; staged options; minutes without a write."""
+    """A `running` without running-qemu is a silent QEMU; minutes without a write."""
     assert word_of_qm("status: running\nqmpstatus: running\n")["qm_says"] == "running, and that QEMU is silent"
     assert word_of_qm("qmpstatus: paused\nrunning-qemu: 10.0.2\nstatus: running\n")["qm_says"] == "paused"
-    assert staged("cur cores: 1\nnew memory: 64\ndel net1: x\n")["pending"] == ["memory", "net1"]
     rows = '[{"time": 60, "diskwrite": 5}, {"time": 120}, {"time": 180, "diskwrite": 0}]'
     assert quiet_minutes(rows) == {"quiet_minutes": 2}
     assert [quiet_minutes(text) for text in ("", "[]", "{}", '[{"time": 1, "diskwrite": 0}]')] == [{}, {}, {}, {}]

@@ -31,12 +31,14 @@ Asking = Callable[[float], Iterator[Reply]]
 
 @dataclass(frozen=True)
 class Probe:
-    """One question of a capture. `ask` is called in a child of its own with the seconds that it may take."""
+    """One question of a capture. `ask` is called in a child of its own with the seconds that it may take. `is_perl`: it
+    starts a Perl interpreter, so that few of its kind run at a time."""
 
     tier: int
     name: str
     seconds: float
     ask: Asking
+    is_perl: bool = False
 
 
 def replied(name: str, began: float, text: str, facts: dict[str, object] | None = None, command: str = "") -> Reply:
@@ -65,25 +67,37 @@ def nothing_learnt(_: str) -> dict[str, object]:
 
 
 def command_probe(
-    tier: int, name: str, seconds: float, *argv: str, learn: Callable[[str], dict[str, object]] = nothing_learnt
+    tier: int,
+    name: str,
+    seconds: float,
+    *argv: str,
+    learn: Callable[[str], dict[str, object]] = nothing_learnt,
+    is_perl: bool = False,
 ) -> Probe:
     """Return a probe that runs `argv`; `learn` makes facts of what it printed when it ended well."""
 
     def answer(allowed: float) -> Iterator[Reply]:
-        began = time.monotonic()
-        ran = run(list(argv), allowed)
-        text, facts = last_bytes(ran.stdout + ran.stderr), {}
-        if ran.code is None:
-            outcome, text = "timed out", f"{text}\nno answer in {allowed:g} s: this is a finding"
-        elif ran.code == 127 and not ran.stdout:
-            outcome, text = "absent", ABSENT
-        elif ran.code:
-            outcome, text = "failed", f"{text}[exit {ran.code}]"
-        else:
-            outcome, facts = "ok", learn(ran.stdout)
-        yield Reply(name, " ".join(argv), outcome, round(time.monotonic() - began, 3), text, facts)
+        yield run_command(name, allowed, *argv, learn=learn)
 
-    return Probe(tier, name, seconds, answer)
+    return Probe(tier, name, seconds, answer, is_perl)
+
+
+def run_command(
+    name: str, seconds: float, *argv: str, learn: Callable[[str], dict[str, object]] = nothing_learnt
+) -> Reply:
+    """Return what a command said, or how it failed to."""
+    began = time.monotonic()
+    ran = run(list(argv), seconds)
+    text, facts = last_bytes(ran.stdout + ran.stderr), {}
+    if ran.code is None:
+        outcome, text = "timed out", f"{text}\nno answer in {seconds:.1f} s: this is a finding"
+    elif ran.code == 127 and not ran.stdout:
+        outcome, text = "absent", ABSENT
+    elif ran.code:
+        outcome, text = "failed", f"{text}[exit {ran.code}]"
+    else:
+        outcome, facts = "ok", learn(ran.stdout)
+    return Reply(name, " ".join(argv), outcome, round(time.monotonic() - began, 3), text, facts)
 
 
 def last_bytes(text: str) -> str:

@@ -5,6 +5,8 @@ A fact that nobody could find out has its default, and the verdict says less for
 
 from dataclasses import asdict, dataclass, fields
 
+WATCHED_SECONDS = 1.5  # a healthy disk or thread may stand still for less
+
 
 @dataclass(frozen=True)
 class Queue:
@@ -21,13 +23,17 @@ class Queue:
 class Evidence:
     """`state`: see vmstate.conclude. `threads`: one state letter for each thread of QEMU. `stuck`: threads that sat in
     one uninterruptible sleep from the first sample to the second. `queues`: each sample of the disks' queues, oldest
-    first. `cpu`: seconds of processor time that QEMU used between the samples. `lock`: the configuration's `lock:`.
-    `owners`: who holds the lock file. `lock_alive`: whether the task that took the lock still runs, None when not
-    known; `lock_owner`: the lines that say so. `node`: the other node that has the configuration. `ha`, `ha_seen`: the
-    state requested of HA and the one that its manager sees. `qm_says`: the word of `qm status`. `pending`: options
-    that wait for a new QEMU. `quiet_minutes`: how long Proxmox's statistics know of no disk write. `agent`: answers,
-    silent (its port is open in the guest) or empty (not known). `silent_storage`: commands about storage that did not
-    end in time."""
+    first. `seconds`: between the samples of the threads, and of the queues where `queue_seconds` says no other. `cpu`:
+    seconds of processor time that QEMU used meanwhile. `lock`: the configuration's `lock:`. `owners`: who holds the
+    lock file. `lock_alive`: whether the task that took the lock still runs, None when not known; `lock_owner`: the
+    lines that say so. `node`: the other node that has the configuration. `ha`, `ha_seen`: the state requested of HA
+    and the one that its manager sees. `qm_says`: the word of `qm status`. `pending`: options that wait for a new QEMU.
+    `quiet_minutes`: how long Proxmox's statistics know of no disk write. `agent`: answers, silent (its port is open in
+    the guest) or empty (not known). `dead_storages`: storages of the VM's own disks that don't answer.
+    `late_commands`: commands about all storages that did not end in time, which says nothing of this VM. `pve`: why
+    /etc/pve told nothing (cluster.TROUBLES), empty where it answers or was not asked. `quorate`: whether this node has
+    a quorum, `config`: whether the VM's configuration is here, both None when not known. `leftovers`: what is left of
+    a stopped VM, by pid, and in `remains` by name and state."""
 
     state: str
     source: str = ""
@@ -51,7 +57,18 @@ class Evidence:
     disk_errors: tuple[str, ...] = ()
     block_jobs: tuple[str, ...] = ()
     agent: str = ""
-    silent_storage: tuple[str, ...] = ()
+    dead_storages: tuple[str, ...] = ()
+    late_commands: tuple[str, ...] = ()
+    pve: str = ""
+    quorate: bool | None = None
+    config: bool | None = None
+    remains: tuple[str, ...] = ()
+    queue_seconds: float | None = None
+
+    @property
+    def watched(self) -> float:
+        """Seconds between the samples of the queues."""
+        return self.seconds if self.queue_seconds is None else self.queue_seconds
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)

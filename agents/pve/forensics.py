@@ -1,26 +1,27 @@
-"""A capture: every probe of the tiers at once, each in a child of its own with a deadline; the picture last.
+"""A capture: what the tiers tell, each probe in a child of its own with a deadline; the picture last.
 
 A capture holds nothing: it takes no VM lock and makes nobody busy. What hangs is itself a finding, and is left behind.
 What was found is kept in the job and named in `evidence.json`, so that a verb within the next minute need not ask
-again.
+again. A verb that has none looks by itself, briefly, and a second time where the brief look is in doubt.
 """
 
 import json
 import os
-import select
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from .asking import Probe, Reply
-from .evidence import Evidence, evidence_from
+from .asking import Reply
+from .evidence import WATCHED_SECONDS, Evidence, evidence_from
 from .files import boottime, read_json, write_whole
 from .host import Host
 from .job import Job
-from .probe import fork_child, kill_child, reap
+from .proof import frozen_disks
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Result, Verdict
-from .tiers import SAMPLES_APART, probes, silent_storage
+from .tier_storage import dead_storages, late_commands
+from .tiers import after_cluster, capture_probes, second_look, short_probes, storages_in
+from .together import asked_together
 from .verdict import verdict_of
 from .vmlock import Lock
 from .vmstate import Facts, conclude, leftovers, observe, read_pid, sources
@@ -28,19 +29,43 @@ from .words import DONE
 
 BUDGET = 15.0
 REUSE_SECONDS = 60.0
-QUICK_APART = 0.5  # between the two samples that a verb takes before it acts: nobody waits longer for a rescue
 SCREEN_BYTES = 2 * 1024 * 1024
 SCREEN_SECONDS = 4.0
-_OVERTIME = 0.3  # a command's own deadline comes first, so that its process is ended and its output kept
 
 
-def before_acting(job: Job) -> None:
-    """Have evidence before the state is destroyed: a capture of the last minute, or our own; at most BUDGET."""
-    if fresh := newest_capture(job.host, REUSE_SECONDS):
-        job.say(f"forensics: using the capture {fresh}")
-        return
-    until = time.monotonic() + min(BUDGET, job.left(BUDGET))
-    capture(job, observe(job.host), until, QUICK_APART)
+def before_acting(job: Job, facts: Facts | None = None) -> Verdict | None:
+    """Have evidence before the state is destroyed; return the verdict that it proves now.
+
+    That is the verdict of a capture of the last minute, or of our own look: brief, unless a thread or a disk stands
+    still in it. `facts`: what the verb has seen of the VM, so that a QEMU that is silent is not asked again.
+    """
+    if capture := proven_capture(job.host):
+        job.say(f"forensics: using the capture {capture}")
+        return _kept_verdict(job, capture)
+    if facts is None or facts.pid != read_pid(job.host):
+        facts = observe(job.host)
+    return look_briefly(job, facts, time.monotonic() + min(BUDGET, job.left(BUDGET)))
+
+
+def proven_capture(host: Host) -> str:
+    """Return the newest capture whose samples were far enough apart to prove what stood still, or an empty string. Of
+    a VM that is stopped nothing moves, and it is looked at in no time."""
+    capture = newest_capture(host, REUSE_SECONDS)
+    seen = _kept_evidence(host, capture) if capture else None
+    return capture if seen and min(seen.seconds, seen.watched) >= WATCHED_SECONDS else ""
+
+
+def _kept_evidence(host: Host, capture: str) -> Evidence | None:
+    kept = (read_json(f"{host.memory}/jobs/{capture}/evidence.json") or {}).get("evidence")
+    try:
+        return evidence_from(kept) if isinstance(kept, dict) else None
+    except (TypeError, ValueError):  # of a file that another version wrote
+        return None
+
+
+def _kept_verdict(job: Job, capture: str) -> Verdict | None:
+    seen = _kept_evidence(job.host, capture)
+    return verdict_of(seen) if seen else None
 
 
 def newest_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
@@ -55,111 +80,60 @@ def newest_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
     return str(known.get("job", "")) if young else ""
 
 
-def capture(job: Job, facts: Facts, until: float, apart: float = SAMPLES_APART) -> Verdict:
+def capture(job: Job, facts: Facts, until: float) -> Verdict:
     """Ask every probe, write what it said as it comes, take the console's picture last; judge, and keep all of it."""
+    pid = None if conclude(facts) == "stopped" else facts.pid
+    asked = asked_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
+    return _judged(job, facts, list(_shown(job, asked)), until)
+
+
+def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
+    """Look as long as a rescue may wait, and once more where a thread or a disk stood still; judge, and keep it."""
     state = conclude(facts)
     pid = None if state == "stopped" else facts.pid
-    findings: list[Reply] = []
-    for finding in asked_together(probes(job.host, pid, apart), until - SCREEN_SECONDS):
-        _show(job, finding)
-        findings.append(finding)
-    if pid is not None:
-        findings.append(_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
-        _show(job, findings[-1])
-    seen = gathered(job.host, facts, findings)
+    enough = until - SCREEN_SECONDS
+    replies = list(_shown(job, asked_together(short_probes(job.host, pid, state != "wedged"), enough)))
+    seen = gathered(job.host, facts, replies)
+    if pid is not None and (seen.stuck or frozen_disks(seen)[0]):
+        job.say("forensics: something stands still, so it is watched for 2 s")
+        again = second_look(job.host, pid, state != "wedged", storages_in(replies))
+        replies += _shown(job, asked_together(again, enough))
+    return _judged(job, facts, replies, until)
+
+
+def _judged(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdict:
+    state = conclude(facts)
+    if state != "stopped":
+        replies.append(_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
+        _show(job, replies[-1])
+    seen = gathered(job.host, facts, replies)
     verdict = verdict_of(seen)
     job.say("\n    ".join([f"verdict: {verdict.sentence}", *verdict.evidence]))
-    _remember(job, findings, seen, verdict)
+    _remember(job, replies, seen, verdict)
     return verdict
 
 
-def gathered(host: Host, facts: Facts, findings: list[Reply]) -> Evidence:
-    """Return the evidence of a capture: what each finding settles, and the state that was seen first."""
+def gathered(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
+    """Return the evidence of a capture: what each reply settles, and the state that was seen first."""
     state = conclude(facts)
     known: dict[str, object] = {"state": state, "source": sources(facts), "pid": facts.pid}
-    for finding in findings:
-        known |= finding.facts
-    known["silent_storage"] = silent_storage(findings)
+    for reply in replies:
+        known |= reply.facts
+    known["dead_storages"] = dead_storages(replies)
+    known["late_commands"] = late_commands(replies)
     known["leftovers"] = leftovers(host) if state == "stopped" else []
     return evidence_from(known)
 
 
-def _show(job: Job, finding: Reply) -> None:
-    head = f"== {finding.probe} ({finding.outcome}, {finding.seconds:.2f} s)"
-    job.say(f"{head} {finding.text}" if finding.outcome == "absent" else f"{head}\n{finding.text}")
+def _shown(job: Job, replies: Iterator[Reply]) -> Iterator[Reply]:
+    for reply in replies:
+        _show(job, reply)
+        yield reply
 
 
-# --- many questions at once -------------------------------------------------------------------------------------
-
-
-class _Asked:
-    """A probe under way in its child."""
-
-    def __init__(self, probe: Probe, seconds: float) -> None:
-        self.probe = probe
-        self.began = time.monotonic()
-        self.until = self.began + seconds + _OVERTIME
-        self.buffer = b""
-        self.heard = False
-        self.pid, self.fd = fork_child(lambda fd: _answering_probe(probe, seconds, fd))
-
-    def read(self) -> tuple[list[Reply], bool]:
-        """Return what has come, and whether that is all."""
-        chunk = os.read(self.fd, 1 << 20)
-        *lines, self.buffer = (self.buffer + chunk).split(b"\n")
-        found = [Reply(**json.loads(line)) for line in lines]
-        self.heard = self.heard or bool(found)
-        if not chunk and not self.heard:
-            found.append(self.finding("failed", "the probe died"))
-        return found, not chunk
-
-    def finding(self, outcome: str, text: str) -> Reply:
-        return Reply(self.probe.name, "", outcome, round(time.monotonic() - self.began, 3), text)
-
-    def leave(self) -> None:
-        os.close(self.fd)
-        kill_child(self.pid)
-
-
-def _answering_probe(probe: Probe, seconds: float, fd: int) -> None:
-    began = time.monotonic()
-    try:
-        for finding in probe.ask(seconds):
-            _write_tiers(fd, finding)
-    except (QmpSilent, QmpError, OSError, ValueError, KeyError) as error:
-        outcome = "timed out" if isinstance(error, QmpSilent) else "failed"
-        _write_tiers(fd, Reply(probe.name, "", outcome, round(time.monotonic() - began, 3), str(error)))
-
-
-def _write_tiers(fd: int, finding: Reply) -> None:
-    data = json.dumps(asdict(finding)).encode() + b"\n"
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def asked_together(questions: list[Probe], until: float) -> Iterator[Reply]:
-    """Ask all at once and yield what each says as it comes; every one ends by its own deadline and by `until`.
-
-    A child that does not end is left behind: nothing waits for it.
-    """
-    left = max(0.1, until - time.monotonic() - _OVERTIME)
-    asked = {one.fd: one for one in (_Asked(probe, min(probe.seconds, left)) for probe in questions)}
-    try:
-        while asked:
-            soonest = min(one.until for one in asked.values())
-            ready = select.select(list(asked), [], [], max(0.0, soonest - time.monotonic()))[0]
-            for fd in ready:
-                found, ended = asked[fd].read()
-                yield from found
-                if ended:
-                    asked.pop(fd).leave()
-            for one in [one for one in asked.values() if time.monotonic() >= one.until]:
-                yield one.finding("timed out", "no answer in time: this is a finding")
-                asked.pop(one.fd).leave()
-            reap()
-    finally:
-        for one in asked.values():
-            one.leave()
+def _show(job: Job, reply: Reply) -> None:
+    head = f"== {reply.probe} ({reply.outcome}, {reply.seconds:.2f} s)"
+    job.say(f"{head} {reply.text}" if reply.outcome == "absent" else f"{head}\n{reply.text}")
 
 
 # --- the picture, and what is kept ------------------------------------------------------------------------------
@@ -191,9 +165,9 @@ def screendump(job: Job, seconds: float) -> str:
     return f"{size} bytes"
 
 
-def _remember(job: Job, findings: list[Reply], seen: Evidence, verdict: Verdict) -> None:
+def _remember(job: Job, replies: list[Reply], seen: Evidence, verdict: Verdict) -> None:
     names = ("probe", "command", "outcome", "seconds")
-    manifest = [{name: getattr(finding, name) for name in names} for finding in findings]
+    manifest = [{name: getattr(reply, name) for name in names} for reply in replies]
     try:
         write_whole(job.memory.job(job.record.id, "manifest.json"), json.dumps(manifest))
         judged_by = {"evidence": seen.as_json(), "verdict": asdict(verdict)}

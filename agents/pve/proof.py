@@ -1,5 +1,6 @@
-"""The lines that prove a verdict, and the comparison of the disks' queues behind them. Pure."""
+"""The lines that prove a verdict, and the comparison of the disks' queues behind them. Nothing is asked here."""
 
+from .cluster import TROUBLES
 from .evidence import Evidence, Queue
 from .ha import ha_line
 
@@ -34,7 +35,7 @@ def frozen_disks(seen: Evidence) -> tuple[int, set[str]]:
 def queue_lines(seen: Evidence, disks: set[str] | None = None) -> tuple[str, ...]:
     return tuple(
         f"{after.disk} queue {after.number}: {before.inuse}, then {after.inuse} in flight; "
-        f"{(after.used - before.used) % 65536} completed in {seen.seconds:.1f} s"
+        f"{(after.used - before.used) % 65536} completed in {seen.watched:.1f} s"
         for before, after in compared(seen)
         if (disks is None or after.disk in disks) and (before.used != after.used or after.inuse or after.number == 0)
     )
@@ -62,6 +63,46 @@ def host_lines(seen: Evidence) -> tuple[str, ...]:
     waiting = f"options that only a cycle brings in: {listed(seen.pending)}" if seen.pending else ""
     quiet = f"Proxmox's statistics know of no disk write for {seen.quiet_minutes} min" if seen.quiet_minutes else ""
     return tuple(line for line in (ha, waiting, quiet) if line)
+
+
+def pve_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return what /etc/pve lacks and what mends it."""
+    if seen.quorate is False:
+        return _QUORUM_LINES
+    return TROUBLES.get(seen.pve, (f"/etc/pve: {seen.pve}",)) if seen.pve else ()
+
+
+_QUORUM_LINES = (
+    "this node has no quorum: /etc/pve is read-only, running VMs go on",
+    "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
+)
+
+
+def storage_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return which storages of the VM's own disks are dead; and, as a note, which look at all storages was late."""
+    dead = tuple(f"storage {name}, which has disks of this VM, does not answer" for name in seen.dead_storages)
+    late = listed(seen.late_commands)
+    return (*dead, f"late, as with any storage away, one without a disk of this VM too: {late}") if late else dead
+
+
+def left_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return what is left of a stopped VM, and what ends it."""
+    if not seen.remains:
+        return (f"left in the VM's scope: {listed(seen.leftovers)}",)
+    killable = [pid for pid, line in zip(seen.leftovers, seen.remains, strict=False) if ", state D" not in line]
+    kill = (f"by hand: kill {' '.join(map(str, killable))}",) if killable else ()
+    return (*(f"left in the VM's scope: {line}" for line in seen.remains), *kill)
+
+
+SENTENCE_LIMIT = 200
+
+
+def limited(sentence: str) -> str:
+    """Return a sentence that a person reads at one glance: a longer one is cut between two words."""
+    if len(sentence) <= SENTENCE_LIMIT:
+        return sentence
+    words = sentence[: SENTENCE_LIMIT - 1]
+    return f"{words.rpartition(' ')[0] or words}…"
 
 
 def known_line(line: str) -> tuple[str, ...]:

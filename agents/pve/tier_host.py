@@ -35,8 +35,12 @@ def _process_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
     names = ("stat", "status", "wchan", "io")
     return [
         Probe(0, "process", 1, files_of(host, "process", *(f"/proc/{pid}/{name}" for name in names))),
-        Probe(0, "threads", apart + 2, lambda _: _threads(host, pid, apart)),
+        thread_probe(host, pid, apart),
     ]
+
+
+def thread_probe(host: Host, pid: int, apart: float) -> Probe:
+    return Probe(0, "threads", apart + 2, lambda _: _threads(host, pid, apart))
 
 
 def _scope_files(host: Host) -> list[str]:

@@ -1,38 +1,71 @@
-"""What a capture asks, from what can't hang to what may: a table of probes, each with its own deadline.
+"""What a capture asks, from what can't hang to what may: tables of probes, each with its own deadline.
 
-T0 reads /proc, /sys and /run. T1 speaks QMP and watches the disks' queues. T2 asks Proxmox and needs /etc/pve. T3 is
-the journal, T4 the storage: there a timeout is the finding.
+T0 reads /proc, /sys and /run. T1 speaks QMP and watches the disks' queues. T2 is Proxmox's own view, from files where
+there are files. T3 is the journal, T4 the storage: there a timeout is the finding.
+
+A verb that is about to act looks briefly: it starts no Perl and asks no storage, for none of that is lost by acting.
+Where its two samples show a thread or a disk that stands still, it looks a second time, for long enough to tell.
 """
 
 from .asking import Probe, Reply, command_probe
 from .host import Host
-from .tier_host import host_probes
-from .tier_proxmox import proxmox_probes
-from .tier_qemu import qemu_probes
+from .tier_host import host_probes, thread_probe
+from .tier_proxmox import perl_probes, proxmox_probes
+from .tier_qemu import qemu_probe
+from .tier_storage import all_storages_probe, block_layer_probes, own_storage_probes
+from .together import FollowUp
 
 SAMPLES_APART = 2.0
+SHORT_APART = 0.5  # in the look that a verb takes before it acts: nobody waits longer for a rescue
+AGAIN_APART = 1.5  # from its second sample to the third, which is then 2 s after the first
 
 _JOURNAL = ("journalctl", "-n", "200", "--no-pager", "--utc", "-o", "short-iso")
 _UNITS = ("pvedaemon", "pve-ha-lrm", "qmeventd", "pve-cluster", "corosync")
 
 
-def probes(host: Host, pid: int | None, apart: float = SAMPLES_APART) -> list[Probe]:
-    """Return what a capture asks of the VM whose QEMU is `pid`."""
+def capture_probes(host: Host, pid: int | None) -> list[Probe]:
+    """Return what a capture asks at once of the VM whose QEMU is `pid`."""
     return [
-        *host_probes(host, pid, apart),
-        *qemu_probes(host, pid, apart),
+        *host_probes(host, pid, SAMPLES_APART),
+        *qemu_probe(host, pid, SAMPLES_APART),
         *proxmox_probes(host),
         command_probe(3, "kernel", 5, *_JOURNAL, "-k"),
         command_probe(3, "services", 5, *_JOURNAL, "--since", "-1h", *(f"-u{unit}" for unit in _UNITS)),
-        command_probe(4, "pvesm", 5, "pvesm", "status"),
-        command_probe(4, "zpool", 5, "zpool", "status", "-x"),
-        command_probe(4, "lvs", 5, "lvs"),
-        command_probe(4, "df", 5, "df", "-hT", "-x", "fuse"),
+        *block_layer_probes(),
     ]
 
 
-def silent_storage(findings: list[Reply]) -> list[str]:
-    """Return the storage commands that did not end; where /etc/pve hangs too, `pvesm` says nothing of the storage."""
-    late = {finding.probe for finding in findings if finding.outcome == "timed out"}
-    told = ("zpool", "lvs", "df") if late & {"cluster", "qm config"} else ("pvesm", "zpool", "lvs", "df")
-    return [name for name in told if name in late]
+def after_cluster(host: Host) -> FollowUp:
+    """Return what a capture asks once /etc/pve has answered: Proxmox's commands, all of which need it."""
+
+    def follow_up(reply: Reply) -> list[Probe]:
+        if reply.probe != "cluster" or reply.outcome != "ok":
+            return []
+        commands = perl_probes(host)
+        return [commands[0], *own_storage_probes(host, storages_in([reply])), *commands[1:], all_storages_probe()]
+
+    return follow_up
+
+
+def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]:
+    """Return what a verb asks before it acts. A QEMU that was silent a moment ago is not asked again."""
+    return [
+        *host_probes(host, pid, SHORT_APART),
+        *(qemu_probe(host, pid, SHORT_APART) if qemu_answers else []),
+        *proxmox_probes(host),
+    ]
+
+
+def second_look(host: Host, pid: int, qemu_answers: bool, storages: list[str]) -> list[Probe]:
+    """Return what a verb asks again where its short look found a thread or a disk that stands still."""
+    return [
+        thread_probe(host, pid, AGAIN_APART),
+        *(qemu_probe(host, pid, AGAIN_APART) if qemu_answers else []),
+        *own_storage_probes(host, storages),
+    ]
+
+
+def storages_in(replies: list[Reply]) -> list[str]:
+    """Return the storages of the VM's own disks, as the probe `cluster` named them."""
+    told = [reply.facts["storages"] for reply in replies if "storages" in reply.facts]
+    return [str(name) for name in told[-1]] if told and isinstance(told[-1], list) else []

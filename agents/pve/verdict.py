@@ -1,11 +1,12 @@
 """From evidence to one sentence: what is wrong, which verb helps, and the lines that prove it. Pure.
 
-A verb is advised only where the evidence names the fault. An idle guest and a hung one look alike from outside, and
-the verdict says so instead of guessing.
+A verb is advised only where the evidence names the fault and nothing is known that would refuse it. An idle guest and a
+hung one look alike from outside, and the verdict says so instead of guessing.
 """
 
-from .evidence import Evidence
+from .evidence import WATCHED_SECONDS, Evidence
 from .ha import ha_stuck
+from .obstacles import obstacle_to, pve_obstacle
 from .proof import (
     compared,
     counted,
@@ -13,33 +14,38 @@ from .proof import (
     frozen_disks,
     host_lines,
     known_line,
+    left_lines,
+    limited,
     listed,
     lock_lines,
     moved,
+    pve_lines,
     queue_lines,
+    storage_lines,
     thread_lines,
 )
 from .result import Verdict
 
-# QEMU's RunState words (qapi/run-state.json) in which the guest's processors stand still: (sentence, advised verb).
+# QEMU's RunState words (qapi/run-state.json) in which the guest's processors stand still: (what is so, what to do,
+# advised verb).
 _STANDING = {
-    "internal-error": ("QEMU met an error that it can't emulate and stopped the guest: reset it", "reset"),
-    "guest-panicked": ("the guest's kernel panicked: look at the picture, then reset it", "reset"),
-    "watchdog": ("the guest's watchdog ran out and stopped it: look at the picture, then reset it", "reset"),
-    "shutdown": ("the guest has shut down and its QEMU is still there: cycle it", "cycle"),
-    "suspended": ("the guest sleeps (suspend to RAM): wake it, or reset it and lose what it holds", ""),
-    "debug": ("a debugger holds the guest; ask whose it is", ""),
+    "internal-error": ("QEMU met an error that it can't emulate and stopped the guest", "reset it", "reset"),
+    "guest-panicked": ("the guest's kernel panicked", "look at the picture, then reset it", "reset"),
+    "watchdog": ("the guest's watchdog ran out and stopped it", "look at the picture, then reset it", "reset"),
+    "shutdown": ("the guest has shut down and its QEMU is still there", "cycle it", "cycle"),
+    "suspended": ("the guest sleeps (suspend to RAM)", "wake it, or reset it and lose what it holds", ""),
+    "debug": ("a debugger holds the guest", "ask whose it is", ""),
 }
 _PAUSED = ("paused", "prelaunch")
-_WATCHED_SECONDS = 1.5  # a healthy disk may be silent for less, as in the short look that a verb takes before it acts
 _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore-vm", "colo")
+_WELL = ("healthy", "guest-silent")  # codes that give way to the name of what /etc/pve lacks
 
 
 def verdict_of(seen: Evidence) -> Verdict:
     """Return the verdict on a whole capture."""
     if seen.state == "stopped":
         return _on_stopped(seen)
-    if seen.stuck and seen.seconds >= _WATCHED_SECONDS:
+    if seen.stuck and seen.seconds >= WATCHED_SECONDS:
         return _storage_hung(seen, *seen.stuck)
     if seen.state == "wedged":
         return _on_wedged(seen)
@@ -62,112 +68,169 @@ def quick_verdict(seen: Evidence) -> Verdict:
     return verdict_of(seen)
 
 
+def _advising(seen: Evidence, code: str, what: str, do: str, verb: str, *evidence: str) -> Verdict:
+    """Return a verdict that advises `verb`; where that is certain to be refused, one that says what to mend first."""
+    lines = (*evidence, *pve_lines(seen))
+    if obstacle := obstacle_to(verb, seen):
+        return Verdict(code, limited(f"{what}; a {verb} would be refused, {obstacle}"), "", lines)
+    return Verdict(code, limited(f"{what}: {do}"), verb, lines)
+
+
+def _telling(seen: Evidence, code: str, sentence: str, *evidence: str) -> Verdict:
+    """Return a verdict that advises nothing."""
+    return Verdict(code, limited(sentence), "", (*evidence, *pve_lines(seen)))
+
+
 def _on_stopped(seen: Evidence) -> Verdict:
+    known, about = known_line(seen.source), (*lock_lines(seen), *host_lines(seen))
     if seen.leftovers:
-        sentence = (
-            f"the VM is stopped and {counted(len(seen.leftovers), 'process')} of it did not end: a start would block; "
-            "mend the host's storage, else reboot the host"
-        )
-        return Verdict("leftover", sentence, "", (f"left in the VM's scope: {listed(seen.leftovers)}",))
+        return _leftover(seen)
     if seen.node:
         sentence = f"the VM is on node {seen.node} now and not on this one: look there"
-        return Verdict("other-node", sentence, "", (f"/etc/pve/.vmlist names {seen.node}", *known_line(seen.source)))
+        return _telling(seen, "other-node", sentence, f"/etc/pve/.vmlist names {seen.node}", *known)
+    if away := pve_obstacle(seen):
+        code = seen.pve or "no-quorum"
+        return _telling(seen, code, f"the VM is stopped, and a start would be refused, {away}: mend that first", *about)
+    if seen.config is False:
+        return _telling(seen, "no-config", "the VM is stopped and has no configuration on any node", *known)
     if ha_stuck(seen.ha, seen.ha_seen):
         sentence = f"the VM is stopped and HA has it in state {seen.ha_seen}: HA has to let go before a start"
-        return Verdict("ha-stuck", sentence, "", (*host_lines(seen), *lock_lines(seen)))
+        return _telling(seen, "ha-stuck", sentence, *host_lines(seen), *lock_lines(seen))
     if seen.lock == "suspended" and not seen.owners:
-        sentence = "the VM was put to sleep on disk: start takes it up where it was"
-        return Verdict("stopped", sentence, "start", (*lock_lines(seen), *host_lines(seen)))
+        return _advising(seen, "stopped", "the VM was put to sleep on disk", "start takes it up", "start", *about)
     if seen.lock or seen.owners:
-        return Verdict("stopped-locked", _locked_sentence(seen), "", (*lock_lines(seen), *host_lines(seen)))
-    return Verdict("stopped", "the VM is stopped: start it", "start", (*known_line(seen.source), *host_lines(seen)))
+        return _telling(seen, "stopped-locked", _locked_sentence(seen), *about)
+    return _advising(seen, "stopped", "the VM is stopped", "start it", "start", *known, *host_lines(seen))
+
+
+def _leftover(seen: Evidence) -> Verdict:
+    """Only what waits in the kernel needs the storage; anything else can be killed."""
+    left = counted(len(seen.leftovers), "process")
+    if not seen.remains or any(", state D" in line for line in seen.remains):
+        cure = "mend the host's storage, else reboot the host"
+    else:
+        cure = f"kill {'it' if len(seen.leftovers) == 1 else 'them'} by hand first"
+    sentence = f"the VM is stopped and {left} of it did not end, so a start would fail: {cure}"
+    return _telling(seen, "leftover", sentence, *left_lines(seen))
 
 
 def _locked_sentence(seen: Evidence) -> str:
-    if seen.lock and seen.lock_alive is False and not seen.owners:
+    if seen.owners:
+        return "the VM is stopped and being worked on: see who works on it before a start"
+    if seen.lock_alive is False:
         return f"the VM is stopped and locked ({seen.lock}) by a task that is dead: unlock it by hand, then start"
-    held = f"locked ({seen.lock})" if seen.lock else "being worked on"
-    return f"the VM is stopped and {held}: see who works on it before a start"
+    return f"the VM is stopped and locked ({seen.lock}): see who works on it before a start"
 
 
 def _on_wedged(seen: Evidence) -> Verdict:
+    lines = (*known_line(seen.source), *thread_lines(seen), *storage_lines(seen), *lock_lines(seen), *host_lines(seen))
     if seen.threads and set(seen.threads) <= {"T", "t"}:
-        sentence = "QEMU itself was stopped by a signal: `kill -CONT` lets it go on where it was, a cycle ends it"
-    elif "D" in seen.threads:
-        sentence = (
-            "a QEMU process is there, its monitor is silent, and a thread waits uninterruptibly now and then: look at "
-            "the host's storage before a cycle"
-        )
-        return Verdict("qemu-wedged", sentence, "", (*known_line(seen.source), *thread_lines(seen), *host_lines(seen)))
-    else:
-        sentence = "a QEMU process is there, its monitor is silent, and no thread waits for storage: cycle it"
-    return Verdict("qemu-wedged", sentence, "cycle", (*known_line(seen.source), *thread_lines(seen), *host_lines(seen)))
+        do = "`kill -CONT` lets it go on where it was, a cycle ends it"
+        return _advising(seen, "qemu-wedged", "QEMU itself was stopped by a signal", do, "cycle", *lines)
+    what = "a QEMU process is there, its monitor is silent, and"
+    if "D" in seen.threads:
+        sentence = f"{what} a thread waits uninterruptibly now and then: look at the host's storage before a cycle"
+        return _telling(seen, "qemu-wedged", sentence, *lines)
+    if seen.dead_storages:
+        dead = listed(seen.dead_storages)
+        sentence = f"{what} its disks' storage does not answer ({dead}): look at that before a cycle"
+        return _telling(seen, "qemu-wedged", sentence, *lines)
+    return _advising(seen, "qemu-wedged", f"{what} no thread waits for storage", "cycle it", "cycle", *lines)
 
 
 def _storage_hung(seen: Evidence, *proof: str) -> Verdict:
     sentence = (
-        "the host's storage does not answer: don't cycle, QEMU could not end and a start would block; mend the storage"
+        "the VM's storage does not answer: don't cycle, QEMU could not end and a start would block; mend the storage"
     )
-    return Verdict("storage-hung", sentence, "", (*proof, *known_line(seen.source), *thread_lines(seen)))
+    lines = (*proof, *storage_lines(seen), *known_line(seen.source), *thread_lines(seen))
+    return _telling(seen, "storage-hung", sentence, *lines)
 
 
 def _on_standing(seen: Evidence) -> Verdict:
     state, source = seen.state, known_line(seen.source)
     if state == "io-error":
-        sentence = "a disk request failed and QEMU paused the guest: make room or mend the storage, then start"
-        return Verdict("io-error", f"{sentence}; nothing is lost", "start", (*seen.disk_errors, *source))
-    if state in _PAUSED and seen.lock == "backup" and seen.lock_alive is False and not seen.owners:
-        sentence = f"the VM is {state}, and the backup that left it so is dead: start lets it go on"
-        return Verdict("paused", sentence, "start", (*source, *lock_lines(seen)))
-    if state in _PAUSED and (seen.lock or seen.owners):
-        lock = f" ({seen.lock})" if seen.lock else ""
-        sentence = f"the VM is {state} and a task works on it{lock}: wait for that task"
-        return Verdict("paused-locked", sentence, "", lock_lines(seen))
+        what, do = "a disk request failed and QEMU paused the guest", "make room or mend the storage, then start"
+        lines = (*seen.disk_errors, *source, *storage_lines(seen), *lock_lines(seen))
+        return _advising(seen, "io-error", what, f"{do}; nothing is lost", "start", *lines)
     if state in _PAUSED:
-        return Verdict("paused", f"the VM is {state} and no task works on it: start lets it go on", "start", source)
+        return _on_paused(seen)
     if state in _IN_TRANSIT:
         sentence = f"a migration or snapshot is under way ({state}): wait for it"
-        return Verdict("in-transit", sentence, "", lock_lines(seen))
+        return _telling(seen, "in-transit", sentence, *lock_lines(seen))
     if state in _STANDING:
-        sentence, advice = _STANDING[state]
-        return Verdict(state, sentence, advice, source)
+        what, do, verb = _STANDING[state]
+        lines = (*source, *lock_lines(seen))
+        return (
+            _advising(seen, state, what, do, verb, *lines) if verb else _telling(seen, state, f"{what}: {do}", *lines)
+        )
     said = (f"qm status says {seen.qm_says}",) if seen.qm_says else ()
-    return Verdict("unknown", "the host could not tell what state the VM is in", "", (*source, *said))
+    return _telling(seen, "unknown", "the host could not tell what state the VM is in", *source, *said)
+
+
+def _on_paused(seen: Evidence) -> Verdict:
+    state, source = seen.state, known_line(seen.source)
+    if seen.lock == "backup" and seen.lock_alive is False and not seen.owners:
+        what = f"the VM is {state}, and the backup that left it so is dead"
+        return _advising(seen, "paused", what, "start lets it go on", "start", *source, *lock_lines(seen))
+    if seen.lock or seen.owners:
+        lock = f" ({seen.lock})" if seen.lock else ""
+        sentence = f"the VM is {state} and a task works on it{lock}: wait for that task"
+        return _telling(seen, "paused-locked", sentence, *lock_lines(seen))
+    if seen.pve:
+        sentence = f"the VM is {state}; whether a task keeps it so is not known, {pve_obstacle(seen)}: mend that first"
+        return _telling(seen, "paused", sentence, *source)
+    what = f"the VM is {state} and no task works on it"
+    return _advising(seen, "paused", what, "start lets it go on", "start", *source)
 
 
 def _on_running(seen: Evidence) -> Verdict:
     held, disks = frozen_disks(seen)
-    if held and seen.seconds < _WATCHED_SECONDS:
+    if held:
+        return _with_requests(seen, held, disks)
+    verdict = _without_requests(seen)
+    away = pve_obstacle(seen)
+    if not away or verdict.code not in _WELL:
+        return verdict
+    what = verdict.sentence.partition(":")[0]
+    sentence = f"{what}; {away}, so a cycle would be refused and the VM runs on: mend that"
+    return Verdict(seen.pve or "no-quorum", limited(sentence), "", verdict.evidence)
+
+
+def _with_requests(seen: Evidence, held: int, disks: set[str]) -> Verdict:
+    """Judge a disk that completed no request of those in flight."""
+    lines = (*queue_lines(seen, disks), *storage_lines(seen), *lock_lines(seen), *host_lines(seen))
+    if seen.watched < WATCHED_SECONDS:
         sentence = (
-            f"QEMU answers, {counted(held, 'disk request')} in flight; {seen.seconds:.1f} s are too short to tell a "
+            f"QEMU answers, {counted(held, 'disk request')} in flight; {seen.watched:.1f} s are too short to tell a "
             "slow disk from a frozen one: forensics tells"
         )
-        return Verdict("guest-silent", sentence, "", (*queue_lines(seen, disks), *lock_lines(seen)))
-    if held:
-        lines = (*queue_lines(seen, disks), *lock_lines(seen), *host_lines(seen))
-        if seen.silent_storage:
-            return _storage_hung(seen, f"no answer in time: {listed(seen.silent_storage)}", *lines)
-        none = "it has not completed" if held == 1 else "none completed"
-        sentence = (
-            f"QEMU answers, {counted(held, 'disk request')} {'is' if held == 1 else 'are'} in flight and {none} in "
-            f"{seen.seconds:.0f} s: a reset will not help, cycle it"
-        )
-        return Verdict("disk-frozen", sentence, "cycle", lines)
-    proof = (*queue_lines(seen), *cpu_lines(seen), *lock_lines(seen), *host_lines(seen))
+        return _telling(seen, "guest-silent", sentence, *lines)
+    if seen.dead_storages:
+        return _storage_hung(seen, *lines)
+    none = "it has not completed" if held == 1 else "none completed"
+    what = (
+        f"QEMU answers, {counted(held, 'disk request')} {'is' if held == 1 else 'are'} in flight and {none} in "
+        f"{seen.watched:.0f} s"
+    )
+    return _advising(seen, "disk-frozen", what, "a reset will not help, cycle it", "cycle", *lines)
+
+
+def _without_requests(seen: Evidence) -> Verdict:
+    proof = (*queue_lines(seen), *cpu_lines(seen), *storage_lines(seen), *lock_lines(seen), *host_lines(seen))
     if seen.agent == "answers":
-        return Verdict("healthy", "QEMU and the guest agent answer: nothing is wrong from here", "", proof)
+        return _telling(seen, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof)
     if seen.agent == "silent" and moved(seen) and seen.lock == "backup" and seen.lock_alive is not False:
         sentence = (
-            "QEMU answers and disk requests complete, but the guest agent does not, as when a backup freezes the "
-            "guest's file systems: look again in a minute"
+            "QEMU answers and disk requests complete, but the guest agent does not, as when a backup freezes its file "
+            "systems: look again in a minute"
         )
-        return Verdict("guest-silent", sentence, "", proof)
+        return _telling(seen, "guest-silent", sentence, *proof)
     if seen.agent == "silent" and moved(seen):
-        sentence = "QEMU answers and disk requests complete, but the guest agent does not: try ssh, then reset it"
-        return Verdict("guest-hung", sentence, "reset", proof)
+        what = "QEMU answers and disk requests complete, but the guest agent does not"
+        return _advising(seen, "guest-hung", what, "try ssh, then reset it", "reset", *proof)
     if moved(seen):
-        return Verdict("healthy", "QEMU answers and disk requests complete: nothing is wrong from here", "", proof)
-    return Verdict("guest-silent", _silence(seen), "", proof)
+        return _telling(seen, "healthy", "QEMU answers and disk requests complete: nothing is wrong from here", *proof)
+    return _telling(seen, "guest-silent", _silence(seen), *proof)
 
 
 def _silence(seen: Evidence) -> str:
