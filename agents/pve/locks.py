@@ -193,7 +193,7 @@ def cleanups(host: Host) -> list[int]:
 def _cleanup_pids(host: Host) -> list[str]:
     pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit() and _short_name(host, pid) == "qm"]
     words = f" cleanup {host.vmid} "
-    return [pid for pid in pids if words in (command := f"{command_line(host, pid)} ") and host.root in command]
+    return [pid for pid in pids if words in f"{command_line(host, pid)} "]
 
 
 def _flock_pids(host: Host) -> list[str]:

@@ -37,7 +37,7 @@ def reset(job: Job, facts: Facts) -> Result:
     if state != "running":  # one that comes from another node or went there: its memory is not to be touched
         refuse_elsewhere(job, view)
     refuse_reset(job, view, state)
-    past_preconditions(job)
+    past_preconditions(job, facts)
     job.enter("reset")
     try:
         with Qmp(job.host.qmp, job.left(10)) as qmp:
@@ -72,13 +72,13 @@ def stop(job: Job, facts: Facts) -> Result:
     if conclude(facts) == "stopped":
         refuse_elsewhere(job, view)
         nothing_left(job)
-        past_preconditions(job)
+        past_preconditions(job, facts)
         call_off_reboot(job)
         job.say("stop: already stopped")
     else:
         _refuse_stop(job, view)
         _warn_of_start(job, view)
-        past_preconditions(job)
+        past_preconditions(job, facts)
         stop_process(job, facts, lambda view: _refuse_stop(job, view))
     _refuse_return(job)
     _say_what_ha_does(job)
@@ -128,17 +128,17 @@ def start(job: Job, facts: Facts) -> Result:
     if state == "stopped":
         can_start(job)
         nothing_left(job)
-        past_preconditions(job)
+        past_preconditions(job, facts)
         return start_process(job, 0)
-    return resume(job, state)
+    return resume(job, facts, state)
 
 
-def resume(job: Job, state: str) -> Result:
+def resume(job: Job, facts: Facts, state: str) -> Result:
     if state != "running":
         view = cluster_view(job.host)
         refuse_elsewhere(job, view)
         refuse_resume(job, view)
-    past_preconditions(job)
+    past_preconditions(job, facts)
     job.enter("start")
     if state == "running":
         job.say("start: already running")
@@ -159,7 +159,7 @@ def cycle(job: Job, facts: Facts) -> Result:
     can_start(job, stops_first=runs)
     if not runs:
         nothing_left(job)
-    past_preconditions(job)
+    past_preconditions(job, facts)
     old = facts.pid or 0
     stand_by(job)
     try:
@@ -199,11 +199,11 @@ def _refuse_cycle(job: Job, view: Cluster) -> None:
         refuse_flock(job, ENDS_WITH_QEMU)
 
 
-def past_preconditions(job: Job) -> None:
+def past_preconditions(job: Job, facts: Facts) -> None:
     """Take the evidence before it is gone, heed it, and become `last`: from here on something changes."""
     job.enter("forensics")
     try:
-        _heed(job, before_acting(job))
+        _heed(job, before_acting(job, facts))
     except Ended:
         raise
     except Exception as error:  # evidence before action, but never instead of it: a defect there must not stop a rescue

@@ -18,6 +18,7 @@ from .host import Host, Key
 from .locks import flock_holders
 from .memory import Memory
 from .probe import NoAnswer
+from .process import describe_process
 from .result import Result, Verdict
 from .verdict import quick_verdict
 from .vmlock import Lock
@@ -72,6 +73,7 @@ def status_result(
         verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
     else:
         left, known = tuple(leftovers(host)) if state == "stopped" else (), view
+        asked = view is not NOT_ASKED and view.answers
         verdict = quick_verdict(
             Evidence(
                 state,
@@ -82,6 +84,10 @@ def status_result(
                 owners=owners,
                 ha=known.ha,
                 ha_seen=known.ha_seen,
+                pve=known.trouble,
+                quorate=known.quorate if asked else None,
+                config=known.config if asked else None,
+                remains=tuple(map(describe_process, left)),
             )
         )
     return Result(exit_code, state, memory.last, "status", verdict, holder)

@@ -3,7 +3,7 @@
 import time
 
 from .cluster import cluster_view
-from .guest import ping_agent
+from .guest import agent_word
 from .ha import ha_by_hand, ha_line
 from .job import Job
 from .lockrules import await_holders
@@ -137,7 +137,7 @@ def _notice_a_move(job: Job) -> None:
 
 def _agents_word(job: Job) -> dict[str, object]:
     """Report whether the guest agent answers, where the VM has one. A guest that boots does not yet: nothing waits."""
-    word = ping_agent(job.host, AGENT_PING_SECONDS)
+    word = agent_word(job.host, AGENT_PING_SECONDS)
     if word:
         job.say("verify: the guest agent " + ("answers" if word == "answers" else "does not answer yet"))
     return {"agent": word} if word else {}
