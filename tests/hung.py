@@ -14,16 +14,32 @@ _MNT_FORCE_AND_DETACH = 1 | 2
 @contextmanager
 def unserved_fuse(target: Path) -> Iterator[None]:
     """Mount a FUSE file system that nobody serves: even stat() below it blocks."""
-    fd = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
-    if _libc.mount(b"breakglass-test", str(target).encode(), b"fuse", 0, options) != 0:
-        os.close(fd)
-        raise OSError(ctypes.get_errno(), "mount fuse")
+    fd = _mount_fuse(target)
     try:
         yield
     finally:
         os.close(fd)  # whatever waits below the mount gets ENOTCONN
         _libc.umount2(str(target).encode(), _MNT_FORCE_AND_DETACH)
+
+
+@contextmanager
+def dead_fuse(target: Path) -> Iterator[None]:
+    """Mount a FUSE file system whose server has died: each look below it fails with ENOTCONN at once."""
+    os.close(_mount_fuse(target))
+    try:
+        yield
+    finally:
+        _libc.umount2(str(target).encode(), _MNT_FORCE_AND_DETACH)
+
+
+def _mount_fuse(target: Path) -> int:
+    """Return the descriptor that a server would answer on."""
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+    if _libc.mount(b"breakglass-test", str(target).encode(), b"fuse", 0, options) != 0:
+        os.close(fd)
+        raise OSError(ctypes.get_errno(), "mount fuse")
+    return fd
 
 
 @contextmanager
