@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .errors import BadRequest
+from .verbs import ANYWAY
 
 REASON_BYTES = 5 * 1024
 _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
@@ -26,6 +27,7 @@ class PveRequest:
     if_state: str = ""
     if_last: str = ""
     job: str = ""
+    anyway: str = ""
     challenge: str = ""
 
 
@@ -66,7 +68,24 @@ def pve_request(body: bytes) -> PveRequest:
     _shape("if_state", request.if_state, _STATE)
     _shape("if_last", request.if_last, _JOB, "none")
     _shape("job", request.job, _JOB)
+    if request.anyway:
+        _check_anyway(request)
     return request
+
+
+def _check_anyway(request: PveRequest) -> None:
+    """Raise BadRequest unless `anyway` names a refusal that can be lifted, and a verb that it is lifted for."""
+    override = ANYWAY.get(request.anyway)
+    if override is None:
+        raise BadRequest(
+            f'"anyway" can\'t lift "{shown(request.anyway)}"; nothing was sent',
+            f"{' or '.join(ANYWAY)}, and only where the refused answer offers it",
+        )
+    if request.verb not in override.verbs:
+        raise BadRequest(
+            f'"anyway" does not go with "{shown(request.verb)}"; nothing was sent',
+            f"leave it out; it is for {' and '.join(override.verbs)} alone",
+        )
 
 
 @dataclass(frozen=True)

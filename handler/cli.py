@@ -7,7 +7,7 @@ import sys
 from .commands.output import USAGE, complain
 from .examples import EXAMPLES
 from .signing import BEARER, GRAFANA
-from .verbs import VERBS
+from .verbs import ANYWAY, VERBS
 
 # The states that the demo can put its VM into; `handler/demo/world.py` has them, and is loaded by the demo alone.
 SCENARIOS = (
@@ -64,6 +64,9 @@ def _add_call(calling: argparse.ArgumentParser) -> None:
     calling.add_argument("--if-state", help="run only if the host sees this state")
     calling.add_argument("--if-last", help="run only if this is still the newest job, or none")
     calling.add_argument("--job", help="with history: show this job")
+    calling.add_argument(
+        "--anyway", choices=ANYWAY, help="with reset and cycle: act although the host refuses for this"
+    )
     calling.set_defaults(run="call.call")
 
 

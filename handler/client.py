@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from .messages import Replay
 from .signing import sign
 
 AGAIN_SECONDS = 60.0
@@ -51,7 +52,7 @@ def new_id() -> str:
 
 
 def call(signer: Signer, msg_id: str, body: bytes, heard: Callable[[dict[str, object]], None]) -> dict[str, object]:
-    """Run a verb and return its result; each line of its output goes to `heard`, once.
+    """Run a verb and return its result; each line of its output, and each stage, goes to `heard`, once.
 
     When the answer is lost, or is `unknown` or `running`, the same id is sent again, for AGAIN_SECONDS after the first
     loss: the verb acts once however often it is sent. Raises Told for an error, NoAnswer when it stays lost, and
@@ -60,18 +61,18 @@ def call(signer: Signer, msg_id: str, body: bytes, heard: Callable[[dict[str, ob
     parts = urlsplit(signer.url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError(f'not a URL: "{signer.url}"')
-    until, shown, sent = 0.0, 0, False
+    until, sent, replay = 0.0, False, Replay()
     while True:
-        answer = _Answer(signer, msg_id, body)
+        replay.begin()
         try:
-            result = answer.after(shown, heard)
+            result = _Answer(signer, msg_id, body).result(lambda each: heard(each) if replay.is_new(each) else None)
         except NoAnswer as lost:
-            sent, shown = sent or lost.sent, max(shown, answer.lines)
+            sent = sent or lost.sent
             until = until or time.monotonic() + AGAIN_SECONDS
             if not sent or time.monotonic() > until:
                 raise NoAnswer(str(lost), sent) from None
         else:
-            sent, shown = True, max(shown, answer.lines)
+            sent = True
             until = until or time.monotonic() + AGAIN_SECONDS
             if result["outcome"] not in ("unknown", "running") or time.monotonic() > until:
                 return result
@@ -79,15 +80,15 @@ def call(signer: Signer, msg_id: str, body: bytes, heard: Callable[[dict[str, ob
 
 
 class _Answer:
-    """One sending and what came back. `lines` counts its output, so that a second one is not shown twice."""
+    """One sending and what came back."""
 
     def __init__(self, signer: Signer, msg_id: str, body: bytes) -> None:
-        self.lines = 0
         self._sent = False
         self._messages = self._read(signer, msg_id, body)
 
-    def after(self, shown: int, heard: Callable[[dict[str, object]], None]) -> dict[str, object]:
-        """Return the result; raise NoAnswer when the stream ends before, or is not ours."""
+    def result(self, heard: Callable[[dict[str, object]], None]) -> dict[str, object]:
+        """Return the result; raise NoAnswer when the stream ends before, or is not ours. A line of a type that is not
+        known is passed over: a newer handler may have more to say."""
         while True:
             try:
                 message = next(self._messages)
@@ -98,10 +99,8 @@ class _Answer:
                 raise NoAnswer(str(error) or type(error).__name__, self._sent) from None
             if kind == "result":
                 return message
-            if kind == "output":
-                self.lines += 1
-                if self.lines > shown:
-                    heard(message)
+            if kind in ("output", "stage"):
+                heard(message)
 
     def _read(self, signer: Signer, msg_id: str, body: bytes) -> Iterator[dict[str, object]]:
         """Yield what comes back. The answer to a wrong clock is a challenge: signed in, that is judged instead."""

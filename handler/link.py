@@ -15,6 +15,7 @@ import asyncssh
 from .connecting import CONNECT_SECONDS, connect, unreached
 from .messages import as_bytes, exec_messages, is_message
 from .outcomes import Lost, Message, Unreached
+from .patience import FIRST_SECONDS, Patience, exec_seconds
 from .settings import Vm
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
@@ -61,27 +62,28 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         for queue in self._waiting.values():
             queue.put_nowait(None)
 
-    async def ask(self, line: str, seconds: float) -> AsyncIterator[Message]:
-        """Send a request and yield its messages, the last one a result; raise Lost when the channel or `seconds` end
-        before."""
+    async def ask(self, line: str, first_seconds: float = FIRST_SECONDS) -> AsyncIterator[Message]:
+        """Send a request and yield its messages, the last one a result; raise Lost when the channel ends before, when
+        no message comes within `first_seconds`, or no result within the time that the host told."""
         assert self._chan is not None
         if self.closed:
             raise Lost("the session had ended")
         self.sent += 1
         tag, queue = str(self.sent), asyncio.Queue[Message | None]()
         self._waiting[tag] = queue
-        until = time.monotonic() + seconds
+        patience = Patience(time.monotonic(), first_seconds)
         try:
             self._chan.write(f"{tag} {line}\n".encode())
             while True:
-                message = await asyncio.wait_for(queue.get(), until - time.monotonic())
+                message = await asyncio.wait_for(queue.get(), patience.until - time.monotonic())
                 if message is None:
                     raise Lost("the connection was lost")
+                patience.hear(message, time.monotonic())
                 yield message
                 if message["type"] == "result":
                     return
         except TimeoutError:
-            raise Lost(f"no answer in {seconds:g} s") from None
+            raise Lost(f"no answer in {patience.seconds:g} s") from None
         except OSError:
             raise Lost("the connection was lost") from None
         finally:
@@ -121,23 +123,23 @@ class Link:
         if self.channel is not None and time.monotonic() - self.channel.heard >= QUIET_SECONDS:
             await self._pong(self.channel)
 
-    async def ask(self, line: str, seconds: float) -> AsyncIterator[Message]:
+    async def ask(self, line: str) -> AsyncIterator[Message]:
         """Send a request on the session, or as an exec of its own."""
         gone = self.channel is not None and self.channel.closed
         if gone or (self.channel is None and time.monotonic() - self._tried_session > SESSION_AGAIN):
             self.channel = None
             await self.open_session()
         if self.channel is not None:
-            async for message in self.channel.ask(line, seconds):
+            async for message in self.channel.ask(line):
                 yield message
         else:
             async with self._execs:
-                for message in await self._exec(line, seconds):
+                for message in await self._exec(line):
                     yield message
 
-    async def _exec(self, line: str, seconds: float) -> list[Message]:
+    async def _exec(self, line: str) -> list[Message]:
         try:
-            ran = await self.conn.run(line, encoding=None, timeout=seconds)
+            ran = await self.conn.run(line, encoding=None, timeout=exec_seconds(line))
         except asyncssh.ChannelOpenError as error:
             raise Unreached(
                 "turned-away", f"the host refused a channel ({error.reason}); nothing was sent", FULL

@@ -6,15 +6,45 @@ Strict, because a forced command that is not ours, or half an answer, must never
 import json
 from collections.abc import Mapping
 
-from .outcomes import HTTP_STATUS, Lost, Message
+from .outcomes import HTTP_STATUS, Lost, Message, is_deadline
 
 
 def is_message(message: Mapping[str, object]) -> bool:
-    """Tell whether an object has the shape of an answer; a host that sends others has not answered."""
-    if message.get("type") == "output":
+    """Tell whether an object has the shape of an answer. Others are passed over: they are no answer, nor an error, for
+    a newer host may have more to say."""
+    kind = message.get("type")
+    if kind == "output":
         return isinstance(message.get("stream"), str) and isinstance(message.get("text"), str)
+    if kind == "stage":
+        texts = (message.get("stage"), message.get("started"))
+        return all(isinstance(text, str) for text in texts) and is_deadline(message.get("deadline"))
     code = message.get("exit_code")
-    return message.get("type") == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
+    return kind == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
+
+
+class Replay:
+    """Tells what was said already when a host says it again: whoever attaches hears the output from its beginning, and
+    the stage that runs."""
+
+    def __init__(self) -> None:
+        self._lines = 0  # of output, passed on so far
+        self._again = 0  # of it, still to be said again
+        self._stage: Mapping[str, object] = {}
+
+    def begin(self) -> None:
+        """Take what comes from here on for another telling, from the beginning."""
+        self._again = self._lines
+
+    def is_new(self, message: Mapping[str, object]) -> bool:
+        """Tell whether a message was not passed on before; a result always is new."""
+        if message["type"] == "stage":
+            before, self._stage = self._stage, message
+            return before != message
+        if message["type"] == "output":
+            self._again -= 1
+            self._lines += self._again < 0
+            return self._again < 0
+        return True
 
 
 def as_bytes(data: bytes | str | None) -> bytes:

@@ -6,6 +6,8 @@ Pure. The table of outcomes is PROTOCOL section 3; 502, 504 and 52x are never us
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .verbs import ANYWAY, VERBS
+
 Message = dict[str, object]
 NOTHING_SENT = "; nothing was sent"  # how the sentences of Unreached end, of this one sending
 
@@ -37,7 +39,9 @@ HTTP_STATUS = {
 REACHED: Mapping[str, bool | None] = {"rejected": False, "unreached": False, "unknown": None}
 
 _AGENT_REFUSED = 10
+_REFUSED = 12
 _STRANDED = 15  # stopped, and not started again
+_DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,29 @@ def settled(asked: Asked, trailer: Mapping[str, object], stdout: str, stderr: st
     for name in ("state", "last", "stage", "seconds", "screen", "attached", "started"):
         body[name] = trailer.get(name, body[name])
     body["holder"] = trailer.get("holder")
+    body["deadline"] = _deadline(asked, trailer)
+    body["anyway"] = _anyway(asked, trailer)
     if trailer["exit_code"] == _STRANDED:
         body["by_hand"] = list(asked.start_by_hand)
     return _with_outcome(body, str(trailer["outcome"]))
 
 
-def unsettled(asked: Asked, outcome: str, code: str, sentence: str, *evidence: str, stdout: str = "") -> Answer:
-    """Return the answer where the host did not say how it ended: rejected, unreached, unknown or running."""
+def unsettled(
+    asked: Asked,
+    outcome: str,
+    code: str,
+    sentence: str,
+    *evidence: str,
+    stdout: str = "",
+    stage: Mapping[str, object] | None = None,
+) -> Answer:
+    """Return the answer where the host did not say how it ended: rejected, unreached, unknown or running. `stage` is
+    the newest stage message of the job, where there was one."""
     verdict = {"code": code, "sentence": sentence, "advice": "", "evidence": list(evidence)}
     stderr = "" if outcome == "running" else f"{sentence}\n"
     body = _common(asked) | {"verdict": verdict, "stdout": stdout, "stderr": stderr, "rejected": outcome == "rejected"}
+    if stage is not None:
+        body |= {name: stage[name] for name in ("stage", "deadline", "started")}
     return _with_outcome(body, outcome)
 
 
@@ -104,10 +121,12 @@ def _common(asked: Asked) -> dict[str, object]:
         "attached": False,
         "by": asked.by,
         "started": None,
+        "deadline": None,
         "state": "unknown",
         "last": None,
         "holder": None,
         "verdict": None,
+        "anyway": None,
         "stage": "",
         "seconds": 0.0,
         "screen": False,
@@ -131,6 +150,25 @@ def _verdict(trailer: Mapping[str, object]) -> object:
         "advice": "",
         "evidence": ["breakglass host bundle > breakglass-pve, and copy it to the Proxmox host"],
     }
+
+
+def is_deadline(value: object) -> bool:
+    """Tell whether a value is a job's deadline: seconds from its start, of one day at most."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _DAY
+
+
+def _deadline(asked: Asked, trailer: Mapping[str, object]) -> object:
+    """Return the deadline that the host told for a job; None for what is no job, or where the host told none."""
+    deadline = trailer.get("deadline")
+    return deadline if VERBS[asked.verb].is_job and is_deadline(deadline) else None
+
+
+def _anyway(asked: Asked, trailer: Mapping[str, object]) -> object:
+    """Return the code that a person may lift this refusal by, or None: offered is only what the host offers, and what
+    a request can say."""
+    code = trailer.get("anyway")
+    override = ANYWAY.get(code) if isinstance(code, str) and trailer["exit_code"] == _REFUSED else None
+    return code if override is not None and asked.verb in override.verbs else None
 
 
 def _texts(value: object) -> list[str]:

@@ -11,20 +11,13 @@ from contextlib import suppress
 
 from . import audit
 from .link import Link, open_link
+from .messages import Replay
 from .outcomes import NOTHING_SENT, Lost, Message, Unreached
 from .settings import Vm
-from .verbs import VERBS
 
 SETTLE_SECONDS = 20.0  # to find out what became of a request whose answer was lost
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only when somebody asks
-GRACE_SECONDS = 20.0
 BACKOFF = (1, 2, 4, 8, 15, 30)
-
-
-def allowed_seconds(line: str) -> float:
-    """Return how long an answer may take before the link counts as dead: the verb's own deadline and some grace."""
-    verb = VERBS.get(line.split(" ", 1)[0])
-    return GRACE_SECONDS + (verb.seconds if verb else 4)
 
 
 class Host:
@@ -60,15 +53,13 @@ class Host:
         When the answer is lost, the same line is sent again for a while: the host makes that safe, by the id. Raises
         Unreached when nothing was sent, Lost when it stays unknown.
         """
-        told, first_loss = 0, None
+        replay, first_loss = Replay(), None
         while True:
             try:
                 link = await self._ready(careful)
-                skip = told
-                async for message in link.ask(line, allowed_seconds(line)):
-                    skip -= 1
-                    if skip < 0:
-                        told += 1
+                replay.begin()
+                async for message in link.ask(line):
+                    if replay.is_new(message):
                         yield message
                 return
             except Unreached as trouble:

@@ -81,9 +81,10 @@ class Runner:
         """Import what is not needed to start claude while it starts."""
         from .brief import approval
         from .events import Framer, Translator
+        from .verbs import PROPOSAL_ID
 
         self.framer = Framer()
-        self.translator = Translator(self.job["vm"], approval, lambda: f"job_{secrets.token_hex(12)}", first=2)
+        self.translator = Translator(self.job["vm"], approval, lambda: f"{PROPOSAL_ID}{secrets.token_hex(12)}", first=2)
 
     def _give_key(self) -> None:
         """Start claude's own ssh-agent, which ends with the turn; claude needs it at its first command, not before."""

@@ -35,6 +35,8 @@ def command_line(request: PveRequest, vm: Vm, msg_id: str, caller: str) -> str:
         words.append(f"if={request.if_state}")
     if request.if_last:
         words.append(f"last={request.if_last}")
+    if request.anyway:
+        words.append(f"anyway={request.anyway}")
     if request.reason:
         words.append(note_word(request.reason))
     return " ".join(words)
@@ -131,6 +133,11 @@ class Run:
     def _text(self, stream: str) -> str:
         return "".join(str(m["text"]) for m in self.messages if m.get("stream") == stream)
 
+    @property
+    def _stage(self) -> Message | None:
+        """The newest stage that the host told."""
+        return next((message for message in reversed(self.messages) if message["type"] == "stage"), None)
+
     def _not_reached(self, trouble: Unreached) -> Answer:
         if VERBS[self.asked.verb].mutating and not self._sent.take_back(self.asked.id):
             cause = trouble.message.removesuffix(NOTHING_SENT)
@@ -139,7 +146,7 @@ class Run:
 
     def _unknown(self, sentence: str) -> Answer:
         hint = "send the same id again to attach to it"
-        return unsettled(self.asked, "unknown", "lost", sentence, hint, stdout=self._text("stdout"))
+        return unsettled(self.asked, "unknown", "lost", sentence, hint, stdout=self._text("stdout"), stage=self._stage)
 
     def so_far(self) -> Answer:
         """Return the answer for somebody who can't wait: running when the host has spoken, else unknown."""
@@ -148,7 +155,7 @@ class Run:
         if not self.messages:
             return self._unknown(f'no answer yet; "{self.asked.verb}" may have run')
         sentence = f"{self.asked.verb} is still running on the host; send the same id again"
-        return unsettled(self.asked, "running", "running", sentence, stdout=self._text("stdout"))
+        return unsettled(self.asked, "running", "running", sentence, stdout=self._text("stdout"), stage=self._stage)
 
     async def _news_or(self, stopping: asyncio.Event, seconds: float) -> None:
         waits = [asyncio.ensure_future(event.wait()) for event in (self._news, stopping)]

@@ -1,16 +1,15 @@
 """The verbs, for people. This is the only list of them; a contract test compares it with the host agent, the page and
-the README."""
+the README. How long a verb may take is not said here: the host tells the deadline of each job."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One word of the grammar. `seconds`: by when the host ends it itself (PROTOCOL section 4)."""
+    """One word of the grammar."""
 
     name: str
     mutating: bool
-    seconds: float
     label: str
     consequence: str
 
@@ -23,28 +22,41 @@ class Verb:
 VERBS = {
     verb.name: verb
     for verb in (
-        Verb("status", False, 4, "Check status", "Reads the VM's state; changes nothing."),
+        Verb("status", False, "Check status", "Reads the VM's state; changes nothing."),
         Verb(
             "forensics",
             False,
-            20,
             "Collect forensics",
             "Takes the evidence and the console's picture; changes nothing.",
         ),
-        Verb("start", True, 180, "Start", "Starts the VM, or lets a paused one go on."),
-        Verb(
-            "stop", True, 120, "Stop", "Like pulling the power cord: unsaved work in the VM is lost, and it stays off."
-        ),
-        Verb("reset", True, 40, "Reset", "Like pressing the reset button: unsaved work in the VM is lost."),
+        Verb("start", True, "Start", "Starts the VM, or lets a paused one go on."),
+        Verb("stop", True, "Stop", "Like pulling the power cord: unsaved work in the VM is lost, and it stays off."),
+        Verb("reset", True, "Reset", "Like pressing the reset button: unsaved work in the VM is lost."),
         Verb(
             "cycle",
             True,
-            300,
             "Power-cycle",
             "Like pulling the power cord and plugging it in again: unsaved work is lost; QEMU starts anew.",
         ),
-        Verb("history", False, 4, "History", "Lists what was done lately; changes nothing."),
+        Verb("history", False, "History", "Lists what was done lately; changes nothing."),
     )
 }
 
 ALLOWABLE = (*VERBS, "chat")
+
+
+@dataclass(frozen=True)
+class Override:
+    """A refusal that a person may lift by `anyway`: of which verbs, and what that can cost."""
+
+    verbs: tuple[str, ...]
+    cost: str
+
+
+ANYWAY = {
+    "storage-hung": Override(
+        ("reset", "cycle"),
+        "QEMU may not be able to end until the VM's storage answers; the VM can then not be started.",
+    )
+}
+PROPOSAL_ID = "job_"  # how the ids begin under which claude's proposals are approved

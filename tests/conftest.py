@@ -102,7 +102,7 @@ def short_dir() -> Iterator[Path]:
 
 @contextmanager
 def running_world(directory: Path) -> Iterator[World]:
-    world = World(directory)
+    world = World(directory, scale=20)
     assert world.qm("start", "102").returncode == 0
     yield world
     world.close()

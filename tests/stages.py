@@ -46,7 +46,7 @@ def writer_of(fifo: Path) -> int:
 
 def stage(world: World, job_id: str) -> str:
     path = memory(world, "jobs", job_id, "stage")
-    return path.read_text() if path.exists() else ""
+    return path.read_text().partition(" ")[0] if path.exists() else ""
 
 
 def at_qm(verb: str) -> Hold:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from handler.bodies import PveRequest, cut_utf8, pve_request, strict_json
 from handler.errors import BadRequest
 
-FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "challenge")
+FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "challenge")
 JOB = "msg_12345678"
 sound = st.text()
 
@@ -30,7 +30,7 @@ def test_a_verb_is_enough() -> None:
 def test_every_field_is_read() -> None:
     """Each field of the contract is read as it was sent, white space and escapes included."""
     sent = {"verb": "reset", "vm": "devvm", "reason": "hung ☎\n", "if_state": "io-error", "if_last": JOB, "job": JOB}
-    sent["challenge"] = "1795500000.abc"
+    sent |= {"anyway": "storage-hung", "challenge": "1795500000.abc"}
     assert asdict(pve_request(json.dumps(sent, indent=2).encode())) == sent
     assert asdict(pve_request(json.dumps(sent, ensure_ascii=False).encode())) == sent
 
@@ -44,7 +44,9 @@ def test_every_field_is_read() -> None:
         {"if_last": "a" * 8},
         {"if_last": "Z" * 64},
         {"job": "-_-_-_-_"},
-        {"if_state": "", "if_last": "", "job": ""},
+        {"if_state": "", "if_last": "", "job": "", "anyway": ""},
+        {"verb": "reset", "anyway": "storage-hung"},
+        {"verb": "cycle", "anyway": "storage-hung"},
         {"verb": "no such verb", "vm": "../x"},
     ],
 )
@@ -154,6 +156,26 @@ def test_a_shape_that_the_grammar_has_no_word_for_is_refused(field: str, value: 
         pve_request(body(**{field: value}))
 
 
+@pytest.mark.parametrize(
+    "code", ["storage-hung ", "Storage-Hung", "locked", "no-quorum", "yes", "*", "x" * 5000, "é\n"]
+)
+def test_anyway_names_one_refusal_alone(code: str) -> None:
+    """No other refusal can be lifted, however it is spelled; the answer shows the value cut and in ASCII."""
+    with pytest.raises(BadRequest, match=r'^"anyway" can\'t lift ".*"; nothing was sent$') as caught:
+        pve_request(body(verb="reset", anyway=code))
+    assert caught.value.message.isascii()
+    assert len(caught.value.message) < 300
+    assert caught.value.hint.startswith("storage-hung, ")
+
+
+@pytest.mark.parametrize("verb", ["status", "forensics", "start", "stop", "history", "no such verb", "reset "])
+def test_anyway_goes_with_reset_and_cycle_alone(verb: str) -> None:
+    """Beside another verb it is refused, and the hint names the two."""
+    with pytest.raises(BadRequest, match=f'^"anyway" does not go with "{verb}"; nothing was sent$') as caught:
+        pve_request(body(verb=verb, anyway="storage-hung"))
+    assert caught.value.hint == "leave it out; it is for reset and cycle alone"
+
+
 # --- anything at all ---
 
 values = st.recursive(
@@ -163,9 +185,9 @@ values = st.recursive(
 bodies = (
     st.binary()
     | st.text().map(str.encode)
-    | st.dictionaries(st.sampled_from(FIELDS) | sound, values | st.sampled_from(["none", JOB])).map(
-        lambda fields: json.dumps(fields).encode()
-    )
+    | st.dictionaries(
+        st.sampled_from(FIELDS) | sound, values | st.sampled_from(["none", JOB, "reset", "storage-hung"])
+    ).map(lambda fields: json.dumps(fields).encode())
 )
 
 

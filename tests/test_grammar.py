@@ -24,6 +24,7 @@ WORDS = [
     r"if=[a-z-]{1,32}",
     r"last=(none|[A-Za-z0-9_-]{8,64})",
     r"fresh=[0-9]{1,5}",
+    r"anyway=storage-hung",
     r"note=[A-Za-z0-9_-]{1,40}",
     r"detach",
 ]
@@ -45,6 +46,7 @@ def spelled(request: Request) -> str:
         request.if_state and f"if={request.if_state}",
         request.if_last and f"last={request.if_last}",
         request.fresh and f"fresh={request.fresh}",
+        request.anyway and f"anyway={request.anyway}",
         request.why and f"note={note(request.why)}",
         request.detach and "detach",
     ]
@@ -64,8 +66,10 @@ def test_a_bare_verb_is_a_request(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_word_in_its_order(verb: str) -> None:
     """A line with every word of the grammar is understood, and spells the same again."""
-    line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600 note={note('hung ☎')} detach"
-    assert parse_line(line) == Request(verb, 102, ID, "op@x._-1", "io-error", ID, 600, "hung ☎", True)
+    line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600{{}} note={note('hung ☎')} detach"
+    anyway = "storage-hung" if verb in ("reset", "cycle") else ""
+    line = line.format(f" anyway={anyway}" if anyway else "")
+    assert parse_line(line) == Request(verb, 102, ID, "op@x._-1", "io-error", ID, 600, anyway, "hung ☎", True)
     assert spelled(parse_line(line)) == line
 
 
@@ -91,6 +95,13 @@ def test_each_word_at_its_limit(words: str) -> None:
     assert spelled(parse_line(f"reset {words}")) == f"reset {words}"
 
 
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"reset", "cycle"}))
+def test_anyway_goes_with_the_verbs_that_the_evidence_can_refuse(verb: str) -> None:
+    """It lifts one refusal of reset and cycle; beside another verb it has no meaning."""
+    with pytest.raises(Malformed):
+        parse_line(f"{verb} id={ID} anyway=storage-hung")
+
+
 # --- what is refused ---
 
 MALFORMED = {
@@ -100,6 +111,10 @@ MALFORMED = {
     "no such verb": "restart",
     "upper case": "RESET",
     "a longer verb": "resets",
+    "anyway another refusal": "reset anyway=locked",
+    "anyway nothing": "reset anyway=",
+    "anyway two": "reset anyway=storage-hung anyway=storage-hung",
+    "anyway too late": f"reset note={note('x')} anyway=storage-hung",
     "two verbs": "reset stop",
     "a shell": "reset; rm -rf /",
     "a shell's newline": "reset\nrm -rf /",
@@ -186,7 +201,8 @@ def out_of_bounds(line: str) -> bool:
     """Tell whether a line of the expression above breaks one of the rules that no expression holds."""
     words = dict(word.split("=") for word in line.split(" ") if "=" in word)
     no_id = line.startswith("job") and "id" not in words
-    return no_id or int(words.get("fresh", 0)) > 86400 or len(words.get("note", "")) % 4 == 1
+    lifts_nothing = "anyway" in words and not line.startswith(("reset", "cycle"))
+    return no_id or lifts_nothing or int(words.get("fresh", 0)) > 86400 or len(words.get("note", "")) % 4 == 1
 
 
 @given(st.from_regex(LINE, fullmatch=True))

@@ -1,12 +1,14 @@
 """What became of a verb: the table of outcomes, from the host's exit code to the HTTP status."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from agents.pve import words
 from agents.pve.result import Result, Verdict
 from handler.outcomes import HTTP_STATUS, REACHED, Answer, Asked, settled, unsettled
+from handler.verbs import VERBS
 
 BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
 ASKED = Asked("reset", "devvm", "msg_12345678", "operator", BY_HAND, ("a key expires",), START)
@@ -38,16 +40,19 @@ EXITS = {
 # PROTOCOL section 3: the answer object.
 FIELDS = (
     *("verb", "vm", "id", "exit_code", "stdout", "stderr", "rejected", "reached", "outcome", "attached", "by"),
-    *("started", "state", "last", "verdict", "stage", "seconds", "screen", "by_hand", "warnings"),
+    *("started", "deadline", "state", "last", "verdict", "anyway", "stage", "seconds", "screen", "by_hand"),
+    *("holder", "warnings"),
 )
 
 
-def answered(exit_code: int, **more: object) -> Answer:
+def answered(exit_code: int, verb: str = "reset", **more: object) -> Answer:
     """Return the answer to what the host agent itself says when a verb ends with this exit code."""
     verdict = Verdict("a-code", "a sentence", "reset", ("a line",))
     told = {"screen": True, "warnings": ["old"], "seconds": 3.2}
     result = Result(exit_code, "running", "msg_last0000", "verify", verdict)
-    return settled(ASKED, json.loads(json.dumps({**result.as_json(), **told, **more})), "out\n", "err\n")
+    return settled(
+        replace(ASKED, verb=verb), json.loads(json.dumps({**result.as_json(), **told, **more})), "out\n", "err\n"
+    )
 
 
 # --- the tables ---
@@ -126,6 +131,36 @@ def test_a_bare_trailer_is_enough() -> None:
     assert body["warnings"] == ["a key expires"]
 
 
+# --- by when it ends, and what may be lifted ---
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_deadline_is_the_hosts_word(verb: str) -> None:
+    """The deadline of a job comes from the host; what is no job has none, whatever the host says."""
+    body = answered(0, verb, deadline=420.5).body
+    assert body["deadline"] == (420.5 if VERBS[verb].is_job else None)
+
+
+@pytest.mark.parametrize("value", [None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), []])
+def test_what_is_no_deadline_is_none(value: object) -> None:
+    """A deadline is a number of seconds, of a day at most; an older host agent tells none."""
+    assert answered(0, deadline=value).body["deadline"] is None
+
+
+@pytest.mark.parametrize("exit_code", EXITS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exit_code: int) -> None:
+    """`anyway` is passed on where the host refused one of the two verbs that can say it, and is null elsewhere."""
+    offered = exit_code == 12 and verb in ("reset", "cycle")
+    assert answered(exit_code, verb, anyway="storage-hung").body["anyway"] == ("storage-hung" if offered else None)
+
+
+@pytest.mark.parametrize("value", [None, "", "locked", True, ["storage-hung"], {}])
+def test_what_no_request_can_say_is_not_offered(value: object) -> None:
+    """A code that this handler does not take is not passed on: a client would offer what ends in a 400."""
+    assert answered(12, anyway=value).body["anyway"] is None
+
+
 # --- what the host did not end ---
 
 
@@ -141,13 +176,23 @@ def test_what_the_host_did_not_end_is_said_by_the_handler(outcome: str) -> None:
     assert (answer.body["stdout"], answer.body["stderr"]) == ("so far", "" if outcome == "running" else "a sentence\n")
 
 
+@pytest.mark.parametrize("outcome", ["running", "unknown"])
+def test_what_is_under_way_says_by_when_it_ends(outcome: str) -> None:
+    """The newest stage, the deadline and the start are in the answer that comes while the job runs."""
+    stage = {"type": "stage", "stage": "stop", "deadline": 420.0, "started": "2026-11-24T03:12:44Z"}
+    body = unsettled(ASKED, outcome, "a-code", "a sentence", stage=stage).body
+    assert (body["stage"], body["deadline"], body["started"]) == ("stop", 420.0, "2026-11-24T03:12:44Z")
+    body = unsettled(ASKED, outcome, "a-code", "a sentence").body
+    assert (body["stage"], body["deadline"], body["started"]) == ("", None, None)
+
+
 # --- the object ---
 
 
 @pytest.mark.parametrize("answer", [answered(0), unsettled(ASKED, "unknown", "lost", "lost")], ids=["settled", "not"])
 def test_every_answer_is_the_same_object(answer: Answer) -> None:
     """Every answer has every field of the contract, and says who asked for what and how to do it by hand."""
-    assert set(answer.body) - {"holder"} == set(FIELDS)
+    assert set(answer.body) == set(FIELDS)
     asked = {"verb": "reset", "vm": "devvm", "id": "msg_12345678", "by": "operator"}
     assert {name: answer.body[name] for name in asked} == asked
     assert answer.body["by_hand"] == ["ssh root@192.0.2.10 qm reset 102"]

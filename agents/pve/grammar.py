@@ -8,7 +8,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from .words import VERBS
+from .words import STORAGE_HUNG, VERBS
 
 NOTE_BYTES = 8 * 1024
 LINE_CHARS = 16 * 1024
@@ -21,6 +21,7 @@ _LINE = re.compile(
     r"(?: if=(?P<if_state>[a-z-]{1,32}))?"
     r"(?: last=(?P<if_last>none|[A-Za-z0-9_-]{8,64}))?"
     r"(?: fresh=(?P<fresh>[0-9]{1,5}))?"
+    rf"(?: anyway=(?P<anyway>{STORAGE_HUNG}))?"
     r"(?: note=(?P<note>[A-Za-z0-9_-]{1,10923}))?"
     r"(?P<detach> detach)?",
     re.ASCII,
@@ -33,7 +34,8 @@ class Malformed(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the grammar understood it; `why` is the decoded note, data for the record."""
+    """One request as the grammar understood it. `anyway`: the code of the one refusal that a person lifts. `why`: the
+    decoded note, data for the record."""
 
     verb: str
     vm: int | None = None
@@ -42,13 +44,14 @@ class Request:
     if_state: str = ""
     if_last: str = ""
     fresh: int = 0
+    anyway: str = ""
     why: str = ""
     detach: bool = False
 
     @property
     def names_caller_things(self) -> bool:
         """Tell whether the line carries what only the handler's own key may say."""
-        return bool((self.id and self.verb != "job") or self.by or self.why or self.detach)
+        return bool((self.id and self.verb != "job") or self.by or self.anyway or self.why or self.detach)
 
 
 def parse_line(line: str) -> Request:
@@ -62,6 +65,8 @@ def parse_line(line: str) -> Request:
         raise Malformed("fresh is more than a day")
     if word["verb"] == "job" and not word["id"]:
         raise Malformed("job needs an id")
+    if word["anyway"] and word["verb"] not in ("reset", "cycle"):
+        raise Malformed("anyway goes with reset and cycle")
     return Request(
         verb=word["verb"],
         vm=int(word["vm"]) if word["vm"] else None,
@@ -70,6 +75,7 @@ def parse_line(line: str) -> Request:
         if_state=word["if_state"],
         if_last=word["if_last"],
         fresh=fresh,
+        anyway=word["anyway"],
         why=_decoded(word["note"]),
         detach=bool(word["detach"]),
     )

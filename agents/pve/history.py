@@ -103,7 +103,7 @@ def _contents(directory: str) -> dict[str, object]:
 def _output(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            return "".join(str(json.loads(line)["text"]) for line in file)
+            return "".join(str(json.loads(line).get("text", "")) for line in file)
     except (OSError, ValueError):
         return ""
 

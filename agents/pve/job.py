@@ -7,11 +7,14 @@ import json
 import os
 import time
 
-from .files import boottime, write_process, write_whole
+from .files import boottime, write_process
 from .host import Host
 from .memory import Memory, Record
 from .probe import Ran, run
+from .qm import end_whole
 from .result import Ended, Result, Verdict
+from .times import MOST_START_SECONDS, QM_START_SECONDS, START_MARGIN_SECONDS
+from .vmconfig import start_seconds
 from .words import DEADLINE, DEADLINES
 
 JOB_OUTPUT_BYTES = 1024 * 1024
@@ -30,18 +33,37 @@ class Job:
         self.screen = False
         self.second = 0  # the pid of the process that stands by (standby.py)
         self.warnings: list[str] = []
-        self._until = time.monotonic() + DEADLINES[record.verb]
+        self.deadline = DEADLINES[record.verb]
+        self.start_seconds = QM_START_SECONDS
+        self.reserved = 0.0  # seconds of the deadline that belong to what comes after this stage
+        self.anyway = ""  # the code of the refusal that the person has lifted
+        self.unended: list[str] = []  # commands of this job that nothing could end: they may still act
+        self._until = time.monotonic() + self.deadline
         self._room = JOB_OUTPUT_BYTES
         self._torn = False
         self._cut = False
 
     def enter(self, stage: str) -> None:
-        """Name the stage that begins now; `busy` answers and the result show it."""
+        """Name the stage that begins now, and by when the job ends, for whoever follows it or finds it busy."""
         self.stage = stage
         try:
-            write_whole(self.memory.job(self.record.id, "stage"), stage)
+            self.memory.enter(self.record.id, stage, self.deadline)
         except OSError:
             pass
+        self._write(json.dumps({"stage": stage, "deadline": self.deadline}) + "\n")
+
+    def allow_start(self, config: str) -> None:
+        """Give the start as long as Proxmox itself would, by the VM's configuration, and the whole job as much more."""
+        seconds, why = start_seconds(config)
+        self.start_seconds = min(max(QM_START_SECONDS, seconds + START_MARGIN_SECONDS), MOST_START_SECONDS)
+        more = self.start_seconds - QM_START_SECONDS
+        if more > 0:
+            self.deadline += more
+            self._until += more
+            self.warnings.append(
+                f"{self.record.verb} may take {self.deadline:g} s: Proxmox gives the start of this VM {seconds:g} s "
+                f"({', '.join(why)})"
+            )
 
     def say(self, text: str, stream: str = "stdout") -> None:
         """Add whole lines to the job's output, 1 MiB in all."""
@@ -69,16 +91,26 @@ class Job:
         """Return the seconds a step may take: `cap`, or what is left of the verb's deadline; ends the verb at zero."""
         left = self._until - time.monotonic()
         if left <= 0:
-            seconds = f"{DEADLINES[self.record.verb]:g} s"
+            seconds = f"{self.deadline:g} s"
             raise Ended(
                 DEADLINE,
                 Verdict("deadline", f"{self.record.verb} did not end in {seconds}; it stopped in stage {self.stage}"),
             )
         return min(cap, left)
 
-    def run(self, argv: list[str], seconds: float) -> Ran:
-        """Run a command that changes the VM, and note which process it is, for whoever goes on in our place."""
-        return run(argv, self.left(seconds), self._note_command)
+    def run(self, argv: list[str], seconds: float, gently: bool = False) -> Ran:
+        """Run a command that changes the VM, and note which process it is, for whoever goes on in our place. When its
+        time is over it is ended whole; what nothing can end is kept in `unended`. `gently`: SIGTERM comes first."""
+        return run(argv, self.left(seconds), self._note_command, lambda pid: self.end_command(pid, gently))
+
+    def end_command(self, pid: int, gently: bool = False) -> None:
+        """End a `qm` of this job and its worker; remember, and warn of, what could not be ended."""
+        for line in end_whole(pid, gently):
+            self.unended.append(line)
+            self.warnings.append(
+                f"{line} could not be ended, because it waits in the kernel: it may still {self.record.verb} the VM "
+                "when the storage answers again"
+            )
 
     def _note_command(self, pid: int) -> None:
         try:
@@ -95,6 +127,7 @@ class Job:
             "verb": record.verb,
             "by": record.by,
             "started": record.started,
+            "deadline": self.deadline,
             "seconds": round(boottime() - record.boottime, 3),
         }
         try:

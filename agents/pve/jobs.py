@@ -7,6 +7,7 @@ import os
 import time
 
 from .archive import archive_begun, archive_finished, archive_hangs, archive_trouble
+from .cluster import cluster_view
 from .files import boottime
 from .forensics import capture_lock, forensics, newest_capture
 from .grammar import Request
@@ -89,7 +90,7 @@ def _settle(job: Job, request: Request, lock: Lock) -> None:
     except Ended as ended:
         if ended.exit_code != BUSY:  # fifty of those shall not fill /run
             job.say(ended.verdict.sentence, "stderr")
-        result = Result(ended.exit_code, verdict=ended.verdict, holder=ended.holder)
+        result = Result(ended.exit_code, verdict=ended.verdict, holder=ended.holder, anyway=ended.anyway)
     except Exception as error:  # a defect of ours must still settle the id
         job.say(f"{type(error).__name__}: {error}", "stderr")
         sentence = f"the host agent failed in stage {job.stage or 'begin'}: {type(error).__name__}"
@@ -109,6 +110,7 @@ def _completed(job: Job, result: Result) -> Result:
         stage=job.stage,
         verdict=result.verdict,
         holder=result.holder,
+        anyway=result.anyway,
         screen=job.screen,
         warnings=(*job.warnings, *_unarchived(job, result)),
         extra=result.extra,
@@ -123,6 +125,9 @@ def _unarchived(job: Job, result: Result) -> list[str]:
 def _act(job: Job, request: Request, lock: Lock) -> Result:
     if not lock.take(job.record.id):
         raise _busy(job, lock.holder())
+    job.anyway = request.anyway
+    if request.verb in ("start", "cycle"):
+        job.allow_start(cluster_view(job.host).config_text)
     job.enter("preflight")
     refuse_old_id(job)
     facts = observe(job.host)

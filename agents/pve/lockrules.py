@@ -4,17 +4,18 @@ A lock is never removed here. One whose task is dead is named as such, with the 
 """
 
 import time
+from collections.abc import Callable
 
 from .cluster import Cluster
 from .job import Job
-from .locks import flock_holders, owner_of
+from .locks import Holder, flock_holders, owner_of
 from .result import Ended, Verdict
-from .times import FLOCK_SECONDS
+from .times import CLEANUP_SECONDS, FLOCK_SECONDS
 from .words import REFUSED
 
+LOOK_SECONDS = 0.2
 _PAUSED_FOR_IT = ("paused", "prelaunch")
-SHUTDOWNS = ("qmshutdown", "qmreboot", "qm shutdown", "qm reboot")
-STOPS = ("qmstop", "qm stop")
+ENDS_WITH_QEMU = ("stop", "shutdown")  # holders of the lock file that let go once QEMU is gone
 
 
 def refused(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended:
@@ -44,10 +45,10 @@ def refuse_reset(job: Job, view: Cluster, state: str) -> None:
     """
     if not view.lock:
         return
-    if view.lock == "backup" and state not in _PAUSED_FOR_IT:
+    owner = owner_of(job.host, view.lock)
+    if view.lock == "backup" and state not in _PAUSED_FOR_IT and owner.alive is not False:
         _warn(job, "VM is locked (backup): the backup goes on beside a reset, with the disks as it found them")
         return
-    owner = owner_of(job.host, view.lock)
     if owner.alive is not False and view.lock != "suspended":
         refuse_locked(job, view, "start" if view.lock == "backup" else "")
     _warn(job, f"VM is locked ({view.lock}): {'; '.join(owner.lines)}")
@@ -65,17 +66,48 @@ def refuse_resume(job: Job, view: Cluster) -> None:
 
 
 def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
-    """Refuse a start while a process holds the flock, for `qm start` would wait 10 s and fail; short holders are
-    waited for. A cycle may go on beside those that `end_with_it`: a shutdown that waits for a hung guest lets go when
-    the VM is gone."""
-    until = time.monotonic() + FLOCK_SECONDS
+    """Refuse while a process holds the VM's lock file, for `qm` would wait 10 s and fail. Short holders are waited for,
+    and so is what ends by itself: `qm cleanup`, and a stop of a VM that is to be started. A cycle may go on beside
+    those of a kind that `end_with_it`."""
+    patience = {"cleanup": CLEANUP_SECONDS, "stop": CLEANUP_SECONDS, "shutdown": CLEANUP_SECONDS}
+    began = time.monotonic()
+    said: list[str] = []
     while holders := flock_holders(job.host):
-        if all(any(word in holder for word in end_with_it) for holder in holders):
-            job.say(f"preflight: {', '.join(holders)} holds the VM and will end with it")
+        if all(holder.kind in end_with_it for holder in holders):
+            job.say(f"{job.stage}: {listed_holders(holders)} holds the VM and will end with it")
             return
-        if time.monotonic() > until:
-            path = f"/var/lock/qemu-server/lock-{job.host.vmid}.conf"
-            sentence = f"another process works on VM {job.host.vmid} and holds its lock file: {', '.join(holders)}"
-            never = f"by hand: wait for it or end it; never rm {path}, that would let two work at once"
-            raise refused("locked", sentence, "", f"can't lock file '{path}'", never)
-        time.sleep(0.2)
+        waits = max(patience.get(holder.kind, FLOCK_SECONDS) for holder in holders)
+        if time.monotonic() - began > job.left(waits):
+            raise refused("locked", *_held_by(job, holders))
+        _say_once(job, said, f"{job.stage}: waiting for {listed_holders(holders)}, which holds the VM's lock file")
+        time.sleep(LOOK_SECONDS)
+
+
+def _held_by(job: Job, holders: list[Holder]) -> tuple[str, ...]:
+    """Return sentence, advice and evidence of a refusal for a lock file that is held."""
+    path = f"/var/lock/qemu-server/lock-{job.host.vmid}.conf"
+    sentence = f"another process works on VM {job.host.vmid} and holds its lock file: process {holders[0].pid}"
+    never = f"by hand: wait for it or end it; never rm {path}, that would let two work at once"
+    return sentence, "", *(f"held by {holder}" for holder in holders), f"can't lock file '{path}'", never
+
+
+def await_holders(job: Job, kinds: tuple[str, ...], seconds: float, is_over: Callable[[], bool]) -> None:
+    """Wait while the VM's lock file is held by processes of these kinds, `seconds` at most, or until `is_over`."""
+    until = time.monotonic() + job.left(max(0.0, seconds))
+    said: list[str] = []
+    while not is_over() and time.monotonic() < until:
+        holders = [holder for holder in flock_holders(job.host) if holder.kind in kinds]
+        if not holders:
+            return
+        _say_once(job, said, f"{job.stage}: waiting for {listed_holders(holders)}, which holds the VM's lock file")
+        time.sleep(LOOK_SECONDS)
+
+
+def _say_once(job: Job, said: list[str], line: str) -> None:
+    if line not in said:
+        said.append(line)
+        job.say(line)
+
+
+def listed_holders(holders: list[Holder]) -> str:
+    return ", ".join(map(str, holders))

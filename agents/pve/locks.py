@@ -16,6 +16,7 @@ from .vmstate import in_time
 
 TASK_SECONDS = 1.5
 INDEX_BYTES = 256 * 1024
+NAME_CHARS = 200  # of a command line, where it is shown
 
 # The tasks that set each kind of lock (qemu-server, API2/Qemu.pm; VZDump). `suspended` is a state and has no task.
 _TASKS = {
@@ -85,7 +86,7 @@ def owner_of(host: Host, lock: str) -> Owner:
             return Owner(True, (f"{task} works on it", f"by hand: wait, or pvesh delete {_task_path(task)}"))
     vzdump = next((name for name in names if task_in(name) is None), "") if lock == "backup" else ""
     if vzdump:
-        return Owner(True, (f"vzdump works on this host: {vzdump}", "by hand: wait, or vzdump --stop"))
+        return Owner(True, (f"vzdump works on this host: {vzdump[:NAME_CHARS]}", "by hand: wait, or vzdump --stop"))
     ends = tuple(f"the last such task, {task}, is gone: {task.end or 'it left no end'}" for task in tasks[-1:])
     if at_work is None or not lines or lock in _FROM_ELSEWHERE:
         return Owner(None, (*ends, "whether its task still runs could not be told from this node"))
@@ -120,14 +121,18 @@ def _short_name(host: Host, pid: str) -> str:
 def command_line(host: Host, pid: str) -> str:
     try:
         with open(host.path(f"/proc/{pid}/cmdline"), encoding="utf-8", errors="replace") as file:
-            return file.read(4096).replace("\0", " ").strip()[:200]
+            return file.read(4096).replace("\0", " ").strip()
     except OSError:
         return ""
 
 
 def _index(host: Host) -> list[str]:
-    """Return the lines of the task index, oldest first: the archive's end, then the tasks that run or just ended."""
-    return [line for name in ("index", "active") for line in _last_lines(host.path(f"/var/log/pve/tasks/{name}"))]
+    """Return the lines of the task index, oldest first and each task once: the archive's end, then, of `active`, which
+    is newest first and repeats tasks that have ended, those that `index` does not have."""
+    ended = _last_lines(host.path("/var/log/pve/tasks/index"))
+    known = {task.upid for line in ended if (task := task_in(line))}
+    running = reversed(_last_lines(host.path("/var/log/pve/tasks/active")))
+    return [*ended, *(line for line in running if (task := task_in(line)) and task.upid not in known)]
 
 
 def _last_lines(path: str) -> list[str]:
@@ -144,15 +149,51 @@ def task_lines(host: Host) -> list[str]:
     return [line for line in _index(host) if (task := task_in(line)) and task.id == str(host.vmid)]
 
 
-def flock_holders(host: Host) -> list[str]:
-    """Return who holds the flock that a running `qm start` or `qm stop` keeps for its whole life, as `pid (command)`.
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds the VM's lock file, by pid and command line."""
+
+    pid: int
+    command: str
+
+    @property
+    def kind(self) -> str:
+        """What it does to the VM: `stop`, `shutdown` (a reboot is one, too), `start`, `cleanup`, or empty."""
+        task = task_in(self.command)
+        word = task.type if task else next(iter(re.findall(r"\b([a-z]+) [1-9][0-9]*\b", self.command)), "")
+        return _KINDS.get(word.removeprefix("qm"), "")
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.command[:NAME_CHARS] or 'no name'})"
+
+
+_KINDS = {"stop": "stop", "shutdown": "shutdown", "reboot": "shutdown", "start": "start", "cleanup": "cleanup"}
+
+
+def flock_holders(host: Host) -> list[Holder]:
+    """Return who holds the flock that a running `qm start` or `qm stop` keeps for its whole life.
 
     /var/lock is a tmpfs and /proc/locks waits for nothing; it is asked in a child all the same.
     """
     answer = in_time(lambda: _flock_pids(host), TASK_SECONDS)
-    pids = [str(pid) for pid in answer] if isinstance(answer, list) else []
-    names = [in_time(partial(command_line, host, pid), TASK_SECONDS / 3) for pid in pids]
-    return [f"{pid} ({name or 'no name'})" for pid, name in zip(pids, names, strict=True)]
+    pids = [int(pid) for pid in answer] if isinstance(answer, list) else []
+    return [Holder(pid, _name_in_time(host, pid)) for pid in pids]
+
+
+def _name_in_time(host: Host, pid: int) -> str:
+    return str(in_time(partial(command_line, host, str(pid)), TASK_SECONDS / 3) or "")
+
+
+def cleanups(host: Host) -> list[int]:
+    """Return the pids of the `qm cleanup` of this VM, which qmeventd starts after each end of a QEMU."""
+    answer = in_time(lambda: _cleanup_pids(host), TASK_SECONDS)
+    return [int(pid) for pid in answer] if isinstance(answer, list) else []
+
+
+def _cleanup_pids(host: Host) -> list[str]:
+    pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit() and _short_name(host, pid) == "qm"]
+    words = f" cleanup {host.vmid} "
+    return [pid for pid in pids if words in f"{command_line(host, pid)} "]
 
 
 def _flock_pids(host: Host) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .files import boottime, read_json, read_process, remove_flat, write_whole
 from .host import Host
 from .process import process_ticks
-from .words import DAY
+from .words import DAY, DEADLINES
 
 KEEP_JOBS = 20
 KEEP_IDS = 2 * DAY
@@ -132,12 +132,27 @@ class Memory:
             pass
         os.unlink(draft)
 
+    def enter(self, job_id: str, stage: str, deadline: float) -> None:
+        """Note the stage that begins, and how many seconds after its start the job ends at the latest."""
+        write_whole(self.job(job_id, "stage"), f"{stage} {deadline:g}")
+
     def stage(self, job_id: str) -> str:
+        return self._stage_file(job_id)[0]
+
+    def deadline(self, job_id: str, verb: str) -> float:
+        """Return by how many seconds after its start a job ends; the verb's usual number where it has not said."""
+        try:
+            return float(self._stage_file(job_id)[1])
+        except ValueError:
+            return DEADLINES[verb]
+
+    def _stage_file(self, job_id: str) -> tuple[str, str]:
         try:
             with open(self.job(job_id, "stage"), encoding="ascii") as file:
-                return file.read()
+                stage, _, deadline = file.read().partition(" ")
+                return stage, deadline
         except OSError:
-            return ""
+            return "", ""
 
     def alive(self, record: Record) -> bool:
         """Tell whether the job's own process still runs, or the one that stands by for it."""

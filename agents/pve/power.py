@@ -4,38 +4,40 @@ reset ends running; start makes it run; stop proves that nothing is left; cycle 
 again.
 """
 
+import time
 from collections.abc import Callable
 
-from .cluster import Cluster, cluster_view
+from .cluster import TROUBLES, Cluster, cluster_view
 from .forensics import before_acting
 from .ha import ha_line, ha_manages
 from .job import Job
-from .lockrules import SHUTDOWNS, refuse_flock, refuse_locked, refuse_reset, refuse_resume, refused
+from .lockrules import ENDS_WITH_QEMU, LOOK_SECONDS, refuse_flock, refuse_locked, refuse_reset, refuse_resume, refused
+from .locks import cleanups
 from .preflight import can_start, nothing_left, refuse_deaf_ha, refuse_elsewhere, refuse_unstartable
 from .qmp import Qmp, QmpError, QmpSilent
-from .result import Ended, Result
+from .result import Ended, Result, Verdict
 from .standby import stand_by
 from .starting import start_again, start_process, verify_running
-from .stopping import failed, qemu_lives, stop_process
-from .vmstate import Facts, conclude, has_process, observe, sources
-from .words import DONE, STRANDED
+from .stopping import call_off_reboot, failed, qemu_lives, stop_process
+from .times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, START_VERIFY_SECONDS
+from .vmstate import Facts, conclude, has_process, leftovers, observe, sources
+from .words import DONE, REFUSED, STORAGE_HUNG, STRANDED
 
 
 def reset(job: Job, facts: Facts) -> Result:
     """Press the reset button by QMP; end running. Needs neither `qm` nor an /etc/pve that answers."""
     state = conclude(facts)
+    view = cluster_view(job.host)
     if state == "stopped":
-        refuse_elsewhere(job, cluster_view(job.host))
+        refuse_elsewhere(job, view)
         raise refused("not-running", f"VM {job.host.vmid} is stopped; there is nothing to reset", "start")
     if not facts.qmp:
-        raise refused(
-            "qemu-silent", "QEMU does not answer on its monitor; a reset can't reach it", "cycle", sources(facts)
-        )
-    view = cluster_view(job.host)
+        sentence = "QEMU does not answer on its monitor; a reset can't reach it"
+        raise refused("qemu-silent", *_cycle_or_mend(view, sentence), sources(facts))
     if state != "running":  # one that comes from another node or went there: its memory is not to be touched
         refuse_elsewhere(job, view)
     refuse_reset(job, view, state)
-    past_preconditions(job)
+    past_preconditions(job, facts)
     job.enter("reset")
     try:
         with Qmp(job.host.qmp, job.left(10)) as qmp:
@@ -55,20 +57,51 @@ def reset(job: Job, facts: Facts) -> Result:
     return verify_running(job, 10)
 
 
+def _cycle_or_mend(view: Cluster, sentence: str) -> tuple[str, str]:
+    """Return a sentence and an advice: a cycle helps, unless it is certain to be refused."""
+    if view.trouble:
+        return f"{sentence}; {TROUBLES[view.trouble][0]}: systemctl restart pve-cluster, then cycle it", ""
+    if not view.quorate:
+        return f"{sentence}; this node has no quorum, so a start would fail: mend that, then cycle it", ""
+    return sentence, "cycle"
+
+
 def stop(job: Job, facts: Facts) -> Result:
     """Stop the VM and prove that no process of it is left."""
     view = cluster_view(job.host)
     if conclude(facts) == "stopped":
         refuse_elsewhere(job, view)
         nothing_left(job)
-        past_preconditions(job)
+        past_preconditions(job, facts)
+        call_off_reboot(job)
         job.say("stop: already stopped")
     else:
         _refuse_stop(job, view)
-        past_preconditions(job)
+        _warn_of_start(job, view)
+        past_preconditions(job, facts)
         stop_process(job, facts, lambda view: _refuse_stop(job, view))
+    _refuse_return(job)
     _say_what_ha_does(job)
     return Result(DONE, "stopped")
+
+
+def _warn_of_start(job: Job, view: Cluster) -> None:
+    if view.answers and not view.quorate:
+        job.warnings.append("this node has no quorum: the VM can be stopped, and a start is refused until it has one")
+
+
+def _refuse_return(job: Job) -> None:
+    """Look once more when qmeventd's `qm cleanup` of this VM has ended: `stop` means stopped. It begins a moment after
+    QEMU's end, and starts the VM where a reboot was pending."""
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < AFTERMATH_SECONDS:
+        if not cleanups(job.host) and passed > AFTERMATH_BEGINS_SECONDS:
+            break
+        time.sleep(LOOK_SECONDS)
+    facts = observe(job.host)
+    if has_process(facts):
+        sentence = f"the VM was stopped and runs again, as process {facts.pid}: HA, a reboot or a person started it"
+        raise failed("started-again", sentence, "stop", sources(facts), *ha_lines(job))
 
 
 def _refuse_stop(job: Job, view: Cluster) -> None:
@@ -76,34 +109,36 @@ def _refuse_stop(job: Job, view: Cluster) -> None:
     refuse_locked(job, view)
 
 
+def ha_lines(job: Job) -> tuple[str, ...]:
+    view = cluster_view(job.host)
+    return (ha_line(view.ha, view.ha_seen),) if ha_manages(view.ha) else ()
+
+
 def _say_what_ha_does(job: Job) -> None:
     """A VM that was stopped behind HA's back does not stay so: say what HA wants of it."""
-    view = cluster_view(job.host)
-    if ha_manages(view.ha):
-        job.warnings.append(ha_line(view.ha, view.ha_seen))
+    job.warnings += ha_lines(job)
 
 
 def start(job: Job, facts: Facts) -> Result:
     """Make the VM run: `qm start` when it is stopped, QMP cont when it is paused."""
     state = conclude(facts)
     if state in ("wedged", "unknown"):
-        raise refused(
-            "qemu-silent", "a QEMU process exists but does not answer; a start can't help", "cycle", sources(facts)
-        )
+        sentence = "a QEMU process exists but does not answer; a start can't help"
+        raise refused("qemu-silent", *_cycle_or_mend(cluster_view(job.host), sentence), sources(facts))
     if state == "stopped":
         can_start(job)
         nothing_left(job)
-        past_preconditions(job)
+        past_preconditions(job, facts)
         return start_process(job, 0)
-    return resume(job, state)
+    return resume(job, facts, state)
 
 
-def resume(job: Job, state: str) -> Result:
+def resume(job: Job, facts: Facts, state: str) -> Result:
     if state != "running":
         view = cluster_view(job.host)
         refuse_elsewhere(job, view)
         refuse_resume(job, view)
-    past_preconditions(job)
+    past_preconditions(job, facts)
     job.enter("start")
     if state == "running":
         job.say("start: already running")
@@ -118,17 +153,18 @@ def resume(job: Job, state: str) -> Result:
 
 
 def cycle(job: Job, facts: Facts) -> Result:
-    """Stop, then start with a new QEMU process; refuse when a start could not follow."""
+    """Stop, then start with a new QEMU process; refuse when a start could not follow. Whoever ends the VM meanwhile,
+    once it is off it is started."""
     runs = conclude(facts) != "stopped"
     can_start(job, stops_first=runs)
     if not runs:
         nothing_left(job)
-    past_preconditions(job)
+    past_preconditions(job, facts)
     old = facts.pid or 0
     stand_by(job)
     try:
         if runs:
-            stop_process(job, facts, lambda view: _refuse_cycle(job, view))
+            _stop_for_cycle(job, facts)
         return start_again(job, old)
     except Ended as ended:
         lives = qemu_lives(job, facts) or has_process(observe(job.host)) is not False
@@ -143,25 +179,56 @@ def cycle(job: Job, facts: Facts) -> Result:
         ) from None
 
 
+def _stop_for_cycle(job: Job, facts: Facts) -> None:
+    """Stop, and leave enough of the deadline for the start. A stop that failed counts where the VM is off all the same:
+    left alone it would stay so."""
+    job.reserved = job.start_seconds + START_VERIFY_SECONDS / 2
+    try:
+        stop_process(job, facts, lambda view: _refuse_cycle(job, view))
+    except Ended as ended:
+        if qemu_lives(job, facts) or has_process(observe(job.host)) is not False or leftovers(job.host):
+            raise
+        job.say(f"stop: {ended.verdict.sentence}; the VM is off all the same, so it is started now", "stderr")
+    finally:
+        job.reserved = 0.0
+
+
 def _refuse_cycle(job: Job, view: Cluster) -> None:
     refuse_unstartable(job, view, stops_first=True)
-    if job.stage == "stop":  # `qm stop` has failed: a worker of it, or another's, that still holds the flock ends never
-        refuse_flock(job, SHUTDOWNS)
+    if job.stage == "stop":  # `qm stop` has failed: somebody who neither stops the VM nor cleans up works on it
+        refuse_flock(job, ENDS_WITH_QEMU)
 
 
-def past_preconditions(job: Job) -> None:
-    """From here on something changes: become `last`, and take the evidence before it is gone."""
-    try:
-        job.memory.set_last(job.record.id)
-    except OSError:
-        job.warnings.append("the host could not record this job as the last one")
+def past_preconditions(job: Job, facts: Facts) -> None:
+    """Take the evidence before it is gone, heed it, and become `last`: from here on something changes."""
     job.enter("forensics")
     try:
-        before_acting(job)
+        _heed(job, before_acting(job, facts))
     except Ended:
         raise
     except Exception as error:  # evidence before action, but never instead of it: a defect there must not stop a rescue
         job.warnings.append(f"the evidence could not be taken: {type(error).__name__}: {error}")
+    try:
+        job.memory.set_last(job.record.id)
+    except OSError:
+        job.warnings.append("the host could not record this job as the last one")
+
+
+def _heed(job: Job, verdict: Verdict | None) -> None:
+    """Refuse a reset or a cycle that the evidence shows to end with a VM that nobody can start, unless a person who
+    has seen that says so: a reset blocks in QEMU as well, until the storage answers."""
+    if verdict is None or verdict.code != STORAGE_HUNG or job.record.verb not in ("reset", "cycle"):
+        return
+    if job.anyway == STORAGE_HUNG:
+        job.warnings.append(f"the storage of this VM does not answer; {job.record.by} asked for the verb anyway")
+        return
+    sentence = (
+        "this VM's storage does not answer: QEMU could not end and no start could follow until the storage answers"
+    )
+    raise Ended(REFUSED, Verdict(STORAGE_HUNG, sentence, "", (*verdict.evidence, _MEND)), anyway=STORAGE_HUNG)
+
+
+_MEND = "by hand: mend the storage (pvesm status, dmesg, the network to a NAS); QEMU goes on by itself once it answers"
 
 
 Verb = Callable[[Job, Facts], Result]

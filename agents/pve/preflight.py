@@ -10,9 +10,9 @@ import re
 from .cluster import TROUBLES, Cluster, cluster_view, node_name
 from .ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from .job import Job
-from .lockrules import SHUTDOWNS, STOPS, refuse_flock, refuse_locked, refused
+from .lockrules import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refused
 from .probe import run
-from .vmstate import Facts, conclude, has_process, in_time, leftovers
+from .vmstate import Facts, conclude, counted_processes, describe_leftovers, has_process, in_time, leftovers
 
 QM_SECONDS = 8.0
 FIND_SECONDS = 2.0
@@ -25,7 +25,7 @@ _NO_QUORUM = (
 def can_start(job: Job, stops_first: bool = False) -> None:
     """Refuse unless a start can succeed: a cycle asks before anything is stopped."""
     refuse_unstartable(job, cluster_view(job.host), stops_first)
-    refuse_flock(job, (*SHUTDOWNS, *STOPS) if stops_first else ())
+    refuse_flock(job, ENDS_WITH_QEMU if stops_first else ())
     _refuse_broken_qm(job)
 
 
@@ -106,9 +106,9 @@ def nothing_left(job: Job) -> None:
     if pids := leftovers(job.host):
         raise refused(
             "leftover",
-            f"the VM is stopped but processes {pids} are left in its scope; a start would block",
+            f"the VM is stopped but {counted_processes(pids)} left in its scope: a start would fail",
             "",
-            f"{job.host.scope}: {pids}",
+            *describe_leftovers(pids),
         )
 
 

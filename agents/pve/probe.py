@@ -99,13 +99,21 @@ class Ran:
     stderr: str
 
 
-def run(argv: list[str], seconds: float, began: Callable[[int], None] | None = None) -> Ran:
+def kill_group(pid: int) -> None:
+    kill_child(pid, group=True)
+
+
+def run(
+    argv: list[str],
+    seconds: float,
+    began: Callable[[int], None] | None = None,
+    give_up: Callable[[int], None] = kill_group,
+) -> Ran:
     """Run `argv` with a deadline in seconds, in a session of its own, and return what it printed.
 
-    `began` is told its pid.
-
-    At the deadline its process group is killed and left behind. A grandchild that keeps the pipes open
-    (a daemon that QEMU left) delays nothing: the command's own end is what counts.
+    `began` is told its pid, and so is `give_up` at the deadline: by default its process group is killed then and left
+    behind. A grandchild that keeps the pipes open (a daemon that QEMU left) delays nothing: the command's own end is
+    what counts.
     """
     out_r, out_w = os.pipe()
     err_r, err_w = os.pipe()
@@ -116,7 +124,7 @@ def run(argv: list[str], seconds: float, began: Callable[[int], None] | None = N
         began(pid)
     os.close(out_w)
     os.close(err_w)
-    watched = _Watched(pid, out_r, err_r)
+    watched = _Watched(pid, out_r, err_r, give_up)
     try:
         code = watched.until(time.monotonic() + seconds)
         return Ran(code, watched.text(out_r), watched.text(err_r))
@@ -150,8 +158,9 @@ def _as_any_other() -> None:
 
 
 class _Watched:
-    def __init__(self, pid: int, out: int, err: int) -> None:
+    def __init__(self, pid: int, out: int, err: int, give_up: Callable[[int], None]) -> None:
         self.pid = pid
+        self._give_up = give_up
         self.pidfd = os.pidfd_open(pid)
         self.data = {out: bytearray(), err: bytearray()}
         for fd in self.data:
@@ -165,7 +174,9 @@ class _Watched:
             if self.pidfd in ready:
                 return self._reaped(open_fds)
             if not ready:
-                kill_child(self.pid, group=True)
+                self._give_up(self.pid)
+                for fd in open_fds:
+                    self._drain(fd)
                 return None
 
     def _reaped(self, open_fds: set[int]) -> int:

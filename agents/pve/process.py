@@ -10,19 +10,58 @@ _MCL_CURRENT_AND_FUTURE = 1 | 2
 _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
 
 
+def stat_fields(pid: int) -> tuple[str, list[str]]:
+    """Return a process's short name and the fields of proc(5)'s stat after it, state first; empty without a process.
+    Reading them waits for nothing, whatever the process does."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            head, _, tail = file.read().rpartition(")")
+    except OSError:
+        return "", []
+    return head.partition("(")[2], tail.split()
+
+
 def process_ticks(pid: int) -> int:
     """Return the process's start time in clock ticks, 0 when there is no such process (proc(5), field 22).
 
     A process whose first thread has ended counts while another thread lives (field 20): a QEMU that was killed while
     one of its threads waits for storage looks like a zombie, and holds its disks all the same.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
+    _, fields = stat_fields(pid)
+    if not fields:
         return 0
-    ended = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    ended = fields[0] in ("Z", "X") and int(fields[17]) <= 1
     return 0 if ended else int(fields[19])
+
+
+def describe_process(pid: int) -> str:
+    """Return `NAME, process PID, state S`, with the state's letter of proc(5)."""
+    name, fields = stat_fields(pid)
+    return f"{name}, process {pid}, state {_deepest_state(pid, fields[0])}" if fields else f"process {pid}"
+
+
+def is_stuck(pid: int) -> bool:
+    """Tell whether a thread of the process is in uninterruptible sleep: no signal ends it."""
+    _, fields = stat_fields(pid)
+    return bool(fields) and _deepest_state(pid, fields[0]) == "D"
+
+
+def _deepest_state(pid: int, state: str) -> str:
+    """Return D where any thread waits uninterruptibly, else the first thread's own state."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return state
+    states = [_thread_state(pid, tid) for tid in threads]
+    return "D" if "D" in states else state
+
+
+def _thread_state(pid: int, tid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/task/{tid}/stat", encoding="utf-8", errors="replace") as file:
+            return (file.read().rpartition(")")[2].split() or [""])[0]
+    except OSError:
+        return ""
 
 
 def lock_memory() -> bool:

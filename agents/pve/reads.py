@@ -15,8 +15,10 @@ from .files import write_whole
 from .grammar import Request
 from .history import entries, older_entries, table, whole_job
 from .host import Host, Key
+from .locks import flock_holders
 from .memory import Memory
 from .probe import NoAnswer
+from .process import describe_process
 from .result import Result, Verdict
 from .verdict import quick_verdict
 from .vmlock import Lock
@@ -55,10 +57,13 @@ def _status(host: Host) -> Iterator[Message]:
     yield output(f"{conclude(facts)}: {sources(facts)}")
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
     elsewhere = cluster_view(host, seconds) if conclude(facts) == "stopped" and seconds > 0 else NOT_ASKED
-    yield result_message(status_result(host, facts, DONE, elsewhere))
+    owners = [f"held by {holder}" for holder in flock_holders(host)] if conclude(facts) == "stopped" else []
+    yield result_message(status_result(host, facts, DONE, elsewhere, tuple(owners)))
 
 
-def status_result(host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED) -> Result:
+def status_result(
+    host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED, owners: tuple[str, ...] = ()
+) -> Result:
     """Return the result of a status from whatever facts there are; reads tmpfs only, so it never waits."""
     memory = Memory(host)
     holder_id = Lock(host, "lock").holder()
@@ -68,6 +73,7 @@ def status_result(host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_
         verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
     else:
         left, known = tuple(leftovers(host)) if state == "stopped" else (), view
+        asked = view is not NOT_ASKED and view.answers
         verdict = quick_verdict(
             Evidence(
                 state,
@@ -75,8 +81,13 @@ def status_result(host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_
                 leftovers=left,
                 node=known.node,
                 lock=known.lock,
+                owners=owners,
                 ha=known.ha,
                 ha_seen=known.ha_seen,
+                pve=known.trouble,
+                quorate=known.quorate if asked else None,
+                config=known.config if asked else None,
+                remains=tuple(map(describe_process, left)),
             )
         )
     return Result(exit_code, state, memory.last, "status", verdict, holder)
@@ -93,6 +104,7 @@ def holding(memory: Memory, job_id: str) -> dict[str, object] | None:
         "by": record.by,
         "since": record.started,
         "stage": memory.stage(record.id),
+        "deadline": memory.deadline(record.id, record.verb),
     }
 
 

@@ -4,21 +4,29 @@ from dataclasses import asdict, dataclass, field
 
 from .words import OUTCOMES
 
+SENTENCE_CHARS = 200
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence for a tired person, the advised verb (or empty), and the lines that prove it."""
+    """One sentence for a tired person, SENTENCE_CHARS at most, the advised verb (or empty), and the lines that prove
+    it. What Proxmox and QEMU said belongs into the lines."""
 
     code: str
     sentence: str
     advice: str = ""
     evidence: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.sentence) > SENTENCE_CHARS:  # the last resort: a foreign text that nobody has cut
+            object.__setattr__(self, "sentence", self.sentence[: SENTENCE_CHARS - 1] + "…")
+
 
 @dataclass(frozen=True)
 class Result:
     """How a verb ended. `state`: see vmstate.conclude. `last`: the newest job that got past its preconditions, None
-    where it was not looked at. `seconds`: how long the verb took."""
+    where it was not looked at. `anyway`: the code by which a person can lift this refusal. `seconds`: how long the verb
+    took."""
 
     exit_code: int
     state: str = "unknown"
@@ -26,6 +34,7 @@ class Result:
     stage: str = ""
     verdict: Verdict | None = None
     holder: dict[str, object] | None = None
+    anyway: str | None = None
     screen: bool = False
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -45,8 +54,11 @@ class Result:
 class Ended(Exception):
     """A verb that ends before its last line, with what its result shall say."""
 
-    def __init__(self, exit_code: int, verdict: Verdict, holder: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, exit_code: int, verdict: Verdict, holder: dict[str, object] | None = None, anyway: str | None = None
+    ) -> None:
         super().__init__(verdict.sentence)
         self.exit_code = exit_code
         self.verdict = verdict
         self.holder = holder
+        self.anyway = anyway

@@ -121,7 +121,7 @@ def judged(host: Host, key: Key, request: Request) -> Iterator[Message] | None:
         sentence = "this key can't change power; an operator has to approve it"
         return refusal(READ_ONLY, Verdict("read-only-key", sentence), f"approval-required: {request.verb}")
     if key.read_only and request.names_caller_things:
-        sentence = "a read-only key can't say id, by, note or detach"
+        sentence = "a read-only key can't say id, by, anyway, note or detach"
         return refusal(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
     if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
         sentence = "no session here"
@@ -145,11 +145,15 @@ def not_a_verb(line: str) -> Iterator[Message]:
 def serve_one(host: Host, key: Key, bundle: str, line: str) -> int:
     """Answer one request as plain text with a trailer; return the exit code."""
     codes: list[int] = []
+    stages: list[Message] = []
 
     def send(tag: str, message: Message) -> None:
         if message["type"] == "output":
             stream = sys.stdout if message["stream"] == "stdout" else sys.stderr
             print(indented(str(message["text"])), end="", file=stream, flush=True)
+        elif message["type"] == "stage":
+            print(stage_line(message, first=not stages), flush=True)
+            stages.append(message)
         else:
             trailer = {name: value for name, value in message.items() if name != "type"}
             print(f"#breakglass {json.dumps(trailer)}", flush=True)
@@ -162,6 +166,10 @@ def serve_one(host: Host, key: Key, bundle: str, line: str) -> int:
         agent.poll(set(ready))
     agent.close()
     return codes[0]
+
+
+def stage_line(message: Message, first: bool) -> str:
+    return f"stage: {message['stage']}" + (f", at most {message['deadline']:g} s in all" if first else "")
 
 
 def indented(text: str) -> str:

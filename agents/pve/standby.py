@@ -6,17 +6,15 @@ ends silently; where it was killed, it takes the lock, waits for the command tha
 
 import os
 import select
-import signal
 from typing import NoReturn
 
 from .files import read_process, write_process
 from .job import Job
 from .process import lock_memory
 from .result import Ended, Verdict
+from .times import QM_STOP_SECONDS
 from .vmlock import Lock
 from .words import FAILED
-
-COMMAND_SECONDS = 150.0
 
 
 def stand_by(job: Job) -> None:
@@ -74,6 +72,6 @@ def _await_command(job: Job) -> None:
         return
     if pidfd < 0 or read_process(path) != pid:  # opened first, looked at again then: no other process is meant
         return
-    if not select.select([pidfd], [], [], job.left(COMMAND_SECONDS))[0]:
-        os.killpg(pid, signal.SIGKILL)
+    if not select.select([pidfd], [], [], job.left(QM_STOP_SECONDS))[0]:
+        job.end_command(pid)
     os.close(pidfd)

@@ -3,16 +3,33 @@
 import time
 
 from .cluster import cluster_view
-from .guest import ping_agent
+from .guest import agent_word
 from .ha import ha_by_hand, ha_line
 from .job import Job
+from .lockrules import await_holders
 from .result import Ended, Result
-from .stopping import failed
-from .times import HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
-from .vmstate import conclude, has_process, observe, read_pid, sources
+from .stopping import MOST_SECONDS, end_qemu, failed
+from .times import (
+    CLEANUP_SECONDS,
+    HA_START_SECONDS,
+    QM_START_SECONDS,
+    SECOND_START_SECONDS,
+    START_VERIFY_SECONDS,
+)
+from .vmstate import (
+    conclude,
+    counted_processes,
+    describe_leftovers,
+    has_process,
+    leftovers,
+    observe,
+    read_pid,
+    sources,
+)
 from .words import DEADLINE, DONE
 
 AGENT_PING_SECONDS = 1.0
+CAUSE_CHARS = 160  # of what qm said, in the sentence; the lines have all of it
 
 
 def start_again(job: Job, old: int) -> Result:
@@ -32,24 +49,54 @@ def start_again(job: Job, old: int) -> Result:
 
 
 def start_process(job: Job, old: int) -> Result:
-    """`qm start`, then QEMU's own word that it runs, in a process other than `old`."""
+    """`qm start`, then QEMU's own word that it runs, in a process other than `old`. Whoever starts it already, starts
+    it for us."""
     job.enter("start")
-    if (now := read_pid(job.host)) and now != old and has_process(observe(job.host)):
-        job.say(f"start: it was started already, as process {now}")
-        return verify_running(job, 10)
-    ran = job.run(["qm", "start", str(job.host.vmid)], QM_START_SECONDS)
+    budget = max(CLEANUP_SECONDS, job.left(MOST_SECONDS) - job.start_seconds)
+    await_holders(job, ("stop", "shutdown", "cleanup", "start"), budget, lambda: _runs_anew(job, old))
+    if _runs_anew(job, old):
+        job.say(f"start: it was started already, as process {read_pid(job.host)}")
+        return verify_running(job, START_VERIFY_SECONDS)
+    ran = job.run(["qm", "start", str(job.host.vmid)], job.start_seconds, gently=True)
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
-    if ran.code is None:
-        raise failed("deadline", "qm start did not end in time", "start", exit_code=DEADLINE)
-    if ran.code != 0 and "already running" not in ran.stderr:
-        last_words = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise failed("verb-failed", f"qm start failed: {last_words}", "start", *ran.stderr.splitlines()[-5:])
+    if ran.code is None and not _runs_anew(job, old):
+        raise _given_up(job)
+    if ran.code and "already running" not in ran.stderr:
+        lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
+        raise failed("verb-failed", f"qm start failed: {_cause(ran.stderr)}", "start", *lines)
     asked_ha = "Requesting HA start" in ran.stdout
-    result = verify_running(job, HA_START_SECONDS if asked_ha else START_VERIFY_SECONDS, asked_ha)
+    seconds = HA_START_SECONDS + job.start_seconds - QM_START_SECONDS if asked_ha else START_VERIFY_SECONDS
+    result = verify_running(job, seconds, asked_ha)
     if old and read_pid(job.host) == old:
         raise failed("verb-failed", f"the VM runs, but still in the old process {old}", "cycle")
     return result
+
+
+def _runs_anew(job: Job, old: int) -> bool:
+    pid = read_pid(job.host)
+    return pid is not None and pid != old and has_process(observe(job.host)) is True
+
+
+def _cause(stderr: str) -> str:
+    """Return the end of `qm`'s last line: before it may stand the whole command line of QEMU."""
+    last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
+    return last.rpartition("failed: ")[2][-CAUSE_CHARS:]
+
+
+def _given_up(job: Job) -> Ended:
+    """End what a start that was given up has left, so that it can't happen after we said that it failed; where nothing
+    ends it, say so."""
+    for pid in leftovers(job.host):
+        end_qemu(job, pid)
+    sentence = f"qm start did not end in {job.start_seconds:g} s"
+    if left := leftovers(job.host):
+        sentence = f"{sentence}, and {counted_processes(left)} left of it: it may still start when the storage answers"
+        return failed("leftover", sentence, "", *describe_leftovers(left), exit_code=DEADLINE)
+    if job.unended:
+        sentence = f"{sentence}, and its worker can't be ended: it may still start when the storage answers"
+        return failed("deadline", sentence, "", *job.unended, exit_code=DEADLINE)
+    return failed("deadline", f"{sentence}; it was ended, and nothing of it is left", "start", exit_code=DEADLINE)
 
 
 def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
@@ -75,7 +122,8 @@ def _not_running(job: Job, state: str, source: str, asked_ha: bool) -> Ended:
         return failed("verb-failed", f"the VM is {state} and not running", "forensics", source)
     view = cluster_view(job.host)
     requested, seen = (view.ha, view.ha_seen) if view.answers else ("started", "")
-    lines = (source, ha_line(requested, seen), *ha_by_hand(job.host.vmid, requested, seen))
+    later = "HA took the request and may still start it"
+    lines = (source, later, ha_line(requested, seen), *ha_by_hand(job.host.vmid, requested, seen))
     return failed("ha-holds", f"HA was asked to start the VM and it is {state}", "", *lines)
 
 
@@ -89,7 +137,7 @@ def _notice_a_move(job: Job) -> None:
 
 def _agents_word(job: Job) -> dict[str, object]:
     """Report whether the guest agent answers, where the VM has one. A guest that boots does not yet: nothing waits."""
-    word = ping_agent(job.host, AGENT_PING_SECONDS)
+    word = agent_word(job.host, AGENT_PING_SECONDS)
     if word:
         job.say("verify: the guest agent " + ("answers" if word == "answers" else "does not answer yet"))
     return {"agent": word} if word else {}

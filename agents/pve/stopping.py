@@ -8,13 +8,17 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
-from .cluster import Cluster, cluster_view
+from .cluster import TROUBLES, Cluster, cluster_view
 from .ha import ha_by_hand, ha_line, ha_manages, ha_restarts
 from .job import Job
+from .lockrules import ENDS_WITH_QEMU, await_holders
+from .locks import flock_holders
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Verdict
 from .times import (
+    CLEANUP_SECONDS,
     HA_STOP_SECONDS,
     KILL_SECONDS,
     LADDER_SECONDS,
@@ -23,8 +27,20 @@ from .times import (
     SETTLE_SECONDS,
     TERM_SECONDS,
 )
-from .vmstate import Facts, has_process, leftovers, observe, read_pid, sources, verified
+from .vmstate import (
+    Facts,
+    counted_processes,
+    describe_leftovers,
+    has_process,
+    leftovers,
+    observe,
+    read_pid,
+    sources,
+    verified,
+)
 from .words import DEADLINE, FAILED
+
+MOST_SECONDS = 3600.0  # as long as the deadline allows
 
 Refuse = Callable[[Cluster], None]  # given what /etc/pve says; raises Ended where the VM must not be stopped
 
@@ -34,10 +50,11 @@ def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code
 
 
 def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
-    """`qm stop` first; where it can't, QMP quit, SIGTERM, SIGKILL to the verified process; then proof.
+    """Let whoever stops it already, or `qm stop`, do it; where that can't, QMP quit, SIGTERM, SIGKILL to the verified
+    process; then proof.
 
     `refuse` is asked again before either: the evidence took its time, and what the preflight saw may be over."""
-    if _gone(job, facts):
+    if is_gone(job, facts):
         job.enter("stop")
         job.say("stop: no process is left already")
         return
@@ -45,18 +62,20 @@ def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
     refuse(view)
     job.enter("stop")
     if view.trouble:
-        job.say("stop: /etc/pve does not answer, so qm can't be used; stopping QEMU directly")
+        job.say(f"stop: {TROUBLES[view.trouble][0]}, so qm can't be used; stopping QEMU directly")
         job.warnings.append("/etc/pve did not tell whether HA manages the VM; if it does, HA may start it again")
+        job.warnings.append(f"a start is refused until /etc/pve answers; {TROUBLES[view.trouble][1]}")
     else:
-        _stop_by_qm(job, facts, view)
-        if not _gone(job, facts):
+        _stop_by_proxmox(job, facts, view)
+        if not is_gone(job, facts):
             _look_before_force(job, refuse)
     for rung in (_quit, _terminate, _kill):
-        if _gone(job, facts):
+        if is_gone(job, facts):
             break
+        call_off_reboot(job)
         rung(job, facts)
     job.enter("verify")
-    if not _gone(job, facts):
+    if not is_gone(job, facts):
         raise _not_gone(job, facts)
     job.say("stop: no process is left")
 
@@ -70,25 +89,55 @@ def _look_before_force(job: Job, refuse: Refuse) -> None:
         raise failed(ended.verdict.code, sentence, ended.verdict.advice, *ended.verdict.evidence) from None
 
 
+def call_off_reboot(job: Job) -> None:
+    """Take away the mark by which qmeventd would start the VM again once it has stopped: a person's `qm reboot` leaves
+    it while it waits for a guest that hangs. A cycle lets it be: it wants the same."""
+    if job.record.verb != "stop":
+        return
+    try:
+        os.unlink(job.host.path(f"/run/qemu-server/{job.host.vmid}.reboot"))
+        job.say("stop: a reboot of the VM was pending; it was called off, so that the VM stays off")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        job.warnings.append(f"a reboot is pending and could not be called off ({error}): Proxmox starts the VM again")
+
+
+def _stop_by_proxmox(job: Job, facts: Facts, view: Cluster) -> None:
+    """Wait for a stop that HA, a person or another `qm` has begun: it stops the VM for us. Without one, ask `qm`. A
+    shutdown is gone around, for a hung guest does not heed it; under HA it is HA's way to stop."""
+    kinds = ENDS_WITH_QEMU if ha_manages(view.ha) else ("stop",)
+    over = partial(is_gone, job, facts)
+    await_holders(job, ("cleanup",), CLEANUP_SECONDS, over)
+    await_holders(job, kinds, _before_ladder(job, MOST_SECONDS), over)
+    if not is_gone(job, facts) and not any(holder.kind == "stop" for holder in flock_holders(job.host)):
+        call_off_reboot(job)
+        _stop_by_qm(job, facts, view)
+
+
 def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
     """Let `qm` stop it. For a VM under HA that is a request, which gets its time and decides what may follow."""
     ran = job.run(["qm", "stop", str(job.host.vmid)], _before_ladder(job, QM_STOP_SECONDS))
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
-    job.say("stop: qm stop " + ("did not end in time" if ran.code is None else f"ended with {ran.code}"))
+    ended = "did not end in time and was ended, with its worker" if ran.code is None else f"ended with {ran.code}"
+    job.say(f"stop: qm stop {ended}")
     if not ha_manages(view.ha) and "Requesting HA stop" not in ran.stdout:
         if ran.code == 0 and not qemu_lives(job, facts):  # what it left in the scope may take a moment to go
             _wait_gone(job, facts, SETTLE_SECONDS)
         return
     if ran.code == 0:
-        job.say("stop: HA has been asked; it acts within half a minute when it is well")
+        job.say("stop: HA has been asked; it begins within half a minute when it is well")
         _wait_gone(job, facts, _before_ladder(job, HA_STOP_SECONDS))
-    if not _gone(job, facts):
+        await_holders(job, ENDS_WITH_QEMU, _before_ladder(job, MOST_SECONDS), partial(is_gone, job, facts))
+    if not is_gone(job, facts):
         _leave_it_to_ha(job, asked_ha=ran.code == 0)
 
 
 def _before_ladder(job: Job, seconds: float) -> float:
-    return max(1.0, job.left(seconds + LADDER_SECONDS) - LADDER_SECONDS)
+    """Return how long a step of a stop may take: what follows it needs its time, too."""
+    kept = LADDER_SECONDS + job.reserved
+    return max(1.0, job.left(seconds + kept) - kept)
 
 
 def _leave_it_to_ha(job: Job, asked_ha: bool) -> None:
@@ -110,12 +159,12 @@ def _not_gone(job: Job, facts: Facts) -> Ended:
     """Return what is really left: a QEMU that nothing can kill, or something else in its scope."""
     now, pids = observe(job.host), leftovers(job.host)
     if has_process(now) is False and not qemu_lives(job, facts):
-        sentence = f"QEMU is gone, but processes {pids} are left in its scope; a start would block"
-        return failed("leftover", sentence, "", sources(now), f"{job.host.scope}: {pids}", exit_code=DEADLINE)
+        sentence = f"QEMU is gone, but {counted_processes(pids)} left in its scope: a start would fail"
+        return failed("leftover", sentence, "", sources(now), *describe_leftovers(pids), exit_code=DEADLINE)
     if facts.pid is not None and verified(job.host, facts.pid) is None:
-        sentence = "it is not known whether QEMU has ended: /proc does not answer; a start could block"
+        sentence = "it is not known whether QEMU has ended: /proc does not answer; a start could fail"
         return failed("deadline", sentence, "", sources(facts), exit_code=DEADLINE)
-    sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would block"
+    sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would fail"
     later = "when that storage answers again QEMU ends, and the VM stays off until somebody starts it"
     lines = (sources(facts), f"process {facts.pid} lives", later)
     return failed("deadline", sentence, "", *lines, exit_code=DEADLINE)
@@ -128,11 +177,12 @@ def qemu_lives(job: Job, facts: Facts) -> bool:
 
 def _wait_gone(job: Job, facts: Facts, seconds: float) -> None:
     until = time.monotonic() + job.left(seconds)
-    while not _gone(job, facts) and time.monotonic() < until:
+    while not is_gone(job, facts) and time.monotonic() < until:
         time.sleep(0.1)
 
 
-def _gone(job: Job, facts: Facts) -> bool:
+def is_gone(job: Job, facts: Facts) -> bool:
+    """Tell whether the process that was to go is gone, and everything in its scope with it."""
     pid = read_pid(job.host) or facts.pid
     if pid != facts.pid and pid is not None and verified(job.host, pid):
         return True  # somebody, HA perhaps, has started the VM anew: the process that was to go is gone
@@ -159,6 +209,11 @@ def _terminate(job: Job, facts: Facts) -> None:
 
 def _kill(job: Job, facts: Facts) -> None:
     _signal(job, facts, signal.SIGKILL, KILL_SECONDS)
+
+
+def end_qemu(job: Job, pid: int) -> None:
+    """SIGKILL a QEMU of this VM: one that was half started, and of which there is no pid file yet."""
+    _kill(job, Facts(pid=pid))
 
 
 def _signal(job: Job, facts: Facts, number: signal.Signals, seconds: float) -> None:

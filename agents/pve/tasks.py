@@ -136,6 +136,7 @@ class Follow:
             if not self._memory.claim(record):
                 return False  # it has begun after all: follow it
             whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by, "started": started}
+            whole["deadline"] = DEADLINES[record.verb]
             self._memory.write_result(record.id, whole)
         except OSError:
             pass
@@ -147,13 +148,20 @@ class Follow:
         if result is not None:
             self.done = True
             yield {"type": "result", **result, **self._attachment()}
-        elif time.monotonic() > self.until:
+        elif time.monotonic() > self._ends(record):
             verdict = Verdict("deadline", "the job has not ended by its deadline", "status")
             yield self._end(Result(DEADLINE, stage=self._memory.stage(record.id), verdict=verdict))
         elif time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + ALIVE_EVERY
             if not self._memory.alive(record) and self._memory.result(record.id) is None:
                 yield self._killed(record)
+
+    def _ends(self, record: Record) -> float:
+        """Return by when the job must have ended, on our clock; asked once its verb's usual time is over."""
+        if time.monotonic() > self.until:
+            deadline = self._memory.deadline(record.id, record.verb) + GRACE
+            self.until = time.monotonic() + record.boottime + deadline - boottime()
+        return self.until
 
     def _output(self, record: Record) -> Iterator[Message]:
         try:
@@ -169,7 +177,10 @@ class Follow:
                 message = json.loads(line)
             except ValueError:  # a line that a full /run cut off
                 continue
-            yield output(message["text"], message["stream"])
+            if "stage" in message:
+                yield {"type": "stage", "started": record.started, **message}
+            else:
+                yield output(message["text"], message["stream"])
 
     def _killed(self, record: Record) -> Message:
         """Return the result that a killed job can't write, and write it for whoever asks later."""
@@ -182,7 +193,8 @@ class Follow:
         result = Result(STRANDED if off else FAILED, state, self._memory.last, stage, verdict)
         seconds = round(boottime() - record.boottime, 3)
         whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by}
-        whole |= {"started": record.started, "seconds": seconds}
+        whole |= {"started": record.started, "deadline": self._memory.deadline(record.id, record.verb)}
+        whole |= {"seconds": seconds}
         try:
             self._memory.write_result(record.id, whole)
         except OSError:  # /run is full: the next one who asks finds the same

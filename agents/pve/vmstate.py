@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from .host import Host
 from .probe import NoAnswer, ask
-from .process import process_ticks
+from .process import describe_process, is_stuck, process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
 
 _SEEN: dict[int, int] = {}  # the pid and start time of the QEMU that was verified last
@@ -63,8 +63,12 @@ def _with_qmp(host: Host, facts: Facts) -> Facts:
 
 def read_pid(host: Host) -> int | None:
     """Return the number in the VM's pid file; None without one."""
+    return _number_in(host.pidfile)
+
+
+def _number_in(path: str) -> int | None:
     try:
-        with open(host.pidfile, encoding="ascii") as file:
+        with open(path, encoding="ascii") as file:
             return int(file.read(32))
     except (OSError, ValueError):
         return None
@@ -133,13 +137,30 @@ def has_process(facts: Facts) -> bool | None:
 
 
 def leftovers(host: Host) -> list[int]:
-    """Return the live pids in the VM's cgroup scope: a process that survived SIGKILL shows here."""
+    """Return the live pids in the VM's cgroup scope: a process that survived SIGKILL shows here. The QEMU storage
+    daemon, which a TPM's state may need, is none: `qm start` ends it by itself (qemu-server 9.1.10)."""
     try:
         with open(host.scope, encoding="ascii") as file:
             pids = [int(line) for line in file.read().split()]
     except (OSError, ValueError):
         return []
-    return [pid for pid in pids if process_ticks(pid)]
+    daemon = _number_in(host.path(f"/run/qemu-server/qsd-{host.vmid}.pid"))
+    return [pid for pid in pids if process_ticks(pid) and pid != daemon]
+
+
+def counted_processes(pids: list[int]) -> str:
+    return f"process {pids[0]} is" if len(pids) == 1 else f"processes {', '.join(map(str, pids))} are"
+
+
+def describe_leftovers(pids: list[int]) -> tuple[str, ...]:
+    """Return a line for each process that is left in the scope of a stopped VM, and what ends it."""
+    lines = [f"left in the VM's scope: {describe_process(pid)}" for pid in pids]
+    stuck = [pid for pid in pids if is_stuck(pid)]
+    if stuck:
+        lines.append("it waits for the host's storage and no signal ends it: mend the storage, else reboot the host")
+    if others := [str(pid) for pid in pids if pid not in stuck]:
+        lines.append(f"by hand: kill {' '.join(others)}, and kill -9 if that is not enough; then start")
+    return tuple(lines)
 
 
 def in_time(question: Callable[[], object], seconds: float) -> object:

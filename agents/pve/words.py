@@ -8,7 +8,8 @@ VERSION = "0.1.0"
 MUTATING = ("start", "stop", "reset", "cycle")
 VERBS = ("status", "forensics", *MUTATING, "history", "job", "ping", "session")
 
-# Seconds until a verb ends by itself, whatever hangs (PROTOCOL section 4, "What the words promise").
+# Seconds until a verb ends by itself, whatever hangs. A job says its own: `start` and `cycle` get more where Proxmox
+# gives the start of the VM more (job.py).
 DEADLINES = {
     "status": 4.0,
     "ping": 4.0,
@@ -16,9 +17,9 @@ DEADLINES = {
     "job": 4.0,
     "forensics": 20.0,
     "reset": 40.0,
-    "stop": 120.0,
+    "stop": 240.0,
     "start": 180.0,
-    "cycle": 300.0,
+    "cycle": 420.0,
 }
 
 DONE = 0
@@ -43,6 +44,8 @@ OUTCOMES = {
     READ_ONLY: "refused",
     ID_REUSED: "id-reused",
 }
+
+STORAGE_HUNG = "storage-hung"  # the verdict that refuses reset and cycle, and the only one that `anyway=` can name
 
 CLAIM_SECONDS = 5.0  # until a job that was started must have claimed its id
 DAY = 24 * 3600.0

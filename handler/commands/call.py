@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..client import NoAnswer, Signer, Told, new_id
@@ -12,6 +13,7 @@ from ..client import call as send
 from ..conversation import Conversation
 from ..signing import ID, secret_bytes
 from ..terminal import Terminal, memory, recall, remember
+from ..verbs import ANYWAY, VERBS
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, USAGE, complain, say, show
 
 _EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
@@ -43,7 +45,8 @@ def sign(arguments: argparse.Namespace) -> int:
 
 def call(arguments: argparse.Namespace) -> int:
     """Run a verb and show what it says; when its outcome is not known, say how to ask for the same one again."""
-    wanted = {name: getattr(arguments, name) for name in ("verb", "vm", "reason", "if_state", "if_last", "job")}
+    fields = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway")
+    wanted = {name: getattr(arguments, name) for name in fields}
     body = json.dumps({name: value for name, value in wanted.items() if value}).encode()
     url = handler_url()
     msg_id = arguments.id or new_id()
@@ -65,20 +68,43 @@ def call(arguments: argparse.Namespace) -> int:
         complain(f"{url}: {lost}; {arguments.verb} may have run", _again(arguments, msg_id))
         return UNKNOWN
     code = _show_result(result)
+    if result.get("anyway") in ANYWAY:
+        complain(*_offer(arguments, str(result["anyway"])))
     if code == UNKNOWN:
         complain(f"the outcome of {arguments.verb} is not known yet", _again(arguments, msg_id))
     return code
 
 
+def _offer(arguments: argparse.Namespace, code: str) -> tuple[str, str]:
+    """Return what it costs to lift a refusal, and the command that does: under a new id, for this one is spent."""
+    costs = f"{VERBS[arguments.verb].consequence} {ANYWAY[code].cost}"
+    return f"the host offers to do it anyway. {costs}", f"breakglass call {_words(arguments)} --anyway {code}"
+
+
+def _words(arguments: argparse.Namespace) -> str:
+    return f"{arguments.verb} --vm {arguments.vm}" if arguments.vm else str(arguments.verb)
+
+
 def _again(arguments: argparse.Namespace, msg_id: str) -> str:
     """Return the command that asks for the same action: a new id would be a second one."""
-    vm = f" --vm {arguments.vm}" if arguments.vm else ""
-    return f"the same again, which acts once: breakglass call {arguments.verb}{vm} --id {msg_id}"
+    anyway = f" --anyway {arguments.anyway}" if arguments.anyway else ""
+    return f"the same again, which acts once: breakglass call {_words(arguments)}{anyway} --id {msg_id}"
 
 
 def _show(message: Mapping[str, object]) -> None:
     if message["type"] == "output":
         show(str(message["text"]), sys.stdout if message["stream"] == "stdout" else sys.stderr)
+    elif message["type"] == "stage":
+        show(f"stage: {message['stage']}{_latest(message)}\n", sys.stderr)
+
+
+def _latest(stage: Mapping[str, object]) -> str:
+    """Return by when the job ends at the latest, in this machine's time zone; nothing where the host did not tell."""
+    try:
+        ends = datetime.fromisoformat(str(stage["started"])) + timedelta(seconds=float(str(stage["deadline"])))
+        return f" (ends by {ends.astimezone():%H:%M:%S} at the latest)"
+    except (KeyError, ValueError, OverflowError):
+        return ""
 
 
 def _show_result(result: Mapping[str, object]) -> int:
@@ -113,7 +139,7 @@ def chat(arguments: argparse.Namespace) -> int:
     conversation = Conversation(signer, arguments.vm or "", recall(path) if arguments.resume else "")
 
     def approve(verb: str, vm: str, job: str, why: str) -> str:
-        asked = argparse.Namespace(verb=verb, vm=vm, reason=why, id=job, if_state="", if_last="", job="")
+        asked = argparse.Namespace(verb=verb, vm=vm, reason=why, id=job, if_state="", if_last="", job="", anyway="")
         return _OUTCOMES.get(call(asked), "It failed.")
 
     outcome = Terminal(conversation, input, show, complain, approve, lambda token: remember(path, token)).run()

@@ -1,9 +1,10 @@
 """A stand-in for `ha-manager` and for what stands behind it: the manager (CRM) and the node's LRM.
 
-Words and rules: pve-ha-manager (API2/HA/Resources.pm, HA/Config.pm, HA/Manager.pm). A request returns at once; the
-manager then changes the state that is requested and the LRM calls `qm`. `<root>/ha.json` makes it misbehave:
-{"deaf": true} takes requests and does nothing, {"takes": true} changes the requested state and does no more,
-{"moves": NODE} starts the VM on another node.
+Words and rules: pve-ha-manager 5.2.0 (API2/HA/Resources.pm, HA/Config.pm, HA/Manager.pm, HA/Resources/PVEVM.pm). A
+request returns at once; the manager changes in its next round what it sees, and the LRM begins the real task in its
+own: 9 to 20 s after the request in the original's time. `<root>/ha.json` makes it misbehave: {"round": 19} is how late
+the LRM begins, {"deaf": true} takes requests and does nothing, {"takes": true} changes the requested state and does no
+more, {"moves": NODE} starts the VM on another node.
 """
 
 import json
@@ -12,10 +13,15 @@ import re
 import sys
 import time
 
+from . import qm
+from .errors import Died
 from .modes import hang_with_all
+from .processes import leave_behind, name_perl, name_process
 from .script import script
+from .times import SECONDS, burn, scaled
+from .vm import Vm
 
-ROUND_SECONDS = 0.3  # ten seconds in the original
+MANAGERS_SHARE = 10 / 12  # of the time from the request to the LRM's task
 
 
 class Ha:
@@ -34,10 +40,25 @@ class Ha:
         except (OSError, ValueError, KeyError):
             return ""
 
+    @property
+    def disarm(self) -> dict[str, str]:
+        """How HA is disarmed: its `mode`, freeze or ignore, and its `state`; empty while it is armed."""
+        found = self._status().get("disarm")
+        return found if isinstance(found, dict) else {}
+
+    def _status(self) -> dict[str, object]:
+        try:
+            with open(self.manager, encoding="utf-8") as file:
+                status: dict[str, object] = json.load(file)
+                return status
+        except (OSError, ValueError):
+            return {}
+
     def see(self, state: str) -> None:
-        status = {self.sid: {"node": "demo", "state": state, "uid": "x"}}
+        status = {"master_node": "demo", "node_status": {"demo": "online"}} | self._status()
+        status["service_status"] = {self.sid: {"node": "demo", "state": state, "uid": "x"}}
         with open(f"{self.manager}.new", "w", encoding="utf-8") as file:
-            json.dump({"master_node": "demo", "node_status": {"demo": "online"}, "service_status": status}, file)
+            json.dump(status, file)
         os.replace(f"{self.manager}.new", self.manager)
 
     def request(self, state: str) -> None:
@@ -64,25 +85,34 @@ class Ha:
         return ""
 
 
-def act(ha: Ha, verb: str) -> None:
+def act(ha: Ha, verb: str, limit: str) -> None:
     """Be the manager's next round and the LRM's: what follows a request, some time later."""
-    time.sleep(ROUND_SECONDS)
     mode = ha.mode()
-    if mode.get("deaf"):
+    late = scaled(ha.root, float(str(mode.get("round", SECONDS["ha-round"]))))
+    time.sleep(late * MANAGERS_SHARE)
+    if mode.get("deaf") or ha.disarm:
         return
     if verb == "stop":
         ha.see("request_stop")
         ha.request("stopped")
     if mode.get("takes"):
         return
+    time.sleep(late * (1 - MANAGERS_SHARE))
     if verb == "start" and mode.get("moves"):
         move(ha, str(mode["moves"]))
         return
-    import subprocess
+    ha.see({"stop": "stopped", "start": "started"}[verb] if work(ha, verb, limit) == 0 else "error")
 
-    ended = subprocess.run([*script("qm"), ha.root, verb, ha.vmid, "--from-ha"])
-    done = {"stop": "stopped", "start": "started"}[verb]
-    ha.see(done if ended.returncode == 0 else "error")
+
+def work(ha: Ha, verb: str, limit: str) -> int:
+    """Be the LRM: do the task itself (PVEVM.pm: a stop with a time limit is a shutdown that ends by force)."""
+    vm, words = Vm(ha.root, int(ha.vmid)), []
+    if verb == "stop" and limit != "0":
+        verb, words = "shutdown", ["--timeout", limit, "--forceStop", "1"]
+    try:
+        return qm.task(vm, verb, words, from_ha=True)
+    except Died as error:
+        return error.code
 
 
 def move(ha: Ha, node: str) -> None:
@@ -94,31 +124,35 @@ def move(ha: Ha, node: str) -> None:
         json.dump({"version": 2, "ids": {ha.vmid: {"node": node, "type": "qemu", "version": 1}}}, file)
 
 
-def follow(ha: Ha, verb: str) -> None:
-    """Leave `act` to a process that nobody waits for."""
-    import subprocess
-
-    command = [*script("ha"), ha.root, "act", ha.sid, verb]
-    null = subprocess.DEVNULL
-    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
-
-
 def main() -> int:
-    """`ROOT status | set SID --state STATE | crm-command stop SID 0`."""
+    """`ROOT status | set SID --state STATE | crm-command stop SID SECONDS`."""
     root, command, *words = sys.argv[1:]
+    if command == "act":
+        sid, verb, limit = words
+        name_process(["pve-ha-lrm"], "pve-ha-lrm")
+        act(Ha(root, sid), verb, limit)
+        return 0
+    name_perl("ha-manager", command, *words)
+    burn(root)
     hang_with_all(root)
+    try:
+        qm.reach_pmxcfs(root)
+    except Died as error:
+        print(error, file=sys.stderr)
+        return error.code
+    return answer(root, command, words)
+
+
+def answer(root: str, command: str, words: list[str]) -> int:
+    """Do one command of `ha-manager`; return its exit code."""
+    limit = "0"
     match command, words:
-        case "act", [sid, verb]:
-            act(Ha(root, sid), verb)
-            return 0
         case "set", [sid, "--state", state]:
             ha, verb = Ha(root, sid), "start" if state == "started" else ""
-        case "crm-command", ["stop", sid, _]:
+        case "crm-command", ["stop", sid, limit]:
             ha, state, verb = Ha(root, sid), "stopped", "stop"
         case "status", _:
-            ha = Ha(root, "vm:102")
-            print("quorum OK\nmaster demo (active)\nlrm demo (active)")
-            print(f"service {ha.sid} (demo, {ha.seen()})" if ha.seen() else "", end="\n" if ha.seen() else "")
+            tell(Ha(root, "vm:102"))
             return 0
         case _:
             print("ERROR: unknown command", file=sys.stderr)
@@ -129,5 +163,14 @@ def main() -> int:
     if command == "set":
         ha.request(state)
     if verb:
-        follow(ha, verb)
+        leave_behind([*script("ha"), root, "act", ha.sid, verb, limit])
     return 0
+
+
+def tell(ha: Ha) -> None:
+    """Print what `ha-manager status` prints."""
+    disarm = ha.disarm
+    how = f"{disarm['state']}, resource mode: {disarm['mode']}" if disarm else "armed"
+    print(f"quorum OK\nmaster demo (active)\nfencing {how} (CRM watchdog active)\nlrm demo (active)")
+    if seen := ha.seen():
+        print(f"service {ha.sid} (demo, {'ignore' if disarm.get('mode') == 'ignore' else seen})")

@@ -1,10 +1,18 @@
-"""Stand-ins for the commands beside `qm` that only tell: pvesh, pvecm, pveversion. All but the last need /etc/pve."""
+"""Stand-ins for the commands beside `qm` that only tell: pvesh, pvecm, pvesm, pveversion. All but the last need
+/etc/pve.
 
-import contextlib
-import io
+`<root>/storage.json` makes storages misbehave, by their names: {"dead": ["nas"]} is found offline after a while, as an
+NFS server that drops packets; {"hung": ["local"]} gives no answer for ever.
+"""
+
 import os
+import signal
 import sys
 import time
+
+from .errors import Died
+from .processes import name_perl
+from .times import burn, seconds
 
 
 def pvesh(root: str, words: list[str]) -> int:
@@ -12,6 +20,8 @@ def pvesh(root: str, words: list[str]) -> int:
     import json
 
     from . import qm
+    from .modes import misbehave
+    from .vm import Vm
 
     path = words[1].split("/")
     if path[-1] == "rrddata":
@@ -19,15 +29,12 @@ def pvesh(root: str, words: list[str]) -> int:
         rows = [{"time": now - 60 * ago, "diskwrite": 4096 if ago > 5 else 0} for ago in range(60, 0, -1)]
         print(json.dumps(rows))
         return 0
-    sys.argv[1:] = [root, "status", path[4], "--verbose"]
-    with contextlib.redirect_stdout(io.StringIO()) as text:
-        code = qm.main()
-    if code == 0:
-        lines = [line.partition(": ") for line in text.getvalue().splitlines()]
-        said: dict[str, object] = {key: value for key, _, value in lines}
-        managed = os.path.exists(f"{root}/etc/pve/ha/resources.cfg")
-        print(json.dumps(said | {"ha": {"managed": int(managed)}}))
-    return code
+    vm = Vm(root, int(path[4]))
+    vm.config()
+    misbehave(vm, "status")
+    said = {key: str(value) for key, value in qm.verbose(vm, *vm.state()).items()}
+    print(json.dumps(said | {"ha": {"managed": int(vm.under_ha())}}))
+    return 0
 
 
 def pvecm(root: str, words: list[str]) -> int:
@@ -40,6 +47,52 @@ def pvecm(root: str, words: list[str]) -> int:
     return 0
 
 
+def pvesm(root: str, words: list[str]) -> int:
+    """`pvesm status [--storage ID]`: each storage is tried, one after the other."""
+    only = words[words.index("--storage") + 1] if "--storage" in words else ""
+    known = storages(root)
+    if only and only not in known:
+        print(f"storage '{only}' does not exist", file=sys.stderr)
+        return 2
+    asked = {only: known[only]} if only else known
+    answers = {name: answers_in_time(root, name) for name in asked}
+    width = max(map(len, asked)) + 1
+    sizes = ("Total (KiB)", "Used (KiB)", "Available (KiB)")
+    print(f"{'Name':{width}} {'Type':>10} {'Status':>10} {sizes[0]:>15} {sizes[1]:>15} {sizes[2]:>15} {'%':>8}")
+    for name, kind in sorted(asked.items()):
+        active = answers[name]
+        total, used = (98497780, 12345678) if active else (0, 0)
+        share = used * 100 / total if total else 0
+        state = "active" if active else "inactive"
+        print(f"{name:{width}} {kind:>10} {state:>10} {total:>15} {used:>15} {total - used:>15} {share:7.2f}%")
+    return 0
+
+
+def storages(root: str) -> dict[str, str]:
+    """Return the storages that are configured, with their types."""
+    with open(f"{root}/etc/pve/storage.cfg", encoding="utf-8") as file:
+        heads = [line.split(": ") for line in file.read().splitlines() if line[:1].strip()]
+    return {name: kind for kind, name in heads}
+
+
+def answers_in_time(root: str, name: str) -> bool:
+    """Tell whether a storage is online; takes its time where it is not."""
+    import json
+
+    try:
+        with open(f"{root}/storage.json", encoding="utf-8") as file:
+            ill: dict[str, list[str]] = json.load(file)
+    except FileNotFoundError:
+        return True
+    while name in ill.get("hung", ()):
+        signal.pause()
+    if name not in ill.get("dead", ()):
+        return True
+    time.sleep(seconds(root, "storage"))
+    print(f"storage '{name}' is not online", file=sys.stderr)
+    return False
+
+
 def pveversion(root: str, words: list[str]) -> int:
     print("pve-manager/9.1.4/5ac30304265fbd8e (running kernel: 6.17.4-1-pve)")
     return 0
@@ -48,8 +101,16 @@ def pveversion(root: str, words: list[str]) -> int:
 def main() -> int:
     """`ROOT NAME WORDS`."""
     root, name, *words = sys.argv[1:]
-    if name != "pveversion":
-        from .modes import hang_with_all
+    name_perl(name, *words)
+    burn(root)
+    try:
+        if name != "pveversion":
+            from .modes import hang_with_all
+            from .qm import reach_pmxcfs
 
-        hang_with_all(root)
-    return {"pvesh": pvesh, "pvecm": pvecm, "pveversion": pveversion}[name](root, words)
+            hang_with_all(root)
+            reach_pmxcfs(root)
+        return {"pvesh": pvesh, "pvecm": pvecm, "pvesm": pvesm, "pveversion": pveversion}[name](root, words)
+    except Died as error:
+        print(error, file=sys.stderr)
+        return error.code

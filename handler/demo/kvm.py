@@ -8,7 +8,11 @@ import os
 import socket
 import sys
 
-RETURNS: dict[str, object] = {"query-version": {"qemu": {"major": 10, "minor": 0, "micro": 0}}, "qmp_capabilities": {}}
+RETURNS: dict[str, object] = {
+    "query-version": {"qemu": {"major": 10, "minor": 0, "micro": 0}},
+    "qmp_capabilities": {},
+    "system_powerdown": {},
+}
 
 
 class Machine:
@@ -51,7 +55,7 @@ def serve(listener: socket.socket, machine: Machine) -> None:
 
 
 def main() -> None:
-    """`kvm kvm.py -pidfile PIDFILE -qmp SOCKET`: serve in the background, like -daemonize."""
+    """`kvm kvm.py -pidfile PIDFILE -qmp SOCKET -daemonize`: serve in the background."""
     pidfile, qmp = sys.argv[2], sys.argv[4]
     if os.path.exists(qmp):
         os.unlink(qmp)

@@ -1,152 +1,160 @@
-"""A stand-in for Proxmox's `qm`: its words, its exit codes (0 or 255), its lock, its ladder; never kinder than it.
+"""A stand-in for Proxmox's `qm`: its words, its exit codes, its worker, its flock, its ladder; never kinder than it.
 
-Texts and timings: qemu-server 9.2.6 (CLI/qm.pm, API2/Qemu.pm, QemuServer.pm). The VM is a real QEMU process where one
-is installed, else `kvm.py`. What lies in the host's files it obeys: a configuration's `lock:`, the flock, HA's
-resources, the quorum bit; `modes.py` has the failures that must be asked for.
+Texts and rules: qemu-server 9.2.6 (CLI/qm.pm, API2/Qemu.pm). The VM is a real QEMU process where one is installed,
+else `kvm.py`. It obeys what lies in the host's files: a configuration's `lock:` and `hookscript:`, the flock, HA's
+resources, the quorum bit, a scope that is not empty. `modes.py` has the failures that must be asked for.
 """
 
-import fcntl
-import json
 import os
-import signal
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 
-from .modes import MODES, misbehave, said_by
-from .vm import Died, Vm
+from . import power
+from .errors import Died
+from .modes import misbehave, misbehave_at_work
+from .processes import name_perl
+from .times import burn, scaled
+from .vm import Vm
+from .worker import run_task
 
-LOCK_SECONDS = 10.0
+_NO_PMXCFS = (
+    *(f"ipcc_send_rec[{number}] failed: Connection refused" for number in (1, 2, 3)),
+    "Unable to load access control list: Connection refused",
+)
 
 
-def status(vm: Vm, arguments: list[str]) -> None:
+def status(vm: Vm, arguments: list[str]) -> int:
     vm.config()
     state, answers = vm.state()
     if "--verbose" not in arguments:
         print(f"status: {state}")
-        return
-    said = {"name": vm.config().get("name", ""), "qmpstatus": state, "vmid": vm.vmid}
+        return 0
+    for key, value in sorted(verbose(vm, state, answers).items()):
+        print(f"{key}: {value}")
+    return 0
+
+
+def verbose(vm: Vm, state: str, answers: bool) -> dict[str, object]:
+    """Return what `qm status --verbose` tells: some of it comes from QEMU and is missing when that is silent."""
+    said: dict[str, object] = {"name": vm.config().get("name", ""), "qmpstatus": state, "vmid": vm.vmid}
     said |= {"lock": lock} if (lock := vm.config().get("lock")) else {}
     said |= {"pid": vm.pid} if vm.pid else {}
     said |= {"running-machine": "pc-i440fx-10.0+pve0", "running-qemu": "10.0.0"} if answers else {}
-    said["status"] = "stopped" if state == "stopped" else "running"
-    for key, value in sorted(said.items()):
-        print(f"{key}: {value}")
+    return said | {"status": "stopped" if state == "stopped" else "running"}
 
 
-def config(vm: Vm, arguments: list[str]) -> None:
+def config(vm: Vm, arguments: list[str]) -> int:
     for key, value in sorted(vm.config().items()):
         print(f"{key}: {value}")
+    return 0
 
 
-def pending(vm: Vm, arguments: list[str]) -> None:
+def pending(vm: Vm, arguments: list[str]) -> int:
     for key, value in sorted(vm.config().items()):
         print(f"cur {key}: {value}")
+    return 0
 
 
-def stop(vm: Vm, arguments: list[str]) -> None:
-    vm.check_lock()
-    pid = vm.pid
-    if pid is not None and "unproven" not in arguments:
-        _stop_process(vm, pid)
-    for path in (vm.pidfile, vm.qmp, *(() if vm.left_in_scope() else (vm.cgroup,))):
-        if os.path.exists(path):
-            os.unlink(path)
+def cleanup(vm: Vm, arguments: list[str]) -> int:
+    """Only qmeventd says this."""
+    clean = arguments[:1] == ["1"]
+    again = power.cleanup(vm, clean, lambda line: print(line, file=sys.stderr, flush=True))
+    return task(vm, "start", []) if again else 0
 
 
-def _stop_process(vm: Vm, pid: int) -> None:
-    words = "VM still running - terminating now with SIGTERM"
-    try:
-        vm.monitor("quit", vm.quit_seconds)
-        if _gone(vm, vm.quit_seconds):
-            return
-    except (OSError, ValueError, Died):
-        words = "VM quit/powerdown failed - terminating now with SIGTERM"
-    print(words, file=sys.stderr)
-    os.kill(pid, signal.SIGTERM)
-    if not _gone(vm, vm.term_seconds):
-        print("VM still running - terminating now with SIGKILL", file=sys.stderr)
-        os.kill(pid, signal.SIGKILL)
-        time.sleep(1)  # and, like the original, no second look
+TASKS = ("start", "stop", "reset", "shutdown", "reboot")
+OTHERS = {"status": status, "config": config, "pending": pending, "cleanup": cleanup}
 
 
-def _gone(vm: Vm, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while vm.pid is not None and time.monotonic() < until:
-        time.sleep(0.02)
-    return vm.pid is None
+def task(vm: Vm, verb: str, arguments: list[str], from_ha: bool = False) -> int:
+    """Do a verb as a task, or have HA asked to do it; return the exit code."""
+    refuse(vm, verb, arguments)
+    how = misbehave(vm, verb)
+    if verb in ("start", "stop", "shutdown") and not from_ha and vm.under_ha():
+        asked = "start" if verb == "start" else "stop"
+        return run_task(vm, f"ha{asked}", partial(ask_ha, vm, verb, arguments))
+    return run_task(vm, f"qm{verb}", partial(_locked_work, vm, verb, arguments, how))
 
 
-def reset(vm: Vm, arguments: list[str]) -> None:
-    vm.check_lock()
-    if vm.pid is None:
+def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
+    """Raise Died for what `qm` refuses before there is a task."""
+    if verb == "start":
+        vm.check_quorum()
+    if verb in ("shutdown", "reboot") and vm.state()[0] in ("paused", "prelaunch"):
+        if not _flag(arguments, "--forceStop"):
+            raise Died("VM is paused - cannot shutdown")
+        print("VM is paused - stop instead of shutdown", file=sys.stderr)
+    if verb in ("reset", "reboot") and vm.pid is None:
+        vm.config()
         raise Died(f"VM {vm.vmid} not running")
-    vm.monitor("system_reset", 5)
 
 
-def start(vm: Vm, arguments: list[str]) -> None:
-    if not os.stat(f"{vm.root}/etc/pve/local").st_mode & 0o200:
-        raise Died("cluster not ready - no quorum?")
-    vm.check_lock("suspended", *(("backup",) if vm.pid else ()))
-    if vm.pid is not None and vm.config().get("lock") == "backup":
-        vm.monitor("cont", 5)
-        return
-    if vm.pid is not None:
+def ask_ha(vm: Vm, verb: str, arguments: list[str]) -> None:
+    sid = f"vm:{vm.vmid}"
+    if verb == "start":
+        vm.ask_ha("start", "set", sid, "--state", "started")
+    else:
+        vm.ask_ha("stop", "crm-command", "stop", sid, _option(arguments, "--timeout", "60") if verb != "stop" else "0")
+
+
+def _locked_work(vm: Vm, verb: str, arguments: list[str], how: str) -> None:
+    """Be the task: take the flock, and do the verb."""
+    with power.locked(vm):
+        if (how := how or misbehave_at_work(vm, verb)) != "unproven":
+            work(vm, verb, arguments)
+        else:
+            power.clean_up(vm)
+    if how == "after":
         raise Died(f"VM {vm.vmid} already running")
-    if vm.left_in_scope():
-        raise Died("timeout waiting on systemd")
-    with open(f"{vm.root}/vm.json", encoding="utf-8") as file:
-        argv = json.load(file)
-    import subprocess
-
-    ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if ended.returncode:
-        raise Died(f"start failed: QEMU exited with code {ended.returncode}")
-    os.makedirs(os.path.dirname(vm.cgroup), exist_ok=True)
-    with open(vm.cgroup, "w", encoding="ascii") as file:
-        file.write(f"{vm.pid}\n")
 
 
-HA_WORDS = {
-    "stop": ("crm-command", "stop", "vm:{vmid}", "0"),
-    "start": ("set", "vm:{vmid}", "--state", "started"),
-}
-VERBS = {"status": status, "config": config, "pending": pending, "stop": stop, "reset": reset, "start": start}
+def work(vm: Vm, verb: str, arguments: list[str]) -> None:
+    limit = scaled(vm.root, float(_option(arguments, "--timeout", "60")))
+    paused = verb == "shutdown" and vm.state()[0] in ("paused", "prelaunch")
+    does: dict[str, Callable[[], None]] = {
+        "start": lambda: power.start(vm),
+        "reset": lambda: power.reset(vm),
+        "stop": lambda: power.stop(vm, min(limit, vm.stop_seconds)),
+        "shutdown": lambda: power.stop(vm, limit, shutdown=not paused, force=_flag(arguments, "--forceStop")),
+        "reboot": lambda: power.reboot(vm, limit),
+    }
+    does[verb]()
 
 
-def locked(vm: Vm) -> int:
-    """Take the config lock that stop and start hold for their whole run."""
-    path = f"{vm.root}/var/lock/qemu-server/lock-{vm.vmid}.conf"
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            if time.monotonic() > until:
-                print("trying to acquire lock...", file=sys.stderr)
-                raise Died(f"can't lock file '/var/lock/qemu-server/lock-{vm.vmid}.conf' - got timeout") from None
-            time.sleep(0.05)
+def _option(arguments: list[str], name: str, without: str) -> str:
+    return arguments[arguments.index(name) + 1] if name in arguments else without
+
+
+def _flag(arguments: list[str], name: str) -> bool:
+    return name in arguments and arguments[arguments.index(name) + 1 :][:1] != ["0"]
+
+
+def reach_pmxcfs(root: str) -> None:
+    """Raise Died where /etc/pve is not mounted or its server has died; wait for ever where that hangs."""
+    try:
+        os.stat(f"{root}/etc/pve/local")
+    except OSError:
+        raise Died("\n".join(_NO_PMXCFS), 111) from None
+
+
+def run(root: str, verb: str, vmid: int, arguments: list[str]) -> int:
+    """Run one command and return its exit code; what it dies of is said on stderr."""
+    vm = Vm(root, vmid)
+    try:
+        reach_pmxcfs(root)
+        if verb in TASKS:
+            return task(vm, verb, arguments)
+        misbehave(vm, verb)
+        return OTHERS[verb](vm, arguments)
+    except Died as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.code
 
 
 def main() -> int:
-    """`ROOT VERB VMID [OPTIONS]`; `--from-ha` is how HA's LRM calls it."""
+    """`ROOT VERB VMID [OPTIONS]`."""
     root, verb, vmid, *arguments = sys.argv[1:]
-    vm = Vm(root, int(vmid))
-    try:
-        if verb in HA_WORDS and "--from-ha" not in arguments and vm.under_ha():
-            misbehave(vm, verb)
-            vm.ask_ha(verb, *(word.format(vmid=vmid) for word in HA_WORDS[verb]))
-            return 0
-        lock = locked(vm) if verb in ("stop", "start", "reset") else None
-        how = misbehave(vm, verb)
-        VERBS[verb](vm, [*arguments, how])
-        if lock is not None:
-            os.close(lock)
-        if how == "after":
-            raise Died(said_by(MODES["somebody-was-faster"], vm))
-    except Died as error:
-        print(error, file=sys.stderr)
-        return 255
-    return 0
+    name_perl("qm", verb, vmid, *arguments)
+    burn(root)
+    return run(root, verb, int(vmid), arguments)

@@ -5,11 +5,10 @@ import os
 import socket
 import time
 
+from .errors import Died
+from .processes import run_command
 from .script import script
-
-
-class Died(Exception):
-    """What Proxmox says before it exits with 255."""
+from .times import LEAST_FOR_QMP, scaled, seconds
 
 
 class Vm:
@@ -17,11 +16,17 @@ class Vm:
 
     def __init__(self, root: str, vmid: int) -> None:
         self.root, self.vmid = root, vmid
-        self.quit_seconds, self.term_seconds = 60.0, 10.0
-        run = f"{root}/run/qemu-server/{vmid}"
-        self.pidfile, self.qmp = f"{run}.pid", f"{run}.qmp"
+        self.run = f"{root}/run/qemu-server/{vmid}"
+        self.pidfile, self.qmp = f"{self.run}.pid", f"{self.run}.qmp"
+        self.reboot, self.cleanup = f"{self.run}.reboot", f"{self.run}.cleanup"
         self.conf = f"{root}/etc/pve/qemu-server/{vmid}.conf"
         self.cgroup = f"{root}/sys/fs/cgroup/qemu.slice/{vmid}.scope/cgroup.procs"
+        self.lock = f"{root}/var/lock/qemu-server/lock-{vmid}.conf"
+        self.quit_seconds, self.stop_seconds = self.seconds("qmp-quit"), self.seconds("stop")
+        self.term_seconds = self.seconds("sigterm")
+
+    def seconds(self, name: str) -> float:
+        return seconds(self.root, name)
 
     @property
     def pid(self) -> int | None:
@@ -33,6 +38,13 @@ class Vm:
         except (OSError, ValueError):
             return None
 
+    def gone(self, limit: float) -> bool:
+        """Wait until no process of the VM is there; tell whether that came in time."""
+        until = time.monotonic() + limit
+        while self.pid is not None and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.pid is None
+
     def left_in_scope(self) -> bool:
         """Tell whether a process of the VM lives in its cgroup: a thread of it may, when the first one has ended."""
         try:
@@ -42,10 +54,17 @@ class Vm:
         except OSError:
             return False
 
+    def forget_scope(self) -> None:
+        """Remove the scope when nothing is left in it, as systemd does."""
+        if not self.left_in_scope():
+            remove(self.cgroup)
+
     def config(self) -> dict[str, str]:
+        """Return the current options; what a snapshot has, or what waits for the next start, is none of them."""
         try:
             with open(self.conf, encoding="utf-8") as file:
-                return dict(line.rstrip("\n").split(": ", 1) for line in file if ": " in line)
+                current = file.read().partition("\n[")[0].splitlines()
+                return dict(line.split(": ", 1) for line in current if ": " in line)
         except FileNotFoundError:
             node = f"nodes/{os.uname().nodename.partition('.')[0]}/qemu-server/{self.vmid}.conf"
             raise Died(f"Configuration file '{node}' does not exist") from None
@@ -55,52 +74,85 @@ class Vm:
         if lock and lock not in allowed:
             raise Died(f"VM is locked ({lock})")
 
+    def check_quorum(self) -> None:
+        if not os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200:
+            raise Died("cluster not ready - no quorum?", 2)
+
+    def start_seconds(self) -> float:
+        """Return how long a start may take: Helpers.pm, config_aware_timeout."""
+        conf = self.config()
+        limit = max(30.0, float(int(conf.get("memory", "512")) // 1024))
+        if any(name.startswith("hostpci") for name in conf):
+            limit *= 4
+        if conf.get("lock") == "suspended":
+            limit = max(limit, 300.0)
+        if "hugepages" in conf:
+            limit = max(limit, 150.0)
+        return scaled(self.root, limit + 5.0 * sum(name.startswith("net") for name in conf))
+
     def under_ha(self) -> bool:
-        """Tell whether a resource of HA has this VM; one that is `ignored` counts as none."""
+        """Tell whether a resource of HA has this VM; one that is `ignored` counts as none, and so does every one while
+        HA is disarmed and its resources are to be ignored (HA/Config.pm, vm_is_ha_managed)."""
         try:
             with open(f"{self.root}/etc/pve/ha/resources.cfg", encoding="utf-8") as file:
                 sections = file.read().split("\n\n")
         except FileNotFoundError:
             return False
         mine = [section for section in sections if section.startswith(f"vm: {self.vmid}\n")]
-        return bool(mine) and "state ignored" not in mine[0]
+        return bool(mine) and "state ignored" not in mine[0] and self._disarm_mode() != "ignore"
+
+    def _disarm_mode(self) -> str:
+        try:
+            with open(f"{self.root}/etc/pve/ha/manager_status", encoding="utf-8") as file:
+                return str(json.load(file)["disarm"]["mode"])
+        except (OSError, ValueError, KeyError):
+            return ""
 
     def ask_ha(self, verb: str, *words: str) -> None:
         """Ask HA and return at once, as `hastop` and `hastart` do."""
-        import subprocess
+        say(f"Requesting HA {verb} for VM {self.vmid}")
+        if code := run_command([*script("ha"), self.root, *words]):
+            raise Died(f"command 'ha-manager {' '.join(words)}' failed: exit code {code}")
 
-        print(f"Requesting HA {verb} for VM {self.vmid}", flush=True)
-        ended = subprocess.run([*script("ha"), self.root, *words])
-        if ended.returncode:
-            raise Died(f"command 'ha-manager {' '.join(words)}' failed: exit code {ended.returncode}")
+    # --- the monitor ---
 
-    def monitor(self, command: str, seconds: float) -> dict[str, object]:
-        """Say one command on the monitor, as QMPClient.pm does."""
-        with self._connected(seconds) as client:
+    def monitor(self, command: str, limit: float = 0.0) -> dict[str, object]:
+        """Say one command on the monitor, as QMPClient.pm does, with the patience of that one or its own."""
+        limit = max(limit or self.seconds("qmp"), LEAST_FOR_QMP)
+        failed = f"VM {self.vmid} qmp command '{command}' failed - "
+        with self._connected(failed, limit) as client:
             stream = client.makefile("rw")
-            stream.readline()
-            for word in ("qmp_capabilities", command):
-                stream.write(json.dumps({"execute": word}) + "\n")
-                stream.flush()
-                while "return" not in (answer := json.loads(stream.readline())):
-                    if "error" in answer:
-                        raise Died(f"VM {self.vmid} qmp command '{command}' failed - {answer['error']['desc']}")
+            try:
+                stream.readline()
+                for word in ("qmp_capabilities", command):
+                    stream.write(json.dumps({"execute": word}) + "\n")
+                    stream.flush()
+                    while "return" not in (answer := json.loads(stream.readline())):
+                        if "error" in answer:
+                            raise Died(failed + answer["error"]["desc"])
+            except TimeoutError:
+                raise Died(f"{failed}got timeout") from None
+            except (OSError, ValueError):
+                raise Died(f"{failed}client closed connection") from None
             whole: dict[str, object] = answer
             return whole
 
-    def _connected(self, seconds: float) -> socket.socket:
-        until = time.monotonic() + seconds
+    def _connected(self, failed: str, limit: float) -> socket.socket:
+        until, tries = time.monotonic() + limit, 0
         while True:
-            client = socket.socket(socket.AF_UNIX)
-            client.settimeout(seconds)
+            client, tries = socket.socket(socket.AF_UNIX), tries + 1
+            client.settimeout(limit)
             try:
                 client.connect(self.qmp)
                 return client
-            except BlockingIOError:  # somebody else talks; the original retries too
+            except OSError as error:
                 client.close()
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.1)
+                why = error.strerror if not isinstance(error, BlockingIOError) else ""
+                if not why and time.monotonic() >= until:  # somebody else talks; the original tries again too
+                    why = f"timeout after {tries} retries"
+                if why:
+                    raise Died(f"{failed}unable to connect to VM {self.vmid} qmp socket - {why}") from None
+            time.sleep(0.1)
 
     def state(self) -> tuple[str, bool]:
         """Return the state word, and whether QEMU said it: a silent monitor falls back to `running`, which is
@@ -108,10 +160,24 @@ class Vm:
         if self.pid is None:
             return "stopped", False
         try:
-            answer = self.monitor("query-status", 3)["return"]
+            answer = self.monitor("query-status", self.seconds("qmp-status"))["return"]
             return (str(answer["status"]), True) if isinstance(answer, dict) else ("running", False)
-        except (OSError, ValueError):
+        except Died:
             return "running", False
+
+
+def say(line: str) -> None:
+    """Print a line at once: a worker whose parent is gone dies of it."""
+    os.write(1, f"{line}\n".encode())
+
+
+def remove(path: str) -> bool:
+    """Remove a file; tell whether it was there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _tasks(pid: str) -> list[str]:

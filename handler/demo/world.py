@@ -21,10 +21,12 @@ from agents.pve.files import read_process
 from agents.pve.host import Host
 from agents.pve.memory import Memory
 
+from .processes import ROOT, end_processes
 from .script import script
 
 DEMO = Path(__file__).parent
 VMID = 102
+STORAGES = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,images,snippets\n"
 CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:vm-102-disk-0.raw,size=1M\n"
 
 # A 512-byte boot sector that prints what follows it and halts; for a console picture with something on it.
@@ -76,11 +78,12 @@ def _bundled() -> str:
 class World:
     """One host with one VM, stopped; `begin` puts it into the state that SCENARIOS names.
 
-    `directory` must be short: QEMU's socket paths end at 108 bytes.
+    `directory` must be short: QEMU's socket paths end at 108 bytes. Proxmox's own times are divided by `scale`.
     """
 
-    def __init__(self, directory: Path, qemu: str | None = None, scenario: str = "idle") -> None:
+    def __init__(self, directory: Path, qemu: str | None = None, scenario: str = "idle", scale: float = 1) -> None:
         self.directory = directory
+        self.scale = scale
         self.scenario = scenario
         self.root = directory / "root"
         self.bin = directory / "bin"
@@ -93,11 +96,15 @@ class World:
         node = self.root / "etc/pve/nodes/demo"
         for made in (node / "qemu-server", self.root / "run/qemu-server", self.root / "dev", self.bin):
             made.mkdir(parents=True)
-        (self.root / "var/lib").mkdir(parents=True)
+        for made in (self.root / "var/lib", self.root / "var/lock/qemu-server"):
+            made.mkdir(parents=True)
+        if self.scale != 1:
+            (self.root / "scale").write_text(str(self.scale))
         (self.root / "etc/pve/local").symlink_to("nodes/demo")
         (self.root / "etc/pve/qemu-server").symlink_to("local/qemu-server")
         (self.root / "proc").symlink_to("/proc")
         (node / f"qemu-server/{VMID}.conf").write_text(CONF)
+        (self.root / "etc/pve/storage.cfg").write_text(STORAGES)
         code = _CODE.get(self.scenario)
         (self.root / "disk.raw").write_bytes(_disk(code) if code else boot_sector("devvm login: "))
         with _ONE_AT_A_TIME:
@@ -108,10 +115,11 @@ class World:
 
     def _write_commands(self) -> None:
         root = str(self.root)
+        mark = f"{ROOT}={shlex.quote(root)}"
         commands = {"qm": [*script("qm"), root], "ha-manager": [*script("ha"), root]}
-        commands |= {name: [*script("kin"), root, name] for name in ("pvesh", "pvecm", "pveversion")}
+        commands |= {name: [*script("kin"), root, name] for name in ("pvesh", "pvecm", "pvesm", "pveversion")}
         for name, command in commands.items():
-            (self.bin / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+            (self.bin / name).write_text(f'#!/bin/sh\n{mark} exec {shlex.join(command)} "$@"\n')
             (self.bin / name).chmod(0o755)
 
     def _vm_command(self) -> list[str]:
@@ -120,7 +128,7 @@ class World:
         if not self.qemu:
             kvm = self.bin / "kvm"
             kvm.symlink_to(sys.executable)
-            return [str(kvm), "-IS", str(DEMO / "kvm.py"), "-pidfile", pidfile, "-qmp", qmp]
+            return [str(kvm), "-IS", str(DEMO / "kvm.py"), "-pidfile", pidfile, "-qmp", qmp, "-daemonize"]
         machine = "-name devvm -accel tcg -m 32 -nodefaults -vga std -display none -daemonize"
         monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.witness)]
         options = [*machine.split(), "-drive", self._drive(), "-pidfile", pidfile]
@@ -230,12 +238,14 @@ class World:
             return None
 
     def close(self) -> None:
-        """End the jobs that still run, then the VM; all of them are ours, by what they wrote down."""
+        """End the jobs that still run, then the VM, and what Proxmox has at work on it; all of them are ours, by what
+        they wrote down and by the root in their environment."""
         memory = Memory(Host(VMID, str(self.root)))
         for record in memory.records():
             for pid in (*memory.processes(record), read_process(memory.job(record.id, "command"))):
                 _kill(pid)
         _kill(self.pid or 0)
+        end_processes(str(self.root))
 
 
 def _kill(pid: int) -> None:

@@ -10,13 +10,13 @@ from starlette.responses import JSONResponse, Response
 from .. import audit
 from ..bodies import PveRequest, pve_request
 from ..challenge import check_time
-from ..errors import BreakglassError, Forbidden, IdReused
+from ..errors import BadRequest, BreakglassError, Forbidden, IdReused
 from ..gate import signed_request
 from ..outcomes import Answer, Asked, unsettled
 from ..service import Service
 from ..settings import Config, Vm, by_hand
-from ..signing import Caller
-from ..verbs import VERBS
+from ..signing import SIGNATURE, Caller, Signed
+from ..verbs import PROPOSAL_ID, VERBS
 from .replies import NDJSON, error_reply, stream_reply
 
 WARN_BEFORE = timedelta(days=14)
@@ -28,6 +28,8 @@ async def pve(request: Request) -> Response:
     signed, body, began = signed_request(request.scope["state"])
     now = time.time()
     asked_for = pve_request(body)
+    if asked_for.anyway:
+        check_overrider(signed)
     check_time(signed, asked_for.challenge, int(now), service.config.session_secrets)
     caller = signed.caller
     await service.ready.wait()  # before anything is looked up: from here to the verb nothing can be reloaded
@@ -42,6 +44,20 @@ async def pve(request: Request) -> Response:
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.stopping))
     return _answered(await run.finished(service.stopping))
+
+
+def check_overrider(signed: Signed) -> None:
+    """Raise BadRequest unless a person says `anyway`: with a signing key, and not as the approval of a proposal."""
+    if signed.caller.way != SIGNATURE:
+        raise BadRequest(
+            'a bearer token can\'t say "anyway"; nothing was sent',
+            "a person with a signing key can, in the page or with breakglass call --anyway",
+        )
+    if signed.id.startswith(PROPOSAL_ID):
+        raise BadRequest(
+            'the approval of a proposal can\'t say "anyway"; nothing was sent',
+            "approve it without, or send the verb as a request of your own, under a new id",
+        )
 
 
 def allowed(caller: Caller, verb: str, vm: Vm | None, now: float) -> None:

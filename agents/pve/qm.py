@@ -1,0 +1,94 @@
+"""Ending a `qm` whole: the command that we started, and the worker that it started.
+
+`qm start|stop|reset|shutdown|reboot` do their work in a child that has called setsid(2) and is named after its task,
+`task UPID:…` (pve-common, RESTEnvironment.pm fork_worker). It holds the VM's lock file and goes on by itself when `qm`
+is killed: so it is found first, and ended first.
+"""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .process import process_ticks, stat_fields
+from .times import QM_END_SECONDS
+
+
+@dataclass(frozen=True)
+class _Victim:
+    """A process to end, by a descriptor that can't come to mean another one."""
+
+    pid: int
+    name: str
+    pidfd: int
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Signal the process, with its group where it leads one: a hook script is in there."""
+        try:
+            if os.getpgid(self.pid) == self.pid:
+                os.killpg(self.pid, number)
+            else:
+                signal.pidfd_send_signal(self.pidfd, number)
+        except OSError:
+            pass
+
+
+def end_whole(pid: int, gently: bool = False) -> list[str]:
+    """End a `qm` and its worker; return those that outlive SIGKILL, as `NAME, process PID`.
+
+    `gently` sends SIGTERM first, which `qm` hands on to its worker. A stop must not be told so while QEMU has to live:
+    the worker answers SIGTERM by sending it to QEMU at once. Takes 2 * QM_END_SECONDS at most.
+    """
+    victims = list(_victims(pid))
+    if gently:
+        for victim in victims[-1:]:
+            victim.signal_group(signal.SIGTERM)
+        _await_all(victims)
+    for victim in victims:
+        victim.signal_group(signal.SIGKILL)
+    left = _await_all(victims)
+    for victim in victims:
+        os.close(victim.pidfd)
+    return [f"{victim.name}, process {victim.pid}," for victim in left]
+
+
+def _victims(pid: int) -> Iterator[_Victim]:
+    """Yield the worker, then `qm` itself, whose pid nobody else can get before its parent, us, has collected it."""
+    for child in workers_of(pid):
+        yield from _victim(child, "the worker of qm")
+    yield from _victim(pid, "qm")
+
+
+def _victim(pid: int, name: str) -> Iterator[_Victim]:
+    ticks = process_ticks(pid)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    if ticks and process_ticks(pid) == ticks:
+        yield _Victim(pid, name, pidfd)
+    else:
+        os.close(pidfd)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the children of a `qm` that carry a task's name. Reading stat waits for nothing."""
+    children = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            comm, fields = stat_fields(int(name))
+            if comm.startswith("task UPID") and len(fields) > 1 and fields[1] == str(pid):
+                children.append(int(name))
+    return children
+
+
+def _await_all(victims: list[_Victim]) -> list[_Victim]:
+    """Return those that have not ended after QM_END_SECONDS."""
+    until = time.monotonic() + QM_END_SECONDS
+    left = list(victims)
+    while left and (seconds := until - time.monotonic()) > 0:
+        ended = select.select([victim.pidfd for victim in left], [], [], seconds)[0]
+        left = [victim for victim in left if victim.pidfd not in ended]
+    return left

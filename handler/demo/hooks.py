@@ -1,0 +1,29 @@
+"""A VM's hook script: `hookscript:` in its configuration, and for all of them the one file `<root>/hookscript`.
+
+It runs in the worker, for as long as it likes (pve-guest-common, GuestHelpers.pm, exec_hookscript).
+"""
+
+import os
+
+from .errors import Died
+from .processes import run_command
+from .vm import Vm, say
+
+
+def run_hook(vm: Vm, phase: str, must_succeed: bool = False) -> None:
+    """Run the hook script; its failure is a warning, or the task's own where it `must_succeed`."""
+    named = vm.config().get("hookscript", "").partition(":snippets/")[2]
+    script = f"{vm.root}/hookscript"
+    if not named or not os.access(script, os.X_OK):
+        return
+    try:
+        code = run_command([script, str(vm.vmid), phase])
+        error = f"exit code {code}" if code > 0 else f"got signal {-code}" if code else ""
+    except Died as died:
+        error = str(died)
+    if error:
+        command = f"/var/lib/vz/snippets/{named} {vm.vmid} {phase}"
+        words = f"hookscript error for {vm.vmid} on {phase}: command '{command}' failed: {error}"
+        if must_succeed:
+            raise Died(words)
+        say(f"{words}\n")

@@ -1,0 +1,227 @@
+"""What the tasks of `qm` do to a VM once they hold its flock: qemu-server 9.2.6, QemuServer.pm and CLI/qm.pm."""
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from .errors import Died
+from .hooks import run_hook
+from .processes import leave_behind, run_command
+from .script import script
+from .times import LEAST_FOR_QEMU
+from .vm import Vm, remove, say
+
+
+@contextmanager
+def locked(vm: Vm, patience: str = "flock", tell: Callable[[str], None] = say) -> Iterator[None]:
+    """Hold the VM's flock; who waits for it stands in a queue, as flock(2) has it."""
+    name = f"/var/lock/qemu-server/lock-{vm.vmid}.conf"
+    fd = os.open(vm.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("trying to acquire lock...")
+            try:
+                _wait_for_flock(fd, vm.seconds(patience))
+            except Died as error:
+                raise Died(f"can't lock file '{name}' - {error}") from None
+            tell(" OK")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _wait_for_flock(fd: int, limit: float) -> None:
+    signal.signal(signal.SIGALRM, _too_late)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _too_late(number: int, frame: FrameType | None) -> None:
+    raise Died("got timeout")
+
+
+# --- stop, shutdown, reboot ---
+
+
+def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> None:
+    """End the VM's process: ask by `quit` or, as a shutdown, by ACPI; then SIGTERM and SIGKILL where it may `force`."""
+    vm.config()
+    pid = vm.pid
+    if pid is None:
+        return
+    vm.check_lock()
+    run_hook(vm, "pre-stop")
+    words = _ask_to_end(vm, limit, shutdown)
+    if words and vm.pid is None:
+        say("Unexpected: VM shutdown command failed, but VM not running anymore..")
+        return
+    if words and not force:
+        raise Died("VM quit/powerdown failed" if "failed" in words else "VM quit/powerdown failed - got timeout")
+    if words:
+        _kill(vm, pid, words)
+    _let_cleanup_queue(vm)
+    clean_up(vm)
+
+
+def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
+    """Return nothing once it has ended, else how that failed. A signal ends only the first wait this way."""
+    try:
+        vm.monitor("system_powerdown") if shutdown else vm.monitor("quit", vm.quit_seconds)
+    except Died:
+        return "VM quit/powerdown failed"
+    return "" if vm.gone(limit) else "VM still running"
+
+
+def _kill(vm: Vm, pid: int, words: str) -> None:
+    say(f"{words} - terminating now with SIGTERM")
+    _signal(pid, signal.SIGTERM)
+    if not vm.gone(vm.term_seconds):
+        say("VM still running - terminating now with SIGKILL")
+        _signal(pid, signal.SIGKILL)
+        time.sleep(vm.seconds("sigkill"))  # and, like the original, no second look
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _let_cleanup_queue(vm: Vm) -> None:
+    """Look as late as the original, which looks once a second: qmeventd's cleanup waits for the flock by then, and
+    whoever starts the VM comes after it."""
+    inode = f":{os.stat(vm.lock).st_ino} "
+    until = time.monotonic() + vm.seconds("look")
+    while time.monotonic() < until:
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            if any("->" in line and inode in line for line in file):
+                return
+        time.sleep(0.005)
+
+
+def clean_up(vm: Vm) -> None:
+    """Remove what a VM that has ended leaves, once (vm_stop_cleanup)."""
+    if not os.path.exists(vm.cleanup):
+        return
+    for name in ("mon", "qmp", "pid", "vnc", "qga"):
+        remove(f"{vm.run}.{name}")
+    vm.forget_scope()
+    run_hook(vm, "post-stop")
+    remove(vm.cleanup)
+
+
+def reboot(vm: Vm, limit: float) -> None:
+    """Shut the VM down and leave word for qmeventd's cleanup to start it again."""
+    if vm.pid is None:
+        return
+    with open(vm.reboot, "w", encoding="ascii"):
+        pass
+    try:
+        stop(vm, limit, shutdown=True, force=False)
+    except Died:
+        remove(vm.reboot)
+        raise
+
+
+# --- start, reset ---
+
+
+def reset(vm: Vm) -> None:
+    vm.check_lock()
+    vm.monitor("system_reset")
+
+
+def start(vm: Vm) -> None:
+    vm.check_lock("suspended", *(("backup",) if vm.pid else ()))
+    if vm.pid is not None and vm.config().get("lock") == "backup":
+        vm.monitor("cont")
+        return
+    if vm.pid is not None:
+        raise Died(f"VM {vm.vmid} already running")
+    remove(vm.reboot)
+    run_hook(vm, "pre-start", must_succeed=True)
+    _wait_for_scope(vm)
+    _run_qemu(vm)
+    _watch(vm)
+    run_hook(vm, "post-start")
+
+
+def _wait_for_scope(vm: Vm) -> None:
+    """Wait until systemd has removed the old scope."""
+    until = time.monotonic() + vm.seconds("systemd")
+    while vm.left_in_scope():
+        if time.monotonic() > until:
+            raise Died("timeout waiting on systemd")
+        time.sleep(0.02)
+
+
+def _run_qemu(vm: Vm) -> None:
+    """Run the command that puts QEMU into the background; what it says is the task's output."""
+    with open(f"{vm.root}/vm.json", encoding="utf-8") as file:
+        argv: list[str] = json.load(file)
+    limit = vm.start_seconds()
+    if "-daemonize" in argv:
+        limit = max(limit, LEAST_FOR_QEMU)
+    try:
+        code = run_command(argv, limit)
+    except Died as error:
+        raise Died(f"start failed: command '{' '.join(['/usr/bin/kvm', *argv[1:]])}' failed: {error}") from None
+    if code:
+        raise Died(f"start failed: QEMU exited with code {code}")
+
+
+def _watch(vm: Vm) -> None:
+    """Note what runs now, and have qmeventd look after it."""
+    os.makedirs(os.path.dirname(vm.cgroup), exist_ok=True)
+    for path, text in ((vm.cgroup, f"{vm.pid}\n"), (vm.cleanup, "")):
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    if vm.pid is None:
+        return
+    pidfd = os.pidfd_open(vm.pid)
+    leave_behind([*script("qmeventd"), vm.root, str(vm.vmid)], pidfd)
+    os.close(pidfd)
+
+
+# --- cleanup ---
+
+
+def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
+    """Clean up after a QEMU that has ended, as qmeventd has it done; tell whether the VM is to be started again."""
+    if not os.path.exists(vm.conf):
+        return False
+    tell(f"Starting cleanup for {vm.vmid}")
+    with locked(vm, "cleanup-flock", tell):
+        if vm.pid is not None:
+            _await_end(vm, clean, tell)
+        if vm.config().get("lock") == "rollback":
+            raise Died("skipping cleanup - 'rollback' lock is present")
+        clean_up(vm)
+        again = remove(vm.reboot)
+    tell(f"Finished cleanup for {vm.vmid}")
+    if again:
+        tell(f"Restarting VM {vm.vmid}")
+    return again
+
+
+def _await_end(vm: Vm, clean: bool, tell: Callable[[str], None]) -> None:
+    """Wait for the QEMU that runs to end: it may be one that has just been started."""
+    if clean and vm.config().get("lock") == "backup":
+        raise Died("skipping cleanup - 'backup' lock is present and vm is running again")
+    first = vm.seconds("cleanup-warns")
+    if vm.gone(first):
+        return
+    tell(f"VM cleanup: QEMU process {vm.pid} for VM {vm.vmid} still running (or newly started)")
+    if not vm.gone(vm.seconds("cleanup") - first):
+        raise Died("aborting cleanup, VM is still running after 30 seconds")

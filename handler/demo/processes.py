@@ -1,0 +1,109 @@
+"""Processes of the stand-in: their names, the commands that they run, and those that they leave behind.
+
+Every process that a host's commands begin has the host's root in its environment, whatever it is called later.
+"""
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+
+from .errors import Died
+
+ROOT = "BREAKGLASS_DEMO_ROOT"
+
+
+def name_process(words: list[str], short: str) -> None:
+    """Show this process under another command line, as Perl does for `$0`: what /proc and ps say (proc(5))."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    begin, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, fields 48 and 49
+    line = "\0".join(words).encode()[: end - begin - 1].ljust(end - begin, b"\0")
+    with open("/proc/self/mem", "r+b", buffering=0) as memory:
+        memory.seek(begin)
+        memory.write(line)
+    with open("/proc/self/comm", "w", encoding="ascii") as comm:
+        comm.write(short[:15])
+
+
+def name_perl(tool: str, *words: str) -> None:
+    """Show this process as one of Proxmox's tools."""
+    name_process(["/usr/bin/perl", "-T", f"/usr/sbin/{tool}", *words], tool)
+
+
+def run_command(argv: list[str], limit: float | None = None) -> int:
+    """Run a command with our output and return its exit code; raises Died when it took too long, or when we were
+    interrupted, and kills it then."""
+    pid = os.posix_spawnp(argv[0], argv, os.environ, setsigdef=[signal.SIGPIPE])
+    try:
+        if not ended(pid, limit):
+            raise Died("got timeout")
+    except Died:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def ended(pid: int, limit: float | None) -> bool:
+    """Wait for a process; tell whether it has ended in time."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([pidfd], [], [], limit)[0])
+    finally:
+        os.close(pidfd)
+
+
+def leave_behind(argv: list[str], *keep: int) -> None:
+    """Start a command that nobody waits for, in a session of its own; it finds the descriptors `keep` from 3 on."""
+    null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    kept = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(keep, 3)]
+    os.posix_spawnp(
+        argv[0], argv, os.environ, file_actions=[*null, *kept], setsid=True, setsigdef=[signal.SIGPIPE, signal.SIGTERM]
+    )
+
+
+def processes_of(root: str) -> Iterator[int]:
+    """Yield the pid of each process that lives and was begun by a command of this host."""
+    mark = f"{ROOT}={root}".encode()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if mark in file.read().split(b"\0"):
+                    yield int(pid)
+        except OSError:
+            continue
+
+
+def end_processes(root: str, spared: tuple[str, ...] = (), limit: float = 5.0) -> None:
+    """Kill what `processes_of` yields, and what those begin meanwhile, but for processes of the names `spared`.
+
+    Returns once they have ended; one that waits in the kernel is left after `limit` seconds."""
+    stuck: set[int] = set()
+    while pids := [pid for pid in processes_of(root) if pid not in stuck and name_of(pid) not in spared]:
+        for pid in pids:
+            if not _kill(pid, limit):
+                stuck.add(pid)
+
+
+def name_of(pid: int) -> str:
+    """Return the short name of a process, empty when it has ended."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _kill(pid: int, limit: float) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return bool(select.select([pidfd], [], [], limit)[0])
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(pidfd)

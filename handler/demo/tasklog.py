@@ -1,0 +1,66 @@
+"""The task log's two lists: `active`, newest first, and `index`, which is appended to (RESTEnvironment.pm, INotify.pm).
+
+`active` repeats a finished task until 25 newer ones have come. A task whose parent was killed stays in it as running
+until another task begins, which then finds its process gone.
+"""
+
+import fcntl
+import os
+import time
+
+KEPT = 25
+
+
+def begun(root: str, upid: str) -> None:
+    """Write a task down as running."""
+    _rewrite(root, upid, None)
+
+
+def ended(root: str, upid: str, status: str) -> None:
+    """Write down how a task ended."""
+    _rewrite(root, upid, status)
+
+
+def _rewrite(root: str, upid: str, status: str | None) -> None:
+    tasks = f"{root}/var/log/pve/tasks"
+    os.makedirs(tasks, exist_ok=True)
+    lock = os.open(f"{tasks}/.active.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = {line.split()[0]: line for line in _lines(f"{tasks}/active")}
+        running = [name for name, line in known.items() if line.endswith(" 0")] + ([] if upid in known else [upid])
+        over = [name for name in running if (name == upid and status is not None) or not _lives(name)]
+        now = f"{int(time.time()):08X}"
+        said = {name: f"{now} {status if name == upid and status else 'unexpected status'}" for name in over}
+        finished = [f"{name} 1 {end}" for name, end in said.items()]
+        finished += [line for name, line in known.items() if name not in running]
+        with open(f"{tasks}/index", "a", encoding="utf-8") as file:
+            file.writelines(f"{name} {end}\n" for name, end in said.items())
+        lines = [f"{name} 0" for name in running if name not in over] + finished[:KEPT]
+        with open(f"{tasks}/active.tmp", "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        os.replace(f"{tasks}/active.tmp", f"{tasks}/active")
+    finally:
+        os.close(lock)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [line for line in file.read().splitlines() if line]
+    except FileNotFoundError:
+        return []
+
+
+def _lives(upid: str) -> bool:
+    _, _, pid, ticks, *_ = upid.split(":")
+    try:
+        return start_ticks(int(pid, 16)) == int(ticks, 16)
+    except OSError:
+        return False
+
+
+def start_ticks(pid: int) -> int:
+    """Return when a process began, in clock ticks (proc(5), field 22)."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return int(file.read().rpartition(")")[2].split()[19])

@@ -1,0 +1,63 @@
+"""How long Proxmox takes, in its own seconds, as one table; and how long this host takes, which may be shorter.
+
+`<root>/scale` holds the number that divides them all, 1 without that file: a test then sees a whole night in seconds,
+in proportion. `<root>/cost` holds the seconds of processor time that each command burns before it does anything, as
+Perl does; nothing without that file.
+"""
+
+import time
+
+SECONDS = {
+    # qemu-server 9.2.6: QemuConfig's lock_config; QMPClient.pm; QemuServer.pm, _do_vm_stop; CLI/qm.pm, cleanup
+    "flock": 10.0,
+    "qmp": 5.0,  # every QMP command that has no time of its own
+    "qmp-status": 3.0,  # what vmstatus gives a silent monitor
+    "qmp-quit": 60.0,
+    "stop": 60.0,  # from an answered quit or ACPI request to the end of the process, without --timeout
+    "sigterm": 10.0,
+    "sigkill": 1.0,  # and no second look
+    "look": 1.0,  # between two looks at a process that shall end, and at a worker that says nothing
+    "cleanup-flock": 60.0,
+    "cleanup": 30.0,  # qmeventd's `qm cleanup` beside a QEMU that runs, inside the flock
+    "cleanup-warns": 10.0,
+    "systemd": 20.8,  # a start while something is left in the scope: measured; the source says 20
+    "start": 30.0,  # Helpers.pm, config_aware_timeout, for up to 30 GiB of memory
+    "start-suspended": 300.0,
+    "start-hugepages": 150.0,
+    "start-nic": 5.0,
+    # pve-common 9.2.1: RESTEnvironment.pm
+    "kill-group": 5.0,
+    # pve-ha-manager 5.2.0, measured: the manager's round of 10 s, then the LRM's of up to 10; begins after 9 to 20 s
+    "ha-round": 12.0,
+    # pve-storage 9.1.7: NFSPlugin.pm gives showmount 10 s
+    "storage": 10.0,
+}
+
+# A live QEMU's own time is this machine's and does not scale: what waits for one waits this long at least.
+LEAST_FOR_QMP = 0.5
+LEAST_FOR_QEMU = 10.0
+
+
+def seconds(root: str, name: str) -> float:
+    """Return how long something takes on this host; raises KeyError for what is not in the table."""
+    return scaled(root, SECONDS[name])
+
+
+def scaled(root: str, original: float) -> float:
+    """Return this host's share of the original's seconds."""
+    return original / _number(root, "scale", 1.0)
+
+
+def burn(root: str) -> None:
+    """Use as much processor time as this host's Perl costs a command."""
+    cost = _number(root, "cost", 0.0)
+    while time.process_time() < cost:
+        pass
+
+
+def _number(root: str, name: str, without: float) -> float:
+    try:
+        with open(f"{root}/{name}", encoding="ascii") as file:
+            return float(file.read())
+    except FileNotFoundError:
+        return without

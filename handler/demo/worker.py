@@ -1,0 +1,137 @@
+"""A task as `qm` runs one: the work in a worker of its own session, and `qm` as the tee in front of it.
+
+Rules: pve-common 9.2.1, RESTEnvironment.pm, fork_worker and tee_worker. The worker's stdout and stderr both come out of
+`qm`'s stdout; only what the task died of is said on stderr. SIGTERM to `qm` goes on to the worker's group, where it
+raises; SIGKILL to `qm` does not, and the worker works on until it prints something.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from . import tasklog
+from .errors import Died
+from .processes import ended, name_process
+from .times import seconds
+from .vm import Vm
+
+PATIENCE = 3  # signals that are passed on as SIGTERM; the next ones are SIGKILL
+_INTERRUPTS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+def run_task(vm: Vm, kind: str, work: Callable[[], None]) -> int:
+    """Do `work` as a task, say what it says, and return the exit code, 0 or 255."""
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    (output, output_end), (control, control_end), (ready, ready_end) = os.pipe(), os.pipe(), os.pipe()
+    began = int(time.time())
+    pid = os.fork()
+    if pid == 0:
+        for fd in (output, control, ready_end):
+            os.close(fd)
+        _work(_upid(vm, kind, began, os.getpid()), work, output_end, control_end, ready)
+    for fd in (output_end, control_end, ready):
+        os.close(fd)
+    upid = _upid(vm, kind, began, pid)
+    os.read(output, 4096)  # its own UPID: it is called that now
+    os.write(ready_end, b"OK")
+    tasklog.begun(vm.root, upid)
+    said = _tee(vm, pid, output, control)
+    _end_group(vm, pid)
+    os.waitpid(pid, 0)
+    error = said.removeprefix("TASK ERROR: ") if said != "TASK OK" else ""
+    tasklog.ended(vm.root, upid, error or "OK")
+    if error:
+        print(error, file=sys.stderr, flush=True)
+    return 255 if error else 0
+
+
+def _upid(vm: Vm, kind: str, began: int, pid: int) -> str:
+    return f"UPID:demo:{pid:08X}:{tasklog.start_ticks(pid):08X}:{began:08X}:{kind}:{vm.vmid}:root@pam:"
+
+
+# --- the worker ---
+
+
+def _work(upid: str, work: Callable[[], None], output: int, control: int, ready: int) -> NoReturn:
+    """Be the worker: never returns."""
+    said = b"TASK ERROR: it died\n"
+    try:
+        name_process([f"task {upid}"], f"task {upid}")
+        for number in _INTERRUPTS:
+            signal.signal(number, _interrupt)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.setsid()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.write(output, upid.encode())
+        os.close(output)
+        if os.read(ready, 2) == b"OK":
+            work()
+            said = b"TASK OK\n"
+    except Died as error:
+        said = f"TASK ERROR: {' '.join(str(error).splitlines())}\n".encode()
+    except BaseException as error:
+        said = f"TASK ERROR: {error!r}\n".encode()
+    finally:
+        os.write(control, said)
+        os._exit(0 if said == b"TASK OK\n" else 255)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Died("received interrupt")
+
+
+# --- qm in front of it ---
+
+
+def _tee(vm: Vm, pid: int, output: int, control: int) -> str:
+    """Print what the worker prints until it ends; return its last word."""
+    passed_on = 0
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal passed_on
+        passed_on += 1
+        _signal_group(pid, signal.SIGTERM if passed_on <= PATIENCE else signal.SIGKILL)
+
+    for number in _INTERRUPTS:
+        signal.signal(number, pass_on)
+    try:
+        while True:
+            if select.select([output], [], [], seconds(vm.root, "look"))[0]:
+                chunk = os.read(output, 4096)
+                if not chunk:
+                    break
+                _print(chunk)
+            elif ended(pid, 0):  # and something that it began holds its output
+                break
+    except BrokenPipeError:
+        return "TASK ERROR: broken pipe"
+    finally:
+        os.close(output)
+    said = os.read(control, 4096).decode().rstrip("\n")
+    return said or "TASK ERROR: got unexpected control message: "
+
+
+def _print(chunk: bytes) -> None:
+    while chunk:
+        chunk = chunk[os.write(1, chunk) :]
+
+
+def _end_group(vm: Vm, pid: int) -> None:
+    """End what is left of the worker's group, the worker as well when its output broke off."""
+    _signal_group(pid, signal.SIGTERM)
+    if not ended(pid, seconds(vm.root, "kill-group")):
+        _signal_group(pid, signal.SIGKILL)
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass
