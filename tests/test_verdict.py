@@ -238,7 +238,7 @@ def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:
     assert verdict.evidence == (
         "left in the VM's scope: swtpm, process 123, state S",
         "left in the VM's scope: kvm, process 77, state D",
-        "by hand: kill 123",
+        "by hand: kill 123, and kill -9 if that is not enough; then start",
     )
     verdict = verdict_of(replace(STOPPED, leftovers=(123,), remains=("swtpm, process 123, state S",)))
     assert verdict.sentence.endswith("did not end, so a start would fail: kill it by hand first")
