@@ -15,6 +15,7 @@ from handler.demo.model import Model
 from handler.demo.world import World
 
 from . import claude
+from .agent import hasten
 from .pve_host import restore
 from .service import Service
 from .sshd import Sshd
@@ -103,6 +104,7 @@ def short_dir() -> Iterator[Path]:
 @contextmanager
 def running_world(directory: Path) -> Iterator[World]:
     world = World(directory, scale=20)
+    hasten(world)
     assert world.qm("start", "102").returncode == 0
     yield world
     world.close()

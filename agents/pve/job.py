@@ -13,7 +13,7 @@ from .memory import Memory, Record
 from .probe import Ran, run
 from .qm import end_whole
 from .result import Ended, Result, Verdict
-from .times import MOST_START_SECONDS, QM_START_SECONDS, START_MARGIN_SECONDS
+from .times import MOST_MORE_SECONDS, QM_START_SECONDS, START_COVERED_SECONDS
 from .vmconfig import start_seconds
 from .words import DEADLINE, DEADLINES
 
@@ -55,9 +55,9 @@ class Job:
     def allow_start(self, config: str) -> None:
         """Give the start as long as Proxmox itself would, by the VM's configuration, and the whole job as much more."""
         seconds, why = start_seconds(config)
-        self.start_seconds = min(max(QM_START_SECONDS, seconds + START_MARGIN_SECONDS), MOST_START_SECONDS)
-        more = self.start_seconds - QM_START_SECONDS
+        more = min(seconds - START_COVERED_SECONDS, MOST_MORE_SECONDS)
         if more > 0:
+            self.start_seconds += more
             self.deadline += more
             self._until += more
             self.warnings.append(

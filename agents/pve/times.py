@@ -1,25 +1,30 @@
-"""How long the host agent waits for Proxmox, in seconds: one table, to be read and scaled as a whole.
+"""How long the host agent waits, in seconds: one table, to be read and scaled as a whole.
 
-The figures were measured on qemu-server 9.2.6 and pve-ha-manager 5.2.0 or stand in their sources. How long a probe,
-QMP or /proc may take is not here: those are waits for the machine and not for Proxmox.
+The figures were measured on qemu-server 9.2.6 and pve-ha-manager 5.2.0 or stand in their sources.
 """
+
+# ---- for Proxmox
 
 # `qm stop` of a silent QEMU: quit 60, SIGTERM 10, SIGKILL 1; with a QEMU storage daemon up to 70 more.
 QM_STOP_SECONDS = 150.0
 # Under HA the same, 11 to 20 s after the request.
 HA_STOP_SECONDS = 170.0
-# `qm start` of a VM for which Proxmox allows the base of 30 s; hooks and the activation of volumes come on top.
+# `qm start`, with hooks and the activation of volumes, of a VM for whose QEMU Proxmox allows START_COVERED_SECONDS.
 QM_START_SECONDS = 150.0
-START_MARGIN_SECONDS = 60.0  # over what Proxmox allows, where that is more
-MOST_START_SECONDS = 900.0
 HA_START_SECONDS = 120.0
-# A new QEMU that is up and says what it does, but does not run yet.
-START_VERIFY_SECONDS = 60.0
 SECOND_START_SECONDS = 2.0
 # Short holders of the VM's lock file; `qm cleanup`, which holds it for up to 30 s after a quick restart.
 FLOCK_SECONDS = 3.0
 CLEANUP_SECONDS = 35.0
-# What `qm` gets to end after SIGTERM, before it is killed.
+
+# ---- for this machine, and for what a configuration says, which tests don't scale
+
+# Where Proxmox allows QEMU more than this to start, `qm start` and its verb get as much more, 900 s at most in all.
+START_COVERED_SECONDS = 90.0
+MOST_MORE_SECONDS = 750.0
+# A new QEMU that is up and says what it does, but does not run yet.
+START_VERIFY_SECONDS = 60.0
+# What `qm` gets to end after SIGTERM, before it is killed, and what the kernel gets to end it then.
 QM_END_SECONDS = 1.0
 # What is left in the scope after a stop may take a moment to go.
 SETTLE_SECONDS = 5.0
