@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from handler.cli import SCENARIOS as LISTED
 from handler.demo.world import SCENARIOS, VMID, World
 
 from .agent import Answer, execute
-from .hung import frozen_ext4
+from .hung import frozen_ext4, unserved_fuse
+from .pve_host import no_quorum, under_ha
 
 
 @pytest.fixture
@@ -257,6 +259,78 @@ def test_everything_silent_ends_within_the_budget(world: World) -> None:
     assert time.monotonic() - began < 15
     assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("wedged", "qemu-wedged")
     assert manifest(world, answer)["screen"]["outcome"] == "failed"
+
+
+# --- /etc/pve ---
+
+
+def pve_gone(world: World) -> None:
+    """Leave /etc/pve as an empty directory, as it is where pmxcfs does not run."""
+    shutil.rmtree(world.root / "etc/pve")
+    (world.root / "etc/pve").mkdir()
+
+
+@pytest.mark.slow
+@pytest.mark.real("fuse")
+def test_a_hung_etc_pve_is_named(world: World) -> None:
+    """Its name and its cure are in the verdict, and no command is started that would hang on it."""
+    with unserved_fuse(world.root / "etc/pve"):
+        answer = execute(world, "forensics")
+    verdict = answer.trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("pmxcfs-hung", "")
+    assert "systemctl restart pve-cluster" in verdict["evidence"][-1]
+    probes = manifest(world, answer)
+    assert probes["cluster"]["outcome"] == "timed out"
+    assert {"qm status", "rrddata", "pvesm", "storage local"}.isdisjoint(probes)
+
+
+def test_an_etc_pve_that_is_not_mounted_is_named(world: World) -> None:
+    """Of a VM that runs and of one that is stopped, by forensics and by status; no start is advised."""
+    pve_gone(world)
+    assert execute(world, "forensics").trailer["verdict"]["code"] == "pmxcfs-not-mounted"
+    assert execute(world, "status").trailer["verdict"]["code"] == "running"  # QEMU is all that it asks
+    world.monitor("quit")
+    while world.pid is not None:
+        time.sleep(0.02)
+    for verb in ("forensics", "status"):
+        verdict = execute(world, verb).trailer["verdict"]
+        assert (verdict["code"], verdict["advice"]) == ("pmxcfs-not-mounted", "")
+
+
+def test_a_lost_quorum_is_named(world: World) -> None:
+    """The VM runs on; what a cycle would meet is said before it is tried."""
+    no_quorum(world)
+    verdict = execute(world, "forensics").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("no-quorum", "")
+
+
+def test_what_is_kept_has_no_password(world: World) -> None:
+    """The configuration is shown as `qm config` shows it: without cloud-init's password, and without snapshots."""
+    hash_of_it, path = "$5$not.for.a.log", world.root / f"etc/pve/qemu-server/{VMID}.conf"
+    text = f"{path.read_text()}cipassword: {hash_of_it}\n\n[PENDING]\nmemory: 64\n\n[before]\nmemory: 16\n"
+    path.write_text(text.replace("[before]", f"[before]\ncipassword: {hash_of_it}"))
+    answer = execute(world, "forensics")
+    assert hash_of_it not in answer.stdout
+    assert "cipassword: **********" in answer.stdout.splitlines()
+    assert "memory: 64" in answer.stdout.splitlines()
+    assert "memory: 16" not in answer.stdout.splitlines()
+    assert kept(world, answer, "evidence.json")["evidence"]["pending"] == ["memory"]
+
+
+def test_the_cluster_is_read_from_its_files(world: World) -> None:
+    """Members, HA's last words, the version: what three of Proxmox's commands would have said."""
+    under_ha(world)
+    members = {"nodename": "demo", "cluster": {"name": "c", "quorate": 1}, "nodelist": {"demo": {"id": 1, "online": 1}}}
+    (world.root / "etc/pve/.members").write_text(json.dumps(members))
+    lrm = {"state": "active", "mode": "active", "timestamp": time.time(), "results": {}}
+    (world.root / "etc/pve/local/lrm_status").write_text(json.dumps(lrm))
+    version = world.root / "usr/share/perl5/PVE/pvecfg.pm"
+    version.parent.mkdir(parents=True)
+    version.write_text("sub version_text {\n    return '9.2.11/abcdef';\n}\n")
+    lines = execute(world, "forensics").stdout.splitlines()
+    assert {"cluster c, quorate 1", "demo: online"} <= set(lines)
+    assert any(line.startswith("lrm of this node: active, mode active, written") for line in lines)
+    assert any(line.startswith("pve-manager/9.2.11/abcdef") for line in lines)
 
 
 def test_a_command_that_talks_too_much_is_cut(world: World) -> None:

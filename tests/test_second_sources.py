@@ -7,7 +7,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
+
+from agents.pve.guest import agent_port_open, agent_word, ping_agent
+from agents.pve.host import Host
 from handler.demo.world import VMID, World
 
 from .agent import execute
@@ -84,3 +89,39 @@ def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: Wor
     stopped = execute(world, "stop").trailer
     assert (stopped["exit_code"], stopped["verdict"]["code"]) == (14, "deadline")
     assert "it is not known whether QEMU has ended" in stopped["verdict"]["sentence"]
+
+
+@pytest.fixture
+def with_agent_port(short_dir: Path) -> Iterator[World]:
+    """A VM whose QEMU has the guest agent's port, as `agent: 1` makes it, and whose guest never opens it."""
+    world = World(short_dir)
+    command = world.root / "vm.json"
+    port = f"socket,path={world.root}/run/qemu-server/{VMID}.qga,server=on,wait=off,id=qga0"
+    devices = ("virtio-serial-pci,id=qga0", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
+    words = ["-chardev", port, *(word for device in devices for word in ("-device", device))]
+    command.write_text(json.dumps(json.loads(command.read_text()) + words))
+    started = world.qm("start", str(VMID))
+    assert started.returncode == 0, started.stderr
+    yield world
+    world.close()
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: World) -> None:
+    """QEMU knows that nothing in the guest has opened the port: neither a reset nor a capture reports a silence."""
+    host = Host(VMID, str(with_agent_port.root))
+    assert ping_agent(host, 0.3) == "silent"
+    assert agent_word(host) == ""
+    reset = execute(with_agent_port, "reset")
+    assert (reset.code, "agent" in reset.trailer, "guest agent does" in reset.stdout) == (0, False, False)
+    assert "the guest has not opened its port" in execute(with_agent_port, "forensics").stdout
+
+
+def test_an_agents_port_is_open_or_not() -> None:
+    """By query-chardev; a VM without the port is a third case."""
+    monitor: dict[str, object] = {"label": "charmonitor", "frontend-open": True}
+    assert agent_port_open([monitor, {"label": "qga0", "frontend-open": True}]) is True
+    assert agent_port_open([monitor, {"label": "qga0", "frontend-open": False}]) is False
+    assert agent_port_open([monitor]) is None
+    assert agent_port_open(None) is None

@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from agents.pve.cluster import TROUBLES
 from agents.pve.evidence import Evidence, Queue, evidence_from
 from agents.pve.verdict import quick_verdict, verdict_of
 from agents.pve.words import MUTATING
@@ -21,6 +23,7 @@ MOVING = replace(RUNNING, queues=(sample(1, 8812), sample(1, 9023)))
 FROZEN = replace(RUNNING, queues=(sample(3, 8812), sample(3, 8812)))
 STUCK = ("thread 4250 (worker) waits uninterruptibly in rpc_wait_bit_killable",)
 STOPPED = Evidence("stopped", "no pid file")
+GUEST_HUNG = "guest-hung", "reset"
 
 ROWS = {
     "io-error": (Evidence("io-error", disk_errors=("virtio0: nospace",)), "io-error", "start"),
@@ -72,6 +75,54 @@ ROWS = {
     "stopped, HA in error": (replace(STOPPED, ha="started", ha_seen="error"), "ha-stuck", ""),
     "stopped by HA": (replace(STOPPED, ha="stopped", ha_seen="stopped"), "stopped", "start"),
     "stopped, something left": (replace(STOPPED, leftovers=(4242,)), "leftover", ""),
+    "stopped, a task runs, asleep on disk": (
+        replace(STOPPED, lock="suspended", owners=("lock-102.conf is held by 77 (task UPID:pve:qmstart:102)",)),
+        "stopped-locked",
+        "",
+    ),
+    "stopped, pmxcfs hangs": (replace(STOPPED, pve="pmxcfs-hung"), "pmxcfs-hung", ""),
+    "stopped, pmxcfs not there": (replace(STOPPED, pve="pmxcfs-not-mounted"), "pmxcfs-not-mounted", ""),
+    "stopped, pmxcfs dead": (replace(STOPPED, pve="pmxcfs-dead"), "pmxcfs-dead", ""),
+    "stopped, no quorum": (replace(STOPPED, quorate=False), "no-quorum", ""),
+    "stopped, something left, pmxcfs hangs": (replace(STOPPED, leftovers=(1,), pve="pmxcfs-hung"), "leftover", ""),
+    "stopped, a quorum": (replace(STOPPED, quorate=True, config=True), "stopped", "start"),
+    "stopped, no configuration": (replace(STOPPED, quorate=True, config=False), "no-config", ""),
+    "moving, pmxcfs hangs": (replace(MOVING, pve="pmxcfs-hung"), "pmxcfs-hung", ""),
+    "idle, pmxcfs dead": (replace(IDLE, pve="pmxcfs-dead"), "pmxcfs-dead", ""),
+    "idle, no quorum": (replace(IDLE, quorate=False), "no-quorum", ""),
+    "hung, pmxcfs hangs": (replace(MOVING, agent="silent", pve="pmxcfs-hung"), "guest-hung", "reset"),
+    "hung, no quorum": (replace(MOVING, agent="silent", quorate=False), "guest-hung", "reset"),
+    "hung, migrating": (replace(MOVING, agent="silent", lock="migrate"), "guest-hung", ""),
+    "hung, under a dead snapshot": (replace(MOVING, agent="silent", lock="snapshot", lock_alive=False), *GUEST_HUNG),
+    "disk frozen, pmxcfs hangs": (replace(FROZEN, pve="pmxcfs-hung"), "disk-frozen", ""),
+    "disk frozen, no quorum": (replace(FROZEN, quorate=False), "disk-frozen", ""),
+    "disk frozen, backup": (replace(FROZEN, lock="backup", lock_alive=True), "disk-frozen", ""),
+    "disk frozen, HA stuck": (replace(FROZEN, ha="started", ha_seen="freeze"), "disk-frozen", ""),
+    "disk frozen, a stop runs": (
+        replace(FROZEN, owners=("held by 77 (task UPID:x:qmstop:102:)",)),
+        "disk-frozen",
+        "cycle",
+    ),
+    "disk frozen, a start runs": (
+        replace(FROZEN, owners=("held by 77 (task UPID:x:qmstart:102:)",)),
+        "disk-frozen",
+        "",
+    ),
+    "wedged, pmxcfs not there": (replace(WEDGED, pve="pmxcfs-not-mounted"), "qemu-wedged", ""),
+    "wedged by a signal, no quorum": (replace(WEDGED, threads="TTTT", quorate=False), "qemu-wedged", ""),
+    "shut down, no quorum": (Evidence("shutdown", quorate=False), "shutdown", ""),
+    "panicked, pmxcfs hangs": (Evidence("guest-panicked", pve="pmxcfs-hung"), "guest-panicked", "reset"),
+    "panicked, on another node": (Evidence("guest-panicked", node="pve2"), "guest-panicked", ""),
+    "io-error, pmxcfs hangs": (Evidence("io-error", pve="pmxcfs-hung"), "io-error", "start"),
+    "io-error, a live snapshot": (Evidence("io-error", lock="snapshot"), "io-error", ""),
+    "paused, pmxcfs hangs": (Evidence("paused", pve="pmxcfs-hung"), "paused", ""),
+    "paused, no quorum": (Evidence("paused", quorate=False), "paused", "start"),
+    "stuck, the monitor fell silent": (
+        replace(FROZEN, stuck=STUCK, threads="SSSDS", queue_seconds=0.5),
+        "storage-hung",
+        "",
+    ),
+    "frozen for half a second, threads watched for longer": (replace(FROZEN, queue_seconds=0.5), "guest-silent", ""),
     "not known": (Evidence("unknown", "pid 4242 (/proc did not answer)"), "unknown", ""),
     "a word of a later QEMU": (Evidence("hibernating"), "unknown", ""),
 }
@@ -147,3 +198,97 @@ def test_what_proxmox_knows_stands_among_the_proof() -> None:
     )
     assert verdict_of(replace(FROZEN, ha="ignored")).evidence[-1] == "HA: ignored, so it leaves the VM alone"
     assert "qm status says running" in verdict_of(Evidence("unknown", qm_says="running")).evidence
+
+
+# --- what stands in the way of a verb ---
+
+
+@pytest.mark.parametrize("code", TROUBLES)
+def test_what_etc_pve_lacks_is_named_with_its_cure(code: str) -> None:
+    """Hung, not mounted, dead: in the sentence what is so, among the lines what mends it, whatever else is wrong."""
+    what, cure = TROUBLES[code]
+    for seen in (STOPPED, IDLE, MOVING, FROZEN, WEDGED, replace(MOVING, agent="silent")):
+        verdict = verdict_of(replace(seen, pve=code))
+        assert verdict.evidence[-2:] == (what, cure)
+        assert "nothing is wrong" not in verdict.sentence
+    assert what.partition(":")[0] in verdict_of(replace(IDLE, pve=code)).sentence
+    assert "systemctl restart pve-cluster" in cure
+
+
+def test_a_lost_quorum_is_named_with_what_still_works() -> None:
+    """The VM runs on; only a new process is refused."""
+    verdict = verdict_of(replace(MOVING, quorate=False))
+    assert "this node has no quorum, so a cycle would be refused and the VM runs on" in verdict.sentence
+    assert any(line.startswith("by hand: pvecm status") for line in verdict.evidence)
+
+
+def test_a_verb_that_would_be_refused_is_not_advised() -> None:
+    """The sentence says what refuses it and what to do first."""
+    sentence = verdict_of(replace(FROZEN, quorate=False)).sentence
+    assert sentence.endswith("in 2 s; a cycle would be refused, this node has no quorum: mend that first")
+    dead = verdict_of(replace(FROZEN, lock="backup", lock_alive=False))
+    assert "it is locked (backup) by a task that is dead: unlock it by hand first" in dead.sentence
+
+
+def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:
+    """A process that can be killed is to be killed; one in the kernel needs the storage."""
+    left = replace(STOPPED, leftovers=(123, 77), remains=("swtpm, process 123, state S", "kvm, process 77, state D"))
+    verdict = verdict_of(left)
+    assert "mend the host's storage, else reboot the host" in verdict.sentence
+    assert verdict.evidence == (
+        "left in the VM's scope: swtpm, process 123, state S",
+        "left in the VM's scope: kvm, process 77, state D",
+        "by hand: kill 123, and kill -9 if that is not enough; then start",
+    )
+    verdict = verdict_of(replace(STOPPED, leftovers=(123,), remains=("swtpm, process 123, state S",)))
+    assert verdict.sentence.endswith("did not end, so a start would fail: kill it by hand first")
+
+
+def test_storages_are_told_apart() -> None:
+    """One of this VM's disks is dead; a look at all of them that was late is a note, and says why."""
+    verdict = verdict_of(replace(FROZEN, dead_storages=("nas",), late_commands=("pvesm", "lvs")))
+    assert "storage nas, which has disks of this VM, does not answer" in verdict.evidence
+    assert "late, as with any storage away, one without a disk of this VM too: pvesm, lvs" in verdict.evidence
+    assert "nas" in verdict_of(replace(WEDGED, dead_storages=("nas",))).sentence
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"pve": "pmxcfs-dead"},
+        {"quorate": False},
+        {"node": LONG},
+        {"lock": LONG},
+        {"lock": LONG, "lock_alive": False},
+        {"ha": "started", "ha_seen": "freeze"},
+        {"ha": "started", "ha_seen": LONG},
+        {"owners": (f"held by {LONG}",)},
+        {"leftovers": tuple(range(100000, 100100)), "remains": (LONG,)},
+        {"dead_storages": (LONG, "nas")},
+        {"agent": "silent", "lock": "backup", "quorate": False},
+        {"state": LONG, "qm_says": LONG, "source": LONG},
+    ],
+    ids=lambda more: " ".join(more) or "as it is",
+)
+def test_a_sentence_is_short(more: dict[str, Any]) -> None:
+    """At most 200 characters, whatever the host said; a longer one ends between two words."""
+    everything = [replace(seen, **more) for seen, _, _ in ROWS.values()]
+    for verdict in (judge(seen) for seen in everything for judge in (verdict_of, quick_verdict)):
+        assert len(verdict.sentence) <= 200
+        assert verdict.advice in ("", "forensics", *MUTATING)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_no_ordinary_sentence_is_cut(row: str) -> None:
+    """The limit is for foreign texts; ours are written within it."""
+    for more in (
+        {},
+        {"pve": "pmxcfs-not-mounted"},
+        {"quorate": False},
+        {"lock": "snapshot-delete", "lock_alive": False},
+    ):
+        assert not verdict_of(replace(ROWS[row][0], **more)).sentence.endswith("…")

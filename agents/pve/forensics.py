@@ -16,6 +16,7 @@ from .evidence import WATCHED_SECONDS, Evidence, evidence_from
 from .files import boottime, read_json, write_whole
 from .host import Host
 from .job import Job
+from .process import describe_process
 from .proof import frozen_disks
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Result, Verdict
@@ -116,12 +117,13 @@ def _judged(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdi
 def gathered(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
     """Return the evidence of a capture: what each reply settles, and the state that was seen first."""
     state = conclude(facts)
+    left = leftovers(host) if state == "stopped" else []
     known: dict[str, object] = {"state": state, "source": sources(facts), "pid": facts.pid}
     for reply in replies:
         known |= reply.facts
     known["dead_storages"] = dead_storages(replies)
     known["late_commands"] = late_commands(replies)
-    known["leftovers"] = leftovers(host) if state == "stopped" else []
+    known |= {"leftovers": left, "remains": [describe_process(pid) for pid in left]}
     return evidence_from(known)
 
 

@@ -90,7 +90,8 @@ def left_lines(seen: Evidence) -> tuple[str, ...]:
     if not seen.remains:
         return (f"left in the VM's scope: {listed(seen.leftovers)}",)
     killable = [pid for pid, line in zip(seen.leftovers, seen.remains, strict=False) if ", state D" not in line]
-    kill = (f"by hand: kill {' '.join(map(str, killable))}",) if killable else ()
+    pids = " ".join(map(str, killable))
+    kill = (f"by hand: kill {pids}, and kill -9 if that is not enough; then start",) if killable else ()
     return (*(f"left in the VM's scope: {line}" for line in seen.remains), *kill)
 
 

@@ -18,6 +18,7 @@ from .host import Host
 from .locks import TASK_SECONDS, owner_of, task_lines
 from .vmconfig import disk_storages, pending_options
 
+PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and a busy host makes a second of processor a few
 _LAST_TASKS = 10
 _LAST_HOUR = ("--timeframe", "hour", "--output-format", "json")
 _SECRETS = re.compile(r"^(cipassword):.*$", re.MULTILINE)
@@ -36,8 +37,10 @@ def perl_probes(host: Host) -> list[Probe]:
     vmid = str(host.vmid)
     statistics = f"/nodes/{node_name()}/qemu/{vmid}/rrddata"
     return [
-        command_probe(2, "qm status", 8, "qm", "status", vmid, "--verbose", learn=word_of_qm, is_perl=True),
-        command_probe(2, "rrddata", 5, "pvesh", "get", statistics, *_LAST_HOUR, learn=quiet_minutes, is_perl=True),
+        command_probe(2, "qm status", PERL_SECONDS, "qm", "status", vmid, "--verbose", learn=word_of_qm, is_perl=True),
+        command_probe(
+            2, "rrddata", PERL_SECONDS, "pvesh", "get", statistics, *_LAST_HOUR, learn=quiet_minutes, is_perl=True
+        ),
     ]
 
 

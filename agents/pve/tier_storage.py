@@ -12,6 +12,7 @@ from functools import partial
 
 from .asking import ABSENT, Probe, Reply, command_probe, run_command
 from .host import Host
+from .tier_proxmox import PERL_SECONDS
 
 LIST_SECONDS = 4.0
 STATUS_SECONDS = 5.0
@@ -28,7 +29,7 @@ def own_storage_probes(host: Host, storages: list[str]) -> list[Probe]:
 
 
 def all_storages_probe() -> Probe:
-    return command_probe(4, "pvesm", STATUS_SECONDS, "pvesm", "status", is_perl=True)
+    return command_probe(4, "pvesm", PERL_SECONDS, "pvesm", "status", is_perl=True)
 
 
 def block_layer_probes() -> list[Probe]:

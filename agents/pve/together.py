@@ -17,7 +17,9 @@ from .probe import fork_child, kill_child, reap
 from .qmp import QmpError, QmpSilent
 
 _OVERTIME = 0.3  # a command's own deadline comes first, so that its process is ended and its output kept
-_LEAST_SECONDS = 0.3  # with less than that a probe is not begun
+# With less than that a probe is not begun: it would be late for want of time, and that is no finding.
+_LEAST_SECONDS = 0.3
+_LEAST_PERL_SECONDS = 3.0
 
 FollowUp = Callable[[Reply], list[Probe]]
 
@@ -56,7 +58,7 @@ class _Together:
         """Begin what may begin now; yield a reply for each that there is no time for."""
         for probe in [self._waiting.popleft() for _ in range(len(self._waiting))]:
             seconds = min(probe.seconds, self._until - time.monotonic())
-            if seconds < _LEAST_SECONDS:
+            if seconds < (_LEAST_PERL_SECONDS if probe.is_perl else _LEAST_SECONDS):
                 yield Reply(probe.name, "", "failed", 0.0, "not asked: the time is over")
             elif probe.is_perl and self._perls() >= self._processors:
                 self._waiting.append(probe)

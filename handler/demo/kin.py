@@ -48,24 +48,39 @@ def pvecm(root: str, words: list[str]) -> int:
 
 
 def pvesm(root: str, words: list[str]) -> int:
-    """`pvesm status [--storage ID]`: each storage is tried, one after the other."""
-    only = words[words.index("--storage") + 1] if "--storage" in words else ""
+    """`pvesm status [--storage ID]`, which tries every storage, one after the other, and prints the one (pve-storage
+    9.1.7, API2/Storage/Status.pm); `pvesm list ID --vmid VMID --content images`, which tries that one alone."""
     known = storages(root)
+    only = words[1] if words[0] == "list" else words[words.index("--storage") + 1] if "--storage" in words else ""
     if only and only not in known:
         print(f"storage '{only}' does not exist", file=sys.stderr)
         return 2
-    asked = {only: known[only]} if only else known
-    answers = {name: answers_in_time(root, name) for name in asked}
-    width = max(map(len, asked)) + 1
+    if words[0] == "list":
+        return list_volumes(root, only, words[words.index("--vmid") + 1])
+    print_status(known, {name: answers_in_time(root, name) for name in known}, only)
+    return 0
+
+
+def list_volumes(root: str, name: str, vmid: str) -> int:
+    if not answers_in_time(root, name):
+        return 255
+    volume = f"{name}:vm-{vmid}-disk-0.raw"
+    print(f"{'Volid':{len(volume)}} {'Format':7} {'Type':9} {'Size':14} VMID")
+    print(f"{volume} {'raw':7} {'images':9} {1 << 20:<14} {vmid}")
+    return 0
+
+
+def print_status(known: dict[str, str], answers: dict[str, bool], only: str) -> None:
+    shown = {only: known[only]} if only else known
+    width = max(map(len, shown)) + 1
     sizes = ("Total (KiB)", "Used (KiB)", "Available (KiB)")
     print(f"{'Name':{width}} {'Type':>10} {'Status':>10} {sizes[0]:>15} {sizes[1]:>15} {sizes[2]:>15} {'%':>8}")
-    for name, kind in sorted(asked.items()):
+    for name, kind in sorted(shown.items()):
         active = answers[name]
         total, used = (98497780, 12345678) if active else (0, 0)
         share = used * 100 / total if total else 0
         state = "active" if active else "inactive"
         print(f"{name:{width}} {kind:>10} {state:>10} {total:>15} {used:>15} {total - used:>15} {share:7.2f}%")
-    return 0
 
 
 def storages(root: str) -> dict[str, str]:
