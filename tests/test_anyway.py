@@ -285,7 +285,7 @@ def test_call_shows_the_stages_and_the_offer(service: Service, script: Scripted)
     assert (
         "the host offers to do it anyway. Like pressing the reset button: unsaved work in the VM is lost." in ran.stderr
     )
-    assert "QEMU may not be able to end until the VM's storage answers" in ran.stderr
+    assert "QEMU may be unable to end until its storage answers" in ran.stderr
     assert ran.stderr.endswith("    breakglass call reset --vm devvm --anyway storage-hung\n")
 
 
