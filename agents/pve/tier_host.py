@@ -13,19 +13,25 @@ from .locks import flock_holders
 _REMOTE = re.compile(r" (?:nfs4?|cifs|smb3|ceph|glusterfs|fuse\S*) ")
 
 
+READ_SECONDS = 3.0  # none of these files hangs, but a busy host may let their readers wait for a processor
+
+
 def host_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
     """Return what is asked of the host and of the process `pid`."""
     return [
-        Probe(0, "host", 1, files_of(host, "host", "/proc/uptime", "/proc/loadavg")),
+        Probe(0, "host", READ_SECONDS, files_of(host, "host", "/proc/uptime", "/proc/loadavg")),
         Probe(
-            0, "pressure", 1, files_of(host, "pressure", *(f"/proc/pressure/{of}" for of in ("cpu", "io", "memory")))
+            0,
+            "pressure",
+            READ_SECONDS,
+            files_of(host, "pressure", *(f"/proc/pressure/{of}" for of in ("cpu", "io", "memory"))),
         ),
-        Probe(0, "memory", 1, files_of(host, "memory", "/proc/meminfo", lines=5)),
-        Probe(0, "scope", 1, files_of(host, "scope", *_scope_files(host))),
+        Probe(0, "memory", READ_SECONDS, files_of(host, "memory", "/proc/meminfo", lines=5)),
+        Probe(0, "scope", READ_SECONDS, files_of(host, "scope", *_scope_files(host))),
         *_process_probes(host, pid, apart),
-        Probe(0, "waiting", 2, lambda _: _waiting(host)),
-        Probe(0, "mounts", 1, lambda _: _mounts(host)),
-        Probe(0, "lock file", 2, lambda _: _lock_file(host)),
+        Probe(0, "waiting", READ_SECONDS, lambda _: _waiting(host)),
+        Probe(0, "mounts", READ_SECONDS, lambda _: _mounts(host)),
+        Probe(0, "lock file", READ_SECONDS, lambda _: _lock_file(host)),
     ]
 
 
@@ -34,7 +40,7 @@ def _process_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
         return []
     names = ("stat", "status", "wchan", "io")
     return [
-        Probe(0, "process", 1, files_of(host, "process", *(f"/proc/{pid}/{name}" for name in names))),
+        Probe(0, "process", READ_SECONDS, files_of(host, "process", *(f"/proc/{pid}/{name}" for name in names))),
         thread_probe(host, pid, apart),
     ]
 

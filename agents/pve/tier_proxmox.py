@@ -24,12 +24,14 @@ _LAST_HOUR = ("--timeframe", "hour", "--output-format", "json")
 _SECRETS = re.compile(r"^(cipassword):.*$", re.MULTILINE)
 
 
-def proxmox_probes(host: Host) -> list[Probe]:
-    return [
-        Probe(2, "cluster", CLUSTER_SECONDS + 2 * TASK_SECONDS + 1, lambda _: _cluster(host)),
-        Probe(2, "tasks", 2, lambda _: _tasks(host)),
-        Probe(2, "version", 1, lambda _: _version(host)),
-    ]
+def cluster_probe(host: Host, seconds: float = CLUSTER_SECONDS) -> Probe:
+    """Return the look at /etc/pve, which counts as hung where it gives no answer in `seconds`."""
+    return Probe(2, "cluster", seconds + 2 * TASK_SECONDS + 1, lambda _: _cluster(host, seconds))
+
+
+def log_probes(host: Host) -> list[Probe]:
+    """Return what stands on the host's own disk: the log of its tasks, and which Proxmox this is."""
+    return [Probe(2, "tasks", 3, lambda _: _tasks(host)), Probe(2, "version", 3, lambda _: _version(host))]
 
 
 def perl_probes(host: Host) -> list[Probe]:
@@ -47,10 +49,10 @@ def perl_probes(host: Host) -> list[Probe]:
 # --- /etc/pve ---
 
 
-def _cluster(host: Host) -> Iterator[Reply]:
+def _cluster(host: Host, seconds: float) -> Iterator[Reply]:
     """Say what /etc/pve says, and of a lock whether the task that took it still lives."""
     began = time.monotonic()
-    view = cluster_view(host)
+    view = cluster_view(host, seconds)
     if view.trouble:
         yield _cluster_away(view.trouble, began)
         return

@@ -3,20 +3,21 @@
 T0 reads /proc, /sys and /run. T1 speaks QMP and watches the disks' queues. T2 is Proxmox's own view, from files where
 there are files. T3 is the journal, T4 the storage: there a timeout is the finding.
 
-A verb that is about to act looks briefly: it starts no Perl and asks no storage, for none of that is lost by acting.
+A verb that is about to act looks briefly: it starts no command and reads no disk, for none of that is lost by acting.
 Where its two samples show a thread or a disk that stands still, it looks a second time, for long enough to tell.
 """
 
 from .asking import Probe, Reply, command_probe
 from .host import Host
 from .tier_host import host_probes, thread_probe
-from .tier_proxmox import perl_probes, proxmox_probes
+from .tier_proxmox import cluster_probe, log_probes, perl_probes
 from .tier_qemu import qemu_probe
 from .tier_storage import all_storages_probe, block_layer_probes, own_storage_probes
 from .together import FollowUp
 
 SAMPLES_APART = 2.0
 SHORT_APART = 0.5  # in the look that a verb takes before it acts: nobody waits longer for a rescue
+SHORT_CLUSTER_SECONDS = 1.5
 AGAIN_APART = 1.5  # from its second sample to the third, which is then 2 s after the first
 
 _JOURNAL = ("journalctl", "-n", "200", "--no-pager", "--utc", "-o", "short-iso")
@@ -28,7 +29,8 @@ def capture_probes(host: Host, pid: int | None) -> list[Probe]:
     return [
         *host_probes(host, pid, SAMPLES_APART),
         *qemu_probe(host, pid, SAMPLES_APART),
-        *proxmox_probes(host),
+        cluster_probe(host),
+        *log_probes(host),
         command_probe(3, "kernel", 5, *_JOURNAL, "-k"),
         command_probe(3, "services", 5, *_JOURNAL, "--since", "-1h", *(f"-u{unit}" for unit in _UNITS)),
         *block_layer_probes(),
@@ -52,7 +54,7 @@ def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]
     return [
         *host_probes(host, pid, SHORT_APART),
         *(qemu_probe(host, pid, SHORT_APART) if qemu_answers else []),
-        *proxmox_probes(host),
+        cluster_probe(host, SHORT_CLUSTER_SECONDS),
     ]
 
 
