@@ -167,7 +167,8 @@ def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, hel
         world.monitor("quit")
     answer = execute(world, verb)
     assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
-    assert f"holds its lock file: {os.getpid()} (" in answer.trailer["verdict"]["sentence"]
+    assert f"holds its lock file: process {os.getpid()}" in answer.trailer["verdict"]["sentence"]
+    assert f"held by {os.getpid()} (" in evidence(answer)
     assert f"never rm /{LOCK_FILE}" in evidence(answer)
     assert world.pid == (before if verb == "cycle" else None)
 
@@ -209,8 +210,8 @@ def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -
 @pytest.mark.slow
 @pytest.mark.real("qemu", "fsfreeze")
 def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
-    """QEMU hangs in the kernel and `qm stop` says done: exit 14, the process is named, and no start is tried, then or
-    later, although /proc shows a zombie."""
+    """QEMU hangs in the kernel: a cycle is refused. Where a person has it done anyway and `qm stop` says done: exit 14,
+    the process is named, and no start is tried, then or later, although /proc shows a zombie."""
     world = World(short_dir, scenario="healthy")
     disk, disks = world.root / "disk.raw", world.root / "disks"
     disks.mkdir()
@@ -219,7 +220,7 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
         (world.root / "vm.json").read_text().replace(str(disk), str(disks / "disk.raw"))
     )
     agent = world.agent.read_text()
-    world.agent.write_text(agent.replace("signal.SIGTERM, 10)", "signal.SIGTERM, 1)"))
+    world.agent.write_text(agent.replace("TERM_SECONDS = 10.0", "TERM_SECONDS = 1.0"))
     with frozen_ext4(disks, short_dir / "ext4.img", {"disk.raw": code}):
         assert world.qm("start", str(VMID)).returncode == 0
         pid = world.pid
@@ -227,7 +228,11 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
         until(lambda: " D " in "".join(path.read_text() for path in tasks.glob("*/stat")), "a write")
         world.misbehave(mode="stop-unproven")
         answer = execute(world, "cycle")
-        assert (answer.code, answer.trailer["verdict"]["code"]) == (14, "deadline")
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
+        assert answer.trailer["anyway"] == "storage-hung"
+        assert (world.pid, execute(world, "status").trailer["last"]) == (pid, "none")
+        answer = execute(world, "cycle anyway=storage-hung")
+        assert (answer.code, answer.trailer["verdict"]["code"], answer.trailer["anyway"]) == (14, "deadline", None)
         assert "QEMU survived SIGKILL" in answer.trailer["verdict"]["sentence"]
         assert f"process {pid} lives" in evidence(answer)
         assert "qm start" not in answer.stdout
