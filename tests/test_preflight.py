@@ -276,11 +276,12 @@ def test_status_shows_the_lock_of_a_stopped_vm(world: World) -> None:
 
 
 def test_a_capture_tells_what_ha_would_do(world: World) -> None:
-    """HA's word stands among the verdict's proof, and `ha-manager status` in the output."""
+    """HA's word stands among the verdict's proof, and what `ha-manager status` is made of in the output."""
     under_ha(world)
     answer = execute(world, "forensics")
     assert "HA manages it: requested started, now started; when QEMU ends, HA starts it again" in evidence(answer)
-    assert f"service vm:{VMID} (demo, started)" in answer.stdout
+    assert "HA: requested started, now started" in answer.stdout
+    assert "lrm of this node: " in answer.stdout
     execute(world, "stop")
     under_ha(world, "started", "error")
     verdict = execute(world, "forensics").trailer["verdict"]
