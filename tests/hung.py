@@ -7,6 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from handler.demo.world import VMID, World
+
+from .stages import until
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _MNT_FORCE_AND_DETACH = 1 | 2
 
@@ -68,3 +72,23 @@ def seen_by_servers(directory: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@contextmanager
+def vm_on_frozen_storage(directory: Path) -> Iterator[World]:
+    """Give a host whose VM writes to a frozen file system: a thread of its real QEMU is in uninterruptible sleep."""
+    directory.mkdir(exist_ok=True)
+    world = World(directory, scenario="healthy")
+    disk, disks = world.root / "disk.raw", world.root / "disks"
+    disks.mkdir()
+    code = disk.read_bytes().replace(bytes.fromhex("B80102"), bytes.fromhex("B80103"))  # write instead of read
+    command = world.root / "vm.json"
+    command.write_text(command.read_text().replace(str(disk), str(disks / "disk.raw")))
+    with frozen_ext4(disks, directory / "ext4.img", {"disk.raw": code}):
+        try:
+            assert world.qm("start", str(VMID)).returncode == 0
+            tasks = Path(f"/proc/{world.pid}/task")
+            until(lambda: ") D " in "".join(stat.read_text() for stat in tasks.glob("*/stat")), "a write")
+            yield world
+        finally:
+            world.close()

@@ -15,9 +15,8 @@ from agents.pve.tier_proxmox import quiet_minutes, word_of_qm
 from handler.demo.world import VMID, World
 
 from .agent import Answer, answer_of, execute
-from .hung import frozen_ext4, unserved_fuse
+from .hung import unserved_fuse, vm_on_frozen_storage
 from .pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
-from .stages import until
 
 pytestmark = [pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
 own_host = pytest.mark.shared()
@@ -212,20 +211,9 @@ def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -
 def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
     """QEMU hangs in the kernel: a cycle is refused. Where a person has it done anyway and `qm stop` says done: exit 14,
     the process is named, and no start is tried, then or later, although /proc shows a zombie."""
-    world = World(short_dir, scenario="healthy")
-    disk, disks = world.root / "disk.raw", world.root / "disks"
-    disks.mkdir()
-    code = disk.read_bytes().replace(bytes.fromhex("B80102"), bytes.fromhex("B80103"))  # write instead of read
-    (world.root / "vm.json").write_text(
-        (world.root / "vm.json").read_text().replace(str(disk), str(disks / "disk.raw"))
-    )
-    agent = world.agent.read_text()
-    world.agent.write_text(agent.replace("TERM_SECONDS = 10.0", "TERM_SECONDS = 1.0"))
-    with frozen_ext4(disks, short_dir / "ext4.img", {"disk.raw": code}):
-        assert world.qm("start", str(VMID)).returncode == 0
-        pid = world.pid
-        tasks = Path(f"/proc/{pid}/task")
-        until(lambda: " D " in "".join(path.read_text() for path in tasks.glob("*/stat")), "a write")
+    with vm_on_frozen_storage(short_dir) as world:
+        pid, agent = world.pid, world.agent.read_text()
+        world.agent.write_text(agent.replace("TERM_SECONDS = 10.0", "TERM_SECONDS = 1.0"))
         world.misbehave(mode="stop-unproven")
         answer = execute(world, "cycle")
         assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
@@ -238,7 +226,6 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
         assert "qm start" not in answer.stdout
         again = execute(world, "start")  # its first thread is a zombie now, and another one still has the disk
         assert (again.code, again.trailer["verdict"]["code"]) == (12, "leftover")
-    world.close()
 
 
 # --- a second word ---
