@@ -89,7 +89,7 @@ async function ask(view, job, signal) {
 
 const progress = ({ stage, started, deadline }) => deadline && `Stage: ${stage}; ends by ${theirs(started, deadline)} at the latest.`;
 
-// What changes power is sent until the host has said how it ended, or the minute is over.
+// What changes power is sent until the host said how it ended, or a minute is over.
 async function pursue(view, job) {
 	const changes = mutates(job.verb);
 	const slot = changes ? "acting" : "reading";

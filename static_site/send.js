@@ -4,7 +4,7 @@ import { MINUTE, me } from "./state.js";
 
 const SILENCE_MS = 25_000; // the stream pings every 10 s
 
-// Whether it may still be sent unasked; a clock that was set meanwhile makes nothing younger.
+// Whether it may still be sent unasked; a clock set meanwhile makes nothing younger.
 export const young = ({ at }) => Math.abs(Date.now() - at) < MINUTE;
 
 // Each line goes to `take`. Returns the last one, or a plain answer; null when none arrived.
@@ -23,9 +23,11 @@ async function once(path, id, body, signal, take) {
 	const line = new AbortController();
 	const cut = () => line.abort();
 	let timer = setTimeout(cut, SILENCE_MS);
+	signal.addEventListener("abort", cut);
 	try {
 		const headers = { "content-type": "application/json", accept: "application/x-ndjson", ...await signed(id, body) };
-		const response = await fetch(path, { method: "POST", redirect: "error", headers, body, signal: AbortSignal.any([signal, line.signal]) });
+		if (signal.aborted) cut();
+		const response = await fetch(path, { method: "POST", redirect: "error", headers, body, signal: line.signal });
 		if (!response.headers.get("content-type")?.includes("ndjson")) {
 			const told = await response.json();
 			return told.error && typeof told.error.code !== "string" ? null : told; // that is a proxy's

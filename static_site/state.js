@@ -207,7 +207,7 @@ export const chatDown = () => health.heard?.chat?.replace(/^(on|off)$/, "") ?? "
 
 export const pointless = ({ seen }, verb) => (seen && BUTTONS[verb].dataset.pointless === seen.state ? `It is ${seen.state}.` : "");
 
-// A lock is a hint, never a wall: after a minute a person may know better.
+// A lock is a hint: after a minute a person may know better.
 export const mayAnyway = (view) => Date.now() - view.lockedSince >= MINUTE;
 
 export const vmHealth = (name = me.vm) => health.vms.find((vm) => vm.name === name);

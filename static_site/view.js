@@ -185,7 +185,6 @@ function entry(job) {
 
 const held = (view) => (view.holder ?? view.seen?.holder)?.job;
 
-// By reading alone; each second while the job runs.
 async function read(item) {
 	const view = here();
 	const [, about, why, verdict, lines, screen, output] = item.children;
