@@ -30,7 +30,7 @@ from handler.messages import as_bytes
 from handler.pve import Host
 from handler.settings import Address, Vm
 
-from . import bench_chat, bench_page, claude
+from . import bench_chat, bench_nights, bench_page, claude
 from .bench_alerts import TITLES as ALERT_TITLES
 from .bench_alerts import alert_figures
 from .service import Service
@@ -293,6 +293,7 @@ TITLES = {
     **ALERT_TITLES,
     **bench_chat.TITLES,
     **bench_page.TITLES,
+    **bench_nights.TITLES,
 }
 
 
@@ -318,6 +319,8 @@ def main(arguments: list[str]) -> int:
             with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
                 Path(directory).chmod(0o711)
                 found |= figures(Path(directory))
+    if shutil.which("qemu-system-x86_64"):
+        found |= bench_nights.night_figures()
     width = max(map(len, TITLES.values()))
     for name, title in TITLES.items():
         print(f"{title:<{width}}  {found.get(name, 'not measured'):>10}")

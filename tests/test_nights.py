@@ -3,10 +3,7 @@ and off after a stop; and what was said to have failed must not happen later."""
 
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,8 +11,8 @@ from handler.demo.world import VMID, World
 
 from .agent import Session, execute
 from .pve_host import (
+    another_cleanup,
     another_stop,
-    cleaner,
     command_line,
     flock_pids,
     hook,
@@ -162,13 +159,3 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
     assert answer.code == 0
     assert "cleanup" in answer.stdout
     assert (world.pid is None) == (verb == "stop")
-
-
-@contextmanager
-def another_cleanup(world: World) -> Iterator[None]:
-    """Run qmeventd's `qm cleanup` beside the QEMU that runs, as after a quick restart."""
-    command = [str(world.bin / "qm"), "cleanup", str(VMID), "1", "0"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until(lambda: cleaner(world), "a cleanup that holds the lock file")
-        yield
-        process.kill()
