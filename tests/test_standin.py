@@ -41,6 +41,7 @@ from .pve_host import (
     under_ha,
     worker,
 )
+from .qemu import Witness
 from .stages import queued, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_tasks")]
@@ -419,11 +420,13 @@ def test_a_cleanup_holds_the_flock_beside_a_new_qemu(world: World) -> None:
     )
 
 
+@pytest.mark.real("qemu")
 def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> None:
     """Whoever ends it: qmeventd finds the word that the reboot left, and a task of its own starts the VM."""
     old = world.pid or 0
-    with another_stop(world, "reboot", "--timeout", "3000") as person:
-        until(reboot_pending(world).exists, "the word")
+    with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
+        until(lambda: witness.seen("POWERDOWN"), "the ACPI request")
+        assert reboot_pending(world).exists()
         os.kill(old, signal.SIGKILL)
         assert person.wait(20) == 0
         until(lambda: world.pid not in (None, old), "a start")
@@ -432,10 +435,11 @@ def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> N
     assert "qmstart" in (world.root / "var/log/pve/tasks/active").read_text().splitlines()[0]
 
 
+@pytest.mark.real("qemu")
 def test_without_the_word_the_vm_stays_off(world: World) -> None:
     """Who removes it in time has a VM that is stopped."""
-    with another_stop(world, "reboot", "--timeout", "3000") as person:
-        until(reboot_pending(world).exists, "the word")
+    with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
+        until(lambda: witness.seen("POWERDOWN"), "the ACPI request")
         reboot_pending(world).unlink()
         os.kill(world.pid or 0, signal.SIGKILL)
         assert person.wait(20) == 0

@@ -106,11 +106,13 @@ def act(ha: Ha, verb: str, limit: str) -> None:
 
 def work(ha: Ha, verb: str, limit: str) -> int:
     """Be the LRM: do the task itself (PVEVM.pm: a stop with a time limit is a shutdown that ends by force)."""
+    from . import tasks
+
     vm, words = Vm(ha.root, int(ha.vmid)), []
     if verb == "stop" and limit != "0":
         verb, words = "shutdown", ["--timeout", limit, "--forceStop", "1"]
     try:
-        return qm.task(vm, verb, words, from_ha=True)
+        return tasks.run(vm, verb, words, from_ha=True)
     except Died as error:
         return error.code
 

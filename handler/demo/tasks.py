@@ -1,0 +1,81 @@
+"""What `qm` does as a task: what it refuses before there is one, whether HA is asked instead, and the work itself."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from . import power
+from .errors import Died
+from .modes import misbehave, misbehave_at_work
+from .times import scaled
+from .vm import Vm
+from .worker import run_task
+
+
+def run(vm: Vm, verb: str, arguments: list[str], from_ha: bool = False) -> int:
+    """Do a verb as a task, or have HA asked to do it; return the exit code."""
+    refuse(vm, verb, arguments)
+    how = misbehave(vm, verb)
+    if verb in ("start", "stop", "shutdown") and not from_ha and vm.under_ha():
+        asked = "start" if verb == "start" else "stop"
+        return run_task(vm, f"ha{asked}", partial(ask_ha, vm, verb, arguments))
+    return run_task(vm, f"qm{verb}", partial(_locked_work, vm, verb, arguments, how))
+
+
+def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
+    """Raise Died for what `qm` refuses before there is a task."""
+    if verb == "start":
+        vm.check_quorum()
+    if verb in ("shutdown", "reboot") and vm.state()[0] in ("paused", "prelaunch"):
+        if not _flag(arguments, "--forceStop"):
+            raise Died("VM is paused - cannot shutdown")
+        print("VM is paused - stop instead of shutdown", file=sys.stderr)
+    if verb in ("reset", "reboot") and vm.pid is None:
+        vm.config()
+        raise Died(f"VM {vm.vmid} not running")
+
+
+def ask_ha(vm: Vm, verb: str, arguments: list[str]) -> None:
+    sid = f"vm:{vm.vmid}"
+    if verb == "start":
+        vm.ask_ha("start", "set", sid, "--state", "started")
+    else:
+        vm.ask_ha("stop", "crm-command", "stop", sid, _option(arguments, "--timeout", "60") if verb != "stop" else "0")
+
+
+def _locked_work(vm: Vm, verb: str, arguments: list[str], how: str) -> None:
+    """Be the task: take the flock, and do the verb."""
+    with power.locked(vm):
+        if (how := how or misbehave_at_work(vm, verb)) != "unproven":
+            work(vm, verb, arguments)
+        else:
+            power.clean_up(vm)
+    if how == "after":
+        raise Died(f"VM {vm.vmid} already running")
+
+
+def work(vm: Vm, verb: str, arguments: list[str]) -> None:
+    limit = scaled(vm.root, float(_option(arguments, "--timeout", "60")))
+    paused = verb == "shutdown" and vm.state()[0] in ("paused", "prelaunch")
+    does: dict[str, Callable[[], None]] = {
+        "start": lambda: power.start(vm),
+        "reset": lambda: power.reset(vm),
+        "stop": lambda: power.stop(vm, min(limit, vm.stop_seconds)),
+        "shutdown": lambda: power.stop(vm, limit, shutdown=not paused, force=_flag(arguments, "--forceStop")),
+        "reboot": lambda: power.reboot(vm, limit),
+    }
+    does[verb]()
+
+
+def _option(arguments: list[str], name: str, without: str) -> str:
+    return arguments[arguments.index(name) + 1] if name in arguments else without
+
+
+def _flag(arguments: list[str], name: str) -> bool:
+    return name in arguments and arguments[arguments.index(name) + 1 :][:1] != ["0"]
+
+
+def clean_up(vm: Vm, clean: bool) -> int:
+    """Do what qmeventd has done after a QEMU: `qm cleanup`, which is no task, and a start where one is wanted."""
+    again = power.cleanup(vm, clean, lambda line: print(line, file=sys.stderr, flush=True))
+    return run(vm, "start", []) if again else 0
