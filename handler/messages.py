@@ -23,28 +23,23 @@ def is_message(message: Mapping[str, object]) -> bool:
 
 
 class Replay:
-    """Tells what was said already when a host says it again: whoever attaches hears the output from its beginning, and
-    the stage that runs."""
+    """Tells what was said already when a host says it again: whoever attaches hears the job from its beginning."""
 
     def __init__(self) -> None:
-        self._lines = 0  # of output, passed on so far
-        self._again = 0  # of it, still to be said again
-        self._stage: Mapping[str, object] = {}
+        self._passed = 0  # lines of output and stages, so far
+        self._again = 0  # of them, still to be said again
 
     def begin(self) -> None:
         """Take what comes from here on for another telling, from the beginning."""
-        self._again = self._lines
+        self._again = self._passed
 
     def is_new(self, message: Mapping[str, object]) -> bool:
         """Tell whether a message was not passed on before; a result always is new."""
-        if message["type"] == "stage":
-            before, self._stage = self._stage, message
-            return before != message
-        if message["type"] == "output":
-            self._again -= 1
-            self._lines += self._again < 0
-            return self._again < 0
-        return True
+        if message["type"] == "result":
+            return True
+        self._again -= 1
+        self._passed += self._again < 0
+        return self._again < 0
 
 
 def as_bytes(data: bytes | str | None) -> bytes:

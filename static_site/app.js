@@ -3,7 +3,7 @@
 import { askAgain, noteProposal, send, stopTurn } from "./chat.js";
 import { poll, resume, run } from "./run.js";
 import { render, watch } from "./view.js";
-import { $, OWN, changed, enter, health, here, leave, me, put, resting, show, store, text, views } from "./state.js";
+import { $, OWN, changed, enter, health, here, leave, me, put, resting, show, store, text, views, vmHealth } from "./state.js";
 
 const REFRESH_MS = 15_000;
 const LOCAL = /^(localhost|127(\.\d+){3}|\[::1\])$/;
@@ -24,7 +24,7 @@ async function unlock(secret) {
 	}
 	let key;
 	try {
-		const base64 = /^whsec_(.{32,88})$/.exec(secret.trim())[1]; // 24 to 64 bytes
+		const base64 = /^whsec_(.{32,88})$/.exec(secret.trim())[1];
 		const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 		key = await crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
 	} catch {
@@ -91,7 +91,7 @@ function keyInAddress() {
 }
 
 function choose(name) {
-	if (!health.vms.some((vm) => vm.name === name)) return false;
+	if (!vmHealth(name)) return false;
 	me.vm = $("vm").value = name;
 	store("session", "vm", name);
 	if (me.key) resume();
@@ -107,10 +107,8 @@ const PRESSED = {
 	"stop-turn": stopTurn,
 	watch,
 	"try-now": poll,
-	"ask-again"() {
-		const { job, acting } = here();
-		if (job && !acting) run(job.verb, { again: job });
-	},
+	anyway: () => run(here().verb, { more: { anyway: here().offer } }), // a refusal is final for its id
+	"ask-again": () => run(here().job.verb, { again: here().job }),
 	"stop-waiting"() {
 		const view = here();
 		if (view.acting) return view.acting.abort(); // then its outcome is unknown
@@ -130,7 +128,7 @@ on(document, "click", (event) => {
 	if (!button) return;
 	const { verb, approve, job, vm, why } = button.dataset;
 	if (verb) run(verb);
-	else if (approve && choose(vm)) run(approve, { proposal: { id: job, reason: why } });
+	else if (approve && choose(vm)) run(approve, { more: { id: job, reason: why } });
 	else if (approve) noteProposal(job, "There is no such VM here.");
 	else PRESSED[button.id]?.(button);
 });
@@ -157,8 +155,8 @@ on($("prompt"), "keydown", ({ key, ctrlKey, metaKey }) => {
 	if (key === "Enter" && (ctrlKey || metaKey)) send();
 	if (key === "Escape") stopTurn();
 });
-on(window, "storage", ({ key, newValue }) => key === `${OWN}vms` && newValue === null && forget()); // another tab did
-on(window, "hashchange", () => location.reload()); // another key
+on(window, "storage", ({ key, newValue }) => key === `${OWN}vms` && newValue === null && forget());
+on(window, "hashchange", () => location.reload());
 
 setInterval(() => {
 	changed();
@@ -175,7 +173,7 @@ else await poll();
 if (given || !crypto.subtle) unlock(given);
 else {
 	const key = await stored((store) => store.get(1)).catch(() => {});
-	$("keep-key").checked ||= Boolean(key);
+	$("keep-key").checked ||= key;
 	if (key) begin(key);
 }
 

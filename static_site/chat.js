@@ -184,7 +184,7 @@ export function noteProposal(id, words, spent) {
 
 class Turn {
 	n = 0;
-	#texts = []; // those that stand
+	#texts = [];
 	#tools = new Map();
 	#said = null;
 
@@ -246,7 +246,6 @@ class Turn {
 		this.#put(make("small", `${ok ? "✓" : "▲"} ${Math.round(seconds ?? 0)} s`));
 	}
 
-	// Says how; nothing while it goes on.
 	end(words) {
 		this.ending?.remove();
 		this.ending = words && make("p", `▲ ${words}`);

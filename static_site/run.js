@@ -1,10 +1,10 @@
-// The one function that runs a verb. An answer that did not arrive is "unknown": the same id is sent again.
+// The one function that runs a verb. A lost answer is "unknown": the same id is sent again.
 
 import { noteProposal, resumeChat } from "./chat.js";
 import { newId, post, young } from "./send.js";
 import {
 	$, BUTTONS, age, changed, clock, enter, fullName, health, here, holding, labelOf, mayAnyway, me, mutates,
-	obstacle, pointless, resting, sleep, stateOf, store, takeNames, tell, text,
+	obstacle, pointless, resting, sleep, stateOf, store, takeNames, tell, text, theirs,
 } from "./state.js";
 
 const HEALTH_MS = 10_000;
@@ -16,30 +16,28 @@ function newJob(view, verb, { id = newId(), ...more } = {}) {
 		if (view.seen.state !== "unknown") body.if_state = view.seen.state;
 		body.if_last = view.seen.last ?? undefined;
 	}
-	return { id, verb, body: JSON.stringify(body), quiet: true };
+	return { id, verb, body: JSON.stringify(body), anyway: more.anyway, quiet: true };
 }
 
 const ARMED_MS = 400; // the second press of a double click is no answer
 let decide = () => {};
 let arming;
 
-// Asks a person before power is changed: Esc, Enter and Back leave things as they are.
+// Asks a person first: Esc, Enter and Back leave things as they are.
 async function confirmed(view, job) {
-	const { danger, consequence } = BUTTONS[job.verb].dataset;
 	const label = labelOf(job.verb);
 	const why = obstacle(view, job.verb);
 	const { seen, note } = view;
-	const state = seen && stateOf(seen.state)[2].toLowerCase();
-	const was = seen ? `It was ${state} ${age(seen.at)} ago, at ${clock(seen.at)}.` : "Its state is not known.";
-	const anyway = why || pointless(view, job.verb) ? " anyway" : "";
+	const was = seen ? `It was ${stateOf(seen.state)[2].toLowerCase()} ${age(seen.at)} ago, at ${clock(seen.at)}.` : "Its state is not known.";
+	const anyway = job.anyway || why || pointless(view, job.verb) ? " anyway" : "";
 	text({
 		"confirm-title": `${label} ${fullName()}${anyway}?`,
-		"confirm-text": consequence,
+		"confirm-text": BUTTONS[job.verb].dataset.consequence + (job.anyway ? ` ${$("anyway").dataset.cost}` : ""),
 		"confirm-seen": [why, was, note].filter(Boolean).join(" "),
 		keep: { running: "Keep it running", stopped: "Keep it stopped" }[seen?.state] ?? "Leave it as it is",
 		yes: `${label} ${me.vm || "the VM"}${anyway}`,
 	});
-	$("yes").classList.toggle("danger", danger !== undefined);
+	$("yes").classList.toggle("danger", job.verb !== "start");
 	decide(false);
 	clearTimeout(arming);
 	$("yes").ariaDisabled = true;
@@ -55,17 +53,17 @@ $("yes").addEventListener("click", ({ isTrusted }) => {
 	decide(true);
 	$("confirm").close();
 });
-$("confirm").addEventListener("close", () => $("confirm").open || decide(false)); // Keep, Esc, Back
+$("confirm").addEventListener("close", () => $("confirm").open || decide(false));
 
 // What changes power leaves only when it was `confirmed`, now or earlier.
-export async function run(verb, { again, quiet, proposal = {} } = {}) {
+export async function run(verb, { again, quiet, more = {} } = {}) {
 	const view = here();
 	if (!me.key || $("confirm").open) return;
 	const why = quiet || again || mayAnyway(view) ? "" : obstacle(view, verb);
-	noteProposal(proposal.id, why);
+	noteProposal(more.id, why);
 	if (why || (quiet && view.reading)) return;
 	const changes = mutates(verb);
-	const job = again ?? newJob(view, verb, proposal);
+	const job = again ?? newJob(view, verb, more);
 	if (changes && !again && !await confirmed(view, job)) return;
 	job.quiet = quiet;
 	await pursue(view, job);
@@ -75,18 +73,23 @@ export async function run(verb, { again, quiet, proposal = {} } = {}) {
 
 async function ask(view, job, signal) {
 	let first = true;
-	const got = await post("pve", job.id, job.body, signal, ({ type, text }) => {
-		if (type !== "output") return;
+	const got = await post("pve", job.id, job.body, signal, ({ type, ...line }) => {
+		if (!["output", "stage"].includes(type)) return;
 		job.at = Date.now(); // the host has it: asking again can only attach
 		if (view.job === job && view.phase === "unknown") enter(view, "running");
-		heard(view, job, text, first);
-		first = false;
+		if (type === "output") {
+			heard(view, job, line.text, first);
+			first = false;
+		} else if (view.phase !== "unknown") view.sentence = progress(line);
+		changed();
 	});
 	if (got?.error) return { ...got.error, outcome: "error" };
 	return got?.outcome ? got : { outcome: "lost", message: "no answer came back" };
 }
 
-// What changes power is sent until the host has said how it ended, or the minute is over.
+const progress = ({ stage, started, deadline }) => deadline && `Stage: ${stage}; ends by ${theirs(started, deadline)} at the latest.`;
+
+// What changes power is sent until the host said how it ended, or a minute is over.
 async function pursue(view, job) {
 	const changes = mutates(job.verb);
 	const slot = changes ? "acting" : "reading";
@@ -96,7 +99,7 @@ async function pursue(view, job) {
 	view.reading = null;
 	view[slot]?.abort();
 	view[slot] = flight;
-	view.waiting = job.verb === "forensics"; // for a picture
+	view.waiting = job.verb === "forensics";
 	if (changes) {
 		job.lost ||= view.sent.get(job.id);
 		open(view, job);
@@ -107,7 +110,7 @@ async function pursue(view, job) {
 		if (loud) enter(view, "checking", { verb: job.verb });
 	}
 	for (let pause = 1_000; ; pause = Math.min(2 * pause, 8_000)) {
-		if (changes) store("session", `job ${view.vm}`, { ...job, lost: true }); // for a reload
+		if (changes) store("session", `job ${view.vm}`, { ...job, lost: true });
 		const answer = await ask(view, job, flight.signal);
 		const { code, reached, outcome } = answer;
 		if (code === "unauthorized" && !view.seen) return tell("refused");
@@ -126,7 +129,6 @@ async function pursue(view, job) {
 	}
 }
 
-// Until the host has said how it ended.
 function open(view, job) {
 	Object.assign(view, { job, verb: job.verb, note: "" });
 	view.sent.set(job.id, true);
@@ -148,7 +150,7 @@ export function resume() {
 
 function stillOpen(view, job, answer) {
 	job.lost = true; // also where it runs: the next sending may reach nobody
-	if (answer.outcome === "running") return enter(view, "running");
+	if (answer.outcome === "running") return enter(view, "running", { sentence: progress(answer) });
 	enter(view, "unknown", {
 		sentence: view.acting ? "" : "The {what} may have happened. "
 			+ "Ask again sends the same request: it happens at most once, and now if it never arrived.",
@@ -167,7 +169,7 @@ function settle(view, job, answer, loud) {
 	remember(view, job, answer);
 	if (!loud) return;
 	if (!["error", "lost"].includes(answer.outcome)) tell("accepted");
-	view.holder = answer.holder;
+	Object.assign(view, { holder: answer.holder, offer: answer.anyway });
 	enter(view, ...told(job, answer));
 }
 
@@ -212,7 +214,7 @@ function remember(view, job, answer) {
 	const settled = !view.jobsTrouble && view.jobs?.every((each) => each.outcome);
 	if (reached && !(looked && settled && before?.last === last)) lately(view);
 	const { job: open, acting } = view;
-	if (open && !acting && view === here() && [last, holder?.job].includes(open.id)) run(open.verb, { again: open }); // attaches
+	if (open && !acting && view === here() && [last, holder?.job].includes(open.id)) run(open.verb, { again: open });
 	if (!looked || view.trouble) return;
 	view.seen = { state, last, at: Date.now(), holder };
 	if (before?.last && last && last !== "none" && before.last !== last && !view.sent.has(last)) {
@@ -225,7 +227,6 @@ function heard(view, job, more, first) {
 	if (first) view.output = { title: `Output of ${labelOf(job.verb)}, ${clock()}`, text: "" };
 	view.output.text += more;
 	if (job.verb !== "status" && view === here()) $("output-box").open = true;
-	changed();
 }
 
 const recall = (view, more) => ask(view, newJob(view, "history", more), new AbortController().signal);

@@ -1,12 +1,11 @@
 // The one place that posts, signed (Standard Webhooks v1), and reads the lines that come back.
 
-import { me } from "./state.js";
+import { MINUTE, me } from "./state.js";
 
 const SILENCE_MS = 25_000; // the stream pings every 10 s
-const RESEND_MS = 60_000;
 
-// Whether it may still be sent unasked; a clock that was set meanwhile makes nothing younger.
-export const young = ({ at }) => Math.abs(Date.now() - at) < RESEND_MS;
+// Whether it may still be sent unasked; a clock set meanwhile makes nothing younger.
+export const young = ({ at }) => Math.abs(Date.now() - at) < MINUTE;
 
 // Each line goes to `take`. Returns the last one, or a plain answer; null when none arrived.
 export async function post(path, id, body, signal, take = () => {}) {
@@ -15,7 +14,7 @@ export async function post(path, id, body, signal, take = () => {}) {
 	const { code, server_time: theirs, challenge } = answer?.error ?? {};
 	const stale = code === "stale-timestamp";
 	if (answer) me.clockOff = stale ? theirs * 1000 - Date.now() : 0;
-	if (!stale || !challenge || !young(began)) return answer; // a phone may have slept
+	if (!stale || !challenge || !young(began)) return answer;
 	// Judged by the challenge's age; the time in the signature stays our own.
 	return once(path, id, JSON.stringify({ ...JSON.parse(body), challenge }), signal, take);
 }
@@ -27,7 +26,7 @@ async function once(path, id, body, signal, take) {
 	signal.addEventListener("abort", cut);
 	try {
 		const headers = { "content-type": "application/json", accept: "application/x-ndjson", ...await signed(id, body) };
-		if (signal.aborted) return null;
+		if (signal.aborted) cut();
 		const response = await fetch(path, { method: "POST", redirect: "error", headers, body, signal: line.signal });
 		if (!response.headers.get("content-type")?.includes("ndjson")) {
 			const told = await response.json();
@@ -48,7 +47,6 @@ async function once(path, id, body, signal, take) {
 		return null;
 	} finally {
 		clearTimeout(timer);
-		signal.removeEventListener("abort", cut);
 	}
 }
 

@@ -1,6 +1,5 @@
 // What the page knows, and how it is said: in words for people, and as text, never as markup.
 
-// The one state machine.
 export const PHASES = {
 	locked: ["□", "", "Locked.", "Enter the signing key."],
 	idle: ["●", "good", "Ready."],
@@ -47,6 +46,8 @@ export const sentence = (words = "") => words && `${words[0].toUpperCase()}${wor
 export const trouble = (code) => TROUBLE[code] ?? code.replace("claude-", "").replaceAll("-", " ");
 
 export const clock = (when = Date.now()) => new Date(when).toLocaleTimeString("en-GB");
+// A time of the host's, by this device's clock.
+export const theirs = (when, more = 0) => clock(Date.parse(when) + 1e3 * more - me.clockOff);
 export const minute = (when) => clock(when).slice(0, 5);
 
 export function age(at) {
@@ -58,7 +59,7 @@ export function age(at) {
 export function sleep(ms, signal) {
 	return new Promise((resolve) => {
 		setTimeout(resolve, ms);
-		signal?.addEventListener("abort", resolve, { once: true });
+		signal?.addEventListener("abort", resolve);
 	});
 }
 
@@ -81,12 +82,10 @@ export function show(wanted) {
 	}
 }
 
-// The focus is not lost with what had it.
 export function leave(element) {
-	if (element.contains(document.activeElement)) document.querySelector("[data-verb]").focus({ preventScroll: true });
+	if (element.contains(document.activeElement)) BUTTONS.status.focus({ preventScroll: true });
 }
 
-// A `p.row` is a p of the class row.
 export function make(kind, ...children) {
 	const [tag, className = ""] = kind.split(".");
 	const element = Object.assign(document.createElement(tag), { className });
@@ -126,7 +125,7 @@ export function pre(words) {
 	return box;
 }
 
-const LOCK_MS = 60_000;
+export const MINUTE = 60_000;
 
 export const me = { key: null, vm: "", clockOff: 0 };
 export const health = { vms: [], fails: 0, downSince: 0, next: 0 };
@@ -138,8 +137,8 @@ const newView = (vm) => ({
 	vm,
 	phase: "idle", verb: "status", warnings: [], output: {}, triedAt: 0, lockedSince: Infinity,
 	byHand: store("local", `by-hand ${vm}`) ?? [],
-	sent: new Map(), // each id, and whether it is open: the host has not said how it ended
-	// and, once there: seen {state, last, at, holder}, verdict, picture, jobs, note, trouble, holder, chat
+	sent: new Map(), // each id, and whether its end is open
+	// and, once there: seen {state, last, at, holder}, verdict, picture, jobs, note, trouble, holder, offer, chat
 });
 
 export function here() {
@@ -208,25 +207,26 @@ export const chatDown = () => health.heard?.chat?.replace(/^(on|off)$/, "") ?? "
 
 export const pointless = ({ seen }, verb) => (seen && BUTTONS[verb].dataset.pointless === seen.state ? `It is ${seen.state}.` : "");
 
-// A lock is a hint, never a wall: after a minute a person may know better.
-export const mayAnyway = (view) => Date.now() - view.lockedSince >= LOCK_MS;
+// A lock is a hint: after a minute a person may know better.
+export const mayAnyway = (view) => Date.now() - view.lockedSince >= MINUTE;
 
 export const vmHealth = (name = me.vm) => health.vms.find((vm) => vm.name === name);
 
 export function fullName(name = me.vm) {
-	const { vmid } = vmHealth(name) ?? {};
+	const vmid = vmHealth(name)?.vmid;
 	return vmid ? `${name} (VM ${vmid})` : name || "the VM";
 }
 
 export function proxmoxTrouble(view) {
 	const code = !health.fails && health.heard && vmHealth()?.proxmox;
-	const newer = view.seen?.at > health.at && view.seen.at <= Date.now(); // better news
+	const newer = view.seen?.at > health.at && view.seen.at <= Date.now();
 	return !code || newer || code === "answering" || code === "not-checked" ? "" : trouble(code);
 }
 
-export function holding({ by, verb, since, stage }) {
+export function holding({ by, verb, since, stage, deadline }) {
 	const doing = BUTTONS[verb]?.dataset.doing ?? `at it (${verb})`;
-	return `${by} is ${doing} it since ${clock(since)}${stage ? ` (stage: ${stage})` : ""}.`;
+	const until = deadline ? `, until ${theirs(since, deadline)} at the latest` : "";
+	return `${by} is ${doing} it since ${theirs(since)}${until}${stage ? ` (stage: ${stage})` : ""}.`;
 }
 
 takeNames(store("local", "vms") ?? []);

@@ -1,5 +1,5 @@
 // The page for when the handler is down: the network for 3 s, then what was kept. Never touches a POST or the API.
-// The files are one set: a new script beside an old one is no page.
+// They are one set: a new script beside an old one is no page.
 
 const WAIT_MS = 3_000;
 const SCRIPTS = "app chat run send state view".split(" ");

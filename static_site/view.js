@@ -3,21 +3,17 @@
 import { renderChat, talk } from "./chat.js";
 import { lately, run, whole } from "./run.js";
 import {
-	$, BUTTONS, PHASES, age, chatDown, clock, following, fullName, grow, health, here, holding, labelOf, list, make,
+	$, BUTTONS, MINUTE, PHASES, age, chatDown, clock, following, fullName, grow, health, here, holding, labelOf, list, make,
 	mayAnyway, me, minute, obstacle, phaseOf, pointless, pre, proxmoxTrouble, put, sentence, show, sleep, stateOf, text,
 	trouble, vmHealth,
 } from "./state.js";
 
-const STALE_MS = 60_000;
-
-// What the evidence advises, unless somebody is at it already.
 const adviceOf = ({ seen, verdict }) => (!seen?.holder && verdict?.last === seen?.last && verdict?.advice) || "";
 
 export function render() {
 	const view = here();
 	const locked = me.key && view.phase !== "running" && obstacle(view, "reset");
 	view.lockedSince = locked ? Math.min(view.lockedSince, Date.now()) : Infinity;
-	text({ "key-word": me.key ? "unlocked" : "locked" });
 	renderLights(view, talk());
 	renderState(view);
 	renderTold(view, phaseOf(view));
@@ -50,6 +46,7 @@ function renderLights(view, { failure, answered }) {
 	text({
 		config: config && `The handler’s configuration is ${config}. Its log says what to mend.`,
 		name: me.vm ? fullName() : "Breakglass",
+		"key-word": me.key ? "unlocked" : "locked",
 	});
 }
 
@@ -57,7 +54,7 @@ function renderState(view) {
 	const { seen, note, warnings, verdict } = view;
 	const advice = adviceOf(view);
 	const [shape, tone, word] = seen ? stateOf(seen.state) : ["?", "", "Not checked yet"];
-	const old = seen && Math.abs(Date.now() - seen.at) > STALE_MS;
+	const old = seen && Math.abs(Date.now() - seen.at) > MINUTE;
 	const off = Math.abs(me.clockOff);
 	const skew = off && `This device’s clock is ${age(Date.now() - off)} ${me.clockOff > 0 ? "behind" : "ahead"}; that does no harm.`;
 	const away = proxmoxTrouble(view) && "Next: the host’s own console (IPMI).";
@@ -92,6 +89,7 @@ function renderTold(view, phase) {
 		"told-sentence": named(told.sentence || cover),
 		"told-timer": down ? `Trying again in ${next} s.` : busy && age(view.since),
 		"told-hint": told.hint,
+		anyway: `${label} anyway…`,
 	});
 	list($("told-lines"), told.lines);
 	show({
@@ -99,6 +97,7 @@ function renderTold(view, phase) {
 		"ask-again": phase === "unknown" && !view.acting,
 		"try-now": down,
 		see: down,
+		anyway: phase === "refused" && view.offer === $("anyway").value && (mayAnyway(view) || !obstacle(view, view.verb)),
 		watch: phase === "busy" ? view.holder : phase === "idle" && view.seen?.holder,
 	});
 }
@@ -186,7 +185,6 @@ function entry(job) {
 
 const held = (view) => (view.holder ?? view.seen?.holder)?.job;
 
-// By reading alone; each second while the job runs.
 async function read(item) {
 	const view = here();
 	const [, about, why, verdict, lines, screen, output] = item.children;
@@ -202,7 +200,7 @@ async function read(item) {
 		if (job.screen_png && !screen.firstChild) screen.append(picture(job));
 		fill(output, job.output);
 		item.read = job.outcome;
-		if (!item.read) await sleep(1_000);
+		if (!item.read) await sleep(1e3);
 		else if (!item.job.outcome) {
 			lately(view);
 			if (held(view) === job.id && view === here()) run("status");

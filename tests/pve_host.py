@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from handler.demo.processes import end_processes, name_of
+from handler.demo.processes import end_processes, name_of, processes_of
 from handler.demo.world import CONF, STORAGES, VMID, World
 
 from .stages import until
@@ -63,6 +63,19 @@ def moved(world: World, node: str = "pve2") -> None:
 
 def no_quorum(world: World) -> None:
     (world.root / "etc/pve/nodes/demo").chmod(0o555)
+
+
+@contextmanager
+def not_mounted(world: World) -> Iterator[None]:
+    """Have an empty directory at /etc/pve, as on a host whose pmxcfs is not running."""
+    mounted, away = world.root / "etc/pve", world.root / "etc/pve.away"
+    mounted.rename(away)
+    mounted.mkdir()
+    try:
+        yield
+    finally:
+        mounted.rmdir()
+        away.rename(mounted)
 
 
 def task_index(world: World, *lines: str) -> None:
@@ -125,6 +138,11 @@ def dead_storage(world: World, name: str = "nas", kind: str = "nfs", how: str = 
     (world.root / "storage.json").write_text(json.dumps({how: [name]}))
 
 
+def scope(world: World) -> Path:
+    """Return the file that lists the processes of the VM's scope; write a pid into it for one that is left there."""
+    return world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
+
+
 def reboot_pending(world: World) -> Path:
     """Return the file that has qmeventd start the VM again when its QEMU ends."""
     return world.root / f"run/qemu-server/{VMID}.reboot"
@@ -158,6 +176,11 @@ def worker(world: World, kind: str = "qm") -> int:
     return next((pid for pid, name in names.items() if name.startswith("task UPID") and f":{kind}" in name), 0)
 
 
+def qmeventd(world: World) -> int:
+    """Return the pid of the process that waits for the VM's QEMU to end, 0 without one."""
+    return next((pid for pid in processes_of(str(world.root)) if name_of(pid) == "qmeventd"), 0)
+
+
 def cleaner(world: World) -> int:
     """Return the pid of qmeventd's `qm cleanup` that holds the flock, 0 without one."""
     return next((pid for pid in flock_pids(world) if "qm cleanup" in command_line(pid)), 0)
@@ -166,20 +189,27 @@ def cleaner(world: World) -> int:
 @contextmanager
 def another_stop(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run `qm` as a person does, in a session of its own, as `stop`, `shutdown` or `reboot --timeout 300`; go on once
-    its worker holds the flock. Ends what is left of it."""
+    its worker holds the flock and `qm` passes on what it is sent. Ends what is left of it."""
     verb, *options = words or ("stop",)
     command, at_work = [str(world.bin / "qm"), verb, str(VMID), *options], 0
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as qm:
         try:
-            until(lambda: worker(world, f"qm{verb}"), f"a task qm{verb}")
+            until(lambda: worker(world, f"qm{verb}") and _passes_on(qm.pid), f"a task qm{verb}")
             at_work = worker(world, f"qm{verb}")
             yield qm
         finally:
             qm.kill()
             if at_work in flock_pids(world):
                 os.kill(at_work, signal.SIGKILL)
+
+
+def _passes_on(pid: int) -> bool:
+    """Tell whether `qm` stands before its worker and has a handler for SIGTERM (proc(5), SigCgt)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 def quiet(world: World) -> None:
@@ -202,7 +232,10 @@ def restore(world: World) -> None:
     for name in ("etc/pve/.vmlist", "ha.json", "gate", "storage.json", "hookscript", *left):
         (world.root / name).unlink(missing_ok=True)
     reboot_pending(world).unlink(missing_ok=True)
-    if world.pid is None:
+    if world.pid is not None:
+        os.kill(world.pid, signal.SIGCONT)
+    else:
+        scope(world).unlink(missing_ok=True)
         started = world.qm("start", str(VMID))
         assert started.returncode == 0, started.stderr
     world.monitor("cont")

@@ -76,6 +76,23 @@ def at_qm(verb: str) -> Hold:
     return hold
 
 
+def in_evidence(world: World, job_id: str) -> Iterator[None]:
+    """Hold a verb in its evidence: it reads the cluster's members, where a FIFO stands, and has time for that."""
+    sound = world.agent.read_text()
+    patient = sound.replace("SHORT_CLUSTER_SECONDS = 1.5", "SHORT_CLUSTER_SECONDS = 30.0")
+    assert patient != sound
+    world.agent.write_text(patient)
+    members = world.root / "etc/pve/.members"
+    os.mkfifo(members)
+    yield
+    held = writer_of(members)
+    yield
+    world.agent.write_text(sound)
+    members.unlink()
+    os.close(held)
+    yield
+
+
 def in_verify_after_start(world: World, job_id: str) -> Iterator[None]:
     """Hold a cycle whose new QEMU is not running yet: it was told to wait (-S) until somebody says `cont`."""
     old, command = world.pid, world.root / "vm.json"
@@ -159,14 +176,14 @@ def in_verify_of_reset(world: World, job_id: str) -> Iterator[None]:
 
 CYCLE: dict[str, Hold] = {
     "preflight": at_qm("status"),
-    "forensics": at_qm("pending"),
+    "forensics": in_evidence,
     "stop": at_qm("stop"),
     "start": at_qm("start"),
     "verify": in_verify_after_start,
 }
 RESET: dict[str, Hold] = {
     "preflight": in_preflight_of_reset,
-    "forensics": at_qm("pending"),
+    "forensics": in_evidence,
     "reset": in_reset,
     "verify": in_verify_of_reset,
 }

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ import pytest
 from agents.pve.files import read_process
 from handler.demo.world import VMID, World
 
-from .agent import Session, processes
+from .agent import Session, execute, processes
 from .pve_host import lock, no_quorum, task, task_index
-from .stages import at_qm, memory, until
+from .stages import Hold, at_qm, in_evidence, memory, until
 
 pytestmark = pytest.mark.usefixtures("own_tasks")
 Change = Callable[[World], object]
@@ -28,10 +27,10 @@ def snapshot_begins(world: World) -> None:
     world.monitor("stop")
 
 
-def held_and_changed(world: World, line: str, at: str, change: Change) -> dict[str, Any]:
-    """Hold a verb in `qm AT`, change the host, and let it go on; return its result."""
+def held_and_changed(world: World, line: str, hold: Hold, change: Change) -> dict[str, Any]:
+    """Hold a verb in a stage, change the host, and let it go on; return its result."""
     job_id = "changed-meanwhile"
-    held = at_qm(at)(world, job_id)
+    held = hold(world, job_id)
     next(held)
     with Session(world) as session:
         tag = session.send(f"{line} id={job_id}")
@@ -52,7 +51,7 @@ def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: C
     before = world.pid
     with task(f"vzdump:{VMID}") as upid:
         task_index(world, f"{upid} 0")
-        result = held_and_changed(world, verb, "pending", change)
+        result = held_and_changed(world, verb, in_evidence, change)
     verdict = result["verdict"]
     assert (result["outcome"], verdict["code"], result["state"]) == ("refused", code, "running")
     assert world.pid == before
@@ -62,7 +61,7 @@ def test_a_snapshot_that_begins_while_evidence_is_taken(world: World) -> None:
     """It keeps the guest standing while it saves its memory: no reset, and no cont."""
     with task(f"qmsnapshot:{VMID}") as upid:
         task_index(world, f"{upid} 0")
-        result = held_and_changed(world, "reset", "pending", snapshot_begins)
+        result = held_and_changed(world, "reset", in_evidence, snapshot_begins)
     verdict = result["verdict"]
     assert (result["outcome"], verdict["code"], result["state"]) == ("refused", "locked", "paused")
 
@@ -83,25 +82,26 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
 
     with task(f"vzdump:{VMID}") as upid:
         task_index(world, f"{upid} 0")
-        result = held_and_changed(world, verb, "stop", fails)
+        result = held_and_changed(world, verb, at_qm("stop"), fails)
     verdict = result["verdict"]
     assert (result["outcome"], verdict["code"], result["state"]) == ("failed", code, "running")
     assert "QEMU was not killed" in verdict["sentence"]
     assert world.pid == before
 
 
-def test_a_stop_that_hangs_and_keeps_the_lock_file_is_not_gone_over(world: World) -> None:
-    """qm's worker has a session of its own: a hook script that hangs in it outlives qm's deadline and keeps the flock,
-    so no start could follow. The cycle ends with the VM as it was."""
-    before, path = world.pid, world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def test_a_stop_of_somebody_else_that_never_ends_strands_the_vm_by_name(world: World) -> None:
+    """It holds the lock file for ever, as with a hook script that hangs: QEMU is ended without it, as both want, and
+    where no start can follow the answer says so, and who is in the way."""
+    agent = world.agent.read_text()
+    world.agent.write_text(agent.replace('"cycle": 420.0', '"cycle": 30.0'))
+    path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
     holds = f"import fcntl; f = open({str(path)!r}, 'w'); fcntl.flock(f, 2); print('up', flush=True); input()"
-    with ExitStack() as stack:
-        result = held_and_changed(
-            world, "cycle", "stop", lambda world: str(stack.enter_context(task(f"qmstop:{VMID}", holds)))
-        )
-    assert (result["outcome"], result["verdict"]["code"], result["state"]) == ("failed", "locked", "running")
-    assert world.pid == before
+    with task(f"qmstop:{VMID}", holds) as upid:
+        answer = execute(world, "cycle")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "start")
+    assert any(line.startswith("held by") and upid in line for line in verdict["evidence"])
+    assert world.pid is None
 
 
 def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) -> None:

@@ -17,7 +17,7 @@ from handler.cli import SCENARIOS as LISTED
 from handler.demo.world import SCENARIOS, VMID, World
 
 from .agent import Answer, execute
-from .hung import frozen_ext4, unserved_fuse
+from .hung import unserved_fuse, vm_on_frozen_storage
 from .pve_host import no_quorum, under_ha
 
 
@@ -138,25 +138,13 @@ def test_an_ide_disk_is_never_called_frozen(short_dir: Path) -> None:
 @pytest.mark.parametrize("qemu_answers", [True, False])
 def test_a_thread_that_waits_for_storage_forbids_a_cycle(short_dir: Path, qemu_answers: bool) -> None:
     """A real QEMU writes to a file system that is frozen: a thread of it sits in the kernel, and nothing can end it."""
-    world = World(short_dir, scenario="healthy")
-    disk, disks = world.root / "disk.raw", world.root / "disks"
-    disks.mkdir()
-    code = disk.read_bytes().replace(bytes.fromhex("B80102"), bytes.fromhex("B80103"))  # write instead of read
-    command = world.root / "vm.json"
-    command.write_text(command.read_text().replace(str(disk), str(disks / "disk.raw")))
-    with frozen_ext4(disks, short_dir / "ext4.img", {"disk.raw": code}):
-        assert world.qm("start", str(VMID)).returncode == 0
-        pid = world.pid
-        assert pid is not None
-        while " D " not in "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")):
-            time.sleep(0.05)
+    with vm_on_frozen_storage(short_dir) as world:
         if not qemu_answers:
-            os.kill(pid, signal.SIGSTOP)
+            os.kill(world.pid or 0, signal.SIGSTOP)
         answer = execute(world, "forensics")
         verdict = answer.trailer["verdict"]
         assert (verdict["code"], verdict["advice"]) == ("storage-hung", "")
         assert "waits uninterruptibly" in verdict["evidence"][0]
-        world.close()
 
 
 # --- hosts that answer in part ---

@@ -73,7 +73,7 @@ def test_by_exec_on_a_hung_host(sshd: Sshd) -> None:
         assert history.trailer["jobs"][0]["id"] == "hung-exec-2"
         assert "the archive in /var/lib has not answered" in history.trailer["warnings"][0]
         refused = by_exec(sshd, "cycle id=hung-exec-3")
-        assert (refused.code, refused.trailer["verdict"]["code"]) == (12, "no-quorum")
+        assert (refused.code, refused.trailer["verdict"]["code"]) == (12, "pmxcfs-hung")
 
 
 def test_by_session_on_a_hung_host(sshd: Sshd) -> None:

@@ -1,6 +1,7 @@
 """The rules that keep the layout what it is: read from the sources, so that no import has to happen to break one."""
 
 import ast
+import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -149,6 +150,13 @@ def test_the_page_has_the_same_verbs() -> None:
     assert {str(button["data-verb"]): label for button, label in zip(page.found, page.labels, strict=True)} == six
     assert len(page.found) == len(six)
     assert {button["data-verb"] for button in page.found if "data-consequence" in button} == set(words.MUTATING)
+
+
+def test_the_page_offers_what_can_be_lifted() -> None:
+    """The page has one button for the one refusal that can be lifted, and says the same of what that can cost."""
+    page = (ROOT / "static_site/index.html").read_text(encoding="utf-8")
+    found = re.findall(r'id="anyway" value="([^"]+)"\s+data-cost="([^"]+)"', page)
+    assert found == [(code, override.cost) for code, override in ANYWAY.items()]
 
 
 # --- 3: one place each ---

@@ -1,5 +1,5 @@
-"""Nights that ended badly on Proxmox's own software: a VM that was on must be on after a cycle, whoever works on it; off after
-a stop; and what was said to have failed must not happen later."""
+"""Nights that ended badly on Proxmox's own software: a VM that was on must be on after a cycle, whoever works on it,
+and off after a stop; and what was said to have failed must not happen later."""
 
 import os
 import signal

@@ -235,12 +235,16 @@ def test_a_killed_handler_changes_nothing(service: Service, world: World, sshd: 
 
 
 def test_a_stream_ends_with_the_answer_object(service: Service) -> None:
-    """The same as NDJSON: accepted first, output as it comes, the result last and whole."""
+    """The same as NDJSON: accepted first, stages and output as they come, the result last and whole. Each stage tells
+    the deadline and the start of the job, as the result does."""
     reply = service.pve("reset", stream=True)
-    first, *output, last = reply.lines
+    first, *lines, last = reply.lines
+    stages, output = ([line for line in lines if line["type"] == kind] for kind in ("stage", "output"))
     assert reply.headers["content-type"].startswith("application/x-ndjson")
     assert (first["type"], last["type"], last["outcome"]) == ("accepted", "result", "done")
     assert "".join(line["text"] for line in output) == last["stdout"]
+    assert [each["stage"] for each in stages][:1] == ["preflight"]
+    assert {(each["deadline"], each["started"]) for each in stages} == {(last["deadline"], last["started"])}
 
 
 @own_handler

@@ -220,7 +220,7 @@ async def test_a_long_verb_answers_running(open_host: Callable[..., Host], vm: V
     asked = Asked("stop", "devvm", "long-verb-1", "operator")
     run = Run(open_host(), asked, PveRequest("stop"), vm, 0.0, SentIds())
     stream = run.stream(asyncio.Event())
-    assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "output"]
+    assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
     early = await run.finished(asyncio.Event(), seconds=0)
     assert (early.status, early.outcome, early.body["reached"]) == (202, "running", True)
     (world.root / "gate").write_text("")

@@ -17,8 +17,8 @@ from agents.pve.probe import kill_child
 from handler.demo.world import VMID, World
 
 from .agent import Answer, execute
-from .hung import frozen_ext4
-from .stages import seen_a_moment_ago, until
+from .hung import vm_on_frozen_storage
+from .stages import seen_a_moment_ago
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
 
@@ -89,20 +89,8 @@ def verbs_beside_a_decoy(world: World, *verbs: str) -> list[Answer]:
 
 def on_frozen_storage(directory: Path, verb: str) -> list[Answer]:
     """Run verbs on a real QEMU that writes to a frozen file system: a thread of it is in uninterruptible sleep."""
-    directory.mkdir()
-    world = World(directory, scenario="healthy")
-    disk, disks = world.root / "disk.raw", world.root / "disks"
-    disks.mkdir()
-    code = disk.read_bytes().replace(bytes.fromhex("B80102"), bytes.fromhex("B80103"))  # write instead of read
-    command = world.root / "vm.json"
-    command.write_text(command.read_text().replace(str(disk), str(disks / "disk.raw")))
-    with frozen_ext4(disks, directory / "ext4.img", {"disk.raw": code}):
-        assert world.qm("start", str(VMID)).returncode == 0
-        tasks = Path(f"/proc/{world.pid}/task")
-        until(lambda: ") D " in "".join(stat.read_text() for stat in tasks.glob("*/stat")), "a write")
-        answers = verbs_beside_a_decoy(world, verb, "start", "status")
-        world.close()
-    return answers
+    with vm_on_frozen_storage(directory) as world:
+        return verbs_beside_a_decoy(world, verb, "start", "status")
 
 
 def stopped_by_a_signal(directory: Path, verb: str) -> list[Answer]:
@@ -119,11 +107,9 @@ def stopped_by_a_signal(directory: Path, verb: str) -> list[Answer]:
 def ladders() -> Iterator[dict[str, list[Answer]]]:
     """Stop and cycle where SIGKILL does not help, and cycle where nothing else does."""
     cases = {"stop": on_frozen_storage, "cycle": on_frozen_storage, "wedged": stopped_by_a_signal}
+    verbs = {"stop": "stop", "cycle": "cycle anyway=storage-hung", "wedged": "cycle"}
     with tempfile.TemporaryDirectory(prefix="bg") as directory, ThreadPoolExecutor() as together:
-        runs = {
-            name: together.submit(case, Path(directory) / name, "stop" if name == "stop" else "cycle")
-            for name, case in cases.items()
-        }
+        runs = {name: together.submit(case, Path(directory) / name, verbs[name]) for name, case in cases.items()}
         yield {name: run.result() for name, run in runs.items()}
 
 

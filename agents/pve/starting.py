@@ -7,6 +7,7 @@ from .guest import agent_word
 from .ha import ha_by_hand, ha_line
 from .job import Job
 from .lockrules import await_holders
+from .locks import flock_holders
 from .result import Ended, Result
 from .stopping import MOST_SECONDS, end_qemu, failed
 from .times import (
@@ -64,6 +65,7 @@ def start_process(job: Job, old: int) -> Result:
         raise _given_up(job)
     if ran.code and "already running" not in ran.stderr:
         lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
+        lines += [f"held by {holder}" for holder in flock_holders(job.host)]
         raise failed("verb-failed", f"qm start failed: {_cause(ran.stderr)}", "start", *lines)
     asked_ha = "Requesting HA start" in ran.stdout
     seconds = HA_START_SECONDS + job.start_seconds - QM_START_SECONDS if asked_ha else START_VERIFY_SECONDS

@@ -11,9 +11,9 @@ from types import FrameType
 
 from .errors import Died
 from .hooks import run_hook
-from .processes import leave_behind, run_command
-from .script import script
-from .times import LEAST_FOR_QEMU
+from .processes import run_command
+from .qmeventd import watch
+from .times import LEAST_FOR_CLEANUP, LEAST_FOR_QEMU
 from .vm import Vm, remove, say
 
 
@@ -100,10 +100,10 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 def _let_cleanup_queue(vm: Vm) -> None:
     """Look as late as the original, which looks once a second: qmeventd's cleanup waits for the flock by then, and
-    whoever starts the VM comes after it."""
+    whoever starts the VM comes after it. A QEMU that lives on in the kernel brings no cleanup."""
     inode = f":{os.stat(vm.lock).st_ino} "
-    until = time.monotonic() + vm.seconds("look")
-    while time.monotonic() < until:
+    until = time.monotonic() + LEAST_FOR_CLEANUP
+    while not vm.left_in_scope() and time.monotonic() < until:
         with open("/proc/locks", encoding="ascii", errors="replace") as file:
             if any("->" in line and inode in line for line in file):
                 return
@@ -187,11 +187,8 @@ def _watch(vm: Vm) -> None:
     for path, text in ((vm.cgroup, f"{vm.pid}\n"), (vm.cleanup, "")):
         with open(path, "w", encoding="ascii") as file:
             file.write(text)
-    if vm.pid is None:
-        return
-    pidfd = os.pidfd_open(vm.pid)
-    leave_behind([*script("qmeventd"), vm.root, str(vm.vmid)], pidfd)
-    os.close(pidfd)
+    if (pid := vm.pid) is not None:
+        watch(vm, pid)
 
 
 # --- cleanup ---

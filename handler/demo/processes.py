@@ -54,13 +54,11 @@ def ended(pid: int, limit: float | None) -> bool:
         os.close(pidfd)
 
 
-def leave_behind(argv: list[str], *keep: int) -> None:
-    """Start a command that nobody waits for, in a session of its own; it finds the descriptors `keep` from 3 on."""
+def leave_behind(argv: list[str]) -> None:
+    """Start a command that nobody waits for, in a session of its own."""
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-    kept = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(keep, 3)]
-    os.posix_spawnp(
-        argv[0], argv, os.environ, file_actions=[*null, *kept], setsid=True, setsigdef=[signal.SIGPIPE, signal.SIGTERM]
-    )
+    defaults = [signal.SIGPIPE, signal.SIGTERM]
+    os.posix_spawnp(argv[0], argv, os.environ, file_actions=null, setsid=True, setsigdef=defaults)
 
 
 def processes_of(root: str) -> Iterator[int]:

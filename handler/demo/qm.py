@@ -51,8 +51,13 @@ def config(vm: Vm, arguments: list[str]) -> int:
 
 
 def pending(vm: Vm, arguments: list[str]) -> int:
-    for key, value in sorted(vm.config().items()):
-        print(f"cur {key}: {value}")
+    now, later = vm.config(), vm.config("PENDING")
+    gone = later.pop("delete", "").split(",")
+    for key in sorted({*now, *later}):
+        if key in now:
+            print(f"{'del' if key in gone else 'cur'} {key}: {now[key]}")
+        if key in later:
+            print(f"new {key}: {later[key]}")
     return 0
 
 

@@ -2,23 +2,58 @@
 
 import os
 import select
-import sys
+import signal
+from typing import NoReturn
 
-from . import qm
 from .processes import name_process
 from .times import burn
+from .vm import Vm
 
-PIDFD = 3
+
+def watch(vm: Vm, pid: int) -> None:
+    """Leave a process behind that waits for the QEMU `pid` to end; return once it is there."""
+    here, here_end = os.pipe()
+    if os.fork() == 0:
+        _watch(vm, os.pidfd_open(pid), here_end)
+    os.close(here_end)
+    os.read(here, 1)
+    os.close(here)
 
 
-def main() -> int:
-    """`ROOT VMID`, with a pidfd of the QEMU as descriptor 3."""
-    root, vmid = sys.argv[1:]
-    name_process(["/usr/sbin/qmeventd", "/var/run/qmeventd.sock"], "qmeventd")
-    select.select([PIDFD], [], [])
-    os.close(PIDFD)
-    if not os.path.exists(root):
-        return 0
-    name_process(["/usr/bin/perl", "/usr/sbin/qm", "cleanup", vmid, "1", "0"], "qm")
-    burn(root)
-    return qm.run(root, "cleanup", int(vmid), ["1", "0"])
+def _watch(vm: Vm, pidfd: int, here: int) -> NoReturn:
+    """Be that process: in a session of its own, and without what the task has open, its flock above all."""
+    try:
+        os.setsid()
+        name_process(["/usr/sbin/qmeventd", "/var/run/qmeventd.sock"], "qmeventd")
+        _let_go(pidfd, here)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        os.write(here, b"1")
+        os.close(here)
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+        if os.path.exists(vm.root):
+            _become_cleanup(vm)
+    finally:
+        os._exit(0)
+
+
+def _let_go(*kept: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:  # the one that listed them
+                pass
+
+
+def _become_cleanup(vm: Vm) -> None:
+    from . import qm
+
+    name_process(["/usr/bin/perl", "/usr/sbin/qm", "cleanup", str(vm.vmid), "1", "0"], "qm")
+    burn(vm.root)
+    qm.run(vm.root, "cleanup", vm.vmid, ["1", "0"])

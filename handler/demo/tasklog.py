@@ -29,7 +29,7 @@ def _rewrite(root: str, upid: str, status: str | None) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = {line.split()[0]: line for line in _lines(f"{tasks}/active")}
         running = [name for name, line in known.items() if line.endswith(" 0")] + ([] if upid in known else [upid])
-        over = [name for name in running if (name == upid and status is not None) or not _lives(name)]
+        over = [name for name in running if (status is not None if name == upid else not _lives(name))]
         now = f"{int(time.time()):08X}"
         said = {name: f"{now} {status if name == upid and status else 'unexpected status'}" for name in over}
         finished = [f"{name} 1 {end}" for name, end in said.items()]
@@ -55,12 +55,18 @@ def _lines(path: str) -> list[str]:
 def _lives(upid: str) -> bool:
     _, _, pid, ticks, *_ = upid.split(":")
     try:
-        return start_ticks(int(pid, 16)) == int(ticks, 16)
+        fields = _fields(int(pid, 16))
     except OSError:
         return False
+    return int(fields[19]) == int(ticks, 16) and fields[0] != "Z"
 
 
 def start_ticks(pid: int) -> int:
     """Return when a process began, in clock ticks (proc(5), field 22)."""
+    return int(_fields(pid)[19])
+
+
+def _fields(pid: int) -> list[str]:
+    """Return a process's state and the fields of its stat that follow."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        return int(file.read().rpartition(")")[2].split()[19])
+        return file.read().rpartition(")")[2].split()

@@ -33,9 +33,10 @@ SECONDS = {
     "storage": 10.0,
 }
 
-# A live QEMU's own time is this machine's and does not scale: what waits for one waits this long at least.
+# What a live process needs is this machine's own time and does not scale: who waits for one waits this long at least.
 LEAST_FOR_QMP = 0.5
-LEAST_FOR_QEMU = 10.0
+LEAST_FOR_QEMU = 10.0  # to put itself into the background
+LEAST_FOR_CLEANUP = 1.0  # to stand in the queue for the flock
 
 
 def seconds(root: str, name: str) -> float:

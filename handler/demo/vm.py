@@ -59,15 +59,16 @@ class Vm:
         if not self.left_in_scope():
             remove(self.cgroup)
 
-    def config(self) -> dict[str, str]:
-        """Return the current options; what a snapshot has, or what waits for the next start, is none of them."""
+    def config(self, section: str = "") -> dict[str, str]:
+        """Return the current options, or those of a section: `PENDING` waits for the next start."""
         try:
             with open(self.conf, encoding="utf-8") as file:
-                current = file.read().partition("\n[")[0].splitlines()
-                return dict(line.split(": ", 1) for line in current if ": " in line)
+                sections = f"[]\n{file.read()}".split("\n[")
         except FileNotFoundError:
             node = f"nodes/{os.uname().nodename.partition('.')[0]}/qemu-server/{self.vmid}.conf"
             raise Died(f"Configuration file '{node}' does not exist") from None
+        found = [text for text in sections if text.lstrip("[").startswith(f"{section}]")]
+        return dict(line.split(": ", 1) for text in found for line in text.splitlines() if ": " in line)
 
     def check_lock(self, *allowed: str) -> None:
         lock = self.config().get("lock")

@@ -229,13 +229,13 @@ class World:
 
     @property
     def pid(self) -> int | None:
-        """The VM's process, when there is one."""
+        """The VM's process, when there is one: also one whose first thread has ended, while another lives."""
         try:
             pid = int((self.root / f"run/qemu-server/{VMID}.pid").read_text())
-            os.kill(pid, 0)
-            return pid
+            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (OSError, ValueError):
             return None
+        return None if state in "ZX" and int(fields[16]) <= 1 else pid
 
     def close(self) -> None:
         """End the jobs that still run, then the VM, and what Proxmox has at work on it; all of them are ours, by what
