@@ -129,18 +129,20 @@ def _ha(host: Host) -> Reply:
     began = time.monotonic()
     manager = read_json(host.path("/etc/pve/ha/manager_status")) or {}
     lrm = read_json(host.path("/etc/pve/local/lrm_status")) or {}
-    lines = ha_status_lines(manager, lrm, time.time())
+    lines = ha_status_lines(manager, lrm, host.vmid, time.time())
     return replied("ha", began, "\n".join(lines), command="manager_status, lrm_status")
 
 
-def ha_status_lines(manager: dict[str, object], lrm: dict[str, object], now: float) -> list[str]:
-    """Return who is HA's master, how the nodes and this node's LRM are, and how old that is."""
-    nodes = manager.get("node_status")
+def ha_status_lines(manager: dict[str, object], lrm: dict[str, object], vmid: int, now: float) -> list[str]:
+    """Return who is HA's master, how the nodes, this node's LRM and the VM are, and how old that is."""
+    nodes, services = manager.get("node_status"), manager.get("service_status")
     states = sorted(nodes.items()) if isinstance(nodes, dict) else []
+    mine = services.get(f"vm:{vmid}") if isinstance(services, dict) else None
     return [
         f"master {manager.get('master_node', 'not known')}, {_age(manager, now)}",
         *(f"node {name}: {state}" for name, state in states),
         f"lrm of this node: {lrm.get('state', 'not known')}, mode {lrm.get('mode', 'not known')}, {_age(lrm, now)}",
+        *([f"service vm:{vmid} ({mine.get('node')}, {mine.get('state')})"] if isinstance(mine, dict) else []),
     ]
 
 
