@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from agents.pve.evidence import Evidence
 from handler.demo.world import VMID, World
 
 Hold = Callable[[World, str], Iterator[None]]
@@ -126,7 +127,10 @@ def in_preflight_of_reset(world: World, job_id: str) -> Iterator[None]:
 def seen_a_moment_ago(world: World) -> None:
     """Have evidence of this very QEMU, so that the next verb need not take its own."""
     note = {"job": "a-moment-ago", "boottime": time.clock_gettime(time.CLOCK_BOOTTIME), "pid": world.pid}
-    memory(world).mkdir(parents=True, exist_ok=True)
+    capture = memory(world, "jobs/a-moment-ago")
+    capture.mkdir(parents=True, exist_ok=True)
+    seen = Evidence("running", seconds=2.0).as_json()  # two samples that are far enough apart to count
+    (capture / "evidence.json").write_text(json.dumps({"evidence": seen}))
     memory(world, "evidence.json").write_text(json.dumps(note))
 
 
