@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from agents.pve.memory import Memory, Record
 from handler.demo.world import VMID, World
 
 from .agent import execute
-from .hung import frozen_ext4
+from .hung import vm_on_frozen_storage
 from .pve_host import no_quorum, task_index
 
 OWN_COMMANDS = ("qm", "pvesh", "pvesm", "pvecm", "pveversion", "ha-manager", "zpool", "lvs", "df", "journalctl")
@@ -141,25 +140,13 @@ def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callabl
 @pytest.mark.parametrize("qemu_answers", [True, False])
 def test_a_thread_in_the_kernel_is_told_before_a_verb_acts(short_dir: Path, qemu_answers: bool) -> None:
     """A real QEMU writes to a frozen file system: the verb is given `storage-hung` from its own look."""
-    world = World(short_dir, scenario="healthy")
-    disk, disks = world.root / "disk.raw", world.root / "disks"
-    disks.mkdir()
-    code = disk.read_bytes().replace(bytes.fromhex("B80102"), bytes.fromhex("B80103"))  # write instead of read
-    command = world.root / "vm.json"
-    command.write_text(command.read_text().replace(str(disk), str(disks / "disk.raw")))
-    with frozen_ext4(disks, short_dir / "ext4.img", {"disk.raw": code}):
-        assert world.qm("start", str(VMID)).returncode == 0
-        pid = world.pid
-        assert pid is not None
-        while " D " not in "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")):
-            time.sleep(0.05)
+    with vm_on_frozen_storage(short_dir / "0") as world:
         if not qemu_answers:
-            os.kill(pid, signal.SIGSTOP)
+            os.kill(world.pid or 0, signal.SIGSTOP)
         verdict = before_acting(job_of(world))
         assert verdict is not None
         assert verdict.code == "storage-hung"
         assert "waits uninterruptibly" in verdict.evidence[0]
-        world.close()
 
 
 @pytest.mark.real("root")
