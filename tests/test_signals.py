@@ -120,7 +120,7 @@ def test_a_qemu_that_survives_sigkill_forbids_a_start(ladders: dict[str, list[An
     forced, started, status = ladders[verb]
     assert "stop: SIGKILL to " in forced.stdout
     assert (forced.code, forced.trailer["verdict"]["code"], forced.trailer["stage"]) == (14, "deadline", "verify")
-    assert "storage that does not answer; a start would block" in forced.trailer["verdict"]["sentence"]
+    assert "storage that does not answer; a start would fail" in forced.trailer["verdict"]["sentence"]
     assert "the VM stays off until somebody starts it" in " ".join(forced.trailer["verdict"]["evidence"])
     assert "start:" not in forced.stdout
     assert (started.code, started.trailer["verdict"]["code"]) == (12, "leftover")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agents.pve.cluster import TROUBLES
 from agents.pve.evidence import Evidence, Queue, evidence_from
+from agents.pve.obstacles import TROUBLES
 from agents.pve.verdict import quick_verdict, verdict_of
 from agents.pve.words import MUTATING
 
@@ -238,6 +238,7 @@ def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:
     assert verdict.evidence == (
         "left in the VM's scope: swtpm, process 123, state S",
         "left in the VM's scope: kvm, process 77, state D",
+        "state D waits for the host's storage, and no signal ends it: mend that, else reboot the host",
         "by hand: kill 123, and kill -9 if that is not enough; then start",
     )
     verdict = verdict_of(replace(STOPPED, leftovers=(123,), remains=("swtpm, process 123, state S",)))

@@ -7,6 +7,7 @@ view names the trouble, and the caller decides what that means: no start, but ne
 import json
 import os
 import stat
+import time
 from dataclasses import asdict, dataclass
 
 from .host import Host
@@ -14,11 +15,15 @@ from .vmstate import in_time
 
 CLUSTER_SECONDS = 3.0
 CONFIG_CHARS = 64 * 1024
+HUNG_SECONDS = 30.0
+AGAIN_SECONDS = 1.0
+
+_hung_at = float("-inf")  # when this process last got no answer
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """`trouble`: why /etc/pve told nothing, one of TROUBLES, else empty. `quorate`: the owner's write bit of
+    """`trouble`: why /etc/pve told nothing, one of obstacles.TROUBLES, else empty. `quorate`: the owner's write bit of
     /etc/pve/local, which is what PVE's own check_cfs_quorum reads. `config`: the VM's configuration is on this node;
     `config_text`: that file; `node`: the other node that has it. `lock`: its `lock:` property. `ha`: the state
     requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its resources alone;
@@ -40,25 +45,18 @@ class Cluster:
 
 NOT_ASKED = Cluster()
 
-# Each way in which pmxcfs, the file system on /etc/pve, can be away: what is so, and what mends it.
-_RESTART = (
-    "by hand: systemctl restart pve-cluster; it restarts the file system on /etc/pve alone, running VMs go on, and so "
-    "do the disks"
-)
-TROUBLES = {
-    "pmxcfs-hung": ("/etc/pve does not answer: pmxcfs hangs", _RESTART),
-    "pmxcfs-not-mounted": ("/etc/pve is not mounted: pmxcfs does not run", _RESTART),
-    "pmxcfs-dead": (
-        "/etc/pve has lost its pmxcfs (transport endpoint is not connected)",
-        f"{_RESTART}; if that fails, umount -l /etc/pve first",
-    ),
-}
-
 
 def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
-    """Return what /etc/pve says, or a view with its `trouble` where that gives no answer in time or an error."""
+    """Return what /etc/pve says, or a view with its `trouble` where that gives no answer in time or an error. Where it
+    gave none a moment ago, a second is enough to see whether it does now: a verb looks several times."""
+    global _hung_at
+    if time.monotonic() - _hung_at < HUNG_SECONDS:
+        seconds = min(seconds, AGAIN_SECONDS)
     answer = in_time(lambda: asdict(_seen_in_cluster(host)), seconds)
-    return Cluster(**answer) if isinstance(answer, dict) else Cluster("pmxcfs-hung")
+    if isinstance(answer, dict):
+        return Cluster(**answer)
+    _hung_at = time.monotonic()
+    return Cluster("pmxcfs-hung")
 
 
 def node_name() -> str:

@@ -3,9 +3,22 @@
 The rules are those of preflight.py and lockrules.py, read from evidence; what evidence does not know stands in no way.
 """
 
-from .cluster import TROUBLES
 from .evidence import Evidence
 from .ha import ha_stuck
+
+# Each way in which pmxcfs, the file system on /etc/pve, can be away: what is so, and what mends it.
+_RESTART = (
+    "by hand: systemctl restart pve-cluster; it restarts the file system on /etc/pve alone, running VMs go on, and so "
+    "do the disks"
+)
+TROUBLES = {
+    "pmxcfs-hung": ("/etc/pve does not answer: pmxcfs hangs", _RESTART),
+    "pmxcfs-not-mounted": ("/etc/pve is not mounted: pmxcfs does not run", _RESTART),
+    "pmxcfs-dead": (
+        "/etc/pve has lost its pmxcfs (transport endpoint is not connected)",
+        f"{_RESTART}; if that fails, umount -l /etc/pve first",
+    ),
+}
 
 NO_QUORUM = "this node has no quorum"
 # Holders of the lock file that let go by themselves once QEMU is gone, by their task or their command.

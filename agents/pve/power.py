@@ -7,12 +7,13 @@ again.
 import time
 from collections.abc import Callable
 
-from .cluster import TROUBLES, Cluster, cluster_view
+from .cluster import Cluster, cluster_view
 from .forensics import before_acting
 from .ha import ha_line, ha_manages
 from .job import Job
 from .lockrules import ENDS_WITH_QEMU, LOOK_SECONDS, refuse_flock, refuse_locked, refuse_reset, refuse_resume, refused
 from .locks import cleanups
+from .obstacles import TROUBLES
 from .preflight import can_start, nothing_left, refuse_deaf_ha, refuse_elsewhere, refuse_unstartable
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result, Verdict
@@ -225,10 +226,13 @@ def _heed(job: Job, verdict: Verdict | None) -> None:
     sentence = (
         "this VM's storage does not answer: QEMU could not end and no start could follow until the storage answers"
     )
-    raise Ended(REFUSED, Verdict(STORAGE_HUNG, sentence, "", (*verdict.evidence, _MEND)), anyway=STORAGE_HUNG)
+    raise Ended(REFUSED, Verdict(STORAGE_HUNG, sentence, "", (*verdict.evidence, *_MEND)), anyway=STORAGE_HUNG)
 
 
-_MEND = "by hand: mend the storage (pvesm status, dmesg, the network to a NAS); QEMU goes on by itself once it answers"
+_MEND = (
+    "by hand: mend the storage (pvesm status, dmesg, the network to a NAS); QEMU goes on by itself then",
+    "once it is mended, take forensics again: this proof holds for a minute",
+)
 
 
 Verb = Callable[[Job, Facts], Result]

@@ -7,10 +7,11 @@ a quorum) is named and never done.
 import os
 import re
 
-from .cluster import TROUBLES, Cluster, cluster_view, node_name
+from .cluster import Cluster, cluster_view, node_name
 from .ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from .job import Job
 from .lockrules import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refused
+from .obstacles import TROUBLES
 from .probe import run
 from .vmstate import Facts, conclude, counted_processes, describe_leftovers, has_process, in_time, leftovers
 

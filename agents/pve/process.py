@@ -40,12 +40,6 @@ def describe_process(pid: int) -> str:
     return f"{name}, process {pid}, state {_deepest_state(pid, fields[0])}" if fields else f"process {pid}"
 
 
-def is_stuck(pid: int) -> bool:
-    """Tell whether a thread of the process is in uninterruptible sleep: no signal ends it."""
-    _, fields = stat_fields(pid)
-    return bool(fields) and _deepest_state(pid, fields[0]) == "D"
-
-
 def _deepest_state(pid: int, state: str) -> str:
     """Return D where any thread waits uninterruptibly, else the first thread's own state."""
     try:

@@ -1,8 +1,10 @@
 """The lines that prove a verdict, and the comparison of the disks' queues behind them. Nothing is asked here."""
 
-from .cluster import TROUBLES
+from collections.abc import Sequence
+
 from .evidence import Evidence, Queue
 from .ha import ha_line
+from .obstacles import TROUBLES
 
 # --- the queues -------------------------------------------------------------------------------------------------
 
@@ -85,25 +87,17 @@ def storage_lines(seen: Evidence) -> tuple[str, ...]:
     return (*dead, f"late, as with any storage away, one without a disk of this VM too: {late}") if late else dead
 
 
-def left_lines(seen: Evidence) -> tuple[str, ...]:
-    """Return what is left of a stopped VM, and what ends it."""
-    if not seen.remains:
-        return (f"left in the VM's scope: {listed(seen.leftovers)}",)
-    killable = [pid for pid, line in zip(seen.leftovers, seen.remains, strict=False) if ", state D" not in line]
-    pids = " ".join(map(str, killable))
-    kill = (f"by hand: kill {pids}, and kill -9 if that is not enough; then start",) if killable else ()
-    return (*(f"left in the VM's scope: {line}" for line in seen.remains), *kill)
-
-
-SENTENCE_LIMIT = 200
-
-
-def limited(sentence: str) -> str:
-    """Return a sentence that a person reads at one glance: a longer one is cut between two words."""
-    if len(sentence) <= SENTENCE_LIMIT:
-        return sentence
-    words = sentence[: SENTENCE_LIMIT - 1]
-    return f"{words.rpartition(' ')[0] or words}…"
+def left_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
+    """Return what is left of a stopped VM, by pid and as `NAME, process PID, state S`, and what ends it."""
+    if not remains:
+        return (f"left in the VM's scope: {listed(tuple(pids))}",)
+    lines = [f"left in the VM's scope: {line}" for line in remains]
+    killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
+    if len(killable) < len(remains):
+        lines.append("state D waits for the host's storage, and no signal ends it: mend that, else reboot the host")
+    if killable:
+        lines.append(f"by hand: kill {' '.join(map(str, killable))}, and kill -9 if that is not enough; then start")
+    return tuple(lines)
 
 
 def known_line(line: str) -> tuple[str, ...]:

@@ -18,8 +18,15 @@ class Verdict:
     evidence: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.sentence) > SENTENCE_CHARS:  # the last resort: a foreign text that nobody has cut
-            object.__setattr__(self, "sentence", self.sentence[: SENTENCE_CHARS - 1] + "…")
+        object.__setattr__(self, "sentence", _limited(self.sentence))
+
+
+def _limited(sentence: str) -> str:
+    """Return a sentence that a person reads at one glance: a longer one is cut between two words."""
+    if len(sentence) <= SENTENCE_CHARS:
+        return sentence
+    words = sentence[: SENTENCE_CHARS - 1]
+    return f"{words.rpartition(' ')[0] or words}…"
 
 
 @dataclass(frozen=True)

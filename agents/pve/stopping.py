@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from .cluster import TROUBLES, Cluster, cluster_view
+from .cluster import Cluster, cluster_view
 from .ha import ha_by_hand, ha_line, ha_manages, ha_restarts
 from .job import Job
 from .lockrules import ENDS_WITH_QEMU, await_holders
 from .locks import flock_holders
+from .obstacles import TROUBLES
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Verdict
 from .times import (

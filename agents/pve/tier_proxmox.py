@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator
 
 from .asking import Probe, Reply, command_probe, replied, text_of
-from .cluster import CLUSTER_SECONDS, NOT_ASKED, TROUBLES, Cluster, cluster_view, node_name
+from .cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, node_name
 from .files import read_json
 from .host import Host
 from .locks import TASK_SECONDS, owner_of, task_lines
+from .obstacles import TROUBLES
 from .vmconfig import disk_storages, pending_options
 
 PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and a busy host makes a second of processor a few

@@ -15,7 +15,6 @@ from .proof import (
     host_lines,
     known_line,
     left_lines,
-    limited,
     listed,
     lock_lines,
     moved,
@@ -72,13 +71,13 @@ def _advising(seen: Evidence, code: str, what: str, do: str, verb: str, *evidenc
     """Return a verdict that advises `verb`; where that is certain to be refused, one that says what to mend first."""
     lines = (*evidence, *pve_lines(seen))
     if obstacle := obstacle_to(verb, seen):
-        return Verdict(code, limited(f"{what}; a {verb} would be refused, {obstacle}"), "", lines)
-    return Verdict(code, limited(f"{what}: {do}"), verb, lines)
+        return Verdict(code, f"{what}; a {verb} would be refused, {obstacle}", "", lines)
+    return Verdict(code, f"{what}: {do}", verb, lines)
 
 
 def _telling(seen: Evidence, code: str, sentence: str, *evidence: str) -> Verdict:
     """Return a verdict that advises nothing."""
-    return Verdict(code, limited(sentence), "", (*evidence, *pve_lines(seen)))
+    return Verdict(code, sentence, "", (*evidence, *pve_lines(seen)))
 
 
 def _on_stopped(seen: Evidence) -> Verdict:
@@ -111,7 +110,7 @@ def _leftover(seen: Evidence) -> Verdict:
     else:
         cure = f"kill {'it' if len(seen.leftovers) == 1 else 'them'} by hand first"
     sentence = f"the VM is stopped and {left} of it did not end, so a start would fail: {cure}"
-    return _telling(seen, "leftover", sentence, *left_lines(seen))
+    return _telling(seen, "leftover", sentence, *left_lines(seen.leftovers, seen.remains))
 
 
 def _locked_sentence(seen: Evidence) -> str:
@@ -140,7 +139,7 @@ def _on_wedged(seen: Evidence) -> Verdict:
 
 def _storage_hung(seen: Evidence, *proof: str) -> Verdict:
     sentence = (
-        "the VM's storage does not answer: don't cycle, QEMU could not end and a start would block; mend the storage"
+        "the VM's storage does not answer: don't cycle, QEMU could not end and a start would fail; mend the storage"
     )
     lines = (*proof, *storage_lines(seen), *known_line(seen.source), *thread_lines(seen))
     return _telling(seen, "storage-hung", sentence, *lines)
@@ -193,7 +192,7 @@ def _on_running(seen: Evidence) -> Verdict:
         return verdict
     what = verdict.sentence.partition(":")[0]
     sentence = f"{what}; {away}, so a cycle would be refused and the VM runs on: mend that"
-    return Verdict(seen.pve or "no-quorum", limited(sentence), "", verdict.evidence)
+    return Verdict(seen.pve or "no-quorum", sentence, "", verdict.evidence)
 
 
 def _with_requests(seen: Evidence, held: int, disks: set[str]) -> Verdict:

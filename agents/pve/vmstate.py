@@ -12,7 +12,8 @@ from itertools import pairwise
 
 from .host import Host
 from .probe import NoAnswer, ask
-from .process import describe_process, is_stuck, process_ticks
+from .process import describe_process, process_ticks
+from .proof import left_lines
 from .qmp import Qmp, QmpError, QmpSilent
 
 _SEEN: dict[int, int] = {}  # the pid and start time of the QEMU that was verified last
@@ -154,13 +155,7 @@ def counted_processes(pids: list[int]) -> str:
 
 def describe_leftovers(pids: list[int]) -> tuple[str, ...]:
     """Return a line for each process that is left in the scope of a stopped VM, and what ends it."""
-    lines = [f"left in the VM's scope: {describe_process(pid)}" for pid in pids]
-    stuck = [pid for pid in pids if is_stuck(pid)]
-    if stuck:
-        lines.append("it waits for the host's storage and no signal ends it: mend the storage, else reboot the host")
-    if others := [str(pid) for pid in pids if pid not in stuck]:
-        lines.append(f"by hand: kill {' '.join(others)}, and kill -9 if that is not enough; then start")
-    return tuple(lines)
+    return left_lines(pids, [describe_process(pid) for pid in pids])
 
 
 def in_time(question: Callable[[], object], seconds: float) -> object:
