@@ -465,7 +465,7 @@ def test_ha_acts_later_and_by_the_real_task(world: World) -> None:
     assert "state stopped" in (world.root / "etc/pve/ha/resources.cfg").read_text()
     world.misbehave()
     assert qm(world, "start")[1] == "Requesting HA start for VM 102\n"
-    until(lambda: world.pid is not None, "HA's start")
+    until(lambda: world.pid is not None and not flock_pids(world), "HA's start")
 
 
 def test_ha_stops_a_wedged_vm_by_the_whole_ladder(world: World) -> None:
@@ -496,8 +496,8 @@ def test_ha_that_is_disarmed_and_frozen_does_nothing(world: World) -> None:
     """It takes the request, as when it is armed."""
     under_ha(world, seen="freeze", disarm="freeze")
     assert qm(world, "stop")[1] == "Requesting HA stop for VM 102\n"
-    until(lambda: "pve-ha-lrm" not in [name_of(pid) for pid in processes_of(str(world.root))], "the round's end")
-    assert world.pid is not None
+    until(lambda: set(processes_of(str(world.root))) == {world.pid, qmeventd(world)}, "the round's end")
+    assert not has_ended(world.pid or 0, 0)
 
 
 # --- storages ---
@@ -559,8 +559,8 @@ def test_closing_leaves_nothing_behind(short_dir: Path) -> None:
     with another_stop(world) as person:
         until(lambda: in_hook(world, "pre-stop"), "the hook")
         os.killpg(person.pid, signal.SIGKILL)
-        names = {name_of(pid).split(":")[0] for pid in processes_of(str(world.root))}
-        assert {"qmeventd", "pve-ha-lrm", "task UPID", "hookscript"} <= names
+        wanted = {"qmeventd", "pve-ha-lrm", "task UPID", "hookscript"}
+        until(lambda: wanted <= {name_of(pid).split(":")[0] for pid in processes_of(str(world.root))}, "all of them")
         world.close()
         assert list(processes_of(str(world.root))) == []
 
