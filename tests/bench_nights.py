@@ -24,7 +24,7 @@ TITLES: Mapping[str, str] = {
     "night_cycle_hook": "Proxmox's times / 20: cycle, a hook script keeps qm stop for 210 s, s",
     "night_cycle_silent": "the same: cycle of a silent QEMU, s",
     "night_cycle_silent_ha": "the same: cycle of a silent QEMU under HA, s",
-    "night_cycle_other_stop": "the same: cycle, a person has begun to stop a silent QEMU, s",
+    "night_cycle_other_stop": "the same: cycle, a stop that a person has begun takes 180 s, s",
     "night_cycle_shutdown": "the same: cycle over a shutdown that the guest does not heed, s",
     "night_cycle_cleanup": "the same: cycle while qm cleanup holds the lock file, s",
     "night_stop_reboot": "the same: stop over a reboot that the guest does not heed, s",
@@ -50,8 +50,8 @@ def silent_under_ha(world: World, stack: ExitStack) -> None:
     silent(world, stack)
 
 
-def silent_and_stopped_by_a_person(world: World, stack: ExitStack) -> None:
-    silent(world, stack)
+def stopped_by_a_person(world: World, stack: ExitStack) -> None:
+    hook(world, "pre-stop", 180)
     stack.enter_context(another_stop(world))
 
 
@@ -71,7 +71,7 @@ NIGHTS: Mapping[str, tuple[str, Place]] = {
     "night_cycle_hook": ("cycle", in_a_hook),
     "night_cycle_silent": ("cycle", silent),
     "night_cycle_silent_ha": ("cycle", silent_under_ha),
-    "night_cycle_other_stop": ("cycle", silent_and_stopped_by_a_person),
+    "night_cycle_other_stop": ("cycle", stopped_by_a_person),
     "night_cycle_shutdown": ("cycle", shut_down),
     "night_cycle_cleanup": ("cycle", cleaned_up),
     "night_stop_reboot": ("stop", rebooted),

@@ -99,7 +99,8 @@ def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> 
 
 def test_a_cycle_goes_on_where_a_person_began_to_stop(world: World) -> None:
     """A stop in Proxmox's own page holds the lock file for more than a minute: it is waited for, then the VM starts."""
-    before = wedge(world)
+    before = world.pid
+    hook(world, "pre-stop", 180)
     with another_stop(world):
         answer = execute(world, "cycle")
     assert (answer.code, answer.trailer["state"]) == (0, "running")
