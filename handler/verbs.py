@@ -56,7 +56,7 @@ class Override:
 ANYWAY = {
     "storage-hung": Override(
         ("reset", "cycle"),
-        "QEMU may be unable to end until its storage answers; the VM can then not be started.",
+        "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
     )
 }
 PROPOSAL_ID = "job_"  # how the ids begin under which claude's proposals are approved

@@ -87,7 +87,7 @@ async function ask(view, job, signal) {
 	return got?.outcome ? got : { outcome: "lost", message: "no answer came back" };
 }
 
-const progress = ({ stage, started, deadline }) => deadline && `Stage: ${stage}; ends by ${theirs(started, deadline)} at the latest.`;
+const progress = ({ stage, started, deadline }) => deadline && `Stage: ${stage}; the job ends by ${theirs(started, deadline)}.`;
 
 // What changes power is sent until the host said how it ended, or a minute is over.
 async function pursue(view, job) {

@@ -225,8 +225,8 @@ export function proxmoxTrouble(view) {
 
 export function holding({ by, verb, since, stage, deadline }) {
 	const doing = BUTTONS[verb]?.dataset.doing ?? `at it (${verb})`;
-	const until = deadline ? `, until ${theirs(since, deadline)} at the latest` : "";
-	return `${by} is ${doing} it since ${theirs(since)}${until}${stage ? ` (stage: ${stage})` : ""}.`;
+	const until = deadline ? `; the job ends by ${theirs(since, deadline)}` : "";
+	return `${by} has been ${doing} it since ${theirs(since)}${until}${stage ? ` (stage: ${stage})` : ""}.`;
 }
 
 takeNames(store("local", "vms") ?? []);

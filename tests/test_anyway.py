@@ -280,10 +280,11 @@ def test_call_shows_the_stages_and_the_offer(service: Service, script: Scripted)
     script.say([("reset", [told, {**told, "stage": "forensics"}, REFUSED[-1]]), ("", [result()])])
     ran = call(service, "reset", "--vm", "devvm")
     assert ran.returncode == 1
-    assert "stage: preflight (ends by 03:14:20 at the latest)\nstage: forensics (ends by 03:14" in ran.stderr
+    assert "stage: preflight (the job ends by 03:14:20)\nstage: forensics (the job ends by 03:14" in ran.stderr
     assert "stage:" not in ran.stdout
     assert (
-        "the host offers to do it anyway. Like pressing the reset button: unsaved work in the VM is lost." in ran.stderr
+        "to do it anyway, run the command below. Like pressing the reset button: unsaved work in the VM is lost."
+        in ran.stderr
     )
     assert "QEMU may be unable to end until its storage answers" in ran.stderr
     assert ran.stderr.endswith("    breakglass call reset --vm devvm --anyway storage-hung\n")

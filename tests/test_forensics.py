@@ -231,7 +231,7 @@ def test_another_vms_storage_condemns_nobody(place: Callable[[str], World]) -> N
     answer = execute(world, "forensics")
     verdict = answer.trailer["verdict"]
     assert (verdict["code"], verdict["advice"]) == ("disk-frozen", "cycle")
-    assert any(line.startswith("late, as with any storage away") for line in verdict["evidence"])
+    assert any("proves nothing about this VM" in line for line in verdict["evidence"])
     assert manifest(world, answer)["storage local"]["outcome"] == "ok"
 
 

@@ -158,7 +158,7 @@ def test_nothing_is_advised_while_somebody_is_at_it(visit: Visit) -> None:
     """In the middle of another's cycle the VM is stopped; to start it is not the advice."""
     with held_cycle(visit.stage):
         page = visit.open()
-        told(page, "state-note", "operator2 is power-cycling it since")
+        told(page, "state-note", "operator2 has been power-cycling it since")
         assert said(page, "state-word") == "Stopped"
         assert page.locator(".advised").count() == 0
         assert said(page, "verdict-advice") == ""
@@ -207,7 +207,7 @@ def test_busy_and_watching(visit: Visit) -> None:
     with held_cycle(visit.stage) as job:
         confirm(page, "reset")
         phase(page, "busy")
-        assert "operator2 is power-cycling it since" in said(page, "told-sentence")
+        assert "operator2 has been power-cycling it since" in said(page, "told-sentence")
         assert "Nothing was changed." in said(page, "told-sentence")
         page.click("#watch")
         entry = page.locator("#lately-jobs details[open]")

@@ -146,10 +146,10 @@ def test_the_stage_that_runs_and_by_when_it_ends(page: tuple[Page, Visit], host:
     )
     before = at.evaluate(PLACES)
     confirm(at, "cycle")
-    told(at, "told-sentence", f"Stage: preflight; ends by {local(begun['started'], 420)} at the latest.")
+    told(at, "told-sentence", f"Stage: preflight; the job ends by {local(begun['started'], 420)}.")
     assert at.evaluate(PLACES) == before
     host.let_go("go-2")
-    told(at, "told-sentence", f"Stage: forensics; ends by {local(begun['started'], 480)} at the latest.")
+    told(at, "told-sentence", f"Stage: forensics; the job ends by {local(begun['started'], 480)}.")
     assert at.evaluate(PLACES) == before
     host.let_go("go-3")
     phase(at, "done")
@@ -181,7 +181,7 @@ def test_who_holds_the_vm_and_until_when(page: tuple[Page, Visit], host: Scripte
     confirm(at, "reset")
     phase(at, "busy")
     since, by = (local(str(holder["since"]), seconds) for seconds in (0, 420))
-    told(at, "told-sentence", f"operator2 is power-cycling it since {since}, until {by} at the latest (stage: stop).")
+    told(at, "told-sentence", f"operator2 has been power-cycling it since {since}; the job ends by {by} (stage: stop).")
     host.say([("reset", [result(11, "busy", holder=holder)]), ("", [result(jobs=[])])])
     confirm(at, "reset")
-    told(at, "told-sentence", f"operator2 is power-cycling it since {since} (stage: stop).")
+    told(at, "told-sentence", f"operator2 has been power-cycling it since {since} (stage: stop).")

@@ -187,7 +187,7 @@ def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World
     with task(f"qmshutdown:{VMID}", action):
         answer = execute(world, "cycle")
     assert (answer.code, answer.trailer["state"]) == (0, "running")
-    assert "will end with it" in answer.stdout
+    assert "until QEMU ends" in answer.stdout
     assert world.pid not in (None, before)
 
 

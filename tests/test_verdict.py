@@ -218,14 +218,14 @@ def test_what_etc_pve_lacks_is_named_with_its_cure(code: str) -> None:
 def test_a_lost_quorum_is_named_with_what_still_works() -> None:
     """The VM runs on; only a new process is refused."""
     verdict = verdict_of(replace(MOVING, quorate=False))
-    assert "this node has no quorum, so a cycle would be refused and the VM runs on" in verdict.sentence
+    assert "a cycle would be refused because this node has no quorum" in verdict.sentence
     assert any(line.startswith("by hand: pvecm status") for line in verdict.evidence)
 
 
 def test_a_verb_that_would_be_refused_is_not_advised() -> None:
     """The sentence says what refuses it and what to do first."""
     sentence = verdict_of(replace(FROZEN, quorate=False)).sentence
-    assert sentence.endswith("in 2 s; a cycle would be refused, this node has no quorum: mend that first")
+    assert "in 2 s; a cycle would be refused because this node has no quorum: restore the quorum" in sentence
     dead = verdict_of(replace(FROZEN, lock="backup", lock_alive=False))
     assert "it is locked (backup) by a task that is dead: unlock it by hand first" in dead.sentence
 
@@ -234,11 +234,11 @@ def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:
     """A process that can be killed is to be killed; one in the kernel needs the storage."""
     left = replace(STOPPED, leftovers=(123, 77), remains=("swtpm, process 123, state S", "kvm, process 77, state D"))
     verdict = verdict_of(left)
-    assert "mend the host's storage, else reboot the host" in verdict.sentence
+    assert "mend the host's storage, or reboot the host if you can't" in verdict.sentence
     assert verdict.evidence == (
         "left in the VM's scope: swtpm, process 123, state S",
         "left in the VM's scope: kvm, process 77, state D",
-        "state D waits for the host's storage, and no signal ends it: mend that, else reboot the host",
+        "no signal ends a process in state D: mend the host's storage, or reboot the host",
         "by hand: kill 123, and kill -9 if that is not enough; then start",
     )
     verdict = verdict_of(replace(STOPPED, leftovers=(123,), remains=("swtpm, process 123, state S",)))
@@ -249,7 +249,8 @@ def test_storages_are_told_apart() -> None:
     """One of this VM's disks is dead; a look at all of them that was late is a note, and says why."""
     verdict = verdict_of(replace(FROZEN, dead_storages=("nas",), late_commands=("pvesm", "lvs")))
     assert "storage nas, which has disks of this VM, does not answer" in verdict.evidence
-    assert "late, as with any storage away, one without a disk of this VM too: pvesm, lvs" in verdict.evidence
+    asked = "no answer in time: pvesm, lvs; they ask all storages of the host"
+    assert f"{asked}, so this proves nothing about this VM" in verdict.evidence
     assert "nas" in verdict_of(replace(WEDGED, dead_storages=("nas",))).sentence
 
 

@@ -94,7 +94,7 @@ class Job:
             seconds = f"{self.deadline:g} s"
             raise Ended(
                 DEADLINE,
-                Verdict("deadline", f"{self.record.verb} did not end in {seconds}; it stopped in stage {self.stage}"),
+                Verdict("deadline", f"{self.record.verb} did not end in {seconds}; it reached stage {self.stage}"),
             )
         return min(cap, left)
 
@@ -108,8 +108,8 @@ class Job:
         for line in end_whole(pid, gently):
             self.unended.append(line)
             self.warnings.append(
-                f"{line} could not be ended, because it waits in the kernel: it may still {self.record.verb} the VM "
-                "when the storage answers again"
+                f"{line} could not be ended because it waits in the kernel: it may still stop or start the VM when the "
+                "storage answers again; look at the status then"
             )
 
     def _note_command(self, pid: int) -> None:

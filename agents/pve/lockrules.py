@@ -74,7 +74,7 @@ def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
     said: list[str] = []
     while holders := flock_holders(job.host):
         if all(holder.kind in end_with_it for holder in holders):
-            job.say(f"{job.stage}: {listed_holders(holders)} holds the VM and will end with it")
+            job.say(f"{job.stage}: {listed_holders(holders)} holds the VM's lock file until QEMU ends; going on")
             return
         waits = max(patience.get(holder.kind, FLOCK_SECONDS) for holder in holders)
         if time.monotonic() - began > job.left(waits):

@@ -8,15 +8,15 @@ from .ha import ha_stuck
 
 # Each way in which pmxcfs, the file system on /etc/pve, can be away: what is so, and what mends it.
 _RESTART = (
-    "by hand: systemctl restart pve-cluster; it restarts the file system on /etc/pve alone, running VMs go on, and so "
-    "do the disks"
+    "by hand: systemctl restart pve-cluster; it restarts only the file system on /etc/pve; running VMs and their disks "
+    "are not touched"
 )
 TROUBLES = {
     "pmxcfs-hung": ("/etc/pve does not answer: pmxcfs hangs", _RESTART),
     "pmxcfs-not-mounted": ("/etc/pve is not mounted: pmxcfs does not run", _RESTART),
     "pmxcfs-dead": (
-        "/etc/pve has lost its pmxcfs (transport endpoint is not connected)",
-        f"{_RESTART}; if that fails, umount -l /etc/pve first",
+        "/etc/pve has lost its server, pmxcfs: transport endpoint is not connected",
+        f"{_RESTART}; if that fails, run umount -l /etc/pve and restart it again",
     ),
 }
 
@@ -43,9 +43,14 @@ def pve_obstacle(seen: Evidence) -> str:
     return NO_QUORUM if seen.quorate is False else ""
 
 
+def pve_cure(seen: Evidence) -> str:
+    """Return what a person does about it, as an instruction."""
+    return "run systemctl restart pve-cluster" if seen.pve else "restore the quorum (see pvecm status)"
+
+
 def _to_a_new_process(seen: Evidence) -> str:
     if away := pve_obstacle(seen):
-        return f"{away}: mend that first"
+        return f"{away}: {pve_cure(seen)} first"
     if elsewhere := _other_node(seen):
         return elsewhere
     if seen.config is False:

@@ -61,9 +61,9 @@ def reset(job: Job, facts: Facts) -> Result:
 def _cycle_or_mend(view: Cluster, sentence: str) -> tuple[str, str]:
     """Return a sentence and an advice: a cycle helps, unless it is certain to be refused."""
     if view.trouble:
-        return f"{sentence}; {TROUBLES[view.trouble][0]}: systemctl restart pve-cluster, then cycle it", ""
+        return f"{sentence}; {TROUBLES[view.trouble][0]}; run systemctl restart pve-cluster, then cycle it", ""
     if not view.quorate:
-        return f"{sentence}; this node has no quorum, so a start would fail: mend that, then cycle it", ""
+        return f"{sentence}; this node has no quorum, so a start would fail: see pvecm status, then cycle it", ""
     return sentence, "cycle"
 
 
@@ -88,7 +88,9 @@ def stop(job: Job, facts: Facts) -> Result:
 
 def _warn_of_start(job: Job, view: Cluster) -> None:
     if view.answers and not view.quorate:
-        job.warnings.append("this node has no quorum: the VM can be stopped, and a start is refused until it has one")
+        job.warnings.append(
+            "this node has no quorum: the stop works, but a start is refused until the node has a quorum again"
+        )
 
 
 def _refuse_return(job: Job) -> None:
@@ -101,7 +103,10 @@ def _refuse_return(job: Job) -> None:
         time.sleep(LOOK_SECONDS)
     facts = observe(job.host)
     if has_process(facts):
-        sentence = f"the VM was stopped and runs again, as process {facts.pid}: HA, a reboot or a person started it"
+        sentence = (
+            f"the VM was stopped but runs again, as process {facts.pid}: HA, a reboot or a person started it; find out "
+            "which, then stop it again"
+        )
         raise failed("started-again", sentence, "stop", sources(facts), *ha_lines(job))
 
 
@@ -224,14 +229,15 @@ def _heed(job: Job, verdict: Verdict | None) -> None:
         job.warnings.append(f"the storage of this VM does not answer; {job.record.by} asked for the verb anyway")
         return
     sentence = (
-        "this VM's storage does not answer: QEMU could not end and no start could follow until the storage answers"
+        "this VM's storage does not answer: QEMU could not end and no start could follow until the storage answers; "
+        "mend the storage first"
     )
     raise Ended(REFUSED, Verdict(STORAGE_HUNG, sentence, "", (*verdict.evidence, *_MEND)), anyway=STORAGE_HUNG)
 
 
 _MEND = (
     "by hand: mend the storage (pvesm status, dmesg, the network to a NAS); QEMU goes on by itself then",
-    "once it is mended, take forensics again: this proof holds for a minute",
+    "once the storage answers, take forensics again: until then this proof refuses the verb for up to 60 s",
 )
 
 

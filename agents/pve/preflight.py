@@ -35,7 +35,7 @@ def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
     host = job.host
     if view.trouble:
         what, cure = TROUBLES[view.trouble]
-        raise refused(view.trouble, f"{what}, so a start would fail; mend that first", "", cure)
+        raise refused(view.trouble, f"{what}, so a start would fail; run systemctl restart pve-cluster first", "", cure)
     if not view.quorate:
         sentence = "this node has no quorum, so a start would fail"
         raise refused("no-quorum", sentence, "", "/etc/pve/local is read-only", *_NO_QUORUM)

@@ -84,7 +84,8 @@ def storage_lines(seen: Evidence) -> tuple[str, ...]:
     """Return which storages of the VM's own disks are dead; and, as a note, which look at all storages was late."""
     dead = tuple(f"storage {name}, which has disks of this VM, does not answer" for name in seen.dead_storages)
     late = listed(seen.late_commands)
-    return (*dead, f"late, as with any storage away, one without a disk of this VM too: {late}") if late else dead
+    note = f"no answer in time: {late}; they ask all storages of the host, so this proves nothing about this VM"
+    return (*dead, note) if late else dead
 
 
 def left_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
@@ -94,7 +95,7 @@ def left_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
     lines = [f"left in the VM's scope: {line}" for line in remains]
     killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
     if len(killable) < len(remains):
-        lines.append("state D waits for the host's storage, and no signal ends it: mend that, else reboot the host")
+        lines.append("no signal ends a process in state D: mend the host's storage, or reboot the host")
     if killable:
         lines.append(f"by hand: kill {' '.join(map(str, killable))}, and kill -9 if that is not enough; then start")
     return tuple(lines)

@@ -51,7 +51,7 @@ def end_whole(pid: int, gently: bool = False) -> list[str]:
     left = _await_all(victims)
     for victim in victims:
         os.close(victim.pidfd)
-    return [f"{victim.name}, process {victim.pid}," for victim in left]
+    return [f"{victim.name} (process {victim.pid})" for victim in left]
 
 
 def _victims(pid: int) -> Iterator[_Victim]:

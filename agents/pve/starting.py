@@ -30,7 +30,7 @@ from .vmstate import (
 from .words import DEADLINE, DONE
 
 AGENT_PING_SECONDS = 1.0
-CAUSE_CHARS = 160  # of what qm said, in the sentence; the lines have all of it
+CAUSE_CHARS = 130  # of what qm said, in the sentence; the lines have all of it
 
 
 def start_again(job: Job, old: int) -> Result:
@@ -93,10 +93,10 @@ def _given_up(job: Job) -> Ended:
         end_qemu(job, pid)
     sentence = f"qm start did not end in {job.start_seconds:g} s"
     if left := leftovers(job.host):
-        sentence = f"{sentence}, and {counted_processes(left)} left of it: it may still start when the storage answers"
+        sentence = f"{sentence}, and {counted_processes(left)} left: the VM may still start when the storage answers"
         return failed("leftover", sentence, "", *describe_leftovers(left), exit_code=DEADLINE)
     if job.unended:
-        sentence = f"{sentence}, and its worker can't be ended: it may still start when the storage answers"
+        sentence = f"{sentence}, and its worker can't be ended: the VM may still start when the storage answers"
         return failed("deadline", sentence, "", *job.unended, exit_code=DEADLINE)
     return failed("deadline", f"{sentence}; it was ended, and nothing of it is left", "start", exit_code=DEADLINE)
 
@@ -126,7 +126,8 @@ def _not_running(job: Job, state: str, source: str, asked_ha: bool) -> Ended:
     requested, seen = (view.ha, view.ha_seen) if view.answers else ("started", "")
     later = "HA took the request and may still start it"
     lines = (source, later, ha_line(requested, seen), *ha_by_hand(job.host.vmid, requested, seen))
-    return failed("ha-holds", f"HA was asked to start the VM and it is {state}", "", *lines)
+    sentence = f"HA was asked to start the VM, which is still {state}: look at ha-manager status"
+    return failed("ha-holds", sentence, "", *lines)
 
 
 def _notice_a_move(job: Job) -> None:

@@ -121,7 +121,8 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
     ran = job.run(["qm", "stop", str(job.host.vmid)], _before_ladder(job, QM_STOP_SECONDS))
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
-    ended = "did not end in time and was ended, with its worker" if ran.code is None else f"ended with {ran.code}"
+    given_up = "could not be ended" if job.unended else "was ended, with its worker"
+    ended = f"did not end in time and {given_up}" if ran.code is None else f"ended with {ran.code}"
     job.say(f"stop: qm stop {ended}")
     if not ha_manages(view.ha) and "Requesting HA stop" not in ran.stdout:
         if ran.code == 0 and not qemu_lives(job, facts):  # what it left in the scope may take a moment to go

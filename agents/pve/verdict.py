@@ -6,7 +6,7 @@ hung one look alike from outside, and the verdict says so instead of guessing.
 
 from .evidence import WATCHED_SECONDS, Evidence
 from .ha import ha_stuck
-from .obstacles import obstacle_to, pve_obstacle
+from .obstacles import obstacle_to, pve_cure, pve_obstacle
 from .proof import (
     compared,
     counted,
@@ -62,7 +62,7 @@ def quick_verdict(seen: Evidence) -> Verdict:
         sentence = "a QEMU process is there and its monitor is silent: take forensics before a cycle"
         return Verdict("qemu-wedged", sentence, "forensics", (seen.source,))
     if seen.state in _PAUSED:
-        sentence = f"the VM is {seen.state}; whether a task keeps it so, forensics tells; else start lets it go on"
+        sentence = f"the VM is {seen.state}: take forensics to see whether a task keeps it so; if none does, start it"
         return Verdict("paused", sentence, "forensics", (seen.source,))
     return verdict_of(seen)
 
@@ -71,7 +71,7 @@ def _advising(seen: Evidence, code: str, what: str, do: str, verb: str, *evidenc
     """Return a verdict that advises `verb`; where that is certain to be refused, one that says what to mend first."""
     lines = (*evidence, *pve_lines(seen))
     if obstacle := obstacle_to(verb, seen):
-        return Verdict(code, f"{what}; a {verb} would be refused, {obstacle}", "", lines)
+        return Verdict(code, f"{what}; a {verb} would be refused because {obstacle}", "", lines)
     return Verdict(code, f"{what}: {do}", verb, lines)
 
 
@@ -89,14 +89,15 @@ def _on_stopped(seen: Evidence) -> Verdict:
         return _telling(seen, "other-node", sentence, f"/etc/pve/.vmlist names {seen.node}", *known)
     if away := pve_obstacle(seen):
         code = seen.pve or "no-quorum"
-        return _telling(seen, code, f"the VM is stopped, and a start would be refused, {away}: mend that first", *about)
+        sentence = f"the VM is stopped, and a start would be refused because {away}: {pve_cure(seen)} first"
+        return _telling(seen, code, sentence, *about)
     if seen.config is False:
         return _telling(seen, "no-config", "the VM is stopped and has no configuration on any node", *known)
     if ha_stuck(seen.ha, seen.ha_seen):
         sentence = f"the VM is stopped and HA has it in state {seen.ha_seen}: HA has to let go before a start"
         return _telling(seen, "ha-stuck", sentence, *host_lines(seen), *lock_lines(seen))
     if seen.lock == "suspended" and not seen.owners:
-        return _advising(seen, "stopped", "the VM was put to sleep on disk", "start takes it up", "start", *about)
+        return _advising(seen, "stopped", "the VM is suspended to disk", "start resumes it", "start", *about)
     if seen.lock or seen.owners:
         return _telling(seen, "stopped-locked", _locked_sentence(seen), *about)
     return _advising(seen, "stopped", "the VM is stopped", "start it", "start", *known, *host_lines(seen))
@@ -106,7 +107,7 @@ def _leftover(seen: Evidence) -> Verdict:
     """Only what waits in the kernel needs the storage; anything else can be killed."""
     left = counted(len(seen.leftovers), "process")
     if not seen.remains or any(", state D" in line for line in seen.remains):
-        cure = "mend the host's storage, else reboot the host"
+        cure = "mend the host's storage, or reboot the host if you can't"
     else:
         cure = f"kill {'it' if len(seen.leftovers) == 1 else 'them'} by hand first"
     sentence = f"the VM is stopped and {left} of it did not end, so a start would fail: {cure}"
@@ -124,7 +125,7 @@ def _locked_sentence(seen: Evidence) -> str:
 def _on_wedged(seen: Evidence) -> Verdict:
     lines = (*known_line(seen.source), *thread_lines(seen), *storage_lines(seen), *lock_lines(seen), *host_lines(seen))
     if seen.threads and set(seen.threads) <= {"T", "t"}:
-        do = "`kill -CONT` lets it go on where it was, a cycle ends it"
+        do = f"`kill -CONT {seen.pid}` on the host resumes it; a cycle loses unsaved work"
         return _advising(seen, "qemu-wedged", "QEMU itself was stopped by a signal", do, "cycle", *lines)
     what = "a QEMU process is there, its monitor is silent, and"
     if "D" in seen.threads:
@@ -139,7 +140,8 @@ def _on_wedged(seen: Evidence) -> Verdict:
 
 def _storage_hung(seen: Evidence, *proof: str) -> Verdict:
     sentence = (
-        "the VM's storage does not answer: don't cycle, QEMU could not end and a start would fail; mend the storage"
+        "the VM's storage does not answer: mend the storage first; don't reset or cycle, because QEMU can't end and no "
+        "start can follow until it answers"
     )
     lines = (*proof, *storage_lines(seen), *known_line(seen.source), *thread_lines(seen))
     return _telling(seen, "storage-hung", sentence, *lines)
@@ -176,7 +178,8 @@ def _on_paused(seen: Evidence) -> Verdict:
         sentence = f"the VM is {state} and a task works on it{lock}: wait for that task"
         return _telling(seen, "paused-locked", sentence, *lock_lines(seen))
     if seen.pve:
-        sentence = f"the VM is {state}; whether a task keeps it so is not known, {pve_obstacle(seen)}: mend that first"
+        why = f"because {pve_obstacle(seen)}: {pve_cure(seen)} first"
+        sentence = f"the VM is {state}; whether a task keeps it so can't be told {why}"
         return _telling(seen, "paused", sentence, *source)
     what = f"the VM is {state} and no task works on it"
     return _advising(seen, "paused", what, "start lets it go on", "start", *source)
@@ -191,7 +194,7 @@ def _on_running(seen: Evidence) -> Verdict:
     if not away or verdict.code not in _WELL:
         return verdict
     what = verdict.sentence.partition(":")[0]
-    sentence = f"{what}; {away}, so a cycle would be refused and the VM runs on: mend that"
+    sentence = f"{what}; a cycle would be refused because {away}: {pve_cure(seen)}"
     return Verdict(seen.pve or "no-quorum", sentence, "", verdict.evidence)
 
 
@@ -200,8 +203,8 @@ def _with_requests(seen: Evidence, held: int, disks: set[str]) -> Verdict:
     lines = (*queue_lines(seen, disks), *storage_lines(seen), *lock_lines(seen), *host_lines(seen))
     if seen.watched < WATCHED_SECONDS:
         sentence = (
-            f"QEMU answers, {counted(held, 'disk request')} in flight; {seen.watched:.1f} s are too short to tell a "
-            "slow disk from a frozen one: forensics tells"
+            f"QEMU answers with {counted(held, 'disk request')} in flight; {seen.watched:.1f} s is too short to tell a "
+            "slow disk from a frozen one: take forensics"
         )
         return _telling(seen, "guest-silent", sentence, *lines)
     if seen.dead_storages:

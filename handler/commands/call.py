@@ -78,7 +78,7 @@ def call(arguments: argparse.Namespace) -> int:
 def _offer(arguments: argparse.Namespace, code: str) -> tuple[str, str]:
     """Return what it costs to lift a refusal, and the command that does: under a new id, for this one is spent."""
     costs = f"{VERBS[arguments.verb].consequence} {ANYWAY[code].cost}"
-    return f"the host offers to do it anyway. {costs}", f"breakglass call {_words(arguments)} --anyway {code}"
+    return f"to do it anyway, run the command below. {costs}", f"breakglass call {_words(arguments)} --anyway {code}"
 
 
 def _words(arguments: argparse.Namespace) -> str:
@@ -102,7 +102,7 @@ def _latest(stage: Mapping[str, object]) -> str:
     """Return by when the job ends at the latest, in this machine's time zone; nothing where the host did not tell."""
     try:
         ends = datetime.fromisoformat(str(stage["started"])) + timedelta(seconds=float(str(stage["deadline"])))
-        return f" (ends by {ends.astimezone():%H:%M:%S} at the latest)"
+        return f" (the job ends by {ends.astimezone():%H:%M:%S})"
     except (KeyError, ValueError, OverflowError):
         return ""
 
