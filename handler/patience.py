@@ -10,7 +10,7 @@ from .verbs import VERBS
 
 FIRST_SECONDS = 25.0  # until the first message: a read takes 4 s at most, and a job says its stage within 5 s
 GRACE_SECONDS = 20.0  # beyond the deadline that the host told
-UNTOLD_SECONDS = 960.0  # for a job that tells no deadline: an older host agent's, or one that runs as a single exec
+UNTOLD_SECONDS = 1200.0  # for a job that tells no deadline: an older host agent's, or one that runs as a single exec
 
 
 class Patience:

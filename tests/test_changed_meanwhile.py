@@ -89,19 +89,19 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
     assert world.pid == before
 
 
-def test_a_stop_of_somebody_else_that_never_ends_strands_the_vm_by_name(world: World) -> None:
-    """It holds the lock file for ever, as with a hook script that hangs: QEMU is ended without it, as both want, and
-    where no start can follow the answer says so, and who is in the way."""
-    agent = world.agent.read_text()
+def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world: World) -> None:
+    """It holds the lock file for ever, as with a hook script that hangs: no start could follow, so QEMU is not ended."""
+    agent, before = world.agent.read_text(), world.pid
     world.agent.write_text(agent.replace('"cycle": 420.0', '"cycle": 30.0'))
     path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
     holds = f"import fcntl; f = open({str(path)!r}, 'w'); fcntl.flock(f, 2); print('up', flush=True); input()"
     with task(f"qmstop:{VMID}", holds) as upid:
         answer = execute(world, "cycle")
     verdict = answer.trailer["verdict"]
-    assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "start")
+    assert (answer.code, verdict["code"], verdict["advice"]) == (13, "locked", "")
     assert any(line.startswith("held by") and upid in line for line in verdict["evidence"])
-    assert world.pid is None
+    assert world.pid == before
 
 
 def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) -> None:

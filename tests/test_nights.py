@@ -4,12 +4,13 @@ and off after a stop; and what was said to have failed must not happen later."""
 import os
 import signal
 import sys
+from typing import Any
 
 import pytest
 
 from handler.demo.world import VMID, World
 
-from .agent import Session, execute
+from .agent import Session, execute, processes
 from .pve_host import (
     another_cleanup,
     another_stop,
@@ -160,3 +161,78 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
     assert answer.code == 0
     assert "cleanup" in answer.stdout
     assert (world.pid is None) == (verb == "stop")
+
+
+def test_a_stop_waits_for_the_start_under_way_and_stops_what_that_started(world: World) -> None:
+    """The VM is off for now, and on a moment later: that is not what `stop` was asked for."""
+    assert world.qm("stop", str(VMID)).returncode == 0
+    hook(world, "pre-start", 60)
+    with another_stop(world, "start"):
+        answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["state"], world.pid) == (0, "stopped", None)
+    assert flock_pids(world) == []
+
+
+def test_a_reboot_is_called_off_also_where_somebody_else_ends_qemu(world: World) -> None:
+    """A person's stop is waited for; the mark by which the VM would start again after it is gone before it ends."""
+    wedge(world)
+    reboot_pending(world).touch()
+    with another_stop(world):
+        answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["state"]) == (0, "stopped")
+    until(lambda: not flock_pids(world), "the end of the cleanup")
+    assert (reboot_pending(world).exists(), world.pid) == (False, None)
+
+
+# --- a job that is killed beside its qm ---
+
+
+def killed(world: World, line: str, phase: str) -> dict[str, Any]:
+    """Kill every process of a verb while its `qm` is in a hook script; return what is answered then."""
+    with Session(world) as session:
+        tag = session.send(f"{line} id=killed-job")
+        until(lambda: in_hook(world, phase), "the hook")
+        for pid in processes(world, "killed-job"):
+            os.kill(pid, signal.SIGKILL)
+        return session.result(tag, 60)
+
+
+def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
+    """Until then nobody knows whether the VM will run: the state that is told is the last one."""
+    assert world.qm("stop", str(VMID)).returncode == 0
+    hook(world, "pre-start", 60)
+    result = killed(world, "start", "pre-start")
+    assert (result["verdict"]["code"], result["state"]) == ("job-killed", "running")
+    assert flock_pids(world) == []
+
+
+def test_a_killed_cycle_is_stranded_when_its_qm_has_stopped_the_vm(world: World) -> None:
+    """Both of its processes are gone and its `qm stop` goes on: the answer waits for that, and names the VM as off."""
+    hook(world, "pre-stop", 60)
+    result = killed(world, "cycle", "pre-stop")
+    assert (result["exit_code"], result["verdict"]["code"], result["state"]) == (15, "stranded", "stopped")
+    assert execute(world, "start").trailer["state"] == "running"
+
+
+# --- what is said of a VM that is off ---
+
+
+def test_a_vm_that_is_stranded_without_a_quorum_is_not_advised_to_start(world: World) -> None:
+    """The quorum was lost after the stop: a start is certain to be refused, and the evidence says why."""
+    hook(world, "post-stop", 0, f"chmod 555 {world.root}/etc/pve/nodes/demo")
+    answer = execute(world, "cycle")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "")
+    assert "this node has no quorum, so a start would fail" in verdict["evidence"]
+
+
+def test_a_host_that_can_begin_no_process_does_not_leave_the_vm_off_unsaid(world: World) -> None:
+    """The fork for `qm start` fails twice: a defect, but the VM is off, and that is the answer."""
+    line = "seconds = job.left(job.start_seconds)\n"
+    text = world.agent.read_text()
+    assert line in text
+    world.agent.write_text(text.replace(line, "raise BlockingIOError(11, 'no process')\n"))
+    answer = execute(world, "cycle")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "start")
+    assert "BlockingIOError" in verdict["sentence"]

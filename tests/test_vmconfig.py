@@ -57,6 +57,8 @@ def test_the_storages_of_the_vms_own_disks() -> None:
         ("hugepages: 1024", 210, ["hugepages"]),
         ("net0: x\nnet1: y", 40, ["2 network cards"]),
         ("memory: much", 30, []),
+        ("memory: 16384\n[PENDING]\nmemory: 65536", 64, ["64 GiB of memory"]),
+        ("hostpci0: 01:00\n[PENDING]\ndelete: hostpci0", 120, ["passed-through PCI devices"]),
     ],
 )
 def test_a_start_gets_the_time_that_proxmox_gives_it(conf: str, seconds: float, why: list[str]) -> None:

@@ -20,13 +20,14 @@ from .process import describe_process
 from .proof import frozen_disks
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Result, Verdict
+from .tier_host import thread_probe
 from .tier_storage import dead_storages, late_commands
-from .tiers import after_cluster, capture_probes, second_look, short_probes, storages_in
+from .tiers import SHORT_APART, after_cluster, capture_probes, second_look, short_probes, storages_in
 from .together import asked_together
 from .verdict import verdict_of
 from .vmlock import Lock
 from .vmstate import Facts, conclude, leftovers, observe, read_pid, sources
-from .words import DONE
+from .words import DONE, STORAGE_HUNG
 
 BUDGET = 15.0
 REUSE_SECONDS = 60.0
@@ -40,12 +41,22 @@ def before_acting(job: Job, facts: Facts | None = None) -> Verdict | None:
     That is the verdict of a capture of the last minute, or of our own look: brief, unless a thread or a disk stands
     still in it. `facts`: what the verb has seen of the VM, so that a QEMU that is silent is not asked again.
     """
-    if capture := proven_capture(job.host):
-        job.say(f"forensics: using the capture {capture}")
-        return _kept_verdict(job, capture)
     if facts is None or facts.pid != read_pid(job.host):
         facts = observe(job.host)
+    if capture := proven_capture(job.host):
+        verdict = _kept_verdict(job, capture)
+        if (verdict is not None and verdict.code == STORAGE_HUNG) or not _stands_still(job, facts):
+            job.say(f"forensics: using the capture {capture}")
+            return verdict
     return look_briefly(job, facts, time.monotonic() + min(BUDGET, job.left(BUDGET)))
+
+
+def _stands_still(job: Job, facts: Facts) -> bool:
+    """Tell whether a thread of QEMU sits in the kernel now: what a capture did not see may have begun since."""
+    if facts.pid is None or conclude(facts) == "stopped":
+        return False
+    look = [thread_probe(job.host, facts.pid, SHORT_APART)]
+    return any(reply.facts.get("stuck") for reply in asked_together(look, time.monotonic() + 2 * SHORT_APART + 1))
 
 
 def proven_capture(host: Host) -> str:
@@ -174,7 +185,7 @@ def _remember(job: Job, replies: list[Reply], seen: Evidence, verdict: Verdict) 
         write_whole(job.memory.job(job.record.id, "manifest.json"), json.dumps(manifest))
         judged_by = {"evidence": seen.as_json(), "verdict": asdict(verdict)}
         write_whole(job.memory.job(job.record.id, "evidence.json"), json.dumps(judged_by))
-        note = json.dumps({"job": job.record.id, "boottime": boottime(), "pid": read_pid(job.host)})
+        note = json.dumps({"job": job.record.id, "boottime": boottime(), "pid": seen.pid})
         for kind in ("evidence", "capture") if job.record.verb == "forensics" else ("evidence",):
             write_whole(f"{job.host.memory}/{kind}.json", note)
     except OSError:

@@ -11,16 +11,25 @@ from .cluster import Cluster, cluster_view
 from .forensics import before_acting
 from .ha import ha_line, ha_manages
 from .job import Job
-from .lockrules import ENDS_WITH_QEMU, LOOK_SECONDS, refuse_flock, refuse_locked, refuse_reset, refuse_resume, refused
-from .locks import cleanups
+from .lockrules import (
+    ENDS_WITH_QEMU,
+    LOOK_SECONDS,
+    await_holders,
+    refuse_flock,
+    refuse_locked,
+    refuse_reset,
+    refuse_resume,
+    refused,
+)
+from .locks import cleanups, flock_holders
 from .obstacles import TROUBLES
 from .preflight import can_start, nothing_left, refuse_deaf_ha, refuse_elsewhere, refuse_unstartable
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result, Verdict
 from .standby import stand_by
 from .starting import start_again, start_process, verify_running
-from .stopping import call_off_reboot, failed, qemu_lives, stop_process
-from .times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, START_VERIFY_SECONDS
+from .stopping import MOST_SECONDS, as_ended, call_off_reboot, failed, qemu_lives, stop_process
+from .times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, LADDER_SECONDS, START_VERIFY_SECONDS
 from .vmstate import Facts, conclude, has_process, leftovers, observe, sources
 from .words import DONE, REFUSED, STORAGE_HUNG, STRANDED
 
@@ -52,10 +61,17 @@ def reset(job: Job, facts: Facts) -> Result:
                 qmp.command("cont")
                 job.say("reset: cont, because a VM that was not running stays in prelaunch")
     except QmpError as error:
-        raise failed("verb-failed", f"QEMU refused the reset: {error}", "cycle") from None
+        raise _monitor_failed(job, f"QEMU refused the reset: {error}") from None
     except QmpSilent as error:
-        raise failed("verb-failed", f"the reset was sent; {error}", "cycle") from None
+        raise _monitor_failed(job, f"the reset was sent; {error}") from None
     return verify_running(job, 10)
+
+
+def _monitor_failed(job: Job, sentence: str) -> Ended:
+    """Advise a cycle, but not where the storage is known to hang: a person has had the reset done all the same."""
+    if job.anyway:
+        return failed("verb-failed", f"{sentence}; the VM's storage hangs: mend it first")
+    return failed("verb-failed", *_cycle_or_mend(cluster_view(job.host), sentence))
 
 
 def _cycle_or_mend(view: Cluster, sentence: str) -> tuple[str, str]:
@@ -68,22 +84,48 @@ def _cycle_or_mend(view: Cluster, sentence: str) -> tuple[str, str]:
 
 
 def stop(job: Job, facts: Facts) -> Result:
-    """Stop the VM and prove that no process of it is left."""
+    """Stop the VM and prove that no process of it is left, and that nobody is about to start it."""
+    if conclude(facts) == "stopped":
+        facts = _after_a_start(job, facts)
     view = cluster_view(job.host)
     if conclude(facts) == "stopped":
         refuse_elsewhere(job, view)
         nothing_left(job)
-        past_preconditions(job, facts)
-        call_off_reboot(job)
-        job.say("stop: already stopped")
     else:
         _refuse_stop(job, view)
         _warn_of_start(job, view)
-        past_preconditions(job, facts)
+    past_preconditions(job, facts)
+    if conclude(facts) == "stopped":
+        call_off_reboot(job)
+        job.say("stop: already stopped")
+    else:
         stop_process(job, facts, lambda view: _refuse_stop(job, view))
-    _refuse_return(job)
+    again = _await_aftermath(job)
+    if has_process(again):  # what was at work already, a start or a cleanup with a reboot, has come to its end
+        job.say(f"stop: the VM was started meanwhile, as process {again.pid}; stopping that")
+        stop_process(job, again, lambda view: _refuse_stop(job, view))
+        _refuse_return(job, _await_aftermath(job))
     _say_what_ha_does(job)
     return Result(DONE, "stopped")
+
+
+def _after_a_start(job: Job, facts: Facts) -> Facts:
+    """Wait for a `qm start` that is at work on the VM: what it starts is to be stopped."""
+    if any(holder.kind == "start" for holder in flock_holders(job.host)):
+        _await_start(job)
+        return observe(job.host)
+    return facts
+
+
+def _await_start(job: Job) -> None:
+    """Return once nobody starts the VM or cleans up behind it; where that does not end in time, say so."""
+    await_holders(job, ("start", "cleanup"), job.left(MOST_SECONDS) - LADDER_SECONDS, lambda: False)
+    for holder in flock_holders(job.host):
+        if holder.kind == "start":
+            sentence = (
+                f"the VM is stopped, but a start is at work and does not end (process {holder.pid}): end it first"
+            )
+            raise failed("started-again", sentence, "", f"held by {holder}", f"by hand: kill -9 -- -{holder.pid}")
 
 
 def _warn_of_start(job: Job, view: Cluster) -> None:
@@ -93,7 +135,7 @@ def _warn_of_start(job: Job, view: Cluster) -> None:
         )
 
 
-def _refuse_return(job: Job) -> None:
+def _await_aftermath(job: Job) -> Facts:
     """Look once more when qmeventd's `qm cleanup` of this VM has ended: `stop` means stopped. It begins a moment after
     QEMU's end, and starts the VM where a reboot was pending."""
     began = time.monotonic()
@@ -101,7 +143,11 @@ def _refuse_return(job: Job) -> None:
         if not cleanups(job.host) and passed > AFTERMATH_BEGINS_SECONDS:
             break
         time.sleep(LOOK_SECONDS)
-    facts = observe(job.host)
+    _await_start(job)
+    return observe(job.host)
+
+
+def _refuse_return(job: Job, facts: Facts) -> None:
     if has_process(facts):
         sentence = (
             f"the VM was stopped but runs again, as process {facts.pid}: HA, a reboot or a person started it; find out "
@@ -153,7 +199,7 @@ def resume(job: Job, facts: Facts, state: str) -> Result:
         with Qmp(job.host.qmp, job.left(5)) as qmp:
             qmp.command("cont")
     except (QmpError, QmpSilent) as error:
-        raise failed("verb-failed", f"the VM was {state} and did not continue: {error}", "cycle") from None
+        raise _monitor_failed(job, f"the VM was {state} and did not continue: {error}") from None
     job.say(f"start: continued (it was {state})")
     return verify_running(job, 10)
 
@@ -167,22 +213,42 @@ def cycle(job: Job, facts: Facts) -> Result:
         nothing_left(job)
     past_preconditions(job, facts)
     old = facts.pid or 0
-    stand_by(job)
     try:
+        stand_by(job)
         if runs:
             _stop_for_cycle(job, facts)
         return start_again(job, old)
-    except Ended as ended:
-        lives = qemu_lives(job, facts) or has_process(observe(job.host)) is not False
-        if lives or ended.verdict.code == "moved":
-            raise  # not off
-        raise failed(
-            "stranded",
-            f"the VM was stopped and could not be started: {ended.verdict.sentence}",
-            "start",
-            *ended.verdict.evidence,
-            exit_code=STRANDED,
-        ) from None
+    except Exception as error:  # a defect of ours, too, or a host without memory, must not leave the VM off unsaid
+        ended = as_ended(job, error)
+        if ended.verdict.code in ("moved", "job-killed") or _is_on(job, facts):
+            raise ended from None
+        raise _stranded(job, ended) from None
+
+
+def _is_on(job: Job, facts: Facts) -> bool:
+    """Tell whether the VM lives, or may: where that can't be found out, by how far the job had come."""
+    try:
+        return qemu_lives(job, facts) or has_process(observe(job.host)) is not False
+    except OSError:
+        return job.stage not in ("start", "verify")
+
+
+def _stranded(job: Job, ended: Ended) -> Ended:
+    """Return the answer for a VM that is off. A start is advised where none is certain to be refused."""
+    advice, evidence = "start", list(ended.verdict.evidence)
+    try:
+        refuse_unstartable(job, cluster_view(job.host), stops_first=False)
+        nothing_left(job)
+        held = [f"held by {holder}" for holder in flock_holders(job.host)]
+        advice = "" if held else "start"
+        evidence += [line for line in held if line not in evidence]
+    except Ended as obstacle:
+        advice = ""
+        evidence += [obstacle.verdict.sentence, *obstacle.verdict.evidence]
+    except OSError:
+        pass
+    sentence = f"the VM was stopped and could not be started: {ended.verdict.sentence}"
+    return failed("stranded", sentence, advice, *evidence, exit_code=STRANDED)
 
 
 def _stop_for_cycle(job: Job, facts: Facts) -> None:
@@ -191,9 +257,10 @@ def _stop_for_cycle(job: Job, facts: Facts) -> None:
     job.reserved = job.start_seconds + START_VERIFY_SECONDS / 2
     try:
         stop_process(job, facts, lambda view: _refuse_cycle(job, view))
-    except Ended as ended:
-        if qemu_lives(job, facts) or has_process(observe(job.host)) is not False or leftovers(job.host):
-            raise
+    except Exception as error:
+        ended = as_ended(job, error)
+        if _is_on(job, facts) or leftovers(job.host):
+            raise ended from None
         job.say(f"stop: {ended.verdict.sentence}; the VM is off all the same, so it is started now", "stderr")
     finally:
         job.reserved = 0.0

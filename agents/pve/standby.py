@@ -12,7 +12,7 @@ from .files import read_process, write_process
 from .job import Job
 from .process import lock_memory
 from .result import Ended, Verdict
-from .times import QM_STOP_SECONDS
+from .times import LADDER_SECONDS, QM_STOP_SECONDS
 from .vmlock import Lock
 from .words import FAILED
 
@@ -72,6 +72,9 @@ def _await_command(job: Job) -> None:
         return
     if pidfd < 0 or read_process(path) != pid:  # opened first, looked at again then: no other process is meant
         return
-    if not select.select([pidfd], [], [], job.left(QM_STOP_SECONDS))[0]:
-        job.end_command(pid)
+    starts = job.memory.stage(job.record.id) == "start"
+    kept = 0.0 if starts else LADDER_SECONDS + job.start_seconds
+    patience = max(1.0, job.left(QM_STOP_SECONDS + kept) - kept)
+    if not select.select([pidfd], [], [], patience)[0]:
+        job.end_command(pid, gently=starts)
     os.close(pidfd)

@@ -9,7 +9,7 @@ from .job import Job
 from .lockrules import await_holders
 from .locks import flock_holders
 from .result import Ended, Result
-from .stopping import MOST_SECONDS, end_qemu, failed
+from .stopping import MOST_SECONDS, as_ended, end_qemu, failed
 from .times import (
     CLEANUP_SECONDS,
     HA_START_SECONDS,
@@ -37,13 +37,14 @@ def start_again(job: Job, old: int) -> Result:
     """Start what a cycle has stopped; a first failure may be a lock that somebody else held, so try a second time."""
     try:
         return start_process(job, old)
-    except Ended as ended:
+    except Exception as error:
+        ended = as_ended(job, error)
         if (
             ended.exit_code == DEADLINE
             or ended.verdict.code in ("moved", "ha-holds")
             or conclude(observe(job.host)) != "stopped"
         ):
-            raise
+            raise ended from None
         job.say(f"start: {ended.verdict.sentence}; trying once more", "stderr")
         time.sleep(SECOND_START_SECONDS)
         return start_process(job, old)
@@ -58,12 +59,15 @@ def start_process(job: Job, old: int) -> Result:
     if _runs_anew(job, old):
         job.say(f"start: it was started already, as process {read_pid(job.host)}")
         return verify_running(job, START_VERIFY_SECONDS)
-    ran = job.run(["qm", "start", str(job.host.vmid)], job.start_seconds, gently=True)
+    seconds = job.left(job.start_seconds)
+    ran = job.run(["qm", "start", str(job.host.vmid)], seconds, gently=True)
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
+    if ran.code is not None and ran.code < 0:  # killed by somebody: its worker goes on
+        await_holders(job, ("start",), job.start_seconds, lambda: _runs_anew(job, old))
     if ran.code is None and not _runs_anew(job, old):
-        raise _given_up(job)
-    if ran.code and "already running" not in ran.stderr:
+        raise _given_up(job, seconds)
+    if ran.code and "already running" not in ran.stderr and not (ran.code < 0 and _runs_anew(job, old)):
         lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
         lines += [f"held by {holder}" for holder in flock_holders(job.host)]
         raise failed("verb-failed", f"qm start failed: {_cause(ran.stderr)}", "start", *lines)
@@ -86,12 +90,12 @@ def _cause(stderr: str) -> str:
     return last.rpartition("failed: ")[2][-CAUSE_CHARS:]
 
 
-def _given_up(job: Job) -> Ended:
+def _given_up(job: Job, seconds: float) -> Ended:
     """End what a start that was given up has left, so that it can't happen after we said that it failed; where nothing
     ends it, say so."""
     for pid in leftovers(job.host):
         end_qemu(job, pid)
-    sentence = f"qm start did not end in {job.start_seconds:g} s"
+    sentence = f"qm start did not end in {seconds:.0f} s"
     if left := leftovers(job.host):
         sentence = f"{sentence}, and {counted_processes(left)} left: the VM may still start when the storage answers"
         return failed("leftover", sentence, "", *describe_leftovers(left), exit_code=DEADLINE)

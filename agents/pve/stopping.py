@@ -14,7 +14,7 @@ from .cluster import Cluster, cluster_view
 from .ha import ha_by_hand, ha_line, ha_manages, ha_restarts
 from .job import Job
 from .lockrules import ENDS_WITH_QEMU, await_holders
-from .locks import flock_holders
+from .locks import Holder, flock_holders
 from .obstacles import TROUBLES
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Verdict
@@ -50,11 +50,20 @@ def failed(code: str, sentence: str, advice: str = "", *evidence: str, exit_code
     return Ended(exit_code, Verdict(code, sentence, advice, evidence))
 
 
+def as_ended(job: Job, error: Exception) -> Ended:
+    """Return a verb's own end, or the one that a defect or a host without memory makes."""
+    if isinstance(error, Ended):
+        return error
+    sentence = f"the host agent failed in stage {job.stage}: {type(error).__name__}"
+    return failed("agent-failed", sentence, "status", str(error))
+
+
 def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
     """Let whoever stops it already, or `qm stop`, do it; where that can't, QMP quit, SIGTERM, SIGKILL to the verified
     process; then proof.
 
     `refuse` is asked again before either: the evidence took its time, and what the preflight saw may be over."""
+    call_off_reboot(job)
     if is_gone(job, facts):
         job.enter("stop")
         job.say("stop: no process is left already")
@@ -111,9 +120,24 @@ def _stop_by_proxmox(job: Job, facts: Facts, view: Cluster) -> None:
     over = partial(is_gone, job, facts)
     await_holders(job, ("cleanup",), CLEANUP_SECONDS, over)
     await_holders(job, kinds, _before_ladder(job, MOST_SECONDS), over)
-    if not is_gone(job, facts) and not any(holder.kind == "stop" for holder in flock_holders(job.host)):
+    hanging = [] if is_gone(job, facts) else [each for each in flock_holders(job.host) if each.kind == "stop"]
+    if hanging:
+        _refuse_hanging_stop(job, hanging)
+    elif not is_gone(job, facts):
         call_off_reboot(job)
         _stop_by_qm(job, facts, view)
+
+
+def _refuse_hanging_stop(job: Job, hanging: list[Holder]) -> None:
+    """End a cycle whose VM somebody else's stop neither ends nor lets go of: with its lock file held no start could
+    follow. A stop may go on without it."""
+    if job.record.verb == "cycle":
+        pid = hanging[0].pid
+        sentence = (
+            f"another stop of the VM hangs (process {pid}) and may still stop it: end that process, then cycle it"
+        )
+        lines = (*(f"held by {holder}" for holder in hanging), f"by hand: kill -9 -- -{pid}", "QEMU was not killed")
+        raise failed("locked", sentence, "", *lines)
 
 
 def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
@@ -121,6 +145,8 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
     ran = job.run(["qm", "stop", str(job.host.vmid)], _before_ladder(job, QM_STOP_SECONDS))
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
+    if ran.code is not None and ran.code < 0:  # killed by somebody: its worker goes on
+        await_holders(job, ("stop",), _before_ladder(job, QM_STOP_SECONDS), partial(is_gone, job, facts))
     given_up = "could not be ended" if job.unended else "was ended, with its worker"
     ended = f"did not end in time and {given_up}" if ran.code is None else f"ended with {ran.code}"
     job.say(f"stop: qm stop {ended}")
@@ -214,8 +240,14 @@ def _kill(job: Job, facts: Facts) -> None:
 
 
 def end_qemu(job: Job, pid: int) -> None:
-    """SIGKILL a QEMU of this VM: one that was half started, and of which there is no pid file yet."""
-    _kill(job, Facts(pid=pid))
+    """SIGKILL a QEMU of this VM: one that was half started, and of which there is no pid file yet. Waits for its end,
+    whatever is left of the deadline."""
+    pidfd = _verified_pidfd(job, Facts(pid=pid))
+    if pidfd is not None:
+        job.say(f"start: SIGKILL to {pid}, which was half started")
+        _send(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], KILL_SECONDS)
+        os.close(pidfd)
 
 
 def _signal(job: Job, facts: Facts, number: signal.Signals, seconds: float) -> None:
@@ -223,11 +255,15 @@ def _signal(job: Job, facts: Facts, number: signal.Signals, seconds: float) -> N
     if pidfd is None:
         return
     job.say(f"stop: {number.name} to {facts.pid}")
+    _send(pidfd, number)
+    _wait_end(job, pidfd, seconds)
+
+
+def _send(pidfd: int, number: signal.Signals) -> None:
     try:
         signal.pidfd_send_signal(pidfd, number)
     except OSError:
         pass
-    _wait_end(job, pidfd, seconds)
 
 
 def _verified_pidfd(job: Job, facts: Facts) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from .files import boottime
 from .grammar import Request
 from .host import Host
+from .locks import flock_holders
 from .memory import Memory, Record
 from .readers import Readers
 from .reads import Message, output, result_message, status_result
@@ -19,6 +20,7 @@ from .vmstate import Facts, conclude, in_time, observe
 from .words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED, STRANDED
 
 ALIVE_EVERY = 0.2
+WORKER_EVERY = 1.0
 GRACE = 15.0
 
 
@@ -153,8 +155,18 @@ class Follow:
             yield self._end(Result(DEADLINE, stage=self._memory.stage(record.id), verdict=verdict))
         elif time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + ALIVE_EVERY
-            if not self._memory.alive(record) and self._memory.result(record.id) is None:
+            if self._memory.alive(record) or self._memory.result(record.id) is not None:
+                return
+            if self._worker_is_at_work(record):
+                self._next_look = time.monotonic() + WORKER_EVERY
+            else:
                 yield self._killed(record)
+
+    def _worker_is_at_work(self, record: Record) -> bool:
+        """Tell whether a `qm` that a killed job has left still stops or starts the VM: how it ends is not known yet."""
+        if record.verb not in ("start", "stop", "cycle"):
+            return False
+        return bool(in_time(lambda: any(each.kind in ("start", "stop") for each in flock_holders(self._host)), 0.5))
 
     def _ends(self, record: Record) -> float:
         """Return by when the job must have ended, on our clock; asked once its verb's usual time is over."""

@@ -43,8 +43,16 @@ def disk_storages(text: str) -> list[str]:
 
 def start_seconds(text: str) -> tuple[float, list[str]]:
     """Return how long Proxmox itself waits for QEMU to start, in seconds, and what of the configuration makes it more
-    than the base (qemu-server 9.2.6, Helpers.pm config_aware_timeout)."""
-    options = current_options(text)
+    than the base. A start takes up the pending options, unless an earlier stop has: the longer of the two counts."""
+    current = current_options(text)
+    pending = _options_in(_sections(text).get("PENDING", []))
+    deleted = pending_options(text)
+    applied = {name: value for name, value in current.items() if name not in deleted} | pending
+    return max(_start_seconds(current), _start_seconds(applied))
+
+
+def _start_seconds(options: dict[str, str]) -> tuple[float, list[str]]:
+    """By qemu-server 9.2.6, Helpers.pm config_aware_timeout."""
     why = []
     seconds = START_BASE_SECONDS
     if (memory := _memory_mib(options)) > 30 * 1024:
