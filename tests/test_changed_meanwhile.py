@@ -90,7 +90,7 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
 
 
 def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world: World) -> None:
-    """It holds the lock file for ever, as with a hook script that hangs: no start could follow, so QEMU is not ended."""
+    """It holds the lock file for ever, as with a hook script that hangs: no start could follow, so QEMU lives on."""
     agent, before = world.agent.read_text(), world.pid
     world.agent.write_text(agent.replace('"cycle": 420.0', '"cycle": 30.0'))
     path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"

@@ -13,9 +13,10 @@ import pytest
 from agents.pve.files import read_process
 from handler.demo.world import VMID, World
 
-from .agent import execute, processes
+from .agent import execute, hasten, processes
+from .pve_host import hook, in_hook, restore, under_ha, worker
 from .sshd import Sshd, descendants
-from .stages import CYCLE, RESET, Hold, at_qm, memory, stage
+from .stages import CYCLE, RESET, Hold, at_qm, memory, stage, until
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.slow]
 
@@ -30,7 +31,8 @@ every_stage = pytest.mark.parametrize(("verb", "name", "hold"), EVERY, ids=NAMES
 def sshd() -> Iterator[Sshd]:
     """One host for the whole sweep: what a case leaves behind is what the next one finds, as in life."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-        world = World(Path(directory))
+        world = World(Path(directory), scale=20)
+        hasten(world)
         assert world.qm("start", str(VMID)).returncode == 0
         server = Sshd(world)
         yield server
@@ -145,3 +147,46 @@ def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
     assert "the VM is stopped now" in verdict["sentence"]
     assert json.loads(memory(sshd.world, "jobs", "stranded-1", "result.json").read_text())["state"] == "stopped"
     assert execute(sshd.world, "start").trailer["state"] == "running"
+
+
+# --- while the worker of a `qm` is alive ---
+
+
+def in_a_hook(phase: str) -> Hold:
+    """Hold a cycle whose `qm` has begun its work: its worker is in a hook script, which ends by itself."""
+
+    def hold(world: World, job_id: str) -> Iterator[None]:
+        restore(world)
+        hook(world, phase, 60)
+        yield
+        until(lambda: in_hook(world, phase), f"the hook {phase}")
+        yield
+        yield
+
+    return hold
+
+
+def at_has_stop(world: World, job_id: str) -> Iterator[None]:
+    """Hold a cycle that waits for HA, whose own `qm stop` has begun and takes its time in a hook script."""
+    restore(world)
+    under_ha(world)
+    hook(world, "pre-stop", 60)
+    yield
+    until(lambda: worker(world, "qmstop"), "HA's stop")
+    yield
+    yield
+
+
+AT_WORK: dict[str, Hold] = {"stop": in_a_hook("pre-stop"), "start": in_a_hook("pre-start"), "stop-by-ha": at_has_stop}
+
+
+@pytest.mark.parametrize("kill", [whole_ssh_side, resident_agent, the_job])
+@pytest.mark.parametrize("name", AT_WORK)
+def test_a_cycle_ends_running_whoever_is_killed_beside_its_worker(sshd: Sshd, name: str, kill: Kill) -> None:
+    """The worker goes on by itself, and so does the cycle; nobody stops the VM a second time or leaves it off."""
+    before, job_id = sshd.world.pid, f"{name}-{kill.__name__}"
+    held_and_killed(sshd, "cycle", AT_WORK[name], job_id, kill, session=kill is resident_agent)
+    trailer = execute(sshd.world, f"cycle id={job_id}").trailer
+    assert (trailer["outcome"], trailer["state"]) == ("done", "running")
+    assert (worker(sshd.world), sshd.world.pid in (None, before)) == (0, False)
+    restore(sshd.world)
