@@ -406,7 +406,9 @@ def test_a_cleanup_holds_the_flock_beside_a_new_qemu(world: World) -> None:
     os.kill(watcher, signal.SIGCONT)
     until(lambda: cleaner(world) == watcher, "a cleanup")
     assert command_line(watcher) == f"/usr/bin/perl /usr/sbin/qm cleanup {VMID} 1 0"
+    os.kill(watcher, signal.SIGSTOP)  # as long as this test takes
     assert qm(world, "stop")[::2] == (255, f"can't lock file '{LOCK_FILE}' - got timeout\n")
+    os.kill(watcher, signal.SIGCONT)
     assert has_ended(watcher)
     assert (world.pid, flock_pids(world)) == (new, [])
     code, _, err = qm(world, "cleanup", "1", "0")
@@ -425,7 +427,7 @@ def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> N
     """Whoever ends it: qmeventd finds the word that the reboot left, and a task of its own starts the VM."""
     old = world.pid or 0
     with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
-        until(lambda: witness.seen("POWERDOWN"), "the ACPI request")
+        witness.wait("POWERDOWN")
         assert reboot_pending(world).exists()
         os.kill(old, signal.SIGKILL)
         assert person.wait(20) == 0
@@ -439,7 +441,7 @@ def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> N
 def test_without_the_word_the_vm_stays_off(world: World) -> None:
     """Who removes it in time has a VM that is stopped."""
     with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
-        until(lambda: witness.seen("POWERDOWN"), "the ACPI request")
+        witness.wait("POWERDOWN")
         reboot_pending(world).unlink()
         os.kill(world.pid or 0, signal.SIGKILL)
         assert person.wait(20) == 0
