@@ -70,6 +70,15 @@ def world(shared: World) -> World:
     return shared
 
 
+@pytest.fixture
+def own(short_dir: Path) -> Iterator[World]:
+    """A host of a test's own, without a scale, whose VM runs."""
+    world = World(short_dir)
+    assert world.qm("start", str(VMID)).returncode == 0
+    yield world
+    world.close()
+
+
 def qm(world: World, *words: str) -> tuple[int, str, str]:
     """Return what `qm` exits with and says, on stdout and on stderr."""
     verb, *options = words
@@ -157,20 +166,17 @@ def test_an_orphan_of_a_wedged_stop_never_kills(world: World) -> None:
     assert not has_ended(qemu, 0)
 
 
-def test_sigterm_to_qm_escalates_at_once(short_dir: Path) -> None:
+def test_sigterm_to_qm_escalates_at_once(own: World) -> None:
     """It is passed on to the worker, whose wait for `quit` it ends: a minute, on this host without a scale."""
-    world = World(short_dir)
-    assert qm(world, "start") == (0, "", "")
-    qemu = silent(world)
-    with another_stop(world) as person:
+    qemu = silent(own)
+    with another_stop(own) as person:
         assert person.stdout is not None
-        until(lambda: queued(world), "its quit")
+        until(lambda: queued(own), "its quit")
         person.terminate()
         assert person.stdout.readline() == ESCALATION
         os.kill(qemu, signal.SIGCONT)
         assert person.wait(20) == 0
         assert has_ended(qemu, 0)
-    world.close()
 
 
 def test_sigterm_in_a_hook_only_fails_the_hook(world: World) -> None:
@@ -406,7 +412,9 @@ def test_a_cleanup_holds_the_flock_beside_a_new_qemu(world: World) -> None:
     os.kill(watcher, signal.SIGCONT)
     until(lambda: cleaner(world) == watcher, "a cleanup")
     assert command_line(watcher) == f"/usr/bin/perl /usr/sbin/qm cleanup {VMID} 1 0"
+    os.kill(watcher, signal.SIGSTOP)  # as long as this test takes
     assert qm(world, "stop")[::2] == (255, f"can't lock file '{LOCK_FILE}' - got timeout\n")
+    os.kill(watcher, signal.SIGCONT)
     assert has_ended(watcher)
     assert (world.pid, flock_pids(world)) == (new, [])
     code, _, err = qm(world, "cleanup", "1", "0")
@@ -425,7 +433,7 @@ def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> N
     """Whoever ends it: qmeventd finds the word that the reboot left, and a task of its own starts the VM."""
     old = world.pid or 0
     with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
-        until(lambda: witness.seen("POWERDOWN"), "the ACPI request")
+        witness.wait("POWERDOWN")
         assert reboot_pending(world).exists()
         os.kill(old, signal.SIGKILL)
         assert person.wait(20) == 0
@@ -439,7 +447,7 @@ def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> N
 def test_without_the_word_the_vm_stays_off(world: World) -> None:
     """Who removes it in time has a VM that is stopped."""
     with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
-        until(lambda: witness.seen("POWERDOWN"), "the ACPI request")
+        witness.wait("POWERDOWN")
         reboot_pending(world).unlink()
         os.kill(world.pid or 0, signal.SIGKILL)
         assert person.wait(20) == 0
@@ -548,21 +556,19 @@ def test_each_time_is_scaled_and_each_command_costs_what_it_shall(world: World) 
     assert processor_time() - before > 0.25
 
 
-def test_closing_leaves_nothing_behind(short_dir: Path) -> None:
+def test_closing_leaves_nothing_behind(own: World) -> None:
     """No VM, no qmeventd, no worker or hook of it, nothing of HA's."""
-    world = World(short_dir)
-    assert qm(world, "start")[0] == 0
-    under_ha(world, round=1000)
-    assert qm(world, "stop")[0] == 0
-    shutil.rmtree(world.root / "etc/pve/ha")
-    hook(world, "pre-stop", FOR_EVER)
-    with another_stop(world) as person:
-        until(lambda: in_hook(world, "pre-stop"), "the hook")
+    under_ha(own, round=1000)
+    assert qm(own, "stop")[0] == 0
+    shutil.rmtree(own.root / "etc/pve/ha")
+    hook(own, "pre-stop", FOR_EVER)
+    with another_stop(own) as person:
+        until(lambda: in_hook(own, "pre-stop"), "the hook")
         os.killpg(person.pid, signal.SIGKILL)
         wanted = {"qmeventd", "pve-ha-lrm", "task UPID", "hookscript"}
-        until(lambda: wanted <= {name_of(pid).split(":")[0] for pid in processes_of(str(world.root))}, "all of them")
-        world.close()
-        assert list(processes_of(str(world.root))) == []
+        until(lambda: wanted <= {name_of(pid).split(":")[0] for pid in processes_of(str(own.root))}, "all of them")
+        own.close()
+        assert list(processes_of(str(own.root))) == []
 
 
 def test_a_watcher_ends_with_its_directory(short_dir: Path) -> None:

@@ -42,13 +42,13 @@ def serve(listener: socket.socket, machine: Machine) -> None:
     """Serve monitors one after the other until one says quit."""
     while True:
         client, _ = listener.accept()
-        with client, client.makefile("rw") as stream:
-            stream.write(json.dumps({"QMP": {"version": {}, "capabilities": []}}) + "\n")
+        with client, client.makefile("rwb") as stream:
+            stream.write(json.dumps({"QMP": {"version": {}, "capabilities": []}}).encode() + b"\n")
             stream.flush()
             for line in stream:
                 command = str(json.loads(line).get("execute"))
                 for message in machine.execute(command):
-                    stream.write(json.dumps(message) + "\n")
+                    stream.write(json.dumps(message).encode() + b"\n")
                 stream.flush()
                 if command == "quit":
                     return

@@ -122,11 +122,11 @@ class Vm:
         limit = max(limit or self.seconds("qmp"), LEAST_FOR_QMP)
         failed = f"VM {self.vmid} qmp command '{command}' failed - "
         with self._connected(failed, limit) as client:
-            stream = client.makefile("rw")
+            stream = client.makefile("rwb")  # as text, a write would drop what was read ahead
             try:
                 stream.readline()
                 for word in ("qmp_capabilities", command):
-                    stream.write(json.dumps({"execute": word}) + "\n")
+                    stream.write(json.dumps({"execute": word}).encode() + b"\n")
                     stream.flush()
                     while "return" not in (answer := json.loads(stream.readline())):
                         if "error" in answer:

@@ -178,10 +178,10 @@ class World:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(20)
             client.connect(str(self.witness if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp"))
-            with client.makefile("rw") as stream:
+            with client.makefile("rwb") as stream:
                 stream.readline()
                 for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
-                    stream.write(json.dumps(request) + "\n")
+                    stream.write(json.dumps(request).encode() + b"\n")
                     stream.flush()
                     while "event" in (answer := json.loads(stream.readline())):
                         pass
