@@ -68,6 +68,7 @@ class Case:
 QMP_WAIT = {"QMP_SECONDS = 3.0": "QMP_SECONDS = 0.3", "QMP_STEP_SECONDS = 3.0": "QMP_STEP_SECONDS = 0.3"}
 HA_WAIT = {"HA_STOP_SECONDS = 8.5": "HA_STOP_SECONDS = 1.0"}
 HA_START = {"HA_START_SECONDS = 6": "HA_START_SECONDS = 1.0"}
+STOP_WAIT = {"QM_STOP_SECONDS = 7.5": "QM_STOP_SECONDS = 1.0"}
 QM_WAIT = {
     "QM_STOP_SECONDS = 7.5": "QM_STOP_SECONDS = 1.0",
     "QM_START_SECONDS = 7.5": "QM_START_SECONDS = 1.0",
@@ -108,11 +109,11 @@ CASES = {
         "stop", 0, "", ("qm stop ended with 0", "SIGTERM to ", "no process is left"), "none", "stop-unproven"
     ),
     "cycle after a stop that was none": Case("cycle", 0, "", ("SIGTERM to ",), "new", "stop-unproven"),
-    "stop hangs": Case("stop", 0, "", ("qm stop did not end in time",), "none", "stop-hangs", haste=QM_WAIT),
+    "stop hangs": Case("stop", 0, "", ("qm stop did not end in time",), "none", "stop-hangs", haste=STOP_WAIT),
     "stop hangs until little is left": Case(
         "stop", 0, "", ("did not end in time",), "none", "stop-hangs", haste={'"stop": 240.0': '"stop": 29.0'}
     ),
-    "stop ignores SIGTERM": Case("cycle", 0, "", ("did not end in time",), "new", "stop-ignores-term", haste=QM_WAIT),
+    "stop ignores SIGTERM": Case("cycle", 0, "", ("did not end in time",), "new", "stop-ignores-term", haste=STOP_WAIT),
     "start hangs": Case("start", 14, "deadline", (), "none", "start-hangs", stopped, QM_WAIT),
     "all of qm hangs: no cycle": Case("cycle", 12, "no-qm", ("gave no answer",), mode="hangs", haste=HUNG),
     "all of qm hangs: reset": Case("reset", 0, mode="hangs"),
