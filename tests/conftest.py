@@ -46,6 +46,8 @@ SLOW_FILES = (
 # The files that take longest come first: with several processes, what begins last should be short.
 LONG_FILES = (
     *(
+        "test_nights",
+        "test_kill_sweep",
         "test_forensics",
         "test_page_chat",
         "test_page_lost",
@@ -55,7 +57,7 @@ LONG_FILES = (
         "test_hung_host_road",
     ),
     *("test_changed_meanwhile", "test_agent", "test_http", "test_pve", "test_chat_failures", "test_reload"),
-    *("test_preflight", "test_signals", "test_install", "test_mended", "test_chat", "test_kill_sweep"),
+    *("test_preflight", "test_signals", "test_install", "test_mended", "test_chat", "test_standin"),
     *("test_page_looks", "test_archive", "test_claude", "test_real_sshd", "test_road", "test_demo", "test_cli"),
     *("test_unfriendly_host", "test_alerts_http", "test_model", "test_alertmanager", "test_page_vms"),
     *("test_second_sources", "test_packaging", "test_hostile_ssh", "test_chat_worlds", "test_bodies"),
