@@ -55,7 +55,8 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
     answer = in_time(lambda: asdict(_seen_in_cluster(host)), seconds)
     if isinstance(answer, dict):
         return Cluster(**answer)
-    _hung_at = time.monotonic()
+    if seconds >= CLUSTER_SECONDS or _hung_at > float("-inf"):  # a shorter look is no proof
+        _hung_at = time.monotonic()
     return Cluster("pmxcfs-hung")
 
 

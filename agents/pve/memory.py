@@ -157,7 +157,8 @@ class Memory:
     def alive(self, record: Record) -> bool:
         """Tell whether the job's own process still runs, or the one that stands by for it, or the `qm` that it ran:
         what that does to the VM is not known before it has ended."""
-        return bool(self.processes(record) or read_process(self.job(record.id, "command")))
+        over = boottime() - record.boottime > self.deadline(record.id, record.verb)
+        return bool(self.processes(record) or (not over and read_process(self.job(record.id, "command"))))
 
     def processes(self, record: Record) -> list[int]:
         """Return the pids of the processes that run for a job, the one that stands by first."""

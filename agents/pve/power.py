@@ -6,9 +6,10 @@ again.
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from .cluster import Cluster, cluster_view
-from .forensics import before_acting
+from .forensics import BUDGET, before_acting
 from .ha import ha_line, ha_manages
 from .job import Job
 from .lockrules import (
@@ -103,7 +104,11 @@ def stop(job: Job, facts: Facts) -> Result:
     again = _await_aftermath(job)
     if has_process(again):  # what was at work already, a start or a cleanup with a reboot, has come to its end
         job.say(f"stop: the VM was started meanwhile, as process {again.pid}; stopping that")
-        stop_process(job, again, lambda view: _refuse_stop(job, view))
+        try:
+            stop_process(job, again, lambda view: _refuse_stop(job, view))
+        except Ended as ended:  # no refusal any more: the first QEMU is gone already
+            sentence = f"the VM was stopped and was started again meanwhile: {ended.verdict.sentence}"
+            raise failed("started-again", sentence, "", *ended.verdict.evidence) from None
         _refuse_return(job, _await_aftermath(job))
     _say_what_ha_does(job)
     return Result(DONE, "stopped")
@@ -118,10 +123,15 @@ def _after_a_start(job: Job, facts: Facts) -> Facts:
 
 
 def _await_start(job: Job) -> None:
-    """Return once nobody starts the VM or cleans up behind it; where that does not end in time, say so."""
-    await_holders(job, ("start", "cleanup"), job.left(MOST_SECONDS) - LADDER_SECONDS, lambda: False)
+    """Return once nobody starts the VM or cleans up behind it, or once it is there to be stopped; where neither comes
+    in time, say so."""
+    if not any(holder.kind in ("start", "cleanup") for holder in flock_holders(job.host)):
+        return
+    kept = LADDER_SECONDS + BUDGET
+    is_there = partial(_is_there, job)
+    await_holders(job, ("start", "cleanup"), job.left(MOST_SECONDS) - kept, is_there)
     for holder in flock_holders(job.host):
-        if holder.kind == "start":
+        if holder.kind == "start" and not is_there():
             sentence = (
                 f"the VM is stopped, but a start is at work and does not end (process {holder.pid}): end it first"
             )
@@ -133,6 +143,10 @@ def _warn_of_start(job: Job, view: Cluster) -> None:
         job.warnings.append(
             "this node has no quorum: the stop works, but a start is refused until the node has a quorum again"
         )
+
+
+def _is_there(job: Job) -> bool:
+    return has_process(observe(job.host)) is True
 
 
 def _await_aftermath(job: Job) -> Facts:
@@ -229,7 +243,7 @@ def _is_on(job: Job, facts: Facts) -> bool:
     """Tell whether the VM lives, or may: where that can't be found out, by how far the job had come."""
     try:
         return qemu_lives(job, facts) or has_process(observe(job.host)) is not False
-    except OSError:
+    except Exception:
         return job.stage not in ("start", "verify")
 
 
@@ -239,14 +253,14 @@ def _stranded(job: Job, ended: Ended) -> Ended:
     try:
         refuse_unstartable(job, cluster_view(job.host), stops_first=False)
         nothing_left(job)
-        held = [f"held by {holder}" for holder in flock_holders(job.host)]
+        held = [f"held by {holder}" for holder in flock_holders(job.host) if holder.kind != "cleanup"]
         advice = "" if held else "start"
         evidence += [line for line in held if line not in evidence]
     except Ended as obstacle:
         advice = ""
         evidence += [obstacle.verdict.sentence, *obstacle.verdict.evidence]
-    except OSError:
-        pass
+    except Exception as error:
+        evidence.append(f"what stands in the way of a start could not be told: {type(error).__name__}")
     sentence = f"the VM was stopped and could not be started: {ended.verdict.sentence}"
     return failed("stranded", sentence, advice, *evidence, exit_code=STRANDED)
 

@@ -12,8 +12,10 @@ from .files import read_process, write_process
 from .job import Job
 from .process import lock_memory
 from .result import Ended, Verdict
+from .stopping import end_qemu
 from .times import LADDER_SECONDS, QM_STOP_SECONDS
 from .vmlock import Lock
+from .vmstate import leftovers
 from .words import FAILED
 
 
@@ -74,7 +76,10 @@ def _await_command(job: Job) -> None:
         return
     starts = job.memory.stage(job.record.id) == "start"
     kept = 0.0 if starts else LADDER_SECONDS + job.start_seconds
-    patience = max(1.0, job.left(QM_STOP_SECONDS + kept) - kept)
+    seconds = job.start_seconds if starts else QM_STOP_SECONDS
+    patience = max(1.0, job.left(seconds + kept) - kept)
     if not select.select([pidfd], [], [], patience)[0]:
         job.end_command(pid, gently=starts)
+        for half in leftovers(job.host) if starts else ():
+            end_qemu(job, half)
     os.close(pidfd)

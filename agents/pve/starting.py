@@ -65,12 +65,16 @@ def start_process(job: Job, old: int) -> Result:
     job.say(ran.stderr, "stderr")
     if ran.code is not None and ran.code < 0:  # killed by somebody: its worker goes on
         await_holders(job, ("start",), job.start_seconds, lambda: _runs_anew(job, old))
-    if ran.code is None and not _runs_anew(job, old):
+        for holder in flock_holders(job.host):
+            if holder.kind == "start" and not _runs_anew(job, old):
+                job.end_command(holder.pid)
+    if (ran.code is None or ran.code < 0) and not _runs_anew(job, old):
         raise _given_up(job, seconds)
-    if ran.code and "already running" not in ran.stderr and not (ran.code < 0 and _runs_anew(job, old)):
+    if ran.code is not None and ran.code > 0 and "already running" not in ran.stderr:
         lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
-        lines += [f"held by {holder}" for holder in flock_holders(job.host)]
-        raise failed("verb-failed", f"qm start failed: {_cause(ran.stderr)}", "start", *lines)
+        held = [f"held by {holder}" for holder in flock_holders(job.host)]
+        advice = "" if held else "start"
+        raise failed("verb-failed", f"qm start failed: {_cause(ran.stderr)}", advice, *lines, *held)
     asked_ha = "Requesting HA start" in ran.stdout
     seconds = HA_START_SECONDS + job.start_seconds - QM_START_SECONDS if asked_ha else START_VERIFY_SECONDS
     result = verify_running(job, seconds, asked_ha)

@@ -42,6 +42,7 @@ from .vmstate import (
 from .words import DEADLINE, FAILED
 
 MOST_SECONDS = 3600.0  # as long as the deadline allows
+LEAST_SECONDS = 1.0
 
 Refuse = Callable[[Cluster], None]  # given what /etc/pve says; raises Ended where the VM must not be stopped
 
@@ -63,14 +64,15 @@ def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
     process; then proof.
 
     `refuse` is asked again before either: the evidence took its time, and what the preflight saw may be over."""
-    call_off_reboot(job)
     if is_gone(job, facts):
         job.enter("stop")
+        call_off_reboot(job)
         job.say("stop: no process is left already")
         return
     view = cluster_view(job.host)
     refuse(view)
     job.enter("stop")
+    call_off_reboot(job)
     if view.trouble:
         job.say(f"stop: {TROUBLES[view.trouble][0]}, so qm can't be used; stopping QEMU directly")
         job.warnings.append("/etc/pve did not tell whether HA manages the VM; if it does, HA may start it again")
@@ -119,23 +121,32 @@ def _stop_by_proxmox(job: Job, facts: Facts, view: Cluster) -> None:
     kinds = ENDS_WITH_QEMU if ha_manages(view.ha) else ("stop",)
     over = partial(is_gone, job, facts)
     await_holders(job, ("cleanup",), CLEANUP_SECONDS, over)
-    await_holders(job, kinds, _before_ladder(job, MOST_SECONDS), over)
-    hanging = [] if is_gone(job, facts) else [each for each in flock_holders(job.host) if each.kind == "stop"]
-    if hanging:
-        _refuse_hanging_stop(job, hanging)
-    elif not is_gone(job, facts):
+    if not _await_stops(job, facts, kinds) and not is_gone(job, facts):
         call_off_reboot(job)
         _stop_by_qm(job, facts, view)
+        if not is_gone(job, facts):
+            _await_stops(job, facts, kinds)
+
+
+def _await_stops(job: Job, facts: Facts, kinds: tuple[str, ...]) -> list[Holder]:
+    """Wait for stops that hold the VM's lock file, as long as the deadline allows; return those that hang. One look
+    that saw none, or a new one, proves nothing: the time must be over."""
+    while True:
+        await_holders(job, kinds, _before_ladder(job, MOST_SECONDS), partial(is_gone, job, facts))
+        hanging = [] if is_gone(job, facts) else [each for each in flock_holders(job.host) if each.kind == "stop"]
+        if not hanging:
+            return []
+        if _before_ladder(job, MOST_SECONDS) <= LEAST_SECONDS:
+            _refuse_hanging_stop(job, hanging)
+            return hanging
 
 
 def _refuse_hanging_stop(job: Job, hanging: list[Holder]) -> None:
-    """End a cycle whose VM somebody else's stop neither ends nor lets go of: with its lock file held no start could
-    follow. A stop may go on without it."""
+    """End a cycle whose VM a stop neither ends nor lets go of: with its lock file held no start could follow. A stop
+    may go on without it."""
     if job.record.verb == "cycle":
         pid = hanging[0].pid
-        sentence = (
-            f"another stop of the VM hangs (process {pid}) and may still stop it: end that process, then cycle it"
-        )
+        sentence = f"a stop of the VM hangs (process {pid}) and may still stop it: end that process, then cycle it"
         lines = (*(f"held by {holder}" for holder in hanging), f"by hand: kill -9 -- -{pid}", "QEMU was not killed")
         raise failed("locked", sentence, "", *lines)
 
@@ -145,8 +156,6 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
     ran = job.run(["qm", "stop", str(job.host.vmid)], _before_ladder(job, QM_STOP_SECONDS))
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
-    if ran.code is not None and ran.code < 0:  # killed by somebody: its worker goes on
-        await_holders(job, ("stop",), _before_ladder(job, QM_STOP_SECONDS), partial(is_gone, job, facts))
     given_up = "could not be ended" if job.unended else "was ended, with its worker"
     ended = f"did not end in time and {given_up}" if ran.code is None else f"ended with {ran.code}"
     job.say(f"stop: qm stop {ended}")
@@ -165,7 +174,7 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
 def _before_ladder(job: Job, seconds: float) -> float:
     """Return how long a step of a stop may take: what follows it needs its time, too."""
     kept = LADDER_SECONDS + job.reserved
-    return max(1.0, job.left(seconds + kept) - kept)
+    return max(LEAST_SECONDS, job.left(seconds + kept) - kept)
 
 
 def _leave_it_to_ha(job: Job, asked_ha: bool) -> None:

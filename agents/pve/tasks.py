@@ -166,7 +166,8 @@ class Follow:
         """Tell whether a `qm` that a killed job has left still stops or starts the VM: how it ends is not known yet."""
         if record.verb not in ("start", "stop", "cycle"):
             return False
-        return bool(in_time(lambda: any(each.kind in ("start", "stop") for each in flock_holders(self._host)), 0.5))
+        answer = in_time(lambda: any(each.kind in ("start", "stop") for each in flock_holders(self._host)), 0.5)
+        return answer is not False  # no answer in time is no proof that it has ended; the deadline bounds the wait
 
     def _ends(self, record: Record) -> float:
         """Return by when the job must have ended, on our clock; asked once its verb's usual time is over."""
