@@ -535,7 +535,7 @@ def test_a_hung_storage_hides_all_of_them(world: World) -> None:
         for words in ([], ["--storage", "local"]):
             asking.append(stack.enter_context(subprocess.Popen([world.bin / "pvesm", "status", *words])))
             stack.callback(asking[-1].kill)
-        about_one = [world.bin / "pvesm", "list", "local", "--vmid", str(VMID), "--content", "images"]
+        about_one = [str(world.bin / "pvesm"), "list", "local", "--vmid", str(VMID), "--content", "images"]
         assert subprocess.run(about_one, capture_output=True, timeout=60).returncode == 0
         assert [each.poll() for each in asking] == [None, None]
 
