@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from agents.pve.files import read_process
 from handler.demo.world import VMID, World
 
 from .agent import Session, execute, processes
+from .pve_host import worker
 from .stages import memory, until
 
 pytestmark = pytest.mark.shared("world")
@@ -163,12 +165,17 @@ def test_many_processes_for_one_id_make_one_job(world: World) -> None:
 
 @own_host
 def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
-    """SIGKILL of the job and of what stands by for it: a result that says so with the VM's state, the lock is free."""
+    """SIGKILL of the job, of what stands by for it, of its `qm` and of its worker: a result that says so with the
+    VM's state, and the lock is free."""
     with Session(gated_stop) as session:
         tag = session.send("cycle id=to-be-killed by=operator")
         job = running_job(session)
+        until(lambda: worker(gated_stop), "a worker")
         for pid in processes(gated_stop, job["id"]):
             os.kill(pid, signal.SIGKILL)
+        at_work = worker(gated_stop)
+        os.kill(read_process(str(memory(gated_stop, "jobs", job["id"], "command"))), signal.SIGKILL)
+        os.kill(at_work, signal.SIGKILL)
         result = session.result(tag)
         assert (result["outcome"], result["verdict"]["code"], result["stage"]) == ("failed", "job-killed", "stop")
         assert result["state"] == "running"

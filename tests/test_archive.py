@@ -97,7 +97,7 @@ def test_output_is_cut_to_a_mebibyte(world: World) -> None:
     assert answer.trailer["state"] == "running"
     output = memory(world, "jobs/talks-a-lot/output")
     assert output.stat().st_size <= 1024 * 1024 + 200
-    texts = [json.loads(line)["text"] for line in output.read_text().splitlines()]
+    texts = [json.loads(line).get("text", "") for line in output.read_text().splitlines()]
     assert "[output cut at 1 MiB]\n" in texts
     assert texts[-1].startswith("verify: running")
     archived = world.root / f"var/lib/breakglass/{VMID}/jobs/talks-a-lot"

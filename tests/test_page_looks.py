@@ -66,6 +66,7 @@ def test_no_state_offends_axe(visit: Visit) -> None:
     phase(page, "failed")
     found += judged(page, "failed")
     stage.world.misbehave()
+    expect(page.locator("#state-word")).to_have_text("Stopped")  # the page has looked: it must not see who comes next
     with held_cycle(stage, verb="start"):
         confirm(page, "start")
         phase(page, "busy")

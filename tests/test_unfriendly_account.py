@@ -87,7 +87,8 @@ def test_odd_locales(world: World) -> None:
     try:
         answer = answered(server, f"cycle id=odd-locale-1 note={note}", "-o", odd)
         assert (answer.code, answer.trailer["state"]) == (0, "running")
-        assert "words in C" in answer.stdout.splitlines()
-        assert answered(server, "history", "-o", odd).trailer["jobs"][0]["why"] == why
+        capture = answered(server, "forensics id=odd-locale-0", "-o", odd)
+        assert "words in C" in capture.stdout.splitlines()
+        assert answered(server, "history", "-o", odd).trailer["jobs"][1]["why"] == why
     finally:
         server.stop()

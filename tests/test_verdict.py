@@ -166,7 +166,7 @@ def test_a_counter_that_wraps_has_moved() -> None:
 def test_a_process_that_is_stuck_is_never_cycled() -> None:
     """The proof names the thread and where it waits."""
     verdict = verdict_of(replace(WEDGED, stuck=STUCK, threads="SSSDS"))
-    assert "don't cycle" in verdict.sentence
+    assert "don't reset or cycle" in verdict.sentence
     assert verdict.evidence[0] == STUCK[0]
 
 

@@ -223,8 +223,8 @@ def _without_requests(seen: Evidence) -> Verdict:
         return _telling(seen, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof)
     if seen.agent == "silent" and moved(seen) and seen.lock == "backup" and seen.lock_alive is not False:
         sentence = (
-            "QEMU answers and disk requests complete, but the guest agent does not, as when a backup freezes its file "
-            "systems: look again in a minute"
+            "QEMU and its disks answer, but the guest agent does not, as when a backup freezes its file systems: look "
+            "again in a minute"
         )
         return _telling(seen, "guest-silent", sentence, *proof)
     if seen.agent == "silent" and moved(seen):
