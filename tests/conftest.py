@@ -39,7 +39,7 @@ PARTS = {
 
 SLOW_FILES = (
     *("test_install", "test_reload", "test_forensics", "test_demo", "test_packaging"),
-    *("test_alertmanager", "test_alerts_http"),
+    *("test_alertmanager", "test_alerts_http", "test_anyway", "test_together"),
 )
 
 
