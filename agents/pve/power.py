@@ -4,33 +4,29 @@ reset ends running; start makes it run; stop proves that nothing is left; cycle 
 again.
 """
 
-import time
 from collections.abc import Callable
-from functools import partial
 
+from .aftermath import await_aftermath, await_start_under_way, refuse_return, say_what_ha_does
 from .cluster import Cluster, cluster_view
-from .forensics import BUDGET, before_acting
-from .ha import ha_line, ha_manages
+from .forensics import before_acting
 from .job import Job
 from .lockrules import (
     ENDS_WITH_QEMU,
-    LOOK_SECONDS,
-    await_holders,
     refuse_flock,
     refuse_locked,
     refuse_reset,
     refuse_resume,
     refused,
 )
-from .locks import cleanups, flock_holders
+from .locks import flock_holders
 from .obstacles import TROUBLES
 from .preflight import can_start, nothing_left, refuse_deaf_ha, refuse_elsewhere, refuse_unstartable
 from .qmp import Qmp, QmpError, QmpSilent
 from .result import Ended, Result, Verdict
 from .standby import stand_by
 from .starting import start_again, start_process, verify_running
-from .stopping import MOST_SECONDS, as_ended, call_off_reboot, failed, qemu_lives, stop_process
-from .times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, LADDER_SECONDS, START_VERIFY_SECONDS
+from .stopping import as_ended, call_off_reboot, failed, qemu_lives, stop_process
+from .times import START_VERIFY_SECONDS
 from .vmstate import Facts, conclude, has_process, leftovers, observe, sources
 from .words import DONE, REFUSED, STORAGE_HUNG, STRANDED
 
@@ -87,7 +83,7 @@ def _cycle_or_mend(view: Cluster, sentence: str) -> tuple[str, str]:
 def stop(job: Job, facts: Facts) -> Result:
     """Stop the VM and prove that no process of it is left, and that nobody is about to start it."""
     if conclude(facts) == "stopped":
-        facts = _after_a_start(job, facts)
+        facts = await_start_under_way(job, facts)
     view = cluster_view(job.host)
     if conclude(facts) == "stopped":
         refuse_elsewhere(job, view)
@@ -101,7 +97,7 @@ def stop(job: Job, facts: Facts) -> Result:
         job.say("stop: already stopped")
     else:
         stop_process(job, facts, lambda view: _refuse_stop(job, view))
-    again = _await_aftermath(job)
+    again = await_aftermath(job)
     if has_process(again):  # what was at work already, a start or a cleanup with a reboot, has come to its end
         job.say(f"stop: the VM was started meanwhile, as process {again.pid}; stopping that")
         try:
@@ -109,33 +105,9 @@ def stop(job: Job, facts: Facts) -> Result:
         except Ended as ended:  # no refusal any more: the first QEMU is gone already
             sentence = f"the VM was stopped and was started again meanwhile: {ended.verdict.sentence}"
             raise failed("started-again", sentence, "", *ended.verdict.evidence) from None
-        _refuse_return(job, _await_aftermath(job))
-    _say_what_ha_does(job)
+        refuse_return(job, await_aftermath(job))
+    say_what_ha_does(job)
     return Result(DONE, "stopped")
-
-
-def _after_a_start(job: Job, facts: Facts) -> Facts:
-    """Wait for a `qm start` that is at work on the VM: what it starts is to be stopped."""
-    if any(holder.kind == "start" for holder in flock_holders(job.host)):
-        _await_start(job)
-        return observe(job.host)
-    return facts
-
-
-def _await_start(job: Job) -> None:
-    """Return once nobody starts the VM or cleans up behind it, or once it is there to be stopped; where neither comes
-    in time, say so."""
-    if not any(holder.kind in ("start", "cleanup") for holder in flock_holders(job.host)):
-        return
-    kept = LADDER_SECONDS + BUDGET
-    is_there = partial(_is_there, job)
-    await_holders(job, ("start", "cleanup"), job.left(MOST_SECONDS) - kept, is_there)
-    for holder in flock_holders(job.host):
-        if holder.kind == "start" and not is_there():
-            sentence = (
-                f"the VM is stopped, but a start is at work and does not end (process {holder.pid}): end it first"
-            )
-            raise failed("started-again", sentence, "", f"held by {holder}", f"by hand: kill -9 -- -{holder.pid}")
 
 
 def _warn_of_start(job: Job, view: Cluster) -> None:
@@ -145,44 +117,9 @@ def _warn_of_start(job: Job, view: Cluster) -> None:
         )
 
 
-def _is_there(job: Job) -> bool:
-    return has_process(observe(job.host)) is True
-
-
-def _await_aftermath(job: Job) -> Facts:
-    """Look once more when qmeventd's `qm cleanup` of this VM has ended: `stop` means stopped. It begins a moment after
-    QEMU's end, and starts the VM where a reboot was pending."""
-    began = time.monotonic()
-    while (passed := time.monotonic() - began) < AFTERMATH_SECONDS:
-        if not cleanups(job.host) and passed > AFTERMATH_BEGINS_SECONDS:
-            break
-        time.sleep(LOOK_SECONDS)
-    _await_start(job)
-    return observe(job.host)
-
-
-def _refuse_return(job: Job, facts: Facts) -> None:
-    if has_process(facts):
-        sentence = (
-            f"the VM was stopped but runs again, as process {facts.pid}: HA, a reboot or a person started it; find out "
-            "which, then stop it again"
-        )
-        raise failed("started-again", sentence, "stop", sources(facts), *ha_lines(job))
-
-
 def _refuse_stop(job: Job, view: Cluster) -> None:
     refuse_deaf_ha(job, view)
     refuse_locked(job, view)
-
-
-def ha_lines(job: Job) -> tuple[str, ...]:
-    view = cluster_view(job.host)
-    return (ha_line(view.ha, view.ha_seen),) if ha_manages(view.ha) else ()
-
-
-def _say_what_ha_does(job: Job) -> None:
-    """A VM that was stopped behind HA's back does not stay so: say what HA wants of it."""
-    job.warnings += ha_lines(job)
 
 
 def start(job: Job, facts: Facts) -> Result:
