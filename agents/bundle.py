@@ -19,7 +19,7 @@ def bundle() -> str:
     parts = {name: _split(_source(name)) for name in order}
     _refuse_collisions(parts)
     imports = sorted({line for part in parts.values() for line in part.imports})
-    bodies = [f"# ==== agents/pve/{name}.py ====\n\n{part.body}" for name, part in parts.items()]
+    bodies = [f"# ==== agents/pve/{name.replace('.', '/')}.py ====\n\n{part.body}" for name, part in parts.items()]
     notice = '"""The breakglass host agent. Made by `breakglass host bundle`; change agents/pve/ instead."""'
     return "\n".join([SHEBANG, notice, "", *imports, "", "", "\n\n".join(bodies)])
 
@@ -35,14 +35,23 @@ class _Part:
 
 
 def _source(name: str) -> str:
-    return (files("agents") / "pve" / f"{name}.py").read_text(encoding="utf-8")
+    """Return the text of a module such as "power.stop"."""
+    return files(__package__).joinpath("pve", f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
 
 
 def _visit(name: str, order: list[str]) -> None:
     for node in ast.parse(_source(name)).body:
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module and node.module not in order:
-            _visit(node.module, order)
+        if isinstance(node, ast.ImportFrom) and node.level and (module := _absolute(name, node)) not in order:
+            _visit(module, order)
     order.append(name)
+
+
+def _absolute(importer: str, node: ast.ImportFrom) -> str:
+    """Return which module a relative import names; a whole module can't be imported, for its name would be gone."""
+    above = importer.split(".")[: -node.level]
+    if node.module is None or len(importer.split(".")) < node.level:
+        raise ValueError(f"{importer}, line {node.lineno}: import names from a module, not the module")
+    return ".".join([*above, node.module])
 
 
 def _split(source: str) -> _Part:

@@ -1,0 +1,11 @@
+"""The breakglass handler: signed HTTP requests in, one forced command to a Proxmox host out.
+
+This folder is the import package `breakglass`. The wheel puts `agents` and `static_site` inside it; in a checkout they
+are next to this folder, so the checkout's root becomes a second place to look for subpackages.
+"""
+
+import os
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+if os.path.basename(os.path.dirname(os.path.realpath(__file__))) == "handler":
+    __path__.append(_ROOT)

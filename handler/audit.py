@@ -10,8 +10,8 @@ import queue
 import threading
 import time
 
+from .config.model import Config
 from .errors import listed
-from .settings import Config
 
 _MOST_WAITING = 10_000
 _STOP_SECONDS = 1.0

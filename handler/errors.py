@@ -1,7 +1,7 @@
 """Everything that can be wrong with a request before it becomes a verb: one root, one sentence each.
 
 Each class fixes its code and its HTTP status; an instance adds the message and the hint. `reached` says whether the
-request got to the Proxmox host. What happens on the host is not an error but an outcome: see pve.py.
+request got to the Proxmox host. What happens on the host is not an error but an outcome: see host.py.
 """
 
 from collections.abc import Iterable

@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agents.pve.words import VERSION
-
 from . import audit
-from .bodies import PveRequest
-from .chatting import Chatting
+from .agents.pve.words import VERSION
+from .chat.service import Chatting
+from .config.model import Config, Vm, is_vm_name
 from .errors import ConfigError, Problem, listed
-from .outcomes import Asked, Message, Unreached
-from .runs import Run, SentIds
-from .settings import Config, Vm, is_vm_name
+from .proxmox.outcome import Asked, Message, Unreached
+from .proxmox.run import Run, SentIds
+from .web.bodies import PveRequest
 
 if TYPE_CHECKING:
-    from .pve import Host
+    from .proxmox.host import Host
 
 READ_SECONDS = 10.0  # for the configuration and its files
 
@@ -84,7 +83,7 @@ class Service:
     async def _open_roads(self) -> None:
         """Bring up the SSH side; in a thread, so that the first answers need not wait for its import."""
         await asyncio.sleep(0.05)
-        self._new_host = (await asyncio.to_thread(importlib.import_module, "handler.pve")).Host
+        self._new_host = (await asyncio.to_thread(importlib.import_module, "breakglass.proxmox.host")).Host
         self._use(self.config)
         self.ready.set()
         await self.chatting.use(self.config)

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.demo.model import Model
-from handler.demo.world import World
+from breakglass.demo.model.server import Model
+from breakglass.demo.proxmox.world import World
 
-from . import claude
-from .agent import hasten
-from .pve_host import restore
-from .service import Service
-from .sshd import Sshd
+from .support import claude
+from .support.agent import hasten
+from .support.pve_host import restore
+from .support.service import Service
+from .support.sshd import Sshd
 
 if TYPE_CHECKING:
-    from .browser import Stage, Visit
+    from .support.browser import Stage, Visit
 
 MISSING: set[str] = set()
 PARTS = {
@@ -211,7 +211,7 @@ def directory() -> Iterator[Path]:
 def stage() -> Iterator["Stage"]:
     """A host, a handler and a browser that the tests of one module share. The browser ends with the module: its loop
     would be in the way of tests that have one."""
-    from .browser import Stage, chromium
+    from .support.browser import Stage, chromium
 
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory, chromium() as browser:
         stage = Stage(Path(directory), browser)
@@ -222,7 +222,7 @@ def stage() -> Iterator["Stage"]:
 @pytest.fixture
 def visit(stage: "Stage") -> Iterator["Visit"]:
     """Somebody at the page, on a host where all is well; a page that complains fails the test."""
-    from .browser import Visit
+    from .support.browser import Visit
 
     stage.settle()
     visit = Visit(stage)

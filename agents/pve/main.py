@@ -5,10 +5,10 @@ import hashlib
 import os
 import sys
 
-from .check import check
-from .findings import ERROR
-from .host import Host, Key
-from .serve import Session, opens_session, serve_one
+from .check.check import check
+from .check.findings import ERROR
+from .host.paths import Host, Key
+from .serving.serve import Session, opens_session, serve_one
 from .words import AGENT_REFUSED, VERBS, VERSION
 
 

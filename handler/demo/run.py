@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .investigation import next_step
-from .model import Model
+from .model.investigation import next_step
+from .model.server import Model
+from .proxmox.world import SCENARIOS, VMID, World
 from .sshd import DemoHost, listen
-from .world import SCENARIOS, VMID, World
 
 CONFIG = """\
 [callers.demo]
@@ -121,7 +121,7 @@ async def _serve(world: World, say: Callable[[str], None], chat: str, real_model
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "CLAUDE_"))}
     environment = {**inherited, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
     handler = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "handler.cli", "serve", env=environment, start_new_session=True
+        sys.executable, "-m", "breakglass", "serve", env=environment, start_new_session=True
     )
     try:
         await answering(port)

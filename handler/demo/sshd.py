@@ -9,7 +9,7 @@ from typing import Protocol
 
 import asyncssh
 
-from .world import World
+from .proxmox.world import World
 
 
 @dataclass(frozen=True)

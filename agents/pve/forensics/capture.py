@@ -1,0 +1,205 @@
+"""A capture: what the tiers tell, each probe in a child of its own with a deadline; the picture last.
+
+A capture holds nothing: it takes no VM lock and makes nobody busy. What hangs is itself a finding, and is left behind.
+What was found is kept in the job and named in `evidence.json`, so that a verb within the next minute need not ask
+again. A verb that has none looks by itself, briefly, and a second time where the brief look is in doubt.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from ..host.files import boottime, read_json, write_whole
+from ..host.paths import Host
+from ..host.process import describe_process
+from ..host.qmp import Qmp, QmpError, QmpSilent
+from ..host.vmstate import Facts, conclude, leftovers, observe, read_pid, sources
+from ..jobs.job import Job
+from ..jobs.mutex import Lock
+from ..jobs.result import Result, Verdict
+from ..words import DONE, STORAGE_HUNG
+from .evidence import WATCHED_SECONDS, Evidence, evidence_from
+from .on_host import thread_probe
+from .on_storage import dead_storages, late_commands
+from .plan import SHORT_APART, after_cluster, capture_probes, second_look, short_probes, storages_in
+from .probe import Reply
+from .proof import frozen_disks
+from .together import asked_together
+from .verdict import verdict_of
+
+BUDGET = 15.0
+REUSE_SECONDS = 60.0
+SCREEN_BYTES = 2 * 1024 * 1024
+SCREEN_SECONDS = 4.0
+
+
+def before_acting(job: Job, facts: Facts | None = None) -> Verdict | None:
+    """Have evidence before the state is destroyed; return the verdict that it proves now.
+
+    That is the verdict of a capture of the last minute, or of our own look: brief, unless a thread or a disk stands
+    still in it. `facts`: what the verb has seen of the VM, so that a QEMU that is silent is not asked again.
+    """
+    if facts is None or facts.pid != read_pid(job.host):
+        facts = observe(job.host)
+    if capture := proven_capture(job.host):
+        verdict = _kept_verdict(job, capture)
+        if (verdict is not None and verdict.code == STORAGE_HUNG) or not _stands_still(job, facts):
+            job.say(f"forensics: using the capture {capture}")
+            return verdict
+    return look_briefly(job, facts, time.monotonic() + min(BUDGET, job.left(BUDGET)))
+
+
+def _stands_still(job: Job, facts: Facts) -> bool:
+    """Tell whether a thread of QEMU sits in the kernel now: what a capture did not see may have begun since."""
+    if facts.pid is None or conclude(facts) == "stopped":
+        return False
+    look = [thread_probe(job.host, facts.pid, SHORT_APART)]
+    return any(reply.facts.get("stuck") for reply in asked_together(look, time.monotonic() + 2 * SHORT_APART + 1))
+
+
+def proven_capture(host: Host) -> str:
+    """Return the newest capture whose samples were far enough apart to prove what stood still, or an empty string. Of
+    a VM that is stopped nothing moves, and it is looked at in no time."""
+    capture = newest_capture(host, REUSE_SECONDS)
+    seen = _kept_evidence(host, capture) if capture else None
+    return capture if seen and min(seen.seconds, seen.watched) >= WATCHED_SECONDS else ""
+
+
+def _kept_evidence(host: Host, capture: str) -> Evidence | None:
+    kept = (read_json(f"{host.memory}/jobs/{capture}/evidence.json") or {}).get("evidence")
+    try:
+        return evidence_from(kept) if isinstance(kept, dict) else None
+    except (TypeError, ValueError):  # of a file that another version wrote
+        return None
+
+
+def _kept_verdict(job: Job, capture: str) -> Verdict | None:
+    seen = _kept_evidence(job.host, capture)
+    return verdict_of(seen) if seen else None
+
+
+def newest_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
+    """Return the id of the job whose capture is younger than `seconds`, or an empty string.
+
+    `evidence` is any capture, a verb's own too; `capture` is that of a forensics job, which others may attach to.
+    What was seen of an earlier QEMU process is no evidence of this one.
+    """
+    known = read_json(f"{host.memory}/{kind}.json") or {}
+    at = known.get("boottime")
+    young = isinstance(at, float) and boottime() - at < seconds and known.get("pid") == read_pid(host)
+    return str(known.get("job", "")) if young else ""
+
+
+def capture(job: Job, facts: Facts, until: float) -> Verdict:
+    """Ask every probe, write what it said as it comes, take the console's picture last; judge, and keep all of it."""
+    pid = None if conclude(facts) == "stopped" else facts.pid
+    asked = asked_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
+    return _judged(job, facts, list(_shown(job, asked)), until)
+
+
+def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
+    """Look as long as a rescue may wait, and once more where a thread or a disk stood still; judge, and keep it."""
+    state = conclude(facts)
+    pid = None if state == "stopped" else facts.pid
+    enough = until - SCREEN_SECONDS
+    replies = list(_shown(job, asked_together(short_probes(job.host, pid, state != "wedged"), enough)))
+    seen = gathered(job.host, facts, replies)
+    if pid is not None and (seen.stuck or frozen_disks(seen)[0]):
+        job.say("forensics: something stands still, so it is watched for 2 s")
+        again = second_look(job.host, pid, state != "wedged", storages_in(replies))
+        replies += _shown(job, asked_together(again, enough))
+    return _judged(job, facts, replies, until)
+
+
+def _judged(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdict:
+    state = conclude(facts)
+    if state != "stopped":
+        replies.append(_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
+        _show(job, replies[-1])
+    seen = gathered(job.host, facts, replies)
+    verdict = verdict_of(seen)
+    job.say("\n    ".join([f"verdict: {verdict.sentence}", *verdict.evidence]))
+    _remember(job, replies, seen, verdict)
+    return verdict
+
+
+def gathered(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
+    """Return the evidence of a capture: what each reply settles, and the state that was seen first."""
+    state = conclude(facts)
+    left = leftovers(host) if state == "stopped" else []
+    known: dict[str, object] = {"state": state, "source": sources(facts), "pid": facts.pid}
+    for reply in replies:
+        known |= reply.facts
+    known["dead_storages"] = dead_storages(replies)
+    known["late_commands"] = late_commands(replies)
+    known |= {"leftovers": left, "remains": [describe_process(pid) for pid in left]}
+    return evidence_from(known)
+
+
+def _shown(job: Job, replies: Iterator[Reply]) -> Iterator[Reply]:
+    for reply in replies:
+        _show(job, reply)
+        yield reply
+
+
+def _show(job: Job, reply: Reply) -> None:
+    head = f"== {reply.probe} ({reply.outcome}, {reply.seconds:.2f} s)"
+    job.say(f"{head} {reply.text}" if reply.outcome == "absent" else f"{head}\n{reply.text}")
+
+
+# --- the picture, and what is kept ------------------------------------------------------------------------------
+
+
+def _screen(job: Job, state: str, seconds: float) -> Reply:
+    began = time.monotonic()
+    if state in ("wedged", "unknown") or seconds <= 0:
+        return Reply("screen", "screendump", "failed", 0.0, "not asked: QEMU is silent, or the time is over")
+    try:
+        outcome, text = "ok", screendump(job, seconds)
+    except QmpSilent as error:
+        outcome, text = "timed out", str(error)
+    except (QmpError, OSError) as error:
+        outcome, text = "failed", str(error)
+    return Reply("screen", "screendump", outcome, round(time.monotonic() - began, 3), text)
+
+
+def screendump(job: Job, seconds: float) -> str:
+    """Keep the console's picture as PNG, 2 MiB at most; QEMU writes it, as root, where we say."""
+    path = job.memory.job(job.record.id, "screen.png")
+    with Qmp(job.host.qmp, seconds) as qmp:
+        qmp.command("screendump", filename=path, format="png")
+    size = os.path.getsize(path)
+    if size > SCREEN_BYTES:
+        os.unlink(path)
+        return f"the picture has {size} bytes, more than the {SCREEN_BYTES} that are kept"
+    job.screen = True
+    return f"{size} bytes"
+
+
+def _remember(job: Job, replies: list[Reply], seen: Evidence, verdict: Verdict) -> None:
+    names = ("probe", "command", "outcome", "seconds")
+    manifest = [{name: getattr(reply, name) for name in names} for reply in replies]
+    try:
+        write_whole(job.memory.job(job.record.id, "manifest.json"), json.dumps(manifest))
+        judged_by = {"evidence": seen.as_json(), "verdict": asdict(verdict)}
+        write_whole(job.memory.job(job.record.id, "evidence.json"), json.dumps(judged_by))
+        note = json.dumps({"job": job.record.id, "boottime": boottime(), "pid": seen.pid})
+        for kind in ("evidence", "capture") if job.record.verb == "forensics" else ("evidence",):
+            write_whole(f"{job.host.memory}/{kind}.json", note)
+    except OSError:
+        job.warnings.append("the host could not keep the evidence")
+
+
+def forensics(job: Job) -> Result:
+    """The verb: state first, then the capture and its verdict."""
+    until = time.monotonic() + BUDGET
+    job.enter("forensics")
+    facts = observe(job.host)
+    job.say(f"state: {conclude(facts)} ({sources(facts)})")
+    return Result(DONE, conclude(facts), verdict=capture(job, facts, until))
+
+
+def capture_lock(host: Host) -> Lock:
+    return Lock(host, "forensics.lock")

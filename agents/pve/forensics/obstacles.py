@@ -1,0 +1,73 @@
+"""What would refuse a verb now: no verb is advised that is certain to be refused. Nothing is asked here.
+
+The rules are those of preflight.py and locked.py, read from evidence; what evidence does not know stands in no way.
+"""
+
+from ..host.ha import ha_stuck
+from .evidence import Evidence
+
+# Each way in which pmxcfs, the file system on /etc/pve, can be away: what is so, and what mends it.
+_RESTART = (
+    "by hand: systemctl restart pve-cluster; it restarts only the file system on /etc/pve; running VMs and their disks "
+    "are not touched"
+)
+TROUBLES = {
+    "pmxcfs-hung": ("/etc/pve does not answer: pmxcfs hangs", _RESTART),
+    "pmxcfs-not-mounted": ("/etc/pve is not mounted: pmxcfs does not run", _RESTART),
+    "pmxcfs-dead": (
+        "/etc/pve has lost its server, pmxcfs: transport endpoint is not connected",
+        f"{_RESTART}; if that fails, run umount -l /etc/pve and restart it again",
+    ),
+}
+
+NO_QUORUM = "this node has no quorum"
+# Holders of the lock file that let go by themselves once QEMU is gone, by their task or their command.
+_END_WITH_QEMU = ("qmstop", "qmshutdown", "qmreboot", "qm stop", "qm shutdown", "qm reboot", "qm cleanup")
+
+
+def obstacle_to(verb: str, seen: Evidence) -> str:
+    """Return what is certain to refuse `verb` now and what to do first, empty where nothing is."""
+    if verb == "cycle" or (verb == "start" and seen.state == "stopped"):
+        return _to_a_new_process(seen) or _live_lock(seen, () if verb == "cycle" else ("suspended",))
+    if verb == "start":
+        return _other_node(seen) or _live_lock(seen, ("backup", "suspended"))
+    if verb == "reset":
+        return _other_node(seen) or ("" if seen.lock_alive is False else _live_lock(seen, ("backup", "suspended")))
+    return ""
+
+
+def pve_obstacle(seen: Evidence) -> str:
+    """Return why /etc/pve lets nothing start, empty where it would."""
+    if seen.pve:
+        return TROUBLES.get(seen.pve, ("/etc/pve does not answer", ""))[0].partition(":")[0]
+    return NO_QUORUM if seen.quorate is False else ""
+
+
+def pve_cure(seen: Evidence) -> str:
+    """Return what a person does about it, as an instruction."""
+    return "run systemctl restart pve-cluster" if seen.pve else "restore the quorum (see pvecm status)"
+
+
+def _to_a_new_process(seen: Evidence) -> str:
+    if away := pve_obstacle(seen):
+        return f"{away}: {pve_cure(seen)} first"
+    if elsewhere := _other_node(seen):
+        return elsewhere
+    if seen.config is False:
+        return "its configuration is on no node"
+    if ha_stuck(seen.ha, seen.ha_seen):
+        return f"HA has it in state {seen.ha_seen}: HA has to let go first"
+    others = [owner for owner in seen.owners if not any(word in owner for word in _END_WITH_QEMU)]
+    return "a task works on it: wait for that, or end it" if others else ""
+
+
+def _other_node(seen: Evidence) -> str:
+    return f"its configuration is on node {seen.node}: look there" if seen.node else ""
+
+
+def _live_lock(seen: Evidence, harmless: tuple[str, ...]) -> str:
+    if not seen.lock or seen.lock in harmless:
+        return ""
+    if seen.lock_alive is False:
+        return f"it is locked ({seen.lock}) by a task that is dead: unlock it by hand first"
+    return f"it is locked ({seen.lock}): see who works on it first"

@@ -1,0 +1,202 @@
+"""Tier 2 of a capture: Proxmox's own view, a second source that says less when /etc/pve hangs.
+
+What stands in files is read from files: each of Proxmox's commands is a Perl interpreter and costs up to a second of
+processor, ten at once are too late on a healthy host.
+"""
+
+import glob
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+
+from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, node_name
+from ..host.files import read_json
+from ..host.paths import Host
+from ..host.pve_tasks import TASK_SECONDS, owner_of, task_lines
+from ..host.vm_config import disk_storages, pending_options
+from .obstacles import TROUBLES
+from .probe import Probe, Reply, command_probe, replied, text_of
+
+PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and a busy host makes a second of processor a few
+_LAST_TASKS = 10
+_LAST_HOUR = ("--timeframe", "hour", "--output-format", "json")
+_SECRETS = re.compile(r"^(cipassword):.*$", re.MULTILINE)
+
+
+def cluster_probe(host: Host, seconds: float = CLUSTER_SECONDS) -> Probe:
+    """Return the look at /etc/pve, which counts as hung where it gives no answer in `seconds`."""
+    return Probe(2, "cluster", seconds + 2 * TASK_SECONDS + 1, lambda _: _cluster(host, seconds))
+
+
+def log_probes(host: Host) -> list[Probe]:
+    """Return what stands on the host's own disk: the log of its tasks, and which Proxmox this is."""
+    return [Probe(2, "tasks", 3, lambda _: _tasks(host)), Probe(2, "version", 3, lambda _: _version(host))]
+
+
+def perl_probes(host: Host) -> list[Probe]:
+    """Return what only Proxmox's own commands tell: the word of `qm`, and the statistics."""
+    vmid = str(host.vmid)
+    statistics = f"/nodes/{node_name()}/qemu/{vmid}/rrddata"
+    return [
+        command_probe(2, "qm status", PERL_SECONDS, "qm", "status", vmid, "--verbose", learn=word_of_qm, is_perl=True),
+        command_probe(
+            2, "rrddata", PERL_SECONDS, "pvesh", "get", statistics, *_LAST_HOUR, learn=quiet_minutes, is_perl=True
+        ),
+    ]
+
+
+# --- /etc/pve ---
+
+
+def _cluster(host: Host, seconds: float) -> Iterator[Reply]:
+    """Say what /etc/pve says, and of a lock whether the task that took it still lives."""
+    began = time.monotonic()
+    view = cluster_view(host, seconds)
+    if view.trouble:
+        yield _cluster_away(view.trouble, began)
+        return
+    facts = cluster_facts(view)
+    lines = [f"quorum: {'yes' if view.quorate else 'no'}", f"lock: {view.lock or 'none'}"]
+    lines += [f"the configuration is on node {view.node}"] if view.node else []
+    lines += [f"HA: requested {view.ha}, now {view.ha_seen or 'not known'}"] if view.ha else []
+    yield replied("cluster", began, "\n".join(lines), facts, "/etc/pve")
+    if view.config:
+        yield replied("configuration", began, shown_config(view.config_text), command=f"{host.vmid}.conf")
+    yield _members(host)
+    if view.ha:
+        yield _ha(host)
+    if view.lock:
+        began = time.monotonic()
+        owner = owner_of(host, view.lock)
+        yield replied(
+            "lock", began, "\n".join(owner.lines), {"lock_alive": owner.alive, "lock_owner": owner.lines}, "tasks"
+        )
+
+
+def _cluster_away(trouble: str, began: float) -> Reply:
+    text = "\n".join([*TROUBLES[trouble], "Proxmox's commands need it and were not asked"])
+    outcome = "timed out" if trouble == "pmxcfs-hung" else "failed"
+    return Reply("cluster", "/etc/pve", outcome, round(time.monotonic() - began, 3), text, {"pve": trouble})
+
+
+def cluster_facts(view: Cluster) -> dict[str, object]:
+    """Return what a look at /etc/pve settles, as facts of Evidence; nothing where nobody looked."""
+    if view is NOT_ASKED:
+        return {}
+    if view.trouble:
+        return {"pve": view.trouble}
+    return {
+        "quorate": view.quorate,
+        "config": view.config,
+        "node": view.node,
+        "lock": view.lock,
+        "ha": view.ha,
+        "ha_seen": view.ha_seen,
+        "pending": pending_options(view.config_text),
+        "storages": disk_storages(view.config_text),
+    }
+
+
+def shown_config(text: str) -> str:
+    """Return a configuration without its snapshots and without its password, as `qm config` and `qm pending` do."""
+    shown, sections = [], ("", "[PENDING]")
+    section = ""
+    for line in text.splitlines():
+        section = line.strip() if line.startswith("[") else section
+        shown += [line] if section in sections else []
+    return _SECRETS.sub(r"\1: **********", "\n".join(shown))
+
+
+def _members(host: Host) -> Reply:
+    began = time.monotonic()
+    known = read_json(host.path("/etc/pve/.members")) or {}
+    return replied("members", began, "\n".join(member_lines(known)), command="/etc/pve/.members")
+
+
+def member_lines(members: dict[str, object]) -> list[str]:
+    """Return the cluster's nodes and whether each is online, by pmxcfs's .members."""
+    cluster, nodes = members.get("cluster"), members.get("nodelist")
+    if not isinstance(cluster, dict) or not isinstance(nodes, dict):
+        return [f"{members.get('nodename', 'this node')} is in no cluster"]
+    online = {name: isinstance(node, dict) and bool(node.get("online")) for name, node in sorted(nodes.items())}
+    lines = [f"{name}: {'online' if is_online else 'offline'}" for name, is_online in online.items()]
+    return [f"cluster {cluster.get('name')}, quorate {cluster.get('quorate')}", *lines]
+
+
+def _ha(host: Host) -> Reply:
+    """Show what `ha-manager status` is made of: the manager's and this node's LRM's last words."""
+    began = time.monotonic()
+    manager = read_json(host.path("/etc/pve/ha/manager_status")) or {}
+    lrm = read_json(host.path("/etc/pve/local/lrm_status")) or {}
+    lines = ha_status_lines(manager, lrm, host.vmid, time.time())
+    return replied("ha", began, "\n".join(lines), command="manager_status, lrm_status")
+
+
+def ha_status_lines(manager: dict[str, object], lrm: dict[str, object], vmid: int, now: float) -> list[str]:
+    """Return who is HA's master, how the nodes, this node's LRM and the VM are, and how old that is."""
+    nodes, services = manager.get("node_status"), manager.get("service_status")
+    states = sorted(nodes.items()) if isinstance(nodes, dict) else []
+    mine = services.get(f"vm:{vmid}") if isinstance(services, dict) else None
+    return [
+        f"master {manager.get('master_node', 'not known')}, {_age(manager, now)}",
+        *(f"node {name}: {state}" for name, state in states),
+        f"lrm of this node: {lrm.get('state', 'not known')}, mode {lrm.get('mode', 'not known')}, {_age(lrm, now)}",
+        *([f"service vm:{vmid} ({mine.get('node')}, {mine.get('state')})"] if isinstance(mine, dict) else []),
+    ]
+
+
+def _age(known: dict[str, object], now: float) -> str:
+    at = known.get("timestamp")
+    return f"written {now - at:.0f} s ago" if isinstance(at, int | float) else "without a time"
+
+
+# --- the other files ---
+
+
+def _version(host: Host) -> Iterator[Reply]:
+    began = time.monotonic()
+    text = text_of(host, "/usr/share/perl5/PVE/pvecfg.pm", 1000)
+    found = re.search(r"sub version_text\s*\{\s*return '([^']*)'", text)
+    said = f"pve-manager/{found[1]}" if found else "pve-manager's version is not known"
+    kernel = os.uname().release
+    yield replied("version", began, f"{said} (running kernel: {kernel})", command="/usr/share/perl5/PVE/pvecfg.pm")
+
+
+def _tasks(host: Host) -> Iterator[Reply]:
+    """Show the last tasks of the VM, and the end of the newest one's log."""
+    began = time.monotonic()
+    mine = task_lines(host)[-_LAST_TASKS:]
+    logs = glob.glob(host.path(f"/var/log/pve/tasks/?/UPID:*:{host.vmid}:*"))
+    newest = sorted(logs, key=os.path.getmtime)[-1:]
+    with_end = [f"{os.path.basename(log)}\n{_end_of(log)}" for log in newest]
+    text = "\n".join([*mine, *with_end]) or "no task of this VM is known"
+    yield replied("tasks", began, text, command="/var/log/pve/tasks")
+
+
+def _end_of(path: str) -> str:
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 4096))
+        return file.read().decode("utf-8", "replace")
+
+
+# --- what the commands say, as facts ---
+
+
+def word_of_qm(text: str) -> dict[str, object]:
+    """Return `qm status`'s own word. It says `running` of a QEMU that is silent, too: then running-qemu is missing."""
+    found = dict(re.findall(r"^([a-z-]+): (.*)$", text, re.MULTILINE))
+    word = found.get("qmpstatus") or found.get("status", "")
+    silent = word == "running" and "running-qemu" not in found
+    return {"qm_says": f"{word}, and that QEMU is silent" if silent else word}
+
+
+def quiet_minutes(text: str) -> dict[str, object]:
+    """Return for how many minutes Proxmox's own statistics know of no disk write, when there was one in that hour."""
+    try:
+        rows = [row for row in json.loads(text) if isinstance(row.get("diskwrite"), int | float)]
+        wrote = [row["time"] for row in rows if row["diskwrite"] > 0]
+        return {"quiet_minutes": int(rows[-1]["time"] - wrote[-1]) // 60} if wrote else {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}

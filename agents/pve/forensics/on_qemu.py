@@ -1,0 +1,136 @@
+"""Tier 1 of a capture: QEMU's own word, and the queues of its virtio disks watched twice."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from ..host.guest import AGENT_SECONDS, agent_port_open, ping_agent
+from ..host.paths import Host
+from ..host.qmp import Qmp, QmpError
+from .evidence import Queue
+from .probe import PROBE_BYTES, Probe, Reply, replied
+
+QMP_STEP_SECONDS = 3.0
+
+_QUERIES = (
+    *("query-status", "query-version", "query-block", "query-blockstats", "query-block-jobs", "query-jobs"),
+    *("query-iothreads", "query-chardev"),
+)
+_DISK_QUEUES_FROM = {"virtio-blk": 0, "virtio-scsi": 2}  # virtio-scsi's first two are for control and events
+
+
+def qemu_probe(host: Host, pid: int | None, apart: float) -> list[Probe]:
+    if pid is None:
+        return []
+    return [Probe(1, "qmp", apart + 2 * QMP_STEP_SECONDS, lambda _: _qmp(host, apart))]
+
+
+def _qmp(host: Host, apart: float) -> Iterator[Reply]:
+    """Ask QEMU, and watch the queues of its virtio disks twice; the monitor is free for others in between."""
+    answers: dict[str, object] = {}
+    with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
+        for name in _QUERIES:
+            yield _said(qmp, name, answers)
+        yield _said(qmp, "x-query-virtio", answers)
+        devices = _disks(qmp, answers)
+        first, at = _sampled_queues(qmp, devices), time.monotonic()
+    yield from _agent(host, answers, apart)
+    time.sleep(max(0.0, at + apart - time.monotonic()))
+    with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
+        second, seconds = _sampled_queues(qmp, devices), time.monotonic() - at
+    facts = {"queues": [[asdict(queue) for queue in sample] for sample in (first, second)], "queue_seconds": seconds}
+    lines = [f"{queue.disk} queue {queue.number}: {queue.inuse} in flight, used {queue.used}" for queue in first]
+    lines += [f"{queue.disk} queue {queue.number}: {queue.inuse} in flight, used {queue.used}" for queue in second]
+    text = "\n".join(lines) or "no virtio disk to watch"
+    yield replied("queues", at, text, facts, "x-query-virtio-queue-status")
+
+
+def _said(qmp: Qmp, name: str, answers: dict[str, object]) -> Reply:
+    began = time.monotonic()
+    try:
+        answers[name] = qmp.command(name)
+    except QmpError as error:
+        return Reply(name, name, "failed", round(time.monotonic() - began, 3), str(error))
+    return replied(name, began, json.dumps(answers[name])[:PROBE_BYTES], _facts_of(name, answers[name]), name)
+
+
+def _facts_of(name: str, answer: object) -> dict[str, object]:
+    if name == "query-block":
+        bad = [item for item in _objects(answer) if item.get("io-status", "ok") != "ok"]
+        return {"disk_errors": [f"{disk_name(item)}: {item['io-status']}" for item in bad]}
+    if name == "query-block-jobs":
+        return {"block_jobs": [f"{job.get('type')} on {disk_name(job)}" for job in _objects(answer)]}
+    return {}
+
+
+def disk_name(item: dict[str, object]) -> str:
+    """Return the name under which the configuration has a disk that query-block tells of.
+
+    `qdev` is its device's id or path, `device` the drive's, which is empty since Proxmox uses -blockdev. A device
+    without an id has no name of its own in its path.
+    """
+    names = [part for part in str(item.get("qdev") or "").split("/") if part and part != "virtio-backend"]
+    if names and "peripheral-anon" not in names:
+        return names[-1]
+    return str(item.get("device") or "").removeprefix("drive-") or "a disk without a name"
+
+
+def controller_name(path: str, disks: list[str]) -> str:
+    """Return the name for the queues of a disk's device or of a SCSI controller, by its path.
+
+    `virtioscsi1` carries scsi1 alone (virtio-scsi-single), `scsihw0` carries every SCSI disk (qemu-server).
+    """
+    name = path.removesuffix("/virtio-backend").rpartition("/")[2]
+    if re.fullmatch("virtioscsi[0-9]+", name):
+        return name.removeprefix("virtio")
+    carried = [disk for disk in disks if re.fullmatch("scsi[0-9]+", disk)]
+    return f"{name} ({', '.join(carried)})" if name.startswith("scsihw") and carried else name
+
+
+def _objects(answer: object) -> list[dict[str, object]]:
+    return [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
+
+
+def _disks(qmp: Qmp, answers: dict[str, object]) -> list[tuple[str, str, range]]:
+    """Return path, name and queue numbers of each virtio disk or disk controller."""
+    disks = {str(block.get("qdev")): disk_name(block) for block in _objects(answers.get("query-block"))}
+    found = []
+    for device in _objects(answers.get("x-query-virtio")):
+        path = str(device["path"])
+        if (kind := str(device["name"])) in _DISK_QUEUES_FROM:
+            status = qmp.command("x-query-virtio-status", path=path)
+            queues = int(str(status["num-vqs"])) if isinstance(status, dict) else 0
+            name = disks.get(path) or controller_name(path, list(disks.values()))
+            found.append((path, name, range(_DISK_QUEUES_FROM[kind], queues)))
+    return found
+
+
+def _sampled_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queue]:
+    sample = []
+    for path, disk, numbers in devices:
+        for number in numbers:
+            try:
+                seen = qmp.command("x-query-virtio-queue-status", path=path, queue=number)
+            except QmpError:  # a queue that the guest has not set up
+                continue
+            if isinstance(seen, dict):
+                sample.append(Queue(disk, number, int(seen["inuse"]), int(seen["used-idx"])))
+    return sample
+
+
+def _agent(host: Host, answers: dict[str, object], apart: float) -> Iterator[Reply]:
+    """Ping the guest agent where its port is open in the guest: an agent that was never installed proves nothing, and
+    neither does a silence that was shorter than an agent may take."""
+    began = time.monotonic()
+    is_open = agent_port_open(answers.get("query-chardev"))
+    if is_open is None:
+        return
+    if not is_open:
+        yield replied("guest agent", began, "the guest has not opened its port")
+        return
+    seconds = min(AGENT_SECONDS, apart)
+    answer = ping_agent(host, seconds)
+    proves = answer == "answers" or seconds == AGENT_SECONDS
+    yield replied("guest agent", began, answer, {"agent": answer} if proves else {}, "guest-sync")

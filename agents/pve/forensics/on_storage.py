@@ -1,0 +1,86 @@
+"""Tier 4 of a capture: the storage. Only one that has a disk of this VM tells anything about this VM.
+
+`pvesm status` asks every storage that is configured and takes 10 s and more while any of them is away; `--storage ID`
+only leaves the others out of what it prints (pve-storage 9.1.7, API2/Storage/Status.pm). `pvesm list ID` touches that
+one alone, but may be slow on a large one. So a storage counts as dead when neither of them says that it answers.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from ..host.paths import Host
+from .on_proxmox import PERL_SECONDS
+from .probe import ABSENT, Probe, Reply, command_probe, run_command
+
+LIST_SECONDS = 4.0
+STATUS_SECONDS = 5.0
+_ALL_STORAGES = ("pvesm", "zpool", "lvs", "df")
+_OWN = "storage "
+
+
+def own_storage_probes(host: Host, storages: list[str]) -> list[Probe]:
+    """Return a probe for each of the storages that the VM's disks are on."""
+    return [
+        Probe(4, _OWN + name, LIST_SECONDS + STATUS_SECONDS, partial(_own_storage, host, name), is_perl=True)
+        for name in storages
+    ]
+
+
+def all_storages_probe() -> Probe:
+    return command_probe(4, "pvesm", PERL_SECONDS, "pvesm", "status", is_perl=True)
+
+
+def block_layer_probes() -> list[Probe]:
+    return [
+        command_probe(4, "zpool", 5, "zpool", "status", "-x"),
+        command_probe(4, "lvs", 5, "lvs"),
+        command_probe(4, "df", 5, "df", "-hT", "-x", "fuse"),
+    ]
+
+
+def _own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
+    """Ask for the VM's volumes on it; where that fails or takes long, for its status."""
+    if seconds < LIST_SECONDS:  # silence for less than that would prove nothing
+        yield Reply(_OWN + name, "", "failed", 0.0, "not asked: the time is over")
+        return
+    volumes = ("pvesm", "list", name, "--vmid", str(host.vmid), "--content", "images")
+    first = run_command(_OWN + name, min(LIST_SECONDS, seconds / 2), *volumes)
+    if (first.outcome == "ok" and first.text.startswith("Volid")) or first.text == ABSENT:
+        yield first
+        return
+    second = run_command(
+        _OWN + name, min(STATUS_SECONDS, seconds - first.seconds), "pvesm", "status", "--storage", name
+    )
+    word = storage_word(second.text, name) if second.outcome == "ok" else ""
+    yield replace(
+        second,
+        outcome="failed" if word == "inactive" else second.outcome,
+        command=f"{first.command}; {second.command}",
+        seconds=round(first.seconds + second.seconds, 3),
+        text=f"{first.text}\n{second.text}",
+        facts={"dead_storage": name} if word == "inactive" else {},
+    )
+
+
+def storage_word(text: str, name: str) -> str:
+    """Return the word of `pvesm status` for a storage: active, inactive or disabled; empty where it has none."""
+    found = re.search(rf"^{re.escape(name)}\s+\S+\s+([a-z]+)\b", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def dead_storages(replies: list[Reply]) -> list[str]:
+    """Return the storages of the VM's own disks that gave no answer in time, or are inactive."""
+    late = [reply.probe.removeprefix(_OWN) for reply in replies if reply.probe.startswith(_OWN) and _is_late(reply)]
+    inactive = [str(reply.facts["dead_storage"]) for reply in replies if "dead_storage" in reply.facts]
+    return list(dict.fromkeys([*late, *inactive]))
+
+
+def late_commands(replies: list[Reply]) -> list[str]:
+    """Return the commands about all storages of the host that did not end."""
+    return [reply.probe for reply in replies if reply.probe in _ALL_STORAGES and _is_late(reply)]
+
+
+def _is_late(reply: Reply) -> bool:
+    return reply.outcome == "timed out"

@@ -1,0 +1,73 @@
+"""What a capture asks, from what can't hang to what may: tables of probes, each with its own deadline.
+
+T0 reads /proc, /sys and /run. T1 speaks QMP and watches the disks' queues. T2 is Proxmox's own view, from files where
+there are files. T3 is the journal, T4 the storage: there a timeout is the finding.
+
+A verb that is about to act looks briefly: it starts no command and reads no disk, for none of that is lost by acting.
+Where its two samples show a thread or a disk that stands still, it looks a second time, for long enough to tell.
+"""
+
+from ..host.paths import Host
+from .on_host import host_probes, thread_probe
+from .on_proxmox import cluster_probe, log_probes, perl_probes
+from .on_qemu import qemu_probe
+from .on_storage import all_storages_probe, block_layer_probes, own_storage_probes
+from .probe import Probe, Reply, command_probe
+from .together import FollowUp
+
+SAMPLES_APART = 2.0
+SHORT_APART = 0.5  # in the look that a verb takes before it acts: nobody waits longer for a rescue
+SHORT_CLUSTER_SECONDS = 1.5
+AGAIN_APART = 1.5  # from its second sample to the third, which is then 2 s after the first
+
+_JOURNAL = ("journalctl", "-n", "200", "--no-pager", "--utc", "-o", "short-iso")
+_UNITS = ("pvedaemon", "pve-ha-lrm", "qmeventd", "pve-cluster", "corosync")
+
+
+def capture_probes(host: Host, pid: int | None) -> list[Probe]:
+    """Return what a capture asks at once of the VM whose QEMU is `pid`."""
+    return [
+        *host_probes(host, pid, SAMPLES_APART),
+        *qemu_probe(host, pid, SAMPLES_APART),
+        cluster_probe(host),
+        *log_probes(host),
+        command_probe(3, "kernel", 5, *_JOURNAL, "-k"),
+        command_probe(3, "services", 5, *_JOURNAL, "--since", "-1h", *(f"-u{unit}" for unit in _UNITS)),
+        *block_layer_probes(),
+    ]
+
+
+def after_cluster(host: Host) -> FollowUp:
+    """Return what a capture asks once /etc/pve has answered: Proxmox's commands, all of which need it."""
+
+    def follow_up(reply: Reply) -> list[Probe]:
+        if reply.probe != "cluster" or reply.outcome != "ok":
+            return []
+        commands = perl_probes(host)
+        return [commands[0], *own_storage_probes(host, storages_in([reply])), *commands[1:], all_storages_probe()]
+
+    return follow_up
+
+
+def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]:
+    """Return what a verb asks before it acts. A QEMU that was silent a moment ago is not asked again."""
+    return [
+        *host_probes(host, pid, SHORT_APART),
+        *(qemu_probe(host, pid, SHORT_APART) if qemu_answers else []),
+        cluster_probe(host, SHORT_CLUSTER_SECONDS),
+    ]
+
+
+def second_look(host: Host, pid: int, qemu_answers: bool, storages: list[str]) -> list[Probe]:
+    """Return what a verb asks again where its short look found a thread or a disk that stands still."""
+    return [
+        thread_probe(host, pid, AGAIN_APART),
+        *(qemu_probe(host, pid, AGAIN_APART) if qemu_answers else []),
+        *own_storage_probes(host, storages),
+    ]
+
+
+def storages_in(replies: list[Reply]) -> list[str]:
+    """Return the storages of the VM's own disks, as the probe `cluster` named them."""
+    told = [reply.facts["storages"] for reply in replies if "storages" in reply.facts]
+    return [str(name) for name in told[-1]] if told and isinstance(told[-1], list) else []

@@ -1,0 +1,104 @@
+"""What a capture's question and answer look like, and the two kinds of question: files, and a command.
+
+A probe is asked in a forked child and yields replies as it comes to know them; a timeout is an answer too.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ..host.bounded import run
+from ..host.paths import Host
+
+PROBE_BYTES = 64 * 1024
+ABSENT = "not installed"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer: `facts` are those of Evidence that it settles."""
+
+    probe: str
+    command: str
+    outcome: str
+    seconds: float
+    text: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+Asking = Callable[[float], Iterator[Reply]]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question of a capture. `ask` is called in a child of its own with the seconds that it may take. `is_perl`: it
+    starts a Perl interpreter, so that few of its kind run at a time."""
+
+    tier: int
+    name: str
+    seconds: float
+    ask: Asking
+    is_perl: bool = False
+
+
+def replied(name: str, began: float, text: str, facts: dict[str, object] | None = None, command: str = "") -> Reply:
+    return Reply(name, command, "ok", round(time.monotonic() - began, 3), text, facts or {})
+
+
+def files_of(host: Host, name: str, *paths: str, lines: int = 100) -> Asking:
+    def answer(_: float) -> Iterator[Reply]:
+        began = time.monotonic()
+        yield replied(name, began, "\n".join(f"{path}: {text_of(host, path, lines)}" for path in paths))
+
+    return answer
+
+
+def text_of(host: Host, path: str, lines: int = 100) -> str:
+    """Return a file's first lines, or why it can't be read."""
+    try:
+        with open(host.path(path), encoding="utf-8", errors="replace") as file:
+            return "\n".join(file.read(16384).strip().splitlines()[:lines])
+    except OSError as error:
+        return str(error.strerror)
+
+
+def nothing_learnt(_: str) -> dict[str, object]:
+    return {}
+
+
+def command_probe(
+    tier: int,
+    name: str,
+    seconds: float,
+    *argv: str,
+    learn: Callable[[str], dict[str, object]] = nothing_learnt,
+    is_perl: bool = False,
+) -> Probe:
+    """Return a probe that runs `argv`; `learn` makes facts of what it printed when it ended well."""
+
+    def answer(allowed: float) -> Iterator[Reply]:
+        yield run_command(name, allowed, *argv, learn=learn)
+
+    return Probe(tier, name, seconds, answer, is_perl)
+
+
+def run_command(
+    name: str, seconds: float, *argv: str, learn: Callable[[str], dict[str, object]] = nothing_learnt
+) -> Reply:
+    """Return what a command said, or how it failed to."""
+    began = time.monotonic()
+    ran = run(list(argv), seconds)
+    text, facts = last_bytes(ran.stdout + ran.stderr), {}
+    if ran.code is None:
+        outcome, text = "timed out", f"{text}\nno answer in {seconds:.1f} s: this is a finding"
+    elif ran.code == 127 and not ran.stdout:
+        outcome, text = "absent", ABSENT
+    elif ran.code:
+        outcome, text = "failed", f"{text}[exit {ran.code}]"
+    else:
+        outcome, facts = "ok", learn(ran.stdout)
+    return Reply(name, " ".join(argv), outcome, round(time.monotonic() - began, 3), text, facts)
+
+
+def last_bytes(text: str) -> str:
+    return text if len(text) <= PROBE_BYTES else f"[cut to the last {PROBE_BYTES} characters]\n{text[-PROBE_BYTES:]}"

@@ -1,0 +1,114 @@
+"""The lines that prove a verdict, and the comparison of the disks' queues behind them. Nothing is asked here."""
+
+from collections.abc import Sequence
+
+from ..host.ha import ha_line
+from .evidence import Evidence, Queue
+from .obstacles import TROUBLES
+
+# --- the queues -------------------------------------------------------------------------------------------------
+
+
+def compared(seen: Evidence) -> list[tuple[Queue, Queue]]:
+    """Return each queue's first and last sample."""
+    if len(seen.queues) < 2:
+        return []
+    first = {(queue.disk, queue.number): queue for queue in seen.queues[0]}
+    pairs = [(first.get((queue.disk, queue.number)), queue) for queue in seen.queues[-1]]
+    return [(before, after) for before, after in pairs if before is not None]
+
+
+def moved(seen: Evidence) -> bool:
+    return any(before.used != after.used for before, after in compared(seen))
+
+
+def frozen_disks(seen: Evidence) -> tuple[int, set[str]]:
+    """Return how many requests wait on disks that completed none, and those disks. A disk whose other queue moves is
+    slow and not frozen."""
+    pairs = compared(seen)
+    moving = {after.disk for before, after in pairs if before.used != after.used}
+    held = [after for before, after in pairs if before.inuse > 0 and after.inuse > 0 and after.disk not in moving]
+    return sum(queue.inuse for queue in held), {queue.disk for queue in held}
+
+
+# --- the lines that prove it ------------------------------------------------------------------------------------
+
+
+def queue_lines(seen: Evidence, disks: set[str] | None = None) -> tuple[str, ...]:
+    return tuple(
+        f"{after.disk} queue {after.number}: {before.inuse}, then {after.inuse} in flight; "
+        f"{(after.used - before.used) % 65536} completed in {seen.watched:.1f} s"
+        for before, after in compared(seen)
+        if (disks is None or after.disk in disks) and (before.used != after.used or after.inuse or after.number == 0)
+    )
+
+
+def cpu_lines(seen: Evidence) -> tuple[str, ...]:
+    if seen.cpu is None or not seen.seconds:
+        return ()
+    return (f"QEMU used {100 * seen.cpu / seen.seconds:.0f} % of one processor",)
+
+
+def thread_lines(seen: Evidence) -> tuple[str, ...]:
+    counts = [f"{letter} {seen.threads.count(letter)}" for letter in sorted(set(seen.threads))]
+    return (f"QEMU's threads by state: {', '.join(counts)}",) if counts else ()
+
+
+def lock_lines(seen: Evidence) -> tuple[str, ...]:
+    lock = (f"lock: {seen.lock}",) if seen.lock else ()
+    return (*lock, *seen.lock_owner, *seen.owners, *(f"block job: {job}" for job in seen.block_jobs))
+
+
+def host_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return what Proxmox knows beside QEMU: HA, options that wait for a new QEMU, how long the disks were quiet."""
+    ha = ha_line(seen.ha, seen.ha_seen)
+    waiting = f"options that only a cycle brings in: {listed(seen.pending)}" if seen.pending else ""
+    quiet = f"Proxmox's statistics know of no disk write for {seen.quiet_minutes} min" if seen.quiet_minutes else ""
+    return tuple(line for line in (ha, waiting, quiet) if line)
+
+
+def pve_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return what /etc/pve lacks and what mends it."""
+    if seen.quorate is False:
+        return _QUORUM_LINES
+    return TROUBLES.get(seen.pve, (f"/etc/pve: {seen.pve}",)) if seen.pve else ()
+
+
+_QUORUM_LINES = (
+    "this node has no quorum: /etc/pve is read-only, running VMs go on",
+    "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
+)
+
+
+def storage_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return which storages of the VM's own disks are dead; and, as a note, which look at all storages was late."""
+    dead = tuple(f"storage {name}, which has disks of this VM, does not answer" for name in seen.dead_storages)
+    late = listed(seen.late_commands)
+    note = f"no answer in time: {late}; they ask all storages of the host, so this proves nothing about this VM"
+    return (*dead, note) if late else dead
+
+
+def left_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
+    """Return what is left of a stopped VM, by pid and as `NAME, process PID, state S`, and what ends it."""
+    if not remains:
+        return (f"left in the VM's scope: {listed(tuple(pids))}",)
+    lines = [f"left in the VM's scope: {line}" for line in remains]
+    killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
+    if len(killable) < len(remains):
+        lines.append("no signal ends a process in state D: mend the host's storage, or reboot the host")
+    if killable:
+        lines.append(f"by hand: kill {' '.join(map(str, killable))}, and kill -9 if that is not enough; then start")
+    return tuple(lines)
+
+
+def known_line(line: str) -> tuple[str, ...]:
+    return (line,) if line else ()
+
+
+def listed(items: tuple[object, ...]) -> str:
+    return ", ".join(str(item) for item in items)
+
+
+def counted(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

@@ -1,0 +1,151 @@
+"""What /etc/pve says of the VM: quorum, configuration, lock, the node that has it, HA.
+
+/etc/pve is FUSE and may hang, so all of it is read by one forked child with a deadline. Where it tells nothing, the
+view names the trouble, and the caller decides what that means: no start, but neither a reset nor a stop is refused.
+"""
+
+import json
+import os
+import stat
+import time
+from dataclasses import asdict, dataclass
+
+from .paths import Host
+from .vmstate import in_time
+
+CLUSTER_SECONDS = 3.0
+CONFIG_CHARS = 64 * 1024
+HUNG_SECONDS = 30.0
+AGAIN_SECONDS = 1.0
+
+_hung_at = float("-inf")  # when this process last got no answer
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`trouble`: why /etc/pve told nothing, one of obstacles.TROUBLES, else empty. `quorate`: the owner's write bit of
+    /etc/pve/local, which is what PVE's own check_cfs_quorum reads. `config`: the VM's configuration is on this node;
+    `config_text`: that file; `node`: the other node that has it. `lock`: its `lock:` property. `ha`: the state
+    requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its resources alone;
+    `ha_seen`: the state that HA's manager sees."""
+
+    trouble: str = ""
+    quorate: bool = False
+    config: bool = False
+    config_text: str = ""
+    node: str = ""
+    lock: str = ""
+    ha: str = ""
+    ha_seen: str = ""
+
+    @property
+    def answers(self) -> bool:
+        return not self.trouble
+
+
+NOT_ASKED = Cluster()
+
+
+def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
+    """Return what /etc/pve says, or a view with its `trouble` where that gives no answer in time or an error. Where it
+    gave none a moment ago, a second is enough to see whether it does now: a verb looks several times."""
+    global _hung_at
+    if time.monotonic() - _hung_at < HUNG_SECONDS:
+        seconds = min(seconds, AGAIN_SECONDS)
+    answer = in_time(lambda: asdict(_seen_in_cluster(host)), seconds)
+    if isinstance(answer, dict):
+        return Cluster(**answer)
+    if seconds >= CLUSTER_SECONDS or _hung_at > float("-inf"):  # a shorter look is no proof
+        _hung_at = time.monotonic()
+    return Cluster("pmxcfs-hung")
+
+
+def node_name() -> str:
+    return os.uname().nodename.partition(".")[0]
+
+
+def _seen_in_cluster(host: Host) -> Cluster:
+    try:
+        quorate = _may_write(host.path("/etc/pve/local"))
+        text = _text_in(host, f"/etc/pve/qemu-server/{host.vmid}.conf")
+    except FileNotFoundError:
+        return Cluster("pmxcfs-not-mounted")
+    except OSError:  # ENOTCONN, EIO
+        return Cluster("pmxcfs-dead")
+    status = _text_in(host, "/etc/pve/ha/manager_status") or ""
+    requested = ha_requested(_text_in(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
+    disarmed = ha_disarmed(status) if requested else ""
+    return Cluster(
+        quorate=quorate,
+        config=text is not None,
+        config_text=(text or "")[:CONFIG_CHARS],
+        node="" if text is not None else node_in(_text_in(host, "/etc/pve/.vmlist") or "", host.vmid),
+        lock=lock_in(text or ""),
+        ha="disarmed" if disarmed == "ignore" else requested,
+        ha_seen="freeze" if disarmed == "freeze" else ha_seen_in(status, host.vmid),
+    )
+
+
+def _may_write(path: str) -> bool:
+    """Tell whether the owner's write bit is set, of the link as in PVE, and of what it names where that is there."""
+    modes = [os.lstat(path).st_mode]
+    if os.path.exists(path):
+        modes.append(os.stat(path).st_mode)
+    return all(mode & stat.S_IWUSR for mode in modes)
+
+
+def _text_in(host: Host, path: str) -> str | None:
+    """Return a file's text, None where there is no such file."""
+    try:
+        with open(host.path(path), encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 20)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def lock_in(conf: str) -> str:
+    """Return the `lock:` of a VM's configuration; its snapshots, which follow, can't be locked."""
+    for line in conf.splitlines():
+        if line.startswith("["):
+            break
+        if line.startswith("lock:"):
+            return line[5:].strip()
+    return ""
+
+
+def ha_requested(resources: str, vmid: int) -> str:
+    """Return the state requested of HA in its resources.cfg; a resource without one is to be started."""
+    found = ""
+    mine = False
+    for line in resources.splitlines():
+        if line[:1].strip():  # a section begins at the line's start, its properties are indented
+            mine = line.split() == ["vm:", str(vmid)]
+            found = "started" if mine else found
+        elif mine and line.split()[:1] == ["state"]:
+            found = line.split()[-1]
+    return "started" if found == "enabled" else found
+
+
+def ha_seen_in(manager_status: str, vmid: int) -> str:
+    """Return the state of the VM in HA's manager_status."""
+    try:
+        return str(json.loads(manager_status)["service_status"][f"vm:{vmid}"]["state"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def ha_disarmed(manager_status: str) -> str:
+    """Return how HA is disarmed: `freeze` (it holds every resource as it is), `ignore` (it leaves them alone, and `qm`
+    acts directly), or an empty string (pve-ha-manager 5.1.3 and later)."""
+    try:
+        return str(json.loads(manager_status)["disarm"]["mode"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def node_in(vmlist: str, vmid: int) -> str:
+    """Return the node that has the VM by /etc/pve/.vmlist."""
+    try:
+        return str(json.loads(vmlist)["ids"][str(vmid)]["node"])
+    except (ValueError, KeyError, TypeError):
+        return ""

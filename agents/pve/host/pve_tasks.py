@@ -1,0 +1,207 @@
+"""Who works on the VM: the task that owns a configuration's `lock:`, and the holder of its flock.
+
+Two sources that can't contradict each other: the processes in /proc, whose names PVE sets to `task UPID:…`, and the
+task index, whose UPID names a process by pid and start time. An owner is called dead only when both could be read and
+neither knows it. Nothing here removes a lock.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import partial
+
+from .paths import Host
+from .process import process_ticks
+from .vmstate import in_time
+
+TASK_SECONDS = 1.5
+INDEX_BYTES = 256 * 1024
+NAME_CHARS = 200  # of a command line, where it is shown
+
+# The tasks that set each kind of lock (qemu-server, API2/Qemu.pm; VZDump). `suspended` is a state and has no task.
+_TASKS = {
+    "backup": ("vzdump",),
+    "clone": ("qmclone",),
+    "create": ("qmcreate", "qmrestore", "qmclone"),
+    "migrate": ("qmigrate", "hamigrate"),
+    "rollback": ("qmrollback",),
+    "snapshot": ("qmsnapshot",),
+    "snapshot-delete": ("qmdelsnapshot",),
+    "suspending": ("qmsuspend",),
+}
+# Their task may run on another node, or carry another VM's number, so that its absence here proves nothing.
+_FROM_ELSEWHERE = ("migrate", "clone", "create")
+
+_UPID = re.compile(
+    r"UPID:(?P<node>[A-Za-z0-9-]+):(?P<pid>[0-9A-Fa-f]{8,9}):(?P<ticks>[0-9A-Fa-f]{8,16}):(?P<start>[0-9A-Fa-f]{8}):"
+    r"(?P<type>[^:\s]+):(?P<id>[^:\s]*):(?P<user>[^:\s]+):"
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of PVE, by its UPID; `end` is what its index line says of its end."""
+
+    upid: str
+    type: str
+    id: str
+    user: str
+    pid: int
+    ticks: int
+    end: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}{f' of VM {self.id}' if self.id else ''} by {self.user}, process {self.pid}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """`alive`: whether the task that owns the lock still runs, None when that could not be told."""
+
+    alive: bool | None
+    lines: tuple[str, ...] = ()
+
+
+def task_in(line: str) -> Task | None:
+    """Return the task whose UPID a line has; the rest of the line is its end (hexadecimal time and status)."""
+    found = _UPID.search(line)
+    if found is None:
+        return None
+    end = re.sub(r"^\s*(?:[01]\b)?\s*(?:[0-9A-Fa-f]{8}\b)?\s*", "", line[found.end() :]).strip()
+    numbers = int(found["pid"], 16), int(found["ticks"], 16)
+    return Task(found[0], found["type"], found["id"], found["user"], *numbers, end)
+
+
+def owner_of(host: Host, lock: str) -> Owner:
+    """Return who owns the VM's `lock:`; takes 2 * TASK_SECONDS at most."""
+    if lock == "suspended":
+        return Owner(None, ("lock: suspended is no task: the VM's memory is on disk, and a start takes it up again",))
+    at_work = in_time(lambda: _task_names(host), TASK_SECONDS)
+    index = in_time(lambda: _index(host), TASK_SECONDS)
+    names = [str(name) for name in at_work] if isinstance(at_work, list) else []
+    lines = [str(line) for line in index] if isinstance(index, list) else []
+    tasks = [task for line in (*names, *lines) if (task := task_in(line)) and _owns(task, lock, host.vmid)]
+    for task in tasks:
+        if process_ticks(task.pid) == task.ticks:
+            return Owner(True, (f"{task} works on it", f"by hand: wait, or pvesh delete {_task_path(task)}"))
+    vzdump = next((name for name in names if task_in(name) is None), "") if lock == "backup" else ""
+    if vzdump:
+        return Owner(True, (f"vzdump works on this host: {vzdump[:NAME_CHARS]}", "by hand: wait, or vzdump --stop"))
+    ends = tuple(f"the last such task, {task}, is gone: {task.end or 'it left no end'}" for task in tasks[-1:])
+    if at_work is None or not lines or lock in _FROM_ELSEWHERE:
+        return Owner(None, (*ends, "whether its task still runs could not be told from this node"))
+    why = f"by hand: qm unlock {host.vmid}, for nothing is left that could release the lock"
+    return Owner(False, (*(ends or ("no such task runs on this node, and none is remembered",)), why))
+
+
+def _owns(task: Task, lock: str, vmid: int) -> bool:
+    if task.type not in _TASKS.get(lock, (task.type,)):
+        return False
+    return task.id == str(vmid) or (not task.id and lock == "backup") or lock in ("clone", "create")
+
+
+def _task_path(task: Task) -> str:
+    return f"/nodes/{task.upid.split(':')[1]}/tasks/{task.upid}"
+
+
+def _task_names(host: Host) -> list[str]:
+    """Return the command lines of PVE's tasks and of vzdump. The short names, which never block, tell which to read."""
+    pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit()]
+    return [command_line(host, pid) for pid in pids if _short_name(host, pid).startswith(("task UPID", "vzdump"))]
+
+
+def _short_name(host: Host, pid: str) -> str:
+    try:
+        with open(host.path(f"/proc/{pid}/stat"), encoding="utf-8", errors="replace") as file:
+            return file.read().partition("(")[2].rpartition(")")[0]
+    except OSError:
+        return ""
+
+
+def command_line(host: Host, pid: str) -> str:
+    try:
+        with open(host.path(f"/proc/{pid}/cmdline"), encoding="utf-8", errors="replace") as file:
+            return file.read(4096).replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def _index(host: Host) -> list[str]:
+    """Return the lines of the task index, oldest first and each task once: the archive's end, then, of `active`, which
+    is newest first and repeats tasks that have ended, those that `index` does not have."""
+    ended = _last_lines(host.path("/var/log/pve/tasks/index"))
+    known = {task.upid for line in ended if (task := task_in(line))}
+    running = reversed(_last_lines(host.path("/var/log/pve/tasks/active")))
+    return [*ended, *(line for line in running if (task := task_in(line)) and task.upid not in known)]
+
+
+def _last_lines(path: str) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - INDEX_BYTES))
+            return file.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def task_lines(host: Host) -> list[str]:
+    """Return the index lines of the VM's own tasks, oldest first."""
+    return [line for line in _index(host) if (task := task_in(line)) and task.id == str(host.vmid)]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds the VM's lock file, by pid and command line."""
+
+    pid: int
+    command: str
+
+    @property
+    def kind(self) -> str:
+        """What it does to the VM: `stop`, `shutdown` (a reboot is one, too), `start`, `cleanup`, or empty."""
+        task = task_in(self.command)
+        word = task.type if task else next(iter(re.findall(r"\b([a-z]+) [1-9][0-9]*\b", self.command)), "")
+        return _KINDS.get(word.removeprefix("qm"), "")
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.command[:NAME_CHARS] or 'no name'})"
+
+
+_KINDS = {"stop": "stop", "shutdown": "shutdown", "reboot": "shutdown", "start": "start", "cleanup": "cleanup"}
+
+
+def flock_holders(host: Host) -> list[Holder]:
+    """Return who holds the flock that a running `qm start` or `qm stop` keeps for its whole life.
+
+    /var/lock is a tmpfs and /proc/locks waits for nothing; it is asked in a child all the same.
+    """
+    answer = in_time(lambda: _flock_pids(host), TASK_SECONDS)
+    pids = [int(pid) for pid in answer] if isinstance(answer, list) else []
+    return [Holder(pid, _name_in_time(host, pid)) for pid in pids]
+
+
+def _name_in_time(host: Host, pid: int) -> str:
+    return str(in_time(partial(command_line, host, str(pid)), TASK_SECONDS / 3) or "")
+
+
+def cleanups(host: Host) -> list[int]:
+    """Return the pids of the `qm cleanup` of this VM, which qmeventd starts after each end of a QEMU."""
+    answer = in_time(lambda: _cleanup_pids(host), TASK_SECONDS)
+    return [int(pid) for pid in answer] if isinstance(answer, list) else []
+
+
+def _cleanup_pids(host: Host) -> list[str]:
+    pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit() and _short_name(host, pid) == "qm"]
+    words = f" cleanup {host.vmid} "
+    return [pid for pid in pids if words in f"{command_line(host, pid)} "]
+
+
+def _flock_pids(host: Host) -> list[str]:
+    try:
+        seen = os.stat(host.path(f"/var/lock/qemu-server/lock-{host.vmid}.conf"))
+        with open(host.path("/proc/locks"), encoding="ascii", errors="replace") as file:
+            held = [line.split() for line in file]
+    except OSError:
+        return []
+    name = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
+    return [words[4] for words in held if name in words and "->" not in words]

@@ -1,0 +1,166 @@
+"""What state the VM is in, without `qm` and without `/etc/pve`: pid file, /proc, cgroup and raw QMP.
+
+`running` because a pid exists is not `running` because QEMU said so: each fact is kept with its source, and
+`conclude` weighs them. Nothing here signals a process or changes anything.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from ..forensics.proof import left_lines
+from .bounded import NoAnswer, ask
+from .paths import Host
+from .process import describe_process, process_ticks
+from .qmp import Qmp, QmpError, QmpSilent
+
+_SEEN: dict[int, int] = {}  # the pid and start time of the QEMU that was verified last
+
+QMP_SECONDS = 3.0
+PROC_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen. `pid`: from the pid file, None when there is none. `ours`: whether /proc shows it to be this VM's
+    QEMU, None when /proc did not say. `qmp`: QEMU's word, empty when it was silent, None when not asked. `unread`:
+    nothing was seen at all."""
+
+    pid: int | None = None
+    ours: bool | None = None
+    qmp: str | None = None
+    silence: str = ""
+    unread: bool = False
+
+
+def observe(host: Host) -> Facts:
+    """Return everything there is to see, in at most QMP_SECONDS + PROC_SECONDS."""
+    return list(observing(host))[-1]
+
+
+def observing(host: Host) -> Iterator[Facts]:
+    """Yield the facts as they come in, so that a reader with a deadline keeps what it has."""
+    facts = Facts(pid=read_pid(host))
+    yield facts
+    if facts.pid is None:
+        if os.path.exists(host.qmp):  # a pid file that is gone, and perhaps a QEMU that is not
+            yield _with_qmp(host, facts)
+        return
+    facts = replace(facts, ours=verified(host, facts.pid))
+    yield facts
+    if facts.ours is not False:
+        yield _with_qmp(host, facts)
+
+
+def _with_qmp(host: Host, facts: Facts) -> Facts:
+    try:
+        with Qmp(host.qmp, QMP_SECONDS) as qmp:
+            return replace(facts, qmp=qmp.status())
+    except (QmpSilent, QmpError) as error:
+        return replace(facts, qmp="", silence=str(error))
+
+
+def read_pid(host: Host) -> int | None:
+    """Return the number in the VM's pid file; None without one."""
+    return _number_in(host.pidfile)
+
+
+def _number_in(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read(32))
+    except (OSError, ValueError):
+        return None
+
+
+def verified(host: Host, pid: int) -> bool | None:
+    """Tell whether `pid` is this VM's QEMU, by the rule of qemu-server's check_running: argv[0] ends in kvm or
+    qemu-*, and -pidfile names our file. None when /proc does not answer (reading cmdline takes the process's
+    memory lock, which a stuck process may hold). A process that was ours once stays so: its pid and start time say
+    that it is the same one, and reading those waits for nothing."""
+    ticks = process_ticks(pid)
+    if ticks and _SEEN.get(pid) == ticks:
+        return True
+    try:
+        ours = bool(ask(lambda: _is_qemu(host, pid), PROC_SECONDS))
+    except NoAnswer:
+        return None
+    if ours:
+        _SEEN.clear()
+        _SEEN[pid] = ticks
+    return ours
+
+
+def _is_qemu(host: Host, pid: int) -> bool:
+    try:
+        with open(host.proc(pid, "cmdline"), "rb") as file:
+            argv = file.read().decode("utf-8", "replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    own = {host.pidfile, host.path(f"/var/run/qemu-server/{host.vmid}.pid")}
+    named = {value for flag, value in pairwise(argv) if flag in ("-pidfile", "--pidfile")}
+    return bool(re.search(r"(?:^|/)(?:kvm|qemu-[^/]*)$", argv[0]) and named & own)
+
+
+def conclude(facts: Facts) -> str:
+    """Return the state word: QEMU's own, `stopped`, `wedged` (a process, but QMP is silent) or `unknown`."""
+    if facts.unread:
+        return "unknown"
+    if facts.qmp and facts.ours is not False:
+        return facts.qmp
+    if facts.pid is None or facts.ours is False:
+        return "stopped"
+    if facts.ours is None or facts.qmp is None:
+        return "unknown"
+    return "wedged"
+
+
+def sources(facts: Facts) -> str:
+    """Return one line that says which source answered what."""
+    if facts.unread:
+        return "nothing answered"
+    if facts.pid is None:
+        return f"no pid file; QMP says {facts.qmp}" if facts.qmp else "no pid file"
+    if facts.ours is False:
+        return f"the pid file names {facts.pid}, which is not this VM's QEMU"
+    proc = f"pid {facts.pid}" if facts.ours else f"pid {facts.pid} (/proc did not answer)"
+    if facts.qmp is None:
+        return f"{proc}; QMP did not answer yet"
+    return f"{proc}; QMP says {facts.qmp}" if facts.qmp else f"{proc}; QMP is silent: {facts.silence}"
+
+
+def has_process(facts: Facts) -> bool | None:
+    """Tell whether a QEMU process exists; None when that can't be determined."""
+    state = conclude(facts)
+    return None if state == "unknown" else state != "stopped"
+
+
+def leftovers(host: Host) -> list[int]:
+    """Return the live pids in the VM's cgroup scope: a process that survived SIGKILL shows here. The QEMU storage
+    daemon, which a TPM's state may need, is none: `qm start` ends it by itself (qemu-server 9.1.10)."""
+    try:
+        with open(host.scope, encoding="ascii") as file:
+            pids = [int(line) for line in file.read().split()]
+    except (OSError, ValueError):
+        return []
+    daemon = _number_in(host.path(f"/run/qemu-server/qsd-{host.vmid}.pid"))
+    return [pid for pid in pids if process_ticks(pid) and pid != daemon]
+
+
+def counted_processes(pids: list[int]) -> str:
+    return f"process {pids[0]} is" if len(pids) == 1 else f"processes {', '.join(map(str, pids))} are"
+
+
+def describe_leftovers(pids: list[int]) -> tuple[str, ...]:
+    """Return a line for each process that is left in the scope of a stopped VM, and what ends it."""
+    return left_lines(pids, [describe_process(pid) for pid in pids])
+
+
+def in_time(question: Callable[[], object], seconds: float) -> object:
+    """Return the answer of a question that reads a place that may hang, or None."""
+    try:
+        return ask(question, seconds)
+    except NoAnswer:
+        return None

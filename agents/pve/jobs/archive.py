@@ -1,0 +1,174 @@
+"""Copies of jobs on the disk that may hang, written by processes that nobody waits for.
+
+A job's request is written when it begins to act, so that a crash of the host leaves a trace; the rest after its end.
+What can't be written is said by the next results and tried again after the next job. Captures are pruned to a budget;
+verbs that changed power to one of their own, and never within a day.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..host.files import boottime, read_json, remove_flat, write_whole
+from ..host.paths import Host
+from ..host.process import process_ticks
+from ..words import DAY
+from .mutex import Lock
+from .store import Memory, Record
+
+NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")
+KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
+KEEP_BYTES = 256 * 1024 * 1024
+SLOW_SECONDS = 2.0
+
+
+def archive_begun(host: Host, memory: Memory, record: Record) -> None:
+    """Write down that a job begins to act, in a child that is left alone; on a hung disk only one gets stuck."""
+    try:
+        if os.fork():
+            return
+    except OSError:
+        return
+    try:
+        if Lock(host, "begun.lock").take(record.id):
+            with _noted(host, memory):
+                _copy(host, memory, record, NAMES[:1])
+                _sync(f"{host.archive}/{record.id}")
+    finally:
+        os._exit(0)
+
+
+def archive_finished(host: Host, memory: Memory) -> None:
+    """Tidy /run, whatever the disk does; then the archive, and copy what is not copied yet. There one process at a
+    time, as above."""
+    os.nice(10)
+    memory.prune()
+    lock = Lock(host, "archive.lock")
+    if not lock.take("archive"):
+        return
+    with _noted(host, memory):
+        prune_archive(host.archive)
+        for record in memory.records():
+            if memory.result(record.id) and not os.path.exists(memory.job(record.id, "archived")):
+                _copy(host, memory, record, NAMES)
+                with open(memory.job(record.id, "archived"), "wb"):
+                    pass
+    lock.release()
+
+
+def _copy(host: Host, memory: Memory, record: Record, names: tuple[str, ...]) -> None:
+    target = f"{host.archive}/{record.id}"
+    os.makedirs(target, mode=0o700, exist_ok=True)
+    for name in names:
+        try:
+            with open(memory.job(record.id, name), "rb") as source:
+                data = source.read()
+        except FileNotFoundError:
+            continue
+        draft = f"{target}/draft.{os.getpid()}"
+        with open(draft, "wb") as file:
+            file.write(data)
+        os.replace(draft, f"{target}/{name}")
+
+
+def _sync(directory: str) -> None:
+    """Have the request on the disk itself: a crash may come sooner than the kernel's own writing back."""
+    for path in (f"{directory}/{NAMES[0]}", directory):
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+# --- what can't be written ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _noted(host: Host, memory: Memory) -> Iterator[None]:
+    """Keep a note in /run while the archive is written, and the reason when it can't be."""
+    if "error" not in (read_json(_note(memory)) or {}) and not _written_for(memory):
+        pid = os.getpid()
+        _write_note(memory, {"since": boottime(), "pid": pid, "ticks": process_ticks(pid)})
+    try:
+        yield
+        _write_note(memory, {})
+    except OSError as error:
+        host.log(f"archive: {error.strerror}")
+        _write_note(memory, {"error": error.strerror})
+
+
+def _note(memory: Memory) -> str:
+    return f"{memory.host.memory}/archive.json"
+
+
+def _write_note(memory: Memory, note: dict[str, object]) -> None:
+    try:
+        write_whole(_note(memory), json.dumps(note))
+    except OSError:  # /run is full as well
+        pass
+
+
+def _written_for(memory: Memory) -> float:
+    """Return for how many seconds a process has been writing, 0 when none is."""
+    note = read_json(_note(memory)) or {}
+    since, pid = note.get("since"), note.get("pid")
+    if not isinstance(since, float) or not isinstance(pid, int) or process_ticks(pid) != note.get("ticks"):
+        return 0.0
+    return boottime() - since
+
+
+def archive_hangs(memory: Memory) -> bool:
+    """Tell whether the archive is known not to answer, so that nobody need ask once more; reads tmpfs only."""
+    return _written_for(memory) > SLOW_SECONDS
+
+
+def archive_trouble(memory: Memory) -> str:
+    """Return a sentence when the archive can't be written or does not answer, else nothing; reads tmpfs only."""
+    if reason := (read_json(_note(memory)) or {}).get("error"):
+        trouble = f"the archive in /var/lib can't be written ({reason})"
+    elif archive_hangs(memory):
+        trouble = f"the archive in /var/lib has not answered for {_written_for(memory):.0f} s"
+    else:
+        return ""
+    return f"{trouble}: jobs are kept in /run alone, until the next boot"
+
+
+# --- the budget --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Archived:
+    path: str
+    at: float
+    size: int
+    capture: bool
+
+
+def prune_archive(archive: str) -> None:
+    """Remove what is over the budget of its kind, oldest first; of the verbs that change power nothing of a day."""
+    try:
+        with os.scandir(archive) as directories:
+            jobs = sorted((_archived_size(job.path) for job in directories), key=lambda job: job.at, reverse=True)
+    except FileNotFoundError:
+        return
+    for kind in (True, False):
+        for job in _over_budget([job for job in jobs if job.capture is kind]):
+            if job.capture or time.time() - job.at > DAY:
+                remove_flat(job.path)
+
+
+def _over_budget(jobs: list[_Archived]) -> Iterator[_Archived]:
+    used = 0
+    for number, job in enumerate(jobs):
+        used += job.size
+        if number >= KEEP_ARCHIVED or used > KEEP_BYTES:
+            yield job
+
+
+def _archived_size(path: str) -> _Archived:
+    with os.scandir(path) as files:
+        size = sum(os.path.getsize(file.path) for file in files if not file.name.startswith("draft."))
+    verb = (read_json(f"{path}/request.json") or {}).get("verb")
+    return _Archived(path, os.stat(path).st_mtime, size, verb == "forensics")

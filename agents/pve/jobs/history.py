@@ -1,0 +1,125 @@
+"""What happened lately: the jobs in /run, then those of the archive, whose disk gets one second to answer."""
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+
+from ..host.bounded import NoAnswer, ask
+from ..host.files import boottime, read_json
+from ..host.paths import Host
+from .archive import archive_hangs
+from .result import Verdict
+from .store import Memory, Record
+
+NEWEST = 50
+ARCHIVE_SECONDS = 1.0
+
+
+def entries(host: Host) -> list[dict[str, object]]:
+    """Return the newest 50 jobs of /run, newest first; `outcome` is None while one runs."""
+    memory = Memory(host)
+    return [entry(memory, record) for record in list(memory.records())[:NEWEST]]
+
+
+def older_entries(host: Host, newer: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return what the archive adds up to 50 jobs in all; raise NoAnswer when its disk gives none."""
+    if len(newer) >= NEWEST:
+        return []
+    known = {str(job["id"]) for job in newer}
+    old = _asked_archive(host, lambda: _archived(host.archive, known, NEWEST - len(newer)))
+    return old if isinstance(old, list) else []
+
+
+def _asked_archive(host: Host, question: Callable[[], object]) -> object:
+    if archive_hangs(Memory(host)):
+        raise NoAnswer("no answer")
+    return ask(question, ARCHIVE_SECONDS)
+
+
+def entry(memory: Memory, record: Record) -> dict[str, object]:
+    result = memory.result(record.id)
+    if result is not None:
+        return _entry(vars(record), result)
+    stage = memory.stage(record.id)
+    if memory.alive(record):
+        return _entry(vars(record), {"stage": stage, "seconds": round(boottime() - record.boottime, 1)})
+    return _entry(vars(record), _cut_off(f"the job's process was killed in stage {stage or 'begin'}", stage))
+
+
+def _cut_off(sentence: str, stage: str = "") -> dict[str, object]:
+    return {"stage": stage, "outcome": "failed", "verdict": asdict(Verdict("job-killed", sentence, "status"))}
+
+
+def _entry(request: dict[str, object], result: dict[str, object]) -> dict[str, object]:
+    named = {name: request.get(name) for name in ("id", "verb", "by", "why", "started")}
+    return named | {name: result.get(name) for name in ("seconds", "outcome", "stage", "verdict")}
+
+
+def _archived(archive: str, known: set[str], most: int) -> list[dict[str, object]]:
+    if not os.path.isdir(archive):
+        return []
+    with os.scandir(archive) as directories:
+        dated = sorted(((job.stat().st_mtime, job.path) for job in directories if job.name not in known), reverse=True)
+    found = [_archived_entry(path) for _, path in dated[:most]]
+    return sorted(filter(None, found), key=lambda job: str(job["started"]), reverse=True)
+
+
+def _archived_entry(directory: str) -> dict[str, object] | None:
+    """Return an archived job. One without a result, which /run does not know, was running when the host went down."""
+    request = read_json(f"{directory}/request.json")
+    result = read_json(f"{directory}/result.json") or _cut_off("the host went down or was restarted while it ran")
+    return _entry(request, result) if request else None
+
+
+def whole_job(host: Host, job_id: str) -> dict[str, object] | None:
+    """Return one job with its output and picture, from /run or else from the archive; None when unknown. Raises
+    NoAnswer when the archive's disk gives none."""
+    memory = Memory(host)
+    record = memory.record(job_id)
+    if record is not None and (memory.result(job_id) is None or os.path.exists(memory.job(job_id, "output"))):
+        return entry(memory, record) | _contents(memory.job(job_id))
+    try:
+        old = _asked_archive(host, lambda: _archived_job(f"{host.archive}/{job_id}"))
+    except NoAnswer:
+        if record is None:
+            raise
+        old = None
+    if isinstance(old, dict):
+        return old
+    return entry(memory, record) | _contents(memory.job(job_id)) if record else None
+
+
+def _archived_job(directory: str) -> dict[str, object] | None:
+    job = _archived_entry(directory)
+    return job | _contents(directory) if job else None
+
+
+def _contents(directory: str) -> dict[str, object]:
+    return {"output": _output(f"{directory}/output"), "screen_png": _picture(f"{directory}/screen.png")}
+
+
+def _output(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return "".join(str(json.loads(line).get("text", "")) for line in file)
+    except (OSError, ValueError):
+        return ""
+
+
+def _picture(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return base64.b64encode(file.read()).decode()
+    except OSError:
+        return None
+
+
+def table(jobs: Iterable[dict[str, object]]) -> str:
+    """Return the list for hands on a keyboard."""
+    rows = [
+        f"{job['started']}  {job['verb']:<9}  {job['outcome'] or 'running':<8}  {job['by']}  {job['id']}"
+        for job in jobs
+    ]
+    return "\n".join(rows) or "no jobs"

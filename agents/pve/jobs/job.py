@@ -1,0 +1,144 @@
+"""A job as its own process sees it: stage, output, deadline, result. It never touches the SSH connection.
+
+Bookkeeping never stops a rescue: a full /run loses lines, not the verb.
+"""
+
+import json
+import os
+import time
+
+from ..host.bounded import Ran, run
+from ..host.files import boottime, write_process
+from ..host.paths import Host
+from ..host.qm import end_whole
+from ..host.times import MOST_MORE_SECONDS, QM_START_SECONDS, START_COVERED_SECONDS
+from ..host.vm_config import start_seconds
+from ..words import DEADLINE, DEADLINES
+from .result import Ended, Result, Verdict
+from .store import Memory, Record
+
+JOB_OUTPUT_BYTES = 1024 * 1024
+SHORT_BYTES = 2048
+ROOM_FOR_SHORT = 64 * 1024  # of it kept for short lines: what the job does is told after evidence that filled the rest
+
+
+class Job:
+    """The running job: what verbs and forensics use to speak, to name their stage and to keep time."""
+
+    def __init__(self, host: Host, memory: Memory, record: Record) -> None:
+        self.host = host
+        self.memory = memory
+        self.record = record
+        self.stage = ""
+        self.screen = False
+        self.second = 0  # the pid of the process that stands by (standby.py)
+        self.warnings: list[str] = []
+        self.deadline = DEADLINES[record.verb]
+        self.start_seconds = QM_START_SECONDS
+        self.reserved = 0.0  # seconds of the deadline that belong to what comes after this stage
+        self.anyway = ""  # the code of the refusal that the person has lifted
+        self.unended: list[str] = []  # commands of this job that nothing could end: they may still act
+        self._until = time.monotonic() + self.deadline
+        self._room = JOB_OUTPUT_BYTES
+        self._torn = False
+        self._cut = False
+
+    def enter(self, stage: str) -> None:
+        """Name the stage that begins now, and by when the job ends, for whoever follows it or finds it busy."""
+        self.stage = stage
+        try:
+            self.memory.enter(self.record.id, stage, self.deadline)
+        except OSError:
+            pass
+        self._write(json.dumps({"stage": stage, "deadline": self.deadline}) + "\n")
+
+    def allow_start(self, config: str) -> None:
+        """Give the start as long as Proxmox itself would, by the VM's configuration, and the whole job as much more."""
+        seconds, why = start_seconds(config)
+        more = min(seconds - START_COVERED_SECONDS, MOST_MORE_SECONDS)
+        if more > 0:
+            self.start_seconds += more
+            self.deadline += more
+            self._until += more
+            self.warnings.append(
+                f"{self.record.verb} may take {self.deadline:g} s: Proxmox gives the start of this VM {seconds:g} s "
+                f"({', '.join(why)})"
+            )
+
+    def say(self, text: str, stream: str = "stdout") -> None:
+        """Add whole lines to the job's output, 1 MiB in all."""
+        text = text.rstrip("\n")
+        line = json.dumps({"stream": stream, "text": text + "\n"}) + "\n"
+        if not text:
+            return
+        if len(line) > self._room - (0 if len(line) <= SHORT_BYTES else ROOM_FOR_SHORT):
+            if self._cut:
+                return
+            self._cut = True
+            line = json.dumps({"stream": "stderr", "text": "[output cut at 1 MiB]\n"}) + "\n"
+        self._room -= len(line)
+        self._write(line)
+
+    def _write(self, line: str) -> None:
+        try:
+            with open(self.memory.job(self.record.id, "output"), "a", encoding="ascii") as file:
+                file.write(("\n" if self._torn else "") + line)
+            self._torn = False
+        except OSError:
+            self._torn = True  # half a line may stand there: begin the next one anew
+
+    def left(self, cap: float) -> float:
+        """Return the seconds a step may take: `cap`, or what is left of the verb's deadline; ends the verb at zero."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            seconds = f"{self.deadline:g} s"
+            raise Ended(
+                DEADLINE,
+                Verdict("deadline", f"{self.record.verb} did not end in {seconds}; it reached stage {self.stage}"),
+            )
+        return min(cap, left)
+
+    def run(self, argv: list[str], seconds: float, gently: bool = False) -> Ran:
+        """Run a command that changes the VM, and note which process it is, for whoever goes on in our place. When its
+        time is over it is ended whole; what nothing can end is kept in `unended`. `gently`: SIGTERM comes first."""
+        return run(argv, self.left(seconds), self._note_command, lambda pid: self.end_command(pid, gently))
+
+    def end_command(self, pid: int, gently: bool = False) -> None:
+        """End a `qm` of this job and its worker; remember, and warn of, what could not be ended."""
+        for line in end_whole(pid, gently):
+            self.unended.append(line)
+            self.warnings.append(
+                f"{line} could not be ended because it waits in the kernel: it may still stop or start the VM when the "
+                "storage answers again; look at the status then"
+            )
+
+    def _note_command(self, pid: int) -> None:
+        try:
+            write_process(self.memory.job(self.record.id, "command"), pid)
+        except OSError:
+            pass
+
+    def finish(self, result: Result) -> None:
+        """Settle the job, for whoever follows it now or asks for the id later."""
+        record = self.record
+        whole = {
+            **result.as_json(),
+            "job": record.id,
+            "verb": record.verb,
+            "by": record.by,
+            "started": record.started,
+            "deadline": self.deadline,
+            "seconds": round(boottime() - record.boottime, 3),
+        }
+        try:
+            self.memory.write_result(record.id, whole)
+        except OSError:
+            self._make_room()
+            self.memory.write_result(record.id, whole)
+
+    def _make_room(self) -> None:
+        for name in ("output", "screen.png"):
+            try:
+                os.unlink(self.memory.job(self.record.id, name))
+            except OSError:
+                pass

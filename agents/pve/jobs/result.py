@@ -1,0 +1,71 @@
+"""What a verb came to: the result that the trailer, `result.json` and `history` share."""
+
+from dataclasses import asdict, dataclass, field
+
+from ..words import OUTCOMES
+
+SENTENCE_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence for a tired person, SENTENCE_CHARS at most, the advised verb (or empty), and the lines that prove
+    it. What Proxmox and QEMU said belongs into the lines."""
+
+    code: str
+    sentence: str
+    advice: str = ""
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sentence", _limited(self.sentence))
+
+
+def _limited(sentence: str) -> str:
+    """Return a sentence that a person reads at one glance: a longer one is cut between two words."""
+    if len(sentence) <= SENTENCE_CHARS:
+        return sentence
+    words = sentence[: SENTENCE_CHARS - 1]
+    return f"{words.rpartition(' ')[0] or words}…"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a verb ended. `state`: see vmstate.conclude. `last`: the newest job that got past its preconditions, None
+    where it was not looked at. `anyway`: the code by which a person can lift this refusal. `seconds`: how long the verb
+    took."""
+
+    exit_code: int
+    state: str = "unknown"
+    last: str | None = None
+    stage: str = ""
+    verdict: Verdict | None = None
+    holder: dict[str, object] | None = None
+    anyway: str | None = None
+    screen: bool = False
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    extra: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        return OUTCOMES[self.exit_code]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the trailer's object; `extra` (the answers of history and ping) is laid beside the rest."""
+        fields = asdict(self)
+        extra = fields.pop("extra")
+        return {"outcome": self.outcome, **fields, **extra}
+
+
+class Ended(Exception):
+    """A verb that ends before its last line, with what its result shall say."""
+
+    def __init__(
+        self, exit_code: int, verdict: Verdict, holder: dict[str, object] | None = None, anyway: str | None = None
+    ) -> None:
+        super().__init__(verdict.sentence)
+        self.exit_code = exit_code
+        self.verdict = verdict
+        self.holder = holder
+        self.anyway = anyway

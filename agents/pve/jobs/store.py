@@ -1,0 +1,219 @@
+"""The host's memory of what was asked and what was done: /run/breakglass/<vmid>/ and its archive.
+
+`/run` is the authority. A job is a directory `jobs/<id>`; making it appear by rename(2) *is* the claim of the id: the
+rename is atomic, carries the whole request, and fails when the id is taken. An id that fell under another job's
+capture is a symbolic link to it. Ages are measured by CLOCK_BOOTTIME, so a wrong clock changes nothing.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..host.files import boottime, read_json, read_process, remove_flat, write_whole
+from ..host.paths import Host
+from ..host.process import process_ticks
+from ..words import DAY, DEADLINES
+
+KEEP_JOBS = 20
+KEEP_IDS = 2 * DAY
+RESERVE_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True)
+class Record:
+    """A job's request as it was claimed. `nonce` tells the process that started it from those that attach;
+    `pid` and `ticks` name the job's process without mistaking a reused pid for it."""
+
+    id: str
+    verb: str
+    by: str
+    why: str
+    started: str
+    boottime: float
+    nonce: str
+    pid: int
+    ticks: int
+    fresh: int = 0
+
+
+class Memory:
+    """The directories of one VM; every method is quick and safe to call from any process."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.jobs = f"{host.memory}/jobs"
+
+    def prepare(self) -> None:
+        """Make the directories, for root only; raises OSError when /run can't be written."""
+        os.makedirs(self.jobs, mode=0o700, exist_ok=True)
+        try:
+            if not os.path.exists(self._reserve):
+                with open(self._reserve, "wb") as file:
+                    file.write(bytes(RESERVE_BYTES))
+        except OSError:  # full: what there is has to do
+            pass
+
+    @property
+    def _reserve(self) -> str:
+        """Room for the job that comes when /run is full: bookkeeping must not stop a rescue."""
+        return f"{self.host.memory}/reserve"
+
+    def job(self, job_id: str, name: str = "") -> str:
+        """Return the path of a job's directory, or of a file in it."""
+        return f"{self.jobs}/{job_id}/{name}" if name else f"{self.jobs}/{job_id}"
+
+    def claim(self, record: Record) -> bool:
+        """Take the id for this process; False when somebody has it already."""
+        draft = f"{self.jobs}/.{record.pid}.{record.nonce}"
+        try:
+            self._write_draft(draft, record)
+        except OSError:
+            remove_flat(draft)
+            self._make_room()
+            self._write_draft(draft, record)
+        try:
+            os.rename(draft, self.job(record.id))
+            return True
+        except OSError:
+            remove_flat(draft)
+            return False
+
+    def _make_room(self) -> None:
+        """Give up the reserve, which is for this, and what old jobs said, which is in the archive."""
+        for job_id in self.ids():
+            if self.result(job_id):
+                self._strip(job_id)
+        try:
+            os.unlink(self._reserve)
+        except OSError:
+            pass
+
+    def _write_draft(self, draft: str, record: Record) -> None:
+        os.mkdir(draft, 0o700)
+        with open(f"{draft}/request.json", "w", encoding="utf-8") as file:
+            json.dump(vars(record), file)
+
+    def alias(self, job_id: str, target: str) -> bool:
+        """Let `job_id` stand for another job's capture; False when the id is taken already."""
+        try:
+            os.symlink(target, self.job(job_id))
+            return True
+        except FileExistsError:
+            return False
+
+    def drop_dangling(self, job_id: str) -> None:
+        """Free an id that stands for a capture which nobody knows."""
+        path = self.job(job_id)
+        if os.path.islink(path) and not os.path.exists(path):
+            os.unlink(path)
+
+    def record(self, job_id: str) -> Record | None:
+        """Return the request behind an id, following an alias; None for an unknown id."""
+        value = read_json(self.job(job_id, "request.json")) or {}
+        known = {name: value[name] for name in Record.__dataclass_fields__ if name in value}
+        try:
+            return Record(**known)  # type: ignore[arg-type]  # written by claim alone, perhaps of another version
+        except TypeError:
+            return None
+
+    def result(self, job_id: str) -> dict[str, object] | None:
+        return read_json(self.job(job_id, "result.json"))
+
+    def write_result(self, job_id: str, result: dict[str, object]) -> None:
+        """Settle a job: the first result stands, whoever writes a second one."""
+        draft = self.job(job_id, f"result.{os.getpid()}")
+        with open(draft, "w", encoding="utf-8") as file:
+            json.dump(result, file)
+        try:
+            os.link(draft, self.job(job_id, "result.json"))
+        except FileExistsError:
+            pass
+        os.unlink(draft)
+
+    def enter(self, job_id: str, stage: str, deadline: float) -> None:
+        """Note the stage that begins, and how many seconds after its start the job ends at the latest."""
+        write_whole(self.job(job_id, "stage"), f"{stage} {deadline:g}")
+
+    def stage(self, job_id: str) -> str:
+        return self._stage_file(job_id)[0]
+
+    def deadline(self, job_id: str, verb: str) -> float:
+        """Return by how many seconds after its start a job ends; the verb's usual number where it has not said."""
+        try:
+            return float(self._stage_file(job_id)[1])
+        except ValueError:
+            return DEADLINES[verb]
+
+    def _stage_file(self, job_id: str) -> tuple[str, str]:
+        try:
+            with open(self.job(job_id, "stage"), encoding="ascii") as file:
+                stage, _, deadline = file.read().partition(" ")
+                return stage, deadline
+        except OSError:
+            return "", ""
+
+    def alive(self, record: Record) -> bool:
+        """Tell whether the job's own process still runs, or the one that stands by for it, or the `qm` that it ran:
+        what that does to the VM is not known before it has ended."""
+        over = boottime() - record.boottime > self.deadline(record.id, record.verb)
+        return bool(self.processes(record) or (not over and read_process(self.job(record.id, "command"))))
+
+    def processes(self, record: Record) -> list[int]:
+        """Return the pids of the processes that run for a job, the one that stands by first."""
+        first = record.pid if record.ticks and process_ticks(record.pid) == record.ticks else 0
+        return [pid for pid in (read_process(self.job(record.id, "second")), first) if pid]
+
+    @property
+    def last(self) -> str:
+        """The newest mutating job that got past its preconditions, or `none`."""
+        try:
+            with open(f"{self.host.memory}/last", encoding="ascii") as file:
+                return file.read() or "none"
+        except OSError:
+            return "none"
+
+    def set_last(self, job_id: str) -> None:
+        write_whole(f"{self.host.memory}/last", job_id)
+
+    def ids(self) -> list[str]:
+        """Return all claimed ids, aliases too, in no order."""
+        try:
+            return [name for name in os.listdir(self.jobs) if not name.startswith(".")]
+        except OSError:
+            return []
+
+    def records(self) -> Iterator[Record]:
+        """Yield every job's record, newest first; aliases are not jobs."""
+        found = [self.record(name) for name in self.ids() if not os.path.islink(self.job(name))]
+        yield from sorted((r for r in found if r), key=lambda r: r.boottime, reverse=True)
+
+    def prune(self) -> None:
+        """Keep the output of the last KEEP_JOBS jobs that ran, and every id for KEEP_IDS seconds."""
+        now, ran = boottime(), 0
+        for record in self.records():
+            result = self.result(record.id)
+            if result is None and self.alive(record):
+                continue
+            ran += result is None or result["outcome"] not in ("busy", "refused")
+            if now - record.boottime > KEEP_IDS:
+                remove_flat(self.job(record.id))
+            elif ran > KEEP_JOBS:
+                self._strip(record.id)
+        for name in self.ids():
+            self._drop_dangling(self.job(name))
+
+    def _drop_dangling(self, path: str) -> None:
+        try:
+            if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > 60:
+                os.unlink(path)
+        except FileNotFoundError:  # another process tidies as well
+            pass
+
+    def _strip(self, job_id: str) -> None:
+        for name in ("output", "screen.png"):
+            try:
+                os.unlink(self.job(job_id, name))
+            except OSError:
+                pass

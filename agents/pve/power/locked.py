@@ -1,0 +1,113 @@
+"""What each verb may do while a task has the VM: the rules for a configuration's `lock:` and for its flock.
+
+A lock is never removed here. One whose task is dead is named as such, with the command for a person to give.
+"""
+
+import time
+from collections.abc import Callable
+
+from ..host.cluster import Cluster
+from ..host.pve_tasks import Holder, flock_holders, owner_of
+from ..host.times import CLEANUP_SECONDS, FLOCK_SECONDS
+from ..jobs.job import Job
+from ..jobs.result import Ended, Verdict
+from ..words import REFUSED
+
+LOOK_SECONDS = 0.2
+_PAUSED_FOR_IT = ("paused", "prelaunch")
+ENDS_WITH_QEMU = ("stop", "shutdown")  # holders of the lock file that let go once QEMU is gone
+
+
+def refused(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended:
+    return Ended(REFUSED, Verdict(code, sentence, advice, evidence))
+
+
+def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
+    """Refuse while the configuration is locked: `qm` would as well. What /etc/pve does not tell refuses nothing."""
+    if not view.lock:
+        return
+    owner = owner_of(job.host, view.lock)
+    whose = {
+        True: "the task that holds it is at work",
+        False: "the task that held it is dead and left it",
+        None: "whether a task still holds it could not be told",
+    }[owner.alive]
+    sentence = f"VM is locked ({view.lock}): {whose}"
+    look = () if owner.alive is not None else (f"by hand: qm config {job.host.vmid}; cat /var/log/pve/tasks/active",)
+    raise refused("locked", sentence, advice, f"lock: {view.lock}", *owner.lines, *look)
+
+
+def refuse_reset(job: Job, view: Cluster, state: str) -> None:
+    """Refuse a reset only where it could harm what a live task does. It needs no lock: it is a button of QEMU's.
+
+    A dead task's lock protects nothing. A backup reads the disks as they were when it began, whatever the guest does
+    since; but a guest that it keeps standing is not a hung one.
+    """
+    if not view.lock:
+        return
+    owner = owner_of(job.host, view.lock)
+    if view.lock == "backup" and state not in _PAUSED_FOR_IT and owner.alive is not False:
+        _warn(job, "VM is locked (backup): the backup goes on beside a reset, with the disks as it found them")
+        return
+    if owner.alive is not False and view.lock != "suspended":
+        refuse_locked(job, view, "start" if view.lock == "backup" else "")
+    _warn(job, f"VM is locked ({view.lock}): {'; '.join(owner.lines)}")
+
+
+def _warn(job: Job, warning: str) -> None:
+    if warning not in job.warnings:  # a reset looks twice
+        job.warnings.append(warning)
+
+
+def refuse_resume(job: Job, view: Cluster) -> None:
+    """Refuse to let a paused VM go on while a task has it; a backup's lock is no obstacle, as with `qm start`."""
+    if view.lock not in ("backup", "suspended"):
+        refuse_locked(job, view)
+
+
+def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
+    """Refuse while a process holds the VM's lock file, for `qm` would wait 10 s and fail. Short holders are waited for,
+    and so is what ends by itself: `qm cleanup`, and a stop of a VM that is to be started. A cycle may go on beside
+    those of a kind that `end_with_it`."""
+    patience = {"cleanup": CLEANUP_SECONDS, "stop": CLEANUP_SECONDS, "shutdown": CLEANUP_SECONDS}
+    began = time.monotonic()
+    said: list[str] = []
+    while holders := flock_holders(job.host):
+        if all(holder.kind in end_with_it for holder in holders):
+            job.say(f"{job.stage}: {listed_holders(holders)} holds the VM's lock file until QEMU ends; going on")
+            return
+        waits = max(patience.get(holder.kind, FLOCK_SECONDS) for holder in holders)
+        if time.monotonic() - began > job.left(waits):
+            raise refused("locked", *_held_by(job, holders))
+        _say_once(job, said, f"{job.stage}: waiting for {listed_holders(holders)}, which holds the VM's lock file")
+        time.sleep(LOOK_SECONDS)
+
+
+def _held_by(job: Job, holders: list[Holder]) -> tuple[str, ...]:
+    """Return sentence, advice and evidence of a refusal for a lock file that is held."""
+    path = f"/var/lock/qemu-server/lock-{job.host.vmid}.conf"
+    sentence = f"another process works on VM {job.host.vmid} and holds its lock file: process {holders[0].pid}"
+    never = f"by hand: wait for it or end it; never rm {path}, that would let two work at once"
+    return sentence, "", *(f"held by {holder}" for holder in holders), f"can't lock file '{path}'", never
+
+
+def await_holders(job: Job, kinds: tuple[str, ...], seconds: float, is_over: Callable[[], bool]) -> None:
+    """Wait while the VM's lock file is held by processes of these kinds, `seconds` at most, or until `is_over`."""
+    until = time.monotonic() + job.left(max(0.0, seconds))
+    said: list[str] = []
+    while not is_over() and time.monotonic() < until:
+        holders = [holder for holder in flock_holders(job.host) if holder.kind in kinds]
+        if not holders:
+            return
+        _say_once(job, said, f"{job.stage}: waiting for {listed_holders(holders)}, which holds the VM's lock file")
+        time.sleep(LOOK_SECONDS)
+
+
+def _say_once(job: Job, said: list[str], line: str) -> None:
+    if line not in said:
+        said.append(line)
+        job.say(line)
+
+
+def listed_holders(holders: list[Holder]) -> str:
+    return ", ".join(map(str, holders))

@@ -1,0 +1,145 @@
+"""What a verb looks at before it acts: the cluster, HA, leftovers, and what the person was looking at.
+
+A refusal (exit 12) always means that nothing was changed. What a human must decide (take a VM out of HA's hands, force
+a quorum) is named and never done.
+"""
+
+import os
+import re
+
+from ..forensics.obstacles import TROUBLES
+from ..host.bounded import run
+from ..host.cluster import Cluster, cluster_view, node_name
+from ..host.ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
+from ..host.vmstate import Facts, conclude, counted_processes, describe_leftovers, has_process, in_time, leftovers
+from ..jobs.job import Job
+from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refused
+
+QM_SECONDS = 8.0
+FIND_SECONDS = 2.0
+_NO_QUORUM = (
+    "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
+    "reset works without a quorum",
+)
+
+
+def can_start(job: Job, stops_first: bool = False) -> None:
+    """Refuse unless a start can succeed: a cycle asks before anything is stopped."""
+    refuse_unstartable(job, cluster_view(job.host), stops_first)
+    refuse_flock(job, ENDS_WITH_QEMU if stops_first else ())
+    _refuse_broken_qm(job)
+
+
+def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
+    """Refuse where /etc/pve itself forbids a start: no quorum, another node, no configuration, HA, a lock."""
+    host = job.host
+    if view.trouble:
+        what, cure = TROUBLES[view.trouble]
+        raise refused(view.trouble, f"{what}, so a start would fail; run systemctl restart pve-cluster first", "", cure)
+    if not view.quorate:
+        sentence = "this node has no quorum, so a start would fail"
+        raise refused("no-quorum", sentence, "", "/etc/pve/local is read-only", *_NO_QUORUM)
+    refuse_elsewhere(job, view)
+    if not view.config:
+        missing = f"Configuration file 'nodes/{node_name()}/qemu-server/{host.vmid}.conf' does not exist"
+        raise refused("no-config", f"VM {host.vmid} has no configuration on any node", "", missing)
+    if ha_stuck(view.ha, view.ha_seen):
+        raise _stuck(job, view)
+    if view.lock != "suspended" or stops_first:
+        refuse_locked(job, view)
+
+
+def _refuse_broken_qm(job: Job) -> None:
+    found = in_time(_find_qm, FIND_SECONDS)
+    if not found:
+        why = "qm is not on this host's PATH" if found is False else f"PATH gave no answer in {FIND_SECONDS:g} s"
+        raise refused("no-qm", f"{why}, so a start would fail", "", f"PATH={os.get_exec_path()}")
+    ran = run(["qm", "status", str(job.host.vmid)], job.left(QM_SECONDS))
+    if ran.code != 0:
+        said = f"ended with {ran.code}" if ran.code is not None else f"gave no answer in {QM_SECONDS:g} s"
+        last_words = ran.stderr.strip().splitlines()[-1:]
+        raise refused("no-qm", f"qm status {said}, so a start would fail as well", "", *last_words)
+
+
+def _find_qm() -> bool:
+    return any(os.access(f"{directory}/qm", os.X_OK) for directory in os.get_exec_path())
+
+
+def refuse_elsewhere(job: Job, view: Cluster) -> None:
+    """Refuse when the VM's configuration is on another node: what is stopped here may run there."""
+    if view.node:
+        vmid, here = job.host.vmid, node_name()
+        raise refused(
+            "other-node",
+            f"VM {vmid} is on node {view.node} now and not on {here}: ask there",
+            "",
+            f"Configuration file 'nodes/{here}/qemu-server/{vmid}.conf' does not exist",
+            f"/etc/pve/.vmlist names {view.node}",
+        )
+
+
+def refuse_deaf_ha(job: Job, view: Cluster) -> None:
+    """Refuse a stop that HA could not take and would undo: without a quorum, or while it holds the VM as it is."""
+    if ha_restarts(view.ha, view.ha_seen) and not view.quorate:
+        sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA takes no stop and undoes a kill"
+        fence = "a node with active HA services that lost its quorum reboots itself after 60 s"
+        raise refused("no-quorum", sentence, "", ha_line(view.ha, view.ha_seen), fence, *_NO_QUORUM)
+    if ha_stuck(view.ha, view.ha_seen) and view.ha_seen != "error":
+        raise _stuck(job, view)
+
+
+def _stuck(job: Job, view: Cluster) -> Exception:
+    vmid = job.host.vmid
+    sentence = f"HA has VM {vmid} in state {view.ha_seen} and starts nothing: a stopped VM would stay off"
+    said = (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",)
+    return refused(
+        "ha-stuck",
+        sentence,
+        "",
+        ha_line(view.ha, view.ha_seen),
+        *(said if view.ha_seen == "error" else ()),
+        *ha_by_hand(vmid, view.ha, view.ha_seen),
+    )
+
+
+def nothing_left(job: Job) -> None:
+    """Refuse a start while processes of the stopped VM live on in its scope."""
+    if pids := leftovers(job.host):
+        raise refused(
+            "leftover",
+            f"the VM is stopped but {counted_processes(pids)} left in its scope: a start would fail",
+            "",
+            *describe_leftovers(pids),
+        )
+
+
+def as_expected(job: Job, facts: Facts, if_state: str, if_last: str) -> None:
+    """Refuse when the host sees other than what the person was looking at; what it can't see refuses nothing."""
+    exists = has_process(facts)
+    if if_state and exists is None:
+        exists = _second_word(job)
+    if if_state and exists is None:
+        job.warnings.append("the host could not determine whether the VM runs, so if_state was not checked")
+    elif if_state and exists != (if_state != "stopped"):
+        raise refused("state-differs", f"the VM is {conclude(facts)} now, not {if_state}; look again", "status")
+    last = job.memory.last
+    if if_last and last != if_last:
+        raise refused("last-differs", _what_happened(job, last), "status", f"last: {last}")
+
+
+def _what_happened(job: Job, last: str) -> str:
+    record = job.memory.record(last) if last != "none" else None
+    if record is None:
+        return "the newest job on this VM is not the one you saw; look again"
+    ago = job.record.boottime - record.boottime
+    return f"{record.by}: {record.verb}, {ago:.0f} s ago, which you had not seen; look again"
+
+
+def _second_word(job: Job) -> bool | None:
+    """Ask `qm status` whether a process exists, where /proc and QMP could not tell."""
+    ran = run(["qm", "status", str(job.host.vmid)], job.left(5))
+    said = re.search(r"^status: (\S+)$", ran.stdout, re.MULTILINE)
+    if ran.code != 0 or said is None:
+        return None
+    job.warnings.append(f"/proc and QEMU did not tell whether the VM runs; qm status says {said[1]}")
+    return said[1] != "stopped"

@@ -1,0 +1,85 @@
+"""A second process beside a cycle: between its stop and its start, the death of one process must not leave the VM off.
+
+It is a fork of the job at the point of no return and sleeps until the first has ended. Where that left a result, it
+ends silently; where it was killed, it takes the lock, waits for the command that was under way, and goes on.
+"""
+
+import os
+import select
+from typing import NoReturn
+
+from ..host.files import read_process, write_process
+from ..host.process import lock_memory
+from ..host.times import LADDER_SECONDS, QM_STOP_SECONDS
+from ..host.vmstate import leftovers
+from ..jobs.job import Job
+from ..jobs.mutex import Lock
+from ..jobs.result import Ended, Verdict
+from ..words import FAILED
+from .stop import end_qemu
+
+
+def stand_by(job: Job) -> None:
+    """Fork a second process. Returns in the first at once, and in the second only when the first was killed."""
+    try:
+        first = os.pidfd_open(os.getpid())
+        second = os.fork()
+    except OSError as error:  # no memory, no process: one is enough for a rescue
+        job.warnings.append(f"the host could not begin a second process for this job: {error.strerror}")
+        return
+    if second == 0:
+        _note_second(job, os.getpid())  # the first may be killed before it has noted us
+        _take_over(job, first, job.memory.last)
+        return
+    os.close(first)
+    job.second = second
+    _note_second(job, second)
+
+
+def _note_second(job: Job, pid: int) -> None:
+    try:
+        write_process(job.memory.job(job.record.id, "second"), pid)
+    except OSError:
+        pass
+
+
+def _take_over(job: Job, first: int, last: str) -> None:
+    lock_memory()
+    select.select([first], [], [])
+    os.close(first)
+    stage = job.memory.stage(job.record.id)
+    if job.memory.result(job.record.id) is not None:
+        _end()
+    killed = f"the job's process was killed in stage {stage}"
+    if not Lock(job.host, "lock").take(job.record.id):
+        raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
+    if job.memory.last != last:  # we came late, and what somebody has decided since is not undone
+        raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job has acted since", "status"))
+    job.warnings.append(f"{killed}; a second one went on")
+    job.say(f"{stage}: {job.warnings[-1]}", "stderr")
+    _await_command(job)
+
+
+def _end() -> NoReturn:
+    os._exit(0)
+
+
+def _await_command(job: Job) -> None:
+    """Wait for the `qm` that the first process ran: two of them on one VM would be in each other's way."""
+    path = job.memory.job(job.record.id, "command")
+    pid = read_process(path)
+    try:
+        pidfd = os.pidfd_open(pid) if pid else -1
+    except OSError:
+        return
+    if pidfd < 0 or read_process(path) != pid:  # opened first, looked at again then: no other process is meant
+        return
+    starts = job.memory.stage(job.record.id) == "start"
+    kept = 0.0 if starts else LADDER_SECONDS + job.start_seconds
+    seconds = job.start_seconds if starts else QM_STOP_SECONDS
+    patience = max(1.0, job.left(seconds + kept) - kept)
+    if not select.select([pidfd], [], [], patience)[0]:
+        job.end_command(pid, gently=starts)
+        for half in leftovers(job.host) if starts else ():
+            end_qemu(job, half)
+    os.close(pidfd)

@@ -1,0 +1,153 @@
+"""From a request to a job: claim, lock, look, act, settle; all in a process that nothing outside can end.
+
+The order is the contract's: a known id attaches; then the lock, else busy; then, holding it, `if` and `last`.
+"""
+
+import os
+import time
+
+from .forensics.capture import capture_lock, forensics, newest_capture
+from .grammar import Request
+from .host.bounded import kill_child
+from .host.cluster import cluster_view
+from .host.files import boottime
+from .host.paths import Host
+from .host.process import process_ticks, spawn_detached
+from .host.vmstate import PROC_SECONDS, QMP_SECONDS, conclude, in_time, observe
+from .jobs.archive import archive_begun, archive_finished, archive_hangs, archive_trouble
+from .jobs.history import ARCHIVE_SECONDS
+from .jobs.job import Job
+from .jobs.mutex import Lock
+from .jobs.result import Ended, Result, Verdict
+from .jobs.store import Memory, Record
+from .power.preflight import as_expected
+from .power.verbs import POWER
+from .serving.reads import holding
+from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
+
+
+def spawn(host: Host, request: Request, nonce: str) -> None:
+    """Start the job of `request` (id and by are set) and return at once; `nonce` marks it as started by us."""
+    claim_by = boottime() + CLAIM_SECONDS - 1
+    spawn_detached(lambda: _live(host, request, nonce, claim_by))
+
+
+def falls_under(host: Host, request: Request) -> bool:
+    """Let a request for evidence stand under the capture that runs, or is fresh enough for it; False when there is
+    none. It takes no process, so that a storm of alerts holds up nobody who wants to act."""
+    if request.verb != "forensics":
+        return False
+    capture = capture_lock(host).holder(tries=1) or newest_capture(host, request.fresh, "capture")
+    return capture not in ("", request.id) and Memory(host).alias(request.id, capture)
+
+
+def _live(host: Host, request: Request, nonce: str, claim_by: float) -> None:
+    if boottime() > claim_by:
+        return  # so late that whoever follows is about to say that it did not start: it must not, then
+    memory = Memory(host)
+    memory.prepare()
+    pid = os.getpid()
+    record = Record(
+        id=request.id,
+        verb=request.verb,
+        by=request.by,
+        why=request.why,
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        boottime=boottime(),
+        nonce=nonce,
+        pid=pid,
+        ticks=process_ticks(pid),
+        fresh=request.fresh,
+    )
+    job = Job(host, memory, record)
+    lock = _claimed(job)
+    if lock is None:
+        return  # somebody has this id, or a capture stands for it: end silently
+    _settle(job, request, lock)
+    lock.release()
+    if job.second:
+        kill_child(job.second)
+    archive_finished(host, memory)
+
+
+def _claimed(job: Job) -> Lock | None:
+    if job.record.verb != "forensics":
+        return Lock(job.host, "lock") if job.memory.claim(job.record) else None
+    lock = capture_lock(job.host)
+    running = None if lock.take(job.record.id) else lock.holder()
+    if running == job.record.id:
+        return None  # the same request, a moment earlier
+    if stands_for := running or newest_capture(job.host, job.record.fresh, "capture"):
+        job.memory.alias(job.record.id, stands_for)
+        return None
+    job.memory.drop_dangling(job.record.id)  # we hold the lock: what this id stood for was never begun
+    return lock if job.memory.claim(job.record) else None
+
+
+def _settle(job: Job, request: Request, lock: Lock) -> None:
+    try:
+        result = forensics(job) if request.verb == "forensics" else _act(job, request, lock)
+    except Ended as ended:
+        if ended.exit_code != BUSY:  # fifty of those shall not fill /run
+            job.say(ended.verdict.sentence, "stderr")
+        result = Result(ended.exit_code, verdict=ended.verdict, holder=ended.holder, anyway=ended.anyway)
+    except Exception as error:  # a defect of ours must still settle the id
+        job.say(f"{type(error).__name__}: {error}", "stderr")
+        sentence = f"the host agent failed in stage {job.stage or 'begin'}: {type(error).__name__}"
+        result = Result(FAILED, verdict=Verdict("agent-failed", sentence, "status"))
+    job.finish(_completed(job, result))
+    job.host.log(f"job={job.record.id} verb={job.record.verb} by={job.record.by} outcome={result.outcome}")
+
+
+def _completed(job: Job, result: Result) -> Result:
+    state = result.state
+    if state == "unknown" and result.exit_code != BUSY:
+        state = str(in_time(lambda: conclude(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state)
+    return Result(
+        exit_code=result.exit_code,
+        state=state,
+        last=job.memory.last,
+        stage=job.stage,
+        verdict=result.verdict,
+        holder=result.holder,
+        anyway=result.anyway,
+        screen=job.screen,
+        warnings=(*job.warnings, *_unarchived(job, result)),
+        extra=result.extra,
+    )
+
+
+def _unarchived(job: Job, result: Result) -> list[str]:
+    trouble = archive_trouble(job.memory) if result.exit_code != BUSY else ""
+    return [trouble] if trouble else []
+
+
+def _act(job: Job, request: Request, lock: Lock) -> Result:
+    if not lock.take(job.record.id):
+        raise _busy(job, lock.holder())
+    job.anyway = request.anyway
+    if request.verb in ("start", "cycle"):
+        job.allow_start(cluster_view(job.host).config_text)
+    job.enter("preflight")
+    refuse_old_id(job)
+    facts = observe(job.host)
+    as_expected(job, facts, request.if_state, request.if_last)
+    archive_begun(job.host, job.memory, job.record)
+    return POWER[request.verb](job, facts)
+
+
+def refuse_old_id(job: Job) -> None:
+    """Refuse an id that acted before the host's last boot, which /run has forgotten and the archive has not."""
+    if boottime() > DAY or archive_hangs(job.memory):
+        return
+    if in_time(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
+        sentence = "this id was used before the host's last boot; use a new id"
+        raise Ended(ID_REUSED, Verdict("id-reused", sentence, "status"))
+
+
+def _busy(job: Job, holder_id: str | None) -> Ended:
+    holder = holding(job.memory, holder_id) if holder_id else None
+    if holder is None:
+        return Ended(BUSY, Verdict("busy", "another job held this VM a moment ago; look again", "status"))
+    who = "{by}: {verb} since {since}, stage {stage}".format(**holder)
+    return Ended(BUSY, Verdict("busy", f"{who}; wait for it, or send its id to watch it", "status"), holder)

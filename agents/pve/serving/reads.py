@@ -1,0 +1,156 @@
+"""The verbs that change nothing: status, history, job and ping. Each is asked in a forked child with a deadline.
+
+A child yields messages: `facts` as they come in (so that a status keeps what it has when its deadline passes), output
+lines, and one result.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from ..forensics.evidence import Evidence
+from ..forensics.verdict import quick_verdict
+from ..grammar import Request
+from ..host.bounded import NoAnswer
+from ..host.cluster import NOT_ASKED, Cluster, cluster_view
+from ..host.files import write_whole
+from ..host.paths import Host, Key
+from ..host.process import describe_process
+from ..host.pve_tasks import flock_holders
+from ..host.vmstate import Facts, conclude, leftovers, observing, sources
+from ..jobs.archive import archive_trouble
+from ..jobs.history import entries, older_entries, table, whole_job
+from ..jobs.mutex import Lock
+from ..jobs.result import Result, Verdict
+from ..jobs.store import Memory
+from ..words import DEADLINE, DEADLINES, DONE, FAILED, VERSION
+
+Message = dict[str, object]
+
+STOPPED_SECONDS = 1.5  # of a stopped VM: which node has it, its lock, HA. An /etc/pve that hangs costs no more
+
+
+def output(text: str, stream: str = "stdout") -> Message:
+    return {"type": "output", "stream": stream, "text": text.rstrip("\n") + "\n"}
+
+
+def result_message(result: Result) -> Message:
+    return {"type": "result", **result.as_json()}
+
+
+def read(host: Host, key: Key, request: Request, bundle: str) -> Iterator[Message]:
+    """Yield the messages that answer a reading verb; `bundle` is the SHA-256 of the agent's file."""
+    if request.verb == "status":
+        yield from _status(host)
+    elif request.verb == "ping":
+        yield from _ping(host, key, bundle)
+    elif request.verb == "history":
+        yield from _history(host)
+    else:
+        yield from _job(host, request.id)
+
+
+def _status(host: Host) -> Iterator[Message]:
+    began, facts = time.monotonic(), Facts()
+    for facts in observing(host):
+        yield {"type": "facts", **asdict(facts)}
+    yield output(f"{conclude(facts)}: {sources(facts)}")
+    seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
+    elsewhere = cluster_view(host, seconds) if conclude(facts) == "stopped" and seconds > 0 else NOT_ASKED
+    owners = [f"held by {holder}" for holder in flock_holders(host)] if conclude(facts) == "stopped" else []
+    yield result_message(status_result(host, facts, DONE, elsewhere, tuple(owners)))
+
+
+def status_result(
+    host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED, owners: tuple[str, ...] = ()
+) -> Result:
+    """Return the result of a status from whatever facts there are; reads tmpfs only, so it never waits."""
+    memory = Memory(host)
+    holder_id = Lock(host, "lock").holder()
+    holder = holding(memory, holder_id) if holder_id else None
+    state = conclude(facts)
+    if exit_code == DEADLINE:
+        verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
+    else:
+        left, known = tuple(leftovers(host)) if state == "stopped" else (), view
+        asked = view is not NOT_ASKED and view.answers
+        verdict = quick_verdict(
+            Evidence(
+                state,
+                sources(facts),
+                leftovers=left,
+                node=known.node,
+                lock=known.lock,
+                owners=owners,
+                ha=known.ha,
+                ha_seen=known.ha_seen,
+                pve=known.trouble,
+                quorate=known.quorate if asked else None,
+                config=known.config if asked else None,
+                remains=tuple(map(describe_process, left)),
+            )
+        )
+    return Result(exit_code, state, memory.last, "status", verdict, holder)
+
+
+def holding(memory: Memory, job_id: str) -> dict[str, object] | None:
+    """Return which job holds the VM, whose, since when and in which stage."""
+    record = memory.record(job_id)
+    if record is None:
+        return None
+    return {
+        "job": record.id,
+        "verb": record.verb,
+        "by": record.by,
+        "since": record.started,
+        "stage": memory.stage(record.id),
+        "deadline": memory.deadline(record.id, record.verb),
+    }
+
+
+def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:
+    view = cluster_view(host)
+    told = {
+        "version": VERSION,
+        "bundle": bundle,
+        "vmid": host.vmid,
+        "read_only": key.read_only,
+        "quorum": view.quorate,
+        "records": _records(host),
+    }
+    yield output(f"breakglass-pve {VERSION} for VM {host.vmid}")
+    yield result_message(Result(DONE, last=Memory(host).last, stage="ping", extra=told))
+
+
+def _records(host: Host) -> bool:
+    try:
+        Memory(host).prepare()
+        write_whole(f"{host.memory}/probe", "can this be written?")
+        return True
+    except OSError:
+        return False
+
+
+def _history(host: Host) -> Iterator[Message]:
+    jobs, warnings = entries(host), [archive_trouble(Memory(host))]
+    try:
+        jobs += older_entries(host, jobs)
+    except NoAnswer as error:
+        warnings.append(f"the archive in /var/lib gave {error}: only jobs since the last boot are shown")
+    yield output(table(jobs))
+    extra: dict[str, object] = {"jobs": jobs}
+    said = tuple(filter(None, warnings))
+    yield result_message(Result(DONE, last=Memory(host).last, stage="history", warnings=said, extra=extra))
+
+
+def _job(host: Host, job_id: str) -> Iterator[Message]:
+    try:
+        job, silence = whole_job(host, job_id), ""
+    except NoAnswer as error:
+        job, silence = None, f", and the archive in /var/lib gave {error}"
+    if job is None:
+        verdict = Verdict("job-unknown", f'no job "{job_id}" is known on this host{silence}', "history")
+        yield result_message(Result(FAILED, stage="job", verdict=verdict))
+        return
+    yield output(str(job["output"]))
+    yield result_message(Result(DONE, last=Memory(host).last, stage="job", extra={"whole_job": job}))

@@ -1,0 +1,229 @@
+"""Work under way on behalf of a request: a read that a reader answers, or a job that is being followed.
+
+Neither ever blocks the process that serves: both are polled, both end by a deadline of their own.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+
+from ..grammar import Request
+from ..host.files import boottime
+from ..host.paths import Host
+from ..host.pve_tasks import flock_holders
+from ..host.vmstate import Facts, conclude, in_time, observe
+from ..jobs.result import Result, Verdict
+from ..jobs.store import Memory, Record
+from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED, STRANDED
+from .readers import Readers
+from .reads import Message, output, result_message, status_result
+
+ALIVE_EVERY = 0.2
+WORKER_EVERY = 1.0
+GRACE = 15.0
+
+
+class Read:
+    """A reading verb that a reader answers; ready when the reader's socket is."""
+
+    def __init__(self, host: Host, request: Request, readers: Readers) -> None:
+        self.until = time.monotonic() + DEADLINES[request.verb]
+        self.done = False
+        self._host = host
+        self._request = request
+        self._readers = readers
+        self._facts: Facts | None = None
+        self._buffer = b""
+        self._heard = False
+        self._reader = readers.ask(request)
+        self.fd = self._reader.fileno()
+
+    def poll(self, ready: bool) -> Iterator[Message]:
+        """Yield what has come since; sets `done` after the result."""
+        if ready:
+            chunk = self._reader.heard()
+            self._heard = self._heard or bool(chunk)
+            yield from self._messages(chunk)
+            if not chunk and not self._heard:
+                self._ask_another()
+            elif not chunk and not self.done:
+                yield self._given_up(Result(FAILED, stage=self._request.verb, verdict=_died(self._request.verb)))
+        elif time.monotonic() >= self.until:
+            yield self._given_up(self._late())
+
+    def _ask_another(self) -> None:
+        """Ask a new reader, once: the idle one may have been killed as it was asked."""
+        self._heard = True
+        self._reader.kill()
+        self._reader = self._readers.ask(self._request)
+        self.fd = self._reader.fileno()
+
+    def _messages(self, chunk: bytes) -> Iterator[Message]:
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            kind = message.pop("type")
+            if kind == "facts":
+                self._facts = Facts(**message)
+            else:
+                yield {"type": kind, **message}
+            if kind == "result":
+                self.done = True
+                self._readers.give_back(self._reader)
+
+    def _late(self) -> Result:
+        if self._request.verb == "status":
+            return status_result(self._host, self._facts or Facts(unread=True), DEADLINE)
+        sentence = f"{self._request.verb} was not answered in {DEADLINES[self._request.verb]:g} s"
+        return Result(DEADLINE, stage=self._request.verb, verdict=Verdict("deadline", sentence, "status"))
+
+    def _given_up(self, result: Result) -> Message:
+        self.done = True
+        self._reader.kill()
+        return result_message(result)
+
+
+def _died(verb: str) -> Verdict:
+    return Verdict("agent-failed", f"the process that answers {verb} died", "status")
+
+
+class Follow:
+    """A job seen from outside: its new output, then its result; started by us or by somebody before."""
+
+    fd = -1
+
+    def __init__(self, host: Host, request: Request, nonce: str) -> None:
+        self.done = False
+        self._host = host
+        self._memory = Memory(host)
+        self._request = request
+        self._nonce = nonce
+        self._record: Record | None = None
+        self._offset = 0
+        self._begun = time.monotonic()
+        self._next_look = self._begun + ALIVE_EVERY
+        self.until = self._begun + DEADLINES[request.verb] + GRACE
+
+    def poll(self, ready: bool = False) -> Iterator[Message]:
+        """Yield what has come since; sets `done` after the result."""
+        if self._record is None:
+            self._record = self._memory.record(self._request.id)
+        record = self._record
+        if record is None:
+            if time.monotonic() > self._begun + CLAIM_SECONDS:
+                yield from self._given_up()
+        elif record.verb != self._request.verb or boottime() - record.boottime > DAY:
+            yield self._end(Result(ID_REUSED, last=self._memory.last, verdict=_reused(record)))
+        elif self._request.detach:
+            yield self._end(Result(DONE, last=self._memory.last, stage="accepted"))
+        else:
+            yield from self._progress(record)
+
+    def _given_up(self) -> Iterator[Message]:
+        """Say that the job did not start, and take its id, so that a late one can't act after we said so. Evidence
+        harms nobody, however late: its id stays free, and whoever asks again has it taken."""
+        verdict = Verdict("agent-failed", "the job did not start; nothing was changed", "status")
+        result = Result(FAILED, verdict=verdict)
+        if self._request.verb == "forensics" or self._claimed_in_vain(result):
+            yield self._end(result)
+
+    def _claimed_in_vain(self, result: Result) -> bool:
+        request = self._request
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        record = Record(
+            request.id, request.verb, request.by, request.why, started, boottime(), self._nonce, os.getpid(), ticks=0
+        )
+        try:
+            if not self._memory.claim(record):
+                return False  # it has begun after all: follow it
+            whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by, "started": started}
+            whole["deadline"] = DEADLINES[record.verb]
+            self._memory.write_result(record.id, whole)
+        except OSError:
+            pass
+        return True
+
+    def _progress(self, record: Record) -> Iterator[Message]:
+        result = self._memory.result(record.id)  # read before the output: what precedes the result is then whole
+        yield from self._output(record)
+        if result is not None:
+            self.done = True
+            yield {"type": "result", **result, **self._attachment()}
+        elif time.monotonic() > self._ends(record):
+            verdict = Verdict("deadline", "the job has not ended by its deadline", "status")
+            yield self._end(Result(DEADLINE, stage=self._memory.stage(record.id), verdict=verdict))
+        elif time.monotonic() > self._next_look:
+            self._next_look = time.monotonic() + ALIVE_EVERY
+            if self._memory.alive(record) or self._memory.result(record.id) is not None:
+                return
+            if self._worker_is_at_work(record):
+                self._next_look = time.monotonic() + WORKER_EVERY
+            else:
+                yield self._killed(record)
+
+    def _worker_is_at_work(self, record: Record) -> bool:
+        """Tell whether a `qm` that a killed job has left still stops or starts the VM: how it ends is not known yet."""
+        if record.verb not in ("start", "stop", "cycle"):
+            return False
+        answer = in_time(lambda: any(each.kind in ("start", "stop") for each in flock_holders(self._host)), 0.5)
+        return answer is not False  # no answer in time is no proof that it has ended; the deadline bounds the wait
+
+    def _ends(self, record: Record) -> float:
+        """Return by when the job must have ended, on our clock; asked once its verb's usual time is over."""
+        if time.monotonic() > self.until:
+            deadline = self._memory.deadline(record.id, record.verb) + GRACE
+            self.until = time.monotonic() + record.boottime + deadline - boottime()
+        return self.until
+
+    def _output(self, record: Record) -> Iterator[Message]:
+        try:
+            with open(self._memory.job(record.id, "output"), "rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                message = json.loads(line)
+            except ValueError:  # a line that a full /run cut off
+                continue
+            if "stage" in message:
+                yield {"type": "stage", "started": record.started, **message}
+            else:
+                yield output(message["text"], message["stream"])
+
+    def _killed(self, record: Record) -> Message:
+        """Return the result that a killed job can't write, and write it for whoever asks later."""
+        stage = self._memory.stage(record.id)
+        state = str(in_time(lambda: conclude(observe(self._host)), 0.5) or "unknown")
+        off = record.verb == "cycle" and state == "stopped"
+        sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
+        advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset's cont may be missing
+        verdict = Verdict("stranded" if off else "job-killed", sentence, advice)
+        result = Result(STRANDED if off else FAILED, state, self._memory.last, stage, verdict)
+        seconds = round(boottime() - record.boottime, 3)
+        whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by}
+        whole |= {"started": record.started, "deadline": self._memory.deadline(record.id, record.verb)}
+        whole |= {"seconds": seconds}
+        try:
+            self._memory.write_result(record.id, whole)
+        except OSError:  # /run is full: the next one who asks finds the same
+            pass
+        self.done = True
+        return {"type": "result", **whole, **self._attachment()}
+
+    def _attachment(self) -> Message:
+        record = self._record
+        return {} if record is None else {"job": record.id, "attached": record.nonce != self._nonce}
+
+    def _end(self, result: Result) -> Message:
+        self.done = True
+        return {**result_message(result), "job": self._request.id, **self._attachment()}
+
+
+def _reused(record: Record) -> Verdict:
+    sentence = f"this id already belongs to a {record.verb} of {record.started}; use a new id"
+    return Verdict("id-reused", sentence, "status")

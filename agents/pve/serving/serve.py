@@ -1,0 +1,254 @@
+"""Serving: one request from `$SSH_ORIGINAL_COMMAND`, or a resident session that takes one a line.
+
+The resident process is single-threaded, never execs and never waits for anything but its descriptors. Code and data
+are in memory, so it answers while the host's disks hang.
+"""
+
+import json
+import os
+import re
+import secrets
+import select
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ..grammar import LINE_CHARS, Malformed, Request, escaped, parse_line
+from ..host.bounded import reap
+from ..host.paths import Host, Key
+from ..host.process import lock_memory
+from ..jobs.result import Result, Verdict
+from ..jobs.store import Memory
+from ..run_job import falls_under, spawn
+from ..words import AGENT_REFUSED, DEADLINES, FAILED, MUTATING, READ_ONLY, REFUSED, VERBS
+from .readers import Readers
+from .reads import Message, output, result_message
+from .requests import Follow, Read
+
+FOLLOW_EVERY = 0.02
+MOST_TASKS = 64
+MOST_UNSENT = 32 * 1024 * 1024
+_TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
+
+Send = Callable[[str, Message], None]
+
+
+class Agent:
+    """The requests under way; `send(tag, message)` takes each answer."""
+
+    def __init__(self, host: Host, key: Key, bundle: str, send: Send, resident: bool = False) -> None:
+        self._host = host
+        self._key = key
+        self._readers = Readers(host, key, bundle, resident)
+        self._send = send
+        self.tasks: dict[Read | Follow, str] = {}
+
+    def submit(self, tag: str, line: str) -> None:
+        """Judge one line and begin what it asks for."""
+        try:
+            request = parse_line(line)
+            refusal = judged(self._host, self._key, request)
+        except Malformed as error:
+            self._host.log(f"refused ({error}): {escaped(line)}")
+            refusal = not_a_verb(line)
+        if refusal is not None:
+            for message in refusal:
+                self._send(tag, message)
+        else:
+            self._begin(tag, request)
+
+    def _begin(self, tag: str, request: Request) -> None:
+        try:
+            self.tasks[self._task(request)] = tag
+        except OSError as error:  # no memory, no process: say so instead of dying with every other request
+            verdict = Verdict("agent-failed", f"the host can't begin {request.verb}: {error}; nothing was done")
+            self._send(tag, result_message(Result(FAILED, stage="begin", verdict=verdict)))
+
+    def _task(self, request: Request) -> Read | Follow:
+        if request.verb not in (*MUTATING, "forensics"):
+            return Read(self._host, request, self._readers)
+        nonce = secrets.token_hex(8)
+        job = named(self._key, request, nonce)
+        memory = Memory(self._host)
+        memory.prepare()
+        if memory.record(job.id) is None and not falls_under(self._host, job):
+            spawn(self._host, job, nonce)
+        return Follow(self._host, job, nonce)
+
+    def poll(self, ready: set[int]) -> None:
+        """Let every task say what it has; forget those that are done."""
+        for task, tag in list(self.tasks.items()):
+            try:
+                for message in task.poll(task.fd in ready):
+                    self._send(tag, message)
+            except Exception as error:  # a damaged job must not end the session for everybody else
+                task.done = True
+                verdict = Verdict("agent-failed", f"the host agent failed: {type(error).__name__}: {error}", "status")
+                self._send(tag, result_message(Result(FAILED, verdict=verdict)))
+            if task.done:
+                del self.tasks[task]
+        reap()
+
+    def timeout(self) -> float | None:
+        """Return the seconds until something may have to be looked at without a descriptor being ready."""
+        if any(isinstance(task, Follow) for task in self.tasks):
+            return FOLLOW_EVERY
+        ends = [task.until for task in self.tasks]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def close(self) -> None:
+        self._readers.close()
+
+    def descriptors(self) -> list[int]:
+        return [task.fd for task in self.tasks if task.fd >= 0]
+
+
+def named(key: Key, request: Request, nonce: str) -> Request:
+    """Give a job its id and its person where the line named none; a read-only key reuses what is a minute old."""
+    by = request.by or key.name or ("read-only" if key.read_only else "by-hand")
+    fresh = max(60, request.fresh) if key.read_only else request.fresh
+    return replace(request, id=request.id or f"{request.verb}-{nonce}", by=by, fresh=fresh)
+
+
+def judged(host: Host, key: Key, request: Request) -> Iterator[Message] | None:
+    """Return the refusal that this key gets for this request, or None."""
+    if request.vm is not None and request.vm != host.vmid:
+        sentence = f"this key serves VM {host.vmid}, not {request.vm}; nothing was changed"
+        return refusal(REFUSED, Verdict("wrong-vm", sentence), sentence)
+    if key.read_only and request.verb in MUTATING:
+        sentence = "this key can't change power; an operator has to approve it"
+        return refusal(READ_ONLY, Verdict("read-only-key", sentence), f"approval-required: {request.verb}")
+    if key.read_only and request.names_caller_things:
+        sentence = "a read-only key can't say id, by, anyway, note or detach"
+        return refusal(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+    if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
+        sentence = "no session here"
+        return refusal(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+    return None
+
+
+def refusal(exit_code: int, verdict: Verdict, line: str) -> Iterator[Message]:
+    yield output(line, "stdout" if exit_code == READ_ONLY else "stderr")
+    yield result_message(Result(exit_code, stage="begin", verdict=verdict))
+
+
+def not_a_verb(line: str) -> Iterator[Message]:
+    sentence = f'not a request: "{escaped(line, 60)}"; one of {", ".join(VERBS)}'
+    return refusal(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+
+
+# --- one request -------------------------------------------------------------------------------------------------
+
+
+def serve_one(host: Host, key: Key, bundle: str, line: str) -> int:
+    """Answer one request as plain text with a trailer; return the exit code."""
+    codes: list[int] = []
+    stages: list[Message] = []
+
+    def send(tag: str, message: Message) -> None:
+        if message["type"] == "output":
+            stream = sys.stdout if message["stream"] == "stdout" else sys.stderr
+            print(indented(str(message["text"])), end="", file=stream, flush=True)
+        elif message["type"] == "stage":
+            print(stage_line(message, first=not stages), flush=True)
+            stages.append(message)
+        else:
+            trailer = {name: value for name, value in message.items() if name != "type"}
+            print(f"#breakglass {json.dumps(trailer)}", flush=True)
+            codes.append(int(str(message["exit_code"])))
+
+    agent = Agent(host, key, bundle, send)
+    agent.submit("", line)
+    while agent.tasks:
+        ready = select.select(agent.descriptors(), [], [], agent.timeout())[0]
+        agent.poll(set(ready))
+    agent.close()
+    return codes[0]
+
+
+def stage_line(message: Message, first: bool) -> str:
+    return f"stage: {message['stage']}" + (f", at most {message['deadline']:g} s in all" if first else "")
+
+
+def indented(text: str) -> str:
+    """Return output text in which no line can pose as the trailer."""
+    return re.sub(r"(?m)^#breakglass ", " #breakglass ", text)
+
+
+# --- the resident session ----------------------------------------------------------------------------------------
+
+
+class Session:
+    """stdin and stdout of one SSH channel: tagged lines in, tagged JSON lines out."""
+
+    def __init__(self, host: Host, key: Key, bundle: str) -> None:
+        self._unsent = bytearray()
+        self._unread = b""
+        self._lines: deque[bytes] = deque()
+        self._open = True
+        self._agent = Agent(host, key, bundle, self._send, resident=True)
+        os.set_blocking(0, False)
+        os.set_blocking(1, False)
+
+    def run(self) -> None:
+        """Serve until stdin ends; the jobs that were started go on without us."""
+        lock_memory()
+        while self._open:
+            reading = [] if self._lines else [0]
+            writing = [1] if self._unsent else []
+            timeout = 0.0 if self._can_begin else self._agent.timeout()
+            ready, writable, _ = select.select([*reading, *self._agent.descriptors()], writing, [], timeout)
+            if 0 in ready:
+                self._take()
+            self._begin_lines()
+            self._agent.poll(set(ready))
+            if writable or self._unsent:
+                self._flush()
+
+    def _take(self) -> None:
+        chunk = os.read(0, 65536)
+        self._open = bool(chunk)
+        *lines, self._unread = (self._unread + chunk).split(b"\n")
+        if len(self._unread) > LINE_CHARS:
+            self._open = False
+        self._lines += lines
+
+    @property
+    def _can_begin(self) -> bool:
+        return bool(self._lines) and len(self._agent.tasks) < MOST_TASKS
+
+    def _begin_lines(self) -> None:
+        while self._can_begin:
+            self._take_line(self._lines.popleft().decode("utf-8", "replace"))
+
+    def _take_line(self, line: str) -> None:
+        match = _TAGGED.fullmatch(line)
+        tag, command = match.groups() if match else ("", line)
+        self._agent.submit(tag, command)
+
+    def _send(self, tag: str, message: Message) -> None:
+        self._unsent += json.dumps({"tag": tag, **message}).encode() + b"\n"
+        if len(self._unsent) > MOST_UNSENT:
+            self._open = False  # nobody reads; the next session finds the jobs by their ids
+
+    def _flush(self) -> None:
+        try:
+            del self._unsent[: os.write(1, self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._open = False
+
+
+def opens_session(host: Host, key: Key, line: str) -> bool:
+    """Tell whether a line opens a resident session for this key; `vm=` may name its own VM."""
+    try:
+        request = parse_line(line)
+    except Malformed:
+        return False
+    return request.verb == "session" and not key.read_only and request.vm in (None, host.vmid)
+
+
+assert set(DEADLINES) == set(VERBS) - {"session"}

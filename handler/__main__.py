@@ -1,0 +1,19 @@
+"""Run the `breakglass` command: `python -m breakglass`, or `python handler` in a checkout that nothing installed."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+if not __package__:  # started by the folder's name: register the folder as the package that it is
+    here = Path(__file__).resolve().parent
+    spec = spec_from_file_location("breakglass", here / "__init__.py", submodule_search_locations=[str(here)])
+    assert spec is not None
+    assert spec.loader is not None
+    package = module_from_spec(spec)
+    sys.modules["breakglass"] = package
+    spec.loader.exec_module(package)
+    sys.path.remove(str(here))  # else `import config` would find a module of ours
+
+from breakglass.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,188 @@
+"""What each monitoring system sends, to alerts of one kind. Pure.
+
+Lenient about unknown fields, because other people's payloads grow; strict about the types of those that are used. What
+is not plainly firing (resolved, a test, a status that nobody knows) is an alert that does not fire.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import BadRequest
+from ..web.bodies import shown
+
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One alert. `fingerprint` says which one it is and `starts_at` since when, each empty where the sender has none;
+    `labels` is what `match` sees, `annotations` only travels with the job."""
+
+    firing: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+    starts_at: str = ""
+
+
+def read_payload(source: str, body: bytes) -> list[Alert]:
+    """Return the alerts in a sender's payload; raise BadRequest, naming the field, for one of the wrong type."""
+    return SENDERS[source](_payload(body))
+
+
+def challenge_in(body: bytes) -> str:
+    """Return the clock challenge that a sender who signs by the standard has added to its payload, if any."""
+    return _text(_payload(body), "challenge", "")
+
+
+def _payload(body: bytes) -> Json:
+    try:
+        payload = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {str(error)[:120]}", f"see {DOCS}") from None
+    return _object(payload, "the body")
+
+
+DOCS = "docs/alerts.md"
+_NO_START = "0001-01-01T00:00:00Z"  # Go's zero time
+_GRAFANA_TEST = "TestAlert"
+_HEALTHCHECKS_TEST = {"name": "TEST"}
+
+
+def _alertmanager(payload: Json) -> list[Alert]:
+    """Alertmanager's webhook version 4, which Grafana's is like."""
+    alerts = _list(payload.get("alerts"), "alerts")
+    return [_prometheus(_object(alert, f"alerts[{n}]"), f"alerts[{n}].") for n, alert in enumerate(alerts)]
+
+
+def _prometheus(alert: Json, path: str) -> Alert:
+    start = _text(alert, "startsAt", path)
+    return Alert(
+        _text(alert, "status", path) == "firing",
+        _labels(alert, "labels", path),
+        _labels(alert, "annotations", path),
+        _text(alert, "fingerprint", path),
+        "" if start == _NO_START else start,
+    )
+
+
+def _grafana(payload: Json) -> list[Alert]:
+    alerts = _alertmanager(payload)
+    return [Alert(False) if alert.labels.get("alertname") == _GRAFANA_TEST else alert for alert in alerts]
+
+
+def _kuma(payload: Json) -> list[Alert]:
+    """Uptime Kuma's JSON; its test, and what it says of certificates, has neither heartbeat nor monitor."""
+    if payload.get("heartbeat") is None or payload.get("monitor") is None:
+        return [Alert(False)]
+    heartbeat, monitor = _object(payload["heartbeat"], "heartbeat"), _object(payload["monitor"], "monitor")
+    tags = [(_object(tag, f"monitor.tags[{n}]"), n) for n, tag in enumerate(_list(monitor.get("tags"), "monitor.tags"))]
+    labels = {_text(tag, "name", f"monitor.tags[{n}]."): _text(tag, "value", f"monitor.tags[{n}].") for tag, n in tags}
+    named = {"monitor": "name", "hostname": "hostname", "url": "url"}
+    labels |= _present({label: _text(monitor, name, "monitor.") for label, name in named.items()})
+    return [
+        Alert(
+            _number(heartbeat, "status", "heartbeat.") == 0,  # 0 down, 1 up, 2 pending, 3 maintenance
+            labels,
+            _present({"msg": _text(payload, "msg", "")}),
+            _name_or_number(monitor, "id", "monitor."),
+            _text(heartbeat, "time", "heartbeat."),
+        )
+    ]
+
+
+def _gatus(payload: Json) -> list[Alert]:
+    """The body that docs/alerts.md gives Gatus; it names no event and no time."""
+    labels = _present({name: _text(payload, name, "") for name in ("endpoint", "group", "url")})
+    told = _present({"description": _text(payload, "description", "")})
+    which = json.dumps([labels.get("group", ""), labels.get("endpoint", "")])
+    return [Alert(_text(payload, "status", "") == "TRIGGERED", labels, told, which)]
+
+
+def _healthchecks(payload: Json) -> list[Alert]:
+    """The body that docs/alerts.md gives Healthchecks. Its test is a check that is down, with this name and no slug."""
+    labels = _present({name: _text(payload, name, "") for name in ("name", "slug", "tags")})
+    firing = _text(payload, "status", "") == "down" and labels != _HEALTHCHECKS_TEST
+    return [Alert(firing, labels, {}, _text(payload, "code", ""), _text(payload, "now", ""))]
+
+
+def _pve(payload: Json) -> list[Alert]:
+    """The body that docs/alerts.md gives Proxmox: events, which have no end. Its test has no type."""
+    fields = _object(payload.get("fields") or {}, "fields")
+    labels = {name: _text(fields, name, "fields.") for name in ("type", "hostname")}
+    labels["severity"] = _text(payload, "severity", "")
+    told = _present({name: _text(payload, name, "") for name in ("title", "message")})
+    which = _name_or_number(fields, "job-id", "fields.") or json.dumps([labels["type"], labels["hostname"]])
+    firing = labels["type"] not in ("", "test")
+    return [Alert(firing, _present(labels), told, which, _name_or_number(payload, "timestamp", ""))]
+
+
+def _generic(payload: Json) -> list[Alert]:
+    return [
+        Alert(
+            _text(payload, "status", "") == "firing",
+            _labels(payload, "labels", ""),
+            _labels(payload, "annotations", ""),
+            _text(payload, "fingerprint", ""),
+            _text(payload, "starts_at", ""),
+        )
+    ]
+
+
+SENDERS: Mapping[str, Callable[[Json], list[Alert]]] = {
+    "alertmanager": _alertmanager,
+    "grafana": _grafana,
+    "kuma": _kuma,
+    "gatus": _gatus,
+    "healthchecks": _healthchecks,
+    "pve": _pve,
+    "generic": _generic,
+}
+
+
+# --- shapes: null is the same as left out ---
+
+
+def _object(value: object, path: str) -> Json:
+    if not isinstance(value, dict):
+        raise BadRequest(f"{path} is not a JSON object", f"see {DOCS}")
+    return value
+
+
+def _list(value: object, path: str) -> Sequence[object]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise BadRequest(f"{path} is not a list", f"see {DOCS}")
+    return value
+
+
+def _text(table: Json, key: str, path: str) -> str:
+    value = table.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRequest(f"{path}{shown(key)} is not text", "put it in quotes")
+    return value
+
+
+def _number(table: Json, key: str, path: str) -> int:
+    value = table.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BadRequest(f"{path}{key} is not a number", f"see {DOCS}")
+    return value
+
+
+def _name_or_number(table: Json, key: str, path: str) -> str:
+    value = table.get(key)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(table, key, path)
+
+
+def _labels(table: Json, key: str, path: str) -> Mapping[str, str]:
+    labels = _object(table.get(key) or {}, f"{path}{key}")
+    return {name: _text(labels, name, f"{path}{key}.") for name in labels}
+
+
+def _present(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in labels.items() if value}

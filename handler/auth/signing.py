@@ -1,0 +1,164 @@
+"""Who made this request? Bytes and headers in, a caller or one uniform refusal out.
+
+Standard Webhooks v1, strictly (spec/standard-webhooks.md 1.0.0); and for alerts, whose senders can't do that, Grafana's
+own signature (grafana/alerting, http/hmac.go) or a bearer token. Not supported, on purpose: v1a (ed25519), identity
+from a proxy's header, unsigned requests, a wider tolerance, Grafana's signature without a time.
+"""
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..errors import StaleTimestamp, Unauthorized
+
+TOLERANCE = 300
+SECRET_BYTES = range(24, 65)
+
+SIGNATURE, GRAFANA, BEARER = "signature", "grafana", "bearer"  # the ways in which a caller can prove itself
+GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP = "x-grafana-alerting-signature", "x-grafana-alerting-timestamp"
+TOKEN = re.compile(r"bgt_[A-Za-z0-9_-]{43,128}", re.ASCII)  # 32 random bytes as base64url have 43 characters
+
+# The id may hold no dot: "{id}.{timestamp}.{body}" must have one reading only.
+ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
+# No sign, no leading zero, no fraction: a number has one spelling.
+_TIMESTAMP = re.compile(r"[1-9][0-9]{9}", re.ASCII)
+_ENTRY = re.compile(r"v1,([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)", re.ASCII)
+_MOST_SIGNATURES = 5
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_BEARER = re.compile(r"bearer +(bgt_.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
+
+Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One person, device or sender, with the one way in which it proves itself. `keys` are the raw bytes, never shown;
+    `vms` is None when every VM is allowed."""
+
+    name: str
+    keys: tuple[bytes, ...]
+    allow: frozenset[str]
+    vms: frozenset[str] | None = None
+    not_after: datetime | None = None
+    way: str = SIGNATURE
+
+    def __repr__(self) -> str:
+        return f"Caller({self.name})"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A request whose signature is good, judged for its age by `check_age`. Grafana's names no id."""
+
+    caller: Caller
+    id: str
+    timestamp: int
+
+
+def secret_bytes(secret: str) -> bytes:
+    """Return the key bytes of a `whsec_…` secret; raise ValueError when it is not 24 to 64 bytes of base64."""
+    if not secret.startswith("whsec_"):
+        raise ValueError("does not begin with whsec_")
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        raise ValueError("is not base64 after whsec_") from None
+    if len(key) not in SECRET_BYTES:
+        raise ValueError(f"has {len(key)} bytes; 24 to 64 are needed")
+    return key
+
+
+def sign(key: bytes, msg_id: str, timestamp: int, body: bytes) -> str:
+    """Return the `webhook-signature` value for a body."""
+    digest = hmac.digest(key, b"%s.%d.%s" % (msg_id.encode(), timestamp, body), "sha256")
+    return "v1," + base64.b64encode(digest).decode()
+
+
+def same(ours: bytes, theirs: bytes) -> bool:
+    """Compare two secrets' worth of bytes in constant time; the only place that does."""
+    return hmac.compare_digest(ours, theirs)
+
+
+def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
+    """Return who signed `body` by the standard; raise Unauthorized, always the same, when nobody known did.
+
+    Here as below, every caller's every key is tried against every entry, with no early exit: time tells nothing.
+    """
+    msg_id = headers.get("webhook-id", "")
+    timestamp = headers.get("webhook-timestamp", "")
+    claimed = _entries(headers.get("webhook-signature", ""))
+    if not (claimed and ID.fullmatch(msg_id) and _TIMESTAMP.fullmatch(timestamp)):
+        raise Unauthorized
+    signed_bytes = f"{msg_id}.{timestamp}.".encode() + body
+    found = _signer(callers, SIGNATURE, signed_bytes, claimed)
+    return Signed(found, msg_id, int(timestamp))
+
+
+def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
+    """Return which Grafana signed `body` and its time: hex HMAC-SHA256 of "{timestamp}:{body}". Without a timestamp
+    anybody could send it again for ever, so there is no such thing here."""
+    timestamp, claimed = headers.get(GRAFANA_TIMESTAMP, ""), headers.get(GRAFANA_SIGNATURE, "")
+    if not (_TIMESTAMP.fullmatch(timestamp) and _HEX_DIGEST.fullmatch(claimed)):
+        raise Unauthorized
+    found = _signer(callers, GRAFANA, f"{timestamp}:".encode() + body, [bytes.fromhex(claimed)])
+    return Signed(found, "", int(timestamp))
+
+
+def _signer(callers: Iterable[Caller], way: str, signed_bytes: bytes, claimed: list[bytes]) -> Caller:
+    found: Caller | None = None
+    for caller in callers:
+        for key in caller.keys if caller.way == way else ():
+            digest = hmac.digest(key, signed_bytes, "sha256")
+            for claim in claimed:
+                if same(digest, claim):
+                    found = caller
+    if found is None:
+        raise Unauthorized
+    return found
+
+
+def bearer_token(headers: Headers) -> str | None:
+    """Return the token of ours that a request bears, None for none: a proxy's own credentials are no business of
+    ours."""
+    match = _BEARER.fullmatch(headers.get("authorization", ""))
+    return match[1] if match else None
+
+
+def verify_bearer(callers: Iterable[Caller], token: str) -> Caller:
+    """Return whose token this is; raise Unauthorized when nobody's."""
+    claimed, found = token.encode(), None
+    for caller in callers:
+        for key in caller.keys if caller.way == BEARER else ():
+            if same(key, claimed):
+                found = caller
+    if found is None:
+        raise Unauthorized
+    return found
+
+
+def _entries(header: str) -> list[bytes]:
+    """Return the claimed digests, none at all when any part of the header is malformed."""
+    matches = [_ENTRY.fullmatch(entry) for entry in header.split(" ", _MOST_SIGNATURES)]
+    if len(matches) > _MOST_SIGNATURES:
+        return []
+    try:
+        return [base64.b64decode(match[1], validate=True) for match in matches if match] if all(matches) else []
+    except binascii.Error:
+        return []
+
+
+def check_age(signed: Signed, now: int) -> None:
+    """Raise StaleTimestamp when the signature is more than TOLERANCE seconds old or early; the signature is good."""
+    age = now - signed.timestamp
+    if abs(age) <= TOLERANCE:
+        return
+    off = f"{age} s old" if age > 0 else f"{-age} s in the future"
+    raise StaleTimestamp(
+        f"timestamp is {off}; the limit is {TOLERANCE} s",
+        "check the clock of the device that signed",
+        server_time=now,
+    )

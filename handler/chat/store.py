@@ -1,0 +1,165 @@
+"""Where turns are kept, under sessions.dir: `turns/` (event logs, the handler's alone), `locks/` (one a session) and
+`work/` (a directory for each turn that runs). All of it blocks: only threads of `threads.py` call it.
+
+A turn is claimed by a rename onto its name, so that of two replicas one wins and whoever sees a turn sees all of it.
+Of claude's own directories, which lie beside these, it only forgets those of sessions that nobody can continue.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..claude.eventlog import append, hold
+from ..claude.events import Event
+from ..errors import SessionsUnwritable
+from .sessions import LIFETIME
+
+KEEP_SECONDS = 24 * 3600.0
+PRUNE_SECONDS = 600.0
+ROOM_BYTES = 16 * 1024 * 1024
+
+
+class Store:
+    """The turns of one sessions.dir, which other replicas may share."""
+
+    def __init__(self, directory: str) -> None:
+        self._root = Path(directory).absolute()
+        self._turns, self._locks, self._work = (self._root / name for name in ("turns", "locks", "work"))
+        self._pruned = 0.0
+
+    def place(self, caller: str, turn: str) -> Path:
+        """Return where a turn is or would be; another caller's turn of that id is elsewhere."""
+        return self._turns / hashlib.sha256(f"{caller}\n{turn}".encode()).hexdigest()[:32]
+
+    def ready(self) -> None:
+        """Make the directories; raise SessionsUnwritable when a turn could not be kept."""
+        try:
+            self._root.mkdir(0o711, parents=True, exist_ok=True)
+            for directory, mode in ((self._turns, 0o700), (self._locks, 0o700), (self._work, 0o711)):
+                directory.mkdir(mode, exist_ok=True)
+            disk = os.statvfs(self._root)
+        except OSError as error:
+            raise _unwritable(error) from None
+        if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
+            raise SessionsUnwritable(f"sessions.dir has less than {ROOM_BYTES >> 20} MiB left", "make room there")
+
+    def claim(self, place: Path, about: dict[str, str], first: Event) -> int | None:
+        """Return the held descriptor of a new turn's log, or None when the turn is there already."""
+        if place.exists():
+            return None
+        self.ready()
+        try:
+            return self._claim(place, about, first)
+        except OSError as error:
+            raise _unwritable(error) from None
+
+    def _claim(self, place: Path, about: dict[str, str], first: Event) -> int | None:
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._turns))
+        log = os.open(new / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            hold(log)
+            (new / "about.json").write_text(json.dumps(about))
+            append(log, [first])
+            new.rename(place)
+        except BaseException as error:
+            os.close(log)
+            shutil.rmtree(new, ignore_errors=True)
+            if isinstance(error, OSError) and place.exists():  # another replica was first
+                return None
+            raise
+        return log
+
+    def about(self, place: Path) -> dict[str, str] | None:
+        """Return what a turn was begun with, or None when there is no such turn."""
+        try:
+            found = json.loads((place / "about.json").read_text())
+        except FileNotFoundError:
+            return None
+        return {str(key): str(value) for key, value in found.items()}
+
+    def cancel(self, place: Path) -> None:
+        """Ask whoever runs a turn to stop it."""
+        (place / "cancel").touch(0o600)
+
+    def lock(self, sid: str) -> int | None:
+        """Return the held lock of a session, or None when a turn of it is under way somewhere."""
+        path = self._locks / sid
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.utime(fd)
+                if os.fstat(fd).st_nlink:  # not pruned in between
+                    return fd
+            except BlockingIOError:
+                os.close(fd)
+                return None
+            os.close(fd)
+
+    def proposals(self, sid: str) -> list[dict[str, str]]:
+        """Return what the session's turns proposed and nobody has told claude the end of: verb and job of each."""
+        try:
+            kept = json.loads((self._locks / sid).read_text())
+            with (self._turns / kept["turn"] / "log").open("rb") as log:
+                found = [json.loads(line) for line in log if line.startswith(b'{"type":"approval"')]
+        except (OSError, ValueError, KeyError):  # a first turn, or one that is forgotten
+            return []
+        return [*kept["open"], *({"verb": each["verb"], "job": each["job"]} for each in found)]
+
+    def note(self, lock: int, place: Path, still_open: Sequence[Mapping[str, str]]) -> None:
+        """Write into a session's lock which turn is its last, and which proposals before it are open."""
+        kept = {"turn": place.name, "open": [dict(each) for each in still_open]}
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps(kept).encode(), 0)
+
+    def work(self, place: Path) -> Path:
+        """Return a new directory for a turn's process."""
+        path = self._work / place.name
+        path.mkdir(0o700)
+        return path
+
+    def tidy(self, place: Path) -> None:
+        """Forget what a turn's process needed."""
+        shutil.rmtree(self._work / place.name, ignore_errors=True)
+
+    def prune(self) -> None:
+        """Forget what is older than a day and in nobody's hands; now and then."""
+        now = time.time()
+        if now - self._pruned < PRUNE_SECONDS:
+            return
+        self._pruned = now
+        for place in self._turns.iterdir():
+            if _idle(place / "log", now):
+                shutil.rmtree(place, ignore_errors=True)
+                self.tidy(place)
+        for lock in self._locks.iterdir():
+            if _idle(lock, now):
+                lock.unlink(missing_ok=True)
+        for kept in (self._root / "claude").glob("*-*-*-*-*"):
+            newest = max(each.lstat().st_mtime for each in (kept, *kept.rglob("*")))
+            if now - newest > LIFETIME:  # no token is good then
+                shutil.rmtree(kept, ignore_errors=True)
+
+
+def _idle(path: Path, now: float) -> bool:
+    """Tell whether nobody has written to a file for a day and nobody holds it."""
+    try:
+        if now - path.stat().st_mtime < KEEP_SECONDS:
+            return False
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return now - path.parent.stat().st_mtime > KEEP_SECONDS
+    try:
+        return hold(fd)
+    finally:
+        os.close(fd)
+
+
+def _unwritable(error: OSError) -> SessionsUnwritable:
+    return SessionsUnwritable(f"the turn could not be kept, so it was not begun: {error}", "see sessions.dir")

@@ -1,0 +1,32 @@
+"""`breakglass keys new`: a caller's entry with a secret that is shown this once."""
+
+import argparse
+import base64
+import json
+import secrets
+import sys
+
+from ..auth.signing import BEARER, GRAFANA
+from ..config.model import is_caller_name
+from .output import DONE, USAGE, complain, say, show
+
+
+def keys_new(arguments: argparse.Namespace) -> int:
+    """Print a new caller's entry; the secret is shown this once."""
+    if not is_caller_name(arguments.name):
+        complain(f'not a usable name: "{arguments.name}"', "letters, digits, @ . _ - and at most 64 of them")
+        return USAGE
+    key, secret, allow = _new_key(arguments.way)
+    say(f"[callers.{json.dumps(arguments.name)}]\n{key} = {json.dumps(secret)}\nallow  = {json.dumps(allow)}")
+    show("# shown once: add it to the configuration, give it to its caller, reload the handler (SIGHUP)\n", sys.stderr)
+    return DONE
+
+
+def _new_key(way: str) -> tuple[str, str, list[str]]:
+    """Return the entry's key, a new secret for it, and what such a caller is usually allowed."""
+    if way == BEARER:
+        return "token", f"bgt_{secrets.token_urlsafe(32)}", ["forensics"]
+    if way == GRAFANA:
+        return "grafana_secret", secrets.token_urlsafe(32), ["forensics"]
+    signing = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    return "secret", signing, ["status", "forensics", "history"]

@@ -1,0 +1,68 @@
+"""The TOML file, to frozen dataclasses. Every problem is reported at once, each with its key's path and a hint.
+
+Any fault in an entry switches that caller, VM or alert off, whole: half an entry could mean more than its author wrote.
+The rest works on. What no rescue can do without (a caller, a VM, a session secret) is a ConfigError; what a later part
+needs is checked where that part lives. Pure but for reading the files that the TOML names, through `read`.
+"""
+
+import tomllib
+from collections.abc import Iterable, Sized
+
+from ..alerts.rules import read_rules
+from ..auth.signing import SIGNATURE
+from ..errors import ConfigError, Problem
+from .callers import read_callers
+from .chat import read_chat
+from .model import Config
+from .reader import Read, Tables
+from .vms import read_vm, vmid_in
+
+_SESSION_SECRET_BYTES = 32
+
+
+def parse(text: str, read: Read) -> Config:
+    """Return the usable part of what `text` spells, with every problem there is; raise ConfigError, also with every
+    problem, when that is too little for a rescue."""
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # tomllib lets those of a huge number and of deep nesting through
+        raise ConfigError([Problem("(file)", f"is not TOML: {error}", "check its quotes and brackets")]) from None
+    return _config(Tables(data, read))
+
+
+def _config(tables: Tables) -> Config:
+    tables.unknown("", tables.data, ("callers", "vms", "sessions", "chat", "alerts"))
+    entries = tables.tables("vms")
+    vms = {name: vm for name, table in entries.items() if (vm := read_vm(tables, name, table))}
+    callers = read_callers(tables, entries)
+    alerts = read_rules(tables, vms, entries)
+    secrets, directory = _sessions(tables)
+    chat = read_chat(tables, directory)
+    signing = [caller for caller in callers if caller.way == SIGNATURE]
+    _needed(tables, "callers", signing, "has nobody who can sign", "mend one, or make one: breakglass keys new NAME")
+    _needed(tables, "vms", vms, "has none that can be used", "mend one: docs/protocol.md, section 1")
+    if not (signing and vms and secrets):
+        raise ConfigError(tables.problems)
+    off = {name: vmid_in(table) for name, table in entries.items() if name not in vms}
+    return Config(callers, vms, secrets, directory, off, tuple(tables.problems), alerts, chat)
+
+
+def _needed(tables: Tables, path: str, usable: Sized, message: str, hint: str) -> None:
+    """Say what is missing where no other problem says it of the whole table."""
+    if not usable and not any(problem.path == path for problem in tables.problems):
+        tables.problem(path, message, hint)
+
+
+def _sessions(tables: Tables) -> tuple[tuple[str, ...], str]:
+    table = tables.table("sessions")
+    tables.unknown("sessions", table, ("secret", "secret_file", "dir"))
+    secrets = _strong(tables, "sessions.secret", tables.secrets("sessions", table, "secret"))
+    return secrets, tables.text("sessions", table, "dir", "var/sessions")
+
+
+def _strong(tables: Tables, path: str, secrets: Iterable[str]) -> tuple[str, ...]:
+    """Return the secrets that are long enough; the others are a problem and not used."""
+    strong = tuple(secret for secret in secrets if len(secret.encode()) >= _SESSION_SECRET_BYTES)
+    if set(strong) != set(secrets):
+        tables.problem(path, f"is shorter than {_SESSION_SECRET_BYTES} bytes", "make one: openssl rand -base64 48")
+    return strong

@@ -1,0 +1,178 @@
+"""A stand-in for `ha-manager` and for what stands behind it: the manager (CRM) and the node's LRM.
+
+Words and rules: pve-ha-manager 5.2.0 (API2/HA/Resources.pm, HA/Config.pm, HA/Manager.pm, HA/Resources/PVEVM.pm). A
+request returns at once; the manager changes in its next round what it sees, and the LRM begins the real task in its
+own: 9 to 20 s after the request in the original's time. `<root>/ha.json` makes it misbehave: {"round": 19} is how late
+the LRM begins, {"deaf": true} takes requests and does nothing, {"takes": true} changes the requested state and does no
+more, {"moves": NODE} starts the VM on another node.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+
+from ...isolated import isolated
+from . import qm
+from .errors import Died
+from .modes import hang_with_all
+from .processes import leave_behind, name_perl, name_process
+from .times import SECONDS, burn, scaled
+from .vm import Vm
+
+MANAGERS_SHARE = 10 / 12  # of the time from the request to the LRM's task
+
+
+class Ha:
+    """HA's files below the root of one host, for one VM."""
+
+    def __init__(self, root: str, sid: str) -> None:
+        self.root, self.sid = root, sid
+        self.vmid = sid.partition(":")[2]
+        self.resources = f"{root}/etc/pve/ha/resources.cfg"
+        self.manager = f"{root}/etc/pve/ha/manager_status"
+
+    def seen(self) -> str:
+        try:
+            with open(self.manager, encoding="utf-8") as file:
+                return str(json.load(file)["service_status"][self.sid]["state"])
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    @property
+    def disarm(self) -> dict[str, str]:
+        """How HA is disarmed: its `mode`, freeze or ignore, and its `state`; empty while it is armed."""
+        found = self._status().get("disarm")
+        return found if isinstance(found, dict) else {}
+
+    def _status(self) -> dict[str, object]:
+        try:
+            with open(self.manager, encoding="utf-8") as file:
+                status: dict[str, object] = json.load(file)
+                return status
+        except (OSError, ValueError):
+            return {}
+
+    def see(self, state: str) -> None:
+        status = {"master_node": "demo", "node_status": {"demo": "online"}} | self._status()
+        status["service_status"] = {self.sid: {"node": "demo", "state": state, "uid": "x"}}
+        with open(f"{self.manager}.new", "w", encoding="utf-8") as file:
+            json.dump(status, file)
+        os.replace(f"{self.manager}.new", self.manager)
+
+    def request(self, state: str) -> None:
+        with open(self.resources, encoding="utf-8") as file:
+            text = re.sub(r"\tstate \S+", f"\tstate {state}", file.read())
+        with open(f"{self.resources}.new", "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(f"{self.resources}.new", self.resources)
+
+    def mode(self) -> dict[str, object]:
+        try:
+            with open(f"{self.root}/ha.json", encoding="utf-8") as file:
+                found: dict[str, object] = json.load(file)
+                return found
+        except FileNotFoundError:
+            return {}
+
+    def refuse(self, state: str) -> str:
+        """Return why a request is refused, or nothing."""
+        if not os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200:
+            return "unable to open file '/etc/pve/ha/crm_commands.tmp.1' - Permission denied"
+        if self.seen() == "error" and state != "disabled":
+            return f"service '{self.sid}' in error state, must be disabled and fixed first"
+        return ""
+
+
+def act(ha: Ha, verb: str, limit: str) -> None:
+    """Be the manager's next round and the LRM's: what follows a request, some time later."""
+    mode = ha.mode()
+    late = scaled(ha.root, float(str(mode.get("round", SECONDS["ha-round"]))))
+    time.sleep(late * MANAGERS_SHARE)
+    if mode.get("deaf") or ha.disarm:
+        return
+    if verb == "stop":
+        ha.see("request_stop")
+        ha.request("stopped")
+    if mode.get("takes"):
+        return
+    time.sleep(late * (1 - MANAGERS_SHARE))
+    if verb == "start" and mode.get("moves"):
+        move(ha, str(mode["moves"]))
+        return
+    ha.see({"stop": "stopped", "start": "started"}[verb] if work(ha, verb, limit) == 0 else "error")
+
+
+def work(ha: Ha, verb: str, limit: str) -> int:
+    """Be the LRM: do the task itself (PVEVM.pm: a stop with a time limit is a shutdown that ends by force)."""
+    from . import tasks
+
+    vm, words = Vm(ha.root, int(ha.vmid)), []
+    if verb == "stop" and limit != "0":
+        verb, words = "shutdown", ["--timeout", limit, "--forceStop", "1"]
+    try:
+        return tasks.run(vm, verb, words, from_ha=True)
+    except Died as error:
+        return error.code
+
+
+def move(ha: Ha, node: str) -> None:
+    """Move the configuration to another node, as a recovery or a rebalancing start does."""
+    there = f"{ha.root}/etc/pve/nodes/{node}/qemu-server"
+    os.makedirs(there, exist_ok=True)
+    os.rename(f"{ha.root}/etc/pve/qemu-server/{ha.vmid}.conf", f"{there}/{ha.vmid}.conf")
+    with open(f"{ha.root}/etc/pve/.vmlist", "w", encoding="utf-8") as file:
+        json.dump({"version": 2, "ids": {ha.vmid: {"node": node, "type": "qemu", "version": 1}}}, file)
+
+
+def main() -> int:
+    """`ROOT status | set SID --state STATE | crm-command stop SID SECONDS`."""
+    root, command, *words = sys.argv[1:]
+    if command == "act":
+        sid, verb, limit = words
+        name_process(["pve-ha-lrm"], "pve-ha-lrm")
+        act(Ha(root, sid), verb, limit)
+        return 0
+    name_perl("ha-manager", command, *words)
+    burn(root)
+    hang_with_all(root)
+    try:
+        qm.reach_pmxcfs(root)
+    except Died as error:
+        print(error, file=sys.stderr)
+        return error.code
+    return answer(root, command, words)
+
+
+def answer(root: str, command: str, words: list[str]) -> int:
+    """Do one command of `ha-manager`; return its exit code."""
+    limit = "0"
+    match command, words:
+        case "set", [sid, "--state", state]:
+            ha, verb = Ha(root, sid), "start" if state == "started" else ""
+        case "crm-command", ["stop", sid, limit]:
+            ha, state, verb = Ha(root, sid), "stopped", "stop"
+        case "status", _:
+            tell(Ha(root, "vm:102"))
+            return 0
+        case _:
+            print("ERROR: unknown command", file=sys.stderr)
+            return 255
+    if reason := ha.refuse(state):
+        print(reason, file=sys.stderr)
+        return 255
+    if command == "set":
+        ha.request(state)
+    if verb:
+        leave_behind([*isolated("demo.proxmox.ha"), root, "act", ha.sid, verb, limit])
+    return 0
+
+
+def tell(ha: Ha) -> None:
+    """Print what `ha-manager status` prints."""
+    disarm = ha.disarm
+    how = f"{disarm['state']}, resource mode: {disarm['mode']}" if disarm else "armed"
+    print(f"quorum OK\nmaster demo (active)\nfencing {how} (CRM watchdog active)\nlrm demo (active)")
+    if seen := ha.seen():
+        print(f"service {ha.sid} (demo, {'ignore' if disarm.get('mode') == 'ignore' else seen})")

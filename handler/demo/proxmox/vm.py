@@ -1,0 +1,193 @@
+"""The stand-in `qm`'s VM: its files below the root, its process and its monitor, as qemu-server sees them."""
+
+import json
+import os
+import socket
+import time
+
+from ...isolated import isolated
+from .errors import Died
+from .processes import run_command
+from .times import LEAST_FOR_QMP, scaled, seconds
+
+
+class Vm:
+    """One VM under a root directory, as qemu-server sees it."""
+
+    def __init__(self, root: str, vmid: int) -> None:
+        self.root, self.vmid = root, vmid
+        self.run = f"{root}/run/qemu-server/{vmid}"
+        self.pidfile, self.qmp = f"{self.run}.pid", f"{self.run}.qmp"
+        self.reboot, self.cleanup = f"{self.run}.reboot", f"{self.run}.cleanup"
+        self.conf = f"{root}/etc/pve/qemu-server/{vmid}.conf"
+        self.cgroup = f"{root}/sys/fs/cgroup/qemu.slice/{vmid}.scope/cgroup.procs"
+        self.lock = f"{root}/var/lock/qemu-server/lock-{vmid}.conf"
+        self.quit_seconds, self.stop_seconds = self.seconds("qmp-quit"), self.seconds("stop")
+        self.term_seconds = self.seconds("sigterm")
+
+    def seconds(self, name: str) -> float:
+        return seconds(self.root, name)
+
+    @property
+    def pid(self) -> int | None:
+        try:
+            with open(self.pidfile, encoding="ascii") as file:
+                pid = int(file.read())
+            with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                return pid if self.pidfile.encode() in cmdline.read().split(b"\0") else None
+        except (OSError, ValueError):
+            return None
+
+    def gone(self, limit: float) -> bool:
+        """Wait until no process of the VM is there; tell whether that came in time."""
+        until = time.monotonic() + limit
+        while self.pid is not None and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.pid is None
+
+    def left_in_scope(self) -> bool:
+        """Tell whether a process of the VM lives in its cgroup: a thread of it may, when the first one has ended."""
+        try:
+            with open(self.cgroup, encoding="ascii") as file:
+                tasks = [f"/proc/{pid}/task/{tid}/stat" for pid in file.read().split() for tid in _tasks(pid)]
+            return any(_state(task) not in ("Z", "X") for task in tasks)
+        except OSError:
+            return False
+
+    def forget_scope(self) -> None:
+        """Remove the scope when nothing is left in it, as systemd does."""
+        if not self.left_in_scope():
+            remove(self.cgroup)
+
+    def config(self, section: str = "") -> dict[str, str]:
+        """Return the current options, or those of a section: `PENDING` waits for the next start."""
+        try:
+            with open(self.conf, encoding="utf-8") as file:
+                sections = f"[]\n{file.read()}".split("\n[")
+        except FileNotFoundError:
+            node = f"nodes/{os.uname().nodename.partition('.')[0]}/qemu-server/{self.vmid}.conf"
+            raise Died(f"Configuration file '{node}' does not exist") from None
+        found = [text for text in sections if text.lstrip("[").startswith(f"{section}]")]
+        return dict(line.split(": ", 1) for text in found for line in text.splitlines() if ": " in line)
+
+    def check_lock(self, *allowed: str) -> None:
+        lock = self.config().get("lock")
+        if lock and lock not in allowed:
+            raise Died(f"VM is locked ({lock})")
+
+    def check_quorum(self) -> None:
+        if not os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200:
+            raise Died("cluster not ready - no quorum?", 2)
+
+    def start_seconds(self) -> float:
+        """Return how long a start may take: Helpers.pm, config_aware_timeout."""
+        conf = self.config()
+        limit = max(30.0, float(int(conf.get("memory", "512")) // 1024))
+        if any(name.startswith("hostpci") for name in conf):
+            limit *= 4
+        if conf.get("lock") == "suspended":
+            limit = max(limit, 300.0)
+        if "hugepages" in conf:
+            limit = max(limit, 150.0)
+        return scaled(self.root, limit + 5.0 * sum(name.startswith("net") for name in conf))
+
+    def under_ha(self) -> bool:
+        """Tell whether a resource of HA has this VM; one that is `ignored` counts as none, and so does every one while
+        HA is disarmed and its resources are to be ignored (HA/Config.pm, vm_is_ha_managed)."""
+        try:
+            with open(f"{self.root}/etc/pve/ha/resources.cfg", encoding="utf-8") as file:
+                sections = file.read().split("\n\n")
+        except FileNotFoundError:
+            return False
+        mine = [section for section in sections if section.startswith(f"vm: {self.vmid}\n")]
+        return bool(mine) and "state ignored" not in mine[0] and self._disarm_mode() != "ignore"
+
+    def _disarm_mode(self) -> str:
+        try:
+            with open(f"{self.root}/etc/pve/ha/manager_status", encoding="utf-8") as file:
+                return str(json.load(file)["disarm"]["mode"])
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    def ask_ha(self, verb: str, *words: str) -> None:
+        """Ask HA and return at once, as `hastop` and `hastart` do."""
+        say(f"Requesting HA {verb} for VM {self.vmid}")
+        if code := run_command([*isolated("demo.proxmox.ha"), self.root, *words]):
+            raise Died(f"command 'ha-manager {' '.join(words)}' failed: exit code {code}")
+
+    # --- the monitor ---
+
+    def monitor(self, command: str, limit: float = 0.0) -> dict[str, object]:
+        """Say one command on the monitor, as QMPClient.pm does, with the patience of that one or its own."""
+        limit = max(limit or self.seconds("qmp"), LEAST_FOR_QMP)
+        failed = f"VM {self.vmid} qmp command '{command}' failed - "
+        with self._connected(failed, limit) as client:
+            stream = client.makefile("rwb")  # as text, a write would drop what was read ahead
+            try:
+                stream.readline()
+                for word in ("qmp_capabilities", command):
+                    stream.write(json.dumps({"execute": word}).encode() + b"\n")
+                    stream.flush()
+                    while "return" not in (answer := json.loads(stream.readline())):
+                        if "error" in answer:
+                            raise Died(failed + answer["error"]["desc"])
+            except TimeoutError:
+                raise Died(f"{failed}got timeout") from None
+            except (OSError, ValueError):
+                raise Died(f"{failed}client closed connection") from None
+            whole: dict[str, object] = answer
+            return whole
+
+    def _connected(self, failed: str, limit: float) -> socket.socket:
+        until, tries = time.monotonic() + limit, 0
+        while True:
+            client, tries = socket.socket(socket.AF_UNIX), tries + 1
+            client.settimeout(limit)
+            try:
+                client.connect(self.qmp)
+                return client
+            except OSError as error:
+                client.close()
+                why = error.strerror if not isinstance(error, BlockingIOError) else ""
+                if not why and time.monotonic() >= until:  # somebody else talks; the original tries again too
+                    why = f"timeout after {tries} retries"
+                if why:
+                    raise Died(f"{failed}unable to connect to VM {self.vmid} qmp socket - {why}") from None
+            time.sleep(0.1)
+
+    def state(self) -> tuple[str, bool]:
+        """Return the state word, and whether QEMU said it: a silent monitor falls back to `running`, which is
+        Proxmox's own defect."""
+        if self.pid is None:
+            return "stopped", False
+        try:
+            answer = self.monitor("query-status", self.seconds("qmp-status"))["return"]
+            return (str(answer["status"]), True) if isinstance(answer, dict) else ("running", False)
+        except Died:
+            return "running", False
+
+
+def say(line: str) -> None:
+    """Print a line at once: a worker whose parent is gone dies of it."""
+    os.write(1, f"{line}\n".encode())
+
+
+def remove(path: str) -> bool:
+    """Remove a file; tell whether it was there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _tasks(pid: str) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except FileNotFoundError:
+        return []
+
+
+def _state(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0]

@@ -1,0 +1,261 @@
+"""A Proxmox host in a directory: the tree that the host agent reads under `--root`, a `qm` on PATH, and VM 102.
+
+Used by the demo and by the tests. Everything lives below one directory and ends with `close()`.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import cache
+from pathlib import Path
+
+from ...agents.bundle import bundle
+from ...agents.pve.host.files import read_process
+from ...agents.pve.host.paths import Host
+from ...agents.pve.jobs.store import Memory
+from ...isolated import isolated
+from .processes import ROOT, end_processes
+
+DEMO = Path(__file__).parent
+VMID = 102
+STORAGES = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,images,snippets\n"
+CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:vm-102-disk-0.raw,size=1M\n"
+
+# A 512-byte boot sector that prints what follows it and halts; for a console picture with something on it.
+_PRINTER = bytes.fromhex("31C08ED8BE197CFCAC84C07409B40EBB0700CD10EBF2F4EBFD")
+# One that reads the disk in a loop, so that a frozen disk has a request in flight.
+_READER = bytes.fromhex("31C08EC0BB007EB80102B9010030F6CD13EBF4")
+# The same with the second sector, which the firmware does not read by itself.
+_SECOND_READER = _READER.replace(bytes.fromhex("B90100"), bytes.fromhex("B90200"))
+# One that tells the pvpanic device that its kernel has panicked.
+_PANICKER = bytes.fromhex("BA0505B001EEFAF4EBFC")
+
+SCENARIOS = {
+    "idle": "a guest at its login prompt; from outside it looks like a hung one",
+    "healthy": "a guest that reads its disk",
+    "paused": "somebody paused it",
+    "guest-panicked": "the guest's kernel panicked",
+    "io-error": "a disk request failed for want of space, once",
+    "disk-frozen": "a disk request is in flight and never completes",
+    "qemu-wedged": "QEMU does not answer (SIGSTOP); a cycle then takes more than a minute, as Proxmox does",
+    "stopped": "no QEMU runs",
+    "stopped-locked": "no QEMU runs, and a backup has left its lock",
+}
+WITHOUT_QEMU = ("idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
+_CODE = {
+    "healthy": _READER,
+    "disk-frozen": _READER,
+    "io-error": _SECOND_READER,
+    "guest-panicked": _PANICKER,
+}
+
+
+def boot_sector(text: str | None) -> bytes:
+    """Return a disk that prints `text`, or one that reads itself for ever when there is none."""
+    return _disk(_READER if text is None else _PRINTER + text.encode("ascii") + b"\0")
+
+
+def _disk(code: bytes) -> bytes:
+    return code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)
+
+
+_ONE_AT_A_TIME = threading.Lock()  # ast.parse of Python 3.11 fails now and then in two threads at once
+
+
+@cache
+def _bundled() -> str:
+    return bundle()
+
+
+class World:
+    """One host with one VM, stopped; `begin` puts it into the state that SCENARIOS names.
+
+    `directory` must be short: QEMU's socket paths end at 108 bytes. Proxmox's own times are divided by `scale`.
+    """
+
+    def __init__(self, directory: Path, qemu: str | None = None, scenario: str = "idle", scale: float = 1) -> None:
+        self.directory = directory
+        self.scale = scale
+        self.scenario = scenario
+        self.root = directory / "root"
+        self.bin = directory / "bin"
+        self.agent = directory / "breakglass-pve"
+        self.witness = self.root / "witness"  # a second monitor: the first has room for one client only
+        self.qemu = qemu if qemu is not None else shutil.which("qemu-system-x86_64")
+        self._build()
+
+    def _build(self) -> None:
+        node = self.root / "etc/pve/nodes/demo"
+        for made in (node / "qemu-server", self.root / "run/qemu-server", self.root / "dev", self.bin):
+            made.mkdir(parents=True)
+        for made in (self.root / "var/lib", self.root / "var/lock/qemu-server"):
+            made.mkdir(parents=True)
+        if self.scale != 1:
+            (self.root / "scale").write_text(str(self.scale))
+        (self.root / "etc/pve/local").symlink_to("nodes/demo")
+        (self.root / "etc/pve/qemu-server").symlink_to("local/qemu-server")
+        (self.root / "proc").symlink_to("/proc")
+        (node / f"qemu-server/{VMID}.conf").write_text(CONF)
+        (self.root / "etc/pve/storage.cfg").write_text(STORAGES)
+        code = _CODE.get(self.scenario)
+        (self.root / "disk.raw").write_bytes(_disk(code) if code else boot_sector("devvm login: "))
+        with _ONE_AT_A_TIME:
+            self.agent.write_text(_bundled())
+        self.agent.chmod(0o755)
+        self._write_commands()
+        (self.root / "vm.json").write_text(json.dumps(self._vm_command()))
+
+    def _write_commands(self) -> None:
+        root = str(self.root)
+        mark = f"{ROOT}={shlex.quote(root)}"
+        commands = {"qm": [*isolated("demo.proxmox.qm"), root], "ha-manager": [*isolated("demo.proxmox.ha"), root]}
+        commands |= {
+            name: [*isolated("demo.proxmox.pve_tools"), root, name]
+            for name in ("pvesh", "pvecm", "pvesm", "pveversion")
+        }
+        for name, command in commands.items():
+            (self.bin / name).write_text(f'#!/bin/sh\n{mark} exec {shlex.join(command)} "$@"\n')
+            (self.bin / name).chmod(0o755)
+
+    def _vm_command(self) -> list[str]:
+        run = self.root / "run/qemu-server"
+        pidfile, qmp = str(run / f"{VMID}.pid"), str(run / f"{VMID}.qmp")
+        if not self.qemu:
+            kvm = self.bin / "kvm"
+            kvm.symlink_to(sys.executable)
+            return [str(kvm), "-IS", str(DEMO / "kvm.py"), "-pidfile", pidfile, "-qmp", qmp, "-daemonize"]
+        machine = "-name devvm -accel tcg -m 32 -nodefaults -vga std -display none -daemonize"
+        monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.witness)]
+        options = [*machine.split(), "-drive", self._drive(), "-pidfile", pidfile]
+        if self.scenario == "guest-panicked":
+            options += ["-device", "pvpanic", "-action", "panic=pause"]
+        return [self.qemu, *options, "-qmp", monitors[0], "-qmp", monitors[1]]
+
+    def _drive(self) -> str:
+        image = f"{self.root}/disk.raw"
+        if self.scenario != "io-error":
+            return f"file={image},if=virtio,format=raw,cache=unsafe"
+        error = {"event": "read_aio", "sector": "1", "errno": "28", "once": "on"}  # 28 is ENOSPC
+        rule = ",".join(f"file.inject-error.0.{name}={value}" for name, value in error.items())
+        source = f"file.driver=blkdebug,file.image.driver=file,file.image.filename={image}"
+        return f"driver=raw,{source},{rule},if=virtio,rerror=stop"
+
+    # --- the scenario ---
+
+    def begin(self) -> None:
+        """Start the VM and put it into the scenario's state; raises RuntimeError with what went wrong."""
+        if not self.qemu and self.scenario not in WITHOUT_QEMU:
+            raise RuntimeError(f"{self.scenario} needs a real QEMU, and qemu-system-x86_64 is not installed")
+        started = self.qm("start", str(VMID))
+        if started.returncode:
+            raise RuntimeError(f"the VM did not start: {started.stderr}")
+        match self.scenario:
+            case "paused":
+                self.monitor("stop")
+            case "guest-panicked" | "io-error":
+                self._until(self.scenario)
+            case "healthy":
+                self._until_it_reads()
+            case "disk-frozen":
+                self._until_it_reads()
+                limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+                self.monitor("block_set_io_throttle", device="virtio0", bps=1, **limits)
+            case "qemu-wedged":
+                os.kill(self.pid or 0, signal.SIGSTOP)
+            case "stopped" | "stopped-locked":
+                self.qm("stop", str(VMID))
+        if self.scenario == "stopped-locked":
+            conf = self.root / f"etc/pve/qemu-server/{VMID}.conf"
+            conf.write_text(f"lock: backup\n{conf.read_text()}")
+
+    def monitor(self, command: str, **arguments: object) -> object:
+        """Say one QMP command to the VM and return its answer."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(str(self.witness if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp"))
+            with client.makefile("rwb") as stream:
+                stream.readline()
+                for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                    stream.write(json.dumps(request).encode() + b"\n")
+                    stream.flush()
+                    while "event" in (answer := json.loads(stream.readline())):
+                        pass
+        if "error" in answer:
+            raise RuntimeError(f"{command}: {answer['error']['desc']}")
+        return answer["return"]
+
+    def _until(self, state: str, seconds: float = 20) -> None:
+        until = time.monotonic() + seconds
+        while (seen := self.monitor("query-status")) and isinstance(seen, dict) and seen["status"] != state:
+            if time.monotonic() > until:
+                raise RuntimeError(f"the VM is {seen['status']} and not {state}")
+            time.sleep(0.05)
+
+    def _until_it_reads(self, seconds: float = 20) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            blocks = self.monitor("query-blockstats")
+            if isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 100:
+                return
+            time.sleep(0.05)
+        raise RuntimeError("the guest does not read its disk")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a forced command on this host: `qm` is found on PATH."""
+        return {"PATH": f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+    def forced_command(self, *options: str) -> list[str]:
+        """Return the agent's command line for one key."""
+        serve = ["serve", "--vm", str(VMID), "--root", str(self.root), *options]
+        return [sys.executable, "-IS", str(self.agent), *serve]
+
+    def qm(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the stand-in as a person at the host would."""
+        return subprocess.run([str(self.bin / "qm"), *words], capture_output=True, text=True, timeout=60)
+
+    def misbehave(self, **mode: object) -> None:
+        """Set the stand-in's mode; without words, let it behave."""
+        path = self.root / "qm.json"
+        if mode:
+            path.write_text(json.dumps(mode))
+        else:
+            path.unlink(missing_ok=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The VM's process, when there is one: also one whose first thread has ended, while another lives."""
+        try:
+            pid = int((self.root / f"run/qemu-server/{VMID}.pid").read_text())
+            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (OSError, ValueError):
+            return None
+        return None if state in "ZX" and int(fields[16]) <= 1 else pid
+
+    def close(self) -> None:
+        """End the jobs that still run, then the VM, and what Proxmox has at work on it; all of them are ours, by what
+        they wrote down and by the root in their environment."""
+        memory = Memory(Host(VMID, str(self.root)))
+        for record in memory.records():
+            for pid in (*memory.processes(record), read_process(memory.job(record.id, "command"))):
+                _kill(pid)
+        _kill(self.pid or 0)
+        end_processes(str(self.root))
+
+
+def _kill(pid: int) -> None:
+    if not pid:
+        return
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)

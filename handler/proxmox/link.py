@@ -1,0 +1,180 @@
+"""One SSH connection to a Proxmox host, and the agent's resident session on it.
+
+Only this file and `connect.py` know asyncssh. Every failure of the library becomes one of two things here:
+`Unreached` (nothing was sent, and why) or `Lost` (it may have been sent).
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import asyncssh
+
+from ..config.model import Vm
+from .connect import CONNECT_SECONDS, connect, unreached
+from .outcome import Lost, Message, Unreached
+from .patience import FIRST_SECONDS, Patience, exec_seconds
+from .wire import as_bytes, exec_messages, is_message
+
+ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
+QUIET_SECONDS = 2.0  # a link that spoke this recently needs no ping
+SESSION_AGAIN = 30.0  # before a session that did not open is tried again on the same connection
+FULL = "the host is overloaded, or sshd's MaxSessions is small"
+EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
+
+
+class Channel(asyncssh.SSHClientSession[bytes]):
+    """The resident session on one channel: tagged requests out, tagged JSON lines in."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self.sent = 0  # requests, for whoever counts executions on the host
+        self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
+        self._chan: asyncssh.SSHClientChannel[bytes] | None = None
+        self.heard = 0.0
+        self.closed = False
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._chan = chan
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        if datatype is not None:  # stderr of a forced command that is not ours
+            return
+        self.heard = time.monotonic()
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            self._line(line)
+
+    def _line(self, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(message, dict) or not is_message(message):
+            return
+        if isinstance(tag := message.pop("tag", None), str) and tag in self._waiting:
+            self._waiting[tag].put_nowait(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        for queue in self._waiting.values():
+            queue.put_nowait(None)
+
+    async def ask(self, line: str, first_seconds: float = FIRST_SECONDS) -> AsyncIterator[Message]:
+        """Send a request and yield its messages, the last one a result; raise Lost when the channel ends before, when
+        no message comes within `first_seconds`, or no result within the time that the host told."""
+        assert self._chan is not None
+        if self.closed:
+            raise Lost("the session had ended")
+        self.sent += 1
+        tag, queue = str(self.sent), asyncio.Queue[Message | None]()
+        self._waiting[tag] = queue
+        patience = Patience(time.monotonic(), first_seconds)
+        try:
+            self._chan.write(f"{tag} {line}\n".encode())
+            while True:
+                message = await asyncio.wait_for(queue.get(), patience.until - time.monotonic())
+                if message is None:
+                    raise Lost("the connection was lost")
+                patience.hear(message, time.monotonic())
+                yield message
+                if message["type"] == "result":
+                    return
+        except TimeoutError:
+            raise Lost(f"no answer in {patience.seconds:g} s") from None
+        except OSError:
+            raise Lost("the connection was lost") from None
+        finally:
+            del self._waiting[tag]
+
+
+class Link:
+    """One SSH connection, with the session when the agent has one."""
+
+    def __init__(self, conn: asyncssh.SSHClientConnection, vmid: int) -> None:
+        self.conn = conn
+        self.channel: Channel | None = None
+        self._vmid = vmid
+        self._tried_session = float("-inf")
+        self._execs = asyncio.Semaphore(EXEC_CHANNELS)
+
+    @property
+    def alive(self) -> bool:
+        return not self.conn.is_closed()
+
+    async def open_session(self) -> None:
+        """Open the resident session; without one (an older agent, a full host) verbs go one exec each."""
+        channel = Channel()
+        self._tried_session = time.monotonic()
+        with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
+            async with asyncio.timeout(ALIVE_SECONDS):
+                await self.conn.create_session(lambda: channel, f"session vm={self._vmid}", encoding=None)
+            await self._pong(channel)
+            self.channel = channel
+
+    async def _pong(self, channel: Channel) -> None:
+        async for _ in channel.ask(f"ping vm={self._vmid}", ALIVE_SECONDS):
+            pass
+
+    async def ping(self) -> None:
+        """Raise Lost unless the link answers now."""
+        if self.channel is not None and time.monotonic() - self.channel.heard >= QUIET_SECONDS:
+            await self._pong(self.channel)
+
+    async def ask(self, line: str) -> AsyncIterator[Message]:
+        """Send a request on the session, or as an exec of its own."""
+        gone = self.channel is not None and self.channel.closed
+        if gone or (self.channel is None and time.monotonic() - self._tried_session > SESSION_AGAIN):
+            self.channel = None
+            await self.open_session()
+        if self.channel is not None:
+            async for message in self.channel.ask(line):
+                yield message
+        else:
+            async with self._execs:
+                for message in await self._exec(line):
+                    yield message
+
+    async def _exec(self, line: str) -> list[Message]:
+        try:
+            ran = await self.conn.run(line, encoding=None, timeout=exec_seconds(line))
+        except asyncssh.ChannelOpenError as error:
+            raise Unreached(
+                "turned-away", f"the host refused a channel ({error.reason}); nothing was sent", FULL
+            ) from None
+        except (OSError, asyncssh.Error, TimeoutError):
+            raise Lost("the connection was lost") from None
+        return exec_messages(as_bytes(ran.stdout), as_bytes(ran.stderr), ran.exit_status)
+
+    def close(self) -> None:
+        self.conn.close()
+
+    async def closed(self) -> None:
+        """Return once the connection has ended."""
+        await self.conn.wait_closed()
+
+    @property
+    def spent(self) -> bool:
+        """Tell whether nothing that was sent can still arrive: the session has ended, the connection may be good."""
+        return self.channel is not None and self.channel.closed
+
+    def abort(self) -> None:
+        """Throw the connection away with what was not sent yet: a dead request must not arrive minutes later."""
+        self.conn.abort()
+
+
+async def open_link(vm: Vm) -> Link:
+    """Connect, log in and open the session; raise Unreached, saying which of its ways of failing it was."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS + 5):
+            link = Link(await connect(vm), vm.vmid)
+    except Exception as error:  # whatever an odd server makes the library raise: nothing was sent
+        raise unreached(vm, error) from None
+    try:
+        await link.open_session()
+    except BaseException:
+        link.abort()
+        raise
+    return link

@@ -1,0 +1,67 @@
+"""What the host agent says, told apart from what only looks like it: lines of the session, and one exec's output. Pure.
+
+Strict, because a forced command that is not ours, or half an answer, must never be taken for an outcome.
+"""
+
+import json
+from collections.abc import Mapping
+
+from .outcome import HTTP_STATUS, Lost, Message, is_deadline
+
+
+def is_message(message: Mapping[str, object]) -> bool:
+    """Tell whether an object has the shape of an answer. Others are passed over: they are no answer, nor an error, for
+    a newer host may have more to say."""
+    kind = message.get("type")
+    if kind == "output":
+        return isinstance(message.get("stream"), str) and isinstance(message.get("text"), str)
+    if kind == "stage":
+        texts = (message.get("stage"), message.get("started"))
+        return all(isinstance(text, str) for text in texts) and is_deadline(message.get("deadline"))
+    code = message.get("exit_code")
+    return kind == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
+
+
+class Replay:
+    """Tells what was said already when a host says it again: whoever attaches hears the job from its beginning."""
+
+    def __init__(self) -> None:
+        self._passed = 0  # lines of output and stages, so far
+        self._again = 0  # of them, still to be said again
+
+    def begin(self) -> None:
+        """Take what comes from here on for another telling, from the beginning."""
+        self._again = self._passed
+
+    def is_new(self, message: Mapping[str, object]) -> bool:
+        """Tell whether a message was not passed on before; a result always is new."""
+        if message["type"] == "result":
+            return True
+        self._again -= 1
+        self._passed += self._again < 0
+        return self._again < 0
+
+
+def as_bytes(data: bytes | str | None) -> bytes:
+    return data if isinstance(data, bytes) else (data or "").encode()
+
+
+def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list[Message]:
+    """Return what one exec said as messages. The trailer counts only as the last line, newline-ended, and when the
+    exit status arrived and agrees; anything else is Lost."""
+    head, _, last = stdout.removesuffix(b"\n").rpartition(b"\n")
+    if not stdout.endswith(b"\n") or not last.startswith(b"#breakglass "):
+        raise Lost("the answer ended without its last line")
+    try:
+        trailer = json.loads(last.removeprefix(b"#breakglass "))
+    except (ValueError, RecursionError):
+        raise Lost("the answer's last line is damaged") from None
+    if not isinstance(trailer, dict) or not is_message({**trailer, "type": "result"}):
+        raise Lost("the answer's last line is not a trailer")
+    if exit_status is None or exit_status < 0 or trailer["exit_code"] != exit_status:
+        raise Lost("the answer's last line and its exit status differ")
+    texts = (("stdout", head + b"\n" if head else b""), ("stderr", stderr))
+    output: list[Message] = [
+        {"type": "output", "stream": stream, "text": text.decode("utf-8", "replace")} for stream, text in texts if text
+    ]
+    return [*output, {"type": "result", **trailer}]

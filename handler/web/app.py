@@ -1,0 +1,69 @@
+"""The ASGI application: routes, lifespan, errors to HTTP. Wiring only."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from .. import audit
+from ..config.model import Config
+from ..errors import BreakglassError, MethodNotAllowed, NotFound
+from ..service import Load, Service
+from .alert import alert
+from .chat import chat
+from .gate import Gate, signed_request
+from .pve import pve
+from .replies import error_reply
+
+PAGE = Path(str(files("breakglass.static_site") / "index.html")).parent
+
+
+def create_app(config: Config, load: Load, on_start: Callable[[Service], None] = lambda _: None) -> ASGIApp:
+    """Return the whole application; `on_start` is given the running service (the server tells it what signals say)."""
+    service = Service(config, load)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Service]]:
+        service.start()
+        on_start(service)
+        yield {"service": service}
+        await service.stop()
+
+    routes = [
+        Route("/pve", pve, methods=["POST"]),
+        Route("/alert/{source}", alert, methods=["POST"]),
+        Route("/chat", chat, methods=["POST"]),
+        Route("/health", health, methods=["GET"]),
+        Mount("/", StaticFiles(directory=PAGE, html=True)),
+    ]
+    handlers = {BreakglassError: told, HTTPException: not_routed}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    return Gate(app, lambda: service.config)
+
+
+async def health(request: Request) -> Response:
+    service: Service = request.state.service
+    return JSONResponse(service.health())
+
+
+async def told(request: Request, error: Exception) -> Response:
+    """Answer with the error of a request that never became a verb; it was signed, so it may be specific."""
+    assert isinstance(error, BreakglassError)
+    signed, _, began = signed_request(request.scope["state"])
+    audit.request(began, error.code, signed.caller.name, msg_id=signed.id)
+    return error_reply(error)
+
+
+async def not_routed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return error_reply(MethodNotAllowed(f"{request.method} is not for this address", "see docs/protocol.md"))
+    return error_reply(NotFound("there is nothing at this address", "see docs/protocol.md"))

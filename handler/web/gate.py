@@ -1,0 +1,216 @@
+"""In front of every route, in plain ASGI: body limits, deadlines, who it is, the security headers.
+
+What does not come from a known caller gets one prebuilt answer before anything is routed, parsed or looked up; that
+also keeps a flood of bad signatures cheap.
+"""
+
+import asyncio
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .. import audit
+from ..alerts.payloads import SENDERS
+from ..auth.signing import (
+    GRAFANA_SIGNATURE,
+    GRAFANA_TIMESTAMP,
+    Headers,
+    Signed,
+    bearer_token,
+    verify,
+    verify_bearer,
+    verify_grafana,
+)
+from ..config.model import Config
+from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
+
+BODY_SECONDS = 10.0
+OVERLONG = 4  # times the limit: how much of a body that is too long is read all the same
+REFUSALS_A_ROUND = 1  # measured: 4 doubles the wait of a good request, and refuses half as many again
+ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
+SIGNED = {"/pve": 16 * 1024, "/chat": 256 * 1024, **ALERTS}  # path: the most bytes of its body
+TOKENS_TOO = {"/pve", *ALERTS}  # where a bearer token is taken for a signature
+
+_HEADERS = (
+    *("webhook-id", "webhook-timestamp", "webhook-signature"),
+    *(GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, "authorization"),
+)
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "worker-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types breakglass"
+)
+_ALWAYS = [
+    (b"content-security-policy", _CSP.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+]
+_NEVER_STORED = [(b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
+_REVALIDATED = [(b"cache-control", b"no-cache")]
+
+
+class ClientGone(Exception):
+    """The client went away before its body was whole."""
+
+
+class Turns:
+    """Lets a few refusals through in each round of the event loop, so that a flood of them makes no round long.
+
+    A good request needs several rounds; between two of them it waits for as many refusals as there are, else.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Return when it is this refusal's turn: at once when there is no crowd."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._next)
+        await turn
+
+    def _next(self) -> None:
+        for _ in range(min(REFUSALS_A_ROUND, len(self._waiting))):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+
+
+class Gate:
+    """The ASGI application that the server sees; `config()` is asked each time, for a reload replaces it."""
+
+    def __init__(self, app: ASGIApp, config: Callable[[], Config]) -> None:
+        self._app = app
+        self._config = config
+        self._turns = Turns()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        guarded = _with_headers(scope["path"], send)
+        unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
+        if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
+            return await refuse(guarded, NotFound("there is nothing at this address", "see docs/protocol.md"))
+        if scope["path"] in SIGNED:
+            if scope["method"] == "POST":
+                return await self._signed(scope, receive, guarded)
+            return await refuse(guarded, MethodNotAllowed(f"{scope['path']} takes POST only", "see docs/protocol.md"))
+        return await self._app(scope, receive, guarded)
+
+    async def _signed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
+        try:
+            signed, body = await self._proven(scope, receive)
+        except BreakglassError as error:
+            await self._turns.wait()
+            await refuse(send, error)
+            audit.request(began, error.code)
+        except ClientGone:
+            audit.request(began, "client-gone")
+        else:
+            scope["state"] = {**scope.get("state", {}), "signed": signed, "body": body, "began": began}
+            await self._app(scope, receive, send)
+
+    async def _proven(self, scope: Scope, receive: Receive) -> tuple[Signed, bytes]:
+        """Return who it is, and the body: a token is judged before the body is read, and stands for an id and a time
+        of ours."""
+        path, headers = scope["path"], proving_headers(scope)
+        if path in TOKENS_TOO and (token := bearer_token(headers)) is not None:
+            caller, msg_id = verify_bearer(self._config().callers, token), f"msg_{secrets.token_hex(12)}"
+            body = await read_body(scope, receive, SIGNED[path])
+            return Signed(caller, msg_id, int(time.time())), body
+        body = await read_body(scope, receive, SIGNED[path])
+        judge = verify_grafana if path in ALERTS and GRAFANA_SIGNATURE in headers else verify
+        return judge(self._config().callers, headers, body), body
+
+
+def proving_headers(scope: Scope) -> Headers:
+    """Return the headers that prove who it is; one that is sent twice is joined, which no valid value survives."""
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name = raw.decode("latin-1")
+        if name in _HEADERS:
+            found[name] = found[name] + "\n" + value.decode("latin-1") if name in found else value.decode("latin-1")
+    return found
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the whole body; raise TooLarge, TooSlow or ClientGone."""
+    header = dict(scope["headers"]).get(b"content-length", b"0")
+    declared = int(header) if header.isdigit() else 0
+    too_large = TooLarge(f"the body has {declared} bytes; the limit is {limit}", "send less")
+    if declared > OVERLONG * limit:
+        raise too_large
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _received(receive, limit)
+    except TimeoutError:
+        if declared > limit:  # a 408 would have it sent again
+            raise too_large from None
+        raise TooSlow(f"the body did not arrive in {BODY_SECONDS:g} s", "send it again") from None
+
+
+async def _received(receive: Receive, limit: int) -> bytes:
+    """Return the body. What is a little too long is read to its end and thrown away: a client that is cut off while it
+    still sends sees a broken connection instead of the 413, and sends it again."""
+    body, size, more = bytearray(), 0, True
+    while more and size <= OVERLONG * limit:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size <= limit:
+            body += part
+    if size > limit:
+        raise TooLarge(f"the body is longer than {limit} bytes", "send less")
+    return bytes(body)
+
+
+async def refuse(send: Send, error: BreakglassError) -> None:
+    """Send an error; the rest of an unread body is not waited for."""
+    body = _UNAUTHORIZED if isinstance(error, Unauthorized) else _json(error.as_json())
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, TooLarge | TooSlow):
+        headers.append((b"connection", b"close"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", b"POST"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+_UNAUTHORIZED = _json(Unauthorized().as_json())
+
+
+def _with_headers(path: str, send: Send) -> Send:
+    api = path in SIGNED or path == "/health"
+    extra = _ALWAYS + (_NEVER_STORED if api else _REVALIDATED)
+
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *extra]
+        await send(message)
+
+    return guarded
+
+
+def signed_request(state: dict[str, object]) -> tuple[Signed, bytes, float]:
+    """Return what the gate found, for a route behind it."""
+    signed, body, began = state["signed"], state["body"], state["began"]
+    assert isinstance(signed, Signed)
+    assert isinstance(body, bytes)
+    assert isinstance(began, float)
+    return signed, body, began

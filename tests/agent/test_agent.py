@@ -1,0 +1,367 @@
+"""The host agent's core by its own two roads: what it remembers, what it refuses, and what it never does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from breakglass.agents.pve.host.files import read_process
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, execute, processes
+from ..support.pve_host import worker
+from ..support.stages import memory, until
+
+pytestmark = pytest.mark.shared("world")
+own_host = pytest.mark.shared()
+
+
+@pytest.fixture
+def gated_stop(world: World) -> World:
+    """A host whose `qm stop` waits at a gate."""
+    os.mkfifo(world.root / "gate")
+    world.misbehave(gate="stop")
+    return world
+
+
+def running_job(session: Session) -> dict[str, Any]:
+    """Return the job that runs now, once it waits in stage stop."""
+
+    def in_stop() -> list[dict[str, Any]]:
+        jobs: list[dict[str, Any]] = session.ask("history")["jobs"]
+        return [job for job in jobs if job["outcome"] is None and job["stage"] == "stop"]
+
+    until(in_stop, "stage stop")
+    return in_stop()[0]
+
+
+def archived(world: World, job_id: str) -> None:
+    """Return once a job has been copied and its archiving process, which tidies /run up after that, has ended."""
+    until(memory(world, "jobs", job_id, "archived").exists, "the copy")
+    until(lambda: not processes(world, job_id), "the end of the archiving")
+
+
+# --- what it refuses ---
+
+HOSTILE = [
+    "",
+    "sh",
+    "sftp",
+    "reset; id",
+    "reset\nid",
+    "reset --help",
+    "-reset",
+    " reset",
+    "reset ",
+    "$(reset)",
+    "r\x1b[2J",
+]
+
+
+@pytest.fixture
+def journal(world: World) -> Iterator[socket.socket]:
+    """The host's /dev/log."""
+    path = world.root / "dev/log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(path))
+        log.setblocking(False)
+        yield log
+    path.unlink()
+
+
+@pytest.mark.parametrize("line", [*HOSTILE, "x" * 100_000], ids=range(len(HOSTILE) + 1))
+def test_what_is_not_of_the_grammar_is_exit_10_and_one_log_line(
+    world: World, journal: socket.socket, line: str
+) -> None:
+    """Refused by comparison; the log keeps one line, escaped and cut."""
+    answer = execute(world, line)
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
+    logged = journal.recv(65536).decode()
+    assert logged.isprintable()
+    assert len(logged) < 1000
+    with pytest.raises(BlockingIOError):
+        journal.recv(1)
+
+
+def test_no_command_is_no_shell(world: World) -> None:
+    """An interactive login is told the words."""
+    answer = execute(world, None)
+    assert (answer.code, "status" in answer.stderr) == (10, True)
+
+
+def test_a_key_serves_one_vm(world: World) -> None:
+    """Another VM's number is exit 12, and nothing was changed."""
+    answer = execute(world, "reset vm=103")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "wrong-vm")
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "reset", "cycle"])
+def test_a_read_only_key_asks_for_approval(world: World, verb: str) -> None:
+    """Exit 16, and the first line says for what."""
+    answer = execute(world, verb, "--read-only")
+    assert (answer.code, answer.stdout.splitlines()[0]) == (16, f"approval-required: {verb}")
+
+
+@pytest.mark.parametrize(
+    "line", ["forensics id=mine-12345", "status by=me", "forensics detach", "history note=YQ", "session"]
+)
+def test_a_read_only_key_says_nothing_that_is_the_handlers(world: World, line: str) -> None:
+    """id, by, note, detach and session are not for it; job id= reads."""
+    assert execute(world, line, "--read-only").code == 10
+
+
+@own_host
+def test_a_read_only_key_takes_evidence_in_its_own_name(world: World) -> None:
+    """It can capture, at most once a minute, and read what was captured."""
+    first = execute(world, "forensics", "--read-only", "--as", "claude").trailer
+    second = execute(world, "forensics", "--read-only").trailer
+    assert (first["by"], second["job"], second["attached"]) == ("claude", first["job"], True)
+    assert execute(world, f"job id={first['job']}", "--read-only").trailer["whole_job"]["by"] == "claude"
+
+
+# --- the trailer ---
+
+
+def test_guest_text_can_not_pose_as_the_trailer(world: World) -> None:
+    """A line of the VM's configuration that looks like a trailer is indented; the last line is the agent's."""
+    forged = '#breakglass {"exit_code": 0}'
+    conf = world.root / f"etc/pve/qemu-server/{VMID}.conf"
+    conf.write_text(f"{conf.read_text()}{forged}: forged\n")
+    answer = execute(world, "forensics")
+    assert f" {forged}: forged" in answer.stdout.splitlines()
+    assert [line for line in answer.stdout.splitlines() if line.startswith("#breakglass ")] == [
+        answer.stdout.splitlines()[-1]
+    ]
+
+
+# --- what it remembers ---
+
+
+def test_an_id_of_yesterday_is_too_old(world: World) -> None:
+    """After a day an id neither attaches nor acts."""
+    execute(world, "reset id=yesterday-1")
+    path = memory(world, "jobs", "yesterday-1", "request.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "boottime": record["boottime"] - 25 * 3600}))
+    assert execute(world, "reset id=yesterday-1").code == 17
+
+
+@own_host
+def test_many_processes_for_one_id_make_one_job(world: World) -> None:
+    """Twenty at once, each by a process of its own: one claims, the others follow it."""
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: execute(world, "reset id=all-at-once"), range(20)))
+    assert {answer.code for answer in answers} == {0}
+    assert [answer.trailer["attached"] for answer in answers].count(False) == 1
+    assert len(list(memory(world, "jobs").iterdir())) == 1
+
+
+@own_host
+def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
+    """SIGKILL of the job, of what stands by for it, of its `qm` and of its worker: a result that says so with the
+    VM's state, and the lock is free."""
+    with Session(gated_stop) as session:
+        tag = session.send("cycle id=to-be-killed by=operator")
+        job = running_job(session)
+        until(lambda: worker(gated_stop), "a worker")
+        for pid in processes(gated_stop, job["id"]):
+            os.kill(pid, signal.SIGKILL)
+        at_work = worker(gated_stop)
+        os.kill(read_process(str(memory(gated_stop, "jobs", job["id"], "command"))), signal.SIGKILL)
+        os.kill(at_work, signal.SIGKILL)
+        result = session.result(tag)
+        assert (result["outcome"], result["verdict"]["code"], result["stage"]) == ("failed", "job-killed", "stop")
+        assert result["state"] == "running"
+        assert session.ask("cycle id=to-be-killed")["verdict"]["code"] == "job-killed"
+        assert session.ask("status")["holder"] is None
+
+
+def test_the_job_outlives_the_session_that_started_it(gated_stop: World) -> None:
+    """SIGKILL of the resident agent mid-stop: the cycle goes on, and its id returns the outcome."""
+    session = Session(gated_stop)
+    with session:
+        session.send("cycle id=outlives-it by=operator")
+        running_job(session)
+        session.process.kill()
+    (gated_stop.root / "gate").write_text("")
+    gated_stop.misbehave()
+    answer = execute(gated_stop, "cycle id=outlives-it")
+    assert (answer.code, answer.trailer["attached"], answer.trailer["state"]) == (0, True, "running")
+
+
+def test_forensics_makes_nobody_busy_and_waits_for_nobody(gated_stop: World) -> None:
+    """A capture runs while a verb holds the VM, and busy names the holder's stage."""
+    with Session(gated_stop) as session:
+        tag = session.send("stop id=holds-the-vm by=operator")
+        running_job(session)
+        assert session.ask("forensics id=beside-it-1 by=grafana")["outcome"] == "done"
+        busy = session.ask("reset id=too-late-1 by=operator2")
+        assert (busy["exit_code"], busy["holder"]["by"], busy["holder"]["stage"]) == (11, "operator", "stop")
+        (gated_stop.root / "gate").write_text("")
+        assert session.result(tag)["outcome"] == "done"
+
+
+def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
+    """fresh=S attaches a new id to a capture younger than S, once and for all; without it there is a new one."""
+    with Session(world) as session:
+        first = session.ask("forensics id=capture-01 by=am")
+        under = session.ask("forensics id=capture-02 by=am fresh=600 detach")
+        again = session.ask("forensics id=capture-02 by=am")
+        other = session.ask("forensics id=capture-03 by=am")
+    assert (first["attached"], other["attached"], other["job"]) == (False, False, "capture-03")
+    assert (under["job"], under["outcome"], under["stage"]) == ("capture-01", "done", "accepted")
+    assert (again["job"], again["attached"]) == ("capture-01", True)
+
+
+@own_host
+def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
+    """Five hundred ids at once, and then again, fall under one capture; and whoever comes after them is
+    answered."""
+    ids = [f"alert-{number:08d}" for number in range(500)]
+    with Session(world) as session:
+        for _ in range(2):
+            tags = session.send_all([f"forensics id={name} by=am fresh=600 detach" for name in ids])
+            answers = [session.result(tag) for tag in tags]
+            assert {answer["exit_code"] for answer in answers} == {0}
+            (job,) = {answer["job"] for answer in answers}
+        assert session.ask("status")["state"] == "running"
+        assert [job["id"] for job in session.ask("history")["jobs"]] == [job]
+
+
+@own_host
+def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world: World) -> None:
+    """An id whose capture could not begin stands for nothing: the alert that is sent again has its evidence."""
+    line, lock = "forensics id=alert-00000001 by=am fresh=600 detach", memory(world, "forensics.lock")
+    memory(world).mkdir(parents=True, exist_ok=True)
+    lock.symlink_to("/dev/full")  # the lock can't be taken
+    with Session(world) as session:
+        assert session.ask(line)["outcome"] == "failed"
+        lock.unlink()
+        again = session.ask(line)
+    assert (again["outcome"], again["attached"], again["job"]) == ("done", False, "alert-00000001")
+
+
+@own_host
+def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: World) -> None:
+    """A job that was killed between its lock and its claim leaves ids that stand for nothing; they hold up nobody."""
+    memory(world, "jobs").mkdir(parents=True, exist_ok=True)
+    memory(world, "jobs", "alert-00000002").symlink_to("never-begun-1")
+    with Session(world) as session:
+        answer = session.ask("forensics id=alert-00000002 by=am fresh=600 detach")
+    assert (answer["outcome"], answer["attached"], answer["job"]) == ("done", False, "alert-00000002")
+
+
+@own_host
+def test_the_archive_answers_after_a_reboot(world: World) -> None:
+    """When /run is new, history and job still show what was archived."""
+    with Session(world) as session:
+        job = session.ask("forensics id=archived-1 by=operator")["job"]
+        archived(world, job)
+        subprocess.run(["rm", "-r", str(memory(world))], check=True)
+        assert session.ask("history")["jobs"][0]["id"] == job
+        whole = session.ask(f"job id={job}")["whole_job"]
+        assert whole["outcome"] == "done"
+        assert whole["output"].startswith("state: running")
+
+
+def test_old_output_goes_and_ids_stay(world: World) -> None:
+    """Of 25 jobs the last 20 keep their output in /run; every id still attaches."""
+    with Session(world) as session:
+        for number in range(25):
+            assert session.ask(f"start id=number-{number:04} by=operator")["outcome"] == "done"
+        assert session.ask("start id=number-0000")["attached"] is True
+    kept = sorted(path.parent.name for path in memory(world, "jobs").glob("*/output"))
+    assert "number-0024" in kept
+    assert "number-0000" not in kept
+    assert len(list(memory(world, "jobs").glob("number-*"))) == 25
+
+
+# --- whom it never signals, and what it never strands ---
+
+
+def test_a_stale_pid_file_is_nobodys_death(world: World) -> None:
+    """A pid file that names a bystander: the VM counts as stopped, and the bystander lives."""
+    assert execute(world, "stop").code == 0
+    with subprocess.Popen([sys.executable, "-c", "input()", "-id", "1020"], stdin=subprocess.PIPE) as bystander:
+        (world.root / f"run/qemu-server/{VMID}.pid").write_text(f"{bystander.pid}\n")
+        assert execute(world, "status").trailer["state"] == "stopped"
+        assert execute(world, "stop").code == 0
+        assert bystander.poll() is None
+        bystander.communicate(b"\n")
+
+
+@own_host
+def test_cycle_refuses_where_no_start_could_follow(world: World) -> None:
+    """No quorum, no configuration here, a lock, no qm: exit 12 before anything is stopped."""
+    node, conf = world.root / "etc/pve/nodes/demo", world.root / f"etc/pve/qemu-server/{VMID}.conf"
+    before, text = world.pid, conf.read_text()
+
+    def refusal() -> str:
+        answer = execute(world, "cycle")
+        assert (answer.code, world.pid) == (12, before)
+        return str(answer.trailer["verdict"]["code"])
+
+    conf.write_text(f"lock: backup\n{text}")
+    assert refusal() == "locked"
+    conf.unlink()
+    assert refusal() == "no-config"
+    conf.write_text(text)
+    node.chmod(0o555)
+    assert refusal() == "no-quorum"
+    node.chmod(0o755)
+    (world.bin / "qm").rename(world.bin / "not-qm")
+    assert refusal() == "no-qm"
+
+
+def test_a_lock_is_a_humans_matter(world: World) -> None:
+    """While a task holds the VM's configuration nothing is stopped: exit 12, and what to do by hand."""
+    conf, before = world.root / f"etc/pve/qemu-server/{VMID}.conf", world.pid
+    conf.write_text(f"lock: backup\n{conf.read_text()}")
+    answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["verdict"]["code"], world.pid) == (12, "locked", before)
+    assert "lock: backup" in answer.trailer["verdict"]["evidence"]
+
+
+@own_host
+def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> None:
+    """/run is new, the archive remembers: the request that caused the last reset is not one more reset."""
+    execute(world, "reset id=before-boot")
+    archived(world, "before-boot")
+    subprocess.run(["rm", "-r", str(memory(world))], check=True)
+    assert execute(world, "reset id=before-boot").code == 17
+
+
+@own_host
+def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
+    """A verb within a minute of a capture uses that; a new QEMU process gets its own look, which is too brief to be
+    used again."""
+    execute(world, "forensics")
+    assert "forensics: using" in execute(world, "reset").stdout
+    assert "forensics: using" in execute(world, "cycle").stdout
+    for _ in range(2):
+        assert "forensics: using" not in execute(world, "reset").stdout
+
+
+def test_a_start_that_fails_once_is_tried_again(world: World) -> None:
+    """The second try of a cycle's start brings the VM back; only two failures strand it, and exit 15 says so."""
+    world.misbehave(fail={"start": "start failed: QEMU exited with code 1"}, times=1)
+    assert execute(world, "cycle").trailer["state"] == "running"
+    world.misbehave(fail={"start": "start failed: QEMU exited with code 1"})
+    answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["verdict"]["code"], answer.trailer["state"]) == (15, "stranded", "stopped")
+    assert "QEMU exited with code 1" in answer.trailer["verdict"]["sentence"]
+
+
+def test_stop_goes_on_where_qm_fails(world: World) -> None:
+    """`qm stop` says no: QEMU is asked by its own monitor, and nothing is left."""
+    world.misbehave(fail={"stop": "can't lock file '/var/lock/qemu-server/lock-102.conf' - got timeout"})
+    answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["state"], world.pid) == (0, "stopped", None)
+    assert "got timeout" in answer.stderr

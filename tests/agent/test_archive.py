@@ -1,0 +1,198 @@
+"""The archive: what is kept, for how long, cut to which size, and what a crash of the host leaves in it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.pve.host.files import boottime
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs.archive import KEEP_ARCHIVED, KEEP_BYTES
+from breakglass.agents.pve.jobs.mutex import Lock
+from breakglass.agents.pve.jobs.store import KEEP_JOBS, Record
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, execute, processes
+from ..support.stages import at_qm, memory, until
+
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def jobs(world: World) -> Path:
+    path = world.root / f"var/lib/breakglass/{VMID}/jobs"
+    path.mkdir(parents=True)
+    return path
+
+
+def old_job(jobs: Path, name: str, verb: str, age: float, size: int = 0) -> None:
+    """Archive a job of that age; its bytes are a hole, which counts as what it would take."""
+    job = jobs / name
+    job.mkdir()
+    (job / "request.json").write_text(json.dumps({"id": name, "verb": verb, "by": "x", "started": "2026-01-01"}))
+    (job / "result.json").write_text("{}")
+    with (job / "output").open("wb") as file:
+        file.truncate(size)
+    os.utime(job, (time.time() - age,) * 2)
+
+
+def names(jobs: Path, beginning: str) -> set[str]:
+    return {job.name for job in jobs.glob(f"{beginning}-*")}
+
+
+def after_one_more(world: World, verb: str) -> None:
+    """Run a verb, and return once its archiving process has ended."""
+    job = execute(world, verb).trailer["job"]
+    until(memory(world, "jobs", job, "archived").exists, "the copy")
+    until(lambda: not processes(world, job), "the end of the archiving")
+
+
+def test_captures_are_pruned_by_number_and_nothing_else_is(world: World, jobs: Path) -> None:
+    """The oldest captures go; what changed power stays, however old, while it is within a budget of its own."""
+    for number in range(KEEP_ARCHIVED + 20):
+        old_job(jobs, f"capture-{number:04}", "forensics", age=10 * DAY - number)
+    for number in range(30):
+        old_job(jobs, f"cycled-{number:04}", "cycle", age=20 * DAY)
+    after_one_more(world, "forensics id=the-new-one")
+    assert names(jobs, "capture") == {f"capture-{number:04}" for number in range(20, KEEP_ARCHIVED + 20)}
+    assert len(names(jobs, "cycled")) == 30
+    assert (jobs / "the-new-one/result.json").exists()
+
+
+def test_captures_are_pruned_by_size(world: World, jobs: Path) -> None:
+    """The newest that fit into the budget stay."""
+    for number in range(8):
+        old_job(jobs, f"capture-{number}", "forensics", age=DAY - number, size=KEEP_BYTES // 4)
+    after_one_more(world, "forensics")
+    assert names(jobs, "capture") == {"capture-5", "capture-6", "capture-7"}
+
+
+def test_what_changed_power_is_kept_for_a_day_whatever_it_takes(world: World, jobs: Path) -> None:
+    """Over its own budget, too: of these only what is older than a day goes."""
+    for number in range(4):
+        old_job(jobs, f"young-{number}", "reset", age=DAY - 600, size=KEEP_BYTES)
+        old_job(jobs, f"aged-{number}", "reset", age=DAY + 600, size=KEEP_BYTES)
+    old_job(jobs, "capture-1", "forensics", age=9 * DAY)
+    after_one_more(world, "reset")
+    assert (len(names(jobs, "young")), names(jobs, "aged")) == (4, set())
+    assert names(jobs, "capture") == {"capture-1"}
+
+
+@pytest.mark.slow
+def test_output_is_cut_to_a_mebibyte(world: World) -> None:
+    """Sixteen captures' worth of text under one job: a word on the cut stands there, what the job itself has to say
+    after it is kept, and the archive has the same."""
+    line = "0123456789abcde" * 64
+    (world.bin / "qm").rename(world.bin / "real-qm")
+    (world.bin / "qm").write_text(
+        f'#!/bin/sh\n[ "$1" != stop ] || yes {line} | head -c 3000000\nexec {world.bin}/real-qm "$@"\n'
+    )
+    (world.bin / "qm").chmod(0o755)
+    answer = execute(world, "cycle id=talks-a-lot")
+    assert answer.trailer["state"] == "running"
+    output = memory(world, "jobs/talks-a-lot/output")
+    assert output.stat().st_size <= 1024 * 1024 + 200
+    texts = [json.loads(line).get("text", "") for line in output.read_text().splitlines()]
+    assert "[output cut at 1 MiB]\n" in texts
+    assert texts[-1].startswith("verify: running")
+    archived = world.root / f"var/lib/breakglass/{VMID}/jobs/talks-a-lot"
+    until((archived / "result.json").exists, "the copy")
+    assert (archived / "output").read_bytes() == output.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_a_picture_over_two_mebibytes_is_not_kept(world: World) -> None:
+    """QEMU draws it; what it weighs is said, and the capture ends well without it."""
+    world.agent.write_text(world.agent.read_text().replace("SCREEN_BYTES = 2 * 1024 * 1024", "SCREEN_BYTES = 1000"))
+    answer = execute(world, "forensics id=big-picture")
+    assert (answer.code, answer.trailer["screen"]) == (0, False)
+    assert "more than the 1000 that are kept" in answer.stdout
+    assert not memory(world, "jobs/big-picture/screen.png").exists()
+
+
+# --- a crash of the host ---
+
+
+def booted_an_hour_ago(world: World) -> None:
+    """Shift the host agent's clock, so that a test holds whatever the uptime of the machine that runs it."""
+    clock = "time.clock_gettime(time.CLOCK_BOOTTIME)"
+    text = world.agent.read_text()
+    assert clock in text
+    world.agent.write_text(text.replace(clock, f"({clock} - {boottime() - 3600})"))
+
+
+@pytest.fixture
+def crashed(world: World) -> Iterator[World]:
+    """A host that went down in the middle of a cycle: no process of it is left, and neither is /run."""
+    booted_an_hour_ago(world)
+    held = at_qm("start")(world, "cut-off-1")
+    next(held)
+    with Session(world) as session:
+        session.send("cycle id=cut-off-1 by=operator note=aHVuZw")
+        next(held)
+        until((world.root / f"var/lib/breakglass/{VMID}/jobs/cut-off-1/request.json").exists, "the trace")
+        for pid in processes(world, "cut-off-1"):
+            os.kill(pid, signal.SIGKILL)
+    world.close()
+    next(held)
+    subprocess.run(["rm", "-r", str(memory(world))], check=True)
+    yield world
+    next(held, None)
+
+
+def test_a_job_that_a_crash_cut_off_is_in_the_history(crashed: World) -> None:
+    """Who, what and why, and that it did not end; and its id does not act again."""
+    found = execute(crashed, "history").trailer["jobs"]
+    assert [(job["id"], job["verb"], job["by"], job["why"]) for job in found] == [
+        ("cut-off-1", "cycle", "operator", "hung")
+    ]
+    assert (found[0]["outcome"], found[0]["verdict"]["code"]) == ("failed", "job-killed")
+    assert "the host went down" in found[0]["verdict"]["sentence"]
+    assert execute(crashed, "job id=cut-off-1").trailer["whole_job"]["by"] == "operator"
+    again = execute(crashed, "cycle id=cut-off-1")
+    assert (again.code, again.trailer["verdict"]["code"]) == (17, "id-reused")
+
+
+def test_a_running_job_is_not_called_cut_off(world: World) -> None:
+    """Its trace is in the archive already, and /run knows better."""
+    held = at_qm("stop")(world, "runs-now-1")
+    next(held)
+    with Session(world) as session:
+        tag = session.send("stop id=runs-now-1 by=operator")
+        next(held)
+        until((world.root / f"var/lib/breakglass/{VMID}/jobs/runs-now-1/request.json").exists, "the trace")
+        assert session.ask("reset id=busy-now-1")["outcome"] == "busy"
+        jobs = {job["id"]: job["outcome"] for job in session.ask("history")["jobs"]}
+        assert jobs == {"runs-now-1": None, "busy-now-1": "busy"}
+        next(held)
+        assert session.result(tag)["outcome"] == "done"
+    next(held, None)
+
+
+def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
+    """Whoever writes to a hung disk holds the archive's lock for ever; /run is tidied all the same."""
+    host = Host(VMID, str(world.root))
+    memory(world).mkdir(parents=True)
+    stuck = Lock(host, "archive.lock")
+    assert stuck.take("archive")  # a record lock: this process is the one that is stuck
+    begun = boottime() - 60
+    for number in range(KEEP_JOBS + 3):
+        job = memory(world, "jobs", f"earlier-{number:04}")
+        job.mkdir(parents=True)
+        record = Record(job.name, "forensics", "x", "", "2026-01-01", begun + number, "n", 1, 0)
+        (job / "request.json").write_text(json.dumps(vars(record)))
+        (job / "result.json").write_text('{"outcome": "done"}')
+        (job / "output").write_text("")
+    try:
+        job_id = execute(world, "reset").trailer["job"]
+        until(lambda: not processes(world, job_id), "the end of the tidying")
+    finally:
+        stuck.release()
+    kept = {path.parent.name for path in memory(world, "jobs").glob("earlier-*/output")}
+    assert kept == {f"earlier-{number:04}" for number in range(4, KEEP_JOBS + 3)}

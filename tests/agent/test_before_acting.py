@@ -1,0 +1,160 @@
+"""What a verb looks at before it acts: brief where nothing is wrong, again where something stands still, and heeded."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.agents.pve.forensics.capture import before_acting
+from breakglass.agents.pve.host.files import boottime
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs.job import Job
+from breakglass.agents.pve.jobs.store import Memory, Record
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import execute
+from ..support.hung import vm_on_frozen_storage
+from ..support.pve_host import no_quorum, task_index
+
+OWN_COMMANDS = ("qm", "pvesh", "pvesm", "pvecm", "pveversion", "ha-manager", "zpool", "lvs", "df", "journalctl")
+
+
+@pytest.fixture
+def place(short_dir: Path) -> Iterator[Callable[[str], World]]:
+    """Return a host whose VM is in the state that a scenario names."""
+    worlds: list[World] = []
+
+    def make(scenario: str) -> World:
+        worlds.append(World(short_dir / str(len(worlds)), scenario=scenario))
+        worlds[-1].begin()
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture(autouse=True)
+def path_of_the_host(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
+    """Find the host's commands first, as its agent does."""
+    places = [short_dir / "0", short_dir]
+    monkeypatch.setenv("PATH", ":".join([*(f"{place}/bin" for place in places), os.environ["PATH"]]))
+
+
+def job_of(world: World, name: str = "j1") -> Job:
+    """Claim an id for a reset and be its process."""
+    host = Host(VMID, str(world.root))
+    memory = Memory(host)
+    memory.prepare()
+    nobody = 0  # a host that closes ends the processes of its jobs
+    record = Record(name, "reset", "test", "", "2026-01-01T00:00:00Z", boottime(), name, nobody, nobody)
+    assert memory.claim(record)
+    return Job(host, memory, record)
+
+
+def file_of(job: Job, name: str) -> Any:
+    return json.loads(Path(job.memory.job(job.record.id, name)).read_text())
+
+
+def said(job: Job) -> str:
+    lines = Path(job.memory.job(job.record.id, "output")).read_text().splitlines()
+    return "".join(json.loads(line)["text"] for line in lines)
+
+
+def probes(job: Job) -> list[str]:
+    return [entry["probe"] for entry in file_of(job, "manifest.json")]
+
+
+def test_a_brief_look_starts_none_of_proxmoxs_commands(world: World) -> None:
+    """Nor one about storage: a Perl interpreter costs a second, and what it tells is not lost by a reset."""
+    job = job_of(world)
+    verdict = before_acting(job)
+    assert verdict is not None
+    assert verdict.code in ("guest-silent", "healthy")
+    commands = {entry["command"].partition(" ")[0] for entry in file_of(job, "manifest.json")}
+    assert {"tasks", "version", "kernel", "services"}.isdisjoint(probes(job))  # on disks, which may hang
+    assert commands.isdisjoint(OWN_COMMANDS)
+    assert {"threads", "query-status", "cluster", "configuration", "screen"} <= set(probes(job))
+    assert probes(job).count("threads") == 1
+
+
+def test_a_brief_look_proves_nothing_to_the_next_verb(world: World) -> None:
+    """Half a second is too short for proof, so each verb takes its own; a capture's two seconds serve for a minute."""
+    assert before_acting(job_of(world, "j1"))
+    second = job_of(world, "j2")
+    assert before_acting(second)
+    assert "using the capture" not in said(second)
+    capture = execute(world, "forensics").trailer
+    third = job_of(world, "j3")
+    verdict = before_acting(third)
+    assert said(third) == f"forensics: using the capture {capture['job']}\n"
+    assert verdict is not None
+    assert verdict.code == capture["verdict"]["code"]
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_a_capture_of_another_process_is_no_proof(world: World) -> None:
+    """After a cycle what was seen of the old QEMU says nothing."""
+    execute(world, "forensics")
+    assert execute(world, "cycle").code == 0
+    job = job_of(world)
+    assert before_acting(job)
+    assert "using the capture" not in said(job)
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World]) -> None:
+    """Half a second can't tell slow from frozen: two seconds can, and the disk's own storage is asked."""
+    world = place("disk-frozen")
+    (world.bin / "pvesm").write_text("#!/bin/sh\necho Volid Format Type Size VMID\n")
+    (world.bin / "pvesm").chmod(0o755)
+    job = job_of(world)
+    verdict = before_acting(job)
+    assert verdict is not None
+    assert (verdict.code, verdict.advice) == ("disk-frozen", "cycle")
+    assert probes(job).count("queues") == probes(job).count("threads") == 2
+    assert "storage local" in probes(job)
+    assert file_of(job, "evidence.json")["evidence"]["queue_seconds"] >= 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callable[[str], World]) -> None:
+    """The storage of the VM's own disk does not answer: that is what the verb is given to heed."""
+    world = place("disk-frozen")
+    (world.bin / "pvesm").write_text("#!/bin/sh\nsleep 100\n")
+    (world.bin / "pvesm").chmod(0o755)
+    verdict = before_acting(job_of(world))
+    assert verdict is not None
+    assert verdict.code == "storage-hung"
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu", "fsfreeze")
+@pytest.mark.parametrize("qemu_answers", [True, False])
+def test_a_thread_in_the_kernel_is_told_before_a_verb_acts(short_dir: Path, qemu_answers: bool) -> None:
+    """A real QEMU writes to a frozen file system: the verb is given `storage-hung` from its own look."""
+    with vm_on_frozen_storage(short_dir / "0") as world:
+        if not qemu_answers:
+            os.kill(world.pid or 0, signal.SIGSTOP)
+        verdict = before_acting(job_of(world))
+        assert verdict is not None
+        assert verdict.code == "storage-hung"
+        assert "waits uninterruptibly" in verdict.evidence[0]
+
+
+@pytest.mark.real("root")
+def test_a_stopped_vm_is_looked_at_too(world: World) -> None:
+    """No QEMU to watch: the verdict says what stands in a start's way."""
+    world.qm("stop", str(VMID))
+    no_quorum(world)
+    task_index(world)
+    verdict = before_acting(job_of(world))
+    assert verdict is not None
+    assert (verdict.code, verdict.advice) == ("no-quorum", "")

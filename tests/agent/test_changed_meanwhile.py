@@ -1,0 +1,129 @@
+"""What changes while a verb takes its evidence, or while `qm stop` fails: a lost quorum, a backup that begins."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from breakglass.agents.pve.host.files import read_process
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, execute, processes
+from ..support.pve_host import lock, no_quorum, task, task_index
+from ..support.stages import Hold, at_qm, in_evidence, memory, until
+
+pytestmark = pytest.mark.usefixtures("own_tasks")
+Change = Callable[[World], object]
+
+
+def backup_begins(world: World) -> None:
+    lock(world, "backup")
+
+
+def snapshot_begins(world: World) -> None:
+    lock(world, "snapshot")
+    world.monitor("stop")
+
+
+def held_and_changed(world: World, line: str, hold: Hold, change: Change) -> dict[str, Any]:
+    """Hold a verb in a stage, change the host, and let it go on; return its result."""
+    job_id = "changed-meanwhile"
+    held = hold(world, job_id)
+    next(held)
+    with Session(world) as session:
+        tag = session.send(f"{line} id={job_id}")
+        next(held)
+        change(world)
+        next(held)
+        result = session.result(tag, 60)
+    next(held, None)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "code"),
+    [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked"), ("stop", backup_begins, "locked")],
+)
+def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: Change, code: str) -> None:
+    """The evidence takes its time; what holds then decides, and the VM is left as it was."""
+    before = world.pid
+    with task(f"vzdump:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        result = held_and_changed(world, verb, in_evidence, change)
+    verdict = result["verdict"]
+    assert (result["outcome"], verdict["code"], result["state"]) == ("refused", code, "running")
+    assert world.pid == before
+
+
+def test_a_snapshot_that_begins_while_evidence_is_taken(world: World) -> None:
+    """It keeps the guest standing while it saves its memory: no reset, and no cont."""
+    with task(f"qmsnapshot:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        result = held_and_changed(world, "reset", in_evidence, snapshot_begins)
+    verdict = result["verdict"]
+    assert (result["outcome"], verdict["code"], result["state"]) == ("refused", "locked", "paused")
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "code"),
+    [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked"), ("stop", backup_begins, "locked")],
+)
+def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
+    world: World, verb: str, change: Change, code: str
+) -> None:
+    """`qm stop` failed because of what changed: no QEMU is killed under a backup, nor before a start that can't be."""
+    before = world.pid
+
+    def fails(world: World) -> None:
+        change(world)
+        world.misbehave(mode="stop-fails")
+
+    with task(f"vzdump:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        result = held_and_changed(world, verb, at_qm("stop"), fails)
+    verdict = result["verdict"]
+    assert (result["outcome"], verdict["code"], result["state"]) == ("failed", code, "running")
+    assert "QEMU was not killed" in verdict["sentence"]
+    assert world.pid == before
+
+
+def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world: World) -> None:
+    """It holds the lock file for ever, as with a hook script that hangs: no start could follow, so QEMU lives on."""
+    agent, before = world.agent.read_text(), world.pid
+    world.agent.write_text(agent.replace('"cycle": 420.0', '"cycle": 30.0'))
+    path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holds = f"import fcntl; f = open({str(path)!r}, 'w'); fcntl.flock(f, 2); print('up', flush=True); input()"
+    with task(f"qmstop:{VMID}", holds) as upid:
+        answer = execute(world, "cycle")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (13, "locked", "")
+    assert any(line.startswith("held by") and upid in line for line in verdict["evidence"])
+    assert world.pid == before
+
+
+def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) -> None:
+    """The first process of a cycle is killed while the second is stopped, and somebody stops the VM meanwhile: the
+    second, let go at last, does not start it again."""
+    job_id = "comes-too-late"
+    held = at_qm("start")(world, job_id)
+    next(held)
+    with Session(world) as session:
+        tag = session.send(f"cycle id={job_id}")
+        next(held)
+        second, first = processes(world, job_id)
+        os.kill(second, signal.SIGSTOP)
+        os.kill(first, signal.SIGKILL)
+        os.kill(read_process(str(memory(world, "jobs", job_id, "command"))), signal.SIGKILL)
+        until(lambda: processes(world, job_id) == [second], "the end of the first process")
+        assert session.ask("stop", 60)["state"] == "stopped"
+        next(held)
+        os.kill(second, signal.SIGCONT)
+        result = session.result(tag, 60)
+        until(lambda: not processes(world, job_id), "the end of the second process")
+    next(held, None)
+    assert (result["verdict"]["code"], result["state"]) == ("job-killed", "stopped")
+    assert "another job has acted since" in result["verdict"]["sentence"]
+    assert world.pid is None

@@ -1,0 +1,348 @@
+"""A capture of a real QEMU in each state, and of a host whose commands hang, are missing or talk too much."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.agents.pve.forensics.evidence import evidence_from
+from breakglass.agents.pve.forensics.verdict import verdict_of
+from breakglass.cli.main import SCENARIOS as LISTED
+from breakglass.demo.proxmox.world import SCENARIOS, VMID, World
+
+from ..support.agent import Answer, execute
+from ..support.hung import unserved_fuse, vm_on_frozen_storage
+from ..support.pve_host import no_quorum, under_ha
+
+
+@pytest.fixture
+def place(short_dir: Path) -> Iterator[Callable[[str], World]]:
+    """Return a host whose VM is in the state that a scenario names."""
+    worlds: list[World] = []
+
+    def make(scenario: str) -> World:
+        worlds.append(World(short_dir / str(len(worlds)), scenario=scenario))
+        worlds[-1].begin()
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+def kept(world: World, answer: Answer, name: str) -> Any:
+    """Return a JSON file that the capture kept."""
+    return json.loads((world.root / f"run/breakglass/{VMID}/jobs/{answer.trailer['job']}/{name}").read_text())
+
+
+def manifest(world: World, answer: Answer) -> dict[str, dict[str, Any]]:
+    return {entry["probe"]: entry for entry in kept(world, answer, "manifest.json")}
+
+
+def install(world: World, name: str, script: str) -> None:
+    """Put a command of that name first on the host's PATH."""
+    (world.bin / name).write_text(f"#!/bin/sh\n{script}\n")
+    (world.bin / name).chmod(0o755)
+
+
+# --- each state, with a real QEMU ---
+
+EXPECTED = {
+    "idle": ("guest-silent", ""),
+    "healthy": ("healthy", ""),
+    "paused": ("paused", "start"),
+    "guest-panicked": ("guest-panicked", "reset"),
+    "io-error": ("io-error", "start"),
+    "disk-frozen": ("disk-frozen", "cycle"),
+    "qemu-wedged": ("qemu-wedged", "cycle"),
+    "stopped": ("stopped", "start"),
+    "stopped-locked": ("stopped-locked", ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+@pytest.mark.parametrize("scenario", EXPECTED)
+def test_a_real_qemu_in_each_state_gets_its_verdict(place: Callable[[str], World], scenario: str) -> None:
+    """The verdict is in the result and in the output, and what was recorded gives it again."""
+    world = place(scenario)
+    answer = execute(world, "forensics")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (0, *EXPECTED[scenario])
+    assert f"verdict: {verdict['sentence']}" in answer.stdout.splitlines()
+    assert verdict_of(evidence_from(kept(world, answer, "evidence.json")["evidence"])).code == verdict["code"]
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+@pytest.mark.parametrize(
+    ("scenario", "verb"), [("guest-panicked", "reset"), ("io-error", "start"), ("disk-frozen", "cycle")]
+)
+def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, verb: str) -> None:
+    """What the verdict advises ends with a VM that QEMU calls running, with the verdict in the verb's own output."""
+    answer = execute(place(scenario), verb)
+    assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "running", None)
+    assert "verdict: " in answer.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_reset_does_not_mend_a_frozen_disk(place: Callable[[str], World]) -> None:
+    """The same QEMU keeps the same dead way to its disk: that is why a cycle is advised."""
+    world = place("disk-frozen")
+    assert execute(world, "reset").code == 0
+    assert world.monitor("query-block")[0]["inserted"]["bps"] == 1  # type: ignore[index]
+
+
+def test_status_names_the_state_at_once(world: World) -> None:
+    """The quick verdict: from the state alone, without a word on health."""
+    verdict = execute(world, "status").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("running", "")
+    execute(world, "stop")
+    assert execute(world, "status").trailer["verdict"]["advice"] == "start"
+
+
+def test_a_process_that_a_stop_left_is_seen(world: World) -> None:
+    """Something lives in the scope of a stopped VM: no start is advised."""
+    execute(world, "stop")
+    scope = world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
+    scope.parent.mkdir(parents=True, exist_ok=True)
+    scope.write_text(f"{os.getpid()}\n")
+    for verb in ("status", "forensics"):
+        verdict = execute(world, verb).trailer["verdict"]
+        assert (verdict["code"], verdict["advice"]) == ("leftover", "")
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_an_ide_disk_is_never_called_frozen(short_dir: Path) -> None:
+    """Its requests can't be watched: the verdict says so, although the disk is as dead as a frozen virtio one."""
+    world = World(short_dir, scenario="disk-frozen")
+    command = world.root / "vm.json"
+    command.write_text(command.read_text().replace("if=virtio", "if=ide,id=virtio0"))
+    world.begin()
+    verdict = execute(world, "forensics").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("guest-silent", "")
+    assert "can't be watched" in verdict["sentence"]
+    world.close()
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu", "fsfreeze")
+@pytest.mark.parametrize("qemu_answers", [True, False])
+def test_a_thread_that_waits_for_storage_forbids_a_cycle(short_dir: Path, qemu_answers: bool) -> None:
+    """A real QEMU writes to a file system that is frozen: a thread of it sits in the kernel, and nothing can end it."""
+    with vm_on_frozen_storage(short_dir) as world:
+        if not qemu_answers:
+            os.kill(world.pid or 0, signal.SIGSTOP)
+        answer = execute(world, "forensics")
+        verdict = answer.trailer["verdict"]
+        assert (verdict["code"], verdict["advice"]) == ("storage-hung", "")
+        assert "waits uninterruptibly" in verdict["evidence"][0]
+
+
+# --- hosts that answer in part ---
+
+
+def test_every_probe_is_in_the_manifest(world: World) -> None:
+    """What was asked, by which command, how it ended and how long it took; the picture is last."""
+    answer = execute(world, "forensics")
+    entries = kept(world, answer, "manifest.json")
+    assert entries[-1]["probe"] == "screen"
+    assert {"host", "threads", "waiting", "lock file", "query-status", "qm status", "cluster", "kernel", "df"} | {
+        *("configuration", "members", "version", "tasks", "rrddata", "storage local", "pvesm")
+    } <= {entry["probe"] for entry in entries}
+    assert {entry["outcome"] for entry in entries} <= {"ok", "failed", "timed out", "absent"}
+    assert manifest(world, answer)["qm status"]["command"] == f"qm status {VMID} --verbose"
+    assert all(f"== {entry['probe']} ({entry['outcome']}, " in answer.stdout for entry in entries)
+    archived = world.root / f"var/lib/breakglass/{VMID}/jobs/{answer.trailer['job']}"
+    while not (world.root / f"run/breakglass/{VMID}/jobs/{answer.trailer['job']}/archived").exists():
+        time.sleep(0.02)  # made after the end, by a process that nobody waits for
+    assert "verdict" in json.loads((archived / "evidence.json").read_text())
+
+
+def test_what_is_not_installed_is_one_short_line(world: World) -> None:
+    """Neither an error nor a finding."""
+    os.unlink(world.bin / "qm")
+    answer = execute(world, "forensics")
+    assert manifest(world, answer)["qm status"]["outcome"] == "absent"
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("== qm status")]
+    assert len(lines) == 1
+    assert lines[0].endswith(") not installed")
+
+
+@pytest.mark.slow
+def test_hung_commands_are_findings(world: World) -> None:
+    """Every qm and every storage command hangs and ignores SIGTERM: each is late, and a picture is taken."""
+    world.misbehave(hang="all")
+    for name in ("pvesm", "zpool", "lvs", "df", "journalctl"):
+        install(world, name, "echo first words; trap '' TERM; while :; do sleep 100; done")
+    answer = execute(world, "forensics")
+    probes = manifest(world, answer)
+    late = {name for name, entry in probes.items() if entry["outcome"] == "timed out"}
+    assert late | {"pvesm"} == {"qm status", "storage local", "pvesm", "zpool", "lvs", "df", "kernel", "services"} | (
+        late & {"rrddata"}  # on few processors there is no time left for the last of them
+    )
+    assert "first words" in answer.stdout
+    assert answer.trailer["state"] == "running"
+    assert probes["screen"]["outcome"] in ("ok", "failed")  # the stand-in for QEMU draws no picture
+
+
+# `pvesm` as it is with a storage that has no disk of this VM and is away: whatever asks all of them never ends.
+ANOTHER_AWAY = """case "$1 $2" in
+"list local") echo "Volid Format Type Size VMID"; exit 0 ;;
+esac
+sleep 100"""
+# And with the VM's own storage inactive.
+OWN_INACTIVE = """case "$1" in
+list) echo "storage 'local' is not online" >&2; exit 255 ;;
+esac
+echo "Name Type Status Total (KiB) Used (KiB) Available (KiB) %"
+echo "local dir inactive 0 0 0 0.00%"
+echo "nas nfs active 0 0 0 0.00%"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+@pytest.mark.parametrize("pvesm", ["sleep 100", OWN_INACTIVE], ids=["late", "inactive"])
+def test_a_frozen_disk_on_dead_storage_is_not_cycled(place: Callable[[str], World], pvesm: str) -> None:
+    """The storage of the VM's own disk does not answer: a start would block, so none is advised."""
+    world = place("disk-frozen")
+    install(world, "pvesm", pvesm)
+    verdict = execute(world, "forensics").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("storage-hung", "")
+    assert "storage local, which has disks of this VM, does not answer" in verdict["evidence"]
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_another_vms_storage_condemns_nobody(place: Callable[[str], World]) -> None:
+    """A NAS that is off makes `pvesm status` and `lvs` late: that is noted, and the frozen disk is to be cycled."""
+    world = place("disk-frozen")
+    install(world, "pvesm", ANOTHER_AWAY)
+    install(world, "lvs", "sleep 100")
+    answer = execute(world, "forensics")
+    verdict = answer.trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("disk-frozen", "cycle")
+    assert any("proves nothing about this VM" in line for line in verdict["evidence"])
+    assert manifest(world, answer)["storage local"]["outcome"] == "ok"
+
+
+@pytest.mark.slow
+def test_everything_silent_ends_within_the_budget(world: World) -> None:
+    """QEMU stopped and every command hung, before a stop: evidence takes at most 15 s, then the stop goes on."""
+    pid = world.pid
+    assert pid is not None
+    world.misbehave(hang="all")
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    answer = execute(world, "forensics")
+    assert time.monotonic() - began < 15
+    assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("wedged", "qemu-wedged")
+    assert manifest(world, answer)["screen"]["outcome"] == "failed"
+
+
+# --- /etc/pve ---
+
+
+def pve_gone(world: World) -> None:
+    """Leave /etc/pve as an empty directory, as it is where pmxcfs does not run."""
+    shutil.rmtree(world.root / "etc/pve")
+    (world.root / "etc/pve").mkdir()
+
+
+@pytest.mark.slow
+@pytest.mark.real("fuse")
+def test_a_hung_etc_pve_is_named(world: World) -> None:
+    """Its name and its cure are in the verdict, and no command is started that would hang on it."""
+    with unserved_fuse(world.root / "etc/pve"):
+        answer = execute(world, "forensics")
+    verdict = answer.trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("pmxcfs-hung", "")
+    assert "systemctl restart pve-cluster" in verdict["evidence"][-1]
+    probes = manifest(world, answer)
+    assert probes["cluster"]["outcome"] == "timed out"
+    assert {"qm status", "rrddata", "pvesm", "storage local"}.isdisjoint(probes)
+
+
+def test_an_etc_pve_that_is_not_mounted_is_named(world: World) -> None:
+    """Of a VM that runs and of one that is stopped, by forensics and by status; no start is advised."""
+    pve_gone(world)
+    assert execute(world, "forensics").trailer["verdict"]["code"] == "pmxcfs-not-mounted"
+    assert execute(world, "status").trailer["verdict"]["code"] == "running"  # QEMU is all that it asks
+    world.monitor("quit")
+    while world.pid is not None:
+        time.sleep(0.02)
+    for verb in ("forensics", "status"):
+        verdict = execute(world, verb).trailer["verdict"]
+        assert (verdict["code"], verdict["advice"]) == ("pmxcfs-not-mounted", "")
+
+
+def test_a_lost_quorum_is_named(world: World) -> None:
+    """The VM runs on; what a cycle would meet is said before it is tried."""
+    no_quorum(world)
+    verdict = execute(world, "forensics").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("no-quorum", "")
+
+
+def test_what_is_kept_has_no_password(world: World) -> None:
+    """The configuration is shown as `qm config` shows it: without cloud-init's password, and without snapshots."""
+    hash_of_it, path = "$5$not.for.a.log", world.root / f"etc/pve/qemu-server/{VMID}.conf"
+    text = f"{path.read_text()}cipassword: {hash_of_it}\n\n[PENDING]\nmemory: 64\n\n[before]\nmemory: 16\n"
+    path.write_text(text.replace("[before]", f"[before]\ncipassword: {hash_of_it}"))
+    answer = execute(world, "forensics")
+    assert hash_of_it not in answer.stdout
+    assert "cipassword: **********" in answer.stdout.splitlines()
+    assert "memory: 64" in answer.stdout.splitlines()
+    assert "memory: 16" not in answer.stdout.splitlines()
+    assert kept(world, answer, "evidence.json")["evidence"]["pending"] == ["memory"]
+
+
+def test_the_cluster_is_read_from_its_files(world: World) -> None:
+    """Members, HA's last words, the version: what three of Proxmox's commands would have said."""
+    under_ha(world)
+    members = {"nodename": "demo", "cluster": {"name": "c", "quorate": 1}, "nodelist": {"demo": {"id": 1, "online": 1}}}
+    (world.root / "etc/pve/.members").write_text(json.dumps(members))
+    lrm = {"state": "active", "mode": "active", "timestamp": time.time(), "results": {}}
+    (world.root / "etc/pve/local/lrm_status").write_text(json.dumps(lrm))
+    version = world.root / "usr/share/perl5/PVE/pvecfg.pm"
+    version.parent.mkdir(parents=True)
+    version.write_text("sub version_text {\n    return '9.2.11/abcdef';\n}\n")
+    lines = execute(world, "forensics").stdout.splitlines()
+    assert {"cluster c, quorate 1", "demo: online"} <= set(lines)
+    assert any(line.startswith("lrm of this node: active, mode active, written") for line in lines)
+    assert any(line.startswith("pve-manager/9.2.11/abcdef") for line in lines)
+
+
+def test_a_command_that_talks_too_much_is_cut(world: World) -> None:
+    """Most of a megabyte from one probe leaves room for the others; its end is what is kept."""
+    line = "0123456789" * 4
+    install(world, "df", f"i=0; while [ $i -lt 20000 ]; do echo {line}; i=$((i+1)); done; echo the end")
+    answer = execute(world, "forensics")
+    assert len(answer.stdout) < 300_000
+    assert "[cut to the last 65536 characters]" in answer.stdout
+    assert "the end" in answer.stdout.splitlines()
+    assert "verdict: " in answer.stdout
+
+
+# --- the demo's scenarios ---
+
+
+def test_the_command_lists_the_demos_scenarios() -> None:
+    """`breakglass demo --help` names what the demo can do, and all of it is rehearsed above."""
+    assert list(LISTED) == list(SCENARIOS) == list(EXPECTED)
+
+
+def test_a_scenario_that_needs_qemu_says_so(short_dir: Path) -> None:
+    """The stand-in has no disk to freeze."""
+    world = World(short_dir, qemu="", scenario="disk-frozen")
+    with pytest.raises(RuntimeError, match="needs a real QEMU"):
+        world.begin()
+    world.close()

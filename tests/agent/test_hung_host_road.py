@@ -1,0 +1,108 @@
+"""A host that falls apart, over a real sshd: /etc/pve answers nobody, /var/lib is frozen, nothing can be executed."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Answer, Session, answer_of
+from ..support.hung import frozen_ext4, seen_by_servers, unserved_fuse
+from ..support.qemu import Witness
+from ..support.sshd import Sshd
+
+pytestmark = [pytest.mark.real("qemu", "sshd", "fuse", "fsfreeze"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def sshd() -> Iterator[Sshd]:
+    """A host whose PATH is one directory of its own: what is not there, the agent can't execute."""
+    temporary = tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True)
+    with temporary as directory, seen_by_servers(Path(directory)):
+        world = World(Path(directory))
+        for name in ("df", "lvs", "journalctl"):
+            (world.bin / name).symlink_to("/bin/true")
+        world.begin()
+        server = Sshd(world, path=str(world.bin))
+        yield server
+        server.stop()
+        world.close()
+
+
+def by_exec(sshd: Sshd, line: str) -> Answer:
+    command = [*sshd.client(sshd.power_key), line]
+    return answer_of(subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60))
+
+
+def by_session(sshd: Sshd) -> Session:
+    return Session(sshd.world, [*sshd.client(sshd.power_key), "session"])
+
+
+def in_seconds(most: float, asking: Any) -> Any:
+    """Return the answer; fail when it took longer than the contract allows."""
+    began = time.monotonic()
+    answer = asking()
+    assert time.monotonic() - began < most
+    return answer
+
+
+@contextmanager
+def hung(world: World) -> Iterator[None]:
+    image = world.directory / "ext4.img"
+    with unserved_fuse(world.root / "etc/pve"), frozen_ext4(world.root / "var/lib", image):
+        yield
+
+
+def test_by_exec_on_a_hung_host(sshd: Sshd) -> None:
+    """status within its 4 s, forensics within its 20, and a reset that QEMU itself confirms."""
+    with Witness(sshd.world) as qemu, hung(sshd.world):
+        status = in_seconds(4, lambda: by_exec(sshd, "status"))
+        assert (status.code, status.trailer["state"]) == (0, "running")
+        capture = in_seconds(20, lambda: by_exec(sshd, "forensics id=hung-exec-1"))
+        assert (capture.code, capture.trailer["screen"]) == (0, True)
+        assert "== cluster (timed out" in capture.stdout
+        assert by_exec(sshd, "reset id=hung-exec-2").code == 0
+        assert qemu.wait("RESET")["reason"] == "host-qmp-system-reset"
+        history = in_seconds(4, lambda: by_exec(sshd, "history"))
+        assert history.trailer["jobs"][0]["id"] == "hung-exec-2"
+        assert "the archive in /var/lib has not answered" in history.trailer["warnings"][0]
+        refused = by_exec(sshd, "cycle id=hung-exec-3")
+        assert (refused.code, refused.trailer["verdict"]["code"]) == (12, "pmxcfs-hung")
+
+
+def test_by_session_on_a_hung_host(sshd: Sshd) -> None:
+    """The same through a session that was opened when all was well."""
+    with by_session(sshd) as session, Witness(sshd.world) as qemu:
+        assert session.ask("ping")["quorum"] is True
+        with hung(sshd.world):
+            assert in_seconds(4, lambda: session.ask("status"))["state"] == "running"
+            capture = in_seconds(20, lambda: session.ask("forensics id=hung-session-1"))
+            assert (capture["outcome"], capture["screen"]) == ("done", True)
+            assert session.ask("reset id=hung-session-2")["outcome"] == "done"
+            assert qemu.wait("RESET")["guest"] is False
+            assert session.ask("reset id=hung-session-2")["attached"] is True
+            assert in_seconds(4, lambda: session.ask("ping"))["quorum"] is False
+
+
+def test_by_session_when_every_executable_hangs(sshd: Sshd) -> None:
+    """With its PATH on a file system that answers nobody and its own file gone, the resident agent goes on."""
+    world = sshd.world
+    with by_session(sshd) as session, Witness(world) as qemu:
+        session.ask("ping")
+        own = world.agent.rename(world.directory / "away")
+        with unserved_fuse(world.bin), hung(world):
+            assert in_seconds(4, lambda: session.ask("ping"))["quorum"] is False
+            assert in_seconds(4, lambda: session.ask("status"))["state"] == "running"
+            assert in_seconds(40, lambda: session.ask("reset id=no-exec-1"))["outcome"] == "done"
+            assert qemu.wait("RESET")["guest"] is False
+            assert in_seconds(4, lambda: session.ask("status"))["last"] == "no-exec-1"
+            stopped = in_seconds(120, lambda: session.ask("stop id=no-exec-2", 120))
+            assert (stopped["outcome"], stopped["state"]) == ("done", "stopped")
+        own.rename(world.agent)
+    assert world.qm("start", str(VMID)).returncode == 0

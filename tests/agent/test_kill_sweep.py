@@ -1,0 +1,192 @@
+"""SIGKILL at every stage of a cycle and of a reset: of the whole SSH side, of the resident agent, of the job itself."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.pve.host.files import read_process
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import execute, hasten, processes
+from ..support.pve_host import hook, in_hook, restore, under_ha, worker
+from ..support.sshd import Sshd, descendants
+from ..support.stages import CYCLE, RESET, Hold, at_qm, memory, stage, until
+
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.slow]
+
+EVERY = [("cycle", name, hold) for name, hold in CYCLE.items()] + [
+    ("reset", name, hold) for name, hold in RESET.items()
+]
+NAMES = [f"{verb}-{name}" for verb, name, _ in EVERY]
+every_stage = pytest.mark.parametrize(("verb", "name", "hold"), EVERY, ids=NAMES)
+
+
+@pytest.fixture(scope="module")
+def sshd() -> Iterator[Sshd]:
+    """One host for the whole sweep: what a case leaves behind is what the next one finds, as in life."""
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        world = World(Path(directory), scale=20)
+        hasten(world)
+        assert world.qm("start", str(VMID)).returncode == 0
+        server = Sshd(world)
+        yield server
+        server.stop()
+        world.close()
+
+
+Kill = Callable[[Sshd, str], None]
+
+
+def held_and_killed(sshd: Sshd, verb: str, hold: Hold, job_id: str, kill: Kill, session: bool = False) -> None:
+    """Ask for a verb by a real ssh, hold it in its stage, kill, and let it go on."""
+    memory(sshd.world, "evidence.json").unlink(missing_ok=True)
+    held = hold(sshd.world, job_id)
+    next(held)
+    line = f"{verb} id={job_id} by=operator"
+    command = [*sshd.client(sshd.power_key), "session" if session else line]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ssh:
+        assert ssh.stdin is not None
+        if session:
+            ssh.stdin.write(f"1 {line}\n".encode())
+            ssh.stdin.flush()
+        next(held)
+        kill(sshd, job_id)
+        next(held)
+        if kill is not the_job:
+            ssh.wait(20)
+        ssh.kill()
+    next(held, None)
+
+
+def whole_ssh_side(sshd: Sshd, job_id: str) -> None:
+    sshd.drop_connections()
+
+
+def resident_agent(sshd: Sshd, job_id: str) -> None:
+    """Kill the agent alone: the first process of the connection that is it; its readers are below."""
+    below = descendants(sshd.process.pid)
+    agents = [pid for pid in below if b"breakglass-pve\0serve" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(agents[0], signal.SIGKILL)
+
+
+def the_job(sshd: Sshd, job_id: str) -> None:
+    """Kill the first of the job's processes, and not the one that stands by."""
+    os.kill(processes(sshd.world, job_id)[-1], signal.SIGKILL)
+
+
+@every_stage
+@pytest.mark.parametrize("kill", [whole_ssh_side, resident_agent])
+def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold, kill: Kill) -> None:
+    """The verb goes on without whoever asked: the VM ends running, and the same id returns the outcome."""
+    before, job_id = sshd.world.pid, f"{verb}-{name}-{kill.__name__}"
+    held_and_killed(sshd, verb, hold, job_id, kill, session=kill is resident_agent)
+    answer = execute(sshd.world, f"{verb} id={job_id}")
+    trailer = answer.trailer
+    assert (trailer["outcome"], trailer["state"], trailer["attached"]) == ("done", "running", True)
+    assert (sshd.world.pid == before) == (verb == "reset")
+    assert sshd.world.monitor("query-status")["status"] == "running"  # type: ignore[index]
+
+
+def test_each_process_of_a_connection_is_killed_alone(sshd: Sshd) -> None:
+    """sshd's monitor, its session, the agent: whichever dies without the others, the job goes on."""
+    below: list[int] = []
+    for number in range(9):
+
+        def one(sshd: Sshd, job_id: str, number: int = number) -> None:
+            below[:] = descendants(sshd.process.pid)
+            if number < len(below):
+                os.kill(below[number], signal.SIGKILL)
+
+        held_and_killed(sshd, "reset", RESET["preflight"], f"killed-alone-{number}", one)
+        trailer = execute(sshd.world, f"reset id=killed-alone-{number}").trailer
+        assert (trailer["outcome"], trailer["state"], trailer["attached"]) == ("done", "running", True)
+        sshd.drop_connections()
+        if number >= len(below):
+            break
+    assert 3 <= len(below) <= number
+
+
+@every_stage
+def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold) -> None:
+    """Before its stop a cycle ends there, and says so; from the stop on, a second process brings the VM back."""
+    before, job_id = sshd.world.pid, f"{verb}-{name}-job"
+    held_and_killed(sshd, verb, hold, job_id, the_job)
+    trailer = execute(sshd.world, f"{verb} id={job_id}").trailer
+    said = f"the job's process was killed in stage {name}"
+    if verb == "cycle" and name in ("stop", "start", "verify"):
+        assert (trailer["outcome"], trailer["warnings"]) == ("done", [f"{said}; a second one went on"])
+        assert sshd.world.pid not in (None, before)
+    else:
+        assert (trailer["outcome"], trailer["verdict"]["code"], trailer["stage"]) == ("failed", "job-killed", name)
+        assert trailer["verdict"]["sentence"] == f"{said}; the VM is running now"
+        assert sshd.world.pid == before
+    assert (trailer["state"], execute(sshd.world, "status").trailer["holder"]) == ("running", None)
+
+
+def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
+    """Nobody is left to start the VM: exit 15 says that it is off and what to do, and that helps."""
+
+    def everything(sshd: Sshd, job_id: str) -> None:
+        assert stage(sshd.world, job_id) == "start"
+        command = read_process(str(memory(sshd.world, "jobs", job_id, "command")))
+        pids = processes(sshd.world, job_id)
+        assert len(pids) == 2
+        os.killpg(os.getpgid(pids[0]), signal.SIGKILL)  # as the runbook says
+        os.kill(command, signal.SIGKILL)
+
+    held_and_killed(sshd, "cycle", at_qm("start"), "stranded-1", everything)
+    answer = execute(sshd.world, "cycle id=stranded-1")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "start")
+    assert "the VM is stopped now" in verdict["sentence"]
+    assert json.loads(memory(sshd.world, "jobs", "stranded-1", "result.json").read_text())["state"] == "stopped"
+    assert execute(sshd.world, "start").trailer["state"] == "running"
+
+
+# --- while the worker of a `qm` is alive ---
+
+
+def in_a_hook(phase: str) -> Hold:
+    """Hold a cycle whose `qm` has begun its work: its worker is in a hook script, which ends by itself."""
+
+    def hold(world: World, job_id: str) -> Iterator[None]:
+        restore(world)
+        hook(world, phase, 60)
+        yield
+        until(lambda: in_hook(world, phase), f"the hook {phase}")
+        yield
+        yield
+
+    return hold
+
+
+def at_has_stop(world: World, job_id: str) -> Iterator[None]:
+    """Hold a cycle that waits for HA, whose own `qm stop` has begun and takes its time in a hook script."""
+    restore(world)
+    under_ha(world)
+    hook(world, "pre-stop", 60)
+    yield
+    until(lambda: worker(world, "qmstop"), "HA's stop")
+    yield
+    yield
+
+
+AT_WORK: dict[str, Hold] = {"stop": in_a_hook("pre-stop"), "start": in_a_hook("pre-start"), "stop-by-ha": at_has_stop}
+
+
+@pytest.mark.parametrize("kill", [whole_ssh_side, resident_agent, the_job])
+@pytest.mark.parametrize("name", AT_WORK)
+def test_a_cycle_ends_running_whoever_is_killed_beside_its_worker(sshd: Sshd, name: str, kill: Kill) -> None:
+    """The worker goes on by itself, and so does the cycle; nobody stops the VM a second time or leaves it off."""
+    before, job_id = sshd.world.pid, f"{name}-{kill.__name__}"
+    held_and_killed(sshd, "cycle", AT_WORK[name], job_id, kill, session=kill is resident_agent)
+    trailer = execute(sshd.world, f"cycle id={job_id}").trailer
+    assert (trailer["outcome"], trailer["state"]) == ("done", "running")
+    assert (worker(sshd.world), sshd.world.pid in (None, before)) == (0, False)
+    restore(sshd.world)

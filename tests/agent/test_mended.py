@@ -1,0 +1,111 @@
+"""What a hostile review broke, held: each of these acted, or answered, wrongly once."""
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, execute
+from ..support.service import Service
+from ..support.sshd import Sshd, descendants
+
+pytestmark = pytest.mark.real("sshd", "qemu")
+
+
+def test_the_same_capture_sent_at_once_is_one_capture(world: World) -> None:
+    """Twenty times one forensics id in one write: everybody gets the capture, and no id stands for itself."""
+    with Session(world) as session:
+        tags = session.send_all(["forensics id=same-capture by=am"] * 20)
+        assert {session.result(tag)["outcome"] for tag in tags} == {"done"}
+    assert not (world.root / f"run/breakglass/{VMID}/jobs/same-capture").is_symlink()
+
+
+def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
+    """A reader that hangs before it saw anything makes the state unknown, never stopped."""
+    with Session(world) as session:
+        session.ask("status")
+        for pid in descendants(session.process.pid):
+            os.kill(pid, signal.SIGSTOP)
+        result = session.ask("status")
+        assert (result["exit_code"], result["state"]) == (14, "unknown")
+        assert session.ask("status")["state"] == "running"
+
+
+def test_a_reader_that_is_killed_as_it_is_asked_is_replaced(world: World) -> None:
+    """The process that waits for the next question dies with it in its hands: another one answers."""
+    with Session(world) as session:
+        session.ask("status")
+        reader = descendants(session.process.pid)[0]
+        os.kill(reader, signal.SIGSTOP)
+        tag = session.send("status")
+        session.ask("ping")  # taken after the status, and by another reader
+        os.kill(reader, signal.SIGKILL)
+        assert session.result(tag)["state"] == "running"
+
+
+def test_a_damaged_job_ends_no_session(world: World) -> None:
+    """A torn output line and a request of another version: the session answers, and goes on."""
+    jobs = world.root / f"run/breakglass/{VMID}/jobs"
+    with Session(world) as session:
+        session.ask("start id=damaged-1 by=operator")
+        (jobs / "damaged-1/output").write_text('{"stream": "stdout", "te\n')
+        assert session.ask("start id=damaged-1")["outcome"] == "done"
+        record = json.loads((jobs / "damaged-1/request.json").read_text())
+        (jobs / "damaged-1/request.json").write_text(json.dumps(record | {"a_later_field": 1}))
+        assert session.ask("history")["jobs"][0]["id"] == "damaged-1"
+
+
+def test_a_qm_that_does_not_work_is_found_out_before_the_stop(world: World) -> None:
+    """`qm` is there and fails: the cycle is refused, and the VM runs on."""
+    before = world.pid
+    (world.bin / "qm").write_text("#!/bin/sh\nexit 2\n")
+    answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["verdict"]["code"], world.pid) == (12, "no-qm", before)
+
+
+def test_a_qemu_that_a_job_starts_is_not_spared_by_the_oom_killer(world: World) -> None:
+    """What a job has for itself it does not hand on."""
+    execute(world, "cycle")
+    with open(f"/proc/{world.pid}/oom_score_adj", encoding="ascii") as file:
+        assert int(file.read()) >= 0
+
+
+def test_a_defect_in_the_capture_stops_no_rescue(world: World) -> None:
+    """Evidence before action, but never instead of it: the reset happens, and says what it went without."""
+    sound = world.agent.read_text()
+    broken = sound.replace(
+        "    state = conclude(facts)\n    pid = None if", '    raise KeyError("a defect")\n    pid = None if'
+    )
+    assert broken != sound
+    world.agent.write_text(broken)
+    answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "KeyError" in answer.trailer["warnings"][0]
+
+
+def test_no_path_leads_around_the_gate(service: Service) -> None:
+    """A newline behind the path is not the path."""
+    reply = service.send("POST", "/pve%0a", b"{}")
+    assert (reply.status, reply.json["error"]["code"]) == (404, "not-found")
+
+
+def test_endless_trailers_are_cut(service: Service) -> None:
+    """Trailers have no end of their own: the connection gets one."""
+    head = b"POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), 10) as client:
+        client.sendall(head)
+        with pytest.raises(OSError, match=r"reset|pipe|abort"):
+            client.sendall((b"x: " + b"a" * 60_000 + b"\r\n") * 500)
+
+
+def test_many_who_find_nobody_are_told_so_together(service: Service, sshd: Sshd) -> None:
+    """A host that is gone: all of twelve are unreached, by one attempt that they share."""
+    sshd.stop()
+    service.not_answering()
+    replies = service.together([{"verb": "reset"}] * 12)
+    assert {reply.json["outcome"] for reply in replies} == {"unreached"}
+    assert {reply.json["reached"] for reply in replies} == {False}

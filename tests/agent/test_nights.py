@@ -1,0 +1,238 @@
+"""Nights that ended badly on Proxmox's own software: a VM that was on must be on after a cycle, whoever works on it,
+and off after a stop; and what was said to have failed must not happen later."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, execute, processes
+from ..support.pve_host import (
+    another_cleanup,
+    another_stop,
+    command_line,
+    flock_pids,
+    hook,
+    in_hook,
+    reboot_pending,
+    under_ha,
+    worker,
+)
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
+
+
+def wedge(world: World) -> int:
+    """Stop QEMU by a signal: nothing but SIGKILL ends it now. Return its pid."""
+    pid = world.pid or 0
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def ended(world: World, name: str) -> bool:
+    """Tell whether no task of that name works on the VM any more."""
+    return not any(name in command_line(pid) for pid in flock_pids(world))
+
+
+# --- qm is ended whole ---
+
+
+def test_a_stop_that_is_given_up_does_not_happen_later(world: World) -> None:
+    """A hook script keeps `qm stop` longer than it may: its worker is ended with it, and the cycle goes on."""
+    before = world.pid
+    hook(world, "pre-stop", 400)
+    answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "was ended, with its worker" in answer.stdout
+    assert world.pid not in (None, before)
+    assert worker(world) == 0
+
+
+def test_a_start_that_is_given_up_does_not_happen_later(world: World) -> None:
+    """Its answer is final: no worker is left that would start the VM, and the next start need not wait for one."""
+    assert world.qm("stop", str(VMID)).returncode == 0
+    hook(world, "pre-start", 4000)
+    answer = execute(world, "start")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (14, "deadline", "start")
+    assert "nothing of it is left" in verdict["sentence"]
+    assert (world.pid, worker(world)) == (None, 0)
+    (world.root / "hookscript").unlink()
+    assert execute(world, "start").trailer["state"] == "running"
+
+
+def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
+    """A QEMU of this VM that is in the scope and has no pid file yet would be a start that was reported as failed."""
+    assert world.qm("stop", str(VMID)).returncode == 0
+    pids = world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
+    (world.root / "half.py").write_text("import signal\nsignal.pause()\n")
+    waits = f"{sys.executable} {world.root}/half.py -pidfile {world.root}/run/qemu-server/{VMID}.pid"
+    hook(world, "pre-start", 4000)
+    script = world.root / "hookscript"
+    begin = f"mkdir -p {pids.parent}\nsetsid bash -c 'exec -a /usr/bin/kvm {waits}' &\necho $! > {pids}\n: > "
+    script.write_text(script.read_text().replace("#!/bin/sh", "#!/bin/bash").replace(": > ", begin))
+    with Session(world) as session:
+        tag = session.send("start")
+        until(lambda: in_hook(world, "pre-start"), "the hook")
+        half = int(pids.read_text())
+        until(lambda: command_line(half).startswith("/usr/bin/kvm"), "a QEMU that is half started")
+        assert session.result(tag)["exit_code"] == 14
+    assert command_line(half) == ""
+
+
+# --- whoever stops it, stops it for us ---
+
+
+def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> None:
+    """HA begins seconds later and then needs the whole ladder for a QEMU that is silent: then the cycle starts it."""
+    under_ha(world)
+    before = wedge(world)
+    answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "Requesting HA stop" in answer.stdout
+    assert world.pid not in (None, before)
+
+
+def test_a_cycle_goes_on_where_a_person_began_to_stop(world: World) -> None:
+    """A stop in Proxmox's own page holds the lock file for more than a minute: it is waited for, then the VM starts."""
+    before = world.pid
+    hook(world, "pre-stop", 180)
+    with another_stop(world):
+        answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "qm stop ended" not in answer.stdout
+    assert world.pid not in (None, before)
+
+
+@pytest.mark.parametrize("words", [("shutdown", "--timeout", "3000"), ("reboot", "--timeout", "3000")])
+def test_a_cycle_goes_around_a_shutdown_that_the_guest_does_not_heed(world: World, words: tuple[str, ...]) -> None:
+    """It would take its whole time and then fail; QEMU is ended without it, and the VM starts."""
+    before = world.pid
+    with another_stop(world, *words):
+        answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert world.pid not in (None, before)
+
+
+def test_a_stop_waits_for_the_one_under_way(world: World) -> None:
+    """One ladder is enough for a QEMU that is silent; the answer comes when nothing is left of it."""
+    wedge(world)
+    with another_stop(world):
+        answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["state"], world.pid) == (0, "stopped", None)
+
+
+# --- stop means stopped ---
+
+
+def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World) -> None:
+    """Proxmox's event daemon would start the VM again as soon as its QEMU has ended."""
+    with another_stop(world, "reboot", "--timeout", "3000"):
+        assert reboot_pending(world).exists()
+        answer = execute(world, "stop")
+        assert (answer.code, answer.trailer["state"]) == (0, "stopped")
+        assert "it was called off" in answer.stdout
+    until(lambda: not flock_pids(world), "the end of the cleanup")
+    assert (reboot_pending(world).exists(), world.pid) == (False, None)
+
+
+def test_a_stopped_vm_that_somebody_starts_again_is_not_called_stopped(world: World) -> None:
+    """Here its own hook script has it rebooted after the stop, where nobody can call that off."""
+    hook(world, "post-stop", 0, f": > {reboot_pending(world)}")
+    answer = execute(world, "stop")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (13, "started-again", "stop")
+    assert world.pid is not None
+
+
+# --- qm cleanup ---
+
+
+@pytest.mark.parametrize("verb", ["cycle", "stop"])
+def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: str) -> None:
+    """After a quick restart it does so for half a minute, beside the new QEMU, and does nothing."""
+    with another_cleanup(world):
+        answer = execute(world, verb)
+    assert answer.code == 0
+    assert "cleanup" in answer.stdout
+    assert (world.pid is None) == (verb == "stop")
+
+
+def test_a_stop_waits_for_the_start_under_way_and_stops_what_that_started(world: World) -> None:
+    """The VM is off for now, and on a moment later: that is not what `stop` was asked for."""
+    assert world.qm("stop", str(VMID)).returncode == 0
+    hook(world, "pre-start", 60)
+    with another_stop(world, "start"):
+        answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["state"], world.pid) == (0, "stopped", None)
+    assert flock_pids(world) == []
+
+
+def test_a_reboot_is_called_off_also_where_somebody_else_ends_qemu(world: World) -> None:
+    """A person's stop is waited for; the mark by which the VM would start again after it is gone before it ends."""
+    wedge(world)
+    reboot_pending(world).touch()
+    with another_stop(world):
+        answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["state"]) == (0, "stopped")
+    until(lambda: not flock_pids(world), "the end of the cleanup")
+    assert (reboot_pending(world).exists(), world.pid) == (False, None)
+
+
+# --- a job that is killed beside its qm ---
+
+
+def killed(world: World, line: str, phase: str) -> dict[str, Any]:
+    """Kill every process of a verb while its `qm` is in a hook script; return what is answered then."""
+    with Session(world) as session:
+        tag = session.send(f"{line} id=killed-job")
+        until(lambda: in_hook(world, phase), "the hook")
+        for pid in processes(world, "killed-job"):
+            os.kill(pid, signal.SIGKILL)
+        return session.result(tag, 60)
+
+
+def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
+    """Until then nobody knows whether the VM will run: the state that is told is the last one."""
+    assert world.qm("stop", str(VMID)).returncode == 0
+    hook(world, "pre-start", 60)
+    result = killed(world, "start", "pre-start")
+    assert (result["verdict"]["code"], result["state"]) == ("job-killed", "running")
+    assert flock_pids(world) == []
+
+
+def test_a_killed_cycle_is_stranded_when_its_qm_has_stopped_the_vm(world: World) -> None:
+    """Both of its processes are gone and its `qm stop` goes on: the answer waits for that, and names the VM as off."""
+    hook(world, "pre-stop", 60)
+    result = killed(world, "cycle", "pre-stop")
+    assert (result["exit_code"], result["verdict"]["code"], result["state"]) == (15, "stranded", "stopped")
+    assert execute(world, "start").trailer["state"] == "running"
+
+
+# --- what is said of a VM that is off ---
+
+
+def test_a_vm_that_is_stranded_without_a_quorum_is_not_advised_to_start(world: World) -> None:
+    """The quorum was lost after the stop: a start is certain to be refused, and the evidence says why."""
+    hook(world, "post-stop", 0, f"chmod 555 {world.root}/etc/pve/nodes/demo")
+    answer = execute(world, "cycle")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "")
+    assert "this node has no quorum, so a start would fail" in verdict["evidence"]
+
+
+def test_a_host_that_can_begin_no_process_does_not_leave_the_vm_off_unsaid(world: World) -> None:
+    """The fork for `qm start` fails twice: a defect, but the VM is off, and that is the answer."""
+    line = "seconds = job.left(job.start_seconds)\n"
+    text = world.agent.read_text()
+    assert line in text
+    world.agent.write_text(text.replace(line, "raise BlockingIOError(11, 'no process')\n"))
+    answer = execute(world, "cycle")
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "start")
+    assert "BlockingIOError" in verdict["sentence"]

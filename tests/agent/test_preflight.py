@@ -1,0 +1,333 @@
+"""What the agent finds out before it acts: whose lock it is, who holds the lock file, and what is left of a VM."""
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.pve.forensics.on_proxmox import quiet_minutes, word_of_qm
+from breakglass.agents.pve.host.cluster import ha_requested, ha_seen_in, lock_in, node_in
+from breakglass.agents.pve.host.ha import ha_line, ha_restarts, ha_stuck
+from breakglass.agents.pve.host.pve_tasks import task_in
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Answer, answer_of, execute
+from ..support.hung import unserved_fuse, vm_on_frozen_storage
+from ..support.pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
+
+pytestmark = [pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
+own_host = pytest.mark.shared()
+LOCK_FILE = f"var/lock/qemu-server/lock-{VMID}.conf"
+
+
+def evidence(answer: Answer) -> str:
+    return "\n".join(answer.trailer["verdict"]["evidence"])
+
+
+@pytest.fixture
+def held(world: World) -> Iterator[str]:
+    """Hold the flock of the VM's configuration, as a running `qm start` does; the path of its file."""
+    path = world.root / LOCK_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield str(path)
+
+
+# --- whose lock it is ---
+
+
+def test_a_live_backup_is_named_and_waited_for(world: World) -> None:
+    """The refusal names the task, by the index's pid and start time, and how a person would end it."""
+    lock(world, "backup")
+    with task(f"vzdump:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
+    assert answer.trailer["verdict"]["sentence"] == "VM is locked (backup): the task that holds it is at work"
+    assert f"vzdump of VM {VMID} by root@pam, process {int(upid.split(':')[2], 16)} works on it" in evidence(answer)
+    assert f"by hand: wait, or pvesh delete /nodes/demo/tasks/{upid}" in evidence(answer)
+    assert "qm unlock" not in evidence(answer)
+
+
+def test_a_live_task_is_found_without_the_index(world: World) -> None:
+    """A backup of many VMs has no number in its UPID, and an index that is not there hides no process."""
+    lock(world, "backup")
+    with task("vzdump:"):
+        answer = execute(world, "stop")
+    assert "vzdump by root@pam, process " in evidence(answer)
+
+
+def test_a_dead_tasks_lock_is_unlocked_by_hand(world: World) -> None:
+    """A pid that is gone, or another process's now: the advice is `qm unlock` with its reason; and it is not run."""
+    lock(world, "snapshot")
+    upid = f"UPID:demo:{os.getpid():08X}:00000007:6743E000:qmsnapshot:{VMID}:root@pam:"  # our pid, another start time
+    task_index(world, f"{upid} 1 6743E100 interrupted by signal")
+    answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
+    assert "the task that held it is dead" in answer.trailer["verdict"]["sentence"]
+    assert "interrupted by signal" in evidence(answer)
+    assert f"by hand: qm unlock {VMID}, for nothing is left" in evidence(answer)
+    assert (world.root / f"etc/pve/qemu-server/{VMID}.conf").read_text().startswith("lock: snapshot")
+
+
+@pytest.mark.parametrize("kind", ["migrate", "clone"])
+def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: str) -> None:
+    """A migration's or a clone's task may be another node's: no `qm unlock` is advised."""
+    lock(world, kind)
+    task_index(world)
+    answer = execute(world, "stop")
+    assert "could not be told" in answer.trailer["verdict"]["sentence"]
+    assert "qm unlock" not in evidence(answer)
+
+
+def test_a_console_is_no_owner(world: World) -> None:
+    """Whoever looks at the VM's screen has a task as well, and works on nothing."""
+    lock(world, "snapshot")
+    with task(f"vncproxy:{VMID}") as upid:
+        task_index(world, f"{upid} 0", f"{dead_upid(f'qmsnapshot:{VMID}')} 0")
+        assert "is dead" in execute(world, "stop").trailer["verdict"]["sentence"]
+
+
+@pytest.mark.real("fuse")
+def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
+    """/var/log hangs: the stop is refused in time, and nothing is said to be dead."""
+    lock(world, "backup")
+    task_index(world)
+    with unserved_fuse(world.root / "var/log/pve"):
+        answer = execute(world, "stop")
+    assert (answer.code, "could not be told" in answer.trailer["verdict"]["sentence"]) == (12, True)
+
+
+# --- a reset under a lock ---
+
+
+def test_a_reset_goes_on_beside_a_backup(world: World) -> None:
+    """A backup has the disks as it found them: a hung guest need not wait for it."""
+    lock(world, "backup")
+    with task(f"vzdump:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "VM is locked (backup)" in answer.trailer["warnings"][0]
+
+
+def test_a_reset_does_not_boot_a_guest_that_a_backup_keeps_standing(world: World) -> None:
+    """A stopped VM is backed up in a paused QEMU: `start` lets it go on as `qm start` does, a reset is not that."""
+    world.monitor("stop")
+    lock(world, "backup")
+    with task(f"vzdump:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        answer = execute(world, "reset")
+        verdict = answer.trailer["verdict"]
+        assert (answer.code, verdict["code"], verdict["advice"]) == (12, "locked", "start")
+        assert execute(world, "start").trailer["state"] == "running"
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "suspending"])
+def test_a_reset_waits_for_a_live_task_and_for_no_dead_one(world: World, kind: str) -> None:
+    """What another task does to the VM's memory or disks is not disturbed; what a dead one left protects nothing."""
+    lock(world, kind)
+    with task(f"{'qmsuspend' if kind == 'suspending' else 'qmsnapshot'}:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        assert execute(world, "reset").trailer["verdict"]["code"] == "locked"
+    answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert f"qm unlock {VMID}" in answer.trailer["warnings"][0]
+
+
+# --- whether qm can be run ---
+
+
+@pytest.mark.real("fuse")
+def test_a_directory_of_path_that_hangs_keeps_no_lock(world: World, short_dir: Path) -> None:
+    """Looking for `qm` is a question with a deadline too: the cycle is refused, and its lock is free again."""
+    hung = short_dir / "hung"
+    hung.mkdir()
+    environment = world.environment | {"PATH": f"{hung}:{world.environment['PATH']}", "SSH_ORIGINAL_COMMAND": "cycle"}
+    with unserved_fuse(hung):
+        ran = subprocess.run(world.forced_command(), env=environment, capture_output=True, text=True, timeout=30)
+        answer = answer_of(ran)
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "no-qm")
+        assert execute(world, "status").trailer["holder"] is None
+
+
+# --- who holds the lock file ---
+
+
+@pytest.mark.parametrize("verb", ["cycle", "start"])
+def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, held: str, verb: str) -> None:
+    """`qm start` would wait 10 s and fail: the holder is named before anything is stopped."""
+    before = world.pid
+    if verb == "start":
+        world.monitor("quit")
+    answer = execute(world, verb)
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
+    assert f"holds its lock file: process {os.getpid()}" in answer.trailer["verdict"]["sentence"]
+    assert f"held by {os.getpid()} (" in evidence(answer)
+    assert f"never rm /{LOCK_FILE}" in evidence(answer)
+    assert world.pid == (before if verb == "cycle" else None)
+
+
+@own_host
+def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World) -> None:
+    """Somebody pressed shutdown on a hung guest: its task holds the lock file until the VM is gone, and no longer."""
+    path, before = world.root / LOCK_FILE, world.pid
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    action = (
+        f"import fcntl, os, select; f = open({str(path)!r}); fcntl.flock(f, fcntl.LOCK_EX); "
+        f"p = os.pidfd_open({before}); print('up', flush=True); select.select([p], [], [])"
+    )
+    with task(f"qmshutdown:{VMID}", action):
+        answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "until QEMU ends" in answer.stdout
+    assert world.pid not in (None, before)
+
+
+# --- what is left, and what can't be ended ---
+
+
+@own_host
+def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -> None:
+    """A start would block behind it."""
+    execute(world, "stop")
+    scope = world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
+    scope.parent.mkdir(parents=True, exist_ok=True)
+    scope.write_text(f"{os.getpid()}\n")
+    for verb in ("start", "cycle"):
+        answer = execute(world, verb)
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "leftover")
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu", "fsfreeze")
+def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
+    """QEMU hangs in the kernel: a cycle is refused. Where a person has it done anyway and `qm stop` says done: exit 14,
+    the process is named, and no start is tried, then or later, although /proc shows a zombie."""
+    with vm_on_frozen_storage(short_dir) as world:
+        pid, agent = world.pid, world.agent.read_text()
+        world.agent.write_text(agent.replace("TERM_SECONDS = 10.0", "TERM_SECONDS = 1.0"))
+        world.misbehave(mode="stop-unproven")
+        answer = execute(world, "cycle")
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
+        assert answer.trailer["anyway"] == "storage-hung"
+        assert (world.pid, execute(world, "status").trailer["last"]) == (pid, "none")
+        answer = execute(world, "cycle anyway=storage-hung")
+        assert (answer.code, answer.trailer["verdict"]["code"], answer.trailer["anyway"]) == (14, "deadline", None)
+        assert "QEMU survived SIGKILL" in answer.trailer["verdict"]["sentence"]
+        assert f"process {pid} lives" in evidence(answer)
+        assert "qm start" not in answer.stdout
+        again = execute(world, "start")  # its first thread is a zombie now, and another one still has the disk
+        assert (again.code, again.trailer["verdict"]["code"]) == (12, "leftover")
+
+
+# --- a second word ---
+
+
+def test_status_names_the_node_that_has_the_vm(world: World) -> None:
+    """Stopped here is not stopped: no start is advised where another node has it."""
+    execute(world, "stop")
+    moved(world)
+    for verb in ("status", "forensics"):
+        verdict = execute(world, verb).trailer["verdict"]
+        assert (verdict["code"], verdict["advice"]) == ("other-node", "")
+        assert "pve2" in verdict["sentence"]
+
+
+def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:
+    """A QEMU that stands still while another node has its configuration is a migration's: no reset, no cont."""
+    moved(world)
+    world.monitor("stop")
+    for verb in ("reset", "start"):
+        assert execute(world, verb).trailer["verdict"]["code"] == "other-node"
+    assert world.monitor("query-status")["status"] == "paused"  # type: ignore[index]
+
+
+def test_status_shows_the_lock_of_a_stopped_vm(world: World) -> None:
+    """Who works on it comes before a start, and what HA makes of it."""
+    execute(world, "stop")
+    lock(world, "backup")
+    verdict = execute(world, "status").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("stopped-locked", "")
+    restore(world)
+    execute(world, "stop")
+    under_ha(world, "started", "error")
+    assert execute(world, "status").trailer["verdict"]["code"] == "ha-stuck"
+
+
+def test_a_capture_tells_what_ha_would_do(world: World) -> None:
+    """HA's word stands among the verdict's proof, and what `ha-manager status` is made of in the output."""
+    under_ha(world)
+    answer = execute(world, "forensics")
+    assert "HA manages it: requested started, now started; when QEMU ends, HA starts it again" in evidence(answer)
+    assert "HA: requested started, now started" in answer.stdout
+    assert "lrm of this node: " in answer.stdout
+    execute(world, "stop")
+    under_ha(world, "started", "error")
+    verdict = execute(world, "forensics").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("ha-stuck", "")
+
+
+def test_a_capture_tells_whose_lock_it_is(world: World) -> None:
+    """The same owner as in a refusal; and who holds the lock file, by /proc/locks."""
+    execute(world, "stop")
+    lock(world, "backup")
+    task_index(world, f"{dead_upid(f'vzdump:{VMID}')} 1 6743E100 job errors")
+    verdict = execute(world, "forensics").trailer["verdict"]
+    assert verdict["sentence"].startswith("the VM is stopped and locked (backup) by a task that is dead")
+    assert any("job errors" in line for line in verdict["evidence"])
+
+
+# --- what the host's texts say ---
+
+
+def test_ha_is_read_as_ha_reads_it() -> None:
+    """A section with its indented properties; without a state it is to be started; another VM's says nothing."""
+    text = "vm: 102\n\tgroup g\n\tstate ignored\n\nvm: 103\n\tcomment x\n\nct: 104\n\tstate stopped\n"
+    assert [ha_requested(text, vmid) for vmid in (102, 103, 104, 10)] == ["ignored", "started", "", ""]
+    assert ha_requested("vm: 102\n\tstate enabled\n", 102) == "started"
+    assert ha_seen_in('{"service_status": {"vm:102": {"state": "error"}}}', 102) == "error"
+    assert [ha_seen_in(text, 102) for text in ("", "[]", '{"service_status": {}}')] == ["", "", ""]
+
+
+def test_ha_restarts_what_it_wants_to_run() -> None:
+    """Only a VM that HA wants stopped, or has given up, may be ended behind its back."""
+    assert ha_restarts("started", "started")
+    assert ha_restarts("started", "")
+    assert not any(ha_restarts(*pair) for pair in (("", ""), ("ignored", "started"), ("stopped", "started")))
+    assert not any(ha_restarts("started", seen) for seen in ("error", "request_stop"))
+    assert not ha_stuck("ignored", "error")
+    assert ha_line("", "") == ""
+
+
+def test_a_snapshots_lock_is_not_the_vms() -> None:
+    """Only the part before the first section can be locked."""
+    assert lock_in("cores: 1\n[before]\nlock: snapshot\n") == ""
+    assert lock_in("name: x\nlock: snapshot-delete\n") == "snapshot-delete"
+    assert node_in('{"ids": {"102": {"node": "pve2"}}}', 102) == "pve2"
+    assert [node_in(text, 102) for text in ("{}", "", "null")] == ["", "", ""]
+
+
+def test_a_upid_names_one_process() -> None:
+    """Both index files' lines, and what is none."""
+    upid = "UPID:pve-1:0000ABCD:0001E240:6743E000:vzdump:102:root@pam:"
+    lines = [f"{upid} 1 6743E100 job errors", f"{upid} 6743E100 job errors", f"{upid} 0", f"task {upid}"]
+    assert [getattr(task_in(line), "end", None) for line in lines] == ["job errors", "job errors", "", ""]
+    found = task_in(upid)
+    assert found is not None
+    assert (found.pid, found.ticks, found.type, found.id, found.user) == (0xABCD, 123456, "vzdump", "102", "root@pam")
+    assert task_in("UPID:not one") is None
+
+
+def test_the_second_sources_are_read_for_what_they_prove() -> None:
+    """A `running` without running-qemu is a silent QEMU; minutes without a write."""
+    assert word_of_qm("status: running\nqmpstatus: running\n")["qm_says"] == "running, and that QEMU is silent"
+    assert word_of_qm("qmpstatus: paused\nrunning-qemu: 10.0.2\nstatus: running\n")["qm_says"] == "paused"
+    rows = '[{"time": 60, "diskwrite": 5}, {"time": 120}, {"time": 180, "diskwrite": 0}]'
+    assert quiet_minutes(rows) == {"quiet_minutes": 2}
+    assert [quiet_minutes(text) for text in ("", "[]", "{}", '[{"time": 1, "diskwrite": 0}]')] == [{}, {}, {}, {}]

@@ -1,0 +1,268 @@
+"""Each failure of Proxmox in its exact words, driven through the agent: how the verb ends, what it advises, and that
+nothing was stopped which could not be started again."""
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from breakglass.demo.proxmox.modes import MODES
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Answer, execute, hasten
+from ..support.pve_host import lock, moved, no_quorum, restore, under_ha
+
+pytestmark = pytest.mark.slow
+
+KINDS = ("backup", "clone", "create", "migrate", "rollback", "snapshot", "snapshot-delete", "suspended", "suspending")
+
+
+def as_it_is(world: World) -> None:
+    """Change nothing."""
+
+
+def stopped(world: World) -> None:
+    assert world.qm("stop", str(VMID)).returncode == 0
+
+
+def silent(world: World) -> None:
+    """Stop QEMU by a signal: neither QMP nor SIGTERM gets an answer."""
+    os.kill(world.pid or 0, signal.SIGSTOP)
+
+
+def after(*places: Callable[[World], None]) -> Callable[[World], None]:
+    def place(world: World) -> None:
+        for one in places:
+            one(world)
+
+    return place
+
+
+def locked_as(kind: str) -> Callable[[World], None]:
+    return lambda world: lock(world, kind)
+
+
+def ha(requested: str = "started", seen: str = "started", **mode: object) -> Callable[[World], None]:
+    return lambda world: under_ha(world, requested, seen, **mode)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A host, a verb on it, and how that must end. `says`: texts that a person is shown. `process`: whether the VM's
+    process is the `same` afterwards, a `new` one, or `none`. `haste`: the agent's deadlines, made short."""
+
+    verb: str
+    code: int
+    verdict: str = ""
+    says: tuple[str, ...] = ()
+    process: str = "same"
+    mode: str = ""
+    place: Callable[[World], None] = as_it_is
+    haste: dict[str, str] = field(default_factory=dict)
+
+
+QMP_WAIT = {"QMP_SECONDS = 3.0": "QMP_SECONDS = 0.3", "QMP_STEP_SECONDS = 3.0": "QMP_STEP_SECONDS = 0.3"}
+HA_WAIT = {"HA_STOP_SECONDS = 8.5": "HA_STOP_SECONDS = 1.0"}
+HA_START = {"HA_START_SECONDS = 6": "HA_START_SECONDS = 1.0"}
+STOP_WAIT = {"QM_STOP_SECONDS = 7.5": "QM_STOP_SECONDS = 1.0"}
+QM_WAIT = {
+    "QM_STOP_SECONDS = 7.5": "QM_STOP_SECONDS = 1.0",
+    "QM_START_SECONDS = 7.5": "QM_START_SECONDS = 1.0",
+}
+HUNG = {"QM_SECONDS = 8.0": "QM_SECONDS = 0.5"} | QM_WAIT
+FLOCK = "can't lock file '/var/lock/qemu-server/lock-102.conf' - got timeout"
+ERROR = "service 'vm:102' in error state, must be disabled and fixed first"
+MISSING = f"Configuration file 'nodes/{os.uname().nodename.partition('.')[0]}/qemu-server/102.conf' does not exist"
+
+CASES = {
+    # --- qm itself ---
+    "not root: no cycle": Case("cycle", 12, "no-qm", ("please run as root",), mode="not-root"),
+    "not root: a stop does without qm": Case("stop", 0, "", ("please run as root",), "none", "not-root"),
+    "flock timeout: a stop goes around": Case("stop", 0, "", (FLOCK, "trying to acquire"), "none", "flock-timeout"),
+    "flock timeout: a start fails": Case("start", 13, "verb-failed", (FLOCK,), "none", "flock-timeout", stopped),
+    "flock timeout: a reset needs no qm": Case("reset", 0, mode="flock-timeout"),
+    "no quorum, found out late": Case(
+        "start", 13, "verb-failed", ("cluster not ready - no quorum?",), "none", "no-quorum", stopped
+    ),
+    "QEMU exits: start": Case("start", 13, "verb-failed", ("QEMU exited with code 1",), "none", "qemu-exits", stopped),
+    "QEMU exits: cycle": Case("cycle", 15, "stranded", ("QEMU exited with code 1",), "none", "qemu-exits"),
+    "systemd": Case("start", 13, "verb-failed", ("timeout waiting on systemd",), "none", "systemd-timeout", stopped),
+    "somebody was faster": Case("start", 0, "", ("VM 102 already running",), "new", "somebody-was-faster", stopped),
+    "already running": Case("start", 0, "", ("already running",)),
+    "not running": Case("reset", 12, "not-running", (), "none", place=stopped),
+    "stop fails": Case("stop", 0, "", ("VM quit/powerdown failed - got timeout",), "none", "stop-fails"),
+    "stop escalates": Case(
+        "stop",
+        0,
+        "",
+        ("VM quit/powerdown failed - terminating now with SIGTERM", "VM still running - terminating now with SIGKILL"),
+        "none",
+        "stop-in-haste",
+        silent,
+        QMP_WAIT,
+    ),
+    "stop says done and is not": Case(
+        "stop", 0, "", ("qm stop ended with 0", "SIGTERM to ", "no process is left"), "none", "stop-unproven"
+    ),
+    "cycle after a stop that was none": Case("cycle", 0, "", ("SIGTERM to ",), "new", "stop-unproven"),
+    "stop hangs": Case("stop", 0, "", ("qm stop did not end in time",), "none", "stop-hangs", haste=STOP_WAIT),
+    "stop hangs until little is left": Case(
+        "stop", 0, "", ("did not end in time",), "none", "stop-hangs", haste={'"stop": 240.0': '"stop": 29.0'}
+    ),
+    "stop ignores SIGTERM": Case("cycle", 0, "", ("did not end in time",), "new", "stop-ignores-term", haste=STOP_WAIT),
+    "start hangs": Case("start", 14, "deadline", (), "none", "start-hangs", stopped, QM_WAIT),
+    "all of qm hangs: no cycle": Case("cycle", 12, "no-qm", ("gave no answer",), mode="hangs", haste=HUNG),
+    "all of qm hangs: reset": Case("reset", 0, mode="hangs"),
+    "a child holds the pipe": Case("cycle", 0, process="new", mode="holds-pipe"),
+    # --- the cluster ---
+    "no quorum: no cycle": Case("cycle", 12, "no-quorum", ("pvecm expected 1 only with proof",), place=no_quorum),
+    "no quorum: no start": Case("start", 12, "no-quorum", (), "none", place=after(stopped, no_quorum)),
+    "no quorum: stop": Case("stop", 0, process="none", place=no_quorum),
+    "no quorum: reset": Case("reset", 0, place=no_quorum),
+    "other node: no cycle": Case("cycle", 12, "other-node", ("node pve2", MISSING), place=moved),
+    "other node: no start": Case("start", 12, "other-node", ("node pve2",), "none", place=after(stopped, moved)),
+    "other node: no stop": Case("stop", 12, "other-node", ("node pve2",), "none", place=after(stopped, moved)),
+    "other node: no reset": Case("reset", 12, "other-node", ("node pve2",), "none", place=after(stopped, moved)),
+    "other node: its QEMU is here all the same": Case("reset", 0, place=moved),
+    # --- HA ---
+    "HA: cycle": Case(
+        "cycle", 0, "", ("Requesting HA stop for VM 102", "Requesting HA start for VM 102"), "new", place=ha()
+    ),
+    "HA: stop": Case("stop", 0, "", ("requested stopped", "stays off until a start is asked"), "none", place=ha()),
+    "HA: start": Case(
+        "start",
+        0,
+        "",
+        ("Requesting HA start",),
+        "new",
+        place=after(stopped, ha("stopped", "stopped")),
+    ),
+    "HA: reset is QEMU's own": Case("reset", 0, place=ha()),
+    "HA ignored: direct control": Case("stop", 0, "", ("qm stop ended with 0",), "none", place=ha("ignored", "")),
+    "HA deaf: nothing is killed": Case(
+        "stop",
+        14,
+        "ha-holds",
+        ("HA starts it again here or on another node", "ha-manager set vm:102 --state ignored"),
+        place=ha(deaf=True),
+        haste=HA_WAIT,
+    ),
+    "HA deaf: nor for a cycle": Case(
+        "cycle", 14, "ha-holds", ("HA took the request and may still stop it",), place=ha(deaf=True), haste=HA_WAIT
+    ),
+    "HA takes the stop, its LRM does nothing": Case(
+        "stop", 0, "", ("ending QEMU directly",), "none", place=ha(takes=True), haste=HA_WAIT
+    ),
+    "HA without quorum: no stop": Case(
+        "stop", 12, "no-quorum", ("undoes a kill", "reboots itself after 60 s"), place=after(ha(), no_quorum)
+    ),
+    "HA without quorum: reset": Case("reset", 0, place=after(ha(), no_quorum)),
+    "HA error: no cycle": Case(
+        "cycle",
+        12,
+        "ha-stuck",
+        (ERROR, "ha-manager set vm:102 --state disabled", "--state started"),
+        place=ha("started", "error"),
+    ),
+    "HA error: no start": Case("start", 12, "ha-stuck", (ERROR,), "none", place=after(stopped, ha("started", "error"))),
+    "HA error: a stop goes around": Case(
+        "stop", 0, "", (ERROR, "ending QEMU directly"), "none", place=ha("started", "error")
+    ),
+    "HA frozen: no stop": Case("stop", 12, "ha-stuck", ("state freeze",), place=ha(seen="freeze")),
+    "HA moves it": Case(
+        "start",
+        13,
+        "moved",
+        ("node pve2",),
+        "none",
+        place=after(stopped, ha("stopped", "stopped", moves="pve2")),
+    ),
+    "HA moves it in a cycle": Case("cycle", 13, "moved", ("node pve2",), "none", place=ha(moves="pve2")),
+    "HA does not start it": Case(
+        "start",
+        13,
+        "ha-holds",
+        ("ha-manager status",),
+        "none",
+        place=after(stopped, ha("stopped", "stopped", deaf=True)),
+        haste=HA_START,
+    ),
+    # --- locks ---
+    **{
+        f"locked ({kind}): no cycle": Case("cycle", 12, "locked", (f"lock: {kind}",), place=locked_as(kind))
+        for kind in KINDS
+    },
+    "locked: no stop": Case("stop", 12, "locked", ("VM is locked (backup)",), place=locked_as("backup")),
+    "locked: no start": Case(
+        "start", 12, "locked", ("VM is locked (backup)",), "none", place=after(stopped, locked_as("backup"))
+    ),
+    "locked (suspended): start": Case("start", 0, process="new", place=after(stopped, locked_as("suspended"))),
+}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[World]:
+    """One host for the whole table; each case gets it back as it was."""
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        world = World(Path(directory), scale=20)
+        hasten(world)
+        yield world
+        world.close()
+
+
+def hastened(world: World, haste: dict[str, str]) -> str:
+    """Give the agent shorter deadlines; return what it was."""
+    sound = text = world.agent.read_text()
+    for before, now in haste.items():
+        assert before in text
+        text = text.replace(before, now)
+    world.agent.write_text(text)
+    return sound
+
+
+def run(world: World, case: Case) -> Answer:
+    sound = hastened(world, case.haste)
+    world.misbehave(**({"mode": case.mode} if case.mode else {}))
+    try:
+        return execute(world, case.verb)
+    finally:
+        world.agent.write_text(sound)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_failure_of_proxmox_ends_as_it_must(shared: World, name: str) -> None:
+    """Exit code, verdict, the words that a person needs, and what became of the VM's process."""
+    case = CASES[name]
+    restore(shared)
+    case.place(shared)
+    before = shared.pid
+    answer = run(shared, case)
+    verdict = answer.trailer["verdict"] or {}
+    shown = "\n".join([answer.stdout, answer.stderr, *answer.trailer["warnings"], *verdict.get("evidence", ())])
+    assert (answer.code, verdict.get("code", "")) == (case.code, case.verdict)
+    assert [text for text in case.says if text not in shown] == []
+    now = shared.pid
+    assert {"same": now == before, "new": now not in (None, before), "none": now is None}[case.process]
+
+
+def test_every_mode_is_driven() -> None:
+    """A failure that the stand-in can play is one that a case above plays."""
+    assert set(MODES) == {case.mode for case in CASES.values()} - {""}
+
+
+def test_the_stand_in_says_proxmoxs_words(shared: World) -> None:
+    """The code that was measured, the task's reason last and without a prefix, `status: X` and nothing else."""
+    restore(shared)
+    assert shared.qm("status", "102").stdout == "status: running\n"
+    assert "running-qemu: " in shared.qm("status", "102", "--verbose").stdout
+    for mode, words in ((name, mode.words) for name, mode in MODES.items() if mode.words and not mode.how):
+        shared.misbehave(mode=mode)
+        verb = (MODES[mode].verbs or ("status",))[0]
+        ended = shared.qm(verb, "102")
+        assert ended.returncode == MODES[mode].code
+        assert (ended.stdout + ended.stderr).splitlines() == [word.format(vmid=102) for word in words]
+        assert ended.stderr.splitlines()[-1:] == [words[-1].format(vmid=102)]

@@ -1,0 +1,127 @@
+"""Where the first source can't tell, or tells less: the guest's agent, and the word of `qm status`."""
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.pve.host.guest import agent_port_open, agent_word, ping_agent
+from breakglass.agents.pve.host.paths import Host
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import execute
+
+
+@contextmanager
+def agent_port(world: World, answers: bool) -> Iterator[None]:
+    """Serve the guest agent's socket: as an agent would, or as the port of a guest that has none."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(world.root / f"run/qemu-server/{VMID}.qga"))
+        listener.listen()
+        serving = threading.Thread(target=_serve, args=(listener, answers))
+        serving.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
+
+
+def _serve(listener: socket.socket, answers: bool) -> None:
+    while True:
+        try:
+            client = listener.accept()[0]
+        except OSError:
+            return
+        with client:
+            line = b""
+            while not line.endswith(b"\n") and (chunk := client.recv(4096)):
+                line += chunk
+            client.sendall(b'{"return": "what an agent still had to say to somebody else"}\n')
+            if answers:
+                token = json.loads(line.lstrip(b"\xff"))["arguments"]["id"]
+                client.sendall(json.dumps({"return": token}).encode() + b"\n")
+            while client.recv(4096):
+                pass
+
+
+def test_the_guest_agent_is_reported(world: World) -> None:
+    """It answers: said in the output and in the trailer."""
+    with agent_port(world, answers=True):
+        answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["agent"]) == (0, "answers")
+    assert "verify: the guest agent answers" in answer.stdout.splitlines()
+
+
+def test_the_guest_agent_is_not_required(world: World) -> None:
+    """It is silent: said, and the reset is done all the same; without a port nothing is said."""
+    with agent_port(world, answers=False):
+        answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["outcome"], answer.trailer["agent"]) == (0, "done", "silent")
+    assert "verify: the guest agent does not answer yet" in answer.stdout.splitlines()
+    os.unlink(world.root / f"run/qemu-server/{VMID}.qga")
+    without = execute(world, "reset")
+    assert (without.code, "agent" in without.trailer) == (0, False)
+
+
+def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: World) -> None:
+    """/proc does not answer for QEMU and QEMU does not either: `if=` is judged by `qm status`, and that is said."""
+    pid, agent = world.pid, world.agent.read_text()
+    assert pid is not None
+    for constant in ("QMP_SECONDS = 3.0", "PROC_SECONDS = 2.0"):
+        assert f"\n{constant}" in agent
+        agent = agent.replace(f"\n{constant}", f"\n{constant.split()[0]} = 0.3")
+    world.agent.write_text(agent)
+    proc = world.root / "proc"
+    proc.unlink()
+    (proc / str(pid)).mkdir(parents=True)
+    os.mkfifo(proc / str(pid) / "cmdline")  # whoever opens it waits, as on a process that holds its memory's lock
+    os.kill(pid, signal.SIGSTOP)
+    assert execute(world, "start if=running").trailer["verdict"]["code"] == "qemu-silent"
+    differs = execute(world, "start if=stopped").trailer
+    assert (differs["exit_code"], differs["verdict"]["code"]) == (12, "state-differs")
+    assert "qm status says running" in differs["warnings"][0]
+    world.misbehave(fail={"stop": "no"})
+    stopped = execute(world, "stop").trailer
+    assert (stopped["exit_code"], stopped["verdict"]["code"]) == (14, "deadline")
+    assert "it is not known whether QEMU has ended" in stopped["verdict"]["sentence"]
+
+
+@pytest.fixture
+def with_agent_port(short_dir: Path) -> Iterator[World]:
+    """A VM whose QEMU has the guest agent's port, as `agent: 1` makes it, and whose guest never opens it."""
+    world = World(short_dir)
+    command = world.root / "vm.json"
+    port = f"socket,path={world.root}/run/qemu-server/{VMID}.qga,server=on,wait=off,id=qga0"
+    devices = ("virtio-serial-pci,id=qga0", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
+    words = ["-chardev", port, *(word for device in devices for word in ("-device", device))]
+    command.write_text(json.dumps(json.loads(command.read_text()) + words))
+    started = world.qm("start", str(VMID))
+    assert started.returncode == 0, started.stderr
+    yield world
+    world.close()
+
+
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: World) -> None:
+    """QEMU knows that nothing in the guest has opened the port: neither a reset nor a capture reports a silence."""
+    host = Host(VMID, str(with_agent_port.root))
+    assert ping_agent(host, 0.3) == "silent"
+    assert agent_word(host) == ""
+    reset = execute(with_agent_port, "reset")
+    assert (reset.code, "agent" in reset.trailer, "guest agent does" in reset.stdout) == (0, False, False)
+    assert "the guest has not opened its port" in execute(with_agent_port, "forensics").stdout
+
+
+def test_an_agents_port_is_open_or_not() -> None:
+    """By query-chardev; a VM without the port is a third case."""
+    monitor: dict[str, object] = {"label": "charmonitor", "frontend-open": True}
+    assert agent_port_open([monitor, {"label": "qga0", "frontend-open": True}]) is True
+    assert agent_port_open([monitor, {"label": "qga0", "frontend-open": False}]) is False
+    assert agent_port_open([monitor]) is None
+    assert agent_port_open(None) is None

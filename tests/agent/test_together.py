@@ -1,0 +1,103 @@
+"""Many questions at once: who waits for whom, whose time counts from when, and what is left behind."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from breakglass.agents.pve.forensics.probe import Probe, Reply
+from breakglass.agents.pve.forensics.together import asked_together
+
+Ask = Callable[[float], Iterator[Reply]]
+
+
+def answering(name: str, seconds: float = 0.0, log: Path | None = None) -> Ask:
+    """Return a question that takes a time to answer and notes when it begins and ends."""
+
+    def ask(_: float) -> Iterator[Reply]:
+        note(log, "+")
+        time.sleep(seconds)
+        note(log, "-")
+        yield Reply(name, "", "ok", seconds, "")
+
+    return ask
+
+
+def note(log: Path | None, mark: str) -> None:
+    if log is not None:
+        with log.open("a") as file:
+            file.write(mark)
+
+
+def most_at_a_time(log: Path) -> int:
+    marks = log.read_text()
+    return max(marks[:end].count("+") - marks[:end].count("-") for end in range(1, len(marks) + 1))
+
+
+def outcomes(replies: Iterator[Reply]) -> dict[str, str]:
+    return {reply.probe: reply.outcome for reply in replies}
+
+
+def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
+    """Each costs a second of processor; what costs nothing waits for nobody."""
+    processors = len(os.sched_getaffinity(0))
+    perls, others = tmp_path / "perls", tmp_path / "others"
+    probes = [Probe(2, f"perl {n}", 5, answering(f"perl {n}", 0.2, perls), is_perl=True) for n in range(processors + 2)]
+    probes += [Probe(0, f"file {n}", 5, answering(f"file {n}", 0.2, others)) for n in range(processors + 2)]
+    assert set(outcomes(asked_together(probes, time.monotonic() + 20)).values()) == {"ok"}
+    assert most_at_a_time(perls) <= processors
+    assert most_at_a_time(others) > processors
+
+
+def test_a_deadline_counts_from_its_own_start() -> None:
+    """One that had to wait for its turn is not late for that."""
+    processors = len(os.sched_getaffinity(0))
+    probes = [Probe(2, f"perl {n}", 3, answering(f"perl {n}", 1.6), is_perl=True) for n in range(2 * processors)]
+    assert set(outcomes(asked_together(probes, time.monotonic() + 30)).values()) == {"ok"}
+
+
+def test_what_there_is_no_time_for_is_not_asked() -> None:
+    """It says so: it gave no answer because nobody asked, which is no finding."""
+    processors = len(os.sched_getaffinity(0))
+    probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", 60), is_perl=True) for n in range(processors)]
+    probes.append(Probe(2, "last", 5, answering("last"), is_perl=True))
+    replies = {reply.probe: reply for reply in asked_together(probes, time.monotonic() + 4)}
+    assert {replies[f"slow {n}"].outcome for n in range(processors)} == {"timed out"}
+    assert (replies["last"].outcome, replies["last"].text) == ("failed", "not asked: the time is over")
+
+
+def test_an_answer_may_lead_to_further_questions() -> None:
+    """They are asked while the first ones are still under way, and what they say leads on as well."""
+
+    def follow_up(reply: Reply) -> list[Probe]:
+        following = {"first": "second", "second": "third"}.get(reply.probe)
+        return [Probe(0, following, 5, answering(following))] if following else []
+
+    slow = Probe(0, "slow", 5, answering("slow", 0.3))
+    replies = list(asked_together([slow, Probe(0, "first", 5, answering("first"))], time.monotonic() + 20, follow_up))
+    assert [reply.probe for reply in replies] == ["first", "second", "third", "slow"]
+
+
+def test_a_probe_that_dies_is_told() -> None:
+    """Its silence is not taken for an answer."""
+
+    def die(_: float) -> Iterator[Reply]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield Reply("dies", "", "ok", 0, "")
+
+    [reply] = asked_together([Probe(0, "dies", 5, die)], time.monotonic() + 20)
+    assert (reply.outcome, reply.text) == ("failed", "the probe died")
+
+
+def test_an_error_of_a_probe_is_its_answer() -> None:
+    """A file that is not there, for example."""
+
+    def fail(_: float) -> Iterator[Reply]:
+        yield Reply("fails", "", "ok", 0, "a first word")
+        raise FileNotFoundError(2, "no such file")
+
+    said = [
+        (reply.outcome, reply.text) for reply in asked_together([Probe(0, "fails", 5, fail)], time.monotonic() + 20)
+    ]
+    assert said == [("ok", "a first word"), ("failed", "[Errno 2] no such file")]

@@ -1,0 +1,187 @@
+"""Hosts that are full, read-only, hung, set up badly or told a wrong time: the verb works, and says what it missed."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.bundle import bundle
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, agent_processes, answer_of, execute
+from ..support.hung import unserved_fuse
+from ..support.qemu import Witness
+from ..support.stages import memory, until
+
+pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
+
+
+def archived(world: World) -> set[str]:
+    return {path.parent.name for path in (world.root / "var/lib").glob("breakglass/*/jobs/*/result.json")}
+
+
+# --- /var/lib ---
+
+
+@contextmanager
+def small_disk(world: World) -> Iterator[Path]:
+    target = world.root / "var/lib"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(target)], check=True)
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", "-l", str(target)], check=True)
+
+
+@contextmanager
+def full(world: World) -> Iterator[Callable[[], None]]:
+    with small_disk(world) as disk:
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)
+        yield (disk / "filler").unlink
+
+
+@contextmanager
+def read_only(world: World) -> Iterator[Callable[[], None]]:
+    def mended() -> None:
+        subprocess.run(["mount", "-o", "remount,rw", str(world.root / "var/lib")], check=True)
+
+    with small_disk(world) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        yield mended
+
+
+Trouble = Callable[[World], AbstractContextManager[Callable[[], None]]]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"), [(full, "No space left on device"), (read_only, "Read-only file system")]
+)
+def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reason: str) -> None:
+    """A reset resets, once for each id, and says what is missing; when the disk is mended, nothing is."""
+    with trouble(world) as mend:
+        with Witness(world) as qemu:
+            assert execute(world, "reset id=unwritten-1").code == 0
+            assert qemu.wait("RESET")["guest"] is False
+        until(lambda: "error" in memory(world, "archive.json").read_text(), "a note of the failure")
+        answer = execute(world, "reset id=unwritten-2")
+        said = f"the archive in /var/lib can't be written ({reason}): jobs are kept in /run alone, until the next boot"
+        assert (answer.code, answer.trailer["warnings"]) == (0, [said])
+        history = execute(world, "history").trailer
+        assert [job["id"] for job in history["jobs"]] == ["unwritten-2", "unwritten-1"]
+        assert history["warnings"] == [said]
+        assert execute(world, "reset id=unwritten-1").trailer["attached"] is True
+        mend()
+        execute(world, "reset id=unwritten-3")
+        until(lambda: archived(world) >= {"unwritten-1", "unwritten-2", "unwritten-3"}, "the copies")
+        until(lambda: memory(world, "archive.json").read_text() == "{}", "the end of the trouble")
+
+
+@pytest.mark.real("fuse")
+def test_an_archive_that_hangs(world: World) -> None:
+    """Not a second is lost, the answers say so, and however many verbs follow, no more processes hang."""
+    with unserved_fuse(world.root / "var/lib"):
+        began = time.monotonic()
+        assert execute(world, "reset id=unheard-0").code == 0
+        assert time.monotonic() - began < 10
+        until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > noted_since(world) + 2, "two seconds of silence")
+        hanging = agent_processes(world)
+        for number in range(1, 4):
+            answer = execute(world, f"reset id=unheard-{number}")
+            assert (answer.code, answer.trailer["state"]) == (0, "running")
+            assert "the archive in /var/lib has not answered for " in answer.trailer["warnings"][0]
+        history = execute(world, "history").trailer
+        assert len(history["jobs"]) == 4
+        assert "only jobs since the last boot are shown" in history["warnings"][1]
+        unknown = execute(world, "job id=no-such-job").trailer["verdict"]
+        assert (unknown["code"], "the archive in /var/lib gave no answer" in unknown["sentence"]) == (
+            "job-unknown",
+            True,
+        )
+        assert (len(hanging), agent_processes(world)) == (2, hanging)
+
+
+def noted_since(world: World) -> float:
+    return float(json.loads(memory(world, "archive.json").read_text())["since"])
+
+
+# --- the rest of the machine ---
+
+
+def test_a_full_run(world: World) -> None:
+    """Where there is no room for bookkeeping, what was kept in reserve is enough for half a dozen resets, each once."""
+    place = world.root / "run/breakglass"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)], check=True)
+    try:
+        execute(world, "ping")
+        subprocess.run(["dd", "if=/dev/zero", f"of={place}/filler", "bs=4k"], capture_output=True)
+        with Witness(world) as qemu:
+            for number in range(6):
+                answer = execute(world, f"reset id=no-room-{number}")
+                assert (answer.code, answer.trailer["state"]) == (0, "running")
+                while qemu.wait("RESET")["guest"]:  # the firmware adds a reset of its own after a quick one
+                    pass
+                assert execute(world, f"reset id=no-room-{number}").trailer["attached"] is True
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_tmp_that_cannot_be_written(world: World) -> None:
+    """The agent writes nothing there, and neither does what it runs."""
+    own = f"mount --bind {world.directory} {world.directory}"
+    script = (
+        f'{own} && mount --rbind /tmp /tmp && mount -o remount,bind,ro /tmp && ! touch /tmp/x 2>/dev/null && exec "$@"'
+    )
+    command = ["unshare", "--mount", "/bin/sh", "-c", script, "sh", *world.forced_command()]
+    environment = world.environment | {"SSH_ORIGINAL_COMMAND": "cycle"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, answer_of(ran).trailer["state"]) == (0, "running")
+
+
+def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
+    """2038 and then 1970: ids attach, captures are fresh or not, and the newest is first, by the time since boot."""
+    world.agent.write_text(told_the_time(2_200_000_000))
+    assert execute(world, "reset id=in-the-future").trailer["started"].startswith("2039-")
+    assert execute(world, "forensics id=capture-then").code == 0
+    world.agent.write_text(told_the_time(0))
+    again = execute(world, "reset id=in-the-future").trailer
+    assert (again["attached"], again["outcome"]) == (True, "done")
+    assert execute(world, "forensics id=capture-now fresh=600").trailer["job"] == "capture-then"
+    assert "forensics: using the capture" in execute(world, "reset id=in-the-past last=in-the-future").stdout
+    history = execute(world, "history").trailer["jobs"]
+    assert [job["id"] for job in history] == ["in-the-past", "capture-then", "in-the-future"]
+    assert history[0]["started"].startswith("1970-")
+
+
+def told_the_time(seconds: int) -> str:
+    """Return the agent on a host whose clock stands at that many seconds."""
+    clock = f"import time\ntime.time = lambda: {seconds}\n_true = time.gmtime\n"
+    clock += f"time.gmtime = lambda when=None: _true({seconds} if when is None else when)\n"
+    return bundle().replace("import argparse\n", f"{clock}import argparse\n", 1)
+
+
+def test_a_thousand_old_jobs(world: World) -> None:
+    """In /run and in the archive as well: status and history in their 4 s, and a reset without a long look back."""
+    execute(world, "reset id=the-first-one")
+    until(lambda: archived(world), "the archive")
+    sample, old = memory(world, "jobs/the-first-one"), world.root / f"var/lib/breakglass/{VMID}/jobs"
+    record, result = json.loads((sample / "request.json").read_text()), sample / "result.json"
+    for place, names in ((memory(world, "jobs"), "run"), (old, "old")):
+        for number in range(1000):
+            job = place / f"{names}-{number:04}"
+            job.mkdir()
+            (job / "result.json").hardlink_to(result)
+            at = {"id": job.name, "boottime": record["boottime"] - 1000 + number / 2}
+            (job / "request.json").write_text(json.dumps(record | at))
+    for ask in ("status", "ping", "history", "job id=old-0007"):
+        began = time.monotonic()
+        assert execute(world, ask).code == 0
+        assert time.monotonic() - began < 4
+    with Session(world) as session:
+        assert session.ask("reset id=after-a-thousand", 40)["outcome"] == "done"
+        jobs = session.ask("history", 4)["jobs"]
+    assert (len(jobs), jobs[0]["id"]) == (50, "after-a-thousand")

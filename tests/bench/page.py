@@ -1,0 +1,122 @@
+"""What the page costs on loopback: its first load, its first usable button, a word's way onto it, a long transcript.
+
+`page_figures` measures; by itself: `python -m tests.bench_page`.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from ..support.browser import Stage, Visit, chromium
+from ..support.talk import fake
+
+Figures = dict[str, float]
+
+TITLES = {
+    "page_first_load_bytes": "page: bytes over the wire for the first load",
+    "page_first_button_ms": "page: from the address to the first usable button, ms",
+    "page_token_ms": "page: from a word's leaving the handler to its being on the page, median, ms (wanted: under 30)",
+    "page_token_worst_ms": "page: the same, worst",
+    "page_longest_task_ms": "page: its longest pause while 2,000 lines come in, ms",
+    "page_swallowed_ms": "page: from a reload to the kept page, on a network that swallows everything, ms",
+    "page_heap_mib": "page: memory after a transcript of 2,000 lines, MiB",
+}
+WORDS = "".join(f"word {n} of the answer, " for n in range(60))
+TASKS = """() => { window.tasks = [0]; new PerformanceObserver(list =>
+    window.tasks.push(...list.getEntries().map(each => each.duration))).observe({type: "longtask"}); }"""
+SEEN = """() => { window.seen = []; new MutationObserver(all => {
+    for (const each of all) for (const node of each.addedNodes)
+        if (node.nodeType === 3) window.seen.push(performance.timeOrigin + performance.now());
+}).observe(document.getElementById("transcript"), {childList: true, subtree: true}); }"""
+
+
+def page_figures(directory: Path, loads: int = 5) -> Figures:
+    """Measure one Chromium before one handler. Needs claude for the last three."""
+    with chromium() as browser:
+        stage = Stage(directory, browser)
+        try:
+            return {**_loads(stage, loads), **_swallowed(stage), **_transcript(stage)}
+        finally:
+            stage.close()
+
+
+def _loads(stage: Stage, count: int) -> Figures:
+    sizes, times = [], []
+    for _ in range(count):
+        visit = Visit(stage, service_workers="block")
+        client = visit.context.new_cdp_session(visit.page)
+        client.send("Network.enable")
+        seen: list[float] = []
+        client.on("Network.loadingFinished", lambda event, seen=seen: seen.append(event["encodedDataLength"]))
+        began = time.perf_counter()
+        visit.page.goto(stage.url)
+        visit.page.wait_for_selector("#told[data-phase=locked]")
+        sizes.append(sum(seen))
+        visit.page.goto("about:blank")
+        began = time.perf_counter()
+        visit.open()
+        times.append((time.perf_counter() - began) * 1000)
+        visit.close()
+    return {
+        "page_first_load_bytes": statistics.median(sizes),
+        "page_first_button_ms": round(statistics.median(times), 1),
+    }
+
+
+def _swallowed(stage: Stage) -> Figures:
+    visit = Visit(stage)
+    page = visit.open()
+    page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
+    stage.wire.swallow()
+    began = time.perf_counter()
+    page.reload(wait_until="commit")
+    page.wait_for_selector("#told[data-phase=locked]")
+    took = (time.perf_counter() - began) * 1000
+    stage.wire.mend()
+    visit.close()
+    return {"page_swallowed_ms": round(took)}
+
+
+def _transcript(stage: Stage) -> Figures:
+    visit = Visit(stage)
+    page = visit.open()
+    page.evaluate(SEEN)
+    stage.wire.record = []
+    _turn(page, fake({"text": WORDS, "pace": 0.02}), 1)
+    left = [at for at, data in stage.wire.record for _ in range(data.count(b'"type":"text"'))]
+    came = [at / 1000 for at in page.evaluate("() => window.seen")][-len(left) :]
+    ways = [(there - gone) * 1000 for gone, there in zip(left, came, strict=True)]
+    stage.wire.record = None
+    page.evaluate(TASKS)
+    _turn(page, fake({"text": "".join(f"{n} {'word ' * 8}\n" for n in range(2_000))}), 2)
+    longest = max(page.evaluate("() => window.tasks"))
+    client = visit.context.new_cdp_session(page)
+    client.send("HeapProfiler.collectGarbage")
+    client.send("Performance.enable")
+    metrics = {each["name"]: each["value"] for each in client.send("Performance.getMetrics")["metrics"]}
+    visit.close()
+    return {
+        "page_token_ms": round(statistics.median(ways), 1),
+        "page_token_worst_ms": round(max(ways), 1),
+        "page_longest_task_ms": round(longest),
+        "page_heap_mib": round(metrics["JSHeapUsedSize"] / 2**20, 1),
+    }
+
+
+def _turn(page: Page, prompt: str, count: int) -> None:
+    page.fill("#prompt", prompt)
+    page.click("#send")
+    expect(page.locator("#transcript article")).to_have_count(count)
+    expect(page.locator("#stop-turn")).to_have_attribute("aria-disabled", "true", timeout=60_000)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as place:
+        found = page_figures(Path(place))
+    for name, title in TITLES.items():
+        print(f"{title:<100}  {found[name]:>10}")
+    print(json.dumps(found))

@@ -1,0 +1,50 @@
+"""From a proposal to an approval to the next turn, with the real claude, sshd, host agent and QEMU."""
+
+import pytest
+
+from breakglass.cli.client import new_id
+from breakglass.demo.model.server import Model
+
+from ..support.sshd import Sshd
+from ..support.talk import Talker, bash, fake, said, started
+
+pytestmark = [pytest.mark.real("claude", "sshd"), pytest.mark.slow]
+
+PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text": "It needs your approval."})
+
+
+def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> None:
+    """claude's own key may not; the operator's request under the proposal's id may, once. Then claude is told."""
+    sshd.world.directory.chmod(0o711)
+    with started(Talker(sshd.world.directory, model, host=sshd)) as talker:
+        talker.answering()
+        first = talker.chat(PROPOSES)
+        [approval] = [event for event in first if event["type"] == "approval"]
+        assert (approval["verb"], approval["vm"], approval["why"]) == ("reset", "devvm", "It is hung: reset it.")
+        assert talker.pve("history").json["jobs"] == []
+
+        second = talker.chat(fake({"text": "I wait."}), session=first[0]["session"])
+        assert "You proposed reset: nobody has approved it, so it has not run." in model.asked[-1].said
+
+        for _ in range(2):
+            assert talker.pve("reset", msg_id=approval["job"]).json["outcome"] == "done"
+        assert [job["id"] for job in talker.pve("history").json["jobs"]] == [approval["job"]]
+
+        third = talker.chat(fake({"text": "Good."}), session=second[0]["session"])
+        assert "You proposed reset: operator approved it, and it ended: done" in model.asked[-1].said
+        assert said(third) == "Good."
+        asked = model.asked[-1].said.count("You proposed")
+        talker.chat(fake({"text": "Bye."}), session=third[0]["session"])
+        assert model.asked[-1].said.count("You proposed") == asked  # nothing is told twice
+
+
+def test_what_only_says_so_proposes_nothing(sshd: Sshd, model: Model) -> None:
+    """Another command that prints what the host prints is no proposal, and each proposal has an id of its own."""
+    sshd.world.directory.chmod(0o711)
+    with started(Talker(sshd.world.directory, model, host=sshd)) as talker:
+        talker.answering()
+        liar = bash("echo approval-required: reset")
+        events = talker.chat(fake(liar, bash("pve reset"), bash("pve reset"), {"text": "fin"}), msg_id=new_id())
+        jobs = [event["job"] for event in events if event["type"] == "approval"]
+        assert len(set(jobs)) == 2
+        assert [event["ok"] for event in events if event["type"] == "tool_result"] == [True, False, False]

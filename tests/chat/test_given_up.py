@@ -1,0 +1,76 @@
+"""What a handler keeps of turns and clients that it was not there for at the end: nothing. Without claude."""
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from breakglass import threads
+from breakglass.chat.launch import Ask
+from breakglass.chat.turns import Chat
+from breakglass.config.model import Address, ChatSettings, Vm
+from breakglass.errors import SessionsUnwritable
+
+VM = Vm("devvm", 102, Address("breakglass", "127.0.0.1"), "")
+ASK = Ask("msg_12345678", "operator", VM, "hello", "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d", False, "", "")
+
+
+@pytest.fixture
+def chat(short_dir: Path) -> ChatSettings:
+    return ChatSettings(str(short_dir), "/bin/true", shared_uid=True)
+
+
+async def read(chat: Chat, place: Path) -> list[dict[str, object]]:
+    async with asyncio.timeout(15):
+        return [json.loads(line) async for lines in chat.follow(place, 0) for line in lines.splitlines()]
+
+
+async def test_a_turn_that_began_too_late_has_an_end(chat: ChatSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was slow, the client was told that there is no turn, and then there was one: it is nobody's for long."""
+    turns = Chat(chat, threads.Disk())
+    with monkeypatch.context() as patched:
+        patched.setattr(threads, "SECONDS", 0)
+        with pytest.raises(SessionsUnwritable):
+            await turns.begin(ASK)
+    place = turns.store.place(ASK.caller, ASK.turn)
+    until = time.monotonic() + 15
+    while not place.exists():
+        assert time.monotonic() < until
+        await asyncio.sleep(0.01)
+    events = await read(turns, place)
+    await turns.stop()
+    assert (events[0]["type"], events[-1]["type"], events[-1]["ok"]) == ("session", "done", False)
+
+
+async def test_clients_that_leave_leave_nothing_open(chat: ChatSettings) -> None:
+    """Whenever they do. The descriptors that a handler may have are what its power verbs need, too."""
+    turns = Chat(chat, threads.Disk())
+    place = await turns.begin(ASK)
+    assert (await read(turns, place))[-1]["type"] == "done"
+    await turns.stop()
+    turns = Chat(chat, threads.Disk())
+    await turns.about(place)
+    before = len(os.listdir("/proc/self/fd"))
+    for steps in range(40):
+        client = asyncio.ensure_future(read(turns, place))
+        for _ in range(steps % 8):
+            await asyncio.sleep(0)
+        client.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await client
+    await turns.about(place)  # behind what they had asked for
+    assert len(os.listdir("/proc/self/fd")) <= before + threads.THREADS
+
+
+async def test_a_broken_directory_is_told(chat: ChatSettings, short_dir: Path) -> None:
+    """Attaching and cancelling say what is wrong, as beginning does."""
+    (short_dir / "turns").write_text("no directory")
+    turns = Chat(chat, threads.Disk())
+    place = turns.store.place(ASK.caller, ASK.turn)
+    for call in (turns.about(place), turns.cancel(place), turns.begin(ASK)):
+        with pytest.raises(SessionsUnwritable, match=r"directory|turn"):
+            await call

@@ -1,0 +1,169 @@
+"""What claude's user can get at, as a process of that user finds it, and what the handler makes of that."""
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from breakglass.claude.isolation import reachable, within_reach
+from breakglass.config.model import ChatSettings, Config
+from breakglass.demo.run import free_port
+
+from ..support.service import config_text, new_secret
+from ..support.sshd import wait_listening
+
+pytestmark = pytest.mark.real("root")
+USER = pwd.getpwnam("nobody")
+
+
+@pytest.fixture
+def place(short_dir: Path) -> Path:
+    """A directory that anybody may enter and nobody else may write."""
+    short_dir.chmod(0o755)
+    return short_dir
+
+
+def tried(*paths: Path) -> list[str]:
+    found = within_reach(map(str, paths), USER.pw_uid, USER.pw_gid)
+    return [Path(path).name for path in found]
+
+
+def made(path: Path, mode: int, uid: int = 0) -> Path:
+    path.write_text("secret")
+    path.chmod(mode)
+    os.chown(path, uid, 0)
+    return path
+
+
+def test_what_is_ours_alone_is_out_of_reach(place: Path) -> None:
+    """A file of mode 0600, also one with an odd name, and one that is not there."""
+    assert tried(made(place / "a", 0o600), made(place / "-n 'b' $(c)", 0o600), place / "none") == []
+
+
+@pytest.mark.parametrize(("mode", "uid"), [(0o604, 0), (0o400, USER.pw_uid)])
+def test_what_can_be_read_is_found(place: Path, mode: int, uid: int) -> None:
+    """Whoever is let in by its mode or because it is theirs."""
+    assert tried(made(place / "a", 0o600), made(place / "b c", mode, uid)) == ["b c"]
+
+
+def test_a_list_that_only_the_system_understands_is_found(place: Path) -> None:
+    """Whatever lets the user in counts, here its group, for it is tried and not computed."""
+    path = made(place / "a", 0o640)
+    os.chown(path, 0, USER.pw_gid)
+    assert tried(path) == ["a"]
+
+
+@pytest.mark.parametrize("mode", [0o704, 0o701])
+def test_a_directory_that_can_be_listed_or_entered_is_found(place: Path, mode: int) -> None:
+    """Either is enough: names can be guessed."""
+    (place / "turns").mkdir(mode=mode)
+    (place / "turns").chmod(mode)
+    assert tried(place / "turns") == ["turns"]
+    (place / "turns").chmod(0o700)
+    assert tried(place / "turns") == []
+
+
+def test_what_can_be_replaced_is_found(place: Path) -> None:
+    """A file that can't be read lies in a directory that can be written."""
+    path = made(place / "a", 0o600)
+    place.chmod(0o777)
+    assert tried(path) == ["a"]
+    (place / "in").mkdir(mode=0o755)
+    assert tried(made(place / "in" / "b", 0o600)) == ["b"]  # with the directory that it is in
+    place.chmod(0o1777)  # sticky, as /tmp is
+    assert tried(path, place / "in" / "b") == []
+
+
+def test_where_a_link_leads_counts(place: Path) -> None:
+    """A configuration that is a link to where claude's user can write could be replaced there."""
+    (place / "open").mkdir()
+    (place / "link").symlink_to(made(place / "open" / "a", 0o600))
+    assert reachable(config(place, place / "link", user="nobody")) == ""
+    (place / "open").chmod(0o777)
+    assert "open/a" in reachable(config(place, place / "link", user="nobody"))
+
+
+def config(place: Path, *files: Path, **chat: object) -> Config:
+    settings = ChatSettings(str(place / "sessions"), **chat)  # type: ignore[arg-type]
+    return Config((), {}, (), chat=settings, files=tuple(map(str, files)))
+
+
+def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
+    """The configuration, the files that it names and the event logs are tried; a shared user was allowed aloud."""
+    (place / "sessions/turns").mkdir(mode=0o700, parents=True)
+    secret, open_to_all = made(place / "key", 0o600), made(place / "open", 0o644)
+    assert reachable(config(place, secret, user="nobody")) == ""
+    assert reachable(config(place, secret, open_to_all, user="nobody")) == f"nobody can read or replace {open_to_all}"
+    assert reachable(config(place, open_to_all, shared_uid=True)) == ""
+    (place / "sessions/turns").chmod(0o755)
+    assert "sessions/turns" in reachable(config(place, secret, user="nobody"))
+
+
+def test_chat_is_off_when_it_can_not_be_proven(place: Path) -> None:
+    """Nobody was named, or somebody who is not there, or who is ourselves."""
+    assert "which user" in reachable(config(place))
+    assert "no user" in reachable(config(place, user="no-such-user"))
+    assert "runs as" in reachable(config(place, user="root"))
+
+
+def test_who_can_not_change_its_user_proves_nothing(place: Path) -> None:
+    """A handler without root can't start claude as somebody else, and says so."""
+    code = "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import tests.chat.test_isolation as t; "
+    code += "print(t.reachable(t.config(pathlib.Path('/tmp'), user='daemon')))"
+    # what was imported stays; the user changes afterwards
+    code = code.replace("print(", "import os, breakglass.claude.isolation; os.setgid(65534); os.setuid(65534); print(")
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent.parent.parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "could not be tried as daemon" in told.stdout
+
+
+def test_the_names_of_the_files_that_were_read_are_kept(place: Path) -> None:
+    """What is tried is what was read: the configuration itself and each file that it names."""
+    from breakglass.cli.serve import load_config
+
+    from ..unit.test_config import GOOD
+
+    key, path = made(place / "key", 0o600), place / "breakglass.toml"
+    made(path, 0o600).write_text(GOOD.replace('key = "the private key"', f"key_file = {json.dumps(str(key))}"))
+    assert load_config(path, {}).files == (str(path), str(key))
+
+
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root by number, and nothing more
+
+
+def begin(*command: str, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([*WITHOUT_RIGHTS, *command], env={**os.environ, **env}, stdout=subprocess.DEVNULL)
+
+
+def test_nobody_reads_the_handlers_memory(place: Path) -> None:
+    """A process of the handler's own user, as claude is under shared_uid, sees neither its environment nor its memory;
+    of another process of that user it sees both."""
+    caller = {"operator": {"secret": new_secret(), "allow": ["status"]}}
+    path, port = made(place / "breakglass.toml", 0o600), free_port()
+    path.write_text(config_text(caller, port=1, key="none", host_key="any"))
+    env = {"BREAKGLASS_CONFIG": str(path), "PORT": str(port), "COUNT_ON": "it"}
+    handler = begin(sys.executable, "-m", "breakglass", "serve", env=env)
+    other = begin("sleep", "60", env=env)
+    try:
+        wait_listening(port, handler)
+        for name in ("environ", "maps", "mem"):
+            seen = [
+                subprocess.run(
+                    [*WITHOUT_RIGHTS, "sh", "-c", f"exec 3</proc/{process.pid}/{name}"], stderr=subprocess.DEVNULL
+                ).returncode
+                for process in (handler, other)
+            ]
+            assert [bool(code) for code in seen] == [True, False], name
+    finally:
+        for process in (handler, other):
+            process.terminate()
+            process.wait(10)

@@ -1,0 +1,71 @@
+"""Claude's process, apart from what is said in it: who it is, and that it comes to be whoever the handler is."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from breakglass.claude.processes import MEMORY_SCORE, descendants, send
+
+ROOT = str(Path(__file__).parent.parent.parent)
+# what was imported stays; then the user changes, and like a runner it is not dumpable
+_START = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from breakglass.claude.processes import PR_SET_DUMPABLE, prctl, start
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+prctl(PR_SET_DUMPABLE, 0)
+null = os.open("/dev/null", os.O_RDWR)
+print(start(["/bin/sleep", "60"], {}, "/", (None, None), (null, null, null)), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.real("root")
+def test_a_handler_without_root_starts_claude_as_well() -> None:
+    """It may not write to the files that /proc has of its own; claude goes first all the same when memory runs out."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", _START, ROOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as ours:
+        assert ours.stdin is not None
+        assert ours.stdout is not None
+        pid = int(ours.stdout.readline())
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == str(MEMORY_SCORE)
+        assert Path(f"/proc/{pid}").stat().st_uid == 65534
+        ours.stdin.close()
+
+
+# its first thread ends, and the kernel calls the whole program a zombie while the other one lives
+_HALF = """
+import ctypes, os, subprocess, threading
+def work():
+    child = subprocess.Popen(["/bin/sleep", "60"])
+    print(child.pid, flush=True)
+    child.wait()
+threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+"""
+
+
+def test_what_a_half_dead_program_started_is_found() -> None:
+    """The children of a zombie with a second thread are still its own, and must not be lost by that."""
+    with subprocess.Popen([sys.executable, "-I", "-c", _HALF], stdout=subprocess.PIPE) as half:
+        assert half.stdout is not None
+        child = int(half.stdout.readline())
+        try:
+            until = time.monotonic() + 10
+            while ") Z" not in Path(f"/proc/{half.pid}/stat").read_text():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert child in descendants(os.getpid())
+            assert send(half.pid, signal.SIGKILL) == 1
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)

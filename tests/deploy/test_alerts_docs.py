@@ -1,0 +1,143 @@
+"""docs/alerts.md and the examples that are printed: what a sender is told to send is what its adapter reads."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from breakglass.alerts.examples import EXAMPLES, example
+from breakglass.alerts.payloads import SENDERS, read_payload
+from breakglass.alerts.rules import Rule
+from breakglass.config.load import parse
+from breakglass.config.model import Config
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs/alerts.md").read_text(encoding="utf-8")
+BASE = f"""[callers.operator]
+secret = "whsec_{base64.b64encode(b"o" * 32).decode()}"
+allow = ["status"]
+[vms.devvm]
+ssh = "breakglass@192.0.2.10"
+vmid = 102
+key = "the private key"
+host_key = "any"
+[sessions]
+secret = "{"s" * 32}"
+"""
+
+
+def documented() -> Config:
+    """Return the page's configuration, with secrets where it has dots."""
+    match = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert match is not None
+    text = match[1].replace("bgt_…", "bgt_" + "t" * 43).replace('"…"', f'"{"g" * 43}"')
+    return parse(BASE + text, str)
+
+
+def test_the_page_shows_a_configuration_without_faults() -> None:
+    """What the page tells to write is accepted, and has an entry for each of the two callers."""
+    config = documented()
+    assert config.problems == ()
+    assert [rule.source for rule in config.alerts] == ["alertmanager", "grafana"]
+
+
+@pytest.mark.parametrize("source", SENDERS)
+def test_the_page_shows_what_is_printed(source: str) -> None:
+    """Each example stands on the page as it is printed for the page's configuration."""
+    assert f"\n{example(source, 'https://bg.example', documented().alerts)}```" in PAGE
+
+
+def test_every_sender_has_an_example() -> None:
+    """There is an example for each address and for nothing else."""
+    assert set(EXAMPLES) == set(SENDERS)
+
+
+FILLED = {
+    "gatus": {"[ENDPOINT_NAME]": "devvm", "[ENDPOINT_GROUP]": "vms", "[ENDPOINT_URL]": "tcp://x:22"},
+    "healthchecks": {
+        "$CODE": "f1c2",
+        "$NAME": "devvm",
+        "$SLUG": "devvm",
+        "$TAGS": "a b",
+        "$NOW": "2026-11-24",
+    },
+    "pve": {
+        "{{ json fields }}": '{"type": "fencing", "hostname": "pve1"}',
+        "{{ timestamp }}": "1795402213",
+        **dict.fromkeys(("{{ severity }}", "{{ escape title }}", "{{ escape message }}"), "text"),
+    },
+    "generic": {},
+}
+FIRES = {"gatus": ("[ALERT_TRIGGERED_OR_RESOLVED]", "TRIGGERED", "RESOLVED"), "healthchecks": ("$STATUS", "down", "up")}
+
+
+@pytest.mark.parametrize("source", FILLED)
+def test_a_body_that_we_tell_to_send_is_one_that_we_read(source: str) -> None:
+    """The body in an example, filled in as the sender does, fires with the labels that are documented for it."""
+    match = re.search(r"\{\"(?:.|\n)*\}(?=['\n])", example(source, "https://bg.example", ()))
+    assert match is not None
+    body = match[0]
+    for name, value in FILLED[source].items():
+        assert name in body
+        body = body.replace(name, value)
+    name, fires, ends = FIRES.get(source, ("", "", ""))
+    (alert,) = read_payload(source, body.replace(name, fires).encode() if name else body.encode())
+    assert alert.firing
+    labels = {"gatus": "endpoint group url", "healthchecks": "name slug tags", "pve": "type hostname severity"}
+    assert sorted(alert.labels) == sorted(labels.get(source, "host").split())
+    if name:
+        assert not read_payload(source, body.replace(name, ends).encode())[0].firing
+
+
+def test_kumas_headers_are_json() -> None:
+    """Kuma parses its additional headers as JSON (a text for each name)."""
+    match = re.search(r"Additional Headers: (.*)", example("kuma", "https://bg.example", ()))
+    assert match is not None
+    assert json.loads(match[1])["Authorization"].startswith("Bearer bgt_")
+
+
+def test_grafanas_headers_are_the_ones_that_are_read() -> None:
+    """The names that the example gives Grafana's headers are those that a signature is looked for in."""
+    text = example("grafana", "https://bg.example/", ())
+    for line in ("header: X-Grafana-Alerting-Signature", "timestampHeader: X-Grafana-Alerting-Timestamp"):
+        assert line in text
+    assert "url: https://bg.example/alert/grafana" in text
+
+
+def test_an_example_fits_its_entries() -> None:
+    """Two entries of one match are one route; an expression is one; each label is a matcher of its own."""
+    rules = [Rule("alertmanager", {"a": "1", "b": re.compile("x.*")}, vm) for vm in ("one", "two")]
+    text = example("alertmanager", "https://bg.example", [*rules, Rule("grafana", {"c": "3"}, "one")])
+    assert re.findall("matchers: (.*)", text) == [json.dumps(['a="1"', 'b=~"x.*"'])]
+
+
+def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    config = tmp_path / "breakglass.toml"
+    config.touch(0o600)
+    config.write_text(BASE)
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "BREAKGLASS_URL": "https://bg.example"}
+    argv = [sys.executable, "-m", "breakglass", *arguments]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True)
+
+
+def test_the_command_prints_the_example(tmp_path: Path) -> None:
+    """The address comes from BREAKGLASS_URL; that no entry is there yet is said, not refused; other senders are."""
+    printed = command(tmp_path, "alert-example", "kuma")
+    assert (printed.returncode, printed.stdout) == (0, example("kuma", "https://bg.example", ()))
+    assert "no [[alerts]] entry" in printed.stderr
+    assert command(tmp_path, "alert-example", "nagios").returncode == 2
+
+
+@pytest.mark.parametrize(("flag", "way"), [("--bearer", "bearer"), ("--grafana", "grafana"), ("", "signature")])
+def test_a_new_key_is_one_that_is_accepted(tmp_path: Path, flag: str, way: str) -> None:
+    """`keys new` makes an entry that the configuration takes, one for each way, and another one every time."""
+    made = [command(tmp_path, "keys", "new", "am", *([flag] if flag else [])).stdout for _ in range(2)]
+    assert made[0] != made[1]
+    config = parse(BASE + made[0], str)
+    assert config.problems == ()
+    assert (config.callers[-1].name, config.callers[-1].way) == ("am", way)

@@ -1,0 +1,174 @@
+"""The host agent as one file: what is copied to a Proxmox host."""
+
+import ast
+import builtins
+import subprocess
+import symtable
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.bundle import SHEBANG, _refuse_collisions, _split, bundle
+from breakglass.agents.pve.words import VERSION
+
+TEXT = bundle()
+TREE = ast.parse(TEXT)
+HOSTS_PYTHON = Path("/usr/bin/python3")
+
+
+def imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def bound(body: Iterable[ast.stmt]) -> Iterator[str]:
+    """Yield each name that the top level of a module defines, as often as it does; the same import counts once."""
+    origins: set[tuple[str, str]] = set()
+    for node in body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+                origins |= {(alias.asname or alias.name, f"{module}.{alias.name}") for alias in names}
+            case _:
+                stored = (name for name in ast.walk(node) if isinstance(name, ast.Name))
+                yield from (name.id for name in stored if isinstance(name.ctx, ast.Store))
+    yield from (name for name, _ in origins)
+
+
+def scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
+    for child in table.get_children():
+        yield from scopes(child)
+
+
+def runs_the_agent(python: Path) -> bool:
+    """Tell whether this is a Python that the host agent promises to run on."""
+    if not python.exists():
+        return False
+    asked = [str(python), "-IS", "-c", "import sys; print(sys.version_info >= (3, 11))"]
+    return subprocess.run(asked, capture_output=True, check=False).stdout == b"True\n"
+
+
+# --- what is in it ---
+
+
+def test_it_starts_with_the_shebang() -> None:
+    """The first line asks for the host's own Python, isolated and without site-packages."""
+    assert SHEBANG == "#!/usr/bin/python3 -IS"
+    assert TEXT.startswith(f"{SHEBANG}\n")
+
+
+def test_it_imports_the_standard_library_alone() -> None:
+    """Nothing has to be installed on the host: no relative import is left and every other one is the library's."""
+    found = list(imports(TREE))
+    assert [ast.unparse(node) for node in found if isinstance(node, ast.ImportFrom) and node.level] == []
+    modules = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module or "" for node in found if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in modules} <= sys.stdlib_module_names
+    assert "os" in modules
+
+
+def test_each_name_is_defined_once() -> None:
+    """No module's function, class, constant or import has taken the name of another's."""
+    assert {name: count for name, count in Counter(bound(TREE.body)).items() if count > 1} == {}
+
+
+def test_each_name_is_defined() -> None:
+    """No name is used that only an import between the modules had defined."""
+    top = symtable.symtable(TEXT, "breakglass-pve", "exec")
+    defined = {*bound(TREE.body), *dir(builtins), "__file__"}
+    used = {name for scope in scopes(top) for name in globals_of(scope)}
+    assert "parse_line" in used
+    assert used - defined == set()
+
+
+def globals_of(scope: symtable.SymbolTable) -> Iterator[str]:
+    return (symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global() and symbol.is_referenced())
+
+
+def test_it_has_every_module_and_one_main() -> None:
+    """Every module of the agent is in the file, each once, and the last thing in it starts the program."""
+    root = Path(__file__).parent.parent.parent
+    paths = {str(path.relative_to(root)) for path in (root / "agents/pve").rglob("*.py")}
+    modules = {path for path in paths if not path.endswith("__init__.py")}
+    headings = [line.split()[2] for line in TEXT.splitlines() if line.startswith("# ==== ")]
+    assert sorted(headings) == sorted(modules)
+    assert TEXT.count('if __name__ == "__main__":') == 1
+    assert TEXT.endswith('if __name__ == "__main__":\n    sys.exit(main())\n')
+
+
+def test_it_is_made_identically_twice() -> None:
+    """The same sources make the same bytes, so that a hash tells two versions apart; a fresh process agrees."""
+    again = "import sys; from breakglass.agents.bundle import bundle; sys.stdout.buffer.write(bundle().encode())"
+    root = Path(__file__).parent.parent.parent
+    made = subprocess.run([sys.executable, "-c", again], cwd=root, capture_output=True, check=True).stdout
+    assert bundle() == TEXT
+    assert made == TEXT.encode()
+
+
+# --- it runs ---
+
+
+@pytest.mark.parametrize("python", [Path(sys.executable), HOSTS_PYTHON], ids=["this Python", "the host's Python"])
+def test_it_runs_alone(python: Path, tmp_path: Path) -> None:
+    """The one file runs where nothing else of ours is, and says its version."""
+    if not runs_the_agent(python):
+        pytest.skip(f"{python} is not Python 3.11 or newer")
+    file = tmp_path / "breakglass-pve"
+    file.write_text(TEXT, encoding="utf-8")
+    command = [str(python), "-IS", "-W", "error", str(file), "--version"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{VERSION}\n", "")
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize("one", ["def same(): ...", "class same: ...", "same = 1", "same: int = 1", "x = same = 1"])
+@pytest.mark.parametrize("other", ["def same(): ...", "class same: ...", "same = 2", "same: str"])
+def test_two_modules_can_not_define_the_same_name(one: str, other: str) -> None:
+    """Two modules with the same top-level name would silently become one, so that is refused with both named."""
+    with pytest.raises(ValueError, match='"same" is defined in both first and second'):
+        _refuse_collisions({"first": _split(one), "second": _split(other)})
+
+
+HARDER = (
+    "same, y = 1, 2",
+    "async def same(): ...",
+    "if True:\n    same = 1",
+    "try:\n    same = 1\nfinally:\n    pass",
+    "import same",
+    "from os import path as same",
+)
+
+
+def test_definitions_that_are_harder_to_see() -> None:
+    """However a module defines a name, another can't define it too."""
+    for one in HARDER:
+        with pytest.raises(ValueError, match="same"):
+            _refuse_collisions({"first": _split(one), "second": _split("same = 2")})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("def a(): same = 1", "def b(): same = 2"),
+        ("class A:\n    same = 1", "same = 2"),
+        ("import os", "import os"),
+        ("from .words import same", "same = 2"),
+    ],
+)
+def test_names_that_do_not_meet_are_let_be(one: str, other: str) -> None:
+    """Names inside functions and classes, and the imports that the modules share, are no collision."""
+    _refuse_collisions({"first": _split(one), "second": _split(other)})
+
+
+def test_imports_move_to_the_top() -> None:
+    """A module's imports of the library are kept for the file's head, those between the modules fall away."""
+    part = _split('"""Doc."""\n\nimport os\nfrom re import (\n    compile,\n)\nfrom .words import X\n\nY = os.sep\n')
+    assert part.imports == ["import os", "from re import compile"]
+    assert (ast.unparse(ast.parse(part.body)), part.names) == ('"""Doc."""\nY = os.sep', {"Y"})

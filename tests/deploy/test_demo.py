@@ -1,0 +1,152 @@
+"""`breakglass demo`: the three ways that it prints work, and Ctrl-C leaves nothing running."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+class Demo:
+    """A running demo and what it printed."""
+
+    def __init__(self, *options: str, **environment: str) -> None:
+        launcher = "import sys; sys.argv[0] = sys.argv.pop(1); from breakglass.cli.main import main; sys.exit(main())"
+        breakglass = str(Path(sys.executable).with_name("breakglass"))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", launcher, breakglass, "demo", *options],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+        )
+        self.text = self._until("Ctrl-C ends everything")
+
+    def _until(self, words: str, seconds: float = 30) -> str:
+        assert self.process.stdout is not None
+        text, until = "", time.monotonic() + seconds
+        while words not in text:
+            assert select.select([self.process.stdout], [], [], until - time.monotonic())[0], text
+            chunk = os.read(self.process.stdout.fileno(), 65536)
+            assert chunk, text
+            text += chunk.decode()
+        return text
+
+    def line(self, name: str) -> str:
+        """Return the command that the demo printed under a name."""
+        return next(line for line in self.text.splitlines() if line.startswith(f"  {name} ")).split(None, 1)[1]
+
+    @property
+    def directory(self) -> str:
+        found = re.search(r"SECRET_FILE=(\S+)/secret", self.text)
+        assert found
+        return found[1]
+
+    def end(self, how: signal.Signals) -> int:
+        self.process.send_signal(how)
+        code = self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+def naming(directory: str) -> list[str]:
+    """Return the live processes whose command line names a directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if directory in words:
+            found.append(words)
+    return found
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    demo = Demo()
+    yield demo
+    if demo.process.poll() is None:
+        demo.end(signal.SIGTERM)
+
+
+@pytest.mark.real("curl")
+def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
+    """The signed curl line and the call line each cycle the VM."""
+    curl = subprocess.run(["bash", "-c", demo.line("curl")], capture_output=True, text=True, timeout=60)
+    assert '"outcome":"done"' in curl.stdout.splitlines()[-1]
+    call = subprocess.run(["bash", "-c", demo.line("call")], capture_output=True, text=True, timeout=60)
+    assert call.returncode == 0
+    assert "cycle devvm: done, running" in call.stdout
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#key=whsec_\S+", demo.line("page"))
+
+
+@pytest.mark.real("claude")
+def test_the_demos_claude_looks_explains_proposes_and_verifies(demo: Demo) -> None:
+    """The real claude runs the real commands; the proposal acts once it is approved, and then it looks again."""
+    command = demo.line("chat")
+    environment = {**os.environ, "XDG_STATE_HOME": demo.directory}
+    lines = "it hangs\ny\nwell?\n"
+    told = subprocess.run(
+        ["bash", "-c", command], input=lines, env=environment, capture_output=True, text=True, timeout=90
+    )
+    for words in (
+        "pve status",
+        "pve forensics",
+        "The verdict:",
+        "I propose `reset`",
+        "reset devvm: done",
+        "is `running` now",
+    ):
+        assert words in told.stdout, told.stdout + told.stderr
+
+
+@pytest.mark.real("claude")
+def test_a_credential_goes_to_claude_alone_and_only_on_demand() -> None:
+    """The shell's credential is in nobody's environment; --real-model hands it to claude and says so, else no one."""
+    for options, handed in ((), False), (("--real-model",), True):
+        demo = Demo(*options, ANTHROPIC_API_KEY="mine", CLAUDE_CODE_SUBAGENT_MODEL="mine too")
+        try:
+            assert ("your credential" in demo.text) is handed
+            assert ('"mine"' in Path(demo.directory, "breakglass.toml").read_text()) is handed
+            children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
+            assert not [pid for pid in children if b"=mine" in Path(f"/proc/{pid}/environ").read_bytes()]
+        finally:
+            demo.end(signal.SIGTERM)
+
+
+def test_a_real_model_needs_a_credential() -> None:
+    """Without one, --real-model starts nothing and names the variables that can hold it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC", "CLAUDE"))}
+    command = [sys.executable, "-m", "breakglass", "demo", "--real-model"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, "ANTHROPIC_API_KEY" in ended.stdout) == (2, True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
+    """No VM, no agent, no handler, no directory."""
+    demo = Demo()
+    assert naming(demo.directory)
+    assert demo.end(how) == 0
+    assert naming(demo.directory) == []
+    assert not Path(demo.directory).exists()
+
+
+def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
+    """On a machine without QEMU the same three ways work; the VM is then a process that only speaks QMP."""
+    for tool in ("sh", "env"):
+        (tmp_path / tool).symlink_to(f"/bin/{tool}" if tool == "sh" else "/usr/bin/env")
+    demo = Demo(PATH=str(tmp_path))
+    try:
+        assert "a stand-in" in demo.text
+        call = subprocess.run(["/bin/sh", "-c", demo.line("call")], capture_output=True, text=True, timeout=60)
+        assert "cycle devvm: done, running" in call.stdout
+    finally:
+        assert demo.end(signal.SIGINT) == 0
+    assert naming(demo.directory) == []

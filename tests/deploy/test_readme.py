@@ -1,0 +1,182 @@
+"""The documents say what is so: their examples run, their tables are the program's, their links lead somewhere."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.cli.main import parser
+from breakglass.config.load import parse
+from breakglass.config.model import Address
+from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
+from breakglass.verbs import VERBS
+
+from ..support.service import Service, new_secret
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN_BY_US = "<!-- tests/deploy/test_readme.py runs the next block as it stands -->\n"
+REACHED_WORDS = {True: "true", False: "false", None: "null"}
+
+documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def block(language: str, after: str = "") -> str:
+    """Return the first fenced block of a language behind the words `after`."""
+    _, found, rest = README.partition(f"{after}```{language}\n")
+    assert found
+    return rest.partition("\n```\n")[0] + "\n"
+
+
+def rows(document: Path) -> Iterator[list[str]]:
+    """Yield the cells of every table row."""
+    for line in document.read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+# --- the examples ---
+
+
+@pytest.mark.real("sshd", "curl")
+def test_the_recipe_power_cycles_a_vm(service: Service) -> None:
+    """The README's recipe, word for word, is a signed request that a running handler answers with done."""
+    body = '{"verb":"cycle","vm":"devvm","reason":"it hangs; “ü” and 100% of it"}'
+    given = {"URL": f"http://127.0.0.1:{service.port}", "SECRET": service.secrets["operator"], "body": body}
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block("bash", RUN_BY_US)],
+        env=os.environ | given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    answer = json.loads(ran.stdout)
+    assert (answer["outcome"], answer["reached"], answer["by"]) == ("done", True, "operator")
+    assert service.pve("history").json["jobs"][0]["why"] == json.loads(body)["reason"]
+
+
+def test_the_recipe_shows_the_secret_to_nobody() -> None:
+    """The key is on no command line of another program, where `ps` would show it: only bash itself handles it."""
+    used = [line for line in block("bash", RUN_BY_US).splitlines() if "SECRET" in line or "key[" in line]
+    assert used
+    assert all(line.lstrip().startswith(("key=($(printf %s ", "for i in ")) for line in used)
+
+
+def test_the_example_configuration_is_good() -> None:
+    """The README's breakglass.toml parses without a problem, and says who may call, a pinned VM, an alert and chat."""
+    names = ("operator", "dashboard", "pve_power", "pve_read", "session")
+    files = {f"/run/secrets/{name}": new_secret() for name in names}
+    files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
+    files["/run/secrets/claude"] = "ANTHROPIC_API_KEY=x"
+    config = parse(block("toml"), files.__getitem__)
+    assert config.problems == ()
+    assert [caller.name for caller in config.callers] == ["operator", "dashboard", "alertmanager"]
+    assert [alert.vm for alert in config.alerts] == ["devvm"]
+    assert config.callers[0].allow == {*VERBS, "chat"}
+    assert config.chat is not None
+    assert (config.chat.user, dict(config.chat.env)) == ("claude", {"ANTHROPIC_API_KEY": "x"})
+    assert len(config.vms["devvm"].host_keys) == 2
+    assert config.vms["devvm"].guest == Address("claude", "192.0.2.20")
+
+
+# --- the tables ---
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    """The table of verbs is the program's: the same names in the same order, under the same labels."""
+    table = [row for row in rows(ROOT / "README.md") if len(row) == 3 and row[0].strip("`") in VERBS]
+    assert [(row[0], row[1]) for row in table] == [(f"`{verb.name}`", verb.label) for verb in VERBS.values()]
+    assert all("changes nothing" in row[2] for row in table if not VERBS[row[0].strip("`")].mutating)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/protocol.md"])
+def test_every_outcome_has_its_code(name: str) -> None:
+    """The tables of outcomes give the HTTP code and the `reached` that the handler gives."""
+    told = {row[0].strip("`"): row[1:3] for row in rows(ROOT / name) if len(row) == 4 and row[1].isdigit()}
+    expected = {
+        outcome: [str(code), REACHED_WORDS[REACHED.get(outcome, True)]] for outcome, code in HTTP_STATUS.items()
+    }
+    if name == "README.md":  # there it is among the errors
+        del expected["id-reused"]
+    assert told == expected
+
+
+INSIDE = {"job-unknown", "id-reused"}  # these become `"job": null` and an error
+
+
+@pytest.mark.parametrize("name", ["docs/protocol.md", "docs/runbook.md"])
+def test_every_verdict_code_is_documented(name: str) -> None:
+    """Whatever code the host agent or the road can give is in the protocol, and in the runbook with what to do."""
+    sources = [
+        *(ROOT / "agents/pve").rglob("*.py"),
+        ROOT / "handler/proxmox/link.py",
+        ROOT / "handler/proxmox/connect.py",
+    ]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    codes = set(re.findall(r'\b(?:refused|failed|Verdict|Unreached)\(\s*"([a-z-]+)"', text)) - INSIDE
+    assert {"stranded", "last-differs", "host-key-differs", "agent-failed"} <= codes
+    document = (ROOT / name).read_text(encoding="utf-8")
+    assert [code for code in sorted(codes) if not re.search(rf"(?<![\w-]){code}(?![\w-])", document)] == []
+
+
+# --- what is referred to ---
+
+
+def subcommands(of: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    """Each `breakglass …` in the README is a command of the parser, and the README leaves none of them out."""
+    mentioned = [words.split() for words in re.findall(r"\bbreakglass ((?:[a-z][a-z-]* ?)+)", README)]
+    assert {words[0] for words in mentioned} == set(subcommands(parser()))
+    for words in mentioned:
+        below = subcommands(subcommands(parser())[words[0]])
+        assert not below or words[1] in below
+
+
+def slugs(document: Path) -> set[str]:
+    """Return the names under which the headings of a document can be linked to."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@documents
+def test_every_link_leads_somewhere(document: Path) -> None:
+    """A relative link or picture names a file of the repository, and its anchor a heading there."""
+    text = document.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'\bsrc="([^"]+)"', text):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.is_file(), link
+        assert not anchor or anchor in slugs(target), link
+
+
+@documents
+def test_every_test_that_is_named_exists(document: Path) -> None:
+    """A claim that names its test, or a file of the repository, names one that is there."""
+    text = document.read_text(encoding="utf-8")
+    known = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"\btest_\w+\b(?!\.py)", text):
+        assert f"def {name}(" in known, name
+    for path in re.findall(r"\b(?:tests|handler|agents|docs)/[\w/]+\.\w+", text):
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs").glob("*.png")), ids=lambda path: path.name)
+def test_pictures_are_small(picture: Path) -> None:
+    """A picture is less than 60 KB and is shown in the README."""
+    assert picture.stat().st_size < 60_000
+    assert f'src="docs/{picture.name}"' in README

@@ -1,0 +1,121 @@
+"""A real Alertmanager, configured by what we print, in front of a real handler, OpenSSH server and VM."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.config.load import parse
+
+from ..support.alerting import Alertmanager, alerting, captures, entry, until
+from ..support.service import Service
+
+pytestmark = pytest.mark.real("alertmanager", "sshd", "qemu")
+
+ENTRIES = entry("alertmanager", 0, alertname="DevvmDown", instance=r"~192\.0\.2\.20:.*")
+
+
+def printed(service: Service, *arguments: str) -> str:
+    """Return what `breakglass alert-example` prints for this handler."""
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(service.config)}
+    command = [sys.executable, "-m", "breakglass", "alert-example", *arguments]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with alerting(ENTRIES) as (service, _):
+        yield service
+
+
+@pytest.fixture(scope="module")
+def example(service: Service) -> str:
+    return printed(service, "alertmanager", "--url", f"http://127.0.0.1:{service.port}")
+
+
+@pytest.fixture
+def alertmanager(service: Service, example: str) -> Iterator[Alertmanager]:
+    alertmanager = Alertmanager(service.directory, example)
+    yield alertmanager
+    alertmanager.stop()
+
+
+def test_its_own_checker_accepts_what_we_print(tmp_path: Path) -> None:
+    """amtool finds nothing wrong, with an entry, with hostile texts in an entry, and without any."""
+    for entries in (ENTRIES, "", entry("alertmanager", alertname='It\'s "quoted" \\ {{ x }} ☎')):
+        config = tmp_path / "breakglass.toml"
+        config.touch(0o600)
+        text = f'[callers.a]\nsecret = "whsec_{"b29v" * 11}"\nallow = ["status"]\n[sessions]\nsecret = "{"s" * 40}"\n'
+        text += '[vms.devvm]\nssh = "a@b"\nvmid = 102\nkey = "k"\nhost_key = "any"\n' + entries
+        config.write_text(text)
+        assert parse(text, str).problems == ()
+        environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "BREAKGLASS_URL": "https://bg.example"}
+        command = [sys.executable, "-m", "breakglass", "alert-example", "alertmanager"]
+        made = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        path = tmp_path / "alertmanager.yml"
+        path.write_text(made)
+        checked = subprocess.run(["amtool", "check-config", path], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert "https://bg.example/alert/alertmanager" in made
+
+
+def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertmanager: Alertmanager) -> None:
+    """What fires is captured on the VM and says why; what resolves is delivered and captures nothing."""
+    before, start = captures(service), time.time()
+    labels = {"alertname": "DevvmDown", "instance": "192.0.2.20:9100"}
+    alertmanager.alert(labels, start)
+    until(lambda: alertmanager.answered() == 1)
+    new, *rest = captures(service)
+    assert rest == before
+    assert (new["by"], new["outcome"]) == ("alertmanager", "done")
+    assert new["why"].startswith("alertmanager: firing since ")
+    assert "instance=192.0.2.20:9100" in new["why"]
+    assert "summary: devvm does not answer" in new["why"]
+    alertmanager.alert(labels, start, time.time())
+    until(lambda: alertmanager.answered() == 2)
+    assert [job["id"] for job in captures(service)] == [new["id"], *(job["id"] for job in before)]
+    assert alertmanager.count("notifications_failed_total") == 0
+
+
+def test_a_handler_that_is_down_gets_the_retry(service: Service, alertmanager: Alertmanager) -> None:
+    """The first try finds nobody; once the handler is there, Alertmanager's own retry is captured."""
+    before = captures(service)
+    service.stop()
+    alertmanager.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9101"}, time.time())
+    until(lambda: alertmanager.count("notification_requests_failed_total") >= 1)
+    service.start()
+    until(lambda: len(captures(service)) > len(before))
+    assert alertmanager.count("notifications_failed_total") == 0
+    new, *rest = captures(service)
+    assert "192.0.2.20:9101" in new["why"]
+    assert rest == before
+
+
+def test_a_pair_whose_gossip_is_cut_makes_one_capture(
+    service: Service, alertmanager: Alertmanager, example: str
+) -> None:
+    """Two Alertmanagers that don't hear each other both deliver the same alert, and it is captured once."""
+    other = Alertmanager(service.directory, example)
+    try:
+        before, start = captures(service), time.time()
+        for one in (alertmanager, other):
+            one.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9102"}, start)
+        for one in (alertmanager, other):
+            until(lambda one=one: one.answered() == 1)  # type: ignore[misc]
+            assert one.count("notifications_failed_total") == 0
+        assert captures(service)[1:] == before
+    finally:
+        other.stop()
+
+
+def test_other_alerts_of_it_are_not_delivered(service: Service, alertmanager: Alertmanager) -> None:
+    """The printed route takes what the entry matches and nothing else."""
+    before = captures(service)
+    alertmanager.alert({"alertname": "DiskFull", "instance": "192.0.2.20:9100"}, time.time())
+    alertmanager.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9103"}, time.time())
+    until(lambda: alertmanager.answered() == 1)
+    assert len(captures(service)) == len(before) + 1

@@ -1,0 +1,304 @@
+"""POST /alert/{source} from the proof of who it is to captures of the real VM, through a real OpenSSH server."""
+
+import hashlib
+import hmac
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+
+from breakglass.alerts.captures import MOST_A_VM
+
+from ..support.alerting import EXPIRED_TOKEN, GRAFANA_SECRET, OTHER_TOKEN, TOKEN, alerting, bearing, captures, entry
+from ..support.service import Reply, Service
+from ..support.sshd import Sshd
+
+pytestmark = pytest.mark.real("sshd", "qemu")
+
+DATA = Path(__file__).parent.parent / "data/alerts"
+ENTRIES = (
+    entry("generic", 600, host="devvm")
+    + entry("generic", 0, host="unsparing")
+    + entry("alertmanager", 600, alertname="DevvmDown")
+    + entry("grafana", 600, alertname="DevvmDown")
+    + entry("kuma", 600, monitor="devvm ssh")
+)
+
+
+@pytest.fixture(scope="module")
+def road() -> Iterator[tuple[Service, Sshd]]:
+    with alerting(ENTRIES) as road:
+        yield road
+
+
+@pytest.fixture
+def service(road: tuple[Service, Sshd]) -> Service:
+    return road[0]
+
+
+def firing(fingerprint: str, host: str = "devvm", **more: object) -> dict[str, object]:
+    labels = {"status": "firing", "labels": {"host": host}, "starts_at": "2026-11-24T02:50:00Z"}
+    return {**labels, "fingerprint": fingerprint, **more}
+
+
+def signed(service: Service, payload: object, source: str = "generic") -> Reply:
+    body = json.dumps(payload).encode()
+    return service.send("POST", f"/alert/{source}", body, service.signed(body))
+
+
+def recorded(name: str) -> Any:
+    return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
+
+
+# --- captures ---
+
+
+def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
+    """The first arrival starts a capture and is answered before that has ended; the second is told that it is the same;
+    history shows what fired."""
+    before = captures(service)
+    payload = firing("first", "unsparing", annotations={"summary": "no ping\nfor 5 m"})
+    began = time.monotonic()
+    first = signed(service, payload)
+    waited, second = time.monotonic() - began, signed(service, payload)
+    assert first.status == second.status == 202
+    (taken,) = first.json["accepted"]
+    assert taken == {"vm": "devvm", "job": taken["job"], "duplicate": False, "suppressed": False}
+    assert second.json == {"accepted": [{**taken, "duplicate": True}], "ignored": 0}
+    new, *rest = captures(service)
+    assert (new["id"], new["verb"], new["by"], new["outcome"]) == (taken["job"], "forensics", "operator", "done")
+    assert waited < new["seconds"]
+    assert new["why"] == "generic: firing since 2026-11-24T02:50:00Z\nhost=unsparing\nsummary: no ping\\nfor 5 m"
+    assert rest == before
+
+
+def test_different_alerts_fall_under_fresh_evidence(service: Service) -> None:
+    """While evidence is fresh another alert of the VM is told under which capture it falls, every time it is sent."""
+    (taken,) = signed(service, firing("fresh")).json["accepted"]
+    captures(service)  # once it has ended its age counts, not its running
+    for _ in range(2):
+        (under,) = signed(service, firing("another")).json["accepted"]
+        assert under == {**taken, "duplicate": False, "suppressed": True}
+
+
+def test_a_storm_makes_one_capture(service: Service) -> None:
+    """Five hundred different alerts, each in a notification of its own, make at most one capture; all are answered."""
+    before = len(captures(service))
+    with ThreadPoolExecutor(32) as pool:
+        replies = list(pool.map(lambda n: signed(service, firing(f"storm-{n}")), range(500)))
+    assert Counter(reply.status for reply in replies) == {202: 500}
+    assert len({one["job"] for reply in replies for one in reply.json["accepted"]}) == 1
+    assert len(captures(service)) <= before + 1
+
+
+def test_five_hundred_alerts_in_one_notification(service: Service) -> None:
+    """Each of five hundred alerts in one payload is answered; the host remembers the first fifty by their own ids."""
+    alert = recorded("alertmanager")["alerts"][0]
+    payload = {"alerts": [alert | {"fingerprint": f"many-{n}"} for n in range(500)]}
+    reply = bearing(service, "/alert/alertmanager", payload)
+    assert (reply.status, len(reply.json["accepted"]), reply.json["ignored"]) == (202, 500, 0)
+    assert len({one["job"] for one in reply.json["accepted"]}) == 1
+    assert all(one["suppressed"] for one in reply.json["accepted"][MOST_A_VM:])
+
+
+def test_two_replicas_agree(service: Service, road: tuple[Service, Sshd]) -> None:
+    """The host is the only memory, so a second handler that gets the same alert makes no second capture."""
+    sshd = road[1]
+    directory, pins = sshd.world.directory, [sshd.host_key]
+    other = Service(directory, port=sshd.port, key=sshd.power_key, host_key=pins, extra=ENTRIES)
+    try:
+        other.answering()
+        (one,) = signed(service, firing("replicas", "unsparing")).json["accepted"]
+        (two,) = signed(other, firing("replicas", "unsparing")).json["accepted"]
+        assert (one["duplicate"], two["duplicate"], two["job"]) == (False, True, one["job"])
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize(("source", "name"), [("grafana", "grafana_test"), ("kuma", "kuma_test"), ("kuma", "kuma_up")])
+def test_tests_and_recoveries_do_nothing(service: Service, source: str, name: str) -> None:
+    """A sender's test and its all clear are taken with 202, and nothing is captured."""
+    before = captures(service)
+    reply = bearing(service, f"/alert/{source}", recorded(name))
+    assert (reply.status, reply.json) == (202, {"accepted": [], "ignored": 1})
+    assert captures(service) == before
+
+
+def test_what_matches_nothing_does_nothing(service: Service) -> None:
+    """A label that no entry asks for is no fault of the sender's; a VM or a verb in a payload is only text."""
+    payload = firing("unmatched", "nobody", vm="devvm", verb="stop", command="reset vm=102")
+    assert (signed(service, payload).status, signed(service, payload).json) == (202, {"accepted": [], "ignored": 1})
+
+
+# --- who may ---
+
+
+def test_one_answer_to_whoever_is_not_known(service: Service) -> None:
+    """A bad token, a bad signature, none, and Grafana's without a time get the same bytes."""
+    body = json.dumps(firing("nobody")).encode()
+    digest = hmac.new(GRAFANA_SECRET.encode(), body, hashlib.sha256).hexdigest()
+    attempts = [
+        {},
+        {"authorization": "Bearer bgt_" + "x" * 43},
+        {"authorization": f"Bearer {TOKEN}x"},
+        {"authorization": "Basic YTpi"},
+        {"x-grafana-alerting-signature": digest},
+        {**service.signed(body), "authorization": "Bearer bgt_wrong"},
+        service.signed(body + b" "),
+    ]
+    replies = [service.send("POST", "/alert/generic", body, headers) for headers in attempts]
+    assert {reply.status for reply in replies} == {401}
+    assert len({reply.body for reply in replies}) == 1
+
+
+def test_a_token_is_judged_before_the_body(service: Service) -> None:
+    """A bad token is turned away although its megabyte was never sent."""
+    with socket.create_connection(("127.0.0.1", service.port), 8) as connection:
+        head = ["POST /alert/kuma HTTP/1.1", "host: x", "content-length: 900000", "authorization: Bearer bgt_x", "", ""]
+        connection.sendall("\r\n".join(head).encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 401")
+
+
+def grafana_headers(body: bytes, at: int) -> dict[str, str]:
+    digest = hmac.new(GRAFANA_SECRET.encode(), f"{at}:".encode() + body, hashlib.sha256).hexdigest()
+    return {"x-grafana-alerting-signature": digest, "x-grafana-alerting-timestamp": str(at)}
+
+
+def test_grafana_signs_alerts_and_nothing_else(service: Service) -> None:
+    """Grafana's own signature opens /alert, while it is young; on /pve it is none."""
+    body = (DATA / "grafana.json").read_bytes()
+    now = int(time.time())
+    reply = service.send("POST", "/alert/grafana", body, grafana_headers(body, now))
+    assert (reply.status, len(reply.json["accepted"])) == (202, 1)
+    stale = service.send("POST", "/alert/grafana", body, grafana_headers(body, now - 301))
+    assert (stale.status, stale.json["error"]["code"]) == (401, "stale-timestamp")
+    verb = b'{"verb":"status","vm":"devvm"}'
+    refused = service.send("POST", "/pve", verb, grafana_headers(verb, now))
+    assert (refused.status, refused.json["error"]["code"]) == (401, "unauthorized")
+
+
+def test_a_sender_with_a_wrong_clock_gets_through(service: Service) -> None:
+    """A signed alert whose time is off is told a challenge, and taken with it, as a verb is; Grafana is told none."""
+    at, msg_id = int(time.time()) - 4000, "alert-from-a-wrong-clock"
+    payload = firing("wrong clock")
+    body = json.dumps(payload).encode()
+    error = service.send("POST", "/alert/generic", body, service.signed(body, msg_id=msg_id, at=at)).json["error"]
+    assert error["code"] == "stale-timestamp"
+    body = json.dumps({**payload, "challenge": error["challenge"]}).encode()
+    assert service.send("POST", "/alert/generic", body, service.signed(body, msg_id=msg_id, at=at)).status == 202
+    stale = service.send("POST", "/alert/grafana", body, grafana_headers(body, at))
+    assert (stale.status, "challenge" in stale.json["error"]) == (401, False)
+
+
+def test_a_token_reads_and_changes_nothing(service: Service) -> None:
+    """On /pve a token runs the reads that its entry allows; power is forbidden, and an unsigned id means nothing."""
+    body = json.dumps({"verb": "status", "vm": "devvm"}).encode()
+    headers = {"authorization": f"Bearer {TOKEN}", "webhook-id": "chosen-by-nobody"}
+    reply = service.send("POST", "/pve", body, headers)
+    assert (reply.status, reply.json["state"], reply.json["by"]) == (200, "running", "alertmanager")
+    assert reply.json["id"] != "chosen-by-nobody"
+    for verb in ("reset", "stop", "cycle", "start", "history"):
+        refused = bearing(service, "/pve", {"verb": verb, "vm": "devvm"})
+        assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
+
+
+def test_neither_a_token_nor_grafanas_signature_talks_to_claude(service: Service) -> None:
+    """/chat takes a caller's own signature alone; to anything else it gives the answer that everybody gets."""
+    body = json.dumps({"prompt": "hello", "vm": "devvm"}).encode()
+    nobody = service.send("POST", "/chat", body)
+    assert (nobody.status, nobody.json["error"]["code"]) == (401, "unauthorized")
+    for headers in ({"authorization": f"Bearer {TOKEN}"}, grafana_headers(body, int(time.time()))):
+        reply = service.send("POST", "/chat", body, headers)
+        assert (reply.status, reply.body) == (401, nobody.body)
+
+
+def test_a_sender_has_its_limits_too(service: Service) -> None:
+    """`vms`, `not_after` and `allow` hold for alerts: 403 when nothing that fires is for this caller."""
+    assert bearing(service, "/alert/generic", firing("x"), OTHER_TOKEN).status == 403
+    assert bearing(service, "/alert/generic", firing("x"), EXPIRED_TOKEN).status == 403
+    body = json.dumps(firing("x")).encode()
+    assert service.send("POST", "/alert/generic", body, service.signed(body, "viewer")).status == 202
+
+
+# --- what is not taken ---
+
+
+def test_addresses_methods_and_sizes(service: Service) -> None:
+    """Another sender is 404, another method 405, more than a mebibyte 413; a payload of the wrong shape 400."""
+    assert signed(service, firing("x"), "nagios").status == 404
+    assert signed(service, firing("x"), "generic/").status == 404
+    assert service.send("GET", "/alert/generic").status == 405
+    assert signed(service, firing("x", annotations={"a": "x" * 2**20})).status == 413
+    assert signed(service, firing("x", annotations={"a": "x" * (2**20 - 300)})).status == 202
+    assert (signed(service, {"status": "firing", "labels": []}).status, signed(service, []).status) == (202, 400)
+    assert signed(service, {"status": 1}).json["error"]["message"] == "status is not text"
+
+
+def test_a_host_out_of_reach_is_503(service: Service) -> None:
+    """When the host can't be reached the sender is told to send again, and that nothing was sent."""
+    reply = signed(service, firing("x", "other"))
+    assert reply.status == 503
+    assert (reply.json["error"]["code"], reply.json["error"]["reached"]) == ("unreached", False)
+
+
+@pytest.mark.slow
+def test_a_host_that_says_nothing_is_503(tmp_path: Path) -> None:
+    """A host that takes the connection and never speaks costs eight seconds, and the answer says so."""
+    key = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        other = Service(tmp_path, port=port, key=key, host_key="any", extra=entry("generic", host="devvm"))
+        try:
+            reply = signed(other, firing("x"))
+        finally:
+            other.stop()
+    assert reply.status == 503
+    assert reply.json["error"]["message"] == f"127.0.0.1:{port} did not acknowledge: no answer in 8 s"
+
+
+def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:
+    """The generic example is a shell script that works as it is printed."""
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(service.config)}
+    environment["BREAKGLASS_SECRET"] = service.secrets["operator"]
+    url = f"http://127.0.0.1:{service.port}"
+    command = [sys.executable, "-m", "breakglass", "alert-example", "generic", "--url", url]
+    script = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    program = tmp_path / "breakglass"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m breakglass "$@"\n')
+    program.chmod(0o755)
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    ran = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True)
+    assert json.loads(ran.stdout)["accepted"][0]["vm"] == "devvm", ran.stderr
+
+
+def test_a_lost_host_gets_the_retry(road: tuple[Service, Sshd]) -> None:
+    """While sshd is down the answer is 503; the same notification sent again is captured once it is back."""
+    service, sshd = road
+    sshd.stop()
+    payload = firing("while down", "unsparing")
+    assert signed(service, payload).status == 503
+    sshd.start()
+    service.answering()
+    (taken,) = signed(service, payload).json["accepted"]
+    assert not taken["duplicate"]
+
+
+def test_what_was_done_is_on_record(road: tuple[Service, Sshd]) -> None:
+    """What was accepted and what was ignored is in the audit, and no secret. The last test: it ends the handler."""
+    service, _ = road
+    lines = [line for line in service.audit() if line["verb"].startswith("alert/")]
+    assert {"accepted", "repeated", "ignored"} <= {line["outcome"] for line in lines}
+    text = (service.directory / f"audit-{service.port}.jsonl").read_text()
+    notes = [json.loads(line) for line in text.splitlines() if '"event": "alert"' in line]
+    assert any(note["ignored"] == 1 and note["taken"] == [] for note in notes)
+    assert not any(secret in text for secret in (TOKEN, GRAFANA_SECRET, *service.secrets.values()))

@@ -1,0 +1,324 @@
+"""What the host tells of a job under way, and `anyway`: offered by the host alone, said by a person alone."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import breakglass.proxmox.patience
+from breakglass.auth.signing import BEARER, Caller, Signed
+from breakglass.claude.brief import rules
+from breakglass.cli.client import new_id
+from breakglass.config.model import Address, Vm
+from breakglass.demo.proxmox.world import VMID, World
+from breakglass.proxmox.host import Host
+from breakglass.proxmox.outcome import Asked, Lost, Message
+from breakglass.proxmox.run import Run, SentIds, command_line
+from breakglass.web.bodies import PveRequest
+
+from ..support.scripted import DONE, HUNG, REFUSED, STORAGE_HUNG, Scripted, output, reconnect, result, stage
+from ..support.service import Reply, Service
+from ..support.sshd import Sshd
+from ..support.stages import until
+
+ROOT = Path(__file__).parent.parent.parent
+real = pytest.mark.real("sshd")
+VM = Vm("devvm", VMID, Address("breakglass", "127.0.0.1", 22), "", ())
+
+
+@pytest.fixture(scope="module")
+def server(directory: Path) -> Iterator[tuple[World, Sshd]]:
+    world = World(directory)
+    Scripted(world)
+    server = Sshd(world)
+    yield world, server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def handler_in_front(server: tuple[World, Sshd]) -> Iterator[Service]:
+    world, sshd = server
+    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    service.answering()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def script(server: tuple[World, Sshd]) -> Scripted:
+    """A host on which the storage of the VM hangs."""
+    return Scripted(server[0])
+
+
+@pytest.fixture
+def service(handler_in_front: Service, script: Scripted) -> Service:
+    return handler_in_front
+
+
+@pytest.fixture
+def vm(server: tuple[World, Sshd]) -> Vm:
+    sshd = server[1]
+    return Vm("devvm", VMID, Address("breakglass", "127.0.0.1", sshd.port), sshd.power_key, (sshd.host_key,))
+
+
+def call(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
+    url, secret = f"http://127.0.0.1:{service.port}", service.secrets["operator"]
+    environment = os.environ | {"BREAKGLASS_URL": url, "BREAKGLASS_SECRET": secret, "TZ": "UTC"}
+    command = [sys.executable, "-m", "breakglass", "call", *words]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100)
+
+
+# --- offered by the host, said by a person ---
+
+
+@real
+@pytest.mark.parametrize("verb", ["reset", "cycle"])
+def test_a_refusal_says_what_would_lift_it(service: Service, verb: str) -> None:
+    """The host refuses and offers; the answer carries the code that a person may say."""
+    reply = service.pve(verb)
+    assert (reply.status, reply.json["outcome"], reply.json["anyway"]) == (412, "refused", "storage-hung")
+    assert reply.json["verdict"]["code"] == "storage-hung"
+
+
+@real
+def test_no_other_answer_offers_it(service: Service, script: Scripted) -> None:
+    """A verb that is done, and a refusal that the host does not offer to lift, carry null."""
+    assert service.pve("status").json["anyway"] is None
+    script.say([("reset", [result(12, "refused", verdict=HUNG, anyway=None)]), ("", [result()])])
+    assert service.pve("reset").json["anyway"] is None
+
+
+@real
+def test_anyway_reaches_the_host_as_a_word_of_the_grammar(service: Service, script: Scripted) -> None:
+    """It stands between `last=` and `note=`, and the host does as it is told."""
+    more: dict[str, Any] = {"if_state": "running", "if_last": "none", "reason": "known", "anyway": "storage-hung"}
+    answer = service.pve("reset", msg_id="msg_12345678", **more).json
+    assert (answer["outcome"], answer["anyway"]) == ("done", None)
+    words = "reset vm=102 id=msg_12345678 by=operator if=running last=none anyway=storage-hung note=a25vd24"
+    assert script.asked("reset") == [words]
+
+
+def test_without_the_field_nothing_of_it_is_sent() -> None:
+    """A line carries the word only where the body does."""
+    sent = command_line(PveRequest("reset", anyway="storage-hung"), VM, "msg_12345678", "operator")
+    assert sent == "reset vm=102 id=msg_12345678 by=operator anyway=storage-hung"
+    assert "anyway" not in command_line(PveRequest("reset"), VM, "msg_12345678", "operator")
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "another verb": ({"verb": "stop", "anyway": "storage-hung"}, 'does not go with "stop"'),
+    "a verb that reads": ({"verb": "forensics", "anyway": "storage-hung"}, 'does not go with "forensics"'),
+    "another code": ({"verb": "reset", "anyway": "locked"}, 'can\'t lift "locked"'),
+    "no code": ({"verb": "reset", "anyway": True}, "is not text"),
+    "an approval": (
+        {"verb": "reset", "anyway": "storage-hung", "msg_id": "job_0123456789ab"},
+        "approval of a proposal",
+    ),
+}
+
+
+@real
+@pytest.mark.parametrize(("sent", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_what_can_not_be_lifted_is_a_bad_request(
+    service: Service, script: Scripted, sent: dict[str, Any], words: str
+) -> None:
+    """400, with a sentence that says what is wrong and a hint that says what to do; the host is not asked."""
+    reply = service.pve(**sent)
+    error = reply.json["error"]
+    assert (reply.status, error["code"], error["reached"]) == (400, "bad-request", False)
+    assert words in error["message"]
+    assert error["hint"]
+    assert script.asked(sent["verb"]) == []
+
+
+def test_a_bearer_token_lifts_nothing() -> None:
+    """A token is a program's. It is refused even where its entry would allow the verb, which no configuration can."""
+    from breakglass.errors import BadRequest
+    from breakglass.web.pve import check_overrider
+
+    person = Caller("operator", (b"x" * 32,), frozenset({"reset"}))
+    check_overrider(Signed(person, "msg_12345678", 0))
+    with pytest.raises(BadRequest, match=r"^a bearer token can't say \"anyway\"; nothing was sent$"):
+        check_overrider(Signed(replace(person, way=BEARER), "msg_12345678", 0))
+
+
+def test_claude_is_not_told_of_it() -> None:
+    """Neither the brief nor what may run without asking has the word; a verb with it is not among the rules."""
+    assert "anyway" not in (ROOT / "agents/breakglass.md").read_text(encoding="utf-8")
+    allowed = rules(replace(VM, agent_key="k", guest=VM.ssh))
+    assert "Bash(pve reset)" in allowed
+    assert not any("anyway" in rule for rule in allowed)
+
+
+# --- the stages and the deadline ---
+
+
+@real
+def test_the_stream_passes_stages_on(service: Service, script: Scripted) -> None:
+    """Each stage with the deadline and the start of its job; what this handler does not know is passed over."""
+    stages = [stage(name) for name in ("preflight", "stop")]
+    odd: list[dict[str, Any]] = [{"type": "mood", "text": "fine"}, stage("x", -1), {"type": "stage", "stage": "y"}]
+    script.say([("reset", [stages[0], output("a\n"), *odd, stages[1], result(deadline=420.0)]), ("", [result()])])
+    first, *middle, last = service.pve("reset", stream=True).lines
+    assert first["type"] == "accepted"
+    assert middle == [stages[0], output("a\n"), stages[1]]
+    assert (last["outcome"], last["deadline"]) == ("done", 420.0)
+
+
+@real
+def test_a_busy_answer_says_until_when(service: Service, script: Scripted) -> None:
+    """The holder's deadline is passed on, in seconds from its `since`."""
+    holder: dict[str, Any] = {
+        "job": "msg_other000",
+        "verb": "cycle",
+        "by": "operator2",
+        "since": "2026-11-24T03:12:44Z",
+    }
+    holder |= {"stage": "stop", "deadline": 420.0}
+    script.say([("reset", [result(11, "busy", holder=holder)]), ("", [result()])])
+    assert service.pve("reset").json["holder"] == holder
+
+
+@real
+def test_an_older_host_agent_works_as_before(service: Service, script: Scripted) -> None:
+    """One that knows no stage and no deadline: the answer has every field, and null for what it did not tell."""
+    script.say([("reset", [output("reset: QEMU accepted it\n"), result()]), ("", [result()])])
+    answer = service.pve("reset").json
+    assert (answer["outcome"], answer["deadline"], answer["anyway"]) == ("done", None, None)
+
+
+@real
+async def test_a_job_under_way_says_by_when_it_ends(script: Scripted, vm: Vm) -> None:
+    """The answer for who can't wait has the stage, the deadline and the start, all by the host's own word."""
+    told = stage("stop")
+    script.say([("stop", [told, {"wait": "go-1"}, result(deadline=420.0)]), ("", [result()])])
+    host = Host(vm)
+    run = Run(host, Asked("stop", "devvm", "running-1", "operator"), PveRequest("stop"), vm, 0.0, SentIds())
+    stream = run.stream(asyncio.Event())
+    assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
+    early = await run.finished(asyncio.Event(), seconds=0)
+    assert (early.outcome, early.body["stage"], early.body["deadline"]) == ("running", "stop", 420.0)
+    assert early.body["started"] == told["started"]
+    script.let_go("go-1")
+    assert (await run.finished(asyncio.Event(), seconds=60)).outcome == "done"
+    await host.close()
+
+
+@real
+async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
+    script: Scripted, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline that the host told, and the grace, then the connection counts as dead: the same line is sent again,
+    and what was heard before is not said twice."""
+    monkeypatch.setattr(breakglass.proxmox.patience, "GRACE_SECONDS", 0.3)
+    told = stage("stop", 0.2)
+    script.say([("stop", [told, output("a\n"), {"wait": "never"}]), ("", [result()])])
+    host = Host(vm, settle_seconds=0.2)
+    heard: list[Message] = []
+
+    async def listen() -> None:
+        async for message in host.run("stop vm=102 id=silent-01 by=operator"):
+            heard.append(message)  # noqa: PERF401  # what came before the loss is looked at
+
+    with pytest.raises(Lost, match=r"no answer in 0\.5 s"):
+        await listen()
+    assert heard == [told, output("a\n")]
+    assert len(script.asked("stop")) >= 2
+    assert set(script.asked("stop")) == {"stop vm=102 id=silent-01 by=operator"}
+    await host.close()
+
+
+@real
+def test_whoever_attaches_again_hears_nothing_twice(service: Service, script: Scripted, server: Any) -> None:
+    """The connection breaks in the middle: after it, the stream goes on where it was, stages included."""
+    stages = [stage(name) for name in ("preflight", "stop", "start")]
+    before = [stages[0], output("a\n"), stages[1], {"wait": "never"}]
+    script.say([("cycle", before), ("", [result()])])
+    replies: list[Reply] = []
+    posting = threading.Thread(target=lambda: replies.append(service.pve("cycle", stream=True)))
+    posting.start()
+    until(lambda: script.asked("cycle") != [], "the cycle")
+    script.say([("cycle", [*before[:3], output("b\n"), stages[2], result()]), ("", [result()])])
+    server[1].drop_connections()
+    posting.join(60)
+    assert replies[0].lines[1:-1] == [stages[0], output("a\n"), stages[1], output("b\n"), stages[2]]
+
+
+@real
+def test_without_a_session_the_trailer_tells_the_deadline(service: Service, script: Scripted, server: Any) -> None:
+    """A host that opens no session says its stages as text; the deadline and the offer are in the trailer."""
+    text = output("stage: preflight, at most 420 s\n")
+    script.say([("session", [result(10, "failed")]), ("reset", [text, *REFUSED[1:]]), ("", [result()])])
+    (script.place / "no-session").touch()
+    server[1].drop_connections()
+    try:
+        answer = service.pve("reset").json
+    finally:
+        (script.place / "no-session").unlink()
+        reconnect(server[1], service)
+    assert (answer["outcome"], answer["anyway"]) == ("refused", "storage-hung")
+    assert answer["stdout"] == text["text"]
+
+
+# --- breakglass call ---
+
+
+@real
+def test_call_shows_the_stages_and_the_offer(service: Service, script: Scripted) -> None:
+    """On stderr: each stage once, with the time by which the verb ends; what was refused, what lifting it costs, and
+    the command that does, without the id that is spent."""
+    told = stage("preflight", started="2026-11-24T03:07:20Z")
+    script.say([("reset", [told, {**told, "stage": "forensics"}, REFUSED[-1]]), ("", [result()])])
+    ran = call(service, "reset", "--vm", "devvm")
+    assert ran.returncode == 1
+    assert "stage: preflight (the job ends by 03:14:20)\nstage: forensics (the job ends by 03:14" in ran.stderr
+    assert "stage:" not in ran.stdout
+    assert (
+        "to do it anyway, run the command below. Like pressing the reset button: unsaved work in the VM is lost."
+        in ran.stderr
+    )
+    assert "QEMU may be unable to end until its storage answers" in ran.stderr
+    assert ran.stderr.endswith("    breakglass call reset --vm devvm --anyway storage-hung\n")
+
+
+@real
+def test_call_offers_only_what_the_host_offered(service: Service, script: Scripted) -> None:
+    """The same refusal without the offer has no such line."""
+    script.say([("reset", [result(12, "refused", verdict=HUNG)]), ("", [result()])])
+    assert "anyway" not in call(service, "reset").stderr
+
+
+@real
+def test_call_says_anyway(service: Service, script: Scripted) -> None:
+    """--anyway sends the word under an id of its own; another code is no option, and another verb is refused."""
+    ran = call(service, "cycle", "--anyway", "storage-hung")
+    assert (ran.returncode, "cycle devvm: done" in ran.stdout) == (0, True)
+    assert [line.split(" by=operator")[1] for line in script.asked("cycle")] == [" anyway=storage-hung"]
+    assert call(service, "reset", "--anyway", "locked").returncode == 2
+    ran = call(service, "stop", "--anyway", "storage-hung")
+    assert (ran.returncode, 'does not go with "stop"' in ran.stderr) == (1, True)
+
+
+@real
+def test_a_stage_with_an_odd_time_is_shown_without_it(service: Service, script: Scripted) -> None:
+    """What is no time is left out, and nothing breaks."""
+    script.say([("reset", [stage("preflight", started="noon"), *DONE[1:]]), ("", [result()])])
+    ran = call(service, "reset")
+    assert (ran.returncode, re.findall(r"stage:.*", ran.stderr)) == (0, ["stage: preflight"])
+
+
+def test_the_rules_of_the_script_are_the_wires() -> None:
+    """The script says nothing that the handler would not take for an answer."""
+    from breakglass.proxmox.wire import is_message
+
+    assert all(is_message(json.loads(json.dumps(each))) for _, messages in STORAGE_HUNG for each in messages)
+    assert new_id().startswith("msg_")

@@ -1,0 +1,150 @@
+"""Whatever the holder of a key says over SSH beside the grammar: refused, one line in the log, nothing done."""
+
+import random
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.sshd import Sshd
+from ..support.stages import memory
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
+
+TOO_LONG = 128 * 1024  # one argument of execve(2) ends there, and the shell gets the command as one
+
+HOSTILE = [
+    b"",
+    b" ",
+    b"-",
+    b"--help",
+    b"-c reset",
+    b"*",
+    b"/*/*",
+    b"~",
+    b"$(reset)",
+    b"`reset`",
+    b"reset;reset",
+    b"reset && reset",
+    b"reset|sh",
+    b"reset\nreset",
+    b"reset\n",
+    b"reset\r",
+    b"reset\x1b[2J",
+    b"reset\xff\xfe",
+    "r\u0435set".encode(),  # a Cyrillic letter
+    "reset\u202e".encode(),
+    "\u2028reset".encode(),
+    b"sftp",
+    b"internal-sftp",
+    b"scp -t /",
+    b"rsync --server . /",
+    b"reset vm=102 vm=102",
+    b"reset id=../../x",
+    b"reset note=$(id)",
+    b"x" * 100_000,
+    b"reset id=" + b"a" * 20_000,
+]
+_DICE = random.Random(102)  # the same every time
+ALPHABET = b"reset vm=102id-;|&$`'\"\\*?<>()\n\r\t\x1b\x7f\x80\xff/.~!#"
+FUZZ = [bytes(_DICE.choices(ALPHABET, k=_DICE.randrange(1, 60))) for _ in range(60)]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[tuple[Sshd, socket.socket]]:
+    """A server, and the host's journal."""
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        world = World(Path(directory))
+        world.begin()
+        server = Sshd(world)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+            journal.bind(str(world.root / "dev/log"))
+            journal.setblocking(False)
+            yield server, journal
+        server.stop()
+        world.close()
+
+
+@pytest.fixture
+async def connection(host: tuple[Sshd, socket.socket]) -> AsyncIterator[asyncssh.SSHClientConnection]:
+    server = host[0]
+    key = asyncssh.import_private_key(server.power_key)
+    pin = asyncssh.import_known_hosts(f"[127.0.0.1]:{server.port} {server.host_key}\n")
+    options = {"username": "breakglass", "client_keys": [key], "known_hosts": pin, "config": None, "agent_path": None}
+    async with asyncssh.connect("127.0.0.1", server.port, **options) as made:
+        yield made
+
+
+async def exit_status(connection: asyncssh.SSHClientConnection, command: bytes) -> int | None:
+    """Say these very bytes, valid text or not."""
+    ran = await connection.run(command, encoding=None, stdin=asyncssh.DEVNULL)
+    return ran.exit_status
+
+
+def logged(journal: socket.socket) -> list[str]:
+    lines = []
+    try:
+        while True:
+            lines.append(journal.recv(65536).decode())
+    except BlockingIOError:
+        return lines
+
+
+async def test_what_is_not_of_the_grammar(
+    host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
+) -> None:
+    """Exit 10 and one printable line in the journal for each, and the VM and its memory are as they were."""
+    server, journal = host
+    before = server.world.pid
+    for command in [*HOSTILE, *FUZZ]:
+        logged(journal)
+        assert await exit_status(connection, command) == 10
+        lines = logged(journal)
+        assert len(lines) == 1
+        assert lines[0].isprintable()
+        assert len(lines[0]) < 1000
+    assert server.world.pid == before
+    assert not memory(server.world, "jobs").exists()
+
+
+async def test_a_command_that_no_shell_can_take(
+    host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
+) -> None:
+    """More than the kernel passes to a program never reaches the agent, and the connection goes on."""
+    _, journal = host
+    logged(journal)
+    status = await exit_status(connection, b"reset " + b"x" * TOO_LONG)
+    assert status not in (0, None)
+    assert logged(journal) == []
+    assert await exit_status(connection, b"status") == 0
+
+
+async def test_a_nul_ends_the_connection(
+    host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
+) -> None:
+    """sshd itself takes no command with a NUL inside: what stands before it is not done."""
+    with pytest.raises(asyncssh.Error):
+        await exit_status(connection, b"reset\0 id=after-a-nul")
+    assert not memory(host[0].world, "last").exists()
+
+
+async def test_nothing_beside_the_command(
+    host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
+) -> None:
+    """No way through to another port, no listening, no subsystem, no terminal, no environment of the client's."""
+    server = host[0]
+    with pytest.raises(asyncssh.ChannelOpenError):
+        await connection.open_connection("127.0.0.1", server.port)
+    with pytest.raises(asyncssh.ChannelListenError):
+        await connection.forward_remote_port("127.0.0.1", 0, "127.0.0.1", server.port)
+    subsystem = await connection.create_process(subsystem="sftp", stdin=asyncssh.DEVNULL)
+    assert (await subsystem.wait()).exit_status == 10
+    shell = await connection.create_process(stdin=asyncssh.DEVNULL)
+    assert (await shell.wait()).exit_status == 10
+    with pytest.raises(asyncssh.ChannelOpenError):
+        await connection.create_process("status", term_type="xterm", stdin=asyncssh.DEVNULL)

@@ -1,0 +1,207 @@
+"""What the handler does with requests that are not what they should be, and with half of them."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.service import Service
+from ..support.sshd import Sshd
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
+
+UNSIGNED = [
+    {},
+    {"webhook-id": "msg_12345678", "webhook-timestamp": "1795526935", "webhook-signature": "v1,garbage"},
+    {"authorization": "Bearer bgt_nothing"},
+    {"x-authentik-username": "operator", "x-forwarded-user": "operator"},
+]
+
+
+def test_one_answer_to_whatever_is_not_signed(service: Service) -> None:
+    """The same bytes whatever was wrong: no headers, bad ones, a valid signature of other bytes, a stranger's key."""
+    body = b'{"verb":"reset"}'
+    cases = [*UNSIGNED, service.signed(b'{"verb":"stop"}'), service.signed(body) | {"webhook-id": "msg_another_one"}]
+    replies = [service.send("POST", "/pve", body, headers) for headers in cases]
+    replies.append(service.send("POST", "/pve", b"\xff not json", UNSIGNED[1]))
+    assert {reply.status for reply in replies} == {401}
+    assert len({reply.body for reply in replies}) == 1
+    assert replies[0].json["error"]["reached"] is False
+
+
+def test_a_header_that_is_sent_twice_is_not_signed(service: Service) -> None:
+    """Two signatures headers, one of them good: which one counts must not be a question."""
+    body = b'{"verb":"status"}'
+    good = service.signed(body)
+    lines = [f"{name}: {value}" for name, value in good.items()] + ["webhook-signature: v1,AAAA"]
+    head = "\r\n".join(["POST /pve HTTP/1.1", "host: x", f"content-length: {len(body)}", *lines])
+    assert raw(service, head.encode() + b"\r\n\r\n" + body).startswith(b"HTTP/1.1 401")
+
+
+def test_a_stale_signature_says_so(service: Service) -> None:
+    """A good signature with an old timestamp is specific: the clock is what is wrong."""
+    body = b'{"verb":"status"}'
+    reply = service.send("POST", "/pve", body, service.signed(body, at=int(time.time()) - 400))
+    error = reply.json["error"]
+    assert (reply.status, error["code"]) == (401, "stale-timestamp")
+    assert abs(error["server_time"] - time.time()) < 30
+    assert error["message"].endswith("s old; the limit is 300 s")
+
+
+BAD = [
+    (b"", "the body is not JSON"),
+    (b"[]", "not a JSON object"),
+    (b'{"verb":"reset","verb":"status"}', "a key stands twice"),
+    (b'{"verb":"reset","extra":"x"}', 'unknown field "extra"'),
+    (b'{"verb":1}', '"verb" is not text'),
+    (b'{"vm":"devvm"}', '"verb" is missing'),
+    (b'{"verb":"reset","if_state":"run ning"}', '"if_state" has characters'),
+    ("{'verb':'reset'}".encode("utf-16"), "the body is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), BAD, ids=range(len(BAD)))
+def test_signed_nonsense_is_told_what_is_wrong(service: Service, body: bytes, message: str) -> None:
+    """After the signature an error has a code, a message and a hint."""
+    reply = service.send("POST", "/pve", body, service.signed(body))
+    error = reply.json["error"]
+    assert (reply.status, error["code"], error["reached"]) == (400, "bad-request", False)
+    assert message in error["message"]
+    assert error["hint"]
+
+
+def test_long_bodies_are_413_before_any_secret_is_looked_at(service: Service) -> None:
+    """16 KiB, by its declared length and by what arrives."""
+    assert service.send("POST", "/pve", bytes(16 * 1024 + 1)).status == 413
+    assert service.send("POST", "/pve", bytes(16 * 1024)).status == 401
+    chunked = (
+        b"POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"1000\r\n%s\r\n" % bytes(4096) * 17
+    )
+    assert raw(service, chunked).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/pve", 405),
+        ("PUT", "/pve", 405),
+        ("POST", "/health", 405),
+        ("POST", "/", 405),
+        ("GET", "/nothing", 404),
+    ],
+)
+def test_addresses_and_methods(service: Service, method: str, path: str, status: int) -> None:
+    """404 and 405 in the shape of every other error."""
+    reply = service.send(method, path)
+    assert reply.status == status
+    assert reply.json["error"]["reached"] is False
+
+
+@pytest.mark.parametrize(
+    "path", ["/..%2fhandler/app.py", "/%2e%2e/handler/app.py", "/../pyproject.toml", "//etc/passwd"]
+)
+def test_the_page_directory_has_no_way_out(service: Service, path: str) -> None:
+    """Only what is in static_site/ is served."""
+    assert service.send("GET", path).status == 404
+
+
+def test_security_headers(service: Service) -> None:
+    """PAGE.md's list, on the page and on the API."""
+    page, health = service.send("GET", "/"), service.send("GET", "/health")
+    for reply in (page, health, service.send("POST", "/pve")):
+        assert reply.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["referrer-policy"] == "no-referrer"
+        assert reply.headers["cross-origin-opener-policy"] == "same-origin"
+        assert "access-control-allow-origin" not in reply.headers
+        assert "server" not in reply.headers
+    assert page.headers["cache-control"] == "no-cache"
+    assert health.headers["cache-control"].startswith("no-store")
+
+
+def test_health_tells_no_secret_and_no_address(service: Service) -> None:
+    """Unauthenticated, so it holds names and states only."""
+    health = service.health()
+    assert set(health) == {"ok", "time", "version", "config", "vms", "chat", "chat_isolated"}
+    assert health["vms"][0].keys() == {"name", "vmid", "proxmox", "since"}
+    assert "127.0.0.1" not in json.dumps(health)
+
+
+def raw(service: Service, data: bytes) -> bytes:
+    """Send bytes as they are and return what comes until the end."""
+    with socket.create_connection(("127.0.0.1", service.port), 30) as client:
+        client.sendall(data)
+        client.settimeout(30)
+        return client.recv(65536)
+
+
+ASK = b"GET /chat.js HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def asking_without_end(service: Service) -> socket.socket:
+    """Return a connection that has asked until nothing more could be written, and has read nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the less it holds, the sooner it is full
+    client.settimeout(0.5)
+    client.connect(("127.0.0.1", service.port))
+    with contextlib.suppress(TimeoutError):
+        client.sendall(ASK * 1_000_000)
+    return client
+
+
+HALVES = {
+    b"": (408, "too-slow"),
+    b"POST /pve HTTP/1.1\r\nhost: x\r\nx-slow: ": (408, "too-slow"),
+    b"POST /pve HTTP/1.1\r\ncontent-length: 9\r\n\r\n{": (408, "too-slow"),
+    b"POST /pve HTTP/1.1\r\ncontent-length: 20000\r\n\r\n{": (413, "too-large"),
+}
+
+
+@pytest.fixture
+def other(world: World, sshd: Sshd) -> Iterator[Service]:
+    """A handler of its own, for whoever keeps one busy: the answers of the first one shall not be late for that."""
+    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    yield service
+    service.stop()
+
+
+@pytest.mark.slow
+def test_half_a_request_is_given_up_after_ten_seconds(service: Service, other: Service) -> None:
+    """Nothing, half the headers, half the body: 408 and the end, so that the descriptor is free again; 413 where the
+    body is too long anyway, for a 408 is sent again. So does a client lose its connection that goes on asking and reads
+    no answer."""
+    deaf = asking_without_end(other)
+    clients = [socket.create_connection(("127.0.0.1", service.port), 20) for _ in HALVES]
+    for client, half in zip(clients, HALVES, strict=True):
+        client.sendall(half)
+    for client, (status, code) in zip(clients, HALVES.values(), strict=True):
+        with client, client.makefile("rb") as stream:
+            answer = stream.read()
+        assert answer.startswith(b"HTTP/1.1 %d" % status)
+        assert code.encode() in answer
+    deaf.settimeout(60)
+    with deaf, pytest.raises(ConnectionError):
+        deaf.sendall(ASK * 2_000_000)
+
+
+def test_endless_headers_are_cut(service: Service) -> None:
+    """32 KiB of headers without an end are enough."""
+    assert raw(service, b"POST /pve HTTP/1.1\r\nx: " + b"a" * 40_000).startswith(b"HTTP/1.1 413")
+
+
+def test_health_answers_while_the_host_is_gone(service: Service, sshd: Sshd) -> None:
+    """Whatever is broken, /health says so."""
+    sshd.stop()
+    try:
+        service.not_answering()
+        assert service.pve("status").status == 503
+        health = service.health()
+        assert health["ok"] is True
+        assert health["vms"][0]["proxmox"] in ("refused", "lost")
+    finally:
+        sshd.start()

@@ -1,0 +1,411 @@
+"""SIGHUP to a real handler: what a good file changes, what a bad one does not, and what it never interrupts."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.cli.client import new_id
+from breakglass.demo.proxmox.world import World
+from breakglass.demo.run import free_port
+
+from ..support.service import READ, Service, new_secret
+from ..support.sshd import Sshd
+from .test_pve import open_gate, wait_stage
+
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
+
+
+@pytest.fixture
+def service(sshd: Sshd, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Service]:
+    """A handler with a road to the host, that has no reason to write on stderr."""
+    service = Service(tmp_path, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    service.answering()
+    yield service
+    service.stop()
+    assert service.process.returncode == 0
+    assert capfd.readouterr().err == ""
+
+
+def wait_until(so: Callable[[], Any], seconds: float = 20) -> Any:
+    """Return what `so` says once that is true."""
+    until = time.monotonic() + seconds
+    while not (said := so()):
+        assert time.monotonic() < until, "it did not become so"
+        time.sleep(0.02)
+    return said
+
+
+def notes(service: Service, event: str) -> list[dict[str, Any]]:
+    """Return the log's lines of an event, so far."""
+    whole = (service.directory / f"audit-{service.port}.jsonl").read_text().rpartition("\n")[0]
+    return [line for line in map(json.loads, whole.splitlines()) if line.get("event") == event]
+
+
+def hang_up(service: Service, event: str = "reload") -> dict[str, Any]:
+    """Send SIGHUP and return the note of what became of it."""
+    before = len(notes(service, event))
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(notes(service, event)) > before)
+    return notes(service, event)[-1]
+
+
+def caller(name: str, secret: str, allow: list[str] = READ) -> str:
+    return f"[callers.{name}]\nsecret = {json.dumps(secret)}\nallow = {json.dumps(allow)}\n"
+
+
+def rewrite(service: Service, change: Callable[[str], str]) -> None:
+    text = service.config.read_text()
+    changed = change(text)
+    assert changed != text
+    service.config.write_text(changed)
+
+
+def add(service: Service, text: str) -> None:
+    rewrite(service, lambda old: f"{old}\n{text}")
+
+
+def another_vm(service: Service, name: str, *, broken: bool = False) -> None:
+    """Add a copy of devvm under another name."""
+    table = vm_table(service)
+    table = table.replace("[vms.devvm]", f"[vms.{name}]")
+    add(service, table.replace("vmid = 102", 'vmid = "102"') if broken else table)
+
+
+def vm_table(service: Service) -> str:
+    found = re.search(r"\[vms\.devvm\].*?(?=\n\[)", service.config.read_text(), re.DOTALL)
+    assert found
+    return found[0]
+
+
+def proxmox(service: Service) -> dict[str, str]:
+    return {vm["name"]: vm["proxmox"] for vm in service.health()["vms"]}
+
+
+def logins(sshd: Sshd) -> int:
+    return sshd.logged().count("Accepted publickey")
+
+
+def connections(sshd: Sshd) -> int:
+    """Return how many connections the server has now (proc_net_tcp: local address, state 01 is established)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(words[1].endswith(f":{sshd.port:04X}") and words[3] == "01" for words in lines)
+
+
+# --- callers ---
+
+
+def test_a_caller_is_added_and_removed(service: Service) -> None:
+    """A new entry can sign after one SIGHUP, and can't after another that took it out; the others go on."""
+    service.secrets["phone"] = new_secret()
+    assert service.pve("status", caller="phone").status == 401
+    before = service.config.read_text()
+    add(service, caller("phone", service.secrets["phone"]))
+    assert service.pve("status", caller="phone").status == 401
+    assert "phone" in hang_up(service)["callers"]
+    assert service.pve("status", caller="phone").status == 200
+    service.config.write_text(before)
+    hang_up(service)
+    assert service.pve("status", caller="phone").status == 401
+    assert service.pve("status").status == 200
+
+
+def test_a_secret_is_rotated(service: Service) -> None:
+    """While the entry has both secrets both sign; when the old one is out it is a stranger's."""
+    old, new = service.secrets["operator"], new_secret()
+    rewrite(service, lambda text: text.replace(json.dumps(old), json.dumps([old, new])))
+    hang_up(service)
+    assert service.pve("status").status == 200
+    service.secrets["operator"] = new
+    assert service.pve("status").status == 200
+    rewrite(service, lambda text: text.replace(json.dumps([old, new]), json.dumps(new)))
+    hang_up(service)
+    assert service.pve("status").status == 200
+    service.secrets["operator"] = old
+    assert service.pve("status").status == 401
+
+
+def test_what_a_caller_may_do_changes(service: Service) -> None:
+    """An allow list is asked anew for each request."""
+    assert service.pve("forensics", caller="viewer").status == 200
+    rewrite(service, lambda text: text.replace(json.dumps(READ), '["status"]'))
+    hang_up(service)
+    assert service.pve("forensics", caller="viewer").status == 403
+    assert service.pve("status", caller="viewer").status == 200
+
+
+def test_a_secret_file_is_read_again(service: Service) -> None:
+    """The configuration stays the same; the file that it names does not."""
+    file = service.directory / "tablet"
+    service.secrets["tablet"] = new_secret()
+    file.write_text(service.secrets["tablet"])
+    add(service, caller("tablet", "x").replace('secret = "x"', f"secret_file = {json.dumps(str(file))}"))
+    hang_up(service)
+    assert service.pve("status", caller="tablet").status == 200
+    service.secrets["tablet"] = new_secret()
+    file.write_text(service.secrets["tablet"])
+    assert service.pve("status", caller="tablet").status == 401
+    hang_up(service)
+    assert service.pve("status", caller="tablet").status == 200
+
+
+# --- files that are bad, and half bad ---
+
+
+BAD = {
+    "not TOML": lambda text: text + "[",
+    "no caller": lambda text: text.replace("allow", "alow"),
+    "no VM": lambda text: text.replace("vmid = 102", ""),
+    "no session secret": lambda text: text.replace("[sessions]", "[seasons]"),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD.values(), ids=BAD)
+def test_a_bad_file_changes_nothing_until_it_is_mended(
+    service: Service, sshd: Sshd, spoil: Callable[[str], str]
+) -> None:
+    """The old configuration stays in force, /health says since when and the log says why; a good file ends that."""
+    good, first = service.config.read_text(), logins(sshd)
+    rewrite(service, spoil)
+    note = hang_up(service, "reload-rejected")
+    assert all(problem["path"] and problem["message"] and problem["hint"] for problem in note["problems"])
+    said = service.health()["config"]
+    assert re.fullmatch(r"rejected since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", said)
+    time.sleep(1.1)
+    hang_up(service, "reload-rejected")
+    assert service.health()["config"] == said
+    assert service.pve("status").status == 200
+    service.config.write_text(good)
+    hang_up(service)
+    assert service.health()["config"] == "ok"
+    assert service.pve("status").status == 200
+    assert logins(sshd) == first
+
+
+def test_a_rejected_file_is_told_whole_and_without_secrets(service: Service) -> None:
+    """Every problem of a bad file is in the log at once; /health has none of its words."""
+    rewrite(service, lambda text: text.replace("vmid = 102", "vmid = 0").replace('["status"', '["restart"'))
+    add(service, caller("phone", "hunter2"))
+    note = hang_up(service, "reload-rejected")
+    paths = {problem["path"] for problem in note["problems"]}
+    assert {"vms.devvm.vmid", "callers.phone.secret", "callers.viewer.allow", "callers.operator.allow"} <= paths
+    assert "hunter2" not in json.dumps(note)
+    assert "phone" not in json.dumps(service.health())
+
+
+def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
+    """A reload is as strict as a start."""
+    service.config.chmod(0o644)
+    (problem,) = hang_up(service, "reload-rejected")["problems"]
+    assert problem["message"] == "can be read by others than its owner"
+    service.config.unlink()
+    hang_up(service, "reload-rejected")
+    assert service.pve("status").status == 200
+
+
+def test_a_file_that_can_not_be_read_in_time_holds_nothing_up(service: Service) -> None:
+    """A secret file that hangs (here: a pipe nobody writes to) stops neither requests nor the end of the handler."""
+    os.mkfifo(service.directory / "pipe")
+    add(service, f'[callers.phone]\nsecret_file = "{service.directory / "pipe"}"\nallow = ["status"]\n')
+    service.process.send_signal(signal.SIGHUP)
+    assert service.pve("status").status == 200
+    began = time.monotonic()
+    service.stop(signal.SIGINT)  # the end in which Python waits for threads
+    assert time.monotonic() - began < 5
+
+
+def test_a_vm_with_a_fault_is_off_and_the_other_works(service: Service) -> None:
+    """One broken entry is shown as that, can't be asked for, and a request that names no VM does not go elsewhere."""
+    another_vm(service, "other", broken=True)
+    (problem,) = hang_up(service)["problems"]
+    assert problem["path"] == "vms.other.vmid"
+    health = service.health()
+    assert health["config"] == "degraded: 1 problem"
+    assert health["vms"][1] == {"name": "other", "vmid": None, "proxmox": "config-error", "since": None}
+    assert service.pve("status", vm="devvm").json["outcome"] == "done"
+    off = service.pve("status", vm="other")
+    assert (off.status, off.json["reached"]) == (400, False)
+    assert off.json["verdict"]["sentence"].startswith("other is off: its configuration has a fault")
+    assert service.pve("status").json["outcome"] == "rejected"
+
+
+def test_a_handler_starts_with_a_faulty_entry_and_says_so(
+    service: Service, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """At the start a fault in one entry is on stderr, in the log and in /health, and the rest works."""
+    another_vm(service, "other", broken=True)
+    add(service, caller("phone", "hunter2"))
+    second = Service.__new__(Service)
+    second.secrets, second.directory, second.port = service.secrets, tmp_path, free_port()
+    environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(second.port)}
+    log = (tmp_path / f"audit-{second.port}.jsonl").open("wb")
+    second.process = subprocess.Popen([sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=log)
+    try:
+        wait_until(lambda: notes(second, "start"))
+        wait_until(lambda: _answers(second))
+        assert second.health()["config"] == "degraded: 2 problems"
+        assert second.pve("status", vm="devvm").json["outcome"] == "done"
+        paths = [problem["path"] for problem in notes(second, "start")[0]["problems"]]
+        assert paths == ["vms.other.vmid", "callers.phone.secret"]
+    finally:
+        second.process.terminate()
+        second.process.wait(20)
+        log.close()
+    err = capfd.readouterr().err
+    assert err.startswith("breakglass: the configuration has faults; what they concern is off\nvms.other.vmid: ")
+    assert "Traceback" not in err
+    assert "hunter2" not in err
+
+
+def _answers(service: Service) -> bool:
+    try:
+        return bool(service.health()["ok"])
+    except OSError:
+        return False
+
+
+# --- roads ---
+
+
+def test_roads_are_opened_kept_and_closed(service: Service, sshd: Sshd) -> None:
+    """A new VM gets a road, one that did not change keeps its connection, and one that is taken out loses it."""
+    before, first = service.config.read_text(), logins(sshd)
+    another_vm(service, "other")
+    hang_up(service)
+    wait_until(lambda: proxmox(service) == {"devvm": "answering", "other": "answering"})
+    assert service.pve("status", vm="other").json["outcome"] == "done"
+    assert logins(sshd) == first + 1
+    assert connections(sshd) == 2
+    service.config.write_text(before)
+    hang_up(service)
+    assert proxmox(service) == {"devvm": "answering"}
+    assert service.pve("status", vm="other").json["outcome"] == "rejected"
+    wait_until(lambda: connections(sshd) == 1)
+    assert service.pve("status").json["outcome"] == "done"
+    assert logins(sshd) == first + 1
+
+
+def test_a_changed_vm_is_reached_anew(service: Service, sshd: Sshd) -> None:
+    """Other settings are another road: a wrong pin shows at once, the right one mends it."""
+    good = service.config.read_text()
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDJc1gdTQnty6yEjg5X1JJ5HnBZ2/51OwXFleGiPrUsy"
+    rewrite(service, lambda text: text.replace(json.dumps([sshd.host_key]), json.dumps([other])))
+    hang_up(service)
+    wait_until(lambda: proxmox(service) == {"devvm": "host-key-differs"})
+    service.config.write_text(good)
+    hang_up(service)
+    service.answering()
+    assert service.pve("status").json["outcome"] == "done"
+
+
+def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
+    """A new SSH key on disk is used after a SIGHUP; the pause after a key that was turned down ends with it."""
+    file = service.directory / "power.key"
+    file.write_text("not a key\n")
+    rewrite(service, lambda text: text.replace(f"key = '''{sshd.power_key}'''", f"key_file = {json.dumps(str(file))}"))
+    hang_up(service)
+    wait_until(lambda: proxmox(service) == {"devvm": "key-not-accepted"})
+    file.write_text(sshd.power_key)
+    assert service.pve("status").json["outcome"] == "unreached"
+    hang_up(service)
+    service.answering()
+    assert service.pve("status").json["outcome"] == "done"
+
+
+def test_a_reload_tries_a_refused_key_again(service: Service, sshd: Sshd) -> None:
+    """Nothing changed here, but the host's list of keys was mended: SIGHUP says so, and no minute is waited for."""
+    lines = sshd.keys.read_text()
+    sshd.keys.write_text("")
+    sshd.drop_connections()
+    wait_until(lambda: proxmox(service) == {"devvm": "key-not-accepted"})
+    sshd.keys.write_text(lines)
+    hang_up(service)
+    service.answering()
+
+
+# --- what is never interrupted ---
+
+
+def test_a_cycle_survives_the_removal_of_its_vm(service: Service, world: World, sshd: Sshd) -> None:
+    """A verb that runs goes on, on its own road, and is answered; then the road is closed."""
+    os.mkfifo(world.root / "gate")
+    world.misbehave(gate="start")
+    good = service.config.read_text()
+    replies: list[dict[str, Any]] = []
+    posting = threading.Thread(target=lambda: replies.append(service.pve("cycle", vm="devvm", msg_id=new_id()).json))
+    posting.start()
+    wait_stage(service, "start")
+    rewrite(service, lambda text: text.replace("[vms.devvm]", "[vms.other]"))
+    hang_up(service)
+    wait_until(lambda: proxmox(service) == {"other": "answering"})
+    assert service.pve("status", vm="devvm").json["outcome"] == "rejected"
+    assert connections(sshd) == 2
+    open_gate(world)
+    posting.join(60)
+    assert (replies[0]["outcome"], replies[0]["reached"], replies[0]["vm"]) == ("done", True, "devvm")
+    assert (replies[0]["state"], replies[0]["attached"]) == ("running", False)
+    assert world.pid is not None
+    wait_until(lambda: connections(sshd) == 1)
+    service.config.write_text(good)
+    hang_up(service)
+    service.answering()
+
+
+def test_a_storm_of_hangups_under_load(service: Service, sshd: Sshd) -> None:
+    """Twenty SIGHUPs among requests: each request is answered, the warm connection stays, the last file counts."""
+    first = logins(sshd)
+    replies: list[int] = []
+    asking = threading.Thread(target=lambda: replies.extend(service.pve("status").status for _ in range(40)))
+    asking.start()
+    for number in range(20):
+        service.secrets[f"phone{number}"] = new_secret()
+        add(service, caller(f"phone{number}", service.secrets[f"phone{number}"]))
+        service.process.send_signal(signal.SIGHUP)
+        time.sleep(0.005)
+    asking.join(60)
+    wait_until(lambda: service.pve("status", caller="phone19").status == 200)
+    assert replies == [200] * 40
+    assert logins(sshd) == first
+    assert service.health()["config"] == "ok"
+
+
+def _reader_of(pipe: Path) -> int:
+    """Return a descriptor to write to whoever reads the pipe now, or 0."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return 0
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_a_hangup_during_the_start_and_the_end_kills_nothing(service: Service, end: signal.Signals) -> None:
+    """From the first line of `serve` to the last, SIGHUP is no reason to die; one that came early is still heard."""
+    pipe = service.directory / "pipe"
+    os.mkfifo(pipe)
+    add(service, f'[callers.phone]\nsecret_file = "{pipe}"\nallow = ["status"]\n')
+    environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(free_port())}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=subprocess.DEVNULL
+    )
+    file = wait_until(lambda: _reader_of(pipe))  # the configuration is being read
+    process.send_signal(signal.SIGHUP)
+    os.write(file, new_secret().encode())
+    os.close(file)
+    time.sleep(0.1)  # the same reading must not take both
+    file = wait_until(lambda: _reader_of(pipe))  # it is read again
+    os.write(file, new_secret().encode())
+    os.close(file)
+    process.send_signal(end)
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    assert process.returncode == 0

@@ -1,0 +1,228 @@
+"""The road to the host: each way of not getting there is told apart, and `reached` is always right."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import asyncssh
+import pytest
+
+import breakglass.proxmox.connect
+import breakglass.proxmox.link
+from breakglass.config.model import Address, Vm
+from breakglass.demo.proxmox.world import VMID, World
+from breakglass.proxmox.host import Host
+from breakglass.proxmox.outcome import Asked, Lost, Message, Unreached
+from breakglass.proxmox.run import Run, SentIds
+from breakglass.web.bodies import PveRequest
+
+from ..support.sshd import Sshd, descendants
+
+pytestmark = pytest.mark.real("sshd")
+
+
+@pytest.fixture
+def vm(sshd: Sshd) -> Vm:
+    return Vm("devvm", VMID, Address("breakglass", "127.0.0.1", sshd.port), sshd.power_key, (sshd.host_key,))
+
+
+@pytest.fixture
+async def open_host(vm: Vm) -> AsyncIterator[Callable[..., Host]]:
+    """Make roads, and close them at the end."""
+    made: list[Host] = []
+
+    def make(**changes: Any) -> Host:
+        made.append(Host(replace(vm, **changes), settle_seconds=1))
+        return made[-1]
+
+    yield make
+    for host in made:
+        await host.close()
+
+
+async def trouble(host: Host, line: str = "reset vm=102 id=trouble-1 by=operator") -> Unreached:
+    with pytest.raises(Unreached) as caught:
+        await collected(host.run(line))
+    assert "nothing was sent" in caught.value.message
+    return caught.value
+
+
+async def collected(messages: AsyncIterator[Message]) -> list[Message]:
+    return [message async for message in messages]
+
+
+def at(port: int, name: str = "127.0.0.1") -> Address:
+    return Address("breakglass", name, port)
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# --- seven ways ---
+
+
+async def test_name_not_found(open_host: Callable[..., Host]) -> None:
+    """1: a name that has no address (RFC 6761 keeps .invalid free of them)."""
+    assert (await trouble(open_host(ssh=at(22, "no-such-host.invalid")))).code == "name-not-found"
+
+
+async def test_refused(open_host: Callable[..., Host]) -> None:
+    """2: nobody listens."""
+    assert (await trouble(open_host(ssh=at(unused_port())))).code == "refused"
+
+
+async def test_timeout(open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    """3: something takes the connection and never speaks."""
+    monkeypatch.setattr(breakglass.proxmox.connect, "CONNECT_SECONDS", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        assert (await trouble(open_host(ssh=at(silent.getsockname()[1])))).code == "timeout"
+
+
+async def test_turned_away_before_login(world: World, open_host: Callable[..., Host], sshd: Sshd) -> None:
+    """4: OpenSSH penalises this address; the right key does not help."""
+    sshd.stop()
+    strict = Sshd(world, "PerSourcePenalties authfail:30 min:1", name="strict")
+    try:
+        wrong = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+        place = {"ssh": at(strict.port), "host_keys": (strict.host_key,)}
+        codes = [(await trouble(open_host(key=wrong, **place))).code for _ in range(4)]
+        assert codes[0] == "key-not-accepted"
+        assert (await trouble(open_host(key=strict.power_key, **place))).code == "turned-away"
+    finally:
+        strict.stop()
+
+
+async def test_key_not_accepted_is_not_retried(open_host: Callable[..., Host], sshd: Sshd) -> None:
+    """5: a wrong key is tried once a minute and no more, however often somebody asks."""
+    host = open_host(key=asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode())
+    keeping = asyncio.create_task(host.keep_open())
+    assert [(await trouble(host)).code for _ in range(3)] == ["key-not-accepted"] * 3
+    keeping.cancel()
+    assert sshd.logged().count("Failed publickey") == 1
+
+
+async def test_host_key_differs(open_host: Callable[..., Host]) -> None:
+    """6: an unexpected host key; the key is not offered to it."""
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+    assert (await trouble(open_host(host_keys=(other,)))).code == "host-key-differs"
+
+
+async def test_connection_lost_after_sending(open_host: Callable[..., Host], sshd: Sshd, world: World) -> None:
+    """7: the server dies for good after the request was sent: that is unknown, never unreached."""
+    os.mkfifo(world.root / "gate")
+    world.misbehave(gate="stop")
+    host = open_host()
+    messages = host.run("stop vm=102 id=lost-after-1 by=operator")
+    await anext(messages)
+    sshd.stop()
+    with pytest.raises(Lost):
+        await collected(messages)
+    (world.root / "gate").write_text("")
+
+
+# --- pins ---
+
+
+async def test_any_of_several_pins_is_enough(open_host: Callable[..., Host], sshd: Sshd) -> None:
+    """Current and spare: the one that the host shows is among them."""
+    spare = asyncssh.generate_private_key("ssh-rsa", key_size=2048).export_public_key().decode().strip()
+    assert (await open_host(host_keys=(spare, sshd.host_key)).read("status vm=102"))[-1]["state"] == "running"
+
+
+async def test_a_host_ca_vouches_for_a_new_key(open_host: Callable[..., Host], sshd: Sshd) -> None:
+    """A certificate by the pinned authority is accepted; the authority alone is not a host key."""
+    authority = asyncssh.generate_private_key("ssh-ed25519")
+    public = authority.export_public_key().decode().strip()
+    assert (await trouble(open_host(host_keys=(), host_cas=(public,)))).code == "host-key-differs"
+    key = asyncssh.read_private_key(sshd.directory / "host_key")
+    certificate = authority.generate_host_certificate(key.convert_to_public(), "pve", principals=["127.0.0.1"])
+    (sshd.directory / "host_key-cert.pub").write_bytes(certificate.export_certificate())
+    sshd.stop()
+    sshd.extra += f"\nHostCertificate {sshd.directory}/host_key-cert.pub"
+    sshd.start()
+    assert (await open_host(host_keys=(), host_cas=(public,)).read("status vm=102"))[-1]["state"] == "running"
+
+
+async def test_no_pin_checks_nothing(open_host: Callable[..., Host]) -> None:
+    """The word "any" accepts whatever key is shown."""
+    assert (await open_host(host_keys=()).read("status vm=102"))[-1]["state"] == "running"
+
+
+# --- the warm link ---
+
+
+async def test_identical_reads_in_flight_are_asked_once(open_host: Callable[..., Host]) -> None:
+    """Two hundred pages that poll cost at most two executions on the host."""
+    host = open_host()
+    await host.read("status vm=102")
+    assert host.link is not None
+    assert host.link.channel is not None
+    before = host.link.channel.sent
+    answers = await asyncio.gather(*(host.read("status vm=102") for _ in range(200)))
+    assert {answer[-1]["state"] for answer in answers} == {"running"}
+    assert host.link.channel.sent - before <= 2
+
+
+async def test_a_dead_session_falls_back_and_comes_back(open_host: Callable[..., Host], sshd: Sshd) -> None:
+    """When the resident agent is killed, the next verb still works, on the same connection."""
+    host = open_host()
+    await host.read("status vm=102")
+    link = host.link
+    resident = descendants(sshd.process.pid)[-1]
+    os.kill(resident, signal.SIGKILL)
+    assert (await host.read("status vm=102"))[-1]["state"] == "running"
+    assert host.link is link
+
+
+async def test_without_a_session_each_verb_is_an_exec(open_host: Callable[..., Host], vm: Vm, sshd: Sshd) -> None:
+    """A read-only key gets no session: verbs go one by one, and their trailers are understood."""
+    host = open_host(key=sshd.read_only_key)
+    assert (await host.read("status vm=102"))[-1]["state"] == "running"
+    assert host.link is not None
+    assert host.link.channel is None
+    messages = await collected(host.run("reset vm=102"))
+    assert [message["type"] for message in messages] == ["output", "result"]
+    assert messages[-1]["exit_code"] == 16
+
+
+async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
+    open_host: Callable[..., Host], sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that no longer answers is found out by a ping: the verb itself goes over a new one."""
+    monkeypatch.setattr(breakglass.proxmox.link, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 1)
+    host = open_host()
+    await host.read("status vm=102")
+    frozen = descendants(sshd.process.pid)
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        messages = await collected(host.run("reset vm=102 id=unnoticed-1 by=operator"))
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGKILL)
+    assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
+
+
+async def test_a_long_verb_answers_running(open_host: Callable[..., Host], vm: Vm, world: World) -> None:
+    """When its time for a JSON answer is over and the host has spoken, the answer is running, reached true."""
+    os.mkfifo(world.root / "gate")
+    world.misbehave(gate="stop")
+    asked = Asked("stop", "devvm", "long-verb-1", "operator")
+    run = Run(open_host(), asked, PveRequest("stop"), vm, 0.0, SentIds())
+    stream = run.stream(asyncio.Event())
+    assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
+    early = await run.finished(asyncio.Event(), seconds=0)
+    assert (early.status, early.outcome, early.body["reached"]) == (202, "running", True)
+    (world.root / "gate").write_text("")
+    world.misbehave()
+    assert (await run.finished(asyncio.Event(), seconds=60)).outcome == "done"

@@ -1,0 +1,35 @@
+"""An id that this handler has sent before is never answered with `nothing was sent`."""
+
+import pytest
+
+from breakglass.cli.client import new_id
+from breakglass.proxmox.run import SentIds
+
+from ..support.service import Service
+from ..support.sshd import Sshd
+
+
+@pytest.mark.real("sshd", "qemu")
+def test_what_was_sent_before_is_unknown_when_the_host_is_gone(service: Service, sshd: Sshd) -> None:
+    """A browser sends a request again by itself and tells nobody. When the host answered the first and is out of reach
+    for the second, the second says that it may have run; an id that is new says that nothing was sent, each time."""
+    acted, new = new_id(), new_id()
+    assert service.pve("reset", msg_id=acted).json["outcome"] == "done"
+    sshd.stop()
+    service.not_answering()
+    again = service.pve("reset", msg_id=acted)
+    assert (again.status, again.json["outcome"], again.json["reached"]) == (503, "unknown", None)
+    assert again.json["verdict"]["sentence"].endswith('"reset" was sent before and may have run')
+    assert "nothing was sent" not in again.json["verdict"]["sentence"]
+    for _ in range(2):
+        reply = service.pve("reset", msg_id=new)
+        assert (reply.status, reply.json["outcome"], reply.json["reached"]) == (503, "unreached", False)
+    assert service.pve("status", msg_id=acted).json["outcome"] == "unreached"
+
+
+def test_a_flood_of_ids_is_bounded() -> None:
+    """The newest are kept; one that was not sent after all is taken back, and one of two that were leaves the other."""
+    sent = SentIds(most=2)
+    for each in ("a", "b", "b", "c"):  # "a" is forgotten
+        sent.add(each)
+    assert [sent.take_back(each) for each in ("a", "b", "b", "c")] == [True, False, True, True]

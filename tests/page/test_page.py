@@ -1,0 +1,269 @@
+"""The page in a real browser, before the real handler, sshd, host agent and QEMU: each state of its state machine."""
+
+import pytest
+from playwright.sync_api import expect
+
+from ..support.browser import ASKS, Visit, ask, blocked, confirm, held_cycle, keep_key, phase, press, said, told
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+
+
+# --- locked ---
+
+
+def test_locked_until_a_key_is_given(visit: Visit) -> None:
+    """Without a key nothing can be pressed; what is wrong with a key is said, and a good one unlocks."""
+    page = visit.page
+    page.goto(visit.stage.url)
+    phase(page, "locked")
+    press(page, "reset")
+    for text in ("hunter2", f"whsec_{'§' * 40}", "whsec_AAAA", f"whsec_{'A' * 33}", f"whsec_{'A' * 92}"):
+        page.fill("#secret", text)
+        page.keyboard.press("Enter")
+        told(page, "key-trouble", "no whole signing key")
+        page.evaluate("() => { document.getElementById('key-trouble').textContent = '' }")
+    page.fill("#secret", visit.keys["operator"])
+    page.keyboard.press("Enter")
+    phase(page, "idle")
+    assert page.input_value("#secret") == ""
+    assert (said(page, "name"), said(page, "state-word")) == ("devvm (VM 102)", "Running")
+    assert page.title() == "Running - devvm"
+    assert visit.mutating == []
+
+
+def test_a_wrong_key_is_told_and_forgotten(visit: Visit) -> None:
+    """A key that the handler does not know is refused in words; the address bar has lost it too."""
+    page = visit.page
+    page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
+    told(page, "key-trouble", "does not know this key")
+    phase(page, "locked")
+    assert "key=" not in page.url
+
+
+def test_a_wrong_key_takes_nothing_away(visit: Visit) -> None:
+    """A kept key and the commands by hand outlive a key that is refused: it may be a link, or the handler's fault."""
+    page = keep_key(visit)
+    page.goto("about:blank")
+    page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
+    told(page, "key-trouble", "does not know this key")
+    assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
+    page.reload()
+    phase(page, "idle")
+
+
+def test_forget_forgets_in_every_tab(visit: Visit) -> None:
+    """The other tab is locked too, and what it had under way is sent no more."""
+    page, other = keep_key(visit), visit.tab()
+    other.goto(visit.stage.url)
+    phase(other, "idle")
+    page.click("#key summary")
+    page.click("#forget")
+    phase(other, "locked")
+    other.reload()
+    phase(other, "locked")
+
+
+def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Visit) -> None:
+    """A reload asks for the key again, unless it was kept: then as a key that can't be read out. Forget forgets."""
+    page = visit.open()
+    page.reload()
+    phase(page, "locked")
+    page.check("#keep-key")
+    page.fill("#secret", visit.keys["operator"])
+    page.keyboard.press("Enter")
+    phase(page, "idle")
+    page.reload()
+    phase(page, "idle")
+    kept = page.evaluate(
+        """() => new Promise((done) => {
+            indexedDB.open("breakglass / ").onsuccess = ({target}) => {
+                target.result.transaction("key").objectStore("key").getAll().onsuccess = async ({target}) => {
+                    const [key] = target.result;
+                    const out = await crypto.subtle.exportKey("raw", key).then(() => "read", () => "not read");
+                    done([target.result.length, key.constructor.name, key.extractable, out]);
+                };
+            };
+        })"""
+    )
+    assert kept == [1, "CryptoKey", False, "not read"]
+    stored = page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}])")
+    assert visit.keys["operator"][6:] not in stored
+    page.click("#key summary")
+    page.click("#forget")
+    phase(page, "locked")
+    page.reload()
+    phase(page, "locked")
+    assert page.evaluate("() => localStorage.length + sessionStorage.length") <= 1  # the VM's names, from /health
+
+
+# --- idle, checking, running, done ---
+
+
+@pytest.mark.parametrize("verb", ["reset", "cycle", "stop"])
+def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
+    """Confirmed, sent, done, and then what the state is. What was being looked at goes with the request."""
+    page = visit.open()
+    confirm(page, verb)
+    phase(page, "running")
+    assert all(blocked(page, each) for each in ASKS)
+    phase(page, "done")
+    (sent,) = visit.mutating
+    assert (sent["verb"], sent["vm"], sent["if_state"]) == (verb, "devvm", "running")
+    assert sent["if_last"]
+    expect(page.locator("#state-word")).to_have_text("Stopped" if verb == "stop" else "Running")
+    expect(page.locator("#lately-jobs summary").first).to_contain_text("done operator")
+    assert visit.stage.mutating_jobs()[0]
+
+
+def test_what_makes_no_sense_says_why_and_can_be_done(visit: Visit) -> None:
+    """Start is not offered while the VM runs, but says why, and asks with `anyway` when it is pressed all the same."""
+    page = visit.open()
+    assert blocked(page, "start")
+    assert "It is running." in page.inner_text("[data-verb=start]")
+    ask(page, "start")
+    assert said(page, "confirm-title") == "Start devvm (VM 102) anyway?"
+    page.click("#yes")
+    phase(page, "done")
+
+
+def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
+    """The evidence, its verdict and the console's picture are shown; the room for the picture was there before it."""
+    page = visit.open()
+    press(page, "forensics")
+    phase(page, "checking")
+    before = page.locator("[data-verb=reset]").bounding_box()
+    phase(page, "done")
+    page.wait_for_selector("#screen img")
+    assert page.locator("#screen img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 720
+    assert "idle and hung look alike" in said(page, "verdict-sentence")
+    assert page.locator("[data-verb=reset]").bounding_box() == before
+    page.click("#verdict summary")
+    assert "virtio0 queue 0" in said(page, "verdict-lines")
+    assert "before" not in said(page, "screen-words")
+    confirm(page, "reset")
+    phase(page, "done")
+    expect(page.locator("#screen-words")).to_contain_text("before what was done since")
+
+
+def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
+    """A stopped VM advises Start: the verdict says so, and so does the button."""
+    visit.stage.service.pve("stop")
+    page = visit.open()
+    expect(page.locator("#verdict-advice")).to_have_text("Advised: Start.")
+    expect(page.locator("[data-verb=start]")).to_contain_text("Advised.")
+    assert page.locator(".advised").count() == 1
+
+
+def test_nothing_is_advised_while_somebody_is_at_it(visit: Visit) -> None:
+    """In the middle of another's cycle the VM is stopped; to start it is not the advice."""
+    with held_cycle(visit.stage):
+        page = visit.open()
+        told(page, "state-note", "operator2 has been power-cycling it since")
+        assert said(page, "state-word") == "Stopped"
+        assert page.locator(".advised").count() == 0
+        assert said(page, "verdict-advice") == ""
+
+
+def test_a_job_of_late_opens_whole(visit: Visit) -> None:
+    """The list says verb, outcome and who; opening one shows its output, its picture and why."""
+    visit.stage.service.pve("reset", caller="operator2", reason="hung since 02:50")
+    page = visit.open()
+    entry = page.locator("#lately-jobs details").first
+    expect(entry).to_contain_text("Reset: done")
+    expect(entry).to_contain_text("operator2, ")
+    entry.locator("summary").click()
+    expect(entry).to_contain_text("Why: hung since 02:50")
+    expect(entry.locator("pre")).to_contain_text("QEMU accepted it")
+
+
+# --- not sent, refused, busy, failed ---
+
+
+def test_not_sent(visit: Visit) -> None:
+    """What the handler turned away says that nothing was sent, and what to do."""
+    page = visit.open(caller="viewer")
+    confirm(page, "reset")
+    phase(page, "notSent")
+    assert "Nothing was sent:" in said(page, "told")
+    assert 'viewer may not "reset"' in said(page, "told-sentence")
+    assert not blocked(page, "reset")
+
+
+def test_refused_because_somebody_was_faster(visit: Visit) -> None:
+    """What changed between looking and confirming makes the host refuse: one outage, not two."""
+    page = visit.open()
+    ask(page, "cycle")
+    visit.stage.service.pve("reset", caller="operator2")
+    page.click("#yes")
+    phase(page, "refused")
+    assert "Nothing was changed:" in said(page, "told")
+    assert "operator2" in said(page, "told-sentence")
+    expect(page.locator("#state-note")).to_contain_text("Somebody else changed its power")
+
+
+def test_busy_and_watching(visit: Visit) -> None:
+    """Who holds the VM, at what stage and since when; Watch follows it by reading alone, to its end."""
+    page = visit.open()
+    with held_cycle(visit.stage) as job:
+        confirm(page, "reset")
+        phase(page, "busy")
+        assert "operator2 has been power-cycling it since" in said(page, "told-sentence")
+        assert "Nothing was changed." in said(page, "told-sentence")
+        page.click("#watch")
+        entry = page.locator("#lately-jobs details[open]")
+        expect(entry).to_contain_text(job)
+        expect(entry).to_contain_text("now at: start")
+    expect(entry).to_contain_text("Power-cycle: done")
+    expect(entry.locator("pre")).to_contain_text("verify: running")
+    assert len(visit.mutating) == 1
+
+
+def test_failed(visit: Visit) -> None:
+    """How far it got, what Proxmox said, and the next command by hand."""
+    page = visit.open()
+    visit.stage.world.misbehave(fail={"start": "no space left on device"})
+    confirm(page, "cycle")
+    phase(page, "failed")
+    assert "It got as far as: start. Advice: Start." in said(page, "told-hint")
+    lines = said(page, "told-lines").splitlines()
+    assert [line for line in lines if "By hand: " in line] == ["By hand: ssh root@127.0.0.1 qm start 102"]
+    expect(page.locator("#output")).to_contain_text("no space left on device")
+    expect(page.locator("[data-verb=start]")).to_have_attribute("aria-disabled", "false")
+
+
+# --- disconnected, and a Proxmox that is away ---
+
+
+def test_disconnected_and_back_by_itself(visit: Visit) -> None:
+    """A handler that is away is told with the time and the next try; by-hand opens; it comes back without a hand."""
+    page = visit.open()
+    visit.stage.wire.down()
+    press(page, "status")
+    phase(page, "failed")
+    phase(page, "disconnected")
+    expect(page.locator("#told-timer")).to_contain_text("Trying again in")
+    assert "not answering since" in said(page, "light-handler")
+    assert "qm reset 102" in said(page, "by-hand-lines")
+    assert all(blocked(page, each) for each in ASKS)
+    visit.stage.wire.up()
+    phase(page, "idle")
+    assert visit.mutating == []
+
+
+def test_a_lock_never_lasts(visit: Visit) -> None:
+    """While Proxmox is away a verb is not offered; after a minute it is, through the same question."""
+    visit.page.clock.install()
+    page = visit.open()
+    with visit.stage.without_sshd():
+        press(page, "status")
+        phase(page, "notSent")
+        page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
+        expect(page.locator("[data-verb=reset]")).to_contain_text("Proxmox is out of reach: the connection was refused")
+        told(page, "light-proxmox", "the connection was refused, since")
+        assert "the host’s own console" in said(page, "state-note")
+        press(page, "reset")
+        assert not page.is_visible("#confirm")
+        page.clock.fast_forward(61_000)
+        expect(page.locator("[data-verb=reset]")).to_contain_text("Try anyway")
+        confirm(page, "reset")
+        phase(page, "notSent")

@@ -1,0 +1,187 @@
+"""What the page shows of a job under way, and the one button that a refusal may bring: offered by the host alone."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from breakglass.verbs import ANYWAY
+
+from ..support.browser import Stage, Visit, ask, axe_finds, confirm, phase, press, said, told
+from ..support.scripted import HUNG, STORAGE_HUNG, Scripted, output, result, scripted, stage
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+PLACES = "() => [...document.querySelectorAll('[data-verb]')].map(b => b.getBoundingClientRect().y + scrollY)"
+
+
+@pytest.fixture(scope="module")
+def host(stage: Stage) -> Iterator[Scripted]:
+    with scripted(stage.world, stage.sshd, stage.service) as script:
+        yield script
+
+
+@pytest.fixture
+def page(stage: Stage, host: Scripted) -> Iterator[tuple[Page, Visit]]:
+    """Somebody at the page, on a host where the VM's storage hangs."""
+    host.say(STORAGE_HUNG)
+    visit = Visit(stage)
+    yield visit.open(), visit
+    visit.close()
+
+
+def local(since: str, seconds: float) -> str:
+    """Return a time of the host's as the page shows it."""
+    return f"{datetime.fromisoformat(since).astimezone() + timedelta(seconds=seconds):%H:%M:%S}"
+
+
+# --- anyway ---
+
+
+@pytest.mark.parametrize(("verb", "label"), [("reset", "Reset"), ("cycle", "Power-cycle")])
+def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: Scripted, verb: str, label: str) -> None:
+    """One button, named for the verb. Its dialog says what may be lost; a yes sends the verb with the word, once, under
+    an id of its own, and bound to what was seen."""
+    at, visit = page
+    confirm(at, verb)
+    phase(at, "refused")
+    button = at.locator("#anyway")
+    expect(button).to_have_text(f"{label} anyway…")
+    button.click()
+    at.wait_for_selector("#yes[aria-disabled=false]")
+    assert said(at, "confirm-title") == f"{label} devvm (VM 102) anyway?"
+    assert said(at, "confirm-text").endswith(ANYWAY["storage-hung"].cost)
+    assert "lost" in said(at, "confirm-text")
+    assert at.evaluate("() => document.activeElement.id") == "keep"
+    at.click("#yes")
+    phase(at, "done")
+    expect(button).to_be_hidden()
+    first, second = visit.mutating
+    assert second == {**first, "anyway": "storage-hung"}
+    ids = [re.search(r" id=(\S+)", line) for line in host.asked(verb)]
+    assert len({each[1] for each in ids if each}) == 2
+    assert all(each and each[1].startswith("msg_") for each in ids)
+
+
+def test_the_offer_needs_its_dialog(page: tuple[Page, Visit]) -> None:
+    """Esc leaves things as they are, with the focus back on the button; a script's press is none."""
+    at, visit = page
+    confirm(at, "reset")
+    phase(at, "refused")
+    at.click("#anyway")
+    at.evaluate("() => document.getElementById('yes').click()")
+    at.keyboard.press("Escape")
+    at.wait_for_selector("#confirm", state="hidden")
+    assert at.evaluate("() => document.activeElement.id") == "anyway"
+    assert len(visit.mutating) == 1
+
+
+@pytest.mark.parametrize("offer", [None, "", "locked", "constructor", True, ["storage-hung"]])
+def test_nothing_else_is_offered(page: tuple[Page, Visit], host: Scripted, offer: Any) -> None:
+    """A refusal without the offer, or with one that neither handler nor page knows, has no such button."""
+    at, _ = page
+    host.say([("reset", [result(12, "refused", verdict=HUNG, anyway=offer)]), ("", [result(jobs=[])])])
+    confirm(at, "reset")
+    phase(at, "refused")
+    expect(at.locator("#anyway")).to_be_hidden()
+
+
+def test_the_older_anyway_never_sends_the_word(page: tuple[Page, Visit], host: Scripted) -> None:
+    """Start of a VM that runs is `Try anyway`, which is about what the page knows: its body has no such field."""
+    at, visit = page
+    ask(at, "start")
+    assert said(at, "confirm-title") == "Start devvm (VM 102) anyway?"
+    at.click("#yes")
+    phase(at, "done")
+    assert ["anyway" in body for body in visit.mutating] == [False]
+    assert "anyway" not in host.asked("start")[0]
+
+
+def test_the_offer_goes_with_the_refusal(page: tuple[Page, Visit]) -> None:
+    """A look at the VM ends it: what was offered then may be wrong now, and the host is asked again."""
+    at, _ = page
+    confirm(at, "reset")
+    phase(at, "refused")
+    press(at, "status")
+    phase(at, "idle")
+    expect(at.locator("#anyway")).to_be_hidden()
+
+
+def test_the_offer_offends_nobody(page: tuple[Page, Visit]) -> None:
+    """No violation for axe-core, light or dark, with the button and in its dialog; 48 px; no wider than the screen; and
+    no verb's button has moved."""
+    at, _ = page
+    before = at.evaluate(PLACES)
+    confirm(at, "reset")
+    phase(at, "refused")
+    assert at.evaluate(PLACES) == before
+    found = axe_finds(at, "refused, with an offer")
+    box = at.locator("#anyway").bounding_box()
+    assert box
+    assert box["height"] >= 48
+    at.set_viewport_size({"width": 320, "height": 740})
+    assert at.evaluate("() => document.documentElement.scrollWidth") <= 320
+    at.click("#anyway")
+    at.wait_for_selector("#yes[aria-disabled=false]")
+    assert axe_finds(at, "its dialog") + found == []
+    assert at.evaluate("() => document.documentElement.scrollWidth") <= 320
+
+
+# --- the stages ---
+
+
+def test_the_stage_that_runs_and_by_when_it_ends(page: tuple[Page, Visit], host: Scripted) -> None:
+    """While a verb runs, its stage and the time by which it ends at the latest, by the host's word alone; lines of a
+    type that the page does not know are no error. No verb's button moves."""
+    at, _ = page
+    begun = stage("preflight", 420)
+    later = {**begun, "stage": "forensics", "deadline": 480.0}
+    host.say(
+        [
+            ("cycle", [begun, output("a\n"), {"wait": "go-2"}, later, {"wait": "go-3"}, result(deadline=480.0)]),
+            ("", [result(jobs=[])]),
+        ]
+    )
+    before = at.evaluate(PLACES)
+    confirm(at, "cycle")
+    told(at, "told-sentence", f"Stage: preflight; the job ends by {local(begun['started'], 420)}.")
+    assert at.evaluate(PLACES) == before
+    host.let_go("go-2")
+    told(at, "told-sentence", f"Stage: forensics; the job ends by {local(begun['started'], 480)}.")
+    assert at.evaluate(PLACES) == before
+    host.let_go("go-3")
+    phase(at, "done")
+    assert said(at, "told-sentence").startswith("at ")
+
+
+def test_unknown_lines_are_no_error(page: tuple[Page, Visit]) -> None:
+    """A newer handler may say more: its lines are passed over, and the result counts."""
+    at, _ = page
+    lines = '{"type":"accepted"}\n{"type":"mood","text":"fine"}\n{"type":"stage"}\n{}\n'
+    lines += '{"type":"result","verb":"reset","outcome":"done","reached":true,"state":"running","last":"none"}\n'
+    at.route("**/pve", lambda route: route.fulfill(status=200, content_type="application/x-ndjson", body=lines))
+    confirm(at, "reset")
+    phase(at, "done")
+    at.unroute("**/pve")
+
+
+def test_who_holds_the_vm_and_until_when(page: tuple[Page, Visit], host: Scripted) -> None:
+    """The holder's deadline counts from when it began; without one, of an older host agent, nothing is said of it."""
+    at, _ = page
+    holder = {
+        "job": "msg_other000",
+        "verb": "cycle",
+        "by": "operator2",
+        "since": stage("x")["started"],
+        "stage": "stop",
+    }
+    host.say([("reset", [result(11, "busy", holder={**holder, "deadline": 420.0})]), ("", [result(jobs=[])])])
+    confirm(at, "reset")
+    phase(at, "busy")
+    since, by = (local(str(holder["since"]), seconds) for seconds in (0, 420))
+    told(at, "told-sentence", f"operator2 has been power-cycling it since {since}; the job ends by {by} (stage: stop).")
+    host.say([("reset", [result(11, "busy", holder=holder)]), ("", [result(jobs=[])])])
+    confirm(at, "reset")
+    told(at, "told-sentence", f"operator2 has been power-cycling it since {since} (stage: stop).")

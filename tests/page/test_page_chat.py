@@ -1,0 +1,331 @@
+"""The page's conversation: the real claude behind the real handler, with a model whose words are scripted."""
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ..support.browser import Visit, axe_finds, phase, press, said, told
+from ..support.talk import Talker, bash, fake
+
+pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
+
+LONG = "".join(f"Line {n} of what there is to say.\n" for n in range(1, 41))
+PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text": "It needs your approval."})
+
+
+def ask_claude(page: Page, prompt: str) -> None:
+    page.fill("#prompt", prompt)
+    page.press("#prompt", "Control+Enter")
+
+
+def ended(page: Page, count: int = 1) -> None:
+    """Return once so many turns have ended, well or not."""
+    expect(page.locator("#transcript article")).to_have_count(count)
+    expect(page.locator("#stop-turn")).to_have_attribute("aria-disabled", "true", timeout=30_000)
+
+
+def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
+    """What claude says and runs is shown as text; the next prompt continues; nothing of it offends axe."""
+    page = visit.open()
+    evil = "<img src=x onerror=alert(1)> \u202egnp \x1b[31m"
+    ask_claude(page, fake({"text": f"I look. {evil}", **bash("echo '<b>42</b>'")}, {"text": "It is idle."}))
+    ended(page)
+    turn = page.locator("#transcript article")
+    expect(turn).to_contain_text("I look. <img src=x onerror=alert(1)> ⟨U+202e⟩gnp ␛[31m")
+    expect(turn).to_contain_text("It is idle.")
+    expect(turn.locator("summary")).to_contain_text("✓ ran: echo")
+    turn.locator("summary").click()
+    expect(turn.locator("pre")).to_have_text("<b>42</b>")
+    assert page.locator("#transcript :is(img, script)").count() == 0
+    told(page, "chat-heard", "It is idle.")
+    told(page, "light-claude", "Claude: answering")
+    ask_claude(page, fake({"text": "And still."}))
+    ended(page, 2)
+    prompts = [body for body in visit.posts if "prompt" in body]
+    assert "session" not in prompts[0]
+    assert prompts[1]["session"]
+    assert axe_finds(page, "a conversation") == []
+
+
+def test_a_proposal_needs_the_dialog_and_acts_once(visit: Visit) -> None:
+    """claude's key may not; Approve asks as the button does, under the proposal's id; then it is spent and says so."""
+    page = visit.open()
+    before = visit.stage.mutating_jobs()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    card = page.locator("#transcript .box")
+    expect(card).to_contain_text("Claude proposes: Reset devvm (VM 102)")
+    expect(card).to_contain_text("Why: It is hung: reset it.")
+    assert axe_finds(page, "a proposal") == []
+    for leave in ("Escape", "Enter"):
+        card.locator("button").click()
+        page.wait_for_selector("#yes[aria-disabled=false]")
+        page.keyboard.press(leave)
+    assert visit.mutating == []
+    card.locator("button").click()
+    page.click("#yes[aria-disabled=false]")
+    phase(page, "done")
+    expect(card.locator("button")).to_contain_text("Reset: done at ")
+    card.locator("button").click(force=True)
+    assert not page.is_visible("#confirm")
+    assert [body["reason"] for body in visit.mutating] == ["proposed by claude: It is hung: reset it."]
+    assert len(visit.stage.mutating_jobs()) == len(before) + 1
+
+
+def test_a_proposal_that_cannot_be_sent_says_why(visit: Visit) -> None:
+    """With the host out of reach Approve opens no dialog, and the card says what is in the way."""
+    page = visit.open()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    with visit.stage.without_sshd():
+        press(page, "status")
+        phase(page, "notSent")
+        page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
+        told(page, "light-proxmox", "the connection was refused")
+        page.click("[data-approve=reset]")
+        expect(page.locator("#transcript .box")).to_contain_text("Proxmox is out of reach: the connection was refused.")
+        assert not page.is_visible("#confirm")
+    assert visit.mutating == []
+
+
+def test_a_proposal_that_was_refused_is_spent(visit: Visit) -> None:
+    """`refused` and `busy` are final for an id: the card says so, and can't be pressed into the same answer again."""
+    page = visit.open()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    button = page.locator("#transcript .box button")
+    button.click()
+    visit.stage.service.pve("reset", caller="operator2")
+    page.click("#yes[aria-disabled=false]")
+    phase(page, "refused")
+    expect(button).to_contain_text("Reset: refused at ")
+    button.click(force=True)
+    assert not page.is_visible("#confirm")
+
+
+SHIFTS = """() => { window.shifts = []; new PerformanceObserver(list => window.shifts.push(...list.getEntries()
+    .filter(each => !each.hadRecentInput).map(each => each.sources.map(({node}) => node?.id || node?.outerHTML))))
+    .observe({type: "layout-shift"}); }"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
+    """Words, a command, its result, a proposal and the end come in, and nothing on the page changes its place."""
+    visit.page.set_viewport_size({"width": width, "height": 740})
+    page = visit.open()
+    ask_claude(page, fake({"text": LONG, "pace": 0.005, **bash("pve reset")}, {"text": LONG, "wait": "looked"}))
+    page.locator("#send").scroll_into_view_if_needed()
+    expect(page.locator("#transcript .said")).to_contain_text("Line 1 of")
+    page.evaluate(SHIFTS)
+    expect(page.locator("[data-approve=reset]")).to_be_attached()
+    visit.stage.model.release("looked")
+    ended(page)
+    assert page.evaluate("() => window.shifts") == []
+
+
+def test_no_state_of_the_chat_offends_axe(visit: Visit) -> None:
+    """At work, with a proposal, stopped, cut off, down and lost: no violation, light or dark."""
+    page = visit.page
+    page.clock.install()
+    visit.open()
+    ask_claude(page, fake({"text": "I look.", **bash("pve reset")}, {"text": LONG, "wait": "judged"}))
+    expect(page.locator("[data-approve=reset]")).to_be_attached()
+    found = axe_finds(page, "at work")
+    visit.stage.wire.cut("/chat", 1)
+    visit.stage.wire.drop()
+    told(page, "chat-word", "asking for the rest")
+    page.clock.fast_forward(70_000)
+    page.wait_for_selector("#ask-rest:visible")
+    found += axe_finds(page, "cut off")
+    visit.stage.wire.mend()
+    page.click("#ask-rest")
+    page.click("#stop-turn[aria-disabled=false]")
+    ended(page)
+    found += axe_finds(page, "stopped")
+    visit.stage.model.release("judged")
+    ask_claude(page, fake({"text": "never said", "fail": 401, "times": 99}))
+    told(page, "chat-notice", "Claude is not answering")
+    found += axe_finds(page, "down")
+    lose_sessions(visit)
+    page.click("#send")
+    page.wait_for_selector("#recap:visible")
+    found += axe_finds(page, "lost")
+    assert found == []
+
+
+def test_after_a_minute_a_person_asks_for_the_rest(visit: Visit) -> None:
+    """By itself for 60 s; then Ask again joins the same turn where it broke off, and the answer is whole."""
+    visit.page.clock.install()
+    page = visit.open()
+    wire, model = visit.stage.wire, visit.stage.model
+    ask_claude(page, fake({"text": LONG, "wait": "cut off"}))
+    expect(page.locator("#transcript .said")).to_contain_text("Line 1 of")
+    wire.cut("/chat", 1)
+    wire.drop()
+    told(page, "chat-word", "asking for the rest")
+    page.clock.fast_forward(70_000)
+    expect(page.locator("#transcript article")).to_contain_text("Cut off: the connection was lost")
+    model.release("cut off")
+    wire.mend()
+    page.click("#ask-rest")
+    ended(page)
+    assert not page.is_visible("#ask-rest")
+    assert (page.locator("#transcript .said").text_content() or "") == LONG
+    expect(page.locator("#transcript article")).not_to_contain_text("Cut off")
+    assert len({body["prompt"] for body in visit.posts if "prompt" in body}) == 1
+
+
+@pytest.mark.parametrize("where", ["anywhere", "anywhere else"])
+def test_a_broken_stream_is_attached_to(visit: Visit, where: str) -> None:
+    """Wherever it breaks, the rest is asked for by number; the answer is whole, and the turn was begun once."""
+    after = random.randrange(1, 3_000)
+    print(f"cut after {after} bytes")
+    page = visit.open()
+    visit.stage.wire.cut('"prompt"', after, times=1)
+    cuts = visit.stage.wire.cuts
+    asked = len(visit.stage.model.asked)
+    ask_claude(page, fake({"text": LONG, "pace": 0.001}))
+    ended(page)
+    assert visit.stage.wire.cuts == cuts + 1
+    assert (page.locator("#transcript .said").text_content() or "") == LONG
+    assert len({body["prompt"] for body in visit.posts if "prompt" in body}) == 1
+    assert len([a for a in visit.stage.model.asked[asked:] if "Line 1 of" in a.said]) <= 1
+
+
+def test_a_reload_finds_the_turn(visit: Visit) -> None:
+    """Closing or reloading stops nothing: the turn under way is found again, and continued afterwards."""
+    page = visit.open()
+    ask_claude(page, fake({"text": LONG, "wait": "reloaded"}))
+    expect(page.locator("#stop-turn")).to_have_attribute("aria-disabled", "false")
+    visit.stage.model.release("reloaded")
+    page.reload()
+    page.fill("#secret", visit.keys["operator"])
+    page.press("#secret", "Enter")
+    ended(page)
+    expect(page.locator("#transcript .said")).to_contain_text("Line 40 of")
+    ask_claude(page, fake({"text": "Still here."}))
+    ended(page, 2)
+    assert [body for body in visit.posts if "prompt" in body][-1]["session"]
+
+
+def test_stop_stops_the_turn(visit: Visit) -> None:
+    """Esc in the text field, like Stop, ends the turn and says what it can't stop."""
+    page = visit.open()
+    ask_claude(page, fake({"text": LONG, "wait": "never"}))
+    expect(page.locator("#chat-word")).to_contain_text("Claude is working")
+    page.press("#prompt", "Escape")
+    ended(page)
+    expect(page.locator("#transcript article")).to_contain_text("Stopped. What already runs inside the VM goes on.")
+
+
+DOWN = {
+    "not signed in": ({"fail": 401}, r"it is not signed in, \d\d:\d\d\."),
+    "overloaded": ({"fail": 529}, r"overloaded, \d\d:\d\d\."),
+    "rate-limited": ({"fail": 429, "retry_after": 3600}, r"rate limited, \d\d:\d\d\."),
+    "crashed": ({"fail": 400}, r"it crashed, \d\d:\d\d\."),
+}
+
+
+@pytest.mark.parametrize("how", DOWN)
+def test_claude_is_down_and_the_buttons_are_not(visit: Visit, how: str) -> None:
+    """One notice that says why, the draft stays, Send becomes Try again; the power buttons work as ever."""
+    page = visit.open()
+    fault, words = DOWN[how]
+    prompt = fake({"text": "never said", "times": 99, **fault})
+    ask_claude(page, prompt)
+    told(page, "chat-notice", "Claude is not answering: ")
+    ended(page)
+    notice = said(page, "chat-notice")
+    assert re.search(f"^Claude is not answering: {words}", notice), notice
+    assert notice.endswith("The power buttons do not need it.")
+    assert notice.count("power") == 1
+    assert page.input_value("#prompt") == prompt
+    assert said(page, "send") == "Try again"
+    told(page, "light-claude", "not answering")
+    page.click("[data-verb=status]")
+    phase(page, "idle")
+
+
+def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
+    """The disk that held it is gone: one button, and claude is told what was said."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "The word is heron."}))
+    ended(page)
+    lose_sessions(visit)
+    ask_claude(page, fake({"text": "never"}))
+    ended(page, 2)
+    assert page.is_visible("#recap")
+    page.fill("#prompt", fake({"text": "I know."}))
+    page.click("#recap")
+    ended(page, 3)
+    expect(page.locator("#transcript article").last).to_contain_text("I know.")
+    assert "The word is heron." in visit.stage.model.asked[-1].said
+
+
+def test_a_recap_needs_no_new_question(visit: Visit) -> None:
+    """The one button is enough: with nothing typed claude is told what was said, and to go on."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "The word is ibis."}))
+    ended(page)
+    lose_sessions(visit)
+    ask_claude(page, fake({"text": "never"}))
+    ended(page, 2)
+    page.fill("#prompt", "")
+    page.click("#recap")
+    ended(page, 3)
+    assert [body for body in visit.posts if "prompt" in body][-1]["prompt"].endswith("Now: Go on.")
+
+
+def lose_sessions(visit: Visit) -> None:
+    """The disk that held the conversations is gone."""
+    assert isinstance(visit.stage.service, Talker)
+    for kept in Path(visit.stage.service.sessions / "claude").iterdir():
+        shutil.rmtree(kept)
+
+
+def test_what_a_proxy_says_is_no_answer(visit: Visit) -> None:
+    """A proxy's error, in JSON and with a number for a code, is a lost connection: the rest is asked for."""
+    page = visit.open()
+    broken = {"error": {"code": 503, "message": "upstream"}}
+    page.route("**/chat", lambda route: route.fulfill(status=503, json=broken), times=1)
+    ask_claude(page, fake({"text": "I am here."}))
+    ended(page)
+    expect(page.locator("#transcript .said")).to_have_text("I am here.")
+
+
+def test_until_when_it_is_limited(visit: Visit) -> None:
+    """Where the model's service says until when, the notice says it; a caller who may not chat is told just that."""
+    page = visit.open()
+    limited = {"code": "claude-rate-limited", "message": "rate-limited until 03:40 UTC: limit", "hint": "wait"}
+    lines = [{"type": "session", "n": 1}, {"type": "error", "n": 2, **limited}, {"type": "done", "n": 3, "ok": False}]
+    body = "".join(json.dumps(line) + "\n" for line in lines)
+    page.route("**/chat", lambda route: route.fulfill(content_type="application/x-ndjson", body=body))
+    ask_claude(page, "well?")
+    told(page, "chat-notice", "Claude is not answering: rate limited (until 03:40")
+    page.unroute("**/chat")
+    visit.open(caller="viewer")
+    ask_claude(page, "well?")
+    told(page, "chat-notice", 'Viewer may not "chat".')
+    assert "Claude is not answering" not in said(page, "chat-notice")
+
+
+def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
+    """2,000 lines: pieces of a bounded size, so that each word costs as much as the first; the end stays in view
+    unless somebody scrolls up."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "".join(f"{n} {'word ' * 8}\n" for n in range(2_000))}))
+    ended(page)
+    text = page.locator("#transcript .said").text_content() or ""
+    assert text.count("\n") == 2_000
+    sizes = page.evaluate("() => [...document.querySelectorAll('.said .piece')].map(p => p.textContent.length)")
+    assert max(sizes) < 10_000
+    box = page.locator("#transcript")
+    assert box.evaluate("box => box.scrollHeight - box.scrollTop - box.clientHeight") < 40
+    box.evaluate("box => box.scrollTo(0, 0)")
+    ask_claude(page, fake({"text": "More."}))
+    ended(page, 2)

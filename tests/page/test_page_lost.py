@@ -1,0 +1,308 @@
+"""When an answer does not come: what the page sends again, for how long, and what it says meanwhile."""
+
+import os
+import random
+import time
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from ..support.browser import ASKS, Visit, blocked, confirm, held_cycle, open_gate, phase, press, said, told
+from ..support.stages import until
+from ..support.talk import bash, fake
+
+THREE_DAYS = 3 * 86_400
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+
+
+def unlock(visit: Visit, page: Page) -> None:
+    page.fill("#secret", visit.keys["operator"])
+    page.keyboard.press("Enter")
+
+
+def reload_with(visit: Visit, page: Page, job: str) -> None:
+    """Reload and unlock the page, which had confirmed this cycle a moment before."""
+    page.evaluate(
+        """([id, body]) => sessionStorage.setItem("breakglass / job devvm", JSON.stringify(
+            {id, verb: "cycle", body, at: Date.now(), lost: true}))""",
+        [job, '{"verb":"cycle","vm":"devvm"}'],
+    )
+    page.reload()
+    unlock(visit, page)
+
+
+@pytest.mark.parametrize("where", ["at once", "anywhere", "anywhere else"])
+def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
+    """Wherever its answer breaks off, the same request goes out again by itself, and the VM is reset once."""
+    after = 0 if where == "at once" else random.randrange(1, 1_400)
+    print(f"cut after {after} bytes")
+    page = visit.open()
+    before = visit.stage.mutating_jobs()
+    visit.stage.wire.cut('"verb":"reset"', after, times=1)
+    cuts = visit.stage.wire.cuts
+    confirm(page, "reset")
+    phase(page, "done")
+    assert visit.stage.wire.cuts == cuts + 1
+    assert len(visit.mutating) == (2 if after else 1)  # before the first byte Chromium itself sends it again
+    assert all(body == visit.mutating[0] for body in visit.mutating)
+    assert len(visit.stage.mutating_jobs()) == len(before) + 1
+
+
+def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> None:
+    """After a lost answer, one that did not reach the host settles nothing, and never reads `nothing was sent`."""
+    page = visit.open()
+    visit.stage.wire.cut('"verb":"reset"', 1)
+    confirm(page, "reset")
+    phase(page, "unknown")
+    with visit.stage.without_sshd():
+        visit.stage.wire.mend()
+        told(page, "told-hint", "refused")
+        assert said(page, "told").startswith("? No answer. The reset may have happened")
+        assert all(blocked(page, each) for each in ASKS)
+        assert not blocked(page, "status")
+    phase(page, "done")
+
+
+def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visit) -> None:
+    """The host resets the VM, the connection breaks before the first byte of the answer, and Chromium sends the request
+    once more by itself, when the host is out of reach: for the page that is one sending, and still it is unknown."""
+    page = visit.open()
+    stage, before = visit.stage, visit.stage.mutating_jobs()
+
+    def the_host_acts_and_is_gone() -> None:
+        until(lambda: stage.mutating_jobs() != before, "the reset")
+        stage.sshd.stop()
+        stage.service.not_answering()
+
+    stage.wire.cut('"verb":"reset"', 0, times=1, before=the_host_acts_and_is_gone)
+    try:
+        confirm(page, "reset")
+        phase(page, "unknown")
+        told(page, "told-hint", "was sent before and may have run")
+        assert "Nothing was sent" not in said(page, "told")
+    finally:
+        stage.sshd.start()
+    phase(page, "done")
+    assert len(stage.mutating_jobs()) == len(before) + 1
+
+
+def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> None:
+    """It ends its stream with `running`; when it is back and the host is out of reach, that id is still not known."""
+    page, stage = visit.open(), visit.stage
+    gate = stage.world.root / "gate"
+    if not gate.exists():
+        os.mkfifo(gate)
+    stage.world.misbehave(gate="start")
+    confirm(page, "cycle")
+    until(lambda: "start" in dict(stage.stages()).values(), "its start")
+    stage.service.stop()
+    with stage.without_sshd():
+        stage.service.start()
+        told(page, "told-hint", "refused")
+        phase(page, "unknown")
+    open_gate(stage.world)
+    phase(page, "done")
+
+
+def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> None:
+    """It comes out stale, as of a phone that slept, and is answered with a challenge: nobody confirmed that."""
+    visit.page.clock.install()
+    page = visit.open()
+    before, held = visit.stage.mutating_jobs(), list[Route]()
+
+    def hold(route: Route) -> None:
+        if '"reset"' in (route.request.post_data or "") and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/pve", hold)
+    confirm(page, "reset")
+    page.wait_for_function("() => document.getElementById('told').dataset.phase === 'running'")
+    while not held:
+        page.wait_for_timeout(10)
+    page.clock.set_system_time(time.time() + 3 * 3_600)
+    stale = {"error": {"code": "stale-timestamp", "message": "old", "hint": "", "reached": False}}
+    stale["error"] |= {"server_time": int(time.time()) + 3 * 3_600, "challenge": "x"}
+    held[0].fulfill(status=401, json=stale)
+    phase(page, "notSent")
+    assert len(visit.mutating) == 1
+    assert visit.stage.mutating_jobs() == before
+
+
+def test_a_clock_that_is_put_right_leaves_nothing_old(visit: Visit) -> None:
+    """The clock was three days ahead and is put right: the page looks again by itself, and sees what is."""
+    page = visit.page
+    page.clock.install(time=time.time() + THREE_DAYS)
+    visit.open()
+    page.clock.set_system_time(time.time())
+    visit.stage.service.pve("stop", caller="operator2")
+    page.clock.run_for(20_000)
+    expect(page.locator("#state-word")).to_have_text("Stopped")
+
+
+def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
+    """By itself for 60 s; then Ask again, also after a reload, sends the very same request: it acts once."""
+    visit.page.clock.install()
+    page = visit.open()
+    before = len(visit.stage.mutating_jobs())
+    visit.stage.wire.cut('"verb":"reset"', 1)
+    confirm(page, "reset")
+    phase(page, "unknown")
+    assert not blocked(page, "status")
+    page.clock.fast_forward(70_000)
+    page.wait_for_selector("#ask-again:visible")
+    told(page, "told-sentence", "it happens at most once")
+    told(page, "told", "may have happened")
+    for each in ASKS:  # a lock is a hint: after a minute a person may know better
+        assert "Try anyway" in page.inner_text(f"[data-verb={each}]")
+    page.reload()
+    unlock(visit, page)
+    page.wait_for_selector("#ask-again:visible")
+    visit.stage.wire.mend()
+    page.click("#ask-again")
+    phase(page, "done")
+    assert len({str(sorted(body.items())) for body in visit.mutating}) == 1
+    assert len(visit.stage.mutating_jobs()) == before + 1
+
+
+def test_a_reload_asks_for_what_was_confirmed(visit: Visit) -> None:
+    """Within the minute a reload of the page goes on asking by itself, once it can sign again."""
+    page = visit.open()
+    with held_cycle(visit.stage, caller="operator") as job:
+        reload_with(visit, page, job)
+        phase(page, "running")
+    phase(page, "done")
+
+
+def test_what_slept_through_its_minute_waits_for_a_person(visit: Visit) -> None:
+    """A phone that sleeps for three hours in the middle of asking again does not reset a VM when it wakes."""
+    visit.page.clock.install()
+    page = visit.open()
+    before = visit.stage.mutating_jobs()
+    visit.stage.wire.down()
+    confirm(page, "reset")
+    phase(page, "unknown")
+    told(page, "told-hint", "Last try")
+    visit.stage.wire.up()
+    page.clock.fast_forward(3 * 3_600_000)
+    page.wait_for_selector("#ask-again:visible")
+    assert visit.stage.mutating_jobs() == before
+    page.click("#ask-again")
+    phase(page, "done")
+    assert len(visit.stage.mutating_jobs()) == len(before) + 1
+
+
+@pytest.mark.parametrize("reload", [False, True], ids=["as it was", "reloaded"])
+def test_a_clock_that_is_set_makes_no_minute_longer(visit: Visit, reload: bool) -> None:
+    """The clock was three days ahead and is put right: what was confirmed before is not sent by itself any more."""
+    page = visit.page
+    page.clock.install()
+    visit.open()
+    before = visit.stage.mutating_jobs()
+    page.clock.set_system_time(time.time() + THREE_DAYS)
+    visit.stage.wire.down()
+    confirm(page, "reset")
+    told(page, "told-hint", "Last try")
+    page.clock.set_system_time(time.time())
+    visit.stage.wire.up()
+    if reload:
+        page.reload()
+        unlock(visit, page)
+    else:
+        page.clock.run_for(10_000)
+    page.wait_for_selector("#ask-again:visible")
+    assert visit.stage.mutating_jobs() == before
+
+
+def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
+    """Approved, lost, reloaded after its minute, approved once more with the host out of reach: still unknown."""
+    page = visit.page
+    page.clock.install()
+    visit.open()
+    waits = {"text": "It waits for your approval, and I wait for it to be over. " * 4, "wait": "reloaded"}
+    page.fill("#prompt", fake({"text": "Reset it.", **bash("pve reset")}, waits))
+    page.press("#prompt", "Control+Enter")
+    card = page.locator("[data-approve=reset]")
+    visit.stage.wire.cut('"verb":"reset"', 1)
+    card.click()
+    page.click("#yes[aria-disabled=false]")
+    told(page, "told-hint", "Last try")
+    page.clock.fast_forward(70_000)
+    page.wait_for_selector("#ask-again:visible")
+    with visit.stage.without_sshd():
+        visit.stage.wire.mend()
+        page.reload()
+        unlock(visit, page)
+        page.wait_for_selector("#ask-again:visible")
+        expect(card).to_be_attached()
+        page.clock.fast_forward(61_000)
+        expect(page.locator("[data-verb=reset]")).to_contain_text("Try anyway")
+        card.click()
+        page.click("#yes[aria-disabled=false]")
+        expect(page.locator("#told-hint")).to_contain_text("refused")
+        phase(page, "unknown")
+    visit.stage.model.release("reloaded")
+
+
+def test_what_the_host_is_seen_to_have_is_attached_to(visit: Visit) -> None:
+    """After the minute a status shows that the host has the id: asking again can only attach, so the page does."""
+    visit.page.clock.install()
+    page = visit.open()
+    before = visit.stage.mutating_jobs()
+    visit.stage.wire.cut('"verb":"reset"', 1)
+    confirm(page, "reset")
+    told(page, "told-hint", "Last try")
+    page.clock.fast_forward(70_000)
+    page.wait_for_selector("#ask-again:visible")
+    until(lambda: visit.stage.mutating_jobs() != before, "the reset")
+    visit.stage.wire.mend()
+    press(page, "status")
+    phase(page, "done")
+
+
+def test_an_outage_rubs_nothing_out(visit: Visit) -> None:
+    """What a verb did, and what to do next, stands when the handler comes back after an outage."""
+    page = visit.open()
+    visit.stage.world.misbehave(fail={"start": "no space left on device"})
+    confirm(page, "cycle")
+    phase(page, "failed")
+    visit.stage.wire.down()
+    phase(page, "disconnected")
+    visit.stage.wire.up()
+    phase(page, "failed")
+    told(page, "light-handler", "Handler: answering")
+    assert "Advice: Start." in said(page, "told-hint")
+    assert "qm start 102" in said(page, "told-lines")
+
+
+def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
+    """A cycle may take minutes: nothing is offered anyway meanwhile, and its end is told."""
+    visit.page.clock.install()
+    page = visit.open()
+    with held_cycle(visit.stage, caller="operator") as job:
+        reload_with(visit, page, job)
+        phase(page, "running")
+        page.clock.set_system_time(time.time() + 120)
+        expect(page.locator("[data-verb=reset]")).to_contain_text("Power-cycle is under way.")
+        assert "Try anyway" not in page.inner_text("[data-verb=reset]")
+    phase(page, "done")
+
+
+def test_the_list_of_late_catches_up(visit: Visit) -> None:
+    """A job of another's that ran when the list was read is shown as done once it is; a list that was lost is asked
+    for again."""
+    page = visit.open()
+    with held_cycle(visit.stage):
+        press(page, "status")
+        expect(page.locator("#lately-jobs summary").first).to_contain_text("Power-cycle: running")
+    press(page, "status")
+    expect(page.locator("#lately-jobs summary").first).to_contain_text("Power-cycle: done")
+    visit.stage.wire.cut('"verb":"history"', 1)
+    visit.stage.service.pve("reset", caller="operator2")
+    press(page, "status")
+    told(page, "lately-word", "not known")
+    visit.stage.wire.mend()
+    press(page, "status")
+    expect(page.locator("#lately-jobs summary").first).to_contain_text("Reset: done")
+    assert said(page, "lately-word") == ""

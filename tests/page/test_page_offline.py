@@ -1,0 +1,87 @@
+"""The page when the handler is away: from its cache, whole or not at all, with what is known; and back by itself."""
+
+import pytest
+from playwright.sync_api import Page
+
+from ..support.browser import Visit, keep_key, phase, said, told
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+
+
+def kept_page(visit: Visit) -> Page:
+    """Open the page with a key that stays, and return once it is in the browser's cache."""
+    page = keep_key(visit)
+    page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
+    return page
+
+
+def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
+    """From the cache: with the names and the commands of last time; it comes back by itself. A proxy's error page is
+    as good as nothing, and is not kept."""
+    page = kept_page(visit)
+    for broken in ("error page", "down"):
+        visit.stage.wire.error_page = broken == "error page"
+        visit.stage.wire.drop() if broken == "error page" else visit.stage.wire.down()
+        page.reload()
+        told(page, "light-handler", "not answering since")
+        told(page, "name", "devvm (VM 102)")
+        assert "qm reset 102" in said(page, "by-hand-lines")
+        assert "Signed, with bash, python3 and curl" in said(page, "by-hand")
+    visit.stage.wire.error_page = False
+    visit.stage.wire.up()
+    told(page, "light-handler", "Handler: answering")
+    phase(page, "idle")
+
+
+def test_an_old_file_never_stands_beside_a_new_one(visit: Visit) -> None:
+    """One file of the page can't be had: then all of it comes from the cache, as it was; once it can, all is new."""
+    page = kept_page(visit)
+    page.evaluate(
+        """async () => (await caches.open("breakglass")).put("style.css",
+            new Response(":root { --kept: yes }", {headers: {"content-type": "text/css"}}))"""
+    )
+    looks = "() => getComputedStyle(document.documentElement).getPropertyValue('--kept')"
+    visit.stage.wire.cut("GET /view.js", 0)
+    page.reload()
+    phase(page, "idle")
+    assert page.evaluate(looks) == "yes"
+    visit.stage.wire.mend()
+    page.reload()
+    phase(page, "idle")
+    assert page.evaluate(looks) == ""
+
+
+def test_a_network_that_swallows_everything_is_no_wait_without_end(visit: Visit) -> None:
+    """Connections are taken and nothing ever comes: the kept page opens, with the kept key and the commands."""
+    page = kept_page(visit)
+    visit.stage.wire.swallow()
+    page.reload(wait_until="commit")
+    told(page, "light-handler", "not answering since")
+    told(page, "key-word", "unlocked")
+    assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
+
+
+def test_while_it_is_away_its_own_word_is_a_press_away(visit: Visit) -> None:
+    """A login page in front of the handler is never shown by the worker: a link leads past it."""
+    page = kept_page(visit)
+    visit.stage.wire.down()
+    phase(page, "disconnected")
+    visit.stage.wire.up()
+    assert page.locator("#see").get_attribute("href") == "health"
+    page.goto(f"{visit.stage.url}health")
+    assert '"ok":true' in page.inner_text("body")
+
+
+def test_other_pages_of_the_origin_are_let_alone(visit: Visit) -> None:
+    """Names that another page stored are neither read as ours nor forgotten with ours."""
+    page = visit.page
+    page.goto(f"{visit.stage.url}health")
+    theirs = {"vms": '{"a":1}', "by-hand devvm": "7", "grafana.prefs": "dark", "job devvm": "{"}
+    page.evaluate("them => { for (const each in them) localStorage[each] = sessionStorage[each] = them[each] }", theirs)
+    visit.open()
+    page.click("#key summary")
+    page.click("#forget")
+    phase(page, "locked")
+    stored = page.evaluate("() => [{...localStorage}, {...sessionStorage}]")
+    for each in stored:
+        assert {name: value for name, value in each.items() if not name.startswith("breakglass / ")} == theirs

@@ -1,0 +1,225 @@
+"""What the page never does: send a verb without its dialog, trust a text, lie about a line that broke, go blank."""
+
+import html
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from ..support.browser import ASKS, Stage, Visit, ask, phase, press, said, told
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+THREE_DAYS = 3 * 86_400
+
+
+# --- nothing leaves without the dialog ---
+
+
+def away(page: Page) -> None:
+    """Another tab comes to the front, and goes."""
+    other = page.context.new_page()
+    other.bring_to_front()
+    other.close()
+
+
+def unasked(page: Page) -> None:
+    """A script presses the button; a person has to."""
+    page.evaluate("() => document.getElementById('yes').click()")
+
+
+LEAVES: dict[str, Callable[[Page], object]] = {
+    "Esc": lambda page: page.keyboard.press("Escape"),
+    "Enter": lambda page: page.keyboard.press("Enter"),
+    "the quiet button": lambda page: page.click("#keep"),
+    "another tab": away,
+    "a script": unasked,
+}
+GONE: dict[str, Callable[[Page], object]] = {
+    "reload": lambda page: page.reload(),
+    "Back": lambda page: page.go_back(),
+}
+
+
+QUICK = (LEAVES["Esc"], LEAVES["Enter"])
+
+
+def test_nothing_leaves_without_the_dialog(visit: Visit) -> None:
+    """Each verb that changes power, and each way out of its dialog: no request, and the focus is back on the button."""
+    page = visit.open()
+    for leave in LEAVES.values():
+        for verb in ASKS if leave in QUICK else ("reset",):
+            ask(page, verb)
+            leave(page)
+            if page.is_visible("#confirm"):
+                page.keyboard.press("Escape")
+            page.wait_for_selector("#confirm", state="hidden")
+            assert page.evaluate("() => document.activeElement.dataset.verb") == verb
+    for leave in GONE.values():
+        page.goto("about:blank")
+        ask(visit.open(), "reset")
+        leave(page)
+    assert visit.mutating == []
+
+
+def test_every_button_but_the_red_one_is_harmless(visit: Visit) -> None:
+    """Whatever is pressed outside of the dialog, in any order, nothing leaves that changes power."""
+    page = visit.open()
+    for button in page.locator("button:visible").all():
+        if button.get_attribute("id") != "forget":
+            button.click(force=True)
+        page.keyboard.press("Escape")
+    assert visit.mutating == []
+
+
+def test_a_double_click_is_no_answer(visit: Visit) -> None:
+    """The second press of a double click, on the spot where the dialog has put its red button, does nothing."""
+    page = visit.open()
+    ask(page, "reset")
+    box = page.locator("#yes").bounding_box()
+    page.keyboard.press("Escape")
+    button = page.locator("[data-verb=reset]").bounding_box()
+    assert box
+    assert button
+    page.evaluate(
+        "by => { document.body.style.paddingBottom = '100vh'; window.scrollBy(0, by); }", button["y"] - box["y"]
+    )
+    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#yes[aria-disabled=false]")
+    assert page.is_visible("#confirm")
+    assert visit.mutating == []
+
+
+def test_a_second_tab_acts_on_what_it_saw(visit: Visit) -> None:
+    """Two tabs, two dialogs, two yeses: the host takes the first and refuses the second."""
+    first, second = visit.open(), visit.open(visit.tab())
+    for page in (first, second):
+        page.bring_to_front()
+        ask(page, "reset")
+    first.bring_to_front()
+    first.click("#yes")
+    phase(first, "done")
+    second.bring_to_front()
+    second.click("#yes")
+    phase(second, "refused")
+    assert len(visit.mutating) == 2
+
+
+# --- where it can't run, or can't sign ---
+
+
+def test_without_a_script_the_commands_are_there(stage: Stage) -> None:
+    """No JavaScript: the recipe with curl is open, and the page says why the rest is not there."""
+    visit = Visit(stage, java_script_enabled=False)
+    visit.page.goto(stage.url)
+    assert "Scripts are off" in visit.page.inner_text("main")
+    assert 'curl -sS "$URL/pve"' in said(visit.page, "recipe")
+    assert not visit.page.is_visible("#power")
+    visit.close()
+
+
+def test_the_recipe_works(stage: Stage) -> None:
+    """The commands that the page shows without a script are a signed request, as they stand."""
+    stage.settle()
+    page = (Path(__file__).parent.parent.parent / "static_site/index.html").read_text(encoding="utf-8")
+    recipe = html.unescape(page.partition('<pre id="recipe" tabindex="0">')[2].partition("</pre>")[0])
+    script = recipe.replace("URL=https://…", f"URL={stage.url.rstrip('/')}")
+    ran = subprocess.run(
+        ["bash", "-euc", script], input=stage.service.secrets["operator"] + "\n", capture_output=True, text=True
+    )
+    assert json.loads(ran.stdout)["outcome"] == "done", ran.stderr
+
+
+def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
+    """On a name that is not this machine a browser can't sign over plain http: the page says what to do."""
+    page = visit.page
+    page.goto(f"http://rescue.test:{visit.stage.wire.port}/#key={visit.keys['operator']}")
+    told(
+        page,
+        "key-trouble",
+        f"ssh -L 8080:localhost:{visit.stage.wire.port} rescue.test and open http://localhost:8080/",
+    )
+    assert not page.is_visible("#unlock")
+    assert "key=" not in page.url
+
+
+# --- a clock that is wrong ---
+
+
+@pytest.mark.parametrize(("off", "word"), [(-THREE_DAYS, "3 days behind"), (THREE_DAYS, "3 days ahead")])
+def test_a_wrong_clock_locks_nobody_out(visit: Visit, off: int, word: str) -> None:
+    """Three days off: it works all the same, the page says by how much, and each id was sent once and accepted once."""
+    visit.page.clock.install(time=time.time() + off)
+    page = visit.open()
+    told(page, "state-note", word)
+    before = len(visit.stage.mutating_jobs())
+    ask(page, "reset")
+    page.click("#yes")
+    phase(page, "done")
+    refused, taken = visit.mutating
+    assert taken == {**refused, "challenge": taken["challenge"]}
+    assert len(visit.stage.mutating_jobs()) == before + 1
+
+
+# --- texts that want to be more ---
+
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31mred\x1b[0m \u202egnp.exe\u202c \0 {label} &lt; "
+SHOWN = "<img src=x onerror=alert(1)><script>alert(2)</script>␛[31mred␛[0m ⟨U+202e⟩gnp.exe⟨U+202c⟩ ␀ {label} &lt; "
+
+
+def hostile(route: Route) -> None:
+    """Answer as a handler would whose host, guest and callers are all out to get the reader."""
+    asked = json.loads(route.request.post_data or "{}")
+    verdict = {"code": "x", "sentence": EVIL, "advice": EVIL, "evidence": [EVIL] * 3}
+    job = {"id": "msg_evil1234", "verb": EVIL, "by": EVIL, "why": EVIL, "started": "2026-11-24T03:12:44Z", "seconds": 1}
+    job |= {"outcome": EVIL, "stage": EVIL, "verdict": verdict}
+    result: dict[str, Any] = {
+        "type": "result",
+        "verb": asked["verb"],
+        "vm": "devvm",
+        "id": "x",
+        "exit_code": 0,
+        "stderr": "",
+        "reached": True,
+        "outcome": "done",
+        "state": EVIL,
+        "last": "none",
+        "verdict": verdict,
+        "stage": EVIL,
+        "screen": False,
+        "by_hand": [EVIL, f"ssh root@{EVIL}"],
+        "warnings": [EVIL],
+        "holder": None,
+        "jobs": [job],
+        "job": {**job, "output": EVIL * 100, "screen_png": None},
+        "stdout": "",
+    }
+    lines: list[dict[str, Any]] = [{"type": "accepted"}]
+    if asked["verb"] == "forensics":
+        lines += [{"type": "output", "stream": "stdout", "text": EVIL * 500}] * 100  # 5 MB and more
+    body = "".join(json.dumps(line) + "\n" for line in [*lines, result])
+    route.fulfill(status=200, content_type="application/x-ndjson", body=body)
+
+
+def test_hostile_text_is_text(stage: Stage) -> None:
+    """5 MB of markup, escapes, right-to-left marks and NULs, in every field there is, is shown as what it is."""
+    visit = Visit(stage, service_workers="block")
+    page = visit.page
+    page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))
+    page.route("**/pve", hostile)
+    visit.open()
+    press(page, "forensics")
+    phase(page, "done")
+    page.click("#lately-jobs summary")
+    expect(page.locator("#lately-jobs pre")).to_contain_text(SHOWN)
+    for place in ("state-word", "verdict-sentence", "state-note", "lately-jobs"):
+        expect(page.locator(f"#{place}")).to_contain_text(SHOWN)
+    assert len(page.locator("#output").text_content() or "") > 5_000_000
+    assert page.locator("#output :is(img, script), #lately :is(img, script), #state :is(script)").count() == 0
+    press(page, "status")  # and the page still answers
+    phase(page, "idle")
+    visit.close()

@@ -1,0 +1,194 @@
+"""Several VMs on one page: what is under way for one of them stays with it, whichever is looked at."""
+
+import copy
+import json
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from ..support.browser import Stage, Visit, confirm, phase, press, told
+from ..support.service import Service, new_secret
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+OTHERS = """
+[vms.twin]
+ssh = "breakglass@127.0.0.1:{port}"
+vmid = 103
+key = '''{key}'''
+host_key = {host_key}
+by_hand = ["ssh twin qm stop 103"]
+agent_key = '''{key}'''
+guest = "root@127.0.0.1:22"
+guest_host_key = {host_key}
+[vms.broken]
+ssh = "no address"
+[callers.talker]
+secret = "{secret}"
+allow = ["status", "history", "chat"]
+"""
+
+
+@pytest.fixture(scope="module")
+def three(stage: Stage) -> Iterator[Stage]:
+    """The stage, seen by a handler that knows two more VMs: one that its host does not serve, and one that is off."""
+    host = stage.sshd
+    secret = new_secret()
+    more = OTHERS.format(port=host.port, key=host.power_key, host_key=json.dumps([host.host_key]), secret=secret)
+    directory = stage.world.directory / "three"
+    directory.mkdir()
+    service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], extra=more)
+    service.secrets["talker"] = secret
+    seen = copy.copy(stage)
+    seen.service, seen.url = service, f"http://127.0.0.1:{service.port}/"
+    yield seen
+    service.stop()
+
+
+@pytest.fixture
+def person(stage: Stage, three: Stage) -> Iterator[Visit]:
+    stage.settle()
+    visit = Visit(three)
+    yield visit
+    visit.close()
+
+
+def test_an_answer_stays_with_its_vm(person: Visit) -> None:
+    """An answer that comes after another VM was chosen is shown, and kept, with the VM that was asked."""
+    page = person.open()
+    held: list[Route] = []
+    page.route("**/pve", lambda route: held.append(route))
+    press(page, "status")
+    phase(page, "checking")
+    page.select_option("#vm", "twin")
+    while not any('"status","vm":"devvm"' in (route.request.post_data or "") for route in held):
+        page.wait_for_timeout(10)
+    for route in held:
+        if '"vm":"devvm"' in (route.request.post_data or ""):
+            route.continue_()
+    page.select_option("#vm", "devvm")
+    phase(page, "idle")
+    kept = page.evaluate("() => ['devvm', 'twin'].map((name) => localStorage.getItem(`breakglass / by-hand ${name}`))")
+    assert "qm reset 102" in kept[0]
+    assert kept[1] is None
+
+
+def test_a_verb_goes_on_while_another_vm_is_looked_at(person: Visit) -> None:
+    """Its id is kept under its own VM, a reload comes back to the VM that was chosen, and its end is told there."""
+    page = person.open()
+    gate: list[Route] = []
+    page.route("**/pve", lambda route: gate.append(route) if '"verb":"reset"' in (route.request.post_data or "")
+               else route.continue_())  # fmt: skip
+    confirm(page, "reset")
+    phase(page, "running")
+    page.select_option("#vm", "twin")
+    phase(page, "idle", "failed", "notSent", "refused")
+    kept = page.evaluate("() => Object.keys(sessionStorage).filter((name) => name.includes(' job '))")
+    assert kept == ["breakglass / job devvm"]
+    page.reload()
+    page.unroute("**/pve")
+    page.fill("#secret", person.keys["operator"])
+    page.keyboard.press("Enter")
+    expect(page.locator("#name")).to_have_text("twin (VM 103)")
+    page.select_option("#vm", "devvm")
+    phase(page, "done")
+    assert len({body["if_last"] for body in person.mutating}) == 1
+    assert {body["vm"] for body in person.mutating} == {"devvm"}
+
+
+def test_a_draft_stays_with_its_vm(person: Visit) -> None:
+    """What was typed for one VM is not sent about another; it is there again when that one is chosen again."""
+    page = person.open()
+    page.fill("#prompt", "why does devvm hang?")
+    page.select_option("#vm", "twin")
+    expect(page.locator("#prompt")).to_have_value("")
+    page.fill("#prompt", "and twin?")
+    page.select_option("#vm", "devvm")
+    expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
+
+
+def test_what_claude_may_do_as_root_is_said(person: Visit) -> None:
+    """Where claude's login in the guest is root's, the page says that it may change anything there; elsewhere not."""
+    page = person.open(caller="talker")
+    page.select_option("#vm", "twin")
+    told(page, "state-note", "claude logs in to twin as root")
+    page.select_option("#vm", "devvm")
+    expect(page.locator("#state-note")).not_to_contain_text("root")
+
+
+def test_a_vm_that_was_taken_away_is_still_looked_at(person: Visit) -> None:
+    """A reload of the configuration removed it: the page does not turn to another VM by itself."""
+    page = person.open()
+    gone = {**person.stage.service.health()}
+    gone["vms"] = [vm for vm in gone["vms"] if vm["name"] != "devvm"]
+    page.route("**/health", lambda route: route.fulfill(json=gone))
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#name")).to_have_text("devvm")
+    assert page.input_value("#vm") == "devvm"
+
+
+def test_a_vm_that_is_off_says_so(person: Visit) -> None:
+    """A VM whose entry has a fault is there, has no number, and says that nothing was sent."""
+    page = person.open()
+    page.select_option("#vm", "broken")
+    expect(page.locator("#name")).to_have_text("broken")
+    told(page, "light-proxmox", "its configuration has a fault, so it is off")
+    press(page, "reset")
+    assert not page.is_visible("#confirm")
+    page.set_viewport_size({"width": 320, "height": 740})
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
+
+
+def test_what_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
+    """A proposal approved once more while its outcome is open has the same id: what does not reach the host now
+    settles nothing. And whoever presses Forget leaves nothing behind that the next one's key would send."""
+    page = visit.page
+    page.clock.install()
+    visit.open()
+    lines = [
+        {"type": "session", "n": 1, "session": "s", "turn": "t"},
+        {"type": "approval", "n": 2, "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"},
+        {"type": "done", "n": 3, "ok": True},
+    ]
+    answer = "".join(json.dumps(line) + "\n" for line in lines)
+    page.route("**/chat", lambda route: route.fulfill(content_type="application/x-ndjson", body=answer))
+    page.fill("#prompt", "well?")
+    page.press("#prompt", "Control+Enter")
+    page.route("**/pve", lambda route: route.abort() if '"verb":"reset"' in (route.request.post_data or "")
+               else route.continue_())  # fmt: skip
+    card = page.locator("[data-approve=reset]")
+    card.click()
+    page.click("#yes[aria-disabled=false]")
+    phase(page, "unknown")
+    page.clock.fast_forward(70_000)
+    page.wait_for_selector("#ask-again:visible")
+    with visit.stage.without_sshd():
+        page.unroute("**/pve")
+        expect(page.locator("[data-verb=reset]")).to_contain_text("Try anyway")
+        card.click()
+        page.click("#yes[aria-disabled=false]")
+        told(page, "told-hint", "Last try")
+        expect(page.locator("#told-hint")).to_contain_text("refused")
+        phase(page, "unknown")
+        page.click("#key summary")
+        page.click("#forget")
+        page.clock.fast_forward(20_000)
+        phase(page, "locked")
+        assert page.evaluate("() => Object.keys(sessionStorage)") == []
+
+
+def test_a_name_that_every_object_has_breaks_nothing(person: Visit) -> None:
+    """An answer may advise `constructor`: it is a word like any other."""
+    page = person.page
+    verdict = {"code": "x", "sentence": "s", "advice": "constructor", "evidence": []}
+    line = {
+        "type": "result",
+        "reached": True,
+        "outcome": "done",
+        "state": "running",
+        "last": "none",
+        "verdict": verdict,
+    }
+    page.route("**/pve", lambda route: route.fulfill(content_type="application/x-ndjson", body=json.dumps(line) + "\n"))
+    person.open()
+    told(page, "verdict-advice", "Advised: constructor.")

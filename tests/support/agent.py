@@ -1,0 +1,136 @@
+"""Talking to the host agent in tests, by its two roads: one process a verb, and a resident session."""
+
+import json
+import re
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from types import TracebackType
+from typing import Any
+
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs.store import Memory
+from breakglass.demo.proxmox.world import VMID, World
+
+
+def processes(world: World, job_id: str) -> list[int]:
+    """Return the pids of a job's processes, the one that stands by first, as the host itself looks for them."""
+    memory = Memory(Host(VMID, str(world.root)))
+    record = memory.record(job_id)
+    return memory.processes(record) if record else []
+
+
+_FOR_PROXMOX = re.compile(r"(?s)(?<=# ---- for Proxmox\n).*?(?=# ---- for this machine)")
+
+
+def hasten(world: World) -> None:
+    """Divide the host agent's waits for Proxmox by the world's scale, as the stand-in's own times are."""
+    text = world.agent.read_text()
+    found = _FOR_PROXMOX.search(text)
+    assert found
+    scaled = re.sub(r"(?<== )[0-9.]+", lambda number: f"{float(number[0]) / world.scale:g}", found[0])
+    world.agent.write_text(text[: found.start()] + scaled + text[found.end() :])
+
+
+def agent_processes(world: World) -> list[str]:
+    """Return every process of this host's agent."""
+    found, command = [], "\0".join([*world.forced_command()[:3], ""]).encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [path.parent.name] if path.read_bytes().startswith(command) else []
+        except OSError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the agent said: its text, and the trailer's object."""
+
+    code: int
+    stdout: str
+    stderr: str
+    trailer: dict[str, Any]
+
+
+def execute(world: World, line: str | None, *options: str) -> Answer:
+    """Run one verb as a forced command does."""
+    environment = world.environment | ({} if line is None else {"SSH_ORIGINAL_COMMAND": line})
+    command = world.forced_command(*options)
+    return answer_of(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=320))
+
+
+def answer_of(ran: "subprocess.CompletedProcess[str]") -> Answer:
+    """Return what one exec of the agent said."""
+    last = (ran.stdout.splitlines() or [""])[-1]
+    trailer = json.loads(last.removeprefix("#breakglass ")) if last.startswith("#breakglass ") else {}
+    return Answer(ran.returncode, ran.stdout, ran.stderr, trailer)
+
+
+class Session:
+    """A resident session on pipes, as it runs on an SSH channel; or on a real one, with an ssh as `command`."""
+
+    def __init__(self, world: World, command: list[str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            command or world.forced_command(),
+            env=world.environment | {"SSH_ORIGINAL_COMMAND": "session"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answers: dict[str, Queue[dict[str, Any]]] = {}
+        self._tag = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                message = json.loads(line)
+            except ValueError:  # not ours: a noisy start-up file; the handler passes it over as well
+                continue
+            if message["type"] == "result":
+                self._answers[message["tag"]].put(message)
+
+    def send(self, line: str) -> str:
+        """Send a request; return its tag."""
+        self._tag += 1
+        tag = str(self._tag)
+        self._answers[tag] = Queue()
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{tag} {line}\n")
+        self.process.stdin.flush()
+        return tag
+
+    def send_all(self, lines: list[str]) -> list[str]:
+        """Send requests in one write; return their tags."""
+        tags = [str(self._tag + number) for number in range(1, len(lines) + 1)]
+        self._tag += len(lines)
+        self._answers |= {tag: Queue() for tag in tags}
+        assert self.process.stdin is not None
+        self.process.stdin.write("".join(f"{tag} {line}\n" for tag, line in zip(tags, lines, strict=True)))
+        self.process.stdin.flush()
+        return tags
+
+    def result(self, tag: str, seconds: float = 30) -> dict[str, Any]:
+        """Return the result of a request."""
+        return self._answers[tag].get(timeout=seconds)
+
+    def ask(self, line: str, seconds: float = 30) -> dict[str, Any]:
+        return self.result(self.send(line), seconds)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(10)
+        self._reader.join(10)
+        self.process.stdout.close()

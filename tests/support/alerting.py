@@ -1,0 +1,160 @@
+"""A handler with senders and entries in front of the real host, for whole test files; and a real Alertmanager."""
+
+import http.client
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from breakglass.demo.proxmox.world import VMID, World
+from breakglass.demo.run import free_port
+
+from .service import Reply, Service
+from .sshd import Sshd, wait_listening
+
+TOKEN = "bgt_" + "am" * 22
+OTHER_TOKEN = "bgt_" + "no" * 22
+EXPIRED_TOKEN = "bgt_" + "ex" * 22
+GRAFANA_SECRET = "a secret that is thirty-two chars"
+SENDERS = f"""
+[callers.alertmanager]
+token = "{TOKEN}"
+allow = ["forensics", "status"]
+[callers.elsewhere]
+token = "{OTHER_TOKEN}"
+allow = ["forensics"]
+vms = ["other"]
+[callers.old]
+token = "{EXPIRED_TOKEN}"
+allow = ["forensics"]
+not_after = 2020-01-01T00:00:00Z
+[callers.grafana]
+grafana_secret = "{GRAFANA_SECRET}"
+allow = ["forensics"]
+"""
+
+
+def entry(source: str, fresh_seconds: int = 600, **match: str) -> str:
+    """Return an `[[alerts]]` entry for the one VM."""
+    labels = ", ".join(f"{name} = {json.dumps(value)}" for name, value in match.items())
+    return f'[[alerts]]\nsource = "{source}"\nmatch = {{ {labels} }}\nvm = "devvm"\nfresh_seconds = {fresh_seconds}\n'
+
+
+OTHER_VM = """[vms.other]
+ssh = "breakglass@127.0.0.1:1"
+vmid = 103
+key = '''{key}'''
+host_key = "any"
+[[alerts]]
+source = "generic"
+match = {{ host = "other" }}
+vm = "other"
+"""
+
+
+@contextmanager
+def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
+    """Run VM 102, its sshd and a handler with the senders above, a second VM out of reach, and these entries."""
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        world = World(Path(directory))
+        assert world.qm("start", str(VMID)).returncode == 0
+        sshd = Sshd(world)
+        extra = SENDERS + entries + OTHER_VM.format(key=sshd.power_key)
+        service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=extra)
+        try:
+            service.answering()
+            yield service, sshd
+        finally:
+            service.stop()
+            sshd.stop()
+            world.close()
+
+
+def bearing(service: Service, path: str, payload: object, token: str = TOKEN) -> Reply:
+    """Send with a bearer token."""
+    return service.send("POST", path, json.dumps(payload).encode(), {"authorization": f"Bearer {token}"})
+
+
+def captures(service: Service) -> list[dict[str, Any]]:
+    """Return the captures that the host knows of, newest first, once none is running."""
+    while True:
+        jobs = service.pve("history", vm="devvm").json["jobs"]
+        found = [job for job in jobs if job["verb"] == "forensics"]
+        if all(job["outcome"] is not None for job in found):
+            return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Return once a condition of another program holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.02)
+
+
+class Alertmanager:
+    """Debian's Alertmanager on loopback, alone: nobody to gossip with."""
+
+    def __init__(self, directory: Path, config: str) -> None:
+        self.port = free_port()
+        self.directory = directory / f"am-{self.port}"
+        self.directory.mkdir()
+        token = self.directory / "token"
+        token.write_text(TOKEN + "\n")
+        self.config = self.directory / "alertmanager.yml"
+        # as printed, but for where the token is, and for a minute that no test can wait
+        config = config.replace("/etc/alertmanager/breakglass.token", str(token))
+        self.config.write_text(config.replace("group_interval: 1m", "group_interval: 1s"))
+        program = shutil.which("prometheus-alertmanager")
+        assert program is not None
+        options = {
+            "config.file": self.config,
+            "storage.path": self.directory,
+            "web.listen-address": f"127.0.0.1:{self.port}",
+            "cluster.listen-address": "",
+            "log.level": "debug",
+        }
+        self._log = (self.directory / "log").open("wb")
+        argv = [program, *(f"--{name}={value}" for name, value in options.items())]
+        self.process = subprocess.Popen(argv, stdout=self._log, stderr=subprocess.STDOUT)
+        wait_listening(self.port, self.process)
+
+    def alert(self, labels: Mapping[str, str], start: float, end: float | None = None) -> None:
+        """Tell it of an alert, as Prometheus does; with an end in the past it is resolved."""
+        times = {"startsAt": _rfc3339(start), **({} if end is None else {"endsAt": _rfc3339(end)})}
+        alert = {"labels": labels, "annotations": {"summary": "devvm does not answer"}, **times}
+        assert self._ask("POST", "/api/v2/alerts", json.dumps([alert])).startswith("200")
+
+    def answered(self) -> int:
+        """Return how many notifications had an answer, good or bad."""
+        return self.count("notification_latency_seconds_count")
+
+    def count(self, metric: str) -> int:
+        """Return one of its own counters, of webhooks."""
+        text = self._ask("GET", "/metrics")
+        values = re.findall(rf'^alertmanager_{metric}{{[^}}]*integration="webhook"[^}}]*}} (\S+)$', text, re.MULTILINE)
+        return int(sum(map(float, values)))
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            return f"{response.status} {response.read().decode()}"
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+
+def _rfc3339(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}Z"

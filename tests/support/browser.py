@@ -1,0 +1,387 @@
+"""A real Chromium in front of the real handler, and a wire between them that can be cut at any byte."""
+
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+from breakglass.agents.pve.words import MUTATING
+from breakglass.cli.client import new_id
+from breakglass.demo.model.server import Model
+from breakglass.demo.proxmox.world import World
+from breakglass.demo.run import free_port
+
+from . import claude
+from .service import Service
+from .sshd import Sshd
+from .stages import until
+from .talk import Talker
+
+ASKS = ("start", "cycle", "reset", "stop")  # the verbs that change power, as they stand on the page
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP rescue.test 127.0.0.1",  # a name that is not this machine's own
+]
+BAD_GATEWAY = (
+    b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 17\r\nconnection: close\r\n\r\n"
+    b"<h1>Oh, no.</h1>\n"
+)
+EXPECTED = (
+    "Failed to load resource",  # an answer of 4xx, or none: what is tested
+    "The Cross-Origin-Opener-Policy header has been ignored",  # over plain http
+    "Service Worker registration blocked by Playwright",
+)
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a line that breaks does
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, with a profile of its own that ends with it."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Wire:
+    """A TCP proxy to the handler. It passes everything on, until it is told to cut or to be down."""
+
+    def __init__(self, port: int) -> None:
+        self.to = port
+        self.port = free_port()
+        self._cut: tuple[bytes, int] | None = None
+        self._times = 0
+        self._before: Callable[[], object] = bool
+        self.error_page = False  # answer as a proxy does whose upstream is gone
+        self.swallows = False
+        self._open: set[socket.socket] = set()
+        self.cuts = 0
+        self.record: list[tuple[float, bytes]] | None = None  # what the handler said and when, for the bench
+        self.up()
+
+    def up(self) -> None:
+        self.is_up = True
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def down(self) -> None:
+        """Refuse connections, and break those that there are."""
+        self.is_up = False
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.drop()
+
+    def drop(self) -> None:
+        for each in list(self._open):
+            _break(each)
+
+    def swallow(self) -> None:
+        """Take connections and never answer, until `mend`."""
+        self.swallows = True
+        self.drop()
+
+    def cut(self, request: str, after: int, times: int = 1_000_000, before: Callable[[], object] = bool) -> None:
+        """Break connections whose request has this text, `after` bytes into its answer; so often, or until `mend`.
+        What is to be done `before` that is waited for."""
+        self._cut, self._times, self._before = (request.encode(), after), times, before
+
+    def mend(self) -> None:
+        self._cut, self.error_page = None, False
+        if self.swallows:
+            self.swallows = False
+            self.drop()
+        if not self.is_up:
+            self.up()
+
+    def room(self, asked: bytes, answered: int, data: bytes) -> int:
+        """Return how much of an answer's next bytes may pass."""
+        if not self._cut or self._cut[0] not in asked or answered + len(data) <= self._cut[1]:
+            return len(data)
+        room = max(0, self._cut[1] - answered)
+        self._before()
+        self.cuts += 1
+        self._times -= 1
+        if self._times <= 0:
+            self._cut = None
+        return room
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            if self.swallows:
+                self._open.add(client)
+                continue
+            if self.error_page:
+                client.recv(65536)
+                client.sendall(BAD_GATEWAY)
+                client.close()
+                continue
+            try:
+                handler = socket.create_connection(("127.0.0.1", self.to))
+            except OSError:
+                _break(client)
+                continue
+            line = _Line(self, client, handler)
+            self._open |= {client, handler}
+            for work in (line.forth, line.back):
+                threading.Thread(target=work, daemon=True).start()
+
+    def closed(self, *ends: socket.socket) -> None:
+        for each in ends:
+            self._open.discard(each)
+            _break(each)
+
+
+@dataclass
+class _Line:
+    """One connection through the wire, and how far the answer to its last request has come."""
+
+    wire: Wire
+    client: socket.socket
+    handler: socket.socket
+    asked: bytes = b""
+    answered: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def forth(self) -> None:
+        self._pass_on(self.client, self.handler, self._is_asked)
+
+    def back(self) -> None:
+        self._pass_on(self.handler, self.client, self._is_answered)
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, look: Any) -> None:
+        try:
+            while data := source.recv(65536):
+                passed = look(data)
+                sink.sendall(passed)
+                if len(passed) < len(data):
+                    break
+        except OSError:
+            pass
+        self.wire.closed(self.client, self.handler)
+
+    def _is_asked(self, data: bytes) -> bytes:
+        with self.lock:
+            if self.answered:  # the next request on this connection
+                self.asked, self.answered = b"", 0
+            self.asked += data
+        return data
+
+    def _is_answered(self, data: bytes) -> bytes:
+        if self.wire.record is not None:
+            self.wire.record.append((time.time(), data))
+        with self.lock:
+            room = self.wire.room(self.asked, self.answered, data)
+            self.answered += len(data)
+        return data[:room]
+
+
+def _break(end: socket.socket) -> None:
+    try:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    end.close()
+
+
+class Stage:
+    """One host, its SSH server, a handler, the wire to it and a browser: what the tests of a module share."""
+
+    def __init__(self, directory: Path, browser: Browser) -> None:
+        self.browser = browser
+        self.world = World(directory)
+        assert self.world.qm("start", "102").returncode == 0
+        directory.chmod(0o711)
+        self.sshd = Sshd(self.world)
+        self.model = Model()
+        self.service: Service = Talker(directory, self.model, host=self.sshd) if claude.find() else self._without_chat()
+        self.service.answering()
+        self.wire = Wire(self.service.port)
+        self.url = f"http://127.0.0.1:{self.wire.port}/"
+
+    def _without_chat(self) -> Service:
+        sshd = self.sshd
+        return Service(self.world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+
+    def close(self) -> None:
+        self.wire.down()
+        self.service.stop()
+        self.sshd.stop()
+        self.model.close()
+        self.world.close()
+
+    @contextmanager
+    def without_sshd(self) -> Iterator[None]:
+        """The host's SSH server is gone for a while."""
+        self.sshd.stop()
+        try:
+            yield
+        finally:
+            self.sshd.start()
+
+    def settle(self) -> None:
+        """Put everything back: a VM that runs, a `qm` that behaves, a wire that is whole, nothing under way."""
+        self.world.misbehave()
+        self.wire.mend()
+        self.service.answering()
+        for job in self.service.pve("history").json["jobs"]:
+            if job["outcome"] is None:
+                open_gate(self.world)
+                self.service.pve(job["verb"], msg_id=job["id"])
+        if self.service.pve("status").json["state"] != "running":
+            assert self.service.pve("start").json["outcome"] == "done"
+
+    def stages(self) -> list[tuple[str, str]]:
+        """Return the id and the stage of each job of late."""
+        return [(job["id"], job["stage"]) for job in self.service.pve("history").json["jobs"]]
+
+    def mutating_jobs(self) -> list[str]:
+        """Return the ids of what changed power lately, as the host remembers it."""
+        return [job["id"] for job in self.service.pve("history").json["jobs"] if job["verb"] in MUTATING]
+
+
+def open_gate(world: World) -> None:
+    """Let a `qm` go on that waits at the gate; nothing when none does."""
+    try:
+        os.close(os.open(world.root / "gate", os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        pass
+
+
+@contextmanager
+def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> Iterator[str]:
+    """Somebody else's cycle, held before its start; let go at the end."""
+    gate = stage.world.root / "gate"
+    if not gate.exists():
+        os.mkfifo(gate)
+    stage.world.misbehave(gate="start")
+    job = new_id()
+    cycling = threading.Thread(target=lambda: stage.service.pve(verb, caller=caller, msg_id=job))
+    cycling.start()
+    until(lambda: (job, "start") in stage.stages(), "its start")
+    try:
+        yield job
+    finally:
+        while cycling.is_alive():  # its `qm` may not be at the gate yet
+            open_gate(stage.world)
+            cycling.join(0.05)
+
+
+class Visit:
+    """One person at the page: a context with its own storage, and everything that its pages said and sent."""
+
+    def __init__(self, stage: Stage, **options: Any) -> None:
+        self.stage = stage
+        self.keys = stage.service.secrets
+        self.context: BrowserContext = stage.browser.new_context(
+            **{"viewport": {"width": 360, "height": 740}, **options}
+        )
+        self.complaints: list[str] = []
+        self.posts: list[dict[str, Any]] = []
+        self.page = self.tab()
+
+    def tab(self) -> Page:
+        page = self.context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda r: self.posts.append(json.loads(r.post_data)) if r.post_data else None)
+        return page
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not message.text.startswith(EXPECTED):
+            self.complaints.append(message.text)
+
+    @property
+    def mutating(self) -> list[dict[str, Any]]:
+        """The requests that left for a verb that changes power."""
+        return [body for body in self.posts if body.get("verb") in MUTATING]
+
+    def open(self, page: Page | None = None, *, caller: str = "operator") -> Page:
+        """Open the page, unlocked, and return once it has seen the VM."""
+        page = page or self.page
+        page.goto(f"{self.stage.url}#key={self.stage.service.secrets[caller]}")
+        phase(page, "idle")
+        return page
+
+    def close(self) -> None:
+        """End the visit; whatever its pages complained of is a failure."""
+        self.context.close()
+        assert not self.complaints, self.complaints
+
+
+def phase(page: Page, *names: str) -> None:
+    """Return once the page's state machine is in one of these states."""
+    page.wait_for_selector(", ".join(f"#told[data-phase={name}]" for name in names))
+
+
+def press(page: Page, verb: str) -> None:
+    """Press a verb's button, as a finger does: whether or not it is offered."""
+    page.click(f"[data-verb={verb}]", force=True)
+
+
+def ask(page: Page, verb: str) -> None:
+    """Press a verb that asks, and return once its dialog can be answered."""
+    press(page, verb)
+    page.wait_for_selector("#yes[aria-disabled=false]")
+
+
+def confirm(page: Page, verb: str) -> None:
+    ask(page, verb)
+    page.click("#yes")
+
+
+def told(page: Page, element: str, words: str) -> None:
+    """Return once an element says so."""
+    expect(page.locator(f"#{element}")).to_contain_text(words, timeout=20_000)
+
+
+def said(page: Page, element: str) -> str:
+    """Return what an element says now; nothing when it is not shown."""
+    return page.inner_text(f"#{element}")
+
+
+def blocked(page: Page, verb: str) -> bool:
+    return page.get_attribute(f"[data-verb={verb}]", "aria-disabled") == "true"
+
+
+def axe_finds(page: Page, state: str) -> list[str]:
+    """Return what axe-core finds wrong in this state of the page, in both schemes."""
+    found = []
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        wrong = Axe().run(page).response["violations"]
+        found += [f"{state}, {scheme}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in wrong]
+    return found
+
+
+def keep_key(visit: Visit) -> Page:
+    """Unlock the page with a key that stays on the device."""
+    page = visit.page
+    page.goto(visit.stage.url)
+    page.fill("#secret", visit.keys["operator"])
+    page.check("#keep-key")
+    page.keyboard.press("Enter")
+    phase(page, "idle")
+    return page

@@ -1,0 +1,94 @@
+"""File systems that hang as the real ones do: an unserved FUSE mount and a frozen ext4. For root."""
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from .stages import until
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_MNT_FORCE_AND_DETACH = 1 | 2
+
+
+@contextmanager
+def unserved_fuse(target: Path) -> Iterator[None]:
+    """Mount a FUSE file system that nobody serves: even stat() below it blocks."""
+    fd = _mount_fuse(target)
+    try:
+        yield
+    finally:
+        os.close(fd)  # whatever waits below the mount gets ENOTCONN
+        _libc.umount2(str(target).encode(), _MNT_FORCE_AND_DETACH)
+
+
+@contextmanager
+def dead_fuse(target: Path) -> Iterator[None]:
+    """Mount a FUSE file system whose server has died: each look below it fails with ENOTCONN at once."""
+    os.close(_mount_fuse(target))
+    try:
+        yield
+    finally:
+        _libc.umount2(str(target).encode(), _MNT_FORCE_AND_DETACH)
+
+
+def _mount_fuse(target: Path) -> int:
+    """Return the descriptor that a server would answer on."""
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+    if _libc.mount(b"breakglass-test", str(target).encode(), b"fuse", 0, options) != 0:
+        os.close(fd)
+        raise OSError(ctypes.get_errno(), "mount fuse")
+    return fd
+
+
+@contextmanager
+def frozen_ext4(target: Path, image: Path, contents: Mapping[str, bytes] | None = None) -> Iterator[None]:
+    """Mount an ext4 with these files and freeze it: a write below it sleeps uninterruptibly."""
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(target)], check=True)
+    for name, data in (contents or {}).items():
+        (target / name).write_bytes(data)
+    subprocess.run(["fsfreeze", "-f", str(target)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", str(target)], check=True)
+        subprocess.run(["umount", "-l", str(target)], check=True)
+
+
+@contextmanager
+def seen_by_servers(directory: Path) -> Iterator[None]:
+    """Let what is mounted below the directory later show in the mount namespaces of servers that run already."""
+    subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
+    subprocess.run(["mount", "--make-shared", str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@contextmanager
+def vm_on_frozen_storage(directory: Path) -> Iterator[World]:
+    """Give a host whose VM writes to a frozen file system: a thread of its real QEMU is in uninterruptible sleep."""
+    directory.mkdir(exist_ok=True)
+    world = World(directory, scenario="healthy")
+    disk, disks = world.root / "disk.raw", world.root / "disks"
+    disks.mkdir()
+    code = disk.read_bytes().replace(bytes.fromhex("B80102"), bytes.fromhex("B80103"))  # write instead of read
+    command = world.root / "vm.json"
+    command.write_text(command.read_text().replace(str(disk), str(disks / "disk.raw")))
+    with frozen_ext4(disks, directory / "ext4.img", {"disk.raw": code}):
+        try:
+            assert world.qm("start", str(VMID)).returncode == 0
+            tasks = Path(f"/proc/{world.pid}/task")
+            until(lambda: ") D " in "".join(stat.read_text() for stat in tasks.glob("*/stat")), "a write")
+            yield world
+        finally:
+            world.close()

@@ -1,0 +1,251 @@
+"""Setting up a Proxmox host's files for a test: a lock, HA, another node, a task; and taking all of it back."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from breakglass.demo.proxmox.processes import end_processes, name_of, processes_of
+from breakglass.demo.proxmox.world import CONF, STORAGES, VMID, World
+
+from .stages import until
+
+# A process that is called what PVE calls its tasks, and whose UPID names it: exec keeps pid and start time.
+_TASK = """
+import ctypes, os, sys
+kind, action = sys.argv[1:]
+ticks = int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
+upid = f"UPID:demo:{os.getpid():08X}:{ticks:08X}:6743E000:{kind}:root@pam:"
+code = f"import ctypes; ctypes.CDLL(None).prctl(15, {'task ' + upid!r}[:15].encode()); {action}"
+os.execv(sys.executable, [f"task {upid}", "-c", code])
+"""
+_WAIT = "print('up', flush=True); input()"
+
+
+def conf(world: World) -> Path:
+    return world.root / f"etc/pve/nodes/demo/qemu-server/{VMID}.conf"
+
+
+def lock(world: World, kind: str) -> None:
+    conf(world).write_text(f"lock: {kind}\n{CONF}")
+
+
+def under_ha(world: World, requested: str = "started", seen: str = "started", **mode: object) -> None:
+    """Put the VM under HA; `mode` is how HA misbehaves: deaf, takes, moves=NODE, round=SECONDS, disarm=MODE.
+
+    Its rounds take the original's time, scaled; on a host without a scale they take a moment."""
+    if world.scale == 1:
+        mode = {"round": 0.3, **mode}
+    ha = world.root / "etc/pve/ha"
+    ha.mkdir(exist_ok=True)
+    (ha / "resources.cfg").write_text(
+        f"vm: {VMID}\n\tmax_restart 1\n\tstate {requested}\n\nct: 9{VMID}\n\tstate stopped\n"
+    )
+    status: dict[str, object] = {"service_status": {f"vm:{VMID}": {"state": seen, "node": "demo"}}}
+    if disarm := mode.pop("disarm", ""):
+        status["disarm"] = {"mode": disarm, "state": "disarmed"}
+    (ha / "manager_status").write_text(json.dumps(status))
+    if mode:
+        (world.root / "ha.json").write_text(json.dumps(mode))
+
+
+def moved(world: World, node: str = "pve2") -> None:
+    """Give the VM's configuration to another node."""
+    conf(world).unlink()
+    ids = {str(VMID): {"node": node, "type": "qemu", "version": 3}}
+    (world.root / "etc/pve/.vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
+
+
+def no_quorum(world: World) -> None:
+    (world.root / "etc/pve/nodes/demo").chmod(0o555)
+
+
+@contextmanager
+def not_mounted(world: World) -> Iterator[None]:
+    """Have an empty directory at /etc/pve, as on a host whose pmxcfs is not running."""
+    mounted, away = world.root / "etc/pve", world.root / "etc/pve.away"
+    mounted.rename(away)
+    mounted.mkdir()
+    try:
+        yield
+    finally:
+        mounted.rmdir()
+        away.rename(mounted)
+
+
+def task_index(world: World, *lines: str) -> None:
+    """Write the task index; without lines, one of another VM's task that ended well."""
+    tasks = world.root / "var/log/pve/tasks"
+    tasks.mkdir(parents=True, exist_ok=True)
+    other = "UPID:demo:00000001:00000001:6743E000:qmstart:999:root@pam: 6743E001 OK"
+    (tasks / "index").write_text(other + "\n")
+    (tasks / "active").write_text("".join(f"{line}\n" for line in lines))
+
+
+@contextmanager
+def task(kind: str, action: str = _WAIT) -> Iterator[str]:
+    """Run a task of PVE, as `vzdump:102`, that does `action`; give its UPID."""
+    command = [sys.executable, "-c", _TASK, kind, action]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        name = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")[0]
+        try:
+            yield name.removeprefix("task ")
+        finally:
+            process.kill()
+
+
+def dead_upid(kind: str) -> str:
+    """Return the UPID of a task whose process is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return f"UPID:demo:{process.pid:08X}:00000001:6743E000:{kind}:root@pam:"
+
+
+# --- what is at work on the VM ---
+
+
+def hook(world: World, phase: str, seconds: float, then: str = "exit 0") -> None:
+    """Give the VM a hook script that takes so many of the original's seconds in one phase, and ends with `then`.
+
+    `then="exit 1"` fails; `seconds=inf` never ends. Once it is in that phase, `<root>/hook-PHASE` is there.
+    """
+    here = world.root / f"hook-{phase}"
+    sleep = "while :; do sleep 1000; done" if seconds == float("inf") else f"sleep {seconds / world.scale:.3f}"
+    script = world.root / "hookscript"
+    script.write_text(f'#!/bin/sh\n[ "$2" = {phase} ] || exit 0\n: > {here}\n{sleep}\n{then}\n')
+    script.chmod(0o755)
+    text = conf(world).read_text()
+    conf(world).write_text(text + ("" if "hookscript" in text else "hookscript: local:snippets/hook.sh\n"))
+
+
+def in_hook(world: World, phase: str) -> bool:
+    """Tell whether the hook script has come to that phase."""
+    return (world.root / f"hook-{phase}").exists()
+
+
+def dead_storage(world: World, name: str = "nas", kind: str = "nfs", how: str = "dead") -> None:
+    """Configure a storage that is away: `dead` is told after 10 s, `hung` never. No disk of the VM is on `nas`."""
+    path = world.root / "etc/pve/storage.cfg"
+    if f": {name}\n" not in path.read_text():
+        path.write_text(f"{STORAGES}\n{kind}: {name}\n\tpath /mnt/pve/{name}\n\tcontent images\n")
+    (world.root / "storage.json").write_text(json.dumps({how: [name]}))
+
+
+def scope(world: World) -> Path:
+    """Return the file that lists the processes of the VM's scope; write a pid into it for one that is left there."""
+    return world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
+
+
+def reboot_pending(world: World) -> Path:
+    """Return the file that has qmeventd start the VM again when its QEMU ends."""
+    return world.root / f"run/qemu-server/{VMID}.reboot"
+
+
+def flock_pids(world: World, waiting: bool = False) -> list[int]:
+    """Return who holds the flock of the VM's configuration, or who waits for it, by /proc/locks."""
+    try:
+        inode = (world.root / f"var/lock/qemu-server/lock-{VMID}.conf").stat().st_ino
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[-3].endswith(f":{inode}") and ("->" in words) is waiting:
+            found.append(int(words[-4]))
+    return found
+
+
+def command_line(pid: int) -> str:
+    """Return a process's words as ps shows them; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def worker(world: World, kind: str = "qm") -> int:
+    """Return the pid of the task that holds the flock, 0 without one."""
+    names = {pid: command_line(pid) for pid in flock_pids(world)}
+    return next((pid for pid, name in names.items() if name.startswith("task UPID") and f":{kind}" in name), 0)
+
+
+def qmeventd(world: World) -> int:
+    """Return the pid of the process that waits for the VM's QEMU to end, 0 without one."""
+    return next((pid for pid in processes_of(str(world.root)) if name_of(pid) == "qmeventd"), 0)
+
+
+def cleaner(world: World) -> int:
+    """Return the pid of qmeventd's `qm cleanup` that holds the flock, 0 without one."""
+    return next((pid for pid in flock_pids(world) if "qm cleanup" in command_line(pid)), 0)
+
+
+@contextmanager
+def another_stop(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `qm` as a person does, in a session of its own, as `stop`, `shutdown` or `reboot --timeout 300`; go on once
+    its worker holds the flock and `qm` passes on what it is sent. Ends what is left of it."""
+    verb, *options = words or ("stop",)
+    command, at_work = [str(world.bin / "qm"), verb, str(VMID), *options], 0
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as qm:
+        try:
+            until(lambda: worker(world, f"qm{verb}") and _passes_on(qm.pid), f"a task qm{verb}")
+            at_work = worker(world, f"qm{verb}")
+            yield qm
+        finally:
+            qm.kill()
+            if at_work in flock_pids(world):
+                os.kill(at_work, signal.SIGKILL)
+
+
+def _passes_on(pid: int) -> bool:
+    """Tell whether `qm` stands before its worker and has a handler for SIGTERM (proc(5), SigCgt)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@contextmanager
+def another_cleanup(world: World) -> Iterator[None]:
+    """Run qmeventd's `qm cleanup` beside the QEMU that runs, as after a quick restart."""
+    command = [str(world.bin / "qm"), "cleanup", str(VMID), "1", "0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: cleaner(world), "a cleanup that holds the lock file")
+        yield
+        process.kill()
+
+
+def quiet(world: World) -> None:
+    """End what works on the VM: tasks, their hook scripts, HA's, qmeventd's cleanup; the VM itself goes on."""
+    running = {name_of(world.pid)} if world.pid else set()
+    end_processes(str(world.root), spared=("qmeventd", *running))
+
+
+def restore(world: World) -> None:
+    """Take back what a test did to the host, and have its VM run."""
+    world.misbehave()
+    quiet(world)
+    node = world.root / "etc/pve/nodes/demo"
+    node.chmod(0o755)
+    conf(world).write_text(CONF)
+    (world.root / "etc/pve/storage.cfg").write_text(STORAGES)
+    for path in (world.root / "etc/pve/ha", world.root / "var/log/pve"):
+        shutil.rmtree(path, ignore_errors=True)
+    left = [path.name for path in world.root.glob("hook-*")]
+    for name in ("etc/pve/.vmlist", "ha.json", "gate", "storage.json", "hookscript", *left):
+        (world.root / name).unlink(missing_ok=True)
+    reboot_pending(world).unlink(missing_ok=True)
+    if world.pid is not None:
+        os.kill(world.pid, signal.SIGCONT)
+    else:
+        scope(world).unlink(missing_ok=True)
+        started = world.qm("start", str(VMID))
+        assert started.returncode == 0, started.stderr
+    world.monitor("cont")

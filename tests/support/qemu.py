@@ -1,0 +1,50 @@
+"""QEMU's own word: a second monitor whose events prove what a verb did."""
+
+import json
+import socket
+from types import TracebackType
+
+from breakglass.demo.proxmox.world import World
+
+
+class Witness:
+    """The second monitor of VM 102; connect before the verb, read its events after."""
+
+    def __init__(self, world: World, seconds: float = 20) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(seconds)
+        self._socket.connect(str(world.witness))
+        self._stream = self._socket.makefile("rw")
+        self._passed: list[str] = []
+        self._stream.readline()
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str, **arguments: object) -> dict[str, object]:
+        """Execute a command; events that come before its answer are passed over."""
+        self._stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._stream.flush()
+        while "event" in (message := json.loads(self._stream.readline())):
+            self._passed.append(message["event"])
+        answer: dict[str, object] = message
+        return answer
+
+    def seen(self, event: str) -> bool:
+        """Tell whether that event has come by now, also while commands were executed."""
+        self.execute("query-status")
+        return event in self._passed
+
+    def wait(self, event: str) -> dict[str, object]:
+        """Return the next event of that name."""
+        while (message := json.loads(self._stream.readline())).get("event") != event:
+            pass
+        data: dict[str, object] = message.get("data", {})
+        return data
+
+    def __enter__(self) -> "Witness":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        self._socket.close()

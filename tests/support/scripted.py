@@ -1,0 +1,145 @@
+"""A host agent that says what a test tells it to, in place of the real one: behind the real sshd, in front of the real
+handler. For what a host says that no host here can be brought to say, and for agents older and newer than ours."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from breakglass.demo.proxmox.world import World
+
+from .service import Service
+from .sshd import Sshd
+
+# A line is answered by the first of its rules whose words all stand in it; a message `{"wait": FILE}` waits for a file.
+AGENT = """
+import json, os, sys, threading, time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LOCK = threading.Lock()
+
+def answers(line):
+    with LOCK, (HERE / "asked").open("a") as file:
+        file.write(line + "\\n")
+    rules = json.loads((HERE / "rules.json").read_text())
+    return next(messages for words, messages in rules if set(words.split()) <= set(line.split()))
+
+def said(line):
+    for message in answers(line):
+        if "wait" in message:
+            while not (HERE / message["wait"]).exists():
+                time.sleep(0.02)
+        else:
+            yield message
+
+def serve(tag, line):
+    for message in said(line):
+        with LOCK:
+            print(json.dumps({"tag": tag, **message}), flush=True)
+
+def session():
+    for line in sys.stdin:
+        tag, _, command = line.rstrip("\\n").partition(" ")
+        threading.Thread(target=serve, args=(tag, command), daemon=True).start()
+    os._exit(0)
+
+def one(line):
+    for message in said(line):
+        if message["type"] == "output":
+            print(message["text"], end="", flush=True)
+        elif message["type"] == "result":
+            print("#breakglass", json.dumps({k: v for k, v in message.items() if k != "type"}), flush=True)
+            sys.exit(message["exit_code"])
+
+line = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+if line.startswith("session") and not (HERE / "no-session").exists():
+    session()
+one(line)
+"""
+
+Rules = list[tuple[str, list[dict[str, Any]]]]
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def stage(name: str, deadline: float = 420.0, **more: object) -> dict[str, Any]:
+    """Return the message of a job that enters a stage."""
+    return {"type": "stage", "stage": name, "deadline": deadline, "started": now(), **more}
+
+
+def output(text: str) -> dict[str, Any]:
+    return {"type": "output", "stream": "stdout", "text": text}
+
+
+def result(exit_code: int = 0, outcome: str = "done", **more: object) -> dict[str, Any]:
+    """Return a trailer."""
+    told: dict[str, Any] = {
+        "state": "running",
+        "last": "none",
+        "stage": "verify",
+        "verdict": None,
+        "warnings": [],
+        "holder": None,
+    }
+    return {"type": "result", "exit_code": exit_code, "outcome": outcome, **told, "seconds": 1.0, **more}
+
+
+HUNG = {
+    "code": "storage-hung",
+    "sentence": "the storage of this VM does not answer; nothing was changed",
+    "advice": "",
+    "evidence": ["CPU 0/KVM: 2.1 s in D, in nfs_wait_bit_killable"],
+}
+REFUSED = [stage("preflight"), result(12, "refused", verdict=HUNG, stage="forensics", anyway="storage-hung")]
+DONE = [stage("preflight"), output("reset: QEMU accepted it\n"), result(deadline=420.0)]
+STORAGE_HUNG: Rules = [("anyway=storage-hung", DONE), ("reset", REFUSED), ("cycle", REFUSED), ("", [result(jobs=[])])]
+
+
+class Scripted:
+    """The agent's script, in the place of the real agent. `rules` may be set again while a handler is connected."""
+
+    def __init__(self, world: World, rules: Rules = STORAGE_HUNG) -> None:
+        self.place = world.agent.parent
+        world.agent.write_text(AGENT)
+        self.say(rules)
+
+    def say(self, rules: Rules) -> None:
+        """Answer by these rules from here on; what was asked before is forgotten."""
+        new = self.place / "rules.new"
+        new.write_text(json.dumps(rules))
+        new.rename(self.place / "rules.json")
+        (self.place / "asked").write_text("")
+
+    def asked(self, verb: str) -> list[str]:
+        """Return the lines that began with this verb."""
+        lines = (self.place / "asked").read_text().splitlines()
+        return [line for line in lines if line.split(" ")[0] == verb]
+
+    def let_go(self, file: str) -> None:
+        """End the wait for a file."""
+        (self.place / file).touch()
+
+
+@contextmanager
+def scripted(world: World, sshd: Sshd, service: Service) -> Iterator[Scripted]:
+    """The host's agent is a script for a while."""
+    real = world.agent.read_text()
+    script = Scripted(world)
+    try:
+        reconnect(sshd, service)
+        yield script
+    finally:
+        world.agent.write_text(real)
+        reconnect(sshd, service)
+
+
+def reconnect(sshd: Sshd, service: Service) -> None:
+    """Have the handler open its session anew."""
+    sshd.stop()
+    service.not_answering()
+    sshd.start()
+    service.answering()

@@ -1,0 +1,154 @@
+"""The handler as its own process, started as the Procfile does, and a client that signs."""
+
+import base64
+import http.client
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from breakglass.auth.signing import secret_bytes, sign
+from breakglass.cli.client import new_id
+from breakglass.demo.run import free_port
+
+from .sshd import wait_listening
+
+READ = ["status", "forensics", "history"]
+ALL = [*READ, "start", "stop", "reset", "cycle"]
+
+
+def new_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.body)
+        return value
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.body.splitlines()]
+
+
+def config_text(
+    callers: Mapping[str, Mapping[str, object]],
+    *,
+    port: int,
+    key: str,
+    host_key: object,
+    vmid: int = 102,
+    user: str = "",
+    extra: str = "",
+) -> str:
+    """Return a configuration with one VM, and with whatever else."""
+    tables = [
+        f"[callers.{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in c.items()) for name, c in callers.items()
+    ]
+    vm = f'[vms.devvm]\nssh = "{user or "breakglass"}@127.0.0.1:{port}"\nvmid = {vmid}\n'
+    vm += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
+    return "\n".join([*tables, vm, f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n', extra])
+
+
+class Service:
+    """A running handler with the callers `operator`, `operator2` (all verbs) and `viewer` (reads)."""
+
+    def __init__(self, directory: Path, *, port: int, key: str, host_key: object, **more: Any) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.secrets = {name: new_secret() for name in ("operator", "operator2", "viewer")}
+        callers = {n: {"secret": s, "allow": READ if n == "viewer" else ALL} for n, s in self.secrets.items()}
+        self.config = directory / f"breakglass-{self.port}.toml"
+        self.config.touch(0o600)
+        self.config.write_text(config_text(callers, port=port, key=key, host_key=host_key, **more))
+        self.start()
+
+    def start(self) -> None:
+        """Start the handler, or start it again where it was, and return once it listens."""
+        self._out = (self.directory / f"audit-{self.port}.jsonl").open("ab")
+        environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=self._out, cwd=self.directory
+        )
+        wait_listening(self.port, self.process)
+
+    # --- asking ---
+
+    def signed(self, body: bytes, caller: str = "operator", msg_id: str = "", at: int | None = None) -> dict[str, str]:
+        """Return signing headers."""
+        msg_id = msg_id or new_id()
+        now = int(time.time()) if at is None else at
+        signature = sign(secret_bytes(self.secrets[caller]), msg_id, now, body)
+        return {"webhook-id": msg_id, "webhook-timestamp": str(now), "webhook-signature": signature}
+
+    def send(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, seconds: float = 120
+    ) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            data = response.read()
+            return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, data)
+        finally:
+            connection.close()
+
+    def pve(
+        self, verb: str, *, caller: str = "operator", msg_id: str = "", stream: bool = False, **fields: object
+    ) -> Reply:
+        """Sign and send a verb."""
+        body = json.dumps({"verb": verb, **fields}).encode()
+        headers = self.signed(body, caller, msg_id)
+        if stream:
+            headers["accept"] = "application/x-ndjson"
+        return self.send("POST", "/pve", body, headers)
+
+    def together(self, calls: list[dict[str, Any]]) -> list[Reply]:
+        """Send many verbs at once."""
+        with ThreadPoolExecutor(len(calls)) as pool:
+            return list(pool.map(lambda call: self.pve(**call), calls))
+
+    def answering(self, seconds: float = 20) -> None:
+        """Return once the handler holds a connection to the host."""
+        until = time.monotonic() + seconds
+        while self.health()["vms"][0]["proxmox"] != "answering":
+            assert time.monotonic() < until, self.health()
+            time.sleep(0.02)
+
+    def not_answering(self) -> None:
+        """Return once the handler has noticed that its connection is gone."""
+        while self.health()["vms"][0]["proxmox"] == "answering":
+            time.sleep(0.02)
+
+    def health(self) -> dict[str, Any]:
+        return self.send("GET", "/health").json
+
+    # --- looking ---
+
+    def audit(self) -> list[dict[str, Any]]:
+        """End the handler and return its audit lines, of requests only."""
+        self.stop()
+        lines = [json.loads(line) for line in Path(self._out.name).read_text().splitlines()]
+        return [line for line in lines if "outcome" in line]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        self.process.wait(20)
+        self._out.close()

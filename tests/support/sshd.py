@@ -1,0 +1,165 @@
+"""A real OpenSSH server on loopback, set up like the documented one, for root.
+
+It runs in a mount namespace of its own, in which /etc/passwd also knows the uid-0 account `breakglass` and /etc/ssh
+holds its key file: the machine's own files stay as they are.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import asyncssh
+
+from breakglass.demo.proxmox.world import World
+
+CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {directory}/host_key
+PidFile none
+LogLevel VERBOSE
+UsePAM no
+PasswordAuthentication no
+AuthorizedKeysFile none
+PermitRootLogin forced-commands-only
+MaxStartups 200
+Subsystem sftp internal-sftp
+{extra}
+Match User breakglass
+    AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u
+    AuthenticationMethods publickey
+    DisableForwarding yes
+    PermitTTY no
+    PermitUserRC no
+Match all
+"""
+ACCOUNT = "breakglass:x:0:0:breakglass:/:/bin/sh\n"
+
+
+def descendants(pid: int) -> list[int]:
+    """Return every process below `pid`, parents first (proc_pid_task(5), children)."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
+        except OSError:
+            continue
+    return found
+
+
+class Sshd:
+    """The server, its two keys, and the ways to be cruel to it."""
+
+    def __init__(
+        self,
+        world: World,
+        extra: str = "PerSourcePenalties no",
+        name: str = "sshd",
+        path: str | None = None,
+        account: str = ACCOUNT,
+    ) -> None:
+        self.world = world
+        self.account = account
+        self.path = path or world.environment["PATH"]
+        self.directory = world.directory / name
+        self.keys = self.directory / "ssh/authorized_keys.d/breakglass"
+        self.keys.parent.mkdir(parents=True)
+        self.keys.parent.parent.chmod(0o755)
+        self.extra = extra
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.host_key = self._new_host_key()
+        self.power_key, self.read_only_key = self._two_keys()
+        self.start()
+
+    def _new_host_key(self) -> str:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        path = self.directory / "host_key"
+        path.write_bytes(key.export_private_key())
+        path.chmod(0o600)
+        return key.export_public_key().decode().strip()
+
+    def _two_keys(self) -> tuple[str, str]:
+        power, read_only = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+        lines = [self.key_line(power), self.key_line(read_only, "--read-only")]
+        self.keys.write_text("\n".join(lines) + "\n")
+        return power.export_private_key().decode(), read_only.export_private_key().decode()
+
+    def key_line(self, key: asyncssh.SSHKey, *options: str) -> str:
+        """Return the line that the documentation tells to write for a key."""
+        command = shlex.join(["/usr/bin/env", f"PATH={self.path}", *self.world.forced_command(*options)])
+        return f'restrict,command="{command}" {key.export_public_key().decode().strip()}'
+
+    def client(self, key: str, *options: str) -> list[str]:
+        """Return the command line of a real `ssh` that logs in with this key; what it shall run comes behind."""
+        identity = self.directory / "identity"
+        identity.touch(0o600)
+        identity.write_text(key)
+        known = self.directory / "known_hosts"
+        known.write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
+        settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=10"]
+        flags = [flag for setting in settings for flag in ("-o", setting)]
+        place = ["-i", str(identity), "-p", str(self.port), *options, "breakglass@127.0.0.1"]
+        return ["ssh", "-F", "none", *flags, *place]
+
+    def start(self) -> None:
+        """Start the server and return once it listens."""
+        Path("/run/sshd").mkdir(exist_ok=True)
+        self._write_accounts()
+        config = self.directory / "sshd_config"
+        config.write_text(CONFIG.format(port=self.port, directory=self.directory, extra=self.extra))
+        names = ("passwd", "shadow", "ssh")
+        binds = "".join(f"mount --bind {self.directory}/{name} /etc/{name} && " for name in names)
+        script = f"{binds}exec /usr/sbin/sshd -D -e -f {config}"
+        self.log = (self.directory / "log").open("ab")
+        argv = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-c", script]
+        self.process = subprocess.Popen(argv, stderr=self.log, stdin=subprocess.DEVNULL)
+        self.wait()
+
+    def wait(self) -> None:
+        """Return once the server listens."""
+        wait_listening(self.port, self.process)
+
+    def _write_accounts(self) -> None:
+        for name, line in (("passwd", self.account), ("shadow", "breakglass:*:20000:0:99999:7:::\n")):
+            (self.directory / name).write_text(Path(f"/etc/{name}").read_text() + line)
+
+    def stop(self) -> None:
+        """End the server and every connection; their descendants too, because a session outlives its monitor."""
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+        self.log.close()
+
+    def drop_connections(self) -> None:
+        """SIGKILL everything below the server: connections, agents, but no detached job."""
+        for pid in descendants(self.process.pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def logged(self) -> str:
+        return (self.directory / "log").read_text()
+
+
+def wait_listening(port: int, process: "subprocess.Popen[bytes]", seconds: float = 20) -> None:
+    """Return once the process listens on the port."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert process.poll() is None, f"the server ended with {process.returncode}"
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+    raise TimeoutError(f"nothing listens on {port}")

@@ -1,0 +1,193 @@
+"""Holding a job in one of its stages, by an event and never by a guess.
+
+A hold is a generator in three steps: set the trap; wait until the job is in it; let it go.
+"""
+
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.demo.proxmox.world import VMID, World
+
+Hold = Callable[[World, str], Iterator[None]]
+SECONDS = 20
+
+
+def memory(world: World, *parts: str) -> Path:
+    return world.root.joinpath("run/breakglass", str(VMID), *parts)
+
+
+def until(seen: Callable[[], object], what: str) -> None:
+    """Return once `seen()` is true; the job writes down its own stage, so a look at that is an event."""
+    end = time.monotonic() + SECONDS
+    while not seen():
+        assert time.monotonic() < end, f"{what} did not happen"
+        time.sleep(0.005)
+
+
+def writer_of(fifo: Path) -> int:
+    """Return the writing end of a FIFO once somebody reads it, who then waits until that is closed."""
+    found: list[int] = []
+
+    def somebody_reads() -> bool:
+        try:
+            found.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    until(somebody_reads, f"a look at {fifo.name}")
+    return found[0]
+
+
+def stage(world: World, job_id: str) -> str:
+    path = memory(world, "jobs", job_id, "stage")
+    return path.read_text().partition(" ")[0] if path.exists() else ""
+
+
+def at_qm(verb: str) -> Hold:
+    """Hold a job whose `qm VERB` has begun: the stand-in says that it is there, and waits for a line."""
+
+    def hold(world: World, job_id: str) -> Iterator[None]:
+        qm, real = world.bin / "qm", world.bin / "real-qm"
+        here, gate = world.directory / f"here-{job_id}", world.directory / f"gate-{job_id}"
+        for fifo in (here, gate):
+            os.mkfifo(fifo)
+        arrivals, opener = (os.open(fifo, os.O_RDWR) for fifo in (here, gate))
+        if not real.exists():
+            qm.rename(real)
+        held = f'[ "$1" != {verb} ] || {{ echo here > {here}; read -r go < {gate}; }}'
+        qm.write_text(f'#!/bin/sh\n[ ! -p {gate} ] || {held}\nexec {real} "$@"\n')
+        qm.chmod(0o755)
+        yield
+        assert select.select([arrivals], [], [], SECONDS)[0], f"qm {verb} was not called"
+        yield
+        for fifo in (here, gate):
+            fifo.unlink()
+        os.write(opener, b"go\n" * 8)
+        yield
+        os.close(arrivals)
+        os.close(opener)
+
+    return hold
+
+
+def in_evidence(world: World, job_id: str) -> Iterator[None]:
+    """Hold a verb in its evidence: it reads the cluster's members, where a FIFO stands, and has time for that."""
+    sound = world.agent.read_text()
+    patient = sound.replace("SHORT_CLUSTER_SECONDS = 1.5", "SHORT_CLUSTER_SECONDS = 30.0")
+    assert patient != sound
+    world.agent.write_text(patient)
+    members = world.root / "etc/pve/.members"
+    os.mkfifo(members)
+    yield
+    held = writer_of(members)
+    yield
+    world.agent.write_text(sound)
+    members.unlink()
+    os.close(held)
+    yield
+
+
+def in_verify_after_start(world: World, job_id: str) -> Iterator[None]:
+    """Hold a cycle whose new QEMU is not running yet: it was told to wait (-S) until somebody says `cont`."""
+    old, command = world.pid, world.root / "vm.json"
+    sound = command.read_text()
+    command.write_text(json.dumps([*json.loads(sound), "-S"]))
+    yield
+    until(lambda: world.pid not in (None, old) and stage(world, job_id) == "verify", "verify")
+    yield
+    command.write_text(sound)
+    world.monitor("cont")
+    yield
+
+
+# --- reset ---------------------------------------------------------------------------------------------------------
+
+
+def in_preflight_of_reset(world: World, job_id: str) -> Iterator[None]:
+    """Hold a reset that reads the VM's configuration: a FIFO stands there, and its reader gets no end."""
+    conf = world.root / f"etc/pve/nodes/demo/qemu-server/{VMID}.conf"
+    sound = conf.with_suffix(".sound")
+    conf.rename(sound)
+    os.mkfifo(conf)
+    yield
+    held = writer_of(conf)
+    yield
+    sound.rename(conf)
+    os.close(held)
+    yield
+
+
+def seen_a_moment_ago(world: World) -> None:
+    """Have evidence of this very QEMU, so that the next verb need not take its own."""
+    note = {"job": "a-moment-ago", "boottime": time.clock_gettime(time.CLOCK_BOOTTIME), "pid": world.pid}
+    capture = memory(world, "jobs/a-moment-ago")
+    capture.mkdir(parents=True, exist_ok=True)
+    seen = Evidence("running", seconds=2.0).as_json()  # two samples that are far enough apart to count
+    (capture / "evidence.json").write_text(json.dumps({"evidence": seen}))
+    memory(world, "evidence.json").write_text(json.dumps(note))
+
+
+def monitor(world: World) -> socket.socket:
+    """Stand in the queue for QEMU's first monitor, which serves one client at a time."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(SECONDS)
+    client.connect(str(world.root / f"run/qemu-server/{VMID}.qmp"))
+    return client
+
+
+def queued(world: World) -> int:
+    """Return how many stand in that queue: connections that nobody has accepted have no inode yet (/proc/net/unix)."""
+    path = str(world.root / f"run/qemu-server/{VMID}.qmp")
+    entries = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return sum(entry[-1] == path and entry[6] == "0" for entry in entries)
+
+
+def in_reset(world: World, job_id: str) -> Iterator[None]:
+    """Hold a reset that waits for the monitor: from the preflight on, somebody else has it."""
+    seen_a_moment_ago(world)
+    before = in_preflight_of_reset(world, job_id)
+    next(before)
+    yield
+    next(before)
+    with monitor(world) as other:
+        other.recv(65536)  # the greeting: it is ours
+        next(before)
+        until(lambda: stage(world, job_id) == "reset" and queued(world), "reset")
+        yield
+    yield
+
+
+def in_verify_of_reset(world: World, job_id: str) -> Iterator[None]:
+    """Hold a reset that was sent: who stood behind it in the monitor's queue has the monitor now."""
+    before = in_reset(world, job_id)
+    next(before)
+    yield
+    next(before)
+    with monitor(world) as behind:
+        next(before)
+        behind.recv(65536)  # the greeting: the reset's own conversation has ended
+        until(lambda: stage(world, job_id) == "verify", "verify")
+        yield
+    yield
+
+
+CYCLE: dict[str, Hold] = {
+    "preflight": at_qm("status"),
+    "forensics": in_evidence,
+    "stop": at_qm("stop"),
+    "start": at_qm("start"),
+    "verify": in_verify_after_start,
+}
+RESET: dict[str, Hold] = {
+    "preflight": in_preflight_of_reset,
+    "forensics": in_evidence,
+    "reset": in_reset,
+    "verify": in_verify_of_reset,
+}

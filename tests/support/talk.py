@@ -1,0 +1,244 @@
+"""A handler with chat on: the real claude, a scripted model, no Proxmox host. And a client that reads its streams."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from breakglass.auth.signing import secret_bytes, sign
+from breakglass.cli.client import new_id
+from breakglass.demo.model.server import Model
+from breakglass.demo.run import free_port
+
+from . import claude
+from .service import ALL, READ, Reply, Service, config_text, new_secret
+from .sshd import Sshd, wait_listening
+
+Event = dict[str, Any]
+KEYS = ("operator", "operator2", "viewer")
+
+
+def fake(*steps: Mapping[str, object]) -> str:
+    """Return a prompt that carries the model's next answers with it."""
+    return f"look. FAKE={json.dumps(steps)}"
+
+
+def bash(command: str, **more: object) -> dict[str, object]:
+    """Return a step in which the model runs a command."""
+    return {"tool": "Bash", "input": {"command": command, "description": "look"}, **more}
+
+
+class Talker(Service):
+    """A running handler whose claude talks to `model`; without a `host` every verb is unreached. The
+    code in `patched` runs first, for a constant that would make a test slow."""
+
+    def __init__(
+        self,
+        directory: Path,
+        model: Model,
+        *,
+        sessions: Path | None = None,
+        chat: str = "",
+        host: Sshd | None = None,
+        patched: str = "",
+        **env: str,
+    ) -> None:
+        self.directory, self.model, self.port = directory, model, free_port()
+        self._code = f"import sys; {patched or 'pass'}; from breakglass.cli.main import main; sys.exit(main())"
+        self.sessions = sessions or directory / "sessions"
+        self.secrets = {name: new_secret() for name in KEYS}
+        chatters = {
+            n: {"secret": s, "allow": READ if n == "viewer" else [*ALL, "chat"]} for n, s in self.secrets.items()
+        }
+        if host is None:
+            text = config_text(chatters, port=free_port(), key="no key", host_key="any")
+        else:
+            text = config_text(chatters, port=host.port, key=host.power_key, host_key=[host.host_key])
+            text = text.replace("[sessions]", f"agent_key = '''{host.read_only_key}'''\n\n[sessions]")
+        text = text.replace("[sessions]\n", f"[sessions]\ndir = {json.dumps(str(self.sessions))}\n")
+        variables = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": model.url, **env}
+        table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in variables.items())
+        command = "" if "command" in chat else f"command = {json.dumps(str(claude.find()))}\n"
+        who = "" if "user" in chat else "shared_uid = true\n"
+        text += f"\n[chat]\n{who}{command}{chat}\nenv = {{ {table} }}\n"
+        self.config = directory / f"breakglass-{self.port}.toml"
+        self.config.touch(0o600)
+        self.config.write_text(text)
+        self._start()
+
+    def _start(self) -> None:
+        self._out = (self.directory / f"audit-{self.port}.jsonl").open("wb")
+        environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self._code, "serve"], env=environment, stdout=self._out, cwd=self.directory
+        )
+        wait_listening(self.port, self.process)
+
+    def replica(self) -> "Talker":
+        """Return a second handler with the same configuration."""
+        other = object.__new__(Talker)
+        other.__dict__ |= self.__dict__
+        other.port = free_port()
+        other._start()
+        return other
+
+    # --- asking ---
+
+    def open(self, caller: str = "operator", msg_id: str = "", **fields: object) -> "Stream":
+        """Send a request to /chat and return its stream."""
+        return Stream(self, caller, msg_id or new_id(), json.dumps(fields).encode())
+
+    def chat(self, prompt: str, caller: str = "operator", msg_id: str = "", **fields: object) -> list[Event]:
+        """Run a turn and return its events, without pings."""
+        with self.open(caller, msg_id, prompt=prompt, **fields) as stream:
+            return list(stream)
+
+    def ask(self, caller: str = "operator", msg_id: str = "", **fields: object) -> Reply:
+        """Send a request to /chat that is answered at once."""
+        body = json.dumps(fields).encode()
+        return self.send("POST", "/chat", body, self.signed(body, caller, msg_id))
+
+    def kill(self) -> None:
+        """End the handler as a lack of memory would."""
+        self.stop(signal.SIGKILL)
+
+
+class Stream:
+    """One answer of /chat, read line by line."""
+
+    def __init__(self, service: Service, caller: str, msg_id: str, body: bytes) -> None:
+        self.turn = msg_id
+        self.seen: list[Event] = []
+        self.pings = 0
+        self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+        now = int(time.time())
+        headers = {"webhook-id": msg_id, "webhook-timestamp": str(now)}
+        headers["webhook-signature"] = sign(secret_bytes(service.secrets[caller]), msg_id, now, body)
+        self._connection.request("POST", "/chat", body, headers)
+        self.response = self._connection.getresponse()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        assert self.response.status == 200, self.response.read()
+        while line := self.response.readline():
+            event = json.loads(line)
+            self.pings += event["type"] == "ping"
+            if event["type"] != "ping":
+                self.seen.append(event)
+                yield event
+
+    def until(self, kind: str, **fields: object) -> Event:
+        """Read on to the next event of a type."""
+        for event in self:
+            if event["type"] == kind and fields.items() <= event.items():
+                return event
+        raise AssertionError(f"no {kind} {fields} in {self.seen}")
+
+    def rest(self) -> list[Event]:
+        """Read to the end; return everything that was ever read."""
+        for _ in self:
+            pass
+        return self.seen
+
+
+def said(events: list[Event]) -> str:
+    """Return the answer as a client puts it together."""
+    texts: dict[int, str] = {}
+    for event in events:
+        if event["type"] == "text" and "retract" in event:
+            texts = {n: text for n, text in texts.items() if n < event["retract"]}
+        elif event["type"] == "text":
+            texts[event["n"]] = event["text"]
+    return "".join(texts.values())
+
+
+def kinds(events: list[Event]) -> list[str]:
+    """Return the events' types, repeated ones once."""
+    found: list[str] = []
+    for event in events:
+        if [event["type"]] != found[-1:]:
+            found.append(event["type"])
+    return found
+
+
+def last_error(events: list[Event]) -> Event:
+    """Return the error with which a turn ended, having looked at its last line."""
+    assert events[-1]["type"] == "done"
+    assert events[-1]["ok"] is False
+    assert events[-2]["type"] == "error"
+    return events[-2]
+
+
+@contextlib.contextmanager
+def started(talker: Talker) -> Iterator[Talker]:
+    try:
+        yield talker
+    finally:
+        talker.stop()
+
+
+def nap(seconds: int) -> str:
+    """Return a command that sleeps and can be told from anybody else's."""
+    return f"sleep {seconds}.{os.getpid():07d}1"
+
+
+def running(words: str) -> list[int]:
+    """Return the processes that have these words on their command line."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ")
+            if words.encode() in line:
+                found.append(int(name))
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def there(words: str, seconds: float = 20) -> None:
+    """Return once a process has these words on its command line."""
+    until = time.monotonic() + seconds
+    while not running(words):
+        assert time.monotonic() < until, words
+        time.sleep(0.05)  # a look at every process of the machine is not cheap
+
+
+def gone(words: str, seconds: float = 10) -> None:
+    """Return once no process has these words on its command line."""
+    until = time.monotonic() + seconds
+    while running(words):
+        assert time.monotonic() < until, running(words)
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def deaf(talker: Talker, prompt: str) -> Iterator[tuple[str, socket.socket]]:
+    """Begin a turn over a connection with a small window and read nothing from it."""
+    turn, body = new_id(), json.dumps({"prompt": prompt}).encode()
+    headers = {**talker.signed(body, msg_id=turn), "content-length": str(len(body)), "connection": "close", "host": "x"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", talker.port))
+        connection.sendall(f"POST /chat HTTP/1.1\r\n{head}\r\n".encode() + body)
+        assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"  # it has begun
+        yield turn, connection

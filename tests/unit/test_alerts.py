@@ -1,0 +1,300 @@
+"""What each sender sends, judged against the entries: the captures that a notification comes to, and names none."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from breakglass.alerts.captures import MOST_ALERTS, Plan, job_id, plan, why
+from breakglass.alerts.payloads import SENDERS, Alert, read_payload
+from breakglass.alerts.rules import Rule
+from breakglass.auth.signing import ID
+from breakglass.errors import BadRequest
+from breakglass.web.bodies import REASON_BYTES
+from breakglass.web.replies import error_reply
+
+DATA = Path(__file__).parent.parent / "data/alerts"
+NOW = 1_795_402_300
+WANTED: Mapping[str, Mapping[str, str]] = {
+    "alertmanager": {"alertname": "DevvmDown"},
+    "grafana": {"alertname": "DevvmDown", "vm": "devvm"},
+    "kuma": {"vm": "devvm", "monitor": "devvm ssh", "hostname": "192.0.2.20"},
+    "gatus": {"group": "vms", "endpoint": "devvm", "url": "tcp://192.0.2.20:22"},
+    "healthchecks": {"slug": "devvm-heartbeat", "name": "devvm heartbeat", "tags": "prod devvm"},
+    "pve": {"type": "fencing", "hostname": "pve1", "severity": "error"},
+    "generic": {"host": "devvm"},
+}
+RULES = tuple(Rule(source, match, "devvm") for source, match in WANTED.items())
+
+
+def recorded(name: str) -> Any:
+    return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def planned(source: str, payload: object, now: int = NOW, rules: tuple[Rule, ...] = RULES) -> Plan:
+    return plan(source, read_payload(source, json.dumps(payload).encode()), rules, now)
+
+
+def jobs(source: str, payload: object, now: int = NOW) -> list[str]:
+    return [capture.job for capture in planned(source, payload, now).captures.get("devvm", ())]
+
+
+# --- the senders ---
+
+
+@pytest.mark.parametrize("source", SENDERS)
+def test_a_recorded_alert_makes_one_capture(source: str) -> None:
+    """Each sender's own payload selects the entry for its VM by every label that it is documented to have."""
+    found = planned(source, recorded(source)).captures
+    assert list(found) == ["devvm"]
+    assert len(found["devvm"]) == 1
+
+
+@pytest.mark.parametrize("source", SENDERS)
+def test_an_id_is_one_that_the_host_takes(source: str) -> None:
+    """The id of a capture is of the host's grammar, the same at every arrival, and another one for another sender."""
+    (job,) = jobs(source, recorded(source))
+    assert ID.fullmatch(job)
+    assert jobs(source, recorded(source)) == [job]
+    others = [job_id(other, Alert(True, {"a": "b"}), 600, NOW) for other in SENDERS]
+    assert len(set(others)) == len(others)
+
+
+def test_only_what_fires_and_matches_is_captured() -> None:
+    """In Alertmanager's payload, one alert acts; the one that no entry matches and the resolved one are counted."""
+    found = planned("alertmanager", recorded("alertmanager"))
+    assert len(found.captures["devvm"]) == 1
+    assert found.ignored == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("grafana", "grafana_test"),
+        ("kuma", "kuma_test"),
+        ("kuma", "kuma_up"),
+        ("healthchecks", "healthchecks_test"),
+        ("pve", "pve_test"),
+    ],
+)
+def test_tests_and_recoveries_never_act(source: str, name: str) -> None:
+    """A sender's test, and its all clear, are taken and do nothing, even under an entry that matches everything."""
+    everything = tuple(
+        Rule(source, {label: re.compile(".*")}, "devvm") for label in ("alertname", "monitor", "name", "severity")
+    )
+    assert planned(source, recorded(name), rules=everything) == Plan({}, 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [
+        ("gatus", {"status": "RESOLVED"}),
+        ("healthchecks", {"status": "up"}),
+        ("generic", {"status": "resolved"}),
+        ("generic", {"status": "FIRING"}),
+        ("kuma", {"heartbeat": {"status": 2, "time": "x"}}),
+        ("kuma", {"heartbeat": {"status": 3, "time": "x"}}),
+    ],
+)
+def test_any_other_status_does_nothing(source: str, change: dict[str, object]) -> None:
+    """What is not the sender's own word for firing does not fire."""
+    assert planned(source, recorded(source) | change).captures == {}
+
+
+@pytest.mark.parametrize("source", SENDERS)
+def test_an_empty_notification_does_nothing(source: str) -> None:
+    """An empty object is taken and does nothing; so are the nulls that some write for what is not there."""
+    assert planned(source, {}).captures == {}
+    nulls = dict.fromkeys(recorded(source))
+    assert planned(source, nulls).captures == {}
+
+
+@pytest.mark.parametrize("source", SENDERS)
+def test_unknown_fields_are_let_be(source: str) -> None:
+    """Payloads grow: a field that nobody here knows changes nothing."""
+    grown = recorded(source) | {"notification_reason": "new", "x": [1, {"y": None}]}
+    assert jobs(source, grown) == jobs(source, recorded(source))
+
+
+WRONG = [
+    ("alertmanager", {"alerts": {}}, "alerts is not a list"),
+    ("alertmanager", {"alerts": ["x"]}, "alerts[0] is not"),
+    ("alertmanager", {"alerts": [{"status": 1}]}, "alerts[0].status is not text"),
+    ("alertmanager", {"alerts": [{"labels": ["a"]}]}, "alerts[0].labels is not"),
+    ("alertmanager", {"alerts": [{"labels": {"a": 1}}]}, "alerts[0].labels.a is not text"),
+    ("grafana", {"alerts": [{"fingerprint": 1}]}, "alerts[0].fingerprint is not text"),
+    ("kuma", {"heartbeat": 1, "monitor": {}}, "heartbeat is not"),
+    ("kuma", {"heartbeat": {"status": "0"}, "monitor": {}}, "heartbeat.status is not a number"),
+    ("kuma", {"heartbeat": {"status": False}, "monitor": {}}, "heartbeat.status is not a number"),
+    ("kuma", {"heartbeat": {"status": 0}, "monitor": {"tags": [1]}}, "monitor.tags[0] is not"),
+    ("gatus", {"status": "TRIGGERED", "endpoint": 1}, "endpoint is not text"),
+    ("healthchecks", {"status": "down", "code": 1}, "code is not text"),
+    ("pve", {"fields": [1]}, "fields is not"),
+    ("pve", {"fields": {"type": "fencing"}, "timestamp": 1.5}, "timestamp is not text"),
+    ("generic", {"status": "firing", "labels": {"a": None, "b": 2}}, "labels.b is not text"),
+]
+
+
+@pytest.mark.parametrize(("source", "payload", "message"), WRONG)
+def test_a_wrong_type_is_named(source: str, payload: object, message: str) -> None:
+    """A field that is used and has the wrong type is refused by its name."""
+    with pytest.raises(BadRequest, match=re.escape(message)):
+        planned(source, payload)
+
+
+def test_a_label_that_is_named_is_cut_and_written_out() -> None:
+    """The name of a label is the sender's: what is said of it can be sent as UTF-8 and is short, however long it is."""
+    for name in ("\ud800", "x" * 100_000, "\n\x1b[2J"):
+        with pytest.raises(BadRequest) as refusal:
+            planned("generic", {"labels": {name: 1}})
+        assert refusal.value.message.isprintable()
+        assert len(error_reply(refusal.value).body) < 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"[]", b"\xff", b'{"a":', b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"]
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    """Only a JSON object in UTF-8 is a payload."""
+    with pytest.raises(BadRequest):
+        read_payload("generic", body)
+
+
+# --- one capture each ---
+
+
+@pytest.mark.parametrize("source", ["alertmanager", "grafana", "kuma", "healthchecks", "pve", "generic"])
+def test_a_start_time_makes_an_outage(source: str) -> None:
+    """With a start, the time of arrival is nothing and another start is another capture."""
+    first = jobs(source, recorded(source))
+    assert jobs(source, recorded(source), NOW + 40_000) == first
+    later = json.dumps(recorded(source)).replace("2026-11-24", "2026-12-24").replace("1795402213", "1797402213")
+    assert jobs(source, json.loads(later)) != first
+
+
+def test_without_a_start_time_the_arrival_counts() -> None:
+    """Gatus has no start: what arrives in the same ten minutes is the same, and next month's outage is another one."""
+    at = NOW // 600 * 600
+    first = jobs("gatus", recorded("gatus"), at)
+    assert jobs("gatus", recorded("gatus"), at + 599) == first
+    assert jobs("gatus", recorded("gatus"), at + 600) != first
+
+
+def test_a_start_is_the_same_in_every_zone() -> None:
+    """Two Grafanas in two time zones mean the same instant; Go's zero time means none."""
+    payload = recorded("grafana")
+    first = jobs("grafana", payload)
+    payload["alerts"][0]["startsAt"] = "2026-11-24T02:50:10Z"
+    assert jobs("grafana", payload) == first
+    payload["alerts"][0]["startsAt"] = "0001-01-01T00:00:00Z"
+    assert jobs("grafana", payload, NOW) != jobs("grafana", payload, NOW + 6000)
+
+
+def test_without_a_fingerprint_the_labels_count() -> None:
+    """An alert without a fingerprint is told from others by its labels, in whatever order."""
+    one, same = Alert(True, {"a": "1", "b": "2"}), Alert(True, {"b": "2", "a": "1"})
+    assert job_id("generic", one, 600, NOW) == job_id("generic", same, 600, NOW)
+    assert job_id("generic", one, 600, NOW) != job_id("generic", Alert(True, {"a": "1", "b": "3"}), 600, NOW)
+
+
+def test_repeats_inside_one_payload_are_one() -> None:
+    """The same alert twice in a payload is one capture; two alerts of one VM are two ids, in the payload's order."""
+    payload = recorded("alertmanager")
+    alert = payload["alerts"][0]
+    payload["alerts"] = [alert, alert, alert | {"fingerprint": "ffff"}]
+    assert len(jobs("alertmanager", payload)) == 2
+
+
+def test_several_entries() -> None:
+    """An alert that concerns two VMs is captured on both; of two entries for one VM the first counts."""
+    match = {"host": "devvm"}
+    rules = (Rule("generic", match, "a", 60), Rule("generic", match, "a", 900), Rule("generic", match, "b"))
+    found = planned("generic", recorded("generic"), rules=rules).captures
+    assert {vm: [capture.fresh_seconds for capture in captures] for vm, captures in found.items()} == {
+        "a": [60],
+        "b": [600],
+    }
+
+
+def test_a_rule_is_for_its_source() -> None:
+    """The address that a payload came to says which entries count, whatever the payload looks like."""
+    assert planned("generic", recorded("generic"), rules=(Rule("gatus", {"host": "devvm"}, "devvm"),)).captures == {}
+
+
+def test_a_flood_in_one_payload_is_bounded() -> None:
+    """What comes after the thousandth alert of a notification is counted and not looked at."""
+    alert = recorded("alertmanager")["alerts"][0]
+    found = planned("alertmanager", {"alerts": [alert | {"fingerprint": str(n)} for n in range(MOST_ALERTS + 5)]})
+    assert len(found.captures["devvm"]) == MOST_ALERTS
+    assert found.ignored == 5
+
+
+# --- what the evidence says it was taken for ---
+
+
+def test_the_evidence_says_why() -> None:
+    """Source, start, labels and annotations stand in the capture's record, one a line."""
+    (capture,) = planned("alertmanager", recorded("alertmanager")).captures["devvm"]
+    assert capture.why.splitlines()[:3] == [
+        "alertmanager: firing since 2026-11-24T02:50:13.123456789Z",
+        "alertname=DevvmDown",
+        "instance=192.0.2.20:9100",
+    ]
+    assert "summary: devvm does not answer" in capture.why
+
+
+@given(st.dictionaries(st.text(), st.text()), st.dictionaries(st.text(), st.text()), st.text())
+@settings(deadline=None, max_examples=60)
+def test_the_reason_is_plain_text(labels: dict[str, str], annotations: dict[str, str], start: str) -> None:
+    """Whatever the payload holds, its record is at most 5 KiB of printable lines, as many as it has facts."""
+    told = why("generic", Alert(True, labels, annotations, "", start))
+    assert len(told.encode()) <= REASON_BYTES
+    assert len(told.split("\n")) <= 1 + len(labels) + len(annotations)
+    assert told.replace("\n", "").isprintable()
+
+
+def test_long_and_hostile_labels_are_cut_and_written_out() -> None:
+    """Half a character, a newline and an escape sequence are written out; endless text is cut."""
+    told = why("generic", Alert(True, {"a": "\ud800\n\x1b[2J\u202e", "b": "x" * 100_000}, {"c": "ä" * 100_000}))
+    assert "a=\\ud800\\n\\x1b[2J\\u202e\nb=xxx" in told
+    assert 2000 < len(told.encode()) <= REASON_BYTES
+
+
+# --- hostile payloads ---
+
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+_NAMES = ("alerts", "status", "labels", "heartbeat", "monitor", "fields", "tags", "vm", "verb", "command", "startsAt")
+_JSON = st.recursive(
+    _LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(_NAMES) | st.text(max_size=5), inner),
+    max_leaves=20,
+)
+
+
+@given(st.sampled_from(sorted(SENDERS)), _JSON | st.builds(dict, alerts=_JSON, labels=_JSON, status=st.just("firing")))
+@settings(deadline=None, max_examples=300)
+def test_no_payload_breaks_it_or_names_a_vm(source: str, payload: object) -> None:
+    """Any JSON at all is refused as a bad request or selects configured VMs, under ids of the host's grammar."""
+    everything = tuple(Rule(source, {label: re.compile(".*")}, "devvm") for label in ("vm", "alertname", "type"))
+    try:
+        found = plan(source, read_payload(source, json.dumps(payload).encode()), everything, NOW)
+    except BadRequest:
+        return
+    assert set(found.captures) <= {"devvm"}
+    assert all(ID.fullmatch(capture.job) for captures in found.captures.values() for capture in captures)
+
+
+@given(st.sampled_from(sorted(SENDERS)), st.binary(max_size=200))
+@settings(deadline=None, max_examples=100)
+def test_no_bytes_break_it(source: str, body: bytes) -> None:
+    """Any bytes at all are refused as a bad request, but for a JSON object."""
+    try:
+        read_payload(source, body)
+    except BadRequest:
+        return
+    assert isinstance(json.loads(body), dict)

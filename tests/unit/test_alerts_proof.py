@@ -1,0 +1,295 @@
+"""Who may send alerts and which entries they select: Grafana's signature, bearer tokens, and the configuration."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from breakglass.alerts.rules import Rule, most_steps
+from breakglass.auth.signing import (
+    BEARER,
+    GRAFANA,
+    Caller,
+    Signed,
+    bearer_token,
+    sign,
+    verify,
+    verify_bearer,
+    verify_grafana,
+)
+from breakglass.config.load import parse
+from breakglass.config.model import Config
+from breakglass.errors import Unauthorized
+
+# Made with: printf '1764000000:{"status": "firing", "alerts": []}' | openssl dgst -sha256 -hmac SECRET
+SECRET = "a secret that is thirty-two chars"
+BODY = b'{"status": "firing", "alerts": []}'
+TIME = "1764000000"
+SIGNATURE = "3081184fc27ea7c5b08c69c53f83be89b6bfa28c09580410373f02356a272505"
+WITHOUT_A_TIME = "79d504f7b4fa3c8bceb6e4ca097b7cf9b2cf48d6968f41798a2e1a68fa39c908"
+GRAFANA_CALLER = Caller("grafana", (SECRET.encode(),), frozenset({"forensics"}), way=GRAFANA)
+
+TOKEN = "bgt_" + "t" * 43
+ALERTMANAGER = Caller("alertmanager", (TOKEN.encode(),), frozenset({"forensics"}), way=BEARER)
+
+
+def headers(signature: str = SIGNATURE, timestamp: str | None = TIME) -> dict[str, str]:
+    time = {} if timestamp is None else {"x-grafana-alerting-timestamp": timestamp}
+    return {"x-grafana-alerting-signature": signature, **time}
+
+
+# --- Grafana ---
+
+
+def test_grafanas_bytes() -> None:
+    """Grafana's signature over time and body is accepted, byte for byte; it names no id."""
+    assert verify_grafana([ALERTMANAGER, GRAFANA_CALLER], headers(), BODY) == Signed(GRAFANA_CALLER, "", int(TIME))
+
+
+def test_grafana_without_a_timestamp_is_refused() -> None:
+    """The signature that Grafana makes without its timestamp header could be replayed for ever: it is none."""
+    for timestamp in (None, "", TIME):
+        with pytest.raises(Unauthorized):
+            verify_grafana([GRAFANA_CALLER], headers(WITHOUT_A_TIME, timestamp), BODY)
+
+
+@pytest.mark.parametrize(
+    ("signature", "timestamp"),
+    [
+        (SIGNATURE.upper(), TIME),
+        ("sha256=" + SIGNATURE, TIME),
+        (SIGNATURE + "\n", TIME),
+        (SIGNATURE[:-1], TIME),
+        ("", TIME),
+        (SIGNATURE, "1764000001"),
+        (SIGNATURE, "01764000000"),
+        (SIGNATURE, "1764000000.0"),
+        (SIGNATURE, "1764000000\n1764000000"),
+    ],
+)
+def test_another_spelling_is_refused(signature: str, timestamp: str) -> None:
+    """Only lowercase hex without a prefix, and only the time that was signed, in its one spelling."""
+    with pytest.raises(Unauthorized):
+        verify_grafana([GRAFANA_CALLER], headers(signature, timestamp), BODY)
+
+
+def test_each_way_has_its_own_keys() -> None:
+    """A key is good for the way that it was given for: a token signs nothing, and Grafana's secret is no token."""
+    with pytest.raises(Unauthorized):
+        verify_bearer([GRAFANA_CALLER, Caller("op", (TOKEN.encode(),), frozenset())], TOKEN)
+    signed = {"webhook-id": "msg_12345678", "webhook-timestamp": TIME}
+    signed["webhook-signature"] = sign(TOKEN.encode(), "msg_12345678", int(TIME), BODY)
+    with pytest.raises(Unauthorized):
+        verify([ALERTMANAGER], signed, BODY)
+    with pytest.raises(Unauthorized):
+        verify_grafana([Caller("op", (SECRET.encode(),), frozenset())], headers(), BODY)
+
+
+# --- bearer tokens ---
+
+
+@pytest.mark.parametrize("value", [f"Bearer {TOKEN}", f"bearer  {TOKEN}"])
+def test_a_token_is_its_callers(value: str) -> None:
+    """The token of a caller is that caller, whatever the case of the word before it (RFC 9110, 11.1)."""
+    token = bearer_token({"authorization": value})
+    assert token == TOKEN
+    assert verify_bearer([GRAFANA_CALLER, ALERTMANAGER], token) is ALERTMANAGER
+
+
+@pytest.mark.parametrize("value", ["", "Basic YTpi", "Bearer eyJhbGciOi", TOKEN, f"Token {TOKEN}", "Bearer"])
+def test_a_proxys_credentials_are_not_ours(value: str) -> None:
+    """What a proxy in front wants in Authorization is neither a token of ours nor a reason to refuse a signature."""
+    assert bearer_token({"authorization": value}) is None
+
+
+@given(st.text(max_size=60))
+@settings(deadline=None, max_examples=60)
+def test_no_other_token_is_good(text: str) -> None:
+    """Whatever differs from the token is refused, also what only begins like it."""
+    for token in (text, TOKEN[:-1], TOKEN + text + "x", "bgt_" + text):
+        with pytest.raises(Unauthorized):
+            verify_bearer([ALERTMANAGER], token)
+
+
+# --- the configuration ---
+
+KEY = "whsec_" + "b29v" * 11
+GOOD = f"""
+[callers.operator]
+secret = "{KEY}"
+allow = ["status", "forensics"]
+[callers.grafana]
+grafana_secret = "{SECRET}"
+allow = ["forensics"]
+[callers.alertmanager]
+token = ["{TOKEN}", "bgt_{"u" * 43}"]
+allow = ["forensics", "status", "history"]
+vms = ["devvm"]
+[vms.devvm]
+ssh = "breakglass@192.0.2.10"
+vmid = 102
+key = "the private key"
+host_key = "any"
+[sessions]
+secret = "{"s" * 32}"
+[[alerts]]
+source = "alertmanager"
+match = {{ alertname = "DevvmDown", instance = "~192\\\\.0\\\\.2\\\\.2[0-9]:.*" }}
+vm = "devvm"
+[[alerts]]
+source = "grafana"
+match = {{ vm = "devvm" }}
+vm = "devvm"
+fresh_seconds = 60
+"""
+
+
+def read(text: str) -> Config:
+    return parse(text, lambda name: f"bgt_{'f' * 43}\n")
+
+
+def test_everything_is_read() -> None:
+    """Callers by their ways, every token of a list, and the entries with their defaults."""
+    config = read(GOOD)
+    assert config.problems == ()
+    assert {caller.name: (caller.way, len(caller.keys)) for caller in config.callers} == {
+        "operator": ("signature", 1),
+        "grafana": ("grafana", 1),
+        "alertmanager": ("bearer", 2),
+    }
+    assert [(rule.source, rule.vm, rule.fresh_seconds) for rule in config.alerts] == [
+        ("alertmanager", "devvm", 600),
+        ("grafana", "devvm", 60),
+    ]
+    rule = config.alerts[0]
+    assert rule.matches({"alertname": "DevvmDown", "instance": "192.0.2.20:9100", "job": "node"})
+    assert not rule.matches({"alertname": "DevvmDown", "instance": "192.0.2.200:9100"})
+    assert not rule.matches({"alertname": "DevvmDown", "instance": "x 192.0.2.20:9100"})
+    assert not rule.matches({"alertname": "DevvmDown"})
+    assert not rule.matches({"alertname": "DevvmDown2", "instance": "192.0.2.20:9100"})
+
+
+def test_a_token_may_be_in_a_file() -> None:
+    """`token_file` is read like every other secret's file."""
+    config = read(GOOD.replace(f'token = ["{TOKEN}", "bgt_{"u" * 43}"]', 'token_file = "/run/secrets/token"'))
+    assert config.problems == ()
+    assert verify_bearer(config.callers, "bgt_" + "f" * 43).name == "alertmanager"
+
+
+CALLERS = [
+    (f'grafana_secret = "{SECRET}"', 'grafana_secret = "short"', "callers.grafana.grafana_secret"),
+    (f'["{TOKEN}", "bgt_{"u" * 43}"]', '"bgt_short"', "callers.alertmanager.token"),
+    (f'["{TOKEN}", "bgt_{"u" * 43}"]', f'"{"x" * 60}"', "callers.alertmanager.token"),
+    ('allow = ["forensics", "status", "history"]', 'allow = ["forensics", "reset"]', "callers.alertmanager.allow"),
+    ('allow = ["forensics"]', 'allow = ["chat"]', "callers.grafana.allow"),
+    (f'grafana_secret = "{SECRET}"', f'grafana_secret = "{SECRET}"\ntoken = "bgt_{"v" * 43}"', "callers.grafana"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "path"), CALLERS)
+def test_a_fault_in_a_sender_switches_that_one_off(old: str, new: str, path: str) -> None:
+    """A short or guessable token, two ways at once, or a verb that a token may not have: that caller is off, and no
+    other; nor does the report repeat a secret."""
+    assert old in GOOD
+    config = read(GOOD.replace(old, new))
+    assert [problem.path for problem in config.problems] == [path]
+    assert len(config.callers) == 2
+    assert path.split(".")[1] not in [caller.name for caller in config.callers]
+    assert "x" * 60 not in str(config.problems[0])
+
+
+def test_two_senders_with_one_token_are_both_off() -> None:
+    """As for signing secrets: a record that may name either names nobody."""
+    config = read(GOOD + f'[callers.other]\ntoken = "{TOKEN}"\nallow = ["forensics"]\n')
+    assert [problem.path for problem in config.problems] == ["callers.alertmanager.token", "callers.other.token"]
+    assert [caller.name for caller in config.callers] == ["operator", "grafana"]
+
+
+ENTRY = 'source = "grafana"\nmatch = { vm = "devvm" }\nvm = "devvm"\nfresh_seconds = 60\n'
+ENTRIES = [
+    ('source = "grafana"', 'source = "nagios"', "alerts[1].source"),
+    ('source = "grafana"', "", "alerts[1].source"),
+    ('match = { vm = "devvm" }', "", "alerts[1].match"),
+    ('match = { vm = "devvm" }', "match = {}", "alerts[1].match"),
+    ('match = { vm = "devvm" }', "match = { vm = 1 }", "alerts[1].match.vm"),
+    ('match = { vm = "devvm" }', 'match = { vm = "~(" }', "alerts[1].match.vm"),
+    ('match = { vm = "devvm" }', 'match = { vm = "~(a+)+" }', "alerts[1].match.vm"),
+    ('vm = "devvm"\nfresh', 'vm = "gone"\nfresh', "alerts[1].vm"),
+    ('vm = "devvm"\nfresh', "vm = 7\nfresh", "alerts[1].vm"),
+    ("60", "-1", "alerts[1].fresh_seconds"),
+    ("60", "86401", "alerts[1].fresh_seconds"),
+    ("60", "true", "alerts[1].fresh_seconds"),
+    ("60", '60\nverb = "reset"', "alerts[1].verb"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "path"), ENTRIES)
+def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str) -> None:
+    """Whatever is wrong with one alert entry is said by its number and key; the other entry and every rescue stay."""
+    assert old in ENTRY
+    config = read(GOOD.replace(ENTRY, ENTRY.replace(old, new, 1)))
+    assert path in [problem.path for problem in config.problems]
+    assert all(problem.path.startswith("alerts[1]") for problem in config.problems)
+    assert [rule.source for rule in config.alerts] == ["alertmanager"]
+    assert (len(config.callers), len(config.vms)) == (3, 1)
+
+
+def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
+    """Where the VM's own entry is faulty, the alert's entry says so instead of calling the name unknown."""
+    other = '[vms.other]\nssh = "?"\nvmid = 103\nkey = "k"\nhost_key = "any"\n'
+    config = read(GOOD.replace('vm = "devvm"\nfresh', 'vm = "other"\nfresh') + other)
+    assert {problem.path: problem.message for problem in config.problems}["alerts[1].vm"] == 'is off: "other"'
+
+
+# --- patterns ---
+
+
+def test_a_pattern_matches_the_whole_label() -> None:
+    """Neither what comes before nor what comes after is let be; without the tilde a text is only itself."""
+    config = read(GOOD.replace('match = { vm = "devvm" }', "match = { vm = '~dev(vm|box)' }"))
+    assert [config.alerts[1].matches({"vm": name}) for name in ("devvm", "devbox")] == [True, True]
+    assert [config.alerts[1].matches({"vm": name}) for name in ("devvm2", "a devvm", "devvm\n")] == [False] * 3
+    assert not read(GOOD.replace('{ vm = "devvm" }', '{ vm = "dev.m" }')).alerts[1].matches({"vm": "devvm"})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "devvm",
+        "dev.*",
+        ".*devvm.*",
+        "https?://.*devvm.*",
+        "(?:a|b|c):9100",
+        "(node|web)[0-9]{1,2}",
+        "(?i)devvm",
+        "a{3}b",
+    ],
+)
+def test_ordinary_patterns_are_let_in(pattern: str) -> None:
+    """What an operator would write is accepted."""
+    config = read(GOOD.replace('match = { vm = "devvm" }', f"match = {{ vm = '~{pattern}' }}"))
+    assert config.problems == ()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a+)+", "(a|a)+", "(a?){30}", "(?:.*x)*", "(a*)*b", ".*a.*b.*c.*", "a?" * 30 + "a" * 30, "(?=a)b", r"(.*)\1\1"],
+)
+def test_patterns_that_explode_are_kept_out(pattern: str) -> None:
+    """A pattern that a hostile label could hold for ever is a fault in its entry, before any label is seen."""
+    config = read(GOOD.replace('match = { vm = "devvm" }', f"match = {{ vm = '~{pattern}' }}"))
+    assert [problem.path for problem in config.problems] == ["alerts[1].match.vm"]
+
+
+def test_long_labels_meet_no_pattern() -> None:
+    """A label of more than 200 characters matches no pattern, so that the bound on the steps is one; equal is equal."""
+    config = read(GOOD.replace('match = { vm = "devvm" }', "match = { vm = '~.*a.*a' }"))
+    assert config.alerts[1].matches({"vm": "a" * 200})
+    assert not config.alerts[1].matches({"vm": "a" * 201})
+    assert Rule("grafana", {"vm": "a" * 300}, "devvm").matches({"vm": "a" * 300})
+
+
+@given(st.from_regex(r"([ab.][*+?]?|\(a\|b\)[?]?|\[ab\][{]1,3[}]){0,5}", fullmatch=True))
+@settings(deadline=None, max_examples=100)
+def test_the_bound_is_a_number(pattern: str) -> None:
+    """The bound of a pattern without nesting is finite and at least one."""
+    assert 1 <= most_steps(pattern) < float("inf")

@@ -1,0 +1,225 @@
+"""Request bodies: strict JSON, known fields, the right types, or a 400 that says which."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from breakglass.errors import BadRequest
+from breakglass.web.bodies import PveRequest, cut_utf8, pve_request, strict_json
+
+FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "challenge")
+JOB = "msg_12345678"
+sound = st.text()
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps({"verb": "status", **fields}).encode()
+
+
+# --- what is read ---
+
+
+def test_a_verb_is_enough() -> None:
+    """Everything but the verb can be left out, and is empty then."""
+    assert pve_request(b'{"verb":"status"}') == PveRequest("status")
+
+
+def test_every_field_is_read() -> None:
+    """Each field of the contract is read as it was sent, white space and escapes included."""
+    sent = {"verb": "reset", "vm": "devvm", "reason": "hung ☎\n", "if_state": "io-error", "if_last": JOB, "job": JOB}
+    sent |= {"anyway": "storage-hung", "challenge": "1795500000.abc"}
+    assert asdict(pve_request(json.dumps(sent, indent=2).encode())) == sent
+    assert asdict(pve_request(json.dumps(sent, ensure_ascii=False).encode())) == sent
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"if_state": "running"},
+        {"if_state": "a" * 32},
+        {"if_last": "none"},
+        {"if_last": "a" * 8},
+        {"if_last": "Z" * 64},
+        {"job": "-_-_-_-_"},
+        {"if_state": "", "if_last": "", "job": "", "anyway": ""},
+        {"verb": "reset", "anyway": "storage-hung"},
+        {"verb": "cycle", "anyway": "storage-hung"},
+        {"verb": "no such verb", "vm": "../x"},
+    ],
+)
+def test_shapes_that_are_good(fields: dict[str, str]) -> None:
+    """The shapes of the contract are accepted, empty means left out, and verb and vm are judged elsewhere."""
+    told = asdict(pve_request(body(**fields)))
+    assert {name: told[name] for name in fields} == fields
+
+
+# --- what is refused ---
+
+NOT_JSON = {
+    "nothing": b"",
+    "a word": b"reset",
+    "two objects": b'{"verb":"status"}{"verb":"reset"}',
+    "a trailing comma": b'{"verb":"status",}',
+    "single quotes": b"{'verb':'status'}",
+    "a comment": b'{"verb":"status"} // now',
+    "a raw newline in a text": b'{"verb":"sta\ntus"}',
+    "a trailing NUL": b'{"verb":"status"}\0',
+    "a form": b"verb=status",
+    "a key twice": b'{"verb":"status","verb":"reset"}',
+    "a key twice, once escaped": b'{"verb":"status","\\u0076erb":"reset"}',
+    "a key twice, deeper": b'{"verb":"status","vm":{"a":1,"a":1}}',
+    "NaN": b'{"verb":NaN}',
+    "Infinity": b'{"verb":Infinity}',
+    "-Infinity": b'{"verb":-Infinity}',
+    "NaN, deeper": b'{"verb":"status","vm":[NaN]}',
+    "deep arrays": b'{"verb":' + b"[" * 16_000,
+    "deep closed arrays": b'{"verb":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "deep objects": b'{"verb":' * 16_000,
+    "a number of 15,000 digits": b'{"verb":' + b"9" * 15_000 + b"}",
+    "not UTF-8": b'{"verb":"\xff"}',
+    "an encoded surrogate": b'{"verb":"\xed\xa0\x80"}',
+    "an overlong letter": b'{"verb":"\xc1\xb3tatus"}',
+    "UTF-16": '{"verb":"status"}'.encode("utf-16"),
+    "UTF-16 without a mark": '{"verb":"status"}'.encode("utf-16-le"),
+    "UTF-32": '{"verb":"status"}'.encode("utf-32"),
+    "a byte order mark": b'\xef\xbb\xbf{"verb":"status"}',
+}
+
+
+@pytest.mark.parametrize("sent", NOT_JSON.values(), ids=NOT_JSON)
+def test_what_is_not_strict_json_is_a_bad_request(sent: bytes) -> None:
+    """A body that two parsers could read differently, or that only some can read, is refused."""
+    with pytest.raises(BadRequest, match=r"^the body is not JSON: ") as caught:
+        strict_json(sent)
+    assert len(caught.value.message) < 150
+
+
+@pytest.mark.parametrize("sent", [b"null", b"1", b'"status"', b"[]", b'["verb"]', b"true", b"1e999"])
+def test_what_is_not_an_object_is_a_bad_request(sent: bytes) -> None:
+    """JSON of another kind than an object is refused."""
+    with pytest.raises(BadRequest, match=r"^the body is not a JSON object$"):
+        strict_json(sent)
+
+
+@pytest.mark.parametrize("sent", [b"{}", b'{"vm":"devvm"}'])
+def test_the_verb_is_needed(sent: bytes) -> None:
+    """A body without a verb is refused with an example of one."""
+    with pytest.raises(BadRequest, match=r'^"verb" is missing$'):
+        pve_request(sent)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff"], ids=ascii)
+def test_every_field_is_text(field: str, value: object) -> None:
+    """A field that is not text, half a surrogate pair included, is refused by its name."""
+    with pytest.raises(BadRequest, match=f'^"{field}" is not text$'):
+        pve_request(body(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    "name", ["prompt", "Verb", "verb ", "", "__class__", "command", "\ud800", "x" * 5000, "é\n"], ids=ascii
+)
+def test_an_unknown_field_is_refused(name: str) -> None:
+    """A field that the route does not know is refused; the answer shows its name cut and in ASCII."""
+    with pytest.raises(BadRequest, match=r'^unknown field "') as caught:
+        pve_request(body(**{name: "x"}))
+    assert caught.value.message.isascii()
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 300
+    assert caught.value.hint == f"one of {', '.join(FIELDS)}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("if_state", "Running"),
+        ("if_state", "running\n"),
+        ("if_state", "run ning"),
+        ("if_state", "a" * 33),
+        ("if_state", "stopp\u0435d"),
+        *((field, value)
+          for field in ("if_last", "job")
+          for value in ("short", "x" * 65, f"{JOB}\n", f" {JOB}", "msg.12345678", "../../etc", "msg_123\u0664\u0665"))
+        ,
+        ("if_last", "None"),
+        ("if_last", "none\n"),
+        ("job", "none"),
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_a_shape_that_the_grammar_has_no_word_for_is_refused(field: str, value: str) -> None:
+    """What would not fit into the host's grammar is refused here, a newline at the end included."""
+    with pytest.raises(BadRequest, match=f'^"{field}" has characters or a length'):
+        pve_request(body(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    "code", ["storage-hung ", "Storage-Hung", "locked", "no-quorum", "yes", "*", "x" * 5000, "é\n"]
+)
+def test_anyway_names_one_refusal_alone(code: str) -> None:
+    """No other refusal can be lifted, however it is spelled; the answer shows the value cut and in ASCII."""
+    with pytest.raises(BadRequest, match=r'^"anyway" can\'t lift ".*"; nothing was sent$') as caught:
+        pve_request(body(verb="reset", anyway=code))
+    assert caught.value.message.isascii()
+    assert len(caught.value.message) < 300
+    assert caught.value.hint.startswith("storage-hung, ")
+
+
+@pytest.mark.parametrize("verb", ["status", "forensics", "start", "stop", "history", "no such verb", "reset "])
+def test_anyway_goes_with_reset_and_cycle_alone(verb: str) -> None:
+    """Beside another verb it is refused, and the hint names the two."""
+    with pytest.raises(BadRequest, match=f'^"anyway" does not go with "{verb}"; nothing was sent$') as caught:
+        pve_request(body(verb=verb, anyway="storage-hung"))
+    assert caught.value.hint == "leave it out; it is for reset and cycle alone"
+
+
+# --- anything at all ---
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+bodies = (
+    st.binary()
+    | st.text().map(str.encode)
+    | st.dictionaries(
+        st.sampled_from(FIELDS) | sound, values | st.sampled_from(["none", JOB, "reset", "storage-hung"])
+    ).map(lambda fields: json.dumps(fields).encode())
+)
+
+
+@given(bodies)
+@settings(deadline=None, max_examples=300)
+def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
+    """Whatever arrives is a request of texts that can be written as UTF-8, or a BadRequest, and nothing else."""
+    try:
+        texts = list(asdict(pve_request(sent)).values())
+    except BadRequest as error:
+        texts = [error.message, error.hint]
+        assert all(texts)
+    assert all(isinstance(text, str) and text.encode().decode() == text for text in texts)
+
+
+@given(st.fixed_dictionaries({"verb": sound}, optional={"vm": sound, "reason": sound}))
+@settings(deadline=None)
+def test_any_texts_arrive_unchanged(fields: dict[str, str]) -> None:
+    """Whatever verb, vm and reason say, they arrive as they were sent."""
+    told = asdict(pve_request(json.dumps(fields).encode()))
+    assert {name: told[name] for name in fields} == fields
+
+
+# --- cutting ---
+
+
+@given(sound, st.integers(0, 40))
+@example("a☎b", 3)
+@settings(deadline=None)
+def test_a_text_is_cut_at_a_character(text: str, limit: int) -> None:
+    """A cut text fits, is a beginning of the whole, and lost no character that would have fitted."""
+    cut = cut_utf8(text, limit)
+    assert len(cut.encode()) <= limit
+    assert text.startswith(cut)
+    assert cut == text or len(text[: len(cut) + 1].encode()) > limit

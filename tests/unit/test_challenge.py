@@ -1,0 +1,105 @@
+"""The clock challenge: a wrong clock locks nobody out, and nothing else gets easier."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from breakglass.auth.challenge import SECONDS, check_time
+from breakglass.auth.signing import Caller, Signed, secret_bytes
+from breakglass.cli.client import Signer, call, new_id
+from breakglass.errors import StaleTimestamp
+
+from ..support.service import Reply, Service
+
+NOW = 1_795_500_000
+ID = "msg_0123456789"
+OPERATOR, OTHER = (Caller(name, (b"x" * 32,), frozenset({"status"})) for name in ("operator", "other"))
+THREE_DAYS = 3 * 86_400
+SECRETS = ("oldest-" * 5, "newest-" * 5)
+
+
+def stale(caller: Caller = OPERATOR, msg_id: str = ID, at: int = NOW - THREE_DAYS) -> Signed:
+    return Signed(caller, msg_id, at)
+
+
+def challenge(signed: Signed, now: int = NOW, secrets: tuple[str, ...] = SECRETS) -> str:
+    """Return the challenge that a stale request is answered with."""
+    with pytest.raises(StaleTimestamp) as raised:
+        check_time(signed, "", now, secrets)
+    assert raised.value.extra["server_time"] == now
+    return str(raised.value.extra["challenge"])
+
+
+@pytest.mark.parametrize("at", [NOW - THREE_DAYS, NOW + THREE_DAYS])
+@pytest.mark.parametrize("age", [0, SECONDS])
+def test_a_challenge_is_judged_instead_of_the_timestamp(at: int, age: int) -> None:
+    """However far off the sender's clock is, for 60 s of the handler's own time."""
+    check_time(stale(at=at), challenge(stale(at=at)), NOW + age, SECRETS)
+
+
+@pytest.mark.parametrize("age", [SECONDS + 1, THREE_DAYS, -1])
+def test_a_challenge_is_spent_after_its_time(age: int) -> None:
+    """After 60 s it is worth nothing, nor before it was issued; the refusal carries a new one."""
+    old = challenge(stale())
+    with pytest.raises(StaleTimestamp) as raised:
+        check_time(stale(at=NOW + age - THREE_DAYS), old, NOW + age, SECRETS)
+    check_time(stale(), str(raised.value.extra["challenge"]), NOW + age, SECRETS)
+
+
+@pytest.mark.parametrize("signed", [stale(caller=OTHER), stale(msg_id="msg_another_one")], ids=["caller", "id"])
+def test_a_challenge_serves_one_id_of_one_caller(signed: Signed) -> None:
+    """It opens nothing to another caller, and nothing under another id."""
+    with pytest.raises(StaleTimestamp):
+        check_time(signed, challenge(stale()), NOW, SECRETS)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda c: c[:-2] + "AA", lambda c: f"{NOW + 30}{c[10:]}", lambda c: f"{c}\n", str.upper]
+)
+def test_a_changed_challenge_is_none(spoil: Any) -> None:
+    """Another time, another MAC or another spelling is refused."""
+    with pytest.raises(StaleTimestamp):
+        check_time(stale(), spoil(challenge(stale())), NOW + 30, SECRETS)
+
+
+def test_a_challenge_outlives_a_rotation() -> None:
+    """The newest secret issues, and one that is still listed is accepted: replicas need not change at one moment."""
+    ours = challenge(stale(), secrets=SECRETS)
+    check_time(stale(), ours, NOW, (*SECRETS, "later-" * 6))
+    check_time(stale(), ours, NOW, SECRETS[1:])
+    with pytest.raises(StaleTimestamp):
+        check_time(stale(), ours, NOW, SECRETS[:1])
+
+
+# --- over HTTP ---
+
+
+def post(service: Service, at: int, msg_id: str, **more: str) -> Reply:
+    body = json.dumps({"verb": "reset", **more}).encode()
+    return service.send("POST", "/pve", body, service.signed(body, msg_id=msg_id, at=at))
+
+
+@pytest.mark.real("sshd", "qemu")
+def test_a_sender_whose_clock_is_wrong_acts_once(service: Service) -> None:
+    """Refused with a challenge, sent again with it: done. The same once more, after a lost answer, attaches."""
+    msg_id, at = new_id(), int(time.time()) - THREE_DAYS
+    refused = post(service, at, msg_id)
+    assert (refused.status, refused.json["error"]["reached"]) == (401, False)
+    given = refused.json["error"]["challenge"]
+    first, second = (post(service, at, msg_id, challenge=given) for _ in range(2))
+    assert (first.status, first.json["outcome"], first.json["attached"]) == (200, "done", False)
+    assert (second.json["outcome"], second.json["attached"]) == ("done", True)
+    assert post(service, at, new_id(), challenge=given).json["error"]["code"] == "stale-timestamp"
+    assert post(service, int(time.time()), new_id(), challenge="nonsense").json["outcome"] == "done"
+
+
+@pytest.mark.real("sshd", "qemu")
+def test_call_works_with_a_wrong_clock(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`breakglass call` signs with its own clock, three days ahead here, and answers the challenge by itself."""
+    ahead = time.time() + THREE_DAYS
+    signer = Signer(f"http://127.0.0.1:{service.port}", secret_bytes(service.secrets["operator"]))
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    result = call(signer, new_id(), b'{"verb":"status"}', lambda line: None)
+    assert (result["outcome"], result["state"]) == ("done", "running")

@@ -1,0 +1,67 @@
+"""[chat]: what it says, and that a fault in it switches off chat alone."""
+
+import pytest
+
+from breakglass.config.model import ChatSettings, Config
+
+from .test_config import GOOD, read
+
+
+def chat(text: str, files: dict[str, str] | None = None) -> Config:
+    return read(f"{GOOD}\n[chat]\n{text}", files or {})
+
+
+def test_without_the_table_there_is_no_chat() -> None:
+    """A configuration without [chat] has no fault."""
+    config = read(GOOD)
+    assert (config.chat, config.chat_fault, config.problems) == (None, False, ())
+
+
+def test_an_empty_table_has_defaults() -> None:
+    """Only who runs claude has none: it must be said."""
+    assert chat("").chat == ChatSettings("var/sessions", "claude", "", False, 2, 1800, {})
+
+
+def test_everything_can_be_said() -> None:
+    """Each key is read; a file of variables is read first, so that the table can change one."""
+    text = 'command = "/opt/claude"\nuser = "claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
+    text += 'env_file = "vars"\nenv = { B = "inline" }\n'
+    settings = chat(text, {"vars": "# a comment\n\nA=one=two\nB=file\n"}).chat
+    assert settings == ChatSettings(
+        "var/sessions", "/opt/claude", "claude", False, 5, 60, {"A": "one=two", "B": "inline"}
+    )
+
+
+def test_its_secrets_are_not_shown() -> None:
+    """A settings object in a log or a traceback has no credential in it."""
+    assert "hush" not in repr(chat('env = { KEY = "hush" }'))
+
+
+FAULTS = {
+    "an unknown key": ("comand = 'x'", "chat.comand"),
+    "no command": ('command = ""', "chat.command"),
+    "a number for a command": ("command = 7", "chat.command"),
+    "a user that is none": ('user = "a b"', "chat.user"),
+    "an empty user": ('user = ""', "chat.user"),
+    "both worlds": ('user = "claude"\nshared_uid = true', "chat.user"),
+    "a text for a switch": ('shared_uid = "true"', "chat.shared_uid"),
+    "no turn at all": ("max_turns_at_once = 0", "chat.max_turns_at_once"),
+    "a switch for a number": ("turn_seconds = true", "chat.turn_seconds"),
+    "an endless turn": ("turn_seconds = 99999999", "chat.turn_seconds"),
+    "a variable that is a number": ("env = { A = 1 }", "chat.env.A"),
+    "a variable with a strange name": ('env = { "A=B" = "x" }', "chat.env.A=B"),
+    "a list of variables": ('env = ["A=1"]', "chat.env"),
+    "an empty file": ('env_file = "empty"', "chat.env_file"),
+    "a file with something else in it": ('env_file = "odd"', "chat.env_file"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_switches_off_chat_alone(name: str) -> None:
+    """It is reported with its key's path, chat is off because of it, and callers and VMs are what they were."""
+    text, path = FAULTS[name]
+    config = chat(text, {"odd": "hush hush", "empty": ""})
+    assert [problem.path for problem in config.problems] == [path]
+    assert (config.chat, config.chat_fault) == (None, True)
+    assert (len(config.callers), len(config.vms)) == (1, 1)
+    assert "hush" not in str(config.problems)

@@ -1,0 +1,538 @@
+"""The configuration file: what it says, and everything that can be wrong with it, at once."""
+
+import base64
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from breakglass.cli.serve import load_config
+from breakglass.config.load import parse
+from breakglass.config.model import Address, Config, Vm, by_hand, is_vm_name
+from breakglass.errors import ConfigError, Problem
+
+
+def whsec(letter: str, size: int = 32) -> str:
+    return "whsec_" + base64.b64encode(letter.encode() * size).decode()
+
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5"
+SPARE = "ecdsa-sha2-nistp256 AAAA the spare one"
+OPERATOR = f'[callers.operator]\nsecret = "{whsec("o")}"\nallow = ["status", "reset"]\n'
+VM = f"""[vms.devvm]
+ssh = "breakglass@192.0.2.10:2222"
+key = "the private key"
+host_key = ["{HOST_KEY}"]
+vmid = 102
+"""
+SESSIONS = f'[sessions]\nsecret = "{"s" * 32}"\n'
+GOOD = OPERATOR + VM + SESSIONS
+
+
+def no_files(name: str) -> str:
+    raise FileNotFoundError(2, "No such file or directory", name)
+
+
+def read(text: str, files: Mapping[str, str] | None = None) -> Config:
+    return parse(text, files.__getitem__ if files is not None else no_files)
+
+
+def problems(text: str, files: Mapping[str, str] | None = None) -> list[Problem]:
+    """Return everything that is wrong with a file, whether or not the rest of it can be used."""
+    try:
+        found = list(read(text, files).problems)
+    except ConfigError as error:
+        found = error.problems
+    assert all(problem.path and problem.message for problem in found)
+    return found
+
+
+def paths(text: str, files: Mapping[str, str] | None = None) -> list[str]:
+    return [problem.path for problem in problems(text, files)]
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+PHONE = OPERATOR.replace("operator", "phone").replace(whsec("o"), whsec("p"))
+OTHER_VM = VM.replace("devvm", "other").replace("102", "103")
+ROOMY = GOOD + PHONE + OTHER_VM  # two of each, so that one can be off
+
+
+def vm(config: Config) -> Vm:
+    return config.vms["devvm"]
+
+
+# --- what is read ---
+
+
+def test_a_small_file_is_enough() -> None:
+    """A caller, a VM and a session secret are a configuration; the rest has defaults."""
+    config = read(GOOD)
+    (operator,) = config.callers
+    assert (operator.name, operator.keys) == ("operator", (b"o" * 32,))
+    assert operator.allow == frozenset({"status", "reset"})
+    assert (operator.vms, operator.not_after) == (None, None)
+    assert (vm(config).vmid, vm(config).key) == (102, "the private key")
+    assert vm(config).ssh == Address("breakglass", "192.0.2.10", 2222)
+    assert (vm(config).host_keys, vm(config).host_cas, vm(config).any_host_key) == ((HOST_KEY,), (), False)
+    assert (config.session_secrets, config.sessions_dir) == (("s" * 32,), "var/sessions")
+    assert (config.problems, config.vms_off) == ((), {})
+
+
+def test_everything_a_caller_can_say() -> None:
+    """A caller can have several keys while they rotate, some of the VMs, and an end."""
+    more = f'secret = ["{whsec("o")}", "{whsec("n")}"]\nvms = ["devvm"]\nnot_after = 2027-06-01T00:00:00Z'
+    (operator,) = read(changed(f'secret = "{whsec("o")}"', more)).callers
+    assert operator.keys == (b"o" * 32, b"n" * 32)
+    assert operator.vms == frozenset({"devvm"})
+    assert operator.not_after == datetime(2027, 6, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("spelling", ["2027-06-01T00:00:00Z", "2027-06-01T02:00:00+02:00", "2027-06-01T00:00:00"])
+def test_an_end_without_an_offset_is_in_utc(spelling: str) -> None:
+    """An end is a moment: with an offset it is that one, without it is UTC."""
+    (operator,) = read(changed("allow", f"not_after = {spelling}\nallow")).callers
+    assert operator.not_after == datetime(2027, 6, 1, tzinfo=UTC)
+
+
+def test_secrets_can_be_files() -> None:
+    """Each secret can be the name of a file, whose text is taken without the space around it."""
+    text = GOOD.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
+    text = text.replace('key = "the private key"', 'key_file = "key"')
+    text = text.replace(f'secret = "{"s" * 32}"', 'secret_file = "session"')
+    files = {"new": f"{whsec('n')}\r\n", "old": whsec("o"), "key": "\nfrom a file\n", "session": "t" * 40 + "\n"}
+    config = read(text, files)
+    assert config.callers[0].keys == (b"n" * 32, b"o" * 32)
+    assert vm(config).key == "from a file"
+    assert config.session_secrets == ("t" * 40,)
+
+
+def test_a_secret_file_that_can_not_be_read_is_a_problem() -> None:
+    """A file that is missing or not text is reported under the key that names it."""
+    text = changed(f'secret = "{whsec("o")}"', 'secret_file = "/nowhere"')
+    problem, consequence = problems(text)
+    assert (problem.path, consequence.path) == ("callers.operator.secret_file", "callers")
+    assert "/nowhere" in problem.message
+    with pytest.raises(ConfigError, match=r"callers\.operator\.secret_file"):
+        parse(text, lambda _: b"\xff".decode())
+
+
+@pytest.mark.parametrize(
+    ("line", "keys", "authorities"),
+    [
+        (f'host_key = "{HOST_KEY}"', (HOST_KEY,), ()),
+        (f'host_key = ["{HOST_KEY}", "{SPARE}"]', (HOST_KEY, SPARE), ()),
+        (f'host_ca = ["{HOST_KEY}"]', (), (HOST_KEY,)),
+    ],
+)
+def test_host_keys_are_pinned(line: str, keys: tuple[str, ...], authorities: tuple[str, ...]) -> None:
+    """Host keys, a spare beside the current one, or a certificate authority are pinned."""
+    host = vm(read(changed(f'host_key = ["{HOST_KEY}"]', line)))
+    assert (host.host_keys, host.host_cas, host.any_host_key) == (keys, authorities, False)
+
+
+def test_any_host_key_is_said_aloud() -> None:
+    """Only the word "any" turns the host key's check off, and it can be told afterwards."""
+    assert vm(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
+
+
+@pytest.mark.parametrize(
+    ("spelling", "address", "shown"),
+    [
+        ("root@pve.example.org", Address("root", "pve.example.org", 22), "pve.example.org:22"),
+        ("root@192.0.2.10:65535", Address("root", "192.0.2.10", 65535), "192.0.2.10:65535"),
+        ("root@[2001:db8::1]", Address("root", "2001:db8::1", 22), "[2001:db8::1]:22"),
+        ("root@[2001:db8::1]:2222", Address("root", "2001:db8::1", 2222), "[2001:db8::1]:2222"),
+    ],
+)
+def test_ssh_addresses(spelling: str, address: Address, shown: str) -> None:
+    """An address is a user and a name, an IPv4 or a bracketed IPv6 address; the port is 22 unless said."""
+    ssh = vm(read(changed("breakglass@192.0.2.10:2222", spelling))).ssh
+    assert ssh == address
+    assert str(ssh) == shown
+
+
+def test_no_secret_is_ever_shown() -> None:
+    """The configuration can be logged: none of its secrets is in its representation."""
+    config = read(GOOD)
+    shown = repr(config) + str(config) + repr(config.callers) + repr(config.vms)
+    assert "operator" in shown
+    for secret in (whsec("o"), "oooo", "the private key", "ssss"):
+        assert secret not in shown
+
+
+# --- by hand ---
+
+
+def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
+    """Without by_hand the commands are those that root types on the Proxmox host."""
+    assert vm(read(GOOD)).by_hand == tuple(
+        f"ssh root@192.0.2.10 qm {verb} 102" for verb in ("status", "reset", "stop", "start")
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "wanted"),
+    [
+        ("reset", ["reset"]),
+        ("stop", ["stop"]),
+        ("cycle", ["stop", "start"]),
+        ("status", ["status", "reset", "stop", "start"]),
+        ("no-such-verb", ["status", "reset", "stop", "start"]),
+    ],
+)
+def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None:
+    """A verb that changes power gets its own commands, a cycle two of them, and any other word gets all."""
+    assert by_hand(vm(read(GOOD)), verb) == tuple(f"ssh root@192.0.2.10 qm {word} 102" for word in wanted)
+
+
+def test_by_hand_of_ones_own() -> None:
+    """The file's own commands are shown instead, all of them when none is for the verb."""
+    host = vm(read(changed("vmid = 102", 'vmid = 102\nby_hand = ["ipmi reset node", "ring the bell"]')))
+    assert by_hand(host, "reset") == ("ipmi reset node",)
+    assert by_hand(host, "stop") == ("ipmi reset node", "ring the bell")
+
+
+# --- what is wrong ---
+
+WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, by what: where the problem is
+    "an unknown table": ("[sessions]", '[sesions]\nsecret = "x"\n[sessions]', "sesions"),
+    "chat is not a table": (OPERATOR, "chat = true\n" + OPERATOR, "chat"),
+    "alerts is one table": ("[sessions]", "[alerts]\n[sessions]", "alerts"),
+    "alerts has a text": (OPERATOR, 'alerts = ["down"]\n' + OPERATOR, "alerts[0]"),
+    "an unknown caller key": ("allow", "alow = []\nallow", "callers.operator.alow"),
+    "an unknown vm key": ("vmid", "vimd = 102\nvmid", "vms.devvm.vimd"),
+    "an unknown sessions key": ("[sessions]", '[sessions]\nhome = ""', "sessions.home"),
+    "no caller": (OPERATOR, "", "callers"),
+    "no vm": (VM, "", "vms"),
+    "no sessions": (SESSIONS, "", "sessions.secret"),
+    "callers is not a table": (OPERATOR, "callers = 3\n", "callers"),
+    "a vm is not a table": (VM, "[vms]\ndevvm = 102\n", "vms.devvm"),
+    "a caller's name": ("callers.operator", 'callers."the operator"', "callers.the operator"),
+    "a caller's long name": ("callers.operator", f"callers.{'o' * 65}", f"callers.{'o' * 65}"),
+    "no secret": (f'secret = "{whsec("o")}"\n', "", "callers.operator.secret"),
+    "an empty list of secrets": (f'"{whsec("o")}"', "[]", "callers.operator.secret"),
+    "a short secret": (whsec("o"), whsec("o", 23), "callers.operator.secret"),
+    "a secret without its prefix": (whsec("o"), "hunter2", "callers.operator.secret"),
+    "a secret that is a number": (f'"{whsec("o")}"', "7", "callers.operator.secret"),
+    "no allow": ('allow = ["status", "reset"]', "", "callers.operator.allow"),
+    "allow is empty": ('["status", "reset"]', "[]", "callers.operator.allow"),
+    "an unknown verb": ('"reset"]', '"restart"]', "callers.operator.allow"),
+    "a verb of the host agent only": ('"reset"]', '"session"]', "callers.operator.allow"),
+    "an unknown vm": ("allow", 'vms = ["prod"]\nallow', "callers.operator.vms"),
+    "not_after in quotes": ("allow", 'not_after = "2027-06-01T00:00:00Z"\nallow', "callers.operator.not_after"),
+    "not_after is a day": ("allow", "not_after = 2027-06-01\nallow", "callers.operator.not_after"),
+    "no vmid": ("vmid = 102", "", "vms.devvm.vmid"),
+    "vmid in quotes": ("vmid = 102", 'vmid = "102"', "vms.devvm.vmid"),
+    "vmid is true": ("vmid = 102", "vmid = true", "vms.devvm.vmid"),
+    "vmid is nought": ("vmid = 102", "vmid = 0", "vms.devvm.vmid"),
+    "vmid has ten digits": ("vmid = 102", "vmid = 1_000_000_000", "vms.devvm.vmid"),
+    "no ssh": ('ssh = "breakglass@192.0.2.10:2222"', "", "vms.devvm.ssh"),
+    "no user": ("breakglass@", "", "vms.devvm.ssh"),
+    "a port too high": (":2222", ":65536", "vms.devvm.ssh"),
+    "port nought": (":2222", ":0", "vms.devvm.ssh"),
+    "an address with an option": ("breakglass@192", "-oProxyCommand=x@192", "vms.devvm.ssh"),
+    "an address with a newline": (":2222", ":2222\\n", "vms.devvm.ssh"),
+    "bare IPv6": ("192.0.2.10:2222", "2001:db8::1", "vms.devvm.ssh"),
+    "no key": ('key = "the private key"', "", "vms.devvm.key"),
+    "no host key": (f'host_key = ["{HOST_KEY}"]', "", "vms.devvm.host_key"),
+    "a host key with its name": (f'["{HOST_KEY}"]', f'["pve {HOST_KEY}"]', "vms.devvm.host_key"),
+    "a host key of two lines": (f'["{HOST_KEY}"]', f'["{HOST_KEY}\\n{HOST_KEY}"]', "vms.devvm.host_key"),
+    "any in a list": (f'["{HOST_KEY}"]', '["any"]', "vms.devvm.host_key"),
+    "a bad host ca": (f'host_key = ["{HOST_KEY}"]', 'host_ca = ["any"]', "vms.devvm.host_ca"),
+    "by_hand is a number": ("vmid = 102", "vmid = 102\nby_hand = 1", "vms.devvm.by_hand"),
+    "a short session secret": ("s" * 32, "s" * 31, "sessions.secret"),
+    "an empty session secret": ("s" * 32, "", "sessions.secret"),
+    "the directory is a number": ("[sessions]", "[sessions]\ndir = 1", "sessions.dir"),
+} | {
+    f"a vm named {name}": ("vms.devvm", f'vms."{name}"', f"vms.{name}")
+    for name in ("pve", "ssh", "claude", "Devvm", "1vm", "dev_vm", "d" * 33, "../x")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "path"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> None:
+    """One mistake in a good file is a problem under its key's path, with what to do about it; where it switches the
+    only caller or VM off, that nothing is left is said too."""
+    found = problems(changed(old, new))
+    table = path.split(".")[0]
+    assert [problem.path for problem in found] == ([path, table] if path.startswith(("callers.", "vms.")) else [path])
+    assert all(problem.hint for problem in found)
+
+
+def test_ten_mistakes_are_reported_at_once() -> None:
+    """Nobody mends a file one restart at a time: all its mistakes are in the first answer."""
+    text = f"""
+        [callers.operator]
+        secret = "whsec_AA=="
+        allow = ["restart"]
+        vms = ["prod"]
+        not_after = 2027
+        [vms.devvm]
+        ssh = "192.0.2.10"
+        key_file = "/nowhere"
+        host_key = "pinned"
+        by_hand = 1
+        [vms.pve]
+        ssh = "root@192.0.2.11"
+        [sessions]
+        secret = "{"s" * 31}"
+        [chatt]
+    """
+    assert {problem.path for problem in problems(text)} == {
+        "callers.operator.secret",
+        "callers.operator.allow",
+        "callers.operator.vms",
+        "callers.operator.not_after",
+        "vms.devvm.ssh",
+        "vms.devvm.key_file",
+        "vms.devvm.host_key",
+        "vms.devvm.by_hand",
+        "vms.devvm.vmid",
+        "vms.pve",
+        "vms.pve.vmid",
+        "vms.pve.key",
+        "vms.pve.host_key",
+        "sessions.secret",
+        "chatt",
+        "callers",
+        "vms",
+    }
+
+
+IN_AN_ENTRY = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith(("callers.", "vms."))}
+
+
+@pytest.mark.parametrize(("old", "new", "path"), IN_AN_ENTRY.values(), ids=IN_AN_ENTRY)
+def test_a_mistake_in_an_entry_switches_that_one_off(old: str, new: str, path: str) -> None:
+    """Whatever is wrong with one caller or one VM, the others work, and the VM that is off keeps its number."""
+    config = read(changed(old, new) + PHONE + OTHER_VM)
+    assert [problem.path for problem in config.problems] == [path]
+    if path.startswith("callers."):
+        assert ([caller.name for caller in config.callers], set(config.vms)) == (["phone"], {"devvm", "other"})
+    else:
+        assert [caller.name for caller in config.callers] == ["operator", "phone"]
+        assert set(config.vms) == {"other"}
+        assert config.vms_off == {
+            path.split(".", 2)[1] if "/" not in path else "../x": None if "vmid" in path or old == VM else 102
+        }
+
+
+BESIDE_THE_ENTRIES = ["an unknown table", "chat is not a table", "alerts is one table", "alerts has a text"]
+
+
+@pytest.mark.parametrize("name", [*BESIDE_THE_ENTRIES, "an unknown sessions key", "the directory is a number"])
+def test_a_mistake_beside_the_entries_switches_nothing_off(name: str) -> None:
+    """A table that nobody knows, and what is wrong in chat, alerts or around the session secret, stops no rescue."""
+    old, new, path = WRONG[name]
+    config = read(changed(old, new))
+    assert [problem.path for problem in config.problems] == [path]
+    assert (len(config.callers), len(config.vms), len(config.session_secrets)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["no caller", "no vm", "no sessions", "a short session secret", "no secret", "no key"])
+def test_without_a_caller_a_vm_or_a_session_secret_nothing_starts(name: str) -> None:
+    """What no rescue can do without is an error, whether it is missing or its only entry is faulty."""
+    old, new, _ = WRONG[name]
+    with pytest.raises(ConfigError):
+        read(changed(old, new))
+
+
+def test_callers_that_can_not_sign_are_not_enough() -> None:
+    """A bearer token alone can start nothing, so there has to be a caller who signs."""
+    token = f'[callers.alertmanager]\ntoken = "bgt_{"t" * 43}"\nallow = ["forensics"]\n'
+    assert paths(changed(OPERATOR, token)) == ["callers"]
+    assert [caller.name for caller in read(GOOD + token).callers] == ["operator", "alertmanager"]
+    assert read(GOOD + token).problems == ()
+
+
+def test_an_empty_secret_file_is_a_problem() -> None:
+    """A file that is being written is not taken for a list with one key fewer."""
+    text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
+    config = read(text, {"new": " \n", "old": whsec("o")})
+    assert [problem.path for problem in config.problems] == ["callers.operator.secret_file"]
+    assert [caller.name for caller in config.callers] == ["phone"]
+
+
+def test_one_good_session_secret_is_enough() -> None:
+    """A short one beside it is reported and not used."""
+    config = read(changed(f'"{"s" * 32}"', f'["{"s" * 31}", "{"t" * 32}"]'))
+    assert [problem.path for problem in config.problems] == ["sessions.secret"]
+    assert config.session_secrets == ("t" * 32,)
+
+
+def test_a_caller_of_a_faulty_vm_is_not_blamed() -> None:
+    """A caller that names a VM whose own entry is faulty names a VM that exists."""
+    text = changed("allow", 'vms = ["devvm"]\nallow').replace("vmid = 102", "")
+    assert paths(text) == ["vms.devvm.vmid", "vms"]
+    config = read(text + OTHER_VM)
+    assert [(caller.name, caller.vms) for caller in config.callers] == [("operator", frozenset({"devvm"}))]
+
+
+def test_a_secret_belongs_to_one_caller() -> None:
+    """Two callers with one secret can't be told apart, so both are off, and each is told whose it is."""
+    tablet = OPERATOR.replace("operator", "tablet").replace(f'"{whsec("o")}"', f'["{whsec("t")}", "{whsec("o")}"]')
+    config = read(GOOD + PHONE + tablet)
+    assert [(problem.path, problem.message) for problem in config.problems] == [
+        ("callers.operator.secret", "is also that of tablet"),
+        ("callers.tablet.secret", "is also that of operator"),
+    ]
+    assert [caller.name for caller in config.callers] == ["phone"]
+
+
+def test_a_secret_shared_with_a_caller_that_is_off_is_shared() -> None:
+    """A fault of its own does not give a caller's secret to the other one."""
+    tablet = OPERATOR.replace("operator", "tablet").replace("allow", "alow")
+    config = read(GOOD + PHONE + tablet)
+    assert [caller.name for caller in config.callers] == ["phone"]
+    assert "callers.operator.secret" in [problem.path for problem in config.problems]
+
+
+def test_a_caller_may_say_its_secret_twice() -> None:
+    """The same secret twice under one caller is no fault."""
+    assert read(changed(f'"{whsec("o")}"', f'["{whsec("o")}", "{whsec("o")}"]')).callers[0].name == "operator"
+
+
+def test_problems_show_no_secret() -> None:
+    """A report about bad secrets repeats none of them."""
+    text = changed(whsec("o"), "whsec_hunter2").replace("s" * 32, "hunter2")
+    assert "hunter2" not in "".join(map(str, problems(text)))
+
+
+NOT_TOML = {
+    "garbage": "garbage",
+    "a key twice": GOOD + SESSIONS,
+    "a byte order mark": "\ufeff" + GOOD,
+    "a lone carriage return": GOOD.replace("\n", "\r"),
+    "an impossible day": changed("allow", "not_after = 2027-02-30T00:00:00Z\nallow"),
+    "a number of 5000 digits": changed("102", "1" * 5000),
+    "deep nesting": f"callers = {'[' * 10_000}",
+}
+
+
+@pytest.mark.parametrize("text", NOT_TOML.values(), ids=NOT_TOML)
+def test_what_is_not_toml_is_a_config_error(text: str) -> None:
+    """A file that is not TOML is one problem that says why, whatever the parser raised."""
+    (problem,) = problems(text)
+    assert (problem.path, problem.hint) == ("(file)", "check its quotes and brackets")
+    assert problem.message.startswith("is not TOML: ")
+
+
+# --- the file itself ---
+
+
+def written(directory: Path, content: bytes, mode: int = 0o600) -> Path:
+    path = directory / "breakglass.toml"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_private_file_is_read(tmp_path: Path, mode: int) -> None:
+    """A file that only its owner can read is the configuration."""
+    assert load_config(written(tmp_path, GOOD.encode(), mode), {}).vms["devvm"].vmid == 102
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o601])
+def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    """A file that group or others can read, write or run is refused, unless the environment says that it may be."""
+    path = written(tmp_path, GOOD.encode(), mode)
+    for environment in ({}, {"BREAKGLASS_INSECURE_CONFIG_MODE": "yes"}, {"BREAKGLASS_INSECURE_CONFIG_MODE": ""}):
+        with pytest.raises(ConfigError, match=f"can be read by others than its owner\n    chmod 600 {path}"):
+            load_config(path, environment)
+    assert load_config(path, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"}).vms["devvm"].vmid == 102
+
+
+def test_a_file_with_windows_line_endings_is_read(tmp_path: Path) -> None:
+    """TOML allows Windows line endings, and so does a file that was edited there."""
+    path = written(tmp_path, GOOD.replace("\n", "\r\n").encode())
+    assert vm(load_config(path, {})) == vm(read(GOOD))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", GOOD.encode("utf-16"), b"\xef\xbb\xbf" + GOOD.encode(), b"# caf\xe9\n" + GOOD.encode(), b"\0", b""],
+    ids=["two bytes", "UTF-16", "a byte order mark", "latin-1", "NUL", "empty"],
+)
+def test_a_file_that_is_not_usable_text_is_a_config_error(tmp_path: Path, content: bytes) -> None:
+    """Bytes that are not UTF-8, or not TOML, are a ConfigError and no other exception."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, content), {})
+    assert all(problem.path and problem.message and problem.hint for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_file_that_is_not_there_is_a_config_error(tmp_path: Path, name: str) -> None:
+    """A missing file, or a directory in its place, is a problem that names it and the variable to set."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / name, {})
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.hint) == (os.fspath(tmp_path / name), "name it in BREAKGLASS_CONFIG")
+
+
+def test_secret_files_are_read_from_the_disk(tmp_path: Path) -> None:
+    """A secret_file in the file is a path on this machine."""
+    (tmp_path / "operator").write_text(whsec("f") + "\n")
+    text = changed(f'secret = "{whsec("o")}"', f'secret_file = "{tmp_path / "operator"}"')
+    assert load_config(written(tmp_path, text.encode()), {}).callers[0].keys == (b"f" * 32,)
+
+
+# --- what only claude uses ---
+
+GUEST = 'agent_key = "reading"\nguest = "claude@192.0.2.20:2222"\nguest_host_ca = ["ssh-ed25519 AAAA"]\n'
+
+
+def with_guest(text: str = GUEST, name: str = "devvm") -> Config:
+    entry = GOOD.replace("[vms.devvm]\n", f"[vms.{name}]\n{text}\n")
+    return parse(entry, lambda file: "reading\n" if file == "a" else no_files(file))
+
+
+def test_claudes_own_key_and_where_it_can_log_in() -> None:
+    """Its key may be in a file; the guest has pins of its own."""
+    own = with_guest().vms["devvm"]
+    assert (own.agent_key, own.guest, own.guest_host_keys) == ("reading", Address("claude", "192.0.2.20", 2222), ())
+    assert own.guest_host_cas == ("ssh-ed25519 AAAA",)
+    assert with_guest(GUEST.replace('agent_key = "reading"', 'agent_key_file = "a"')).vms["devvm"] == own
+    assert "reading" not in repr(own)
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ('agent_key_file = "gone"', "agent_key_file"),
+        ("agent_key = 7", "agent_key"),
+        ('guest = "192.0.2.20"\nguest_host_key = "any"', "guest"),
+        ('guest = "claude@192.0.2.20"', "guest_host_key"),
+        ('guest = "claude@192.0.2.20"\nguest_host_key = "not one"', "guest_host_key"),
+        ('guest_host_ca = ["ssh-ed25519 AAAA"]', "guest_host_ca"),
+    ],
+)
+def test_a_fault_in_what_claude_uses_leaves_the_verbs(line: str, path: str) -> None:
+    """The VM can be reset though claude can't look at it."""
+    config = with_guest(line)
+    assert (config.vms["devvm"].agent_key, config.vms["devvm"].guest) == ("", None)
+    assert [problem.path for problem in config.problems] == [f"vms.devvm.{path}"]
+
+
+def test_claude_is_not_given_the_power_key() -> None:
+    """The same key for both is a fault: whatever a guest's log talks claude into, its key can't change power."""
+    power = read(GOOD).vms["devvm"].key
+    config = with_guest(f"agent_key = {json.dumps(power)}\n")
+    assert (config.vms["devvm"].agent_key, [p.path for p in config.problems]) == ("", ["vms.devvm.agent_key"])
+
+
+def test_a_guest_is_not_named_like_a_word_of_the_shell() -> None:
+    """Such a command would be obeyed here and not in the guest; the verbs of that VM work."""
+    words = subprocess.run(["bash", "-c", "compgen -bk"], capture_output=True, text=True, check=True).stdout.split()
+    for word in filter(is_vm_name, words):
+        config = with_guest(name=word)
+        assert config.vms[word].guest is None
+        assert [problem.path for problem in config.problems] == [f"vms.{word}.guest"]

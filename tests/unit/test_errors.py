@@ -1,0 +1,103 @@
+"""The errors of requests that never became a verb: one root, and each class its own code and status."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from starlette.types import Message
+
+from breakglass import errors
+from breakglass.errors import BreakglassError, ConfigError, Problem, Unauthorized
+from breakglass.web.gate import refuse
+
+# PROTOCOL sections 2 and 3: code, HTTP status, reached.
+TABLE = {
+    errors.Unauthorized: ("unauthorized", 401, False),
+    errors.StaleTimestamp: ("stale-timestamp", 401, False),
+    errors.Forbidden: ("forbidden", 403, False),
+    errors.BadRequest: ("bad-request", 400, False),
+    errors.NotFound: ("not-found", 404, False),
+    errors.MethodNotAllowed: ("method-not-allowed", 405, False),
+    errors.TooSlow: ("too-slow", 408, False),
+    errors.TooLarge: ("too-large", 413, False),
+    errors.IdReused: ("id-reused", 422, True),
+    errors.HostUnreached: ("unreached", 503, False),
+    errors.HostSilent: ("unknown", 503, None),
+    errors.SessionInvalid: ("session-invalid", 403, False),
+    errors.TurnUnknown: ("turn-unknown", 404, False),
+    errors.ChatOff: ("chat-off", 503, False),
+    errors.ChatNotIsolated: ("chat-not-isolated", 503, False),
+    errors.SessionsUnwritable: ("sessions-unwritable", 503, False),
+}
+
+
+def classes(root: type[BreakglassError] = BreakglassError) -> Iterator[type[BreakglassError]]:
+    for child in root.__subclasses__():
+        yield child
+        yield from classes(child)
+
+
+def made(kind: type[BreakglassError]) -> BreakglassError:
+    return kind() if issubclass(kind, Unauthorized) else kind("a message", "a hint")
+
+
+def test_every_error_is_in_the_table() -> None:
+    """Every class has the contract's code, status and word on having got there, and no two share a code."""
+    assert {kind: (kind.code, kind.status, kind.reached) for kind in classes()} == TABLE
+    assert len({kind.code for kind in classes()}) == len(TABLE)
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_every_error_is_told_in_the_same_shape(kind: type[BreakglassError]) -> None:
+    """Every error is one object with a code, a message, a hint and whether the host was reached."""
+    error = made(kind)
+    assert error.as_json() == {
+        "error": {"code": kind.code, "message": error.message, "hint": error.hint, "reached": kind.reached}
+    }
+    assert error.message
+    assert error.hint
+    assert str(error) == error.message
+
+
+def test_an_error_can_tell_more() -> None:
+    """What an error adds stands beside its code, like the server's time beside a stale timestamp."""
+    told = errors.StaleTimestamp("old", "again", server_time=1614265330).as_json()["error"]
+    assert told == {
+        "code": "stale-timestamp",
+        "message": "old",
+        "hint": "again",
+        "reached": False,
+        "server_time": 1614265330,
+    }
+
+
+def test_a_defect_of_ours_is_internal() -> None:
+    """The root itself, which nothing raises on purpose, is an internal error that did not reach the host."""
+    assert (BreakglassError.code, BreakglassError.status, BreakglassError.reached) == ("internal", 500, False)
+
+
+async def test_unauthorized_is_always_the_same_bytes() -> None:
+    """Whatever was wrong, and whatever became of the exception on its way, the answer is the same bytes."""
+    noted = Unauthorized()
+    noted.message, noted.hint, noted.extra = "the key of operator differs", "try phone's", {"id": "msg_12345678"}
+    answers: list[list[Message]] = []
+    for error in (Unauthorized(), Unauthorized(), noted):
+        sent: list[Message] = []
+
+        async def send(message: Message, sent: list[Message] = sent) -> None:
+            sent.append(message)
+
+        await refuse(send, error)
+        answers.append(sent)
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0][0]["status"] == 401
+    assert json.loads(answers[0][1]["body"]) == Unauthorized().as_json()
+    with pytest.raises(TypeError):
+        Unauthorized("what was wrong")  # type: ignore[call-arg]
+
+
+def test_a_config_error_tells_every_problem() -> None:
+    """A configuration error reads as its problems, each with its path and, indented, what to do."""
+    error = ConfigError([Problem("vms.devvm.vmid", "is missing", "like 102"), Problem("chatt", "is not a setting")])
+    assert str(error) == "vms.devvm.vmid: is missing\n    like 102\nchatt: is not a setting"
+    assert not isinstance(error, BreakglassError)

@@ -1,0 +1,288 @@
+"""claude's lines to our events: recorded transcripts with what is expected of them, the traps one by one, any bytes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from breakglass.claude.events import RESULT_BYTES, Event, Framer, Translator, encoded, parsed
+from breakglass.claude.failures import End
+
+TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
+GOOD = End(0)
+RESULT = {"type": "result", "subtype": "success", "is_error": False, "result": "fin", "num_turns": 1, "duration_ms": 1}
+
+
+def proposed(name: str, given: Mapping[str, Any], ok: bool, text: str) -> str | None:
+    return "reset" if given.get("command") == "pve reset" and "Exit code 16" in text and not ok else None
+
+
+def translator() -> Translator:
+    return Translator("devvm", proposed, lambda: "job_minted", first=2)
+
+
+def translated(*messages: object, end: End = GOOD) -> list[Event]:
+    """Return the events of some lines, each with its type and what it says alone."""
+    to_events = translator()
+    lines = [json.dumps(message).encode() for message in messages]
+    return [event for line in lines for event in to_events.feed(line)] + to_events.close(end)
+
+
+def delta(text: str, block: int = 0) -> dict[str, object]:
+    event = {"type": "content_block_delta", "index": block, "delta": {"type": "text_delta", "text": text}}
+    return {"type": "stream_event", "event": event, "parent_tool_use_id": None}
+
+
+def begin(message: str) -> dict[str, object]:
+    return {"type": "stream_event", "event": {"type": "message_start", "message": {"id": message}}}
+
+
+def abandon(message: str, block: int = 0) -> dict[str, object]:
+    gone = {"api_message_id": message, "from_block_index": block}
+    return {"type": "stream_event", "event": {"type": "message_stop"}, "abandoned_blocks": gone}
+
+
+def assistant(message: str, *blocks: object, **more: object) -> dict[str, object]:
+    return {"type": "assistant", "message": {"id": message, "content": blocks}, **more}
+
+
+def text(words: str) -> dict[str, object]:
+    return {"type": "text", "text": words}
+
+
+def bash(tool: str, command: str = "pve status") -> dict[str, object]:
+    given = {"command": command, "description": "look"}
+    return {"type": "tool_use", "id": tool, "name": "Bash", "input": given}
+
+
+def returned(tool: str, content: object, is_error: bool = False, **more: object) -> dict[str, object]:
+    block = {"type": "tool_result", "tool_use_id": tool, "content": content, "is_error": is_error}
+    return {"type": "user", "message": {"content": [block]}, **more}
+
+
+# --- recorded ---
+
+
+@pytest.mark.parametrize("path", sorted(TRANSCRIPTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_recorded_turn(path: Path) -> None:
+    """Each transcript of the real CLI becomes the events that lie beside it, however its bytes are cut up."""
+    end = End(**json.loads(path.with_suffix(".end").read_text()))
+    expected = [json.loads(line) for line in path.with_suffix(".events").read_text().splitlines()]
+    for size in (7, 64 * 1024):
+        to_events, framer, raw = translator(), Framer(), path.read_bytes()
+        chunks = [raw[at : at + size] for at in range(0, len(raw), size)]
+        found = [event for chunk in chunks for line in framer.feed(chunk) for event in to_events.feed(line)]
+        assert found + to_events.close(end) == expected
+
+
+# --- the traps ---
+
+
+def test_numbers_run() -> None:
+    """Every event has the next number, whatever its type."""
+    lines = [begin("m"), delta("a"), abandon("m"), assistant("n", bash("t")), returned("t", "x"), RESULT]
+    events = translated(*lines)
+    assert [event["n"] for event in events] == list(range(2, 2 + len(events)))
+
+
+def test_a_block_that_was_streamed_is_not_said_twice() -> None:
+    """The assistant line repeats the deltas; one that was not streamed (the answer after a broken stream) is said."""
+    events = translated(begin("m"), delta("hel"), delta("lo"), assistant("m", text("hello")), assistant("n", text("!")))
+    assert [event["text"] for event in events if event["type"] == "text"] == ["hel", "lo", "!"]
+
+
+def test_broken_text_is_taken_back() -> None:
+    """From the first number of the abandoned blocks on; a block before them stays."""
+    lines = [begin("m"), delta("keep"), delta("lo", 1), delta("st", 1), abandon("m", 1), begin("n"), delta("again")]
+    events = [event for event in translated(*lines) if event["type"] == "text"]
+    assert [event.get("text", event.get("retract")) for event in events] == ["keep", "lo", "st", 3, "again"]
+    assert events[3] == {"type": "text", "n": 5, "retract": 3}
+
+
+def test_nothing_is_taken_back_that_was_not_said() -> None:
+    """An interrupted stream abandons the blocks that had not begun."""
+    assert [event for event in translated(begin("m"), delta("part"), abandon("m", 1)) if "retract" in event] == []
+
+
+def test_the_clis_own_words_are_not_the_answer() -> None:
+    """A synthetic user line, a failure worded by the CLI and a subagent's stream are left out."""
+    user = {"type": "user", "isSynthetic": True, "message": {"content": [text("continue")]}}
+    error = assistant("x", text("API Error: 529"), error="server_error")
+    other = {**delta("inner"), "parent_tool_use_id": "toolu_1"}
+    assert [event["type"] for event in translated(user, error, other, RESULT)] == ["result", "done"]
+
+
+def test_a_result_is_judged_by_is_error() -> None:
+    """An API failure calls itself a success."""
+    failed = {**RESULT, "is_error": True, "api_error_status": 529, "result": "Repeated 529"}
+    result, error, done = translated(failed, end=End(1))
+    assert (result["ok"], error["code"], done) == (False, "claude-overloaded", {"type": "done", "n": 4, "ok": False})
+
+
+def test_several_results_are_one() -> None:
+    """They come when a command went on in the background: the last answer, and the sum of what it took."""
+    usage = {"model_usage_since_last_result": {"a": {"costUSD": 0.25}, "b": {"costUSD": 0.5}}}
+    more = {**RESULT, "result": "later", "duration_ms": 1500, "total_cost_usd": 99, **usage}
+    result, done = translated({**RESULT, **usage}, more)
+    expected = {"ok": True, "text": "later", "turns": 2, "seconds": 1.501, "cost_usd": 1.5}
+    assert result == {"type": "result", "n": 2, **expected}
+    assert done["ok"] is True
+
+
+def test_a_tool_and_its_result() -> None:
+    """A list of parts is joined, pictures left out; what is longer than 64 KiB is cut at a character and says so."""
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    tool, result, *_ = translated(assistant("m", bash("t1")), returned("t1", parts))
+    assert tool == {"type": "tool", "n": 2, "id": "t1", "name": "Bash", "input": bash("t1")["input"]}
+    assert result == {"type": "tool_result", "n": 3, "id": "t1", "ok": True, "text": "a\nb"}
+    long, *_ = translated(returned("t2", "é" * RESULT_BYTES, is_error=True))
+    assert (long["ok"], long["cut"], long["text"]) == (False, True, "é" * (RESULT_BYTES // 2))
+
+
+def test_a_proposal_becomes_an_approval() -> None:
+    """With the VM, a job id that nobody could guess, and the words that led to it."""
+    lines = [begin("m"), delta("it is "), delta("hung"), assistant("m", bash("t", "pve reset"))]
+    events = translated(*lines, returned("t", "Exit code 16\napproval-required: reset", is_error=True))
+    [approval] = [event for event in events if event["type"] == "approval"]
+    expected = {"verb": "reset", "vm": "devvm", "job": "job_minted", "why": "it is hung"}
+    assert approval == {"type": "approval", "n": 6, **expected}
+
+
+def test_a_result_without_its_tool_proposes_nothing() -> None:
+    """Only the command that ran can propose: not what a result says, and not twice."""
+    words = returned("t", "Exit code 16\napproval-required: reset", is_error=True)
+    ran = assistant("m", bash("t", "pve reset"))
+    assert "approval" not in [event["type"] for event in translated(words)]
+    assert [event["type"] for event in translated(ran, words, words)].count("approval") == 1
+
+
+def test_a_line_that_is_too_long_is_left_out() -> None:
+    """The next one is read as ever; the tool whose result it was has one that says so, or else the text does."""
+    framer = Framer(limit=10)
+    assert framer.feed(b"x" * 8 + b"\n" + b"y" * 6) == [b"x" * 8]
+    assert framer.feed(b"y" * 6 + b"\nz\n") == [None, b"z"]
+    assert framer.feed(b"0123456789\n0123456789a\n") == [b"0123456789", None]
+    to_events = translator()
+    to_events.feed(json.dumps(assistant("m", bash("t"))).encode())
+    [result], [note] = to_events.feed(None), to_events.feed(None)
+    assert (result["type"], result["id"], result["ok"], result["cut"]) == ("tool_result", "t", False, True)
+    assert note["type"] == "text"
+    assert "left out" in str(note["text"])
+
+
+# --- ends ---
+
+TOLD = {**RESULT, "is_error": True, "api_error_status": None, "result": "", "terminal_reason": None}
+REJECTED = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1795500300}}
+ENDS: dict[str, tuple[list[object], End, str, str]] = {
+    "no program": ([], End(missing="No such file"), "claude-missing", "No such file"),
+    "a crash": ([], End(3, "one\ntwo"), "claude-crashed", "exit 3; its last words: one\ntwo"),
+    "a signal": ([], End(-11), "claude-crashed", "signal 11 and said nothing"),
+    "a cut output": ([], GOOD, "claude-crashed", "in the middle of its output"),
+    "a crash after its result": ([RESULT], End(1, "oops"), "claude-crashed", "oops"),
+    "in use": ([], End(1, "Error: Session ID x is already in use."), "busy", "another turn"),
+    "lost, on stderr": ([], End(1, "No conversation found with session ID: x"), "session-lost", "sessions.dir"),
+    "lost": ([{**TOLD, "errors": ["No conversation found"]}], End(1), "session-lost", "sessions.dir"),
+    "signed out": ([{**TOLD, "result": "Not logged in · Please run /login"}], End(1), "claude-auth", "Not logged in"),
+    "a bad key": ([{**TOLD, "api_error_status": 401}], End(1), "claude-auth", "signed in"),
+    "forbidden": ([{**TOLD, "api_error_status": 403}], End(1), "claude-auth", "signed in"),
+    "overloaded": ([{**TOLD, "api_error_status": 529}], End(1), "claude-overloaded", "HTTP 529"),
+    "a server's error": ([{**TOLD, "api_error_status": 500}], End(1), "claude-overloaded", "HTTP 500"),
+    "too many": ([{**TOLD, "api_error_status": 429}], End(1), "claude-rate-limited", "rate-limited: "),
+    "a used-up plan": ([REJECTED, {**TOLD, "api_error_status": 429}], End(1), "claude-rate-limited", "until 06:05 UTC"),
+    "no way there": ([{**TOLD, "terminal_reason": "api_error"}], End(1), "claude-unreachable", "can't be reached"),
+    "a model that is not": (
+        [{**TOLD, "api_error_status": 404, "result": "no"}],
+        End(1),
+        "claude-crashed",
+        "gave up: no",
+    ),
+    "too many steps": ([{**TOLD, "subtype": "error_max_turns"}], End(1), "turn-timeout", "steps"),
+    "time": ([], End(-9, stopped="turn-timeout", seconds=60), "turn-timeout", "60 s"),
+    "silence": ([], End(143, stopped="silent", seconds=120), "claude-unreachable", "no word for 120 s"),
+    "a stop": (
+        [{**TOLD, "terminal_reason": "aborted_streaming"}],
+        End(0, stopped="cancelled"),
+        "cancelled",
+        "on request",
+    ),
+    "a shutdown": ([], End(-9, stopped="shutting-down"), "shutting-down", "handler was stopped"),
+    "a flood": ([], End(-9, stopped="flood"), "claude-crashed", "would not end"),
+    "a full disk": ([], End(-9, stopped="disk"), "claude-crashed", "sessions.dir"),
+    "unsaved": ([RESULT, {"type": "system", "subtype": "session_writes_lost"}], GOOD, "session-lost", "be saved"),
+    "nowhere to save": ([], End(stopped="unsavable"), "session-lost", "not begun"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_every_failure_has_its_own_sentence(name: str) -> None:
+    """A code from the contract, what happened, what to do; and `done` after it."""
+    lines, end, code, words = ENDS[name]
+    *_, error, done = translated(*lines, end=end)
+    assert (error["type"], error["code"]) == ("error", code)
+    assert words in str(error["message"])
+    assert error["hint"]
+    assert done == {"type": "done", "n": error["n"] + 1, "ok": False}  # type: ignore[operator]
+
+
+def test_a_stop_after_the_last_word_stops_nothing() -> None:
+    """The answer was whole: the turn went well."""
+    result, done = translated(RESULT, end=End(0, stopped="cancelled"))
+    assert (result["ok"], result["text"], done["ok"]) == (True, "fin", True)
+
+
+@pytest.mark.parametrize("at", ["soon", 1e300, None, -1e30, [], float("inf")])
+def test_a_strange_hour_is_left_out(at: object) -> None:
+    """What can't be a time does not get in the way of the sentence."""
+    limit = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": at}}
+    error = translated(limit, {**TOLD, "api_error_status": 429}, end=End(1))[-2]
+    assert str(error["message"]).startswith("rate-limited: ")
+
+
+# --- any bytes ---
+
+KEYS = [
+    "type",
+    "event",
+    "message",
+    "content",
+    "id",
+    "index",
+    "delta",
+    "text",
+    "input",
+    "is_error",
+    "tool_use_id",
+    "name",
+]
+KEYS += ["subtype", "result", "errors", "abandoned_blocks", "api_message_id", "from_block_index", "rate_limit_info"]
+KEYS += ["model_usage_since_last_result", "costUSD", "num_turns", "duration_ms", "api_error_status", "resetsAt"]
+WORDS = ["stream_event", "assistant", "user", "result", "system", "rate_limit_event", "tool_use", "tool_result", "text"]
+WORDS += ["message_start", "content_block_delta", "message_stop", "pve reset", "Exit code 16", "\ud800", ""]
+SCALARS = st.one_of(st.sampled_from(WORDS), st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3))
+NESTED = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
+)
+LINES = st.dictionaries(st.sampled_from(KEYS), NESTED, max_size=6).map(lambda value: json.dumps(value).encode())
+DEEP = st.sampled_from([b"[" * 100_000, b'{"type":' * 50_000, b'{"type":"result","num_turns":' + b"9" * 5000 + b"}"])
+ENDINGS = st.builds(End, st.none() | st.integers(-64, 255), st.text(max_size=9), st.sampled_from(["", "cancelled"]))
+
+
+@given(st.lists(st.binary(max_size=60) | LINES | DEEP, max_size=8), ENDINGS)
+@settings(deadline=None)
+def test_any_bytes_end_with_done(lines: list[bytes], end: End) -> None:
+    """Never an exception, always numbers that run, JSON that others can read, and one last line."""
+    to_events, framer = translator(), Framer()
+    events = [event for line in lines for each in framer.feed(line + b"\n") for event in to_events.feed(each)]
+    events += to_events.close(end)
+    assert [event["n"] for event in events] == list(range(2, 2 + len(events)))
+    assert [event["type"] for event in events].index("done") == len(events) - 1
+    for event in events:
+        line = encoded(event)
+        assert line.count(b"\n") == 1
+        assert parsed(line) == event
+        assert not {b"NaN", b"Infinity"} & set(line.replace(b":", b" ").replace(b",", b" ").split())

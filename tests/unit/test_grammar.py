@@ -1,0 +1,304 @@
+"""The forced command's grammar: it compares the whole line, and what does not match is refused."""
+
+import base64
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from breakglass.agents.pve.grammar import LINE_CHARS, NOTE_BYTES, Malformed, Request, escaped, parse_line
+from breakglass.agents.pve.words import VERBS
+from breakglass.config.model import Address, Vm
+from breakglass.proxmox.run import command_line
+from breakglass.verbs import VERBS as WORDS_FOR_PEOPLE
+from breakglass.web.bodies import REASON_BYTES, PveRequest
+
+ID = "msg_12345678"
+# PROTOCOL section 4, written out once more: what the agent's own expression has to agree with.
+WORDS = [
+    r"vm=[1-9][0-9]{0,8}",
+    r"id=[A-Za-z0-9_-]{8,64}",
+    r"by=[A-Za-z0-9@._-]{1,64}",
+    r"if=[a-z-]{1,32}",
+    r"last=(none|[A-Za-z0-9_-]{8,64})",
+    r"fresh=[0-9]{1,5}",
+    r"anyway=storage-hung",
+    r"note=[A-Za-z0-9_-]{1,40}",
+    r"detach",
+]
+LINE = re.compile(f"({'|'.join(VERBS)})" + "".join(f"( {word})?" for word in WORDS))
+
+
+def note(text: str | bytes) -> str:
+    data = text.encode() if isinstance(text, str) else text
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def spelled(request: Request) -> str:
+    """Spell a request in the one way that the grammar has for it."""
+    words = [
+        request.verb,
+        request.vm is not None and f"vm={request.vm}",
+        request.id and f"id={request.id}",
+        request.by and f"by={request.by}",
+        request.if_state and f"if={request.if_state}",
+        request.if_last and f"last={request.if_last}",
+        request.fresh and f"fresh={request.fresh}",
+        request.anyway and f"anyway={request.anyway}",
+        request.why and f"note={note(request.why)}",
+        request.detach and "detach",
+    ]
+    return " ".join(word for word in words if word)
+
+
+# --- what is accepted ---
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_bare_verb_is_a_request(verb: str) -> None:
+    """A bare verb is enough for hands on a keyboard; only a job needs its id."""
+    line = f"job id={ID}" if verb == "job" else verb
+    assert parse_line(line) == Request(verb, id=ID if verb == "job" else "")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_word_in_its_order(verb: str) -> None:
+    """A line with every word of the grammar is understood, and spells the same again."""
+    line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600{{}} note={note('hung ☎')} detach"
+    anyway = "storage-hung" if verb in ("reset", "cycle") else ""
+    line = line.format(f" anyway={anyway}" if anyway else "")
+    assert parse_line(line) == Request(verb, 102, ID, "op@x._-1", "io-error", ID, 600, anyway, "hung ☎", True)
+    assert spelled(parse_line(line)) == line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "vm=1",
+        "vm=999999999",
+        f"id={'a' * 64}",
+        f"by={'b' * 64}",
+        f"if={'c' * 32}",
+        "last=none",
+        "last=a-_4a-_4",
+        "fresh=86400",
+        "detach",
+        f"note={note(b'n' * NOTE_BYTES)}",
+        f"note={note('☎' * (NOTE_BYTES // 3))}",
+    ],
+    ids=lambda words: words[:20],
+)
+def test_each_word_at_its_limit(words: str) -> None:
+    """Every word alone, as long or as large as it may be, is accepted."""
+    assert spelled(parse_line(f"reset {words}")) == f"reset {words}"
+
+
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"reset", "cycle"}))
+def test_anyway_goes_with_the_verbs_that_the_evidence_can_refuse(verb: str) -> None:
+    """It lifts one refusal of reset and cycle; beside another verb it has no meaning."""
+    with pytest.raises(Malformed):
+        parse_line(f"{verb} id={ID} anyway=storage-hung")
+
+
+# --- what is refused ---
+
+MALFORMED = {
+    "empty": "",
+    "a space": " ",
+    "a newline": "\n",
+    "no such verb": "restart",
+    "upper case": "RESET",
+    "a longer verb": "resets",
+    "anyway another refusal": "reset anyway=locked",
+    "anyway nothing": "reset anyway=",
+    "anyway two": "reset anyway=storage-hung anyway=storage-hung",
+    "anyway too late": f"reset note={note('x')} anyway=storage-hung",
+    "two verbs": "reset stop",
+    "a shell": "reset; rm -rf /",
+    "a shell's newline": "reset\nrm -rf /",
+    "a substitution": "reset vm=$(id)",
+    "a pipe": "status | sh",
+    "an absolute path": "/usr/sbin/qm reset 102",
+    "sftp": "internal-sftp",
+    "scp": "scp -t /tmp",
+    "an option": "--help",
+    "an option first": "-x reset",
+    "an option last": "reset --force",
+    "a leading space": " reset",
+    "a trailing space": "reset ",
+    "a trailing newline": "reset\n",
+    "a trailing newline after a word": "reset vm=102\n",
+    "a trailing newline after a note": f"reset note={note('x')}\n",
+    "a trailing newline after detach": "reset detach\n",
+    "a trailing carriage return": "reset\r",
+    "a trailing NUL": "reset\0",
+    "a NUL between": "reset\0vm=102",
+    "two spaces": "reset  vm=102",
+    "two spaces before detach": "reset  detach",
+    "a tab": "reset\tvm=102",
+    "a no-break space": "reset\u00a0vm=102",
+    "a line separator": "reset\u2028",
+    "a cyrillic letter": "r\u0435set",
+    "a full-width letter": "\uff52eset",
+    "a long s": "re\u017fet",
+    "a zero-width space": "re\u200bset",
+    "a right-to-left override": "\u202ereset",
+    "half a surrogate pair": "reset\ud800",
+    "arabic-indic digits": "reset vm=\u0661\u0660\u0662",
+    "arabic-indic digits after the first": "reset vm=1\u0660\u0662",
+    "the wrong order": f"reset id={ID} vm=102",
+    "detach before a note": f"reset detach note={note('x')}",
+    "a word twice": "reset vm=102 vm=102",
+    "an unknown word": "reset now=1",
+    "no equals sign": "reset vm 102",
+    "an empty value": "reset vm=",
+    "vm=0": "reset vm=0",
+    "vm with a leading zero": "reset vm=0102",
+    "vm with ten digits": "reset vm=1000000000",
+    "vm below nought": "reset vm=-1",
+    "a short id": "reset id=1234567",
+    "a long id": f"reset id={'a' * 65}",
+    "an id with a dot": "reset id=../../etc",
+    "the id none": "reset id=none",
+    "a long name": f"reset by={'b' * 65}",
+    "a name with a space": "reset by=the operator",
+    "a name with a slash": "reset by=a/b",
+    "a long state": f"reset if={'c' * 33}",
+    "an upper-case state": "reset if=Running",
+    "the last None": "reset last=None",
+    "a short last": "reset last=1234567",
+    "fresh beyond a day": "forensics fresh=86401",
+    "fresh with six digits": "forensics fresh=000600",
+    "fresh below nought": "forensics fresh=-1",
+    "a fraction of a second": "forensics fresh=0.5",
+    "job without an id": "job",
+    "job without an id, with a vm": "job vm=102",
+    "a note of one letter": "reset note=A",
+    "a note of five letters": "reset note=AAAAA",
+    "a note with padding": "reset note=QQ==",
+    "a note in the other alphabet": "reset note=+/+/",
+    "a note with a newline": "reset note=QUFB\nQUFB",
+    "a note of a byte too many": f"reset note={note(b'n' * (NOTE_BYTES + 1))}",
+    "a megabyte": "reset note=" + "A" * 2**20,
+    "a megabyte of spaces": "reset" + " " * 2**20,
+    "a megabyte of verbs": "reset " * 2**18,
+}
+
+
+@pytest.mark.parametrize("line", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_not_of_the_grammar_is_malformed(line: str) -> None:
+    """A line that is off by anything is refused whole; there is no second try."""
+    with pytest.raises(Malformed):
+        parse_line(line)
+
+
+# --- any line at all ---
+
+
+def out_of_bounds(line: str) -> bool:
+    """Tell whether a line of the expression above breaks one of the rules that no expression holds."""
+    words = dict(word.split("=") for word in line.split(" ") if "=" in word)
+    no_id = line.startswith("job") and "id" not in words
+    lifts_nothing = "anyway" in words and not line.startswith(("reset", "cycle"))
+    return no_id or lifts_nothing or int(words.get("fresh", 0)) > 86400 or len(words.get("note", "")) % 4 == 1
+
+
+@given(st.from_regex(LINE, fullmatch=True))
+@settings(deadline=None)
+def test_lines_of_the_contract_are_understood(line: str) -> None:
+    """A line of the contract is understood, and the request says what the line says, word for word."""
+    if out_of_bounds(line):
+        with pytest.raises(Malformed):
+            parse_line(line)
+        return
+    request = parse_line(line)
+    assert parse_line(spelled(request)) == request
+    same, theirs = (re.sub(" (fresh|note)=[^ ]*", "", text) for text in (spelled(request), line))
+    assert same == theirs
+
+
+def edited_lines() -> st.SearchStrategy[str]:
+    """Lines of the contract with something put in, taken out or repeated somewhere."""
+    edits: list[Callable[[str, int, str], str]] = [
+        lambda line, at, text: line[:at] + text + line[at:],
+        lambda line, at, text: line[:at] + line[at + 1 :],
+        lambda line, at, text: line[:at] + line[at:] * 2,
+    ]
+    lines = st.from_regex(LINE, fullmatch=True)
+    return st.builds(lambda edit, *found: edit(*found), st.sampled_from(edits), lines, st.integers(0, 80), st.text())
+
+
+@given(st.text() | edited_lines())
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_malformed_or_means_what_it_spells(line: str) -> None:
+    """Whatever a key sends is Malformed, or a line of the contract that spells its request."""
+    try:
+        request = parse_line(line)
+    except Malformed:
+        return
+    assert re.fullmatch(LINE.pattern.replace("{1,40}", "{1,10923}"), line)
+    assert parse_line(spelled(request)) == request
+
+
+@given(st.binary(min_size=1, max_size=200))
+@settings(deadline=None)
+def test_a_note_is_data(data: bytes) -> None:
+    """Any bytes can be a note; what is not UTF-8 in them is replaced, and nothing else is done to them."""
+    assert parse_line(f"reset note={note(data)}").why == data.decode("utf-8", "replace")
+
+
+# --- what the handler sends ---
+
+VM = Vm("devvm", 102, Address("breakglass", "192.0.2.10"), "the key")
+jobs = st.from_regex(r"[A-Za-z0-9_-]{8,64}", fullmatch=True)
+requests = st.builds(
+    PveRequest,
+    verb=st.sampled_from(list(WORDS_FOR_PEOPLE)),
+    reason=st.text() | st.text(min_size=1).map(lambda text: text * (REASON_BYTES // len(text))),
+    if_state=st.just("") | st.from_regex(r"[a-z-]{1,32}", fullmatch=True),
+    if_last=st.sampled_from(["", "none"]) | jobs,
+)
+
+
+@given(requests, jobs, st.from_regex(r"[A-Za-z0-9@._-]{1,64}", fullmatch=True))
+@settings(deadline=None)
+def test_every_line_of_the_handler_is_understood(request: PveRequest, msg_id: str, caller: str) -> None:
+    """The host agent understands every line that the handler makes, and reads in it what the person sent."""
+    told = parse_line(command_line(request, VM, msg_id, caller))
+    assert (told.verb, told.vm) == (request.verb, 102)
+    if WORDS_FOR_PEOPLE[request.verb].is_job:
+        assert (told.id, told.by, told.if_state, told.if_last) == (msg_id, caller, request.if_state, request.if_last)
+        assert told.why == request.reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
+
+
+def test_the_longest_line_of_the_handler_fits() -> None:
+    """A line with every word as long as it can be fits into what the agent reads."""
+    request = PveRequest("forensics", "", "☎" * REASON_BYTES, "s" * 32, "l" * 64)
+    line = command_line(request, VM, "i" * 64, "b" * 64)
+    assert parse_line(line).why == "☎" * (REASON_BYTES // len("☎".encode()))
+    assert len(line) < LINE_CHARS
+
+
+# --- what is logged ---
+
+
+@given(st.text(st.characters(exclude_categories=())), st.integers(0, 300))
+@settings(deadline=None)
+def test_what_was_refused_is_logged_on_one_line(line: str, limit: int) -> None:
+    """Whatever was sent is shown as printable ASCII on one bounded line, and says so where it was cut."""
+    shown = escaped(line, limit)
+    assert shown.removesuffix("…").isascii()
+    assert shown.isprintable()
+    assert len(shown) <= 10 * limit + 1
+    assert shown.endswith("…") == (len(line) > limit)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [("a\nb", r"a\nb"), ("a\x1b[2J", r"a\x1b[2J"), ("\u202e", r"\u202e"), ("x" * 201, "x" * 200 + "…")],
+)
+def test_escapes(line: str, shown: str) -> None:
+    """Newlines, terminal codes and bidi marks are written out."""
+    assert escaped(line) == shown

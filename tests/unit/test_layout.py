@@ -1,0 +1,274 @@
+"""The rules that keep the layout what it is: read from the sources, so that no import has to happen to break one."""
+
+import ast
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.pve import words
+from breakglass.verbs import ALLOWABLE, ANYWAY, VERBS
+
+ROOT = Path(__file__).parent.parent.parent
+HANDLER = ROOT / "handler"
+AGENT = ROOT / "agents/pve"
+# Each line stands above those below it: a package imports from lower lines alone.
+FLOORS = (
+    ("demo",),
+    ("cli",),
+    ("web",),
+    ("service",),
+    ("chat",),
+    ("claude",),
+    ("proxmox",),
+    ("config",),
+    ("auth", "alerts"),
+    ("audit",),
+    ("errors", "verbs", "text", "threads", "isolated"),
+)
+AGENT_FLOORS = (
+    ("main",),
+    ("serving",),
+    ("run_job",),
+    ("power",),
+    ("forensics",),
+    ("jobs", "check"),
+    ("host",),
+    ("grammar",),
+    ("words",),
+)
+# Packages and modules that do no I/O: they are given the time, randomness, the environment and the text of files.
+PURE = (
+    "alerts",
+    "auth",
+    "errors",
+    "verbs",
+    "text",
+    "config/model.py",
+    "config/reader.py",
+    "config/callers.py",
+    "config/vms.py",
+    "config/chat.py",
+    "claude/brief.py",
+    "claude/events.py",
+    "claude/failures.py",
+    "claude/ssh_files.py",
+    "chat/sessions.py",
+    "proxmox/outcome.py",
+    "proxmox/patience.py",
+    "proxmox/wire.py",
+    "web/bodies.py",
+)
+IMPURE = ("asyncio", "asyncssh", "starlette", "uvicorn", "subprocess", "socket", "threading", "logging")
+CLOCKS_AND_DICE = ("time", "os", "random", "secrets", "uuid")
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), path.name)
+
+
+def modules(top: Path) -> dict[str, Path]:
+    """Return each Python file under a folder by its path from there."""
+    return {str(path.relative_to(top)): path for path in sorted(top.rglob("*.py"))}
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """Yield the dotted name of each thing that is imported anywhere under a node; relative ones begin with a dot."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        if isinstance(child, ast.ImportFrom):
+            module = "." * child.level + (child.module or "")
+            yield from (f"{module}.{alias.name}" if child.module else module + alias.name for alias in child.names)
+
+
+def imports_of_ours(top: Path, path: Path) -> set[str]:
+    """Return the modules and packages under `top` that a file there imports, as paths without a suffix."""
+    here = path.relative_to(top).parent.parts
+    found = set()
+    for name in imported(tree(path)):
+        dots = len(name) - len(name.lstrip("."))
+        if not dots:
+            continue
+        if dots - 1 > len(here):
+            found.add("outside")
+            continue
+        parts = [*here[: len(here) - dots + 1], *name.lstrip(".").split(".")]
+        while parts and not (top.joinpath(*parts).is_dir() or top.joinpath(*parts).with_suffix(".py").exists()):
+            parts.pop()  # the names of functions and classes
+        found.add("/".join(parts))
+    return found
+
+
+def floor_of(floors: tuple[tuple[str, ...], ...], name: str) -> int:
+    [floor] = [number for number, names in enumerate(floors) if name.removesuffix(".py").split("/")[0] in names]
+    return floor
+
+
+def functions(node: ast.AST) -> Iterator[FUNCTION]:
+    return (child for child in ast.walk(node) if isinstance(child, FUNCTION))
+
+
+def places(source: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield each statement of a module with the name of the function or class that it is."""
+    for node in source.body:
+        yield getattr(node, "name", "top level"), node
+
+
+def attributes(node: ast.AST) -> set[str]:
+    return {child.attr for child in ast.walk(node) if isinstance(child, ast.Attribute)}
+
+
+def names(node: ast.AST) -> set[str]:
+    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
+
+
+# --- 1: floors, and pure packages ---
+
+
+@pytest.mark.parametrize(("top", "floors"), [(HANDLER, FLOORS), (AGENT, AGENT_FLOORS)], ids=["handler", "agent"])
+def test_packages_import_only_from_lower_floors(top: Path, floors: tuple[tuple[str, ...], ...]) -> None:
+    """A package imports from itself and from the floors below it; every package has its floor."""
+    upwards = []
+    for name, path in modules(top).items():
+        if name in ("__init__.py", "__main__.py"):
+            continue
+        package = name.removesuffix(".py").split("/")[0]
+        for target in imports_of_ours(top, path) - {"outside", "", "agents"}:
+            other = target.split("/")[0]
+            if other != package and floor_of(floors, target) <= floor_of(floors, name):
+                upwards.append(f"{name} imports {target}")
+    assert [line for line in upwards if line != "cli/demo.py imports demo/run"] == []
+
+
+def pure_modules() -> list[str]:
+    names = modules(HANDLER)
+    return [name for name in names if name in PURE or name.split("/")[0].removesuffix(".py") in PURE]
+
+
+@pytest.mark.parametrize("name", pure_modules())
+def test_pure_modules_do_no_io(name: str) -> None:
+    """A pure module imports no library that does I/O, and of ours only what is pure too."""
+    path = HANDLER / name
+    assert {module.split(".")[0] for module in imported(tree(path))}.isdisjoint({*IMPURE, "breakglass"})
+    for target in imports_of_ours(HANDLER, path):
+        assert {f"{target}.py", f"{target}/__init__.py"} & set(pure_modules()), target
+
+
+@pytest.mark.parametrize("name", pure_modules())
+def test_pure_modules_are_given_their_time_and_chance(name: str) -> None:
+    """A pure module reads no clock, no environment, no file and no random number: they are arguments."""
+    source = tree(HANDLER / name)
+    assert {module.partition(".")[0] for module in imported(source)}.isdisjoint(CLOCKS_AND_DICE)
+    assert attributes(source).isdisjoint({"now", "utcnow", "today", "environ", "getenv", "read_text", "read_bytes"})
+    assert names(source).isdisjoint({"open", "print", "input"})
+
+
+def test_the_tests_of_purity_have_something_to_test() -> None:
+    """Each entry of PURE names a package or a module that exists."""
+    found = pure_modules()
+    for entry in PURE:
+        assert any(name == entry or name.split("/")[0].removesuffix(".py") == entry for name in found), entry
+
+
+# --- 2: one list of verbs ---
+
+
+def test_the_host_agent_knows_the_same_verbs() -> None:
+    """The agent's verbs are the handler's, beside the three that only the handler itself says."""
+    assert set(words.VERBS) - set(VERBS) == {"job", "ping", "session"}
+    assert set(VERBS) <= set(words.VERBS)
+    assert len(set(words.VERBS)) == len(words.VERBS)
+
+
+def test_the_host_agent_agrees_on_what_a_verb_does() -> None:
+    """Which verbs change power is the same on both sides; what can be lifted is a refusal of such verbs alone."""
+    assert {name for name, verb in VERBS.items() if verb.mutating} == set(words.MUTATING)
+    assert {verb for override in ANYWAY.values() for verb in override.verbs} <= set(words.MUTATING)
+
+
+def test_a_verb_says_what_it_is() -> None:
+    """Each verb stands under its own name; what can be allowed is the verbs, and chat."""
+    assert {name: verb.name for name, verb in VERBS.items()} == {name: name for name in VERBS}
+    assert all(verb.label and verb.consequence.endswith(".") for verb in VERBS.values())
+    assert {name for name, verb in VERBS.items() if verb.is_job} == {*words.MUTATING, "forensics"}
+    assert set(ALLOWABLE) == {*VERBS, "chat"}
+
+
+class Buttons(HTMLParser):
+    """Collects the attributes of every element that names a verb, and the words that it begins with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[dict[str, str | None]] = []
+        self.labels: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if "data-verb" in dict(attrs):
+            self.found.append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        if len(self.labels) < len(self.found):
+            self.labels.append(data.strip())
+
+
+def test_the_page_has_the_same_verbs() -> None:
+    """The page has one button for each of the six verbs under its label, and asks before those that change power."""
+    page = Buttons()
+    page.feed((ROOT / "static_site/index.html").read_text(encoding="utf-8"))
+    six = {name: f"{verb.label}{'…' * verb.mutating}" for name, verb in VERBS.items() if name != "history"}
+    assert {str(button["data-verb"]): label for button, label in zip(page.found, page.labels, strict=True)} == six
+    assert len(page.found) == len(six)
+    assert {button["data-verb"] for button in page.found if "data-consequence" in button} == set(words.MUTATING)
+
+
+def test_the_page_offers_what_can_be_lifted() -> None:
+    """The page has one button for the one refusal that can be lifted, and says the same of what that can cost."""
+    page = (ROOT / "static_site/index.html").read_text(encoding="utf-8")
+    found = re.findall(r'id="anyway" value="([^"]+)"\s+data-cost="([^"]+)"', page)
+    assert found == [(code, override.cost) for code, override in ANYWAY.items()]
+
+
+# --- 3: one place each ---
+
+
+def production() -> dict[str, Path]:
+    """Return the handler's files without the demo's."""
+    return {name: path for name, path in modules(HANDLER).items() if not name.startswith("demo/")}
+
+
+def test_one_seam_knows_asyncssh() -> None:
+    """Only the connection and its opening import the SSH library: one seam is the whole of its failures."""
+    found = {name for name, path in production().items() if any(m.startswith("asyncssh") for m in imported(tree(path)))}
+    assert found == {"proxmox/link.py", "proxmox/connect.py"}
+
+
+def test_one_file_prints() -> None:
+    """Only the commands' output prints; everything else answers its caller or writes to the audit."""
+    assert {name for name, path in production().items() if "print" in names(tree(path))} == {"cli/output.py"}
+
+
+# --- 4: the demo is apart ---
+
+
+def test_nothing_imports_the_demo() -> None:
+    """The demo is loaded by the command of its name and by nothing else, so that production has none of it."""
+    found: dict[str, list[str]] = {}
+    for path in [*production().values(), *modules(ROOT / "agents").values()]:
+        for place, node in places(tree(path)):
+            found |= {f"{path.name}:{place}": [module] for module in imported(node) if "demo" in module.split(".")}
+    assert found == {"demo.py:top level": ["..demo.run.run"]}
+
+
+# --- the host agent ---
+
+
+@pytest.mark.parametrize("name", sorted(modules(AGENT)))
+def test_the_agent_loads_nothing_later(name: str) -> None:
+    """The agent imports everything when it starts: what is loaded later would come from a disk that may hang."""
+    source = tree(AGENT / name)
+    assert [module for function in functions(source) for module in imported(function)] == []
+    assert (names(source) | attributes(source)).isdisjoint({"importlib", "import_module", "__import__"})

@@ -1,0 +1,199 @@
+"""What became of a verb: the table of outcomes, from the host's exit code to the HTTP status."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from breakglass.agents.pve import words
+from breakglass.agents.pve.jobs.result import Result, Verdict
+from breakglass.proxmox.outcome import HTTP_STATUS, REACHED, Answer, Asked, settled, unsettled
+from breakglass.verbs import VERBS
+
+BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
+ASKED = Asked("reset", "devvm", "msg_12345678", "operator", BY_HAND, ("a key expires",), START)
+
+# PROTOCOL section 3: outcome, HTTP status, reached.
+TABLE = {
+    "done": (200, True),
+    "rejected": (400, False),
+    "running": (202, True),
+    "busy": (409, True),
+    "refused": (412, True),
+    "failed": (500, True),
+    "unreached": (503, False),
+    "unknown": (503, None),
+    "id-reused": (422, True),
+}
+# PROTOCOL section 4: the host agent's exit codes.
+EXITS = {
+    0: "done",
+    10: "failed",
+    11: "busy",
+    12: "refused",
+    13: "failed",
+    14: "failed",
+    15: "failed",
+    16: "refused",
+    17: "id-reused",
+}
+# PROTOCOL section 3: the answer object.
+FIELDS = (
+    *("verb", "vm", "id", "exit_code", "stdout", "stderr", "rejected", "reached", "outcome", "attached", "by"),
+    *("started", "deadline", "state", "last", "verdict", "anyway", "stage", "seconds", "screen", "by_hand"),
+    *("holder", "warnings"),
+)
+
+
+def answered(exit_code: int, verb: str = "reset", **more: object) -> Answer:
+    """Return the answer to what the host agent itself says when a verb ends with this exit code."""
+    verdict = Verdict("a-code", "a sentence", "reset", ("a line",))
+    told = {"screen": True, "warnings": ["old"], "seconds": 3.2}
+    result = Result(exit_code, "running", "msg_last0000", "verify", verdict)
+    return settled(
+        replace(ASKED, verb=verb), json.loads(json.dumps({**result.as_json(), **told, **more})), "out\n", "err\n"
+    )
+
+
+# --- the tables ---
+
+
+def test_the_table_of_outcomes_is_the_contracts() -> None:
+    """Every outcome has the contract's status and says the contract's thing about having got there."""
+    assert {outcome: (status, REACHED.get(outcome, True)) for outcome, status in HTTP_STATUS.items()} == TABLE
+
+
+def test_no_status_is_one_that_proxies_replace() -> None:
+    """502, 504 and 52x are never used: a proxy replaces their bodies."""
+    assert not {status for status in HTTP_STATUS.values() if status in (502, 504) or 520 <= status < 530}
+
+
+def test_the_agents_exit_codes_are_the_contracts() -> None:
+    """Every exit code has the contract's outcome, and none of them is one of ssh's or the shell's."""
+    assert words.OUTCOMES == EXITS
+    assert max(words.OUTCOMES) < 126
+
+
+def test_the_handler_knows_every_outcome_of_the_agent() -> None:
+    """What the host agent can say has a status here; what has none there, the handler says by itself."""
+    assert set(HTTP_STATUS) - set(words.OUTCOMES.values()) == {"rejected", "running", "unreached", "unknown"}
+    assert set(words.OUTCOMES.values()) <= set(HTTP_STATUS)
+
+
+# --- what the host ended ---
+
+
+@pytest.mark.parametrize("exit_code", EXITS)
+def test_what_the_host_said_is_passed_on(exit_code: int) -> None:
+    """The host's result becomes the answer with that outcome's status; its output is whole."""
+    answer = answered(exit_code)
+    status, reached = TABLE[EXITS[exit_code]]
+    assert (answer.outcome, answer.status, answer.body["reached"]) == (EXITS[exit_code], status, reached)
+    assert (answer.body["exit_code"], answer.body["rejected"]) == (exit_code, False)
+    assert (answer.body["stdout"], answer.body["stderr"]) == ("out\n", "err\n")
+    assert (answer.body["state"], answer.body["last"], answer.body["stage"]) == ("running", "msg_last0000", "verify")
+    assert (answer.body["seconds"], answer.body["screen"]) == (3.2, True)
+    assert answer.body["warnings"] == ["a key expires", "old"]
+
+
+@pytest.mark.parametrize("exit_code", [code for code in EXITS if code != 10])
+def test_the_hosts_verdict_is_passed_on(exit_code: int) -> None:
+    """The verdict is the host's own, word for word."""
+    told = {"code": "a-code", "sentence": "a sentence", "advice": "reset", "evidence": ["a line"]}
+    assert answered(exit_code).body["verdict"] == told
+
+
+def test_an_agent_that_refuses_our_word_is_older() -> None:
+    """Exit 10 for a word that the handler knows means that the host agent is older, and says what to copy."""
+    verdict = answered(10).body["verdict"]
+    assert isinstance(verdict, dict)
+    assert (verdict["code"], verdict["advice"]) == ("agent-refused", "")
+    assert verdict["sentence"] == "the host agent is older than this handler; copy `breakglass host bundle`"
+
+
+def test_a_busy_answer_says_who_holds_the_vm() -> None:
+    """The holder, whether it was attached to and since when come from the host."""
+    holder = {"verb": "cycle", "by": "phone"}
+    body = answered(11, holder=holder, attached=True, started="2026-11-24T03:12:44Z").body
+    assert (body["holder"], body["attached"], body["started"]) == (holder, True, "2026-11-24T03:12:44Z")
+
+
+@pytest.mark.parametrize("exit_code", EXITS)
+def test_what_was_stopped_and_not_started_has_only_a_start_left(exit_code: int) -> None:
+    """The command by hand is the next one: after exit 15 that is the start, and never the stop that is done."""
+    assert answered(exit_code).body["by_hand"] == list(START if exit_code == 15 else BY_HAND)
+
+
+def test_a_bare_trailer_is_enough() -> None:
+    """A host agent that says no more than an outcome and an exit code gets an answer with every field."""
+    body = settled(ASKED, {"outcome": "done", "exit_code": 0, "warnings": "no list"}, "", "").body
+    assert (body["state"], body["last"], body["attached"], body["verdict"]) == ("unknown", None, False, None)
+    assert body["warnings"] == ["a key expires"]
+
+
+# --- by when it ends, and what may be lifted ---
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_deadline_is_the_hosts_word(verb: str) -> None:
+    """The deadline of a job comes from the host; what is no job has none, whatever the host says."""
+    body = answered(0, verb, deadline=420.5).body
+    assert body["deadline"] == (420.5 if VERBS[verb].is_job else None)
+
+
+@pytest.mark.parametrize("value", [None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), []])
+def test_what_is_no_deadline_is_none(value: object) -> None:
+    """A deadline is a number of seconds, of a day at most; an older host agent tells none."""
+    assert answered(0, deadline=value).body["deadline"] is None
+
+
+@pytest.mark.parametrize("exit_code", EXITS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exit_code: int) -> None:
+    """`anyway` is passed on where the host refused one of the two verbs that can say it, and is null elsewhere."""
+    offered = exit_code == 12 and verb in ("reset", "cycle")
+    assert answered(exit_code, verb, anyway="storage-hung").body["anyway"] == ("storage-hung" if offered else None)
+
+
+@pytest.mark.parametrize("value", [None, "", "locked", True, ["storage-hung"], {}])
+def test_what_no_request_can_say_is_not_offered(value: object) -> None:
+    """A code that this handler does not take is not passed on: a client would offer what ends in a 400."""
+    assert answered(12, anyway=value).body["anyway"] is None
+
+
+# --- what the host did not end ---
+
+
+@pytest.mark.parametrize("outcome", ["rejected", "running", "unreached", "unknown"])
+def test_what_the_host_did_not_end_is_said_by_the_handler(outcome: str) -> None:
+    """Without a word from the host there is no exit code; the sentence says why, and what to do is its evidence."""
+    answer = unsettled(ASKED, outcome, "a-code", "a sentence", "a hint", stdout="so far")
+    status, reached = TABLE[outcome]
+    assert (answer.outcome, answer.status, answer.body["reached"]) == (outcome, status, reached)
+    assert answer.body["exit_code"] is None
+    assert answer.body["rejected"] is (outcome == "rejected")
+    assert answer.body["verdict"] == {"code": "a-code", "sentence": "a sentence", "advice": "", "evidence": ["a hint"]}
+    assert (answer.body["stdout"], answer.body["stderr"]) == ("so far", "" if outcome == "running" else "a sentence\n")
+
+
+@pytest.mark.parametrize("outcome", ["running", "unknown"])
+def test_what_is_under_way_says_by_when_it_ends(outcome: str) -> None:
+    """The newest stage, the deadline and the start are in the answer that comes while the job runs."""
+    stage = {"type": "stage", "stage": "stop", "deadline": 420.0, "started": "2026-11-24T03:12:44Z"}
+    body = unsettled(ASKED, outcome, "a-code", "a sentence", stage=stage).body
+    assert (body["stage"], body["deadline"], body["started"]) == ("stop", 420.0, "2026-11-24T03:12:44Z")
+    body = unsettled(ASKED, outcome, "a-code", "a sentence").body
+    assert (body["stage"], body["deadline"], body["started"]) == ("", None, None)
+
+
+# --- the object ---
+
+
+@pytest.mark.parametrize("answer", [answered(0), unsettled(ASKED, "unknown", "lost", "lost")], ids=["settled", "not"])
+def test_every_answer_is_the_same_object(answer: Answer) -> None:
+    """Every answer has every field of the contract, and says who asked for what and how to do it by hand."""
+    assert set(answer.body) == set(FIELDS)
+    asked = {"verb": "reset", "vm": "devvm", "id": "msg_12345678", "by": "operator"}
+    assert {name: answer.body[name] for name in asked} == asked
+    assert answer.body["by_hand"] == ["ssh root@192.0.2.10 qm reset 102"]
+    assert json.loads(json.dumps(dict(answer.body))) == answer.body

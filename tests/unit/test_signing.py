@@ -1,0 +1,318 @@
+"""Signed requests: Standard Webhooks v1 strictly, with the library that its authors publish as the oracle."""
+
+import ast
+import base64
+import hashlib
+import hmac
+import json
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+import breakglass
+from breakglass.auth.signing import Caller, Headers, Signed, check_age, secret_bytes, sign, verify
+from breakglass.errors import StaleTimestamp, Unauthorized
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+KEY = secret_bytes(SECRET)
+ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
+TIME = 1614265330
+BODY = b'{"test": 2432232314}'
+SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+OTHER_KEY = b"another key of thirty-two bytes."
+OPERATOR = Caller("operator", (KEY,), frozenset({"status"}))
+PHONE = Caller("phone", (OTHER_KEY,), frozenset({"status"}))
+
+ids = st.from_regex(r"[A-Za-z0-9_-]{8,64}", fullmatch=True)
+times = st.integers(10**9, 10**10 - 1)
+
+
+def headers(msg_id: str = ID, timestamp: object = TIME, signature: str = SIGNATURE) -> dict[str, str]:
+    return {"webhook-id": msg_id, "webhook-timestamp": str(timestamp), "webhook-signature": signature}
+
+
+def spelled(msg_id: str, timestamp: str, body: bytes) -> str:
+    """Sign what the headers spell, whatever they spell: a signature that only the headers' form can refuse."""
+    digest = hmac.new(KEY, f"{msg_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return "v1," + base64.b64encode(digest).decode()
+
+
+# --- the standard ---
+
+
+def test_the_published_vector_is_signed_and_accepted() -> None:
+    """The vector that the standard's libraries publish is made and accepted, byte for byte."""
+    assert sign(KEY, ID, TIME, BODY) == SIGNATURE
+    assert verify([OPERATOR], headers(), BODY) == Signed(OPERATOR, ID, TIME)
+
+
+@given(ids, times, st.text())
+@settings(deadline=None)
+def test_what_the_standard_library_signs_is_accepted(msg_id: str, timestamp: int, text: str) -> None:
+    """Whatever the standard's own library signs is accepted here."""
+    signature = Webhook(SECRET).sign(msg_id, datetime.fromtimestamp(timestamp, UTC), text)
+    assert verify([OPERATOR], headers(msg_id, timestamp, signature), text.encode()).timestamp == timestamp
+
+
+@given(ids, st.text() | st.recursive(st.integers() | st.text(), st.lists).map(json.dumps))
+@settings(deadline=None)
+def test_the_standard_library_accepts_what_is_signed_here(msg_id: str, text: str) -> None:
+    """Whatever is signed here verifies in the standard's own library."""
+    now = int(time.time())
+    signed = headers(msg_id, now, sign(KEY, msg_id, now, text.encode()))
+    assert Webhook(SECRET).verify(text, signed, json_parse=False) is None
+
+
+@given(ids, times, st.binary())
+@settings(deadline=None)
+def test_bodies_are_bytes(msg_id: str, timestamp: int, body: bytes) -> None:
+    """A body need not be text to be signed: what it says is judged later."""
+    assert verify([OPERATOR], headers(msg_id, timestamp, sign(KEY, msg_id, timestamp, body)), body).caller is OPERATOR
+
+
+# --- what is refused ---
+
+NOT_A_SIGNATURE = {
+    "empty": "",
+    "garbage": "garbage",
+    "a version alone": "v1",
+    "an empty digest": "v1,",
+    "three parts": "v1,aaa,bbb",
+    "not base64": "v1,abc",
+    "too short a digest": "v1," + "A" * 42 + "==",
+    "too long a digest": "v1," + "A" * 44,
+    "no padding": SIGNATURE[:-1],
+    "url-safe letters": SIGNATURE.replace("+", "-").replace("/", "_"),
+    "upper case": SIGNATURE.replace("v1", "V1"),
+    "v1a": SIGNATURE.replace("v1", "v1a"),
+    "v1a beside a good one": f"{SIGNATURE} {SIGNATURE.replace('v1', 'v1a')}",
+    "two spaces": f"{SIGNATURE}  {SIGNATURE}",
+    "a leading space": f" {SIGNATURE}",
+    "a trailing space": f"{SIGNATURE} ",
+    "a trailing newline": f"{SIGNATURE}\n",
+    "a tab between": f"{SIGNATURE}\t{SIGNATURE}",
+    "a comma between": f"{SIGNATURE},{SIGNATURE}",
+    "six entries": " ".join([SIGNATURE] * 6),
+    "good beside garbage": f"{SIGNATURE} garbage",
+    "not latin": "v1,é" + SIGNATURE[4:],
+    "a header sent twice": f"{SIGNATURE}\n{SIGNATURE}",
+}
+
+
+@pytest.mark.parametrize("signature", NOT_A_SIGNATURE.values(), ids=NOT_A_SIGNATURE)
+def test_a_malformed_signature_header_is_unauthorized(signature: str) -> None:
+    """A malformed signature header is refused like a wrong one, also when one of its entries is good."""
+    with pytest.raises(Unauthorized):
+        verify([OPERATOR], headers(signature=signature), BODY)
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_up_to_five_entries_are_read(count: int) -> None:
+    """One to five entries are read, and a good one counts wherever it stands."""
+    wrong = sign(OTHER_KEY, ID, TIME, BODY)
+    for place in range(count):
+        entries = [wrong] * count
+        entries[place] = SIGNATURE
+        assert verify([OPERATOR], headers(signature=" ".join(entries)), BODY).caller is OPERATOR
+
+
+NOT_A_TIMESTAMP = {
+    "empty": "",
+    "a fraction": f"{TIME}.7",
+    "a leading space": f" {TIME}",
+    "a trailing space": f"{TIME} ",
+    "a plus": f"+{TIME}",
+    "a minus": f"-{TIME}",
+    "underscores": "1_614_265_330",
+    "a leading zero": f"0{TIME}",
+    "ten digits with a leading zero": "0614265330",
+    "nine digits": "614265330",
+    "eleven digits": f"{TIME}0",
+    "an exponent": "1614265e33",
+    "arabic-indic digits": "".join(chr(0x0660 + int(digit)) for digit in str(TIME)),
+    "arabic-indic digits after the first": "1\u0666\u0661\u0664\u0662\u0666\u0665\u0663\u0663\u0660",
+    "a trailing newline": f"{TIME}\n",
+    "a header sent twice": f"{TIME}\n{TIME}",
+}
+
+
+@pytest.mark.parametrize("timestamp", NOT_A_TIMESTAMP.values(), ids=NOT_A_TIMESTAMP)
+def test_a_number_has_one_spelling(timestamp: str) -> None:
+    """A timestamp in any other spelling is refused, though the signature over that spelling is good."""
+    with pytest.raises(Unauthorized):
+        verify([OPERATOR], headers(timestamp=timestamp, signature=spelled(ID, timestamp, BODY)), BODY)
+
+
+NOT_AN_ID = {
+    "empty": "",
+    "seven letters": "a" * 7,
+    "65 letters": "a" * 65,
+    "a dot": "msg.12345678",
+    "a space": "msg 12345678",
+    "a slash": "../../12345678",
+    "a NUL": "msg_1234\x00",
+    "not ASCII": "msg_12345é",
+    "a long s": "me\u017f\u017fage_1",
+    "arabic-indic digits": "msg_\u0661\u0662\u0663\u0664",
+    "a trailing newline": f"{ID}\n",
+    "a header sent twice": f"{ID}\n{ID}",
+}
+
+
+@pytest.mark.parametrize("msg_id", NOT_AN_ID.values(), ids=NOT_AN_ID)
+def test_an_id_has_one_shape(msg_id: str) -> None:
+    """An id of another shape is refused, though the signature over it is good."""
+    with pytest.raises(Unauthorized):
+        verify([OPERATOR], headers(msg_id, TIME, spelled(msg_id, str(TIME), BODY)), BODY)
+
+
+@pytest.mark.parametrize("msg_id", ["a" * 8, "Z" * 64, "-_-_-_-_", "01234567"])
+def test_ids_from_8_to_64_characters_are_good(msg_id: str) -> None:
+    """The shortest and the longest id that the contract names are accepted."""
+    assert verify([OPERATOR], headers(msg_id, TIME, sign(KEY, msg_id, TIME, BODY)), BODY).id == msg_id
+
+
+def test_a_dot_can_not_shift_the_body_into_the_id() -> None:
+    """A signature for one id and body is not good for a longer id and a shorter body with the same bytes."""
+    signature = sign(KEY, "msg_12345678", TIME, f"{TIME}.evil".encode())
+    with pytest.raises(Unauthorized):
+        verify([OPERATOR], headers(f"msg_12345678.{TIME}", TIME, signature), b"evil")
+
+
+@pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_each_header_is_needed(missing: str) -> None:
+    """A request that lacks any of the three headers is refused."""
+    with pytest.raises(Unauthorized):
+        verify([OPERATOR], {name: value for name, value in headers().items() if name != missing}, BODY)
+
+
+CHANGED: dict[str, tuple[Headers, bytes]] = {
+    "body": (headers(), BODY + b" "),
+    "no body": (headers(), b""),
+    "not UTF-8": (headers(), b"\xff\xfe"),
+    "id": (headers(ID.lower()), BODY),
+    "timestamp": (headers(timestamp=TIME + 1), BODY),
+    "signature": (headers(signature="v1,h" + SIGNATURE[4:]), BODY),
+}
+
+
+@pytest.mark.parametrize(("changed", "body"), CHANGED.values(), ids=CHANGED)
+def test_nothing_that_was_signed_can_be_changed(changed: Headers, body: bytes) -> None:
+    """A signature made for one id, time and body is refused on another."""
+    with pytest.raises(Unauthorized):
+        verify([OPERATOR], changed, body)
+
+
+anything = st.text(st.characters(exclude_categories=())) | st.sampled_from(
+    [ID, str(TIME), SIGNATURE, f"{SIGNATURE} {SIGNATURE}", "v1,"]
+)
+digests = st.binary(min_size=32, max_size=32).map(lambda digest: "v1," + base64.b64encode(digest).decode())
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(headers(), anything | digests)), st.just(BODY) | st.binary())
+@settings(deadline=None, max_examples=300)
+def test_any_headers_at_all_are_unauthorized_or_signed(found: dict[str, str], body: bytes) -> None:
+    """Whatever the headers hold, the answer is Unauthorized, or Signed for a signature that is really good."""
+    try:
+        signed = verify([OPERATOR, PHONE], found, body)
+    except Unauthorized:
+        return
+    assert sign(signed.caller.keys[0], signed.id, signed.timestamp, body) in found["webhook-signature"].split(" ")
+
+
+# --- callers and keys ---
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+def test_both_keys_are_good_while_rotating(key: bytes) -> None:
+    """A caller with an old and a new key is known by either."""
+    caller = Caller("operator", (KEY, OTHER_KEY), frozenset())
+    assert verify([caller], headers(signature=sign(key, ID, TIME, BODY)), BODY).caller is caller
+
+
+@pytest.mark.parametrize("caller", [OPERATOR, PHONE], ids=repr)
+def test_a_request_belongs_to_whose_key_signed_it(caller: Caller) -> None:
+    """Among several callers the one whose key it was is found, first or last."""
+    signed = headers(signature=sign(caller.keys[0], ID, TIME, BODY))
+    assert verify([OPERATOR, PHONE], signed, BODY).caller is caller
+    assert verify([PHONE, OPERATOR], signed, BODY).caller is caller
+
+
+@pytest.mark.parametrize("callers", [[], [Caller("nobody", (), frozenset())], [PHONE]])
+def test_an_unknown_key_is_unauthorized(callers: list[Caller]) -> None:
+    """A good signature by a key that no caller has is refused, also when there is no caller at all."""
+    with pytest.raises(Unauthorized):
+        verify(callers, headers(), BODY)
+
+
+def test_a_caller_is_shown_without_its_keys() -> None:
+    """A caller or a signed request that gets into a log or a traceback shows a name and no key."""
+    assert repr(OPERATOR) == "Caller(operator)"
+    assert repr(KEY) not in repr(Signed(OPERATOR, ID, TIME))
+
+
+# --- age ---
+
+
+@pytest.mark.parametrize("off", [-300, -1, 0, 1, 300])
+def test_a_timestamp_within_300_seconds_is_good(off: int) -> None:
+    """A request made up to 300 seconds ago or ahead is in time."""
+    check_age(Signed(OPERATOR, ID, TIME), TIME + off)
+
+
+@pytest.mark.parametrize(
+    ("off", "sentence"), [(301, "301 s old"), (-301, "301 s in the future"), (10**9, "1000000000 s old")]
+)
+def test_a_timestamp_beyond_300_seconds_is_stale(off: int, sentence: str) -> None:
+    """One second more, either way, is stale, and the answer says by how much and what time it is here."""
+    with pytest.raises(StaleTimestamp, match=f"^timestamp is {sentence}; the limit is 300 s$") as caught:
+        check_age(Signed(OPERATOR, ID, TIME), TIME + off)
+    assert caught.value.extra == {"server_time": TIME + off}
+
+
+# --- secrets ---
+
+
+@pytest.mark.parametrize("size", [24, 32, 64])
+def test_a_secret_of_24_to_64_bytes_is_good(size: int) -> None:
+    """The shortest and the longest secret of the standard are accepted."""
+    assert secret_bytes("whsec_" + base64.b64encode(b"k" * size).decode()) == b"k" * size
+
+
+NOT_A_SECRET = {
+    "empty": ("", "whsec_"),
+    "no prefix": (SECRET.removeprefix("whsec_"), "whsec_"),
+    "a public key": ("whpk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_"),
+    "a space before": (f" {SECRET}", "whsec_"),
+    "nothing after the prefix": ("whsec_", "0 bytes"),
+    "one zero byte": ("whsec_AA==", "1 bytes"),
+    "23 bytes": ("whsec_" + base64.b64encode(b"k" * 23).decode(), "23 bytes"),
+    "65 bytes": ("whsec_" + base64.b64encode(b"k" * 65).decode(), "65 bytes"),
+    "not base64": ("whsec_!" + SECRET[7:], "base64"),
+    "url-safe letters": ("whsec_" + "_-" * 16, "base64"),
+    "a newline at its end": (f"{SECRET}\n", "base64"),
+    "no padding": ("whsec_" + base64.b64encode(b"k" * 32).decode().rstrip("="), "base64"),
+    "not ASCII": ("whsec_é" + SECRET[7:], "ASCII"),
+}
+
+
+@pytest.mark.parametrize(("secret", "why"), NOT_A_SECRET.values(), ids=NOT_A_SECRET)
+def test_a_bad_secret_is_refused_without_being_shown(secret: str, why: str) -> None:
+    """A secret that is too short, too long or misspelt is refused with a reason that does not repeat it."""
+    with pytest.raises(ValueError, match=re.escape(why)) as caught:
+        secret_bytes(secret)
+    assert secret[6:] not in str(caught.value) or not secret[6:]
+
+
+def test_secrets_are_compared_in_one_place() -> None:
+    """The constant-time comparison stands exactly once in the whole handler."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(breakglass.__file__).parent.rglob("*.py")]
+    names = [getattr(node, "attr", getattr(node, "id", "")) for tree in trees for node in ast.walk(tree)]
+    assert names.count("compare_digest") == 1

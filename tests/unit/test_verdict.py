@@ -1,0 +1,296 @@
+"""The verdict: every row of the state-to-action table, from evidence as a capture records it. Nothing runs here."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from breakglass.agents.pve.forensics.evidence import Evidence, Queue, evidence_from
+from breakglass.agents.pve.forensics.obstacles import TROUBLES
+from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
+from breakglass.agents.pve.words import MUTATING
+
+
+def sample(inuse: int, used: int, disk: str = "virtio0", number: int = 0) -> tuple[Queue, ...]:
+    return (Queue(disk, number, inuse, used),)
+
+
+RUNNING = Evidence("running", "pid 4242; QMP says running", 4242, "SSSSR", seconds=2.0, cpu=0.02)
+WEDGED = Evidence("wedged", "pid 4242; QMP is silent: the monitor did not answer in time", 4242, "SSSRS", seconds=2.0)
+IDLE = replace(RUNNING, queues=(sample(0, 8812), sample(0, 8812)))
+MOVING = replace(RUNNING, queues=(sample(1, 8812), sample(1, 9023)))
+FROZEN = replace(RUNNING, queues=(sample(3, 8812), sample(3, 8812)))
+STUCK = ("thread 4250 (worker) waits uninterruptibly in rpc_wait_bit_killable",)
+STOPPED = Evidence("stopped", "no pid file")
+GUEST_HUNG = "guest-hung", "reset"
+
+ROWS = {
+    "io-error": (Evidence("io-error", disk_errors=("virtio0: nospace",)), "io-error", "start"),
+    "paused": (Evidence("paused"), "paused", "start"),
+    "prelaunch": (Evidence("prelaunch"), "paused", "start"),
+    "paused by a backup": (Evidence("paused", lock="backup"), "paused-locked", ""),
+    "paused by a task": (Evidence("paused", owners=("lock-102.conf is held by 77 (qm)",)), "paused-locked", ""),
+    "paused by a dead backup": (Evidence("paused", lock="backup", lock_alive=False), "paused", "start"),
+    "paused by a dead task": (Evidence("paused", lock="snapshot", lock_alive=False), "paused-locked", ""),
+    "migrating": (Evidence("finish-migrate", lock="migrate"), "in-transit", ""),
+    "internal error": (Evidence("internal-error"), "internal-error", "reset"),
+    "panicked": (Evidence("guest-panicked"), "guest-panicked", "reset"),
+    "watchdog": (Evidence("watchdog"), "watchdog", "reset"),
+    "shut down": (Evidence("shutdown"), "shutdown", "cycle"),
+    "suspended": (Evidence("suspended"), "suspended", ""),
+    "debugged": (Evidence("debug"), "debug", ""),
+    "idle or hung": (IDLE, "guest-silent", ""),
+    "disks not watched": (RUNNING, "guest-silent", ""),
+    "one sample only": (replace(RUNNING, queues=(sample(3, 8812),)), "guest-silent", ""),
+    "a request came just now": (replace(RUNNING, queues=(sample(0, 8812), sample(1, 8812))), "guest-silent", ""),
+    "moving": (MOVING, "healthy", ""),
+    "idle, agent answers": (replace(IDLE, agent="answers"), "healthy", ""),
+    "idle, agent silent": (replace(IDLE, agent="silent"), "guest-silent", ""),
+    "moving, agent silent": (replace(MOVING, agent="silent"), "guest-hung", "reset"),
+    "moving, agent silent, a backup": (replace(MOVING, agent="silent", lock="backup"), "guest-silent", ""),
+    "moving, agent silent, a dead backup": (
+        replace(MOVING, agent="silent", lock="backup", lock_alive=False),
+        "guest-hung",
+        "reset",
+    ),
+    "disk frozen": (FROZEN, "disk-frozen", "cycle"),
+    "disk frozen, storage silent": (replace(FROZEN, late_commands=("lvs", "pvesm")), "disk-frozen", "cycle"),
+    "disk frozen, its own storage dead": (replace(FROZEN, dead_storages=("nas",)), "storage-hung", ""),
+    "wedged, its own storage dead": (replace(WEDGED, dead_storages=("nas",)), "qemu-wedged", ""),
+    "wedged, another storage away": (replace(WEDGED, late_commands=("pvesm",)), "qemu-wedged", "cycle"),
+    "thread in D, QMP answers": (replace(FROZEN, stuck=STUCK, threads="SSSDS"), "storage-hung", ""),
+    "thread in D, QMP silent": (replace(WEDGED, stuck=STUCK, threads="SSSDS"), "storage-hung", ""),
+    "thread in D for a moment, QMP silent": (replace(WEDGED, threads="SSSDS"), "qemu-wedged", ""),
+    "thread in D, watched too briefly": (replace(WEDGED, stuck=STUCK, threads="SSDS", seconds=0.5), "qemu-wedged", ""),
+    "disk watched too briefly": (replace(FROZEN, seconds=0.5), "guest-silent", ""),
+    "QEMU wedged": (WEDGED, "qemu-wedged", "cycle"),
+    "QEMU stopped by a signal": (replace(WEDGED, threads="TTTT"), "qemu-wedged", "cycle"),
+    "stopped": (STOPPED, "stopped", "start"),
+    "stopped, locked": (replace(STOPPED, lock="backup"), "stopped-locked", ""),
+    "stopped, a task runs": (replace(STOPPED, owners=("lock-102.conf is held by 77 (qm)",)), "stopped-locked", ""),
+    "stopped, its task dead": (replace(STOPPED, lock="backup", lock_alive=False), "stopped-locked", ""),
+    "asleep on disk": (replace(STOPPED, lock="suspended"), "stopped", "start"),
+    "on another node": (replace(STOPPED, node="pve2"), "other-node", ""),
+    "stopped, HA in error": (replace(STOPPED, ha="started", ha_seen="error"), "ha-stuck", ""),
+    "stopped by HA": (replace(STOPPED, ha="stopped", ha_seen="stopped"), "stopped", "start"),
+    "stopped, something left": (replace(STOPPED, leftovers=(4242,)), "leftover", ""),
+    "stopped, a task runs, asleep on disk": (
+        replace(STOPPED, lock="suspended", owners=("lock-102.conf is held by 77 (task UPID:pve:qmstart:102)",)),
+        "stopped-locked",
+        "",
+    ),
+    "stopped, pmxcfs hangs": (replace(STOPPED, pve="pmxcfs-hung"), "pmxcfs-hung", ""),
+    "stopped, pmxcfs not there": (replace(STOPPED, pve="pmxcfs-not-mounted"), "pmxcfs-not-mounted", ""),
+    "stopped, pmxcfs dead": (replace(STOPPED, pve="pmxcfs-dead"), "pmxcfs-dead", ""),
+    "stopped, no quorum": (replace(STOPPED, quorate=False), "no-quorum", ""),
+    "stopped, something left, pmxcfs hangs": (replace(STOPPED, leftovers=(1,), pve="pmxcfs-hung"), "leftover", ""),
+    "stopped, a quorum": (replace(STOPPED, quorate=True, config=True), "stopped", "start"),
+    "stopped, no configuration": (replace(STOPPED, quorate=True, config=False), "no-config", ""),
+    "moving, pmxcfs hangs": (replace(MOVING, pve="pmxcfs-hung"), "pmxcfs-hung", ""),
+    "idle, pmxcfs dead": (replace(IDLE, pve="pmxcfs-dead"), "pmxcfs-dead", ""),
+    "idle, no quorum": (replace(IDLE, quorate=False), "no-quorum", ""),
+    "hung, pmxcfs hangs": (replace(MOVING, agent="silent", pve="pmxcfs-hung"), "guest-hung", "reset"),
+    "hung, no quorum": (replace(MOVING, agent="silent", quorate=False), "guest-hung", "reset"),
+    "hung, migrating": (replace(MOVING, agent="silent", lock="migrate"), "guest-hung", ""),
+    "hung, under a dead snapshot": (replace(MOVING, agent="silent", lock="snapshot", lock_alive=False), *GUEST_HUNG),
+    "disk frozen, pmxcfs hangs": (replace(FROZEN, pve="pmxcfs-hung"), "disk-frozen", ""),
+    "disk frozen, no quorum": (replace(FROZEN, quorate=False), "disk-frozen", ""),
+    "disk frozen, backup": (replace(FROZEN, lock="backup", lock_alive=True), "disk-frozen", ""),
+    "disk frozen, HA stuck": (replace(FROZEN, ha="started", ha_seen="freeze"), "disk-frozen", ""),
+    "disk frozen, a stop runs": (
+        replace(FROZEN, owners=("held by 77 (task UPID:x:qmstop:102:)",)),
+        "disk-frozen",
+        "cycle",
+    ),
+    "disk frozen, a start runs": (
+        replace(FROZEN, owners=("held by 77 (task UPID:x:qmstart:102:)",)),
+        "disk-frozen",
+        "",
+    ),
+    "wedged, pmxcfs not there": (replace(WEDGED, pve="pmxcfs-not-mounted"), "qemu-wedged", ""),
+    "wedged by a signal, no quorum": (replace(WEDGED, threads="TTTT", quorate=False), "qemu-wedged", ""),
+    "shut down, no quorum": (Evidence("shutdown", quorate=False), "shutdown", ""),
+    "panicked, pmxcfs hangs": (Evidence("guest-panicked", pve="pmxcfs-hung"), "guest-panicked", "reset"),
+    "panicked, on another node": (Evidence("guest-panicked", node="pve2"), "guest-panicked", ""),
+    "io-error, pmxcfs hangs": (Evidence("io-error", pve="pmxcfs-hung"), "io-error", "start"),
+    "io-error, a live snapshot": (Evidence("io-error", lock="snapshot"), "io-error", ""),
+    "paused, pmxcfs hangs": (Evidence("paused", pve="pmxcfs-hung"), "paused", ""),
+    "paused, no quorum": (Evidence("paused", quorate=False), "paused", "start"),
+    "stuck, the monitor fell silent": (
+        replace(FROZEN, stuck=STUCK, threads="SSSDS", queue_seconds=0.5),
+        "storage-hung",
+        "",
+    ),
+    "frozen for half a second, threads watched for longer": (replace(FROZEN, queue_seconds=0.5), "guest-silent", ""),
+    "not known": (Evidence("unknown", "pid 4242 (/proc did not answer)"), "unknown", ""),
+    "a word of a later QEMU": (Evidence("hibernating"), "unknown", ""),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_row_has_its_verdict(row: str) -> None:
+    """The code and the advised verb; and the same from the evidence as it is kept."""
+    seen, code, advice = ROWS[row]
+    verdict = verdict_of(seen)
+    assert (verdict.code, verdict.advice) == (code, advice)
+    assert verdict.advice in ("", *MUTATING)
+    assert verdict_of(evidence_from(json.loads(json.dumps(seen.as_json())))) == verdict
+
+
+def test_a_frozen_disk_is_told_in_one_sentence_with_its_proof() -> None:
+    """How many requests wait, since when, what helps; the proof is the queue itself."""
+    verdict = verdict_of(FROZEN)
+    assert verdict.sentence == (
+        "QEMU answers, 3 disk requests are in flight and none completed in 2 s: a reset will not help, cycle it"
+    )
+    assert verdict.evidence == ("virtio0 queue 0: 3, then 3 in flight; 0 completed in 2.0 s",)
+
+
+def test_a_queue_that_moves_clears_its_disk() -> None:
+    """A request that waits beside completed ones is slow; another disk that moves clears nobody."""
+    slow = (*sample(1, 50), *sample(1, 90, number=1))
+    later = (*sample(1, 50), *sample(1, 95, number=1))
+    assert verdict_of(replace(RUNNING, queues=(slow, later))).code == "healthy"
+    two = (*sample(2, 50), *sample(1, 90, "scsi0", 2))
+    later = (*sample(2, 50), *sample(1, 95, "scsi0", 2))
+    assert verdict_of(replace(RUNNING, queues=(two, later))).code == "disk-frozen"
+
+
+def test_a_counter_that_wraps_has_moved() -> None:
+    """The queue's counter has 16 bits."""
+    verdict = verdict_of(replace(RUNNING, queues=(sample(1, 65530), sample(1, 4))))
+    assert (verdict.code, "10 completed" in verdict.evidence[0]) == ("healthy", True)
+
+
+def test_a_process_that_is_stuck_is_never_cycled() -> None:
+    """The proof names the thread and where it waits."""
+    verdict = verdict_of(replace(WEDGED, stuck=STUCK, threads="SSSDS"))
+    assert "don't reset or cycle" in verdict.sentence
+    assert verdict.evidence[0] == STUCK[0]
+
+
+@pytest.mark.parametrize("state", ["running", "wedged", "paused", "io-error", "stopped", "guest-panicked", "unknown"])
+def test_the_quick_verdict_promises_no_more_than_the_state(state: str) -> None:
+    """A status never says healthy, and never advises to cut the power of what it has not looked into."""
+    verdict = quick_verdict(Evidence(state, "its source"))
+    assert verdict.code != "healthy"
+    assert verdict.advice != "cycle"
+    assert (verdict.advice == "forensics") == (state in ("wedged", "paused"))  # a task may keep it paused
+
+
+def test_a_dead_tasks_lock_is_told_from_a_live_ones() -> None:
+    """Unlock by hand, or wait: the sentence says which."""
+    dead = replace(STOPPED, lock="backup", lock_alive=False, lock_owner=("vzdump is gone", "by hand: qm unlock 102, …"))
+    assert "by a task that is dead: unlock it by hand, then start" in verdict_of(dead).sentence
+    assert "by hand: qm unlock 102, …" in verdict_of(dead).evidence
+    assert "see who works on it" in verdict_of(replace(dead, lock_alive=True)).sentence
+    assert "see who works on it" in verdict_of(replace(dead, owners=("lock-102.conf is held by 77 (qm)",))).sentence
+
+
+def test_what_proxmox_knows_stands_among_the_proof() -> None:
+    """HA's intention before a cycle is decided on; staged options; how long nothing was written."""
+    seen = replace(FROZEN, ha="started", ha_seen="started", pending=("memory",), quiet_minutes=14)
+    assert verdict_of(seen).evidence[-3:] == (
+        "HA manages it: requested started, now started; when QEMU ends, HA starts it again here or on another node",
+        "options that only a cycle brings in: memory",
+        "Proxmox's statistics know of no disk write for 14 min",
+    )
+    assert verdict_of(replace(FROZEN, ha="ignored")).evidence[-1] == "HA: ignored, so it leaves the VM alone"
+    assert "qm status says running" in verdict_of(Evidence("unknown", qm_says="running")).evidence
+
+
+# --- what stands in the way of a verb ---
+
+
+@pytest.mark.parametrize("code", TROUBLES)
+def test_what_etc_pve_lacks_is_named_with_its_cure(code: str) -> None:
+    """Hung, not mounted, dead: in the sentence what is so, among the lines what mends it, whatever else is wrong."""
+    what, cure = TROUBLES[code]
+    for seen in (STOPPED, IDLE, MOVING, FROZEN, WEDGED, replace(MOVING, agent="silent")):
+        verdict = verdict_of(replace(seen, pve=code))
+        assert verdict.evidence[-2:] == (what, cure)
+        assert "nothing is wrong" not in verdict.sentence
+    assert what.partition(":")[0] in verdict_of(replace(IDLE, pve=code)).sentence
+    assert "systemctl restart pve-cluster" in cure
+
+
+def test_a_lost_quorum_is_named_with_what_still_works() -> None:
+    """The VM runs on; only a new process is refused."""
+    verdict = verdict_of(replace(MOVING, quorate=False))
+    assert "a cycle would be refused because this node has no quorum" in verdict.sentence
+    assert any(line.startswith("by hand: pvecm status") for line in verdict.evidence)
+
+
+def test_a_verb_that_would_be_refused_is_not_advised() -> None:
+    """The sentence says what refuses it and what to do first."""
+    sentence = verdict_of(replace(FROZEN, quorate=False)).sentence
+    assert "in 2 s; a cycle would be refused because this node has no quorum: restore the quorum" in sentence
+    dead = verdict_of(replace(FROZEN, lock="backup", lock_alive=False))
+    assert "it is locked (backup) by a task that is dead: unlock it by hand first" in dead.sentence
+
+
+def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:
+    """A process that can be killed is to be killed; one in the kernel needs the storage."""
+    left = replace(STOPPED, leftovers=(123, 77), remains=("swtpm, process 123, state S", "kvm, process 77, state D"))
+    verdict = verdict_of(left)
+    assert "mend the host's storage, or reboot the host if you can't" in verdict.sentence
+    assert verdict.evidence == (
+        "left in the VM's scope: swtpm, process 123, state S",
+        "left in the VM's scope: kvm, process 77, state D",
+        "no signal ends a process in state D: mend the host's storage, or reboot the host",
+        "by hand: kill 123, and kill -9 if that is not enough; then start",
+    )
+    verdict = verdict_of(replace(STOPPED, leftovers=(123,), remains=("swtpm, process 123, state S",)))
+    assert verdict.sentence.endswith("did not end, so a start would fail: kill it by hand first")
+
+
+def test_storages_are_told_apart() -> None:
+    """One of this VM's disks is dead; a look at all of them that was late is a note, and says why."""
+    verdict = verdict_of(replace(FROZEN, dead_storages=("nas",), late_commands=("pvesm", "lvs")))
+    assert "storage nas, which has disks of this VM, does not answer" in verdict.evidence
+    asked = "no answer in time: pvesm, lvs; they ask all storages of the host"
+    assert f"{asked}, so this proves nothing about this VM" in verdict.evidence
+    assert "nas" in verdict_of(replace(WEDGED, dead_storages=("nas",))).sentence
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"pve": "pmxcfs-dead"},
+        {"quorate": False},
+        {"node": LONG},
+        {"lock": LONG},
+        {"lock": LONG, "lock_alive": False},
+        {"ha": "started", "ha_seen": "freeze"},
+        {"ha": "started", "ha_seen": LONG},
+        {"owners": (f"held by {LONG}",)},
+        {"leftovers": tuple(range(100000, 100100)), "remains": (LONG,)},
+        {"dead_storages": (LONG, "nas")},
+        {"agent": "silent", "lock": "backup", "quorate": False},
+        {"state": LONG, "qm_says": LONG, "source": LONG},
+    ],
+    ids=lambda more: " ".join(more) or "as it is",
+)
+def test_a_sentence_is_short(more: dict[str, Any]) -> None:
+    """At most 200 characters, whatever the host said; a longer one ends between two words."""
+    everything = [replace(seen, **more) for seen, _, _ in ROWS.values()]
+    for verdict in (judge(seen) for seen in everything for judge in (verdict_of, quick_verdict)):
+        assert len(verdict.sentence) <= 200
+        assert verdict.advice in ("", "forensics", *MUTATING)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_no_ordinary_sentence_is_cut(row: str) -> None:
+    """The limit is for foreign texts; ours are written within it."""
+    for more in (
+        {},
+        {"pve": "pmxcfs-not-mounted"},
+        {"quorate": False},
+        {"lock": "snapshot-delete", "lock_alive": False},
+    ):
+        assert not verdict_of(replace(ROWS[row][0], **more)).sentence.endswith("…")
