@@ -16,6 +16,7 @@ from breakglass.agents.pve.host.files import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, processes
+from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
 from ..support.stages import memory, until
 
@@ -27,7 +28,7 @@ own_host = pytest.mark.shared()
 def gated_stop(world: World) -> World:
     """A host whose `qm stop` waits at a gate."""
     os.mkfifo(world.root / "gate")
-    world.misbehave(gate="stop")
+    misbehave(world.root, gate="stop")
     return world
 
 
@@ -191,7 +192,7 @@ def test_the_job_outlives_the_session_that_started_it(gated_stop: World) -> None
         running_job(session)
         session.process.kill()
     (gated_stop.root / "gate").write_text("")
-    gated_stop.misbehave()
+    misbehave(gated_stop.root)
     answer = execute(gated_stop, "cycle id=outlives-it")
     assert (answer.code, answer.trailer["attached"], answer.trailer["state"]) == (0, True, "running")
 
@@ -351,9 +352,9 @@ def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
 
 def test_a_start_that_fails_once_is_tried_again(world: World) -> None:
     """The second try of a cycle's start brings the VM back; only two failures strand it, and exit 15 says so."""
-    world.misbehave(fail={"start": "start failed: QEMU exited with code 1"}, times=1)
+    misbehave(world.root, fail={"start": "start failed: QEMU exited with code 1"}, times=1)
     assert execute(world, "cycle").trailer["state"] == "running"
-    world.misbehave(fail={"start": "start failed: QEMU exited with code 1"})
+    misbehave(world.root, fail={"start": "start failed: QEMU exited with code 1"})
     answer = execute(world, "cycle")
     assert (answer.code, answer.trailer["verdict"]["code"], answer.trailer["state"]) == (15, "stranded", "stopped")
     assert "QEMU exited with code 1" in answer.trailer["verdict"]["sentence"]
@@ -361,7 +362,7 @@ def test_a_start_that_fails_once_is_tried_again(world: World) -> None:
 
 def test_stop_goes_on_where_qm_fails(world: World) -> None:
     """`qm stop` says no: QEMU is asked by its own monitor, and nothing is left."""
-    world.misbehave(fail={"stop": "can't lock file '/var/lock/qemu-server/lock-102.conf' - got timeout"})
+    misbehave(world.root, fail={"stop": "can't lock file '/var/lock/qemu-server/lock-102.conf' - got timeout"})
     answer = execute(world, "stop")
     assert (answer.code, answer.trailer["state"], world.pid) == (0, "stopped", None)
     assert "got timeout" in answer.stderr

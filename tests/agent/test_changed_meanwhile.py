@@ -11,6 +11,7 @@ from breakglass.agents.pve.host.files import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, processes
+from ..support.failing_tools import misbehave
 from ..support.pve_host import lock, no_quorum, task, task_index
 from ..support.stages import Hold, at_qm, in_evidence, memory, until
 
@@ -78,7 +79,7 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
 
     def fails(world: World) -> None:
         change(world)
-        world.misbehave(mode="stop-fails")
+        misbehave(world.root, mode="stop-fails")
 
     with task(f"vzdump:{VMID}") as upid:
         task_index(world, f"{upid} 0")

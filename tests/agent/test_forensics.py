@@ -17,6 +17,7 @@ from breakglass.cli.main import SCENARIOS as LISTED
 from breakglass.demo.proxmox.world import SCENARIOS, VMID, World
 
 from ..support.agent import Answer, execute
+from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
 from ..support.pve_host import no_quorum, under_ha
 
@@ -180,7 +181,7 @@ def test_what_is_not_installed_is_one_short_line(world: World) -> None:
 @pytest.mark.slow
 def test_hung_commands_are_findings(world: World) -> None:
     """Every qm and every storage command hangs and ignores SIGTERM: each is late, and a picture is taken."""
-    world.misbehave(hang="all")
+    misbehave(world.root, hang="all")
     for name in ("pvesm", "zpool", "lvs", "df", "journalctl"):
         install(world, name, "echo first words; trap '' TERM; while :; do sleep 100; done")
     answer = execute(world, "forensics")
@@ -240,7 +241,7 @@ def test_everything_silent_ends_within_the_budget(world: World) -> None:
     """QEMU stopped and every command hung, before a stop: evidence takes at most 15 s, then the stop goes on."""
     pid = world.pid
     assert pid is not None
-    world.misbehave(hang="all")
+    misbehave(world.root, hang="all")
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     answer = execute(world, "forensics")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.demo.proxmox.modes import MODES
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, execute, hasten
+from ..support.failing_tools import MODES, misbehave
 from ..support.pve_host import lock, moved, no_quorum, restore, under_ha
 
 pytestmark = pytest.mark.slow
@@ -226,7 +226,7 @@ def hastened(world: World, haste: dict[str, str]) -> str:
 
 def run(world: World, case: Case) -> Answer:
     sound = hastened(world, case.haste)
-    world.misbehave(**({"mode": case.mode} if case.mode else {}))
+    misbehave(world.root, **({"mode": case.mode} if case.mode else {}))
     try:
         return execute(world, case.verb)
     finally:
@@ -260,7 +260,7 @@ def test_the_stand_in_says_proxmoxs_words(shared: World) -> None:
     assert shared.qm("status", "102").stdout == "status: running\n"
     assert "running-qemu: " in shared.qm("status", "102", "--verbose").stdout
     for mode, words in ((name, mode.words) for name, mode in MODES.items() if mode.words and not mode.how):
-        shared.misbehave(mode=mode)
+        misbehave(shared.root, mode=mode)
         verb = (MODES[mode].verbs or ("status",))[0]
         ended = shared.qm(verb, "102")
         assert ended.returncode == MODES[mode].code

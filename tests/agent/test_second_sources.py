@@ -16,6 +16,7 @@ from breakglass.agents.pve.host.paths import Host
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
+from ..support.failing_tools import misbehave
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: Wor
     differs = execute(world, "start if=stopped").trailer
     assert (differs["exit_code"], differs["verdict"]["code"]) == (12, "state-differs")
     assert "qm status says running" in differs["warnings"][0]
-    world.misbehave(fail={"stop": "no"})
+    misbehave(world.root, fail={"stop": "no"})
     stopped = execute(world, "stop").trailer
     assert (stopped["exit_code"], stopped["verdict"]["code"]) == (14, "deadline")
     assert "it is not known whether QEMU has ended" in stopped["verdict"]["sentence"]

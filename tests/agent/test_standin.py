@@ -21,6 +21,7 @@ from breakglass.demo.proxmox.processes import name_of, processes_of
 from breakglass.demo.proxmox.times import SECONDS, seconds
 from breakglass.demo.proxmox.world import VMID, World
 
+from ..support.failing_tools import misbehave
 from ..support.hung import dead_fuse
 from ..support.pve_host import (
     another_stop,
@@ -193,7 +194,7 @@ def test_sigterm_in_a_hook_only_fails_the_hook(world: World) -> None:
 
 def test_sigkill_follows_where_sigterm_does_not_help(world: World) -> None:
     """The fourth signal to `qm` ends a worker that pays no heed; what the task died of is not known then."""
-    world.misbehave(hang="stop", worker=True)
+    misbehave(world.root, hang="stop", worker=True)
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
         while person.poll() is None and not has_ended(pid, 0.05):
@@ -463,7 +464,7 @@ def test_ha_acts_later_and_by_the_real_task(world: World) -> None:
     """`qm stop` has been answered while the VM runs; then the LRM's own task stops it."""
     under_ha(world)
     os.mkfifo(world.root / "gate")
-    world.misbehave(gate="stop")
+    misbehave(world.root, gate="stop")
     before = world.pid
     assert qm(world, "stop") == (0, "Requesting HA stop for VM 102\n", "")
     until(lambda: worker(world, "qmstop"), "the LRM's task")
@@ -472,7 +473,7 @@ def test_ha_acts_later_and_by_the_real_task(world: World) -> None:
     until(lambda: world.pid is None, "the end")
     until(lambda: '"stopped"' in (world.root / "etc/pve/ha/manager_status").read_text(), "HA's word")
     assert "state stopped" in (world.root / "etc/pve/ha/resources.cfg").read_text()
-    world.misbehave()
+    misbehave(world.root)
     assert qm(world, "start")[1] == "Requesting HA start for VM 102\n"
     until(lambda: world.pid is not None and not flock_pids(world), "HA's start")
 

@@ -12,6 +12,7 @@ from breakglass.cli.client import new_id
 from breakglass.demo.proxmox.world import World
 
 from ..support.agent import processes
+from ..support.failing_tools import misbehave
 from ..support.qemu import Witness
 from ..support.service import Service
 from ..support.sshd import Sshd
@@ -25,14 +26,14 @@ own_handler = pytest.mark.shared("world", "sshd")
 def open_gate(world: World) -> None:
     """Let a gated `qm` go on; returns once it has seen that."""
     (world.root / "gate").write_text("")  # blocks until it is there
-    world.misbehave()
+    misbehave(world.root)
 
 
 @pytest.fixture
 def gated_start(world: World) -> World:
     """A host whose `qm start` waits at a gate: the middle of a cycle, for as long as a test needs it."""
     os.mkfifo(world.root / "gate")
-    world.misbehave(gate="start")
+    misbehave(world.root, gate="start")
     return world
 
 

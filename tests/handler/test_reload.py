@@ -18,6 +18,7 @@ from breakglass.cli.client import new_id
 from breakglass.demo.proxmox.world import World
 from breakglass.demo.run import free_port
 
+from ..support.failing_tools import misbehave
 from ..support.service import READ, Service, new_secret
 from ..support.sshd import Sshd
 from .test_pve import open_gate, wait_stage
@@ -338,7 +339,7 @@ def test_a_reload_tries_a_refused_key_again(service: Service, sshd: Sshd) -> Non
 def test_a_cycle_survives_the_removal_of_its_vm(service: Service, world: World, sshd: Sshd) -> None:
     """A verb that runs goes on, on its own road, and is answered; then the road is closed."""
     os.mkfifo(world.root / "gate")
-    world.misbehave(gate="start")
+    misbehave(world.root, gate="start")
     good = service.config.read_text()
     replies: list[dict[str, Any]] = []
     posting = threading.Thread(target=lambda: replies.append(service.pve("cycle", vm="devvm", msg_id=new_id()).json))

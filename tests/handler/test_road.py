@@ -20,6 +20,7 @@ from breakglass.proxmox.outcome import Asked, Lost, Message, Unreached
 from breakglass.proxmox.run import Run, SentIds
 from breakglass.web.bodies import PveRequest
 
+from ..support.failing_tools import misbehave
 from ..support.sshd import Sshd, descendants
 
 pytestmark = pytest.mark.real("sshd")
@@ -119,7 +120,7 @@ async def test_host_key_differs(open_host: Callable[..., Host]) -> None:
 async def test_connection_lost_after_sending(open_host: Callable[..., Host], sshd: Sshd, world: World) -> None:
     """7: the server dies for good after the request was sent: that is unknown, never unreached."""
     os.mkfifo(world.root / "gate")
-    world.misbehave(gate="stop")
+    misbehave(world.root, gate="stop")
     host = open_host()
     messages = host.run("stop vm=102 id=lost-after-1 by=operator")
     await anext(messages)
@@ -216,7 +217,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
 async def test_a_long_verb_answers_running(open_host: Callable[..., Host], vm: Vm, world: World) -> None:
     """When its time for a JSON answer is over and the host has spoken, the answer is running, reached true."""
     os.mkfifo(world.root / "gate")
-    world.misbehave(gate="stop")
+    misbehave(world.root, gate="stop")
     asked = Asked("stop", "devvm", "long-verb-1", "operator")
     run = Run(open_host(), asked, PveRequest("stop"), vm, 0.0, SentIds())
     stream = run.stream(asyncio.Event())
@@ -224,5 +225,5 @@ async def test_a_long_verb_answers_running(open_host: Callable[..., Host], vm: V
     early = await run.finished(asyncio.Event(), seconds=0)
     assert (early.status, early.outcome, early.body["reached"]) == (202, "running", True)
     (world.root / "gate").write_text("")
-    world.misbehave()
+    misbehave(world.root)
     assert (await run.finished(asyncio.Event(), seconds=60)).outcome == "done"

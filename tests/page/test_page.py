@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from ..support.browser import ASKS, Visit, ask, blocked, confirm, held_cycle, keep_key, phase, press, said, told
+from ..support.failing_tools import misbehave
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
@@ -221,7 +222,7 @@ def test_busy_and_watching(visit: Visit) -> None:
 def test_failed(visit: Visit) -> None:
     """How far it got, what Proxmox said, and the next command by hand."""
     page = visit.open()
-    visit.stage.world.misbehave(fail={"start": "no space left on device"})
+    misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
     phase(page, "failed")
     assert "It got as far as: start. Advice: Start." in said(page, "told-hint")

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 from breakglass.verbs import VERBS
 
 from ..support.browser import Stage, Visit, ask, axe_finds, confirm, held_cycle, phase, press
+from ..support.failing_tools import misbehave
 
 real = pytest.mark.real("chromium", "sshd", "qemu")
 SITE = Path(__file__).parent.parent.parent / "static_site"
@@ -61,11 +62,11 @@ def test_no_state_offends_axe(visit: Visit) -> None:
     page.click("#yes")
     phase(page, "refused")
     found += judged(page, "refused")
-    stage.world.misbehave(fail={"start": "no space left on device"})
+    misbehave(stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
     phase(page, "failed")
     found += judged(page, "failed")
-    stage.world.misbehave()
+    misbehave(stage.world.root)
     expect(page.locator("#state-word")).to_have_text("Stopped")  # the page has looked: it must not see who comes next
     with held_cycle(stage, verb="start"):
         confirm(page, "start")

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from ..support.browser import ASKS, Visit, blocked, confirm, held_cycle, open_gate, phase, press, said, told
+from ..support.failing_tools import misbehave
 from ..support.stages import until
 from ..support.talk import bash, fake
 
@@ -92,7 +93,7 @@ def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> 
     gate = stage.world.root / "gate"
     if not gate.exists():
         os.mkfifo(gate)
-    stage.world.misbehave(gate="start")
+    misbehave(stage.world.root, gate="start")
     confirm(page, "cycle")
     until(lambda: "start" in dict(stage.stages()).values(), "its start")
     stage.service.stop()
@@ -264,7 +265,7 @@ def test_what_the_host_is_seen_to_have_is_attached_to(visit: Visit) -> None:
 def test_an_outage_rubs_nothing_out(visit: Visit) -> None:
     """What a verb did, and what to do next, stands when the handler comes back after an outage."""
     page = visit.open()
-    visit.stage.world.misbehave(fail={"start": "no space left on device"})
+    misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
     phase(page, "failed")
     visit.stage.wire.down()

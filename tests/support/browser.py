@@ -22,6 +22,7 @@ from breakglass.demo.proxmox.world import World
 from breakglass.demo.run import free_port
 
 from . import claude
+from .failing_tools import misbehave
 from .service import Service
 from .sshd import Sshd
 from .stages import until
@@ -241,7 +242,7 @@ class Stage:
 
     def settle(self) -> None:
         """Put everything back: a VM that runs, a `qm` that behaves, a wire that is whole, nothing under way."""
-        self.world.misbehave()
+        misbehave(self.world.root)
         self.wire.mend()
         self.service.answering()
         for job in self.service.pve("history").json["jobs"]:
@@ -274,7 +275,7 @@ def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> 
     gate = stage.world.root / "gate"
     if not gate.exists():
         os.mkfifo(gate)
-    stage.world.misbehave(gate="start")
+    misbehave(stage.world.root, gate="start")
     job = new_id()
     cycling = threading.Thread(target=lambda: stage.service.pve(verb, caller=caller, msg_id=job))
     cycling.start()

@@ -13,6 +13,7 @@ from pathlib import Path
 from breakglass.demo.proxmox.processes import end_processes, name_of, processes_of
 from breakglass.demo.proxmox.world import CONF, STORAGES, VMID, World
 
+from .failing_tools import break_storage, misbehave, misbehave_ha
 from .stages import until
 
 # A process that is called what PVE calls its tasks, and whose UPID names it: exec keeps pid and start time.
@@ -51,7 +52,7 @@ def under_ha(world: World, requested: str = "started", seen: str = "started", **
         status["disarm"] = {"mode": disarm, "state": "disarmed"}
     (ha / "manager_status").write_text(json.dumps(status))
     if mode:
-        (world.root / "ha.json").write_text(json.dumps(mode))
+        misbehave_ha(world.root, **mode)
 
 
 def moved(world: World, node: str = "pve2") -> None:
@@ -135,7 +136,7 @@ def dead_storage(world: World, name: str = "nas", kind: str = "nfs", how: str = 
     path = world.root / "etc/pve/storage.cfg"
     if f": {name}\n" not in path.read_text():
         path.write_text(f"{STORAGES}\n{kind}: {name}\n\tpath /mnt/pve/{name}\n\tcontent images\n")
-    (world.root / "storage.json").write_text(json.dumps({how: [name]}))
+    break_storage(world.root, name, how)
 
 
 def scope(world: World) -> Path:
@@ -230,7 +231,7 @@ def quiet(world: World) -> None:
 
 def restore(world: World) -> None:
     """Take back what a test did to the host, and have its VM run."""
-    world.misbehave()
+    misbehave(world.root)
     quiet(world)
     node = world.root / "etc/pve/nodes/demo"
     node.chmod(0o755)
@@ -239,7 +240,7 @@ def restore(world: World) -> None:
     for path in (world.root / "etc/pve/ha", world.root / "var/log/pve"):
         shutil.rmtree(path, ignore_errors=True)
     left = [path.name for path in world.root.glob("hook-*")]
-    for name in ("etc/pve/.vmlist", "ha.json", "gate", "storage.json", "hookscript", *left):
+    for name in ("etc/pve/.vmlist", "ha.json", "gate", "storage.json", "plugin", "hookscript", *left):
         (world.root / name).unlink(missing_ok=True)
     reboot_pending(world).unlink(missing_ok=True)
     if world.pid is not None:

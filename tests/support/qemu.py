@@ -13,7 +13,7 @@ class Witness:
     def __init__(self, world: World, seconds: float = 20) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(seconds)
-        self._socket.connect(str(world.witness))
+        self._socket.connect(str(world.second_monitor))
         self._stream = self._socket.makefile("rw")
         self._passed: list[str] = []
         self._stream.readline()

@@ -2,9 +2,7 @@
 
 Words and rules: pve-ha-manager 5.2.0 (API2/HA/Resources.pm, HA/Config.pm, HA/Manager.pm, HA/Resources/PVEVM.pm). A
 request returns at once; the manager changes in its next round what it sees, and the LRM begins the real task in its
-own: 9 to 20 s after the request in the original's time. `<root>/ha.json` makes it misbehave: {"round": 19} is how late
-the LRM begins, {"deaf": true} takes requests and does nothing, {"takes": true} changes the requested state and does no
-more, {"moves": NODE} starts the VM on another node.
+own: 9 to 20 s after the request in the original's time.
 """
 
 import json
@@ -16,9 +14,9 @@ import time
 from ...isolated import isolated
 from . import qm
 from .errors import Died
-from .modes import hang_with_all
+from .plugin import plugin
 from .processes import leave_behind, name_perl, name_process
-from .times import SECONDS, burn, scaled
+from .times import burn, seconds
 from .vm import Vm
 
 MANAGERS_SHARE = 10 / 12  # of the time from the request to the LRM's task
@@ -68,14 +66,6 @@ class Ha:
             file.write(text)
         os.replace(f"{self.resources}.new", self.resources)
 
-    def mode(self) -> dict[str, object]:
-        try:
-            with open(f"{self.root}/ha.json", encoding="utf-8") as file:
-                found: dict[str, object] = json.load(file)
-                return found
-        except FileNotFoundError:
-            return {}
-
     def refuse(self, state: str) -> str:
         """Return why a request is refused, or nothing."""
         if not os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200:
@@ -86,26 +76,32 @@ class Ha:
 
 
 def act(ha: Ha, verb: str, limit: str) -> None:
-    """Be the manager's next round and the LRM's: what follows a request, some time later."""
-    mode = ha.mode()
-    late = scaled(ha.root, float(str(mode.get("round", SECONDS["ha-round"]))))
+    """Do what follows a request: the manager's next round, then the LRM's."""
+    tools = plugin(ha.root)
+    tools.before(ha.root, "pve-ha-lrm", [verb, ha.vmid])
+    late = seconds(ha.root, "ha-round")
     time.sleep(late * MANAGERS_SHARE)
-    if mode.get("deaf") or ha.disarm:
+    if ha.disarm:
         return
+    tools.do_step("manager", ha.root, int(ha.vmid), verb, lambda: run_manager(ha, verb))
+    time.sleep(late * (1 - MANAGERS_SHARE))
+    tools.do_step("lrm", ha.root, int(ha.vmid), verb, lambda: run_lrm(ha, verb, limit))
+
+
+def run_manager(ha: Ha, verb: str) -> None:
+    """Change what the manager has seen and requests; it does so for a stop."""
     if verb == "stop":
         ha.see("request_stop")
         ha.request("stopped")
-    if mode.get("takes"):
-        return
-    time.sleep(late * (1 - MANAGERS_SHARE))
-    if verb == "start" and mode.get("moves"):
-        move(ha, str(mode["moves"]))
-        return
-    ha.see({"stop": "stopped", "start": "started"}[verb] if work(ha, verb, limit) == 0 else "error")
 
 
-def work(ha: Ha, verb: str, limit: str) -> int:
-    """Be the LRM: do the task itself (PVEVM.pm: a stop with a time limit is a shutdown that ends by force)."""
+def run_lrm(ha: Ha, verb: str, limit: str) -> None:
+    """Run the task, then note how it ended."""
+    ha.see({"stop": "stopped", "start": "started"}[verb] if run_task(ha, verb, limit) == 0 else "error")
+
+
+def run_task(ha: Ha, verb: str, limit: str) -> int:
+    """Run the task and return its exit code (PVEVM.pm: a stop with a time limit is a shutdown that ends by force)."""
     from . import tasks
 
     vm, words = Vm(ha.root, int(ha.vmid)), []
@@ -115,15 +111,6 @@ def work(ha: Ha, verb: str, limit: str) -> int:
         return tasks.run(vm, verb, words, from_ha=True)
     except Died as error:
         return error.code
-
-
-def move(ha: Ha, node: str) -> None:
-    """Move the configuration to another node, as a recovery or a rebalancing start does."""
-    there = f"{ha.root}/etc/pve/nodes/{node}/qemu-server"
-    os.makedirs(there, exist_ok=True)
-    os.rename(f"{ha.root}/etc/pve/qemu-server/{ha.vmid}.conf", f"{there}/{ha.vmid}.conf")
-    with open(f"{ha.root}/etc/pve/.vmlist", "w", encoding="utf-8") as file:
-        json.dump({"version": 2, "ids": {ha.vmid: {"node": node, "type": "qemu", "version": 1}}}, file)
 
 
 def main() -> int:
@@ -136,7 +123,7 @@ def main() -> int:
         return 0
     name_perl("ha-manager", command, *words)
     burn(root)
-    hang_with_all(root)
+    plugin(root).before(root, "ha-manager", [command, *words])
     try:
         qm.reach_pmxcfs(root)
     except Died as error:

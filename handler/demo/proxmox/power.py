@@ -76,7 +76,7 @@ def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> No
 def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
     """Return nothing once it has ended, else how that failed. A signal ends only the first wait this way."""
     try:
-        vm.monitor("system_powerdown") if shutdown else vm.monitor("quit", vm.quit_seconds)
+        vm.monitor("system_powerdown") if shutdown else vm.monitor("quit", vm.seconds("qmp-quit"))
     except Died:
         return "VM quit/powerdown failed"
     return "" if vm.gone(limit) else "VM still running"
@@ -85,7 +85,7 @@ def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
 def _kill(vm: Vm, pid: int, words: str) -> None:
     say(f"{words} - terminating now with SIGTERM")
     _signal(pid, signal.SIGTERM)
-    if not vm.gone(vm.term_seconds):
+    if not vm.gone(vm.seconds("sigterm")):
         say("VM still running - terminating now with SIGKILL")
         _signal(pid, signal.SIGKILL)
         time.sleep(vm.seconds("sigkill"))  # and, like the original, no second look

@@ -1,18 +1,16 @@
-"""Stand-ins for the commands beside `qm` that only tell: pvesh, pvecm, pvesm, pveversion. All but the last need
-/etc/pve.
+"""Stand-ins for Proxmox's other commands, which only read: pvesh, pvecm, pvesm, pveversion.
 
-`<root>/storage.json` makes storages misbehave, by their names: {"dead": ["nas"]} is found offline after a while, as an
-NFS server that drops packets; {"hung": ["local"]} gives no answer for ever.
+All but pveversion need /etc/pve.
 """
 
 import os
-import signal
 import sys
 import time
 
 from .errors import Died
+from .plugin import plugin
 from .processes import name_perl
-from .times import burn, seconds
+from .times import burn
 
 
 def pvesh(root: str, words: list[str]) -> int:
@@ -20,7 +18,6 @@ def pvesh(root: str, words: list[str]) -> int:
     import json
 
     from . import qm
-    from .modes import misbehave
     from .vm import Vm
 
     path = words[1].split("/")
@@ -31,7 +28,6 @@ def pvesh(root: str, words: list[str]) -> int:
         return 0
     vm = Vm(root, int(path[4]))
     vm.config()
-    misbehave(vm, "status")
     said = {key: str(value) for key, value in qm.verbose(vm, *vm.state()).items()}
     print(json.dumps(said | {"ha": {"managed": int(vm.under_ha())}}))
     return 0
@@ -57,12 +53,12 @@ def pvesm(root: str, words: list[str]) -> int:
         return 2
     if words[0] == "list":
         return list_volumes(root, only, words[words.index("--vmid") + 1])
-    print_status(known, {name: answers_in_time(root, name) for name in known}, only)
+    print_status(known, {name: is_online(root, name) for name in known}, only)
     return 0
 
 
 def list_volumes(root: str, name: str, vmid: str) -> int:
-    if not answers_in_time(root, name):
+    if not is_online(root, name):
         return 255
     volume = f"{name}:vm-{vmid}-disk-0.raw"
     print(f"{'Volid':{len(volume)}} {'Format':7} {'Type':9} {'Size':14} VMID")
@@ -90,20 +86,10 @@ def storages(root: str) -> dict[str, str]:
     return {name: kind for kind, name in heads}
 
 
-def answers_in_time(root: str, name: str) -> bool:
-    """Tell whether a storage is online; takes its time where it is not."""
-    import json
-
-    try:
-        with open(f"{root}/storage.json", encoding="utf-8") as file:
-            ill: dict[str, list[str]] = json.load(file)
-    except FileNotFoundError:
+def is_online(root: str, name: str) -> bool:
+    """Tell whether a storage answers."""
+    if plugin(root).is_online(root, name):
         return True
-    while name in ill.get("hung", ()):
-        signal.pause()
-    if name not in ill.get("dead", ()):
-        return True
-    time.sleep(seconds(root, "storage"))
     print(f"storage '{name}' is not online", file=sys.stderr)
     return False
 
@@ -120,10 +106,9 @@ def main() -> int:
     burn(root)
     try:
         if name != "pveversion":
-            from .modes import hang_with_all
             from .qm import reach_pmxcfs
 
-            hang_with_all(root)
+            plugin(root).before(root, name, words)
             reach_pmxcfs(root)
         return {"pvesh": pvesh, "pvecm": pvecm, "pvesm": pvesm, "pveversion": pveversion}[name](root, words)
     except Died as error:

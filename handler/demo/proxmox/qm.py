@@ -2,14 +2,14 @@
 
 Texts and rules: qemu-server 9.2.6 (CLI/qm.pm, API2/Qemu.pm). The VM is a real QEMU process where one is installed,
 else `kvm.py`. It obeys what lies in the host's files: a configuration's `lock:` and `hookscript:`, the flock, HA's
-resources, the quorum bit, a scope that is not empty. `modes.py` has the failures that must be asked for.
+resources, the quorum bit, a scope that is not empty. It has no failures of its own choice: see `plugin.py`.
 """
 
 import os
 import sys
 
 from .errors import Died
-from .modes import misbehave
+from .plugin import plugin
 from .processes import name_perl
 from .times import burn
 from .vm import Vm
@@ -75,7 +75,7 @@ def run(root: str, verb: str, vmid: int, arguments: list[str]) -> int:
             from . import tasks  # a look is half of what a capture costs, and needs none of it
 
             return tasks.run(vm, verb, arguments) if verb in TASKS else tasks.clean_up(vm, arguments[:1] == ["1"])
-        misbehave(vm, verb)
+        plugin(root).before(root, "qm", [verb, str(vmid), *arguments])
         LOOKS[verb](vm, arguments)
     except Died as error:
         print(error, file=sys.stderr, flush=True)

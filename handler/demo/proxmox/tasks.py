@@ -6,7 +6,7 @@ from functools import partial
 
 from . import power
 from .errors import Died
-from .modes import misbehave, misbehave_at_work
+from .plugin import plugin
 from .times import scaled
 from .vm import Vm
 from .worker import run_task
@@ -15,11 +15,11 @@ from .worker import run_task
 def run(vm: Vm, verb: str, arguments: list[str], from_ha: bool = False) -> int:
     """Do a verb as a task, or have HA asked to do it; return the exit code."""
     refuse(vm, verb, arguments)
-    how = misbehave(vm, verb)
+    plugin(vm.root).before(vm.root, "qm", [verb, str(vm.vmid), *arguments])
     if verb in ("start", "stop", "shutdown") and not from_ha and vm.under_ha():
         asked = "start" if verb == "start" else "stop"
         return run_task(vm, f"ha{asked}", partial(ask_ha, vm, verb, arguments))
-    return run_task(vm, f"qm{verb}", partial(_locked_work, vm, verb, arguments, how))
+    return run_task(vm, f"qm{verb}", partial(_locked_work, vm, verb, arguments))
 
 
 def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
@@ -43,15 +43,10 @@ def ask_ha(vm: Vm, verb: str, arguments: list[str]) -> None:
         vm.ask_ha("stop", "crm-command", "stop", sid, _option(arguments, "--timeout", "60") if verb != "stop" else "0")
 
 
-def _locked_work(vm: Vm, verb: str, arguments: list[str], how: str) -> None:
-    """Be the task: take the flock, and do the verb."""
+def _locked_work(vm: Vm, verb: str, arguments: list[str]) -> None:
+    """Take the flock, then do the verb."""
     with power.locked(vm):
-        if (how := how or misbehave_at_work(vm, verb)) != "unproven":
-            work(vm, verb, arguments)
-        else:
-            power.clean_up(vm)
-    if how == "after":
-        raise Died(f"VM {vm.vmid} already running")
+        plugin(vm.root).do_step("task", vm.root, vm.vmid, verb, partial(work, vm, verb, arguments))
 
 
 def work(vm: Vm, verb: str, arguments: list[str]) -> None:
@@ -60,7 +55,7 @@ def work(vm: Vm, verb: str, arguments: list[str]) -> None:
     does: dict[str, Callable[[], None]] = {
         "start": lambda: power.start(vm),
         "reset": lambda: power.reset(vm),
-        "stop": lambda: power.stop(vm, min(limit, vm.stop_seconds)),
+        "stop": lambda: power.stop(vm, min(limit, vm.seconds("stop"))),
         "shutdown": lambda: power.stop(vm, limit, shutdown=not paused, force=_flag(arguments, "--forceStop")),
         "reboot": lambda: power.reboot(vm, limit),
     }

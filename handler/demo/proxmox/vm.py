@@ -22,8 +22,6 @@ class Vm:
         self.conf = f"{root}/etc/pve/qemu-server/{vmid}.conf"
         self.cgroup = f"{root}/sys/fs/cgroup/qemu.slice/{vmid}.scope/cgroup.procs"
         self.lock = f"{root}/var/lock/qemu-server/lock-{vmid}.conf"
-        self.quit_seconds, self.stop_seconds = self.seconds("qmp-quit"), self.seconds("stop")
-        self.term_seconds = self.seconds("sigterm")
 
     def seconds(self, name: str) -> float:
         return seconds(self.root, name)

@@ -23,7 +23,6 @@ from ...agents.pve.jobs.store import Memory
 from ...isolated import isolated
 from .processes import ROOT, end_processes
 
-DEMO = Path(__file__).parent
 VMID = 102
 STORAGES = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,images,snippets\n"
 CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:vm-102-disk-0.raw,size=1M\n"
@@ -87,7 +86,7 @@ class World:
         self.root = directory / "root"
         self.bin = directory / "bin"
         self.agent = directory / "breakglass-pve"
-        self.witness = self.root / "witness"  # a second monitor: the first has room for one client only
+        self.second_monitor = self.root / "qmp2"  # the first one serves one client at a time
         self.qemu = qemu if qemu is not None else shutil.which("qemu-system-x86_64")
         self._build()
 
@@ -130,9 +129,9 @@ class World:
         if not self.qemu:
             kvm = self.bin / "kvm"
             kvm.symlink_to(sys.executable)
-            return [str(kvm), "-IS", str(DEMO / "kvm.py"), "-pidfile", pidfile, "-qmp", qmp, "-daemonize"]
+            return [str(kvm), "-IS", str(Path(__file__).with_name("kvm.py")), "-pidfile", pidfile, "-qmp", qmp, "-daemonize"]
         machine = "-name devvm -accel tcg -m 32 -nodefaults -vga std -display none -daemonize"
-        monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.witness)]
+        monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.second_monitor)]
         options = [*machine.split(), "-drive", self._drive(), "-pidfile", pidfile]
         if self.scenario == "guest-panicked":
             options += ["-device", "pvpanic", "-action", "panic=pause"]
@@ -179,7 +178,7 @@ class World:
         """Say one QMP command to the VM and return its answer."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(20)
-            client.connect(str(self.witness if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp"))
+            client.connect(str(self.second_monitor if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp"))
             with client.makefile("rwb") as stream:
                 stream.readline()
                 for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
@@ -220,14 +219,6 @@ class World:
     def qm(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the stand-in as a person at the host would."""
         return subprocess.run([str(self.bin / "qm"), *words], capture_output=True, text=True, timeout=60)
-
-    def misbehave(self, **mode: object) -> None:
-        """Set the stand-in's mode; without words, let it behave."""
-        path = self.root / "qm.json"
-        if mode:
-            path.write_text(json.dumps(mode))
-        else:
-            path.unlink(missing_ok=True)
 
     @property
     def pid(self) -> int | None:

@@ -1,0 +1,42 @@
+"""The hook point through which a test changes how the stand-ins behave. The demo itself uses no plugin.
+
+The symbolic link `<root>/plugin` names a Python file. Each command of Proxmox loads that file by its path, because it
+runs isolated (`python -IS`), and calls its `PLUGIN`, an instance of a subclass of `Plugin`.
+"""
+
+import os
+from collections.abc import Callable
+
+
+class Plugin:
+    """The places where a plugin can act. Without a plugin, these methods run and change nothing."""
+
+    def before(self, root: str, tool: str, words: list[str]) -> None:
+        """Run before `tool` does its work. It may raise Died, change `times.SECONDS`, or never return."""
+
+    def do_step(self, step: str, root: str, vmid: int, verb: str, work: Callable[[], None]) -> None:
+        """Do one step of a verb: the `task` under the VM's flock, HA's `manager` round, or HA's `lrm` round."""
+        work()
+
+    def is_online(self, root: str, storage: str) -> bool:
+        """Tell whether a storage answers, as late as it does."""
+        return True
+
+
+def plugin(root: str) -> Plugin:
+    """Return the plugin of the host at `root`."""
+    try:
+        path = os.readlink(f"{root}/plugin")
+    except FileNotFoundError:
+        return Plugin()
+    return _load(path)
+
+
+def _load(path: str) -> Plugin:
+    from importlib.machinery import SourceFileLoader
+    from types import ModuleType
+
+    module = ModuleType("breakglass_plugin")
+    SourceFileLoader(module.__name__, path).exec_module(module)
+    found: Plugin = module.PLUGIN
+    return found
