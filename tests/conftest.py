@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from breakglass.demo.model.server import Model
 from breakglass.demo.proxmox.world import World
 
 from .support import claude
 from .support.agent import hasten
+from .support.model import Model
 from .support.pve_host import restore
 from .support.service import Service
 from .support.sshd import Sshd

@@ -19,9 +19,9 @@ from breakglass.claude import command as recipe
 from breakglass.claude.events import Translator
 from breakglass.cli.client import new_id
 from breakglass.config.model import Address, ChatSettings, Vm
-from breakglass.demo.model.server import Model
 
 from ..support import claude
+from ..support.model import Model
 from ..support.talk import Stream, Talker, fake, said
 
 Figures = dict[str, float]

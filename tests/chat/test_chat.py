@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from breakglass.cli.client import new_id
-from breakglass.demo.model.server import Model
 
+from ..support.model import Model
 from ..support.talk import (
     Event,
     Talker,

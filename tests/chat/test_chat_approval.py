@@ -3,8 +3,8 @@
 import pytest
 
 from breakglass.cli.client import new_id
-from breakglass.demo.model.server import Model
 
+from ..support.model import Model
 from ..support.sshd import Sshd
 from ..support.talk import Talker, bash, fake, said, started
 

@@ -21,12 +21,12 @@ from breakglass.chat.store import Store
 from breakglass.claude.events import LINE_BYTES
 from breakglass.claude.runner import LOG_BYTES
 from breakglass.config.model import Address, ChatSettings, Vm
-from breakglass.demo.model.server import Model
 from breakglass.demo.run import free_port
 from breakglass.errors import SessionsUnwritable
 
 from ..support import claude
 from ..support.hung import unserved_fuse
+from ..support.model import Model
 from ..support.talk import Event, Talker, bash, deaf, fake, gone, kinds, last_error, nap, said, started
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.demo.model.server import Model
 from breakglass.demo.run import free_port
 
+from ..support.model import Model
 from ..support.talk import Talker, bash, fake, nap, running, started
 
 README = Path(__file__).parent.parent.parent / "README.md"

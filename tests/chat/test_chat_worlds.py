@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.demo.model.server import Model
-
+from ..support.model import Model
 from ..support.service import Reply
 from ..support.talk import Talker, bash, fake, gone, last_error, nap, running, said, started, there
 

@@ -20,10 +20,10 @@ from breakglass.claude import ssh_agent
 from breakglass.claude.brief import approval
 from breakglass.claude.command import Launch, Turn, command
 from breakglass.config.model import Address, ChatSettings, Vm
-from breakglass.demo.model.server import Model
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.claude import reachable
+from ..support.model import Model
 from ..support.qemu import Witness
 from ..support.sshd import Sshd
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from breakglass.demo.model.server import Model
-
 from ..support.claude import find
+from ..support.model import Model
 
 pytestmark = pytest.mark.real("claude")
 

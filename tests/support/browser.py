@@ -17,12 +17,12 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from breakglass.agents.pve.words import MUTATING
 from breakglass.cli.client import new_id
-from breakglass.demo.model.server import Model
 from breakglass.demo.proxmox.world import World
 from breakglass.demo.run import free_port
 
 from . import claude
 from .failing_tools import misbehave
+from .model import Model
 from .service import Service
 from .sshd import Sshd
 from .stages import until

@@ -15,10 +15,10 @@ from typing import Any
 
 from breakglass.auth.signing import secret_bytes, sign
 from breakglass.cli.client import new_id
-from breakglass.demo.model.server import Model
 from breakglass.demo.run import free_port
 
 from . import claude
+from .model import Model
 from .service import ALL, READ, Reply, Service, config_text, new_secret
 from .sshd import Sshd, wait_listening
 

@@ -1,9 +1,7 @@
-"""What the stand-in model says next, and in which pieces: the words of the Messages API without its wire. Pure but for
-the ids that it makes up.
+"""What the stand-in model says next, and in which pieces: the words of the Messages API without its wire. Pure, except
+for the random ids.
 
-The newest script in the conversation decides: `FAKE=[step, …]`, in the operator's text or in what a tool returned (this
-model believes everything it reads), and the step is the number of answers since. A step is one answer: any of
-`thinking`, `text`, `tool` with `input`; what else it may hold is `server.py`'s.
+A step is one answer: any of `thinking`, `text`, and `tool` with its `input`; `pace` is `server.py`'s.
 """
 
 import json
@@ -12,34 +10,30 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Json = dict[str, Any]
-Script = list[Json]
 Default = Callable[[str, int, str], Json]
 
 _DELTA = 24  # characters
 
 
-def step(messages: list[Json], default: Default) -> Json:
-    """Return what comes next in a conversation; where there is no script, `default` is asked with the operator's words,
-    the step's number, and what the last tool said."""
-    answers, words, shown = 0, None, ""
+def next_step(messages: list[Json], default: Default) -> Json:
+    """Return the next step of a conversation: `default` gets the operator's last words, the number of answers since
+    then, and what the last tool showed."""
+    answers, shown = 0, ""
     for message in reversed(messages):
         if message["role"] == "assistant":
             answers += 1
-        if message["role"] != "user":  # the CLI adds words of its own as `system`, in the middle
+        if message["role"] != "user":  # the CLI adds messages with the role `system`, in the middle
             continue
         for text, is_tool in reversed(list(texts(message))):
-            if "FAKE=[" in text:
-                script: Script = json.JSONDecoder().raw_decode(text[text.rindex("FAKE=[") + 5 :])[0]
-                return script[answers] if answers < len(script) else {"text": "done"}
-            if is_tool and words is None and not shown:
-                shown = text
-            if not is_tool and words is None and not text.startswith("<system-reminder>"):
-                words = text, answers
-    return default(*(words or ("", answers)), shown)
+            if is_tool:
+                shown = shown or text
+            elif not text.startswith("<system-reminder>"):
+                return default(text, answers, shown)
+    return default("", answers, shown)
 
 
 def texts(message: Json) -> Iterator[tuple[str, bool]]:
-    """Yield each text of a message with whether a tool said it."""
+    """Yield each text of a message, and whether a tool returned it."""
     content = message["content"]
     if isinstance(content, str):
         yield content, False
@@ -53,16 +47,16 @@ def texts(message: Json) -> Iterator[tuple[str, bool]]:
             yield from ((each["text"], True) for each in blocks if each["type"] == "text")
 
 
-def blocks(what: Json) -> list[Json]:
+def blocks(step: Json) -> list[Json]:
     """Return the content blocks of one answer."""
     found: list[Json] = []
-    if "thinking" in what:
-        found.append({"type": "thinking", "thinking": what["thinking"], "signature": "c2lnbmVk"})
-    if "text" in what:
-        found.append({"type": "text", "text": what["text"]})
-    if "tool" in what:
+    if "thinking" in step:
+        found.append({"type": "thinking", "thinking": step["thinking"], "signature": "c2lnbmVk"})
+    if "text" in step:
+        found.append({"type": "text", "text": step["text"]})
+    if "tool" in step:
         tool_id = f"toolu_{uuid.uuid4().hex[:24]}"
-        found.append({"type": "tool_use", "id": tool_id, "name": what["tool"], "input": what.get("input", {})})
+        found.append({"type": "tool_use", "id": tool_id, "name": step["tool"], "input": step.get("input", {})})
     return found or [{"type": "text", "text": ""}]
 
 
@@ -95,7 +89,7 @@ def stop_reason(content: list[Json]) -> str:
 
 
 def fault_of(asked: Json) -> str:
-    """Return what the original refuses: no message, or a tool call that has no result."""
+    """Return why the original refuses a request: no message, or a tool call without a result. Empty if it does not."""
     messages = asked.get("messages") or []
     if not messages or messages[0]["role"] != "user":
         return "messages: the first message must be the user's"
