@@ -61,16 +61,16 @@ TEXT = """
 """
 
 
-SCRIPTED = "the real claude; its model is a script, and not asked anywhere"
-REAL = "the real claude with the real model: your credential from the environment is used, and what it costs is yours"
-NO_CHAT = "off: no claude is here (pip install breakglass[real-cli]), or --no-chat"
+SCRIPTED = "the real claude; its model is a script on this machine"
+REAL = "the real claude with the real model: it uses your credential from the environment, and you pay for it"
+NO_CHAT = "off: claude is not installed (pip install breakglass[real-cli]), or --no-chat"
 
 
 def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model: bool = False) -> int:
     """Run the demo until it is interrupted, its VM in the state that SCENARIOS names; leave nothing behind.
 
-    With `chat`, and where the real `claude` is to be had, it has a scripted model to talk to; with `real_model` the
-    one that the operator's own credential opens.
+    With `chat`, and if the real `claude` is installed, claude talks to a scripted model. With `real_model` it uses the
+    model of the operator's own credential.
     """
     own = {name: os.environ[name] for name in CREDENTIALS if name in os.environ} if real_model else {}
     if real_model and not own:
@@ -97,13 +97,13 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
 
 
 def chat_table(claude: Path, env: Mapping[str, str]) -> str:
-    """Return [chat], with what claude is given and nothing else of this environment."""
+    """Return the table [chat], with these variables and nothing else of this environment."""
     table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
     return CHAT.format(claude=json.dumps(str(claude)), env=table)
 
 
 def find_claude() -> Path | None:
-    """Return the `claude` that the claude-agent-sdk wheel brings, else the one on PATH."""
+    """Return the `claude` of the claude-agent-sdk wheel, or the one on PATH."""
     spec = importlib.util.find_spec("claude_agent_sdk")
     bundled = [Path(place) / "_bundled/claude" for place in (spec.submodule_search_locations or ())] if spec else []
     found = shutil.which("claude")
@@ -124,8 +124,8 @@ async def _serve(world: World, say: Callable[[str], None], chat: str, real_model
         sys.executable, "-m", "breakglass", "serve", env=environment, start_new_session=True
     )
     try:
-        await answering(port)
-        say(told(world, secret, port, (REAL if real_model else SCRIPTED) if chat else ""))
+        await wait_for_port(port)
+        say(describe(world, secret, port, (REAL if real_model else SCRIPTED) if chat else ""))
         await asyncio.wait(
             [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(handler.wait())],
             return_when=asyncio.FIRST_COMPLETED,
@@ -159,14 +159,14 @@ def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> P
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-async def answering(port: int, seconds: float = 20) -> None:
-    """Return once something listens on the port; raise TimeoutError when nothing does in time."""
+async def wait_for_port(port: int, seconds: float = 20) -> None:
+    """Wait until a server listens on the port; raise TimeoutError if none does in time."""
     async with asyncio.timeout(seconds):
         while True:
             try:
@@ -177,7 +177,7 @@ async def answering(port: int, seconds: float = 20) -> None:
                 await asyncio.sleep(0.02)
 
 
-def told(world: World, secret: str, port: int, model: str) -> str:
+def describe(world: World, secret: str, port: int, model: str) -> str:
     """Return what the demo prints: the page, a signed curl line, the call line."""
     breakglass = shlex.quote(str(Path(sys.argv[0]).resolve()))
     sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"

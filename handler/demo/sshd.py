@@ -1,4 +1,4 @@
-"""The demo's SSH server: asyncssh in the place of sshd, with a forced command on each of its two keys."""
+"""The demo's SSH server: asyncssh instead of sshd, with a forced command for each of its two keys."""
 
 import asyncio
 from asyncio.subprocess import PIPE
@@ -24,7 +24,7 @@ class DemoHost:
     sessions: set[asyncio.Task[None]]
 
     async def close(self) -> None:
-        """Stop listening, end every connection, and wait until what ran on them has ended."""
+        """Stop listening, end every connection, and wait until their commands have ended."""
         self.server.close()
         for task in self.sessions:
             task.cancel()
@@ -32,7 +32,7 @@ class DemoHost:
 
 
 class _Login(asyncssh.SSHServer):
-    """Tells by which of the two keys somebody came in."""
+    """Records which of the two keys the client used."""
 
     def __init__(self, options: dict[asyncssh.SSHKey, tuple[str, ...]]) -> None:
         self._options = options

@@ -1,5 +1,4 @@
-"""What the stand-in model says next, and in which pieces: the words of the Messages API without its wire. Pure, except
-for the random ids.
+"""The stand-in model's next answer and its pieces: the Messages API's objects without its HTTP. Pure, except for ids.
 
 A step is one answer: any of `thinking`, `text`, and `tool` with its `input`; `pace` is `server.py`'s.
 """

@@ -1,6 +1,6 @@
-"""What the demo's model says. Only its words are made up: each command runs, and what it showed decides what is next.
+"""The script of the demo's model. Its commands really run, and their output decides the next step.
 
-It is no model: whatever is asked, it looks at the VM, names the verdict, and proposes the verb that helps.
+It ignores the question: it looks at the VM, names the verdict, and proposes the verb that helps.
 """
 
 import json
@@ -10,8 +10,7 @@ Json = dict[str, Any]
 
 
 def next_step(words: str, number: int, shown: str) -> Json:
-    """Return the next answer, from the operator's words, how many answers there were since, and what the last command
-    showed."""
+    """Return the next answer, from the operator's words, the number of answers since, and the last command's output."""
     verified = "approved it, and it ended" in words
     if number == 0:
         text = "It was done; I look whether it helped. " if verified else "I look before I say anything. "
@@ -40,7 +39,7 @@ def _run(command: str, text: str) -> Json:
 
 
 def _trailer(shown: str) -> Json:
-    """Return what the host agent's last line says."""
+    """Return the object in the host agent's last line."""
     last = (shown.splitlines() or [""])[-1]
     try:
         found = json.loads(last.removeprefix("#breakglass "))

@@ -1,8 +1,8 @@
-"""How a command of Proxmox's ends early."""
+"""The error that ends a command of Proxmox."""
 
 
 class Died(Exception):
-    """What Proxmox says before it exits with `code`: 255 for a task, and what `die` leaves for the rest."""
+    """Raised with Proxmox's error message; the command exits with `code`, which for a task is 255."""
 
     def __init__(self, words: str, code: int = 255) -> None:
         super().__init__(words)

@@ -1,8 +1,8 @@
-"""A stand-in for `ha-manager` and for what stands behind it: the manager (CRM) and the node's LRM.
+"""A stand-in for `ha-manager` and the services behind it: the manager (CRM) and the node's LRM.
 
 Words and rules: pve-ha-manager 5.2.0 (API2/HA/Resources.pm, HA/Config.pm, HA/Manager.pm, HA/Resources/PVEVM.pm). A
-request returns at once; the manager changes in its next round what it sees, and the LRM begins the real task in its
-own: 9 to 20 s after the request in the original's time.
+request returns at once. The manager changes its status in its next round. The LRM begins the task in its own round, 9
+to 20 s after the request in the original's time.
 """
 
 import json
@@ -32,6 +32,7 @@ class Ha:
         self.manager = f"{root}/etc/pve/ha/manager_status"
 
     def seen(self) -> str:
+        """Return the VM's state in the manager's status."""
         try:
             with open(self.manager, encoding="utf-8") as file:
                 return str(json.load(file)["service_status"][self.sid]["state"])
@@ -53,6 +54,7 @@ class Ha:
             return {}
 
     def see(self, state: str) -> None:
+        """Write the VM's state into the manager's status."""
         status = {"master_node": "demo", "node_status": {"demo": "online"}} | self._status()
         status["service_status"] = {self.sid: {"node": "demo", "state": state, "uid": "x"}}
         with open(f"{self.manager}.new", "w", encoding="utf-8") as file:
@@ -60,6 +62,7 @@ class Ha:
         os.replace(f"{self.manager}.new", self.manager)
 
     def request(self, state: str) -> None:
+        """Write the state that the resource is to have."""
         with open(self.resources, encoding="utf-8") as file:
             text = re.sub(r"\tstate \S+", f"\tstate {state}", file.read())
         with open(f"{self.resources}.new", "w", encoding="utf-8") as file:
@@ -67,7 +70,7 @@ class Ha:
         os.replace(f"{self.resources}.new", self.resources)
 
     def refuse(self, state: str) -> str:
-        """Return why a request is refused, or nothing."""
+        """Return why a request is refused, or an empty text."""
         if not os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200:
             return "unable to open file '/etc/pve/ha/crm_commands.tmp.1' - Permission denied"
         if self.seen() == "error" and state != "disabled":
@@ -89,14 +92,14 @@ def act(ha: Ha, verb: str, limit: str) -> None:
 
 
 def run_manager(ha: Ha, verb: str) -> None:
-    """Change what the manager has seen and requests; it does so for a stop."""
+    """Do the manager's round: only a stop changes anything."""
     if verb == "stop":
         ha.see("request_stop")
         ha.request("stopped")
 
 
 def run_lrm(ha: Ha, verb: str, limit: str) -> None:
-    """Run the task, then note how it ended."""
+    """Do the LRM's round: run the task and write its result into the manager's status."""
     ha.see({"stop": "stopped", "start": "started"}[verb] if run_task(ha, verb, limit) == 0 else "error")
 
 
@@ -114,7 +117,7 @@ def run_task(ha: Ha, verb: str, limit: str) -> int:
 
 
 def main() -> int:
-    """`ROOT status | set SID --state STATE | crm-command stop SID SECONDS`."""
+    """Run `ROOT status | set SID --state STATE | crm-command stop SID SECONDS`."""
     root, command, *words = sys.argv[1:]
     if command == "act":
         sid, verb, limit = words
@@ -133,7 +136,7 @@ def main() -> int:
 
 
 def answer(root: str, command: str, words: list[str]) -> int:
-    """Do one command of `ha-manager`; return its exit code."""
+    """Run one command of `ha-manager` and return its exit code."""
     limit = "0"
     match command, words:
         case "set", [sid, "--state", state]:
@@ -141,7 +144,7 @@ def answer(root: str, command: str, words: list[str]) -> int:
         case "crm-command", ["stop", sid, limit]:
             ha, state, verb = Ha(root, sid), "stopped", "stop"
         case "status", _:
-            tell(Ha(root, "vm:102"))
+            print_status(Ha(root, "vm:102"))
             return 0
         case _:
             print("ERROR: unknown command", file=sys.stderr)
@@ -156,7 +159,7 @@ def answer(root: str, command: str, words: list[str]) -> int:
     return 0
 
 
-def tell(ha: Ha) -> None:
+def print_status(ha: Ha) -> None:
     """Print what `ha-manager status` prints."""
     disarm = ha.disarm
     how = f"{disarm['state']}, resource mode: {disarm['mode']}" if disarm else "armed"

@@ -1,6 +1,6 @@
-"""A VM's hook script: `hookscript:` in its configuration, and for all of them the one file `<root>/hookscript`.
+"""A VM's hook script. Any `hookscript:` in a configuration runs the file `<root>/hookscript`.
 
-It runs in the worker, for as long as it likes (pve-guest-common, GuestHelpers.pm, exec_hookscript).
+It runs in the worker, without a time limit (pve-guest-common, GuestHelpers.pm, exec_hookscript).
 """
 
 import os
@@ -11,7 +11,7 @@ from .vm import Vm, say
 
 
 def run_hook(vm: Vm, phase: str, must_succeed: bool = False) -> None:
-    """Run the hook script; its failure is a warning, or the task's own where it `must_succeed`."""
+    """Run the hook script. Its failure is a warning, or if it `must_succeed` the task's failure."""
     named = vm.config().get("hookscript", "").partition(":snippets/")[2]
     script = f"{vm.root}/hookscript"
     if not named or not os.access(script, os.X_OK):

@@ -1,6 +1,6 @@
-"""A stand-in for QEMU where none is installed: a process with a pid file and a QMP monitor, and no guest.
+"""A stand-in for QEMU if none is installed: a process with a pid file and a QMP monitor, and no guest.
 
-One monitor client at a time, greeting first, events before answers, as the real one.
+Like QEMU, it serves one monitor client at a time, greets first, and sends events before answers.
 """
 
 import json
@@ -16,7 +16,7 @@ RETURNS: dict[str, object] = {
 
 
 class Machine:
-    """The state that the monitor shows and changes."""
+    """The machine's state, which the monitor shows and changes."""
 
     def __init__(self) -> None:
         self.status = "running"
@@ -39,7 +39,7 @@ class Machine:
 
 
 def serve(listener: socket.socket, machine: Machine) -> None:
-    """Serve monitors one after the other until one says quit."""
+    """Serve one monitor client after the other, until one sends quit."""
     while True:
         client, _ = listener.accept()
         with client, client.makefile("rwb") as stream:
@@ -55,7 +55,7 @@ def serve(listener: socket.socket, machine: Machine) -> None:
 
 
 def main() -> None:
-    """`kvm kvm.py -pidfile PIDFILE -qmp SOCKET -daemonize`: serve in the background."""
+    """Run `kvm kvm.py -pidfile PIDFILE -qmp SOCKET -daemonize`: serve in the background."""
     pidfile, qmp = sys.argv[2], sys.argv[4]
     if os.path.exists(qmp):
         os.unlink(qmp)

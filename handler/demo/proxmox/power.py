@@ -1,4 +1,4 @@
-"""What the tasks of `qm` do to a VM once they hold its flock: qemu-server 9.2.6, QemuServer.pm and CLI/qm.pm."""
+"""The work of `qm`'s tasks, under the VM's flock: qemu-server 9.2.6, QemuServer.pm and CLI/qm.pm."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ from .vm import Vm, remove, say
 
 @contextmanager
 def locked(vm: Vm, patience: str = "flock", tell: Callable[[str], None] = say) -> Iterator[None]:
-    """Hold the VM's flock; who waits for it stands in a queue, as flock(2) has it."""
+    """Hold the VM's flock; waiting processes get it in order, as flock(2) grants it."""
     name = f"/var/lock/qemu-server/lock-{vm.vmid}.conf"
     fd = os.open(vm.lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -54,7 +54,7 @@ def _too_late(number: int, frame: FrameType | None) -> None:
 
 
 def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> None:
-    """End the VM's process: ask by `quit` or, as a shutdown, by ACPI; then SIGTERM and SIGKILL where it may `force`."""
+    """End the VM's process: by `quit` or, for a shutdown, by ACPI; then by SIGTERM and SIGKILL if `force`."""
     vm.config()
     pid = vm.pid
     if pid is None:
@@ -74,7 +74,7 @@ def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> No
 
 
 def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
-    """Return nothing once it has ended, else how that failed. A signal ends only the first wait this way."""
+    """Return an empty text once the process has ended, otherwise the error. A signal ends only the first wait."""
     try:
         vm.monitor("system_powerdown") if shutdown else vm.monitor("quit", vm.seconds("qmp-quit"))
     except Died:
@@ -99,8 +99,10 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _let_cleanup_queue(vm: Vm) -> None:
-    """Look as late as the original, which looks once a second: qmeventd's cleanup waits for the flock by then, and
-    whoever starts the VM comes after it. A QEMU that lives on in the kernel brings no cleanup."""
+    """Wait until qmeventd's cleanup waits for the flock, so that it runs before a later start.
+
+    The original looks once a second, and so always comes after it. A QEMU that lives on in the kernel has no cleanup.
+    """
     inode = f":{os.stat(vm.lock).st_ino} "
     until = time.monotonic() + LEAST_FOR_CLEANUP
     while not vm.left_in_scope() and time.monotonic() < until:
@@ -111,7 +113,7 @@ def _let_cleanup_queue(vm: Vm) -> None:
 
 
 def clean_up(vm: Vm) -> None:
-    """Remove what a VM that has ended leaves, once (vm_stop_cleanup)."""
+    """Remove the files of a VM that has ended, once (vm_stop_cleanup)."""
     if not os.path.exists(vm.cleanup):
         return
     for name in ("mon", "qmp", "pid", "vnc", "qga"):
@@ -122,7 +124,7 @@ def clean_up(vm: Vm) -> None:
 
 
 def reboot(vm: Vm, limit: float) -> None:
-    """Shut the VM down and leave word for qmeventd's cleanup to start it again."""
+    """Shut the VM down; a file tells qmeventd's cleanup to start it again."""
     if vm.pid is None:
         return
     with open(vm.reboot, "w", encoding="ascii"):
@@ -167,7 +169,7 @@ def _wait_for_scope(vm: Vm) -> None:
 
 
 def _run_qemu(vm: Vm) -> None:
-    """Run the command that puts QEMU into the background; what it says is the task's output."""
+    """Run the command that puts QEMU into the background; its output is the task's."""
     with open(f"{vm.root}/vm.json", encoding="utf-8") as file:
         argv: list[str] = json.load(file)
     limit = vm.start_seconds()
@@ -182,7 +184,7 @@ def _run_qemu(vm: Vm) -> None:
 
 
 def _watch(vm: Vm) -> None:
-    """Note what runs now, and have qmeventd look after it."""
+    """Write the scope and the cleanup file of the QEMU that runs, and have qmeventd watch it."""
     os.makedirs(os.path.dirname(vm.cgroup), exist_ok=True)
     for path, text in ((vm.cgroup, f"{vm.pid}\n"), (vm.cleanup, "")):
         with open(path, "w", encoding="ascii") as file:
@@ -195,7 +197,7 @@ def _watch(vm: Vm) -> None:
 
 
 def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
-    """Clean up after a QEMU that has ended, as qmeventd has it done; tell whether the VM is to be started again."""
+    """Clean up after a QEMU that has ended (`qm cleanup`); tell whether the VM must start again."""
     if not os.path.exists(vm.conf):
         return False
     tell(f"Starting cleanup for {vm.vmid}")
@@ -213,7 +215,7 @@ def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
 
 
 def _await_end(vm: Vm, clean: bool, tell: Callable[[str], None]) -> None:
-    """Wait for the QEMU that runs to end: it may be one that has just been started."""
+    """Wait until the running QEMU ends; it may be a new one."""
     if clean and vm.config().get("lock") == "backup":
         raise Died("skipping cleanup - 'backup' lock is present and vm is running again")
     first = vm.seconds("cleanup-warns")

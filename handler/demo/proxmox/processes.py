@@ -1,6 +1,6 @@
-"""Processes of the stand-in: their names, the commands that they run, and those that they leave behind.
+"""Processes of the stand-ins: their names, the commands that they run, and their background processes.
 
-Every process that a host's commands begin has the host's root in its environment, whatever it is called later.
+Every process that a host's commands start has the host's root in its environment, under any later name.
 """
 
 import os
@@ -14,7 +14,7 @@ ROOT = "BREAKGLASS_DEMO_ROOT"
 
 
 def name_process(words: list[str], short: str) -> None:
-    """Show this process under another command line, as Perl does for `$0`: what /proc and ps say (proc(5))."""
+    """Change this process's command line in /proc and ps, as Perl does for `$0` (proc(5))."""
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
     begin, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, fields 48 and 49
@@ -32,8 +32,10 @@ def name_perl(tool: str, *words: str) -> None:
 
 
 def run_command(argv: list[str], limit: float | None = None) -> int:
-    """Run a command with our output and return its exit code; raises Died when it took too long, or when we were
-    interrupted, and kills it then."""
+    """Run a command with our output and return its exit code.
+
+    When it takes too long, or when we are interrupted, kill it and raise Died.
+    """
     pid = os.posix_spawnp(argv[0], argv, os.environ, setsigdef=[signal.SIGPIPE])
     try:
         if not ended(pid, limit):
@@ -46,7 +48,7 @@ def run_command(argv: list[str], limit: float | None = None) -> int:
 
 
 def ended(pid: int, limit: float | None) -> bool:
-    """Wait for a process; tell whether it has ended in time."""
+    """Wait for a process; tell whether it ended in time."""
     pidfd = os.pidfd_open(pid)
     try:
         return bool(select.select([pidfd], [], [], limit)[0])
@@ -55,14 +57,14 @@ def ended(pid: int, limit: float | None) -> bool:
 
 
 def leave_behind(argv: list[str]) -> None:
-    """Start a command that nobody waits for, in a session of its own."""
+    """Start a command in a session of its own, and don't wait for it."""
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
     defaults = [signal.SIGPIPE, signal.SIGTERM]
     os.posix_spawnp(argv[0], argv, os.environ, file_actions=null, setsid=True, setsigdef=defaults)
 
 
 def processes_of(root: str) -> Iterator[int]:
-    """Yield the pid of each process that lives and was begun by a command of this host."""
+    """Yield the pid of each live process that this host's commands started."""
     mark = f"{ROOT}={root}".encode()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -74,9 +76,10 @@ def processes_of(root: str) -> Iterator[int]:
 
 
 def end_processes(root: str, spared: tuple[str, ...] = (), limit: float = 5.0) -> None:
-    """Kill what `processes_of` yields, and what those begin meanwhile, but for processes of the names `spared`.
+    """Kill all that `processes_of` yields, and their new children, except processes with the names `spared`.
 
-    Returns once they have ended; one that waits in the kernel is left after `limit` seconds."""
+    Return once they have ended. A process that waits in the kernel is left after `limit` seconds.
+    """
     stuck: set[int] = set()
     while pids := [pid for pid in processes_of(root) if pid not in stuck and name_of(pid) not in spared]:
         for pid in pids:
@@ -85,7 +88,7 @@ def end_processes(root: str, spared: tuple[str, ...] = (), limit: float = 5.0) -
 
 
 def name_of(pid: int) -> str:
-    """Return the short name of a process, empty when it has ended."""
+    """Return the short name of a process, or an empty text if it has ended."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().strip()

@@ -14,7 +14,7 @@ from .times import burn
 
 
 def pvesh(root: str, words: list[str]) -> int:
-    """`pvesh get PATH --output-format json`, for the two paths that a capture asks."""
+    """Run `pvesh get PATH --output-format json`, for the two paths that a capture reads."""
     import json
 
     from . import qm
@@ -44,8 +44,11 @@ def pvecm(root: str, words: list[str]) -> int:
 
 
 def pvesm(root: str, words: list[str]) -> int:
-    """`pvesm status [--storage ID]`, which tries every storage, one after the other, and prints the one (pve-storage
-    9.1.7, API2/Storage/Status.pm); `pvesm list ID --vmid VMID --content images`, which tries that one alone."""
+    """Run `pvesm status [--storage ID]` or `pvesm list ID --vmid VMID --content images`.
+
+    `status` tries every storage, one after the other, and prints the one (pve-storage 9.1.7, API2/Storage/Status.pm);
+    `list` tries that one alone.
+    """
     known = storages(root)
     only = words[1] if words[0] == "list" else words[words.index("--storage") + 1] if "--storage" in words else ""
     if only and only not in known:
@@ -80,7 +83,7 @@ def print_status(known: dict[str, str], answers: dict[str, bool], only: str) -> 
 
 
 def storages(root: str) -> dict[str, str]:
-    """Return the storages that are configured, with their types."""
+    """Return the configured storages with their types."""
     with open(f"{root}/etc/pve/storage.cfg", encoding="utf-8") as file:
         heads = [line.split(": ") for line in file.read().splitlines() if line[:1].strip()]
     return {name: kind for kind, name in heads}
@@ -100,7 +103,7 @@ def pveversion(root: str, words: list[str]) -> int:
 
 
 def main() -> int:
-    """`ROOT NAME WORDS`."""
+    """Run `ROOT NAME WORDS`."""
     root, name, *words = sys.argv[1:]
     name_perl(name, *words)
     burn(root)

@@ -1,8 +1,8 @@
-"""A stand-in for Proxmox's `qm`: its words, its exit codes, its worker, its flock, its ladder; never kinder than it.
+"""A stand-in for Proxmox's `qm`: its words, exit codes, worker, flock and ladder of signals. It is never kinder.
 
 Texts and rules: qemu-server 9.2.6 (CLI/qm.pm, API2/Qemu.pm). The VM is a real QEMU process where one is installed,
-else `kvm.py`. It obeys what lies in the host's files: a configuration's `lock:` and `hookscript:`, the flock, HA's
-resources, the quorum bit, a scope that is not empty. It has no failures of its own choice: see `plugin.py`.
+otherwise `kvm.py`. `qm` obeys the host's files: a configuration's `lock:` and `hookscript:`, the flock, HA's resources,
+the quorum bit, a scope that is not empty. Other failures come from a plugin (`plugin.py`).
 """
 
 import os
@@ -31,7 +31,7 @@ def status(vm: Vm, arguments: list[str]) -> None:
 
 
 def verbose(vm: Vm, state: str, answers: bool) -> dict[str, object]:
-    """Return what `qm status --verbose` tells: some of it comes from QEMU and is missing when that is silent."""
+    """Return the fields of `qm status --verbose`. Fields that come from QEMU are missing when QEMU is silent."""
     said: dict[str, object] = {"name": vm.config().get("name", ""), "qmpstatus": state, "vmid": vm.vmid}
     said |= {"lock": lock} if (lock := vm.config().get("lock")) else {}
     said |= {"pid": vm.pid} if vm.pid else {}
@@ -59,7 +59,7 @@ LOOKS = {"status": status, "config": config, "pending": pending}
 
 
 def reach_pmxcfs(root: str) -> None:
-    """Raise Died where /etc/pve is not mounted or its server has died; wait for ever where that hangs."""
+    """Raise Died if /etc/pve is not mounted or its server has died; block if its server hangs."""
     try:
         os.stat(f"{root}/etc/pve/local")
     except OSError:
@@ -67,12 +67,12 @@ def reach_pmxcfs(root: str) -> None:
 
 
 def run(root: str, verb: str, vmid: int, arguments: list[str]) -> int:
-    """Run one command and return its exit code; what it dies of is said on stderr."""
+    """Run one command and return its exit code; its error goes to stderr."""
     vm = Vm(root, vmid)
     try:
         reach_pmxcfs(root)
         if verb in TASKS or verb == "cleanup":
-            from . import tasks  # a look is half of what a capture costs, and needs none of it
+            from . import tasks  # the other commands don't need it, and a capture starts many of them
 
             return tasks.run(vm, verb, arguments) if verb in TASKS else tasks.clean_up(vm, arguments[:1] == ["1"])
         plugin(root).before(root, "qm", [verb, str(vmid), *arguments])
@@ -84,7 +84,7 @@ def run(root: str, verb: str, vmid: int, arguments: list[str]) -> int:
 
 
 def main() -> int:
-    """`ROOT VERB VMID [OPTIONS]`."""
+    """Run `ROOT VERB VMID [OPTIONS]`."""
     root, verb, vmid, *arguments = sys.argv[1:]
     name_perl("qm", verb, vmid, *arguments)
     burn(root)

@@ -1,4 +1,4 @@
-"""A stand-in for `qmeventd`, for one QEMU: when that ends, it becomes `qm cleanup`, which may start the VM again."""
+"""A stand-in for `qmeventd`, for one QEMU: when QEMU ends, it becomes `qm cleanup`, which can restart the VM."""
 
 import os
 import select
@@ -11,7 +11,7 @@ from .vm import Vm
 
 
 def watch(vm: Vm, pid: int) -> None:
-    """Leave a process behind that waits for the QEMU `pid` to end; return once it is there."""
+    """Start a background process that waits for the QEMU `pid` to end; return once it waits."""
     here, here_end = os.pipe()
     if os.fork() == 0:
         _watch(vm, os.pidfd_open(pid), here_end)
@@ -21,11 +21,11 @@ def watch(vm: Vm, pid: int) -> None:
 
 
 def _watch(vm: Vm, pidfd: int, here: int) -> NoReturn:
-    """Be that process: in a session of its own, and without what the task has open, its flock above all."""
+    """Wait in a session of its own, and without the task's open files: one of them is the flock."""
     try:
         os.setsid()
         name_process(["/usr/sbin/qmeventd", "/var/run/qmeventd.sock"], "qmeventd")
-        _let_go(pidfd, here)
+        _close_files(pidfd, here)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
         os.write(here, b"1")
@@ -38,7 +38,7 @@ def _watch(vm: Vm, pidfd: int, here: int) -> NoReturn:
         os._exit(0)
 
 
-def _let_go(*kept: int) -> None:
+def _close_files(*kept: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -47,7 +47,7 @@ def _let_go(*kept: int) -> None:
         if int(name) > 2 and int(name) not in kept:
             try:
                 os.close(int(name))
-            except OSError:  # the one that listed them
+            except OSError:  # the descriptor of the listing itself
                 pass
 
 

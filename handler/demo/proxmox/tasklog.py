@@ -1,7 +1,7 @@
 """The task log's two lists: `active`, newest first, and `index`, which is appended to (RESTEnvironment.pm, INotify.pm).
 
-`active` repeats a finished task until 25 newer ones have come. A task whose parent was killed stays in it as running
-until another task begins, which then finds its process gone.
+`active` repeats a finished task until there are 25 newer ones. A task whose parent was killed stays in it as running,
+until another task starts and finds the process gone.
 """
 
 import fcntl
@@ -11,13 +11,13 @@ import time
 KEPT = 25
 
 
-def begun(root: str, upid: str) -> None:
-    """Write a task down as running."""
+def add_running(root: str, upid: str) -> None:
+    """Record a task as running."""
     _rewrite(root, upid, None)
 
 
-def ended(root: str, upid: str, status: str) -> None:
-    """Write down how a task ended."""
+def add_ended(root: str, upid: str, status: str) -> None:
+    """Record how a task ended."""
     _rewrite(root, upid, status)
 
 
@@ -62,11 +62,11 @@ def _lives(upid: str) -> bool:
 
 
 def start_ticks(pid: int) -> int:
-    """Return when a process began, in clock ticks (proc(5), field 22)."""
+    """Return the start time of a process, in clock ticks (proc(5), field 22)."""
     return int(_fields(pid)[19])
 
 
 def _fields(pid: int) -> list[str]:
-    """Return a process's state and the fields of its stat that follow."""
+    """Return a process's state and the later fields of its stat."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What `qm` does as a task: what it refuses before there is one, whether HA is asked instead, and the work itself."""
+"""The verbs that `qm` runs as tasks: refusals before the task, requests to HA, and the work itself."""
 
 import sys
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from .worker import run_task
 
 
 def run(vm: Vm, verb: str, arguments: list[str], from_ha: bool = False) -> int:
-    """Do a verb as a task, or have HA asked to do it; return the exit code."""
+    """Run a verb as a task, or a task that requests it from HA; return the exit code."""
     refuse(vm, verb, arguments)
     plugin(vm.root).before(vm.root, "qm", [verb, str(vm.vmid), *arguments])
     if verb in ("start", "stop", "shutdown") and not from_ha and vm.under_ha():
-        asked = "start" if verb == "start" else "stop"
-        return run_task(vm, f"ha{asked}", partial(ask_ha, vm, verb, arguments))
+        request = "start" if verb == "start" else "stop"
+        return run_task(vm, f"ha{request}", partial(request_from_ha, vm, verb, arguments))
     return run_task(vm, f"qm{verb}", partial(_locked_work, vm, verb, arguments))
 
 
 def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
-    """Raise Died for what `qm` refuses before there is a task."""
+    """Raise Died if `qm` refuses the verb before there is a task."""
     if verb == "start":
         vm.check_quorum()
     if verb in ("shutdown", "reboot") and vm.state()[0] in ("paused", "prelaunch"):
@@ -35,7 +35,7 @@ def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
         raise Died(f"VM {vm.vmid} not running")
 
 
-def ask_ha(vm: Vm, verb: str, arguments: list[str]) -> None:
+def request_from_ha(vm: Vm, verb: str, arguments: list[str]) -> None:
     sid = f"vm:{vm.vmid}"
     if verb == "start":
         vm.ask_ha("start", "set", sid, "--state", "started")
@@ -71,6 +71,6 @@ def _flag(arguments: list[str], name: str) -> bool:
 
 
 def clean_up(vm: Vm, clean: bool) -> int:
-    """Do what qmeventd has done after a QEMU: `qm cleanup`, which is no task, and a start where one is wanted."""
+    """Run `qm cleanup`, which is not a task; start the VM again if a reboot is pending."""
     again = power.cleanup(vm, clean, lambda line: print(line, file=sys.stderr, flush=True))
     return run(vm, "start", []) if again else 0

@@ -1,8 +1,8 @@
-"""How long Proxmox takes, in its own seconds, as one table; and how long this host takes, which may be shorter.
+"""How long Proxmox takes, as one table of the original's seconds, and how long this host takes.
 
-`<root>/scale` holds the number that divides them all, 1 without that file: a test then sees a whole night in seconds,
-in proportion. `<root>/cost` holds the seconds of processor time that each command burns before it does anything, as
-Perl does; nothing without that file.
+`<root>/scale` holds the divisor for all of them; without that file it is 1. A test then runs a whole night in seconds,
+in proportion. `<root>/cost` holds the seconds of processor time that each command uses before it does anything, as
+Perl does; without that file it is 0.
 """
 
 import time
@@ -10,13 +10,13 @@ import time
 SECONDS = {
     # qemu-server 9.2.6: QemuConfig's lock_config; QMPClient.pm; QemuServer.pm, _do_vm_stop; CLI/qm.pm, cleanup
     "flock": 10.0,
-    "qmp": 5.0,  # every QMP command that has no time of its own
-    "qmp-status": 3.0,  # what vmstatus gives a silent monitor
+    "qmp": 5.0,  # every QMP command without a limit of its own
+    "qmp-status": 3.0,  # vmstatus, with a silent monitor
     "qmp-quit": 60.0,
     "stop": 60.0,  # from an answered quit or ACPI request to the end of the process, without --timeout
     "sigterm": 10.0,
     "sigkill": 1.0,  # and no second look
-    "look": 1.0,  # between two looks at a process that shall end, and at a worker that says nothing
+    "look": 1.0,  # between two looks at a process that must end, and at a silent worker
     "cleanup-flock": 60.0,
     "cleanup": 30.0,  # qmeventd's `qm cleanup` beside a QEMU that runs, inside the flock
     "cleanup-warns": 10.0,
@@ -33,14 +33,14 @@ SECONDS = {
     "storage": 10.0,
 }
 
-# What a live process needs is this machine's own time and does not scale: who waits for one waits this long at least.
+# Live processes need this machine's own time, which does not scale. These are the shortest waits for them.
 LEAST_FOR_QMP = 0.5
 LEAST_FOR_QEMU = 10.0  # to put itself into the background
 LEAST_FOR_CLEANUP = 1.0  # to stand in the queue for the flock
 
 
 def seconds(root: str, name: str) -> float:
-    """Return how long something takes on this host; raises KeyError for what is not in the table."""
+    """Return how long an entry of the table takes on this host."""
     return scaled(root, SECONDS[name])
 
 
@@ -50,7 +50,7 @@ def scaled(root: str, original: float) -> float:
 
 
 def burn(root: str) -> None:
-    """Use as much processor time as this host's Perl costs a command."""
+    """Use as much processor time as a Perl command on this host does."""
     cost = _number(root, "cost", 0.0)
     while time.process_time() < cost:
         pass

@@ -1,4 +1,4 @@
-"""The stand-in `qm`'s VM: its files below the root, its process and its monitor, as qemu-server sees them."""
+"""The VM as qemu-server sees it: its files below the root, its process and its monitor."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from .times import LEAST_FOR_QMP, scaled, seconds
 
 
 class Vm:
-    """One VM under a root directory, as qemu-server sees it."""
+    """One VM below a root directory."""
 
     def __init__(self, root: str, vmid: int) -> None:
         self.root, self.vmid = root, vmid
@@ -37,14 +37,14 @@ class Vm:
             return None
 
     def gone(self, limit: float) -> bool:
-        """Wait until no process of the VM is there; tell whether that came in time."""
+        """Wait until the VM has no process; tell whether that happened in time."""
         until = time.monotonic() + limit
         while self.pid is not None and time.monotonic() < until:
             time.sleep(0.02)
         return self.pid is None
 
     def left_in_scope(self) -> bool:
-        """Tell whether a process of the VM lives in its cgroup: a thread of it may, when the first one has ended."""
+        """Tell whether the VM's cgroup has a live thread; one can outlive the process's first thread."""
         try:
             with open(self.cgroup, encoding="ascii") as file:
                 tasks = [f"/proc/{pid}/task/{tid}/stat" for pid in file.read().split() for tid in _tasks(pid)]
@@ -53,12 +53,12 @@ class Vm:
             return False
 
     def forget_scope(self) -> None:
-        """Remove the scope when nothing is left in it, as systemd does."""
+        """Remove the scope if it is empty, as systemd does."""
         if not self.left_in_scope():
             remove(self.cgroup)
 
     def config(self, section: str = "") -> dict[str, str]:
-        """Return the current options, or those of a section: `PENDING` waits for the next start."""
+        """Return the current options, or those of a section; `PENDING` has those that wait for the next start."""
         try:
             with open(self.conf, encoding="utf-8") as file:
                 sections = f"[]\n{file.read()}".split("\n[")
@@ -90,8 +90,10 @@ class Vm:
         return scaled(self.root, limit + 5.0 * sum(name.startswith("net") for name in conf))
 
     def under_ha(self) -> bool:
-        """Tell whether a resource of HA has this VM; one that is `ignored` counts as none, and so does every one while
-        HA is disarmed and its resources are to be ignored (HA/Config.pm, vm_is_ha_managed)."""
+        """Tell whether HA manages this VM (HA/Config.pm, vm_is_ha_managed).
+
+        A resource in state `ignored` does not count, nor does any while HA is disarmed with the mode `ignore`.
+        """
         try:
             with open(f"{self.root}/etc/pve/ha/resources.cfg", encoding="utf-8") as file:
                 sections = file.read().split("\n\n")
@@ -108,7 +110,7 @@ class Vm:
             return ""
 
     def ask_ha(self, verb: str, *words: str) -> None:
-        """Ask HA and return at once, as `hastop` and `hastart` do."""
+        """Send a request to HA and return at once, as `hastop` and `hastart` do."""
         say(f"Requesting HA {verb} for VM {self.vmid}")
         if code := run_command([*isolated("demo.proxmox.ha"), self.root, *words]):
             raise Died(f"command 'ha-manager {' '.join(words)}' failed: exit code {code}")
@@ -116,7 +118,7 @@ class Vm:
     # --- the monitor ---
 
     def monitor(self, command: str, limit: float = 0.0) -> dict[str, object]:
-        """Say one command on the monitor, as QMPClient.pm does, with the patience of that one or its own."""
+        """Send one command to the monitor, as QMPClient.pm does; `limit` replaces the ordinary time limit."""
         limit = max(limit or self.seconds("qmp"), LEAST_FOR_QMP)
         failed = f"VM {self.vmid} qmp command '{command}' failed - "
         with self._connected(failed, limit) as client:
@@ -147,15 +149,17 @@ class Vm:
             except OSError as error:
                 client.close()
                 why = error.strerror if not isinstance(error, BlockingIOError) else ""
-                if not why and time.monotonic() >= until:  # somebody else talks; the original tries again too
+                if not why and time.monotonic() >= until:  # another client is connected; the original tries again too
                     why = f"timeout after {tries} retries"
                 if why:
                     raise Died(f"{failed}unable to connect to VM {self.vmid} qmp socket - {why}") from None
             time.sleep(0.1)
 
     def state(self) -> tuple[str, bool]:
-        """Return the state word, and whether QEMU said it: a silent monitor falls back to `running`, which is
-        Proxmox's own defect."""
+        """Return the state word, and whether QEMU said it.
+
+        The state of a VM with a silent monitor is `running`, which is Proxmox's own defect.
+        """
         if self.pid is None:
             return "stopped", False
         try:
@@ -166,12 +170,12 @@ class Vm:
 
 
 def say(line: str) -> None:
-    """Print a line at once: a worker whose parent is gone dies of it."""
+    """Print a line unbuffered: a worker whose parent is gone dies of it."""
     os.write(1, f"{line}\n".encode())
 
 
 def remove(path: str) -> bool:
-    """Remove a file; tell whether it was there."""
+    """Remove a file; tell whether it existed."""
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""A task as `qm` runs one: the work in a worker of its own session, and `qm` as the tee in front of it.
+"""A task of `qm`: a worker does the work in a session of its own, and `qm` prints the worker's output.
 
 Rules: pve-common 9.2.1, RESTEnvironment.pm, fork_worker and tee_worker. The worker's stdout and stderr both come out of
-`qm`'s stdout; only what the task died of is said on stderr. SIGTERM to `qm` goes on to the worker's group, where it
-raises; SIGKILL to `qm` does not, and the worker works on until it prints something.
+`qm`'s stdout; only the task's error goes to stderr. `qm` passes SIGTERM on to the worker's group, where it raises.
+After SIGKILL to `qm`, the worker continues until it prints something.
 """
 
 import os
@@ -25,7 +25,7 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 def run_task(vm: Vm, kind: str, work: Callable[[], None]) -> int:
-    """Do `work` as a task, say what it says, and return the exit code, 0 or 255."""
+    """Run `work` as a task, print its output, and return the exit code, 0 or 255."""
     for number in _INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     (output, output_end), (control, control_end), (ready, ready_end) = os.pipe(), os.pipe(), os.pipe()
@@ -38,14 +38,14 @@ def run_task(vm: Vm, kind: str, work: Callable[[], None]) -> int:
     for fd in (output_end, control_end, ready):
         os.close(fd)
     upid = _upid(vm, kind, began, pid)
-    os.read(output, 4096)  # its own UPID: it is called that now
+    os.read(output, 4096)  # the worker's UPID, which is its process name by now
     os.write(ready_end, b"OK")
-    tasklog.begun(vm.root, upid)
+    tasklog.add_running(vm.root, upid)
     said = _tee(vm, pid, output, control)
     _end_group(vm, pid)
     os.waitpid(pid, 0)
     error = said.removeprefix("TASK ERROR: ") if said != "TASK OK" else ""
-    tasklog.ended(vm.root, upid, error or "OK")
+    tasklog.add_ended(vm.root, upid, error or "OK")
     if error:
         print(error, file=sys.stderr, flush=True)
     return 255 if error else 0
@@ -59,7 +59,7 @@ def _upid(vm: Vm, kind: str, began: int, pid: int) -> str:
 
 
 def _work(upid: str, work: Callable[[], None], output: int, control: int, ready: int) -> NoReturn:
-    """Be the worker: never returns."""
+    """Run the worker; never return."""
     said = b"TASK ERROR: it died\n"
     try:
         name_process([f"task {upid}"], f"task {upid}")
@@ -91,7 +91,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _tee(vm: Vm, pid: int, output: int, control: int) -> str:
-    """Print what the worker prints until it ends; return its last word."""
+    """Print the worker's output until it ends; return its result."""
     passed_on = 0
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -108,7 +108,7 @@ def _tee(vm: Vm, pid: int, output: int, control: int) -> str:
                 if not chunk:
                     break
                 _print(chunk)
-            elif ended(pid, 0):  # and something that it began holds its output
+            elif ended(pid, 0):  # a child of the worker holds its output open
                 break
     except BrokenPipeError:
         return "TASK ERROR: broken pipe"
@@ -124,7 +124,7 @@ def _print(chunk: bytes) -> None:
 
 
 def _end_group(vm: Vm, pid: int) -> None:
-    """End what is left of the worker's group, the worker as well when its output broke off."""
+    """End the rest of the worker's group, and the worker itself if its output broke off."""
     _signal_group(pid, signal.SIGTERM)
     if not ended(pid, seconds(vm.root, "kill-group")):
         _signal_group(pid, signal.SIGKILL)

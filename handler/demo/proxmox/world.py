@@ -1,6 +1,6 @@
 """A Proxmox host in a directory: the tree that the host agent reads under `--root`, a `qm` on PATH, and VM 102.
 
-Used by the demo and by the tests. Everything lives below one directory and ends with `close()`.
+The demo and the tests use it. Everything is below one directory and ends with `close()`.
 """
 
 import json
@@ -27,21 +27,21 @@ VMID = 102
 STORAGES = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,images,snippets\n"
 CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:vm-102-disk-0.raw,size=1M\n"
 
-# A 512-byte boot sector that prints what follows it and halts; for a console picture with something on it.
+# A 512-byte boot sector that prints the text after it and halts, so that the console picture is not empty.
 _PRINTER = bytes.fromhex("31C08ED8BE197CFCAC84C07409B40EBB0700CD10EBF2F4EBFD")
-# One that reads the disk in a loop, so that a frozen disk has a request in flight.
+# A boot sector that reads the disk in a loop, so that a frozen disk has a request in flight.
 _READER = bytes.fromhex("31C08EC0BB007EB80102B9010030F6CD13EBF4")
-# The same with the second sector, which the firmware does not read by itself.
+# The same for the second sector, which the firmware does not read by itself.
 _SECOND_READER = _READER.replace(bytes.fromhex("B90100"), bytes.fromhex("B90200"))
-# One that tells the pvpanic device that its kernel has panicked.
+# A boot sector that tells the pvpanic device that its kernel has panicked.
 _PANICKER = bytes.fromhex("BA0505B001EEFAF4EBFC")
 
 SCENARIOS = {
-    "idle": "a guest at its login prompt; from outside it looks like a hung one",
+    "idle": "at its login prompt (from outside, it looks the same as a hung guest)",
     "healthy": "a guest that reads its disk",
-    "paused": "somebody paused it",
+    "paused": "the VM is paused",
     "guest-panicked": "the guest's kernel panicked",
-    "io-error": "a disk request failed for want of space, once",
+    "io-error": "a disk request failed once: no space left",
     "disk-frozen": "a disk request is in flight and never completes",
     "qemu-wedged": "QEMU does not answer (SIGSTOP); a cycle then takes more than a minute, as Proxmox does",
     "stopped": "no QEMU runs",
@@ -57,7 +57,7 @@ _CODE = {
 
 
 def boot_sector(text: str | None) -> bytes:
-    """Return a disk that prints `text`, or one that reads itself for ever when there is none."""
+    """Return a disk that prints `text`, or without a text one that reads itself for ever."""
     return _disk(_READER if text is None else _PRINTER + text.encode("ascii") + b"\0")
 
 
@@ -74,7 +74,7 @@ def _bundled() -> str:
 
 
 class World:
-    """One host with one VM, stopped; `begin` puts it into the state that SCENARIOS names.
+    """One host with one stopped VM; `begin` puts the VM into the state that SCENARIOS names.
 
     `directory` must be short: QEMU's socket paths end at 108 bytes. Proxmox's own times are divided by `scale`.
     """
@@ -149,7 +149,7 @@ class World:
     # --- the scenario ---
 
     def begin(self) -> None:
-        """Start the VM and put it into the scenario's state; raises RuntimeError with what went wrong."""
+        """Start the VM and put it into the scenario's state. Raise RuntimeError with the reason if that fails."""
         if not self.qemu and self.scenario not in WITHOUT_QEMU:
             raise RuntimeError(f"{self.scenario} needs a real QEMU, and qemu-system-x86_64 is not installed")
         started = self.qm("start", str(VMID))
@@ -175,7 +175,7 @@ class World:
             conf.write_text(f"lock: backup\n{conf.read_text()}")
 
     def monitor(self, command: str, **arguments: object) -> object:
-        """Say one QMP command to the VM and return its answer."""
+        """Send one QMP command to the VM and return its answer."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(20)
             client.connect(str(self.second_monitor if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp"))
@@ -217,12 +217,12 @@ class World:
         return [sys.executable, "-IS", str(self.agent), *serve]
 
     def qm(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run the stand-in as a person at the host would."""
+        """Run the stand-in `qm`, as an administrator on the host does."""
         return subprocess.run([str(self.bin / "qm"), *words], capture_output=True, text=True, timeout=60)
 
     @property
     def pid(self) -> int | None:
-        """The VM's process, when there is one: also one whose first thread has ended, while another lives."""
+        """The VM's process, if any. A process whose first thread has ended counts while another thread lives."""
         try:
             pid = int((self.root / f"run/qemu-server/{VMID}.pid").read_text())
             state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -231,8 +231,10 @@ class World:
         return None if state in "ZX" and int(fields[16]) <= 1 else pid
 
     def close(self) -> None:
-        """End the jobs that still run, then the VM, and what Proxmox has at work on it; all of them are ours, by what
-        they wrote down and by the root in their environment."""
+        """End the running jobs, then the VM, then Proxmox's processes for it.
+
+        The jobs' records and the root in the processes' environment show that they belong to this world.
+        """
         memory = Memory(Host(VMID, str(self.root)))
         for record in memory.records():
             for pid in (*memory.processes(record), read_process(memory.job(record.id, "command"))):
