@@ -129,7 +129,8 @@ class World:
         if not self.qemu:
             kvm = self.bin / "kvm"
             kvm.symlink_to(sys.executable)
-            return [str(kvm), "-IS", str(Path(__file__).with_name("kvm.py")), "-pidfile", pidfile, "-qmp", qmp, "-daemonize"]
+            program = str(Path(__file__).with_name("kvm.py"))
+            return [str(kvm), "-IS", program, "-pidfile", pidfile, "-qmp", qmp, "-daemonize"]
         machine = "-name devvm -accel tcg -m 32 -nodefaults -vga std -display none -daemonize"
         monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.second_monitor)]
         options = [*machine.split(), "-drive", self._drive(), "-pidfile", pidfile]
