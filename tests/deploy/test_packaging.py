@@ -87,7 +87,8 @@ def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
 @pytest.mark.slow
 def test_the_wheel_imports_from_its_own_place(installed: Path, tmp_path: Path) -> None:
     """The handler of an installed wheel serves the page that came with the wheel."""
-    code = "from breakglass import agents; import breakglass.web.app as app; print(app.__file__, agents.__file__, app.PAGE / 'index.html', sep='\\n')"
+    code = "from breakglass import agents; from breakglass.web import app; "
+    code += "print(app.__file__, agents.__file__, app.PAGE / 'index.html', sep='\\n')"
     told = run(installed / "python", "-c", code, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     for path in map(Path, told.stdout.splitlines()):
