@@ -1,7 +1,6 @@
 """`breakglass call`, `chat` and `sign`: the commands of a caller, who has a key and no configuration."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -10,9 +9,8 @@ from pathlib import Path
 
 from ..auth.signing import ID, secret_bytes
 from ..verbs import ANYWAY, VERBS
-from .client import NoAnswer, Signer, Told, new_id
+from .client import Conversation, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from .client import call as send
-from .conversation import Conversation
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, USAGE, complain, say, show
 from .terminal import Terminal, memory, recall, remember
 
@@ -44,51 +42,60 @@ def sign(arguments: argparse.Namespace) -> int:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    """Run a verb and show what it says; when its outcome is not known, say how to ask for the same one again."""
+    """Run the verb that the arguments name."""
     fields = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway")
-    wanted = {name: getattr(arguments, name) for name in fields}
-    body = json.dumps({name: value for name, value in wanted.items() if value}).encode()
-    url = handler_url()
+    request = VerbCall(**{name: getattr(arguments, name) or "" for name in fields})
     msg_id = arguments.id or new_id()
     if not ID.fullmatch(msg_id):
         complain(f'not an id: "{msg_id}"', "8 to 64 of A-Z a-z 0-9 _ -")
         return USAGE
+    return _run(request, msg_id)
+
+
+def _run(request: VerbCall, msg_id: str) -> int:
+    """Run a verb and show its answer; if the outcome is not known, say how to ask for the same job again."""
+    url = handler_url()
     try:
-        result = send(Signer(url, caller_key(os.environ)), msg_id, body, _show)
+        result = send(Signer(url, caller_key(os.environ)), msg_id, request, _show)
     except KeyboardInterrupt:
-        complain(f"you stopped waiting; {arguments.verb} goes on where it is", _again(arguments, msg_id))
+        complain(f"you stopped waiting; {request.verb} goes on where it is", _again(request, msg_id))
         return UNKNOWN
-    except Told as told:
-        complain(str(told), told.hint)
+    except HandlerError as error:
+        complain(str(error), error.hint)
         return FAILED
     except NoAnswer as lost:
-        if not lost.sent:
-            complain(f"{url}: {lost}; nothing was sent", "by hand: see docs/runbook.md")
-            return UNREACHED
-        complain(f"{url}: {lost}; {arguments.verb} may have run", _again(arguments, msg_id))
-        return UNKNOWN
+        return _report_loss(url, lost, request, msg_id)
     code = _show_result(result)
     if result.get("anyway") in ANYWAY:
-        complain(*_offer(arguments, str(result["anyway"])))
+        complain(*_offer(request, str(result["anyway"])))
     if code == UNKNOWN:
-        complain(f"the outcome of {arguments.verb} is not known yet", _again(arguments, msg_id))
+        complain(f"the outcome of {request.verb} is not known yet", _again(request, msg_id))
     return code
 
 
-def _offer(arguments: argparse.Namespace, code: str) -> tuple[str, str]:
+def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> int:
+    if not lost.sent:
+        complain(f"{url}: {lost}; nothing was sent", lost.hint)
+        complain("", "without the handler: see docs/runbook.md")
+        return UNREACHED
+    complain(f"{url}: {lost}; {request.verb} may have run", _again(request, msg_id))
+    return UNKNOWN
+
+
+def _offer(request: VerbCall, code: str) -> tuple[str, str]:
     """Return what it costs to lift a refusal, and the command that does: under a new id, for this one is spent."""
-    costs = f"{VERBS[arguments.verb].consequence} {ANYWAY[code].cost}"
-    return f"to do it anyway, run the command below. {costs}", f"breakglass call {_words(arguments)} --anyway {code}"
+    costs = f"{VERBS[request.verb].consequence} {ANYWAY[code].cost}"
+    return f"to do it anyway, run the command below. {costs}", f"breakglass call {_words(request)} --anyway {code}"
 
 
-def _words(arguments: argparse.Namespace) -> str:
-    return f"{arguments.verb} --vm {arguments.vm}" if arguments.vm else str(arguments.verb)
+def _words(request: VerbCall) -> str:
+    return f"{request.verb} --vm {request.vm}" if request.vm else request.verb
 
 
-def _again(arguments: argparse.Namespace, msg_id: str) -> str:
-    """Return the command that asks for the same action: a new id would be a second one."""
-    anyway = f" --anyway {arguments.anyway}" if arguments.anyway else ""
-    return f"the same again, which acts once: breakglass call {_words(arguments)}{anyway} --id {msg_id}"
+def _again(request: VerbCall, msg_id: str) -> str:
+    """Return the command that asks for the same job: a new id would be a second one."""
+    anyway = f" --anyway {request.anyway}" if request.anyway else ""
+    return f"the same again, which acts once: breakglass call {_words(request)}{anyway} --id {msg_id}"
 
 
 def _show(message: Mapping[str, object]) -> None:
@@ -138,9 +145,8 @@ def chat(arguments: argparse.Namespace) -> int:
     signer = Signer(handler_url(), caller_key(os.environ))
     conversation = Conversation(signer, arguments.vm or "", recall(path) if arguments.resume else "")
 
-    def approve(verb: str, vm: str, job: str, why: str) -> str:
-        asked = argparse.Namespace(verb=verb, vm=vm, reason=why, id=job, if_state="", if_last="", job="", anyway="")
-        return _OUTCOMES.get(call(asked), "It failed.")
+    def approve(msg_id: str, request: VerbCall) -> str:
+        return _OUTCOMES.get(_run(request, msg_id), "It failed.")
 
     outcome = Terminal(conversation, input, show, complain, approve, lambda token: remember(path, token)).run()
     return _EXIT.get(outcome, FAILED)

@@ -1,10 +1,12 @@
-"""The other side of the contract: sign a request, send it, and send it again until its outcome is known."""
+"""Client of a handler: signs a request, sends it, and sends it again until its outcome is known."""
 
 import http.client
 import json
 import secrets
+import socket
+import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -12,30 +14,33 @@ from ..auth.signing import sign
 from ..proxmox.wire import Replay
 
 AGAIN_SECONDS = 60.0
-SILENCE_SECONDS = 30.0  # the handler speaks at least every 10 s
+SILENCE_SECONDS = 30.0  # the handler sends something at least every 10 s
+
+Event = dict[str, object]
 
 
 class NoAnswer(Exception):
-    """The stream ended without its result line; `sent` tells whether the request may have got there."""
+    """Raised if the stream ends without its last line; `sent` tells whether the request may have got there."""
 
-    def __init__(self, message: str, sent: bool) -> None:
+    def __init__(self, message: str, sent: bool, hint: str = "") -> None:
         super().__init__(message)
         self.sent = sent
+        self.hint = hint
 
 
-class Told(Exception):
-    """The handler answered with an error instead of running a verb."""
+class HandlerError(Exception):
+    """Raised if the handler answers with an error object; `error` is that object."""
 
-    def __init__(self, error: dict[str, object]) -> None:
+    def __init__(self, error: Mapping[str, object]) -> None:
         super().__init__(str(error.get("message")))
+        self.error = error
         self.challenge = error.get("challenge")
         self.hint = str(error.get("hint", ""))
-        self.reached = error.get("reached")
 
 
 @dataclass(frozen=True)
 class Signer:
-    """One caller's key and where its requests go."""
+    """A caller's signing key and the URL of its handler."""
 
     url: str
     key: bytes
@@ -47,30 +52,130 @@ class Signer:
         return {"webhook-id": msg_id, "webhook-timestamp": str(now), "webhook-signature": signature}
 
 
+@dataclass(frozen=True)
+class VerbCall:
+    """A verb to run on a VM; a field that is empty is not sent."""
+
+    verb: str
+    vm: str = ""
+    reason: str = ""
+    if_state: str = ""
+    if_last: str = ""
+    job: str = ""
+    anyway: str = ""
+
+    def fields(self) -> dict[str, object]:
+        """Return the request body."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
 def new_id() -> str:
     return f"msg_{secrets.token_hex(12)}"
 
 
-def call(signer: Signer, msg_id: str, body: bytes, heard: Callable[[dict[str, object]], None]) -> dict[str, object]:
-    """Run a verb and return its result; each line of its output, and each stage, goes to `heard`, once.
+# --- one request ---
 
-    When the answer is lost, or is `unknown` or `running`, the same id is sent again, for AGAIN_SECONDS after the first
-    loss: the verb acts once however often it is sent. Raises Told for an error, NoAnswer when it stays lost, and
-    ValueError for a URL that is none.
+
+def post(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -> Iterator[Event]:
+    """Sign and send one request; yield the lines of its answer.
+
+    If the handler answers a wrong clock with a challenge, the request is sent again with it. Raises HandlerError for an
+    error object, NoAnswer for everything that is no answer of a handler.
     """
-    parts = urlsplit(signer.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError(f'not a URL: "{signer.url}"')
+    try:
+        yield from _post_once(signer, path, msg_id, fields)
+    except HandlerError as error:
+        if not error.challenge:
+            raise
+        yield from _post_once(signer, path, msg_id, {**fields, "challenge": error.challenge})
+
+
+def _post_once(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -> Iterator[Event]:
+    body = json.dumps(fields).encode()
+    headers = {"content-type": "application/json", "accept": "application/x-ndjson", **signer.headers(msg_id, body)}
+    connection = _connect(signer.url)
+    try:
+        connection.request("POST", urlsplit(signer.url).path.rstrip("/") + path, body, headers)
+        with connection.getresponse() as response:
+            if "ndjson" in response.headers.get("content-type", ""):
+                yield from map(_event, response)
+            else:
+                yield _plain_answer(response.status, response.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NoAnswer(str(error) or type(error).__name__, sent=True) from None
+    finally:
+        connection.close()
+
+
+def _event(line: bytes) -> Event:
+    event = json.loads(line)
+    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+        raise ValueError("the answer has a line that is not from breakglass")
+    return event
+
+
+def _plain_answer(status: int, body: bytes) -> Event:
+    """Return an answer that is one JSON object as its result line; raise HandlerError if it is an error object."""
+    try:
+        answer = json.loads(body)
+        error = answer.get("error")
+    except (ValueError, AttributeError):
+        raise ValueError(f"HTTP {status} that is not from breakglass; is something in between?") from None
+    if isinstance(error, dict):
+        raise HandlerError(error)
+    return {**answer, "type": "result"}
+
+
+def _connect(url: str) -> http.client.HTTPConnection:
+    """Return an open connection; raise NoAnswer, with the reason and an instruction, if there is none."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    try:
+        connection = kind(parts.netloc, timeout=SILENCE_SECONDS)
+        connection.connect()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        message, hint = _connect_failure(error, str(parts.hostname))
+        raise NoAnswer(message, sent=False, hint=hint) from None
+    return connection
+
+
+def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused", "is the handler running, and does it listen there?"
+    if isinstance(error, socket.gaierror):
+        return (
+            f'the name "{host}" can\'t be resolved: {error.strerror}',
+            "check its spelling and DNS, or use an address",
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = "for a private CA, set SSL_CERT_FILE to the file with its certificate"
+        return f"its certificate is not trusted: {error.verify_message}", hint
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}", "if the handler is reached without TLS there, use http://"
+    if isinstance(error, TimeoutError):
+        return f"no connection within {SILENCE_SECONDS:g} s", "check the address and the firewalls in between"
+    return str(error) or type(error).__name__, "check the address and this machine's network"
+
+
+# --- a verb ---
+
+
+def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[Event], None]) -> Event:
+    """Run a verb and return its result; each line of its output, and each stage, goes to `on_message`, once.
+
+    If the answer is lost, or is `unknown` or `running`, the same id is sent again, for AGAIN_SECONDS after the first
+    loss: the verb acts once however often it is sent. Raises HandlerError for an error, NoAnswer if it stays lost.
+    """
     until, sent, replay = 0.0, False, Replay()
     while True:
         replay.begin()
         try:
-            result = _Answer(signer, msg_id, body).result(lambda each: heard(each) if replay.is_new(each) else None)
+            result = _result(post(signer, "/pve", msg_id, request.fields()), replay, on_message)
         except NoAnswer as lost:
             sent = sent or lost.sent
             until = until or time.monotonic() + AGAIN_SECONDS
             if not sent or time.monotonic() > until:
-                raise NoAnswer(str(lost), sent) from None
+                raise NoAnswer(str(lost), sent, lost.hint) from None
         else:
             sent = True
             until = until or time.monotonic() + AGAIN_SECONDS
@@ -79,66 +184,67 @@ def call(signer: Signer, msg_id: str, body: bytes, heard: Callable[[dict[str, ob
         time.sleep(1)
 
 
-class _Answer:
-    """One sending and what came back."""
+def _result(messages: Iterator[Event], replay: Replay, on_message: Callable[[Event], None]) -> Event:
+    """Return the result line. A line of an unknown type is skipped: a newer handler may say more."""
+    for message in messages:
+        if message["type"] == "result":
+            if not isinstance(message.get("outcome"), str):
+                break
+            return message
+        if message["type"] in ("output", "stage") and replay.is_new(message):
+            on_message(message)
+    raise NoAnswer("the answer ended without its result", sent=True)
 
-    def __init__(self, signer: Signer, msg_id: str, body: bytes) -> None:
-        self._sent = False
-        self._messages = self._read(signer, msg_id, body)
 
-    def result(self, heard: Callable[[dict[str, object]], None]) -> dict[str, object]:
-        """Return the result; raise NoAnswer when the stream ends before, or is not ours. A line of a type that is not
-        known is passed over: a newer handler may have more to say."""
+# --- chat ---
+
+
+class Conversation:
+    """A client's side of one chat session; `turn` is the id of the turn under way."""
+
+    def __init__(self, signer: Signer, vm: str = "", session: str = "") -> None:
+        self.session, self.turn, self._seen = session, "", 0
+        self._first: dict[str, object] = {}
+        self._signer, self._vm = signer, vm
+
+    def say(self, prompt: str) -> Iterator[Event]:
+        """Yield the events of one turn except pings, each once; the last is `done`.
+
+        Raises HandlerError if the handler refuses, NoAnswer if it stays away for AGAIN_SECONDS.
+        """
+        fields = {"prompt": prompt, "vm": self._vm, "session": self.session}
+        self._first = {name: value for name, value in fields.items() if value}
+        self.turn, self._seen = new_id(), 0
+        return self.go_on()
+
+    def go_on(self) -> Iterator[Event]:
+        """Yield the events of the turn under way that were not seen yet. After a lost connection, attach again."""
+        lost_at = 0.0
         while True:
             try:
-                message = next(self._messages)
-                kind = message["type"]
-            except StopIteration:
-                raise NoAnswer("the answer ended without its result", self._sent) from None
-            except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-                raise NoAnswer(str(error) or type(error).__name__, self._sent) from None
-            if kind == "result":
-                return message
-            if kind in ("output", "stage"):
-                heard(message)
+                for event in self._attach():
+                    lost_at, number = 0.0, event.get("n")
+                    if event["type"] == "ping" or not isinstance(number, int) or number <= self._seen:
+                        continue
+                    self._seen = number
+                    self.session = str(event.get("session", self.session))
+                    yield event
+                    if event["type"] == "done":
+                        return
+                raise NoAnswer("the stream ended without its last line", sent=True)
+            except NoAnswer as lost:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > (AGAIN_SECONDS if self._seen else 0):
+                    raise NoAnswer(str(lost), lost.sent or self._seen > 0, lost.hint) from None
+                time.sleep(1)
 
-    def _read(self, signer: Signer, msg_id: str, body: bytes) -> Iterator[dict[str, object]]:
-        """Yield what comes back. The answer to a wrong clock is a challenge: signed in, that is judged instead."""
-        try:
-            yield from self._read_once(signer, msg_id, body)
-        except Told as told:
-            if not told.challenge:
-                raise
-            answered = json.dumps({**json.loads(body), "challenge": told.challenge}).encode()
-            yield from self._read_once(signer, msg_id, answered)
+    def _attach(self) -> Iterator[Event]:
+        """Attach after the last event that was seen; if none was, send the first request again."""
+        if self._seen:
+            return post(self._signer, "/chat", new_id(), {"attach": self.turn, "after": self._seen})
+        return post(self._signer, "/chat", self.turn, self._first)
 
-    def _read_once(self, signer: Signer, msg_id: str, body: bytes) -> Iterator[dict[str, object]]:
-        parts = urlsplit(signer.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.netloc, timeout=SILENCE_SECONDS)
-        try:
-            connection.connect()
-            self._sent = True  # from here on it may have got there
-            accept = {"content-type": "application/json", "accept": "application/x-ndjson"}
-            headers = {**accept, **signer.headers(msg_id, body)}
-            connection.request("POST", f"{parts.path.rstrip('/')}/pve", body, headers)
-            response = connection.getresponse()
-            if "ndjson" not in response.headers.get("content-type", ""):
-                yield _told(response.status, response.read())
-                return
-            for line in response:
-                yield json.loads(line)
-        finally:
-            connection.close()
-
-
-def _told(status: int, body: bytes) -> dict[str, object]:
-    """Return the answer object of a plain JSON answer (a rejected verb); raise Told for an error that is ours."""
-    try:
-        answer = json.loads(body)
-        error = answer.get("error")
-    except (ValueError, AttributeError):
-        raise ValueError(f"HTTP {status} that is not from breakglass; is something in between?") from None
-    if isinstance(error, dict):
-        raise Told(error)
-    return {**answer, "type": "result"}
+    def stop(self) -> None:
+        """Ask the handler to stop the turn under way."""
+        for _ in post(self._signer, "/chat", new_id(), {"cancel": self.turn}):
+            pass

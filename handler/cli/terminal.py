@@ -1,21 +1,22 @@
-"""`breakglass chat`: a conversation in a terminal. Proposals are asked about one by one; the answer y, and only that,
-sends the operator's own signed request. Shows what it is given through `show`, and prints nothing itself."""
+"""`breakglass chat`: a conversation in a terminal.
 
-import http.client
+Asks about each proposal; only the answer y sends the operator's own signed request. Prints nothing itself: the caller
+gives it `show` and `complain`.
+"""
+
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .client import NoAnswer, Told
-from .conversation import Conversation, Event
+from .client import Conversation, Event, HandlerError, NoAnswer, VerbCall
 
 LINES = 4  # of a tool's result
 
 Show = Callable[[str], None]  # text as it is, without a newline of its own
 Complain = Callable[[str, str], None]
-Approve = Callable[[str, str, str, str], str]  # verb, VM, job, why: what came of it, in a sentence
+Approve = Callable[[str, VerbCall], str]  # the job's id and the verb: sends it, returns its outcome as a sentence
 
 
 @dataclass
@@ -61,20 +62,27 @@ class Terminal:
                 self.show("\n(stopping the turn; Ctrl-C again leaves)\n")
                 self._stop()
                 events = self.conversation.go_on()
-            except Told as told:
+            except HandlerError as error:
                 self.outcome = "failed"
-                self.complain(str(told), told.hint)
+                self.complain(str(error), error.hint)
                 return []
             except NoAnswer as lost:
-                self.outcome = "failed" if lost.sent else "unreached"
-                self.complain(str(lost), "the turn may go on; breakglass chat --resume continues the session")
+                self._report_loss(lost)
                 return []
+
+    def _report_loss(self, lost: NoAnswer) -> None:
+        if lost.sent:
+            self.outcome = "failed"
+            self.complain(str(lost), "the turn may go on; breakglass chat --resume continues the session")
+        else:
+            self.outcome = "unreached"
+            self.complain(f"{lost}; nothing was sent", lost.hint)
 
     def _stop(self) -> None:
         try:
             self.conversation.stop()
-        except (OSError, ValueError, http.client.HTTPException, Told) as error:
-            self.complain(f"it could not be stopped: {error}", "it may go on; Ctrl-C again leaves")
+        except (HandlerError, NoAnswer) as error:
+            self.complain(f"the turn could not be stopped: {error}", "it may go on; Ctrl-C again leaves")
 
     def _settle(self, proposals: list[Event]) -> str:
         """Ask about each proposal; return what to tell claude about them, or nothing."""
@@ -83,7 +91,7 @@ class Terminal:
             verb, vm, job, why = (str(each[name]) for name in ("verb", "vm", "job", "why"))
             answer = self.ask(f"run {verb} on {vm}? y/N ").strip().lower()
             if answer == "y":
-                said.append(f"I approved {verb} on {vm}. {self.approve(verb, vm, job, why)}")
+                said.append(f"I approved {verb} on {vm}. {self.approve(job, VerbCall(verb, vm, why))}")
             else:
                 said.append(f"I did not approve {verb} on {vm}; it was not run.")
         return " ".join(said)

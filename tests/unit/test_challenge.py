@@ -8,7 +8,7 @@ import pytest
 
 from breakglass.auth.challenge import SECONDS, check_time
 from breakglass.auth.signing import Caller, Signed, secret_bytes
-from breakglass.cli.client import Signer, call, new_id
+from breakglass.cli.client import Signer, VerbCall, call, new_id
 from breakglass.errors import StaleTimestamp
 
 from ..support.service import Reply, Service
@@ -101,5 +101,5 @@ def test_call_works_with_a_wrong_clock(service: Service, monkeypatch: pytest.Mon
     ahead = time.time() + THREE_DAYS
     signer = Signer(f"http://127.0.0.1:{service.port}", secret_bytes(service.secrets["operator"]))
     monkeypatch.setattr(time, "time", lambda: ahead)
-    result = call(signer, new_id(), b'{"verb":"status"}', lambda line: None)
+    result = call(signer, new_id(), VerbCall("status"), lambda line: None)
     assert (result["outcome"], result["state"]) == ("done", "running")

@@ -1,0 +1,93 @@
+"""The client: what it makes of a handler that is not there, or is none, and of one that refuses a clock."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from breakglass.cli.client import Conversation, HandlerError, NoAnswer, Signer, post
+
+JSON = "content-type: application/json"
+LINES = "content-type: application/x-ndjson"
+
+
+@contextmanager
+def peer(*answers: str) -> Iterator[tuple[str, list[bytes]]]:
+    """A TCP peer that reads a request and writes one of the answers, per connection; yields its URL and the bodies."""
+    bodies: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = server.accept()
+                with connection, connection.makefile("rb") as request:
+                    headers = list(iter(request.readline, b"\r\n"))
+                    [size] = [int(line[15:]) for line in headers if line.lower().startswith(b"content-length:")]
+                    bodies.append(request.read(size))
+                    connection.sendall(answer.encode())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}", bodies
+        finally:
+            thread.join(10)
+
+
+def answer(status: str, kind: str, *lines: dict[str, object]) -> str:
+    body = "".join(f"{json.dumps(line)}\n" for line in lines)
+    return f"HTTP/1.1 {status}\r\n{kind}\r\nconnection: close\r\n\r\n{body}"
+
+
+STALE: dict[str, object] = {"error": {"code": "stale-timestamp", "message": "old", "challenge": "c1"}}
+
+
+@pytest.mark.parametrize("path", ["/pve", "/chat"])
+def test_a_challenge_is_answered_once(path: str) -> None:
+    """The same request goes out again with the challenge; a second one is an error, and not a loop."""
+    done = answer("200 OK", LINES, {"type": "done", "n": 1})
+    with peer(answer("401 Unauthorized", JSON, STALE), done) as (url, bodies):
+        events = list(post(Signer(url, b"k" * 32), path, "msg_12345678", {"vm": "devvm"}))
+    assert events == [{"type": "done", "n": 1}]
+    assert [json.loads(body) for body in bodies] == [{"vm": "devvm"}, {"vm": "devvm", "challenge": "c1"}]
+    refused = answer("401 Unauthorized", JSON, STALE)
+    with peer(refused, refused) as (url, bodies), pytest.raises(HandlerError, match="old"):
+        list(post(Signer(url, b"k" * 32), path, "msg_12345678", {}))
+    assert len(bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops", "HTTP 502 that is not from breakglass"),
+        ("SSH-2.0-OpenSSH_10.0\r\n", "SSH-2.0"),
+        (answer("200 OK", LINES) + "[1]\n", "a line that is not from breakglass"),
+        (answer("200 OK", LINES) + '{"type":', "Expecting value"),
+    ],
+)
+def test_what_is_no_answer_may_have_been_sent(reply: str, message: str) -> None:
+    """A proxy's page, another protocol, half a line: the request may have got there, so it is never called unsent."""
+    with peer(reply) as (url, _), pytest.raises(NoAnswer, match=message) as lost:
+        list(post(Signer(url, b"k" * 32), "/pve", "msg_12345678", {}))
+    assert lost.value.sent
+
+
+def test_a_chat_that_was_not_sent_says_so() -> None:
+    """Nothing listens: no retry, and `sent` is false."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(NoAnswer, match="connection refused") as lost:
+        list(Conversation(Signer(url, b"k" * 32)).say("hello"))
+    assert not lost.value.sent
+
+
+def test_a_chat_that_a_proxy_swallowed_may_have_been_sent() -> None:
+    """The answer is not a handler's, so whether the turn began is not known: it is not called unsent."""
+    with peer("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n") as (url, _):
+        conversation = Conversation(Signer(url, b"k" * 32))
+        with pytest.raises(NoAnswer, match="HTTP 504") as lost:
+            next(conversation.say("hello"))
+    assert lost.value.sent
