@@ -43,7 +43,11 @@ _STOPPED = {
         "claude can't write to its own directory under sessions.dir, so the turn was not begun",
         "is it read-only, or another user's? without it no conversation could be continued",
     ),
-    "keyless": ("claude-crashed", "claude's own SSH key could not be loaded", "check vms.NAME.agent_key"),
+    "keyless": (
+        "claude-crashed",
+        "the read-only key could not be loaded into ssh-agent",
+        "install openssh-client, or check agent_key",
+    ),
     "flood": ("claude-crashed", "the turn was stopped: its events would not end", "continue the session to try again"),
     "disk": ("claude-crashed", "the events can't be written down: sessions.dir is full or broken", "make room there"),
 }

@@ -1,81 +1,107 @@
 """`breakglass call`, `chat` and `sign`: the commands of a caller, who has a key and no configuration."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from ..auth.signing import ID, secret_bytes
+from ..auth.signing import ID
 from ..verbs import ANYWAY, VERBS
-from .client import Conversation, HandlerError, NoAnswer, Signer, VerbCall, new_id
+from .client import Conversation, Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from .client import call as send
-from .output import DONE, FAILED, UNKNOWN, UNREACHED, USAGE, complain, say, show
+from .environment import caller_key, handler_url
+from .errors import CommandError
+from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, remark, say, show
 from .terminal import Terminal, memory, recall, remember
 
 _EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 
 
-def handler_url() -> str:
-    """Return where the handler is."""
-    return os.environ.get("BREAKGLASS_URL", "http://127.0.0.1:8080")
+@dataclass(frozen=True)
+class Display:
+    """How an answer is shown: as text, with the stages of the job unless `quiet`, or as the answer object itself."""
 
-
-def caller_key(environment: Mapping[str, str]) -> bytes:
-    """Return the signing key from BREAKGLASS_SECRET_FILE or BREAKGLASS_SECRET; never from the command line."""
-    file = environment.get("BREAKGLASS_SECRET_FILE")
-    secret = Path(file).read_text(encoding="ascii").strip() if file else environment.get("BREAKGLASS_SECRET", "")
-    return secret_bytes(secret)
+    json: bool = False
+    quiet: bool = False
 
 
 def sign(arguments: argparse.Namespace) -> int:
     """Print the headers that sign the body on standard input, for `curl -H @-`."""
-    msg_id = arguments.id or new_id()
-    if not ID.fullmatch(msg_id):
-        complain(f'not an id: "{msg_id}"', "8 to 64 of A-Z a-z 0-9 _ -")
-        return USAGE
+    msg_id = _checked_id(arguments.id)
     headers = Signer("", caller_key(os.environ)).headers(msg_id, sys.stdin.buffer.read())
     for name, value in headers.items():
         say(f"{name}: {value}")
     return DONE
 
 
+def _checked_id(given: str | None) -> str:
+    """Return the id that was given, or a new one."""
+    if given is not None and not ID.fullmatch(given):
+        raise CommandError(f'not an id: "{given}"', "an id has 8 to 64 of A-Z a-z 0-9 _ -")
+    return given or new_id()
+
+
 def call(arguments: argparse.Namespace) -> int:
     """Run the verb that the arguments name."""
     fields = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway")
     request = VerbCall(**{name: getattr(arguments, name) or "" for name in fields})
-    msg_id = arguments.id or new_id()
-    if not ID.fullmatch(msg_id):
-        complain(f'not an id: "{msg_id}"', "8 to 64 of A-Z a-z 0-9 _ -")
-        return USAGE
-    return _run(request, msg_id)
+    return _run(request, _checked_id(arguments.id), Display(arguments.json, arguments.quiet))
 
 
-def _run(request: VerbCall, msg_id: str) -> int:
+def _run(request: VerbCall, msg_id: str, display: Display) -> int:
     """Run a verb and show its answer; if the outcome is not known, say how to ask for the same job again."""
-    url = handler_url()
+    url = handler_url(os.environ)
     try:
-        result = send(Signer(url, caller_key(os.environ)), msg_id, request, _show)
+        result = send(Signer(url, caller_key(os.environ)), msg_id, request, partial(_show, display))
     except KeyboardInterrupt:
-        complain(f"you stopped waiting; {request.verb} goes on where it is", _again(request, msg_id))
+        complain(f"you stopped waiting; if {request.verb} was sent, it goes on", _again(request, msg_id))
         return UNKNOWN
+    except BrokenPipeError:
+        return _report_closed(request, msg_id)
     except HandlerError as error:
+        if display.json:
+            say(json.dumps({"error": error.error}))
         complain(str(error), error.hint)
         return FAILED
     except NoAnswer as lost:
         return _report_loss(url, lost, request, msg_id)
-    code = _show_result(result)
-    if result.get("anyway") in ANYWAY:
-        complain(*_offer(request, str(result["anyway"])))
-    if code == UNKNOWN:
-        complain(f"the outcome of {request.verb} is not known yet", _again(request, msg_id))
+    return _report(result, request, msg_id, display)
+
+
+def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> int:
+    """Show an answer; return its exit code, which a closed output does not change."""
+    code = _EXIT.get(str(result["outcome"]), FAILED)
+    try:
+        if display.json:
+            say(json.dumps({name: value for name, value in result.items() if name != "type"}))
+            return code
+        _show_result(result)
+        if result.get("anyway") in ANYWAY:
+            complain(*_offer(request, str(result["anyway"])))
+        if code == UNKNOWN:
+            complain(f"the outcome of {request.verb} is not known yet", _again(request, msg_id))
+    except BrokenPipeError:
+        drop_output()
     return code
+
+
+def _report_closed(request: VerbCall, msg_id: str) -> int:
+    """End as the reader of our output has: quietly, unless a job goes on."""
+    if request.verb in VERBS and VERBS[request.verb].is_job:
+        complain(f"the output was closed; {request.verb} goes on", _again(request, msg_id))
+    drop_output()
+    return UNKNOWN
 
 
 def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> int:
     if not lost.sent:
-        complain(f"{url}: {lost}; nothing was sent", lost.hint)
+        unset = "" if "BREAKGLASS_URL" in os.environ else "BREAKGLASS_URL is not set, so this is the default; "
+        complain(f"{url}: {lost}; nothing was sent", f"{unset}{lost.hint}")
         complain("", "without the handler: see docs/runbook.md")
         return UNREACHED
     complain(f"{url}: {lost}; {request.verb} may have run", _again(request, msg_id))
@@ -98,10 +124,10 @@ def _again(request: VerbCall, msg_id: str) -> str:
     return f"the same again, which acts once: breakglass call {_words(request)}{anyway} --id {msg_id}"
 
 
-def _show(message: Mapping[str, object]) -> None:
-    if message["type"] == "output":
+def _show(display: Display, message: Mapping[str, object]) -> None:
+    if message["type"] == "output" and not display.json:
         show(str(message["text"]), sys.stdout if message["stream"] == "stdout" else sys.stderr)
-    elif message["type"] == "stage":
+    elif message["type"] == "stage" and not display.quiet:
         show(f"stage: {message['stage']}{_latest(message)}\n", sys.stderr)
 
 
@@ -114,25 +140,32 @@ def _latest(stage: Mapping[str, object]) -> str:
         return ""
 
 
-def _show_result(result: Mapping[str, object]) -> int:
-    outcome = str(result["outcome"])
-    verdict = result.get("verdict")
-    if isinstance(verdict, dict):
-        said = str(verdict["sentence"]) in str(result.get("stderr"))  # a job's own output was shown as it came
-        evidence = "\n    ".join(_texts(verdict.get("evidence")))
-        complain("" if said and result["reached"] else str(verdict["sentence"]), evidence)
+def _show_result(result: Mapping[str, object]) -> None:
+    outcome, state = str(result["outcome"]), str(result["state"])
+    _show_verdict(result)
     job = result.get("job")
     if isinstance(job, dict):
         show(str(job.get("output", "")))
     elif "job" in result:
-        complain("no such job is known on the host")
+        complain("no such job is known on the host", "list the jobs: breakglass call history")
     for warning in _texts(result.get("warnings")):
         complain(f"warning: {warning}")
-    say(f"{result['verb']} {result['vm']}: {outcome}, {result['state']} (id {result['id']})")
+    seen = "" if state == "unknown" else f", {state}"
+    say(f"{result['verb']} {result['vm']}: {outcome}{seen} (id {result['id']})")
     if outcome not in ("done", "rejected", "busy", "refused"):
         for line in _texts(result.get("by_hand")):
             complain(f"by hand: {line}")
-    return _EXIT.get(outcome, FAILED)
+
+
+def _show_verdict(result: Mapping[str, object]) -> None:
+    """Show the sentence and its evidence; in the shape of an error only if something is wrong."""
+    verdict = result.get("verdict")
+    if not isinstance(verdict, dict):
+        return
+    sentence = str(verdict["sentence"])
+    said = sentence in str(result.get("stderr")) and result["reached"]  # a job's own output was shown as it came
+    tell = remark if result["outcome"] == "done" else complain
+    tell("" if said else sentence, "\n    ".join(_texts(verdict.get("evidence"))))
 
 
 def _texts(value: object) -> list[str]:
@@ -142,14 +175,21 @@ def _texts(value: object) -> list[str]:
 def chat(arguments: argparse.Namespace) -> int:
     """Talk with claude about a VM; what it proposes runs only when the answer is y."""
     path = memory(os.environ)
-    signer = Signer(handler_url(), caller_key(os.environ))
-    conversation = Conversation(signer, arguments.vm or "", recall(path) if arguments.resume else "")
+    signer = Signer(handler_url(os.environ), caller_key(os.environ))
+    conversation = Conversation(signer, arguments.vm or "", _last_session(path) if arguments.resume else "")
 
     def approve(msg_id: str, request: VerbCall) -> str:
-        return _OUTCOMES.get(_run(request, msg_id), "It failed.")
+        return _OUTCOMES.get(_run(request, msg_id, Display()), "It failed.")
 
     outcome = Terminal(conversation, input, show, complain, approve, lambda token: remember(path, token)).run()
     return _EXIT.get(outcome, FAILED)
+
+
+def _last_session(path: Path) -> str:
+    try:
+        return recall(path)
+    except ValueError as error:
+        raise CommandError(str(error), "leave out --resume to begin a new session") from None
 
 
 _OUTCOMES = {DONE: "It ran and is done.", UNREACHED: "It was not sent.", UNKNOWN: "Whether it ran is not known."}

@@ -1,11 +1,30 @@
 """`breakglass demo`: everything on this machine. Only this loads the demo."""
 
 import argparse
+import os
+import tempfile
 
-from ..demo.run import run
+from .environment import port_number
+from .errors import CommandError
 from .output import say
+
+_LONGEST_SOCKET = 107  # bytes, of unix(7)
+_BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # what the demo adds, and a little more
 
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run everything on this machine: an embedded Proxmox, the handler, the page."""
+    port_number(os.environ, "0")
+    _check_temporary(tempfile.gettempdir())
+    from ..demo.run import run  # the other commands start without it
+
     return run(say, arguments.scenario, not arguments.no_chat, arguments.real_model)
+
+
+def _check_temporary(directory: str) -> None:
+    """Raise CommandError if the demo can't run its programs or make its sockets there."""
+    hint = "set TMPDIR to another directory, for example: TMPDIR=$HOME/tmp breakglass demo"
+    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        raise CommandError(f'no program can be run in "{directory}": it is mounted noexec', hint)
+    if len(os.fsencode(directory)) + _BELOW > _LONGEST_SOCKET:
+        raise CommandError(f'the path of "{directory}" is too long for the sockets of the demo', hint)

@@ -5,42 +5,56 @@ import json
 import os
 from pathlib import Path
 
+from ..agents.bundle import bundle
 from ..alerts.examples import example
-from ..errors import ConfigError
-from .call import handler_url
-from .output import DONE, USAGE, complain, say, show
+from .environment import checked_url, handler_url
+from .errors import CommandError, reason
+from .install import Keys, recipe
+from .output import DONE, FAILED, complain, say, show
 from .serve import config_path, load_config
 
 
 def host_bundle(arguments: argparse.Namespace) -> int:
     """Write the host agent as one file."""
-    from ..agents.bundle import bundle
-
     if arguments.file is None:
         show(bundle())
         return DONE
-    path = Path(arguments.file)
-    path.write_text(bundle(), encoding="utf-8")
-    path.chmod(0o755)
+    try:
+        _write_program(Path(arguments.file), bundle())
+    except IsADirectoryError:
+        hint = f"name the file: {arguments.file.rstrip('/')}/breakglass-pve"
+        raise CommandError(f'"{arguments.file}" is a directory', hint) from None
+    except OSError as error:
+        message = f'can\'t write "{arguments.file}": {reason(error)}'
+        raise CommandError(message, "nothing is left there; write it somewhere else", FAILED) from None
     return DONE
+
+
+def _write_program(path: Path, text: str) -> None:
+    """Write an executable whole or not at all; a device or a pipe is written to as it is."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.chmod(0o755)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def host_install_commands(arguments: argparse.Namespace) -> int:
     """Print what to run on the Proxmox host for one VM; public keys only."""
-    from ..proxmox.connect import public_key
-    from .install import Keys, recipe
+    from ..proxmox.connect import public_key  # asyncssh takes longer to load than all the rest
 
+    config = load_config(config_path(), os.environ)
+    vm = config.vms[_chosen_vm(list(config.vms), arguments.vm)]
     try:
-        config = load_config(config_path(), os.environ)
-        vm = config.vms[_chosen_vm(list(config.vms), arguments.vm)]
         keys = Keys(public_key(vm.key), public_key(vm.agent_key) if vm.agent_key else None)
         text = recipe(vm, keys, arguments.source)
-    except ConfigError as error:
-        complain(f"the configuration can't be used\n{error}")
-        return USAGE
     except (OSError, ValueError) as error:
-        complain(str(error), "nothing was printed; see docs/runbook.md")
-        return USAGE
+        raise CommandError(f"{error}; nothing was printed", "see docs/runbook.md") from None
     show(text)
     return DONE
 
@@ -48,18 +62,15 @@ def host_install_commands(arguments: argparse.Namespace) -> int:
 def _chosen_vm(names: list[str], wanted: str | None) -> str:
     if wanted in names or (wanted is None and len(names) == 1):
         return wanted or names[0]
-    said = "which VM?" if wanted is None else f'no such VM: "{wanted}";'
-    raise ValueError(f"{said} --vm, one of {', '.join(names)}")
+    message = "the configuration has several VMs" if wanted is None else f'no such VM: "{wanted}"'
+    raise CommandError(message, f"add --vm with one of {', '.join(names)}")
 
 
 def alert_example(arguments: argparse.Namespace) -> int:
     """Print what a sender's own configuration needs to send its alerts to this handler."""
-    try:
-        rules = load_config(config_path(), os.environ).alerts
-    except ConfigError as error:
-        complain(f"the configuration can't be used\n{error}")
-        return USAGE
+    rules = load_config(config_path(), os.environ).alerts
+    url = handler_url(os.environ) if arguments.url is None else checked_url("--url", arguments.url)
     if not any(rule.source == arguments.source for rule in rules):
         complain(f"no [[alerts]] entry has source = {json.dumps(arguments.source)} yet", "see docs/alerts.md")
-    say(example(arguments.source, arguments.url or handler_url(), rules).rstrip("\n"))
+    say(example(arguments.source, url, rules).rstrip("\n"))
     return DONE

@@ -8,14 +8,15 @@ import sys
 
 from ..auth.signing import BEARER, GRAFANA
 from ..config.model import is_caller_name
-from .output import DONE, USAGE, complain, say, show
+from .errors import CommandError
+from .output import DONE, say, show
 
 
 def keys_new(arguments: argparse.Namespace) -> int:
     """Print a new caller's entry; the secret is shown this once."""
     if not is_caller_name(arguments.name):
-        complain(f'not a usable name: "{arguments.name}"', "letters, digits, @ . _ - and at most 64 of them")
-        return USAGE
+        hint = "use letters, digits, @ . _ - and at most 64 of them"
+        raise CommandError(f'not a usable caller name: "{arguments.name}"', hint)
     key, secret, allow = _new_key(arguments.way)
     say(f"[callers.{json.dumps(arguments.name)}]\n{key} = {json.dumps(secret)}\nallow  = {json.dumps(allow)}")
     show("# shown once: add it to the configuration, give it to its caller, reload the handler (SIGHUP)\n", sys.stderr)

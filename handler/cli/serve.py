@@ -13,7 +13,10 @@ from ..claude.processes import PR_SET_DUMPABLE, prctl
 from ..config.load import parse
 from ..config.model import Config
 from ..errors import ConfigError, Problem
-from .output import DONE, USAGE, complain
+from .environment import port_number
+from .errors import reason
+from .listen import listen
+from .output import DONE, complain
 
 
 def config_path() -> Path:
@@ -27,7 +30,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError([Problem(str(path), f"can't be read: {error}", "name it in BREAKGLASS_CONFIG")]) from None
+        raise ConfigError([_unreadable(path, error)]) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO) and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
         raise ConfigError([Problem(str(path), "can be read by others than its owner", f"chmod 600 {path}")])
     files = [str(path)]
@@ -39,31 +42,39 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
     return replace(parse(text, read), files=tuple(files))
 
 
+def _unreadable(path: Path, error: Exception) -> Problem:
+    """Return why the configuration file can't be read, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return Problem(str(path), "there is no such file", "write it, or set BREAKGLASS_CONFIG to where it is")
+    if isinstance(error, IsADirectoryError):
+        return Problem(str(path), "is a directory", "set BREAKGLASS_CONFIG to the file in it")
+    if isinstance(error, PermissionError):
+        return Problem(str(path), "can't be read by this user", "run this as its owner; the handler's user must own it")
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(str(path), "is not a text file", "set BREAKGLASS_CONFIG to the TOML file")
+    why = reason(error) if isinstance(error, OSError) else str(error)
+    return Problem(str(path), f"can't be read: {why}", "check BREAKGLASS_CONFIG")
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the server can hear it
     prctl(PR_SET_DUMPABLE, 0)  # before there is a secret in memory: nobody else of our user reads it there
-    path = config_path()
-    host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8080")
-    try:
-        config = load_config(path, os.environ)
-    except ConfigError as error:
-        complain(f"the configuration can't be used\n{error}")
-        return USAGE
+    path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
+    config = load_config(path, os.environ)
     if config.problems:
         complain("the configuration has faults; what they concern is off\n" + "\n".join(map(str, config.problems)))
-    if not port.isdigit():
-        complain(f'PORT is not a number: "{port}"')
-        return USAGE
     from .. import audit  # the other commands start without a server
     from ..web.server import make_server
 
+    server = make_server(config, lambda: load_config(path, os.environ), host, port)
+    sockets = listen(host, port)
     signal.signal(signal.SIGTERM, _exit_quietly)
     log = audit.Writer()
     log.start()
-    audit.note("start", address=f"{host}:{port}", **audit.in_force(config))
+    audit.note("start", address=f"{host}:{sockets[0].getsockname()[1]}", **audit.in_force(config))
     try:
-        make_server(config, lambda: load_config(path, os.environ), host, int(port)).run()
+        server.run(sockets)
     except KeyboardInterrupt:
         pass
     finally:

@@ -41,8 +41,8 @@ def _caller(tables: Tables, name: str, table: Table | None, vms: Iterable[str], 
     if len(ways) > 1:
         tables.problem(path, f"has {len(ways)} ways to prove itself", f"one caller each: {', '.join(ways)}")
     kind = ways[0] if ways else "secret"
-    secrets = tables.secrets(path, table, kind)
-    keys = [key for secret in secrets if (key := _key(tables, f"{path}.{kind}", WAYS[kind], secret))]
+    secrets = tables.secrets_with_source(path, table, kind)
+    keys = [key for source, secret in secrets if (key := _key(tables, f"{path}.{kind}", WAYS[kind], source, secret))]
     found[name, kind] = keys
     allow = frozenset(tables.words(path, table, "allow", ALLOWABLE if kind == "secret" else READS))
     named = frozenset(tables.words(path, table, "vms", tuple(vms))) if "vms" in table else None
@@ -61,11 +61,11 @@ def _not_after(tables: Tables, path: str, table: Table) -> datetime | None:
     return None
 
 
-def _key(tables: Tables, path: str, way: str, secret: str) -> bytes | None:
+def _key(tables: Tables, path: str, way: str, source: str, secret: str) -> bytes | None:
     try:
         return KEY_BYTES[way](secret)
     except ValueError as error:
-        tables.problem(path, str(error), f"make one: breakglass keys new NAME{_FLAGS[way]}")
+        tables.problem(path, f"{error}{source}", f"make one: breakglass keys new NAME{_FLAGS[way]}")
         return None
 
 

@@ -77,10 +77,15 @@ class Tables:
 
     def secrets(self, path: str, table: Table, name: str) -> list[str]:
         """Return the secrets given inline (one or a list) or as files; a problem when there are none."""
+        return [secret for _, secret in self.secrets_with_source(path, table, name)]
+
+    def secrets_with_source(self, path: str, table: Table, name: str) -> list[tuple[str, str]]:
+        """Return each secret after the words that name its file; after an empty text if it stands in the table."""
         before = len(self.problems)
-        inline = self.texts(path, table, name)
-        files = [self.file(f"{path}.{name}_file", file) for file in self.texts(path, table, f"{name}_file")]
-        secrets = [secret for secret in (*inline, *files) if secret]
+        found = [("", secret) for secret in self.texts(path, table, name)]
+        files = self.texts(path, table, f"{name}_file")
+        found += [(f' in "{file}"', self.file(f"{path}.{name}_file", file)) for file in files]
+        secrets = [(source, secret) for source, secret in found if secret]
         if not secrets and len(self.problems) == before:
             self.problem(f"{path}.{name}", "is missing", f"give {name} or {name}_file")
         return secrets

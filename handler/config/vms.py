@@ -98,7 +98,11 @@ def _host_keys(tables: Tables, path: str, table: Table, of: str) -> tuple[tuple[
     for key, lines in ((pin, pinned), (ca, authorities)):
         for line in lines:
             if not _HOST_KEY.fullmatch(line):
-                tables.problem(f"{path}.{key}", f'is not a public key: "{line[:40]}"', "a line of ssh-keyscan, no name")
+                tables.problem(
+                    f"{path}.{key}",
+                    f'is not a public key: "{line[:40]}"',
+                    "like ssh-ed25519 AAAA…, from the host's console: cat /etc/ssh/ssh_host_ed25519_key.pub",
+                )
     if not pinned and not authorities:
         tables.problem(f"{path}.{pin}", "is missing", f'pin it: {pin} = ["ssh-ed25519 AAAA…"], see docs/runbook.md')
     return pinned, authorities

@@ -193,5 +193,7 @@ def describe(world: World, secret: str, port: int, model: str) -> str:
         breakglass=breakglass,
         chat=f"{ask}\n          {model}" if model else NO_CHAT,
         curl=f"printf '{body}' | {sign} | curl -sSN -H @- -H 'accept: application/x-ndjson' -d '{body}' "
-        f"http://127.0.0.1:{port}/pve",
+        f"http://127.0.0.1:{port}/pve"
+        if shutil.which("curl")
+        else "curl is not installed",
     )

@@ -75,7 +75,9 @@ def allowed(caller: Caller, verb: str, vm: Vm | None, now: float) -> None:
 def _warnings(caller: Caller, vm: Vm, now: float) -> list[str]:
     found = []
     if caller.not_after and caller.not_after - datetime.fromtimestamp(now, UTC) < WARN_BEFORE:
-        found.append(f"the key of {caller.name} expires on {caller.not_after:%Y-%m-%d}: breakglass keys new")
+        found.append(
+            f"the key of {caller.name} expires on {caller.not_after:%Y-%m-%d}; make a new one: breakglass keys new"
+        )
     if vm.any_host_key:
         found.append(f"the host key of {vm.name} is not checked: pin vms.{vm.name}.host_key")
     if "chat" in caller.allow and vm.guest is not None and vm.guest.user == "root":

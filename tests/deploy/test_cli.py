@@ -1,15 +1,22 @@
 """The `breakglass` command: what it prints, how it ends, and what it never shows."""
 
+import fcntl
 import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
+import termios
+import threading
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from breakglass.agents.bundle import bundle
+from breakglass.agents.pve.words import VERSION
 from breakglass.auth.signing import secret_bytes
 from breakglass.cli.output import visible
 from breakglass.demo.run import free_port
@@ -20,6 +27,12 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def run(*words: str, stdin: str = "", cwd: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return run_with(environment, *words, stdin=stdin, cwd=cwd)
+
+
+def run_with(
+    environment: dict[str, str], *words: str, stdin: str = "", cwd: Path = ROOT
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "breakglass", *words],
         input=stdin,
@@ -91,6 +104,7 @@ def test_sign_refuses_an_id_that_no_handler_takes() -> None:
 def test_call_ends_as_the_verb_did(service: Service, tmp_path: Path) -> None:
     """0 done; 1 for what was refused or rejected; the sentence and the hint are on stderr."""
     secret = tmp_path / "secret"
+    secret.touch(0o600)
     secret.write_text(service.secrets["operator"] + "\n")
     url = f"http://127.0.0.1:{service.port}"
 
@@ -106,6 +120,20 @@ def test_call_ends_as_the_verb_did(service: Service, tmp_path: Path) -> None:
     assert (rejected.returncode, "one of status, forensics" in rejected.stderr) == (1, True)
     shown = calling("history").stdout
     assert "reset" in shown
+    assert "history devvm: done (id " in shown  # it does not look at the state
+
+    looked = calling("status")
+    assert "breakglass:" not in looked.stderr  # nothing is wrong
+    asked = calling("status", "--id", looked.stdout.split("(id ")[1].rstrip(")\n"), "--json")
+    [line] = asked.stdout.splitlines()
+    answer = json.loads(line)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert answer["outcome"] == "done"
+    assert answer.keys() == service.pve("status").json.keys()
+    assert "stage: " in done.stderr
+    assert "stage: " not in calling("reset", "--quiet").stderr
+    failed = calling("start", "--id", "msg_12345678", "--json", "--if-last", "no such")
+    assert list(json.loads(failed.stdout)) == ["error"]
 
 
 def test_call_says_that_nothing_was_sent() -> None:
@@ -119,6 +147,181 @@ def test_call_with_an_unknown_key_fails(service: Service) -> None:
     """1, with the handler's own words."""
     ran = run("call", "reset", BREAKGLASS_URL=f"http://127.0.0.1:{service.port}", BREAKGLASS_SECRET=new_secret())
     assert (ran.returncode, "not signed by a known caller" in ran.stderr) == (1, True)
+
+
+# --- what is wrong, and what to do ---
+
+SIGNING_KEY = new_secret()
+WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
+    "no key": ({"BREAKGLASS_SECRET": ""}, "call status", 2, "no signing key is set", "set BREAKGLASS_SECRET_FILE"),
+    "half a key": ({"BREAKGLASS_SECRET": "whsec_abc"}, "call status", 2, "BREAKGLASS_SECRET is not base64", "copy all"),
+    "no key file": ({"BREAKGLASS_SECRET_FILE": "{dir}/x"}, "call status", 2, "there is no such file", "set it to"),
+    "a directory": ({"BREAKGLASS_SECRET_FILE": "{dir}"}, "call status", 2, "which is a directory", "set it to"),
+    "empty": ({"BREAKGLASS_SECRET_FILE": "{dir}/empty"}, "call status", 2, "which is empty", "write the whsec_"),
+    "binary": ({"BREAKGLASS_SECRET_FILE": "{dir}/binary"}, "sign", 2, "which is not a text file", "the whsec_"),
+    "shared": ({"BREAKGLASS_SECRET_FILE": "{dir}/shared"}, "sign", 2, "every user of this machine can", "chmod 600"),
+    "URL": ({"BREAKGLASS_URL": "127.0.0.1:8080"}, "call status", 2, 'URL: "127.0.0.1:8080"', "set it to the handler's"),
+    "port in URL": ({"BREAKGLASS_URL": "http://h:99999"}, "call status", 2, 'URL: "http://h:99999"', "set it to"),
+    "empty URL": ({"BREAKGLASS_URL": ""}, "chat", 2, "BREAKGLASS_URL is empty", "set it to the handler's address"),
+    "name in URL": ({"BREAKGLASS_URL": "http://me:pw@h"}, "chat", 2, "has a user name in it", "take it out"),
+    "refused": ({"BREAKGLASS_URL": "{closed}"}, "call status", 3, "connection refused; nothing was sent", "running"),
+    "DNS": ({"BREAKGLASS_URL": "http://no.invalid"}, "call status", 3, '"no.invalid" can\'t be resolved', "spelling"),
+    "id": ({}, "call status --id a.b", 2, 'not an id: "a.b"', "8 to 64"),
+    "resume": ({"XDG_STATE_HOME": "{dir}/none"}, "chat --resume", 2, "no session to resume", "leave out --resume"),
+    "example's URL": ({"BREAKGLASS_CONFIG": "{dir}/good"}, "alert-example pve --url x", 2, "--url is not", "set it to"),
+    "no config": ({"BREAKGLASS_CONFIG": "{dir}/x"}, "serve", 2, "there is no such file", "set BREAKGLASS_CONFIG"),
+    "config is a directory": ({"BREAKGLASS_CONFIG": "{dir}"}, "serve", 2, "is a directory", "set BREAKGLASS_CONFIG"),
+    "config is binary": ({"BREAKGLASS_CONFIG": "{dir}/binary"}, "serve", 2, "is not a text file", "set BREAKGLASS"),
+    "PORT too high": ({"PORT": "99999"}, "serve", 2, 'PORT is "99999", which is not a number', "set it to one"),
+    "PORT negative": ({"PORT": "-1"}, "demo", 2, 'PORT is "-1", which is not a number', "set it to one"),
+    "PORT is a word": ({"PORT": "http"}, "serve", 2, 'PORT is "http", which is not a number', "set it to one"),
+    "HOST": ({"BREAKGLASS_CONFIG": "{dir}/good", "HOST": "192.0.2.1"}, "serve", 2, "not an address of this", "list"),
+    "HOST's name": (
+        {"BREAKGLASS_CONFIG": "{dir}/good", "HOST": "no.invalid"},
+        "serve",
+        2,
+        "can't be resolved",
+        "set it",
+    ),
+    "no directory": ({}, "host bundle {dir}/x/agent", 1, "can't write \"", "write it somewhere else"),
+    "onto a directory": ({}, "host bundle {dir}", 2, "is a directory", "name the file: "),
+    "full disk": ({}, "host bundle /dev/full", 1, "No space left on device", "write it somewhere else"),
+    "long TMPDIR": ({"TMPDIR": "{long}"}, "demo", 2, "is too long for the sockets", "set TMPDIR"),
+}
+
+
+def usable_config() -> str:
+    return f"""
+        [callers.operator]
+        secret = "{SIGNING_KEY}"
+        allow = ["status"]
+        [vms.devvm]
+        ssh = "breakglass@127.0.0.1"
+        key = "k"
+        host_key = "any"
+        vmid = 102
+        [sessions]
+        secret = "{"s" * 40}"
+    """
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The places that the cases are about."""
+    place = tmp_path_factory.mktemp("wrong")
+    texts = {"empty": b"", "binary": b"\xff\x00", "shared": SIGNING_KEY.encode(), "good": usable_config().encode()}
+    for name, text in texts.items():
+        (place / name).touch(0o644 if name == "shared" else 0o600)
+        (place / name).write_bytes(text)
+    long = place / ("l" * 90)
+    long.mkdir()
+    return {"dir": str(place), "long": str(long), "closed": f"http://127.0.0.1:{free_port()}"}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_each_error_says_what_to_do(wrong: dict[str, str], name: str) -> None:
+    """One sentence with the value, one instruction that is its own, the documented exit code, and nothing else."""
+    environment, words, code, message, hint = WRONG[name]
+    given = {"BREAKGLASS_SECRET": SIGNING_KEY} | {key: value.format(**wrong) for key, value in environment.items()}
+    ran = run_with(given, *words.format(**wrong).split())
+    assert (ran.returncode, ran.stdout) == (code, "")
+    sentence, _, instruction = ran.stderr.partition("\n    ")
+    assert sentence.startswith("breakglass: ")
+    assert message in sentence
+    assert hint in instruction
+    assert SIGNING_KEY not in ran.stderr
+
+
+def test_the_key_in_the_pages_link_is_not_shown() -> None:
+    """The page's link works as the URL, and what stands behind its # is the signing key."""
+    url = f"http://127.0.0.1:{free_port()}/#key={SIGNING_KEY}"
+    ran = run("call", "status", BREAKGLASS_URL=url, BREAKGLASS_SECRET=SIGNING_KEY)
+    assert (ran.returncode, "connection refused" in ran.stderr, SIGNING_KEY in ran.stderr) == (3, True, False)
+
+
+def test_a_handler_without_tls_is_named(tmp_path: Path) -> None:
+    """https to a plain port: what failed is TLS, and nothing was sent."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        ran = run("call", "status", BREAKGLASS_URL=url, BREAKGLASS_SECRET=SIGNING_KEY)
+        thread.join(10)
+    assert (ran.returncode, "TLS failed" in ran.stderr, "use http://" in ran.stderr) == (3, True, True)
+
+
+def test_a_port_that_is_taken_is_no_start(wrong: dict[str, str]) -> None:
+    """2 with what to do; no `start` is in the log, for nothing has started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ran = run("serve", BREAKGLASS_CONFIG=f"{wrong['dir']}/good", PORT=port)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"another program listens on 127.0.0.1:{port}\n    stop it" in ran.stderr
+
+
+def test_half_an_agent_is_not_left(tmp_path: Path) -> None:
+    """A disk that fills up while the agent is written: the old one stays, and nothing lies beside it."""
+    (tmp_path / "breakglass-pve").write_text("the old one")
+    command = 'ulimit -f 8; exec "$0" -m breakglass host bundle "$1"'
+    argv = ["sh", "-c", command, sys.executable, str(tmp_path / "breakglass-pve")]
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (ran.returncode, "File too large" in ran.stderr) == (1, True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("breakglass-pve", "the old one")]
+
+
+@pytest.mark.parametrize("words", [("host", "bundle"), ("keys", "new", "phone"), ("--version",)])
+def test_a_closed_pipe_is_quiet(words: tuple[str, ...]) -> None:
+    """The reader has gone, as `head` does: not a word on stderr."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "breakglass", *words]
+    ran = subprocess.run(argv, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=100)
+    os.close(writing)
+    assert "breakglass" not in ran.stderr.partition("# shown once")[0]
+    assert "rror" not in ran.stderr
+
+
+def test_ctrl_c_is_quiet() -> None:
+    """`sign` waits for its body: Ctrl-C ends it with 130 and no traceback."""
+    argv = [sys.executable, "-m", "breakglass", "sign"]
+    environment = os.environ | {"BREAKGLASS_SECRET": SIGNING_KEY}
+    with subprocess.Popen(
+        argv, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"{")
+        process.stdin.flush()
+        while int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)), sys.byteorder):
+            os.sched_yield()  # until it has read that: then it is in our code
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"", b"")
+        assert process.returncode == 130
+
+
+@pytest.mark.parametrize("words", [("version",), ("--version",)])
+def test_the_version(words: tuple[str, ...]) -> None:
+    """The same number as the host agent's."""
+    assert run(*words).stdout == f"breakglass {VERSION}\n"
+
+
+def test_help_tells_the_exit_codes() -> None:
+    """Each code that a command ends with stands in --help."""
+    for words in (["--help"], ["call", "--help"]):
+        assert re.findall(r"^  (\d+)  ", run(*words).stdout, re.MULTILINE) == ["0", "1", "2", "3", "4", "130"]
+
+
+def test_only_their_own_command_loads_the_demo_and_the_server() -> None:
+    """`breakglass call` starts without what it does not need."""
+    code = "import sys, handler.cli; print({'uvicorn', 'asyncssh', 'handler.demo.run'} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "set()\n"
 
 
 # --- the rest ---

@@ -353,6 +353,14 @@ def test_callers_that_can_not_sign_are_not_enough() -> None:
     assert read(GOOD + token).problems == ()
 
 
+def test_a_bad_secret_names_its_file() -> None:
+    """The problem says which of the files has it; what is in the file is not shown."""
+    text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
+    config = parse(text, {"new": whsec("n"), "old": "whsec_ab-c"}.__getitem__)
+    [problem] = [problem for problem in config.problems if problem.path == "callers.operator.secret"]
+    assert problem.message == 'is not base64 after whsec_ in "old"'
+
+
 def test_an_empty_secret_file_is_a_problem() -> None:
     """A file that is being written is not taken for a list with one key fewer."""
     text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')

@@ -1,0 +1,102 @@
+"""What the commands read from the environment, checked: a wrong value is a CommandError that says how to mend it."""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..auth.signing import secret_bytes
+from .errors import CommandError, reason
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+_URL_HINT = f"set it to the handler's address, for example {DEFAULT_URL}"
+_MOST_SECRET_BYTES = 4096  # a signing key has about fifty
+
+Environment = Mapping[str, str]
+
+
+# --- the handler's address ---
+
+
+def handler_url(environment: Environment) -> str:
+    """Return the handler's URL."""
+    return checked_url("BREAKGLASS_URL", environment.get("BREAKGLASS_URL", DEFAULT_URL))
+
+
+def checked_url(name: str, url: str) -> str:
+    """Return `url` without query and fragment, where the page's link has the signing key.
+
+    Raises CommandError if it is not an http or https URL; `name` is where the value comes from.
+    """
+    shown = url.partition("#")[0]
+    if not url:
+        raise CommandError(f"{name} is empty", _URL_HINT)
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not url.isprintable() or " " in url:
+        raise CommandError(f'{name} is not an http or https URL: "{shown}"', _URL_HINT)
+    if "@" in parts.netloc:
+        raise CommandError(f"{name} has a user name in it, which is not used", f"take it out; {_URL_HINT}")
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+# --- the signing key ---
+
+
+def caller_key(environment: Environment) -> bytes:
+    """Return the caller's signing key, from a file or from the environment; never from the command line."""
+    file = environment.get("BREAKGLASS_SECRET_FILE")
+    if file:
+        secret, name = _secret_in(file, environment), f'the signing key in "{file}"'
+    else:
+        secret, name = environment.get("BREAKGLASS_SECRET", "").strip(), "BREAKGLASS_SECRET"
+        if not secret:
+            raise CommandError("no signing key is set", "set BREAKGLASS_SECRET_FILE to the file that has it")
+    try:
+        return secret_bytes(secret)
+    except ValueError as error:
+        hint = "it is one word that begins with whsec_: copy all of it, or make one with breakglass keys new NAME"
+        raise CommandError(f"{name} {error}", hint) from None
+
+
+def _secret_in(file: str, environment: Environment) -> str:
+    name = f'BREAKGLASS_SECRET_FILE is "{file}"'
+    try:
+        _refuse_shared(file, os.stat(file).st_mode, environment)
+        with Path(file).open(encoding="ascii") as opened:
+            secret = opened.read(_MOST_SECRET_BYTES).strip()
+    except FileNotFoundError:
+        raise CommandError(f"{name}, and there is no such file", "set it to the file with your signing key") from None
+    except IsADirectoryError:
+        raise CommandError(f"{name}, which is a directory", "set it to the file in it that has the key") from None
+    except PermissionError:
+        hint = "run this as the file's owner, or give yourself a copy with mode 600"
+        raise CommandError(f"{name}, which this user can't read", hint) from None
+    except OSError as error:
+        raise CommandError(f"{name}, which can't be read: {reason(error)}", "check the file") from None
+    except UnicodeDecodeError:
+        raise CommandError(f"{name}, which is not a text file", "the file has the whsec_… word and no more") from None
+    if not secret:
+        raise CommandError(f"{name}, which is empty", "write the whsec_… signing key into it")
+    return secret
+
+
+def _refuse_shared(file: str, mode: int, environment: Environment) -> None:
+    """Raise CommandError if every user of this machine can read the key."""
+    if stat.S_ISREG(mode) and mode & stat.S_IROTH and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
+        raise CommandError(f'every user of this machine can read the signing key in "{file}"', f'chmod 600 "{file}"')
+
+
+# --- where to listen ---
+
+
+def port_number(environment: Environment, default: str) -> int:
+    """Return PORT; 0 lets the kernel choose."""
+    port = environment.get("PORT", default)
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
+        raise CommandError(f'PORT is "{port}", which is not a number from 0 to 65535', "set it to one, or unset it")
+    return int(port)

@@ -1,0 +1,51 @@
+"""Binds the handler's address before anything is started or logged, so that a taken port is an error of its own."""
+
+import errno
+import socket
+
+from .errors import CommandError, reason
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets for each address of `host`; raise CommandError if one can't be had."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise CommandError(f'HOST is "{host}", which can\'t be resolved: {error}', "set it to an address") from None
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            sockets.append(_listening(family, address))
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        raise _explain(error, host, port) from None
+    return sockets
+
+
+def _listening(family: int, address: tuple[object, ...]) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind(address)
+        opened.listen(BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _explain(error: OSError, host: str, port: int) -> CommandError:
+    at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        hint = f"stop it, or set PORT to a free port; to see which it is: ss -ltnp 'sport = :{port}'"
+        return CommandError(f"another program listens on {at}", hint)
+    if error.errno == errno.EADDRNOTAVAIL:
+        return CommandError(f'HOST is "{host}", which is not an address of this machine', "list them: ip address")
+    if error.errno == errno.EACCES:
+        return CommandError(f"this user may not listen on {at}", "set PORT to a number above 1023")
+    return CommandError(f"can't listen on {at}: {reason(error)}", "check HOST and PORT")
