@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -56,6 +57,14 @@ def _unreadable(path: Path, error: Exception) -> Problem:
     return Problem(str(path), f"can't be read: {why}", "check BREAKGLASS_CONFIG")
 
 
+def _warn_of_missing_programs(config: Config) -> None:
+    """Say at the start, and not in the first turn, that claude's way to the host is missing."""
+    needed = ("ssh", "ssh-agent", "ssh-add") if config.chat and any(vm.agent_key for vm in config.vms.values()) else ()
+    missing = [name for name in needed if shutil.which(name) is None]
+    if missing:
+        complain(f"chat needs {', '.join(missing)}, which is not installed", "install openssh-client; the rest works")
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the server can hear it
@@ -64,6 +73,7 @@ def serve(arguments: argparse.Namespace) -> int:
     config = load_config(path, os.environ)
     if config.problems:
         complain("the configuration has faults; what they concern is off\n" + "\n".join(map(str, config.problems)))
+    _warn_of_missing_programs(config)
     from .. import audit  # the other commands start without a server
     from ..web.server import make_server
 

@@ -266,6 +266,20 @@ def test_a_port_that_is_taken_is_no_start(wrong: dict[str, str]) -> None:
     assert f"another program listens on 127.0.0.1:{port}\n    stop it" in ran.stderr
 
 
+def test_a_missing_ssh_is_told_at_the_start(tmp_path: Path) -> None:
+    """Chat with a read-only key runs ssh and ssh-agent; where they are missing, `serve` says so and goes on."""
+    config = tmp_path / "breakglass.toml"
+    config.touch(0o600)
+    chat = '[chat]\ncommand = "/bin/true"\nshared_uid = true\n'
+    config.write_text(usable_config().replace("vmid = 102", 'vmid = 102\nagent_key = "a"') + chat)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ran = run("serve", BREAKGLASS_CONFIG=str(config), PORT=port, PATH=str(tmp_path))
+        good = run("serve", BREAKGLASS_CONFIG=str(config), PORT=port)
+    assert "chat needs ssh, ssh-agent, ssh-add, which is not installed\n    install openssh-client" in ran.stderr
+    assert ran.stderr.endswith(good.stderr)  # the port's error, in both cases
+
+
 def test_half_an_agent_is_not_left(tmp_path: Path) -> None:
     """A disk that fills up while the agent is written: the old one stays, and nothing lies beside it."""
     (tmp_path / "breakglass-pve").write_text("the old one")
