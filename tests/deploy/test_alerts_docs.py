@@ -116,6 +116,12 @@ def test_an_example_fits_its_entries() -> None:
     assert re.findall("matchers: (.*)", text) == [json.dumps(['a="1"', 'b=~"x.*"'])]
 
 
+def test_a_label_is_not_read_as_a_template() -> None:
+    """What an entry matches is printed as it is, also where it looks like a placeholder."""
+    text = example("alertmanager", "https://bg.example", [Rule("alertmanager", {"a": "@URL@"}, "one")])
+    assert json.dumps(['a="@URL@"']) in text
+
+
 def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)

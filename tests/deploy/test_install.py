@@ -79,6 +79,13 @@ def test_without_an_agent_key_its_line_is_a_comment() -> None:
     assert [line[0] for line in text.splitlines() if "--read-only" in line and "overr" not in line] == ["#"]
 
 
+@pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
+@pytest.mark.parametrize("source", [None, "192.0.2.50"])
+def test_nothing_of_the_template_is_printed(keys: Keys, source: str | None) -> None:
+    """Each placeholder is filled in, and each choice is made."""
+    assert re.findall(r"@[A-Z_]+@|^#(?:if|else|end)\b.*", recipe(VM, keys, source), re.MULTILINE) == []
+
+
 def test_the_drop_in_is_the_documented_one() -> None:
     """A Match block for the account alone, without ForceCommand, ended so that nothing after it is swallowed."""
     lines = heredoc(recipe(VM, Keys(POWER)), "SSHD")
@@ -398,6 +405,9 @@ def test_check_below_a_root(tmp_path: Path) -> None:
 # --- the recipe, run ---
 
 
+CHANGED = ("ssh", "pve", "systemd", "passwd", "shadow")  # below /etc: what the tests change
+
+
 class Installed:
     """A host of its own in a mount namespace, on which the printed recipe was run."""
 
@@ -412,7 +422,10 @@ class Installed:
         self.config = configuration(directory, self.power, self.reading)
         self.recipe = install_commands(self.config, "--from", "127.0.0.1").stdout
         self.first = self.run("/bin/sh", "-s", stdin=self.recipe)
-        shutil.copytree(self.etc, directory / "etc.kept", symlinks=True)
+        (directory / "etc.kept").mkdir()
+        subprocess.run(
+            ["cp", "-a", *(str(self.etc / name) for name in CHANGED), str(directory / "etc.kept")], check=True
+        )
 
     def _write_host(self) -> None:
         for made in (self.etc / "pve/qemu-server", self.etc / "pve/priv", self.etc / "pve/local", self.sbin):
@@ -454,9 +467,10 @@ class Installed:
         return self.run("/usr/local/sbin/breakglass-pve", "check", "--vm", "102")
 
     def restore(self) -> None:
-        """Put /etc and root's files back to what the recipe left; /etc itself stays, because it is mounted."""
-        subprocess.run(["find", str(self.etc), "-mindepth", "1", "-delete"], check=True)
-        subprocess.run(["cp", "-a", f"{self.directory}/etc.kept/.", str(self.etc)], check=True)
+        """Put back what the recipe left: the files of CHANGED, root's own, and the agent's mode."""
+        kept = self.directory / "etc.kept"
+        subprocess.run(["rm", "-rf", *(str(self.etc / name) for name in CHANGED)], check=True)
+        subprocess.run(["cp", "-a", *(str(kept / name) for name in CHANGED), str(self.etc)], check=True)
         for child in (self.root / ".ssh").iterdir():
             child.unlink()
         (self.sbin / "breakglass-pve").chmod(0o755)
@@ -524,11 +538,17 @@ class Door:
         self.process.wait()
 
 
-@pytest.fixture(params=["yes", "no"], ids=["with PAM", "without PAM"])
-def door(host: Installed, request: pytest.FixtureRequest) -> Iterator[Door]:
-    door = Door(host, "-o", f"UsePAM={request.param}")
+@pytest.fixture(scope="module", params=["yes", "no"], ids=["with PAM", "without PAM"])
+def door_of_module(host_of_module: Installed, request: pytest.FixtureRequest) -> Iterator[Door]:
+    door = Door(host_of_module, "-o", f"UsePAM={request.param}")
     yield door
     door.close()
+
+
+@pytest.fixture
+def door(host: Installed, door_of_module: Door) -> Door:
+    """A running sshd; it reads the key file at each login, so what a test changes there takes effect."""
+    return door_of_module
 
 
 @pytest.mark.real("sshd")

@@ -81,6 +81,7 @@ def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert {"breakglass/static_site/index.html", "breakglass/agents/bundle.py", "breakglass/demo/run.py"} <= names
+    assert {"breakglass/cli/recipe.sh", "breakglass/alerts/templates/alertmanager.yml"} <= names
     assert names == sources()
 
 

@@ -26,7 +26,7 @@ FLOORS = (
     ("config",),
     ("auth", "alerts"),
     ("audit",),
-    ("errors", "verbs", "text", "threads", "isolated"),
+    ("errors", "verbs", "text", "templates", "threads", "isolated"),
 )
 AGENT_FLOORS = (
     ("main",),

@@ -1,0 +1,96 @@
+#!/bin/sh
+# Breakglass on the Proxmox host @HOST@, for VM @VMID@ "@VM@". Made by: breakglass host install-commands
+#
+# First, where the handler is set up:
+#     breakglass host bundle breakglass-pve && scp breakglass-pve root@@HOST@:/root/
+# Then paste all of this into a root shell on the host, or save it there and run it with sh. Running it again changes
+# nothing. Stay logged in as root until a login with the new keys has worked. The keys in here are public ones.
+
+( # a subshell: half of it pasted runs nothing, and an error ends this and not your login
+set -eu
+umask 022
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+
+# 1. The agent, root's and renamed into place, so that nobody ever runs half a file.
+if [ -e /root/breakglass-pve ]; then
+    install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
+    mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
+fi
+/usr/local/sbin/breakglass-pve --version
+
+# 2. The account. uid 0, because qm wants root and Proxmox ships no sudo; its key file alone says what it may do.
+#    /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing, and is not the ! for which sshd
+#    without PAM would call the account locked. It never expires: PAM would turn the keys away with it.
+getent passwd @USER@ >/dev/null ||
+    useradd --non-unique --uid 0 --gid 0 --home-dir / --no-create-home --no-log-init --shell /bin/sh @USER@
+[ "$(id -u @USER@)" = 0 ]
+usermod --password '*' @USER@
+chage -m 0 -M -1 -I -1 -E -1 @USER@
+
+# 3. The keys, each with a command of its own. Not below /etc/pve, where root's own file is: it is gone when the
+#    cluster file system is, and is copied to every node. Other keys in this file are kept.
+keys=/etc/ssh/authorized_keys.d/@USER@
+install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d
+touch "$keys"
+{
+    grep -v -F @KEYS@ "$keys" || [ $? = 1 ] # none left
+    cat <<'KEYS'
+@KEY_LINES@
+KEYS
+} >"$keys.new"
+#if no_read_only_key
+# The configuration has no agent_key for @VM@, so no reading key is installed. Its line would be:
+#   restrict,command="/usr/local/sbin/breakglass-pve serve --vm @VMID@ --read-only --as claude" ssh-ed25519 AAAA... breakglass read @VM@
+#end
+chown root:root "$keys.new"
+chmod 0644 "$keys.new"
+mv -f "$keys.new" "$keys"
+
+# 4. sshd. No ForceCommand: it would override each key's command=, and the reading key would get power.
+#    forced-commands-only turns a line away that lost its command=. Root's own login stays as it is.
+#    The exemption keeps sshd from penalising the handler for somebody's failed logins from the same address.
+#if from
+exempt='PerSourcePenaltyExemptList @SOURCE@'
+# OpenSSH before 9.8 (Proxmox VE 8) has no penalties, and would refuse the whole file for the word.
+sshd -T -C user=root,host=x,addr=127.0.0.1 | grep -q '^persourcepenalties ' || exempt="# $exempt"
+#else
+# --from was not given. The handler's address belongs here, without the #:
+exempt='# PerSourcePenaltyExemptList ADDRESS'
+#end
+drop_in=/etc/ssh/sshd_config.d/00-breakglass.conf
+{
+    printf '%s\n\n' "$exempt"
+    cat <<'SSHD'
+Match User @USER@
+    AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u
+    AuthenticationMethods publickey
+    PermitRootLogin forced-commands-only
+    DisableForwarding yes
+    PermitTTY no
+    PermitUserRC no
+    ClientAliveInterval 15
+Match all
+SSHD
+} >"$drop_in.new"
+mv -f "$drop_in.new" "$drop_in"
+# fail2ban, where it is installed: add the handler to ignoreip in /etc/fail2ban/jail.local, then reload it.
+#   ignoreip = 127.0.0.1/8 ::1 @SOURCE@
+
+# 5. Reload only what sshd accepts: a drop-in that it refuses would keep it from starting after the next reboot.
+sshd -t || {
+    mv -f "$drop_in" "$drop_in.refused"
+    echo "sshd refuses the configuration; the drop-in is now $drop_in.refused" >&2
+    exit 1
+}
+systemctl try-reload-or-restart ssh
+
+# 6. The host's key, for host_key in breakglass.toml. Read it here, at the host, and not over the network.
+cat /etc/ssh/ssh_host_ed25519_key.pub
+ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub
+
+# 7. What really holds now, one finding a line; it ends with 1 where one of them is an error.
+/usr/local/sbin/breakglass-pve check --vm @VMID@ --user @USER@
+
+# Then, from the handler's machine: @LOGIN@ ping
+)
