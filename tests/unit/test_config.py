@@ -483,7 +483,8 @@ def test_a_file_that_is_not_there_is_a_config_error(tmp_path: Path, name: str) -
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / name, {})
     (problem,) = caught.value.problems
-    assert (problem.path, problem.hint) == (os.fspath(tmp_path / name), "name it in BREAKGLASS_CONFIG")
+    assert problem.path == os.fspath(tmp_path / name)
+    assert "BREAKGLASS_CONFIG" in problem.hint
 
 
 def test_secret_files_are_read_from_the_disk(tmp_path: Path) -> None:
