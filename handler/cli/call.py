@@ -17,7 +17,7 @@ from .client import call as send
 from .environment import caller_key, handler_url
 from .errors import CommandError
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, remark, say, show
-from .terminal import Terminal, memory, recall, remember
+from .terminal import Terminal, load_session, save_session, session_file
 
 _EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 
@@ -173,21 +173,21 @@ def _texts(value: object) -> list[str]:
 
 
 def chat(arguments: argparse.Namespace) -> int:
-    """Talk with claude about a VM; what it proposes runs only when the answer is y."""
-    path = memory(os.environ)
+    """Talk with claude about a VM; a proposal of claude runs only if the operator answers y."""
+    path = session_file(os.environ)
     signer = Signer(handler_url(os.environ), caller_key(os.environ))
     conversation = Conversation(signer, arguments.vm or "", _last_session(path) if arguments.resume else "")
 
     def approve(msg_id: str, request: VerbCall) -> str:
         return _OUTCOMES.get(_run(request, msg_id, Display()), "It failed.")
 
-    outcome = Terminal(conversation, input, show, complain, approve, lambda token: remember(path, token)).run()
+    outcome = Terminal(conversation, input, show, complain, approve, lambda token: save_session(path, token)).run()
     return _EXIT.get(outcome, FAILED)
 
 
 def _last_session(path: Path) -> str:
     try:
-        return recall(path)
+        return load_session(path)
     except ValueError as error:
         raise CommandError(str(error), "leave out --resume to begin a new session") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .client import Conversation, Event, HandlerError, NoAnswer, VerbCall
 
-LINES = 4  # of a tool's result
+LINES = 4  # shown of a tool's result
 
 Show = Callable[[str], None]  # text as it is, without a newline of its own
 Complain = Callable[[str, str], None]
@@ -37,7 +37,7 @@ class Terminal:
             while True:
                 prompt = self.ask("> ")
                 while prompt.strip():
-                    prompt = self._settle(self._turn(prompt))
+                    prompt = self._ask_about(self._turn(prompt))
         except (EOFError, KeyboardInterrupt):
             self.show("\n")
         return self.outcome
@@ -84,7 +84,7 @@ class Terminal:
         except (HandlerError, NoAnswer) as error:
             self.complain(f"the turn could not be stopped: {error}", "it may go on; Ctrl-C again leaves")
 
-    def _settle(self, proposals: list[Event]) -> str:
+    def _ask_about(self, proposals: list[Event]) -> str:
         """Ask about each proposal; return what to tell claude about them, or nothing."""
         said = []
         for each in proposals:
@@ -103,13 +103,13 @@ class Terminal:
         if kind == "session":
             self.save(self.conversation.session)
         elif kind == "text":
-            self.show(str(event["text"]) if "text" in event else "\n(the model's stream broke; it says this again)\n")
+            self.show(str(event["text"]) if "text" in event else "\n(the model's stream broke; claude repeats this)\n")
         elif kind == "tool":
-            self.show(f"\n$ {_called(event)}\n")
+            self.show(f"\n$ {_command_of(event)}\n")
         elif kind == "tool_result":
-            self.show(_quoted(str(event["text"])))
+            self.show(_shortened(str(event["text"])))
         elif kind == "approval":
-            self.show(f"\n(it asks for {event['verb']} on {event['vm']})\n")
+            self.show(f"\n(claude proposes {event['verb']} on {event['vm']})\n")
         elif kind == "result":
             self.show(f"\n({event['seconds']:.1f} s, ${event['cost_usd']:.4f})\n")
         elif kind == "error":
@@ -120,27 +120,27 @@ class Terminal:
             self.outcome = "done" if event["ok"] is True else "failed"
 
 
-def _called(event: Event) -> str:
+def _command_of(event: Event) -> str:
     given = event["input"]
     if isinstance(given, Mapping) and isinstance(given.get("command"), str):
         return str(given["command"])
     return f"{event['name']} {json.dumps(given)}"
 
 
-def _quoted(text: str) -> str:
+def _shortened(text: str) -> str:
     lines = text.splitlines()
     more = [f"… {len(lines) - LINES} more lines"] if len(lines) > LINES + 1 else []
     return "".join(f"  {line}\n" for line in [*(lines[:LINES] if more else lines), *more])
 
 
-def memory(environment: Mapping[str, str]) -> Path:
-    """Return where the last session is kept for --resume. It is worth nothing without the caller's key."""
+def session_file(environment: Mapping[str, str]) -> Path:
+    """Return the file that keeps the last session token for --resume; without the signing key it is worth nothing."""
     state = environment.get("XDG_STATE_HOME") or f"{environment.get('HOME', '.')}/.local/state"
     return Path(state) / "breakglass" / "session"
 
 
-def remember(path: Path, session: str) -> None:
-    """Keep a session for --resume, where that is possible."""
+def save_session(path: Path, session: str) -> None:
+    """Keep a session token for --resume, if the file can be written."""
     try:
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         path.touch(0o600)
@@ -149,8 +149,8 @@ def remember(path: Path, session: str) -> None:
         pass
 
 
-def recall(path: Path) -> str:
-    """Return the session that was kept; raise ValueError when there is none."""
+def load_session(path: Path) -> str:
+    """Return the session token that was kept; raise ValueError if there is none."""
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError:

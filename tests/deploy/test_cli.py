@@ -280,6 +280,15 @@ def test_a_missing_ssh_is_told_at_the_start(tmp_path: Path) -> None:
     assert ran.stderr.endswith(good.stderr)  # the port's error, in both cases
 
 
+@pytest.mark.real("sshd")  # which is root in a mount namespace, as here
+def test_the_demo_names_a_noexec_directory(tmp_path: Path) -> None:
+    """Its stand-ins are programs: where none can be run, it says so and names TMPDIR."""
+    command = 'mount -t tmpfs -o noexec none "$1" && TMPDIR="$1" exec "$0" -m breakglass demo'
+    argv = ["unshare", "--mount", "sh", "-c", command, sys.executable, str(tmp_path)]
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (ran.returncode, "is mounted noexec\n    set TMPDIR" in ran.stderr) == (2, True), ran.stderr
+
+
 def test_half_an_agent_is_not_left(tmp_path: Path) -> None:
     """A disk that fills up while the agent is written: the old one stays, and nothing lies beside it."""
     (tmp_path / "breakglass-pve").write_text("the old one")
