@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
-from .support import claude
+from .support import leftovers, parts, selection
 from .support.agent import hasten
 from .support.model import Model
 from .support.pve_host import restore
@@ -23,74 +23,59 @@ from .support.sshd import Sshd
 if TYPE_CHECKING:
     from .support.browser import Stage, Visit
 
-MISSING: set[str] = set()
-PARTS = {
-    "qemu": shutil.which("qemu-system-x86_64") is not None,
-    "sshd": Path("/usr/sbin/sshd").exists() and os.geteuid() == 0,
-    "root": os.geteuid() == 0,
-    "fuse": os.geteuid() == 0 and Path("/dev/fuse").exists(),
-    "fsfreeze": os.geteuid() == 0 and shutil.which("fsfreeze") is not None and shutil.which("mkfs.ext4") is not None,
-    "alertmanager": shutil.which("prometheus-alertmanager") is not None and shutil.which("amtool") is not None,
-    "claude": claude.find() is not None,
-    "chromium": shutil.which("chromium") is not None,
-    "curl": shutil.which("curl") is not None and shutil.which("openssl") is not None,
-}
+SHARED_TEMPORARY = Path(tempfile.gettempdir())  # of all test runs on this machine
+_LEFT: list[str] = []
+_DIRECTORY = pytest.StashKey[Path]()
 
 
-SLOW_FILES = (
-    *("test_install", "test_reload", "test_forensics", "test_demo", "test_packaging"),
-    *("test_alertmanager", "test_alerts_http", "test_anyway", "test_together"),
-)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", metavar="SEED", help="run the files, and the tests of a file, in another order")
 
 
-# The files that take longest come first: with several processes, what begins last should be short.
-LONG_FILES = (
-    *(
-        "test_nights",
-        "test_kill_sweep",
-        "test_forensics",
-        "test_page_chat",
-        "test_page_lost",
-        "test_page",
-        "test_page_safety",
-        "test_qm_modes",
-        "test_hung_host_road",
-    ),
-    *("test_changed_meanwhile", "test_agent", "test_http", "test_pve", "test_chat_failures", "test_reload"),
-    *("test_preflight", "test_signals", "test_install", "test_mended", "test_chat", "test_standin"),
-    *("test_page_looks", "test_archive", "test_claude", "test_real_sshd", "test_road", "test_demo", "test_cli"),
-    *("test_unfriendly_host", "test_alerts_http", "test_model", "test_alertmanager", "test_page_vms"),
-    *("test_second_sources", "test_packaging", "test_hostile_ssh", "test_chat_worlds", "test_bodies"),
-)
+def pytest_configure(config: pytest.Config) -> None:
+    """Let signals end a run, and give the run a temporary directory of its own.
+
+    A script starts its background jobs with SIGINT ignored, and the children would inherit that. SIGTERM, which
+    `timeout` sends, ends the run the way SIGINT does: fixtures clean up.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):
+        config.stash[_DIRECTORY] = leftovers.begin()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long files first. Leave out of the quick subset what starts a host or a server, but for the few that are
-    marked quick."""
-    begins = {name: number for number, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: begins.get(item.path.stem, len(begins)))
-    for item in items:
-        starts_something = (
-            not {"world", "stage"}.isdisjoint(getattr(item, "fixturenames", ())) or item.path.stem in SLOW_FILES
-        )
-        if starts_something and item.get_closest_marker("quick") is None:
-            item.add_marker(pytest.mark.slow)
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that leaves a process or a mount behind. The processes of xdist have ended by now."""
+    directory = session.config.stash.get(_DIRECTORY, None)
+    if directory is not None:
+        _LEFT.extend(leftovers.end(directory))
+        if _LEFT and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    selection.mark_slow(items)
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        selection.order_files(items)
+    else:
+        selection.shuffle(items, seed)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose real part is missing, or fail it where real parts are required."""
     for mark in item.iter_markers("real"):
         for part in mark.args:
-            if not PARTS[part]:
-                MISSING.add(part)
+            if reason := parts.missing(part):
                 if os.environ.get("BREAKGLASS_REQUIRE_REAL") == "1":
-                    pytest.fail(f"the real part {part} is missing and BREAKGLASS_REQUIRE_REAL=1")
-                pytest.skip(f"the real part {part} is missing")
+                    pytest.fail(f"BREAKGLASS_REQUIRE_REAL=1 and the real part {part} is missing: {reason}")
+                pytest.skip(f"the real part {part} is missing: {reason}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if MISSING:
-        terminalreporter.write_line(f"real parts that were missing here: {', '.join(sorted(MISSING))}", yellow=True)
+    for left in _LEFT:
+        terminalreporter.write_line(f"left behind: {left}", red=True)
 
 
 @pytest.fixture
@@ -106,25 +91,31 @@ def short_dir() -> Iterator[Path]:
 @contextmanager
 def running_world(directory: Path) -> Iterator[World]:
     world = World(directory, scale=20)
-    hasten(world)
-    assert world.qm("start", "102").returncode == 0
-    yield world
-    world.close()
+    try:
+        hasten(world)
+        assert world.qm("start", "102").returncode == 0
+        yield world
+    finally:
+        world.close()
 
 
 @contextmanager
 def serving(world: World) -> Iterator[Sshd]:
     sshd = Sshd(world)
-    yield sshd
-    sshd.stop()
+    try:
+        yield sshd
+    finally:
+        sshd.stop()
 
 
 @contextmanager
 def connected(directory: Path, sshd: Sshd) -> Iterator[Service]:
     service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
-    service.answering()
-    yield service
-    service.stop()
+    try:
+        service.answering()
+        yield service
+    finally:
+        service.stop()
 
 
 def shares(request: pytest.FixtureRequest, name: str) -> bool:
@@ -165,7 +156,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 @pytest.fixture
 def own_tasks() -> Iterator[None]:
     """No other test has a task of VM 102 meanwhile, in whatever process: a host looks for them in the one /proc."""
-    with (Path(tempfile.gettempdir()) / "breakglass-tests-tasks").open("w") as file:
+    with (SHARED_TEMPORARY / "breakglass-tests-tasks").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -196,8 +187,10 @@ def service(request: pytest.FixtureRequest, world: World, sshd: Sshd) -> Iterato
 def model() -> Iterator[Model]:
     """A scripted model that the real claude talks to."""
     model = Model()
-    yield model
-    model.close()
+    try:
+        yield model
+    finally:
+        model.close()
 
 
 @pytest.fixture(scope="module")
@@ -215,8 +208,10 @@ def stage() -> Iterator["Stage"]:
 
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory, chromium() as browser:
         stage = Stage(Path(directory), browser)
-        yield stage
-        stage.close()
+        try:
+            yield stage
+        finally:
+            stage.close()
 
 
 @pytest.fixture
@@ -226,5 +221,7 @@ def visit(stage: "Stage") -> Iterator["Visit"]:
 
     stage.settle()
     visit = Visit(stage)
-    yield visit
-    visit.close()
+    try:
+        yield visit
+    finally:
+        visit.close()

@@ -24,13 +24,13 @@ import asyncssh
 
 from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID, World
-from breakglass.demo.run import free_port
 from breakglass.proxmox.connect import known_hosts
 from breakglass.proxmox.host import Host
 from breakglass.proxmox.link import Channel, open_link
 from breakglass.proxmox.wire import as_bytes
 
 from ..support import claude
+from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
 from . import chat, nights, page
@@ -157,9 +157,9 @@ def cold_starts(service: Service, count: int) -> tuple[float, float]:
     """Return the medians of the bare Starlette app and of this handler, taken in turns."""
     bare, ours = [], []
     for _ in range(count):
-        port = free_port()
+        port = reserve_port()
         bare.append(first_answer([sys.executable, "-c", BARE, str(port)], port, dict(os.environ), service.directory))
-        port = free_port()
+        port = reserve_port()
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(service.config), "PORT": str(port)}
         serve = [sys.executable, "-m", "breakglass", "serve"]
         ours.append(first_answer(serve, port, environment, service.directory))

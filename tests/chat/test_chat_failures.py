@@ -21,12 +21,12 @@ from breakglass.chat.store import Store
 from breakglass.claude.events import LINE_BYTES
 from breakglass.claude.runner import LOG_BYTES
 from breakglass.config.model import Address, ChatSettings, Vm
-from breakglass.demo.run import free_port
 from breakglass.errors import SessionsUnwritable
 
 from ..support import claude
 from ..support.hung import unserved_fuse
 from ..support.model import Model
+from ..support.ports import reserve_port
 from ..support.talk import Event, Talker, bash, deaf, fake, gone, kinds, last_error, nap, said, started
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
@@ -41,7 +41,7 @@ def talker(model: Model, directory: Path) -> Iterator[Talker]:
 @contextlib.contextmanager
 def instead(directory: Path, model: Model, script: str, **more: object) -> Iterator[Talker]:
     """A handler whose `claude` is a script."""
-    program = directory / f"claude-{free_port()}"
+    program = directory / f"claude-{reserve_port()}"
     program.write_text(f"#!/bin/bash\n{script}\n")
     program.chmod(0o755)
     chat = f"command = {json.dumps(str(program))}\n"
@@ -94,7 +94,7 @@ def test_a_session_survives_a_failure(talker: Talker) -> None:
 
 def test_nobody_listens(directory: Path, model: Model) -> None:
     """A service that is down is reported in under 5 s, not after three minutes."""
-    with started(Talker(directory, model, ANTHROPIC_BASE_URL=f"http://127.0.0.1:{free_port()}")) as talker:
+    with started(Talker(directory, model, ANTHROPIC_BASE_URL=f"http://127.0.0.1:{reserve_port()}")) as talker:
         began = time.monotonic()
         error = last_error(talker.chat("hello"))
         assert time.monotonic() - began < 5

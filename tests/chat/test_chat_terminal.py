@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.demo.run import free_port
-
 from ..support.model import Model
+from ..support.ports import reserve_port
 from ..support.talk import Talker, bash, fake, nap, running, started
 
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -81,7 +80,7 @@ def test_a_failure_is_shown(talker: Talker) -> None:
     code, seen = typed(talker, fake({"text": "x", "fail": 403}))
     assert code == 1
     assert "not signed in" in seen
-    code, seen = typed(talker, "hello", url=f"http://127.0.0.1:{free_port()}")
+    code, seen = typed(talker, "hello", url=f"http://127.0.0.1:{reserve_port()}")
     assert (code, "refused" in seen) == (3, True)
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from breakglass.claude.isolation import reachable, within_reach
 from breakglass.config.model import ChatSettings, Config
-from breakglass.demo.run import free_port
 
+from ..support.ports import reserve_port
 from ..support.service import config_text, new_secret
 from ..support.sshd import wait_listening
 
@@ -148,7 +148,7 @@ def test_nobody_reads_the_handlers_memory(place: Path) -> None:
     """A process of the handler's own user, as claude is under shared_uid, sees neither its environment nor its memory;
     of another process of that user it sees both."""
     caller = {"operator": {"secret": new_secret(), "allow": ["status"]}}
-    path, port = made(place / "breakglass.toml", 0o600), free_port()
+    path, port = made(place / "breakglass.toml", 0o600), reserve_port()
     path.write_text(config_text(caller, port=1, key="none", host_key="any"))
     env = {"BREAKGLASS_CONFIG": str(path), "PORT": str(port), "COUNT_ON": "it"}
     handler = begin(sys.executable, "-m", "breakglass", "serve", env=env)

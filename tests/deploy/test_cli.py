@@ -19,8 +19,8 @@ from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.words import VERSION
 from breakglass.auth.signing import secret_bytes
 from breakglass.cli.output import visible
-from breakglass.demo.run import free_port
 
+from ..support.ports import reserve_port
 from ..support.service import Service, new_secret
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,7 +52,7 @@ def test_serve_reports_every_mistake_and_exits_2(tmp_path: Path) -> None:
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
     config.write_text('[callers.operator]\nsecret = "whsec_AA=="\nallow = ["reboot"]\n[vms.ssh]\n')
-    ran = run("serve", BREAKGLASS_CONFIG=str(config), PORT=str(free_port()))
+    ran = run("serve", BREAKGLASS_CONFIG=str(config), PORT=str(reserve_port()))
     assert ran.returncode == 2
     for path in ("callers.operator.secret", "callers.operator.allow", "vms.ssh", "vms.ssh.vmid", "sessions.secret"):
         assert path in ran.stderr
@@ -138,7 +138,7 @@ def test_call_ends_as_the_verb_did(service: Service, tmp_path: Path) -> None:
 
 def test_call_says_that_nothing_was_sent() -> None:
     """3 when nobody listens: nothing was sent, and that is certain."""
-    ran = run("call", "reset", BREAKGLASS_URL=f"http://127.0.0.1:{free_port()}", BREAKGLASS_SECRET=new_secret())
+    ran = run("call", "reset", BREAKGLASS_URL=f"http://127.0.0.1:{reserve_port()}", BREAKGLASS_SECRET=new_secret())
     assert (ran.returncode, "nothing was sent" in ran.stderr) == (3, True)
 
 

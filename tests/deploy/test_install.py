@@ -7,7 +7,6 @@ account and change sshd's configuration; the machine's own files stay as they ar
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from breakglass.cli.install import Keys, recipe
 from breakglass.config.model import Address, Vm
 from breakglass.proxmox.connect import public_key
 
+from ..support.ports import reserve_port
 from ..support.service import new_secret
 from ..support.sshd import descendants, wait_listening
 
@@ -510,9 +510,7 @@ class Door:
 
     def __init__(self, host: Installed, *options: str) -> None:
         self.host = host
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = reserve_port()
         own = ["-o", "ListenAddress=127.0.0.1", "-o", "PidFile=none", "-p", str(self.port)]
         argv = host.inside("/usr/sbin/sshd", "-D", "-e", *own, *options)
         self.process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd="/")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.demo.run import free_port
-
+from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd, wait_listening
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.real("sshd")
 @pytest.mark.slow
 def test_a_log_that_nobody_reads_stops_nothing(service: Service, sshd: Sshd, tmp_path: Path) -> None:
     """Stdout is a pipe that is full: requests are answered, and the handler still ends when it is told to."""
-    port = free_port()
+    port = reserve_port()
     environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(port)}
     command = [sys.executable, "-m", "breakglass", "serve"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=tmp_path) as process:

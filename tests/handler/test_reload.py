@@ -16,9 +16,9 @@ import pytest
 
 from breakglass.cli.client import new_id
 from breakglass.demo.proxmox.world import World
-from breakglass.demo.run import free_port
 
 from ..support.failing_tools import misbehave
+from ..support.ports import reserve_port
 from ..support.service import READ, Service, new_secret
 from ..support.sshd import Sshd
 from .test_pve import open_gate, wait_stage
@@ -246,7 +246,7 @@ def test_a_handler_starts_with_a_faulty_entry_and_says_so(
     another_vm(service, "other", broken=True)
     add(service, caller("phone", "hunter2"))
     second = Service.__new__(Service)
-    second.secrets, second.directory, second.port = service.secrets, tmp_path, free_port()
+    second.secrets, second.directory, second.port = service.secrets, tmp_path, reserve_port()
     environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(second.port)}
     log = (tmp_path / f"audit-{second.port}.jsonl").open("wb")
     second.process = subprocess.Popen([sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=log)
@@ -393,7 +393,7 @@ def test_a_hangup_during_the_start_and_the_end_kills_nothing(service: Service, e
     pipe = service.directory / "pipe"
     os.mkfifo(pipe)
     add(service, f'[callers.phone]\nsecret_file = "{pipe}"\nallow = ["status"]\n')
-    environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(free_port())}
+    environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(reserve_port())}
     process = subprocess.Popen(
         [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=subprocess.DEVNULL
     )

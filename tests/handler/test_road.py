@@ -21,6 +21,7 @@ from breakglass.proxmox.run import Run, SentIds
 from breakglass.web.bodies import PveRequest
 
 from ..support.failing_tools import misbehave
+from ..support.ports import reserve_port
 from ..support.sshd import Sshd, descendants
 
 pytestmark = pytest.mark.real("sshd")
@@ -60,12 +61,6 @@ def at(port: int, name: str = "127.0.0.1") -> Address:
     return Address("breakglass", name, port)
 
 
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 # --- seven ways ---
 
 
@@ -76,7 +71,7 @@ async def test_name_not_found(open_host: Callable[..., Host]) -> None:
 
 async def test_refused(open_host: Callable[..., Host]) -> None:
     """2: nobody listens."""
-    assert (await trouble(open_host(ssh=at(unused_port())))).code == "refused"
+    assert (await trouble(open_host(ssh=at(reserve_port())))).code == "refused"
 
 
 async def test_timeout(open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:

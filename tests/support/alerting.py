@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from breakglass.demo.proxmox.world import VMID, World
-from breakglass.demo.run import free_port
 
+from .ports import reserve_port
 from .service import Reply, Service
 from .sshd import Sshd, wait_listening
 
@@ -102,7 +102,7 @@ class Alertmanager:
     """Debian's Alertmanager on loopback, alone: nobody to gossip with."""
 
     def __init__(self, directory: Path, config: str) -> None:
-        self.port = free_port()
+        self.port = reserve_port()
         self.directory = directory / f"am-{self.port}"
         self.directory.mkdir()
         token = self.directory / "token"

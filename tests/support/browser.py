@@ -18,11 +18,11 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 from breakglass.agents.pve.words import MUTATING
 from breakglass.cli.client import new_id
 from breakglass.demo.proxmox.world import World
-from breakglass.demo.run import free_port
 
 from . import claude
 from .failing_tools import misbehave
 from .model import Model
+from .ports import reserve_port
 from .service import Service
 from .sshd import Sshd
 from .stages import until
@@ -65,7 +65,7 @@ class Wire:
 
     def __init__(self, port: int) -> None:
         self.to = port
-        self.port = free_port()
+        self.port = reserve_port()
         self._cut: tuple[bytes, int] | None = None
         self._times = 0
         self._before: Callable[[], object] = bool

@@ -17,9 +17,9 @@ from typing import Any
 
 from breakglass.auth.signing import secret_bytes, sign
 from breakglass.cli.client import new_id
-from breakglass.demo.run import free_port
 
-from .sshd import wait_listening
+from .ports import reserve_port
+from .sshd import end_with_descendants, wait_listening
 
 READ = ["status", "forensics", "history"]
 ALL = [*READ, "start", "stop", "reset", "cycle"]
@@ -71,7 +71,7 @@ class Service:
 
     def __init__(self, directory: Path, *, port: int, key: str, host_key: object, **more: Any) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = reserve_port()
         self.secrets = {name: new_secret() for name in ("operator", "operator2", "viewer")}
         callers = {n: {"secret": s, "allow": READ if n == "viewer" else ALL} for n, s in self.secrets.items()}
         self.config = directory / f"breakglass-{self.port}.toml"
@@ -81,12 +81,15 @@ class Service:
 
     def start(self) -> None:
         """Start the handler, or start it again where it was, and return once it listens."""
-        self._out = (self.directory / f"audit-{self.port}.jsonl").open("ab")
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=self._out, cwd=self.directory
-        )
+        command = [sys.executable, "-m", "breakglass", "serve"]
+        with self.audit_file.open("ab") as audit:
+            self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
         wait_listening(self.port, self.process)
+
+    @property
+    def audit_file(self) -> Path:
+        return self.directory / f"audit-{self.port}.jsonl"
 
     # --- asking ---
 
@@ -124,16 +127,18 @@ class Service:
         with ThreadPoolExecutor(len(calls)) as pool:
             return list(pool.map(lambda call: self.pve(**call), calls))
 
-    def answering(self, seconds: float = 20) -> None:
+    def answering(self, seconds: float = 60) -> None:
         """Return once the handler holds a connection to the host."""
         until = time.monotonic() + seconds
         while self.health()["vms"][0]["proxmox"] != "answering":
             assert time.monotonic() < until, self.health()
             time.sleep(0.02)
 
-    def not_answering(self) -> None:
+    def not_answering(self, seconds: float = 60) -> None:
         """Return once the handler has noticed that its connection is gone."""
+        until = time.monotonic() + seconds
         while self.health()["vms"][0]["proxmox"] == "answering":
+            assert time.monotonic() < until, self.health()
             time.sleep(0.02)
 
     def health(self) -> dict[str, Any]:
@@ -144,11 +149,14 @@ class Service:
     def audit(self) -> list[dict[str, Any]]:
         """End the handler and return its audit lines, of requests only."""
         self.stop()
-        lines = [json.loads(line) for line in Path(self._out.name).read_text().splitlines()]
+        lines = [json.loads(line) for line in self.audit_file.read_text().splitlines()]
         return [line for line in lines if "outcome" in line]
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Have the handler end, and fail when it does not."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-        self.process.wait(20)
-        self._out.close()
+        try:
+            self.process.wait(60)
+        finally:
+            end_with_descendants(self.process)

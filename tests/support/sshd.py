@@ -16,6 +16,8 @@ import asyncssh
 
 from breakglass.demo.proxmox.world import World
 
+from .ports import reserve_port
+
 CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -71,9 +73,7 @@ class Sshd:
         self.keys.parent.mkdir(parents=True)
         self.keys.parent.parent.chmod(0o755)
         self.extra = extra
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = reserve_port()
         self.host_key = self._new_host_key()
         self.power_key, self.read_only_key = self._two_keys()
         self.start()
@@ -117,14 +117,14 @@ class Sshd:
         names = ("passwd", "shadow", "ssh")
         binds = "".join(f"mount --bind {self.directory}/{name} /etc/{name} && " for name in names)
         script = f"{binds}exec /usr/sbin/sshd -D -e -f {config}"
-        self.log = (self.directory / "log").open("ab")
         argv = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-c", script]
-        self.process = subprocess.Popen(argv, stderr=self.log, stdin=subprocess.DEVNULL)
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(argv, stderr=log, stdin=subprocess.DEVNULL)
         self.wait()
 
     def wait(self) -> None:
         """Return once the server listens."""
-        wait_listening(self.port, self.process)
+        wait_listening(self.port, self.process, self.directory / "log")
 
     def _write_accounts(self) -> None:
         for name, line in (("passwd", self.account), ("shadow", "breakglass:*:20000:0:99999:7:::\n")):
@@ -132,34 +132,48 @@ class Sshd:
 
     def stop(self) -> None:
         """End the server and every connection; their descendants too, because a session outlives its monitor."""
-        for pid in [self.process.pid, *descendants(self.process.pid)]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self.process.wait()
-        self.log.close()
+        end_with_descendants(self.process)
 
     def drop_connections(self) -> None:
         """SIGKILL everything below the server: connections, agents, but no detached job."""
-        for pid in descendants(self.process.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        kill_all(descendants(self.process.pid))
 
     def logged(self) -> str:
         return (self.directory / "log").read_text()
 
 
-def wait_listening(port: int, process: "subprocess.Popen[bytes]", seconds: float = 20) -> None:
-    """Return once the process listens on the port."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        assert process.poll() is None, f"the server ended with {process.returncode}"
+def kill_all(pids: list[int]) -> None:
+    for pid in pids:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def end_with_descendants(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and all below it; nothing when it has ended and was waited for."""
+    if process.returncode is None:
+        kill_all([process.pid, *descendants(process.pid)])
+    process.wait()
+
+
+def wait_listening(port: int, process: "subprocess.Popen[bytes]", log: Path | None = None, seconds: float = 60) -> None:
+    """Return once the process listens on the port; else end it and raise with the last lines of its log."""
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until:
+        if _takes_connections(port):
             return
-        except ConnectionRefusedError:
-            time.sleep(0.01)
-    raise TimeoutError(f"nothing listens on {port}")
+        time.sleep(0.01)
+    ended = process.returncode
+    end_with_descendants(process)
+    what = f"did not listen within {seconds} s" if ended is None else f"ended with {ended}"
+    said = log.read_text(errors="replace")[-2000:] if log else ""
+    raise AssertionError(f"the server for port {port} {what}\n{said}".rstrip())
+
+
+def _takes_connections(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except (ConnectionRefusedError, TimeoutError):
+        return False
+    return True

@@ -15,10 +15,10 @@ from typing import Any
 
 from breakglass.auth.signing import secret_bytes, sign
 from breakglass.cli.client import new_id
-from breakglass.demo.run import free_port
 
 from . import claude
 from .model import Model
+from .ports import reserve_port
 from .service import ALL, READ, Reply, Service, config_text, new_secret
 from .sshd import Sshd, wait_listening
 
@@ -51,7 +51,7 @@ class Talker(Service):
         patched: str = "",
         **env: str,
     ) -> None:
-        self.directory, self.model, self.port = directory, model, free_port()
+        self.directory, self.model, self.port = directory, model, reserve_port()
         self._code = f"import sys; {patched or 'pass'}; from breakglass.cli.main import main; sys.exit(main())"
         self.sessions = sessions or directory / "sessions"
         self.secrets = {name: new_secret() for name in KEYS}
@@ -59,7 +59,7 @@ class Talker(Service):
             n: {"secret": s, "allow": READ if n == "viewer" else [*ALL, "chat"]} for n, s in self.secrets.items()
         }
         if host is None:
-            text = config_text(chatters, port=free_port(), key="no key", host_key="any")
+            text = config_text(chatters, port=reserve_port(), key="no key", host_key="any")
         else:
             text = config_text(chatters, port=host.port, key=host.power_key, host_key=[host.host_key])
             text = text.replace("[sessions]", f"agent_key = '''{host.read_only_key}'''\n\n[sessions]")
@@ -75,18 +75,17 @@ class Talker(Service):
         self._start()
 
     def _start(self) -> None:
-        self._out = (self.directory / f"audit-{self.port}.jsonl").open("wb")
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", self._code, "serve"], env=environment, stdout=self._out, cwd=self.directory
-        )
+        command = [sys.executable, "-c", self._code, "serve"]
+        with self.audit_file.open("wb") as audit:
+            self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
         wait_listening(self.port, self.process)
 
     def replica(self) -> "Talker":
         """Return a second handler with the same configuration."""
         other = object.__new__(Talker)
         other.__dict__ |= self.__dict__
-        other.port = free_port()
+        other.port = reserve_port()
         other._start()
         return other
 

@@ -1,0 +1,57 @@
+"""The real parts that tests need, and why one of them is missing on this machine."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from . import claude
+
+
+def _program(*names: str) -> str:
+    missing = [name for name in names if shutil.which(name) is None]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "the tests don't run as root"
+
+
+@cache
+def _mounts() -> str:
+    """Say why this process can't have mounts of its own, as root in a container without CAP_SYS_ADMIN."""
+    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
+    return f"no mount namespace can be made: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+def _sshd() -> str:
+    return _root() or ("" if Path("/usr/sbin/sshd").exists() else "not installed: sshd") or _mounts()
+
+
+def _fuse() -> str:
+    return _root() or ("" if Path("/dev/fuse").exists() else "there is no /dev/fuse") or _mounts()
+
+
+def _claude() -> str:
+    return "" if claude.find() is not None else "not installed: claude"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "alertmanager": lambda: _program("prometheus-alertmanager", "amtool"),
+    "chromium": lambda: _program("chromium"),
+    "claude": _claude,
+    "curl": lambda: _program("curl", "openssl"),
+    "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
+    "fuse": _fuse,
+    "mounts": lambda: _root() or _mounts(),
+    "qemu": lambda: _program("qemu-system-x86_64"),
+    "root": _root,
+    "sshd": _sshd,
+}
+
+
+def missing(part: str) -> str:
+    """Return why a real part can't be had here, or an empty string."""
+    return PARTS[part]()

@@ -1,0 +1,48 @@
+"""Decides which tests run, and in which order."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+STARTED_FIXTURES = {"world", "stage"}
+STARTED_PARTS = {"alertmanager", "chromium", "claude", "fsfreeze", "fuse", "qemu", "sshd"}
+
+
+def mark_slow(items: list[pytest.Item]) -> None:
+    """Mark every test that starts a host, a server or a browser as slow, except those marked quick."""
+    for item in items:
+        if item.get_closest_marker("quick") is None and _starts_something(item):
+            item.add_marker(pytest.mark.slow)
+
+
+def _starts_something(item: pytest.Item) -> bool:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    parts = {part for mark in item.iter_markers("real") for part in mark.args}
+    return bool(fixtures & STARTED_FIXTURES or parts & STARTED_PARTS)
+
+
+def order_files(items: list[pytest.Item]) -> None:
+    """Put the files with the most slow tests first.
+
+    Several processes take one file each. A long file that begins last would keep one of them busy alone.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+def shuffle(items: list[pytest.Item], seed: str) -> None:
+    """Shuffle the files, and the tests within each file.
+
+    A file's tests stay together because they share fixtures. Each process gets the same order from the same seed.
+    """
+    chance = random.Random(seed)
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    groups = list(files.values())
+    chance.shuffle(groups)
+    for group in groups:
+        chance.shuffle(group)
+    items[:] = [item for group in groups for item in group]
