@@ -23,7 +23,6 @@ from .support.sshd import Sshd
 if TYPE_CHECKING:
     from .support.browser import Stage, Visit
 
-SHARED_TEMPORARY = Path(tempfile.gettempdir())  # of all test runs on this machine
 _LEFT: list[str] = []
 _DIRECTORY = pytest.StashKey[Path]()
 
@@ -156,7 +155,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 @pytest.fixture
 def own_tasks() -> Iterator[None]:
     """No other test has a task of VM 102 meanwhile, in whatever process: a host looks for them in the one /proc."""
-    with (SHARED_TEMPORARY / "breakglass-tests-tasks").open("w") as file:
+    with (leftovers.shared_directory() / "breakglass-tests-tasks").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

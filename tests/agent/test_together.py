@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from breakglass.agents.pve.forensics.probe import Probe, Reply
 from breakglass.agents.pve.forensics.together import asked_together
 
@@ -50,6 +52,7 @@ def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
     assert most_at_a_time(others) > processors
 
 
+@pytest.mark.slow
 def test_a_deadline_counts_from_its_own_start() -> None:
     """One that had to wait for its turn is not late for that."""
     processors = len(os.sched_getaffinity(0))
@@ -57,6 +60,7 @@ def test_a_deadline_counts_from_its_own_start() -> None:
     assert set(outcomes(asked_together(probes, time.monotonic() + 30)).values()) == {"ok"}
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_for_is_not_asked() -> None:
     """It says so: it gave no answer because nobody asked, which is no finding."""
     processors = len(os.sched_getaffinity(0))

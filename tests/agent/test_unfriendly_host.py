@@ -57,6 +57,7 @@ def read_only(world: World) -> Iterator[Callable[[], None]]:
 Trouble = Callable[[World], AbstractContextManager[Callable[[], None]]]
 
 
+@pytest.mark.real("mounts")
 @pytest.mark.parametrize(
     ("trouble", "reason"), [(full, "No space left on device"), (read_only, "Read-only file system")]
 )
@@ -111,6 +112,7 @@ def noted_since(world: World) -> float:
 # --- the rest of the machine ---
 
 
+@pytest.mark.real("mounts")
 def test_a_full_run(world: World) -> None:
     """Where there is no room for bookkeeping, what was kept in reserve is enough for half a dozen resets, each once."""
     place = world.root / "run/breakglass"
@@ -130,6 +132,7 @@ def test_a_full_run(world: World) -> None:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.real("mounts")
 def test_a_tmp_that_cannot_be_written(world: World) -> None:
     """The agent writes nothing there, and neither does what it runs."""
     own = f"mount --bind {world.directory} {world.directory}"

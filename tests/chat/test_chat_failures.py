@@ -285,7 +285,7 @@ def mounted(directory: Path, size: str) -> Iterator[Path]:
         path.rmdir()
 
 
-@pytest.mark.real("root")
+@pytest.mark.real("mounts")
 def test_a_full_or_read_only_disk(directory: Path, model: Model) -> None:
     """It is an answer before the turn begins, not a conversation that is silently lost."""
     asked = len(model.asked)
@@ -309,7 +309,7 @@ def test_a_full_or_read_only_disk(directory: Path, model: Model) -> None:
         assert talker.chat("hello", session=session)[-1]["ok"] is True
 
 
-@pytest.mark.real("root")
+@pytest.mark.real("mounts")
 def test_a_disk_that_fills_up_in_a_turn(directory: Path, model: Model) -> None:
     """The turn is stopped and has an end, and the log is read as far as it goes."""
     fill = "head -c 60M /dev/zero > mounted/ballast 2>/dev/null\n"

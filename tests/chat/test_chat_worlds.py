@@ -1,11 +1,14 @@
 """Chat on, off and apart: claude as another user, what `/health` says, and that a reload or a fault stops no verb."""
 
+import json
+import pwd
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from ..support import claude
 from ..support.model import Model
 from ..support.service import Reply
 from ..support.talk import Talker, bash, fake, gone, last_error, nap, running, said, started, there
@@ -35,7 +38,8 @@ def told(reply: Reply) -> tuple[int, str]:
 def test_claude_as_another_user(directory: Path, model: Model) -> None:
     """A turn runs as that user, goes on in the next one, and is ended across users when the handler is killed."""
     directory.chmod(0o711)
-    with started(Talker(directory, model, chat='user = "nobody"')) as talker:
+    command = json.dumps(str(claude.reachable(pwd.getpwnam("nobody").pw_uid, directory)))
+    with started(Talker(directory, model, chat=f'user = "nobody"\ncommand = {command}')) as talker:
         assert settled(talker, "on")["chat_isolated"] is True
         events = talker.chat(fake(bash("id -un"), {"text": "fin"}))
         assert [event["text"] for event in events if event["type"] == "tool_result"] == ["nobody"]

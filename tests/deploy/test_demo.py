@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts the demo
+
 
 class Demo:
     """A running demo and what it printed."""

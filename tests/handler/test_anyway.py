@@ -214,6 +214,7 @@ async def test_a_job_under_way_says_by_when_it_ends(script: Scripted, vm: Vm) ->
 
 
 @real
+@pytest.mark.slow
 async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
     script: Scripted, vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_whoever_attaches_again_hears_nothing_twice(service: Service, script: Sc
 
 
 @real
+@pytest.mark.slow
 def test_without_a_session_the_trailer_tells_the_deadline(service: Service, script: Scripted, server: Any) -> None:
     """A host that opens no session says its stages as text; the deadline and the offer are in the trailer."""
     text = output("stage: preflight, at most 420 s\n")

@@ -14,11 +14,17 @@ from pathlib import Path
 
 GRACE_SECONDS = 5.0
 _NAME = "PYTEST_CURRENT_TEST"
+_SHARED = "PYTEST_DEBUG_TEMPROOT"  # pytest's own directories stay there after a run, to be looked at
+
+
+def shared_directory() -> Path:
+    """Return the temporary directory that all runs on this machine have in common."""
+    return Path(os.environ.get(_SHARED) or tempfile.gettempdir())
 
 
 def begin() -> Path:
     """Make the run's temporary directory and have everything that is started from now on use it."""
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stays, to be looked at
+    os.environ[_SHARED] = str(shared_directory())
     directory = Path(tempfile.mkdtemp(prefix="bg"))
     directory.chmod(0o1777)  # like /tmp: some tests run programs as other users
     os.environ["TMPDIR"] = str(directory)
