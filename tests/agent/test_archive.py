@@ -17,7 +17,7 @@ from breakglass.agents.pve.jobs.mutex import Lock
 from breakglass.agents.pve.jobs.store import KEEP_JOBS, Record
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, processes
+from ..support.agent import Session, execute, processes, set_constants
 from ..support.stages import at_qm, memory, until
 
 DAY = 24 * 3600
@@ -109,7 +109,7 @@ def test_output_is_cut_to_a_mebibyte(world: World) -> None:
 @pytest.mark.real("qemu")
 def test_a_picture_over_two_mebibytes_is_not_kept(world: World) -> None:
     """QEMU draws it; what it weighs is said, and the capture ends well without it."""
-    world.agent.write_text(world.agent.read_text().replace("SCREEN_BYTES = 2 * 1024 * 1024", "SCREEN_BYTES = 1000"))
+    set_constants(world, SCREEN_BYTES=1000)
     answer = execute(world, "forensics id=big-picture")
     assert (answer.code, answer.trailer["screen"]) == (0, False)
     assert "more than the 1000 that are kept" in answer.stdout
@@ -121,10 +121,8 @@ def test_a_picture_over_two_mebibytes_is_not_kept(world: World) -> None:
 
 def booted_an_hour_ago(world: World) -> None:
     """Shift the host agent's clock, so that a test holds whatever the uptime of the machine that runs it."""
-    clock = "time.clock_gettime(time.CLOCK_BOOTTIME)"
-    text = world.agent.read_text()
-    assert clock in text
-    world.agent.write_text(text.replace(clock, f"({clock} - {boottime() - 3600})"))
+    clock = f"lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - {boottime() - 3600}"
+    set_constants(world, f"import time\nreplace(boottime={clock})")
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from breakglass.agents.pve.host.files import read_process
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, processes
+from ..support.agent import Session, execute, processes, set_constants
 from ..support.failing_tools import misbehave
 from ..support.pve_host import lock, no_quorum, task, task_index
 from ..support.stages import Hold, at_qm, in_evidence, memory, until
@@ -92,8 +93,8 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
 
 def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world: World) -> None:
     """It holds the lock file for ever, as with a hook script that hangs: no start could follow, so QEMU lives on."""
-    agent, before = world.agent.read_text(), world.pid
-    world.agent.write_text(agent.replace('"cycle": 420.0', '"cycle": 30.0'))
+    before = world.pid
+    set_constants(world, DEADLINES=DEADLINES | {"cycle": 30.0})
     path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
     path.parent.mkdir(parents=True, exist_ok=True)
     holds = f"import fcntl; f = open({str(path)!r}, 'w'); fcntl.flock(f, 2); print('up', flush=True); input()"

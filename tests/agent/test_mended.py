@@ -9,7 +9,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute
+from ..support.agent import Session, execute, set_constants
 from ..support.service import Service
 from ..support.sshd import Sshd, descendants
 
@@ -76,12 +76,7 @@ def test_a_qemu_that_a_job_starts_is_not_spared_by_the_oom_killer(world: World) 
 
 def test_a_defect_in_the_capture_stops_no_rescue(world: World) -> None:
     """Evidence before action, but never instead of it: the reset happens, and says what it went without."""
-    sound = world.agent.read_text()
-    broken = sound.replace(
-        "    state = conclude(facts)\n    pid = None if", '    raise KeyError("a defect")\n    pid = None if'
-    )
-    assert broken != sound
-    world.agent.write_text(broken)
+    set_constants(world, 'def defect(*_):\n    raise KeyError("a defect")\n\n\nreplace(look_briefly=defect)')
     answer = execute(world, "reset")
     assert (answer.code, answer.trailer["state"]) == (0, "running")
     assert "KeyError" in answer.trailer["warnings"][0]

@@ -10,7 +10,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, processes
+from ..support.agent import Session, execute, processes, set_constants
 from ..support.pve_host import (
     another_cleanup,
     another_stop,
@@ -226,12 +226,24 @@ def test_a_vm_that_is_stranded_without_a_quorum_is_not_advised_to_start(world: W
     assert "this node has no quorum, so a start would fail" in verdict["evidence"]
 
 
+NO_START = """
+Job = find("Job")
+run = Job.run
+
+
+def no_process(job, command, *arguments, **options):
+    if command[:2] == ["qm", "start"]:
+        raise BlockingIOError(11, "no process")
+    return run(job, command, *arguments, **options)
+
+
+Job.run = no_process
+"""
+
+
 def test_a_host_that_can_begin_no_process_does_not_leave_the_vm_off_unsaid(world: World) -> None:
     """The fork for `qm start` fails twice: a defect, but the VM is off, and that is the answer."""
-    line = "seconds = job.left(job.start_seconds)\n"
-    text = world.agent.read_text()
-    assert line in text
-    world.agent.write_text(text.replace(line, "raise BlockingIOError(11, 'no process')\n"))
+    set_constants(world, NO_START)
     answer = execute(world, "cycle")
     verdict = answer.trailer["verdict"]
     assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "start")

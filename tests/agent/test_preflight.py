@@ -14,7 +14,7 @@ from breakglass.agents.pve.host.ha import ha_line, ha_restarts, ha_stuck
 from breakglass.agents.pve.host.pve_tasks import task_in
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Answer, answer_of, execute
+from ..support.agent import Answer, answer_of, execute, set_constants
 from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
 from ..support.pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
@@ -211,8 +211,8 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
     """QEMU hangs in the kernel: a cycle is refused. Where a person has it done anyway and `qm stop` says done: exit 14,
     the process is named, and no start is tried, then or later, although /proc shows a zombie."""
     with vm_on_frozen_storage(short_dir) as world:
-        pid, agent = world.pid, world.agent.read_text()
-        world.agent.write_text(agent.replace("TERM_SECONDS = 10.0", "TERM_SECONDS = 1.0"))
+        pid = world.pid
+        set_constants(world, TERM_SECONDS=1.0)
         misbehave(world.root, mode="stop-unproven")
         answer = execute(world, "cycle")
         assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")

@@ -4,15 +4,16 @@ nothing was stopped which could not be started again."""
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Answer, execute, hasten
+from ..support.agent import Answer, constants_set, execute, hasten
 from ..support.failing_tools import MODES, misbehave
 from ..support.pve_host import lock, moved, no_quorum, restore, under_ha
 
@@ -62,18 +63,15 @@ class Case:
     process: str = "same"
     mode: str = ""
     place: Callable[[World], None] = as_it_is
-    haste: dict[str, str] = field(default_factory=dict)
+    haste: Mapping[str, object] = field(default_factory=dict)
 
 
-QMP_WAIT = {"QMP_SECONDS = 3.0": "QMP_SECONDS = 0.3", "QMP_STEP_SECONDS = 3.0": "QMP_STEP_SECONDS = 0.3"}
-HA_WAIT = {"HA_STOP_SECONDS = 8.5": "HA_STOP_SECONDS = 1.0"}
-HA_START = {"HA_START_SECONDS = 6": "HA_START_SECONDS = 1.0"}
-STOP_WAIT = {"QM_STOP_SECONDS = 7.5": "QM_STOP_SECONDS = 1.0"}
-QM_WAIT = {
-    "QM_STOP_SECONDS = 7.5": "QM_STOP_SECONDS = 1.0",
-    "QM_START_SECONDS = 7.5": "QM_START_SECONDS = 1.0",
-}
-HUNG = {"QM_SECONDS = 8.0": "QM_SECONDS = 0.5"} | QM_WAIT
+QMP_WAIT = {"QMP_SECONDS": 0.3, "QMP_STEP_SECONDS": 0.3}
+HA_WAIT = {"HA_STOP_SECONDS": 1.0}
+HA_START = {"HA_START_SECONDS": 1.0}
+STOP_WAIT = {"QM_STOP_SECONDS": 1.0}
+QM_WAIT = STOP_WAIT | {"QM_START_SECONDS": 1.0}
+HUNG = {"QM_SECONDS": 0.5} | QM_WAIT
 FLOCK = "can't lock file '/var/lock/qemu-server/lock-102.conf' - got timeout"
 ERROR = "service 'vm:102' in error state, must be disabled and fixed first"
 MISSING = f"Configuration file 'nodes/{os.uname().nodename.partition('.')[0]}/qemu-server/102.conf' does not exist"
@@ -111,7 +109,7 @@ CASES = {
     "cycle after a stop that was none": Case("cycle", 0, "", ("SIGTERM to ",), "new", "stop-unproven"),
     "stop hangs": Case("stop", 0, "", ("qm stop did not end in time",), "none", "stop-hangs", haste=STOP_WAIT),
     "stop hangs until little is left": Case(
-        "stop", 0, "", ("did not end in time",), "none", "stop-hangs", haste={'"stop": 240.0': '"stop": 29.0'}
+        "stop", 0, "", ("did not end in time",), "none", "stop-hangs", haste={"DEADLINES": DEADLINES | {"stop": 29.0}}
     ),
     "stop ignores SIGTERM": Case("cycle", 0, "", ("did not end in time",), "new", "stop-ignores-term", haste=STOP_WAIT),
     "start hangs": Case("start", 14, "deadline", (), "none", "start-hangs", stopped, QM_WAIT),
@@ -214,23 +212,10 @@ def shared() -> Iterator[World]:
         world.close()
 
 
-def hastened(world: World, haste: dict[str, str]) -> str:
-    """Give the agent shorter deadlines; return what it was."""
-    sound = text = world.agent.read_text()
-    for before, now in haste.items():
-        assert before in text
-        text = text.replace(before, now)
-    world.agent.write_text(text)
-    return sound
-
-
 def run(world: World, case: Case) -> Answer:
-    sound = hastened(world, case.haste)
     misbehave(world.root, **({"mode": case.mode} if case.mode else {}))
-    try:
+    with constants_set(world, **case.haste):
         return execute(world, case.verb)
-    finally:
-        world.agent.write_text(sound)
 
 
 @pytest.mark.parametrize("name", CASES)

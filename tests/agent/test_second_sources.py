@@ -15,7 +15,7 @@ from breakglass.agents.pve.host.guest import agent_port_open, agent_word, ping_a
 from breakglass.agents.pve.host.paths import Host
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import execute
+from ..support.agent import execute, set_constants
 from ..support.failing_tools import misbehave
 
 
@@ -71,12 +71,9 @@ def test_the_guest_agent_is_not_required(world: World) -> None:
 
 def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: World) -> None:
     """/proc does not answer for QEMU and QEMU does not either: `if=` is judged by `qm status`, and that is said."""
-    pid, agent = world.pid, world.agent.read_text()
+    pid = world.pid
     assert pid is not None
-    for constant in ("QMP_SECONDS = 3.0", "PROC_SECONDS = 2.0"):
-        assert f"\n{constant}" in agent
-        agent = agent.replace(f"\n{constant}", f"\n{constant.split()[0]} = 0.3")
-    world.agent.write_text(agent)
+    set_constants(world, QMP_SECONDS=0.3, PROC_SECONDS=0.3)
     proc = world.root / "proc"
     proc.unlink()
     (proc / str(pid)).mkdir(parents=True)

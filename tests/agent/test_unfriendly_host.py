@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.bundle import bundle
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, agent_processes, answer_of, execute
+from ..support.agent import Session, agent_processes, answer_of, execute, write_agent
 from ..support.hung import unserved_fuse
 from ..support.qemu import Witness
 from ..support.stages import memory, until
@@ -147,10 +146,10 @@ def test_a_tmp_that_cannot_be_written(world: World) -> None:
 
 def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
     """2038 and then 1970: ids attach, captures are fresh or not, and the newest is first, by the time since boot."""
-    world.agent.write_text(told_the_time(2_200_000_000))
+    write_agent(world, told_the_time(2_200_000_000))
     assert execute(world, "reset id=in-the-future").trailer["started"].startswith("2039-")
     assert execute(world, "forensics id=capture-then").code == 0
-    world.agent.write_text(told_the_time(0))
+    write_agent(world, told_the_time(0))
     again = execute(world, "reset id=in-the-future").trailer
     assert (again["attached"], again["outcome"]) == (True, "done")
     assert execute(world, "forensics id=capture-now fresh=600").trailer["job"] == "capture-then"
@@ -161,10 +160,9 @@ def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
 
 
 def told_the_time(seconds: int) -> str:
-    """Return the agent on a host whose clock stands at that many seconds."""
+    """Return the code of an agent on a host whose clock stands at that many seconds."""
     clock = f"import time\ntime.time = lambda: {seconds}\n_true = time.gmtime\n"
-    clock += f"time.gmtime = lambda when=None: _true({seconds} if when is None else when)\n"
-    return bundle().replace("import argparse\n", f"{clock}import argparse\n", 1)
+    return f"{clock}time.gmtime = lambda when=None: _true({seconds} if when is None else when)"
 
 
 def test_a_thousand_old_jobs(world: World) -> None:

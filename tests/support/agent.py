@@ -1,18 +1,66 @@
-"""Talking to the host agent in tests, by its two roads: one process a verb, and a resident session."""
+"""Talking to the host agent in tests, by its two roads: one process a verb, and a resident session.
 
+The demo's host runs the bundled file. Most tests run the package instead, by a short program that stands in the file's
+place: its byte code is cached, its constants can be set, and what it runs can be measured.
+"""
+
+import ast
+import importlib
+import inspect
 import json
 import re
 import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.store import Memory
 from breakglass.demo.proxmox.world import VMID, World
+
+from . import measuring
+
+# Where the host agent's modules are; nothing else here names them.
+PACKAGE = "agents.pve"
+MAIN = f"{PACKAGE}.main"
+TIMES = f"{PACKAGE}.times"
+
+_PROGRAM = """\
+#!/usr/bin/python3 -IS
+import sys
+
+sys.path.insert(0, {root!r})
+{measuring}import {main} as main
+
+
+def modules():
+    return [vars(module) for name, module in list(sys.modules.items()) if name.startswith({package!r})]
+
+
+def find(name):
+    return next(names[name] for names in modules() if name in names)
+
+
+def replace(**values):
+    for names in modules():
+        names.update((name, values[name]) for name in values.keys() & names.keys())
+
+
+constants = {constants!r}
+replace(**constants)
+# ---- what a test adds
+{code}
+# ---- that is all of it
+sys.exit(main.main())
+"""
+_PARTS = re.compile(r"(?s)\nconstants = ([^\n]*)\n.*\n# ---- what a test adds\n(.*)\n# ---- that is all of it\n")
+_FOR_PROXMOX = re.compile(r"(?s)(?<=# ---- for Proxmox\n).*?(?=# ---- for this machine)")
 
 
 def processes(world: World, job_id: str) -> list[int]:
@@ -22,16 +70,50 @@ def processes(world: World, job_id: str) -> list[int]:
     return memory.processes(record) if record else []
 
 
-_FOR_PROXMOX = re.compile(r"(?s)(?<=# ---- for Proxmox\n).*?(?=# ---- for this machine)")
-
-
 def hasten(world: World) -> None:
-    """Divide the host agent's waits for Proxmox by the world's scale, as the stand-in's own times are."""
-    text = world.agent.read_text()
-    found = _FOR_PROXMOX.search(text)
+    """Run the package, and divide its waits for Proxmox by the world's scale, as the stand-in's own times are."""
+    found = _FOR_PROXMOX.search(inspect.getsource(importlib.import_module(TIMES)))
     assert found
-    scaled = re.sub(r"(?<== )[0-9.]+", lambda number: f"{float(number[0]) / world.scale:g}", found[0])
-    world.agent.write_text(text[: found.start()] + scaled + text[found.end() :])
+    numbers = re.findall(r"(?m)^([A-Z_]+) = ([0-9.]+)$", found[0])
+    write_agent(world, **{name: float(number) / world.scale for name, number in numbers})
+
+
+def write_agent(world: World, code: str = "", /, **constants: object) -> None:
+    """Have the host run the package, with these constants and after this code.
+
+    In the code, `find(NAME)` returns what the package has under a name, and `replace(NAME=VALUE, ...)` gives it
+    another value wherever it was imported.
+    """
+    known = {name for module in _modules() for name in vars(module)}
+    assert constants.keys() <= known, f"the host agent does not have {constants.keys() - known}"
+    root = str(Path(__file__).parent.parents[1])
+    names = {"root": root, "measuring": measuring.prologue(), "main": MAIN, "package": PACKAGE}
+    program = _PROGRAM.format(**names, constants=constants, code=code)
+    world.agent.write_text(program)
+
+
+def _modules() -> list[ModuleType]:
+    importlib.import_module(MAIN)
+    return [module for name, module in sys.modules.items() if name.startswith(PACKAGE)]
+
+
+def set_constants(world: World, code: str = "", /, **constants: object) -> None:
+    """Give the host's agent other constants from its next start on, those that it has aside, and run this code first.
+    Its processes that run already keep theirs."""
+    parts = _PARTS.search(world.agent.read_text())
+    before = ast.literal_eval(parts[1]) if parts else {}  # none: it is the bundled file
+    write_agent(world, f"{parts[2] if parts else ''}\n{code}", **before | constants)
+
+
+@contextmanager
+def constants_set(world: World, code: str = "", /, **constants: object) -> Iterator[None]:
+    """Give the host's agent other constants for a while."""
+    sound = world.agent.read_text()
+    set_constants(world, code, **constants)
+    try:
+        yield
+    finally:
+        world.agent.write_text(sound)
 
 
 def agent_processes(world: World) -> list[str]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.demo.proxmox.world import VMID, World
 
+from .agent import set_constants
+
 Hold = Callable[[World, str], Iterator[None]]
 SECONDS = 20
 
@@ -80,9 +82,7 @@ def at_qm(verb: str) -> Hold:
 def in_evidence(world: World, job_id: str) -> Iterator[None]:
     """Hold a verb in its evidence: it reads the cluster's members, where a FIFO stands, and has time for that."""
     sound = world.agent.read_text()
-    patient = sound.replace("SHORT_CLUSTER_SECONDS = 1.5", "SHORT_CLUSTER_SECONDS = 30.0")
-    assert patient != sound
-    world.agent.write_text(patient)
+    set_constants(world, SHORT_CLUSTER_SECONDS=30.0)
     members = world.root / "etc/pve/.members"
     os.mkfifo(members)
     yield
