@@ -29,7 +29,7 @@ from . import measuring
 # Where the host agent's modules are; nothing else here names them.
 PACKAGE = "agents.pve"
 MAIN = f"{PACKAGE}.main"
-TIMES = f"{PACKAGE}.times"
+TIMES = f"{PACKAGE}.host.times"
 
 _PROGRAM = """\
 #!/usr/bin/python3 -IS

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
 FILE = "BREAKGLASS_COVERAGE"  # in the environment of the tests: the file that isolated programs append to
@@ -37,6 +36,8 @@ def record(file: str, tracer: str) -> None:
     def save() -> None:
         lines = {name: list(arcs) for name, arcs in ran.items() if arcs}
         forget()
+        if not lines:
+            return
         try:
             fd = os.open(file, os.O_WRONLY | os.O_APPEND)
             os.write(fd, json.dumps(lines).encode() + b"\n")  # one write: processes don't mix their lines
@@ -91,6 +92,8 @@ def _trace(path: str, ran: dict[str, set[int]]) -> None:
 
 def main(file: str, data_file: str) -> None:
     """Make coverage's data of what the isolated programs appended."""
+    from pathlib import Path
+
     from coverage import CoverageData
 
     found: dict[str, set[tuple[int, int]]] = {}
