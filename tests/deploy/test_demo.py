@@ -28,7 +28,7 @@ class Demo:
         )
         self.text = self._until("Ctrl-C ends everything")
 
-    def _until(self, words: str, seconds: float = 30) -> str:
+    def _until(self, words: str, seconds: float = 120) -> str:
         assert self.process.stdout is not None
         text, until = "", time.monotonic() + seconds
         while words not in text:
@@ -50,7 +50,7 @@ class Demo:
 
     def end(self, how: signal.Signals) -> int:
         self.process.send_signal(how)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -80,9 +80,9 @@ def demo() -> Iterator[Demo]:
 @pytest.mark.real("curl")
 def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
     """The signed curl line and the call line each cycle the VM."""
-    curl = subprocess.run(["bash", "-c", demo.line("curl")], capture_output=True, text=True, timeout=60)
+    curl = subprocess.run(["bash", "-c", demo.line("curl")], capture_output=True, text=True, timeout=120)
     assert '"outcome":"done"' in curl.stdout.splitlines()[-1]
-    call = subprocess.run(["bash", "-c", demo.line("call")], capture_output=True, text=True, timeout=60)
+    call = subprocess.run(["bash", "-c", demo.line("call")], capture_output=True, text=True, timeout=120)
     assert call.returncode == 0
     assert "cycle devvm: done, running" in call.stdout
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#key=whsec_\S+", demo.line("page"))
@@ -95,7 +95,7 @@ def test_the_demos_claude_looks_explains_proposes_and_verifies(demo: Demo) -> No
     environment = {**os.environ, "XDG_STATE_HOME": demo.directory}
     lines = "it hangs\ny\nwell?\n"
     told = subprocess.run(
-        ["bash", "-c", command], input=lines, env=environment, capture_output=True, text=True, timeout=90
+        ["bash", "-c", command], input=lines, env=environment, capture_output=True, text=True, timeout=180
     )
     for words in (
         "pve status",
@@ -126,7 +126,7 @@ def test_a_real_model_needs_a_credential() -> None:
     """Without one, --real-model starts nothing and names the variables that can hold it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC", "CLAUDE"))}
     command = [sys.executable, "-m", "breakglass", "demo", "--real-model"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, "ANTHROPIC_API_KEY" in ended.stdout) == (2, True)
 
 
@@ -147,7 +147,7 @@ def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
     demo = Demo(PATH=str(tmp_path))
     try:
         assert "a stand-in" in demo.text
-        call = subprocess.run(["/bin/sh", "-c", demo.line("call")], capture_output=True, text=True, timeout=60)
+        call = subprocess.run(["/bin/sh", "-c", demo.line("call")], capture_output=True, text=True, timeout=120)
         assert "cycle devvm: done, running" in call.stdout
     finally:
         assert demo.end(signal.SIGINT) == 0

@@ -68,7 +68,7 @@ def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertman
     before, start = captures(service), time.time()
     labels = {"alertname": "DevvmDown", "instance": "192.0.2.20:9100"}
     alertmanager.alert(labels, start)
-    until(lambda: alertmanager.answered() == 1)
+    until(lambda: alertmanager.answered() >= 1)
     new, *rest = captures(service)
     assert rest == before
     assert (new["by"], new["outcome"]) == ("alertmanager", "done")
@@ -76,7 +76,7 @@ def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertman
     assert "instance=192.0.2.20:9100" in new["why"]
     assert "summary: devvm does not answer" in new["why"]
     alertmanager.alert(labels, start, time.time())
-    until(lambda: alertmanager.answered() == 2)
+    until(lambda: alertmanager.answered() >= 2)
     assert [job["id"] for job in captures(service)] == [new["id"], *(job["id"] for job in before)]
     assert alertmanager.count("notifications_failed_total") == 0
 
@@ -88,6 +88,7 @@ def test_a_handler_that_is_down_gets_the_retry(service: Service, alertmanager: A
     alertmanager.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9101"}, time.time())
     until(lambda: alertmanager.count("notification_requests_failed_total") >= 1)
     service.start()
+    service.answering()
     until(lambda: len(captures(service)) > len(before))
     assert alertmanager.count("notifications_failed_total") == 0
     new, *rest = captures(service)
@@ -105,7 +106,7 @@ def test_a_pair_whose_gossip_is_cut_makes_one_capture(
         for one in (alertmanager, other):
             one.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9102"}, start)
         for one in (alertmanager, other):
-            until(lambda one=one: one.answered() == 1)  # type: ignore[misc]
+            until(lambda one=one: one.answered() >= 1)  # type: ignore[misc]
             assert one.count("notifications_failed_total") == 0
         assert captures(service)[1:] == before
     finally:
@@ -117,5 +118,5 @@ def test_other_alerts_of_it_are_not_delivered(service: Service, alertmanager: Al
     before = captures(service)
     alertmanager.alert({"alertname": "DiskFull", "instance": "192.0.2.20:9100"}, time.time())
     alertmanager.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9103"}, time.time())
-    until(lambda: alertmanager.answered() == 1)
+    until(lambda: alertmanager.answered() >= 1)
     assert len(captures(service)) == len(before) + 1

@@ -61,6 +61,7 @@ def script(server: tuple[World, Sshd]) -> Scripted:
 
 @pytest.fixture
 def service(handler_in_front: Service, script: Scripted) -> Service:
+    handler_in_front.answering()  # a test before may have broken its connection
     return handler_in_front
 
 

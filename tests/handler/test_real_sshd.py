@@ -49,7 +49,9 @@ def test_a_key_without_a_command_is_turned_away(sshd: Sshd, short_dir: Path) -> 
     """PermitRootLogin forced-commands-only: a line that lost its command= gives no shell."""
     lines = sshd.keys.read_text()
     sshd.keys.write_text(lines.splitlines()[0].split('" ', 1)[1] + "\n")
-    ran = ssh(sshd, sshd.power_key, "id")
-    sshd.keys.write_text(lines)
+    try:
+        ran = ssh(sshd, sshd.power_key, "id")
+    finally:
+        sshd.keys.write_text(lines)
     assert ran.returncode == 255
     assert "uid=" not in ran.stdout

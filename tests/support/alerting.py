@@ -83,14 +83,17 @@ def bearing(service: Service, path: str, payload: object, token: str = TOKEN) ->
 
 def captures(service: Service) -> list[dict[str, Any]]:
     """Return the captures that the host knows of, newest first, once none is running."""
-    while True:
-        jobs = service.pve("history", vm="devvm").json["jobs"]
-        found = [job for job in jobs if job["verb"] == "forensics"]
-        if all(job["outcome"] is not None for job in found):
-            return found
+    found: list[dict[str, Any]] = []
+
+    def all_have_ended() -> bool:
+        found[:] = [job for job in service.pve("history", vm="devvm").json["jobs"] if job["verb"] == "forensics"]
+        return all(job["outcome"] is not None for job in found)
+
+    until(all_have_ended)
+    return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     """Return once a condition of another program holds."""
     end = time.monotonic() + seconds
     while not condition():
