@@ -1,4 +1,4 @@
-// The page's hands: the key, and each press to the one function that does it.
+// The key, and the function of each button.
 
 import { askAgain, noteProposal, send, stopTurn } from "./chat.js";
 import { poll, resume, run } from "./run.js";
@@ -28,7 +28,7 @@ async function unlock(secret) {
 		const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 		key = await crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
 	} catch {
-		return text({ "key-trouble": "This is no whole signing key: one word that begins with whsec_. Copy all of it." });
+		return text({ "key-trouble": "That isn't a complete signing key. It is one word beginning with whsec_; copy all of it." });
 	}
 	text({ "key-trouble": $("secret").value = "" });
 	begin(key);
@@ -36,8 +36,8 @@ async function unlock(secret) {
 
 // As a key that can't be read out.
 async function stored(act) {
-	const done = (asked) => new Promise((resolve, reject) => {
-		Object.assign(asked, { onsuccess: () => resolve(asked.result), onerror: () => reject(asked.error) });
+	const done = (request) => new Promise((resolve, reject) => {
+		Object.assign(request, { onsuccess: () => resolve(request.result), onerror: () => reject(request.error) });
 	});
 	const opening = indexedDB.open(OWN, 1);
 	opening.onupgradeneeded = () => opening.result.createObjectStore("key");
@@ -51,7 +51,7 @@ async function keepOrNot() {
 		else if (me.key) await stored((store) => store.put(me.key, 1));
 	} catch (error) {
 		$("keep-key").checked = false;
-		text({ "key-trouble": `This browser does not keep it: ${error?.message}` });
+		text({ "key-trouble": `This browser can’t store it: ${error?.message}` });
 	}
 }
 
@@ -145,8 +145,8 @@ on(document, "accepted", () => {
 	if ($("keep-key").checked) keepOrNot();
 });
 on(document, "refused", () => {
-	lock(); // a kept key stays: the fault may be the handler's
-	text({ "key-trouble": "The handler does not know this key. Is it whole, and for this handler?" });
+	lock(); // a stored key stays: the fault may be the handler's
+	text({ "key-trouble": "The handler rejected this key. Is it complete, and made for this handler?" });
 	$("secret").focus();
 });
 on($("keep-key"), "change", keepOrNot);

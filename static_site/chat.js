@@ -31,15 +31,15 @@ export function resumeChat() {
 
 export function send(recap) {
 	const chat = talk();
-	const asked = $("prompt").value.trim() || (recap && "Go on.");
-	if (!asked || whyNot(chat)) return;
-	const said = chat.turns.filter((turn) => turn.said).map((turn) => `Operator: ${turn.prompt}\nYou: ${turn.said}`).join("\n\n");
-	const prompt = recap ? `The earlier session was lost. Said so far:\n\n${said.slice(-RECAP)}\n\nNow: ${asked}` : asked;
+	const question = $("prompt").value.trim() || (recap && "Go on.");
+	if (!question || whyNot(chat)) return;
+	const earlier = chat.turns.filter((turn) => turn.answer).map((turn) => `Operator: ${turn.prompt}\nYou: ${turn.answer}`).join("\n\n");
+	const prompt = recap ? `The earlier session was lost. Said so far:\n\n${earlier.slice(-RECAP)}\n\nNow: ${question}` : question;
 	if (recap) chat.session = undefined;
 	const body = { prompt, vm: chat.view.vm || undefined, session: chat.session };
 	$("prompt").value = "";
 	chat.failure = {};
-	follow(chat, Object.assign(new Turn(newId(), asked, JSON.stringify(body)), { recap }));
+	follow(chat, Object.assign(new Turn(newId(), question, JSON.stringify(body)), { recap }));
 	$("transcript").scrollTo(0, chat.box.scrollHeight);
 }
 
@@ -98,24 +98,24 @@ function take(chat, turn, event) {
 		turn.done = true;
 		if (!event.ok && !turn.ending) turn.end("It ended without an answer.");
 		if (event.ok) Object.assign(chat, { answered: true, failure: {} });
-		say(chat, event.ok ? turn.said || "Claude ended without a word." : chat.failure.notice || "Stopped.");
+		say(chat, event.ok ? turn.answer || "Claude ended without an answer." : chat.failure.notice || "Stopped.");
 	}
 	follow();
 }
 
 function failed(chat, turn, { code, message, hint }) {
 	if (code === "cancelled") return turn.end("Stopped. What already runs inside the VM goes on.");
-	if (code === "turn-unknown") return turn.end("Cut off: the handler does not know this turn any more.");
+	if (code === "turn-unknown") return turn.end("Cut off: the handler no longer has this turn.");
 	const down = /^claude-|^turn-timeout$|^chat-not-isolated$/.test(code);
 	const words = message || trouble(code);
 	const when = /until [\d:]+|exit \d+|signal \d+/.exec(words)?.[0];
 	const what = down ? notAnswering(`${trouble(code)}${when ? ` (${when})` : ""}, ${minute()}`) : sentence(words);
-	const next = sentence(hint?.replace(/(; )?the power verbs don't need claude/, ""));
-	const notice = [what, next, down && CALM].filter(Boolean).join(" ");
+	const next = sentence(hint);
+	const notice = [what, next, down && !/power/.test(hint) && CALM].filter(Boolean).join(" ");
 	chat.failure = { notice, trouble: down && code, lost: turn.recap || /^session-(lost|invalid)$/.test(code), since: down && Date.now() };
 	chat.answered &&= !down;
 	turn.end(`No answer: ${words}`);
-	if (turn.said) return;
+	if (turn.answer) return;
 	if (chat === talk()) $("prompt").value ||= turn.prompt;
 	else chat.draft ||= turn.prompt;
 }
@@ -137,14 +137,14 @@ export async function stopTurn() {
 // What a screen reader hears; the transcript is silent.
 function say(chat, words) {
 	chat.word = words;
-	if (chat === talk()) text({ "chat-heard": words.slice(0, 4_000) });
+	if (chat === talk()) text({ "chat-live": words.slice(0, 4_000) });
 	changed();
 }
 
 function whyNot(chat) {
 	if (!me.key) return "Enter the signing key first.";
 	if (chat.turn) return "Claude is working.";
-	return health.heard?.chat === "off" ? `Chat is not set up on this handler. ${CALM}` : "";
+	return health.answer?.chat === "off" ? `Chat is not set up on this handler. ${CALM}` : "";
 }
 
 const notAnswering = (why) => `Claude is not answering: ${why}.`;
@@ -186,16 +186,16 @@ class Turn {
 	n = 0;
 	#texts = [];
 	#tools = new Map();
-	#said = null;
+	#box = null;
 
 	constructor(id, prompt, body) {
 		Object.assign(this, { id, prompt, body });
-		const asked = make("div.asked");
-		grow(asked, prompt);
-		this.element = make("article", make("b", "You"), asked, make("b", "Claude"));
+		const box = make("div.prompt");
+		grow(box, prompt);
+		this.element = make("article", make("b", "You"), box, make("b", "Claude"));
 	}
 
-	get said() {
+	get answer() {
 		return this.#texts.map((each) => each.text).join("");
 	}
 
@@ -205,14 +205,14 @@ class Turn {
 			this.#texts = this.#texts.filter((each) => each.n < retract);
 			for (const each of this.#texts) grow(each.box, each.text);
 		} else {
-			const box = (this.#said ??= this.#put(make("div.said")));
+			const box = (this.#box ??= this.#put(make("div.answer")));
 			this.#texts.push({ n, text, box });
 			grow(box, text);
 		}
 	}
 
 	#put(element) {
-		this.#said = null;
+		this.#box = null;
 		this.element.append(element);
 		return element;
 	}
@@ -242,7 +242,7 @@ class Turn {
 	}
 
 	result({ n, ok, text, seconds }) {
-		if (ok && text && !this.said) this.text({ n, text });
+		if (ok && text && !this.answer) this.text({ n, text });
 		this.#put(make("small", `${ok ? "✓" : "▲"} ${Math.round(seconds ?? 0)} s`));
 	}
 

@@ -78,7 +78,7 @@ async function ask(view, job, signal) {
 		job.at = Date.now(); // the host has it: asking again can only attach
 		if (view.job === job && view.phase === "unknown") enter(view, "running");
 		if (type === "output") {
-			heard(view, job, line.text, first);
+			addOutput(view, job, line.text, first);
 			first = false;
 		} else if (view.phase !== "unknown") view.sentence = progress(line);
 		changed();
@@ -89,7 +89,7 @@ async function ask(view, job, signal) {
 
 const progress = ({ stage, started, deadline }) => deadline && `Stage: ${stage}; the job ends by ${theirs(started, deadline)}.`;
 
-// What changes power is sent until the host said how it ended, or a minute is over.
+// Sends a power verb until the host reports its end, or a minute is over.
 async function pursue(view, job) {
 	const changes = mutates(job.verb);
 	const slot = changes ? "acting" : "reading";
@@ -154,7 +154,7 @@ function stillOpen(view, job, answer) {
 	enter(view, "unknown", {
 		sentence: view.acting ? "" : "The {what} may have happened. "
 			+ "Ask again sends the same request: it happens at most once, and now if it never arrived.",
-		hint: `Last try, ${clock()}: ${said(answer)}`,
+		hint: `Last try, ${clock()}: ${reasonOf(answer)}`,
 		lines: byHand(answer),
 	});
 }
@@ -170,10 +170,10 @@ function settle(view, job, answer, loud) {
 	if (!loud) return;
 	if (!["error", "lost"].includes(answer.outcome)) tell("accepted");
 	Object.assign(view, { holder: answer.holder, offer: answer.anyway });
-	enter(view, ...told(job, answer));
+	enter(view, ...outcomeOf(job, answer));
 }
 
-function told(job, answer) {
+function outcomeOf(job, answer) {
 	const { outcome, reached, verdict, holder, stage, state, hint } = answer;
 	if (outcome === "done" && job.verb === "status") return ["idle", { sentence: `It is ${stateOf(state)[2].toLowerCase()}.` }];
 	if (outcome === "done") return ["done", { sentence: `at ${clock()}.` }];
@@ -181,15 +181,15 @@ function told(job, answer) {
 	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
 	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
 	const lines = verdict?.evidence ?? [];
-	if (phase === "notSent") return [phase, { sentence: said(answer), hint: hint ?? lines[0] }];
-	if (outcome !== "failed") return [phase, { sentence: said(answer), hint: hint ?? advice, lines }];
+	if (phase === "notSent") return [phase, { sentence: reasonOf(answer), hint: hint ?? lines[0] }];
+	if (outcome !== "failed") return [phase, { sentence: reasonOf(answer), hint: hint ?? advice, lines }];
 	const far = stage ? `It got as far as: ${stage}. ` : "";
-	return [phase, { sentence: said(answer), hint: far + advice, lines: [...lines, ...byHand(answer)] }];
+	return [phase, { sentence: reasonOf(answer), hint: far + advice, lines: [...lines, ...byHand(answer)] }];
 }
 
 const byHand = ({ by_hand: lines = [] }) => lines.map((line) => `By hand: ${line}`);
 
-function said({ message, verdict, stderr }) {
+function reasonOf({ message, verdict, stderr }) {
 	const reason = message || verdict?.sentence || stderr?.trim() || "no reason was given";
 	return reason.replace(/; nothing was sent$/, "");
 }
@@ -201,7 +201,7 @@ function remember(view, job, answer) {
 	if (answer.by_hand?.length && !changes) store("local", `by-hand ${view.vm}`, view.byHand = answer.by_hand);
 	view.warnings = answer.warnings ?? view.warnings;
 	const output = `${answer.stdout ?? ""}${answer.stderr ?? ""}`;
-	if (output && output !== view.output.text) heard(view, job, output, true);
+	if (output && output !== view.output.text) addOutput(view, job, output, true);
 	if (answer.screen && !changes) showPicture(view, job.id, last);
 	const { from, ...was } = view.verdict ?? {};
 	// A capture saw more than a glance.
@@ -210,7 +210,7 @@ function remember(view, job, answer) {
 		view.verdict = verdict && { ...verdict, state, last, from: job.verb, at: Date.now() };
 	}
 	const looked = job.verb === "status" || (changes && outcome === "done");
-	if (looked) view.trouble = reached && state ? "" : `Could not check at ${clock()}: ${said(answer)}.`;
+	if (looked) view.trouble = reached && state ? "" : `Could not check at ${clock()}: ${reasonOf(answer)}.`;
 	const settled = !view.jobsTrouble && view.jobs?.every((each) => each.outcome);
 	if (reached && !(looked && settled && before?.last === last)) lately(view);
 	const { job: open, acting } = view;
@@ -222,7 +222,7 @@ function remember(view, job, answer) {
 	}
 }
 
-function heard(view, job, more, first) {
+function addOutput(view, job, more, first) {
 	if (job.quiet) return;
 	if (first) view.output = { title: `Output of ${labelOf(job.verb)}, ${clock()}`, text: "" };
 	view.output.text += more;
@@ -254,14 +254,14 @@ export async function poll() {
 	const wasDown = health.fails > 1;
 	try {
 		const response = await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(8_000) });
-		const heard = await response.json();
-		takeNames(heard.vms);
-		Object.assign(health, { heard, fails: 0, downSince: 0, at: Date.now() });
-		store("local", "vms", heard.vms);
+		const answer = await response.json();
+		takeNames(answer.vms);
+		Object.assign(health, { answer, fails: 0, downSince: 0, at: Date.now() });
+		store("local", "vms", answer.vms);
 	} catch {
 		health.fails += 1;
 		health.downSince ||= Date.now();
-		if (health.fails === (health.heard ? 2 : 1)) $("by-hand").open = true;
+		if (health.fails === (health.answer ? 2 : 1)) $("by-hand").open = true;
 	}
 	const wait = health.fails ? Math.min(1_000 * 2 ** health.fails, 30_000) : HEALTH_MS;
 	health.next = Date.now() + wait;

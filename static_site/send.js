@@ -29,8 +29,8 @@ async function once(path, id, body, signal, take) {
 		if (signal.aborted) cut();
 		const response = await fetch(path, { method: "POST", redirect: "error", headers, body, signal: line.signal });
 		if (!response.headers.get("content-type")?.includes("ndjson")) {
-			const told = await response.json();
-			return told.error && typeof told.error.code !== "string" ? null : told; // that is a proxy's
+			const answer = await response.json();
+			return answer.error && typeof answer.error.code !== "string" ? null : answer; // that is a proxy's
 		}
 		const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
 		let last = null;

@@ -1,4 +1,4 @@
-// What the page knows, and how it is said: in words for people, and as text, never as markup.
+// What the page knows, and its words: text, never markup.
 
 export const PHASES = {
 	locked: ["□", "", "Locked.", "Enter the signing key."],
@@ -149,8 +149,8 @@ export function here() {
 export const tell = (what) => document.dispatchEvent(new Event(what));
 export const changed = () => tell("changed");
 
-export function enter(view, phase, told) {
-	Object.assign(view, { phase, sentence: "", hint: "", lines: [], since: Date.now() }, told);
+export function enter(view, phase, more) {
+	Object.assign(view, { phase, sentence: "", hint: "", lines: [], since: Date.now() }, more);
 	changed();
 }
 
@@ -203,7 +203,7 @@ export function obstacle(view, verb) {
 	return what && `Proxmox is out of reach: ${what}.`;
 }
 
-export const chatDown = () => health.heard?.chat?.replace(/^(on|off)$/, "") ?? "";
+export const chatDown = () => health.answer?.chat?.replace(/^(on|off)$/, "") ?? "";
 
 export const pointless = ({ seen }, verb) => (seen && BUTTONS[verb].dataset.pointless === seen.state ? `It is ${seen.state}.` : "");
 
@@ -218,7 +218,7 @@ export function fullName(name = me.vm) {
 }
 
 export function proxmoxTrouble(view) {
-	const code = !health.fails && health.heard && vmHealth()?.proxmox;
+	const code = !health.fails && health.answer && vmHealth()?.proxmox;
 	const newer = view.seen?.at > health.at && view.seen.at <= Date.now();
 	return !code || newer || code === "answering" || code === "not-checked" ? "" : trouble(code);
 }

@@ -1,5 +1,5 @@
-// The page for when the handler is down: the network for 3 s, then what was kept. Never touches a POST or the API.
-// They are one set: a new script beside an old one is no page.
+// Serves the page from a cache while the handler is down. Never touches a POST or the API.
+// One set: old and new files do not mix.
 
 const WAIT_MS = 3_000;
 const SCRIPTS = "app chat run send state view".split(" ");

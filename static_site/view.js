@@ -16,7 +16,7 @@ export function render() {
 	view.lockedSince = locked ? Math.min(view.lockedSince, Date.now()) : Infinity;
 	renderLights(view, talk());
 	renderState(view);
-	renderTold(view, phaseOf(view));
+	renderOutcome(view, phaseOf(view));
 	renderButtons(view);
 	renderLately(view);
 	renderChat();
@@ -32,17 +32,17 @@ function light(name, wrong, since, right) {
 }
 
 function renderLights(view, { failure, answered }) {
-	const { heard, fails, downSince } = health;
+	const { answer, fails, downSince } = health;
 	const whether = (known, more = "") => (known ? ["good", "●", `answering${more}`] : ["warn", "?", `not checked${more}`]);
-	light("handler", fails && "not answering", downSince, whether(heard));
-	const vm = heard && !fails && vmHealth();
+	light("handler", fails && "not answering", downSince, whether(answer));
+	const vm = answer && !fails && vmHealth();
 	const what = proxmoxTrouble(view);
 	light("proxmox", what && (vm.since ? `${what},` : what), vm?.since, whether(vm && vm.proxmox !== "not-checked"));
 	const down = failure.trouble || chatDown();
-	const open = heard?.chat_isolated === false ? ", not isolated" : "";
-	const ready = heard?.chat === "off" ? ["", "○", "not set up"] : whether(answered, open);
+	const open = answer?.chat_isolated === false ? ", not isolated" : "";
+	const ready = answer?.chat === "off" ? ["", "○", "not set up"] : whether(answered, open);
 	light("claude", down && `not answering: ${trouble(down)}`, failure.since, ready);
-	const config = heard?.config?.replace(/^ok$/, "").replace(/20\S+Z/, clock);
+	const config = answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, clock);
 	text({
 		config: config && `The handler’s configuration is ${config}. Its log says what to mend.`,
 		name: me.vm ? fullName() : "Breakglass",
@@ -74,24 +74,24 @@ function renderState(view) {
 	show({ verdict });
 }
 
-function renderTold(view, phase) {
+function renderOutcome(view, phase) {
 	const [shape, tone, word, cover = ""] = PHASES[phase];
 	const down = phase === "disconnected";
-	const told = phase === view.phase ? view : { sentence: down && `since ${minute(health.downSince)}.` };
+	const shown = phase === view.phase ? view : { sentence: down && `since ${minute(health.downSince)}.` };
 	const label = labelOf(view.verb);
 	const named = (words) => words.replaceAll("{label}", label).replaceAll("{what}", label.toLowerCase());
 	const busy = ["running", "checking"].includes(phase);
 	const next = Math.max(0, Math.ceil((health.next - Date.now()) / 1000));
-	Object.assign($("told").dataset, { tone, phase });
+	Object.assign($("outcome").dataset, { tone, phase });
 	text({
-		"told-shape": shape,
-		"told-word": named(word),
-		"told-sentence": named(told.sentence || cover),
-		"told-timer": down ? `Trying again in ${next} s.` : busy && age(view.since),
-		"told-hint": told.hint,
+		"outcome-shape": shape,
+		"outcome-word": named(word),
+		"outcome-sentence": named(shown.sentence || cover),
+		"outcome-timer": down ? `Trying again in ${next} s.` : busy && age(view.since),
+		"outcome-hint": shown.hint,
 		anyway: `${label} anyway…`,
 	});
-	list($("told-lines"), told.lines);
+	list($("outcome-lines"), shown.lines);
 	show({
 		"stop-waiting": busy || (phase === "unknown" && view.acting),
 		"ask-again": phase === "unknown" && !view.acting,
@@ -126,12 +126,12 @@ function renderByHand(lines) {
 
 // What is there stays, and so does a selection in it.
 function fill(box, words) {
-	const { said } = box;
-	if (words === said) return;
-	box.said = words;
-	if (said && words?.startsWith(said)) {
+	const { drawn } = box;
+	if (words === drawn) return;
+	box.drawn = words;
+	if (drawn && words?.startsWith(drawn)) {
 		const follow = following(box);
-		grow(box, words.slice(said.length));
+		grow(box, words.slice(drawn.length));
 		return follow();
 	}
 	box.replaceChildren();
@@ -153,7 +153,7 @@ function renderLately({ output, picture: given, waiting, jobs, jobsTrouble, seen
 	fill($("output"), output.text);
 	if (shownPicture !== given) $("screen-picture").replaceChildren(...given ? [picture(given)] : []);
 	shownPicture = given;
-	const since = seen && given?.last !== seen.last ? ", before what was done since" : "";
+	const since = seen && given?.last !== seen.last ? ", before the last power change" : "";
 	text({
 		"output-title": output.title,
 		copy: "Copy",

@@ -21,7 +21,7 @@ from .support.service import Service
 from .support.sshd import Sshd
 
 if TYPE_CHECKING:
-    from .support.browser import Stage, Visit
+    from .support.browser import ParkedLoop, Stage, Visit
 
 _LEFT: list[str] = []
 _DIRECTORY = pytest.StashKey[Path]()
@@ -199,18 +199,27 @@ def directory() -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.fixture(scope="module")
-def stage() -> Iterator["Stage"]:
-    """A host, a handler and a browser that the tests of one module share. The browser ends with the module: its loop
-    would be in the way of tests that have one."""
-    from .support.browser import Stage, chromium
+@pytest.fixture(scope="session")
+def parked_stage() -> Iterator[tuple["Stage", "ParkedLoop"]]:
+    """A host, a handler and a browser that all page tests of this process share."""
+    from .support.browser import ParkedLoop, Stage, chromium
 
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory, chromium() as browser:
+        loop = ParkedLoop()
         stage = Stage(Path(directory), browser)
         try:
-            yield stage
+            yield stage, loop
         finally:
             stage.close()
+            loop.unpark()
+
+
+@pytest.fixture(scope="module")
+def stage(parked_stage: tuple["Stage", "ParkedLoop"]) -> Iterator["Stage"]:
+    """The shared host, handler and browser, while a module with page tests runs."""
+    stage, loop = parked_stage
+    with loop.running():
+        yield stage
 
 
 @pytest.fixture

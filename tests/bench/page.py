@@ -54,7 +54,7 @@ def _loads(stage: Stage, count: int) -> Figures:
         client.on("Network.loadingFinished", lambda event, seen=seen: seen.append(event["encodedDataLength"]))
         began = time.perf_counter()
         visit.page.goto(stage.url)
-        visit.page.wait_for_selector("#told[data-phase=locked]")
+        visit.page.wait_for_selector("#outcome[data-phase=locked]")
         sizes.append(sum(seen))
         visit.page.goto("about:blank")
         began = time.perf_counter()
@@ -74,7 +74,7 @@ def _swallowed(stage: Stage) -> Figures:
     stage.wire.swallow()
     began = time.perf_counter()
     page.reload(wait_until="commit")
-    page.wait_for_selector("#told[data-phase=locked]")
+    page.wait_for_selector("#outcome[data-phase=locked]")
     took = (time.perf_counter() - began) * 1000
     stage.wire.mend()
     visit.close()

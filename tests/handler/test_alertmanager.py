@@ -113,7 +113,7 @@ def test_a_pair_whose_gossip_is_cut_makes_one_capture(
         other.stop()
 
 
-def test_other_alerts_of_it_are_not_delivered(service: Service, alertmanager: Alertmanager) -> None:
+def test_alerts_outside_the_printed_route_are_not_delivered(service: Service, alertmanager: Alertmanager) -> None:
     """The printed route takes what the entry matches and nothing else."""
     before = captures(service)
     alertmanager.alert({"alertname": "DiskFull", "instance": "192.0.2.20:9100"}, time.time())

@@ -91,7 +91,7 @@ def test_a_refusal_says_what_would_lift_it(service: Service, verb: str) -> None:
 
 
 @real
-def test_no_other_answer_offers_it(service: Service, script: Scripted) -> None:
+def test_anyway_is_null_in_every_other_answer(service: Service, script: Scripted) -> None:
     """A verb that is done, and a refusal that the host does not offer to lift, carry null."""
     assert service.pve("status").json["anyway"] is None
     script.say([("reset", [result(12, "refused", verdict=HUNG, anyway=None)]), ("", [result()])])
@@ -152,7 +152,7 @@ def test_a_bearer_token_lifts_nothing() -> None:
         check_overrider(Signed(replace(person, way=BEARER), "msg_12345678", 0))
 
 
-def test_claude_is_not_told_of_it() -> None:
+def test_claude_gets_neither_the_word_nor_a_rule_for_anyway() -> None:
     """Neither the brief nor what may run without asking has the word; a verb with it is not among the rules."""
     assert "anyway" not in (ROOT / "agents/breakglass.md").read_text(encoding="utf-8")
     allowed = rules(replace(VM, agent_key="k", guest=VM.ssh))
@@ -240,7 +240,7 @@ async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
 
 
 @real
-def test_whoever_attaches_again_hears_nothing_twice(service: Service, script: Scripted, server: Any) -> None:
+def test_an_attached_stream_repeats_no_line(service: Service, script: Scripted, server: Any) -> None:
     """The connection breaks in the middle: after it, the stream goes on where it was, stages included."""
     stages = [stage(name) for name in ("preflight", "stop", "start")]
     before = [stages[0], output("a\n"), stages[1], {"wait": "never"}]
@@ -301,7 +301,7 @@ def test_call_offers_only_what_the_host_offered(service: Service, script: Script
 
 
 @real
-def test_call_says_anyway(service: Service, script: Scripted) -> None:
+def test_call_sends_anyway_under_a_new_id(service: Service, script: Scripted) -> None:
     """--anyway sends the word under an id of its own; another code is no option, and another verb is refused."""
     ran = call(service, "cycle", "--anyway", "storage-hung")
     assert (ran.returncode, "cycle devvm: done" in ran.stdout) == (0, True)
@@ -319,7 +319,7 @@ def test_a_stage_with_an_odd_time_is_shown_without_it(service: Service, script: 
     assert (ran.returncode, re.findall(r"stage:.*", ran.stderr)) == (0, ["stage: preflight"])
 
 
-def test_the_rules_of_the_script_are_the_wires() -> None:
+def test_every_scripted_message_is_valid_on_the_wire() -> None:
     """The script says nothing that the handler would not take for an answer."""
     from breakglass.proxmox.wire import is_message
 

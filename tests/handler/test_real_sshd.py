@@ -32,7 +32,7 @@ def test_the_read_only_key_gets_16_for_a_reset(sshd: Sshd) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("/bin/sh",), ("sftp",), ("reset; id",), ("status\nreset",), ("$(reset)",)])
-def test_anything_else_is_exit_10(sshd: Sshd, words: tuple[str, ...]) -> None:
+def test_a_command_outside_the_grammar_ends_with_exit_10(sshd: Sshd, words: tuple[str, ...]) -> None:
     """A shell, a subsystem's name, two commands: all refused by comparison."""
     assert ssh(sshd, sshd.power_key, *words).returncode == 10
 

@@ -193,7 +193,7 @@ def test_a_bad_file_changes_nothing_until_it_is_mended(
     assert logins(sshd) == first
 
 
-def test_a_rejected_file_is_told_whole_and_without_secrets(service: Service) -> None:
+def test_a_rejected_file_is_logged_with_every_problem_and_no_secret(service: Service) -> None:
     """Every problem of a bad file is in the log at once; /health has none of its words."""
     rewrite(service, lambda text: text.replace("vmid = 102", "vmid = 0").replace('["status"', '["restart"'))
     add(service, caller("phone", "hunter2"))
@@ -214,7 +214,7 @@ def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
     assert service.pve("status").status == 200
 
 
-def test_a_file_that_can_not_be_read_in_time_holds_nothing_up(service: Service) -> None:
+def test_a_file_whose_reading_hangs_delays_neither_requests_nor_the_end(service: Service) -> None:
     """A secret file that hangs (here: a pipe nobody writes to) stops neither requests nor the end of the handler."""
     pipe = service.directory / "pipe"
     os.mkfifo(pipe)
@@ -279,7 +279,7 @@ def _answers(service: Service) -> bool:
 # --- roads ---
 
 
-def test_roads_are_opened_kept_and_closed(service: Service, sshd: Sshd) -> None:
+def test_connections_are_opened_kept_and_closed(service: Service, sshd: Sshd) -> None:
     """A new VM gets a road, one that did not change keeps its connection, and one that is taken out loses it."""
     before, first = service.config.read_text(), logins(sshd)
     another_vm(service, "other")
@@ -297,7 +297,7 @@ def test_roads_are_opened_kept_and_closed(service: Service, sshd: Sshd) -> None:
     assert logins(sshd) == first + 1
 
 
-def test_a_changed_vm_is_reached_anew(service: Service, sshd: Sshd) -> None:
+def test_a_changed_vm_gets_a_new_connection(service: Service, sshd: Sshd) -> None:
     """Other settings are another road: a wrong pin shows at once, the right one mends it."""
     good = service.config.read_text()
     other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDJc1gdTQnty6yEjg5X1JJ5HnBZ2/51OwXFleGiPrUsy"
@@ -378,7 +378,7 @@ def test_a_storm_of_hangups_under_load(service: Service, sshd: Sshd) -> None:
         service.secrets[f"phone{number}"] = new_secret()
         add(service, caller(f"phone{number}", service.secrets[f"phone{number}"]))
         service.process.send_signal(signal.SIGHUP)
-        wait_until(lambda number=number: len(replies) > number)
+        wait_until(lambda number=number: len(replies) > number)  # type: ignore[misc]
     asking.join(60)
     wait_until(lambda: service.pve("status", caller="phone19").status == 200)
     assert replies == [200] * 40

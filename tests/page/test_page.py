@@ -3,7 +3,24 @@
 import pytest
 from playwright.sync_api import expect
 
-from ..support.browser import ASKS, Visit, ask, blocked, confirm, held_cycle, keep_key, phase, press, said, told
+from ..support.browser import (
+    ASKS,
+    KEPT_KEYS,
+    Visit,
+    ask,
+    blocked,
+    confirm,
+    forget_key,
+    held_cycle,
+    held_requests,
+    keep_key,
+    lose_handler,
+    phase,
+    press,
+    text_of,
+    wait_for,
+    wait_for_text,
+)
 from ..support.failing_tools import misbehave
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -21,44 +38,43 @@ def test_locked_until_a_key_is_given(visit: Visit) -> None:
     for text in ("hunter2", f"whsec_{'§' * 40}", "whsec_AAAA", f"whsec_{'A' * 33}", f"whsec_{'A' * 92}"):
         page.fill("#secret", text)
         page.keyboard.press("Enter")
-        told(page, "key-trouble", "no whole signing key")
+        wait_for_text(page, "key-trouble", "isn't a complete signing key")
         page.evaluate("() => { document.getElementById('key-trouble').textContent = '' }")
     page.fill("#secret", visit.keys["operator"])
     page.keyboard.press("Enter")
     phase(page, "idle")
     assert page.input_value("#secret") == ""
-    assert (said(page, "name"), said(page, "state-word")) == ("devvm (VM 102)", "Running")
+    assert (text_of(page, "name"), text_of(page, "state-word")) == ("devvm (VM 102)", "Running")
     assert page.title() == "Running - devvm"
     assert visit.mutating == []
 
 
-def test_a_wrong_key_is_told_and_forgotten(visit: Visit) -> None:
+def test_a_wrong_key_is_rejected_in_words_and_leaves_the_address_bar(visit: Visit) -> None:
     """A key that the handler does not know is refused in words; the address bar has lost it too."""
     page = visit.page
     page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
-    told(page, "key-trouble", "does not know this key")
+    wait_for_text(page, "key-trouble", "rejected this key")
     phase(page, "locked")
     assert "key=" not in page.url
 
 
-def test_a_wrong_key_takes_nothing_away(visit: Visit) -> None:
+def test_a_wrong_key_deletes_neither_the_stored_key_nor_the_commands_by_hand(visit: Visit) -> None:
     """A kept key and the commands by hand outlive a key that is refused: it may be a link, or the handler's fault."""
     page = keep_key(visit)
     page.goto("about:blank")
     page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
-    told(page, "key-trouble", "does not know this key")
+    wait_for_text(page, "key-trouble", "rejected this key")
     assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
     page.reload()
     phase(page, "idle")
 
 
-def test_forget_forgets_in_every_tab(visit: Visit) -> None:
+def test_forget_locks_every_tab_and_deletes_the_stored_key(visit: Visit) -> None:
     """The other tab is locked too, and what it had under way is sent no more."""
     page, other = keep_key(visit), visit.tab()
     other.goto(visit.stage.url)
     phase(other, "idle")
-    page.click("#key summary")
-    page.click("#forget")
+    forget_key(page)
     phase(other, "locked")
     other.reload()
     phase(other, "locked")
@@ -73,6 +89,7 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
     page.fill("#secret", visit.keys["operator"])
     page.keyboard.press("Enter")
     phase(page, "idle")
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
     page.reload()
     phase(page, "idle")
     kept = page.evaluate(
@@ -89,9 +106,7 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
     assert kept == [1, "CryptoKey", False, "not read"]
     stored = page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}])")
     assert visit.keys["operator"][6:] not in stored
-    page.click("#key summary")
-    page.click("#forget")
-    phase(page, "locked")
+    forget_key(page)
     page.reload()
     phase(page, "locked")
     assert page.evaluate("() => localStorage.length + sessionStorage.length") <= 1  # the VM's names, from /health
@@ -104,9 +119,10 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
 def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
     """Confirmed, sent, done, and then what the state is. What was being looked at goes with the request."""
     page = visit.open()
-    confirm(page, verb)
-    phase(page, "running")
-    assert all(blocked(page, each) for each in ASKS)
+    with held_requests(page, f'"verb":"{verb}"'):
+        confirm(page, verb)
+        phase(page, "running")
+        assert all(blocked(page, each) for each in ASKS)
     phase(page, "done")
     (sent,) = visit.mutating
     assert (sent["verb"], sent["vm"], sent["if_state"]) == (verb, "devvm", "running")
@@ -116,13 +132,13 @@ def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
     assert visit.stage.mutating_jobs()[0]
 
 
-def test_what_makes_no_sense_says_why_and_can_be_done(visit: Visit) -> None:
+def test_a_pointless_verb_says_why_and_can_be_done_anyway(visit: Visit) -> None:
     """Start is not offered while the VM runs, but says why, and asks with `anyway` when it is pressed all the same."""
     page = visit.open()
     assert blocked(page, "start")
     assert "It is running." in page.inner_text("[data-verb=start]")
     ask(page, "start")
-    assert said(page, "confirm-title") == "Start devvm (VM 102) anyway?"
+    assert text_of(page, "confirm-title") == "Start devvm (VM 102) anyway?"
     page.click("#yes")
     phase(page, "done")
 
@@ -130,20 +146,21 @@ def test_what_makes_no_sense_says_why_and_can_be_done(visit: Visit) -> None:
 def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
     """The evidence, its verdict and the console's picture are shown; the room for the picture was there before it."""
     page = visit.open()
-    press(page, "forensics")
-    phase(page, "checking")
-    before = page.locator("[data-verb=reset]").bounding_box()
+    with held_requests(page, '"verb":"forensics"'):
+        press(page, "forensics")
+        phase(page, "checking")
+        before = page.locator("[data-verb=reset]").bounding_box()
     phase(page, "done")
     page.wait_for_selector("#screen img")
     assert page.locator("#screen img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 720
-    assert "idle and hung look alike" in said(page, "verdict-sentence")
+    assert "idle and hung look alike" in text_of(page, "verdict-sentence")
     assert page.locator("[data-verb=reset]").bounding_box() == before
     page.click("#verdict summary")
-    assert "virtio0 queue 0" in said(page, "verdict-lines")
-    assert "before" not in said(page, "screen-words")
+    assert "virtio0 queue 0" in text_of(page, "verdict-lines")
+    assert "before" not in text_of(page, "screen-words")
     confirm(page, "reset")
     phase(page, "done")
-    expect(page.locator("#screen-words")).to_contain_text("before what was done since")
+    expect(page.locator("#screen-words")).to_contain_text("before the last power change")
 
 
 def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
@@ -155,17 +172,17 @@ def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
     assert page.locator(".advised").count() == 1
 
 
-def test_nothing_is_advised_while_somebody_is_at_it(visit: Visit) -> None:
+def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
     """In the middle of another's cycle the VM is stopped; to start it is not the advice."""
     with held_cycle(visit.stage):
         page = visit.open()
-        told(page, "state-note", "operator2 has been power-cycling it since")
-        assert said(page, "state-word") == "Stopped"
+        wait_for_text(page, "state-note", "operator2 has been power-cycling it since")
+        assert text_of(page, "state-word") == "Stopped"
         assert page.locator(".advised").count() == 0
-        assert said(page, "verdict-advice") == ""
+        assert text_of(page, "verdict-advice") == ""
 
 
-def test_a_job_of_late_opens_whole(visit: Visit) -> None:
+def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
     """The list says verb, outcome and who; opening one shows its output, its picture and why."""
     visit.stage.service.pve("reset", caller="operator2", reason="hung since 02:50")
     page = visit.open()
@@ -180,36 +197,36 @@ def test_a_job_of_late_opens_whole(visit: Visit) -> None:
 # --- not sent, refused, busy, failed ---
 
 
-def test_not_sent(visit: Visit) -> None:
+def test_a_request_that_the_handler_rejects_reads_nothing_was_sent(visit: Visit) -> None:
     """What the handler turned away says that nothing was sent, and what to do."""
     page = visit.open(caller="viewer")
     confirm(page, "reset")
     phase(page, "notSent")
-    assert "Nothing was sent:" in said(page, "told")
-    assert 'viewer may not "reset"' in said(page, "told-sentence")
+    assert "Nothing was sent:" in text_of(page, "outcome")
+    assert 'viewer may not "reset"' in text_of(page, "outcome-sentence")
     assert not blocked(page, "reset")
 
 
-def test_refused_because_somebody_was_faster(visit: Visit) -> None:
+def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit) -> None:
     """What changed between looking and confirming makes the host refuse: one outage, not two."""
     page = visit.open()
     ask(page, "cycle")
     visit.stage.service.pve("reset", caller="operator2")
     page.click("#yes")
     phase(page, "refused")
-    assert "Nothing was changed:" in said(page, "told")
-    assert "operator2" in said(page, "told-sentence")
+    assert "Nothing was changed:" in text_of(page, "outcome")
+    assert "operator2" in text_of(page, "outcome-sentence")
     expect(page.locator("#state-note")).to_contain_text("Somebody else changed its power")
 
 
-def test_busy_and_watching(visit: Visit) -> None:
+def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: Visit) -> None:
     """Who holds the VM, at what stage and since when; Watch follows it by reading alone, to its end."""
     page = visit.open()
     with held_cycle(visit.stage) as job:
         confirm(page, "reset")
         phase(page, "busy")
-        assert "operator2 has been power-cycling it since" in said(page, "told-sentence")
-        assert "Nothing was changed." in said(page, "told-sentence")
+        assert "operator2 has been power-cycling it since" in text_of(page, "outcome-sentence")
+        assert "Nothing was changed." in text_of(page, "outcome-sentence")
         page.click("#watch")
         entry = page.locator("#lately-jobs details[open]")
         expect(entry).to_contain_text(job)
@@ -219,14 +236,14 @@ def test_busy_and_watching(visit: Visit) -> None:
     assert len(visit.mutating) == 1
 
 
-def test_failed(visit: Visit) -> None:
+def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) -> None:
     """How far it got, what Proxmox said, and the next command by hand."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
     phase(page, "failed")
-    assert "It got as far as: start. Advice: Start." in said(page, "told-hint")
-    lines = said(page, "told-lines").splitlines()
+    assert "It got as far as: start. Advice: Start." in text_of(page, "outcome-hint")
+    lines = text_of(page, "outcome-lines").splitlines()
     assert [line for line in lines if "By hand: " in line] == ["By hand: ssh root@127.0.0.1 qm start 102"]
     expect(page.locator("#output")).to_contain_text("no space left on device")
     expect(page.locator("[data-verb=start]")).to_have_attribute("aria-disabled", "false")
@@ -235,23 +252,20 @@ def test_failed(visit: Visit) -> None:
 # --- disconnected, and a Proxmox that is away ---
 
 
-def test_disconnected_and_back_by_itself(visit: Visit) -> None:
+def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: Visit) -> None:
     """A handler that is away is told with the time and the next try; by-hand opens; it comes back without a hand."""
     page = visit.open()
-    visit.stage.wire.down()
-    press(page, "status")
-    phase(page, "failed")
-    phase(page, "disconnected")
-    expect(page.locator("#told-timer")).to_contain_text("Trying again in")
-    assert "not answering since" in said(page, "light-handler")
-    assert "qm reset 102" in said(page, "by-hand-lines")
+    lose_handler(visit.stage, page)
+    expect(page.locator("#outcome-timer")).to_contain_text("Trying again in")
+    assert "not answering since" in text_of(page, "light-handler")
+    assert "qm reset 102" in text_of(page, "by-hand-lines")
     assert all(blocked(page, each) for each in ASKS)
     visit.stage.wire.up()
     phase(page, "idle")
     assert visit.mutating == []
 
 
-def test_a_lock_never_lasts(visit: Visit) -> None:
+def test_a_blocked_verb_can_be_tried_anyway_after_a_minute(visit: Visit) -> None:
     """While Proxmox is away a verb is not offered; after a minute it is, through the same question."""
     visit.page.clock.install()
     page = visit.open()
@@ -260,8 +274,8 @@ def test_a_lock_never_lasts(visit: Visit) -> None:
         phase(page, "notSent")
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
         expect(page.locator("[data-verb=reset]")).to_contain_text("Proxmox is out of reach: the connection was refused")
-        told(page, "light-proxmox", "the connection was refused, since")
-        assert "the host’s own console" in said(page, "state-note")
+        wait_for_text(page, "light-proxmox", "the connection was refused, since")
+        assert "the host’s own console" in text_of(page, "state-note")
         press(page, "reset")
         assert not page.is_visible("#confirm")
         page.clock.fast_forward(61_000)

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from breakglass.verbs import ANYWAY
 
-from ..support.browser import Stage, Visit, ask, axe_finds, confirm, phase, press, said, told
+from ..support.browser import Stage, Visit, ask, axe_finds, both_schemes, confirm, phase, press, text_of, wait_for_text
 from ..support.scripted import HUNG, STORAGE_HUNG, Scripted, output, result, scripted, stage
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -51,9 +51,9 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     expect(button).to_have_text(f"{label} anyway…")
     button.click()
     at.wait_for_selector("#yes[aria-disabled=false]")
-    assert said(at, "confirm-title") == f"{label} devvm (VM 102) anyway?"
-    assert said(at, "confirm-text").endswith(ANYWAY["storage-hung"].cost)
-    assert "lost" in said(at, "confirm-text")
+    assert text_of(at, "confirm-title") == f"{label} devvm (VM 102) anyway?"
+    assert text_of(at, "confirm-text").endswith(ANYWAY["storage-hung"].cost)
+    assert "lost" in text_of(at, "confirm-text")
     assert at.evaluate("() => document.activeElement.id") == "keep"
     at.click("#yes")
     phase(at, "done")
@@ -79,7 +79,7 @@ def test_the_offer_needs_its_dialog(page: tuple[Page, Visit]) -> None:
 
 
 @pytest.mark.parametrize("offer", [None, "", "locked", "constructor", True, ["storage-hung"]])
-def test_nothing_else_is_offered(page: tuple[Page, Visit], host: Scripted, offer: Any) -> None:
+def test_a_refusal_with_another_offer_has_no_button(page: tuple[Page, Visit], host: Scripted, offer: Any) -> None:
     """A refusal without the offer, or with one that neither handler nor page knows, has no such button."""
     at, _ = page
     host.say([("reset", [result(12, "refused", verdict=HUNG, anyway=offer)]), ("", [result(jobs=[])])])
@@ -88,18 +88,18 @@ def test_nothing_else_is_offered(page: tuple[Page, Visit], host: Scripted, offer
     expect(at.locator("#anyway")).to_be_hidden()
 
 
-def test_the_older_anyway_never_sends_the_word(page: tuple[Page, Visit], host: Scripted) -> None:
+def test_start_of_a_running_vm_sends_no_anyway_field(page: tuple[Page, Visit], host: Scripted) -> None:
     """Start of a VM that runs is `Try anyway`, which is about what the page knows: its body has no such field."""
     at, visit = page
     ask(at, "start")
-    assert said(at, "confirm-title") == "Start devvm (VM 102) anyway?"
+    assert text_of(at, "confirm-title") == "Start devvm (VM 102) anyway?"
     at.click("#yes")
     phase(at, "done")
     assert ["anyway" in body for body in visit.mutating] == [False]
     assert "anyway" not in host.asked("start")[0]
 
 
-def test_the_offer_goes_with_the_refusal(page: tuple[Page, Visit]) -> None:
+def test_the_anyway_button_disappears_with_the_next_status(page: tuple[Page, Visit]) -> None:
     """A look at the VM ends it: what was offered then may be wrong now, and the host is asked again."""
     at, _ = page
     confirm(at, "reset")
@@ -109,10 +109,12 @@ def test_the_offer_goes_with_the_refusal(page: tuple[Page, Visit]) -> None:
     expect(at.locator("#anyway")).to_be_hidden()
 
 
-def test_the_offer_offends_nobody(page: tuple[Page, Visit]) -> None:
-    """No violation for axe-core, light or dark, with the button and in its dialog; 48 px; no wider than the screen; and
-    no verb's button has moved."""
+@both_schemes
+def test_the_anyway_button_and_its_dialog_pass_axe(page: tuple[Page, Visit], scheme: Literal["light", "dark"]) -> None:
+    """No violation for axe-core with the button and in its dialog; 48 px; no wider than the screen; and no verb's
+    button has moved."""
     at, _ = page
+    at.emulate_media(color_scheme=scheme)
     before = at.evaluate(PLACES)
     confirm(at, "reset")
     phase(at, "refused")
@@ -132,7 +134,7 @@ def test_the_offer_offends_nobody(page: tuple[Page, Visit]) -> None:
 # --- the stages ---
 
 
-def test_the_stage_that_runs_and_by_when_it_ends(page: tuple[Page, Visit], host: Scripted) -> None:
+def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], host: Scripted) -> None:
     """While a verb runs, its stage and the time by which it ends at the latest, by the host's word alone; lines of a
     type that the page does not know are no error. No verb's button moves."""
     at, _ = page
@@ -146,17 +148,17 @@ def test_the_stage_that_runs_and_by_when_it_ends(page: tuple[Page, Visit], host:
     )
     before = at.evaluate(PLACES)
     confirm(at, "cycle")
-    told(at, "told-sentence", f"Stage: preflight; the job ends by {local(begun['started'], 420)}.")
+    wait_for_text(at, "outcome-sentence", f"Stage: preflight; the job ends by {local(begun['started'], 420)}.")
     assert at.evaluate(PLACES) == before
     host.let_go("go-2")
-    told(at, "told-sentence", f"Stage: forensics; the job ends by {local(begun['started'], 480)}.")
+    wait_for_text(at, "outcome-sentence", f"Stage: forensics; the job ends by {local(begun['started'], 480)}.")
     assert at.evaluate(PLACES) == before
     host.let_go("go-3")
     phase(at, "done")
-    assert said(at, "told-sentence").startswith("at ")
+    assert text_of(at, "outcome-sentence").startswith("at ")
 
 
-def test_unknown_lines_are_no_error(page: tuple[Page, Visit]) -> None:
+def test_lines_of_an_unknown_type_are_ignored(page: tuple[Page, Visit]) -> None:
     """A newer handler may say more: its lines are passed over, and the result counts."""
     at, _ = page
     lines = '{"type":"accepted"}\n{"type":"mood","text":"fine"}\n{"type":"stage"}\n{}\n'
@@ -167,7 +169,7 @@ def test_unknown_lines_are_no_error(page: tuple[Page, Visit]) -> None:
     at.unroute("**/pve")
 
 
-def test_who_holds_the_vm_and_until_when(page: tuple[Page, Visit], host: Scripted) -> None:
+def test_a_busy_answer_shows_the_holder_and_its_deadline(page: tuple[Page, Visit], host: Scripted) -> None:
     """The holder's deadline counts from when it began; without one, of an older host agent, nothing is said of it."""
     at, _ = page
     holder = {
@@ -181,7 +183,8 @@ def test_who_holds_the_vm_and_until_when(page: tuple[Page, Visit], host: Scripte
     confirm(at, "reset")
     phase(at, "busy")
     since, by = (local(str(holder["since"]), seconds) for seconds in (0, 420))
-    told(at, "told-sentence", f"operator2 has been power-cycling it since {since}; the job ends by {by} (stage: stop).")
+    doing = f"operator2 has been power-cycling it since {since}"
+    wait_for_text(at, "outcome-sentence", f"{doing}; the job ends by {by} (stage: stop).")
     host.say([("reset", [result(11, "busy", holder=holder)]), ("", [result(jobs=[])])])
     confirm(at, "reset")
-    told(at, "told-sentence", f"operator2 has been power-cycling it since {since} (stage: stop).")
+    wait_for_text(at, "outcome-sentence", f"{doing} (stage: stop).")

@@ -5,11 +5,12 @@ import random
 import re
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from ..support.browser import Visit, axe_finds, phase, press, said, told
+from ..support.browser import Visit, axe_finds, both_schemes, phase, press, text_of, wait_for_text
 from ..support.talk import Talker, bash, fake
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
@@ -42,8 +43,8 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     turn.locator("summary").click()
     expect(turn.locator("pre")).to_have_text("<b>42</b>")
     assert page.locator("#transcript :is(img, script)").count() == 0
-    told(page, "chat-heard", "It is idle.")
-    told(page, "light-claude", "Claude: answering")
+    wait_for_text(page, "chat-live", "It is idle.")
+    wait_for_text(page, "light-claude", "Claude: answering")
     ask_claude(page, fake({"text": "And still."}))
     ended(page, 2)
     prompts = [body for body in visit.posts if "prompt" in body]
@@ -86,7 +87,7 @@ def test_a_proposal_that_cannot_be_sent_says_why(visit: Visit) -> None:
         press(page, "status")
         phase(page, "notSent")
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
-        told(page, "light-proxmox", "the connection was refused")
+        wait_for_text(page, "light-proxmox", "the connection was refused")
         page.click("[data-approve=reset]")
         expect(page.locator("#transcript .box")).to_contain_text("Proxmox is out of reach: the connection was refused.")
         assert not page.is_visible("#confirm")
@@ -120,7 +121,7 @@ def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
     page = visit.open()
     ask_claude(page, fake({"text": LONG, "pace": 0.005, **bash("pve reset")}, {"text": LONG, "wait": "looked"}))
     page.locator("#send").scroll_into_view_if_needed()
-    expect(page.locator("#transcript .said")).to_contain_text("Line 1 of")
+    expect(page.locator("#transcript .answer")).to_contain_text("Line 1 of")
     page.evaluate(SHIFTS)
     expect(page.locator("[data-approve=reset]")).to_be_attached()
     visit.stage.model.release("looked")
@@ -128,9 +129,11 @@ def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
     assert page.evaluate("() => window.shifts") == []
 
 
-def test_no_state_of_the_chat_offends_axe(visit: Visit) -> None:
-    """At work, with a proposal, stopped, cut off, down and lost: no violation, light or dark."""
+@both_schemes
+def test_every_state_of_the_chat_passes_axe(visit: Visit, scheme: Literal["light", "dark"]) -> None:
+    """At work, with a proposal, stopped, cut off, down and lost: no violation."""
     page = visit.page
+    page.emulate_media(color_scheme=scheme)
     page.clock.install()
     visit.open()
     ask_claude(page, fake({"text": "I look.", **bash("pve reset")}, {"text": LONG, "wait": "judged"}))
@@ -138,7 +141,7 @@ def test_no_state_of_the_chat_offends_axe(visit: Visit) -> None:
     found = axe_finds(page, "at work")
     visit.stage.wire.cut("/chat", 1)
     visit.stage.wire.drop()
-    told(page, "chat-word", "asking for the rest")
+    wait_for_text(page, "chat-word", "asking for the rest")
     page.clock.fast_forward(70_000)
     page.wait_for_selector("#ask-rest:visible")
     found += axe_finds(page, "cut off")
@@ -149,7 +152,7 @@ def test_no_state_of_the_chat_offends_axe(visit: Visit) -> None:
     found += axe_finds(page, "stopped")
     visit.stage.model.release("judged")
     ask_claude(page, fake({"text": "never said", "fail": 401, "times": 99}))
-    told(page, "chat-notice", "Claude is not answering")
+    wait_for_text(page, "chat-notice", "Claude is not answering")
     found += axe_finds(page, "down")
     lose_sessions(visit)
     page.click("#send")
@@ -164,10 +167,10 @@ def test_after_a_minute_a_person_asks_for_the_rest(visit: Visit) -> None:
     page = visit.open()
     wire, model = visit.stage.wire, visit.stage.model
     ask_claude(page, fake({"text": LONG, "wait": "cut off"}))
-    expect(page.locator("#transcript .said")).to_contain_text("Line 1 of")
+    expect(page.locator("#transcript .answer")).to_contain_text("Line 1 of")
     wire.cut("/chat", 1)
     wire.drop()
-    told(page, "chat-word", "asking for the rest")
+    wait_for_text(page, "chat-word", "asking for the rest")
     page.clock.fast_forward(70_000)
     expect(page.locator("#transcript article")).to_contain_text("Cut off: the connection was lost")
     model.release("cut off")
@@ -175,7 +178,7 @@ def test_after_a_minute_a_person_asks_for_the_rest(visit: Visit) -> None:
     page.click("#ask-rest")
     ended(page)
     assert not page.is_visible("#ask-rest")
-    assert (page.locator("#transcript .said").text_content() or "") == LONG
+    assert (page.locator("#transcript .answer").text_content() or "") == LONG
     expect(page.locator("#transcript article")).not_to_contain_text("Cut off")
     assert len({body["prompt"] for body in visit.posts if "prompt" in body}) == 1
 
@@ -192,7 +195,7 @@ def test_a_broken_stream_is_attached_to(visit: Visit, where: str) -> None:
     ask_claude(page, fake({"text": LONG, "pace": 0.001}))
     ended(page)
     assert visit.stage.wire.cuts == cuts + 1
-    assert (page.locator("#transcript .said").text_content() or "") == LONG
+    assert (page.locator("#transcript .answer").text_content() or "") == LONG
     assert len({body["prompt"] for body in visit.posts if "prompt" in body}) == 1
     assert len([a for a in visit.stage.model.asked[asked:] if "Line 1 of" in a.said]) <= 1
 
@@ -207,7 +210,7 @@ def test_a_reload_finds_the_turn(visit: Visit) -> None:
     page.fill("#secret", visit.keys["operator"])
     page.press("#secret", "Enter")
     ended(page)
-    expect(page.locator("#transcript .said")).to_contain_text("Line 40 of")
+    expect(page.locator("#transcript .answer")).to_contain_text("Line 40 of")
     ask_claude(page, fake({"text": "Still here."}))
     ended(page, 2)
     assert [body for body in visit.posts if "prompt" in body][-1]["session"]
@@ -232,21 +235,21 @@ DOWN = {
 
 
 @pytest.mark.parametrize("how", DOWN)
-def test_claude_is_down_and_the_buttons_are_not(visit: Visit, how: str) -> None:
+def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> None:
     """One notice that says why, the draft stays, Send becomes Try again; the power buttons work as ever."""
     page = visit.open()
     fault, words = DOWN[how]
     prompt = fake({"text": "never said", "times": 99, **fault})
     ask_claude(page, prompt)
-    told(page, "chat-notice", "Claude is not answering: ")
+    wait_for_text(page, "chat-notice", "Claude is not answering: ")
     ended(page)
-    notice = said(page, "chat-notice")
+    notice = text_of(page, "chat-notice")
     assert re.search(f"^Claude is not answering: {words}", notice), notice
-    assert notice.endswith("The power buttons do not need it.")
+    assert re.search(r"(The power buttons do not need it|; the power verbs don't need claude)\.$", notice), notice
     assert notice.count("power") == 1
     assert page.input_value("#prompt") == prompt
-    assert said(page, "send") == "Try again"
-    told(page, "light-claude", "not answering")
+    assert text_of(page, "send") == "Try again"
+    wait_for_text(page, "light-claude", "not answering")
     page.click("[data-verb=status]")
     phase(page, "idle")
 
@@ -288,30 +291,32 @@ def lose_sessions(visit: Visit) -> None:
         shutil.rmtree(kept)
 
 
-def test_what_a_proxy_says_is_no_answer(visit: Visit) -> None:
+def test_a_proxys_error_counts_as_a_lost_connection(visit: Visit) -> None:
     """A proxy's error, in JSON and with a number for a code, is a lost connection: the rest is asked for."""
     page = visit.open()
     broken = {"error": {"code": 503, "message": "upstream"}}
     page.route("**/chat", lambda route: route.fulfill(status=503, json=broken), times=1)
     ask_claude(page, fake({"text": "I am here."}))
     ended(page)
-    expect(page.locator("#transcript .said")).to_have_text("I am here.")
+    expect(page.locator("#transcript .answer")).to_have_text("I am here.")
 
 
-def test_until_when_it_is_limited(visit: Visit) -> None:
+def test_a_rate_limit_says_until_when_it_lasts(visit: Visit) -> None:
     """Where the model's service says until when, the notice says it; a caller who may not chat is told just that."""
     page = visit.open()
-    limited = {"code": "claude-rate-limited", "message": "rate-limited until 03:40 UTC: limit", "hint": "wait"}
+    limited = {"code": "claude-rate-limited", "message": "rate-limited until 03:40 UTC: limit"}
+    limited["hint"] = "wait; the power verbs work without claude"
     lines = [{"type": "session", "n": 1}, {"type": "error", "n": 2, **limited}, {"type": "done", "n": 3, "ok": False}]
     body = "".join(json.dumps(line) + "\n" for line in lines)
     page.route("**/chat", lambda route: route.fulfill(content_type="application/x-ndjson", body=body))
     ask_claude(page, "well?")
-    told(page, "chat-notice", "Claude is not answering: rate limited (until 03:40")
+    wait_for_text(page, "chat-notice", "Claude is not answering: rate limited (until 03:40")
+    assert text_of(page, "chat-notice").count("power") == 1
     page.unroute("**/chat")
     visit.open(caller="viewer")
     ask_claude(page, "well?")
-    told(page, "chat-notice", 'Viewer may not "chat".')
-    assert "Claude is not answering" not in said(page, "chat-notice")
+    wait_for_text(page, "chat-notice", 'Viewer may not "chat".')
+    assert "Claude is not answering" not in text_of(page, "chat-notice")
 
 
 def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
@@ -320,9 +325,9 @@ def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
     page = visit.open()
     ask_claude(page, fake({"text": "".join(f"{n} {'word ' * 8}\n" for n in range(2_000))}))
     ended(page)
-    text = page.locator("#transcript .said").text_content() or ""
+    text = page.locator("#transcript .answer").text_content() or ""
     assert text.count("\n") == 2_000
-    sizes = page.evaluate("() => [...document.querySelectorAll('.said .piece')].map(p => p.textContent.length)")
+    sizes = page.evaluate("() => [...document.querySelectorAll('.answer .piece')].map(p => p.textContent.length)")
     assert max(sizes) < 10_000
     box = page.locator("#transcript")
     assert box.evaluate("box => box.scrollHeight - box.scrollTop - box.clientHeight") < 40

@@ -2,13 +2,27 @@
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from breakglass.verbs import VERBS
 
-from ..support.browser import Stage, Visit, ask, axe_finds, confirm, held_cycle, phase, press
+from ..support.browser import (
+    Stage,
+    Visit,
+    ask,
+    axe_finds,
+    both_schemes,
+    confirm,
+    held_cycle,
+    held_requests,
+    lose_handler,
+    phase,
+    press,
+    wait_for,
+)
 from ..support.failing_tools import misbehave
 
 real = pytest.mark.real("chromium", "sshd", "qemu")
@@ -17,7 +31,7 @@ WIDTHS = (320, 360, 1280)
 
 
 def judged(page: Page, state: str) -> list[str]:
-    """Return what axe-core finds wrong in this state, in both schemes, and what sticks out of a narrow screen."""
+    """Return what axe-core finds wrong in this state, and what sticks out of a narrow screen."""
     found = axe_finds(page, state)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 740})
@@ -29,9 +43,11 @@ def judged(page: Page, state: str) -> list[str]:
 
 
 @real
-def test_no_state_offends_axe(visit: Visit) -> None:
-    """No violation in any state of the page, light or dark, and nothing wider than the screen at 320 px."""
+@both_schemes
+def test_every_state_passes_axe(visit: Visit, scheme: Literal["light", "dark"]) -> None:
+    """No violation in any state of the page, and nothing wider than the screen at 320 px."""
     page, stage = visit.page, visit.stage
+    page.emulate_media(color_scheme=scheme)
     page.goto(stage.url)
     phase(page, "locked")
     found = judged(page, "locked")
@@ -48,9 +64,10 @@ def test_no_state_offends_axe(visit: Visit) -> None:
     page.click("#by-hand summary")
     page.click("#key summary")
     found += judged(page, "by hand and key open")
-    press(page, "forensics")
-    phase(page, "checking")
-    found += judged(page, "checking")
+    with held_requests(page, '"verb":"forensics"'):
+        press(page, "forensics")
+        phase(page, "checking")
+        found += judged(page, "checking")
     phase(page, "done")
     page.click("#verdict summary")
     page.click("#lately-jobs summary")
@@ -81,9 +98,7 @@ def test_no_state_offends_axe(visit: Visit) -> None:
     found += judged(page, "unknown")
     stage.wire.mend()
     phase(page, "done")
-    stage.wire.down()
-    press(page, "status")
-    phase(page, "disconnected")
+    lose_handler(stage, page)
     found += judged(page, "disconnected")
     stage.wire.up()
     phase(page, "idle")
@@ -132,9 +147,10 @@ def test_nothing_moves_while_a_verb_runs(visit: Visit) -> None:
     page = visit.open()
     places = "() => [...document.querySelectorAll('[data-verb]')].map(b => b.getBoundingClientRect().y + scrollY)"
     before = page.evaluate(places)
-    confirm(page, "reset")
-    phase(page, "running")
-    assert page.evaluate(places) == before
+    with held_requests(page, '"verb":"reset"'):
+        confirm(page, "reset")
+        phase(page, "running")
+        assert page.evaluate(places) == before
     phase(page, "done")
     assert page.evaluate(places) == before
 
@@ -167,8 +183,7 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
     phase(page, "idle")
     assert page.evaluate(held) == "status"
     page.unroute("**/pve")
-    visit.stage.wire.down()
-    phase(page, "disconnected")
+    lose_handler(visit.stage, page)
     page.focus("#try-now")
     visit.stage.wire.up()
     page.keyboard.press("Enter")
@@ -181,8 +196,7 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
         expect(output).to_contain_text("stop:")
         output.focus()
         asked = len(visit.posts)
-        while len(visit.posts) < asked + 3:  # it is read again each second
-            page.wait_for_timeout(50)
+        wait_for(page, lambda: len(visit.posts) >= asked + 3, "three more looks, one a second")
         assert page.evaluate(held) == "PRE"
     expect(output).to_contain_text("verify: running")
     assert page.evaluate(held) == "PRE"
@@ -193,9 +207,10 @@ def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
     """Nothing turns for those who asked for that, and with forced colours every button keeps its border."""
     visit = Visit(stage, reduced_motion="reduce", forced_colors="active")
     page = visit.open()
-    press(page, "forensics")
-    phase(page, "checking")
-    assert page.evaluate("() => document.getAnimations().length") == 0
+    with held_requests(page, '"verb":"forensics"'):
+        press(page, "forensics")
+        phase(page, "checking")
+        assert page.evaluate("() => document.getAnimations().length") == 0
     border = "() => getComputedStyle(document.querySelector('[data-verb=reset]')).borderTopWidth"
     assert page.evaluate(border) == "1px"
     phase(page, "done")

@@ -7,7 +7,19 @@ import time
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import ASKS, Visit, blocked, confirm, held_cycle, open_gate, phase, press, said, told
+from ..support.browser import (
+    ASKS,
+    Visit,
+    blocked,
+    confirm,
+    held_cycle,
+    lose_handler,
+    phase,
+    press,
+    text_of,
+    wait_for,
+    wait_for_text,
+)
 from ..support.failing_tools import misbehave
 from ..support.stages import until
 from ..support.talk import bash, fake
@@ -57,8 +69,8 @@ def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> N
     phase(page, "unknown")
     with visit.stage.without_sshd():
         visit.stage.wire.mend()
-        told(page, "told-hint", "refused")
-        assert said(page, "told").startswith("? No answer. The reset may have happened")
+        wait_for_text(page, "outcome-hint", "refused")
+        assert text_of(page, "outcome").startswith("? No answer. The reset may have happened")
         assert all(blocked(page, each) for each in ASKS)
         assert not blocked(page, "status")
     phase(page, "done")
@@ -79,8 +91,8 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
     try:
         confirm(page, "reset")
         phase(page, "unknown")
-        told(page, "told-hint", "was sent before and may have run")
-        assert "Nothing was sent" not in said(page, "told")
+        wait_for_text(page, "outcome-hint", "was sent before and may have run")
+        assert "Nothing was sent" not in text_of(page, "outcome")
     finally:
         stage.sshd.start()
     phase(page, "done")
@@ -99,9 +111,9 @@ def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> 
     stage.service.stop()
     with stage.without_sshd():
         stage.service.start()
-        told(page, "told-hint", "refused")
+        wait_for_text(page, "outcome-hint", "refused")
         phase(page, "unknown")
-    open_gate(stage.world)
+    stage.settle()
     phase(page, "done")
 
 
@@ -119,9 +131,8 @@ def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> 
 
     page.route("**/pve", hold)
     confirm(page, "reset")
-    page.wait_for_function("() => document.getElementById('told').dataset.phase === 'running'")
-    while not held:
-        page.wait_for_timeout(10)
+    phase(page, "running")
+    wait_for(page, lambda: held, "the reset")
     page.clock.set_system_time(time.time() + 3 * 3_600)
     stale = {"error": {"code": "stale-timestamp", "message": "old", "hint": "", "reached": False}}
     stale["error"] |= {"server_time": int(time.time()) + 3 * 3_600, "challenge": "x"}
@@ -131,7 +142,7 @@ def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> 
     assert visit.stage.mutating_jobs() == before
 
 
-def test_a_clock_that_is_put_right_leaves_nothing_old(visit: Visit) -> None:
+def test_a_clock_that_is_put_right_makes_the_page_check_again(visit: Visit) -> None:
     """The clock was three days ahead and is put right: the page looks again by itself, and sees what is."""
     page = visit.page
     page.clock.install(time=time.time() + THREE_DAYS)
@@ -153,8 +164,8 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     assert not blocked(page, "status")
     page.clock.fast_forward(70_000)
     page.wait_for_selector("#ask-again:visible")
-    told(page, "told-sentence", "it happens at most once")
-    told(page, "told", "may have happened")
+    wait_for_text(page, "outcome-sentence", "it happens at most once")
+    wait_for_text(page, "outcome", "may have happened")
     for each in ASKS:  # a lock is a hint: after a minute a person may know better
         assert "Try anyway" in page.inner_text(f"[data-verb={each}]")
     page.reload()
@@ -176,7 +187,7 @@ def test_a_reload_asks_for_what_was_confirmed(visit: Visit) -> None:
     phase(page, "done")
 
 
-def test_what_slept_through_its_minute_waits_for_a_person(visit: Visit) -> None:
+def test_a_device_that_slept_through_the_minute_of_retries_waits_for_a_person(visit: Visit) -> None:
     """A phone that sleeps for three hours in the middle of asking again does not reset a VM when it wakes."""
     visit.page.clock.install()
     page = visit.open()
@@ -184,9 +195,12 @@ def test_what_slept_through_its_minute_waits_for_a_person(visit: Visit) -> None:
     visit.stage.wire.down()
     confirm(page, "reset")
     phase(page, "unknown")
-    told(page, "told-hint", "Last try")
+    wait_for_text(page, "outcome-hint", "Last try")
+    page.clock.pause_at(page.evaluate("() => Date.now() / 1000 + 1"))  # asleep: no try from here on
+    page.evaluate("() => fetch('health').catch(() => {})")  # what was tried before has failed like this
     visit.stage.wire.up()
     page.clock.fast_forward(3 * 3_600_000)
+    page.clock.resume()
     page.wait_for_selector("#ask-again:visible")
     assert visit.stage.mutating_jobs() == before
     page.click("#ask-again")
@@ -195,7 +209,7 @@ def test_what_slept_through_its_minute_waits_for_a_person(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("reload", [False, True], ids=["as it was", "reloaded"])
-def test_a_clock_that_is_set_makes_no_minute_longer(visit: Visit, reload: bool) -> None:
+def test_a_clock_that_is_set_back_does_not_extend_the_minute_of_retries(visit: Visit, reload: bool) -> None:
     """The clock was three days ahead and is put right: what was confirmed before is not sent by itself any more."""
     page = visit.page
     page.clock.install()
@@ -204,7 +218,7 @@ def test_a_clock_that_is_set_makes_no_minute_longer(visit: Visit, reload: bool) 
     page.clock.set_system_time(time.time() + THREE_DAYS)
     visit.stage.wire.down()
     confirm(page, "reset")
-    told(page, "told-hint", "Last try")
+    wait_for_text(page, "outcome-hint", "Last try")
     page.clock.set_system_time(time.time())
     visit.stage.wire.up()
     if reload:
@@ -228,7 +242,7 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
     visit.stage.wire.cut('"verb":"reset"', 1)
     card.click()
     page.click("#yes[aria-disabled=false]")
-    told(page, "told-hint", "Last try")
+    wait_for_text(page, "outcome-hint", "Last try")
     page.clock.fast_forward(70_000)
     page.wait_for_selector("#ask-again:visible")
     with visit.stage.without_sshd():
@@ -241,19 +255,19 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
         expect(page.locator("[data-verb=reset]")).to_contain_text("Try anyway")
         card.click()
         page.click("#yes[aria-disabled=false]")
-        expect(page.locator("#told-hint")).to_contain_text("refused")
+        expect(page.locator("#outcome-hint")).to_contain_text("refused")
         phase(page, "unknown")
     visit.stage.model.release("reloaded")
 
 
-def test_what_the_host_is_seen_to_have_is_attached_to(visit: Visit) -> None:
+def test_a_job_that_status_shows_on_the_host_is_attached_to(visit: Visit) -> None:
     """After the minute a status shows that the host has the id: asking again can only attach, so the page does."""
     visit.page.clock.install()
     page = visit.open()
     before = visit.stage.mutating_jobs()
     visit.stage.wire.cut('"verb":"reset"', 1)
     confirm(page, "reset")
-    told(page, "told-hint", "Last try")
+    wait_for_text(page, "outcome-hint", "Last try")
     page.clock.fast_forward(70_000)
     page.wait_for_selector("#ask-again:visible")
     until(lambda: visit.stage.mutating_jobs() != before, "the reset")
@@ -262,19 +276,18 @@ def test_what_the_host_is_seen_to_have_is_attached_to(visit: Visit) -> None:
     phase(page, "done")
 
 
-def test_an_outage_rubs_nothing_out(visit: Visit) -> None:
+def test_an_outcome_stays_on_the_page_after_an_outage(visit: Visit) -> None:
     """What a verb did, and what to do next, stands when the handler comes back after an outage."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
     phase(page, "failed")
-    visit.stage.wire.down()
-    phase(page, "disconnected")
+    lose_handler(visit.stage, page)
     visit.stage.wire.up()
     phase(page, "failed")
-    told(page, "light-handler", "Handler: answering")
-    assert "Advice: Start." in said(page, "told-hint")
-    assert "qm start 102" in said(page, "told-lines")
+    wait_for_text(page, "light-handler", "Handler: answering")
+    assert "Advice: Start." in text_of(page, "outcome-hint")
+    assert "qm start 102" in text_of(page, "outcome-lines")
 
 
 def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
@@ -290,7 +303,7 @@ def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
     phase(page, "done")
 
 
-def test_the_list_of_late_catches_up(visit: Visit) -> None:
+def test_the_list_of_recent_jobs_catches_up(visit: Visit) -> None:
     """A job of another's that ran when the list was read is shown as done once it is; a list that was lost is asked
     for again."""
     page = visit.open()
@@ -302,8 +315,8 @@ def test_the_list_of_late_catches_up(visit: Visit) -> None:
     visit.stage.wire.cut('"verb":"history"', 1)
     visit.stage.service.pve("reset", caller="operator2")
     press(page, "status")
-    told(page, "lately-word", "not known")
+    wait_for_text(page, "lately-word", "not known")
     visit.stage.wire.mend()
     press(page, "status")
     expect(page.locator("#lately-jobs summary").first).to_contain_text("Reset: done")
-    assert said(page, "lately-word") == ""
+    assert text_of(page, "lately-word") == ""

@@ -3,16 +3,32 @@
 import pytest
 from playwright.sync_api import Page
 
-from ..support.browser import Visit, keep_key, phase, said, told
+from ..support.browser import Visit, keep_key, lose_handler, phase, text_of, wait_for, wait_for_text
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
 def kept_page(visit: Visit) -> Page:
-    """Open the page with a key that stays, and return once it is in the browser's cache."""
+    """Open the page with a key that stays, and return once it is in the browser's cache.
+
+    The worker gives up after 3 s, which a busy machine may need: then the next visit installs it.
+    """
     page = keep_key(visit)
-    page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
+    reload_until(page, "() => Promise.race([navigator.serviceWorker.ready, new Promise(r => setTimeout(r, 5_000))])")
     return page
+
+
+def reload_until(page: Page, seen: str) -> None:
+    """Return once this is true of the page. Reload it while it is not."""
+
+    def try_again() -> bool:
+        if page.evaluate(f"async () => Boolean(await ({seen})())"):
+            return True
+        page.reload()
+        phase(page, "idle")
+        return False
+
+    wait_for(page, try_again, "a page with which that is so")
 
 
 def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
@@ -23,17 +39,17 @@ def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
         visit.stage.wire.error_page = broken == "error page"
         visit.stage.wire.drop() if broken == "error page" else visit.stage.wire.down()
         page.reload()
-        told(page, "light-handler", "not answering since")
-        told(page, "name", "devvm (VM 102)")
-        assert "qm reset 102" in said(page, "by-hand-lines")
-        assert "Signed, with bash, python3 and curl" in said(page, "by-hand")
+        wait_for_text(page, "light-handler", "not answering since")
+        wait_for_text(page, "name", "devvm (VM 102)")
+        assert "qm reset 102" in text_of(page, "by-hand-lines")
+        assert "Signed, with bash, python3 and curl" in text_of(page, "by-hand")
     visit.stage.wire.error_page = False
     visit.stage.wire.up()
-    told(page, "light-handler", "Handler: answering")
+    wait_for_text(page, "light-handler", "Handler: answering")
     phase(page, "idle")
 
 
-def test_an_old_file_never_stands_beside_a_new_one(visit: Visit) -> None:
+def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
     """One file of the page can't be had: then all of it comes from the cache, as it was; once it can, all is new."""
     page = kept_page(visit)
     page.evaluate(
@@ -46,33 +62,30 @@ def test_an_old_file_never_stands_beside_a_new_one(visit: Visit) -> None:
     phase(page, "idle")
     assert page.evaluate(looks) == "yes"
     visit.stage.wire.mend()
-    page.reload()
-    phase(page, "idle")
-    assert page.evaluate(looks) == ""
+    reload_until(page, f"() => ({looks})() === ''")
 
 
-def test_a_network_that_swallows_everything_is_no_wait_without_end(visit: Visit) -> None:
+def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit) -> None:
     """Connections are taken and nothing ever comes: the kept page opens, with the kept key and the commands."""
     page = kept_page(visit)
     visit.stage.wire.swallow()
     page.reload(wait_until="commit")
-    told(page, "light-handler", "not answering since")
-    told(page, "key-word", "unlocked")
+    wait_for_text(page, "light-handler", "not answering since")
+    wait_for_text(page, "key-word", "unlocked")
     assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
 
 
-def test_while_it_is_away_its_own_word_is_a_press_away(visit: Visit) -> None:
+def test_a_disconnected_page_links_to_the_handlers_health(visit: Visit) -> None:
     """A login page in front of the handler is never shown by the worker: a link leads past it."""
     page = kept_page(visit)
-    visit.stage.wire.down()
-    phase(page, "disconnected")
+    lose_handler(visit.stage, page)
     visit.stage.wire.up()
     assert page.locator("#see").get_attribute("href") == "health"
     page.goto(f"{visit.stage.url}health")
     assert '"ok":true' in page.inner_text("body")
 
 
-def test_other_pages_of_the_origin_are_let_alone(visit: Visit) -> None:
+def test_names_stored_by_other_pages_of_the_origin_are_untouched(visit: Visit) -> None:
     """Names that another page stored are neither read as ours nor forgotten with ours."""
     page = visit.page
     page.goto(f"{visit.stage.url}health")

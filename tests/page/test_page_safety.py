@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import ASKS, Stage, Visit, ask, phase, press, said, told
+from ..support.browser import ASKS, Stage, Visit, ask, phase, press, text_of, wait_for_text
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 THREE_DAYS = 3 * 86_400
@@ -66,7 +66,7 @@ def test_nothing_leaves_without_the_dialog(visit: Visit) -> None:
     assert visit.mutating == []
 
 
-def test_every_button_but_the_red_one_is_harmless(visit: Visit) -> None:
+def test_no_button_but_the_red_one_changes_power(visit: Visit) -> None:
     """Whatever is pressed outside of the dialog, in any order, nothing leaves that changes power."""
     page = visit.open()
     for button in page.locator("button:visible").all():
@@ -76,7 +76,7 @@ def test_every_button_but_the_red_one_is_harmless(visit: Visit) -> None:
     assert visit.mutating == []
 
 
-def test_a_double_click_is_no_answer(visit: Visit) -> None:
+def test_a_double_click_does_not_confirm(visit: Visit) -> None:
     """The second press of a double click, on the spot where the dialog has put its red button, does nothing."""
     page = visit.open()
     ask(page, "reset")
@@ -117,7 +117,7 @@ def test_without_a_script_the_commands_are_there(stage: Stage) -> None:
     visit = Visit(stage, java_script_enabled=False)
     visit.page.goto(stage.url)
     assert "Scripts are off" in visit.page.inner_text("main")
-    assert 'curl -sS "$URL/pve"' in said(visit.page, "recipe")
+    assert 'curl -sS "$URL/pve"' in text_of(visit.page, "recipe")
     assert not visit.page.is_visible("#power")
     visit.close()
 
@@ -138,7 +138,7 @@ def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
     """On a name that is not this machine a browser can't sign over plain http: the page says what to do."""
     page = visit.page
     page.goto(f"http://rescue.test:{visit.stage.wire.port}/#key={visit.keys['operator']}")
-    told(
+    wait_for_text(
         page,
         "key-trouble",
         f"ssh -L 8080:localhost:{visit.stage.wire.port} rescue.test and open http://localhost:8080/",
@@ -151,11 +151,11 @@ def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(("off", "word"), [(-THREE_DAYS, "3 days behind"), (THREE_DAYS, "3 days ahead")])
-def test_a_wrong_clock_locks_nobody_out(visit: Visit, off: int, word: str) -> None:
+def test_a_device_with_a_wrong_clock_can_still_act(visit: Visit, off: int, word: str) -> None:
     """Three days off: it works all the same, the page says by how much, and each id was sent once and accepted once."""
     visit.page.clock.install(time=time.time() + off)
     page = visit.open()
-    told(page, "state-note", word)
+    wait_for_text(page, "state-note", word)
     before = len(visit.stage.mutating_jobs())
     ask(page, "reset")
     page.click("#yes")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Route, expect
 
-from ..support.browser import Stage, Visit, confirm, phase, press, told
+from ..support.browser import Stage, Visit, confirm, phase, press, wait_for, wait_for_text
 from ..support.service import Service, new_secret
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -53,6 +53,10 @@ def person(stage: Stage, three: Stage) -> Iterator[Visit]:
     visit.close()
 
 
+def is_status_of_devvm(route: Route) -> bool:
+    return '"status","vm":"devvm"' in (route.request.post_data or "")
+
+
 def test_an_answer_stays_with_its_vm(person: Visit) -> None:
     """An answer that comes after another VM was chosen is shown, and kept, with the VM that was asked."""
     page = person.open()
@@ -61,8 +65,7 @@ def test_an_answer_stays_with_its_vm(person: Visit) -> None:
     press(page, "status")
     phase(page, "checking")
     page.select_option("#vm", "twin")
-    while not any('"status","vm":"devvm"' in (route.request.post_data or "") for route in held):
-        page.wait_for_timeout(10)
+    wait_for(page, lambda: any(is_status_of_devvm(route) for route in held), "the status of devvm")
     for route in held:
         if '"vm":"devvm"' in (route.request.post_data or ""):
             route.continue_()
@@ -107,16 +110,16 @@ def test_a_draft_stays_with_its_vm(person: Visit) -> None:
     expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
 
 
-def test_what_claude_may_do_as_root_is_said(person: Visit) -> None:
+def test_the_page_says_when_claude_logs_in_as_root(person: Visit) -> None:
     """Where claude's login in the guest is root's, the page says that it may change anything there; elsewhere not."""
     page = person.open(caller="talker")
     page.select_option("#vm", "twin")
-    told(page, "state-note", "claude logs in to twin as root")
+    wait_for_text(page, "state-note", "claude logs in to twin as root")
     page.select_option("#vm", "devvm")
     expect(page.locator("#state-note")).not_to_contain_text("root")
 
 
-def test_a_vm_that_was_taken_away_is_still_looked_at(person: Visit) -> None:
+def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
     """A reload of the configuration removed it: the page does not turn to another VM by itself."""
     page = person.open()
     gone = {**person.stage.service.health()}
@@ -127,19 +130,19 @@ def test_a_vm_that_was_taken_away_is_still_looked_at(person: Visit) -> None:
     assert page.input_value("#vm") == "devvm"
 
 
-def test_a_vm_that_is_off_says_so(person: Visit) -> None:
+def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
     """A VM whose entry has a fault is there, has no number, and says that nothing was sent."""
     page = person.open()
     page.select_option("#vm", "broken")
     expect(page.locator("#name")).to_have_text("broken")
-    told(page, "light-proxmox", "its configuration has a fault, so it is off")
+    wait_for_text(page, "light-proxmox", "its configuration has a fault, so it is off")
     press(page, "reset")
     assert not page.is_visible("#confirm")
     page.set_viewport_size({"width": 320, "height": 740})
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
 
 
-def test_what_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
+def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
     """A proposal approved once more while its outcome is open has the same id: what does not reach the host now
     settles nothing. And whoever presses Forget leaves nothing behind that the next one's key would send."""
     page = visit.page
@@ -167,8 +170,8 @@ def test_what_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
         expect(page.locator("[data-verb=reset]")).to_contain_text("Try anyway")
         card.click()
         page.click("#yes[aria-disabled=false]")
-        told(page, "told-hint", "Last try")
-        expect(page.locator("#told-hint")).to_contain_text("refused")
+        wait_for_text(page, "outcome-hint", "Last try")
+        expect(page.locator("#outcome-hint")).to_contain_text("refused")
         phase(page, "unknown")
         page.click("#key summary")
         page.click("#forget")
@@ -177,7 +180,7 @@ def test_what_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
         assert page.evaluate("() => Object.keys(sessionStorage)") == []
 
 
-def test_a_name_that_every_object_has_breaks_nothing(person: Visit) -> None:
+def test_advice_named_like_an_object_property_is_only_text(person: Visit) -> None:
     """An answer may advise `constructor`: it is a word like any other."""
     page = person.page
     verdict = {"code": "x", "sentence": "s", "advice": "constructor", "evidence": []}
@@ -191,4 +194,4 @@ def test_a_name_that_every_object_has_breaks_nothing(person: Visit) -> None:
     }
     page.route("**/pve", lambda route: route.fulfill(content_type="application/x-ndjson", body=json.dumps(line) + "\n"))
     person.open()
-    told(page, "verdict-advice", "Advised: constructor.")
+    wait_for_text(page, "verdict-advice", "Advised: constructor.")

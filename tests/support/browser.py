@@ -1,5 +1,6 @@
 """A real Chromium in front of the real handler, and a wire between them that can be cut at any byte."""
 
+import asyncio
 import json
 import os
 import socket
@@ -10,16 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from breakglass.agents.pve.words import MUTATING
 from breakglass.cli.client import new_id
 from breakglass.demo.proxmox.world import World
 
 from . import claude
+from .agent import hasten
 from .failing_tools import misbehave
 from .model import Model
 from .ports import reserve_port
@@ -28,6 +31,8 @@ from .sshd import Sshd
 from .stages import until
 from .talk import Talker
 
+# Every state is judged in one scheme by `./dev test`; the other walk through them is a test of `all`.
+both_schemes = pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.all)])
 ASKS = ("start", "cycle", "reset", "stop")  # the verbs that change power, as they stand on the page
 FLAGS = [
     "--no-sandbox",
@@ -39,6 +44,14 @@ FLAGS = [
     "--disable-sync",
     "--host-resolver-rules=MAP rescue.test 127.0.0.1",  # a name that is not this machine's own
 ]
+KEPT_KEYS = """() => new Promise((done) => {
+    indexedDB.open("breakglass / ").onsuccess = ({target: {result: database}}) => {
+        database.transaction("key").objectStore("key").count().onsuccess = ({target}) => {
+            database.close();
+            done(target.result);
+        };
+    };
+})"""
 BAD_GATEWAY = (
     b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 17\r\nconnection: close\r\n\r\n"
     b"<h1>Oh, no.</h1>\n"
@@ -48,6 +61,7 @@ EXPECTED = (
     "The Cross-Origin-Opener-Policy header has been ignored",  # over plain http
     "Service Worker registration blocked by Playwright",
 )
+PATIENCE_MS = 60_000  # twice the longest pause of the page's own; a test that waits so long has failed, on any machine
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a line that breaks does
 
 
@@ -55,9 +69,30 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a line that br
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium, with a profile of its own that ends with it."""
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE_MS)
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         yield browser
         browser.close()
+
+
+class ParkedLoop:
+    """Playwright's event loop counts as running in this thread while a browser is open. It is parked while tests run
+    that have loops of their own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.unpark()
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
+    def unpark(self) -> None:
+        asyncio._set_running_loop(self._loop)
 
 
 class Wire:
@@ -72,24 +107,28 @@ class Wire:
         self.error_page = False  # answer as a proxy does whose upstream is gone
         self.swallows = False
         self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()  # of what is open, and of whether the wire is up
         self.cuts = 0
         self.record: list[tuple[float, bytes]] | None = None  # what the handler said and when, for the bench
         self.up()
 
     def up(self) -> None:
-        self.is_up = True
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        self.is_up = True
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def down(self) -> None:
         """Refuse connections, and break those that there are."""
-        self.is_up = False
+        with self._lock:
+            self.is_up = False
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.drop()
 
     def drop(self) -> None:
-        for each in list(self._open):
+        with self._lock:
+            ends = list(self._open)
+        for each in ends:
             _break(each)
 
     def swallow(self) -> None:
@@ -128,27 +167,44 @@ class Wire:
                 client, _ = listener.accept()
             except OSError:
                 return
-            if self.swallows:
-                self._open.add(client)
-                continue
-            if self.error_page:
-                client.recv(65536)
+            if self._is_tracked(client) and not self.swallows:
+                serve = self._say_bad_gateway if self.error_page else self._connect
+                threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    def _is_tracked(self, *ends: socket.socket) -> bool:
+        """Track the ends of a connection, so that `drop` breaks them; break them now if the wire is down."""
+        with self._lock:
+            if self.is_up:
+                self._open.update(ends)
+                return True
+        self.closed(*ends)
+        return False
+
+    def _say_bad_gateway(self, client: socket.socket) -> None:
+        try:
+            if client.recv(65536):
                 client.sendall(BAD_GATEWAY)
-                client.close()
-                continue
-            try:
-                handler = socket.create_connection(("127.0.0.1", self.to))
-            except OSError:
-                _break(client)
-                continue
+        except OSError:
+            pass  # the browser was faster
+        with self._lock:
+            self._open.discard(client)
+        client.close()
+
+    def _connect(self, client: socket.socket) -> None:
+        try:
+            handler = socket.create_connection(("127.0.0.1", self.to))
+        except OSError:
+            self.closed(client)
+            return
+        if self._is_tracked(client, handler):
             line = _Line(self, client, handler)
-            self._open |= {client, handler}
-            for work in (line.forth, line.back):
-                threading.Thread(target=work, daemon=True).start()
+            threading.Thread(target=line.forth, daemon=True).start()
+            line.back()
 
     def closed(self, *ends: socket.socket) -> None:
+        with self._lock:
+            self._open.difference_update(ends)
         for each in ends:
-            self._open.discard(each)
             _break(each)
 
 
@@ -206,11 +262,12 @@ def _break(end: socket.socket) -> None:
 
 
 class Stage:
-    """One host, its SSH server, a handler, the wire to it and a browser: what the tests of a module share."""
+    """One host, its SSH server, a handler, the wire to it and a browser: what the page tests of a process share."""
 
     def __init__(self, directory: Path, browser: Browser) -> None:
         self.browser = browser
-        self.world = World(directory)
+        self.world = World(directory, scale=20)
+        hasten(self.world)
         assert self.world.qm("start", "102").returncode == 0
         directory.chmod(0o711)
         self.sshd = Sshd(self.world)
@@ -245,12 +302,13 @@ class Stage:
         misbehave(self.world.root)
         self.wire.mend()
         self.service.answering()
-        for job in self.service.pve("history").json["jobs"]:
-            if job["outcome"] is None:
-                open_gate(self.world)
-                self.service.pve(job["verb"], msg_id=job["id"])
+        until(self._has_no_job_under_way, "the end of every job")
         if self.service.pve("status").json["state"] != "running":
             assert self.service.pve("start").json["outcome"] == "done"
+
+    def _has_no_job_under_way(self) -> bool:
+        open_gate(self.world)
+        return all(job["outcome"] is not None for job in self.service.pve("history").json["jobs"])
 
     def stages(self) -> list[tuple[str, str]]:
         """Return the id and the stage of each job of late."""
@@ -288,6 +346,34 @@ def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> 
             cycling.join(0.05)
 
 
+@contextmanager
+def held_requests(page: Page, words: str) -> Iterator[list[Route]]:
+    """Hold the page's verbs whose body has these words, so that the page waits for as long as a test looks."""
+    held: list[Route] = []
+
+    def take(route: Route) -> None:
+        if words in (route.request.post_data or ""):
+            held.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/pve", take)
+    try:
+        yield held
+    finally:
+        page.unroute("**/pve", take)
+        for route in held:
+            route.continue_()
+
+
+def wait_for(page: Page, seen: Callable[[], object], what: str) -> None:
+    """Return once `seen()` is true, with the page's events going on meanwhile."""
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not seen():
+        assert time.monotonic() < end, f"{what} did not happen"
+        page.wait_for_timeout(10)
+
+
 class Visit:
     """One person at the page: a context with its own storage, and everything that its pages said and sent."""
 
@@ -303,7 +389,7 @@ class Visit:
 
     def tab(self) -> Page:
         page = self.context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda r: self.posts.append(json.loads(r.post_data)) if r.post_data else None)
@@ -321,6 +407,7 @@ class Visit:
     def open(self, page: Page | None = None, *, caller: str = "operator") -> Page:
         """Open the page, unlocked, and return once it has seen the VM."""
         page = page or self.page
+        page.goto("about:blank")  # else only the hash changes, and what is waited for is still there from before
         page.goto(f"{self.stage.url}#key={self.stage.service.secrets[caller]}")
         phase(page, "idle")
         return page
@@ -333,7 +420,7 @@ class Visit:
 
 def phase(page: Page, *names: str) -> None:
     """Return once the page's state machine is in one of these states."""
-    page.wait_for_selector(", ".join(f"#told[data-phase={name}]" for name in names))
+    page.wait_for_selector(", ".join(f"#outcome[data-phase={name}]" for name in names))
 
 
 def press(page: Page, verb: str) -> None:
@@ -352,12 +439,12 @@ def confirm(page: Page, verb: str) -> None:
     page.click("#yes")
 
 
-def told(page: Page, element: str, words: str) -> None:
+def wait_for_text(page: Page, element: str, words: str) -> None:
     """Return once an element says so."""
-    expect(page.locator(f"#{element}")).to_contain_text(words, timeout=20_000)
+    expect(page.locator(f"#{element}")).to_contain_text(words)
 
 
-def said(page: Page, element: str) -> str:
+def text_of(page: Page, element: str) -> str:
     """Return what an element says now; nothing when it is not shown."""
     return page.inner_text(f"#{element}")
 
@@ -367,14 +454,9 @@ def blocked(page: Page, verb: str) -> bool:
 
 
 def axe_finds(page: Page, state: str) -> list[str]:
-    """Return what axe-core finds wrong in this state of the page, in both schemes."""
-    found = []
-    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-    for scheme in schemes:
-        page.emulate_media(color_scheme=scheme)
-        wrong = Axe().run(page).response["violations"]
-        found += [f"{state}, {scheme}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in wrong]
-    return found
+    """Return what axe-core finds wrong in this state of the page, in the scheme of the visit."""
+    wrong = Axe().run(page).response["violations"]
+    return [f"{state}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in wrong]
 
 
 def keep_key(visit: Visit) -> Page:
@@ -385,4 +467,21 @@ def keep_key(visit: Visit) -> Page:
     page.check("#keep-key")
     page.keyboard.press("Enter")
     phase(page, "idle")
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
     return page
+
+
+def forget_key(page: Page) -> None:
+    """Press Forget, and return once the device has forgotten."""
+    page.click("#key summary")
+    page.click("#forget")
+    phase(page, "locked")
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 0, "the key to be deleted")
+
+
+def lose_handler(stage: Stage, page: Page) -> None:
+    """Break the wire, and have the page ask for /health twice, as it does by itself after some seconds."""
+    stage.wire.down()
+    for _ in range(2):
+        page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    phase(page, "disconnected")

@@ -40,7 +40,7 @@ def headers(signature: str = SIGNATURE, timestamp: str | None = TIME) -> dict[st
 # --- Grafana ---
 
 
-def test_grafanas_bytes() -> None:
+def test_a_signature_made_by_grafana_is_accepted() -> None:
     """Grafana's signature over time and body is accepted, byte for byte; it names no id."""
     assert verify_grafana([ALERTMANAGER, GRAFANA_CALLER], headers(), BODY) == Signed(GRAFANA_CALLER, "", int(TIME))
 
@@ -72,7 +72,7 @@ def test_another_spelling_is_refused(signature: str, timestamp: str) -> None:
         verify_grafana([GRAFANA_CALLER], headers(signature, timestamp), BODY)
 
 
-def test_each_way_has_its_own_keys() -> None:
+def test_each_auth_method_has_its_own_keys() -> None:
     """A key is good for the way that it was given for: a token signs nothing, and Grafana's secret is no token."""
     with pytest.raises(Unauthorized):
         verify_bearer([GRAFANA_CALLER, Caller("op", (TOKEN.encode(),), frozenset())], TOKEN)
@@ -147,7 +147,7 @@ def read(text: str) -> Config:
     return parse(text, lambda name: f"bgt_{'f' * 43}\n")
 
 
-def test_everything_is_read() -> None:
+def test_a_configuration_with_every_kind_of_sender_is_read() -> None:
     """Callers by their ways, every token of a list, and the entries with their defaults."""
     config = read(GOOD)
     assert config.problems == ()
@@ -290,6 +290,6 @@ def test_long_labels_meet_no_pattern() -> None:
 
 @given(st.from_regex(r"([ab.][*+?]?|\(a\|b\)[?]?|\[ab\][{]1,3[}]){0,5}", fullmatch=True))
 @settings(deadline=None, max_examples=100)
-def test_the_bound_is_a_number(pattern: str) -> None:
+def test_the_bound_on_steps_is_finite(pattern: str) -> None:
     """The bound of a pattern without nesting is finite and at least one."""
     assert 1 <= most_steps(pattern) < float("inf")
