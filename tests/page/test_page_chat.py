@@ -119,12 +119,14 @@ def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
     """Words, a command, its result, a proposal and the end come in, and nothing on the page changes its place."""
     visit.page.set_viewport_size({"width": width, "height": 740})
     page = visit.open()
-    ask_claude(page, fake({"text": LONG, "pace": 0.005, **bash("pve reset")}, {"text": LONG, "wait": "looked"}))
+    ask_claude(
+        page, fake({"text": LONG, "pace": 0.005, **bash("pve reset")}, {"text": LONG, "wait": f"looked at {width}"})
+    )
     page.locator("#send").scroll_into_view_if_needed()
     expect(page.locator("#transcript .answer")).to_contain_text("Line 1 of")
     page.evaluate(SHIFTS)
     expect(page.locator("[data-approve=reset]")).to_be_attached()
-    visit.stage.model.release("looked")
+    visit.stage.model.release(f"looked at {width}")
     ended(page)
     assert page.evaluate("() => window.shifts") == []
 
@@ -136,7 +138,7 @@ def test_every_state_of_the_chat_passes_axe(visit: Visit, scheme: Literal["light
     page.emulate_media(color_scheme=scheme)
     page.clock.install()
     visit.open()
-    ask_claude(page, fake({"text": "I look.", **bash("pve reset")}, {"text": LONG, "wait": "judged"}))
+    ask_claude(page, fake({"text": "I look.", **bash("pve reset")}, {"text": LONG, "wait": f"judged, {scheme}"}))
     expect(page.locator("[data-approve=reset]")).to_be_attached()
     found = axe_finds(page, "at work")
     visit.stage.wire.cut("/chat", 1)
@@ -150,7 +152,7 @@ def test_every_state_of_the_chat_passes_axe(visit: Visit, scheme: Literal["light
     page.click("#stop-turn[aria-disabled=false]")
     ended(page)
     found += axe_finds(page, "stopped")
-    visit.stage.model.release("judged")
+    visit.stage.model.release(f"judged, {scheme}")
     ask_claude(page, fake({"text": "never said", "fail": 401, "times": 99}))
     wait_for_text(page, "chat-notice", "Claude is not answering")
     found += axe_finds(page, "down")

@@ -235,7 +235,7 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
     page = visit.page
     page.clock.install()
     visit.open()
-    waits = {"text": "It waits for your approval, and I wait for it to be over. " * 4, "wait": "reloaded"}
+    waits = {"text": "It waits for your approval, and I wait for it to be over. " * 4, "wait": "approved twice"}
     page.fill("#prompt", fake({"text": "Reset it.", **bash("pve reset")}, waits))
     page.press("#prompt", "Control+Enter")
     card = page.locator("[data-approve=reset]")
@@ -257,7 +257,7 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
         page.click("#yes[aria-disabled=false]")
         expect(page.locator("#outcome-hint")).to_contain_text("refused")
         phase(page, "unknown")
-    visit.stage.model.release("reloaded")
+    visit.stage.model.release("approved twice")
 
 
 def test_a_job_that_status_shows_on_the_host_is_attached_to(visit: Visit) -> None:

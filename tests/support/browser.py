@@ -361,9 +361,9 @@ def held_requests(page: Page, words: str) -> Iterator[list[Route]]:
     try:
         yield held
     finally:
-        page.unroute("**/pve", take)
         for route in held:
             route.continue_()
+        page.unroute("**/pve", take)
 
 
 def wait_for(page: Page, seen: Callable[[], object], what: str) -> None:
