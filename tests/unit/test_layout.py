@@ -246,6 +246,13 @@ def test_one_seam_knows_asyncssh() -> None:
     assert found == {"proxmox/link.py", "proxmox/connect.py"}
 
 
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_no_module_imports_a_private_name(name: str) -> None:
+    """A private name of another package can go with any of its versions, the standard library's with Python's."""
+    absolute = [module for module in imported(tree(EVERYTHING[name])) if not module.startswith(".")]
+    assert [module for module in absolute if re.search(r"\._(?!_)|^_(?!_)", module)] == []
+
+
 def test_one_file_prints() -> None:
     """Only the commands' output prints; everything else answers its caller or writes to the audit."""
     assert {name for name, path in production().items() if "print" in names(tree(path))} == {"cli/output.py"}
