@@ -1,13 +1,10 @@
-"""uvicorn, with what it lacks for us: a deadline and a size for request headers, and a shutdown that ends streams."""
+"""The uvicorn server, with deadlines and size limits for requests, and a shutdown that ends streams."""
 
 import asyncio
-import fcntl
 import json
 import signal
 import socket
-import struct
-import sys
-import termios
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -21,7 +18,7 @@ from .gate import BODY_SECONDS
 
 HEADER_SECONDS = 10.0
 HEADER_BYTES = 32 * 1024
-UNREAD_SECONDS = 10.0  # how long what is written may wait for a client that reads nothing
+UNREAD_SECONDS = 30.0
 SHUTDOWN_SECONDS = 5
 
 
@@ -32,114 +29,100 @@ def _last_answer(status: str, error: BreakglassError) -> bytes:
 
 _TOO_SLOW = _last_answer("408 Request Timeout", TooSlow(f"the headers did not arrive in {HEADER_SECONDS:g} s"))
 _TOO_LARGE = _last_answer("413 Content Too Large", TooLarge(f"the headers are longer than {HEADER_BYTES} bytes"))
-
-
 _NOT_HTTP = _last_answer("400 Bad Request", BadRequest("this is not an HTTP request"))
 
 
 class DeadlineProtocol(HttpToolsProtocol):
-    """Closes a connection whose request headers are not whole in time: half a request must not hold a descriptor."""
+    """Bounds what a peer without a key can hold: a descriptor by half a request, memory by headers or unread answers.
 
-    _headers_due: asyncio.TimerHandle | None = None
+    uvicorn has a clock for an idle connection alone. The methods without an underscore override uvicorn's own.
+    """
+
+    _due: asyncio.TimerHandle | None = None  # ends the connection unless this part of the request is whole by then
+    _in_headers = False
     _header_bytes = 0
-    _unread_due: asyncio.TimerHandle | None = None
-    _body_due: asyncio.TimerHandle | None = None  # a body that nobody waits for must not hold a descriptor either
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        limit_unread(transport.get_extra_info("socket"))
         self._expect_headers()
-
-    def pause_writing(self) -> None:
-        """Give a client that does not read what it asked for a little time, and no more."""
-        super().pause_writing()
-        self._expect_reading(self._unread())
-
-    def resume_writing(self) -> None:
-        self._was_read()
-        super().resume_writing()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._expect_headers()
+        if not self._in_headers:
+            self._expect_headers()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._body_due is not None:  # a trailer: nothing here reads them, and they have no end of their own
+        if not self._in_headers:  # a trailer: uvicorn would add it to the headers, and nothing bounds its size
             self.transport.close()
             return
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._headers_arrived()
-        self._body_due = self.loop.call_later(BODY_SECONDS + 1, self.transport.close)
+        # Beside the gate's own deadline: a route that reads no body leaves it to nobody's clock.
+        self._expect(BODY_SECONDS + 1, self.transport.close)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._body_arrived()
+        self._expect_nothing()
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._headers_arrived()
-        self._body_arrived()
-        self._was_read()
+        self._expect_nothing()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
         self._give_up(_NOT_HTTP)
 
     def data_received(self, data: bytes) -> None:
-        if self._headers_due is not None:
+        if self._due is None and self.cycle.response_complete:
+            # uvicorn stops its clock for an idle connection at any byte, and an empty line begins no request.
+            self._expect_headers()
+        if self._in_headers:
             self._header_bytes += len(data)
         super().data_received(data)
-        if self._headers_due is not None and self._header_bytes > HEADER_BYTES:
+        if self._in_headers and self._header_bytes > HEADER_BYTES:
             self._give_up(_TOO_LARGE)
 
     def _expect_headers(self) -> None:
-        if self._headers_due is None:
-            self._header_bytes = 0
-            self._headers_due = self.loop.call_later(HEADER_SECONDS, self._give_up, _TOO_SLOW)
+        self._expect(HEADER_SECONDS, self._give_up, _TOO_SLOW)
+        self._in_headers, self._header_bytes = True, 0
 
-    def _headers_arrived(self) -> None:
-        if self._headers_due is not None:
-            self._headers_due.cancel()
-            self._headers_due = None
+    def _expect(self, seconds: float, expire: Callable[..., None], *arguments: bytes) -> None:
+        self._expect_nothing()
+        self._due = self.loop.call_later(seconds, expire, *arguments)
 
-    def _body_arrived(self) -> None:
-        if self._body_due is not None:
-            self._body_due.cancel()
-            self._body_due = None
-
-    def _expect_reading(self, before: int) -> None:
-        self._unread_due = self.loop.call_later(UNREAD_SECONDS, self._judge_reading, before)
-
-    def _judge_reading(self, before: int) -> None:
-        """Let a slow client go on: only one that reads nothing at all is cut off."""
-        unread = self._unread()
-        if unread < before:
-            self._expect_reading(unread)
-        else:
-            self._reset()
-
-    def _unread(self) -> int:
-        """Return how many bytes wait for the client, here and in the kernel (tcp(7), SIOCOUTQ)."""
-        waiting = bytearray(4)
-        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
-        return int.from_bytes(waiting, sys.byteorder) + self.transport.get_write_buffer_size()
-
-    def _reset(self) -> None:
-        """End the connection at once; what the client did not read must not stay in the kernel either."""
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
-
-    def _was_read(self) -> None:
-        if self._unread_due is not None:
-            self._unread_due.cancel()
-            self._unread_due = None
+    def _expect_nothing(self) -> None:
+        self._in_headers = False
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     def _give_up(self, answer: bytes) -> None:
-        self._headers_arrived()
+        self._expect_nothing()
         if not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
+
+
+def limit_unread(accepted: socket.socket) -> None:
+    """Let the kernel end a connection on which sent bytes make no progress for UNREAD_SECONDS.
+
+    A client that reads slowly makes progress and keeps its connection (tcp(7), TCP_USER_TIMEOUT).
+    """
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
+
+
+def check_uvicorn() -> None:
+    """End the start with a sentence where uvicorn lacks a method that DeadlineProtocol overrides: without it a deadline
+    would be gone and nothing would say so."""
+    overridden = [name for name in vars(DeadlineProtocol) if not name.startswith("_")]
+    missing = [name for name in overridden if not hasattr(HttpToolsProtocol, name)]
+    if missing:
+        raise SystemExit(
+            f"breakglass: uvicorn {uvicorn.__version__} can't be used: its HTTP protocol has no {', '.join(missing)}. "
+            "Install the version that this release was tested with: pip install --force-reinstall breakglass"
+        )
 
 
 class Server(uvicorn.Server):
@@ -169,6 +152,7 @@ class Server(uvicorn.Server):
 
 def make_server(config: Config, load: Load, host: str, port: int) -> Server:
     """Return a server for `config`, not yet running; `load` reads it again on SIGHUP."""
+    check_uvicorn()
     adopted: list[Server] = []
     settings = uvicorn.Config(
         create_app(config, load, lambda service: adopted[0].adopt(service)),

@@ -1,14 +1,10 @@
 """What the handler does with requests that are not what they should be, and with half of them."""
 
-import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
-
-from breakglass.demo.proxmox.world import World
 
 from ..support.service import Service
 from ..support.sshd import Sshd
@@ -140,20 +136,6 @@ def raw(service: Service, data: bytes) -> bytes:
         return client.recv(65536)
 
 
-ASK = b"GET /chat.js HTTP/1.1\r\nhost: x\r\n\r\n"
-
-
-def asking_without_end(service: Service) -> socket.socket:
-    """Return a connection that has asked until nothing more could be written, and has read nothing."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the less it holds, the sooner it is full
-    client.settimeout(0.5)
-    client.connect(("127.0.0.1", service.port))
-    with contextlib.suppress(TimeoutError):
-        client.sendall(ASK * 1_000_000)
-    return client
-
-
 HALVES = {
     b"": (408, "too-slow"),
     b"POST /pve HTTP/1.1\r\nhost: x\r\nx-slow: ": (408, "too-slow"),
@@ -162,20 +144,10 @@ HALVES = {
 }
 
 
-@pytest.fixture
-def other(world: World, sshd: Sshd) -> Iterator[Service]:
-    """A handler of its own, for whoever keeps one busy: the answers of the first one shall not be late for that."""
-    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
-    yield service
-    service.stop()
-
-
 @pytest.mark.slow
-def test_half_a_request_is_given_up_after_ten_seconds(service: Service, other: Service) -> None:
+def test_half_a_request_is_given_up_after_ten_seconds(service: Service) -> None:
     """Nothing, half the headers, half the body: 408 and the end, so that the descriptor is free again; 413 where the
-    body is too long anyway, for a 408 is sent again. So does a client lose its connection that goes on asking and reads
-    no answer."""
-    deaf = asking_without_end(other)
+    body is too long anyway, for a 408 is sent again."""
     clients = [socket.create_connection(("127.0.0.1", service.port), 20) for _ in HALVES]
     for client, half in zip(clients, HALVES, strict=True):
         client.sendall(half)
@@ -184,9 +156,6 @@ def test_half_a_request_is_given_up_after_ten_seconds(service: Service, other: S
             answer = stream.read()
         assert answer.startswith(b"HTTP/1.1 %d" % status)
         assert code.encode() in answer
-    deaf.settimeout(60)
-    with deaf, pytest.raises(ConnectionError):
-        deaf.sendall(ASK * 2_000_000)
 
 
 def test_endless_headers_are_cut(service: Service) -> None:

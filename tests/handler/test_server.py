@@ -1,0 +1,121 @@
+"""What a peer without a key can hold of the handler, and for how long; and a uvicorn that is not the one we know."""
+
+import contextlib
+import http.client
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.demo.run import free_port
+
+from ..support.service import Service
+from ..support.sshd import wait_listening
+
+pytestmark = pytest.mark.slow
+
+GET = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+CHUNKED = "POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+
+
+class HastyService(Service):
+    """A handler without a host, whose clocks run out after two seconds."""
+
+    def start(self) -> None:
+        clocks = ("HEADER_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS")
+        hasty = "".join(f"handler.server.{clock} = 2.0; " for clock in clocks)
+        code = f"import sys, handler.server; {hasty}from breakglass.cli.main import main; sys.exit(main())"
+        self._out = (self.directory / "audit.jsonl").open("ab")
+        environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
+        command = [sys.executable, "-c", code, "serve"]
+        self.process = subprocess.Popen(command, env=environment, stdout=self._out, cwd=self.directory)
+        wait_listening(self.port, self.process)
+
+
+@pytest.fixture(scope="module")
+def hasty(directory: Path) -> Iterator[HastyService]:
+    service = HastyService(directory, port=free_port(), key="no key", host_key="any")
+    yield service
+    service.stop()
+
+
+@contextlib.contextmanager
+def connected(service: Service, window: int = 0) -> Iterator[socket.socket]:
+    with socket.socket() as client:
+        if window:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        client.settimeout(30)
+        client.connect(("127.0.0.1", service.port))
+        yield client
+
+
+def answered(client: socket.socket, request: bytes) -> None:
+    """Send a request and read its whole answer."""
+    client.sendall(request)
+    response = http.client.HTTPResponse(client)
+    response.begin()
+    assert (response.status, response.read()[:1]) == (200, b"{")
+
+
+# --- descriptors ---
+
+
+def test_a_body_that_no_route_reads_has_a_deadline(hasty: HastyService) -> None:
+    """After an answer that needed no body, a byte of it stops uvicorn's clock; the connection ends all the same."""
+    with connected(hasty) as client:
+        answered(client, GET + b"content-length: 9\r\n\r\n")
+        client.sendall(b"x")
+        assert client.recv(1) == b""
+
+
+def test_an_empty_line_is_no_way_to_stay(hasty: HastyService) -> None:
+    """Between two requests an empty line stops uvicorn's clock and begins no request; ours runs from there."""
+    with connected(hasty) as client:
+        answered(client, GET + b"\r\n")
+        client.sendall(b"\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_reads_nothing_loses_its_connection(hasty: HastyService) -> None:
+    """It asks again and again and reads no answer: the kernel ends the connection, and what it held is free."""
+    ask = b"GET /chat.js HTTP/1.1\r\nhost: x\r\n\r\n"
+    with connected(hasty, window=4096) as client, pytest.raises(ConnectionError):
+        while True:
+            client.sendall(ask * 100_000)
+
+
+# --- trailers ---
+
+
+def test_a_trailer_is_no_header(hasty: HastyService) -> None:
+    """A signature behind the body, where no proxy looks, is not looked at here either: the connection ends."""
+    body = b'{"verb":"status"}'
+    signed = "".join(f"{name}: {value}\r\n" for name, value in hasty.signed(body).items())
+    chunks = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
+    with connected(hasty) as client:
+        client.sendall(f"{CHUNKED}{signed}\r\n".encode() + chunks + b"\r\n")
+        assert b" 503 " in client.recv(65536)  # signed, and without a host
+    with connected(hasty) as client:
+        client.sendall(f"{CHUNKED}\r\n".encode() + chunks + f"{signed}\r\n".encode())
+        assert client.recv(65536) == b""
+
+
+# --- another uvicorn ---
+
+
+def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: HastyService) -> None:
+    """Where uvicorn lacks what we override, the handler does not start with a deadline that nothing calls."""
+    lacking = "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as P; del P.on_message_begin; "
+    code = f"{lacking}import sys; from breakglass.cli.main import main; sys.exit(main())"
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(hasty.config), "PORT": str(free_port())}
+    command = [sys.executable, "-c", code, "serve"]
+    ran = subprocess.run(command, env=environment, cwd=hasty.directory, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert ran.stderr.endswith("can't be used: its HTTP protocol has no on_message_begin. " + ADVICE)
+
+
+ADVICE = "Install the version that this release was tested with: pip install --force-reinstall breakglass\n"
