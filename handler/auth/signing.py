@@ -18,7 +18,7 @@ from ..errors import StaleTimestamp, Unauthorized
 TOLERANCE = 300
 SECRET_BYTES = range(24, 65)
 
-SIGNATURE, GRAFANA, BEARER = "signature", "grafana", "bearer"  # the ways in which a caller can prove itself
+SIGNATURE, GRAFANA, BEARER = "signature", "grafana", "bearer"  # the auth methods
 GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP = "x-grafana-alerting-signature", "x-grafana-alerting-timestamp"
 TOKEN = re.compile(r"bgt_[A-Za-z0-9_-]{43,128}", re.ASCII)  # 32 random bytes as base64url have 43 characters
 
@@ -36,7 +36,7 @@ Headers = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Caller:
-    """One person, device or sender, with the one way in which it proves itself. `keys` are the raw bytes, never shown;
+    """One person, device or sender, with its one auth method. `keys` are the raw bytes, never shown;
     `vms` is None when every VM is allowed."""
 
     name: str
@@ -44,7 +44,7 @@ class Caller:
     allow: frozenset[str]
     vms: frozenset[str] | None = None
     not_after: datetime | None = None
-    way: str = SIGNATURE
+    auth_method: str = SIGNATURE
 
     def __repr__(self) -> str:
         return f"Caller({self.name})"
@@ -108,10 +108,10 @@ def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> 
     return Signed(found, "", int(timestamp))
 
 
-def _signer(callers: Iterable[Caller], way: str, signed_bytes: bytes, claimed: list[bytes]) -> Caller:
+def _signer(callers: Iterable[Caller], auth_method: str, signed_bytes: bytes, claimed: list[bytes]) -> Caller:
     found: Caller | None = None
     for caller in callers:
-        for key in caller.keys if caller.way == way else ():
+        for key in caller.keys if caller.auth_method == auth_method else ():
             digest = hmac.digest(key, signed_bytes, "sha256")
             for claim in claimed:
                 if same(digest, claim):
@@ -132,7 +132,7 @@ def verify_bearer(callers: Iterable[Caller], token: str) -> Caller:
     """Return whose token this is; raise Unauthorized when nobody's."""
     claimed, found = token.encode(), None
     for caller in callers:
-        for key in caller.keys if caller.way == BEARER else ():
+        for key in caller.keys if caller.auth_method == BEARER else ():
             if same(key, claimed):
                 found = caller
     if found is None:

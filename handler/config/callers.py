@@ -1,6 +1,6 @@
 """Who may ask: the `[callers.NAME]` tables. A fault in an entry switches that caller off, whole. Pure.
 
-A caller proves itself in one way. Only a signature by the standard can be allowed to change power: a bearer token is
+A caller has one auth method. Only a signature by the standard can be allowed to change power: a bearer token is
 seen by whoever sees one request, and Grafana's signature is bound to no id.
 """
 
@@ -13,8 +13,8 @@ from .model import is_caller_name
 from .reader import Table, Tables
 
 READS = tuple(name for name, verb in VERBS.items() if not verb.mutating)
-WAYS = {"secret": SIGNATURE, "grafana_secret": GRAFANA, "token": BEARER}
-_CALLER_KEYS = (*(key for name in WAYS for key in (name, f"{name}_file")), "allow", "vms", "not_after")
+AUTH_METHODS = {"secret": SIGNATURE, "grafana_secret": GRAFANA, "token": BEARER}
+_CALLER_KEYS = (*(key for name in AUTH_METHODS for key in (name, f"{name}_file")), "allow", "vms", "not_after")
 _GRAFANA_SECRET_CHARS = 32
 
 Keys = dict[tuple[str, str], list[bytes]]  # by name and key in the file; of every caller, also of one that is off
@@ -37,18 +37,19 @@ def _caller(tables: Tables, name: str, table: Table | None, vms: Iterable[str], 
     if not is_caller_name(name):
         tables.problem(path, "is not a usable name", "letters, digits, @ . _ - and at most 64 of them")
     tables.unknown(path, table, _CALLER_KEYS)
-    ways = [way for way in WAYS if way in table or f"{way}_file" in table]
-    if len(ways) > 1:
-        tables.problem(path, f"has {len(ways)} ways to prove itself", f"one caller each: {', '.join(ways)}")
-    kind = ways[0] if ways else "secret"
+    kinds = [kind for kind in AUTH_METHODS if kind in table or f"{kind}_file" in table]
+    if len(kinds) > 1:
+        tables.problem(path, f"has {len(kinds)} auth methods", f"one caller each: {', '.join(kinds)}")
+    kind = kinds[0] if kinds else "secret"
     secrets = tables.secrets_with_source(path, table, kind)
-    keys = [key for source, secret in secrets if (key := _key(tables, f"{path}.{kind}", WAYS[kind], source, secret))]
+    method = AUTH_METHODS[kind]
+    keys = [key for source, secret in secrets if (key := _key(tables, f"{path}.{kind}", method, source, secret))]
     found[name, kind] = keys
     allow = frozenset(tables.words(path, table, "allow", ALLOWABLE if kind == "secret" else READS))
     named = frozenset(tables.words(path, table, "vms", tuple(vms))) if "vms" in table else None
     not_after = _not_after(tables, path, table)
     faulty = len(tables.problems) > before
-    return None if faulty else Caller(name, tuple(keys), allow, named, not_after, WAYS[kind])
+    return None if faulty else Caller(name, tuple(keys), allow, named, not_after, AUTH_METHODS[kind])
 
 
 def _not_after(tables: Tables, path: str, table: Table) -> datetime | None:
@@ -61,11 +62,11 @@ def _not_after(tables: Tables, path: str, table: Table) -> datetime | None:
     return None
 
 
-def _key(tables: Tables, path: str, way: str, source: str, secret: str) -> bytes | None:
+def _key(tables: Tables, path: str, auth_method: str, source: str, secret: str) -> bytes | None:
     try:
-        return KEY_BYTES[way](secret)
+        return KEY_BYTES[auth_method](secret)
     except ValueError as error:
-        tables.problem(path, f"{error}{source}", f"make one: breakglass keys new NAME{_FLAGS[way]}")
+        tables.problem(path, f"{error}{source}", f"make one: breakglass keys new NAME{_FLAGS[auth_method]}")
         return None
 
 

@@ -38,7 +38,7 @@ def _config(tables: Tables) -> Config:
     alerts = read_rules(tables, vms, entries)
     secrets, directory = _sessions(tables)
     chat = read_chat(tables, directory)
-    signing = [caller for caller in callers if caller.way == SIGNATURE]
+    signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
     _needed(tables, "callers", signing, "has nobody who can sign", "mend one, or make one: breakglass keys new NAME")
     _needed(tables, "vms", vms, "has none that can be used", "mend one: docs/protocol.md, section 1")
     if not (signing and vms and secrets):

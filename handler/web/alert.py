@@ -63,7 +63,7 @@ def check_when(signed: Signed, body: bytes, now: int, config: Config) -> None:
     try:
         check_age(signed, now)
     except StaleTimestamp:
-        if signed.caller.way == GRAFANA:
+        if signed.caller.auth_method == GRAFANA:
             raise
         check_time(signed, challenge_in(body), now, config.session_secrets)
 

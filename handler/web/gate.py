@@ -1,7 +1,7 @@
-"""In front of every route, in plain ASGI: body limits, deadlines, who it is, the security headers.
+"""The ASGI application in front of every route: body limits, deadlines, authentication, security headers.
 
-What does not come from a known caller gets one prebuilt answer before anything is routed, parsed or looked up; that
-also keeps a flood of bad signatures cheap.
+A request without a valid signature gets a fixed 401 before routing and parsing. That also keeps a flood of bad
+signatures cheap.
 """
 
 import asyncio
@@ -59,9 +59,9 @@ class ClientGone(Exception):
 
 
 class Turns:
-    """Lets a few refusals through in each round of the event loop, so that a flood of them makes no round long.
+    """Limits the refusals that are sent in one iteration of the event loop.
 
-    A good request needs several rounds; between two of them it waits for as many refusals as there are, else.
+    Without this, each await of a valid request would queue behind every pending refusal.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Turns:
 
 
 class Gate:
-    """The ASGI application that the server sees; `config()` is asked each time, for a reload replaces it."""
+    """The ASGI application that the server sees. It calls `config()` for each request, because a reload replaces it."""
 
     def __init__(self, app: ASGIApp, config: Callable[[], Config]) -> None:
         self._app = app
@@ -121,8 +121,10 @@ class Gate:
             await self._app(scope, receive, send)
 
     async def _proven(self, scope: Scope, receive: Receive) -> tuple[Signed, bytes]:
-        """Return who it is, and the body: a token is judged before the body is read, and stands for an id and a time
-        of ours."""
+        """Return the authenticated request and its body.
+
+        A bearer token is checked before the body is read. Such a request gets an id and a time of the handler's.
+        """
         path, headers = scope["path"], proving_headers(scope)
         if path in TOKENS_TOO and (token := bearer_token(headers)) is not None:
             caller, msg_id = verify_bearer(self._config().callers, token), f"msg_{secrets.token_hex(12)}"
@@ -134,7 +136,7 @@ class Gate:
 
 
 def proving_headers(scope: Scope) -> Headers:
-    """Return the headers that prove who it is; one that is sent twice is joined, which no valid value survives."""
+    """Return the headers used for authentication. A repeated header is joined, so that it can't be valid."""
     found: dict[str, str] = {}
     for raw, value in scope["headers"]:
         name = raw.decode("latin-1")

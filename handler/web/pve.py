@@ -48,7 +48,7 @@ async def pve(request: Request) -> Response:
 
 def check_overrider(signed: Signed) -> None:
     """Raise BadRequest unless a person says `anyway`: with a signing key, and not as the approval of a proposal."""
-    if signed.caller.way != SIGNATURE:
+    if signed.caller.auth_method != SIGNATURE:
         raise BadRequest(
             'a bearer token can\'t say "anyway"; nothing was sent',
             "a person with a signing key can, in the page or with breakglass call --anyway",

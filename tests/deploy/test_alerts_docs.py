@@ -146,4 +146,4 @@ def test_a_new_key_is_one_that_is_accepted(tmp_path: Path, flag: str, way: str) 
     assert made[0] != made[1]
     config = parse(BASE + made[0], str)
     assert config.problems == ()
-    assert (config.callers[-1].name, config.callers[-1].way) == ("am", way)
+    assert (config.callers[-1].name, config.callers[-1].auth_method) == ("am", way)

@@ -149,7 +149,7 @@ def test_a_bearer_token_lifts_nothing() -> None:
     person = Caller("operator", (b"x" * 32,), frozenset({"reset"}))
     check_overrider(Signed(person, "msg_12345678", 0))
     with pytest.raises(BadRequest, match=r"^a bearer token can't say \"anyway\"; nothing was sent$"):
-        check_overrider(Signed(replace(person, way=BEARER), "msg_12345678", 0))
+        check_overrider(Signed(replace(person, auth_method=BEARER), "msg_12345678", 0))
 
 
 def test_claude_gets_neither_the_word_nor_a_rule_for_anyway() -> None:

@@ -29,10 +29,10 @@ BODY = b'{"status": "firing", "alerts": []}'
 TIME = "1764000000"
 SIGNATURE = "3081184fc27ea7c5b08c69c53f83be89b6bfa28c09580410373f02356a272505"
 WITHOUT_A_TIME = "79d504f7b4fa3c8bceb6e4ca097b7cf9b2cf48d6968f41798a2e1a68fa39c908"
-GRAFANA_CALLER = Caller("grafana", (SECRET.encode(),), frozenset({"forensics"}), way=GRAFANA)
+GRAFANA_CALLER = Caller("grafana", (SECRET.encode(),), frozenset({"forensics"}), auth_method=GRAFANA)
 
 TOKEN = "bgt_" + "t" * 43
-ALERTMANAGER = Caller("alertmanager", (TOKEN.encode(),), frozenset({"forensics"}), way=BEARER)
+ALERTMANAGER = Caller("alertmanager", (TOKEN.encode(),), frozenset({"forensics"}), auth_method=BEARER)
 
 
 def headers(signature: str = SIGNATURE, timestamp: str | None = TIME) -> dict[str, str]:
@@ -154,7 +154,7 @@ def test_a_configuration_with_every_kind_of_sender_is_read() -> None:
     """Callers by their ways, every token of a list, and the entries with their defaults."""
     config = read(GOOD)
     assert config.problems == ()
-    assert {caller.name: (caller.way, len(caller.keys)) for caller in config.callers} == {
+    assert {caller.name: (caller.auth_method, len(caller.keys)) for caller in config.callers} == {
         "operator": ("signature", 1),
         "grafana": ("grafana", 1),
         "alertmanager": ("bearer", 2),
