@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from breakglass.demo.proxmox.world import World
 
@@ -22,6 +23,11 @@ from .support.sshd import Sshd
 
 if TYPE_CHECKING:
     from .support.browser import ParkedLoop, Stage, Visit
+
+# Workers of one run would share a database of examples; the same examples each time find what an edit broke.
+settings.register_profile("few", database=None, deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("all", database=None, deadline=None, derandomize=True, max_examples=500)
+settings.load_profile("all" if os.environ.get("BREAKGLASS_TEST_ALL") == "1" else "few")
 
 _LEFT: list[str] = []
 _DIRECTORY = pytest.StashKey[Path]()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.alerts.captures import MOST_ALERTS, Plan, job_id, plan, why
@@ -249,7 +249,6 @@ def test_the_evidence_says_why() -> None:
 
 
 @given(st.dictionaries(st.text(), st.text()), st.dictionaries(st.text(), st.text()), st.text())
-@settings(deadline=None, max_examples=60)
 def test_the_reason_is_plain_text(labels: dict[str, str], annotations: dict[str, str], start: str) -> None:
     """Whatever the payload holds, its record is at most 5 KiB of printable lines, as many as it has facts."""
     told = why("generic", Alert(True, labels, annotations, "", start))
@@ -277,7 +276,6 @@ _JSON = st.recursive(
 
 
 @given(st.sampled_from(sorted(SENDERS)), _JSON | st.builds(dict, alerts=_JSON, labels=_JSON, status=st.just("firing")))
-@settings(deadline=None, max_examples=300)
 def test_no_payload_breaks_it_or_names_a_vm(source: str, payload: object) -> None:
     """Any JSON at all is refused as a bad request or selects configured VMs, under ids of the host's grammar."""
     everything = tuple(Rule(source, {label: re.compile(".*")}, "devvm") for label in ("vm", "alertname", "type"))
@@ -290,7 +288,6 @@ def test_no_payload_breaks_it_or_names_a_vm(source: str, payload: object) -> Non
 
 
 @given(st.sampled_from(sorted(SENDERS)), st.binary(max_size=200))
-@settings(deadline=None, max_examples=100)
 def test_no_bytes_break_it(source: str, body: bytes) -> None:
     """Any bytes at all are refused as a bad request, but for a JSON object."""
     try:

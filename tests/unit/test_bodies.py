@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from breakglass.errors import BadRequest
@@ -192,7 +192,6 @@ bodies = (
 
 
 @given(bodies)
-@settings(deadline=None, max_examples=300)
 def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
     """Whatever arrives is a request of texts that can be written as UTF-8, or a BadRequest, and nothing else."""
     try:
@@ -204,7 +203,6 @@ def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
 
 
 @given(st.fixed_dictionaries({"verb": sound}, optional={"vm": sound, "reason": sound}))
-@settings(deadline=None)
 def test_any_texts_arrive_unchanged(fields: dict[str, str]) -> None:
     """Whatever verb, vm and reason say, they arrive as they were sent."""
     told = asdict(pve_request(json.dumps(fields).encode()))
@@ -216,7 +214,6 @@ def test_any_texts_arrive_unchanged(fields: dict[str, str]) -> None:
 
 @given(sound, st.integers(0, 40))
 @example("a☎b", 3)
-@settings(deadline=None)
 def test_a_text_is_cut_at_a_character(text: str, limit: int) -> None:
     """A cut text fits, is a beginning of the whole, and lost no character that would have fitted."""
     cut = cut_utf8(text, limit)
