@@ -57,7 +57,7 @@ def _rule(tables: Tables, path: str, entry: object, vms: tuple[str, ...], off: t
         return None
     before = len(tables.problems)
     tables.unknown(path, entry, ("source", "match", "vm", "fresh_seconds"))
-    source, vm = tables.text(path, entry, "source", ""), tables.text(path, entry, "vm", "")
+    source, vm = tables.get_str(path, entry, "source", ""), tables.get_str(path, entry, "vm", "")
     if source not in SENDERS:
         tables.problem(f"{path}.source", f'is not a sender: "{source[:40]}"', f"one of {', '.join(SENDERS)}")
     if vm in off:

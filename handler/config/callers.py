@@ -23,7 +23,7 @@ Keys = dict[tuple[str, str], list[bytes]]  # by name and key in the file; of eve
 def read_callers(tables: Tables, vms: Iterable[str]) -> tuple[Caller, ...]:
     """Return the callers that can be used: the entry has no fault and shares no secret with another one."""
     keys: Keys = {}
-    entries = tables.tables("callers").items()
+    entries = tables.get_tables("callers").items()
     callers = [caller for name, table in entries if (caller := _caller(tables, name, table, vms, keys))]
     ambiguous = _sharing(tables, keys)
     return tuple(caller for caller in callers if caller.name not in ambiguous)
@@ -45,8 +45,8 @@ def _caller(tables: Tables, name: str, table: Table | None, vms: Iterable[str], 
     method = AUTH_METHODS[kind]
     keys = [key for source, secret in secrets if (key := _key(tables, f"{path}.{kind}", method, source, secret))]
     found[name, kind] = keys
-    allow = frozenset(tables.words(path, table, "allow", ALLOWABLE if kind == "secret" else READS))
-    named = frozenset(tables.words(path, table, "vms", tuple(vms))) if "vms" in table else None
+    allow = frozenset(tables.get_choices(path, table, "allow", ALLOWABLE if kind == "secret" else READS))
+    named = frozenset(tables.get_choices(path, table, "vms", tuple(vms))) if "vms" in table else None
     not_after = _not_after(tables, path, table)
     faulty = len(tables.problems) > before
     return None if faulty else Caller(name, tuple(keys), allow, named, not_after, AUTH_METHODS[kind])

@@ -15,19 +15,19 @@ def read_chat(tables: Tables, sessions_dir: str) -> ChatSettings | None:
     if "chat" not in tables.data:
         return None
     before = len(tables.problems)
-    table = tables.table("chat")
+    table = tables.get_table("chat")
     tables.unknown("chat", table, _KEYS)
-    command = tables.text("chat", table, "command", "claude")
+    command = tables.get_str("chat", table, "command", "claude")
     if not command:
         tables.problem("chat.command", "is empty", 'the program, like "claude"')
-    user = tables.text("chat", table, "user", "")
+    user = tables.get_str("chat", table, "user", "")
     if "user" in table and not _USER.fullmatch(user):
         tables.problem("chat.user", f'is not a user\'s name: "{user[:40]}"', "the account that claude runs as")
     shared = table.get("shared_uid", False)
     if not isinstance(shared, bool):
         tables.problem("chat.shared_uid", "is not true or false", "shared_uid = true, without quotes")
     if user and shared:
-        tables.problem("chat.user", "stands beside shared_uid", "take out one of the two")
+        tables.problem("chat.user", "can't be combined with shared_uid", "take out one of the two")
     at_once = _number(tables, table, "max_turns_at_once", 2, 64)
     seconds = _number(tables, table, "turn_seconds", 1800, 24 * 3600)
     env = _env(tables, table)
@@ -47,7 +47,7 @@ def _number(tables: Tables, table: Table, key: str, default: int, most: int) -> 
 def _env(tables: Tables, table: Table) -> dict[str, str]:
     """Return the variables for claude, those of the files first; a value that is wrong is never repeated."""
     found: dict[str, str] = {}
-    for file in tables.texts("chat", table, "env_file"):
+    for file in tables.get_strs("chat", table, "env_file"):
         found |= _lines(tables, tables.file("chat.env_file", file))
     given = table.get("env", {})
     if not isinstance(given, dict):

@@ -32,35 +32,37 @@ def parse(text: str, read: Read) -> Config:
 
 def _config(tables: Tables) -> Config:
     tables.unknown("", tables.data, ("callers", "vms", "sessions", "chat", "alerts"))
-    entries = tables.tables("vms")
+    entries = tables.get_tables("vms")
     vms = {name: vm for name, table in entries.items() if (vm := read_vm(tables, name, table))}
     callers = read_callers(tables, entries)
     alerts = read_rules(tables, vms, entries)
     secrets, directory = _sessions(tables)
     chat = read_chat(tables, directory)
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
-    _needed(tables, "callers", signing, "has nobody who can sign", "mend one, or make one: breakglass keys new NAME")
-    _needed(tables, "vms", vms, "has none that can be used", "mend one: docs/protocol.md, section 1")
+    _require(
+        tables, "callers", signing, "no caller can sign requests", "fix one, or make one: breakglass keys new NAME"
+    )
+    _require(tables, "vms", vms, "has none that can be used", "mend one: docs/protocol.md, section 1")
     if not (signing and vms and secrets):
         raise ConfigError(tables.problems)
     off = {name: vmid_in(table) for name, table in entries.items() if name not in vms}
     return Config(callers, vms, secrets, directory, off, tuple(tables.problems), alerts, chat)
 
 
-def _needed(tables: Tables, path: str, usable: Sized, message: str, hint: str) -> None:
+def _require(tables: Tables, path: str, usable: Sized, message: str, hint: str) -> None:
     """Say what is missing where no other problem says it of the whole table."""
     if not usable and not any(problem.path == path for problem in tables.problems):
         tables.problem(path, message, hint)
 
 
 def _sessions(tables: Tables) -> tuple[tuple[str, ...], str]:
-    table = tables.table("sessions")
+    table = tables.get_table("sessions")
     tables.unknown("sessions", table, ("secret", "secret_file", "dir"))
-    secrets = _strong(tables, "sessions.secret", tables.secrets("sessions", table, "secret"))
-    return secrets, tables.text("sessions", table, "dir", "var/sessions")
+    secrets = _long_enough(tables, "sessions.secret", tables.secrets("sessions", table, "secret"))
+    return secrets, tables.get_str("sessions", table, "dir", "var/sessions")
 
 
-def _strong(tables: Tables, path: str, secrets: Iterable[str]) -> tuple[str, ...]:
+def _long_enough(tables: Tables, path: str, secrets: Iterable[str]) -> tuple[str, ...]:
     """Return the secrets that are long enough; the others are a problem and not used."""
     strong = tuple(secret for secret in secrets if len(secret.encode()) >= _SESSION_SECRET_BYTES)
     if set(strong) != set(secrets):

@@ -22,10 +22,10 @@ class Tables:
 
     # --- shapes ---
 
-    def tables(self, name: str) -> dict[str, Table | None]:
+    def get_tables(self, name: str) -> dict[str, Table | None]:
         """Return the entries of a table of tables; None for one that is something else."""
         before = len(self.problems)
-        table = self.table(name)
+        table = self.get_table(name)
         if not table and len(self.problems) == before:
             self.problem(name, "is empty", f"at least one [{name}.NAME] is needed")
         found = {key: value if isinstance(value, dict) else None for key, value in table.items()}
@@ -33,21 +33,21 @@ class Tables:
             self.problem(f"{name}.{key}", "is not a table", f"write [{name}.{key}]")
         return found
 
-    def table(self, name: str) -> Table:
+    def get_table(self, name: str) -> Table:
         value = self.data.get(name, {})
         if isinstance(value, dict):
             return value
         self.problem(name, "is not a table", f"write [{name}]")
         return {}
 
-    def text(self, path: str, table: Table, key: str, default: str) -> str:
+    def get_str(self, path: str, table: Table, key: str, default: str) -> str:
         value = table.get(key, default)
         if isinstance(value, str):
             return value
         self.problem(f"{path}.{key}", "is not text", "put it in quotes")
         return default
 
-    def texts(self, path: str, table: Table, key: str) -> tuple[str, ...]:
+    def get_strs(self, path: str, table: Table, key: str) -> tuple[str, ...]:
         """Return a list of texts; one text alone counts as a list of one."""
         value = table.get(key, [])
         values = [value] if isinstance(value, str) else value
@@ -56,9 +56,9 @@ class Tables:
         self.problem(f"{path}.{key}", "is not text or a list of texts", f'like {key} = ["…"]')
         return ()
 
-    def words(self, path: str, table: Table, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    def get_choices(self, path: str, table: Table, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
         before = len(self.problems)
-        words = self.texts(path, table, key)
+        words = self.get_strs(path, table, key)
         if not words and len(self.problems) == before:
             self.problem(f"{path}.{key}", "is missing", f"some of {', '.join(known)}")
         for word in words:
@@ -82,8 +82,8 @@ class Tables:
     def secrets_with_source(self, path: str, table: Table, name: str) -> list[tuple[str, str]]:
         """Return each secret after the words that name its file; after an empty text if it stands in the table."""
         before = len(self.problems)
-        found = [("", secret) for secret in self.texts(path, table, name)]
-        files = self.texts(path, table, f"{name}_file")
+        found = [("", secret) for secret in self.get_strs(path, table, name)]
+        files = self.get_strs(path, table, f"{name}_file")
         found += [(f' in "{file}"', self.file(f"{path}.{name}_file", file)) for file in files]
         secrets = [(source, secret) for source, secret in found if secret]
         if not secrets and len(self.problems) == before:

@@ -39,7 +39,7 @@ def read_vm(tables: Tables, name: str, table: Table | None) -> Vm | None:
     ssh = _address(tables, path, table, "ssh")
     key = tables.secrets(path, table, "key")
     host_keys, host_cas = _host_keys(tables, path, table, "host")
-    by_hand = tables.texts(path, table, "by_hand")
+    by_hand = tables.get_strs(path, table, "by_hand")
     if vmid is None or ssh is None or len(tables.problems) > before:
         return None
     vm = Vm(name, vmid, ssh, key[0], host_keys, host_cas, by_hand or _by_hand(ssh, vmid))
@@ -61,7 +61,7 @@ def _with_guest(tables: Tables, path: str, table: Table, vm: Vm) -> Vm:
     if "guest" not in table:
         for key in ("guest_host_key", "guest_host_ca"):
             if key in table:
-                tables.problem(f"{path}.{key}", "stands there without a guest", 'guest = "claude@192.0.2.20:22"')
+                tables.problem(f"{path}.{key}", "requires guest", 'guest = "claude@192.0.2.20:22"')
         return vm
     if not is_guest_command(vm.name):
         tables.problem(f"{path}.guest", f'makes "{vm.name}" a command, and the shell has one', "rename the VM here")
@@ -80,7 +80,7 @@ def _vmid(tables: Tables, path: str, table: Table) -> int | None:
 
 
 def _address(tables: Tables, path: str, table: Table, key: str) -> Address | None:
-    match = _ADDRESS.fullmatch(tables.text(path, table, key, ""))
+    match = _ADDRESS.fullmatch(tables.get_str(path, table, key, ""))
     if match is None or int(match["port"] or 22) not in range(1, 65536):
         tables.problem(f"{path}.{key}", "is missing or not an address", 'like "breakglass@192.0.2.10:22"')
         return None
@@ -94,7 +94,7 @@ def _host_keys(tables: Tables, path: str, table: Table, of: str) -> tuple[tuple[
         if ca in table:
             tables.problem(f"{path}.{pin}", f'is "any" beside a {ca}', "take out one of the two")
         return (), ()
-    pinned, authorities = tables.texts(path, table, pin), tables.texts(path, table, ca)
+    pinned, authorities = tables.get_strs(path, table, pin), tables.get_strs(path, table, ca)
     for key, lines in ((pin, pinned), (ca, authorities)):
         for line in lines:
             if not _HOST_KEY.fullmatch(line):

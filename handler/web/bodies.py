@@ -45,7 +45,7 @@ def strict_json(body: bytes) -> Mapping[str, object]:
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return found
 
 
@@ -113,7 +113,7 @@ def chat_request(body: bytes) -> ChatRequest:
     fields = strict_json(body)
     asked = [name for name in _CHAT if name in fields]
     if len(asked) != 1:
-        raise BadRequest("it is not clear what is asked for", f"one of {', '.join(_CHAT)}")
+        raise BadRequest(f"exactly one of {', '.join(_CHAT)} is required", "see docs/protocol.md")
     for name, value in fields.items():
         if name not in _CHAT[asked[0]]:
             raise BadRequest(f'unknown field "{shown(name)}" beside {asked[0]}', f"one of {', '.join(_CHAT[asked[0]])}")
