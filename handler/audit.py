@@ -2,6 +2,9 @@
 
 Written by a thread behind a bounded queue: a full disk or a pipe that nobody reads loses lines, never a verb, and
 holds up no shutdown. Plain os.write, because the interpreter's own stdout has a lock that a stuck thread would keep.
+
+logging.handlers.QueueHandler is nearly this. Its listener writes through a stream with that lock, joins its thread
+without a deadline when it stops, and prints a traceback for each line that a full queue drops.
 """
 
 import json
