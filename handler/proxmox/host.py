@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from .. import audit
 from ..config.model import Vm
-from .link import Link, open_link
+from .link import ClosedBeforeSending, Link, open_link
 from .outcome import NOTHING_SENT, Lost, Message, Unreached
 from .wire import Replay
 
@@ -50,10 +50,11 @@ class Host:
     async def run(self, line: str, careful: bool = True) -> AsyncIterator[Message]:
         """Yield the host's messages, the last one a result. `careful` asks for a sign of life before sending.
 
-        When the answer is lost, the same line is sent again for a while: the host makes that safe, by the id. Raises
-        Unreached when nothing was sent, Lost when it stays unknown.
+        When the answer is lost, the same line is sent again for a while: the host makes that safe, by the id. When the
+        connection ended before the line was sent, it is sent once over a new one. Raises Unreached when nothing was
+        sent, Lost when it stays unknown.
         """
-        replay, first_loss = Replay(), None
+        replay, first_loss, reconnected = Replay(), None, False
         while True:
             try:
                 link = await self._ready(careful)
@@ -63,6 +64,9 @@ class Host:
                         yield message
                 return
             except Unreached as trouble:
+                if isinstance(trouble, ClosedBeforeSending) and not reconnected:
+                    reconnected = True
+                    continue
                 if first_loss is None:
                     raise
                 await self._pause_or_give_up(first_loss, trouble)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import asyncssh
+from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from ..config.model import Vm
 from .connect import CONNECT_SECONDS, connect, unreached
@@ -23,6 +24,10 @@ QUIET_SECONDS = 2.0  # a link that spoke this recently needs no ping
 SESSION_AGAIN = 30.0  # before a session that did not open is tried again on the same connection
 FULL = "the host is overloaded, or sshd's MaxSessions is small"
 EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
+
+
+class ClosedBeforeSending(Unreached):
+    """The connection ended before the request was sent. Sending it over a new connection is safe."""
 
 
 class Channel(asyncssh.SSHClientSession[bytes]):
@@ -98,11 +103,12 @@ class Link:
         self.channel: Channel | None = None
         self._vmid = vmid
         self._tried_session = float("-inf")
+        self._aborted = False
         self._execs = asyncio.Semaphore(EXEC_CHANNELS)
 
     @property
     def alive(self) -> bool:
-        return not self.conn.is_closed()
+        return not self._aborted and not self.conn.is_closed()
 
     async def open_session(self) -> None:
         """Open the resident session; without one (an older agent, a full host) verbs go one exec each."""
@@ -141,12 +147,24 @@ class Link:
         try:
             ran = await self.conn.run(line, encoding=None, timeout=exec_seconds(line))
         except asyncssh.ChannelOpenError as error:
-            raise Unreached(
-                "turned-away", f"the host refused a channel ({error.reason}); nothing was sent", FULL
-            ) from None
+            raise await self._not_opened(error) from None
         except (OSError, asyncssh.Error, TimeoutError):
             raise Lost("the connection was lost") from None
         return exec_messages(as_bytes(ran.stdout), as_bytes(ran.stderr), ran.exit_status)
+
+    async def _not_opened(self, error: asyncssh.ChannelOpenError) -> Unreached | Lost:
+        """Return whether the exec request was sent, when asyncssh reports that the channel did not open.
+
+        asyncssh raises the same class before and after it sends the request. After it, the code is
+        OPEN_REQUEST_SESSION_FAILED: the host refused the request, or the connection was closed before the host's
+        reply, and then the host may be executing it (SSHClientChannel.create, SSHChannel._cleanup).
+        """
+        if error.code == OPEN_REQUEST_SESSION_FAILED:
+            return Lost("the connection was lost")
+        await asyncio.sleep(0)  # asyncssh marks a connection as closed one step of the event loop after it closes it
+        if not self.alive:
+            return ClosedBeforeSending("lost", "the connection was lost; nothing was sent", "send it again")
+        return Unreached("turned-away", f"the host refused a channel ({error.reason}); nothing was sent", FULL)
 
     def close(self) -> None:
         self.conn.close()
@@ -162,6 +180,7 @@ class Link:
 
     def abort(self) -> None:
         """Throw the connection away with what was not sent yet: a dead request must not arrive minutes later."""
+        self._aborted = True
         self.conn.abort()
 
 

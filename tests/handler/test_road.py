@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -16,13 +17,16 @@ import breakglass.proxmox.link
 from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID, World
 from breakglass.proxmox.host import Host
+from breakglass.proxmox.link import Link
 from breakglass.proxmox.outcome import Asked, Lost, Message, Unreached
 from breakglass.proxmox.run import Run, SentIds
 from breakglass.web.bodies import PveRequest
 
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
+from ..support.proxy import Proxy, proxy_to
 from ..support.sshd import Sshd, descendants
+from ..support.stages import memory, until
 
 pytestmark = pytest.mark.real("sshd")
 
@@ -123,6 +127,69 @@ async def test_connection_lost_after_sending(open_host: Callable[..., Host], ssh
     with pytest.raises(Lost):
         await collected(messages)
     (world.root / "gate").write_text("")
+
+
+# --- without a session, on a connection that is closed ---
+
+
+@pytest.fixture
+async def proxy(sshd: Sshd) -> AsyncIterator[Proxy]:
+    async with proxy_to(sshd.port) as running:
+        yield running
+
+
+async def without_session(open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Host:
+    """Return a connected host whose verbs go as one exec each, as on an old host agent's or a full host."""
+
+    async def refuse_session(self: Link) -> None:
+        self._tried_session = time.monotonic()
+
+    monkeypatch.setattr(Link, "open_session", refuse_session)
+    host = open_host(**changes)
+    await host.read("status vm=102")
+    return host
+
+
+async def test_an_exec_whose_reply_never_came_may_have_run(
+    open_host: Callable[..., Host], proxy: Proxy, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host runs the verb and its reply to the exec request is withheld. When the connection is closed then, as
+    another request that was lost does, the answer is never that nothing was sent."""
+    host = await without_session(open_host, monkeypatch, ssh=at(proxy.port))
+    assert host.link is not None
+    proxy.mute_after(1)  # the confirmation that the channel is open
+    messages = asyncio.create_task(collected(host.run("reset vm=102 id=muted-exec-1 by=operator", careful=False)))
+    job = memory(world, "jobs", "muted-exec-1")
+    await asyncio.to_thread(until, job.exists, "the job")
+    proxy.stop_listening()
+    host.link.abort()
+    with pytest.raises(Lost):
+        await messages
+
+
+async def test_a_channel_on_a_connection_that_just_closed_is_opened_on_a_new_one(
+    open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent yet, so nothing is lost: the verb goes over a new connection, and it is its first sending."""
+    host = await without_session(open_host, monkeypatch)
+    assert host.link is not None
+    host.link.conn.abort()  # asyncssh calls it closed one step of the event loop later
+    result = (await collected(host.run("reset vm=102 id=closed-1 by=operator")))[-1]
+    assert (result["outcome"], result["attached"]) == ("done", False)
+
+
+async def test_a_channel_that_was_being_opened_is_opened_on_a_new_connection(
+    open_host: Callable[..., Host], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host does not confirm the channel and the connection ends: nothing was sent, and it is retried once."""
+    host = await without_session(open_host, monkeypatch, ssh=at(proxy.port))
+    assert host.link is not None
+    proxy.mute_after(0)
+    messages = asyncio.create_task(collected(host.run("reset vm=102 id=opening-1 by=operator", careful=False)))
+    await proxy.muted.wait()
+    host.link.abort()
+    result = (await messages)[-1]
+    assert (result["outcome"], result["attached"]) == ("done", False)
 
 
 # --- pins ---
