@@ -17,12 +17,13 @@ from ..config.model import Vm
 from .connect import CONNECT_SECONDS, connect, unreached
 from .outcome import Lost, Message, Unreached
 from .patience import FIRST_SECONDS, Patience, exec_seconds
-from .wire import as_bytes, exec_messages, is_message
+from .wire import LINE_BYTES, TOO_LONG, LineBuffer, exec_messages, is_message
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
 QUIET_SECONDS = 2.0  # a link that spoke this recently needs no ping
 SESSION_AGAIN = 30.0  # before a session that did not open is tried again on the same connection
 FULL = "the host is overloaded, or sshd's MaxSessions is small"
+READ_BYTES = 64 * 1024  # at a time, of an exec's output
 EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
 
 
@@ -34,7 +35,8 @@ class Channel(asyncssh.SSHClientSession[bytes]):
     """The resident session on one channel: tagged requests out, tagged JSON lines in."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._lines = LineBuffer()
+        self._why_closed = "the connection was lost"
         self.sent = 0  # requests, for whoever counts executions on the host
         self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
@@ -45,12 +47,23 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         self._chan = chan
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        if datatype is not None:  # stderr of a forced command that is not ours
+        if datatype is not None or self.closed:  # stderr is that of a forced command that is not ours
             return
         self.heard = time.monotonic()
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        try:
+            lines = self._lines.feed(data)
+        except Lost as loss:
+            self._give_up(str(loss))
+            return
         for line in lines:
             self._line(line)
+
+    def _give_up(self, why: str) -> None:
+        """Close the session because of what the host sends on it; the connection may be good."""
+        self._why_closed = why
+        if self._chan is not None:
+            self._chan.abort()
+        self.connection_lost(None)
 
     def _line(self, line: bytes) -> None:
         try:
@@ -82,7 +95,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             while True:
                 message = await asyncio.wait_for(queue.get(), patience.until - time.monotonic())
                 if message is None:
-                    raise Lost("the connection was lost")
+                    raise Lost(self._why_closed)
                 patience.hear(message, time.monotonic())
                 yield message
                 if message["type"] == "result":
@@ -145,12 +158,13 @@ class Link:
 
     async def _exec(self, line: str) -> list[Message]:
         try:
-            ran = await self.conn.run(line, encoding=None, timeout=exec_seconds(line))
+            async with asyncio.timeout(exec_seconds(line)):
+                process = await self.conn.create_process(line, encoding=None)
+                return await _exec_answer(process)
         except asyncssh.ChannelOpenError as error:
             raise await self._not_opened(error) from None
         except (OSError, asyncssh.Error, TimeoutError):
             raise Lost("the connection was lost") from None
-        return exec_messages(as_bytes(ran.stdout), as_bytes(ran.stderr), ran.exit_status)
 
     async def _not_opened(self, error: asyncssh.ChannelOpenError) -> Unreached | Lost:
         """Return whether the exec request was sent, when asyncssh reports that the channel did not open.
@@ -182,6 +196,28 @@ class Link:
         """Throw the connection away with what was not sent yet: a dead request must not arrive minutes later."""
         self._aborted = True
         self.conn.abort()
+
+
+async def _exec_answer(process: asyncssh.SSHClientProcess[bytes]) -> list[Message]:
+    """Return the messages of one exec; raise Lost when they are not whole, or too long."""
+    try:
+        stdout, stderr = await asyncio.gather(_read_all(process.stdout), _read_all(process.stderr))
+        await process.wait_closed()
+        return exec_messages(stdout, stderr, process.exit_status)
+    finally:
+        process.close()
+
+
+async def _read_all(stream: asyncssh.SSHReader[bytes]) -> bytes:
+    """Return all of an exec's stream; raise Lost once it is longer than LINE_BYTES. asyncssh reads no further ahead
+    than the channel's window."""
+    parts, size = [], 0
+    while part := await stream.read(READ_BYTES):
+        size += len(part)
+        if size > LINE_BYTES:
+            raise Lost(TOO_LONG)
+        parts.append(part)
+    return b"".join(parts)
 
 
 async def open_link(vm: Vm) -> Link:

@@ -22,6 +22,37 @@ def is_message(message: Mapping[str, object]) -> bool:
     return kind == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
 
 
+LINE_BYTES = 16 * 1024 * 1024  # of one line, or of one exec's output; an honest host agent's longest has 6 MiB
+TOO_LONG = f"the host sent more than {LINE_BYTES // 2**20} MiB without ending its answer"
+
+
+class LineBuffer:
+    """Cuts a stream into lines. It keeps at most one unfinished line of LINE_BYTES, whatever the host sends."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that the data completes, without their ends; raise Lost when a line is too long."""
+        *ends, rest = data.split(b"\n")
+        lines = []
+        for end in ends:
+            self._keep(end)
+            lines.append(b"".join(self._parts))
+            self._parts, self._size = [], 0
+        self._keep(rest)
+        return lines
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > LINE_BYTES:
+            self._parts = []
+            raise Lost(TOO_LONG)
+        if part:
+            self._parts.append(part)
+
+
 class Replay:
     """Tells what was said already when a host says it again: whoever attaches hears the job from its beginning."""
 
@@ -40,10 +71,6 @@ class Replay:
         self._again -= 1
         self._passed += self._again < 0
         return self._again < 0
-
-
-def as_bytes(data: bytes | str | None) -> bytes:
-    return data if isinstance(data, bytes) else (data or "").encode()
 
 
 def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list[Message]:

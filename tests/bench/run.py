@@ -27,7 +27,6 @@ from breakglass.demo.proxmox.world import VMID, World
 from breakglass.proxmox.connect import known_hosts
 from breakglass.proxmox.host import Host
 from breakglass.proxmox.link import Channel, open_link
-from breakglass.proxmox.wire import as_bytes
 
 from ..support import claude
 from ..support.ports import reserve_port
@@ -100,7 +99,8 @@ async def by_exec_and_session(vm: Vm, count: int) -> tuple[float, float]:
     for _ in range(count):
         began = time.perf_counter()
         ran = await conn.run(LINE, encoding=None)
-        assert b'"state": "running"' in as_bytes(ran.stdout)
+        assert isinstance(ran.stdout, bytes)
+        assert b'"state": "running"' in ran.stdout
         execs.append(time.perf_counter() - began)
     assert link.channel is not None
     sessions += [await _one(link.channel) for _ in range(count * 5)]

@@ -4,20 +4,25 @@ import asyncio
 import json
 import socket
 import struct
+import time
+import tracemalloc
 from itertools import pairwise
 
+import asyncssh
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID
-from breakglass.proxmox.link import Channel, open_link
+from breakglass.proxmox.connect import connect
+from breakglass.proxmox.link import Channel, Link, open_link
 from breakglass.proxmox.outcome import Lost, Message
-from breakglass.proxmox.wire import exec_messages
+from breakglass.proxmox.wire import LINE_BYTES, LineBuffer, exec_messages
 
 from ..support.sshd import Sshd
 
+PIECE = bytearray(b"x") * 65536
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
@@ -53,6 +58,53 @@ def test_garbage_on_the_session_harms_nobody(data: bytes, cuts: list[int]) -> No
 def test_odd_json_on_the_session_harms_nobody(line: bytes) -> None:
     """JSON of another shape is passed over."""
     assert framed(line + b"\n", []) == []
+
+
+async def test_a_host_that_never_ends_a_line_is_lost_and_keeps_no_memory() -> None:
+    """What the handler keeps of a host's line is bounded; who waits is told so, and the session is over."""
+    channel: Channel = Channel()
+    queue: asyncio.Queue[Message | None] = asyncio.Queue()
+    channel._waiting["1"] = queue
+    tracemalloc.start()
+    for _ in range(4 * LINE_BYTES // len(PIECE)):
+        channel.data_received(bytes(PIECE), None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * LINE_BYTES
+    assert queue.get_nowait() is None
+    assert channel.closed
+
+
+@pytest.mark.parametrize("cut", [1, LINE_BYTES - 1])
+def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
+    """The bound is exact: LINE_BYTES are a line, one more is a loss, also when the end comes in the same piece."""
+    whole = b"x" * LINE_BYTES
+    lines = LineBuffer()
+    assert lines.feed(whole[:cut]) == []
+    assert lines.feed(whole[cut:] + b"\nnext\n") == [whole, b"next"]
+    with pytest.raises(Lost, match="16 MiB"):
+        lines.feed(whole + b"x\n")
+
+
+@pytest.mark.real("sshd")
+@pytest.mark.parametrize("what", ["session", "status"])
+async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd, what: str) -> None:
+    """On the session and as an exec: the sentence says what the host did, and nothing waits for its end."""
+    noisy = "read line; exec tr '\\0' x </dev/zero" if what == "session" else "exec tr '\\0' x </dev/zero"
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    line = f'restrict,command="{noisy}" {key.export_public_key().decode().strip()}\n'
+    sshd.keys.write_text(sshd.keys.read_text() + line)
+    address = Address("breakglass", "127.0.0.1", sshd.port)
+    conn = await connect(Vm("devvm", VMID, address, key.export_private_key().decode(), (sshd.host_key,)))
+    link = Link(conn, VMID)
+    link._tried_session = time.monotonic()
+    if what == "session":
+        channel = link.channel = Channel()
+        await conn.create_session(lambda: channel, "session", encoding=None)
+    with pytest.raises(Lost, match="more than 16 MiB without ending its answer"):
+        async for _ in link.ask("status vm=102"):
+            pass
+    link.abort()
 
 
 @given(TEXT, st.integers(0, 17))
