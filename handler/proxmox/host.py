@@ -5,26 +5,31 @@ it may have been sent (`Lost`). Never retries an authentication failure by itsel
 """
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from .. import audit
 from ..config.model import Vm
 from .link import ClosedBeforeSending, Link, open_link
 from .outcome import NOTHING_SENT, Lost, Message, Unreached
+from .patience import backoff_seconds
 from .wire import Replay
 
 SETTLE_SECONDS = 20.0  # to find out what became of a request whose answer was lost
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only when somebody asks
-BACKOFF = (1, 2, 4, 8, 15, 30)
+REOPEN_SECONDS = 0.2  # before a connection that was good and ended is opened again
 
 
 class Host:
     """The road to one VM's host, kept open in the background."""
 
-    def __init__(self, vm: Vm, settle_seconds: float = SETTLE_SECONDS) -> None:
+    def __init__(
+        self, vm: Vm, settle_seconds: float = SETTLE_SECONDS, chance: Callable[[], float] = random.random
+    ) -> None:
         self.vm = vm
+        self._chance = chance
         self.trouble: Unreached | None = None
         self.since: float | None = None
         self._settle_seconds = settle_seconds
@@ -147,7 +152,7 @@ class Host:
             except Exception as error:  # a defect of ours must not close the road for ever
                 failures += 1
                 audit.note("keep-open-failed", vm=self.vm.name, error=repr(error))
-            await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)] if failures else 0.2)
+            await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
 
     async def close(self) -> None:
         if self._attempt is not None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ..verbs import VERBS
 
 FIRST_SECONDS = 25.0  # until the first message: a read takes 4 s at most, and a job says its stage within 5 s
+BACKOFF = (1, 2, 4, 8, 15, 30)  # seconds between two attempts to reach a host
 GRACE_SECONDS = 20.0  # beyond the deadline that the host told
 UNTOLD_SECONDS = 1200.0  # for a job that tells no deadline: an older host agent's, or one that runs as a single exec
 
@@ -39,3 +40,10 @@ def exec_seconds(line: str) -> float:
     """Return how long a line may take as one exec, whose messages all come at its end."""
     verb = VERBS.get(line.split(" ", 1)[0])
     return UNTOLD_SECONDS if verb is not None and verb.is_job else FIRST_SECONDS
+
+
+def backoff_seconds(failures: int, chance: float) -> float:
+    """Return how long to wait after so many failed attempts. `chance` is a random number from 0 to 1: handlers that
+    lost their host at the same moment must not come back at the same moment, or sshd turns them away."""
+    longest = BACKOFF[min(failures, len(BACKOFF)) - 1]
+    return longest * (0.5 + chance / 2)

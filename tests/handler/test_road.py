@@ -220,6 +220,20 @@ async def test_no_pin_checks_nothing(open_host: Callable[..., Host]) -> None:
     assert (await open_host(host_keys=()).read("status vm=102"))[-1]["state"] == "running"
 
 
+async def test_reconnecting_is_left_to_chance(vm: Vm) -> None:
+    """A host that is gone is tried again after a time that chance has a part in."""
+    used = asyncio.Event()
+
+    def chance() -> float:
+        used.set()
+        return 0.0
+
+    keeping = asyncio.create_task(Host(replace(vm, ssh=at(unused_port())), chance=chance).keep_open())
+    async with asyncio.timeout(60):
+        await used.wait()
+    keeping.cancel()
+
+
 # --- the warm link ---
 
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from breakglass.proxmox.patience import FIRST_SECONDS, GRACE_SECONDS, UNTOLD_SECONDS, Patience, exec_seconds
+from breakglass.proxmox.patience import (
+    FIRST_SECONDS,
+    GRACE_SECONDS,
+    UNTOLD_SECONDS,
+    Patience,
+    backoff_seconds,
+    exec_seconds,
+)
 from breakglass.verbs import VERBS
 
 OUTPUT = {"type": "output", "stream": "stdout", "text": "x\n"}
@@ -50,3 +57,9 @@ def test_an_exec_that_is_a_job_may_take_long(name: str) -> None:
     wanted = UNTOLD_SECONDS if VERBS[name].is_job else FIRST_SECONDS
     assert exec_seconds(f"{name} vm=102") == exec_seconds(name) == wanted
     assert exec_seconds("ping vm=102") == FIRST_SECONDS
+
+
+def test_handlers_that_lost_a_host_together_do_not_come_back_together() -> None:
+    """The pause grows to half a minute, and chance takes up to half of it."""
+    assert [backoff_seconds(failures, 1.0) for failures in (1, 2, 3, 4, 5, 6, 60)] == [1, 2, 4, 8, 15, 30, 30]
+    assert [backoff_seconds(failures, 0.0) for failures in (1, 6)] == [0.5, 15]
