@@ -1,25 +1,22 @@
 """What the routes share: the configuration in force, the roads to the hosts, the verbs under way, and how it all is."""
 
 import asyncio
-import importlib
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from . import audit
 from .agents.pve.words import VERSION
 from .chat.service import Chatting
 from .config.model import Config, Vm, is_vm_name
 from .errors import ConfigError, Problem, listed
+from .proxmox.host import Host
 from .proxmox.outcome import Asked, Message, Unreached
 from .proxmox.run import Run, SentIds
 from .web.bodies import PveRequest
-
-if TYPE_CHECKING:
-    from .proxmox.host import Host
 
 READ_SECONDS = 10.0  # for the configuration and its files
 
@@ -31,7 +28,7 @@ Found = TypeVar("Found")
 class Way:
     """The road to one VM's host, what holds it open, and the verbs that are on it."""
 
-    host: "Host"
+    host: Host
     keeper: asyncio.Task[None]
     runs: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -61,17 +58,17 @@ class Service:
         self.config = config
         self.stopping = asyncio.Event()
         self.hung_up = asyncio.Event()
-        self.ready = asyncio.Event()
         self.chatting = Chatting()
         self._load = load
         self._rejected_since: float | None = None
         self._ways: dict[str, Way] = {}
         self._sent = SentIds()
-        self._new_host: Callable[[Vm], Host] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        self._spawn(self._open_roads())
+        """Connect to the hosts; must be called in the event loop."""
+        self._use(self.config)
+        self._spawn(self.chatting.use(self.config))
         self._spawn(self._reload_when_asked())
         self._spawn(self._stop_turns())
 
@@ -79,14 +76,6 @@ class Service:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _open_roads(self) -> None:
-        """Bring up the SSH side; in a thread, so that the first answers need not wait for its import."""
-        await asyncio.sleep(0.05)
-        self._new_host = (await asyncio.to_thread(importlib.import_module, "breakglass.proxmox.host")).Host
-        self._use(self.config)
-        self.ready.set()
-        await self.chatting.use(self.config)
 
     async def _stop_turns(self) -> None:
         """End the turns as soon as the handler is told to stop, so that their streams have a last line."""
@@ -128,34 +117,31 @@ class Service:
         """Put a configuration in force: open, keep and close roads. Keeps one whose VM says what it said before, but
         not one whose key was turned down: a reload is a person's word that it may be tried again."""
         self.config = config
-        if self._new_host is None:  # the roads are opened once that is there
-            return
         old, self._ways = self._ways, {}
         for name, vm in config.vms.items():
             way = old.get(name)
             if way is not None and way.host.vm == vm and way.host.health != "key-not-accepted":
                 self._ways[name] = old.pop(name)
             else:
-                host = self._new_host(vm)
+                host = Host(vm)
                 self._ways[name] = Way(host, asyncio.create_task(host.keep_open()))
         for way in old.values():
             self._spawn(way.close())
 
     def run(self, asked: Asked, request: PveRequest, vm: Vm, began: float) -> Run:
-        """Begin a verb, once ready, and keep hold of it until it ends, whoever watches and whatever is reloaded."""
+        """Begin a verb and keep hold of it until it ends, whoever watches and whatever is reloaded."""
         way = self._ways[vm.name]
         run = Run(way.host, asked, request, vm, began, self._sent)
         way.hold(run.task)
         return run
 
-    def on_road(self, vm: Vm, work: Callable[["Host"], Coroutine[Any, Any, Found]]) -> asyncio.Task[Found]:
-        """Begin some work with a VM's host, once ready; the road to it stays until that ends, whatever is reloaded."""
+    def on_road(self, vm: Vm, work: Callable[[Host], Coroutine[Any, Any, Found]]) -> asyncio.Task[Found]:
+        """Begin some work with a VM's host; the road to it stays until that ends, whatever is reloaded."""
         way = self._ways[vm.name]
         return way.hold(asyncio.create_task(work(way.host)))
 
     async def read(self, vm: Vm, line: str) -> list[Message]:
         """Return what a VM's host answers to a reading line; raise Unreached, also for a VM that a reload took away."""
-        await self.ready.wait()
         if vm.name not in self._ways:
             raise Unreached(
                 "not-configured",
@@ -189,10 +175,9 @@ class Service:
         return [{"name": name, "vmid": vmid, "proxmox": "config-error", "since": None} for name, vmid in off.items()]
 
     def _vm_health(self, vm: Vm) -> dict[str, object]:
-        way = self._ways.get(vm.name)
-        since = way.host.since if way else None
-        at = _spelled(since) if since else None
-        return {"name": vm.name, "vmid": vm.vmid, "proxmox": way.host.health if way else "not-checked", "since": at}
+        host = self._ways[vm.name].host
+        at = _spelled(host.since) if host.since else None
+        return {"name": vm.name, "vmid": vm.vmid, "proxmox": host.health, "since": at}
 
 
 async def in_thread(call: Load, seconds: float) -> Config:

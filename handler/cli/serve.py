@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from .. import audit
 from ..claude.processes import PR_SET_DUMPABLE, prctl
 from ..config.load import parse
 from ..config.model import Config
 from ..errors import ConfigError, Problem
 from .environment import port_number
-from .errors import reason
+from .errors import CommandError, reason
 from .listen import listen
 from .output import DONE, complain
 
@@ -74,9 +75,11 @@ def serve(arguments: argparse.Namespace) -> int:
     if config.problems:
         complain("the configuration has faults; what they concern is off\n" + "\n".join(map(str, config.problems)))
     _warn_of_missing_programs(config)
-    from .. import audit  # the other commands start without a server
-    from ..web.server import make_server
-
+    try:
+        from ..web.server import make_server  # the other commands start without a server
+    except Exception as error:  # half an upgrade can make a library raise anything
+        hint = "install Breakglass again, with its dependencies"
+        raise CommandError(f"the handler can't start: {error!r}", hint) from None
     server = make_server(config, lambda: load_config(path, os.environ), host, port)
     sockets = listen(host, port)
     signal.signal(signal.SIGTERM, _exit_quietly)

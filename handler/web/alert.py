@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,13 +19,11 @@ from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
 from ..config.model import Config, Vm
 from ..errors import Forbidden, HostSilent, HostUnreached, StaleTimestamp
+from ..proxmox.host import Host
 from ..proxmox.outcome import Lost, Message, Unreached
 from ..service import Service
 from .gate import signed_request
 from .pve import allowed
-
-if TYPE_CHECKING:
-    from ..proxmox.host import Host
 
 ACK_SECONDS = 8.0  # for a host to acknowledge: Alertmanager gives up after 10
 _DONE, _ID_REUSED = 0, 17  # of the host's exit codes; a capture that is older than a day is still the same one
@@ -42,7 +39,6 @@ async def alert(request: Request) -> Response:
     check_when(signed, body, int(now), service.config)
     allowed(caller, "forensics", None, now)
     alerts = read_payload(source, body)
-    await service.ready.wait()  # before anything is looked up: from here on nothing can be reloaded under it
     wanted = plan(source, alerts, service.config.alerts, int(now))
     vms = [service.config.vms[name] for name in wanted.captures]
     permitted = permitted_vms(caller, vms, now)
@@ -92,7 +88,7 @@ async def all_of(asking: Sequence[asyncio.Task[list[Told]]]) -> list[list[Told]]
     return [one for one in ended if not isinstance(one, BaseException)]
 
 
-async def acknowledged(host: "Host", vm: Vm, captures: Sequence[Capture], by: str) -> list[Told]:
+async def acknowledged(host: Host, vm: Vm, captures: Sequence[Capture], by: str) -> list[Told]:
     """Ask one host for captures and return what became of each; the first one first, so that it is the one taken."""
     first, rest, folded = captures[0], captures[1:MOST_A_VM], captures[MOST_A_VM:]
     try:
@@ -108,7 +104,7 @@ async def acknowledged(host: "Host", vm: Vm, captures: Sequence[Capture], by: st
     return told + [{**told[0], "duplicate": False, "suppressed": True} for _ in folded]
 
 
-async def _result(host: "Host", vm: Vm, capture: Capture, by: str) -> Message:
+async def _result(host: Host, vm: Vm, capture: Capture, by: str) -> Message:
     messages = [message async for message in host.run(command_line(capture, vm.vmid, by))]
     return messages[-1]
 

@@ -32,7 +32,6 @@ async def pve(request: Request) -> Response:
         check_overrider(signed)
     check_time(signed, asked_for.challenge, int(now), service.config.session_secrets)
     caller = signed.caller
-    await service.ready.wait()  # before anything is looked up: from here to the verb nothing can be reloaded
     vm = service.config.vm_named(asked_for.vm)
     if asked_for.verb not in VERBS or vm is None:
         return _rejected(asked_for, signed.id, caller.name, began, service.config)

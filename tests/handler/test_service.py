@@ -1,4 +1,9 @@
-"""The running handler, where a reload comes between two steps of one request."""
+"""The running handler: what it needs to start, and a reload that comes between two steps of one request."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -6,13 +11,31 @@ from breakglass.config.model import Address, Config, Vm
 from breakglass.proxmox.outcome import Unreached
 from breakglass.service import Service
 
+from ..support.service import config_text, new_secret
+
+ROOT = Path(__file__).parent.parent.parent
+
 
 async def test_a_vm_that_a_reload_took_away_is_not_reached() -> None:
     """Who still asks for it is told that nothing was sent; it is no defect of ours."""
     vm = Vm("devvm", 102, Address("breakglass", "192.0.2.10"), "key")
     config = Config((), {}, ())
     service = Service(config, lambda: config)
-    service.ready.set()
     with pytest.raises(Unreached) as gone:
         await service.read(vm, "status vm=102")
     assert (gone.value.code, "nothing was sent" in gone.value.message) == ("not-configured", True)
+
+
+def test_a_handler_without_its_ssh_library_does_not_start(tmp_path: Path) -> None:
+    """A rescue tool that can reach no host ends at its start, with a sentence, instead of saying that all is well."""
+    (tmp_path / "asyncssh.py").write_text('raise ImportError("half an upgrade")')
+    config = tmp_path / "breakglass.toml"
+    config.touch(0o600)
+    operator = {"operator": {"secret": new_secret(), "allow": ["status"]}}
+    config.write_text(config_text(operator, port=22, key="key", host_key="any"))
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "BREAKGLASS_CONFIG": str(config), "PORT": "0"}
+    command = [sys.executable, "-m", "breakglass", "serve"]
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2, ran.stderr
+    assert "the handler can't start: ImportError('half an upgrade')" in ran.stderr
+    assert "install Breakglass again" in ran.stderr
