@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -24,29 +23,6 @@ Load = Callable[[], Config]
 Found = TypeVar("Found")
 
 
-@dataclass(eq=False)
-class Way:
-    """The road to one VM's host, what holds it open, and the verbs that are on it."""
-
-    host: Host
-    keeper: asyncio.Task[None]
-    runs: set[asyncio.Task[Any]] = field(default_factory=set)
-
-    def hold(self, task: asyncio.Task[Found]) -> asyncio.Task[Found]:
-        """Keep the road open until a task has ended; return the task."""
-        self.runs.add(task)
-        task.add_done_callback(self.runs.discard)
-        return task
-
-    async def close(self) -> None:
-        """Close the road once the last verb on it has ended."""
-        self.keeper.cancel()
-        await asyncio.gather(self.keeper, return_exceptions=True)
-        while self.runs:
-            await asyncio.wait(self.runs)
-        await self.host.close()
-
-
 class Service:
     """The running handler.
 
@@ -61,7 +37,7 @@ class Service:
         self.chatting = Chatting()
         self._load = load
         self._rejected_since: float | None = None
-        self._ways: dict[str, Way] = {}
+        self._hosts: dict[str, Host] = {}
         self._sent = SentIds()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -84,12 +60,10 @@ class Service:
 
     async def stop(self) -> None:
         await self.chatting.stop()
-        ways = list(self._ways.values())
-        tasks = [*self._tasks, *(way.keeper for way in ways)]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(way.host.close() for way in ways))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(host.close() for host in self._hosts.values()))
 
     # --- the configuration ---
 
@@ -117,38 +91,39 @@ class Service:
         """Put a configuration in force: open, keep and close roads. Keeps one whose VM says what it said before, but
         not one whose key was turned down: a reload is a person's word that it may be tried again."""
         self.config = config
-        old, self._ways = self._ways, {}
+        old, self._hosts = self._hosts, {}
         for name, vm in config.vms.items():
-            way = old.get(name)
-            if way is not None and way.host.vm == vm and way.host.health != "key-not-accepted":
-                self._ways[name] = old.pop(name)
+            host = old.get(name)
+            if host is not None and host.vm == vm and host.health != "key-not-accepted":
+                self._hosts[name] = old.pop(name)
             else:
-                host = Host(vm)
-                self._ways[name] = Way(host, asyncio.create_task(host.keep_open()))
-        for way in old.values():
-            self._spawn(way.close())
+                self._hosts[name] = Host(vm)
+                self._hosts[name].start()
+        for host in old.values():
+            self._spawn(host.finish())
 
     def run(self, asked: Asked, request: PveRequest, vm: Vm, began: float) -> Run:
-        """Begin a verb and keep hold of it until it ends, whoever watches and whatever is reloaded."""
-        way = self._ways[vm.name]
-        run = Run(way.host, asked, request, vm, began, self._sent)
-        way.hold(run.task)
+        """Begin a verb and track it until it ends, whoever watches and whatever is reloaded."""
+        host = self._hosts[vm.name]
+        run = Run(host, asked, request, vm, began, self._sent)
+        host.track(run.task)
         return run
 
-    def on_road(self, vm: Vm, work: Callable[[Host], Coroutine[Any, Any, Found]]) -> asyncio.Task[Found]:
-        """Begin some work with a VM's host; the road to it stays until that ends, whatever is reloaded."""
-        way = self._ways[vm.name]
-        return way.hold(asyncio.create_task(work(way.host)))
-
-    async def read(self, vm: Vm, line: str) -> list[Message]:
-        """Return what a VM's host answers to a reading line; raise Unreached, also for a VM that a reload took away."""
-        if vm.name not in self._ways:
+    def run_on_host(self, vm: Vm, work: Callable[[Host], Coroutine[Any, Any, Found]]) -> asyncio.Task[Found]:
+        """Begin some work with a VM's host. The connection stays until the work ends, whatever is reloaded. Raise
+        Unreached for a VM that a reload took away."""
+        host = self._hosts.get(vm.name)
+        if host is None:
             raise Unreached(
                 "not-configured",
                 f"{vm.name} is not configured any more; nothing was sent",
                 "see /health for the VMs that are",
             )
-        return await self.on_road(vm, lambda host: host.read(line))
+        return host.track(asyncio.create_task(work(host)))
+
+    async def read(self, vm: Vm, line: str) -> list[Message]:
+        """Return what a VM's host answers to a reading line; raise Unreached or Lost."""
+        return await self.run_on_host(vm, lambda host: host.read(line))
 
     # --- what is so ---
 
@@ -175,7 +150,7 @@ class Service:
         return [{"name": name, "vmid": vmid, "proxmox": "config-error", "since": None} for name, vmid in off.items()]
 
     def _vm_health(self, vm: Vm) -> dict[str, object]:
-        host = self._ways[vm.name].host
+        host = self._hosts[vm.name]
         at = _spelled(host.since) if host.since else None
         return {"name": vm.name, "vmid": vm.vmid, "proxmox": host.health, "since": at}
 

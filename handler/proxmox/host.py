@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from .. import audit
 from ..config.model import Vm
@@ -20,6 +21,8 @@ from .wire import Replay
 SETTLE_SECONDS = 20.0  # to find out what became of a request whose answer was lost
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only when somebody asks
 REOPEN_SECONDS = 0.2  # before a connection that was good and ended is opened again
+
+Found = TypeVar("Found")
 
 
 class Host:
@@ -38,6 +41,8 @@ class Host:
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
         self._refused_at = float("-inf")
         self._opened = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._tracked: set[asyncio.Task[Any]] = set()
 
     # --- asking ---
 
@@ -154,7 +159,28 @@ class Host:
                 audit.note("keep-open-failed", vm=self.vm.name, error=repr(error))
             await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
 
+    # --- its life ---
+
+    def start(self) -> None:
+        """Begin to hold the connection open, until `finish` or `close`."""
+        self._keeper = asyncio.create_task(self.keep_open())
+
+    def track(self, task: asyncio.Task[Found]) -> asyncio.Task[Found]:
+        """Keep the connection until a task has ended; return the task."""
+        self._tracked.add(task)
+        task.add_done_callback(self._tracked.discard)
+        return task
+
+    async def finish(self) -> None:
+        """Close the connection once the last tracked task has ended."""
+        await self._stop_keeping()
+        while self._tracked:
+            await asyncio.wait(self._tracked)
+        await self.close()
+
     async def close(self) -> None:
+        """Close the connection now."""
+        await self._stop_keeping()
         if self._attempt is not None:
             self._attempt.cancel()
         if self._link is not None:
@@ -162,6 +188,11 @@ class Host:
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._link.closed()
+
+    async def _stop_keeping(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
 
     @property
     def link(self) -> Link | None:

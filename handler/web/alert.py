@@ -44,7 +44,7 @@ async def alert(request: Request) -> Response:
     permitted = permitted_vms(caller, vms, now)
     refused = sum(len(wanted.captures[vm.name]) for vm in vms if vm not in permitted)
     asking = [
-        service.on_road(vm, partial(acknowledged, vm=vm, captures=wanted.captures[vm.name], by=caller.name))
+        service.run_on_host(vm, partial(acknowledged, vm=vm, captures=wanted.captures[vm.name], by=caller.name))
         for vm in permitted
     ]
     told = [one for found in await all_of(asking) for one in found]
