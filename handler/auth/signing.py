@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..errors import StaleTimestamp, Unauthorized
+from ..errors import Forbidden, StaleTimestamp, Unauthorized
 
 TOLERANCE = 300
 SECRET_BYTES = range(24, 65)
@@ -48,6 +48,23 @@ class Caller:
 
     def __repr__(self) -> str:
         return f"Caller({self.name})"
+
+    def may_act_on(self, vm: str) -> bool:
+        """Tell whether the entry names the VM, or names none and so allows every VM."""
+        return self.vms is None or vm in self.vms
+
+    def refusal(self, verb: str, vm: str | None, now: float) -> Forbidden | None:
+        """Return why the entry does not allow the verb on the VM at this time, or None when it does. `vm` is a name;
+        None stands for any VM."""
+        if self.not_after and self.not_after.timestamp() < now:
+            return Forbidden(
+                f"the key of {self.name} expired on {self.not_after:%Y-%m-%d}", "make one: breakglass keys new"
+            )
+        if verb not in self.allow:
+            return Forbidden(f'{self.name} may not "{verb}"', f"add it to callers.{self.name}.allow")
+        if vm is not None and not self.may_act_on(vm):
+            return Forbidden(f"{self.name} may not touch {vm}", f"add it to callers.{self.name}.vms")
+        return None
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from ..alerts.payloads import challenge_in, read_payload
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
 from ..config.model import Config, Vm
-from ..errors import Forbidden, HostSilent, HostUnreached, StaleTimestamp
+from ..errors import HostSilent, HostUnreached, StaleTimestamp
 from ..proxmox.host import Host
 from ..proxmox.outcome import Lost, Message, Unreached
 from ..service import Service
+from .admission import check_permission
 from .gate import signed_request
-from .pve import allowed
 
 ACK_SECONDS = 8.0  # for a host to acknowledge: Alertmanager gives up after 10
 _DONE, _ID_REUSED = 0, 17  # of the host's exit codes; a capture that is older than a day is still the same one
@@ -37,7 +37,7 @@ async def alert(request: Request) -> Response:
     signed, body, began = signed_request(request.scope["state"])
     now, source, caller = time.time(), str(request.path_params["source"]), signed.caller
     check_when(signed, body, int(now), service.config)
-    allowed(caller, "forensics", None, now)
+    check_permission(caller, "forensics", None, now)
     alerts = read_payload(source, body)
     wanted = plan(source, alerts, service.config.alerts, int(now))
     vms = [service.config.vms[name] for name in wanted.captures]
@@ -66,15 +66,11 @@ def check_when(signed: Signed, body: bytes, now: int, config: Config) -> None:
 
 def permitted_vms(caller: Caller, vms: Sequence[Vm], now: float) -> list[Vm]:
     """Return the VMs that this caller may have captured; raise Forbidden when it may none of several."""
-    found, refusals = [], []
-    for vm in vms:
-        try:
-            allowed(caller, "forensics", vm, now)
-            found.append(vm)
-        except Forbidden as refusal:
-            refusals.append(refusal)
-    if refusals and not found:
-        raise refusals[0]
+    refusals = {vm.name: caller.refusal("forensics", vm.name, now) for vm in vms}
+    found = [vm for vm in vms if refusals[vm.name] is None]
+    first = next((refusal for refusal in refusals.values() if refusal is not None), None)
+    if first is not None and not found:
+        raise first
     return found
 
 

@@ -16,9 +16,9 @@ from ..auth.signing import Signed
 from ..config.model import Config, Vm
 from ..errors import BadRequest, IdReused, SessionInvalid, TurnUnknown
 from ..service import Service
+from .admission import check_permission
 from .bodies import ChatRequest, chat_request
 from .gate import signed_request
-from .pve import allowed
 from .replies import NDJSON
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ async def chat(request: Request) -> Response:
 
 def may_chat(config: Config, signed: Signed, vm: Vm | None = None) -> None:
     """Raise Forbidden unless the caller may chat at all, and about this VM where one is given."""
-    vms = [vm] if vm is not None else [v for v in config.vms.values() if v.name in (signed.caller.vms or config.vms)]
-    allowed(signed.caller, "chat", (vms or list(config.vms.values()))[0], time.time())
+    check_permission(signed.caller, "chat", vm.name if vm is not None else None, time.time())
 
 
 def what_is_asked(config: Config, signed: Signed, asked: ChatRequest) -> "Ask":
@@ -97,7 +96,7 @@ async def known_turn(turns: "Chat", config: Config, signed: Signed, turn: str) -
     """Return where a turn of this caller's is; raise TurnUnknown, also for one about a VM that is not his any more."""
     place = turns.store.place(signed.caller.name, turn)
     about = await turns.about(place)
-    if about is None or about["vm"] not in (signed.caller.vms or config.vms):
+    if about is None or about["vm"] not in config.vms or not signed.caller.may_act_on(str(about["vm"])):
         raise TurnUnknown(
             f"you have no turn {turn}", "finished turns are kept for a day; send the prompt with a new id"
         )

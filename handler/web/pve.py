@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .. import audit
-from ..auth.challenge import check_time
 from ..auth.signing import SIGNATURE, Caller, Signed
 from ..config.model import Config, Vm, by_hand
-from ..errors import BadRequest, BreakglassError, Forbidden, IdReused
+from ..errors import BadRequest, BreakglassError, IdReused
 from ..proxmox.outcome import Answer, Asked, unsettled
 from ..service import Service
 from ..verbs import PROPOSAL_ID, VERBS
+from .admission import admit
 from .bodies import PveRequest, pve_request
 from .gate import signed_request
 from .replies import NDJSON, error_reply, stream_reply
@@ -30,12 +30,10 @@ async def pve(request: Request) -> Response:
     asked_for = pve_request(body)
     if asked_for.anyway:
         check_overrider(signed)
-    check_time(signed, asked_for.challenge, int(now), service.config.session_secrets)
     caller = signed.caller
-    vm = service.config.vm_named(asked_for.vm)
+    vm = admit(service.config, signed, asked_for.challenge, asked_for.verb, asked_for.vm, now)
     if asked_for.verb not in VERBS or vm is None:
         return _rejected(asked_for, signed.id, caller.name, began, service.config)
-    allowed(caller, asked_for.verb, vm, now)
     warnings = tuple(_warnings(caller, vm, now))
     commands = by_hand(vm, asked_for.verb)
     asked = Asked(asked_for.verb, vm.name, signed.id, caller.name, commands, warnings, by_hand(vm, "start"))
@@ -57,18 +55,6 @@ def check_overrider(signed: Signed) -> None:
             'the approval of a proposal can\'t say "anyway"; nothing was sent',
             "approve it without, or send the verb as a request of your own, under a new id",
         )
-
-
-def allowed(caller: Caller, verb: str, vm: Vm | None, now: float) -> None:
-    """Raise Forbidden unless this caller's entry allows the verb on the VM, or on any, today."""
-    if caller.not_after and caller.not_after.timestamp() < now:
-        raise Forbidden(
-            f"the key of {caller.name} expired on {caller.not_after:%Y-%m-%d}", "make one: breakglass keys new"
-        )
-    if verb not in caller.allow:
-        raise Forbidden(f'{caller.name} may not "{verb}"', f"add it to callers.{caller.name}.allow")
-    if vm is not None and caller.vms is not None and vm.name not in caller.vms:
-        raise Forbidden(f"{caller.name} may not touch {vm.name}", f"add it to callers.{caller.name}.vms")
 
 
 def _warnings(caller: Caller, vm: Vm, now: float) -> list[str]:

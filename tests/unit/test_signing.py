@@ -312,3 +312,19 @@ def test_secrets_are_compared_in_one_place() -> None:
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(breakglass.__file__).parent.rglob("*.py")]
     names = [getattr(node, "attr", getattr(node, "id", "")) for tree in trees for node in ast.walk(tree)]
     assert names.count("compare_digest") == 1
+
+
+@pytest.mark.parametrize(
+    ("vms", "vm", "sentence"),
+    [
+        (None, "devvm", None),
+        (frozenset({"devvm"}), "devvm", None),
+        (frozenset({"devvm"}), None, None),
+        (frozenset({"devvm"}), "other", "viewer may not touch other"),
+        (frozenset(), "devvm", "viewer may not touch devvm"),
+    ],
+)
+def test_a_caller_may_act_on_the_vms_of_its_entry(vms: frozenset[str] | None, vm: str | None, sentence: str) -> None:
+    """None is every VM; an empty set is no VM, never every VM."""
+    refusal = Caller("viewer", (b"",), frozenset({"status"}), vms).refusal("status", vm, 0.0)
+    assert (refusal and refusal.message) == sentence

@@ -1,0 +1,29 @@
+"""Admit a request of a known caller: its time, its permission, and the VM that it is about."""
+
+from collections.abc import Container
+
+from ..auth.challenge import check_time
+from ..auth.signing import Caller, Signed
+from ..config.model import Config, Vm
+from ..verbs import VERBS
+
+
+def admit(
+    config: Config, signed: Signed, challenge: str, verb: str, vm: str, now: float, known: Container[str] = VERBS
+) -> Vm | None:
+    """Return the VM that a request is about, or None when there is no such VM. Raise StaleTimestamp or Forbidden.
+
+    The permission for a verb that is not among the `known` ones is not checked: the route rejects it as no such verb.
+    """
+    check_time(signed, challenge, int(now), config.session_secrets)
+    found = config.vm_named(vm)
+    if found is not None and verb in known:
+        check_permission(signed.caller, verb, found.name, now)
+    return found
+
+
+def check_permission(caller: Caller, verb: str, vm: str | None, now: float) -> None:
+    """Raise Forbidden unless the caller's entry allows the verb on the VM; None stands for any VM."""
+    refusal = caller.refusal(verb, vm, now)
+    if refusal is not None:
+        raise refusal
