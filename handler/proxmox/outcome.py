@@ -1,4 +1,4 @@
-"""What became of a verb: the host's trailer, or the road's failure, to the one answer that every caller gets.
+"""What became of a verb: the host's trailer, or the connection's failure, to the one answer that every caller gets.
 
 Pure. The table of outcomes is PROTOCOL section 3; 502, 504 and 52x are never used because proxies replace their bodies.
 """
@@ -69,7 +69,7 @@ class Answer:
         return str(self.body["outcome"])
 
 
-def settled(asked: Asked, trailer: Mapping[str, object], stdout: str, stderr: str) -> Answer:
+def answer_from_trailer(asked: Asked, trailer: Mapping[str, object], stdout: str, stderr: str) -> Answer:
     """Return the answer to a verb that the host ended, from its trailer."""
     body = _common(asked) | {
         "exit_code": trailer["exit_code"],
@@ -88,7 +88,7 @@ def settled(asked: Asked, trailer: Mapping[str, object], stdout: str, stderr: st
     return _with_outcome(body, str(trailer["outcome"]))
 
 
-def unsettled(
+def answer_without_trailer(
     asked: Asked,
     outcome: str,
     code: str,

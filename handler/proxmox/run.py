@@ -12,13 +12,13 @@ from .. import audit
 from ..config.model import Vm
 from ..verbs import VERBS
 from ..web.bodies import PveRequest, note_word
-from .outcome import NOTHING_SENT, Answer, Asked, Lost, Message, Unreached, settled, unsettled
+from .outcome import NOTHING_SENT, Answer, Asked, Lost, Message, Unreached, answer_from_trailer, answer_without_trailer
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
 JSON_SECONDS = 90.0  # a JSON answer comes before proxies cut at 100 s
 
 
-class Road(Protocol):
+class HostClient(Protocol):
     """What a run needs of pve.Host."""
 
     async def read(self, line: str) -> list[Message]: ...
@@ -70,12 +70,14 @@ class SentIds:
 class Run:
     """One request's verb: its messages so far and, at the end, its answer."""
 
-    def __init__(self, road: Road, asked: Asked, request: PveRequest, vm: Vm, began: float, sent: SentIds) -> None:
+    def __init__(
+        self, client: HostClient, asked: Asked, request: PveRequest, vm: Vm, began: float, sent: SentIds
+    ) -> None:
         self.asked = asked
         self._sent = sent
         self.messages: list[Message] = []
         self.answer: Answer | None = None
-        self._road = road
+        self._client = client
         self._request = request
         self._vm = vm
         self._began = began
@@ -97,7 +99,7 @@ class Run:
             )
             raise
         finally:
-            self._tell()
+            self._notify()
             if self.answer is not None:
                 asked = self.asked
                 audit.request(self._began, self.answer.outcome, asked.by, asked.verb, asked.vm, asked.id)
@@ -105,28 +107,28 @@ class Run:
     async def _answered(self) -> Answer:
         line = command_line(self._request, self._vm, self.asked.id, self.asked.by)
         if VERBS[self.asked.verb].is_job:
-            async for message in self._road.run(line):
+            async for message in self._client.run(line):
                 self._take(message)
         else:
-            for message in await self._road.read(line):
+            for message in await self._client.read(line):
                 self._take(message)
         trailer = self.messages.pop()
-        answer = settled(self.asked, trailer, self._text("stdout"), self._text("stderr"))
+        answer = answer_from_trailer(self.asked, trailer, self._text("stdout"), self._text("stderr"))
         return await self._with_jobs(answer, trailer) if self.asked.verb == "history" else answer
 
     async def _with_jobs(self, answer: Answer, trailer: Message) -> Answer:
         """Add what `history` adds: the list, and the one job that was asked for (null when it is not known)."""
         body = {**answer.body, "jobs": trailer.get("jobs", [])}
         if self._request.job:
-            told = await self._road.read(f"job vm={self._vm.vmid} id={self._request.job}")
+            told = await self._client.read(f"job vm={self._vm.vmid} id={self._request.job}")
             body["job"] = told[-1].get("whole_job")
         return Answer(body, answer.status)
 
     def _take(self, message: Message) -> None:
         self.messages.append(message)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -142,22 +144,26 @@ class Run:
         if VERBS[self.asked.verb].mutating and not self._sent.take_back(self.asked.id):
             cause = trouble.message.removesuffix(NOTHING_SENT)
             return self._unknown(f'{cause}; "{self.asked.verb}" was sent before and may have run')
-        return unsettled(self.asked, "unreached", trouble.code, trouble.message, trouble.hint)
+        return answer_without_trailer(self.asked, "unreached", trouble.code, trouble.message, trouble.hint)
 
     def _unknown(self, sentence: str) -> Answer:
         hint = "send the same id again to attach to it"
-        return unsettled(self.asked, "unknown", "lost", sentence, hint, stdout=self._text("stdout"), stage=self._stage)
+        return answer_without_trailer(
+            self.asked, "unknown", "lost", sentence, hint, stdout=self._text("stdout"), stage=self._stage
+        )
 
-    def so_far(self) -> Answer:
+    def partial_answer(self) -> Answer:
         """Return the answer for somebody who can't wait: running when the host has spoken, else unknown."""
         if self.answer is not None:
             return self.answer
         if not self.messages:
             return self._unknown(f'no answer yet; "{self.asked.verb}" may have run')
         sentence = f"{self.asked.verb} is still running on the host; send the same id again"
-        return unsettled(self.asked, "running", "running", sentence, stdout=self._text("stdout"), stage=self._stage)
+        return answer_without_trailer(
+            self.asked, "running", "running", sentence, stdout=self._text("stdout"), stage=self._stage
+        )
 
-    async def _news_or(self, stopping: asyncio.Event, seconds: float) -> None:
+    async def _wait_for_update(self, stopping: asyncio.Event, seconds: float) -> None:
         waits = [asyncio.ensure_future(event.wait()) for event in (self._news, stopping)]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -170,8 +176,8 @@ class Run:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while self.answer is None and not stopping.is_set() and loop.time() < until:
-            await self._news_or(stopping, until - loop.time())
-        return self.so_far()
+            await self._wait_for_update(stopping, until - loop.time())
+        return self.partial_answer()
 
     async def stream(self, stopping: asyncio.Event) -> AsyncIterator[Message]:
         """Yield the run as it goes; the last message, always, is the result."""
@@ -184,7 +190,7 @@ class Run:
             if self.answer is not None or stopping.is_set():
                 break
             before = seen
-            await self._news_or(stopping, PING_SECONDS)
+            await self._wait_for_update(stopping, PING_SECONDS)
             if len(self.messages) == before and self.answer is None and not stopping.is_set():
                 yield {"type": "ping"}
-        yield {"type": "result", **self.so_far().body}
+        yield {"type": "result", **self.partial_answer().body}

@@ -11,7 +11,7 @@ from .. import audit
 from ..auth.signing import SIGNATURE, Caller, Signed
 from ..config.model import Config, Vm, by_hand
 from ..errors import BadRequest, BreakglassError, IdReused
-from ..proxmox.outcome import Answer, Asked, unsettled
+from ..proxmox.outcome import Answer, Asked, answer_without_trailer
 from ..service import Service
 from ..verbs import PROPOSAL_ID, VERBS
 from .admission import admit
@@ -80,7 +80,7 @@ def _rejected(request: PveRequest, msg_id: str, caller: str, began: float, confi
         named = f"no such VM: {_quoted(request.vm)}" if request.vm else "there are several VMs; name one"
         sentence, hint = named, f"one of {', '.join(config.vms)}"
     audit.request(began, "rejected", caller, ascii(asked.verb[:32])[1:-1], ascii(asked.vm[:32])[1:-1], msg_id)
-    return _answered(unsettled(asked, "rejected", "rejected", f"{sentence}; nothing was sent", hint))
+    return _answered(answer_without_trailer(asked, "rejected", "rejected", f"{sentence}; nothing was sent", hint))
 
 
 def _quoted(text: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from breakglass.agents.pve import words
 from breakglass.agents.pve.jobs.result import Result, Verdict
-from breakglass.proxmox.outcome import HTTP_STATUS, REACHED, Answer, Asked, settled, unsettled
+from breakglass.proxmox.outcome import HTTP_STATUS, REACHED, Answer, Asked, answer_from_trailer, answer_without_trailer
 from breakglass.verbs import VERBS
 
 BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
@@ -50,7 +50,7 @@ def answered(exit_code: int, verb: str = "reset", **more: object) -> Answer:
     verdict = Verdict("a-code", "a sentence", "reset", ("a line",))
     told = {"screen": True, "warnings": ["old"], "seconds": 3.2}
     result = Result(exit_code, "running", "msg_last0000", "verify", verdict)
-    return settled(
+    return answer_from_trailer(
         replace(ASKED, verb=verb), json.loads(json.dumps({**result.as_json(), **told, **more})), "out\n", "err\n"
     )
 
@@ -126,7 +126,7 @@ def test_what_was_stopped_and_not_started_has_only_a_start_left(exit_code: int) 
 
 def test_a_bare_trailer_is_enough() -> None:
     """A host agent that says no more than an outcome and an exit code gets an answer with every field."""
-    body = settled(ASKED, {"outcome": "done", "exit_code": 0, "warnings": "no list"}, "", "").body
+    body = answer_from_trailer(ASKED, {"outcome": "done", "exit_code": 0, "warnings": "no list"}, "", "").body
     assert (body["state"], body["last"], body["attached"], body["verdict"]) == ("unknown", None, False, None)
     assert body["warnings"] == ["a key expires"]
 
@@ -167,7 +167,7 @@ def test_what_no_request_can_say_is_not_offered(value: object) -> None:
 @pytest.mark.parametrize("outcome", ["rejected", "running", "unreached", "unknown"])
 def test_what_the_host_did_not_end_is_said_by_the_handler(outcome: str) -> None:
     """Without a word from the host there is no exit code; the sentence says why, and what to do is its evidence."""
-    answer = unsettled(ASKED, outcome, "a-code", "a sentence", "a hint", stdout="so far")
+    answer = answer_without_trailer(ASKED, outcome, "a-code", "a sentence", "a hint", stdout="so far")
     status, reached = TABLE[outcome]
     assert (answer.outcome, answer.status, answer.body["reached"]) == (outcome, status, reached)
     assert answer.body["exit_code"] is None
@@ -180,16 +180,18 @@ def test_what_the_host_did_not_end_is_said_by_the_handler(outcome: str) -> None:
 def test_what_is_under_way_says_by_when_it_ends(outcome: str) -> None:
     """The newest stage, the deadline and the start are in the answer that comes while the job runs."""
     stage = {"type": "stage", "stage": "stop", "deadline": 420.0, "started": "2026-11-24T03:12:44Z"}
-    body = unsettled(ASKED, outcome, "a-code", "a sentence", stage=stage).body
+    body = answer_without_trailer(ASKED, outcome, "a-code", "a sentence", stage=stage).body
     assert (body["stage"], body["deadline"], body["started"]) == ("stop", 420.0, "2026-11-24T03:12:44Z")
-    body = unsettled(ASKED, outcome, "a-code", "a sentence").body
+    body = answer_without_trailer(ASKED, outcome, "a-code", "a sentence").body
     assert (body["stage"], body["deadline"], body["started"]) == ("", None, None)
 
 
 # --- the object ---
 
 
-@pytest.mark.parametrize("answer", [answered(0), unsettled(ASKED, "unknown", "lost", "lost")], ids=["settled", "not"])
+@pytest.mark.parametrize(
+    "answer", [answered(0), answer_without_trailer(ASKED, "unknown", "lost", "lost")], ids=["settled", "not"]
+)
 def test_every_answer_is_the_same_object(answer: Answer) -> None:
     """Every answer has every field of the contract, and says who asked for what and how to do it by hand."""
     assert set(answer.body) == set(FIELDS)
