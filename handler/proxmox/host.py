@@ -57,6 +57,10 @@ class Host:
     async def _read(self, line: str) -> list[Message]:
         return [message async for message in self.run(line, careful=False)]
 
+    async def result(self, line: str) -> Message:
+        """Return the result of a line; raise as `run` does."""
+        return [message async for message in self.run(line)][-1]
+
     async def run(self, line: str, careful: bool = True) -> AsyncIterator[Message]:
         """Yield the host's messages, the last one a result. `careful` asks for a sign of life before sending.
 

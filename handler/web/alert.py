@@ -89,8 +89,10 @@ async def acknowledged(host: Host, vm: Vm, captures: Sequence[Capture], by: str)
     first, rest, folded = captures[0], captures[1:MOST_A_VM], captures[MOST_A_VM:]
     try:
         async with asyncio.timeout(ACK_SECONDS):
-            told = [_told(vm, first, await _result(host, vm, first, by))]
-            results = await _together([asyncio.create_task(_result(host, vm, one, by)) for one in rest])
+            told = [_told(vm, first, await host.result(command_line(first, vm.vmid, by)))]
+            results = await _together(
+                [asyncio.create_task(host.result(command_line(one, vm.vmid, by))) for one in rest]
+            )
     except Unreached as trouble:
         raise HostUnreached(trouble.message, trouble.hint) from None
     except (Lost, TimeoutError) as loss:
@@ -98,11 +100,6 @@ async def acknowledged(host: Host, vm: Vm, captures: Sequence[Capture], by: str)
         raise HostSilent(sentence, "send it again; it is captured once") from None
     told += [_told(vm, capture, result) for capture, result in zip(rest, results, strict=True)]
     return told + [{**told[0], "duplicate": False, "suppressed": True} for _ in folded]
-
-
-async def _result(host: Host, vm: Vm, capture: Capture, by: str) -> Message:
-    messages = [message async for message in host.run(command_line(capture, vm.vmid, by))]
-    return messages[-1]
 
 
 async def _together(asking: Sequence[asyncio.Task[Message]]) -> list[Message]:
