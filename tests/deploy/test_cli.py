@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import termios
@@ -255,6 +256,31 @@ def test_a_handler_without_tls_is_named(tmp_path: Path) -> None:
         ran = run("call", "status", BREAKGLASS_URL=url, BREAKGLASS_SECRET=SIGNING_KEY)
         thread.join(10)
     assert (ran.returncode, "TLS failed" in ran.stderr, "use http://" in ran.stderr) == (3, True, True)
+
+
+@pytest.mark.real("curl")  # which stands for openssl, too
+def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> None:
+    """A private CA: what to set is said, and nothing was sent."""
+    both = tmp_path / "both.pem"
+    make = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    make += ["-subj", "/CN=localhost", "-keyout", str(both), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run(make, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", both)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, pytest.raises(OSError, match=r"(?i)alert|eof|reset"):
+                context.wrap_socket(connection, server_side=True)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"https://localhost:{server.getsockname()[1]}"
+        ran = run("call", "status", BREAKGLASS_URL=url, BREAKGLASS_SECRET=SIGNING_KEY)
+        thread.join(10)
+    assert (ran.returncode, "its certificate is not trusted: self" in ran.stderr) == (3, True), ran.stderr
+    assert "set SSL_CERT_FILE" in ran.stderr
 
 
 def test_a_port_that_is_taken_is_no_start(wrong: dict[str, str]) -> None:
