@@ -191,6 +191,7 @@ bodies = (
 )
 
 
+@pytest.mark.slow
 @given(bodies)
 def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
     """Whatever arrives is a request of texts that can be written as UTF-8, or a BadRequest, and nothing else."""
