@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 30.0  # a busy machine takes its time to end a process; nothing waits when all have ended
 _NAME = "PYTEST_CURRENT_TEST"
 _SHARED = "PYTEST_DEBUG_TEMPROOT"  # pytest's own directories stay there after a run, to be looked at
 
