@@ -15,9 +15,10 @@ export const PHASES = {
 };
 
 const STATES = {
-	__proto__: null, // an answer may name anything, `constructor` too
+	__proto__: null, // an answer may say `constructor`
 	running: ["●", "good", "Running"],
 	stopped: ["○", "", "Stopped"],
+	elsewhere: ["→", "warn", "On another node"],
 	paused: ["‖", "warn", "Paused"],
 	prelaunch: ["‖", "warn", "Not begun (prelaunch)"],
 	"io-error": ["▲", "bad", "Paused by a disk error"],
@@ -46,7 +47,7 @@ export const sentence = (words = "") => words && `${words[0].toUpperCase()}${wor
 export const trouble = (code) => TROUBLE[code] ?? code.replace("claude-", "").replaceAll("-", " ");
 
 export const clock = (when = Date.now()) => new Date(when).toLocaleTimeString("en-GB");
-// A time of the host's, by this device's clock.
+// by this device's clock
 export const theirs = (when, more = 0) => clock(Date.parse(when) + 1e3 * more - me.clockOff);
 export const minute = (when) => clock(when).slice(0, 5);
 

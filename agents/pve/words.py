@@ -45,6 +45,11 @@ OUTCOMES = {
     ID_REUSED: "id-reused",
 }
 
+STOPPED = "stopped"
+ELSEWHERE = "elsewhere"  # stopped on this host, and another node has the VM's configuration: it may run there
+WITHOUT_PROCESS = (STOPPED, ELSEWHERE)  # the states in which no QEMU of the VM is on this host
+MOVED_CODES = ("other-node", "moved")  # the verdicts that name the node which has it
+
 STORAGE_HUNG = "storage-hung"  # the verdict that refuses reset and cycle, and the only one that `anyway=` can name
 
 CLAIM_SECONDS = 5.0  # until a job that was started must have claimed its id

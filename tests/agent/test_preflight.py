@@ -230,14 +230,18 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
 # --- a second word ---
 
 
-def test_status_names_the_node_that_has_the_vm(world: World) -> None:
-    """Stopped here is not stopped: no start is advised where another node has it."""
+def test_a_vm_that_was_moved_is_elsewhere_and_not_stopped(world: World) -> None:
+    """Another node has it and may run it: no start is advised, the node is named, and `if=` takes the word."""
     execute(world, "stop")
     moved(world)
-    for verb in ("status", "forensics"):
-        verdict = execute(world, verb).trailer["verdict"]
+    for line, code in (("status", 0), ("forensics", 0), ("start", 12), ("stop if=elsewhere", 12)):
+        answer = execute(world, line)
+        verdict = answer.trailer["verdict"]
+        assert (answer.code, answer.trailer["state"]) == (code, "elsewhere")
         assert (verdict["code"], verdict["advice"]) == ("other-node", "")
         assert "pve2" in verdict["sentence"]
+    assert execute(world, "status").stdout.startswith("elsewhere: on node pve2")
+    assert execute(world, "stop if=running").trailer["verdict"]["code"] == "state-differs"
 
 
 def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:

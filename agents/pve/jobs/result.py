@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from ..words import OUTCOMES
+from ..words import ELSEWHERE, MOVED_CODES, OUTCOMES, STOPPED
 
 SENTENCE_CHARS = 200
 
@@ -31,9 +31,9 @@ def _limited(sentence: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """How a verb ended. `state`: see vmstate.conclude. `last`: the newest job that got past its preconditions, None
-    where it was not looked at. `anyway`: the code by which a person can lift this refusal. `seconds`: how long the verb
-    took."""
+    """How a verb ended. `state`: see vmstate.conclude; `elsewhere` where the verdict names the node that has the VM.
+    `last`: the newest job that got past its preconditions, None where it was not looked at. `anyway`: the code by which
+    a person can lift this refusal. `seconds`: how long the verb took."""
 
     exit_code: int
     state: str = "unknown"
@@ -46,6 +46,10 @@ class Result:
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     extra: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.state == STOPPED and self.verdict is not None and self.verdict.code in MOVED_CODES:
+            object.__setattr__(self, "state", ELSEWHERE)
 
     @property
     def outcome(self) -> str:

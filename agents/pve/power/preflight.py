@@ -13,6 +13,7 @@ from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, conclude, counted_processes, describe_leftovers, has_process, in_time, leftovers
 from ..jobs.job import Job
+from ..words import WITHOUT_PROCESS
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refused
 
 QM_SECONDS = 8.0
@@ -120,7 +121,7 @@ def as_expected(job: Job, facts: Facts, if_state: str, if_last: str) -> None:
         exists = _second_word(job)
     if if_state and exists is None:
         job.warnings.append("the host could not determine whether the VM runs, so if_state was not checked")
-    elif if_state and exists != (if_state != "stopped"):
+    elif if_state and exists == (if_state in WITHOUT_PROCESS):
         raise refused("state-differs", f"the VM is {conclude(facts)} now, not {if_state}; look again", "status")
     last = job.memory.last
     if if_last and last != if_last:

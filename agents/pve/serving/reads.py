@@ -23,7 +23,7 @@ from ..jobs.history import entries, older_entries, table, whole_job
 from ..jobs.mutex import Lock
 from ..jobs.result import Result, Verdict
 from ..jobs.store import Memory
-from ..words import DEADLINE, DEADLINES, DONE, FAILED, VERSION
+from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, FAILED, VERSION
 
 Message = dict[str, object]
 
@@ -54,11 +54,13 @@ def _status(host: Host) -> Iterator[Message]:
     began, facts = time.monotonic(), Facts()
     for facts in observing(host):
         yield {"type": "facts", **asdict(facts)}
-    yield output(f"{conclude(facts)}: {sources(facts)}")
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
     elsewhere = cluster_view(host, seconds) if conclude(facts) == "stopped" and seconds > 0 else NOT_ASKED
     owners = [f"held by {holder}" for holder in flock_holders(host)] if conclude(facts) == "stopped" else []
-    yield result_message(status_result(host, facts, DONE, elsewhere, tuple(owners)))
+    result = status_result(host, facts, DONE, elsewhere, tuple(owners))
+    seen = f"on node {elsewhere.node}; here {sources(facts)}" if result.state == ELSEWHERE else sources(facts)
+    yield output(f"{result.state}: {seen}")
+    yield result_message(result)
 
 
 def status_result(
