@@ -15,7 +15,7 @@ import pytest
 from breakglass.agents.pve.host.files import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, processes
+from ..support.agent import Session, execute, journal_of, processes
 from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
 from ..support.stages import memory, until
@@ -69,12 +69,8 @@ HOSTILE = [
 @pytest.fixture
 def journal(world: World) -> Iterator[socket.socket]:
     """The host's /dev/log."""
-    path = world.root / "dev/log"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-        log.bind(str(path))
-        log.setblocking(False)
+    with journal_of(world) as log:
         yield log
-    path.unlink()
 
 
 @pytest.mark.parametrize("line", [*HOSTILE, "x" * 100_000], ids=range(len(HOSTILE) + 1))

@@ -2,7 +2,9 @@
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,10 +19,17 @@ from breakglass.agents.pve.jobs.mutex import Lock
 from breakglass.agents.pve.jobs.store import KEEP_JOBS, Record
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, processes, set_constants
+from ..support.agent import Session, constants_set, execute, journal_of, processes, set_constants
 from ..support.stages import at_qm, memory, until
 
 DAY = 24 * 3600
+
+
+@pytest.fixture
+def journal(world: World) -> Iterator[socket.socket]:
+    """The host's /dev/log."""
+    with journal_of(world) as log:
+        yield log
 
 
 @pytest.fixture
@@ -116,6 +125,53 @@ def test_a_picture_over_two_mebibytes_is_not_kept(world: World) -> None:
     assert not memory(world, "jobs/big-picture/screen.png").exists()
 
 
+# --- tidying up ---
+
+
+def earlier_jobs(world: World, count: int) -> list[Path]:
+    """Have the host remember jobs of a minute ago, each of which has an output."""
+    jobs = []
+    for number in range(count):
+        job = memory(world, "jobs", f"earlier-{number:04}")
+        job.mkdir(parents=True)
+        record = Record(job.name, "forensics", "x", "", "2026-01-01", boottime() - 60 + number / 100, "n", 1, 0)
+        (job / "request.json").write_text(json.dumps(vars(record)))
+        (job / "result.json").write_text('{"outcome": "done"}')
+        (job / "output").write_text("")
+        jobs.append(job)
+    return jobs
+
+
+def logged(journal: socket.socket, world: World, job_id: str) -> list[str]:
+    """Return the journal's lines from the start of a job to the end of its process, which tidies up last."""
+    until(lambda: memory(world, "jobs", job_id, "result.json").exists(), "the result")
+    until(lambda: not processes(world, job_id), "the end of the tidying")
+    lines = []
+    while select.select([journal], [], [], 0)[0]:
+        lines.append(journal.recv(65536).decode())
+    return lines
+
+
+def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socket.socket) -> None:
+    """A result without an outcome is one job like another: /run is tidied, and the job is archived."""
+    damaged = earlier_jobs(world, KEEP_JOBS + 3)[-1]
+    (damaged / "result.json").write_text("{}")
+    job_id = execute(world, "reset").trailer["job"]
+    assert [line for line in logged(journal, world, job_id) if "Error" in line] == []
+    assert len(list(memory(world, "jobs").glob("earlier-*/output"))) == KEEP_JOBS - 1
+    assert (world.root / f"var/lib/breakglass/{VMID}/jobs" / job_id / "result.json").exists()
+
+
+def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
+    """Nobody waits for that process: it says what went wrong, briefly, and goes on with the archive."""
+    defect = 'def prune(memory):\n    raise KeyError("x" * 5000)\n\n\nfind("Memory").prune = prune'
+    with constants_set(world, defect):
+        job_id = execute(world, "reset").trailer["job"]
+    [line] = [line for line in logged(journal, world, job_id) if "tidy_run: KeyError" in line]
+    assert len(line) < 500
+    assert (world.root / f"var/lib/breakglass/{VMID}/jobs" / job_id / "result.json").exists()
+
+
 # --- a crash of the host ---
 
 
@@ -179,14 +235,7 @@ def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
     memory(world).mkdir(parents=True)
     stuck = Lock(host, "archive.lock")
     assert stuck.take("archive")  # a record lock: this process is the one that is stuck
-    begun = boottime() - 60
-    for number in range(KEEP_JOBS + 3):
-        job = memory(world, "jobs", f"earlier-{number:04}")
-        job.mkdir(parents=True)
-        record = Record(job.name, "forensics", "x", "", "2026-01-01", begun + number, "n", 1, 0)
-        (job / "request.json").write_text(json.dumps(vars(record)))
-        (job / "result.json").write_text('{"outcome": "done"}')
-        (job / "output").write_text("")
+    earlier_jobs(world, KEEP_JOBS + 3)
     try:
         job_id = execute(world, "reset").trailer["job"]
         until(lambda: not processes(world, job_id), "the end of the tidying")

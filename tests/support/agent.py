@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -67,7 +68,19 @@ def processes(world: World, job_id: str) -> list[int]:
     """Return the pids of a job's processes, the one that stands by first, as the host itself looks for them."""
     memory = Memory(Host(VMID, str(world.root)))
     record = memory.record(job_id)
-    return memory.processes(record) if record else []
+    assert record, f"{job_id} is no job"  # so that none of its processes is never said of a job that was not seen
+    return memory.processes(record)
+
+
+@contextmanager
+def journal_of(world: World) -> Iterator[socket.socket]:
+    """Be the host's /dev/log."""
+    path = world.root / "dev/log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(path))
+        log.setblocking(False)
+        yield log
+    path.unlink()
 
 
 def hasten(world: World) -> None:

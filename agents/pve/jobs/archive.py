@@ -23,6 +23,7 @@ NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.jso
 KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
 KEEP_BYTES = 256 * 1024 * 1024
 SLOW_SECONDS = 2.0
+LOG_CHARS = 300
 
 
 def archive_begun(host: Host, memory: Memory, record: Record) -> None:
@@ -42,10 +43,21 @@ def archive_begun(host: Host, memory: Memory, record: Record) -> None:
 
 
 def archive_finished(host: Host, memory: Memory) -> None:
-    """Tidy /run, whatever the disk does; then the archive, and copy what is not copied yet. There one process at a
-    time, as above."""
+    """Tidy up, in a process that nobody waits for: what goes wrong is said in the journal, or nobody would know."""
     os.nice(10)
+    for tidy in (_tidy_run, _tidy_archive):
+        try:
+            tidy(host, memory)
+        except Exception as error:  # of a damaged file, or a defect; the other one is tidied all the same
+            host.log(f"{tidy.__name__.strip('_')}: {type(error).__name__}: {error}"[:LOG_CHARS])
+
+
+def _tidy_run(host: Host, memory: Memory) -> None:
     memory.prune()
+
+
+def _tidy_archive(host: Host, memory: Memory) -> None:
+    """Prune the archive, and copy what is not copied yet; one process at a time, as above."""
     lock = Lock(host, "archive.lock")
     if not lock.take("archive"):
         return

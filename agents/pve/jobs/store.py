@@ -196,7 +196,7 @@ class Memory:
             result = self.result(record.id)
             if result is None and self.alive(record):
                 continue
-            ran += result is None or result["outcome"] not in ("busy", "refused")
+            ran += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged one counts
             if now - record.boottime > KEEP_IDS:
                 remove_flat(self.job(record.id))
             elif ran > KEEP_JOBS:
