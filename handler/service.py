@@ -1,7 +1,6 @@
 """What the routes share: the configuration in force, the roads to the hosts, the verbs under way, and how it all is."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -9,12 +8,13 @@ from typing import Any, TypeVar
 
 from . import audit
 from .agents.pve.words import VERSION
-from .chat.service import Chatting
+from .chat.service import ChatService
 from .config.model import Config, Vm, is_vm_name
 from .errors import ConfigError, Problem, listed
 from .proxmox.host import Host
 from .proxmox.outcome import Asked, Message, Unreached
 from .proxmox.run import Run, SentIds
+from .threads import run_in_thread
 from .web.bodies import PveRequest
 
 READ_SECONDS = 10.0  # for the configuration and its files
@@ -34,7 +34,7 @@ class Service:
         self.config = config
         self.stopping = asyncio.Event()
         self.hung_up = asyncio.Event()
-        self.chatting = Chatting()
+        self.chatting = ChatService()
         self._load = load
         self._rejected_since: float | None = None
         self._hosts: dict[str, Host] = {}
@@ -72,7 +72,7 @@ class Service:
             await self.hung_up.wait()
             self.hung_up.clear()  # one that comes from here on asks for another reading
             try:
-                config = await in_thread(self._load, READ_SECONDS)
+                config = await run_in_thread(self._load, READ_SECONDS)
             except Exception as error:  # whatever it is, the configuration that works stays
                 self._reject(error)
             else:
@@ -153,35 +153,6 @@ class Service:
         host = self._hosts[vm.name]
         at = _spelled(host.since) if host.since else None
         return {"name": vm.name, "vmid": vm.vmid, "proxmox": host.health, "since": at}
-
-
-async def in_thread(call: Load, seconds: float) -> Config:
-    """Return what `call` returns in a thread of its own. Nothing waits for that thread after `seconds`, not even the
-    end of the process: a file system may hang."""
-    loop, found = asyncio.get_running_loop(), asyncio.Future[Config]()
-
-    def settle(config: Config | None, error: Exception | None) -> None:
-        if found.done():
-            return
-        if config is not None:
-            found.set_result(config)
-        else:
-            found.set_exception(error or RuntimeError("no configuration"))
-
-    def work() -> None:
-        config, failed = None, None
-        try:
-            config = call()
-        except Exception as error:
-            failed = error
-        try:
-            loop.call_soon_threadsafe(settle, config, failed)
-        except RuntimeError:  # the loop has ended
-            pass
-
-    threading.Thread(target=work, name="reload", daemon=True).start()
-    async with asyncio.timeout(seconds):
-        return await found
 
 
 def _spelled(at: float) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..claude.eventlog import append, hold
+from ..claude.eventlog import append, try_lock
 from ..claude.events import Event
 from ..errors import SessionsUnwritable
 from .sessions import LIFETIME
@@ -33,7 +33,7 @@ class Store:
         self._turns, self._locks, self._work = (self._root / name for name in ("turns", "locks", "work"))
         self._pruned = 0.0
 
-    def place(self, caller: str, turn: str) -> Path:
+    def turn_dir(self, caller: str, turn: str) -> Path:
         """Return where a turn is or would be; another caller's turn of that id is elsewhere."""
         return self._turns / hashlib.sha256(f"{caller}\n{turn}".encode()).hexdigest()[:32]
 
@@ -49,43 +49,43 @@ class Store:
         if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
             raise SessionsUnwritable(f"sessions.dir has less than {ROOM_BYTES >> 20} MiB left", "make room there")
 
-    def claim(self, place: Path, about: dict[str, str], first: Event) -> int | None:
+    def claim(self, turn_dir: Path, metadata: dict[str, str], first: Event) -> int | None:
         """Return the held descriptor of a new turn's log, or None when the turn is there already."""
-        if place.exists():
+        if turn_dir.exists():
             return None
         self.ready()
         try:
-            return self._claim(place, about, first)
+            return self._claim(turn_dir, metadata, first)
         except OSError as error:
             raise _unwritable(error) from None
 
-    def _claim(self, place: Path, about: dict[str, str], first: Event) -> int | None:
+    def _claim(self, turn_dir: Path, metadata: dict[str, str], first: Event) -> int | None:
         new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._turns))
         log = os.open(new / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            hold(log)
-            (new / "about.json").write_text(json.dumps(about))
+            try_lock(log)
+            (new / "about.json").write_text(json.dumps(metadata))
             append(log, [first])
-            new.rename(place)
+            new.rename(turn_dir)
         except BaseException as error:
             os.close(log)
             shutil.rmtree(new, ignore_errors=True)
-            if isinstance(error, OSError) and place.exists():  # another replica was first
+            if isinstance(error, OSError) and turn_dir.exists():  # another replica was first
                 return None
             raise
         return log
 
-    def about(self, place: Path) -> dict[str, str] | None:
-        """Return what a turn was begun with, or None when there is no such turn."""
+    def metadata(self, turn_dir: Path) -> dict[str, str] | None:
+        """Return what is kept about a turn beside its events, or None when there is no such turn."""
         try:
-            found = json.loads((place / "about.json").read_text())
+            found = json.loads((turn_dir / "about.json").read_text())
         except FileNotFoundError:
             return None
         return {str(key): str(value) for key, value in found.items()}
 
-    def cancel(self, place: Path) -> None:
+    def cancel(self, turn_dir: Path) -> None:
         """Ask whoever runs a turn to stop it."""
-        (place / "cancel").touch(0o600)
+        (turn_dir / "cancel").touch(0o600)
 
     def lock(self, sid: str) -> int | None:
         """Return the held lock of a session, or None when a turn of it is under way somewhere."""
@@ -112,21 +112,21 @@ class Store:
             return []
         return [*kept["open"], *({"verb": each["verb"], "job": each["job"]} for each in found)]
 
-    def note(self, lock: int, place: Path, still_open: Sequence[Mapping[str, str]]) -> None:
+    def note(self, lock: int, turn_dir: Path, still_open: Sequence[Mapping[str, str]]) -> None:
         """Write into a session's lock which turn is its last, and which proposals before it are open."""
-        kept = {"turn": place.name, "open": [dict(each) for each in still_open]}
+        kept = {"turn": turn_dir.name, "open": [dict(each) for each in still_open]}
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(kept).encode(), 0)
 
-    def work(self, place: Path) -> Path:
+    def work(self, turn_dir: Path) -> Path:
         """Return a new directory for a turn's process."""
-        path = self._work / place.name
+        path = self._work / turn_dir.name
         path.mkdir(0o700)
         return path
 
-    def tidy(self, place: Path) -> None:
+    def tidy(self, turn_dir: Path) -> None:
         """Forget what a turn's process needed."""
-        shutil.rmtree(self._work / place.name, ignore_errors=True)
+        shutil.rmtree(self._work / turn_dir.name, ignore_errors=True)
 
     def prune(self) -> None:
         """Forget what is older than a day and in nobody's hands; now and then."""
@@ -134,10 +134,10 @@ class Store:
         if now - self._pruned < PRUNE_SECONDS:
             return
         self._pruned = now
-        for place in self._turns.iterdir():
-            if _idle(place / "log", now):
-                shutil.rmtree(place, ignore_errors=True)
-                self.tidy(place)
+        for turn_dir in self._turns.iterdir():
+            if _idle(turn_dir / "log", now):
+                shutil.rmtree(turn_dir, ignore_errors=True)
+                self.tidy(turn_dir)
         for lock in self._locks.iterdir():
             if _idle(lock, now):
                 lock.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def _idle(path: Path, now: float) -> bool:
     except FileNotFoundError:
         return now - path.parent.stat().st_mtime > KEEP_SECONDS
     try:
-        return hold(fd)
+        return try_lock(fd)
     finally:
         os.close(fd)
 

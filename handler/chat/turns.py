@@ -1,24 +1,30 @@
 """Turns: begun once, run by a process of their own, watched by reading their log.
 
-Decides nothing about claude: that is `command.py`; nothing about who may: that is the route. A client only ever reads a
-file, so a slow or vanished one holds up nobody, and another replica can serve it as well.
+`command.py` decides how claude runs, and the route decides who may chat. A client only reads a file, so a slow client
+delays no other, and another replica can serve it as well.
 """
 
 import asyncio
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from ..auth.signing import Signed
+from ..claude.command import TurnRequest
 from ..claude.eventlog import Reader, ending, finish, read_on
 from ..claude.events import encoded
-from ..config.model import ChatSettings
-from ..errors import BreakglassError, SessionsUnwritable
-from ..threads import Disk
-from .launch import Ask, Started, launch
+from ..claude.runner import CANCEL, STOP
+from ..config.model import ChatSettings, Vm
+from ..errors import BreakglassError, IdReused, SessionsUnwritable
+from ..web.bodies import ChatRequest
+from .launch import Started, launch
+from .proposals import Read
+from .sessions_disk import SessionsDisk
 from .store import Store
+from .turn_requests import build_turn_request, prepend_outcomes
 
 Words = tuple[str, str, str]  # code, message, hint of an `error` event
 
@@ -36,18 +42,25 @@ _UNREADABLE = ("claude-crashed", "the turn's events can't be read: sessions.dir 
 
 
 class Running:
-    """A turn whose runner is ours. `news` is set, and replaced, whenever the log has grown or the runner has ended."""
+    """A turn whose runner this handler started. `news` is set, and replaced, when the log grows or the runner ends."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, ended: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        metadata: dict[str, str],
+        process: subprocess.Popen[bytes],
+        control: socket.socket,
+        on_end: Callable[[], object],
+    ) -> None:
+        self.metadata = metadata
         self.process = process
         self.news = asyncio.Event()
         self.over = asyncio.Event()
         self._control = control
-        self._ended = ended
+        self._on_end = on_end
         control.setblocking(False)
-        asyncio.get_running_loop().add_reader(control, self._heard)
+        asyncio.get_running_loop().add_reader(control, self._read_control)
 
-    def _heard(self) -> None:
+    def _read_control(self) -> None:
         try:
             word = self._control.recv(4096)
         except BlockingIOError:
@@ -57,27 +70,34 @@ class Running:
         if not word:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
-            self._ended()
-        self.tell()
+            self._on_end()
+        self.notify()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         news, self.news = self.news, asyncio.Event()
         news.set()
 
     def stop(self) -> None:
-        """Have the turn ended in a hurry, because the handler is stopping."""
+        """End the turn quickly, because the handler is stopping."""
+        self._send(STOP)
+
+    def cancel(self) -> None:
+        """End the turn on request. This needs no disk."""
+        self._send(CANCEL)
+
+    def _send(self, word: bytes) -> None:
         try:
-            self._control.send(b"s")
-        except OSError:
+            self._control.send(word)
+        except OSError:  # the runner has ended
             pass
 
 
 class Chat:
     """The turns of this handler; `use` gives it the settings in force."""
 
-    def __init__(self, settings: ChatSettings, disk: Disk) -> None:
+    def __init__(self, settings: ChatSettings, disk: SessionsDisk) -> None:
         self.running: dict[Path, Running] = {}
-        self._disk = disk
+        self.disk = disk
         self._starting = 0
         self._tasks: set[asyncio.Task[object]] = set()
         self._stop_at: float | None = None
@@ -91,34 +111,64 @@ class Chat:
     async def prepare(self) -> None:
         """Make the directories, so that it can be tried who reaches them; where that fails, each turn will say so."""
         try:
-            await self._disk.run(self.store.ready)
+            await self.disk.run(self.store.ready)
         except BreakglassError:
             pass
 
-    async def begin(self, ask: Ask) -> Path:
-        """Begin a turn, unless it was begun before; return its place. Raises SessionsUnwritable."""
-        return await asyncio.shield(self._keep(self._begin(ask, self.store)))
+    def build_request(
+        self, body: ChatRequest, signed: Signed, keys: Sequence[str], now: float, choose_vm: Callable[[str], Vm]
+    ) -> TurnRequest:
+        """Return the turn that a body asks for; raise SessionInvalid, and what `choose_vm` raises."""
+        return build_turn_request(body, signed, keys, now, choose_vm)
 
-    async def _begin(self, ask: Ask, store: Store) -> Path:
-        place = store.place(ask.caller, ask.turn)
+    async def request(self, request: TurnRequest, read: Read) -> Path:
+        """Begin a turn, or find the one that has its id; return its directory. Raises IdReused, SessionsUnwritable.
+
+        `read` asks the VM's host what became of the session's proposals.
+        """
+        turn_dir = self.store.turn_dir(request.caller, request.turn)
+        if request.resume and await self.metadata(turn_dir) is None:
+            proposals = await self._read(self.store.proposals, request.sid)
+            request = await prepend_outcomes(request, read, proposals)
+        turn_dir = await self.begin(request)
+        metadata = await self.metadata(turn_dir)
+        if metadata is not None and metadata["digest"] != request.digest:
+            raise IdReused("this id already belongs to another turn", "use a new id", reached=False)
+        return turn_dir
+
+    async def begin(self, request: TurnRequest) -> Path:
+        """Begin a turn, unless it was begun before; return its directory. Raises SessionsUnwritable."""
+        return await asyncio.shield(self._track(self._begin(request, self.store)))
+
+    async def _begin(self, request: TurnRequest, store: Store) -> Path:
+        turn_dir = store.turn_dir(request.caller, request.turn)
         await self._room()
         refusal = self._refusal()
         self._starting += 1
         try:  # one call, so that one that is given up leaves no turn half begun
-            too_late = partial(self._run, store, place, stop=True)
-            call = self._disk.run(launch, self.settings, store, ask, place, refusal, late=too_late)
-            self._run(store, place, await call)
+            add = partial(self._add, store, turn_dir, request.metadata)
+            call = self.disk.run(
+                launch, self.settings, store, request, turn_dir, refusal, late=partial(add, too_late=True)
+            )
+            add(await call)
         finally:
             self._starting -= 1
-        self._disk.later(store.prune)
-        return place
+        self.disk.later(store.prune)
+        return turn_dir
 
-    def _run(self, store: Store, place: Path, started: Started | None, stop: bool = False) -> None:
-        """Keep a runner, or have it ended where the one who asked was told that nothing was begun."""
+    def _add(
+        self,
+        store: Store,
+        turn_dir: Path,
+        metadata: dict[str, str],
+        started: Started | None,
+        too_late: bool = False,
+    ) -> None:
+        """Keep a runner. One that began too late is stopped: its caller was told that nothing was begun."""
         if started is not None:
-            self.running[place] = Running(*started, lambda: self._keep(self._ended(store, place)))
-            if stop:
-                self.running[place].stop()
+            self.running[turn_dir] = Running(metadata, *started, lambda: self._track(self._collect(store, turn_dir)))
+            if too_late:
+                self.running[turn_dir].stop()
 
     async def _room(self) -> None:
         """Give a turn whose `done` was read already the moment that its process takes to end."""
@@ -137,25 +187,25 @@ class Chat:
             return "busy", f"this handler runs its {most} turns already", "send it with a new id in a moment"
         return None
 
-    def _keep(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+    def _track(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ended(self, store: Store, place: Path) -> None:
+    async def _collect(self, store: Store, turn_dir: Path) -> None:
         """Collect a runner that has ended; where it was killed, write the ending that it could not."""
-        running = self.running[place]
+        running = self.running[turn_dir]
         try:
-            await self._disk.run(running.process.wait)
-            await self._disk.run(finish, str(place / "log"), *_KILLED)
-            await self._disk.run(store.tidy, place)
+            await self.disk.run(running.process.wait)
+            await self.disk.run(finish, str(turn_dir / "log"), *_KILLED)
+            await self.disk.run(store.tidy, turn_dir)
         except (OSError, BreakglassError):  # whoever attaches tries again
             pass
         finally:
-            del self.running[place]
+            del self.running[turn_dir]
             running.over.set()
-            running.tell()
+            running.notify()
 
     async def stop(self) -> None:
         """End every turn of ours, and every stream."""
@@ -170,43 +220,44 @@ class Chat:
         except TimeoutError:  # the runner goes on without us, and writes the ending
             pass
 
-    async def proposals(self, sid: str) -> list[dict[str, str]]:
-        """Return what a session's turns proposed and claude was not told the end of."""
-        return await self._kept(self.store.proposals, sid)
+    async def metadata(self, turn_dir: Path) -> dict[str, str] | None:
+        """Return what is kept about a turn beside its events, or None when there is no such turn."""
+        running = self.running.get(turn_dir)
+        return running.metadata if running is not None else await self._read(self.store.metadata, turn_dir)
 
-    async def about(self, place: Path) -> dict[str, str] | None:
-        """Return what a turn was begun with, or None when there is no such turn."""
-        return await self._kept(self.store.about, place)
+    async def cancel(self, turn_dir: Path) -> None:
+        """Stop a turn, whichever replica runs it. One of this handler's stops even when sessions.dir hangs."""
+        running = self.running.get(turn_dir)
+        if running is not None:
+            running.cancel()
+        else:
+            await self._read(self.store.cancel, turn_dir)
 
-    async def cancel(self, place: Path) -> None:
-        """Stop a turn, whichever replica runs it."""
-        await self._kept(self.store.cancel, place)
-
-    async def _kept(self, call: Callable[..., T], *arguments: object) -> T:
-        """Return what was kept; a disk that is broken has its answer, too."""
+    async def _read(self, call: Callable[..., T], *arguments: object) -> T:
+        """Return what a call to the store returns; raise SessionsUnwritable also for a broken disk."""
         try:
-            return await self._disk.run(call, *arguments)
+            return await self.disk.run(call, *arguments)
         except OSError as error:
             raise SessionsUnwritable(f"sessions.dir can't be used: {error}", "see that directory") from None
 
     # --- watching ---
 
-    async def follow(self, place: Path, after: int) -> AsyncIterator[bytes]:
+    async def follow(self, turn_dir: Path, after: int) -> AsyncIterator[bytes]:
         """Yield a turn's lines from event `after` + 1 on, and pings while there are none; the last line is `done`."""
         reader = Reader(-1, after)
         try:
-            async for lines in self._lines(place, reader):
+            async for lines in self._lines(turn_dir, reader):
                 yield lines
         except (OSError, BreakglassError):
             yield _last(_UNREADABLE, max(reader.number, after))
 
-    async def _lines(self, place: Path, reader: Reader) -> AsyncIterator[bytes]:
+    async def _lines(self, turn_dir: Path, reader: Reader) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
         spoke = grew = clock()
         while not reader.ended:
-            running = self.running.get(place)
+            running = self.running.get(turn_dir)
             news = running.news if running is not None else None  # before the look, so that none is missed
-            lines = await self._disk.run(read_on, str(place / "log"), reader)
+            lines = await self.disk.run(read_on, str(turn_dir / "log"), reader)
             if lines:
                 grew = spoke = clock()
                 yield lines
@@ -220,7 +271,7 @@ class Chat:
             await _wait(news)
             if running is None and clock() - grew > DEAD_SECONDS:
                 grew = clock()
-                await self._disk.run(finish, str(place / "log"), *_KILLED)
+                await self.disk.run(finish, str(turn_dir / "log"), *_KILLED)
 
 
 async def _wait(news: asyncio.Event | None) -> None:

@@ -1,7 +1,5 @@
 """Claude's brief: `agents/breakglass.md` and what holds for one VM, as what `--agents` takes; and the rules for its
-tools. An allow list, for a deny list leaks. Pure."""
-
-from collections.abc import Mapping
+tools. It is an allow list, because a deny list leaks. Pure."""
 
 from ..config.model import Vm
 from ..verbs import VERBS
@@ -23,11 +21,11 @@ def agent(text: str, vm: Vm) -> dict[str, dict[str, object]]:
     _, front, brief = text.split("---\n", 2)
     fields = dict(line.split(": ", 1) for line in front.splitlines())
     tools = fields["tools"].split(", ")
-    prompt = f"{brief.strip()}\n\n## This VM\n\n{about(vm)}\n"
+    prompt = f"{brief.strip()}\n\n## This VM\n\n{describe_vm(vm)}\n"
     return {fields["name"]: {"description": fields["description"], "prompt": prompt, "tools": tools}}
 
 
-def about(vm: Vm) -> str:
+def describe_vm(vm: Vm) -> str:
     """Return what claude can reach of this VM, in its own words."""
     lines = [f'It is "{vm.name}", number {vm.vmid} on its Proxmox host.']
     if not vm.agent_key:
@@ -46,16 +44,3 @@ def rules(vm: Vm) -> list[str]:
     verbs = [*_READING, *(name for name, verb in VERBS.items() if verb.mutating)]
     allowed = [f"Bash(pve {verb})" for verb in verbs] + ["Bash(pve job:*)"]
     return allowed + ([f"Bash({vm.name}:*)"] if vm.guest else [])
-
-
-def approval(tool_name: str, tool_input: Mapping[str, object], ok: bool, text: str) -> str | None:
-    """Return the verb that a tool call asks approval for: it ran exactly `pve VERB`, and the host ended that with exit
-    16. What some other command prints is no such request."""
-    command = tool_input.get("command")
-    if tool_name != "Bash" or ok or not isinstance(command, str):
-        return None
-    program, _, verb = command.strip().partition(" ")
-    if program != "pve" or verb not in VERBS or not VERBS[verb].mutating:
-        return None
-    first, *rest = text.splitlines() or [""]
-    return verb if first == "Exit code 16" and f"approval-required: {verb}" in rest else None

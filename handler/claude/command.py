@@ -1,4 +1,4 @@
-"""The one way that claude is started: which words, which environment, which files around it, as whom.
+"""The one way that claude is started: its arguments, its environment, the files around it, its user.
 
 It works with an API key, an auth token and an OAuth token alike, and takes nothing from disk but what is written here.
 The prompt goes in on standard input: an argument could be a flag, and `ps` would show it. Measured with CLI 2.1.331.
@@ -9,16 +9,15 @@ import json
 import os
 import pwd
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from ..config.model import ChatSettings, Vm
+from ..proxmox.connect import public_key
 from . import brief, ssh_files
-from .brief import approval
-
-__all__ = ["Launch", "Turn", "account", "approval", "command"]
+from .runner_job import RunnerJob
 
 BRIEF = files("breakglass.agents") / "breakglass.md"
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -39,7 +38,7 @@ _DEFAULTS = {
     "BASH_MAX_OUTPUT_LENGTH": "20000",
     "LANG": "C.UTF-8",
 }
-# What nobody may: files that a text names, work that goes on after the answer, words to anybody but the model.
+# What an operator may not set: no attached files, no work after the answer, no traffic but to the model.
 _FIXED = {
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
@@ -52,29 +51,23 @@ _FIXED = {
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One turn. `directory` is new, its own, and gone when it has ended; `sid` is a UUID already."""
+class TurnRequest:
+    """A turn that a caller may begin. `sid`, a UUID, is new, or that of the session that `resume` continues."""
 
-    sid: str
-    resume: bool
-    vm: Vm
+    turn: str
     caller: str
+    vm: Vm
     prompt: str
-    directory: Path
+    sid: str
+    resume: bool = False
+    token: str = ""
+    digest: str = ""
+    still_open: Sequence[Mapping[str, str]] = ()  # proposals of earlier turns
 
-
-@dataclass(frozen=True)
-class Launch:
-    """What to start. `uid` and `gid` are None where claude runs as ourselves. When there is an `agent_key`, an agent
-    that holds it is to listen on `agent_socket` (ssh_agent.py)."""
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str] = field(repr=False)
-    cwd: Path
-    uid: int | None
-    gid: int | None
-    agent_key: str = field(default="", repr=False)
-    agent_socket: str = ""
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Return what is kept about the turn beside its events."""
+        return {"vm": self.vm.name, "sid": self.sid, "digest": self.digest}
 
 
 def account(settings: ChatSettings) -> tuple[int | None, int | None]:
@@ -89,35 +82,45 @@ def account(settings: ChatSettings) -> tuple[int | None, int | None]:
     return (None, None) if entry.pw_uid == os.geteuid() else (entry.pw_uid, entry.pw_gid)
 
 
-def command(settings: ChatSettings, turn: Turn) -> Launch:
-    """Return how to start claude for a turn, and write what it needs into the turn's directory.
+def prepare(settings: ChatSettings, request: TurnRequest, directory: Path) -> RunnerJob:
+    """Return how to run claude for a turn, and write what it needs into the turn's own, new directory.
 
     What it may not change is ours and read-only; it owns its transcripts, a directory for scraps, and the socket's.
     Raises OSError when that can't be written, LookupError for a user that is not there, ValueError for a bad key.
     """
     uid, gid = account(settings)
-    here, config = turn.directory, Path(settings.sessions_dir).absolute() / "claude" / turn.sid
-    socket = f"{here}/key/agent"
+    config = Path(settings.sessions_dir).absolute() / "claude" / request.sid
+    socket = f"{directory}/key/agent"
     if len(os.fsencode(socket)) > _SOCKET_BYTES:
         raise OSError(errno.ENAMETOOLONG, "too long for a socket; choose a shorter sessions.dir", socket)
-    _furnish(turn)
+    _write_turn_files(request.vm, directory)
     config.parent.mkdir(0o711, exist_ok=True)
-    for directory in (config, here / _SCRAPS, here / "key"):
-        _give(directory, uid, gid)
-    env = {**_DEFAULTS, **settings.env, **_FIXED, **_own(here, config)}
-    if not turn.vm.agent_key:
-        return Launch(_words(settings, turn), env, here / "cwd", uid, gid)
-    env["SSH_AUTH_SOCK"] = socket
-    return Launch(_words(settings, turn), env, here / "cwd", uid, gid, turn.vm.agent_key, socket)
+    for owned in (config, directory / _SCRAPS, directory / "key"):
+        _make_owned_dir(owned, uid, gid)
+    env = {**_DEFAULTS, **settings.env, **_FIXED, **_own(directory, config)}
+    if request.vm.agent_key:
+        env["SSH_AUTH_SOCK"] = socket
+    return RunnerJob(
+        argv=_arguments(settings, request, directory),
+        env=env,
+        cwd=str(directory / "cwd"),
+        prompt=request.prompt,
+        vm=request.vm.name,
+        uid=uid,
+        gid=gid,
+        agent_key=request.vm.agent_key,
+        agent_socket=socket,
+        turn_seconds=settings.turn_seconds,
+    )
 
 
-def _words(settings: ChatSettings, turn: Turn) -> tuple[str, ...]:
+def _arguments(settings: ChatSettings, request: TurnRequest, directory: Path) -> tuple[str, ...]:
     """Return the command line. The program is found on our PATH, for claude's own is another."""
     program = shutil.which(settings.command) or settings.command
-    rules = brief.rules(turn.vm)
+    rules = brief.rules(request.vm)
     allowed = (f"--allowedTools={','.join(rules)}",) if rules else ()
-    which = f"--resume={turn.sid}" if turn.resume else f"--session-id={turn.sid}"
-    return (program, *_FLAGS, f"--agents={turn.directory}/agents.json", f"--agent={brief.AGENT}", *allowed, which)
+    which = f"--resume={request.sid}" if request.resume else f"--session-id={request.sid}"
+    return (program, *_FLAGS, f"--agents={directory}/agents.json", f"--agent={brief.AGENT}", *allowed, which)
 
 
 def _own(here: Path, config: Path) -> dict[str, str]:
@@ -130,32 +133,30 @@ def _own(here: Path, config: Path) -> dict[str, str]:
     }
 
 
-def _furnish(turn: Turn) -> None:
+def _write_turn_files(vm: Vm, directory: Path) -> None:
     """Write what claude may read and not change, and an empty directory for it to be in."""
-    agents = json.dumps(brief.agent(BRIEF.read_text(encoding="utf-8"), turn.vm))
-    made = ssh_files.files(turn.vm, _public_key(turn.vm), str(turn.directory))
+    agents = json.dumps(brief.agent(BRIEF.read_text(encoding="utf-8"), vm))
+    made = ssh_files.files(vm, _public_key(vm), str(directory))
     for name, (text, mode) in {**made, "agents.json": (agents, 0o444)}.items():
-        path = turn.directory / name
+        path = directory / name
         path.parent.mkdir(0o755, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         path.chmod(mode)
-    (turn.directory / "cwd").mkdir(0o555)
-    turn.directory.chmod(0o711)
+    (directory / "cwd").mkdir(0o555)
+    directory.chmod(0o711)
 
 
 def _public_key(vm: Vm) -> str:
     if not vm.agent_key:
         return ""
-    from ..proxmox.connect import public_key  # the runner, which needs `approval` alone, does without it
-
     try:
         return public_key(vm.agent_key)
     except ValueError as error:
         raise ValueError(f"vms.{vm.name}.agent_key can't be used: {error}") from None
 
 
-def _give(directory: Path, uid: int | None, gid: int | None) -> None:
-    """Make a directory that is claude's alone."""
+def _make_owned_dir(directory: Path, uid: int | None, gid: int | None) -> None:
+    """Make a directory that only claude's user can enter."""
     directory.mkdir(0o700, exist_ok=True)
     if uid is not None and gid is not None and directory.stat().st_uid != uid:
         os.chown(directory, uid, gid)

@@ -17,13 +17,18 @@ _DONE = re.compile(rb'(?:^|\n)(\{"type":"done",[^\n]*\n)\Z')
 
 
 def append(fd: int, events: Iterable[Event]) -> None:
-    """Write events at the end, in one write where that is possible."""
-    data = memoryview(b"".join(map(encoded, events)))
-    while data:
-        data = data[os.write(fd, data) :]
+    """Write events at the end of a log."""
+    write_all(fd, b"".join(map(encoded, events)))
 
 
-def hold(fd: int) -> bool:
+def write_all(fd: int, data: bytes) -> None:
+    """Write all the data, in one write where that is possible."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def try_lock(fd: int) -> bool:
     """Take the log's flock; tell whether that was possible."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,7 +49,7 @@ def finish(path: str, code: str, message: str, hint: str) -> bool:
     try:
         if has_ended(fd):
             return True
-        if not hold(fd):
+        if not try_lock(fd):
             return False
         reader = Reader(fd, 0)
         while reader.more():

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..verbs import VERBS
 from .failures import End, failure
 
 LINE_BYTES = 16 * 1024 * 1024
@@ -16,8 +17,6 @@ WHY_CHARS = 2000
 
 Event = dict[str, object]
 Table = Mapping[str, Any]
-# tool's name, its input, whether it succeeded, its text: the verb that was proposed with it, or None
-Approval = Callable[[str, Table, bool, str], str | None]
 
 
 class Framer:
@@ -73,8 +72,8 @@ def _finite(text: str) -> float | None:
 class Translator:
     """One turn: claude's lines in, numbered events out. `mint` makes a job id for each proposal."""
 
-    def __init__(self, vm: str, approval: Approval, mint: Callable[[], str], first: int = 1) -> None:
-        self._vm, self._approval, self._mint, self._next = vm, approval, mint, first
+    def __init__(self, vm: str, mint: Callable[[], str], first: int = 1) -> None:
+        self._vm, self._mint, self._next = vm, mint, first
         self._streamed: dict[tuple[str, int], int] = {}  # message, block: the number of its first text event
         self._message = ""  # the message that is streaming
         self._tools: dict[str, tuple[str, Table, str]] = {}  # those without a result: name, input, what was said
@@ -160,7 +159,7 @@ class Translator:
         cut = {"cut": True} if len(raw) > RESULT_BYTES else {}
         shown = raw[:RESULT_BYTES].decode("utf-8", "ignore") if cut else text
         yield self._event("tool_result", id=tool, ok=ok, text=shown, **cut)
-        verb = self._approval(name, given, ok, text)
+        verb = approval(name, given, ok, text)
         if verb is not None:
             why = (said.strip() or _text(given, "description"))[-WHY_CHARS:]
             yield self._event("approval", verb=verb, vm=self._vm, job=self._mint(), why=why)
@@ -208,6 +207,22 @@ _READERS: dict[str, Callable[[Translator, Table], Iterable[Event]]] = {
     "rate_limit_event": Translator._took_limits,
     "system": Translator._system,
 }
+
+
+def approval(tool_name: str, tool_input: Table, ok: bool, text: str) -> str | None:
+    """Return the verb that a tool call asks approval for, or None.
+
+    It asks for one when it ran exactly `pve VERB` and the host ended that with exit 16. The output of any other command
+    is not a request.
+    """
+    command = tool_input.get("command")
+    if tool_name != "Bash" or ok or not isinstance(command, str):
+        return None
+    program, _, verb = command.strip().partition(" ")
+    if program != "pve" or verb not in VERBS or not VERBS[verb].mutating:
+        return None
+    first, *rest = text.splitlines() or [""]
+    return verb if first == "Exit code 16" and f"approval-required: {verb}" in rest else None
 
 
 def _cost(result: Table) -> float:

@@ -1,6 +1,6 @@
-"""What claude's user can get at of ours, found out by trying: a process of that user opens each thing.
+"""Check that claude's user cannot read the handler's files: a process of that user opens each of them.
 
-Modes, groups, ACLs and the file system's own rules are all in that answer, and none of them has to be understood here.
+Modes, groups, ACLs and the file system's own rules all count, and none of them has to be understood here.
 """
 
 import os
@@ -11,7 +11,7 @@ from ..config.model import Config
 from .command import account
 
 SECONDS = 10.0
-# Within reach is a file that can be read, a directory that can be listed or entered, and what lies anywhere below a
+# It prints a file that can be read, a directory that can be listed or entered, and what lies anywhere below a
 # directory that can be written, where it could be replaced. `:` would end the shell where a redirection fails.
 _TRY = """\
 for path do
@@ -28,8 +28,8 @@ true
 """
 
 
-def within_reach(paths: Iterable[str], uid: int, gid: int) -> list[str]:
-    """Return those of the files and directories that a user can read; raise OSError when we can't be that user."""
+def readable_by(paths: Iterable[str], uid: int, gid: int) -> list[str]:
+    """Return the files and directories that a user can read or replace; raise OSError when we can't be that user."""
     command = ["/bin/sh", "-c", _TRY, "sh", *paths]
     tried = subprocess.run(
         command, user=uid, group=gid, extra_groups=(), env={}, cwd="/", capture_output=True, timeout=SECONDS, check=True
@@ -37,20 +37,20 @@ def within_reach(paths: Iterable[str], uid: int, gid: int) -> list[str]:
     return os.fsdecode(tried.stdout).splitlines()
 
 
-def reachable(config: Config) -> str:
-    """Return what claude could reach of the handler's, or nothing when that is nothing, or was allowed aloud."""
+def isolation_fault(config: Config) -> str:
+    """Return why claude is not isolated from the handler; nothing when it is, or when shared_uid allows it."""
     chat = config.chat
     if chat is None or chat.shared_uid:
         return ""
     if not chat.user:
-        return "nobody said which user it runs as"
+        return "chat.user is not set"
     try:
         uid, gid = account(chat)
         if uid is None or gid is None:
             return f"chat.user is {chat.user}, which the handler runs as"
         logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks")]
         files = [*map(os.path.abspath, config.files), *map(os.path.realpath, config.files)]
-        found = within_reach(dict.fromkeys([*files, *logs]), uid, gid)
+        found = readable_by(dict.fromkeys([*files, *logs]), uid, gid)
     except LookupError as error:
         return str(error)
     except (OSError, subprocess.SubprocessError) as error:

@@ -23,39 +23,37 @@ def prctl(option: int, value: int) -> None:
 
 def start(
     argv: Sequence[str], env: Mapping[str, str], cwd: str, ids: tuple[int | None, int | None], fds: tuple[int, int, int]
-) -> int:
-    """Return the pid of a program with `fds` as its standard streams and none of ours; raise OSError when it can't be.
+) -> tuple[int, int]:
+    """Start a program with `fds` as its standard streams and no other descriptor; return its pid and a descriptor.
 
-    It leads a session of its own and dies with us.
+    That descriptor ends without a word once the program runs; before that it may bring the errno of a failure. Reading
+    it can block for as long as a file system hangs. The program leads its own session and dies with this process.
     """
-    said, saying = os.pipe()  # closed by a successful exec
-    ours = os.getpid()
+    status, status_w = os.pipe()  # closed by a successful exec
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            os.close(said)
-            _become(ids, cwd, fds, env)
-            if os.getppid() != ours:
+            os.close(status)
+            _set_up_child(ids, cwd, fds, env)
+            if os.getppid() != parent:
                 os._exit(0)
             os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606  # there is no shell in it
         except BaseException as error:
             number = error.errno if isinstance(error, OSError) and error.errno else 5
-            os.write(saying, str(number).encode())
+            os.write(status_w, str(number).encode())
         finally:
             os._exit(127)
-    os.close(saying)
-    with os.fdopen(said, "rb") as pipe:
-        failed = pipe.read()
-    if failed:
-        os.waitpid(pid, 0)
-        raise OSError(int(failed), os.strerror(int(failed)), argv[0])
-    _goes_first(pid)
-    return pid
+    os.close(status_w)
+    return pid, status
 
 
-def _goes_first(pid: int) -> None:
-    """Have a program end before us when memory runs out. Before its exec it is not dumpable, as we are not, and this
-    file of it is root's."""
+def raise_oom_score(pid: int) -> None:
+    """Let the kernel end a program before the handler when memory runs out.
+
+    Call it after the program's exec: before that it is not dumpable, as its parent is not, and only root can write this
+    file.
+    """
     try:
         with open(f"/proc/{pid}/oom_score_adj", "w") as file:
             file.write(str(MEMORY_SCORE))
@@ -63,7 +61,7 @@ def _goes_first(pid: int) -> None:
         pass
 
 
-def _become(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[int], env: Mapping[str, str]) -> None:
+def _set_up_child(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[int], env: Mapping[str, str]) -> None:
     os.setsid()
     for wanted, fd in enumerate(fds):
         os.dup2(fd, wanted)  # every fd given is above 2

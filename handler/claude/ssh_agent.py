@@ -4,8 +4,13 @@ Standard library only, for the runner, whose child it becomes: it ends with what
 seconds after a runner that was killed.
 """
 
+import os
+import select
+import signal
 import subprocess
 from dataclasses import dataclass
+
+from .processes import PR_SET_PDEATHSIG, prctl
 
 SECONDS = 10.0
 _PATH = {"PATH": "/usr/bin:/bin"}
@@ -14,18 +19,39 @@ _WHILE_WE_LIVE = 'echo "$SSH_AGENT_PID"; exec cat'
 
 
 @dataclass(frozen=True)
-class Agent:
-    """A running agent; it is there for as long as `process` has its standard input."""
+class SshAgent:
+    """A running ssh-agent; it runs for as long as `process` has its standard input."""
 
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
     pid: int
 
 
-def hold(key: str, socket: str, uid: int | None, gid: int | None) -> Agent:
-    """Start an agent that listens on `socket` and give it the private key.
+def run_ssh_agent(key: str, socket: str, uid: int | None, gid: int | None) -> int:
+    """Return the pid of a new child that starts the ssh-agent and stays as long as that runs.
 
-    Raises OSError when it can't be started, subprocess.SubprocessError when it does not do as it is told. Root may talk
-    to another user's agent, and nobody else but that user: ssh-agent looks at who connects.
+    The child's exit is not 0 when the key could not be loaded. Whatever hangs, hangs in the child: the socket is under
+    sessions.dir, which may be a network's.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == parent:
+            start_ssh_agent(key, socket, uid, gid).process.wait()
+            code = 0
+    finally:
+        os._exit(code)
+
+
+def start_ssh_agent(key: str, socket: str, uid: int | None, gid: int | None) -> SshAgent:
+    """Start an ssh-agent that listens on `socket` and give it the private key.
+
+    Raises OSError when it can't be started, subprocess.SubprocessError when it doesn't listen or take the key in time.
+    Only root and the agent's own user can talk to it: ssh-agent checks the user of each connection.
     """
     process = subprocess.Popen(
         ["ssh-agent", "-a", socket, "/bin/sh", "-c", _WHILE_WE_LIVE],
@@ -34,22 +60,30 @@ def hold(key: str, socket: str, uid: int | None, gid: int | None) -> Agent:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
         user=uid,
         group=gid,
         extra_groups=None if uid is None else (),
     )
-    assert process.stdout is not None
-    pid = process.stdout.readline()
-    if not pid.strip().isdigit():
+    pid = _first_line(process)
+    if not pid.isdigit():
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
         raise subprocess.CalledProcessError(process.wait(SECONDS), "ssh-agent")
     subprocess.run(
         ["ssh-add", "-q", "-"],
         env={**_PATH, "SSH_AUTH_SOCK": socket},
-        input=f"{key.strip()}\n",
+        input=f"{key.strip()}\n".encode(),
         check=True,
         timeout=SECONDS,
-        text=True,
         stderr=subprocess.DEVNULL,
     )
-    return Agent(process, int(pid))
+    return SshAgent(process, int(pid))
+
+
+def _first_line(process: "subprocess.Popen[bytes]") -> bytes:
+    """Return the short line that a process prints first, or nothing when none comes in time."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], SECONDS)
+    return os.read(process.stdout.fileno(), 64).strip() if ready else b""

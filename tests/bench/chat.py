@@ -47,10 +47,10 @@ def bare(model: Model, directory: Path, prompt: str) -> Iterator["subprocess.Pop
     settings = ChatSettings(str(directory / "bare"), str(claude.find()), shared_uid=True, env=env)
     (directory / "bare").mkdir(exist_ok=True)
     sid = str(uuid.uuid4())
-    place = directory / "bare" / sid
-    place.mkdir()
+    turn_dir = directory / "bare" / sid
+    turn_dir.mkdir()
     vm = Vm("devvm", 102, Address("breakglass", "127.0.0.1"), "")
-    how = recipe.command(settings, recipe.Turn(sid, False, vm, "operator", prompt, place))
+    how = recipe.prepare(settings, recipe.TurnRequest("msg_12345678", "operator", vm, prompt, sid), turn_dir)
     with tempfile.TemporaryFile() as words:
         words.write(prompt.encode())
         words.seek(0)
@@ -141,7 +141,7 @@ def translation(seconds: float = 0.5) -> Figures:
         for event in to_events.feed(line):
             json.dumps(event)
 
-    to_events = Translator("devvm", recipe.approval, new_id)
+    to_events = Translator("devvm", new_id)
     plain = rate(lambda line: json.dumps(json.loads(line)))
     return {"chat_events_ratio": round(rate(ours) / plain, 2)}
 

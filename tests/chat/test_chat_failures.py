@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from breakglass import threads as disk
-from breakglass.chat import launch
+from breakglass.chat import launch, sessions_disk
 from breakglass.chat.sessions import LIFETIME
 from breakglass.chat.store import Store
+from breakglass.claude.command import TurnRequest
 from breakglass.claude.events import LINE_BYTES
 from breakglass.claude.runner import LOG_BYTES
 from breakglass.config.model import Address, ChatSettings, Vm
@@ -138,14 +138,14 @@ def run_alone(settings: ChatSettings, prompt: str) -> list[Event]:
     vm = Vm("devvm", 102, Address("breakglass", "127.0.0.1"), "")
     sid = Path("/proc/sys/kernel/random/uuid").read_text().strip()
     store = Store(settings.sessions_dir)
-    place = store.place("operator", sid)
-    ask = launch.Ask(sid, "operator", vm, prompt, sid, False, "", "")
-    started = launch.launch(settings, store, ask, place, None)
+    turn_dir = store.turn_dir("operator", sid)
+    request = TurnRequest(sid, "operator", vm, prompt, sid)
+    started = launch.launch(settings, store, request, turn_dir, None)
     assert started is not None
     process, control = started
     with control:
         process.wait(30)
-    return [json.loads(each) for each in (place / "log").read_bytes().splitlines()]
+    return [json.loads(each) for each in (turn_dir / "log").read_bytes().splitlines()]
 
 
 # --- what claude does ---
@@ -237,7 +237,7 @@ def test_a_log_has_an_end(directory: Path, model: Model) -> None:
         with talker.open(prompt="hello") as stream:
             error = last_error(stream.rest())
         assert (error["code"], "would not end" in error["message"]) == ("claude-crashed", True)
-        log = Store(str(talker.sessions)).place("operator", stream.turn) / "log"
+        log = Store(str(talker.sessions)).turn_dir("operator", stream.turn) / "log"
         assert log.stat().st_size < 1.2 * LOG_BYTES
 
 
@@ -336,9 +336,9 @@ def test_a_disk_that_hangs(directory: Path, model: Model) -> None:
 
 async def test_a_call_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up after its time, and the next one is served by another thread."""
-    monkeypatch.setattr(disk, "SECONDS", 0.2)
+    monkeypatch.setattr(sessions_disk, "SECONDS", 0.2)
     released = threading.Event()
-    threads = disk.Disk()
+    threads = sessions_disk.SessionsDisk()
     with pytest.raises(SessionsUnwritable, match="did not answer"):
         await threads.run(released.wait)
     assert await threads.run(lambda: 7) == 7
@@ -373,10 +373,10 @@ def test_a_transcript_is_kept_as_long_as_its_token(tmp_path: Path) -> None:
 def test_turns_are_kept_for_a_day(tmp_path: Path) -> None:
     """Then they go, unless somebody holds them."""
     store = Store(str(tmp_path))
-    held, old, new = (store.place("operator", name) for name in ("held", "old", "new"))
-    fds = [store.claim(place, {"vm": "devvm"}, {"type": "session", "n": 1}) for place in (held, old, new)]
-    for place in (held, old):
-        os.utime(place / "log", (1, 1))
+    held, old, new = (store.turn_dir("operator", name) for name in ("held", "old", "new"))
+    fds = [store.claim(turn_dir, {"vm": "devvm"}, {"type": "session", "n": 1}) for turn_dir in (held, old, new)]
+    for turn_dir in (held, old):
+        os.utime(turn_dir / "log", (1, 1))
     for fd in fds[1:]:
         assert fd is not None
         os.close(fd)

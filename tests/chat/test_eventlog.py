@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from breakglass.claude.eventlog import CHUNK, Reader, append, ending, finish, hold
+from breakglass.claude.eventlog import CHUNK, Reader, append, ending, finish, try_lock
 from breakglass.claude.events import Event, encoded, parsed
 
 
@@ -80,7 +80,7 @@ def test_a_log_without_an_end_is_given_one(log: int, tmp_path: Path) -> None:
 
 def test_a_log_in_somebodys_hands_is_left_alone(log: int, tmp_path: Path) -> None:
     """While its writer lives nobody else ends it; a text that looks like an end is none."""
-    assert hold(log)
+    assert try_lock(log)
     append(log, [{"type": "text", "n": 1, "text": '\n{"type":"done","n":1,"ok":true}\n'}])
     assert not finish(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
     reader = Reader(log, 0)

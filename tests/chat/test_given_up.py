@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from breakglass import threads
-from breakglass.chat.launch import Ask
+from breakglass.chat import sessions_disk
+from breakglass.chat.sessions_disk import THREADS, SessionsDisk
 from breakglass.chat.turns import Chat
+from breakglass.claude.command import TurnRequest
 from breakglass.config.model import Address, ChatSettings, Vm
 from breakglass.errors import SessionsUnwritable
 
 VM = Vm("devvm", 102, Address("breakglass", "127.0.0.1"), "")
-ASK = Ask("msg_12345678", "operator", VM, "hello", "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d", False, "", "")
+REQUEST = TurnRequest("msg_12345678", "operator", VM, "hello", "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d")
 
 
 @pytest.fixture
@@ -31,12 +32,12 @@ async def read(chat: Chat, place: Path) -> list[dict[str, object]]:
 
 async def test_a_turn_that_began_too_late_has_an_end(chat: ChatSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk was slow, the client was told that there is no turn, and then there was one: it is nobody's for long."""
-    turns = Chat(chat, threads.Disk())
+    turns = Chat(chat, SessionsDisk())
     with monkeypatch.context() as patched:
-        patched.setattr(threads, "SECONDS", 0)
+        patched.setattr(sessions_disk, "SECONDS", 0)
         with pytest.raises(SessionsUnwritable):
-            await turns.begin(ASK)
-    place = turns.store.place(ASK.caller, ASK.turn)
+            await turns.begin(REQUEST)
+    place = turns.store.turn_dir(REQUEST.caller, REQUEST.turn)
     until = time.monotonic() + 15
     while not place.exists():
         assert time.monotonic() < until
@@ -48,12 +49,12 @@ async def test_a_turn_that_began_too_late_has_an_end(chat: ChatSettings, monkeyp
 
 async def test_clients_that_leave_leave_nothing_open(chat: ChatSettings) -> None:
     """Whenever they do. The descriptors that a handler may have are what its power verbs need, too."""
-    turns = Chat(chat, threads.Disk())
-    place = await turns.begin(ASK)
+    turns = Chat(chat, SessionsDisk())
+    place = await turns.begin(REQUEST)
     assert (await read(turns, place))[-1]["type"] == "done"
     await turns.stop()
-    turns = Chat(chat, threads.Disk())
-    await turns.about(place)
+    turns = Chat(chat, SessionsDisk())
+    await turns.metadata(place)
     before = len(os.listdir("/proc/self/fd"))
     for steps in range(40):
         client = asyncio.ensure_future(read(turns, place))
@@ -62,15 +63,15 @@ async def test_clients_that_leave_leave_nothing_open(chat: ChatSettings) -> None
         client.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await client
-    await turns.about(place)  # behind what they had asked for
-    assert len(os.listdir("/proc/self/fd")) <= before + threads.THREADS
+    await turns.metadata(place)  # behind what they had asked for
+    assert len(os.listdir("/proc/self/fd")) <= before + THREADS
 
 
 async def test_a_broken_directory_is_told(chat: ChatSettings, short_dir: Path) -> None:
     """Attaching and cancelling say what is wrong, as beginning does."""
     (short_dir / "turns").write_text("no directory")
-    turns = Chat(chat, threads.Disk())
-    place = turns.store.place(ASK.caller, ASK.turn)
-    for call in (turns.about(place), turns.cancel(place), turns.begin(ASK)):
+    turns = Chat(chat, SessionsDisk())
+    place = turns.store.turn_dir(REQUEST.caller, REQUEST.turn)
+    for call in (turns.metadata(place), turns.cancel(place), turns.begin(REQUEST)):
         with pytest.raises(SessionsUnwritable, match=r"directory|turn"):
             await call

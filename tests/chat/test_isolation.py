@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.claude.isolation import reachable, within_reach
+from breakglass.claude.isolation import isolation_fault, readable_by
 from breakglass.config.model import ChatSettings, Config
 
 from ..support.ports import reserve_port
@@ -29,7 +29,7 @@ def place(short_dir: Path) -> Path:
 
 
 def tried(*paths: Path) -> list[str]:
-    found = within_reach(map(str, paths), USER.pw_uid, USER.pw_gid)
+    found = readable_by(map(str, paths), USER.pw_uid, USER.pw_gid)
     return [Path(path).name for path in found]
 
 
@@ -83,9 +83,9 @@ def test_where_a_link_leads_counts(place: Path) -> None:
     """A configuration that is a link to where claude's user can write could be replaced there."""
     (place / "open").mkdir()
     (place / "link").symlink_to(made(place / "open" / "a", 0o600))
-    assert reachable(config(place, place / "link", user="nobody")) == ""
+    assert isolation_fault(config(place, place / "link", user="nobody")) == ""
     (place / "open").chmod(0o777)
-    assert "open/a" in reachable(config(place, place / "link", user="nobody"))
+    assert "open/a" in isolation_fault(config(place, place / "link", user="nobody"))
 
 
 def config(place: Path, *files: Path, **chat: object) -> Config:
@@ -97,24 +97,27 @@ def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
     """The configuration, the files that it names and the event logs are tried; a shared user was allowed aloud."""
     (place / "sessions/turns").mkdir(mode=0o700, parents=True)
     secret, open_to_all = made(place / "key", 0o600), made(place / "open", 0o644)
-    assert reachable(config(place, secret, user="nobody")) == ""
-    assert reachable(config(place, secret, open_to_all, user="nobody")) == f"nobody can read or replace {open_to_all}"
-    assert reachable(config(place, open_to_all, shared_uid=True)) == ""
+    assert isolation_fault(config(place, secret, user="nobody")) == ""
+    assert (
+        isolation_fault(config(place, secret, open_to_all, user="nobody"))
+        == f"nobody can read or replace {open_to_all}"
+    )
+    assert isolation_fault(config(place, open_to_all, shared_uid=True)) == ""
     (place / "sessions/turns").chmod(0o755)
-    assert "sessions/turns" in reachable(config(place, secret, user="nobody"))
+    assert "sessions/turns" in isolation_fault(config(place, secret, user="nobody"))
 
 
 def test_chat_is_off_when_it_can_not_be_proven(place: Path) -> None:
     """Nobody was named, or somebody who is not there, or who is ourselves."""
-    assert "which user" in reachable(config(place))
-    assert "no user" in reachable(config(place, user="no-such-user"))
-    assert "runs as" in reachable(config(place, user="root"))
+    assert isolation_fault(config(place)) == "chat.user is not set"
+    assert "no user" in isolation_fault(config(place, user="no-such-user"))
+    assert "runs as" in isolation_fault(config(place, user="root"))
 
 
 def test_who_can_not_change_its_user_proves_nothing(place: Path) -> None:
     """A handler without root can't start claude as somebody else, and says so."""
     code = "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import tests.chat.test_isolation as t; "
-    code += "print(t.reachable(t.config(pathlib.Path('/tmp'), user='daemon')))"
+    code += "print(t.isolation_fault(t.config(pathlib.Path('/tmp'), user='daemon')))"
     # what was imported stays; the user changes afterwards
     code = code.replace("print(", "import os, breakglass.claude.isolation; os.setgid(65534); os.setuid(65534); print(")
     told = subprocess.run(

@@ -17,13 +17,16 @@ ROOT = str(Path(__file__).parent.parent.parent)
 _START = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from breakglass.claude.processes import PR_SET_DUMPABLE, prctl, start
+from breakglass.claude.processes import PR_SET_DUMPABLE, prctl, raise_oom_score, start
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 prctl(PR_SET_DUMPABLE, 0)
 null = os.open("/dev/null", os.O_RDWR)
-print(start(["/bin/sleep", "60"], {}, "/", (None, None), (null, null, null)), flush=True)
+pid, status = start(["/bin/sleep", "60"], {}, "/", (None, None), (null, null, null))
+assert os.read(status, 16) == b""
+raise_oom_score(pid)
+print(pid, flush=True)
 sys.stdin.read()
 """
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from breakglass.claude.brief import about, agent, approval, rules
+from breakglass.claude.brief import agent, describe_vm, rules
 from breakglass.claude.command import BRIEF
+from breakglass.claude.events import approval
 from breakglass.config.model import Address, Vm
 from breakglass.verbs import VERBS
 
@@ -33,7 +34,7 @@ def test_the_brief_is_what_agents_takes() -> None:
     assert made["tools"] == ["Bash", "Read", "Grep", "Glob"]
     assert made["description"]
     assert str(made["prompt"]).startswith("You help")
-    assert str(made["prompt"]).endswith(about(VM) + "\n")
+    assert str(made["prompt"]).endswith(describe_vm(VM) + "\n")
 
 
 def test_the_brief_says_what_must_not_be_missing() -> None:
@@ -53,7 +54,7 @@ def test_the_brief_says_what_must_not_be_missing() -> None:
 )
 def test_it_is_told_what_it_can_reach(vm: Vm, words: str) -> None:
     """With and without a guest, as root, and without a key."""
-    assert words in about(vm)
+    assert words in describe_vm(vm)
 
 
 def test_there_is_no_rule_for_what_is_not_there() -> None:

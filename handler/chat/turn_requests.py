@@ -1,0 +1,39 @@
+"""From the body of POST /chat to the turn that it asks for. Pure, but for the id of a new session."""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ..auth.signing import Signed
+from ..claude.command import TurnRequest
+from ..config.model import Vm
+from ..errors import SessionInvalid
+from ..web.bodies import ChatRequest
+from .proposals import Proposal, Read, outcomes
+from .sessions import LIFETIME, Session, seal, unseal
+
+
+def build_turn_request(
+    body: ChatRequest, signed: Signed, keys: Sequence[str], now: float, choose_vm: Callable[[str], Vm]
+) -> TurnRequest:
+    """Return the turn to begin; raise SessionInvalid, and what `choose_vm` raises.
+
+    `choose_vm` returns the VM of a name, or the only one for an empty name, and decides whether the caller may chat
+    about it.
+    """
+    caller = signed.caller.name
+    old = unseal(body.session, keys, caller, now) if body.session else None
+    if old is not None and body.vm and body.vm != old.vm:
+        raise SessionInvalid(f"the session is about {old.vm}", "leave it out to begin a new conversation")
+    vm = choose_vm(old.vm if old is not None else body.vm)
+    sid = old.sid if old is not None else str(uuid.uuid4())
+    token = seal(Session(sid, caller, vm.name, int(now) + LIFETIME), keys)
+    digest = hashlib.sha256(f"{body.vm}\n{body.session}\n{body.prompt}".encode()).hexdigest()
+    return TurnRequest(signed.id, caller, vm, body.prompt, sid, old is not None, token, digest)
+
+
+async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence[Proposal]) -> TurnRequest:
+    """Return the turn with a prompt that begins with what became of the session's proposals."""
+    text, still_open = await outcomes(read, request.vm.vmid, proposals)
+    return replace(request, prompt=text + request.prompt, still_open=still_open)

@@ -1,0 +1,40 @@
+"""What a handler tells a turn's runner. Standard library only: the runner runs isolated."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class RunnerJob:
+    """One turn to run: claude's command, its limits, and the descriptors that the runner inherits.
+
+    `uid` and `gid` are None where claude runs as the handler's own user. With an `agent_key`, an ssh-agent that holds
+    it listens on `agent_socket` (ssh_agent.py). The turn is cancelled when the file `cancel` exists.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    cwd: str
+    prompt: str = field(repr=False)
+    vm: str
+    uid: int | None = None
+    gid: int | None = None
+    agent_key: str = field(default="", repr=False)
+    agent_socket: str = ""
+    cancel: str = ""
+    turn_seconds: float = 1800
+    silence_seconds: float = 120.0
+    log: int = -1
+    lock: int = -1
+    control: int = -1
+
+    def to_json(self) -> bytes:
+        """Return the job as the runner reads it from standard input."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "RunnerJob":
+        """Return the job that `to_json` wrote."""
+        fields = json.loads(data)
+        return cls(**{**fields, "argv": tuple(fields["argv"])})

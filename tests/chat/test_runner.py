@@ -1,0 +1,155 @@
+"""A turn's runner on file systems that hang: its limits keep their time. A script stands in for claude."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from breakglass.chat.launch import Started, start_runner
+from breakglass.claude import ssh_agent
+from breakglass.claude.runner import CANCEL, LAST_SECONDS
+from breakglass.claude.runner_job import RunnerJob
+from breakglass.threads import DaemonThreads, run_in_thread
+
+from ..support.hung import unserved_fuse
+from ..support.talk import gone, nap, there
+
+pytestmark = pytest.mark.slow
+
+END_SECONDS = 10 * LAST_SECONDS
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> RunnerJob:
+    """A turn whose claude never ends by itself."""
+    return RunnerJob(("/bin/sh", "-c", f"while true; do {nap(41)}; done"), {}, "/", "hello", "devvm")
+
+
+@contextlib.contextmanager
+def running_turn(job: RunnerJob, log: int, directory: Path) -> Iterator[Started]:
+    """Run a job until the end of the block; its claude has started."""
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
+    process, control = start_runner(job, log, lock)
+    os.close(lock)
+    try:
+        there(nap(41))
+        yield process, control
+    finally:
+        control.close()
+        process.wait(END_SECONDS)
+
+
+@contextlib.contextmanager
+def full_pipe() -> Iterator[int]:
+    """A descriptor that every write blocks on, as on a file system that hangs."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(65536))
+    os.set_blocking(write, True)
+    try:
+        yield write
+    finally:
+        os.close(write)
+        os.close(read)
+
+
+TEXT = json.dumps({"type": "assistant", "message": {"id": "m", "content": [{"type": "text", "text": "hello"}]}})
+
+
+@pytest.mark.parametrize("limit", ["turn_seconds", "silence_seconds", "cancel", "shutdown"])
+def test_a_log_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path, limit: str) -> None:
+    """The runner can't write an event, and ends claude all the same."""
+    script = f"echo '{TEXT}'; {job.argv[-1]}"
+    job = replace(job, argv=("/bin/sh", "-c", script))
+    if limit.endswith("_seconds"):
+        job = replace(job, **{limit: 1.0})  # type: ignore[arg-type]
+    with full_pipe() as log, running_turn(job, log, tmp_path) as (_, control):
+        if limit == "cancel":
+            control.send(CANCEL)
+        elif limit == "shutdown":
+            control.send(b"s")
+        gone(nap(41), END_SECONDS)
+
+
+@pytest.mark.real("fuse")
+def test_a_directory_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -> None:
+    """The look for the file `cancel` does not return, and the turn ends when its time is over."""
+    (tmp_path / "hangs").mkdir()
+    log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
+    job = replace(job, cancel=str(tmp_path / "hangs/cancel"), turn_seconds=1.0)
+    with unserved_fuse(tmp_path / "hangs"), running_turn(job, log, tmp_path):
+        gone(nap(41), END_SECONDS)
+    os.close(log)
+
+
+@pytest.mark.real("fuse", "sshd")
+def test_an_ssh_agent_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -> None:
+    """Its socket lies on a file system that hangs: a cancellation ends the turn at once."""
+    (tmp_path / "hangs").mkdir()
+    log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
+    job = replace(job, agent_key="a key", agent_socket=str(tmp_path / "hangs/agent"))
+    with unserved_fuse(tmp_path / "hangs"), running_turn(job, log, tmp_path) as (process, control):
+        there(job.agent_socket)
+        control.send(CANCEL)
+        process.wait(END_SECONDS)
+        gone(job.agent_socket, 0)
+    events = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+    assert [event.get("code") for event in events] == ["cancelled", None]
+    os.close(log)
+
+
+@pytest.mark.real("fuse", "sshd")
+def test_an_ssh_agent_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not answer is given up."""
+    monkeypatch.setattr(ssh_agent, "SECONDS", 0.5)
+    with unserved_fuse(tmp_path), pytest.raises(subprocess.SubprocessError):
+        ssh_agent.start_ssh_agent("a key", str(tmp_path / "agent"), None, None)
+
+
+@pytest.mark.real("sshd")
+def test_a_key_that_can_not_be_loaded_ends_the_turn(job: RunnerJob, tmp_path: Path) -> None:
+    """The error says so."""
+    log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
+    job = replace(job, agent_key="no key", agent_socket=str(tmp_path / "agent"))
+    with running_turn(job, log, tmp_path) as (process, _):
+        process.wait(END_SECONDS)
+    events = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+    assert "SSH key" in events[0]["message"]
+    os.close(log)
+
+
+# --- threads ---
+
+
+async def test_a_thread_outlives_a_defect(capfd: pytest.CaptureFixture[str]) -> None:
+    """A call that raises something unexpected ends no thread: the only one still serves the next call."""
+    threads = DaemonThreads("test", 1)
+
+    def fail() -> None:
+        raise ValueError("a defect")
+
+    threads.later(fail)
+    assert await threads.run(lambda: 7, seconds=60) == 7
+
+
+async def test_a_call_has_its_time() -> None:
+    """Both ways to run a call in a thread give up; what comes too late is handed over."""
+    released, late = threading.Event(), asyncio.Event()
+    with pytest.raises(TimeoutError):
+        await run_in_thread(released.wait, 0.1)
+    threads = DaemonThreads("test", 2)
+    with pytest.raises(TimeoutError):
+        await threads.run(released.wait, seconds=0.1, late=lambda _: late.set())
+    assert await threads.run(lambda: 7, seconds=60) == 7
+    released.set()
+    async with asyncio.timeout(60):
+        await late.wait()
