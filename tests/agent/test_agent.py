@@ -15,7 +15,7 @@ import pytest
 from breakglass.agents.pve.host.files import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, journal_of, processes
+from ..support.agent import Session, booted_an_hour_ago, execute, journal_of, processes
 from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
 from ..support.stages import memory, until
@@ -329,6 +329,7 @@ def test_a_lock_is_a_humans_matter(world: World) -> None:
 @own_host
 def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> None:
     """/run is new, the archive remembers: the request that caused the last reset is not one more reset."""
+    booted_an_hour_ago(world)
     execute(world, "reset id=before-boot")
     archived(world, "before-boot")
     subprocess.run(["rm", "-r", str(memory(world))], check=True)

@@ -19,7 +19,7 @@ from breakglass.agents.pve.jobs.mutex import Lock
 from breakglass.agents.pve.jobs.store import KEEP_JOBS, Record
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, constants_set, execute, journal_of, processes, set_constants
+from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes, set_constants
 from ..support.stages import at_qm, memory, until
 
 DAY = 24 * 3600
@@ -173,12 +173,6 @@ def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket
 
 
 # --- a crash of the host ---
-
-
-def booted_an_hour_ago(world: World) -> None:
-    """Shift the host agent's clock, so that a test holds whatever the uptime of the machine that runs it."""
-    clock = f"lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - {boottime() - 3600}"
-    set_constants(world, f"import time\nreplace(boottime={clock})")
 
 
 @pytest.fixture

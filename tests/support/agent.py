@@ -21,6 +21,7 @@ from queue import Queue
 from types import ModuleType, TracebackType
 from typing import Any
 
+from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.store import Memory
 from breakglass.demo.proxmox.world import VMID, World
@@ -127,6 +128,12 @@ def constants_set(world: World, code: str = "", /, **constants: object) -> Itera
         yield
     finally:
         world.agent.write_text(sound)
+
+
+def booted_an_hour_ago(world: World) -> None:
+    """Shift the host agent's clock, so that a test holds whatever the uptime of the machine that runs it."""
+    clock = f"lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - {boottime() - 3600}"
+    set_constants(world, f"import time\nreplace(boottime={clock})")
 
 
 def agent_processes(world: World) -> list[str]:
