@@ -1,7 +1,7 @@
 """From a claimed turn to its runner: the session's lock, claude's command, one process.
 
-All of it blocks, in a thread of `threads.py`. A failure is written into the turn's log: the turn was claimed and needs an
-end.
+All of it blocks, in a thread of `threads.py`. A failure is written into the turn's log, because the turn was claimed
+and needs an end.
 """
 
 import contextlib

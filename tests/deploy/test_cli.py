@@ -216,7 +216,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (place / name).write_bytes(text)
     long = place / ("l" * 90)
     long.mkdir()
-    return {"dir": str(place), "long": str(long), "closed": f"http://127.0.0.1:{free_port()}"}
+    return {"dir": str(place), "long": str(long), "closed": f"http://127.0.0.1:{reserve_port()}"}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -235,7 +235,7 @@ def test_each_error_says_what_to_do(wrong: dict[str, str], name: str) -> None:
 
 def test_the_key_in_the_pages_link_is_not_shown() -> None:
     """The page's link works as the URL, and what stands behind its # is the signing key."""
-    url = f"http://127.0.0.1:{free_port()}/#key={SIGNING_KEY}"
+    url = f"http://127.0.0.1:{reserve_port()}/#key={SIGNING_KEY}"
     ran = run("call", "status", BREAKGLASS_URL=url, BREAKGLASS_SECRET=SIGNING_KEY)
     assert (ran.returncode, "connection refused" in ran.stderr, SIGNING_KEY in ran.stderr) == (3, True, False)
 

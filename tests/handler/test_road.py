@@ -228,7 +228,7 @@ async def test_reconnecting_is_left_to_chance(vm: Vm) -> None:
         used.set()
         return 0.0
 
-    keeping = asyncio.create_task(Host(replace(vm, ssh=at(unused_port())), chance=chance).keep_open())
+    keeping = asyncio.create_task(Host(replace(vm, ssh=at(reserve_port())), chance=chance).keep_open())
     async with asyncio.timeout(60):
         await used.wait()
     keeping.cancel()

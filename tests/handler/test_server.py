@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.demo.run import free_port
 
 from ..support.service import Service
 from ..support.sshd import wait_listening
@@ -38,7 +37,7 @@ class HastyService(Service):
 
 @pytest.fixture(scope="module")
 def hasty(directory: Path) -> Iterator[HastyService]:
-    service = HastyService(directory, port=free_port(), key="no key", host_key="any")
+    service = HastyService(directory, port=reserve_port(), key="no key", host_key="any")
     yield service
     service.stop()
 
@@ -110,7 +109,7 @@ def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: HastyService) -> 
     """Where uvicorn lacks what we override, the handler does not start with a deadline that nothing calls."""
     lacking = "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as P; del P.on_message_begin; "
     code = f"{lacking}import sys; from breakglass.cli.main import main; sys.exit(main())"
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(hasty.config), "PORT": str(free_port())}
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(hasty.config), "PORT": str(reserve_port())}
     command = [sys.executable, "-c", code, "serve"]
     ran = subprocess.run(command, env=environment, cwd=hasty.directory, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
