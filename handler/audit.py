@@ -13,9 +13,6 @@ import queue
 import threading
 import time
 
-from .config.model import Config
-from .errors import listed
-
 _MOST_WAITING = 10_000
 _STOP_SECONDS = 1.0
 _waiting: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
@@ -54,12 +51,6 @@ def request(began: float, outcome: str, caller: str = "", verb: str = "", vm: st
 def note(event: str, **facts: object) -> None:
     """Record something that is not a request: a start, a connection, a warning."""
     _write({"event": event, **facts})
-
-
-def in_force(config: Config) -> dict[str, object]:
-    """Return what of a configuration a note can say: its names, and everything that is wrong with it."""
-    callers = [caller.name for caller in config.callers]
-    return {"vms": list(config.vms), "callers": callers, "problems": listed(config.problems)}
 
 
 def _write(line: dict[str, object]) -> None:

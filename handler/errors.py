@@ -4,8 +4,6 @@ Each class fixes its code and its HTTP status; an instance adds the message and 
 request got to the Proxmox host. What happens on the host is not an error but an outcome: see host.py.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -125,31 +123,3 @@ class SessionsUnwritable(BreakglassError):
     """A turn could not be kept where it belongs, so it was not begun."""
 
     code, status = "sessions-unwritable", 503
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One fault in the configuration: where, what, and an instruction."""
-
-    path: str
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" + (f"\n    {self.hint}" if self.hint else "")
-
-
-def listed(problems: Iterable[Problem]) -> list[dict[str, str]]:
-    """Return problems as JSON objects, for the log."""
-    return [{"path": each.path, "message": each.message, "hint": each.hint} for each in problems]
-
-
-class ConfigError(Exception):
-    """The configuration can't be used; carries every problem at once."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__(problems)
-        self.problems = problems
-
-    def __str__(self) -> str:
-        return "\n".join(str(problem) for problem in self.problems)

@@ -10,12 +10,12 @@ from . import audit
 from .agents.pve.words import VERSION
 from .chat.service import ChatService
 from .config.model import Config, Vm, is_vm_name
-from .errors import ConfigError, Problem, listed
+from .config.problems import ConfigError, Problem, list_problems
 from .proxmox.host import Host
 from .proxmox.outcome import Asked, Message, Unreached
+from .proxmox.request import PveRequest
 from .proxmox.run import Run, SentIds
 from .threads import run_in_thread
-from .web.bodies import PveRequest
 
 READ_SECONDS = 10.0  # for the configuration and its files
 
@@ -79,13 +79,13 @@ class Service:
                 self._rejected_since = None
                 self._use(config)
                 self._spawn(self.chatting.use(config))
-                audit.note("reload", **audit.in_force(config))
+                audit.note("reload", **in_force(config))
 
     def _reject(self, error: Exception) -> None:
         self._rejected_since = self._rejected_since or time.time()
         problem = Problem("(file)", f"can't be read: {error or type(error).__name__}", "mend it and reload (SIGHUP)")
         problems = error.problems if isinstance(error, ConfigError) else [problem]
-        audit.note("reload-rejected", problems=listed(problems))
+        audit.note("reload-rejected", problems=list_problems(problems))
 
     def _use(self, config: Config) -> None:
         """Put a configuration in force: open, keep and close roads. Keeps one whose VM says what it said before, but
@@ -157,3 +157,9 @@ class Service:
 
 def _spelled(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def in_force(config: Config) -> dict[str, object]:
+    """Return what of a configuration a note can say: its names, and everything that is wrong with it."""
+    callers = [caller.name for caller in config.callers]
+    return {"vms": list(config.vms), "callers": callers, "problems": list_problems(config.problems)}

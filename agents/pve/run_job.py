@@ -1,6 +1,6 @@
 """From a request to a job: claim, lock, look, act, settle; all in a process that nothing outside can end.
 
-The order is the contract's: a known id attaches; then the lock, else busy; then, holding it, `if` and `last`.
+The order is the contract's: a known id attaches; then the lock, else busy; then, describe_holder it, `if` and `last`.
 """
 
 import os
@@ -19,10 +19,9 @@ from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
 from .jobs.mutex import Lock
 from .jobs.result import Ended, Result, Verdict
-from .jobs.store import Memory, Record
+from .jobs.store import Memory, Record, describe_holder
 from .power.preflight import as_expected
 from .power.verbs import POWER
-from .serving.reads import holding
 from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
 
 
@@ -146,7 +145,7 @@ def refuse_old_id(job: Job) -> None:
 
 
 def _busy(job: Job, holder_id: str | None) -> Ended:
-    holder = holding(job.memory, holder_id) if holder_id else None
+    holder = describe_holder(job.memory, holder_id) if holder_id else None
     if holder is None:
         return Ended(BUSY, Verdict("busy", "another job held this VM a moment ago; look again", "status"))
     who = "{by}: {verb} since {since}, stage {stage}".format(**holder)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ..web.bodies import REASON_BYTES, cut_utf8, note_word
+from ..text import REASON_BYTES, cut_utf8
 from .payloads import Alert
 from .rules import Rule
 
@@ -75,12 +75,6 @@ def _instant(text: str) -> str:
         return (at if at.tzinfo is None else at.astimezone(UTC)).isoformat()
     except (ValueError, OverflowError):
         return text
-
-
-def command_line(capture: Capture, vmid: int, by: str) -> str:
-    """Return the line for the host agent's grammar; what the payload said is in the note alone, as data."""
-    words = ["forensics", f"vm={vmid}", f"id={capture.job}", f"by={by}", f"fresh={capture.fresh_seconds}"]
-    return " ".join([*words, note_word(capture.why), "detach"])
 
 
 def why(source: str, alert: Alert) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import BadRequest
-from ..web.bodies import shown
+from ..text import shown
 
 Json = Mapping[str, object]
 

@@ -6,17 +6,12 @@ there are few ways to try it on a label of LABEL_CHARS.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from ..config.reader import Table, Tables
-from .payloads import SENDERS
 
 FRESH_SECONDS = 600
 LABEL_CHARS = 200  # a longer text is equal to something or it is not; no expression is tried on it
 MOST_WAYS = 16 * (LABEL_CHARS + 1) ** 2  # a thousand alerts against the worst pattern that was found: six seconds
-_DAY = 86400
-_PATTERN_HINT = "use text, classes, . * + ? {m,n} and one level of (a|b); * and + twice at most: docs/alerts.md"
 
 
 @dataclass(frozen=True)
@@ -36,66 +31,6 @@ def _fits(wanted: str | re.Pattern[str], value: str) -> bool:
     if isinstance(wanted, str):
         return wanted == value
     return len(value) <= LABEL_CHARS and wanted.fullmatch(value) is not None
-
-
-def read_rules(tables: Tables, vms: Iterable[str], named: Iterable[str]) -> tuple[Rule, ...]:
-    """Return the entries without a fault. `named` are all VMs in the file: one that is off takes its alerts with it."""
-    entries = tables.data.get("alerts", [])
-    if not isinstance(entries, list):
-        tables.problem("alerts", "is not a list of tables", "write [[alerts]] above each")
-        return ()
-    known = tuple(vms)
-    broken = tuple(set(named) - set(known))
-    return tuple(
-        rule for n, entry in enumerate(entries) if (rule := _rule(tables, f"alerts[{n}]", entry, known, broken))
-    )
-
-
-def _rule(tables: Tables, path: str, entry: object, vms: tuple[str, ...], off: tuple[str, ...]) -> Rule | None:
-    if not isinstance(entry, dict):
-        tables.problem(path, "is not a table", "write [[alerts]] above each")
-        return None
-    before = len(tables.problems)
-    tables.unknown(path, entry, ("source", "match", "vm", "fresh_seconds"))
-    source, vm = tables.get_str(path, entry, "source", ""), tables.get_str(path, entry, "vm", "")
-    if source not in SENDERS:
-        tables.problem(f"{path}.source", f'is not a sender: "{source[:40]}"', f"one of {', '.join(SENDERS)}")
-    if vm in off:
-        tables.problem(f"{path}.vm", f'is off: "{vm[:40]}"', "its own entry has a fault")
-    elif vm not in vms:
-        tables.problem(f"{path}.vm", f'is not a VM: "{vm[:40]}"', f"one of {', '.join(vms)}")
-    match, fresh = _match(tables, path, entry), _fresh(tables, path, entry)
-    return None if len(tables.problems) > before else Rule(source, match, vm, fresh)
-
-
-def _match(tables: Tables, path: str, entry: Table) -> Mapping[str, str | re.Pattern[str]]:
-    labels = entry.get("match")
-    if not isinstance(labels, dict) or not labels:
-        tables.problem(f"{path}.match", "names no label", 'like match = { alertname = "DevvmDown" }')
-        return {}
-    return {name: _wanted(tables, f"{path}.match.{name}", value) for name, value in labels.items()}
-
-
-def _wanted(tables: Tables, path: str, value: object) -> str | re.Pattern[str]:
-    if not isinstance(value, str):
-        tables.problem(path, "is not text", "put it in quotes")
-        return ""
-    if not value.startswith("~"):
-        return value
-    try:
-        check_pattern(value[1:])
-    except ValueError as error:
-        tables.problem(path, str(error), _PATTERN_HINT)
-        return ""
-    return re.compile(value[1:])
-
-
-def _fresh(tables: Tables, path: str, entry: Table) -> int:
-    value = entry.get("fresh_seconds", FRESH_SECONDS)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _DAY:
-        return value
-    tables.problem(f"{path}.fresh_seconds", "is not a number of seconds", f"0 to {_DAY}; {FRESH_SECONDS} when left out")
-    return FRESH_SECONDS
 
 
 # --- patterns ---

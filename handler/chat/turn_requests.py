@@ -9,8 +9,8 @@ from ..auth.signing import Signed
 from ..claude.command import TurnRequest
 from ..config.model import Vm
 from ..errors import SessionInvalid
-from ..web.bodies import ChatRequest
 from .proposals import Proposal, Read, outcomes
+from .request import ChatRequest
 from .sessions import LIFETIME, Session, seal, unseal
 
 

@@ -19,9 +19,9 @@ from ..claude.events import encoded
 from ..claude.runner import CANCEL, STOP
 from ..config.model import ChatSettings, Vm
 from ..errors import BreakglassError, IdReused, SessionsUnwritable
-from ..web.bodies import ChatRequest
 from .launch import Started, launch
 from .proposals import Read
+from .request import ChatRequest
 from .sessions_disk import SessionsDisk
 from .store import Store
 from .turn_requests import build_turn_request, prepend_outcomes

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ..agents.bundle import bundle
 from ..alerts.examples import example
+from ..config.load import config_path, load_config
 from .environment import checked_url, handler_url
 from .errors import CommandError, reason
 from .install import Keys, recipe
 from .output import DONE, FAILED, complain, say, show
-from .serve import config_path, load_config
 
 
 def host_bundle(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import argparse
 from ..agents.pve.words import VERSION
 from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
-from ..errors import ConfigError
+from ..config.problems import ConfigError
 from ..verbs import ANYWAY, VERBS
 from . import call, demo, host, keys, serve
 from .errors import CommandError, reason

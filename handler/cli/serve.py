@@ -1,61 +1,19 @@
-"""`breakglass serve`, and the reading of the configuration file that the other commands share."""
+"""`breakglass serve`: run the handler until it is told to stop."""
 
 import argparse
 import os
 import shutil
 import signal
-import stat
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 
 from .. import audit
 from ..claude.processes import PR_SET_DUMPABLE, prctl
-from ..config.load import parse
+from ..config.load import config_path, load_config
 from ..config.model import Config
-from ..errors import ConfigError, Problem
 from .environment import port_number
-from .errors import CommandError, reason
+from .errors import CommandError
 from .listen import listen
 from .output import DONE, complain
-
-
-def config_path() -> Path:
-    """Return where the configuration is."""
-    return Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
-
-
-def load_config(path: Path, environment: Mapping[str, str]) -> Config:
-    """Return the usable part of the configuration file; raise ConfigError when that is too little."""
-    try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError([_unreadable(path, error)]) from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO) and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
-        raise ConfigError([Problem(str(path), "can be read by others than its owner", f"chmod 600 {path}")])
-    files = [str(path)]
-
-    def read(name: str) -> str:
-        files.append(name)
-        return Path(name).read_text(encoding="utf-8")
-
-    return replace(parse(text, read), files=tuple(files))
-
-
-def _unreadable(path: Path, error: Exception) -> Problem:
-    """Return why the configuration file can't be read, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        return Problem(str(path), "there is no such file", "write it, or set BREAKGLASS_CONFIG to where it is")
-    if isinstance(error, IsADirectoryError):
-        return Problem(str(path), "is a directory", "set BREAKGLASS_CONFIG to the file in it")
-    if isinstance(error, PermissionError):
-        return Problem(str(path), "can't be read by this user", "run this as its owner; the handler's user must own it")
-    if isinstance(error, UnicodeDecodeError):
-        return Problem(str(path), "is not a text file", "set BREAKGLASS_CONFIG to the TOML file")
-    why = reason(error) if isinstance(error, OSError) else str(error)
-    return Problem(str(path), f"can't be read: {why}", "check BREAKGLASS_CONFIG")
 
 
 def _warn_of_missing_programs(config: Config) -> None:
@@ -76,7 +34,8 @@ def serve(arguments: argparse.Namespace) -> int:
         complain("the configuration has faults; what they concern is off\n" + "\n".join(map(str, config.problems)))
     _warn_of_missing_programs(config)
     try:
-        from ..web.server import make_server  # the other commands start without a server
+        from ..service import in_force  # the other commands start without a server
+        from ..web.server import make_server
     except Exception as error:  # half an upgrade can make a library raise anything
         hint = "install Breakglass again, with its dependencies"
         raise CommandError(f"the handler can't start: {error!r}", hint) from None
@@ -85,7 +44,7 @@ def serve(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _exit_quietly)
     log = audit.Writer()
     log.start()
-    audit.note("start", address=f"{host}:{sockets[0].getsockname()[1]}", **audit.in_force(config))
+    audit.note("start", address=f"{host}:{sockets[0].getsockname()[1]}", **in_force(config))
     try:
         server.run(sockets)
     except KeyboardInterrupt:

@@ -5,15 +5,19 @@ The rest works on. What no rescue can do without (a caller, a VM, a session secr
 needs is checked where that part lives. Pure but for reading the files that the TOML names, through `read`.
 """
 
+import os
+import stat
 import tomllib
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import replace
+from pathlib import Path
 
-from ..alerts.rules import read_rules
 from ..auth.signing import SIGNATURE
-from ..errors import ConfigError, Problem
+from .alerts import read_rules
 from .callers import read_callers
 from .chat import read_chat
 from .model import Config
+from .problems import ConfigError, Problem
 from .reader import Read, Tables
 from .vms import read_vm, vmid_in
 
@@ -68,3 +72,40 @@ def _long_enough(tables: Tables, path: str, secrets: Iterable[str]) -> tuple[str
     if set(strong) != set(secrets):
         tables.problem(path, f"is shorter than {_SESSION_SECRET_BYTES} bytes", "make one: openssl rand -base64 48")
     return strong
+
+
+def config_path() -> Path:
+    """Return where the configuration is."""
+    return Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
+
+
+def load_config(path: Path, environment: Mapping[str, str]) -> Config:
+    """Return the usable part of the configuration file; raise ConfigError when that is too little."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError([_unreadable(path, error)]) from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
+        raise ConfigError([Problem(str(path), "can be read by others than its owner", f"chmod 600 {path}")])
+    files = [str(path)]
+
+    def read(name: str) -> str:
+        files.append(name)
+        return Path(name).read_text(encoding="utf-8")
+
+    return replace(parse(text, read), files=tuple(files))
+
+
+def _unreadable(path: Path, error: Exception) -> Problem:
+    """Return why the configuration file can't be read, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return Problem(str(path), "there is no such file", "write it, or set BREAKGLASS_CONFIG to where it is")
+    if isinstance(error, IsADirectoryError):
+        return Problem(str(path), "is a directory", "set BREAKGLASS_CONFIG to the file in it")
+    if isinstance(error, PermissionError):
+        return Problem(str(path), "can't be read by this user", "run this as its owner; the handler's user must own it")
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(str(path), "is not a text file", "set BREAKGLASS_CONFIG to the TOML file")
+    why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    return Problem(str(path), f"can't be read: {why}", "check BREAKGLASS_CONFIG")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from ..alerts.rules import Rule
 from ..auth.signing import Caller
-from ..errors import Problem
 from ..verbs import VERBS
+from .problems import Problem
 
 _NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)

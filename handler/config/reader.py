@@ -6,7 +6,7 @@ Pure but for reading the files that secrets may be in, through `read`.
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import Problem
+from .problems import Problem
 
 Read = Callable[[str], str]
 Table = dict[str, Any]

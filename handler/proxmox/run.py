@@ -11,8 +11,9 @@ from typing import Protocol
 from .. import audit
 from ..config.model import Vm
 from ..verbs import VERBS
-from ..web.bodies import PveRequest, note_word
 from .outcome import NOTHING_SENT, Answer, Asked, Lost, Message, Unreached, answer_from_trailer, answer_without_trailer
+from .request import PveRequest
+from .wire import verb_line
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
 JSON_SECONDS = 90.0  # a JSON answer comes before proxies cut at 100 s
@@ -24,22 +25,6 @@ class HostClient(Protocol):
     async def read(self, line: str) -> list[Message]: ...
 
     def run(self, line: str) -> AsyncIterator[Message]: ...
-
-
-def command_line(request: PveRequest, vm: Vm, msg_id: str, caller: str) -> str:
-    """Return the line for the host agent's grammar; every part was full-matched before."""
-    if not VERBS[request.verb].is_job:
-        return f"{request.verb} vm={vm.vmid}"
-    words = [request.verb, f"vm={vm.vmid}", f"id={msg_id}", f"by={caller}"]
-    if request.if_state:
-        words.append(f"if={request.if_state}")
-    if request.if_last:
-        words.append(f"last={request.if_last}")
-    if request.anyway:
-        words.append(f"anyway={request.anyway}")
-    if request.reason:
-        words.append(note_word(request.reason))
-    return " ".join(words)
 
 
 class SentIds:
@@ -105,7 +90,7 @@ class Run:
                 audit.request(self._began, self.answer.outcome, asked.by, asked.verb, asked.vm, asked.id)
 
     async def _answered(self) -> Answer:
-        line = command_line(self._request, self._vm, self.asked.id, self.asked.by)
+        line = verb_line(self._request, self._vm, self.asked.id, self.asked.by)
         if VERBS[self.asked.verb].is_job:
             async for message in self._client.run(line):
                 self._take(message)

@@ -3,10 +3,16 @@
 Strict, because a forced command that is not ours, or half an answer, must never be taken for an outcome.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 
+from ..alerts.captures import Capture
+from ..config.model import Vm
+from ..text import REASON_BYTES, cut_utf8
+from ..verbs import VERBS
 from .outcome import HTTP_STATUS, Lost, Message, is_deadline
+from .request import PveRequest
 
 
 def is_message(message: Mapping[str, object]) -> bool:
@@ -92,3 +98,30 @@ def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list
         {"type": "output", "stream": stream, "text": text.decode("utf-8", "replace")} for stream, text in texts if text
     ]
     return [*output, {"type": "result", **trailer}]
+
+
+def note_word(text: str) -> str:
+    """Return a reason as a word of the host's grammar: data for the record, cut to REASON_BYTES."""
+    return "note=" + base64.urlsafe_b64encode(cut_utf8(text, REASON_BYTES).encode()).decode().rstrip("=")
+
+
+def verb_line(request: PveRequest, vm: Vm, msg_id: str, caller: str) -> str:
+    """Return the line for the host agent's grammar; every part was full-matched before."""
+    if not VERBS[request.verb].is_job:
+        return f"{request.verb} vm={vm.vmid}"
+    words = [request.verb, f"vm={vm.vmid}", f"id={msg_id}", f"by={caller}"]
+    if request.if_state:
+        words.append(f"if={request.if_state}")
+    if request.if_last:
+        words.append(f"last={request.if_last}")
+    if request.anyway:
+        words.append(f"anyway={request.anyway}")
+    if request.reason:
+        words.append(note_word(request.reason))
+    return " ".join(words)
+
+
+def capture_line(capture: Capture, vmid: int, by: str) -> str:
+    """Return the line for the host agent's grammar; what the payload said is in the note alone, as data."""
+    words = ["forensics", f"vm={vmid}", f"id={capture.job}", f"by={by}", f"fresh={capture.fresh_seconds}"]
+    return " ".join([*words, note_word(capture.why), "detach"])

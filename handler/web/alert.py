@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .. import audit
-from ..alerts.captures import MOST_A_VM, Capture, command_line, plan
+from ..alerts.captures import MOST_A_VM, Capture, plan
 from ..alerts.payloads import challenge_in, read_payload
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
@@ -21,6 +21,7 @@ from ..config.model import Config, Vm
 from ..errors import HostSilent, HostUnreached, StaleTimestamp
 from ..proxmox.host import Host
 from ..proxmox.outcome import Lost, Message, Unreached
+from ..proxmox.wire import capture_line
 from ..service import Service
 from .admission import check_permission
 from .gate import signed_request
@@ -89,9 +90,9 @@ async def acknowledged(host: Host, vm: Vm, captures: Sequence[Capture], by: str)
     first, rest, folded = captures[0], captures[1:MOST_A_VM], captures[MOST_A_VM:]
     try:
         async with asyncio.timeout(ACK_SECONDS):
-            told = [_told(vm, first, await host.result(command_line(first, vm.vmid, by)))]
+            told = [_told(vm, first, await host.result(capture_line(first, vm.vmid, by)))]
             results = await _together(
-                [asyncio.create_task(host.result(command_line(one, vm.vmid, by))) for one in rest]
+                [asyncio.create_task(host.result(capture_line(one, vm.vmid, by))) for one in rest]
             )
     except Unreached as trouble:
         raise HostUnreached(trouble.message, trouble.hint) from None

@@ -3,32 +3,18 @@
 Pure. Duplicate keys are refused because two parsers would disagree on which one counts.
 """
 
-import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from ..chat.request import ChatRequest
 from ..errors import BadRequest
+from ..proxmox.request import PveRequest
+from ..text import shown
 from ..verbs import ANYWAY
 
-REASON_BYTES = 5 * 1024
 _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
 _JOB = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class PveRequest:
-    """The body of POST /pve; empty texts stand for what was left out. `verb` and `vm` are not judged yet."""
-
-    verb: str
-    vm: str = ""
-    reason: str = ""
-    if_state: str = ""
-    if_last: str = ""
-    job: str = ""
-    anyway: str = ""
-    challenge: str = ""
 
 
 def strict_json(body: bytes) -> Mapping[str, object]:
@@ -88,19 +74,6 @@ def _check_anyway(request: PveRequest) -> None:
         )
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """The body of POST /chat: one of `prompt`, `attach`, `cancel`. `vm` and `session` are not judged yet."""
-
-    prompt: str = ""
-    vm: str = ""
-    session: str = ""
-    attach: str = ""
-    cancel: str = ""
-    after: int = 0
-    challenge: str = ""
-
-
 _CHAT = {
     "prompt": ("prompt", "vm", "session", "challenge"),
     "attach": ("attach", "after", "challenge"),
@@ -142,18 +115,3 @@ def _sound(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def shown(text: str) -> str:
-    """Return a name that a sender chose as an error can show it: cut, and written out in ASCII."""
-    return ascii(text[:40])[1:-1]
-
-
-def cut_utf8(text: str, limit: int) -> str:
-    """Return `text` cut to at most `limit` bytes of UTF-8, at a character's end."""
-    return text.encode()[:limit].decode("utf-8", "ignore")
-
-
-def note_word(text: str) -> str:
-    """Return a reason as a word of the host's grammar: data for the record, cut to REASON_BYTES."""
-    return "note=" + base64.urlsafe_b64encode(cut_utf8(text, REASON_BYTES).encode()).decode().rstrip("=")

@@ -12,10 +12,11 @@ from ..auth.signing import SIGNATURE, Caller, Signed
 from ..config.model import Config, Vm, by_hand
 from ..errors import BadRequest, BreakglassError, IdReused
 from ..proxmox.outcome import Answer, Asked, answer_without_trailer
+from ..proxmox.request import PveRequest
 from ..service import Service
 from ..verbs import PROPOSAL_ID, VERBS
 from .admission import admit
-from .bodies import PveRequest, pve_request
+from .bodies import pve_request
 from .gate import signed_request
 from .replies import NDJSON, error_reply, stream_reply
 

@@ -131,7 +131,7 @@ def test_who_can_not_change_its_user_proves_nothing(place: Path) -> None:
 
 def test_the_names_of_the_files_that_were_read_are_kept(place: Path) -> None:
     """What is tried is what was read: the configuration itself and each file that it names."""
-    from breakglass.cli.serve import load_config
+    from breakglass.config.load import load_config
 
     from ..unit.test_config import GOOD
 

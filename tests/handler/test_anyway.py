@@ -22,8 +22,9 @@ from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID, World
 from breakglass.proxmox.host import Host
 from breakglass.proxmox.outcome import Asked, Lost, Message
-from breakglass.proxmox.run import Run, SentIds, command_line
-from breakglass.web.bodies import PveRequest
+from breakglass.proxmox.request import PveRequest
+from breakglass.proxmox.run import Run, SentIds
+from breakglass.proxmox.wire import verb_line
 
 from ..support.scripted import DONE, HUNG, REFUSED, STORAGE_HUNG, Scripted, output, reconnect, result, stage
 from ..support.service import Reply, Service
@@ -110,9 +111,9 @@ def test_anyway_reaches_the_host_as_a_word_of_the_grammar(service: Service, scri
 
 def test_without_the_field_nothing_of_it_is_sent() -> None:
     """A line carries the word only where the body does."""
-    sent = command_line(PveRequest("reset", anyway="storage-hung"), VM, "msg_12345678", "operator")
+    sent = verb_line(PveRequest("reset", anyway="storage-hung"), VM, "msg_12345678", "operator")
     assert sent == "reset vm=102 id=msg_12345678 by=operator anyway=storage-hung"
-    assert "anyway" not in command_line(PveRequest("reset"), VM, "msg_12345678", "operator")
+    assert "anyway" not in verb_line(PveRequest("reset"), VM, "msg_12345678", "operator")
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {

@@ -19,8 +19,8 @@ from breakglass.demo.proxmox.world import VMID, World
 from breakglass.proxmox.host import Host
 from breakglass.proxmox.link import Link
 from breakglass.proxmox.outcome import Asked, Lost, Message, Unreached
+from breakglass.proxmox.request import PveRequest
 from breakglass.proxmox.run import Run, SentIds
-from breakglass.web.bodies import PveRequest
 
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port

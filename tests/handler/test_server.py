@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-
+from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import wait_listening
 

@@ -15,7 +15,7 @@ from breakglass.alerts.payloads import SENDERS, Alert, read_payload
 from breakglass.alerts.rules import Rule
 from breakglass.auth.signing import ID
 from breakglass.errors import BadRequest
-from breakglass.web.bodies import REASON_BYTES
+from breakglass.text import REASON_BYTES
 from breakglass.web.replies import error_reply
 
 DATA = Path(__file__).parent.parent / "data/alerts"

@@ -8,7 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from breakglass.errors import BadRequest
-from breakglass.web.bodies import PveRequest, cut_utf8, pve_request, strict_json
+from breakglass.proxmox.request import PveRequest
+from breakglass.text import cut_utf8
+from breakglass.web.bodies import pve_request, strict_json
 
 FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "challenge")
 JOB = "msg_12345678"

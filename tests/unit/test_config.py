@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.cli.serve import load_config
-from breakglass.config.load import parse
+from breakglass.config.load import load_config, parse
 from breakglass.config.model import Address, Config, Vm, by_hand, is_vm_name
-from breakglass.errors import ConfigError, Problem
+from breakglass.config.problems import ConfigError, Problem
 
 
 def whsec(letter: str, size: int = 32) -> str:

@@ -7,7 +7,8 @@ import pytest
 from starlette.types import Message
 
 from breakglass import errors
-from breakglass.errors import BreakglassError, ConfigError, Problem, Unauthorized
+from breakglass.config.problems import ConfigError, Problem
+from breakglass.errors import BreakglassError, Unauthorized
 from breakglass.web.gate import refuse
 
 # PROTOCOL sections 2 and 3: code, HTTP status, reached.

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from breakglass.agents.pve.grammar import LINE_CHARS, NOTE_BYTES, Malformed, Request, escaped, parse_line
 from breakglass.agents.pve.words import VERBS
 from breakglass.config.model import Address, Vm
-from breakglass.proxmox.run import command_line
+from breakglass.proxmox.request import PveRequest
+from breakglass.proxmox.wire import verb_line
+from breakglass.text import REASON_BYTES
 from breakglass.verbs import VERBS as WORDS_FOR_PEOPLE
-from breakglass.web.bodies import REASON_BYTES, PveRequest
 
 ID = "msg_12345678"
 # PROTOCOL section 4, written out once more: what the agent's own expression has to agree with.
@@ -266,7 +267,7 @@ requests = st.builds(
 @settings(deadline=None)
 def test_every_line_of_the_handler_is_understood(request: PveRequest, msg_id: str, caller: str) -> None:
     """The host agent understands every line that the handler makes, and reads in it what the person sent."""
-    told = parse_line(command_line(request, VM, msg_id, caller))
+    told = parse_line(verb_line(request, VM, msg_id, caller))
     assert (told.verb, told.vm) == (request.verb, 102)
     if WORDS_FOR_PEOPLE[request.verb].is_job:
         assert (told.id, told.by, told.if_state, told.if_last) == (msg_id, caller, request.if_state, request.if_last)
@@ -276,7 +277,7 @@ def test_every_line_of_the_handler_is_understood(request: PveRequest, msg_id: st
 def test_the_longest_line_of_the_handler_fits() -> None:
     """A line with every word as long as it can be fits into what the agent reads."""
     request = PveRequest("forensics", "", "☎" * REASON_BYTES, "s" * 32, "l" * 64)
-    line = command_line(request, VM, "i" * 64, "b" * 64)
+    line = verb_line(request, VM, "i" * 64, "b" * 64)
     assert parse_line(line).why == "☎" * (REASON_BYTES // len("☎".encode()))
     assert len(line) < LINE_CHARS
 

@@ -25,8 +25,8 @@ FLOORS = (
     ("proxmox",),
     ("config",),
     ("auth", "alerts"),
-    ("audit",),
-    ("errors", "verbs", "text", "templates", "threads", "isolated"),
+    ("threads",),
+    ("audit", "errors", "verbs", "text", "templates", "isolated"),
 )
 AGENT_FLOORS = (
     ("main",),
@@ -41,7 +41,9 @@ AGENT_FLOORS = (
 )
 # Packages and modules that do no I/O: they are given the time, randomness, the environment and the text of files.
 PURE = (
-    "alerts",
+    "alerts/captures.py",
+    "alerts/payloads.py",
+    "alerts/rules.py",
     "auth",
     "errors",
     "verbs",
@@ -51,13 +53,17 @@ PURE = (
     "config/callers.py",
     "config/vms.py",
     "config/chat.py",
+    "config/alerts.py",
+    "config/problems.py",
     "claude/brief.py",
     "claude/events.py",
     "claude/failures.py",
     "claude/ssh_files.py",
+    "chat/request.py",
     "chat/sessions.py",
     "proxmox/outcome.py",
     "proxmox/patience.py",
+    "proxmox/request.py",
     "proxmox/wire.py",
     "web/bodies.py",
 )

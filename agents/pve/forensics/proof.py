@@ -1,8 +1,7 @@
 """The lines that prove a verdict, and the comparison of the disks' queues behind them. Nothing is asked here."""
 
-from collections.abc import Sequence
-
 from ..host.ha import ha_line
+from ..host.process import listed
 from .evidence import Evidence, Queue
 from .obstacles import TROUBLES
 
@@ -88,25 +87,8 @@ def storage_lines(seen: Evidence) -> tuple[str, ...]:
     return (*dead, note) if late else dead
 
 
-def left_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
-    """Return what is left of a stopped VM, by pid and as `NAME, process PID, state S`, and what ends it."""
-    if not remains:
-        return (f"left in the VM's scope: {listed(tuple(pids))}",)
-    lines = [f"left in the VM's scope: {line}" for line in remains]
-    killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
-    if len(killable) < len(remains):
-        lines.append("no signal ends a process in state D: mend the host's storage, or reboot the host")
-    if killable:
-        lines.append(f"by hand: kill {' '.join(map(str, killable))}, and kill -9 if that is not enough; then start")
-    return tuple(lines)
-
-
 def known_line(line: str) -> tuple[str, ...]:
     return (line,) if line else ()
-
-
-def listed(items: tuple[object, ...]) -> str:
-    return ", ".join(str(item) for item in items)
 
 
 def counted(number: int, noun: str) -> str:

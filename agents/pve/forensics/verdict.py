@@ -5,6 +5,7 @@ hung one look alike from outside, and the verdict says so instead of guessing.
 """
 
 from ..host.ha import ha_stuck
+from ..host.process import left_lines, listed
 from ..jobs.result import Verdict
 from .evidence import WATCHED_SECONDS, Evidence
 from .obstacles import obstacle_to, pve_cure, pve_obstacle
@@ -15,8 +16,6 @@ from .proof import (
     frozen_disks,
     host_lines,
     known_line,
-    left_lines,
-    listed,
     lock_lines,
     moved,
     pve_lines,

@@ -3,7 +3,7 @@ last that the OOM killer takes."""
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
@@ -107,3 +107,20 @@ def _detached(body: Callable[[], None]) -> NoReturn:
         body()
     finally:
         os._exit(0)
+
+
+def left_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
+    """Return what is left of a stopped VM, by pid and as `NAME, process PID, state S`, and what ends it."""
+    if not remains:
+        return (f"left in the VM's scope: {listed(tuple(pids))}",)
+    lines = [f"left in the VM's scope: {line}" for line in remains]
+    killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
+    if len(killable) < len(remains):
+        lines.append("no signal ends a process in state D: mend the host's storage, or reboot the host")
+    if killable:
+        lines.append(f"by hand: kill {' '.join(map(str, killable))}, and kill -9 if that is not enough; then start")
+    return tuple(lines)
+
+
+def listed(items: tuple[object, ...]) -> str:
+    return ", ".join(str(item) for item in items)

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ..forensics.proof import left_lines
 from .bounded import NoAnswer, ask
 from .paths import Host
-from .process import describe_process, process_ticks
+from .process import describe_process, left_lines, process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
 
 _SEEN: dict[int, int] = {}  # the pid and start time of the QEMU that was verified last

@@ -217,3 +217,18 @@ class Memory:
                 os.unlink(self.job(job_id, name))
             except OSError:
                 pass
+
+
+def describe_holder(memory: Memory, job_id: str) -> dict[str, object] | None:
+    """Return which job holds the VM, whose, since when and in which stage."""
+    record = memory.record(job_id)
+    if record is None:
+        return None
+    return {
+        "job": record.id,
+        "verb": record.verb,
+        "by": record.by,
+        "since": record.started,
+        "stage": memory.stage(record.id),
+        "deadline": memory.deadline(record.id, record.verb),
+    }

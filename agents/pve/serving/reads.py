@@ -22,7 +22,7 @@ from ..jobs.archive import archive_trouble
 from ..jobs.history import entries, older_entries, table, whole_job
 from ..jobs.mutex import Lock
 from ..jobs.result import Result, Verdict
-from ..jobs.store import Memory
+from ..jobs.store import Memory, describe_holder
 from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, FAILED, VERSION
 
 Message = dict[str, object]
@@ -69,7 +69,7 @@ def status_result(
     """Return the result of a status from whatever facts there are; reads tmpfs only, so it never waits."""
     memory = Memory(host)
     holder_id = Lock(host, "lock").holder()
-    holder = holding(memory, holder_id) if holder_id else None
+    holder = describe_holder(memory, holder_id) if holder_id else None
     state = conclude(facts)
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
@@ -93,21 +93,6 @@ def status_result(
             )
         )
     return Result(exit_code, state, memory.last, "status", verdict, holder)
-
-
-def holding(memory: Memory, job_id: str) -> dict[str, object] | None:
-    """Return which job holds the VM, whose, since when and in which stage."""
-    record = memory.record(job_id)
-    if record is None:
-        return None
-    return {
-        "job": record.id,
-        "verb": record.verb,
-        "by": record.by,
-        "since": record.started,
-        "stage": memory.stage(record.id),
-        "deadline": memory.deadline(record.id, record.verb),
-    }
 
 
 def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:

@@ -1,0 +1,16 @@
+"""The body of a request to /chat, once parsed. Pure."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """The body of POST /chat: one of `prompt`, `attach`, `cancel`. `vm` and `session` are not judged yet."""
+
+    prompt: str = ""
+    vm: str = ""
+    session: str = ""
+    attach: str = ""
+    cancel: str = ""
+    after: int = 0
+    challenge: str = ""

@@ -1,0 +1,13 @@
+"""Text for people: cut to a length, and shown without what a terminal would obey. Pure."""
+
+REASON_BYTES = 5 * 1024
+
+
+def shown(text: str) -> str:
+    """Return a name that a sender chose as an error can show it: cut, and written out in ASCII."""
+    return ascii(text[:40])[1:-1]
+
+
+def cut_utf8(text: str, limit: int) -> str:
+    """Return `text` cut to at most `limit` bytes of UTF-8, at a character's end."""
+    return text.encode()[:limit].decode("utf-8", "ignore")
