@@ -15,7 +15,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from typing import Any
 
 FILE = "BREAKGLASS_COVERAGE"  # in the environment of the tests: the file that isolated programs append to
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def prologue() -> str:
@@ -25,7 +25,7 @@ def prologue() -> str:
     tracer = find_spec("coverage.tracer") if file else None
     if tracer is None:
         return ""
-    return f"from tests.measuring import record\nrecord({file!r}, {tracer.origin!r})\n"
+    return f"from tests.support.measuring import record\nrecord({file!r}, {tracer.origin!r})\n"
 
 
 def record(file: str, tracer: str) -> None:
