@@ -35,7 +35,7 @@ def recipe(vm: Vm, keys: Keys, source: str | None = None) -> str:
         ipaddress.ip_network(source, strict=False)
     chosen = {"from": source, "no_read_only_key": not keys.reading}
     return fill(
-        choose(read_template("cli_data/recipe.sh"), [name for name, is_so in chosen.items() if is_so]),
+        choose(read_template("cli/recipe.sh"), [name for name, is_so in chosen.items() if is_so]),
         vm=vm.name,
         vmid=vm.vmid,
         user=vm.ssh.user,
