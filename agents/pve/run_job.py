@@ -13,13 +13,13 @@ from .host.cluster import cluster_view
 from .host.files import boottime
 from .host.paths import Host
 from .host.process import process_ticks, spawn_detached
-from .host.vmstate import PROC_SECONDS, QMP_SECONDS, conclude, in_time, observe
+from .host.vmstate import PROC_SECONDS, QMP_SECONDS, in_time, observe, vm_state
 from .jobs.archive import archive_begun, archive_finished, archive_hangs, archive_trouble
 from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
 from .jobs.mutex import Lock
 from .jobs.result import Ended, Result, Verdict
-from .jobs.store import Memory, Record, describe_holder
+from .jobs.store import JobStore, Record, describe_holder
 from .power.preflight import as_expected
 from .power.verbs import POWER
 from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
@@ -28,23 +28,23 @@ from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
 def spawn(host: Host, request: Request, nonce: str) -> None:
     """Start the job of `request` (id and by are set) and return at once; `nonce` marks it as started by us."""
     claim_by = boottime() + CLAIM_SECONDS - 1
-    spawn_detached(lambda: _live(host, request, nonce, claim_by))
+    spawn_detached(lambda: _run_job(host, request, nonce, claim_by))
 
 
-def falls_under(host: Host, request: Request) -> bool:
+def attach_to_capture(host: Host, request: Request) -> bool:
     """Let a request for evidence stand under the capture that runs, or is fresh enough for it; False when there is
     none. It takes no process, so that a storm of alerts holds up nobody who wants to act."""
     if request.verb != "forensics":
         return False
     capture = capture_lock(host).holder(tries=1) or newest_capture(host, request.fresh, "capture")
-    return capture not in ("", request.id) and Memory(host).alias(request.id, capture)
+    return capture not in ("", request.id) and JobStore(host).alias(request.id, capture)
 
 
-def _live(host: Host, request: Request, nonce: str, claim_by: float) -> None:
+def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:
     if boottime() > claim_by:
         return  # so late that whoever follows is about to say that it did not start: it must not, then
-    memory = Memory(host)
-    memory.prepare()
+    store = JobStore(host)
+    store.prepare()
     pid = os.getpid()
     record = Record(
         id=request.id,
@@ -58,7 +58,7 @@ def _live(host: Host, request: Request, nonce: str, claim_by: float) -> None:
         ticks=process_ticks(pid),
         fresh=request.fresh,
     )
-    job = Job(host, memory, record)
+    job = Job(host, store, record)
     lock = _claimed(job)
     if lock is None:
         return  # somebody has this id, or a capture stands for it: end silently
@@ -66,21 +66,21 @@ def _live(host: Host, request: Request, nonce: str, claim_by: float) -> None:
     lock.release()
     if job.second:
         kill_child(job.second)
-    archive_finished(host, memory)
+    archive_finished(host, store)
 
 
 def _claimed(job: Job) -> Lock | None:
     if job.record.verb != "forensics":
-        return Lock(job.host, "lock") if job.memory.claim(job.record) else None
+        return Lock(job.host, "lock") if job.store.claim(job.record) else None
     lock = capture_lock(job.host)
     running = None if lock.take(job.record.id) else lock.holder()
     if running == job.record.id:
         return None  # the same request, a moment earlier
     if stands_for := running or newest_capture(job.host, job.record.fresh, "capture"):
-        job.memory.alias(job.record.id, stands_for)
+        job.store.alias(job.record.id, stands_for)
         return None
-    job.memory.drop_dangling(job.record.id)  # we hold the lock: what this id stood for was never begun
-    return lock if job.memory.claim(job.record) else None
+    job.store.drop_dangling(job.record.id)  # we hold the lock: what this id stood for was never begun
+    return lock if job.store.claim(job.record) else None
 
 
 def _settle(job: Job, request: Request, lock: Lock) -> None:
@@ -101,11 +101,11 @@ def _settle(job: Job, request: Request, lock: Lock) -> None:
 def _completed(job: Job, result: Result) -> Result:
     state = result.state
     if state == "unknown" and result.exit_code != BUSY:
-        state = str(in_time(lambda: conclude(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state)
+        state = str(in_time(lambda: vm_state(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state)
     return Result(
         exit_code=result.exit_code,
         state=state,
-        last=job.memory.last,
+        last=job.store.last,
         stage=job.stage,
         verdict=result.verdict,
         holder=result.holder,
@@ -117,7 +117,7 @@ def _completed(job: Job, result: Result) -> Result:
 
 
 def _unarchived(job: Job, result: Result) -> list[str]:
-    trouble = archive_trouble(job.memory) if result.exit_code != BUSY else ""
+    trouble = archive_trouble(job.store) if result.exit_code != BUSY else ""
     return [trouble] if trouble else []
 
 
@@ -131,13 +131,13 @@ def _act(job: Job, request: Request, lock: Lock) -> Result:
     refuse_old_id(job)
     facts = observe(job.host)
     as_expected(job, facts, request.if_state, request.if_last)
-    archive_begun(job.host, job.memory, job.record)
+    archive_begun(job.host, job.store, job.record)
     return POWER[request.verb](job, facts)
 
 
 def refuse_old_id(job: Job) -> None:
     """Refuse an id that acted before the host's last boot, which /run has forgotten and the archive has not."""
-    if boottime() > DAY or archive_hangs(job.memory):
+    if boottime() > DAY or archive_hangs(job.store):
         return
     if in_time(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
         sentence = "this id was used before the host's last boot; use a new id"
@@ -145,7 +145,7 @@ def refuse_old_id(job: Job) -> None:
 
 
 def _busy(job: Job, holder_id: str | None) -> Ended:
-    holder = describe_holder(job.memory, holder_id) if holder_id else None
+    holder = describe_holder(job.store, holder_id) if holder_id else None
     if holder is None:
         return Ended(BUSY, Verdict("busy", "another job held this VM a moment ago; look again", "status"))
     who = "{by}: {verb} since {since}, stage {stage}".format(**holder)

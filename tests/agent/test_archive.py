@@ -164,7 +164,7 @@ def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socke
 
 def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
     """Nobody waits for that process: it says what went wrong, briefly, and goes on with the archive."""
-    defect = 'def prune(memory):\n    raise KeyError("x" * 5000)\n\n\nfind("Memory").prune = prune'
+    defect = 'def prune(memory):\n    raise KeyError("x" * 5000)\n\n\nfind("JobStore").prune = prune'
     with constants_set(world, defect):
         job_id = execute(world, "reset").trailer["job"]
     [line] = [line for line in logged(journal, world, job_id) if "tidy_run: KeyError" in line]

@@ -13,7 +13,7 @@ from breakglass.agents.pve.forensics.capture import before_acting
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.job import Job
-from breakglass.agents.pve.jobs.store import Memory, Record
+from breakglass.agents.pve.jobs.store import JobStore, Record
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
@@ -48,20 +48,20 @@ def path_of_the_host(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
 def job_of(world: World, name: str = "j1") -> Job:
     """Claim an id for a reset and be its process."""
     host = Host(VMID, str(world.root))
-    memory = Memory(host)
-    memory.prepare()
+    store = JobStore(host)
+    store.prepare()
     nobody = 0  # a host that closes ends the processes of its jobs
     record = Record(name, "reset", "test", "", "2026-01-01T00:00:00Z", boottime(), name, nobody, nobody)
-    assert memory.claim(record)
-    return Job(host, memory, record)
+    assert store.claim(record)
+    return Job(host, store, record)
 
 
 def file_of(job: Job, name: str) -> Any:
-    return json.loads(Path(job.memory.job(job.record.id, name)).read_text())
+    return json.loads(Path(job.store.path(job.record.id, name)).read_text())
 
 
 def said(job: Job) -> str:
-    lines = Path(job.memory.job(job.record.id, "output")).read_text().splitlines()
+    lines = Path(job.store.path(job.record.id, "output")).read_text().splitlines()
     return "".join(json.loads(line)["text"] for line in lines)
 
 

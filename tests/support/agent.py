@@ -23,7 +23,7 @@ from typing import Any
 
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.jobs.store import Memory
+from breakglass.agents.pve.jobs.store import JobStore
 from breakglass.demo.proxmox.world import VMID, World
 
 from . import measuring
@@ -67,10 +67,10 @@ _FOR_PROXMOX = re.compile(r"(?s)(?<=# ---- for Proxmox\n).*?(?=# ---- for this m
 
 def processes(world: World, job_id: str) -> list[int]:
     """Return the pids of a job's processes, the one that stands by first, as the host itself looks for them."""
-    memory = Memory(Host(VMID, str(world.root)))
-    record = memory.record(job_id)
+    store = JobStore(Host(VMID, str(world.root)))
+    record = store.record(job_id)
     assert record, f"{job_id} is no job"  # so that none of its processes is never said of a job that was not seen
-    return memory.processes(record)
+    return store.processes(record)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from ..host.files import boottime, read_json, write_whole
+from ..host.files import boottime, read_json, write_atomic
 from ..host.paths import Host
 from ..host.process import describe_process
 from ..host.qmp import Qmp, QmpError, QmpSilent
-from ..host.vmstate import Facts, conclude, leftovers, observe, read_pid, sources
+from ..host.vmstate import Facts, describe_sources, leftovers, observe, read_pid, vm_state
 from ..jobs.job import Job
 from ..jobs.mutex import Lock
 from ..jobs.result import Result, Verdict
@@ -53,7 +53,7 @@ def before_acting(job: Job, facts: Facts | None = None) -> Verdict | None:
 
 def _stands_still(job: Job, facts: Facts) -> bool:
     """Tell whether a thread of QEMU sits in the kernel now: what a capture did not see may have begun since."""
-    if facts.pid is None or conclude(facts) == "stopped":
+    if facts.pid is None or vm_state(facts) == "stopped":
         return False
     look = [thread_probe(job.host, facts.pid, SHORT_APART)]
     return any(reply.facts.get("stuck") for reply in asked_together(look, time.monotonic() + 2 * SHORT_APART + 1))
@@ -68,7 +68,7 @@ def proven_capture(host: Host) -> str:
 
 
 def _kept_evidence(host: Host, capture: str) -> Evidence | None:
-    kept = (read_json(f"{host.memory}/jobs/{capture}/evidence.json") or {}).get("evidence")
+    kept = (read_json(f"{host.run_dir}/jobs/{capture}/evidence.json") or {}).get("evidence")
     try:
         return evidence_from(kept) if isinstance(kept, dict) else None
     except (TypeError, ValueError):  # of a file that another version wrote
@@ -86,7 +86,7 @@ def newest_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
     `evidence` is any capture, a verb's own too; `capture` is that of a forensics job, which others may attach to.
     What was seen of an earlier QEMU process is no evidence of this one.
     """
-    known = read_json(f"{host.memory}/{kind}.json") or {}
+    known = read_json(f"{host.run_dir}/{kind}.json") or {}
     at = known.get("boottime")
     young = isinstance(at, float) and boottime() - at < seconds and known.get("pid") == read_pid(host)
     return str(known.get("job", "")) if young else ""
@@ -94,14 +94,14 @@ def newest_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
 
 def capture(job: Job, facts: Facts, until: float) -> Verdict:
     """Ask every probe, write what it said as it comes, take the console's picture last; judge, and keep all of it."""
-    pid = None if conclude(facts) == "stopped" else facts.pid
+    pid = None if vm_state(facts) == "stopped" else facts.pid
     asked = asked_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
     return _judged(job, facts, list(_shown(job, asked)), until)
 
 
 def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
     """Look as long as a rescue may wait, and once more where a thread or a disk stood still; judge, and keep it."""
-    state = conclude(facts)
+    state = vm_state(facts)
     pid = None if state == "stopped" else facts.pid
     enough = until - SCREEN_SECONDS
     replies = list(_shown(job, asked_together(short_probes(job.host, pid, state != "wedged"), enough)))
@@ -114,7 +114,7 @@ def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
 
 
 def _judged(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdict:
-    state = conclude(facts)
+    state = vm_state(facts)
     if state != "stopped":
         replies.append(_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
         _show(job, replies[-1])
@@ -127,9 +127,9 @@ def _judged(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdi
 
 def gathered(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
     """Return the evidence of a capture: what each reply settles, and the state that was seen first."""
-    state = conclude(facts)
+    state = vm_state(facts)
     left = leftovers(host) if state == "stopped" else []
-    known: dict[str, object] = {"state": state, "source": sources(facts), "pid": facts.pid}
+    known: dict[str, object] = {"state": state, "source": describe_sources(facts), "pid": facts.pid}
     for reply in replies:
         known |= reply.facts
     known["dead_storages"] = dead_storages(replies)
@@ -167,7 +167,7 @@ def _screen(job: Job, state: str, seconds: float) -> Reply:
 
 def screendump(job: Job, seconds: float) -> str:
     """Keep the console's picture as PNG, 2 MiB at most; QEMU writes it, as root, where we say."""
-    path = job.memory.job(job.record.id, "screen.png")
+    path = job.store.path(job.record.id, "screen.png")
     with Qmp(job.host.qmp, seconds) as qmp:
         qmp.command("screendump", filename=path, format="png")
     size = os.path.getsize(path)
@@ -182,12 +182,12 @@ def _remember(job: Job, replies: list[Reply], seen: Evidence, verdict: Verdict) 
     names = ("probe", "command", "outcome", "seconds")
     manifest = [{name: getattr(reply, name) for name in names} for reply in replies]
     try:
-        write_whole(job.memory.job(job.record.id, "manifest.json"), json.dumps(manifest))
+        write_atomic(job.store.path(job.record.id, "manifest.json"), json.dumps(manifest))
         judged_by = {"evidence": seen.as_json(), "verdict": asdict(verdict)}
-        write_whole(job.memory.job(job.record.id, "evidence.json"), json.dumps(judged_by))
+        write_atomic(job.store.path(job.record.id, "evidence.json"), json.dumps(judged_by))
         note = json.dumps({"job": job.record.id, "boottime": boottime(), "pid": seen.pid})
         for kind in ("evidence", "capture") if job.record.verb == "forensics" else ("evidence",):
-            write_whole(f"{job.host.memory}/{kind}.json", note)
+            write_atomic(f"{job.host.run_dir}/{kind}.json", note)
     except OSError:
         job.warnings.append("the host could not keep the evidence")
 
@@ -197,8 +197,8 @@ def forensics(job: Job) -> Result:
     until = time.monotonic() + BUDGET
     job.enter("forensics")
     facts = observe(job.host)
-    job.say(f"state: {conclude(facts)} ({sources(facts)})")
-    return Result(DONE, conclude(facts), verdict=capture(job, facts, until))
+    job.say(f"state: {vm_state(facts)} ({describe_sources(facts)})")
+    return Result(DONE, vm_state(facts), verdict=capture(job, facts, until))
 
 
 def capture_lock(host: Host) -> Lock:

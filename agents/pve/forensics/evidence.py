@@ -21,7 +21,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`state`: see vmstate.conclude. `threads`: one state letter for each thread of QEMU. `stuck`: threads that sat in
+    """`state`: see vmstate.vm_state. `threads`: one state letter for each thread of QEMU. `stuck`: threads that sat in
     one uninterruptible sleep from the first sample to the second. `queues`: each sample of the disks' queues, oldest
     first. `seconds`: between the samples of the threads, and of the queues where `queue_seconds` says no other. `cpu`:
     seconds of processor time that QEMU used meanwhile. `lock`: the configuration's `lock:`. `owners`: who holds the

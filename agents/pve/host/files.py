@@ -11,7 +11,7 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def write_whole(path: str, text: str) -> None:
+def write_atomic(path: str, text: str) -> None:
     """Write a small file so that no reader ever sees half of it."""
     draft = f"{path}.{os.getpid()}"
     with open(draft, "w", encoding="utf-8") as file:
@@ -21,7 +21,7 @@ def write_whole(path: str, text: str) -> None:
 
 def write_process(path: str, pid: int) -> None:
     """Note a process so that a later one with its pid is not mistaken for it."""
-    write_whole(path, f"{pid} {process_ticks(pid)}")
+    write_atomic(path, f"{pid} {process_ticks(pid)}")
 
 
 def read_process(path: str) -> int:

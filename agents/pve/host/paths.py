@@ -20,7 +20,7 @@ class Host:
         return self.root + absolute
 
     @property
-    def memory(self) -> str:
+    def run_dir(self) -> str:
         """The authority on ids, jobs and the lock: a tmpfs, gone with the boot it describes."""
         return self.path(f"/run/breakglass/{self.vmid}")
 

@@ -1,7 +1,7 @@
 """What state the VM is in, without `qm` and without `/etc/pve`: pid file, /proc, cgroup and raw QMP.
 
 `running` because a pid exists is not `running` because QEMU said so: each fact is kept with its source, and
-`conclude` weighs them. Nothing here signals a process or changes anything.
+`vm_state` weighs them. Nothing here signals a process or changes anything.
 """
 
 import os
@@ -103,7 +103,7 @@ def _is_qemu(host: Host, pid: int) -> bool:
     return bool(re.search(r"(?:^|/)(?:kvm|qemu-[^/]*)$", argv[0]) and named & own)
 
 
-def conclude(facts: Facts) -> str:
+def vm_state(facts: Facts) -> str:
     """Return the state word: QEMU's own, `stopped`, `wedged` (a process, but QMP is silent) or `unknown`."""
     if facts.unread:
         return "unknown"
@@ -116,7 +116,7 @@ def conclude(facts: Facts) -> str:
     return "wedged"
 
 
-def sources(facts: Facts) -> str:
+def describe_sources(facts: Facts) -> str:
     """Return one line that says which source answered what."""
     if facts.unread:
         return "nothing answered"
@@ -132,7 +132,7 @@ def sources(facts: Facts) -> str:
 
 def has_process(facts: Facts) -> bool | None:
     """Tell whether a QEMU process exists; None when that can't be determined."""
-    state = conclude(facts)
+    state = vm_state(facts)
     return None if state == "unknown" else state != "stopped"
 
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..host.files import boottime, read_json, remove_flat, write_whole
+from ..host.files import boottime, read_json, remove_flat, write_atomic
 from ..host.paths import Host
 from ..host.process import process_ticks
 from ..words import DAY
 from .mutex import Lock
-from .store import Memory, Record
+from .store import JobStore, Record
 
 NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")
 KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
@@ -26,7 +26,7 @@ SLOW_SECONDS = 2.0
 LOG_CHARS = 300
 
 
-def archive_begun(host: Host, memory: Memory, record: Record) -> None:
+def archive_begun(host: Host, store: JobStore, record: Record) -> None:
     """Write down that a job begins to act, in a child that is left alone; on a hung disk only one gets stuck."""
     try:
         if os.fork():
@@ -35,48 +35,48 @@ def archive_begun(host: Host, memory: Memory, record: Record) -> None:
         return
     try:
         if Lock(host, "begun.lock").take(record.id):
-            with _noted(host, memory):
-                _copy(host, memory, record, NAMES[:1])
+            with _noted(host, store):
+                _copy(host, store, record, NAMES[:1])
                 _sync(f"{host.archive}/{record.id}")
     finally:
         os._exit(0)
 
 
-def archive_finished(host: Host, memory: Memory) -> None:
+def archive_finished(host: Host, store: JobStore) -> None:
     """Tidy up, in a process that nobody waits for: what goes wrong is said in the journal, or nobody would know."""
     os.nice(10)
     for tidy in (_tidy_run, _tidy_archive):
         try:
-            tidy(host, memory)
+            tidy(host, store)
         except Exception as error:  # of a damaged file, or a defect; the other one is tidied all the same
             host.log(f"{tidy.__name__.strip('_')}: {type(error).__name__}: {error}"[:LOG_CHARS])
 
 
-def _tidy_run(host: Host, memory: Memory) -> None:
-    memory.prune()
+def _tidy_run(host: Host, store: JobStore) -> None:
+    store.prune()
 
 
-def _tidy_archive(host: Host, memory: Memory) -> None:
+def _tidy_archive(host: Host, store: JobStore) -> None:
     """Prune the archive, and copy what is not copied yet; one process at a time, as above."""
     lock = Lock(host, "archive.lock")
     if not lock.take("archive"):
         return
-    with _noted(host, memory):
+    with _noted(host, store):
         prune_archive(host.archive)
-        for record in memory.records():
-            if memory.result(record.id) and not os.path.exists(memory.job(record.id, "archived")):
-                _copy(host, memory, record, NAMES)
-                with open(memory.job(record.id, "archived"), "wb"):
+        for record in store.records():
+            if store.result(record.id) and not os.path.exists(store.path(record.id, "archived")):
+                _copy(host, store, record, NAMES)
+                with open(store.path(record.id, "archived"), "wb"):
                     pass
     lock.release()
 
 
-def _copy(host: Host, memory: Memory, record: Record, names: tuple[str, ...]) -> None:
+def _copy(host: Host, store: JobStore, record: Record, names: tuple[str, ...]) -> None:
     target = f"{host.archive}/{record.id}"
     os.makedirs(target, mode=0o700, exist_ok=True)
     for name in names:
         try:
-            with open(memory.job(record.id, name), "rb") as source:
+            with open(store.path(record.id, name), "rb") as source:
                 data = source.read()
         except FileNotFoundError:
             continue
@@ -98,50 +98,50 @@ def _sync(directory: str) -> None:
 
 
 @contextmanager
-def _noted(host: Host, memory: Memory) -> Iterator[None]:
+def _noted(host: Host, store: JobStore) -> Iterator[None]:
     """Keep a note in /run while the archive is written, and the reason when it can't be."""
-    if "error" not in (read_json(_note(memory)) or {}) and not _written_for(memory):
+    if "error" not in (read_json(_note(store)) or {}) and not _written_for(store):
         pid = os.getpid()
-        _write_note(memory, {"since": boottime(), "pid": pid, "ticks": process_ticks(pid)})
+        _write_note(store, {"since": boottime(), "pid": pid, "ticks": process_ticks(pid)})
     try:
         yield
-        _write_note(memory, {})
+        _write_note(store, {})
     except OSError as error:
         host.log(f"archive: {error.strerror}")
-        _write_note(memory, {"error": error.strerror})
+        _write_note(store, {"error": error.strerror})
 
 
-def _note(memory: Memory) -> str:
-    return f"{memory.host.memory}/archive.json"
+def _note(store: JobStore) -> str:
+    return f"{store.host.run_dir}/archive.json"
 
 
-def _write_note(memory: Memory, note: dict[str, object]) -> None:
+def _write_note(store: JobStore, note: dict[str, object]) -> None:
     try:
-        write_whole(_note(memory), json.dumps(note))
+        write_atomic(_note(store), json.dumps(note))
     except OSError:  # /run is full as well
         pass
 
 
-def _written_for(memory: Memory) -> float:
+def _written_for(store: JobStore) -> float:
     """Return for how many seconds a process has been writing, 0 when none is."""
-    note = read_json(_note(memory)) or {}
+    note = read_json(_note(store)) or {}
     since, pid = note.get("since"), note.get("pid")
     if not isinstance(since, float) or not isinstance(pid, int) or process_ticks(pid) != note.get("ticks"):
         return 0.0
     return boottime() - since
 
 
-def archive_hangs(memory: Memory) -> bool:
+def archive_hangs(store: JobStore) -> bool:
     """Tell whether the archive is known not to answer, so that nobody need ask once more; reads tmpfs only."""
-    return _written_for(memory) > SLOW_SECONDS
+    return _written_for(store) > SLOW_SECONDS
 
 
-def archive_trouble(memory: Memory) -> str:
+def archive_trouble(store: JobStore) -> str:
     """Return a sentence when the archive can't be written or does not answer, else nothing; reads tmpfs only."""
-    if reason := (read_json(_note(memory)) or {}).get("error"):
+    if reason := (read_json(_note(store)) or {}).get("error"):
         trouble = f"the archive in /var/lib can't be written ({reason})"
-    elif archive_hangs(memory):
-        trouble = f"the archive in /var/lib has not answered for {_written_for(memory):.0f} s"
+    elif archive_hangs(store):
+        trouble = f"the archive in /var/lib has not answered for {_written_for(store):.0f} s"
     else:
         return ""
     return f"{trouble}: jobs are kept in /run alone, until the next boot"

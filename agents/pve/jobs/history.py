@@ -11,7 +11,7 @@ from ..host.files import boottime, read_json
 from ..host.paths import Host
 from .archive import archive_hangs
 from .result import Verdict
-from .store import Memory, Record
+from .store import JobStore, Record
 
 NEWEST = 50
 ARCHIVE_SECONDS = 1.0
@@ -19,8 +19,8 @@ ARCHIVE_SECONDS = 1.0
 
 def entries(host: Host) -> list[dict[str, object]]:
     """Return the newest 50 jobs of /run, newest first; `outcome` is None while one runs."""
-    memory = Memory(host)
-    return [entry(memory, record) for record in list(memory.records())[:NEWEST]]
+    store = JobStore(host)
+    return [entry(store, record) for record in list(store.records())[:NEWEST]]
 
 
 def older_entries(host: Host, newer: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -33,17 +33,17 @@ def older_entries(host: Host, newer: list[dict[str, object]]) -> list[dict[str, 
 
 
 def _asked_archive(host: Host, question: Callable[[], object]) -> object:
-    if archive_hangs(Memory(host)):
+    if archive_hangs(JobStore(host)):
         raise NoAnswer("no answer")
     return ask(question, ARCHIVE_SECONDS)
 
 
-def entry(memory: Memory, record: Record) -> dict[str, object]:
-    result = memory.result(record.id)
+def entry(store: JobStore, record: Record) -> dict[str, object]:
+    result = store.result(record.id)
     if result is not None:
         return _entry(vars(record), result)
-    stage = memory.stage(record.id)
-    if memory.alive(record):
+    stage = store.stage(record.id)
+    if store.alive(record):
         return _entry(vars(record), {"stage": stage, "seconds": round(boottime() - record.boottime, 1)})
     return _entry(vars(record), _cut_off(f"the job's process was killed in stage {stage or 'begin'}", stage))
 
@@ -76,10 +76,10 @@ def _archived_entry(directory: str) -> dict[str, object] | None:
 def whole_job(host: Host, job_id: str) -> dict[str, object] | None:
     """Return one job with its output and picture, from /run or else from the archive; None when unknown. Raises
     NoAnswer when the archive's disk gives none."""
-    memory = Memory(host)
-    record = memory.record(job_id)
-    if record is not None and (memory.result(job_id) is None or os.path.exists(memory.job(job_id, "output"))):
-        return entry(memory, record) | _contents(memory.job(job_id))
+    store = JobStore(host)
+    record = store.record(job_id)
+    if record is not None and (store.result(job_id) is None or os.path.exists(store.path(job_id, "output"))):
+        return entry(store, record) | _contents(store.path(job_id))
     try:
         old = _asked_archive(host, lambda: _archived_job(f"{host.archive}/{job_id}"))
     except NoAnswer:
@@ -88,7 +88,7 @@ def whole_job(host: Host, job_id: str) -> dict[str, object] | None:
         old = None
     if isinstance(old, dict):
         return old
-    return entry(memory, record) | _contents(memory.job(job_id)) if record else None
+    return entry(store, record) | _contents(store.path(job_id)) if record else None
 
 
 def _archived_job(directory: str) -> dict[str, object] | None:

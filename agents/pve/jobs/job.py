@@ -15,7 +15,7 @@ from ..host.times import MOST_MORE_SECONDS, QM_START_SECONDS, START_COVERED_SECO
 from ..host.vm_config import start_seconds
 from ..words import DEADLINE, DEADLINES
 from .result import Ended, Result, Verdict
-from .store import Memory, Record
+from .store import JobStore, Record
 
 JOB_OUTPUT_BYTES = 1024 * 1024
 SHORT_BYTES = 2048
@@ -25,9 +25,9 @@ ROOM_FOR_SHORT = 64 * 1024  # of it kept for short lines: what the job does is t
 class Job:
     """The running job: what verbs and forensics use to speak, to name their stage and to keep time."""
 
-    def __init__(self, host: Host, memory: Memory, record: Record) -> None:
+    def __init__(self, host: Host, store: JobStore, record: Record) -> None:
         self.host = host
-        self.memory = memory
+        self.store = store
         self.record = record
         self.stage = ""
         self.screen = False
@@ -47,7 +47,7 @@ class Job:
         """Name the stage that begins now, and by when the job ends, for whoever follows it or finds it busy."""
         self.stage = stage
         try:
-            self.memory.enter(self.record.id, stage, self.deadline)
+            self.store.enter(self.record.id, stage, self.deadline)
         except OSError:
             pass
         self._write(json.dumps({"stage": stage, "deadline": self.deadline}) + "\n")
@@ -81,7 +81,7 @@ class Job:
 
     def _write(self, line: str) -> None:
         try:
-            with open(self.memory.job(self.record.id, "output"), "a", encoding="ascii") as file:
+            with open(self.store.path(self.record.id, "output"), "a", encoding="ascii") as file:
                 file.write(("\n" if self._torn else "") + line)
             self._torn = False
         except OSError:
@@ -114,7 +114,7 @@ class Job:
 
     def _note_command(self, pid: int) -> None:
         try:
-            write_process(self.memory.job(self.record.id, "command"), pid)
+            write_process(self.store.path(self.record.id, "command"), pid)
         except OSError:
             pass
 
@@ -131,14 +131,14 @@ class Job:
             "seconds": round(boottime() - record.boottime, 3),
         }
         try:
-            self.memory.write_result(record.id, whole)
+            self.store.write_result(record.id, whole)
         except OSError:
             self._make_room()
-            self.memory.write_result(record.id, whole)
+            self.store.write_result(record.id, whole)
 
     def _make_room(self) -> None:
         for name in ("output", "screen.png"):
             try:
-                os.unlink(self.memory.job(self.record.id, name))
+                os.unlink(self.store.path(self.record.id, name))
             except OSError:
                 pass

@@ -16,7 +16,7 @@ class Lock:
     """
 
     def __init__(self, host: Host, name: str) -> None:
-        self._path = f"{host.memory}/{name}"
+        self._path = f"{host.run_dir}/{name}"
         self._fd: int | None = None
 
     def take(self, job_id: str) -> bool:

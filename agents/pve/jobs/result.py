@@ -31,7 +31,7 @@ def _limited(sentence: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """How a verb ended. `state`: see vmstate.conclude; `elsewhere` where the verdict names the node that has the VM.
+    """How a verb ended. `state`: see vmstate.vm_state; `elsewhere` where the verdict names the node that has the VM.
     `last`: the newest job that got past its preconditions, None where it was not looked at. `anyway`: the code by which
     a person can lift this refusal. `seconds`: how long the verb took."""
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..host.files import boottime, read_json, read_process, remove_flat, write_whole
+from ..host.files import boottime, read_json, read_process, remove_flat, write_atomic
 from ..host.paths import Host
 from ..host.process import process_ticks
 from ..words import DAY, DEADLINES
@@ -38,12 +38,12 @@ class Record:
     fresh: int = 0
 
 
-class Memory:
+class JobStore:
     """The directories of one VM; every method is quick and safe to call from any process."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.jobs = f"{host.memory}/jobs"
+        self.jobs = f"{host.run_dir}/jobs"
 
     def prepare(self) -> None:
         """Make the directories, for root only; raises OSError when /run can't be written."""
@@ -58,9 +58,9 @@ class Memory:
     @property
     def _reserve(self) -> str:
         """Room for the job that comes when /run is full: bookkeeping must not stop a rescue."""
-        return f"{self.host.memory}/reserve"
+        return f"{self.host.run_dir}/reserve"
 
-    def job(self, job_id: str, name: str = "") -> str:
+    def path(self, job_id: str, name: str = "") -> str:
         """Return the path of a job's directory, or of a file in it."""
         return f"{self.jobs}/{job_id}/{name}" if name else f"{self.jobs}/{job_id}"
 
@@ -74,7 +74,7 @@ class Memory:
             self._make_room()
             self._write_draft(draft, record)
         try:
-            os.rename(draft, self.job(record.id))
+            os.rename(draft, self.path(record.id))
             return True
         except OSError:
             remove_flat(draft)
@@ -98,20 +98,20 @@ class Memory:
     def alias(self, job_id: str, target: str) -> bool:
         """Let `job_id` stand for another job's capture; False when the id is taken already."""
         try:
-            os.symlink(target, self.job(job_id))
+            os.symlink(target, self.path(job_id))
             return True
         except FileExistsError:
             return False
 
     def drop_dangling(self, job_id: str) -> None:
         """Free an id that stands for a capture which nobody knows."""
-        path = self.job(job_id)
+        path = self.path(job_id)
         if os.path.islink(path) and not os.path.exists(path):
             os.unlink(path)
 
     def record(self, job_id: str) -> Record | None:
         """Return the request behind an id, following an alias; None for an unknown id."""
-        value = read_json(self.job(job_id, "request.json")) or {}
+        value = read_json(self.path(job_id, "request.json")) or {}
         known = {name: value[name] for name in Record.__dataclass_fields__ if name in value}
         try:
             return Record(**known)  # type: ignore[arg-type]  # written by claim alone, perhaps of another version
@@ -119,22 +119,22 @@ class Memory:
             return None
 
     def result(self, job_id: str) -> dict[str, object] | None:
-        return read_json(self.job(job_id, "result.json"))
+        return read_json(self.path(job_id, "result.json"))
 
     def write_result(self, job_id: str, result: dict[str, object]) -> None:
         """Settle a job: the first result stands, whoever writes a second one."""
-        draft = self.job(job_id, f"result.{os.getpid()}")
+        draft = self.path(job_id, f"result.{os.getpid()}")
         with open(draft, "w", encoding="utf-8") as file:
             json.dump(result, file)
         try:
-            os.link(draft, self.job(job_id, "result.json"))
+            os.link(draft, self.path(job_id, "result.json"))
         except FileExistsError:
             pass
         os.unlink(draft)
 
     def enter(self, job_id: str, stage: str, deadline: float) -> None:
         """Note the stage that begins, and how many seconds after its start the job ends at the latest."""
-        write_whole(self.job(job_id, "stage"), f"{stage} {deadline:g}")
+        write_atomic(self.path(job_id, "stage"), f"{stage} {deadline:g}")
 
     def stage(self, job_id: str) -> str:
         return self._stage_file(job_id)[0]
@@ -148,7 +148,7 @@ class Memory:
 
     def _stage_file(self, job_id: str) -> tuple[str, str]:
         try:
-            with open(self.job(job_id, "stage"), encoding="ascii") as file:
+            with open(self.path(job_id, "stage"), encoding="ascii") as file:
                 stage, _, deadline = file.read().partition(" ")
                 return stage, deadline
         except OSError:
@@ -158,24 +158,24 @@ class Memory:
         """Tell whether the job's own process still runs, or the one that stands by for it, or the `qm` that it ran:
         what that does to the VM is not known before it has ended."""
         over = boottime() - record.boottime > self.deadline(record.id, record.verb)
-        return bool(self.processes(record) or (not over and read_process(self.job(record.id, "command"))))
+        return bool(self.processes(record) or (not over and read_process(self.path(record.id, "command"))))
 
     def processes(self, record: Record) -> list[int]:
         """Return the pids of the processes that run for a job, the one that stands by first."""
         first = record.pid if record.ticks and process_ticks(record.pid) == record.ticks else 0
-        return [pid for pid in (read_process(self.job(record.id, "second")), first) if pid]
+        return [pid for pid in (read_process(self.path(record.id, "second")), first) if pid]
 
     @property
     def last(self) -> str:
         """The newest mutating job that got past its preconditions, or `none`."""
         try:
-            with open(f"{self.host.memory}/last", encoding="ascii") as file:
+            with open(f"{self.host.run_dir}/last", encoding="ascii") as file:
                 return file.read() or "none"
         except OSError:
             return "none"
 
     def set_last(self, job_id: str) -> None:
-        write_whole(f"{self.host.memory}/last", job_id)
+        write_atomic(f"{self.host.run_dir}/last", job_id)
 
     def ids(self) -> list[str]:
         """Return all claimed ids, aliases too, in no order."""
@@ -186,7 +186,7 @@ class Memory:
 
     def records(self) -> Iterator[Record]:
         """Yield every job's record, newest first; aliases are not jobs."""
-        found = [self.record(name) for name in self.ids() if not os.path.islink(self.job(name))]
+        found = [self.record(name) for name in self.ids() if not os.path.islink(self.path(name))]
         yield from sorted((r for r in found if r), key=lambda r: r.boottime, reverse=True)
 
     def prune(self) -> None:
@@ -198,11 +198,11 @@ class Memory:
                 continue
             ran += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged one counts
             if now - record.boottime > KEEP_IDS:
-                remove_flat(self.job(record.id))
+                remove_flat(self.path(record.id))
             elif ran > KEEP_JOBS:
                 self._strip(record.id)
         for name in self.ids():
-            self._drop_dangling(self.job(name))
+            self._drop_dangling(self.path(name))
 
     def _drop_dangling(self, path: str) -> None:
         try:
@@ -214,14 +214,14 @@ class Memory:
     def _strip(self, job_id: str) -> None:
         for name in ("output", "screen.png"):
             try:
-                os.unlink(self.job(job_id, name))
+                os.unlink(self.path(job_id, name))
             except OSError:
                 pass
 
 
-def describe_holder(memory: Memory, job_id: str) -> dict[str, object] | None:
+def describe_holder(store: JobStore, job_id: str) -> dict[str, object] | None:
     """Return which job holds the VM, whose, since when and in which stage."""
-    record = memory.record(job_id)
+    record = store.record(job_id)
     if record is None:
         return None
     return {
@@ -229,6 +229,6 @@ def describe_holder(memory: Memory, job_id: str) -> dict[str, object] | None:
         "verb": record.verb,
         "by": record.by,
         "since": record.started,
-        "stage": memory.stage(record.id),
-        "deadline": memory.deadline(record.id, record.verb),
+        "stage": store.stage(record.id),
+        "deadline": store.deadline(record.id, record.verb),
     }

@@ -10,7 +10,7 @@ from ..host.cluster import cluster_view
 from ..host.ha import ha_line, ha_manages
 from ..host.pve_tasks import cleanups, flock_holders
 from ..host.times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, LADDER_SECONDS
-from ..host.vmstate import Facts, has_process, observe, sources
+from ..host.vmstate import Facts, describe_sources, has_process, observe
 from ..jobs.job import Job
 from .locked import LOOK_SECONDS, await_holders
 from .stop import MOST_SECONDS, failed
@@ -42,7 +42,7 @@ def refuse_return(job: Job, facts: Facts) -> None:
             f"the VM was stopped but runs again, as process {facts.pid}: HA, a reboot or a person started it; find out "
             "which, then stop it again"
         )
-        raise failed("started-again", sentence, "stop", sources(facts), *_ha_lines(job))
+        raise failed("started-again", sentence, "stop", describe_sources(facts), *_ha_lines(job))
 
 
 def say_what_ha_does(job: Job) -> None:

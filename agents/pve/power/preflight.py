@@ -11,7 +11,7 @@ from ..forensics.obstacles import TROUBLES
 from ..host.bounded import run
 from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
-from ..host.vmstate import Facts, conclude, counted_processes, describe_leftovers, has_process, in_time, leftovers
+from ..host.vmstate import Facts, counted_processes, describe_leftovers, has_process, in_time, leftovers, vm_state
 from ..jobs.job import Job
 from ..words import WITHOUT_PROCESS
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refused
@@ -122,14 +122,14 @@ def as_expected(job: Job, facts: Facts, if_state: str, if_last: str) -> None:
     if if_state and exists is None:
         job.warnings.append("the host could not determine whether the VM runs, so if_state was not checked")
     elif if_state and exists == (if_state in WITHOUT_PROCESS):
-        raise refused("state-differs", f"the VM is {conclude(facts)} now, not {if_state}; look again", "status")
-    last = job.memory.last
+        raise refused("state-differs", f"the VM is {vm_state(facts)} now, not {if_state}; look again", "status")
+    last = job.store.last
     if if_last and last != if_last:
         raise refused("last-differs", _what_happened(job, last), "status", f"last: {last}")
 
 
 def _what_happened(job: Job, last: str) -> str:
-    record = job.memory.record(last) if last != "none" else None
+    record = job.store.record(last) if last != "none" else None
     if record is None:
         return "the newest job on this VM is not the one you saw; look again"
     ago = job.record.boottime - record.boottime

@@ -29,7 +29,7 @@ def stand_by(job: Job) -> None:
         return
     if second == 0:
         _note_second(job, os.getpid())  # the first may be killed before it has noted us
-        _take_over(job, first, job.memory.last)
+        _take_over(job, first, job.store.last)
         return
     os.close(first)
     job.second = second
@@ -38,7 +38,7 @@ def stand_by(job: Job) -> None:
 
 def _note_second(job: Job, pid: int) -> None:
     try:
-        write_process(job.memory.job(job.record.id, "second"), pid)
+        write_process(job.store.path(job.record.id, "second"), pid)
     except OSError:
         pass
 
@@ -47,13 +47,13 @@ def _take_over(job: Job, first: int, last: str) -> None:
     lock_memory()
     select.select([first], [], [])
     os.close(first)
-    stage = job.memory.stage(job.record.id)
-    if job.memory.result(job.record.id) is not None:
+    stage = job.store.stage(job.record.id)
+    if job.store.result(job.record.id) is not None:
         _end()
     killed = f"the job's process was killed in stage {stage}"
     if not Lock(job.host, "lock").take(job.record.id):
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
-    if job.memory.last != last:  # we came late, and what somebody has decided since is not undone
+    if job.store.last != last:  # we came late, and what somebody has decided since is not undone
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job has acted since", "status"))
     job.warnings.append(f"{killed}; a second one went on")
     job.say(f"{stage}: {job.warnings[-1]}", "stderr")
@@ -66,7 +66,7 @@ def _end() -> NoReturn:
 
 def _await_command(job: Job) -> None:
     """Wait for the `qm` that the first process ran: two of them on one VM would be in each other's way."""
-    path = job.memory.job(job.record.id, "command")
+    path = job.store.path(job.record.id, "command")
     pid = read_process(path)
     try:
         pidfd = os.pidfd_open(pid) if pid else -1
@@ -74,7 +74,7 @@ def _await_command(job: Job) -> None:
         return
     if pidfd < 0 or read_process(path) != pid:  # opened first, looked at again then: no other process is meant
         return
-    starts = job.memory.stage(job.record.id) == "start"
+    starts = job.store.stage(job.record.id) == "start"
     kept = 0.0 if starts else LADDER_SECONDS + job.start_seconds
     seconds = job.start_seconds if starts else QM_STOP_SECONDS
     patience = max(1.0, job.left(seconds + kept) - kept)

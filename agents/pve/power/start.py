@@ -8,14 +8,14 @@ from ..host.ha import ha_by_hand, ha_line
 from ..host.pve_tasks import flock_holders
 from ..host.times import CLEANUP_SECONDS, HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
 from ..host.vmstate import (
-    conclude,
     counted_processes,
     describe_leftovers,
+    describe_sources,
     has_process,
     leftovers,
     observe,
     read_pid,
-    sources,
+    vm_state,
 )
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result
@@ -36,7 +36,7 @@ def start_again(job: Job, old: int) -> Result:
         if (
             ended.exit_code == DEADLINE
             or ended.verdict.code in ("moved", "ha-holds")
-            or conclude(observe(job.host)) != "stopped"
+            or vm_state(observe(job.host)) != "stopped"
         ):
             raise ended from None
         job.say(f"start: {ended.verdict.sentence}; trying once more", "stderr")
@@ -109,15 +109,15 @@ def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
     job.enter("verify")
     until = time.monotonic() + job.left(seconds)
     facts = observe(job.host)
-    while conclude(facts) != "running" and time.monotonic() < until:
+    while vm_state(facts) != "running" and time.monotonic() < until:
         if asked_ha:
             _notice_a_move(job)
         time.sleep(0.05)
         facts = observe(job.host)
-    state = conclude(facts)
+    state = vm_state(facts)
     if state != "running":
-        raise _not_running(job, state, sources(facts), asked_ha)
-    job.say(f"verify: running ({sources(facts)})")
+        raise _not_running(job, state, describe_sources(facts), asked_ha)
+    job.say(f"verify: running ({describe_sources(facts)})")
     return Result(DONE, state, extra=_agents_word(job))
 
 

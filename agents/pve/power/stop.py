@@ -29,11 +29,11 @@ from ..host.vmstate import (
     Facts,
     counted_processes,
     describe_leftovers,
+    describe_sources,
     has_process,
     leftovers,
     observe,
     read_pid,
-    sources,
     verified,
 )
 from ..jobs.job import Job
@@ -197,13 +197,13 @@ def _not_gone(job: Job, facts: Facts) -> Ended:
     now, pids = observe(job.host), leftovers(job.host)
     if has_process(now) is False and not qemu_lives(job, facts):
         sentence = f"QEMU is gone, but {counted_processes(pids)} left in its scope: a start would fail"
-        return failed("leftover", sentence, "", sources(now), *describe_leftovers(pids), exit_code=DEADLINE)
+        return failed("leftover", sentence, "", describe_sources(now), *describe_leftovers(pids), exit_code=DEADLINE)
     if facts.pid is not None and verified(job.host, facts.pid) is None:
         sentence = "it is not known whether QEMU has ended: /proc does not answer; a start could fail"
-        return failed("deadline", sentence, "", sources(facts), exit_code=DEADLINE)
+        return failed("deadline", sentence, "", describe_sources(facts), exit_code=DEADLINE)
     sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would fail"
     later = "when that storage answers again QEMU ends, and the VM stays off until somebody starts it"
-    lines = (sources(facts), f"process {facts.pid} lives", later)
+    lines = (describe_sources(facts), f"process {facts.pid} lives", later)
     return failed("deadline", sentence, "", *lines, exit_code=DEADLINE)
 
 

@@ -12,7 +12,7 @@ from ..host.cluster import Cluster, cluster_view
 from ..host.pve_tasks import flock_holders
 from ..host.qmp import Qmp, QmpError, QmpSilent
 from ..host.times import START_VERIFY_SECONDS
-from ..host.vmstate import Facts, conclude, has_process, leftovers, observe, sources
+from ..host.vmstate import Facts, describe_sources, has_process, leftovers, observe, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result, Verdict
 from ..words import DONE, REFUSED, STORAGE_HUNG, STRANDED
@@ -26,14 +26,14 @@ from .stop import as_ended, call_off_reboot, failed, qemu_lives, stop_process
 
 def reset(job: Job, facts: Facts) -> Result:
     """Press the reset button by QMP; end running. Needs neither `qm` nor an /etc/pve that answers."""
-    state = conclude(facts)
+    state = vm_state(facts)
     view = cluster_view(job.host)
     if state == "stopped":
         refuse_elsewhere(job, view)
         raise refused("not-running", f"VM {job.host.vmid} is stopped; there is nothing to reset", "start")
     if not facts.qmp:
         sentence = "QEMU does not answer on its monitor; a reset can't reach it"
-        raise refused("qemu-silent", *_cycle_or_mend(view, sentence), sources(facts))
+        raise refused("qemu-silent", *_cycle_or_mend(view, sentence), describe_sources(facts))
     if state != "running":  # one that comes from another node or went there: its memory is not to be touched
         refuse_elsewhere(job, view)
     refuse_reset(job, view, state)
@@ -75,17 +75,17 @@ def _cycle_or_mend(view: Cluster, sentence: str) -> tuple[str, str]:
 
 def stop(job: Job, facts: Facts) -> Result:
     """Stop the VM and prove that no process of it is left, and that nobody is about to start it."""
-    if conclude(facts) == "stopped":
+    if vm_state(facts) == "stopped":
         facts = await_start_under_way(job, facts)
     view = cluster_view(job.host)
-    if conclude(facts) == "stopped":
+    if vm_state(facts) == "stopped":
         refuse_elsewhere(job, view)
         nothing_left(job)
     else:
         _refuse_stop(job, view)
         _warn_of_start(job, view)
     past_preconditions(job, facts)
-    if conclude(facts) == "stopped":
+    if vm_state(facts) == "stopped":
         call_off_reboot(job)
         job.say("stop: already stopped")
     else:
@@ -117,10 +117,10 @@ def _refuse_stop(job: Job, view: Cluster) -> None:
 
 def start(job: Job, facts: Facts) -> Result:
     """Make the VM run: `qm start` when it is stopped, QMP cont when it is paused."""
-    state = conclude(facts)
+    state = vm_state(facts)
     if state in ("wedged", "unknown"):
         sentence = "a QEMU process exists but does not answer; a start can't help"
-        raise refused("qemu-silent", *_cycle_or_mend(cluster_view(job.host), sentence), sources(facts))
+        raise refused("qemu-silent", *_cycle_or_mend(cluster_view(job.host), sentence), describe_sources(facts))
     if state == "stopped":
         can_start(job)
         nothing_left(job)
@@ -151,7 +151,7 @@ def resume(job: Job, facts: Facts, state: str) -> Result:
 def cycle(job: Job, facts: Facts) -> Result:
     """Stop, then start with a new QEMU process; refuse when a start could not follow. Whoever ends the VM meanwhile,
     once it is off it is started."""
-    runs = conclude(facts) != "stopped"
+    runs = vm_state(facts) != "stopped"
     can_start(job, stops_first=runs)
     if not runs:
         nothing_left(job)
@@ -226,7 +226,7 @@ def past_preconditions(job: Job, facts: Facts) -> None:
     except Exception as error:  # evidence before action, but never instead of it: a defect there must not stop a rescue
         job.warnings.append(f"the evidence could not be taken: {type(error).__name__}: {error}")
     try:
-        job.memory.set_last(job.record.id)
+        job.store.set_last(job.record.id)
     except OSError:
         job.warnings.append("the host could not record this job as the last one")
 

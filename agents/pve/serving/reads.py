@@ -13,16 +13,16 @@ from ..forensics.verdict import quick_verdict
 from ..grammar import Request
 from ..host.bounded import NoAnswer
 from ..host.cluster import NOT_ASKED, Cluster, cluster_view
-from ..host.files import write_whole
+from ..host.files import write_atomic
 from ..host.paths import Host, Key
 from ..host.process import describe_process
 from ..host.pve_tasks import flock_holders
-from ..host.vmstate import Facts, conclude, leftovers, observing, sources
+from ..host.vmstate import Facts, describe_sources, leftovers, observing, vm_state
 from ..jobs.archive import archive_trouble
 from ..jobs.history import entries, older_entries, table, whole_job
 from ..jobs.mutex import Lock
 from ..jobs.result import Result, Verdict
-from ..jobs.store import Memory, describe_holder
+from ..jobs.store import JobStore, describe_holder
 from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, FAILED, VERSION
 
 Message = dict[str, object]
@@ -55,10 +55,14 @@ def _status(host: Host) -> Iterator[Message]:
     for facts in observing(host):
         yield {"type": "facts", **asdict(facts)}
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
-    elsewhere = cluster_view(host, seconds) if conclude(facts) == "stopped" and seconds > 0 else NOT_ASKED
-    owners = [f"held by {holder}" for holder in flock_holders(host)] if conclude(facts) == "stopped" else []
+    elsewhere = cluster_view(host, seconds) if vm_state(facts) == "stopped" and seconds > 0 else NOT_ASKED
+    owners = [f"held by {holder}" for holder in flock_holders(host)] if vm_state(facts) == "stopped" else []
     result = status_result(host, facts, DONE, elsewhere, tuple(owners))
-    seen = f"on node {elsewhere.node}; here {sources(facts)}" if result.state == ELSEWHERE else sources(facts)
+    seen = (
+        f"on node {elsewhere.node}; here {describe_sources(facts)}"
+        if result.state == ELSEWHERE
+        else describe_sources(facts)
+    )
     yield output(f"{result.state}: {seen}")
     yield result_message(result)
 
@@ -67,19 +71,19 @@ def status_result(
     host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED, owners: tuple[str, ...] = ()
 ) -> Result:
     """Return the result of a status from whatever facts there are; reads tmpfs only, so it never waits."""
-    memory = Memory(host)
+    store = JobStore(host)
     holder_id = Lock(host, "lock").holder()
-    holder = describe_holder(memory, holder_id) if holder_id else None
-    state = conclude(facts)
+    holder = describe_holder(store, holder_id) if holder_id else None
+    state = vm_state(facts)
     if exit_code == DEADLINE:
-        verdict = Verdict("deadline", f"the host answered only in part: {sources(facts)}", "forensics")
+        verdict = Verdict("deadline", f"the host answered only in part: {describe_sources(facts)}", "forensics")
     else:
         left, known = tuple(leftovers(host)) if state == "stopped" else (), view
         asked = view is not NOT_ASKED and view.answers
         verdict = quick_verdict(
             Evidence(
                 state,
-                sources(facts),
+                describe_sources(facts),
                 leftovers=left,
                 node=known.node,
                 lock=known.lock,
@@ -92,7 +96,7 @@ def status_result(
                 remains=tuple(map(describe_process, left)),
             )
         )
-    return Result(exit_code, state, memory.last, "status", verdict, holder)
+    return Result(exit_code, state, store.last, "status", verdict, holder)
 
 
 def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:
@@ -106,20 +110,20 @@ def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:
         "records": _records(host),
     }
     yield output(f"breakglass-pve {VERSION} for VM {host.vmid}")
-    yield result_message(Result(DONE, last=Memory(host).last, stage="ping", extra=told))
+    yield result_message(Result(DONE, last=JobStore(host).last, stage="ping", extra=told))
 
 
 def _records(host: Host) -> bool:
     try:
-        Memory(host).prepare()
-        write_whole(f"{host.memory}/probe", "can this be written?")
+        JobStore(host).prepare()
+        write_atomic(f"{host.run_dir}/probe", "can this be written?")
         return True
     except OSError:
         return False
 
 
 def _history(host: Host) -> Iterator[Message]:
-    jobs, warnings = entries(host), [archive_trouble(Memory(host))]
+    jobs, warnings = entries(host), [archive_trouble(JobStore(host))]
     try:
         jobs += older_entries(host, jobs)
     except NoAnswer as error:
@@ -127,7 +131,7 @@ def _history(host: Host) -> Iterator[Message]:
     yield output(table(jobs))
     extra: dict[str, object] = {"jobs": jobs}
     said = tuple(filter(None, warnings))
-    yield result_message(Result(DONE, last=Memory(host).last, stage="history", warnings=said, extra=extra))
+    yield result_message(Result(DONE, last=JobStore(host).last, stage="history", warnings=said, extra=extra))
 
 
 def _job(host: Host, job_id: str) -> Iterator[Message]:
@@ -140,4 +144,4 @@ def _job(host: Host, job_id: str) -> Iterator[Message]:
         yield result_message(Result(FAILED, stage="job", verdict=verdict))
         return
     yield output(str(job["output"]))
-    yield result_message(Result(DONE, last=Memory(host).last, stage="job", extra={"whole_job": job}))
+    yield result_message(Result(DONE, last=JobStore(host).last, stage="job", extra={"whole_job": job}))

@@ -12,9 +12,9 @@ from ..grammar import Request
 from ..host.files import boottime
 from ..host.paths import Host
 from ..host.pve_tasks import flock_holders
-from ..host.vmstate import Facts, conclude, in_time, observe
+from ..host.vmstate import Facts, in_time, observe, vm_state
 from ..jobs.result import Result, Verdict
-from ..jobs.store import Memory, Record
+from ..jobs.store import JobStore, Record
 from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED, STRANDED
 from .readers import Readers
 from .reads import Message, output, result_message, status_result
@@ -96,7 +96,7 @@ class Follow:
     def __init__(self, host: Host, request: Request, nonce: str) -> None:
         self.done = False
         self._host = host
-        self._memory = Memory(host)
+        self._store = JobStore(host)
         self._request = request
         self._nonce = nonce
         self._record: Record | None = None
@@ -108,15 +108,15 @@ class Follow:
     def poll(self, ready: bool = False) -> Iterator[Message]:
         """Yield what has come since; sets `done` after the result."""
         if self._record is None:
-            self._record = self._memory.record(self._request.id)
+            self._record = self._store.record(self._request.id)
         record = self._record
         if record is None:
             if time.monotonic() > self._begun + CLAIM_SECONDS:
                 yield from self._given_up()
         elif record.verb != self._request.verb or boottime() - record.boottime > DAY:
-            yield self._end(Result(ID_REUSED, last=self._memory.last, verdict=_reused(record)))
+            yield self._end(Result(ID_REUSED, last=self._store.last, verdict=_reused(record)))
         elif self._request.detach:
-            yield self._end(Result(DONE, last=self._memory.last, stage="accepted"))
+            yield self._end(Result(DONE, last=self._store.last, stage="accepted"))
         else:
             yield from self._progress(record)
 
@@ -135,27 +135,27 @@ class Follow:
             request.id, request.verb, request.by, request.why, started, boottime(), self._nonce, os.getpid(), ticks=0
         )
         try:
-            if not self._memory.claim(record):
+            if not self._store.claim(record):
                 return False  # it has begun after all: follow it
             whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by, "started": started}
             whole["deadline"] = DEADLINES[record.verb]
-            self._memory.write_result(record.id, whole)
+            self._store.write_result(record.id, whole)
         except OSError:
             pass
         return True
 
     def _progress(self, record: Record) -> Iterator[Message]:
-        result = self._memory.result(record.id)  # read before the output: what precedes the result is then whole
+        result = self._store.result(record.id)  # read before the output: what precedes the result is then whole
         yield from self._output(record)
         if result is not None:
             self.done = True
             yield {"type": "result", **result, **self._attachment()}
         elif time.monotonic() > self._ends(record):
             verdict = Verdict("deadline", "the job has not ended by its deadline", "status")
-            yield self._end(Result(DEADLINE, stage=self._memory.stage(record.id), verdict=verdict))
+            yield self._end(Result(DEADLINE, stage=self._store.stage(record.id), verdict=verdict))
         elif time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + ALIVE_EVERY
-            if self._memory.alive(record) or self._memory.result(record.id) is not None:
+            if self._store.alive(record) or self._store.result(record.id) is not None:
                 return
             if self._worker_is_at_work(record):
                 self._next_look = time.monotonic() + WORKER_EVERY
@@ -172,13 +172,13 @@ class Follow:
     def _ends(self, record: Record) -> float:
         """Return by when the job must have ended, on our clock; asked once its verb's usual time is over."""
         if time.monotonic() > self.until:
-            deadline = self._memory.deadline(record.id, record.verb) + GRACE
+            deadline = self._store.deadline(record.id, record.verb) + GRACE
             self.until = time.monotonic() + record.boottime + deadline - boottime()
         return self.until
 
     def _output(self, record: Record) -> Iterator[Message]:
         try:
-            with open(self._memory.job(record.id, "output"), "rb") as file:
+            with open(self._store.path(record.id, "output"), "rb") as file:
                 file.seek(self._offset)
                 data = file.read()
         except OSError:
@@ -197,19 +197,19 @@ class Follow:
 
     def _killed(self, record: Record) -> Message:
         """Return the result that a killed job can't write, and write it for whoever asks later."""
-        stage = self._memory.stage(record.id)
-        state = str(in_time(lambda: conclude(observe(self._host)), 0.5) or "unknown")
+        stage = self._store.stage(record.id)
+        state = str(in_time(lambda: vm_state(observe(self._host)), 0.5) or "unknown")
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
         advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset's cont may be missing
         verdict = Verdict("stranded" if off else "job-killed", sentence, advice)
-        result = Result(STRANDED if off else FAILED, state, self._memory.last, stage, verdict)
+        result = Result(STRANDED if off else FAILED, state, self._store.last, stage, verdict)
         seconds = round(boottime() - record.boottime, 3)
         whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by}
-        whole |= {"started": record.started, "deadline": self._memory.deadline(record.id, record.verb)}
+        whole |= {"started": record.started, "deadline": self._store.deadline(record.id, record.verb)}
         whole |= {"seconds": seconds}
         try:
-            self._memory.write_result(record.id, whole)
+            self._store.write_result(record.id, whole)
         except OSError:  # /run is full: the next one who asks finds the same
             pass
         self.done = True

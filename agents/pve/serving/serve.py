@@ -20,8 +20,8 @@ from ..host.bounded import reap
 from ..host.paths import Host, Key
 from ..host.process import lock_memory
 from ..jobs.result import Result, Verdict
-from ..jobs.store import Memory
-from ..run_job import falls_under, spawn
+from ..jobs.store import JobStore
+from ..run_job import attach_to_capture, spawn
 from ..words import AGENT_REFUSED, DEADLINES, FAILED, MUTATING, READ_ONLY, REFUSED, VERBS
 from .readers import Readers
 from .reads import Message, output, result_message
@@ -71,9 +71,9 @@ class Agent:
             return Read(self._host, request, self._readers)
         nonce = secrets.token_hex(8)
         job = named(self._key, request, nonce)
-        memory = Memory(self._host)
-        memory.prepare()
-        if memory.record(job.id) is None and not falls_under(self._host, job):
+        store = JobStore(self._host)
+        store.prepare()
+        if store.record(job.id) is None and not attach_to_capture(self._host, job):
             spawn(self._host, job, nonce)
         return Follow(self._host, job, nonce)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from ...agents.bundle import bundle
 from ...agents.pve.host.files import read_process
 from ...agents.pve.host.paths import Host
-from ...agents.pve.jobs.store import Memory
+from ...agents.pve.jobs.store import JobStore
 from ...isolated import isolated
 from .processes import ROOT, end_processes
 
@@ -236,9 +236,9 @@ class World:
 
         The jobs' records and the root in the processes' environment show that they belong to this world.
         """
-        memory = Memory(Host(VMID, str(self.root)))
-        for record in memory.records():
-            for pid in (*memory.processes(record), read_process(memory.job(record.id, "command"))):
+        store = JobStore(Host(VMID, str(self.root)))
+        for record in store.records():
+            for pid in (*store.processes(record), read_process(store.path(record.id, "command"))):
                 _kill(pid)
         _kill(self.pid or 0)
         end_processes(str(self.root))
