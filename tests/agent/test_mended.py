@@ -52,7 +52,7 @@ def test_a_damaged_job_ends_no_session(world: World) -> None:
     jobs = world.root / f"run/breakglass/{VMID}/jobs"
     with Session(world) as session:
         session.ask("start id=damaged-1 by=operator")
-        (jobs / "damaged-1/output").write_text('{"stream": "stdout", "te\n')
+        (jobs / "damaged-1/output").write_text('{"stream": "stdout", "text\n')
         assert session.ask("start id=damaged-1")["outcome"] == "done"
         record = json.loads((jobs / "damaged-1/request.json").read_text())
         (jobs / "damaged-1/request.json").write_text(json.dumps(record | {"a_later_field": 1}))

@@ -164,7 +164,7 @@ def test_a_secret_file_is_read_again(service: Service) -> None:
 
 BAD = {
     "not TOML": lambda text: text + "[",
-    "no caller": lambda text: text.replace("allow", "alow"),
+    "no caller": lambda text: text.replace("allow", "permit"),
     "no VM": lambda text: text.replace("vmid = 102", ""),
     "no session secret": lambda text: text.replace("[sessions]", "[seasons]"),
 }

@@ -38,7 +38,7 @@ def test_its_secrets_are_not_shown() -> None:
 
 
 FAULTS = {
-    "an unknown key": ("comand = 'x'", "chat.comand"),
+    "an unknown key": ("program = 'x'", "chat.program"),
     "no command": ('command = ""', "chat.command"),
     "a number for a command": ("command = 7", "chat.command"),
     "a user that is none": ('user = "a b"', "chat.user"),

@@ -202,11 +202,11 @@ def test_by_hand_of_ones_own() -> None:
 # --- what is wrong ---
 
 WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, by what: where the problem is
-    "an unknown table": ("[sessions]", '[sesions]\nsecret = "x"\n[sessions]', "sesions"),
+    "an unknown table": ("[sessions]", '[seasons]\nsecret = "x"\n[sessions]', "seasons"),
     "chat is not a table": (OPERATOR, "chat = true\n" + OPERATOR, "chat"),
     "alerts is one table": ("[sessions]", "[alerts]\n[sessions]", "alerts"),
     "alerts has a text": (OPERATOR, 'alerts = ["down"]\n' + OPERATOR, "alerts[0]"),
-    "an unknown caller key": ("allow", "alow = []\nallow", "callers.operator.alow"),
+    "an unknown caller key": ("allow", "permit = []\nallow", "callers.operator.permit"),
     "an unknown vm key": ("vmid", "vimd = 102\nvmid", "vms.devvm.vimd"),
     "an unknown sessions key": ("[sessions]", '[sessions]\nhome = ""', "sessions.home"),
     "no caller": (OPERATOR, "", "callers"),
@@ -396,7 +396,7 @@ def test_a_secret_belongs_to_one_caller() -> None:
 
 def test_a_secret_shared_with_a_caller_that_is_off_is_shared() -> None:
     """A fault of its own does not give a caller's secret to the other one."""
-    tablet = OPERATOR.replace("operator", "tablet").replace("allow", "alow")
+    tablet = OPERATOR.replace("operator", "tablet").replace("allow", "permit")
     config = read(GOOD + PHONE + tablet)
     assert [caller.name for caller in config.callers] == ["phone"]
     assert "callers.operator.secret" in [problem.path for problem in config.problems]
@@ -466,7 +466,7 @@ def test_a_file_with_windows_line_endings_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"\xff\xfe", GOOD.encode("utf-16"), b"\xef\xbb\xbf" + GOOD.encode(), b"# caf\xe9\n" + GOOD.encode(), b"\0", b""],
+    [b"\xff\xfe", GOOD.encode("utf-16"), b"\xef\xbb\xbf" + GOOD.encode(), b"# th\xe9\n" + GOOD.encode(), b"\0", b""],
     ids=["two bytes", "UTF-16", "a byte order mark", "latin-1", "NUL", "empty"],
 )
 def test_a_file_that_is_not_usable_text_is_a_config_error(tmp_path: Path, content: bytes) -> None:

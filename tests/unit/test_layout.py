@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -178,6 +179,19 @@ def test_the_tests_of_purity_have_something_to_test() -> None:
     found = pure_modules()
     for entry in PURE:
         assert any(name == entry or name.split("/")[0].removesuffix(".py") == entry for name in found), entry
+
+
+def packages(top: Path, name: str) -> set[str]:
+    """Return the dotted name of a folder, and of each folder below it that has Python files."""
+    folders = {path.parent.relative_to(top) for path in top.rglob("*.py")} | {Path()}
+    return {".".join([name, *folder.parts]) for folder in folders}
+
+
+def test_the_wheel_has_every_package() -> None:
+    """The list of packages in pyproject.toml is the folders that there are: one that it lacks is not in the wheel."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    there = {name for package, folder in setuptools["package-dir"].items() for name in packages(ROOT / folder, package)}
+    assert sorted(setuptools["packages"]) == sorted(there)
 
 
 # --- 2: one list of verbs ---
