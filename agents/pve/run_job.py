@@ -6,14 +6,14 @@ The order is the contract's: a known id attaches; then the lock, else busy; then
 import os
 import time
 
-from .forensics.capture import capture_lock, forensics, newest_capture
+from .forensics.capture import capture_lock, find_capture, forensics
 from .grammar import Request
-from .host.bounded import kill_child
+from .host.bounded import ask_or_none, kill_child
 from .host.cluster import cluster_view
 from .host.files import boottime
 from .host.paths import Host
 from .host.process import process_ticks, spawn_detached
-from .host.vmstate import PROC_SECONDS, QMP_SECONDS, in_time, observe, vm_state
+from .host.vmstate import PROC_SECONDS, QMP_SECONDS, observe, vm_state
 from .jobs.archive import archive_begun, archive_finished, archive_hangs, archive_trouble
 from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
@@ -36,7 +36,7 @@ def attach_to_capture(host: Host, request: Request) -> bool:
     none. It takes no process, so that a storm of alerts holds up nobody who wants to act."""
     if request.verb != "forensics":
         return False
-    capture = capture_lock(host).holder(tries=1) or newest_capture(host, request.fresh, "capture")
+    capture = capture_lock(host).holder(tries=1) or find_capture(host, request.fresh, "capture")
     return capture not in ("", request.id) and JobStore(host).alias(request.id, capture)
 
 
@@ -76,7 +76,7 @@ def _claimed(job: Job) -> Lock | None:
     running = None if lock.take(job.record.id) else lock.holder()
     if running == job.record.id:
         return None  # the same request, a moment earlier
-    if stands_for := running or newest_capture(job.host, job.record.fresh, "capture"):
+    if stands_for := running or find_capture(job.host, job.record.fresh, "capture"):
         job.store.alias(job.record.id, stands_for)
         return None
     job.store.drop_dangling(job.record.id)  # we hold the lock: what this id stood for was never begun
@@ -101,7 +101,7 @@ def _settle(job: Job, request: Request, lock: Lock) -> None:
 def _completed(job: Job, result: Result) -> Result:
     state = result.state
     if state == "unknown" and result.exit_code != BUSY:
-        state = str(in_time(lambda: vm_state(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state)
+        state = str(ask_or_none(lambda: vm_state(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state)
     return Result(
         exit_code=result.exit_code,
         state=state,
@@ -139,7 +139,7 @@ def refuse_old_id(job: Job) -> None:
     """Refuse an id that acted before the host's last boot, which /run has forgotten and the archive has not."""
     if boottime() > DAY or archive_hangs(job.store):
         return
-    if in_time(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
+    if ask_or_none(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
         sentence = "this id was used before the host's last boot; use a new id"
         raise Ended(ID_REUSED, Verdict("id-reused", sentence, "status"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.agents.pve.forensics.capture import before_acting
+from breakglass.agents.pve.forensics.capture import ensure_evidence
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.job import Job
@@ -72,7 +72,7 @@ def probes(job: Job) -> list[str]:
 def test_a_brief_look_starts_none_of_proxmoxs_commands(world: World) -> None:
     """Nor one about storage: a Perl interpreter costs a second, and what it tells is not lost by a reset."""
     job = job_of(world)
-    verdict = before_acting(job)
+    verdict = ensure_evidence(job)
     assert verdict is not None
     assert verdict.code in ("guest-silent", "healthy")
     commands = {entry["command"].partition(" ")[0] for entry in file_of(job, "manifest.json")}
@@ -84,13 +84,13 @@ def test_a_brief_look_starts_none_of_proxmoxs_commands(world: World) -> None:
 
 def test_a_brief_look_proves_nothing_to_the_next_verb(world: World) -> None:
     """Half a second is too short for proof, so each verb takes its own; a capture's two seconds serve for a minute."""
-    assert before_acting(job_of(world, "j1"))
+    assert ensure_evidence(job_of(world, "j1"))
     second = job_of(world, "j2")
-    assert before_acting(second)
+    assert ensure_evidence(second)
     assert "using the capture" not in said(second)
     capture = execute(world, "forensics").trailer
     third = job_of(world, "j3")
-    verdict = before_acting(third)
+    verdict = ensure_evidence(third)
     assert said(third) == f"forensics: using the capture {capture['job']}\n"
     assert verdict is not None
     assert verdict.code == capture["verdict"]["code"]
@@ -103,7 +103,7 @@ def test_a_capture_of_another_process_is_no_proof(world: World) -> None:
     execute(world, "forensics")
     assert execute(world, "cycle").code == 0
     job = job_of(world)
-    assert before_acting(job)
+    assert ensure_evidence(job)
     assert "using the capture" not in said(job)
 
 
@@ -115,7 +115,7 @@ def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World]) -> N
     (world.bin / "pvesm").write_text("#!/bin/sh\necho Volid Format Type Size VMID\n")
     (world.bin / "pvesm").chmod(0o755)
     job = job_of(world)
-    verdict = before_acting(job)
+    verdict = ensure_evidence(job)
     assert verdict is not None
     assert (verdict.code, verdict.advice) == ("disk-frozen", "cycle")
     assert probes(job).count("queues") == probes(job).count("threads") == 2
@@ -130,7 +130,7 @@ def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callabl
     world = place("disk-frozen")
     (world.bin / "pvesm").write_text("#!/bin/sh\nsleep 100\n")
     (world.bin / "pvesm").chmod(0o755)
-    verdict = before_acting(job_of(world))
+    verdict = ensure_evidence(job_of(world))
     assert verdict is not None
     assert verdict.code == "storage-hung"
 
@@ -143,7 +143,7 @@ def test_a_thread_in_the_kernel_is_told_before_a_verb_acts(short_dir: Path, qemu
     with vm_on_frozen_storage(short_dir / "0") as world:
         if not qemu_answers:
             os.kill(world.pid or 0, signal.SIGSTOP)
-        verdict = before_acting(job_of(world))
+        verdict = ensure_evidence(job_of(world))
         assert verdict is not None
         assert verdict.code == "storage-hung"
         assert "waits uninterruptibly" in verdict.evidence[0]
@@ -155,6 +155,6 @@ def test_a_stopped_vm_is_looked_at_too(world: World) -> None:
     world.qm("stop", str(VMID))
     no_quorum(world)
     task_index(world)
-    verdict = before_acting(job_of(world))
+    verdict = ensure_evidence(job_of(world))
     assert verdict is not None
     assert (verdict.code, verdict.advice) == ("no-quorum", "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.agents.pve.forensics.evidence import evidence_from
+from breakglass.agents.pve.forensics.evidence import parse_evidence
 from breakglass.agents.pve.forensics.verdict import verdict_of
 from breakglass.cli.main import SCENARIOS as LISTED
 from breakglass.demo.proxmox.world import SCENARIOS, VMID, World
@@ -78,7 +78,7 @@ def test_a_real_qemu_in_each_state_gets_its_verdict(place: Callable[[str], World
     verdict = answer.trailer["verdict"]
     assert (answer.code, verdict["code"], verdict["advice"]) == (0, *EXPECTED[scenario])
     assert f"verdict: {verdict['sentence']}" in answer.stdout.splitlines()
-    assert verdict_of(evidence_from(kept(world, answer, "evidence.json")["evidence"])).code == verdict["code"]
+    assert verdict_of(parse_evidence(kept(world, answer, "evidence.json")["evidence"])).code == verdict["code"]
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.forensics.on_proxmox import quiet_minutes, word_of_qm
-from breakglass.agents.pve.host.cluster import ha_requested, ha_seen_in, lock_in, node_in
+from breakglass.agents.pve.forensics.on_proxmox import parse_qm_status, parse_quiet_minutes
+from breakglass.agents.pve.host.cluster import parse_ha_requested, parse_ha_seen, parse_lock, parse_node
 from breakglass.agents.pve.host.ha import ha_line, ha_restarts, ha_stuck
-from breakglass.agents.pve.host.pve_tasks import task_in
+from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, answer_of, execute, set_constants
@@ -294,10 +294,10 @@ def test_a_capture_tells_whose_lock_it_is(world: World) -> None:
 def test_ha_is_read_as_ha_reads_it() -> None:
     """A section with its indented properties; without a state it is to be started; another VM's says nothing."""
     text = "vm: 102\n\tgroup g\n\tstate ignored\n\nvm: 103\n\tcomment x\n\nct: 104\n\tstate stopped\n"
-    assert [ha_requested(text, vmid) for vmid in (102, 103, 104, 10)] == ["ignored", "started", "", ""]
-    assert ha_requested("vm: 102\n\tstate enabled\n", 102) == "started"
-    assert ha_seen_in('{"service_status": {"vm:102": {"state": "error"}}}', 102) == "error"
-    assert [ha_seen_in(text, 102) for text in ("", "[]", '{"service_status": {}}')] == ["", "", ""]
+    assert [parse_ha_requested(text, vmid) for vmid in (102, 103, 104, 10)] == ["ignored", "started", "", ""]
+    assert parse_ha_requested("vm: 102\n\tstate enabled\n", 102) == "started"
+    assert parse_ha_seen('{"service_status": {"vm:102": {"state": "error"}}}', 102) == "error"
+    assert [parse_ha_seen(text, 102) for text in ("", "[]", '{"service_status": {}}')] == ["", "", ""]
 
 
 def test_ha_restarts_what_it_wants_to_run() -> None:
@@ -312,27 +312,27 @@ def test_ha_restarts_what_it_wants_to_run() -> None:
 
 def test_a_snapshots_lock_is_not_the_vms() -> None:
     """Only the part before the first section can be locked."""
-    assert lock_in("cores: 1\n[before]\nlock: snapshot\n") == ""
-    assert lock_in("name: x\nlock: snapshot-delete\n") == "snapshot-delete"
-    assert node_in('{"ids": {"102": {"node": "pve2"}}}', 102) == "pve2"
-    assert [node_in(text, 102) for text in ("{}", "", "null")] == ["", "", ""]
+    assert parse_lock("cores: 1\n[before]\nlock: snapshot\n") == ""
+    assert parse_lock("name: x\nlock: snapshot-delete\n") == "snapshot-delete"
+    assert parse_node('{"ids": {"102": {"node": "pve2"}}}', 102) == "pve2"
+    assert [parse_node(text, 102) for text in ("{}", "", "null")] == ["", "", ""]
 
 
 def test_a_upid_names_one_process() -> None:
     """Both index files' lines, and what is none."""
     upid = "UPID:pve-1:0000ABCD:0001E240:6743E000:vzdump:102:root@pam:"
     lines = [f"{upid} 1 6743E100 job errors", f"{upid} 6743E100 job errors", f"{upid} 0", f"task {upid}"]
-    assert [getattr(task_in(line), "end", None) for line in lines] == ["job errors", "job errors", "", ""]
-    found = task_in(upid)
+    assert [getattr(parse_task(line), "end", None) for line in lines] == ["job errors", "job errors", "", ""]
+    found = parse_task(upid)
     assert found is not None
     assert (found.pid, found.ticks, found.type, found.id, found.user) == (0xABCD, 123456, "vzdump", "102", "root@pam")
-    assert task_in("UPID:not one") is None
+    assert parse_task("UPID:not one") is None
 
 
 def test_the_second_sources_are_read_for_what_they_prove() -> None:
     """A `running` without running-qemu is a silent QEMU; minutes without a write."""
-    assert word_of_qm("status: running\nqmpstatus: running\n")["qm_says"] == "running, and that QEMU is silent"
-    assert word_of_qm("qmpstatus: paused\nrunning-qemu: 10.0.2\nstatus: running\n")["qm_says"] == "paused"
+    assert parse_qm_status("status: running\nqmpstatus: running\n")["qm_says"] == "running, and that QEMU is silent"
+    assert parse_qm_status("qmpstatus: paused\nrunning-qemu: 10.0.2\nstatus: running\n")["qm_says"] == "paused"
     rows = '[{"time": 60, "diskwrite": 5}, {"time": 120}, {"time": 180, "diskwrite": 0}]'
-    assert quiet_minutes(rows) == {"quiet_minutes": 2}
-    assert [quiet_minutes(text) for text in ("", "[]", "{}", '[{"time": 1, "diskwrite": 0}]')] == [{}, {}, {}, {}]
+    assert parse_quiet_minutes(rows) == {"quiet_minutes": 2}
+    assert [parse_quiet_minutes(text) for text in ("", "[]", "{}", '[{"time": 1, "diskwrite": 0}]')] == [{}, {}, {}, {}]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.host.guest import agent_port_open, agent_word, ping_agent
+from breakglass.agents.pve.host.guest_agent import guest_agent_state, is_agent_port_open, ping_guest_agent
 from breakglass.agents.pve.host.paths import Host
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -109,8 +109,8 @@ def with_agent_port(short_dir: Path) -> Iterator[World]:
 def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: World) -> None:
     """QEMU knows that nothing in the guest has opened the port: neither a reset nor a capture reports a silence."""
     host = Host(VMID, str(with_agent_port.root))
-    assert ping_agent(host, 0.3) == "silent"
-    assert agent_word(host) == ""
+    assert ping_guest_agent(host, 0.3) == "silent"
+    assert guest_agent_state(host) == ""
     reset = execute(with_agent_port, "reset")
     assert (reset.code, "agent" in reset.trailer, "guest agent does" in reset.stdout) == (0, False, False)
     assert "the guest has not opened its port" in execute(with_agent_port, "forensics").stdout
@@ -119,7 +119,7 @@ def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: W
 def test_an_agents_port_is_open_or_not() -> None:
     """By query-chardev; a VM without the port is a third case."""
     monitor: dict[str, object] = {"label": "charmonitor", "frontend-open": True}
-    assert agent_port_open([monitor, {"label": "qga0", "frontend-open": True}]) is True
-    assert agent_port_open([monitor, {"label": "qga0", "frontend-open": False}]) is False
-    assert agent_port_open([monitor]) is None
-    assert agent_port_open(None) is None
+    assert is_agent_port_open([monitor, {"label": "qga0", "frontend-open": True}]) is True
+    assert is_agent_port_open([monitor, {"label": "qga0", "frontend-open": False}]) is False
+    assert is_agent_port_open([monitor]) is None
+    assert is_agent_port_open(None) is None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.host.pve_tasks import task_in
+from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.processes import name_of, processes_of
 from breakglass.demo.proxmox.times import SECONDS, seconds
 from breakglass.demo.proxmox.world import VMID, World
@@ -121,7 +121,7 @@ def test_the_worker_is_a_task_of_its_own_session(world: World) -> None:
     hook(world, "pre-stop", FOR_EVER)
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
-        task = task_in(command_line(pid))
+        task = parse_task(command_line(pid))
         assert task is not None
         assert (task.pid, task.type, task.id, task.user) == (pid, "qmstop", str(VMID), "root@pam")
         assert task.ticks == int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.forensics.probe import Probe, Reply
-from breakglass.agents.pve.forensics.together import asked_together
+from breakglass.agents.pve.forensics.together import ask_together
 
 Ask = Callable[[float], Iterator[Reply]]
 
@@ -47,7 +47,7 @@ def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
     perls, others = tmp_path / "perls", tmp_path / "others"
     probes = [Probe(2, f"perl {n}", 5, answering(f"perl {n}", 0.2, perls), is_perl=True) for n in range(processors + 2)]
     probes += [Probe(0, f"file {n}", 5, answering(f"file {n}", 0.2, others)) for n in range(processors + 2)]
-    assert set(outcomes(asked_together(probes, time.monotonic() + 20)).values()) == {"ok"}
+    assert set(outcomes(ask_together(probes, time.monotonic() + 20)).values()) == {"ok"}
     assert most_at_a_time(perls) <= processors
     assert most_at_a_time(others) > processors
 
@@ -57,7 +57,7 @@ def test_a_deadline_counts_from_its_own_start() -> None:
     """One that had to wait for its turn is not late for that."""
     processors = len(os.sched_getaffinity(0))
     probes = [Probe(2, f"perl {n}", 3, answering(f"perl {n}", 1.6), is_perl=True) for n in range(2 * processors)]
-    assert set(outcomes(asked_together(probes, time.monotonic() + 30)).values()) == {"ok"}
+    assert set(outcomes(ask_together(probes, time.monotonic() + 30)).values()) == {"ok"}
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_what_there_is_no_time_for_is_not_asked() -> None:
     processors = len(os.sched_getaffinity(0))
     probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", 60), is_perl=True) for n in range(processors)]
     probes.append(Probe(2, "last", 5, answering("last"), is_perl=True))
-    replies = {reply.probe: reply for reply in asked_together(probes, time.monotonic() + 4)}
+    replies = {reply.probe: reply for reply in ask_together(probes, time.monotonic() + 4)}
     assert {replies[f"slow {n}"].outcome for n in range(processors)} == {"timed out"}
     assert (replies["last"].outcome, replies["last"].text) == ("failed", "not asked: the time is over")
 
@@ -79,7 +79,7 @@ def test_an_answer_may_lead_to_further_questions() -> None:
         return [Probe(0, following, 5, answering(following))] if following else []
 
     slow = Probe(0, "slow", 5, answering("slow", 0.3))
-    replies = list(asked_together([slow, Probe(0, "first", 5, answering("first"))], time.monotonic() + 20, follow_up))
+    replies = list(ask_together([slow, Probe(0, "first", 5, answering("first"))], time.monotonic() + 20, follow_up))
     assert [reply.probe for reply in replies] == ["first", "second", "third", "slow"]
 
 
@@ -90,7 +90,7 @@ def test_a_probe_that_dies_is_told() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         yield Reply("dies", "", "ok", 0, "")
 
-    [reply] = asked_together([Probe(0, "dies", 5, die)], time.monotonic() + 20)
+    [reply] = ask_together([Probe(0, "dies", 5, die)], time.monotonic() + 20)
     assert (reply.outcome, reply.text) == ("failed", "the probe died")
 
 
@@ -101,7 +101,5 @@ def test_an_error_of_a_probe_is_its_answer() -> None:
         yield Reply("fails", "", "ok", 0, "a first word")
         raise FileNotFoundError(2, "no such file")
 
-    said = [
-        (reply.outcome, reply.text) for reply in asked_together([Probe(0, "fails", 5, fail)], time.monotonic() + 20)
-    ]
+    said = [(reply.outcome, reply.text) for reply in ask_together([Probe(0, "fails", 5, fail)], time.monotonic() + 20)]
     assert said == [("ok", "a first word"), ("failed", "[Errno 2] no such file")]

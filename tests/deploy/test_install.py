@@ -20,21 +20,21 @@ import breakglass.agents.pve.check.check as checking
 from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.check.findings import (
     ERROR,
-    GOOD,
+    OK,
     WARNING,
     Account,
     Finding,
-    account_of,
+    find_account,
+    find_key_files,
     judge_account,
     judge_file,
     judge_logind,
     judge_python,
     judge_shadow,
     judge_sshd,
-    key_files,
-    settings_of,
+    parse_settings,
 )
-from breakglass.agents.pve.check.key_lines import judge_both_kinds, judge_elsewhere, judge_key_lines, key_lines
+from breakglass.agents.pve.check.key_lines import judge_both_kinds, judge_elsewhere, judge_key_lines, parse_key_lines
 from breakglass.agents.pve.host.paths import Host
 from breakglass.cli.install import Keys, recipe
 from breakglass.config.model import Address, Vm
@@ -209,7 +209,7 @@ def said(findings: Iterator[Finding]) -> dict[str, str]:
 
 
 def worst(findings: Iterator[Finding]) -> str:
-    return max((finding.level for finding in findings), key=[GOOD, WARNING, ERROR].index)
+    return max((finding.level for finding in findings), key=[OK, WARNING, ERROR].index)
 
 
 SSHD = """\
@@ -227,7 +227,7 @@ clientaliveinterval 15
 @pytest.mark.parametrize(
     ("line", "level"),
     [
-        ("", GOOD),
+        ("", OK),
         ("forcecommand /bin/true", ERROR),
         ("disableforwarding no", ERROR),
         ("permittty yes", ERROR),
@@ -238,17 +238,17 @@ clientaliveinterval 15
         ("clientaliveinterval 0", WARNING),
         ("authorizedkeyscommand /usr/bin/keys", WARNING),
         ("allowusers root admin", ERROR),
-        ("allowusers root breakglass", GOOD),
-        ("allowusers breakglass@192.0.2.0/24", GOOD),
+        ("allowusers root breakglass", OK),
+        ("allowusers breakglass@192.0.2.0/24", OK),
         ("allowgroups ssh", WARNING),
         ("denyusers breakglass", ERROR),
         ("persourcepenalties crash:90\npersourcepenaltyexemptlist none", WARNING),
-        ("persourcepenalties crash:90\npersourcepenaltyexemptlist 192.0.2.50", GOOD),
+        ("persourcepenalties crash:90\npersourcepenaltyexemptlist 192.0.2.50", OK),
     ],
 )
 def test_what_sshd_says(line: str, level: str) -> None:
     """Each setting that opens a door, or closes ours, is told."""
-    settings = settings_of(SSHD) | settings_of(line)
+    settings = parse_settings(SSHD) | parse_settings(line)
     assert worst(judge_sshd(settings, "breakglass")) == level
 
 
@@ -263,7 +263,7 @@ def test_what_sshd_says(line: str, level: str) -> None:
 )
 def test_where_sshd_looks_for_keys(value: str, expected: list[str]) -> None:
     """Tokens are spelled out and relative names begin at home, as sshd_config(5) says."""
-    assert key_files({"authorizedkeysfile": value}, "breakglass", "/") == expected
+    assert find_key_files({"authorizedkeysfile": value}, "breakglass", "/") == expected
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_where_sshd_looks_for_keys(value: str, expected: list[str]) -> None:
 )
 def test_a_key_line_that_opens_more(options: str, sentence: str) -> None:
     """Every line is a root login, so one that is not exactly ours is an error."""
-    findings = said(judge_key_lines("keys", key_lines(f"{options.rstrip(',')} {POWER} a comment")))
+    findings = said(judge_key_lines("keys", parse_key_lines(f"{options.rstrip(',')} {POWER} a comment")))
     assert [text for text, level in findings.items() if level == ERROR and sentence in text], findings
 
 
@@ -297,16 +297,16 @@ def test_good_key_lines() -> None:
         from="192.0.2.0/24",restrict,command="/opt/breakglass-pve serve --vm 103" ssh-rsa AAAAother
         this is no key
     """
-    lines = key_lines(text)
+    lines = parse_key_lines(text)
     assert [line.key for line in lines] == [POWER, READING, "ssh-rsa AAAAother"]
-    assert worst(judge_key_lines("keys", lines)) == GOOD
-    assert said(judge_both_kinds(lines, 102)) == {"1 power key for VM 102": GOOD, "1 reading key for VM 102": GOOD}
+    assert worst(judge_key_lines("keys", lines)) == OK
+    assert said(judge_both_kinds(lines, 102)) == {"1 power key for VM 102": OK, "1 reading key for VM 102": OK}
     assert said(judge_both_kinds(lines, 103))["no reading key for VM 103"] == WARNING
 
 
 def test_no_key_at_all() -> None:
     """An empty key file is an error: nobody can log in."""
-    assert worst(judge_key_lines("keys", key_lines("# none\n"))) == ERROR
+    assert worst(judge_key_lines("keys", parse_key_lines("# none\n"))) == ERROR
 
 
 @pytest.mark.parametrize(
@@ -326,10 +326,10 @@ def test_the_key_among_roots_own(text: str, levels: list[str]) -> None:
 @pytest.mark.parametrize(
     ("texts", "level"),
     [
-        ([], GOOD),
-        (["[Login]\n#KillUserProcesses=yes\n"], GOOD),
+        ([], OK),
+        (["[Login]\n#KillUserProcesses=yes\n"], OK),
         (["[Login]\nKillUserProcesses=yes\n"], WARNING),
-        (["KillUserProcesses=yes", "KillUserProcesses = no"], GOOD),
+        (["KillUserProcesses=yes", "KillUserProcesses = no"], OK),
         (["KillUserProcesses=yes\nKillExcludeUsers=admin"], ERROR),
         (["KillUserProcesses=yes\nKillOnlyUsers=student\nKillExcludeUsers="], WARNING),
     ],
@@ -342,8 +342,8 @@ def test_what_logind_would_kill(texts: list[str], level: str) -> None:
 @pytest.mark.parametrize(
     ("line", "pam", "level"),
     [
-        ("breakglass:*:20000:0:99999:7:::", False, GOOD),
-        ("breakglass:*:20000::::::", True, GOOD),
+        ("breakglass:*:20000:0:99999:7:::", False, OK),
+        ("breakglass:*:20000::::::", True, OK),
         ("breakglass:!:20000:0:99999:7:::", True, WARNING),
         ("breakglass:!:20000:0:99999:7:::", False, ERROR),
         ("breakglass:$y$j9T$abc:20000:0:99999:7:::", True, ERROR),
@@ -360,7 +360,7 @@ def test_the_accounts_password(line: str, pam: bool, level: str) -> None:
 @pytest.mark.parametrize(
     ("account", "level"),
     [
-        (Account("0", "/", "/bin/sh"), GOOD),
+        (Account("0", "/", "/bin/sh"), OK),
         (Account("1000", "/", "/bin/sh"), ERROR),
         (Account("0", "/", "/bin/bash"), ERROR),
         (None, ERROR),
@@ -373,9 +373,9 @@ def test_the_account(account: Account | None, level: str) -> None:
 
 def test_small_judgements() -> None:
     """Python's version; a passwd line; who may write a file, and the directories above it."""
-    assert [judge_python(version).level for version in ((3, 10, 9), (3, 11, 0), (3, 13, 5))] == [ERROR, GOOD, GOOD]
-    assert account_of("root:x:0:0:root:/root:/bin/bash\n", "root") == Account("0", "/root", "/bin/bash")
-    assert judge_file("/a/b", [("/a/b", 0, 0o100644), ("/a", 0, 0o40755), ("/", 0, 0o40755)]).level == GOOD
+    assert [judge_python(version).level for version in ((3, 10, 9), (3, 11, 0), (3, 13, 5))] == [ERROR, OK, OK]
+    assert find_account("root:x:0:0:root:/root:/bin/bash\n", "root") == Account("0", "/root", "/bin/bash")
+    assert judge_file("/a/b", [("/a/b", 0, 0o100644), ("/a", 0, 0o40755), ("/", 0, 0o40755)]).level == OK
     for changed in (("/a", 1000, 0o755), ("/a", 0, 0o775), ("/a", 0, 0o777), ("/a", -1, 0)):
         assert judge_file("/a/b", [("/a/b", 0, 0o644), changed]).level == ERROR
 
@@ -387,9 +387,9 @@ def test_a_place_that_hangs_delays_nothing(tmp_path: Path, monkeypatch: pytest.M
     """Proxmox keeps root's keys on a file system that may hang: no answer is a warning, after a deadline."""
     monkeypatch.setattr(checking, "FILE_SECONDS", 0.2)
     os.mkfifo(tmp_path / "authorized_keys")  # opening it waits for ever
-    [finding] = checking._elsewhere(Host(102, str(tmp_path)), ["/authorized_keys"], {POWER})
+    [finding] = checking._check_elsewhere(Host(102, str(tmp_path)), ["/authorized_keys"], {POWER})
     assert (finding.level, "gives no answer" in finding.sentence) == (WARNING, True)
-    assert checking._place(Host(102, str(tmp_path)), "/nothing").level == ERROR
+    assert checking._judge_place(Host(102, str(tmp_path)), "/nothing").level == ERROR
 
 
 def test_check_below_a_root(tmp_path: Path) -> None:

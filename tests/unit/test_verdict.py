@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.agents.pve.forensics.evidence import Evidence, Queue, evidence_from
+from breakglass.agents.pve.forensics.evidence import Evidence, Queue, parse_evidence
 from breakglass.agents.pve.forensics.obstacles import TROUBLES
 from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.words import MUTATING
@@ -135,7 +135,7 @@ def test_each_row_has_its_verdict(row: str) -> None:
     verdict = verdict_of(seen)
     assert (verdict.code, verdict.advice) == (code, advice)
     assert verdict.advice in ("", *MUTATING)
-    assert verdict_of(evidence_from(json.loads(json.dumps(seen.as_json())))) == verdict
+    assert verdict_of(parse_evidence(json.loads(json.dumps(seen.as_json())))) == verdict
 
 
 def test_a_frozen_disk_is_told_in_one_sentence_with_its_proof() -> None:

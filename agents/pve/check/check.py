@@ -12,26 +12,25 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from ..host.bounded import run
+from ..host.bounded import ask_or_none, run
 from ..host.cluster import cluster_view
 from ..host.paths import Host
-from ..host.vmstate import in_time
 from .findings import (
     Finding,
-    account_of,
-    good,
+    error,
+    find_account,
+    find_key_files,
     judge_account,
     judge_file,
     judge_logind,
     judge_python,
     judge_shadow,
     judge_sshd,
-    key_files,
-    settings_of,
+    ok,
+    parse_settings,
     warning,
-    wrong,
 )
-from .key_lines import KeyLine, judge_both_kinds, judge_elsewhere, judge_key_lines, key_lines
+from .key_lines import KeyLine, judge_both_kinds, judge_elsewhere, judge_key_lines, parse_key_lines
 
 SSHD_SECONDS = 5.0
 FILE_SECONDS = 3.0
@@ -40,47 +39,47 @@ _ELSEWHERE = "AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 
 def check(host: Host, user: str, own_file: str) -> Iterator[Finding]:
     """Yield what is right and wrong with this host, for one VM and the account that its keys log in to."""
-    yield from _this_program(own_file)
-    yield from _directories(host)
-    yield from _vm(host)
-    passwd = _text_of(host.path("/etc/passwd")) or ""
-    yield from judge_account(user, account_of(passwd, user))
-    yield judge_logind(_logind_texts(host))
-    settings = _sshd_settings(host, user)
+    yield from _check_program(own_file)
+    yield from _check_directories(host)
+    yield from _check_vm(host)
+    passwd = _read_in_time(host.path("/etc/passwd")) or ""
+    yield from judge_account(user, find_account(passwd, user))
+    yield judge_logind(_read_logind_configs(host))
+    settings = _read_sshd_settings(host, user)
     if settings is None:
         sentence = "sshd -T does not say what holds; is it installed, and is its configuration good?"
-        yield wrong(sentence, "sshd -t; systemctl status ssh")
+        yield error(sentence, "sshd -t; systemctl status ssh")
         return
-    shadow = _text_of(host.path("/etc/shadow")) or ""
+    shadow = _read_in_time(host.path("/etc/shadow")) or ""
     yield from judge_shadow(user, shadow, pam=settings.get("usepam") == "yes")
     yield from judge_sshd(settings, user)
-    yield from _keys(host, user, settings, passwd)
+    yield from _check_keys(host, user, settings, passwd)
 
 
-def _this_program(own_file: str) -> Iterator[Finding]:
-    yield judge_file(own_file, _stats(own_file) or [(own_file, -1, 0)])
+def _check_program(own_file: str) -> Iterator[Finding]:
+    yield judge_file(own_file, _stat_path(own_file) or [(own_file, -1, 0)])
     yield judge_python(tuple(sys.version_info[:3]))
     if os.geteuid() != 0:
-        yield wrong("this check does not run as root, so it can't see everything", "run it as root")
+        yield error("this check does not run as root, so it can't see everything", "run it as root")
     if shutil.which("qm") is None:
-        yield wrong("qm is not on PATH", f"is this a Proxmox host? PATH={os.environ.get('PATH')}")
+        yield error("qm is not on PATH", f"is this a Proxmox host? PATH={os.environ.get('PATH')}")
     else:
-        yield good(f"qm is {shutil.which('qm')}")
+        yield ok(f"qm is {shutil.which('qm')}")
 
 
-def _directories(host: Host) -> Iterator[Finding]:
+def _check_directories(host: Host) -> Iterator[Finding]:
     for path, what, judge in (
-        (host.path("/run/breakglass"), "no job can be recorded, so no verb can run", wrong),
+        (host.path("/run/breakglass"), "no job can be recorded, so no verb can run", error),
         (host.path("/var/lib/breakglass"), "finished jobs are not archived", warning),
     ):
-        told = in_time(partial(_write, path), FILE_SECONDS)
+        told = ask_or_none(partial(_try_write, path), FILE_SECONDS)
         if told is True:
-            yield good(f"{path} can be written")
+            yield ok(f"{path} can be written")
         else:
             yield judge(f"{path} can't be written: {what}", str(told or f"no answer in {FILE_SECONDS:g} s"))
 
 
-def _write(directory: str) -> object:
+def _try_write(directory: str) -> object:
     """Return True when a file can be made there, else why not."""
     try:
         os.makedirs(directory, 0o700, exist_ok=True)
@@ -91,7 +90,7 @@ def _write(directory: str) -> object:
     return True
 
 
-def _vm(host: Host) -> Iterator[Finding]:
+def _check_vm(host: Host) -> Iterator[Finding]:
     view = cluster_view(host)
     if view.trouble:
         yield warning(
@@ -99,12 +98,12 @@ def _vm(host: Host) -> Iterator[Finding]:
         )
     elif not view.config:
         where = f"it is on node {view.node}" if view.node else "no node has one"
-        yield wrong(f"VM {host.vmid} has no configuration on this node", where)
+        yield error(f"VM {host.vmid} has no configuration on this node", where)
     else:
-        yield good(f"VM {host.vmid} is configured on this node")
+        yield ok(f"VM {host.vmid} is configured on this node")
 
 
-def _logind_texts(host: Host) -> Iterator[str]:
+def _read_logind_configs(host: Host) -> Iterator[str]:
     """Yield logind's configuration in the order in which it counts: the main file, then drop-ins by their names."""
     places = [host.path(f"{place}/systemd") for place in ("/usr/lib", "/run", "/etc")]
     mains = [path for place in reversed(places) if os.path.exists(path := f"{place}/logind.conf")]
@@ -112,62 +111,62 @@ def _logind_texts(host: Host) -> Iterator[str]:
     for place in places:  # of two with the same name, the one in /etc counts
         drop_ins |= {os.path.basename(path): path for path in glob.glob(f"{place}/logind.conf.d/*.conf")}
     for path in (*mains[:1], *(drop_ins[name] for name in sorted(drop_ins))):
-        yield _text_of(path) or ""
+        yield _read_in_time(path) or ""
 
 
-def _sshd_settings(host: Host, user: str) -> dict[str, str] | None:
+def _read_sshd_settings(host: Host, user: str) -> dict[str, str] | None:
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"
     config = ["-f", host.path("/etc/ssh/sshd_config")] if host.root else []
     ran = run([sshd, "-T", *config, "-C", f"user={user},host=check,addr=127.0.0.1"], SSHD_SECONDS)
-    return settings_of(ran.stdout) if ran.code == 0 else None
+    return parse_settings(ran.stdout) if ran.code == 0 else None
 
 
-def _keys(host: Host, user: str, settings: dict[str, str], passwd: str) -> Iterator[Finding]:
-    account = account_of(passwd, user)
-    paths = key_files(settings, user, account.home if account else "/")
-    roots = _roots_files(host, passwd)
+def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str) -> Iterator[Finding]:
+    account = find_account(passwd, user)
+    paths = find_key_files(settings, user, account.home if account else "/")
+    roots = _find_root_files(host, passwd)
     if not paths:
-        yield wrong(f"sshd has no AuthorizedKeysFile for {user}", "is /etc/ssh/sshd_config.d included?")
+        yield error(f"sshd has no AuthorizedKeysFile for {user}", "is /etc/ssh/sshd_config.d included?")
     lines: list[KeyLine] = []
     for path in paths:
         if path in roots:
-            yield wrong(f"{path} is root's own key file", _ELSEWHERE)
+            yield error(f"{path} is root's own key file", _ELSEWHERE)
             continue
-        found = key_lines(_text_of(host.path(path)) or "")
-        yield _place(host, path)
+        found = parse_key_lines(_read_in_time(host.path(path)) or "")
+        yield _judge_place(host, path)
         yield from judge_key_lines(path, found)
         lines += found
     yield from judge_both_kinds(lines, host.vmid)
-    yield from _elsewhere(host, [path for path in roots if path not in paths], {line.key for line in lines})
+    yield from _check_elsewhere(host, [path for path in roots if path not in paths], {line.key for line in lines})
 
 
-def _place(host: Host, path: str) -> Finding:
+def _judge_place(host: Host, path: str) -> Finding:
     """Judge where a key file really is, and who may change it there; a link may lead to a place that hangs."""
-    stats = _stats(host.path(path))
+    stats = _stat_path(host.path(path))
     if stats is None or stats[0][0].startswith(host.path("/etc/pve/")):
-        return wrong(f"{path} is below /etc/pve: gone when the cluster file system is", _ELSEWHERE)
+        return error(f"{path} is below /etc/pve: gone when the cluster file system is", _ELSEWHERE)
     return judge_file(path, stats)
 
 
-def _roots_files(host: Host, passwd: str) -> list[str]:
+def _find_root_files(host: Host, passwd: str) -> list[str]:
     """Return where root's own keys are, by sshd's word, and where Proxmox keeps them."""
-    root = account_of(passwd, "root")
-    settings = _sshd_settings(host, "root") or {}
-    return [*key_files(settings, "root", root.home if root else "/root"), "/etc/pve/priv/authorized_keys"]
+    root = find_account(passwd, "root")
+    settings = _read_sshd_settings(host, "root") or {}
+    return [*find_key_files(settings, "root", root.home if root else "/root"), "/etc/pve/priv/authorized_keys"]
 
 
-def _elsewhere(host: Host, paths: Iterable[str], ours: set[str]) -> Iterator[Finding]:
+def _check_elsewhere(host: Host, paths: Iterable[str], ours: set[str]) -> Iterator[Finding]:
     found: list[Finding] = []
     for path in paths:
-        text = _text_of(host.path(path))
+        text = _read_in_time(host.path(path))
         if text is None:
             found.append(warning(f"{path} gives no answer, so it is not known which keys are in it"))
         else:
             found += judge_elsewhere(path, text, ours)
-    yield from found or [good("no breakglass key is among root's own")]
+    yield from found or [ok("no breakglass key is among root's own")]
 
 
-def _text_of(path: str) -> str | None:
+def _read_in_time(path: str) -> str | None:
     """Return a file's text, nothing when there is none, and None when it can't be read or does not answer."""
 
     def question() -> str | None:
@@ -179,17 +178,17 @@ def _text_of(path: str) -> str | None:
         except OSError:
             return None
 
-    told = in_time(question, FILE_SECONDS)
+    told = ask_or_none(question, FILE_SECONDS)
     return told if isinstance(told, str) else None
 
 
-def _stats(path: str) -> list[tuple[str, int, int]] | None:
+def _stat_path(path: str) -> list[tuple[str, int, int]] | None:
     """Return (path, uid, mode) of a file and of each directory above it; None when there is no answer."""
-    told = in_time(partial(_climb, path), FILE_SECONDS)
+    told = ask_or_none(partial(_stat_upwards, path), FILE_SECONDS)
     return [(name, uid, mode) for name, uid, mode in told] if isinstance(told, list) else None
 
 
-def _climb(path: str) -> object:
+def _stat_upwards(path: str) -> object:
     path = os.path.realpath(path)
     found = []
     while True:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-GOOD, WARNING, ERROR = "ok", "warning", "error"
+OK, WARNING, ERROR = "ok", "warning", "error"
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,21 @@ class Finding:
         return f"{self.level}: {self.sentence}" + (f" / {self.hint}" if self.hint else "")
 
 
-def good(sentence: str) -> Finding:
-    return Finding(GOOD, sentence)
+def ok(sentence: str) -> Finding:
+    return Finding(OK, sentence)
 
 
 def warning(sentence: str, hint: str = "") -> Finding:
     return Finding(WARNING, sentence, hint)
 
 
-def wrong(sentence: str, hint: str = "") -> Finding:
+def error(sentence: str, hint: str = "") -> Finding:
     return Finding(ERROR, sentence, hint)
 
 
 def judge_python(version: tuple[int, ...]) -> Finding:
     said = f"this is Python {'.'.join(map(str, version))}"
-    return good(said) if version >= (3, 11) else wrong(said, "3.11 or later, as in Proxmox VE 8 and 9")
+    return ok(said) if version >= (3, 11) else error(said, "3.11 or later, as in Proxmox VE 8 and 9")
 
 
 # --- the account ---
@@ -52,7 +52,7 @@ class Account:
     shell: str
 
 
-def account_of(passwd: str, user: str) -> Account | None:
+def find_account(passwd: str, user: str) -> Account | None:
     """Return a user's line; the first one counts, as for the C library."""
     for line in passwd.splitlines():
         fields = line.split(":")
@@ -64,42 +64,42 @@ def account_of(passwd: str, user: str) -> Account | None:
 def judge_account(user: str, account: Account | None) -> Iterator[Finding]:
     """Ask for uid 0, because `qm` does, and for a shell that reads no start-up file before the agent."""
     if account is None:
-        yield wrong(f'there is no account "{user}"', "useradd: see `breakglass host install-commands`")
+        yield error(f'there is no account "{user}"', "useradd: see `breakglass host install-commands`")
         return
     if account.uid != "0":
-        yield wrong(f"{user} has uid {account.uid}; qm and QMP want root", "useradd --non-unique --uid 0")
+        yield error(f"{user} has uid {account.uid}; qm and QMP want root", "useradd --non-unique --uid 0")
     if account.shell not in ("/bin/sh", "/bin/dash", "/usr/bin/dash"):
         # bash reads ~/.bashrc for a forced command: a noisy or hanging one would be in the way
-        yield wrong(f'the shell of {user} is "{account.shell}"', f"usermod --shell /bin/sh {user}")
+        yield error(f'the shell of {user} is "{account.shell}"', f"usermod --shell /bin/sh {user}")
     if account.uid == "0" and account.shell in ("/bin/sh", "/bin/dash", "/usr/bin/dash"):
-        yield good(f"{user} has uid 0 and the shell {account.shell}")
+        yield ok(f"{user} has uid 0 and the shell {account.shell}")
 
 
 def judge_shadow(user: str, shadow: str, pam: bool) -> Iterator[Finding]:
     """Ask for a password that matches nothing and never expires, and that sshd does not take for a locked account."""
     fields = next((line.split(":") for line in shadow.splitlines() if line.split(":")[0] == user), [])
     if len(fields) < 9:
-        yield wrong(f"{user} has no line in /etc/shadow", f"usermod --password '*' {user}")
+        yield error(f"{user} has no line in /etc/shadow", f"usermod --password '*' {user}")
         return
     password, longest, expires = fields[1], fields[4], fields[7]
     if password.startswith("!") and not pam:
-        yield wrong(f"sshd without PAM refuses {user}: a locked account", f"usermod --password '*' {user}")
+        yield error(f"sshd without PAM refuses {user}: a locked account", f"usermod --password '*' {user}")
     elif password.startswith("!"):
         yield warning(
             f"{user} is locked with !, which sshd refuses once UsePAM is no", f"usermod --password '*' {user}"
         )
     elif password != "*":  # noqa: S105  a word of shadow(5)
-        yield wrong(f"{user} has a password", f"usermod --password '*' {user}")
+        yield error(f"{user} has a password", f"usermod --password '*' {user}")
     else:
-        yield good(f"no password opens {user}, and its keys may")
+        yield ok(f"no password opens {user}, and its keys may")
     if expires or (longest.isdecimal() and int(longest) < 99999):
-        yield wrong(f"{user} expires, and its keys with it", f"chage -m 0 -M -1 -I -1 -E -1 {user}")
+        yield error(f"{user} expires, and its keys with it", f"chage -m 0 -M -1 -I -1 -E -1 {user}")
 
 
 # --- sshd ---
 
 
-def settings_of(text: str) -> dict[str, str]:
+def parse_settings(text: str) -> dict[str, str]:
     """Return what `sshd -T` printed, keyword to value; a keyword that comes again is joined with a space."""
     found: dict[str, str] = {}
     for line in text.splitlines():
@@ -108,7 +108,7 @@ def settings_of(text: str) -> dict[str, str]:
     return found
 
 
-def key_files(settings: Mapping[str, str], user: str, home: str) -> list[str]:
+def find_key_files(settings: Mapping[str, str], user: str, home: str) -> list[str]:
     """Return the paths that AuthorizedKeysFile names for a user (sshd_config(5): %h %u %U %%, relative to home)."""
     tokens = {"%h": home, "%u": user, "%U": "0", "%%": "%"}
     paths = []
@@ -127,10 +127,10 @@ def judge_sshd(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     """Judge what `sshd -T -C user=…` says really holds for the account."""
     forced = settings.get("forcecommand", "none")
     if forced != "none":
-        yield wrong(f"sshd has a ForceCommand for {user}: {forced}", "take it out; it overrides each key's --read-only")
+        yield error(f"sshd has a ForceCommand for {user}: {forced}", "take it out; it overrides each key's --read-only")
     for name, value in _EXPECTED.items():
         if settings.get(name) != value:
-            yield wrong(f"sshd has {name} {settings.get(name)} for {user}, not {value}", _DROP_IN)
+            yield error(f"sshd has {name} {settings.get(name)} for {user}, not {value}", _DROP_IN)
     if settings.get("clientaliveinterval", "0") == "0":
         yield warning("sshd does not notice a dead connection", f"ClientAliveInterval 15; {_DROP_IN}")
     if settings.get("authorizedkeyscommand", "none") != "none":
@@ -139,12 +139,12 @@ def judge_sshd(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     yield from _judge_allowed(settings, user)
     yield from _judge_penalties(settings)
     if forced == "none" and all(settings.get(name) == value for name, value in _EXPECTED.items()):
-        yield good(f"sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for {user}")
+        yield ok(f"sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for {user}")
 
 
 def _judge_root_login(value: str, user: str) -> Iterator[Finding]:
     if value == "no":
-        yield wrong(f"PermitRootLogin no turns {user} away: its uid is 0", f"forced-commands-only; {_DROP_IN}")
+        yield error(f"PermitRootLogin no turns {user} away: its uid is 0", f"forced-commands-only; {_DROP_IN}")
     elif value != "forced-commands-only":
         yield warning(f"PermitRootLogin {value}: a key line that lost its command= is a root shell", _DROP_IN)
 
@@ -152,11 +152,11 @@ def _judge_root_login(value: str, user: str) -> Iterator[Finding]:
 def _judge_allowed(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     allowed = settings.get("allowusers", "").split()
     if allowed and not any(re.fullmatch(rf"{re.escape(user)}(@.*)?|\*.*", word) for word in allowed):
-        yield wrong(f"AllowUsers does not name {user}", f"add {user} to it")
+        yield error(f"AllowUsers does not name {user}", f"add {user} to it")
     if settings.get("allowgroups"):
         yield warning(f"AllowGroups is set: {settings['allowgroups']}", f"see that a group of {user} is among them")
     if any(word.partition("@")[0] == user for word in settings.get("denyusers", "").split()):
-        yield wrong(f"DenyUsers names {user}", f"take {user} out of it")
+        yield error(f"DenyUsers names {user}", f"take {user} out of it")
 
 
 def _judge_penalties(settings: Mapping[str, str]) -> Iterator[Finding]:
@@ -180,12 +180,12 @@ def judge_logind(texts: Iterable[str], user: str = "root") -> Finding:
             if is_setting and not name.startswith(("#", ";")):
                 found[name.strip()] = value.strip()
     if found.get("KillUserProcesses", "no").lower() not in ("yes", "true", "on", "1", "y", "t"):
-        return good("logind: KillUserProcesses=no, so a job outlives its SSH session")
+        return ok("logind: KillUserProcesses=no, so a job outlives its SSH session")
     excluded, only = found.get("KillExcludeUsers", user).split(), found.get("KillOnlyUsers", "").split()
     hint = "KillUserProcesses=no in /etc/systemd/logind.conf"
     if user in excluded or (only and user not in only):
         return warning(f"logind: KillUserProcesses=yes; jobs live only because {user} is excluded", hint)
-    return wrong("logind kills a job when its SSH session ends: KillUserProcesses=yes", hint)
+    return error("logind kills a job when its SSH session ends: KillUserProcesses=yes", hint)
 
 
 # --- files ---
@@ -195,9 +195,9 @@ def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
     """Judge a file and the directories above it, as (path, uid, mode): only root may change what root obeys."""
     for name, uid, mode in stats:
         if uid < 0:
-            return wrong(f"{name} is not there", "see `breakglass host install-commands`")
+            return error(f"{name} is not there", "see `breakglass host install-commands`")
         if uid != 0:
-            return wrong(f"{name} belongs to uid {uid}", f"chown root:root {name}")
+            return error(f"{name} belongs to uid {uid}", f"chown root:root {name}")
         if mode & 0o022:
-            return wrong(f"{name} can be written by others than root: {mode & 0o7777:04o}", f"chmod go-w {name}")
-    return good(f"{path} is root's, and only root can change it")
+            return error(f"{name} can be written by others than root: {mode & 0o7777:04o}", f"chmod go-w {name}")
+    return ok(f"{path} is root's, and only root can change it")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .findings import Finding, good, warning, wrong
+from .findings import Finding, error, ok, warning
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ _KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+")
 _OPTION = re.compile(r'([A-Za-z-]+)(?:="((?:[^"\\]|\\.)*)")?(,|$)', re.DOTALL)
 
 
-def key_lines(text: str) -> list[KeyLine]:
+def parse_key_lines(text: str) -> list[KeyLine]:
     """Return the keys of an authorized_keys file as sshd(8) reads it; what it would skip is left out."""
     numbered = enumerate(text.splitlines(), 1)
-    return [line for number, raw in numbered if (line := _key_line(number, raw.strip()))]
+    return [line for number, raw in numbered if (line := _parse_key_line(number, raw.strip()))]
 
 
-def _key_line(number: int, raw: str) -> KeyLine | None:
+def _parse_key_line(number: int, raw: str) -> KeyLine | None:
     options, rest = "", raw
     if not _KEY_TYPE.fullmatch(raw.partition(" ")[0]):
         options, rest = _split_options(raw)
@@ -66,32 +66,32 @@ def judge_key_lines(path: str, lines: list[KeyLine]) -> Iterator[Finding]:
     findings = [found for line in lines for found in _judge_key_line(f"{path}:{line.number}", line)]
     findings += _judge_twice(path, lines)
     if not lines:
-        findings = [wrong(f"{path} has no key in it", "add a line for each key")]
-    yield from findings or [good(f"{path}: every key has restrict and a command= of its own")]
+        findings = [error(f"{path} has no key in it", "add a line for each key")]
+    yield from findings or [ok(f"{path}: every key has restrict and a command= of its own")]
 
 
 def judge_both_kinds(lines: Iterable[KeyLine], vmid: int) -> Iterator[Finding]:
     """Ask for at least one power key and one reading key for the VM."""
-    ours = [_is_reader(line) for line in lines if _served(line) == vmid]
+    ours = [_is_read_only(line) for line in lines if _served_vm(line) == vmid]
     for kind, count in (("power", ours.count(False)), ("reading", ours.count(True))):
         if count:
-            yield good(f"{count} {kind} key{'s' * (count > 1)} for VM {vmid}")
+            yield ok(f"{count} {kind} key{'s' * (count > 1)} for VM {vmid}")
         else:
             yield warning(f"no {kind} key for VM {vmid}", "add its line to the key file")
 
 
 def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
     if line.command is None:
-        yield wrong(f"{where} has no command=", 'prepend restrict,command="/usr/local/sbin/breakglass-pve serve …"')
-    elif _served(line) is None:
-        yield wrong(
+        yield error(f"{where} has no command=", 'prepend restrict,command="/usr/local/sbin/breakglass-pve serve …"')
+    elif _served_vm(line) is None:
+        yield error(
             f"{where} runs something else: {line.command}",
             "it must be /usr/local/sbin/breakglass-pve serve --vm N and no more",
         )
     if "restrict" not in line.names:
-        yield wrong(f"{where} has no restrict", "prepend restrict,")
+        yield error(f"{where} has no restrict", "prepend restrict,")
     for name in sorted(line.names & _GIVES_BACK):
-        yield wrong(f"{where} takes {name} back from restrict", f"take {name} out")
+        yield error(f"{where} takes {name} back from restrict", f"take {name} out")
 
 
 def _judge_twice(path: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
@@ -99,25 +99,25 @@ def _judge_twice(path: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
     for line in lines:
         if first.setdefault(line.key, line.number) != line.number:
             sentence = f"{path}:{line.number} has the key of line {first[line.key]}, and only the first one counts"
-            yield wrong(sentence, "a key pair for each line")
+            yield error(sentence, "a key pair for each line")
 
 
-def _served(line: KeyLine) -> int | None:
+def _served_vm(line: KeyLine) -> int | None:
     """Return the VM that a line's forced command serves, or None when it is anything but our agent."""
     match = _SERVE.fullmatch(line.command or "")
     return int(match[1]) if match else None
 
 
-def _is_reader(line: KeyLine) -> bool:
+def _is_read_only(line: KeyLine) -> bool:
     match = _SERVE.fullmatch(line.command or "")
     return match is not None and "--read-only" in match[2].split()
 
 
 def judge_elsewhere(path: str, text: str, keys: set[str]) -> Iterator[Finding]:
     """Judge a file of root's own keys: ours there would open a shell by another door."""
-    for line in key_lines(text):
+    for line in parse_key_lines(text):
         if line.key in keys and line.command is None:
-            yield wrong(
+            yield error(
                 f"{path}:{line.number} has a breakglass key without a command=: a root shell", "remove it there"
             )
         elif line.key in keys:

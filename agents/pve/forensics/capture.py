@@ -15,18 +15,18 @@ from ..host.files import boottime, read_json, write_atomic
 from ..host.paths import Host
 from ..host.process import describe_process
 from ..host.qmp import Qmp, QmpError, QmpSilent
-from ..host.vmstate import Facts, describe_sources, leftovers, observe, read_pid, vm_state
+from ..host.vmstate import Facts, describe_sources, leftover_pids, observe, read_pid, vm_state
 from ..jobs.job import Job
 from ..jobs.mutex import Lock
 from ..jobs.result import Result, Verdict
 from ..words import DONE, STORAGE_HUNG
-from .evidence import WATCHED_SECONDS, Evidence, evidence_from
+from .evidence import WATCHED_SECONDS, Evidence, parse_evidence
 from .on_host import thread_probe
 from .on_storage import dead_storages, late_commands
-from .plan import SHORT_APART, after_cluster, capture_probes, second_look, short_probes, storages_in
+from .plan import SHORT_APART, after_cluster, capture_probes, find_storages, second_probes, short_probes
 from .probe import Reply
 from .proof import frozen_disks
-from .together import asked_together
+from .together import ask_together
 from .verdict import verdict_of
 
 BUDGET = 15.0
@@ -35,7 +35,7 @@ SCREEN_BYTES = 2 * 1024 * 1024
 SCREEN_SECONDS = 4.0
 
 
-def before_acting(job: Job, facts: Facts | None = None) -> Verdict | None:
+def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
     """Have evidence before the state is destroyed; return the verdict that it proves now.
 
     That is the verdict of a capture of the last minute, or of our own look: brief, unless a thread or a disk stands
@@ -43,44 +43,44 @@ def before_acting(job: Job, facts: Facts | None = None) -> Verdict | None:
     """
     if facts is None or facts.pid != read_pid(job.host):
         facts = observe(job.host)
-    if capture := proven_capture(job.host):
-        verdict = _kept_verdict(job, capture)
-        if (verdict is not None and verdict.code == STORAGE_HUNG) or not _stands_still(job, facts):
+    if capture := find_proven_capture(job.host):
+        verdict = _read_verdict(job, capture)
+        if (verdict is not None and verdict.code == STORAGE_HUNG) or not _has_stuck_thread(job, facts):
             job.say(f"forensics: using the capture {capture}")
             return verdict
     return look_briefly(job, facts, time.monotonic() + min(BUDGET, job.left(BUDGET)))
 
 
-def _stands_still(job: Job, facts: Facts) -> bool:
+def _has_stuck_thread(job: Job, facts: Facts) -> bool:
     """Tell whether a thread of QEMU sits in the kernel now: what a capture did not see may have begun since."""
     if facts.pid is None or vm_state(facts) == "stopped":
         return False
     look = [thread_probe(job.host, facts.pid, SHORT_APART)]
-    return any(reply.facts.get("stuck") for reply in asked_together(look, time.monotonic() + 2 * SHORT_APART + 1))
+    return any(reply.facts.get("stuck") for reply in ask_together(look, time.monotonic() + 2 * SHORT_APART + 1))
 
 
-def proven_capture(host: Host) -> str:
+def find_proven_capture(host: Host) -> str:
     """Return the newest capture whose samples were far enough apart to prove what stood still, or an empty string. Of
     a VM that is stopped nothing moves, and it is looked at in no time."""
-    capture = newest_capture(host, REUSE_SECONDS)
-    seen = _kept_evidence(host, capture) if capture else None
+    capture = find_capture(host, REUSE_SECONDS)
+    seen = _read_evidence(host, capture) if capture else None
     return capture if seen and min(seen.seconds, seen.watched) >= WATCHED_SECONDS else ""
 
 
-def _kept_evidence(host: Host, capture: str) -> Evidence | None:
+def _read_evidence(host: Host, capture: str) -> Evidence | None:
     kept = (read_json(f"{host.run_dir}/jobs/{capture}/evidence.json") or {}).get("evidence")
     try:
-        return evidence_from(kept) if isinstance(kept, dict) else None
+        return parse_evidence(kept) if isinstance(kept, dict) else None
     except (TypeError, ValueError):  # of a file that another version wrote
         return None
 
 
-def _kept_verdict(job: Job, capture: str) -> Verdict | None:
-    seen = _kept_evidence(job.host, capture)
+def _read_verdict(job: Job, capture: str) -> Verdict | None:
+    seen = _read_evidence(job.host, capture)
     return verdict_of(seen) if seen else None
 
 
-def newest_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
+def find_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
     """Return the id of the job whose capture is younger than `seconds`, or an empty string.
 
     `evidence` is any capture, a verb's own too; `capture` is that of a forensics job, which others may attach to.
@@ -95,8 +95,8 @@ def newest_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
 def capture(job: Job, facts: Facts, until: float) -> Verdict:
     """Ask every probe, write what it said as it comes, take the console's picture last; judge, and keep all of it."""
     pid = None if vm_state(facts) == "stopped" else facts.pid
-    asked = asked_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
-    return _judged(job, facts, list(_shown(job, asked)), until)
+    asked = ask_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
+    return _judge(job, facts, list(_show_each(job, asked)), until)
 
 
 def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
@@ -104,41 +104,41 @@ def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
     state = vm_state(facts)
     pid = None if state == "stopped" else facts.pid
     enough = until - SCREEN_SECONDS
-    replies = list(_shown(job, asked_together(short_probes(job.host, pid, state != "wedged"), enough)))
-    seen = gathered(job.host, facts, replies)
+    replies = list(_show_each(job, ask_together(short_probes(job.host, pid, state != "wedged"), enough)))
+    seen = gather_evidence(job.host, facts, replies)
     if pid is not None and (seen.stuck or frozen_disks(seen)[0]):
         job.say("forensics: something stands still, so it is watched for 2 s")
-        again = second_look(job.host, pid, state != "wedged", storages_in(replies))
-        replies += _shown(job, asked_together(again, enough))
-    return _judged(job, facts, replies, until)
+        again = second_probes(job.host, pid, state != "wedged", find_storages(replies))
+        replies += _show_each(job, ask_together(again, enough))
+    return _judge(job, facts, replies, until)
 
 
-def _judged(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdict:
+def _judge(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdict:
     state = vm_state(facts)
     if state != "stopped":
-        replies.append(_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
+        replies.append(_take_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
         _show(job, replies[-1])
-    seen = gathered(job.host, facts, replies)
+    seen = gather_evidence(job.host, facts, replies)
     verdict = verdict_of(seen)
     job.say("\n    ".join([f"verdict: {verdict.sentence}", *verdict.evidence]))
-    _remember(job, replies, seen, verdict)
+    _keep_evidence(job, replies, seen, verdict)
     return verdict
 
 
-def gathered(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
+def gather_evidence(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
     """Return the evidence of a capture: what each reply settles, and the state that was seen first."""
     state = vm_state(facts)
-    left = leftovers(host) if state == "stopped" else []
+    left = leftover_pids(host) if state == "stopped" else []
     known: dict[str, object] = {"state": state, "source": describe_sources(facts), "pid": facts.pid}
     for reply in replies:
         known |= reply.facts
     known["dead_storages"] = dead_storages(replies)
     known["late_commands"] = late_commands(replies)
     known |= {"leftovers": left, "remains": [describe_process(pid) for pid in left]}
-    return evidence_from(known)
+    return parse_evidence(known)
 
 
-def _shown(job: Job, replies: Iterator[Reply]) -> Iterator[Reply]:
+def _show_each(job: Job, replies: Iterator[Reply]) -> Iterator[Reply]:
     for reply in replies:
         _show(job, reply)
         yield reply
@@ -152,12 +152,12 @@ def _show(job: Job, reply: Reply) -> None:
 # --- the picture, and what is kept ------------------------------------------------------------------------------
 
 
-def _screen(job: Job, state: str, seconds: float) -> Reply:
+def _take_screen(job: Job, state: str, seconds: float) -> Reply:
     began = time.monotonic()
     if state in ("wedged", "unknown") or seconds <= 0:
         return Reply("screen", "screendump", "failed", 0.0, "not asked: QEMU is silent, or the time is over")
     try:
-        outcome, text = "ok", screendump(job, seconds)
+        outcome, text = "ok", take_screendump(job, seconds)
     except QmpSilent as error:
         outcome, text = "timed out", str(error)
     except (QmpError, OSError) as error:
@@ -165,7 +165,7 @@ def _screen(job: Job, state: str, seconds: float) -> Reply:
     return Reply("screen", "screendump", outcome, round(time.monotonic() - began, 3), text)
 
 
-def screendump(job: Job, seconds: float) -> str:
+def take_screendump(job: Job, seconds: float) -> str:
     """Keep the console's picture as PNG, 2 MiB at most; QEMU writes it, as root, where we say."""
     path = job.store.path(job.record.id, "screen.png")
     with Qmp(job.host.qmp, seconds) as qmp:
@@ -178,7 +178,7 @@ def screendump(job: Job, seconds: float) -> str:
     return f"{size} bytes"
 
 
-def _remember(job: Job, replies: list[Reply], seen: Evidence, verdict: Verdict) -> None:
+def _keep_evidence(job: Job, replies: list[Reply], seen: Evidence, verdict: Verdict) -> None:
     names = ("probe", "command", "outcome", "seconds")
     manifest = [{name: getattr(reply, name) for name in names} for reply in replies]
     try:

@@ -74,7 +74,7 @@ class Evidence:
         return asdict(self)
 
 
-def evidence_from(facts: dict[str, object]) -> Evidence:
+def parse_evidence(facts: dict[str, object]) -> Evidence:
     """Return the evidence in a JSON object; what it does not know is left out."""
     known = {field.name: facts[field.name] for field in fields(Evidence) if field.name in facts}
     for name, value in known.items():

@@ -28,11 +28,13 @@ _END_WITH_QEMU = ("qmstop", "qmshutdown", "qmreboot", "qm stop", "qm shutdown", 
 def obstacle_to(verb: str, seen: Evidence) -> str:
     """Return what is certain to refuse `verb` now and what to do first, empty where nothing is."""
     if verb == "cycle" or (verb == "start" and seen.state == "stopped"):
-        return _to_a_new_process(seen) or _live_lock(seen, () if verb == "cycle" else ("suspended",))
+        return _obstacle_to_new_process(seen) or _blocking_lock(seen, () if verb == "cycle" else ("suspended",))
     if verb == "start":
-        return _other_node(seen) or _live_lock(seen, ("backup", "suspended"))
+        return _is_on_other_node(seen) or _blocking_lock(seen, ("backup", "suspended"))
     if verb == "reset":
-        return _other_node(seen) or ("" if seen.lock_alive is False else _live_lock(seen, ("backup", "suspended")))
+        return _is_on_other_node(seen) or (
+            "" if seen.lock_alive is False else _blocking_lock(seen, ("backup", "suspended"))
+        )
     return ""
 
 
@@ -48,10 +50,10 @@ def pve_cure(seen: Evidence) -> str:
     return "run systemctl restart pve-cluster" if seen.pve else "restore the quorum (see pvecm status)"
 
 
-def _to_a_new_process(seen: Evidence) -> str:
+def _obstacle_to_new_process(seen: Evidence) -> str:
     if away := pve_obstacle(seen):
         return f"{away}: {pve_cure(seen)} first"
-    if elsewhere := _other_node(seen):
+    if elsewhere := _is_on_other_node(seen):
         return elsewhere
     if seen.config is False:
         return "its configuration is on no node"
@@ -61,11 +63,11 @@ def _to_a_new_process(seen: Evidence) -> str:
     return "a task works on it: wait for that, or end it" if others else ""
 
 
-def _other_node(seen: Evidence) -> str:
+def _is_on_other_node(seen: Evidence) -> str:
     return f"its configuration is on node {seen.node}: look there" if seen.node else ""
 
 
-def _live_lock(seen: Evidence, harmless: tuple[str, ...]) -> str:
+def _blocking_lock(seen: Evidence, harmless: tuple[str, ...]) -> str:
     if not seen.lock or seen.lock in harmless:
         return ""
     if seen.lock_alive is False:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..host.paths import Host
 from ..host.pve_tasks import flock_holders
-from .probe import Probe, Reply, files_of, replied, text_of
+from .probe import Probe, Reply, ok_reply, read_files, read_text
 
 _REMOTE = re.compile(r" (?:nfs4?|cifs|smb3|ceph|glusterfs|fuse\S*) ")
 
@@ -19,19 +19,19 @@ READ_SECONDS = 3.0  # none of these files hangs, but a busy host may let their r
 def host_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
     """Return what is asked of the host and of the process `pid`."""
     return [
-        Probe(0, "host", READ_SECONDS, files_of(host, "host", "/proc/uptime", "/proc/loadavg")),
+        Probe(0, "host", READ_SECONDS, read_files(host, "host", "/proc/uptime", "/proc/loadavg")),
         Probe(
             0,
             "pressure",
             READ_SECONDS,
-            files_of(host, "pressure", *(f"/proc/pressure/{of}" for of in ("cpu", "io", "memory"))),
+            read_files(host, "pressure", *(f"/proc/pressure/{of}" for of in ("cpu", "io", "memory"))),
         ),
-        Probe(0, "memory", READ_SECONDS, files_of(host, "memory", "/proc/meminfo", lines=5)),
-        Probe(0, "scope", READ_SECONDS, files_of(host, "scope", *_scope_files(host))),
+        Probe(0, "memory", READ_SECONDS, read_files(host, "memory", "/proc/meminfo", lines=5)),
+        Probe(0, "scope", READ_SECONDS, read_files(host, "scope", *_scope_files(host))),
         *_process_probes(host, pid, apart),
-        Probe(0, "waiting", READ_SECONDS, lambda _: _waiting(host)),
-        Probe(0, "mounts", READ_SECONDS, lambda _: _mounts(host)),
-        Probe(0, "lock file", READ_SECONDS, lambda _: _lock_file(host)),
+        Probe(0, "waiting", READ_SECONDS, lambda _: _list_waiting(host)),
+        Probe(0, "mounts", READ_SECONDS, lambda _: _list_mounts(host)),
+        Probe(0, "lock file", READ_SECONDS, lambda _: _list_lock_holders(host)),
     ]
 
 
@@ -40,13 +40,13 @@ def _process_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
         return []
     names = ("stat", "status", "wchan", "io")
     return [
-        Probe(0, "process", READ_SECONDS, files_of(host, "process", *(f"/proc/{pid}/{name}" for name in names))),
+        Probe(0, "process", READ_SECONDS, read_files(host, "process", *(f"/proc/{pid}/{name}" for name in names))),
         thread_probe(host, pid, apart),
     ]
 
 
 def thread_probe(host: Host, pid: int, apart: float) -> Probe:
-    return Probe(0, "threads", apart + 2, lambda _: _threads(host, pid, apart))
+    return Probe(0, "threads", apart + 2, lambda _: _watch_threads(host, pid, apart))
 
 
 def _scope_files(host: Host) -> list[str]:
@@ -61,34 +61,34 @@ class _Thread:
     switches: int
 
 
-def _threads(host: Host, pid: int, apart: float) -> Iterator[Reply]:
+def _watch_threads(host: Host, pid: int, apart: float) -> Iterator[Reply]:
     """Watch QEMU's threads twice. One that is in uninterruptible sleep both times, without a single context switch
     in between, sits in the same sleep: it waits for the host's storage."""
     began = time.monotonic()
-    before, ticks = _sampled_threads(host, pid), _ticks(host, pid)
+    before, ticks = _sample_threads(host, pid), _read_ticks(host, pid)
     time.sleep(apart)
-    after, used = _sampled_threads(host, pid), _ticks(host, pid) - ticks
+    after, used = _sample_threads(host, pid), _read_ticks(host, pid) - ticks
     seconds = time.monotonic() - began
     lines = [
-        f"thread {tid} ({thread.name}) waits uninterruptibly in {text_of(host, f'/proc/{pid}/task/{tid}/wchan')}"
+        f"thread {tid} ({thread.name}) waits uninterruptibly in {read_text(host, f'/proc/{pid}/task/{tid}/wchan')}"
         for tid, thread in after.items()
         if thread.state == "D"
     ]
-    stuck = [line for line in lines if _same_sleep(before, after, int(line.split()[1]))]
-    stacks = [text_of(host, f"/proc/{pid}/task/{line.split()[1]}/stack") for line in stuck[:8]]
+    stuck = [line for line in lines if _is_same_sleep(before, after, int(line.split()[1]))]
+    stacks = [read_text(host, f"/proc/{pid}/task/{line.split()[1]}/stack") for line in stuck[:8]]
     letters = "".join(thread.state for thread in after.values())
     cpu = used / os.sysconf("SC_CLK_TCK")
     text = "\n".join(
         [f"{len(after)} threads: {letters}", f"{cpu:.2f} s of processor in {seconds:.1f} s", *lines, *stacks]
     )
-    yield replied("threads", began, text, {"threads": letters, "stuck": stuck, "cpu": cpu, "seconds": seconds})
+    yield ok_reply("threads", began, text, {"threads": letters, "stuck": stuck, "cpu": cpu, "seconds": seconds})
 
 
-def _same_sleep(before: dict[int, _Thread], after: dict[int, _Thread], tid: int) -> bool:
+def _is_same_sleep(before: dict[int, _Thread], after: dict[int, _Thread], tid: int) -> bool:
     return tid in before and before[tid] == after[tid]
 
 
-def _sampled_threads(host: Host, pid: int) -> dict[int, _Thread]:
+def _sample_threads(host: Host, pid: int) -> dict[int, _Thread]:
     found = {}
     for tid in sorted(int(name) for name in os.listdir(host.proc(pid, "task"))):
         try:
@@ -101,33 +101,33 @@ def _sampled_threads(host: Host, pid: int) -> dict[int, _Thread]:
     return found
 
 
-def _ticks(host: Host, pid: int) -> int:
+def _read_ticks(host: Host, pid: int) -> int:
     """Return the processor time that a process has used, in clock ticks (proc(5), fields 14 and 15)."""
     with open(host.proc(pid, "stat"), encoding="utf-8", errors="replace") as file:
         values = file.read().rpartition(")")[2].split()
     return int(values[11]) + int(values[12])
 
 
-def _waiting(host: Host) -> Iterator[Reply]:
+def _list_waiting(host: Host) -> Iterator[Reply]:
     """Name the processes of the whole host that are in uninterruptible sleep."""
     began = time.monotonic()
     found = []
     for pid in os.listdir(host.path("/proc")):
         if pid.isdigit():
-            head, _, tail = text_of(host, f"/proc/{pid}/stat").rpartition(")")
+            head, _, tail = read_text(host, f"/proc/{pid}/stat").rpartition(")")
             if tail.split()[:1] == ["D"]:
-                found.append(f"{head}) in {text_of(host, f'/proc/{pid}/wchan')}")
-    yield replied("waiting", began, "\n".join([f"{len(found)} processes wait uninterruptibly", *found[:50]]))
+                found.append(f"{head}) in {read_text(host, f'/proc/{pid}/wchan')}")
+    yield ok_reply("waiting", began, "\n".join([f"{len(found)} processes wait uninterruptibly", *found[:50]]))
 
 
-def _mounts(host: Host) -> Iterator[Reply]:
+def _list_mounts(host: Host) -> Iterator[Reply]:
     began = time.monotonic()
-    mounts = [line for line in text_of(host, "/proc/mounts", 1000).splitlines() if _REMOTE.search(line)]
-    yield replied("mounts", began, "\n".join(mounts) or "no network or FUSE file system is mounted")
+    mounts = [line for line in read_text(host, "/proc/mounts", 1000).splitlines() if _REMOTE.search(line)]
+    yield ok_reply("mounts", began, "\n".join(mounts) or "no network or FUSE file system is mounted")
 
 
-def _lock_file(host: Host) -> Iterator[Reply]:
+def _list_lock_holders(host: Host) -> Iterator[Reply]:
     """Name who holds the flock that a running `qm start` or `qm stop` keeps for its whole life."""
     began = time.monotonic()
     owners = [f"lock-{host.vmid}.conf is held by {holder}" for holder in flock_holders(host)]
-    yield replied("lock file", began, "\n".join(owners) or "nobody holds it", {"owners": owners}, "/proc/locks")
+    yield ok_reply("lock file", began, "\n".join(owners) or "nobody holds it", {"owners": owners}, "/proc/locks")

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, node_name
 from ..host.files import read_json
 from ..host.paths import Host
-from ..host.pve_tasks import TASK_SECONDS, owner_of, task_lines
+from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, task_lines
 from ..host.vm_config import disk_storages, pending_options
 from .obstacles import TROUBLES
-from .probe import Probe, Reply, command_probe, replied, text_of
+from .probe import Probe, Reply, command_probe, ok_reply, read_text
 
 PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and a busy host makes a second of processor a few
 _LAST_TASKS = 10
@@ -27,12 +27,12 @@ _SECRETS = re.compile(r"^(cipassword):.*$", re.MULTILINE)
 
 def cluster_probe(host: Host, seconds: float = CLUSTER_SECONDS) -> Probe:
     """Return the look at /etc/pve, which counts as hung where it gives no answer in `seconds`."""
-    return Probe(2, "cluster", seconds + 2 * TASK_SECONDS + 1, lambda _: _cluster(host, seconds))
+    return Probe(2, "cluster", seconds + 2 * TASK_SECONDS + 1, lambda _: _ask_cluster(host, seconds))
 
 
 def log_probes(host: Host) -> list[Probe]:
     """Return what stands on the host's own disk: the log of its tasks, and which Proxmox this is."""
-    return [Probe(2, "tasks", 3, lambda _: _tasks(host)), Probe(2, "version", 3, lambda _: _version(host))]
+    return [Probe(2, "tasks", 3, lambda _: _read_tasks(host)), Probe(2, "version", 3, lambda _: _read_version(host))]
 
 
 def perl_probes(host: Host) -> list[Probe]:
@@ -40,9 +40,11 @@ def perl_probes(host: Host) -> list[Probe]:
     vmid = str(host.vmid)
     statistics = f"/nodes/{node_name()}/qemu/{vmid}/rrddata"
     return [
-        command_probe(2, "qm status", PERL_SECONDS, "qm", "status", vmid, "--verbose", learn=word_of_qm, is_perl=True),
         command_probe(
-            2, "rrddata", PERL_SECONDS, "pvesh", "get", statistics, *_LAST_HOUR, learn=quiet_minutes, is_perl=True
+            2, "qm status", PERL_SECONDS, "qm", "status", vmid, "--verbose", learn=parse_qm_status, is_perl=True
+        ),
+        command_probe(
+            2, "rrddata", PERL_SECONDS, "pvesh", "get", statistics, *_LAST_HOUR, learn=parse_quiet_minutes, is_perl=True
         ),
     ]
 
@@ -50,7 +52,7 @@ def perl_probes(host: Host) -> list[Probe]:
 # --- /etc/pve ---
 
 
-def _cluster(host: Host, seconds: float) -> Iterator[Reply]:
+def _ask_cluster(host: Host, seconds: float) -> Iterator[Reply]:
     """Say what /etc/pve says, and of a lock whether the task that took it still lives."""
     began = time.monotonic()
     view = cluster_view(host, seconds)
@@ -61,16 +63,16 @@ def _cluster(host: Host, seconds: float) -> Iterator[Reply]:
     lines = [f"quorum: {'yes' if view.quorate else 'no'}", f"lock: {view.lock or 'none'}"]
     lines += [f"the configuration is on node {view.node}"] if view.node else []
     lines += [f"HA: requested {view.ha}, now {view.ha_seen or 'not known'}"] if view.ha else []
-    yield replied("cluster", began, "\n".join(lines), facts, "/etc/pve")
+    yield ok_reply("cluster", began, "\n".join(lines), facts, "/etc/pve")
     if view.config:
-        yield replied("configuration", began, shown_config(view.config_text), command=f"{host.vmid}.conf")
-    yield _members(host)
+        yield ok_reply("configuration", began, redact_config(view.config_text), command=f"{host.vmid}.conf")
+    yield _read_members(host)
     if view.ha:
-        yield _ha(host)
+        yield _read_ha(host)
     if view.lock:
         began = time.monotonic()
-        owner = owner_of(host, view.lock)
-        yield replied(
+        owner = find_lock_owner(host, view.lock)
+        yield ok_reply(
             "lock", began, "\n".join(owner.lines), {"lock_alive": owner.alive, "lock_owner": owner.lines}, "tasks"
         )
 
@@ -99,7 +101,7 @@ def cluster_facts(view: Cluster) -> dict[str, object]:
     }
 
 
-def shown_config(text: str) -> str:
+def redact_config(text: str) -> str:
     """Return a configuration without its snapshots and without its password, as `qm config` and `qm pending` do."""
     shown, sections = [], ("", "[PENDING]")
     section = ""
@@ -109,10 +111,10 @@ def shown_config(text: str) -> str:
     return _SECRETS.sub(r"\1: **********", "\n".join(shown))
 
 
-def _members(host: Host) -> Reply:
+def _read_members(host: Host) -> Reply:
     began = time.monotonic()
     known = read_json(host.path("/etc/pve/.members")) or {}
-    return replied("members", began, "\n".join(member_lines(known)), command="/etc/pve/.members")
+    return ok_reply("members", began, "\n".join(member_lines(known)), command="/etc/pve/.members")
 
 
 def member_lines(members: dict[str, object]) -> list[str]:
@@ -125,13 +127,13 @@ def member_lines(members: dict[str, object]) -> list[str]:
     return [f"cluster {cluster.get('name')}, quorate {cluster.get('quorate')}", *lines]
 
 
-def _ha(host: Host) -> Reply:
+def _read_ha(host: Host) -> Reply:
     """Show what `ha-manager status` is made of: the manager's and this node's LRM's last words."""
     began = time.monotonic()
     manager = read_json(host.path("/etc/pve/ha/manager_status")) or {}
     lrm = read_json(host.path("/etc/pve/local/lrm_status")) or {}
     lines = ha_status_lines(manager, lrm, host.vmid, time.time())
-    return replied("ha", began, "\n".join(lines), command="manager_status, lrm_status")
+    return ok_reply("ha", began, "\n".join(lines), command="manager_status, lrm_status")
 
 
 def ha_status_lines(manager: dict[str, object], lrm: dict[str, object], vmid: int, now: float) -> list[str]:
@@ -155,27 +157,27 @@ def _age(known: dict[str, object], now: float) -> str:
 # --- the other files ---
 
 
-def _version(host: Host) -> Iterator[Reply]:
+def _read_version(host: Host) -> Iterator[Reply]:
     began = time.monotonic()
-    text = text_of(host, "/usr/share/perl5/PVE/pvecfg.pm", 1000)
+    text = read_text(host, "/usr/share/perl5/PVE/pvecfg.pm", 1000)
     found = re.search(r"sub version_text\s*\{\s*return '([^']*)'", text)
     said = f"pve-manager/{found[1]}" if found else "pve-manager's version is not known"
     kernel = os.uname().release
-    yield replied("version", began, f"{said} (running kernel: {kernel})", command="/usr/share/perl5/PVE/pvecfg.pm")
+    yield ok_reply("version", began, f"{said} (running kernel: {kernel})", command="/usr/share/perl5/PVE/pvecfg.pm")
 
 
-def _tasks(host: Host) -> Iterator[Reply]:
+def _read_tasks(host: Host) -> Iterator[Reply]:
     """Show the last tasks of the VM, and the end of the newest one's log."""
     began = time.monotonic()
     mine = task_lines(host)[-_LAST_TASKS:]
     logs = glob.glob(host.path(f"/var/log/pve/tasks/?/UPID:*:{host.vmid}:*"))
     newest = sorted(logs, key=os.path.getmtime)[-1:]
-    with_end = [f"{os.path.basename(log)}\n{_end_of(log)}" for log in newest]
+    with_end = [f"{os.path.basename(log)}\n{_read_end(log)}" for log in newest]
     text = "\n".join([*mine, *with_end]) or "no task of this VM is known"
-    yield replied("tasks", began, text, command="/var/log/pve/tasks")
+    yield ok_reply("tasks", began, text, command="/var/log/pve/tasks")
 
 
-def _end_of(path: str) -> str:
+def _read_end(path: str) -> str:
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 4096))
         return file.read().decode("utf-8", "replace")
@@ -184,7 +186,7 @@ def _end_of(path: str) -> str:
 # --- what the commands say, as facts ---
 
 
-def word_of_qm(text: str) -> dict[str, object]:
+def parse_qm_status(text: str) -> dict[str, object]:
     """Return `qm status`'s own word. It says `running` of a QEMU that is silent, too: then running-qemu is missing."""
     found = dict(re.findall(r"^([a-z-]+): (.*)$", text, re.MULTILINE))
     word = found.get("qmpstatus") or found.get("status", "")
@@ -192,7 +194,7 @@ def word_of_qm(text: str) -> dict[str, object]:
     return {"qm_says": f"{word}, and that QEMU is silent" if silent else word}
 
 
-def quiet_minutes(text: str) -> dict[str, object]:
+def parse_quiet_minutes(text: str) -> dict[str, object]:
     """Return for how many minutes Proxmox's own statistics know of no disk write, when there was one in that hour."""
     try:
         rows = [row for row in json.loads(text) if isinstance(row.get("diskwrite"), int | float)]

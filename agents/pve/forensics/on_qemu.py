@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from ..host.guest import AGENT_SECONDS, agent_port_open, ping_agent
+from ..host.guest_agent import AGENT_SECONDS, is_agent_port_open, ping_guest_agent
 from ..host.paths import Host
 from ..host.qmp import Qmp, QmpError
 from .evidence import Queue
-from .probe import PROBE_BYTES, Probe, Reply, replied
+from .probe import PROBE_BYTES, Probe, Reply, ok_reply
 
 QMP_STEP_SECONDS = 3.0
 
@@ -21,39 +21,39 @@ _QUERIES = (
 _DISK_QUEUES_FROM = {"virtio-blk": 0, "virtio-scsi": 2}  # virtio-scsi's first two are for control and events
 
 
-def qemu_probe(host: Host, pid: int | None, apart: float) -> list[Probe]:
+def qemu_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
     if pid is None:
         return []
-    return [Probe(1, "qmp", apart + 2 * QMP_STEP_SECONDS, lambda _: _qmp(host, apart))]
+    return [Probe(1, "qmp", apart + 2 * QMP_STEP_SECONDS, lambda _: _ask_qemu(host, apart))]
 
 
-def _qmp(host: Host, apart: float) -> Iterator[Reply]:
+def _ask_qemu(host: Host, apart: float) -> Iterator[Reply]:
     """Ask QEMU, and watch the queues of its virtio disks twice; the monitor is free for others in between."""
     answers: dict[str, object] = {}
     with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
         for name in _QUERIES:
-            yield _said(qmp, name, answers)
-        yield _said(qmp, "x-query-virtio", answers)
-        devices = _disks(qmp, answers)
-        first, at = _sampled_queues(qmp, devices), time.monotonic()
-    yield from _agent(host, answers, apart)
+            yield _query(qmp, name, answers)
+        yield _query(qmp, "x-query-virtio", answers)
+        devices = _list_disks(qmp, answers)
+        first, at = _sample_queues(qmp, devices), time.monotonic()
+    yield from _ping_agent(host, answers, apart)
     time.sleep(max(0.0, at + apart - time.monotonic()))
     with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
-        second, seconds = _sampled_queues(qmp, devices), time.monotonic() - at
+        second, seconds = _sample_queues(qmp, devices), time.monotonic() - at
     facts = {"queues": [[asdict(queue) for queue in sample] for sample in (first, second)], "queue_seconds": seconds}
     lines = [f"{queue.disk} queue {queue.number}: {queue.inuse} in flight, used {queue.used}" for queue in first]
     lines += [f"{queue.disk} queue {queue.number}: {queue.inuse} in flight, used {queue.used}" for queue in second]
     text = "\n".join(lines) or "no virtio disk to watch"
-    yield replied("queues", at, text, facts, "x-query-virtio-queue-status")
+    yield ok_reply("queues", at, text, facts, "x-query-virtio-queue-status")
 
 
-def _said(qmp: Qmp, name: str, answers: dict[str, object]) -> Reply:
+def _query(qmp: Qmp, name: str, answers: dict[str, object]) -> Reply:
     began = time.monotonic()
     try:
         answers[name] = qmp.command(name)
     except QmpError as error:
         return Reply(name, name, "failed", round(time.monotonic() - began, 3), str(error))
-    return replied(name, began, json.dumps(answers[name])[:PROBE_BYTES], _facts_of(name, answers[name]), name)
+    return ok_reply(name, began, json.dumps(answers[name])[:PROBE_BYTES], _facts_of(name, answers[name]), name)
 
 
 def _facts_of(name: str, answer: object) -> dict[str, object]:
@@ -93,7 +93,7 @@ def _objects(answer: object) -> list[dict[str, object]]:
     return [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
 
 
-def _disks(qmp: Qmp, answers: dict[str, object]) -> list[tuple[str, str, range]]:
+def _list_disks(qmp: Qmp, answers: dict[str, object]) -> list[tuple[str, str, range]]:
     """Return path, name and queue numbers of each virtio disk or disk controller."""
     disks = {str(block.get("qdev")): disk_name(block) for block in _objects(answers.get("query-block"))}
     found = []
@@ -107,7 +107,7 @@ def _disks(qmp: Qmp, answers: dict[str, object]) -> list[tuple[str, str, range]]
     return found
 
 
-def _sampled_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queue]:
+def _sample_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queue]:
     sample = []
     for path, disk, numbers in devices:
         for number in numbers:
@@ -120,17 +120,17 @@ def _sampled_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Que
     return sample
 
 
-def _agent(host: Host, answers: dict[str, object], apart: float) -> Iterator[Reply]:
+def _ping_agent(host: Host, answers: dict[str, object], apart: float) -> Iterator[Reply]:
     """Ping the guest agent where its port is open in the guest: an agent that was never installed proves nothing, and
     neither does a silence that was shorter than an agent may take."""
     began = time.monotonic()
-    is_open = agent_port_open(answers.get("query-chardev"))
+    is_open = is_agent_port_open(answers.get("query-chardev"))
     if is_open is None:
         return
     if not is_open:
-        yield replied("guest agent", began, "the guest has not opened its port")
+        yield ok_reply("guest agent", began, "the guest has not opened its port")
         return
     seconds = min(AGENT_SECONDS, apart)
-    answer = ping_agent(host, seconds)
+    answer = ping_guest_agent(host, seconds)
     proves = answer == "answers" or seconds == AGENT_SECONDS
-    yield replied("guest agent", began, answer, {"agent": answer} if proves else {}, "guest-sync")
+    yield ok_reply("guest agent", began, answer, {"agent": answer} if proves else {}, "guest-sync")

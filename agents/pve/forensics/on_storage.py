@@ -23,7 +23,7 @@ _OWN = "storage "
 def own_storage_probes(host: Host, storages: list[str]) -> list[Probe]:
     """Return a probe for each of the storages that the VM's disks are on."""
     return [
-        Probe(4, _OWN + name, LIST_SECONDS + STATUS_SECONDS, partial(_own_storage, host, name), is_perl=True)
+        Probe(4, _OWN + name, LIST_SECONDS + STATUS_SECONDS, partial(_ask_own_storage, host, name), is_perl=True)
         for name in storages
     ]
 
@@ -40,7 +40,7 @@ def block_layer_probes() -> list[Probe]:
     ]
 
 
-def _own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
+def _ask_own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
     """Ask for the VM's volumes on it; where that fails or takes long, for its status."""
     if seconds < LIST_SECONDS:  # silence for less than that would prove nothing
         yield Reply(_OWN + name, "", "failed", 0.0, "not asked: the time is over")
@@ -53,7 +53,7 @@ def _own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
     second = run_command(
         _OWN + name, min(STATUS_SECONDS, seconds - first.seconds), "pvesm", "status", "--storage", name
     )
-    word = storage_word(second.text, name) if second.outcome == "ok" else ""
+    word = parse_storage_state(second.text, name) if second.outcome == "ok" else ""
     yield replace(
         second,
         outcome="failed" if word == "inactive" else second.outcome,
@@ -64,7 +64,7 @@ def _own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
     )
 
 
-def storage_word(text: str, name: str) -> str:
+def parse_storage_state(text: str, name: str) -> str:
     """Return the word of `pvesm status` for a storage: active, inactive or disabled; empty where it has none."""
     found = re.search(rf"^{re.escape(name)}\s+\S+\s+([a-z]+)\b", text, re.MULTILINE)
     return found[1] if found else ""

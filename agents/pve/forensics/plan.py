@@ -10,7 +10,7 @@ Where its two samples show a thread or a disk that stands still, it looks a seco
 from ..host.paths import Host
 from .on_host import host_probes, thread_probe
 from .on_proxmox import cluster_probe, log_probes, perl_probes
-from .on_qemu import qemu_probe
+from .on_qemu import qemu_probes
 from .on_storage import all_storages_probe, block_layer_probes, own_storage_probes
 from .probe import Probe, Reply, command_probe
 from .together import FollowUp
@@ -28,7 +28,7 @@ def capture_probes(host: Host, pid: int | None) -> list[Probe]:
     """Return what a capture asks at once of the VM whose QEMU is `pid`."""
     return [
         *host_probes(host, pid, SAMPLES_APART),
-        *qemu_probe(host, pid, SAMPLES_APART),
+        *qemu_probes(host, pid, SAMPLES_APART),
         cluster_probe(host),
         *log_probes(host),
         command_probe(3, "kernel", 5, *_JOURNAL, "-k"),
@@ -44,7 +44,7 @@ def after_cluster(host: Host) -> FollowUp:
         if reply.probe != "cluster" or reply.outcome != "ok":
             return []
         commands = perl_probes(host)
-        return [commands[0], *own_storage_probes(host, storages_in([reply])), *commands[1:], all_storages_probe()]
+        return [commands[0], *own_storage_probes(host, find_storages([reply])), *commands[1:], all_storages_probe()]
 
     return follow_up
 
@@ -53,21 +53,21 @@ def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]
     """Return what a verb asks before it acts. A QEMU that was silent a moment ago is not asked again."""
     return [
         *host_probes(host, pid, SHORT_APART),
-        *(qemu_probe(host, pid, SHORT_APART) if qemu_answers else []),
+        *(qemu_probes(host, pid, SHORT_APART) if qemu_answers else []),
         cluster_probe(host, SHORT_CLUSTER_SECONDS),
     ]
 
 
-def second_look(host: Host, pid: int, qemu_answers: bool, storages: list[str]) -> list[Probe]:
+def second_probes(host: Host, pid: int, qemu_answers: bool, storages: list[str]) -> list[Probe]:
     """Return what a verb asks again where its short look found a thread or a disk that stands still."""
     return [
         thread_probe(host, pid, AGAIN_APART),
-        *(qemu_probe(host, pid, AGAIN_APART) if qemu_answers else []),
+        *(qemu_probes(host, pid, AGAIN_APART) if qemu_answers else []),
         *own_storage_probes(host, storages),
     ]
 
 
-def storages_in(replies: list[Reply]) -> list[str]:
+def find_storages(replies: list[Reply]) -> list[str]:
     """Return the storages of the VM's own disks, as the probe `cluster` named them."""
     told = [reply.facts["storages"] for reply in replies if "storages" in reply.facts]
     return [str(name) for name in told[-1]] if told and isinstance(told[-1], list) else []

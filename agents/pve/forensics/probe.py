@@ -26,7 +26,7 @@ class Reply:
     facts: dict[str, object] = field(default_factory=dict)
 
 
-Asking = Callable[[float], Iterator[Reply]]
+AskFunction = Callable[[float], Iterator[Reply]]
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,23 @@ class Probe:
     tier: int
     name: str
     seconds: float
-    ask: Asking
+    ask: AskFunction
     is_perl: bool = False
 
 
-def replied(name: str, began: float, text: str, facts: dict[str, object] | None = None, command: str = "") -> Reply:
+def ok_reply(name: str, began: float, text: str, facts: dict[str, object] | None = None, command: str = "") -> Reply:
     return Reply(name, command, "ok", round(time.monotonic() - began, 3), text, facts or {})
 
 
-def files_of(host: Host, name: str, *paths: str, lines: int = 100) -> Asking:
+def read_files(host: Host, name: str, *paths: str, lines: int = 100) -> AskFunction:
     def answer(_: float) -> Iterator[Reply]:
         began = time.monotonic()
-        yield replied(name, began, "\n".join(f"{path}: {text_of(host, path, lines)}" for path in paths))
+        yield ok_reply(name, began, "\n".join(f"{path}: {read_text(host, path, lines)}" for path in paths))
 
     return answer
 
 
-def text_of(host: Host, path: str, lines: int = 100) -> str:
+def read_text(host: Host, path: str, lines: int = 100) -> str:
     """Return a file's first lines, or why it can't be read."""
     try:
         with open(host.path(path), encoding="utf-8", errors="replace") as file:
@@ -62,7 +62,7 @@ def text_of(host: Host, path: str, lines: int = 100) -> str:
         return str(error.strerror)
 
 
-def nothing_learnt(_: str) -> dict[str, object]:
+def learn_nothing(_: str) -> dict[str, object]:
     return {}
 
 
@@ -71,7 +71,7 @@ def command_probe(
     name: str,
     seconds: float,
     *argv: str,
-    learn: Callable[[str], dict[str, object]] = nothing_learnt,
+    learn: Callable[[str], dict[str, object]] = learn_nothing,
     is_perl: bool = False,
 ) -> Probe:
     """Return a probe that runs `argv`; `learn` makes facts of what it printed when it ended well."""
@@ -83,12 +83,12 @@ def command_probe(
 
 
 def run_command(
-    name: str, seconds: float, *argv: str, learn: Callable[[str], dict[str, object]] = nothing_learnt
+    name: str, seconds: float, *argv: str, learn: Callable[[str], dict[str, object]] = learn_nothing
 ) -> Reply:
     """Return what a command said, or how it failed to."""
     began = time.monotonic()
     ran = run(list(argv), seconds)
-    text, facts = last_bytes(ran.stdout + ran.stderr), {}
+    text, facts = keep_end(ran.stdout + ran.stderr), {}
     if ran.code is None:
         outcome, text = "timed out", f"{text}\nno answer in {seconds:.1f} s: this is a finding"
     elif ran.code == 127 and not ran.stdout:
@@ -100,5 +100,5 @@ def run_command(
     return Reply(name, " ".join(argv), outcome, round(time.monotonic() - began, 3), text, facts)
 
 
-def last_bytes(text: str) -> str:
+def keep_end(text: str) -> str:
     return text if len(text) <= PROBE_BYTES else f"[cut to the last {PROBE_BYTES} characters]\n{text[-PROBE_BYTES:]}"

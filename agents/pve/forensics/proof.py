@@ -1,14 +1,14 @@
 """The lines that prove a verdict, and the comparison of the disks' queues behind them. Nothing is asked here."""
 
 from ..host.ha import ha_line
-from ..host.process import listed
+from ..host.process import join_items
 from .evidence import Evidence, Queue
 from .obstacles import TROUBLES
 
 # --- the queues -------------------------------------------------------------------------------------------------
 
 
-def compared(seen: Evidence) -> list[tuple[Queue, Queue]]:
+def compare_queues(seen: Evidence) -> list[tuple[Queue, Queue]]:
     """Return each queue's first and last sample."""
     if len(seen.queues) < 2:
         return []
@@ -17,14 +17,14 @@ def compared(seen: Evidence) -> list[tuple[Queue, Queue]]:
     return [(before, after) for before, after in pairs if before is not None]
 
 
-def moved(seen: Evidence) -> bool:
-    return any(before.used != after.used for before, after in compared(seen))
+def has_progress(seen: Evidence) -> bool:
+    return any(before.used != after.used for before, after in compare_queues(seen))
 
 
 def frozen_disks(seen: Evidence) -> tuple[int, set[str]]:
     """Return how many requests wait on disks that completed none, and those disks. A disk whose other queue moves is
     slow and not frozen."""
-    pairs = compared(seen)
+    pairs = compare_queues(seen)
     moving = {after.disk for before, after in pairs if before.used != after.used}
     held = [after for before, after in pairs if before.inuse > 0 and after.inuse > 0 and after.disk not in moving]
     return sum(queue.inuse for queue in held), {queue.disk for queue in held}
@@ -37,7 +37,7 @@ def queue_lines(seen: Evidence, disks: set[str] | None = None) -> tuple[str, ...
     return tuple(
         f"{after.disk} queue {after.number}: {before.inuse}, then {after.inuse} in flight; "
         f"{(after.used - before.used) % 65536} completed in {seen.watched:.1f} s"
-        for before, after in compared(seen)
+        for before, after in compare_queues(seen)
         if (disks is None or after.disk in disks) and (before.used != after.used or after.inuse or after.number == 0)
     )
 
@@ -61,7 +61,7 @@ def lock_lines(seen: Evidence) -> tuple[str, ...]:
 def host_lines(seen: Evidence) -> tuple[str, ...]:
     """Return what Proxmox knows beside QEMU: HA, options that wait for a new QEMU, how long the disks were quiet."""
     ha = ha_line(seen.ha, seen.ha_seen)
-    waiting = f"options that only a cycle brings in: {listed(seen.pending)}" if seen.pending else ""
+    waiting = f"options that only a cycle brings in: {join_items(seen.pending)}" if seen.pending else ""
     quiet = f"Proxmox's statistics know of no disk write for {seen.quiet_minutes} min" if seen.quiet_minutes else ""
     return tuple(line for line in (ha, waiting, quiet) if line)
 
@@ -82,15 +82,15 @@ _QUORUM_LINES = (
 def storage_lines(seen: Evidence) -> tuple[str, ...]:
     """Return which storages of the VM's own disks are dead; and, as a note, which look at all storages was late."""
     dead = tuple(f"storage {name}, which has disks of this VM, does not answer" for name in seen.dead_storages)
-    late = listed(seen.late_commands)
+    late = join_items(seen.late_commands)
     note = f"no answer in time: {late}; they ask all storages of the host, so this proves nothing about this VM"
     return (*dead, note) if late else dead
 
 
-def known_line(line: str) -> tuple[str, ...]:
+def optional_line(line: str) -> tuple[str, ...]:
     return (line,) if line else ()
 
 
-def counted(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from ..host.bounded import fork_child, kill_child, reap
+from ..host.bounded import fork_child, kill_child, reap_children
 from ..host.qmp import QmpError, QmpSilent
 from .probe import Probe, Reply
 
@@ -24,11 +24,11 @@ _LEAST_PERL_SECONDS = 3.0
 FollowUp = Callable[[Reply], list[Probe]]
 
 
-def nothing_follows(_: Reply) -> list[Probe]:
+def no_follow_up(_: Reply) -> list[Probe]:
     return []
 
 
-def asked_together(questions: list[Probe], until: float, follow_up: FollowUp = nothing_follows) -> Iterator[Reply]:
+def ask_together(questions: list[Probe], until: float, follow_up: FollowUp = no_follow_up) -> Iterator[Reply]:
     """Ask these and what `follow_up` makes of each reply; yield replies as they come. All of it ends by `until`."""
     return _Together(questions, until, follow_up).replies()
 
@@ -40,7 +40,7 @@ class _Together:
         self._until = until - _OVERTIME
         self._follow_up = follow_up
         self._waiting = deque(questions)
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, _RunningProbe] = {}
         self._processors = len(os.sched_getaffinity(0))
 
     def replies(self) -> Iterator[Reply]:
@@ -49,7 +49,7 @@ class _Together:
                 for reply in (*self._begun(), *self._heard(), *self._late()):
                     self._waiting.extend(self._follow_up(reply))
                     yield reply
-                reap()
+                reap_children()
         finally:
             for one in self._asked.values():
                 one.leave()
@@ -63,7 +63,7 @@ class _Together:
             elif probe.is_perl and self._perls() >= self._processors:
                 self._waiting.append(probe)
             else:
-                one = _Asked(probe, seconds)
+                one = _RunningProbe(probe, seconds)
                 self._asked[one.fd] = one
 
     def _perls(self) -> int:
@@ -85,7 +85,7 @@ class _Together:
             self._asked.pop(one.fd).leave()
 
 
-class _Asked:
+class _RunningProbe:
     """A probe under way in its child."""
 
     def __init__(self, probe: Probe, seconds: float) -> None:

@@ -16,7 +16,7 @@ from typing import NoReturn
 OUTPUT_BYTES = 1024 * 1024
 
 
-class NoAnswer(Exception):
+class NoAnswerError(Exception):
     """The question was not answered in time, or its process died."""
 
 
@@ -25,12 +25,12 @@ def fork_child(body: Callable[[int], None]) -> tuple[int, int]:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _as_child(body, reader, writer)
+        _run_child(body, reader, writer)
     os.close(writer)
     return pid, reader
 
 
-def _as_child(body: Callable[[int], None], reader: int, writer: int) -> NoReturn:
+def _run_child(body: Callable[[int], None], reader: int, writer: int) -> NoReturn:
     # Nothing of the parent may run here: no atexit, no finally, no traceback that reads source files.
     try:
         os.close(reader)
@@ -51,7 +51,7 @@ def kill_child(pid: int, group: bool = False) -> None:
         pass
 
 
-def reap() -> None:
+def reap_children() -> None:
     """Collect whatever children have ended; never wait for one that has not."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -61,7 +61,7 @@ def reap() -> None:
 
 
 def ask(question: Callable[[], object], seconds: float) -> object:
-    """Return the JSON-able answer of `question()`, asked in a child; raise NoAnswer after `seconds`."""
+    """Return the JSON-able answer of `question()`, asked in a child; raise NoAnswerError after `seconds`."""
 
     def body(fd: int) -> None:
         with os.fdopen(fd, "wb") as pipe:
@@ -72,11 +72,19 @@ def ask(question: Callable[[], object], seconds: float) -> object:
         data = _read_all(fd, time.monotonic() + seconds)
         return json.loads(data)
     except (ValueError, TimeoutError):
-        raise NoAnswer(f"no answer in {seconds:g} s") from None
+        raise NoAnswerError(f"no answer in {seconds:g} s") from None
     finally:
         os.close(fd)
         kill_child(pid)
-        reap()
+        reap_children()
+
+
+def ask_or_none(question: Callable[[], object], seconds: float) -> object:
+    """Return the answer of `question()`, asked in a child; None after `seconds`."""
+    try:
+        return ask(question, seconds)
+    except NoAnswerError:
+        return None
 
 
 def _read_all(fd: int, until: float) -> bytes:
@@ -91,7 +99,7 @@ def _read_all(fd: int, until: float) -> bytes:
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     """How a command ended: `code` is None when it was still running at its deadline."""
 
     code: int | None
@@ -108,7 +116,7 @@ def run(
     seconds: float,
     began: Callable[[int], None] | None = None,
     give_up: Callable[[int], None] = kill_group,
-) -> Ran:
+) -> CommandResult:
     """Run `argv` with a deadline in seconds, in a session of its own, and return what it printed.
 
     `began` is told its pid, and so is `give_up` at the deadline: by default its process group is killed then and left
@@ -124,10 +132,10 @@ def run(
         began(pid)
     os.close(out_w)
     os.close(err_w)
-    watched = _Watched(pid, out_r, err_r, give_up)
+    watched = _RunningCommand(pid, out_r, err_r, give_up)
     try:
         code = watched.until(time.monotonic() + seconds)
-        return Ran(code, watched.text(out_r), watched.text(err_r))
+        return CommandResult(code, watched.text(out_r), watched.text(err_r))
     finally:
         watched.close()
 
@@ -135,7 +143,7 @@ def run(
 def _exec(argv: list[str], out: int, err: int) -> NoReturn:
     try:
         os.setsid()
-        _as_any_other()
+        _reset_process_settings()
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
@@ -147,7 +155,7 @@ def _exec(argv: list[str], out: int, err: int) -> NoReturn:
         os._exit(127)
 
 
-def _as_any_other() -> None:
+def _reset_process_settings() -> None:
     """Give up what a job has for itself: a QEMU that it starts must not be spared by the OOM killer."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
@@ -157,7 +165,7 @@ def _as_any_other() -> None:
         pass
 
 
-class _Watched:
+class _RunningCommand:
     def __init__(self, pid: int, out: int, err: int, give_up: Callable[[int], None]) -> None:
         self.pid = pid
         self._give_up = give_up
@@ -200,4 +208,4 @@ class _Watched:
     def close(self) -> None:
         for fd in (*self.data, self.pidfd):
             os.close(fd)
-        reap()
+        reap_children()

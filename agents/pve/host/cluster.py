@@ -10,8 +10,8 @@ import stat
 import time
 from dataclasses import asdict, dataclass
 
+from .bounded import ask_or_none
 from .paths import Host
-from .vmstate import in_time
 
 CLUSTER_SECONDS = 3.0
 CONFIG_CHARS = 64 * 1024
@@ -52,7 +52,7 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
     global _hung_at
     if time.monotonic() - _hung_at < HUNG_SECONDS:
         seconds = min(seconds, AGAIN_SECONDS)
-    answer = in_time(lambda: asdict(_seen_in_cluster(host)), seconds)
+    answer = ask_or_none(lambda: asdict(_read_cluster(host)), seconds)
     if isinstance(answer, dict):
         return Cluster(**answer)
     if seconds >= CLUSTER_SECONDS or _hung_at > float("-inf"):  # a shorter look is no proof
@@ -64,29 +64,29 @@ def node_name() -> str:
     return os.uname().nodename.partition(".")[0]
 
 
-def _seen_in_cluster(host: Host) -> Cluster:
+def _read_cluster(host: Host) -> Cluster:
     try:
-        quorate = _may_write(host.path("/etc/pve/local"))
-        text = _text_in(host, f"/etc/pve/qemu-server/{host.vmid}.conf")
+        quorate = _is_writable(host.path("/etc/pve/local"))
+        text = _read_text(host, f"/etc/pve/qemu-server/{host.vmid}.conf")
     except FileNotFoundError:
         return Cluster("pmxcfs-not-mounted")
     except OSError:  # ENOTCONN, EIO
         return Cluster("pmxcfs-dead")
-    status = _text_in(host, "/etc/pve/ha/manager_status") or ""
-    requested = ha_requested(_text_in(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
-    disarmed = ha_disarmed(status) if requested else ""
+    status = _read_text(host, "/etc/pve/ha/manager_status") or ""
+    requested = parse_ha_requested(_read_text(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
+    disarmed = parse_ha_disarmed(status) if requested else ""
     return Cluster(
         quorate=quorate,
         config=text is not None,
         config_text=(text or "")[:CONFIG_CHARS],
-        node="" if text is not None else node_in(_text_in(host, "/etc/pve/.vmlist") or "", host.vmid),
-        lock=lock_in(text or ""),
+        node="" if text is not None else parse_node(_read_text(host, "/etc/pve/.vmlist") or "", host.vmid),
+        lock=parse_lock(text or ""),
         ha="disarmed" if disarmed == "ignore" else requested,
-        ha_seen="freeze" if disarmed == "freeze" else ha_seen_in(status, host.vmid),
+        ha_seen="freeze" if disarmed == "freeze" else parse_ha_seen(status, host.vmid),
     )
 
 
-def _may_write(path: str) -> bool:
+def _is_writable(path: str) -> bool:
     """Tell whether the owner's write bit is set, of the link as in PVE, and of what it names where that is there."""
     modes = [os.lstat(path).st_mode]
     if os.path.exists(path):
@@ -94,7 +94,7 @@ def _may_write(path: str) -> bool:
     return all(mode & stat.S_IWUSR for mode in modes)
 
 
-def _text_in(host: Host, path: str) -> str | None:
+def _read_text(host: Host, path: str) -> str | None:
     """Return a file's text, None where there is no such file."""
     try:
         with open(host.path(path), encoding="utf-8", errors="replace") as file:
@@ -103,7 +103,7 @@ def _text_in(host: Host, path: str) -> str | None:
         return None
 
 
-def lock_in(conf: str) -> str:
+def parse_lock(conf: str) -> str:
     """Return the `lock:` of a VM's configuration; its snapshots, which follow, can't be locked."""
     for line in conf.splitlines():
         if line.startswith("["):
@@ -113,7 +113,7 @@ def lock_in(conf: str) -> str:
     return ""
 
 
-def ha_requested(resources: str, vmid: int) -> str:
+def parse_ha_requested(resources: str, vmid: int) -> str:
     """Return the state requested of HA in its resources.cfg; a resource without one is to be started."""
     found = ""
     mine = False
@@ -126,7 +126,7 @@ def ha_requested(resources: str, vmid: int) -> str:
     return "started" if found == "enabled" else found
 
 
-def ha_seen_in(manager_status: str, vmid: int) -> str:
+def parse_ha_seen(manager_status: str, vmid: int) -> str:
     """Return the state of the VM in HA's manager_status."""
     try:
         return str(json.loads(manager_status)["service_status"][f"vm:{vmid}"]["state"])
@@ -134,7 +134,7 @@ def ha_seen_in(manager_status: str, vmid: int) -> str:
         return ""
 
 
-def ha_disarmed(manager_status: str) -> str:
+def parse_ha_disarmed(manager_status: str) -> str:
     """Return how HA is disarmed: `freeze` (it holds every resource as it is), `ignore` (it leaves them alone, and `qm`
     acts directly), or an empty string (pve-ha-manager 5.1.3 and later)."""
     try:
@@ -143,7 +143,7 @@ def ha_disarmed(manager_status: str) -> str:
         return ""
 
 
-def node_in(vmlist: str, vmid: int) -> str:
+def parse_node(vmlist: str, vmid: int) -> str:
     """Return the node that has the VM by /etc/pve/.vmlist."""
     try:
         return str(json.loads(vmlist)["ids"][str(vmid)]["node"])

@@ -34,7 +34,7 @@ def read_process(path: str) -> int:
     return pid if ticks and process_ticks(pid) == ticks else 0
 
 
-def remove_flat(directory: str) -> None:
+def remove_job_dir(directory: str) -> None:
     """Remove a job's directory, which holds files only."""
     try:
         for name in os.listdir(directory):

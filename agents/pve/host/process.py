@@ -10,7 +10,7 @@ _MCL_CURRENT_AND_FUTURE = 1 | 2
 _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
 
 
-def stat_fields(pid: int) -> tuple[str, list[str]]:
+def read_stat(pid: int) -> tuple[str, list[str]]:
     """Return a process's short name and the fields of proc(5)'s stat after it, state first; empty without a process.
     Reading them waits for nothing, whatever the process does."""
     try:
@@ -27,7 +27,7 @@ def process_ticks(pid: int) -> int:
     A process whose first thread has ended counts while another thread lives (field 20): a QEMU that was killed while
     one of its threads waits for storage looks like a zombie, and holds its disks all the same.
     """
-    _, fields = stat_fields(pid)
+    _, fields = read_stat(pid)
     if not fields:
         return 0
     ended = fields[0] in ("Z", "X") and int(fields[17]) <= 1
@@ -36,7 +36,7 @@ def process_ticks(pid: int) -> int:
 
 def describe_process(pid: int) -> str:
     """Return `NAME, process PID, state S`, with the state's letter of proc(5)."""
-    name, fields = stat_fields(pid)
+    name, fields = read_stat(pid)
     return f"{name}, process {pid}, state {_deepest_state(pid, fields[0])}" if fields else f"process {pid}"
 
 
@@ -92,13 +92,13 @@ def spawn_detached(body: Callable[[], None]) -> None:
         try:
             os.setsid()
             if os.fork() == 0:
-                _detached(body)
+                _run_detached(body)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
 
 
-def _detached(body: Callable[[], None]) -> NoReturn:
+def _run_detached(body: Callable[[], None]) -> NoReturn:
     try:
         close_standard_streams()
         os.closerange(3, 4096)
@@ -109,10 +109,10 @@ def _detached(body: Callable[[], None]) -> NoReturn:
         os._exit(0)
 
 
-def left_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
+def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
     """Return what is left of a stopped VM, by pid and as `NAME, process PID, state S`, and what ends it."""
     if not remains:
-        return (f"left in the VM's scope: {listed(tuple(pids))}",)
+        return (f"left in the VM's scope: {join_items(tuple(pids))}",)
     lines = [f"left in the VM's scope: {line}" for line in remains]
     killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
     if len(killable) < len(remains):
@@ -122,5 +122,5 @@ def left_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def listed(items: tuple[object, ...]) -> str:
+def join_items(items: tuple[object, ...]) -> str:
     return ", ".join(str(item) for item in items)

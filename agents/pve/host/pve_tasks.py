@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
+from .bounded import ask_or_none
 from .paths import Host
 from .process import process_ticks
-from .vmstate import in_time
 
 TASK_SECONDS = 1.5
 INDEX_BYTES = 256 * 1024
@@ -62,7 +62,7 @@ class Owner:
     lines: tuple[str, ...] = ()
 
 
-def task_in(line: str) -> Task | None:
+def parse_task(line: str) -> Task | None:
     """Return the task whose UPID a line has; the rest of the line is its end (hexadecimal time and status)."""
     found = _UPID.search(line)
     if found is None:
@@ -72,19 +72,19 @@ def task_in(line: str) -> Task | None:
     return Task(found[0], found["type"], found["id"], found["user"], *numbers, end)
 
 
-def owner_of(host: Host, lock: str) -> Owner:
+def find_lock_owner(host: Host, lock: str) -> Owner:
     """Return who owns the VM's `lock:`; takes 2 * TASK_SECONDS at most."""
     if lock == "suspended":
         return Owner(None, ("lock: suspended is no task: the VM's memory is on disk, and a start takes it up again",))
-    at_work = in_time(lambda: _task_names(host), TASK_SECONDS)
-    index = in_time(lambda: _index(host), TASK_SECONDS)
+    at_work = ask_or_none(lambda: _task_names(host), TASK_SECONDS)
+    index = ask_or_none(lambda: _read_index(host), TASK_SECONDS)
     names = [str(name) for name in at_work] if isinstance(at_work, list) else []
     lines = [str(line) for line in index] if isinstance(index, list) else []
-    tasks = [task for line in (*names, *lines) if (task := task_in(line)) and _owns(task, lock, host.vmid)]
+    tasks = [task for line in (*names, *lines) if (task := parse_task(line)) and _owns(task, lock, host.vmid)]
     for task in tasks:
         if process_ticks(task.pid) == task.ticks:
             return Owner(True, (f"{task} works on it", f"by hand: wait, or pvesh delete {_task_path(task)}"))
-    vzdump = next((name for name in names if task_in(name) is None), "") if lock == "backup" else ""
+    vzdump = next((name for name in names if parse_task(name) is None), "") if lock == "backup" else ""
     if vzdump:
         return Owner(True, (f"vzdump works on this host: {vzdump[:NAME_CHARS]}", "by hand: wait, or vzdump --stop"))
     ends = tuple(f"the last such task, {task}, is gone: {task.end or 'it left no end'}" for task in tasks[-1:])
@@ -107,10 +107,12 @@ def _task_path(task: Task) -> str:
 def _task_names(host: Host) -> list[str]:
     """Return the command lines of PVE's tasks and of vzdump. The short names, which never block, tell which to read."""
     pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit()]
-    return [command_line(host, pid) for pid in pids if _short_name(host, pid).startswith(("task UPID", "vzdump"))]
+    return [
+        read_command_line(host, pid) for pid in pids if _read_short_name(host, pid).startswith(("task UPID", "vzdump"))
+    ]
 
 
-def _short_name(host: Host, pid: str) -> str:
+def _read_short_name(host: Host, pid: str) -> str:
     try:
         with open(host.path(f"/proc/{pid}/stat"), encoding="utf-8", errors="replace") as file:
             return file.read().partition("(")[2].rpartition(")")[0]
@@ -118,7 +120,7 @@ def _short_name(host: Host, pid: str) -> str:
         return ""
 
 
-def command_line(host: Host, pid: str) -> str:
+def read_command_line(host: Host, pid: str) -> str:
     try:
         with open(host.path(f"/proc/{pid}/cmdline"), encoding="utf-8", errors="replace") as file:
             return file.read(4096).replace("\0", " ").strip()
@@ -126,16 +128,16 @@ def command_line(host: Host, pid: str) -> str:
         return ""
 
 
-def _index(host: Host) -> list[str]:
+def _read_index(host: Host) -> list[str]:
     """Return the lines of the task index, oldest first and each task once: the archive's end, then, of `active`, which
     is newest first and repeats tasks that have ended, those that `index` does not have."""
-    ended = _last_lines(host.path("/var/log/pve/tasks/index"))
-    known = {task.upid for line in ended if (task := task_in(line))}
-    running = reversed(_last_lines(host.path("/var/log/pve/tasks/active")))
-    return [*ended, *(line for line in running if (task := task_in(line)) and task.upid not in known)]
+    ended = _read_last_lines(host.path("/var/log/pve/tasks/index"))
+    known = {task.upid for line in ended if (task := parse_task(line))}
+    running = reversed(_read_last_lines(host.path("/var/log/pve/tasks/active")))
+    return [*ended, *(line for line in running if (task := parse_task(line)) and task.upid not in known)]
 
 
-def _last_lines(path: str) -> list[str]:
+def _read_last_lines(path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.path.getsize(path) - INDEX_BYTES))
@@ -146,7 +148,7 @@ def _last_lines(path: str) -> list[str]:
 
 def task_lines(host: Host) -> list[str]:
     """Return the index lines of the VM's own tasks, oldest first."""
-    return [line for line in _index(host) if (task := task_in(line)) and task.id == str(host.vmid)]
+    return [line for line in _read_index(host) if (task := parse_task(line)) and task.id == str(host.vmid)]
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Holder:
     @property
     def kind(self) -> str:
         """What it does to the VM: `stop`, `shutdown` (a reboot is one, too), `start`, `cleanup`, or empty."""
-        task = task_in(self.command)
+        task = parse_task(self.command)
         word = task.type if task else next(iter(re.findall(r"\b([a-z]+) [1-9][0-9]*\b", self.command)), "")
         return _KINDS.get(word.removeprefix("qm"), "")
 
@@ -175,25 +177,25 @@ def flock_holders(host: Host) -> list[Holder]:
 
     /var/lock is a tmpfs and /proc/locks waits for nothing; it is asked in a child all the same.
     """
-    answer = in_time(lambda: _flock_pids(host), TASK_SECONDS)
+    answer = ask_or_none(lambda: _flock_pids(host), TASK_SECONDS)
     pids = [int(pid) for pid in answer] if isinstance(answer, list) else []
-    return [Holder(pid, _name_in_time(host, pid)) for pid in pids]
+    return [Holder(pid, _ask_command_line(host, pid)) for pid in pids]
 
 
-def _name_in_time(host: Host, pid: int) -> str:
-    return str(in_time(partial(command_line, host, str(pid)), TASK_SECONDS / 3) or "")
+def _ask_command_line(host: Host, pid: int) -> str:
+    return str(ask_or_none(partial(read_command_line, host, str(pid)), TASK_SECONDS / 3) or "")
 
 
-def cleanups(host: Host) -> list[int]:
+def cleanup_pids(host: Host) -> list[int]:
     """Return the pids of the `qm cleanup` of this VM, which qmeventd starts after each end of a QEMU."""
-    answer = in_time(lambda: _cleanup_pids(host), TASK_SECONDS)
+    answer = ask_or_none(lambda: _cleanup_pids(host), TASK_SECONDS)
     return [int(pid) for pid in answer] if isinstance(answer, list) else []
 
 
 def _cleanup_pids(host: Host) -> list[str]:
-    pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit() and _short_name(host, pid) == "qm"]
+    pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit() and _read_short_name(host, pid) == "qm"]
     words = f" cleanup {host.vmid} "
-    return [pid for pid in pids if words in f"{command_line(host, pid)} "]
+    return [pid for pid in pids if words in f"{read_command_line(host, pid)} "]
 
 
 def _flock_pids(host: Host) -> list[str]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .process import process_ticks, stat_fields
+from .process import process_ticks, read_stat
 from .times import QM_END_SECONDS
 
 
@@ -35,13 +35,13 @@ class _Victim:
             pass
 
 
-def end_whole(pid: int, gently: bool = False) -> list[str]:
+def end_qm(pid: int, gently: bool = False) -> list[str]:
     """End a `qm` and its worker; return those that outlive SIGKILL, as `NAME, process PID`.
 
     `gently` sends SIGTERM first, which `qm` hands on to its worker. A stop must not be told so while QEMU has to live:
     the worker answers SIGTERM by sending it to QEMU at once. Takes 2 * QM_END_SECONDS at most.
     """
-    victims = list(_victims(pid))
+    victims = list(_find_victims(pid))
     if gently:
         for victim in victims[-1:]:
             victim.signal_group(signal.SIGTERM)
@@ -54,14 +54,14 @@ def end_whole(pid: int, gently: bool = False) -> list[str]:
     return [f"{victim.name} (process {victim.pid})" for victim in left]
 
 
-def _victims(pid: int) -> Iterator[_Victim]:
+def _find_victims(pid: int) -> Iterator[_Victim]:
     """Yield the worker, then `qm` itself, whose pid nobody else can get before its parent, us, has collected it."""
-    for child in workers_of(pid):
-        yield from _victim(child, "the worker of qm")
-    yield from _victim(pid, "qm")
+    for child in find_workers(pid):
+        yield from _open_victim(child, "the worker of qm")
+    yield from _open_victim(pid, "qm")
 
 
-def _victim(pid: int, name: str) -> Iterator[_Victim]:
+def _open_victim(pid: int, name: str) -> Iterator[_Victim]:
     ticks = process_ticks(pid)
     try:
         pidfd = os.pidfd_open(pid)
@@ -73,12 +73,12 @@ def _victim(pid: int, name: str) -> Iterator[_Victim]:
         os.close(pidfd)
 
 
-def workers_of(pid: int) -> list[int]:
+def find_workers(pid: int) -> list[int]:
     """Return the children of a `qm` that carry a task's name. Reading stat waits for nothing."""
     children = []
     for name in os.listdir("/proc"):
         if name.isdigit():
-            comm, fields = stat_fields(int(name))
+            comm, fields = read_stat(int(name))
             if comm.startswith("task UPID") and len(fields) > 1 and fields[1] == str(pid):
                 children.append(int(name))
     return children

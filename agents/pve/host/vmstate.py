@@ -6,16 +6,16 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from .bounded import NoAnswer, ask
+from .bounded import NoAnswerError, ask
 from .paths import Host
-from .process import describe_process, left_lines, process_ticks
+from .process import describe_process, leftover_lines, process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
 
-_SEEN: dict[int, int] = {}  # the pid and start time of the QEMU that was verified last
+_verified: dict[int, int] = {}  # the pid and start time of the QEMU that was verified last
 
 QMP_SECONDS = 3.0
 PROC_SECONDS = 2.0
@@ -36,24 +36,24 @@ class Facts:
 
 def observe(host: Host) -> Facts:
     """Return everything there is to see, in at most QMP_SECONDS + PROC_SECONDS."""
-    return list(observing(host))[-1]
+    return list(observe_stepwise(host))[-1]
 
 
-def observing(host: Host) -> Iterator[Facts]:
+def observe_stepwise(host: Host) -> Iterator[Facts]:
     """Yield the facts as they come in, so that a reader with a deadline keeps what it has."""
     facts = Facts(pid=read_pid(host))
     yield facts
     if facts.pid is None:
         if os.path.exists(host.qmp):  # a pid file that is gone, and perhaps a QEMU that is not
-            yield _with_qmp(host, facts)
+            yield _ask_qmp(host, facts)
         return
-    facts = replace(facts, ours=verified(host, facts.pid))
+    facts = replace(facts, ours=is_vm_process(host, facts.pid))
     yield facts
     if facts.ours is not False:
-        yield _with_qmp(host, facts)
+        yield _ask_qmp(host, facts)
 
 
-def _with_qmp(host: Host, facts: Facts) -> Facts:
+def _ask_qmp(host: Host, facts: Facts) -> Facts:
     try:
         with Qmp(host.qmp, QMP_SECONDS) as qmp:
             return replace(facts, qmp=qmp.status())
@@ -63,10 +63,10 @@ def _with_qmp(host: Host, facts: Facts) -> Facts:
 
 def read_pid(host: Host) -> int | None:
     """Return the number in the VM's pid file; None without one."""
-    return _number_in(host.pidfile)
+    return _read_number(host.pidfile)
 
 
-def _number_in(path: str) -> int | None:
+def _read_number(path: str) -> int | None:
     try:
         with open(path, encoding="ascii") as file:
             return int(file.read(32))
@@ -74,21 +74,21 @@ def _number_in(path: str) -> int | None:
         return None
 
 
-def verified(host: Host, pid: int) -> bool | None:
+def is_vm_process(host: Host, pid: int) -> bool | None:
     """Tell whether `pid` is this VM's QEMU, by the rule of qemu-server's check_running: argv[0] ends in kvm or
     qemu-*, and -pidfile names our file. None when /proc does not answer (reading cmdline takes the process's
     memory lock, which a stuck process may hold). A process that was ours once stays so: its pid and start time say
     that it is the same one, and reading those waits for nothing."""
     ticks = process_ticks(pid)
-    if ticks and _SEEN.get(pid) == ticks:
+    if ticks and _verified.get(pid) == ticks:
         return True
     try:
         ours = bool(ask(lambda: _is_qemu(host, pid), PROC_SECONDS))
-    except NoAnswer:
+    except NoAnswerError:
         return None
     if ours:
-        _SEEN.clear()
-        _SEEN[pid] = ticks
+        _verified.clear()
+        _verified[pid] = ticks
     return ours
 
 
@@ -136,7 +136,7 @@ def has_process(facts: Facts) -> bool | None:
     return None if state == "unknown" else state != "stopped"
 
 
-def leftovers(host: Host) -> list[int]:
+def leftover_pids(host: Host) -> list[int]:
     """Return the live pids in the VM's cgroup scope: a process that survived SIGKILL shows here. The QEMU storage
     daemon, which a TPM's state may need, is none: `qm start` ends it by itself (qemu-server 9.1.10)."""
     try:
@@ -144,22 +144,14 @@ def leftovers(host: Host) -> list[int]:
             pids = [int(line) for line in file.read().split()]
     except (OSError, ValueError):
         return []
-    daemon = _number_in(host.path(f"/run/qemu-server/qsd-{host.vmid}.pid"))
+    daemon = _read_number(host.path(f"/run/qemu-server/qsd-{host.vmid}.pid"))
     return [pid for pid in pids if process_ticks(pid) and pid != daemon]
 
 
-def counted_processes(pids: list[int]) -> str:
+def name_processes(pids: list[int]) -> str:
     return f"process {pids[0]} is" if len(pids) == 1 else f"processes {', '.join(map(str, pids))} are"
 
 
 def describe_leftovers(pids: list[int]) -> tuple[str, ...]:
     """Return a line for each process that is left in the scope of a stopped VM, and what ends it."""
-    return left_lines(pids, [describe_process(pid) for pid in pids])
-
-
-def in_time(question: Callable[[], object], seconds: float) -> object:
-    """Return the answer of a question that reads a place that may hang, or None."""
-    try:
-        return ask(question, seconds)
-    except NoAnswer:
-        return None
+    return leftover_lines(pids, [describe_process(pid) for pid in pids])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..host.files import boottime, read_json, remove_flat, write_atomic
+from ..host.files import boottime, read_json, remove_job_dir, write_atomic
 from ..host.paths import Host
 from ..host.process import process_ticks
 from ..words import DAY
@@ -168,7 +168,7 @@ def prune_archive(archive: str) -> None:
     for kind in (True, False):
         for job in _over_budget([job for job in jobs if job.capture is kind]):
             if job.capture or time.time() - job.at > DAY:
-                remove_flat(job.path)
+                remove_job_dir(job.path)
 
 
 def _over_budget(jobs: list[_Archived]) -> Iterator[_Archived]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from ..host.bounded import NoAnswer, ask
+from ..host.bounded import NoAnswerError, ask
 from ..host.files import boottime, read_json
 from ..host.paths import Host
 from .archive import archive_hangs
@@ -24,7 +24,7 @@ def entries(host: Host) -> list[dict[str, object]]:
 
 
 def older_entries(host: Host, newer: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Return what the archive adds up to 50 jobs in all; raise NoAnswer when its disk gives none."""
+    """Return what the archive adds up to 50 jobs in all; raise NoAnswerError when its disk gives none."""
     if len(newer) >= NEWEST:
         return []
     known = {str(job["id"]) for job in newer}
@@ -34,7 +34,7 @@ def older_entries(host: Host, newer: list[dict[str, object]]) -> list[dict[str, 
 
 def _asked_archive(host: Host, question: Callable[[], object]) -> object:
     if archive_hangs(JobStore(host)):
-        raise NoAnswer("no answer")
+        raise NoAnswerError("no answer")
     return ask(question, ARCHIVE_SECONDS)
 
 
@@ -75,14 +75,14 @@ def _archived_entry(directory: str) -> dict[str, object] | None:
 
 def whole_job(host: Host, job_id: str) -> dict[str, object] | None:
     """Return one job with its output and picture, from /run or else from the archive; None when unknown. Raises
-    NoAnswer when the archive's disk gives none."""
+    NoAnswerError when the archive's disk gives none."""
     store = JobStore(host)
     record = store.record(job_id)
     if record is not None and (store.result(job_id) is None or os.path.exists(store.path(job_id, "output"))):
         return entry(store, record) | _contents(store.path(job_id))
     try:
         old = _asked_archive(host, lambda: _archived_job(f"{host.archive}/{job_id}"))
-    except NoAnswer:
+    except NoAnswerError:
         if record is None:
             raise
         old = None

@@ -7,10 +7,10 @@ import json
 import os
 import time
 
-from ..host.bounded import Ran, run
+from ..host.bounded import CommandResult, run
 from ..host.files import boottime, write_process
 from ..host.paths import Host
-from ..host.qm import end_whole
+from ..host.qm import end_qm
 from ..host.times import MOST_MORE_SECONDS, QM_START_SECONDS, START_COVERED_SECONDS
 from ..host.vm_config import start_seconds
 from ..words import DEADLINE, DEADLINES
@@ -98,14 +98,14 @@ class Job:
             )
         return min(cap, left)
 
-    def run(self, argv: list[str], seconds: float, gently: bool = False) -> Ran:
+    def run(self, argv: list[str], seconds: float, gently: bool = False) -> CommandResult:
         """Run a command that changes the VM, and note which process it is, for whoever goes on in our place. When its
         time is over it is ended whole; what nothing can end is kept in `unended`. `gently`: SIGTERM comes first."""
         return run(argv, self.left(seconds), self._note_command, lambda pid: self.end_command(pid, gently))
 
     def end_command(self, pid: int, gently: bool = False) -> None:
         """End a `qm` of this job and its worker; remember, and warn of, what could not be ended."""
-        for line in end_whole(pid, gently):
+        for line in end_qm(pid, gently):
             self.unended.append(line)
             self.warnings.append(
                 f"{line} could not be ended because it waits in the kernel: it may still stop or start the VM when the "

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..host.files import boottime, read_json, read_process, remove_flat, write_atomic
+from ..host.files import boottime, read_json, read_process, remove_job_dir, write_atomic
 from ..host.paths import Host
 from ..host.process import process_ticks
 from ..words import DAY, DEADLINES
@@ -70,14 +70,14 @@ class JobStore:
         try:
             self._write_draft(draft, record)
         except OSError:
-            remove_flat(draft)
+            remove_job_dir(draft)
             self._make_room()
             self._write_draft(draft, record)
         try:
             os.rename(draft, self.path(record.id))
             return True
         except OSError:
-            remove_flat(draft)
+            remove_job_dir(draft)
             return False
 
     def _make_room(self) -> None:
@@ -198,7 +198,7 @@ class JobStore:
                 continue
             ran += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged one counts
             if now - record.boottime > KEEP_IDS:
-                remove_flat(self.path(record.id))
+                remove_job_dir(self.path(record.id))
             elif ran > KEEP_JOBS:
                 self._strip(record.id)
         for name in self.ids():

@@ -8,7 +8,7 @@ from functools import partial
 from ..forensics.capture import BUDGET
 from ..host.cluster import cluster_view
 from ..host.ha import ha_line, ha_manages
-from ..host.pve_tasks import cleanups, flock_holders
+from ..host.pve_tasks import cleanup_pids, flock_holders
 from ..host.times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, LADDER_SECONDS
 from ..host.vmstate import Facts, describe_sources, has_process, observe
 from ..jobs.job import Job
@@ -29,7 +29,7 @@ def await_aftermath(job: Job) -> Facts:
     QEMU's end, and starts the VM where a reboot was pending."""
     began = time.monotonic()
     while (passed := time.monotonic() - began) < AFTERMATH_SECONDS:
-        if not cleanups(job.host) and passed > AFTERMATH_BEGINS_SECONDS:
+        if not cleanup_pids(job.host) and passed > AFTERMATH_BEGINS_SECONDS:
             break
         time.sleep(LOOK_SECONDS)
     _await_start(job)

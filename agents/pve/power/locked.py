@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from ..host.cluster import Cluster
-from ..host.pve_tasks import Holder, flock_holders, owner_of
+from ..host.pve_tasks import Holder, find_lock_owner, flock_holders
 from ..host.times import CLEANUP_SECONDS, FLOCK_SECONDS
 from ..jobs.job import Job
 from ..jobs.result import Ended, Verdict
@@ -26,7 +26,7 @@ def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
     """Refuse while the configuration is locked: `qm` would as well. What /etc/pve does not tell refuses nothing."""
     if not view.lock:
         return
-    owner = owner_of(job.host, view.lock)
+    owner = find_lock_owner(job.host, view.lock)
     whose = {
         True: "the task that holds it is at work",
         False: "the task that held it is dead and left it",
@@ -45,7 +45,7 @@ def refuse_reset(job: Job, view: Cluster, state: str) -> None:
     """
     if not view.lock:
         return
-    owner = owner_of(job.host, view.lock)
+    owner = find_lock_owner(job.host, view.lock)
     if view.lock == "backup" and state not in _PAUSED_FOR_IT and owner.alive is not False:
         _warn(job, "VM is locked (backup): the backup goes on beside a reset, with the disks as it found them")
         return

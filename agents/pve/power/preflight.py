@@ -8,10 +8,10 @@ import os
 import re
 
 from ..forensics.obstacles import TROUBLES
-from ..host.bounded import run
+from ..host.bounded import ask_or_none, run
 from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
-from ..host.vmstate import Facts, counted_processes, describe_leftovers, has_process, in_time, leftovers, vm_state
+from ..host.vmstate import Facts, describe_leftovers, has_process, leftover_pids, name_processes, vm_state
 from ..jobs.job import Job
 from ..words import WITHOUT_PROCESS
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refused
@@ -51,7 +51,7 @@ def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
 
 
 def _refuse_broken_qm(job: Job) -> None:
-    found = in_time(_find_qm, FIND_SECONDS)
+    found = ask_or_none(_find_qm, FIND_SECONDS)
     if not found:
         why = "qm is not on this host's PATH" if found is False else f"PATH gave no answer in {FIND_SECONDS:g} s"
         raise refused("no-qm", f"{why}, so a start would fail", "", f"PATH={os.get_exec_path()}")
@@ -105,10 +105,10 @@ def _stuck(job: Job, view: Cluster) -> Exception:
 
 def nothing_left(job: Job) -> None:
     """Refuse a start while processes of the stopped VM live on in its scope."""
-    if pids := leftovers(job.host):
+    if pids := leftover_pids(job.host):
         raise refused(
             "leftover",
-            f"the VM is stopped but {counted_processes(pids)} left in its scope: a start would fail",
+            f"the VM is stopped but {name_processes(pids)} left in its scope: a start would fail",
             "",
             *describe_leftovers(pids),
         )

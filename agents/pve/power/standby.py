@@ -11,7 +11,7 @@ from typing import NoReturn
 from ..host.files import read_process, write_process
 from ..host.process import lock_memory
 from ..host.times import LADDER_SECONDS, QM_STOP_SECONDS
-from ..host.vmstate import leftovers
+from ..host.vmstate import leftover_pids
 from ..jobs.job import Job
 from ..jobs.mutex import Lock
 from ..jobs.result import Ended, Verdict
@@ -80,6 +80,6 @@ def _await_command(job: Job) -> None:
     patience = max(1.0, job.left(seconds + kept) - kept)
     if not select.select([pidfd], [], [], patience)[0]:
         job.end_command(pid, gently=starts)
-        for half in leftovers(job.host) if starts else ():
+        for half in leftover_pids(job.host) if starts else ():
             end_qemu(job, half)
     os.close(pidfd)

@@ -3,16 +3,16 @@
 import time
 
 from ..host.cluster import cluster_view
-from ..host.guest import agent_word
+from ..host.guest_agent import guest_agent_state
 from ..host.ha import ha_by_hand, ha_line
 from ..host.pve_tasks import flock_holders
 from ..host.times import CLEANUP_SECONDS, HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
 from ..host.vmstate import (
-    counted_processes,
     describe_leftovers,
     describe_sources,
     has_process,
-    leftovers,
+    leftover_pids,
+    name_processes,
     observe,
     read_pid,
     vm_state,
@@ -91,11 +91,11 @@ def _cause(stderr: str) -> str:
 def _given_up(job: Job, seconds: float) -> Ended:
     """End what a start that was given up has left, so that it can't happen after we said that it failed; where nothing
     ends it, say so."""
-    for pid in leftovers(job.host):
+    for pid in leftover_pids(job.host):
         end_qemu(job, pid)
     sentence = f"qm start did not end in {seconds:.0f} s"
-    if left := leftovers(job.host):
-        sentence = f"{sentence}, and {counted_processes(left)} left: the VM may still start when the storage answers"
+    if left := leftover_pids(job.host):
+        sentence = f"{sentence}, and {name_processes(left)} left: the VM may still start when the storage answers"
         return failed("leftover", sentence, "", *describe_leftovers(left), exit_code=DEADLINE)
     if job.unended:
         sentence = f"{sentence}, and its worker can't be ended: the VM may still start when the storage answers"
@@ -142,7 +142,7 @@ def _notice_a_move(job: Job) -> None:
 
 def _agents_word(job: Job) -> dict[str, object]:
     """Report whether the guest agent answers, where the VM has one. A guest that boots does not yet: nothing waits."""
-    word = agent_word(job.host, AGENT_PING_SECONDS)
+    word = guest_agent_state(job.host, AGENT_PING_SECONDS)
     if word:
         job.say("verify: the guest agent " + ("answers" if word == "answers" else "does not answer yet"))
     return {"agent": word} if word else {}

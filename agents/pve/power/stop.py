@@ -27,14 +27,14 @@ from ..host.times import (
 )
 from ..host.vmstate import (
     Facts,
-    counted_processes,
     describe_leftovers,
     describe_sources,
     has_process,
-    leftovers,
+    is_vm_process,
+    leftover_pids,
+    name_processes,
     observe,
     read_pid,
-    verified,
 )
 from ..jobs.job import Job
 from ..jobs.result import Ended, Verdict
@@ -194,11 +194,11 @@ def _leave_it_to_ha(job: Job, asked_ha: bool) -> None:
 
 def _not_gone(job: Job, facts: Facts) -> Ended:
     """Return what is really left: a QEMU that nothing can kill, or something else in its scope."""
-    now, pids = observe(job.host), leftovers(job.host)
+    now, pids = observe(job.host), leftover_pids(job.host)
     if has_process(now) is False and not qemu_lives(job, facts):
-        sentence = f"QEMU is gone, but {counted_processes(pids)} left in its scope: a start would fail"
+        sentence = f"QEMU is gone, but {name_processes(pids)} left in its scope: a start would fail"
         return failed("leftover", sentence, "", describe_sources(now), *describe_leftovers(pids), exit_code=DEADLINE)
-    if facts.pid is not None and verified(job.host, facts.pid) is None:
+    if facts.pid is not None and is_vm_process(job.host, facts.pid) is None:
         sentence = "it is not known whether QEMU has ended: /proc does not answer; a start could fail"
         return failed("deadline", sentence, "", describe_sources(facts), exit_code=DEADLINE)
     sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would fail"
@@ -209,7 +209,7 @@ def _not_gone(job: Job, facts: Facts) -> Ended:
 
 def qemu_lives(job: Job, facts: Facts) -> bool:
     """Tell whether the process itself is there: `qm stop` does not look again after its SIGKILL and says done."""
-    return facts.pid is not None and verified(job.host, facts.pid) is not False
+    return facts.pid is not None and is_vm_process(job.host, facts.pid) is not False
 
 
 def _wait_gone(job: Job, facts: Facts, seconds: float) -> None:
@@ -221,11 +221,11 @@ def _wait_gone(job: Job, facts: Facts, seconds: float) -> None:
 def is_gone(job: Job, facts: Facts) -> bool:
     """Tell whether the process that was to go is gone, and everything in its scope with it."""
     pid = read_pid(job.host) or facts.pid
-    if pid != facts.pid and pid is not None and verified(job.host, pid):
+    if pid != facts.pid and pid is not None and is_vm_process(job.host, pid):
         return True  # somebody, HA perhaps, has started the VM anew: the process that was to go is gone
-    if leftovers(job.host):
+    if leftover_pids(job.host):
         return False
-    return pid is None or verified(job.host, pid) is False
+    return pid is None or is_vm_process(job.host, pid) is False
 
 
 def _quit(job: Job, facts: Facts) -> None:
@@ -283,7 +283,7 @@ def _verified_pidfd(job: Job, facts: Facts) -> int | None:
         pidfd = os.pidfd_open(facts.pid)
     except OSError:
         return None
-    if verified(job.host, facts.pid):
+    if is_vm_process(job.host, facts.pid):
         return pidfd
     os.close(pidfd)
     return None

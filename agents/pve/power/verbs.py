@@ -6,13 +6,13 @@ again.
 
 from collections.abc import Callable
 
-from ..forensics.capture import before_acting
+from ..forensics.capture import ensure_evidence
 from ..forensics.obstacles import TROUBLES
 from ..host.cluster import Cluster, cluster_view
 from ..host.pve_tasks import flock_holders
 from ..host.qmp import Qmp, QmpError, QmpSilent
 from ..host.times import START_VERIFY_SECONDS
-from ..host.vmstate import Facts, describe_sources, has_process, leftovers, observe, vm_state
+from ..host.vmstate import Facts, describe_sources, has_process, leftover_pids, observe, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result, Verdict
 from ..words import DONE, REFUSED, STORAGE_HUNG, STRANDED
@@ -203,7 +203,7 @@ def _stop_for_cycle(job: Job, facts: Facts) -> None:
         stop_process(job, facts, lambda view: _refuse_cycle(job, view))
     except Exception as error:
         ended = as_ended(job, error)
-        if _is_on(job, facts) or leftovers(job.host):
+        if _is_on(job, facts) or leftover_pids(job.host):
             raise ended from None
         job.say(f"stop: {ended.verdict.sentence}; the VM is off all the same, so it is started now", "stderr")
     finally:
@@ -220,7 +220,7 @@ def past_preconditions(job: Job, facts: Facts) -> None:
     """Take the evidence before it is gone, heed it, and become `last`: from here on something changes."""
     job.enter("forensics")
     try:
-        _heed(job, before_acting(job, facts))
+        _heed(job, ensure_evidence(job, facts))
     except Ended:
         raise
     except Exception as error:  # evidence before action, but never instead of it: a defect there must not stop a rescue

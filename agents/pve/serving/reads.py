@@ -11,13 +11,13 @@ from dataclasses import asdict
 from ..forensics.evidence import Evidence
 from ..forensics.verdict import quick_verdict
 from ..grammar import Request
-from ..host.bounded import NoAnswer
+from ..host.bounded import NoAnswerError
 from ..host.cluster import NOT_ASKED, Cluster, cluster_view
 from ..host.files import write_atomic
 from ..host.paths import Host, Key
 from ..host.process import describe_process
 from ..host.pve_tasks import flock_holders
-from ..host.vmstate import Facts, describe_sources, leftovers, observing, vm_state
+from ..host.vmstate import Facts, describe_sources, leftover_pids, observe_stepwise, vm_state
 from ..jobs.archive import archive_trouble
 from ..jobs.history import entries, older_entries, table, whole_job
 from ..jobs.mutex import Lock
@@ -52,7 +52,7 @@ def read(host: Host, key: Key, request: Request, bundle: str) -> Iterator[Messag
 
 def _status(host: Host) -> Iterator[Message]:
     began, facts = time.monotonic(), Facts()
-    for facts in observing(host):
+    for facts in observe_stepwise(host):
         yield {"type": "facts", **asdict(facts)}
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
     elsewhere = cluster_view(host, seconds) if vm_state(facts) == "stopped" and seconds > 0 else NOT_ASKED
@@ -78,7 +78,7 @@ def status_result(
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {describe_sources(facts)}", "forensics")
     else:
-        left, known = tuple(leftovers(host)) if state == "stopped" else (), view
+        left, known = tuple(leftover_pids(host)) if state == "stopped" else (), view
         asked = view is not NOT_ASKED and view.answers
         verdict = quick_verdict(
             Evidence(
@@ -126,7 +126,7 @@ def _history(host: Host) -> Iterator[Message]:
     jobs, warnings = entries(host), [archive_trouble(JobStore(host))]
     try:
         jobs += older_entries(host, jobs)
-    except NoAnswer as error:
+    except NoAnswerError as error:
         warnings.append(f"the archive in /var/lib gave {error}: only jobs since the last boot are shown")
     yield output(table(jobs))
     extra: dict[str, object] = {"jobs": jobs}
@@ -137,7 +137,7 @@ def _history(host: Host) -> Iterator[Message]:
 def _job(host: Host, job_id: str) -> Iterator[Message]:
     try:
         job, silence = whole_job(host, job_id), ""
-    except NoAnswer as error:
+    except NoAnswerError as error:
         job, silence = None, f", and the archive in /var/lib gave {error}"
     if job is None:
         verdict = Verdict("job-unknown", f'no job "{job_id}" is known on this host{silence}', "history")

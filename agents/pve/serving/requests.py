@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 
 from ..grammar import Request
+from ..host.bounded import ask_or_none
 from ..host.files import boottime
 from ..host.paths import Host
 from ..host.pve_tasks import flock_holders
-from ..host.vmstate import Facts, in_time, observe, vm_state
+from ..host.vmstate import Facts, observe, vm_state
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, Record
 from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED, STRANDED
@@ -166,7 +167,7 @@ class Follow:
         """Tell whether a `qm` that a killed job has left still stops or starts the VM: how it ends is not known yet."""
         if record.verb not in ("start", "stop", "cycle"):
             return False
-        answer = in_time(lambda: any(each.kind in ("start", "stop") for each in flock_holders(self._host)), 0.5)
+        answer = ask_or_none(lambda: any(each.kind in ("start", "stop") for each in flock_holders(self._host)), 0.5)
         return answer is not False  # no answer in time is no proof that it has ended; the deadline bounds the wait
 
     def _ends(self, record: Record) -> float:
@@ -198,7 +199,7 @@ class Follow:
     def _killed(self, record: Record) -> Message:
         """Return the result that a killed job can't write, and write it for whoever asks later."""
         stage = self._store.stage(record.id)
-        state = str(in_time(lambda: vm_state(observe(self._host)), 0.5) or "unknown")
+        state = str(ask_or_none(lambda: vm_state(observe(self._host)), 0.5) or "unknown")
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
         advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset's cont may be missing

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ..grammar import LINE_CHARS, Malformed, Request, escaped, parse_line
-from ..host.bounded import reap
+from ..host.bounded import reap_children
 from ..host.paths import Host, Key
 from ..host.process import lock_memory
 from ..jobs.result import Result, Verdict
@@ -89,7 +89,7 @@ class Agent:
                 self._send(tag, result_message(Result(FAILED, verdict=verdict)))
             if task.done:
                 del self.tasks[task]
-        reap()
+        reap_children()
 
     def timeout(self) -> float | None:
         """Return the seconds until something may have to be looked at without a descriptor being ready."""

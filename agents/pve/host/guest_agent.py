@@ -12,23 +12,23 @@ AGENT_SECONDS = 1.5
 _PORT_SECONDS = 1.0
 
 
-def agent_word(host: Host, seconds: float = AGENT_SECONDS) -> str:
+def guest_agent_state(host: Host, seconds: float = AGENT_SECONDS) -> str:
     """Return `answers` or `silent`; empty where the VM has no port for an agent or nothing in the guest has opened it,
     as in every guest without an installed agent."""
     if not os.path.exists(_socket_path(host)) or _is_port_open(host) is False:
         return ""
-    return ping_agent(host, seconds)
+    return ping_guest_agent(host, seconds)
 
 
 def _is_port_open(host: Host) -> bool | None:
     try:
         with Qmp(host.qmp, _PORT_SECONDS) as qmp:
-            return agent_port_open(qmp.command("query-chardev"))
+            return is_agent_port_open(qmp.command("query-chardev"))
     except (QmpSilent, QmpError):
         return None
 
 
-def agent_port_open(chardevs: object) -> bool | None:
+def is_agent_port_open(chardevs: object) -> bool | None:
     """Tell from query-chardev whether the guest has opened the agent's port, None where there is none by that name."""
     found = chardevs if isinstance(chardevs, list) else []
     ports = [port for port in found if isinstance(port, dict) and "qga" in str(port.get("label"))]
@@ -39,7 +39,7 @@ def _socket_path(host: Host) -> str:
     return host.path(f"/run/qemu-server/{host.vmid}.qga")
 
 
-def ping_agent(host: Host, seconds: float = AGENT_SECONDS) -> str:
+def ping_guest_agent(host: Host, seconds: float = AGENT_SECONDS) -> str:
     """Return `answers`, `silent`, or an empty string where the VM has no port for an agent.
 
     guest-sync with a number of ours, so that what an agent still had to say to somebody else is passed over.
