@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve import words
 from breakglass.cli.main import parser
 from breakglass.config.load import parse
 from breakglass.config.model import Address
+from breakglass.config.problems import ConfigError
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
 from breakglass.verbs import VERBS
 
@@ -126,6 +128,38 @@ def test_every_verdict_code_is_documented(name: str) -> None:
     assert [code for code in sorted(codes) if not re.search(rf"(?<![\w-]){code}(?![\w-])", document)] == []
 
 
+FAULTY = """[zzz]
+[callers.a]
+zzz = 1
+[vms.a]
+zzz = 1
+[sessions]
+zzz = 1
+[chat]
+zzz = 1
+[[alerts]]
+zzz = 1
+"""
+
+
+def test_every_setting_is_in_the_protocol() -> None:
+    """Each key that the configuration accepts, as its own hint lists them, is in the protocol's table of keys."""
+    with pytest.raises(ConfigError) as caught:
+        parse(FAULTY, str)
+    hints = [problem.hint for problem in caught.value.problems if problem.message == "is not a setting"]
+    keys = {key for hint in hints for key in hint.removeprefix("one of ").split(", ")}
+    assert len(hints) == 6
+    cells = " ".join(row[0] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2)
+    assert keys - set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", cells)))) == set()
+
+
+def test_every_verb_is_in_the_protocol() -> None:
+    """The rows of `verb` and VERB list the verbs of the handler and the words of the host agent, in their order."""
+    lists = {row[0]: row[1] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2}
+    assert lists["`verb`"].endswith(f"`{' '.join(VERBS)}`")
+    assert lists["VERB"] == f"`{' '.join(words.VERBS)}`"
+
+
 # --- what is referred to ---
 
 
@@ -138,11 +172,11 @@ def subcommands(of: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParse
 
 def test_every_command_in_the_readme_exists() -> None:
     """Each `breakglass …` in the README is a command of the parser, and the README leaves none of them out."""
-    mentioned = [words.split() for words in re.findall(r"\bbreakglass ((?:[a-z][a-z-]* ?)+)", README)]
-    assert {words[0] for words in mentioned} == set(subcommands(parser()))
-    for words in mentioned:
-        below = subcommands(subcommands(parser())[words[0]])
-        assert not below or words[1] in below
+    mentioned = [command.split() for command in re.findall(r"\bbreakglass ((?:[a-z][a-z-]* ?)+)", README)]
+    assert {command[0] for command in mentioned} == set(subcommands(parser()))
+    for command in mentioned:
+        below = subcommands(subcommands(parser())[command[0]])
+        assert not below or command[1] in below
 
 
 def slugs(document: Path) -> set[str]:

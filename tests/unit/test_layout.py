@@ -1,7 +1,9 @@
 """The rules that keep the layout what it is: read from the sources, so that no import has to happen to break one."""
 
 import ast
+import io
 import re
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -68,6 +70,15 @@ PURE = (
     "proxmox/wire.py",
     "web/bodies.py",
 )
+# What can change a VM's state: files, and folders with all that is in them.
+PATH_TO_POWER = (
+    *("handler/web/gate.py", "handler/web/bodies.py", "handler/web/admission.py", "handler/web/pve.py"),
+    *("handler/service.py", "handler/auth/", "handler/proxmox/"),
+    *("agents/pve/main.py", "agents/pve/grammar.py", "agents/pve/words.py", "agents/pve/run_job.py"),
+    *("agents/pve/serving/", "agents/pve/power/", "agents/pve/host/"),
+    *(f"agents/pve/jobs/{name}.py" for name in ("job", "mutex", "result", "store")),
+)
+MOST_LINES_TO_POWER = 4800
 IMPURE = ("asyncio", "asyncssh", "starlette", "uvicorn", "subprocess", "socket", "threading", "logging")
 CLOCKS_AND_DICE = ("time", "os", "random", "secrets", "uuid")
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -300,3 +311,44 @@ def test_the_agent_loads_nothing_later(name: str) -> None:
     source = tree(AGENT / name)
     assert [module for function in functions(source) for module in imported(function)] == []
     assert (names(source) | attributes(source)).isdisjoint({"importlib", "import_module", "__import__"})
+
+
+# --- the path to power ---
+
+NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def lines_of_code(text: str) -> int:
+    """Return how many lines have code: no blank lines, comments and docstrings."""
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type not in NO_CODE]
+    lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            lines -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return len(lines)
+
+
+def test_code_is_counted_without_words() -> None:
+    """A docstring, a comment and a blank line count nothing; each line of a text that is a value counts."""
+    assert lines_of_code('"""One.\n\nTwo."""\n\n# three\nx = """a\nb"""  # four\ndef f():\n    """F."""\n') == 3
+
+
+def files_to_power() -> list[Path]:
+    found = [(ROOT / name).rglob("*.py") if name.endswith("/") else [ROOT / name] for name in PATH_TO_POWER]
+    return [path for paths in found for path in paths]
+
+
+def test_the_path_to_power_is_short() -> None:
+    """What can change a VM's state can be read in a day. New features go outside these files."""
+    counts = {str(path.relative_to(ROOT)): lines_of_code(path.read_text("utf-8")) for path in files_to_power()}
+    assert min(len(list((ROOT / name).glob("*.py"))) for name in PATH_TO_POWER if name.endswith("/")) > 0
+    assert sum(counts.values()) < MOST_LINES_TO_POWER, counts
+
+
+def test_the_path_to_power_is_documented() -> None:
+    """docs/architecture.md names the same files, and the same bound."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## The path to power\n")[2].partition("\n## ")[0]
+    assert re.findall(r"`((?:handler|agents)/[\w/.]+)`", section) == list(PATH_TO_POWER)
+    assert f"less than {MOST_LINES_TO_POWER:,} lines" in section
