@@ -42,6 +42,7 @@ def _measure(module: ModuleType) -> None:
     def measured(name: str, *arguments: str) -> list[str]:
         command: list[str] = isolated(name, *arguments)
         if name == "claude.runner":
+            sys.path.append(ROOT)
             from tests.support.measuring import prologue
 
             command[3] = f"import sys; sys.path.insert(0, {ROOT!r})\n{prologue()}{command[3]}"
