@@ -1,7 +1,7 @@
-"""Make `breakglass-pve`: the modules of `agents/pve/` as one readable file with the standard library alone.
+"""Make `breakglass-pve`: the modules of `agents/pve/` as one readable file that needs only the standard library.
 
-The modules are joined in the order of their imports; the imports between them fall away. Two modules that define the
-same top-level name would silently become one, so that is refused.
+The modules are joined in the order of their imports, without the imports between them. Two modules that define the
+same top-level name are refused, because one of the two would be lost.
 """
 
 import ast
@@ -13,7 +13,7 @@ ROOT = "main"
 
 
 def bundle() -> str:
-    """Return the text of the one file; raises ValueError when two modules define the same name."""
+    """Return the text of the one file; raise ValueError when two modules define the same name."""
     order: list[str] = []
     _visit(ROOT, order)
     parts = {name: _split(_source(name)) for name in order}
@@ -26,7 +26,7 @@ def bundle() -> str:
 
 @dataclass(frozen=True)
 class _Part:
-    """One module, split: its library imports as lines and as names, the rest, and the names that this defines."""
+    """One module, split: its library imports as lines and as names, its other text, and the names that it defines."""
 
     imports: list[str]
     imported: set[str]
@@ -47,7 +47,7 @@ def _visit(name: str, order: list[str]) -> None:
 
 
 def _absolute(importer: str, node: ast.ImportFrom) -> str:
-    """Return which module a relative import names; a whole module can't be imported, for its name would be gone."""
+    """Return which module a relative import names; refuse the import of a whole module, whose name the file lacks."""
     above = importer.split(".")[: -node.level]
     if node.module is None or len(importer.split(".")) < node.level:
         raise ValueError(f"{importer}, line {node.lineno}: import names from a module, not the module")
@@ -71,7 +71,7 @@ def _split(source: str) -> _Part:
 
 
 def _defined(node: ast.stmt) -> set[str]:
-    """Return the names that a top-level statement defines, however it does, imports between the modules aside."""
+    """Return the names that a top-level statement defines, without imports between the modules."""
     match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return {name}

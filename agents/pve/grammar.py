@@ -1,6 +1,6 @@
-"""What `$SSH_ORIGINAL_COMMAND` may say: one regular expression, matched whole, and nothing else.
+"""The grammar of `$SSH_ORIGINAL_COMMAND`: one regular expression, matched whole, and nothing else.
 
-A forced command compares and never interprets. What does not match is refused; there is no second try.
+A forced command compares and never interprets. A line that does not match is refused; there is no second try.
 """
 
 import base64
@@ -34,8 +34,10 @@ class Malformed(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the grammar understood it. `anyway`: the code of the one refusal that a person lifts. `why`: the
-    decoded note, data for the record."""
+    """One request, parsed.
+
+    `anyway`: the code of the one refusal that a person lifts. `why`: the decoded note, data for the record.
+    """
 
     verb: str
     vm: int | None = None
@@ -49,13 +51,13 @@ class Request:
     detach: bool = False
 
     @property
-    def names_caller_things(self) -> bool:
-        """Tell whether the line carries what only the handler's own key may say."""
+    def has_caller_fields(self) -> bool:
+        """Tell whether the line has a field that only the handler's power key may send."""
         return bool((self.id and self.verb != "job") or self.by or self.anyway or self.why or self.detach)
 
 
 def parse_line(line: str) -> Request:
-    """Return the request that `line` spells, or raise Malformed."""
+    """Return the request in `line`; raise Malformed when it has none."""
     match = _LINE.fullmatch(line) if len(line) <= LINE_CHARS else None
     if match is None:
         raise Malformed("not of the grammar")
@@ -76,12 +78,12 @@ def parse_line(line: str) -> Request:
         if_last=word["if_last"],
         fresh=fresh,
         anyway=word["anyway"],
-        why=_decoded(word["note"]),
+        why=_decode(word["note"]),
         detach=bool(word["detach"]),
     )
 
 
-def _decoded(note: str) -> str:
+def _decode(note: str) -> str:
     try:
         data = base64.b64decode(note + "=" * (-len(note) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
@@ -91,7 +93,7 @@ def _decoded(note: str) -> str:
     return data.decode("utf-8", "replace")
 
 
-def escaped(line: str, limit: int = 200) -> str:
-    """Return `line` cut and escaped, so that whatever it holds stays on one log line."""
+def escape(line: str, limit: int = 200) -> str:
+    """Return `line` cut and escaped, so that it stays on one log line."""
     cut = line[:limit]
     return ascii(cut)[1:-1] + ("…" if len(line) > limit else "")

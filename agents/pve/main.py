@@ -1,4 +1,4 @@
-"""`breakglass-pve serve`: the forced command of one SSH key. `breakglass-pve check`: is this host set up well?"""
+"""The command line of the host agent: `serve` is the forced command of one SSH key, `check` verifies the host."""
 
 import argparse
 import hashlib
@@ -13,7 +13,7 @@ from .words import AGENT_REFUSED, VERBS, VERSION
 
 
 def main() -> int:
-    """Do what the arguments say; return the exit code."""
+    """Run the command that the arguments name; return the exit code."""
     settings = _parser().parse_args()
     own_file = os.path.abspath(sys.argv[0])
     os.umask(0o077)
@@ -35,7 +35,7 @@ def _print_check(host: Host, user: str, own_file: str) -> int:
 
 
 def _serve(host: Host, settings: argparse.Namespace) -> int:
-    """Serve what `$SSH_ORIGINAL_COMMAND` asks for; return the exit code."""
+    """Answer `$SSH_ORIGINAL_COMMAND`; return the exit code."""
     key = Key(settings.read_only, settings.name)
     line = os.environ.get("SSH_ORIGINAL_COMMAND")
     if line is None:
@@ -53,7 +53,7 @@ def _serve(host: Host, settings: argparse.Namespace) -> int:
 
 
 def bundle_hash() -> str:
-    """Return the SHA-256 of the file this program was started from, so that the handler can tell versions apart."""
+    """Return the SHA-256 of this program's file, by which the handler tells versions apart."""
     try:
         with open(sys.argv[0], "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="answer $SSH_ORIGINAL_COMMAND")
     serve.add_argument("--vm", type=int, required=True, help="the VM that this key serves")
     serve.add_argument("--read-only", action="store_true", help="refuse every verb that changes power")
-    serve.add_argument("--as", dest="name", default="", help="who this key is, in records")
+    serve.add_argument("--as", dest="name", default="", help="the name of this key in records")
     serve.add_argument("--root", default="", help="a prefix for every host path, for tests")
     checking = commands.add_parser("check", help="verify the installation; as root, at the host")
     checking.add_argument("--vm", type=int, required=True, help="the VM that the keys serve")

@@ -1,6 +1,6 @@
-"""From a request to a job: claim, lock, look, act, settle; all in a process that nothing outside can end.
+"""Runs a job in a process of its own that outlives the connection: claim, lock, checks, verb, result.
 
-The order is the contract's: a known id attaches; then the lock, else busy; then, describe_holder it, `if` and `last`.
+The order is the contract's: a known id attaches; then the lock, or `busy`; then, under the lock, `if` and `last`.
 """
 
 import os
@@ -14,35 +14,37 @@ from .host.files import boottime
 from .host.paths import Host
 from .host.process import process_ticks, spawn_detached
 from .host.vmstate import PROC_SECONDS, QMP_SECONDS, observe, vm_state
-from .jobs.archive import archive_begun, archive_finished, archive_hangs, archive_trouble
+from .jobs.archive import archive_request, describe_archive_trouble, is_archive_hung, tidy_up
 from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
 from .jobs.mutex import Lock
 from .jobs.result import Ended, Result, Verdict
 from .jobs.store import JobStore, Record, describe_holder
-from .power.preflight import as_expected
+from .power.preflight import refuse_unexpected
 from .power.verbs import POWER
 from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
 
 
-def spawn(host: Host, request: Request, nonce: str) -> None:
-    """Start the job of `request` (id and by are set) and return at once; `nonce` marks it as started by us."""
+def spawn_job(host: Host, request: Request, nonce: str) -> None:
+    """Start the job of `request` (id and by are set) and return at once; `nonce` marks who started it."""
     claim_by = boottime() + CLAIM_SECONDS - 1
     spawn_detached(lambda: _run_job(host, request, nonce, claim_by))
 
 
 def attach_to_capture(host: Host, request: Request) -> bool:
-    """Let a request for evidence stand under the capture that runs, or is fresh enough for it; False when there is
-    none. It takes no process, so that a storm of alerts holds up nobody who wants to act."""
+    """Attach a request for evidence to the capture that runs or is fresh enough; False when there is none.
+
+    It takes no process, so that a storm of alerts does not delay the verbs that act.
+    """
     if request.verb != "forensics":
         return False
     capture = capture_lock(host).holder(tries=1) or find_capture(host, request.fresh, "capture")
-    return capture not in ("", request.id) and JobStore(host).alias(request.id, capture)
+    return capture not in ("", request.id) and JobStore(host).add_alias(request.id, capture)
 
 
 def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:
     if boottime() > claim_by:
-        return  # so late that whoever follows is about to say that it did not start: it must not, then
+        return  # so late that its follower is about to answer that it did not start
     store = JobStore(host)
     store.prepare()
     pid = os.getpid()
@@ -59,46 +61,46 @@ def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:
         fresh=request.fresh,
     )
     job = Job(host, store, record)
-    lock = _claimed(job)
+    lock = _claim(job)
     if lock is None:
-        return  # somebody has this id, or a capture stands for it: end silently
-    _settle(job, request, lock)
+        return  # the id is taken, or attached to a capture: end silently
+    _finish(job, request, lock)
     lock.release()
-    if job.second:
-        kill_child(job.second)
-    archive_finished(host, store)
+    if job.standby_pid:
+        kill_child(job.standby_pid)
+    tidy_up(host, store)
 
 
-def _claimed(job: Job) -> Lock | None:
+def _claim(job: Job) -> Lock | None:
     if job.record.verb != "forensics":
         return Lock(job.host, "lock") if job.store.claim(job.record) else None
     lock = capture_lock(job.host)
     running = None if lock.take(job.record.id) else lock.holder()
     if running == job.record.id:
         return None  # the same request, a moment earlier
-    if stands_for := running or find_capture(job.host, job.record.fresh, "capture"):
-        job.store.alias(job.record.id, stands_for)
+    if capture := running or find_capture(job.host, job.record.fresh, "capture"):
+        job.store.add_alias(job.record.id, capture)
         return None
-    job.store.drop_dangling(job.record.id)  # we hold the lock: what this id stood for was never begun
+    job.store.drop_dangling(job.record.id)  # under the lock: the capture that this id was attached to never began
     return lock if job.store.claim(job.record) else None
 
 
-def _settle(job: Job, request: Request, lock: Lock) -> None:
+def _finish(job: Job, request: Request, lock: Lock) -> None:
     try:
-        result = forensics(job) if request.verb == "forensics" else _act(job, request, lock)
+        result = forensics(job) if request.verb == "forensics" else _run_verb(job, request, lock)
     except Ended as ended:
-        if ended.exit_code != BUSY:  # fifty of those shall not fill /run
+        if ended.exit_code != BUSY:  # fifty of those must not fill /run
             job.say(ended.verdict.sentence, "stderr")
         result = Result(ended.exit_code, verdict=ended.verdict, holder=ended.holder, anyway=ended.anyway)
-    except Exception as error:  # a defect of ours must still settle the id
+    except Exception as error:  # a defect must still give the id a result
         job.say(f"{type(error).__name__}: {error}", "stderr")
         sentence = f"the host agent failed in stage {job.stage or 'begin'}: {type(error).__name__}"
         result = Result(FAILED, verdict=Verdict("agent-failed", sentence, "status"))
-    job.finish(_completed(job, result))
+    job.finish(_complete(job, result))
     job.host.log(f"job={job.record.id} verb={job.record.verb} by={job.record.by} outcome={result.outcome}")
 
 
-def _completed(job: Job, result: Result) -> Result:
+def _complete(job: Job, result: Result) -> Result:
     state = result.state
     if state == "unknown" and result.exit_code != BUSY:
         state = str(ask_or_none(lambda: vm_state(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state)
@@ -111,40 +113,40 @@ def _completed(job: Job, result: Result) -> Result:
         holder=result.holder,
         anyway=result.anyway,
         screen=job.screen,
-        warnings=(*job.warnings, *_unarchived(job, result)),
+        warnings=(*job.warnings, *_archive_warnings(job, result)),
         extra=result.extra,
     )
 
 
-def _unarchived(job: Job, result: Result) -> list[str]:
-    trouble = archive_trouble(job.store) if result.exit_code != BUSY else ""
+def _archive_warnings(job: Job, result: Result) -> list[str]:
+    trouble = describe_archive_trouble(job.store) if result.exit_code != BUSY else ""
     return [trouble] if trouble else []
 
 
-def _act(job: Job, request: Request, lock: Lock) -> Result:
+def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
     if not lock.take(job.record.id):
-        raise _busy(job, lock.holder())
+        raise _describe_busy(job, lock.holder())
     job.anyway = request.anyway
     if request.verb in ("start", "cycle"):
         job.allow_start(cluster_view(job.host).config_text)
     job.enter("preflight")
     refuse_old_id(job)
     facts = observe(job.host)
-    as_expected(job, facts, request.if_state, request.if_last)
-    archive_begun(job.host, job.store, job.record)
+    refuse_unexpected(job, facts, request.if_state, request.if_last)
+    archive_request(job.host, job.store, job.record)
     return POWER[request.verb](job, facts)
 
 
 def refuse_old_id(job: Job) -> None:
-    """Refuse an id that acted before the host's last boot, which /run has forgotten and the archive has not."""
-    if boottime() > DAY or archive_hangs(job.store):
+    """Refuse an id that acted before the host's last boot: /run has lost it, the archive has it."""
+    if boottime() > DAY or is_archive_hung(job.store):
         return
     if ask_or_none(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
         sentence = "this id was used before the host's last boot; use a new id"
         raise Ended(ID_REUSED, Verdict("id-reused", sentence, "status"))
 
 
-def _busy(job: Job, holder_id: str | None) -> Ended:
+def _describe_busy(job: Job, holder_id: str | None) -> Ended:
     holder = describe_holder(job.store, holder_id) if holder_id else None
     if holder is None:
         return Ended(BUSY, Verdict("busy", "another job held this VM a moment ago; look again", "status"))

@@ -8,8 +8,8 @@ VERSION = "0.1.0"
 MUTATING = ("start", "stop", "reset", "cycle")
 VERBS = ("status", "forensics", *MUTATING, "history", "job", "ping", "session")
 
-# Seconds until a verb ends by itself, whatever hangs. A job says its own: `start` and `cycle` get more where Proxmox
-# gives the start of the VM more (job.py).
+# Seconds until a verb ends by itself, whatever hangs. `start` and `cycle` get more where Proxmox gives the start of
+# the VM more (job.py): the job records its own.
 DEADLINES = {
     "status": 4.0,
     "ping": 4.0,
@@ -47,8 +47,8 @@ OUTCOMES = {
 
 STOPPED = "stopped"
 ELSEWHERE = "elsewhere"  # stopped on this host, and another node has the VM's configuration: it may run there
-WITHOUT_PROCESS = (STOPPED, ELSEWHERE)  # the states in which no QEMU of the VM is on this host
-MOVED_CODES = ("other-node", "moved")  # the verdicts that name the node which has it
+WITHOUT_PROCESS = (STOPPED, ELSEWHERE)  # states in which no QEMU of the VM is on this host
+MOVED_CODES = ("other-node", "moved")  # verdicts that name the node which has the VM
 
 STORAGE_HUNG = "storage-hung"  # the verdict that refuses reset and cycle, and the only one that `anyway=` can name
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from breakglass.agents.pve.grammar import LINE_CHARS, NOTE_BYTES, Malformed, Request, escaped, parse_line
+from breakglass.agents.pve.grammar import LINE_CHARS, NOTE_BYTES, Malformed, Request, escape, parse_line
 from breakglass.agents.pve.words import VERBS
 from breakglass.config.model import Address, Vm
 from breakglass.proxmox.request import PveRequest
@@ -289,7 +289,7 @@ def test_the_longest_line_of_the_handler_fits() -> None:
 @settings(deadline=None)
 def test_what_was_refused_is_logged_on_one_line(line: str, limit: int) -> None:
     """Whatever was sent is shown as printable ASCII on one bounded line, and says so where it was cut."""
-    shown = escaped(line, limit)
+    shown = escape(line, limit)
     assert shown.removesuffix("…").isascii()
     assert shown.isprintable()
     assert len(shown) <= 10 * limit + 1
@@ -302,4 +302,4 @@ def test_what_was_refused_is_logged_on_one_line(line: str, limit: int) -> None:
 )
 def test_escapes(line: str, shown: str) -> None:
     """Newlines, terminal codes and bidi marks are written out."""
-    assert escaped(line) == shown
+    assert escape(line) == shown

@@ -48,7 +48,7 @@ def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
         if (verdict is not None and verdict.code == STORAGE_HUNG) or not _has_stuck_thread(job, facts):
             job.say(f"forensics: using the capture {capture}")
             return verdict
-    return look_briefly(job, facts, time.monotonic() + min(BUDGET, job.left(BUDGET)))
+    return look_briefly(job, facts, time.monotonic() + min(BUDGET, job.seconds_left(BUDGET)))
 
 
 def _has_stuck_thread(job: Job, facts: Facts) -> bool:

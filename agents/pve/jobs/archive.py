@@ -1,14 +1,14 @@
-"""Copies of jobs on the disk that may hang, written by processes that nobody waits for.
+"""Copies of jobs on a disk that may hang, written by processes that no request waits for.
 
 A job's request is written when it begins to act, so that a crash of the host leaves a trace; the rest after its end.
-What can't be written is said by the next results and tried again after the next job. Captures are pruned to a budget;
-verbs that changed power to one of their own, and never within a day.
+A copy that fails is reported by the next results and tried again after the next job. Captures are pruned to a budget.
+Verbs that changed power have a budget of their own, and are kept for a day at least.
 """
 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,42 +26,47 @@ SLOW_SECONDS = 2.0
 LOG_CHARS = 300
 
 
-def archive_begun(host: Host, store: JobStore, record: Record) -> None:
-    """Write down that a job begins to act, in a child that is left alone; on a hung disk only one gets stuck."""
+def archive_request(host: Host, store: JobStore, record: Record) -> None:
+    """Write the request of a job that begins to act, in a child; on a hung disk only one such child gets stuck."""
     try:
         if os.fork():
             return
     except OSError:
         return
     try:
-        if Lock(host, "begun.lock").take(record.id):
-            with _noted(host, store):
-                _copy(host, store, record, NAMES[:1])
-                _sync(f"{host.archive}/{record.id}")
+        _log_errors(host, lambda: _write_request(host, store, record), "archive_request")
     finally:
         os._exit(0)
 
 
-def archive_finished(host: Host, store: JobStore) -> None:
-    """Tidy up, in a process that nobody waits for: what goes wrong is said in the journal, or nobody would know."""
+def _write_request(host: Host, store: JobStore, record: Record) -> None:
+    if Lock(host, "begun.lock").take(record.id):
+        with _note_progress(host, store):
+            _copy(host, store, record, NAMES[:1])
+            _sync(f"{host.archive}/{record.id}")
+
+
+def tidy_up(host: Host, store: JobStore) -> None:
+    """Prune /run, then the archive, and copy new jobs there; a failure of one does not stop the other."""
     os.nice(10)
-    for tidy in (_tidy_run, _tidy_archive):
-        try:
-            tidy(host, store)
-        except Exception as error:  # of a damaged file, or a defect; the other one is tidied all the same
-            host.log(f"{tidy.__name__.strip('_')}: {type(error).__name__}: {error}"[:LOG_CHARS])
+    _log_errors(host, store.prune, "tidy_run")
+    _log_errors(host, lambda: _tidy_archive(host, store), "tidy_archive")
 
 
-def _tidy_run(host: Host, store: JobStore) -> None:
-    store.prune()
+def _log_errors(host: Host, step: Callable[[], None], name: str) -> None:
+    """Run a step; write its error into the journal, because no caller is there to be told."""
+    try:
+        step()
+    except Exception as error:  # of a damaged file, or a defect
+        host.log(f"{name}: {type(error).__name__}: {error}"[:LOG_CHARS])
 
 
 def _tidy_archive(host: Host, store: JobStore) -> None:
-    """Prune the archive, and copy what is not copied yet; one process at a time, as above."""
+    """Prune the archive, and copy the jobs that are not copied yet; one process at a time."""
     lock = Lock(host, "archive.lock")
     if not lock.take("archive"):
         return
-    with _noted(host, store):
+    with _note_progress(host, store):
         prune_archive(host.archive)
         for record in store.records():
             if store.result(record.id) and not os.path.exists(store.path(record.id, "archived")):
@@ -87,20 +92,20 @@ def _copy(host: Host, store: JobStore, record: Record, names: tuple[str, ...]) -
 
 
 def _sync(directory: str) -> None:
-    """Have the request on the disk itself: a crash may come sooner than the kernel's own writing back."""
+    """Write the request through to the disk: a crash may come before the kernel writes it back."""
     for path in (f"{directory}/{NAMES[0]}", directory):
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
 
 
-# --- what can't be written ---------------------------------------------------------------------------------------
+# --- a disk that fails or hangs ---------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _noted(host: Host, store: JobStore) -> Iterator[None]:
-    """Keep a note in /run while the archive is written, and the reason when it can't be."""
-    if "error" not in (read_json(_note(store)) or {}) and not _written_for(store):
+def _note_progress(host: Host, store: JobStore) -> Iterator[None]:
+    """Note in /run that the archive is being written; note the reason when that fails."""
+    if "error" not in (read_json(_note_path(store)) or {}) and not _seconds_writing(store):
         pid = os.getpid()
         _write_note(store, {"since": boottime(), "pid": pid, "ticks": process_ticks(pid)})
     try:
@@ -111,37 +116,37 @@ def _noted(host: Host, store: JobStore) -> Iterator[None]:
         _write_note(store, {"error": error.strerror})
 
 
-def _note(store: JobStore) -> str:
+def _note_path(store: JobStore) -> str:
     return f"{store.host.run_dir}/archive.json"
 
 
 def _write_note(store: JobStore, note: dict[str, object]) -> None:
     try:
-        write_atomic(_note(store), json.dumps(note))
+        write_atomic(_note_path(store), json.dumps(note))
     except OSError:  # /run is full as well
         pass
 
 
-def _written_for(store: JobStore) -> float:
-    """Return for how many seconds a process has been writing, 0 when none is."""
-    note = read_json(_note(store)) or {}
+def _seconds_writing(store: JobStore) -> float:
+    """Return for how many seconds a process has been writing; 0 without one."""
+    note = read_json(_note_path(store)) or {}
     since, pid = note.get("since"), note.get("pid")
     if not isinstance(since, float) or not isinstance(pid, int) or process_ticks(pid) != note.get("ticks"):
         return 0.0
     return boottime() - since
 
 
-def archive_hangs(store: JobStore) -> bool:
-    """Tell whether the archive is known not to answer, so that nobody need ask once more; reads tmpfs only."""
-    return _written_for(store) > SLOW_SECONDS
+def is_archive_hung(store: JobStore) -> bool:
+    """Tell whether the archive is known not to answer. It reads tmpfs only, so it never waits."""
+    return _seconds_writing(store) > SLOW_SECONDS
 
 
-def archive_trouble(store: JobStore) -> str:
-    """Return a sentence when the archive can't be written or does not answer, else nothing; reads tmpfs only."""
-    if reason := (read_json(_note(store)) or {}).get("error"):
+def describe_archive_trouble(store: JobStore) -> str:
+    """Return a sentence when the archive can't be written or does not answer, else "". It reads tmpfs only."""
+    if reason := (read_json(_note_path(store)) or {}).get("error"):
         trouble = f"the archive in /var/lib can't be written ({reason})"
-    elif archive_hangs(store):
-        trouble = f"the archive in /var/lib has not answered for {_written_for(store):.0f} s"
+    elif is_archive_hung(store):
+        trouble = f"the archive in /var/lib has not answered for {_seconds_writing(store):.0f} s"
     else:
         return ""
     return f"{trouble}: jobs are kept in /run alone, until the next boot"
@@ -159,7 +164,7 @@ class _Archived:
 
 
 def prune_archive(archive: str) -> None:
-    """Remove what is over the budget of its kind, oldest first; of the verbs that change power nothing of a day."""
+    """Remove jobs over the budget of their kind, oldest first; keep verbs that change power for a day."""
     try:
         with os.scandir(archive) as directories:
             jobs = sorted((_archived_size(job.path) for job in directories), key=lambda job: job.at, reverse=True)

@@ -1,4 +1,4 @@
-"""What happened lately: the jobs in /run, then those of the archive, whose disk gets one second to answer."""
+"""The newest jobs: those in /run, then those of the archive, whose disk gets one second to answer."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from ..host.bounded import NoAnswerError, ask
 from ..host.files import boottime, read_json
 from ..host.paths import Host
-from .archive import archive_hangs
+from .archive import is_archive_hung
 from .result import Verdict
 from .store import JobStore, Record
 
@@ -17,90 +17,95 @@ NEWEST = 50
 ARCHIVE_SECONDS = 1.0
 
 
-def entries(host: Host) -> list[dict[str, object]]:
+def list_jobs(host: Host) -> list[dict[str, object]]:
     """Return the newest 50 jobs of /run, newest first; `outcome` is None while one runs."""
     store = JobStore(host)
-    return [entry(store, record) for record in list(store.records())[:NEWEST]]
+    return [describe_job(store, record) for record in list(store.records())[:NEWEST]]
 
 
-def older_entries(host: Host, newer: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Return what the archive adds up to 50 jobs in all; raise NoAnswerError when its disk gives none."""
+def list_older_jobs(host: Host, newer: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return what the archive adds up to 50 jobs in all; raise NoAnswerError when its disk does not answer."""
     if len(newer) >= NEWEST:
         return []
     known = {str(job["id"]) for job in newer}
-    old = _asked_archive(host, lambda: _archived(host.archive, known, NEWEST - len(newer)))
+    old = _ask_archive(host, lambda: _list_archived(host.archive, known, NEWEST - len(newer)))
     return old if isinstance(old, list) else []
 
 
-def _asked_archive(host: Host, question: Callable[[], object]) -> object:
-    if archive_hangs(JobStore(host)):
+def _ask_archive(host: Host, question: Callable[[], object]) -> object:
+    if is_archive_hung(JobStore(host)):
         raise NoAnswerError("no answer")
     return ask(question, ARCHIVE_SECONDS)
 
 
-def entry(store: JobStore, record: Record) -> dict[str, object]:
+def describe_job(store: JobStore, record: Record) -> dict[str, object]:
+    """Return a job of /run as `history` lists it."""
     result = store.result(record.id)
     if result is not None:
-        return _entry(vars(record), result)
+        return _describe(vars(record), result)
     stage = store.stage(record.id)
-    if store.alive(record):
-        return _entry(vars(record), {"stage": stage, "seconds": round(boottime() - record.boottime, 1)})
-    return _entry(vars(record), _cut_off(f"the job's process was killed in stage {stage or 'begin'}", stage))
+    if store.is_alive(record):
+        return _describe(vars(record), {"stage": stage, "seconds": round(boottime() - record.boottime, 1)})
+    return _describe(vars(record), _cut_off_result(f"the job's process was killed in stage {stage or 'begin'}", stage))
 
 
-def _cut_off(sentence: str, stage: str = "") -> dict[str, object]:
+def _cut_off_result(sentence: str, stage: str = "") -> dict[str, object]:
     return {"stage": stage, "outcome": "failed", "verdict": asdict(Verdict("job-killed", sentence, "status"))}
 
 
-def _entry(request: dict[str, object], result: dict[str, object]) -> dict[str, object]:
+def _describe(request: dict[str, object], result: dict[str, object]) -> dict[str, object]:
     named = {name: request.get(name) for name in ("id", "verb", "by", "why", "started")}
     return named | {name: result.get(name) for name in ("seconds", "outcome", "stage", "verdict")}
 
 
-def _archived(archive: str, known: set[str], most: int) -> list[dict[str, object]]:
+def _list_archived(archive: str, known: set[str], most: int) -> list[dict[str, object]]:
     if not os.path.isdir(archive):
         return []
     with os.scandir(archive) as directories:
         dated = sorted(((job.stat().st_mtime, job.path) for job in directories if job.name not in known), reverse=True)
-    found = [_archived_entry(path) for _, path in dated[:most]]
+    found = [_read_archived(path) for _, path in dated[:most]]
     return sorted(filter(None, found), key=lambda job: str(job["started"]), reverse=True)
 
 
-def _archived_entry(directory: str) -> dict[str, object] | None:
-    """Return an archived job. One without a result, which /run does not know, was running when the host went down."""
+def _read_archived(directory: str) -> dict[str, object] | None:
+    """Return an archived job. A job without a result that /run does not know was running when the host went down."""
     request = read_json(f"{directory}/request.json")
-    result = read_json(f"{directory}/result.json") or _cut_off("the host went down or was restarted while it ran")
-    return _entry(request, result) if request else None
+    result = read_json(f"{directory}/result.json")
+    result = result or _cut_off_result("the host went down or was restarted while it ran")
+    return _describe(request, result) if request else None
 
 
-def whole_job(host: Host, job_id: str) -> dict[str, object] | None:
-    """Return one job with its output and picture, from /run or else from the archive; None when unknown. Raises
-    NoAnswerError when the archive's disk gives none."""
+def read_job(host: Host, job_id: str) -> dict[str, object] | None:
+    """Return one job with its output and picture, from /run or from the archive; None when it is unknown.
+
+    Raises:
+        NoAnswerError: the archive's disk did not answer.
+    """
     store = JobStore(host)
     record = store.record(job_id)
     if record is not None and (store.result(job_id) is None or os.path.exists(store.path(job_id, "output"))):
-        return entry(store, record) | _contents(store.path(job_id))
+        return describe_job(store, record) | _read_contents(store.path(job_id))
     try:
-        old = _asked_archive(host, lambda: _archived_job(f"{host.archive}/{job_id}"))
+        old = _ask_archive(host, lambda: _read_archived_job(f"{host.archive}/{job_id}"))
     except NoAnswerError:
         if record is None:
             raise
         old = None
     if isinstance(old, dict):
         return old
-    return entry(store, record) | _contents(store.path(job_id)) if record else None
+    return describe_job(store, record) | _read_contents(store.path(job_id)) if record else None
 
 
-def _archived_job(directory: str) -> dict[str, object] | None:
-    job = _archived_entry(directory)
-    return job | _contents(directory) if job else None
+def _read_archived_job(directory: str) -> dict[str, object] | None:
+    job = _read_archived(directory)
+    return job | _read_contents(directory) if job else None
 
 
-def _contents(directory: str) -> dict[str, object]:
-    return {"output": _output(f"{directory}/output"), "screen_png": _picture(f"{directory}/screen.png")}
+def _read_contents(directory: str) -> dict[str, object]:
+    return {"output": _read_output(f"{directory}/output"), "screen_png": _read_picture(f"{directory}/screen.png")}
 
 
-def _output(path: str) -> str:
+def _read_output(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return "".join(str(json.loads(line).get("text", "")) for line in file)
@@ -108,7 +113,7 @@ def _output(path: str) -> str:
         return ""
 
 
-def _picture(path: str) -> str | None:
+def _read_picture(path: str) -> str | None:
     try:
         with open(path, "rb") as file:
             return base64.b64encode(file.read()).decode()
@@ -116,8 +121,8 @@ def _picture(path: str) -> str | None:
         return None
 
 
-def table(jobs: Iterable[dict[str, object]]) -> str:
-    """Return the list for hands on a keyboard."""
+def format_jobs(jobs: Iterable[dict[str, object]]) -> str:
+    """Return the jobs as a table of text, for a person at a terminal."""
     rows = [
         f"{job['started']}  {job['verb']:<9}  {job['outcome'] or 'running':<8}  {job['by']}  {job['id']}"
         for job in jobs

@@ -1,4 +1,4 @@
-"""A job as its own process sees it: stage, output, deadline, result. It never touches the SSH connection.
+"""A job as its own process sees it: stage, output, deadline, result. It never uses the SSH connection.
 
 Bookkeeping never stops a rescue: a full /run loses lines, not the verb.
 """
@@ -19,11 +19,11 @@ from .store import JobStore, Record
 
 JOB_OUTPUT_BYTES = 1024 * 1024
 SHORT_BYTES = 2048
-ROOM_FOR_SHORT = 64 * 1024  # of it kept for short lines: what the job does is told after evidence that filled the rest
+ROOM_FOR_SHORT = 64 * 1024  # of it, for short lines alone: evidence must not push out what the job does
 
 
 class Job:
-    """The running job: what verbs and forensics use to speak, to name their stage and to keep time."""
+    """The running job: verbs and forensics write output, enter stages and keep time by it."""
 
     def __init__(self, host: Host, store: JobStore, record: Record) -> None:
         self.host = host
@@ -31,20 +31,20 @@ class Job:
         self.record = record
         self.stage = ""
         self.screen = False
-        self.second = 0  # the pid of the process that stands by (standby.py)
+        self.standby_pid = 0  # 0 without one; see standby.py
         self.warnings: list[str] = []
         self.deadline = DEADLINES[record.verb]
         self.start_seconds = QM_START_SECONDS
         self.reserved = 0.0  # seconds of the deadline that belong to what comes after this stage
-        self.anyway = ""  # the code of the refusal that the person has lifted
-        self.unended: list[str] = []  # commands of this job that nothing could end: they may still act
+        self.anyway = ""  # the code of the refusal that a person has lifted
+        self.survivors: list[str] = []  # commands of this job that nothing could end: they may still act
         self._until = time.monotonic() + self.deadline
         self._room = JOB_OUTPUT_BYTES
-        self._torn = False
-        self._cut = False
+        self._is_torn = False
+        self._is_cut = False
 
     def enter(self, stage: str) -> None:
-        """Name the stage that begins now, and by when the job ends, for whoever follows it or finds it busy."""
+        """Record the stage that begins now and by when the job ends, for its followers and for `busy`."""
         self.stage = stage
         try:
             self.store.enter(self.record.id, stage, self.deadline)
@@ -53,7 +53,7 @@ class Job:
         self._write(json.dumps({"stage": stage, "deadline": self.deadline}) + "\n")
 
     def allow_start(self, config: str) -> None:
-        """Give the start as long as Proxmox itself would, by the VM's configuration, and the whole job as much more."""
+        """Give the start, and so the whole job, as long as Proxmox itself would by the VM's configuration."""
         seconds, why = start_seconds(config)
         more = min(seconds - START_COVERED_SECONDS, MOST_MORE_SECONDS)
         if more > 0:
@@ -72,9 +72,9 @@ class Job:
         if not text:
             return
         if len(line) > self._room - (0 if len(line) <= SHORT_BYTES else ROOM_FOR_SHORT):
-            if self._cut:
+            if self._is_cut:
                 return
-            self._cut = True
+            self._is_cut = True
             line = json.dumps({"stream": "stderr", "text": "[output cut at 1 MiB]\n"}) + "\n"
         self._room -= len(line)
         self._write(line)
@@ -82,13 +82,13 @@ class Job:
     def _write(self, line: str) -> None:
         try:
             with open(self.store.path(self.record.id, "output"), "a", encoding="ascii") as file:
-                file.write(("\n" if self._torn else "") + line)
-            self._torn = False
+                file.write(("\n" if self._is_torn else "") + line)
+            self._is_torn = False
         except OSError:
-            self._torn = True  # half a line may stand there: begin the next one anew
+            self._is_torn = True  # half a line may stand there: the next one begins with a line end
 
-    def left(self, cap: float) -> float:
-        """Return the seconds a step may take: `cap`, or what is left of the verb's deadline; ends the verb at zero."""
+    def seconds_left(self, cap: float) -> float:
+        """Return the seconds a step may take: `cap`, or what is left of the verb's deadline; end the verb at zero."""
         left = self._until - time.monotonic()
         if left <= 0:
             seconds = f"{self.deadline:g} s"
@@ -99,14 +99,16 @@ class Job:
         return min(cap, left)
 
     def run(self, argv: list[str], seconds: float, gently: bool = False) -> CommandResult:
-        """Run a command that changes the VM, and note which process it is, for whoever goes on in our place. When its
-        time is over it is ended whole; what nothing can end is kept in `unended`. `gently`: SIGTERM comes first."""
-        return run(argv, self.left(seconds), self._note_command, lambda pid: self.end_command(pid, gently))
+        """Run a command that changes the VM, and record its process for the standby process.
+
+        When its time is over, it is ended with its worker. `gently`: SIGTERM comes first.
+        """
+        return run(argv, self.seconds_left(seconds), self._note_command, lambda pid: self.end_command(pid, gently))
 
     def end_command(self, pid: int, gently: bool = False) -> None:
-        """End a `qm` of this job and its worker; remember, and warn of, what could not be ended."""
+        """End a `qm` of this job and its worker; warn of what could not be ended, and add it to `survivors`."""
         for line in end_qm(pid, gently):
-            self.unended.append(line)
+            self.survivors.append(line)
             self.warnings.append(
                 f"{line} could not be ended because it waits in the kernel: it may still stop or start the VM when the "
                 "storage answers again; look at the status then"
@@ -119,7 +121,7 @@ class Job:
             pass
 
     def finish(self, result: Result) -> None:
-        """Settle the job, for whoever follows it now or asks for the id later."""
+        """Write the job's result, for its followers now and for the same id later."""
         record = self.record
         whole = {
             **result.as_json(),

@@ -1,4 +1,4 @@
-"""One lock for each VM, and for what one process at a time may write: held by a process, released by the kernel."""
+"""Locks that a process holds and the kernel releases: one for each VM, and one for each file with one writer."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ class Lock:
     """A POSIX record lock on a file in /run, with the holder's name inside.
 
     F_SETLK and not flock: a forked probe in uninterruptible sleep must not inherit it. The kernel releases it when
-    the job's process ends, however it ends. The file must be opened by nobody else in the process that holds it.
+    the job's process ends, however it ends. No other code of the process that holds it may open the file.
     """
 
     def __init__(self, host: Host, name: str) -> None:
@@ -33,6 +33,7 @@ class Lock:
         return True
 
     def release(self) -> None:
+        """Release the lock, if this object holds it."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

@@ -1,4 +1,4 @@
-"""What a verb came to: the result that the trailer, `result.json` and `history` share."""
+"""The result of a verb, which the trailer, `result.json` and `history` share."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -9,8 +9,10 @@ SENTENCE_CHARS = 200
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence for a tired person, SENTENCE_CHARS at most, the advised verb (or empty), and the lines that prove
-    it. What Proxmox and QEMU said belongs into the lines."""
+    """One sentence for a person, the advised verb (or empty), and the lines that prove the sentence.
+
+    The sentence has SENTENCE_CHARS at most. Words of Proxmox and QEMU belong into the lines.
+    """
 
     code: str
     sentence: str
@@ -18,11 +20,11 @@ class Verdict:
     evidence: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sentence", _limited(self.sentence))
+        object.__setattr__(self, "sentence", _shorten(self.sentence))
 
 
-def _limited(sentence: str) -> str:
-    """Return a sentence that a person reads at one glance: a longer one is cut between two words."""
+def _shorten(sentence: str) -> str:
+    """Return the sentence, cut between two words where it is too long to be read at one glance."""
     if len(sentence) <= SENTENCE_CHARS:
         return sentence
     words = sentence[: SENTENCE_CHARS - 1]
@@ -31,9 +33,12 @@ def _limited(sentence: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """How a verb ended. `state`: see vmstate.vm_state; `elsewhere` where the verdict names the node that has the VM.
-    `last`: the newest job that got past its preconditions, None where it was not looked at. `anyway`: the code by which
-    a person can lift this refusal. `seconds`: how long the verb took."""
+    """How a verb ended.
+
+    `state`: see vmstate.vm_state; `elsewhere` where the verdict names the node that has the VM. `last`: the newest job
+    that got past its preconditions, None where it was not looked up. `anyway`: the code by which a person can lift
+    this refusal. `seconds`: how long the verb took.
+    """
 
     exit_code: int
     state: str = "unknown"
@@ -53,17 +58,18 @@ class Result:
 
     @property
     def outcome(self) -> str:
+        """Return the word for the exit code."""
         return OUTCOMES[self.exit_code]
 
     def as_json(self) -> dict[str, object]:
-        """Return the trailer's object; `extra` (the answers of history and ping) is laid beside the rest."""
+        """Return the trailer's object; `extra` (the answers of history and ping) is merged into it."""
         fields = asdict(self)
         extra = fields.pop("extra")
         return {"outcome": self.outcome, **fields, **extra}
 
 
 class Ended(Exception):
-    """A verb that ends before its last line, with what its result shall say."""
+    """Raised to end a verb early, with the contents of its result."""
 
     def __init__(
         self, exit_code: int, verdict: Verdict, holder: dict[str, object] | None = None, anyway: str | None = None

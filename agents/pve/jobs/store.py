@@ -1,8 +1,9 @@
-"""The host's memory of what was asked and what was done: /run/breakglass/<vmid>/ and its archive.
+"""The store of jobs: /run/breakglass/<vmid>/.
 
-`/run` is the authority. A job is a directory `jobs/<id>`; making it appear by rename(2) *is* the claim of the id: the
-rename is atomic, carries the whole request, and fails when the id is taken. An id that fell under another job's
-capture is a symbolic link to it. Ages are measured by CLOCK_BOOTTIME, so a wrong clock changes nothing.
+`/run` is the authority on requests and results. A job is a directory `jobs/<id>`; making it appear by rename(2) *is*
+the claim of the id: the rename is atomic, carries the whole request, and fails when the id is taken. An id that is
+attached to another job's capture is a symbolic link to it. Ages are measured by CLOCK_BOOTTIME, so a wrong clock
+changes nothing.
 """
 
 import json
@@ -23,8 +24,11 @@ RESERVE_BYTES = 128 * 1024
 
 @dataclass(frozen=True)
 class Record:
-    """A job's request as it was claimed. `nonce` tells the process that started it from those that attach;
-    `pid` and `ticks` name the job's process without mistaking a reused pid for it."""
+    """A job's request as it was claimed.
+
+    `nonce` tells the process that started it from those that attach. `pid` and `ticks` name the job's process, so that
+    a reused pid is not mistaken for it.
+    """
 
     id: str
     verb: str
@@ -52,12 +56,12 @@ class JobStore:
             if not os.path.exists(self._reserve):
                 with open(self._reserve, "wb") as file:
                     file.write(bytes(RESERVE_BYTES))
-        except OSError:  # full: what there is has to do
+        except OSError:  # /run is full: go on without the reserve
             pass
 
     @property
     def _reserve(self) -> str:
-        """Room for the job that comes when /run is full: bookkeeping must not stop a rescue."""
+        """Return the file that keeps room for a job when /run is full: bookkeeping must not stop a rescue."""
         return f"{self.host.run_dir}/reserve"
 
     def path(self, job_id: str, name: str = "") -> str:
@@ -65,7 +69,7 @@ class JobStore:
         return f"{self.jobs}/{job_id}/{name}" if name else f"{self.jobs}/{job_id}"
 
     def claim(self, record: Record) -> bool:
-        """Take the id for this process; False when somebody has it already."""
+        """Take the id for this process; False when it is taken already."""
         draft = f"{self.jobs}/.{record.pid}.{record.nonce}"
         try:
             self._write_draft(draft, record)
@@ -81,7 +85,7 @@ class JobStore:
             return False
 
     def _make_room(self) -> None:
-        """Give up the reserve, which is for this, and what old jobs said, which is in the archive."""
+        """Delete the reserve, and the output of old jobs, which the archive has as well."""
         for job_id in self.ids():
             if self.result(job_id):
                 self._strip(job_id)
@@ -95,8 +99,8 @@ class JobStore:
         with open(f"{draft}/request.json", "w", encoding="utf-8") as file:
             json.dump(vars(record), file)
 
-    def alias(self, job_id: str, target: str) -> bool:
-        """Let `job_id` stand for another job's capture; False when the id is taken already."""
+    def add_alias(self, job_id: str, target: str) -> bool:
+        """Make `job_id` an alias of another job's capture; False when the id is taken already."""
         try:
             os.symlink(target, self.path(job_id))
             return True
@@ -104,7 +108,7 @@ class JobStore:
             return False
 
     def drop_dangling(self, job_id: str) -> None:
-        """Free an id that stands for a capture which nobody knows."""
+        """Free an id that is an alias of a capture which does not exist."""
         path = self.path(job_id)
         if os.path.islink(path) and not os.path.exists(path):
             os.unlink(path)
@@ -119,10 +123,11 @@ class JobStore:
             return None
 
     def result(self, job_id: str) -> dict[str, object] | None:
+        """Return a job's result; None while it has none."""
         return read_json(self.path(job_id, "result.json"))
 
     def write_result(self, job_id: str, result: dict[str, object]) -> None:
-        """Settle a job: the first result stands, whoever writes a second one."""
+        """Write a job's result. The first one stands: a second one is dropped."""
         draft = self.path(job_id, f"result.{os.getpid()}")
         with open(draft, "w", encoding="utf-8") as file:
             json.dump(result, file)
@@ -133,14 +138,15 @@ class JobStore:
         os.unlink(draft)
 
     def enter(self, job_id: str, stage: str, deadline: float) -> None:
-        """Note the stage that begins, and how many seconds after its start the job ends at the latest."""
+        """Record the stage that begins, and how many seconds after its start the job ends at the latest."""
         write_atomic(self.path(job_id, "stage"), f"{stage} {deadline:g}")
 
     def stage(self, job_id: str) -> str:
+        """Return the stage that the job is in; empty before the first one."""
         return self._stage_file(job_id)[0]
 
     def deadline(self, job_id: str, verb: str) -> float:
-        """Return by how many seconds after its start a job ends; the verb's usual number where it has not said."""
+        """Return by how many seconds after its start a job ends; the verb's usual number where it recorded none."""
         try:
             return float(self._stage_file(job_id)[1])
         except ValueError:
@@ -154,20 +160,22 @@ class JobStore:
         except OSError:
             return "", ""
 
-    def alive(self, record: Record) -> bool:
-        """Tell whether the job's own process still runs, or the one that stands by for it, or the `qm` that it ran:
-        what that does to the VM is not known before it has ended."""
+    def is_alive(self, record: Record) -> bool:
+        """Tell whether the job's own process still runs, or its standby process, or the `qm` that it ran.
+
+        What a `qm` does to the VM is not known before it has ended.
+        """
         over = boottime() - record.boottime > self.deadline(record.id, record.verb)
         return bool(self.processes(record) or (not over and read_process(self.path(record.id, "command"))))
 
     def processes(self, record: Record) -> list[int]:
-        """Return the pids of the processes that run for a job, the one that stands by first."""
+        """Return the pids of the processes that run for a job, the standby process first."""
         first = record.pid if record.ticks and process_ticks(record.pid) == record.ticks else 0
         return [pid for pid in (read_process(self.path(record.id, "second")), first) if pid]
 
     @property
     def last(self) -> str:
-        """The newest mutating job that got past its preconditions, or `none`."""
+        """Return the id of the newest mutating job that got past its preconditions, or `none`."""
         try:
             with open(f"{self.host.run_dir}/last", encoding="ascii") as file:
                 return file.read() or "none"
@@ -175,6 +183,7 @@ class JobStore:
             return "none"
 
     def set_last(self, job_id: str) -> None:
+        """Record that this job got past its preconditions."""
         write_atomic(f"{self.host.run_dir}/last", job_id)
 
     def ids(self) -> list[str]:
@@ -190,11 +199,11 @@ class JobStore:
         yield from sorted((r for r in found if r), key=lambda r: r.boottime, reverse=True)
 
     def prune(self) -> None:
-        """Keep the output of the last KEEP_JOBS jobs that ran, and every id for KEEP_IDS seconds."""
+        """Delete all but the output of the last KEEP_JOBS jobs that ran, and ids older than KEEP_IDS seconds."""
         now, ran = boottime(), 0
         for record in self.records():
             result = self.result(record.id)
-            if result is None and self.alive(record):
+            if result is None and self.is_alive(record):
                 continue
             ran += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged one counts
             if now - record.boottime > KEEP_IDS:
@@ -208,7 +217,7 @@ class JobStore:
         try:
             if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > 60:
                 os.unlink(path)
-        except FileNotFoundError:  # another process tidies as well
+        except FileNotFoundError:  # another process prunes as well
             pass
 
     def _strip(self, job_id: str) -> None:
@@ -220,7 +229,7 @@ class JobStore:
 
 
 def describe_holder(store: JobStore, job_id: str) -> dict[str, object] | None:
-    """Return which job holds the VM, whose, since when and in which stage."""
+    """Return which job holds the VM, its caller, since when and in which stage; None for an unknown id."""
     record = store.record(job_id)
     if record is None:
         return None

@@ -1,0 +1,1 @@
+"""The verbs that change power: their checks, their ladder and their proofs."""

@@ -1,5 +1,7 @@
-"""Before and after a stop: what is about to start the VM. `stop` means stopped, so a start that is at work is waited
-for, and so is Proxmox's cleanup, which starts the VM where a reboot was pending.
+"""What is about to start the VM, before and after a stop.
+
+`stop` means stopped. So it waits for a start that is at work, and for Proxmox's cleanup, which starts the VM where a
+reboot was pending.
 """
 
 import time
@@ -12,12 +14,13 @@ from ..host.pve_tasks import cleanup_pids, flock_holders
 from ..host.times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, LADDER_SECONDS
 from ..host.vmstate import Facts, describe_sources, has_process, observe
 from ..jobs.job import Job
+from .endings import failure
 from .locked import LOOK_SECONDS, await_holders
-from .stop import MOST_SECONDS, failed
+from .stop import MOST_SECONDS
 
 
 def await_start_under_way(job: Job, facts: Facts) -> Facts:
-    """Wait for a `qm start` that is at work on the VM: what it starts is to be stopped."""
+    """Wait for a `qm start` that is at work on the VM, and return what is seen then: that is to be stopped."""
     if any(holder.kind == "start" for holder in flock_holders(job.host)):
         _await_start(job)
         return observe(job.host)
@@ -25,8 +28,10 @@ def await_start_under_way(job: Job, facts: Facts) -> Facts:
 
 
 def await_aftermath(job: Job) -> Facts:
-    """Look once more when qmeventd's `qm cleanup` of this VM has ended: `stop` means stopped. It begins a moment after
-    QEMU's end, and starts the VM where a reboot was pending."""
+    """Wait for the end of qmeventd's `qm cleanup` of this VM, and return what is seen then.
+
+    The cleanup begins a moment after QEMU's end, and starts the VM where a reboot was pending.
+    """
     began = time.monotonic()
     while (passed := time.monotonic() - began) < AFTERMATH_SECONDS:
         if not cleanup_pids(job.host) and passed > AFTERMATH_BEGINS_SECONDS:
@@ -37,36 +42,39 @@ def await_aftermath(job: Job) -> Facts:
 
 
 def refuse_return(job: Job, facts: Facts) -> None:
+    """Fail where the VM runs again after its stop."""
     if has_process(facts):
         sentence = (
             f"the VM was stopped but runs again, as process {facts.pid}: HA, a reboot or a person started it; find out "
             "which, then stop it again"
         )
-        raise failed("started-again", sentence, "stop", describe_sources(facts), *_ha_lines(job))
+        raise failure("started-again", sentence, "stop", describe_sources(facts), *_ha_lines(job))
 
 
-def say_what_ha_does(job: Job) -> None:
-    """A VM that was stopped behind HA's back does not stay so: say what HA wants of it."""
+def warn_of_ha(job: Job) -> None:
+    """Warn of what HA wants of the VM: one that was stopped without HA may be started again."""
     job.warnings += _ha_lines(job)
 
 
 def _await_start(job: Job) -> None:
-    """Return once nobody starts the VM or cleans up behind it, or once it is there to be stopped; where neither comes
-    in time, say so."""
+    """Return when no start or cleanup is at work on the VM, or when the VM is up and can be stopped.
+
+    A start that does not end in time is a failure.
+    """
     if not any(holder.kind in ("start", "cleanup") for holder in flock_holders(job.host)):
         return
-    kept = LADDER_SECONDS + BUDGET
-    is_there = partial(_is_there, job)
-    await_holders(job, ("start", "cleanup"), job.left(MOST_SECONDS) - kept, is_there)
+    reserved = LADDER_SECONDS + BUDGET
+    is_up = partial(_is_up, job)
+    await_holders(job, ("start", "cleanup"), job.seconds_left(MOST_SECONDS) - reserved, is_up)
     for holder in flock_holders(job.host):
-        if holder.kind == "start" and not is_there():
+        if holder.kind == "start" and not is_up():
             sentence = (
                 f"the VM is stopped, but a start is at work and does not end (process {holder.pid}): end it first"
             )
-            raise failed("started-again", sentence, "", f"held by {holder}", f"by hand: kill -9 -- -{holder.pid}")
+            raise failure("started-again", sentence, "", f"held by {holder}", f"by hand: kill -9 -- -{holder.pid}")
 
 
-def _is_there(job: Job) -> bool:
+def _is_up(job: Job) -> bool:
     return has_process(observe(job.host)) is True
 
 

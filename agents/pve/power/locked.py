@@ -1,6 +1,6 @@
-"""What each verb may do while a task has the VM: the rules for a configuration's `lock:` and for its flock.
+"""What each verb may do while a task works on the VM: the rules for a configuration's `lock:` and for its flock.
 
-A lock is never removed here. One whose task is dead is named as such, with the command for a person to give.
+A lock is never removed here. A lock whose task is dead is named as such, with the command that removes it.
 """
 
 import time
@@ -10,20 +10,15 @@ from ..host.cluster import Cluster
 from ..host.pve_tasks import Holder, find_lock_owner, flock_holders
 from ..host.times import CLEANUP_SECONDS, FLOCK_SECONDS
 from ..jobs.job import Job
-from ..jobs.result import Ended, Verdict
-from ..words import REFUSED
+from .endings import refusal
 
 LOOK_SECONDS = 0.2
 _PAUSED_FOR_IT = ("paused", "prelaunch")
 ENDS_WITH_QEMU = ("stop", "shutdown")  # holders of the lock file that let go once QEMU is gone
 
 
-def refused(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended:
-    return Ended(REFUSED, Verdict(code, sentence, advice, evidence))
-
-
 def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
-    """Refuse while the configuration is locked: `qm` would as well. What /etc/pve does not tell refuses nothing."""
+    """Refuse while the configuration is locked, as `qm` would; an /etc/pve that does not answer refuses nothing."""
     if not view.lock:
         return
     owner = find_lock_owner(job.host, view.lock)
@@ -34,14 +29,14 @@ def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
     }[owner.alive]
     sentence = f"VM is locked ({view.lock}): {whose}"
     look = () if owner.alive is not None else (f"by hand: qm config {job.host.vmid}; cat /var/log/pve/tasks/active",)
-    raise refused("locked", sentence, advice, f"lock: {view.lock}", *owner.lines, *look)
+    raise refusal("locked", sentence, advice, f"lock: {view.lock}", *owner.lines, *look)
 
 
 def refuse_reset(job: Job, view: Cluster, state: str) -> None:
-    """Refuse a reset only where it could harm what a live task does. It needs no lock: it is a button of QEMU's.
+    """Refuse a reset only where it could harm what a live task does. A reset itself needs no lock.
 
     A dead task's lock protects nothing. A backup reads the disks as they were when it began, whatever the guest does
-    since; but a guest that it keeps standing is not a hung one.
+    since; but a guest that the backup keeps paused is not a hung one.
     """
     if not view.lock:
         return
@@ -60,30 +55,32 @@ def _warn(job: Job, warning: str) -> None:
 
 
 def refuse_resume(job: Job, view: Cluster) -> None:
-    """Refuse to let a paused VM go on while a task has it; a backup's lock is no obstacle, as with `qm start`."""
+    """Refuse to let a paused VM go on while a task works on it; a backup's lock does not refuse, as with `qm start`."""
     if view.lock not in ("backup", "suspended"):
         refuse_locked(job, view)
 
 
 def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
-    """Refuse while a process holds the VM's lock file, for `qm` would wait 10 s and fail. Short holders are waited for,
-    and so is what ends by itself: `qm cleanup`, and a stop of a VM that is to be started. A cycle may go on beside
-    those of a kind that `end_with_it`."""
+    """Refuse while a process holds the VM's lock file: `qm` would wait 10 s and fail.
+
+    Short holders are waited for, and so is what ends by itself: `qm cleanup`, and a stop of a VM that is to be
+    started. A cycle goes on beside holders of a kind in `end_with_it`.
+    """
     patience = {"cleanup": CLEANUP_SECONDS, "stop": CLEANUP_SECONDS, "shutdown": CLEANUP_SECONDS}
     began = time.monotonic()
     said: list[str] = []
     while holders := flock_holders(job.host):
         if all(holder.kind in end_with_it for holder in holders):
-            job.say(f"{job.stage}: {listed_holders(holders)} holds the VM's lock file until QEMU ends; going on")
+            job.say(f"{job.stage}: {format_holders(holders)} holds the VM's lock file until QEMU ends; going on")
             return
         waits = max(patience.get(holder.kind, FLOCK_SECONDS) for holder in holders)
-        if time.monotonic() - began > job.left(waits):
-            raise refused("locked", *_held_by(job, holders))
-        _say_once(job, said, f"{job.stage}: waiting for {listed_holders(holders)}, which holds the VM's lock file")
+        if time.monotonic() - began > job.seconds_left(waits):
+            raise refusal("locked", *_describe_flock(job, holders))
+        _say_once(job, said, f"{job.stage}: waiting for {format_holders(holders)}, which holds the VM's lock file")
         time.sleep(LOOK_SECONDS)
 
 
-def _held_by(job: Job, holders: list[Holder]) -> tuple[str, ...]:
+def _describe_flock(job: Job, holders: list[Holder]) -> tuple[str, ...]:
     """Return sentence, advice and evidence of a refusal for a lock file that is held."""
     path = f"/var/lock/qemu-server/lock-{job.host.vmid}.conf"
     sentence = f"another process works on VM {job.host.vmid} and holds its lock file: process {holders[0].pid}"
@@ -93,13 +90,13 @@ def _held_by(job: Job, holders: list[Holder]) -> tuple[str, ...]:
 
 def await_holders(job: Job, kinds: tuple[str, ...], seconds: float, is_over: Callable[[], bool]) -> None:
     """Wait while the VM's lock file is held by processes of these kinds, `seconds` at most, or until `is_over`."""
-    until = time.monotonic() + job.left(max(0.0, seconds))
+    until = time.monotonic() + job.seconds_left(max(0.0, seconds))
     said: list[str] = []
     while not is_over() and time.monotonic() < until:
         holders = [holder for holder in flock_holders(job.host) if holder.kind in kinds]
         if not holders:
             return
-        _say_once(job, said, f"{job.stage}: waiting for {listed_holders(holders)}, which holds the VM's lock file")
+        _say_once(job, said, f"{job.stage}: waiting for {format_holders(holders)}, which holds the VM's lock file")
         time.sleep(LOOK_SECONDS)
 
 
@@ -109,5 +106,6 @@ def _say_once(job: Job, said: list[str], line: str) -> None:
         job.say(line)
 
 
-def listed_holders(holders: list[Holder]) -> str:
+def format_holders(holders: list[Holder]) -> str:
+    """Return the holders as one line."""
     return ", ".join(map(str, holders))

@@ -1,7 +1,7 @@
-"""What a verb looks at before it acts: the cluster, HA, leftovers, and what the person was looking at.
+"""Checks before a verb acts: the cluster, HA, leftovers, and what the person was looking at.
 
-A refusal (exit 12) always means that nothing was changed. What a human must decide (take a VM out of HA's hands, force
-a quorum) is named and never done.
+A refusal (exit 12) always means that nothing was changed. Decisions of a person (to take a VM out of HA's hands, to
+force a quorum) are named and never made here.
 """
 
 import os
@@ -14,7 +14,8 @@ from ..host.ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, describe_leftovers, has_process, leftover_pids, name_processes, vm_state
 from ..jobs.job import Job
 from ..words import WITHOUT_PROCESS
-from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refused
+from .endings import refusal
+from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
 QM_SECONDS = 8.0
 FIND_SECONDS = 2.0
@@ -24,8 +25,8 @@ _NO_QUORUM = (
 )
 
 
-def can_start(job: Job, stops_first: bool = False) -> None:
-    """Refuse unless a start can succeed: a cycle asks before anything is stopped."""
+def refuse_failing_start(job: Job, stops_first: bool = False) -> None:
+    """Refuse a start that is certain to fail; a cycle calls this before anything is stopped."""
     refuse_unstartable(job, cluster_view(job.host), stops_first)
     refuse_flock(job, ENDS_WITH_QEMU if stops_first else ())
     _refuse_broken_qm(job)
@@ -36,14 +37,14 @@ def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
     host = job.host
     if view.trouble:
         what, cure = TROUBLES[view.trouble]
-        raise refused(view.trouble, f"{what}, so a start would fail; run systemctl restart pve-cluster first", "", cure)
+        raise refusal(view.trouble, f"{what}, so a start would fail; run systemctl restart pve-cluster first", "", cure)
     if not view.quorate:
         sentence = "this node has no quorum, so a start would fail"
-        raise refused("no-quorum", sentence, "", "/etc/pve/local is read-only", *_NO_QUORUM)
+        raise refusal("no-quorum", sentence, "", "/etc/pve/local is read-only", *_NO_QUORUM)
     refuse_elsewhere(job, view)
     if not view.config:
         missing = f"Configuration file 'nodes/{node_name()}/qemu-server/{host.vmid}.conf' does not exist"
-        raise refused("no-config", f"VM {host.vmid} has no configuration on any node", "", missing)
+        raise refusal("no-config", f"VM {host.vmid} has no configuration on any node", "", missing)
     if ha_stuck(view.ha, view.ha_seen):
         raise _stuck(job, view)
     if view.lock != "suspended" or stops_first:
@@ -54,12 +55,12 @@ def _refuse_broken_qm(job: Job) -> None:
     found = ask_or_none(_find_qm, FIND_SECONDS)
     if not found:
         why = "qm is not on this host's PATH" if found is False else f"PATH gave no answer in {FIND_SECONDS:g} s"
-        raise refused("no-qm", f"{why}, so a start would fail", "", f"PATH={os.get_exec_path()}")
-    ran = run(["qm", "status", str(job.host.vmid)], job.left(QM_SECONDS))
+        raise refusal("no-qm", f"{why}, so a start would fail", "", f"PATH={os.get_exec_path()}")
+    ran = run(["qm", "status", str(job.host.vmid)], job.seconds_left(QM_SECONDS))
     if ran.code != 0:
         said = f"ended with {ran.code}" if ran.code is not None else f"gave no answer in {QM_SECONDS:g} s"
         last_words = ran.stderr.strip().splitlines()[-1:]
-        raise refused("no-qm", f"qm status {said}, so a start would fail as well", "", *last_words)
+        raise refusal("no-qm", f"qm status {said}, so a start would fail as well", "", *last_words)
 
 
 def _find_qm() -> bool:
@@ -67,10 +68,10 @@ def _find_qm() -> bool:
 
 
 def refuse_elsewhere(job: Job, view: Cluster) -> None:
-    """Refuse when the VM's configuration is on another node: what is stopped here may run there."""
+    """Refuse when the VM's configuration is on another node: a VM that is stopped here may run there."""
     if view.node:
         vmid, here = job.host.vmid, node_name()
-        raise refused(
+        raise refusal(
             "other-node",
             f"VM {vmid} is on node {view.node} now and not on {here}: ask there",
             "",
@@ -84,7 +85,7 @@ def refuse_deaf_ha(job: Job, view: Cluster) -> None:
     if ha_restarts(view.ha, view.ha_seen) and not view.quorate:
         sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA takes no stop and undoes a kill"
         fence = "a node with active HA services that lost its quorum reboots itself after 60 s"
-        raise refused("no-quorum", sentence, "", ha_line(view.ha, view.ha_seen), fence, *_NO_QUORUM)
+        raise refusal("no-quorum", sentence, "", ha_line(view.ha, view.ha_seen), fence, *_NO_QUORUM)
     if ha_stuck(view.ha, view.ha_seen) and view.ha_seen != "error":
         raise _stuck(job, view)
 
@@ -93,7 +94,7 @@ def _stuck(job: Job, view: Cluster) -> Exception:
     vmid = job.host.vmid
     sentence = f"HA has VM {vmid} in state {view.ha_seen} and starts nothing: a stopped VM would stay off"
     said = (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",)
-    return refused(
+    return refusal(
         "ha-stuck",
         sentence,
         "",
@@ -103,10 +104,10 @@ def _stuck(job: Job, view: Cluster) -> Exception:
     )
 
 
-def nothing_left(job: Job) -> None:
+def refuse_leftovers(job: Job) -> None:
     """Refuse a start while processes of the stopped VM live on in its scope."""
     if pids := leftover_pids(job.host):
-        raise refused(
+        raise refusal(
             "leftover",
             f"the VM is stopped but {name_processes(pids)} left in its scope: a start would fail",
             "",
@@ -114,18 +115,18 @@ def nothing_left(job: Job) -> None:
         )
 
 
-def as_expected(job: Job, facts: Facts, if_state: str, if_last: str) -> None:
-    """Refuse when the host sees other than what the person was looking at; what it can't see refuses nothing."""
+def refuse_unexpected(job: Job, facts: Facts, if_state: str, if_last: str) -> None:
+    """Refuse when the host sees something else than the person saw; what it can't see refuses nothing."""
     exists = has_process(facts)
     if if_state and exists is None:
-        exists = _second_word(job)
+        exists = _ask_qm(job)
     if if_state and exists is None:
         job.warnings.append("the host could not determine whether the VM runs, so if_state was not checked")
     elif if_state and exists == (if_state in WITHOUT_PROCESS):
-        raise refused("state-differs", f"the VM is {vm_state(facts)} now, not {if_state}; look again", "status")
+        raise refusal("state-differs", f"the VM is {vm_state(facts)} now, not {if_state}; look again", "status")
     last = job.store.last
     if if_last and last != if_last:
-        raise refused("last-differs", _what_happened(job, last), "status", f"last: {last}")
+        raise refusal("last-differs", _what_happened(job, last), "status", f"last: {last}")
 
 
 def _what_happened(job: Job, last: str) -> str:
@@ -136,9 +137,9 @@ def _what_happened(job: Job, last: str) -> str:
     return f"{record.by}: {record.verb}, {ago:.0f} s ago, which you had not seen; look again"
 
 
-def _second_word(job: Job) -> bool | None:
+def _ask_qm(job: Job) -> bool | None:
     """Ask `qm status` whether a process exists, where /proc and QMP could not tell."""
-    ran = run(["qm", "status", str(job.host.vmid)], job.left(5))
+    ran = run(["qm", "status", str(job.host.vmid)], job.seconds_left(5))
     said = re.search(r"^status: (\S+)$", ran.stdout, re.MULTILINE)
     if ran.code != 0 or said is None:
         return None

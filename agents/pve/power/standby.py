@@ -16,7 +16,7 @@ from ..jobs.job import Job
 from ..jobs.mutex import Lock
 from ..jobs.result import Ended, Verdict
 from ..words import FAILED
-from .stop import end_qemu
+from .kill import kill_half_started
 
 
 def stand_by(job: Job) -> None:
@@ -32,7 +32,7 @@ def stand_by(job: Job) -> None:
         _take_over(job, first, job.store.last)
         return
     os.close(first)
-    job.second = second
+    job.standby_pid = second
     _note_second(job, second)
 
 
@@ -53,7 +53,7 @@ def _take_over(job: Job, first: int, last: str) -> None:
     killed = f"the job's process was killed in stage {stage}"
     if not Lock(job.host, "lock").take(job.record.id):
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
-    if job.store.last != last:  # we came late, and what somebody has decided since is not undone
+    if job.store.last != last:  # a later decision is not undone
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job has acted since", "status"))
     job.warnings.append(f"{killed}; a second one went on")
     job.say(f"{stage}: {job.warnings[-1]}", "stderr")
@@ -72,14 +72,14 @@ def _await_command(job: Job) -> None:
         pidfd = os.pidfd_open(pid) if pid else -1
     except OSError:
         return
-    if pidfd < 0 or read_process(path) != pid:  # opened first, looked at again then: no other process is meant
+    if pidfd < 0 or read_process(path) != pid:  # opened first, then read again: it is no other process
         return
     starts = job.store.stage(job.record.id) == "start"
-    kept = 0.0 if starts else LADDER_SECONDS + job.start_seconds
+    reserved = 0.0 if starts else LADDER_SECONDS + job.start_seconds
     seconds = job.start_seconds if starts else QM_STOP_SECONDS
-    patience = max(1.0, job.left(seconds + kept) - kept)
+    patience = max(1.0, job.seconds_left(seconds + reserved) - reserved)
     if not select.select([pidfd], [], [], patience)[0]:
         job.end_command(pid, gently=starts)
         for half in leftover_pids(job.host) if starts else ():
-            end_qemu(job, half)
+            kill_half_started(job, half)
     os.close(pidfd)

@@ -1,4 +1,4 @@
-"""Starting a VM, and the proof that it runs: QEMU's own word, in a new process. Under HA `qm start` only asks."""
+"""Starting a VM, and the proof that it runs: QEMU itself says so, in a new process. Under HA `qm start` only asks."""
 
 import time
 
@@ -20,19 +20,21 @@ from ..host.vmstate import (
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result
 from ..words import DEADLINE, DONE
+from .endings import ended_from_error, failure
+from .kill import kill_half_started
 from .locked import await_holders
-from .stop import MOST_SECONDS, as_ended, end_qemu, failed
+from .stop import MOST_SECONDS
 
 AGENT_PING_SECONDS = 1.0
 CAUSE_CHARS = 130  # of what qm said, in the sentence; the lines have all of it
 
 
 def start_again(job: Job, old: int) -> Result:
-    """Start what a cycle has stopped; a first failure may be a lock that somebody else held, so try a second time."""
+    """Start what a cycle has stopped; try twice, because a first failure may be a lock that was held for a moment."""
     try:
         return start_process(job, old)
     except Exception as error:
-        ended = as_ended(job, error)
+        ended = ended_from_error(job, error)
         if (
             ended.exit_code == DEADLINE
             or ended.verdict.code in ("moved", "ha-holds")
@@ -45,103 +47,110 @@ def start_again(job: Job, old: int) -> Result:
 
 
 def start_process(job: Job, old: int) -> Result:
-    """`qm start`, then QEMU's own word that it runs, in a process other than `old`. Whoever starts it already, starts
-    it for us."""
+    """Run `qm start`, then wait until QEMU itself says that it runs, in a process other than `old`.
+
+    A start that is at work already is waited for.
+    """
     job.enter("start")
-    budget = max(CLEANUP_SECONDS, job.left(MOST_SECONDS) - job.start_seconds)
-    await_holders(job, ("stop", "shutdown", "cleanup", "start"), budget, lambda: _runs_anew(job, old))
-    if _runs_anew(job, old):
+    budget = max(CLEANUP_SECONDS, job.seconds_left(MOST_SECONDS) - job.start_seconds)
+    await_holders(job, ("stop", "shutdown", "cleanup", "start"), budget, lambda: _runs_in_new_process(job, old))
+    if _runs_in_new_process(job, old):
         job.say(f"start: it was started already, as process {read_pid(job.host)}")
         return verify_running(job, START_VERIFY_SECONDS)
-    seconds = job.left(job.start_seconds)
+    seconds = job.seconds_left(job.start_seconds)
     ran = job.run(["qm", "start", str(job.host.vmid)], seconds, gently=True)
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
-    if ran.code is not None and ran.code < 0:  # killed by somebody: its worker goes on
-        await_holders(job, ("start",), job.start_seconds, lambda: _runs_anew(job, old))
+    if ran.code is not None and ran.code < 0:  # qm was killed from outside: its worker goes on
+        await_holders(job, ("start",), job.start_seconds, lambda: _runs_in_new_process(job, old))
         for holder in flock_holders(job.host):
-            if holder.kind == "start" and not _runs_anew(job, old):
+            if holder.kind == "start" and not _runs_in_new_process(job, old):
                 job.end_command(holder.pid)
-    if (ran.code is None or ran.code < 0) and not _runs_anew(job, old):
-        raise _given_up(job, seconds)
+    if (ran.code is None or ran.code < 0) and not _runs_in_new_process(job, old):
+        raise _abandon_start(job, seconds)
     if ran.code is not None and ran.code > 0 and "already running" not in ran.stderr:
         lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
         held = [f"held by {holder}" for holder in flock_holders(job.host)]
         advice = "" if held else "start"
-        raise failed("verb-failed", f"qm start failed: {_cause(ran.stderr)}", advice, *lines, *held)
+        raise failure("verb-failed", f"qm start failed: {_find_cause(ran.stderr)}", advice, *lines, *held)
     asked_ha = "Requesting HA start" in ran.stdout
     seconds = HA_START_SECONDS + job.start_seconds - QM_START_SECONDS if asked_ha else START_VERIFY_SECONDS
     result = verify_running(job, seconds, asked_ha)
     if old and read_pid(job.host) == old:
-        raise failed("verb-failed", f"the VM runs, but still in the old process {old}", "cycle")
+        raise failure("verb-failed", f"the VM runs, but still in the old process {old}", "cycle")
     return result
 
 
-def _runs_anew(job: Job, old: int) -> bool:
+def _runs_in_new_process(job: Job, old: int) -> bool:
     pid = read_pid(job.host)
     return pid is not None and pid != old and has_process(observe(job.host)) is True
 
 
-def _cause(stderr: str) -> str:
-    """Return the end of `qm`'s last line: before it may stand the whole command line of QEMU."""
+def _find_cause(stderr: str) -> str:
+    """Return the end of `qm`'s last line, which may begin with the whole command line of QEMU."""
     last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
     return last.rpartition("failed: ")[2][-CAUSE_CHARS:]
 
 
-def _given_up(job: Job, seconds: float) -> Ended:
-    """End what a start that was given up has left, so that it can't happen after we said that it failed; where nothing
-    ends it, say so."""
+def _abandon_start(job: Job, seconds: float) -> Ended:
+    """End what a start that took too long has left, and return its failure.
+
+    The start must not happen after it was reported as failed. Where nothing ends it, the failure says so.
+    """
     for pid in leftover_pids(job.host):
-        end_qemu(job, pid)
+        kill_half_started(job, pid)
     sentence = f"qm start did not end in {seconds:.0f} s"
     if left := leftover_pids(job.host):
         sentence = f"{sentence}, and {name_processes(left)} left: the VM may still start when the storage answers"
-        return failed("leftover", sentence, "", *describe_leftovers(left), exit_code=DEADLINE)
-    if job.unended:
+        return failure("leftover", sentence, "", *describe_leftovers(left), exit_code=DEADLINE)
+    if job.survivors:
         sentence = f"{sentence}, and its worker can't be ended: the VM may still start when the storage answers"
-        return failed("deadline", sentence, "", *job.unended, exit_code=DEADLINE)
-    return failed("deadline", f"{sentence}; it was ended, and nothing of it is left", "start", exit_code=DEADLINE)
+        return failure("deadline", sentence, "", *job.survivors, exit_code=DEADLINE)
+    return failure("deadline", f"{sentence}; it was ended, and nothing of it is left", "start", exit_code=DEADLINE)
 
 
 def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
-    """Return done once QEMU itself says running; fail with what it says instead. Where HA was asked, look as well
-    whether it has moved the VM to another node."""
+    """Return done once QEMU itself says running; fail with what it says instead.
+
+    Where HA was asked, look as well whether it has moved the VM to another node.
+    """
     job.enter("verify")
-    until = time.monotonic() + job.left(seconds)
+    until = time.monotonic() + job.seconds_left(seconds)
     facts = observe(job.host)
     while vm_state(facts) != "running" and time.monotonic() < until:
         if asked_ha:
-            _notice_a_move(job)
+            _refuse_move(job)
         time.sleep(0.05)
         facts = observe(job.host)
     state = vm_state(facts)
     if state != "running":
-        raise _not_running(job, state, describe_sources(facts), asked_ha)
+        raise _describe_not_running(job, state, describe_sources(facts), asked_ha)
     job.say(f"verify: running ({describe_sources(facts)})")
-    return Result(DONE, state, extra=_agents_word(job))
+    return Result(DONE, state, extra=_report_guest_agent(job))
 
 
-def _not_running(job: Job, state: str, source: str, asked_ha: bool) -> Ended:
+def _describe_not_running(job: Job, state: str, source: str, asked_ha: bool) -> Ended:
     if not asked_ha:
-        return failed("verb-failed", f"the VM is {state} and not running", "forensics", source)
+        return failure("verb-failed", f"the VM is {state} and not running", "forensics", source)
     view = cluster_view(job.host)
     requested, seen = (view.ha, view.ha_seen) if view.answers else ("started", "")
     later = "HA took the request and may still start it"
     lines = (source, later, ha_line(requested, seen), *ha_by_hand(job.host.vmid, requested, seen))
     sentence = f"HA was asked to start the VM, which is still {state}: look at ha-manager status"
-    return failed("ha-holds", sentence, "", *lines)
+    return failure("ha-holds", sentence, "", *lines)
 
 
-def _notice_a_move(job: Job) -> None:
+def _refuse_move(job: Job) -> None:
+    """Fail where HA has moved the VM to another node."""
     time.sleep(0.5)  # a look at /etc/pve is a process; the manager works in rounds of 10 s
     view = cluster_view(job.host, 1.0)
     if view.node:
         sentence = f"HA has moved VM {job.host.vmid} to node {view.node} and starts it there: look there"
-        raise failed("moved", sentence, "", f"/etc/pve/.vmlist names {view.node}")
+        raise failure("moved", sentence, "", f"/etc/pve/.vmlist names {view.node}")
 
 
-def _agents_word(job: Job) -> dict[str, object]:
-    """Report whether the guest agent answers, where the VM has one. A guest that boots does not yet: nothing waits."""
+def _report_guest_agent(job: Job) -> dict[str, object]:
+    """Report whether the guest agent answers, where the VM has one. Nothing waits for a guest that boots."""
     word = guest_agent_state(job.host, AGENT_PING_SECONDS)
     if word:
         job.say("verify: the guest agent " + ("answers" if word == "answers" else "does not answer yet"))

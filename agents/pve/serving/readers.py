@@ -1,6 +1,6 @@
-"""Children that answer reading verbs, one question after the other, so that a fork is not paid for each.
+"""Children that answer reading verbs, one request after the other, so that not every request needs a fork.
 
-A reader that is late may hang for ever on what it reads: it is killed, left behind, and replaced.
+A reader that is late may hang for ever on what it reads: it is killed and replaced.
 """
 
 import json
@@ -16,7 +16,7 @@ from .reads import read
 
 
 class Reader:
-    """One child and our end of its socket."""
+    """One child and the parent's end of its socket."""
 
     def __init__(self, host: Host, key: Key, bundle: str, resident: bool) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -24,31 +24,34 @@ class Reader:
         if self._pid == 0:
             try:
                 self._socket.close()
-                _answering(theirs, host, key, bundle, resident)
+                _answer_requests(theirs, host, key, bundle, resident)
             finally:
                 os._exit(0)
         theirs.close()
 
     def ask(self, request: Request) -> None:
+        """Send the child a request; raise OSError when it has died."""
         self._socket.sendall(json.dumps(asdict(request)).encode() + b"\n")
 
-    def heard(self) -> bytes:
-        """Return what the reader has said; nothing when it has died."""
+    def receive(self) -> bytes:
+        """Return what the child has sent; nothing when it has died."""
         try:
             return self._socket.recv(1 << 20)
         except OSError:
             return b""
 
     def fileno(self) -> int:
+        """Return the descriptor that is ready when the child has sent something."""
         return self._socket.fileno()
 
     def kill(self) -> None:
+        """Kill the child without waiting for its end."""
         kill_child(self._pid)
         self._socket.close()
 
 
-def _answering(theirs: socket.socket, host: Host, key: Key, bundle: str, resident: bool) -> None:
-    """Answer until our parent is gone."""
+def _answer_requests(theirs: socket.socket, host: Host, key: Key, bundle: str, resident: bool) -> None:
+    """Answer requests until the parent has ended."""
     close_standard_streams()
     if resident:
         lock_memory()
@@ -59,14 +62,14 @@ def _answering(theirs: socket.socket, host: Host, key: Key, bundle: str, residen
 
 
 class Readers:
-    """The reader that waits for the next question, if any; more are made while it is busy."""
+    """At most one idle reader; more are started while it is busy."""
 
     def __init__(self, host: Host, key: Key, bundle: str, resident: bool) -> None:
         self._made_of = (host, key, bundle, resident)
         self._idle: Reader | None = None
 
     def ask(self, request: Request) -> Reader:
-        """Return a reader that has been asked: the idle one, or a new one when that is busy or dead."""
+        """Return a reader that has the request: the idle one, or a new one when that is busy or dead."""
         reader, self._idle = self._idle or Reader(*self._made_of), None
         try:
             reader.ask(request)
@@ -84,5 +87,6 @@ class Readers:
             reader.kill()
 
     def close(self) -> None:
+        """Kill the idle reader."""
         if self._idle is not None:
             self._idle.kill()

@@ -1,4 +1,4 @@
-"""The verbs that change nothing: status, history, job and ping. Each is asked in a forked child with a deadline.
+"""The verbs that change nothing: status, history, job and ping. A forked child with a deadline runs each.
 
 A child yields messages: `facts` as they come in (so that a status keeps what it has when its deadline passes), output
 lines, and one result.
@@ -18,8 +18,8 @@ from ..host.paths import Host, Key
 from ..host.process import describe_process
 from ..host.pve_tasks import flock_holders
 from ..host.vmstate import Facts, describe_sources, leftover_pids, observe_stepwise, vm_state
-from ..jobs.archive import archive_trouble
-from ..jobs.history import entries, older_entries, table, whole_job
+from ..jobs.archive import describe_archive_trouble
+from ..jobs.history import format_jobs, list_jobs, list_older_jobs, read_job
 from ..jobs.mutex import Lock
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
@@ -31,10 +31,12 @@ STOPPED_SECONDS = 1.5  # of a stopped VM: which node has it, its lock, HA. An /e
 
 
 def output(text: str, stream: str = "stdout") -> Message:
+    """Return the message for lines of output."""
     return {"type": "output", "stream": stream, "text": text.rstrip("\n") + "\n"}
 
 
 def result_message(result: Result) -> Message:
+    """Return the message for a result."""
     return {"type": "result", **result.as_json()}
 
 
@@ -70,7 +72,7 @@ def _status(host: Host) -> Iterator[Message]:
 def status_result(
     host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED, owners: tuple[str, ...] = ()
 ) -> Result:
-    """Return the result of a status from whatever facts there are; reads tmpfs only, so it never waits."""
+    """Return the result of a status from the facts so far. It reads tmpfs only, so it never waits."""
     store = JobStore(host)
     holder_id = Lock(host, "lock").holder()
     holder = describe_holder(store, holder_id) if holder_id else None
@@ -101,19 +103,19 @@ def status_result(
 
 def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:
     view = cluster_view(host)
-    told = {
+    fields = {
         "version": VERSION,
         "bundle": bundle,
         "vmid": host.vmid,
         "read_only": key.read_only,
         "quorum": view.quorate,
-        "records": _records(host),
+        "records": _can_write_records(host),
     }
     yield output(f"breakglass-pve {VERSION} for VM {host.vmid}")
-    yield result_message(Result(DONE, last=JobStore(host).last, stage="ping", extra=told))
+    yield result_message(Result(DONE, last=JobStore(host).last, stage="ping", extra=fields))
 
 
-def _records(host: Host) -> bool:
+def _can_write_records(host: Host) -> bool:
     try:
         JobStore(host).prepare()
         write_atomic(f"{host.run_dir}/probe", "can this be written?")
@@ -123,20 +125,20 @@ def _records(host: Host) -> bool:
 
 
 def _history(host: Host) -> Iterator[Message]:
-    jobs, warnings = entries(host), [archive_trouble(JobStore(host))]
+    jobs, warnings = list_jobs(host), [describe_archive_trouble(JobStore(host))]
     try:
-        jobs += older_entries(host, jobs)
+        jobs += list_older_jobs(host, jobs)
     except NoAnswerError as error:
         warnings.append(f"the archive in /var/lib gave {error}: only jobs since the last boot are shown")
-    yield output(table(jobs))
+    yield output(format_jobs(jobs))
     extra: dict[str, object] = {"jobs": jobs}
-    said = tuple(filter(None, warnings))
-    yield result_message(Result(DONE, last=JobStore(host).last, stage="history", warnings=said, extra=extra))
+    shown = tuple(filter(None, warnings))
+    yield result_message(Result(DONE, last=JobStore(host).last, stage="history", warnings=shown, extra=extra))
 
 
 def _job(host: Host, job_id: str) -> Iterator[Message]:
     try:
-        job, silence = whole_job(host, job_id), ""
+        job, silence = read_job(host, job_id), ""
     except NoAnswerError as error:
         job, silence = None, f", and the archive in /var/lib gave {error}"
     if job is None:

@@ -1,6 +1,6 @@
-"""Work under way on behalf of a request: a read that a reader answers, or a job that is being followed.
+"""The tasks of a serving process: a read that a reader answers, or a job that is followed.
 
-Neither ever blocks the process that serves: both are polled, both end by a deadline of their own.
+Neither blocks the process that serves: both are polled, and both end by a deadline of their own.
 """
 
 import json
@@ -25,7 +25,7 @@ WORKER_EVERY = 1.0
 GRACE = 15.0
 
 
-class Read:
+class ReadTask:
     """A reading verb that a reader answers; ready when the reader's socket is."""
 
     def __init__(self, host: Host, request: Request, readers: Readers) -> None:
@@ -36,26 +36,27 @@ class Read:
         self._readers = readers
         self._facts: Facts | None = None
         self._buffer = b""
-        self._heard = False
+        self._has_answered = False
         self._reader = readers.ask(request)
         self.fd = self._reader.fileno()
 
     def poll(self, ready: bool) -> Iterator[Message]:
         """Yield what has come since; sets `done` after the result."""
         if ready:
-            chunk = self._reader.heard()
-            self._heard = self._heard or bool(chunk)
+            chunk = self._reader.receive()
+            self._has_answered = self._has_answered or bool(chunk)
             yield from self._messages(chunk)
-            if not chunk and not self._heard:
+            if not chunk and not self._has_answered:
                 self._ask_another()
             elif not chunk and not self.done:
-                yield self._given_up(Result(FAILED, stage=self._request.verb, verdict=_died(self._request.verb)))
+                verb = self._request.verb
+                yield self._give_up(Result(FAILED, stage=verb, verdict=_died_verdict(verb)))
         elif time.monotonic() >= self.until:
-            yield self._given_up(self._late())
+            yield self._give_up(self._late_result())
 
     def _ask_another(self) -> None:
-        """Ask a new reader, once: the idle one may have been killed as it was asked."""
-        self._heard = True
+        """Ask a new reader, once: the idle one may have been killed while it was asked."""
+        self._has_answered = True
         self._reader.kill()
         self._reader = self._readers.ask(self._request)
         self.fd = self._reader.fileno()
@@ -73,24 +74,24 @@ class Read:
                 self.done = True
                 self._readers.give_back(self._reader)
 
-    def _late(self) -> Result:
+    def _late_result(self) -> Result:
         if self._request.verb == "status":
             return status_result(self._host, self._facts or Facts(unread=True), DEADLINE)
         sentence = f"{self._request.verb} was not answered in {DEADLINES[self._request.verb]:g} s"
         return Result(DEADLINE, stage=self._request.verb, verdict=Verdict("deadline", sentence, "status"))
 
-    def _given_up(self, result: Result) -> Message:
+    def _give_up(self, result: Result) -> Message:
         self.done = True
         self._reader.kill()
         return result_message(result)
 
 
-def _died(verb: str) -> Verdict:
+def _died_verdict(verb: str) -> Verdict:
     return Verdict("agent-failed", f"the process that answers {verb} died", "status")
 
 
-class Follow:
-    """A job seen from outside: its new output, then its result; started by us or by somebody before."""
+class FollowTask:
+    """A job seen from outside: its new output, then its result, whoever started it."""
 
     fd = -1
 
@@ -113,23 +114,26 @@ class Follow:
         record = self._record
         if record is None:
             if time.monotonic() > self._begun + CLAIM_SECONDS:
-                yield from self._given_up()
+                yield from self._give_up()
         elif record.verb != self._request.verb or boottime() - record.boottime > DAY:
-            yield self._end(Result(ID_REUSED, last=self._store.last, verdict=_reused(record)))
+            yield self._end(Result(ID_REUSED, last=self._store.last, verdict=_reused_verdict(record)))
         elif self._request.detach:
             yield self._end(Result(DONE, last=self._store.last, stage="accepted"))
         else:
             yield from self._progress(record)
 
-    def _given_up(self) -> Iterator[Message]:
-        """Say that the job did not start, and take its id, so that a late one can't act after we said so. Evidence
-        harms nobody, however late: its id stays free, and whoever asks again has it taken."""
+    def _give_up(self) -> Iterator[Message]:
+        """Yield that the job did not start, and claim its id, so that a late job can't act after this answer.
+
+        Late evidence does no harm: its id stays free, and the next request with it takes a capture.
+        """
         verdict = Verdict("agent-failed", "the job did not start; nothing was changed", "status")
         result = Result(FAILED, verdict=verdict)
-        if self._request.verb == "forensics" or self._claimed_in_vain(result):
+        if self._request.verb == "forensics" or self._claim_for_nothing(result):
             yield self._end(result)
 
-    def _claimed_in_vain(self, result: Result) -> bool:
+    def _claim_for_nothing(self, result: Result) -> bool:
+        """Claim the id with this result; return False where the job has begun after all."""
         request = self._request
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         record = Record(
@@ -137,7 +141,7 @@ class Follow:
         )
         try:
             if not self._store.claim(record):
-                return False  # it has begun after all: follow it
+                return False
             whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by, "started": started}
             whole["deadline"] = DEADLINES[record.verb]
             self._store.write_result(record.id, whole)
@@ -151,27 +155,27 @@ class Follow:
         if result is not None:
             self.done = True
             yield {"type": "result", **result, **self._attachment()}
-        elif time.monotonic() > self._ends(record):
+        elif time.monotonic() > self._deadline(record):
             verdict = Verdict("deadline", "the job has not ended by its deadline", "status")
             yield self._end(Result(DEADLINE, stage=self._store.stage(record.id), verdict=verdict))
         elif time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + ALIVE_EVERY
-            if self._store.alive(record) or self._store.result(record.id) is not None:
+            if self._store.is_alive(record) or self._store.result(record.id) is not None:
                 return
             if self._worker_is_at_work(record):
                 self._next_look = time.monotonic() + WORKER_EVERY
             else:
-                yield self._killed(record)
+                yield self._killed_result(record)
 
     def _worker_is_at_work(self, record: Record) -> bool:
-        """Tell whether a `qm` that a killed job has left still stops or starts the VM: how it ends is not known yet."""
+        """Tell whether a `qm` that a killed job has left is still stopping or starting the VM."""
         if record.verb not in ("start", "stop", "cycle"):
             return False
         answer = ask_or_none(lambda: any(each.kind in ("start", "stop") for each in flock_holders(self._host)), 0.5)
-        return answer is not False  # no answer in time is no proof that it has ended; the deadline bounds the wait
+        return answer is not False  # no answer in time is no proof of its end; the deadline bounds the wait
 
-    def _ends(self, record: Record) -> float:
-        """Return by when the job must have ended, on our clock; asked once its verb's usual time is over."""
+    def _deadline(self, record: Record) -> float:
+        """Return by when the job must have ended, on the monotonic clock."""
         if time.monotonic() > self.until:
             deadline = self._store.deadline(record.id, record.verb) + GRACE
             self.until = time.monotonic() + record.boottime + deadline - boottime()
@@ -196,13 +200,13 @@ class Follow:
             else:
                 yield output(message["text"], message["stream"])
 
-    def _killed(self, record: Record) -> Message:
-        """Return the result that a killed job can't write, and write it for whoever asks later."""
+    def _killed_result(self, record: Record) -> Message:
+        """Return the result that a killed job can't write, and write it for later requests."""
         stage = self._store.stage(record.id)
         state = str(ask_or_none(lambda: vm_state(observe(self._host)), 0.5) or "unknown")
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
-        advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset's cont may be missing
+        advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset may lack its cont
         verdict = Verdict("stranded" if off else "job-killed", sentence, advice)
         result = Result(STRANDED if off else FAILED, state, self._store.last, stage, verdict)
         seconds = round(boottime() - record.boottime, 3)
@@ -211,7 +215,7 @@ class Follow:
         whole |= {"seconds": seconds}
         try:
             self._store.write_result(record.id, whole)
-        except OSError:  # /run is full: the next one who asks finds the same
+        except OSError:  # /run is full: the next request finds the same
             pass
         self.done = True
         return {"type": "result", **whole, **self._attachment()}
@@ -225,6 +229,6 @@ class Follow:
         return {**result_message(result), "job": self._request.id, **self._attachment()}
 
 
-def _reused(record: Record) -> Verdict:
+def _reused_verdict(record: Record) -> Verdict:
     sentence = f"this id already belongs to a {record.verb} of {record.started}; use a new id"
     return Verdict("id-reused", sentence, "status")

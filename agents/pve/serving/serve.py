@@ -15,17 +15,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ..grammar import LINE_CHARS, Malformed, Request, escaped, parse_line
+from ..grammar import LINE_CHARS, Malformed, Request, escape, parse_line
 from ..host.bounded import reap_children
 from ..host.paths import Host, Key
 from ..host.process import lock_memory
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
-from ..run_job import attach_to_capture, spawn
+from ..run_job import attach_to_capture, spawn_job
 from ..words import AGENT_REFUSED, DEADLINES, FAILED, MUTATING, READ_ONLY, REFUSED, VERBS
 from .readers import Readers
 from .reads import Message, output, result_message
-from .requests import Follow, Read
+from .requests import FollowTask, ReadTask
 
 FOLLOW_EVERY = 0.02
 MOST_TASKS = 64
@@ -36,23 +36,23 @@ Send = Callable[[str, Message], None]
 
 
 class Agent:
-    """The requests under way; `send(tag, message)` takes each answer."""
+    """The requests under way; each answer goes to `send(tag, message)`."""
 
     def __init__(self, host: Host, key: Key, bundle: str, send: Send, resident: bool = False) -> None:
         self._host = host
         self._key = key
         self._readers = Readers(host, key, bundle, resident)
         self._send = send
-        self.tasks: dict[Read | Follow, str] = {}
+        self.tasks: dict[ReadTask | FollowTask, str] = {}
 
     def submit(self, tag: str, line: str) -> None:
-        """Judge one line and begin what it asks for."""
+        """Check one line, then refuse it or begin its task."""
         try:
             request = parse_line(line)
-            refusal = judged(self._host, self._key, request)
+            refusal = check_request(self._host, self._key, request)
         except Malformed as error:
-            self._host.log(f"refused ({error}): {escaped(line)}")
-            refusal = not_a_verb(line)
+            self._host.log(f"refused ({error}): {escape(line)}")
+            refusal = refuse_line(line)
         if refusal is not None:
             for message in refusal:
                 self._send(tag, message)
@@ -62,28 +62,28 @@ class Agent:
     def _begin(self, tag: str, request: Request) -> None:
         try:
             self.tasks[self._task(request)] = tag
-        except OSError as error:  # no memory, no process: say so instead of dying with every other request
+        except OSError as error:  # no memory, no process: the other requests go on
             verdict = Verdict("agent-failed", f"the host can't begin {request.verb}: {error}; nothing was done")
             self._send(tag, result_message(Result(FAILED, stage="begin", verdict=verdict)))
 
-    def _task(self, request: Request) -> Read | Follow:
+    def _task(self, request: Request) -> ReadTask | FollowTask:
         if request.verb not in (*MUTATING, "forensics"):
-            return Read(self._host, request, self._readers)
+            return ReadTask(self._host, request, self._readers)
         nonce = secrets.token_hex(8)
-        job = named(self._key, request, nonce)
+        job = complete_request(self._key, request, nonce)
         store = JobStore(self._host)
         store.prepare()
         if store.record(job.id) is None and not attach_to_capture(self._host, job):
-            spawn(self._host, job, nonce)
-        return Follow(self._host, job, nonce)
+            spawn_job(self._host, job, nonce)
+        return FollowTask(self._host, job, nonce)
 
     def poll(self, ready: set[int]) -> None:
-        """Let every task say what it has; forget those that are done."""
+        """Send what every task has; forget the tasks that are done."""
         for task, tag in list(self.tasks.items()):
             try:
                 for message in task.poll(task.fd in ready):
                     self._send(tag, message)
-            except Exception as error:  # a damaged job must not end the session for everybody else
+            except Exception as error:  # a damaged job must not end the other requests
                 task.done = True
                 verdict = Verdict("agent-failed", f"the host agent failed: {type(error).__name__}: {error}", "status")
                 self._send(tag, result_message(Result(FAILED, verdict=verdict)))
@@ -92,51 +92,55 @@ class Agent:
         reap_children()
 
     def timeout(self) -> float | None:
-        """Return the seconds until something may have to be looked at without a descriptor being ready."""
-        if any(isinstance(task, Follow) for task in self.tasks):
+        """Return the seconds until a task must be polled although no descriptor is ready; None for no limit."""
+        if any(isinstance(task, FollowTask) for task in self.tasks):
             return FOLLOW_EVERY
         ends = [task.until for task in self.tasks]
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def close(self) -> None:
+        """End the reader that is idle."""
         self._readers.close()
 
     def descriptors(self) -> list[int]:
+        """Return the descriptors to wait for."""
         return [task.fd for task in self.tasks if task.fd >= 0]
 
 
-def named(key: Key, request: Request, nonce: str) -> Request:
-    """Give a job its id and its person where the line named none; a read-only key reuses what is a minute old."""
+def complete_request(key: Key, request: Request, nonce: str) -> Request:
+    """Return the request with an id and a caller; a read-only key reuses a capture that is a minute old."""
     by = request.by or key.name or ("read-only" if key.read_only else "by-hand")
     fresh = max(60, request.fresh) if key.read_only else request.fresh
     return replace(request, id=request.id or f"{request.verb}-{nonce}", by=by, fresh=fresh)
 
 
-def judged(host: Host, key: Key, request: Request) -> Iterator[Message] | None:
+def check_request(host: Host, key: Key, request: Request) -> Iterator[Message] | None:
     """Return the refusal that this key gets for this request, or None."""
     if request.vm is not None and request.vm != host.vmid:
         sentence = f"this key serves VM {host.vmid}, not {request.vm}; nothing was changed"
-        return refusal(REFUSED, Verdict("wrong-vm", sentence), sentence)
+        return refusal_messages(REFUSED, Verdict("wrong-vm", sentence), sentence)
     if key.read_only and request.verb in MUTATING:
         sentence = "this key can't change power; an operator has to approve it"
-        return refusal(READ_ONLY, Verdict("read-only-key", sentence), f"approval-required: {request.verb}")
-    if key.read_only and request.names_caller_things:
+        return refusal_messages(READ_ONLY, Verdict("read-only-key", sentence), f"approval-required: {request.verb}")
+    if key.read_only and request.has_caller_fields:
         sentence = "a read-only key can't say id, by, anyway, note or detach"
-        return refusal(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+        return refusal_messages(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
     if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
         sentence = "no session here"
-        return refusal(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+        return refusal_messages(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
     return None
 
 
-def refusal(exit_code: int, verdict: Verdict, line: str) -> Iterator[Message]:
+def refusal_messages(exit_code: int, verdict: Verdict, line: str) -> Iterator[Message]:
+    """Yield a refusal: one line of output, then the result."""
     yield output(line, "stdout" if exit_code == READ_ONLY else "stderr")
     yield result_message(Result(exit_code, stage="begin", verdict=verdict))
 
 
-def not_a_verb(line: str) -> Iterator[Message]:
-    sentence = f'not a request: "{escaped(line, 60)}"; one of {", ".join(VERBS)}'
-    return refusal(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+def refuse_line(line: str) -> Iterator[Message]:
+    """Yield the refusal of a line that is not of the grammar."""
+    sentence = f'not a request: "{escape(line, 60)}"; one of {", ".join(VERBS)}'
+    return refusal_messages(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
 
 
 # --- one request -------------------------------------------------------------------------------------------------
@@ -150,9 +154,9 @@ def serve_one(host: Host, key: Key, bundle: str, line: str) -> int:
     def send(tag: str, message: Message) -> None:
         if message["type"] == "output":
             stream = sys.stdout if message["stream"] == "stdout" else sys.stderr
-            print(indented(str(message["text"])), end="", file=stream, flush=True)
+            print(protect_trailer(str(message["text"])), end="", file=stream, flush=True)
         elif message["type"] == "stage":
-            print(stage_line(message, first=not stages), flush=True)
+            print(format_stage(message, first=not stages), flush=True)
             stages.append(message)
         else:
             trailer = {name: value for name, value in message.items() if name != "type"}
@@ -168,12 +172,13 @@ def serve_one(host: Host, key: Key, bundle: str, line: str) -> int:
     return codes[0]
 
 
-def stage_line(message: Message, first: bool) -> str:
+def format_stage(message: Message, first: bool) -> str:
+    """Return the line for a stage; the first one names the job's deadline."""
     return f"stage: {message['stage']}" + (f", at most {message['deadline']:g} s in all" if first else "")
 
 
-def indented(text: str) -> str:
-    """Return output text in which no line can pose as the trailer."""
+def protect_trailer(text: str) -> str:
+    """Return output text in which no line looks like the trailer."""
     return re.sub(r"(?m)^#breakglass ", " #breakglass ", text)
 
 
@@ -193,7 +198,7 @@ class Session:
         os.set_blocking(1, False)
 
     def run(self) -> None:
-        """Serve until stdin ends; the jobs that were started go on without us."""
+        """Serve until stdin ends; the jobs that were started go on."""
         lock_memory()
         while self._open:
             reading = [] if self._lines else [0]
@@ -201,13 +206,13 @@ class Session:
             timeout = 0.0 if self._can_begin else self._agent.timeout()
             ready, writable, _ = select.select([*reading, *self._agent.descriptors()], writing, [], timeout)
             if 0 in ready:
-                self._take()
+                self._read_input()
             self._begin_lines()
             self._agent.poll(set(ready))
             if writable or self._unsent:
                 self._flush()
 
-    def _take(self) -> None:
+    def _read_input(self) -> None:
         chunk = os.read(0, 65536)
         self._open = bool(chunk)
         *lines, self._unread = (self._unread + chunk).split(b"\n")
@@ -221,9 +226,9 @@ class Session:
 
     def _begin_lines(self) -> None:
         while self._can_begin:
-            self._take_line(self._lines.popleft().decode("utf-8", "replace"))
+            self._begin_line(self._lines.popleft().decode("utf-8", "replace"))
 
-    def _take_line(self, line: str) -> None:
+    def _begin_line(self, line: str) -> None:
         match = _TAGGED.fullmatch(line)
         tag, command = match.groups() if match else ("", line)
         self._agent.submit(tag, command)
@@ -231,7 +236,7 @@ class Session:
     def _send(self, tag: str, message: Message) -> None:
         self._unsent += json.dumps({"tag": tag, **message}).encode() + b"\n"
         if len(self._unsent) > MOST_UNSENT:
-            self._open = False  # nobody reads; the next session finds the jobs by their ids
+            self._open = False  # the client does not read; the next session finds the jobs by their ids
 
     def _flush(self) -> None:
         try:

@@ -1,0 +1,44 @@
+"""The last step before a verb changes anything: evidence, what it forbids, and the record in `last`."""
+
+from ..forensics.capture import ensure_evidence
+from ..host.vmstate import Facts
+from ..jobs.job import Job
+from ..jobs.result import Ended, Verdict
+from ..words import REFUSED, STORAGE_HUNG
+
+_MEND = (
+    "by hand: mend the storage (pvesm status, dmesg, the network to a NAS); QEMU goes on by itself then",
+    "once the storage answers, take forensics again: until then this proof refuses the verb for up to 60 s",
+)
+
+
+def begin_change(job: Job, facts: Facts) -> None:
+    """Take the evidence before it is gone, refuse where it says so, and become `last`: now something changes."""
+    job.enter("forensics")
+    try:
+        _refuse_hung_storage(job, ensure_evidence(job, facts))
+    except Ended:
+        raise
+    except Exception as error:  # evidence before action, but never instead of it: a defect there must not stop a rescue
+        job.warnings.append(f"the evidence could not be taken: {type(error).__name__}: {error}")
+    try:
+        job.store.set_last(job.record.id)
+    except OSError:
+        job.warnings.append("the host could not record this job as the last one")
+
+
+def _refuse_hung_storage(job: Job, verdict: Verdict | None) -> None:
+    """Refuse a reset or a cycle that the evidence shows to end with a VM that can't be started.
+
+    A person who has seen that can lift the refusal. A reset blocks in QEMU as well, until the storage answers.
+    """
+    if verdict is None or verdict.code != STORAGE_HUNG or job.record.verb not in ("reset", "cycle"):
+        return
+    if job.anyway == STORAGE_HUNG:
+        job.warnings.append(f"the storage of this VM does not answer; {job.record.by} asked for the verb anyway")
+        return
+    sentence = (
+        "this VM's storage does not answer: QEMU could not end and no start could follow until the storage answers; "
+        "mend the storage first"
+    )
+    raise Ended(REFUSED, Verdict(STORAGE_HUNG, sentence, "", (*verdict.evidence, *_MEND)), anyway=STORAGE_HUNG)
