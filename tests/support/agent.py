@@ -93,7 +93,12 @@ def hasten(world: World) -> None:
 
 
 def write_agent(world: World, code: str = "", /, **constants: object) -> None:
-    """Have the host run the package, with these constants and after this code.
+    """Have the host run the package, with these constants and after this code."""
+    world.agent.write_text(agent_program(code, **constants))
+
+
+def agent_program(code: str = "", /, **constants: object) -> str:
+    """Return a program that runs the package with these constants and after this code.
 
     In the code, `find(NAME)` returns what the package has under a name, and `replace(NAME=VALUE, ...)` gives it
     another value wherever it was imported.
@@ -102,8 +107,7 @@ def write_agent(world: World, code: str = "", /, **constants: object) -> None:
     assert constants.keys() <= known, f"the host agent does not have {constants.keys() - known}"
     root = str(Path(__file__).parent.parents[1])
     names = {"root": root, "measuring": measuring.prologue(), "main": MAIN, "package": PACKAGE}
-    program = _PROGRAM.format(**names, constants=constants, code=code)
-    world.agent.write_text(program)
+    return _PROGRAM.format(**names, constants=constants, code=code)
 
 
 def _modules() -> list[ModuleType]:

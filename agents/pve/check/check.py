@@ -1,7 +1,7 @@
-"""`breakglass-pve check`: is this host set up so that a rescue works, and so that its keys open nothing else?
+"""`breakglass-pve check`: verifies that a rescue works on this host and that its keys open nothing else.
 
-It reads and asks; `findings.py` and `key_lines.py` judge. All that it makes are the two directories that `serve` makes
-too. Whatever may hang is asked in a forked child with a deadline, because a check must end on a broken host as well.
+Reads the host; `findings.py` and `key_lines.py` judge. It creates only the two directories that `serve` creates too.
+Every place that may hang is read in a forked child with a deadline, because a check must end on a broken host as well.
 """
 
 import glob
@@ -34,12 +34,12 @@ from .key_lines import KeyLine, judge_both_kinds, judge_elsewhere, judge_key_lin
 
 SSHD_SECONDS = 5.0
 FILE_SECONDS = 3.0
-_ELSEWHERE = "AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
+_ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 
 
 def check(host: Host, user: str, own_file: str) -> Iterator[Finding]:
-    """Yield what is right and wrong with this host, for one VM and the account that its keys log in to."""
-    yield from _check_program(own_file)
+    """Yield the findings about this host, for one VM and the account that its keys log in to."""
+    yield from _check_program(host, own_file)
     yield from _check_directories(host)
     yield from _check_vm(host)
     passwd = _read_in_time(host.path("/etc/passwd")) or ""
@@ -47,8 +47,7 @@ def check(host: Host, user: str, own_file: str) -> Iterator[Finding]:
     yield judge_logind(_read_logind_configs(host))
     settings = _read_sshd_settings(host, user)
     if settings is None:
-        sentence = "sshd -T does not say what holds; is it installed, and is its configuration good?"
-        yield error(sentence, "sshd -t; systemctl status ssh")
+        yield error("sshd -T failed, so its settings are not known", "run sshd -t and systemctl status ssh")
         return
     shadow = _read_in_time(host.path("/etc/shadow")) or ""
     yield from judge_shadow(user, shadow, pam=settings.get("usepam") == "yes")
@@ -56,37 +55,37 @@ def check(host: Host, user: str, own_file: str) -> Iterator[Finding]:
     yield from _check_keys(host, user, settings, passwd)
 
 
-def _check_program(own_file: str) -> Iterator[Finding]:
-    yield judge_file(own_file, _stat_path(own_file) or [(own_file, -1, 0)])
+def _check_program(host: Host, own_file: str) -> Iterator[Finding]:
+    yield judge_file(own_file, _stat_path(host, own_file) or [(own_file, -1, 0)])
     yield judge_python(tuple(sys.version_info[:3]))
     if os.geteuid() != 0:
         yield error("this check does not run as root, so it can't see everything", "run it as root")
     if shutil.which("qm") is None:
-        yield error("qm is not on PATH", f"is this a Proxmox host? PATH={os.environ.get('PATH')}")
+        yield error("qm is not on PATH", f"run this check on the Proxmox host; PATH is {os.environ.get('PATH')}")
     else:
         yield ok(f"qm is {shutil.which('qm')}")
 
 
 def _check_directories(host: Host) -> Iterator[Finding]:
-    for path, what, judge in (
+    for path, effect, finding in (
         (host.path("/run/breakglass"), "no job can be recorded, so no verb can run", error),
         (host.path("/var/lib/breakglass"), "finished jobs are not archived", warning),
     ):
-        told = ask_or_none(partial(_try_write, path), FILE_SECONDS)
-        if told is True:
+        answer = ask_or_none(partial(_try_write, path), FILE_SECONDS)
+        if answer is True:
             yield ok(f"{path} can be written")
         else:
-            yield judge(f"{path} can't be written: {what}", str(told or f"no answer in {FILE_SECONDS:g} s"))
+            yield finding(f"{path} can't be written: {effect}", str(answer or f"no answer in {FILE_SECONDS:g} s"))
 
 
 def _try_write(directory: str) -> object:
-    """Return True when a file can be made there, else why not."""
+    """Return True when a file can be created there, or the reason why not."""
     try:
         os.makedirs(directory, 0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(b"breakglass-pve check\n")
-    except OSError as error:
-        return str(error)
+    except OSError as failure:
+        return str(failure)
     return True
 
 
@@ -97,18 +96,18 @@ def _check_vm(host: Host) -> Iterator[Finding]:
             "/etc/pve does not answer; reset and stop work, start and cycle do not", "systemctl status pve-cluster"
         )
     elif not view.config:
-        where = f"it is on node {view.node}" if view.node else "no node has one"
-        yield error(f"VM {host.vmid} has no configuration on this node", where)
+        hint = f"it is on node {view.node}" if view.node else "no node has one"
+        yield error(f"VM {host.vmid} has no configuration on this node", hint)
     else:
         yield ok(f"VM {host.vmid} is configured on this node")
 
 
 def _read_logind_configs(host: Host) -> Iterator[str]:
-    """Yield logind's configuration in the order in which it counts: the main file, then drop-ins by their names."""
+    """Yield logind's configuration in the order in which it applies: the main file, then drop-ins by name."""
     places = [host.path(f"{place}/systemd") for place in ("/usr/lib", "/run", "/etc")]
     mains = [path for place in reversed(places) if os.path.exists(path := f"{place}/logind.conf")]
     drop_ins: dict[str, str] = {}
-    for place in places:  # of two with the same name, the one in /etc counts
+    for place in places:  # of two with the same name, the one in /etc applies
         drop_ins |= {os.path.basename(path): path for path in glob.glob(f"{place}/logind.conf.d/*.conf")}
     for path in (*mains[:1], *(drop_ins[name] for name in sorted(drop_ins))):
         yield _read_in_time(path) or ""
@@ -126,7 +125,10 @@ def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str) ->
     paths = find_key_files(settings, user, account.home if account else "/")
     roots = _find_root_files(host, passwd)
     if not paths:
-        yield error(f"sshd has no AuthorizedKeysFile for {user}", "is /etc/ssh/sshd_config.d included?")
+        yield error(
+            f"sshd has no AuthorizedKeysFile for {user}",
+            "include /etc/ssh/sshd_config.d/*.conf in /etc/ssh/sshd_config",
+        )
     lines: list[KeyLine] = []
     for path in paths:
         if path in roots:
@@ -141,15 +143,15 @@ def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str) ->
 
 
 def _judge_place(host: Host, path: str) -> Finding:
-    """Judge where a key file really is, and who may change it there; a link may lead to a place that hangs."""
-    stats = _stat_path(host.path(path))
+    """Judge where a key file really is and who may change it there; a link may lead to a place that hangs."""
+    stats = _stat_path(host, host.path(path))
     if stats is None or stats[0][0].startswith(host.path("/etc/pve/")):
-        return error(f"{path} is below /etc/pve: gone when the cluster file system is", _ELSEWHERE)
+        return error(f"{path} is below /etc/pve, and gone when the cluster file system is", _ELSEWHERE)
     return judge_file(path, stats)
 
 
 def _find_root_files(host: Host, passwd: str) -> list[str]:
-    """Return where root's own keys are, by sshd's word, and where Proxmox keeps them."""
+    """Return the paths of root's own key files: those that sshd uses, and the one that Proxmox keeps."""
     root = find_account(passwd, "root")
     settings = _read_sshd_settings(host, "root") or {}
     return [*find_key_files(settings, "root", root.home if root else "/root"), "/etc/pve/priv/authorized_keys"]
@@ -167,9 +169,9 @@ def _check_elsewhere(host: Host, paths: Iterable[str], ours: set[str]) -> Iterat
 
 
 def _read_in_time(path: str) -> str | None:
-    """Return a file's text, nothing when there is none, and None when it can't be read or does not answer."""
+    """Return a file's text, empty without such a file, None when it can't be read or does not answer."""
 
-    def question() -> str | None:
+    def read() -> str | None:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 return file.read()
@@ -178,25 +180,25 @@ def _read_in_time(path: str) -> str | None:
         except OSError:
             return None
 
-    told = ask_or_none(question, FILE_SECONDS)
-    return told if isinstance(told, str) else None
+    answer = ask_or_none(read, FILE_SECONDS)
+    return answer if isinstance(answer, str) else None
 
 
-def _stat_path(path: str) -> list[tuple[str, int, int]] | None:
-    """Return (path, uid, mode) of a file and of each directory above it; None when there is no answer."""
-    told = ask_or_none(partial(_stat_upwards, path), FILE_SECONDS)
-    return [(name, uid, mode) for name, uid, mode in told] if isinstance(told, list) else None
+def _stat_path(host: Host, path: str) -> list[tuple[str, int, int]] | None:
+    """Return (path, uid, mode) of a file and of each directory above it, up to the root; None without an answer."""
+    answer = ask_or_none(partial(_stat_upwards, path, host.root or "/"), FILE_SECONDS)
+    return [(name, uid, mode) for name, uid, mode in answer] if isinstance(answer, list) else None
 
 
-def _stat_upwards(path: str) -> object:
-    path = os.path.realpath(path)
+def _stat_upwards(path: str, root: str) -> object:
+    path, root = os.path.realpath(path), os.path.realpath(root)
     found = []
     while True:
         try:
-            told = os.stat(path)
-            found.append((path, told.st_uid, told.st_mode))
+            status = os.stat(path)
+            found.append((path, status.st_uid, status.st_mode))
         except OSError:
             found.append((path, -1, 0))
-        if path == "/":
+        if path in ("/", root):
             return found
         path = os.path.dirname(path)

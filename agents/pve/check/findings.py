@@ -1,7 +1,7 @@
-"""What is right and wrong with an installation, judged from texts: sshd's settings, logind, passwd, shadow.
+"""Judges an installation from texts: passwd, shadow, sshd's settings, logind's settings, owners and modes of files.
 
-Nothing here looks at the host; `check.py` reads and asks. The rules are those of sshd_config(5), shadow(5) and
-logind.conf(5): an error says what would fail or stand open, and not what is merely unusual.
+Pure: `check.py` reads the host. The rules are those of sshd_config(5), shadow(5) and logind.conf(5). An error names
+what would fail or be open to others; a setting that is only unusual is no finding.
 """
 
 import re
@@ -24,20 +24,24 @@ class Finding:
 
 
 def ok(sentence: str) -> Finding:
+    """Return a finding that needs no action."""
     return Finding(OK, sentence)
 
 
 def warning(sentence: str, hint: str = "") -> Finding:
+    """Return a finding that leaves a rescue possible."""
     return Finding(WARNING, sentence, hint)
 
 
 def error(sentence: str, hint: str = "") -> Finding:
+    """Return a finding that makes `check` end with 1."""
     return Finding(ERROR, sentence, hint)
 
 
 def judge_python(version: tuple[int, ...]) -> Finding:
-    said = f"this is Python {'.'.join(map(str, version))}"
-    return ok(said) if version >= (3, 11) else error(said, "3.11 or later, as in Proxmox VE 8 and 9")
+    """Require Python 3.11."""
+    sentence = f"this is Python {'.'.join(map(str, version))}"
+    return ok(sentence) if version >= (3, 11) else error(sentence, "use 3.11 or later, as in Proxmox VE 8 and 9")
 
 
 # --- the account ---
@@ -52,8 +56,11 @@ class Account:
     shell: str
 
 
+_PLAIN_SHELLS = ("/bin/sh", "/bin/dash", "/usr/bin/dash")
+
+
 def find_account(passwd: str, user: str) -> Account | None:
-    """Return a user's line; the first one counts, as for the C library."""
+    """Return the first line of passwd(5) for a user, as the C library does."""
     for line in passwd.splitlines():
         fields = line.split(":")
         if fields[0] == user and len(fields) == 7:
@@ -62,45 +69,43 @@ def find_account(passwd: str, user: str) -> Account | None:
 
 
 def judge_account(user: str, account: Account | None) -> Iterator[Finding]:
-    """Ask for uid 0, because `qm` does, and for a shell that reads no start-up file before the agent."""
+    """Require uid 0, as `qm` does, and a shell that reads no start-up file before the host agent runs."""
     if account is None:
-        yield error(f'there is no account "{user}"', "useradd: see `breakglass host install-commands`")
+        yield error(f'there is no account "{user}"', "run the commands that `breakglass host install-commands` prints")
         return
     if account.uid != "0":
-        yield error(f"{user} has uid {account.uid}; qm and QMP want root", "useradd --non-unique --uid 0")
-    if account.shell not in ("/bin/sh", "/bin/dash", "/usr/bin/dash"):
-        # bash reads ~/.bashrc for a forced command: a noisy or hanging one would be in the way
+        yield error(f"{user} has uid {account.uid}; qm and QMP need root", f"usermod --non-unique --uid 0 {user}")
+    if account.shell not in _PLAIN_SHELLS:
+        # bash reads ~/.bashrc for a forced command too, and that file may print or hang
         yield error(f'the shell of {user} is "{account.shell}"', f"usermod --shell /bin/sh {user}")
-    if account.uid == "0" and account.shell in ("/bin/sh", "/bin/dash", "/usr/bin/dash"):
+    if account.uid == "0" and account.shell in _PLAIN_SHELLS:
         yield ok(f"{user} has uid 0 and the shell {account.shell}")
 
 
 def judge_shadow(user: str, shadow: str, pam: bool) -> Iterator[Finding]:
-    """Ask for a password that matches nothing and never expires, and that sshd does not take for a locked account."""
+    """Require a password that matches nothing, that never expires and that does not lock the account for sshd."""
     fields = next((line.split(":") for line in shadow.splitlines() if line.split(":")[0] == user), [])
     if len(fields) < 9:
         yield error(f"{user} has no line in /etc/shadow", f"usermod --password '*' {user}")
         return
     password, longest, expires = fields[1], fields[4], fields[7]
     if password.startswith("!") and not pam:
-        yield error(f"sshd without PAM refuses {user}: a locked account", f"usermod --password '*' {user}")
+        yield error(f"{user} is locked, and sshd without PAM refuses it", f"usermod --password '*' {user}")
     elif password.startswith("!"):
-        yield warning(
-            f"{user} is locked with !, which sshd refuses once UsePAM is no", f"usermod --password '*' {user}"
-        )
+        yield warning(f"{user} is locked, and sshd refuses it once UsePAM is no", f"usermod --password '*' {user}")
     elif password != "*":  # noqa: S105  a word of shadow(5)
         yield error(f"{user} has a password", f"usermod --password '*' {user}")
     else:
-        yield ok(f"no password opens {user}, and its keys may")
+        yield ok(f"no password logs in as {user}; its keys do")
     if expires or (longest.isdecimal() and int(longest) < 99999):
-        yield error(f"{user} expires, and its keys with it", f"chage -m 0 -M -1 -I -1 -E -1 {user}")
+        yield error(f"{user} expires, and its keys stop working then", f"chage -m 0 -M -1 -I -1 -E -1 {user}")
 
 
 # --- sshd ---
 
 
 def parse_settings(text: str) -> dict[str, str]:
-    """Return what `sshd -T` printed, keyword to value; a keyword that comes again is joined with a space."""
+    """Return the settings that `sshd -T` printed, by keyword; a repeated keyword's values are joined by a space."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.strip().partition(" ")
@@ -120,21 +125,27 @@ def find_key_files(settings: Mapping[str, str], user: str, home: str) -> list[st
 
 
 _EXPECTED = {"disableforwarding": "yes", "permittty": "no", "permituserrc": "no", "authenticationmethods": "publickey"}
-_DROP_IN = "put it into the Match block of /etc/ssh/sshd_config.d/00-breakglass.conf"
+_DROP_IN = "in the Match block of /etc/ssh/sshd_config.d/00-breakglass.conf"
 
 
 def judge_sshd(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
-    """Judge what `sshd -T -C user=…` says really holds for the account."""
+    """Judge the settings that are in force for the account, by `sshd -T -C user=…`."""
     forced = settings.get("forcecommand", "none")
     if forced != "none":
-        yield error(f"sshd has a ForceCommand for {user}: {forced}", "take it out; it overrides each key's --read-only")
+        yield error(
+            f"sshd has a ForceCommand for {user}: {forced}", "remove it, because it overrides each key's --read-only"
+        )
     for name, value in _EXPECTED.items():
         if settings.get(name) != value:
-            yield error(f"sshd has {name} {settings.get(name)} for {user}, not {value}", _DROP_IN)
+            yield error(
+                f"sshd has {name} {settings.get(name)} for {user}, not {value}", f"set {name} {value} {_DROP_IN}"
+            )
     if settings.get("clientaliveinterval", "0") == "0":
-        yield warning("sshd does not notice a dead connection", f"ClientAliveInterval 15; {_DROP_IN}")
+        yield warning("sshd does not notice a dead connection", f"set ClientAliveInterval 15 {_DROP_IN}")
     if settings.get("authorizedkeyscommand", "none") != "none":
-        yield warning("sshd also asks an AuthorizedKeysCommand for keys", "make sure that it names none for this user")
+        yield warning(
+            "sshd also asks an AuthorizedKeysCommand for keys", "make sure that it prints no key for this user"
+        )
     yield from _judge_root_login(settings.get("permitrootlogin", ""), user)
     yield from _judge_allowed(settings, user)
     yield from _judge_penalties(settings)
@@ -143,10 +154,11 @@ def judge_sshd(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
 
 
 def _judge_root_login(value: str, user: str) -> Iterator[Finding]:
+    hint = f"set PermitRootLogin forced-commands-only {_DROP_IN}"
     if value == "no":
-        yield error(f"PermitRootLogin no turns {user} away: its uid is 0", f"forced-commands-only; {_DROP_IN}")
+        yield error(f"PermitRootLogin no refuses {user}, whose uid is 0", hint)
     elif value != "forced-commands-only":
-        yield warning(f"PermitRootLogin {value}: a key line that lost its command= is a root shell", _DROP_IN)
+        yield warning(f"PermitRootLogin {value} gives a key without command= a root shell", hint)
 
 
 def _judge_allowed(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
@@ -154,22 +166,24 @@ def _judge_allowed(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     if allowed and not any(re.fullmatch(rf"{re.escape(user)}(@.*)?|\*.*", word) for word in allowed):
         yield error(f"AllowUsers does not name {user}", f"add {user} to it")
     if settings.get("allowgroups"):
-        yield warning(f"AllowGroups is set: {settings['allowgroups']}", f"see that a group of {user} is among them")
+        yield warning(
+            f"AllowGroups is set: {settings['allowgroups']}", f"make sure that a group of {user} is among them"
+        )
     if any(word.partition("@")[0] == user for word in settings.get("denyusers", "").split()):
-        yield error(f"DenyUsers names {user}", f"take {user} out of it")
+        yield error(f"DenyUsers names {user}", f"remove {user} from it")
 
 
 def _judge_penalties(settings: Mapping[str, str]) -> Iterator[Finding]:
     if settings.get("persourcepenalties", "no") != "no" and settings.get("persourcepenaltyexemptlist") == "none":
-        hint = "PerSourcePenaltyExemptList with the handler's address, before the Match"
-        yield warning("somebody's failed logins from the handler's address can lock the handler out", hint)
+        hint = "set PerSourcePenaltyExemptList to the handler's address, before the Match block"
+        yield warning("failed logins from the handler's address can lock the handler out", hint)
 
 
 # --- logind ---
 
 
 def judge_logind(texts: Iterable[str], user: str = "root") -> Finding:
-    """Say whether logind would kill a job when its SSH session ends (logind.conf(5)); later texts win.
+    """Judge whether logind would kill a job when its SSH session ends (logind.conf(5)); later texts win.
 
     Without KillExcludeUsers= root is excluded; an account with uid 0 is root to logind.
     """
@@ -182,9 +196,9 @@ def judge_logind(texts: Iterable[str], user: str = "root") -> Finding:
     if found.get("KillUserProcesses", "no").lower() not in ("yes", "true", "on", "1", "y", "t"):
         return ok("logind: KillUserProcesses=no, so a job outlives its SSH session")
     excluded, only = found.get("KillExcludeUsers", user).split(), found.get("KillOnlyUsers", "").split()
-    hint = "KillUserProcesses=no in /etc/systemd/logind.conf"
+    hint = "set KillUserProcesses=no in /etc/systemd/logind.conf"
     if user in excluded or (only and user not in only):
-        return warning(f"logind: KillUserProcesses=yes; jobs live only because {user} is excluded", hint)
+        return warning(f"logind: KillUserProcesses=yes; jobs survive only because {user} is excluded", hint)
     return error("logind kills a job when its SSH session ends: KillUserProcesses=yes", hint)
 
 
@@ -192,10 +206,10 @@ def judge_logind(texts: Iterable[str], user: str = "root") -> Finding:
 
 
 def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
-    """Judge a file and the directories above it, as (path, uid, mode): only root may change what root obeys."""
+    """Require that only root can change a file and the directories above it, given as (path, uid, mode)."""
     for name, uid, mode in stats:
         if uid < 0:
-            return error(f"{name} is not there", "see `breakglass host install-commands`")
+            return error(f"{name} does not exist", "run the commands that `breakglass host install-commands` prints")
         if uid != 0:
             return error(f"{name} belongs to uid {uid}", f"chown root:root {name}")
         if mode & 0o022:

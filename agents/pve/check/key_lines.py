@@ -1,6 +1,6 @@
-"""What an authorized_keys file lets in, judged from its text, line by line as sshd(8) reads it.
+"""Judges authorized_keys files from their text, line by line as sshd(8) reads them. Pure.
 
-The account has uid 0, so a line that forces anything but exactly our agent is a root login.
+The account has uid 0, so a line that forces any command but exactly the host agent is a root login.
 """
 
 import re
@@ -20,19 +20,21 @@ class KeyLine:
 
     @property
     def names(self) -> set[str]:
+        """The names of the options, in lower case."""
         return {name for name, _ in self.options}
 
     @property
     def command(self) -> str | None:
+        """The forced command, None without one."""
         return next((value for name, value in self.options if name == "command"), None)
 
 
 _KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+")
-_OPTION = re.compile(r'([A-Za-z-]+)(?:="((?:[^"\\]|\\.)*)")?(,|$)', re.DOTALL)
+_OPTION = re.compile(r'([A-Za-z0-9-]+)(?:="((?:[^"\\]|\\.)*)")?(,|$)', re.DOTALL)
 
 
 def parse_key_lines(text: str) -> list[KeyLine]:
-    """Return the keys of an authorized_keys file as sshd(8) reads it; what it would skip is left out."""
+    """Return the lines of an authorized_keys file that sshd(8) takes for a key."""
     numbered = enumerate(text.splitlines(), 1)
     return [line for number, raw in numbered if (line := _parse_key_line(number, raw.strip()))]
 
@@ -55,25 +57,25 @@ def _split_options(raw: str) -> tuple[str, str]:
     return raw[:end], raw[end:]
 
 
-_GIVES_BACK = {"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"}
-_SERVE = re.compile(  # whole: a shell runs it, so nothing may follow
+_UNDO_RESTRICT = {"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"}
+_SERVE = re.compile(  # matched as a whole: a shell runs it, so nothing may follow
     r"/[A-Za-z0-9._/-]*breakglass-pve serve --vm ([1-9][0-9]{0,8})((?: --read-only| --as [A-Za-z0-9@._-]{1,64})*)"
 )
 
 
 def judge_key_lines(path: str, lines: list[KeyLine]) -> Iterator[Finding]:
-    """Judge the account's key file: every line is a root login, so one that is not ours is an error."""
+    """Judge the account's key file: a line that is not exactly the host agent's is an error."""
     findings = [found for line in lines for found in _judge_key_line(f"{path}:{line.number}", line)]
-    findings += _judge_twice(path, lines)
+    findings += _judge_repeated(path, lines)
     if not lines:
         findings = [error(f"{path} has no key in it", "add a line for each key")]
     yield from findings or [ok(f"{path}: every key has restrict and a command= of its own")]
 
 
 def judge_both_kinds(lines: Iterable[KeyLine], vmid: int) -> Iterator[Finding]:
-    """Ask for at least one power key and one reading key for the VM."""
+    """Warn where the VM has no power key or no read-only key."""
     ours = [_is_read_only(line) for line in lines if _served_vm(line) == vmid]
-    for kind, count in (("power", ours.count(False)), ("reading", ours.count(True))):
+    for kind, count in (("power", ours.count(False)), ("read-only", ours.count(True))):
         if count:
             yield ok(f"{count} {kind} key{'s' * (count > 1)} for VM {vmid}")
         else:
@@ -90,20 +92,20 @@ def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
         )
     if "restrict" not in line.names:
         yield error(f"{where} has no restrict", "prepend restrict,")
-    for name in sorted(line.names & _GIVES_BACK):
-        yield error(f"{where} takes {name} back from restrict", f"take {name} out")
+    for name in sorted(line.names & _UNDO_RESTRICT):
+        yield error(f"{where} allows {name} in spite of restrict", f"remove {name}")
 
 
-def _judge_twice(path: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
+def _judge_repeated(path: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for line in lines:
         if first.setdefault(line.key, line.number) != line.number:
-            sentence = f"{path}:{line.number} has the key of line {first[line.key]}, and only the first one counts"
-            yield error(sentence, "a key pair for each line")
+            sentence = f"{path}:{line.number} has the key of line {first[line.key]}; sshd uses only the first"
+            yield error(sentence, "use a key pair of its own for each line")
 
 
 def _served_vm(line: KeyLine) -> int | None:
-    """Return the VM that a line's forced command serves, or None when it is anything but our agent."""
+    """Return the VM that a line's forced command serves, None for any command but the host agent's."""
     match = _SERVE.fullmatch(line.command or "")
     return int(match[1]) if match else None
 
@@ -114,11 +116,12 @@ def _is_read_only(line: KeyLine) -> bool:
 
 
 def judge_elsewhere(path: str, text: str, keys: set[str]) -> Iterator[Finding]:
-    """Judge a file of root's own keys: ours there would open a shell by another door."""
+    """Judge a file of root's own keys: a breakglass key in it may open a root shell."""
     for line in parse_key_lines(text):
         if line.key in keys and line.command is None:
             yield error(
-                f"{path}:{line.number} has a breakglass key without a command=: a root shell", "remove it there"
+                f"{path}:{line.number} has a breakglass key without a command=, which opens a root shell",
+                "remove it there",
             )
         elif line.key in keys:
             yield warning(f"{path}:{line.number} has a breakglass key as well", "remove it there")

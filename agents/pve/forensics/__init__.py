@@ -1,0 +1,1 @@
+"""Forensics: probes, the evidence that they find, and the verdict on it."""

@@ -1,0 +1,280 @@
+"""`breakglass-pve check` on a host in a directory: what it reads, and which finding it makes of it.
+
+tests/unit/test_findings.py and test_key_lines.py hold the judgements; tests/deploy/test_install.py runs the bundle
+beside a real sshd. Here `sshd -T` prints what a file says.
+"""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..support.agent import agent_program
+from ..support.hung import unserved_fuse
+
+pytestmark = [pytest.mark.real("root")]
+
+POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
+SERVE = "/usr/local/sbin/breakglass-pve serve --vm 102"
+KEYS = f'restrict,command="{SERVE}" {POWER}\nrestrict,command="{SERVE} --read-only" {READ_ONLY}\n'
+KEY_FILE = "etc/ssh/authorized_keys.d/breakglass"
+SSHD = """\
+forcecommand none
+authorizedkeysfile /etc/ssh/authorized_keys.d/%u
+authenticationmethods publickey
+permitrootlogin forced-commands-only
+disableforwarding yes
+permittty no
+permituserrc no
+clientaliveinterval 15
+"""
+FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nbreakglass:x:0:0::/:/bin/sh\n",
+    "etc/shadow": "root:!:20000:0:99999:7:::\nbreakglass:*:20000::::::\n",
+    KEY_FILE: KEYS,
+    "etc/pve/qemu-server/102.conf": "name: devvm\n",
+    "etc/pve/.vmlist": '{"ids": {"102": {"node": "pve2"}}}',
+    "etc/pve/priv/authorized_keys": "ssh-ed25519 AAAAcluster root@pve\n",
+    "root/.ssh/authorized_keys": "# no key\n",
+    "bin/qm": "#!/bin/sh\n",
+    "bin/sshd": '#!/bin/sh\ncase "$*" in *user=root,*) exec cat "${0%/*}/root" ;; esac\nexec cat "${0%/*}/account"\n',
+    "bin/root": "authorizedkeysfile .ssh/authorized_keys\n",
+    "bin/account": SSHD,
+}
+
+
+class CheckedHost:
+    """A directory that has what `check` reads of a good host, and changes to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.agent = root / "usr/local/sbin/breakglass-pve"
+        for name, text in FILES.items():
+            self.write(name, text)
+        (root / "etc/pve/local").mkdir()
+        self.set_constants()
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).parent.mkdir(0o755, parents=True, exist_ok=True)
+        (self.root / name).write_text(text)
+        (self.root / name).chmod(0o755 if name.startswith(("bin/", "usr/local/sbin/")) else 0o644)
+
+    def set_constants(self, **constants: object) -> None:
+        self.write(str(self.agent.relative_to(self.root)), agent_program(**constants))
+
+    def check(self, *options: str) -> tuple[int, list[str]]:
+        """Return the exit code, and the lines that are printed without the root before each path."""
+        command = [str(self.agent), "check", "--vm", "102", "--root", str(self.root), *options]
+        environment = {"PATH": f"{self.root}/bin:/usr/bin:/bin"}
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert ran.stderr == ""
+        return ran.returncode, ran.stdout.replace(str(self.root), "").splitlines()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> CheckedHost:
+    root = tmp_path / "root"
+    root.mkdir(0o755)
+    return CheckedHost(root)
+
+
+def test_a_good_host(host: CheckedHost) -> None:
+    """Exit 0, and a line for everything that was looked at."""
+    code, lines = host.check()
+    assert code == 0
+    assert lines == [
+        "ok: /usr/local/sbin/breakglass-pve is root's, and only root can change it",
+        next(line for line in lines if line.startswith("ok: this is Python 3.")),
+        "ok: qm is /bin/qm",
+        "ok: /run/breakglass can be written",
+        "ok: /var/lib/breakglass can be written",
+        "ok: VM 102 is configured on this node",
+        "ok: breakglass has uid 0 and the shell /bin/sh",
+        "ok: logind: KillUserProcesses=no, so a job outlives its SSH session",
+        "ok: no password logs in as breakglass; its keys do",
+        "ok: sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for breakglass",
+        f"ok: /{KEY_FILE} is root's, and only root can change it",
+        f"ok: /{KEY_FILE}: every key has restrict and a command= of its own",
+        "ok: 1 power key for VM 102",
+        "ok: 1 read-only key for VM 102",
+        "ok: no breakglass key is among root's own",
+    ]
+
+
+def remove(name: str) -> Callable[[CheckedHost], None]:
+    return lambda host: (host.root / name).unlink()
+
+
+def write(name: str, text: str) -> Callable[[CheckedHost], None]:
+    return lambda host: host.write(name, text)
+
+
+def set_sshd(old: str, new: str) -> Callable[[CheckedHost], None]:
+    assert old in SSHD
+    return write("bin/account", SSHD.replace(old, new))
+
+
+def link_into_pve(host: CheckedHost) -> None:
+    (host.root / KEY_FILE).unlink()
+    (host.root / KEY_FILE).symlink_to(host.root / "etc/pve/priv/authorized_keys")
+
+
+def unmount_pve(host: CheckedHost) -> None:
+    (host.root / "etc/pve/local").rmdir()
+
+
+def make_directory(name: str) -> Callable[[CheckedHost], None]:
+    """Have a directory where a file is read, so that reading it is an error."""
+
+    def make(host: CheckedHost) -> None:
+        (host.root / name).unlink()
+        (host.root / name).mkdir()
+
+    return make
+
+
+IN_PVE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
+ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
+    "writable agent": (lambda host: host.agent.chmod(0o775), "breakglass-pve can be written by others than root: 0775"),
+    "no qm": (remove("bin/qm"), "qm is not on PATH / run this check on the Proxmox host; PATH is "),
+    "run": (write("run/breakglass", ""), "/run/breakglass can't be written: no job can be recorded, so no verb can"),
+    "moved VM": (
+        remove("etc/pve/qemu-server/102.conf"),
+        "VM 102 has no configuration on this node / it is on node pve2",
+    ),
+    "no account": (write("etc/passwd", ""), 'there is no account "breakglass" / run'),
+    "no passwd": (remove("etc/passwd"), 'there is no account "breakglass" / run'),
+    "no shadow": (make_directory("etc/shadow"), "breakglass has no line in /etc/shadow / "),
+    "locked without PAM": (
+        write("etc/shadow", "breakglass:!:20000::::::\n"),
+        "breakglass is locked, and sshd without PAM refuses it",
+    ),
+    "sshd": (write("bin/sshd", "#!/bin/sh\nexit 255\n"), "sshd -T failed, so its settings are not known / run sshd -t"),
+    "no key files": (set_sshd("authorizedkeysfile /etc", "#"), "sshd has no AuthorizedKeysFile for breakglass /"),
+    "root's key file": (
+        set_sshd("/etc/ssh/authorized_keys.d/%u", "/root/.ssh/authorized_keys"),
+        f"/root/.ssh/authorized_keys is root's own key file / {IN_PVE}",
+    ),
+    "keys in /etc/pve": (link_into_pve, f"/{KEY_FILE} is below /etc/pve, and gone when the cluster file system is"),
+    "no keys": (remove(KEY_FILE), f"/{KEY_FILE} does not exist / "),
+    "no key": (write(KEY_FILE, "#\n"), f"/{KEY_FILE} has no key in it / add a line"),
+    "writable directory": (
+        lambda host: (host.root / KEY_FILE).parent.chmod(0o777),
+        "/etc/ssh/authorized_keys.d can be written by others than root: 0777 / chmod go-w",
+    ),
+    "key of root's": (
+        write("root/.ssh/authorized_keys", f"{POWER}\n"),
+        "/root/.ssh/authorized_keys:1 has a breakglass key without a command=, which opens a root shell",
+    ),
+    "key of the cluster's": (
+        write("etc/pve/priv/authorized_keys", f"#\n{READ_ONLY}\n"),
+        "/etc/pve/priv/authorized_keys:2 has a breakglass key without a command=, which opens a root shell",
+    ),
+    "terminal codes": (
+        write(KEY_FILE, KEYS + f'restrict,command="\x1b[2J" {POWER}2\n'),
+        rf"/{KEY_FILE}:3 runs something else: \x1b[2J / ",
+    ),
+    "logind's drop-in": (
+        write("etc/systemd/logind.conf.d/a.conf", "KillUserProcesses=yes\nKillExcludeUsers=nobody\n"),
+        "logind kills a job when its SSH session ends: KillUserProcesses=yes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error(host: CheckedHost, name: str) -> None:
+    """Exit 1, and a line that says what is wrong and what to do."""
+    change, expected = ERRORS[name]
+    change(host)
+    code, lines = host.check()
+    assert code == 1
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert [line for line in errors if expected in line and " / " in line], lines
+
+
+def lock_account_under_pam(host: CheckedHost) -> None:
+    host.write("bin/account", f"{SSHD}usepam yes\n")
+    host.write("etc/shadow", "breakglass:!:20000::::::\n")
+
+
+WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
+    "archive": (write("var/lib/breakglass", ""), "/var/lib/breakglass can't be written: finished jobs are"),
+    "no pmxcfs": (unmount_pve, "/etc/pve does not answer; reset and stop work, start and cycle do not / systemctl"),
+    "no read-only key": (write(KEY_FILE, KEYS.splitlines()[0]), "no read-only key for VM 102 / add its line"),
+    "keys not readable": (
+        make_directory("root/.ssh/authorized_keys"),
+        "/root/.ssh/authorized_keys gives no answer, so it is not known which keys are in it",
+    ),
+    "locked with PAM": (
+        lock_account_under_pam,
+        "breakglass is locked, and sshd refuses it once UsePAM is no",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_a_warning(host: CheckedHost, name: str) -> None:
+    """Exit 0, and one line that is not ok: a rescue works all the same."""
+    change, expected = WARNINGS[name]
+    change(host)
+    code, lines = host.check()
+    [warning] = [line for line in lines if not line.startswith("ok: ")]
+    assert (code, warning.startswith(f"warning: {expected}")) == (0, True)
+
+
+def test_logind_is_read_in_its_own_order(host: CheckedHost) -> None:
+    """The main file of /etc replaces the packaged one; a drop-in of /etc replaces one of the same name."""
+    host.write("usr/lib/systemd/logind.conf", "KillUserProcesses=yes\nKillExcludeUsers=nobody\n")
+    assert host.check()[0] == 1
+    host.write("etc/systemd/logind.conf", "[Login]\n")
+    assert host.check()[0] == 0
+    host.write("run/systemd/logind.conf.d/50-kill.conf", "KillUserProcesses=yes\nKillExcludeUsers=nobody\n")
+    assert host.check()[0] == 1
+    host.write("etc/systemd/logind.conf.d/50-kill.conf", "")
+    assert host.check()[0] == 0
+
+
+def test_nothing_outside_of_the_root_is_read(tmp_path: Path) -> None:
+    """An empty directory is an empty host, and only the two directories of `serve` are made in it."""
+    host = CheckedHost(tmp_path / "other")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code, lines = host.check("--root", str(empty))
+    assert code == 1
+    assert (
+        'error: there is no account "breakglass" / run the commands that `breakglass host install-commands` prints'
+        in lines
+    )
+    assert sorted(path.name for path in empty.rglob("*")) == ["breakglass", "breakglass", "lib", "run", "var"]
+
+
+def test_another_vm_and_another_account(host: CheckedHost) -> None:
+    """The options name them, and the findings are about them."""
+    code, lines = host.check("--vm", "103", "--user", "rescue")
+    assert code == 1
+    assert "error: VM 103 has no configuration on this node / no node has one" in lines
+    assert any(line.startswith('error: there is no account "rescue" / ') for line in lines)
+    assert any(line.startswith("error: /etc/ssh/authorized_keys.d/rescue does not exist") for line in lines)
+
+
+def test_an_sshd_that_hangs(host: CheckedHost) -> None:
+    """It gets its seconds, and the check ends with an error."""
+    host.set_constants(SSHD_SECONDS=0.5)
+    host.write("bin/sshd", "#!/bin/sh\nexec sleep 600\n")
+    code, lines = host.check()
+    assert (code, lines[-1].startswith("error: sshd -T failed")) == (1, True)
+
+
+@pytest.mark.real("fuse")
+@pytest.mark.slow
+def test_an_etc_pve_that_hangs(host: CheckedHost) -> None:
+    """The check ends: the cluster, a key file that leads there, and root's keys there each have a line."""
+    host.set_constants(FILE_SECONDS=1.0, CLUSTER_SECONDS=1.0)
+    link_into_pve(host)
+    with unserved_fuse(host.root / "etc/pve"):
+        code, lines = host.check()
+    assert code == 1
+    assert any(line.startswith("warning: /etc/pve does not answer; reset and stop work") for line in lines)
+    assert any(line.startswith(f"error: /{KEY_FILE} is below /etc/pve") for line in lines)
+    assert any(line.startswith("warning: /etc/pve/priv/authorized_keys gives no answer") for line in lines)

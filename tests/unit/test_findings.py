@@ -1,0 +1,262 @@
+"""The judgements of `breakglass-pve check` on an account, sshd, logind and files, each from texts alone."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from breakglass.agents.pve.check.findings import (
+    ERROR,
+    OK,
+    WARNING,
+    Account,
+    Finding,
+    find_account,
+    find_key_files,
+    judge_account,
+    judge_file,
+    judge_logind,
+    judge_python,
+    judge_shadow,
+    judge_sshd,
+    parse_settings,
+)
+
+USER = "breakglass"
+
+
+def bad(findings: Iterable[Finding]) -> list[tuple[str, str]]:
+    """Return level and sentence of each finding that is not ok."""
+    return [(finding.level, finding.sentence) for finding in findings if finding.level != OK]
+
+
+def levels(findings: Iterable[Finding]) -> set[str]:
+    return {finding.level for finding in findings}
+
+
+def test_a_finding_is_one_line() -> None:
+    """The level, the sentence, and after a slash what to do."""
+    assert str(Finding(OK, "all is well")) == "ok: all is well"
+    assert str(Finding(ERROR, "it is broken", "mend it")) == "error: it is broken / mend it"
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [((3, 10, 9), ERROR), ((3, 11), OK), ((3, 13, 5), OK), ((4, 0, 0), OK), ((2, 7, 18), ERROR)]
+)
+def test_python_is_3_11_or_later(version: tuple[int, ...], level: str) -> None:
+    assert judge_python(version).level == level
+
+
+# --- the account ---
+
+
+@pytest.mark.parametrize(
+    ("account", "level", "sentence"),
+    [
+        (None, ERROR, f'there is no account "{USER}"'),
+        (Account("1000", "/", "/bin/sh"), ERROR, f"{USER} has uid 1000; qm and QMP need root"),
+        (Account("0", "/", "/bin/bash"), ERROR, f'the shell of {USER} is "/bin/bash"'),
+        (Account("0", "/", ""), ERROR, f'the shell of {USER} is ""'),
+    ],
+)
+def test_an_account_that_can_not_serve(account: Account | None, level: str, sentence: str) -> None:
+    """Each reason is one finding, with what to do about it, and nothing is called ok."""
+    findings = list(judge_account(USER, account))
+    assert bad(findings) == [(level, sentence)]
+    assert findings[0].hint
+    assert OK not in levels(findings)
+
+
+def test_an_account_may_have_both_faults() -> None:
+    assert len(bad(judge_account(USER, Account("1000", "/", "/bin/bash")))) == 2
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/dash", "/usr/bin/dash"])
+def test_a_good_account(shell: str) -> None:
+    """Its uid is 0 and its shell reads no start-up file."""
+    assert levels(judge_account(USER, Account("0", "/", shell))) == {OK}
+
+
+def test_the_first_line_of_passwd_applies() -> None:
+    """A line that has not seven fields is none."""
+    passwd = f"{USER}:x:0\nroot:x:0:0:root:/root:/bin/bash\n{USER}:x:0:0::/:/bin/sh\n{USER}:x:7:7::/:/bin/bash\n"
+    assert find_account(passwd, USER) == Account("0", "/", "/bin/sh")
+    assert find_account(passwd, "root") == Account("0", "/root", "/bin/bash")
+    assert find_account(passwd, "nobody") is None
+
+
+@pytest.mark.parametrize("pam", [True, False])
+@pytest.mark.parametrize("line", [f"{USER}:*:20000:0:99999:7:::", f"{USER}:*:20000::::::"])
+def test_a_password_that_matches_nothing_is_ok(line: str, pam: bool) -> None:
+    assert levels(judge_shadow(USER, line, pam)) == {OK}
+
+
+@pytest.mark.parametrize(
+    ("line", "pam", "level", "sentence"),
+    [
+        (f"{USER}:!:20000:0:99999:7:::", True, WARNING, "sshd refuses it once UsePAM is no"),
+        (f"{USER}:!:20000:0:99999:7:::", False, ERROR, "sshd without PAM refuses it"),
+        (f"{USER}:!$y$j9T$abc:20000:0:99999:7:::", False, ERROR, "sshd without PAM refuses it"),
+        (f"{USER}:$y$j9T$abc:20000:0:99999:7:::", True, ERROR, "has a password"),
+        (f"{USER}::20000:0:99999:7:::", True, ERROR, "has a password"),
+        (f"{USER}:*:20000:0:90:7:::", True, ERROR, "expires"),
+        (f"{USER}:*:20000:0:99999:7::20100:", True, ERROR, "expires"),
+        ("root:*:20000:0:99999:7:::", True, ERROR, "has no line in /etc/shadow"),
+        (f"{USER}:*:20000", True, ERROR, "has no line in /etc/shadow"),
+        ("", True, ERROR, "has no line in /etc/shadow"),
+    ],
+)
+def test_a_password_that_fails_or_opens_the_account(line: str, pam: bool, level: str, sentence: str) -> None:
+    """It opens the account, it expires, or sshd takes the account for locked."""
+    [(found, words)] = bad(judge_shadow(USER, f"daemon:*:1:::::::\n{line}", pam))
+    assert (found, sentence in words) == (level, True)
+
+
+# --- sshd ---
+
+SSHD = """\
+forcecommand none
+authorizedkeysfile /etc/ssh/authorized_keys.d/%u
+authenticationmethods publickey
+permitrootlogin forced-commands-only
+disableforwarding yes
+permittty no
+permituserrc no
+clientaliveinterval 15
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "authorizedkeyscommand none",
+        "allowusers root breakglass",
+        "allowusers root *",
+        "allowusers breakglass@192.0.2.0/24",
+        "denyusers breakglasses guest@host",
+        "persourcepenalties no\npersourcepenaltyexemptlist none",
+        "persourcepenalties crash:90\npersourcepenaltyexemptlist 192.0.2.50",
+    ],
+)
+def test_settings_that_are_as_they_should_be(line: str) -> None:
+    """One line says so, and no other finding stands beside it."""
+    [finding] = judge_sshd(parse_settings(SSHD) | parse_settings(line), USER)
+    assert (finding.level, finding.sentence.startswith("sshd: a public key only")) == (OK, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "level", "sentence"),
+    [
+        ("forcecommand /bin/true", ERROR, f"sshd has a ForceCommand for {USER}: /bin/true"),
+        ("disableforwarding no", ERROR, f"sshd has disableforwarding no for {USER}, not yes"),
+        ("permittty yes", ERROR, f"sshd has permittty yes for {USER}, not no"),
+        ("permituserrc yes", ERROR, f"sshd has permituserrc yes for {USER}, not no"),
+        ("authenticationmethods any", ERROR, f"sshd has authenticationmethods any for {USER}, not publickey"),
+        ("permitrootlogin no", ERROR, f"PermitRootLogin no refuses {USER}, whose uid is 0"),
+        ("permitrootlogin yes", WARNING, "PermitRootLogin yes gives a key without command= a root shell"),
+        ("clientaliveinterval 0", WARNING, "sshd does not notice a dead connection"),
+        ("authorizedkeyscommand /usr/bin/keys", WARNING, "sshd also asks an AuthorizedKeysCommand for keys"),
+        ("allowusers root admin", ERROR, f"AllowUsers does not name {USER}"),
+        ("allowusers breakglasses", ERROR, f"AllowUsers does not name {USER}"),
+        ("allowgroups ssh", WARNING, "AllowGroups is set: ssh"),
+        ("denyusers breakglass", ERROR, f"DenyUsers names {USER}"),
+        ("denyusers guest breakglass@192.0.2.1", ERROR, f"DenyUsers names {USER}"),
+        (
+            "persourcepenalties crash:90\npersourcepenaltyexemptlist none",
+            WARNING,
+            "failed logins from the handler's address can lock the handler out",
+        ),
+    ],
+)
+def test_a_setting_that_opens_the_account_or_locks_it(line: str, level: str, sentence: str) -> None:
+    """One finding names it and says what to do."""
+    findings = list(judge_sshd(parse_settings(SSHD) | parse_settings(line), USER))
+    assert bad(findings) == [(level, sentence)]
+    assert next(finding for finding in findings if finding.level != OK).hint
+
+
+@pytest.mark.parametrize("name", ["forcecommand", "disableforwarding", "permittty", "permituserrc"])
+def test_a_wrong_restriction_is_never_called_ok_too(name: str) -> None:
+    """The line that names all restrictions is left out when one of them is missing."""
+    findings = judge_sshd(parse_settings(SSHD) | {name: "maybe"}, USER)
+    assert OK not in levels(findings)
+
+
+def test_an_sshd_that_says_nothing_has_none_of_it() -> None:
+    """A setting that is missing is not the one that is needed."""
+    assert {sentence for level, sentence in bad(judge_sshd({}, USER)) if level == ERROR} == {
+        f"sshd has {name} None for {USER}, not {value}"
+        for name, value in (
+            *(("disableforwarding", "yes"), ("permittty", "no"), ("permituserrc", "no")),
+            ("authenticationmethods", "publickey"),
+        )
+    }
+
+
+def test_the_settings_that_sshd_prints() -> None:
+    """Keywords in lower case; a repeated one adds to its value."""
+    text = "PermitTTY no\n  allowusers root\nallowusers admin@192.0.2.1\nusepam yes\n"
+    assert parse_settings(text) == {"permittty": "no", "allowusers": "root admin@192.0.2.1", "usepam": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("value", "home", "expected"),
+    [
+        ("/etc/ssh/authorized_keys.d/%u", "/", ["/etc/ssh/authorized_keys.d/breakglass"]),
+        (".ssh/authorized_keys .ssh/authorized_keys2", "/", ["/.ssh/authorized_keys", "/.ssh/authorized_keys2"]),
+        ("%h/keys /k/%%h /u/%U", "/root", ["/root/keys", "/k/%h", "/u/0"]),
+        ("keys", "/root/", ["/root/keys"]),
+        ("none", "/", []),
+        ("", "/", []),
+    ],
+)
+def test_where_sshd_looks_for_keys(value: str, home: str, expected: list[str]) -> None:
+    """Tokens are replaced and relative names begin at home, as sshd_config(5) says."""
+    assert find_key_files({"authorizedkeysfile": value}, USER, home) == expected
+
+
+# --- logind ---
+
+
+@pytest.mark.parametrize(
+    ("texts", "level"),
+    [
+        ([], OK),
+        (["[Login]\n#KillUserProcesses=yes\n; KillUserProcesses=yes\n"], OK),
+        (["[Login]\nKillUserProcesses=yes\n"], WARNING),
+        (["KillUserProcesses=yes", "KillUserProcesses = no"], OK),
+        (["KillUserProcesses=no", "KillUserProcesses=1"], WARNING),
+        (["KillUserProcesses=True\nKillExcludeUsers=admin"], ERROR),
+        (["KillUserProcesses=yes\nKillOnlyUsers=student\nKillExcludeUsers="], WARNING),
+        (["KillUserProcesses=yes\nKillOnlyUsers=student root\nKillExcludeUsers="], ERROR),
+    ],
+)
+def test_what_logind_would_kill(texts: list[str], level: str) -> None:
+    """A later file overrides; root is excluded unless KillExcludeUsers names others."""
+    assert judge_logind(texts).level == level
+
+
+# --- files ---
+
+GOOD_FILE = [("/a/b", 0, 0o100755), ("/a", 0, 0o40755), ("/", 0, 0o40755)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (("/a", 1000, 0o40755), "/a belongs to uid 1000"),
+        (("/a", 0, 0o40775), "/a can be written by others than root: 0775"),
+        (("/a", 0, 0o41777), "/a can be written by others than root: 1777"),
+        (("/a", -1, 0), "/a does not exist"),
+    ],
+)
+def test_a_file_that_others_could_change(changed: tuple[str, int, int], sentence: str) -> None:
+    """The file itself or any directory above it."""
+    for place in range(len(GOOD_FILE)):
+        finding = judge_file("/a/b", [*GOOD_FILE[:place], changed, *GOOD_FILE[place + 1 :]])
+        assert (finding.level, finding.sentence) == (ERROR, sentence)
+        assert finding.hint
+
+
+def test_a_file_that_only_root_can_change() -> None:
+    assert judge_file("/a/b", GOOD_FILE) == Finding(OK, "/a/b is root's, and only root can change it")
