@@ -1,73 +1,62 @@
-"""The `[[alerts]]` entries: which alerts concern which VM. A fault in an entry switches off that entry, whole. Pure."""
+"""The `[[alerts]]` entries: which alerts concern which VM. A fault in an entry switches that entry off. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 from ..alerts.payloads import SENDERS
 from ..alerts.rules import FRESH_SECONDS, Rule, check_pattern
-from .reader import Table, Tables
+from .reader import Entry, quoted
 
 _DAY = 86400
-
-
 _PATTERN_HINT = "use text, classes, . * + ? {m,n} and one level of (a|b); * and + twice at most: docs/alerts.md"
 
-
-def read_rules(tables: Tables, vms: Iterable[str], named: Iterable[str]) -> tuple[Rule, ...]:
-    """Return the entries without a fault. `named` are all VMs in the file: one that is off takes its alerts with it."""
-    entries = tables.data.get("alerts", [])
-    if not isinstance(entries, list):
-        tables.problem("alerts", "is not a list of tables", "write [[alerts]] above each")
-        return ()
-    known = tuple(vms)
-    broken = tuple(set(named) - set(known))
-    return tuple(
-        rule for n, entry in enumerate(entries) if (rule := _rule(tables, f"alerts[{n}]", entry, known, broken))
-    )
+_Wanted = str | re.Pattern[str]
 
 
-def _rule(tables: Tables, path: str, entry: object, vms: tuple[str, ...], off: tuple[str, ...]) -> Rule | None:
-    if not isinstance(entry, dict):
-        tables.problem(path, "is not a table", "write [[alerts]] above each")
+def read_rules(top: Entry, vms: Iterable[str], named: Iterable[str]) -> tuple[Rule, ...]:
+    """Return the entries without a fault.
+
+    `named` are all VMs in the file, `vms` those that are on: a VM that is off takes its alerts with it.
+    """
+    on = tuple(vms)
+    off = set(named) - set(on)
+    return tuple(rule for entry in top.get_list("alerts") if (rule := _rule(entry, on, off)))
+
+
+def _rule(entry: Entry, vms: tuple[str, ...], off: set[str]) -> Rule | None:
+    if entry.is_faulty:
         return None
-    before = len(tables.problems)
-    tables.unknown(path, entry, ("source", "match", "vm", "fresh_seconds"))
-    source, vm = tables.get_str(path, entry, "source", ""), tables.get_str(path, entry, "vm", "")
+    source, vm = entry.get_str("source"), entry.get_str("vm")
     if source not in SENDERS:
-        tables.problem(f"{path}.source", f'is not a sender: "{source[:40]}"', f"one of {', '.join(SENDERS)}")
+        entry.problem("source", f"is not a sender: {quoted(source)}", f"use one of {', '.join(SENDERS)}")
     if vm in off:
-        tables.problem(f"{path}.vm", f'is off: "{vm[:40]}"', "its own entry has a fault")
+        entry.problem("vm", f"is off: {quoted(vm)}", "mend the fault in its own entry")
     elif vm not in vms:
-        tables.problem(f"{path}.vm", f'is not a VM: "{vm[:40]}"', f"one of {', '.join(vms)}")
-    match, fresh = _match(tables, path, entry), _fresh(tables, path, entry)
-    return None if len(tables.problems) > before else Rule(source, match, vm, fresh)
+        entry.problem("vm", f"is not a VM: {quoted(vm)}", f"use one of {', '.join(vms)}")
+    match = _match(entry)
+    fresh_seconds = entry.get_number("fresh_seconds", FRESH_SECONDS, 0, _DAY)
+    entry.report_unknown()
+    return None if entry.is_faulty else Rule(source, match, vm, fresh_seconds)
 
 
-def _match(tables: Tables, path: str, entry: Table) -> Mapping[str, str | re.Pattern[str]]:
+def _match(entry: Entry) -> Mapping[str, _Wanted]:
     labels = entry.get("match")
     if not isinstance(labels, dict) or not labels:
-        tables.problem(f"{path}.match", "names no label", 'like match = { alertname = "DevvmDown" }')
+        entry.problem("match", "names no label", 'write it like match = { alertname = "DevvmDown" }')
         return {}
-    return {name: _wanted(tables, f"{path}.match.{name}", value) for name, value in labels.items()}
+    return {name: _wanted(entry, f"match.{name}", value) for name, value in labels.items()}
 
 
-def _wanted(tables: Tables, path: str, value: object) -> str | re.Pattern[str]:
+def _wanted(entry: Entry, key: str, value: object) -> _Wanted:
+    """Return the text that a label must be, or the pattern if the value begins with ~."""
     if not isinstance(value, str):
-        tables.problem(path, "is not text", "put it in quotes")
+        entry.problem(key, f"is not text: {quoted(value)}", "put it in quotes")
         return ""
     if not value.startswith("~"):
         return value
     try:
         check_pattern(value[1:])
     except ValueError as error:
-        tables.problem(path, str(error), _PATTERN_HINT)
+        entry.problem(key, str(error), _PATTERN_HINT)
         return ""
     return re.compile(value[1:])
-
-
-def _fresh(tables: Tables, path: str, entry: Table) -> int:
-    value = entry.get("fresh_seconds", FRESH_SECONDS)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _DAY:
-        return value
-    tables.problem(f"{path}.fresh_seconds", "is not a number of seconds", f"0 to {_DAY}; {FRESH_SECONDS} when left out")
-    return FRESH_SECONDS

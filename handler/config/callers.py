@@ -1,7 +1,7 @@
-"""Who may ask: the `[callers.NAME]` tables. A fault in an entry switches that caller off, whole. Pure.
+"""The `[callers.NAME]` tables: who may send requests. A fault in an entry switches that caller off. Pure.
 
-A caller has one auth method. Only a signature by the standard can be allowed to change power: a bearer token is
-seen by whoever sees one request, and Grafana's signature is bound to no id.
+A caller has one auth method. Only a signature by the standard can be allowed to change power: everyone who sees one
+request sees its bearer token, and Grafana's signature is bound to no id.
 """
 
 from collections.abc import Iterable
@@ -10,63 +10,59 @@ from datetime import UTC, datetime
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, TOKEN, Caller, secret_bytes
 from ..verbs import ALLOWABLE, VERBS
 from .model import is_caller_name
-from .reader import Table, Tables
+from .reader import Entry, quoted
 
 READS = tuple(name for name, verb in VERBS.items() if not verb.mutating)
 AUTH_METHODS = {"secret": SIGNATURE, "grafana_secret": GRAFANA, "token": BEARER}
-_CALLER_KEYS = (*(key for name in AUTH_METHODS for key in (name, f"{name}_file")), "allow", "vms", "not_after")
 _GRAFANA_SECRET_CHARS = 32
 
-Keys = dict[tuple[str, str], list[bytes]]  # by name and key in the file; of every caller, also of one that is off
+_Keys = dict[tuple[str, str], list[bytes]]  # by the name and the key in the file, also of a caller that is off
 
 
-def read_callers(tables: Tables, vms: Iterable[str]) -> tuple[Caller, ...]:
+def read_callers(top: Entry, vms: Iterable[str]) -> tuple[Caller, ...]:
     """Return the callers that can be used: the entry has no fault and shares no secret with another one."""
-    keys: Keys = {}
-    entries = tables.get_tables("callers").items()
-    callers = [caller for name, table in entries if (caller := _caller(tables, name, table, vms, keys))]
-    ambiguous = _sharing(tables, keys)
+    keys: _Keys = {}
+    entries = top.get_tables("callers").items()
+    callers = [caller for name, entry in entries if (caller := _caller(name, entry, tuple(vms), keys))]
+    ambiguous = _report_shared(top, keys)
     return tuple(caller for caller in callers if caller.name not in ambiguous)
 
 
-def _caller(tables: Tables, name: str, table: Table | None, vms: Iterable[str], found: Keys) -> Caller | None:
-    """Return the caller; None when it has a fault."""
-    if table is None:
+def _caller(name: str, entry: Entry, vms: tuple[str, ...], found: _Keys) -> Caller | None:
+    """Return the caller, None when it has a fault; add its keys to `found` in either case."""
+    if entry.is_faulty:
         return None
-    path, before = f"callers.{name}", len(tables.problems)
     if not is_caller_name(name):
-        tables.problem(path, "is not a usable name", "letters, digits, @ . _ - and at most 64 of them")
-    tables.unknown(path, table, _CALLER_KEYS)
-    kinds = [kind for kind in AUTH_METHODS if kind in table or f"{kind}_file" in table]
+        entry.problem("", "is not a usable name", "use letters, digits, @ . _ - and at most 64 of them")
+    kinds = [kind for kind in AUTH_METHODS if entry.has(kind, f"{kind}_file")]
     if len(kinds) > 1:
-        tables.problem(path, f"has {len(kinds)} auth methods", f"one caller each: {', '.join(kinds)}")
+        entry.problem("", f"has {len(kinds)} auth methods", f"make one caller each for {', '.join(kinds)}")
     kind = kinds[0] if kinds else "secret"
-    secrets = tables.secrets_with_source(path, table, kind)
-    method = AUTH_METHODS[kind]
-    keys = [key for source, secret in secrets if (key := _key(tables, f"{path}.{kind}", method, source, secret))]
+    keys = [key for source, secret in entry.secrets_with_source(kind) if (key := _key(entry, kind, source, secret))]
     found[name, kind] = keys
-    allow = frozenset(tables.get_choices(path, table, "allow", ALLOWABLE if kind == "secret" else READS))
-    named = frozenset(tables.get_choices(path, table, "vms", tuple(vms))) if "vms" in table else None
-    not_after = _not_after(tables, path, table)
-    faulty = len(tables.problems) > before
-    return None if faulty else Caller(name, tuple(keys), allow, named, not_after, AUTH_METHODS[kind])
+    allow = entry.get_choices("allow", ALLOWABLE if kind == "secret" else READS)
+    only = frozenset(entry.get_choices("vms", vms)) if entry.has("vms") else None
+    not_after = _not_after(entry)
+    entry.report_unknown()
+    return None if entry.is_faulty else Caller(name, tuple(keys), frozenset(allow), only, not_after, AUTH_METHODS[kind])
 
 
-def _not_after(tables: Tables, path: str, table: Table) -> datetime | None:
-    value = table.get("not_after")
-    if value is None or (isinstance(value, datetime) and value.tzinfo is not None):
-        return value
+def _not_after(entry: Entry) -> datetime | None:
+    value = entry.get("not_after")
+    if value is None:
+        return None
     if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC)
-    tables.problem(f"{path}.not_after", "is not a time", "like 2027-06-01T00:00:00Z, without quotes")
+        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    entry.problem("not_after", f"is not a time: {quoted(value)}", "write it like 2027-06-01T00:00:00Z, without quotes")
     return None
 
 
-def _key(tables: Tables, path: str, auth_method: str, source: str, secret: str) -> bytes | None:
+def _key(entry: Entry, kind: str, source: str, secret: str) -> bytes | None:
+    method = AUTH_METHODS[kind]
     try:
-        return KEY_BYTES[auth_method](secret)
+        return KEY_BYTES[method](secret)
     except ValueError as error:
-        tables.problem(path, f"{error}{source}", f"make one: breakglass keys new NAME{_FLAGS[auth_method]}")
+        entry.problem(kind, f"{error}{source}", f"make one: breakglass keys new NAME{_FLAGS[method]}")
         return None
 
 
@@ -88,13 +84,13 @@ KEY_BYTES = {SIGNATURE: secret_bytes, GRAFANA: _grafana_bytes, BEARER: _token_by
 _FLAGS = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
 
 
-def _sharing(tables: Tables, found: Keys) -> set[str]:
-    """Return the callers that share a secret with another; all of them are off, for none can be told apart."""
+def _report_shared(top: Entry, found: _Keys) -> set[str]:
+    """Return the callers that share a secret with another one: they can't be told apart, so all of them are off."""
     sharing = set()
     for (name, kind), keys in found.items():
         others = [other for (other, _), theirs in found.items() if other != name and not set(theirs).isdisjoint(keys)]
         if others:
             sharing.add(name)
             hint = "give each caller its own: breakglass keys new NAME"
-            tables.problem(f"callers.{name}.{kind}", f"is also that of {', '.join(others)}", hint)
+            top.problem(f"callers.{name}.{kind}", f"is also the secret of {', '.join(others)}", hint)
     return sharing

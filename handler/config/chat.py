@@ -1,72 +1,67 @@
-"""`[chat]` of the configuration. A fault in it switches chat off and nothing else. Pure, through `Tables`."""
+"""The `[chat]` table. A fault in it switches chat off and nothing else. Pure."""
 
 import re
 
 from .model import ChatSettings
-from .reader import Table, Tables
+from .reader import Entry, quoted
 
-_KEYS = ("command", "user", "shared_uid", "max_turns_at_once", "turn_seconds", "env", "env_file")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-def read_chat(tables: Tables, sessions_dir: str) -> ChatSettings | None:
+def read_chat(top: Entry, sessions_dir: str) -> ChatSettings | None:
     """Return what [chat] says; None when it is absent or has a fault."""
-    if "chat" not in tables.data:
+    if not top.has("chat"):
         return None
-    before = len(tables.problems)
-    table = tables.get_table("chat")
-    tables.unknown("chat", table, _KEYS)
-    command = tables.get_str("chat", table, "command", "claude")
+    entry = top.get_table("chat")
+    command, user, shared_uid = entry.get_str("command", "claude"), _user(entry), entry.get_flag("shared_uid")
     if not command:
-        tables.problem("chat.command", "is empty", 'the program, like "claude"')
-    user = tables.get_str("chat", table, "user", "")
-    if "user" in table and not _USER.fullmatch(user):
-        tables.problem("chat.user", f'is not a user\'s name: "{user[:40]}"', "the account that claude runs as")
-    shared = table.get("shared_uid", False)
-    if not isinstance(shared, bool):
-        tables.problem("chat.shared_uid", "is not true or false", "shared_uid = true, without quotes")
-    if user and shared:
-        tables.problem("chat.user", "can't be combined with shared_uid", "take out one of the two")
-    at_once = _number(tables, table, "max_turns_at_once", 2, 64)
-    seconds = _number(tables, table, "turn_seconds", 1800, 24 * 3600)
-    env = _env(tables, table)
-    if len(tables.problems) > before:
+        entry.problem("command", "is empty", 'name the program, like command = "claude"')
+    if user and shared_uid:
+        entry.problem("user", "can't be combined with shared_uid", "take out one of the two")
+    at_once = entry.get_number("max_turns_at_once", 2, 1, 64)
+    seconds = entry.get_number("turn_seconds", 1800, 1, 24 * 3600)
+    env = _files_env(entry) | _env(entry)
+    entry.report_unknown()
+    if entry.is_faulty:
         return None
-    return ChatSettings(sessions_dir, command, user, bool(shared), at_once, seconds, env)
+    return ChatSettings(sessions_dir, command, user, shared_uid, at_once, seconds, env)
 
 
-def _number(tables: Tables, table: Table, key: str, default: int, most: int) -> int:
-    value = table.get(key, default)
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
-        return value
-    tables.problem(f"chat.{key}", f"is not a number from 1 to {most}", f"like {key} = {default}, without quotes")
-    return default
+def _user(entry: Entry) -> str:
+    user = entry.get_str("user")
+    if entry.has("user") and not _USER.fullmatch(user):
+        entry.problem("user", f"is not a user name: {quoted(user)}", "name the account that claude runs as")
+    return user
 
 
-def _env(tables: Tables, table: Table) -> dict[str, str]:
-    """Return the variables for claude, those of the files first; a value that is wrong is never repeated."""
-    found: dict[str, str] = {}
-    for file in tables.get_strs("chat", table, "env_file"):
-        found |= _lines(tables, tables.file("chat.env_file", file))
-    given = table.get("env", {})
+def _env(entry: Entry) -> dict[str, str]:
+    """Return the variables in the table; a problem never shows their values."""
+    found, given = {}, entry.get("env", {})
     if not isinstance(given, dict):
-        tables.problem("chat.env", "is not a table", 'like env = { ANTHROPIC_API_KEY = "…" }')
-        return found
+        entry.problem("env", "is not a table", 'write env = { ANTHROPIC_API_KEY = "…" }')
+        return {}
     for name, value in given.items():
         if not _VARIABLE.fullmatch(name) or not isinstance(value, str) or "\0" in value:
-            tables.problem(f"chat.env.{name[:40]}", "is not a variable with a text", f'like {name[:40]} = "…"')
+            entry.problem(f"env.{name[:40]}", "is not a variable with a text", f'write {name[:40]} = "…"')
         else:
             found[name] = value
     return found
 
 
-def _lines(tables: Tables, text: str) -> dict[str, str]:
+def _files_env(entry: Entry) -> dict[str, str]:
+    """Return the variables in the files that env_file names, one NAME=VALUE a line."""
     found = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        name, equals, value = line.strip().partition("=")
-        if name and not name.startswith("#"):
-            if not equals or not _VARIABLE.fullmatch(name) or "\0" in value:
-                tables.problem("chat.env_file", f"line {number} is not NAME=VALUE", "one variable a line, no quotes")
-            found[name] = value
+    lines = [
+        (number, line.strip())
+        for file in entry.get_strs("env_file")
+        for number, line in enumerate(entry.file("env_file", file).splitlines(), 1)
+    ]
+    for number, line in lines:
+        name, equals, value = line.partition("=")
+        if not line or line.startswith("#"):
+            continue
+        if not equals or not _VARIABLE.fullmatch(name) or "\0" in value:
+            entry.problem("env_file", f"line {number} is not NAME=VALUE", "write one variable a line, without quotes")
+        found[name] = value
     return found

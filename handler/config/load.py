@@ -1,14 +1,13 @@
-"""The TOML file, to frozen dataclasses. Every problem is reported at once, each with its key's path and a hint.
+"""Reads the TOML file into frozen dataclasses. All problems are reported at once, each with its key's path and a hint.
 
-Any fault in an entry switches that caller, VM or alert off, whole: half an entry could mean more than its author wrote.
-The rest works on. What no rescue can do without (a caller, a VM, a session secret) is a ConfigError; what a later part
-needs is checked where that part lives. Pure but for reading the files that the TOML names, through `read`.
+A fault in an entry switches that caller, VM or alert off: half an entry could mean more than its author wrote. The
+other entries work. A file without a usable caller, VM or session secret raises ConfigError.
 """
 
 import os
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,60 +17,57 @@ from .callers import read_callers
 from .chat import read_chat
 from .model import Config
 from .problems import ConfigError, Problem
-from .reader import Read, Tables
+from .reader import Entry, Read
 from .vms import read_vm, vmid_in
 
 _SESSION_SECRET_BYTES = 32
 
 
 def parse(text: str, read: Read) -> Config:
-    """Return the usable part of what `text` spells, with every problem there is; raise ConfigError, also with every
-    problem, when that is too little for a rescue."""
+    """Return the usable part of a file's text, with all its problems.
+
+    Raises ConfigError, also with all problems, when the usable part is too little for a rescue.
+    """
     try:
         data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # tomllib lets those of a huge number and of deep nesting through
+    except (ValueError, RecursionError) as error:  # tomllib raises others for a huge number and for deep nesting
         raise ConfigError([Problem("(file)", f"is not TOML: {error}", "check its quotes and brackets")]) from None
-    return _config(Tables(data, read))
+    return _config(Entry(data, read, []))
 
 
-def _config(tables: Tables) -> Config:
-    tables.unknown("", tables.data, ("callers", "vms", "sessions", "chat", "alerts"))
-    entries = tables.get_tables("vms")
-    vms = {name: vm for name, table in entries.items() if (vm := read_vm(tables, name, table))}
-    callers = read_callers(tables, entries)
-    alerts = read_rules(tables, vms, entries)
-    secrets, directory = _sessions(tables)
-    chat = read_chat(tables, directory)
+def _config(top: Entry) -> Config:
+    entries = top.get_tables("vms")
+    vms = {name: vm for name, entry in entries.items() if (vm := read_vm(name, entry))}
+    callers = read_callers(top, entries)
+    alerts = read_rules(top, vms, entries)
+    secrets, directory = _sessions(top.get_table("sessions"))
+    chat = read_chat(top, directory)
+    top.report_unknown()
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
-    _require(
-        tables, "callers", signing, "no caller can sign requests", "fix one, or make one: breakglass keys new NAME"
-    )
-    _require(tables, "vms", vms, "has none that can be used", "mend one: docs/protocol.md, section 1")
+    _require(top, "callers", signing, "no caller can sign requests", "mend one, or make one: breakglass keys new NAME")
+    _require(top, "vms", vms, "no VM can be used", "mend one: docs/protocol.md, section 1")
     if not (signing and vms and secrets):
-        raise ConfigError(tables.problems)
-    off = {name: vmid_in(table) for name, table in entries.items() if name not in vms}
-    return Config(callers, vms, secrets, directory, off, tuple(tables.problems), alerts, chat)
+        raise ConfigError(top.problems)
+    off = {name: vmid_in(entry) for name, entry in entries.items() if name not in vms}
+    return Config(callers, vms, secrets, directory, off, tuple(top.problems), alerts, chat)
 
 
-def _require(tables: Tables, path: str, usable: Sized, message: str, hint: str) -> None:
-    """Say what is missing where no other problem says it of the whole table."""
-    if not usable and not any(problem.path == path for problem in tables.problems):
-        tables.problem(path, message, hint)
+def _require(top: Entry, key: str, usable: Sized, message: str, hint: str) -> None:
+    """Record that a table has no usable entry, unless a problem with the whole table is known."""
+    if not usable and not any(problem.path == key for problem in top.problems):
+        top.problem(key, message, hint)
 
 
-def _sessions(tables: Tables) -> tuple[tuple[str, ...], str]:
-    table = tables.get_table("sessions")
-    tables.unknown("sessions", table, ("secret", "secret_file", "dir"))
-    secrets = _long_enough(tables, "sessions.secret", tables.secrets("sessions", table, "secret"))
-    return secrets, tables.get_str("sessions", table, "dir", "var/sessions")
-
-
-def _long_enough(tables: Tables, path: str, secrets: Iterable[str]) -> tuple[str, ...]:
-    """Return the secrets that are long enough; the others are a problem and not used."""
+def _sessions(entry: Entry) -> tuple[tuple[str, ...], str]:
+    """Return the session secrets that are long enough, and the directory."""
+    secrets = entry.secrets("secret")
     strong = tuple(secret for secret in secrets if len(secret.encode()) >= _SESSION_SECRET_BYTES)
-    if set(strong) != set(secrets):
-        tables.problem(path, f"is shorter than {_SESSION_SECRET_BYTES} bytes", "make one: openssl rand -base64 48")
-    return strong
+    if len(strong) < len(secrets):
+        message = f"is shorter than {_SESSION_SECRET_BYTES} bytes"
+        entry.problem("secret", message, "make one: openssl rand -base64 48")
+    directory = entry.get_str("dir", "var/sessions")
+    entry.report_unknown()
+    return strong, directory
 
 
 def config_path() -> Path:

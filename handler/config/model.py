@@ -1,4 +1,4 @@
-"""What the configuration says, as frozen dataclasses, and what follows from it. Pure; `load.py` fills them in."""
+"""The configuration as frozen dataclasses. Pure; `load.py` makes them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from .problems import Problem
 _NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _RESERVED = ("pve", "ssh", "claude")  # commands on claude's PATH, beside the one named after the VM
-# Words that bash obeys itself, before it looks for a command: allowed as the guest's, they would run something here.
+# bash obeys these words itself. As the name of a guest's command, each would run something on this machine instead.
 _SHELL = """
 alias bg bind break builtin caller case cd command compgen complete compopt continue coproc declare dirs disown do done
 echo elif else enable esac eval exec exit export false fc fg fi for function getopts hash help history if in jobs kill
@@ -35,8 +35,11 @@ class Address:
 
 @dataclass(frozen=True)
 class Vm:
-    """One VM and the Proxmox host that runs it. `host_keys` and `host_cas` are OpenSSH public keys; both empty means
-    that any host key is accepted, which is warned about. `agent_key` is claude's own, `guest` where it can log in."""
+    """One VM and the Proxmox host that runs it.
+
+    `host_keys` and `host_cas` are OpenSSH public keys; if both are empty, any host key is accepted, with a warning.
+    `key` is the power key, `agent_key` the read-only key, `guest` where claude can log in.
+    """
 
     name: str
     vmid: int
@@ -52,12 +55,13 @@ class Vm:
 
     @property
     def any_host_key(self) -> bool:
+        """Tell whether any host key is accepted."""
         return not (self.host_keys or self.host_cas)
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What [chat] says. Neither `user` nor `shared_uid`: chat stays off, for nobody said what claude may reach."""
+    """What [chat] says. Without `user` and `shared_uid` chat stays off: the operator must say what claude may reach."""
 
     sessions_dir: str
     command: str = "claude"
@@ -70,8 +74,10 @@ class ChatSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration, as far as this version serves it. What `problems` concern is left out of it, but for
-    the names and numbers of the VMs that are off: they are still VMs that somebody may mean."""
+    """The usable part of the configuration.
+
+    Entries with a problem are left out, except that `vms_off` has the names and numbers of such VMs.
+    """
 
     callers: tuple[Caller, ...]
     vms: Mapping[str, Vm]
@@ -81,11 +87,13 @@ class Config:
     problems: tuple[Problem, ...] = ()
     alerts: tuple[Rule, ...] = ()
     chat: ChatSettings | None = None
-    files: tuple[str, ...] = ()  # that were read for it
+    files: tuple[str, ...] = ()  # every file that was read
 
     def vm_named(self, name: str) -> Vm | None:
-        """Return the VM of that name, or for none the only one there is. One that is off counts: with a fault in the
-        entry of one of two, a request that names none must not go to the other."""
+        """Return the VM of that name; for an empty name, return the only VM there is.
+
+        A VM that is off counts: of two VMs with one off, a request without a name must not go to the other.
+        """
         if not name and len(self.vms) + len(self.vms_off) == 1:
             return next(iter(self.vms.values()))
         return self.vms.get(name)
@@ -97,22 +105,22 @@ class Config:
 
 
 def is_caller_name(name: str) -> bool:
-    """Tell whether a caller can be named so: the host agent records it as by=."""
+    """Tell whether the host agent accepts a caller's name, which it records as by=."""
     return bool(_NAME.fullmatch(name))
 
 
 def is_vm_name(name: str) -> bool:
-    """Tell whether a VM can be named so."""
+    """Tell whether a name can be a VM's."""
     return bool(_VM_NAME.fullmatch(name)) and name not in _RESERVED
 
 
 def is_guest_command(name: str) -> bool:
-    """Tell whether a VM's name can be a command of claude's: not where the shell would take it for its own word."""
+    """Tell whether a VM's name can be a command of claude's, which a word of the shell can't be."""
     return is_vm_name(name) and name not in _SHELL.split()
 
 
 def by_hand(vm: Vm, verb: str) -> tuple[str, ...]:
-    """Return the commands that do `verb` by hand; all of them for a reading verb or when none is for this one."""
+    """Return the commands that do `verb` by hand; all commands for a reading verb, or if none is for this verb."""
     if verb not in VERBS or not VERBS[verb].mutating:
         return vm.by_hand
     own = _naming(vm.by_hand, verb)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: every fault at once, each with its place and an instruction. Pure."""
+"""The problems of a configuration, each with its place and an instruction. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class Problem:
 
     path: str
     message: str
-    hint: str = ""
+    hint: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}" + (f"\n    {self.hint}" if self.hint else "")
+        return f"{self.path}: {self.message}\n    {self.hint}"
 
 
 def list_problems(problems: Iterable[Problem]) -> list[dict[str, str]]:
@@ -22,7 +22,7 @@ def list_problems(problems: Iterable[Problem]) -> list[dict[str, str]]:
 
 
 class ConfigError(Exception):
-    """The configuration can't be used; carries every problem at once."""
+    """Raised if the configuration can't be used; has all its problems."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__(problems)

@@ -1,102 +1,171 @@
-"""TOML tables, read with patience: a value of the wrong shape is a problem with its key's path, not an exception.
+"""TOML tables as typed values: a value of the wrong type is a problem with its key's path, not an exception.
 
-Pure but for reading the files that secrets may be in, through `read`.
+Pure, except that `read` reads the files that keys name.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from .problems import Problem
 
 Read = Callable[[str], str]
-Table = dict[str, Any]
 
 
-class Tables:
-    """The whole file's tables and the problems found in them so far."""
+class Entry:
+    """One table of the file and the problems in it.
 
-    def __init__(self, data: Table, read: Read) -> None:
-        self.data = data
-        self.read = read
-        self.problems: list[Problem] = []
+    An entry remembers which keys were read. `report_unknown` reports every other key, so call it last.
+    """
 
-    # --- shapes ---
+    def __init__(self, data: dict[str, Any], read: Read, problems: list[Problem], path: str = "") -> None:
+        self.data, self.path, self.problems = data, path, problems
+        self.is_faulty = False
+        self._read = read
+        self._known: dict[str, None] = {}
 
-    def get_tables(self, name: str) -> dict[str, Table | None]:
-        """Return the entries of a table of tables; None for one that is something else."""
-        before = len(self.problems)
-        table = self.get_table(name)
-        if not table and len(self.problems) == before:
-            self.problem(name, "is empty", f"at least one [{name}.NAME] is needed")
-        found = {key: value if isinstance(value, dict) else None for key, value in table.items()}
-        for key in [key for key, value in found.items() if value is None]:
-            self.problem(f"{name}.{key}", "is not a table", f"write [{name}.{key}]")
-        return found
+    def part(self) -> "Entry":
+        """Return the same table as an entry with a fault of its own: its problems do not make this one faulty."""
+        part = Entry(self.data, self._read, self.problems, self.path)
+        part._known = self._known
+        return part
 
-    def get_table(self, name: str) -> Table:
-        value = self.data.get(name, {})
-        if isinstance(value, dict):
-            return value
-        self.problem(name, "is not a table", f"write [{name}]")
-        return {}
+    def problem(self, key: str, message: str, hint: str) -> None:
+        """Record a problem with a key; an empty key stands for the whole entry."""
+        self.is_faulty = True
+        self.problems.append(Problem(self._join(key), message, hint))
 
-    def get_str(self, path: str, table: Table, key: str, default: str) -> str:
-        value = table.get(key, default)
+    def _join(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path and key else self.path or key
+
+    def report_unknown(self) -> None:
+        """Record a problem for each key that was not read."""
+        for key in sorted(self.data.keys() - self._known.keys()):
+            self.problem(key, "is not a setting", f"use one of {', '.join(self._known)}, or take it out")
+
+    # --- values ---
+
+    def has(self, *keys: str) -> bool:
+        """Tell whether the table has one of these keys."""
+        self._known |= dict.fromkeys(keys)
+        return any(key in self.data for key in keys)
+
+    def get(self, key: str, default: object = None) -> Any:
+        """Return a value of any type."""
+        self._known[key] = None
+        return self.data.get(key, default)
+
+    def get_str(self, key: str, default: str = "") -> str:
+        """Return a text; a value of another type is a problem."""
+        value = self.get(key, default)
         if isinstance(value, str):
             return value
-        self.problem(f"{path}.{key}", "is not text", "put it in quotes")
+        self.problem(key, f"is not text: {quoted(value)}", "put it in quotes")
         return default
 
-    def get_strs(self, path: str, table: Table, key: str) -> tuple[str, ...]:
-        """Return a list of texts; one text alone counts as a list of one."""
-        value = table.get(key, [])
+    def get_number(self, key: str, default: int, least: int, most: int) -> int:
+        """Return a whole number; one out of bounds is a problem."""
+        value = self.get(key, default)
+        if is_number(value) and least <= value <= most:
+            return value
+        hint = f"write it without quotes, like {key} = {default}"
+        self.problem(key, f"is not a number from {least} to {most}: {quoted(value)}", hint)
+        return default
+
+    def get_flag(self, key: str) -> bool:
+        """Return true or false; false if the key is missing."""
+        value = self.get(key, False)
+        if not isinstance(value, bool):
+            self.problem(key, f"is not true or false: {quoted(value)}", f"write {key} = true, without quotes")
+        return value is True
+
+    def get_strs(self, key: str) -> tuple[str, ...]:
+        """Return a list of texts; one text alone counts as a list of one. Quotes no value, which can be a secret."""
+        value = self.get(key, [])
         values = [value] if isinstance(value, str) else value
         if isinstance(values, list) and all(isinstance(item, str) for item in values):
             return tuple(values)
-        self.problem(f"{path}.{key}", "is not text or a list of texts", f'like {key} = ["…"]')
+        self.problem(key, "is not text or a list of texts", f'write {key} = ["…"]')
         return ()
 
-    def get_choices(self, path: str, table: Table, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
-        before = len(self.problems)
-        words = self.get_strs(path, table, key)
-        if not words and len(self.problems) == before:
-            self.problem(f"{path}.{key}", "is missing", f"some of {', '.join(known)}")
+    def get_choices(self, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
+        """Return a list of known words; a missing list is a problem, and so is an unknown word."""
+        words = self.get_strs(key)
+        if not words and self.data.get(key, []) in ([], ""):
+            self.problem(key, "is missing", f"name some of {', '.join(known)}")
         for word in words:
             if word not in known:
-                self.problem(f"{path}.{key}", f'has an unknown word "{word}"', f"one of {', '.join(known)}")
+                self.problem(key, f"has an unknown word: {quoted(word)}", f"use {', '.join(known)}")
         return words
 
-    def unknown(self, path: str, table: Table, known: tuple[str, ...]) -> None:
-        for key in sorted(table.keys() - set(known)):
-            self.problem(f"{path}.{key}".lstrip("."), "is not a setting", f"one of {', '.join(known)}")
+    # --- tables ---
 
-    def problem(self, path: str, message: str, hint: str = "") -> None:
-        self.problems.append(Problem(path, message, hint))
+    def get_table(self, key: str) -> "Entry":
+        """Return a table as an entry; an empty one if it is missing. A value of another type is a faulty entry."""
+        return self._entry(key, self.get(key, {}), f"[{key}]")
+
+    def get_tables(self, key: str) -> dict[str, "Entry"]:
+        """Return the entries of a table of tables by name."""
+        table = self.get_table(key)
+        if not table.data and not table.is_faulty:
+            self.problem(key, "is empty", f"add at least one [{key}.NAME]")
+        return {name: table._entry(name, value, f"[{key}.{name}]") for name, value in table.data.items()}
+
+    def get_list(self, key: str) -> list["Entry"]:
+        """Return the entries of an array of tables."""
+        values = self.get(key, [])
+        if not isinstance(values, list):
+            self.problem(key, f"is not a list of tables: {quoted(values)}", f"write [[{key}]] above each")
+            return []
+        return [self._entry(f"{key}[{n}]", value, f"[[{key}]] above each") for n, value in enumerate(values)]
+
+    def _entry(self, key: str, value: object, header: str) -> "Entry":
+        entry = Entry(value if isinstance(value, dict) else {}, self._read, self.problems, self._join(key))
+        if not isinstance(value, dict):
+            entry.problem("", f"is not a table: {quoted(value)}", f"write {header}")
+        return entry
 
     # --- secrets ---
 
-    def secrets(self, path: str, table: Table, name: str) -> list[str]:
+    def secrets(self, key: str) -> list[str]:
         """Return the secrets given inline (one or a list) or as files; a problem when there are none."""
-        return [secret for _, secret in self.secrets_with_source(path, table, name)]
+        return [secret for _, secret in self.secrets_with_source(key)]
 
-    def secrets_with_source(self, path: str, table: Table, name: str) -> list[tuple[str, str]]:
-        """Return each secret after the words that name its file; after an empty text if it stands in the table."""
+    def secrets_with_source(self, key: str) -> list[tuple[str, str]]:
+        """Return each secret after the words that name its file; after an empty text if it is in the table."""
         before = len(self.problems)
-        found = [("", secret) for secret in self.get_strs(path, table, name)]
-        files = self.get_strs(path, table, f"{name}_file")
-        found += [(f' in "{file}"', self.file(f"{path}.{name}_file", file)) for file in files]
+        found = [("", secret) for secret in self.get_strs(key)]
+        found += [(f' in "{file}"', self.file(f"{key}_file", file)) for file in self.get_strs(f"{key}_file")]
         secrets = [(source, secret) for source, secret in found if secret]
         if not secrets and len(self.problems) == before:
-            self.problem(f"{path}.{name}", "is missing", f"give {name} or {name}_file")
+            self.problem(key, "is missing", f"give {key} or {key}_file")
         return secrets
 
-    def file(self, path: str, file: str) -> str:
-        """Return what is in the file; a problem when it can't be read, and when it is empty: half written, say."""
+    def file(self, key: str, file: str) -> str:
+        """Return what is in the file that a key names; a file that can't be read or is empty is a problem."""
         try:
-            found = self.read(file).strip()
+            found = self._read(file).strip()
         except (OSError, ValueError) as error:
-            self.problem(path, f'can\'t be read: "{file}": {error}', "check the path and its owner")
+            self.problem(key, f'can\'t be read: "{file}": {error}', "check the path and its owner")
             return ""
         if not found:
-            self.problem(path, f'is empty: "{file}"', "write the secret into it")
+            self.problem(key, f'is empty: "{file}"', "write the secret into it")
         return found
+
+
+def is_number(value: object) -> TypeGuard[int]:
+    """Tell whether a value is a whole number, which true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def quoted(value: object) -> str:
+    """Return a value as a problem shows it: a list or a table by its kind, other values cut."""
+    match value:
+        case str():
+            return f'"{value[:40]}"'
+        case list() | dict():
+            return "a list" if isinstance(value, list) else "a table"
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value) if abs(value) < 10**40 else "a huge number"  # Python refuses to write the longest ones
+    return str(value)[:40]

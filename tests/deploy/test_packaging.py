@@ -14,6 +14,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from breakglass.agents.pve.words import VERSION
+
+from ..support.locks import read_pins
+
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {
     "handler": "breakglass",
@@ -21,8 +25,6 @@ FOLDERS = {
     "static_site": "breakglass/static_site",
 }
 LOCKS = ("requirements.txt", "requirements-dev.txt")
-PINNED = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)(?P<rest>.*)")
-HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -99,10 +101,12 @@ def test_the_wheel_imports_from_its_own_place(installed: Path, tmp_path: Path) -
 
 @pytest.mark.all
 def test_the_command_of_the_wheel_runs(installed: Path, tmp_path: Path) -> None:
-    """`breakglass` runs from any directory and lists its commands."""
-    told = run(installed / "breakglass", "--help", cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert "serve" in told.stdout
+    """`breakglass` runs from any directory and lists its commands; so does `python -m breakglass`."""
+    for command in ([installed / "breakglass"], [installed / "python", "-m", "breakglass"]):
+        told = run(*command, "--help", cwd=tmp_path)
+        assert told.returncode == 0, told.stderr
+        assert "serve" in told.stdout
+        assert run(*command, "--version", cwd=tmp_path).stdout == f"breakglass {VERSION}\n"
 
 
 @pytest.mark.all
@@ -116,24 +120,10 @@ def test_the_wheel_writes_the_host_agent(installed: Path, tmp_path: Path) -> Non
     assert agent.read_text(encoding="utf-8") == here.stdout
 
 
-def pins(lock: str) -> dict[str, str]:
-    """Return the version that a lock file gives to each name; fail on a line that is no pin with its hashes."""
-    text = re.sub(r"^ *#.*\n", "", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)
-    found = {}
-    for line in text.replace("\\\n", " ").splitlines():
-        pinned = PINNED.fullmatch(line)
-        assert pinned, f"not a pin: {line}"
-        _, *hashes = pinned["rest"].split(" --hash")
-        assert hashes, f"no hash: {line}"
-        assert all(HASH.fullmatch(f"--hash{hash_.rstrip()}") for hash_ in hashes), line
-        found[pinned["name"]] = pinned["version"]
-    return found
-
-
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_file_hashes_every_pin_and_names_no_host(lock: str) -> None:
     """A lock file says what to install, never where it comes from."""
-    assert pins(lock)
+    assert read_pins(lock)
     assert not re.search(r"://|index-url|find-links|trusted-host|@", (ROOT / lock).read_text(encoding="utf-8"))
 
 
@@ -144,12 +134,12 @@ def test_the_lock_files_hold_what_the_project_depends_on(lock: str) -> None:
     wanted = list(project["project"]["dependencies"])
     if lock == "requirements-dev.txt":
         wanted += project["dependency-groups"]["dev"] + project["build-system"]["requires"]
-    locked = pins(lock)
+    locked = read_pins(lock)
     for requirement in map(Requirement, wanted):
         version = locked.get(canonicalize_name(requirement.name))
         assert version, f"{requirement.name} is not in {lock}: ./dev lock"
         assert requirement.specifier.contains(version), f"{requirement} is {version} in {lock}: ./dev lock"
-    assert locked.items() >= pins("requirements.txt").items()
+    assert locked.items() >= read_pins("requirements.txt").items()
 
 
 def test_dev_says_what_it_can_do() -> None:

@@ -266,6 +266,30 @@ def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> Non
     assert all(problem.hint for problem in found)
 
 
+QUOTED = {
+    "text": ("vmid = 102", 'vmid = "102"', '"102"'),
+    "an address": ("breakglass@192.0.2.10:2222", "192.0.2.10", '"192.0.2.10"'),
+    "a number": ("[sessions]", "[sessions]\ndir = 7", "7"),
+    "a truth value": ("vmid = 102", "vmid = true", "true"),
+    "a day": ("allow", "not_after = 2027-06-01\nallow", "2027-06-01"),
+    "a number too long to write": ("vmid = 102", f"vmid = 0x{'f' * 5000}", "a huge number"),
+    "a list": (VM, "vms = [102]\n", "a list"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "value"), QUOTED.values(), ids=QUOTED)
+def test_a_problem_quotes_the_value(old: str, new: str, value: str) -> None:
+    """A problem shows the value that is wrong; of a list or a table it shows only the kind."""
+    text = changed(old, new) if old != VM else new + OPERATOR + SESSIONS
+    assert problems(text)[0].message.endswith(f": {value}")
+
+
+def test_a_vm_that_is_off_reports_what_is_wrong_for_claude_too() -> None:
+    """A fault that switches a VM off hides no fault in what only claude uses."""
+    text = ROOMY.replace("vmid = 103", 'vmid = 0\nguest = "root"\nagent_key = []')
+    assert set(paths(text)) == {f"vms.other.{key}" for key in ("vmid", "guest", "guest_host_key", "agent_key")}
+
+
 def test_ten_mistakes_are_reported_at_once() -> None:
     """Nobody mends a file one restart at a time: all its mistakes are in the first answer."""
     text = f"""
@@ -388,8 +412,8 @@ def test_a_secret_belongs_to_one_caller() -> None:
     tablet = OPERATOR.replace("operator", "tablet").replace(f'"{whsec("o")}"', f'["{whsec("t")}", "{whsec("o")}"]')
     config = read(GOOD + PHONE + tablet)
     assert [(problem.path, problem.message) for problem in config.problems] == [
-        ("callers.operator.secret", "is also that of tablet"),
-        ("callers.tablet.secret", "is also that of operator"),
+        ("callers.operator.secret", "is also the secret of tablet"),
+        ("callers.tablet.secret", "is also the secret of operator"),
     ]
     assert [caller.name for caller in config.callers] == ["phone"]
 

@@ -99,6 +99,6 @@ async def test_unauthorized_is_always_the_same_bytes() -> None:
 
 def test_a_config_error_tells_every_problem() -> None:
     """A configuration error reads as its problems, each with its path and, indented, what to do."""
-    error = ConfigError([Problem("vms.devvm.vmid", "is missing", "like 102"), Problem("chatt", "is not a setting")])
-    assert str(error) == "vms.devvm.vmid: is missing\n    like 102\nchatt: is not a setting"
+    error = ConfigError([Problem("vms.devvm.vmid", "is missing", "like 102"), Problem("chat", "is odd", "take it out")])
+    assert str(error) == "vms.devvm.vmid: is missing\n    like 102\nchat: is odd\n    take it out"
     assert not isinstance(error, BreakglassError)

@@ -1,0 +1,101 @@
+"""A checkout that nothing installed: the Procfile's line runs there with the packages of requirements.txt alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from breakglass.agents.pve.words import VERSION
+
+from ..support.locks import ROOT, read_pins
+from ..support.ports import reserve_port
+from ..support.service import Service
+from ..support.sshd import wait_listening
+
+pytestmark = pytest.mark.all  # each needs an environment of its own
+
+
+def copy_distribution(name: str, version: str, packages: Path) -> None:
+    """Copy the files of an installed package, without its scripts."""
+    found = distribution(name)
+    assert found.version == version, f"{name} is {found.version}: ./dev test installs {version}"
+    for file in found.files or ():
+        if ".." not in file.parts and file.suffix != ".pyc":
+            target = packages / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(str(file.locate()), target)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the handler is started from."""
+    place = tmp_path_factory.mktemp("checkout")
+    for folder in ("handler", "agents", "static_site"):
+        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Procfile", place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of a shell whose `python` has exactly the packages of requirements.txt."""
+    venv = tmp_path_factory.mktemp("runtime") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=120)
+    [packages] = venv.glob("lib/python*/site-packages")
+    for name, version in read_pins("requirements.txt").items():
+        copy_distribution(name, version, packages)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**inherited, "PATH": f"{venv}/bin:/usr/bin:/bin"}
+
+
+class ProcfileService(Service):
+    """A handler that a platform starts: with the line of the Procfile, in the checkout."""
+
+    def __init__(self, checkout: Path, environment: dict[str, str], directory: Path) -> None:
+        self.checkout, self.environment = checkout, environment
+        [self.line] = (checkout / "Procfile").read_text().splitlines()
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        super().__init__(
+            directory,
+            port=reserve_port(),
+            key=key.export_private_key().decode(),
+            host_key=key.export_public_key().decode().strip(),
+        )
+
+    def start(self) -> None:
+        """Run the line in a shell and return once the handler listens."""
+        environment = {**self.environment, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
+        command = ["/bin/sh", "-c", f"exec {self.line.removeprefix('web: ')}"]
+        with self.audit_file.open("ab") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.checkout)
+        wait_listening(self.port, self.process, self.audit_file)
+
+
+@pytest.fixture
+def service(checkout: Path, environment: dict[str, str], tmp_path: Path) -> Iterator[ProcfileService]:
+    service = ProcfileService(checkout, environment, tmp_path)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def test_the_procfile_starts_the_handler(service: ProcfileService) -> None:
+    """The Procfile's line starts a handler that answers /health, serves the page and tries to reach its host."""
+    health = service.health()
+    assert (health["ok"], health["version"]) == (True, VERSION)
+    assert b"<title>" in service.send("GET", "/").body
+    assert service.pve("status").json["outcome"] == "unreached"
+
+
+def test_the_folder_is_a_command(checkout: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """`python handler` runs the command from any directory."""
+    command = ["python", str(checkout / "handler"), "--version"]
+    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (told.stdout, told.stderr, told.returncode) == (f"breakglass {VERSION}\n", "", 0)

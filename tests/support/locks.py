@@ -1,0 +1,22 @@
+"""What the lock files say."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+_PINNED = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)(?P<rest>.*)")
+_HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+
+
+def read_pins(lock: str) -> dict[str, str]:
+    """Return the version that a lock file gives to each name; fail on a line that is no pin with its hashes."""
+    text = re.sub(r"^ *#.*\n", "", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        pinned = _PINNED.fullmatch(line)
+        assert pinned, f"not a pin: {line}"
+        _, *hashes = pinned["rest"].split(" --hash")
+        assert hashes, f"no hash: {line}"
+        assert all(_HASH.fullmatch(f"--hash{hash_.rstrip()}") for hash_ in hashes), line
+        found[pinned["name"]] = pinned["version"]
+    return found
