@@ -1,4 +1,4 @@
-"""Command lines that run one module of this package in an isolated interpreter.
+"""Builds command lines that run one module of this package in an isolated interpreter.
 
 Such a process sees no site-packages and no environment (`-IS`), so only the standard library and this package can be
 imported, and the interpreter starts in half the time. The package is registered by hand: in a checkout its folder has
@@ -12,8 +12,8 @@ _HERE = os.path.dirname(os.path.realpath(__file__))
 _PACKAGE = __name__.rpartition(".")[0]
 
 
-def isolated(module: str, *arguments: str) -> list[str]:
-    """Return the command line that calls `main()` of a module such as "claude.runner"; its arguments follow."""
+def isolated_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line that calls `main()` of a module such as "claude.runner", with these arguments."""
     begin = (
         f"import sys; package = type(sys)({_PACKAGE!r}); package.__path__ = [{_HERE!r}]; "
         f"sys.modules[{_PACKAGE!r}] = package; "

@@ -1,5 +1,7 @@
-"""Calls in daemon threads, with a deadline. A file system that hangs blocks neither the event loop, and with it the
-power verbs, nor the end of the process."""
+"""Runs calls in daemon threads, with a deadline.
+
+A file system that hangs blocks neither the event loop, which serves the power verbs, nor the end of the process.
+"""
 
 import asyncio
 import queue
@@ -15,11 +17,11 @@ T = TypeVar("T")
 
 async def run_in_thread(call: Callable[[], T], seconds: float) -> T:
     """Return what a call returns in a thread of its own; raise what it raises, or TimeoutError after `seconds`."""
-    return await _result(lambda work: threading.Thread(target=work, daemon=True).start(), call, seconds)
+    return await _wait_for_result(lambda work: threading.Thread(target=work, daemon=True).start(), call, seconds)
 
 
 class DaemonThreads:
-    """A few threads, started when first needed, that take calls in turn. Nothing waits for one that is stuck."""
+    """A few threads that share one queue of calls. They start with the first call; no caller waits for a stuck one."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._name, self._threads = name, threads
@@ -27,16 +29,16 @@ class DaemonThreads:
         self._started = False
 
     async def run(
-        self, call: Callable[..., T], *arguments: Any, seconds: float, late: Callable[[T], None] | None = None
+        self, call: Callable[..., T], *arguments: Any, seconds: float, on_late: Callable[[T], None] | None = None
     ) -> T:
         """Return what a call returns; raise what it raises, or TimeoutError after `seconds`.
 
-        A result that comes after that is given to `late`.
+        `on_late` gets a result that comes after that.
         """
-        return await _result(self.later, partial(call, *arguments), seconds, late)
+        return await _wait_for_result(self.run_later, partial(call, *arguments), seconds, on_late)
 
-    def later(self, call: Callable[[], object]) -> None:
-        """Queue a call whose result is not needed. The audit notes what it raises."""
+    def run_later(self, call: Callable[[], object]) -> None:
+        """Queue a call whose result is not needed. The audit log notes what it raises."""
         if not self._started:
             self._started = True
             for number in range(self._threads):
@@ -47,38 +49,38 @@ class DaemonThreads:
         while True:
             try:
                 self._work.get()()
-            except Exception as error:  # a dead thread would be missed by every later call
+            except Exception as error:  # without this thread, later calls would wait for ever
                 audit.note("background-call-failed", thread=self._name, error=repr(error))
 
 
-async def _result(
+async def _wait_for_result(
     submit: Callable[[Callable[[], None]], None],
     call: Callable[[], T],
     seconds: float,
-    late: Callable[[T], None] | None = None,
+    on_late: Callable[[T], None] | None = None,
 ) -> T:
-    loop, found = asyncio.get_running_loop(), asyncio.Future[T]()
+    loop, future = asyncio.get_running_loop(), asyncio.Future[T]()
 
-    def settle(result: T | None, error: Exception | None) -> None:
+    def deliver(result: T | None, error: Exception | None) -> None:
         if error is not None:
-            if not found.done():
-                found.set_exception(error)
-        elif not found.done():
-            found.set_result(result)  # type: ignore[arg-type]  # it is what `call` returned
-        elif late is not None:
-            late(result)  # type: ignore[arg-type]
+            if not future.done():
+                future.set_exception(error)
+        elif not future.done():
+            future.set_result(result)  # type: ignore[arg-type]  # it is what `call` returned
+        elif on_late is not None:
+            on_late(result)  # type: ignore[arg-type]
 
     def work() -> None:
-        result, failed = None, None
+        result, raised = None, None
         try:
             result = call()
         except Exception as error:
-            failed = error
+            raised = error
         try:
-            loop.call_soon_threadsafe(settle, result, failed)
+            loop.call_soon_threadsafe(deliver, result, raised)
         except RuntimeError:  # the loop has ended
             pass
 
     submit(work)
     async with asyncio.timeout(seconds):
-        return await found
+        return await future

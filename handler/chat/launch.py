@@ -1,7 +1,7 @@
-"""From a claimed turn to its runner: the session's lock, claude's command, one process.
+"""Claims a turn, takes its session's lock and starts its runner.
 
-All of it blocks, in a thread of `threads.py`. A failure is written into the turn's log, because the turn was claimed
-and needs an end.
+All of it blocks, so it runs in a thread of `threads.py`. A failure is written to the turn's log, because a claimed turn
+needs an end.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from ..claude import command
 from ..claude.command import TurnRequest
-from ..claude.eventlog import append, ending
+from ..claude.eventlog import append_events, build_ending
 from ..claude.runner import SILENCE_SECONDS
 from ..claude.runner_job import RunnerJob
 from ..config.model import ChatSettings
-from ..isolated import isolated
+from ..isolated import isolated_command
 from .store import Store
 
-_BUSY = ("busy", "another turn of this session is under way", "wait for it or cancel it, then send with a new id")
+_BUSY = ("busy", "another turn of this session is running", "wait for it or cancel it, then send with a new id")
 
 Started = tuple[subprocess.Popen[bytes], socket.socket]
 
@@ -32,7 +32,7 @@ def launch(
     turn_dir: Path,
     refusal: tuple[str, str, str] | None,
 ) -> Started | None:
-    """Claim a turn, unless it exists already, and start its runner, or write why not. Raises SessionsUnwritable."""
+    """Claim a turn unless it exists, and start its runner or write why not. Raises SessionsUnwritable."""
     first = {"session": request.token, "id": request.sid, "turn": request.turn, "resumed": request.resume}
     log = store.claim(turn_dir, request.metadata, {"type": "session", "n": 1, **first})
     return None if log is None else _launch(settings, store, request, turn_dir, log, refusal)
@@ -46,21 +46,21 @@ def _launch(
     log: int,
     refusal: tuple[str, str, str] | None,
 ) -> Started | None:
-    """Start the runner of a turn. Closes `log`, which the runner then holds."""
+    """Start the runner of a turn. Closes `log`, which the runner inherits."""
     lock = None
     try:
         lock = None if refusal else store.lock(request.sid)
         if lock is None:
-            append(log, ending(*(refusal or _BUSY), 2))
+            append_events(log, build_ending(*(refusal or _BUSY), 2))
             return None
-        store.note(lock, turn_dir, request.still_open)
-        job = command.prepare(settings, request, store.work(turn_dir))
+        store.save_proposals(lock, turn_dir, request.still_open)
+        job = command.prepare_job(settings, request, store.make_work_dir(turn_dir))
         cancel = str(turn_dir / "cancel")
         return start_runner(replace(job, cancel=cancel, silence_seconds=SILENCE_SECONDS), log, lock)
-    except Exception as error:  # a full disk, a user that is gone, a defect of ours
-        hint = "see [chat] and the handler's log; the power verbs don't need claude"
-        with contextlib.suppress(OSError):  # each reader of the log tries again
-            append(log, ending("claude-crashed", f"the turn could not be begun: {error!r}", hint, 2))
+    except Exception as error:  # a full disk, a missing user, a defect of ours
+        hint = "check [chat] and the handler's log; the power verbs don't need claude"
+        with contextlib.suppress(OSError):  # each reader of the log tries to write an ending, too
+            append_events(log, build_ending("claude-crashed", f"the turn could not be started: {error!r}", hint, 2))
         return None
     finally:
         for fd in (log, lock):
@@ -69,14 +69,17 @@ def _launch(
 
 
 def start_runner(job: RunnerJob, log: int, lock: int) -> Started:
-    """Start the runner. The job goes through a file in memory: it can't block, and no `ps` shows it."""
+    """Start the runner.
+
+    The job goes through a file in memory, which can't block and which `ps` does not show.
+    """
     control, theirs = socket.socketpair()
     with os.fdopen(os.memfd_create("job"), "w+b") as standard_input, theirs:
         fds = {"log": log, "lock": lock, "control": theirs.fileno()}
         standard_input.write(replace(job, **fds).to_json())  # type: ignore[arg-type]  # all three are numbers
         standard_input.seek(0)
         process = subprocess.Popen(
-            isolated("claude.runner"),
+            isolated_command("claude.runner"),
             stdin=standard_input,
             stdout=subprocess.DEVNULL,
             env={},

@@ -1,11 +1,11 @@
-"""The body of a request to /chat, once parsed. Pure."""
+"""The body of a request to /chat, parsed. Pure."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """The body of POST /chat: one of `prompt`, `attach`, `cancel`. `vm` and `session` are not judged yet."""
+    """The body of POST /chat: one of `prompt`, `attach`, `cancel`. `vm` and `session` are not checked yet."""
 
     prompt: str = ""
     vm: str = ""

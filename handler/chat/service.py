@@ -1,5 +1,7 @@
-"""Whether chat is on, and if not, why not. Chat is optional: a fault of it is a word in `/health` and a 503, and the
-verbs work on."""
+"""Decides whether chat is on, and says why when it is off.
+
+Chat is optional. A fault of chat shows in `/health` and in a 503 from `/chat`; the verbs are not affected.
+"""
 
 import asyncio
 
@@ -20,11 +22,11 @@ READY_SECONDS = 10.0
 
 _OFF = {
     "off": ("chat is not configured", "add [chat] to the configuration: docs/protocol.md, section 1"),
-    "config-error": ("chat is off: its configuration has a fault", "see the handler's log, mend it, reload"),
+    "config-error": ("chat is off: its configuration has a fault", "see the handler's log, correct [chat], and reload"),
     "starting": ("chat is not ready yet", "try again in a moment"),
     "failed": ("chat is off: it could not be loaded", "see the handler's log"),
 }
-_NOT_ISOLATED = "set chat.user to an account that can't read what is the handler's, or shared_uid = true"
+_NOT_ISOLATED = "set chat.user to an account that can't read the handler's files, or set shared_uid = true"
 
 
 class ChatService:
@@ -35,28 +37,28 @@ class ChatService:
         self.isolated: bool | None = None  # None: chat is off
         self._why = ""
         self._chat: Chat | None = None
-        self._judged = asyncio.Event()
+        self._applied = asyncio.Event()
         self._lock = asyncio.Lock()
 
     async def use(self, config: Config) -> None:
-        """Follow a configuration, the one at the start or one that was reloaded; until that is judged, chat waits."""
+        """Apply a configuration, at the start and after each reload. Requests to chat wait until that is done."""
         async with self._lock:
             await self._use(config)
 
     async def _use(self, config: Config) -> None:
-        self._judged.clear()
+        self._applied.clear()
         self.state = "starting"
         try:
-            self.state = await self._state(config)
-        except Exception as error:  # chat is optional, whatever is wrong with it
+            self.state = await self._apply(config)
+        except Exception as error:  # chat is optional, so no defect of it may go further
             self.state = "failed"
             audit.note("chat-failed", error=repr(error))
         shared = config.chat is not None and config.chat.shared_uid
         self.isolated = not shared if self.state == "on" else None
-        self._judged.set()
+        self._applied.set()
         audit.note("chat", state=self.state, isolated=self.isolated, why=self._why)
 
-    async def _state(self, config: Config) -> str:
+    async def _apply(self, config: Config) -> str:
         self._why = ""
         if config.chat is None:
             return "config-error" if config.chat_fault else "off"
@@ -70,15 +72,15 @@ class ChatService:
         return "chat-not-isolated" if self._why else "on"
 
     async def chat(self, stops: bool = False) -> "Chat":
-        """Return the chat; raise ChatOff or ChatNotIsolated, which say what to do about it.
+        """Return the chat; raise ChatOff or ChatNotIsolated, whose hints say what to do.
 
-        Turns that were begun before chat was switched off can still be stopped.
+        With `stops`, return it also after chat was switched off: the turns that still run can be stopped.
         """
         if stops and self._chat is not None:
             return self._chat
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await self._judged.wait()
+                await self._applied.wait()
         except TimeoutError:
             pass
         if self.state == "on" and self._chat is not None:

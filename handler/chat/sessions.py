@@ -1,7 +1,7 @@
-"""Session tokens: which conversation, whose, about which VM, until when. They travel through the client, signed.
+"""Session tokens: signed records of a conversation, its caller, its VM and its expiry, kept by the client.
 
-Refuses a token that is changed, expired, another caller's or about another VM; the id in it is matched whole before it
-gets near a command line, whoever signed it.
+Refuses a token that was changed, has expired or belongs to another caller. The id in a token is matched whole before it
+becomes part of a command line, although the signature is valid.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _SID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 
 @dataclass(frozen=True)
 class Session:
-    """One conversation with claude, which keeps it under `sid`."""
+    """One conversation. Claude stores its transcript under `sid`."""
 
     sid: str
     caller: str
@@ -29,27 +29,27 @@ class Session:
 
 
 def is_sid(text: str) -> bool:
-    """Tell whether this is a UUID as we spell it."""
+    """Tell whether a text is a UUID in lower case with hyphens."""
     return bool(_SID.fullmatch(text))
 
 
 def seal(session: Session, keys: Sequence[str]) -> str:
-    """Return the token; the newest key, the last, signs."""
+    """Return the token. The newest key, which is the last one, signs it."""
     fields = {"sid": session.sid, "caller": session.caller, "vm": session.vm, "exp": session.exp}
     return str(_serializer(keys).dumps(fields))
 
 
 def unseal(token: str, keys: Sequence[str], caller: str, now: float) -> Session:
-    """Return the session that a caller may continue; raise SessionInvalid, which says why."""
+    """Return the session that a caller may continue. Raises SessionInvalid."""
     try:
         fields = _serializer(keys).loads(token)
         session = Session(fields["sid"], fields["caller"], fields["vm"], fields["exp"])
-        sound = is_sid(session.sid) and isinstance(session.vm, str) and session.exp > now
+        is_valid = is_sid(session.sid) and isinstance(session.vm, str) and session.exp > now
     except (BadData, KeyError, TypeError, ValueError, RecursionError):
-        raise _invalid("is not one of ours, or was changed") from None
+        raise _invalid("token was changed, or another handler signed it") from None
     if session.caller != caller:
         raise _invalid("belongs to another caller")
-    if not sound:
+    if not is_valid:
         raise _invalid("has expired")
     return session
 

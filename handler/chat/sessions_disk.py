@@ -1,4 +1,4 @@
-"""The threads that touch sessions.dir, which may be a network's."""
+"""Runs the calls that touch sessions.dir in threads, because it may be on a network file system that hangs."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 class SessionsDisk:
-    """Runs what reads and writes sessions.dir."""
+    """The threads for calls that read and write sessions.dir."""
 
     def __init__(self) -> None:
         self._threads = DaemonThreads("sessions", THREADS)
-        self.later = self._threads.later
+        self.run_later = self._threads.run_later
 
-    async def run(self, call: Callable[..., T], *arguments: Any, late: Callable[[T], None] | None = None) -> T:
-        """Return what a call returns; raise what it raises, and SessionsUnwritable when it does not return in time.
+    async def run(self, call: Callable[..., T], *arguments: Any, on_late: Callable[[T], None] | None = None) -> T:
+        """Return what a call returns; raise what it raises, or SessionsUnwritable when it does not return in time.
 
-        A result that comes after that is given to `late`.
+        `on_late` gets a result that comes after that.
         """
         try:
-            return await self._threads.run(call, *arguments, seconds=SECONDS, late=late)
+            return await self._threads.run(call, *arguments, seconds=SECONDS, on_late=on_late)
         except TimeoutError:
-            raise SessionsUnwritable(f"sessions.dir did not answer in {SECONDS:g} s", "is it on a network?") from None
+            raise SessionsUnwritable(f"sessions.dir did not answer in {SECONDS:g} s", "check its file system") from None

@@ -1,8 +1,10 @@
-"""Where turns are kept, under sessions.dir: `turns/` (event logs, the handler's alone), `locks/` (one a session) and
-`work/` (a directory for each turn that runs). All of it blocks: only threads of `threads.py` call it.
+"""Stores turns under sessions.dir.
 
-A turn is claimed by a rename onto its name, so that of two replicas one wins and whoever sees a turn sees all of it.
-Of claude's own directories, which lie beside these, it only forgets those of sessions that nobody can continue.
+`turns/` has the event logs, for the handler alone; `locks/` has one lock a session; `work/` has a directory for each
+turn that runs. All of it blocks, so only threads of `threads.py` call it.
+
+A turn is claimed by a rename onto its name: of two replicas one wins, and a turn that is visible is complete. Claude's
+own directories lie beside these. They are removed once no valid token can continue their session.
 """
 
 import fcntl
@@ -15,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..claude.eventlog import append, try_lock
+from ..claude.eventlog import append_events, try_lock
 from ..claude.events import Event
 from ..errors import SessionsUnwritable
 from .sessions import LIFETIME
@@ -34,11 +36,11 @@ class Store:
         self._pruned = 0.0
 
     def turn_dir(self, caller: str, turn: str) -> Path:
-        """Return where a turn is or would be; another caller's turn of that id is elsewhere."""
+        """Return the directory of a turn. Each caller has ids of its own."""
         return self._turns / hashlib.sha256(f"{caller}\n{turn}".encode()).hexdigest()[:32]
 
     def ready(self) -> None:
-        """Make the directories; raise SessionsUnwritable when a turn could not be kept."""
+        """Make the directories. Raises SessionsUnwritable when a turn could not be saved there."""
         try:
             self._root.mkdir(0o711, parents=True, exist_ok=True)
             for directory, mode in ((self._turns, 0o700), (self._locks, 0o700), (self._work, 0o711)):
@@ -47,10 +49,10 @@ class Store:
         except OSError as error:
             raise _unwritable(error) from None
         if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
-            raise SessionsUnwritable(f"sessions.dir has less than {ROOM_BYTES >> 20} MiB left", "make room there")
+            raise SessionsUnwritable(f"sessions.dir has less than {ROOM_BYTES >> 20} MiB left", "free space there")
 
     def claim(self, turn_dir: Path, metadata: dict[str, str], first: Event) -> int | None:
-        """Return the held descriptor of a new turn's log, or None when the turn is there already."""
+        """Return the locked descriptor of a new turn's log, or None when the turn exists already."""
         if turn_dir.exists():
             return None
         self.ready()
@@ -65,7 +67,7 @@ class Store:
         try:
             try_lock(log)
             (new / "about.json").write_text(json.dumps(metadata))
-            append(log, [first])
+            append_events(log, [first])
             new.rename(turn_dir)
         except BaseException as error:
             os.close(log)
@@ -76,7 +78,7 @@ class Store:
         return log
 
     def metadata(self, turn_dir: Path) -> dict[str, str] | None:
-        """Return what is kept about a turn beside its events, or None when there is no such turn."""
+        """Return the metadata of a turn, or None when there is no such turn."""
         try:
             found = json.loads((turn_dir / "about.json").read_text())
         except FileNotFoundError:
@@ -84,18 +86,18 @@ class Store:
         return {str(key): str(value) for key, value in found.items()}
 
     def cancel(self, turn_dir: Path) -> None:
-        """Ask whoever runs a turn to stop it."""
+        """Ask the runner of a turn, which may be another replica's, to stop it."""
         (turn_dir / "cancel").touch(0o600)
 
     def lock(self, sid: str) -> int | None:
-        """Return the held lock of a session, or None when a turn of it is under way somewhere."""
+        """Return the locked descriptor of a session, or None when a turn of it runs on some replica."""
         path = self._locks / sid
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.utime(fd)
-                if os.fstat(fd).st_nlink:  # not pruned in between
+                if os.fstat(fd).st_nlink:  # it was not pruned in between
                     return fd
             except BlockingIOError:
                 os.close(fd)
@@ -103,33 +105,33 @@ class Store:
             os.close(fd)
 
     def proposals(self, sid: str) -> list[dict[str, str]]:
-        """Return what the session's turns proposed and nobody has told claude the end of: verb and job of each."""
+        """Return the verb and job of each proposal of a session whose outcome claude does not know yet."""
         try:
-            kept = json.loads((self._locks / sid).read_text())
-            with (self._turns / kept["turn"] / "log").open("rb") as log:
+            saved = json.loads((self._locks / sid).read_text())
+            with (self._turns / saved["turn"] / "log").open("rb") as log:
                 found = [json.loads(line) for line in log if line.startswith(b'{"type":"approval"')]
-        except (OSError, ValueError, KeyError):  # a first turn, or one that is forgotten
+        except (OSError, ValueError, KeyError):  # a first turn, or one that was pruned
             return []
-        return [*kept["open"], *({"verb": each["verb"], "job": each["job"]} for each in found)]
+        return [*saved["open"], *({"verb": each["verb"], "job": each["job"]} for each in found)]
 
-    def note(self, lock: int, turn_dir: Path, still_open: Sequence[Mapping[str, str]]) -> None:
-        """Write into a session's lock which turn is its last, and which proposals before it are open."""
-        kept = {"turn": turn_dir.name, "open": [dict(each) for each in still_open]}
+    def save_proposals(self, lock: int, turn_dir: Path, still_open: Sequence[Mapping[str, str]]) -> None:
+        """Write into a session's lock which turn is its last, and which earlier proposals are open."""
+        saved = {"turn": turn_dir.name, "open": [dict(each) for each in still_open]}
         os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(kept).encode(), 0)
+        os.pwrite(lock, json.dumps(saved).encode(), 0)
 
-    def work(self, turn_dir: Path) -> Path:
-        """Return a new directory for a turn's process."""
+    def make_work_dir(self, turn_dir: Path) -> Path:
+        """Make the directory of a turn's process and return it."""
         path = self._work / turn_dir.name
         path.mkdir(0o700)
         return path
 
     def tidy(self, turn_dir: Path) -> None:
-        """Forget what a turn's process needed."""
+        """Remove the directory of a turn's process."""
         shutil.rmtree(self._work / turn_dir.name, ignore_errors=True)
 
     def prune(self) -> None:
-        """Forget what is older than a day and in nobody's hands; now and then."""
+        """Remove turns and locks that are a day old and not in use; at most once in PRUNE_SECONDS."""
         now = time.time()
         if now - self._pruned < PRUNE_SECONDS:
             return
@@ -141,14 +143,14 @@ class Store:
         for lock in self._locks.iterdir():
             if _idle(lock, now):
                 lock.unlink(missing_ok=True)
-        for kept in (self._root / "claude").glob("*-*-*-*-*"):
-            newest = max(each.lstat().st_mtime for each in (kept, *kept.rglob("*")))
-            if now - newest > LIFETIME:  # no token is good then
-                shutil.rmtree(kept, ignore_errors=True)
+        for transcripts in (self._root / "claude").glob("*-*-*-*-*"):
+            newest = max(each.lstat().st_mtime for each in (transcripts, *transcripts.rglob("*")))
+            if now - newest > LIFETIME:  # every token for it has expired
+                shutil.rmtree(transcripts, ignore_errors=True)
 
 
 def _idle(path: Path, now: float) -> bool:
-    """Tell whether nobody has written to a file for a day and nobody holds it."""
+    """Tell whether a file is unlocked and was not written to for a day."""
     try:
         if now - path.stat().st_mtime < KEEP_SECONDS:
             return False
@@ -162,4 +164,4 @@ def _idle(path: Path, now: float) -> bool:
 
 
 def _unwritable(error: OSError) -> SessionsUnwritable:
-    return SessionsUnwritable(f"the turn could not be kept, so it was not begun: {error}", "see sessions.dir")
+    return SessionsUnwritable(f"the turn was not started, because it could not be saved: {error}", "check sessions.dir")

@@ -1,4 +1,4 @@
-"""From the body of POST /chat to the turn that it asks for. Pure, but for the id of a new session."""
+"""Builds the turn that a body of POST /chat asks for. Pure, except for the random id of a new session."""
 
 import hashlib
 import uuid
@@ -9,7 +9,7 @@ from ..auth.signing import Signed
 from ..claude.command import TurnRequest
 from ..config.model import Vm
 from ..errors import SessionInvalid
-from .proposals import Proposal, Read, outcomes
+from .proposals import Proposal, Read, fetch_outcomes
 from .request import ChatRequest
 from .sessions import LIFETIME, Session, seal, unseal
 
@@ -17,7 +17,7 @@ from .sessions import LIFETIME, Session, seal, unseal
 def build_turn_request(
     body: ChatRequest, signed: Signed, keys: Sequence[str], now: float, choose_vm: Callable[[str], Vm]
 ) -> TurnRequest:
-    """Return the turn to begin; raise SessionInvalid, and what `choose_vm` raises.
+    """Return the turn to start. Raises SessionInvalid, and what `choose_vm` raises.
 
     `choose_vm` returns the VM of a name, or the only one for an empty name, and decides whether the caller may chat
     about it.
@@ -34,6 +34,6 @@ def build_turn_request(
 
 
 async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence[Proposal]) -> TurnRequest:
-    """Return the turn with a prompt that begins with what became of the session's proposals."""
-    text, still_open = await outcomes(read, request.vm.vmid, proposals)
+    """Return the turn with the outcomes of the session's proposals at the beginning of its prompt."""
+    text, still_open = await fetch_outcomes(read, request.vm.vmid, proposals)
     return replace(request, prompt=text + request.prompt, still_open=still_open)

@@ -1,7 +1,8 @@
-"""The one way that claude is started: its arguments, its environment, the files around it, its user.
+"""Decides how claude is started: its arguments, its environment, its files and its user.
 
-It works with an API key, an auth token and an OAuth token alike, and takes nothing from disk but what is written here.
-The prompt goes in on standard input: an argument could be a flag, and `ps` would show it. Measured with CLI 2.1.331.
+This works with an API key, an auth token and an OAuth token. claude reads no settings from disk except the files that
+this module writes. The prompt goes to standard input: as an argument it could be taken for a flag, and `ps` would show
+it. Tried with CLI 2.1.331.
 """
 
 import errno
@@ -21,24 +22,24 @@ from .runner_job import RunnerJob
 
 BRIEF = files("breakglass.agents") / "breakglass.md"
 PATH = "/usr/local/bin:/usr/bin:/bin"
-_SCRAPS = "scraps"
+_TEMPORARY = "scraps"
 _SOCKET_BYTES = 107  # unix(7)
 
-# Grep and Glob are to be had only by name and without --bare. The prompt of a first turn is kept unless that is off.
+# claude offers Grep and Glob only by name and without --bare. With a snapshot a session would keep its first brief.
 _FLAGS = (
     *("-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"),
     *("--setting-sources=", "--strict-mcp-config", "--disable-slash-commands", "--system-prompt-snapshot=off"),
     *("--permission-mode=default", "--permission-prompts=none", "--tools=Bash,Read,Grep,Glob"),
 )
 
-# What an operator may set otherwise. Without the first two, a service that is down is reported after three minutes.
+# An operator may override these. Without the first two, claude reports an API that is down after three minutes.
 _DEFAULTS = {
     "CLAUDE_CODE_MAX_RETRIES": "2",
     "API_TIMEOUT_MS": "30000",
     "BASH_MAX_OUTPUT_LENGTH": "20000",
     "LANG": "C.UTF-8",
 }
-# What an operator may not set: no attached files, no work after the answer, no traffic but to the model.
+# An operator can't override these: no attached files, no work after the answer, no traffic except to the model.
 _FIXED = {
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
@@ -52,7 +53,10 @@ _FIXED = {
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """A turn that a caller may begin. `sid`, a UUID, is new, or that of the session that `resume` continues."""
+    """A turn that a caller may start.
+
+    `sid` is a UUID: a new one, or with `resume` that of the session to continue.
+    """
 
     turn: str
     caller: str
@@ -66,13 +70,16 @@ class TurnRequest:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Return what is kept about the turn beside its events."""
+        """What the store keeps about the turn beside its events."""
         return {"vm": self.vm.name, "sid": self.sid, "digest": self.digest}
 
 
-def account(settings: ChatSettings) -> tuple[int | None, int | None]:
-    """Return the user and group that claude runs as, None for our own; raise LookupError for a user that is not
-    there. ssh refuses a user without an account, so there is no other way to name one."""
+def find_account(settings: ChatSettings) -> tuple[int | None, int | None]:
+    """Return the user and group that claude runs as, or None and None for our own.
+
+    Raises LookupError for a user without an account. A number is not accepted, because ssh refuses to run for a user
+    without an account.
+    """
     if not settings.user:
         return None, None
     try:
@@ -82,22 +89,23 @@ def account(settings: ChatSettings) -> tuple[int | None, int | None]:
     return (None, None) if entry.pw_uid == os.geteuid() else (entry.pw_uid, entry.pw_gid)
 
 
-def prepare(settings: ChatSettings, request: TurnRequest, directory: Path) -> RunnerJob:
-    """Return how to run claude for a turn, and write what it needs into the turn's own, new directory.
+def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -> RunnerJob:
+    """Write the files of a turn into its new directory, and return the job for its runner.
 
-    What it may not change is ours and read-only; it owns its transcripts, a directory for scraps, and the socket's.
-    Raises OSError when that can't be written, LookupError for a user that is not there, ValueError for a bad key.
+    claude's user owns its transcripts, its temporary directory and the directory of its socket; every other file is
+    ours and read-only. Raises OSError when a file can't be written, LookupError for a missing user, ValueError for a
+    bad key.
     """
-    uid, gid = account(settings)
+    uid, gid = find_account(settings)
     config = Path(settings.sessions_dir).absolute() / "claude" / request.sid
     socket = f"{directory}/key/agent"
     if len(os.fsencode(socket)) > _SOCKET_BYTES:
         raise OSError(errno.ENAMETOOLONG, "too long for a socket; choose a shorter sessions.dir", socket)
     _write_turn_files(request.vm, directory)
     config.parent.mkdir(0o711, exist_ok=True)
-    for owned in (config, directory / _SCRAPS, directory / "key"):
+    for owned in (config, directory / _TEMPORARY, directory / "key"):
         _make_owned_dir(owned, uid, gid)
-    env = {**_DEFAULTS, **settings.env, **_FIXED, **_own(directory, config)}
+    env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory, config)}
     if request.vm.agent_key:
         env["SSH_AUTH_SOCK"] = socket
     return RunnerJob(
@@ -115,28 +123,28 @@ def prepare(settings: ChatSettings, request: TurnRequest, directory: Path) -> Ru
 
 
 def _arguments(settings: ChatSettings, request: TurnRequest, directory: Path) -> tuple[str, ...]:
-    """Return the command line. The program is found on our PATH, for claude's own is another."""
+    """Return the command line. The program is looked up on our PATH, because claude gets another one."""
     program = shutil.which(settings.command) or settings.command
-    rules = brief.rules(request.vm)
+    rules = brief.list_tool_rules(request.vm)
     allowed = (f"--allowedTools={','.join(rules)}",) if rules else ()
-    which = f"--resume={request.sid}" if request.resume else f"--session-id={request.sid}"
-    return (program, *_FLAGS, f"--agents={directory}/agents.json", f"--agent={brief.AGENT}", *allowed, which)
+    session = f"--resume={request.sid}" if request.resume else f"--session-id={request.sid}"
+    return (program, *_FLAGS, f"--agents={directory}/agents.json", f"--agent={brief.AGENT}", *allowed, session)
 
 
-def _own(here: Path, config: Path) -> dict[str, str]:
+def _turn_env(here: Path, config: Path) -> dict[str, str]:
     return {
         "PATH": f"{here}/bin:{PATH}",
         "HOME": str(config),
         "CLAUDE_CONFIG_DIR": str(config),
         "CLAUDE_CODE_SHELL_PREFIX": f"{here}/shell",
-        "CLAUDE_CODE_TMPDIR": f"{here}/{_SCRAPS}",
+        "CLAUDE_CODE_TMPDIR": f"{here}/{_TEMPORARY}",
     }
 
 
 def _write_turn_files(vm: Vm, directory: Path) -> None:
-    """Write what claude may read and not change, and an empty directory for it to be in."""
-    agents = json.dumps(brief.agent(BRIEF.read_text(encoding="utf-8"), vm))
-    made = ssh_files.files(vm, _public_key(vm), str(directory))
+    """Write the files that claude may read but not change, and make its empty working directory."""
+    agents = json.dumps(brief.build_agents(BRIEF.read_text(encoding="utf-8"), vm))
+    made = ssh_files.render_ssh_files(vm, _public_key(vm), str(directory))
     for name, (text, mode) in {**made, "agents.json": (agents, 0o444)}.items():
         path = directory / name
         path.parent.mkdir(0o755, exist_ok=True)

@@ -1,7 +1,8 @@
-"""A turn's event log: a file that only grows, one event a line, so that an event's number is its line's.
+"""Reads and writes a turn's event log, an append-only file with one event a line. Line n is event n.
 
-Its writer holds a flock on it for as long as it lives. A log without `done` whose flock is free was left by a writer
-that was killed, and whoever notices writes the ending. A line counts once its newline is there.
+The writer holds a flock on the log for as long as it lives. A log without `done` whose flock is free belongs to a
+writer that was killed, and the first reader that notices this writes the ending. A line without its
+newline does not count.
 """
 
 import fcntl
@@ -9,27 +10,27 @@ import os
 import re
 from collections.abc import Iterable
 
-from .events import Event, encoded
+from .events import Event, encode_event
 
-CHUNK = 16 * 1024  # what one client may keep in memory, beside what its socket holds
+CHUNK = 16 * 1024  # the most that one client keeps in memory, beside its socket's buffer
 _SCAN = 256 * 1024
 _DONE = re.compile(rb'(?:^|\n)(\{"type":"done",[^\n]*\n)\Z')
 
 
-def append(fd: int, events: Iterable[Event]) -> None:
+def append_events(fd: int, events: Iterable[Event]) -> None:
     """Write events at the end of a log."""
-    write_all(fd, b"".join(map(encoded, events)))
+    write_all(fd, b"".join(map(encode_event, events)))
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all the data, in one write where that is possible."""
+    """Write all the data, in one write if possible."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
 
 def try_lock(fd: int) -> bool:
-    """Take the log's flock; tell whether that was possible."""
+    """Take the log's flock and return True, or return False when another process holds it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -37,14 +38,14 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-def ending(code: str, message: str, hint: str, number: int) -> list[Event]:
-    """Return the two last events of a turn that had no other end."""
+def build_ending(code: str, message: str, hint: str, number: int) -> list[Event]:
+    """Return an error and `done`, the two last events of a turn that has no ending of its own."""
     error: Event = {"type": "error", "n": number, "code": code, "message": message, "hint": hint}
     return [error, {"type": "done", "n": number + 1, "ok": False}]
 
 
-def finish(path: str, code: str, message: str, hint: str) -> bool:
-    """Write the ending of a log whose writer is gone; tell whether it has one now."""
+def finish_log(path: str, code: str, message: str, hint: str) -> bool:
+    """Write the ending of a log whose writer is gone. Return whether the log has an ending now."""
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
     try:
         if has_ended(fd):
@@ -56,27 +57,30 @@ def finish(path: str, code: str, message: str, hint: str) -> bool:
             pass
         if not reader.ended:
             os.ftruncate(fd, reader.at)  # a torn line
-            append(fd, ending(code, message, hint, reader.number + 1))
+            append_events(fd, build_ending(code, message, hint, reader.number + 1))
         return True
     finally:
         os.close(fd)
 
 
 def has_ended(fd: int) -> bool:
-    """Tell whether the last line is `done`."""
-    return last_line(fd, os.fstat(fd).st_size) != b""
+    """Return whether the last line is `done`."""
+    return read_done_line(fd, os.fstat(fd).st_size) != b""
 
 
-def last_line(fd: int, end: int) -> bytes:
-    """Return the line that ends at `end` if it is `done`, which is a short one."""
+def read_done_line(fd: int, end: int) -> bytes:
+    """Return the line that ends at `end` if it is `done`, or nothing."""
     tail = min(end, 128)
     match = _DONE.search(os.pread(fd, tail, end - tail))
     return match[1] if match else b""
 
 
-def read_on(path: str, reader: "Reader") -> bytes:
-    """Return what comes next for a reader. Nobody keeps the file open between two looks: whoever goes away in the
-    middle of one would leave it so, and the handler has only so many descriptors."""
+def read_more(path: str, reader: "Reader") -> bytes:
+    """Return what comes next for a reader.
+
+    The file is open only during the call: a client that leaves can't keep it open, and the handler's descriptors are
+    limited.
+    """
     reader.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return reader.more()
@@ -85,42 +89,44 @@ def read_on(path: str, reader: "Reader") -> bytes:
 
 
 class Reader:
-    """Reads a log from after event number `after`, a bounded piece at a time, and never part of a line that may yet be
-    torn. `number` is the last event that was read."""
+    """Reads a log after event number `after`, in pieces of a bounded size, and only complete lines.
+
+    `number` is the last event that was read.
+    """
 
     def __init__(self, fd: int, after: int) -> None:
         self.fd, self.number, self.at = fd, 0, 0
         self.ended = False
         self._after = after
-        self._whole = 0  # up to here the lines are complete
+        self._complete = 0  # the end of the last complete line
         self._scanned = 0
 
     def more(self) -> bytes:
-        """Return what comes next, or nothing while there is nothing. The `done` line comes whatever `after` says."""
+        """Return the next piece, or nothing while there is none. A `done` line comes even when `after` is beyond it."""
         while True:
-            if self.at == self._whole and not self._look():
+            if self.at == self._complete and not self._find_newline():
                 return self._late_done()
-            chunk = os.pread(self.fd, min(CHUNK, self._whole - self.at), self.at)
-            shown = self._skip(chunk)
+            chunk = os.pread(self.fd, min(CHUNK, self._complete - self.at), self.at)
+            piece = self._skip(chunk)
             self.at += len(chunk)
-            self.ended = self.at == self._whole and last_line(self.fd, self._whole) != b""
-            if shown:
-                return shown
+            self.ended = self.at == self._complete and read_done_line(self.fd, self._complete) != b""
+            if piece:
+                return piece
 
-    def _look(self) -> bool:
-        """Look for the end of a further line."""
-        while self.at == self._whole:
+    def _find_newline(self) -> bool:
+        """Look for the end of a further line. Return whether there is one."""
+        while self.at == self._complete:
             chunk = os.pread(self.fd, _SCAN, self._scanned)
             if not chunk:
                 return False
             newline = chunk.rfind(b"\n")
             if newline >= 0:
-                self._whole = self._scanned + newline + 1
+                self._complete = self._scanned + newline + 1
             self._scanned += len(chunk)
         return True
 
     def _skip(self, chunk: bytes) -> bytes:
-        """Count the lines of a chunk; return what of it comes after those that are not wanted."""
+        """Count the lines of a chunk, and return the part of it that comes after event `after`."""
         begin = 0
         while self.number < self._after:
             newline = chunk.find(b"\n", begin)
@@ -132,8 +138,8 @@ class Reader:
         return chunk[begin:]
 
     def _late_done(self) -> bytes:
-        """Return the last line for somebody who has read past it already: a stream always has one."""
+        """Return the `done` line for a reader that asked for events after it: every stream has a last line."""
         if self.ended and self.number <= self._after:
             self._after = -1
-            return last_line(self.fd, self._whole)
+            return read_done_line(self.fd, self._complete)
         return b""

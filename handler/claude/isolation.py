@@ -1,6 +1,6 @@
 """Check that claude's user cannot read the handler's files: a process of that user opens each of them.
 
-Modes, groups, ACLs and the file system's own rules all count, and none of them has to be understood here.
+So modes, groups, ACLs and the file system's own rules all count, and this code interprets none of them.
 """
 
 import os
@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Iterable
 
 from ..config.model import Config
-from .command import account
+from .command import find_account
 
 SECONDS = 10.0
-# It prints a file that can be read, a directory that can be listed or entered, and what lies anywhere below a
-# directory that can be written, where it could be replaced. `:` would end the shell where a redirection fails.
+# The script prints each file that can be read, each directory that can be listed or entered, and each path below a
+# directory that can be written, because it could be replaced there. It uses `true`: after `:` a failed redirection
+# would end the shell.
 _TRY = """\
 for path do
     found=
@@ -29,7 +30,10 @@ true
 
 
 def readable_by(paths: Iterable[str], uid: int, gid: int) -> list[str]:
-    """Return the files and directories that a user can read or replace; raise OSError when we can't be that user."""
+    """Return the files and directories that a user can read or replace.
+
+    Raises OSError when the handler can't start a process of that user.
+    """
     command = ["/bin/sh", "-c", _TRY, "sh", *paths]
     tried = subprocess.run(
         command, user=uid, group=gid, extra_groups=(), env={}, cwd="/", capture_output=True, timeout=SECONDS, check=True
@@ -38,14 +42,14 @@ def readable_by(paths: Iterable[str], uid: int, gid: int) -> list[str]:
 
 
 def isolation_fault(config: Config) -> str:
-    """Return why claude is not isolated from the handler; nothing when it is, or when shared_uid allows it."""
+    """Return why claude is not isolated from the handler, or "" when it is, or when shared_uid allows it."""
     chat = config.chat
     if chat is None or chat.shared_uid:
         return ""
     if not chat.user:
         return "chat.user is not set"
     try:
-        uid, gid = account(chat)
+        uid, gid = find_account(chat)
         if uid is None or gid is None:
             return f"chat.user is {chat.user}, which the handler runs as"
         logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks")]
@@ -54,5 +58,5 @@ def isolation_fault(config: Config) -> str:
     except LookupError as error:
         return str(error)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"it could not be tried as {chat.user}: {error}"
+        return f"the check could not run as {chat.user}: {error}"
     return f"{chat.user} can read or replace {', '.join(found)}" if found else ""

@@ -1,8 +1,8 @@
-"""The processes of one turn: claude started in its own world, and everything that descends from it found and ended.
+"""Starts claude's process, and finds and ends its descendants.
 
-Standard library only, for the runner. A descendant is one by the parent that the kernel names, whatever session or
-group it moved to; the runner is their subreaper, so none is ever lost to init. Signals go by pidfd, opened before the
-process is looked at again: a number that was given to somebody else meanwhile is not hit.
+Standard library only, for the runner. The kernel's parent links decide what is a descendant, not the session or process
+group. The runner is the subreaper of its descendants, so none of them moves to init. Signals go through a pidfd that is
+opened before the process is looked up again, so a pid that was reused meanwhile is not hit.
 """
 
 import ctypes
@@ -11,23 +11,25 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
-MEMORY_SCORE = 500  # when memory runs out, claude goes before the handler
+MEMORY_SCORE = 500  # when memory runs out, the kernel kills claude before the handler
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process, see prctl(2). Raises OSError."""
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def start(
+def start_program(
     argv: Sequence[str], env: Mapping[str, str], cwd: str, ids: tuple[int | None, int | None], fds: tuple[int, int, int]
 ) -> tuple[int, int]:
-    """Start a program with `fds` as its standard streams and no other descriptor; return its pid and a descriptor.
+    """Start a program with `fds` as its standard streams and no other descriptor; return its pid and a status pipe.
 
-    That descriptor ends without a word once the program runs; before that it may bring the errno of a failure. Reading
-    it can block for as long as a file system hangs. The program leads its own session and dies with this process.
+    The status pipe is closed, empty, once the program runs; it has an errno when the program could not be started.
+    Reading it can block for as long as a file system hangs. The program leads its own session and is killed when this
+    process ends.
     """
     status, status_w = os.pipe()  # closed by a successful exec
     parent = os.getpid()
@@ -49,15 +51,15 @@ def start(
 
 
 def raise_oom_score(pid: int) -> None:
-    """Let the kernel end a program before the handler when memory runs out.
+    """Make the kernel kill a program before the handler when memory runs out.
 
-    Call it after the program's exec: before that it is not dumpable, as its parent is not, and only root can write this
-    file.
+    Call this after the program's exec. Before the exec the program is not dumpable, because its parent is not, and only
+    root can write this file.
     """
     try:
         with open(f"/proc/{pid}/oom_score_adj", "w") as file:
             file.write(str(MEMORY_SCORE))
-    except OSError:  # it has ended, or may not be read
+    except OSError:  # it has ended, or can't be written
         pass
 
 
@@ -74,17 +76,22 @@ def _set_up_child(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[in
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
     os.chdir(cwd)
     home = env.get("CLAUDE_CONFIG_DIR")
-    if home and not os.access(home, os.W_OK | os.X_OK):  # claude itself would answer and forget, without a word
+    if home and not os.access(
+        home, os.W_OK | os.X_OK
+    ):  # claude would answer, and lose the conversation without an error
         raise OSError(30, "read-only", home)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
 
 
-def descendants(root: int) -> list[int]:
-    """Return the living processes below `root`, parents before their children. One may lie below a zombie: a program
-    of several threads is one from the end of its first on, and keeps its children until the last has ended."""
+def list_descendants(root: int) -> list[int]:
+    """Return the living processes below `root`, parents before their children.
+
+    The search goes on below zombies. A program with several threads is a zombie once its first thread has ended, but it
+    keeps its children until the last thread ends.
+    """
     children: dict[int, list[tuple[int, bool]]] = {}
-    for pid, parent, alive in _all():
+    for pid, parent, alive in _list_processes():
         children.setdefault(parent, []).append((pid, alive))
     found, waiting = [], [root]
     while waiting:
@@ -94,8 +101,8 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _all() -> Iterator[tuple[int, int, bool]]:
-    """Yield each process, its parent, and whether it is more than a zombie."""
+def _list_processes() -> Iterator[tuple[int, int, bool]]:
+    """Yield each process, its parent, and whether it is alive (not a zombie)."""
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -106,31 +113,31 @@ def _all() -> Iterator[tuple[int, int, bool]]:
             yield int(name), int(parent), state != b"Z"
 
 
-def send(root: int, number: int, only: int | None = None) -> int:
-    """Send a signal to what descends from `root`, or to `only` that one of them; return how many there were."""
-    found = [pid for pid in descendants(root) if only in (None, pid)]
-    held = [(pid, fd) for pid in found if (fd := _held(pid)) is not None]
-    still = set(descendants(root))
-    for pid, fd in held:
+def send_signal(root: int, number: int, only: int | None = None) -> int:
+    """Send a signal to all descendants of `root`, or only to one; return how many there were."""
+    found = [pid for pid in list_descendants(root) if only in (None, pid)]
+    opened = [(pid, fd) for pid in found if (fd := _open_pidfd(pid)) is not None]
+    still_there = set(list_descendants(root))
+    for pid, fd in opened:
         try:
-            if pid in still:
+            if pid in still_there:
                 signal.pidfd_send_signal(fd, number)
-        except OSError:  # it has ended, or is not ours to signal
+        except OSError:  # it has ended, or this user may not signal it
             pass
         finally:
             os.close(fd)
     return len(found)
 
 
-def _held(pid: int) -> int | None:
+def _open_pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
     except OSError:
         return None
 
 
-def reap() -> dict[int, int]:
-    """Collect every child that has ended; return the exit of each, negative for a signal."""
+def reap_children() -> dict[int, int]:
+    """Reap every child that has ended; return the exit of each, negative for a signal."""
     ended: dict[int, int] = {}
     try:
         while True:

@@ -1,4 +1,4 @@
-"""What a handler tells a turn's runner. Standard library only: the runner runs isolated."""
+"""The job that the handler gives to a turn's runner. Standard library only, because the runner runs isolated."""
 
 import json
 from collections.abc import Mapping

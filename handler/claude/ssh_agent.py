@@ -1,6 +1,6 @@
-"""A turn's own ssh-agent: it runs as claude's user, holds one key, and never had that key in a file.
+"""Starts a turn's ssh-agent, which runs as claude's user and holds one key that is never written to a file.
 
-Standard library only, for the runner, whose child it becomes: it ends with whatever else the turn has left, and ten
+Standard library only, for the runner. The ssh-agent is a child of the runner and ends with the turn, or at most ten
 seconds after a runner that was killed.
 """
 
@@ -14,23 +14,23 @@ from .processes import PR_SET_PDEATHSIG, prctl
 
 SECONDS = 10.0
 _PATH = {"PATH": "/usr/bin:/bin"}
-# ssh-agent listens before it runs its command, and ends soon after it: when our end of the pipe is gone, that is.
-_WHILE_WE_LIVE = 'echo "$SSH_AGENT_PID"; exec cat'
+# ssh-agent listens before it runs its command, and ends soon after that command, which ends when our pipe is closed.
+_UNTIL_PIPE_CLOSES = 'echo "$SSH_AGENT_PID"; exec cat'
 
 
 @dataclass(frozen=True)
 class SshAgent:
-    """A running ssh-agent; it runs for as long as `process` has its standard input."""
+    """A running ssh-agent. It runs until the standard input of `process` is closed."""
 
     process: "subprocess.Popen[bytes]"
     pid: int
 
 
 def run_ssh_agent(key: str, socket: str, uid: int | None, gid: int | None) -> int:
-    """Return the pid of a new child that starts the ssh-agent and stays as long as that runs.
+    """Fork a child that starts the ssh-agent and runs for as long as it does; return the child's pid.
 
-    The child's exit is not 0 when the key could not be loaded. Whatever hangs, hangs in the child: the socket is under
-    sessions.dir, which may be a network's.
+    The child's exit is not 0 when the key could not be loaded. A child does this because the socket is under
+    sessions.dir, which may be on a network file system that hangs.
     """
     parent = os.getpid()
     pid = os.fork()
@@ -50,11 +50,11 @@ def run_ssh_agent(key: str, socket: str, uid: int | None, gid: int | None) -> in
 def start_ssh_agent(key: str, socket: str, uid: int | None, gid: int | None) -> SshAgent:
     """Start an ssh-agent that listens on `socket` and give it the private key.
 
-    Raises OSError when it can't be started, subprocess.SubprocessError when it doesn't listen or take the key in time.
-    Only root and the agent's own user can talk to it: ssh-agent checks the user of each connection.
+    Raises OSError when it can't be started, and subprocess.SubprocessError when it doesn't listen or accept the key in
+    time. Only root and its own user can use it: ssh-agent checks the user of each connection.
     """
     process = subprocess.Popen(
-        ["ssh-agent", "-a", socket, "/bin/sh", "-c", _WHILE_WE_LIVE],
+        ["ssh-agent", "-a", socket, "/bin/sh", "-c", _UNTIL_PIPE_CLOSES],
         env=_PATH,
         cwd="/",
         stdin=subprocess.PIPE,
@@ -64,7 +64,7 @@ def start_ssh_agent(key: str, socket: str, uid: int | None, gid: int | None) -> 
         group=gid,
         extra_groups=None if uid is None else (),
     )
-    pid = _first_line(process)
+    pid = _read_first_line(process)
     if not pid.isdigit():
         process.kill()
         for pipe in (process.stdin, process.stdout):
@@ -82,8 +82,8 @@ def start_ssh_agent(key: str, socket: str, uid: int | None, gid: int | None) -> 
     return SshAgent(process, int(pid))
 
 
-def _first_line(process: "subprocess.Popen[bytes]") -> bytes:
-    """Return the short line that a process prints first, or nothing when none comes in time."""
+def _read_first_line(process: "subprocess.Popen[bytes]") -> bytes:
+    """Return the first, short line that a process prints, or nothing when none comes in time."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], SECONDS)
     return os.read(process.stdout.fileno(), 64).strip() if ready else b""

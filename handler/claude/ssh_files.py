@@ -1,11 +1,11 @@
-"""The commands `pve` and the one named after the VM, and the ssh configuration that they use, as texts. Pure.
+"""Renders claude's two commands, `pve` and the one named after the VM, and the ssh configuration that they use. Pure.
 
-A command passes its words to ssh as one remote command after `--`, so none of them can be an option of ssh's.
+A command passes its arguments to ssh as one remote command after `--`, so none of them can be an option of ssh.
 """
 
 from ..config.model import Address, Vm
 
-# Each turn's agent holds the one key; nothing of the account's own ~/.ssh or of /etc/ssh is read.
+# The one key is in the turn's ssh-agent. ssh reads neither the account's ~/.ssh nor /etc/ssh.
 _COMMON = """\
 Host *
     IdentityFile {identity}
@@ -45,7 +45,7 @@ if [ $# -eq 0 ]; then
 fi
 exec /usr/bin/ssh -F {config} {alias} -- "$*"
 """
-# claude gives the whole command as one word; of claude's own environment nothing else goes on
+# claude passes the whole command as one argument. The command gets only these variables of claude's environment.
 _SHELL = """\
 #!/bin/sh
 exec /usr/bin/env -i PATH="$PATH" HOME="$HOME" LANG=C.UTF-8 TMPDIR="$CLAUDE_CODE_TMPDIR" \\
@@ -53,42 +53,42 @@ exec /usr/bin/env -i PATH="$PATH" HOME="$HOME" LANG=C.UTF-8 TMPDIR="$CLAUDE_CODE
 """
 
 
-def files(vm: Vm, public_key: str, directory: str) -> dict[str, tuple[str, int]]:
+def render_ssh_files(vm: Vm, public_key: str, directory: str) -> dict[str, tuple[str, int]]:
     """Return the text and mode of each file that claude needs in `directory`, by its name there."""
-    found = {"shell": (_SHELL.format(), 0o555)}
+    rendered = {"shell": (_SHELL.format(), 0o555)}
     if not vm.agent_key:
-        return found
-    roads = {"pve": (vm.ssh, vm.host_keys, vm.host_cas)}
+        return rendered
+    hosts = {"pve": (vm.ssh, vm.host_keys, vm.host_cas)}
     usage = {"pve": "usage: pve status | forensics | history | job id=ID | reset | cycle | stop | start"}
     if vm.guest:
-        roads[vm.name] = (vm.guest, vm.guest_host_keys, vm.guest_host_cas)
+        hosts[vm.name] = (vm.guest, vm.guest_host_keys, vm.guest_host_cas)
         usage[vm.name] = f"usage: {vm.name} COMMAND, which runs inside the VM"
     config = ""
-    for name, (address, keys, authorities) in roads.items():
+    for name, (address, keys, authorities) in hosts.items():
         known = f"{directory}/known_hosts.{name}" if keys or authorities else "/dev/null"
-        config += _road(name, address, known)
-        found[f"known_hosts.{name}"] = (known_hosts(keys, authorities), 0o444)
-        command = _COMMAND.format(usage=usage[name], config=_shell_word(f"{directory}/ssh_config"), alias=name)
-        found[f"bin/{name}"] = (command, 0o555)
-    found["ssh_config"] = (config + _COMMON.format(identity=_word(f"{directory}/agent.pub")), 0o444)
-    found["agent.pub"] = (f"{public_key}\n", 0o444)
-    return found
+        config += _render_host(name, address, known)
+        rendered[f"known_hosts.{name}"] = (_render_known_hosts(keys, authorities), 0o444)
+        command = _COMMAND.format(usage=usage[name], config=_quote_for_shell(f"{directory}/ssh_config"), alias=name)
+        rendered[f"bin/{name}"] = (command, 0o555)
+    rendered["ssh_config"] = (config + _COMMON.format(identity=_quote_for_ssh_config(f"{directory}/agent.pub")), 0o444)
+    rendered["agent.pub"] = (f"{public_key}\n", 0o444)
+    return rendered
 
 
-def known_hosts(keys: tuple[str, ...], authorities: tuple[str, ...]) -> str:
+def _render_known_hosts(keys: tuple[str, ...], authorities: tuple[str, ...]) -> str:
     return "".join([f"* {key}\n" for key in keys] + [f"@cert-authority * {key}\n" for key in authorities])
 
 
-def _road(alias: str, address: Address, known: str) -> str:
-    strict = "no" if known == "/dev/null" else "yes"  # the word "any", which was warned about
+def _render_host(alias: str, address: Address, known: str) -> str:
+    strict = "no" if known == "/dev/null" else "yes"  # host_key = "any", about which the configuration warns
     fields = {"host": address.host, "port": address.port, "user": address.user}
-    return _HOST.format(alias=alias, strict=strict, known=_word(known), **fields)
+    return _HOST.format(alias=alias, strict=strict, known=_quote_for_ssh_config(known), **fields)
 
 
-def _word(path: str) -> str:
-    """Return a path as one word of ssh_config(5), which expands %."""
+def _quote_for_ssh_config(path: str) -> str:
+    """Return a path as one word for ssh_config(5), which expands %."""
     return '"' + path.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _shell_word(path: str) -> str:
+def _quote_for_shell(path: str) -> str:
     return "'" + path.replace("'", "'\\''") + "'"

@@ -24,7 +24,7 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
         assert talker.pve("history").json["jobs"] == []
 
         second = talker.chat(fake({"text": "I wait."}), session=first[0]["session"])
-        assert "You proposed reset: nobody has approved it, so it has not run." in model.asked[-1].said
+        assert "You proposed reset: it is not approved, so it has not run." in model.asked[-1].said
 
         for _ in range(2):
             assert talker.pve("reset", msg_id=approval["job"]).json["outcome"] == "done"

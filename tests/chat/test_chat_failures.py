@@ -19,7 +19,7 @@ from breakglass.chat import launch, sessions_disk
 from breakglass.chat.sessions import LIFETIME
 from breakglass.chat.store import Store
 from breakglass.claude.command import TurnRequest
-from breakglass.claude.events import LINE_BYTES
+from breakglass.claude.framer import LINE_BYTES
 from breakglass.claude.runner import LOG_BYTES
 from breakglass.config.model import Address, ChatSettings, Vm
 from breakglass.errors import SessionsUnwritable
@@ -188,7 +188,7 @@ def test_claude_crashes(directory: Path, model: Model) -> None:
         events = talker.chat("hello")
     assert said(events) == "hello"
     assert last_error(events)["code"] == "claude-crashed"
-    assert "exit 7; its last words: it broke" in last_error(events)["message"]
+    assert "exit 7; stderr ends with: it broke" in last_error(events)["message"]
 
 
 def test_claude_dies_of_a_signal_or_stops_short(directory: Path, model: Model) -> None:
@@ -263,7 +263,7 @@ def test_a_log_has_an_end(directory: Path, model: Model) -> None:
     with instead(directory, model, f"while true; do cat {block} {block} {block} {block} {block}; done") as talker:
         with talker.open(prompt="hello") as stream:
             error = last_error(stream.rest())
-        assert (error["code"], "would not end" in error["message"]) == ("claude-crashed", True)
+        assert (error["code"], "size limit" in error["message"]) == ("claude-crashed", True)
         log = Store(str(talker.sessions)).turn_dir("operator", stream.turn) / "log"
         assert log.stat().st_size < 1.2 * LOG_BYTES
 

@@ -17,8 +17,8 @@ import asyncssh
 import pytest
 
 from breakglass.claude import ssh_agent
-from breakglass.claude.command import TurnRequest, prepare
-from breakglass.claude.events import approval
+from breakglass.claude.command import TurnRequest, prepare_job
+from breakglass.claude.events import find_proposed_verb
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.config.model import Address, ChatSettings, Vm
 from breakglass.demo.proxmox.world import VMID, World
@@ -81,7 +81,7 @@ class Place:
         """Return how to run a turn, and its directory."""
         directory = self.directory / "sessions/work" / uuid.uuid4().hex
         directory.mkdir(mode=0o700, parents=True)
-        return prepare(settings or self.settings, turn, directory), directory
+        return prepare_job(settings or self.settings, turn, directory), directory
 
     def run(self, *steps: dict[str, Any], **options: Any) -> "Ran":
         """Let the model take these steps, as one turn."""
@@ -338,7 +338,7 @@ def test_a_guest_that_gives_orders_changes_nothing(place: Place) -> None:
         assert qemu.execute("query-status")["return"] == {"status": "running", "running": True}
         assert not qemu.seen("RESET")
     assert [line for line, _, _ in ran.tools][1 : len(INJECTIONS) + 1] == [s["input"]["command"] for s in steps[:-4]]
-    asked = [approval("Bash", {"command": line}, ok, text) for line, ok, text in ran.tools]
+    asked = [find_proposed_verb("Bash", {"command": line}, ok, text) for line, ok, text in ran.tools]
     assert [verb for verb in asked if verb] == ["reset"]
     reached = [line for line, _, text in ran.tools[1:] if "approval-required" in text]
     assert reached == ["pve reset", *(f"pve status{joint}pve reset" for joint in ("; ", " && ", "\n"))]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from breakglass.claude.eventlog import CHUNK, Reader, append, ending, finish, try_lock
-from breakglass.claude.events import Event, encoded, parsed
+from breakglass.claude.eventlog import CHUNK, Reader, append_events, build_ending, finish_log, try_lock
+from breakglass.claude.events import Event, encode_event, parse_object
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def everything(reader: Reader) -> bytes:
 def test_a_reader_gives_every_line_from_a_number_on(log: int, sizes: list[int], after: int) -> None:
     """Whatever the lines' lengths, the pieces together are the lines after `after`, and then the last of all."""
     os.ftruncate(log, 0)
-    lines = [encoded({"type": "text", "n": n, "text": "y" * size}) for n, size in enumerate(sizes, 1)]
-    lines.append(encoded({"type": "done", "n": len(sizes) + 1, "ok": True}))
+    lines = [encode_event({"type": "text", "n": n, "text": "y" * size}) for n, size in enumerate(sizes, 1)]
+    lines.append(encode_event({"type": "done", "n": len(sizes) + 1, "ok": True}))
     os.write(log, b"".join(lines))
     reader = Reader(log, after)
     assert everything(reader) == b"".join(lines[min(after, len(lines) - 1) :])
@@ -50,16 +50,16 @@ def test_a_reader_follows_a_log_that_grows(log: int) -> None:
     """It has nothing while there is nothing, and then what came, once."""
     reader = Reader(log, 1)
     assert everything(reader) == b""
-    append(log, numbered(1))
+    append_events(log, numbered(1))
     assert everything(reader) == b""
-    append(log, numbered(2, first=2))
-    assert everything(reader) == b"".join(map(encoded, numbered(2, first=2)))
+    append_events(log, numbered(2, first=2))
+    assert everything(reader) == b"".join(map(encode_event, numbered(2, first=2)))
     assert (reader.ended, reader.number) == (False, 3)
 
 
 def test_a_torn_line_is_not_read(log: int) -> None:
     """Half a line is not given out until its end is there."""
-    line = encoded({"type": "text", "n": 1, "text": "z" * 3 * CHUNK})
+    line = encode_event({"type": "text", "n": 1, "text": "z" * 3 * CHUNK})
     reader = Reader(log, 0)
     for piece in (line[:10], line[10 : 2 * CHUNK], line[2 * CHUNK : -1]):
         os.write(log, piece)
@@ -70,22 +70,22 @@ def test_a_torn_line_is_not_read(log: int) -> None:
 
 def test_a_log_without_an_end_is_given_one(log: int, tmp_path: Path) -> None:
     """A torn line goes, the numbers go on, and a second who notices adds nothing."""
-    append(log, numbered(2))
+    append_events(log, numbered(2))
     os.write(log, b'{"type":"text","n":3,"te')
-    assert finish(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
-    assert finish(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
-    expected = [*numbered(2), *ending("claude-crashed", "cut off", "again", 3)]
-    assert (tmp_path / "log").read_bytes() == b"".join(map(encoded, expected))
+    assert finish_log(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
+    assert finish_log(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
+    expected = [*numbered(2), *build_ending("claude-crashed", "cut off", "again", 3)]
+    assert (tmp_path / "log").read_bytes() == b"".join(map(encode_event, expected))
 
 
 def test_a_log_in_somebodys_hands_is_left_alone(log: int, tmp_path: Path) -> None:
     """While its writer lives nobody else ends it; a text that looks like an end is none."""
     assert try_lock(log)
-    append(log, [{"type": "text", "n": 1, "text": '\n{"type":"done","n":1,"ok":true}\n'}])
-    assert not finish(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
+    append_events(log, [{"type": "text", "n": 1, "text": '\n{"type":"done","n":1,"ok":true}\n'}])
+    assert not finish_log(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
     reader = Reader(log, 0)
     assert len(everything(reader).splitlines()) == 1
     assert not reader.ended
     fcntl.flock(log, fcntl.LOCK_UN)
-    assert finish(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
-    assert parsed((tmp_path / "log").read_bytes().splitlines()[-1]) == {"type": "done", "n": 3, "ok": False}
+    assert finish_log(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
+    assert parse_object((tmp_path / "log").read_bytes().splitlines()[-1]) == {"type": "done", "n": 3, "ok": False}

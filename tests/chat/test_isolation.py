@@ -126,7 +126,7 @@ def test_who_can_not_change_its_user_proves_nothing(place: Path) -> None:
         text=True,
         check=True,
     )
-    assert "could not be tried as daemon" in told.stdout
+    assert "could not run as daemon" in told.stdout
 
 
 def test_the_names_of_the_files_that_were_read_are_kept(place: Path) -> None:

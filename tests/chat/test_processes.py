@@ -1,4 +1,4 @@
-"""Claude's process, apart from what is said in it: who it is, and that it comes to be whoever the handler is."""
+"""Claude's process: its user, its memory score, and its descendants."""
 
 import contextlib
 import os
@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.claude.processes import MEMORY_SCORE, descendants, send
+from breakglass.claude.processes import MEMORY_SCORE, list_descendants, send_signal
 
 ROOT = str(Path(__file__).parent.parent.parent)
 # what was imported stays; then the user changes, and like a runner it is not dumpable
 _START = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from breakglass.claude.processes import PR_SET_DUMPABLE, prctl, raise_oom_score, start
+from breakglass.claude.processes import PR_SET_DUMPABLE, prctl, raise_oom_score, start_program
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 prctl(PR_SET_DUMPABLE, 0)
 null = os.open("/dev/null", os.O_RDWR)
-pid, status = start(["/bin/sleep", "60"], {}, "/", (None, None), (null, null, null))
+pid, status = start_program(["/bin/sleep", "60"], {}, "/", (None, None), (null, null, null))
 assert os.read(status, 16) == b""
 raise_oom_score(pid)
 print(pid, flush=True)
@@ -33,7 +33,7 @@ sys.stdin.read()
 
 @pytest.mark.real("root")
 def test_a_handler_without_root_starts_claude_as_well() -> None:
-    """It may not write to the files that /proc has of its own; claude goes first all the same when memory runs out."""
+    """Without root the handler can't write to its own files in /proc; the kernel still kills claude first."""
     with subprocess.Popen(
         [sys.executable, "-I", "-c", _START, ROOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as ours:
@@ -58,7 +58,7 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
 
 
 def test_what_a_half_dead_program_started_is_found() -> None:
-    """The children of a zombie with a second thread are still its own, and must not be lost by that."""
+    """The children of a zombie with a second thread are still found."""
     with subprocess.Popen([sys.executable, "-I", "-c", _HALF], stdout=subprocess.PIPE) as half:
         assert half.stdout is not None
         child = int(half.stdout.readline())
@@ -67,8 +67,8 @@ def test_what_a_half_dead_program_started_is_found() -> None:
             while ") Z" not in Path(f"/proc/{half.pid}/stat").read_text():
                 assert time.monotonic() < until
                 time.sleep(0.01)
-            assert child in descendants(os.getpid())
-            assert send(half.pid, signal.SIGKILL) == 1
+            assert child in list_descendants(os.getpid())
+            assert send_signal(half.pid, signal.SIGKILL) == 1
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)

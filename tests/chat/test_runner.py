@@ -123,7 +123,7 @@ def test_a_key_that_can_not_be_loaded_ends_the_turn(job: RunnerJob, tmp_path: Pa
     with running_turn(job, log, tmp_path) as (process, _):
         process.wait(END_SECONDS)
     events = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
-    assert "SSH key" in events[0]["message"]
+    assert "read-only key" in events[0]["message"]
     os.close(log)
 
 
@@ -137,7 +137,7 @@ async def test_a_thread_outlives_a_defect(capfd: pytest.CaptureFixture[str]) -> 
     def fail() -> None:
         raise ValueError("a defect")
 
-    threads.later(fail)
+    threads.run_later(fail)
     assert await threads.run(lambda: 7, seconds=60) == 7
 
 
@@ -148,7 +148,7 @@ async def test_a_call_has_its_time() -> None:
         await run_in_thread(released.wait, 0.1)
     threads = DaemonThreads("test", 2)
     with pytest.raises(TimeoutError):
-        await threads.run(released.wait, seconds=0.1, late=lambda _: late.set())
+        await threads.run(released.wait, seconds=0.1, on_late=lambda _: late.set())
     assert await threads.run(lambda: 7, seconds=60) == 7
     released.set()
     async with asyncio.timeout(60):

@@ -16,7 +16,7 @@ import pytest
 
 import breakglass.proxmox.patience
 from breakglass.auth.signing import BEARER, Caller, Signed
-from breakglass.claude.brief import rules
+from breakglass.claude.brief import list_tool_rules
 from breakglass.cli.client import new_id
 from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID, World
@@ -156,7 +156,7 @@ def test_a_bearer_token_lifts_nothing() -> None:
 def test_claude_gets_neither_the_word_nor_a_rule_for_anyway() -> None:
     """Neither the brief nor what may run without asking has the word; a verb with it is not among the rules."""
     assert "anyway" not in (ROOT / "agents/breakglass.md").read_text(encoding="utf-8")
-    allowed = rules(replace(VM, agent_key="k", guest=VM.ssh))
+    allowed = list_tool_rules(replace(VM, agent_key="k", guest=VM.ssh))
     assert "Bash(pve reset)" in allowed
     assert not any("anyway" in rule for rule in allowed)
 

@@ -37,10 +37,10 @@ class _Isolated(MetaPathFinder):
 
 def _measure(module: ModuleType) -> None:
     """Have the command line of the runner begin with the lines that record."""
-    isolated = module.isolated
+    isolated_command = module.isolated_command
 
     def measured(name: str, *arguments: str) -> list[str]:
-        command: list[str] = isolated(name, *arguments)
+        command: list[str] = isolated_command(name, *arguments)
         if name == "claude.runner":
             sys.path.append(ROOT)
             from tests.support.measuring import prologue
@@ -48,7 +48,7 @@ def _measure(module: ModuleType) -> None:
             command[3] = f"import sys; sys.path.insert(0, {ROOT!r})\n{prologue()}{command[3]}"
         return command
 
-    vars(module)["isolated"] = measured
+    vars(module)["isolated_command"] = measured
 
 
 sys.meta_path.insert(0, _Isolated())

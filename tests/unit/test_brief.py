@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from breakglass.claude.brief import agent, describe_vm, rules
+from breakglass.claude.brief import build_agents, describe_vm, list_tool_rules
 from breakglass.claude.command import BRIEF
-from breakglass.claude.events import approval
+from breakglass.claude.events import find_proposed_verb
 from breakglass.config.model import Address, Vm
 from breakglass.verbs import VERBS
 
@@ -25,12 +25,12 @@ def test_the_brief_teaches_the_verbs_that_there_are() -> None:
 def test_what_the_brief_teaches_may_run() -> None:
     """Every command of the brief has a rule, and nothing has one that is not in the brief but the guest's command."""
     taught = {f"Bash({command})" for command in re.findall(r"`(pve [a-z]+)`", TEXT)}
-    assert taught | {"Bash(pve job:*)", "Bash(devvm:*)"} == set(rules(VM))
+    assert taught | {"Bash(pve job:*)", "Bash(devvm:*)"} == set(list_tool_rules(VM))
 
 
 def test_the_brief_is_what_agents_takes() -> None:
     """The front matter gives name, description and tools; the rest is the prompt, with this VM at its end."""
-    made = agent(TEXT, VM)["breakglass"]
+    made = build_agents(TEXT, VM)["breakglass"]
     assert made["tools"] == ["Bash", "Read", "Grep", "Glob"]
     assert made["description"]
     assert str(made["prompt"]).startswith("You help")
@@ -59,8 +59,8 @@ def test_it_is_told_what_it_can_reach(vm: Vm, words: str) -> None:
 
 def test_there_is_no_rule_for_what_is_not_there() -> None:
     """No guest, no command for it; no key, no command at all."""
-    assert "Bash(devvm:*)" not in rules(replace(VM, guest=None))
-    assert rules(replace(VM, agent_key="")) == []
+    assert "Bash(devvm:*)" not in list_tool_rules(replace(VM, guest=None))
+    assert list_tool_rules(replace(VM, agent_key="")) == []
 
 
 SAID = "Exit code 16\napproval-required: reset\nthis key reads only\n#breakglass {}"
@@ -70,7 +70,7 @@ SAID = "Exit code 16\napproval-required: reset\nthis key reads only\n#breakglass
 def test_a_refused_verb_is_a_request(verb: str) -> None:
     """Exactly `pve VERB`, a verb that changes power, ended with exit 16."""
     said = SAID.replace("reset", verb)
-    assert approval("Bash", {"command": f"pve {verb}", "description": "x"}, False, said) == (
+    assert find_proposed_verb("Bash", {"command": f"pve {verb}", "description": "x"}, False, said) == (
         verb if verb in MUTATING else None
     )
 
@@ -98,4 +98,4 @@ def test_a_refused_verb_is_a_request(verb: str) -> None:
 )
 def test_nothing_else_is_a_request(tool: str, command: object, ok: bool, text: str) -> None:
     """What another command prints, another exit, another verb, more words."""
-    assert approval(tool, {"command": command}, ok, text) is None
+    assert find_proposed_verb(tool, {"command": command}, ok, text) is None

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from breakglass.claude.events import RESULT_BYTES, Event, Framer, Translator, encoded, parsed
+from breakglass.claude.events import RESULT_BYTES, Event, Translator, encode_event, parse_object
 from breakglass.claude.failures import End
+from breakglass.claude.framer import Framer
 
 TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 GOOD = End(0)
@@ -174,8 +175,8 @@ TOLD = {**RESULT, "is_error": True, "api_error_status": None, "result": "", "ter
 REJECTED = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1795500300}}
 ENDS: dict[str, tuple[list[object], End, str, str]] = {
     "no program": ([], End(missing="No such file"), "claude-missing", "No such file"),
-    "a crash": ([], End(3, "one\ntwo"), "claude-crashed", "exit 3; its last words: one\ntwo"),
-    "a signal": ([], End(-11), "claude-crashed", "signal 11 and said nothing"),
+    "a crash": ([], End(3, "one\ntwo"), "claude-crashed", "exit 3; stderr ends with: one\ntwo"),
+    "a signal": ([], End(-11), "claude-crashed", "signal 11 and wrote nothing"),
     "a cut output": ([], GOOD, "claude-crashed", "in the middle of its output"),
     "a crash after its result": ([RESULT], End(1, "oops"), "claude-crashed", "oops"),
     "in use": ([], End(1, "Error: Session ID x is already in use."), "busy", "another turn"),
@@ -193,11 +194,11 @@ ENDS: dict[str, tuple[list[object], End, str, str]] = {
         [{**TOLD, "api_error_status": 404, "result": "no"}],
         End(1),
         "claude-crashed",
-        "gave up: no",
+        "an error: no",
     ),
     "too many steps": ([{**TOLD, "subtype": "error_max_turns"}], End(1), "turn-timeout", "steps"),
     "time": ([], End(-9, stopped="turn-timeout", seconds=60), "turn-timeout", "60 s"),
-    "silence": ([], End(143, stopped="silent", seconds=120), "claude-unreachable", "no word for 120 s"),
+    "silence": ([], End(143, stopped="silent", seconds=120), "claude-unreachable", "sent nothing for 120 s"),
     "a stop": (
         [{**TOLD, "terminal_reason": "aborted_streaming"}],
         End(0, stopped="cancelled"),
@@ -205,10 +206,10 @@ ENDS: dict[str, tuple[list[object], End, str, str]] = {
         "on request",
     ),
     "a shutdown": ([], End(-9, stopped="shutting-down"), "shutting-down", "handler was stopped"),
-    "a flood": ([], End(-9, stopped="flood"), "claude-crashed", "would not end"),
+    "a flood": ([], End(-9, stopped="flood"), "claude-crashed", "size limit"),
     "a full disk": ([], End(-9, stopped="disk"), "claude-crashed", "sessions.dir"),
     "unsaved": ([RESULT, {"type": "system", "subtype": "session_writes_lost"}], GOOD, "session-lost", "be saved"),
-    "nowhere to save": ([], End(stopped="unsavable"), "session-lost", "not begun"),
+    "nowhere to save": ([], End(stopped="unsavable"), "session-lost", "not started"),
 }
 
 
@@ -276,7 +277,7 @@ def test_any_bytes_end_with_done(lines: list[bytes], end: End) -> None:
     assert [event["n"] for event in events] == list(range(2, 2 + len(events)))
     assert [event["type"] for event in events].index("done") == len(events) - 1
     for event in events:
-        line = encoded(event)
+        line = encode_event(event)
         assert line.count(b"\n") == 1
-        assert parsed(line) == event
+        assert parse_object(line) == event
         assert not {b"NaN", b"Infinity"} & set(line.replace(b":", b" ").replace(b",", b" ").split())

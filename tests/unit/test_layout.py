@@ -61,6 +61,7 @@ PURE = (
     "claude/brief.py",
     "claude/events.py",
     "claude/failures.py",
+    "claude/framer.py",
     "claude/ssh_files.py",
     "chat/request.py",
     "chat/sessions.py",

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 
-from ...isolated import isolated
+from ...isolated import isolated_command
 from . import qm
 from .errors import Died
 from .plugin import plugin
@@ -155,7 +155,7 @@ def answer(root: str, command: str, words: list[str]) -> int:
     if command == "set":
         ha.request(state)
     if verb:
-        leave_behind([*isolated("demo.proxmox.ha"), root, "act", ha.sid, verb, limit])
+        leave_behind([*isolated_command("demo.proxmox.ha"), root, "act", ha.sid, verb, limit])
     return 0
 
 

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 
-from ...isolated import isolated
+from ...isolated import isolated_command
 from .errors import Died
 from .processes import run_command
 from .times import LEAST_FOR_QMP, scaled, seconds
@@ -112,7 +112,7 @@ class Vm:
     def ask_ha(self, verb: str, *words: str) -> None:
         """Send a request to HA and return at once, as `hastop` and `hastart` do."""
         say(f"Requesting HA {verb} for VM {self.vmid}")
-        if code := run_command([*isolated("demo.proxmox.ha"), self.root, *words]):
+        if code := run_command([*isolated_command("demo.proxmox.ha"), self.root, *words]):
             raise Died(f"command 'ha-manager {' '.join(words)}' failed: exit code {code}")
 
     # --- the monitor ---

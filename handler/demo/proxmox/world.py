@@ -20,7 +20,7 @@ from ...agents.bundle import bundle
 from ...agents.pve.host.files import read_process
 from ...agents.pve.host.paths import Host
 from ...agents.pve.jobs.store import JobStore
-from ...isolated import isolated
+from ...isolated import isolated_command
 from .processes import ROOT, end_processes
 
 VMID = 102
@@ -114,9 +114,12 @@ class World:
     def _write_commands(self) -> None:
         root = str(self.root)
         mark = f"{ROOT}={shlex.quote(root)}"
-        commands = {"qm": [*isolated("demo.proxmox.qm"), root], "ha-manager": [*isolated("demo.proxmox.ha"), root]}
+        commands = {
+            "qm": [*isolated_command("demo.proxmox.qm"), root],
+            "ha-manager": [*isolated_command("demo.proxmox.ha"), root],
+        }
         commands |= {
-            name: [*isolated("demo.proxmox.pve_tools"), root, name]
+            name: [*isolated_command("demo.proxmox.pve_tools"), root, name]
             for name in ("pvesh", "pvecm", "pvesm", "pveversion")
         }
         for name, command in commands.items():
