@@ -368,7 +368,7 @@ def test_help_tells_the_exit_codes() -> None:
 
 def test_only_their_own_command_loads_the_demo_and_the_server() -> None:
     """`breakglass call` starts without what it does not need."""
-    code = "import sys, handler.cli; print({'uvicorn', 'asyncssh', 'handler.demo.run'} & sys.modules.keys())"
+    code = "import sys, breakglass.cli.main; print({'uvicorn', 'asyncssh', 'breakglass.demo.run'} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "set()\n"
 

@@ -26,12 +26,12 @@ class HastyService(Service):
 
     def start(self) -> None:
         clocks = ("HEADER_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS")
-        hasty = "".join(f"handler.server.{clock} = 2.0; " for clock in clocks)
-        code = f"import sys, handler.server; {hasty}from breakglass.cli.main import main; sys.exit(main())"
-        self._out = (self.directory / "audit.jsonl").open("ab")
+        hasty = "".join(f"breakglass.web.server.{clock} = 2.0; " for clock in clocks)
+        code = f"import sys, breakglass.web.server; {hasty}from breakglass.cli.main import main; sys.exit(main())"
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = [sys.executable, "-c", code, "serve"]
-        self.process = subprocess.Popen(command, env=environment, stdout=self._out, cwd=self.directory)
+        with self.audit_file.open("ab") as audit:
+            self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
         wait_listening(self.port, self.process)
 
 
