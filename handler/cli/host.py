@@ -49,7 +49,10 @@ def host_install_commands(arguments: argparse.Namespace) -> int:
     from ..proxmox.connect import public_key  # asyncssh takes longer to load than all the rest
 
     config = load_config(config_path(), os.environ)
-    vm = config.vms[_chosen_vm(list(config.vms), arguments.vm)]
+    vm = config.vm_named(arguments.vm or "")
+    if vm is None:
+        message, hint = config.explain_no_vm(arguments.vm or "")
+        raise CommandError(f"--vm: {message}", hint)
     try:
         keys = Keys(public_key(vm.key), public_key(vm.agent_key) if vm.agent_key else None)
         text = recipe(vm, keys, arguments.source)
@@ -57,13 +60,6 @@ def host_install_commands(arguments: argparse.Namespace) -> int:
         raise CommandError(f"{error}; nothing was printed", "see docs/runbook.md") from None
     show(text)
     return DONE
-
-
-def _chosen_vm(names: list[str], wanted: str | None) -> str:
-    if wanted in names or (wanted is None and len(names) == 1):
-        return wanted or names[0]
-    message = "the configuration has several VMs" if wanted is None else f'no such VM: "{wanted}"'
-    raise CommandError(message, f"add --vm with one of {', '.join(names)}")
 
 
 def alert_example(arguments: argparse.Namespace) -> int:

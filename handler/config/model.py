@@ -1,5 +1,6 @@
 """The configuration as frozen dataclasses. Pure; `load.py` makes them."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,13 @@ class Config:
         if not name and len(self.vms) + len(self.vms_off) == 1:
             return next(iter(self.vms.values()))
         return self.vms.get(name)
+
+    def explain_no_vm(self, name: str) -> tuple[str, str]:
+        """Return why `vm_named` finds no VM of that name, and what to do."""
+        if name in self.vms_off:
+            return f"{name} is off: its configuration has a fault", "see the handler's log, mend it, reload"
+        message = f"no such VM: {json.dumps(name[:40])}" if name else "there are several VMs; name one"
+        return message, f"one of {', '.join(self.vms)}"
 
     @property
     def chat_fault(self) -> bool:

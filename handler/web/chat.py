@@ -47,8 +47,7 @@ def choose_vm(config: Config, signed: Signed, name: str) -> Vm:
     """Return the VM to chat about; raise BadRequest for none, Forbidden for one that the caller may not chat about."""
     vm = config.vm_named(name)
     if vm is None:
-        message = f"no such VM: {name[:40]!a}" if name else "there are several VMs; name one"
-        raise BadRequest(message, f"one of {', '.join(config.vms)}")
+        raise BadRequest(*config.explain_no_vm(name))
     check_permission(signed.caller, "chat", vm.name, time.time())
     return vm
 

@@ -74,18 +74,11 @@ def _warnings(caller: Caller, vm: Vm, now: float) -> list[str]:
 def _rejected(request: PveRequest, msg_id: str, caller: str, began: float, config: Config) -> Response:
     asked = Asked(request.verb[:64], request.vm[:64], msg_id, caller)
     if request.verb not in VERBS:
-        sentence, hint = f"no such verb: {_quoted(request.verb)}", f"one of {', '.join(VERBS)}"
-    elif request.vm in config.vms_off:
-        sentence, hint = f"{request.vm} is off: its configuration has a fault", "see the handler's log, mend it, reload"
+        sentence, hint = f"no such verb: {json.dumps(request.verb[:40])}", f"one of {', '.join(VERBS)}"
     else:
-        named = f"no such VM: {_quoted(request.vm)}" if request.vm else "there are several VMs; name one"
-        sentence, hint = named, f"one of {', '.join(config.vms)}"
+        sentence, hint = config.explain_no_vm(request.vm)
     audit.request(began, "rejected", caller, ascii(asked.verb[:32])[1:-1], ascii(asked.vm[:32])[1:-1], msg_id)
     return _answered(answer_without_trailer(asked, "rejected", "rejected", f"{sentence}; nothing was sent", hint))
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text[:40])
 
 
 def _answered(answer: Answer) -> Response:

@@ -170,6 +170,16 @@ def test_the_command_asks_which_vm(tmp_path: Path) -> None:
     assert install_commands(config, "--vm", "devvm").returncode == 0
 
 
+def test_the_command_counts_a_vm_that_is_off(tmp_path: Path) -> None:
+    """Of two VMs with one off, none is chosen unasked: the operator may have meant the other one."""
+    other = 'by_hand = []\n[vms.other]\nssh = "breakglass@127.0.0.1"\nkey = "x"\nhost_key = "any"\nvmid = 0\n'
+    config = configuration(tmp_path, new_key()[0], None, other)
+    ran = install_commands(config)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "there are several VMs" in ran.stderr
+    assert "other is off" in install_commands(config, "--vm", "other").stderr
+
+
 def test_the_command_refuses_a_key_that_it_can_not_read(tmp_path: Path) -> None:
     """A key that is none: exit 2, and what is in the file is not shown."""
     ran = install_commands(configuration(tmp_path, "not a key", None))

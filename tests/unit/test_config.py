@@ -330,6 +330,15 @@ def test_ten_mistakes_are_reported_at_once() -> None:
     }
 
 
+def test_a_missing_vm_is_explained() -> None:
+    """Why a name finds no VM: it is unknown, it is off, or there are several and none was named."""
+    config = read(ROOMY.replace("vmid = 103", "vmid = 0"))
+    assert (config.vm_named(""), config.vm_named("other"), config.vm_named("third")) == (None, None, None)
+    assert config.explain_no_vm("") == ("there are several VMs; name one", "one of devvm")
+    assert config.explain_no_vm("other")[0] == "other is off: its configuration has a fault"
+    assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "one of devvm")
+
+
 IN_AN_ENTRY = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith(("callers.", "vms."))}
 
 
