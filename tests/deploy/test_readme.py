@@ -122,7 +122,7 @@ def test_every_verdict_code_is_documented(name: str) -> None:
         ROOT / "handler/proxmox/connect.py",
     ]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
-    codes = set(re.findall(r'\b(?:refused|failed|Verdict|Unreached)\(\s*"([a-z-]+)"', text)) - INSIDE
+    codes = set(re.findall(r'\b(?:refusal|failure|Verdict|Unreached)\(\s*"([a-z-]+)"', text)) - INSIDE
     assert {"stranded", "last-differs", "host-key-differs", "agent-failed"} <= codes
     document = (ROOT / name).read_text(encoding="utf-8")
     assert [code for code in sorted(codes) if not re.search(rf"(?<![\w-]){code}(?![\w-])", document)] == []
@@ -147,7 +147,7 @@ def test_every_setting_is_in_the_protocol() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(FAULTY, str)
     hints = [problem.hint for problem in caught.value.problems if problem.message == "is not a setting"]
-    keys = {key for hint in hints for key in hint.removeprefix("one of ").split(", ")}
+    keys = {key for hint in hints for key in hint.removeprefix("use one of ").partition(", or ")[0].split(", ")}
     assert len(hints) == 6
     cells = " ".join(row[0] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2)
     assert keys - set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", cells)))) == set()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve import words
+from breakglass.agents.pve.power.verbs import POWER
 from breakglass.verbs import ALLOWABLE, ANYWAY, VERBS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -217,8 +218,8 @@ def test_the_host_agent_knows_the_same_verbs() -> None:
 
 
 def test_the_host_agent_agrees_on_what_a_verb_does() -> None:
-    """Which verbs change power is the same on both sides; what can be lifted is a refusal of such verbs alone."""
-    assert {name for name, verb in VERBS.items() if verb.mutating} == set(words.MUTATING)
+    """The same verbs change power on both sides, each has its function, and only their refusals can be lifted."""
+    assert {name for name, verb in VERBS.items() if verb.mutating} == set(words.MUTATING) == set(POWER)
     assert {verb for override in ANYWAY.values() for verb in override.verbs} <= set(words.MUTATING)
 
 
@@ -353,3 +354,13 @@ def test_the_path_to_power_is_documented() -> None:
     section = text.partition("## The path to power\n")[2].partition("\n## ")[0]
     assert re.findall(r"`((?:handler|agents)/[\w/.]+)`", section) == list(PATH_TO_POWER)
     assert f"less than {MOST_LINES_TO_POWER:,} lines" in section
+
+
+def test_the_recipes_name_what_there_is() -> None:
+    """Each name and file in docs/recipes.md stands in the code, so that a recipe can't outlive what it describes."""
+    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    paths = [path for top in ("handler", "agents", "tests", "static_site") for path in (ROOT / top).rglob("*.*")]
+    code = "".join(path.read_text("utf-8") for path in paths if path.suffix in (".py", ".html", ".txt"))
+    known = set(re.findall(r"\w+", code)) | {path.name for path in paths}
+    names = {name for name in re.findall(r"`([A-Za-z_]+(?:\.\w+)?)`", text) if name != "NAME.json"}
+    assert {name for name in names if name not in known and not (ROOT / name).is_file()} == set()
