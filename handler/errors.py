@@ -1,14 +1,15 @@
-"""Everything that can be wrong with a request before it becomes a verb: one root, one sentence each.
+"""The errors that a request can be answered with: one root, one class for each code.
 
 Each class fixes its code and its HTTP status; an instance adds the message and the hint. `reached` says whether the
-request got to the Proxmox host. What happens on the host is not an error but an outcome: see host.py.
+request got to the Proxmox host: None means that it may have. How a verb ended on the host is no error but an outcome:
+see proxmox/outcome.py.
 """
 
 from typing import ClassVar
 
 
 class BreakglassError(Exception):
-    """The root: a request that never became a verb."""
+    """The root. Nothing raises it itself."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -21,13 +22,13 @@ class BreakglassError(Exception):
         self.extra = extra
 
     def as_json(self) -> dict[str, object]:
-        """Return the body that PROTOCOL section 3 promises."""
-        told = {"code": self.code, "message": self.message, "hint": self.hint, "reached": self.reached}
-        return {"error": {**told, **self.extra}}
+        """Return the error object of docs/protocol.md, section 3."""
+        fields = {"code": self.code, "message": self.message, "hint": self.hint, "reached": self.reached}
+        return {"error": {**fields, **self.extra}}
 
 
 class Unauthorized(BreakglassError):
-    """No known caller made this; which part was wrong is nobody's business."""
+    """Authentication failed. Deliberately does not say which check."""
 
     code, status = "unauthorized", 401
 
@@ -36,25 +37,25 @@ class Unauthorized(BreakglassError):
 
 
 class StaleTimestamp(BreakglassError):
-    """A known caller signed this with a clock that is too far off."""
+    """The signature is good, but its timestamp is too old or too early."""
 
     code, status = "stale-timestamp", 401
 
 
 class Forbidden(BreakglassError):
-    """A known caller asked for what its entry does not allow."""
+    """The caller's entry does not allow the request."""
 
     code, status = "forbidden", 403
 
 
 class BadRequest(BreakglassError):
-    """The body is not what this route takes."""
+    """The route does not accept the body."""
 
     code, status = "bad-request", 400
 
 
 class NotFound(BreakglassError):
-    """There is no such address."""
+    """The address does not exist."""
 
     code, status = "not-found", 404
 
@@ -72,54 +73,62 @@ class TooSlow(BreakglassError):
 
 
 class TooLarge(BreakglassError):
-    """The body is longer than this route takes."""
+    """The body is longer than the route accepts."""
 
     code, status = "too-large", 413
 
 
 class IdReused(BreakglassError):
-    """The id already named something else on the host."""
+    """The host has a job of this id that does something else."""
 
     code, status, reached = "id-reused", 422, True
 
 
-class HostUnreached(BreakglassError):
-    """Nothing was sent to the host; whoever sends again loses nothing."""
+class Unreached(BreakglassError):
+    """This attempt sent nothing to the host.
+
+    `cause` is the code in /health and in a verdict, such as `timeout`. `reason` is the message without "nothing was
+    sent", for a request that an earlier attempt may have sent.
+    """
 
     code, status = "unreached", 503
 
+    def __init__(self, cause: str, reason: str, hint: str) -> None:
+        super().__init__(f"{reason}; nothing was sent", hint)
+        self.cause, self.reason = cause, reason
 
-class HostSilent(BreakglassError):
-    """It was sent and not acknowledged; the id makes it safe to send it again."""
+
+class Lost(BreakglassError):
+    """The connection ended after the request was sent: the host may have acted on it."""
 
     code, status, reached = "unknown", 503, None
 
 
 class SessionInvalid(BreakglassError):
-    """The session token is not this caller's to use."""
+    """The session token is not valid for this caller."""
 
     code, status = "session-invalid", 403
 
 
 class TurnUnknown(BreakglassError):
-    """This caller has no such turn: never, or not any more."""
+    """The caller has no such turn, or the turn was removed."""
 
     code, status = "turn-unknown", 404
 
 
 class ChatOff(BreakglassError):
-    """Chat is not configured, or its entry has a fault."""
+    """Chat is not configured, or its configuration has a fault."""
 
     code, status = "chat-off", 503
 
 
 class ChatNotIsolated(BreakglassError):
-    """claude could reach what is the handler's, and nobody said aloud that it may."""
+    """claude can read the handler's files, and the configuration does not permit that."""
 
     code, status = "chat-not-isolated", 503
 
 
 class SessionsUnwritable(BreakglassError):
-    """A turn could not be kept where it belongs, so it was not begun."""
+    """The turn could not be saved, so it was not started."""
 
     code, status = "sessions-unwritable", 503

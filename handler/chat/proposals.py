@@ -7,7 +7,9 @@ is looked up again at the next turn.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from ..proxmox.outcome import Lost, Message, Unreached
+from ..errors import Lost, Unreached
+from ..proxmox.outcome import Message
+from ..proxmox.wire import job_line
 
 SECONDS = 3.0
 MOST = 8  # only the newest proposals are looked up
@@ -30,7 +32,7 @@ async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str
     """Return what became of one proposal, and whether that is final."""
     try:
         async with asyncio.timeout(SECONDS):
-            job = (await read(f"job vm={vmid} id={proposal['job']}"))[-1].get("whole_job")
+            job = (await read(job_line(vmid, proposal["job"])))[-1].get("whole_job")
     except (TimeoutError, Unreached, Lost):
         return "the host can't be reached now, so it is unknown whether it was approved", False
     if not isinstance(job, dict):

@@ -1,4 +1,4 @@
-"""Logging in to a Proxmox host, and which of the ways of not getting there it was. In all of them nothing was sent."""
+"""Log in to a Proxmox host, and say why it failed. A failed login has sent nothing."""
 
 import socket
 import struct
@@ -6,7 +6,7 @@ import struct
 import asyncssh
 
 from ..config.model import Vm
-from .outcome import Unreached
+from ..errors import Unreached
 
 CONNECT_SECONDS = 10
 
@@ -18,7 +18,7 @@ def public_key(private: str) -> str:
 
 
 async def connect(vm: Vm) -> asyncssh.SSHClientConnection:
-    """Log in with the VM's key against its pinned host key; no file of the user's is read."""
+    """Log in with the VM's key and check the host against its pinned host keys. Reads no file of the user's."""
     conn = await asyncssh.connect(
         vm.ssh.host,
         vm.ssh.port,
@@ -36,7 +36,7 @@ async def connect(vm: Vm) -> asyncssh.SSHClientConnection:
         compression_algs=None,
     )
     sock = conn.get_extra_info("socket")
-    # A request that was given up must not arrive later: unsent bytes die with the connection, and after 15 s anyway.
+    # A request that timed out must not arrive later: closing discards unsent bytes, and the kernel does after 15 s.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -44,7 +44,7 @@ async def connect(vm: Vm) -> asyncssh.SSHClientConnection:
 
 
 def known_hosts(vm: Vm) -> asyncssh.SSHKnownHosts | None:
-    """Return the pins as known hosts; None, which checks nothing, only where the configuration says "any"."""
+    """Return the pinned keys as known hosts, or None, which checks nothing, where the configuration says "any"."""
     if vm.any_host_key:
         return None
     lines = [f"* {key}" for key in vm.host_keys] + [f"@cert-authority * {key}" for key in vm.host_cas]
@@ -52,8 +52,10 @@ def known_hosts(vm: Vm) -> asyncssh.SSHKnownHosts | None:
 
 
 def host_key_algorithms(vm: Vm) -> list[str]:
-    """Return the algorithms to offer, the pinned kinds first. The others follow, because a host that shows a key of
-    another kind must be told apart from one that turns us away."""
+    """Return the algorithms to offer, the pinned kinds first.
+
+    The others follow, so that a host with a key of another kind is reported as such and not as turning us away.
+    """
     plain = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"]
     plain += ["rsa-sha2-512", "rsa-sha2-256"]
     certified = [f"{name}-cert-v01@openssh.com" for name in plain] if vm.host_cas else []
@@ -62,34 +64,31 @@ def host_key_algorithms(vm: Vm) -> list[str]:
 
 
 def unreached(vm: Vm, error: Exception) -> Unreached:
-    """Return which of the ways of not getting there this was."""
-    where = str(vm.ssh)
+    """Return the error of a failed login, with the cause that the exception shows."""
+    address = str(vm.ssh)
     match error:
         case socket.gaierror():
-            return Unreached("name-not-found", f"no address for {vm.ssh.host}; nothing was sent", "use an IP address")
+            return Unreached("name-not-found", f"no address for {vm.ssh.host}", "use an IP address")
         case asyncssh.HostKeyNotVerifiable():
-            return Unreached(
-                "host-key-differs",
-                f"{where} presented an unexpected host key; nothing was sent",
-                f"compare its fingerprint with vms.{vm.name}.host_key before trusting it",
-            )
+            hint = f"compare its fingerprint with vms.{vm.name}.host_key before trusting it"
+            return Unreached("host-key-differs", f"{address} presented an unexpected host key", hint)
         case asyncssh.PermissionDenied():
             return Unreached(
                 "key-not-accepted",
-                f"{where} did not accept the key; nothing was sent",
+                f"{address} did not accept the key",
                 f"check vms.{vm.name}.key_file against the host's authorized keys; wait a minute before you try again",
             )
-        case ValueError():  # asyncssh.KeyImportError: nothing was even tried
-            what = f"the key or a host key of {vm.name} can't be read: {error}"
-            return Unreached("key-not-accepted", f"{what}; nothing was sent", f"mend vms.{vm.name} and reload (SIGHUP)")
+        case ValueError():  # asyncssh.KeyImportError, before any connection
+            reason = f"the key or a host key of {vm.name} can't be read: {error}"
+            return Unreached("key-not-accepted", reason, f"mend vms.{vm.name} and reload (SIGHUP)")
         case ConnectionRefusedError():
-            return Unreached("refused", f"{where} refused the connection; nothing was sent", "is sshd running there?")
+            return Unreached("refused", f"{address} refused the connection", "is sshd running there?")
         case TimeoutError():
             hint = "look at the host's console or IPMI"
-            return Unreached("timeout", f"{where} did not answer in {CONNECT_SECONDS} s; nothing was sent", hint)
+            return Unreached("timeout", f"{address} did not answer in {CONNECT_SECONDS} s", hint)
         case asyncssh.Error() | ConnectionResetError() | BrokenPipeError():
             hint = (
                 "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"
             )
-            return Unreached("turned-away", f"{where} turned us away before login; nothing was sent", hint)
-    return Unreached("refused", f"{where} can't be reached: {error}; nothing was sent", "check the network")
+            return Unreached("turned-away", f"{address} turned us away before login", hint)
+    return Unreached("refused", f"{address} can't be reached: {error}", "check the network")

@@ -1,7 +1,7 @@
-"""The road to one Proxmox host: kept open, asked once, and asked again when an answer was lost.
+"""The connection to one Proxmox host: kept open, and used to send a request again when its answer was lost.
 
-Says exactly one of three things about a request: the host answered (its messages), nothing was sent (`Unreached`), or
-it may have been sent (`Lost`). Never retries an authentication failure by itself: OpenSSH penalises those.
+A request ends in exactly one of three ways: the host's messages, nothing was sent (`Unreached`), or it may have been
+sent (`Lost`). An authentication failure is never retried by itself, because OpenSSH penalises those.
 """
 
 import asyncio
@@ -13,29 +13,35 @@ from typing import Any, TypeVar
 
 from .. import audit
 from ..config.model import Vm
-from .link import ClosedBeforeSending, Link, open_link
-from .outcome import NOTHING_SENT, Lost, Message, Unreached
+from ..errors import Lost, Unreached
+from .link import CLOSED, Link, open_link
+from .outcome import Message
 from .patience import backoff_seconds
 from .wire import Replay
 
-SETTLE_SECONDS = 20.0  # to find out what became of a request whose answer was lost
-AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only when somebody asks
-REOPEN_SECONDS = 0.2  # before a connection that was good and ended is opened again
+RETRY_SECONDS = 20.0  # for sending a request again whose answer was lost
+RETRY_PAUSE = 0.5
+AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only for a request
+REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
+_FINAL = ("key-not-accepted", "host-key-differs")  # causes that another attempt does not change
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
-class Host:
-    """The road to one VM's host, kept open in the background."""
+class HostConnection:
+    """The connection to one VM's host, kept open in the background.
+
+    `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed.
+    """
 
     def __init__(
-        self, vm: Vm, settle_seconds: float = SETTLE_SECONDS, chance: Callable[[], float] = random.random
+        self, vm: Vm, retry_seconds: float = RETRY_SECONDS, chance: Callable[[], float] = random.random
     ) -> None:
         self.vm = vm
         self._chance = chance
         self.trouble: Unreached | None = None
         self.since: float | None = None
-        self._settle_seconds = settle_seconds
+        self._retry_seconds = retry_seconds
         self._link: Link | None = None
         self._attempt: asyncio.Task[Link] | None = None
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
@@ -47,7 +53,7 @@ class Host:
     # --- asking ---
 
     async def read(self, line: str) -> list[Message]:
-        """Return the messages of a reading verb; identical ones in flight at once are asked once."""
+        """Return the messages of a request that changes nothing. Identical requests in flight share one answer."""
         task = self._reads.get(line)
         if task is None:
             task = self._reads[line] = asyncio.create_task(self._read(line))
@@ -55,72 +61,71 @@ class Host:
         return await asyncio.shield(task)
 
     async def _read(self, line: str) -> list[Message]:
-        return [message async for message in self.run(line, careful=False)]
+        return [message async for message in self.run(line, ping_first=False)]
 
     async def result(self, line: str) -> Message:
-        """Return the result of a line; raise as `run` does."""
+        """Return the result of a request; raise as `run` does."""
         return [message async for message in self.run(line)][-1]
 
-    async def run(self, line: str, careful: bool = True) -> AsyncIterator[Message]:
-        """Yield the host's messages, the last one a result. `careful` asks for a sign of life before sending.
+    async def run(self, line: str, ping_first: bool = True) -> AsyncIterator[Message]:
+        """Send a request and yield the host's messages, the last one a result; raise Unreached or Lost.
 
-        When the answer is lost, the same line is sent again for a while: the host makes that safe, by the id. When the
-        connection ended before the line was sent, it is sent once over a new one. Raises Unreached when nothing was
-        sent, Lost when it stays unknown.
+        `ping_first` makes sure that a quiet connection answers before the request is sent. When the answer is lost,
+        the same line is sent again for RETRY_SECONDS; the id makes that safe. When the connection ended before the
+        line was sent, the line is sent once over a new connection.
         """
         replay, first_loss, reconnected = Replay(), None, False
         while True:
             try:
-                link = await self._ready(careful)
+                link = await self._ready(ping_first)
                 replay.begin()
                 async for message in link.ask(line):
                     if replay.is_new(message):
                         yield message
                 return
-            except Unreached as trouble:
-                if isinstance(trouble, ClosedBeforeSending) and not reconnected:
+            except Unreached as error:
+                if error.cause == CLOSED and not reconnected:
                     reconnected = True
                     continue
                 if first_loss is None:
                     raise
-                await self._pause_or_give_up(first_loss, trouble)
-            except Lost as loss:
-                if not link.spent:
+                await self._pause_or_give_up(first_loss, error.reason, error.cause in _FINAL)
+            except Lost as error:
+                if not link.session_ended:
                     link.abort()
                 first_loss = first_loss or time.monotonic()
-                await self._pause_or_give_up(first_loss, loss)
+                await self._pause_or_give_up(first_loss, error.message)
 
-    async def _pause_or_give_up(self, first_loss: float, why: Exception) -> None:
-        final = isinstance(why, Unreached) and why.code in ("key-not-accepted", "host-key-differs")
-        if final or time.monotonic() - first_loss > self._settle_seconds:
-            raise Lost(str(why).removesuffix(NOTHING_SENT)) from None
-        await asyncio.sleep(0.5)
+    async def _pause_or_give_up(self, first_loss: float, reason: str, is_final: bool = False) -> None:
+        if is_final or time.monotonic() - first_loss > self._retry_seconds:
+            raise Lost(reason) from None
+        await asyncio.sleep(RETRY_PAUSE)
 
-    async def _ready(self, careful: bool) -> Link:
+    async def _ready(self, ping_first: bool) -> Link:
         for _ in range(2):
             link = await self._connected()
             try:
-                if careful:
+                if ping_first:
                     await link.ping()
                 return link
-            except Lost:  # it died unnoticed; nothing was sent yet
+            except Lost:  # the connection had died; the request was not sent yet
                 link.abort()
                 if self._link is link:
                     self._link = None
-        raise Unreached("timeout", f"{self.vm.ssh} does not answer; nothing was sent", "look at the host's console")
+        raise Unreached("timeout", f"{self.vm.ssh} does not answer", "look at the host's console")
 
     # --- connecting ---
 
     async def _connected(self) -> Link:
-        """Return the open connection; all who wait for one share one attempt and its failure."""
+        """Return the open connection. Requests that wait for one share one attempt and its failure."""
         if self._link is not None and self._link.alive:
             return self._link
         if self._attempt is None:
             self._attempt = asyncio.create_task(self._connect())
-            self._attempt.add_done_callback(self._attempted)
+            self._attempt.add_done_callback(self._use_attempt)
         return await asyncio.shield(self._attempt)
 
-    def _attempted(self, attempt: asyncio.Task[Link]) -> None:
+    def _use_attempt(self, attempt: asyncio.Task[Link]) -> None:
         self._attempt = None
         if not attempt.cancelled() and attempt.exception() is None:
             self._link = attempt.result()
@@ -130,47 +135,47 @@ class Host:
             raise self.trouble
         try:
             link = await open_link(self.vm)
-        except Unreached as trouble:
-            if trouble.code == "key-not-accepted":
+        except Unreached as error:
+            if error.cause == "key-not-accepted":
                 self._refused_at = time.monotonic()
-            self._noted(trouble)
+            self._set_trouble(error)
             raise
-        self._noted(None)
+        self._set_trouble(None)
         self._opened.set()
         return link
 
-    def _noted(self, trouble: Unreached | None) -> None:
-        if self.since is None or (trouble and trouble.code) != (self.trouble and self.trouble.code):
+    def _set_trouble(self, trouble: Unreached | None) -> None:
+        if self.since is None or (trouble and trouble.cause) != (self.trouble and self.trouble.cause):
             self.since = time.time()
         self.trouble = trouble
 
     async def keep_open(self) -> None:
-        """Hold the connection open until cancelled; what a rescue needs is ready before it is needed."""
+        """Keep the connection open until cancelled, so that it is ready before it is needed."""
         failures = 0
         while True:
             try:
                 link = await self._connected()
                 failures = 0
                 await link.closed()
-                self._noted(Unreached("lost", f"the connection to {self.vm.ssh} was lost", "it is being reopened"))
-            except Unreached as trouble:
+                self._set_trouble(Unreached(CLOSED, f"the connection to {self.vm.ssh} was lost", "wait a moment"))
+            except Unreached as error:
                 failures += 1
-                if trouble.code == "key-not-accepted":  # only a person's request tries again
+                if error.cause == "key-not-accepted":  # only a request tries again
                     self._opened.clear()
                     await self._opened.wait()
-            except Exception as error:  # a defect of ours must not close the road for ever
+            except Exception as error:  # a defect of the handler must not end the reconnecting
                 failures += 1
                 audit.note("keep-open-failed", vm=self.vm.name, error=repr(error))
             await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
 
-    # --- its life ---
+    # --- starting and ending ---
 
     def start(self) -> None:
-        """Begin to hold the connection open, until `finish` or `close`."""
+        """Keep the connection open from now on, until `finish` or `close`."""
         self._keeper = asyncio.create_task(self.keep_open())
 
-    def track(self, task: asyncio.Task[Found]) -> asyncio.Task[Found]:
-        """Keep the connection until a task has ended; return the task."""
+    def track(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
+        """Keep the connection at least until a task has ended; return the task."""
         self._tracked.add(task)
         task.add_done_callback(self._tracked.discard)
         return task
@@ -207,5 +212,5 @@ class Host:
     def health(self) -> str:
         """`answering`, `not-checked`, or the code of what is wrong."""
         if self.trouble is not None:
-            return self.trouble.code
+            return self.trouble.cause
         return "not-checked" if self.since is None else "answering"

@@ -1,7 +1,7 @@
 """One SSH connection to a Proxmox host, and the agent's resident session on it.
 
-Only this file and `connect.py` know asyncssh. Every failure of the library becomes one of two things here:
-`Unreached` (nothing was sent, and why) or `Lost` (it may have been sent).
+Only this file and `connect.py` import asyncssh. Each of its failures becomes `Unreached` (nothing was sent) or `Lost`
+(the request may have been sent) here.
 """
 
 import asyncio
@@ -14,21 +14,19 @@ import asyncssh
 from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from ..config.model import Vm
+from ..errors import Lost, Unreached
 from .connect import CONNECT_SECONDS, connect, unreached
-from .outcome import Lost, Message, Unreached
+from .outcome import Message
 from .patience import FIRST_SECONDS, Patience, exec_seconds
-from .wire import LINE_BYTES, TOO_LONG, LineBuffer, exec_messages, is_message
+from .wire import LINE_BYTES, TOO_LONG, LineBuffer, exec_messages, is_message, ping_line, session_line
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
-QUIET_SECONDS = 2.0  # a link that spoke this recently needs no ping
-SESSION_AGAIN = 30.0  # before a session that did not open is tried again on the same connection
+QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
+SESSION_PAUSE = 30.0  # between two attempts to open a session on the same connection
+CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used
 FULL = "the host is overloaded, or sshd's MaxSessions is small"
 READ_BYTES = 64 * 1024  # at a time, of an exec's output
 EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
-
-
-class ClosedBeforeSending(Unreached):
-    """The connection ended before the request was sent. Sending it over a new connection is safe."""
 
 
 class Channel(asyncssh.SSHClientSession[bytes]):
@@ -37,35 +35,35 @@ class Channel(asyncssh.SSHClientSession[bytes]):
     def __init__(self) -> None:
         self._lines = LineBuffer()
         self._why_closed = "the connection was lost"
-        self.sent = 0  # requests, for whoever counts executions on the host
+        self.sent = 0  # requests, which tests and the bench count
         self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
-        self.heard = 0.0
+        self.last_data = 0.0
         self.closed = False
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._chan = chan
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        if datatype is not None or self.closed:  # stderr is that of a forced command that is not ours
+        if datatype is not None or self.closed:  # only another forced command writes to stderr
             return
-        self.heard = time.monotonic()
+        self.last_data = time.monotonic()
         try:
             lines = self._lines.feed(data)
         except Lost as loss:
             self._give_up(str(loss))
             return
         for line in lines:
-            self._line(line)
+            self._pass_on(line)
 
     def _give_up(self, why: str) -> None:
-        """Close the session because of what the host sends on it; the connection may be good."""
+        """Close the session because of what the host sends on it. The connection stays open."""
         self._why_closed = why
         if self._chan is not None:
             self._chan.abort()
         self.connection_lost(None)
 
-    def _line(self, line: bytes) -> None:
+    def _pass_on(self, line: bytes) -> None:
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -81,8 +79,11 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             queue.put_nowait(None)
 
     async def ask(self, line: str, first_seconds: float = FIRST_SECONDS) -> AsyncIterator[Message]:
-        """Send a request and yield its messages, the last one a result; raise Lost when the channel ends before, when
-        no message comes within `first_seconds`, or no result within the time that the host told."""
+        """Send a request and yield its messages, the last one a result; raise Lost.
+
+        It is lost when the channel ends before the result, when no message comes within `first_seconds`, and when no
+        result comes within the job's deadline.
+        """
         assert self._chan is not None
         if self.closed:
             raise Lost("the session had ended")
@@ -96,7 +97,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
                 message = await asyncio.wait_for(queue.get(), patience.until - time.monotonic())
                 if message is None:
                     raise Lost(self._why_closed)
-                patience.hear(message, time.monotonic())
+                patience.update(message, time.monotonic())
                 yield message
                 if message["type"] == "result":
                     return
@@ -124,28 +125,27 @@ class Link:
         return not self._aborted and not self.conn.is_closed()
 
     async def open_session(self) -> None:
-        """Open the resident session; without one (an older agent, a full host) verbs go one exec each."""
+        """Open the resident session. Without one (an older agent, a full host), each request is an exec of its own."""
         channel = Channel()
         self._tried_session = time.monotonic()
         with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
-                await self.conn.create_session(lambda: channel, f"session vm={self._vmid}", encoding=None)
-            await self._pong(channel)
+                await self.conn.create_session(lambda: channel, session_line(self._vmid), encoding=None)
+            await self._ping(channel)
             self.channel = channel
 
-    async def _pong(self, channel: Channel) -> None:
-        async for _ in channel.ask(f"ping vm={self._vmid}", ALIVE_SECONDS):
+    async def _ping(self, channel: Channel) -> None:
+        async for _ in channel.ask(ping_line(self._vmid), ALIVE_SECONDS):
             pass
 
     async def ping(self) -> None:
-        """Raise Lost unless the link answers now."""
-        if self.channel is not None and time.monotonic() - self.channel.heard >= QUIET_SECONDS:
-            await self._pong(self.channel)
+        """Raise Lost unless the host agent answers now or sent something a moment ago."""
+        if self.channel is not None and time.monotonic() - self.channel.last_data >= QUIET_SECONDS:
+            await self._ping(self.channel)
 
     async def ask(self, line: str) -> AsyncIterator[Message]:
         """Send a request on the session, or as an exec of its own."""
-        gone = self.channel is not None and self.channel.closed
-        if gone or (self.channel is None and time.monotonic() - self._tried_session > SESSION_AGAIN):
+        if self.session_ended or (self.channel is None and time.monotonic() - self._tried_session > SESSION_PAUSE):
             self.channel = None
             await self.open_session()
         if self.channel is not None:
@@ -177,8 +177,8 @@ class Link:
             return Lost("the connection was lost")
         await asyncio.sleep(0)  # asyncssh marks a connection as closed one step of the event loop after it closes it
         if not self.alive:
-            return ClosedBeforeSending("lost", "the connection was lost; nothing was sent", "send it again")
-        return Unreached("turned-away", f"the host refused a channel ({error.reason}); nothing was sent", FULL)
+            return Unreached(CLOSED, "the connection was lost", "send it again")
+        return Unreached("turned-away", f"the host refused a channel ({error.reason})", FULL)
 
     def close(self) -> None:
         self.conn.close()
@@ -188,18 +188,18 @@ class Link:
         await self.conn.wait_closed()
 
     @property
-    def spent(self) -> bool:
-        """Tell whether nothing that was sent can still arrive: the session has ended, the connection may be good."""
+    def session_ended(self) -> bool:
+        """Tell whether the session ended, so that none of its requests can still arrive."""
         return self.channel is not None and self.channel.closed
 
     def abort(self) -> None:
-        """Throw the connection away with what was not sent yet: a dead request must not arrive minutes later."""
+        """Close the connection and discard unsent bytes: a request that timed out must not arrive minutes later."""
         self._aborted = True
         self.conn.abort()
 
 
 async def _exec_answer(process: asyncssh.SSHClientProcess[bytes]) -> list[Message]:
-    """Return the messages of one exec; raise Lost when they are not whole, or too long."""
+    """Return the messages of one exec; raise Lost when they are incomplete or too long."""
     try:
         stdout, stderr = await asyncio.gather(_read_all(process.stdout), _read_all(process.stderr))
         await process.wait_closed()
@@ -209,8 +209,10 @@ async def _exec_answer(process: asyncssh.SSHClientProcess[bytes]) -> list[Messag
 
 
 async def _read_all(stream: asyncssh.SSHReader[bytes]) -> bytes:
-    """Return all of an exec's stream; raise Lost once it is longer than LINE_BYTES. asyncssh reads no further ahead
-    than the channel's window."""
+    """Return all of an exec's stream; raise Lost once it is longer than LINE_BYTES.
+
+    asyncssh reads no further ahead than the channel's window.
+    """
     parts, size = [], 0
     while part := await stream.read(READ_BYTES):
         size += len(part)
@@ -221,11 +223,11 @@ async def _read_all(stream: asyncssh.SSHReader[bytes]) -> bytes:
 
 
 async def open_link(vm: Vm) -> Link:
-    """Connect, log in and open the session; raise Unreached, saying which of its ways of failing it was."""
+    """Connect, log in and open the session; raise Unreached with the cause."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS + 5):
             link = Link(await connect(vm), vm.vmid)
-    except Exception as error:  # whatever an odd server makes the library raise: nothing was sent
+    except Exception as error:  # an odd server can make the library raise anything; nothing was sent
         raise unreached(vm, error) from None
     try:
         await link.open_session()

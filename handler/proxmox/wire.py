@@ -1,6 +1,6 @@
-"""What the host agent says, told apart from what only looks like it: lines of the session, and one exec's output. Pure.
+"""The host agent's protocol, both directions: request lines, the session's messages, and one exec's output. Pure.
 
-Strict, because a forced command that is not ours, or half an answer, must never be taken for an outcome.
+Strict, because another forced command's output, or half an answer, must never count as an outcome.
 """
 
 import base64
@@ -8,16 +8,20 @@ import json
 from collections.abc import Mapping
 
 from ..alerts.captures import Capture
-from ..config.model import Vm
+from ..errors import Lost
 from ..text import REASON_BYTES, cut_utf8
-from ..verbs import VERBS
-from .outcome import HTTP_STATUS, Lost, Message, is_deadline
-from .request import PveRequest
+from .outcome import HTTP_STATUS, Message, is_deadline
+from .request import VerbRequest
+
+LINE_BYTES = 16 * 1024 * 1024  # of one line, or of one exec's output; an honest host agent's longest has 6 MiB
+TOO_LONG = f"the host sent more than {LINE_BYTES // 2**20} MiB without ending its answer"
 
 
 def is_message(message: Mapping[str, object]) -> bool:
-    """Tell whether an object has the shape of an answer. Others are passed over: they are no answer, nor an error, for
-    a newer host may have more to say."""
+    """Tell whether an object has the shape of a message.
+
+    The handler ignores other objects, because a newer host agent may send more kinds.
+    """
     kind = message.get("type")
     if kind == "output":
         return isinstance(message.get("stream"), str) and isinstance(message.get("text"), str)
@@ -28,12 +32,8 @@ def is_message(message: Mapping[str, object]) -> bool:
     return kind == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
 
 
-LINE_BYTES = 16 * 1024 * 1024  # of one line, or of one exec's output; an honest host agent's longest has 6 MiB
-TOO_LONG = f"the host sent more than {LINE_BYTES // 2**20} MiB without ending its answer"
-
-
 class LineBuffer:
-    """Cuts a stream into lines. It keeps at most one unfinished line of LINE_BYTES, whatever the host sends."""
+    """Splits a stream into lines. It buffers one unfinished line of at most LINE_BYTES."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -60,28 +60,33 @@ class LineBuffer:
 
 
 class Replay:
-    """Tells what was said already when a host says it again: whoever attaches hears the job from its beginning."""
+    """Recognizes the messages of a job that were already passed on.
+
+    A host that is asked again for the same job sends its messages again from the beginning.
+    """
 
     def __init__(self) -> None:
-        self._passed = 0  # lines of output and stages, so far
-        self._again = 0  # of them, still to be said again
+        self._passed = 0  # output and stage messages that were passed on
+        self._repeated = 0  # of those, the ones that the host still has to repeat
 
     def begin(self) -> None:
-        """Take what comes from here on for another telling, from the beginning."""
-        self._again = self._passed
+        """Expect the messages from the beginning again."""
+        self._repeated = self._passed
 
     def is_new(self, message: Mapping[str, object]) -> bool:
-        """Tell whether a message was not passed on before; a result always is new."""
+        """Tell whether a message was not passed on yet; a result always is new."""
         if message["type"] == "result":
             return True
-        self._again -= 1
-        self._passed += self._again < 0
-        return self._again < 0
+        self._repeated -= 1
+        self._passed += self._repeated < 0
+        return self._repeated < 0
 
 
 def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list[Message]:
-    """Return what one exec said as messages. The trailer counts only as the last line, newline-ended, and when the
-    exit status arrived and agrees; anything else is Lost."""
+    """Return one exec's output as messages; raise Lost when the answer is not whole.
+
+    The trailer counts only as the last line, ended by a newline, and when the exit status arrived and agrees.
+    """
     head, _, last = stdout.removesuffix(b"\n").rpartition(b"\n")
     if not stdout.endswith(b"\n") or not last.startswith(b"#breakglass "):
         raise Lost("the answer ended without its last line")
@@ -100,16 +105,26 @@ def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list
     return [*output, {"type": "result", **trailer}]
 
 
-def note_word(text: str) -> str:
-    """Return a reason as a word of the host's grammar: data for the record, cut to REASON_BYTES."""
-    return "note=" + base64.urlsafe_b64encode(cut_utf8(text, REASON_BYTES).encode()).decode().rstrip("=")
+def ping_line(vmid: int) -> str:
+    """Return the line that asks the host agent for a sign of life."""
+    return f"ping vm={vmid}"
 
 
-def verb_line(request: PveRequest, vm: Vm, msg_id: str, caller: str) -> str:
-    """Return the line for the host agent's grammar; every part was full-matched before."""
-    if not VERBS[request.verb].is_job:
-        return f"{request.verb} vm={vm.vmid}"
-    words = [request.verb, f"vm={vm.vmid}", f"id={msg_id}", f"by={caller}"]
+def session_line(vmid: int) -> str:
+    """Return the line that starts the resident session."""
+    return f"session vm={vmid}"
+
+
+def job_line(vmid: int, msg_id: str) -> str:
+    """Return the line that asks for the record of one job."""
+    return f"job vm={vmid} id={msg_id}"
+
+
+def verb_line(request: VerbRequest) -> str:
+    """Return the line for a request. The body parser matched every part against the grammar."""
+    if not request.is_job:
+        return f"{request.verb} vm={request.vm.vmid}"
+    words = [request.verb, f"vm={request.vm.vmid}", f"id={request.id}", f"by={request.caller.name}"]
     if request.if_state:
         words.append(f"if={request.if_state}")
     if request.if_last:
@@ -117,11 +132,16 @@ def verb_line(request: PveRequest, vm: Vm, msg_id: str, caller: str) -> str:
     if request.anyway:
         words.append(f"anyway={request.anyway}")
     if request.reason:
-        words.append(note_word(request.reason))
+        words.append(_note(request.reason))
     return " ".join(words)
 
 
-def capture_line(capture: Capture, vmid: int, by: str) -> str:
-    """Return the line for the host agent's grammar; what the payload said is in the note alone, as data."""
-    words = ["forensics", f"vm={vmid}", f"id={capture.job}", f"by={by}", f"fresh={capture.fresh_seconds}"]
-    return " ".join([*words, note_word(capture.why), "detach"])
+def capture_line(capture: Capture, vmid: int, caller: str) -> str:
+    """Return the line for an alert's capture. The payload's text is in the note alone, as data."""
+    words = ["forensics", f"vm={vmid}", f"id={capture.job}", f"by={caller}", f"fresh={capture.fresh_seconds}"]
+    return " ".join([*words, _note(capture.why), "detach"])
+
+
+def _note(text: str) -> str:
+    """Return a reason as a word of the grammar: data for the record, cut to REASON_BYTES."""
+    return "note=" + base64.urlsafe_b64encode(cut_utf8(text, REASON_BYTES).encode()).decode().rstrip("=")

@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -20,6 +20,7 @@ from ..service import Load, Service
 from .alert import alert
 from .chat import chat
 from .gate import Gate, signed_request
+from .health import health
 from .pve import pve
 from .replies import error_reply
 
@@ -27,7 +28,7 @@ PAGE = Path(str(files("breakglass.static_site") / "index.html")).parent
 
 
 def create_app(config: Config, load: Load, on_start: Callable[[Service], None] = lambda _: None) -> ASGIApp:
-    """Return the whole application; `on_start` is given the running service (the server tells it what signals say)."""
+    """Return the whole application. It calls `on_start` with the running service, once it runs."""
     service = Service(config, load)
 
     @asynccontextmanager
@@ -44,25 +45,21 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
         Route("/health", health, methods=["GET"]),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
-    handlers = {BreakglassError: told, HTTPException: not_routed}
+    handlers = {BreakglassError: on_error, HTTPException: on_routing_error}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     return Gate(app, lambda: service.config)
 
 
-async def health(request: Request) -> Response:
-    service: Service = request.state.service
-    return JSONResponse(service.health())
-
-
-async def told(request: Request, error: Exception) -> Response:
-    """Answer with the error of a request that never became a verb; it was signed, so it may be specific."""
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer with an error. The request is authenticated, so the answer may be specific."""
     assert isinstance(error, BreakglassError)
     signed, _, began = signed_request(request.scope["state"])
     audit.request(began, error.code, signed.caller.name, msg_id=signed.id)
     return error_reply(error)
 
 
-async def not_routed(request: Request, error: Exception) -> Response:
+async def on_routing_error(request: Request, error: Exception) -> Response:
+    """Answer 404 or 405 in the form of the other errors."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return error_reply(MethodNotAllowed(f"{request.method} is not for this address", "see docs/protocol.md"))

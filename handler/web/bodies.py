@@ -1,15 +1,18 @@
-"""Reading request bodies: strict JSON, known fields only, the right types, or a 400 that says which.
+"""Parse request bodies: strict JSON, known fields only, the right types, or a 400 that says which. Pure.
 
-Pure. Duplicate keys are refused because two parsers would disagree on which one counts.
+A duplicate key is an error, because two parsers could disagree on which one counts.
 """
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from ..auth.signing import Caller
 from ..chat.request import ChatRequest
+from ..config.model import Vm
 from ..errors import BadRequest
-from ..proxmox.request import PveRequest
+from ..proxmox.request import VerbRequest
 from ..text import shown
 from ..verbs import ANYWAY
 
@@ -17,8 +20,27 @@ _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
 _JOB = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 
 
+@dataclass(frozen=True)
+class VerbBody:
+    """The body of POST /pve. `verb` and `vm` may not exist. An empty text stands for a field that was left out."""
+
+    verb: str
+    vm: str = ""
+    reason: str = ""
+    if_state: str = ""
+    if_last: str = ""
+    job: str = ""
+    anyway: str = ""
+    challenge: str = ""
+
+    def permitted(self, vm: Vm, msg_id: str, caller: Caller, received: float) -> VerbRequest:
+        """Return the request of a caller that may run the verb on the VM."""
+        conditions = (self.reason, self.if_state, self.if_last, self.job, self.anyway)
+        return VerbRequest(self.verb, vm, msg_id, caller, received, *conditions)
+
+
 def strict_json(body: bytes) -> Mapping[str, object]:
-    """Return the one JSON object that `body` is; raise BadRequest for anything else."""
+    """Return the JSON object in `body`; raise BadRequest for anything else."""
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -39,37 +61,37 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def pve_request(body: bytes) -> PveRequest:
-    """Return what a /pve body asks for."""
+def parse_verb_body(body: bytes) -> VerbBody:
+    """Return the parsed body of POST /pve; raise BadRequest."""
     fields = strict_json(body)
-    known = PveRequest.__dataclass_fields__
+    known = VerbBody.__dataclass_fields__
     for name, value in fields.items():
         if name not in known:
             raise BadRequest(f'unknown field "{shown(name)}"', f"one of {', '.join(known)}")
-        if not isinstance(value, str) or not _sound(value):
+        if not isinstance(value, str) or not _is_utf8(value):
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
     if "verb" not in fields:
         raise BadRequest('"verb" is missing', 'like {"verb":"status"}')
-    request = PveRequest(**{name: str(value) for name, value in fields.items()})
-    _shape("if_state", request.if_state, _STATE)
-    _shape("if_last", request.if_last, _JOB, "none")
-    _shape("job", request.job, _JOB)
-    if request.anyway:
-        _check_anyway(request)
-    return request
+    parsed = VerbBody(**{name: str(value) for name, value in fields.items()})
+    _check_shape("if_state", parsed.if_state, _STATE)
+    _check_shape("if_last", parsed.if_last, _JOB, "none")
+    _check_shape("job", parsed.job, _JOB)
+    if parsed.anyway:
+        _check_anyway(parsed)
+    return parsed
 
 
-def _check_anyway(request: PveRequest) -> None:
-    """Raise BadRequest unless `anyway` names a refusal that can be lifted, and a verb that it is lifted for."""
-    override = ANYWAY.get(request.anyway)
+def _check_anyway(body: VerbBody) -> None:
+    """Raise BadRequest unless `anyway` is a refusal that can be lifted for this verb."""
+    override = ANYWAY.get(body.anyway)
     if override is None:
         raise BadRequest(
-            f'"anyway" can\'t lift "{shown(request.anyway)}"; nothing was sent',
+            f'"anyway" can\'t lift "{shown(body.anyway)}"; nothing was sent',
             f"{' or '.join(ANYWAY)}, and only where the refused answer offers it",
         )
-    if request.verb not in override.verbs:
+    if body.verb not in override.verbs:
         raise BadRequest(
-            f'"anyway" does not go with "{shown(request.verb)}"; nothing was sent',
+            f'"anyway" does not go with "{shown(body.verb)}"; nothing was sent',
             f"leave it out; it is for {' and '.join(override.verbs)} alone",
         )
 
@@ -81,35 +103,36 @@ _CHAT = {
 }
 
 
-def chat_request(body: bytes) -> ChatRequest:
-    """Return what a /chat body asks for."""
+def parse_chat_body(body: bytes) -> ChatRequest:
+    """Return the parsed body of POST /chat; raise BadRequest."""
     fields = strict_json(body)
-    asked = [name for name in _CHAT if name in fields]
-    if len(asked) != 1:
+    actions = [name for name in _CHAT if name in fields]
+    if len(actions) != 1:
         raise BadRequest(f"exactly one of {', '.join(_CHAT)} is required", "see docs/protocol.md")
+    action = actions[0]
     for name, value in fields.items():
-        if name not in _CHAT[asked[0]]:
-            raise BadRequest(f'unknown field "{shown(name)}" beside {asked[0]}', f"one of {', '.join(_CHAT[asked[0]])}")
+        if name not in _CHAT[action]:
+            raise BadRequest(f'unknown field "{shown(name)}" beside {action}', f"one of {', '.join(_CHAT[action])}")
         if name == "after":
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
                 raise BadRequest('"after" is not a number of an event', "leave it out to begin with the first")
-        elif not isinstance(value, str) or not _sound(value) or "\0" in value:
+        elif not isinstance(value, str) or not _is_utf8(value) or "\0" in value:
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
-    request = ChatRequest(**fields)  # type: ignore[arg-type]  # each was judged above
-    if asked[0] == "prompt" and not request.prompt.strip():
+    request = ChatRequest(**fields)  # type: ignore[arg-type]  # the loop above checked each
+    if action == "prompt" and not request.prompt.strip():
         raise BadRequest("the prompt is empty", "say what you see")
     for name in ("attach", "cancel"):
-        _shape(name, getattr(request, name), _JOB)
+        _check_shape(name, getattr(request, name), _JOB)
     return request
 
 
-def _shape(name: str, value: str, pattern: re.Pattern[str], word: str = "") -> None:
-    if value and value != word and not pattern.fullmatch(value):
+def _check_shape(name: str, value: str, pattern: re.Pattern[str], keyword: str = "") -> None:
+    if value and value != keyword and not pattern.fullmatch(value):
         raise BadRequest(f'"{name}" has characters or a length it can\'t have', f"it matches {pattern.pattern}")
 
 
-def _sound(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8; JSON can spell half a surrogate pair."""
+def _is_utf8(text: str) -> bool:
+    """Tell whether a text can be encoded as UTF-8. JSON can spell half a surrogate pair, which can't."""
     try:
         text.encode()
     except UnicodeEncodeError:

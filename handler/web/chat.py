@@ -16,7 +16,7 @@ from ..config.model import Config, Vm
 from ..errors import BadRequest, TurnUnknown
 from ..service import Service
 from .admission import check_permission
-from .bodies import chat_request
+from .bodies import parse_chat_body
 from .gate import signed_request
 from .replies import NDJSON
 
@@ -25,7 +25,7 @@ async def chat(request: Request) -> Response:
     """Answer with the turn's events, one a line; a cancellation with what was cancelled."""
     service: Service = request.state.service
     signed, data, began = signed_request(request.scope["state"])
-    body, config, now = chat_request(data), service.config, time.time()
+    body, config, now = parse_chat_body(data), service.config, time.time()
     check_time(signed, body.challenge, int(now), config.session_secrets)
     check_permission(signed.caller, "chat", None, now)
     turns = await service.chatting.chat(stops=bool(body.cancel))

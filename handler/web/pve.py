@@ -1,51 +1,46 @@
-"""POST /pve: a signed request to a verb on a VM, or to the reason why not."""
+"""POST /pve: run a verb on a VM for an authenticated request, or say why not."""
 
 import json
 import time
-from datetime import UTC, datetime, timedelta
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .. import audit
-from ..auth.signing import SIGNATURE, Caller, Signed
-from ..config.model import Config, Vm, by_hand
+from ..auth.signing import SIGNATURE, Signed
+from ..config.model import Config
 from ..errors import BadRequest, BreakglassError, IdReused
-from ..proxmox.outcome import Answer, Asked, answer_without_trailer
-from ..proxmox.request import PveRequest
+from ..proxmox.outcome import Answer, rejected_answer
 from ..service import Service
+from ..text import shown
 from ..verbs import PROPOSAL_ID, VERBS
 from .admission import admit
-from .bodies import pve_request
+from .bodies import VerbBody, parse_verb_body
 from .gate import signed_request
 from .replies import NDJSON, error_reply, stream_reply
 
-WARN_BEFORE = timedelta(days=14)
-
 
 async def pve(request: Request) -> Response:
-    """Run a verb: the answer object, or the same as a stream of lines."""
+    """Run a verb. Answer with one object, or with the same as a stream of lines."""
     service: Service = request.state.service
-    signed, body, began = signed_request(request.scope["state"])
-    now = time.time()
-    asked_for = pve_request(body)
-    if asked_for.anyway:
-        check_overrider(signed)
-    caller = signed.caller
-    vm = admit(service.config, signed, asked_for.challenge, asked_for.verb, asked_for.vm, now)
-    if asked_for.verb not in VERBS or vm is None:
-        return _rejected(asked_for, signed.id, caller.name, began, service.config)
-    warnings = tuple(_warnings(caller, vm, now))
-    commands = by_hand(vm, asked_for.verb)
-    asked = Asked(asked_for.verb, vm.name, signed.id, caller.name, commands, warnings, by_hand(vm, "start"))
-    run = service.run(asked, asked_for, vm, began)
+    signed, data, began = signed_request(request.scope["state"])
+    now, body = time.time(), parse_verb_body(data)
+    if body.anyway:
+        check_may_override(signed)
+    vm = admit(service.config, signed, body.challenge, body.verb, body.vm, now)
+    if body.verb not in VERBS or vm is None:
+        return _reject(body, signed, began, service.config)
+    run = service.run(body.permitted(vm, signed.id, signed.caller, now), began)
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.stopping))
-    return _answered(await run.finished(service.stopping))
+    return _reply(await run.finished(service.stopping))
 
 
-def check_overrider(signed: Signed) -> None:
-    """Raise BadRequest unless a person says `anyway`: with a signing key, and not as the approval of a proposal."""
+def check_may_override(signed: Signed) -> None:
+    """Raise BadRequest for `anyway` with a bearer token or in the approval of a proposal.
+
+    Only a person may lift a refusal.
+    """
     if signed.caller.auth_method != SIGNATURE:
         raise BadRequest(
             'a bearer token can\'t say "anyway"; nothing was sent',
@@ -58,30 +53,18 @@ def check_overrider(signed: Signed) -> None:
         )
 
 
-def _warnings(caller: Caller, vm: Vm, now: float) -> list[str]:
-    found = []
-    if caller.not_after and caller.not_after - datetime.fromtimestamp(now, UTC) < WARN_BEFORE:
-        found.append(
-            f"the key of {caller.name} expires on {caller.not_after:%Y-%m-%d}; make a new one: breakglass keys new"
-        )
-    if vm.any_host_key:
-        found.append(f"the host key of {vm.name} is not checked: pin vms.{vm.name}.host_key")
-    if "chat" in caller.allow and vm.guest is not None and vm.guest.user == "root":
-        found.append(f"claude logs in to {vm.name} as root: inside it, it may change anything without asking")
-    return found
-
-
-def _rejected(request: PveRequest, msg_id: str, caller: str, began: float, config: Config) -> Response:
-    asked = Asked(request.verb[:64], request.vm[:64], msg_id, caller)
-    if request.verb not in VERBS:
-        sentence, hint = f"no such verb: {json.dumps(request.verb[:40])}", f"one of {', '.join(VERBS)}"
+def _reject(body: VerbBody, signed: Signed, began: float, config: Config) -> Response:
+    caller, verb, vm = signed.caller.name, body.verb, body.vm
+    if verb not in VERBS:
+        sentence, hint = f"no such verb: {json.dumps(verb[:40])}", f"one of {', '.join(VERBS)}"
     else:
-        sentence, hint = config.explain_no_vm(request.vm)
-    audit.request(began, "rejected", caller, ascii(asked.verb[:32])[1:-1], ascii(asked.vm[:32])[1:-1], msg_id)
-    return _answered(answer_without_trailer(asked, "rejected", "rejected", f"{sentence}; nothing was sent", hint))
+        sentence, hint = config.explain_no_vm(vm)
+    audit.request(began, "rejected", caller, shown(verb), shown(vm), signed.id)
+    answer = rejected_answer(verb[:64], vm[:64], signed.id, caller, f"{sentence}; nothing was sent", hint)
+    return _reply(answer)
 
 
-def _answered(answer: Answer) -> Response:
+def _reply(answer: Answer) -> Response:
     if answer.outcome == "id-reused":
         return error_reply(_id_reused(answer))
     return JSONResponse(dict(answer.body), answer.status)

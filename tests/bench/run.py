@@ -25,7 +25,7 @@ import asyncssh
 from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID, World
 from breakglass.proxmox.connect import known_hosts
-from breakglass.proxmox.host import Host
+from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.link import Channel, open_link
 
 from ..support import claude
@@ -226,7 +226,7 @@ def flooded(service: Service, connections: int) -> tuple[float, list[float]]:
 
 async def crowd(vm: Vm) -> tuple[float, int]:
     """Two hundred statuses at once: milliseconds for all, executions on the host."""
-    host = Host(vm)
+    host = HostConnection(vm)
     await host.read(LINE)
     assert host.link is not None
     assert host.link.channel is not None

@@ -20,11 +20,13 @@ from breakglass.claude.brief import list_tool_rules
 from breakglass.cli.client import new_id
 from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID, World
-from breakglass.proxmox.host import Host
-from breakglass.proxmox.outcome import Asked, Lost, Message
-from breakglass.proxmox.request import PveRequest
+from breakglass.errors import BadRequest, Lost
+from breakglass.proxmox.host import HostConnection
+from breakglass.proxmox.outcome import Message
+from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.run import Run, SentIds
-from breakglass.proxmox.wire import verb_line
+from breakglass.proxmox.wire import is_message, verb_line
+from breakglass.web.pve import check_may_override
 
 from ..support.scripted import DONE, HUNG, REFUSED, STORAGE_HUNG, Scripted, output, reconnect, result, stage
 from ..support.service import Reply, Service
@@ -34,6 +36,7 @@ from ..support.stages import until
 ROOT = Path(__file__).parent.parent.parent
 real = pytest.mark.real("sshd")
 VM = Vm("devvm", VMID, Address("breakglass", "127.0.0.1", 22), "", ())
+OPERATOR = Caller("operator", (b"x" * 32,), frozenset({"reset", "stop"}))
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +114,10 @@ def test_anyway_reaches_the_host_as_a_word_of_the_grammar(service: Service, scri
 
 def test_without_the_field_nothing_of_it_is_sent() -> None:
     """A line carries the word only where the body does."""
-    sent = verb_line(PveRequest("reset", anyway="storage-hung"), VM, "msg_12345678", "operator")
+    request = VerbRequest("reset", VM, "msg_12345678", OPERATOR, 0.0)
+    sent = verb_line(replace(request, anyway="storage-hung"))
     assert sent == "reset vm=102 id=msg_12345678 by=operator anyway=storage-hung"
-    assert "anyway" not in verb_line(PveRequest("reset"), VM, "msg_12345678", "operator")
+    assert "anyway" not in verb_line(request)
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
@@ -144,13 +148,9 @@ def test_what_can_not_be_lifted_is_a_bad_request(
 
 def test_a_bearer_token_lifts_nothing() -> None:
     """A token is a program's. It is refused even where its entry would allow the verb, which no configuration can."""
-    from breakglass.errors import BadRequest
-    from breakglass.web.pve import check_overrider
-
-    person = Caller("operator", (b"x" * 32,), frozenset({"reset"}))
-    check_overrider(Signed(person, "msg_12345678", 0))
+    check_may_override(Signed(OPERATOR, "msg_12345678", 0))
     with pytest.raises(BadRequest, match=r"^a bearer token can't say \"anyway\"; nothing was sent$"):
-        check_overrider(Signed(replace(person, auth_method=BEARER), "msg_12345678", 0))
+        check_may_override(Signed(replace(OPERATOR, auth_method=BEARER), "msg_12345678", 0))
 
 
 def test_claude_gets_neither_the_word_nor_a_rule_for_anyway() -> None:
@@ -203,8 +203,8 @@ async def test_a_job_under_way_says_by_when_it_ends(script: Scripted, vm: Vm) ->
     """The answer for who can't wait has the stage, the deadline and the start, all by the host's own word."""
     told = stage("stop")
     script.say([("stop", [told, {"wait": "go-1"}, result(deadline=420.0)]), ("", [result()])])
-    host = Host(vm)
-    run = Run(host, Asked("stop", "devvm", "running-1", "operator"), PveRequest("stop"), vm, 0.0, SentIds())
+    host = HostConnection(vm)
+    run = Run(host, VerbRequest("stop", vm, "running-1", OPERATOR, 0.0), SentIds(), 0.0)
     stream = run.stream(asyncio.Event())
     assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
     early = await run.finished(asyncio.Event(), seconds=0)
@@ -225,7 +225,7 @@ async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
     monkeypatch.setattr(breakglass.proxmox.patience, "GRACE_SECONDS", 0.3)
     told = stage("stop", 0.2)
     script.say([("stop", [told, output("a\n"), {"wait": "never"}]), ("", [result()])])
-    host = Host(vm, settle_seconds=0.2)
+    host = HostConnection(vm, retry_seconds=0.2)
     heard: list[Message] = []
 
     async def listen() -> None:
@@ -322,7 +322,5 @@ def test_a_stage_with_an_odd_time_is_shown_without_it(service: Service, script: 
 
 def test_every_scripted_message_is_valid_on_the_wire() -> None:
     """The script says nothing that the handler would not take for an answer."""
-    from breakglass.proxmox.wire import is_message
-
     assert all(is_message(json.loads(json.dumps(each))) for _, messages in STORAGE_HUNG for each in messages)
     assert new_id().startswith("msg_")

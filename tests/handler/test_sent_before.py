@@ -29,7 +29,7 @@ def test_an_id_that_was_sent_before_is_unknown_when_the_host_is_gone(service: Se
 
 def test_a_flood_of_ids_is_bounded() -> None:
     """The newest are kept; one that was not sent after all is taken back, and one of two that were leaves the other."""
-    sent = SentIds(most=2)
+    sent = SentIds(limit=2)
     for each in ("a", "b", "b", "c"):  # "a" is forgotten
         sent.add(each)
     assert [sent.take_back(each) for each in ("a", "b", "b", "c")] == [True, False, True, True]

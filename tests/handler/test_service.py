@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.config.model import Address, Config, Vm
-from breakglass.proxmox.outcome import Unreached
+from breakglass.errors import Unreached
 from breakglass.service import Service
 
 from ..support.service import config_text, new_secret
@@ -23,7 +23,7 @@ async def test_a_vm_that_a_reload_took_away_is_not_reached() -> None:
     service = Service(config, lambda: config)
     with pytest.raises(Unreached) as gone:
         await service.read(vm, "status vm=102")
-    assert (gone.value.code, "nothing was sent" in gone.value.message) == ("not-configured", True)
+    assert (gone.value.cause, "nothing was sent" in gone.value.message) == ("not-configured", True)
 
 
 def test_a_handler_without_its_ssh_library_does_not_start(tmp_path: Path) -> None:

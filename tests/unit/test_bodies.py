@@ -8,9 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from breakglass.errors import BadRequest
-from breakglass.proxmox.request import PveRequest
 from breakglass.text import cut_utf8
-from breakglass.web.bodies import pve_request, strict_json
+from breakglass.web.bodies import VerbBody, parse_verb_body, strict_json
 
 FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "challenge")
 JOB = "msg_12345678"
@@ -26,15 +25,15 @@ def body(**fields: object) -> bytes:
 
 def test_a_verb_is_enough() -> None:
     """Everything but the verb can be left out, and is empty then."""
-    assert pve_request(b'{"verb":"status"}') == PveRequest("status")
+    assert parse_verb_body(b'{"verb":"status"}') == VerbBody("status")
 
 
 def test_every_field_is_read() -> None:
     """Each field of the contract is read as it was sent, white space and escapes included."""
     sent = {"verb": "reset", "vm": "devvm", "reason": "hung ☎\n", "if_state": "io-error", "if_last": JOB, "job": JOB}
     sent |= {"anyway": "storage-hung", "challenge": "1795500000.abc"}
-    assert asdict(pve_request(json.dumps(sent, indent=2).encode())) == sent
-    assert asdict(pve_request(json.dumps(sent, ensure_ascii=False).encode())) == sent
+    assert asdict(parse_verb_body(json.dumps(sent, indent=2).encode())) == sent
+    assert asdict(parse_verb_body(json.dumps(sent, ensure_ascii=False).encode())) == sent
 
 
 @pytest.mark.parametrize(
@@ -54,7 +53,7 @@ def test_every_field_is_read() -> None:
 )
 def test_shapes_that_are_good(fields: dict[str, str]) -> None:
     """The shapes of the contract are accepted, empty means left out, and verb and vm are judged elsewhere."""
-    told = asdict(pve_request(body(**fields)))
+    told = asdict(parse_verb_body(body(**fields)))
     assert {name: told[name] for name in fields} == fields
 
 
@@ -110,7 +109,7 @@ def test_what_is_not_an_object_is_a_bad_request(sent: bytes) -> None:
 def test_the_verb_is_needed(sent: bytes) -> None:
     """A body without a verb is refused with an example of one."""
     with pytest.raises(BadRequest, match=r'^"verb" is missing$'):
-        pve_request(sent)
+        parse_verb_body(sent)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -118,7 +117,7 @@ def test_the_verb_is_needed(sent: bytes) -> None:
 def test_every_field_is_text(field: str, value: object) -> None:
     """A field that is not text, half a surrogate pair included, is refused by its name."""
     with pytest.raises(BadRequest, match=f'^"{field}" is not text$'):
-        pve_request(body(**{field: value}))
+        parse_verb_body(body(**{field: value}))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_every_field_is_text(field: str, value: object) -> None:
 def test_an_unknown_field_is_refused(name: str) -> None:
     """A field that the route does not know is refused; the answer shows its name cut and in ASCII."""
     with pytest.raises(BadRequest, match=r'^unknown field "') as caught:
-        pve_request(body(**{name: "x"}))
+        parse_verb_body(body(**{name: "x"}))
     assert caught.value.message.isascii()
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 300
@@ -155,7 +154,7 @@ def test_an_unknown_field_is_refused(name: str) -> None:
 def test_a_shape_that_the_grammar_has_no_word_for_is_refused(field: str, value: str) -> None:
     """What would not fit into the host's grammar is refused here, a newline at the end included."""
     with pytest.raises(BadRequest, match=f'^"{field}" has characters or a length'):
-        pve_request(body(**{field: value}))
+        parse_verb_body(body(**{field: value}))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_a_shape_that_the_grammar_has_no_word_for_is_refused(field: str, value: 
 def test_anyway_names_one_refusal_alone(code: str) -> None:
     """No other refusal can be lifted, however it is spelled; the answer shows the value cut and in ASCII."""
     with pytest.raises(BadRequest, match=r'^"anyway" can\'t lift ".*"; nothing was sent$') as caught:
-        pve_request(body(verb="reset", anyway=code))
+        parse_verb_body(body(verb="reset", anyway=code))
     assert caught.value.message.isascii()
     assert len(caught.value.message) < 300
     assert caught.value.hint.startswith("storage-hung, ")
@@ -174,7 +173,7 @@ def test_anyway_names_one_refusal_alone(code: str) -> None:
 def test_anyway_goes_with_reset_and_cycle_alone(verb: str) -> None:
     """Beside another verb it is refused, and the hint names the two."""
     with pytest.raises(BadRequest, match=f'^"anyway" does not go with "{verb}"; nothing was sent$') as caught:
-        pve_request(body(verb=verb, anyway="storage-hung"))
+        parse_verb_body(body(verb=verb, anyway="storage-hung"))
     assert caught.value.hint == "leave it out; it is for reset and cycle alone"
 
 
@@ -198,7 +197,7 @@ bodies = (
 def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
     """Whatever arrives is a request of texts that can be written as UTF-8, or a BadRequest, and nothing else."""
     try:
-        texts = list(asdict(pve_request(sent)).values())
+        texts = list(asdict(parse_verb_body(sent)).values())
     except BadRequest as error:
         texts = [error.message, error.hint]
         assert all(texts)
@@ -208,7 +207,7 @@ def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
 @given(st.fixed_dictionaries({"verb": sound}, optional={"vm": sound, "reason": sound}))
 def test_any_texts_arrive_unchanged(fields: dict[str, str]) -> None:
     """Whatever verb, vm and reason say, they arrive as they were sent."""
-    told = asdict(pve_request(json.dumps(fields).encode()))
+    told = asdict(parse_verb_body(json.dumps(fields).encode()))
     assert {name: told[name] for name in fields} == fields
 
 

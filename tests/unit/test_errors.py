@@ -8,7 +8,7 @@ from starlette.types import Message
 
 from breakglass import errors
 from breakglass.config.problems import ConfigError, Problem
-from breakglass.errors import BreakglassError, Unauthorized
+from breakglass.errors import BreakglassError, Unauthorized, Unreached
 from breakglass.web.gate import refuse
 
 # PROTOCOL sections 2 and 3: code, HTTP status, reached.
@@ -22,8 +22,8 @@ TABLE = {
     errors.TooSlow: ("too-slow", 408, False),
     errors.TooLarge: ("too-large", 413, False),
     errors.IdReused: ("id-reused", 422, True),
-    errors.HostUnreached: ("unreached", 503, False),
-    errors.HostSilent: ("unknown", 503, None),
+    errors.Unreached: ("unreached", 503, False),
+    errors.Lost: ("unknown", 503, None),
     errors.SessionInvalid: ("session-invalid", 403, False),
     errors.TurnUnknown: ("turn-unknown", 404, False),
     errors.ChatOff: ("chat-off", 503, False),
@@ -39,7 +39,9 @@ def classes(root: type[BreakglassError] = BreakglassError) -> Iterator[type[Brea
 
 
 def made(kind: type[BreakglassError]) -> BreakglassError:
-    return kind() if issubclass(kind, Unauthorized) else kind("a message", "a hint")
+    if issubclass(kind, Unauthorized):
+        return kind()
+    return kind("timeout", "a reason", "a hint") if issubclass(kind, Unreached) else kind("a message", "a hint")
 
 
 def test_every_error_is_in_the_table() -> None:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from breakglass.agents.pve.grammar import LINE_CHARS, NOTE_BYTES, Malformed, Request, escape, parse_line
 from breakglass.agents.pve.words import VERBS
+from breakglass.auth.signing import Caller
 from breakglass.config.model import Address, Vm
-from breakglass.proxmox.request import PveRequest
-from breakglass.proxmox.wire import verb_line
+from breakglass.proxmox.request import VerbRequest
+from breakglass.proxmox.wire import job_line, ping_line, session_line, verb_line
 from breakglass.text import REASON_BYTES
 from breakglass.verbs import VERBS as WORDS_FOR_PEOPLE
 
@@ -255,29 +256,41 @@ def test_a_note_is_data(data: bytes) -> None:
 VM = Vm("devvm", 102, Address("breakglass", "192.0.2.10"), "the key")
 jobs = st.from_regex(r"[A-Za-z0-9_-]{8,64}", fullmatch=True)
 requests = st.builds(
-    PveRequest,
+    VerbRequest,
     verb=st.sampled_from(list(WORDS_FOR_PEOPLE)),
+    vm=st.just(VM),
+    id=jobs,
+    caller=st.from_regex(r"[A-Za-z0-9@._-]{1,64}", fullmatch=True).map(lambda name: Caller(name, (), frozenset())),
+    received=st.just(0.0),
     reason=st.text() | st.text(min_size=1).map(lambda text: text * (REASON_BYTES // len(text))),
     if_state=st.just("") | st.from_regex(r"[a-z-]{1,32}", fullmatch=True),
     if_last=st.sampled_from(["", "none"]) | jobs,
 )
 
 
-@given(requests, jobs, st.from_regex(r"[A-Za-z0-9@._-]{1,64}", fullmatch=True))
+@given(requests)
 @settings(deadline=None)
-def test_every_line_of_the_handler_is_understood(request: PveRequest, msg_id: str, caller: str) -> None:
-    """The host agent understands every line that the handler makes, and reads in it what the person sent."""
-    told = parse_line(verb_line(request, VM, msg_id, caller))
-    assert (told.verb, told.vm) == (request.verb, 102)
-    if WORDS_FOR_PEOPLE[request.verb].is_job:
-        assert (told.id, told.by, told.if_state, told.if_last) == (msg_id, caller, request.if_state, request.if_last)
-        assert told.why == request.reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
+def test_every_line_of_the_handler_is_understood(request: VerbRequest) -> None:
+    """The host agent understands every line that the handler makes, and reads the caller's fields in it."""
+    parsed = parse_line(verb_line(request))
+    assert (parsed.verb, parsed.vm) == (request.verb, 102)
+    if request.is_job:
+        assert (parsed.id, parsed.by) == (request.id, request.caller.name)
+        assert (parsed.if_state, parsed.if_last) == (request.if_state, request.if_last)
+        assert parsed.why == request.reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
+
+
+def test_the_handlers_own_lines_are_understood() -> None:
+    """The sign of life, the session and the record of one job are lines of the grammar."""
+    assert parse_line(ping_line(102)) == Request("ping", 102)
+    assert parse_line(session_line(102)) == Request("session", 102)
+    assert parse_line(job_line(102, ID)) == Request("job", 102, id=ID)
 
 
 def test_the_longest_line_of_the_handler_fits() -> None:
     """A line with every word as long as it can be fits into what the agent reads."""
-    request = PveRequest("forensics", "", "☎" * REASON_BYTES, "s" * 32, "l" * 64)
-    line = verb_line(request, VM, "i" * 64, "b" * 64)
+    caller = Caller("b" * 64, (), frozenset())
+    line = verb_line(VerbRequest("forensics", VM, "i" * 64, caller, 0.0, "☎" * REASON_BYTES, "s" * 32, "l" * 64))
     assert parse_line(line).why == "☎" * (REASON_BYTES // len("☎".encode()))
     assert len(line) < LINE_CHARS
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID
+from breakglass.errors import Lost
 from breakglass.proxmox.connect import connect
 from breakglass.proxmox.link import Channel, Link, open_link
-from breakglass.proxmox.outcome import Lost, Message
+from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.wire import LINE_BYTES, LineBuffer, exec_messages
 
 from ..support.sshd import Sshd

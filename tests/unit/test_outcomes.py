@@ -2,16 +2,31 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from breakglass.agents.pve import words
 from breakglass.agents.pve.jobs.result import Result, Verdict
-from breakglass.proxmox.outcome import HTTP_STATUS, REACHED, Answer, Asked, answer_from_trailer, answer_without_trailer
+from breakglass.auth.signing import Caller
+from breakglass.config.model import Address, Vm
+from breakglass.proxmox.outcome import (
+    HTTP_STATUS,
+    REACHED,
+    Answer,
+    answer_from_trailer,
+    answer_without_trailer,
+    rejected_answer,
+)
+from breakglass.proxmox.request import VerbRequest
 from breakglass.verbs import VERBS
 
 BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
-ASKED = Asked("reset", "devvm", "msg_12345678", "operator", BY_HAND, ("a key expires",), START)
+VM = Vm("devvm", 102, Address("breakglass", "192.0.2.10"), "key", ("ssh-ed25519 AAAA",), by_hand=BY_HAND + START)
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+OPERATOR = Caller("operator", (b"x" * 32,), frozenset({"reset"}), not_after=NOW + timedelta(days=3))
+EXPIRES = "the key of operator expires on 2026-11-27; make a new one: breakglass keys new"
+REQUEST = VerbRequest("reset", VM, "msg_12345678", OPERATOR, NOW.timestamp())
 
 # PROTOCOL section 3: outcome, HTTP status, reached.
 TABLE = {
@@ -51,7 +66,7 @@ def answered(exit_code: int, verb: str = "reset", **more: object) -> Answer:
     told = {"screen": True, "warnings": ["old"], "seconds": 3.2}
     result = Result(exit_code, "running", "msg_last0000", "verify", verdict)
     return answer_from_trailer(
-        replace(ASKED, verb=verb), json.loads(json.dumps({**result.as_json(), **told, **more})), "out\n", "err\n"
+        replace(REQUEST, verb=verb), json.loads(json.dumps({**result.as_json(), **told, **more})), "out\n", "err\n"
     )
 
 
@@ -93,7 +108,7 @@ def test_what_the_host_said_is_passed_on(exit_code: int) -> None:
     assert (answer.body["stdout"], answer.body["stderr"]) == ("out\n", "err\n")
     assert (answer.body["state"], answer.body["last"], answer.body["stage"]) == ("running", "msg_last0000", "verify")
     assert (answer.body["seconds"], answer.body["screen"]) == (3.2, True)
-    assert answer.body["warnings"] == ["a key expires", "old"]
+    assert answer.body["warnings"] == [EXPIRES, "old"]
 
 
 @pytest.mark.parametrize("exit_code", [code for code in EXITS if code != 10])
@@ -126,9 +141,9 @@ def test_what_was_stopped_and_not_started_has_only_a_start_left(exit_code: int) 
 
 def test_a_bare_trailer_is_enough() -> None:
     """A host agent that says no more than an outcome and an exit code gets an answer with every field."""
-    body = answer_from_trailer(ASKED, {"outcome": "done", "exit_code": 0, "warnings": "no list"}, "", "").body
+    body = answer_from_trailer(REQUEST, {"outcome": "done", "exit_code": 0, "warnings": "no list"}, "", "").body
     assert (body["state"], body["last"], body["attached"], body["verdict"]) == ("unknown", None, False, None)
-    assert body["warnings"] == ["a key expires"]
+    assert body["warnings"] == [EXPIRES]
 
 
 # --- by when it ends, and what may be lifted ---
@@ -164,25 +179,45 @@ def test_what_no_request_can_say_is_not_offered(value: object) -> None:
 # --- what the host did not end ---
 
 
-@pytest.mark.parametrize("outcome", ["rejected", "running", "unreached", "unknown"])
-def test_what_the_host_did_not_end_is_said_by_the_handler(outcome: str) -> None:
-    """Without a word from the host there is no exit code; the sentence says why, and what to do is its evidence."""
-    answer = answer_without_trailer(ASKED, outcome, "a-code", "a sentence", "a hint", stdout="so far")
+@pytest.mark.parametrize("outcome", ["running", "unreached", "unknown"])
+def test_without_a_trailer_the_handler_writes_the_verdict(outcome: str) -> None:
+    """There is no exit code then; the sentence says why, and the evidence what to do."""
+    answer = answer_without_trailer(REQUEST, outcome, "a-code", "a sentence", "a hint", stdout="so far")
     status, reached = TABLE[outcome]
     assert (answer.outcome, answer.status, answer.body["reached"]) == (outcome, status, reached)
     assert answer.body["exit_code"] is None
-    assert answer.body["rejected"] is (outcome == "rejected")
+    assert answer.body["rejected"] is False
     assert answer.body["verdict"] == {"code": "a-code", "sentence": "a sentence", "advice": "", "evidence": ["a hint"]}
     assert (answer.body["stdout"], answer.body["stderr"]) == ("so far", "" if outcome == "running" else "a sentence\n")
 
 
+def test_a_rejected_request_names_what_was_sent() -> None:
+    """The verb or the VM does not exist, so the answer repeats the request's words and has no command by hand."""
+    answer = rejected_answer("restart", "devvm", "msg_12345678", "operator", "a sentence", "a hint")
+    assert (answer.outcome, answer.status, answer.body["reached"]) == ("rejected", *TABLE["rejected"])
+    assert set(answer.body) == set(FIELDS)
+    assert [answer.body[name] for name in ("verb", "vm", "id", "by")] == [
+        "restart",
+        "devvm",
+        "msg_12345678",
+        "operator",
+    ]
+    assert (answer.body["rejected"], answer.body["by_hand"], answer.body["stderr"]) == (True, [], "a sentence\n")
+    assert answer.body["verdict"] == {
+        "code": "rejected",
+        "sentence": "a sentence",
+        "advice": "",
+        "evidence": ["a hint"],
+    }
+
+
 @pytest.mark.parametrize("outcome", ["running", "unknown"])
-def test_what_is_under_way_says_by_when_it_ends(outcome: str) -> None:
+def test_a_running_or_lost_job_has_its_deadline(outcome: str) -> None:
     """The newest stage, the deadline and the start are in the answer that comes while the job runs."""
     stage = {"type": "stage", "stage": "stop", "deadline": 420.0, "started": "2026-11-24T03:12:44Z"}
-    body = answer_without_trailer(ASKED, outcome, "a-code", "a sentence", stage=stage).body
+    body = answer_without_trailer(REQUEST, outcome, "a-code", "a sentence", stage=stage).body
     assert (body["stage"], body["deadline"], body["started"]) == ("stop", 420.0, "2026-11-24T03:12:44Z")
-    body = answer_without_trailer(ASKED, outcome, "a-code", "a sentence").body
+    body = answer_without_trailer(REQUEST, outcome, "a-code", "a sentence").body
     assert (body["stage"], body["deadline"], body["started"]) == ("", None, None)
 
 
@@ -190,7 +225,7 @@ def test_what_is_under_way_says_by_when_it_ends(outcome: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [answered(0), answer_without_trailer(ASKED, "unknown", "lost", "lost")], ids=["settled", "not"]
+    "answer", [answered(0), answer_without_trailer(REQUEST, "unknown", "lost", "lost")], ids=["settled", "not"]
 )
 def test_every_answer_is_the_same_object(answer: Answer) -> None:
     """Every answer has every field of the contract, and says who asked for what and how to do it by hand."""

@@ -5,7 +5,7 @@ import pytest
 from breakglass.proxmox.patience import (
     FIRST_SECONDS,
     GRACE_SECONDS,
-    UNTOLD_SECONDS,
+    NO_DEADLINE_SECONDS,
     Patience,
     backoff_seconds,
     exec_seconds,
@@ -28,33 +28,33 @@ def test_until_the_first_message_a_fixed_time_is_allowed() -> None:
 def test_a_stage_tells_the_deadline() -> None:
     """The host's deadline, and grace, from the first message on; whichever stage comes later moves nothing."""
     patience = Patience(100.0)
-    patience.hear(stage(420), 103.0)
+    patience.update(stage(420), 103.0)
     assert patience.until == 103.0 + 420 + GRACE_SECONDS
-    patience.hear(OUTPUT, 110.0)
-    patience.hear(stage(420), 200.0)
+    patience.update(OUTPUT, 110.0)
+    patience.update(stage(420), 200.0)
     assert patience.until == 103.0 + 420 + GRACE_SECONDS
 
 
 def test_a_later_stage_may_tell_a_later_deadline() -> None:
     """The newest word counts: the host has read meanwhile how long this VM may take to start."""
     patience = Patience(100.0)
-    patience.hear(stage(60), 100.0)
-    patience.hear(stage(1200), 130.0)
+    patience.update(stage(60), 100.0)
+    patience.update(stage(1200), 130.0)
     assert patience.until == 100.0 + 1200 + GRACE_SECONDS
 
 
 def test_a_host_that_tells_no_deadline_has_a_generous_one() -> None:
     """An older host agent has no stages: once it has spoken, it has longer than any of its verbs takes."""
     patience = Patience(100.0)
-    patience.hear(OUTPUT, 110.0)
-    assert patience.until == 110.0 + UNTOLD_SECONDS
-    assert UNTOLD_SECONDS > 300 + 15  # what an older agent's cycle takes at most
+    patience.update(OUTPUT, 110.0)
+    assert patience.until == 110.0 + NO_DEADLINE_SECONDS
+    assert NO_DEADLINE_SECONDS > 300 + 15  # what an older agent's cycle takes at most
 
 
 @pytest.mark.parametrize("name", VERBS)
 def test_an_exec_that_is_a_job_may_take_long(name: str) -> None:
     """One exec says all at its end: a job has the generous time, and a read no more than the first message."""
-    wanted = UNTOLD_SECONDS if VERBS[name].is_job else FIRST_SECONDS
+    wanted = NO_DEADLINE_SECONDS if VERBS[name].is_job else FIRST_SECONDS
     assert exec_seconds(f"{name} vm=102") == exec_seconds(name) == wanted
     assert exec_seconds("ping vm=102") == FIRST_SECONDS
 

@@ -14,12 +14,14 @@ import pytest
 
 import breakglass.proxmox.connect
 import breakglass.proxmox.link
+from breakglass.auth.signing import Caller
 from breakglass.config.model import Address, Vm
 from breakglass.demo.proxmox.world import VMID, World
-from breakglass.proxmox.host import Host
+from breakglass.errors import Lost, Unreached
+from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.link import Link
-from breakglass.proxmox.outcome import Asked, Lost, Message, Unreached
-from breakglass.proxmox.request import PveRequest
+from breakglass.proxmox.outcome import Message
+from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.run import Run, SentIds
 
 from ..support.failing_tools import misbehave
@@ -29,6 +31,7 @@ from ..support.sshd import Sshd, descendants
 from ..support.stages import memory, until
 
 pytestmark = pytest.mark.real("sshd")
+Open = Callable[..., HostConnection]
 
 
 @pytest.fixture
@@ -37,12 +40,12 @@ def vm(sshd: Sshd) -> Vm:
 
 
 @pytest.fixture
-async def open_host(vm: Vm) -> AsyncIterator[Callable[..., Host]]:
+async def open_host(vm: Vm) -> AsyncIterator[Open]:
     """Make roads, and close them at the end."""
-    made: list[Host] = []
+    made: list[HostConnection] = []
 
-    def make(**changes: Any) -> Host:
-        made.append(Host(replace(vm, **changes), settle_seconds=1))
+    def make(**changes: Any) -> HostConnection:
+        made.append(HostConnection(replace(vm, **changes), retry_seconds=1))
         return made[-1]
 
     yield make
@@ -50,7 +53,7 @@ async def open_host(vm: Vm) -> AsyncIterator[Callable[..., Host]]:
         await host.close()
 
 
-async def trouble(host: Host, line: str = "reset vm=102 id=trouble-1 by=operator") -> Unreached:
+async def trouble(host: HostConnection, line: str = "reset vm=102 id=trouble-1 by=operator") -> Unreached:
     with pytest.raises(Unreached) as caught:
         await collected(host.run(line))
     assert "nothing was sent" in caught.value.message
@@ -68,55 +71,55 @@ def at(port: int, name: str = "127.0.0.1") -> Address:
 # --- seven ways ---
 
 
-async def test_name_not_found(open_host: Callable[..., Host]) -> None:
+async def test_name_not_found(open_host: Open) -> None:
     """1: a name that has no address (RFC 6761 keeps .invalid free of them)."""
-    assert (await trouble(open_host(ssh=at(22, "no-such-host.invalid")))).code == "name-not-found"
+    assert (await trouble(open_host(ssh=at(22, "no-such-host.invalid")))).cause == "name-not-found"
 
 
-async def test_refused(open_host: Callable[..., Host]) -> None:
+async def test_refused(open_host: Open) -> None:
     """2: nobody listens."""
-    assert (await trouble(open_host(ssh=at(reserve_port())))).code == "refused"
+    assert (await trouble(open_host(ssh=at(reserve_port())))).cause == "refused"
 
 
-async def test_timeout(open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_timeout(open_host: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """3: something takes the connection and never speaks."""
     monkeypatch.setattr(breakglass.proxmox.connect, "CONNECT_SECONDS", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
-        assert (await trouble(open_host(ssh=at(silent.getsockname()[1])))).code == "timeout"
+        assert (await trouble(open_host(ssh=at(silent.getsockname()[1])))).cause == "timeout"
 
 
-async def test_turned_away_before_login(world: World, open_host: Callable[..., Host], sshd: Sshd) -> None:
+async def test_turned_away_before_login(world: World, open_host: Open, sshd: Sshd) -> None:
     """4: OpenSSH penalises this address; the right key does not help."""
     sshd.stop()
     strict = Sshd(world, "PerSourcePenalties authfail:30 min:1", name="strict")
     try:
         wrong = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
         place = {"ssh": at(strict.port), "host_keys": (strict.host_key,)}
-        codes = [(await trouble(open_host(key=wrong, **place))).code for _ in range(4)]
+        codes = [(await trouble(open_host(key=wrong, **place))).cause for _ in range(4)]
         assert codes[0] == "key-not-accepted"
-        assert (await trouble(open_host(key=strict.power_key, **place))).code == "turned-away"
+        assert (await trouble(open_host(key=strict.power_key, **place))).cause == "turned-away"
     finally:
         strict.stop()
 
 
-async def test_key_not_accepted_is_not_retried(open_host: Callable[..., Host], sshd: Sshd) -> None:
+async def test_key_not_accepted_is_not_retried(open_host: Open, sshd: Sshd) -> None:
     """5: a wrong key is tried once a minute and no more, however often somebody asks."""
     host = open_host(key=asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode())
     keeping = asyncio.create_task(host.keep_open())
-    assert [(await trouble(host)).code for _ in range(3)] == ["key-not-accepted"] * 3
+    assert [(await trouble(host)).cause for _ in range(3)] == ["key-not-accepted"] * 3
     keeping.cancel()
     assert sshd.logged().count("Failed publickey") == 1
 
 
-async def test_host_key_differs(open_host: Callable[..., Host]) -> None:
+async def test_host_key_differs(open_host: Open) -> None:
     """6: an unexpected host key; the key is not offered to it."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
-    assert (await trouble(open_host(host_keys=(other,)))).code == "host-key-differs"
+    assert (await trouble(open_host(host_keys=(other,)))).cause == "host-key-differs"
 
 
-async def test_connection_lost_after_sending(open_host: Callable[..., Host], sshd: Sshd, world: World) -> None:
+async def test_connection_lost_after_sending(open_host: Open, sshd: Sshd, world: World) -> None:
     """7: the server dies for good after the request was sent: that is unknown, never unreached."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
@@ -138,7 +141,7 @@ async def proxy(sshd: Sshd) -> AsyncIterator[Proxy]:
         yield running
 
 
-async def without_session(open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Host:
+async def without_session(open_host: Open, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> HostConnection:
     """Return a connected host whose verbs go as one exec each, as on an old host agent's or a full host."""
 
     async def refuse_session(self: Link) -> None:
@@ -151,14 +154,14 @@ async def without_session(open_host: Callable[..., Host], monkeypatch: pytest.Mo
 
 
 async def test_an_exec_whose_reply_never_came_may_have_run(
-    open_host: Callable[..., Host], proxy: Proxy, world: World, monkeypatch: pytest.MonkeyPatch
+    open_host: Open, proxy: Proxy, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host runs the verb and its reply to the exec request is withheld. When the connection is closed then, as
     another request that was lost does, the answer is never that nothing was sent."""
     host = await without_session(open_host, monkeypatch, ssh=at(proxy.port))
     assert host.link is not None
     proxy.mute_after(1)  # the confirmation that the channel is open
-    messages = asyncio.create_task(collected(host.run("reset vm=102 id=muted-exec-1 by=operator", careful=False)))
+    messages = asyncio.create_task(collected(host.run("reset vm=102 id=muted-exec-1 by=operator", ping_first=False)))
     job = memory(world, "jobs", "muted-exec-1")
     await asyncio.to_thread(until, job.exists, "the job")
     proxy.stop_listening()
@@ -168,7 +171,7 @@ async def test_an_exec_whose_reply_never_came_may_have_run(
 
 
 async def test_a_channel_on_a_connection_that_just_closed_is_opened_on_a_new_one(
-    open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+    open_host: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing was sent yet, so nothing is lost: the verb goes over a new connection, and it is its first sending."""
     host = await without_session(open_host, monkeypatch)
@@ -179,13 +182,13 @@ async def test_a_channel_on_a_connection_that_just_closed_is_opened_on_a_new_one
 
 
 async def test_a_channel_that_was_being_opened_is_opened_on_a_new_connection(
-    open_host: Callable[..., Host], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    open_host: Open, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host does not confirm the channel and the connection ends: nothing was sent, and it is retried once."""
     host = await without_session(open_host, monkeypatch, ssh=at(proxy.port))
     assert host.link is not None
     proxy.mute_after(0)
-    messages = asyncio.create_task(collected(host.run("reset vm=102 id=opening-1 by=operator", careful=False)))
+    messages = asyncio.create_task(collected(host.run("reset vm=102 id=opening-1 by=operator", ping_first=False)))
     await proxy.muted.wait()
     host.link.abort()
     result = (await messages)[-1]
@@ -195,17 +198,17 @@ async def test_a_channel_that_was_being_opened_is_opened_on_a_new_connection(
 # --- pins ---
 
 
-async def test_any_of_several_pins_is_enough(open_host: Callable[..., Host], sshd: Sshd) -> None:
+async def test_any_of_several_pins_is_enough(open_host: Open, sshd: Sshd) -> None:
     """Current and spare: the one that the host shows is among them."""
     spare = asyncssh.generate_private_key("ssh-rsa", key_size=2048).export_public_key().decode().strip()
     assert (await open_host(host_keys=(spare, sshd.host_key)).read("status vm=102"))[-1]["state"] == "running"
 
 
-async def test_a_host_ca_vouches_for_a_new_key(open_host: Callable[..., Host], sshd: Sshd) -> None:
+async def test_a_host_ca_vouches_for_a_new_key(open_host: Open, sshd: Sshd) -> None:
     """A certificate by the pinned authority is accepted; the authority alone is not a host key."""
     authority = asyncssh.generate_private_key("ssh-ed25519")
     public = authority.export_public_key().decode().strip()
-    assert (await trouble(open_host(host_keys=(), host_cas=(public,)))).code == "host-key-differs"
+    assert (await trouble(open_host(host_keys=(), host_cas=(public,)))).cause == "host-key-differs"
     key = asyncssh.read_private_key(sshd.directory / "host_key")
     certificate = authority.generate_host_certificate(key.convert_to_public(), "pve", principals=["127.0.0.1"])
     (sshd.directory / "host_key-cert.pub").write_bytes(certificate.export_certificate())
@@ -215,7 +218,7 @@ async def test_a_host_ca_vouches_for_a_new_key(open_host: Callable[..., Host], s
     assert (await open_host(host_keys=(), host_cas=(public,)).read("status vm=102"))[-1]["state"] == "running"
 
 
-async def test_no_pin_checks_nothing(open_host: Callable[..., Host]) -> None:
+async def test_no_pin_checks_nothing(open_host: Open) -> None:
     """The word "any" accepts whatever key is shown."""
     assert (await open_host(host_keys=()).read("status vm=102"))[-1]["state"] == "running"
 
@@ -228,7 +231,7 @@ async def test_reconnecting_is_left_to_chance(vm: Vm) -> None:
         used.set()
         return 0.0
 
-    keeping = asyncio.create_task(Host(replace(vm, ssh=at(reserve_port())), chance=chance).keep_open())
+    keeping = asyncio.create_task(HostConnection(replace(vm, ssh=at(reserve_port())), chance=chance).keep_open())
     async with asyncio.timeout(60):
         await used.wait()
     keeping.cancel()
@@ -237,7 +240,7 @@ async def test_reconnecting_is_left_to_chance(vm: Vm) -> None:
 # --- the warm link ---
 
 
-async def test_identical_reads_in_flight_are_asked_once(open_host: Callable[..., Host]) -> None:
+async def test_identical_reads_in_flight_are_asked_once(open_host: Open) -> None:
     """Two hundred pages that poll cost at most two executions on the host."""
     host = open_host()
     await host.read("status vm=102")
@@ -249,7 +252,7 @@ async def test_identical_reads_in_flight_are_asked_once(open_host: Callable[...,
     assert host.link.channel.sent - before <= 2
 
 
-async def test_a_dead_session_falls_back_and_comes_back(open_host: Callable[..., Host], sshd: Sshd) -> None:
+async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: Sshd) -> None:
     """When the resident agent is killed, the next verb still works, on the same connection."""
     host = open_host()
     await host.read("status vm=102")
@@ -260,7 +263,7 @@ async def test_a_dead_session_falls_back_and_comes_back(open_host: Callable[...,
     assert host.link is link
 
 
-async def test_without_a_session_each_verb_is_an_exec(open_host: Callable[..., Host], vm: Vm, sshd: Sshd) -> None:
+async def test_without_a_session_each_verb_is_an_exec(open_host: Open, vm: Vm, sshd: Sshd) -> None:
     """A read-only key gets no session: verbs go one by one, and their trailers are understood."""
     host = open_host(key=sshd.read_only_key)
     assert (await host.read("status vm=102"))[-1]["state"] == "running"
@@ -272,7 +275,7 @@ async def test_without_a_session_each_verb_is_an_exec(open_host: Callable[..., H
 
 
 async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
-    open_host: Callable[..., Host], sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+    open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that no longer answers is found out by a ping: the verb itself goes over a new one."""
     monkeypatch.setattr(breakglass.proxmox.link, "QUIET_SECONDS", 0)
@@ -290,12 +293,12 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
 
 
-async def test_a_long_verb_answers_running(open_host: Callable[..., Host], vm: Vm, world: World) -> None:
+async def test_a_long_verb_answers_running(open_host: Open, vm: Vm, world: World) -> None:
     """When its time for a JSON answer is over and the host has spoken, the answer is running, reached true."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
-    asked = Asked("stop", "devvm", "long-verb-1", "operator")
-    run = Run(open_host(), asked, PveRequest("stop"), vm, 0.0, SentIds())
+    operator = Caller("operator", (), frozenset({"stop"}))
+    run = Run(open_host(), VerbRequest("stop", vm, "long-verb-1", operator, 0.0), SentIds(), 0.0)
     stream = run.stream(asyncio.Event())
     assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
     early = await run.finished(asyncio.Event(), seconds=0)
