@@ -1,7 +1,7 @@
-"""Asking a question that may never be answered: fork first, then watch from outside with a deadline.
+"""Functions and commands with a deadline, each run in a forked child that is watched from outside.
 
-A child in uninterruptible sleep can't be killed, so nothing here ever waits for a child to die. `subprocess` is no
-use: its Popen returns only when execve has, and execve on a hung file system does not.
+A child in uninterruptible sleep can't be killed, so this module never waits for a child to die. `subprocess` does not
+serve: its Popen returns only when execve has, and execve on a hung file system does not.
 """
 
 import json
@@ -17,7 +17,7 @@ OUTPUT_BYTES = 1024 * 1024
 
 
 class NoAnswerError(Exception):
-    """The question was not answered in time, or its process died."""
+    """Raised if a question was not answered in time, or its process died."""
 
 
 def fork_child(body: Callable[[int], None]) -> tuple[int, int]:
@@ -31,7 +31,7 @@ def fork_child(body: Callable[[int], None]) -> tuple[int, int]:
 
 
 def _run_child(body: Callable[[int], None], reader: int, writer: int) -> NoReturn:
-    # Nothing of the parent may run here: no atexit, no finally, no traceback that reads source files.
+    # No code of the parent may run here: no atexit, no finally, no traceback that reads source files.
     try:
         os.close(reader)
         body(writer)
@@ -41,18 +41,18 @@ def _run_child(body: Callable[[int], None], reader: int, writer: int) -> NoRetur
 
 
 def kill_child(pid: int, group: bool = False) -> None:
-    """Kill a child of ours that lives; one that was reaped may have left its pid to somebody else, so ask first."""
+    """Kill a child if it lives and is not reaped yet; a reaped child's pid may belong to another process by now."""
     try:
         if os.waitpid(pid, os.WNOHANG)[0] == 0:
             os.kill(pid, signal.SIGKILL)
-            if group:  # after itself: it may not have made its group yet
+            if group:  # after the child: it may not have created its group yet
                 os.killpg(pid, signal.SIGKILL)
     except OSError:
         pass
 
 
 def reap_children() -> None:
-    """Collect whatever children have ended; never wait for one that has not."""
+    """Collect the children that have ended, without waiting for the others."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -100,7 +100,7 @@ def _read_all(fd: int, until: float) -> bytes:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command ended: `code` is None when it was still running at its deadline."""
+    """The end of a command; `code` is None when it was still running at its deadline."""
 
     code: int | None
     stdout: str
@@ -108,36 +108,37 @@ class CommandResult:
 
 
 def kill_group(pid: int) -> None:
+    """Kill a child and its process group."""
     kill_child(pid, group=True)
 
 
 def run(
     argv: list[str],
     seconds: float,
-    began: Callable[[int], None] | None = None,
-    give_up: Callable[[int], None] = kill_group,
+    on_start: Callable[[int], None] | None = None,
+    on_timeout: Callable[[int], None] = kill_group,
 ) -> CommandResult:
     """Run `argv` with a deadline in seconds, in a session of its own, and return what it printed.
 
-    `began` is told its pid, and so is `give_up` at the deadline: by default its process group is killed then and left
-    behind. A grandchild that keeps the pipes open (a daemon that QEMU left) delays nothing: the command's own end is
-    what counts.
+    `on_start` gets its pid, and so does `on_timeout` at the deadline: by default that kills its process group and does
+    not wait for its end. A grandchild that keeps the pipes open (a daemon that QEMU left) delays nothing: the function
+    returns when the command itself has ended.
     """
     out_r, out_w = os.pipe()
     err_r, err_w = os.pipe()
     pid = os.fork()
     if pid == 0:
         _exec(argv, out_w, err_w)
-    if began is not None:
-        began(pid)
+    if on_start is not None:
+        on_start(pid)
     os.close(out_w)
     os.close(err_w)
-    watched = _RunningCommand(pid, out_r, err_r, give_up)
+    command = _RunningCommand(pid, out_r, err_r, on_timeout)
     try:
-        code = watched.until(time.monotonic() + seconds)
-        return CommandResult(code, watched.text(out_r), watched.text(err_r))
+        code = command.wait_until(time.monotonic() + seconds)
+        return CommandResult(code, command.text(out_r), command.text(err_r))
     finally:
-        watched.close()
+        command.close()
 
 
 def _exec(argv: list[str], out: int, err: int) -> NoReturn:
@@ -156,7 +157,7 @@ def _exec(argv: list[str], out: int, err: int) -> NoReturn:
 
 
 def _reset_process_settings() -> None:
-    """Give up what a job has for itself: a QEMU that it starts must not be spared by the OOM killer."""
+    """Undo what a job has set for itself: the OOM killer must not spare a QEMU that the command starts."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
@@ -166,34 +167,36 @@ def _reset_process_settings() -> None:
 
 
 class _RunningCommand:
-    def __init__(self, pid: int, out: int, err: int, give_up: Callable[[int], None]) -> None:
+    """A command that runs in a child, and what it has printed so far."""
+
+    def __init__(self, pid: int, out: int, err: int, on_timeout: Callable[[int], None]) -> None:
         self.pid = pid
-        self._give_up = give_up
+        self._on_timeout = on_timeout
         self.pidfd = os.pidfd_open(pid)
         self.data = {out: bytearray(), err: bytearray()}
         for fd in self.data:
             os.set_blocking(fd, False)
 
-    def until(self, end: float) -> int | None:
+    def wait_until(self, end: float) -> int | None:
         open_fds = set(self.data)
         while True:
             ready = select.select([self.pidfd, *open_fds], [], [], max(0.0, end - time.monotonic()))[0]
             open_fds -= {fd for fd in ready if fd != self.pidfd and not self._drain(fd)}
             if self.pidfd in ready:
-                return self._reaped(open_fds)
+                return self._collect(open_fds)
             if not ready:
-                self._give_up(self.pid)
+                self._on_timeout(self.pid)
                 for fd in open_fds:
                     self._drain(fd)
                 return None
 
-    def _reaped(self, open_fds: set[int]) -> int:
+    def _collect(self, open_fds: set[int]) -> int:
         for fd in open_fds:
             self._drain(fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def _drain(self, fd: int) -> bool:
-        """Read what is there; return whether more may come."""
+        """Read all that has been printed; return whether more may come."""
         try:
             while chunk := os.read(fd, 65536):
                 room = OUTPUT_BYTES - len(self.data[fd])

@@ -1,7 +1,7 @@
 """What /etc/pve says of the VM: quorum, configuration, lock, the node that has it, HA.
 
-/etc/pve is FUSE and may hang, so all of it is read by one forked child with a deadline. Where it tells nothing, the
-view names the trouble, and the caller decides what that means: no start, but neither a reset nor a stop is refused.
+/etc/pve is FUSE and may hang, so one forked child with a deadline reads all of it. Where that fails, the view names the
+trouble, and the caller decides what follows: no start, but neither a reset nor a stop is refused.
 """
 
 import json
@@ -23,11 +23,19 @@ _hung_at = float("-inf")  # when this process last got no answer
 
 @dataclass(frozen=True)
 class Cluster:
-    """`trouble`: why /etc/pve told nothing, one of obstacles.TROUBLES, else empty. `quorate`: the owner's write bit of
-    /etc/pve/local, which is what PVE's own check_cfs_quorum reads. `config`: the VM's configuration is on this node;
-    `config_text`: that file; `node`: the other node that has it. `lock`: its `lock:` property. `ha`: the state
-    requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its resources alone;
-    `ha_seen`: the state that HA's manager sees."""
+    """One look at /etc/pve.
+
+    Attributes:
+        trouble: why /etc/pve can't be read, one of obstacles.TROUBLES, else empty.
+        quorate: the owner's write bit of /etc/pve/local, which PVE's own check_cfs_quorum reads.
+        config: the VM's configuration is on this node.
+        config_text: that file.
+        node: the other node that has it.
+        lock: its `lock:` property.
+        ha: the state requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its
+            resources alone.
+        ha_seen: the state that HA's manager sees.
+    """
 
     trouble: str = ""
     quorate: bool = False
@@ -40,6 +48,7 @@ class Cluster:
 
     @property
     def answers(self) -> bool:
+        """Whether /etc/pve could be read."""
         return not self.trouble
 
 
@@ -47,8 +56,10 @@ NOT_ASKED = Cluster()
 
 
 def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
-    """Return what /etc/pve says, or a view with its `trouble` where that gives no answer in time or an error. Where it
-    gave none a moment ago, a second is enough to see whether it does now: a verb looks several times."""
+    """Return what /etc/pve says, or a view with its `trouble` where it gives an error or no answer in time.
+
+    Where it gave no answer a moment ago, a second is enough to see whether it does now: a verb looks several times.
+    """
     global _hung_at
     if time.monotonic() - _hung_at < HUNG_SECONDS:
         seconds = min(seconds, AGAIN_SECONDS)
@@ -61,6 +72,7 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
 
 
 def node_name() -> str:
+    """Return the name under which Proxmox knows this node."""
     return os.uname().nodename.partition(".")[0]
 
 
@@ -87,7 +99,7 @@ def _read_cluster(host: Host) -> Cluster:
 
 
 def _is_writable(path: str) -> bool:
-    """Tell whether the owner's write bit is set, of the link as in PVE, and of what it names where that is there."""
+    """Tell whether the owner's write bit is set on the link, as PVE reads it, and on its target where that exists."""
     modes = [os.lstat(path).st_mode]
     if os.path.exists(path):
         modes.append(os.stat(path).st_mode)
@@ -95,7 +107,7 @@ def _is_writable(path: str) -> bool:
 
 
 def _read_text(host: Host, path: str) -> str | None:
-    """Return a file's text, None where there is no such file."""
+    """Return a file's text, None without such a file."""
     try:
         with open(host.path(path), encoding="utf-8", errors="replace") as file:
             return file.read(1 << 20)
@@ -104,7 +116,7 @@ def _read_text(host: Host, path: str) -> str | None:
 
 
 def parse_lock(conf: str) -> str:
-    """Return the `lock:` of a VM's configuration; its snapshots, which follow, can't be locked."""
+    """Return the `lock:` of a VM's configuration; the snapshots that follow have none."""
     for line in conf.splitlines():
         if line.startswith("["):
             break
@@ -135,8 +147,10 @@ def parse_ha_seen(manager_status: str, vmid: int) -> str:
 
 
 def parse_ha_disarmed(manager_status: str) -> str:
-    """Return how HA is disarmed: `freeze` (it holds every resource as it is), `ignore` (it leaves them alone, and `qm`
-    acts directly), or an empty string (pve-ha-manager 5.1.3 and later)."""
+    """Return the mode in which HA is disarmed, empty where it is armed (pve-ha-manager 5.1.3 and later).
+
+    `freeze` holds every resource as it is; `ignore` leaves them alone, and `qm` acts directly.
+    """
     try:
         return str(json.loads(manager_status)["disarm"]["mode"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Small files that other processes read: written whole or not at all, and read with patience."""
+"""Small files that other processes read: written as a whole, and read without an error when they are damaged."""
 
 import json
 import os
@@ -8,11 +8,12 @@ from .process import process_ticks
 
 
 def boottime() -> float:
+    """Return the seconds since the boot, sleep included; no clock that somebody sets."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def write_atomic(path: str, text: str) -> None:
-    """Write a small file so that no reader ever sees half of it."""
+    """Replace a small file so that no reader ever sees half of it."""
     draft = f"{path}.{os.getpid()}"
     with open(draft, "w", encoding="utf-8") as file:
         file.write(text)
@@ -20,12 +21,12 @@ def write_atomic(path: str, text: str) -> None:
 
 
 def write_process(path: str, pid: int) -> None:
-    """Note a process so that a later one with its pid is not mistaken for it."""
+    """Record a process by pid and start time, so that a later process with its pid is not mistaken for it."""
     write_atomic(path, f"{pid} {process_ticks(pid)}")
 
 
 def read_process(path: str) -> int:
-    """Return the pid of the process that was noted, 0 when it has ended or nothing was noted."""
+    """Return the pid of a recorded process, 0 when it has ended or none was recorded."""
     try:
         with open(path, encoding="ascii") as file:
             pid, ticks = map(int, file.read().split())
@@ -45,7 +46,7 @@ def remove_job_dir(directory: str) -> None:
 
 
 def read_json(path: str) -> dict[str, object] | None:
-    """Return the JSON object in a file, or None without a whole one."""
+    """Return the JSON object in a file, None where the file has no complete one."""
     try:
         with open(path, encoding="utf-8") as file:
             value = json.load(file)

@@ -1,4 +1,4 @@
-"""The guest agent, asked over its own socket: whether somebody in the guest answers. Reported, never required."""
+"""The guest agent, pinged over its own socket. Its answer is reported and never required."""
 
 import json
 import os
@@ -13,8 +13,10 @@ _PORT_SECONDS = 1.0
 
 
 def guest_agent_state(host: Host, seconds: float = AGENT_SECONDS) -> str:
-    """Return `answers` or `silent`; empty where the VM has no port for an agent or nothing in the guest has opened it,
-    as in every guest without an installed agent."""
+    """Return `answers` or `silent`; empty where the VM has no port for an agent or the guest has not opened it.
+
+    A guest without an installed agent never opens the port, so its silence says nothing.
+    """
     if not os.path.exists(_socket_path(host)) or _is_port_open(host) is False:
         return ""
     return ping_guest_agent(host, seconds)
@@ -29,7 +31,7 @@ def _is_port_open(host: Host) -> bool | None:
 
 
 def is_agent_port_open(chardevs: object) -> bool | None:
-    """Tell from query-chardev whether the guest has opened the agent's port, None where there is none by that name."""
+    """Tell from query-chardev whether the guest has opened the agent's port, None where the VM has no such port."""
     found = chardevs if isinstance(chardevs, list) else []
     ports = [port for port in found if isinstance(port, dict) and "qga" in str(port.get("label"))]
     return any(port.get("frontend-open") for port in ports) if ports else None
@@ -42,7 +44,8 @@ def _socket_path(host: Host) -> str:
 def ping_guest_agent(host: Host, seconds: float = AGENT_SECONDS) -> str:
     """Return `answers`, `silent`, or an empty string where the VM has no port for an agent.
 
-    guest-sync with a number of ours, so that what an agent still had to say to somebody else is passed over.
+    It sends guest-sync with a random number and skips every answer without it: an agent may still have answers for an
+    earlier client.
     """
     path = _socket_path(host)
     if not os.path.exists(path):
@@ -50,20 +53,20 @@ def ping_guest_agent(host: Host, seconds: float = AGENT_SECONDS) -> str:
     token = time.monotonic_ns() % 2**31
     request = {"execute": "guest-sync", "arguments": {"id": token}}
     until = time.monotonic() + seconds
-    heard = b""
+    received = b""
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(seconds)
             client.connect(path)
             client.sendall(b"\xff" + json.dumps(request).encode() + b"\n")
-            while str(token).encode() not in heard:
+            while str(token).encode() not in received:
                 if (left := until - time.monotonic()) <= 0:
                     return "silent"
                 client.settimeout(left)
                 chunk = client.recv(4096)
                 if not chunk:
                     return "silent"
-                heard = (heard + chunk)[-8192:]
+                received = (received + chunk)[-8192:]
     except OSError:
         return "silent"
     return "answers"

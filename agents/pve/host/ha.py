@@ -1,4 +1,4 @@
-"""What HA will do with a VM, from the state that is requested of it and the one that its manager sees. Pure.
+"""What HA will do with a VM, from the state that is requested and the state that its manager sees. Pure.
 
 For a VM under HA `qm stop` and `qm start` only ask; the manager and the node's LRM act some ten seconds later. A QEMU
 that ends while HA wants it started is started again, here or on another node. `ignored` is direct control.
@@ -21,19 +21,19 @@ def ha_restarts(requested: str, seen: str) -> bool:
 
 
 def ha_stuck(requested: str, seen: str) -> bool:
-    """Tell whether HA does nothing that is asked of it now, so that no start can follow a stop."""
+    """Tell whether HA ignores requests now, so that no start can follow a stop."""
     return ha_manages(requested) and seen in _STUCK
 
 
 def ha_line(requested: str, seen: str) -> str:
     """Return one line on HA, empty where it does not manage the VM."""
     if requested == "disarmed":
-        return "HA is disarmed (ignore): it leaves every VM alone until somebody arms it again"
+        return "HA is disarmed (ignore): it leaves every VM alone until it is armed again"
     if not ha_manages(requested):
         return "HA: ignored, so it leaves the VM alone" if requested else ""
     known = f"HA manages it: requested {requested}, now {seen or 'not known'}"
     if seen == "error":
-        return f"{known}; it does nothing with it before it was disabled"
+        return f"{known}; it does nothing with it until the resource was disabled"
     if seen in _STUCK:
         return f"{known}; it does nothing with it meanwhile"
     if ha_restarts(requested, seen):
@@ -42,7 +42,7 @@ def ha_line(requested: str, seen: str) -> str:
 
 
 def ha_by_hand(vmid: int, requested: str, seen: str) -> tuple[str, ...]:
-    """Return what a person at the host can do about HA, as lines; nothing of it is ever run."""
+    """Return what a person at the host can do about HA, as lines; the host agent never runs them."""
     if not ha_manages(requested):
         return ()
     sid = f"vm:{vmid}"

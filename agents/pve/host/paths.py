@@ -1,6 +1,6 @@
-"""Where things are on a Proxmox host, and how this process was told to behave.
+"""The paths of a Proxmox host, and the settings of the SSH key in use.
 
-Every host path goes through `Host.path`, so that `--root` moves them all for tests and the demo.
+Every host path goes through `Host.path`, so that `--root` moves all of them for tests and the demo.
 """
 
 import os
@@ -21,32 +21,35 @@ class Host:
 
     @property
     def run_dir(self) -> str:
-        """The authority on ids, jobs and the lock: a tmpfs, gone with the boot it describes."""
+        """The directory that decides on ids, jobs and the lock: a tmpfs, so it ends with the boot."""
         return self.path(f"/run/breakglass/{self.vmid}")
 
     @property
     def archive(self) -> str:
-        """Copies of finished jobs, for people; no verb ever waits for this disk."""
+        """The directory with copies of finished jobs, for people; no verb waits for this disk."""
         return self.path(f"/var/lib/breakglass/{self.vmid}/jobs")
 
     @property
     def pidfile(self) -> str:
+        """The file with the pid of the VM's QEMU."""
         return self.path(f"/run/qemu-server/{self.vmid}.pid")
 
     @property
     def qmp(self) -> str:
+        """The socket of QEMU's monitor."""
         return self.path(f"/run/qemu-server/{self.vmid}.qmp")
 
     @property
     def scope(self) -> str:
-        """The cgroup in which qemu-server starts the VM; leftover processes are seen here."""
+        """The list of processes in the cgroup in which qemu-server starts the VM; leftovers are in it."""
         return self.path(f"/sys/fs/cgroup/qemu.slice/{self.vmid}.scope/cgroup.procs")
 
     def proc(self, pid: int, name: str) -> str:
+        """Return the path of a file in a process's /proc directory."""
         return self.path(f"/proc/{pid}/{name}")
 
     def log(self, line: str) -> None:
-        """Send one line to the journal, without waiting: a full or absent log stops nothing."""
+        """Send one line to the journal without waiting: a full or absent log stops nothing."""
         packet = f"<37>breakglass-pve[{os.getpid()}]: vm={self.vmid} {line}"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
@@ -58,7 +61,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Key:
-    """What the forced command says of the SSH key that logged in."""
+    """The forced command's settings for the SSH key that logged in."""
 
     read_only: bool = False
     name: str = ""

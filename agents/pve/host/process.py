@@ -1,5 +1,7 @@
-"""Processes: their identity, and what one does to itself to survive: leave the SSH session, stay in memory, be the
-last that the OOM killer takes."""
+"""Processes: their identity and state, and the steps that keep this one alive.
+
+A job leaves the SSH session, keeps its pages in memory, and is the last that the OOM killer takes.
+"""
 
 import ctypes
 import os
@@ -12,7 +14,9 @@ _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded fr
 
 def read_stat(pid: int) -> tuple[str, list[str]]:
     """Return a process's short name and the fields of proc(5)'s stat after it, state first; empty without a process.
-    Reading them waits for nothing, whatever the process does."""
+
+    Reading them never blocks, whatever the process does.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             head, _, tail = file.read().rpartition(")")
@@ -22,7 +26,7 @@ def read_stat(pid: int) -> tuple[str, list[str]]:
 
 
 def process_ticks(pid: int) -> int:
-    """Return the process's start time in clock ticks, 0 when there is no such process (proc(5), field 22).
+    """Return the process's start time in clock ticks, 0 without such a process (proc(5), field 22).
 
     A process whose first thread has ended counts while another thread lives (field 20): a QEMU that was killed while
     one of its threads waits for storage looks like a zombie, and holds its disks all the same.
@@ -67,6 +71,7 @@ def lock_memory() -> bool:
 
 
 def spare_from_oom() -> None:
+    """Make this process one of the last that the OOM killer takes."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("-900")
@@ -75,7 +80,7 @@ def spare_from_oom() -> None:
 
 
 def close_standard_streams() -> None:
-    """Let go of stdin, stdout and stderr: they are the SSH channel, which must end without us."""
+    """Replace stdin, stdout and stderr by /dev/null: they are the SSH channel, which must not wait for this process."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -85,7 +90,7 @@ def close_standard_streams() -> None:
 def spawn_detached(body: Callable[[], None]) -> None:
     """Run `body` in a process that no SSH connection, terminal or parent can end; return at once.
 
-    A double fork with setsid(2). The process holds none of our descriptors: it never writes to the SSH pipe.
+    A double fork with setsid(2). The process inherits no descriptor, so it never writes to the SSH pipe.
     """
     pid = os.fork()
     if pid == 0:
@@ -110,7 +115,12 @@ def _run_detached(body: Callable[[], None]) -> NoReturn:
 
 
 def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
-    """Return what is left of a stopped VM, by pid and as `NAME, process PID, state S`, and what ends it."""
+    """Return lines that name the processes left of a stopped VM, and what ends them.
+
+    Args:
+        pids: the processes.
+        remains: a description of each, `NAME, process PID, state S`; none where they were not looked at.
+    """
     if not remains:
         return (f"left in the VM's scope: {join_items(tuple(pids))}",)
     lines = [f"left in the VM's scope: {line}" for line in remains]
@@ -123,4 +133,5 @@ def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ..
 
 
 def join_items(items: tuple[object, ...]) -> str:
+    """Return the items with commas between them."""
     return ", ".join(str(item) for item in items)

@@ -1,8 +1,8 @@
-"""Who works on the VM: the task that owns a configuration's `lock:`, and the holder of its flock.
+"""The task that owns a VM's `lock:`, and the process that holds its lock file.
 
 Two sources that can't contradict each other: the processes in /proc, whose names PVE sets to `task UPID:…`, and the
-task index, whose UPID names a process by pid and start time. An owner is called dead only when both could be read and
-neither knows it. Nothing here removes a lock.
+task index, whose UPIDs name processes by pid and start time. An owner is called dead only when both could be read and
+neither knows it. This module removes no lock.
 """
 
 import os
@@ -56,14 +56,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Owner:
-    """`alive`: whether the task that owns the lock still runs, None when that could not be told."""
+    """The owner of a `lock:`; `alive` tells whether its task still runs, None where that is not known."""
 
     alive: bool | None
     lines: tuple[str, ...] = ()
 
 
 def parse_task(line: str) -> Task | None:
-    """Return the task whose UPID a line has; the rest of the line is its end (hexadecimal time and status)."""
+    """Return the task whose UPID is in a line; the rest of the line is its end (hexadecimal time and status)."""
     found = _UPID.search(line)
     if found is None:
         return None
@@ -73,12 +73,12 @@ def parse_task(line: str) -> Task | None:
 
 
 def find_lock_owner(host: Host, lock: str) -> Owner:
-    """Return who owns the VM's `lock:`; takes 2 * TASK_SECONDS at most."""
+    """Return the owner of the VM's `lock:`; takes 2 * TASK_SECONDS at most."""
     if lock == "suspended":
-        return Owner(None, ("lock: suspended is no task: the VM's memory is on disk, and a start takes it up again",))
-    at_work = ask_or_none(lambda: _task_names(host), TASK_SECONDS)
+        return Owner(None, ("lock: suspended is no task: the VM's memory is on disk, and a start resumes it",))
+    working = ask_or_none(lambda: _task_names(host), TASK_SECONDS)
     index = ask_or_none(lambda: _read_index(host), TASK_SECONDS)
-    names = [str(name) for name in at_work] if isinstance(at_work, list) else []
+    names = [str(name) for name in working] if isinstance(working, list) else []
     lines = [str(line) for line in index] if isinstance(index, list) else []
     tasks = [task for line in (*names, *lines) if (task := parse_task(line)) and _owns(task, lock, host.vmid)]
     for task in tasks:
@@ -88,10 +88,10 @@ def find_lock_owner(host: Host, lock: str) -> Owner:
     if vzdump:
         return Owner(True, (f"vzdump works on this host: {vzdump[:NAME_CHARS]}", "by hand: wait, or vzdump --stop"))
     ends = tuple(f"the last such task, {task}, is gone: {task.end or 'it left no end'}" for task in tasks[-1:])
-    if at_work is None or not lines or lock in _FROM_ELSEWHERE:
-        return Owner(None, (*ends, "whether its task still runs could not be told from this node"))
-    why = f"by hand: qm unlock {host.vmid}, for nothing is left that could release the lock"
-    return Owner(False, (*(ends or ("no such task runs on this node, and none is remembered",)), why))
+    if working is None or not lines or lock in _FROM_ELSEWHERE:
+        return Owner(None, (*ends, "this node could not tell whether its task still runs"))
+    cure = f"by hand: qm unlock {host.vmid}, because no process is left that could release the lock"
+    return Owner(False, (*(ends or ("no such task runs on this node, and the task index has none",)), cure))
 
 
 def _owns(task: Task, lock: str, vmid: int) -> bool:
@@ -105,7 +105,7 @@ def _task_path(task: Task) -> str:
 
 
 def _task_names(host: Host) -> list[str]:
-    """Return the command lines of PVE's tasks and of vzdump. The short names, which never block, tell which to read."""
+    """Return the command lines of PVE's tasks and of vzdump, selected by short names, which never block."""
     pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit()]
     return [
         read_command_line(host, pid) for pid in pids if _read_short_name(host, pid).startswith(("task UPID", "vzdump"))
@@ -121,6 +121,7 @@ def _read_short_name(host: Host, pid: str) -> str:
 
 
 def read_command_line(host: Host, pid: str) -> str:
+    """Return a process's command line, empty where it can't be read; may block."""
     try:
         with open(host.path(f"/proc/{pid}/cmdline"), encoding="utf-8", errors="replace") as file:
             return file.read(4096).replace("\0", " ").strip()
@@ -129,8 +130,11 @@ def read_command_line(host: Host, pid: str) -> str:
 
 
 def _read_index(host: Host) -> list[str]:
-    """Return the lines of the task index, oldest first and each task once: the archive's end, then, of `active`, which
-    is newest first and repeats tasks that have ended, those that `index` does not have."""
+    """Return the lines of the task index, oldest first and each task once.
+
+    `index` has the tasks that ended, oldest first. `active` is newest first and repeats tasks that have ended, so only
+    those that `index` does not have are added.
+    """
     ended = _read_last_lines(host.path("/var/log/pve/tasks/index"))
     known = {task.upid for line in ended if (task := parse_task(line))}
     running = reversed(_read_last_lines(host.path("/var/log/pve/tasks/active")))
@@ -160,7 +164,7 @@ class Holder:
 
     @property
     def kind(self) -> str:
-        """What it does to the VM: `stop`, `shutdown` (a reboot is one, too), `start`, `cleanup`, or empty."""
+        """The holder's action: `stop`, `shutdown` (a reboot too), `start`, `cleanup`, or empty."""
         task = parse_task(self.command)
         word = task.type if task else next(iter(re.findall(r"\b([a-z]+) [1-9][0-9]*\b", self.command)), "")
         return _KINDS.get(word.removeprefix("qm"), "")
@@ -173,9 +177,9 @@ _KINDS = {"stop": "stop", "shutdown": "shutdown", "reboot": "shutdown", "start":
 
 
 def flock_holders(host: Host) -> list[Holder]:
-    """Return who holds the flock that a running `qm start` or `qm stop` keeps for its whole life.
+    """Return the processes that hold the VM's lock file, as a running `qm start` or `qm stop` does for its whole life.
 
-    /var/lock is a tmpfs and /proc/locks waits for nothing; it is asked in a child all the same.
+    /var/lock is a tmpfs and /proc/locks never blocks; a child reads them all the same.
     """
     answer = ask_or_none(lambda: _flock_pids(host), TASK_SECONDS)
     pids = [int(pid) for pid in answer] if isinstance(answer, list) else []
@@ -187,7 +191,7 @@ def _ask_command_line(host: Host, pid: int) -> str:
 
 
 def cleanup_pids(host: Host) -> list[int]:
-    """Return the pids of the `qm cleanup` of this VM, which qmeventd starts after each end of a QEMU."""
+    """Return the pids of this VM's `qm cleanup`, which qmeventd starts after each end of a QEMU."""
     answer = ask_or_none(lambda: _cleanup_pids(host), TASK_SECONDS)
     return [int(pid) for pid in answer] if isinstance(answer, list) else []
 

@@ -1,8 +1,8 @@
-"""Ending a `qm` whole: the command that we started, and the worker that it started.
+"""Ends a `qm` with its worker: the command that this program started, and the process that it started.
 
 `qm start|stop|reset|shutdown|reboot` do their work in a child that has called setsid(2) and is named after its task,
-`task UPID:…` (pve-common, RESTEnvironment.pm fork_worker). It holds the VM's lock file and goes on by itself when `qm`
-is killed: so it is found first, and ended first.
+`task UPID:…` (pve-common, RESTEnvironment.pm fork_worker). The worker holds the VM's lock file and continues when `qm`
+is killed, so it is found first and ended first.
 """
 
 import os
@@ -36,10 +36,10 @@ class _Victim:
 
 
 def end_qm(pid: int, gently: bool = False) -> list[str]:
-    """End a `qm` and its worker; return those that outlive SIGKILL, as `NAME, process PID`.
+    """End a `qm` and its worker; return those that outlive SIGKILL, as `NAME (process PID)`.
 
-    `gently` sends SIGTERM first, which `qm` hands on to its worker. A stop must not be told so while QEMU has to live:
-    the worker answers SIGTERM by sending it to QEMU at once. Takes 2 * QM_END_SECONDS at most.
+    `gently` sends SIGTERM first, which `qm` passes on to its worker. Never use it on a stop while QEMU has to live: the
+    worker of a stop answers SIGTERM by sending it to QEMU at once. Takes 2 * QM_END_SECONDS at most.
     """
     victims = list(_find_victims(pid))
     if gently:
@@ -55,7 +55,7 @@ def end_qm(pid: int, gently: bool = False) -> list[str]:
 
 
 def _find_victims(pid: int) -> Iterator[_Victim]:
-    """Yield the worker, then `qm` itself, whose pid nobody else can get before its parent, us, has collected it."""
+    """Yield the worker, then `qm` itself, whose pid stays its own until this process, its parent, has collected it."""
     for child in find_workers(pid):
         yield from _open_victim(child, "the worker of qm")
     yield from _open_victim(pid, "qm")
@@ -74,7 +74,7 @@ def _open_victim(pid: int, name: str) -> Iterator[_Victim]:
 
 
 def find_workers(pid: int) -> list[int]:
-    """Return the children of a `qm` that carry a task's name. Reading stat waits for nothing."""
+    """Return the children of a `qm` that have a task's name. Reading stat never blocks."""
     children = []
     for name in os.listdir("/proc"):
         if name.isdigit():

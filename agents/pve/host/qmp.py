@@ -1,7 +1,7 @@
-"""QEMU's own monitor, spoken raw over its socket, every step with a deadline.
+"""A client for QEMU's monitor (QMP) over its socket, every step with a deadline.
 
-QEMU serves one client at a time and `pvestatd` asks too, so a busy monitor is retried until the deadline, and each
-conversation here is short. Rules: QEMU's docs/interop/qmp-spec.rst.
+QEMU serves one client at a time and `pvestatd` is one too, so a busy monitor is retried until the deadline, and each
+conversation is short. Rules: QEMU's docs/interop/qmp-spec.rst.
 """
 
 import json
@@ -13,11 +13,11 @@ MESSAGE_BYTES = 4 * 1024 * 1024
 
 
 class QmpSilent(Exception):
-    """QEMU did not answer on its monitor; what was sent may or may not have been read."""
+    """Raised if QEMU does not answer on its monitor; it may or may not have read the command."""
 
 
 class QmpError(Exception):
-    """QEMU answered a command with an error."""
+    """Raised if QEMU answers a command with an error."""
 
 
 class Qmp:
@@ -30,22 +30,22 @@ class Qmp:
         self._until = time.monotonic() + seconds
         self._buffer = b""
         self.events: list[str] = []
-        self._socket = self._connected(path)
+        self._socket = self._connect(path)
         try:
-            self._next()  # the greeting comes when the monitor is ours
+            self._next()  # QEMU greets when it serves this client
             self.command("qmp_capabilities")
         except BaseException:
             self._socket.close()
             raise
 
-    def _connected(self, path: str) -> socket.socket:
+    def _connect(self, path: str) -> socket.socket:
         while True:
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             client.settimeout(self._left())
             try:
                 client.connect(path)
                 return client
-            except BlockingIOError:  # the listen queue is full: somebody else is talking
+            except BlockingIOError:  # the listen queue is full: another client is connected
                 client.close()
                 time.sleep(0.02)
             except OSError as error:
@@ -80,7 +80,7 @@ class Qmp:
         return message
 
     def command(self, name: str, **arguments: object) -> object:
-        """Execute a QMP command and return its answer; raise QmpError when QEMU says no."""
+        """Execute a QMP command and return its answer; raise QmpError when QEMU refuses it."""
         request = {"execute": name, **({"arguments": arguments} if arguments else {})}
         self._socket.settimeout(self._left())
         try:
@@ -97,14 +97,14 @@ class Qmp:
                 return message["return"]
 
     def wait_event(self, name: str) -> None:
-        """Return once the event `name` was seen in this conversation; raise QmpSilent at its end."""
+        """Wait for the event `name`; raise QmpSilent when the conversation ends before it."""
         while name not in self.events:
             message = self._next()
             if "event" in message:
                 self.events.append(str(message["event"]))
 
     def status(self) -> str:
-        """Return QEMU's RunState word (qapi/run-state.json)."""
+        """Return QEMU's RunState (qapi/run-state.json)."""
         answer = self.command("query-status")
         return str(answer.get("status", "unknown")) if isinstance(answer, dict) else "unknown"
 

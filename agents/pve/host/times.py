@@ -1,4 +1,4 @@
-"""How long the host agent waits, in seconds: one table, to be read and scaled as a whole.
+"""The host agent's waits, in seconds: one table, to be read and scaled as a whole.
 
 The figures were measured on qemu-server 9.2.6 and pve-ha-manager 5.2.0 or stand in their sources.
 """
@@ -17,21 +17,21 @@ SECOND_START_SECONDS = 2.0
 FLOCK_SECONDS = 3.0
 CLEANUP_SECONDS = 35.0
 
-# ---- for this machine, and for what a configuration says, which tests don't scale
+# ---- for this machine, and for the times that a configuration sets; tests don't scale these
 
 # Where Proxmox allows QEMU more than this to start, `qm start` and its verb get as much more, 900 s at most in all.
 START_COVERED_SECONDS = 90.0
 MOST_MORE_SECONDS = 750.0
-# A new QEMU that is up and says what it does, but does not run yet.
+# A new QEMU that answers but does not run yet.
 START_VERIFY_SECONDS = 60.0
-# What `qm` gets to end after SIGTERM, before it is killed, and what the kernel gets to end it then.
+# `qm` has this to end after SIGTERM, before it is killed, and the kernel has it to end it then.
 QM_END_SECONDS = 1.0
-# What is left in the scope after a stop may take a moment to go.
+# Processes that are left in the scope after a stop may take a moment to end.
 SETTLE_SECONDS = 5.0
 # After QEMU's end: qmeventd's cleanup begins, and may start the VM again.
 AFTERMATH_SECONDS = 5.0
 AFTERMATH_BEGINS_SECONDS = 0.4
-# Of the deadline, kept for what comes after qm: a look, quit, SIGTERM, SIGKILL and the proof.
+# The part of the deadline that is kept for the steps after qm: a look, quit, SIGTERM, SIGKILL and the proof.
 LADDER_SECONDS = 28.0
 QUIT_SECONDS = 5.0
 TERM_SECONDS = 10.0

@@ -1,5 +1,6 @@
-"""What a VM's configuration file says: options, pending options, the storages of its disks, the time a start may take.
-Pure: the text is read elsewhere (cluster.py).
+"""Reads a VM's configuration text: options, pending options, storages of the disks, time that a start may take.
+
+Pure: cluster.py reads the file.
 
 The format is qemu-server's (QemuConfig.pm, parse_vm_config): `key: value` lines, then sections in square brackets, of
 which [PENDING] has the options that wait for a new QEMU process and the others are snapshots.
@@ -19,7 +20,7 @@ _DISK = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]+")
 
 
 def current_options(text: str) -> dict[str, str]:
-    """Return the options that are in force: those before the first section."""
+    """Return the options in force: those before the first section."""
     return _options_in(_sections(text).get("", []))
 
 
@@ -42,8 +43,10 @@ def disk_storages(text: str) -> list[str]:
 
 
 def start_seconds(text: str) -> tuple[float, list[str]]:
-    """Return how long Proxmox itself waits for QEMU to start, in seconds, and what of the configuration makes it more
-    than the base. A start takes up the pending options, unless an earlier stop has: the longer of the two counts."""
+    """Return how long Proxmox waits for QEMU to start, in seconds, and the reasons for more than the base.
+
+    A start applies the pending options, unless an earlier stop has done so: the longer of the two times is returned.
+    """
     current = current_options(text)
     pending = _options_in(_sections(text).get("PENDING", []))
     deleted = pending_options(text)
@@ -52,7 +55,7 @@ def start_seconds(text: str) -> tuple[float, list[str]]:
 
 
 def _start_seconds(options: dict[str, str]) -> tuple[float, list[str]]:
-    """By qemu-server 9.2.6, Helpers.pm config_aware_timeout."""
+    """Compute it as qemu-server 9.2.6 does (Helpers.pm, config_aware_timeout)."""
     why = []
     seconds = START_BASE_SECONDS
     if (memory := _memory_mib(options)) > 30 * 1024:

@@ -1,7 +1,7 @@
-"""What state the VM is in, without `qm` and without `/etc/pve`: pid file, /proc, cgroup and raw QMP.
+"""The VM's state without `qm` and without `/etc/pve`: from pid file, /proc, cgroup and QMP.
 
-`running` because a pid exists is not `running` because QEMU said so: each fact is kept with its source, and
-`vm_state` weighs them. Nothing here signals a process or changes anything.
+A pid that exists proves less than QEMU's own answer, so each fact is kept with its source, and `vm_state` weighs them.
+This module signals no process and changes nothing.
 """
 
 import os
@@ -15,7 +15,7 @@ from .paths import Host
 from .process import describe_process, leftover_lines, process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
 
-_verified: dict[int, int] = {}  # the pid and start time of the QEMU that was verified last
+_verified: dict[int, int] = {}  # pid and start time of the QEMU that was verified last
 
 QMP_SECONDS = 3.0
 PROC_SECONDS = 2.0
@@ -23,9 +23,15 @@ PROC_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Facts:
-    """What was seen. `pid`: from the pid file, None when there is none. `ours`: whether /proc shows it to be this VM's
-    QEMU, None when /proc did not say. `qmp`: QEMU's word, empty when it was silent, None when not asked. `unread`:
-    nothing was seen at all."""
+    """What was seen of the VM.
+
+    Attributes:
+        pid: the number in the pid file, None without one.
+        ours: whether /proc shows it to be this VM's QEMU, None where /proc did not answer.
+        qmp: QEMU's own state, empty where it was silent, None where it was not asked.
+        silence: why QMP was silent.
+        unread: no source was read at all.
+    """
 
     pid: int | None = None
     ours: bool | None = None
@@ -35,16 +41,16 @@ class Facts:
 
 
 def observe(host: Host) -> Facts:
-    """Return everything there is to see, in at most QMP_SECONDS + PROC_SECONDS."""
+    """Return the facts from every source, in QMP_SECONDS + PROC_SECONDS at most."""
     return list(observe_stepwise(host))[-1]
 
 
 def observe_stepwise(host: Host) -> Iterator[Facts]:
-    """Yield the facts as they come in, so that a reader with a deadline keeps what it has."""
+    """Yield the facts each time there are more, so that a caller with a deadline keeps what it has."""
     facts = Facts(pid=read_pid(host))
     yield facts
     if facts.pid is None:
-        if os.path.exists(host.qmp):  # a pid file that is gone, and perhaps a QEMU that is not
+        if os.path.exists(host.qmp):  # the pid file is gone, and QEMU may still run
             yield _ask_qmp(host, facts)
         return
     facts = replace(facts, ours=is_vm_process(host, facts.pid))
@@ -75,10 +81,12 @@ def _read_number(path: str) -> int | None:
 
 
 def is_vm_process(host: Host, pid: int) -> bool | None:
-    """Tell whether `pid` is this VM's QEMU, by the rule of qemu-server's check_running: argv[0] ends in kvm or
-    qemu-*, and -pidfile names our file. None when /proc does not answer (reading cmdline takes the process's
-    memory lock, which a stuck process may hold). A process that was ours once stays so: its pid and start time say
-    that it is the same one, and reading those waits for nothing."""
+    """Tell whether `pid` is this VM's QEMU; None when /proc does not answer.
+
+    The rule is that of qemu-server's check_running: argv[0] ends in kvm or qemu-*, and -pidfile names the VM's file.
+    Reading cmdline takes the process's memory lock, which a stuck process may hold. A verified process stays verified:
+    its pid and start time identify it, and reading those never blocks.
+    """
     ticks = process_ticks(pid)
     if ticks and _verified.get(pid) == ticks:
         return True
@@ -104,7 +112,7 @@ def _is_qemu(host: Host, pid: int) -> bool:
 
 
 def vm_state(facts: Facts) -> str:
-    """Return the state word: QEMU's own, `stopped`, `wedged` (a process, but QMP is silent) or `unknown`."""
+    """Return the VM's state: QEMU's own, `stopped`, `wedged` (a process whose QMP is silent) or `unknown`."""
     if facts.unread:
         return "unknown"
     if facts.qmp and facts.ours is not False:
@@ -117,7 +125,7 @@ def vm_state(facts: Facts) -> str:
 
 
 def describe_sources(facts: Facts) -> str:
-    """Return one line that says which source answered what."""
+    """Return one line that names each source and its answer."""
     if facts.unread:
         return "nothing answered"
     if facts.pid is None:
@@ -137,8 +145,10 @@ def has_process(facts: Facts) -> bool | None:
 
 
 def leftover_pids(host: Host) -> list[int]:
-    """Return the live pids in the VM's cgroup scope: a process that survived SIGKILL shows here. The QEMU storage
-    daemon, which a TPM's state may need, is none: `qm start` ends it by itself (qemu-server 9.1.10)."""
+    """Return the live pids in the VM's cgroup scope, among them any process that survived SIGKILL.
+
+    The QEMU storage daemon, which a TPM's state may need, is left out: `qm start` ends it (qemu-server 9.1.10).
+    """
     try:
         with open(host.scope, encoding="ascii") as file:
             pids = [int(line) for line in file.read().split()]
@@ -149,9 +159,10 @@ def leftover_pids(host: Host) -> list[int]:
 
 
 def name_processes(pids: list[int]) -> str:
+    """Return the subject and verb of a sentence about some processes."""
     return f"process {pids[0]} is" if len(pids) == 1 else f"processes {', '.join(map(str, pids))} are"
 
 
 def describe_leftovers(pids: list[int]) -> tuple[str, ...]:
-    """Return a line for each process that is left in the scope of a stopped VM, and what ends it."""
+    """Return a line for each process that is left in the scope of a stopped VM, and lines that say what ends it."""
     return leftover_lines(pids, [describe_process(pid) for pid in pids])
