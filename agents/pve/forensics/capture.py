@@ -1,8 +1,8 @@
-"""A capture: what the tiers tell, each probe in a child of its own with a deadline; the picture last.
+"""A capture: every probe in a child of its own with a deadline, the console's picture last, then the verdict.
 
-A capture holds nothing: it takes no VM lock and makes nobody busy. What hangs is itself a finding, and is left behind.
-What was found is kept in the job and named in `evidence.json`, so that a verb within the next minute need not ask
-again. A verb that has none looks by itself, briefly, and a second time where the brief look is in doubt.
+A capture takes no VM lock and blocks no verb. A probe that hangs is itself a finding, and the capture does not wait for
+its end. The evidence is kept in the job and named in `evidence.json`, so that a verb within the next minute need not
+probe again. A verb without evidence probes by itself, briefly, and a second time where the brief look is in doubt.
 """
 
 import json
@@ -36,10 +36,10 @@ SCREEN_SECONDS = 4.0
 
 
 def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
-    """Have evidence before the state is destroyed; return the verdict that it proves now.
+    """Keep evidence before a verb destroys the state; return the verdict that it proves.
 
-    That is the verdict of a capture of the last minute, or of our own look: brief, unless a thread or a disk stands
-    still in it. `facts`: what the verb has seen of the VM, so that a QEMU that is silent is not asked again.
+    It is that of a capture of the last minute, or of a look of its own: brief, unless a thread or a disk stands still
+    in it. `facts` are those that the verb has seen already, so that a silent QEMU is not asked again.
     """
     if facts is None or facts.pid != read_pid(job.host):
         facts = observe(job.host)
@@ -52,7 +52,7 @@ def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
 
 
 def _has_stuck_thread(job: Job, facts: Facts) -> bool:
-    """Tell whether a thread of QEMU sits in the kernel now: what a capture did not see may have begun since."""
+    """Tell whether a thread of QEMU waits in the kernel now, which may have begun since the last capture."""
     if facts.pid is None or vm_state(facts) == "stopped":
         return False
     look = [thread_probe(job.host, facts.pid, SHORT_APART)]
@@ -60,8 +60,10 @@ def _has_stuck_thread(job: Job, facts: Facts) -> bool:
 
 
 def find_proven_capture(host: Host) -> str:
-    """Return the newest capture whose samples were far enough apart to prove what stood still, or an empty string. Of
-    a VM that is stopped nothing moves, and it is looked at in no time."""
+    """Return the newest capture whose samples were far enough apart to prove a standstill, or an empty string.
+
+    A capture of a stopped VM is none: it takes hardly any time to repeat.
+    """
     capture = find_capture(host, REUSE_SECONDS)
     seen = _read_evidence(host, capture) if capture else None
     return capture if seen and min(seen.seconds, seen.watched) >= WATCHED_SECONDS else ""
@@ -83,8 +85,8 @@ def _read_verdict(job: Job, capture: str) -> Verdict | None:
 def find_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
     """Return the id of the job whose capture is younger than `seconds`, or an empty string.
 
-    `evidence` is any capture, a verb's own too; `capture` is that of a forensics job, which others may attach to.
-    What was seen of an earlier QEMU process is no evidence of this one.
+    The kind `evidence` is any capture, a verb's own too; `capture` is that of a forensics job, to which others may
+    attach. A capture of an earlier QEMU process is no evidence about this one.
     """
     known = read_json(f"{host.run_dir}/{kind}.json") or {}
     at = known.get("boottime")
@@ -93,14 +95,14 @@ def find_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
 
 
 def capture(job: Job, facts: Facts, until: float) -> Verdict:
-    """Ask every probe, write what it said as it comes, take the console's picture last; judge, and keep all of it."""
+    """Run every probe, print its replies as they come, take the console's picture; judge and keep the evidence."""
     pid = None if vm_state(facts) == "stopped" else facts.pid
-    asked = ask_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
-    return _judge(job, facts, list(_show_each(job, asked)), until)
+    replies = ask_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
+    return _judge(job, facts, list(_show_each(job, replies)), until)
 
 
 def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
-    """Look as long as a rescue may wait, and once more where a thread or a disk stood still; judge, and keep it."""
+    """Probe for as long as a rescue may wait, and again where a thread or a disk stood still; judge and keep it."""
     state = vm_state(facts)
     pid = None if state == "stopped" else facts.pid
     enough = until - SCREEN_SECONDS
@@ -126,7 +128,7 @@ def _judge(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdic
 
 
 def gather_evidence(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
-    """Return the evidence of a capture: what each reply settles, and the state that was seen first."""
+    """Return the evidence of a capture: the facts of each reply, and the state that was seen first."""
     state = vm_state(facts)
     left = leftover_pids(host) if state == "stopped" else []
     known: dict[str, object] = {"state": state, "source": describe_sources(facts), "pid": facts.pid}
@@ -149,13 +151,13 @@ def _show(job: Job, reply: Reply) -> None:
     job.say(f"{head} {reply.text}" if reply.outcome == "absent" else f"{head}\n{reply.text}")
 
 
-# --- the picture, and what is kept ------------------------------------------------------------------------------
+# --- the picture, and the files of a capture --------------------------------------------------------------------
 
 
 def _take_screen(job: Job, state: str, seconds: float) -> Reply:
     began = time.monotonic()
     if state in ("wedged", "unknown") or seconds <= 0:
-        return Reply("screen", "screendump", "failed", 0.0, "not asked: QEMU is silent, or the time is over")
+        return Reply("screen", "screendump", "failed", 0.0, "not taken: QEMU is silent, or the time is over")
     try:
         outcome, text = "ok", take_screendump(job, seconds)
     except QmpSilent as error:
@@ -166,14 +168,14 @@ def _take_screen(job: Job, state: str, seconds: float) -> Reply:
 
 
 def take_screendump(job: Job, seconds: float) -> str:
-    """Keep the console's picture as PNG, 2 MiB at most; QEMU writes it, as root, where we say."""
+    """Keep the console's picture as PNG, 2 MiB at most; QEMU writes it, as root, to the path in the command."""
     path = job.store.path(job.record.id, "screen.png")
     with Qmp(job.host.qmp, seconds) as qmp:
         qmp.command("screendump", filename=path, format="png")
     size = os.path.getsize(path)
     if size > SCREEN_BYTES:
         os.unlink(path)
-        return f"the picture has {size} bytes, more than the {SCREEN_BYTES} that are kept"
+        return f"the picture has {size} bytes; at most {SCREEN_BYTES} are kept"
     job.screen = True
     return f"{size} bytes"
 
@@ -193,7 +195,7 @@ def _keep_evidence(job: Job, replies: list[Reply], seen: Evidence, verdict: Verd
 
 
 def forensics(job: Job) -> Result:
-    """The verb: state first, then the capture and its verdict."""
+    """Run the verb `forensics`: the state first, then a capture and its verdict."""
     until = time.monotonic() + BUDGET
     job.enter("forensics")
     facts = observe(job.host)
@@ -202,4 +204,5 @@ def forensics(job: Job) -> Result:
 
 
 def capture_lock(host: Host) -> Lock:
+    """Return the lock that lets one capture of a VM run at a time."""
     return Lock(host, "forensics.lock")

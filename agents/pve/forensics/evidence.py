@@ -1,6 +1,6 @@
-"""What a capture came to know, as the verdict reads it: plain facts that can be kept and judged again. Pure.
+"""The evidence of a capture, as the verdict reads it: plain facts that can be kept and judged again. Pure.
 
-A fact that nobody could find out has its default, and the verdict says less for it, never more.
+A fact that could not be found out has its default; the verdict then says less, never more.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -10,8 +10,10 @@ WATCHED_SECONDS = 1.5  # a healthy disk or thread may stand still for less
 
 @dataclass(frozen=True)
 class Queue:
-    """One virtio queue of a disk at one moment: requests that QEMU holds, and how many it has completed (modulo
-    65536)."""
+    """One virtio queue of a disk at one moment.
+
+    `inuse` counts the requests that QEMU holds, `used` those that it has completed (modulo 65536).
+    """
 
     disk: str
     number: int
@@ -21,19 +23,39 @@ class Queue:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`state`: see vmstate.vm_state. `threads`: one state letter for each thread of QEMU. `stuck`: threads that sat in
-    one uninterruptible sleep from the first sample to the second. `queues`: each sample of the disks' queues, oldest
-    first. `seconds`: between the samples of the threads, and of the queues where `queue_seconds` says no other. `cpu`:
-    seconds of processor time that QEMU used meanwhile. `lock`: the configuration's `lock:`. `owners`: who holds the
-    lock file. `lock_alive`: whether the task that took the lock still runs, None when not known; `lock_owner`: the
-    lines that say so. `node`: the other node that has the configuration. `ha`, `ha_seen`: the state requested of HA
-    and the one that its manager sees. `qm_says`: the word of `qm status`. `pending`: options that wait for a new QEMU.
-    `quiet_minutes`: how long Proxmox's statistics know of no disk write. `agent`: answers, silent (its port is open in
-    the guest) or empty (not known). `dead_storages`: storages of the VM's own disks that don't answer.
-    `late_commands`: commands about all storages that did not end in time, which says nothing of this VM. `pve`: why
-    /etc/pve told nothing (cluster.TROUBLES), empty where it answers or was not asked. `quorate`: whether this node has
-    a quorum, `config`: whether the VM's configuration is here, both None when not known. `leftovers`: what is left of
-    a stopped VM, by pid, and in `remains` by name and state."""
+    """The facts of a capture.
+
+    Attributes:
+        state: see vmstate.vm_state.
+        source: the sources of the state, one line.
+        pid: QEMU's process.
+        threads: one state letter for each thread of QEMU.
+        stuck: threads that were in one uninterruptible sleep from the first sample to the second.
+        queues: each sample of the disks' queues, oldest first.
+        seconds: between the samples of the threads, and of the queues where `queue_seconds` is None.
+        cpu: seconds of processor time that QEMU used meanwhile.
+        lock: the configuration's `lock:`.
+        owners: the holders of the lock file.
+        lock_alive: whether the task that took the lock still runs, None where that is not known.
+        lock_owner: lines about that task.
+        node: the other node that has the configuration.
+        ha: the state requested of HA.
+        ha_seen: the state that HA's manager sees.
+        qm_says: the state by `qm status`.
+        pending: options that wait for a new QEMU.
+        quiet_minutes: the time for which Proxmox's statistics have no disk write.
+        leftovers: the processes left of a stopped VM, by pid.
+        disk_errors: disks with an I/O error, one line each.
+        block_jobs: QEMU's block jobs, one line each.
+        agent: `answers`, `silent` (the guest has opened its port) or empty (not known).
+        dead_storages: storages of the VM's own disks that don't answer.
+        late_commands: commands about all storages that did not end in time, which proves nothing about this VM.
+        pve: why /etc/pve can't be read (obstacles.TROUBLES), empty where it answers or was not read.
+        quorate: whether this node has a quorum, None where that is not known.
+        config: whether the VM's configuration is on this node, None where that is not known.
+        remains: `leftovers` by name and state.
+        queue_seconds: between the samples of the queues, where that is not `seconds`.
+    """
 
     state: str
     source: str = ""
@@ -67,15 +89,16 @@ class Evidence:
 
     @property
     def watched(self) -> float:
-        """Seconds between the samples of the queues."""
+        """The seconds between the samples of the queues."""
         return self.seconds if self.queue_seconds is None else self.queue_seconds
 
     def as_json(self) -> dict[str, object]:
+        """Return the facts as a JSON object."""
         return asdict(self)
 
 
 def parse_evidence(facts: dict[str, object]) -> Evidence:
-    """Return the evidence in a JSON object; what it does not know is left out."""
+    """Return the evidence in a JSON object; keys that are no facts are left out."""
     known = {field.name: facts[field.name] for field in fields(Evidence) if field.name in facts}
     for name, value in known.items():
         if isinstance(value, list | tuple):

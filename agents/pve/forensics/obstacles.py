@@ -1,12 +1,12 @@
-"""What would refuse a verb now: no verb is advised that is certain to be refused. Nothing is asked here.
+"""The obstacles that are certain to refuse a verb now, read from evidence, so that no such verb is advised. Pure.
 
-The rules are those of preflight.py and locked.py, read from evidence; what evidence does not know stands in no way.
+The rules are those of power/preflight.py and power/locked.py. A fact that the evidence does not have is no obstacle.
 """
 
 from ..host.ha import ha_stuck
 from .evidence import Evidence
 
-# Each way in which pmxcfs, the file system on /etc/pve, can be away: what is so, and what mends it.
+# Each way in which pmxcfs, the file system on /etc/pve, can fail: the symptom, and its cure.
 _RESTART = (
     "by hand: systemctl restart pve-cluster; it restarts only the file system on /etc/pve; running VMs and their disks "
     "are not touched"
@@ -21,39 +21,39 @@ TROUBLES = {
 }
 
 NO_QUORUM = "this node has no quorum"
-# Holders of the lock file that let go by themselves once QEMU is gone, by their task or their command.
+# Holders of the lock file that release it once QEMU is gone, by their task or their command.
 _END_WITH_QEMU = ("qmstop", "qmshutdown", "qmreboot", "qm stop", "qm shutdown", "qm reboot", "qm cleanup")
 
 
 def obstacle_to(verb: str, seen: Evidence) -> str:
-    """Return what is certain to refuse `verb` now and what to do first, empty where nothing is."""
+    """Return the obstacle that is certain to refuse `verb` now, and what to do first; empty without one."""
     if verb == "cycle" or (verb == "start" and seen.state == "stopped"):
         return _obstacle_to_new_process(seen) or _blocking_lock(seen, () if verb == "cycle" else ("suspended",))
     if verb == "start":
-        return _is_on_other_node(seen) or _blocking_lock(seen, ("backup", "suspended"))
+        return _on_other_node(seen) or _blocking_lock(seen, ("backup", "suspended"))
     if verb == "reset":
-        return _is_on_other_node(seen) or (
+        return _on_other_node(seen) or (
             "" if seen.lock_alive is False else _blocking_lock(seen, ("backup", "suspended"))
         )
     return ""
 
 
 def pve_obstacle(seen: Evidence) -> str:
-    """Return why /etc/pve lets nothing start, empty where it would."""
+    """Return why /etc/pve lets no VM start, empty where it does."""
     if seen.pve:
         return TROUBLES.get(seen.pve, ("/etc/pve does not answer", ""))[0].partition(":")[0]
     return NO_QUORUM if seen.quorate is False else ""
 
 
 def pve_cure(seen: Evidence) -> str:
-    """Return what a person does about it, as an instruction."""
+    """Return the cure of that obstacle, as an instruction."""
     return "run systemctl restart pve-cluster" if seen.pve else "restore the quorum (see pvecm status)"
 
 
 def _obstacle_to_new_process(seen: Evidence) -> str:
     if away := pve_obstacle(seen):
         return f"{away}: {pve_cure(seen)} first"
-    if elsewhere := _is_on_other_node(seen):
+    if elsewhere := _on_other_node(seen):
         return elsewhere
     if seen.config is False:
         return "its configuration is on no node"
@@ -63,7 +63,7 @@ def _obstacle_to_new_process(seen: Evidence) -> str:
     return "a task works on it: wait for that, or end it" if others else ""
 
 
-def _is_on_other_node(seen: Evidence) -> str:
+def _on_other_node(seen: Evidence) -> str:
     return f"its configuration is on node {seen.node}: look there" if seen.node else ""
 
 

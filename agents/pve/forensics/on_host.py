@@ -1,4 +1,4 @@
-"""Tier 0 of a capture: what /proc, /sys and /run tell. None of it can hang; it is asked in a child all the same."""
+"""Tier 0 of a capture: /proc, /sys and /run. Reading them can't hang; a child does it all the same."""
 
 import os
 import re
@@ -13,11 +13,11 @@ from .probe import Probe, Reply, ok_reply, read_files, read_text
 _REMOTE = re.compile(r" (?:nfs4?|cifs|smb3|ceph|glusterfs|fuse\S*) ")
 
 
-READ_SECONDS = 3.0  # none of these files hangs, but a busy host may let their readers wait for a processor
+READ_SECONDS = 3.0  # none of these files hangs, but on a busy host a reader may wait for a processor
 
 
 def host_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
-    """Return what is asked of the host and of the process `pid`."""
+    """Return the probes of the host and of the process `pid`."""
     return [
         Probe(0, "host", READ_SECONDS, read_files(host, "host", "/proc/uptime", "/proc/loadavg")),
         Probe(
@@ -46,6 +46,7 @@ def _process_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
 
 
 def thread_probe(host: Host, pid: int, apart: float) -> Probe:
+    """Return the probe that samples QEMU's threads twice, `apart` seconds from each other."""
     return Probe(0, "threads", apart + 2, lambda _: _watch_threads(host, pid, apart))
 
 
@@ -62,8 +63,11 @@ class _Thread:
 
 
 def _watch_threads(host: Host, pid: int, apart: float) -> Iterator[Reply]:
-    """Watch QEMU's threads twice. One that is in uninterruptible sleep both times, without a single context switch
-    in between, sits in the same sleep: it waits for the host's storage."""
+    """Sample QEMU's threads twice and find those that are stuck.
+
+    A thread in uninterruptible sleep both times, without a context switch in between, is in the same sleep: it waits
+    for the host's storage.
+    """
     began = time.monotonic()
     before, ticks = _sample_threads(host, pid), _read_ticks(host, pid)
     time.sleep(apart)
@@ -127,7 +131,7 @@ def _list_mounts(host: Host) -> Iterator[Reply]:
 
 
 def _list_lock_holders(host: Host) -> Iterator[Reply]:
-    """Name who holds the flock that a running `qm start` or `qm stop` keeps for its whole life."""
+    """Name the holders of the lock file, which a running `qm start` or `qm stop` holds for its whole life."""
     began = time.monotonic()
     owners = [f"lock-{host.vmid}.conf is held by {holder}" for holder in flock_holders(host)]
-    yield ok_reply("lock file", began, "\n".join(owners) or "nobody holds it", {"owners": owners}, "/proc/locks")
+    yield ok_reply("lock file", began, "\n".join(owners) or "no process holds it", {"owners": owners}, "/proc/locks")

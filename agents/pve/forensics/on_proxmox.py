@@ -1,7 +1,7 @@
 """Tier 2 of a capture: Proxmox's own view, a second source that says less when /etc/pve hangs.
 
-What stands in files is read from files: each of Proxmox's commands is a Perl interpreter and costs up to a second of
-processor, ten at once are too late on a healthy host.
+Files are read instead of running Proxmox's commands where that is possible: each command starts a Perl interpreter and
+costs up to a second of processor time, so ten at once are late on a healthy host.
 """
 
 import glob
@@ -19,24 +19,24 @@ from ..host.vm_config import disk_storages, pending_options
 from .obstacles import TROUBLES
 from .probe import Probe, Reply, command_probe, ok_reply, read_text
 
-PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and a busy host makes a second of processor a few
+PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and its second of processor time takes a few on a busy host
 _LAST_TASKS = 10
 _LAST_HOUR = ("--timeframe", "hour", "--output-format", "json")
 _SECRETS = re.compile(r"^(cipassword):.*$", re.MULTILINE)
 
 
 def cluster_probe(host: Host, seconds: float = CLUSTER_SECONDS) -> Probe:
-    """Return the look at /etc/pve, which counts as hung where it gives no answer in `seconds`."""
+    """Return the probe of /etc/pve, which counts as hung without an answer in `seconds`."""
     return Probe(2, "cluster", seconds + 2 * TASK_SECONDS + 1, lambda _: _ask_cluster(host, seconds))
 
 
 def log_probes(host: Host) -> list[Probe]:
-    """Return what stands on the host's own disk: the log of its tasks, and which Proxmox this is."""
+    """Return the probes of the host's own disk: the tasks' log, and Proxmox's version."""
     return [Probe(2, "tasks", 3, lambda _: _read_tasks(host)), Probe(2, "version", 3, lambda _: _read_version(host))]
 
 
 def perl_probes(host: Host) -> list[Probe]:
-    """Return what only Proxmox's own commands tell: the word of `qm`, and the statistics."""
+    """Return the probes that need Proxmox's own commands: `qm status`, and the statistics."""
     vmid = str(host.vmid)
     statistics = f"/nodes/{node_name()}/qemu/{vmid}/rrddata"
     return [
@@ -53,7 +53,7 @@ def perl_probes(host: Host) -> list[Probe]:
 
 
 def _ask_cluster(host: Host, seconds: float) -> Iterator[Reply]:
-    """Say what /etc/pve says, and of a lock whether the task that took it still lives."""
+    """Report what /etc/pve says, and whether the task that took a lock still runs."""
     began = time.monotonic()
     view = cluster_view(host, seconds)
     if view.trouble:
@@ -78,13 +78,13 @@ def _ask_cluster(host: Host, seconds: float) -> Iterator[Reply]:
 
 
 def _cluster_away(trouble: str, began: float) -> Reply:
-    text = "\n".join([*TROUBLES[trouble], "Proxmox's commands need it and were not asked"])
+    text = "\n".join([*TROUBLES[trouble], "Proxmox's commands need it and were not run"])
     outcome = "timed out" if trouble == "pmxcfs-hung" else "failed"
     return Reply("cluster", "/etc/pve", outcome, round(time.monotonic() - began, 3), text, {"pve": trouble})
 
 
 def cluster_facts(view: Cluster) -> dict[str, object]:
-    """Return what a look at /etc/pve settles, as facts of Evidence; nothing where nobody looked."""
+    """Return a look at /etc/pve as facts of Evidence; none where it was not read."""
     if view is NOT_ASKED:
         return {}
     if view.trouble:
@@ -102,7 +102,7 @@ def cluster_facts(view: Cluster) -> dict[str, object]:
 
 
 def redact_config(text: str) -> str:
-    """Return a configuration without its snapshots and without its password, as `qm config` and `qm pending` do."""
+    """Return a configuration without snapshots and password, as `qm config` and `qm pending` print it."""
     shown, sections = [], ("", "[PENDING]")
     section = ""
     for line in text.splitlines():
@@ -118,7 +118,7 @@ def _read_members(host: Host) -> Reply:
 
 
 def member_lines(members: dict[str, object]) -> list[str]:
-    """Return the cluster's nodes and whether each is online, by pmxcfs's .members."""
+    """Return a line for each node of the cluster and whether it is online, by pmxcfs's .members."""
     cluster, nodes = members.get("cluster"), members.get("nodelist")
     if not isinstance(cluster, dict) or not isinstance(nodes, dict):
         return [f"{members.get('nodename', 'this node')} is in no cluster"]
@@ -128,7 +128,7 @@ def member_lines(members: dict[str, object]) -> list[str]:
 
 
 def _read_ha(host: Host) -> Reply:
-    """Show what `ha-manager status` is made of: the manager's and this node's LRM's last words."""
+    """Report the sources of `ha-manager status`: the last states of the manager and of this node's LRM."""
     began = time.monotonic()
     manager = read_json(host.path("/etc/pve/ha/manager_status")) or {}
     lrm = read_json(host.path("/etc/pve/local/lrm_status")) or {}
@@ -137,7 +137,7 @@ def _read_ha(host: Host) -> Reply:
 
 
 def ha_status_lines(manager: dict[str, object], lrm: dict[str, object], vmid: int, now: float) -> list[str]:
-    """Return who is HA's master, how the nodes, this node's LRM and the VM are, and how old that is."""
+    """Return HA's master, the states of the nodes, of this node's LRM and of the VM, and the age of both files."""
     nodes, services = manager.get("node_status"), manager.get("service_status")
     states = sorted(nodes.items()) if isinstance(nodes, dict) else []
     mine = services.get(f"vm:{vmid}") if isinstance(services, dict) else None
@@ -161,13 +161,13 @@ def _read_version(host: Host) -> Iterator[Reply]:
     began = time.monotonic()
     text = read_text(host, "/usr/share/perl5/PVE/pvecfg.pm", 1000)
     found = re.search(r"sub version_text\s*\{\s*return '([^']*)'", text)
-    said = f"pve-manager/{found[1]}" if found else "pve-manager's version is not known"
+    version = f"pve-manager/{found[1]}" if found else "pve-manager's version is not known"
     kernel = os.uname().release
-    yield ok_reply("version", began, f"{said} (running kernel: {kernel})", command="/usr/share/perl5/PVE/pvecfg.pm")
+    yield ok_reply("version", began, f"{version} (running kernel: {kernel})", command="/usr/share/perl5/PVE/pvecfg.pm")
 
 
 def _read_tasks(host: Host) -> Iterator[Reply]:
-    """Show the last tasks of the VM, and the end of the newest one's log."""
+    """Report the VM's last tasks, and the end of the newest one's log."""
     began = time.monotonic()
     mine = task_lines(host)[-_LAST_TASKS:]
     logs = glob.glob(host.path(f"/var/log/pve/tasks/?/UPID:*:{host.vmid}:*"))
@@ -183,11 +183,11 @@ def _read_end(path: str) -> str:
         return file.read().decode("utf-8", "replace")
 
 
-# --- what the commands say, as facts ---
+# --- the commands' output, as facts ---
 
 
 def parse_qm_status(text: str) -> dict[str, object]:
-    """Return `qm status`'s own word. It says `running` of a QEMU that is silent, too: then running-qemu is missing."""
+    """Return the state by `qm status`, which calls a silent QEMU `running` too, but without running-qemu."""
     found = dict(re.findall(r"^([a-z-]+): (.*)$", text, re.MULTILINE))
     word = found.get("qmpstatus") or found.get("status", "")
     silent = word == "running" and "running-qemu" not in found
@@ -195,7 +195,7 @@ def parse_qm_status(text: str) -> dict[str, object]:
 
 
 def parse_quiet_minutes(text: str) -> dict[str, object]:
-    """Return for how many minutes Proxmox's own statistics know of no disk write, when there was one in that hour."""
+    """Return the minutes since the last disk write in Proxmox's statistics of the last hour, none without one."""
     try:
         rows = [row for row in json.loads(text) if isinstance(row.get("diskwrite"), int | float)]
         wrote = [row["time"] for row in rows if row["diskwrite"] > 0]

@@ -1,4 +1,4 @@
-"""Tier 1 of a capture: QEMU's own word, and the queues of its virtio disks watched twice."""
+"""Tier 1 of a capture: QEMU's answers, and two samples of the queues of its virtio disks."""
 
 import json
 import re
@@ -22,13 +22,14 @@ _DISK_QUEUES_FROM = {"virtio-blk": 0, "virtio-scsi": 2}  # virtio-scsi's first t
 
 
 def qemu_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
+    """Return the probe of QEMU, with samples `apart` seconds from each other; none without a process."""
     if pid is None:
         return []
     return [Probe(1, "qmp", apart + 2 * QMP_STEP_SECONDS, lambda _: _ask_qemu(host, apart))]
 
 
 def _ask_qemu(host: Host, apart: float) -> Iterator[Reply]:
-    """Ask QEMU, and watch the queues of its virtio disks twice; the monitor is free for others in between."""
+    """Query QEMU, and sample the queues of its virtio disks twice; the monitor is free for others in between."""
     answers: dict[str, object] = {}
     with Qmp(host.qmp, QMP_STEP_SECONDS) as qmp:
         for name in _QUERIES:
@@ -66,7 +67,7 @@ def _facts_of(name: str, answer: object) -> dict[str, object]:
 
 
 def disk_name(item: dict[str, object]) -> str:
-    """Return the name under which the configuration has a disk that query-block tells of.
+    """Return the configuration's name for a disk in query-block.
 
     `qdev` is its device's id or path, `device` the drive's, which is empty since Proxmox uses -blockdev. A device
     without an id has no name of its own in its path.
@@ -121,8 +122,10 @@ def _sample_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queu
 
 
 def _ping_agent(host: Host, answers: dict[str, object], apart: float) -> Iterator[Reply]:
-    """Ping the guest agent where its port is open in the guest: an agent that was never installed proves nothing, and
-    neither does a silence that was shorter than an agent may take."""
+    """Ping the guest agent where the guest has opened its port.
+
+    An agent that was never installed proves nothing, and neither does a silence shorter than an agent may take.
+    """
     began = time.monotonic()
     is_open = is_agent_port_open(answers.get("query-chardev"))
     if is_open is None:

@@ -1,8 +1,8 @@
-"""Tier 4 of a capture: the storage. Only one that has a disk of this VM tells anything about this VM.
+"""Tier 4 of a capture: the storages. Only one that has a disk of this VM proves anything about this VM.
 
 `pvesm status` asks every storage that is configured and takes 10 s and more while any of them is away; `--storage ID`
 only leaves the others out of what it prints (pve-storage 9.1.7, API2/Storage/Status.pm). `pvesm list ID` touches that
-one alone, but may be slow on a large one. So a storage counts as dead when neither of them says that it answers.
+one alone, but may be slow on a large one. So a storage counts as dead when neither of them shows that it answers.
 """
 
 import re
@@ -21,7 +21,7 @@ _OWN = "storage "
 
 
 def own_storage_probes(host: Host, storages: list[str]) -> list[Probe]:
-    """Return a probe for each of the storages that the VM's disks are on."""
+    """Return a probe for each storage that has a disk of the VM."""
     return [
         Probe(4, _OWN + name, LIST_SECONDS + STATUS_SECONDS, partial(_ask_own_storage, host, name), is_perl=True)
         for name in storages
@@ -29,10 +29,12 @@ def own_storage_probes(host: Host, storages: list[str]) -> list[Probe]:
 
 
 def all_storages_probe() -> Probe:
+    """Return the probe that asks every storage of the host."""
     return command_probe(4, "pvesm", PERL_SECONDS, "pvesm", "status", is_perl=True)
 
 
 def block_layer_probes() -> list[Probe]:
+    """Return the probes of ZFS, LVM and the mounted file systems."""
     return [
         command_probe(4, "zpool", 5, "zpool", "status", "-x"),
         command_probe(4, "lvs", 5, "lvs"),
@@ -41,7 +43,7 @@ def block_layer_probes() -> list[Probe]:
 
 
 def _ask_own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
-    """Ask for the VM's volumes on it; where that fails or takes long, for its status."""
+    """Ask a storage for the VM's volumes; where that fails or takes long, for its status."""
     if seconds < LIST_SECONDS:  # silence for less than that would prove nothing
         yield Reply(_OWN + name, "", "failed", 0.0, "not asked: the time is over")
         return
@@ -53,19 +55,19 @@ def _ask_own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
     second = run_command(
         _OWN + name, min(STATUS_SECONDS, seconds - first.seconds), "pvesm", "status", "--storage", name
     )
-    word = parse_storage_state(second.text, name) if second.outcome == "ok" else ""
+    state = parse_storage_state(second.text, name) if second.outcome == "ok" else ""
     yield replace(
         second,
-        outcome="failed" if word == "inactive" else second.outcome,
+        outcome="failed" if state == "inactive" else second.outcome,
         command=f"{first.command}; {second.command}",
         seconds=round(first.seconds + second.seconds, 3),
         text=f"{first.text}\n{second.text}",
-        facts={"dead_storage": name} if word == "inactive" else {},
+        facts={"dead_storage": name} if state == "inactive" else {},
     )
 
 
 def parse_storage_state(text: str, name: str) -> str:
-    """Return the word of `pvesm status` for a storage: active, inactive or disabled; empty where it has none."""
+    """Return a storage's state in the output of `pvesm status`: active, inactive or disabled, else empty."""
     found = re.search(rf"^{re.escape(name)}\s+\S+\s+([a-z]+)\b", text, re.MULTILINE)
     return found[1] if found else ""
 

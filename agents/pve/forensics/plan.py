@@ -1,10 +1,10 @@
-"""What a capture asks, from what can't hang to what may: tables of probes, each with its own deadline.
+"""The probes of a capture, from those that can't hang to those that may, each with its own deadline.
 
-T0 reads /proc, /sys and /run. T1 speaks QMP and watches the disks' queues. T2 is Proxmox's own view, from files where
-there are files. T3 is the journal, T4 the storage: there a timeout is the finding.
+T0 reads /proc, /sys and /run. T1 speaks QMP and samples the disks' queues. T2 is Proxmox's own view, from files where
+there are files. T3 is the journal, T4 the storage, where a timeout is the finding.
 
-A verb that is about to act looks briefly: it starts no command and reads no disk, for none of that is lost by acting.
-Where its two samples show a thread or a disk that stands still, it looks a second time, for long enough to tell.
+A verb that is about to act looks briefly: it starts no command and reads no disk, because acting destroys none of that.
+Where its two samples show a thread or a disk that stands still, it looks a second time, for long enough to be certain.
 """
 
 from ..host.paths import Host
@@ -16,7 +16,7 @@ from .probe import Probe, Reply, command_probe
 from .together import FollowUp
 
 SAMPLES_APART = 2.0
-SHORT_APART = 0.5  # in the look that a verb takes before it acts: nobody waits longer for a rescue
+SHORT_APART = 0.5  # in the look that a verb takes before it acts, which must not delay a rescue
 SHORT_CLUSTER_SECONDS = 1.5
 AGAIN_APART = 1.5  # from its second sample to the third, which is then 2 s after the first
 
@@ -25,7 +25,7 @@ _UNITS = ("pvedaemon", "pve-ha-lrm", "qmeventd", "pve-cluster", "corosync")
 
 
 def capture_probes(host: Host, pid: int | None) -> list[Probe]:
-    """Return what a capture asks at once of the VM whose QEMU is `pid`."""
+    """Return the first probes of a capture of the VM whose QEMU is `pid`."""
     return [
         *host_probes(host, pid, SAMPLES_APART),
         *qemu_probes(host, pid, SAMPLES_APART),
@@ -38,7 +38,7 @@ def capture_probes(host: Host, pid: int | None) -> list[Probe]:
 
 
 def after_cluster(host: Host) -> FollowUp:
-    """Return what a capture asks once /etc/pve has answered: Proxmox's commands, all of which need it."""
+    """Return the probes that follow once /etc/pve has answered: Proxmox's commands, all of which need it."""
 
     def follow_up(reply: Reply) -> list[Probe]:
         if reply.probe != "cluster" or reply.outcome != "ok":
@@ -50,7 +50,7 @@ def after_cluster(host: Host) -> FollowUp:
 
 
 def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]:
-    """Return what a verb asks before it acts. A QEMU that was silent a moment ago is not asked again."""
+    """Return the probes that a verb takes before it acts; a QEMU that was silent a moment ago is not asked again."""
     return [
         *host_probes(host, pid, SHORT_APART),
         *(qemu_probes(host, pid, SHORT_APART) if qemu_answers else []),
@@ -59,7 +59,7 @@ def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]
 
 
 def second_probes(host: Host, pid: int, qemu_answers: bool, storages: list[str]) -> list[Probe]:
-    """Return what a verb asks again where its short look found a thread or a disk that stands still."""
+    """Return the probes that a verb takes again where its short look found a thread or a disk that stands still."""
     return [
         thread_probe(host, pid, AGAIN_APART),
         *(qemu_probes(host, pid, AGAIN_APART) if qemu_answers else []),
@@ -68,6 +68,6 @@ def second_probes(host: Host, pid: int, qemu_answers: bool, storages: list[str])
 
 
 def find_storages(replies: list[Reply]) -> list[str]:
-    """Return the storages of the VM's own disks, as the probe `cluster` named them."""
-    told = [reply.facts["storages"] for reply in replies if "storages" in reply.facts]
-    return [str(name) for name in told[-1]] if told and isinstance(told[-1], list) else []
+    """Return the storages of the VM's own disks, by the probe `cluster`."""
+    found = [reply.facts["storages"] for reply in replies if "storages" in reply.facts]
+    return [str(name) for name in found[-1]] if found and isinstance(found[-1], list) else []

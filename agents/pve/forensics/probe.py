@@ -1,6 +1,6 @@
-"""What a capture's question and answer look like, and the two kinds of question: files, and a command.
+"""The probes of a capture and their replies, with the two common kinds: files, and a command.
 
-A probe is asked in a forked child and yields replies as it comes to know them; a timeout is an answer too.
+A probe runs in a forked child and yields each reply as soon as it has it; a timeout is a reply too.
 """
 
 import time
@@ -16,7 +16,7 @@ ABSENT = "not installed"
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: `facts` are those of Evidence that it settles."""
+    """One answer of a probe, for people as text, and as facts of Evidence."""
 
     probe: str
     command: str
@@ -31,8 +31,15 @@ AskFunction = Callable[[float], Iterator[Reply]]
 
 @dataclass(frozen=True)
 class Probe:
-    """One question of a capture. `ask` is called in a child of its own with the seconds that it may take. `is_perl`: it
-    starts a Perl interpreter, so that few of its kind run at a time."""
+    """One question of a capture.
+
+    Attributes:
+        tier: 0 to 4, see plan.py.
+        name: its name in the manifest.
+        seconds: its deadline.
+        ask: is called in a child with the seconds that it may take.
+        is_perl: it starts a Perl interpreter, so that few of its kind run at a time.
+    """
 
     tier: int
     name: str
@@ -42,10 +49,13 @@ class Probe:
 
 
 def ok_reply(name: str, began: float, text: str, facts: dict[str, object] | None = None, command: str = "") -> Reply:
+    """Return a reply that took from `began` until now."""
     return Reply(name, command, "ok", round(time.monotonic() - began, 3), text, facts or {})
 
 
 def read_files(host: Host, name: str, *paths: str, lines: int = 100) -> AskFunction:
+    """Return the question that reads these files."""
+
     def answer(_: float) -> Iterator[Reply]:
         began = time.monotonic()
         yield ok_reply(name, began, "\n".join(f"{path}: {read_text(host, path, lines)}" for path in paths))
@@ -54,7 +64,7 @@ def read_files(host: Host, name: str, *paths: str, lines: int = 100) -> AskFunct
 
 
 def read_text(host: Host, path: str, lines: int = 100) -> str:
-    """Return a file's first lines, or why it can't be read."""
+    """Return a file's first lines, or the reason why it can't be read."""
     try:
         with open(host.path(path), encoding="utf-8", errors="replace") as file:
             return "\n".join(file.read(16384).strip().splitlines()[:lines])
@@ -63,6 +73,7 @@ def read_text(host: Host, path: str, lines: int = 100) -> str:
 
 
 def learn_nothing(_: str) -> dict[str, object]:
+    """Return no facts."""
     return {}
 
 
@@ -74,7 +85,7 @@ def command_probe(
     learn: Callable[[str], dict[str, object]] = learn_nothing,
     is_perl: bool = False,
 ) -> Probe:
-    """Return a probe that runs `argv`; `learn` makes facts of what it printed when it ended well."""
+    """Return a probe that runs `argv`; `learn` makes facts of its output where it ended with 0."""
 
     def answer(allowed: float) -> Iterator[Reply]:
         yield run_command(name, allowed, *argv, learn=learn)
@@ -85,7 +96,7 @@ def command_probe(
 def run_command(
     name: str, seconds: float, *argv: str, learn: Callable[[str], dict[str, object]] = learn_nothing
 ) -> Reply:
-    """Return what a command said, or how it failed to."""
+    """Run a command; return its output, or how it failed."""
     began = time.monotonic()
     ran = run(list(argv), seconds)
     text, facts = keep_end(ran.stdout + ran.stderr), {}
@@ -101,4 +112,5 @@ def run_command(
 
 
 def keep_end(text: str) -> str:
+    """Return a text, cut to its end where it is longer than PROBE_BYTES."""
     return text if len(text) <= PROBE_BYTES else f"[cut to the last {PROBE_BYTES} characters]\n{text[-PROBE_BYTES:]}"

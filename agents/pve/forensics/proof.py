@@ -1,4 +1,4 @@
-"""The lines that prove a verdict, and the comparison of the disks' queues behind them. Nothing is asked here."""
+"""The lines that prove a verdict, and the comparison of the disks' queues behind them. Pure."""
 
 from ..host.ha import ha_line
 from ..host.process import join_items
@@ -18,22 +18,26 @@ def compare_queues(seen: Evidence) -> list[tuple[Queue, Queue]]:
 
 
 def has_progress(seen: Evidence) -> bool:
+    """Tell whether any disk request completed between the samples."""
     return any(before.used != after.used for before, after in compare_queues(seen))
 
 
 def frozen_disks(seen: Evidence) -> tuple[int, set[str]]:
-    """Return how many requests wait on disks that completed none, and those disks. A disk whose other queue moves is
-    slow and not frozen."""
+    """Return how many requests wait on disks that completed none, and those disks.
+
+    A disk whose other queue completed a request is slow and not frozen.
+    """
     pairs = compare_queues(seen)
     moving = {after.disk for before, after in pairs if before.used != after.used}
     held = [after for before, after in pairs if before.inuse > 0 and after.inuse > 0 and after.disk not in moving]
     return sum(queue.inuse for queue in held), {queue.disk for queue in held}
 
 
-# --- the lines that prove it ------------------------------------------------------------------------------------
+# --- the lines ------------------------------------------------------------------------------------
 
 
 def queue_lines(seen: Evidence, disks: set[str] | None = None) -> tuple[str, ...]:
+    """Return a line for each queue that has requests or moved, of these disks alone where they are given."""
     return tuple(
         f"{after.disk} queue {after.number}: {before.inuse}, then {after.inuse} in flight; "
         f"{(after.used - before.used) % 65536} completed in {seen.watched:.1f} s"
@@ -43,23 +47,26 @@ def queue_lines(seen: Evidence, disks: set[str] | None = None) -> tuple[str, ...
 
 
 def cpu_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return the share of a processor that QEMU used, where it is known."""
     if seen.cpu is None or not seen.seconds:
         return ()
     return (f"QEMU used {100 * seen.cpu / seen.seconds:.0f} % of one processor",)
 
 
 def thread_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return how many of QEMU's threads are in each state."""
     counts = [f"{letter} {seen.threads.count(letter)}" for letter in sorted(set(seen.threads))]
     return (f"QEMU's threads by state: {', '.join(counts)}",) if counts else ()
 
 
 def lock_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return the VM's lock, its owner, the holders of the lock file, and QEMU's block jobs."""
     lock = (f"lock: {seen.lock}",) if seen.lock else ()
     return (*lock, *seen.lock_owner, *seen.owners, *(f"block job: {job}" for job in seen.block_jobs))
 
 
 def host_lines(seen: Evidence) -> tuple[str, ...]:
-    """Return what Proxmox knows beside QEMU: HA, options that wait for a new QEMU, how long the disks were quiet."""
+    """Return Proxmox's own facts: HA, options that wait for a new QEMU, how long no disk was written."""
     ha = ha_line(seen.ha, seen.ha_seen)
     waiting = f"options that only a cycle brings in: {join_items(seen.pending)}" if seen.pending else ""
     quiet = f"Proxmox's statistics know of no disk write for {seen.quiet_minutes} min" if seen.quiet_minutes else ""
@@ -67,7 +74,7 @@ def host_lines(seen: Evidence) -> tuple[str, ...]:
 
 
 def pve_lines(seen: Evidence) -> tuple[str, ...]:
-    """Return what /etc/pve lacks and what mends it."""
+    """Return the trouble of /etc/pve and its cure."""
     if seen.quorate is False:
         return _QUORUM_LINES
     return TROUBLES.get(seen.pve, (f"/etc/pve: {seen.pve}",)) if seen.pve else ()
@@ -80,7 +87,7 @@ _QUORUM_LINES = (
 
 
 def storage_lines(seen: Evidence) -> tuple[str, ...]:
-    """Return which storages of the VM's own disks are dead; and, as a note, which look at all storages was late."""
+    """Return the dead storages of the VM's own disks and, as a note, the late commands about all storages."""
     dead = tuple(f"storage {name}, which has disks of this VM, does not answer" for name in seen.dead_storages)
     late = join_items(seen.late_commands)
     note = f"no answer in time: {late}; they ask all storages of the host, so this proves nothing about this VM"
@@ -88,9 +95,11 @@ def storage_lines(seen: Evidence) -> tuple[str, ...]:
 
 
 def optional_line(line: str) -> tuple[str, ...]:
+    """Return a line as a tuple, an empty tuple for an empty line."""
     return (line,) if line else ()
 
 
 def count_noun(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural unless the number is 1."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"

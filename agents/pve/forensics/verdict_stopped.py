@@ -1,0 +1,52 @@
+"""The verdict on a VM that is stopped. Pure."""
+
+from ..host.ha import ha_stuck
+from ..host.process import leftover_lines
+from ..jobs.result import Verdict
+from .advice import advise_nothing, advise_verb
+from .evidence import Evidence
+from .obstacles import pve_cure, pve_obstacle
+from .proof import count_noun, host_lines, lock_lines, optional_line
+
+
+def judge_stopped(seen: Evidence) -> Verdict:
+    """Return the verdict on a stopped VM: advise a start unless an obstacle is known."""
+    source, lines = optional_line(seen.source), (*lock_lines(seen), *host_lines(seen))
+    if seen.leftovers:
+        return _judge_leftover(seen)
+    if seen.node:
+        sentence = f"the VM is on node {seen.node} now and not on this one: look there"
+        return advise_nothing(seen, "other-node", sentence, f"/etc/pve/.vmlist names {seen.node}", *source)
+    if away := pve_obstacle(seen):
+        code = seen.pve or "no-quorum"
+        sentence = f"the VM is stopped, and a start would be refused because {away}: {pve_cure(seen)} first"
+        return advise_nothing(seen, code, sentence, *lines)
+    if seen.config is False:
+        return advise_nothing(seen, "no-config", "the VM is stopped and has no configuration on any node", *source)
+    if ha_stuck(seen.ha, seen.ha_seen):
+        sentence = f"the VM is stopped and HA has it in state {seen.ha_seen}: HA has to let go before a start"
+        return advise_nothing(seen, "ha-stuck", sentence, *host_lines(seen), *lock_lines(seen))
+    if seen.lock == "suspended" and not seen.owners:
+        return advise_verb(seen, "stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
+    if seen.lock or seen.owners:
+        return advise_nothing(seen, "stopped-locked", _locked_sentence(seen), *lines)
+    return advise_verb(seen, "stopped", "the VM is stopped", "start it", "start", *source, *host_lines(seen))
+
+
+def _judge_leftover(seen: Evidence) -> Verdict:
+    """Judge leftover processes: one that waits in the kernel needs the storage, any other can be killed."""
+    left = count_noun(len(seen.leftovers), "process")
+    if not seen.remains or any(", state D" in line for line in seen.remains):
+        cure = "mend the host's storage, or reboot the host if you can't"
+    else:
+        cure = f"kill {'it' if len(seen.leftovers) == 1 else 'them'} by hand first"
+    sentence = f"the VM is stopped and {left} of it did not end, so a start would fail: {cure}"
+    return advise_nothing(seen, "leftover", sentence, *leftover_lines(seen.leftovers, seen.remains))
+
+
+def _locked_sentence(seen: Evidence) -> str:
+    if seen.owners:
+        return "the VM is stopped and being worked on: see who works on it before a start"
+    if seen.lock_alive is False:
+        return f"the VM is stopped and locked ({seen.lock}) by a task that is dead: unlock it by hand, then start"
+    return f"the VM is stopped and locked ({seen.lock}): see who works on it before a start"
