@@ -1,10 +1,10 @@
-"""Text for people: cut to a length, and shown without what a terminal would obey. Pure."""
+"""Text for people: cut to a length, and without control characters. Pure."""
 
 REASON_BYTES = 5 * 1024
 
 
 def shown(text: str) -> str:
-    """Return a name that a sender chose as an error can show it: cut, and written out in ASCII."""
+    """Return a sender's name for an error message: cut, and escaped to ASCII."""
     return ascii(text[:40])[1:-1]
 
 

@@ -1,7 +1,7 @@
-"""From alerts to captures: which VM, under which id, and what the evidence shall say it was taken for. Pure.
+"""Turns alerts into captures: of which VM, under which id, and with which reason. Pure.
 
-A payload selects configured entries and nothing else: it never names a VM, a verb or a command. The id is a hash of
-what repeats (source, fingerprint, start), so that retries, pairs and replicas ask the host for the same capture.
+A payload only selects configured entries: it never names a VM, a verb or a command. The id is a hash of what repeats
+(source, fingerprint, start), so that a retry, or a second Alertmanager, asks the host for the same capture.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from ..text import REASON_BYTES, cut_utf8
 from .payloads import Alert
 from .rules import Rule
 
-MOST_ALERTS = 1000  # of one notification; what comes after is ignored
-MOST_A_VM = 50  # ids of one notification that the host is asked to remember; the others fall under the first
+MOST_ALERTS = 1000  # of one notification; later ones are ignored
+MOST_A_VM = 50  # ids of one notification that are sent to a host; the others attach to the first
 _VALUE_CHARS = 1000
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One alert that asks for evidence of a VM: what the host is told."""
+    """One alert that asks for evidence of a VM; `why` is the reason that the host records."""
 
     vm: str
     job: str
@@ -31,14 +31,14 @@ class Capture:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a notification comes to: the captures of each VM, in the payload's order, and how many alerts do nothing."""
+    """The captures of each VM for one notification, in the payload's order, and the number of alerts without one."""
 
     captures: Mapping[str, tuple[Capture, ...]]
     ignored: int
 
 
 def plan(source: str, alerts: Iterable[Alert], rules: Iterable[Rule], now: int) -> Plan:
-    """Return what to capture. An alert that several entries match concerns each one's VM, by the first entry of it."""
+    """Return what to capture; if several entries for one VM match an alert, the first of them decides."""
     of_source = [rule for rule in rules if rule.source == source]
     found: dict[str, dict[str, Capture]] = {}
     ignored = 0
@@ -60,8 +60,10 @@ def _first_by_vm(rules: Iterable[Rule], alert: Alert) -> dict[str, Rule]:
 
 
 def job_id(source: str, alert: Alert, fresh_seconds: int, now: int) -> str:
-    """Return the id of the capture for an alert. One without a start counts as begun with the last `fresh_seconds`, so
-    that next month's outage is another one."""
+    """Return the id of the capture for an alert.
+
+    The start of an alert without one is `now`, rounded down to `fresh_seconds`: a later outage gets another id.
+    """
     which = alert.fingerprint or sorted(alert.labels.items())
     since = _instant(alert.starts_at) or now // max(1, fresh_seconds) * max(1, fresh_seconds)
     digest = hashlib.sha256(json.dumps([source, which, since]).encode()).hexdigest()
@@ -69,7 +71,7 @@ def job_id(source: str, alert: Alert, fresh_seconds: int, now: int) -> str:
 
 
 def _instant(text: str) -> str:
-    """Return a time in one spelling, so that two senders in two zones agree; what is no time stays as it is."""
+    """Return a time in UTC, so that two senders in two zones agree; a text that is not a time stays as it is."""
     try:
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo is None else at.astimezone(UTC)).isoformat()
@@ -78,7 +80,7 @@ def _instant(text: str) -> str:
 
 
 def why(source: str, alert: Alert) -> str:
-    """Return what fired, for people: one line each, nothing that a terminal obeys, 5 KiB at most."""
+    """Return what fired, for people: one line each, without control characters, 5 KiB at most."""
     lines = [f"{source}: firing since {_shown(alert.starts_at) or 'an unknown time'}"]
     lines += [f"{_shown(name)}={_shown(value)}" for name, value in alert.labels.items()]
     lines += [f"{_shown(name)}: {_shown(value)}" for name, value in alert.annotations.items()]
@@ -86,6 +88,6 @@ def why(source: str, alert: Alert) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a text cut, and with everything written out that is not plainly printable, half characters too."""
+    """Return a text that is cut and has every unprintable character escaped, lone surrogates too."""
     cut = text[:_VALUE_CHARS]
     return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

@@ -1,6 +1,6 @@
-"""The configuration of each sender, complete, for this instance: what `breakglass alert-example` prints.
+"""The complete configuration of each sender for this handler, which `breakglass alert-example` prints.
 
-No secret is printed: each example says where the sender reads its own from. The texts are in `templates/`.
+No secret is printed: each example names the place from which the sender reads it. The texts are in `templates/`.
 """
 
 import json
@@ -17,7 +17,7 @@ _SAMPLE = {"alertname": "DevvmDown"}
 
 
 def example(source: str, url: str, rules: Iterable[Rule]) -> str:
-    """Return what to put into the sender's configuration; `rules` are the entries that it is for."""
+    """Return the text for the sender's configuration, for the entries among `rules` that are its own."""
     matches = [rule.match for rule in rules if rule.source == source]
     return EXAMPLES[source](f"{url.rstrip('/')}/alert/{source}", matches)
 

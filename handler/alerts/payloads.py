@@ -1,7 +1,7 @@
-"""What each monitoring system sends, to alerts of one kind. Pure.
+"""Reads the payloads of the monitoring systems into alerts. Pure.
 
-Lenient about unknown fields, because other people's payloads grow; strict about the types of those that are used. What
-is not plainly firing (resolved, a test, a status that nobody knows) is an alert that does not fire.
+Unknown fields are allowed, because payloads grow. A used field of the wrong type is an error. An alert that is
+resolved, a test, or of an unknown status does not fire.
 """
 
 import json
@@ -16,8 +16,10 @@ Json = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Alert:
-    """One alert. `fingerprint` says which one it is and `starts_at` since when, each empty where the sender has none;
-    `labels` is what `match` sees, `annotations` only travels with the job."""
+    """One alert. `match` compares its `labels`; its `annotations` only go into the job's reason.
+
+    `fingerprint` identifies it and `starts_at` is its start; both are empty if the sender has none.
+    """
 
     firing: bool
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -51,7 +53,7 @@ _HEALTHCHECKS_TEST = {"name": "TEST"}
 
 
 def _alertmanager(payload: Json) -> list[Alert]:
-    """Alertmanager's webhook version 4, which Grafana's is like."""
+    """Return the alerts of Alertmanager's webhook, version 4; Grafana's has the same shape."""
     alerts = _list(payload.get("alerts"), "alerts")
     return [_prometheus(_object(alert, f"alerts[{n}]"), f"alerts[{n}].") for n, alert in enumerate(alerts)]
 
@@ -73,7 +75,7 @@ def _grafana(payload: Json) -> list[Alert]:
 
 
 def _kuma(payload: Json) -> list[Alert]:
-    """Uptime Kuma's JSON; its test, and what it says of certificates, has neither heartbeat nor monitor."""
+    """Return the alert of Uptime Kuma's JSON; its test and its certificate warnings have no heartbeat or monitor."""
     if payload.get("heartbeat") is None or payload.get("monitor") is None:
         return [Alert(False)]
     heartbeat, monitor = _object(payload["heartbeat"], "heartbeat"), _object(payload["monitor"], "monitor")
@@ -93,29 +95,32 @@ def _kuma(payload: Json) -> list[Alert]:
 
 
 def _gatus(payload: Json) -> list[Alert]:
-    """The body that docs/alerts.md gives Gatus; it names no event and no time."""
+    """Return the alert in the body that docs/alerts.md gives Gatus, which has no event and no time."""
     labels = _present({name: _text(payload, name, "") for name in ("endpoint", "group", "url")})
-    told = _present({"description": _text(payload, "description", "")})
+    annotations = _present({"description": _text(payload, "description", "")})
     which = json.dumps([labels.get("group", ""), labels.get("endpoint", "")])
-    return [Alert(_text(payload, "status", "") == "TRIGGERED", labels, told, which)]
+    return [Alert(_text(payload, "status", "") == "TRIGGERED", labels, annotations, which)]
 
 
 def _healthchecks(payload: Json) -> list[Alert]:
-    """The body that docs/alerts.md gives Healthchecks. Its test is a check that is down, with this name and no slug."""
+    """Return the alert in the body that docs/alerts.md gives Healthchecks.
+
+    Its test is a check that is down, with the name TEST and no slug.
+    """
     labels = _present({name: _text(payload, name, "") for name in ("name", "slug", "tags")})
     firing = _text(payload, "status", "") == "down" and labels != _HEALTHCHECKS_TEST
     return [Alert(firing, labels, {}, _text(payload, "code", ""), _text(payload, "now", ""))]
 
 
 def _pve(payload: Json) -> list[Alert]:
-    """The body that docs/alerts.md gives Proxmox: events, which have no end. Its test has no type."""
+    """Return the alert in the body that docs/alerts.md gives Proxmox: an event. Its test has no type."""
     fields = _object(payload.get("fields") or {}, "fields")
     labels = {name: _text(fields, name, "fields.") for name in ("type", "hostname")}
     labels["severity"] = _text(payload, "severity", "")
-    told = _present({name: _text(payload, name, "") for name in ("title", "message")})
+    annotations = _present({name: _text(payload, name, "") for name in ("title", "message")})
     which = _name_or_number(fields, "job-id", "fields.") or json.dumps([labels["type"], labels["hostname"]])
     firing = labels["type"] not in ("", "test")
-    return [Alert(firing, _present(labels), told, which, _name_or_number(payload, "timestamp", ""))]
+    return [Alert(firing, _present(labels), annotations, which, _name_or_number(payload, "timestamp", ""))]
 
 
 def _generic(payload: Json) -> list[Alert]:
@@ -141,7 +146,7 @@ SENDERS: Mapping[str, Callable[[Json], list[Alert]]] = {
 }
 
 
-# --- shapes: null is the same as left out ---
+# --- fields: null is the same as a missing one ---
 
 
 def _object(value: object, path: str) -> Json:

@@ -1,7 +1,7 @@
-"""Which alerts concern which VM: the `[[alerts]]` entries. A fault in an entry switches that entry off, whole. Pure.
+"""The `[[alerts]]` entries: which alerts concern which VM. Pure.
 
-The operator writes a pattern and a payload brings the label that it is tried on. Python's regex engine backtracks, so a
-pattern is accepted only if it consists of a few known constructs, without a repetition inside a repetition, and if
+The operator writes a pattern; a payload brings the label that it is compared with. Python's regex engine backtracks, so
+a pattern is accepted only if it consists of a few known constructs, without a repetition inside a repetition, and if
 there are few ways to try it on a label of LABEL_CHARS.
 """
 
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 FRESH_SECONDS = 600
-LABEL_CHARS = 200  # a longer text is equal to something or it is not; no expression is tried on it
-MOST_WAYS = 16 * (LABEL_CHARS + 1) ** 2  # a thousand alerts against the worst pattern that was found: six seconds
+LABEL_CHARS = 200  # no pattern is tried on a longer label; a plain text is compared with it
+MOST_WAYS = 16 * (LABEL_CHARS + 1) ** 2  # measured: a thousand alerts against the worst pattern take six seconds
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One entry: an alert of `source` whose labels are all as `match` says concerns `vm`."""
+    """One entry: an alert of `source` concerns `vm` if its labels fit `match`."""
 
     source: str
     match: Mapping[str, str | re.Pattern[str]]
@@ -24,6 +24,7 @@ class Rule:
     fresh_seconds: int = FRESH_SECONDS
 
     def matches(self, labels: Mapping[str, str]) -> bool:
+        """Tell whether an alert's labels fit."""
         return all(name in labels and _fits(wanted, labels[name]) for name, wanted in self.match.items())
 
 
@@ -35,7 +36,7 @@ def _fits(wanted: str | re.Pattern[str], value: str) -> bool:
 
 # --- patterns ---
 
-# A pattern is a sequence of these. Each begins with characters of its own, so a pattern can be read in one way only.
+# A pattern is a sequence of these. No two begin with the same character, so there is one way to read a pattern.
 _ESCAPED = r"\\[dDwWsS]|\\[^A-Za-z0-9]"
 _CLASS = rf"\[\^?\]?(?:{_ESCAPED}|(?!--|&&|~~|\|\|)[^\[\]\\])*\]"
 _CHARACTER = rf"(?:{_ESCAPED}|{_CLASS}|[^\\\[\](){{}}*+?|^$])"
@@ -61,7 +62,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def _count_ways(pattern: str) -> int:
-    """Return in how many ways at most a pattern can be tried on a label: choices in a sequence multiply."""
+    """Return an upper bound for the ways to try a pattern on a label: the choices in a sequence multiply."""
     branches = [1]
     for token in _TOKEN.finditer(pattern):
         inside, optional, repeat, bar = token.groups()

@@ -1,4 +1,4 @@
-"""`breakglass demo`: an embedded Proxmox with a VM, the handler in front of it, and four ways to try it."""
+"""`breakglass demo`: a Proxmox host with a VM, the handler in front of it, and four ways to try it."""
 
 import asyncio
 import base64
@@ -57,13 +57,13 @@ TEXT = """
 
   chat    {chat}
 
-  The keys are this run's own. Ctrl-C ends everything.
+  The keys work for this run only. Ctrl-C ends everything.
 """
 
 
 SCRIPTED = "the real claude; its model is a script on this machine"
 REAL = "the real claude with the real model: it uses your credential from the environment, and you pay for it"
-NO_CHAT = "off: claude is not installed (pip install breakglass[real-cli]), or --no-chat"
+NO_CHAT = "off: --no-chat was given, or claude is not installed (pip install breakglass[real-cli])"
 
 
 def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model: bool = False) -> int:

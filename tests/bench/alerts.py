@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 
-from ..support.alerting import alerting, captures, entry
+from ..support.alerting import alerting, entry, list_captures
 from ..support.service import Service
 
 COUNT = 500
@@ -43,7 +43,7 @@ def alert_figures(count: int) -> dict[str, float]:
         taken = []
         for number in range(count):
             taken.append(sender.send(f"capture-{number}", "unsparing"))
-            captures(service)  # until it has ended: the next one would join it
+            list_captures(service)  # until it has ended: the next one would join it
         sender.send("storm", "devvm")
         began = time.perf_counter()
         for number in range(COUNT):

@@ -241,7 +241,7 @@ def test_the_key_in_the_pages_link_is_not_shown() -> None:
 
 
 def test_a_handler_without_tls_is_named(tmp_path: Path) -> None:
-    """https to a plain port: what failed is TLS, and nothing was sent."""
+    """For an https URL with a plain port, `call` says that TLS failed and nothing was sent."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

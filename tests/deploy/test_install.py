@@ -362,7 +362,7 @@ def test_both_keys_log_in(door: Door) -> None:
 
 @pytest.mark.real("sshd")
 def test_a_line_without_a_command_gets_no_shell(door: Door) -> None:
-    """sshd itself turns the key away; three times, which must not lock the exempt address out."""
+    """A key line without a command is turned away by sshd, and three attempts do not lock the exempt address out."""
     host = door.host
     whole = host.keys.read_text()
     host.keys.write_text(f"restrict {host.power_public}\n")

@@ -11,7 +11,7 @@ import pytest
 
 from breakglass.config.load import parse
 
-from ..support.alerting import Alertmanager, alerting, captures, entry, until
+from ..support.alerting import Alertmanager, alerting, entry, list_captures, until
 from ..support.service import Service
 
 pytestmark = pytest.mark.real("alertmanager", "sshd", "qemu")
@@ -65,33 +65,33 @@ def test_its_own_checker_accepts_what_we_print(tmp_path: Path) -> None:
 
 def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertmanager: Alertmanager) -> None:
     """What fires is captured on the VM and says why; what resolves is delivered and captures nothing."""
-    before, start = captures(service), time.time()
+    before, start = list_captures(service), time.time()
     labels = {"alertname": "DevvmDown", "instance": "192.0.2.20:9100"}
     alertmanager.alert(labels, start)
-    until(lambda: alertmanager.answered() >= 1)
-    new, *rest = captures(service)
+    until(lambda: alertmanager.count_answers() >= 1)
+    new, *rest = list_captures(service)
     assert rest == before
     assert (new["by"], new["outcome"]) == ("alertmanager", "done")
     assert new["why"].startswith("alertmanager: firing since ")
     assert "instance=192.0.2.20:9100" in new["why"]
     assert "summary: devvm does not answer" in new["why"]
     alertmanager.alert(labels, start, time.time())
-    until(lambda: alertmanager.answered() >= 2)
-    assert [job["id"] for job in captures(service)] == [new["id"], *(job["id"] for job in before)]
+    until(lambda: alertmanager.count_answers() >= 2)
+    assert [job["id"] for job in list_captures(service)] == [new["id"], *(job["id"] for job in before)]
     assert alertmanager.count("notifications_failed_total") == 0
 
 
 def test_a_handler_that_is_down_gets_the_retry(service: Service, alertmanager: Alertmanager) -> None:
     """The first try finds nobody; once the handler is there, Alertmanager's own retry is captured."""
-    before = captures(service)
+    before = list_captures(service)
     service.stop()
     alertmanager.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9101"}, time.time())
     until(lambda: alertmanager.count("notification_requests_failed_total") >= 1)
     service.start()
     service.answering()
-    until(lambda: len(captures(service)) > len(before))
+    until(lambda: len(list_captures(service)) > len(before))
     assert alertmanager.count("notifications_failed_total") == 0
-    new, *rest = captures(service)
+    new, *rest = list_captures(service)
     assert "192.0.2.20:9101" in new["why"]
     assert rest == before
 
@@ -102,21 +102,21 @@ def test_a_pair_whose_gossip_is_cut_makes_one_capture(
     """Two Alertmanagers that don't hear each other both deliver the same alert, and it is captured once."""
     other = Alertmanager(service.directory, example)
     try:
-        before, start = captures(service), time.time()
+        before, start = list_captures(service), time.time()
         for one in (alertmanager, other):
             one.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9102"}, start)
         for one in (alertmanager, other):
-            until(lambda one=one: one.answered() >= 1)  # type: ignore[misc]
+            until(lambda one=one: one.count_answers() >= 1)  # type: ignore[misc]
             assert one.count("notifications_failed_total") == 0
-        assert captures(service)[1:] == before
+        assert list_captures(service)[1:] == before
     finally:
         other.stop()
 
 
 def test_alerts_outside_the_printed_route_are_not_delivered(service: Service, alertmanager: Alertmanager) -> None:
     """The printed route takes what the entry matches and nothing else."""
-    before = captures(service)
+    before = list_captures(service)
     alertmanager.alert({"alertname": "DiskFull", "instance": "192.0.2.20:9100"}, time.time())
     alertmanager.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9103"}, time.time())
-    until(lambda: alertmanager.answered() >= 1)
-    assert len(captures(service)) == len(before) + 1
+    until(lambda: alertmanager.count_answers() >= 1)
+    assert len(list_captures(service)) == len(before) + 1

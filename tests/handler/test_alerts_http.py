@@ -25,9 +25,9 @@ from ..support.alerting import (
     OTHER_TOKEN,
     TOKEN,
     alerting,
-    bearing,
-    captures,
     entry,
+    list_captures,
+    send_with_token,
     until,
 )
 from ..support.service import Reply, Service
@@ -54,7 +54,7 @@ def road() -> Iterator[tuple[Service, Sshd]]:
 @pytest.fixture
 def service(road: tuple[Service, Sshd]) -> Service:
     """A handler whose host runs no capture: an alert that comes while one runs falls under that."""
-    captures(road[0])
+    list_captures(road[0])
     return road[0]
 
 
@@ -78,7 +78,7 @@ def recorded(name: str) -> Any:
 def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
     """The first arrival starts a capture and is answered before that has ended; the second is told that it is the same;
     history shows what fired."""
-    before = captures(service)
+    before = list_captures(service)
     payload = firing("first", "unsparing", annotations={"summary": "no ping\nfor 5 m"})
     began = time.monotonic()
     first = signed(service, payload)
@@ -87,7 +87,7 @@ def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
     (taken,) = first.json["accepted"]
     assert taken == {"vm": "devvm", "job": taken["job"], "duplicate": False, "suppressed": False}
     assert second.json == {"accepted": [{**taken, "duplicate": True}], "ignored": 0}
-    new, *rest = captures(service)
+    new, *rest = list_captures(service)
     assert (new["id"], new["verb"], new["by"], new["outcome"]) == (taken["job"], "forensics", "operator", "done")
     assert waited < new["seconds"]
     assert new["why"] == "generic: firing since 2026-11-24T02:50:00Z\nhost=unsparing\nsummary: no ping\\nfor 5 m"
@@ -97,7 +97,7 @@ def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
 def test_another_alert_within_fresh_seconds_is_suppressed(service: Service) -> None:
     """While evidence is fresh another alert of the VM is told under which capture it falls, every time it is sent."""
     (taken,) = signed(service, firing("fresh")).json["accepted"]
-    captures(service)  # once it has ended its age counts, not its running
+    list_captures(service)  # once it has ended its age counts, not its running
     for _ in range(2):
         (under,) = signed(service, firing("another")).json["accepted"]
         assert under == {**taken, "duplicate": False, "suppressed": True}
@@ -105,19 +105,19 @@ def test_another_alert_within_fresh_seconds_is_suppressed(service: Service) -> N
 
 def test_a_storm_makes_one_capture(service: Service) -> None:
     """Five hundred different alerts, each in a notification of its own, make at most one capture; all are answered."""
-    before = len(captures(service))
+    before = len(list_captures(service))
     with ThreadPoolExecutor(32) as pool:
         replies = list(pool.map(lambda n: signed(service, firing(f"storm-{n}")), range(500)))
     assert Counter(reply.status for reply in replies) == {202: 500}
     assert len({one["job"] for reply in replies for one in reply.json["accepted"]}) == 1
-    assert len(captures(service)) <= before + 1
+    assert len(list_captures(service)) <= before + 1
 
 
 def test_five_hundred_alerts_in_one_notification(service: Service) -> None:
     """Each of five hundred alerts in one payload is answered; the host remembers the first fifty by their own ids."""
     alert = recorded("alertmanager")["alerts"][0]
     payload = {"alerts": [alert | {"fingerprint": f"many-{n}"} for n in range(500)]}
-    reply = bearing(service, "/alert/alertmanager", payload)
+    reply = send_with_token(service, "/alert/alertmanager", payload)
     assert (reply.status, len(reply.json["accepted"]), reply.json["ignored"]) == (202, 500, 0)
     assert len({one["job"] for one in reply.json["accepted"]}) == 1
     assert all(one["suppressed"] for one in reply.json["accepted"][MOST_A_VM:])
@@ -140,10 +140,10 @@ def test_two_replicas_agree(service: Service, road: tuple[Service, Sshd]) -> Non
 @pytest.mark.parametrize(("source", "name"), [("grafana", "grafana_test"), ("kuma", "kuma_test"), ("kuma", "kuma_up")])
 def test_a_test_or_a_recovery_starts_no_capture(service: Service, source: str, name: str) -> None:
     """A sender's test and its all clear are taken with 202, and nothing is captured."""
-    before = captures(service)
-    reply = bearing(service, f"/alert/{source}", recorded(name))
+    before = list_captures(service)
+    reply = send_with_token(service, f"/alert/{source}", recorded(name))
     assert (reply.status, reply.json) == (202, {"accepted": [], "ignored": 1})
-    assert captures(service) == before
+    assert list_captures(service) == before
 
 
 def test_an_alert_that_matches_no_entry_is_ignored(service: Service) -> None:
@@ -220,7 +220,7 @@ def test_a_token_reads_and_changes_nothing(service: Service) -> None:
     assert (reply.status, reply.json["state"], reply.json["by"]) == (200, "running", "alertmanager")
     assert reply.json["id"] != "chosen-by-nobody"
     for verb in ("reset", "stop", "cycle", "start", "history"):
-        refused = bearing(service, "/pve", {"verb": verb, "vm": "devvm"})
+        refused = send_with_token(service, "/pve", {"verb": verb, "vm": "devvm"})
         assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
 
 
@@ -236,8 +236,8 @@ def test_neither_a_token_nor_grafanas_signature_talks_to_claude(service: Service
 
 def test_vms_not_after_and_allow_hold_for_alerts(service: Service) -> None:
     """`vms`, `not_after` and `allow` hold for alerts: 403 when nothing that fires is for this caller."""
-    assert bearing(service, "/alert/generic", firing("x"), OTHER_TOKEN).status == 403
-    assert bearing(service, "/alert/generic", firing("x"), EXPIRED_TOKEN).status == 403
+    assert send_with_token(service, "/alert/generic", firing("x"), OTHER_TOKEN).status == 403
+    assert send_with_token(service, "/alert/generic", firing("x"), EXPIRED_TOKEN).status == 403
     body = json.dumps(firing("x")).encode()
     assert service.send("POST", "/alert/generic", body, service.signed(body, "viewer")).status == 202
 

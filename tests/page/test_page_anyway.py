@@ -42,8 +42,10 @@ def local(since: str, seconds: float) -> str:
 
 @pytest.mark.parametrize(("verb", "label"), [("reset", "Reset"), ("cycle", "Power-cycle")])
 def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: Scripted, verb: str, label: str) -> None:
-    """One button, named for the verb. Its dialog says what may be lost; a yes sends the verb with the word, once, under
-    an id of its own, and bound to what was seen."""
+    """A refusal shows one button, named for the verb, and its dialog says what may be lost.
+
+    A yes sends the verb with `anyway`, once, under an id of its own, and bound to the state that the page showed.
+    """
     at, visit = page
     confirm(at, verb)
     phase(at, "refused")
@@ -111,8 +113,10 @@ def test_the_anyway_button_disappears_with_the_next_status(page: tuple[Page, Vis
 
 @both_schemes
 def test_the_anyway_button_and_its_dialog_pass_axe(page: tuple[Page, Visit], scheme: Literal["light", "dark"]) -> None:
-    """No violation for axe-core with the button and in its dialog; 48 px; no wider than the screen; and no verb's
-    button has moved."""
+    """axe-core finds nothing in the button or its dialog.
+
+    Both are 48 px high, no wider than the screen, and move no verb's button.
+    """
     at, _ = page
     at.emulate_media(color_scheme=scheme)
     before = at.evaluate(PLACES)
@@ -135,8 +139,10 @@ def test_the_anyway_button_and_its_dialog_pass_axe(page: tuple[Page, Visit], sch
 
 
 def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], host: Scripted) -> None:
-    """While a verb runs, its stage and the time by which it ends at the latest, by the host's word alone; lines of a
-    type that the page does not know are no error. No verb's button moves."""
+    """While a verb runs, the page shows its stage and the latest time of its end, both from the host.
+
+    Lines of an unknown type are no error, and no verb's button moves.
+    """
     at, _ = page
     begun = stage("preflight", 420)
     later = {**begun, "stage": "forensics", "deadline": 480.0}

@@ -77,8 +77,11 @@ def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> N
 
 
 def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visit) -> None:
-    """The host resets the VM, the connection breaks before the first byte of the answer, and Chromium sends the request
-    once more by itself, when the host is out of reach: for the page that is one sending, and still it is unknown."""
+    """A request that Chromium repeats by itself counts as one, and its outcome stays unknown.
+
+    The host resets the VM and the connection breaks before the first byte of the answer. Chromium then sends the
+    request again, while the host can't be reached.
+    """
     page = visit.open()
     stage, before = visit.stage, visit.stage.mutating_jobs()
 
@@ -304,8 +307,7 @@ def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
 
 
 def test_the_list_of_recent_jobs_catches_up(visit: Visit) -> None:
-    """A job of another's that ran when the list was read is shown as done once it is; a list that was lost is asked
-    for again."""
+    """The list of recent jobs is read again: when a job in it has ended, and when a reading was lost."""
     page = visit.open()
     with held_cycle(visit.stage):
         press(page, "status")

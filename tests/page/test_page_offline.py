@@ -32,8 +32,10 @@ def reload_until(page: Page, seen: str) -> None:
 
 
 def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
-    """From the cache: with the names and the commands of last time; it comes back by itself. A proxy's error page is
-    as good as nothing, and is not kept."""
+    """The cached page opens with the last names and commands, and reconnects by itself.
+
+    A proxy's error page counts as no answer and is not cached.
+    """
     page = kept_page(visit)
     for broken in ("error page", "down"):
         visit.stage.wire.error_page = broken == "error page"

@@ -143,8 +143,10 @@ def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
 
 
 def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
-    """A proposal approved once more while its outcome is open has the same id: what does not reach the host now
-    settles nothing. And whoever presses Forget leaves nothing behind that the next one's key would send."""
+    """A proposal that is approved again has the same id, so a request that fails now settles nothing.
+
+    Forget leaves nothing behind that would be sent with the next caller's key.
+    """
     page = visit.page
     page.clock.install()
     visit.open()

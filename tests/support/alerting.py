@@ -1,4 +1,4 @@
-"""A handler with senders and entries in front of the real host, for whole test files; and a real Alertmanager."""
+"""A handler with senders and alert entries in front of a host, and a real Alertmanager."""
 
 import http.client
 import json
@@ -60,7 +60,7 @@ vm = "other"
 
 @contextmanager
 def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
-    """Run VM 102, its sshd and a handler with the senders above, a second VM out of reach, and these entries."""
+    """Run VM 102, its sshd, and a handler with the senders above, these entries and a second VM out of reach."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         world = World(Path(directory))
         assert world.qm("start", str(VMID)).returncode == 0
@@ -76,12 +76,12 @@ def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
             world.close()
 
 
-def bearing(service: Service, path: str, payload: object, token: str = TOKEN) -> Reply:
-    """Send with a bearer token."""
+def send_with_token(service: Service, path: str, payload: object, token: str = TOKEN) -> Reply:
+    """Send a payload with a bearer token."""
     return service.send("POST", path, json.dumps(payload).encode(), {"authorization": f"Bearer {token}"})
 
 
-def captures(service: Service) -> list[dict[str, Any]]:
+def list_captures(service: Service) -> list[dict[str, Any]]:
     """Return the captures that the host knows of, newest first, once none is running."""
     found: list[dict[str, Any]] = []
 
@@ -97,12 +97,12 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     """Return once a condition of another program holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.02)
 
 
 class Alertmanager:
-    """Debian's Alertmanager on loopback, alone: nobody to gossip with."""
+    """Debian's Alertmanager on loopback, without a cluster."""
 
     def __init__(self, directory: Path, config: str) -> None:
         self.port = reserve_port()
@@ -111,7 +111,7 @@ class Alertmanager:
         token = self.directory / "token"
         token.write_text(TOKEN + "\n")
         self.config = self.directory / "alertmanager.yml"
-        # as printed, but for where the token is, and for a minute that no test can wait
+        # the printed configuration, except for the token's path and the minute between two notifications
         config = config.replace("/etc/alertmanager/breakglass.token", str(token))
         self.config.write_text(config.replace("group_interval: 1m", "group_interval: 1s"))
         program = shutil.which("prometheus-alertmanager")
@@ -129,17 +129,17 @@ class Alertmanager:
         wait_listening(self.port, self.process)
 
     def alert(self, labels: Mapping[str, str], start: float, end: float | None = None) -> None:
-        """Tell it of an alert, as Prometheus does; with an end in the past it is resolved."""
+        """Send it an alert, as Prometheus does; one with an end in the past is resolved."""
         times = {"startsAt": _rfc3339(start), **({} if end is None else {"endsAt": _rfc3339(end)})}
         alert = {"labels": labels, "annotations": {"summary": "devvm does not answer"}, **times}
         assert self._ask("POST", "/api/v2/alerts", json.dumps([alert])).startswith("200")
 
-    def answered(self) -> int:
-        """Return how many notifications had an answer, good or bad."""
+    def count_answers(self) -> int:
+        """Return the number of notifications that had an answer, good or bad."""
         return self.count("notification_latency_seconds_count")
 
     def count(self, metric: str) -> int:
-        """Return one of its own counters, of webhooks."""
+        """Return one of its counters for webhooks."""
         text = self._ask("GET", "/metrics")
         values = re.findall(rf'^alertmanager_{metric}{{[^}}]*integration="webhook"[^}}]*}} (\S+)$', text, re.MULTILINE)
         return int(sum(map(float, values)))

@@ -1,8 +1,8 @@
 """How Proxmox's commands fail in tests, as a plugin of the stand-ins (`handler/demo/proxmox/plugin.py`).
 
-Tests import it to ask for a failure: `misbehave` for `qm`, `misbehave_ha` for HA, `break_storage` for a storage. Each
-writes a file below the world's root. The stand-ins load this file by its path and read what was asked for there, so
-it imports nothing but the standard library and the stand-ins.
+A test calls `misbehave` for a failure of `qm`, `misbehave_ha` for one of HA, `break_storage` for one of a storage. Each
+writes the failure to a file below the world's root. The stand-ins load this module by its path and read that file, so
+the module imports only the standard library and the stand-ins.
 """
 
 import json
@@ -17,36 +17,41 @@ from breakglass.demo.proxmox.errors import Died
 from breakglass.demo.proxmox.plugin import Plugin
 from breakglass.demo.proxmox.times import SECONDS, scaled, seconds
 
-# --- what a test asks for ---
+# --- requesting a failure ---
 
 
 def misbehave(root: Path, **mode: object) -> None:
-    """Have `qm` fail; without words, let it behave.
+    """Have `qm` fail; without arguments, let it work again.
 
-    `mode=NAME` is one of MODES. `hang=VERB` sleeps for ever: `qm` itself, before there is a task. With `worker=True` it
-    is the worker instead, which holds the flock and ignores SIGTERM. `hang="all"` hangs every command that needs
+    `mode=NAME` is one of MODES. `hang=VERB` makes `qm` sleep for ever, before there is a task; with `worker=True` the
+    worker sleeps instead, holds the flock and ignores SIGTERM. `hang="all"` hangs every command that needs
     /etc/pve. `fail={VERB: TEXT}` dies with the text. `gate=VERB` waits until the FIFO `<root>/gate` is opened.
     `times=1` fails once.
     """
     if mode:
-        _ask(root, "qm.json", mode)
+        _request(root, "qm.json", mode)
     else:
         (root / "qm.json").unlink(missing_ok=True)
 
 
 def misbehave_ha(root: Path, **mode: object) -> None:
-    """Have HA fail. `round=SECONDS`: how late its LRM begins a task. `deaf=True`: it takes requests and does nothing.
-    `takes=True`: it changes the requested state and does no more. `moves=NODE`: it starts the VM on that node."""
-    _ask(root, "ha.json", mode)
+    """Have HA fail.
+
+    `round=SECONDS`: how late its LRM begins a task. `deaf=True`: it accepts requests and does nothing. `takes=True`: it
+    changes the requested state and does no more. `moves=NODE`: it starts the VM on that node.
+    """
+    _request(root, "ha.json", mode)
 
 
 def break_storage(root: Path, name: str, how: str) -> None:
-    """Have a storage fail: a `dead` one is found offline after a while, as an NFS server that drops packets; a `hung`
-    one never answers."""
-    _ask(root, "storage.json", {how: [name]})
+    """Have a storage fail.
+
+    A `dead` one is found offline after a while, like an NFS server that drops packets. A `hung` one never answers.
+    """
+    _request(root, "storage.json", {how: [name]})
 
 
-def _ask(root: Path, name: str, what: dict[str, object]) -> None:
+def _request(root: Path, name: str, what: dict[str, object]) -> None:
     if not (root / "plugin").is_symlink():
         (root / "plugin").symlink_to(__file__)
     (root / name).write_text(json.dumps(what))
@@ -94,40 +99,40 @@ _TASKS = ("start", "stop", "reset", "shutdown", "reboot")
 
 
 class FailingTools(Plugin):
-    """The stand-ins' plugin: each command does what `misbehave` and its siblings asked for."""
+    """The stand-ins' plugin: commands fail as a test has requested."""
 
     def before(self, root: str, tool: str, words: list[str]) -> None:
         """Fail before there is a task; `pvesh` fails as `qm status` does."""
         if tool == "pve-ha-lrm":
             SECONDS["ha-round"] = float(_read(root, "ha.json").get("round", SECONDS["ha-round"]))
             return
-        asked = _read(root, "qm.json")
-        if asked.get("hang") == "all" or asked.get("mode") == "hangs":
+        failure = _read(root, "qm.json")
+        if failure.get("hang") == "all" or failure.get("mode") == "hangs":
             _hang(ignore_term=True)
         if tool == "qm":
-            _fail_before_task(root, asked, words[0], words[1])
+            _fail_before_task(root, failure, words[0], words[1])
         elif tool == "pvesh" and words[1].endswith("/status/current"):
-            _fail_before_task(root, asked, "status", words[1].split("/")[4])
+            _fail_before_task(root, failure, "status", words[1].split("/")[4])
 
     def do_step(self, step: str, root: str, vmid: int, verb: str, work: Callable[[], None]) -> None:
-        """Do a task, or a round of HA, in the way that was asked for."""
+        """Do a task or a round of HA, or fail in it as requested."""
         if step == "task":
             _do_task(root, vmid, verb, work)
             return
-        asked = _read(root, "ha.json")
-        if asked.get("deaf") or (asked.get("takes") and step == "lrm"):
+        failure = _read(root, "ha.json")
+        if failure.get("deaf") or (failure.get("takes") and step == "lrm"):
             return
-        if step == "lrm" and verb == "start" and asked.get("moves"):
-            _move(root, vmid, asked["moves"])
+        if step == "lrm" and verb == "start" and failure.get("moves"):
+            _move(root, vmid, failure["moves"])
             return
         work()
 
     def is_online(self, root: str, storage: str) -> bool:
         """Tell whether a storage answers; wait as long as Proxmox does for one that is dead."""
-        asked = _read(root, "storage.json")
-        while storage in asked.get("hung", ()):
+        failure = _read(root, "storage.json")
+        while storage in failure.get("hung", ()):
             signal.pause()
-        if storage not in asked.get("dead", ()):
+        if storage not in failure.get("dead", ()):
             return True
         time.sleep(seconds(root, "storage"))
         return False
@@ -139,22 +144,22 @@ PLUGIN = FailingTools()
 def _read(root: str, name: str) -> dict[str, Any]:
     try:
         with open(f"{root}/{name}", encoding="utf-8") as file:
-            asked: dict[str, Any] = json.load(file)
-            return asked
+            failure: dict[str, Any] = json.load(file)
+            return failure
     except FileNotFoundError:
         return {}
 
 
-def _fail_before_task(root: str, asked: dict[str, Any], verb: str, vmid: str) -> None:
-    """Fail as `qm` itself does: for a task, only where the mode is not one of the worker's."""
-    if asked.get("hang") == verb and not asked.get("worker"):
+def _fail_before_task(root: str, failure: dict[str, Any], verb: str, vmid: str) -> None:
+    """Fail as `qm` itself does; the worker's modes fail later, in the task."""
+    if failure.get("hang") == verb and not failure.get("worker"):
         _hang(ignore_term=True)
-    mode = _mode_of(asked, verb)
+    mode = _mode_of(failure, verb)
     if mode is None:
         return
-    if mode.how not in _OF_QM_ITSELF and verb in _TASKS and asked.get("mode") not in _BEFORE_THE_TASK:
+    if mode.how not in _OF_QM_ITSELF and verb in _TASKS and failure.get("mode") not in _BEFORE_THE_TASK:
         return
-    _spend(root, asked)
+    _spend(root, failure)
     if mode.how in ("hang", "ignore-term"):
         _hang(ignore_term=mode.how == "ignore-term")
     if mode.how == "hold-pipe":
@@ -165,17 +170,17 @@ def _fail_before_task(root: str, asked: dict[str, Any], verb: str, vmid: str) ->
 
 def _do_task(root: str, vmid: int, verb: str, work: Callable[[], None]) -> None:
     """Do the task, which holds the flock, or fail in it."""
-    asked = _read(root, "qm.json")
-    if asked.get("gate") == verb:
+    failure = _read(root, "qm.json")
+    if failure.get("gate") == verb:
         with open(f"{root}/gate", encoding="ascii"):
             pass
-    if asked.get("hang") == verb:
+    if failure.get("hang") == verb:
         _hang(ignore_term=True)
-    mode = _mode_of(asked, verb)
+    mode = _mode_of(failure, verb)
     if mode is None or mode.how in _OF_QM_ITSELF:
         work()
         return
-    _spend(root, asked)
+    _spend(root, failure)
     match mode.how:
         case "in-haste":
             _hasten_stop(root)
@@ -188,7 +193,7 @@ def _do_task(root: str, vmid: int, verb: str, work: Callable[[], None]) -> None:
 
 
 def _say(mode: Mode, vmid: int) -> None:
-    """Say what the mode says, and die of its last line."""
+    """Print the mode's words, and die of the last one."""
     from breakglass.demo.proxmox.vm import say
 
     *output, error = [line.format(vmid=vmid) for line in mode.words] or [""]
@@ -199,7 +204,7 @@ def _say(mode: Mode, vmid: int) -> None:
 
 
 def _hasten_stop(root: str) -> None:
-    """Have the ladder of a stop take less than a second of this host's time."""
+    """Have a stop take less than a second of this host's time."""
     SECONDS.update(dict.fromkeys(("qmp-quit", "stop", "sigterm"), 0.3 / scaled(root, 1)))
 
 
@@ -211,17 +216,17 @@ def _forget(root: str, vmid: int) -> None:
     clean_up(Vm(root, vmid))
 
 
-def _mode_of(asked: dict[str, Any], verb: str) -> Mode | None:
+def _mode_of(failure: dict[str, Any], verb: str) -> Mode | None:
     """Return how the verb fails, if it does."""
-    if text := asked.get("fail", {}).get(verb):
+    if text := failure.get("fail", {}).get(verb):
         return Mode((verb,), (text,))
-    mode = MODES.get(asked.get("mode", ""))
+    mode = MODES.get(failure.get("mode", ""))
     return mode if mode and (not mode.verbs or verb in mode.verbs) else None
 
 
-def _spend(root: str, asked: dict[str, Any]) -> None:
-    """Behave from now on, where a test asked for one failure."""
-    if asked.get("times") == 1:
+def _spend(root: str, failure: dict[str, Any]) -> None:
+    """Forget the failure if the test requested only one."""
+    if failure.get("times") == 1:
         os.unlink(f"{root}/qm.json")
 
 

@@ -189,8 +189,10 @@ CALLERS = [
 
 @pytest.mark.parametrize(("old", "new", "path"), CALLERS)
 def test_a_fault_in_a_sender_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """A short or guessable token, two ways at once, or a verb that a token may not have: that caller is off, and no
-    other; nor does the report repeat a secret."""
+    """A faulty token, two auth methods, or a verb that a token may not have switch that caller off and no other.
+
+    The report repeats no secret.
+    """
     assert old in GOOD
     config = read(GOOD.replace(old, new))
     assert [problem.path for problem in config.problems] == [path]

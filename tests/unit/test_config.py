@@ -258,8 +258,10 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
 
 @pytest.mark.parametrize(("old", "new", "path"), WRONG.values(), ids=WRONG)
 def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> None:
-    """One mistake in a good file is a problem under its key's path, with what to do about it; where it switches the
-    only caller or VM off, that nothing is left is said too."""
+    """One mistake in a good file is a problem under its key's path, with an instruction.
+
+    If it switches the only caller or VM off, a second problem says that none is left.
+    """
     found = problems(changed(old, new))
     table = path.split(".")[0]
     assert [problem.path for problem in found] == ([path, table] if path.startswith(("callers.", "vms.")) else [path])

@@ -1,4 +1,4 @@
-"""The stand-in model's next answer and its pieces: the Messages API's objects without its HTTP. Pure, except for ids.
+"""The stand-in model's answers as the Messages API's objects, without HTTP. Pure, except for ids.
 
 A step is one answer: any of `thinking`, `text`, and `tool` with its `input`; `pace` is `server.py`'s.
 """
@@ -15,8 +15,10 @@ _DELTA = 24  # characters
 
 
 def next_step(messages: list[Json], default: Default) -> Json:
-    """Return the next step of a conversation: `default` gets the operator's last words, the number of answers since
-    then, and what the last tool showed."""
+    """Return the next step of a conversation.
+
+    `default` gets the operator's last words, the number of answers since then, and the last tool's output.
+    """
     answers, shown = 0, ""
     for message in reversed(messages):
         if message["role"] == "assistant":
@@ -60,11 +62,13 @@ def blocks(step: Json) -> list[Json]:
 
 
 def block_start(block: Json) -> Json:
+    """Return a block as its stream begins: with empty values."""
     empty = {"text": "", "thinking": "", "signature": ""}
     return {name: empty.get(name, {} if name == "input" else value) for name, value in block.items()}
 
 
 def deltas(block: Json) -> Iterator[Json]:
+    """Yield the pieces in which a block is streamed."""
     if block["type"] == "tool_use":
         yield {"type": "input_json_delta", "partial_json": ""}
         yield {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
@@ -77,13 +81,15 @@ def deltas(block: Json) -> Iterator[Json]:
 
 
 def message_of(asked: Json) -> Json:
+    """Return the message that answers a request, still without content."""
     usage = {"input_tokens": len(json.dumps(asked["messages"])) // 4, "output_tokens": 1}
     usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-    about = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": asked["model"]}
-    return about | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    fields = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": asked["model"]}
+    return fields | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
 
 
 def stop_reason(content: list[Json]) -> str:
+    """Return why a message ends after this content."""
     return "tool_use" if content[-1]["type"] == "tool_use" else "end_turn"
 
 

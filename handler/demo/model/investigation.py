@@ -1,6 +1,6 @@
 """The script of the demo's model. Its commands really run, and their output decides the next step.
 
-It ignores the question: it looks at the VM, names the verdict, and proposes the verb that helps.
+It ignores the question. It looks at the VM, names the verdict, and proposes the verb that helps.
 """
 
 import json
@@ -13,7 +13,7 @@ def next_step(words: str, number: int, shown: str) -> Json:
     """Return the next answer, from the operator's words, the number of answers since, and the last command's output."""
     verified = "approved it, and it ended" in words
     if number == 0:
-        text = "It was done; I look whether it helped. " if verified else "I look before I say anything. "
+        text = "It is done. I check whether it helped. " if verified else "I look at the VM first. "
         return _run("pve status", text)
     if verified:
         return {"text": f"The VM is `{_trailer(shown).get('state', 'unknown')}` now. Watch it for a while."}
@@ -26,12 +26,12 @@ def next_step(words: str, number: int, shown: str) -> Json:
 
 def _propose(trailer: Json) -> Json:
     verdict = trailer.get("verdict") or {}
-    said = f"The verdict: {verdict.get('sentence', 'none, the host did not answer')}\n\n"
-    said += "".join(f"- {line}\n" for line in verdict.get("evidence", ())[:4])
+    text = f"The verdict: {verdict.get('sentence', 'none, the host did not answer')}\n\n"
+    text += "".join(f"- {line}\n" for line in verdict.get("evidence", ())[:4])
     verb = verdict.get("advice") or ("reset" if verdict.get("code") == "guest-silent" else "")
     if not verb:
-        return {"text": f"{said}\nI have nothing to propose."}
-    return _run(f"pve {verb}", f"{said}\nI propose `{verb}`. ")
+        return {"text": f"{text}\nI have nothing to propose."}
+    return _run(f"pve {verb}", f"{text}\nI propose `{verb}`. ")
 
 
 def _run(command: str, text: str) -> Json:

@@ -1,6 +1,6 @@
-"""A stand-in for the Messages API, on loopback: everything of it is like the original but the words.
+"""A stand-in for the Messages API, on loopback. It behaves like the original, except for the text of its answers.
 
-It keeps nothing between requests. `answers.py` has what it says; a step's `pace` is the seconds between its deltas.
+It keeps nothing between requests. `answers.py` makes the answers; a step's `pace` is the seconds between its deltas.
 Tests subclass `Model` and `Handler`: their model plays scripts, waits and fails.
 """
 
@@ -66,9 +66,11 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
     def do_HEAD(self) -> None:
+        """Answer the probe that claude sends first."""
         self.send_body(200, b"", "application/json")
 
     def do_POST(self) -> None:
+        """Answer a request for a message; every other path is not found."""
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         if self.path.partition("?")[0] != "/v1/messages":
             self.refuse(404, "not_found_error", "Not found")
@@ -94,10 +96,12 @@ class Handler(BaseHTTPRequestHandler):
         self.send_body(200, json.dumps(message).encode(), "application/json")
 
     def refuse(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        """Send an error object."""
         body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": f"req_{uuid.uuid4().hex}"}
         self.send_body(status, json.dumps(body).encode(), "application/json", headers)
 
     def send_body(self, status: int, body: bytes, kind: str, headers: Mapping[str, str] | None = None) -> None:
+        """Send a whole answer."""
         self.send_response(status)
         for name, value in {"content-type": kind, "content-length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)

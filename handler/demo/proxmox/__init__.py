@@ -1,0 +1,1 @@
+"""Stand-ins for Proxmox's commands, and the host that they run on."""

@@ -140,11 +140,13 @@ def reboot(vm: Vm, limit: float) -> None:
 
 
 def reset(vm: Vm) -> None:
+    """Reset the machine through its monitor."""
     vm.check_lock()
     vm.monitor("system_reset")
 
 
 def start(vm: Vm) -> None:
+    """Start QEMU, or continue one that a backup has paused."""
     vm.check_lock("suspended", *(("backup",) if vm.pid else ()))
     if vm.pid is not None and vm.config().get("lock") == "backup":
         vm.monitor("cont")

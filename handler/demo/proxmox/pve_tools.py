@@ -34,6 +34,7 @@ def pvesh(root: str, words: list[str]) -> int:
 
 
 def pvecm(root: str, words: list[str]) -> int:
+    """Run `pvecm status`."""
     if not os.path.exists(f"{root}/etc/pve/ha"):
         missing = "Error: Corosync config '/etc/pve/corosync.conf' does not exist - is this node part of a cluster?"
         print(missing, file=sys.stderr)
@@ -61,6 +62,7 @@ def pvesm(root: str, words: list[str]) -> int:
 
 
 def list_volumes(root: str, name: str, vmid: str) -> int:
+    """Print the VM's volumes on one storage."""
     if not is_online(root, name):
         return 255
     volume = f"{name}:vm-{vmid}-disk-0.raw"
@@ -70,6 +72,7 @@ def list_volumes(root: str, name: str, vmid: str) -> int:
 
 
 def print_status(known: dict[str, str], answers: dict[str, bool], only: str) -> None:
+    """Print the table of `pvesm status`."""
     shown = {only: known[only]} if only else known
     width = max(map(len, shown)) + 1
     sizes = ("Total (KiB)", "Used (KiB)", "Available (KiB)")
@@ -98,6 +101,7 @@ def is_online(root: str, name: str) -> bool:
 
 
 def pveversion(root: str, words: list[str]) -> int:
+    """Run `pveversion`."""
     print("pve-manager/9.1.4/5ac30304265fbd8e (running kernel: 6.17.4-1-pve)")
     return 0
 

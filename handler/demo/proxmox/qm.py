@@ -21,6 +21,7 @@ _NO_PMXCFS = (
 
 
 def status(vm: Vm, arguments: list[str]) -> None:
+    """Print what `qm status` prints."""
     vm.config()
     state, answers = vm.state()
     if "--verbose" not in arguments:
@@ -40,11 +41,13 @@ def verbose(vm: Vm, state: str, answers: bool) -> dict[str, object]:
 
 
 def config(vm: Vm, arguments: list[str]) -> None:
+    """Print what `qm config` prints."""
     for key, value in sorted(vm.config().items()):
         print(f"{key}: {value}")
 
 
 def pending(vm: Vm, arguments: list[str]) -> None:
+    """Print what `qm pending` prints."""
     now, later = vm.config(), vm.config("PENDING")
     gone = later.pop("delete", "").split(",")
     for key in sorted({*now, *later}):

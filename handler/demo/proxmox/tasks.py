@@ -36,6 +36,7 @@ def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
 
 
 def request_from_ha(vm: Vm, verb: str, arguments: list[str]) -> None:
+    """Ask HA to do the verb."""
     sid = f"vm:{vm.vmid}"
     if verb == "start":
         vm.ask_ha("start", "set", sid, "--state", "started")
@@ -50,6 +51,7 @@ def _locked_work(vm: Vm, verb: str, arguments: list[str]) -> None:
 
 
 def work(vm: Vm, verb: str, arguments: list[str]) -> None:
+    """Do a verb whose flock is held."""
     limit = scaled(vm.root, float(_option(arguments, "--timeout", "60")))
     paused = verb == "shutdown" and vm.state()[0] in ("paused", "prelaunch")
     does: dict[str, Callable[[], None]] = {

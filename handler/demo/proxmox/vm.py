@@ -24,10 +24,12 @@ class Vm:
         self.lock = f"{root}/var/lock/qemu-server/lock-{vmid}.conf"
 
     def seconds(self, name: str) -> float:
+        """Return how long an entry of `times.SECONDS` takes on this host."""
         return seconds(self.root, name)
 
     @property
     def pid(self) -> int | None:
+        """The pid of the VM's QEMU, if it lives."""
         try:
             with open(self.pidfile, encoding="ascii") as file:
                 pid = int(file.read())
@@ -69,11 +71,13 @@ class Vm:
         return dict(line.split(": ", 1) for text in found for line in text.splitlines() if ": " in line)
 
     def check_lock(self, *allowed: str) -> None:
+        """Raise Died if the configuration has a `lock:` that is not among the allowed ones."""
         lock = self.config().get("lock")
         if lock and lock not in allowed:
             raise Died(f"VM is locked ({lock})")
 
     def check_quorum(self) -> None:
+        """Raise Died if the cluster has no quorum."""
         if not os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200:
             raise Died("cluster not ready - no quorum?", 2)
 
