@@ -18,6 +18,7 @@ from .support import leftovers, parts, selection
 from .support.agent import hasten
 from .support.model import Model
 from .support.pve_host import restore
+from .support.qemu import leave_out_guest
 from .support.service import Service
 from .support.sshd import Sshd
 
@@ -98,6 +99,7 @@ def running_world(directory: Path) -> Iterator[World]:
     world = World(directory, scale=20)
     try:
         hasten(world)
+        leave_out_guest(world)
         assert world.qm("start", "102").returncode == 0
         yield world
     finally:

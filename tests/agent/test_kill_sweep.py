@@ -15,6 +15,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, hasten, processes
 from ..support.pve_host import hook, in_hook, restore, under_ha, worker
+from ..support.qemu import leave_out_guest
 from ..support.sshd import Sshd, descendants
 from ..support.stages import CYCLE, RESET, Hold, at_qm, memory, stage, until
 
@@ -33,6 +34,7 @@ def sshd() -> Iterator[Sshd]:
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         world = World(Path(directory), scale=20)
         hasten(world)
+        leave_out_guest(world)
         assert world.qm("start", str(VMID)).returncode == 0
         server = Sshd(world)
         yield server

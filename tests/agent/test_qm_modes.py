@@ -16,6 +16,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Answer, constants_set, execute, hasten
 from ..support.failing_tools import MODES, misbehave
 from ..support.pve_host import lock, moved, no_quorum, restore, under_ha
+from ..support.qemu import leave_out_guest
 
 pytestmark = pytest.mark.slow
 
@@ -208,6 +209,7 @@ def shared() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         world = World(Path(directory), scale=20)
         hasten(world)
+        leave_out_guest(world)
         yield world
         world.close()
 

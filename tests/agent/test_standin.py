@@ -43,7 +43,7 @@ from ..support.pve_host import (
     under_ha,
     worker,
 )
-from ..support.qemu import Witness
+from ..support.qemu import Witness, leave_out_guest
 from ..support.stages import queued, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_tasks")]
@@ -59,6 +59,7 @@ def shared() -> Iterator[World]:
     """One host for these tests, whose night passes fifty times as fast."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         world = World(Path(directory), scale=SCALE)
+        leave_out_guest(world)
         yield world
         world.close()
 
