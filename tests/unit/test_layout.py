@@ -364,3 +364,29 @@ def test_the_recipes_name_what_there_is() -> None:
     known = set(re.findall(r"\w+", code)) | {path.name for path in paths}
     names = {name for name in re.findall(r"`([A-Za-z_]+(?:\.\w+)?)`", text) if name != "NAME.json"}
     assert {name for name in names if name not in known and not (ROOT / name).is_file()} == set()
+
+
+# --- plain words ---
+
+ODD_WORDS = (
+    *("whoever", "whomever", "nobody", "somebody", "anybody", "everybody", "aloud", "heed", "condemn", "lest"),
+    *("road", "kin", "amiss", "whence", "hitherto"),
+)
+ODD = re.compile(rf"\b({'|'.join(ODD_WORDS)})(?:s|ed|'s)?\b", re.IGNORECASE)
+STILL_ODD = ("handler/audit.py", "handler/auth/", "handler/cli/", "handler/web/", "agents/pve/")
+PROSE = (".py", ".sh", ".md", ".txt", ".yml")
+
+
+def written(path: Path) -> bool:
+    """Tell whether a file's words are read: code, templates, and documents other than the list of words itself."""
+    name = str(path.relative_to(ROOT))
+    return path.suffix in PROSE and name != "docs/glossary.md" and not name.startswith(STILL_ODD)
+
+
+def test_words_are_plain() -> None:
+    """No name, docstring, comment, message or document has a word that hides who does what: docs/glossary.md."""
+    tops = [ROOT / name for name in ("handler", "agents", "docs")]
+    files = [path for top in tops for path in top.rglob("*.*") if written(path)] + list(ROOT.glob("*.md"))
+    assert len(files) > 100
+    lines = [(path, line) for path in files for line in path.read_text("utf-8").splitlines()]
+    assert [f"{path.relative_to(ROOT)}: {line.strip()}" for path, line in lines if ODD.search(line)] == []
