@@ -1,12 +1,15 @@
-"""The running handler: what it needs to start, and a reload that comes between two steps of one request."""
+"""The running handler: what it needs to start, its sockets, and a reload between two steps of one request."""
 
+import asyncio
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from breakglass.cli.listen import listen
 from breakglass.config.model import Address, Config, Vm
 from breakglass.errors import Unreached
 from breakglass.service import Service
@@ -39,3 +42,19 @@ def test_a_handler_without_its_ssh_library_does_not_start(tmp_path: Path) -> Non
     assert ran.returncode == 2, ran.stderr
     assert "the handler can't start: ImportError('half an upgrade')" in ran.stderr
     assert "install Breakglass again" in ran.stderr
+
+
+async def test_answers_are_sent_without_delay() -> None:
+    """An accepted connection has TCP_NODELAY. Without it, a client on a kept-alive connection waits 40 ms."""
+    [listening] = listen("127.0.0.1", 0)
+    no_delay = asyncio.Future[int]()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        no_delay.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async with await asyncio.start_server(accept, sock=listening):
+        _, client = await asyncio.open_connection(*listening.getsockname())
+        assert await no_delay == 1
+        client.close()
+        await client.wait_closed()
