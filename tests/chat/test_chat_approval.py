@@ -14,7 +14,7 @@ PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text":
 
 
 def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> None:
-    """claude's own key may not; the operator's request under the proposal's id may, once. Then claude is told."""
+    """The read-only key may not reset; the operator may, once, under the proposal's id. Then claude is told."""
     sshd.world.directory.chmod(0o711)
     with started(Talker(sshd.world.directory, model, host=sshd)) as talker:
         talker.answering()
@@ -38,8 +38,8 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
         assert model.asked[-1].said.count("You proposed") == asked  # nothing is told twice
 
 
-def test_what_only_says_so_proposes_nothing(sshd: Sshd, model: Model) -> None:
-    """Another command that prints what the host prints is no proposal, and each proposal has an id of its own."""
+def test_only_the_hosts_refusal_is_a_proposal(sshd: Sshd, model: Model) -> None:
+    """Another command with the same output is no proposal, and each proposal has an id of its own."""
     sshd.world.directory.chmod(0o711)
     with started(Talker(sshd.world.directory, model, host=sshd)) as talker:
         talker.answering()

@@ -1,4 +1,7 @@
-"""`breakglass chat`, as its own process: what it shows, what it asks, and what Ctrl-C does."""
+"""`breakglass chat`, as its own process: what it shows, what it asks, and what Ctrl-C does.
+
+A script stands in for claude.
+"""
 
 import contextlib
 import json
@@ -13,17 +16,32 @@ from pathlib import Path
 import pytest
 
 from ..support.model import Model
+from ..support.naps import gone, nap, there
 from ..support.ports import reserve_port
-from ..support.talk import Talker, bash, fake, nap, running, started
+from ..support.scripted_claude import RESULT, ScriptedClaude, line
+from ..support.stages import until
+from ..support.talk import Talker, bash, fake, started
 
 README = Path(__file__).parent.parent.parent / "README.md"
 
-pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def talker(model: Model, directory: Path) -> Iterator[Talker]:
-    with started(Talker(directory, model)) as talker:
+def module_claude(directory: Path) -> ScriptedClaude:
+    return ScriptedClaude(directory)
+
+
+@pytest.fixture
+def claude(module_claude: ScriptedClaude) -> ScriptedClaude:
+    """The program in claude's place, which plays prompts until a test gives it another script."""
+    module_claude.play_prompts()
+    return module_claude
+
+
+@pytest.fixture(scope="module")
+def talker(module_claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
+    with started(Talker(directory, model, chat=module_claude.chat)) as talker:
         yield talker
 
 
@@ -63,8 +81,8 @@ def seen_until(process: "subprocess.Popen[bytes]", words: str) -> str:
     return seen.decode()
 
 
-def test_a_conversation(talker: Talker, model: Model) -> None:
-    """Text, the commands with their results, what it took; --resume goes on with the same conversation another time."""
+def test_a_conversation(talker: Talker, claude: ScriptedClaude) -> None:
+    """The answer, the commands with their results, and the cost; --resume continues the conversation another time."""
     first = fake({"text": "I look at it. ", **bash("echo $((40+2))")}, {"text": "It \u202eis idle."})
     code, seen = typed(talker, first, fake({"text": "And now?"}))
     assert code == 0
@@ -72,61 +90,66 @@ def test_a_conversation(talker: Talker, model: Model) -> None:
     assert "And now?" in seen
     code, seen = typed(talker, fake({"text": "Still here."}), options=("--resume",))
     assert (code, "Still here." in seen) == (0, True)
-    assert "I look at it." in json.dumps(model.asked[-1].body)
+    sessions = [next(word for word in call if word.startswith(("--session-id=", "--resume="))) for call in claude.calls]
+    [sid] = {session.partition("=")[2] for session in sessions[-3:]}
+    assert sessions[-3:] == [f"--session-id={sid}", f"--resume={sid}", f"--resume={sid}"]
 
 
-def test_a_failure_is_shown(talker: Talker) -> None:
-    """With its sentence and its hint, and as the exit code; a handler that is not there is another."""
-    code, seen = typed(talker, fake({"text": "x", "fail": 403}))
+def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
+    """With its sentence and its hint, and as the exit code; a handler that is down has another exit code."""
+    claude.play(line(type="result", is_error=True, api_error_status=403, result="no permission"))
+    code, seen = typed(talker, "hello")
     assert code == 1
-    assert "not signed in" in seen
+    assert "claude is not signed in: no permission" in seen
+    assert "put a credential into" in seen
     code, seen = typed(talker, "hello", url=f"http://127.0.0.1:{reserve_port()}")
     assert (code, "refused" in seen) == (3, True)
 
 
-def test_a_proposal_needs_a_y(directory: Path, model: Model) -> None:
-    """Anything else runs nothing. The y sends the verb under the proposal's own id; claude is told what came of it."""
-    ask = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "pve reset"}}
-    denied = {"type": "tool_result", "tool_use_id": "t", "is_error": True}
-    denied["content"] = "Exit code 16\napproval-required: reset"
-    result = {"type": "result", "subtype": "success", "is_error": False, "result": "", "num_turns": 1, "duration_ms": 5}
+def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
+    """Any other answer runs nothing. A y sends the verb under the proposal's id; claude is told the outcome."""
+    call = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "pve reset"}}
+    refusal = {"type": "tool_result", "tool_use_id": "t", "is_error": True}
+    refusal["content"] = "Exit code 16\napproval-required: reset"
+    proposal = line(type="assistant", message={"id": "m", "content": [call]})
+    proposal += line(type="user", message={"content": [refusal]})
+    prompts = talker.directory / "prompts"
+    claude.play(f"tee -a {prompts} | grep -q approve || {{\n{proposal}}}\n{RESULT}")
+    _, seen = typed(talker, "help", "Y es")
+    assert "run reset on devvm? y/N" in seen
+    assert "I did not approve reset" in prompts.read_text()
+    _, seen = typed(talker, "help", "y")
+    assert "(id job_" in seen
+    assert "I approved reset on devvm. " in prompts.read_text()
+    until(lambda: reset_ids(talker) != [], "the audit line of the reset")
+    assert [id.startswith("job_") for id in reset_ids(talker)] == [True]
+
+
+def reset_ids(talker: Talker) -> list[str]:
     lines = [
-        {"type": "assistant", "message": {"id": "m", "content": [ask]}},
-        {"type": "user", "message": {"content": [denied]}},
+        json.loads(each) for each in talker.audit_file.read_text().splitlines(keepends=True) if each.endswith("\n")
     ]
-    program = directory / "claude-that-asks"
-    script = "".join(f"echo '{json.dumps(line)}'\n" for line in lines)
-    told = directory / "told"
-    program.write_text(f"#!/bin/bash\ntee -a {told} | grep -q approve || {{\n{script}}}\necho '{json.dumps(result)}'\n")
-    program.chmod(0o755)
-    with started(Talker(directory, model, chat=f'command = "{program}"')) as talker:
-        _, seen = typed(talker, "help", "Y es")
-        assert "run reset on devvm? y/N" in seen
-        assert "I did not approve reset" in told.read_text()
-        _, seen = typed(talker, "help", "y")
-        assert "(id job_" in seen
-        assert "I approved reset on devvm. " in told.read_text()
-        verbs = [line for line in talker.audit() if line["verb"] == "reset"]
-    assert [verb["id"].startswith("job_") for verb in verbs] == [True]
+    return [each["id"] for each in lines if each.get("verb") == "reset"]
 
 
-def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker) -> None:
-    """The turn's command ends with it; what was said stays, and the conversation can go on."""
+def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker, claude: ScriptedClaude) -> None:
+    """The turn's command ends with the turn; a second Ctrl-C ends the terminal."""
     with terminal(talker) as process:
         assert process.stdin is not None
         process.stdin.write(f"{fake(bash(f'{nap(12)} | {nap(12)}'))}\n".encode())
         process.stdin.flush()
         seen_until(process, f"$ {nap(12)}")
+        there(nap(12))
         process.send_signal(signal.SIGINT)
         seen_until(process, "stopped on request")
-        assert running(nap(12)) == []
+        gone(nap(12), 0)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
 
 
-def test_ctrl_c_without_a_handler(directory: Path, model: Model) -> None:
-    """It says that the turn could not be stopped; again leaves, as ever."""
-    with started(Talker(directory, model)) as talker, terminal(talker) as process:
+def test_ctrl_c_without_a_handler(directory: Path, model: Model, claude: ScriptedClaude) -> None:
+    """Ctrl-C says that the turn could not be stopped; a second one leaves as usual."""
+    with started(Talker(directory, model, chat=claude.chat)) as talker, terminal(talker) as process:
         assert process.stdin is not None
         process.stdin.write(f"{fake({'text': 'one two three four five six seven', 'wait': 'never'})}\n".encode())
         process.stdin.flush()
@@ -135,12 +158,12 @@ def test_ctrl_c_without_a_handler(directory: Path, model: Model) -> None:
         process.send_signal(signal.SIGINT)
         seen_until(process, "could not be stopped: ")
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.real("curl")
-def test_the_readmes_curl_does_a_turn(talker: Talker, tmp_path: Path) -> None:
-    """The two lines as they are printed there: a stream that ends with done."""
+def test_the_readmes_curl_does_a_turn(talker: Talker, claude: ScriptedClaude, tmp_path: Path) -> None:
+    """The two lines as the README has them get a stream that ends with `done`."""
     [block] = re.findall(r"```console\n(\$ printf '\{\"prompt\".*?)```", README.read_text(), re.DOTALL)
     script = "".join(f"{line.removeprefix('$ ')}\n" for line in block.splitlines())
     environment = {

@@ -1,142 +1,29 @@
 """How claude is started and what it can reach: the real `claude`, real sshd, the real host agent, a scripted model."""
 
 import json
-import os
 import pwd
 import shutil
-import signal
-import subprocess
 import tempfile
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import pytest
 
-from breakglass.claude import ssh_agent
-from breakglass.claude.command import TurnRequest, prepare_job
 from breakglass.claude.events import find_proposed_verb
-from breakglass.claude.runner_job import RunnerJob
 from breakglass.config.model import Address, ChatSettings, Vm
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.claude import reachable
+from ..support.claude_turns import Place, Ran, WithGuest, start
 from ..support.model import Model
 from ..support.qemu import Witness
-from ..support.sshd import Sshd
+from ..support.talk import bash
 
 pytestmark = [pytest.mark.real("claude", "sshd"), pytest.mark.slow]
-GUEST_KEYS = "/etc/ssh/authorized_keys.d/%u"
 USER = "nobody"  # an account that every Debian has, and that owns nothing
-
-
-class WithGuest(Sshd):
-    """The server with a second account, which claude's key opens with a shell, as a VM's own sshd would."""
-
-    def __init__(self, world: World) -> None:
-        self.authority = asyncssh.generate_private_key("ssh-ed25519")
-        certificate = f"HostCertificate {world.directory}/sshd/certificate"
-        match = f"Match User guest\n    AuthorizedKeysFile {GUEST_KEYS}"
-        super().__init__(world, f"PerSourcePenalties no\n{certificate}\n{match}\n")
-
-    def _new_host_key(self) -> str:
-        key = super()._new_host_key()
-        own = asyncssh.import_public_key(key)
-        signed = self.authority.generate_host_certificate(own, "host", principals=["127.0.0.1"])
-        signed.write_certificate(self.directory / "certificate")
-        return key
-
-    def _write_accounts(self) -> None:
-        super()._write_accounts()
-        self.home = self.directory / "home"
-        self.home.mkdir()
-        key = asyncssh.import_private_key(self.read_only_key).export_public_key().decode()
-        (self.keys.parent / "guest").write_text(key)
-        for name, line in (
-            ("passwd", f"guest:x:65531:65531::{self.home}:/bin/sh\n"),
-            ("shadow", "guest:*:20000::::::\n"),
-        ):
-            path = self.directory / name
-            path.write_text(path.read_text() + line)
-
-
-@dataclass
-class Place:
-    """A handler's side, without the handler: one host, one guest, one model."""
-
-    directory: Path
-    world: World
-    sshd: WithGuest
-    model: Model
-    settings: ChatSettings
-    vm: Vm
-
-    def turn(self, prompt: str, *, sid: str = "", vm: Vm | None = None) -> TurnRequest:
-        return TurnRequest("msg_12345678", "operator", vm or self.vm, prompt, sid or str(uuid.uuid4()), bool(sid))
-
-    def prepare(self, turn: TurnRequest, settings: ChatSettings | None = None) -> tuple[RunnerJob, Path]:
-        """Return how to run a turn, and its directory."""
-        directory = self.directory / "sessions/work" / uuid.uuid4().hex
-        directory.mkdir(mode=0o700, parents=True)
-        return prepare_job(settings or self.settings, turn, directory), directory
-
-    def run(self, *steps: dict[str, Any], **options: Any) -> "Ran":
-        """Let the model take these steps, as one turn."""
-        return self.say(f"please FAKE={json.dumps(steps)}", **options)
-
-    def say(self, prompt: str, env: dict[str, str] | None = None, **options: Any) -> "Ran":
-        settings = replace(self.settings, env={**self.settings.env, **(env or {})})
-        turn = self.turn(prompt, **options)
-        job, directory = self.prepare(turn, settings)
-        return Ran(turn, job, directory, *start(job))
-
-
-class Ran:
-    """What became of a turn."""
-
-    def __init__(self, turn: TurnRequest, job: RunnerJob, directory: Path, exit: int, out: bytes, err: bytes) -> None:
-        self.turn, self.job, self.directory, self.exit, self.err = turn, job, directory, exit, err.decode()
-        self.lines = [json.loads(line) for line in out.splitlines()]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        found: list[dict[str, Any]] = [line for line in self.lines if line["type"] == "result"]
-        return found[0]
-
-    @property
-    def tools(self) -> list[tuple[str, bool, str]]:
-        """What was run, whether it went well, and what it said."""
-        calls = {b["id"]: b["input"] for b in self._blocks("assistant", "tool_use")}
-        return [
-            (calls[b["tool_use_id"]].get("command", ""), not b.get("is_error"), str(b["content"]))
-            for b in self._blocks("user", "tool_result")
-        ]
-
-    def _blocks(self, line_type: str, block_type: str) -> list[dict[str, Any]]:
-        lines = [line["message"]["content"] for line in self.lines if line["type"] == line_type]
-        return [b for content in lines if isinstance(content, list) for b in content if b["type"] == block_type]
-
-
-def start(job: RunnerJob) -> tuple[int, bytes, bytes]:
-    """Run claude as the runner does, with its ssh-agent."""
-    agent = ssh_agent.start_ssh_agent(job.agent_key, job.agent_socket, job.uid, job.gid) if job.agent_key else None
-    ids = {} if job.uid is None else {"user": job.uid, "group": job.gid, "extra_groups": ()}
-    try:
-        ran = subprocess.run(  # type: ignore[call-overload]
-            job.argv, input=job.prompt.encode(), env=job.env, cwd=job.cwd, capture_output=True, timeout=60, **ids
-        )
-    finally:
-        if agent is not None:
-            os.kill(agent.pid, signal.SIGKILL)
-            agent.process.communicate()
-    return ran.returncode, ran.stdout, ran.stderr
-
-
-def bash(line: str) -> dict[str, Any]:
-    return {"tool": "Bash", "input": {"command": line}}
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +80,7 @@ def test_a_turn_and_the_next(place: Place) -> None:
 
 
 @pytest.mark.parametrize("words", ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that?", "#note"])
-def test_what_a_person_writes_is_only_ever_said_to_the_model(place: Place, words: str) -> None:
+def test_a_prompt_is_only_text_for_the_model(place: Place, words: str) -> None:
     """No slash command, no flag, no shell escape, no attached file."""
     ran = place.say(words)
     assert (ran.exit, ran.result["session_id"]) == (0, ran.turn.sid), ran.err
@@ -230,7 +117,7 @@ def test_it_sees_the_host_and_the_guest(place: Place) -> None:
 
 @pytest.mark.parametrize("vm", ["no guest", "no key"])
 def test_what_is_not_configured_is_not_there(shared: Place, vm: str) -> None:
-    """Without a guest there is no command for it, without a key none for the host either, and the brief says so."""
+    """Without a guest there is no command for it, without a key there is none for the host, and the brief says so."""
     less = replace(shared.vm, guest=None) if vm == "no guest" else replace(shared.vm, agent_key="")
     ran = shared.run(bash("pve status"), bash("devvm id"), vm=less)
     assert [ok for _, ok, _ in ran.tools] == [vm == "no guest", False]
@@ -251,7 +138,7 @@ def test_a_guest_that_shows_another_key_gets_nothing(shared: Place) -> None:
 
 
 def test_a_host_certificate_is_enough(shared: Place) -> None:
-    """Where a certificate authority is pinned, whatever host key it signed is known."""
+    """With a pinned certificate authority, each host key that it signed is known."""
     authority = shared.sshd.authority.export_public_key().decode().strip()
     pinned = replace(shared.vm, guest_host_keys=(), guest_host_cas=(authority,))
     assert shared.run(bash("devvm id -un"), vm=pinned).tools == [("devvm id -un", True, "guest")]
@@ -263,8 +150,10 @@ def test_a_host_certificate_is_enough(shared: Place) -> None:
 
 
 def test_nothing_of_ours_is_in_its_environment(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither what a command of its sees, nor what /proc shows of claude itself, has anything of the handler's; a
-    command does not even see claude's own credential."""
+    """Neither claude's environment nor that of its commands has anything of the handler's.
+
+    A command does not even see claude's own credential.
+    """
     monkeypatch.setenv("BREAKGLASS_SECRET", "whsec_ours")
     monkeypatch.setenv("GITHUB_TOKEN", "somebody's")
     job, directory = place.prepare(place.turn(f"FAKE={json.dumps([bash('pve status')])}"))
@@ -284,7 +173,7 @@ def test_nothing_of_ours_is_in_its_environment(place: Place, monkeypatch: pytest
 
 
 def test_the_keys_are_nowhere_that_it_can_read(place: Place) -> None:
-    """Its own key is in the agent alone; the power key is nowhere."""
+    """The read-only key is in the ssh-agent alone; the power key is nowhere."""
     ran = place.run(bash("pve status"))
     secrets = [line for key in (place.vm.key, place.vm.agent_key) for line in key.splitlines()[1:-1]]
     roots = [ran.directory, place.directory / "sessions/claude" / ran.turn.sid]
@@ -321,8 +210,10 @@ INJECTIONS = [
 
 
 def test_a_guest_that_gives_orders_changes_nothing(place: Place) -> None:
-    """The model believes a line in the guest's log and tries everything: no power verb, no local command, no file of
-    ours. What does come of it is a request for approval."""
+    """The model believes a line in the guest's log and tries everything: the result is a proposal and nothing else.
+
+    No power verb runs, no local command, and no file of ours is read.
+    """
     config = place.directory / "breakglass.toml"
     config.touch(0o600)
     config.write_text("# the-handler's-own-secret\n")

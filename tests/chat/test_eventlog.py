@@ -1,4 +1,4 @@
-"""A turn's log: read from any event on while it grows, and given an ending by whoever finds that it has none."""
+"""A turn's log: read from any event on while it grows, and completed by the first reader that finds no ending."""
 
 import fcntl
 import os
@@ -47,7 +47,7 @@ def test_a_reader_gives_every_line_from_a_number_on(log: int, sizes: list[int], 
 
 
 def test_a_reader_follows_a_log_that_grows(log: int) -> None:
-    """It has nothing while there is nothing, and then what came, once."""
+    """The reader returns nothing while nothing is new, and then each line once."""
     reader = Reader(log, 1)
     assert everything(reader) == b""
     append_events(log, numbered(1))
@@ -58,7 +58,7 @@ def test_a_reader_follows_a_log_that_grows(log: int) -> None:
 
 
 def test_a_torn_line_is_not_read(log: int) -> None:
-    """Half a line is not given out until its end is there."""
+    """Half a line is not returned until its end is there."""
     line = encode_event({"type": "text", "n": 1, "text": "z" * 3 * CHUNK})
     reader = Reader(log, 0)
     for piece in (line[:10], line[10 : 2 * CHUNK], line[2 * CHUNK : -1]):
@@ -69,7 +69,7 @@ def test_a_torn_line_is_not_read(log: int) -> None:
 
 
 def test_a_log_without_an_end_is_given_one(log: int, tmp_path: Path) -> None:
-    """A torn line goes, the numbers go on, and a second who notices adds nothing."""
+    """A torn line is removed, the numbers go on, and a second call adds nothing."""
     append_events(log, numbered(2))
     os.write(log, b'{"type":"text","n":3,"te')
     assert finish_log(str(tmp_path / "log"), "claude-crashed", "cut off", "again")
@@ -78,8 +78,8 @@ def test_a_log_without_an_end_is_given_one(log: int, tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes() == b"".join(map(encode_event, expected))
 
 
-def test_a_log_in_somebodys_hands_is_left_alone(log: int, tmp_path: Path) -> None:
-    """While its writer lives nobody else ends it; a text that looks like an end is none."""
+def test_a_locked_log_is_left_alone(log: int, tmp_path: Path) -> None:
+    """While its writer lives, no ending is added; a text that looks like an ending is none."""
     assert try_lock(log)
     append_events(log, [{"type": "text", "n": 1, "text": '\n{"type":"done","n":1,"ok":true}\n'}])
     assert not finish_log(str(tmp_path / "log"), "claude-crashed", "cut off", "again")

@@ -1,4 +1,4 @@
-"""What claude's user can get at, as a process of that user finds it, and what the handler makes of that."""
+"""Which files claude's user can read, as a process of that user finds out, and what the handler does about it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ USER = pwd.getpwnam("nobody")
 
 @pytest.fixture
 def place(short_dir: Path) -> Path:
-    """A directory that anybody may enter and nobody else may write."""
+    """A directory that every user may enter and only root may write."""
     short_dir.chmod(0o755)
     return short_dir
 
@@ -47,12 +47,12 @@ def test_what_is_ours_alone_is_out_of_reach(place: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "uid"), [(0o604, 0), (0o400, USER.pw_uid)])
 def test_what_can_be_read_is_found(place: Path, mode: int, uid: int) -> None:
-    """Whoever is let in by its mode or because it is theirs."""
+    """By its mode, or because the file belongs to that user."""
     assert tried(made(place / "a", 0o600), made(place / "b c", mode, uid)) == ["b c"]
 
 
 def test_a_list_that_only_the_system_understands_is_found(place: Path) -> None:
-    """Whatever lets the user in counts, here its group, for it is tried and not computed."""
+    """Every rule of the system counts, here the group, because a process tries instead of computing."""
     path = made(place / "a", 0o640)
     os.chown(path, 0, USER.pw_gid)
     assert tried(path) == ["a"]
@@ -94,7 +94,7 @@ def config(place: Path, *files: Path, **chat: object) -> Config:
 
 
 def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
-    """The configuration, the files that it names and the event logs are tried; a shared user was allowed aloud."""
+    """The configuration, the files that it names and the event logs are tried, unless shared_uid is set."""
     (place / "sessions/turns").mkdir(mode=0o700, parents=True)
     secret, open_to_all = made(place / "key", 0o600), made(place / "open", 0o644)
     assert isolation_fault(config(place, secret, user="nobody")) == ""
@@ -108,14 +108,14 @@ def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
 
 
 def test_chat_is_off_when_it_can_not_be_proven(place: Path) -> None:
-    """Nobody was named, or somebody who is not there, or who is ourselves."""
+    """No user is set, or the user has no account, or it is the handler's own."""
     assert isolation_fault(config(place)) == "chat.user is not set"
     assert "no user" in isolation_fault(config(place, user="no-such-user"))
     assert "runs as" in isolation_fault(config(place, user="root"))
 
 
-def test_who_can_not_change_its_user_proves_nothing(place: Path) -> None:
-    """A handler without root can't start claude as somebody else, and says so."""
+def test_a_handler_without_root_proves_nothing(place: Path) -> None:
+    """A handler without root can't start claude as another user, and says so."""
     code = "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import tests.chat.test_isolation as t; "
     code += "print(t.isolation_fault(t.config(pathlib.Path('/tmp'), user='daemon')))"
     # what was imported stays; the user changes afterwards
@@ -147,9 +147,11 @@ def begin(*command: str, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([*WITHOUT_RIGHTS, *command], env={**os.environ, **env}, stdout=subprocess.DEVNULL)
 
 
-def test_nobody_reads_the_handlers_memory(place: Path) -> None:
-    """A process of the handler's own user, as claude is under shared_uid, sees neither its environment nor its memory;
-    of another process of that user it sees both."""
+def test_the_handlers_memory_can_not_be_read(place: Path) -> None:
+    """A process of the handler's own user, as claude is under shared_uid, sees neither its environment nor its memory.
+
+    Of another process of that user it sees both.
+    """
     caller = {"operator": {"secret": new_secret(), "allow": ["status"]}}
     path, port = made(place / "breakglass.toml", 0o600), reserve_port()
     path.write_text(config_text(caller, port=1, key="none", host_key="any"))

@@ -1,4 +1,4 @@
-"""The stand-in for the Messages API, spoken to by the real `claude`: its answers are taken for the original's."""
+"""The scripted model API, with the real `claude` as its client: claude accepts its answers as the real API's."""
 
 import json
 import os
@@ -47,8 +47,10 @@ def deltas(lines: list[dict[str, Any]], kind: str) -> str:
 
 
 def test_a_script_is_played_step_by_step(model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Thinking, text in several deltas, a tool that really runs, and the next answer after its result. It is played
-    in silence: in the demo it shares a terminal with a person."""
+    """Thinking, text in several deltas, a tool that really runs, and the next answer after its result.
+
+    The API prints nothing, because in the demo it shares a terminal with a person.
+    """
     text = "let me look, that is long enough for more than one delta"
     script = [{"thinking": "hm", "text": text, "tool": "Bash", "input": {"command": "echo 4$((1+1))"}}, {"text": "fin"}]
     lines = ask(model, tmp_path, script)
@@ -75,21 +77,21 @@ def test_it_believes_what_a_tool_returns(model: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("failure", "status"), [(401, 401), (429, 429), (500, 500), ("html", None), ("reset", None)])
-def test_it_fails_as_told(model: Model, tmp_path: Path, failure: object, status: int | None) -> None:
-    """A refusal, a captive portal and a connection cut in the middle are taken for what they are."""
-    told = result(ask(model, tmp_path, [{"text": "x" * 100, "fail": failure, "retry_after": 3600}]))
-    assert (told["is_error"], told["terminal_reason"], told["api_error_status"]) == (True, "api_error", status)
+def test_each_failure(model: Model, tmp_path: Path, failure: object, status: int | None) -> None:
+    """A refusal, a captive portal and a cut connection: claude recognizes each."""
+    answer = result(ask(model, tmp_path, [{"text": "x" * 100, "fail": failure, "retry_after": 3600}]))
+    assert (answer["is_error"], answer["terminal_reason"], answer["api_error_status"]) == (True, "api_error", status)
 
 
 def test_a_failure_can_pass(model: Model, tmp_path: Path) -> None:
-    """A step that fails once succeeds at the second try, and what was said of the first is retracted."""
+    """A step that fails once succeeds at the second try, and the text of the first is retracted."""
     lines = ask(model, tmp_path, [{"text": "y" * 100, "fail": "cut", "times": 1}])
     assert result(lines)["result"] == "y" * 100
     assert any("abandoned_blocks" in line for line in lines)
 
 
-def test_who_has_no_key_is_refused(model: Model, tmp_path: Path) -> None:
-    """What the original refuses, this refuses."""
+def test_requests_carry_the_key(model: Model, tmp_path: Path) -> None:
+    """The API refuses requests without a key, as the real one does."""
     count = len(model.asked)
     lines = ask(model, tmp_path, "hello")
     assert result(lines)["result"] == "done"

@@ -19,7 +19,7 @@ from breakglass.claude.runner_job import RunnerJob
 from breakglass.threads import DaemonThreads, run_in_thread
 
 from ..support.hung import unserved_fuse
-from ..support.talk import gone, nap, there
+from ..support.naps import gone, nap, there
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_a_directory_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -
 
 @pytest.mark.real("fuse", "sshd")
 def test_an_ssh_agent_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -> None:
-    """Its socket lies on a file system that hangs: a cancellation ends the turn at once."""
+    """With its socket on a file system that hangs, a cancellation still ends the turn."""
     (tmp_path / "hangs").mkdir()
     log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     job = replace(job, agent_key="a key", agent_socket=str(tmp_path / "hangs/agent"))
@@ -109,7 +109,7 @@ def test_an_ssh_agent_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) 
 
 @pytest.mark.real("fuse", "sshd")
 def test_an_ssh_agent_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that does not answer is given up."""
+    """An ssh-agent that does not answer in time is given up."""
     monkeypatch.setattr(ssh_agent, "SECONDS", 0.5)
     with unserved_fuse(tmp_path), pytest.raises(subprocess.SubprocessError):
         ssh_agent.start_ssh_agent("a key", str(tmp_path / "agent"), None, None)

@@ -1,4 +1,4 @@
-"""A handler with chat on: the real claude, a scripted model, no Proxmox host. And a client that reads its streams."""
+"""A handler with chat on, usually without a Proxmox host, and a client that reads its streams."""
 
 import contextlib
 import http.client
@@ -37,8 +37,11 @@ def bash(command: str, **more: object) -> dict[str, object]:
 
 
 class Talker(Service):
-    """A running handler whose claude talks to `model`; without a `host` every verb is unreached. The
-    code in `patched` runs first, for a constant that would make a test slow."""
+    """A running handler whose claude talks to `model`. Without a `host` every verb is unreached.
+
+    `chat` is more of the table [chat], such as another `command`. The code in `patched` runs first, for a constant that
+    would make a test slow.
+    """
 
     def __init__(
         self,
@@ -89,6 +92,30 @@ class Talker(Service):
         other._start()
         return other
 
+    def change(self, old: str, new: str) -> None:
+        """Change the configuration and have the handler reload it; return once chat follows it."""
+        text = self.config.read_text()
+        assert old in text, old
+        before = self._applied()
+        self.config.write_text(text.replace(old, new))
+        self.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 60
+        while self._applied() == before:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    def _applied(self) -> int:
+        return self.audit_file.read_text().count('"isolated"')
+
+    @contextlib.contextmanager
+    def changed(self, old: str, new: str) -> Iterator[None]:
+        """Change the configuration for a while."""
+        self.change(old, new)
+        try:
+            yield
+        finally:
+            self.change(new, old)
+
     # --- asking ---
 
     def open(self, caller: str = "operator", msg_id: str = "", **fields: object) -> "Stream":
@@ -117,7 +144,7 @@ class Stream:
         self.turn = msg_id
         self.seen: list[Event] = []
         self.pings = 0
-        self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+        self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=120)
         now = int(time.time())
         headers = {"webhook-id": msg_id, "webhook-timestamp": str(now)}
         headers["webhook-signature"] = sign(secret_bytes(service.secrets[caller]), msg_id, now, body)
@@ -190,42 +217,6 @@ def started(talker: Talker) -> Iterator[Talker]:
         yield talker
     finally:
         talker.stop()
-
-
-def nap(seconds: int) -> str:
-    """Return a command that sleeps and can be told from anybody else's."""
-    return f"sleep {seconds}.{os.getpid():07d}1"
-
-
-def running(words: str) -> list[int]:
-    """Return the processes that have these words on their command line."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ")
-            if words.encode() in line:
-                found.append(int(name))
-    return found
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def there(words: str, seconds: float = 20) -> None:
-    """Return once a process has these words on its command line."""
-    until = time.monotonic() + seconds
-    while not running(words):
-        assert time.monotonic() < until, words
-        time.sleep(0.05)  # a look at every process of the machine is not cheap
-
-
-def gone(words: str, seconds: float = 10) -> None:
-    """Return once no process has these words on its command line."""
-    until = time.monotonic() + seconds
-    while running(words):
-        assert time.monotonic() < until, running(words)
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

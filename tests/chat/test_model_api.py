@@ -1,0 +1,93 @@
+"""What the model API can do to a turn: each failure has its code and sentence. With the real claude."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..support.model import Model
+from ..support.ports import reserve_port
+from ..support.talk import Talker, bash, fake, last_error, said, started
+
+pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
+
+TRIES = 'CLAUDE_CODE_MAX_RETRIES = "0"'
+
+
+@pytest.fixture(scope="module")
+def talker(model: Model, directory: Path) -> Iterator[Talker]:
+    """A handler for all tests; one that changes its configuration changes it back."""
+    with started(Talker(directory, model, CLAUDE_CODE_MAX_RETRIES="0")) as talker:
+        yield talker
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "words"),
+    [
+        ({"fail": 401}, "claude-auth", "Invalid API key"),
+        ({"fail": 403}, "claude-auth", "permission"),
+        ({"fail": 529}, "claude-overloaded", "HTTP 529"),
+        ({"fail": 500}, "claude-overloaded", "HTTP 500"),
+        ({"fail": 429, "retry_after": 3600}, "claude-rate-limited", "rate limit"),
+        ({"fail": 404}, "claude-crashed", "model"),
+        ({"fail": "html"}, "claude-unreachable", "HTTP 200"),
+    ],
+)
+def test_failures_of_the_api(talker: Talker, model: Model, step: dict[str, object], code: str, words: str) -> None:
+    """Each has its own sentence, once, after two more tries at most: claude's own ten tries take three minutes."""
+    before = len(model.asked)
+    events = talker.chat(fake({"text": "never said", **step}))
+    error = last_error(events)
+    assert (error["code"], said(events)) == (code, "")
+    assert words in error["message"]
+    assert error["hint"]
+    assert len(model.asked) - before <= 3
+
+
+def test_a_session_survives_a_failure(talker: Talker) -> None:
+    """When the API is back, the same session continues."""
+    first = talker.chat(fake({"text": "never said", "fail": 403}))
+    assert last_error(first)["code"] == "claude-auth"
+    assert said(talker.chat(fake({"text": "here"}), session=first[0]["session"])) == "here"
+
+
+def test_an_api_that_is_down(talker: Talker, model: Model) -> None:
+    """The tries that the product allows claude take seconds; claude's own ten take three minutes."""
+    with (
+        talker.changed(TRIES, 'LC_ALL = "C.UTF-8"'),  # with the product's own number of tries
+        talker.changed(model.url, f"http://127.0.0.1:{reserve_port()}"),
+    ):
+        began = time.monotonic()
+        error = last_error(talker.chat("hello"))
+        assert time.monotonic() - began < 90  # half of what claude's own tries take
+    assert error["code"] == "claude-unreachable"
+
+
+def test_not_signed_in(talker: Talker) -> None:
+    """Without a credential the error says so, and where to put one."""
+    with talker.changed('"sk-test"', '""'):
+        error = last_error(talker.chat("hello"))
+    assert (error["code"], "chat" in error["hint"]) == ("claude-auth", True)
+
+
+@pytest.mark.parametrize("kind", ["text", "tool"])
+def test_a_turn_has_a_limit(talker: Talker, kind: str) -> None:
+    """At its limit the turn is stopped, whatever it is doing, and the session continues."""
+    words = {"text": "one two three four five six seven", "wait": "never"}
+    step = words if kind == "text" else bash("sleep 60 | sleep 60")
+    session = talker.chat("hello")[0]["session"]
+    with talker.changed("[chat]", "[chat]\nturn_seconds = 3"):  # for this turn alone: claude may need as long to start
+        events = talker.chat(fake(step), session=session)
+    assert (last_error(events)["code"], "3 s" in last_error(events)["message"]) == ("turn-timeout", True)
+    assert said(talker.chat(fake({"text": "here"}), session=events[0]["session"])) == "here"
+
+
+def test_a_conversation_that_is_gone(talker: Talker) -> None:
+    """The error of a session whose transcript was removed says so, and what to do."""
+    first = talker.chat("hello")[0]
+    for transcript in talker.sessions.rglob(f"{first['id']}.jsonl"):
+        transcript.unlink()
+    error = last_error(talker.chat("go on", session=first["session"]))
+    assert error["code"] == "session-lost"
+    assert "without a session" in error["hint"]

@@ -1,0 +1,117 @@
+"""What goes wrong in the page's conversation: a notice that says why, and what the operator can still do."""
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from ..support.browser import Visit, phase, text_of, wait_for_text
+from ..support.page_chat import ask_claude, ended, lose_sessions
+from ..support.talk import fake
+
+pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
+
+DOWN = {
+    "not signed in": ({"fail": 401}, r"it is not signed in, \d\d:\d\d\."),
+    "overloaded": ({"fail": 529}, r"overloaded, \d\d:\d\d\."),
+    "rate-limited": ({"fail": 429, "retry_after": 3600}, r"rate limited, \d\d:\d\d\."),
+    "crashed": ({"fail": 400}, r"it crashed, \d\d:\d\d\."),
+}
+
+
+@pytest.mark.parametrize("how", DOWN)
+def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> None:
+    """One notice that says why, the draft stays, Send becomes Try again; the power buttons work as ever."""
+    page = visit.open()
+    fault, words = DOWN[how]
+    prompt = fake({"text": "never said", "times": 99, **fault})
+    ask_claude(page, prompt)
+    wait_for_text(page, "chat-notice", "Claude is not answering: ")
+    ended(page)
+    notice = text_of(page, "chat-notice")
+    assert re.search(f"^Claude is not answering: {words}", notice), notice
+    assert re.search(r"(The power buttons do not need it|; the power verbs don't need claude)\.$", notice), notice
+    assert notice.count("power") == 1
+    assert page.input_value("#prompt") == prompt
+    assert text_of(page, "send") == "Try again"
+    wait_for_text(page, "light-claude", "not answering")
+    page.click("[data-verb=status]")
+    phase(page, "idle")
+
+
+def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
+    """The disk that held it is gone: one button, and claude is told what was said."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "The word is heron."}))
+    ended(page)
+    lose_sessions(visit)
+    ask_claude(page, fake({"text": "never"}))
+    ended(page, 2)
+    assert page.is_visible("#recap")
+    page.fill("#prompt", fake({"text": "I know."}))
+    page.click("#recap")
+    ended(page, 3)
+    expect(page.locator("#transcript article").last).to_contain_text("I know.")
+    assert "The word is heron." in visit.stage.model.asked[-1].said
+
+
+def test_a_recap_needs_no_new_question(visit: Visit) -> None:
+    """The one button is enough: with nothing typed claude is told what was said, and to go on."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "The word is ibis."}))
+    ended(page)
+    lose_sessions(visit)
+    ask_claude(page, fake({"text": "never"}))
+    ended(page, 2)
+    page.fill("#prompt", "")
+    page.click("#recap")
+    ended(page, 3)
+    assert [body for body in visit.posts if "prompt" in body][-1]["prompt"].endswith("Now: Go on.")
+
+
+def test_a_proxys_error_counts_as_a_lost_connection(visit: Visit) -> None:
+    """A proxy's error, in JSON and with a number for a code, is a lost connection: the rest is asked for."""
+    page = visit.open()
+    broken = {"error": {"code": 503, "message": "upstream"}}
+    page.route("**/chat", lambda route: route.fulfill(status=503, json=broken), times=1)
+    ask_claude(page, fake({"text": "I am here."}))
+    ended(page)
+    expect(page.locator("#transcript .answer")).to_have_text("I am here.")
+
+
+def test_a_rate_limit_says_until_when_it_lasts(visit: Visit) -> None:
+    """Where the model API says until when, the notice says it; a caller who may not chat is told just that."""
+    page = visit.open()
+    limited = {"code": "claude-rate-limited", "message": "rate-limited until 03:40 UTC: limit"}
+    limited["hint"] = "wait; the power verbs work without claude"
+    lines = [{"type": "session", "n": 1}, {"type": "error", "n": 2, **limited}, {"type": "done", "n": 3, "ok": False}]
+    body = "".join(json.dumps(line) + "\n" for line in lines)
+    page.route("**/chat", lambda route: route.fulfill(content_type="application/x-ndjson", body=body))
+    ask_claude(page, "well?")
+    wait_for_text(page, "chat-notice", "Claude is not answering: rate limited (until 03:40")
+    assert text_of(page, "chat-notice").count("power") == 1
+    page.unroute("**/chat")
+    visit.open(caller="viewer")
+    ask_claude(page, "well?")
+    wait_for_text(page, "chat-notice", 'Viewer may not "chat".')
+    assert "Claude is not answering" not in text_of(page, "chat-notice")
+
+
+def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
+    """A transcript of 2,000 lines consists of pieces of a bounded size, so each word costs as much as the first.
+
+    The end stays in view unless the operator scrolls up.
+    """
+    page = visit.open()
+    ask_claude(page, fake({"text": "".join(f"{n} {'word ' * 8}\n" for n in range(2_000))}))
+    ended(page)
+    text = page.locator("#transcript .answer").text_content() or ""
+    assert text.count("\n") == 2_000
+    sizes = page.evaluate("() => [...document.querySelectorAll('.answer .piece')].map(p => p.textContent.length)")
+    assert max(sizes) < 10_000
+    box = page.locator("#transcript")
+    assert box.evaluate("box => box.scrollHeight - box.scrollTop - box.clientHeight") < 40
+    box.evaluate("box => box.scrollTo(0, 0)")
+    ask_claude(page, fake({"text": "More."}))
+    ended(page, 2)

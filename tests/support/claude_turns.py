@@ -1,0 +1,125 @@
+"""Turns of the real claude without a handler: a host, a guest that claude's key opens, and a scripted model."""
+
+import json
+import os
+import signal
+import subprocess
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from breakglass.claude import ssh_agent
+from breakglass.claude.command import TurnRequest, prepare_job
+from breakglass.claude.runner_job import RunnerJob
+from breakglass.config.model import ChatSettings, Vm
+from breakglass.demo.proxmox.world import World
+
+from .model import Model
+from .sshd import Sshd
+
+GUEST_KEYS = "/etc/ssh/authorized_keys.d/%u"
+
+
+class WithGuest(Sshd):
+    """The server with a second account, which claude's key opens with a shell, as a VM's own sshd would."""
+
+    def __init__(self, world: World) -> None:
+        self.authority = asyncssh.generate_private_key("ssh-ed25519")
+        certificate = f"HostCertificate {world.directory}/sshd/certificate"
+        match = f"Match User guest\n    AuthorizedKeysFile {GUEST_KEYS}"
+        super().__init__(world, f"PerSourcePenalties no\n{certificate}\n{match}\n")
+
+    def _new_host_key(self) -> str:
+        key = super()._new_host_key()
+        own = asyncssh.import_public_key(key)
+        signed = self.authority.generate_host_certificate(own, "host", principals=["127.0.0.1"])
+        signed.write_certificate(self.directory / "certificate")
+        return key
+
+    def _write_accounts(self) -> None:
+        super()._write_accounts()
+        self.home = self.directory / "home"
+        self.home.mkdir()
+        key = asyncssh.import_private_key(self.read_only_key).export_public_key().decode()
+        (self.keys.parent / "guest").write_text(key)
+        for name, line in (
+            ("passwd", f"guest:x:65531:65531::{self.home}:/bin/sh\n"),
+            ("shadow", "guest:*:20000::::::\n"),
+        ):
+            path = self.directory / name
+            path.write_text(path.read_text() + line)
+
+
+@dataclass
+class Place:
+    """A handler's side, without the handler: one host, one guest, one model."""
+
+    directory: Path
+    world: World
+    sshd: WithGuest
+    model: Model
+    settings: ChatSettings
+    vm: Vm
+
+    def turn(self, prompt: str, *, sid: str = "", vm: Vm | None = None) -> TurnRequest:
+        return TurnRequest("msg_12345678", "operator", vm or self.vm, prompt, sid or str(uuid.uuid4()), bool(sid))
+
+    def prepare(self, turn: TurnRequest, settings: ChatSettings | None = None) -> tuple[RunnerJob, Path]:
+        """Return how to run a turn, and its directory."""
+        directory = self.directory / "sessions/work" / uuid.uuid4().hex
+        directory.mkdir(mode=0o700, parents=True)
+        return prepare_job(settings or self.settings, turn, directory), directory
+
+    def run(self, *steps: dict[str, Any], **options: Any) -> "Ran":
+        """Let the model take these steps, as one turn."""
+        return self.say(f"please FAKE={json.dumps(steps)}", **options)
+
+    def say(self, prompt: str, env: dict[str, str] | None = None, **options: Any) -> "Ran":
+        settings = replace(self.settings, env={**self.settings.env, **(env or {})})
+        turn = self.turn(prompt, **options)
+        job, directory = self.prepare(turn, settings)
+        return Ran(turn, job, directory, *start(job))
+
+
+class Ran:
+    """What became of a turn."""
+
+    def __init__(self, turn: TurnRequest, job: RunnerJob, directory: Path, exit: int, out: bytes, err: bytes) -> None:
+        self.turn, self.job, self.directory, self.exit, self.err = turn, job, directory, exit, err.decode()
+        self.lines = [json.loads(line) for line in out.splitlines()]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        found: list[dict[str, Any]] = [line for line in self.lines if line["type"] == "result"]
+        return found[0]
+
+    @property
+    def tools(self) -> list[tuple[str, bool, str]]:
+        """What was run, whether it went well, and what it said."""
+        calls = {b["id"]: b["input"] for b in self._blocks("assistant", "tool_use")}
+        return [
+            (calls[b["tool_use_id"]].get("command", ""), not b.get("is_error"), str(b["content"]))
+            for b in self._blocks("user", "tool_result")
+        ]
+
+    def _blocks(self, line_type: str, block_type: str) -> list[dict[str, Any]]:
+        lines = [line["message"]["content"] for line in self.lines if line["type"] == line_type]
+        return [b for content in lines if isinstance(content, list) for b in content if b["type"] == block_type]
+
+
+def start(job: RunnerJob) -> tuple[int, bytes, bytes]:
+    """Run claude as the runner does, with its ssh-agent."""
+    agent = ssh_agent.start_ssh_agent(job.agent_key, job.agent_socket, job.uid, job.gid) if job.agent_key else None
+    ids = {} if job.uid is None else {"user": job.uid, "group": job.gid, "extra_groups": ()}
+    try:
+        ran = subprocess.run(  # type: ignore[call-overload]
+            job.argv, input=job.prompt.encode(), env=job.env, cwd=job.cwd, capture_output=True, timeout=60, **ids
+        )
+    finally:
+        if agent is not None:
+            os.kill(agent.pid, signal.SIGKILL)
+            agent.process.communicate()
+    return ran.returncode, ran.stdout, ran.stderr

@@ -1,0 +1,42 @@
+"""Processes that a test can tell from all others by their command line, and whether they run."""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+
+def nap(seconds: int) -> str:
+    """Return a command that sleeps, unlike that of any other test run."""
+    return f"sleep {seconds}.{os.getpid():07d}1"
+
+
+def running(words: str) -> list[int]:
+    """Return the processes that have these words on their command line."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ")
+            if words.encode() in line:
+                found.append(int(name))
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def there(words: str, seconds: float = 60) -> None:
+    """Return once a process has these words on its command line."""
+    until = time.monotonic() + seconds
+    while not running(words):
+        assert time.monotonic() < until, words
+        time.sleep(0.05)  # a look at every process of the machine is not cheap
+
+
+def gone(words: str, seconds: float = 60) -> None:
+    """Return once no process has these words on its command line."""
+    until = time.monotonic() + seconds
+    while running(words):
+        assert time.monotonic() < until, running(words)
+        time.sleep(0.05)

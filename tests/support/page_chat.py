@@ -1,0 +1,30 @@
+"""A conversation with claude on the page, for its tests."""
+
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from .browser import Visit
+from .talk import Talker, bash, fake
+
+LONG = "".join(f"Line {n} of what there is to say.\n" for n in range(1, 41))
+PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text": "It needs your approval."})
+
+
+def ask_claude(page: Page, prompt: str) -> None:
+    page.fill("#prompt", prompt)
+    page.press("#prompt", "Control+Enter")
+
+
+def ended(page: Page, count: int = 1) -> None:
+    """Return once so many turns have ended, well or not."""
+    expect(page.locator("#transcript article")).to_have_count(count)
+    expect(page.locator("#stop-turn")).to_have_attribute("aria-disabled", "true", timeout=30_000)
+
+
+def lose_sessions(visit: Visit) -> None:
+    """The disk that held the conversations is gone."""
+    assert isinstance(visit.stage.service, Talker)
+    for kept in Path(visit.stage.service.sessions / "claude").iterdir():
+        shutil.rmtree(kept)

@@ -1,0 +1,113 @@
+"""A program in the place of `claude`, for tests of what the handler and its runner make of claude's output.
+
+It reads the same prompts as the scripted model (`talk.fake`) and prints the lines that the real CLI prints for them, as
+in tests/transcripts. A test may replace it by a shell script of its own. What the real CLI does is tested with the real
+CLI.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+# It waits for a file where the scripted model waits for `release`, and knows no earlier turn of its session.
+_PLAYER = """
+import json, subprocess, sys, time, uuid
+from pathlib import Path
+
+HERE = Path(sys.argv[1])
+
+def emit(kind, **fields):
+    print(json.dumps({"type": kind, **fields}), flush=True)
+
+def stream(**event):
+    emit("stream_event", event=event)
+
+def say(step):
+    message = f"msg_{uuid.uuid4().hex}"
+    stream(type="message_start", message={"id": message})
+    for number, at in enumerate(range(0, len(step["text"]), 24)):
+        if number == 1 and "wait" in step:
+            while not (HERE / step["wait"]).exists():
+                time.sleep(0.02)
+        delta = {"type": "text_delta", "text": step["text"][at : at + 24]}
+        stream(type="content_block_delta", index=0, delta=delta)
+    stream(type="message_stop")
+    content = [{"type": "text", "text": step["text"]}]
+    emit("assistant", message={"id": message, "content": content})
+
+def run(step):
+    call = f"toolu_{uuid.uuid4().hex}"
+    content = [{"type": "tool_use", "id": call, "name": step["tool"], "input": step["input"]}]
+    emit("assistant", message={"id": f"msg_{call}", "content": content})
+    ran = subprocess.run(["/bin/bash", "-c", step["input"]["command"]], capture_output=True, text=True)
+    text = (ran.stdout + ran.stderr).rstrip()
+    shown = f"Exit code {ran.returncode}\\n{text}" if ran.returncode else text
+    content = [{"type": "tool_result", "tool_use_id": call, "content": shown, "is_error": bool(ran.returncode)}]
+    emit("user", message={"content": content})
+
+prompt = sys.stdin.read()
+with (HERE / "calls").open("a") as file:
+    file.write(json.dumps([prompt, *sys.argv[2:]]) + "\\n")
+steps = [{"text": "done"}]
+if "FAKE=[" in prompt:
+    steps = json.JSONDecoder().raw_decode(prompt[prompt.rindex("FAKE=[") + 5 :])[0]
+for step in steps:
+    if "text" in step:
+        say(step)
+    if "tool" in step:
+        run(step)
+usage = {"scripted": {"costUSD": 0.01}}
+last = steps[-1].get("text", "")
+emit("result", subtype="success", is_error=False, result=last, num_turns=len(steps), duration_ms=5,
+     model_usage_since_last_result=usage)
+"""
+
+
+class ScriptedClaude:
+    """The program `command`. It plays prompts until `play` gives it another script."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "scripted-claude"
+        self._directory.mkdir()
+        (self._directory / "calls").touch()
+        self.command = str(self._directory / "claude")
+        self.play_prompts()
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The prompt and the arguments of each turn that played its prompt."""
+        return [json.loads(line) for line in (self._directory / "calls").read_text().splitlines()]
+
+    @property
+    def chat(self) -> str:
+        """The line of the table [chat] that names it."""
+        return f"command = {json.dumps(self.command)}\n"
+
+    def play(self, script: str) -> None:
+        """Run a shell script from the next turn on."""
+        new = self._directory / "claude.new"
+        new.write_text(f"#!/bin/bash\n{script}\n")
+        new.chmod(0o755)
+        new.rename(self.command)
+
+    def play_prompts(self) -> None:
+        """Play what the prompts say from the next turn on."""
+        player = self._directory / "player.py"
+        player.write_text(_PLAYER)
+        self.play(f'exec {sys.executable} -IS {player} {self._directory} "$@"')
+
+    def release(self, name: str) -> None:
+        """Let the text that waits for `name`, now or later, go on."""
+        (self._directory / name).touch()
+
+
+def line(**message: object) -> str:
+    """Return the shell command that prints one line of claude's output."""
+    return f"echo '{json.dumps(message)}'\n"
+
+
+TEXT = line(type="assistant", message={"id": "m", "content": [{"type": "text", "text": "hello"}]})
+TOOL = line(
+    type="assistant", message={"id": "n", "content": [{"type": "tool_use", "id": "t", "name": "Bash", "input": {}}]}
+)
+RESULT = line(type="result", subtype="success", is_error=False, result="hello", num_turns=1, duration_ms=5)
