@@ -146,6 +146,11 @@ def logged(journal: socket.socket, world: World, job_id: str) -> list[str]:
     """Return the journal's lines from the start of a job to the end of its process, which tidies up last."""
     until(lambda: memory(world, "jobs", job_id, "result.json").exists(), "the result")
     until(lambda: not processes(world, job_id), "the end of the tidying")
+    return received(journal)
+
+
+def received(journal: socket.socket) -> list[str]:
+    """Return the journal's lines that have come since the last call."""
     lines = []
     while select.select([journal], [], [], 0)[0]:
         lines.append(journal.recv(65536).decode())
@@ -164,12 +169,27 @@ def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socke
 
 def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
     """Nobody waits for that process: it says what went wrong, briefly, and goes on with the archive."""
-    defect = 'def prune(memory):\n    raise KeyError("x" * 5000)\n\n\nfind("JobStore").prune = prune'
+    defect = 'def prune(store):\n    raise KeyError("x" * 5000)\n\n\nfind("JobStore").prune = prune'
     with constants_set(world, defect):
         job_id = execute(world, "reset").trailer["job"]
     [line] = [line for line in logged(journal, world, job_id) if "tidy_run: KeyError" in line]
     assert len(line) < 500
     assert (world.root / f"var/lib/breakglass/{VMID}/jobs" / job_id / "result.json").exists()
+
+
+def test_a_defect_while_a_request_is_archived_is_in_the_journal(world: World, journal: socket.socket) -> None:
+    """The verb goes on, and the child that failed says why."""
+    defect = 'def sync(directory):\n    raise KeyError("x" * 5000)\n\n\nreplace(_sync=sync)'
+    with constants_set(world, defect):
+        assert execute(world, "reset").code == 0
+    lines: list[str] = []
+
+    def came() -> bool:
+        lines.extend(line for line in received(journal) if "archive_request: KeyError" in line)
+        return bool(lines)
+
+    until(came, "the line in the journal")
+    assert len(lines[0]) < 500
 
 
 # --- a crash of the host ---

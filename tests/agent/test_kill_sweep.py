@@ -13,8 +13,8 @@ import pytest
 from breakglass.agents.pve.host.files import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import execute, hasten, processes
-from ..support.pve_host import hook, in_hook, restore, under_ha, worker
+from ..support.agent import execute, hasten, processes, set_constants
+from ..support.pve_host import command_line, hook, in_hook, restore, under_ha, worker
 from ..support.qemu import leave_out_guest
 from ..support.sshd import Sshd, descendants
 from ..support.stages import CYCLE, RESET, Hold, at_qm, memory, stage, until
@@ -35,6 +35,7 @@ def sshd() -> Iterator[Sshd]:
         world = World(Path(directory), scale=20)
         hasten(world)
         leave_out_guest(world)
+        set_constants(world, QM_STOP_SECONDS=60.0, QM_START_SECONDS=60.0, HA_STOP_SECONDS=60.0)  # none may elapse here
         assert world.qm("start", str(VMID)).returncode == 0
         server = Sshd(world)
         yield server
@@ -61,7 +62,7 @@ def held_and_killed(sshd: Sshd, verb: str, hold: Hold, job_id: str, kill: Kill, 
         kill(sshd, job_id)
         next(held)
         if kill is not the_job:
-            ssh.wait(20)
+            ssh.wait(120)
         ssh.kill()
     next(held, None)
 
@@ -73,7 +74,7 @@ def whole_ssh_side(sshd: Sshd, job_id: str) -> None:
 def resident_agent(sshd: Sshd, job_id: str) -> None:
     """Kill the agent alone: the first process of the connection that is it; its readers are below."""
     below = descendants(sshd.process.pid)
-    agents = [pid for pid in below if b"breakglass-pve\0serve" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    agents = [pid for pid in below if "breakglass-pve serve" in command_line(pid)]
     os.kill(agents[0], signal.SIGKILL)
 
 

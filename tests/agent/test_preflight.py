@@ -14,7 +14,7 @@ from breakglass.agents.pve.host.ha import ha_line, ha_restarts, ha_stuck
 from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Answer, answer_of, execute, set_constants
+from ..support.agent import Answer, answer_of, constants_set, execute, set_constants
 from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
 from ..support.pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
@@ -98,7 +98,7 @@ def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
     """/var/log hangs: the stop is refused in time, and nothing is said to be dead."""
     lock(world, "backup")
     task_index(world)
-    with unserved_fuse(world.root / "var/log/pve"):
+    with constants_set(world, TASK_SECONDS=1.5), unserved_fuse(world.root / "var/log/pve"):
         answer = execute(world, "stop")
     assert (answer.code, "could not be told" in answer.trailer["verdict"]["sentence"]) == (12, True)
 

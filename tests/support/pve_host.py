@@ -214,12 +214,12 @@ def _passes_on(pid: int) -> bool:
 
 
 @contextmanager
-def another_cleanup(world: World) -> Iterator[None]:
-    """Run qmeventd's `qm cleanup` beside the QEMU that runs, as after a quick restart."""
+def another_cleanup(world: World) -> Iterator[int]:
+    """Run qmeventd's `qm cleanup` beside the QEMU that runs, as after a quick restart; give its pid."""
     command = [str(world.bin / "qm"), "cleanup", str(VMID), "1", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         until(lambda: cleaner(world), "a cleanup that holds the lock file")
-        yield
+        yield cleaner(world)
         process.kill()
 
 

@@ -17,7 +17,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from .agent import set_constants
 
 Hold = Callable[[World, str], Iterator[None]]
-SECONDS = 20
+SECONDS = 60
 
 
 def memory(world: World, *parts: str) -> Path:

@@ -23,6 +23,7 @@ from .reads import Message, output, result_message, status_result
 ALIVE_EVERY = 0.2
 WORKER_EVERY = 1.0
 GRACE = 15.0
+QUESTION_SECONDS = 0.5  # for what a killed job has left: the other requests wait meanwhile
 
 
 class ReadTask:
@@ -171,8 +172,10 @@ class FollowTask:
         """Tell whether a `qm` that a killed job has left is still stopping or starting the VM."""
         if record.verb not in ("start", "stop", "cycle"):
             return False
-        answer = ask_or_none(lambda: any(each.kind in ("start", "stop") for each in flock_holders(self._host)), 0.5)
-        return answer is not False  # no answer in time is no proof of its end; the deadline bounds the wait
+        kinds = ask_or_none(lambda: [each.kind for each in flock_holders(self._host)], QUESTION_SECONDS)
+        if not isinstance(kinds, list):
+            return True  # no answer in time is no proof of its end; the deadline bounds the wait
+        return "start" in kinds or "stop" in kinds
 
     def _deadline(self, record: Record) -> float:
         """Return by when the job must have ended, on the monotonic clock."""
@@ -203,7 +206,7 @@ class FollowTask:
     def _killed_result(self, record: Record) -> Message:
         """Return the result that a killed job can't write, and write it for later requests."""
         stage = self._store.stage(record.id)
-        state = str(ask_or_none(lambda: vm_state(observe(self._host)), 0.5) or "unknown")
+        state = str(ask_or_none(lambda: vm_state(observe(self._host)), QUESTION_SECONDS) or "unknown")
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
         advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset may lack its cont
