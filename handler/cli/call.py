@@ -1,4 +1,4 @@
-"""`breakglass call`, `chat` and `sign`: the commands of a caller, who has a key and no configuration."""
+"""`breakglass call`, `chat` and `sign`: the commands for a caller, who has a signing key and no configuration."""
 
 import argparse
 import json
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ..auth.signing import ID
 from ..verbs import ANYWAY, VERBS
-from .client import Conversation, Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
+from .client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from .client import call as send
+from .conversation import Conversation
 from .environment import caller_key, handler_url
 from .errors import CommandError
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, remark, say, show
@@ -24,7 +25,7 @@ _EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UN
 
 @dataclass(frozen=True)
 class Display:
-    """How an answer is shown: as text, with the stages of the job unless `quiet`, or as the answer object itself."""
+    """How to show an answer: as text, with the stages of the job unless `quiet`, or as the answer object."""
 
     json: bool = False
     quiet: bool = False
@@ -39,11 +40,11 @@ def sign(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _checked_id(given: str | None) -> str:
-    """Return the id that was given, or a new one."""
-    if given is not None and not ID.fullmatch(given):
-        raise CommandError(f'not an id: "{given}"', "an id has 8 to 64 of A-Z a-z 0-9 _ -")
-    return given or new_id()
+def _checked_id(msg_id: str | None) -> str:
+    """Return the id of the arguments, or a new one."""
+    if msg_id is not None and not ID.fullmatch(msg_id):
+        raise CommandError(f'not an id: "{msg_id}"', "use 8 to 64 of A-Z a-z 0-9 _ -, or leave out --id")
+    return msg_id or new_id()
 
 
 def call(arguments: argparse.Namespace) -> int:
@@ -54,12 +55,12 @@ def call(arguments: argparse.Namespace) -> int:
 
 
 def _run(request: VerbCall, msg_id: str, display: Display) -> int:
-    """Run a verb and show its answer; if the outcome is not known, say how to ask for the same job again."""
+    """Run a verb and show its answer; if the outcome is not known, show how to ask for the same job again."""
     url = handler_url(os.environ)
     try:
         result = send(Signer(url, caller_key(os.environ)), msg_id, request, partial(_show, display))
     except KeyboardInterrupt:
-        complain(f"you stopped waiting; if {request.verb} was sent, it goes on", _again(request, msg_id))
+        complain(f"you stopped waiting; if {request.verb} was sent, it continues", _repeat_hint(request, msg_id))
         return UNKNOWN
     except BrokenPipeError:
         return _report_closed(request, msg_id)
@@ -82,18 +83,18 @@ def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> 
             return code
         _show_result(result)
         if result.get("anyway") in ANYWAY:
-            complain(*_offer(request, str(result["anyway"])))
+            complain(*_anyway_offer(request, str(result["anyway"])))
         if code == UNKNOWN:
-            complain(f"the outcome of {request.verb} is not known yet", _again(request, msg_id))
+            complain(f"the outcome of {request.verb} is not known yet", _repeat_hint(request, msg_id))
     except BrokenPipeError:
         drop_output()
     return code
 
 
 def _report_closed(request: VerbCall, msg_id: str) -> int:
-    """End as the reader of our output has: quietly, unless a job goes on."""
+    """Return the exit code after the output was closed; name the job if one continues."""
     if request.verb in VERBS and VERBS[request.verb].is_job:
-        complain(f"the output was closed; {request.verb} goes on", _again(request, msg_id))
+        complain(f"the output was closed; {request.verb} continues", _repeat_hint(request, msg_id))
     drop_output()
     return UNKNOWN
 
@@ -104,35 +105,35 @@ def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> in
         complain(f"{url}: {lost}; nothing was sent", f"{unset}{lost.hint}")
         complain("", "without the handler: see docs/runbook.md")
         return UNREACHED
-    complain(f"{url}: {lost}; {request.verb} may have run", _again(request, msg_id))
+    complain(f"{url}: {lost}; {request.verb} may have run", _repeat_hint(request, msg_id))
     return UNKNOWN
 
 
-def _offer(request: VerbCall, code: str) -> tuple[str, str]:
-    """Return what it costs to lift a refusal, and the command that does: under a new id, for this one is spent."""
+def _anyway_offer(request: VerbCall, code: str) -> tuple[str, str]:
+    """Return the cost of lifting a refusal, and the command that lifts it, with a new id."""
     costs = f"{VERBS[request.verb].consequence} {ANYWAY[code].cost}"
-    return f"to do it anyway, run the command below. {costs}", f"breakglass call {_words(request)} --anyway {code}"
+    return f"to do it anyway, run the command below. {costs}", f"breakglass call {_arguments(request)} --anyway {code}"
 
 
-def _words(request: VerbCall) -> str:
+def _arguments(request: VerbCall) -> str:
     return f"{request.verb} --vm {request.vm}" if request.vm else request.verb
 
 
-def _again(request: VerbCall, msg_id: str) -> str:
-    """Return the command that asks for the same job: a new id would be a second one."""
+def _repeat_hint(request: VerbCall, msg_id: str) -> str:
+    """Return the command for the same id; a new id would be a second job."""
     anyway = f" --anyway {request.anyway}" if request.anyway else ""
-    return f"the same again, which acts once: breakglass call {_words(request)}{anyway} --id {msg_id}"
+    return f"to ask again, which acts once: breakglass call {_arguments(request)}{anyway} --id {msg_id}"
 
 
 def _show(display: Display, message: Mapping[str, object]) -> None:
     if message["type"] == "output" and not display.json:
         show(str(message["text"]), sys.stdout if message["stream"] == "stdout" else sys.stderr)
     elif message["type"] == "stage" and not display.quiet:
-        show(f"stage: {message['stage']}{_latest(message)}\n", sys.stderr)
+        show(f"stage: {message['stage']}{_latest_end(message)}\n", sys.stderr)
 
 
-def _latest(stage: Mapping[str, object]) -> str:
-    """Return by when the job ends at the latest, in this machine's time zone; nothing where the host did not tell."""
+def _latest_end(stage: Mapping[str, object]) -> str:
+    """Return the latest time of the job's end in local time; an empty text if the host sent none."""
     try:
         ends = datetime.fromisoformat(str(stage["started"])) + timedelta(seconds=float(str(stage["deadline"])))
         return f" (the job ends by {ends.astimezone():%H:%M:%S})"
@@ -147,25 +148,25 @@ def _show_result(result: Mapping[str, object]) -> None:
     if isinstance(job, dict):
         show(str(job.get("output", "")))
     elif "job" in result:
-        complain("no such job is known on the host", "list the jobs: breakglass call history")
+        complain("the host knows no such job", "list the jobs: breakglass call history")
     for warning in _texts(result.get("warnings")):
         complain(f"warning: {warning}")
-    seen = "" if state == "unknown" else f", {state}"
-    say(f"{result['verb']} {result['vm']}: {outcome}{seen} (id {result['id']})")
+    suffix = "" if state == "unknown" else f", {state}"
+    say(f"{result['verb']} {result['vm']}: {outcome}{suffix} (id {result['id']})")
     if outcome not in ("done", "rejected", "busy", "refused"):
         for line in _texts(result.get("by_hand")):
             complain(f"by hand: {line}")
 
 
 def _show_verdict(result: Mapping[str, object]) -> None:
-    """Show the sentence and its evidence; in the shape of an error only if something is wrong."""
+    """Show the verdict's sentence and evidence, as an error unless the verb is done."""
     verdict = result.get("verdict")
     if not isinstance(verdict, dict):
         return
     sentence = str(verdict["sentence"])
-    said = sentence in str(result.get("stderr")) and result["reached"]  # a job's own output was shown as it came
-    tell = remark if result["outcome"] == "done" else complain
-    tell("" if said else sentence, "\n    ".join(_texts(verdict.get("evidence"))))
+    was_shown = sentence in str(result.get("stderr")) and result["reached"]  # in the job's own output
+    report = remark if result["outcome"] == "done" else complain
+    report("" if was_shown else sentence, "\n    ".join(_texts(verdict.get("evidence"))))
 
 
 def _texts(value: object) -> list[str]:
@@ -173,7 +174,7 @@ def _texts(value: object) -> list[str]:
 
 
 def chat(arguments: argparse.Namespace) -> int:
-    """Talk with claude about a VM; a proposal of claude runs only if the operator answers y."""
+    """Talk with claude about a VM; a proposal runs only if the operator answers y."""
     path = session_file(os.environ)
     signer = Signer(handler_url(os.environ), caller_key(os.environ))
     conversation = Conversation(signer, arguments.vm or "", _last_session(path) if arguments.resume else "")

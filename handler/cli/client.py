@@ -1,4 +1,4 @@
-"""Client of a handler: signs a request, sends it, and sends it again until its outcome is known."""
+"""Client of a handler: signs a request, sends it, and repeats it until its outcome is known."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ..auth.signing import sign
 from ..proxmox.wire import Replay
 
-AGAIN_SECONDS = 60.0
+REPEAT_SECONDS = 60.0
 SILENCE_SECONDS = 30.0  # the handler sends something at least every 10 s
 
 Event = dict[str, object]
@@ -70,6 +70,7 @@ class VerbCall:
 
 
 def new_id() -> str:
+    """Return a new id for a request."""
     return f"msg_{secrets.token_hex(12)}"
 
 
@@ -80,7 +81,7 @@ def post(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -
     """Sign and send one request; yield the lines of its answer.
 
     If the handler answers a wrong clock with a challenge, the request is sent again with it. Raises HandlerError for an
-    error object, NoAnswer for everything that is no answer of a handler.
+    error object, and NoAnswer if the answer is not a handler's.
     """
     try:
         yield from _post_once(signer, path, msg_id, fields)
@@ -120,7 +121,7 @@ def _plain_answer(status: int, body: bytes) -> Event:
         answer = json.loads(body)
         error = answer.get("error")
     except (ValueError, AttributeError):
-        raise ValueError(f"HTTP {status} that is not from breakglass; is something in between?") from None
+        raise ValueError(f"HTTP {status} that is not from breakglass; check for a proxy in between") from None
     if isinstance(error, dict):
         raise HandlerError(error)
     return {**answer, "type": "result"}
@@ -141,7 +142,7 @@ def _connect(url: str) -> http.client.HTTPConnection:
 
 def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused", "is the handler running, and does it listen there?"
+        return "connection refused", "check that the handler is running and listens there"
     if isinstance(error, socket.gaierror):
         return (
             f'the name "{host}" can\'t be resolved: {error.strerror}',
@@ -161,10 +162,10 @@ def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
 
 
 def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[Event], None]) -> Event:
-    """Run a verb and return its result; each line of its output, and each stage, goes to `on_message`, once.
+    """Run a verb and return its result; `on_message` gets each line of its output and each stage, once.
 
-    If the answer is lost, or is `unknown` or `running`, the same id is sent again, for AGAIN_SECONDS after the first
-    loss: the verb acts once however often it is sent. Raises HandlerError for an error, NoAnswer if it stays lost.
+    If the answer is lost, or is `unknown` or `running`, the same id is sent again, for REPEAT_SECONDS after the first
+    loss. The verb acts once, however often it is sent. Raises HandlerError for an error, NoAnswer if no answer came.
     """
     until, sent, replay = 0.0, False, Replay()
     while True:
@@ -173,19 +174,19 @@ def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[E
             result = _result(post(signer, "/pve", msg_id, request.fields()), replay, on_message)
         except NoAnswer as lost:
             sent = sent or lost.sent
-            until = until or time.monotonic() + AGAIN_SECONDS
+            until = until or time.monotonic() + REPEAT_SECONDS
             if not sent or time.monotonic() > until:
                 raise NoAnswer(str(lost), sent, lost.hint) from None
         else:
             sent = True
-            until = until or time.monotonic() + AGAIN_SECONDS
+            until = until or time.monotonic() + REPEAT_SECONDS
             if result["outcome"] not in ("unknown", "running") or time.monotonic() > until:
                 return result
         time.sleep(1)
 
 
 def _result(messages: Iterator[Event], replay: Replay, on_message: Callable[[Event], None]) -> Event:
-    """Return the result line. A line of an unknown type is skipped: a newer handler may say more."""
+    """Return the result line. A line of an unknown type, which a newer handler can send, is skipped."""
     for message in messages:
         if message["type"] == "result":
             if not isinstance(message.get("outcome"), str):
@@ -194,57 +195,3 @@ def _result(messages: Iterator[Event], replay: Replay, on_message: Callable[[Eve
         if message["type"] in ("output", "stage") and replay.is_new(message):
             on_message(message)
     raise NoAnswer("the answer ended without its result", sent=True)
-
-
-# --- chat ---
-
-
-class Conversation:
-    """A client's side of one chat session; `turn` is the id of the turn under way."""
-
-    def __init__(self, signer: Signer, vm: str = "", session: str = "") -> None:
-        self.session, self.turn, self._seen = session, "", 0
-        self._first: dict[str, object] = {}
-        self._signer, self._vm = signer, vm
-
-    def say(self, prompt: str) -> Iterator[Event]:
-        """Yield the events of one turn except pings, each once; the last is `done`.
-
-        Raises HandlerError if the handler refuses, NoAnswer if it stays away for AGAIN_SECONDS.
-        """
-        fields = {"prompt": prompt, "vm": self._vm, "session": self.session}
-        self._first = {name: value for name, value in fields.items() if value}
-        self.turn, self._seen = new_id(), 0
-        return self.go_on()
-
-    def go_on(self) -> Iterator[Event]:
-        """Yield the events of the turn under way that were not seen yet. After a lost connection, attach again."""
-        lost_at = 0.0
-        while True:
-            try:
-                for event in self._attach():
-                    lost_at, number = 0.0, event.get("n")
-                    if event["type"] == "ping" or not isinstance(number, int) or number <= self._seen:
-                        continue
-                    self._seen = number
-                    self.session = str(event.get("session", self.session))
-                    yield event
-                    if event["type"] == "done":
-                        return
-                raise NoAnswer("the stream ended without its last line", sent=True)
-            except NoAnswer as lost:
-                lost_at = lost_at or time.monotonic()
-                if time.monotonic() - lost_at > (AGAIN_SECONDS if self._seen else 0):
-                    raise NoAnswer(str(lost), lost.sent or self._seen > 0, lost.hint) from None
-                time.sleep(1)
-
-    def _attach(self) -> Iterator[Event]:
-        """Attach after the last event that was seen; if none was, send the first request again."""
-        if self._seen:
-            return post(self._signer, "/chat", new_id(), {"attach": self.turn, "after": self._seen})
-        return post(self._signer, "/chat", self.turn, self._first)
-
-    def stop(self) -> None:
-        """Ask the handler to stop the turn under way."""
-        for _ in post(self._signer, "/chat", new_id(), {"cancel": self.turn}):
-            pass

@@ -1,4 +1,4 @@
-"""`breakglass demo`: everything on this machine. Only this loads the demo."""
+"""`breakglass demo`. No other module imports the demo."""
 
 import argparse
 import os
@@ -9,11 +9,11 @@ from .errors import CommandError
 from .output import say
 
 _LONGEST_SOCKET = 107  # bytes, of unix(7)
-_BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # what the demo adds, and a little more
+_BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # what the demo adds, with some room
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Run everything on this machine: an embedded Proxmox, the handler, the page."""
+    """Run a Proxmox stand-in, the handler and the page on this machine."""
     port_number(os.environ, "0")
     _check_temporary(tempfile.gettempdir())
     from ..demo.run import run  # the other commands start without it

@@ -1,4 +1,4 @@
-"""What the commands read from the environment, checked: a wrong value is a CommandError that says how to mend it."""
+"""The commands' settings from the environment. A wrong value raises CommandError, which says how to mend it."""
 
 import os
 import stat
@@ -25,9 +25,9 @@ def handler_url(environment: Environment) -> str:
 
 
 def checked_url(name: str, url: str) -> str:
-    """Return `url` without query and fragment, where the page's link has the signing key.
+    """Return `url` without query and fragment; the fragment of the page's link is the signing key.
 
-    Raises CommandError if it is not an http or https URL; `name` is where the value comes from.
+    Raises CommandError if it is not an http or https URL; `name` is the setting that it comes from.
     """
     shown = url.partition("#")[0]
     if not url:

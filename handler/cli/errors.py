@@ -1,4 +1,4 @@
-"""The one exception with which a command gives up."""
+"""The exception that ends a command."""
 
 import os
 
@@ -14,5 +14,5 @@ class CommandError(Exception):
 
 
 def reason(error: OSError) -> str:
-    """Return what the operating system says, without the number and the path that `str(error)` adds."""
+    """Return the operating system's message, without the number and the path that `str(error)` adds."""
     return error.strerror or (os.strerror(error.errno) if error.errno else type(error).__name__)

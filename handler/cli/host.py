@@ -1,4 +1,4 @@
-"""`breakglass host` and `alert-example`: what other machines are set up with, as text."""
+"""`breakglass host` and `alert-example`: texts for setting up other machines."""
 
 import argparse
 import json
@@ -26,12 +26,12 @@ def host_bundle(arguments: argparse.Namespace) -> int:
         raise CommandError(f'"{arguments.file}" is a directory', hint) from None
     except OSError as error:
         message = f'can\'t write "{arguments.file}": {reason(error)}'
-        raise CommandError(message, "nothing is left there; write it somewhere else", FAILED) from None
+        raise CommandError(message, "no file was left there; write it somewhere else", FAILED) from None
     return DONE
 
 
 def _write_program(path: Path, text: str) -> None:
-    """Write an executable whole or not at all; a device or a pipe is written to as it is."""
+    """Write an executable atomically; write directly to a device or a pipe."""
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
@@ -46,7 +46,7 @@ def _write_program(path: Path, text: str) -> None:
 
 def host_install_commands(arguments: argparse.Namespace) -> int:
     """Print what to run on the Proxmox host for one VM; public keys only."""
-    from ..proxmox.connect import public_key  # asyncssh takes longer to load than all the rest
+    from ..proxmox.connect import public_key  # asyncssh takes longer to load than everything else
 
     config = load_config(config_path(), os.environ)
     vm = config.vm_named(arguments.vm or "")

@@ -1,4 +1,4 @@
-"""Binds the handler's address before anything is started or logged, so that a taken port is an error of its own."""
+"""Binds the handler's address before anything else starts, so that a taken port is the only error."""
 
 import errno
 import socket
@@ -9,7 +9,7 @@ BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Return listening sockets for each address of `host`; raise CommandError if one can't be had."""
+    """Return listening sockets for each address of `host`; raise CommandError if one can't be bound."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:

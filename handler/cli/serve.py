@@ -17,7 +17,7 @@ from .output import DONE, complain
 
 
 def _warn_of_missing_programs(config: Config) -> None:
-    """Say at the start, and not in the first turn, that claude's way to the host is missing."""
+    """Warn at the start, not in the first turn, that claude can't reach the host."""
     needed = ("ssh", "ssh-agent", "ssh-add") if config.chat and any(vm.agent_key for vm in config.vms.values()) else ()
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
@@ -26,17 +26,19 @@ def _warn_of_missing_programs(config: Config) -> None:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the server can hear it
-    prctl(PR_SET_DUMPABLE, 0)  # before there is a secret in memory: nobody else of our user reads it there
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles it
+    prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory: other processes of this user can't read it
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
     config = load_config(path, os.environ)
     if config.problems:
-        complain("the configuration has faults; what they concern is off\n" + "\n".join(map(str, config.problems)))
+        complain(
+            "the configuration has faults; the entries that have them are off\n" + "\n".join(map(str, config.problems))
+        )
     _warn_of_missing_programs(config)
     try:
         from ..service import in_force  # the other commands start without a server
         from ..web.server import make_server
-    except Exception as error:  # half an upgrade can make a library raise anything
+    except Exception as error:  # after half an upgrade a library can raise any exception
         hint = "install Breakglass again, with its dependencies"
         raise CommandError(f"the handler can't start: {error!r}", hint) from None
     server = make_server(config, lambda: load_config(path, os.environ), host, port)
@@ -50,11 +52,11 @@ def serve(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that comes too late is no reason to die of it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a late reload must not end the process with an error
         log.stop()
     return DONE
 
 
 def _exit_quietly(sig: int, frame: object) -> None:
-    """End by way of the `finally` clauses: the server, once it has ended, raises again the signal that ended it."""
+    """Exit with code 0: the server raises the signal that ended it once more."""
     sys.exit(DONE)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .client import Conversation, Event, HandlerError, NoAnswer, VerbCall
+from .client import Event, HandlerError, NoAnswer, VerbCall
+from .conversation import Conversation
 
-LINES = 4  # shown of a tool's result
+LINES = 4  # of a tool's result that are shown
 
 Show = Callable[[str], None]  # text as it is, without a newline of its own
 Complain = Callable[[str, str], None]
@@ -21,7 +22,7 @@ Approve = Callable[[str, VerbCall], str]  # the job's id and the verb: sends it,
 
 @dataclass
 class Terminal:
-    """One conversation. `ask` returns a line that was typed, or raises EOFError."""
+    """A conversation in a terminal. `ask` returns a typed line, or raises EOFError."""
 
     conversation: Conversation
     ask: Callable[[str], str]
@@ -32,20 +33,20 @@ class Terminal:
     outcome: str = "done"
 
     def run(self) -> str:
-        """Talk until the person leaves; return how the last turn went: done, failed or unreached."""
+        """Run turns until the operator leaves; return the outcome of the last one: done, failed or unreached."""
         try:
             while True:
                 prompt = self.ask("> ")
                 while prompt.strip():
-                    prompt = self._ask_about(self._turn(prompt))
+                    prompt = self._ask_approvals(self._turn(prompt))
         except (EOFError, KeyboardInterrupt):
             self.show("\n")
         return self.outcome
 
     def _turn(self, prompt: str) -> list[Event]:
-        """Show one turn; return what it proposes. The first Ctrl-C stops it, the second leaves."""
+        """Show one turn; return its proposals. The first Ctrl-C stops the turn, the second one leaves."""
         proposals: list[Event] = []
-        events = self.conversation.say(prompt)
+        events = self.conversation.start_turn(prompt)
         stopping = False
         while True:
             try:
@@ -61,7 +62,7 @@ class Terminal:
                 stopping = True
                 self.show("\n(stopping the turn; Ctrl-C again leaves)\n")
                 self._stop()
-                events = self.conversation.go_on()
+                events = self.conversation.follow_turn()
             except HandlerError as error:
                 self.outcome = "failed"
                 self.complain(str(error), error.hint)
@@ -73,28 +74,28 @@ class Terminal:
     def _report_loss(self, lost: NoAnswer) -> None:
         if lost.sent:
             self.outcome = "failed"
-            self.complain(str(lost), "the turn may go on; breakglass chat --resume continues the session")
+            self.complain(str(lost), "the turn may continue; to continue the session: breakglass chat --resume")
         else:
             self.outcome = "unreached"
             self.complain(f"{lost}; nothing was sent", lost.hint)
 
     def _stop(self) -> None:
         try:
-            self.conversation.stop()
+            self.conversation.cancel_turn()
         except (HandlerError, NoAnswer) as error:
-            self.complain(f"the turn could not be stopped: {error}", "it may go on; Ctrl-C again leaves")
+            self.complain(f"the turn could not be stopped: {error}", "it may continue; Ctrl-C again leaves")
 
-    def _ask_about(self, proposals: list[Event]) -> str:
-        """Ask about each proposal; return what to tell claude about them, or nothing."""
-        said = []
+    def _ask_approvals(self, proposals: list[Event]) -> str:
+        """Ask about each proposal; return a prompt that tells claude the answers, empty if there is none."""
+        sentences = []
         for each in proposals:
             verb, vm, job, why = (str(each[name]) for name in ("verb", "vm", "job", "why"))
             answer = self.ask(f"run {verb} on {vm}? y/N ").strip().lower()
             if answer == "y":
-                said.append(f"I approved {verb} on {vm}. {self.approve(job, VerbCall(verb, vm, why))}")
+                sentences.append(f"I approved {verb} on {vm}. {self.approve(job, VerbCall(verb, vm, why))}")
             else:
-                said.append(f"I did not approve {verb} on {vm}; it was not run.")
-        return " ".join(said)
+                sentences.append(f"I did not approve {verb} on {vm}; it was not run.")
+        return " ".join(sentences)
 
     # --- showing ---
 
@@ -121,10 +122,10 @@ class Terminal:
 
 
 def _command_of(event: Event) -> str:
-    given = event["input"]
-    if isinstance(given, Mapping) and isinstance(given.get("command"), str):
-        return str(given["command"])
-    return f"{event['name']} {json.dumps(given)}"
+    arguments = event["input"]
+    if isinstance(arguments, Mapping) and isinstance(arguments.get("command"), str):
+        return str(arguments["command"])
+    return f"{event['name']} {json.dumps(arguments)}"
 
 
 def _shortened(text: str) -> str:
@@ -134,13 +135,13 @@ def _shortened(text: str) -> str:
 
 
 def session_file(environment: Mapping[str, str]) -> Path:
-    """Return the file that keeps the last session token for --resume; without the signing key it is worth nothing."""
+    """Return the file with the last session token for --resume; the token is useless without the signing key."""
     state = environment.get("XDG_STATE_HOME") or f"{environment.get('HOME', '.')}/.local/state"
     return Path(state) / "breakglass" / "session"
 
 
 def save_session(path: Path, session: str) -> None:
-    """Keep a session token for --resume, if the file can be written."""
+    """Save a session token for --resume, if the file can be written."""
     try:
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         path.touch(0o600)
@@ -150,7 +151,7 @@ def save_session(path: Path, session: str) -> None:
 
 
 def load_session(path: Path) -> str:
-    """Return the session token that was kept; raise ValueError if there is none."""
+    """Return the saved session token; raise ValueError if there is none."""
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve import words
-from breakglass.cli.main import parser
+from breakglass.cli.main import make_parser
 from breakglass.config.load import parse
 from breakglass.config.model import Address
 from breakglass.config.problems import ConfigError
@@ -173,9 +173,9 @@ def subcommands(of: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParse
 def test_every_command_in_the_readme_exists() -> None:
     """Each `breakglass …` in the README is a command of the parser, and the README leaves none of them out."""
     mentioned = [command.split() for command in re.findall(r"\bbreakglass ((?:[a-z][a-z-]* ?)+)", README)]
-    assert {command[0] for command in mentioned} == set(subcommands(parser()))
+    assert {command[0] for command in mentioned} == set(subcommands(make_parser()))
     for command in mentioned:
-        below = subcommands(subcommands(parser())[command[0]])
+        below = subcommands(subcommands(make_parser())[command[0]])
         assert not below or command[1] in below
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from breakglass.cli.client import Conversation, HandlerError, NoAnswer, Signer, post
+from breakglass.cli.client import HandlerError, NoAnswer, Signer, post
+from breakglass.cli.conversation import Conversation
 
 JSON = "content-type: application/json"
 LINES = "content-type: application/x-ndjson"
@@ -80,7 +81,7 @@ def test_a_chat_that_was_not_sent_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(NoAnswer, match="connection refused") as lost:
-        list(Conversation(Signer(url, b"k" * 32)).say("hello"))
+        list(Conversation(Signer(url, b"k" * 32)).start_turn("hello"))
     assert not lost.value.sent
 
 
@@ -89,5 +90,5 @@ def test_a_chat_that_a_proxy_swallowed_may_have_been_sent() -> None:
     with peer("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n") as (url, _):
         conversation = Conversation(Signer(url, b"k" * 32))
         with pytest.raises(NoAnswer, match="HTTP 504") as lost:
-            next(conversation.say("hello"))
+            next(conversation.start_turn("hello"))
     assert lost.value.sent
