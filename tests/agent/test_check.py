@@ -182,6 +182,7 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_error(host: CheckedHost, name: str) -> None:
     """Exit 1, and a line that says what is wrong and what to do."""
@@ -213,6 +214,7 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WARNINGS)
 def test_a_warning(host: CheckedHost, name: str) -> None:
     """Exit 0, and one line that is not ok: a rescue works all the same."""

@@ -212,7 +212,9 @@ echo "nas nfs active 0 0 0 0.00%"
 
 @pytest.mark.slow
 @pytest.mark.real("qemu")
-@pytest.mark.parametrize("pvesm", ["sleep 100", OWN_INACTIVE], ids=["late", "inactive"])
+@pytest.mark.parametrize(
+    "pvesm", [pytest.param("sleep 100", marks=pytest.mark.all), OWN_INACTIVE], ids=["late", "inactive"]
+)
 def test_a_frozen_disk_on_dead_storage_is_not_cycled(place: Callable[[str], World], pvesm: str) -> None:
     """The storage of the VM's own disk does not answer: a start would block, so none is advised."""
     world = place("disk-frozen")

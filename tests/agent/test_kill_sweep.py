@@ -84,7 +84,7 @@ def the_job(sshd: Sshd, job_id: str) -> None:
 
 
 @every_stage
-@pytest.mark.parametrize("kill", [whole_ssh_side, resident_agent])
+@pytest.mark.parametrize("kill", [whole_ssh_side, pytest.param(resident_agent, marks=pytest.mark.all)])
 def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold, kill: Kill) -> None:
     """The verb goes on without whoever asked: the VM ends running, and the same id returns the outcome."""
     before, job_id = sshd.world.pid, f"{verb}-{name}-{kill.__name__}"

@@ -219,6 +219,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"dir": str(place), "long": str(long), "closed": f"http://127.0.0.1:{reserve_port()}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_each_error_says_what_to_do(wrong: dict[str, str], name: str) -> None:
     """One sentence with the value, one instruction that is its own, the documented exit code, and nothing else."""

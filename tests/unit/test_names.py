@@ -54,7 +54,9 @@ def place(short_dir: Path) -> Iterator[Callable[[str, str], World]]:
 
 @pytest.mark.slow
 @pytest.mark.real("qemu")
-@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.all] if kind == "virtio-blk" else []) for kind in DEVICES]
+)
 def test_a_queue_has_the_name_of_its_disk(place: Callable[[str, str], World], kind: str) -> None:
     """`scsi0`, as in the configuration, and not the controller that carries it alone."""
     world = place("healthy", kind)
