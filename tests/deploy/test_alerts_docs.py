@@ -40,16 +40,16 @@ def documented() -> Config:
     return parse(BASE + text, str)
 
 
-def test_the_page_shows_a_configuration_without_faults() -> None:
-    """What the page tells to write is accepted, and has an entry for each of the two callers."""
+def test_the_alerts_page_shows_a_configuration_without_faults() -> None:
+    """The page's configuration is accepted, and has an entry for each of the two callers."""
     config = documented()
     assert config.problems == ()
     assert [rule.source for rule in config.alerts] == ["alertmanager", "grafana"]
 
 
 @pytest.mark.parametrize("source", SENDERS)
-def test_the_page_shows_what_is_printed(source: str) -> None:
-    """Each example stands on the page as it is printed for the page's configuration."""
+def test_the_alerts_page_shows_the_printed_examples(source: str) -> None:
+    """The page has each example as it is printed for the page's configuration."""
     assert f"\n{example(source, 'https://bg.example', documented().alerts)}```" in PAGE
 
 
@@ -78,7 +78,7 @@ FIRES = {"gatus": ("[ALERT_TRIGGERED_OR_RESOLVED]", "TRIGGERED", "RESOLVED"), "h
 
 
 @pytest.mark.parametrize("source", FILLED)
-def test_a_body_that_we_tell_to_send_is_one_that_we_read(source: str) -> None:
+def test_the_body_in_each_example_fires(source: str) -> None:
     """The body in an example, filled in as the sender does, fires with the labels that are documented for it."""
     match = re.search(r"\{\"(?:.|\n)*\}(?=['\n])", example(source, "https://bg.example", ()))
     assert match is not None
@@ -102,15 +102,15 @@ def test_kumas_headers_are_json() -> None:
     assert json.loads(match[1])["Authorization"].startswith("Bearer bgt_")
 
 
-def test_grafanas_headers_are_the_ones_that_are_read() -> None:
-    """The names that the example gives Grafana's headers are those that a signature is looked for in."""
+def test_grafanas_example_names_the_headers_that_are_read() -> None:
+    """The example's header names are those in which the handler looks for Grafana's signature."""
     text = example("grafana", "https://bg.example/", ())
     for line in ("header: X-Grafana-Alerting-Signature", "timestampHeader: X-Grafana-Alerting-Timestamp"):
         assert line in text
     assert "url: https://bg.example/alert/grafana" in text
 
 
-def test_an_example_fits_its_entries() -> None:
+def test_alertmanagers_example_has_a_route_for_each_match() -> None:
     """Two entries of one match are one route; an expression is one; each label is a matcher of its own."""
     rules = [Rule("alertmanager", {"a": "1", "b": re.compile("x.*")}, vm) for vm in ("one", "two")]
     text = example("alertmanager", "https://bg.example", [*rules, Rule("grafana", {"c": "3"}, "one")])
@@ -118,7 +118,7 @@ def test_an_example_fits_its_entries() -> None:
 
 
 def test_a_value_is_not_read_as_a_template() -> None:
-    """What is filled in is printed as it is, also where it looks like a placeholder."""
+    """A value that looks like a placeholder is printed as it is."""
     assert fill("@A@ @B@", a="@B@", b="x") == "@B@ x"
 
 
@@ -132,7 +132,7 @@ def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str
 
 
 def test_the_command_prints_the_example(tmp_path: Path) -> None:
-    """The address comes from BREAKGLASS_URL; that no entry is there yet is said, not refused; other senders are."""
+    """The address comes from BREAKGLASS_URL; a missing entry is a warning, an unknown sender an error."""
     printed = command(tmp_path, "alert-example", "kuma")
     assert (printed.returncode, printed.stdout) == (0, example("kuma", "https://bg.example", ()))
     assert "no [[alerts]] entry" in printed.stderr
@@ -140,8 +140,8 @@ def test_the_command_prints_the_example(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("flag", "way"), [("--bearer", "bearer"), ("--grafana", "grafana"), ("", "signature")])
-def test_a_new_key_is_one_that_is_accepted(tmp_path: Path, flag: str, way: str) -> None:
-    """`keys new` makes an entry that the configuration takes, one for each way, and another one every time."""
+def test_keys_new_makes_a_key_of_each_auth_method(tmp_path: Path, flag: str, way: str) -> None:
+    """`keys new` makes a usable entry for each auth method, and a different one every time."""
     made = [command(tmp_path, "keys", "new", "am", *([flag] if flag else [])).stdout for _ in range(2)]
     assert made[0] != made[1]
     config = parse(BASE + made[0], str)

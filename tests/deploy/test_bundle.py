@@ -56,13 +56,13 @@ def runs_the_agent(python: Path) -> bool:
 # --- what is in it ---
 
 
-def test_it_starts_with_the_shebang() -> None:
+def test_the_bundle_starts_with_the_shebang() -> None:
     """The first line asks for the host's own Python, isolated and without site-packages."""
     assert SHEBANG == "#!/usr/bin/python3 -IS"
     assert TEXT.startswith(f"{SHEBANG}\n")
 
 
-def test_it_imports_the_standard_library_alone() -> None:
+def test_the_bundle_imports_only_the_standard_library() -> None:
     """Nothing has to be installed on the host: no relative import is left and every other one is the library's."""
     found = list(imports(TREE))
     assert [ast.unparse(node) for node in found if isinstance(node, ast.ImportFrom) and node.level] == []
@@ -73,12 +73,12 @@ def test_it_imports_the_standard_library_alone() -> None:
 
 
 def test_each_name_is_defined_once() -> None:
-    """No module's function, class, constant or import has taken the name of another's."""
+    """No two modules define a function, class, constant or import of the same name."""
     assert {name: count for name, count in Counter(bound(TREE.body)).items() if count > 1} == {}
 
 
 def test_each_name_is_defined() -> None:
-    """No name is used that only an import between the modules had defined."""
+    """Every name that is used is defined, although the imports between the modules are gone."""
     top = symtable.symtable(TEXT, "breakglass-pve", "exec")
     defined = {*bound(TREE.body), *dir(builtins), "__file__"}
     used = {name for scope in scopes(top) for name in globals_of(scope)}
@@ -90,7 +90,7 @@ def globals_of(scope: symtable.SymbolTable) -> Iterator[str]:
     return (symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global() and symbol.is_referenced())
 
 
-def test_it_has_every_module_and_one_main() -> None:
+def test_the_bundle_has_every_module_and_one_main() -> None:
     """Every module of the agent is in the file, each once, and the last thing in it starts the program."""
     root = Path(__file__).parent.parent.parent
     paths = {str(path.relative_to(root)) for path in (root / "agents/pve").rglob("*.py")}
@@ -101,7 +101,7 @@ def test_it_has_every_module_and_one_main() -> None:
     assert TEXT.endswith('if __name__ == "__main__":\n    sys.exit(main())\n')
 
 
-def test_it_is_made_identically_twice() -> None:
+def test_the_bundle_is_reproducible() -> None:
     """The same sources make the same bytes, so that a hash tells two versions apart; a fresh process agrees."""
     again = "import sys; from breakglass.agents.bundle import bundle; sys.stdout.buffer.write(bundle().encode())"
     root = Path(__file__).parent.parent.parent
@@ -114,8 +114,8 @@ def test_it_is_made_identically_twice() -> None:
 
 
 @pytest.mark.parametrize("python", [Path(sys.executable), HOSTS_PYTHON], ids=["this Python", "the host's Python"])
-def test_it_runs_alone(python: Path, tmp_path: Path) -> None:
-    """The one file runs where nothing else of ours is, and says its version."""
+def test_the_bundle_runs_alone(python: Path, tmp_path: Path) -> None:
+    """The file runs without any other file of Breakglass, and prints its version."""
     if not runs_the_agent(python):
         pytest.skip(f"{python} is not Python 3.11 or newer")
     file = tmp_path / "breakglass-pve"
@@ -146,8 +146,8 @@ HARDER = (
 )
 
 
-def test_definitions_that_are_harder_to_see() -> None:
-    """However a module defines a name, another can't define it too."""
+def test_every_kind_of_definition_can_collide() -> None:
+    """A name that any kind of definition gives to a module can't be given to another one."""
     for one in HARDER:
         with pytest.raises(ValueError, match="same"):
             _refuse_collisions({"first": _split(one), "second": _split("same = 2")})
@@ -162,7 +162,7 @@ def test_definitions_that_are_harder_to_see() -> None:
         ("from .words import same", "same = 2"),
     ],
 )
-def test_names_that_do_not_meet_are_let_be(one: str, other: str) -> None:
+def test_local_names_and_shared_imports_are_no_collision(one: str, other: str) -> None:
     """Names inside functions and classes, and the imports that the modules share, are no collision."""
     _refuse_collisions({"first": _split(one), "second": _split(other)})
 

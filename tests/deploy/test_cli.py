@@ -49,7 +49,7 @@ def run_with(
 
 
 def test_serve_reports_every_mistake_and_exits_2(tmp_path: Path) -> None:
-    """No port is bound for a configuration that can't be used; all that is wrong is said at once."""
+    """Without a usable configuration no port is bound, and all problems are printed."""
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
     config.write_text('[callers.operator]\nsecret = "whsec_AA=="\nallow = ["reboot"]\n[vms.ssh]\n')
@@ -61,7 +61,7 @@ def test_serve_reports_every_mistake_and_exits_2(tmp_path: Path) -> None:
 
 
 def test_serve_without_a_configuration_exits_2(tmp_path: Path) -> None:
-    """There is no authentication to switch off: without callers nothing comes up."""
+    """Authentication can't be switched off: without callers the handler does not start."""
     ran = run("serve", cwd=tmp_path)
     assert (ran.returncode, "breakglass.toml" in ran.stderr) == (2, True)
 
@@ -70,19 +70,19 @@ def test_serve_without_a_configuration_exits_2(tmp_path: Path) -> None:
 
 
 def test_keys_new_prints_an_entry_that_works() -> None:
-    """The entry is TOML, its secret is good, and it changes no power until somebody allows that."""
+    """The entry is TOML, its secret is usable, and it allows no verb that changes power."""
     entry = tomllib.loads(run("keys", "new", "phone").stdout)["callers"]["phone"]
     assert len(secret_bytes(entry["secret"])) == 32
     assert entry["allow"] == ["status", "forensics", "history"]
 
 
-def test_keys_new_refuses_a_name_that_no_configuration_takes() -> None:
-    """A name with a space or a bracket would make another table."""
+def test_keys_new_refuses_an_unusable_name() -> None:
+    """A name with a space or a bracket is refused, because it would change the table's name."""
     assert run("keys", "new", "a b]").returncode == 2
 
 
 @pytest.mark.real("sshd", "curl")
-def test_sign_feeds_curl(service: Service) -> None:
+def test_the_headers_of_sign_work_with_curl(service: Service) -> None:
     """`breakglass sign | curl -H @-` is a signed request."""
     body = '{"verb":"status"}'
     headers = run("sign", stdin=body, BREAKGLASS_SECRET=service.secrets["operator"]).stdout
@@ -92,8 +92,8 @@ def test_sign_feeds_curl(service: Service) -> None:
     assert json.loads(answer.stdout)["state"] == "running"
 
 
-def test_sign_refuses_an_id_that_no_handler_takes() -> None:
-    """Better here than as a 401 that does not say why."""
+def test_sign_refuses_an_unusable_id() -> None:
+    """`sign` says what is wrong with an id; the handler's 401 does not."""
     assert run("sign", "--id", "a.b", BREAKGLASS_SECRET=new_secret()).returncode == 2
     assert run("sign", BREAKGLASS_SECRET="").returncode == 2
 
@@ -102,8 +102,8 @@ def test_sign_refuses_an_id_that_no_handler_takes() -> None:
 
 
 @pytest.mark.real("sshd", "qemu")
-def test_call_ends_as_the_verb_did(service: Service, tmp_path: Path) -> None:
-    """0 done; 1 for what was refused or rejected; the sentence and the hint are on stderr."""
+def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: Path) -> None:
+    """The exit code is 0 for done and 1 for refused or rejected; the sentence and the hint are on stderr."""
     secret = tmp_path / "secret"
     secret.touch(0o600)
     secret.write_text(service.secrets["operator"] + "\n")
@@ -138,14 +138,14 @@ def test_call_ends_as_the_verb_did(service: Service, tmp_path: Path) -> None:
 
 
 def test_call_says_that_nothing_was_sent() -> None:
-    """3 when nobody listens: nothing was sent, and that is certain."""
+    """The exit code is 3 if no handler listens: nothing was sent."""
     ran = run("call", "reset", BREAKGLASS_URL=f"http://127.0.0.1:{reserve_port()}", BREAKGLASS_SECRET=new_secret())
     assert (ran.returncode, "nothing was sent" in ran.stderr) == (3, True)
 
 
 @pytest.mark.real("sshd")
 def test_call_with_an_unknown_key_fails(service: Service) -> None:
-    """1, with the handler's own words."""
+    """The exit code is 1, with the handler's message."""
     ran = run("call", "reset", BREAKGLASS_URL=f"http://127.0.0.1:{service.port}", BREAKGLASS_SECRET=new_secret())
     assert (ran.returncode, "not signed by a known caller" in ran.stderr) == (1, True)
 
@@ -222,7 +222,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_each_error_says_what_to_do(wrong: dict[str, str], name: str) -> None:
-    """One sentence with the value, one instruction that is its own, the documented exit code, and nothing else."""
+    """An error is one sentence with the value, one instruction and the documented exit code."""
     environment, words, code, message, hint = WRONG[name]
     given = {"BREAKGLASS_SECRET": SIGNING_KEY} | {key: value.format(**wrong) for key, value in environment.items()}
     ran = run_with(given, *words.format(**wrong).split())
@@ -234,8 +234,8 @@ def test_each_error_says_what_to_do(wrong: dict[str, str], name: str) -> None:
     assert SIGNING_KEY not in ran.stderr
 
 
-def test_the_key_in_the_pages_link_is_not_shown() -> None:
-    """The page's link works as the URL, and what stands behind its # is the signing key."""
+def test_an_error_does_not_show_the_key_in_the_pages_link() -> None:
+    """The page's link works as BREAKGLASS_URL, and the signing key after its # is not shown."""
     url = f"http://127.0.0.1:{reserve_port()}/#key={SIGNING_KEY}"
     ran = run("call", "status", BREAKGLASS_URL=url, BREAKGLASS_SECRET=SIGNING_KEY)
     assert (ran.returncode, "connection refused" in ran.stderr, SIGNING_KEY in ran.stderr) == (3, True, False)
@@ -260,8 +260,8 @@ def test_a_handler_without_tls_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.real("curl")  # which stands for openssl, too
-def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> None:
-    """A private CA: what to set is said, and nothing was sent."""
+def test_an_untrusted_certificate_is_named(tmp_path: Path) -> None:
+    """For a private CA the error names the variable to set, and nothing was sent."""
     both = tmp_path / "both.pem"
     make = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     make += ["-subj", "/CN=localhost", "-keyout", str(both), "-out", str(tmp_path / "cert.pem")]
@@ -284,8 +284,8 @@ def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> None:
     assert "set SSL_CERT_FILE" in ran.stderr
 
 
-def test_a_port_that_is_taken_is_no_start(wrong: dict[str, str]) -> None:
-    """2 with what to do; no `start` is in the log, for nothing has started."""
+def test_a_taken_port_ends_serve_before_its_start(wrong: dict[str, str]) -> None:
+    """The exit code is 2 with an instruction, and the log has no `start`."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ran = run("serve", BREAKGLASS_CONFIG=f"{wrong['dir']}/good", PORT=port)
@@ -293,8 +293,8 @@ def test_a_port_that_is_taken_is_no_start(wrong: dict[str, str]) -> None:
     assert f"another program listens on 127.0.0.1:{port}\n    stop it" in ran.stderr
 
 
-def test_a_missing_ssh_is_told_at_the_start(tmp_path: Path) -> None:
-    """Chat with a read-only key runs ssh and ssh-agent; where they are missing, `serve` says so and goes on."""
+def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
+    """Chat with a read-only key runs ssh and ssh-agent; if they are missing, `serve` warns and continues."""
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
     chat = '[chat]\ncommand = "/bin/true"\nshared_uid = true\n'
@@ -309,15 +309,15 @@ def test_a_missing_ssh_is_told_at_the_start(tmp_path: Path) -> None:
 
 @pytest.mark.real("sshd")  # which is root in a mount namespace, as here
 def test_the_demo_names_a_noexec_directory(tmp_path: Path) -> None:
-    """Its stand-ins are programs: where none can be run, it says so and names TMPDIR."""
+    """The demo needs a directory that can hold programs; the error names TMPDIR."""
     command = 'mount -t tmpfs -o noexec none "$1" && TMPDIR="$1" exec "$0" -m breakglass demo'
     argv = ["unshare", "--mount", "sh", "-c", command, sys.executable, str(tmp_path)]
     ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert (ran.returncode, "is mounted noexec\n    set TMPDIR" in ran.stderr) == (2, True), ran.stderr
 
 
-def test_half_an_agent_is_not_left(tmp_path: Path) -> None:
-    """A disk that fills up while the agent is written: the old one stays, and nothing lies beside it."""
+def test_a_full_disk_leaves_the_old_agent_file(tmp_path: Path) -> None:
+    """If the disk fills up while the agent is written, the old file stays and no other file is left."""
     (tmp_path / "breakglass-pve").write_text("the old one")
     command = 'ulimit -f 8; exec "$0" -m breakglass host bundle "$1"'
     argv = ["sh", "-c", command, sys.executable, str(tmp_path / "breakglass-pve")]
@@ -327,8 +327,8 @@ def test_half_an_agent_is_not_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("host", "bundle"), ("keys", "new", "phone"), ("--version",)])
-def test_a_closed_pipe_is_quiet(words: tuple[str, ...]) -> None:
-    """The reader has gone, as `head` does: not a word on stderr."""
+def test_a_closed_pipe_prints_no_error(words: tuple[str, ...]) -> None:
+    """If the reader of the output has ended, like `head`, stderr stays empty."""
     reading, writing = os.pipe()
     os.close(reading)
     argv = [sys.executable, "-m", "breakglass", *words]
@@ -338,7 +338,7 @@ def test_a_closed_pipe_is_quiet(words: tuple[str, ...]) -> None:
     assert "rror" not in ran.stderr
 
 
-def test_ctrl_c_is_quiet() -> None:
+def test_ctrl_c_prints_no_traceback() -> None:
     """`sign` waits for its body: Ctrl-C ends it with 130 and no traceback."""
     argv = [sys.executable, "-m", "breakglass", "sign"]
     environment = os.environ | {"BREAKGLASS_SECRET": SIGNING_KEY}
@@ -356,18 +356,18 @@ def test_ctrl_c_is_quiet() -> None:
 
 
 @pytest.mark.parametrize("words", [("version",), ("--version",)])
-def test_the_version(words: tuple[str, ...]) -> None:
-    """The same number as the host agent's."""
+def test_version_prints_the_host_agents_version(words: tuple[str, ...]) -> None:
+    """The handler and the host agent have one version."""
     assert run(*words).stdout == f"breakglass {VERSION}\n"
 
 
-def test_help_tells_the_exit_codes() -> None:
-    """Each code that a command ends with stands in --help."""
+def test_help_lists_the_exit_codes() -> None:
+    """--help lists every exit code."""
     for words in (["--help"], ["call", "--help"]):
         assert re.findall(r"^  (\d+)  ", run(*words).stdout, re.MULTILINE) == ["0", "1", "2", "3", "4", "130"]
 
 
-def test_only_their_own_command_loads_the_demo_and_the_server() -> None:
+def test_call_loads_neither_the_demo_nor_the_server() -> None:
     """`breakglass call` starts without what it does not need."""
     code = "import sys, breakglass.cli.main; print({'uvicorn', 'asyncssh', 'breakglass.demo.run'} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -377,13 +377,13 @@ def test_only_their_own_command_loads_the_demo_and_the_server() -> None:
 # --- the rest ---
 
 
-def test_what_a_terminal_would_obey_is_made_visible() -> None:
-    """Escape sequences, carriage returns and bidi overrides are written out; text and newlines stay."""
+def test_control_characters_are_printed_as_escapes() -> None:
+    """Escape sequences, carriage returns and bidi overrides are escaped; text and newlines stay."""
     assert visible("a\x1b[2Jb\rc\u202ed\ne\tü") == "a\\u001b[2Jb\\u000dc\\u202ed\ne\tü"
 
 
 def test_host_bundle_writes_the_agent(tmp_path: Path) -> None:
-    """To a file that can be run, or to standard output."""
+    """The agent is written to an executable file, or to standard output."""
     target = tmp_path / "breakglass-pve"
     assert run("host", "bundle", str(target)).returncode == 0
     assert target.read_text() == bundle()

@@ -89,7 +89,7 @@ def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
 
 
 @pytest.mark.real("claude")
-def test_the_demos_claude_looks_explains_proposes_and_verifies(demo: Demo) -> None:
+def test_the_demos_claude_finds_a_verdict_and_proposes_a_verb(demo: Demo) -> None:
     """The real claude runs the real commands; the proposal acts once it is approved, and then it looks again."""
     command = demo.line("chat")
     environment = {**os.environ, "XDG_STATE_HOME": demo.directory}
@@ -110,7 +110,7 @@ def test_the_demos_claude_looks_explains_proposes_and_verifies(demo: Demo) -> No
 
 @pytest.mark.real("claude")
 def test_a_credential_goes_to_claude_alone_and_only_on_demand() -> None:
-    """The shell's credential is in nobody's environment; --real-model hands it to claude and says so, else no one."""
+    """Only --real-model passes the shell's credential to claude; no other process has it."""
     for options, handed in ((), False), (("--real-model",), True):
         demo = Demo(*options, ANTHROPIC_API_KEY="mine", CLAUDE_CODE_SUBAGENT_MODEL="mine too")
         try:
@@ -123,7 +123,7 @@ def test_a_credential_goes_to_claude_alone_and_only_on_demand() -> None:
 
 
 def test_a_real_model_needs_a_credential() -> None:
-    """Without one, --real-model starts nothing and names the variables that can hold it."""
+    """Without a credential --real-model starts nothing and names the variables for it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC", "CLAUDE"))}
     command = [sys.executable, "-m", "breakglass", "demo", "--real-model"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
@@ -132,7 +132,7 @@ def test_a_real_model_needs_a_credential() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
-    """No VM, no agent, no handler, no directory."""
+    """After the demo there is no VM, no agent, no handler and no directory."""
     demo = Demo()
     assert naming(demo.directory)
     assert demo.end(how) == 0

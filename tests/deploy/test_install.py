@@ -45,8 +45,8 @@ def heredoc(text: str, name: str) -> list[str]:
 # --- the text ---
 
 
-def test_each_key_has_a_line_of_its_own() -> None:
-    """Power and reading differ by the command that their own line forces."""
+def test_each_key_has_its_own_line_and_forced_command() -> None:
+    """The power key and the read-only key have different forced commands."""
     assert heredoc(recipe(VM, Keys(POWER, READING)), "KEYS") == [
         f'restrict,command="{SERVE}" {POWER} breakglass power devvm',
         f'restrict,command="{SERVE} --read-only --as claude" {READING} breakglass read devvm',
@@ -54,7 +54,7 @@ def test_each_key_has_a_line_of_its_own() -> None:
 
 
 def test_without_an_agent_key_its_line_is_a_comment() -> None:
-    """What is missing is shown as it would be, and is not installed."""
+    """Without agent_key its line is a comment, which is not installed."""
     text = recipe(VM, Keys(POWER))
     assert len(heredoc(text, "KEYS")) == 1
     assert [line[0] for line in text.splitlines() if "--read-only" in line and "overr" not in line] == ["#"]
@@ -62,13 +62,13 @@ def test_without_an_agent_key_its_line_is_a_comment() -> None:
 
 @pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
 @pytest.mark.parametrize("source", [None, "192.0.2.50"])
-def test_nothing_of_the_template_is_printed(keys: Keys, source: str | None) -> None:
+def test_every_placeholder_of_the_recipe_is_filled_in(keys: Keys, source: str | None) -> None:
     """Each placeholder is filled in, and each choice is made."""
     assert re.findall(r"@[A-Z_]+@|^#(?:if|else|end)\b.*", recipe(VM, keys, source), re.MULTILINE) == []
 
 
 def test_the_drop_in_is_the_documented_one() -> None:
-    """A Match block for the account alone, without ForceCommand, ended so that nothing after it is swallowed."""
+    """The drop-in has a Match block for the account only, without ForceCommand, and ends the block."""
     lines = heredoc(recipe(VM, Keys(POWER)), "SSHD")
     assert (lines[0], lines[-1]) == ("Match User breakglass", "Match all")
     assert [line.strip() for line in lines[1:-1]] == [
@@ -82,8 +82,8 @@ def test_the_drop_in_is_the_documented_one() -> None:
     ]
 
 
-def test_the_handlers_address_is_exempt_where_it_is_given() -> None:
-    """Global, so before the Match; without --from a comment says what belongs there."""
+def test_from_exempts_the_handlers_address() -> None:
+    """The exemption is global, so it is before the Match block; without --from it is a comment."""
     text = recipe(VM, Keys(POWER), "192.0.2.50")
     assert text.index("exempt='PerSourcePenaltyExemptList 192.0.2.50'") < text.index("Match User")
     assert "ignoreip = 127.0.0.1/8 ::1 192.0.2.50" in text
@@ -91,14 +91,14 @@ def test_the_handlers_address_is_exempt_where_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("source", ["192.0.2.0; reboot", "*", "handler.example", "192.0.2.50'", ""])
-def test_an_address_that_is_none_is_refused(source: str) -> None:
-    """What goes into a root shell is matched whole."""
+def test_a_wrong_from_address_is_refused(source: str) -> None:
+    """An address is checked before it goes into a root shell."""
     with pytest.raises(ValueError, match="does not appear to be"):
         recipe(VM, Keys(POWER), source)
 
 
-def test_what_can_not_work_is_refused() -> None:
-    """Root's own login is left alone, and one key can't have two lines."""
+def test_root_login_and_one_key_for_both_lines_are_refused() -> None:
+    """The recipe must not restrict root's own login, and one key can't have two lines."""
     with pytest.raises(ValueError, match="logs in as root"):
         recipe(Vm("devvm", 102, Address("root", "192.0.2.10"), ""), Keys(POWER))
     with pytest.raises(ValueError, match="the same key"):
@@ -108,8 +108,8 @@ def test_what_can_not_work_is_refused() -> None:
 @pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
 @pytest.mark.parametrize("source", [None, "192.0.2.50", "2001:db8::/64"])
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_the_recipe_is_clean_shell(keys: Keys, source: str | None) -> None:
-    """Saved as a script, shellcheck has nothing to say about it."""
+def test_shellcheck_accepts_the_recipe(keys: Keys, source: str | None) -> None:
+    """The recipe is a script in which shellcheck finds nothing."""
     ran = subprocess.run(["shellcheck", "-"], input=recipe(VM, keys, source), capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "")
 
@@ -147,7 +147,7 @@ def install_commands(config: Path, *words: str) -> "subprocess.CompletedProcess[
     return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_the_command_prints_public_halves_alone(tmp_path: Path) -> None:
+def test_install_commands_prints_only_public_keys(tmp_path: Path) -> None:
     """No line of a private key and no secret is printed, and both public keys are."""
     (power, power_public), (reading, reading_public) = new_key(), new_key()
     config = configuration(tmp_path, power, reading)
@@ -159,8 +159,8 @@ def test_the_command_prints_public_halves_alone(tmp_path: Path) -> None:
     assert [line for line in secrets if len(line) > 8 and line in ran.stdout] == []
 
 
-def test_the_command_asks_which_vm(tmp_path: Path) -> None:
-    """Left out with two VMs, or not one of them: exit 2, with the names, and nothing to paste."""
+def test_install_commands_needs_vm_if_there_are_several(tmp_path: Path) -> None:
+    """Without --vm, or with an unknown one, the exit code is 2, the VMs are named, and no recipe is printed."""
     other = 'by_hand = []\n[vms.other]\nssh = "breakglass@127.0.0.1"\nkey = "x"\nhost_key = "any"\nvmid = 103\n'
     config = configuration(tmp_path, new_key()[0], None, other)
     for words in ((), ("--vm", "third")):
@@ -170,7 +170,7 @@ def test_the_command_asks_which_vm(tmp_path: Path) -> None:
     assert install_commands(config, "--vm", "devvm").returncode == 0
 
 
-def test_the_command_counts_a_vm_that_is_off(tmp_path: Path) -> None:
+def test_install_commands_counts_a_vm_that_is_off(tmp_path: Path) -> None:
     """Of two VMs with one off, none is chosen unasked: the operator may have meant the other one."""
     other = 'by_hand = []\n[vms.other]\nssh = "breakglass@127.0.0.1"\nkey = "x"\nhost_key = "any"\nvmid = 0\n'
     config = configuration(tmp_path, new_key()[0], None, other)
@@ -180,14 +180,14 @@ def test_the_command_counts_a_vm_that_is_off(tmp_path: Path) -> None:
     assert "other is off" in install_commands(config, "--vm", "other").stderr
 
 
-def test_the_command_refuses_a_key_that_it_can_not_read(tmp_path: Path) -> None:
-    """A key that is none: exit 2, and what is in the file is not shown."""
+def test_install_commands_refuses_an_unusable_key(tmp_path: Path) -> None:
+    """For an unusable key the exit code is 2, and its content is not shown."""
     ran = install_commands(configuration(tmp_path, "not a key", None))
     assert (ran.returncode, ran.stdout, "not a key" in ran.stderr) == (2, "", False)
 
 
 def test_the_public_half_has_no_comment() -> None:
-    """A comment is whatever somebody wrote, and does not go into a root shell."""
+    """The comment of a key can be any text, so it does not go into a root shell."""
     key = asyncssh.generate_private_key("ssh-ed25519", comment="$(reboot)'")
     assert re.fullmatch(r"ssh-ed25519 [A-Za-z0-9+/=]+", public_key(key.export_private_key().decode()))
 
@@ -340,8 +340,8 @@ def door(host: Installed, door_of_module: Door) -> Door:
 
 
 @pytest.mark.real("sshd")
-def test_the_recipe_runs_through(host: Installed) -> None:
-    """Pasted as it stands it ends with 0: its own check at the end found no error, and sshd was reloaded."""
+def test_the_recipe_ends_with_0(host: Installed) -> None:
+    """The pasted recipe ends with 0: its own check found no error, and sshd was reloaded."""
     assert host.first.returncode == 0, host.first.stdout + host.first.stderr
     assert host.host_key in host.first.stdout
     assert "error:" not in host.first.stdout
@@ -350,7 +350,7 @@ def test_the_recipe_runs_through(host: Installed) -> None:
 
 
 @pytest.mark.real("sshd")
-def test_both_keys_log_in(door: Door) -> None:
+def test_each_key_runs_only_its_own_verbs(door: Door) -> None:
     """The power key runs a verb; the read-only key gets 16 for a reset, and reads; neither gets a shell."""
     host = door.host
     assert door.login(host.power, "status").returncode == 0
@@ -374,7 +374,7 @@ def test_a_line_without_a_command_gets_no_shell(door: Door) -> None:
 
 
 @pytest.mark.real("sshd")
-def test_running_it_again_changes_nothing(host: Installed) -> None:
+def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     """Pasted into an interactive bash as well, it leaves the same files and keeps a key that somebody else added."""
     added = f'restrict,command="{SERVE} --read-only" {new_key()[1]} a colleague\n'
     host.keys.write_text(added + host.keys.read_text())
@@ -468,7 +468,7 @@ def assert_ok(ran: "subprocess.CompletedProcess[str]") -> None:
 
 @pytest.mark.real("sshd")
 def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
-    """Exit 0, every line ok, and both keys counted."""
+    """`check` ends with 0, every line is ok, and both keys are counted."""
     ran = host.check()
     assert (ran.returncode, ran.stderr) == (0, "")
     assert {line.partition(":")[0] for line in ran.stdout.splitlines()} == {"ok"}
@@ -479,7 +479,7 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
 @pytest.mark.real("sshd")
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_check_finds_a_sabotage(host: Installed, name: str) -> None:
-    """Exit 1 with an error that names what is wrong, and what to do about it."""
+    """`check` ends with 1 and an error that names the fault and says what to do."""
     sabotage, expected = SABOTAGES[name]
     sabotage(host)
     ran = host.check()

@@ -122,7 +122,7 @@ def test_the_wheel_writes_the_host_agent(installed: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_file_hashes_every_pin_and_names_no_host(lock: str) -> None:
-    """A lock file says what to install, never where it comes from."""
+    """A lock file names no host to install from."""
     assert read_pins(lock)
     assert not re.search(r"://|index-url|find-links|trusted-host|@", (ROOT / lock).read_text(encoding="utf-8"))
 
@@ -142,7 +142,7 @@ def test_the_lock_files_hold_what_the_project_depends_on(lock: str) -> None:
     assert locked.items() >= read_pins("requirements.txt").items()
 
 
-def test_dev_says_what_it_can_do() -> None:
+def test_dev_help_lists_every_command() -> None:
     """`./dev help` lists each command; another word is refused with the same list."""
     told = run(ROOT / "dev", "help", cwd=ROOT)
     assert told.returncode == 0

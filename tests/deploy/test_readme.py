@@ -64,8 +64,8 @@ def test_the_recipe_power_cycles_a_vm(service: Service) -> None:
     assert service.pve("history").json["jobs"][0]["why"] == json.loads(body)["reason"]
 
 
-def test_the_recipe_shows_the_secret_to_nobody() -> None:
-    """The key is on no command line of another program, where `ps` would show it: only bash itself handles it."""
+def test_the_recipe_shows_the_secret_to_no_other_process() -> None:
+    """The key is on no command line, where `ps` would show it: only bash itself handles it."""
     used = [line for line in block("bash", RUN_BY_US).splitlines() if "SECRET" in line or "key[" in line]
     assert used
     assert all(line.lstrip().startswith(("key=($(printf %s ", "for i in ")) for line in used)

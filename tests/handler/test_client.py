@@ -69,15 +69,15 @@ def test_a_challenge_is_answered_once(path: str) -> None:
         (answer("200 OK", LINES) + '{"type":', "Expecting value"),
     ],
 )
-def test_what_is_no_answer_may_have_been_sent(reply: str, message: str) -> None:
-    """A proxy's page, another protocol, half a line: the request may have got there, so it is never called unsent."""
+def test_an_answer_that_is_not_a_handlers_may_have_been_sent(reply: str, message: str) -> None:
+    """After a proxy's page, another protocol or half a line, `sent` is true: the request may have arrived."""
     with peer(reply) as (url, _), pytest.raises(NoAnswer, match=message) as lost:
         list(post(Signer(url, b"k" * 32), "/pve", "msg_12345678", {}))
     assert lost.value.sent
 
 
 def test_a_chat_that_was_not_sent_says_so() -> None:
-    """Nothing listens: no retry, and `sent` is false."""
+    """If no handler listens, there is no retry, and `sent` is false."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(NoAnswer, match="connection refused") as lost:
@@ -86,7 +86,7 @@ def test_a_chat_that_was_not_sent_says_so() -> None:
 
 
 def test_a_chat_that_a_proxy_swallowed_may_have_been_sent() -> None:
-    """The answer is not a handler's, so whether the turn began is not known: it is not called unsent."""
+    """If the answer is not a handler's, `sent` is true: the turn may have begun."""
     with peer("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n") as (url, _):
         conversation = Conversation(Signer(url, b"k" * 32))
         with pytest.raises(NoAnswer, match="HTTP 504") as lost:

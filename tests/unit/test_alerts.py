@@ -56,7 +56,7 @@ def test_a_recorded_alert_makes_one_capture(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", SENDERS)
-def test_an_id_is_one_that_the_host_takes(source: str) -> None:
+def test_the_id_of_a_capture_fits_the_hosts_grammar(source: str) -> None:
     """The id of a capture is of the host's grammar, the same at every arrival, and another one for another sender."""
     (job,) = jobs(source, recorded(source))
     assert ID.fullmatch(job)
@@ -65,7 +65,7 @@ def test_an_id_is_one_that_the_host_takes(source: str) -> None:
     assert len(set(others)) == len(others)
 
 
-def test_only_what_fires_and_matches_is_captured() -> None:
+def test_only_a_firing_alert_that_matches_an_entry_is_captured() -> None:
     """In Alertmanager's payload, one alert acts; the one that no entry matches and the resolved one are counted."""
     found = planned("alertmanager", recorded("alertmanager"))
     assert len(found.captures["devvm"]) == 1
@@ -82,8 +82,8 @@ def test_only_what_fires_and_matches_is_captured() -> None:
         ("pve", "pve_test"),
     ],
 )
-def test_tests_and_recoveries_never_act(source: str, name: str) -> None:
-    """A sender's test, and its all clear, are taken and do nothing, even under an entry that matches everything."""
+def test_a_senders_test_and_recovery_capture_nothing(source: str, name: str) -> None:
+    """A sender's test and its all-clear are accepted and do nothing, even with an entry that matches everything."""
     everything = tuple(
         Rule(source, {label: re.compile(".*")}, "devvm") for label in ("alertname", "monitor", "name", "severity")
     )
@@ -101,22 +101,22 @@ def test_tests_and_recoveries_never_act(source: str, name: str) -> None:
         ("kuma", {"heartbeat": {"status": 3, "time": "x"}}),
     ],
 )
-def test_any_other_status_does_nothing(source: str, change: dict[str, object]) -> None:
-    """What is not the sender's own word for firing does not fire."""
+def test_an_unknown_status_captures_nothing(source: str, change: dict[str, object]) -> None:
+    """An alert fires only with the sender's own word for firing."""
     assert planned(source, recorded(source) | change).captures == {}
 
 
 @pytest.mark.parametrize("source", SENDERS)
-def test_an_empty_notification_does_nothing(source: str) -> None:
-    """An empty object is taken and does nothing; so are the nulls that some write for what is not there."""
+def test_an_empty_notification_captures_nothing(source: str) -> None:
+    """An empty object is accepted and does nothing; so is one whose fields are null."""
     assert planned(source, {}).captures == {}
     nulls = dict.fromkeys(recorded(source))
     assert planned(source, nulls).captures == {}
 
 
 @pytest.mark.parametrize("source", SENDERS)
-def test_unknown_fields_are_let_be(source: str) -> None:
-    """Payloads grow: a field that nobody here knows changes nothing."""
+def test_unknown_fields_are_ignored(source: str) -> None:
+    """An unknown field changes nothing, because payloads grow."""
     grown = recorded(source) | {"notification_reason": "new", "x": [1, {"y": None}]}
     assert jobs(source, grown) == jobs(source, recorded(source))
 
@@ -141,14 +141,14 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("source", "payload", "message"), WRONG)
-def test_a_wrong_type_is_named(source: str, payload: object, message: str) -> None:
+def test_a_field_of_the_wrong_type_is_refused_by_name(source: str, payload: object, message: str) -> None:
     """A field that is used and has the wrong type is refused by its name."""
     with pytest.raises(BadRequest, match=re.escape(message)):
         planned(source, payload)
 
 
-def test_a_label_that_is_named_is_cut_and_written_out() -> None:
-    """The name of a label is the sender's: what is said of it can be sent as UTF-8 and is short, however long it is."""
+def test_an_error_cuts_and_escapes_a_labels_name() -> None:
+    """The sender chooses a label's name, so an error shows it short and in ASCII."""
     for name in ("\ud800", "x" * 100_000, "\n\x1b[2J"):
         with pytest.raises(BadRequest) as refusal:
             planned("generic", {"labels": {name: 1}})
@@ -159,7 +159,7 @@ def test_a_label_that_is_named_is_cut_and_written_out() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"null", b"[]", b"\xff", b'{"a":', b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"]
 )
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     """Only a JSON object in UTF-8 is a payload."""
     with pytest.raises(BadRequest):
         read_payload("generic", body)
@@ -169,23 +169,23 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("source", ["alertmanager", "grafana", "kuma", "healthchecks", "pve", "generic"])
-def test_a_start_time_makes_an_outage(source: str) -> None:
-    """With a start, the time of arrival is nothing and another start is another capture."""
+def test_the_start_time_decides_the_id(source: str) -> None:
+    """The time of arrival does not change the id; another start is another capture."""
     first = jobs(source, recorded(source))
     assert jobs(source, recorded(source), NOW + 40_000) == first
     later = json.dumps(recorded(source)).replace("2026-11-24", "2026-12-24").replace("1795402213", "1797402213")
     assert jobs(source, json.loads(later)) != first
 
 
-def test_without_a_start_time_the_arrival_counts() -> None:
-    """Gatus has no start: what arrives in the same ten minutes is the same, and next month's outage is another one."""
+def test_without_a_start_time_the_arrival_decides_the_id() -> None:
+    """Gatus sends no start: alerts within ten minutes are one outage, and next month's is another one."""
     at = NOW // 600 * 600
     first = jobs("gatus", recorded("gatus"), at)
     assert jobs("gatus", recorded("gatus"), at + 599) == first
     assert jobs("gatus", recorded("gatus"), at + 600) != first
 
 
-def test_a_start_is_the_same_in_every_zone() -> None:
+def test_the_time_zone_does_not_change_the_id() -> None:
     """Two Grafanas in two time zones mean the same instant; Go's zero time means none."""
     payload = recorded("grafana")
     first = jobs("grafana", payload)
@@ -195,14 +195,14 @@ def test_a_start_is_the_same_in_every_zone() -> None:
     assert jobs("grafana", payload, NOW) != jobs("grafana", payload, NOW + 6000)
 
 
-def test_without_a_fingerprint_the_labels_count() -> None:
-    """An alert without a fingerprint is told from others by its labels, in whatever order."""
+def test_without_a_fingerprint_the_labels_decide_the_id() -> None:
+    """The labels identify an alert without a fingerprint; their order does not matter."""
     one, same = Alert(True, {"a": "1", "b": "2"}), Alert(True, {"b": "2", "a": "1"})
     assert job_id("generic", one, 600, NOW) == job_id("generic", same, 600, NOW)
     assert job_id("generic", one, 600, NOW) != job_id("generic", Alert(True, {"a": "1", "b": "3"}), 600, NOW)
 
 
-def test_repeats_inside_one_payload_are_one() -> None:
+def test_a_repeated_alert_in_a_payload_is_one_capture() -> None:
     """The same alert twice in a payload is one capture; two alerts of one VM are two ids, in the payload's order."""
     payload = recorded("alertmanager")
     alert = payload["alerts"][0]
@@ -210,7 +210,7 @@ def test_repeats_inside_one_payload_are_one() -> None:
     assert len(jobs("alertmanager", payload)) == 2
 
 
-def test_several_entries() -> None:
+def test_an_alert_that_matches_entries_of_two_vms_is_captured_on_both() -> None:
     """An alert that concerns two VMs is captured on both; of two entries for one VM the first counts."""
     match = {"host": "devvm"}
     rules = (Rule("generic", match, "a", 60), Rule("generic", match, "a", 900), Rule("generic", match, "b"))
@@ -221,13 +221,13 @@ def test_several_entries() -> None:
     }
 
 
-def test_a_rule_is_for_its_source() -> None:
-    """The address that a payload came to says which entries count, whatever the payload looks like."""
+def test_an_entry_applies_only_to_its_source() -> None:
+    """The route that a payload came to decides which entries apply, not the payload."""
     assert planned("generic", recorded("generic"), rules=(Rule("gatus", {"host": "devvm"}, "devvm"),)).captures == {}
 
 
-def test_a_flood_in_one_payload_is_bounded() -> None:
-    """What comes after the thousandth alert of a notification is counted and not looked at."""
+def test_alerts_after_the_thousandth_are_ignored() -> None:
+    """Alerts after the thousandth of a notification are counted as ignored."""
     alert = recorded("alertmanager")["alerts"][0]
     found = planned("alertmanager", {"alerts": [alert | {"fingerprint": str(n)} for n in range(MOST_ALERTS + 5)]})
     assert len(found.captures["devvm"]) == MOST_ALERTS
@@ -237,8 +237,8 @@ def test_a_flood_in_one_payload_is_bounded() -> None:
 # --- what the evidence says it was taken for ---
 
 
-def test_the_evidence_says_why() -> None:
-    """Source, start, labels and annotations stand in the capture's record, one a line."""
+def test_the_reason_names_the_source_start_labels_and_annotations() -> None:
+    """The reason has the source, start, labels and annotations, one a line."""
     (capture,) = planned("alertmanager", recorded("alertmanager")).captures["devvm"]
     assert capture.why.splitlines()[:3] == [
         "alertmanager: firing since 2026-11-24T02:50:13.123456789Z",
@@ -250,15 +250,15 @@ def test_the_evidence_says_why() -> None:
 
 @given(st.dictionaries(st.text(), st.text()), st.dictionaries(st.text(), st.text()), st.text())
 def test_the_reason_is_plain_text(labels: dict[str, str], annotations: dict[str, str], start: str) -> None:
-    """Whatever the payload holds, its record is at most 5 KiB of printable lines, as many as it has facts."""
+    """The reason of any payload is at most 5 KiB of printable lines, one for each label and annotation."""
     told = why("generic", Alert(True, labels, annotations, "", start))
     assert len(told.encode()) <= REASON_BYTES
     assert len(told.split("\n")) <= 1 + len(labels) + len(annotations)
     assert told.replace("\n", "").isprintable()
 
 
-def test_long_and_hostile_labels_are_cut_and_written_out() -> None:
-    """Half a character, a newline and an escape sequence are written out; endless text is cut."""
+def test_long_and_hostile_labels_are_cut_and_escaped() -> None:
+    """A lone surrogate, a newline and an escape sequence are escaped; a long text is cut."""
     told = why("generic", Alert(True, {"a": "\ud800\n\x1b[2J\u202e", "b": "x" * 100_000}, {"c": "ä" * 100_000}))
     assert "a=\\ud800\\n\\x1b[2J\\u202e\nb=xxx" in told
     assert 2000 < len(told.encode()) <= REASON_BYTES
@@ -277,7 +277,7 @@ _JSON = st.recursive(
 
 @given(st.sampled_from(sorted(SENDERS)), _JSON | st.builds(dict, alerts=_JSON, labels=_JSON, status=st.just("firing")))
 def test_no_payload_breaks_it_or_names_a_vm(source: str, payload: object) -> None:
-    """Any JSON at all is refused as a bad request or selects configured VMs, under ids of the host's grammar."""
+    """Any JSON is refused as a bad request, or selects configured VMs with ids that fit the host's grammar."""
     everything = tuple(Rule(source, {label: re.compile(".*")}, "devvm") for label in ("vm", "alertname", "type"))
     try:
         found = plan(source, read_payload(source, json.dumps(payload).encode()), everything, NOW)
@@ -288,8 +288,8 @@ def test_no_payload_breaks_it_or_names_a_vm(source: str, payload: object) -> Non
 
 
 @given(st.sampled_from(sorted(SENDERS)), st.binary(max_size=200))
-def test_no_bytes_break_it(source: str, body: bytes) -> None:
-    """Any bytes at all are refused as a bad request, but for a JSON object."""
+def test_any_bytes_are_refused_as_a_bad_request(source: str, body: bytes) -> None:
+    """Any bytes that are not a JSON object are refused as a bad request."""
     try:
         read_payload(source, body)
     except BadRequest:

@@ -49,7 +49,7 @@ def test_a_signature_made_by_grafana_is_accepted() -> None:
 
 
 def test_grafana_without_a_timestamp_is_refused() -> None:
-    """The signature that Grafana makes without its timestamp header could be replayed for ever: it is none."""
+    """Grafana's signature without its timestamp header is refused: it could be replayed for ever."""
     for timestamp in (None, "", TIME):
         with pytest.raises(Unauthorized):
             verify_grafana([GRAFANA_CALLER], headers(WITHOUT_A_TIME, timestamp), BODY)
@@ -69,14 +69,14 @@ def test_grafana_without_a_timestamp_is_refused() -> None:
         (SIGNATURE, "1764000000\n1764000000"),
     ],
 )
-def test_another_spelling_is_refused(signature: str, timestamp: str) -> None:
-    """Only lowercase hex without a prefix, and only the time that was signed, in its one spelling."""
+def test_another_spelling_of_grafanas_signature_is_refused(signature: str, timestamp: str) -> None:
+    """The signature must be lowercase hex without a prefix, and the time must be spelled as it was signed."""
     with pytest.raises(Unauthorized):
         verify_grafana([GRAFANA_CALLER], headers(signature, timestamp), BODY)
 
 
 def test_each_auth_method_has_its_own_keys() -> None:
-    """A key is good for the way that it was given for: a token signs nothing, and Grafana's secret is no token."""
+    """A key works for its own auth method only: a token signs nothing, and Grafana's secret is no token."""
     with pytest.raises(Unauthorized):
         verify_bearer([GRAFANA_CALLER, Caller("op", (TOKEN.encode(),), frozenset())], TOKEN)
     signed = {"webhook-id": "msg_12345678", "webhook-timestamp": TIME}
@@ -91,22 +91,22 @@ def test_each_auth_method_has_its_own_keys() -> None:
 
 
 @pytest.mark.parametrize("value", [f"Bearer {TOKEN}", f"bearer  {TOKEN}"])
-def test_a_token_is_its_callers(value: str) -> None:
-    """The token of a caller is that caller, whatever the case of the word before it (RFC 9110, 11.1)."""
+def test_a_bearer_token_identifies_its_caller(value: str) -> None:
+    """A token identifies its caller, with any case of the word Bearer (RFC 9110, 11.1)."""
     token = bearer_token({"authorization": value})
     assert token == TOKEN
     assert verify_bearer([GRAFANA_CALLER, ALERTMANAGER], token) is ALERTMANAGER
 
 
 @pytest.mark.parametrize("value", ["", "Basic YTpi", "Bearer eyJhbGciOi", TOKEN, f"Token {TOKEN}", "Bearer"])
-def test_a_proxys_credentials_are_not_ours(value: str) -> None:
-    """What a proxy in front wants in Authorization is neither a token of ours nor a reason to refuse a signature."""
+def test_a_proxys_credentials_are_ignored(value: str) -> None:
+    """A proxy's own Authorization header is no token and does not spoil a signature."""
     assert bearer_token({"authorization": value}) is None
 
 
 @given(st.text(max_size=60))
-def test_no_other_token_is_good(text: str) -> None:
-    """Whatever differs from the token is refused, also what only begins like it."""
+def test_any_other_token_is_refused(text: str) -> None:
+    """A text that differs from the token is refused, even one that begins like it."""
     for token in (text, TOKEN[:-1], TOKEN + text + "x", "bgt_" + text):
         with pytest.raises(Unauthorized):
             verify_bearer([ALERTMANAGER], token)
@@ -150,7 +150,7 @@ def read(text: str) -> Config:
 
 
 def test_a_configuration_with_every_kind_of_sender_is_read() -> None:
-    """Callers by their ways, every token of a list, and the entries with their defaults."""
+    """Callers of each auth method, every token of a list, and the entries with their defaults are read."""
     config = read(GOOD)
     assert config.problems == ()
     assert {caller.name: (caller.auth_method, len(caller.keys)) for caller in config.callers} == {
@@ -202,7 +202,7 @@ def test_a_fault_in_a_sender_switches_that_one_off(old: str, new: str, path: str
 
 
 def test_two_senders_with_one_token_are_both_off() -> None:
-    """As for signing secrets: a record that may name either names nobody."""
+    """Two callers with one token can't be told apart, as with signing keys."""
     config = read(GOOD + f'[callers.other]\ntoken = "{TOKEN}"\nallow = ["forensics"]\n')
     assert [problem.path for problem in config.problems] == ["callers.alertmanager.token", "callers.other.token"]
     assert [caller.name for caller in config.callers] == ["operator", "grafana"]
@@ -228,7 +228,7 @@ ENTRIES = [
 
 @pytest.mark.parametrize(("old", "new", "path"), ENTRIES)
 def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """Whatever is wrong with one alert entry is said by its number and key; the other entry and every rescue stay."""
+    """A fault in an alert entry is reported by its number and key; the other entry, callers and VMs stay."""
     assert old in ENTRY
     config = read(GOOD.replace(ENTRY, ENTRY.replace(old, new, 1)))
     assert path in [problem.path for problem in config.problems]
@@ -238,7 +238,7 @@ def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str
 
 
 def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
-    """Where the VM's own entry is faulty, the alert's entry says so instead of calling the name unknown."""
+    """If the VM's own entry is faulty, the problem of the alert entry says so."""
     other = '[vms.other]\nssh = "?"\nvmid = 103\nkey = "k"\nhost_key = "any"\n'
     config = read(GOOD.replace('vm = "devvm"\nfresh', 'vm = "other"\nfresh') + other)
     assert {problem.path: problem.message for problem in config.problems}["alerts[1].vm"] == 'is off: "other"'
@@ -248,7 +248,7 @@ def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
 
 
 def test_a_pattern_matches_the_whole_label() -> None:
-    """Neither what comes before nor what comes after is let be; without the tilde a text is only itself."""
+    """A pattern must match the label from its first to its last character; a text without the tilde must be equal."""
     config = read(GOOD.replace('match = { vm = "devvm" }', "match = { vm = '~dev(vm|box)' }"))
     assert [config.alerts[1].matches({"vm": name}) for name in ("devvm", "devbox")] == [True, True]
     assert [config.alerts[1].matches({"vm": name}) for name in ("devvm2", "a devvm", "devvm\n")] == [False] * 3
@@ -273,8 +273,8 @@ def test_a_pattern_matches_the_whole_label() -> None:
         "[]a]b",
     ],
 )
-def test_ordinary_patterns_are_let_in(pattern: str) -> None:
-    """What an operator would write is accepted."""
+def test_ordinary_patterns_are_accepted(pattern: str) -> None:
+    """Patterns that an operator would write are accepted."""
     config = read(GOOD.replace('match = { vm = "devvm" }', f"match = {{ vm = '~{pattern}' }}"))
     assert config.problems == ()
 
@@ -294,14 +294,14 @@ def test_ordinary_patterns_are_let_in(pattern: str) -> None:
         "(.{1,200}){1,200}",
     ],
 )
-def test_patterns_that_explode_are_kept_out(pattern: str) -> None:
-    """A pattern that a hostile label could hold for ever is a fault in its entry, before any label is seen."""
+def test_patterns_that_take_too_long_are_refused(pattern: str) -> None:
+    """A pattern that could take very long on a hostile label is a fault in its entry."""
     config = read(GOOD.replace('match = { vm = "devvm" }', f"match = {{ vm = '~{pattern}' }}"))
     assert [problem.path for problem in config.problems] == ["alerts[1].match.vm"]
 
 
-def test_long_labels_meet_no_pattern() -> None:
-    """A label of more than 200 characters matches no pattern, so that the bound on the steps is one; equal is equal."""
+def test_a_long_label_matches_no_pattern() -> None:
+    """No pattern is tried on a label of more than 200 characters; a plain text can still be equal."""
     config = read(GOOD.replace('match = { vm = "devvm" }', "match = { vm = '~.*a.*a' }"))
     assert config.alerts[1].matches({"vm": "a" * 200})
     assert not config.alerts[1].matches({"vm": "a" * 201})
@@ -325,14 +325,14 @@ def test_long_labels_meet_no_pattern() -> None:
     ],
 )
 def test_an_unsupported_construct_is_named(pattern: str, rest: str) -> None:
-    """The problem quotes the pattern from the first part on that is not on the list."""
+    """The problem quotes the pattern from its first unsupported part on."""
     with pytest.raises(ValueError, match="not supported") as refused:
         check_pattern(pattern)
     assert str(refused.value).endswith(f'"{rest}"')
 
 
 @pytest.mark.parametrize("pattern", ["[z-a]", "a{3,1}"])
-def test_what_python_can_not_read_is_a_problem(pattern: str) -> None:
+def test_a_pattern_that_python_refuses_is_a_problem(pattern: str) -> None:
     """A pattern of supported constructs can still be wrong; Python's own message says how."""
     with pytest.raises(ValueError, match="is not a regular expression: "):
         check_pattern(pattern)
@@ -343,10 +343,10 @@ PIECES = st.tuples(st.sampled_from(["a", ".", "[ab]", r"\.", r"\d", "é"]), st.s
 
 
 @given(st.lists(PIECES, max_size=8), st.lists(PIECES, max_size=4), st.lists(PIECES, max_size=4))
-def test_a_pattern_is_accepted_for_its_choices_alone(
+def test_a_pattern_is_refused_only_for_too_many_choices(
     sequence: list[tuple[str, str]], left: list[tuple[str, str]], right: list[tuple[str, str]]
 ) -> None:
-    """Of supported constructs, only those are refused whose choices multiply to too many."""
+    """A pattern of supported constructs is refused only if its choices multiply to too many."""
 
     def text(pieces: list[tuple[str, str]]) -> str:
         return "".join(character + repeat for character, repeat in pieces)

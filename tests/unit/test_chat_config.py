@@ -18,12 +18,12 @@ def test_without_the_table_there_is_no_chat() -> None:
 
 
 def test_an_empty_table_has_defaults() -> None:
-    """Only who runs claude has none: it must be said."""
+    """Every setting has a default except the account that claude runs as."""
     assert chat("").chat == ChatSettings("var/sessions", "claude", "", False, 2, 1800, {})
 
 
-def test_everything_can_be_said() -> None:
-    """Each key is read; a file of variables is read first, so that the table can change one."""
+def test_every_chat_setting_is_read() -> None:
+    """Every setting is read; the table's variables override those of the files."""
     text = 'command = "/opt/claude"\nuser = "claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
     text += 'env_file = "vars"\nenv = { B = "inline" }\n'
     settings = chat(text, {"vars": "# a comment\n\nA=one=two\nB=file\n"}).chat
@@ -32,7 +32,7 @@ def test_everything_can_be_said() -> None:
     )
 
 
-def test_its_secrets_are_not_shown() -> None:
+def test_chat_settings_show_no_secret() -> None:
     """A settings object in a log or a traceback has no credential in it."""
     assert "hush" not in repr(chat('env = { KEY = "hush" }'))
 
@@ -57,8 +57,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_switches_off_chat_alone(name: str) -> None:
-    """It is reported with its key's path, chat is off because of it, and callers and VMs are what they were."""
+def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
+    """The fault is reported with its key's path, chat is off, and callers and VMs stay on."""
     text, path = FAULTS[name]
     config = chat(text, {"odd": "hush hush", "empty": ""})
     assert [problem.path for problem in config.problems] == [path]

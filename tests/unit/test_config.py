@@ -85,7 +85,7 @@ def test_a_small_file_is_enough() -> None:
     assert (config.problems, config.vms_off) == ((), {})
 
 
-def test_everything_a_caller_can_say() -> None:
+def test_every_caller_setting_is_read() -> None:
     """A caller can have several keys while they rotate, some of the VMs, and an end."""
     more = f'secret = ["{whsec("o")}", "{whsec("n")}"]\nvms = ["devvm"]\nnot_after = 2027-06-01T00:00:00Z'
     (operator,) = read(changed(f'secret = "{whsec("o")}"', more)).callers
@@ -95,8 +95,8 @@ def test_everything_a_caller_can_say() -> None:
 
 
 @pytest.mark.parametrize("spelling", ["2027-06-01T00:00:00Z", "2027-06-01T02:00:00+02:00", "2027-06-01T00:00:00"])
-def test_an_end_without_an_offset_is_in_utc(spelling: str) -> None:
-    """An end is a moment: with an offset it is that one, without it is UTC."""
+def test_not_after_without_an_offset_is_utc(spelling: str) -> None:
+    """A time with an offset is that moment; one without an offset is UTC."""
     (operator,) = read(changed("allow", f"not_after = {spelling}\nallow")).callers
     assert operator.not_after == datetime(2027, 6, 1, tzinfo=UTC)
 
@@ -137,8 +137,8 @@ def test_host_keys_are_pinned(line: str, keys: tuple[str, ...], authorities: tup
     assert (host.host_keys, host.host_cas, host.any_host_key) == (keys, authorities, False)
 
 
-def test_any_host_key_is_said_aloud() -> None:
-    """Only the word "any" turns the host key's check off, and it can be told afterwards."""
+def test_the_word_any_switches_the_host_key_check_off() -> None:
+    """Only the word "any" turns the host key's check off, and `any_host_key` says so."""
     assert vm(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
 
 
@@ -151,7 +151,7 @@ def test_any_host_key_is_said_aloud() -> None:
         ("root@[2001:db8::1]:2222", Address("root", "2001:db8::1", 2222), "[2001:db8::1]:2222"),
     ],
 )
-def test_ssh_addresses(spelling: str, address: Address, shown: str) -> None:
+def test_an_ssh_address_has_a_user_a_host_and_a_port(spelling: str, address: Address, shown: str) -> None:
     """An address is a user and a name, an IPv4 or a bracketed IPv6 address; the port is 22 unless said."""
     ssh = vm(read(changed("breakglass@192.0.2.10:2222", spelling))).ssh
     assert ssh == address
@@ -192,7 +192,7 @@ def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None
     assert by_hand(vm(read(GOOD)), verb) == tuple(f"ssh root@192.0.2.10 qm {word} 102" for word in wanted)
 
 
-def test_by_hand_of_ones_own() -> None:
+def test_by_hand_can_be_the_operators_own_commands() -> None:
     """The file's own commands are shown instead, all of them when none is for the verb."""
     host = vm(read(changed("vmid = 102", 'vmid = 102\nby_hand = ["ipmi reset node", "ring the bell"]')))
     assert by_hand(host, "reset") == ("ipmi reset node",)
@@ -293,7 +293,7 @@ def test_a_vm_that_is_off_reports_what_is_wrong_for_claude_too() -> None:
 
 
 def test_ten_mistakes_are_reported_at_once() -> None:
-    """Nobody mends a file one restart at a time: all its mistakes are in the first answer."""
+    """All mistakes of a file are in the first answer, so that one restart is enough."""
     text = f"""
         [callers.operator]
         secret = "whsec_AA=="
@@ -346,7 +346,7 @@ IN_AN_ENTRY = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswi
 
 @pytest.mark.parametrize(("old", "new", "path"), IN_AN_ENTRY.values(), ids=IN_AN_ENTRY)
 def test_a_mistake_in_an_entry_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """Whatever is wrong with one caller or one VM, the others work, and the VM that is off keeps its number."""
+    """With a mistake in one caller or VM the others work, and the VM that is off keeps its number."""
     config = read(changed(old, new) + PHONE + OTHER_VM)
     assert [problem.path for problem in config.problems] == [path]
     if path.startswith("callers."):
@@ -363,8 +363,8 @@ BESIDE_THE_ENTRIES = ["an unknown table", "chat is not a table", "alerts is one 
 
 
 @pytest.mark.parametrize("name", [*BESIDE_THE_ENTRIES, "an unknown sessions key", "the directory is a number"])
-def test_a_mistake_beside_the_entries_switches_nothing_off(name: str) -> None:
-    """A table that nobody knows, and what is wrong in chat, alerts or around the session secret, stops no rescue."""
+def test_a_mistake_outside_the_entries_switches_nothing_off(name: str) -> None:
+    """An unknown table, or a mistake in chat, alerts or sessions, switches no caller or VM off."""
     old, new, path = WRONG[name]
     config = read(changed(old, new))
     assert [problem.path for problem in config.problems] == [path]
@@ -373,22 +373,22 @@ def test_a_mistake_beside_the_entries_switches_nothing_off(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["no caller", "no vm", "no sessions", "a short session secret", "no secret", "no key"])
 def test_without_a_caller_a_vm_or_a_session_secret_nothing_starts(name: str) -> None:
-    """What no rescue can do without is an error, whether it is missing or its only entry is faulty."""
+    """Without a usable caller, VM or session secret the configuration is an error."""
     old, new, _ = WRONG[name]
     with pytest.raises(ConfigError):
         read(changed(old, new))
 
 
-def test_callers_that_can_not_sign_are_not_enough() -> None:
-    """A bearer token alone can start nothing, so there has to be a caller who signs."""
+def test_at_least_one_caller_must_be_able_to_sign() -> None:
+    """A configuration whose only caller has a bearer token is an error: a token can't change power."""
     token = f'[callers.alertmanager]\ntoken = "bgt_{"t" * 43}"\nallow = ["forensics"]\n'
     assert paths(changed(OPERATOR, token)) == ["callers"]
     assert [caller.name for caller in read(GOOD + token).callers] == ["operator", "alertmanager"]
     assert read(GOOD + token).problems == ()
 
 
-def test_a_bad_secret_names_its_file() -> None:
-    """The problem says which of the files has it; what is in the file is not shown."""
+def test_a_problem_with_a_secret_names_its_file() -> None:
+    """The problem names the file with the secret and does not show its content."""
     text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
     config = parse(text, {"new": whsec("n"), "old": "whsec_ab-c"}.__getitem__)
     [problem] = [problem for problem in config.problems if problem.path == "callers.operator.secret"]
@@ -396,7 +396,7 @@ def test_a_bad_secret_names_its_file() -> None:
 
 
 def test_an_empty_secret_file_is_a_problem() -> None:
-    """A file that is being written is not taken for a list with one key fewer."""
+    """An empty file, for example one that is being written, is not ignored."""
     text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
     config = read(text, {"new": " \n", "old": whsec("o")})
     assert [problem.path for problem in config.problems] == ["callers.operator.secret_file"]
@@ -410,16 +410,16 @@ def test_one_good_session_secret_is_enough() -> None:
     assert config.session_secrets == ("t" * 32,)
 
 
-def test_a_caller_of_a_faulty_vm_is_not_blamed() -> None:
-    """A caller that names a VM whose own entry is faulty names a VM that exists."""
+def test_a_caller_may_name_a_vm_that_is_off() -> None:
+    """A VM whose own entry is faulty still exists, so a caller may name it."""
     text = changed("allow", 'vms = ["devvm"]\nallow').replace("vmid = 102", "")
     assert paths(text) == ["vms.devvm.vmid", "vms"]
     config = read(text + OTHER_VM)
     assert [(caller.name, caller.vms) for caller in config.callers] == [("operator", frozenset({"devvm"}))]
 
 
-def test_a_secret_belongs_to_one_caller() -> None:
-    """Two callers with one secret can't be told apart, so both are off, and each is told whose it is."""
+def test_callers_that_share_a_secret_are_off() -> None:
+    """Two callers with one secret can't be told apart, so both are off, and each problem names the other."""
     tablet = OPERATOR.replace("operator", "tablet").replace(f'"{whsec("o")}"', f'["{whsec("t")}", "{whsec("o")}"]')
     config = read(GOOD + PHONE + tablet)
     assert [(problem.path, problem.message) for problem in config.problems] == [
@@ -429,7 +429,7 @@ def test_a_secret_belongs_to_one_caller() -> None:
     assert [caller.name for caller in config.callers] == ["phone"]
 
 
-def test_a_secret_shared_with_a_caller_that_is_off_is_shared() -> None:
+def test_a_secret_shared_with_a_caller_that_is_off_counts_as_shared() -> None:
     """A fault of its own does not give a caller's secret to the other one."""
     tablet = OPERATOR.replace("operator", "tablet").replace("allow", "permit")
     config = read(GOOD + PHONE + tablet)
@@ -437,7 +437,7 @@ def test_a_secret_shared_with_a_caller_that_is_off_is_shared() -> None:
     assert "callers.operator.secret" in [problem.path for problem in config.problems]
 
 
-def test_a_caller_may_say_its_secret_twice() -> None:
+def test_a_caller_may_list_its_secret_twice() -> None:
     """The same secret twice under one caller is no fault."""
     assert read(changed(f'"{whsec("o")}"', f'["{whsec("o")}", "{whsec("o")}"]')).callers[0].name == "operator"
 
@@ -461,7 +461,7 @@ NOT_TOML = {
 
 @pytest.mark.parametrize("text", NOT_TOML.values(), ids=NOT_TOML)
 def test_what_is_not_toml_is_a_config_error(text: str) -> None:
-    """A file that is not TOML is one problem that says why, whatever the parser raised."""
+    """A file that is not TOML is one problem with the parser's reason."""
     (problem,) = problems(text)
     assert (problem.path, problem.hint) == ("(file)", "check its quotes and brackets")
     assert problem.message.startswith("is not TOML: ")
@@ -538,8 +538,8 @@ def with_guest(text: str = GUEST, name: str = "devvm") -> Config:
     return parse(entry, lambda file: "reading\n" if file == "a" else no_files(file))
 
 
-def test_claudes_own_key_and_where_it_can_log_in() -> None:
-    """Its key may be in a file; the guest has pins of its own."""
+def test_the_read_only_key_and_the_guest_are_read() -> None:
+    """The read-only key may be in a file; the guest has pins of its own."""
     own = with_guest().vms["devvm"]
     assert (own.agent_key, own.guest, own.guest_host_keys) == ("reading", Address("claude", "192.0.2.20", 2222), ())
     assert own.guest_host_cas == ("ssh-ed25519 AAAA",)
@@ -558,22 +558,22 @@ def test_claudes_own_key_and_where_it_can_log_in() -> None:
         ('guest_host_ca = ["ssh-ed25519 AAAA"]', "guest_host_ca"),
     ],
 )
-def test_a_fault_in_what_claude_uses_leaves_the_verbs(line: str, path: str) -> None:
-    """The VM can be reset though claude can't look at it."""
+def test_a_fault_in_agent_key_or_guest_leaves_the_vm_on(line: str, path: str) -> None:
+    """The VM stays on without claude's part."""
     config = with_guest(line)
     assert (config.vms["devvm"].agent_key, config.vms["devvm"].guest) == ("", None)
     assert [problem.path for problem in config.problems] == [f"vms.devvm.{path}"]
 
 
 def test_claude_is_not_given_the_power_key() -> None:
-    """The same key for both is a fault: whatever a guest's log talks claude into, its key can't change power."""
+    """One key for both is a fault: claude's key must never be able to change power."""
     power = read(GOOD).vms["devvm"].key
     config = with_guest(f"agent_key = {json.dumps(power)}\n")
     assert (config.vms["devvm"].agent_key, [p.path for p in config.problems]) == ("", ["vms.devvm.agent_key"])
 
 
-def test_a_guest_is_not_named_like_a_word_of_the_shell() -> None:
-    """Such a command would be obeyed here and not in the guest; the verbs of that VM work."""
+def test_a_vm_with_a_guest_can_not_be_named_like_a_shell_word() -> None:
+    """The shell would run such a command here and not in the guest; the verbs of that VM work."""
     words = subprocess.run(["bash", "-c", "compgen -bk"], capture_output=True, text=True, check=True).stdout.split()
     for word in filter(is_vm_name, words):
         config = with_guest(name=word)

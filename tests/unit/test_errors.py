@@ -45,13 +45,13 @@ def made(kind: type[BreakglassError]) -> BreakglassError:
 
 
 def test_every_error_is_in_the_table() -> None:
-    """Every class has the contract's code, status and word on having got there, and no two share a code."""
+    """Every class has the contract's code, status and `reached`, and no two share a code."""
     assert {kind: (kind.code, kind.status, kind.reached) for kind in classes()} == TABLE
     assert len({kind.code for kind in classes()}) == len(TABLE)
 
 
 @pytest.mark.parametrize("kind", TABLE)
-def test_every_error_is_told_in_the_same_shape(kind: type[BreakglassError]) -> None:
+def test_every_error_has_the_same_json_shape(kind: type[BreakglassError]) -> None:
     """Every error is one object with a code, a message, a hint and whether the host was reached."""
     error = made(kind)
     assert error.as_json() == {
@@ -62,8 +62,8 @@ def test_every_error_is_told_in_the_same_shape(kind: type[BreakglassError]) -> N
     assert str(error) == error.message
 
 
-def test_an_error_can_tell_more() -> None:
-    """What an error adds stands beside its code, like the server's time beside a stale timestamp."""
+def test_an_error_can_have_further_fields() -> None:
+    """A further field is beside the code, like the server's time in a stale timestamp's error."""
     told = errors.StaleTimestamp("old", "again", server_time=1614265330).as_json()["error"]
     assert told == {
         "code": "stale-timestamp",
@@ -74,13 +74,13 @@ def test_an_error_can_tell_more() -> None:
     }
 
 
-def test_a_defect_of_ours_is_internal() -> None:
-    """The root itself, which nothing raises on purpose, is an internal error that did not reach the host."""
+def test_the_base_error_is_an_internal_error() -> None:
+    """The base class is an internal error that did not reach the host; nothing raises it on purpose."""
     assert (BreakglassError.code, BreakglassError.status, BreakglassError.reached) == ("internal", 500, False)
 
 
 async def test_unauthorized_is_always_the_same_bytes() -> None:
-    """Whatever was wrong, and whatever became of the exception on its way, the answer is the same bytes."""
+    """The answer has the same bytes for every failed check."""
     noted = Unauthorized()
     noted.message, noted.hint, noted.extra = "the key of operator differs", "try phone's", {"id": "msg_12345678"}
     answers: list[list[Message]] = []
@@ -99,8 +99,8 @@ async def test_unauthorized_is_always_the_same_bytes() -> None:
         Unauthorized("what was wrong")  # type: ignore[call-arg]
 
 
-def test_a_config_error_tells_every_problem() -> None:
-    """A configuration error reads as its problems, each with its path and, indented, what to do."""
+def test_a_config_error_lists_every_problem() -> None:
+    """A configuration error prints its problems, each with its path and an indented instruction."""
     error = ConfigError([Problem("vms.devvm.vmid", "is missing", "like 102"), Problem("chat", "is odd", "take it out")])
     assert str(error) == "vms.devvm.vmid: is missing\n    like 102\nchat: is odd\n    take it out"
     assert not isinstance(error, BreakglassError)
