@@ -1,7 +1,7 @@
 """One JSON line a request on stdout: time, caller, verb, vm, id, outcome, seconds. No secret, no body.
 
-Written by a thread behind a bounded queue: a full disk or a pipe that nobody reads loses lines, never a verb, and
-holds up no shutdown. Plain os.write, because the interpreter's own stdout has a lock that a stuck thread would keep.
+A thread behind a bounded queue writes them: a full disk or an unread pipe loses lines, and stops no verb and no
+shutdown. It calls os.write, because the interpreter's own stdout has a lock that a stuck thread would keep.
 
 logging.handlers.QueueHandler is nearly this. Its listener writes through a stream with that lock, joins its thread
 without a deadline when it stops, and prints a traceback for each line that a full queue drops.
@@ -26,6 +26,7 @@ class Writer(threading.Thread):
         self._fd = fd
 
     def run(self) -> None:
+        """Write queued lines until there is None in the queue."""
         while (line := _waiting.get()) is not None:
             try:
                 while line:

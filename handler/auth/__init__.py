@@ -1,0 +1,1 @@
+"""Authentication: signatures, the clock challenge, and what a caller may do."""

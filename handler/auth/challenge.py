@@ -1,9 +1,8 @@
-"""A wrong clock locks nobody out: the challenge that a stale request is answered with, and is judged by when it comes
-again. Pure.
+"""Clock challenge: lets a client with a wrong clock prove freshness. Pure.
 
-It is a MAC over caller, id and issue time, so any replica with the same `sessions.secret` can check it, it serves that
-one id of that one caller, and its age is measured by the handler's clock alone. The tolerance never widens, and nobody
-ever signs with a time that came unauthenticated.
+A challenge is a MAC over caller, id and issue time, so every replica with the same `sessions.secret` can check it. It
+holds for one id of one caller, and its age is measured by the handler's clock only. The tolerance never widens, and no
+client signs with a time that it got without authentication.
 """
 
 import base64
@@ -21,7 +20,7 @@ SHAPE = re.compile(r"[1-9][0-9]{9}\.[A-Za-z0-9_-]{43}", re.ASCII)
 def check_time(signed: Signed, challenge: str, now: int, secrets: Sequence[str]) -> None:
     """Raise StaleTimestamp, with a new challenge, unless the signature is fresh or the challenge in its body is.
 
-    `secrets` are those of the sessions, oldest first: the newest one issues, each one is accepted.
+    `secrets` are those of `sessions`, oldest first. The newest one makes the challenge; each one is accepted.
     """
     try:
         check_age(signed, now)
@@ -32,9 +31,9 @@ def check_time(signed: Signed, challenge: str, now: int, secrets: Sequence[str])
 
 
 def _issued(secret: str, signed: Signed, at: int) -> str:
-    # no name and no id has a line break in it: these bytes have one reading
-    told = f"breakglass clock challenge\n{signed.caller.name}\n{signed.id}\n{at}"
-    mac = hmac.digest(secret.encode(), told.encode(), "sha256")
+    # No name and no id has a line break in it, so these bytes have one reading.
+    text = f"breakglass clock challenge\n{signed.caller.name}\n{signed.id}\n{at}"
+    mac = hmac.digest(secret.encode(), text.encode(), "sha256")
     return f"{at}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 
 

@@ -1,8 +1,8 @@
-"""Who made this request? Bytes and headers in, a caller or one uniform refusal out.
+"""Authentication: from bytes and headers to a caller, or to one uniform refusal. Pure.
 
-Standard Webhooks v1, strictly (spec/standard-webhooks.md 1.0.0); and for alerts, whose senders can't do that, Grafana's
-own signature (grafana/alerting, http/hmac.go) or a bearer token. Not supported, on purpose: v1a (ed25519), identity
-from a proxy's header, unsigned requests, a wider tolerance, Grafana's signature without a time.
+Standard Webhooks v1, strictly (spec/standard-webhooks.md 1.0.0). For alerts, whose senders can't sign by it, Grafana's
+own signature (grafana/alerting, http/hmac.go) or a bearer token. Deliberately not supported: v1a (ed25519), identity
+from a proxy's header, unsigned requests, a wider tolerance, Grafana's signature without a timestamp.
 """
 
 import base64
@@ -36,8 +36,10 @@ Headers = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Caller:
-    """One person, device or sender, with its one auth method. `keys` are the raw bytes, never shown;
-    `vms` is None when every VM is allowed."""
+    """One person, device or sender, with its one auth method.
+
+    `keys` are raw bytes and never shown. `vms` is None if every VM is allowed.
+    """
 
     name: str
     keys: tuple[bytes, ...]
@@ -50,12 +52,14 @@ class Caller:
         return f"Caller({self.name})"
 
     def may_act_on(self, vm: str) -> bool:
-        """Tell whether the entry names the VM, or names none and so allows every VM."""
+        """Tell whether this caller may act on a VM of that name."""
         return self.vms is None or vm in self.vms
 
     def refusal(self, verb: str, vm: str | None, now: float) -> Forbidden | None:
-        """Return why the entry does not allow the verb on the VM at this time, or None when it does. `vm` is a name;
-        None stands for any VM."""
+        """Return why this caller may not do the verb on the VM at this time, or None if it may.
+
+        `vm` is a name; None stands for any VM.
+        """
         if self.not_after and self.not_after.timestamp() < now:
             return Forbidden(
                 f"the key of {self.name} expired on {self.not_after:%Y-%m-%d}", "make one: breakglass keys new"
@@ -69,7 +73,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Signed:
-    """A request whose signature is good, judged for its age by `check_age`. Grafana's names no id."""
+    """A request with a good signature. `check_age` checks its age. Grafana's requests have no id."""
 
     caller: Caller
     id: str
@@ -77,7 +81,7 @@ class Signed:
 
 
 def secret_bytes(secret: str) -> bytes:
-    """Return the key bytes of a `whsec_…` secret; raise ValueError when it is not 24 to 64 bytes of base64."""
+    """Return the key bytes of a `whsec_…` secret; raise ValueError if it is not 24 to 64 bytes of base64."""
     if not secret.startswith("whsec_"):
         raise ValueError("does not begin with whsec_")
     try:
@@ -96,14 +100,15 @@ def sign(key: bytes, msg_id: str, timestamp: int, body: bytes) -> str:
 
 
 def same(ours: bytes, theirs: bytes) -> bool:
-    """Compare two secrets' worth of bytes in constant time; the only place that does."""
+    """Compare two byte strings in constant time. All secrets are compared here."""
     return hmac.compare_digest(ours, theirs)
 
 
 def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
-    """Return who signed `body` by the standard; raise Unauthorized, always the same, when nobody known did.
+    """Return the caller that signed `body` by the standard, with id and time.
 
-    Here as below, every caller's every key is tried against every entry, with no early exit: time tells nothing.
+    Every key of every caller is compared with every signature, without an early exit, so that the time that this takes
+    reveals nothing. Raises the same Unauthorized for every fault.
     """
     msg_id = headers.get("webhook-id", "")
     timestamp = headers.get("webhook-timestamp", "")
@@ -116,8 +121,10 @@ def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
 
 
 def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
-    """Return which Grafana signed `body` and its time: hex HMAC-SHA256 of "{timestamp}:{body}". Without a timestamp
-    anybody could send it again for ever, so there is no such thing here."""
+    """Return the Grafana that signed `body`, with the time: hex HMAC-SHA256 of "{timestamp}:{body}".
+
+    The timestamp is required: without it, an attacker could send the same body again for ever.
+    """
     timestamp, claimed = headers.get(GRAFANA_TIMESTAMP, ""), headers.get(GRAFANA_SIGNATURE, "")
     if not (_TIMESTAMP.fullmatch(timestamp) and _HEX_DIGEST.fullmatch(claimed)):
         raise Unauthorized
@@ -139,14 +146,16 @@ def _signer(callers: Iterable[Caller], auth_method: str, signed_bytes: bytes, cl
 
 
 def bearer_token(headers: Headers) -> str | None:
-    """Return the token of ours that a request bears, None for none: a proxy's own credentials are no business of
-    ours."""
+    """Return the bearer token of a request, or None.
+
+    Credentials of another form belong to a proxy and are ignored.
+    """
     match = _BEARER.fullmatch(headers.get("authorization", ""))
     return match[1] if match else None
 
 
 def verify_bearer(callers: Iterable[Caller], token: str) -> Caller:
-    """Return whose token this is; raise Unauthorized when nobody's."""
+    """Return the caller that has this token, or raise Unauthorized."""
     claimed, found = token.encode(), None
     for caller in callers:
         for key in caller.keys if caller.auth_method == BEARER else ():

@@ -12,7 +12,7 @@ umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 
-# 1. The agent, root's and renamed into place, so that nobody ever runs half a file.
+# 1. The host agent, owned by root. It is renamed into place, so that half a file is never run.
 if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
@@ -40,16 +40,16 @@ touch "$keys"
 KEYS
 } >"$keys.new"
 #if no_read_only_key
-# The configuration has no agent_key for @VM@, so no reading key is installed. Its line would be:
+# The configuration has no agent_key for @VM@, so no read-only key is installed. Its line would be:
 #   restrict,command="/usr/local/sbin/breakglass-pve serve --vm @VMID@ --read-only --as claude" ssh-ed25519 AAAA... breakglass read @VM@
 #end
 chown root:root "$keys.new"
 chmod 0644 "$keys.new"
 mv -f "$keys.new" "$keys"
 
-# 4. sshd. No ForceCommand: it would override each key's command=, and the reading key would get power.
-#    forced-commands-only turns a line away that lost its command=. Root's own login stays as it is.
-#    The exemption keeps sshd from penalising the handler for somebody's failed logins from the same address.
+# 4. sshd. No ForceCommand: it would override each key's command=, and the read-only key would get power.
+#    forced-commands-only refuses a line that lost its command=. Root's own login stays as it is.
+#    The exemption keeps sshd from penalising the handler for failed logins of others from the same address.
 #if from
 exempt='PerSourcePenaltyExemptList @SOURCE@'
 # OpenSSH before 9.8 (Proxmox VE 8) has no penalties, and would refuse the whole file for the word.

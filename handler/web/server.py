@@ -59,7 +59,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        # Beside the gate's own deadline: a route that reads no body leaves it to nobody's clock.
+        # The gate has a deadline too, but only while a route reads the body.
         self._expect(BODY_SECONDS + 1, self.transport.close)
         super().on_headers_complete()
 
@@ -132,7 +132,7 @@ class Server(uvicorn.Server):
     loop: asyncio.AbstractEventLoop | None = None
 
     def adopt(self, service: Service) -> None:
-        """Take a running service on, and from now on SIGHUP, which `cli.serve` held back until somebody would hear."""
+        """Serve a running service, and handle SIGHUP, which `cli.serve` has blocked until now."""
         self.service = service
         self.loop = asyncio.get_running_loop()
         signal.signal(signal.SIGHUP, self.handle_hangup)
