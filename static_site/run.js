@@ -114,7 +114,7 @@ async function pursue(view, job) {
 		const answer = await ask(view, job, flight.signal);
 		const { code, reached, outcome } = answer;
 		if (code === "unauthorized" && !view.seen) return tell("refused");
-		// `reached: false` describes one attempt: after a lost one, only `reached: true` settles the id.
+		// `reached: false` describes one attempt: after a loss, only `reached: true` settles the id.
 		const ended = reached ? outcome !== "running" : reached === false && !job.lost;
 		const goesOn = () => !ended && !flight.signal.aborted && (outcome === "running" || young(job));
 		if (!ended) poll();
