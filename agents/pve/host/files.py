@@ -8,7 +8,7 @@ from .process import process_ticks
 
 
 def boottime() -> float:
-    """Return the seconds since the boot, sleep included; no clock that somebody sets."""
+    """Return the seconds since the boot, sleep included. Setting the clock does not change them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
