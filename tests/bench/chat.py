@@ -22,7 +22,7 @@ from breakglass.config.model import Address, ChatSettings, Vm
 
 from ..support import claude
 from ..support.model import Model
-from ..support.talk import Stream, Talker, fake, said
+from ..support.talk import Stream, Talker, answer_text, fake
 
 Figures = dict[str, float]
 
@@ -120,7 +120,7 @@ def throughput(talker: Talker, count: int = 8000) -> Figures:
     """Deltas a second that reach a client when the model says them as fast as it can."""
     began = time.perf_counter()
     events = talker.chat(fake({"text": "0123456789abcdefghijklm\n" * count}))
-    assert len(said(events)) == 24 * count
+    assert len(answer_text(events)) == 24 * count
     return {"chat_deltas_per_second": round(count / (time.perf_counter() - began))}
 
 
@@ -184,7 +184,7 @@ def crowd(talker: Talker, clients: int = 20) -> Figures:
 
     def watch(turn: str) -> None:
         with talker.open(attach=turn) as stream:
-            complete.append(said(stream.rest()))
+            complete.append(answer_text(stream.rest()))
 
     with talker.open(prompt=fake({"text": answer, "wait": "crowd"})) as slow:
         threads = [threading.Thread(target=watch, args=(slow.turn,)) for _ in range(clients - 1)]
@@ -201,7 +201,7 @@ def crowd(talker: Talker, clients: int = 20) -> Figures:
             raw += piece
             time.sleep(1 if len(raw) < 8 * 1024 else 0)
     assert complete == [answer] * (clients - 1)
-    whole = said([json.loads(line) for line in raw.splitlines()]) == answer
+    whole = answer_text([json.loads(line) for line in raw.splitlines()]) == answer
     return {"chat_crowd_seconds": round(taken, 2), "chat_slow_complete": float(whole)}
 
 

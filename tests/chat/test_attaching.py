@@ -11,7 +11,7 @@ from breakglass.cli.client import new_id
 
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
-from ..support.talk import Talker, bash, deaf, fake, kinds, last_error, said, started
+from ..support.talk import Talker, answer_text, bash, fake, kinds, last_error, started, unread_turn
 
 pytestmark = pytest.mark.slow
 
@@ -74,16 +74,16 @@ def test_a_turn_needs_no_client(talker: Talker, claude: ScriptedClaude) -> None:
         stream.until("text")
     claude.release("alone")
     with talker.open(attach=stream.turn) as again:
-        assert said(again.rest()) == f"{LONG}fin"
+        assert answer_text(again.rest()) == f"{LONG}fin"
         assert again.seen[-1]["ok"] is True
 
 
 def test_a_client_that_does_not_read_holds_up_nobody(talker: Talker) -> None:
     """A client that reads nothing until the turn has ended gets all of it then; another client is not delayed."""
     answer = "0123456789abcde\n" * 12_000
-    with deaf(talker, fake({"text": answer})) as (turn, connection):
+    with unread_turn(talker, fake({"text": answer})) as (turn, connection):
         with talker.open(attach=turn) as other:
-            assert said(other.rest()) == answer
+            assert answer_text(other.rest()) == answer
         response = http.client.HTTPResponse(connection)
         response.begin()
         assert [json.loads(line) for line in response.read().splitlines()] == other.seen
@@ -147,7 +147,7 @@ def test_a_session_has_one_turn_at_a_time(talker: Talker, claude: ScriptedClaude
             claude.release("busy")
             assert stream.rest()[-1]["ok"] is True
         assert last_error(talker.chat("and me", msg_id=busy_id, session=session))["code"] == "busy"
-        assert said(other.chat(fake({"text": "my turn"}), session=session)) == "my turn"
+        assert answer_text(other.chat(fake({"text": "my turn"}), session=session)) == "my turn"
 
 
 def test_another_replica_serves_a_turn(talker: Talker, claude: ScriptedClaude) -> None:

@@ -10,10 +10,10 @@ from ..support.model import Model
 from ..support.talk import (
     Event,
     Talker,
+    answer_text,
     bash,
     fake,
     kinds,
-    said,
 )
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
@@ -42,7 +42,7 @@ def test_a_turn(talker: Talker) -> None:
         assert stream.response.headers["cache-control"] == "no-store, no-transform"
     assert kinds(events) == ["session", "text", "tool", "tool_result", "text", "result", "done"]
     assert numbers(events) == list(range(1, len(events) + 1))
-    assert said(events) == f"{LONG}fin"
+    assert answer_text(events) == f"{LONG}fin"
     assert len([event for event in events if event["type"] == "text"]) > 2
     session, result, done = events[0], events[-2], events[-1]
     assert (session["turn"], session["resumed"], len(session["id"])) == (stream.turn, False, 36)
@@ -60,22 +60,22 @@ def test_a_session_goes_on(talker: Talker, model: Model) -> None:
     second = talker.chat(fake({"text": "again"}), session=first[0]["session"])
     assert (second[0]["id"], second[0]["resumed"]) == (first[0]["id"], True)
     assert "the word is heron" in json.dumps(model.asked[-1].body)
-    assert said(second) == "again"
+    assert answer_text(second) == "again"
     assert 0 < second[-2]["cost_usd"] < 2 * first[-2]["cost_usd"]
     third = talker.chat(fake({"text": "still"}), session=second[0]["session"])
-    assert said(third) == "still"
+    assert answer_text(third) == "still"
 
 
 def test_thinking_is_not_shown(talker: Talker) -> None:
     """What the model thinks is not its answer."""
-    assert said(talker.chat(fake({"thinking": "hm", "text": "yes"}))) == "yes"
+    assert answer_text(talker.chat(fake({"thinking": "hm", "text": "yes"}))) == "yes"
 
 
 def test_broken_text_is_taken_back(talker: Talker) -> None:
     """When the model's stream breaks, claude asks again: the text is retracted, and the client has the answer once."""
     events = talker.chat(fake({"text": LONG, "fail": "reset", "times": 1}))
     assert [event["type"] for event in events if "retract" in event] == ["text"]
-    assert said(events) == LONG
+    assert answer_text(events) == LONG
     assert events[-1]["ok"] is True
 
 
@@ -94,4 +94,4 @@ def test_a_prompt_is_only_a_prompt(talker: Talker, model: Model) -> None:
 def test_a_long_prompt_and_a_long_answer(talker: Talker) -> None:
     """Both are longer than a pipe holds, and both arrive whole."""
     answer = "0123456789abcde\n" * 8000
-    assert said(talker.chat(f"{'long ' * 20_000}{fake({'text': answer})}")) == answer
+    assert answer_text(talker.chat(f"{'long ' * 20_000}{fake({'text': answer})}")) == answer

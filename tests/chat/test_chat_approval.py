@@ -6,7 +6,7 @@ from breakglass.cli.client import new_id
 
 from ..support.model import Model
 from ..support.sshd import Sshd
-from ..support.talk import Talker, bash, fake, said, started
+from ..support.talk import Talker, answer_text, bash, fake, started
 
 pytestmark = [pytest.mark.real("claude", "sshd"), pytest.mark.slow]
 
@@ -32,7 +32,7 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
 
         third = talker.chat(fake({"text": "Good."}), session=second[0]["session"])
         assert "You proposed reset: operator approved it, and it ended: done" in model.asked[-1].said
-        assert said(third) == "Good."
+        assert answer_text(third) == "Good."
         asked = model.asked[-1].said.count("You proposed")
         talker.chat(fake({"text": "Bye."}), session=third[0]["session"])
         assert model.asked[-1].said.count("You proposed") == asked  # nothing is told twice

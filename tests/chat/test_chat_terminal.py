@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ..support.model import Model
-from ..support.naps import gone, nap, there
+from ..support.naps import nap, wait_for_process, wait_until_gone
 from ..support.ports import reserve_port
 from ..support.scripted_claude import RESULT, ScriptedClaude, line
 from ..support.stages import until
@@ -139,10 +139,10 @@ def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker, claude: ScriptedC
         process.stdin.write(f"{fake(bash(f'{nap(12)} | {nap(12)}'))}\n".encode())
         process.stdin.flush()
         seen_until(process, f"$ {nap(12)}")
-        there(nap(12))
+        wait_for_process(nap(12))
         process.send_signal(signal.SIGINT)
         seen_until(process, "stopped on request")
-        gone(nap(12), 0)
+        wait_until_gone(nap(12), 0)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 1
 

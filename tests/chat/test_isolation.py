@@ -120,13 +120,13 @@ def test_a_handler_without_root_proves_nothing(place: Path) -> None:
     code += "print(t.isolation_fault(t.config(pathlib.Path('/tmp'), user='daemon')))"
     # what was imported stays; the user changes afterwards
     code = code.replace("print(", "import os, breakglass.claude.isolation; os.setgid(65534); os.setuid(65534); print(")
-    told = subprocess.run(
+    ran = subprocess.run(
         [sys.executable, "-c", code, str(Path(__file__).parent.parent.parent)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "could not run as daemon" in told.stdout
+    assert "could not run as daemon" in ran.stdout
 
 
 def test_the_names_of_the_files_that_were_read_are_kept(place: Path) -> None:

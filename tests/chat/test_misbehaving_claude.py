@@ -16,10 +16,10 @@ from breakglass.claude.runner import LOG_BYTES
 from breakglass.config.model import Address, ChatSettings, Vm
 
 from ..support.model import Model
-from ..support.naps import gone, nap, there
+from ..support.naps import nap, wait_for_process, wait_until_gone
 from ..support.scripted_claude import RESULT, TEXT, TOOL, ScriptedClaude
 from ..support.stages import until
-from ..support.talk import Event, Talker, deaf, kinds, last_error, said, started
+from ..support.talk import Event, Talker, answer_text, kinds, last_error, started, unread_turn
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_claude_crashes(talker: Talker, claude: ScriptedClaude) -> None:
     """The error has its exit and the end of its stderr; the text before that stays."""
     claude.play(TEXT + "echo it broke >&2; exit 7")
     events = talker.chat("hello")
-    assert said(events) == "hello"
+    assert answer_text(events) == "hello"
     assert last_error(events)["code"] == "claude-crashed"
     assert "exit 7; stderr ends with: it broke" in last_error(events)["message"]
 
@@ -110,10 +110,10 @@ def test_what_a_turn_leaves_behind_ends_with_it(talker: Talker, claude: Scripted
     claude.play(background + TEXT + wait + RESULT)
     with talker.open(prompt="hello") as stream:
         stream.until("text")
-        there(nap(27))
+        wait_for_process(nap(27))
         (talker.directory / "seen").touch()
         assert stream.rest()[-1]["ok"] is True
-    gone(nap(27), 0)
+    wait_until_gone(nap(27), 0)
     until(lambda: not list((talker.sessions / "work").iterdir()), "the turn's directory is removed")
 
 
@@ -123,10 +123,10 @@ def test_claude_ignores_signals(directory: Path, model: Model, claude: ScriptedC
     talker = Talker(directory, model, chat=claude.chat)
     with started(talker), talker.open(prompt="hello") as stream:
         stream.until("text")
-        there(nap(28))
+        wait_for_process(nap(28))
         talker.process.terminate()
         assert last_error(stream.rest())["code"] == "shutting-down"
-        gone(nap(28), 0)
+        wait_until_gone(nap(28), 0)
 
 
 def test_claude_writes_without_an_end(talker: Talker, claude: ScriptedClaude) -> None:
@@ -168,7 +168,7 @@ def test_a_slow_client_is_not_cut_off(directory: Path, model: Model, claude: Scr
     patience = 3.0  # instead of 30 s, and read as much faster
     patched = f"import breakglass.web.server; breakglass.web.server.UNREAD_SECONDS = {patience}"
     slow = Talker(directory, model, chat=claude.chat, patched=patched)
-    with started(slow), deaf(slow, "hello") as (turn, connection):
+    with started(slow), unread_turn(slow, "hello") as (turn, connection):
         response = http.client.HTTPResponse(connection)
         response.begin()
         raw, end = b"", time.monotonic() + 1.2 * patience

@@ -8,7 +8,7 @@ import pytest
 
 from ..support.model import Model
 from ..support.ports import reserve_port
-from ..support.talk import Talker, bash, fake, last_error, said, started
+from ..support.talk import Talker, answer_text, bash, fake, last_error, started
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
 
@@ -39,7 +39,7 @@ def test_failures_of_the_api(talker: Talker, model: Model, step: dict[str, objec
     before = len(model.asked)
     events = talker.chat(fake({"text": "never said", **step}))
     error = last_error(events)
-    assert (error["code"], said(events)) == (code, "")
+    assert (error["code"], answer_text(events)) == (code, "")
     assert words in error["message"]
     assert error["hint"]
     assert len(model.asked) - before <= 3
@@ -49,7 +49,7 @@ def test_a_session_survives_a_failure(talker: Talker) -> None:
     """When the API is back, the same session continues."""
     first = talker.chat(fake({"text": "never said", "fail": 403}))
     assert last_error(first)["code"] == "claude-auth"
-    assert said(talker.chat(fake({"text": "here"}), session=first[0]["session"])) == "here"
+    assert answer_text(talker.chat(fake({"text": "here"}), session=first[0]["session"])) == "here"
 
 
 def test_an_api_that_is_down(talker: Talker, model: Model) -> None:
@@ -80,7 +80,7 @@ def test_a_turn_has_a_limit(talker: Talker, kind: str) -> None:
     with talker.changed("[chat]", "[chat]\nturn_seconds = 3"):  # for this turn alone: claude may need as long to start
         events = talker.chat(fake(step), session=session)
     assert (last_error(events)["code"], "3 s" in last_error(events)["message"]) == ("turn-timeout", True)
-    assert said(talker.chat(fake({"text": "here"}), session=events[0]["session"])) == "here"
+    assert answer_text(talker.chat(fake({"text": "here"}), session=events[0]["session"])) == "here"
 
 
 def test_a_conversation_that_is_gone(talker: Talker) -> None:

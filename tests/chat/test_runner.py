@@ -19,7 +19,7 @@ from breakglass.claude.runner_job import RunnerJob
 from breakglass.threads import DaemonThreads, run_in_thread
 
 from ..support.hung import unserved_fuse
-from ..support.naps import gone, nap, there
+from ..support.naps import nap, wait_for_process, wait_until_gone
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def running_turn(job: RunnerJob, log: int, directory: Path) -> Iterator[Started]
     process, control = start_runner(job, log, lock)
     os.close(lock)
     try:
-        there(nap(41))
+        wait_for_process(nap(41))
         yield process, control
     finally:
         control.close()
@@ -77,7 +77,7 @@ def test_a_log_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path, limit: 
             control.send(CANCEL)
         elif limit == "shutdown":
             control.send(b"s")
-        gone(nap(41), END_SECONDS)
+        wait_until_gone(nap(41), END_SECONDS)
 
 
 @pytest.mark.real("fuse")
@@ -87,7 +87,7 @@ def test_a_directory_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -
     log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     job = replace(job, cancel=str(tmp_path / "hangs/cancel"), turn_seconds=1.0)
     with unserved_fuse(tmp_path / "hangs"), running_turn(job, log, tmp_path):
-        gone(nap(41), END_SECONDS)
+        wait_until_gone(nap(41), END_SECONDS)
     os.close(log)
 
 
@@ -98,10 +98,10 @@ def test_an_ssh_agent_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) 
     log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     job = replace(job, agent_key="a key", agent_socket=str(tmp_path / "hangs/agent"))
     with unserved_fuse(tmp_path / "hangs"), running_turn(job, log, tmp_path) as (process, control):
-        there(job.agent_socket)
+        wait_for_process(job.agent_socket)
         control.send(CANCEL)
         process.wait(END_SECONDS)
-        gone(job.agent_socket, 0)
+        wait_until_gone(job.agent_socket, 0)
     events = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
     assert [event.get("code") for event in events] == ["cancelled", None]
     os.close(log)

@@ -12,8 +12,8 @@ import pytest
 
 from ..support import claude
 from ..support.model import Model
-from ..support.naps import gone, nap, parent, running, there
-from ..support.talk import Talker, bash, fake, last_error, said, started
+from ..support.naps import find_processes, nap, parent, wait_for_process, wait_until_gone
+from ..support.talk import Talker, answer_text, bash, fake, last_error, started
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
 
@@ -31,14 +31,14 @@ def test_a_turn_is_stopped_in_its_text(talker: Talker, model: Model) -> None:
     """Its text so far stays, its processes end, and the session goes on and knows that text."""
     with talker.open(prompt=fake({"text": LONG, "wait": "never"})) as stream:
         session = stream.until("text") and stream.seen[0]
-        there(session["id"])
+        wait_for_process(session["id"])
         assert talker.ask(cancel=stream.turn).status == 202
         assert last_error(stream.rest())["code"] == "cancelled"
-    assert LONG.startswith(said(stream.seen))
-    assert said(stream.seen)
-    gone(session["id"])
-    assert said(talker.chat(fake({"text": "here"}), session=session["session"])) == "here"
-    assert said(stream.seen).strip() in json.dumps(model.asked[-1].body)
+    assert LONG.startswith(answer_text(stream.seen))
+    assert answer_text(stream.seen)
+    wait_until_gone(session["id"])
+    assert answer_text(talker.chat(fake({"text": "here"}), session=session["session"])) == "here"
+    assert answer_text(stream.seen).strip() in json.dumps(model.asked[-1].body)
     assert talker.ask(cancel=stream.turn).status == 202  # once more changes nothing
 
 
@@ -46,12 +46,12 @@ def test_a_turn_is_stopped_in_its_tool(talker: Talker) -> None:
     """The command that claude was running, in a session of its own, ends with it."""
     with talker.open(prompt=fake(bash(f"{nap(31)} | {nap(31)}"))) as stream:
         session = stream.until("tool") and stream.seen[0]
-        there(nap(31))
+        wait_for_process(nap(31))
         assert talker.ask(cancel=stream.turn).status == 202
         assert last_error(stream.rest())["code"] == "cancelled"
-    assert running(nap(31)) == []
-    assert running(session["id"]) == []
-    assert said(talker.chat(fake({"text": "here"}), session=session["session"])) == "here"
+    assert find_processes(nap(31)) == []
+    assert find_processes(session["id"]) == []
+    assert answer_text(talker.chat(fake({"text": "here"}), session=session["session"])) == "here"
 
 
 @pytest.mark.parametrize("where", ["text", "tool"])
@@ -61,19 +61,19 @@ def test_a_handler_is_killed(model: Model, directory: Path, where: str) -> None:
     with started(Talker(directory, model)) as talker:
         with talker.open(prompt=fake(*steps)) as stream:
             stream.until(where)
-            there(nap(16) if where == "tool" else stream.seen[0]["id"])
+            wait_for_process(nap(16) if where == "tool" else stream.seen[0]["id"])
             talker.kill()
             with contextlib.suppress(OSError, ValueError):
                 stream.rest()
         session = stream.seen[0]
-        gone(session["id"])
-        assert running(nap(16)) == []
+        wait_until_gone(session["id"])
+        assert find_processes(nap(16)) == []
         with started(talker.replica()) as other, other.open(attach=stream.turn) as again:
             events = again.rest()
             assert last_error(events)["code"] == "shutting-down"
-            assert LONG.startswith(said(events))
-            assert said(events)
-            assert said(other.chat(fake({"text": "here"}), session=session["session"])) == "here"
+            assert LONG.startswith(answer_text(events))
+            assert answer_text(events)
+            assert answer_text(other.chat(fake({"text": "here"}), session=session["session"])) == "here"
 
 
 @pytest.mark.parametrize("who", ["runner", "both"])
@@ -87,20 +87,20 @@ def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
         work = {"text": LONG, **bash(f"{nap(18)} | {nap(18)}")}
         with talker.open(prompt=fake(work), session=first["session"]) as stream:
             stream.until("tool")
-            there(nap(18))
-            [claude] = running(f"--resume={first['id']}")
+            wait_for_process(nap(18))
+            [claude] = find_processes(f"--resume={first['id']}")
             runner = parent(claude)
             if who == "both":
                 talker.kill()
             os.kill(runner, signal.SIGKILL)
-            gone(first["id"])
+            wait_until_gone(first["id"])
             with contextlib.suppress(OSError, ValueError):
                 stream.rest()
         with started(talker.replica()) as other, other.open(attach=stream.turn) as again:
             assert last_error(again.rest())["code"] == "claude-crashed"
-            assert running(nap(18)) == []
+            assert find_processes(nap(18)) == []
             assert who == "both" or stream.seen == again.seen
-            assert said(other.chat(fake({"text": "here"}), session=first["session"])) == "here"
+            assert answer_text(other.chat(fake({"text": "here"}), session=first["session"])) == "here"
 
 
 @pytest.mark.parametrize("where", ["text", "tool"])
@@ -109,12 +109,12 @@ def test_a_handler_is_stopped(model: Model, directory: Path, where: str) -> None
     steps = [{"text": LONG, "wait": "never"}] if where == "text" else [bash(f"{nap(17)} | {nap(17)}")]
     with started(Talker(directory, model)) as talker, talker.open(prompt=fake(*steps)) as stream:
         stream.until(where)
-        there(nap(17) if where == "tool" else stream.seen[0]["id"])
+        wait_for_process(nap(17) if where == "tool" else stream.seen[0]["id"])
         talker.process.terminate()
         assert last_error(stream.rest())["code"] == "shutting-down"
         talker.process.wait(60)
-        gone(stream.seen[0]["id"], 0)
-        assert running(nap(17)) == []
+        wait_until_gone(stream.seen[0]["id"], 0)
+        assert find_processes(nap(17)) == []
 
 
 @pytest.mark.real("root")
@@ -130,10 +130,10 @@ def test_claude_as_another_user(directory: Path, model: Model) -> None:
         prompt = fake({"text": "one two three four five six", **bash(f"{nap(14)} | {nap(14)}")})
         with talker.open(prompt=prompt, session=session["session"]) as stream:
             stream.until("tool")
-            there(nap(14))
+            wait_for_process(nap(14))
             talker.kill()
-        gone(session["id"])
-        gone(nap(14), 0)
+        wait_until_gone(session["id"])
+        wait_until_gone(nap(14), 0)
         with started(talker.replica()) as other, other.open(attach=stream.turn) as again:
             assert last_error(again.rest())["code"] == "shutting-down"
-            assert said(other.chat(fake({"text": "here"}), session=session["session"])) == "here"
+            assert answer_text(other.chat(fake({"text": "here"}), session=session["session"])) == "here"

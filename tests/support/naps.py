@@ -11,7 +11,7 @@ def nap(seconds: int) -> str:
     return f"sleep {seconds}.{os.getpid():07d}1"
 
 
-def running(words: str) -> list[int]:
+def find_processes(words: str) -> list[int]:
     """Return the processes that have these words on their command line."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -26,17 +26,17 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def there(words: str, seconds: float = 60) -> None:
+def wait_for_process(words: str, seconds: float = 60) -> None:
     """Return once a process has these words on its command line."""
     until = time.monotonic() + seconds
-    while not running(words):
+    while not find_processes(words):
         assert time.monotonic() < until, words
         time.sleep(0.05)  # a look at every process of the machine is not cheap
 
 
-def gone(words: str, seconds: float = 60) -> None:
+def wait_until_gone(words: str, seconds: float = 60) -> None:
     """Return once no process has these words on its command line."""
     until = time.monotonic() + seconds
-    while running(words):
-        assert time.monotonic() < until, running(words)
+    while find_processes(words):
+        assert time.monotonic() < until, find_processes(words)
         time.sleep(0.05)

@@ -183,7 +183,7 @@ class Stream:
         return self.seen
 
 
-def said(events: list[Event]) -> str:
+def answer_text(events: list[Event]) -> str:
     """Return the answer as a client puts it together."""
     texts: dict[int, str] = {}
     for event in events:
@@ -220,7 +220,7 @@ def started(talker: Talker) -> Iterator[Talker]:
 
 
 @contextlib.contextmanager
-def deaf(talker: Talker, prompt: str) -> Iterator[tuple[str, socket.socket]]:
+def unread_turn(talker: Talker, prompt: str) -> Iterator[tuple[str, socket.socket]]:
     """Begin a turn over a connection with a small window and read nothing from it."""
     turn, body = new_id(), json.dumps({"prompt": prompt}).encode()
     headers = {**talker.signed(body, msg_id=turn), "content-length": str(len(body)), "connection": "close", "host": "x"}
