@@ -162,8 +162,7 @@ def test_many_processes_for_one_id_make_one_job(world: World) -> None:
 
 @own_host
 def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
-    """SIGKILL of the job, of what stands by for it, of its `qm` and of its worker: a result that says so with the
-    VM's state, and the lock is free."""
+    """SIGKILL of the job, its standby process, its `qm` and its worker: the result says so, and the lock is free."""
     with Session(gated_stop) as session:
         tag = session.send("cycle id=to-be-killed by=operator")
         job = running_job(session)
@@ -219,8 +218,7 @@ def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
 
 @own_host
 def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
-    """Five hundred ids at once, and then again, fall under one capture; and whoever comes after them is
-    answered."""
+    """Five hundred ids at once, and then again, attach to one capture; a request after them is answered."""
     ids = [f"alert-{number:08d}" for number in range(500)]
     with Session(world) as session:
         for _ in range(2):
@@ -247,7 +245,7 @@ def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world:
 
 @own_host
 def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: World) -> None:
-    """A job that was killed between its lock and its claim leaves ids that stand for nothing; they hold up nobody."""
+    """A job that was killed between its lock and its claim leaves ids without a capture; they delay no request."""
     memory(world, "jobs").mkdir(parents=True, exist_ok=True)
     memory(world, "jobs", "alert-00000002").symlink_to("never-begun-1")
     with Session(world) as session:
@@ -338,8 +336,10 @@ def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> 
 
 @own_host
 def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
-    """A verb within a minute of a capture uses that; a new QEMU process gets its own look, which is too brief to be
-    used again."""
+    """A verb within a minute of a capture uses that; a new QEMU process gets its own look.
+
+    That look is too brief to be used again.
+    """
     execute(world, "forensics")
     assert "forensics: using" in execute(world, "reset").stdout
     assert "forensics: using" in execute(world, "cycle").stdout

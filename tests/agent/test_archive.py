@@ -94,8 +94,7 @@ def test_what_changed_power_is_kept_for_a_day_whatever_it_takes(world: World, jo
 
 @pytest.mark.slow
 def test_output_is_cut_to_a_mebibyte(world: World) -> None:
-    """Sixteen captures' worth of text under one job: a word on the cut stands there, what the job itself has to say
-    after it is kept, and the archive has the same."""
+    """Text as of sixteen captures: the output names the cut, keeps what the job says after it, and is archived so."""
     line = "0123456789abcde" * 64
     (world.bin / "qm").rename(world.bin / "real-qm")
     (world.bin / "qm").write_text(
@@ -168,7 +167,7 @@ def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socke
 
 
 def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
-    """Nobody waits for that process: it says what went wrong, briefly, and goes on with the archive."""
+    """The process says briefly what went wrong, and goes on with the archive."""
     defect = 'def prune(store):\n    raise KeyError("x" * 5000)\n\n\nfind("JobStore").prune = prune'
     with constants_set(world, defect):
         job_id = execute(world, "reset").trailer["job"]
@@ -244,7 +243,7 @@ def test_a_running_job_is_not_called_cut_off(world: World) -> None:
 
 
 def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
-    """Whoever writes to a hung disk holds the archive's lock for ever; /run is tidied all the same."""
+    """A process that writes to a hung disk holds the archive's lock for ever; /run is tidied all the same."""
     host = Host(VMID, str(world.root))
     memory(world).mkdir(parents=True)
     stuck = Lock(host, "archive.lock")

@@ -57,8 +57,8 @@ def job_of(world: World, name: str = "j1") -> Job:
     host = Host(VMID, str(world.root))
     store = JobStore(host)
     store.prepare()
-    nobody = 0  # a host that closes ends the processes of its jobs
-    record = Record(name, "reset", "test", "", "2026-01-01T00:00:00Z", boottime(), name, nobody, nobody)
+    no_process = 0  # a host that closes ends the processes of its jobs
+    record = Record(name, "reset", "test", "", "2026-01-01T00:00:00Z", boottime(), name, no_process, no_process)
     assert store.claim(record)
     return Job(host, store, record)
 
@@ -133,7 +133,7 @@ def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World]) -> N
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callable[[str], World]) -> None:
-    """The storage of the VM's own disk does not answer: that is what the verb is given to heed."""
+    """The storage of the VM's own disk does not answer: that is the verdict of the verb's look."""
     world = place("disk-frozen")
     (world.bin / "pvesm").write_text("#!/bin/sh\nsleep 100\n")
     (world.bin / "pvesm").chmod(0o755)

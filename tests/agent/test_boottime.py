@@ -24,7 +24,7 @@ LEFT_OUT = {
     "test_qm_modes": "the ways in which `qm` fails",
     "test_changed_meanwhile": "the order in which things change",
     "test_standin": "the stand-in for Proxmox, not the agent",
-    "test_hung_host_road": "a hung host in real seconds, by a clock that no namespace shifts here",
+    "test_hung_host_over_ssh": "a hung host in real seconds, by a clock that no namespace shifts here",
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.all]

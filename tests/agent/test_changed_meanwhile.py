@@ -107,8 +107,7 @@ def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world
 
 
 def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) -> None:
-    """The first process of a cycle is killed while the second is stopped, and somebody stops the VM meanwhile: the
-    second, let go at last, does not start it again."""
+    """The second process of a cycle, let go late, does not start a VM that a person has stopped meanwhile."""
     job_id = "comes-too-late"
     held = at_qm("start")(world, job_id)
     next(held)

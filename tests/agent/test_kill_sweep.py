@@ -86,7 +86,7 @@ def the_job(sshd: Sshd, job_id: str) -> None:
 @every_stage
 @pytest.mark.parametrize("kill", [whole_ssh_side, pytest.param(resident_agent, marks=pytest.mark.all)])
 def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold, kill: Kill) -> None:
-    """The verb goes on without whoever asked: the VM ends running, and the same id returns the outcome."""
+    """The verb goes on without its client: the VM ends running, and the same id returns the outcome."""
     before, job_id = sshd.world.pid, f"{verb}-{name}-{kill.__name__}"
     held_and_killed(sshd, verb, hold, job_id, kill, session=kill is resident_agent)
     answer = execute(sshd.world, f"{verb} id={job_id}")
@@ -97,7 +97,7 @@ def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold, ki
 
 
 def test_each_process_of_a_connection_is_killed_alone(sshd: Sshd) -> None:
-    """sshd's monitor, its session, the agent: whichever dies without the others, the job goes on."""
+    """The monitor of sshd, its session, the agent: whichever dies without the others, the job goes on."""
     below: list[int] = []
     for number in range(9):
 
@@ -133,7 +133,7 @@ def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold) 
 
 
 def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
-    """Nobody is left to start the VM: exit 15 says that it is off and what to do, and that helps."""
+    """No process is left to start the VM: exit 15 says that it is off and what to do, and that helps."""
 
     def everything(sshd: Sshd, job_id: str) -> None:
         assert stage(sshd.world, job_id) == "start"
@@ -186,7 +186,7 @@ AT_WORK: dict[str, Hold] = {"stop": in_a_hook("pre-stop"), "start": in_a_hook("p
 @pytest.mark.parametrize("kill", [whole_ssh_side, resident_agent, the_job])
 @pytest.mark.parametrize("name", AT_WORK)
 def test_a_cycle_ends_running_whoever_is_killed_beside_its_worker(sshd: Sshd, name: str, kill: Kill) -> None:
-    """The worker goes on by itself, and so does the cycle; nobody stops the VM a second time or leaves it off."""
+    """The worker goes on by itself, and so does the cycle; the VM is not stopped a second time or left off."""
     before, job_id = sshd.world.pid, f"{name}-{kill.__name__}"
     held_and_killed(sshd, "cycle", AT_WORK[name], job_id, kill, session=kill is resident_agent)
     trailer = execute(sshd.world, f"cycle id={job_id}").trailer

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real("sshd", "qemu")
 
 
 def test_the_same_capture_sent_at_once_is_one_capture(world: World) -> None:
-    """Twenty times one forensics id in one write: everybody gets the capture, and no id stands for itself."""
+    """Twenty times one forensics id in one write: each request gets the capture, and no id stands for itself."""
     with Session(world) as session:
         tags = session.send_all(["forensics id=same-capture by=am"] * 20)
         assert {session.result(tag)["outcome"] for tag in tags} == {"done"}

@@ -88,7 +88,7 @@ def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
     assert command_line(half) == ""
 
 
-# --- whoever stops it, stops it for us ---
+# --- another stop is at work ---
 
 
 def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> None:
@@ -145,7 +145,7 @@ def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World) -> No
 
 
 def test_a_stopped_vm_that_somebody_starts_again_is_not_called_stopped(world: World) -> None:
-    """Here its own hook script has it rebooted after the stop, where nobody can call that off."""
+    """Here its own hook script has it rebooted after the stop, where that can't be called off."""
     hook(world, "post-stop", 0, f": > {reboot_pending(world)}")
     answer = execute(world, "stop")
     verdict = answer.trailer["verdict"]
@@ -204,7 +204,7 @@ def killed(world: World, line: str, phase: str) -> dict[str, Any]:
 
 
 def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
-    """Until then nobody knows whether the VM will run: the state that is told is the last one."""
+    """Until then it is not known whether the VM will run: the answer has the last state."""
     assert world.qm("stop", str(VMID)).returncode == 0
     hook(world, "pre-start", 60)
     result = killed(world, "start", "pre-start")

@@ -86,7 +86,7 @@ def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: 
 
 
 def test_a_console_is_no_owner(world: World) -> None:
-    """Whoever looks at the VM's screen has a task as well, and works on nothing."""
+    """A look at the VM's screen is a task as well, and works on nothing."""
     lock(world, "snapshot")
     with task(f"vncproxy:{VMID}") as upid:
         task_index(world, f"{upid} 0", f"{dead_upid(f'qmsnapshot:{VMID}')} 0")
@@ -175,7 +175,7 @@ def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, hel
 
 @own_host
 def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World) -> None:
-    """Somebody pressed shutdown on a hung guest: its task holds the lock file until the VM is gone, and no longer."""
+    """A person pressed shutdown on a hung guest: its task holds the lock file until the VM is gone, and no longer."""
     path, before = world.root / LOCK_FILE, world.pid
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -208,8 +208,11 @@ def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -
 @pytest.mark.slow
 @pytest.mark.real("qemu", "fsfreeze")
 def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
-    """QEMU hangs in the kernel: a cycle is refused. Where a person has it done anyway and `qm stop` says done: exit 14,
-    the process is named, and no start is tried, then or later, although /proc shows a zombie."""
+    """QEMU hangs in the kernel: a cycle is refused.
+
+    Where a person has it done anyway and `qm stop` says done: exit 14, the process is named, and no start is tried,
+    then or later, although /proc shows a zombie.
+    """
     with vm_on_frozen_storage(short_dir) as world:
         pid = world.pid
         set_constants(world, TERM_SECONDS=1.0)

@@ -1,5 +1,7 @@
-"""Each failure of Proxmox in its exact words, driven through the agent: how the verb ends, what it advises, and that
-nothing was stopped which could not be started again."""
+"""Each failure of Proxmox in its exact words, driven through the agent: how the verb ends, and what it advises.
+
+Nothing was stopped that could not be started again.
+"""
 
 import os
 import signal
@@ -54,8 +56,11 @@ def ha(requested: str = "started", seen: str = "started", **mode: object) -> Cal
 
 @dataclass(frozen=True)
 class Case:
-    """A host, a verb on it, and how that must end. `says`: texts that a person is shown. `process`: whether the VM's
-    process is the `same` afterwards, a `new` one, or `none`. `haste`: the agent's deadlines, made short."""
+    """A host, a verb on it, and how that must end.
+
+    `says`: texts that a person is shown. `process`: whether the VM's process is the `same` afterwards, a `new` one, or
+    `none`. `haste`: the agent's deadlines, made short.
+    """
 
     verb: str
     code: int
@@ -90,7 +95,9 @@ CASES = {
     "QEMU exits: start": Case("start", 13, "verb-failed", ("QEMU exited with code 1",), "none", "qemu-exits", stopped),
     "QEMU exits: cycle": Case("cycle", 15, "stranded", ("QEMU exited with code 1",), "none", "qemu-exits"),
     "systemd": Case("start", 13, "verb-failed", ("timeout waiting on systemd",), "none", "systemd-timeout", stopped),
-    "somebody was faster": Case("start", 0, "", ("VM 102 already running",), "new", "somebody-was-faster", stopped),
+    "another start was faster": Case(
+        "start", 0, "", ("VM 102 already running",), "new", "somebody-was-faster", stopped
+    ),
     "already running": Case("start", 0, "", ("already running",)),
     "not running": Case("reset", 12, "not-running", (), "none", place=stopped),
     "stop fails": Case("stop", 0, "", ("VM quit/powerdown failed - got timeout",), "none", "stop-fails"),

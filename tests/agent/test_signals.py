@@ -59,7 +59,7 @@ def pidfile(world: World) -> Path:
 @pytest.mark.parametrize("argv0", ["/usr/bin/kvm", "/usr/bin/python3"])
 @pytest.mark.parametrize("verb", ["stop", "cycle"])
 def test_a_recycled_pid_gets_no_signal(world: World, argv0: str, verb: str) -> None:
-    """The pid file is stale and its number is somebody else's by now, VM 1020's even: that VM 102 is not running."""
+    """The pid file is stale and its number is another process's by now, VM 1020's even: that VM 102 is not running."""
     assert execute(world, "stop").code == 0
     with decoy(world, argv0, *other_vm(world)) as process:
         pidfile(world).write_text(f"{process.pid}\n")
@@ -121,7 +121,7 @@ def test_a_qemu_that_survives_sigkill_forbids_a_start(ladders: dict[str, list[An
     assert "stop: SIGKILL to " in forced.stdout
     assert (forced.code, forced.trailer["verdict"]["code"], forced.trailer["stage"]) == (14, "deadline", "verify")
     assert "storage that does not answer; a start would fail" in forced.trailer["verdict"]["sentence"]
-    assert "the VM stays off until somebody starts it" in " ".join(forced.trailer["verdict"]["evidence"])
+    assert "the VM stays off until it is started" in " ".join(forced.trailer["verdict"]["evidence"])
     assert "start:" not in forced.stdout
     assert (started.code, started.trailer["verdict"]["code"]) == (12, "leftover")
     assert status.trailer["verdict"]["code"] == "leftover"

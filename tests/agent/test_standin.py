@@ -143,7 +143,7 @@ def test_a_killed_qm_leaves_its_worker_with_the_flock(world: World) -> None:
         person.wait()
         assert flock_pids(world) == [pid]
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)  # the hook has ended, badly: a warning, which nobody reads
+            os.kill(int(child), signal.SIGKILL)  # the hook has ended, badly: a warning, which is not read
         assert has_ended(pid)
     assert not has_ended(qemu, 0)
     hook(world, "pre-stop", 2)
@@ -194,7 +194,7 @@ def test_sigterm_in_a_hook_only_fails_the_hook(world: World) -> None:
 
 
 def test_sigkill_follows_where_sigterm_does_not_help(world: World) -> None:
-    """The fourth signal to `qm` ends a worker that pays no heed; what the task died of is not known then."""
+    """The fourth signal to `qm` ends a worker that ignores the others; what the task died of is not known then."""
     misbehave(world.root, hang="stop", worker=True)
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
@@ -307,8 +307,10 @@ SAID = {
 
 @pytest.mark.parametrize("name", SAID)
 def test_each_command_says_what_the_original_says(world: World, name: str) -> None:
-    """A task's output is on stdout, what it died of on stderr, with 255; what is refused before has a code of its
-    own. A reboot that failed leaves no word behind."""
+    """A task's output is on stdout, what it died of on stderr, with 255; a refusal before it has a code of its own.
+
+    A reboot that failed leaves no word behind.
+    """
     case = SAID[name]
     case.place(world)
     assert qm(world, *case.words.split()) == (case.code, case.out, case.err)
@@ -406,7 +408,7 @@ def test_what_a_killed_qemu_leaves_is_cleaned_up(world: World) -> None:
 
 
 def test_a_cleanup_holds_the_flock_beside_a_new_qemu(world: World) -> None:
-    """qmeventd came late, the VM runs again, and for a while nobody else gets the flock."""
+    """The event daemon came late, the VM runs again, and for a while no other process gets the flock."""
     watcher = qmeventd(world)
     os.kill(watcher, signal.SIGSTOP)
     os.kill(world.pid or 0, signal.SIGKILL)
@@ -433,7 +435,7 @@ def test_a_cleanup_holds_the_flock_beside_a_new_qemu(world: World) -> None:
 
 @pytest.mark.real("qemu")
 def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> None:
-    """Whoever ends it: qmeventd finds the word that the reboot left, and a task of its own starts the VM."""
+    """Whatever ends it: qmeventd finds the word that the reboot left, and a task of its own starts the VM."""
     old = world.pid or 0
     with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
         witness.wait("POWERDOWN")

@@ -1,4 +1,4 @@
-"""Talking to the host agent in tests, by its two roads: one process a verb, and a resident session.
+"""Talking to the host agent in tests, in both ways: one process a verb, and a resident session.
 
 The demo's host runs the bundled file. Most tests run the package instead, by a short program that stands in the file's
 place: its byte code is cached, its constants can be set, and what it runs can be measured.
@@ -122,8 +122,10 @@ def _modules() -> list[ModuleType]:
 
 
 def set_constants(world: World, code: str = "", /, **constants: object) -> None:
-    """Give the host's agent other constants from its next start on, those that it has aside, and run this code first.
-    Its processes that run already keep theirs."""
+    """Give the host's agent these constants from its next start on, beside those of before, and run this code first.
+
+    Its processes that run already keep theirs.
+    """
     parts = _PARTS.search(world.agent.read_text())
     before = ast.literal_eval(parts[1]) if parts else {}  # none: it is the bundled file
     write_agent(world, f"{parts[2] if parts else ''}\n{code}", **before | constants)

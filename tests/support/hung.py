@@ -1,4 +1,4 @@
-"""File systems that hang as the real ones do: an unserved FUSE mount and a frozen ext4. For root."""
+"""File systems that hang as the real ones do: a FUSE mount without a server and a frozen ext4. For root."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ _MNT_FORCE_AND_DETACH = 1 | 2
 
 @contextmanager
 def unserved_fuse(target: Path) -> Iterator[None]:
-    """Mount a FUSE file system that nobody serves: even stat() below it blocks."""
+    """Mount a FUSE file system without a server: even stat() below it blocks."""
     fd = _mount_fuse(target)
     try:
         yield

@@ -19,8 +19,10 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 
 
 def prologue() -> str:
-    """Return the lines with which a program begins to record; none when nothing is measured. The program has the
-    checkout on its path."""
+    """Return the lines with which a program begins to record; none when nothing is measured.
+
+    The program has the checkout on its path.
+    """
     file = os.environ.get(FILE)
     tracer = find_spec("coverage.tracer") if file else None
     if tracer is None:

@@ -39,7 +39,8 @@ def lock(world: World, kind: str) -> None:
 def under_ha(world: World, requested: str = "started", seen: str = "started", **mode: object) -> None:
     """Put the VM under HA; `mode` is how HA misbehaves: deaf, takes, moves=NODE, round=SECONDS, disarm=MODE.
 
-    Its rounds take the original's time, scaled; on a host without a scale they take a moment."""
+    Its rounds take the original's time, scaled; on a host without a scale they take a moment.
+    """
     if world.scale == 1:
         mode = {"round": 0.3, **mode}
     ha = world.root / "etc/pve/ha"
@@ -189,8 +190,10 @@ def cleaner(world: World) -> int:
 
 @contextmanager
 def another_stop(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `qm` as a person does, in a session of its own, as `stop`, `shutdown` or `reboot --timeout 300`; go on once
-    its worker holds the flock and `qm` passes on what it is sent. Ends what is left of it."""
+    """Run `qm` as a person does, in a session of its own, as `stop`, `shutdown` or `reboot --timeout 300`.
+
+    Goes on once its worker holds the flock and `qm` passes on what it is sent. Ends what is left of it.
+    """
     verb, *options = words or ("stop",)
     command, at_work = [str(world.bin / "qm"), verb, str(VMID), *options], 0
     with subprocess.Popen(

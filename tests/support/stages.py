@@ -33,17 +33,17 @@ def until(seen: Callable[[], object], what: str) -> None:
 
 
 def writer_of(fifo: Path) -> int:
-    """Return the writing end of a FIFO once somebody reads it, who then waits until that is closed."""
+    """Return the writing end of a FIFO once a process reads it, which then waits until that is closed."""
     found: list[int] = []
 
-    def somebody_reads() -> bool:
+    def is_read() -> bool:
         try:
             found.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
         except OSError:
             return False
         return True
 
-    until(somebody_reads, f"a look at {fifo.name}")
+    until(is_read, f"a look at {fifo.name}")
     return found[0]
 
 
@@ -95,7 +95,7 @@ def in_evidence(world: World, job_id: str) -> Iterator[None]:
 
 
 def in_verify_after_start(world: World, job_id: str) -> Iterator[None]:
-    """Hold a cycle whose new QEMU is not running yet: it was told to wait (-S) until somebody says `cont`."""
+    """Hold a cycle whose new QEMU is not running yet: it was told to wait (-S) until a `cont`."""
     old, command = world.pid, world.root / "vm.json"
     sound = command.read_text()
     command.write_text(json.dumps([*json.loads(sound), "-S"]))
@@ -143,14 +143,14 @@ def monitor(world: World) -> socket.socket:
 
 
 def queued(world: World) -> int:
-    """Return how many stand in that queue: connections that nobody has accepted have no inode yet (/proc/net/unix)."""
+    """Return how many wait in that queue: connections that are not accepted have no inode yet (/proc/net/unix)."""
     path = str(world.root / f"run/qemu-server/{VMID}.qmp")
     entries = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return sum(entry[-1] == path and entry[6] == "0" for entry in entries)
 
 
 def in_reset(world: World, job_id: str) -> Iterator[None]:
-    """Hold a reset that waits for the monitor: from the preflight on, somebody else has it."""
+    """Hold a reset that waits for the monitor: from the preflight on, another client has it."""
     seen_a_moment_ago(world)
     before = in_preflight_of_reset(world, job_id)
     next(before)
@@ -165,7 +165,7 @@ def in_reset(world: World, job_id: str) -> Iterator[None]:
 
 
 def in_verify_of_reset(world: World, job_id: str) -> Iterator[None]:
-    """Hold a reset that was sent: who stood behind it in the monitor's queue has the monitor now."""
+    """Hold a reset that was sent: the client behind it in the monitor's queue has the monitor now."""
     before = in_reset(world, job_id)
     next(before)
     yield

@@ -62,7 +62,7 @@ def describe_survival(job: Job, facts: Facts) -> Ended:
         sentence = "it is not known whether QEMU has ended: /proc does not answer; a start could fail"
         return failure("deadline", sentence, "", describe_sources(facts), exit_code=DEADLINE)
     sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would fail"
-    later = "when that storage answers again QEMU ends, and the VM stays off until somebody starts it"
+    later = "when that storage answers again QEMU ends, and the VM stays off until it is started"
     evidence = (describe_sources(facts), f"process {facts.pid} lives", later)
     return failure("deadline", sentence, "", *evidence, exit_code=DEADLINE)
 

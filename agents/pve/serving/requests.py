@@ -92,7 +92,7 @@ def _died_verdict(verb: str) -> Verdict:
 
 
 class FollowTask:
-    """A job seen from outside: its new output, then its result, whoever started it."""
+    """A job seen from outside: its new output, then its result; any process may have started it."""
 
     fd = -1
 
