@@ -4,9 +4,9 @@
 # First, where the handler is set up:
 #     breakglass host bundle breakglass-pve && scp breakglass-pve root@@HOST@:/root/
 # Then paste all of this into a root shell on the host, or save it there and run it with sh. Running it again changes
-# nothing. Stay logged in as root until a login with the new keys has worked. The keys in here are public ones.
+# nothing. Stay logged in as root until a login with the new keys has worked. This text has public keys only.
 
-( # a subshell: half of it pasted runs nothing, and an error ends this and not your login
+( # a subshell: a part of it that was pasted runs nothing, and an error does not end your login
 set -eu
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -19,17 +19,17 @@ if [ -e /root/breakglass-pve ]; then
 fi
 /usr/local/sbin/breakglass-pve --version
 
-# 2. The account. uid 0, because qm wants root and Proxmox ships no sudo; its key file alone says what it may do.
-#    /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing, and is not the ! for which sshd
-#    without PAM would call the account locked. It never expires: PAM would turn the keys away with it.
+# 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
+#    Its shell is /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing; with ! instead, sshd
+#    without PAM would take the account for locked. It never expires, because PAM would then refuse the keys too.
 getent passwd @USER@ >/dev/null ||
     useradd --non-unique --uid 0 --gid 0 --home-dir / --no-create-home --no-log-init --shell /bin/sh @USER@
 [ "$(id -u @USER@)" = 0 ]
 usermod --password '*' @USER@
 chage -m 0 -M -1 -I -1 -E -1 @USER@
 
-# 3. The keys, each with a command of its own. Not below /etc/pve, where root's own file is: it is gone when the
-#    cluster file system is, and is copied to every node. Other keys in this file are kept.
+# 3. The keys, each with a forced command. Their file is not below /etc/pve, where root's own file is: that one is copied
+#    to every node, and is gone when the cluster file system is. Other keys in this file stay.
 keys=/etc/ssh/authorized_keys.d/@USER@
 install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d
 touch "$keys"
@@ -52,7 +52,7 @@ mv -f "$keys.new" "$keys"
 #    The exemption keeps sshd from penalising the handler for failed logins of others from the same address.
 #if from
 exempt='PerSourcePenaltyExemptList @SOURCE@'
-# OpenSSH before 9.8 (Proxmox VE 8) has no penalties, and would refuse the whole file for the word.
+# OpenSSH before 9.8 (Proxmox VE 8) has no penalties, and would refuse a file with this keyword.
 sshd -T -C user=root,host=x,addr=127.0.0.1 | grep -q '^persourcepenalties ' || exempt="# $exempt"
 #else
 # --from was not given. The handler's address belongs here, without the #:
@@ -77,7 +77,7 @@ mv -f "$drop_in.new" "$drop_in"
 # fail2ban, where it is installed: add the handler to ignoreip in /etc/fail2ban/jail.local, then reload it.
 #   ignoreip = 127.0.0.1/8 ::1 @SOURCE@
 
-# 5. Reload only what sshd accepts: a drop-in that it refuses would keep it from starting after the next reboot.
+# 5. Reload only a configuration that sshd accepts: with any other it would not start after the next reboot.
 sshd -t || {
     mv -f "$drop_in" "$drop_in.refused"
     echo "sshd refuses the configuration; the drop-in is now $drop_in.refused" >&2
@@ -85,11 +85,11 @@ sshd -t || {
 }
 systemctl try-reload-or-restart ssh
 
-# 6. The host's key, for host_key in breakglass.toml. Read it here, at the host, and not over the network.
+# 6. The host's key, for host_key in breakglass.toml. Copy it from here, not over the network.
 cat /etc/ssh/ssh_host_ed25519_key.pub
 ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub
 
-# 7. What really holds now, one finding a line; it ends with 1 where one of them is an error.
+# 7. Check the result: one finding a line; the exit code is 1 if one of them is an error.
 /usr/local/sbin/breakglass-pve check --vm @VMID@ --user @USER@
 
 # Then, from the handler's machine: @LOGIN@ ping

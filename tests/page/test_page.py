@@ -30,7 +30,7 @@ pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
 def test_locked_until_a_key_is_given(visit: Visit) -> None:
-    """Without a key nothing can be pressed; what is wrong with a key is said, and a good one unlocks."""
+    """Without a signing key no button works; a wrong key is explained, and a good one unlocks the page."""
     page = visit.page
     page.goto(visit.stage.url)
     phase(page, "locked")
@@ -50,7 +50,7 @@ def test_locked_until_a_key_is_given(visit: Visit) -> None:
 
 
 def test_a_wrong_key_is_rejected_in_words_and_leaves_the_address_bar(visit: Visit) -> None:
-    """A key that the handler does not know is refused in words; the address bar has lost it too."""
+    """A signing key that the handler does not know is refused with a sentence, and is gone from the address bar."""
     page = visit.page
     page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
     wait_for_text(page, "key-trouble", "rejected this key")
@@ -59,7 +59,7 @@ def test_a_wrong_key_is_rejected_in_words_and_leaves_the_address_bar(visit: Visi
 
 
 def test_a_wrong_key_deletes_neither_the_stored_key_nor_the_commands_by_hand(visit: Visit) -> None:
-    """A kept key and the commands by hand outlive a key that is refused: it may be a link, or the handler's fault."""
+    """A refused key deletes neither the stored key nor the commands by hand: the link or the handler may be wrong."""
     page = keep_key(visit)
     page.goto("about:blank")
     page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
@@ -70,7 +70,7 @@ def test_a_wrong_key_deletes_neither_the_stored_key_nor_the_commands_by_hand(vis
 
 
 def test_forget_locks_every_tab_and_deletes_the_stored_key(visit: Visit) -> None:
-    """The other tab is locked too, and what it had under way is sent no more."""
+    """The other tab is locked too, and does not repeat its request."""
     page, other = keep_key(visit), visit.tab()
     other.goto(visit.stage.url)
     phase(other, "idle")
@@ -81,7 +81,7 @@ def test_forget_locks_every_tab_and_deletes_the_stored_key(visit: Visit) -> None
 
 
 def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Visit) -> None:
-    """A reload asks for the key again, unless it was kept: then as a key that can't be read out. Forget forgets."""
+    """A reload asks for the key unless it is stored, as a key that can't be exported. Forget deletes it."""
     page = visit.open()
     page.reload()
     phase(page, "locked")
@@ -117,7 +117,7 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
 
 @pytest.mark.parametrize("verb", ["reset", "cycle", "stop"])
 def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
-    """Confirmed, sent, done, and then what the state is. What was being looked at goes with the request."""
+    """A confirmed verb is sent with the state that was shown, ends as done, and the new state is shown."""
     page = visit.open()
     with held_requests(page, f'"verb":"{verb}"'):
         confirm(page, verb)
@@ -133,7 +133,7 @@ def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
 
 
 def test_a_pointless_verb_says_why_and_can_be_done_anyway(visit: Visit) -> None:
-    """Start is not offered while the VM runs, but says why, and asks with `anyway` when it is pressed all the same."""
+    """While the VM runs, Start says why it is pointless, and its dialog says `anyway`."""
     page = visit.open()
     assert blocked(page, "start")
     assert "It is running." in page.inner_text("[data-verb=start]")
@@ -144,7 +144,7 @@ def test_a_pointless_verb_says_why_and_can_be_done_anyway(visit: Visit) -> None:
 
 
 def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
-    """The evidence, its verdict and the console's picture are shown; the room for the picture was there before it."""
+    """The evidence, the verdict and the console's picture are shown, and the picture moves nothing."""
     page = visit.open()
     with held_requests(page, '"verb":"forensics"'):
         press(page, "forensics")
@@ -164,7 +164,7 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
 
 
 def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
-    """A stopped VM advises Start: the verdict says so, and so does the button."""
+    """For a stopped VM the verdict and the button advise Start."""
     visit.stage.service.pve("stop")
     page = visit.open()
     expect(page.locator("#verdict-advice")).to_have_text("Advised: Start.")
@@ -173,7 +173,7 @@ def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
 
 
 def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
-    """In the middle of another's cycle the VM is stopped; to start it is not the advice."""
+    """While another caller's cycle has stopped the VM, the page does not advise Start."""
     with held_cycle(visit.stage):
         page = visit.open()
         wait_for_text(page, "state-note", "operator2 has been power-cycling it since")
@@ -183,7 +183,7 @@ def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
 
 
 def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
-    """The list says verb, outcome and who; opening one shows its output, its picture and why."""
+    """The list has the verb, outcome and caller of each job; an opened job has its output, picture and reason."""
     visit.stage.service.pve("reset", caller="operator2", reason="hung since 02:50")
     page = visit.open()
     entry = page.locator("#lately-jobs details").first
@@ -198,7 +198,7 @@ def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
 
 
 def test_a_request_that_the_handler_rejects_reads_nothing_was_sent(visit: Visit) -> None:
-    """What the handler turned away says that nothing was sent, and what to do."""
+    """For a rejected request the page says that nothing was sent, and what to do."""
     page = visit.open(caller="viewer")
     confirm(page, "reset")
     phase(page, "notSent")
@@ -208,7 +208,7 @@ def test_a_request_that_the_handler_rejects_reads_nothing_was_sent(visit: Visit)
 
 
 def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit) -> None:
-    """What changed between looking and confirming makes the host refuse: one outage, not two."""
+    """If the power changed between the look and the confirmation, the host refuses: one outage, not two."""
     page = visit.open()
     ask(page, "cycle")
     visit.stage.service.pve("reset", caller="operator2")
@@ -220,7 +220,7 @@ def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit
 
 
 def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: Visit) -> None:
-    """Who holds the VM, at what stage and since when; Watch follows it by reading alone, to its end."""
+    """The page names the holder, its stage and its start; Watch follows the job without changing anything."""
     page = visit.open()
     with held_cycle(visit.stage) as job:
         confirm(page, "reset")
@@ -237,7 +237,7 @@ def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: 
 
 
 def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) -> None:
-    """How far it got, what Proxmox said, and the next command by hand."""
+    """The page shows how far the verb got, Proxmox's message, and the next command by hand."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
@@ -253,7 +253,7 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
 
 
 def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: Visit) -> None:
-    """A handler that is away is told with the time and the next try; by-hand opens; it comes back without a hand."""
+    """A lost handler is shown with the time and the next try, the commands by hand open, and the page reconnects."""
     page = visit.open()
     lose_handler(visit.stage, page)
     expect(page.locator("#outcome-timer")).to_contain_text("Trying again in")
@@ -266,7 +266,7 @@ def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: V
 
 
 def test_a_blocked_verb_can_be_tried_anyway_after_a_minute(visit: Visit) -> None:
-    """While Proxmox is away a verb is not offered; after a minute it is, through the same question."""
+    """While the host can't be reached a verb is blocked; after a minute it can be tried, with the same dialog."""
     visit.page.clock.install()
     page = visit.open()
     with visit.stage.without_sshd():

@@ -111,7 +111,7 @@ def test_every_state_passes_axe(visit: Visit, scheme: Literal["light", "dark"]) 
 
 @real
 def test_a_keyboard_is_enough(visit: Visit) -> None:
-    """From the key to a reset without a pointer: the order is the reading order, the safe button has the focus."""
+    """A reset works without a pointer: the focus follows the reading order, and the dialog focuses its safe button."""
     page = visit.page
     page.goto(visit.stage.url)
     phase(page, "locked")
@@ -143,7 +143,7 @@ def test_a_keyboard_is_enough(visit: Visit) -> None:
 
 @real
 def test_nothing_moves_while_a_verb_runs(visit: Visit) -> None:
-    """Pressed, sent, done: each button is where it was, so that no finger meets another one."""
+    """While a verb runs, each button stays where it was, so that no finger hits another one."""
     page = visit.open()
     places = "() => [...document.querySelectorAll('[data-verb]')].map(b => b.getBoundingClientRect().y + scrollY)"
     before = page.evaluate(places)
@@ -157,7 +157,7 @@ def test_nothing_moves_while_a_verb_runs(visit: Visit) -> None:
 
 @real
 def test_every_target_is_large_enough_for_a_thumb(visit: Visit) -> None:
-    """48 px at least, for whatever can be pressed, with every disclosure open and the dialog too."""
+    """Every target is at least 48 px high, in open disclosures and in the dialog too."""
     page = visit.open()
     page.wait_for_selector("#lately-jobs summary")
     ask(page, "reset")
@@ -173,7 +173,7 @@ def test_every_target_is_large_enough_for_a_thumb(visit: Visit) -> None:
 
 @real
 def test_the_focus_is_never_lost(visit: Visit) -> None:
-    """What had the focus is hidden: then Check status has it, so that a keyboard goes on from there."""
+    """If the focused element is hidden, Check status gets the focus."""
     page = visit.open()
     held = "() => document.activeElement.dataset.verb ?? document.activeElement.tagName"
     page.route("**/pve", lambda route: None)
@@ -204,7 +204,7 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
 
 @real
 def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
-    """Nothing turns for those who asked for that, and with forced colours every button keeps its border."""
+    """With reduced motion nothing moves, and with forced colours every button keeps its border."""
     visit = Visit(stage, reduced_motion="reduce", forced_colors="active")
     page = visit.open()
     with held_requests(page, '"verb":"forensics"'):
@@ -221,7 +221,7 @@ def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
 
 
 def test_the_page_is_small_and_whole() -> None:
-    """Under 60,000 bytes, all of it; and the worker keeps exactly the files that there are."""
+    """The page has less than 60,000 bytes, and the worker caches exactly its files."""
     files = {path.name: path for path in SITE.iterdir()}
     assert sum(path.stat().st_size for path in files.values()) < 60_000
     scripts = {name.removesuffix(".js") for name in files if name.endswith(".js")}

@@ -46,7 +46,7 @@ def reload_with(visit: Visit, page: Page, job: str) -> None:
 
 @pytest.mark.parametrize("where", ["at once", "anywhere", "anywhere else"])
 def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
-    """Wherever its answer breaks off, the same request goes out again by itself, and the VM is reset once."""
+    """After an answer that broke off anywhere, the page sends the same request again, and the VM is reset once."""
     after = 0 if where == "at once" else random.randrange(1, 1_400)
     print(f"cut after {after} bytes")
     page = visit.open()
@@ -62,7 +62,7 @@ def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
 
 
 def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> None:
-    """After a lost answer, one that did not reach the host settles nothing, and never reads `nothing was sent`."""
+    """After a lost answer, one that did not reach the host settles nothing and does not say `nothing was sent`."""
     page = visit.open()
     visit.stage.wire.cut('"verb":"reset"', 1)
     confirm(page, "reset")
@@ -103,7 +103,7 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
 
 
 def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> None:
-    """It ends its stream with `running`; when it is back and the host is out of reach, that id is still not known."""
+    """A handler that stops ends its stream with `running`; when it returns without its host, the id stays unknown."""
     page, stage = visit.open(), visit.stage
     gate = stage.world.root / "gate"
     if not gate.exists():
@@ -121,7 +121,7 @@ def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> 
 
 
 def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> None:
-    """It comes out stale, as of a phone that slept, and is answered with a challenge: nobody confirmed that."""
+    """A stale request is answered with a challenge; the page does not sign it again without a confirmation."""
     visit.page.clock.install()
     page = visit.open()
     before, held = visit.stage.mutating_jobs(), list[Route]()
@@ -146,7 +146,7 @@ def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> 
 
 
 def test_a_clock_that_is_put_right_makes_the_page_check_again(visit: Visit) -> None:
-    """The clock was three days ahead and is put right: the page looks again by itself, and sees what is."""
+    """When a clock that was three days ahead is corrected, the page reads the status again."""
     page = visit.page
     page.clock.install(time=time.time() + THREE_DAYS)
     visit.open()
@@ -157,7 +157,7 @@ def test_a_clock_that_is_put_right_makes_the_page_check_again(visit: Visit) -> N
 
 
 def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
-    """By itself for 60 s; then Ask again, also after a reload, sends the very same request: it acts once."""
+    """The page repeats a request for 60 s; after that, also after a reload, Ask again sends the same id."""
     visit.page.clock.install()
     page = visit.open()
     before = len(visit.stage.mutating_jobs())
@@ -182,7 +182,7 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
 
 
 def test_a_reload_asks_for_what_was_confirmed(visit: Visit) -> None:
-    """Within the minute a reload of the page goes on asking by itself, once it can sign again."""
+    """Within the minute a reloaded page repeats the request once it can sign again."""
     page = visit.open()
     with held_cycle(visit.stage, caller="operator") as job:
         reload_with(visit, page, job)
@@ -191,7 +191,7 @@ def test_a_reload_asks_for_what_was_confirmed(visit: Visit) -> None:
 
 
 def test_a_device_that_slept_through_the_minute_of_retries_waits_for_a_person(visit: Visit) -> None:
-    """A phone that sleeps for three hours in the middle of asking again does not reset a VM when it wakes."""
+    """A phone that sleeps for three hours between two repeats does not reset a VM when it wakes."""
     visit.page.clock.install()
     page = visit.open()
     before = visit.stage.mutating_jobs()
@@ -213,7 +213,7 @@ def test_a_device_that_slept_through_the_minute_of_retries_waits_for_a_person(vi
 
 @pytest.mark.parametrize("reload", [False, True], ids=["as it was", "reloaded"])
 def test_a_clock_that_is_set_back_does_not_extend_the_minute_of_retries(visit: Visit, reload: bool) -> None:
-    """The clock was three days ahead and is put right: what was confirmed before is not sent by itself any more."""
+    """When a clock that was three days ahead is corrected, an old confirmation is not sent again."""
     page = visit.page
     page.clock.install()
     visit.open()
@@ -234,7 +234,7 @@ def test_a_clock_that_is_set_back_does_not_extend_the_minute_of_retries(visit: V
 
 
 def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
-    """Approved, lost, reloaded after its minute, approved once more with the host out of reach: still unknown."""
+    """A proposal that is approved, lost, reloaded and approved again without the host stays unknown."""
     page = visit.page
     page.clock.install()
     visit.open()
@@ -264,7 +264,7 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
 
 
 def test_a_job_that_status_shows_on_the_host_is_attached_to(visit: Visit) -> None:
-    """After the minute a status shows that the host has the id: asking again can only attach, so the page does."""
+    """If a status shows the id on the host after the minute, the page asks again, which can only attach."""
     visit.page.clock.install()
     page = visit.open()
     before = visit.stage.mutating_jobs()
@@ -280,7 +280,7 @@ def test_a_job_that_status_shows_on_the_host_is_attached_to(visit: Visit) -> Non
 
 
 def test_an_outcome_stays_on_the_page_after_an_outage(visit: Visit) -> None:
-    """What a verb did, and what to do next, stands when the handler comes back after an outage."""
+    """The outcome of a verb and its hint stay on the page after an outage of the handler."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
@@ -294,7 +294,7 @@ def test_an_outcome_stays_on_the_page_after_an_outage(visit: Visit) -> None:
 
 
 def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
-    """A cycle may take minutes: nothing is offered anyway meanwhile, and its end is told."""
+    """While a cycle runs for minutes, no verb can be tried anyway, and the cycle's end is shown."""
     visit.page.clock.install()
     page = visit.open()
     with held_cycle(visit.stage, caller="operator") as job:

@@ -19,7 +19,7 @@ def kept_page(visit: Visit) -> Page:
 
 
 def reload_until(page: Page, seen: str) -> None:
-    """Return once this is true of the page. Reload it while it is not."""
+    """Reload the page until a condition is true."""
 
     def try_again() -> bool:
         if page.evaluate(f"async () => Boolean(await ({seen})())"):
@@ -52,7 +52,7 @@ def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
 
 
 def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
-    """One file of the page can't be had: then all of it comes from the cache, as it was; once it can, all is new."""
+    """If one file of the page can't be loaded, all files come from the cache; once it can, all files are new."""
     page = kept_page(visit)
     page.evaluate(
         """async () => (await caches.open("breakglass")).put("style.css",
@@ -68,7 +68,7 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
 
 
 def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit) -> None:
-    """Connections are taken and nothing ever comes: the kept page opens, with the kept key and the commands."""
+    """If connections are accepted and never answered, the cached page opens with the stored key and commands."""
     page = kept_page(visit)
     visit.stage.wire.swallow()
     page.reload(wait_until="commit")
@@ -78,7 +78,7 @@ def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit)
 
 
 def test_a_disconnected_page_links_to_the_handlers_health(visit: Visit) -> None:
-    """A login page in front of the handler is never shown by the worker: a link leads past it."""
+    """A login page in front of the handler is not shown by the worker; a link leads to it."""
     page = kept_page(visit)
     lose_handler(visit.stage, page)
     visit.stage.wire.up()
@@ -88,7 +88,7 @@ def test_a_disconnected_page_links_to_the_handlers_health(visit: Visit) -> None:
 
 
 def test_names_stored_by_other_pages_of_the_origin_are_untouched(visit: Visit) -> None:
-    """Names that another page stored are neither read as ours nor forgotten with ours."""
+    """Storage entries of other pages are neither read nor deleted."""
     page = visit.page
     page.goto(f"{visit.stage.url}health")
     theirs = {"vms": '{"a":1}', "by-hand devvm": "7", "grafana.prefs": "dark", "job devvm": "{"}

@@ -21,14 +21,14 @@ THREE_DAYS = 3 * 86_400
 
 
 def away(page: Page) -> None:
-    """Another tab comes to the front, and goes."""
+    """Bring another tab to the front and close it."""
     other = page.context.new_page()
     other.bring_to_front()
     other.close()
 
 
 def unasked(page: Page) -> None:
-    """A script presses the button; a person has to."""
+    """Press a button by script; a person must do that."""
     page.evaluate("() => document.getElementById('yes').click()")
 
 
@@ -49,7 +49,7 @@ QUICK = (LEAVES["Esc"], LEAVES["Enter"])
 
 
 def test_nothing_leaves_without_the_dialog(visit: Visit) -> None:
-    """Each verb that changes power, and each way out of its dialog: no request, and the focus is back on the button."""
+    """Leaving the dialog of a verb in any way sends no request, and returns the focus to the button."""
     page = visit.open()
     for leave in LEAVES.values():
         for verb in ASKS if leave in QUICK else ("reset",):
@@ -67,7 +67,7 @@ def test_nothing_leaves_without_the_dialog(visit: Visit) -> None:
 
 
 def test_no_button_but_the_red_one_changes_power(visit: Visit) -> None:
-    """Whatever is pressed outside of the dialog, in any order, nothing leaves that changes power."""
+    """No button outside the dialog sends a verb that changes power, in any order."""
     page = visit.open()
     for button in page.locator("button:visible").all():
         if button.get_attribute("id") != "forget":
@@ -95,7 +95,7 @@ def test_a_double_click_does_not_confirm(visit: Visit) -> None:
 
 
 def test_a_second_tab_acts_on_what_it_saw(visit: Visit) -> None:
-    """Two tabs, two dialogs, two yeses: the host takes the first and refuses the second."""
+    """If two tabs confirm a verb, the host runs the first and refuses the second."""
     first, second = visit.open(), visit.open(visit.tab())
     for page in (first, second):
         page.bring_to_front()
@@ -113,7 +113,7 @@ def test_a_second_tab_acts_on_what_it_saw(visit: Visit) -> None:
 
 
 def test_without_a_script_the_commands_are_there(stage: Stage) -> None:
-    """No JavaScript: the recipe with curl is open, and the page says why the rest is not there."""
+    """Without JavaScript the recipe with curl is open, and the page says why the rest is missing."""
     visit = Visit(stage, java_script_enabled=False)
     visit.page.goto(stage.url)
     assert "Scripts are off" in visit.page.inner_text("main")
@@ -123,7 +123,7 @@ def test_without_a_script_the_commands_are_there(stage: Stage) -> None:
 
 
 def test_the_recipe_works(stage: Stage) -> None:
-    """The commands that the page shows without a script are a signed request, as they stand."""
+    """The commands that the page shows without JavaScript are a signed request."""
     stage.settle()
     page = (Path(__file__).parent.parent.parent / "static_site/index.html").read_text(encoding="utf-8")
     recipe = html.unescape(page.partition('<pre id="recipe" tabindex="0">')[2].partition("</pre>")[0])
@@ -152,7 +152,7 @@ def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
 
 @pytest.mark.parametrize(("off", "word"), [(-THREE_DAYS, "3 days behind"), (THREE_DAYS, "3 days ahead")])
 def test_a_device_with_a_wrong_clock_can_still_act(visit: Visit, off: int, word: str) -> None:
-    """Three days off: it works all the same, the page says by how much, and each id was sent once and accepted once."""
+    """With a clock three days off a verb works, the page says by how much, and each id is accepted once."""
     visit.page.clock.install(time=time.time() + off)
     page = visit.open()
     wait_for_text(page, "state-note", word)
@@ -172,7 +172,7 @@ SHOWN = "<img src=x onerror=alert(1)><script>alert(2)</script>␛[31mred␛[0m �
 
 
 def hostile(route: Route) -> None:
-    """Answer as a handler would whose host, guest and callers are all out to get the reader."""
+    """Answer with hostile text in every field of the host, the guest and the callers."""
     asked = json.loads(route.request.post_data or "{}")
     verdict = {"code": "x", "sentence": EVIL, "advice": EVIL, "evidence": [EVIL] * 3}
     job = {"id": "msg_evil1234", "verb": EVIL, "by": EVIL, "why": EVIL, "started": "2026-11-24T03:12:44Z", "seconds": 1}
@@ -206,7 +206,7 @@ def hostile(route: Route) -> None:
 
 
 def test_hostile_text_is_text(stage: Stage) -> None:
-    """5 MB of markup, escapes, right-to-left marks and NULs, in every field there is, is shown as what it is."""
+    """5 MB of markup, escapes, right-to-left marks and NULs in every field are shown as text."""
     visit = Visit(stage, service_workers="block")
     page = visit.page
     page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))

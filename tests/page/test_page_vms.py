@@ -58,7 +58,7 @@ def is_status_of_devvm(route: Route) -> bool:
 
 
 def test_an_answer_stays_with_its_vm(person: Visit) -> None:
-    """An answer that comes after another VM was chosen is shown, and kept, with the VM that was asked."""
+    """An answer that comes after another VM was selected belongs to the VM of its request."""
     page = person.open()
     held: list[Route] = []
     page.route("**/pve", lambda route: held.append(route))
@@ -77,7 +77,7 @@ def test_an_answer_stays_with_its_vm(person: Visit) -> None:
 
 
 def test_a_verb_goes_on_while_another_vm_is_looked_at(person: Visit) -> None:
-    """Its id is kept under its own VM, a reload comes back to the VM that was chosen, and its end is told there."""
+    """The id is stored for its own VM, a reload returns to the selected VM, and the end is shown with its VM."""
     page = person.open()
     gate: list[Route] = []
     page.route("**/pve", lambda route: gate.append(route) if '"verb":"reset"' in (route.request.post_data or "")
@@ -100,7 +100,7 @@ def test_a_verb_goes_on_while_another_vm_is_looked_at(person: Visit) -> None:
 
 
 def test_a_draft_stays_with_its_vm(person: Visit) -> None:
-    """What was typed for one VM is not sent about another; it is there again when that one is chosen again."""
+    """A draft for one VM is not sent for another one; it returns with its VM."""
     page = person.open()
     page.fill("#prompt", "why does devvm hang?")
     page.select_option("#vm", "twin")
@@ -111,7 +111,7 @@ def test_a_draft_stays_with_its_vm(person: Visit) -> None:
 
 
 def test_the_page_says_when_claude_logs_in_as_root(person: Visit) -> None:
-    """Where claude's login in the guest is root's, the page says that it may change anything there; elsewhere not."""
+    """If claude logs in to the guest as root, the page says that it may change anything there."""
     page = person.open(caller="talker")
     page.select_option("#vm", "twin")
     wait_for_text(page, "state-note", "claude logs in to twin as root")
@@ -120,7 +120,7 @@ def test_the_page_says_when_claude_logs_in_as_root(person: Visit) -> None:
 
 
 def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
-    """A reload of the configuration removed it: the page does not turn to another VM by itself."""
+    """If a reload removes the selected VM, the page does not select another one."""
     page = person.open()
     gone = {**person.stage.service.health()}
     gone["vms"] = [vm for vm in gone["vms"] if vm["name"] != "devvm"]
@@ -131,7 +131,7 @@ def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
 
 
 def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
-    """A VM whose entry has a fault is there, has no number, and says that nothing was sent."""
+    """A VM whose entry has a fault is listed without a number; its verbs say that nothing was sent."""
     page = person.open()
     page.select_option("#vm", "broken")
     expect(page.locator("#name")).to_have_text("broken")
@@ -183,7 +183,7 @@ def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> No
 
 
 def test_advice_named_like_an_object_property_is_only_text(person: Visit) -> None:
-    """An answer may advise `constructor`: it is a word like any other."""
+    """The advice `constructor` is shown as text."""
     page = person.page
     verdict = {"code": "x", "sentence": "s", "advice": "constructor", "evidence": []}
     line = {

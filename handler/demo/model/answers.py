@@ -80,11 +80,11 @@ def deltas(block: Json) -> Iterator[Json]:
         yield {"type": "signature_delta", "signature": block["signature"]}
 
 
-def message_of(asked: Json) -> Json:
+def message_of(body: Json) -> Json:
     """Return the message that answers a request, still without content."""
-    usage = {"input_tokens": len(json.dumps(asked["messages"])) // 4, "output_tokens": 1}
+    usage = {"input_tokens": len(json.dumps(body["messages"])) // 4, "output_tokens": 1}
     usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-    fields = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": asked["model"]}
+    fields = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": body["model"]}
     return fields | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
 
 
@@ -93,9 +93,9 @@ def stop_reason(content: list[Json]) -> str:
     return "tool_use" if content[-1]["type"] == "tool_use" else "end_turn"
 
 
-def fault_of(asked: Json) -> str:
+def fault_of(body: Json) -> str:
     """Return why the original refuses a request: no message, or a tool call without a result. Empty if it does not."""
-    messages = asked.get("messages") or []
+    messages = body.get("messages") or []
     if not messages or messages[0]["role"] != "user":
         return "messages: the first message must be the user's"
     called, answered = set(), set()

@@ -110,13 +110,13 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- the stream ---
 
-    def _stream(self, asked: Json, step: Json) -> None:
+    def _stream(self, body: Json, step: Json) -> None:
         self.send_response(200)
         for name, value in {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}.items():
             self.send_header(name, value)
         self.end_headers()
         content = blocks(step)
-        self.send_event({"type": "message_start", "message": message_of(asked)})
+        self.send_event({"type": "message_start", "message": message_of(body)})
         self.send_event({"type": "ping"})
         for index, block in enumerate(content):
             self._send_block(index, block, step.get("pace", 0))

@@ -14,7 +14,7 @@ import time
 from ...isolated import isolated_command
 from . import qm
 from .errors import Died
-from .plugin import plugin
+from .plugin import load_plugin
 from .processes import leave_behind, name_perl, name_process
 from .times import burn, seconds
 from .vm import Vm
@@ -31,7 +31,7 @@ class Ha:
         self.resources = f"{root}/etc/pve/ha/resources.cfg"
         self.manager = f"{root}/etc/pve/ha/manager_status"
 
-    def seen(self) -> str:
+    def read_state(self) -> str:
         """Return the VM's state in the manager's status."""
         try:
             with open(self.manager, encoding="utf-8") as file:
@@ -53,7 +53,7 @@ class Ha:
         except (OSError, ValueError):
             return {}
 
-    def see(self, state: str) -> None:
+    def write_state(self, state: str) -> None:
         """Write the VM's state into the manager's status."""
         status = {"master_node": "demo", "node_status": {"demo": "online"}} | self._status()
         status["service_status"] = {self.sid: {"node": "demo", "state": state, "uid": "x"}}
@@ -73,14 +73,14 @@ class Ha:
         """Return why a request is refused, or an empty text."""
         if not os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200:
             return "unable to open file '/etc/pve/ha/crm_commands.tmp.1' - Permission denied"
-        if self.seen() == "error" and state != "disabled":
+        if self.read_state() == "error" and state != "disabled":
             return f"service '{self.sid}' in error state, must be disabled and fixed first"
         return ""
 
 
 def act(ha: Ha, verb: str, limit: str) -> None:
     """Do what follows a request: the manager's next round, then the LRM's."""
-    tools = plugin(ha.root)
+    tools = load_plugin(ha.root)
     tools.before(ha.root, "pve-ha-lrm", [verb, ha.vmid])
     late = seconds(ha.root, "ha-round")
     time.sleep(late * MANAGERS_SHARE)
@@ -94,13 +94,13 @@ def act(ha: Ha, verb: str, limit: str) -> None:
 def run_manager(ha: Ha, verb: str) -> None:
     """Do the manager's round: only a stop changes anything."""
     if verb == "stop":
-        ha.see("request_stop")
+        ha.write_state("request_stop")
         ha.request("stopped")
 
 
 def run_lrm(ha: Ha, verb: str, limit: str) -> None:
     """Do the LRM's round: run the task and write its result into the manager's status."""
-    ha.see({"stop": "stopped", "start": "started"}[verb] if run_task(ha, verb, limit) == 0 else "error")
+    ha.write_state({"stop": "stopped", "start": "started"}[verb] if run_task(ha, verb, limit) == 0 else "error")
 
 
 def run_task(ha: Ha, verb: str, limit: str) -> int:
@@ -126,7 +126,7 @@ def main() -> int:
         return 0
     name_perl("ha-manager", command, *words)
     burn(root)
-    plugin(root).before(root, "ha-manager", [command, *words])
+    load_plugin(root).before(root, "ha-manager", [command, *words])
     try:
         qm.reach_pmxcfs(root)
     except Died as error:
@@ -164,5 +164,5 @@ def print_status(ha: Ha) -> None:
     disarm = ha.disarm
     how = f"{disarm['state']}, resource mode: {disarm['mode']}" if disarm else "armed"
     print(f"quorum OK\nmaster demo (active)\nfencing {how} (CRM watchdog active)\nlrm demo (active)")
-    if seen := ha.seen():
-        print(f"service {ha.sid} (demo, {'ignore' if disarm.get('mode') == 'ignore' else seen})")
+    if state := ha.read_state():
+        print(f"service {ha.sid} (demo, {'ignore' if disarm.get('mode') == 'ignore' else state})")

@@ -23,7 +23,7 @@ class Plugin:
         return True
 
 
-def plugin(root: str) -> Plugin:
+def load_plugin(root: str) -> Plugin:
     """Return the plugin of the host at `root`."""
     try:
         path = os.readlink(f"{root}/plugin")

@@ -18,8 +18,8 @@ from .vm import Vm, remove, say
 
 
 @contextmanager
-def locked(vm: Vm, patience: str = "flock", tell: Callable[[str], None] = say) -> Iterator[None]:
-    """Hold the VM's flock; waiting processes get it in order, as flock(2) grants it."""
+def take_flock(vm: Vm, patience: str = "flock", tell: Callable[[str], None] = say) -> Iterator[None]:
+    """Take the VM's flock for the block; waiting processes get it in order, as flock(2) grants it."""
     name = f"/var/lock/qemu-server/lock-{vm.vmid}.conf"
     fd = os.open(vm.lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -79,13 +79,13 @@ def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
         vm.monitor("system_powerdown") if shutdown else vm.monitor("quit", vm.seconds("qmp-quit"))
     except Died:
         return "VM quit/powerdown failed"
-    return "" if vm.gone(limit) else "VM still running"
+    return "" if vm.wait_until_gone(limit) else "VM still running"
 
 
 def _kill(vm: Vm, pid: int, words: str) -> None:
     say(f"{words} - terminating now with SIGTERM")
     _signal(pid, signal.SIGTERM)
-    if not vm.gone(vm.seconds("sigterm")):
+    if not vm.wait_until_gone(vm.seconds("sigterm")):
         say("VM still running - terminating now with SIGKILL")
         _signal(pid, signal.SIGKILL)
         time.sleep(vm.seconds("sigkill"))  # and, like the original, no second look
@@ -203,7 +203,7 @@ def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
     if not os.path.exists(vm.conf):
         return False
     tell(f"Starting cleanup for {vm.vmid}")
-    with locked(vm, "cleanup-flock", tell):
+    with take_flock(vm, "cleanup-flock", tell):
         if vm.pid is not None:
             _await_end(vm, clean, tell)
         if vm.config().get("lock") == "rollback":
@@ -221,8 +221,8 @@ def _await_end(vm: Vm, clean: bool, tell: Callable[[str], None]) -> None:
     if clean and vm.config().get("lock") == "backup":
         raise Died("skipping cleanup - 'backup' lock is present and vm is running again")
     first = vm.seconds("cleanup-warns")
-    if vm.gone(first):
+    if vm.wait_until_gone(first):
         return
     tell(f"VM cleanup: QEMU process {vm.pid} for VM {vm.vmid} still running (or newly started)")
-    if not vm.gone(vm.seconds("cleanup") - first):
+    if not vm.wait_until_gone(vm.seconds("cleanup") - first):
         raise Died("aborting cleanup, VM is still running after 30 seconds")

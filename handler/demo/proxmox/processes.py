@@ -38,7 +38,7 @@ def run_command(argv: list[str], limit: float | None = None) -> int:
     """
     pid = os.posix_spawnp(argv[0], argv, os.environ, setsigdef=[signal.SIGPIPE])
     try:
-        if not ended(pid, limit):
+        if not wait_for_end(pid, limit):
             raise Died("got timeout")
     except Died:
         os.kill(pid, signal.SIGKILL)
@@ -47,7 +47,7 @@ def run_command(argv: list[str], limit: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def ended(pid: int, limit: float | None) -> bool:
+def wait_for_end(pid: int, limit: float | None) -> bool:
     """Wait for a process; tell whether it ended in time."""
     pidfd = os.pidfd_open(pid)
     try:

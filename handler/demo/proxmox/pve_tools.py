@@ -8,7 +8,7 @@ import sys
 import time
 
 from .errors import Died
-from .plugin import plugin
+from .plugin import load_plugin
 from .processes import name_perl
 from .times import burn
 
@@ -28,8 +28,8 @@ def pvesh(root: str, words: list[str]) -> int:
         return 0
     vm = Vm(root, int(path[4]))
     vm.config()
-    said = {key: str(value) for key, value in qm.verbose(vm, *vm.state()).items()}
-    print(json.dumps(said | {"ha": {"managed": int(vm.under_ha())}}))
+    fields = {key: str(value) for key, value in qm.verbose(vm, *vm.state()).items()}
+    print(json.dumps(fields | {"ha": {"managed": int(vm.under_ha())}}))
     return 0
 
 
@@ -94,7 +94,7 @@ def storages(root: str) -> dict[str, str]:
 
 def is_online(root: str, name: str) -> bool:
     """Tell whether a storage answers."""
-    if plugin(root).is_online(root, name):
+    if load_plugin(root).is_online(root, name):
         return True
     print(f"storage '{name}' is not online", file=sys.stderr)
     return False
@@ -115,7 +115,7 @@ def main() -> int:
         if name != "pveversion":
             from .qm import reach_pmxcfs
 
-            plugin(root).before(root, name, words)
+            load_plugin(root).before(root, name, words)
             reach_pmxcfs(root)
         return {"pvesh": pvesh, "pvecm": pvecm, "pvesm": pvesm, "pveversion": pveversion}[name](root, words)
     except Died as error:

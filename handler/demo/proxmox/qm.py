@@ -9,7 +9,7 @@ import os
 import sys
 
 from .errors import Died
-from .plugin import plugin
+from .plugin import load_plugin
 from .processes import name_perl
 from .times import burn
 from .vm import Vm
@@ -33,11 +33,11 @@ def status(vm: Vm, arguments: list[str]) -> None:
 
 def verbose(vm: Vm, state: str, answers: bool) -> dict[str, object]:
     """Return the fields of `qm status --verbose`. Fields that come from QEMU are missing when QEMU is silent."""
-    said: dict[str, object] = {"name": vm.config().get("name", ""), "qmpstatus": state, "vmid": vm.vmid}
-    said |= {"lock": lock} if (lock := vm.config().get("lock")) else {}
-    said |= {"pid": vm.pid} if vm.pid else {}
-    said |= {"running-machine": "pc-i440fx-10.0+pve0", "running-qemu": "10.0.0"} if answers else {}
-    return said | {"status": "stopped" if state == "stopped" else "running"}
+    fields: dict[str, object] = {"name": vm.config().get("name", ""), "qmpstatus": state, "vmid": vm.vmid}
+    fields |= {"lock": lock} if (lock := vm.config().get("lock")) else {}
+    fields |= {"pid": vm.pid} if vm.pid else {}
+    fields |= {"running-machine": "pc-i440fx-10.0+pve0", "running-qemu": "10.0.0"} if answers else {}
+    return fields | {"status": "stopped" if state == "stopped" else "running"}
 
 
 def config(vm: Vm, arguments: list[str]) -> None:
@@ -78,7 +78,7 @@ def run(root: str, verb: str, vmid: int, arguments: list[str]) -> int:
             from . import tasks  # the other commands don't need it, and a capture starts many of them
 
             return tasks.run(vm, verb, arguments) if verb in TASKS else tasks.clean_up(vm, arguments[:1] == ["1"])
-        plugin(root).before(root, "qm", [verb, str(vmid), *arguments])
+        load_plugin(root).before(root, "qm", [verb, str(vmid), *arguments])
         LOOKS[verb](vm, arguments)
     except Died as error:
         print(error, file=sys.stderr, flush=True)

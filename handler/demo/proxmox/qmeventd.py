@@ -38,13 +38,13 @@ def _watch(vm: Vm, pidfd: int, here: int) -> NoReturn:
         os._exit(0)
 
 
-def _close_files(*kept: int) -> None:
+def _close_files(*left_open: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in kept:
+        if int(name) > 2 and int(name) not in left_open:
             try:
                 os.close(int(name))
             except OSError:  # the descriptor of the listing itself

@@ -31,11 +31,11 @@ def _rewrite(root: str, upid: str, status: str | None) -> None:
         running = [name for name, line in known.items() if line.endswith(" 0")] + ([] if upid in known else [upid])
         over = [name for name in running if (status is not None if name == upid else not _lives(name))]
         now = f"{int(time.time()):08X}"
-        said = {name: f"{now} {status if name == upid and status else 'unexpected status'}" for name in over}
-        finished = [f"{name} 1 {end}" for name, end in said.items()]
+        statuses = {name: f"{now} {status if name == upid and status else 'unexpected status'}" for name in over}
+        finished = [f"{name} 1 {end}" for name, end in statuses.items()]
         finished += [line for name, line in known.items() if name not in running]
         with open(f"{tasks}/index", "a", encoding="utf-8") as file:
-            file.writelines(f"{name} {end}\n" for name, end in said.items())
+            file.writelines(f"{name} {end}\n" for name, end in statuses.items())
         lines = [f"{name} 0" for name in running if name not in over] + finished[:KEPT]
         with open(f"{tasks}/active.tmp", "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)

@@ -6,7 +6,7 @@ from functools import partial
 
 from . import power
 from .errors import Died
-from .plugin import plugin
+from .plugin import load_plugin
 from .times import scaled
 from .vm import Vm
 from .worker import run_task
@@ -15,7 +15,7 @@ from .worker import run_task
 def run(vm: Vm, verb: str, arguments: list[str], from_ha: bool = False) -> int:
     """Run a verb as a task, or a task that requests it from HA; return the exit code."""
     refuse(vm, verb, arguments)
-    plugin(vm.root).before(vm.root, "qm", [verb, str(vm.vmid), *arguments])
+    load_plugin(vm.root).before(vm.root, "qm", [verb, str(vm.vmid), *arguments])
     if verb in ("start", "stop", "shutdown") and not from_ha and vm.under_ha():
         request = "start" if verb == "start" else "stop"
         return run_task(vm, f"ha{request}", partial(request_from_ha, vm, verb, arguments))
@@ -46,8 +46,8 @@ def request_from_ha(vm: Vm, verb: str, arguments: list[str]) -> None:
 
 def _locked_work(vm: Vm, verb: str, arguments: list[str]) -> None:
     """Take the flock, then do the verb."""
-    with power.locked(vm):
-        plugin(vm.root).do_step("task", vm.root, vm.vmid, verb, partial(work, vm, verb, arguments))
+    with power.take_flock(vm):
+        load_plugin(vm.root).do_step("task", vm.root, vm.vmid, verb, partial(work, vm, verb, arguments))
 
 
 def work(vm: Vm, verb: str, arguments: list[str]) -> None:

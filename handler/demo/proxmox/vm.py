@@ -38,7 +38,7 @@ class Vm:
         except (OSError, ValueError):
             return None
 
-    def gone(self, limit: float) -> bool:
+    def wait_until_gone(self, limit: float) -> bool:
         """Wait until the VM has no process; tell whether that happened in time."""
         until = time.monotonic() + limit
         while self.pid is not None and time.monotonic() < until:
@@ -160,7 +160,7 @@ class Vm:
             time.sleep(0.1)
 
     def state(self) -> tuple[str, bool]:
-        """Return the state word, and whether QEMU said it.
+        """Return the state word, and whether it came from QEMU.
 
         The state of a VM with a silent monitor is `running`, which is Proxmox's own defect.
         """

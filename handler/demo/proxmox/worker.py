@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from . import tasklog
 from .errors import Died
-from .processes import ended, name_process
+from .processes import name_process, wait_for_end
 from .times import seconds
 from .vm import Vm
 
@@ -41,10 +41,10 @@ def run_task(vm: Vm, kind: str, work: Callable[[], None]) -> int:
     os.read(output, 4096)  # the worker's UPID, which is its process name by now
     os.write(ready_end, b"OK")
     tasklog.add_running(vm.root, upid)
-    said = _tee(vm, pid, output, control)
+    result = _tee(vm, pid, output, control)
     _end_group(vm, pid)
     os.waitpid(pid, 0)
-    error = said.removeprefix("TASK ERROR: ") if said != "TASK OK" else ""
+    error = result.removeprefix("TASK ERROR: ") if result != "TASK OK" else ""
     tasklog.add_ended(vm.root, upid, error or "OK")
     if error:
         print(error, file=sys.stderr, flush=True)
@@ -60,7 +60,7 @@ def _upid(vm: Vm, kind: str, began: int, pid: int) -> str:
 
 def _work(upid: str, work: Callable[[], None], output: int, control: int, ready: int) -> NoReturn:
     """Run the worker; never return."""
-    said = b"TASK ERROR: it died\n"
+    result = b"TASK ERROR: it died\n"
     try:
         name_process([f"task {upid}"], f"task {upid}")
         for number in _INTERRUPTS:
@@ -73,14 +73,14 @@ def _work(upid: str, work: Callable[[], None], output: int, control: int, ready:
         os.close(output)
         if os.read(ready, 2) == b"OK":
             work()
-            said = b"TASK OK\n"
+            result = b"TASK OK\n"
     except Died as error:
-        said = f"TASK ERROR: {' '.join(str(error).splitlines())}\n".encode()
+        result = f"TASK ERROR: {' '.join(str(error).splitlines())}\n".encode()
     except BaseException as error:
-        said = f"TASK ERROR: {error!r}\n".encode()
+        result = f"TASK ERROR: {error!r}\n".encode()
     finally:
-        os.write(control, said)
-        os._exit(0 if said == b"TASK OK\n" else 255)
+        os.write(control, result)
+        os._exit(0 if result == b"TASK OK\n" else 255)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -108,14 +108,14 @@ def _tee(vm: Vm, pid: int, output: int, control: int) -> str:
                 if not chunk:
                     break
                 _print(chunk)
-            elif ended(pid, 0):  # a child of the worker holds its output open
+            elif wait_for_end(pid, 0):  # a child of the worker holds its output open
                 break
     except BrokenPipeError:
         return "TASK ERROR: broken pipe"
     finally:
         os.close(output)
-    said = os.read(control, 4096).decode().rstrip("\n")
-    return said or "TASK ERROR: got unexpected control message: "
+    result = os.read(control, 4096).decode().rstrip("\n")
+    return result or "TASK ERROR: got unexpected control message: "
 
 
 def _print(chunk: bytes) -> None:
@@ -126,7 +126,7 @@ def _print(chunk: bytes) -> None:
 def _end_group(vm: Vm, pid: int) -> None:
     """End the rest of the worker's group, and the worker itself if its output broke off."""
     _signal_group(pid, signal.SIGTERM)
-    if not ended(pid, seconds(vm.root, "kill-group")):
+    if not wait_for_end(pid, seconds(vm.root, "kill-group")):
         _signal_group(pid, signal.SIGKILL)
 
 

@@ -21,20 +21,12 @@ from ...agents.pve.host.files import read_process
 from ...agents.pve.host.paths import Host
 from ...agents.pve.jobs.store import JobStore
 from ...isolated import isolated_command
+from .disk import make_disk
 from .processes import ROOT, end_processes
 
 VMID = 102
 STORAGES = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,images,snippets\n"
 CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:vm-102-disk-0.raw,size=1M\n"
-
-# A 512-byte boot sector that prints the text after it and halts, so that the console picture is not empty.
-_PRINTER = bytes.fromhex("31C08ED8BE197CFCAC84C07409B40EBB0700CD10EBF2F4EBFD")
-# A boot sector that reads the disk in a loop, so that a frozen disk has a request in flight.
-_READER = bytes.fromhex("31C08EC0BB007EB80102B9010030F6CD13EBF4")
-# The same for the second sector, which the firmware does not read by itself.
-_SECOND_READER = _READER.replace(bytes.fromhex("B90100"), bytes.fromhex("B90200"))
-# A boot sector that tells the pvpanic device that its kernel has panicked.
-_PANICKER = bytes.fromhex("BA0505B001EEFAF4EBFC")
 
 SCENARIOS = {
     "idle": "at its login prompt (from outside, it looks the same as a hung guest)",
@@ -48,22 +40,6 @@ SCENARIOS = {
     "stopped-locked": "no QEMU runs, and a backup has left its lock",
 }
 WITHOUT_QEMU = ("idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
-_CODE = {
-    "healthy": _READER,
-    "disk-frozen": _READER,
-    "io-error": _SECOND_READER,
-    "guest-panicked": _PANICKER,
-}
-
-
-def boot_sector(text: str | None) -> bytes:
-    """Return a disk that prints `text`, or without a text one that reads itself for ever."""
-    return _disk(_READER if text is None else _PRINTER + text.encode("ascii") + b"\0")
-
-
-def _disk(code: bytes) -> bytes:
-    return code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)
-
 
 _ONE_AT_A_TIME = threading.Lock()  # ast.parse of Python 3.11 fails now and then in two threads at once
 
@@ -103,8 +79,7 @@ class World:
         (self.root / "proc").symlink_to("/proc")
         (node / f"qemu-server/{VMID}.conf").write_text(CONF)
         (self.root / "etc/pve/storage.cfg").write_text(STORAGES)
-        code = _CODE.get(self.scenario)
-        (self.root / "disk.raw").write_bytes(_disk(code) if code else boot_sector("devvm login: "))
+        (self.root / "disk.raw").write_bytes(make_disk(self.scenario))
         with _ONE_AT_A_TIME:
             self.agent.write_text(_bundled())
         self.agent.chmod(0o755)
