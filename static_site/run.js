@@ -211,8 +211,8 @@ function remember(view, job, answer) {
 	}
 	const looked = job.verb === "status" || (changes && outcome === "done");
 	if (looked) view.trouble = reached && state ? "" : `Could not check at ${clock()}: ${reasonOf(answer)}.`;
-	const settled = !view.jobsTrouble && view.jobs?.every((each) => each.outcome);
-	if (reached && !(looked && settled && before?.last === last)) lately(view);
+	const ended = !view.jobsTrouble && view.jobs?.every((each) => each.outcome);
+	if (reached && !(looked && ended && before?.last === last)) lately(view);
 	const { job: open, acting } = view;
 	if (open && !acting && view === here() && [last, holder?.job].includes(open.id)) run(open.verb, { again: open });
 	if (!looked || view.trouble) return;

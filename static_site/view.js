@@ -187,13 +187,13 @@ const held = (view) => (view.holder ?? view.seen?.holder)?.job;
 
 async function read(item) {
 	const view = here();
-	const [, about, why, verdict, lines, screen, output] = item.children;
+	const [, facts, why, verdict, lines, screen, output] = item.children;
 	while (item.isConnected && item.open && !item.read) {
-		if (!about.firstChild) put(about, "Asking the host…");
+		if (!facts.firstChild) put(facts, "Asking the host…");
 		const job = await whole(view, item.job.id);
-		if (!job) return put(about, "No answer, or the host no longer knows it. Open it again.");
+		if (!job) return put(facts, "No answer, or the host no longer knows it. Open it again.");
 		const began = new Date(job.started).toLocaleString("en-GB");
-		put(about, `Began ${began}, took ${job.seconds} s, ${job.outcome ?? `now at: ${job.stage}`}. Id: ${job.id}`);
+		put(facts, `Began ${began}, took ${job.seconds} s, ${job.outcome ?? `now at: ${job.stage}`}. Id: ${job.id}`);
 		put(why, job.why && `Why: ${job.why}`);
 		put(verdict, job.verdict?.sentence);
 		list(lines, job.verdict?.evidence);
