@@ -80,7 +80,7 @@ PATH_TO_POWER = (
     *("agents/pve/serving/", "agents/pve/power/", "agents/pve/host/"),
     *(f"agents/pve/jobs/{name}.py" for name in ("job", "mutex", "result", "store")),
 )
-# What these files import besides: it can refuse a verb or spoil a record, and starts and stops no VM.
+# What these files import besides. It starts and stops no VM by itself; docs/architecture.md says why it is left out.
 BESIDE_THE_PATH = (
     *("handler/web/replies.py", "handler/config/", "handler/alerts/", "handler/chat/"),
     *("handler/audit.py", "handler/text.py", "handler/threads.py"),
