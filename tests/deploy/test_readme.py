@@ -115,7 +115,7 @@ INSIDE = {"job-unknown", "id-reused"}  # these become `"job": null` and an error
 
 @pytest.mark.parametrize("name", ["docs/protocol.md", "docs/runbook.md"])
 def test_every_verdict_code_is_documented(name: str) -> None:
-    """Whatever code the host agent or the road can give is in the protocol, and in the runbook with what to do."""
+    """Each code of the host agent and of the connection is in the protocol, and in the runbook with what to do."""
     sources = [
         *(ROOT / "agents/pve").rglob("*.py"),
         ROOT / "handler/proxmox/link.py",
