@@ -73,7 +73,8 @@ def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: Wor
     """/proc does not answer for QEMU and QEMU does not either: `if=` is judged by `qm status`, and that is said."""
     pid = world.pid
     assert pid is not None
-    set_constants(world, QMP_SECONDS=0.3, PROC_SECONDS=0.3)
+    short = ("QMP_SECONDS", "PROC_SECONDS", "READ_SECONDS", "TASK_SECONDS", "QUIT_SECONDS", "TERM_SECONDS", "KILL_SECONDS")
+    set_constants(world, **dict.fromkeys(short, 0.3))
     proc = world.root / "proc"
     proc.unlink()
     (proc / str(pid)).mkdir(parents=True)
@@ -108,6 +109,7 @@ def with_agent_port(short_dir: Path) -> Iterator[World]:
 @pytest.mark.real("qemu")
 def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: World) -> None:
     """QEMU knows that nothing in the guest has opened the port: neither a reset nor a capture reports a silence."""
+    set_constants(with_agent_port, SAMPLES_APART=0.3, SHORT_APART=0.1)
     host = Host(VMID, str(with_agent_port.root))
     assert ping_guest_agent(host, 0.3) == "silent"
     assert guest_agent_state(host) == ""

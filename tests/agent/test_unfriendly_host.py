@@ -84,9 +84,8 @@ def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reaso
 def test_an_archive_that_hangs(world: World) -> None:
     """Not a second is lost, the answers say so, and however many verbs follow, no more processes hang."""
     with unserved_fuse(world.root / "var/lib"):
-        began = time.monotonic()
-        assert execute(world, "reset id=unheard-0").code == 0
-        assert time.monotonic() - began < 10
+        first = execute(world, "reset id=unheard-0")
+        assert (first.code, first.trailer["seconds"] < 10) == (0, True)
         until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > noted_since(world) + 2, "two seconds of silence")
         hanging = agent_processes(world)
         for number in range(1, 4):
@@ -144,12 +143,15 @@ def test_a_tmp_that_cannot_be_written(world: World) -> None:
     assert (ran.returncode, answer_of(ran).trailer["state"]) == (0, "running")
 
 
+PROVEN_SOON = {"SAMPLES_APART": 0.4, "WATCHED_SECONDS": 0.3, "SHORT_APART": 0.1}
+
+
 def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
     """2038 and then 1970: ids attach, captures are fresh or not, and the newest is first, by the time since boot."""
-    write_agent(world, told_the_time(2_200_000_000))
+    write_agent(world, told_the_time(2_200_000_000), **PROVEN_SOON)
     assert execute(world, "reset id=in-the-future").trailer["started"].startswith("2039-")
     assert execute(world, "forensics id=capture-then").code == 0
-    write_agent(world, told_the_time(0))
+    write_agent(world, told_the_time(0), **PROVEN_SOON)
     again = execute(world, "reset id=in-the-future").trailer
     assert (again["attached"], again["outcome"]) == (True, "done")
     assert execute(world, "forensics id=capture-now fresh=600").trailer["job"] == "capture-then"

@@ -16,6 +16,7 @@ from .probe import ABSENT, Probe, Reply, command_probe, run_command
 
 LIST_SECONDS = 4.0
 STATUS_SECONDS = 5.0
+BLOCK_LAYER_SECONDS = 5.0
 _ALL_STORAGES = ("pvesm", "zpool", "lvs", "df")
 _OWN = "storage "
 
@@ -36,9 +37,9 @@ def all_storages_probe() -> Probe:
 def block_layer_probes() -> list[Probe]:
     """Return the probes of ZFS, LVM and the mounted file systems."""
     return [
-        command_probe(4, "zpool", 5, "zpool", "status", "-x"),
-        command_probe(4, "lvs", 5, "lvs"),
-        command_probe(4, "df", 5, "df", "-hT", "-x", "fuse"),
+        command_probe(4, "zpool", BLOCK_LAYER_SECONDS, "zpool", "status", "-x"),
+        command_probe(4, "lvs", BLOCK_LAYER_SECONDS, "lvs"),
+        command_probe(4, "df", BLOCK_LAYER_SECONDS, "df", "-hT", "-x", "fuse"),
     ]
 
 

@@ -18,6 +18,7 @@ from .together import FollowUp
 SAMPLES_APART = 2.0
 SHORT_APART = 0.5  # in the look that a verb takes before it acts, which must not delay a rescue
 SHORT_CLUSTER_SECONDS = 1.5
+JOURNAL_SECONDS = 5.0
 AGAIN_APART = 1.5  # from its second sample to the third, which is then 2 s after the first
 
 _JOURNAL = ("journalctl", "-n", "200", "--no-pager", "--utc", "-o", "short-iso")
@@ -31,8 +32,8 @@ def capture_probes(host: Host, pid: int | None) -> list[Probe]:
         *qemu_probes(host, pid, SAMPLES_APART),
         cluster_probe(host),
         *log_probes(host),
-        command_probe(3, "kernel", 5, *_JOURNAL, "-k"),
-        command_probe(3, "services", 5, *_JOURNAL, "--since", "-1h", *(f"-u{unit}" for unit in _UNITS)),
+        command_probe(3, "kernel", JOURNAL_SECONDS, *_JOURNAL, "-k"),
+        command_probe(3, "services", JOURNAL_SECONDS, *_JOURNAL, "--since", "-1h", *(f"-u{unit}" for unit in _UNITS)),
         *block_layer_probes(),
     ]
 
