@@ -73,8 +73,8 @@ def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: Wor
     """/proc does not answer for QEMU and QEMU does not either: `if=` is judged by `qm status`, and that is said."""
     pid = world.pid
     assert pid is not None
-    short = ("QMP_SECONDS", "PROC_SECONDS", "READ_SECONDS", "TASK_SECONDS", "QUIT_SECONDS", "TERM_SECONDS", "KILL_SECONDS")
-    set_constants(world, **dict.fromkeys(short, 0.3))
+    short = ("QMP", "PROC", "READ", "TASK", "QUIT", "TERM", "KILL", "SETTLE", "AFTERMATH")
+    set_constants(world, **{f"{name}_SECONDS": 0.3 for name in short})
     proc = world.root / "proc"
     proc.unlink()
     (proc / str(pid)).mkdir(parents=True)
