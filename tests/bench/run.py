@@ -28,7 +28,7 @@ from breakglass.proxmox.connect import known_hosts
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.link import Channel, open_link
 
-from ..support import claude
+from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
@@ -315,7 +315,7 @@ def main(arguments: list[str]) -> int:
             sshd.stop()
             world.close()
     found |= alert_figures(max(3, count // 6))
-    for part, figures in ((claude.find(), chat.measure), (shutil.which("chromium"), page.page_figures)):
+    for part, figures in ((claude.find(), chat.measure), (parts.find_browser(), page.page_figures)):
         if part is not None:
             with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
                 Path(directory).chmod(0o711)

@@ -21,7 +21,7 @@ from breakglass.agents.pve.words import MUTATING
 from breakglass.cli.client import new_id
 from breakglass.demo.proxmox.world import World
 
-from . import claude
+from . import claude, parts
 from .agent import hasten
 from .failing_tools import misbehave
 from .model import Model
@@ -70,7 +70,7 @@ def chromium() -> Iterator[Browser]:
     """Debian's Chromium, with a profile of its own that ends with it."""
     with sync_playwright() as playwright:
         expect.set_options(timeout=PATIENCE_MS)
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=parts.find_browser(), args=FLAGS)
         yield browser
         browser.close()
 

@@ -26,6 +26,11 @@ def _mounts() -> str:
     return f"no mount namespace can be made: {tried.stderr.strip()}" if tried.returncode else ""
 
 
+def find_browser() -> str | None:
+    """Return Chromium's program: the one without windows if it is there, which takes a third of the processor time."""
+    return shutil.which("chromium-headless-shell") or shutil.which("chromium")
+
+
 def _sshd() -> str:
     return _root() or ("" if Path("/usr/sbin/sshd").exists() else "not installed: sshd") or _mounts()
 
@@ -40,7 +45,7 @@ def _claude() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "alertmanager": lambda: _program("prometheus-alertmanager", "amtool"),
-    "chromium": lambda: _program("chromium"),
+    "chromium": lambda: "" if find_browser() else "not installed: chromium-headless-shell or chromium",
     "claude": _claude,
     "curl": lambda: _program("curl", "openssl"),
     "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
