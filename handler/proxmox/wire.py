@@ -87,7 +87,7 @@ def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list
 
     The trailer counts only as the last line, ended by a newline, and when the exit status arrived and agrees.
     """
-    head, _, last = stdout.removesuffix(b"\n").rpartition(b"\n")
+    head, newline, last = stdout.removesuffix(b"\n").rpartition(b"\n")
     if not stdout.endswith(b"\n") or not last.startswith(b"#breakglass "):
         raise Lost("the answer ended without its last line")
     try:
@@ -98,7 +98,7 @@ def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list
         raise Lost("the answer's last line is not a trailer")
     if exit_status is None or exit_status < 0 or trailer["exit_code"] != exit_status:
         raise Lost("the answer's last line and its exit status differ")
-    texts = (("stdout", head + b"\n" if head else b""), ("stderr", stderr))
+    texts = (("stdout", head + newline), ("stderr", stderr))
     output: list[Message] = [
         {"type": "output", "stream": stream, "text": text.decode("utf-8", "replace")} for stream, text in texts if text
     ]

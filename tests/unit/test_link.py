@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import asyncssh
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from breakglass.config.model import Address, Vm
@@ -109,6 +109,7 @@ async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd, w
 
 
 @given(TEXT, st.integers(0, 17))
+@example("\n", 0)
 @settings(deadline=None)
 def test_a_whole_exec_answer_is_understood(text: str, code: int) -> None:
     """Everything before the trailer is output; the trailer is the result."""
