@@ -1,5 +1,8 @@
-"""The verbs, for people. This is the only list of them; a contract test compares it with the host agent, the page and
-the README. How long a verb may take is not said here: the host tells the deadline of each job."""
+"""The verbs, with their texts for people.
+
+This is the only list of them; a contract test compares it with the host agent, the page and the README. It has no
+deadlines: the host agent sends the deadline of each job.
+"""
 
 from dataclasses import dataclass
 
@@ -15,7 +18,7 @@ class Verb:
 
     @property
     def is_job(self) -> bool:
-        """Tell whether the host remembers it by its id; the others simply run again."""
+        """Tell whether the host records the verb by its id; any other verb runs again when it is repeated."""
         return self.mutating or self.name == "forensics"
 
 
@@ -47,7 +50,7 @@ ALLOWABLE = (*VERBS, "chat")
 
 @dataclass(frozen=True)
 class Override:
-    """A refusal that a person may lift by `anyway`: of which verbs, and what that can cost."""
+    """A refusal that a person may lift with `anyway`: for which verbs, and what that can cost."""
 
     verbs: tuple[str, ...]
     cost: str

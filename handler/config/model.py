@@ -96,11 +96,13 @@ class Config:
         A VM that is off counts: of two VMs with one off, a request without a name must not go to the other.
         """
         if not name and len(self.vms) + len(self.vms_off) == 1:
-            return next(iter(self.vms.values()))
+            return next(iter(self.vms.values()), None)
         return self.vms.get(name)
 
     def explain_no_vm(self, name: str) -> tuple[str, str]:
         """Return why `vm_named` finds no VM of that name, and what to do."""
+        if not name and not self.vms and len(self.vms_off) == 1:
+            name = next(iter(self.vms_off))
         if name in self.vms_off:
             return f"{name} is off: its configuration has a fault", "see the handler's log, mend it, reload"
         message = f"no such VM: {json.dumps(name[:40])}" if name else "there are several VMs; name one"

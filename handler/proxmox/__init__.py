@@ -1,0 +1,1 @@
+"""One Proxmox host: the connection, the requests on it, and their answers."""

@@ -42,9 +42,11 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         self.closed = False
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        """Keep the channel, to write to it."""
         self._chan = chan
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Pass the messages in the data on to the requests that wait for them."""
         if datatype is not None or self.closed:  # only another forced command writes to stderr
             return
         self.last_data = time.monotonic()
@@ -74,6 +76,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             self._waiting[tag].put_nowait(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End every request that waits."""
         self.closed = True
         for queue in self._waiting.values():
             queue.put_nowait(None)
@@ -122,6 +125,7 @@ class Link:
 
     @property
     def alive(self) -> bool:
+        """Tell whether the connection is open, as far as is known without asking the host."""
         return not self._aborted and not self.conn.is_closed()
 
     async def open_session(self) -> None:
@@ -181,6 +185,7 @@ class Link:
         return Unreached("turned-away", f"the host refused a channel ({error.reason})", FULL)
 
     def close(self) -> None:
+        """Begin to close the connection in order."""
         self.conn.close()
 
     async def closed(self) -> None:

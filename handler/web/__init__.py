@@ -1,0 +1,1 @@
+"""HTTP: authentication and limits, one file for each route, and the server."""

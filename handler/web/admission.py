@@ -1,4 +1,4 @@
-"""Admit a request of a known caller: its time, its permission, and the VM that it is about."""
+"""Admit an authenticated request: check its time and its permission, and find its VM."""
 
 from collections.abc import Container
 
@@ -11,7 +11,7 @@ from ..verbs import VERBS
 def admit(
     config: Config, signed: Signed, challenge: str, verb: str, vm: str, now: float, known: Container[str] = VERBS
 ) -> Vm | None:
-    """Return the VM that a request is about, or None when there is no such VM. Raise StaleTimestamp or Forbidden.
+    """Return the VM of a request, or None when there is no such VM; raise StaleTimestamp or Forbidden.
 
     The permission for a verb that is not among the `known` ones is not checked: the route rejects it as no such verb.
     """

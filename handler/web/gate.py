@@ -94,6 +94,7 @@ class Gate:
         self._refusals = RefusalQueue()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         guarded = _with_headers(scope["path"], send)
@@ -162,8 +163,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 async def _received(receive: Receive, limit: int) -> bytes:
-    """Return the body. What is a little too long is read to its end and thrown away: a client that is cut off while it
-    still sends sees a broken connection instead of the 413, and sends it again."""
+    """Return the body; raise TooLarge or ClientGone.
+
+    A body that is a little too long is read to its end and discarded. A client whose connection closes while it still
+    sends would not see the 413, and would send the body again.
+    """
     body, size, more = bytearray(), 0, True
     while more and size <= OVERLONG * limit:
         message = await receive()
@@ -179,7 +183,7 @@ async def _received(receive: Receive, limit: int) -> bytes:
 
 
 async def refuse(send: Send, error: BreakglassError) -> None:
-    """Send an error; the rest of an unread body is not waited for."""
+    """Send an error, without waiting for the rest of the body."""
     body = _UNAUTHORIZED if isinstance(error, Unauthorized) else _json(error.as_json())
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, TooLarge | TooSlow):
@@ -210,7 +214,7 @@ def _with_headers(path: str, send: Send) -> Send:
 
 
 def signed_request(state: dict[str, object]) -> tuple[Signed, bytes, float]:
-    """Return what the gate found, for a route behind it."""
+    """Return the authenticated request, its body and its time.monotonic() at arrival, for a route."""
     signed, body, began = state["signed"], state["body"], state["began"]
     assert isinstance(signed, Signed)
     assert isinstance(body, bytes)

@@ -1,4 +1,4 @@
-"""What is said in HTTP: an answer object, an error object, a stream of lines. Nothing outside the routes does."""
+"""The responses of the routes: an error object, or a stream of lines."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -11,7 +11,7 @@ NDJSON = "application/x-ndjson"
 
 
 def error_reply(error: BreakglassError) -> Response:
-    """Return the answer to a request that never became what it asked for."""
+    """Return the response for an error."""
     return JSONResponse(error.as_json(), error.status)
 
 

@@ -45,7 +45,7 @@ def alertmanager(service: Service, example: str) -> Iterator[Alertmanager]:
 
 
 def test_its_own_checker_accepts_what_we_print(tmp_path: Path) -> None:
-    """amtool finds nothing wrong, with an entry, with hostile texts in an entry, and without any."""
+    """The tool amtool accepts the configuration with an entry, with hostile texts in one, and with no entry."""
     for entries in (ENTRIES, "", entry("alertmanager", alertname='It\'s "quoted" \\ {{ x }} ☎')):
         config = tmp_path / "breakglass.toml"
         config.touch(0o600)

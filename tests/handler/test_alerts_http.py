@@ -76,8 +76,10 @@ def recorded(name: str) -> Any:
 
 
 def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
-    """The first arrival starts a capture and is answered before that has ended; the second is told that it is the same;
-    history shows what fired."""
+    """The first arrival starts a capture, and the second is a duplicate of it.
+
+    The first answer comes before the capture has ended; history shows what fired.
+    """
     before = list_captures(service)
     payload = firing("first", "unsparing", annotations={"summary": "no ping\nfor 5 m"})
     began = time.monotonic()

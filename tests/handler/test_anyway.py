@@ -220,8 +220,10 @@ async def test_a_job_under_way_says_by_when_it_ends(script: Scripted, vm: Vm) ->
 async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
     script: Scripted, vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deadline that the host told, and the grace, then the connection counts as dead: the same line is sent again,
-    and what was heard before is not said twice."""
+    """After the job's deadline and the grace, the same line is sent again over a new connection.
+
+    The messages that were passed on are not repeated.
+    """
     monkeypatch.setattr(breakglass.proxmox.patience, "GRACE_SECONDS", 0.3)
     told = stage("stop", 0.2)
     script.say([("stop", [told, output("a\n"), {"wait": "never"}]), ("", [result()])])
@@ -278,8 +280,10 @@ def test_without_a_session_the_trailer_tells_the_deadline(service: Service, scri
 
 @real
 def test_call_shows_the_stages_and_the_offer(service: Service, script: Scripted) -> None:
-    """On stderr: each stage once, with the time by which the verb ends; what was refused, what lifting it costs, and
-    the command that does, without the id that is spent."""
+    """Stderr has each stage once with the time by which the verb ends, the refusal, and the command that lifts it.
+
+    The command has no id, because that of the refused request is used up.
+    """
     told = stage("preflight", started="2026-11-24T03:07:20Z")
     script.say([("reset", [told, {**told, "stage": "forensics"}, REFUSED[-1]]), ("", [result()])])
     ran = call(service, "reset", "--vm", "devvm")

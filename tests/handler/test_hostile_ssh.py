@@ -130,7 +130,7 @@ async def test_a_command_too_long_for_execve_never_reaches_the_agent(
 async def test_a_nul_ends_the_connection(
     host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
 ) -> None:
-    """sshd itself takes no command with a NUL inside: what stands before it is not done."""
+    """OpenSSH accepts no command with a NUL in it, so the words before the NUL are not executed."""
     with pytest.raises(asyncssh.Error):
         await exit_status(connection, b"reset\0 id=after-a-nul")
     assert not memory(host[0].world, "last").exists()

@@ -146,8 +146,10 @@ HALVES = {
 
 @pytest.mark.slow
 def test_half_a_request_is_given_up_after_ten_seconds(service: Service) -> None:
-    """Nothing, half the headers, half the body: 408 and the end, so that the descriptor is free again; 413 where the
-    body is too long anyway, for a 408 is sent again."""
+    """Nothing, half the headers or half the body is answered with 408, and the connection closes.
+
+    A body that is too long anyway is answered with 413, because clients repeat a request after a 408.
+    """
     clients = [socket.create_connection(("127.0.0.1", service.port), 20) for _ in HALVES]
     for client, half in zip(clients, HALVES, strict=True):
         client.sendall(half)

@@ -236,8 +236,10 @@ def test_a_killed_handler_changes_nothing(service: Service, world: World, sshd: 
 
 
 def test_a_stream_ends_with_the_answer_object(service: Service) -> None:
-    """The same as NDJSON: accepted first, stages and output as they come, the result last and whole. Each stage tells
-    the deadline and the start of the job, as the result does."""
+    """The stream has `accepted` first, stages and output as they come, and the whole result last.
+
+    Each stage has the deadline and the start of the job, as the result does.
+    """
     reply = service.pve("reset", stream=True)
     first, *lines, last = reply.lines
     stages, output = ([line for line in lines if line["type"] == kind] for kind in ("stage", "output"))

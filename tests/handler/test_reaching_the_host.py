@@ -1,4 +1,4 @@
-"""The road to the host: each way of not getting there is told apart, and `reached` is always right."""
+"""Reaching the host: each cause of a failure is reported as such, and `reached` is always right."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ def vm(sshd: Sshd) -> Vm:
 
 @pytest.fixture
 async def open_host(vm: Vm) -> AsyncIterator[Open]:
-    """Make roads, and close them at the end."""
+    """Open connections, and close them at the end."""
     made: list[HostConnection] = []
 
     def make(**changes: Any) -> HostConnection:
@@ -68,7 +68,7 @@ def at(port: int, name: str = "127.0.0.1") -> Address:
     return Address("breakglass", name, port)
 
 
-# --- seven ways ---
+# --- seven causes ---
 
 
 async def test_name_not_found(open_host: Open) -> None:
@@ -156,8 +156,10 @@ async def without_session(open_host: Open, monkeypatch: pytest.MonkeyPatch, **ch
 async def test_an_exec_whose_reply_never_came_may_have_run(
     open_host: Open, proxy: Proxy, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host runs the verb and its reply to the exec request is withheld. When the connection is closed then, as
-    another request that was lost does, the answer is never that nothing was sent."""
+    """A connection that closes between an exec request and its reply is a loss, never "nothing was sent".
+
+    The host runs the verb, its reply is withheld, and another request that was lost closes the connection.
+    """
     host = await without_session(open_host, monkeypatch, ssh=at(proxy.port))
     assert host.link is not None
     proxy.mute_after(1)  # the confirmation that the channel is open
@@ -223,8 +225,8 @@ async def test_no_pin_checks_nothing(open_host: Open) -> None:
     assert (await open_host(host_keys=()).read("status vm=102"))[-1]["state"] == "running"
 
 
-async def test_reconnecting_is_left_to_chance(vm: Vm) -> None:
-    """A host that is gone is tried again after a time that chance has a part in."""
+async def test_the_pause_before_reconnecting_has_a_random_part(vm: Vm) -> None:
+    """A random number changes the pause before a lost host is tried again."""
     used = asyncio.Event()
 
     def chance() -> float:

@@ -38,7 +38,7 @@ def test_a_command_outside_the_grammar_ends_with_exit_10(sshd: Sshd, words: tupl
 
 
 def test_no_terminal_no_forwarding_no_subsystem(sshd: Sshd) -> None:
-    """restrict means restrict."""
+    """The option `restrict` allows neither sftp nor forwarding."""
     assert ssh(sshd, sshd.power_key, "-s", "sftp").returncode == 10
     forwarded = ssh(sshd, sshd.power_key, options=("-o", "ExitOnForwardFailure=yes", "-N", "-R", "0:127.0.0.1:22"))
     assert forwarded.returncode != 0

@@ -11,8 +11,10 @@ from ..support.sshd import Sshd
 
 @pytest.mark.real("sshd", "qemu")
 def test_an_id_that_was_sent_before_is_unknown_when_the_host_is_gone(service: Service, sshd: Sshd) -> None:
-    """A browser sends a request again by itself and tells nobody. When the host answered the first and is out of reach
-    for the second, the second says that it may have run; an id that is new says that nothing was sent, each time."""
+    """A repeated id whose first attempt reached the host is answered with "may have run" when the host is gone.
+
+    A browser can repeat a request by itself. A new id is answered with "nothing was sent", each time.
+    """
     acted, new = new_id(), new_id()
     assert service.pve("reset", msg_id=acted).json["outcome"] == "done"
     sshd.stop()

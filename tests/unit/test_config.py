@@ -579,3 +579,10 @@ def test_a_vm_with_a_guest_can_not_be_named_like_a_shell_word() -> None:
         config = with_guest(name=word)
         assert config.vms[word].guest is None
         assert [problem.path for problem in config.problems] == [f"vms.{word}.guest"]
+
+
+def test_the_only_vm_can_be_off() -> None:
+    """A request without a VM's name means the only VM. When that one is off, there is none, and the reason says so."""
+    config = Config((), {}, (), vms_off={"devvm": 102})
+    assert config.vm_named("") is None
+    assert config.explain_no_vm("")[0] == "devvm is off: its configuration has a fault"

@@ -49,14 +49,14 @@ def test_messages_survive_any_cut(texts: list[str], cuts: list[int]) -> None:
 
 @given(st.binary(), st.lists(st.integers(0, 10_000), max_size=4))
 @settings(deadline=None)
-def test_garbage_on_the_session_harms_nobody(data: bytes, cuts: list[int]) -> None:
-    """A session that says something else is heard by nobody and raises nothing."""
+def test_garbage_on_the_session_is_ignored(data: bytes, cuts: list[int]) -> None:
+    """Lines of another kind are ignored and raise nothing."""
     whole: Message = {"type": "result", "outcome": "done", "exit_code": 0}
     assert framed(data + b"\n" + json.dumps({"tag": "1", **whole}).encode() + b"\n", cuts)[-1:] == [whole]
 
 
 @pytest.mark.parametrize("line", [b"[]", b"1", b'{"tag":["1"]}', b'{"tag":{}}', b'"tag"', b"[" * 100_000, b"null"])
-def test_odd_json_on_the_session_harms_nobody(line: bytes) -> None:
+def test_odd_json_on_the_session_is_ignored(line: bytes) -> None:
     """JSON of another shape is passed over."""
     assert framed(line + b"\n", []) == []
 
@@ -139,7 +139,7 @@ def test_an_exit_status_that_disagrees_is_lost(status: int | None) -> None:
 
 
 @pytest.mark.real("sshd")
-async def test_what_was_not_sent_dies_with_the_connection(sshd: Sshd) -> None:
+async def test_unsent_bytes_are_discarded_with_the_connection(sshd: Sshd) -> None:
     """TCP_USER_TIMEOUT of 15 s and SO_LINGER 0: a request that was given up can't arrive minutes later."""
     address = Address("breakglass", "127.0.0.1", sshd.port)
     link = await open_link(Vm("devvm", VMID, address, sshd.power_key, (sshd.host_key,)))
