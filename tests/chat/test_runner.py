@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -108,11 +109,12 @@ def test_an_ssh_agent_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) 
 
 
 @pytest.mark.real("fuse", "sshd")
-def test_an_ssh_agent_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_ssh_agent_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An ssh-agent that does not answer in time is given up."""
     monkeypatch.setattr(ssh_agent, "SECONDS", 0.5)
+    start = partial(ssh_agent.start_ssh_agent, "a key", str(tmp_path / "agent"), None, None)
     with unserved_fuse(tmp_path), pytest.raises(subprocess.SubprocessError):
-        ssh_agent.start_ssh_agent("a key", str(tmp_path / "agent"), None, None)
+        await run_in_thread(start, 60)
 
 
 @pytest.mark.real("sshd")
