@@ -71,7 +71,7 @@ def test_a_dead_tasks_lock_is_unlocked_by_hand(world: World) -> None:
     assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
     assert "the task that held it is dead" in answer.trailer["verdict"]["sentence"]
     assert "interrupted by signal" in evidence(answer)
-    assert f"by hand: qm unlock {VMID}, for nothing is left" in evidence(answer)
+    assert f"by hand: qm unlock {VMID}, because no process is left" in evidence(answer)
     assert (world.root / f"etc/pve/qemu-server/{VMID}.conf").read_text().startswith("lock: snapshot")
 
 
