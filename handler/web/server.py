@@ -43,38 +43,46 @@ class DeadlineProtocol(HttpToolsProtocol):
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Start the deadline of the headers."""
         super().connection_made(transport)
         limit_unread(transport.get_extra_info("socket"))
         self._expect_headers()
 
     def on_message_begin(self) -> None:
+        """Start the deadline of the headers of the next request."""
         super().on_message_begin()
         if not self._in_headers:
             self._expect_headers()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_headers:  # a trailer: uvicorn would add it to the headers, and nothing bounds its size
+        """Close the connection at a trailer: uvicorn would add it to the headers, without a limit."""
+        if not self._in_headers:
             self.transport.close()
             return
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Start the deadline of the body, also for a route that reads none."""
         # The gate has a deadline too, but only while a route reads the body.
         self._expect(BODY_SECONDS + 1, self.transport.close)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        """End the deadline."""
         self._expect_nothing()
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the deadline."""
         self._expect_nothing()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
+        """Answer with an error object instead of uvicorn's text."""
         self._give_up(_NOT_HTTP)
 
     def data_received(self, data: bytes) -> None:
+        """Count the bytes of the headers, and answer 413 when they are too many."""
         if self._due is None and self.cycle.response_complete:
             # uvicorn stops its clock for an idle connection at any byte, and an empty line begins no request.
             self._expect_headers()
@@ -114,8 +122,10 @@ def limit_unread(accepted: socket.socket) -> None:
 
 
 def check_uvicorn() -> None:
-    """End the start with a sentence where uvicorn lacks a method that DeadlineProtocol overrides: without it a deadline
-    would be gone and nothing would say so."""
+    """Raise SystemExit where uvicorn lacks a method that DeadlineProtocol overrides.
+
+    Otherwise a deadline would be missing, and nothing would say so.
+    """
     overridden = [name for name in vars(DeadlineProtocol) if not name.startswith("_")]
     missing = [name for name in overridden if not hasattr(HttpToolsProtocol, name)]
     if missing:
@@ -139,12 +149,14 @@ class Server(uvicorn.Server):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """Request a reload."""
         assert self.loop is not None
         assert self.service is not None
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.service.hung_up.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End the streams before uvicorn waits for them."""
         if self.loop is not None and self.service is not None:
             self.loop.call_soon_threadsafe(self.service.stopping.set)
         super().handle_exit(sig, frame)

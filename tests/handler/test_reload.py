@@ -264,7 +264,9 @@ def test_a_handler_starts_with_a_faulty_entry_and_says_so(
         second.process.wait(20)
         log.close()
     err = capfd.readouterr().err
-    assert err.startswith("breakglass: the configuration has faults; what they concern is off\nvms.other.vmid: ")
+    assert err.startswith(
+        "breakglass: the configuration has faults; the entries that have them are off\nvms.other.vmid: "
+    )
     assert "Traceback" not in err
     assert "hunter2" not in err
 
