@@ -120,7 +120,7 @@ def test_a_picture_over_two_mebibytes_is_not_kept(world: World) -> None:
     set_constants(world, SCREEN_BYTES=1000)
     answer = execute(world, "forensics id=big-picture")
     assert (answer.code, answer.trailer["screen"]) == (0, False)
-    assert "more than the 1000 that are kept" in answer.stdout
+    assert "at most 1000 are kept" in answer.stdout
     assert not memory(world, "jobs/big-picture/screen.png").exists()
 
 
