@@ -44,7 +44,7 @@ def alertmanager(service: Service, example: str) -> Iterator[Alertmanager]:
     alertmanager.stop()
 
 
-def test_its_own_checker_accepts_what_we_print(tmp_path: Path) -> None:
+def test_amtool_accepts_the_printed_configuration(tmp_path: Path) -> None:
     """The tool amtool accepts the configuration with an entry, with hostile texts in one, and with no entry."""
     for entries in (ENTRIES, "", entry("alertmanager", alertname='It\'s "quoted" \\ {{ x }} ☎')):
         config = tmp_path / "breakglass.toml"

@@ -125,7 +125,7 @@ def test_five_hundred_alerts_in_one_notification(service: Service) -> None:
     assert all(one["suppressed"] for one in reply.json["accepted"][MOST_A_VM:])
 
 
-def test_two_replicas_agree(service: Service, road: tuple[Service, Sshd]) -> None:
+def test_two_replicas_start_one_capture(service: Service, road: tuple[Service, Sshd]) -> None:
     """The host is the only memory, so a second handler that gets the same alert makes no second capture."""
     sshd = road[1]
     directory, pins = sshd.world.directory, [sshd.host_key]
@@ -236,7 +236,7 @@ def test_neither_a_token_nor_grafanas_signature_talks_to_claude(service: Service
         assert (reply.status, reply.body) == (401, nobody.body)
 
 
-def test_vms_not_after_and_allow_hold_for_alerts(service: Service) -> None:
+def test_vms_not_after_and_allow_apply_to_alerts(service: Service) -> None:
     """`vms`, `not_after` and `allow` hold for alerts: 403 when nothing that fires is for this caller."""
     assert send_with_token(service, "/alert/generic", firing("x"), OTHER_TOKEN).status == 403
     assert send_with_token(service, "/alert/generic", firing("x"), EXPIRED_TOKEN).status == 403
@@ -247,7 +247,7 @@ def test_vms_not_after_and_allow_hold_for_alerts(service: Service) -> None:
 # --- what is not taken ---
 
 
-def test_addresses_methods_and_sizes(service: Service) -> None:
+def test_wrong_addresses_methods_and_sizes_get_their_errors(service: Service) -> None:
     """Another sender is 404, another method 405, more than a mebibyte 413; a payload of the wrong shape 400."""
     assert signed(service, firing("x"), "nagios").status == 404
     assert signed(service, firing("x"), "generic/").status == 404
@@ -266,7 +266,7 @@ def test_a_host_out_of_reach_is_503(service: Service) -> None:
 
 
 @pytest.mark.slow
-def test_a_host_that_says_nothing_is_503(tmp_path: Path) -> None:
+def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
     """A host that takes the connection and never speaks costs eight seconds, and the answer says so."""
     key = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -112,7 +112,7 @@ def test_anyway_reaches_the_host_as_a_word_of_the_grammar(service: Service, scri
     assert script.asked("reset") == [words]
 
 
-def test_without_the_field_nothing_of_it_is_sent() -> None:
+def test_a_line_without_anyway_does_not_have_the_word() -> None:
     """A line carries the word only where the body does."""
     request = VerbRequest("reset", VM, "msg_12345678", OPERATOR, 0.0)
     sent = verb_line(replace(request, anyway="storage-hung"))
@@ -134,7 +134,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
 
 @real
 @pytest.mark.parametrize(("sent", "words"), REFUSALS.values(), ids=REFUSALS)
-def test_what_can_not_be_lifted_is_a_bad_request(
+def test_anyway_elsewhere_is_a_bad_request(
     service: Service, script: Scripted, sent: dict[str, Any], words: str
 ) -> None:
     """400, with a sentence that says what is wrong and a hint that says what to do; the host is not asked."""
@@ -146,7 +146,7 @@ def test_what_can_not_be_lifted_is_a_bad_request(
     assert script.asked(sent["verb"]) == []
 
 
-def test_a_bearer_token_lifts_nothing() -> None:
+def test_a_bearer_token_can_not_say_anyway() -> None:
     """A token is a program's. It is refused even where its entry would allow the verb, which no configuration can."""
     check_may_override(Signed(OPERATOR, "msg_12345678", 0))
     with pytest.raises(BadRequest, match=r"^a bearer token can't say \"anyway\"; nothing was sent$"):
@@ -177,7 +177,7 @@ def test_the_stream_passes_stages_on(service: Service, script: Scripted) -> None
 
 
 @real
-def test_a_busy_answer_says_until_when(service: Service, script: Scripted) -> None:
+def test_a_busy_answer_has_the_holders_deadline(service: Service, script: Scripted) -> None:
     """The holder's deadline is passed on, in seconds from its `since`."""
     holder: dict[str, Any] = {
         "job": "msg_other000",
@@ -199,7 +199,7 @@ def test_an_older_host_agent_works_as_before(service: Service, script: Scripted)
 
 
 @real
-async def test_a_job_under_way_says_by_when_it_ends(script: Scripted, vm: Vm) -> None:
+async def test_a_running_answer_has_the_jobs_deadline(script: Scripted, vm: Vm) -> None:
     """The answer for who can't wait has the stage, the deadline and the start, all by the host's own word."""
     told = stage("stop")
     script.say([("stop", [told, {"wait": "go-1"}, result(deadline=420.0)]), ("", [result()])])

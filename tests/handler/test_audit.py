@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real("sshd")
 
 
 @pytest.mark.slow
-def test_a_log_that_nobody_reads_stops_nothing(service: Service, sshd: Sshd, tmp_path: Path) -> None:
+def test_an_unread_log_delays_no_request(service: Service, sshd: Sshd, tmp_path: Path) -> None:
     """Stdout is a pipe that is full: requests are answered, and the handler still ends when it is told to."""
     port = reserve_port()
     environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(port)}

@@ -19,7 +19,7 @@ UNSIGNED = [
 ]
 
 
-def test_one_answer_to_whatever_is_not_signed(service: Service) -> None:
+def test_every_unsigned_request_gets_the_same_answer(service: Service) -> None:
     """The same bytes whatever was wrong: no headers, bad ones, a valid signature of other bytes, a stranger's key."""
     body = b'{"verb":"reset"}'
     cases = [*UNSIGNED, service.signed(b'{"verb":"stop"}'), service.signed(body) | {"webhook-id": "msg_another_one"}]
@@ -62,7 +62,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "message"), BAD, ids=range(len(BAD)))
-def test_signed_nonsense_is_told_what_is_wrong(service: Service, body: bytes, message: str) -> None:
+def test_a_signed_bad_request_says_what_is_wrong(service: Service, body: bytes, message: str) -> None:
     """After the signature an error has a code, a message and a hint."""
     reply = service.send("POST", "/pve", body, service.signed(body))
     error = reply.json["error"]
@@ -71,7 +71,7 @@ def test_signed_nonsense_is_told_what_is_wrong(service: Service, body: bytes, me
     assert error["hint"]
 
 
-def test_long_bodies_are_413_before_any_secret_is_looked_at(service: Service) -> None:
+def test_long_bodies_are_413_before_authentication(service: Service) -> None:
     """16 KiB, by its declared length and by what arrives."""
     assert service.send("POST", "/pve", bytes(16 * 1024 + 1)).status == 413
     assert service.send("POST", "/pve", bytes(16 * 1024)).status == 401
@@ -91,7 +91,7 @@ def test_long_bodies_are_413_before_any_secret_is_looked_at(service: Service) ->
         ("GET", "/nothing", 404),
     ],
 )
-def test_addresses_and_methods(service: Service, method: str, path: str, status: int) -> None:
+def test_wrong_addresses_and_methods_get_their_errors(service: Service, method: str, path: str, status: int) -> None:
     """404 and 405 in the shape of every other error."""
     reply = service.send(method, path)
     assert reply.status == status
@@ -101,7 +101,7 @@ def test_addresses_and_methods(service: Service, method: str, path: str, status:
 @pytest.mark.parametrize(
     "path", ["/..%2fhandler/app.py", "/%2e%2e/handler/app.py", "/../pyproject.toml", "//etc/passwd"]
 )
-def test_the_page_directory_has_no_way_out(service: Service, path: str) -> None:
+def test_the_page_serves_no_file_outside_its_directory(service: Service, path: str) -> None:
     """Only what is in static_site/ is served."""
     assert service.send("GET", path).status == 404
 
@@ -120,7 +120,7 @@ def test_security_headers(service: Service) -> None:
     assert health.headers["cache-control"].startswith("no-store")
 
 
-def test_health_tells_no_secret_and_no_address(service: Service) -> None:
+def test_health_has_no_secret_and_no_address(service: Service) -> None:
     """Unauthenticated, so it holds names and states only."""
     health = service.health()
     assert set(health) == {"ok", "time", "version", "config", "vms", "chat", "chat_isolated"}
@@ -145,7 +145,7 @@ HALVES = {
 
 
 @pytest.mark.slow
-def test_half_a_request_is_given_up_after_ten_seconds(service: Service) -> None:
+def test_half_a_request_is_408_after_ten_seconds(service: Service) -> None:
     """Nothing, half the headers or half the body is answered with 408, and the connection closes.
 
     A body that is too long anyway is answered with 413, because clients repeat a request after a 408.

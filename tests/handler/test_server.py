@@ -71,7 +71,7 @@ def test_a_body_that_no_route_reads_has_a_deadline(hasty: HastyService) -> None:
         assert client.recv(1) == b""
 
 
-def test_an_empty_line_is_no_way_to_stay(hasty: HastyService) -> None:
+def test_an_empty_line_does_not_extend_the_deadline(hasty: HastyService) -> None:
     """Between two requests an empty line stops uvicorn's clock and begins no request; ours runs from there."""
     with connected(hasty) as client:
         answered(client, GET + b"\r\n")
@@ -89,7 +89,7 @@ def test_a_client_that_reads_nothing_loses_its_connection(hasty: HastyService) -
 # --- trailers ---
 
 
-def test_a_trailer_is_no_header(hasty: HastyService) -> None:
+def test_a_trailer_closes_the_connection(hasty: HastyService) -> None:
     """A signature behind the body, where no proxy looks, is not looked at here either: the connection ends."""
     body = b'{"verb":"status"}'
     signed = "".join(f"{name}: {value}\r\n" for name, value in hasty.signed(body).items())

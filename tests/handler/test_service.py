@@ -19,7 +19,7 @@ from ..support.service import config_text, new_secret
 ROOT = Path(__file__).parent.parent.parent
 
 
-async def test_a_vm_that_a_reload_took_away_is_not_reached() -> None:
+async def test_a_vm_that_a_reload_removed_is_unreached() -> None:
     """Who still asks for it is told that nothing was sent; it is no defect of ours."""
     vm = Vm("devvm", 102, Address("breakglass", "192.0.2.10"), "key")
     config = Config((), {}, ())
