@@ -1,0 +1,1 @@
+"""The host agent, and what makes one file of it."""

@@ -60,7 +60,7 @@ def hung(world: World) -> Iterator[None]:
 
 
 def test_by_exec_on_a_hung_host(sshd: Sshd) -> None:
-    """status within its 4 s, forensics within its 20, and a reset that QEMU itself confirms."""
+    """`status` takes 4 s at most, `forensics` 20 s, and QEMU itself confirms a reset."""
     with Witness(sshd.world) as qemu, hung(sshd.world):
         status = in_seconds(4, lambda: by_exec(sshd, "status"))
         assert (status.code, status.trailer["state"]) == (0, "running")

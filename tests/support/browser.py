@@ -76,8 +76,10 @@ def chromium() -> Iterator[Browser]:
 
 
 class ParkedLoop:
-    """Playwright's event loop counts as running in this thread while a browser is open. It is parked while tests run
-    that have loops of their own."""
+    """Parks Playwright's event loop while tests run that have loops of their own.
+
+    That loop counts as running in this thread for as long as a browser is open.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -137,8 +139,10 @@ class Wire:
         self.drop()
 
     def cut(self, request: str, after: int, times: int = 1_000_000, before: Callable[[], object] = bool) -> None:
-        """Break connections whose request has this text, `after` bytes into its answer; so often, or until `mend`.
-        What is to be done `before` that is waited for."""
+        """Break connections whose request has this text, `after` bytes into the answer, `times` times or until `mend`.
+
+        The call in `before` is waited for first.
+        """
         self._cut, self._times, self._before = (request.encode(), after), times, before
 
     def mend(self) -> None:

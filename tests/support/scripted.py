@@ -1,5 +1,7 @@
-"""A host agent that says what a test tells it to, in place of the real one: behind the real sshd, in front of the real
-handler. For what a host says that no host here can be brought to say, and for agents older and newer than ours."""
+"""A host agent that gives scripted answers, behind the real sshd and in front of the real handler.
+
+It stands for hosts that can't be made here, and for agents older and newer than ours.
+"""
 
 import json
 from collections.abc import Iterator
