@@ -117,8 +117,13 @@ const PRESSED = {
 		enter(view, "idle", { sentence: "You stopped waiting." });
 	},
 	async copy(button) {
-		await navigator.clipboard.writeText($("output").textContent);
-		put(button, "Copied");
+		let word = "Copied";
+		try {
+			await navigator.clipboard.writeText($("output").textContent);
+		} catch {
+			word = "Not copied";
+		}
+		put(button, word);
 	},
 };
 

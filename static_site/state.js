@@ -185,7 +185,6 @@ export function takeNames(vms) {
 	me.vm = select.value = chosen;
 }
 
-// What each does is written on it; the page has no other list of verbs.
 export const BUTTONS = { __proto__: null };
 for (const b of document.querySelectorAll("[data-verb]")) BUTTONS[b.dataset.verb] = b;
 export const labelOf = (verb) => BUTTONS[verb]?.firstChild.data.trim().replace("…", "") ?? verb;

@@ -76,6 +76,14 @@ def test_no_button_but_the_red_one_changes_power(visit: Visit) -> None:
     assert visit.mutating == []
 
 
+def test_a_refused_copy_is_said(visit: Visit) -> None:
+    """A browser may refuse the clipboard, as on a page without TLS: the button says so, and the page has no error."""
+    page = visit.open()
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('denied')); }")
+    page.locator("#copy").evaluate("button => button.click()")
+    expect(page.locator("#copy")).to_have_text("Not copied")
+
+
 def test_a_double_click_does_not_confirm(visit: Visit) -> None:
     """The second press of a double click, on the spot where the dialog has put its red button, does nothing."""
     page = visit.open()
