@@ -104,7 +104,7 @@ function take(chat, turn, event) {
 }
 
 function failed(chat, turn, { code, message, hint }) {
-	if (code === "cancelled") return turn.end("Stopped. What already runs inside the VM goes on.");
+	if (code === "cancelled") return turn.end("Stopped. Commands inside the VM may still run.");
 	if (code === "turn-unknown") return turn.end("Cut off: the handler no longer has this turn.");
 	const down = /^claude-|^turn-timeout$|^chat-not-isolated$/.test(code);
 	const words = message || trouble(code);

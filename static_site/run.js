@@ -153,7 +153,7 @@ function stillOpen(view, job, answer) {
 	if (answer.outcome === "running") return enter(view, "running", { sentence: progress(answer) });
 	enter(view, "unknown", {
 		sentence: view.acting ? "" : "The {what} may have happened. "
-			+ "Ask again sends the same request: it happens at most once, and now if it never arrived.",
+			+ "Ask again repeats the request: it runs now if it never arrived, and never twice.",
 		hint: `Last try, ${clock()}: ${reasonOf(answer)}`,
 		lines: byHand(answer),
 	});
@@ -218,7 +218,7 @@ function remember(view, job, answer) {
 	if (!looked || view.trouble) return;
 	view.seen = { state, last, at: Date.now(), holder };
 	if (before?.last && last && last !== "none" && before.last !== last && !view.sent.has(last)) {
-		view.note = `Somebody else changed its power between ${clock(before.at)} and ${clock()}.`;
+		view.note = `Another caller changed its power between ${clock(before.at)} and ${clock()}.`;
 	}
 }
 

@@ -197,7 +197,7 @@ export function obstacle(view, verb) {
 	if (phase === "running") return `${labelOf(view.verb)} is under way.`;
 	if (verb === "status") return "";
 	if (phase === "disconnected") return "The handler is not answering.";
-	if (view.job && mutates(verb)) return `Not known yet whether the ${labelOf(view.verb).toLowerCase()} happened.`;
+	if (view.job && mutates(verb)) return `It is not known whether the ${labelOf(view.verb).toLowerCase()} happened.`;
 	if (view.seen?.holder && mutates(verb)) return holding(view.seen.holder);
 	const what = proxmoxTrouble(view);
 	return what && `Proxmox is out of reach: ${what}.`;

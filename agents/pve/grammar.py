@@ -60,7 +60,7 @@ def parse_line(line: str) -> Request:
     """Return the request in `line`; raise Malformed when it has none."""
     match = _LINE.fullmatch(line) if len(line) <= LINE_CHARS else None
     if match is None:
-        raise Malformed("not of the grammar")
+        raise Malformed("not in the grammar")
     word = match.groupdict(default="")
     fresh = int(word["fresh"] or 0)
     if fresh > 86400:

@@ -62,7 +62,7 @@ class Caller:
         """
         if self.not_after and self.not_after.timestamp() < now:
             return Forbidden(
-                f"the key of {self.name} expired on {self.not_after:%Y-%m-%d}", "make one: breakglass keys new"
+                f"the key of {self.name} expired on {self.not_after:%Y-%m-%d}", "make a new one: breakglass keys new"
             )
         if verb not in self.allow:
             return Forbidden(f'{self.name} may not "{verb}"', f"add it to callers.{self.name}.allow")
@@ -184,7 +184,7 @@ def check_age(signed: Signed, now: int) -> None:
         return
     off = f"{age} s old" if age > 0 else f"{-age} s in the future"
     raise StaleTimestamp(
-        f"timestamp is {off}; the limit is {TOLERANCE} s",
+        f"the timestamp is {off}; the limit is {TOLERANCE} s",
         "check the clock of the device that signed",
         server_time=now,
     )

@@ -76,7 +76,9 @@ def describe_failure(end: End, result: Table | None, limits: Table, unsaved: boo
         return _error_fields(code, message.format(seconds=end.seconds), hint)
     if end.exit is None:
         return _error_fields(
-            "claude-missing", f"claude could not be started: {end.missing}", f"see [chat]; {_VERBS_WORK}"
+            "claude-missing",
+            f"claude could not be started: {end.missing}",
+            f"check chat.command in the configuration; {_VERBS_WORK}",
         )
     if result is not None and result.get("is_error"):
         return _describe_result(result, limits)

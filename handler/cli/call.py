@@ -103,7 +103,7 @@ def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> in
     if not lost.sent:
         unset = "" if "BREAKGLASS_URL" in os.environ else "BREAKGLASS_URL is not set, so this is the default; "
         complain(f"{url}: {lost}; nothing was sent", f"{unset}{lost.hint}")
-        complain("", "without the handler: see docs/runbook.md")
+        complain("", "to act without the handler, see By hand in docs/runbook.md")
         return UNREACHED
     complain(f"{url}: {lost}; {request.verb} may have run", _repeat_hint(request, msg_id))
     return UNKNOWN
@@ -122,7 +122,7 @@ def _arguments(request: VerbCall) -> str:
 def _repeat_hint(request: VerbCall, msg_id: str) -> str:
     """Return the command for the same id; a new id would be a second job."""
     anyway = f" --anyway {request.anyway}" if request.anyway else ""
-    return f"to ask again, which acts once: breakglass call {_arguments(request)}{anyway} --id {msg_id}"
+    return f"to ask again (the verb runs at most once): breakglass call {_arguments(request)}{anyway} --id {msg_id}"
 
 
 def _show(display: Display, message: Mapping[str, object]) -> None:
@@ -193,4 +193,4 @@ def _last_session(path: Path) -> str:
         raise CommandError(str(error), "leave out --resume to begin a new session") from None
 
 
-_OUTCOMES = {DONE: "It ran and is done.", UNREACHED: "It was not sent.", UNKNOWN: "Whether it ran is not known."}
+_OUTCOMES = {DONE: "It ran and is done.", UNREACHED: "It was not sent.", UNKNOWN: "It is not known whether it ran."}

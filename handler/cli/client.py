@@ -121,7 +121,7 @@ def _plain_answer(status: int, body: bytes) -> Event:
         answer = json.loads(body)
         error = answer.get("error")
     except (ValueError, AttributeError):
-        raise ValueError(f"HTTP {status} that is not from breakglass; check for a proxy in between") from None
+        raise ValueError(f"HTTP {status} did not come from breakglass; check for a proxy in between") from None
     if isinstance(error, dict):
         raise HandlerError(error)
     return {**answer, "type": "result"}
@@ -152,7 +152,7 @@ def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
         hint = "for a private CA, set SSL_CERT_FILE to the file with its certificate"
         return f"its certificate is not trusted: {error.verify_message}", hint
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error}", "if the handler is reached without TLS there, use http://"
+        return f"TLS failed: {error.reason or error}", "if the handler has no TLS there, use http://"
     if isinstance(error, TimeoutError):
         return f"no connection within {SILENCE_SECONDS:g} s", "check the address and the firewalls in between"
     return str(error) or type(error).__name__, "check the address and this machine's network"

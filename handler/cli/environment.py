@@ -79,7 +79,7 @@ def _secret_in(file: str, environment: Environment) -> str:
     except OSError as error:
         raise CommandError(f"{name}, which can't be read: {reason(error)}", "check the file") from None
     except UnicodeDecodeError:
-        raise CommandError(f"{name}, which is not a text file", "the file has the whsec_… word and no more") from None
+        raise CommandError(f"{name}, which is not a text file", "write only the whsec_… word into it") from None
     if not secret:
         raise CommandError(f"{name}, which is empty", "write the whsec_… signing key into it")
     return secret

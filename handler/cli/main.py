@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
     _add_keys(commands.add_parser("keys", help="make a caller's key"))
-    sign = commands.add_parser("sign", help="print sign headers for the body on standard input")
+    sign = commands.add_parser("sign", help="print the signature headers for the body on standard input")
     sign.add_argument("--id", help="use this id instead of a new one")
     sign.set_defaults(run=call.sign)
     _add_call(
@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0], help="what is wrong with the VM")
+    parser.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0], help="the fault that the VM has")
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--no-chat", action="store_true", help="run without claude and the scripted model")
     model.add_argument(
@@ -65,7 +65,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
     new = parser.add_subparsers(required=True, metavar="new").add_parser("new", help="print a new caller's entry")
-    new.add_argument("name")
+    new.add_argument("name", help="the new caller's name")
     method = new.add_mutually_exclusive_group()
     method.add_argument(
         "--bearer",
@@ -90,10 +90,12 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vm", help="the VM; needed only if there are several")
     parser.add_argument("--reason", help="the reason, which the host records")
     parser.add_argument("--if-state", help="run only if the VM is in this state")
-    parser.add_argument("--if-last", help="run only if this job is still the newest one; none: if there is no job")
+    parser.add_argument(
+        "--if-last", help="run only if this job is still the newest one (none: only if there is no job)"
+    )
     parser.add_argument("--job", help="with history: show this job")
     parser.add_argument(
-        "--anyway", choices=ANYWAY, help="with reset and cycle: act although the host refuses with this code"
+        "--anyway", choices=ANYWAY, help="with reset or cycle: override the host's refusal that has this code"
     )
     parser.add_argument("--json", action="store_true", help="print the answer object alone, as one line")
     parser.add_argument("--quiet", action="store_true", help="do not print the stages of the job")
@@ -120,7 +122,7 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
     install = commands.add_parser("install-commands", help="print what to run on the host, as root (BREAKGLASS_CONFIG)")
     install.add_argument("--vm", help="the VM; needed only if there are several")
     install.add_argument(
-        "--from", dest="source", metavar="ADDRESS", help="the handler's address, which sshd is to exempt from penalties"
+        "--from", dest="source", metavar="ADDRESS", help="the handler's address, which sshd then never penalises"
     )
     install.set_defaults(run=host.host_install_commands)
 

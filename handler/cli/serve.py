@@ -21,7 +21,10 @@ def _warn_of_missing_programs(config: Config) -> None:
     needed = ("ssh", "ssh-agent", "ssh-add") if config.chat and any(vm.agent_key for vm in config.vms.values()) else ()
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
-        complain(f"chat needs {', '.join(missing)}, which is not installed", "install openssh-client; the rest works")
+        complain(
+            f"chat needs programs that are not installed: {', '.join(missing)}",
+            "install openssh-client; the verbs work",
+        )
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -32,7 +35,7 @@ def serve(arguments: argparse.Namespace) -> int:
     config = load_config(path, os.environ)
     if config.problems:
         complain(
-            "the configuration has faults; the entries that have them are off\n" + "\n".join(map(str, config.problems))
+            "the configuration has faults; each entry with a fault is off\n" + "\n".join(map(str, config.problems))
         )
     _warn_of_missing_programs(config)
     try:

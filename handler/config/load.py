@@ -83,7 +83,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
     except (OSError, ValueError) as error:
         raise ConfigError([_unreadable(path, error)]) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO) and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
-        raise ConfigError([Problem(str(path), "can be read by others than its owner", f"chmod 600 {path}")])
+        raise ConfigError([Problem(str(path), "can be read by users other than its owner", f"chmod 600 {path}")])
     files = [str(path)]
 
     def read(name: str) -> str:

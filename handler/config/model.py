@@ -106,7 +106,7 @@ class Config:
         if name in self.vms_off:
             return f"{name} is off: its configuration has a fault", "see the handler's log, mend it, reload"
         message = f"no such VM: {json.dumps(name[:40])}" if name else "there are several VMs; name one"
-        return message, f"one of {', '.join(self.vms)}"
+        return message, f"use one of {', '.join(self.vms)}"
 
     @property
     def chat_fault(self) -> bool:

@@ -55,7 +55,11 @@ def _guest(entry: Entry, name: str) -> tuple[Address | None, _Lines, _Lines]:
                 entry.problem(key, "is set without guest", 'add guest = "claude@192.0.2.20:22"')
         return None, (), ()
     if not is_guest_command(name):
-        entry.problem("guest", f'makes "{name}" a command, and the shell has one of that name', "rename the VM here")
+        entry.problem(
+            "guest",
+            f'can\'t work: claude logs in with the command "{name}", which the shell has already',
+            "rename the VM here",
+        )
     guest = _address(entry, "guest")
     keys, authorities = _host_keys(entry, "guest_host")
     return (None, (), ()) if entry.is_faulty else (guest, keys, authorities)

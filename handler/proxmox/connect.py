@@ -90,5 +90,5 @@ def unreached(vm: Vm, error: Exception) -> Unreached:
             hint = (
                 "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"
             )
-            return Unreached("turned-away", f"{address} turned us away before login", hint)
+            return Unreached("turned-away", f"{address} closed the connection before login", hint)
     return Unreached("refused", f"{address} can't be reached: {error}", "check the network")

@@ -139,8 +139,8 @@ def _verdict(trailer: Mapping[str, object]) -> object:
         return trailer.get("verdict")
     return _own_verdict(
         "agent-refused",
-        "the host agent is older than this handler; copy `breakglass host bundle`",
-        "breakglass host bundle > breakglass-pve, and copy it to the Proxmox host",
+        "the host agent is older than this handler: upgrade it",
+        "run breakglass host bundle breakglass-pve, and copy the file to the host as docs/runbook.md says",
     )
 
 

@@ -88,7 +88,10 @@ async def acknowledge(host: HostConnection, captures: Sequence[Capture], caller:
             statuses = [await ask(first), *await asyncio.gather(*map(ask, rest))]
     except (Lost, TimeoutError) as error:
         reason = error.message if isinstance(error, Lost) else f"no answer in {ACK_SECONDS:g} s"
-        raise Lost(f"{host.vm.ssh} did not acknowledge: {reason}", "send it again; it is captured once") from None
+        raise Lost(
+            f"{host.vm.ssh} did not acknowledge the capture: {reason}",
+            "send the notification again; each alert is captured once",
+        ) from None
     return statuses + [{**statuses[0], "duplicate": False, "suppressed": True} for _ in folded]
 
 

@@ -46,7 +46,7 @@ def strict_json(body: bytes) -> Mapping[str, object]:
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {str(error)[:120]}", "send one JSON object in UTF-8") from None
     if not isinstance(value, dict):
-        raise BadRequest("the body is not a JSON object", 'like {"verb":"status"}')
+        raise BadRequest("the body is not a JSON object", 'send one, like {"verb":"status"}')
     return value
 
 
@@ -67,11 +67,11 @@ def parse_verb_body(body: bytes) -> VerbBody:
     known = VerbBody.__dataclass_fields__
     for name, value in fields.items():
         if name not in known:
-            raise BadRequest(f'unknown field "{shown(name)}"', f"one of {', '.join(known)}")
+            raise BadRequest(f'unknown field "{shown(name)}"', f"use one of {', '.join(known)}")
         if not isinstance(value, str) or not _is_utf8(value):
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
     if "verb" not in fields:
-        raise BadRequest('"verb" is missing', 'like {"verb":"status"}')
+        raise BadRequest('"verb" is missing', 'add it, like {"verb":"status"}')
     parsed = VerbBody(**{name: str(value) for name, value in fields.items()})
     _check_shape("if_state", parsed.if_state, _STATE)
     _check_shape("if_last", parsed.if_last, _JOB, "none")
@@ -87,12 +87,12 @@ def _check_anyway(body: VerbBody) -> None:
     if override is None:
         raise BadRequest(
             f'"anyway" can\'t lift "{shown(body.anyway)}"; nothing was sent',
-            f"{' or '.join(ANYWAY)}, and only where the refused answer offers it",
+            f"use {' or '.join(ANYWAY)}, and only if the refused answer offers it",
         )
     if body.verb not in override.verbs:
         raise BadRequest(
             f'"anyway" does not go with "{shown(body.verb)}"; nothing was sent',
-            f"leave it out; it is for {' and '.join(override.verbs)} alone",
+            f"leave it out; only {' and '.join(override.verbs)} accept it",
         )
 
 
@@ -112,10 +112,10 @@ def parse_chat_body(body: bytes) -> ChatRequest:
     action = actions[0]
     for name, value in fields.items():
         if name not in _CHAT[action]:
-            raise BadRequest(f'unknown field "{shown(name)}" beside {action}', f"one of {', '.join(_CHAT[action])}")
+            raise BadRequest(f'unknown field "{shown(name)}" beside {action}', f"use one of {', '.join(_CHAT[action])}")
         if name == "after":
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-                raise BadRequest('"after" is not a number of an event', "leave it out to begin with the first")
+                raise BadRequest('"after" is not an event number', "leave it out to begin with the first")
         elif not isinstance(value, str) or not _is_utf8(value) or "\0" in value:
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
     request = ChatRequest(**fields)  # type: ignore[arg-type]  # the loop above checked each
@@ -128,7 +128,9 @@ def parse_chat_body(body: bytes) -> ChatRequest:
 
 def _check_shape(name: str, value: str, pattern: re.Pattern[str], keyword: str = "") -> None:
     if value and value != keyword and not pattern.fullmatch(value):
-        raise BadRequest(f'"{name}" has characters or a length it can\'t have', f"it matches {pattern.pattern}")
+        raise BadRequest(
+            f'"{name}" has a character or a length that is not allowed', f"it must match {pattern.pattern}"
+        )
 
 
 def _is_utf8(text: str) -> bool:

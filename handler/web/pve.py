@@ -43,20 +43,20 @@ def check_may_override(signed: Signed) -> None:
     """
     if signed.caller.auth_method != SIGNATURE:
         raise BadRequest(
-            'a bearer token can\'t say "anyway"; nothing was sent',
-            "a person with a signing key can, in the page or with breakglass call --anyway",
+            'a request with a bearer token can\'t use "anyway"; nothing was sent',
+            "send it with a signing key, on the page or with breakglass call --anyway",
         )
     if signed.id.startswith(PROPOSAL_ID):
         raise BadRequest(
-            'the approval of a proposal can\'t say "anyway"; nothing was sent',
-            "approve it without, or send the verb as a request of your own, under a new id",
+            'the approval of a proposal can\'t use "anyway"; nothing was sent',
+            "leave it out, or send the verb as your own request, under a new id",
         )
 
 
 def _reject(body: VerbBody, signed: Signed, began: float, config: Config) -> Response:
     caller, verb, vm = signed.caller.name, body.verb, body.vm
     if verb not in VERBS:
-        sentence, hint = f"no such verb: {json.dumps(verb[:40])}", f"one of {', '.join(VERBS)}"
+        sentence, hint = f"no such verb: {json.dumps(verb[:40])}", f"use one of {', '.join(VERBS)}"
     else:
         sentence, hint = config.explain_no_vm(vm)
     audit.request(began, "rejected", caller, shown(verb), shown(vm), signed.id)

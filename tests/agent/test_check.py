@@ -98,7 +98,7 @@ def test_a_good_host(host: CheckedHost) -> None:
         f"ok: /{KEY_FILE}: every key has restrict and a command= of its own",
         "ok: 1 power key for VM 102",
         "ok: 1 read-only key for VM 102",
-        "ok: no breakglass key is among root's own",
+        "ok: root's own key files have no breakglass key",
     ]
 
 
@@ -156,7 +156,10 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
         set_sshd("/etc/ssh/authorized_keys.d/%u", "/root/.ssh/authorized_keys"),
         f"/root/.ssh/authorized_keys is root's own key file / {IN_PVE}",
     ),
-    "keys in /etc/pve": (link_into_pve, f"/{KEY_FILE} is below /etc/pve, and gone when the cluster file system is"),
+    "keys in /etc/pve": (
+        link_into_pve,
+        f"/{KEY_FILE} is below /etc/pve, which is gone when the cluster file system is down",
+    ),
     "no keys": (remove(KEY_FILE), f"/{KEY_FILE} does not exist / "),
     "no key": (write(KEY_FILE, "#\n"), f"/{KEY_FILE} has no key in it / add a line"),
     "writable directory": (
@@ -205,7 +208,7 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "no read-only key": (write(KEY_FILE, KEYS.splitlines()[0]), "no read-only key for VM 102 / add its line"),
     "keys not readable": (
         make_directory("root/.ssh/authorized_keys"),
-        "/root/.ssh/authorized_keys gives no answer, so it is not known which keys are in it",
+        "/root/.ssh/authorized_keys does not answer, so this check can't see the keys in it",
     ),
     "locked with PAM": (
         lock_account_under_pam,
@@ -279,4 +282,4 @@ def test_an_etc_pve_that_hangs(host: CheckedHost) -> None:
     assert code == 1
     assert any(line.startswith("warning: /etc/pve does not answer; reset and stop work") for line in lines)
     assert any(line.startswith(f"error: /{KEY_FILE} is below /etc/pve") for line in lines)
-    assert any(line.startswith("warning: /etc/pve/priv/authorized_keys gives no answer") for line in lines)
+    assert any(line.startswith("warning: /etc/pve/priv/authorized_keys does not answer") for line in lines)

@@ -123,7 +123,7 @@ def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str, hold: Hold) 
     trailer = execute(sshd.world, f"{verb} id={job_id}").trailer
     said = f"the job's process was killed in stage {name}"
     if verb == "cycle" and name in ("stop", "start", "verify"):
-        assert (trailer["outcome"], trailer["warnings"]) == ("done", [f"{said}; a second one went on"])
+        assert (trailer["outcome"], trailer["warnings"]) == ("done", [f"{said}; its standby process took over"])
         assert sshd.world.pid not in (None, before)
     else:
         assert (trailer["outcome"], trailer["verdict"]["code"], trailer["stage"]) == ("failed", "job-killed", name)

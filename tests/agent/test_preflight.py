@@ -81,7 +81,7 @@ def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: 
     lock(world, kind)
     task_index(world)
     answer = execute(world, "stop")
-    assert "could not be told" in answer.trailer["verdict"]["sentence"]
+    assert "can't tell whether a task" in answer.trailer["verdict"]["sentence"]
     assert "qm unlock" not in evidence(answer)
 
 
@@ -100,7 +100,7 @@ def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
     task_index(world)
     with constants_set(world, TASK_SECONDS=1.5), unserved_fuse(world.root / "var/log/pve"):
         answer = execute(world, "stop")
-    assert (answer.code, "could not be told" in answer.trailer["verdict"]["sentence"]) == (12, True)
+    assert (answer.code, "can't tell whether a task" in answer.trailer["verdict"]["sentence"]) == (12, True)
 
 
 # --- a reset under a lock ---

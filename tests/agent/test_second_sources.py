@@ -87,7 +87,7 @@ def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: Wor
     misbehave(world.root, fail={"stop": "no"})
     stopped = execute(world, "stop").trailer
     assert (stopped["exit_code"], stopped["verdict"]["code"]) == (14, "deadline")
-    assert "it is not known whether QEMU has ended" in stopped["verdict"]["sentence"]
+    assert "the host can't tell whether QEMU has ended" in stopped["verdict"]["sentence"]
 
 
 @pytest.fixture

@@ -303,7 +303,9 @@ def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         ran = run("serve", BREAKGLASS_CONFIG=str(config), PORT=port, PATH=str(tmp_path))
         good = run("serve", BREAKGLASS_CONFIG=str(config), PORT=port)
-    assert "chat needs ssh, ssh-agent, ssh-add, which is not installed\n    install openssh-client" in ran.stderr
+    assert (
+        "chat needs programs that are not installed: ssh, ssh-agent, ssh-add\n    install openssh-client" in ran.stderr
+    )
     assert ran.stderr.endswith(good.stderr)  # the port's error, in both cases
 
 

@@ -149,7 +149,7 @@ def test_anyway_elsewhere_is_a_bad_request(
 def test_a_bearer_token_can_not_say_anyway() -> None:
     """A token is a program's. It is refused even where its entry would allow the verb, which no configuration can."""
     check_may_override(Signed(OPERATOR, "msg_12345678", 0))
-    with pytest.raises(BadRequest, match=r"^a bearer token can't say \"anyway\"; nothing was sent$"):
+    with pytest.raises(BadRequest, match=r"^a request with a bearer token can't use \"anyway\"; nothing was sent$"):
         check_may_override(Signed(replace(OPERATOR, auth_method=BEARER), "msg_12345678", 0))
 
 

@@ -208,7 +208,7 @@ def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
     """A reload is as strict as a start."""
     service.config.chmod(0o644)
     (problem,) = hang_up(service, "reload-rejected")["problems"]
-    assert problem["message"] == "can be read by others than its owner"
+    assert problem["message"] == "can be read by users other than its owner"
     service.config.unlink()
     hang_up(service, "reload-rejected")
     assert service.pve("status").status == 200
@@ -264,9 +264,7 @@ def test_a_handler_starts_with_a_faulty_entry_and_says_so(
         second.process.wait(20)
         log.close()
     err = capfd.readouterr().err
-    assert err.startswith(
-        "breakglass: the configuration has faults; the entries that have them are off\nvms.other.vmid: "
-    )
+    assert err.startswith("breakglass: the configuration has faults; each entry with a fault is off\nvms.other.vmid: ")
     assert "Traceback" not in err
     assert "hunter2" not in err
 

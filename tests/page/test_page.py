@@ -153,7 +153,7 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
     phase(page, "done")
     page.wait_for_selector("#screen img")
     assert page.locator("#screen img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 720
-    assert "idle and hung look alike" in text_of(page, "verdict-sentence")
+    assert "an idle guest looks the same as a hung one" in text_of(page, "verdict-sentence")
     assert page.locator("[data-verb=reset]").bounding_box() == before
     page.click("#verdict summary")
     assert "virtio0 queue 0" in text_of(page, "verdict-lines")
@@ -216,7 +216,7 @@ def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit
     phase(page, "refused")
     assert "Nothing was changed:" in text_of(page, "outcome")
     assert "operator2" in text_of(page, "outcome-sentence")
-    expect(page.locator("#state-note")).to_contain_text("Somebody else changed its power")
+    expect(page.locator("#state-note")).to_contain_text("Another caller changed its power")
 
 
 def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: Visit) -> None:

@@ -208,4 +208,4 @@ def test_stop_stops_the_turn(visit: Visit) -> None:
     expect(page.locator("#chat-word")).to_contain_text("Claude is working")
     page.press("#prompt", "Escape")
     ended(page)
-    expect(page.locator("#transcript article")).to_contain_text("Stopped. What already runs inside the VM goes on.")
+    expect(page.locator("#transcript article")).to_contain_text("Stopped. Commands inside the VM may still run.")

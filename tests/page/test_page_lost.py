@@ -167,7 +167,7 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     assert not blocked(page, "status")
     page.clock.fast_forward(70_000)
     page.wait_for_selector("#ask-again:visible")
-    wait_for_text(page, "outcome-sentence", "it happens at most once")
+    wait_for_text(page, "outcome-sentence", "never twice")
     wait_for_text(page, "outcome", "may have happened")
     for each in ASKS:  # a lock is a hint: after a minute a person may know better
         assert "Try anyway" in page.inner_text(f"[data-verb={each}]")

@@ -130,7 +130,7 @@ def test_an_unknown_field_is_refused(name: str) -> None:
     assert caught.value.message.isascii()
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 300
-    assert caught.value.hint == f"one of {', '.join(FIELDS)}"
+    assert caught.value.hint == f"use one of {', '.join(FIELDS)}"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_an_unknown_field_is_refused(name: str) -> None:
 )  # fmt: skip
 def test_a_shape_that_the_grammar_has_no_word_for_is_refused(field: str, value: str) -> None:
     """What would not fit into the host's grammar is refused here, a newline at the end included."""
-    with pytest.raises(BadRequest, match=f'^"{field}" has characters or a length'):
+    with pytest.raises(BadRequest, match=f'^"{field}" has a character or a length that'):
         parse_verb_body(body(**{field: value}))
 
 
@@ -166,7 +166,7 @@ def test_anyway_names_one_refusal_alone(code: str) -> None:
         parse_verb_body(body(verb="reset", anyway=code))
     assert caught.value.message.isascii()
     assert len(caught.value.message) < 300
-    assert caught.value.hint.startswith("storage-hung, ")
+    assert caught.value.hint.startswith("use storage-hung, ")
 
 
 @pytest.mark.parametrize("verb", ["status", "forensics", "start", "stop", "history", "no such verb", "reset "])
@@ -174,7 +174,7 @@ def test_anyway_goes_with_reset_and_cycle_alone(verb: str) -> None:
     """Beside another verb it is refused, and the hint names the two."""
     with pytest.raises(BadRequest, match=f'^"anyway" does not go with "{verb}"; nothing was sent$') as caught:
         parse_verb_body(body(verb=verb, anyway="storage-hung"))
-    assert caught.value.hint == "leave it out; it is for reset and cycle alone"
+    assert caught.value.hint == "leave it out; only reset and cycle accept it"
 
 
 # --- anything at all ---

@@ -336,9 +336,9 @@ def test_a_missing_vm_is_explained() -> None:
     """Why a name finds no VM: it is unknown, it is off, or there are several and none was named."""
     config = read(ROOMY.replace("vmid = 103", "vmid = 0"))
     assert (config.vm_named(""), config.vm_named("other"), config.vm_named("third")) == (None, None, None)
-    assert config.explain_no_vm("") == ("there are several VMs; name one", "one of devvm")
+    assert config.explain_no_vm("") == ("there are several VMs; name one", "use one of devvm")
     assert config.explain_no_vm("other")[0] == "other is off: its configuration has a fault"
-    assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "one of devvm")
+    assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "use one of devvm")
 
 
 IN_AN_ENTRY = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith(("callers.", "vms."))}
@@ -488,7 +488,7 @@ def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     """A file that group or others can read, write or run is refused, unless the environment says that it may be."""
     path = written(tmp_path, GOOD.encode(), mode)
     for environment in ({}, {"BREAKGLASS_INSECURE_CONFIG_MODE": "yes"}, {"BREAKGLASS_INSECURE_CONFIG_MODE": ""}):
-        with pytest.raises(ConfigError, match=f"can be read by others than its owner\n    chmod 600 {path}"):
+        with pytest.raises(ConfigError, match=f"can be read by users other than its owner\n    chmod 600 {path}"):
             load_config(path, environment)
     assert load_config(path, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"}).vms["devvm"].vmid == 102
 

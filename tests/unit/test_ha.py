@@ -35,10 +35,10 @@ def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restar
         ("", "", ""),
         ("ignored", "", "HA: ignored, so it leaves the VM alone"),
         ("disarmed", "", "HA is disarmed (ignore): it leaves every VM alone"),
-        ("started", "error", "now error; it does nothing with it until"),
-        ("started", "freeze", "now freeze; it does nothing with it meanwhile"),
+        ("started", "error", "now error; HA does nothing with the VM until"),
+        ("started", "freeze", "now freeze; HA does nothing with the VM in this state"),
         ("started", "started", "when QEMU ends, HA starts it again here or on another node"),
-        ("stopped", "", "requested stopped, now not known; it stays off until"),
+        ("stopped", "", "requested stopped, now not known; the VM stays off until"),
     ],
 )
 def test_ha_in_one_line(requested: str, seen: str, words: str) -> None:
@@ -54,6 +54,6 @@ def test_what_a_person_can_do_about_ha() -> None:
     [error] = ha_by_hand(102, "started", "error")
     assert "ha-manager set vm:102 --state disabled, mend the cause" in error
     [stuck] = ha_by_hand(102, "started", "fence")
-    assert "wait until HA has done with the node" in stuck
+    assert "wait until HA has finished with the node" in stuck
     [direct] = ha_by_hand(102, "stopped", "stopped")
     assert "ha-manager set vm:102 --state ignored, and afterwards --state stopped" in direct

@@ -268,7 +268,7 @@ def test_a_timestamp_within_300_seconds_is_good(off: int) -> None:
 )
 def test_a_timestamp_beyond_300_seconds_is_stale(off: int, sentence: str) -> None:
     """One second more, either way, is stale, and the answer says by how much and what time it is here."""
-    with pytest.raises(StaleTimestamp, match=f"^timestamp is {sentence}; the limit is 300 s$") as caught:
+    with pytest.raises(StaleTimestamp, match=f"^the timestamp is {sentence}; the limit is 300 s$") as caught:
         check_age(Signed(OPERATOR, ID, TIME), TIME + off)
     assert caught.value.extra == {"server_time": TIME + off}
 

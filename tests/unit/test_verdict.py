@@ -184,8 +184,11 @@ def test_a_dead_tasks_lock_is_told_from_a_live_ones() -> None:
     dead = replace(STOPPED, lock="backup", lock_alive=False, lock_owner=("vzdump is gone", "by hand: qm unlock 102, …"))
     assert "by a task that is dead: unlock it by hand, then start" in verdict_of(dead).sentence
     assert "by hand: qm unlock 102, …" in verdict_of(dead).evidence
-    assert "see who works on it" in verdict_of(replace(dead, lock_alive=True)).sentence
-    assert "see who works on it" in verdict_of(replace(dead, owners=("lock-102.conf is held by 77 (qm)",))).sentence
+    assert "check whether its task still runs" in verdict_of(replace(dead, lock_alive=True)).sentence
+    assert (
+        "another process works on it"
+        in verdict_of(replace(dead, owners=("lock-102.conf is held by 77 (qm)",))).sentence
+    )
 
 
 def test_what_proxmox_knows_stands_among_the_proof() -> None:
@@ -193,8 +196,8 @@ def test_what_proxmox_knows_stands_among_the_proof() -> None:
     seen = replace(FROZEN, ha="started", ha_seen="started", pending=("memory",), quiet_minutes=14)
     assert verdict_of(seen).evidence[-3:] == (
         "HA manages it: requested started, now started; when QEMU ends, HA starts it again here or on another node",
-        "options that only a cycle brings in: memory",
-        "Proxmox's statistics know of no disk write for 14 min",
+        "options that take effect only after a cycle: memory",
+        "Proxmox's statistics show no disk write for 14 min",
     )
     assert verdict_of(replace(FROZEN, ha="ignored")).evidence[-1] == "HA: ignored, so it leaves the VM alone"
     assert "qm status says running" in verdict_of(Evidence("unknown", qm_says="running")).evidence

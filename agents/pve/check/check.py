@@ -146,7 +146,7 @@ def _judge_place(host: Host, path: str) -> Finding:
     """Judge where a key file really is and who may change it there; a link may lead to a place that hangs."""
     stats = _stat_path(host, host.path(path))
     if stats is None or stats[0][0].startswith(host.path("/etc/pve/")):
-        return error(f"{path} is below /etc/pve, and gone when the cluster file system is", _ELSEWHERE)
+        return error(f"{path} is below /etc/pve, which is gone when the cluster file system is down", _ELSEWHERE)
     return judge_file(path, stats)
 
 
@@ -162,10 +162,10 @@ def _check_elsewhere(host: Host, paths: Iterable[str], ours: set[str]) -> Iterat
     for path in paths:
         text = _read_in_time(host.path(path))
         if text is None:
-            found.append(warning(f"{path} gives no answer, so it is not known which keys are in it"))
+            found.append(warning(f"{path} does not answer, so this check can't see the keys in it"))
         else:
             found += judge_elsewhere(path, text, ours)
-    yield from found or [ok("no breakglass key is among root's own")]
+    yield from found or [ok("root's own key files have no breakglass key")]
 
 
 def _read_in_time(path: str) -> str | None:

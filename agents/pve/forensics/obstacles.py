@@ -58,7 +58,7 @@ def _obstacle_to_new_process(seen: Evidence) -> str:
     if seen.config is False:
         return "its configuration is on no node"
     if ha_stuck(seen.ha, seen.ha_seen):
-        return f"HA has it in state {seen.ha_seen}: HA has to let go first"
+        return f"HA starts nothing in state {seen.ha_seen}: see ha-manager status first"
     others = [owner for owner in seen.owners if not any(word in owner for word in _END_WITH_QEMU)]
     return "a task works on it: wait for that, or end it" if others else ""
 
@@ -72,4 +72,4 @@ def _blocking_lock(seen: Evidence, harmless: tuple[str, ...]) -> str:
         return ""
     if seen.lock_alive is False:
         return f"it is locked ({seen.lock}) by a task that is dead: unlock it by hand first"
-    return f"it is locked ({seen.lock}): see who works on it first"
+    return f"it is locked ({seen.lock}): check first whether its task still runs"

@@ -68,8 +68,8 @@ def lock_lines(seen: Evidence) -> tuple[str, ...]:
 def host_lines(seen: Evidence) -> tuple[str, ...]:
     """Return Proxmox's own facts: HA, options that wait for a new QEMU, how long no disk was written."""
     ha = ha_line(seen.ha, seen.ha_seen)
-    waiting = f"options that only a cycle brings in: {join_items(seen.pending)}" if seen.pending else ""
-    quiet = f"Proxmox's statistics know of no disk write for {seen.quiet_minutes} min" if seen.quiet_minutes else ""
+    waiting = f"options that take effect only after a cycle: {join_items(seen.pending)}" if seen.pending else ""
+    quiet = f"Proxmox's statistics show no disk write for {seen.quiet_minutes} min" if seen.quiet_minutes else ""
     return tuple(line for line in (ha, waiting, quiet) if line)
 
 

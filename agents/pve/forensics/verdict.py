@@ -42,13 +42,13 @@ def verdict_of(seen: Evidence) -> Verdict:
 def quick_verdict(seen: Evidence) -> Verdict:
     """Return the verdict on the state alone, for `status`; on a stopped VM it uses the facts of /etc/pve too."""
     if seen.state == "running":
-        sentence = "QEMU answers and says running; whether the guest hangs, forensics and the console tell"
+        sentence = "QEMU answers and says running: take forensics or look at the console to see whether the guest hangs"
         return Verdict("running", sentence, "", (seen.source,))
     if seen.state == "wedged":
-        sentence = "a QEMU process is there and its monitor is silent: take forensics before a cycle"
+        sentence = "a QEMU process exists but its monitor is silent: take forensics before a cycle"
         return Verdict("qemu-wedged", sentence, "forensics", (seen.source,))
     if seen.state in _PAUSED:
-        sentence = f"the VM is {seen.state}: take forensics to see whether a task keeps it so; if none does, start it"
+        sentence = f"the VM is {seen.state}: take forensics to see whether a task works on it; if none does, start it"
         return Verdict("paused", sentence, "forensics", (seen.source,))
     return verdict_of(seen)
 
@@ -64,13 +64,13 @@ def _judge_wedged(seen: Evidence) -> Verdict:
     if seen.threads and set(seen.threads) <= {"T", "t"}:
         do = f"`kill -CONT {seen.pid}` on the host resumes it; a cycle loses unsaved work"
         return advise_verb(seen, "qemu-wedged", "QEMU itself was stopped by a signal", do, "cycle", *lines)
-    what = "a QEMU process is there, its monitor is silent, and"
+    what = "a QEMU process exists, its monitor is silent, and"
     if "D" in seen.threads:
-        sentence = f"{what} a thread waits uninterruptibly now and then: look at the host's storage before a cycle"
+        sentence = f"{what} one of its threads waits in the kernel at times: check the host's storage before a cycle"
         return advise_nothing(seen, "qemu-wedged", sentence, *lines)
     if seen.dead_storages:
         dead = join_items(seen.dead_storages)
-        sentence = f"{what} its disks' storage does not answer ({dead}): look at that before a cycle"
+        sentence = f"{what} the storage of its disks does not answer ({dead}): check that storage before a cycle"
         return advise_nothing(seen, "qemu-wedged", sentence, *lines)
     return advise_verb(seen, "qemu-wedged", f"{what} no thread waits for storage", "cycle it", "cycle", *lines)
 
@@ -107,7 +107,7 @@ def _judge_paused(seen: Evidence) -> Verdict:
         return advise_nothing(seen, "paused-locked", sentence, *lock_lines(seen))
     if seen.pve:
         why = f"because {pve_obstacle(seen)}: {pve_cure(seen)} first"
-        sentence = f"the VM is {state}; whether a task keeps it so can't be told {why}"
+        sentence = f"the VM is {state}, and the host can't tell whether a task works on it {why}"
         return advise_nothing(seen, "paused", sentence, *source)
     what = f"the VM is {state} and no task works on it"
     return advise_verb(seen, "paused", what, "start lets it go on", "start", *source)

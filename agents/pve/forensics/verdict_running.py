@@ -19,6 +19,7 @@ from .proof import (
 )
 
 _WELL = ("healthy", "guest-silent")  # codes that give way to the trouble of /etc/pve
+_LOOK = "an idle guest looks the same as a hung one, so look at the console"
 
 
 def judge_running(seen: Evidence) -> Verdict:
@@ -86,6 +87,6 @@ def _judge_no_requests(seen: Evidence) -> Verdict:
 
 def _silence_sentence(seen: Evidence) -> str:
     if not compare_queues(seen):
-        return "QEMU answers; its disks can't be watched (not virtio): idle and hung look alike here, see the console"
+        return f"QEMU answers; its disks can't be watched (not virtio): {_LOOK}"
     agent = "; the guest agent does not answer" if seen.agent == "silent" else ""
-    return f"QEMU answers and no disk request is waiting{agent}: idle and hung look alike here, see the console"
+    return f"QEMU answers and no disk request is waiting{agent}: {_LOOK}"

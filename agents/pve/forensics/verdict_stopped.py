@@ -24,7 +24,9 @@ def judge_stopped(seen: Evidence) -> Verdict:
     if seen.config is False:
         return advise_nothing(seen, "no-config", "the VM is stopped and has no configuration on any node", *source)
     if ha_stuck(seen.ha, seen.ha_seen):
-        sentence = f"the VM is stopped and HA has it in state {seen.ha_seen}: HA has to let go before a start"
+        sentence = (
+            f"the VM is stopped and HA starts nothing in state {seen.ha_seen}: see ha-manager status before a start"
+        )
         return advise_nothing(seen, "ha-stuck", sentence, *host_lines(seen), *lock_lines(seen))
     if seen.lock == "suspended" and not seen.owners:
         return advise_verb(seen, "stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
@@ -46,7 +48,7 @@ def _judge_leftover(seen: Evidence) -> Verdict:
 
 def _locked_sentence(seen: Evidence) -> str:
     if seen.owners:
-        return "the VM is stopped and being worked on: see who works on it before a start"
+        return "the VM is stopped and another process works on it: wait until that process has ended, then start"
     if seen.lock_alive is False:
         return f"the VM is stopped and locked ({seen.lock}) by a task that is dead: unlock it by hand, then start"
-    return f"the VM is stopped and locked ({seen.lock}): see who works on it before a start"
+    return f"the VM is stopped and locked ({seen.lock}): check whether its task still runs before a start"

@@ -33,12 +33,12 @@ def ha_line(requested: str, seen: str) -> str:
         return "HA: ignored, so it leaves the VM alone" if requested else ""
     known = f"HA manages it: requested {requested}, now {seen or 'not known'}"
     if seen == "error":
-        return f"{known}; it does nothing with it until the resource was disabled"
+        return f"{known}; HA does nothing with the VM until you disable the resource"
     if seen in _STUCK:
-        return f"{known}; it does nothing with it meanwhile"
+        return f"{known}; HA does nothing with the VM in this state"
     if ha_restarts(requested, seen):
         return f"{known}; when QEMU ends, HA starts it again here or on another node"
-    return f"{known}; it stays off until a start is asked of HA"
+    return f"{known}; the VM stays off until a person or tool tells HA to start it"
 
 
 def ha_by_hand(vmid: int, requested: str, seen: str) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def ha_by_hand(vmid: int, requested: str, seen: str) -> tuple[str, ...]:
         change = f"ha-manager set {sid} --state"
         return (f"by hand: {change} disabled, mend the cause, then {change} started",)
     if seen in _STUCK:
-        return ("by hand: ha-manager status, and wait until HA has done with the node",)
+        return ("by hand: ha-manager status, and wait until HA has finished with the node",)
     return (
         f"by hand: ha-manager status; for direct control ha-manager set {sid} --state ignored, and afterwards "
         f"--state {requested}",

@@ -59,7 +59,7 @@ def describe_survival(job: Job, facts: Facts) -> Ended:
         evidence = (describe_sources(now), *describe_leftovers(pids))
         return failure("leftover", sentence, "", *evidence, exit_code=DEADLINE)
     if facts.pid is not None and is_vm_process(job.host, facts.pid) is None:
-        sentence = "it is not known whether QEMU has ended: /proc does not answer; a start could fail"
+        sentence = "the host can't tell whether QEMU has ended, because /proc does not answer; a start could fail"
         return failure("deadline", sentence, "", describe_sources(facts), exit_code=DEADLINE)
     sentence = "QEMU survived SIGKILL: it waits for storage that does not answer; a start would fail"
     later = "when that storage answers again QEMU ends, and the VM stays off until it is started"

@@ -25,7 +25,7 @@ def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
     whose = {
         True: "the task that holds it is at work",
         False: "the task that held it is dead and left it",
-        None: "whether a task still holds it could not be told",
+        None: "the host can't tell whether a task still holds it",
     }[owner.alive]
     sentence = f"VM is locked ({view.lock}): {whose}"
     look = () if owner.alive is not None else (f"by hand: qm config {job.host.vmid}; cat /var/log/pve/tasks/active",)
@@ -42,7 +42,10 @@ def refuse_reset(job: Job, view: Cluster, state: str) -> None:
         return
     owner = find_lock_owner(job.host, view.lock)
     if view.lock == "backup" and state not in _PAUSED_FOR_IT and owner.alive is not False:
-        _warn(job, "VM is locked (backup): the backup goes on beside a reset, with the disks as it found them")
+        _warn(
+            job,
+            "VM is locked (backup): the backup continues during a reset and saves the disks as they were when it began",
+        )
         return
     if owner.alive is not False and view.lock != "suspended":
         refuse_locked(job, view, "start" if view.lock == "backup" else "")

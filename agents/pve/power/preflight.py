@@ -73,7 +73,7 @@ def refuse_elsewhere(job: Job, view: Cluster) -> None:
         vmid, here = job.host.vmid, node_name()
         raise refusal(
             "other-node",
-            f"VM {vmid} is on node {view.node} now and not on {here}: ask there",
+            f"VM {vmid} is on node {view.node} now and not on {here}: look there",
             "",
             f"Configuration file 'nodes/{here}/qemu-server/{vmid}.conf' does not exist",
             f"/etc/pve/.vmlist names {view.node}",
@@ -83,7 +83,7 @@ def refuse_elsewhere(job: Job, view: Cluster) -> None:
 def refuse_deaf_ha(job: Job, view: Cluster) -> None:
     """Refuse a stop that HA could not take and would undo: without a quorum, or while it holds the VM as it is."""
     if ha_restarts(view.ha, view.ha_seen) and not view.quorate:
-        sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA takes no stop and undoes a kill"
+        sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA accepts no stop and undoes a kill"
         fence = "a node with active HA services that lost its quorum reboots itself after 60 s"
         raise refusal("no-quorum", sentence, "", ha_line(view.ha, view.ha_seen), fence, *_NO_QUORUM)
     if ha_stuck(view.ha, view.ha_seen) and view.ha_seen != "error":
@@ -92,7 +92,7 @@ def refuse_deaf_ha(job: Job, view: Cluster) -> None:
 
 def _stuck(job: Job, view: Cluster) -> Exception:
     vmid = job.host.vmid
-    sentence = f"HA has VM {vmid} in state {view.ha_seen} and starts nothing: a stopped VM would stay off"
+    sentence = f"HA has VM {vmid} in state {view.ha_seen} and does not start it: after a stop it would stay off"
     said = (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",)
     return refusal(
         "ha-stuck",
@@ -134,7 +134,7 @@ def _what_happened(job: Job, last: str) -> str:
     if record is None:
         return "the newest job on this VM is not the one you saw; look again"
     ago = job.record.boottime - record.boottime
-    return f"{record.by}: {record.verb}, {ago:.0f} s ago, which you had not seen; look again"
+    return f"{record.by} sent {record.verb} {ago:.0f} s ago, and you have not seen its result; look again"
 
 
 def _ask_qm(job: Job) -> bool | None:
@@ -143,5 +143,5 @@ def _ask_qm(job: Job) -> bool | None:
     said = re.search(r"^status: (\S+)$", ran.stdout, re.MULTILINE)
     if ran.code != 0 or said is None:
         return None
-    job.warnings.append(f"/proc and QEMU did not tell whether the VM runs; qm status says {said[1]}")
+    job.warnings.append(f"neither /proc nor QEMU shows whether the VM runs; qm status says {said[1]}")
     return said[1] != "stopped"

@@ -25,7 +25,7 @@ def stand_by(job: Job) -> None:
         first = os.pidfd_open(os.getpid())
         second = os.fork()
     except OSError as error:  # no memory, no process: one is enough for a rescue
-        job.warnings.append(f"the host could not begin a second process for this job: {error.strerror}")
+        job.warnings.append(f"the host could not start this job's standby process: {error.strerror}")
         return
     if second == 0:
         _note_second(job, os.getpid())  # the first may be killed before it has noted us
@@ -55,7 +55,7 @@ def _take_over(job: Job, first: int, last: str) -> None:
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
     if job.store.last != last:  # a later decision is not undone
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job has acted since", "status"))
-    job.warnings.append(f"{killed}; a second one went on")
+    job.warnings.append(f"{killed}; its standby process took over")
     job.say(f"{stage}: {job.warnings[-1]}", "stderr")
     _await_command(job)
 

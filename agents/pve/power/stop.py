@@ -32,7 +32,7 @@ def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
     if is_gone(job, facts):
         job.enter("stop")
         call_off_reboot(job)
-        job.say("stop: no process is left already")
+        job.say("stop: no process of the VM runs any more")
         return
     view = cluster_view(job.host)
     refuse(view)
@@ -57,7 +57,7 @@ def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
 
 def _warn_of_silent_pve(job: Job, view: Cluster) -> None:
     job.say(f"stop: {TROUBLES[view.trouble][0]}, so qm can't be used; stopping QEMU directly")
-    job.warnings.append("/etc/pve did not tell whether HA manages the VM; if it does, HA may start it again")
+    job.warnings.append("the host can't read whether HA manages the VM; if it does, HA may start the VM again")
     job.warnings.append(f"a start is refused until /etc/pve answers; {TROUBLES[view.trouble][1]}")
 
 
@@ -66,7 +66,7 @@ def _refuse_force(job: Job, refuse: Refuse) -> None:
     try:
         refuse(cluster_view(job.host))
     except Ended as ended:
-        sentence = f"qm stop did not end it, and {ended.verdict.sentence}; QEMU was not killed"
+        sentence = f"qm stop did not end the VM, and {ended.verdict.sentence}; QEMU was not killed"
         raise failure(ended.verdict.code, sentence, ended.verdict.advice, *ended.verdict.evidence) from None
 
 
@@ -138,7 +138,7 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
             await_gone(job, facts, SETTLE_SECONDS)
         return
     if ran.code == 0:
-        job.say("stop: HA has been asked; it begins within half a minute when it is well")
+        job.say("stop: HA has the request; a working HA begins the stop within 30 s")
         await_gone(job, facts, _seconds_before_ladder(job, HA_STOP_SECONDS))
         await_holders(job, ENDS_WITH_QEMU, _seconds_before_ladder(job, MOST_SECONDS), partial(is_gone, job, facts))
     if not is_gone(job, facts):

@@ -195,7 +195,7 @@ def _describe_stranded(job: Job, ended: Ended) -> Ended:
         advice = ""
         evidence += [obstacle.verdict.sentence, *obstacle.verdict.evidence]
     except Exception as error:
-        evidence.append(f"what stands in the way of a start could not be told: {type(error).__name__}")
+        evidence.append(f"the host could not check what would prevent a start: {type(error).__name__}")
     sentence = f"the VM was stopped and could not be started: {ended.verdict.sentence}"
     return failure("stranded", sentence, advice, *evidence, exit_code=STRANDED)
 

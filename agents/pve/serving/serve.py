@@ -123,7 +123,7 @@ def check_request(host: Host, key: Key, request: Request) -> Iterator[Message] |
         sentence = "this key can't change power; an operator has to approve it"
         return refusal_messages(READ_ONLY, Verdict("read-only-key", sentence), f"approval-required: {request.verb}")
     if key.read_only and request.has_caller_fields:
-        sentence = "a read-only key can't say id, by, anyway, note or detach"
+        sentence = "a read-only key can't use id, by, anyway, note or detach"
         return refusal_messages(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
     if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
         sentence = "no session here"
