@@ -10,6 +10,9 @@ from .problems import Problem
 
 Read = Callable[[str], str]
 
+_SHORTER_THAN_SECRETS = 24
+_SECRET_PREFIX = 6  # whsec_ is a hint at what went wrong
+
 
 class Entry:
     """One table of the file and the problems in it.
@@ -121,7 +124,8 @@ class Entry:
     def _entry(self, key: str, value: object, header: str) -> "Entry":
         entry = Entry(value if isinstance(value, dict) else {}, self._read, self.problems, self._join(key))
         if not isinstance(value, dict):
-            entry.problem("", f"is not a table: {quoted(value)}", f"write {header}")
+            shown = "text" if isinstance(value, str) else quoted(value)  # the text can be a secret
+            entry.problem("", f"is not a table: {shown}", f"write {header}")
         return entry
 
     # --- secrets ---
@@ -145,7 +149,8 @@ class Entry:
         try:
             found = self._read(file).strip()
         except (OSError, ValueError) as error:
-            self.problem(key, f'can\'t be read: "{file}": {error}', "check the path and its owner")
+            why = error.strerror if isinstance(error, OSError) else error  # `str(error)` has the path, uncut
+            self.problem(key, f'can\'t be read: "{_shown_path(file)}": {why}', "check the path and its owner")
             return ""
         if not found:
             self.problem(key, f'is empty: "{file}"', "write the secret into it")
@@ -155,6 +160,12 @@ class Entry:
 def is_number(value: object) -> TypeGuard[int]:
     """Tell whether a value is a whole number, which true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown_path(path: str) -> str:
+    """Return a path, cut unless it is certain to be one: people write the secret in place of its file's name."""
+    is_path = len(path) <= _SHORTER_THAN_SECRETS or path.startswith(("/", "./", "../"))
+    return path if is_path and "\n" not in path else f"{path[:_SECRET_PREFIX]}…"
 
 
 def quoted(value: object) -> str:

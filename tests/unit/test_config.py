@@ -586,3 +586,41 @@ def test_the_only_vm_can_be_off() -> None:
     config = Config((), {}, (), vms_off={"devvm": 102})
     assert config.vm_named("") is None
     assert config.explain_no_vm("")[0] == "devvm is off: its configuration has a fault"
+
+
+SECRETS = {
+    "a signing key": f"whsec_{'c2VjcmV0' * 5}c2U=",
+    "a token": f"bgt_{'c2VjcmV0' * 6}",
+    "a session secret": "c2VjcmV0" * 8,
+    "a private key": "-----BEGIN OPENSSH PRIVATE KEY-----\\nc2VjcmV0c2VjcmV0\\n-----END OPENSSH PRIVATE KEY-----",
+    "a variable": "ANTHROPIC_API_KEY=sk-ant-c2VjcmV0c2VjcmV0",
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+def test_a_secret_in_place_of_its_file_is_not_shown(secret: str) -> None:
+    """A problem goes to the log, so it shows no secret that is where the name of its file belongs."""
+    text = f'[callers.operator]\nsecret_file = "{secret}"\nallow = ["status"]\n{VM}{SESSIONS}'
+    shown = "\n".join(map(str, problems(text)))
+    assert "callers.operator.secret_file: can't be read" in shown
+    assert "c2VjcmV0" not in shown
+
+
+@pytest.mark.parametrize("table", ["callers", "vms", "sessions"])
+def test_a_secret_in_place_of_a_table_is_not_shown(table: str) -> None:
+    """A secret that is written where a table belongs is not shown."""
+    entry = (
+        f'sessions = "{SECRETS["a session secret"]}"\n' if table == "sessions" else f'[{table}]\nx = "whsec_c2VjcmV0"\n'
+    )
+    shown = "\n".join(map(str, problems(entry)))
+    assert "is not a table" in shown
+    assert "c2VjcmV0" not in shown
+
+
+@pytest.mark.parametrize(
+    "file", ["/run/secrets/a-file-with-a-long-name", "./secrets/a-file-with-a-long-name", "operator.key"]
+)
+def test_a_file_that_is_missing_is_named(file: str) -> None:
+    """The path of a file that can't be read is shown in full."""
+    [problem] = problems(changed(f'secret = "{whsec("o")}"', f'secret_file = "{file}"'))[:1]
+    assert problem.message == f'can\'t be read: "{file}": No such file or directory'
