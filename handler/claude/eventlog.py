@@ -19,12 +19,7 @@ _DONE = re.compile(rb'(?:^|\n)(\{"type":"done",[^\n]*\n)\Z')
 
 def append_events(fd: int, events: Iterable[Event]) -> None:
     """Write events at the end of a log."""
-    write_all(fd, b"".join(map(encode_event, events)))
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all the data, in one write if possible."""
-    rest = memoryview(data)
+    rest = memoryview(b"".join(map(encode_event, events)))
     while rest:
         rest = rest[os.write(fd, rest) :]
 

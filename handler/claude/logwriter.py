@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from .eventlog import write_all
 from .events import Event, encode_event
 
 CHECK_SECONDS = 0.1  # between two checks for the file `cancel`
@@ -29,6 +28,7 @@ class LogWriter:
         self.has_failed = self.is_cancelled = False
         self._log, self._cancel, self._on_growth = log, cancel, on_growth
         self._next_check = 0.0
+        self._unwritten = b""  # what a failed write left: the next one continues there, so that no line is torn
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="log", daemon=True)
 
@@ -67,7 +67,9 @@ class LogWriter:
             self._check_cancel()
 
     def _append(self, data: bytes) -> None:
-        write_all(self._log, data)
+        self._unwritten += data
+        while self._unwritten:
+            self._unwritten = self._unwritten[os.write(self._log, self._unwritten) :]
         self._on_growth()
 
     def _check_cancel(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from breakglass.chat.launch import Started, start_runner
 from breakglass.claude import ssh_agent
+from breakglass.claude.logwriter import LogWriter
 from breakglass.claude.runner import CANCEL, LAST_SECONDS
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.threads import DaemonThreads, run_in_thread
@@ -64,6 +66,26 @@ def full_pipe() -> Iterator[int]:
 
 
 TEXT = json.dumps({"type": "assistant", "message": {"id": "m", "content": [{"type": "text", "text": "hello"}]}})
+
+
+def test_a_disk_that_was_full_leaves_whole_lines(tmp_path: Path) -> None:
+    """A line that a full disk cuts is completed once there is space: no event is lost, and none is torn."""
+    events: list[dict[str, object]] = [{"type": "text", "n": n, "text": "x" * 100} for n in (1, 2, 3)]
+    log = os.open(tmp_path / "log", os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    writer = LogWriter(log, str(tmp_path / "cancel"), lambda: None)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        writer.write(events[:2])
+        writer.start()
+        while not writer.has_failed:
+            os.sched_yield()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    writer.write(events[2:])
+    writer.close(END_SECONDS)
+    os.close(log)
+    assert [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()] == events
 
 
 @pytest.mark.parametrize("limit", ["turn_seconds", "silence_seconds", "cancel", "shutdown"])
