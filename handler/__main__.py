@@ -12,7 +12,8 @@ if not __package__:  # started by the folder's name: register the folder as the 
     package = module_from_spec(spec)
     sys.modules["breakglass"] = package
     spec.loader.exec_module(package)
-    sys.path.remove(str(here))  # so that `import config` finds no module of ours
+    if Path(sys.path[0]).resolve() == here:  # it may be a link
+        del sys.path[0]  # so that `import config` finds no module of ours
 
 from breakglass.cli.main import main
 

@@ -16,7 +16,7 @@ from .client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from .client import call as send
 from .conversation import Conversation
 from .environment import caller_key, handler_url
-from .errors import CommandError
+from .errors import CommandError, reason
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, remark, say, show
 from .terminal import Terminal, load_session, save_session, session_file
 
@@ -34,6 +34,8 @@ class Display:
 def sign(arguments: argparse.Namespace) -> int:
     """Print the headers that sign the body on standard input, for `curl -H @-`."""
     msg_id = _checked_id(arguments.id)
+    if sys.stdin is None:
+        raise CommandError("standard input is closed", "send the body on it: breakglass sign <FILE")
     headers = Signer("", caller_key(os.environ)).headers(msg_id, sys.stdin.buffer.read())
     for name, value in headers.items():
         say(f"{name}: {value}")
@@ -62,8 +64,8 @@ def _run(request: VerbCall, msg_id: str, display: Display) -> int:
     except KeyboardInterrupt:
         complain(f"you stopped waiting; if {request.verb} was sent, it continues", _repeat_hint(request, msg_id))
         return UNKNOWN
-    except BrokenPipeError:
-        return _report_closed(request, msg_id)
+    except OSError as error:
+        return _report_no_output(error, request, msg_id)
     except HandlerError as error:
         if display.json:
             say(json.dumps({"error": error.error}))
@@ -75,7 +77,7 @@ def _run(request: VerbCall, msg_id: str, display: Display) -> int:
 
 
 def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> int:
-    """Show an answer; return its exit code, which a closed output does not change."""
+    """Show an answer; return its exit code, which an output that can't be written does not change."""
     code = _EXIT.get(str(result["outcome"]), FAILED)
     try:
         if display.json:
@@ -86,17 +88,24 @@ def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> 
             complain(*_anyway_offer(request, str(result["anyway"])))
         if code == UNKNOWN:
             complain(f"the outcome of {request.verb} is not known yet", _repeat_hint(request, msg_id))
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            complain(_output_fault(error))
         drop_output()
     return code
 
 
-def _report_closed(request: VerbCall, msg_id: str) -> int:
-    """Return the exit code after the output was closed; name the job if one continues."""
+def _report_no_output(error: OSError, request: VerbCall, msg_id: str) -> int:
+    """Return the exit code after the output could not be written; name the job if one continues."""
     if request.verb in VERBS and VERBS[request.verb].is_job:
-        complain(f"the output was closed; {request.verb} continues", _repeat_hint(request, msg_id))
+        complain(f"{_output_fault(error)}; {request.verb} continues", _repeat_hint(request, msg_id))
     drop_output()
     return UNKNOWN
+
+
+def _output_fault(error: OSError) -> str:
+    closed = isinstance(error, BrokenPipeError)
+    return "the output was closed" if closed else f"can't write the output: {reason(error)}"
 
 
 def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> int:

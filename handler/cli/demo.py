@@ -6,6 +6,7 @@ import tempfile
 
 from .environment import port_number
 from .errors import CommandError
+from .listen import listen
 from .output import say
 
 _LONGEST_SOCKET = 107  # bytes, of unix(7)
@@ -14,7 +15,8 @@ _BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # what the demo adds, w
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run a Proxmox stand-in, the handler and the page on this machine."""
-    port_number(os.environ, "0")
+    for probe in listen("127.0.0.1", port_number(os.environ, "0")):
+        probe.close()
     _check_temporary(tempfile.gettempdir())
     from ..demo.run import run  # the other commands start without it
 

@@ -1,6 +1,7 @@
 """The commands' settings from the environment. A wrong value raises CommandError, which says how to mend it."""
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def checked_url(name: str, url: str) -> str:
 
     Raises CommandError if it is not an http or https URL; `name` is the setting that it comes from.
     """
-    shown = url.partition("#")[0]
+    shown = re.sub("//[^/]*@", "//…@", url.partition("#")[0])  # without a password
     if not url:
         raise CommandError(f"{name} is empty", _URL_HINT)
     try:
@@ -64,6 +65,9 @@ def caller_key(environment: Environment) -> bytes:
 
 
 def _secret_in(file: str, environment: Environment) -> str:
+    if file.startswith("whsec_"):
+        hint = "write the key to a file with mode 600, and set it to that file's path"
+        raise CommandError("BREAKGLASS_SECRET_FILE has a signing key in it, not a path", hint)
     name = f'BREAKGLASS_SECRET_FILE is "{file}"'
     try:
         _refuse_shared(file, os.stat(file).st_mode, environment)

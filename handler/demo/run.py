@@ -121,10 +121,14 @@ async def _serve(world: World, say: Callable[[str], None], chat: str, real_model
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "CLAUDE_"))}
     environment = {**inherited, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
     handler = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "breakglass", "serve", env=environment, start_new_session=True
+        # by its path: `-m` would look for it in the current directory first, and a bare checkout is not installed
+        *(sys.executable, str(Path(__file__).parents[1]), "serve"),
+        env=environment,
+        start_new_session=True,
     )
     try:
-        await wait_for_port(port)
+        if not await has_started(handler, port):
+            return 1
         say(describe(world, secret, port, (REAL if real_model else SCRIPTED) if chat else ""))
         await asyncio.wait(
             [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(handler.wait())],
@@ -163,6 +167,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def has_started(handler: asyncio.subprocess.Process, port: int) -> bool:
+    """Return True once the handler listens, and False if it ends before that; then it has said why."""
+    ended, listens = asyncio.ensure_future(handler.wait()), asyncio.ensure_future(wait_for_port(port))
+    try:
+        await asyncio.wait([ended, listens], return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            await listens
+        return not ended.done()
+    finally:
+        ended.cancel()
+        listens.cancel()
 
 
 async def wait_for_port(port: int, seconds: float = 20) -> None:

@@ -241,6 +241,47 @@ def test_an_error_does_not_show_the_key_in_the_pages_link() -> None:
     assert (ran.returncode, "connection refused" in ran.stderr, SIGNING_KEY in ran.stderr) == (3, True, False)
 
 
+SLIPS = {
+    "a signing key in place of its file": ("BREAKGLASS_SECRET_FILE", "whsec_aHVudGVyMg=="),
+    "a password in an address": ("BREAKGLASS_URL", "ftp://bob:aHVudGVyMg==@127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+def test_an_error_does_not_show_a_secret(slip: tuple[str, str]) -> None:
+    """A secret in a variable that takes none is not repeated in the error, which a cron job would mail."""
+    name, value = slip
+    ran = run_with({"BREAKGLASS_SECRET": new_secret(), name: value}, "call", "status")
+    assert (ran.returncode, name in ran.stderr, "aHVudGVyMg" in ran.stderr) == (2, True, False)
+
+
+def test_sign_without_a_standard_input_says_so() -> None:
+    """A closed standard input is an error with an instruction."""
+    command = 'exec "$0" -m breakglass sign <&-'
+    environment = os.environ | {"BREAKGLASS_SECRET": new_secret()}
+    ran = subprocess.run(["/bin/sh", "-c", command, sys.executable], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, "standard input is closed" in ran.stderr, "Traceback" in ran.stderr) == (2, True, False)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_disk_does_not_change_the_outcome(service: Service, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """If the output can't be written, the exit code says what became of the verb, not that the verb failed."""
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_text(service.secrets["operator"])
+    command = ["/bin/sh", "-c", 'exec "$0" "$@" >/dev/full', sys.executable, "-m", "breakglass", "call", "reset"]
+    environment = os.environ | {
+        "BREAKGLASS_URL": f"http://127.0.0.1:{service.port}",
+        "BREAKGLASS_SECRET_FILE": str(key),
+    }
+    ran = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=100)
+    assert "can't write the output: No space left on device" in ran.stderr
+    if options:
+        assert ran.returncode == 0
+    else:
+        assert (ran.returncode, "reset continues" in ran.stderr, "--id msg_" in ran.stderr) == (4, True, True)
+
+
 def test_a_handler_without_tls_is_named(tmp_path: Path) -> None:
     """For an https URL with a plain port, `call` says that TLS failed and nothing was sent."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -291,6 +332,14 @@ def test_a_taken_port_ends_serve_before_its_start(wrong: dict[str, str]) -> None
         ran = run("serve", BREAKGLASS_CONFIG=f"{wrong['dir']}/good", PORT=port)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert f"another program listens on 127.0.0.1:{port}\n    stop it" in ran.stderr
+
+
+def test_a_taken_port_ends_the_demo_before_its_start() -> None:
+    """The demo prints no address of another program."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = run("demo", "--no-chat", PORT=str(port))
+    assert (ran.returncode, "another program listens" in ran.stderr, ran.stdout) == (2, True, "")
 
 
 def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
@@ -361,6 +410,15 @@ def test_ctrl_c_prints_no_traceback() -> None:
 def test_version_prints_the_host_agents_version(words: tuple[str, ...]) -> None:
     """The handler and the host agent have one version."""
     assert run(*words).stdout == f"breakglass {VERSION}\n"
+
+
+@pytest.mark.parametrize("through", ["checkout/handler", "handler"])
+def test_a_checkout_runs_through_a_symlink(tmp_path: Path, through: str) -> None:
+    """A platform that links its current release starts the handler through the link."""
+    link = tmp_path / through.partition("/")[0]
+    link.symlink_to(ROOT if "/" in through else ROOT / "handler")
+    ran = subprocess.run([sys.executable, str(tmp_path / through), "version"], capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == (f"breakglass {VERSION}\n", "")
 
 
 def test_help_lists_the_exit_codes() -> None:

@@ -18,13 +18,14 @@ pytestmark = pytest.mark.slow  # each starts the demo
 class Demo:
     """A running demo and what it printed."""
 
-    def __init__(self, *options: str, **environment: str) -> None:
+    def __init__(self, *options: str, cwd: Path | None = None, **environment: str) -> None:
         launcher = "import sys; sys.argv[0] = sys.argv.pop(1); from breakglass.cli.main import main; sys.exit(main())"
         breakglass = str(Path(sys.executable).with_name("breakglass"))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", launcher, breakglass, "demo", *options],
+            [sys.executable, "-P", "-c", launcher, breakglass, "demo", *options],
             env=os.environ | environment,
             stdout=subprocess.PIPE,
+            cwd=cwd,
         )
         self.text = self._until("Ctrl-C ends everything")
 
@@ -138,6 +139,13 @@ def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
     assert demo.end(how) == 0
     assert naming(demo.directory) == []
     assert not Path(demo.directory).exists()
+
+
+def test_the_demo_runs_no_code_of_the_current_directory(tmp_path: Path) -> None:
+    """A folder with a package of the same name does not replace the handler."""
+    (tmp_path / "breakglass.py").write_text("raise SystemExit(3)")
+    demo = Demo("--no-chat", cwd=tmp_path)
+    assert demo.end(signal.SIGINT) == 0
 
 
 def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
