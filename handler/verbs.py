@@ -32,7 +32,7 @@ VERBS = {
             "Collect forensics",
             "Takes the evidence and the console's picture; changes nothing.",
         ),
-        Verb("start", True, "Start", "Starts the VM, or lets a paused one go on."),
+        Verb("start", True, "Start", "Starts the VM, or continues a paused one."),
         Verb("stop", True, "Stop", "Like pulling the power cord: unsaved work in the VM is lost, and it stays off."),
         Verb("reset", True, "Reset", "Like pressing the reset button: unsaved work in the VM is lost."),
         Verb(

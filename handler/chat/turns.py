@@ -39,7 +39,7 @@ _KILLED = (
     "the turn ended early, because its runner or the handler was killed",
     "continue the session",
 )
-_STOPPING = ("shutting-down", "this handler is stopping, but the turn goes on", "attach to it again in a moment")
+_STOPPING = ("shutting-down", "this handler is stopping, but the turn continues", "attach to it again in a moment")
 _UNREADABLE = ("claude-crashed", "the turn's events can't be read: sessions.dir does not answer", "attach to it again")
 
 

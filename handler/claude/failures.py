@@ -34,7 +34,7 @@ class End:
 
 _STOPPED = {
     "cancelled": ("cancelled", "stopped on request", "commands that claude started inside the VM may still run there"),
-    "turn-timeout": ("turn-timeout", "the turn reached its limit of {seconds:g} s", "continue the session to go on"),
+    "turn-timeout": ("turn-timeout", "the turn reached its limit of {seconds:g} s", "continue the session"),
     "silent": (
         "claude-unreachable",
         "the model API sent nothing for {seconds:g} s",
@@ -128,7 +128,7 @@ def _describe_result(result: Table, limits: Table) -> dict[str, str]:
         hint = f"check the handler's network and DNS; {_VERBS_WORK}"
         return _error_fields("claude-unreachable", f"the model API can't be reached: {words}", hint)
     if result.get("subtype") in ("error_max_turns", "error_max_budget_usd"):
-        return _error_fields("turn-timeout", "the turn reached its limit of steps", "continue the session to go on")
+        return _error_fields("turn-timeout", "the turn reached its limit of steps", "continue the session")
     return _error_fields(
         "claude-crashed", f"claude reported an error: {words or 'no reason given'}", "continue the session to try again"
     )

@@ -112,7 +112,7 @@ def parse_chat_body(body: bytes) -> ChatRequest:
     action = actions[0]
     for name, value in fields.items():
         if name not in _CHAT[action]:
-            raise BadRequest(f'unknown field "{shown(name)}" beside {action}', f"use one of {', '.join(_CHAT[action])}")
+            raise BadRequest(f'unknown field "{shown(name)}" with "{action}"', f"use one of {', '.join(_CHAT[action])}")
         if name == "after":
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
                 raise BadRequest('"after" is not an event number', "leave it out to begin with the first")

@@ -102,7 +102,7 @@ def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world
         answer = execute(world, "cycle")
     verdict = answer.trailer["verdict"]
     assert (answer.code, verdict["code"], verdict["advice"]) == (13, "locked", "")
-    assert any(line.startswith("held by") and upid in line for line in verdict["evidence"])
+    assert any(line.startswith("the lock file is held by") and upid in line for line in verdict["evidence"])
     assert world.pid == before
 
 

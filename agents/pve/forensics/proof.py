@@ -81,7 +81,7 @@ def pve_lines(seen: Evidence) -> tuple[str, ...]:
 
 
 _QUORUM_LINES = (
-    "this node has no quorum: /etc/pve is read-only, running VMs go on",
+    "this node has no quorum: /etc/pve is read-only, running VMs continue",
     "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
 )
 

@@ -100,7 +100,7 @@ def _judge_paused(seen: Evidence) -> Verdict:
     state, source = seen.state, optional_line(seen.source)
     if seen.lock == "backup" and seen.lock_alive is False and not seen.owners:
         what = f"the VM is {state}, and the backup that left it so is dead"
-        return advise_verb(seen, "paused", what, "start lets it go on", "start", *source, *lock_lines(seen))
+        return advise_verb(seen, "paused", what, "start continues it", "start", *source, *lock_lines(seen))
     if seen.lock or seen.owners:
         lock = f" ({seen.lock})" if seen.lock else ""
         sentence = f"the VM is {state} and a task works on it{lock}: wait for that task"
@@ -110,4 +110,4 @@ def _judge_paused(seen: Evidence) -> Verdict:
         sentence = f"the VM is {state}, and the host can't tell whether a task works on it {why}"
         return advise_nothing(seen, "paused", sentence, *source)
     what = f"the VM is {state} and no task works on it"
-    return advise_verb(seen, "paused", what, "start lets it go on", "start", *source)
+    return advise_verb(seen, "paused", what, "start continues it", "start", *source)

@@ -68,10 +68,14 @@ def _await_start(job: Job) -> None:
     await_holders(job, ("start", "cleanup"), job.seconds_left(MOST_SECONDS) - reserved, is_up)
     for holder in flock_holders(job.host):
         if holder.kind == "start" and not is_up():
-            sentence = (
-                f"the VM is stopped, but a start is at work and does not end (process {holder.pid}): end it first"
+            sentence = f"the VM is stopped, but a start under way may still start it: end process {holder.pid} first"
+            raise failure(
+                "started-again",
+                sentence,
+                "",
+                f"the lock file is held by {holder}",
+                f"by hand: kill -9 -- -{holder.pid}",
             )
-            raise failure("started-again", sentence, "", f"held by {holder}", f"by hand: kill -9 -- -{holder.pid}")
 
 
 def _is_up(job: Job) -> bool:

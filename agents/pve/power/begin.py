@@ -7,7 +7,7 @@ from ..jobs.result import Ended, Verdict
 from ..words import REFUSED, STORAGE_HUNG
 
 _MEND = (
-    "by hand: mend the storage (pvesm status, dmesg, the network to a NAS); QEMU goes on by itself then",
+    "by hand: mend the storage (pvesm status, dmesg, the network to a NAS); then QEMU continues by itself",
     "once the storage answers, take forensics again: until then this proof refuses the verb for up to 60 s",
 )
 

@@ -88,7 +88,13 @@ def _describe_flock(job: Job, holders: list[Holder]) -> tuple[str, ...]:
     path = f"/var/lock/qemu-server/lock-{job.host.vmid}.conf"
     sentence = f"another process works on VM {job.host.vmid} and holds its lock file: process {holders[0].pid}"
     never = f"by hand: wait for it or end it; never rm {path}, that would let two work at once"
-    return sentence, "", *(f"held by {holder}" for holder in holders), f"can't lock file '{path}'", never
+    return (
+        sentence,
+        "",
+        *(f"the lock file is held by {holder}" for holder in holders),
+        f"can't lock file '{path}'",
+        never,
+    )
 
 
 def await_holders(job: Job, kinds: tuple[str, ...], seconds: float, is_over: Callable[[], bool]) -> None:

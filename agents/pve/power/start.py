@@ -70,7 +70,7 @@ def start_process(job: Job, old: int) -> Result:
         raise _abandon_start(job, seconds)
     if ran.code is not None and ran.code > 0 and "already running" not in ran.stderr:
         lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
-        held = [f"held by {holder}" for holder in flock_holders(job.host)]
+        held = [f"the lock file is held by {holder}" for holder in flock_holders(job.host)]
         advice = "" if held else "start"
         raise failure("verb-failed", f"qm start failed: {_find_cause(ran.stderr)}", advice, *lines, *held)
     asked_ha = "Requesting HA start" in ran.stdout
@@ -106,7 +106,7 @@ def _abandon_start(job: Job, seconds: float) -> Ended:
     if job.survivors:
         sentence = f"{sentence}, and its worker can't be ended: the VM may still start when the storage answers"
         return failure("deadline", sentence, "", *job.survivors, exit_code=DEADLINE)
-    return failure("deadline", f"{sentence}; it was ended, and nothing of it is left", "start", exit_code=DEADLINE)
+    return failure("deadline", f"{sentence}, so it was killed, and nothing of it is left", "start", exit_code=DEADLINE)
 
 
 def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:

@@ -122,7 +122,11 @@ def _refuse_hanging_stop(job: Job, hanging: list[Holder]) -> None:
     if job.record.verb == "cycle":
         pid = hanging[0].pid
         sentence = f"a stop of the VM hangs (process {pid}) and may still stop it: end that process, then cycle it"
-        lines = (*(f"held by {holder}" for holder in hanging), f"by hand: kill -9 -- -{pid}", "QEMU was not killed")
+        lines = (
+            *(f"the lock file is held by {holder}" for holder in hanging),
+            f"by hand: kill -9 -- -{pid}",
+            "QEMU was not killed",
+        )
         raise failure("locked", sentence, "", *lines)
 
 

@@ -188,7 +188,7 @@ def _describe_stranded(job: Job, ended: Ended) -> Ended:
     try:
         refuse_unstartable(job, cluster_view(job.host), stops_first=False)
         refuse_leftovers(job)
-        held = [f"held by {holder}" for holder in flock_holders(job.host) if holder.kind != "cleanup"]
+        held = [f"the lock file is held by {each}" for each in flock_holders(job.host) if each.kind != "cleanup"]
         advice = "" if held else "start"
         evidence += [line for line in held if line not in evidence]
     except Ended as obstacle:

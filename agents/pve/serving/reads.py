@@ -58,7 +58,9 @@ def _status(host: Host) -> Iterator[Message]:
         yield {"type": "facts", **asdict(facts)}
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
     elsewhere = cluster_view(host, seconds) if vm_state(facts) == "stopped" and seconds > 0 else NOT_ASKED
-    owners = [f"held by {holder}" for holder in flock_holders(host)] if vm_state(facts) == "stopped" else []
+    owners = (
+        [f"the lock file is held by {holder}" for holder in flock_holders(host)] if vm_state(facts) == "stopped" else []
+    )
     result = status_result(host, facts, DONE, elsewhere, tuple(owners))
     seen = (
         f"on node {elsewhere.node}; here {describe_sources(facts)}"
