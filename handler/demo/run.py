@@ -194,9 +194,16 @@ async def wait_for_port(port: int, seconds: float = 20) -> None:
                 await asyncio.sleep(0.02)
 
 
+def name_program(started_as: str) -> str:
+    """Return the words that run this command from any directory, for a shell."""
+    path = Path(started_as).resolve()
+    is_program = path.is_file() and os.access(path, os.X_OK)  # not as `python handler demo`
+    return shlex.join([*([] if is_program else [sys.executable]), str(path)])
+
+
 def describe(world: World, secret: str, port: int, model: str) -> str:
     """Return what the demo prints: the page, a signed curl line, the call line."""
-    breakglass = shlex.quote(str(Path(sys.argv[0]).resolve()))
+    breakglass = name_program(sys.argv[0])
     sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"
     body = '{"verb":"cycle"}'
     ask = f"BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} chat"

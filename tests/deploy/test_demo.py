@@ -3,6 +3,7 @@
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from breakglass.agents.pve.words import VERSION
+from breakglass.demo.run import name_program
+
+ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.slow  # each starts the demo
 
@@ -146,6 +152,13 @@ def test_the_demo_runs_no_code_of_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / "breakglass.py").write_text("raise SystemExit(3)")
     demo = Demo("--no-chat", cwd=tmp_path)
     assert demo.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("started_as", [ROOT / "handler", ROOT / "handler/__main__.py"])
+def test_the_printed_lines_name_a_program(started_as: Path) -> None:
+    """A demo that is started as `python handler demo` or `python -m breakglass demo` prints lines that run."""
+    run = subprocess.run([*shlex.split(name_program(str(started_as))), "version"], capture_output=True, text=True)
+    assert run.stdout == f"breakglass {VERSION}\n"
 
 
 def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
