@@ -86,7 +86,9 @@ class ChatService:
         if self.state == "on" and self._chat is not None:
             return self._chat
         if self.state == "chat-not-isolated":
-            raise ChatNotIsolated(f"chat is off: claude is not isolated from the handler: {self._why}", _NOT_ISOLATED)
+            raise ChatNotIsolated(
+                f"chat is off, because claude is not isolated from the handler: {self._why}", _NOT_ISOLATED
+            )
         raise ChatOff(*_OFF[self.state])
 
     async def stop(self) -> None:

@@ -23,7 +23,7 @@ def _warn_of_missing_programs(config: Config) -> None:
     if missing:
         complain(
             f"chat needs programs that are not installed: {', '.join(missing)}",
-            "install openssh-client; the verbs work",
+            "install openssh-client; the verbs work without it",
         )
 
 
