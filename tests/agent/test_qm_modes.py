@@ -138,7 +138,7 @@ CASES = {
     "HA: cycle": Case(
         "cycle", 0, "", ("Requesting HA stop for VM 102", "Requesting HA start for VM 102"), "new", place=ha()
     ),
-    "HA: stop": Case("stop", 0, "", ("requested stopped", "stays off until a start is asked"), "none", place=ha()),
+    "HA: stop": Case("stop", 0, "", ("requested stopped", "stays off until a person or tool"), "none", place=ha()),
     "HA: start": Case(
         "start",
         0,
