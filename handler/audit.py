@@ -27,10 +27,13 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         """Write queued lines until there is None in the queue."""
+        is_torn = False  # a full disk has cut a line: the next one begins a line of its own
         while (line := _waiting.get()) is not None:
+            rest = b"\n" + line if is_torn else line
             try:
-                while line:
-                    line = line[os.write(self._fd, line) :]
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+                    is_torn = rest != b""
             except OSError:
                 pass
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..agents.bundle import bundle
 from ..alerts.examples import example
 from ..config.load import config_path, load_config
+from ..config.model import Vm
 from .environment import checked_url, handler_url
 from .errors import CommandError, reason
 from .install import Keys, recipe
@@ -46,20 +47,32 @@ def _write_program(path: Path, text: str) -> None:
 
 def host_install_commands(arguments: argparse.Namespace) -> int:
     """Print what to run on the Proxmox host for one VM; public keys only."""
-    from ..proxmox.connect import public_key  # asyncssh takes longer to load than everything else
-
     config = load_config(config_path(), os.environ)
     vm = config.vm_named(arguments.vm or "")
     if vm is None:
         message, hint = config.explain_no_vm(arguments.vm or "")
         raise CommandError(f"--vm: {message}", hint)
     try:
-        keys = Keys(public_key(vm.key), public_key(vm.agent_key) if vm.agent_key else None)
+        keys = read_public_keys(vm)
         text = recipe(vm, keys, arguments.source)
     except (OSError, ValueError) as error:
         raise CommandError(f"{error}; nothing was printed", "see docs/runbook.md") from None
     show(text)
     return DONE
+
+
+def read_public_keys(vm: Vm) -> Keys:
+    """Return the public halves of a VM's keys; raise ValueError, which names the one that can't be read."""
+    from ..proxmox.connect import public_key  # asyncssh takes longer to load than everything else
+
+    found = {}
+    for name, private in {"key": vm.key, "agent_key": vm.agent_key}.items():
+        try:
+            found[name] = public_key(private) if private else None
+        except ValueError as error:
+            message = f"vms.{vm.name}.{name} can't be read: {error}; an unencrypted OpenSSH private key is needed"
+            raise ValueError(message) from None
+    return Keys(found["key"] or "", found["agent_key"])
 
 
 def alert_example(arguments: argparse.Namespace) -> int:

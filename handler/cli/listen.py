@@ -10,8 +10,10 @@ BACKLOG = 2048
 
 def listen(host: str, port: int) -> list[socket.socket]:
     """Return listening sockets for each address of `host`; raise CommandError if one can't be bound."""
+    if not host:  # getaddrinfo(3) would take it for every address of this machine
+        raise CommandError("HOST is empty", "set it to an address, or unset it; 0.0.0.0 and :: are every address")
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise CommandError(f'HOST is "{host}", which can\'t be resolved: {error}', "set it to an address") from None
     sockets: list[socket.socket] = []

@@ -176,6 +176,8 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
     "PORT too high": ({"PORT": "99999"}, "serve", 2, 'PORT is "99999", which is not a number', "set it to one"),
     "PORT negative": ({"PORT": "-1"}, "demo", 2, 'PORT is "-1", which is not a number', "set it to one"),
     "PORT is a word": ({"PORT": "http"}, "serve", 2, 'PORT is "http", which is not a number', "set it to one"),
+    "HOST is empty": ({"BREAKGLASS_CONFIG": "{dir}/good", "HOST": ""}, "serve", 2, "HOST is empty", "set it to"),
+    "a key of a VM": ({"BREAKGLASS_CONFIG": "{dir}/good"}, "host install-commands", 2, "devvm.key can't be", "runbook"),
     "HOST": ({"BREAKGLASS_CONFIG": "{dir}/good", "HOST": "192.0.2.1"}, "serve", 2, "not an address of this", "list"),
     "HOST's name": (
         {"BREAKGLASS_CONFIG": "{dir}/good", "HOST": "no.invalid"},

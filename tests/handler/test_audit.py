@@ -1,11 +1,15 @@
 """The log never stops a verb."""
 
+import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from breakglass import audit
 
 from ..support.ports import reserve_port
 from ..support.service import Service
@@ -28,3 +32,24 @@ def test_an_unread_log_delays_no_request(service: Service, sshd: Sshd, tmp_path:
         assert service.pve("status").json["state"] == "running"
         process.terminate()
         process.wait(10)
+
+
+def test_a_full_disk_tears_no_later_line(tmp_path: Path) -> None:
+    """A line that a full disk cuts is lost; the lines that come once there is space are whole."""
+    path = tmp_path / "log"
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    writer = audit.Writer(log)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        for number in (1, 2, 3):
+            audit.note("test", number=number, text="x" * 100)
+        writer.start()
+        while audit._waiting.qsize() or path.stat().st_size < 200:
+            os.sched_yield()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    audit.note("test", number=4)
+    writer.stop()
+    os.close(log)
+    assert json.loads(path.read_text().splitlines()[-1])["number"] == 4
