@@ -31,13 +31,13 @@ class SentIds:
 
     def add(self, msg_id: str) -> None:
         """Record that an attempt is about to be sent."""
-        self._attempts[msg_id] = self._attempts.get(msg_id, 0) + 1
+        self._attempts[msg_id] = self._attempts.pop(msg_id, 0) + 1  # at the end, as the newest
         if len(self._attempts) > self._limit:
             del self._attempts[next(iter(self._attempts))]
 
     def take_back(self, msg_id: str) -> bool:
         """Record that an attempt sent nothing; tell whether no other attempt is recorded."""
-        left = self._attempts.pop(msg_id, 1) - 1
+        left = self._attempts.pop(msg_id, 2) - 1  # an id that was forgotten may have another attempt
         if left > 0:
             self._attempts[msg_id] = left
         return left <= 0
