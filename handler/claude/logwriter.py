@@ -62,7 +62,7 @@ class LogWriter:
                 return
             try:
                 call()
-            except OSError:
+            except Exception:  # a full disk, or a defect of ours: the turn ends, and this thread goes on
                 self.has_failed = True
             self._check_cancel()
 

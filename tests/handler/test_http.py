@@ -56,7 +56,7 @@ BAD = [
     (b'{"verb":"reset","extra":"x"}', 'unknown field "extra"'),
     (b'{"verb":1}', '"verb" is not text'),
     (b'{"vm":"devvm"}', '"verb" is missing'),
-    (b'{"verb":"reset","if_state":"run ning"}', '"if_state" has characters'),
+    (b'{"verb":"reset","if_state":"run ning"}', '"if_state" has a character'),
     ("{'verb':'reset'}".encode("utf-16"), "the body is not JSON"),
 ]
 

@@ -179,7 +179,7 @@ def test_two_decisions_make_one_outage(service: Service) -> None:
     assert service.pve("cycle", if_last=seen).status == 200
     late = service.pve("cycle", caller="operator2", if_last=seen)
     assert (late.status, late.json["outcome"], late.json["reached"]) == (412, "refused", True)
-    assert late.json["verdict"]["sentence"].startswith("operator: cycle, ")
+    assert late.json["verdict"]["sentence"].startswith("operator sent cycle ")
     assert service.pve("stop", if_state="stopped").json["verdict"]["code"] == "state-differs"
 
 
