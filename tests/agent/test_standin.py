@@ -394,6 +394,13 @@ def test_the_task_log_is_in_the_originals_order(world: World) -> None:
         assert line.split()[1] == "1"
 
 
+def test_the_start_between_two_tests_is_not_in_the_task_log(world: World) -> None:
+    assert qm(world, "stop")[0] == 0
+    restore(world)
+    assert world.pid is not None
+    assert not (world.root / "var/log/pve").exists()
+
+
 # --- qmeventd ---
 
 

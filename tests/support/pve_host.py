@@ -240,8 +240,7 @@ def restore(world: World) -> None:
     node.chmod(0o755)
     conf(world).write_text(CONF)
     (world.root / "etc/pve/storage.cfg").write_text(STORAGES)
-    for path in (world.root / "etc/pve/ha", world.root / "var/log/pve"):
-        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(world.root / "etc/pve/ha", ignore_errors=True)
     left = [path.name for path in world.root.glob("hook-*")]
     for name in ("etc/pve/.vmlist", "ha.json", "gate", "storage.json", "plugin", "hookscript", *left):
         (world.root / name).unlink(missing_ok=True)
@@ -253,3 +252,4 @@ def restore(world: World) -> None:
         started = world.qm("start", str(VMID))
         assert started.returncode == 0, started.stderr
     world.monitor("cont")
+    shutil.rmtree(world.root / "var/log/pve", ignore_errors=True)  # last: the start above is a task as well
