@@ -35,7 +35,7 @@ def sshd() -> Iterator[Sshd]:
         world = World(Path(directory), scale=20)
         hasten(world)
         leave_out_guest(world)
-        set_constants(world, QM_STOP_SECONDS=60.0, QM_START_SECONDS=60.0, HA_STOP_SECONDS=60.0)  # none may elapse here
+        set_constants(world, HA_STOP_SECONDS=60.0)  # it may not elapse here
         assert world.qm("start", str(VMID)).returncode == 0
         server = Sshd(world)
         yield server

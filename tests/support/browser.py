@@ -155,9 +155,10 @@ class Wire:
 
     def room(self, asked: bytes, answered: int, data: bytes) -> int:
         """Return how much of an answer's next bytes may pass."""
-        if not self._cut or self._cut[0] not in asked or answered + len(data) <= self._cut[1]:
+        cut = self._cut  # once: `mend` takes it away in another thread
+        if not cut or cut[0] not in asked or answered + len(data) <= cut[1]:
             return len(data)
-        room = max(0, self._cut[1] - answered)
+        room = max(0, cut[1] - answered)
         self._before()
         self.cuts += 1
         self._times -= 1
@@ -423,8 +424,8 @@ class Visit:
 
 
 def phase(page: Page, *names: str) -> None:
-    """Return once the page's state machine is in one of these states."""
-    page.wait_for_selector(", ".join(f"#outcome[data-phase={name}]" for name in names))
+    """Return once the page's state machine is in one of these states; else fail with what the page shows."""
+    expect(page.locator(", ".join(f"#outcome[data-phase={name}]" for name in names))).to_be_visible()
 
 
 def press(page: Page, verb: str) -> None:
