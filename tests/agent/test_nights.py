@@ -13,7 +13,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, processes, set_constants
+from ..support.agent import Session, execute, limit_qm, processes, set_constants
 from ..support.pve_host import (
     another_cleanup,
     another_stop,
@@ -28,6 +28,12 @@ from ..support.pve_host import (
 from ..support.stages import memory, until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def limits_of_qm(world: World) -> None:
+    """Each of these nights is about a `qm` that takes too long."""
+    limit_qm(world)
 
 
 def wedge(world: World) -> int:

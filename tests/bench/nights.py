@@ -15,7 +15,7 @@ from pathlib import Path
 
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import execute, hasten
+from ..support.agent import execute, hasten, limit_qm
 from ..support.pve_host import another_cleanup, another_stop, hook, under_ha
 
 SCALE = 20
@@ -117,6 +117,7 @@ def _host() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         world = World(Path(directory), scale=SCALE, scenario="healthy")
         hasten(world)
+        limit_qm(world)
         try:
             assert world.qm("start", str(VMID)).returncode == 0
             yield world

@@ -23,6 +23,7 @@ from typing import Any
 
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.times import QM_START_SECONDS, QM_STOP_SECONDS
 from breakglass.agents.pve.jobs.store import JobStore
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -100,6 +101,12 @@ def hasten(world: World) -> None:
     numbers = re.findall(r"(?m)^([A-Z_]+) = ([0-9.]+)$", found[0])
     scaled = {name: max(float(number) / world.scale, _AT_LEAST.get(name, 0.0)) for name, number in numbers}
     write_agent(world, SHORT_APART=0.1, **scaled | _PATIENT)
+
+
+def limit_qm(world: World) -> None:
+    """Divide the limits of `qm stop` and `qm start`, too, by the world's scale: the test waits for one of them."""
+    limits = {"QM_STOP_SECONDS": QM_STOP_SECONDS, "QM_START_SECONDS": QM_START_SECONDS}
+    set_constants(world, **{name: seconds / world.scale for name, seconds in limits.items()})
 
 
 def write_agent(world: World, code: str = "", /, **constants: object) -> None:
