@@ -142,6 +142,16 @@ def test_the_lock_files_hold_what_the_project_depends_on(lock: str) -> None:
     assert locked.items() >= read_pins("requirements.txt").items()
 
 
+@pytest.mark.all
+def test_the_quick_tests_are_the_quick_ones() -> None:
+    """`./dev test --quick` takes no test that is marked slow, nor one that is for `--all`."""
+    shown = run(ROOT / "dev", "test", "--quick", cwd=ROOT, PYTEST_ADDOPTS="--collect-only")
+    assert shown.returncode == 0, shown.stdout[-2000:] + shown.stderr
+    assert "test_packages_import_only_from_lower_floors" in shown.stdout
+    for other in ("test_each_failure_of_proxmox_ends_as_it_must", "test_the_wheel_holds_every_file_of_its_packages"):
+        assert other not in shown.stdout
+
+
 def test_dev_help_lists_every_command() -> None:
     """`./dev help` lists each command; another word is refused with the same list."""
     told = run(ROOT / "dev", "help", cwd=ROOT)
