@@ -226,6 +226,44 @@ def another_cleanup(world: World) -> Iterator[int]:
         process.kill()
 
 
+# A `qm cleanup` that holds the lock file, and on a line of its standard input loses its command line, as at exit.
+_ENDING = """
+import fcntl, sys
+from breakglass.demo.proxmox.processes import name_process
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+name_process(["/usr/bin/perl", "/usr/sbin/qm", "cleanup", sys.argv[2], "1", "0"], "qm")
+print("held", flush=True)
+input()
+name_process([], "qm")
+print("nameless", flush=True)
+input()
+"""
+
+
+@contextmanager
+def ending_cleanup(world: World) -> Iterator[subprocess.Popen[str]]:
+    """Run a `qm cleanup` that holds the lock file until it is killed; `lose_name` takes its command line away."""
+    path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
+    command = [sys.executable, "-c", _ENDING, str(path), str(VMID)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def lose_name(process: subprocess.Popen[str]) -> None:
+    """Take the command line of an `ending_cleanup` away; it keeps the lock file."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "nameless\n"
+
+
 def quiet(world: World) -> None:
     """End what works on the VM: tasks, their hook scripts, HA's, qmeventd's cleanup; the VM itself goes on."""
     running = {name_of(world.pid)} if world.pid else set()

@@ -69,18 +69,36 @@ def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
     Short holders are waited for, and so is what ends by itself: `qm cleanup`, and a stop of a VM that is to be
     started. A cycle goes on beside holders of a kind in `end_with_it`.
     """
-    patience = {"cleanup": CLEANUP_SECONDS, "stop": CLEANUP_SECONDS, "shutdown": CLEANUP_SECONDS}
-    began = time.monotonic()
+    patience = Patience()
     said: list[str] = []
     while holders := flock_holders(job.host):
         if all(holder.kind in end_with_it for holder in holders):
             job.say(f"{job.stage}: {format_holders(holders)} holds the VM's lock file until QEMU ends; going on")
             return
-        waits = max(patience.get(holder.kind, FLOCK_SECONDS) for holder in holders)
-        if time.monotonic() - began > job.seconds_left(waits):
+        over = [patience.is_over(holder, time.monotonic(), job) for holder in holders]
+        if all(over):
             raise refusal("locked", *_describe_flock(job, holders))
         _say_once(job, said, f"{job.stage}: waiting for {format_holders(holders)}, which holds the VM's lock file")
         time.sleep(LOOK_SECONDS)
+
+
+class Patience:
+    """How long each holder of the lock file is waited for, from the first look that saw it.
+
+    A process that exits loses its command line before its locks (exit_mm and exit_files in the kernel's do_exit). Its
+    pid keeps what its name was granted; judged without a name, it would be refused in its last moment.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}
+
+    def is_over(self, holder: Holder, now: float, job: Job) -> bool:
+        """Tell whether a holder was waited for as long as its kind, or the verb's deadline, allows."""
+        since = self._since.setdefault(holder.pid, now)
+        granted = CLEANUP_SECONDS if holder.kind in ("cleanup", "stop", "shutdown") else FLOCK_SECONDS
+        seconds = self._seconds[holder.pid] = max(granted, self._seconds.get(holder.pid, 0.0))
+        return now - since > job.seconds_left(seconds)
 
 
 def _describe_flock(job: Job, holders: list[Holder]) -> tuple[str, ...]:
