@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,6 @@ from ..support.hung import vm_on_frozen_storage
 from ..support.pve_host import no_quorum, task_index
 
 OWN_COMMANDS = ("qm", "pvesh", "pvesm", "pvecm", "pveversion", "ha-manager", "zpool", "lvs", "df", "journalctl")
-
-
-@pytest.fixture
-def place(short_dir: Path) -> Iterator[Callable[[str], World]]:
-    """Return a host whose VM is in the state that a scenario names."""
-    worlds: list[World] = []
-
-    def make(scenario: str) -> World:
-        worlds.append(World(short_dir / str(len(worlds)), scenario=scenario))
-        worlds[-1].begin()
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.close()
 
 
 @pytest.fixture(autouse=True)

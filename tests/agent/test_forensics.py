@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +39,6 @@ def world(world: World) -> World:
     """A host whose captures take two samples quickly one after the other; each test here judges something else."""
     set_constants(world, SAMPLES_APART=0.3)
     return world
-
-
-@pytest.fixture
-def place(short_dir: Path) -> Iterator[Callable[[str], World]]:
-    """Return a host whose VM is in the state that a scenario names."""
-    worlds: list[World] = []
-
-    def make(scenario: str) -> World:
-        worlds.append(World(short_dir / str(len(worlds)), scenario=scenario))
-        worlds[-1].begin()
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.close()
 
 
 def kept(world: World, answer: Answer, name: str) -> Any:
