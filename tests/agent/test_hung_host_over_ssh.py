@@ -62,6 +62,7 @@ def hung(world: World) -> Iterator[None]:
         yield
 
 
+@pytest.mark.all
 def test_by_exec_on_a_hung_host(sshd: Sshd) -> None:
     """`status` takes 4 s at most, `forensics` 20 s, and QEMU itself confirms a reset."""
     with Witness(sshd.world) as qemu, hung(sshd.world):
@@ -93,6 +94,7 @@ def test_by_session_on_a_hung_host(sshd: Sshd) -> None:
             assert in_seconds(4, lambda: session.ask("ping", 40))["quorum"] is False
 
 
+@pytest.mark.all
 def test_by_session_when_every_executable_hangs(sshd: Sshd) -> None:
     """With its PATH on a file system that answers nobody and its own file gone, the resident agent goes on."""
     world = sshd.world

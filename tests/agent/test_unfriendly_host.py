@@ -110,6 +110,7 @@ def noted_since(world: World) -> float:
 # --- the rest of the machine ---
 
 
+@pytest.mark.all
 @pytest.mark.real("mounts")
 def test_a_full_run(world: World) -> None:
     """Where there is no room for bookkeeping, what was kept in reserve is enough for half a dozen resets, each once."""
@@ -167,6 +168,7 @@ def told_the_time(seconds: int) -> str:
     return f"{clock}time.gmtime = lambda when=None: _true({seconds} if when is None else when)"
 
 
+@pytest.mark.all
 def test_a_thousand_old_jobs(world: World) -> None:
     """In /run and in the archive as well: status and history in their 4 s, and a reset without a long look back."""
     execute(world, "reset id=the-first-one")

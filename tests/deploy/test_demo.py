@@ -95,6 +95,7 @@ def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#key=whsec_\S+", demo.line("page"))
 
 
+@pytest.mark.all
 @pytest.mark.real("claude")
 def test_the_demos_claude_finds_a_verdict_and_proposes_a_verb(demo: Demo) -> None:
     """The real claude runs the real commands; the proposal acts once it is approved, and then it looks again."""
@@ -115,6 +116,7 @@ def test_the_demos_claude_finds_a_verdict_and_proposes_a_verb(demo: Demo) -> Non
         assert words in told.stdout, told.stdout + told.stderr
 
 
+@pytest.mark.all
 @pytest.mark.real("claude")
 def test_a_credential_goes_to_claude_alone_and_only_on_demand() -> None:
     """Only --real-model passes the shell's credential to claude; no other process has it."""
@@ -147,6 +149,7 @@ def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
     assert not Path(demo.directory).exists()
 
 
+@pytest.mark.all
 def test_the_demo_runs_no_code_of_the_current_directory(tmp_path: Path) -> None:
     """A folder with a package of the same name does not replace the handler."""
     (tmp_path / "breakglass.py").write_text("raise SystemExit(3)")
@@ -161,6 +164,7 @@ def test_the_printed_lines_name_a_program(started_as: Path) -> None:
     assert run.stdout == f"breakglass {VERSION}\n"
 
 
+@pytest.mark.all
 def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
     """On a machine without QEMU the same three ways work; the VM is then a process that only speaks QMP."""
     for tool in ("sh", "env"):

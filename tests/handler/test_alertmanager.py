@@ -44,6 +44,7 @@ def alertmanager(service: Service, example: str) -> Iterator[Alertmanager]:
     alertmanager.stop()
 
 
+@pytest.mark.all
 def test_amtool_accepts_the_printed_configuration(tmp_path: Path) -> None:
     """The tool amtool accepts the configuration with an entry, with hostile texts in one, and with no entry."""
     for entries in (ENTRIES, "", entry("alertmanager", alertname='It\'s "quoted" \\ {{ x }} ☎')):
@@ -81,6 +82,7 @@ def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertman
     assert alertmanager.count("notifications_failed_total") == 0
 
 
+@pytest.mark.all
 def test_a_handler_that_is_down_gets_the_retry(service: Service, alertmanager: Alertmanager) -> None:
     """The first try finds nobody; once the handler is there, Alertmanager's own retry is captured."""
     before = list_captures(service)
@@ -96,6 +98,7 @@ def test_a_handler_that_is_down_gets_the_retry(service: Service, alertmanager: A
     assert rest == before
 
 
+@pytest.mark.all
 def test_a_pair_whose_gossip_is_cut_makes_one_capture(
     service: Service, alertmanager: Alertmanager, example: str
 ) -> None:
@@ -113,6 +116,7 @@ def test_a_pair_whose_gossip_is_cut_makes_one_capture(
         other.stop()
 
 
+@pytest.mark.all
 def test_alerts_outside_the_printed_route_are_not_delivered(service: Service, alertmanager: Alertmanager) -> None:
     """The printed route takes what the entry matches and nothing else."""
     before = list_captures(service)

@@ -18,6 +18,7 @@ from ..support.sshd import Sshd, wait_listening
 pytestmark = pytest.mark.real("sshd")
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_an_unread_log_delays_no_request(service: Service, sshd: Sshd, tmp_path: Path) -> None:
     """Stdout is a pipe that is full: requests are answered, and the handler still ends when it is told to."""

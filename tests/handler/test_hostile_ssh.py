@@ -97,6 +97,7 @@ def logged(journal: socket.socket) -> list[str]:
         return lines
 
 
+@pytest.mark.all
 async def test_each_command_outside_the_grammar_is_refused_and_logged_once(
     host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
 ) -> None:

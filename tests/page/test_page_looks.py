@@ -42,6 +42,7 @@ def judged(page: Page, state: str) -> list[str]:
     return found
 
 
+@pytest.mark.all
 @real
 @both_schemes
 def test_every_state_passes_axe(visit: Visit, scheme: Literal["light", "dark"]) -> None:
@@ -171,6 +172,7 @@ def test_every_target_is_large_enough_for_a_thumb(visit: Visit) -> None:
     assert small == []
 
 
+@pytest.mark.all
 @real
 def test_the_focus_is_never_lost(visit: Visit) -> None:
     """If the focused element is hidden, Check status gets the focus."""

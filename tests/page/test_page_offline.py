@@ -67,6 +67,7 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
     reload_until(page, f"() => ({looks})() === ''")
 
 
+@pytest.mark.all
 def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit) -> None:
     """If connections are accepted and never answered, the cached page opens with the stored key and commands."""
     page = kept_page(visit)

@@ -48,6 +48,7 @@ GONE: dict[str, Callable[[Page], object]] = {
 QUICK = (LEAVES["Esc"], LEAVES["Enter"])
 
 
+@pytest.mark.all
 def test_nothing_leaves_without_the_dialog(visit: Visit) -> None:
     """Leaving the dialog of a verb in any way sends no request, and returns the focus to the button."""
     page = visit.open()

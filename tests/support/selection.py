@@ -2,12 +2,23 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 STARTED_FIXTURES = {"world", "stage"}
 STARTED_PARTS = {"alertmanager", "chromium", "claude", "fsfreeze", "fuse", "qemu", "sshd"}
+
+
+def sampled(values: Iterable[Any], *kept: Any) -> list[Any]:
+    """Return parameters for a test: `./dev test` runs those in `kept`, and `--all` the others. A tuple is several."""
+    values = list(values)
+    assert set(kept) <= set(values), f"{kept} are not all among {values}"
+    others = [value for value in values if value not in kept]
+    marked = [pytest.param(*v if isinstance(v, tuple) else [v], marks=pytest.mark.all) for v in others]
+    return [*kept, *marked]
 
 
 def mark_slow(items: list[pytest.Item]) -> None:

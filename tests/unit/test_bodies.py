@@ -192,6 +192,7 @@ bodies = (
 )
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @given(bodies)
 def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:

@@ -232,6 +232,7 @@ def edited_lines() -> st.SearchStrategy[str]:
     return st.builds(lambda edit, *found: edit(*found), st.sampled_from(edits), lines, st.integers(0, 80), st.text())
 
 
+@pytest.mark.all
 @given(st.text() | edited_lines())
 @settings(deadline=None, max_examples=300)
 def test_any_text_is_malformed_or_means_what_it_spells(line: str) -> None:

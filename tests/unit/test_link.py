@@ -38,6 +38,7 @@ def framed(data: bytes, cuts: list[int]) -> list[Message]:
     return [message for message in (queue.get_nowait() for _ in range(queue.qsize())) if message is not None]
 
 
+@pytest.mark.all
 @given(st.lists(TEXT, max_size=5), st.lists(st.integers(0, 10_000), max_size=8))
 @settings(deadline=None)
 def test_messages_survive_any_cut(texts: list[str], cuts: list[int]) -> None:

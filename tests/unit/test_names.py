@@ -10,6 +10,7 @@ from breakglass.agents.pve.forensics.on_qemu import controller_name, disk_name
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
+from ..support.selection import sampled
 
 # What qemu-server puts on the command line for each kind of controller, and the name of the disk's queues.
 DEVICES = {
@@ -54,9 +55,7 @@ def place(short_dir: Path) -> Iterator[Callable[[str, str], World]]:
 
 @pytest.mark.slow
 @pytest.mark.real("qemu")
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.all] if kind == "virtio-blk" else []) for kind in DEVICES]
-)
+@pytest.mark.parametrize("kind", sampled(DEVICES, "virtio-scsi-single"))
 def test_a_queue_has_the_name_of_its_disk(place: Callable[[str, str], World], kind: str) -> None:
     """`scsi0`, as in the configuration, and not the controller that carries it alone."""
     world = place("healthy", kind)
@@ -68,7 +67,7 @@ def test_a_queue_has_the_name_of_its_disk(place: Callable[[str, str], World], ki
 
 @pytest.mark.slow
 @pytest.mark.real("qemu")
-@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize("kind", sampled(DEVICES, "virtio-blk"))
 def test_a_failed_request_has_the_name_of_its_disk(place: Callable[[str, str], World], kind: str) -> None:
     """QEMU gives no name for the drive then, but one for the device."""
     world = place("io-error", kind)
