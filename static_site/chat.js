@@ -126,10 +126,11 @@ export async function stopTurn() {
 	if (!turn) return;
 	say(chat, "Stopping…");
 	for (;;) {
+		const { n } = turn;
 		const answer = await post("chat", newId(), JSON.stringify({ cancel: turn.id }), flight.signal);
 		if (answer?.cancelled || chat.turn !== turn) return;
 		const { code, message = "no answer came back" } = answer?.error ?? {};
-		if (code !== "turn-unknown" || turn.n) return say(chat, `Not stopped: ${message}. Press Stop again.`);
+		if (code !== "turn-unknown" || n) return say(chat, `Not stopped: ${message}. Press Stop again.`);
 		await sleep(500, flight.signal); // the turn is still on its way there
 	}
 }

@@ -209,3 +209,24 @@ def test_stop_stops_the_turn(visit: Visit) -> None:
     page.press("#prompt", "Escape")
     ended(page)
     expect(page.locator("#transcript article")).to_contain_text("Stopped. Commands inside the VM may still run.")
+
+
+OVERTAKE = """() => { const fetch = window.fetch; let stop; const stopped = new Promise(done => { stop = done; });
+    window.fetch = async (url, options) => {
+        if (String(options?.body).includes('"prompt"')) await stopped;
+        const answer = await fetch(url, options);
+        if (!String(options?.body).includes('"cancel"')) return answer;
+        stop();
+        while (!document.querySelector("#transcript .answer")) await new Promise(done => setTimeout(done, 20));
+        return answer; }; }"""
+
+
+def test_a_stop_that_overtakes_the_prompt_stops_the_turn(visit: Visit) -> None:
+    """The handler knows no such turn yet, and its answer comes when the turn has begun: Stop is sent again."""
+    page = visit.open()
+    page.evaluate(OVERTAKE)
+    ask_claude(page, fake({"text": LONG, "wait": "never"}))
+    page.press("#prompt", "Escape")
+    ended(page)
+    expect(page.locator("#transcript .answer")).to_contain_text("Line 1 of")
+    expect(page.locator("#transcript article")).to_contain_text("Stopped. Commands inside the VM may still run.")
