@@ -20,6 +20,7 @@ from ..support.claude import reachable
 from ..support.claude_turns import Place, Ran, WithGuest, start
 from ..support.model import Model
 from ..support.qemu import Witness
+from ..support.selection import sampled
 from ..support.talk import bash
 
 pytestmark = [pytest.mark.real("claude", "sshd"), pytest.mark.slow]
@@ -55,7 +56,7 @@ def shared() -> Iterator[Place]:
         shutil.rmtree(directory)
 
 
-@pytest.fixture(params=["shared", "apart"])
+@pytest.fixture(params=sampled(["shared", "apart"], "apart"))
 def place(shared: Place, request: pytest.FixtureRequest) -> Place:
     """Both ways to run claude: as ourselves, and as a user of its own."""
     if request.param == "shared":
@@ -79,7 +80,10 @@ def test_a_turn_and_the_next(place: Place) -> None:
     assert sorted(tools) == ["Bash", "Glob", "Grep", "Read"]
 
 
-@pytest.mark.parametrize("words", ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that?", "#note"])
+PROMPTS = ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that?", "#note"]
+
+
+@pytest.mark.parametrize("words", sampled(PROMPTS, "/clear", "@/etc/passwd what is that?"))
 def test_a_prompt_is_only_text_for_the_model(place: Place, words: str) -> None:
     """No slash command, no flag, no shell escape, no attached file."""
     ran = place.say(words)
@@ -89,7 +93,10 @@ def test_a_prompt_is_only_text_for_the_model(place: Place, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "header"),
-    [("ANTHROPIC_API_KEY", "x-api-key"), ("ANTHROPIC_AUTH_TOKEN", ""), ("CLAUDE_CODE_OAUTH_TOKEN", "")],
+    sampled(
+        [("ANTHROPIC_API_KEY", "x-api-key"), ("ANTHROPIC_AUTH_TOKEN", ""), ("CLAUDE_CODE_OAUTH_TOKEN", "")],
+        ("CLAUDE_CODE_OAUTH_TOKEN", ""),
+    ),
 )
 def test_each_kind_of_credential_works(shared: Place, name: str, header: str) -> None:
     """An API key, an auth token and an OAuth token get through by the same recipe."""
@@ -115,7 +122,7 @@ def test_it_sees_the_host_and_the_guest(place: Place) -> None:
     assert "verdict" in forensics[2]
 
 
-@pytest.mark.parametrize("vm", ["no guest", "no key"])
+@pytest.mark.parametrize("vm", sampled(["no guest", "no key"], "no guest"))
 def test_what_is_not_configured_is_not_there(shared: Place, vm: str) -> None:
     """Without a guest there is no command for it, without a key there is none for the host, and the brief says so."""
     less = replace(shared.vm, guest=None) if vm == "no guest" else replace(shared.vm, agent_key="")
@@ -128,22 +135,23 @@ def test_what_is_not_configured_is_not_there(shared: Place, vm: str) -> None:
 def test_a_guest_that_shows_another_key_gets_nothing(shared: Place) -> None:
     """Host keys are pinned, for the host and for the guest, and a CA counts as one."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
-    ran = shared.run(bash("pve status"), bash("devvm id"), vm=replace(shared.vm, host_keys=(other,)))
-    assert [ok for _, ok, _ in ran.tools] == [False, True]
-    assert "Host key verification failed" in ran.tools[0][2]
-    ran = shared.run(bash("pve status"), bash("devvm id"), vm=replace(shared.vm, guest_host_keys=(other,)))
-    assert [ok for _, ok, _ in ran.tools] == [True, False]
+    vm = replace(shared.vm, host_keys=(other,))
+    reached, said = shared.command("pve status", vm)
+    assert (reached, "Host key verification failed" in said) == (False, True)
+    assert shared.command("devvm id", vm)[0]
+    vm = replace(shared.vm, guest_host_keys=(other,))
+    assert [shared.command(line, vm)[0] for line in ("pve status", "devvm id")] == [True, False]
     loose = replace(shared.vm, guest_host_keys=())
-    assert shared.run(bash("devvm id"), vm=loose).tools[0][1]
+    assert shared.command("devvm id", loose)[0]
 
 
 def test_a_host_certificate_is_enough(shared: Place) -> None:
     """With a pinned certificate authority, each host key that it signed is known."""
     authority = shared.sshd.authority.export_public_key().decode().strip()
     pinned = replace(shared.vm, guest_host_keys=(), guest_host_cas=(authority,))
-    assert shared.run(bash("devvm id -un"), vm=pinned).tools == [("devvm id -un", True, "guest")]
+    assert shared.command("devvm id -un", pinned) == (True, "guest")
     other = replace(pinned, guest_host_cas=(shared.sshd.host_key,))
-    assert not shared.run(bash("devvm id -un"), vm=other).tools[0][1]
+    assert not shared.command("devvm id -un", other)[0]
 
 
 # --- what it can't reach ---

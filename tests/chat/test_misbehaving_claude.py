@@ -4,6 +4,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,10 @@ def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Ta
 def test_a_stream_goes_silent(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent model API ends the turn after the limit; a tool may be silent for longer."""
     monkeypatch.setattr(launch, "SILENCE_SECONDS", 2.5)
-    quiet = run_alone(directory / "quiet", f"{TEXT}exec sleep 600\n")
+    with ThreadPoolExecutor() as pool:
+        scripts = {"quiet": f"{TEXT}exec sleep 600\n", "busy": f"{TOOL}sleep 3\n{TEXT}{RESULT}"}
+        quiet, busy = pool.map(lambda name: run_alone(directory / name, scripts[name]), scripts)
     assert (last_error(quiet)["code"], "2.5 s" in last_error(quiet)["message"]) == ("claude-unreachable", True)
-    busy = run_alone(directory / "busy", f"{TOOL}sleep 3\n{TEXT}{RESULT}")
     assert busy[-1] == {"type": "done", "n": busy[-1]["n"], "ok": True}
 
 
@@ -143,6 +145,7 @@ def test_claude_writes_without_an_end(talker: Talker, claude: ScriptedClaude) ->
             assert last_error(stream.rest())["code"] == "cancelled"
 
 
+@pytest.mark.all  # 64 MiB take seconds of processor
 def test_a_log_has_an_end(talker: Talker, claude: ScriptedClaude) -> None:
     """A claude whose events never end is stopped before they fill the disk; the events so far can be read."""
     block = write_block(talker.directory, 200_000)
@@ -162,6 +165,7 @@ def write_block(directory: Path, size: int) -> Path:
     return path
 
 
+@pytest.mark.all  # it reads slowly, for longer than the limit
 def test_a_slow_client_is_not_cut_off(directory: Path, model: Model, claude: ScriptedClaude) -> None:
     """A client that reads a little, for longer than one may stay that reads nothing, gets every byte in the end."""
     claude.play(f"for i in $(seq 200); do cat {write_block(directory, 60_000)}; done\n{RESULT}")

@@ -13,6 +13,7 @@ import pytest
 from ..support import claude
 from ..support.model import Model
 from ..support.naps import find_processes, nap, parent, wait_for_process, wait_until_gone
+from ..support.selection import sampled
 from ..support.talk import Talker, answer_text, bash, fake, last_error, started
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
@@ -42,6 +43,7 @@ def test_a_turn_is_stopped_in_its_text(talker: Talker, model: Model) -> None:
     assert talker.ask(cancel=stream.turn).status == 202  # once more changes nothing
 
 
+@pytest.mark.all  # as test_chat_terminal.py does with a script in place of claude
 def test_a_turn_is_stopped_in_its_tool(talker: Talker) -> None:
     """The command that claude was running, in a session of its own, ends with it."""
     with talker.open(prompt=fake(bash(f"{nap(31)} | {nap(31)}"))) as stream:
@@ -54,7 +56,7 @@ def test_a_turn_is_stopped_in_its_tool(talker: Talker) -> None:
     assert answer_text(talker.chat(fake({"text": "here"}), session=session["session"])) == "here"
 
 
-@pytest.mark.parametrize("where", ["text", "tool"])
+@pytest.mark.parametrize("where", sampled(["text", "tool"], "tool"))
 def test_a_handler_is_killed(model: Model, directory: Path, where: str) -> None:
     """By SIGKILL: no process is left, the text so far is in the log, which has an end, and the session goes on."""
     steps = [{"text": LONG, "wait": "never"}] if where == "text" else [{"text": LONG, **bash(f"{nap(16)} | {nap(16)}")}]
@@ -76,7 +78,7 @@ def test_a_handler_is_killed(model: Model, directory: Path, where: str) -> None:
             assert answer_text(other.chat(fake({"text": "here"}), session=session["session"])) == "here"
 
 
-@pytest.mark.parametrize("who", ["runner", "both"])
+@pytest.mark.parametrize("who", sampled(["runner", "both"], "runner"))
 def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
     """The command ends although its runner can't end it, and only then the session is free.
 
@@ -103,7 +105,7 @@ def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
             assert answer_text(other.chat(fake({"text": "here"}), session=first["session"])) == "here"
 
 
-@pytest.mark.parametrize("where", ["text", "tool"])
+@pytest.mark.parametrize("where", sampled(["text", "tool"], "text"))
 def test_a_handler_is_stopped(model: Model, directory: Path, where: str) -> None:
     """By SIGTERM: every stream has its last line within 5 s, and no process is left."""
     steps = [{"text": LONG, "wait": "never"}] if where == "text" else [bash(f"{nap(17)} | {nap(17)}")]

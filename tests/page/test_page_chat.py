@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from ..support.browser import Visit, axe_finds, both_schemes, phase, press, wait_for_text
 from ..support.page_chat import LONG, PROPOSES, ask_claude, ended, lose_sessions
+from ..support.selection import sampled
 from ..support.talk import bash, fake
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
@@ -97,7 +98,7 @@ SHIFTS = """() => { window.shifts = []; new PerformanceObserver(list => window.s
     .observe({type: "layout-shift"}); }"""
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", sampled([360, 1280], 360))
 def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
     """Words, a command, its result, a proposal and the end come in, and nothing on the page changes its place."""
     visit.page.set_viewport_size({"width": width, "height": 740})
@@ -114,6 +115,7 @@ def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
     assert page.evaluate("() => window.shifts") == []
 
 
+@pytest.mark.all  # the states of an ordinary conversation are judged above
 @both_schemes
 def test_every_state_of_the_chat_passes_axe(visit: Visit, scheme: Literal["light", "dark"]) -> None:
     """At work, with a proposal, stopped, cut off, down and lost: no violation."""
@@ -168,7 +170,7 @@ def test_after_a_minute_a_person_asks_for_the_rest(visit: Visit) -> None:
     assert len({body["prompt"] for body in visit.posts if "prompt" in body}) == 1
 
 
-@pytest.mark.parametrize("where", ["anywhere", "anywhere else"])
+@pytest.mark.parametrize("where", sampled(["anywhere", "anywhere else"], "anywhere"))
 def test_a_broken_stream_is_attached_to(visit: Visit, where: str) -> None:
     """Wherever it breaks, the rest is asked for by number; the answer is whole, and the turn was begun once."""
     after = random.randrange(1, 3_000)

@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from ..support.browser import Visit, phase, text_of, wait_for_text
 from ..support.page_chat import ask_claude, ended, lose_sessions
+from ..support.selection import sampled
 from ..support.talk import fake
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
@@ -20,7 +21,7 @@ DOWN = {
 }
 
 
-@pytest.mark.parametrize("how", DOWN)
+@pytest.mark.parametrize("how", sampled(DOWN, "not signed in"))
 def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> None:
     """One notice that says why, the draft stays, Send becomes Try again; the power buttons work as ever."""
     page = visit.open()
@@ -56,6 +57,7 @@ def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
     assert "The word is heron." in visit.stage.model.asked[-1].said
 
 
+@pytest.mark.all
 def test_a_recap_needs_no_new_question(visit: Visit) -> None:
     """The one button is enough: with nothing typed claude is told what was said, and to go on."""
     page = visit.open()
@@ -98,6 +100,7 @@ def test_a_rate_limit_says_until_when_it_lasts(visit: Visit) -> None:
     assert "Claude is not answering" not in text_of(page, "chat-notice")
 
 
+@pytest.mark.all  # 2,000 lines take seconds of processor
 def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
     """A transcript of 2,000 lines consists of pieces of a bounded size, so each word costs as much as the first.
 

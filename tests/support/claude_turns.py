@@ -83,6 +83,12 @@ class Place:
         job, directory = self.prepare(turn, settings)
         return Ran(turn, job, directory, *start(job))
 
+    def command(self, line: str, vm: Vm) -> tuple[bool, str]:
+        """Run a command as claude would, without claude; return whether it went well, and what it said."""
+        job, directory = self.prepare(self.turn("", vm=vm))
+        exit, out, err = start(replace(job, argv=(f"{directory}/shell", line)))
+        return exit == 0, (out + err).decode().strip()
+
 
 class Ran:
     """What became of a turn."""
