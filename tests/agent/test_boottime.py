@@ -56,7 +56,7 @@ def test_the_agents_tests_hold_whatever_the_uptime(uptime: str) -> None:
     namespace = in_namespace(UPTIMES[uptime])
     if not shows(namespace, UPTIMES[uptime]):
         pytest.skip("this kernel, or this user, can't make a time namespace")
-    others = ("PYTEST_", "COVERAGE_", "BREAKGLASS_TEST")  # few generated examples, and no coverage
+    others = ("PYTEST_", "BREAKGLASS_COVERAGE", "BREAKGLASS_TEST")  # few generated examples, and no coverage
     environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
     command = [*namespace, *pytest_command, *chosen()]

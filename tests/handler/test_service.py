@@ -36,7 +36,8 @@ def test_a_handler_without_its_ssh_library_does_not_start(tmp_path: Path) -> Non
     config.touch(0o600)
     operator = {"operator": {"secret": new_secret(), "allow": ["status"]}}
     config.write_text(config_text(operator, port=22, key="key", host_key="any"))
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "BREAKGLASS_CONFIG": str(config), "PORT": "0"}
+    path = f"{tmp_path}:{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "PYTHONPATH": path, "BREAKGLASS_CONFIG": str(config), "PORT": "0"}
     command = [sys.executable, "-m", "breakglass", "serve"]
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 2, ran.stderr
