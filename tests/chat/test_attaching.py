@@ -30,6 +30,13 @@ def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Ta
         yield talker
 
 
+@pytest.fixture(scope="module")
+def other(talker: Talker) -> Iterator[Talker]:
+    """A second handler with the same configuration."""
+    with started(talker.replica()) as other:
+        yield other
+
+
 # --- attaching ---
 
 
@@ -132,32 +139,30 @@ def test_what_is_refused_begins_nothing(talker: Talker, claude: ScriptedClaude) 
 # --- one at a time ---
 
 
-def test_a_session_has_one_turn_at_a_time(talker: Talker, claude: ScriptedClaude) -> None:
+def test_a_session_has_one_turn_at_a_time(talker: Talker, other: Talker, claude: ScriptedClaude) -> None:
     """Also across replicas: the second gets `busy`, which is final for its id. Later the session goes on."""
     session = talker.chat("hello")[0]["session"]
     busy_id = new_id()
-    with started(talker.replica()) as other:
-        with talker.open(prompt=fake({"text": LONG, "wait": "busy"}), session=session) as stream:
-            stream.until("text")
-            for handler in (talker, other):
-                events = handler.chat("me too", session=session)
-                assert kinds(events) == ["session", "error", "done"]
-                assert last_error(events)["code"] == "busy"
-            assert last_error(talker.chat("and me", msg_id=busy_id, session=session))["code"] == "busy"
-            claude.release("busy")
-            assert stream.rest()[-1]["ok"] is True
+    with talker.open(prompt=fake({"text": LONG, "wait": "busy"}), session=session) as stream:
+        stream.until("text")
+        for handler in (talker, other):
+            events = handler.chat("me too", session=session)
+            assert kinds(events) == ["session", "error", "done"]
+            assert last_error(events)["code"] == "busy"
         assert last_error(talker.chat("and me", msg_id=busy_id, session=session))["code"] == "busy"
-        assert answer_text(other.chat(fake({"text": "my turn"}), session=session)) == "my turn"
+        claude.release("busy")
+        assert stream.rest()[-1]["ok"] is True
+    assert last_error(talker.chat("and me", msg_id=busy_id, session=session))["code"] == "busy"
+    assert answer_text(other.chat(fake({"text": "my turn"}), session=session)) == "my turn"
 
 
-def test_another_replica_serves_a_turn(talker: Talker, claude: ScriptedClaude) -> None:
+def test_another_replica_serves_a_turn(talker: Talker, other: Talker, claude: ScriptedClaude) -> None:
     """Another replica sends the events as they come, and can stop the turn."""
-    with started(talker.replica()) as other:
-        with talker.open(prompt=fake({"text": LONG, "wait": "shared"})) as stream:
-            stream.until("text")
-            with other.open(attach=stream.turn) as there:
-                there.until("text")
-                reply = other.ask(cancel=stream.turn)
-                assert (reply.status, reply.json) == (202, {"cancelled": stream.turn})
-                assert there.rest() == stream.rest()
-        assert last_error(stream.seen)["code"] == "cancelled"
+    with talker.open(prompt=fake({"text": LONG, "wait": "shared"})) as stream:
+        stream.until("text")
+        with other.open(attach=stream.turn) as there:
+            there.until("text")
+            reply = other.ask(cancel=stream.turn)
+            assert (reply.status, reply.json) == (202, {"cancelled": stream.turn})
+            assert there.rest() == stream.rest()
+    assert last_error(stream.seen)["code"] == "cancelled"

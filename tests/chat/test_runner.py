@@ -104,6 +104,7 @@ def test_a_log_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path, limit: 
         wait_until_gone(nap(41), END_SECONDS)
 
 
+@pytest.mark.all  # the runner waits 5 s for what hangs, as in the test above
 @pytest.mark.real("fuse")
 def test_a_directory_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -> None:
     """The look for the file `cancel` does not return, and the turn ends when its time is over."""
