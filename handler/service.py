@@ -74,6 +74,7 @@ class Service:
             self.hung_up.clear()  # a later SIGHUP requests another reload
             try:
                 config = await run_in_thread(self._load, READ_SECONDS)
+                self._keep_hosts(config)
             except Exception as error:  # the configuration in force stays, whatever the error
                 self._reject(error)
             else:
@@ -81,6 +82,11 @@ class Service:
                 self._use(config)
                 self._spawn(self.chatting.use(config))
                 audit.note("reload", **in_force(config))
+
+    def _keep_hosts(self, config: Config) -> None:
+        """Raise ConfigError when a host that is in use would be off: a connection that works is not given up."""
+        if any(name in self.config.hosts for name in config.hosts_off):
+            raise ConfigError(list(config.problems))
 
     def _reject(self, error: Exception) -> None:
         self.rejected_since = self.rejected_since or time.time()
@@ -91,31 +97,32 @@ class Service:
     def _use(self, config: Config) -> None:
         """Put a configuration in force: open, keep and close connections.
 
-        Keeps the connection of a VM whose entry is unchanged. A connection whose key was not accepted is replaced,
-        because a reload permits another attempt.
+        Keeps the connection of a host whose entry is unchanged. It is replaced where its key was not accepted, or does
+        not serve one of the host's VMs: the key line may have been changed since it was read.
         """
         self.config = config
         old, self._hosts = self._hosts, {}
-        for name, vm in config.vms.items():
-            host = old.get(name)
-            if host is not None and host.vm == vm and host.health != "key-not-accepted":
+        for name, host in config.hosts.items():
+            connection = old.get(name)
+            vmids = [vm.vmid for vm in config.vms.values() if vm.host == host]
+            if connection is not None and connection.host == host and connection.serves(vmids):
                 self._hosts[name] = old.pop(name)
             else:
-                self._hosts[name] = HostConnection(vm)
+                self._hosts[name] = HostConnection(host)
                 self._hosts[name].start()
-        for host in old.values():
-            self._spawn(host.finish())
+        for connection in old.values():
+            self._spawn(connection.finish())
 
     # --- the hosts ---
 
     def host_health(self, vm: Vm) -> tuple[str, float | None]:
         """Return the state of a VM's connection, and the Unix time since when it is so."""
-        host = self._hosts[vm.name]
-        return host.health, host.since
+        host = self._hosts[vm.host.name]
+        return host.health(vm.vmid), host.since
 
     def run(self, request: VerbRequest, began: float) -> Run:
         """Start a verb. The connection stays until the verb ends, also after a reload."""
-        host = self._hosts[request.vm.name]
+        host = self._hosts[request.vm.host.name]
         run = Run(host, request, self._sent, began)
         host.track(run.task)
         return run
@@ -125,8 +132,8 @@ class Service:
 
         Raise Unreached for a VM that a reload removed.
         """
-        host = self._hosts.get(vm.name)
-        if host is None:
+        host = self._hosts.get(vm.host.name)
+        if host is None or vm.name not in self.config.vms:
             hint = "see /health for the configured VMs"
             raise Unreached("not-configured", f"{vm.name} is no longer configured", hint)
         return host.track(asyncio.create_task(work(host)))

@@ -4,11 +4,14 @@ import argparse
 import hashlib
 import os
 import sys
+from collections.abc import Iterable
 
+from .check.allow import allow
 from .check.check import check
-from .check.findings import ERROR
-from .host.paths import Host, Key
+from .check.findings import ERROR, Finding
+from .host.paths import Key, log
 from .serving.serve import Session, opens_session, serve_one
+from .vm_list import VmList, parse_vm_list
 from .words import AGENT_REFUSED, VERBS, VERSION
 
 
@@ -19,34 +22,35 @@ def main() -> int:
     os.umask(0o077)
     os.chdir("/")
     os.environ["LC_ALL"] = "C"
-    host = Host(settings.vm, settings.root.rstrip("/"))
+    root = settings.root.rstrip("/")
     if settings.command == "check":
-        return _print_check(host, settings.user, own_file)
-    return _serve(host, settings)
+        return _print_findings(check(root, settings.user, own_file))
+    if settings.command == "allow":
+        return _print_findings(allow(root, settings.user, settings.vm))
+    return _serve(Key(settings.vms, settings.read_only, settings.name, root))
 
 
-def _print_check(host: Host, user: str, own_file: str) -> int:
+def _print_findings(findings: Iterable[Finding]) -> int:
     """Print one line a finding; return 1 when one of them is an error."""
     errors = 0
-    for finding in check(host, user, own_file):
+    for finding in findings:
         print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(finding)), flush=True)
         errors += finding.level == ERROR
     return 1 if errors else 0
 
 
-def _serve(host: Host, settings: argparse.Namespace) -> int:
+def _serve(key: Key) -> int:
     """Answer `$SSH_ORIGINAL_COMMAND`; return the exit code."""
-    key = Key(settings.read_only, settings.name)
     line = os.environ.get("SSH_ORIGINAL_COMMAND")
     if line is None:
-        host.log("refused (no command): a shell")
+        log(key.root, "refused (no command): a shell")
         print(f"no shell here; say one of: {', '.join(VERBS)}", file=sys.stderr)
         return AGENT_REFUSED
     try:
-        if opens_session(host, key, line):
-            Session(host, key, bundle_hash()).run()
+        if opens_session(key, line):
+            Session(key, bundle_hash()).run()
             return 0
-        return serve_one(host, key, bundle_hash(), line)
+        return serve_one(key, bundle_hash(), line)
     except BrokenPipeError:  # the reader is gone; a job goes on without it
         os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
         return 0
@@ -65,16 +69,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="breakglass-pve", description="The forced command of a breakglass key.")
     parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    serve = commands.add_parser("serve", help="answer $SSH_ORIGINAL_COMMAND")
-    serve.add_argument("--vm", type=int, required=True, help="the VM that this key serves")
+    serve = commands.add_parser("serve", help="answer $SSH_ORIGINAL_COMMAND", allow_abbrev=False)
+    serve.add_argument("--vms", type=_vm_list, required=True, help="the VMs that this key serves: 102,110-119 or all")
     serve.add_argument("--read-only", action="store_true", help="refuse every verb that changes power")
     serve.add_argument("--as", dest="name", default="", help="the name of this key in records")
     serve.add_argument("--root", default="", help="a prefix for every host path, for tests")
     checking = commands.add_parser("check", help="verify the installation; as root, at the host")
-    checking.add_argument("--vm", type=int, required=True, help="the VM that the keys serve")
     checking.add_argument("--user", default="breakglass", help="the account that the keys log in to")
     checking.add_argument("--root", default="", help="a prefix for every host path, for tests")
+    allowing = commands.add_parser("allow", help="let this host's keys reach one more VM; as root, at the host")
+    allowing.add_argument("vm", type=_vm_number, metavar="VM", help="the VM's number")
+    allowing.add_argument("--user", default="breakglass", help="the account that the keys log in to")
+    allowing.add_argument("--root", default="", help="a prefix for every host path, for tests")
     return parser
+
+
+def _vm_number(text: str) -> int:
+    number = _vm_list(text).only
+    if number is None:
+        raise argparse.ArgumentTypeError("name one VM, like 103")
+    return number
+
+
+def _vm_list(text: str) -> VmList:
+    try:
+        return parse_vm_list(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

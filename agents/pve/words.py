@@ -3,7 +3,7 @@
 Nothing here acts. `handler/verbs.py` holds the same verbs for people; a contract test compares the two.
 """
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 MUTATING = ("start", "stop", "reset", "cycle")
 VERBS = ("status", "forensics", *MUTATING, "history", "job", "ping", "session")
@@ -49,6 +49,9 @@ STOPPED = "stopped"
 ELSEWHERE = "elsewhere"  # stopped on this host, and another node has the VM's configuration: it may run there
 WITHOUT_PROCESS = (STOPPED, ELSEWHERE)  # states in which no QEMU of the VM is on this host
 MOVED_CODES = ("other-node", "moved")  # verdicts that name the node which has the VM
+
+CONTAINER = "container"  # the verdict on a number that belongs to a container
+CONTAINER_SENTENCE = "this number belongs to a container, and Breakglass serves VMs only: use pct on its node"
 
 STORAGE_HUNG = "storage-hung"  # the verdict that refuses reset and cycle, and the only one that `anyway=` can name
 

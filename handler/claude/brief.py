@@ -33,7 +33,7 @@ def build_agents(text: str, vm: Vm) -> dict[str, dict[str, object]]:
 def describe_vm(vm: Vm) -> str:
     """Return the paragraph that tells claude what it can reach of this VM."""
     lines = [f'It is "{vm.name}", number {vm.vmid} on its Proxmox host.']
-    if not vm.agent_key:
+    if not vm.host.read_only_key:
         return " ".join([*lines, _NO_KEY])
     if vm.guest is None:
         return " ".join([*lines, _NO_GUEST])
@@ -47,7 +47,7 @@ def list_tool_rules(vm: Vm) -> list[str]:
     The verbs that change power are among them so that they reach the host. The host refuses them to a read-only key,
     and that refusal becomes the proposal.
     """
-    if not vm.agent_key:
+    if not vm.host.read_only_key:
         return []
     verbs = [*_READS, *(name for name, verb in VERBS.items() if verb.mutating)]
     allowed = [f"Bash(pve {verb})" for verb in verbs] + ["Bash(pve job:*)"]

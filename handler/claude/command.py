@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..config.model import ChatSettings, Vm
-from ..proxmox.connect import public_key
+from ..config.ssh_keys import public_key
 from . import brief, ssh_files
 from .runner_job import RunnerJob
 
@@ -106,7 +106,7 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -
     for owned in (config, directory / _TEMPORARY, directory / "key"):
         _make_owned_dir(owned, uid, gid)
     env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory, config)}
-    if request.vm.agent_key:
+    if request.vm.host.read_only_key:
         env["SSH_AUTH_SOCK"] = socket
     return RunnerJob(
         argv=_arguments(settings, request, directory),
@@ -116,7 +116,7 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -
         vm=request.vm.name,
         uid=uid,
         gid=gid,
-        agent_key=request.vm.agent_key,
+        agent_key=request.vm.host.read_only_key,
         agent_socket=socket,
         turn_seconds=settings.turn_seconds,
     )
@@ -155,12 +155,12 @@ def _write_turn_files(vm: Vm, directory: Path) -> None:
 
 
 def _public_key(vm: Vm) -> str:
-    if not vm.agent_key:
+    if not vm.host.read_only_key:
         return ""
     try:
-        return public_key(vm.agent_key)
+        return public_key(vm.host.read_only_key)
     except ValueError as error:
-        raise ValueError(f"vms.{vm.name}.agent_key can't be used: {error}") from None
+        raise ValueError(f"hosts.{vm.host.name}.read_only_key can't be used: {error}") from None
 
 
 def _make_owned_dir(directory: Path, uid: int | None, gid: int | None) -> None:

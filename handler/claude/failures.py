@@ -49,7 +49,7 @@ _STOPPED = {
     "keyless": (
         "claude-crashed",
         "the read-only key could not be loaded into ssh-agent",
-        "install openssh-client, or check the VM's agent_key",
+        "install openssh-client, or check the host's read_only_key",
     ),
     "flood": (
         "claude-crashed",

@@ -43,7 +43,16 @@ if [ $# -eq 0 ]; then
     echo '{usage}' >&2
     exit 2
 fi
-exec /usr/bin/ssh -F {config} {alias} -- "$*"
+{send}
+"""
+_SEND = 'exec /usr/bin/ssh -F {config} {alias} -- "$*"'
+# The key serves other VMs too: the turn's own VM is named here, and the host agent refuses a line that names two.
+_SEND_VERB = """\
+set -f
+set -- $*
+verb=$1
+shift
+exec /usr/bin/ssh -F {config} {alias} -- "$verb vm={vmid}${{*:+ $*}}"\
 """
 # claude passes the whole command as one argument. The command gets only these variables of claude's environment.
 _SHELL = """\
@@ -56,9 +65,9 @@ exec /usr/bin/env -i PATH="$PATH" HOME="$HOME" LANG=C.UTF-8 TMPDIR="$CLAUDE_CODE
 def render_ssh_files(vm: Vm, public_key: str, directory: str) -> dict[str, tuple[str, int]]:
     """Return the text and mode of each file that claude needs in `directory`, by its name there."""
     rendered = {"shell": (_SHELL.format(), 0o555)}
-    if not vm.agent_key:
+    if not vm.host.read_only_key:
         return rendered
-    hosts = {"pve": (vm.ssh, vm.host_keys, vm.host_cas)}
+    hosts = {"pve": (vm.host.ssh, vm.host.host_keys, vm.host.host_cas)}
     usage = {"pve": "usage: pve status | forensics | history | job id=ID | reset | cycle | stop | start"}
     if vm.guest:
         hosts[vm.name] = (vm.guest, vm.guest_host_keys, vm.guest_host_cas)
@@ -68,8 +77,10 @@ def render_ssh_files(vm: Vm, public_key: str, directory: str) -> dict[str, tuple
         known = f"{directory}/known_hosts.{name}" if keys or authorities else "/dev/null"
         config += _render_host(name, address, known)
         rendered[f"known_hosts.{name}"] = (_render_known_hosts(keys, authorities), 0o444)
-        command = _COMMAND.format(usage=usage[name], config=_quote_for_shell(f"{directory}/ssh_config"), alias=name)
-        rendered[f"bin/{name}"] = (command, 0o555)
+        send = (_SEND_VERB if name == "pve" else _SEND).format(
+            config=_quote_for_shell(f"{directory}/ssh_config"), alias=name, vmid=vm.vmid
+        )
+        rendered[f"bin/{name}"] = (_COMMAND.format(usage=usage[name], send=send), 0o555)
     rendered["ssh_config"] = (config + _COMMON.format(identity=_quote_for_ssh_config(f"{directory}/agent.pub")), 0o444)
     rendered["agent.pub"] = (f"{public_key}\n", 0o444)
     return rendered

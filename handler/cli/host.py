@@ -8,7 +8,8 @@ from pathlib import Path
 from ..agents.bundle import bundle
 from ..alerts.examples import example
 from ..config.load import config_path, load_config
-from ..config.model import Vm
+from ..config.model import Config, Host
+from ..config.ssh_keys import public_key
 from .environment import checked_url, handler_url
 from .errors import CommandError, reason
 from .install import Keys, recipe
@@ -46,33 +47,30 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def host_install_commands(arguments: argparse.Namespace) -> int:
-    """Print what to run on the Proxmox host for one VM; public keys only."""
+    """Print what to run on one Proxmox host for all its VMs; public keys only."""
     config = load_config(config_path(), os.environ)
-    vm = config.vm_named(arguments.vm or "")
-    if vm is None:
-        message, hint = config.explain_no_vm(arguments.vm or "")
-        raise CommandError(f"--vm: {message}", hint)
+    host = _find_host(config, arguments.host)
+    vms = [vm for vm in config.vms.values() if host in vm.hosts]
+    keys = Keys(public_key(host.key), public_key(host.read_only_key) if host.read_only_key else None)
     try:
-        keys = read_public_keys(vm)
-        text = recipe(vm, keys, arguments.source)
-    except (OSError, ValueError) as error:
+        text = recipe(host, vms, keys, arguments.source)
+    except ValueError as error:
         raise CommandError(f"{error}; nothing was printed", "see docs/runbook.md") from None
     show(text)
     return DONE
 
 
-def read_public_keys(vm: Vm) -> Keys:
-    """Return the public halves of a VM's keys; raise ValueError, which names the one that can't be read."""
-    from ..proxmox.connect import public_key  # asyncssh takes longer to load than everything else
-
-    found = {}
-    for name, private in {"key": vm.key, "agent_key": vm.agent_key}.items():
-        try:
-            found[name] = public_key(private) if private else None
-        except ValueError as error:
-            message = f"vms.{vm.name}.{name} can't be read: {error}; an unencrypted OpenSSH private key is needed"
-            raise ValueError(message) from None
-    return Keys(found["key"] or "", found["agent_key"])
+def _find_host(config: Config, name: str | None) -> Host:
+    """Return the host of that name; without a name, the only one."""
+    if name is None and len(config.hosts) + len(config.hosts_off) == 1 and config.hosts:
+        return next(iter(config.hosts.values()))
+    if name is not None and name in config.hosts:
+        return config.hosts[name]
+    hint = f"use one of {', '.join(config.hosts)}" if config.hosts else "see the problems that breakglass serve lists"
+    if name is None:
+        raise CommandError("--host: there are several hosts; name one", hint)
+    why = "is off: its configuration has a fault" if name in config.hosts_off else "is no host"
+    raise CommandError(f"--host: {json.dumps(name[:40])} {why}", hint)
 
 
 def alert_example(arguments: argparse.Namespace) -> int:

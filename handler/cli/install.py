@@ -5,9 +5,11 @@ value in it was checked before (names, numbers, an address).
 """
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..config.model import Vm
+from ..agents.pve.vm_list import VmList, list_of
+from ..config.model import Host, Vm
 from ..templates import choose, fill, read_template
 
 AGENT = "/usr/local/sbin/breakglass-pve"
@@ -16,40 +18,47 @@ READ_ONLY = "--read-only --as claude"
 
 @dataclass(frozen=True)
 class Keys:
-    """The public keys, as `ssh-ed25519 AAAA…`; `read_only` is None without agent_key."""
+    """The public keys, as `ssh-ed25519 AAAA…`; `read_only` is None without read_only_key."""
 
     power: str
     read_only: str | None = None
 
 
-def recipe(vm: Vm, keys: Keys, source: str | None = None) -> str:
-    """Return the recipe for one VM; `source` is the handler's address or network.
+def recipe(host: Host, vms: Sequence[Vm], keys: Keys, source: str | None = None) -> str:
+    """Return the recipe for one host and its VMs; `source` is the handler's address or network.
 
-    Raises ValueError for what can't work: root's own login, one key for both lines, a source that is not an address.
+    Raises ValueError for what can't work: root's own login, a host without a VM, a source that is not an address.
     """
-    if vm.ssh.user == "root":
-        raise ValueError(f'vms.{vm.name}.ssh logs in as root; name an account of its own, like "breakglass@…"')
-    if keys.power == keys.read_only:
-        raise ValueError(f"vms.{vm.name}.agent_key is the same key as key; the host would obey its first line only")
+    if host.ssh.user == "root":
+        raise ValueError(f'hosts.{host.name}.ssh logs in as root; name an account of its own, like "breakglass@…"')
+    if not vms:
+        raise ValueError(f"no VM names {host.name} in its hosts, so its keys would serve none")
     if source is not None:
-        ipaddress.ip_network(source, strict=False)
+        _check_source(source)
     chosen = {"from": source, "no_read_only_key": not keys.read_only}
+    served = list_of(vm.vmid for vm in vms)
     return fill(
         choose(read_template("cli/recipe.sh"), [name for name, is_so in chosen.items() if is_so]),
-        vm=vm.name,
-        vmid=vm.vmid,
-        user=vm.ssh.user,
-        host=f"[{vm.ssh.host}]" if ":" in vm.ssh.host else vm.ssh.host,
-        login=f"ssh -p {vm.ssh.port} -i KEY_FILE {vm.ssh.user}@{vm.ssh.host}",
+        name=host.name,
+        vms=served,
+        user=host.ssh.user,
+        host=f"[{host.ssh.host}]" if ":" in host.ssh.host else host.ssh.host,
+        login=f"ssh -p {host.ssh.port} -i KEY_FILE {host.ssh.user}@{host.ssh.host}",
         keys=" ".join(f"-e '{key.split()[1]}'" for key in (keys.power, keys.read_only) if key),
-        key_lines="\n".join(_key_lines(vm, keys)),
+        key_lines="\n".join(_key_lines(served, keys)),
         source=source or "ADDRESS",
     )
 
 
-def _key_lines(vm: Vm, keys: Keys) -> list[str]:
-    serve = f"{AGENT} serve --vm {vm.vmid}"
-    lines = [f'restrict,command="{serve}" {keys.power} breakglass power {vm.name}']
+def _check_source(source: str) -> None:
+    if "%" in source:  # a scope, in which ipaddress takes any text, a quote too
+        raise ValueError(f"{source!r} does not appear to be an address or a network: leave out the %")
+    ipaddress.ip_network(source, strict=False)
+
+
+def _key_lines(served: VmList, keys: Keys) -> list[str]:
+    serve = f"{AGENT} serve --vms {served}"
+    lines = [f'restrict,command="{serve}" {keys.power} breakglass power']
     if keys.read_only:
-        lines.append(f'restrict,command="{serve} {READ_ONLY}" {keys.read_only} breakglass read {vm.name}')
+        lines.append(f'restrict,command="{serve} {READ_ONLY}" {keys.read_only} breakglass read')
     return lines

@@ -120,7 +120,7 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
     bundle.add_argument("file", nargs="?", metavar="FILE")
     bundle.set_defaults(run=host.host_bundle)
     install = commands.add_parser("install-commands", help="print what to run on the host, as root (BREAKGLASS_CONFIG)")
-    install.add_argument("--vm", help="the VM; needed only if there are several")
+    install.add_argument("--host", help="the host; needed only if there are several")
     install.add_argument(
         "--from", dest="source", metavar="ADDRESS", help="the handler's address, which sshd then never penalises"
     )

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Breakglass on the Proxmox host @HOST@, for VM @VMID@ "@VM@". Made by: breakglass host install-commands
+# Breakglass on the Proxmox host @NAME@ (@HOST@), for VM @VMS@. Made by: breakglass host install-commands
 #
 # First, where the handler is set up:
 #     breakglass host bundle breakglass-pve && scp breakglass-pve root@@HOST@:/root/
@@ -18,6 +18,7 @@ if [ -e /root/breakglass-pve ]; then
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
 fi
 /usr/local/sbin/breakglass-pve --version
+/usr/local/sbin/breakglass-pve allow --help >/dev/null # fails with an agent of 0.1, before anything else is changed
 
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
 #    Its shell is /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing; with ! instead, sshd
@@ -34,14 +35,14 @@ keys=/etc/ssh/authorized_keys.d/@USER@
 install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d
 touch "$keys"
 {
-    grep -v -F @KEYS@ "$keys" || [ $? = 1 ] # none left
+    grep -a -v -F @KEYS@ "$keys" || [ $? = 1 ] # none left; -a because grep drops lines of a file that is no UTF-8
     cat <<'KEYS'
 @KEY_LINES@
 KEYS
 } >"$keys.new"
 #if no_read_only_key
-# The configuration has no agent_key for @VM@, so no read-only key is installed. Its line would be:
-#   restrict,command="/usr/local/sbin/breakglass-pve serve --vm @VMID@ --read-only --as claude" ssh-ed25519 AAAA... breakglass read @VM@
+# The configuration has no read_only_key for @NAME@, so none is installed. Its line would be:
+#   restrict,command="/usr/local/sbin/breakglass-pve serve --vms @VMS@ --read-only --as claude" ssh-ed25519 AAAA... breakglass read
 #end
 chown root:root "$keys.new"
 chmod 0644 "$keys.new"
@@ -90,7 +91,7 @@ cat /etc/ssh/ssh_host_ed25519_key.pub
 ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub
 
 # 7. Check the result: one finding a line; the exit code is 1 if one of them is an error.
-/usr/local/sbin/breakglass-pve check --vm @VMID@ --user @USER@
+/usr/local/sbin/breakglass-pve check --user @USER@
 
 # Then, from the handler's machine: @LOGIN@ ping
 )

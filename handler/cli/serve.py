@@ -18,7 +18,8 @@ from .output import DONE, complain
 
 def _warn_of_missing_programs(config: Config) -> None:
     """Warn at the start, not in the first turn, that claude can't reach the host."""
-    needed = ("ssh", "ssh-agent", "ssh-add") if config.chat and any(vm.agent_key for vm in config.vms.values()) else ()
+    has_key = any(host.read_only_key for host in config.hosts.values())
+    needed = ("ssh", "ssh-agent", "ssh-add") if config.chat and has_key else ()
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
         complain(
@@ -32,18 +33,18 @@ def serve(arguments: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles it
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory: other processes of this user can't read it
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
-    config = load_config(path, os.environ)
-    if config.problems:
-        complain(
-            "the configuration has faults; each entry with a fault is off\n" + "\n".join(map(str, config.problems))
-        )
-    _warn_of_missing_programs(config)
     try:
         from ..service import in_force  # the other commands start without a server
         from ..web.server import make_server
     except Exception as error:  # after half an upgrade a library can raise any exception
         hint = "install Breakglass again, with its dependencies"
         raise CommandError(f"the handler can't start: {error!r}", hint) from None
+    config = load_config(path, os.environ)
+    if config.problems:
+        complain(
+            "the configuration has faults; each entry with a fault is off\n" + "\n".join(map(str, config.problems))
+        )
+    _warn_of_missing_programs(config)
     server = make_server(config, lambda: load_config(path, os.environ), host, port)
     sockets = listen(host, port)
     signal.signal(signal.SIGTERM, _exit_quietly)

@@ -15,6 +15,7 @@ from ..auth.signing import SIGNATURE
 from .alerts import read_rules
 from .callers import read_callers
 from .chat import read_chat
+from .hosts import read_hosts
 from .model import Config
 from .problems import ConfigError, Problem
 from .reader import Entry, Read
@@ -36,8 +37,11 @@ def parse(text: str, read: Read) -> Config:
 
 
 def _config(top: Entry) -> Config:
+    nodes = top.get_tables("hosts")
+    hosts = read_hosts(nodes)
+    hosts_off = tuple(name for name in nodes if name not in hosts)
     entries = top.get_tables("vms")
-    vms = {name: vm for name, entry in entries.items() if (vm := read_vm(name, entry))}
+    vms = {name: vm for name, entry in entries.items() if (vm := read_vm(name, entry, hosts, hosts_off))}
     callers = read_callers(top, entries)
     alerts = read_rules(top, vms, entries)
     secrets, directory = _sessions(top.get_table("sessions"))
@@ -49,7 +53,18 @@ def _config(top: Entry) -> Config:
     if not (signing and vms and secrets):
         raise ConfigError(top.problems)
     off = {name: vmid_in(entry) for name, entry in entries.items() if name not in vms}
-    return Config(callers, vms, secrets, directory, off, tuple(top.problems), alerts, chat)
+    return Config(
+        callers=callers,
+        hosts=hosts,
+        vms=vms,
+        session_secrets=secrets,
+        sessions_dir=directory,
+        vms_off=off,
+        hosts_off=hosts_off,
+        problems=tuple(top.problems),
+        alerts=alerts,
+        chat=chat,
+    )
 
 
 def _require(top: Entry, key: str, usable: Sized, message: str, hint: str) -> None:

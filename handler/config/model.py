@@ -12,6 +12,7 @@ from .problems import Problem
 
 _NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
+_HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", re.ASCII)
 _RESERVED = ("pve", "ssh", "claude")  # commands on claude's PATH, beside the one named after the VM
 # bash obeys these words itself. As the name of a guest's command, each would run something on this machine instead.
 _SHELL = """
@@ -35,29 +36,42 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Vm:
-    """One VM and the Proxmox host that runs it.
+class Host:
+    """One Proxmox VE node and how to log in to it.
 
     `host_keys` and `host_cas` are OpenSSH public keys; if both are empty, any host key is accepted, with a warning.
-    `key` is the power key, `agent_key` the read-only key, `guest` where claude can log in.
+    `key` is the power key. `read_only_key` is claude's, an empty text without one.
     """
 
     name: str
-    vmid: int
     ssh: Address
     key: str = field(repr=False)
+    read_only_key: str = field(default="", repr=False)
     host_keys: tuple[str, ...] = ()
     host_cas: tuple[str, ...] = ()
-    by_hand: tuple[str, ...] = ()
-    agent_key: str = field(default="", repr=False)
-    guest: Address | None = None
-    guest_host_keys: tuple[str, ...] = ()
-    guest_host_cas: tuple[str, ...] = ()
 
     @property
     def any_host_key(self) -> bool:
         """Tell whether any host key is accepted."""
         return not (self.host_keys or self.host_cas)
+
+
+@dataclass(frozen=True)
+class Vm:
+    """One VM and the hosts on which it may run, at least one. `guest` is where claude can log in to the VM itself."""
+
+    name: str
+    vmid: int
+    hosts: tuple[Host, ...]
+    by_hand: tuple[str, ...] = ()
+    guest: Address | None = None
+    guest_host_keys: tuple[str, ...] = ()
+    guest_host_cas: tuple[str, ...] = ()
+
+    @property
+    def host(self) -> Host:
+        """The host that is asked."""
+        return self.hosts[0]
 
 
 @dataclass(frozen=True)
@@ -77,14 +91,17 @@ class ChatSettings:
 class Config:
     """The usable part of the configuration.
 
-    Entries with a problem are left out, except that `vms_off` has the names and numbers of such VMs.
+    Entries with a problem are left out, except that `vms_off` has the names and numbers of such VMs, and `hosts_off`
+    the names of such hosts.
     """
 
     callers: tuple[Caller, ...]
+    hosts: Mapping[str, Host]
     vms: Mapping[str, Vm]
     session_secrets: tuple[str, ...] = field(repr=False)
     sessions_dir: str = "var/sessions"
     vms_off: Mapping[str, int | None] = field(default_factory=dict)
+    hosts_off: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     alerts: tuple[Rule, ...] = ()
     chat: ChatSettings | None = None
@@ -117,6 +134,11 @@ class Config:
 def is_caller_name(name: str) -> bool:
     """Tell whether the host agent accepts a caller's name, which it records as by=."""
     return bool(_NAME.fullmatch(name))
+
+
+def is_host_name(name: str) -> bool:
+    """Tell whether a name can be a host's; a node's name in Proxmox always can."""
+    return bool(_HOST_NAME.fullmatch(name))
 
 
 def is_vm_name(name: str) -> bool:

@@ -25,13 +25,16 @@ CONFIG = """\
 secret = "{secret}"
 allow  = ["status", "forensics", "start", "stop", "reset", "cycle", "history", "chat"]
 
+[hosts.demo]
+ssh           = "breakglass@127.0.0.1:{port}"
+key           = '''{power_key}'''
+read_only_key = '''{read_only_key}'''
+host_key      = ["{host_key}"]
+
 [vms.devvm]
-ssh      = "breakglass@127.0.0.1:{port}"
-key      = '''{power_key}'''
-host_key = ["{host_key}"]
-vmid     = {vmid}
-agent_key = '''{agent_key}'''
-by_hand  = ["{bin}/qm status {vmid}", "{bin}/qm reset {vmid}", "{bin}/qm stop {vmid}", "{bin}/qm start {vmid}"]
+hosts   = ["demo"]
+vmid    = {vmid}
+by_hand = ["{bin}/qm status {vmid}", "{bin}/qm reset {vmid}", "{bin}/qm stop {vmid}", "{bin}/qm start {vmid}"]
 
 [sessions]
 secret = "{session_secret}"
@@ -148,7 +151,7 @@ def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> P
         secret=secret,
         port=host.port,
         power_key=host.power_key,
-        agent_key=host.read_only_key,
+        read_only_key=host.read_only_key,
         host_key=host.host_key,
         vmid=VMID,
         bin=world.bin,

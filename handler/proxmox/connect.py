@@ -5,27 +5,21 @@ import struct
 
 import asyncssh
 
-from ..config.model import Vm
+from ..config.model import Host
 from ..errors import Unreached
 
 CONNECT_SECONDS = 10
 
 
-def public_key(private: str) -> str:
-    """Return the public half of an unencrypted private key, without a comment; raise ValueError for anything else."""
-    key = asyncssh.import_private_key(private.strip() + "\n")
-    return " ".join(key.export_public_key().decode("ascii").split()[:2])
-
-
-async def connect(vm: Vm) -> asyncssh.SSHClientConnection:
-    """Log in with the VM's key and check the host against its pinned host keys. Reads no file of the user's."""
+async def connect(host: Host) -> asyncssh.SSHClientConnection:
+    """Log in with the power key and check the host against its pinned host keys. Reads no file of the user's."""
     conn = await asyncssh.connect(
-        vm.ssh.host,
-        vm.ssh.port,
-        username=vm.ssh.user,
-        client_keys=[asyncssh.import_private_key(vm.key + "\n")],
-        known_hosts=known_hosts(vm),
-        server_host_key_algs=host_key_algorithms(vm),
+        host.ssh.host,
+        host.ssh.port,
+        username=host.ssh.user,
+        client_keys=[asyncssh.import_private_key(host.key + "\n")],
+        known_hosts=known_hosts(host),
+        server_host_key_algs=host_key_algorithms(host),
         preferred_auth="publickey",
         agent_path=None,
         config=None,
@@ -43,44 +37,44 @@ async def connect(vm: Vm) -> asyncssh.SSHClientConnection:
     return conn
 
 
-def known_hosts(vm: Vm) -> asyncssh.SSHKnownHosts | None:
+def known_hosts(host: Host) -> asyncssh.SSHKnownHosts | None:
     """Return the pinned keys as known hosts, or None, which checks nothing, where the configuration says "any"."""
-    if vm.any_host_key:
+    if host.any_host_key:
         return None
-    lines = [f"* {key}" for key in vm.host_keys] + [f"@cert-authority * {key}" for key in vm.host_cas]
+    lines = [f"* {key}" for key in host.host_keys] + [f"@cert-authority * {key}" for key in host.host_cas]
     return asyncssh.import_known_hosts("\n".join(lines) + "\n")
 
 
-def host_key_algorithms(vm: Vm) -> list[str]:
+def host_key_algorithms(host: Host) -> list[str]:
     """Return the algorithms to offer, the pinned kinds first.
 
     The others follow, so that a host with a key of another kind is reported as such and not as turning us away.
     """
     plain = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"]
     plain += ["rsa-sha2-512", "rsa-sha2-256"]
-    certified = [f"{name}-cert-v01@openssh.com" for name in plain] if vm.host_cas else []
-    pinned = {key.split()[0].replace("ssh-rsa", "rsa-sha2") for key in vm.host_keys}
+    certified = [f"{name}-cert-v01@openssh.com" for name in plain] if host.host_cas else []
+    pinned = {key.split()[0].replace("ssh-rsa", "rsa-sha2") for key in host.host_keys}
     return certified + sorted(plain, key=lambda name: not name.startswith(tuple(pinned) or "-"))
 
 
-def unreached(vm: Vm, error: Exception) -> Unreached:
+def unreached(host: Host, error: Exception) -> Unreached:
     """Return the error of a failed login, with the cause that the exception shows."""
-    address = str(vm.ssh)
+    address = str(host.ssh)
     match error:
         case socket.gaierror():
-            return Unreached("name-not-found", f"no address for {vm.ssh.host}", "use an IP address")
+            return Unreached("name-not-found", f"no address for {host.ssh.host}", "use an IP address")
         case asyncssh.HostKeyNotVerifiable():
-            hint = f"compare its fingerprint with vms.{vm.name}.host_key before trusting it"
+            hint = f"compare its fingerprint with hosts.{host.name}.host_key before trusting it"
             return Unreached("host-key-differs", f"{address} presented an unexpected host key", hint)
         case asyncssh.PermissionDenied():
             return Unreached(
                 "key-not-accepted",
                 f"{address} did not accept the key",
-                f"check vms.{vm.name}.key_file against the host's authorized keys; wait a minute before you try again",
+                f"check hosts.{host.name}.key_file against the host's authorized keys; try again after a minute",
             )
         case ValueError():  # asyncssh.KeyImportError, before any connection
-            reason = f"the key or a host key of {vm.name} can't be read: {error}"
-            return Unreached("key-not-accepted", reason, f"mend vms.{vm.name} and reload (SIGHUP)")
+            reason = f"the key or a host key of {host.name} can't be read: {error}"
+            return Unreached("key-not-accepted", reason, f"mend hosts.{host.name} and reload (SIGHUP)")
         case ConnectionRefusedError():
             return Unreached("refused", f"{address} refused the connection", "is sshd running there?")
         case TimeoutError():

@@ -7,12 +7,12 @@ sent (`Lost`). An authentication failure is never retried by itself, because Ope
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from .. import audit
-from ..config.model import Vm
+from ..config.model import Host
 from ..errors import Lost, Unreached
 from .link import CLOSED, Link, open_link
 from .outcome import Message
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 
 class HostConnection:
-    """The connection to one VM's host, kept open in the background.
+    """The connection to one host, for all its VMs, kept open in the background.
 
     `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed.
     """
 
     def __init__(
-        self, vm: Vm, retry_seconds: float = RETRY_SECONDS, chance: Callable[[], float] = random.random
+        self, host: Host, retry_seconds: float = RETRY_SECONDS, chance: Callable[[], float] = random.random
     ) -> None:
-        self.vm = vm
+        self.host = host
         self._chance = chance
         self.trouble: Unreached | None = None
         self.since: float | None = None
@@ -112,7 +112,7 @@ class HostConnection:
                 link.abort()
                 if self._link is link:
                     self._link = None
-        raise Unreached("timeout", f"{self.vm.ssh} does not answer", "look at the host's console")
+        raise Unreached("timeout", f"{self.host.ssh} does not answer", "look at the host's console")
 
     # --- connecting ---
 
@@ -134,7 +134,7 @@ class HostConnection:
         if self.trouble and time.monotonic() - self._refused_at < AUTH_PAUSE:
             raise self.trouble
         try:
-            link = await open_link(self.vm)
+            link = await open_link(self.host)
         except Unreached as error:
             if error.cause == "key-not-accepted":
                 self._refused_at = time.monotonic()
@@ -157,7 +157,7 @@ class HostConnection:
                 link = await self._connected()
                 failures = 0
                 await link.closed()
-                self._set_trouble(Unreached(CLOSED, f"the connection to {self.vm.ssh} was lost", "wait a moment"))
+                self._set_trouble(Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment"))
             except Unreached as error:
                 failures += 1
                 if error.cause == "key-not-accepted":  # only a request tries again
@@ -165,7 +165,7 @@ class HostConnection:
                     await self._opened.wait()
             except Exception as error:  # a defect of the handler must not end the reconnecting
                 failures += 1
-                audit.note("keep-open-failed", vm=self.vm.name, error=repr(error))
+                audit.note("keep-open-failed", host=self.host.name, error=repr(error))
             await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
 
     # --- starting and ending ---
@@ -208,9 +208,18 @@ class HostConnection:
         """The connection that is open now, if any."""
         return self._link if self._link is not None and self._link.alive else None
 
-    @property
-    def health(self) -> str:
-        """`answering`, `not-checked`, or the code of what is wrong."""
+    def serves(self, vmids: Iterable[int]) -> bool:
+        """Tell whether a new login could reach no more of these VMs than this connection does.
+
+        One that is logging in right now may do so by a key line that has been changed meanwhile.
+        """
+        worth_another = ("key-not-accepted", "not-allowed", "read-only-key", "not-checked")
+        return not any(self.health(vmid) in worth_another for vmid in vmids)
+
+    def health(self, vmid: int) -> str:
+        """Return `answering` if a verb would reach this VM, `not-checked`, or the code of what is wrong."""
         if self.trouble is not None:
             return self.trouble.cause
-        return "not-checked" if self.since is None else "answering"
+        if self.since is None:
+            return "not-checked"
+        return (self._link is not None and self._link.handshake.fault(vmid)) or "answering"

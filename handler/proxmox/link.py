@@ -13,12 +13,13 @@ from contextlib import suppress
 import asyncssh
 from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
-from ..config.model import Vm
+from ..config.model import Host
 from ..errors import Lost, Unreached
 from .connect import CONNECT_SECONDS, connect, unreached
+from .handshake import Handshake, read_handshake
 from .outcome import Message
 from .patience import FIRST_SECONDS, Patience, exec_seconds
-from .wire import LINE_BYTES, TOO_LONG, LineBuffer, exec_messages, is_message, ping_line, session_line
+from .wire import LINE_BYTES, PING_LINE, SESSION_LINE, TOO_LONG, LineBuffer, exec_messages, is_message
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
 QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
@@ -115,10 +116,10 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 class Link:
     """One SSH connection, with the session when the agent has one."""
 
-    def __init__(self, conn: asyncssh.SSHClientConnection, vmid: int) -> None:
+    def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
         self.conn = conn
         self.channel: Channel | None = None
-        self._vmid = vmid
+        self.handshake = Handshake()
         self._tried_session = float("-inf")
         self._aborted = False
         self._execs = asyncio.Semaphore(EXEC_CHANNELS)
@@ -134,13 +135,19 @@ class Link:
         self._tried_session = time.monotonic()
         with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
-                await self.conn.create_session(lambda: channel, session_line(self._vmid), encoding=None)
-            await self._ping(channel)
+                await self.conn.create_session(lambda: channel, SESSION_LINE, encoding=None)
+            self.handshake = await self._ping(channel)
             self.channel = channel
 
-    async def _ping(self, channel: Channel) -> None:
-        async for _ in channel.ask(ping_line(self._vmid), ALIVE_SECONDS):
-            pass
+    async def shake_hands(self) -> None:
+        """Ask by an exec what the session would have told, where there is none: a read-only key has no session."""
+        with suppress(Lost, Unreached, TimeoutError):
+            async with asyncio.timeout(ALIVE_SECONDS):
+                self.handshake = read_handshake((await self._exec(PING_LINE))[-1])
+
+    async def _ping(self, channel: Channel) -> Handshake:
+        messages = [message async for message in channel.ask(PING_LINE, ALIVE_SECONDS)]
+        return read_handshake(messages[-1])
 
     async def ping(self) -> None:
         """Raise Lost unless the host agent answers now or sent something a moment ago."""
@@ -227,15 +234,17 @@ async def _read_all(stream: asyncssh.SSHReader[bytes]) -> bytes:
     return b"".join(parts)
 
 
-async def open_link(vm: Vm) -> Link:
+async def open_link(host: Host) -> Link:
     """Connect, log in and open the session; raise Unreached with the cause."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS + 5):
-            link = Link(await connect(vm), vm.vmid)
+            link = Link(await connect(host))
     except Exception as error:  # an odd server can make the library raise anything; nothing was sent
-        raise unreached(vm, error) from None
+        raise unreached(host, error) from None
     try:
         await link.open_session()
+        if link.channel is None:
+            await link.shake_hands()
     except BaseException:
         link.abort()
         raise

@@ -53,8 +53,8 @@ class VerbRequest:
             found.append(
                 f"the key of {caller.name} expires on {caller.not_after:%Y-%m-%d}; make a new one: breakglass keys new"
             )
-        if vm.any_host_key:
-            found.append(f"the host key of {vm.name} is not checked: pin vms.{vm.name}.host_key")
+        if vm.host.any_host_key:
+            found.append(f"the host key of {vm.host.name} is not checked: pin hosts.{vm.host.name}.host_key")
         if "chat" in caller.allow and vm.guest is not None and vm.guest.user == "root":
             found.append(f"claude logs in to {vm.name} as root: inside it, it may change anything without asking")
         return found

@@ -14,6 +14,8 @@ from .outcome import HTTP_STATUS, Message, is_deadline
 from .request import VerbRequest
 
 LINE_BYTES = 16 * 1024 * 1024  # of one line, or of one exec's output; an honest host agent's longest has 6 MiB
+SESSION_LINE = "session"  # starts the resident session, for all VMs of the key
+PING_LINE = "ping"  # asks the host agent for a sign of life
 TOO_LONG = f"the host sent more than {LINE_BYTES // 2**20} MiB without ending its answer"
 
 
@@ -103,16 +105,6 @@ def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list
         {"type": "output", "stream": stream, "text": text.decode("utf-8", "replace")} for stream, text in texts if text
     ]
     return [*output, {"type": "result", **trailer}]
-
-
-def ping_line(vmid: int) -> str:
-    """Return the line that asks the host agent for a sign of life."""
-    return f"ping vm={vmid}"
-
-
-def session_line(vmid: int) -> str:
-    """Return the line that starts the resident session."""
-    return f"session vm={vmid}"
 
 
 def job_line(vmid: int, msg_id: str) -> str:

@@ -44,7 +44,7 @@ async def alert(request: Request) -> Response:
     permitted = permitted_vms(caller, vms, now)
     refused = sum(len(wanted.captures[vm.name]) for vm in vms if vm not in permitted)
     tasks = [
-        service.run_on_host(vm, partial(acknowledge, captures=wanted.captures[vm.name], caller=caller.name))
+        service.run_on_host(vm, partial(acknowledge, vm=vm, captures=wanted.captures[vm.name], caller=caller.name))
         for vm in permitted
     ]
     await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, also when another is out of reach
@@ -76,12 +76,12 @@ def permitted_vms(caller: Caller, vms: Sequence[Vm], now: float) -> list[Vm]:
     return found
 
 
-async def acknowledge(host: HostConnection, captures: Sequence[Capture], caller: str) -> list[CaptureStatus]:
-    """Ask one host for captures and return their statuses. The first is sent before the others, so that it is taken."""
+async def acknowledge(host: HostConnection, vm: Vm, captures: Sequence[Capture], caller: str) -> list[CaptureStatus]:
+    """Ask a VM's host for captures and return their statuses. The first is sent before the others, so it is taken."""
     first, rest, folded = captures[0], captures[1:MOST_A_VM], captures[MOST_A_VM:]
 
     async def ask(capture: Capture) -> CaptureStatus:
-        return _status(host.vm, capture, await host.result(capture_line(capture, host.vm.vmid, caller)))
+        return _status(vm, capture, await host.result(capture_line(capture, vm.vmid, caller)))
 
     try:
         async with asyncio.timeout(ACK_SECONDS):
@@ -89,7 +89,7 @@ async def acknowledge(host: HostConnection, captures: Sequence[Capture], caller:
     except (Lost, TimeoutError) as error:
         reason = error.message if isinstance(error, Lost) else f"no answer in {ACK_SECONDS:g} s"
         raise Lost(
-            f"{host.vm.ssh} did not acknowledge the capture: {reason}",
+            f"{host.host.ssh} did not acknowledge the capture: {reason}",
             "send the notification again; each alert is captured once",
         ) from None
     return statuses + [{**statuses[0], "duplicate": False, "suppressed": True} for _ in folded]

@@ -266,6 +266,7 @@ def test_the_archive_answers_after_a_reboot(world: World) -> None:
         assert whole["output"].startswith("state: running")
 
 
+@pytest.mark.all
 def test_old_output_goes_and_ids_stay(world: World) -> None:
     """Of 25 jobs the last 20 keep their output in /run; every id still attaches."""
     with Session(world) as session:

@@ -61,6 +61,7 @@ def after_one_more(world: World, verb: str) -> None:
     until(lambda: not processes(world, job), "the end of the archiving")
 
 
+@pytest.mark.all
 def test_captures_are_pruned_by_number_and_nothing_else_is(world: World, jobs: Path) -> None:
     """The oldest captures go; what changed power stays, however old, while it is within a budget of its own."""
     for number in range(KEEP_ARCHIVED + 20):

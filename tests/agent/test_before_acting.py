@@ -115,6 +115,7 @@ def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World]) -> N
     assert file_of(job, "evidence.json")["evidence"]["queue_seconds"] >= 1.5
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callable[[str], World]) -> None:

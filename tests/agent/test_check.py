@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.host.cluster import node_name
+
 from ..support.agent import agent_program
 from ..support.hung import unserved_fuse
 
 pytestmark = [pytest.mark.real("root")]
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
-SERVE = "/usr/local/sbin/breakglass-pve serve --vm 102"
+SERVE = "/usr/local/sbin/breakglass-pve serve --vms 102"
 KEYS = f'restrict,command="{SERVE}" {POWER}\nrestrict,command="{SERVE} --read-only" {READ_ONLY}\n'
+VMLIST = """{"version":3,"ids":{"102":{"node":"%s","type":"qemu","version":2},
+"103":{"node":"pve2","type":"qemu","version":3},"104":{"node":"%s","type":"lxc","version":1}}}"""
 KEY_FILE = "etc/ssh/authorized_keys.d/breakglass"
 SSHD = """\
 forcecommand none
@@ -33,8 +37,7 @@ FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nbreakglass:x:0:0::/:/bin/sh\n",
     "etc/shadow": "root:!:20000:0:99999:7:::\nbreakglass:*:20000::::::\n",
     KEY_FILE: KEYS,
-    "etc/pve/qemu-server/102.conf": "name: devvm\n",
-    "etc/pve/.vmlist": '{"ids": {"102": {"node": "pve2"}}}',
+    "etc/pve/.vmlist": VMLIST % (node_name(), node_name()),
     "etc/pve/priv/authorized_keys": "ssh-ed25519 AAAAcluster root@pve\n",
     "root/.ssh/authorized_keys": "# no key\n",
     "bin/qm": "#!/bin/sh\n",
@@ -52,7 +55,6 @@ class CheckedHost:
         self.agent = root / "usr/local/sbin/breakglass-pve"
         for name, text in FILES.items():
             self.write(name, text)
-        (root / "etc/pve/local").mkdir()
         self.set_constants()
 
     def write(self, name: str, text: str) -> None:
@@ -65,7 +67,7 @@ class CheckedHost:
 
     def check(self, *options: str) -> tuple[int, list[str]]:
         """Return the exit code, and the lines that are printed without the root before each path."""
-        command = [str(self.agent), "check", "--vm", "102", "--root", str(self.root), *options]
+        command = [str(self.agent), "check", "--root", str(self.root), *options]
         environment = {"PATH": f"{self.root}/bin:/usr/bin:/bin"}
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert ran.stderr == ""
@@ -89,15 +91,15 @@ def test_a_good_host(host: CheckedHost) -> None:
         "ok: qm is /bin/qm",
         "ok: /run/breakglass can be written",
         "ok: /var/lib/breakglass can be written",
-        "ok: VM 102 is configured on this node",
         "ok: breakglass has uid 0 and the shell /bin/sh",
         "ok: logind: KillUserProcesses=no, so a job outlives its SSH session",
         "ok: no password logs in as breakglass; its keys do",
         "ok: sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for breakglass",
         f"ok: /{KEY_FILE} is root's, and only root can change it",
         f"ok: /{KEY_FILE}: every key has restrict and a command= of its own",
-        "ok: 1 power key for VM 102",
-        "ok: 1 read-only key for VM 102",
+        "ok: line 1: a power key for VM 102",
+        "ok: line 2: a read-only key for VM 102",
+        "ok: VM 102 is configured on this node",
         "ok: root's own key files have no breakglass key",
     ]
 
@@ -120,8 +122,8 @@ def link_into_pve(host: CheckedHost) -> None:
     (host.root / KEY_FILE).symlink_to(host.root / "etc/pve/priv/authorized_keys")
 
 
-def unmount_pve(host: CheckedHost) -> None:
-    (host.root / "etc/pve/local").rmdir()
+def name_vms(vms: str) -> Callable[[CheckedHost], None]:
+    return write(KEY_FILE, KEYS.replace("102", vms))
 
 
 def make_directory(name: str) -> Callable[[CheckedHost], None]:
@@ -139,9 +141,16 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "writable agent": (lambda host: host.agent.chmod(0o775), "breakglass-pve can be written by others than root: 0775"),
     "no qm": (remove("bin/qm"), "qm is not on PATH / run this check on the Proxmox host; PATH is "),
     "run": (write("run/breakglass", ""), "/run/breakglass can't be written: no job can be recorded, so no verb can"),
-    "moved VM": (
-        remove("etc/pve/qemu-server/102.conf"),
-        "VM 102 has no configuration on this node / it is on node pve2",
+    "no such VM": (name_vms("102,105"), "VM 105 has no configuration on this node / no node has one"),
+    "a container": (
+        name_vms("102,104"),
+        "104 is a container, and a key serves VMs only / use pct, and take 104 out of the key line",
+    ),
+    "a container in a range": (name_vms("102-110"), "104 is a container, and a key serves VMs only / use pct"),
+    "a key line of 0.1": (write(KEY_FILE, KEYS.replace("--vms", "--vm")), f"/{KEY_FILE}:1 runs something else: "),
+    "a key behind a carriage return": (
+        write(KEY_FILE, KEYS + f'command="/bin/sh #\r" {POWER}3\n'),
+        rf"/{KEY_FILE}:3 runs something else: /bin/sh #\r / ",
     ),
     "no account": (write("etc/passwd", ""), 'there is no account "breakglass" / run'),
     "no passwd": (remove("etc/passwd"), 'there is no account "breakglass" / run'),
@@ -203,9 +212,17 @@ def lock_account_under_pam(host: CheckedHost) -> None:
 
 
 WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
+    "moved VM": (name_vms("102-103"), "VM 103 has no configuration on this node / it is on node pve2"),
+    "every VM": (
+        write(KEY_FILE, KEYS.replace("102", "all", 1)),
+        "line 1: its key reaches every VM of this host, also those that come later / name the VMs, like --vms 102,110",
+    ),
     "archive": (write("var/lib/breakglass", ""), "/var/lib/breakglass can't be written: finished jobs are"),
-    "no pmxcfs": (unmount_pve, "/etc/pve does not answer; reset and stop work, start and cycle do not / systemctl"),
-    "no read-only key": (write(KEY_FILE, KEYS.splitlines()[0]), "no read-only key for VM 102 / add its line"),
+    "no pmxcfs": (
+        remove("etc/pve/.vmlist"),
+        "/etc/pve does not answer; reset and stop work, start and cycle do not / systemctl",
+    ),
+    "no read-only key": (write(KEY_FILE, KEYS.splitlines()[0]), "there is no read-only key / add its line"),
     "keys not readable": (
         make_directory("root/.ssh/authorized_keys"),
         "/root/.ssh/authorized_keys does not answer, so this check can't see the keys in it",
@@ -254,13 +271,13 @@ def test_nothing_outside_of_the_root_is_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in empty.rglob("*")) == ["breakglass", "breakglass", "lib", "run", "var"]
 
 
-def test_another_vm_and_another_account(host: CheckedHost) -> None:
-    """The options name them, and the findings are about them."""
-    code, lines = host.check("--vm", "103", "--user", "rescue")
+def test_another_account(host: CheckedHost) -> None:
+    """The option names it, and the findings are about it."""
+    code, lines = host.check("--user", "rescue")
     assert code == 1
-    assert "error: VM 103 has no configuration on this node / no node has one" in lines
     assert any(line.startswith('error: there is no account "rescue" / ') for line in lines)
     assert any(line.startswith("error: /etc/ssh/authorized_keys.d/rescue does not exist") for line in lines)
+    assert not any("VM 102" in line for line in lines)
 
 
 def test_an_sshd_that_hangs(host: CheckedHost) -> None:
@@ -271,11 +288,12 @@ def test_an_sshd_that_hangs(host: CheckedHost) -> None:
     assert (code, lines[-1].startswith("error: sshd -T failed")) == (1, True)
 
 
+@pytest.mark.all
 @pytest.mark.real("fuse")
 @pytest.mark.slow
 def test_an_etc_pve_that_hangs(host: CheckedHost) -> None:
     """The check ends: the cluster, a key file that leads there, and root's keys there each have a line."""
-    host.set_constants(FILE_SECONDS=1.0, CLUSTER_SECONDS=1.0)
+    host.set_constants(FILE_SECONDS=1.0)
     link_into_pve(host)
     with unserved_fuse(host.root / "etc/pve"):
         code, lines = host.check()

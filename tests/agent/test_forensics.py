@@ -234,6 +234,7 @@ def test_a_frozen_disk_on_dead_storage_is_not_cycled(place: Callable[[str], Worl
     assert "storage local, which has disks of this VM, does not answer" in verdict["evidence"]
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_another_vms_storage_condemns_nobody(place: Callable[[str], World]) -> None:
@@ -249,6 +250,7 @@ def test_another_vms_storage_condemns_nobody(place: Callable[[str], World]) -> N
     assert manifest(world, answer)["storage local"]["outcome"] == "ok"
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_everything_silent_ends_within_the_budget(world: World) -> None:
     """QEMU is stopped and every command hangs for longer than the budget: the capture ends with a verdict."""

@@ -42,7 +42,7 @@ def test_a_reader_that_is_killed_as_it_is_asked_is_replaced(world: World) -> Non
         reader = descendants(session.process.pid)[0]
         os.kill(reader, signal.SIGSTOP)
         tag = session.send("status")
-        session.ask("ping")  # taken after the status, and by another reader
+        session.ask("history")  # taken after the status, and by another reader
         os.kill(reader, signal.SIGKILL)
         assert session.result(tag)["state"] == "running"
 

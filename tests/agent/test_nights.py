@@ -54,6 +54,7 @@ def ended(world: World, name: str) -> bool:
 # --- qm is ended whole ---
 
 
+@pytest.mark.all
 def test_a_stop_that_is_given_up_does_not_happen_later(world: World) -> None:
     """A hook script keeps `qm stop` longer than it may: its worker is ended with it, and the cycle goes on."""
     before = world.pid
@@ -78,6 +79,7 @@ def test_a_start_that_is_given_up_does_not_happen_later(world: World) -> None:
     assert execute(world, "start").trailer["state"] == "running"
 
 
+@pytest.mark.all
 def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
     """A QEMU of this VM that is in the scope and has no pid file yet would be a start that was reported as failed."""
     assert world.qm("stop", str(VMID)).returncode == 0
@@ -131,6 +133,7 @@ def test_a_cycle_goes_around_a_shutdown_that_the_guest_does_not_heed(world: Worl
     assert world.pid not in (None, before)
 
 
+@pytest.mark.all
 def test_a_stop_waits_for_the_one_under_way(world: World) -> None:
     """One ladder is enough for a QEMU that is silent; the answer comes when nothing is left of it."""
     wedge(world)
@@ -205,6 +208,7 @@ def test_a_stop_waits_for_the_start_under_way_and_stops_what_that_started(world:
     assert flock_pids(world) == []
 
 
+@pytest.mark.all
 def test_a_reboot_is_called_off_also_where_somebody_else_ends_qemu(world: World) -> None:
     """A person's stop is waited for; the mark by which the VM would start again after it is gone before it ends."""
     wedge(world)
@@ -238,6 +242,7 @@ def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
     assert flock_pids(world) == []
 
 
+@pytest.mark.all
 def test_a_killed_cycle_is_stranded_when_its_qm_has_stopped_the_vm(world: World) -> None:
     """Both of its processes are gone and its `qm stop` goes on: the answer waits for that, and names the VM as off."""
     hook(world, "pre-stop", 60)

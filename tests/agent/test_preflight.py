@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.forensics.on_proxmox import parse_qm_status, parse_quiet_minutes
-from breakglass.agents.pve.host.cluster import parse_ha_requested, parse_ha_seen, parse_lock, parse_node
+from breakglass.agents.pve.host.cluster import Guest, parse_guests, parse_ha_requested, parse_ha_seen, parse_lock
 from breakglass.agents.pve.host.ha import ha_line, ha_restarts, ha_stuck
 from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
@@ -205,6 +205,7 @@ def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -
         assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "leftover")
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu", "fsfreeze")
 def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
@@ -317,8 +318,14 @@ def test_a_snapshots_lock_is_not_the_vms() -> None:
     """Only the part before the first section can be locked."""
     assert parse_lock("cores: 1\n[before]\nlock: snapshot\n") == ""
     assert parse_lock("name: x\nlock: snapshot-delete\n") == "snapshot-delete"
-    assert parse_node('{"ids": {"102": {"node": "pve2"}}}', 102) == "pve2"
-    assert [parse_node(text, 102) for text in ("{}", "", "null")] == ["", "", ""]
+
+
+def test_the_guests_of_the_cluster_are_read() -> None:
+    """A container is told from a VM; a damaged list has no guests."""
+    text = '{"ids": {"102": {"node": "pve2", "type": "qemu"}, "200": {"node": "pve1", "type": "lxc"}}}'
+    assert parse_guests(text) == {102: Guest("pve2", is_container=False), 200: Guest("pve1", is_container=True)}
+    damaged = ("{}", "", "null", "[]", '{"ids": []}', '{"ids": {"102": 1}}')
+    assert [parse_guests(text) for text in damaged] == [{}] * len(damaged)
 
 
 def test_a_upid_names_one_process() -> None:

@@ -69,6 +69,7 @@ def test_the_guest_agent_is_not_required(world: World) -> None:
     assert (without.code, "agent" in without.trailer) == (0, False)
 
 
+@pytest.mark.all
 def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: World) -> None:
     """/proc does not answer for QEMU and QEMU does not either: `if=` is judged by `qm status`, and that is said."""
     pid = world.pid
@@ -105,6 +106,7 @@ def with_agent_port(short_dir: Path) -> Iterator[World]:
     world.close()
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: World) -> None:

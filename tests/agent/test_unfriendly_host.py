@@ -80,6 +80,7 @@ def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reaso
         until(lambda: memory(world, "archive.json").read_text() == "{}", "the end of the trouble")
 
 
+@pytest.mark.all
 @pytest.mark.real("fuse")
 def test_an_archive_that_hangs(world: World) -> None:
     """Not a second is lost, the answers say so, and however many verbs follow, no more processes hang."""
@@ -147,6 +148,7 @@ def test_a_tmp_that_cannot_be_written(world: World) -> None:
 PROVEN_SOON = {"SAMPLES_APART": 0.4, "WATCHED_SECONDS": 0.3, "SHORT_APART": 0.1}
 
 
+@pytest.mark.all
 def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
     """2038 and then 1970: ids attach, captures are fresh or not, and the newest is first, by the time since boot."""
     write_agent(world, told_the_time(2_200_000_000), **PROVEN_SOON)

@@ -18,7 +18,7 @@ from pathlib import Path
 from breakglass.claude import command as recipe
 from breakglass.claude.events import Translator
 from breakglass.cli.client import new_id
-from breakglass.config.model import Address, ChatSettings, Vm
+from breakglass.config.model import Address, ChatSettings, Host, Vm
 
 from ..support import claude
 from ..support.model import Model
@@ -49,7 +49,7 @@ def bare(model: Model, directory: Path, prompt: str) -> Iterator["subprocess.Pop
     sid = str(uuid.uuid4())
     turn_dir = directory / "bare" / sid
     turn_dir.mkdir()
-    vm = Vm("devvm", 102, Address("breakglass", "127.0.0.1"), "")
+    vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
     how = recipe.prepare_job(settings, recipe.TurnRequest("msg_12345678", "operator", vm, prompt, sid), turn_dir)
     with tempfile.TemporaryFile() as words:
         words.write(prompt.encode())

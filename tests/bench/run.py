@@ -16,13 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 
-from breakglass.config.model import Address, Vm
+from breakglass.config.model import Address, Host
 from breakglass.demo.proxmox.world import VMID, World
 from breakglass.proxmox.connect import known_hosts
 from breakglass.proxmox.host import HostConnection
@@ -82,15 +81,15 @@ def by_ssh(sshd: Sshd, count: int) -> float:
     return millis(timed(lambda: subprocess.run(command, capture_output=True, check=True), count))
 
 
-async def by_exec_and_session(vm: Vm, count: int) -> tuple[float, float]:
+async def by_exec_and_session(host: Host, count: int) -> tuple[float, float]:
     """(b) and (c): the same connection, bare."""
-    link = await open_link(vm)
+    link = await open_link(host)
     conn = await asyncssh.connect(
-        vm.ssh.host,
-        vm.ssh.port,
-        username=vm.ssh.user,
-        client_keys=[asyncssh.import_private_key(vm.key + "\n")],
-        known_hosts=known_hosts(vm),
+        host.ssh.host,
+        host.ssh.port,
+        username=host.ssh.user,
+        client_keys=[asyncssh.import_private_key(host.key + "\n")],
+        known_hosts=known_hosts(host),
         config=None,
         agent_path=None,
     )
@@ -224,9 +223,9 @@ def flooded(service: Service, connections: int) -> tuple[float, list[float]]:
     return answered / FLOOD_SECONDS, samples
 
 
-async def crowd(vm: Vm) -> tuple[float, int]:
+async def crowd(node: Host) -> tuple[float, int]:
     """Two hundred statuses at once: milliseconds for all, executions on the host."""
-    host = HostConnection(vm)
+    host = HostConnection(node)
     await host.read(LINE)
     assert host.link is not None
     assert host.link.channel is not None
@@ -252,10 +251,10 @@ def crowd_http(service: Service) -> tuple[float, int]:
 
 def measure(world: World, sshd: Sshd, service: Service, count: int) -> Figures:
     """Return every figure, in milliseconds unless its name says otherwise."""
-    vm = Vm("devvm", VMID, Address("breakglass", "127.0.0.1", sshd.port), sshd.power_key, (sshd.host_key,))
+    host = Host("pve1", Address("breakglass", "127.0.0.1", sshd.port), sshd.power_key, host_keys=(sshd.host_key,))
     keeping = Keeping(service)
     found: Figures = {"a_ssh": by_ssh(sshd, count)}
-    found["b_exec"], found["c_session"] = asyncio.run(by_exec_and_session(vm, count))
+    found["b_exec"], found["c_session"] = asyncio.run(by_exec_and_session(host, count))
     found["d_handler"] = millis(timed(keeping.status, count * 10, warm=20))
     found["a_over_d"] = round(found["a_ssh"] / found["d_handler"], 1)
     found["d_over_c"] = round(found["d_handler"] / found["c_session"], 2)
@@ -266,7 +265,7 @@ def measure(world: World, sshd: Sshd, service: Service, count: int) -> Figures:
     rate, samples = flooded(service, FLOOD_CONNECTIONS)
     found["rejected_per_second"], found["flood_status"] = round(rate), millis(samples)
     found["flood_status_worst"] = round(max(samples) * 1000, 1)
-    found["crowd_200"], executions = asyncio.run(crowd(replace(vm)))
+    found["crowd_200"], executions = asyncio.run(crowd(host))
     found["crowd_executions"] = executions
     found["crowd_http_200"], found["crowd_http_failures"] = crowd_http(service)
     return found

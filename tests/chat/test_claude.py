@@ -13,7 +13,7 @@ import asyncssh
 import pytest
 
 from breakglass.claude.events import find_proposed_verb
-from breakglass.config.model import Address, ChatSettings, Vm
+from breakglass.config.model import Address, ChatSettings, Host, Vm
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.claude import reachable
@@ -43,10 +43,10 @@ def shared() -> Iterator[Place]:
         env={"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "sk-model", "CLAUDE_CODE_MAX_RETRIES": "1"},
     )
     (directory / "sessions").mkdir(mode=0o711)
-    host = Address("breakglass", "127.0.0.1", sshd.port)
-    vm = Vm("devvm", VMID, host, sshd.power_key, (sshd.host_key,), agent_key=sshd.read_only_key)
-    guest = replace(host, user="guest")
-    vm = replace(vm, guest=guest, guest_host_keys=(sshd.host_key,))
+    address = Address("breakglass", "127.0.0.1", sshd.port)
+    host = Host("pve1", address, sshd.power_key, sshd.read_only_key, (sshd.host_key,))
+    guest = replace(address, user="guest")
+    vm = Vm("devvm", VMID, (host,), guest=guest, guest_host_keys=(sshd.host_key,))
     try:
         yield Place(directory, world, sshd, model, settings, vm)
     finally:
@@ -122,10 +122,15 @@ def test_it_sees_the_host_and_the_guest(place: Place) -> None:
     assert "verdict" in forensics[2]
 
 
+def on_host(vm: Vm, **changes: Any) -> Vm:
+    """Return the VM on a host that is configured in another way."""
+    return replace(vm, hosts=(replace(vm.host, **changes),))
+
+
 @pytest.mark.parametrize("vm", sampled(["no guest", "no key"], "no guest"))
 def test_what_is_not_configured_is_not_there(shared: Place, vm: str) -> None:
     """Without a guest there is no command for it, without a key there is none for the host, and the brief says so."""
-    less = replace(shared.vm, guest=None) if vm == "no guest" else replace(shared.vm, agent_key="")
+    less = replace(shared.vm, guest=None) if vm == "no guest" else on_host(shared.vm, read_only_key="")
     ran = shared.run(bash("pve status"), bash("devvm id"), vm=less)
     assert [ok for _, ok, _ in ran.tools] == [vm == "no guest", False]
     said = "can't log in" if vm == "no guest" else "no key"
@@ -135,7 +140,7 @@ def test_what_is_not_configured_is_not_there(shared: Place, vm: str) -> None:
 def test_a_guest_that_shows_another_key_gets_nothing(shared: Place) -> None:
     """Host keys are pinned, for the host and for the guest, and a CA counts as one."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
-    vm = replace(shared.vm, host_keys=(other,))
+    vm = on_host(shared.vm, host_keys=(other,))
     reached, said = shared.command("pve status", vm)
     assert (reached, "Host key verification failed" in said) == (False, True)
     assert shared.command("devvm id", vm)[0]
@@ -143,6 +148,26 @@ def test_a_guest_that_shows_another_key_gets_nothing(shared: Place) -> None:
     assert [shared.command(line, vm)[0] for line in ("pve status", "devvm id")] == [True, False]
     loose = replace(shared.vm, guest_host_keys=())
     assert shared.command("devvm id", loose)[0]
+
+
+def test_its_verbs_are_about_the_turns_own_vm(shared: Place) -> None:
+    """The read-only key serves other VMs of the host as well; claude reaches the one that the operator talks about."""
+    lines = shared.sshd.keys.read_text()
+    shared.sshd.keys.write_text(lines.replace(f"--vms {VMID} ", f"--vms {VMID}-199 "))
+    try:
+        assert shared.command("pve status", shared.vm)[0]
+        reached, said = shared.command("pve status", replace(shared.vm, vmid=110))
+        assert (reached, "stopped: " in said) == (True, True)
+        for line in (
+            "pve status vm=110",
+            "pve job id=some-job-1 vm=110",
+            "pve 'job id=some-job-1' vm=110",
+            "pve vm=110",
+        ):
+            reached, said = shared.command(line, shared.vm)
+            assert (reached, "agent-refused" in said) == (False, True), line
+    finally:
+        shared.sshd.keys.write_text(lines)
 
 
 def test_a_host_certificate_is_enough(shared: Place) -> None:
@@ -176,14 +201,14 @@ def test_nothing_of_ours_is_in_its_environment(place: Place, monkeypatch: pytest
     for text in (claude, own):
         assert "ours" not in text
         assert "somebody" not in text
-        assert place.vm.key.split()[-5] not in text
+        assert place.vm.host.key.split()[-5] not in text
     assert "sk-model" not in own
 
 
 def test_the_keys_are_nowhere_that_it_can_read(place: Place) -> None:
     """The read-only key is in the ssh-agent alone; the power key is nowhere."""
     ran = place.run(bash("pve status"))
-    secrets = [line for key in (place.vm.key, place.vm.agent_key) for line in key.splitlines()[1:-1]]
+    secrets = [line for key in (place.vm.host.key, place.vm.host.read_only_key) for line in key.splitlines()[1:-1]]
     roots = [ran.directory, place.directory / "sessions/claude" / ran.turn.sid]
     text = "".join(path.read_text(errors="replace") for root in roots for path in root.rglob("*") if path.is_file())
     assert "127.0.0.1" in text

@@ -14,7 +14,7 @@ from breakglass.claude.isolation import isolation_fault, readable_by
 from breakglass.config.model import ChatSettings, Config
 
 from ..support.ports import reserve_port
-from ..support.service import config_text, new_secret
+from ..support.service import SSH_KEY, config_text, new_secret
 from ..support.sshd import wait_listening
 
 pytestmark = pytest.mark.real("root")
@@ -90,7 +90,7 @@ def test_where_a_link_leads_counts(place: Path) -> None:
 
 def config(place: Path, *files: Path, **chat: object) -> Config:
     settings = ChatSettings(str(place / "sessions"), **chat)  # type: ignore[arg-type]
-    return Config((), {}, (), chat=settings, files=tuple(map(str, files)))
+    return Config((), {}, {}, (), chat=settings, files=tuple(map(str, files)))
 
 
 def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
@@ -136,7 +136,8 @@ def test_the_names_of_the_files_that_were_read_are_kept(place: Path) -> None:
     from ..unit.test_config import GOOD
 
     key, path = made(place / "key", 0o600), place / "breakglass.toml"
-    made(path, 0o600).write_text(GOOD.replace('key = "the private key"', f"key_file = {json.dumps(str(key))}"))
+    key.write_text(SSH_KEY)
+    made(path, 0o600).write_text(GOOD.replace(f"key = '''{SSH_KEY}'''", f"key_file = {json.dumps(str(key))}"))
     assert load_config(path, {}).files == (str(path), str(key))
 
 
@@ -154,7 +155,7 @@ def test_the_handlers_memory_can_not_be_read(place: Path) -> None:
     """
     caller = {"operator": {"secret": new_secret(), "allow": ["status"]}}
     path, port = made(place / "breakglass.toml", 0o600), reserve_port()
-    path.write_text(config_text(caller, port=1, key="none", host_key="any"))
+    path.write_text(config_text(caller, port=1, key=SSH_KEY, host_key="any"))
     env = {"BREAKGLASS_CONFIG": str(path), "PORT": str(port), "COUNT_ON": "it"}
     handler = begin(sys.executable, "-m", "breakglass", "serve", env=env)
     other = begin("sleep", "60", env=env)

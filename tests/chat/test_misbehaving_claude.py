@@ -14,7 +14,7 @@ from breakglass.chat.store import Store
 from breakglass.claude.command import TurnRequest
 from breakglass.claude.framer import LINE_BYTES
 from breakglass.claude.runner import LOG_BYTES
-from breakglass.config.model import Address, ChatSettings, Vm
+from breakglass.config.model import Address, ChatSettings, Host, Vm
 
 from ..support.model import Model
 from ..support.naps import nap, wait_for_process, wait_until_gone
@@ -54,7 +54,7 @@ def run_alone(directory: Path, script: str) -> list[Event]:
     program.write_text(f"#!/bin/bash\n{script}")
     program.chmod(0o755)
     settings = ChatSettings(str(directory / "sessions"), str(program), shared_uid=True)
-    vm = Vm("devvm", 102, Address("breakglass", "127.0.0.1"), "")
+    vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
     sid = Path("/proc/sys/kernel/random/uuid").read_text().strip()
     store = Store(settings.sessions_dir)
     turn_dir = store.turn_dir("operator", sid)

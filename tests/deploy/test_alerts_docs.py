@@ -17,16 +17,20 @@ from breakglass.config.load import parse
 from breakglass.config.model import Config
 from breakglass.templates import fill
 
+from ..support.service import SSH_KEY
+
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/alerts.md").read_text(encoding="utf-8")
 BASE = f"""[callers.operator]
 secret = "whsec_{base64.b64encode(b"o" * 32).decode()}"
 allow = ["status"]
-[vms.devvm]
+[hosts.pve1]
 ssh = "breakglass@192.0.2.10"
-vmid = 102
-key = "the private key"
+key = '''{SSH_KEY}'''
 host_key = "any"
+[vms.devvm]
+hosts = ["pve1"]
+vmid = 102
 [sessions]
 secret = "{"s" * 32}"
 """

@@ -22,7 +22,7 @@ from breakglass.auth.signing import secret_bytes
 from breakglass.cli.output import visible
 
 from ..support.ports import reserve_port
-from ..support.service import Service, new_secret
+from ..support.service import SSH_KEY, Service, new_secret, new_ssh_key
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -177,7 +177,20 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
     "PORT negative": ({"PORT": "-1"}, "demo", 2, 'PORT is "-1", which is not a number', "set it to one"),
     "PORT is a word": ({"PORT": "http"}, "serve", 2, 'PORT is "http", which is not a number', "set it to one"),
     "HOST is empty": ({"BREAKGLASS_CONFIG": "{dir}/good", "HOST": ""}, "serve", 2, "HOST is empty", "set it to"),
-    "a key of a VM": ({"BREAKGLASS_CONFIG": "{dir}/good"}, "host install-commands", 2, "devvm.key can't be", "runbook"),
+    "a key of a host": (
+        {"BREAKGLASS_CONFIG": "{dir}/no-key"},
+        "host install-commands",
+        2,
+        "pve1.key: is not",
+        "runbook",
+    ),
+    "no such host": (
+        {"BREAKGLASS_CONFIG": "{dir}/good"},
+        "host install-commands --host x",
+        2,
+        '"x" is no',
+        "one of pve1",
+    ),
     "HOST": ({"BREAKGLASS_CONFIG": "{dir}/good", "HOST": "192.0.2.1"}, "serve", 2, "not an address of this", "list"),
     "HOST's name": (
         {"BREAKGLASS_CONFIG": "{dir}/good", "HOST": "no.invalid"},
@@ -198,10 +211,12 @@ def usable_config() -> str:
         [callers.operator]
         secret = "{SIGNING_KEY}"
         allow = ["status"]
-        [vms.devvm]
+        [hosts.pve1]
         ssh = "breakglass@127.0.0.1"
-        key = "k"
+        key = '''{SSH_KEY}'''
         host_key = "any"
+        [vms.devvm]
+        hosts = ["pve1"]
         vmid = 102
         [sessions]
         secret = "{"s" * 40}"
@@ -212,7 +227,9 @@ def usable_config() -> str:
 def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The places that the cases are about."""
     place = tmp_path_factory.mktemp("wrong")
-    texts = {"empty": b"", "binary": b"\xff\x00", "shared": SIGNING_KEY.encode(), "good": usable_config().encode()}
+    good = usable_config()
+    texts = {"empty": b"", "binary": b"\xff\x00", "shared": SIGNING_KEY.encode(), "good": good.encode()}
+    texts["no-key"] = good.replace(SSH_KEY, "no key").encode()
     for name, text in texts.items():
         (place / name).touch(0o644 if name == "shared" else 0o600)
         (place / name).write_bytes(text)
@@ -265,6 +282,7 @@ def test_sign_without_a_standard_input_says_so() -> None:
     assert (ran.returncode, "standard input is closed" in ran.stderr, "Traceback" in ran.stderr) == (2, True, False)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_full_disk_does_not_change_the_outcome(service: Service, tmp_path: Path, options: tuple[str, ...]) -> None:
     """If the output can't be written, the exit code says what became of the verb, not that the verb failed."""
@@ -349,7 +367,8 @@ def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
     chat = '[chat]\ncommand = "/bin/true"\nshared_uid = true\n'
-    config.write_text(usable_config().replace("vmid = 102", 'vmid = 102\nagent_key = "a"') + chat)
+    key = f"read_only_key = '''{new_ssh_key()}'''\n[vms.devvm]"
+    config.write_text(usable_config().replace("[vms.devvm]", key) + chat)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ran = run("serve", BREAKGLASS_CONFIG=str(config), PORT=port, PATH=str(tmp_path))

@@ -16,6 +16,8 @@ import pytest
 from breakglass.agents.pve.words import VERSION
 from breakglass.demo.run import name_program
 
+from ..support.selection import sampled
+
 ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.slow  # each starts the demo
@@ -139,7 +141,7 @@ def test_a_real_model_needs_a_credential() -> None:
     assert (ended.returncode, "ANTHROPIC_API_KEY" in ended.stdout) == (2, True)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", sampled([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
     """After the demo there is no VM, no agent, no handler and no directory."""
     demo = Demo()

@@ -18,7 +18,7 @@ from breakglass.config.problems import ConfigError
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
 from breakglass.verbs import VERBS
 
-from ..support.service import Service, new_secret
+from ..support.service import Service, new_secret, new_ssh_key
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,8 +73,8 @@ def test_the_recipe_shows_the_secret_to_no_other_process() -> None:
 
 def test_the_example_configuration_is_good() -> None:
     """The README's breakglass.toml parses without a problem, and says who may call, a pinned VM, an alert and chat."""
-    names = ("operator", "dashboard", "pve_power", "pve_read", "session")
-    files = {f"/run/secrets/{name}": new_secret() for name in names}
+    files = {f"/run/secrets/{name}": new_secret() for name in ("operator", "dashboard", "session")}
+    files |= {f"/run/secrets/{name}": new_ssh_key() for name in ("pve_power", "pve_read")}
     files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
     files["/run/secrets/claude"] = "ANTHROPIC_API_KEY=x"
     config = parse(block("toml"), files.__getitem__)
@@ -84,8 +84,13 @@ def test_the_example_configuration_is_good() -> None:
     assert config.callers[0].allow == {*VERBS, "chat"}
     assert config.chat is not None
     assert (config.chat.user, dict(config.chat.env)) == ("claude", {"ANTHROPIC_API_KEY": "x"})
-    assert len(config.vms["devvm"].host_keys) == 2
-    assert config.vms["devvm"].guest == Address("claude", "192.0.2.20")
+    devvm = config.vms["devvm"]
+    assert devvm.hosts == (config.hosts["pve1"],)
+    assert len(devvm.host.host_keys) == 2
+    assert (devvm.host.key, devvm.host.read_only_key) == tuple(
+        files[f"/run/secrets/pve_{k}"].strip() for k in ("power", "read")
+    )
+    assert devvm.guest == Address("claude", "192.0.2.20")
 
 
 # --- the tables ---
@@ -131,6 +136,8 @@ def test_every_verdict_code_is_documented(name: str) -> None:
 FAULTY = """[zzz]
 [callers.a]
 zzz = 1
+[hosts.a]
+zzz = 1
 [vms.a]
 zzz = 1
 [sessions]
@@ -148,7 +155,7 @@ def test_every_setting_is_in_the_protocol() -> None:
         parse(FAULTY, str)
     hints = [problem.hint for problem in caught.value.problems if problem.message == "is not a setting"]
     keys = {key for hint in hints for key in hint.removeprefix("use one of ").partition(", or ")[0].split(", ")}
-    assert len(hints) == 6
+    assert len(hints) == 7
     cells = " ".join(row[0] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2)
     assert keys - set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", cells)))) == set()
 

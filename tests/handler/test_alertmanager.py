@@ -12,7 +12,7 @@ import pytest
 from breakglass.config.load import parse
 
 from ..support.alerting import Alertmanager, alerting, entry, list_captures, until
-from ..support.service import Service
+from ..support.service import SSH_KEY, Service
 
 pytestmark = pytest.mark.real("alertmanager", "sshd", "qemu")
 
@@ -51,7 +51,8 @@ def test_amtool_accepts_the_printed_configuration(tmp_path: Path) -> None:
         config = tmp_path / "breakglass.toml"
         config.touch(0o600)
         text = f'[callers.a]\nsecret = "whsec_{"b29v" * 11}"\nallow = ["status"]\n[sessions]\nsecret = "{"s" * 40}"\n'
-        text += '[vms.devvm]\nssh = "a@b"\nvmid = 102\nkey = "k"\nhost_key = "any"\n' + entries
+        text += f"[hosts.pve1]\nssh = 'a@b'\nkey = '''{SSH_KEY}'''\nhost_key = 'any'\n"
+        text += '[vms.devvm]\nhosts = ["pve1"]\nvmid = 102\n' + entries
         config.write_text(text)
         assert parse(text, str).problems == ()
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "BREAKGLASS_URL": "https://bg.example"}

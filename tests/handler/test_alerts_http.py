@@ -265,6 +265,7 @@ def test_a_host_out_of_reach_is_503(service: Service) -> None:
     assert (reply.json["error"]["code"], reply.json["error"]["reached"]) == ("unreached", False)
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
     """A host that takes the connection and never speaks costs eight seconds, and the answer says so."""

@@ -18,7 +18,7 @@ import breakglass.proxmox.patience
 from breakglass.auth.signing import BEARER, Caller, Signed
 from breakglass.claude.brief import list_tool_rules
 from breakglass.cli.client import new_id
-from breakglass.config.model import Address, Vm
+from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import VMID, World
 from breakglass.errors import BadRequest, Lost
 from breakglass.proxmox.host import HostConnection
@@ -35,7 +35,8 @@ from ..support.stages import until
 
 ROOT = Path(__file__).parent.parent.parent
 real = pytest.mark.real("sshd")
-VM = Vm("devvm", VMID, Address("breakglass", "127.0.0.1", 22), "", ())
+HOST = Host("pve1", Address("breakglass", "127.0.0.1", 22), "")
+VM = Vm("devvm", VMID, (HOST,))
 OPERATOR = Caller("operator", (b"x" * 32,), frozenset({"reset", "stop"}))
 
 
@@ -72,7 +73,8 @@ def service(handler_in_front: Service, script: Scripted) -> Service:
 @pytest.fixture
 def vm(server: tuple[World, Sshd]) -> Vm:
     sshd = server[1]
-    return Vm("devvm", VMID, Address("breakglass", "127.0.0.1", sshd.port), sshd.power_key, (sshd.host_key,))
+    address = Address("breakglass", "127.0.0.1", sshd.port)
+    return Vm("devvm", VMID, (Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,)),))
 
 
 def call(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -156,7 +158,7 @@ def test_a_bearer_token_can_not_say_anyway() -> None:
 def test_claude_gets_neither_the_word_nor_a_rule_for_anyway() -> None:
     """Neither the brief nor what may run without asking has the word; a verb with it is not among the rules."""
     assert "anyway" not in (ROOT / "agents/breakglass.md").read_text(encoding="utf-8")
-    allowed = list_tool_rules(replace(VM, agent_key="k", guest=VM.ssh))
+    allowed = list_tool_rules(replace(VM, hosts=(replace(HOST, read_only_key="k"),), guest=HOST.ssh))
     assert "Bash(pve reset)" in allowed
     assert not any("anyway" in rule for rule in allowed)
 
@@ -203,7 +205,7 @@ async def test_a_running_answer_has_the_jobs_deadline(script: Scripted, vm: Vm) 
     """The answer for who can't wait has the stage, the deadline and the start, all by the host's own word."""
     told = stage("stop")
     script.say([("stop", [told, {"wait": "go-1"}, result(deadline=420.0)]), ("", [result()])])
-    host = HostConnection(vm)
+    host = HostConnection(vm.host)
     run = Run(host, VerbRequest("stop", vm, "running-1", OPERATOR, 0.0), SentIds(), 0.0)
     stream = run.stream(asyncio.Event())
     assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
@@ -227,7 +229,7 @@ async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
     monkeypatch.setattr(breakglass.proxmox.patience, "GRACE_SECONDS", 0.3)
     told = stage("stop", 0.2)
     script.say([("stop", [told, output("a\n"), {"wait": "never"}]), ("", [result()])])
-    host = HostConnection(vm, retry_seconds=0.2)
+    host = HostConnection(vm.host, retry_seconds=0.2)
     heard: list[Message] = []
 
     async def listen() -> None:

@@ -144,6 +144,7 @@ HALVES = {
 }
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_half_a_request_is_408_after_ten_seconds(service: Service) -> None:
     """Nothing, half the headers or half the body is answered with 408, and the connection closes.

@@ -214,6 +214,7 @@ def test_killing_ssh_in_the_middle_of_a_cycle_changes_nothing(service: Service, 
     assert gated_start.pid is not None
 
 
+@pytest.mark.all
 @own_handler
 def test_a_killed_handler_changes_nothing(service: Service, world: World, sshd: Sshd, gated_start: World) -> None:
     """SIGKILL of the handler mid-cycle: another replica returns the outcome of the same id."""

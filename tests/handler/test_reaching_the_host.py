@@ -15,8 +15,8 @@ import pytest
 import breakglass.proxmox.connect
 import breakglass.proxmox.link
 from breakglass.auth.signing import Caller
-from breakglass.config.model import Address, Vm
-from breakglass.demo.proxmox.world import VMID, World
+from breakglass.config.model import Address, Host, Vm
+from breakglass.demo.proxmox.world import World
 from breakglass.errors import Lost, Unreached
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.link import Link
@@ -35,17 +35,18 @@ Open = Callable[..., HostConnection]
 
 
 @pytest.fixture
-def vm(sshd: Sshd) -> Vm:
-    return Vm("devvm", VMID, Address("breakglass", "127.0.0.1", sshd.port), sshd.power_key, (sshd.host_key,))
+def node(sshd: Sshd) -> Host:
+    address = Address("breakglass", "127.0.0.1", sshd.port)
+    return Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,))
 
 
 @pytest.fixture
-async def open_host(vm: Vm) -> AsyncIterator[Open]:
+async def open_host(node: Host) -> AsyncIterator[Open]:
     """Open connections, and close them at the end."""
     made: list[HostConnection] = []
 
     def make(**changes: Any) -> HostConnection:
-        made.append(HostConnection(replace(vm, **changes), retry_seconds=1))
+        made.append(HostConnection(replace(node, **changes), retry_seconds=1))
         return made[-1]
 
     yield make
@@ -225,7 +226,7 @@ async def test_no_pin_checks_nothing(open_host: Open) -> None:
     assert (await open_host(host_keys=()).read("status vm=102"))[-1]["state"] == "running"
 
 
-async def test_the_pause_before_reconnecting_has_a_random_part(vm: Vm) -> None:
+async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> None:
     """A random number changes the pause before a lost host is tried again."""
     used = asyncio.Event()
 
@@ -233,7 +234,7 @@ async def test_the_pause_before_reconnecting_has_a_random_part(vm: Vm) -> None:
         used.set()
         return 0.0
 
-    keeping = asyncio.create_task(HostConnection(replace(vm, ssh=at(reserve_port())), chance=chance).keep_open())
+    keeping = asyncio.create_task(HostConnection(replace(node, ssh=at(reserve_port())), chance=chance).keep_open())
     async with asyncio.timeout(60):
         await used.wait()
     keeping.cancel()
@@ -265,7 +266,7 @@ async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: S
     assert host.link is link
 
 
-async def test_without_a_session_each_verb_is_an_exec(open_host: Open, vm: Vm, sshd: Sshd) -> None:
+async def test_without_a_session_each_verb_is_an_exec(open_host: Open, node: Host, sshd: Sshd) -> None:
     """A read-only key gets no session: verbs go one by one, and their trailers are understood."""
     host = open_host(key=sshd.read_only_key)
     assert (await host.read("status vm=102"))[-1]["state"] == "running"
@@ -295,12 +296,13 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
 
 
-async def test_a_long_verb_answers_running(open_host: Open, vm: Vm, world: World) -> None:
+async def test_a_long_verb_answers_running(open_host: Open, node: Host, world: World) -> None:
     """When its time for a JSON answer is over and the host has spoken, the answer is running, reached true."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
     operator = Caller("operator", (), frozenset({"stop"}))
-    run = Run(open_host(), VerbRequest("stop", vm, "long-verb-1", operator, 0.0), SentIds(), 0.0)
+    request = VerbRequest("stop", Vm("devvm", 102, (node,)), "long-verb-1", operator, 0.0)
+    run = Run(open_host(), request, SentIds(), 0.0)
     stream = run.stream(asyncio.Event())
     assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
     early = await run.finished(asyncio.Event(), seconds=0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ..support.ports import reserve_port
-from ..support.service import Service
+from ..support.service import SSH_KEY, Service
 from ..support.sshd import wait_listening
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ class HastyService(Service):
 
 @pytest.fixture(scope="module")
 def hasty(directory: Path) -> Iterator[HastyService]:
-    service = HastyService(directory, port=reserve_port(), key="no key", host_key="any")
+    service = HastyService(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
     yield service
     service.stop()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.cli.listen import listen
-from breakglass.config.model import Address, Config, Vm
+from breakglass.config.model import Address, Config, Host, Vm
 from breakglass.errors import Unreached
 from breakglass.service import Service
 
@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 async def test_a_vm_that_a_reload_removed_is_unreached() -> None:
     """Who still asks for it is told that nothing was sent; it is no defect of ours."""
-    vm = Vm("devvm", 102, Address("breakglass", "192.0.2.10"), "key")
-    config = Config((), {}, ())
+    vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "192.0.2.10"), "key"),))
+    config = Config((), {}, {}, ())
     service = Service(config, lambda: config)
     with pytest.raises(Unreached) as gone:
         await service.read(vm, "status vm=102")

@@ -21,6 +21,7 @@ from ..support.browser import (
     wait_for_text,
 )
 from ..support.failing_tools import misbehave
+from ..support.selection import sampled
 from ..support.stages import until
 from ..support.talk import bash, fake
 
@@ -44,7 +45,7 @@ def reload_with(visit: Visit, page: Page, job: str) -> None:
     unlock(visit, page)
 
 
-@pytest.mark.parametrize("where", ["at once", "anywhere", "anywhere else"])
+@pytest.mark.parametrize("where", sampled(["at once", "anywhere", "anywhere else"], "anywhere"))
 def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
     """After an answer that broke off anywhere, the page sends the same request again, and the VM is reset once."""
     after = 0 if where == "at once" else random.randrange(1, 1_400)
@@ -102,6 +103,7 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
     assert len(stage.mutating_jobs()) == len(before) + 1
 
 
+@pytest.mark.all
 def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> None:
     """A handler that stops ends its stream with `running`; when it returns without its host, the id stays unknown."""
     page, stage = visit.open(), visit.stage
@@ -233,6 +235,7 @@ def test_a_clock_that_is_set_back_does_not_extend_the_minute_of_retries(visit: V
     assert visit.stage.mutating_jobs() == before
 
 
+@pytest.mark.all
 def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
     """A proposal that is approved, lost, reloaded and approved again without the host stays unknown."""
     page = visit.page

@@ -218,6 +218,7 @@ def hostile(route: Route) -> None:
     route.fulfill(status=200, content_type="application/x-ndjson", body=body)
 
 
+@pytest.mark.all
 def test_hostile_text_is_text(stage: Stage) -> None:
     """5 MB of markup, escapes, right-to-left marks and NULs in every field are shown as text."""
     visit = Visit(stage, service_workers="block")

@@ -12,17 +12,19 @@ from ..support.service import Service, new_secret
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 OTHERS = """
-[vms.twin]
+[hosts.pve2]
 ssh = "breakglass@127.0.0.1:{port}"
-vmid = 103
 key = '''{key}'''
 host_key = {host_key}
+read_only_key = '''{key}'''
+[vms.twin]
+hosts = ["pve2"]
+vmid = 103
 by_hand = ["ssh twin qm stop 103"]
-agent_key = '''{key}'''
 guest = "root@127.0.0.1:22"
 guest_host_key = {host_key}
 [vms.broken]
-ssh = "no address"
+hosts = "nowhere"
 [callers.talker]
 secret = "{secret}"
 allow = ["status", "history", "chat"]

@@ -46,11 +46,13 @@ def entry(source: str, fresh_seconds: int = 600, **match: str) -> str:
     return f'[[alerts]]\nsource = "{source}"\nmatch = {{ {labels} }}\nvm = "devvm"\nfresh_seconds = {fresh_seconds}\n'
 
 
-OTHER_VM = """[vms.other]
+OTHER_VM = """[hosts.pve2]
 ssh = "breakglass@127.0.0.1:1"
-vmid = 103
 key = '''{key}'''
 host_key = "any"
+[vms.other]
+hosts = ["pve2"]
+vmid = 103
 [[alerts]]
 source = "generic"
 match = {{ host = "other" }}

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncssh
+
 from breakglass.auth.signing import secret_bytes, sign
 from breakglass.cli.client import new_id
 
@@ -23,6 +25,14 @@ from .sshd import end_with_descendants, wait_listening
 
 READ = ["status", "forensics", "history"]
 ALL = [*READ, "start", "stop", "reset", "cycle"]
+
+
+def new_ssh_key() -> str:
+    """Return a new private key."""
+    return asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+
+
+SSH_KEY = new_ssh_key()  # for a host that no test logs in to
 
 
 def new_secret() -> str:
@@ -61,9 +71,10 @@ def config_text(
     tables = [
         f"[callers.{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in c.items()) for name, c in callers.items()
     ]
-    vm = f'[vms.devvm]\nssh = "{user or "breakglass"}@127.0.0.1:{port}"\nvmid = {vmid}\n'
-    vm += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
-    return "\n".join([*tables, vm, f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n', extra])
+    host = f'[hosts.pve1]\nssh = "{user or "breakglass"}@127.0.0.1:{port}"\n'
+    host += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
+    vm = f'[vms.devvm]\nhosts = ["pve1"]\nvmid = {vmid}\n'
+    return "\n".join([*tables, host, vm, f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n', extra])
 
 
 class Service:

@@ -19,7 +19,7 @@ from breakglass.cli.client import new_id
 from . import claude
 from .model import Model
 from .ports import reserve_port
-from .service import ALL, READ, Reply, Service, config_text, new_secret
+from .service import ALL, READ, SSH_KEY, Reply, Service, config_text, new_secret
 from .sshd import Sshd, wait_listening
 
 Event = dict[str, Any]
@@ -62,10 +62,10 @@ class Talker(Service):
             n: {"secret": s, "allow": READ if n == "viewer" else [*ALL, "chat"]} for n, s in self.secrets.items()
         }
         if host is None:
-            text = config_text(chatters, port=reserve_port(), key="no key", host_key="any")
+            text = config_text(chatters, port=reserve_port(), key=SSH_KEY, host_key="any")
         else:
             text = config_text(chatters, port=host.port, key=host.power_key, host_key=[host.host_key])
-            text = text.replace("[sessions]", f"agent_key = '''{host.read_only_key}'''\n\n[sessions]")
+            text = text.replace("[vms.devvm]", f"read_only_key = '''{host.read_only_key}'''\n\n[vms.devvm]")
         text = text.replace("[sessions]\n", f"[sessions]\ndir = {json.dumps(str(self.sessions))}\n")
         variables = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": model.url, **env}
         table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in variables.items())

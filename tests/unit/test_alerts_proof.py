@@ -23,6 +23,8 @@ from breakglass.config.load import parse
 from breakglass.config.model import Config
 from breakglass.errors import Unauthorized
 
+from ..support.service import SSH_KEY
+
 # Made with: printf '1764000000:{"status": "firing", "alerts": []}' | openssl dgst -sha256 -hmac SECRET
 SECRET = "a secret that is thirty-two chars"
 BODY = b'{"status": "firing", "alerts": []}'
@@ -126,11 +128,13 @@ allow = ["forensics"]
 token = ["{TOKEN}", "bgt_{"u" * 43}"]
 allow = ["forensics", "status", "history"]
 vms = ["devvm"]
-[vms.devvm]
+[hosts.pve1]
 ssh = "breakglass@192.0.2.10"
-vmid = 102
-key = "the private key"
+key = '''{SSH_KEY}'''
 host_key = "any"
+[vms.devvm]
+hosts = ["pve1"]
+vmid = 102
 [sessions]
 secret = "{"s" * 32}"
 [[alerts]]
@@ -239,7 +243,7 @@ def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str
 
 def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
     """If the VM's own entry is faulty, the problem of the alert entry says so."""
-    other = '[vms.other]\nssh = "?"\nvmid = 103\nkey = "k"\nhost_key = "any"\n'
+    other = '[vms.other]\nhosts = ["gone"]\nvmid = 103\n'
     config = read(GOOD.replace('vm = "devvm"\nfresh', 'vm = "other"\nfresh') + other)
     assert {problem.path: problem.message for problem in config.problems}["alerts[1].vm"] == 'is off: "other"'
 

@@ -8,11 +8,11 @@ import pytest
 from breakglass.claude.brief import build_agents, describe_vm, list_tool_rules
 from breakglass.claude.command import BRIEF
 from breakglass.claude.events import find_proposed_verb
-from breakglass.config.model import Address, Vm
+from breakglass.config.model import Address, Host, Vm
 from breakglass.verbs import VERBS
 
-HOST = Address("breakglass", "192.0.2.10")
-VM = Vm("devvm", 102, HOST, "power", agent_key="reading", guest=Address("claude", "192.0.2.20"))
+HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "power", "reading")
+VM = Vm("devvm", 102, (HOST,), guest=Address("claude", "192.0.2.20"))
 TEXT = BRIEF.read_text(encoding="utf-8")
 MUTATING = {name for name, verb in VERBS.items() if verb.mutating}
 
@@ -49,7 +49,7 @@ def test_the_brief_says_what_must_not_be_missing() -> None:
         (VM, "`devvm COMMAND` runs one command inside the VM as `claude`"),
         (replace(VM, guest=Address("root", "192.0.2.20")), "That is root"),
         (replace(VM, guest=None), "can't log in to the VM"),
-        (replace(VM, agent_key=""), "no key"),
+        (replace(VM, hosts=(replace(HOST, read_only_key=""),)), "no key"),
     ],
 )
 def test_it_is_told_what_it_can_reach(vm: Vm, words: str) -> None:
@@ -60,7 +60,7 @@ def test_it_is_told_what_it_can_reach(vm: Vm, words: str) -> None:
 def test_there_is_no_rule_for_what_is_not_there() -> None:
     """No guest, no command for it; no key, no command at all."""
     assert "Bash(devvm:*)" not in list_tool_rules(replace(VM, guest=None))
-    assert list_tool_rules(replace(VM, agent_key="")) == []
+    assert list_tool_rules(replace(VM, hosts=(replace(HOST, read_only_key=""),))) == []
 
 
 SAID = "Exit code 16\napproval-required: reset\nthis key reads only\n#breakglass {}"

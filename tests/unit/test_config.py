@@ -1,9 +1,7 @@
 """The configuration file: what it says, and everything that can be wrong with it, at once."""
 
 import base64
-import json
 import os
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,25 +9,28 @@ from pathlib import Path
 import pytest
 
 from breakglass.config.load import load_config, parse
-from breakglass.config.model import Address, Config, Vm, by_hand, is_vm_name
+from breakglass.config.model import Config, Vm
 from breakglass.config.problems import ConfigError, Problem
+
+from ..support.service import SSH_KEY
 
 
 def whsec(letter: str, size: int = 32) -> str:
     return "whsec_" + base64.b64encode(letter.encode() * size).decode()
 
 
-HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5"
-SPARE = "ecdsa-sha2-nistp256 AAAA the spare one"
 OPERATOR = f'[callers.operator]\nsecret = "{whsec("o")}"\nallow = ["status", "reset"]\n'
-VM = f"""[vms.devvm]
+HOST = f"""[hosts.pve1]
 ssh = "breakglass@192.0.2.10:2222"
-key = "the private key"
-host_key = ["{HOST_KEY}"]
+key = '''{SSH_KEY}'''
+host_key = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5"]
+"""
+VM = """[vms.devvm]
+hosts = ["pve1"]
 vmid = 102
 """
 SESSIONS = f'[sessions]\nsecret = "{"s" * 32}"\n'
-GOOD = OPERATOR + VM + SESSIONS
+GOOD = OPERATOR + HOST + VM + SESSIONS
 
 
 def no_files(name: str) -> str:
@@ -72,17 +73,15 @@ def vm(config: Config) -> Vm:
 
 
 def test_a_small_file_is_enough() -> None:
-    """A caller, a VM and a session secret are a configuration; the rest has defaults."""
+    """A caller, a host, a VM and a session secret are a configuration; the rest has defaults."""
     config = read(GOOD)
     (operator,) = config.callers
     assert (operator.name, operator.keys) == ("operator", (b"o" * 32,))
     assert operator.allow == frozenset({"status", "reset"})
     assert (operator.vms, operator.not_after) == (None, None)
-    assert (vm(config).vmid, vm(config).key) == (102, "the private key")
-    assert vm(config).ssh == Address("breakglass", "192.0.2.10", 2222)
-    assert (vm(config).host_keys, vm(config).host_cas, vm(config).any_host_key) == ((HOST_KEY,), (), False)
+    assert (vm(config).vmid, vm(config).hosts) == (102, (config.hosts["pve1"],))
     assert (config.session_secrets, config.sessions_dir) == (("s" * 32,), "var/sessions")
-    assert (config.problems, config.vms_off) == ((), {})
+    assert (config.problems, config.vms_off, config.hosts_off) == ((), {}, ())
 
 
 def test_every_caller_setting_is_read() -> None:
@@ -104,12 +103,12 @@ def test_not_after_without_an_offset_is_utc(spelling: str) -> None:
 def test_secrets_can_be_files() -> None:
     """Each secret can be the name of a file, whose text is taken without the space around it."""
     text = GOOD.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
-    text = text.replace('key = "the private key"', 'key_file = "key"')
+    text = text.replace(f"key = '''{SSH_KEY}'''", 'key_file = "key"')
     text = text.replace(f'secret = "{"s" * 32}"', 'secret_file = "session"')
-    files = {"new": f"{whsec('n')}\r\n", "old": whsec("o"), "key": "\nfrom a file\n", "session": "t" * 40 + "\n"}
+    files = {"new": f"{whsec('n')}\r\n", "old": whsec("o"), "key": f"\n{SSH_KEY}\n\n", "session": "t" * 40 + "\n"}
     config = read(text, files)
     assert config.callers[0].keys == (b"n" * 32, b"o" * 32)
-    assert vm(config).key == "from a file"
+    assert config.hosts["pve1"].key == SSH_KEY.strip()
     assert config.session_secrets == ("t" * 40,)
 
 
@@ -123,80 +122,13 @@ def test_a_secret_file_that_can_not_be_read_is_a_problem() -> None:
         parse(text, lambda _: b"\xff".decode())
 
 
-@pytest.mark.parametrize(
-    ("line", "keys", "authorities"),
-    [
-        (f'host_key = "{HOST_KEY}"', (HOST_KEY,), ()),
-        (f'host_key = ["{HOST_KEY}", "{SPARE}"]', (HOST_KEY, SPARE), ()),
-        (f'host_ca = ["{HOST_KEY}"]', (), (HOST_KEY,)),
-    ],
-)
-def test_host_keys_are_pinned(line: str, keys: tuple[str, ...], authorities: tuple[str, ...]) -> None:
-    """Host keys, a spare beside the current one, or a certificate authority are pinned."""
-    host = vm(read(changed(f'host_key = ["{HOST_KEY}"]', line)))
-    assert (host.host_keys, host.host_cas, host.any_host_key) == (keys, authorities, False)
-
-
-def test_the_word_any_switches_the_host_key_check_off() -> None:
-    """Only the word "any" turns the host key's check off, and `any_host_key` says so."""
-    assert vm(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
-
-
-@pytest.mark.parametrize(
-    ("spelling", "address", "shown"),
-    [
-        ("root@pve.example.org", Address("root", "pve.example.org", 22), "pve.example.org:22"),
-        ("root@192.0.2.10:65535", Address("root", "192.0.2.10", 65535), "192.0.2.10:65535"),
-        ("root@[2001:db8::1]", Address("root", "2001:db8::1", 22), "[2001:db8::1]:22"),
-        ("root@[2001:db8::1]:2222", Address("root", "2001:db8::1", 2222), "[2001:db8::1]:2222"),
-    ],
-)
-def test_an_ssh_address_has_a_user_a_host_and_a_port(spelling: str, address: Address, shown: str) -> None:
-    """An address is a user and a name, an IPv4 or a bracketed IPv6 address; the port is 22 unless said."""
-    ssh = vm(read(changed("breakglass@192.0.2.10:2222", spelling))).ssh
-    assert ssh == address
-    assert str(ssh) == shown
-
-
 def test_no_secret_is_ever_shown() -> None:
     """The configuration can be logged: none of its secrets is in its representation."""
     config = read(GOOD)
-    shown = repr(config) + str(config) + repr(config.callers) + repr(config.vms)
+    shown = repr(config) + str(config) + repr(config.callers) + repr(config.hosts) + repr(config.vms)
     assert "operator" in shown
-    for secret in (whsec("o"), "oooo", "the private key", "ssss"):
+    for secret in (whsec("o"), "oooo", SSH_KEY.splitlines()[2], "ssss"):
         assert secret not in shown
-
-
-# --- by hand ---
-
-
-def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
-    """Without by_hand the commands are those that root types on the Proxmox host."""
-    assert vm(read(GOOD)).by_hand == tuple(
-        f"ssh root@192.0.2.10 qm {verb} 102" for verb in ("status", "reset", "stop", "start")
-    )
-
-
-@pytest.mark.parametrize(
-    ("verb", "wanted"),
-    [
-        ("reset", ["reset"]),
-        ("stop", ["stop"]),
-        ("cycle", ["stop", "start"]),
-        ("status", ["status", "reset", "stop", "start"]),
-        ("no-such-verb", ["status", "reset", "stop", "start"]),
-    ],
-)
-def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None:
-    """A verb that changes power gets its own commands, a cycle two of them, and any other word gets all."""
-    assert by_hand(vm(read(GOOD)), verb) == tuple(f"ssh root@192.0.2.10 qm {word} 102" for word in wanted)
-
-
-def test_by_hand_can_be_the_operators_own_commands() -> None:
-    """The file's own commands are shown instead, all of them when none is for the verb."""
-    host = vm(read(changed("vmid = 102", 'vmid = 102\nby_hand = ["ipmi reset node", "ring the bell"]')))
-    assert by_hand(host, "reset") == ("ipmi reset node",)
-    assert by_hand(host, "stop") == ("ipmi reset node", "ring the bell")
 
 
 # --- what is wrong ---
@@ -207,13 +139,11 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
     "alerts is one table": ("[sessions]", "[alerts]\n[sessions]", "alerts"),
     "alerts has a text": (OPERATOR, 'alerts = ["down"]\n' + OPERATOR, "alerts[0]"),
     "an unknown caller key": ("allow", "permit = []\nallow", "callers.operator.permit"),
-    "an unknown vm key": ("vmid", "vimd = 102\nvmid", "vms.devvm.vimd"),
     "an unknown sessions key": ("[sessions]", '[sessions]\nhome = ""', "sessions.home"),
     "no caller": (OPERATOR, "", "callers"),
     "no vm": (VM, "", "vms"),
     "no sessions": (SESSIONS, "", "sessions.secret"),
     "callers is not a table": (OPERATOR, "callers = 3\n", "callers"),
-    "a vm is not a table": (VM, "[vms]\ndevvm = 102\n", "vms.devvm"),
     "a caller's name": ("callers.operator", 'callers."the operator"', "callers.the operator"),
     "a caller's long name": ("callers.operator", f"callers.{'o' * 65}", f"callers.{'o' * 65}"),
     "no secret": (f'secret = "{whsec("o")}"\n', "", "callers.operator.secret"),
@@ -228,31 +158,9 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
     "an unknown vm": ("allow", 'vms = ["prod"]\nallow', "callers.operator.vms"),
     "not_after in quotes": ("allow", 'not_after = "2027-06-01T00:00:00Z"\nallow', "callers.operator.not_after"),
     "not_after is a day": ("allow", "not_after = 2027-06-01\nallow", "callers.operator.not_after"),
-    "no vmid": ("vmid = 102", "", "vms.devvm.vmid"),
-    "vmid in quotes": ("vmid = 102", 'vmid = "102"', "vms.devvm.vmid"),
-    "vmid is true": ("vmid = 102", "vmid = true", "vms.devvm.vmid"),
-    "vmid is nought": ("vmid = 102", "vmid = 0", "vms.devvm.vmid"),
-    "vmid has ten digits": ("vmid = 102", "vmid = 1_000_000_000", "vms.devvm.vmid"),
-    "no ssh": ('ssh = "breakglass@192.0.2.10:2222"', "", "vms.devvm.ssh"),
-    "no user": ("breakglass@", "", "vms.devvm.ssh"),
-    "a port too high": (":2222", ":65536", "vms.devvm.ssh"),
-    "port nought": (":2222", ":0", "vms.devvm.ssh"),
-    "an address with an option": ("breakglass@192", "-oProxyCommand=x@192", "vms.devvm.ssh"),
-    "an address with a newline": (":2222", ":2222\\n", "vms.devvm.ssh"),
-    "bare IPv6": ("192.0.2.10:2222", "2001:db8::1", "vms.devvm.ssh"),
-    "no key": ('key = "the private key"', "", "vms.devvm.key"),
-    "no host key": (f'host_key = ["{HOST_KEY}"]', "", "vms.devvm.host_key"),
-    "a host key with its name": (f'["{HOST_KEY}"]', f'["pve {HOST_KEY}"]', "vms.devvm.host_key"),
-    "a host key of two lines": (f'["{HOST_KEY}"]', f'["{HOST_KEY}\\n{HOST_KEY}"]', "vms.devvm.host_key"),
-    "any in a list": (f'["{HOST_KEY}"]', '["any"]', "vms.devvm.host_key"),
-    "a bad host ca": (f'host_key = ["{HOST_KEY}"]', 'host_ca = ["any"]', "vms.devvm.host_ca"),
-    "by_hand is a number": ("vmid = 102", "vmid = 102\nby_hand = 1", "vms.devvm.by_hand"),
     "a short session secret": ("s" * 32, "s" * 31, "sessions.secret"),
     "an empty session secret": ("s" * 32, "", "sessions.secret"),
     "the directory is a number": ("[sessions]", "[sessions]\ndir = 1", "sessions.dir"),
-} | {
-    f"a vm named {name}": ("vms.devvm", f'vms."{name}"', f"vms.{name}")
-    for name in ("pve", "ssh", "claude", "Devvm", "1vm", "dev_vm", "d" * 33, "../x")
 }  # fmt: skip
 
 
@@ -260,11 +168,10 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
 def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> None:
     """One mistake in a good file is a problem under its key's path, with an instruction.
 
-    If it switches the only caller or VM off, a second problem says that none is left.
+    If it switches the only caller off, a second problem says that none is left.
     """
     found = problems(changed(old, new))
-    table = path.split(".")[0]
-    assert [problem.path for problem in found] == ([path, table] if path.startswith(("callers.", "vms.")) else [path])
+    assert [problem.path for problem in found] == ([path, "callers"] if path.startswith("callers.") else [path])
     assert all(problem.hint for problem in found)
 
 
@@ -282,14 +189,8 @@ QUOTED = {
 @pytest.mark.parametrize(("old", "new", "value"), QUOTED.values(), ids=QUOTED)
 def test_a_problem_quotes_the_value(old: str, new: str, value: str) -> None:
     """A problem shows the value that is wrong; of a list or a table it shows only the kind."""
-    text = changed(old, new) if old != VM else new + OPERATOR + SESSIONS
+    text = changed(old, new) if old != VM else new + OPERATOR + HOST + SESSIONS
     assert problems(text)[0].message.endswith(f": {value}")
-
-
-def test_a_vm_that_is_off_reports_what_is_wrong_for_claude_too() -> None:
-    """A fault that switches a VM off hides no fault in what only claude uses."""
-    text = ROOMY.replace("vmid = 103", 'vmid = 0\nguest = "root"\nagent_key = []')
-    assert set(paths(text)) == {f"vms.other.{key}" for key in ("vmid", "guest", "guest_host_key", "agent_key")}
 
 
 def test_ten_mistakes_are_reported_at_once() -> None:
@@ -300,13 +201,14 @@ def test_ten_mistakes_are_reported_at_once() -> None:
         allow = ["restart"]
         vms = ["prod"]
         not_after = 2027
-        [vms.devvm]
+        [hosts.pve1]
         ssh = "192.0.2.10"
         key_file = "/nowhere"
         host_key = "pinned"
+        [vms.devvm]
+        hosts = ["pve1"]
         by_hand = 1
         [vms.pve]
-        ssh = "root@192.0.2.11"
         [sessions]
         secret = "{"s" * 31}"
         [chatt]
@@ -316,15 +218,15 @@ def test_ten_mistakes_are_reported_at_once() -> None:
         "callers.operator.allow",
         "callers.operator.vms",
         "callers.operator.not_after",
-        "vms.devvm.ssh",
-        "vms.devvm.key_file",
-        "vms.devvm.host_key",
+        "hosts.pve1.ssh",
+        "hosts.pve1.key_file",
+        "hosts.pve1.host_key",
+        "vms.devvm.hosts",
         "vms.devvm.by_hand",
         "vms.devvm.vmid",
         "vms.pve",
+        "vms.pve.hosts",
         "vms.pve.vmid",
-        "vms.pve.key",
-        "vms.pve.host_key",
         "sessions.secret",
         "chatt",
         "callers",
@@ -332,31 +234,15 @@ def test_ten_mistakes_are_reported_at_once() -> None:
     }
 
 
-def test_a_missing_vm_is_explained() -> None:
-    """Why a name finds no VM: it is unknown, it is off, or there are several and none was named."""
-    config = read(ROOMY.replace("vmid = 103", "vmid = 0"))
-    assert (config.vm_named(""), config.vm_named("other"), config.vm_named("third")) == (None, None, None)
-    assert config.explain_no_vm("") == ("there are several VMs; name one", "use one of devvm")
-    assert config.explain_no_vm("other")[0] == "other is off: its configuration has a fault"
-    assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "use one of devvm")
+IN_A_CALLER = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("callers.")}
 
 
-IN_AN_ENTRY = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith(("callers.", "vms."))}
-
-
-@pytest.mark.parametrize(("old", "new", "path"), IN_AN_ENTRY.values(), ids=IN_AN_ENTRY)
-def test_a_mistake_in_an_entry_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """With a mistake in one caller or VM the others work, and the VM that is off keeps its number."""
+@pytest.mark.parametrize(("old", "new", "path"), IN_A_CALLER.values(), ids=IN_A_CALLER)
+def test_a_mistake_in_a_caller_switches_that_one_off(old: str, new: str, path: str) -> None:
+    """With a mistake in one caller the others work, and so does every VM."""
     config = read(changed(old, new) + PHONE + OTHER_VM)
     assert [problem.path for problem in config.problems] == [path]
-    if path.startswith("callers."):
-        assert ([caller.name for caller in config.callers], set(config.vms)) == (["phone"], {"devvm", "other"})
-    else:
-        assert [caller.name for caller in config.callers] == ["operator", "phone"]
-        assert set(config.vms) == {"other"}
-        assert config.vms_off == {
-            path.split(".", 2)[1] if "/" not in path else "../x": None if "vmid" in path or old == VM else 102
-        }
+    assert ([caller.name for caller in config.callers], set(config.vms)) == (["phone"], {"devvm", "other"})
 
 
 BESIDE_THE_ENTRIES = ["an unknown table", "chat is not a table", "alerts is one table", "alerts has a text"]
@@ -371,7 +257,7 @@ def test_a_mistake_outside_the_entries_switches_nothing_off(name: str) -> None:
     assert (len(config.callers), len(config.vms), len(config.session_secrets)) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["no caller", "no vm", "no sessions", "a short session secret", "no secret", "no key"])
+@pytest.mark.parametrize("name", ["no caller", "no vm", "no sessions", "a short session secret", "no secret"])
 def test_without_a_caller_a_vm_or_a_session_secret_nothing_starts(name: str) -> None:
     """Without a usable caller, VM or session secret the configuration is an error."""
     old, new, _ = WRONG[name]
@@ -528,66 +414,6 @@ def test_secret_files_are_read_from_the_disk(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, text.encode()), {}).callers[0].keys == (b"f" * 32,)
 
 
-# --- what only claude uses ---
-
-GUEST = 'agent_key = "reading"\nguest = "claude@192.0.2.20:2222"\nguest_host_ca = ["ssh-ed25519 AAAA"]\n'
-
-
-def with_guest(text: str = GUEST, name: str = "devvm") -> Config:
-    entry = GOOD.replace("[vms.devvm]\n", f"[vms.{name}]\n{text}\n")
-    return parse(entry, lambda file: "reading\n" if file == "a" else no_files(file))
-
-
-def test_the_read_only_key_and_the_guest_are_read() -> None:
-    """The read-only key may be in a file; the guest has pins of its own."""
-    own = with_guest().vms["devvm"]
-    assert (own.agent_key, own.guest, own.guest_host_keys) == ("reading", Address("claude", "192.0.2.20", 2222), ())
-    assert own.guest_host_cas == ("ssh-ed25519 AAAA",)
-    assert with_guest(GUEST.replace('agent_key = "reading"', 'agent_key_file = "a"')).vms["devvm"] == own
-    assert "reading" not in repr(own)
-
-
-@pytest.mark.parametrize(
-    ("line", "path"),
-    [
-        ('agent_key_file = "gone"', "agent_key_file"),
-        ("agent_key = 7", "agent_key"),
-        ('guest = "192.0.2.20"\nguest_host_key = "any"', "guest"),
-        ('guest = "claude@192.0.2.20"', "guest_host_key"),
-        ('guest = "claude@192.0.2.20"\nguest_host_key = "not one"', "guest_host_key"),
-        ('guest_host_ca = ["ssh-ed25519 AAAA"]', "guest_host_ca"),
-    ],
-)
-def test_a_fault_in_agent_key_or_guest_leaves_the_vm_on(line: str, path: str) -> None:
-    """The VM stays on without claude's part."""
-    config = with_guest(line)
-    assert (config.vms["devvm"].agent_key, config.vms["devvm"].guest) == ("", None)
-    assert [problem.path for problem in config.problems] == [f"vms.devvm.{path}"]
-
-
-def test_claude_is_not_given_the_power_key() -> None:
-    """One key for both is a fault: claude's key must never be able to change power."""
-    power = read(GOOD).vms["devvm"].key
-    config = with_guest(f"agent_key = {json.dumps(power)}\n")
-    assert (config.vms["devvm"].agent_key, [p.path for p in config.problems]) == ("", ["vms.devvm.agent_key"])
-
-
-def test_a_vm_with_a_guest_can_not_be_named_like_a_shell_word() -> None:
-    """The shell would run such a command here and not in the guest; the verbs of that VM work."""
-    words = subprocess.run(["bash", "-c", "compgen -bk"], capture_output=True, text=True, check=True).stdout.split()
-    for word in filter(is_vm_name, words):
-        config = with_guest(name=word)
-        assert config.vms[word].guest is None
-        assert [problem.path for problem in config.problems] == [f"vms.{word}.guest"]
-
-
-def test_the_only_vm_can_be_off() -> None:
-    """A request without a VM's name means the only VM. When that one is off, there is none, and the reason says so."""
-    config = Config((), {}, (), vms_off={"devvm": 102})
-    assert config.vm_named("") is None
-    assert config.explain_no_vm("")[0] == "devvm is off: its configuration has a fault"
-
-
 SECRETS = {
     "a signing key": f"whsec_{'c2VjcmV0' * 5}c2U=",
     "a token": f"bgt_{'c2VjcmV0' * 6}",
@@ -600,13 +426,13 @@ SECRETS = {
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
 def test_a_secret_in_place_of_its_file_is_not_shown(secret: str) -> None:
     """A problem goes to the log, so it shows no secret that is where the name of its file belongs."""
-    text = f'[callers.operator]\nsecret_file = "{secret}"\nallow = ["status"]\n{VM}{SESSIONS}'
+    text = f'[callers.operator]\nsecret_file = "{secret}"\nallow = ["status"]\n{HOST}{VM}{SESSIONS}'
     shown = "\n".join(map(str, problems(text)))
     assert "callers.operator.secret_file: can't be read" in shown
     assert "c2VjcmV0" not in shown
 
 
-@pytest.mark.parametrize("table", ["callers", "vms", "sessions"])
+@pytest.mark.parametrize("table", ["callers", "hosts", "vms", "sessions"])
 def test_a_secret_in_place_of_a_table_is_not_shown(table: str) -> None:
     """A secret that is written where a table belongs is not shown."""
     entry = (

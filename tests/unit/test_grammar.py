@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from breakglass.agents.pve.grammar import LINE_CHARS, NOTE_BYTES, Malformed, Request, escape, parse_line
 from breakglass.agents.pve.words import VERBS
 from breakglass.auth.signing import Caller
-from breakglass.config.model import Address, Vm
+from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.request import VerbRequest
-from breakglass.proxmox.wire import job_line, ping_line, session_line, verb_line
+from breakglass.proxmox.wire import PING_LINE, SESSION_LINE, job_line, verb_line
 from breakglass.text import REASON_BYTES
 from breakglass.verbs import VERBS as WORDS_FOR_PEOPLE
 
@@ -254,7 +254,7 @@ def test_a_note_is_data(data: bytes) -> None:
 
 # --- what the handler sends ---
 
-VM = Vm("devvm", 102, Address("breakglass", "192.0.2.10"), "the key")
+VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "192.0.2.10"), "the key"),))
 jobs = st.from_regex(r"[A-Za-z0-9_-]{8,64}", fullmatch=True)
 requests = st.builds(
     VerbRequest,
@@ -283,8 +283,8 @@ def test_every_line_of_the_handler_is_understood(request: VerbRequest) -> None:
 
 def test_the_handlers_own_lines_are_understood() -> None:
     """The sign of life, the session and the record of one job are lines of the grammar."""
-    assert parse_line(ping_line(102)) == Request("ping", 102)
-    assert parse_line(session_line(102)) == Request("session", 102)
+    assert parse_line(PING_LINE) == Request("ping")
+    assert parse_line(SESSION_LINE) == Request("session")
     assert parse_line(job_line(102, ID)) == Request("job", 102, id=ID)
 
 

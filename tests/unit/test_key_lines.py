@@ -10,11 +10,14 @@ from breakglass.agents.pve.check.key_lines import (
     judge_both_kinds,
     judge_elsewhere,
     judge_key_lines,
+    judge_vms,
     parse_key_lines,
+    served_vms,
 )
+from breakglass.agents.pve.host.cluster import parse_guests
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
-SERVE = "/usr/local/sbin/breakglass-pve serve --vm 102"
+SERVE = "/usr/local/sbin/breakglass-pve serve --vms 102"
 LINE = f'restrict,command="{SERVE}" {POWER}'
 
 
@@ -55,6 +58,16 @@ def test_a_line_that_sshd_skips_is_no_key(raw: str) -> None:
         (f'restrict,command="{SERVE} --root /tmp" {POWER}', f"k:1 runs something else: {SERVE} --root /tmp"),
         (f'restrict,command="{SERVE[16:]}" {POWER}', f"k:1 runs something else: {SERVE[16:]}"),
         (f'restrict,command="{SERVE[:-3]}0" {POWER}', f"k:1 runs something else: {SERVE[:-3]}0"),
+        (f'restrict,command="{SERVE},,103" {POWER}', f"k:1 runs something else: {SERVE},,103"),
+        (f'restrict,command="{SERVE}-101" {POWER}', f"k:1 runs something else: {SERVE}-101"),
+        (f'restrict,command="{SERVE},all" {POWER}', f"k:1 runs something else: {SERVE},all"),
+        (f'restrict,command="{SERVE[:-9]}--vm 102" {POWER}', f"k:1 runs something else: {SERVE[:-9]}--vm 102"),
+        (f'restrict,command="{SERVE}\\\\" {POWER}', "k has no key in it"),
+        (f'restrict,command="{SERVE}",command="/bin/sh" {POWER}', "k:1 has options that sshd refuses"),
+        (f'restrict,no-pty;command="{SERVE}" {POWER}', "k:1 has options that sshd refuses"),
+        (f'restrict,,pty,,command="{SERVE}", {POWER}', "k:1 allows pty in spite of restrict"),
+        (f'restrict,command="{SERVE}"x,pty {POWER}', "k:1 has options that sshd refuses"),
+        (f'restrict,from="\\\\",command="{SERVE}",from="" {POWER}', "k has no key in it"),
         (f'command="{SERVE}" {POWER}', "k:1 has no restrict"),
         (f'restrict,pty,command="{SERVE}" {POWER}', "k:1 allows pty in spite of restrict"),
         (f'command="{SERVE}",RESTRICT,User-RC {POWER}', "k:1 allows user-rc in spite of restrict"),
@@ -88,19 +101,122 @@ def test_good_key_lines() -> None:
         # power
         {LINE}
         restrict,command="{SERVE} --as claude --read-only",no-pty {READ_ONLY} command="in a comment"
-        from="192.0.2.0/24",restrict,command="/opt/breakglass-pve serve --vm 103" ssh-rsa AAAAother
+        from="192.0.2.0/24",restrict,command="/opt/breakglass-pve serve --vms 103,110-119" ssh-rsa AAAAother
         this is no key
     """
     lines = parse_key_lines(text)
     assert [line.key for line in lines] == [POWER, READ_ONLY, "ssh-rsa AAAAother"]
     assert said(judge_key_lines("k", lines)) == [(OK, "k: every key has restrict and a command= of its own")]
-    assert said(judge_both_kinds(lines, 102)) == [(OK, "1 power key for VM 102"), (OK, "1 read-only key for VM 102")]
-    assert said(judge_both_kinds(lines, 103)) == [
-        (OK, "1 power key for VM 103"),
-        (WARNING, "no read-only key for VM 103"),
+    assert said(judge_both_kinds(lines)) == [
+        (OK, "line 3: a power key for VM 102"),
+        (OK, "line 5: a power key for VM 103,110-119"),
+        (OK, "line 4: a read-only key for VM 102"),
     ]
-    assert {level for level, _ in said(judge_both_kinds(lines, 10))} == {WARNING}
-    assert said(judge_both_kinds([*lines, *lines], 102))[0] == (OK, "2 power keys for VM 102")
+    assert said(judge_both_kinds(lines[:1])) == [
+        (OK, "line 3: a power key for VM 102"),
+        (WARNING, "there is no read-only key"),
+    ]
+    assert said(judge_both_kinds([])) == [(WARNING, "there is no power key"), (WARNING, "there is no read-only key")]
+
+
+@pytest.mark.parametrize("name", ["all", "1-999999999"])
+def test_a_key_that_reaches_every_vm(name: str) -> None:
+    """It works, and it reaches what is made on this host tomorrow: that is said of the line."""
+    lines = parse_key_lines(LINE.replace("102", name))
+    assert [level for level, _ in said(judge_key_lines("k", lines))] == [OK]
+    [*_, found] = judge_both_kinds(lines)
+    assert (found.level, found.hint) == (WARNING, "name the VMs, like --vms 102,110-119")
+    assert found.sentence == "line 1: its key reaches every VM of this host, also those that come later"
+
+
+# --- what sshd takes for a key, and this must too ---
+
+
+HIDDEN = {
+    "a tab": f"{POWER}".replace(" ", "\t"),
+    "a tab after the options": f'command="/bin/sh"\t{POWER}',
+    "another name of RSA's": "rsa-sha2-512 AAAApower",
+    "webauthn": "webauthn-sk-ecdsa-sha2-nistp256@openssh.com AAAApower",
+    "a carriage return": f'command="/bin/sh #\r" {POWER}',
+    "a form feed": f'command="/bin/sh #\x0c" {POWER}',
+    "a separator of Unicode": f'command="/bin/sh #\u2028" {POWER}',
+    "a NUL": f"{POWER}\0",
+    "a backslash": f'command="/bin/sh \\x" {POWER}',
+    "DOS's line end": f"{POWER}\r",
+    "a quote in quotes": f'command="/bin/sh \\"" {POWER}',
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_no_key_hides(name: str) -> None:
+    """Each of these lines opens a root shell in sshd, so each is seen and is an error."""
+    text = f"{LINE}\n{HIDDEN[name]}\n"
+    lines = parse_key_lines(text)
+    assert [line.number for line in lines] == [1, 2]
+    assert [finding.level for finding in judge_key_lines("k", lines[1:])].count(ERROR) >= 1
+
+
+def test_a_key_is_the_same_key_however_it_is_written() -> None:
+    """Copies are told by type and base64: sshd skips what is white in it."""
+    keys = {line.key for line in parse_key_lines(f"{POWER}\r\n{POWER} me\n\t{POWER}\0x".replace("Apow", "A\x0bpow"))}
+    assert keys == {POWER}
+
+
+def test_a_backslash_escapes_a_quote_only() -> None:
+    [line] = parse_key_lines(f'environment="A=\\\\x\\n\\"",restrict {POWER}')
+    assert line.options == (("environment", 'A=\\\\x\\n"'), ("restrict", ""))
+
+
+def test_a_line_that_sshd_refuses_serves_nothing() -> None:
+    [line] = parse_key_lines(f'restrict,command="{SERVE}",command="{SERVE}" {POWER}')
+    assert served_vms(line) is None
+    assert said(judge_both_kinds([line]))[0] == (WARNING, "there is no power key")
+
+
+# --- the VMs that a line names ---
+
+GUESTS = parse_guests(
+    """{"version": 7, "ids": {
+    "102": {"node": "pve1", "type": "qemu", "version": 3},
+    "104": {"node": "pve2", "type": "qemu", "version": 4},
+    "105": {"node": "pve1", "type": "lxc", "version": 5},
+    "111": {"node": "pve1", "type": "qemu", "version": 6},
+    "112": {"node": "pve2", "type": "lxc", "version": 7}}}"""
+)
+HERE, NONE = "VM {} is configured on this node", "VM {} has no configuration on this node"
+CONTAINER = "{} is a container, and a key serves VMs only"
+
+
+@pytest.mark.parametrize(
+    ("vms", "expected"),
+    [
+        ("102", [(OK, HERE.format(102), "")]),
+        ("103", [(ERROR, NONE.format(103), "no node has one")]),
+        ("104", [(WARNING, NONE.format(104), "it is on node pve2")]),
+        ("105", [(ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line")]),
+        ("103-106", [  # 103 and 106 may come later
+            (WARNING, NONE.format(104), "it is on node pve2"),
+            (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
+        ]),
+        ("102,110-119", [
+            (OK, HERE.format(102), ""),
+            (OK, HERE.format(111), ""),
+            (ERROR, CONTAINER.format(112), "use pct, and take 112 out of the key line"),
+        ]),
+        ("200-300", []),
+        ("all", []),
+    ],
+)  # fmt: skip
+def test_the_vms_that_a_line_names(vms: str, expected: list[tuple[str, str, str]]) -> None:
+    """A VM that is named by itself must exist; in a range, those that do are judged; `all` names none."""
+    lines = parse_key_lines(LINE.replace("102", vms))
+    found = judge_vms(lines, GUESTS, "pve1")
+    assert [(finding.level, finding.sentence, finding.hint) for finding in found] == expected
+
+
+def test_a_vm_of_two_lines_is_judged_once() -> None:
+    lines = parse_key_lines(f"{LINE}\n{LINE.replace('102', '102,111')}\nrestrict {READ_ONLY}\n")
+    assert said(judge_vms(lines, GUESTS, "pve1")) == [(OK, HERE.format(102)), (OK, HERE.format(111))]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from breakglass.config.model import Address, Vm
-from breakglass.demo.proxmox.world import VMID
+from breakglass.config.model import Address, Host
 from breakglass.errors import Lost
 from breakglass.proxmox.connect import connect
 from breakglass.proxmox.link import Channel, Link, open_link
@@ -97,12 +96,12 @@ async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd, w
     line = f'restrict,command="{noisy}" {key.export_public_key().decode().strip()}\n'
     sshd.keys.write_text(sshd.keys.read_text() + line)
     address = Address("breakglass", "127.0.0.1", sshd.port)
-    conn = await connect(Vm("devvm", VMID, address, key.export_private_key().decode(), (sshd.host_key,)))
-    link = Link(conn, VMID)
+    private = key.export_private_key().decode()
+    link = Link(await connect(Host("pve1", address, private, host_keys=(sshd.host_key,))))
     link._tried_session = time.monotonic()
     if what == "session":
         channel = link.channel = Channel()
-        await conn.create_session(lambda: channel, "session", encoding=None)
+        await link.conn.create_session(lambda: channel, "session", encoding=None)
     with pytest.raises(Lost, match="more than 16 MiB without ending its answer"):
         async for _ in link.ask("status vm=102"):
             pass
@@ -143,7 +142,7 @@ def test_an_exit_status_that_disagrees_is_lost(status: int | None) -> None:
 async def test_unsent_bytes_are_discarded_with_the_connection(sshd: Sshd) -> None:
     """TCP_USER_TIMEOUT of 15 s and SO_LINGER 0: a request that was given up can't arrive minutes later."""
     address = Address("breakglass", "127.0.0.1", sshd.port)
-    link = await open_link(Vm("devvm", VMID, address, sshd.power_key, (sshd.host_key,)))
+    link = await open_link(Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,)))
     sock = link.conn.get_extra_info("socket")
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 0)

@@ -9,7 +9,7 @@ import pytest
 from breakglass.agents.pve import words
 from breakglass.agents.pve.jobs.result import Result, Verdict
 from breakglass.auth.signing import Caller
-from breakglass.config.model import Address, Vm
+from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.outcome import (
     HTTP_STATUS,
     REACHED,
@@ -22,7 +22,8 @@ from breakglass.proxmox.request import VerbRequest
 from breakglass.verbs import VERBS
 
 BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
-VM = Vm("devvm", 102, Address("breakglass", "192.0.2.10"), "key", ("ssh-ed25519 AAAA",), by_hand=BY_HAND + START)
+HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "key", host_keys=("ssh-ed25519 AAAA",))
+VM = Vm("devvm", 102, (HOST,), by_hand=BY_HAND + START)
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 OPERATOR = Caller("operator", (b"x" * 32,), frozenset({"reset"}), not_after=NOW + timedelta(days=3))
 EXPIRES = "the key of operator expires on 2026-11-27; make a new one: breakglass keys new"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from ..host.bounded import ask_or_none, run
-from ..host.cluster import cluster_view
+from ..host.cluster import node_name, parse_guests
 from ..host.paths import Host
 from .findings import (
     Finding,
@@ -30,18 +30,18 @@ from .findings import (
     parse_settings,
     warning,
 )
-from .key_lines import KeyLine, judge_both_kinds, judge_elsewhere, judge_key_lines, parse_key_lines
+from .key_lines import KeyLine, judge_both_kinds, judge_elsewhere, judge_key_lines, judge_vms, parse_key_lines
 
 SSHD_SECONDS = 5.0
 FILE_SECONDS = 3.0
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 
 
-def check(host: Host, user: str, own_file: str) -> Iterator[Finding]:
-    """Yield the findings about this host, for one VM and the account that its keys log in to."""
+def check(root: str, user: str, own_file: str) -> Iterator[Finding]:
+    """Yield the findings about this host, the account that the keys log in to, and each VM that a key names."""
+    host = Host(0, root)
     yield from _check_program(host, own_file)
     yield from _check_directories(host)
-    yield from _check_vm(host)
     passwd = _read_in_time(host.path("/etc/passwd")) or ""
     yield from judge_account(user, find_account(passwd, user))
     yield judge_logind(_read_logind_configs(host))
@@ -89,17 +89,15 @@ def _try_write(directory: str) -> object:
     return True
 
 
-def _check_vm(host: Host) -> Iterator[Finding]:
-    view = cluster_view(host)
-    if view.trouble:
+def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
+    """Judge the VMs that the key lines name, by the list of the cluster's guests."""
+    guests = _read_in_time(f"{root}/etc/pve/.vmlist")
+    if not guests:
         yield warning(
             "/etc/pve does not answer; reset and stop work, start and cycle do not", "systemctl status pve-cluster"
         )
-    elif not view.config:
-        hint = f"it is on node {view.node}" if view.node else "no node has one"
-        yield error(f"VM {host.vmid} has no configuration on this node", hint)
-    else:
-        yield ok(f"VM {host.vmid} is configured on this node")
+        return
+    yield from judge_vms(lines, parse_guests(guests), node_name())
 
 
 def _read_logind_configs(host: Host) -> Iterator[str]:
@@ -138,7 +136,8 @@ def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str) ->
         yield _judge_place(host, path)
         yield from judge_key_lines(path, found)
         lines += found
-    yield from judge_both_kinds(lines, host.vmid)
+    yield from judge_both_kinds(lines)
+    yield from _check_vms(host.root, lines)
     yield from _check_elsewhere(host, [path for path in roots if path not in paths], {line.key for line in lines})
 
 
@@ -173,7 +172,7 @@ def _read_in_time(path: str) -> str | None:
 
     def read() -> str | None:
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
+            with open(path, encoding="utf-8", errors="replace", newline="") as file:  # sshd knows no end but \\n
                 return file.read()
         except FileNotFoundError:
             return ""

@@ -1,22 +1,33 @@
 """Judges authorized_keys files from their text, line by line as sshd(8) reads them. Pure.
 
-The account has uid 0, so a line that forces any command but exactly the host agent is a root login.
+The account has uid 0, so a line that forces any command but exactly the host agent is a root login. What sshd takes for
+a key must be seen here too: only a line feed ends a line, only blanks and tabs separate, and a backslash in a quoted
+value escapes a quote and nothing else.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
+from ..host.cluster import Guest
+from ..vm_list import VmList, parse_vm_list
 from .findings import Finding, error, ok, warning
 
 
 @dataclass(frozen=True)
 class KeyLine:
-    """One line of an authorized_keys file: its options in order, and the key itself (type and base64)."""
+    """One line of an authorized_keys file: its options in order, and the key itself (type and base64).
+
+    Attributes:
+        is_refused: sshd can't read the options, so the key opens nothing.
+        command_at: where the value of the first command= begins in the line, for a line that has one.
+    """
 
     number: int
     options: tuple[tuple[str, str], ...]
     key: str
+    is_refused: bool = False
+    command_at: int = field(default=-1, compare=False)
 
     @property
     def names(self) -> set[str]:
@@ -29,37 +40,49 @@ class KeyLine:
         return next((value for name, value in self.options if name == "command"), None)
 
 
-_KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+")
-_OPTION = re.compile(r'([A-Za-z0-9-]+)(?:="((?:[^"\\]|\\.)*)")?(,|$)', re.DOTALL)
+_KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk|rsa|webauthn)-[A-Za-z0-9@.-]+")
+_IN_QUOTES = r'(?:[^"\\]|\\"|\\(?!"))*'
+_OPTIONS = re.compile(rf'(?:[^ \t"\\]|\\"|\\(?!")|"{_IN_QUOTES}")*')
+_OPTION = re.compile(rf'([A-Za-z0-9-]+)(?:="({_IN_QUOTES})")?(?:,+|\Z)')
 
 
 def parse_key_lines(text: str) -> list[KeyLine]:
     """Return the lines of an authorized_keys file that sshd(8) takes for a key."""
-    numbered = enumerate(text.splitlines(), 1)
-    return [line for number, raw in numbered if (line := _parse_key_line(number, raw.strip()))]
+    numbered = enumerate(text.split("\n"), 1)
+    return [line for number, raw in numbered if (line := _parse_key_line(number, raw.partition("\0")[0]))]
 
 
 def _parse_key_line(number: int, raw: str) -> KeyLine | None:
-    options, rest = "", raw
-    if not _KEY_TYPE.fullmatch(raw.partition(" ")[0]):
-        options, rest = _split_options(raw)
-    words = rest.split()
-    if raw.startswith("#") or len(words) < 2 or not _KEY_TYPE.fullmatch(words[0]):
+    begin = end = len(raw) - len(raw.lstrip(" \t"))
+    if not _KEY_TYPE.fullmatch(re.split("[ \t]", raw[begin:])[0]):
+        match = _OPTIONS.match(raw, begin)
+        end = match.end() if match else begin
+    words = re.split("[ \t]+", raw[end:].strip(" \t\r"))
+    if raw.startswith("#", begin) or len(words) < 2 or not _KEY_TYPE.fullmatch(words[0]):
         return None
-    found = [(name.lower(), re.sub(r"\\(.)", r"\1", value or "")) for name, value, _ in _OPTION.findall(options)]
-    return KeyLine(number, tuple(found), f"{words[0]} {words[1]}")
+    found, is_read = _parse_options(raw, begin, end)
+    commands = [at for name, _, at in found if name == "command"]
+    options = tuple((name, value.replace('\\"', '"')) for name, value, _ in found)
+    key = f"{words[0]} {''.join(words[1].split())}"
+    return KeyLine(number, options, key, not is_read or len(commands) > 1, *commands[:1])
 
 
-def _split_options(raw: str) -> tuple[str, str]:
-    """Split at the first blank outside quotes."""
-    match = re.match(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")*', raw)
-    end = match.end() if match else 0
-    return raw[:end], raw[end:]
+def _parse_options(raw: str, begin: int, end: int) -> tuple[list[tuple[str, str, int]], bool]:
+    """Return each option of a line with its value and where that begins, and whether sshd can read them all."""
+    found: list[tuple[str, str, int]] = []
+    begin = end - len(raw[begin:end].lstrip(","))
+    while begin < end:
+        match = _OPTION.match(raw, begin, end)
+        if match is None:
+            return found, False
+        found.append((match[1].lower(), match[2] or "", match.start(2)))
+        begin = match.end()
+    return found, True
 
 
 _UNDO_RESTRICT = {"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"}
 _SERVE = re.compile(  # matched as a whole: a shell runs it, so nothing may follow
-    r"/[A-Za-z0-9._/-]*breakglass-pve serve --vm ([1-9][0-9]{0,8})((?: --read-only| --as [A-Za-z0-9@._-]{1,64})*)"
+    r"/[A-Za-z0-9._/-]*breakglass-pve serve --vms ([0-9,-]+|all)((?: --read-only| --as [A-Za-z0-9@._-]{1,64})*)"
 )
 
 
@@ -72,23 +95,54 @@ def judge_key_lines(path: str, lines: list[KeyLine]) -> Iterator[Finding]:
     yield from findings or [ok(f"{path}: every key has restrict and a command= of its own")]
 
 
-def judge_both_kinds(lines: Iterable[KeyLine], vmid: int) -> Iterator[Finding]:
-    """Warn where the VM has no power key or no read-only key."""
-    ours = [_is_read_only(line) for line in lines if _served_vm(line) == vmid]
-    for kind, count in (("power", ours.count(False)), ("read-only", ours.count(True))):
-        if count:
-            yield ok(f"{count} {kind} key{'s' * (count > 1)} for VM {vmid}")
+def judge_both_kinds(lines: Iterable[KeyLine]) -> Iterator[Finding]:
+    """Warn where no key or no read-only key is installed, and where a key reaches every VM."""
+    ours = [line for line in lines if served_vms(line)]
+    for kind, found in (
+        ("power", [line for line in ours if not _is_read_only(line)]),
+        ("read-only", [line for line in ours if _is_read_only(line)]),
+    ):
+        if not found:
+            yield warning(f"there is no {kind} key", "add its line to the key file")
+        for line in found:
+            yield ok(f"line {line.number}: a {kind} key for VM {served_vms(line)}")
+    for line in ours:
+        if (served := served_vms(line)) and served.is_every:
+            yield warning(
+                f"line {line.number}: its key reaches every VM of this host, also those that come later",
+                "name the VMs, like --vms 102,110-119",
+            )
+
+
+def judge_vms(lines: Iterable[KeyLine], guests: Mapping[int, Guest], node: str) -> Iterator[Finding]:
+    """Judge each VM that a line names, by all guests of the cluster: is there one, and is it a VM?
+
+    A range may have room for VMs to come, so only the guests in it that exist are judged.
+    """
+    lists = [served for line in lines if (served := served_vms(line)) and not served.is_every]
+    named = {first for served in lists for first, last in served.ranges if first == last}
+    for vmid in sorted(named.union(vmid for vmid in guests if any(vmid in served for served in lists))):
+        guest = guests.get(vmid)
+        if guest is None:
+            yield error(f"VM {vmid} has no configuration on this node", "no node has one")
+        elif guest.is_container:
+            sentence = f"{vmid} is a container, and a key serves VMs only"
+            yield error(sentence, f"use pct, and take {vmid} out of the key line")
+        elif guest.node != node:
+            yield warning(f"VM {vmid} has no configuration on this node", f"it is on node {guest.node}")
         else:
-            yield warning(f"no {kind} key for VM {vmid}", "add its line to the key file")
+            yield ok(f"VM {vmid} is configured on this node")
 
 
 def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
-    if line.command is None:
+    if line.is_refused:
+        yield error(f"{where} has options that sshd refuses", "write them without blanks, and command= once")
+    elif line.command is None:
         yield error(f"{where} has no command=", 'prepend restrict,command="/usr/local/sbin/breakglass-pve serve …"')
-    elif _served_vm(line) is None:
+    elif served_vms(line) is None:
         yield error(
             f"{where} runs something else: {line.command}",
-            "it must be /usr/local/sbin/breakglass-pve serve --vm N and no more",
+            "it must be /usr/local/sbin/breakglass-pve serve --vms N,N and no more",
         )
     if "restrict" not in line.names:
         yield error(f"{where} has no restrict", "prepend restrict,")
@@ -104,10 +158,19 @@ def _judge_repeated(path: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
             yield error(sentence, "use a key pair of its own for each line")
 
 
-def _served_vm(line: KeyLine) -> int | None:
-    """Return the VM that a line's forced command serves, None for any command but the host agent's."""
+def served_vms(line: KeyLine) -> VmList | None:
+    """Return the VMs that a line's forced command serves, None for any command but the host agent's."""
     match = _SERVE.fullmatch(line.command or "")
-    return int(match[1]) if match else None
+    try:
+        return parse_vm_list(match[1]) if match and not line.is_refused else None
+    except ValueError:
+        return None
+
+
+def replace_vms(raw: str, line: KeyLine, vms: VmList) -> str:
+    """Return a line of ours with other VMs in its forced command; every other character stays."""
+    match = _SERVE.match(raw, line.command_at)  # its characters are never quoted, so they stand there as they are
+    return raw[: match.start(1)] + str(vms) + raw[match.end(1) :] if match else raw
 
 
 def _is_read_only(line: KeyLine) -> bool:

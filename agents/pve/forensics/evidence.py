@@ -39,6 +39,7 @@ class Evidence:
         lock_alive: whether the task that took the lock still runs, None where that is not known.
         lock_owner: lines about that task.
         node: the other node that has the configuration.
+        container: the number belongs to a container.
         ha: the state requested of HA.
         ha_seen: the state that HA's manager sees.
         qm_says: the state by `qm status`.
@@ -70,6 +71,7 @@ class Evidence:
     lock_alive: bool | None = None
     lock_owner: tuple[str, ...] = ()
     node: str = ""
+    container: bool = False
     ha: str = ""
     ha_seen: str = ""
     qm_says: str = ""

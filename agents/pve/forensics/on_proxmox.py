@@ -93,6 +93,7 @@ def cluster_facts(view: Cluster) -> dict[str, object]:
         "quorate": view.quorate,
         "config": view.config,
         "node": view.node,
+        "container": view.container,
         "lock": view.lock,
         "ha": view.ha,
         "ha_seen": view.ha_seen,

@@ -3,6 +3,7 @@
 from ..host.ha import ha_stuck
 from ..host.process import leftover_lines
 from ..jobs.result import Verdict
+from ..words import CONTAINER, CONTAINER_SENTENCE
 from .advice import advise_nothing, advise_verb
 from .evidence import Evidence
 from .obstacles import pve_cure, pve_obstacle
@@ -14,6 +15,8 @@ def judge_stopped(seen: Evidence) -> Verdict:
     source, lines = optional_line(seen.source), (*lock_lines(seen), *host_lines(seen))
     if seen.leftovers:
         return _judge_leftover(seen)
+    if seen.container:
+        return advise_nothing(seen, CONTAINER, CONTAINER_SENTENCE, "/etc/pve/.vmlist says lxc")
     if seen.node:
         sentence = f"the VM is on node {seen.node} now and not on this one: look there"
         return advise_nothing(seen, "other-node", sentence, f"/etc/pve/.vmlist names {seen.node}", *source)

@@ -31,6 +31,7 @@ class Cluster:
         config: the VM's configuration is on this node.
         config_text: that file.
         node: the other node that has it.
+        container: the number belongs to a container, on whichever node.
         lock: its `lock:` property.
         ha: the state requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its
             resources alone.
@@ -42,6 +43,7 @@ class Cluster:
     config: bool = False
     config_text: str = ""
     node: str = ""
+    container: bool = False
     lock: str = ""
     ha: str = ""
     ha_seen: str = ""
@@ -84,6 +86,8 @@ def _read_cluster(host: Host) -> Cluster:
         return Cluster("pmxcfs-not-mounted")
     except OSError:  # ENOTCONN, EIO
         return Cluster("pmxcfs-dead")
+    guests = parse_guests(_read_text(host, "/etc/pve/.vmlist") or "") if text is None else {}
+    guest = guests.get(host.vmid, Guest("", is_container=False))
     status = _read_text(host, "/etc/pve/ha/manager_status") or ""
     requested = parse_ha_requested(_read_text(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
     disarmed = parse_ha_disarmed(status) if requested else ""
@@ -91,7 +95,8 @@ def _read_cluster(host: Host) -> Cluster:
         quorate=quorate,
         config=text is not None,
         config_text=(text or "")[:CONFIG_CHARS],
-        node="" if text is not None else parse_node(_read_text(host, "/etc/pve/.vmlist") or "", host.vmid),
+        node="" if guest.is_container else guest.node,
+        container=guest.is_container,
         lock=parse_lock(text or ""),
         ha="disarmed" if disarmed == "ignore" else requested,
         ha_seen="freeze" if disarmed == "freeze" else parse_ha_seen(status, host.vmid),
@@ -157,9 +162,18 @@ def parse_ha_disarmed(manager_status: str) -> str:
         return ""
 
 
-def parse_node(vmlist: str, vmid: int) -> str:
-    """Return the node that has the VM by /etc/pve/.vmlist."""
+@dataclass(frozen=True)
+class Guest:
+    """A VM or a container of the cluster, and the node that has its configuration."""
+
+    node: str
+    is_container: bool
+
+
+def parse_guests(vmlist: str) -> dict[int, Guest]:
+    """Return the guests of the cluster by their numbers, from /etc/pve/.vmlist; nothing from a damaged one."""
     try:
-        return str(json.loads(vmlist)["ids"][str(vmid)]["node"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+        found = json.loads(vmlist)["ids"].items()
+        return {int(vmid): Guest(str(guest["node"]), guest.get("type") == "lxc") for vmid, guest in found}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}

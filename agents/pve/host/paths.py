@@ -7,6 +7,8 @@ import os
 import socket
 from dataclasses import dataclass
 
+from ..vm_list import VmList
+
 
 @dataclass(frozen=True)
 class Host:
@@ -49,19 +51,30 @@ class Host:
         return self.path(f"/proc/{pid}/{name}")
 
     def log(self, line: str) -> None:
-        """Send one line to the journal without waiting: a full or absent log stops nothing."""
-        packet = f"<37>breakglass-pve[{os.getpid()}]: vm={self.vmid} {line}"
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-                log.setblocking(False)
-                log.sendto(packet.encode(), self.path("/dev/log"))
-        except OSError:
-            pass
+        """Log one line about this VM, as `log` does."""
+        log(self.root, f"vm={self.vmid} {line}")
 
 
 @dataclass(frozen=True)
 class Key:
     """The forced command's settings for the SSH key that logged in."""
 
+    vms: VmList
     read_only: bool = False
     name: str = ""
+    root: str = ""
+
+    def host(self, vmid: int) -> Host:
+        """Return the host as seen for one of the VMs."""
+        return Host(vmid, self.root)
+
+
+def log(root: str, line: str) -> None:
+    """Send one line to the journal without waiting: a full or absent log stops nothing."""
+    packet = f"<37>breakglass-pve[{os.getpid()}]: {line}"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+            journal.setblocking(False)
+            journal.sendto(packet.encode(), f"{root}/dev/log")
+    except OSError:
+        pass

@@ -13,7 +13,7 @@ from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, describe_leftovers, has_process, leftover_pids, name_processes, vm_state
 from ..jobs.job import Job
-from ..words import WITHOUT_PROCESS
+from ..words import CONTAINER, CONTAINER_SENTENCE, WITHOUT_PROCESS
 from .endings import refusal
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
@@ -69,6 +69,8 @@ def _find_qm() -> bool:
 
 def refuse_elsewhere(job: Job, view: Cluster) -> None:
     """Refuse when the VM's configuration is on another node: a VM that is stopped here may run there."""
+    if view.container:
+        raise refusal(CONTAINER, CONTAINER_SENTENCE, "", "/etc/pve/.vmlist says lxc")
     if view.node:
         vmid, here = job.host.vmid, node_name()
         raise refusal(

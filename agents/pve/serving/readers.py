@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from ..grammar import Request
 from ..host.bounded import kill_child
-from ..host.paths import Host, Key
+from ..host.paths import Key
 from ..host.process import close_standard_streams, lock_memory
 from .reads import read
 
@@ -18,13 +18,13 @@ from .reads import read
 class Reader:
     """One child and the parent's end of its socket."""
 
-    def __init__(self, host: Host, key: Key, bundle: str, resident: bool) -> None:
+    def __init__(self, key: Key, bundle: str, resident: bool) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._pid = os.fork()
         if self._pid == 0:
             try:
                 self._socket.close()
-                _answer_requests(theirs, host, key, bundle, resident)
+                _answer_requests(theirs, key, bundle, resident)
             finally:
                 os._exit(0)
         theirs.close()
@@ -50,22 +50,22 @@ class Reader:
         self._socket.close()
 
 
-def _answer_requests(theirs: socket.socket, host: Host, key: Key, bundle: str, resident: bool) -> None:
+def _answer_requests(theirs: socket.socket, key: Key, bundle: str, resident: bool) -> None:
     """Answer requests until the parent has ended."""
     close_standard_streams()
     if resident:
         lock_memory()
     with theirs.makefile("rb") as questions:
         for line in questions:
-            for message in read(host, key, Request(**json.loads(line)), bundle):
+            for message in read(key, Request(**json.loads(line)), bundle):
                 theirs.sendall(json.dumps(message).encode() + b"\n")
 
 
 class Readers:
     """At most one idle reader; more are started while it is busy."""
 
-    def __init__(self, host: Host, key: Key, bundle: str, resident: bool) -> None:
-        self._made_of = (host, key, bundle, resident)
+    def __init__(self, key: Key, bundle: str, resident: bool) -> None:
+        self._made_of = (key, bundle, resident)
         self._idle: Reader | None = None
 
     def ask(self, request: Request) -> Reader:

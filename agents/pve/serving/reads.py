@@ -4,6 +4,7 @@ A child yields messages: `facts` as they come in (so that a status keeps what it
 lines, and one result.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from ..forensics.evidence import Evidence
 from ..forensics.verdict import quick_verdict
 from ..grammar import Request
 from ..host.bounded import NoAnswerError
-from ..host.cluster import NOT_ASKED, Cluster, cluster_view
+from ..host.cluster import NOT_ASKED, Cluster, cluster_view, node_name
 from ..host.files import write_atomic
 from ..host.paths import Host, Key
 from ..host.process import describe_process
@@ -40,12 +41,13 @@ def result_message(result: Result) -> Message:
     return {"type": "result", **result.as_json()}
 
 
-def read(host: Host, key: Key, request: Request, bundle: str) -> Iterator[Message]:
+def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
     """Yield the messages that answer a reading verb; `bundle` is the SHA-256 of the agent's file."""
-    if request.verb == "status":
+    host = key.host(request.vm or 0)
+    if request.verb == "ping":
+        yield from _ping(key, request, bundle)
+    elif request.verb == "status":
         yield from _status(host)
-    elif request.verb == "ping":
-        yield from _ping(host, key, bundle)
     elif request.verb == "history":
         yield from _history(host)
     else:
@@ -90,6 +92,7 @@ def status_result(
                 describe_sources(facts),
                 leftovers=left,
                 node=known.node,
+                container=known.container,
                 lock=known.lock,
                 owners=owners,
                 ha=known.ha,
@@ -103,24 +106,26 @@ def status_result(
     return Result(exit_code, state, store.last, "status", verdict, holder)
 
 
-def _ping(host: Host, key: Key, bundle: str) -> Iterator[Message]:
-    view = cluster_view(host)
+def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
+    """Tell what this program is, and what the key reaches: the handler believes nothing else about a host."""
     fields = {
         "version": VERSION,
         "bundle": bundle,
-        "vmid": host.vmid,
+        "node": node_name(),
+        "vms": str(key.vms),
         "read_only": key.read_only,
-        "quorum": view.quorate,
-        "records": _can_write_records(host),
+        "quorum": cluster_view(key.host(request.vm or 0)).quorate,
+        "records": _can_write_records(f"{key.root}/run/breakglass"),
     }
-    yield output(f"breakglass-pve {VERSION} for VM {host.vmid}")
-    yield result_message(Result(DONE, last=JobStore(host).last, stage="ping", extra=fields))
+    last = JobStore(key.host(request.vm)).last if request.vm else None
+    yield output(f"breakglass-pve {VERSION} on node {node_name()} for VM {key.vms}")
+    yield result_message(Result(DONE, last=last, stage="ping", extra=fields))
 
 
-def _can_write_records(host: Host) -> bool:
+def _can_write_records(directory: str) -> bool:
     try:
-        JobStore(host).prepare()
-        write_atomic(f"{host.run_dir}/probe", "can this be written?")
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        write_atomic(f"{directory}/probe", "can this be written?")
         return True
     except OSError:
         return False

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from ..grammar import LINE_CHARS, Malformed, Request, escape, parse_line
 from ..host.bounded import reap_children
-from ..host.paths import Host, Key
+from ..host.paths import Key, log
 from ..host.process import lock_memory
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
@@ -28,7 +28,9 @@ from .reads import Message, output, result_message
 from .requests import FollowTask, ReadTask
 
 FOLLOW_EVERY = 0.02
-MOST_TASKS = 64
+MOST_TASKS = 64  # under way before another read begins; what changes power begins at once
+MOST_WAITING = 1024  # reads
+URGENT = (*MUTATING, "ping")
 MOST_UNSENT = 32 * 1024 * 1024
 _TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
 
@@ -38,20 +40,19 @@ Send = Callable[[str, Message], None]
 class Agent:
     """The requests under way; each answer goes to `send(tag, message)`."""
 
-    def __init__(self, host: Host, key: Key, bundle: str, send: Send, resident: bool = False) -> None:
-        self._host = host
+    def __init__(self, key: Key, bundle: str, send: Send, resident: bool = False) -> None:
         self._key = key
-        self._readers = Readers(host, key, bundle, resident)
+        self._readers = Readers(key, bundle, resident)
         self._send = send
         self.tasks: dict[ReadTask | FollowTask, str] = {}
 
     def submit(self, tag: str, line: str) -> None:
         """Check one line, then refuse it or begin its task."""
         try:
-            request = parse_line(line)
-            refusal = check_request(self._host, self._key, request)
+            request = name_vm(self._key, parse_line(line))
+            refusal = check_request(self._key, request)
         except Malformed as error:
-            self._host.log(f"refused ({error}): {escape(line)}")
+            log(self._key.root, f"refused ({error}): {escape(line)}")
             refusal = refuse_line(line)
         if refusal is not None:
             for message in refusal:
@@ -67,15 +68,16 @@ class Agent:
             self._send(tag, result_message(Result(FAILED, stage="begin", verdict=verdict)))
 
     def _task(self, request: Request) -> ReadTask | FollowTask:
+        host = self._key.host(request.vm or 0)
         if request.verb not in (*MUTATING, "forensics"):
-            return ReadTask(self._host, request, self._readers)
+            return ReadTask(host, request, self._readers)
         nonce = secrets.token_hex(8)
         job = complete_request(self._key, request, nonce)
-        store = JobStore(self._host)
+        store = JobStore(host)
         store.prepare()
-        if store.record(job.id) is None and not attach_to_capture(self._host, job):
-            spawn_job(self._host, job, nonce)
-        return FollowTask(self._host, job, nonce)
+        if store.record(job.id) is None and not attach_to_capture(host, job):
+            spawn_job(host, job, nonce)
+        return FollowTask(host, job, nonce)
 
     def poll(self, ready: set[int]) -> None:
         """Send what every task has; forget the tasks that are done."""
@@ -114,10 +116,18 @@ def complete_request(key: Key, request: Request, nonce: str) -> Request:
     return replace(request, id=request.id or f"{request.verb}-{nonce}", by=by, fresh=fresh)
 
 
-def check_request(host: Host, key: Key, request: Request) -> Iterator[Message] | None:
+def name_vm(key: Key, request: Request) -> Request:
+    """Return the request with the VM's number, also where the line leaves out the only VM of the key."""
+    return replace(request, vm=request.vm or key.vms.only)
+
+
+def check_request(key: Key, request: Request) -> Iterator[Message] | None:
     """Return the refusal that this key gets for this request, or None."""
-    if request.vm is not None and request.vm != host.vmid:
-        sentence = f"this key serves VM {host.vmid}, not {request.vm}; nothing was changed"
+    if request.vm is not None and request.vm not in key.vms:
+        sentence = f"this key serves VM {key.vms}, not {request.vm}; nothing was changed"
+        return refusal_messages(REFUSED, Verdict("wrong-vm", sentence), sentence)
+    if request.vm is None and request.verb not in ("ping", "session"):
+        sentence = f"this key serves VM {key.vms}: say which one, like {request.verb} vm=102; nothing was changed"
         return refusal_messages(REFUSED, Verdict("wrong-vm", sentence), sentence)
     if key.read_only and request.verb in MUTATING:
         sentence = "this key can't change power; an operator has to approve it"
@@ -146,7 +156,7 @@ def refuse_line(line: str) -> Iterator[Message]:
 # --- one request -------------------------------------------------------------------------------------------------
 
 
-def serve_one(host: Host, key: Key, bundle: str, line: str) -> int:
+def serve_one(key: Key, bundle: str, line: str) -> int:
     """Answer one request as plain text with a trailer; return the exit code."""
     codes: list[int] = []
     stages: list[Message] = []
@@ -163,7 +173,7 @@ def serve_one(host: Host, key: Key, bundle: str, line: str) -> int:
             print(f"#breakglass {json.dumps(trailer)}", flush=True)
             codes.append(int(str(message["exit_code"])))
 
-    agent = Agent(host, key, bundle, send)
+    agent = Agent(key, bundle, send)
     agent.submit("", line)
     while agent.tasks:
         ready = select.select(agent.descriptors(), [], [], agent.timeout())[0]
@@ -188,12 +198,13 @@ def protect_trailer(text: str) -> str:
 class Session:
     """stdin and stdout of one SSH channel: tagged lines in, tagged JSON lines out."""
 
-    def __init__(self, host: Host, key: Key, bundle: str) -> None:
+    def __init__(self, key: Key, bundle: str) -> None:
         self._unsent = bytearray()
         self._unread = b""
-        self._lines: deque[bytes] = deque()
+        self._urgent: deque[tuple[str, str]] = deque()
+        self._reads: deque[tuple[str, str]] = deque()
         self._open = True
-        self._agent = Agent(host, key, bundle, self._send, resident=True)
+        self._agent = Agent(key, bundle, self._send, resident=True)
         os.set_blocking(0, False)
         os.set_blocking(1, False)
 
@@ -201,10 +212,9 @@ class Session:
         """Serve until stdin ends; the jobs that were started go on."""
         lock_memory()
         while self._open:
-            reading = [] if self._lines else [0]
             writing = [1] if self._unsent else []
-            timeout = 0.0 if self._can_begin else self._agent.timeout()
-            ready, writable, _ = select.select([*reading, *self._agent.descriptors()], writing, [], timeout)
+            timeout = 0.0 if self._can_read else self._agent.timeout()
+            ready, writable, _ = select.select([0, *self._agent.descriptors()], writing, [], timeout)
             if 0 in ready:
                 self._read_input()
             self._begin_lines()
@@ -218,20 +228,31 @@ class Session:
         *lines, self._unread = (self._unread + chunk).split(b"\n")
         if len(self._unread) > LINE_CHARS:
             self._open = False
-        self._lines += lines
+        for line in lines:
+            self._queue(line.decode("utf-8", "replace"))
 
-    @property
-    def _can_begin(self) -> bool:
-        return bool(self._lines) and len(self._agent.tasks) < MOST_TASKS
-
-    def _begin_lines(self) -> None:
-        while self._can_begin:
-            self._begin_line(self._lines.popleft().decode("utf-8", "replace"))
-
-    def _begin_line(self, line: str) -> None:
+    def _queue(self, line: str) -> None:
         match = _TAGGED.fullmatch(line)
         tag, command = match.groups() if match else ("", line)
-        self._agent.submit(tag, command)
+        if command.partition(" ")[0] in URGENT:
+            self._urgent.append((tag, command))
+        elif len(self._reads) < MOST_WAITING:
+            self._reads.append((tag, command))
+        else:
+            sentence = f"{MOST_WAITING} requests wait on this host already; nothing was done"
+            for message in refusal_messages(FAILED, Verdict("agent-failed", sentence, "status"), sentence):
+                self._send(tag, message)
+
+    @property
+    def _can_read(self) -> bool:
+        return bool(self._reads) and len(self._agent.tasks) < MOST_TASKS
+
+    def _begin_lines(self) -> None:
+        """Begin what changes power and what tells whether the host answers; then reads, as far as there is room."""
+        while self._urgent:
+            self._agent.submit(*self._urgent.popleft())
+        while self._can_read:
+            self._agent.submit(*self._reads.popleft())
 
     def _send(self, tag: str, message: Message) -> None:
         self._unsent += json.dumps({"tag": tag, **message}).encode() + b"\n"
@@ -247,13 +268,13 @@ class Session:
             self._open = False
 
 
-def opens_session(host: Host, key: Key, line: str) -> bool:
-    """Tell whether a line opens a resident session for this key; `vm=` may name its own VM."""
+def opens_session(key: Key, line: str) -> bool:
+    """Tell whether a line opens a resident session for this key; `vm=` may name one of its VMs."""
     try:
         request = parse_line(line)
     except Malformed:
         return False
-    return request.verb == "session" and not key.read_only and request.vm in (None, host.vmid)
+    return request.verb == "session" and not key.read_only and (request.vm is None or request.vm in key.vms)
 
 
 assert set(DEADLINES) == set(VERBS) - {"session"}

@@ -192,7 +192,7 @@ class World:
 
     def forced_command(self, *options: str) -> list[str]:
         """Return the agent's command line for one key."""
-        serve = ["serve", "--vm", str(VMID), "--root", str(self.root), *options]
+        serve = ["serve", "--vms", str(VMID), "--root", str(self.root), *options]
         return [sys.executable, "-IS", str(self.agent), *serve]
 
     def qm(self, *words: str) -> subprocess.CompletedProcess[str]:

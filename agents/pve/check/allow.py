@@ -1,0 +1,94 @@
+"""`breakglass-pve allow`: lets the keys of this host reach one more VM. It edits Breakglass's own key file only.
+
+The account has uid 0, so nothing but the number may change: the file is read and written byte for byte.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+
+from ..host.bounded import ask_or_none
+from ..host.cluster import parse_guests
+from .findings import Finding, error, ok
+from .key_lines import parse_key_lines, replace_vms, served_vms
+
+VMLIST_SECONDS = 3.0
+
+
+def allow(root: str, user: str, vmid: int) -> Iterator[Finding]:
+    """Add a VM to the `--vms` of each line of ours in the account's key file; yield what was done."""
+    path = f"{root}/etc/ssh/authorized_keys.d/{user}"
+    if "/" in user or os.path.islink(path):
+        yield error(f"{path} is not the account's own file", "name the account, and have no link in its place")
+        return
+    if _is_container(root, vmid):
+        yield error(f"{vmid} is a container, and a key serves VMs only", "use pct for it")
+        return
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            text, status = file.read(), os.fstat(file.fileno())
+    except OSError as failure:
+        hint = "run the commands that `breakglass host install-commands` prints"
+        yield error(f"{path} can't be read: {failure}", hint)
+        return
+    more, findings = add_vm(text, vmid)
+    if more != text:
+        try:
+            _replace(path, more, status)
+        except OSError as failure:
+            yield error(f"{path} can't be written: {failure}", "it is as it was")
+            return
+    yield from findings
+
+
+def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
+    """Return the text of a key file with one more VM in each line of ours, and a finding a line.
+
+    Lines whose lists differ otherwise belong to different people: none of them is changed.
+    """
+    raw, findings = text.split("\n"), []
+    ours = [(line, served) for line in parse_key_lines(text) if (served := served_vms(line))]
+    lists = {str(served.with_vm(vmid)) for _, served in ours if not served.is_every}
+    if len(lists) > 1:
+        shown = "; ".join(f"line {line.number}: {served}" for line, served in ours)
+        return text, [error(f"the lines serve different VMs ({shown})", f"add {vmid} to the right ones by hand")]
+    for line, served in ours:
+        if vmid in served:
+            findings.append(ok(f"line {line.number} serves VM {vmid} already: {served}"))
+            continue
+        more = served.with_vm(vmid)
+        raw[line.number - 1] = replace_vms(raw[line.number - 1], line, more)
+        findings.append(ok(f"line {line.number} serves VM {more} now"))
+    return "\n".join(raw), findings or [error("no line of this file is one of ours", "install a key first")]
+
+
+def _is_container(root: str, vmid: int) -> bool:
+    """Tell whether the cluster has a container of this number; False also where /etc/pve does not answer."""
+
+    def read() -> str:
+        try:
+            with open(f"{root}/etc/pve/.vmlist", encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    guest = parse_guests(str(ask_or_none(read, VMLIST_SECONDS) or "")).get(vmid)
+    return guest is not None and guest.is_container
+
+
+def _replace(path: str, text: str, status: os.stat_result) -> None:
+    """Replace a file by one of the same owner and mode, which is on the disk before it has the name."""
+    draft = f"{path}.{os.getpid()}"
+    try:
+        with open(draft, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            os.fchown(file.fileno(), status.st_uid, status.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise

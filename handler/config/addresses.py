@@ -1,0 +1,42 @@
+"""Addresses of SSH servers and the keys that they must show, as several tables have them. Pure."""
+
+import re
+
+from .model import Address
+from .reader import Entry, quoted
+
+_ADDRESS = re.compile(
+    r"(?P<user>[a-z_][a-z0-9_-]*)@(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?"
+)
+_HOST_KEY = re.compile(r"(?:ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+(?: .*)?")
+_HOST_KEY_HINT = "copy it on the host's console: cat /etc/ssh/ssh_host_ed25519_key.pub"
+
+Lines = tuple[str, ...]
+
+
+def read_address(entry: Entry, key: str) -> Address | None:
+    """Return the address `user@host[:port]`; None, with a problem, for anything else."""
+    text = entry.get_str(key)
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"] or 22) not in range(1, 65536):
+        message = f"is not an address: {quoted(text)}" if text else "is missing"
+        entry.problem(key, message, f'write it like {key} = "breakglass@192.0.2.10:22"')
+        return None
+    return Address(match["user"], match["host"].strip("[]"), int(match["port"] or 22))
+
+
+def read_host_keys(entry: Entry, prefix: str) -> tuple[Lines, Lines]:
+    """Return the pinned keys and the certificate authorities; both empty for the explicit word "any"."""
+    pin, ca = f"{prefix}_key", f"{prefix}_ca"
+    if entry.get(pin) == "any":
+        if entry.has(ca):
+            entry.problem(pin, f'can\'t be "any" together with {ca}', "take out one of the two")
+        return (), ()
+    found = {key: entry.get_strs(key) for key in (pin, ca)}
+    for key, lines in found.items():
+        for line in lines:
+            if not _HOST_KEY.fullmatch(line):
+                entry.problem(key, f"is not a public key: {quoted(line)}", _HOST_KEY_HINT)
+    if not any(found.values()):
+        entry.problem(pin, "is missing", f'pin it: {pin} = ["ssh-ed25519 AAAA…"], see docs/runbook.md')
+    return found[pin], found[ca]

@@ -1,0 +1,62 @@
+"""The `[hosts.NAME]` tables: each Proxmox node and how to reach it.
+
+A fault in an entry switches that host off, and each VM that runs there. A fault in the read-only key, which only claude
+uses, leaves the host on, and claude without it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from .addresses import read_address, read_host_keys
+from .model import Host, is_host_name
+from .reader import Entry
+from .ssh_keys import key_fault, public_key
+
+
+def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
+    """Return the hosts without a fault by name. No host's read-only key is the power key of another one."""
+    hosts = {name: host for name, entry in tables.items() if (host := read_host(name, entry))}
+    power_keys = {public_key(host.key): name for name, host in hosts.items()}
+    for name, host in hosts.items():
+        other = power_keys.get(public_key(host.read_only_key)) if host.read_only_key else None
+        if other is not None:
+            hint = "give claude a key of its own: docs/runbook.md"
+            tables[name].problem("read_only_key", f"is the power key of {other}", hint)
+            hosts[name] = replace(host, read_only_key="")
+    return hosts
+
+
+def read_host(name: str, entry: Entry) -> Host | None:
+    """Return the host; None when its entry has a fault."""
+    if entry.is_faulty:
+        return None
+    if not is_host_name(name):
+        entry.problem("", "is not a usable name", "use [A-Za-z0-9][A-Za-z0-9-]{0,62}, like the node's name in Proxmox")
+    ssh, key = read_address(entry, "ssh"), _private_key(entry, "key")
+    host_keys, host_cas = read_host_keys(entry, "host")
+    read_only_key = _read_only_key(entry.part(), key)
+    entry.report_unknown()
+    if entry.is_faulty or ssh is None:
+        return None
+    return Host(name, ssh, key, read_only_key, host_keys, host_cas)
+
+
+def _private_key(entry: Entry, name: str, power_key: str = "") -> str:
+    """Return the first private key that the table gives; an empty text, with a problem, if it can't be used."""
+    found = entry.secrets_with_source(name)
+    for source, private in found[:1]:
+        fault = key_fault(private)
+        if not fault and power_key and public_key(private) == public_key(power_key):
+            fault = "is the power key", "give claude a key of its own: docs/runbook.md"
+        if fault:
+            entry.problem(f"{name}_file" if source else name, fault[0] + source, fault[1])
+            return ""
+    return found[0][1].strip() if found else ""
+
+
+def _read_only_key(entry: Entry, power_key: str) -> str:
+    """Return the read-only key; an empty text if there is none or it has a fault."""
+    if not entry.has("read_only_key", "read_only_key_file"):
+        return ""
+    key = _private_key(entry, "read_only_key", power_key)
+    return "" if entry.is_faulty else key

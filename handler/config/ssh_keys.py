@@ -1,0 +1,26 @@
+"""SSH private keys in the configuration: whether one can be used, and its public half.
+
+asyncssh takes longer to load than all the rest of a command, so it is loaded when there is a key to read.
+"""
+
+
+def public_key(private: str) -> str:
+    """Return the public half of an unencrypted private key, without a comment; raise ValueError for anything else."""
+    import asyncssh
+
+    key = asyncssh.import_private_key(private.strip() + "\n")
+    return " ".join(key.export_public_key().decode("ascii").split()[:2])
+
+
+def key_fault(private: str) -> tuple[str, str] | None:
+    """Return why a private key can't be used, and what to do; None for one that can be used."""
+    if private.lstrip().startswith(("ssh-", "ecdsa-", "sk-")):
+        return "is a public key", "give the private one: the file without .pub"
+
+    try:
+        public_key(private)
+    except ValueError as error:
+        if "passphrase" in str(error).lower():
+            return "is an encrypted key", "the handler has no passphrase; take it off: ssh-keygen -p -f FILE"
+        return "is not a private key of OpenSSH", "make one: docs/runbook.md"
+    return None

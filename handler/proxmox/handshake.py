@@ -1,0 +1,36 @@
+"""What a host agent says of itself when its session opens.
+
+The handler says `answering` only of a VM that a verb would reach: so it looks at what the key serves before any verb.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..agents.pve.vm_list import VmList, parse_vm_list
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """The result of the session's first `ping`. A field that an older host agent does not send is empty."""
+
+    version: str = ""
+    bundle: str = ""  # the SHA-256 of its file
+    node: str = ""
+    vms: VmList | None = None
+    read_only: bool = False
+
+    def fault(self, vmid: int) -> str:
+        """Return why no verb would reach a VM through this session; an empty text if it would."""
+        if self.read_only:
+            return "read-only-key"
+        return "not-allowed" if self.vms is not None and vmid not in self.vms else ""
+
+
+def read_handshake(result: Mapping[str, object]) -> Handshake:
+    """Return the handshake in the result of a `ping`."""
+    try:
+        vms = parse_vm_list(str(result["vms"]))
+    except (KeyError, ValueError):
+        vms = None
+    version, bundle, node = (str(result.get(name, ""))[:200] for name in ("version", "bundle", "node"))
+    return Handshake(version, bundle, node, vms, result.get("read_only") is True)

@@ -1,0 +1,279 @@
+"""`breakglass-pve allow`: one more VM in each line of ours, and not a byte of the file besides.
+
+The account has uid 0, so a line that came out wrong would be a root login.
+"""
+
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breakglass.agents.pve.check.allow import add_vm
+from breakglass.agents.pve.check.findings import ERROR, OK
+from breakglass.agents.pve.check.key_lines import parse_key_lines, served_vms
+
+from ..support.agent import agent_program
+from ..support.hung import unserved_fuse
+
+POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
+SERVE = "/usr/local/sbin/breakglass-pve serve --vms"
+LINE = f'restrict,command="{SERVE} 102" {POWER} breakglass power\n'
+BOTH = f"""\
+# the keys of breakglass --vms 102
+{LINE}restrict,command="{SERVE} 102 --read-only --as claude" {READ_ONLY} breakglass read
+"""
+OTHERS = [
+    f"{POWER}2\n",
+    f"{POWER}2 --vms 102\n",
+    f"restrict,command=\"/bin/sh -c 'breakglass-pve serve --vms 102'\" {POWER}2\n",
+    f'restrict,command="{SERVE} 102; /bin/sh" {POWER}2\n',
+    f'restrict,command="{SERVE} 102 --root /tmp" {POWER}2\n',
+    f'restrict,command="{SERVE} 102,,104" {POWER}2\n',
+    f'restrict,command="{SERVE} 0" {POWER}2\n',
+    f'restrict,command="{SERVE}  102" {POWER}2\n',
+    f'restrict,command="{SERVE} all" {POWER}2\n',
+    f'restrict,command="{SERVE} 102-103" {POWER}2\n',
+    f'restrict,command="{SERVE} 102" no key\n',
+    f'restrict,command="{SERVE} 102 {POWER}2\n',
+    f'restrict,command="{SERVE} 102",command="/bin/sh" {POWER}2\n',
+    f'command="/bin/sh",command="{SERVE} 102" {POWER}2\n',
+    f'from="\\\\",command="{SERVE} 102",from="" {POWER}2\n',
+    f'environment="A=\\",command=\\"{SERVE} 102\\"" {POWER}2\n',
+    f'#restrict,command="{SERVE} 102" {POWER}2\n',
+    f'ssh-rsa AAAA restrict,command="{SERVE} 102" {POWER}2\n',
+    f'ssh-rsa AAAA\frestrict,command="{SERVE} 102" {POWER}2\n',
+    f'ssh-rsa AAAA\rrestrict,command="{SERVE} 102" {POWER}2\n',
+    f'ssh-rsa AAAA\u2028restrict,command="{SERVE} 102" {POWER}2\n',
+    f'ssh-rsa AAAA\0restrict,command="{SERVE} 102" {POWER}2\n',
+    "\n",
+    " \t\r\n",
+]
+
+
+@pytest.mark.parametrize("number", range(len(OTHERS)))
+def test_other_lines_stay_as_they_are(number: int) -> None:
+    """Between two lines of ours, each of these stays byte for byte, whatever it looks like."""
+    more, _ = add_vm(LINE + OTHERS[number] + LINE, 103)
+    ours = LINE.replace("102", "102-103")
+    assert more == ours + OTHERS[number] + ours
+
+
+@pytest.mark.parametrize("number", range(len(OTHERS)))
+def test_a_file_with_other_lines_only(number: int) -> None:
+    """Nothing is changed, and unless the line serves the VM already, that is an error."""
+    more, findings = add_vm(OTHERS[number], 103)
+    assert more == OTHERS[number]
+    served = [str(found) for line in parse_key_lines(more) if (found := served_vms(line))]
+    assert [finding.level for finding in findings] == [OK if served else ERROR]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("102", "102,104"),
+        ("103", "103-104"),
+        ("110-119,102", "102,104,110-119"),
+        ("102,105-119 --as me --read-only", "102,104-119 --as me --read-only"),
+    ],
+)
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'restrict,command="{SERVE} @" {POWER}\n',
+        f'  Restrict,COMMAND="{SERVE} @",no-pty\t{POWER} \t a "quoted" --vms 102 comment\n',
+        f'environment="A= --vms 102",restrict,command="{SERVE} @" {POWER}\n',
+        f'environment="A=\\" --vms 102,command=\\"{SERVE} 7\\"",restrict,command="{SERVE} @" {POWER}\n',
+        f'environment="A=\\\\n",restrict,command="{SERVE} @",from="10.0.0.0/8,::1" {POWER}\r\n',
+        f'restrict,command="/opt/a--vms/breakglass-pve serve --vms @" {POWER}',
+    ],
+)
+def test_only_the_list_of_the_command_changes(line: str, before: str, after: str) -> None:
+    """The one place is found by reading the options as sshd does, also where another value looks like it."""
+    more, findings = add_vm(line.replace("@", before), 104)
+    assert more == line.replace("@", after)
+    assert [str(finding) for finding in findings] == [f"ok: line 1 serves VM {after.split()[0]} now"]
+
+
+@given(st.lists(st.sampled_from([*OTHERS, LINE, BOTH, *'",\\= \t\r\n\0', "restrict", "command=", POWER]), max_size=9))
+def test_no_other_command_comes_of_it(parts: list[str]) -> None:
+    """Of any file, each line has the options and the key of before, but for the number in a line of ours."""
+    text = "".join(parts)
+    more, _ = add_vm(text, 103)
+    before, after = parse_key_lines(text), parse_key_lines(more)
+    assert [(line.number, line.key, line.names, line.is_refused) for line in after] == [
+        (line.number, line.key, line.names, line.is_refused) for line in before
+    ]
+    for old, new in zip(before, after, strict=True):
+        served = served_vms(old)
+        assert served_vms(new) == (served.with_vm(103) if served else None)
+        if served is None or 103 in served:
+            assert new == old
+    assert add_vm(more, 103)[0] == more
+
+
+# --- the command ---
+
+
+class KeyFile:
+    """A host in a directory that has a key file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.path = root / "etc/ssh/authorized_keys.d/breakglass"
+        self.path.parent.mkdir(parents=True)
+        self.agent = root / "breakglass-pve"
+        self.agent.write_text(agent_program())
+        self.agent.chmod(0o755)
+
+    def write(self, content: bytes) -> None:
+        self.path.write_bytes(content)
+
+    def allow(self, *words: str, most_bytes: int = -1) -> tuple[int, list[str]]:
+        """Return the exit code, and the lines that are printed without the root before each path."""
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+        command = [str(self.agent), "allow", "--root", str(self.root), *words]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit)
+        assert ran.stderr == "" or ran.returncode == 2
+        return ran.returncode, ran.stdout.replace(str(self.root), "").splitlines()
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.path.parent.iterdir())
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path)
+
+
+def test_both_keys_get_the_vm(keys: KeyFile) -> None:
+    """The power key and the read-only key, told line by line; a second time there is nothing to do."""
+    both = BOTH.replace(f"{SERVE} 102", f"{SERVE} 102,110-119")
+    assert both.count("--vms 102,110-119") == 2
+    keys.write(both.encode())
+    more = "102-103,110-119"
+    assert keys.allow("103") == (0, [f"ok: line 2 serves VM {more} now", f"ok: line 3 serves VM {more} now"])
+    assert keys.path.read_text() == both.replace("102,110-119", more)
+    status = keys.path.stat()
+    again = [f"ok: line {number} serves VM 103 already: {more}" for number in (2, 3)]
+    assert keys.allow("103") == (0, again)
+    assert (keys.path.read_text(), keys.path.stat()) == (both.replace("102,110-119", more), status)
+
+
+def test_lines_of_different_people(keys: KeyFile) -> None:
+    """Two teams share a host: a VM that is meant for one is not given to the other."""
+    different = BOTH.replace(" 102 --read-only", " 102,110-119 --read-only")
+    keys.write(different.encode())
+    shown = "line 2: 102; line 3: 102,110-119"
+    sentence = f"error: the lines serve different VMs ({shown}) / add 103 to the right ones by hand"
+    assert (keys.allow("103"), keys.path.read_text()) == ((1, [sentence]), different)
+
+
+def test_bytes_that_are_no_text(keys: KeyFile) -> None:
+    """A comment in Latin-1, line ends of DOS and a file without a last line feed stay."""
+    before = f"{POWER}2 J\xf6rg\r\n\r\n{LINE}".encode("latin-1") + b"# \xff\x00\x0c\xc3\r"
+    keys.write(before)
+    assert keys.allow("103")[0] == 0
+    assert keys.path.read_bytes() == before.replace(b"--vms 102", b"--vms 102-103")
+
+
+@pytest.mark.real("root")
+@pytest.mark.parametrize(("mode", "uid", "gid"), [(0o644, 0, 0), (0o600, 0, 4), (0o664, 65534, 65534)])
+def test_mode_and_owner_stay(keys: KeyFile, mode: int, uid: int, gid: int) -> None:
+    keys.write(LINE.encode())
+    os.chown(keys.path, uid, gid)
+    keys.path.chmod(mode)
+    assert keys.allow("103")[0] == 0
+    status = keys.path.stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (mode, uid, gid)
+    assert b"102-103" in keys.path.read_bytes()
+    assert keys.names == ["breakglass"]
+
+
+def test_a_container(keys: KeyFile) -> None:
+    """It is refused before anything is changed; a VM of any node, or one to come, is not."""
+    keys.write(LINE.encode())
+    (keys.root / "etc/pve").mkdir()
+    ids = '{"103":{"node":"pve1","type":"lxc","version":3},"104":{"node":"pve2","type":"qemu","version":1}}'
+    (keys.root / "etc/pve/.vmlist").write_text(f'{{"version":1,"ids":{ids}}}')
+    expected = "error: 103 is a container, and a key serves VMs only / use pct for it"
+    assert (keys.allow("103"), keys.path.read_text()) == ((1, [expected]), LINE)
+    assert keys.allow("104") == (0, ["ok: line 1 serves VM 102,104 now"])
+    assert keys.allow("105") == (0, ["ok: line 1 serves VM 102,104-105 now"])
+
+
+@pytest.mark.real("fuse")
+@pytest.mark.slow
+def test_an_etc_pve_that_hangs(keys: KeyFile) -> None:
+    """The key file is elsewhere, so the VM is let in all the same."""
+    keys.write(LINE.encode())
+    keys.agent.write_text(agent_program(VMLIST_SECONDS=0.5))
+    (keys.root / "etc/pve").mkdir()
+    with unserved_fuse(keys.root / "etc/pve"):
+        assert keys.allow("103") == (0, ["ok: line 1 serves VM 102-103 now"])
+
+
+def test_another_account(keys: KeyFile) -> None:
+    """Only the file of the account that was named is changed."""
+    keys.write(LINE.encode())
+    (keys.path.parent / "rescue").write_text(LINE)
+    assert keys.allow("--user", "rescue", "103") == (0, ["ok: line 1 serves VM 102-103 now"])
+    assert keys.path.read_text() == LINE
+
+
+@pytest.mark.parametrize("user", ["../root", "/etc/passwd", "x/../breakglass"])
+def test_an_account_that_is_a_path(keys: KeyFile, user: str) -> None:
+    """It would be another file than ours."""
+    keys.write(LINE.encode())
+    (keys.path.parent / "x").mkdir()
+    (keys.path.parent.parent / "root").write_text(LINE)
+    code, [line] = keys.allow("--user", user, "103")
+    assert (code, "is not the account's own file / name the account" in line) == (1, True)
+    assert (keys.path.read_text(), (keys.path.parent.parent / "root").read_text()) == (LINE, LINE)
+
+
+def test_a_link_in_its_place(keys: KeyFile) -> None:
+    """It may lead to root's own keys: neither the link nor what it leads to is changed."""
+    (keys.root / "own").write_text(LINE)
+    keys.path.symlink_to(keys.root / "own")
+    code, [line] = keys.allow("103")
+    assert (code, "is not the account's own file" in line) == (1, True)
+    assert (keys.path.is_symlink(), (keys.root / "own").read_text()) == (True, LINE)
+
+
+def test_no_file(keys: KeyFile) -> None:
+    """The error says what makes one, and none is made."""
+    code, [line] = keys.allow("103")
+    assert (code, keys.names) == (1, [])
+    assert line.startswith("error: /etc/ssh/authorized_keys.d/breakglass can't be read: ")
+    assert line.endswith(" / run the commands that `breakglass host install-commands` prints")
+
+
+def test_no_line_of_ours(keys: KeyFile) -> None:
+    keys.write(OTHERS[0].encode())
+    assert keys.allow("103") == (1, ["error: no line of this file is one of ours / install a key first"])
+    assert keys.path.read_text() == OTHERS[0]
+
+
+def test_a_full_disk(keys: KeyFile) -> None:
+    """The file is as it was, and no half of a new one is beside it."""
+    before = BOTH * 100
+    keys.write(before.encode())
+    code, [line] = keys.allow("103", most_bytes=5000)
+    assert (code, "can't be written: " in line, line.endswith(" / it is as it was")) == (1, True, True)
+    assert (keys.path.read_text(), keys.names) == (before, ["breakglass"])
+
+
+@pytest.mark.parametrize("vm", ["0", "all", "103,104", "103-104", "-1", "x", "", "1000000000", "103\n"])
+def test_what_is_not_one_vm(keys: KeyFile, vm: str) -> None:
+    """`allow` widens by one VM: a list and `all` are refused, and nothing is changed."""
+    keys.write(LINE.encode())
+    assert keys.allow(vm) == (2, [])
+    assert keys.path.read_text() == LINE

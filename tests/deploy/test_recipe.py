@@ -1,0 +1,174 @@
+"""The recipe for the Proxmox host as a text, and the command that prints it. test_install.py runs it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from breakglass.cli.install import Keys, recipe
+from breakglass.config.model import Address, Host, Vm
+from breakglass.config.ssh_keys import public_key
+
+from ..support.installing import configuration, host_keys, install_commands, new_key
+
+POWER, READING = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
+HOST = Host("pve1", Address("breakglass", "192.0.2.10", 2222), "the private key")
+VM = Vm("devvm", 102, (HOST,))
+SERVE = "/usr/local/sbin/breakglass-pve serve --vms 102"
+
+
+def heredoc(text: str, name: str) -> list[str]:
+    """Return the lines that the recipe writes between <<'NAME' and NAME."""
+    return text.partition(f"<<'{name}'\n")[2].partition(f"\n{name}\n")[0].splitlines()
+
+
+# --- the text ---
+
+
+def test_each_key_has_its_own_line_and_forced_command() -> None:
+    """The power key and the read-only key have different forced commands, for all VMs of the host."""
+    assert heredoc(recipe(HOST, [VM], Keys(POWER, READING)), "KEYS") == [
+        f'restrict,command="{SERVE}" {POWER} breakglass power',
+        f'restrict,command="{SERVE} --read-only --as claude" {READING} breakglass read',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("vmids", "listed"),
+    [((102, 110), "102,110"), ((119, *range(110, 119), 102), "102,110-119"), ((103, 102, 102), "102-103")],
+)
+def test_one_line_serves_all_vms_of_the_host(vmids: tuple[int, ...], listed: str) -> None:
+    """The list is in order and has ranges; the recipe's first line and the spare line have it too."""
+    text = recipe(HOST, [Vm(f"vm{number}", vmid, (HOST,)) for number, vmid in enumerate(vmids)], Keys(POWER))
+    [line] = heredoc(text, "KEYS")
+    assert line == f'restrict,command="{SERVE[:-3]}{listed}" {POWER} breakglass power'
+    assert text.splitlines()[1].startswith(f"# Breakglass on the Proxmox host pve1 (192.0.2.10), for VM {listed}. ")
+    assert text.count(f"--vms {listed} ") == 1
+    assert text.count(f'--vms {listed}"') == 1
+
+
+def test_without_a_read_only_key_its_line_is_a_comment() -> None:
+    """Without read_only_key its line is a comment, which is not installed."""
+    text = recipe(HOST, [VM], Keys(POWER))
+    assert len(heredoc(text, "KEYS")) == 1
+    assert [line[0] for line in text.splitlines() if "--read-only" in line and "overr" not in line] == ["#"]
+
+
+@pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
+@pytest.mark.parametrize("source", [None, "192.0.2.50"])
+def test_every_placeholder_of_the_recipe_is_filled_in(keys: Keys, source: str | None) -> None:
+    """Each placeholder is filled in, and each choice is made."""
+    assert re.findall(r"@[A-Z_]+@|^#(?:if|else|end)\b.*", recipe(HOST, [VM], keys, source), re.MULTILINE) == []
+
+
+def test_the_drop_in_is_the_documented_one() -> None:
+    """The drop-in has a Match block for the account only, without ForceCommand, and ends the block."""
+    lines = heredoc(recipe(HOST, [VM], Keys(POWER)), "SSHD")
+    assert (lines[0], lines[-1]) == ("Match User breakglass", "Match all")
+    assert [line.strip() for line in lines[1:-1]] == [
+        "AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u",
+        "AuthenticationMethods publickey",
+        "PermitRootLogin forced-commands-only",
+        "DisableForwarding yes",
+        "PermitTTY no",
+        "PermitUserRC no",
+        "ClientAliveInterval 15",
+    ]
+
+
+def test_from_exempts_the_handlers_address() -> None:
+    """The exemption is global, so it is before the Match block; without --from it is a comment."""
+    text = recipe(HOST, [VM], Keys(POWER), "192.0.2.50")
+    assert text.index("exempt='PerSourcePenaltyExemptList 192.0.2.50'") < text.index("Match User")
+    assert "ignoreip = 127.0.0.1/8 ::1 192.0.2.50" in text
+    assert "exempt='# PerSourcePenaltyExemptList ADDRESS'" in recipe(HOST, [VM], Keys(POWER))
+
+
+@pytest.mark.parametrize(
+    "source", ["192.0.2.0; reboot", "*", "handler.example", "192.0.2.50'", "", "fe80::1%';reboot;'"]
+)
+def test_a_wrong_from_address_is_refused(source: str) -> None:
+    """An address is checked before it goes into a root shell."""
+    with pytest.raises(ValueError, match="does not appear to be"):
+        recipe(HOST, [VM], Keys(POWER), source)
+
+
+def test_root_login_and_a_host_without_a_vm_are_refused() -> None:
+    """The recipe must not restrict root's own login, and a key line names at least one VM."""
+    root = Host("pve1", Address("root", "192.0.2.10"), "")
+    with pytest.raises(ValueError, match="logs in as root"):
+        recipe(root, [Vm("devvm", 102, (root,))], Keys(POWER))
+    with pytest.raises(ValueError, match="no VM names pve1 in its hosts"):
+        recipe(HOST, [], Keys(POWER))
+
+
+@pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
+@pytest.mark.parametrize("source", [None, "192.0.2.50", "2001:db8::/64"])
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_accepts_the_recipe(keys: Keys, source: str | None) -> None:
+    """The recipe is a script in which shellcheck finds nothing."""
+    ran = subprocess.run(["shellcheck", "-"], input=recipe(HOST, [VM], keys, source), capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+# --- the command ---
+
+
+def test_install_commands_prints_only_public_keys(tmp_path: Path) -> None:
+    """No line of a private key and no secret is printed, and both public keys are."""
+    (power, power_public), (reading, reading_public) = new_key(), new_key()
+    config = configuration(tmp_path, power, reading)
+    ran = install_commands(config)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert power_public in ran.stdout
+    assert reading_public in ran.stdout
+    secrets = [*power.splitlines(), *reading.splitlines(), *re.findall(r"whsec_\S+|s{40}", config.read_text())]
+    assert [line for line in secrets if len(line) > 8 and line in ran.stdout] == []
+
+
+def test_install_commands_needs_host_if_there_are_several(tmp_path: Path) -> None:
+    """Without --host, or with an unknown one, the exit code is 2, the hosts are named, and no recipe is printed."""
+    config = configuration(tmp_path, new_key()[0], None, f"[hosts.pve2]\n{host_keys(tmp_path, has_reading=False)}")
+    for words in ((), ("--host", "third"), ("--host", "devvm")):
+        ran = install_commands(config, *words)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert "pve1, pve2" in ran.stderr
+    assert install_commands(config, "--host", "pve1").returncode == 0
+
+
+def test_install_commands_counts_a_host_that_is_off(tmp_path: Path) -> None:
+    """Of two hosts with one off, none is chosen unasked: the operator may have meant the other one."""
+    config = configuration(tmp_path, new_key()[0], None, "[hosts.pve2]\nssh = 3")
+    ran = install_commands(config)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "there are several hosts" in ran.stderr
+    assert '"pve2" is off' in install_commands(config, "--host", "pve2").stderr
+
+
+def test_install_commands_serves_the_vms_that_name_the_host(tmp_path: Path) -> None:
+    """Each host's line has the VMs that may run there, on whichever place they name it; without one it is refused."""
+    more = "".join(f"[hosts.pve{number}]\n{host_keys(tmp_path, has_reading=False)}\n" for number in (2, 3))
+    more += '[vms.other]\nhosts = ["pve2", "pve1"]\nvmid = 103\n[vms.third]\nhosts = ["pve2"]\nvmid = 110\n'
+    config = configuration(tmp_path, new_key()[0], None, more)
+    texts = [install_commands(config, "--host", name).stdout for name in ("pve1", "pve2")]
+    assert [heredoc(text, "KEYS")[0].split(" ssh-")[0] for text in texts] == [
+        f'restrict,command="{SERVE}-103"',
+        f'restrict,command="{SERVE[:-3]}103,110"',
+    ]
+    ran = install_commands(config, "--host", "pve3")
+    assert (ran.returncode, ran.stdout, "no VM names pve3 in its hosts" in ran.stderr) == (2, "", True)
+
+
+def test_install_commands_refuses_an_unusable_key(tmp_path: Path) -> None:
+    """For an unusable key the exit code is 2, and its content is not shown."""
+    ran = install_commands(configuration(tmp_path, "not a key", None))
+    assert (ran.returncode, ran.stdout, "not a key" in ran.stderr) == (2, "", False)
+
+
+def test_the_public_half_has_no_comment() -> None:
+    """The comment of a key can be any text, so it does not go into a root shell."""
+    key = asyncssh.generate_private_key("ssh-ed25519", comment="$(reboot)'")
+    assert re.fullmatch(r"ssh-ed25519 [A-Za-z0-9+/=]+", public_key(key.export_private_key().decode()))

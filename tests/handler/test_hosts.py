@@ -1,0 +1,69 @@
+"""One connection to a host carries all its VMs, and `answering` is said only of a VM that a verb would reach."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..support.service import Service
+from ..support.sshd import Sshd
+from .test_reload import connections, hang_up, logins, proxmox, wait_until
+
+pytestmark = pytest.mark.real("sshd", "qemu")
+TWINS = '[vms.twin]\nhosts = ["pve1"]\nvmid = 103\n[vms.stranger]\nhosts = ["pve1"]\nvmid = 200\n'
+
+
+def serve_vms(sshd: Sshd, vms: str) -> None:
+    """Change the list of VMs in every line of the host's key file."""
+    sshd.keys.write_text(sshd.keys.read_text().replace("--vms 102 ", f"--vms {vms} "))
+
+
+@pytest.fixture
+def service(short_dir: Path, sshd: Sshd) -> Iterator[Service]:
+    """A handler with three VMs on one host, whose key serves two of them."""
+    serve_vms(sshd, "102-104")
+    service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=TWINS)
+    try:
+        service.answering()
+        yield service
+    finally:
+        service.stop()
+
+
+def test_one_connection_carries_all_vms_of_a_host(service: Service, sshd: Sshd) -> None:
+    """Three VMs, one login; each verb is its own VM's."""
+    assert proxmox(service) == {"devvm": "answering", "twin": "answering", "stranger": "not-allowed"}
+    assert service.pve("status", vm="devvm").json["state"] == "running"
+    assert service.pve("status", vm="twin").json["state"] == "stopped"
+    assert service.pve("reset", vm="devvm").json["outcome"] == "done"
+    assert (logins(sshd), connections(sshd)) == (1, 1)
+
+
+def test_a_vm_that_the_key_does_not_serve_is_refused(service: Service) -> None:
+    """The host says so itself; the handler's own view of the key refuses nothing."""
+    answer = service.pve("reset", vm="stranger").json
+    assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "wrong-vm")
+    assert answer["verdict"]["sentence"] == "this key serves VM 102-104, not 200; nothing was changed"
+
+
+def test_a_key_line_that_has_more_vms_is_used_after_a_reload(service: Service, sshd: Sshd) -> None:
+    """Sshd fixed the list at login: SIGHUP connects again where a VM was missing, and only then."""
+    hang_up(service)
+    wait_until(lambda: logins(sshd) == 2)  # the stranger was missing
+    sshd.keys.write_text(sshd.keys.read_text().replace("--vms 102-104 ", "--vms 102-104,200 "))
+    hang_up(service)
+    wait_until(lambda: set(proxmox(service).values()) == {"answering"})
+    before = logins(sshd)
+    hang_up(service)
+    assert service.pve("status", vm="stranger").json["outcome"] == "done"
+    assert logins(sshd) == before
+
+
+def test_a_read_only_key_in_place_of_the_power_key_is_named(short_dir: Path, sshd: Sshd) -> None:
+    """Every read would work, and the first reset would not: the health says so before that."""
+    service = Service(short_dir, port=sshd.port, key=sshd.read_only_key, host_key=[sshd.host_key])
+    try:
+        wait_until(lambda: proxmox(service) == {"devvm": "read-only-key"})
+        assert service.pve("status").json["outcome"] == "done"
+    finally:
+        service.stop()

@@ -1,0 +1,196 @@
+"""A Proxmox host in a mount namespace, on which the printed recipe is run, and a real sshd on it.
+
+It has an /etc, /root, /run and /usr/local/sbin of its own, so that the recipe may add an account and change sshd's
+configuration; the machine's own files stay as they are.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncssh
+
+from breakglass.agents.bundle import bundle
+from breakglass.agents.pve.host.cluster import node_name
+
+from .ports import reserve_port
+from .service import new_secret
+from .sshd import descendants, wait_listening
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def new_key() -> tuple[str, str]:
+    """Return a private key and its public half."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    return key.export_private_key().decode(), " ".join(key.export_public_key().decode().split()[:2])
+
+
+def configuration(directory: Path, power: str, reading: str | None, more: str = "") -> Path:
+    """Write breakglass.toml with the host pve1, its VM 102, and the two private keys in files of their own."""
+    for name, text in (("power", power), ("reading", reading or "")):
+        (directory / name).touch(0o600)
+        (directory / name).write_text(text)
+    path = directory / "breakglass.toml"
+    path.touch(0o600)
+    path.write_text(f"""
+        [callers.operator]
+        secret = "{new_secret()}"
+        allow = ["status"]
+        [hosts.pve1]
+        {host_keys(directory, reading is not None)}
+        [vms.devvm]
+        hosts = ["pve1"]
+        vmid = 102
+        {more}
+        [sessions]
+        secret = "{"s" * 40}"
+    """)
+    return path
+
+
+def host_keys(directory: Path, has_reading: bool = True) -> str:
+    """Return what a host's entry says of its address and its keys, the same for each host."""
+    reading = f'read_only_key_file = "{directory}/reading"' if has_reading else ""
+    return f"""
+        ssh = "breakglass@127.0.0.1"
+        key_file = "{directory}/power"
+        {reading}
+        host_key = "any"
+    """
+
+
+def install_commands(config: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    argv = [sys.executable, "-m", "breakglass", "host", "install-commands", *words]
+    environment = os.environ | {"BREAKGLASS_CONFIG": str(config)}
+    return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+CHANGED = ("ssh", "pve", "systemd", "passwd", "shadow")  # below /etc: what the tests change
+
+
+class Installed:
+    """A host of its own in a mount namespace, on which the printed recipe was run."""
+
+    def __init__(self, directory: Path, more: str = "") -> None:
+        self.directory = directory
+        self.etc, self.root, self.sbin = (directory / name for name in ("etc", "root", "sbin"))
+        leave_out = ("ssh_host_*", "*.lock", "alternatives", "ssl", "fonts", "X11")  # most files, and sshd needs none
+        shutil.copytree("/etc", self.etc, symlinks=True, ignore=shutil.ignore_patterns(*leave_out))
+        self._write_host()
+        self.space = self._namespace()
+        (self.power, self.power_public), (self.reading, self.reading_public) = new_key(), new_key()
+        self.config = configuration(directory, self.power, self.reading, more)
+        self.recipe = install_commands(self.config, "--host", "pve1", "--from", "127.0.0.1").stdout
+        self.first = self.run("/bin/sh", "-s", stdin=self.recipe)
+        (directory / "etc.kept").mkdir()
+        subprocess.run(
+            ["cp", "-a", *(str(self.etc / name) for name in CHANGED), str(directory / "etc.kept")], check=True
+        )
+
+    def _write_host(self) -> None:
+        for made in (self.etc / "pve/qemu-server", self.etc / "pve/priv", self.etc / "pve/local", self.sbin):
+            made.mkdir(parents=True)
+        self.write_guests(qemu=[102, 103, 104, 110], lxc=[105])
+        (self.root / ".ssh").mkdir(0o700, parents=True)
+        (self.etc / "ssh/sshd_config.d").mkdir(exist_ok=True)
+        self.etc.chmod(0o755)
+        (self.root / "breakglass-pve").write_text(bundle())
+        for name in ("qm", "systemctl"):
+            (self.sbin / name).write_text(f'#!/bin/sh\necho "{name} $*" >>/run/said\n')
+            (self.sbin / name).chmod(0o755)
+        private, self.host_key = new_key()
+        (self.etc / "ssh/ssh_host_ed25519_key").touch(0o600)
+        (self.etc / "ssh/ssh_host_ed25519_key").write_text(private)
+        (self.etc / "ssh/ssh_host_ed25519_key.pub").write_text(f"{self.host_key} host\n")
+
+    def write_guests(self, **guests: list[int]) -> None:
+        """Have these guests on this node, by their type."""
+        ids = {
+            str(vmid): {"node": node_name(), "type": kind, "version": 1}
+            for kind, vmids in guests.items()
+            for vmid in vmids
+        }
+        (self.etc / "pve/.vmlist").write_text(json.dumps({"version": len(ids), "ids": ids}))
+        for vmid in guests.get("qemu", []):
+            (self.etc / f"pve/qemu-server/{vmid}.conf").write_text(f"name: vm{vmid}\n")
+
+    def _namespace(self) -> "subprocess.Popen[str]":
+        binds = [f"mount --bind {self.directory}/{name} {at}" for name, at in
+                 (("etc", "/etc"), ("root", "/root"), ("sbin", "/usr/local/sbin"))]  # fmt: skip
+        empty = [f"mount -t tmpfs -o mode=755 none {at}" for at in ("/run", "/var/lib", "/var/log")]
+        script = " && ".join([*binds, *empty, "mkdir /run/sshd", "echo ready", "exec sleep 600"])
+        argv = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-c", script]
+        space = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        assert space.stdout is not None
+        assert space.stdout.readline() == "ready\n"
+        return space
+
+    def inside(self, *argv: str) -> list[str]:
+        return ["nsenter", f"--mount=/proc/{self.space.pid}/ns/mnt", *argv]
+
+    def run(self, *argv: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        environment = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        return subprocess.run(
+            self.inside(*argv), input=stdin, env=environment, cwd="/", capture_output=True, text=True, timeout=60
+        )
+
+    def check(self) -> "subprocess.CompletedProcess[str]":
+        return self.run("/usr/local/sbin/breakglass-pve", "check")
+
+    def restore(self) -> None:
+        """Put back what the recipe left: the files of CHANGED, root's own, and the agent's mode."""
+        kept = self.directory / "etc.kept"
+        subprocess.run(["rm", "-rf", *(str(self.etc / name) for name in CHANGED)], check=True)
+        subprocess.run(["cp", "-a", *(str(kept / name) for name in CHANGED), str(self.etc)], check=True)
+        for child in (self.root / ".ssh").iterdir():
+            child.unlink()
+        (self.sbin / "breakglass-pve").chmod(0o755)
+
+    @property
+    def keys(self) -> Path:
+        return self.etc / "ssh/authorized_keys.d/breakglass"
+
+    @property
+    def drop_in(self) -> Path:
+        return self.etc / "ssh/sshd_config.d/00-breakglass.conf"
+
+    def close(self) -> None:
+        assert self.space.stdout is not None
+        self.space.kill()
+        self.space.wait()
+        self.space.stdout.close()
+
+
+class Door:
+    """sshd with the configuration that the recipe left, on a loopback port."""
+
+    def __init__(self, host: Installed, *options: str) -> None:
+        self.host = host
+        self.port = reserve_port()
+        own = ["-o", "ListenAddress=127.0.0.1", "-o", "PidFile=none", "-p", str(self.port)]
+        argv = host.inside("/usr/sbin/sshd", "-D", "-e", *own, *options)
+        self.process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd="/")
+        wait_listening(self.port, self.process)
+
+    def login(self, key: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        directory = self.host.directory
+        identity, known = directory / "identity", directory / "known_hosts"
+        identity.touch(0o600)
+        identity.write_text(key)
+        known.write_text(f"[127.0.0.1]:{self.port} {self.host.host_key}\n")
+        settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=10"]
+        flags = [flag for setting in settings for flag in ("-o", setting)]
+        argv = ["ssh", "-F", "none", *flags, "-i", str(identity), "-p", str(self.port), "breakglass@127.0.0.1"]
+        return subprocess.run([*argv, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+
+    def close(self) -> None:
+        for pid in [*descendants(self.process.pid), self.process.pid]:
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                pass
+        self.process.wait()

@@ -1,0 +1,493 @@
+"""[hosts] and [vms]: what they say, which keys can be used, and what a fault in them switches off."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from breakglass.config.load import load_config, parse
+from breakglass.config.model import Address, Config, Host, by_hand, is_vm_name
+from breakglass.config.problems import ConfigError, Problem
+
+from ..support.service import SSH_KEY, new_ssh_key
+from .test_config import (
+    GOOD,
+    HOST,
+    OPERATOR,
+    OTHER_VM,
+    ROOMY,
+    SESSIONS,
+    VM,
+    changed,
+    no_files,
+    paths,
+    problems,
+    read,
+    vm,
+)
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5"
+SPARE = "ecdsa-sha2-nistp256 AAAA the spare one"
+KEY = f"key = '''{SSH_KEY}'''"
+READING = new_ssh_key()
+ON_PVE2 = HOST.replace("pve1", "pve2").replace("192.0.2.10", "192.0.2.12") + OTHER_VM.replace("pve1", "pve2")
+
+
+def host(config: Config) -> Host:
+    return config.hosts["pve1"]
+
+
+def with_host(text: str, files: dict[str, str] | None = None) -> Config:
+    """Return the configuration with more lines in the host's table."""
+    return read(GOOD.replace("[hosts.pve1]\n", f"[hosts.pve1]\n{text}\n"), files)
+
+
+def with_vm(text: str, name: str = "devvm") -> Config:
+    """Return the configuration with more lines in the VM's table, under this name."""
+    return parse(GOOD.replace("[vms.devvm]\n", f"[vms.{name}]\n{text}\n"), no_files)
+
+
+# --- hosts ---
+
+
+def test_a_host_is_read() -> None:
+    """A host has an address, a power key and its pinned keys, and no read-only key unless one is given."""
+    own = host(read(GOOD))
+    assert own.ssh == Address("breakglass", "192.0.2.10", 2222)
+    assert (own.name, own.key, own.read_only_key) == ("pve1", SSH_KEY.strip(), "")
+    assert (own.host_keys, own.host_cas, own.any_host_key) == ((HOST_KEY,), (), False)
+
+
+@pytest.mark.parametrize(
+    ("line", "keys", "authorities"),
+    [
+        (f'host_key = "{HOST_KEY}"', (HOST_KEY,), ()),
+        (f'host_key = ["{HOST_KEY}", "{SPARE}"]', (HOST_KEY, SPARE), ()),
+        (f'host_ca = ["{HOST_KEY}"]', (), (HOST_KEY,)),
+    ],
+)
+def test_host_keys_are_pinned(line: str, keys: tuple[str, ...], authorities: tuple[str, ...]) -> None:
+    """Host keys, a spare beside the current one, or a certificate authority are pinned."""
+    own = host(read(changed(f'host_key = ["{HOST_KEY}"]', line)))
+    assert (own.host_keys, own.host_cas, own.any_host_key) == (keys, authorities, False)
+
+
+def test_the_word_any_switches_the_host_key_check_off() -> None:
+    """Only the word "any" turns the host key's check off, and `any_host_key` says so."""
+    assert host(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
+
+
+@pytest.mark.parametrize(
+    ("spelling", "address", "shown"),
+    [
+        ("root@pve.example.org", Address("root", "pve.example.org", 22), "pve.example.org:22"),
+        ("root@192.0.2.10:65535", Address("root", "192.0.2.10", 65535), "192.0.2.10:65535"),
+        ("root@[2001:db8::1]", Address("root", "2001:db8::1", 22), "[2001:db8::1]:22"),
+        ("root@[2001:db8::1]:2222", Address("root", "2001:db8::1", 2222), "[2001:db8::1]:2222"),
+    ],
+)
+def test_an_ssh_address_has_a_user_a_host_and_a_port(spelling: str, address: Address, shown: str) -> None:
+    """An address is a user and a name, an IPv4 or a bracketed IPv6 address; the port is 22 unless said."""
+    ssh = host(read(changed("breakglass@192.0.2.10:2222", spelling))).ssh
+    assert ssh == address
+    assert str(ssh) == shown
+
+
+@pytest.mark.parametrize("name", ["pve1", "1", "pve-node-1", "p" * 63])
+def test_a_host_is_named_like_its_node(name: str) -> None:
+    """A name that Proxmox gives a node is a host's."""
+    assert list(read(GOOD.replace("pve1", name)).hosts) == [name]
+
+
+def test_hosts_can_share_their_keys() -> None:
+    """One pair of keys may serve all hosts of a cluster."""
+    files = {"power": SSH_KEY, "read": READING}
+    lines = 'key_file = "power"\nread_only_key_file = "read"'
+    config = read((GOOD + ON_PVE2).replace(KEY, lines), files)
+    assert config.problems == ()
+    assert {own.key for own in config.hosts.values()} == {SSH_KEY.strip()}
+    assert {own.read_only_key for own in config.hosts.values()} == {READING.strip()}
+
+
+# --- keys ---
+
+
+def test_the_read_only_key_is_read() -> None:
+    """The read-only key may be in the table or in a file, and is never shown."""
+    own = host(with_host(f"read_only_key = '''{READING}'''"))
+    assert own.read_only_key == READING.strip()
+    assert host(with_host('read_only_key_file = "a"', {"a": READING})) == own
+    assert READING.splitlines()[2] not in repr(own)
+
+
+@pytest.mark.parametrize("around", [" \n\t{}", "{}\n\n", "\r\n{}\r\n"])
+def test_space_around_a_key_does_no_harm(around: str) -> None:
+    """The key is kept without the space around it, so that it works for the login as it did for this check."""
+    key = host(read(changed(KEY, f"key = {json.dumps(around.format(SSH_KEY))}"))).key
+    assert key == SSH_KEY.strip()
+    asyncssh.import_private_key(key + "\n")
+
+
+def made_by_ssh_keygen(directory: Path, *options: str) -> str:
+    """Return the private key that ssh-keygen makes with a passphrase."""
+    file = directory / "made"
+    subprocess.run(["ssh-keygen", "-q", "-N", "a passphrase", "-f", file, *options], check=True)
+    return file.read_text()
+
+
+UNUSABLE = {  # the options of ssh-keygen, or the text itself: what is said about it
+    "encrypted": (("-t", "ed25519"), "is an encrypted key", "ssh-keygen -p"),
+    "encrypted, in an old format": (("-t", "rsa", "-m", "PEM"), "is an encrypted key", "ssh-keygen -p"),
+    "public": (f"{HOST_KEY} pve_power.pub", "is a public key", ".pub"),
+    "public, of another kind": (SPARE, "is a public key", ".pub"),
+    "cut": (SSH_KEY[:150], "is not a private key of OpenSSH", "docs/runbook.md"),
+    "something else": ("whsec_AAAA", "is not a private key of OpenSSH", "docs/runbook.md"),
+}
+
+
+@pytest.mark.parametrize("name", ["key", "read_only_key"])
+@pytest.mark.parametrize(("made", "message", "hint"), UNUSABLE.values(), ids=UNUSABLE)
+def test_a_key_that_can_not_be_used_is_a_problem(
+    tmp_path: Path, name: str, made: str | tuple[str, ...], message: str, hint: str
+) -> None:
+    """The problem has the key's path and file and says what to do, before any login is tried. It shows no key."""
+    private = made if isinstance(made, str) else made_by_ssh_keygen(tmp_path, *made)
+    rest = GOOD if name == "read_only_key" else changed(KEY, "")
+    for line, path, source in (
+        (f'{name}_file = "/run/secrets/a"', f"{name}_file", ' in "/run/secrets/a"'),
+        (f"{name} = '''{private}'''", name, ""),
+    ):
+        text = rest.replace("[hosts.pve1]\n", f"[hosts.pve1]\n{line}\n")
+        found = problems(text, {"/run/secrets/a": private})
+        assert (found[0].path, found[0].message) == (f"hosts.pve1.{path}", message + source)
+        assert hint in found[0].hint
+        assert not any(line in str(problem) for problem in found for line in private.split("\n") if line)
+
+
+def test_a_host_whose_key_can_not_be_used_is_off() -> None:
+    """A power key that can't be used switches off its host and the VMs there; another host's VMs work."""
+    config = read(changed(KEY, "key = 'rubbish'") + ON_PVE2)
+    assert ((set(config.hosts), config.hosts_off), (set(config.vms), config.vms_off)) == (
+        ({"pve2"}, ("pve1",)),
+        ({"other"}, {"devvm": 102}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ('read_only_key_file = "gone"', "read_only_key_file"),
+        ("read_only_key = 7", "read_only_key"),
+        ("read_only_key = []", "read_only_key"),
+        ("read_only_key = 'rubbish'", "read_only_key"),
+        (f"read_only_key = '''{READING}'''\nread_only_key_file = 'gone'", "read_only_key_file"),
+    ],
+)
+def test_a_fault_in_the_read_only_key_leaves_the_host_on(line: str, path: str) -> None:
+    """The host and its VMs stay on; claude has no key."""
+    config = with_host(line)
+    assert (host(config).read_only_key, set(config.vms)) == ("", {"devvm"})
+    assert [problem.path for problem in config.problems] == [f"hosts.pve1.{path}"]
+
+
+@pytest.mark.parametrize("format_name", ["openssh", "pkcs8-pem"])
+def test_claude_is_not_given_the_power_key(format_name: str) -> None:
+    """One key for both is a fault, however it is written: claude's key must never be able to change power."""
+    power = asyncssh.import_private_key(SSH_KEY).export_private_key(format_name).decode()
+    for line, path, source in (
+        ('read_only_key_file = "/run/secrets/a"', "read_only_key_file", ' in "/run/secrets/a"'),
+        (f"read_only_key = '''{power}'''", "read_only_key", ""),
+    ):
+        config = with_host(line, {"/run/secrets/a": power})
+        assert host(config).read_only_key == ""
+        assert [(p.path, p.message) for p in config.problems] == [(f"hosts.pve1.{path}", f"is the power key{source}")]
+
+
+def test_claude_is_not_given_the_power_key_of_another_host() -> None:
+    """A key that changes power on one host is nobody's read-only key on another: claude could use it there."""
+    text = GOOD.replace("[vms.devvm]", f"read_only_key = '''{READING}'''\n[vms.devvm]")
+    text += f"[hosts.pve2]\nssh = 'a@192.0.2.12'\nkey = '''{READING}'''\nhost_key = 'any'\n"
+    config = read(text)
+    assert (config.hosts["pve1"].read_only_key, set(config.vms)) == ("", {"devvm"})
+    assert [(p.path, p.message) for p in config.problems] == [("hosts.pve1.read_only_key", "is the power key of pve2")]
+
+
+def test_key_files_are_read_from_the_disk(tmp_path: Path) -> None:
+    """A key that ssh-keygen made is used as it is, from its file."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "power"], check=True)
+    file = tmp_path / "breakglass.toml"
+    file.write_text(changed(KEY, f'key_file = "{tmp_path / "power"}"'))
+    file.chmod(0o600)
+    config = load_config(file, {})
+    assert (config.problems, host(config).key) == ((), (tmp_path / "power").read_text().strip())
+    assert str(tmp_path / "power") in config.files
+
+
+# --- where a VM runs ---
+
+
+def test_a_vm_names_the_hosts_on_which_it_may_run() -> None:
+    """The first host that it names is the one that is asked; a name that is there twice counts once."""
+    config = read((GOOD + ON_PVE2).replace('hosts = ["pve1"]', 'hosts = ["pve2", "pve1", "pve2"]'))
+    assert [own.name for own in vm(config).hosts] == ["pve2", "pve1"]
+    assert vm(config).host is config.hosts["pve2"]
+    assert vm(config).by_hand[0] == "ssh root@192.0.2.12 qm status 102"
+
+
+def test_several_vms_share_one_host() -> None:
+    """One table says how to reach the host of them all."""
+    config = read(ROOMY)
+    assert config.vms["devvm"].host is config.vms["other"].host is host(config)
+
+
+def test_a_host_that_is_off_switches_its_vms_off() -> None:
+    """The VM's own problem names the host that has to be mended, and the number of the VM is kept."""
+    config = read(changed("breakglass@192.0.2.10:2222", "192.0.2.10") + OTHER_VM + ON_PVE2.replace("other", "third"))
+    assert (list(config.vms), config.hosts_off) == (["third"], ("pve1",))
+    assert config.vms_off == {"devvm": 102, "other": 103}
+    off = [problem for problem in config.problems if problem.path.startswith("vms.")]
+    assert off == [
+        Problem(f"vms.{name}.hosts", 'names "pve1", which is off', "mend [hosts.pve1]") for name in ("devvm", "other")
+    ]
+
+
+def test_an_unknown_host_is_named_with_those_there_are() -> None:
+    """The hint lists the names that can be used."""
+    found = problems(GOOD.replace('hosts = ["pve1"]', 'hosts = ["pve9"]') + ON_PVE2)
+    assert found == [Problem("vms.devvm.hosts", 'names an unknown host: "pve9"', "use pve1, pve2")]
+
+
+def test_a_host_without_a_vm_is_no_fault() -> None:
+    """A host can be set up before its first VM."""
+    assert read(GOOD + HOST.replace("pve1", "pve2")).problems == ()
+
+
+# --- by hand ---
+
+
+def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
+    """Without by_hand the commands are those that root types on the Proxmox host."""
+    assert vm(read(GOOD)).by_hand == tuple(
+        f"ssh root@192.0.2.10 qm {verb} 102" for verb in ("status", "reset", "stop", "start")
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "wanted"),
+    [
+        ("reset", ["reset"]),
+        ("stop", ["stop"]),
+        ("cycle", ["stop", "start"]),
+        ("status", ["status", "reset", "stop", "start"]),
+        ("no-such-verb", ["status", "reset", "stop", "start"]),
+    ],
+)
+def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None:
+    """A verb that changes power gets its own commands, a cycle two of them, and any other word gets all."""
+    assert by_hand(vm(read(GOOD)), verb) == tuple(f"ssh root@192.0.2.10 qm {word} 102" for word in wanted)
+
+
+def test_by_hand_can_be_the_operators_own_commands() -> None:
+    """The file's own commands are shown instead, all of them when none is for the verb."""
+    own = vm(with_vm('by_hand = ["ipmi reset node", "ring the bell"]'))
+    assert by_hand(own, "reset") == ("ipmi reset node",)
+    assert by_hand(own, "stop") == ("ipmi reset node", "ring the bell")
+
+
+# --- what is wrong ---
+
+HOSTS = 'hosts = ["pve1"]'
+WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, by what: where the problem is
+    "no host": (HOST, "", "hosts"),
+    "hosts is not a table": (OPERATOR + HOST, "hosts = 3\n" + OPERATOR, "hosts"),
+    "a host is not a table": (HOST, '[hosts]\npve1 = "192.0.2.10"\n', "hosts.pve1"),
+    "an unknown host key": (KEY, f"{KEY}\nvmid = 102", "hosts.pve1.vmid"),
+    "no ssh": ('ssh = "breakglass@192.0.2.10:2222"', "", "hosts.pve1.ssh"),
+    "no user": ("breakglass@", "", "hosts.pve1.ssh"),
+    "a port too high": (":2222", ":65536", "hosts.pve1.ssh"),
+    "port nought": (":2222", ":0", "hosts.pve1.ssh"),
+    "an address with an option": ("breakglass@192", "-oProxyCommand=x@192", "hosts.pve1.ssh"),
+    "an address with a newline": (":2222", ":2222\\n", "hosts.pve1.ssh"),
+    "bare IPv6": ("192.0.2.10:2222", "2001:db8::1", "hosts.pve1.ssh"),
+    "no key": (KEY, "", "hosts.pve1.key"),
+    "a key that is missing": (KEY, 'key_file = "/nowhere"', "hosts.pve1.key_file"),
+    "no host key": (f'host_key = ["{HOST_KEY}"]', "", "hosts.pve1.host_key"),
+    "a host key with its name": (f'["{HOST_KEY}"]', f'["pve {HOST_KEY}"]', "hosts.pve1.host_key"),
+    "a host key of two lines": (f'["{HOST_KEY}"]', f'["{HOST_KEY}\\n{HOST_KEY}"]', "hosts.pve1.host_key"),
+    "any in a list": (f'["{HOST_KEY}"]', '["any"]', "hosts.pve1.host_key"),
+    "any beside an authority": (f'["{HOST_KEY}"]', f'"any"\nhost_ca = "{HOST_KEY}"', "hosts.pve1.host_key"),
+    "a bad host ca": (f'host_key = ["{HOST_KEY}"]', 'host_ca = ["any"]', "hosts.pve1.host_ca"),
+    "a vm is not a table": (VM, "[vms]\ndevvm = 102\n", "vms.devvm"),
+    "an unknown vm key": ("vmid", "vimd = 102\nvmid", "vms.devvm.vimd"),
+    "no hosts": (HOSTS, "", "vms.devvm.hosts"),
+    "an empty list of hosts": (HOSTS, "hosts = []", "vms.devvm.hosts"),
+    "an empty name of a host": (HOSTS, 'hosts = ""', "vms.devvm.hosts"),
+    "hosts is a number": (HOSTS, "hosts = 1", "vms.devvm.hosts"),
+    "an unknown host": (HOSTS, 'hosts = ["pve2"]', "vms.devvm.hosts"),
+    "one of two hosts is unknown": (HOSTS, 'hosts = ["pve1", "pve2"]', "vms.devvm.hosts"),
+    "no vmid": ("vmid = 102", "", "vms.devvm.vmid"),
+    "vmid in quotes": ("vmid = 102", 'vmid = "102"', "vms.devvm.vmid"),
+    "vmid is true": ("vmid = 102", "vmid = true", "vms.devvm.vmid"),
+    "vmid is nought": ("vmid = 102", "vmid = 0", "vms.devvm.vmid"),
+    "vmid has ten digits": ("vmid = 102", "vmid = 1_000_000_000", "vms.devvm.vmid"),
+    "by_hand is a number": ("vmid = 102", "vmid = 102\nby_hand = 1", "vms.devvm.by_hand"),
+} | {
+    f"a host named {name}": ("[hosts.pve1]", f'[hosts."{name}"]', f"hosts.{name}")
+    for name in ("-pve", "pve_1", "pve.example.org", "p" * 64, "../x")
+} | {
+    f"a vm named {name}": ("vms.devvm", f'vms."{name}"', f"vms.{name}")
+    for name in ("pve", "ssh", "claude", "Devvm", "1vm", "dev_vm", "d" * 33, "../x")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "path"), WRONG.values(), ids=WRONG)
+def test_a_mistake_in_a_host_or_a_vm_is_reported_where_it_is(old: str, new: str, path: str) -> None:
+    """One mistake in a good file is a problem under its key's path, with an instruction.
+
+    It switches the only VM off, so a last problem says that none is left. A host's VM says in between which host it is.
+    """
+    found = problems(changed(old, new))
+    assert [problem.path for problem in found] == [
+        path,
+        *(["vms.devvm.hosts"] if path.startswith("hosts") else []),
+        "vms",
+    ]
+    assert all(problem.hint for problem in found)
+
+
+IN_A_HOST = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("hosts.")}
+IN_A_VM = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("vms.") and "two hosts" not in name}
+
+
+@pytest.mark.parametrize(("old", "new", "path"), IN_A_HOST.values(), ids=IN_A_HOST)
+def test_a_mistake_in_a_host_switches_that_one_off(old: str, new: str, path: str) -> None:
+    """With a mistake in one host, the VMs of the others work, and the VM that is off keeps its number."""
+    config = read(changed(old, new) + ON_PVE2)
+    assert [problem.path for problem in config.problems] == [path, "vms.devvm.hosts"]
+    assert (list(config.hosts), len(config.hosts_off)) == (["pve2"], 1)
+    assert (list(config.vms), config.vms_off) == (["other"], {"devvm": 102})
+    assert [caller.name for caller in config.callers] == ["operator"]
+
+
+@pytest.mark.parametrize(("old", "new", "path"), IN_A_VM.values(), ids=IN_A_VM)
+def test_a_mistake_in_a_vm_switches_that_one_off(old: str, new: str, path: str) -> None:
+    """With a mistake in one VM the others on its host work, and the VM that is off keeps its number."""
+    config = read(changed(old, new) + OTHER_VM)
+    assert [problem.path for problem in config.problems] == [path]
+    assert (set(config.vms), config.hosts_off) == ({"other"}, ())
+    name = "../x" if "/" in path else path.split(".")[1]
+    assert config.vms_off == {name: None if "vmid" in path or old == VM else 102}
+
+
+@pytest.mark.parametrize("name", ["no host", "no key", "a key that is missing", "no hosts", "no vmid"])
+def test_without_a_vm_on_a_usable_host_nothing_starts(name: str) -> None:
+    """Without a VM whose host can be used the configuration is an error."""
+    old, new, _ = WRONG[name]
+    with pytest.raises(ConfigError):
+        read(changed(old, new))
+
+
+def test_a_missing_vm_is_explained() -> None:
+    """Why a name finds no VM: it is unknown, it is off, or there are several and none was named."""
+    config = read(ROOMY.replace("vmid = 103", "vmid = 0"))
+    assert (config.vm_named(""), config.vm_named("other"), config.vm_named("third")) == (None, None, None)
+    assert config.explain_no_vm("") == ("there are several VMs; name one", "use one of devvm")
+    assert config.explain_no_vm("other")[0] == "other is off: its configuration has a fault"
+    assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "use one of devvm")
+
+
+def test_the_only_vm_can_be_off() -> None:
+    """A request without a VM's name means the only VM. When that one is off, there is none, and the reason says so."""
+    config = Config((), {}, {}, (), vms_off={"devvm": 102})
+    assert config.vm_named("") is None
+    assert config.explain_no_vm("")[0] == "devvm is off: its configuration has a fault"
+
+
+# --- a configuration of 0.1 ---
+
+MOVED = {
+    "ssh": ("ssh", '"breakglass@192.0.2.10:22"'),
+    "key": ("key", f"'''{SSH_KEY}'''"),
+    "key_file": ("key_file", '"/run/secrets/pve_power"'),
+    "agent_key": ("read_only_key", f"'''{READING}'''"),
+    "agent_key_file": ("read_only_key_file", '"/run/secrets/pve_read"'),
+    "host_key": ("host_key", f'["{HOST_KEY}"]'),
+    "host_ca": ("host_ca", f'["{HOST_KEY}"]'),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "value"), [(old, *moved) for old, moved in MOVED.items()], ids=MOVED)
+def test_a_key_of_version_0_1_is_named_with_its_new_place(old: str, new: str, value: str) -> None:
+    """What each VM had of its own in 0.1 belongs to its host now; the problem names the setting's place there."""
+    [problem] = problems(ROOMY.replace("[vms.devvm]\n", f"[vms.devvm]\n{old} = {value}\n"))
+    assert problem.path == f"vms.devvm.{old}"
+    assert f"write it as {new} under [hosts.NAME]" in problem.hint
+    table = GOOD.replace(KEY, "") if new.startswith("key") else GOOD
+    table = table.replace(f'host_key = ["{HOST_KEY}"]\n', "") if new.startswith("host") else table
+    table = table.replace('ssh = "breakglass@192.0.2.10:2222"\n', "") if new == "ssh" else table
+    mended = table.replace("[hosts.pve1]\n", f"[hosts.pve1]\n{new} = {value}\n")
+    files = {"/run/secrets/pve_power": SSH_KEY, "/run/secrets/pve_read": READING}
+    assert problems(mended, files) == []
+
+
+def test_a_file_of_version_0_1_is_reported_as_a_whole() -> None:
+    """The first answer names everything that has to move, and that there are no hosts yet; no file is read for it."""
+    entry = """[vms.devvm]
+ssh = "breakglass@192.0.2.10:22"
+key_file = "/run/secrets/pve_power"
+agent_key_file = "/run/secrets/pve_read"
+host_key = "any"
+vmid = 102
+"""
+    assert paths(OPERATOR + entry + SESSIONS) == [
+        "hosts",
+        *(f"vms.devvm.{key}" for key in ("ssh", "key_file", "agent_key_file", "host_key", "hosts")),
+        "vms",
+    ]
+
+
+# --- what only claude uses ---
+
+GUEST = 'guest = "claude@192.0.2.20:2222"\nguest_host_ca = ["ssh-ed25519 AAAA"]'
+
+
+def test_the_guest_is_read() -> None:
+    """The guest has an address and pins of its own."""
+    own = vm(with_vm(GUEST))
+    assert (own.guest, own.guest_host_keys) == (Address("claude", "192.0.2.20", 2222), ())
+    assert own.guest_host_cas == ("ssh-ed25519 AAAA",)
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ('guest = "192.0.2.20"\nguest_host_key = "any"', "guest"),
+        ('guest = "claude@192.0.2.20"', "guest_host_key"),
+        ('guest = "claude@192.0.2.20"\nguest_host_key = "not one"', "guest_host_key"),
+        ('guest_host_ca = ["ssh-ed25519 AAAA"]', "guest_host_ca"),
+    ],
+)
+def test_a_fault_in_guest_leaves_the_vm_on(line: str, path: str) -> None:
+    """The VM stays on without claude's login to it."""
+    config = with_vm(line)
+    assert vm(config).guest is None
+    assert [problem.path for problem in config.problems] == [f"vms.devvm.{path}"]
+
+
+def test_a_vm_that_is_off_reports_what_is_wrong_for_claude_too() -> None:
+    """A fault that switches a VM or a host off hides no fault in what only claude uses."""
+    text = ROOMY.replace("vmid = 103", 'vmid = 0\nguest = "root"')
+    assert set(paths(text)) == {f"vms.other.{key}" for key in ("vmid", "guest", "guest_host_key")}
+    text = GOOD.replace(KEY, "key = 7\nread_only_key = []")
+    assert {"hosts.pve1.key", "hosts.pve1.read_only_key"} < set(paths(text))
+
+
+def test_a_vm_with_a_guest_can_not_be_named_like_a_shell_word() -> None:
+    """The shell would run such a command here and not in the guest; the verbs of that VM work."""
+    words = subprocess.run(["bash", "-c", "compgen -bk"], capture_output=True, text=True, check=True).stdout.split()
+    for word in filter(is_vm_name, words):
+        config = with_vm(GUEST, word)
+        assert config.vms[word].guest is None
+        assert [problem.path for problem in config.problems] == [f"vms.{word}.guest"]
