@@ -10,12 +10,10 @@ import json
 import os
 import secrets
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +29,10 @@ from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
-from . import chat, nights, page
+from . import chat, hosts, nights, page
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
+from .client import Keeping, millis, resident_kib, timed
 
 LINE = f"status vm={VMID}"
 FLOOD_SECONDS = 4.0
@@ -48,22 +47,6 @@ uvicorn.run(Starlette(routes=[Route("/health", health)]), port=int(sys.argv[1]),
 """
 
 Figures = dict[str, float]
-
-
-def millis(samples: list[float]) -> float:
-    return round(statistics.median(samples) * 1000, 2)
-
-
-def timed(act: Callable[[], object], count: int, warm: int = 1) -> list[float]:
-    """Return the seconds of each of `count` calls, after `warm` that don't count."""
-    for _ in range(warm):
-        act()
-    samples = []
-    for _ in range(count):
-        began = time.perf_counter()
-        act()
-        samples.append(time.perf_counter() - began)
-    return samples
 
 
 # --- the four roads ---
@@ -115,20 +98,6 @@ async def _one(channel: Channel) -> float:
     return time.perf_counter() - began
 
 
-class Keeping:
-    """One kept-alive HTTP connection that signs."""
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
-
-    def status(self) -> None:
-        body = b'{"verb":"status"}'
-        self.connection.request("POST", "/pve", body, self.service.signed(body))
-        reply = json.loads(self.connection.getresponse().read())
-        assert reply["outcome"] == "done", reply
-
-
 # --- starting ---
 
 
@@ -173,11 +142,6 @@ def first_status(world: World, sshd: Sshd) -> float:
     taken = time.perf_counter() - began
     service.stop()
     return round(taken * 1000, 1)
-
-
-def resident_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
 
 # --- load ---
@@ -290,6 +254,7 @@ TITLES = {
     "crowd_executions": "executions on the host for them (wanted: at most 2)",
     "crowd_http_200": "200 statuses at once over HTTP, ms",
     "crowd_http_failures": "failures among them (wanted: 0)",
+    **hosts.TITLES,
     **ALERT_TITLES,
     **chat.TITLES,
     **page.TITLES,
@@ -310,9 +275,12 @@ def main(arguments: list[str]) -> int:
         sshd = Sshd(world)
         try:
             found = _with_service(world, sshd, count)
+            found |= hosts.memory_figures(world, sshd, Path(directory))
         finally:
             sshd.stop()
             world.close()
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        found |= hosts.fleet_figures(Path(directory))
     found |= alert_figures(max(3, count // 6))
     for part, figures in ((claude.find(), chat.measure), (parts.find_browser(), page.page_figures)):
         if part is not None:

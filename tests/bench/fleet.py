@@ -1,0 +1,61 @@
+"""`python -m tests.bench.fleet HOST_KEY PUBLIC_KEY VMS PORT…`: Proxmox hosts that answer like the host agent.
+
+Each port is a host of its own, with one resident session that answers `ping` and `status` for the VMs of its key.
+"""
+
+import asyncio
+import json
+import sys
+
+import asyncssh
+
+RESULT = {
+    "type": "result",
+    "exit_code": 0,
+    "outcome": "done",
+    "state": "running",
+    "last": None,
+    "stage": "status",
+    "verdict": None,
+    "holder": None,
+    "anyway": None,
+    "screen": False,
+    "warnings": [],
+    "seconds": 0.0,
+}
+
+
+async def serve_session(channel: asyncssh.SSHServerProcess[str], vms: str) -> None:
+    """Answer each line of one session."""
+    if channel.command != "session":
+        channel.exit(10)
+        return
+    ping = RESULT | {"stage": "ping", "version": "0.2.0", "bundle": "", "node": "sim", "vms": vms, "read_only": False}
+    async for line in channel.stdin:
+        tag, _, command = line.strip().partition(" ")
+        answer = ping if command.startswith("ping") else RESULT
+        channel.stdout.write(json.dumps({"tag": tag} | answer) + "\n")
+    channel.exit(0)
+
+
+async def main(host_key: str, public_key: str, vms: str, *ports: str) -> None:
+    """Listen on each port until the parent ends this process."""
+    allowed = asyncssh.import_authorized_keys(public_key)
+
+    async def serve(channel: asyncssh.SSHServerProcess[str]) -> None:
+        await serve_session(channel, vms)
+
+    for port in ports:
+        await asyncssh.listen(
+            "127.0.0.1",
+            int(port),
+            server_host_keys=[asyncssh.import_private_key(host_key)],
+            authorized_client_keys=allowed,
+            process_factory=serve,
+        )
+    print("listening", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

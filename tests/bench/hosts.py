@@ -1,0 +1,108 @@
+"""What VMs and hosts cost: 40 VMs on one host, and 1,000 VMs on 50 hosts behind one handler."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import asyncssh
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.ports import reserve_port
+from ..support.pve_host import command_line
+from ..support.service import Service
+from ..support.sshd import Sshd, descendants
+from .client import Keeping, millis, resident_kib, timed
+
+VMS, HOSTS, VMS_A_HOST = 40, 50, 20
+TITLES = {
+    "vms40_processes": "40 VMs on one host: processes beside sshd's (wanted: at most 3)",
+    "vms40_pss_mib": "40 VMs on one host: their memory, MiB (wanted: at most 60)",
+    "vms40_locked_mib": "40 VMs on one host: locked memory, MiB",
+    "vms40_handler_mib": "40 VMs on one host: resident memory of the handler, MiB",
+    "vms1000_up_s": "1,000 VMs on 50 hosts: all answering after, s (wanted: at most 60)",
+    "vms1000_handler_mib": "1,000 VMs on 50 hosts: resident memory of the handler, MiB (wanted: at most 250)",
+    "vms1000_status": "1,000 VMs on 50 hosts: signed status, ms (wanted: as with one)",
+    "vms1000_turned_away": "1,000 VMs on 50 hosts: connections turned away (wanted: 0)",
+}
+
+
+def memory_figures(world: World, sshd: Sshd, directory: Path) -> dict[str, float]:
+    """Return what 40 VMs of one host cost there, and in the handler. The key file's lists are changed for it."""
+    lines = sshd.keys.read_text()
+    sshd.keys.write_text(lines.replace(f"--vms {VMID} ", f"--vms {VMID}-{VMID + VMS - 1} "))
+    more = "".join(f'[vms.v{n}]\nhosts = ["pve1"]\nvmid = {VMID + n}\n' for n in range(1, VMS))
+    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=more)
+    try:
+        wait_answering(service)
+        for n in range(1, VMS):
+            service.pve("status", vm=f"v{n}")
+        ours = [pid for pid in descendants(sshd.process.pid) if "breakglass-pve" in command_line(pid)]
+        return {
+            "vms40_processes": len(ours),
+            "vms40_pss_mib": round(sum(kib(pid, "smaps_rollup", "Pss") for pid in ours) / 1024, 1),
+            "vms40_locked_mib": round(sum(kib(pid, "status", "VmLck") for pid in ours) / 1024, 1),
+            "vms40_handler_mib": round(resident_kib(service.process.pid) / 1024, 1),
+        }
+    finally:
+        service.stop()
+        sshd.keys.write_text(lines)
+
+
+def fleet_figures(directory: Path) -> dict[str, float]:
+    """Return what 1,000 VMs on 50 simulated hosts cost the handler, and how fast one is asked."""
+    power, host_key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    private, public = power.export_private_key().decode(), power.export_public_key().decode()
+    pinned = host_key.export_public_key().decode().strip()
+    ports = [str(reserve_port()) for _ in range(HOSTS)]
+    last = VMID + VMS_A_HOST - 1
+    argv = [sys.executable, "-m", "tests.bench.fleet", host_key.export_private_key().decode(), public]
+    fleet = subprocess.Popen([*argv, f"{VMID}-{last}", *ports], stdout=subprocess.PIPE, text=True)
+    try:
+        assert fleet.stdout is not None
+        assert fleet.stdout.readline() == "listening\n"
+        more = "".join(_host_with_vms(number, port, private, pinned) for number, port in enumerate(ports))
+        more = more.replace(f"[vms.v0-{VMID}]\n", "[vms.spare]\n", 1)
+        began = time.monotonic()
+        service = Service(directory, port=int(ports[0]), key=private, host_key=[pinned], extra=more)
+        try:
+            states = wait_answering(service)
+            up = time.monotonic() - began
+            keeping = Keeping(service)
+            status = millis(timed(keeping.status, 100, warm=10))
+            return {
+                "vms1000_up_s": round(up, 1),
+                "vms1000_handler_mib": round(resident_kib(service.process.pid) / 1024, 1),
+                "vms1000_status": status,
+                "vms1000_turned_away": states.count("turned-away"),
+            }
+        finally:
+            service.stop()
+    finally:
+        fleet.kill()
+        fleet.wait()
+
+
+def _host_with_vms(number: int, port: str, private: str, pinned: str) -> str:
+    """Return the tables of one simulated host and its VMs."""
+    text = f"[hosts.n{number}]\nssh = \"breakglass@127.0.0.1:{port}\"\nhost_key = \"{pinned}\"\nkey = '''{private}'''\n"
+    for vmid in range(VMID, VMID + VMS_A_HOST):
+        text += f'[vms.v{number}-{vmid}]\nhosts = ["n{number}"]\nvmid = {vmid}\n'
+    return text
+
+
+def wait_answering(service: Service, seconds: float = 120) -> list[str]:
+    """Return every other state that was seen before all VMs were answering."""
+    until, seen = time.monotonic() + seconds, []
+    while others := [vm["proxmox"] for vm in service.health()["vms"] if vm["proxmox"] != "answering"]:
+        assert time.monotonic() < until, others
+        seen += others
+        time.sleep(0.05)
+    return seen
+
+
+def kib(pid: int, file: str, name: str) -> int:
+    """Return a number of KiB from a file of /proc."""
+    lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
