@@ -5,11 +5,15 @@ same top-level name are refused, because one of the two would be lost.
 """
 
 import ast
+import threading
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
 
 SHEBANG = "#!/usr/bin/python3 -IS"
 ROOT = "main"
+_ONE_AT_A_TIME = threading.Lock()
+_KNOWN: list[str] = []
 
 
 def bundle() -> str:
@@ -22,6 +26,19 @@ def bundle() -> str:
     bodies = [f"# ==== agents/pve/{name.replace('.', '/')}.py ====\n\n{part.body}" for name, part in parts.items()]
     notice = '"""The breakglass host agent. Made by `breakglass host bundle`; change agents/pve/ instead."""'
     return "\n".join([SHEBANG, notice, "", *imports, "", "", "\n\n".join(bodies)])
+
+
+def bundle_digest() -> str:
+    """Return the SHA-256 of the one file, by which the handler tells whether a host has it."""
+    with _ONE_AT_A_TIME:  # ast.parse of Python 3.11 fails now and then in two threads at once
+        if not _KNOWN:
+            _KNOWN.append(sha256(bundle().encode()).hexdigest())
+    return _KNOWN[0]
+
+
+def known_digest() -> str:
+    """Return that digest without reading a file; an empty text before the first `bundle_digest` has ended."""
+    return _KNOWN[0] if _KNOWN else ""
 
 
 @dataclass(frozen=True)

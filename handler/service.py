@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from . import audit
+from .agents.bundle import bundle_digest
 from .chat.service import ChatService
 from .config.model import Config, Vm
 from .config.problems import ConfigError, Problem, list_problems
@@ -45,6 +46,7 @@ class Service:
         """Connect to the hosts. Call it in the event loop."""
         self._use(self.config)
         self._spawn(self.chatting.use(self.config))
+        self._spawn(self._read_own_agent())
         self._spawn(self._reload_on_hangup())
         self._spawn(self._stop_turns())
 
@@ -52,6 +54,13 @@ class Service:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _read_own_agent(self) -> None:
+        """Read this handler's own host agent, to compare those on the hosts with it. No verb waits for that."""
+        try:
+            await run_in_thread(bundle_digest, READ_SECONDS)
+        except Exception as error:
+            audit.note("own-agent-unreadable", error=repr(error))
 
     async def _stop_turns(self) -> None:
         """End the turns when the handler begins to stop, so that their streams have a last line."""

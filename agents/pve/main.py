@@ -1,7 +1,6 @@
 """The command line of the host agent: `serve` is the forced command of one SSH key, `check` verifies the host."""
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Iterable
@@ -10,7 +9,9 @@ from .check.allow import allow
 from .check.check import check
 from .check.findings import ERROR, Finding
 from .host.paths import Key, log
-from .serving.serve import Session, opens_session, serve_one
+from .renewal import OwnFile, file_digest
+from .serving.serve import serve_one
+from .serving.session import Session, opens_session
 from .vm_list import VmList, parse_vm_list
 from .words import AGENT_REFUSED, VERBS, VERSION
 
@@ -48,7 +49,7 @@ def _serve(key: Key) -> int:
         return AGENT_REFUSED
     try:
         if opens_session(key, line):
-            Session(key, bundle_hash()).run()
+            Session(key, bundle_hash(), OwnFile(sys.argv[0])).run()
             return 0
         return serve_one(key, bundle_hash(), line)
     except BrokenPipeError:  # the reader is gone; a job goes on without it
@@ -58,11 +59,7 @@ def _serve(key: Key) -> int:
 
 def bundle_hash() -> str:
     """Return the SHA-256 of this program's file, by which the handler tells versions apart."""
-    try:
-        with open(sys.argv[0], "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError:
-        return ""
+    return file_digest(sys.argv[0])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 EVERY_VM = "all"
 _LIST = re.compile(r"[1-9][0-9]{0,8}(?:-[1-9][0-9]{0,8})?(?:,[1-9][0-9]{0,8}(?:-[1-9][0-9]{0,8})?)*", re.ASCII)
+LIST_CHARS = 8192  # sshd reads no longer line
 _LAST = 10**9 - 1  # the highest VMID that Proxmox gives
 
 
@@ -43,7 +44,7 @@ def parse_vm_list(text: str) -> VmList:
     """Return the list that a text like "102,110-119" or "all" names; raise ValueError for any other text."""
     if text == EVERY_VM:
         return VmList(((1, _LAST),))
-    if not _LIST.fullmatch(text):
+    if len(text) > LIST_CHARS or not _LIST.fullmatch(text):
         raise ValueError(f'"{text[:40]}" is not a list of VMs, like 102,110-119 or all')
     ranges = []
     for word in text.split(","):

@@ -2,12 +2,12 @@
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..auth.signing import secret_bytes
+from ..config.secret_files import describe_exposure
 from .errors import CommandError, reason
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -70,7 +70,7 @@ def _secret_in(file: str, environment: Environment) -> str:
         raise CommandError("BREAKGLASS_SECRET_FILE has a signing key in it, not a path", hint)
     name = f'BREAKGLASS_SECRET_FILE is "{file}"'
     try:
-        _refuse_shared(file, os.stat(file).st_mode, environment)
+        _refuse_shared(file, os.stat(file), environment)
         with Path(file).open(encoding="ascii") as opened:
             secret = opened.read(_MOST_SECRET_BYTES).strip()
     except FileNotFoundError:
@@ -89,10 +89,10 @@ def _secret_in(file: str, environment: Environment) -> str:
     return secret
 
 
-def _refuse_shared(file: str, mode: int, environment: Environment) -> None:
-    """Raise CommandError if every user of this machine can read the key."""
-    if stat.S_ISREG(mode) and mode & stat.S_IROTH and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
-        raise CommandError(f'every user of this machine can read the signing key in "{file}"', f'chmod 600 "{file}"')
+def _refuse_shared(file: str, status: os.stat_result, environment: Environment) -> None:
+    """Raise CommandError if other users can reach the signing key."""
+    if exposure := describe_exposure(Path(file), status, environment):
+        raise CommandError(f'the signing key in "{file}" is not safe: {exposure}', f'chmod 600 "{file}"')
 
 
 # --- where to listen ---

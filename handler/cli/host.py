@@ -49,7 +49,7 @@ def _write_program(path: Path, text: str) -> None:
 def host_install_commands(arguments: argparse.Namespace) -> int:
     """Print what to run on one Proxmox host for all its VMs; public keys only."""
     config = load_config(config_path(), os.environ)
-    host = _find_host(config, arguments.host)
+    host = find_host(config, arguments.host)
     vms = [vm for vm in config.vms.values() if host in vm.hosts]
     keys = Keys(public_key(host.key), public_key(host.read_only_key) if host.read_only_key else None)
     try:
@@ -60,7 +60,7 @@ def host_install_commands(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _find_host(config: Config, name: str | None) -> Host:
+def find_host(config: Config, name: str | None) -> Host:
     """Return the host of that name; without a name, the only one."""
     if name is None and len(config.hosts) + len(config.hosts_off) == 1 and config.hosts:
         return next(iter(config.hosts.values()))

@@ -7,7 +7,7 @@ from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
 from ..config.problems import ConfigError
 from ..verbs import ANYWAY, VERBS
-from . import call, demo, host, keys, serve
+from . import call, demo, host, keys, serve, upgrade
 from .errors import CommandError, reason
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
 
@@ -125,6 +125,12 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
         "--from", dest="source", metavar="ADDRESS", help="the handler's address, which sshd then never penalises"
     )
     install.set_defaults(run=host.host_install_commands)
+    update = commands.add_parser("upgrade", help="copy the host agent to a host by your own ssh (BREAKGLASS_CONFIG)")
+    which = update.add_mutually_exclusive_group()
+    which.add_argument("host", nargs="?", metavar="HOST", help="needed only if there are several")
+    which.add_argument("--all", action="store_true", help="every host of the configuration")
+    update.add_argument("--login", metavar="USER", default="root", help="who logs in there (default: root)")
+    update.set_defaults(run=upgrade.host_upgrade)
 
 
 def main() -> int:

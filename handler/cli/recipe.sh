@@ -15,10 +15,10 @@ export PATH
 # 1. The host agent, owned by root. It is renamed into place, so that half a file is never run.
 if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
+    /usr/local/sbin/breakglass-pve.new allow --help >/dev/null # an agent of 0.1 ends this here
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
 fi
 /usr/local/sbin/breakglass-pve --version
-/usr/local/sbin/breakglass-pve allow --help >/dev/null # fails with an agent of 0.1, before anything else is changed
 
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
 #    Its shell is /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing; with ! instead, sshd

@@ -15,8 +15,8 @@ from .ssh_keys import key_fault, public_key
 
 def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
     """Return the hosts without a fault by name. No host's read-only key is the power key of another one."""
-    hosts = {name: host for name, entry in tables.items() if (host := read_host(name, entry))}
-    power_keys = {public_key(host.key): name for name, host in hosts.items()}
+    power_keys: dict[str, str] = {}  # also those of hosts that are off for another reason
+    hosts = {name: host for name, entry in tables.items() if (host := read_host(name, entry, power_keys))}
     for name, host in hosts.items():
         other = power_keys.get(public_key(host.read_only_key)) if host.read_only_key else None
         if other is not None:
@@ -26,13 +26,15 @@ def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
     return hosts
 
 
-def read_host(name: str, entry: Entry) -> Host | None:
-    """Return the host; None when its entry has a fault."""
+def read_host(name: str, entry: Entry, power_keys: dict[str, str]) -> Host | None:
+    """Return the host, and add its power key's public half; return None when its entry has a fault."""
     if entry.is_faulty:
         return None
     if not is_host_name(name):
         entry.problem("", "is not a usable name", "use [A-Za-z0-9][A-Za-z0-9-]{0,62}, like the node's name in Proxmox")
     ssh, key = read_address(entry, "ssh"), _private_key(entry, "key")
+    if key:
+        power_keys[public_key(key)] = name
     host_keys, host_cas = read_host_keys(entry, "host")
     read_only_key = _read_only_key(entry.part(), key)
     entry.report_unknown()

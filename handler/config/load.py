@@ -5,7 +5,6 @@ other entries work. A file without a usable caller, VM or session secret raises 
 """
 
 import os
-import stat
 import tomllib
 from collections.abc import Mapping, Sized
 from dataclasses import replace
@@ -18,7 +17,8 @@ from .chat import read_chat
 from .hosts import read_hosts
 from .model import Config
 from .problems import ConfigError, Problem
-from .reader import Entry, Read
+from .reader import Entry, ExposedError, Read
+from .secret_files import describe_exposure
 from .vms import read_vm, vmid_in
 
 _SESSION_SECRET_BYTES = 32
@@ -93,17 +93,20 @@ def config_path() -> Path:
 def load_config(path: Path, environment: Mapping[str, str]) -> Config:
     """Return the usable part of the configuration file; raise ConfigError when that is too little."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError([_unreadable(path, error)]) from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO) and environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") != "1":
-        raise ConfigError([Problem(str(path), "can be read by users other than its owner", f"chmod 600 {path}")])
+    if exposure := describe_exposure(path, status, environment):
+        raise ConfigError([Problem(str(path), f"is not safe: {exposure}", f"chmod 600 {path}")])
     files = [str(path)]
 
     def read(name: str) -> str:
         files.append(name)
-        return Path(name).read_text(encoding="utf-8")
+        with open(name, encoding="utf-8") as file:
+            if exposure := describe_exposure(Path(name), os.fstat(file.fileno()), environment):
+                raise ExposedError(exposure)
+            return file.read()
 
     return replace(parse(text, read), files=tuple(files))
 

@@ -14,6 +14,10 @@ _SHORTER_THAN_SECRETS = 24
 _SECRET_PREFIX = 6  # whsec_ is a hint at what went wrong
 
 
+class ExposedError(Exception):
+    """Raised by a Read for a secret file that others can reach; says who."""
+
+
 class Entry:
     """One table of the file and the problems in it.
 
@@ -148,6 +152,9 @@ class Entry:
         """Return what is in the file that a key names; a file that can't be read or is empty is a problem."""
         try:
             found = self._read(file).strip()
+        except ExposedError as error:
+            self.problem(key, f'is not safe: "{_shown_path(file)}": {error}', f"chmod 600 {_shown_path(file)}")
+            return ""
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error  # `str(error)` has the path, uncut
             self.problem(key, f'can\'t be read: "{_shown_path(file)}": {why}', "check the path and its owner")

@@ -3,13 +3,24 @@
 asyncssh takes longer to load than all the rest of a command, so it is loaded when there is a key to read.
 """
 
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncssh
+
 
 def public_key(private: str) -> str:
     """Return the public half of an unencrypted private key, without a comment; raise ValueError for anything else."""
+    return " ".join(import_key(private).export_public_key().decode("ascii").split()[:2])
+
+
+@lru_cache(maxsize=64)
+def import_key(private: str) -> "asyncssh.SSHKey":
+    """Return an unencrypted private key, parsed once: an RSA key takes a second. Raise ValueError for anything else."""
     import asyncssh
 
-    key = asyncssh.import_private_key(private.strip() + "\n")
-    return " ".join(key.export_public_key().decode("ascii").split()[:2])
+    return asyncssh.import_private_key(private.strip() + "\n")
 
 
 def key_fault(private: str) -> tuple[str, str] | None:

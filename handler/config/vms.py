@@ -1,7 +1,7 @@
 """The `[vms.NAME]` tables: each VM and the hosts on which it may run. Pure.
 
-A fault in an entry switches that VM off, and so does a host that is off. A fault in `guest`, which only claude uses,
-leaves the VM on, and claude without it.
+A fault in an entry switches that VM off, and so does a first host that is off. A fault in `guest`, which only claude
+uses, leaves the VM on, and claude without it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ _MOVED = {  # of 0.1, where each VM had its own connection
 
 
 def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Iterable[str]) -> Vm | None:
-    """Return the VM; None when its entry has a fault or one of its hosts is off."""
+    """Return the VM; None when its entry has a fault or its first host is off."""
     if entry.is_faulty:
         return None
     if not is_vm_name(name):
@@ -48,13 +48,15 @@ def _report_moved(entry: Entry) -> None:
 
 
 def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tuple[Host, ...]:
-    """Return the hosts that the VM may run on, the first to be asked first."""
+    """Return the hosts that the VM may run on, the first to be asked first. Only that one switches the VM off."""
     names = entry.get_strs("hosts")
     if entry.data.get("hosts", []) == []:
         entry.problem("hosts", "is missing", f'name the VM\'s host, like hosts = ["{next(iter(hosts), "pve1")}"]')
     for name in names:
         if name in hosts_off:
-            entry.problem("hosts", f"names {quoted(name)}, which is off", f"mend [hosts.{name}]")
+            (entry if name == names[0] else entry.part()).problem(
+                "hosts", f"names {quoted(name)}, which is off", f"mend [hosts.{name}]"
+            )
         elif name not in hosts:
             entry.problem(
                 "hosts", f"names an unknown host: {quoted(name)}", f"use {', '.join(hosts) or 'one of [hosts]'}"

@@ -6,6 +6,7 @@ import struct
 import asyncssh
 
 from ..config.model import Host
+from ..config.ssh_keys import import_key
 from ..errors import Unreached
 
 CONNECT_SECONDS = 10
@@ -17,7 +18,7 @@ async def connect(host: Host) -> asyncssh.SSHClientConnection:
         host.ssh.host,
         host.ssh.port,
         username=host.ssh.user,
-        client_keys=[asyncssh.import_private_key(host.key + "\n")],
+        client_keys=[import_key(host.key)],
         known_hosts=known_hosts(host),
         server_host_key_algs=host_key_algorithms(host),
         preferred_auth="publickey",

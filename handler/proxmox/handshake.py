@@ -11,8 +11,9 @@ from ..agents.pve.vm_list import VmList, parse_vm_list
 
 @dataclass(frozen=True)
 class Handshake:
-    """The result of the session's first `ping`. A field that an older host agent does not send is empty."""
+    """The result of a `ping`; `heard` is false without one. A field that an older host agent does not send is empty."""
 
+    heard: bool = False
     version: str = ""
     bundle: str = ""  # the SHA-256 of its file
     node: str = ""
@@ -21,6 +22,8 @@ class Handshake:
 
     def fault(self, vmid: int) -> str:
         """Return why no verb would reach a VM through this session; an empty text if it would."""
+        if not self.heard:
+            return "agent-silent"
         if self.read_only:
             return "read-only-key"
         return "not-allowed" if self.vms is not None and vmid not in self.vms else ""
@@ -33,4 +36,4 @@ def read_handshake(result: Mapping[str, object]) -> Handshake:
     except (KeyError, ValueError):
         vms = None
     version, bundle, node = (str(result.get(name, ""))[:200] for name in ("version", "bundle", "node"))
-    return Handshake(version, bundle, node, vms, result.get("read_only") is True)
+    return Handshake(True, version, bundle, node, vms, result.get("read_only") is True)

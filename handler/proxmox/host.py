@@ -12,6 +12,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from .. import audit
+from ..agents.bundle import known_digest
+from ..agents.pve.words import VERSION
 from ..config.model import Host
 from ..errors import Lost, Unreached
 from .link import CLOSED, Link, open_link
@@ -213,7 +215,7 @@ class HostConnection:
 
         One that is logging in right now may do so by a key line that has been changed meanwhile.
         """
-        worth_another = ("key-not-accepted", "not-allowed", "read-only-key", "not-checked")
+        worth_another = ("key-not-accepted", "agent-silent", "not-allowed", "read-only-key", "not-checked")
         return not any(self.health(vmid) in worth_another for vmid in vmids)
 
     def health(self, vmid: int) -> str:
@@ -222,4 +224,19 @@ class HostConnection:
             return self.trouble.cause
         if self.since is None:
             return "not-checked"
-        return (self._link is not None and self._link.handshake.fault(vmid)) or "answering"
+        fault = self._link.handshake.fault(vmid) if self._link is not None else ""
+        return fault or ("agent-outdated" if self._is_outdated else "answering")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the operator should change on the host."""
+        if not self._is_outdated:
+            return []
+        name, there = self.host.name, self._link.handshake.version if self._link is not None else ""
+        what = f"is {there}, this handler is {VERSION}: upgrade the older one" if there != VERSION else "is not its own"
+        return [f"the host agent on {name} {what}; breakglass host upgrade {name} installs {VERSION} there"]
+
+    @property
+    def _is_outdated(self) -> bool:
+        told, own = self._link.handshake.bundle if self._link is not None else "", known_digest()
+        return bool(told and own) and told != own

@@ -41,6 +41,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
         self.last_data = 0.0
         self.closed = False
+        self.handshake = Handshake()
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         """Keep the channel, to write to it."""
@@ -73,8 +74,16 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             return
         if not isinstance(message, dict) or not is_message(message):
             return
-        if isinstance(tag := message.pop("tag", None), str) and tag in self._waiting:
+        tag = message.pop("tag", None)
+        if tag == "hello":  # the host agent was replaced, and the session goes on in the new one
+            self.hear(message)
+        elif isinstance(tag, str) and tag in self._waiting:
             self._waiting[tag].put_nowait(message)
+
+    def hear(self, message: Message) -> None:
+        """Keep what a `ping` that succeeded says of the host agent."""
+        if message["type"] == "result" and message["exit_code"] == 0:
+            self.handshake = read_handshake(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End every request that waits."""
@@ -83,10 +92,9 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             queue.put_nowait(None)
 
     async def ask(self, line: str, first_seconds: float = FIRST_SECONDS) -> AsyncIterator[Message]:
-        """Send a request and yield its messages, the last one a result; raise Lost.
+        """Send a request and yield its messages, the last one a result.
 
-        It is lost when the channel ends before the result, when no message comes within `first_seconds`, and when no
-        result comes within the job's deadline.
+        Raise Lost when the channel ends before the result, or no message comes in time (patience.py).
         """
         assert self._chan is not None
         if self.closed:
@@ -119,10 +127,15 @@ class Link:
     def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
         self.conn = conn
         self.channel: Channel | None = None
-        self.handshake = Handshake()
+        self._by_exec = Handshake()
         self._tried_session = float("-inf")
         self._aborted = False
         self._execs = asyncio.Semaphore(EXEC_CHANNELS)
+
+    @property
+    def handshake(self) -> Handshake:
+        """What the host agent said of itself last."""
+        return self.channel.handshake if self.channel is not None else self._by_exec
 
     @property
     def alive(self) -> bool:
@@ -136,18 +149,19 @@ class Link:
         with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
                 await self.conn.create_session(lambda: channel, SESSION_LINE, encoding=None)
-            self.handshake = await self._ping(channel)
+            await self._ping(channel)
             self.channel = channel
 
     async def shake_hands(self) -> None:
         """Ask by an exec what the session would have told, where there is none: a read-only key has no session."""
         with suppress(Lost, Unreached, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
-                self.handshake = read_handshake((await self._exec(PING_LINE))[-1])
+                result = (await self._exec(PING_LINE))[-1]
+                self._by_exec = read_handshake(result) if result["exit_code"] == 0 else Handshake()
 
-    async def _ping(self, channel: Channel) -> Handshake:
-        messages = [message async for message in channel.ask(PING_LINE, ALIVE_SECONDS)]
-        return read_handshake(messages[-1])
+    async def _ping(self, channel: Channel) -> None:
+        async for message in channel.ask(PING_LINE, ALIVE_SECONDS):
+            channel.hear(message)
 
     async def ping(self) -> None:
         """Raise Lost unless the host agent answers now or sent something a moment ago."""
@@ -180,9 +194,8 @@ class Link:
     async def _not_opened(self, error: asyncssh.ChannelOpenError) -> Unreached | Lost:
         """Return whether the exec request was sent, when asyncssh reports that the channel did not open.
 
-        asyncssh raises the same class before and after it sends the request. After it, the code is
-        OPEN_REQUEST_SESSION_FAILED: the host refused the request, or the connection was closed before the host's
-        reply, and then the host may be executing it (SSHClientChannel.create, SSHChannel._cleanup).
+        asyncssh raises the same class before and after that. After it, the code is OPEN_REQUEST_SESSION_FAILED: the
+        host refused the request, or the connection ended before the reply, and the host may be executing it.
         """
         if error.code == OPEN_REQUEST_SESSION_FAILED:
             return Lost("the connection was lost")
@@ -201,7 +214,7 @@ class Link:
 
     @property
     def session_ended(self) -> bool:
-        """Tell whether the session ended, so that none of its requests can still arrive."""
+        """Tell whether the session ended: none of its requests can still arrive."""
         return self.channel is not None and self.channel.closed
 
     def abort(self) -> None:

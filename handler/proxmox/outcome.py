@@ -4,7 +4,7 @@ The outcomes are those of docs/protocol.md, section 3. 502, 504 and 52x are neve
 bodies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..verbs import ANYWAY
@@ -45,14 +45,16 @@ class Answer:
         return str(self.body["outcome"])
 
 
-def answer_from_trailer(request: VerbRequest, trailer: Mapping[str, object], stdout: str, stderr: str) -> Answer:
-    """Return the answer to a verb that ended on the host."""
+def answer_from_trailer(
+    request: VerbRequest, trailer: Mapping[str, object], stdout: str, stderr: str, warnings: Sequence[str] = ()
+) -> Answer:
+    """Return the answer to a verb that ended on the host; `warnings` are those about the host itself."""
     body = _fields_of(request) | {
         "exit_code": trailer["exit_code"],
         "stdout": stdout,
         "stderr": stderr,
         "verdict": _verdict(trailer),
-        "warnings": [*request.warnings, *_texts(trailer.get("warnings"))],
+        "warnings": [*request.warnings, *warnings, *_texts(trailer.get("warnings"))],
     }
     for name in ("state", "last", "stage", "seconds", "screen", "attached", "started"):
         body[name] = trailer.get(name, body[name])

@@ -84,7 +84,8 @@ class Run:
             for message in await self._host.read(line):
                 self._add(message)
         trailer = self._messages.pop()
-        answer = answer_from_trailer(self._request, trailer, self._output("stdout"), self._output("stderr"))
+        stdout, stderr = self._output("stdout"), self._output("stderr")
+        answer = answer_from_trailer(self._request, trailer, stdout, stderr, self._host.warnings)
         return await self._with_jobs(answer, trailer) if self._request.verb == "history" else answer
 
     async def _with_jobs(self, answer: Answer, trailer: Message) -> Answer:

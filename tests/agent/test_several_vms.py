@@ -101,7 +101,7 @@ def test_a_read_that_finds_no_place_is_told_so(world: World) -> None:
         tags = session.send_all(["status vm=102", "status vm=102"])
         refused = session.result(tags[1])
         assert (refused["outcome"], refused["verdict"]["code"]) == ("failed", "agent-failed")
-        assert refused["verdict"]["sentence"] == "1 requests wait on this host already; nothing was done"
+        assert refused["verdict"]["sentence"] == "too many requests wait on this host already; nothing was done"
 
 
 def test_a_container_is_never_taken_for_a_vm(world: World) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.words import VERSION
+
 from ..support.service import Service
 from ..support.sshd import Sshd
 from .test_reload import connections, hang_up, logins, proxmox, wait_until
@@ -67,3 +69,30 @@ def test_a_read_only_key_in_place_of_the_power_key_is_named(short_dir: Path, ssh
         assert service.pve("status").json["outcome"] == "done"
     finally:
         service.stop()
+
+
+def test_an_older_host_agent_is_named(service: Service, sshd: Sshd) -> None:
+    """Its verbs work, and each answer says what to do; a new login after the upgrade takes the warning away."""
+    sound = sshd.world.agent.read_text()
+    sshd.world.agent.write_text(sound.replace("bundle_hash=lambda: '", "bundle_hash=lambda: 'f0"))
+    sshd.drop_connections()
+    wait_until(lambda: proxmox(service)["devvm"] == "agent-outdated")
+    assert proxmox(service)["stranger"] == "not-allowed"
+    answer = service.pve("status", vm="devvm").json
+    warning = f"the host agent on pve1 is not its own; breakglass host upgrade pve1 installs {VERSION} there"
+    assert (answer["outcome"], answer["warnings"]) == ("done", [warning])
+    sshd.world.agent.write_text(sound)
+    sshd.drop_connections()
+    wait_until(lambda: proxmox(service)["devvm"] == "answering")
+    assert service.pve("status", vm="devvm").json["warnings"] == []
+
+
+def test_a_forced_command_that_is_no_host_agent_is_not_answering(service: Service, sshd: Sshd) -> None:
+    """A line of 0.1 ends the new agent at once: the health says so, and a reload logs in again once it is mended."""
+    good = sshd.keys.read_text()
+    sshd.keys.write_text(good.replace("--vms 102-104 ", "--vm 102 "))
+    sshd.drop_connections()
+    wait_until(lambda: set(proxmox(service).values()) == {"agent-silent"})
+    sshd.keys.write_text(good)
+    hang_up(service)
+    wait_until(lambda: proxmox(service)["devvm"] == "answering")

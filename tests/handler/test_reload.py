@@ -148,6 +148,7 @@ def test_what_a_caller_may_do_changes(service: Service) -> None:
 def test_a_secret_file_is_read_again(service: Service) -> None:
     """The configuration stays the same; the file that it names does not."""
     file = service.directory / "tablet"
+    file.touch(0o600)
     service.secrets["tablet"] = new_secret()
     file.write_text(service.secrets["tablet"])
     add(service, caller("tablet", "x").replace('secret = "x"', f"secret_file = {json.dumps(str(file))}"))
@@ -209,7 +210,7 @@ def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
     """A reload is as strict as a start."""
     service.config.chmod(0o644)
     (problem,) = hang_up(service, "reload-rejected")["problems"]
-    assert problem["message"] == "can be read by users other than its owner"
+    assert problem["message"] == "is not safe: every user of this machine can reach it"
     service.config.unlink()
     hang_up(service, "reload-rejected")
     assert service.pve("status").status == 200
@@ -314,6 +315,7 @@ def test_a_changed_vm_gets_a_new_connection(service: Service, sshd: Sshd) -> Non
 def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
     """A new SSH key on disk is used after a SIGHUP; the pause after a key that was turned down ends with it."""
     file = service.directory / "power.key"
+    file.touch(0o600)
     file.write_text(SSH_KEY)
     rewrite(service, lambda text: text.replace(f"key = '''{sshd.power_key}'''", f"key_file = {json.dumps(str(file))}"))
     hang_up(service)
@@ -328,6 +330,7 @@ def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
 def test_a_key_that_went_bad_leaves_the_working_connection(service: Service, sshd: Sshd) -> None:
     """A reload whose key file holds no private key is rejected as a whole: the verbs go on over the old connection."""
     file = service.directory / "power.key"
+    file.touch(0o600)
     file.write_text("ssh-ed25519 AAAA the public half\n")
     rewrite(service, lambda text: text.replace(f"key = '''{sshd.power_key}'''", f"key_file = {json.dumps(str(file))}"))
     before = logins(sshd)

@@ -21,6 +21,7 @@ from queue import Queue
 from types import ModuleType, TracebackType
 from typing import Any
 
+from breakglass.agents.bundle import bundle_digest
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.host.times import QM_START_SECONDS, QM_STOP_SECONDS
@@ -56,7 +57,7 @@ def replace(**values):
 
 
 constants = {constants!r}
-replace(**constants)
+replace(bundle_hash=lambda: {digest!r}, **constants)
 # ---- what a test adds
 {code}
 # ---- that is all of it
@@ -124,6 +125,7 @@ def agent_program(code: str = "", /, **constants: object) -> str:
     assert constants.keys() <= known, f"the host agent does not have {constants.keys() - known}"
     root = str(Path(__file__).parent.parents[1])
     names = {"root": root, "measuring": measuring.prologue(), "main": MAIN, "package": PACKAGE}
+    names["digest"] = bundle_digest()  # this program says that it is the bundled file, whose modules it runs
     return _PROGRAM.format(**names, constants=constants, code=code)
 
 
@@ -239,6 +241,10 @@ class Session:
         self.process.stdin.write("".join(f"{tag} {line}\n" for tag, line in zip(tags, lines, strict=True)))
         self.process.stdin.flush()
         return tags
+
+    def expect(self, tag: str) -> None:
+        """Keep the results that come under a tag of the agent's own."""
+        self._answers[tag] = Queue()
 
     def result(self, tag: str, seconds: float = 30) -> dict[str, Any]:
         """Return the result of a request."""

@@ -25,6 +25,7 @@ ssh = "breakglass@192.0.2.10:2222"
 key = '''{SSH_KEY}'''
 host_key = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5"]
 """
+KEY = f"key = '''{SSH_KEY}'''"
 VM = """[vms.devvm]
 hosts = ["pve1"]
 vmid = 102
@@ -369,14 +370,51 @@ def test_a_private_file_is_read(tmp_path: Path, mode: int) -> None:
     assert load_config(written(tmp_path, GOOD.encode(), mode), {}).vms["devvm"].vmid == 102
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o601])
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o644, 0o601])
 def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
-    """A file that group or others can read, write or run is refused, unless the environment says that it may be."""
+    """A file that all users can read, write or run is refused, unless the environment says that it may be."""
     path = written(tmp_path, GOOD.encode(), mode)
     for environment in ({}, {"BREAKGLASS_INSECURE_CONFIG_MODE": "yes"}, {"BREAKGLASS_INSECURE_CONFIG_MODE": ""}):
-        with pytest.raises(ConfigError, match=f"can be read by users other than its owner\n    chmod 600 {path}"):
+        with pytest.raises(
+            ConfigError, match=f"is not safe: every user of this machine can reach it\n    chmod 600 {path}"
+        ):
             load_config(path, environment)
     assert load_config(path, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"}).vms["devvm"].vmid == 102
+
+
+@pytest.mark.real("root")
+@pytest.mark.parametrize("is_secret", [False, True])
+def test_a_group_may_read_what_root_or_systemd_gives_it(tmp_path: Path, is_secret: bool) -> None:
+    """The rule of OpenSSH and PostgreSQL, for the configuration and for each secret file that it names."""
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text(whsec("f"))
+    text = changed(f'secret = "{whsec("o")}"', f'secret_file = "{secret}"')
+    path = written(tmp_path, text.encode())
+    file = secret if is_secret else path
+    file.chmod(0o640)
+    assert load_config(path, {}).problems == ()
+    os.chown(file, 65534, 0)
+    with pytest.raises(ConfigError, match="its group can reach it, and root does not own it"):
+        load_config(path, {})
+    assert load_config(path, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).problems == ()
+    with pytest.raises(ConfigError):
+        load_config(path, {"CREDENTIALS_DIRECTORY": f"{tmp_path}/else"})
+
+
+@pytest.mark.parametrize("key", ["callers.operator.secret_file", "hosts.pve1.key_file", "sessions.secret_file"])
+def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> None:
+    """Each kind of secret file is judged, and named with the command that mends it."""
+    secret = tmp_path / "secret"
+    secret.write_text("a secret that all users can read")
+    secret.chmod(0o644)
+    old = {"callers": f'secret = "{whsec("o")}"', "hosts": KEY, "sessions": f'secret = "{"s" * 32}"'}[key.split(".")[0]]
+    text = changed(old, f'{key.rpartition(".")[2]} = "{secret}"')
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, text.encode()), {})
+    problem = caught.value.problems[0]
+    said = f'is not safe: "{secret}": every user of this machine can reach it'
+    assert (problem.path, problem.message, problem.hint) == (key, said, f"chmod 600 {secret}")
 
 
 def test_a_file_with_windows_line_endings_is_read(tmp_path: Path) -> None:
@@ -409,6 +447,7 @@ def test_a_file_that_is_not_there_is_a_config_error(tmp_path: Path, name: str) -
 
 def test_secret_files_are_read_from_the_disk(tmp_path: Path) -> None:
     """A secret_file in the file is a path on this machine."""
+    (tmp_path / "operator").touch(0o600)
     (tmp_path / "operator").write_text(whsec("f") + "\n")
     text = changed(f'secret = "{whsec("o")}"', f'secret_file = "{tmp_path / "operator"}"')
     assert load_config(written(tmp_path, text.encode()), {}).callers[0].keys == (b"f" * 32,)

@@ -36,7 +36,7 @@ FLOORS = (
 AGENT_FLOORS = (
     ("main",),
     ("serving",),
-    ("run_job",),
+    ("run_job", "renewal"),
     ("power",),
     ("forensics",),
     ("jobs", "check"),
@@ -86,8 +86,14 @@ PATH_TO_POWER = (
 # What these files import besides. It starts and stops no VM by itself; docs/architecture.md says why it is left out.
 BESIDE_THE_PATH = (
     *("handler/web/replies.py", "handler/config/", "handler/alerts/", "handler/chat/"),
-    *("handler/audit.py", "handler/text.py", "handler/threads.py"),
-    *("agents/pve/forensics/", "agents/pve/check/", "agents/pve/jobs/archive.py", "agents/pve/jobs/history.py"),
+    *("handler/audit.py", "handler/text.py", "handler/threads.py", "agents/pve/renewal.py"),
+    *(
+        "agents/pve/forensics/",
+        "agents/pve/check/",
+        "agents/pve/renewal.py",
+        "agents/pve/jobs/archive.py",
+        "agents/pve/jobs/history.py",
+    ),
 )
 MOST_LINES_TO_POWER = 4800
 IMPURE = ("asyncio", "asyncssh", "starlette", "uvicorn", "subprocess", "socket", "threading", "logging")

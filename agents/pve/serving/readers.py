@@ -11,20 +11,20 @@ from dataclasses import asdict
 from ..grammar import Request
 from ..host.bounded import kill_child
 from ..host.paths import Key
-from ..host.process import close_standard_streams, lock_memory
+from ..host.process import close_standard_streams
 from .reads import read
 
 
 class Reader:
     """One child and the parent's end of its socket."""
 
-    def __init__(self, key: Key, bundle: str, resident: bool) -> None:
+    def __init__(self, key: Key, bundle: str) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._pid = os.fork()
         if self._pid == 0:
             try:
                 self._socket.close()
-                _answer_requests(theirs, key, bundle, resident)
+                _answer_requests(theirs, key, bundle)
             finally:
                 os._exit(0)
         theirs.close()
@@ -50,11 +50,12 @@ class Reader:
         self._socket.close()
 
 
-def _answer_requests(theirs: socket.socket, key: Key, bundle: str, resident: bool) -> None:
-    """Answer requests until the parent has ended."""
+def _answer_requests(theirs: socket.socket, key: Key, bundle: str) -> None:
+    """Answer requests until the parent has ended.
+
+    Only the parent locks its memory. What is in it stays there for both, and a reader that hangs is replaced.
+    """
     close_standard_streams()
-    if resident:
-        lock_memory()
     with theirs.makefile("rb") as questions:
         for line in questions:
             for message in read(key, Request(**json.loads(line)), bundle):
@@ -64,8 +65,8 @@ def _answer_requests(theirs: socket.socket, key: Key, bundle: str, resident: boo
 class Readers:
     """At most one idle reader; more are started while it is busy."""
 
-    def __init__(self, key: Key, bundle: str, resident: bool) -> None:
-        self._made_of = (key, bundle, resident)
+    def __init__(self, key: Key, bundle: str) -> None:
+        self._made_of = (key, bundle)
         self._idle: Reader | None = None
 
     def ask(self, request: Request) -> Reader:

@@ -1,24 +1,17 @@
-"""Serving: one request from `$SSH_ORIGINAL_COMMAND`, or a resident session that takes one a line.
-
-The resident process is single-threaded, never execs and never waits for anything but its descriptors. Code and data
-are in memory, so it answers while the host's disks hang.
-"""
+"""Serving: the requests under way, and one request of `$SSH_ORIGINAL_COMMAND`."""
 
 import json
-import os
 import re
 import secrets
 import select
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ..grammar import LINE_CHARS, Malformed, Request, escape, parse_line
+from ..grammar import Malformed, Request, escape, parse_line
 from ..host.bounded import reap_children
 from ..host.paths import Key, log
-from ..host.process import lock_memory
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
 from ..run_job import attach_to_capture, spawn_job
@@ -28,11 +21,6 @@ from .reads import Message, output, result_message
 from .requests import FollowTask, ReadTask
 
 FOLLOW_EVERY = 0.02
-MOST_TASKS = 64  # under way before another read begins; what changes power begins at once
-MOST_WAITING = 1024  # reads
-URGENT = (*MUTATING, "ping")
-MOST_UNSENT = 32 * 1024 * 1024
-_TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
 
 Send = Callable[[str, Message], None]
 
@@ -40,9 +28,9 @@ Send = Callable[[str, Message], None]
 class Agent:
     """The requests under way; each answer goes to `send(tag, message)`."""
 
-    def __init__(self, key: Key, bundle: str, send: Send, resident: bool = False) -> None:
+    def __init__(self, key: Key, bundle: str, send: Send) -> None:
         self._key = key
-        self._readers = Readers(key, bundle, resident)
+        self._readers = Readers(key, bundle)
         self._send = send
         self.tasks: dict[ReadTask | FollowTask, str] = {}
 
@@ -190,91 +178,6 @@ def format_stage(message: Message, first: bool) -> str:
 def protect_trailer(text: str) -> str:
     """Return output text in which no line looks like the trailer."""
     return re.sub(r"(?m)^#breakglass ", " #breakglass ", text)
-
-
-# --- the resident session ----------------------------------------------------------------------------------------
-
-
-class Session:
-    """stdin and stdout of one SSH channel: tagged lines in, tagged JSON lines out."""
-
-    def __init__(self, key: Key, bundle: str) -> None:
-        self._unsent = bytearray()
-        self._unread = b""
-        self._urgent: deque[tuple[str, str]] = deque()
-        self._reads: deque[tuple[str, str]] = deque()
-        self._open = True
-        self._agent = Agent(key, bundle, self._send, resident=True)
-        os.set_blocking(0, False)
-        os.set_blocking(1, False)
-
-    def run(self) -> None:
-        """Serve until stdin ends; the jobs that were started go on."""
-        lock_memory()
-        while self._open:
-            writing = [1] if self._unsent else []
-            timeout = 0.0 if self._can_read else self._agent.timeout()
-            ready, writable, _ = select.select([0, *self._agent.descriptors()], writing, [], timeout)
-            if 0 in ready:
-                self._read_input()
-            self._begin_lines()
-            self._agent.poll(set(ready))
-            if writable or self._unsent:
-                self._flush()
-
-    def _read_input(self) -> None:
-        chunk = os.read(0, 65536)
-        self._open = bool(chunk)
-        *lines, self._unread = (self._unread + chunk).split(b"\n")
-        if len(self._unread) > LINE_CHARS:
-            self._open = False
-        for line in lines:
-            self._queue(line.decode("utf-8", "replace"))
-
-    def _queue(self, line: str) -> None:
-        match = _TAGGED.fullmatch(line)
-        tag, command = match.groups() if match else ("", line)
-        if command.partition(" ")[0] in URGENT:
-            self._urgent.append((tag, command))
-        elif len(self._reads) < MOST_WAITING:
-            self._reads.append((tag, command))
-        else:
-            sentence = f"{MOST_WAITING} requests wait on this host already; nothing was done"
-            for message in refusal_messages(FAILED, Verdict("agent-failed", sentence, "status"), sentence):
-                self._send(tag, message)
-
-    @property
-    def _can_read(self) -> bool:
-        return bool(self._reads) and len(self._agent.tasks) < MOST_TASKS
-
-    def _begin_lines(self) -> None:
-        """Begin what changes power and what tells whether the host answers; then reads, as far as there is room."""
-        while self._urgent:
-            self._agent.submit(*self._urgent.popleft())
-        while self._can_read:
-            self._agent.submit(*self._reads.popleft())
-
-    def _send(self, tag: str, message: Message) -> None:
-        self._unsent += json.dumps({"tag": tag, **message}).encode() + b"\n"
-        if len(self._unsent) > MOST_UNSENT:
-            self._open = False  # the client does not read; the next session finds the jobs by their ids
-
-    def _flush(self) -> None:
-        try:
-            del self._unsent[: os.write(1, self._unsent)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._open = False
-
-
-def opens_session(key: Key, line: str) -> bool:
-    """Tell whether a line opens a resident session for this key; `vm=` may name one of its VMs."""
-    try:
-        request = parse_line(line)
-    except Malformed:
-        return False
-    return request.verb == "session" and not key.read_only and (request.vm is None or request.vm in key.vms)
 
 
 assert set(DEADLINES) == set(VERBS) - {"session"}

@@ -1,0 +1,130 @@
+"""The resident session: a process that takes one request a line, for all VMs of its key.
+
+It is single-threaded and never waits for anything but its descriptors. Code and data are in memory, so it answers while
+the host's disks hang.
+"""
+
+import json
+import os
+import re
+import select
+import time
+from collections import deque
+
+from ..grammar import LINE_CHARS, Malformed, parse_line
+from ..host.paths import Key
+from ..host.process import lock_memory
+from ..jobs.result import Verdict
+from ..renewal import RENEWED, OwnFile, become_new_file
+from ..words import FAILED, MUTATING
+from .reads import Message
+from .serve import Agent, refusal_messages
+
+MOST_TASKS = 64  # under way before another read begins; what changes power begins at once
+MOST_WAITING = 1024  # reads
+MOST_UNSENT = 32 * 1024 * 1024
+MOST_READ_UNSENT = 2 * 1024 * 1024  # before another read begins: a power verb's lines come behind them
+MOST_URGENT = 256  # tasks under way, of all kinds, before a further one is refused
+URGENT = (*MUTATING, "ping")
+_TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
+
+
+class Session:
+    """stdin and stdout of one SSH channel: tagged lines in, tagged JSON lines out."""
+
+    def __init__(self, key: Key, bundle: str, own_file: OwnFile) -> None:
+        self._own_file = own_file
+        self._next_look = time.monotonic() + own_file.pause
+        self._unsent = bytearray()
+        self._unread = b""
+        self._urgent: deque[tuple[str, str]] = deque()
+        self._reads: deque[tuple[str, str]] = deque()
+        self._open = True
+        self._agent = Agent(key, bundle, self._send)
+        os.set_blocking(0, False)
+        os.set_blocking(1, False)
+
+    def run(self) -> None:
+        """Serve until stdin ends; the jobs that were started go on."""
+        lock_memory()
+        if os.environ.pop(RENEWED, ""):
+            self._agent.submit("hello", "ping")
+        while self._open:
+            writing = [1] if self._unsent else []
+            timeout = 0.0 if self._can_read else self._agent.timeout()
+            if self._is_idle:
+                timeout = max(0.0, self._next_look - time.monotonic())
+            ready, writable, _ = select.select([0, *self._agent.descriptors()], writing, [], timeout)
+            if 0 in ready:
+                self._read_input()
+            self._begin_lines()
+            self._agent.poll(set(ready))
+            if writable or self._unsent:
+                self._flush()
+            if self._is_idle and time.monotonic() >= self._next_look:
+                self._renew()
+
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._agent.tasks or self._reads or self._urgent or self._unread or self._unsent)
+
+    def _renew(self) -> None:
+        """Go on in the file that has taken this one's place, if there is one. What arrives meanwhile stays unread."""
+        if self._open and self._own_file.is_replaced():
+            self._agent.close()
+            become_new_file()
+        self._next_look = time.monotonic() + self._own_file.pause
+
+    def _read_input(self) -> None:
+        chunk = os.read(0, 65536)
+        self._open = bool(chunk)
+        *lines, self._unread = (self._unread + chunk).split(b"\n")
+        if len(self._unread) > LINE_CHARS:
+            self._open = False
+        for line in lines:
+            self._queue(line.decode("utf-8", "replace"))
+
+    def _queue(self, line: str) -> None:
+        match = _TAGGED.fullmatch(line)
+        tag, command = match.groups() if match else ("", line)
+        if command.partition(" ")[0] in URGENT and len(self._agent.tasks) + len(self._urgent) < MOST_URGENT:
+            self._urgent.append((tag, command))
+        elif command.partition(" ")[0] not in URGENT and len(self._reads) < MOST_WAITING:
+            self._reads.append((tag, command))
+        else:
+            sentence = "too many requests wait on this host already; nothing was done"
+            for message in refusal_messages(FAILED, Verdict("agent-failed", sentence, "status"), sentence):
+                self._send(tag, message)
+
+    @property
+    def _can_read(self) -> bool:
+        return bool(self._reads) and len(self._agent.tasks) < MOST_TASKS and len(self._unsent) < MOST_READ_UNSENT
+
+    def _begin_lines(self) -> None:
+        """Begin what changes power and what tells whether the host answers; then reads, as far as there is room."""
+        while self._urgent:
+            self._agent.submit(*self._urgent.popleft())
+        while self._can_read:
+            self._agent.submit(*self._reads.popleft())
+
+    def _send(self, tag: str, message: Message) -> None:
+        self._unsent += json.dumps({"tag": tag, **message}).encode() + b"\n"
+        if len(self._unsent) > MOST_UNSENT:
+            self._open = False  # the client does not read; the next session finds the jobs by their ids
+
+    def _flush(self) -> None:
+        try:
+            del self._unsent[: os.write(1, self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._open = False
+
+
+def opens_session(key: Key, line: str) -> bool:
+    """Tell whether a line opens a resident session for this key; `vm=` may name one of its VMs."""
+    try:
+        request = parse_line(line)
+    except Malformed:
+        return False
+    return request.verb == "session" and not key.read_only and (request.vm is None or request.vm in key.vms)

@@ -1,0 +1,29 @@
+"""Who may read a file with a secret in it: the rule of OpenSSH and PostgreSQL."""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def describe_exposure(path: Path, status: os.stat_result, environment: Mapping[str, str]) -> str:
+    """Return who else can reach a secret file, an empty text if only its owner can.
+
+    Other users never may. A group may read if root owns the file, or if it is one of systemd's credentials. Pipes and
+    devices are not checked. BREAKGLASS_INSECURE_CONFIG_MODE=1 allows everything.
+    """
+    if not stat.S_ISREG(status.st_mode) or environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") == "1":
+        return ""
+    if status.st_mode & stat.S_IRWXO:
+        return "every user of this machine can reach it"
+    if status.st_mode & stat.S_IRWXG and not _is_credential(path, environment):
+        if status.st_uid != 0:
+            return "its group can reach it, and root does not own it"
+        if status.st_mode & stat.S_IWGRP:
+            return "its group can write it"
+    return ""
+
+
+def _is_credential(path: Path, environment: Mapping[str, str]) -> bool:
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    return bool(directory) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(str(directory)))

@@ -1,0 +1,92 @@
+"""`breakglass host upgrade`, through a real ssh to a real sshd, on which the printed recipe was run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.bundle import bundle
+from breakglass.agents.pve.words import VERSION
+
+from ..support.installing import ROOT, Door, Installed, new_key
+
+pytestmark = [pytest.mark.all, pytest.mark.real("sshd", "mounts", "root")]
+OLD = "#!/bin/sh\necho 0.1.0\n"
+
+
+class Operator:
+    """A person whose own ssh logs in to the host as root."""
+
+    def __init__(self, host: Installed, door: Door, directory: Path) -> None:
+        self.agent, self.directory = host.sbin / "breakglass-pve", directory
+        private, public = new_key()
+        (host.root / ".ssh/authorized_keys").write_text(f"{public}\n")
+        identity, program = directory / "identity", directory / "bin/ssh"
+        identity.touch(0o600)
+        identity.write_text(private)
+        program.parent.mkdir()
+        options = f"-F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i {identity}"
+        program.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -q {options} "$@"\n')
+        program.chmod(0o755)
+        text = host.config.read_text().replace("breakglass@127.0.0.1", f"breakglass@127.0.0.1:{door.port}")
+        self.config = directory / "breakglass.toml"
+        self.config.touch(0o600)
+        self.config.write_text(text)
+
+    def upgrade(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        own = {"BREAKGLASS_CONFIG": str(self.config), "PATH": f"{self.directory}/bin:{os.environ['PATH']}"}
+        argv = [sys.executable, "-m", "breakglass", "host", "upgrade", *words]
+        return subprocess.run(argv, env=os.environ | own, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def operator(short_dir: Path, tmp_path: Path) -> Iterator[Operator]:
+    host = Installed(short_dir)
+    try:
+        door = Door(host, "-o", "PermitRootLogin=yes")
+        try:
+            yield Operator(host, door, tmp_path)
+        finally:
+            door.close()
+    finally:
+        host.close()
+
+
+def test_the_new_agent_takes_the_place_of_the_old_one(operator: Operator) -> None:
+    """Both versions are printed; the file is whole, root's, and nothing is left beside it."""
+    operator.agent.write_text(OLD)
+    ran = operator.upgrade()
+    assert (ran.returncode, ran.stdout.splitlines()[0], ran.stderr) == (0, f"pve1: 0.1.0 -> {VERSION}", "")
+    status = operator.agent.stat()
+    assert (operator.agent.read_text(), status.st_mode & 0o7777, status.st_uid) == (bundle(), 0o755, 0)
+    assert [path.name for path in operator.agent.parent.glob("breakglass*")] == ["breakglass-pve"]
+    assert operator.upgrade("--all").stdout.splitlines()[0] == f"pve1: {VERSION} -> {VERSION}"
+
+
+def test_a_damaged_copy_is_not_installed(operator: Operator) -> None:
+    """A connection that loses part of the file leaves the old agent in its place."""
+    operator.agent.write_text(OLD)
+    program = operator.directory / "bin/ssh"
+    program.write_text(program.read_text().replace("exec /usr", "head -c 5000 | exec /usr"))
+    ran = operator.upgrade("pve1")
+    assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
+    assert "the copy is damaged" in ran.stderr
+    assert "pve1: the host could not install it; the host agent there is as it was" in ran.stderr
+
+
+def test_a_login_that_fails_is_said(operator: Operator) -> None:
+    """The sentence has the command that a person can try."""
+    operator.agent.write_text(OLD)
+    ran = operator.upgrade("--login", "nobody")
+    assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
+    assert "pve1: ssh failed; the host agent there is the old one or the new one, both whole" in ran.stderr
+    assert "try: ssh -p " in ran.stderr
+
+
+def test_a_host_that_is_not_configured(operator: Operator) -> None:
+    """Its name is quoted, and the known ones are listed."""
+    ran = operator.upgrade("pve9")
+    assert (ran.returncode, '"pve9" is no host' in ran.stderr, "use one of pve1" in ran.stderr) == (2, True, True)
