@@ -41,10 +41,9 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
 def _report_moved(entry: Entry) -> None:
     for old, new in _MOVED.items():
         if old in entry.data:
-            entry.problem(
-                old, "belongs to the VM's host", f'write it as {new} under [hosts.NAME], and hosts = ["NAME"] here'
-            )
-            entry.get(old)
+            hint = f'write it as {new} under [hosts.NAME], and hosts = ["NAME"] here'
+            entry.problem(old, "belongs to the VM's host", hint)
+            entry.get(old)  # it is known, and has its problem
 
 
 def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tuple[Host, ...]:
@@ -54,13 +53,11 @@ def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tupl
         entry.problem("hosts", "is missing", f'name the VM\'s host, like hosts = ["{next(iter(hosts), "pve1")}"]')
     for name in names:
         if name in hosts_off:
-            (entry if name == names[0] else entry.part()).problem(
-                "hosts", f"names {quoted(name)}, which is off", f"mend [hosts.{name}]"
-            )
+            table = entry if name == names[0] else entry.part()
+            table.problem("hosts", f"names {quoted(name)}, which is off", f"mend [hosts.{name}]")
         elif name not in hosts:
-            entry.problem(
-                "hosts", f"names an unknown host: {quoted(name)}", f"use {', '.join(hosts) or 'one of [hosts]'}"
-            )
+            known = ", ".join(hosts) or "one of [hosts]"
+            entry.problem("hosts", f"names an unknown host: {quoted(name)}", f"use {known}")
     return tuple(hosts[name] for name in dict.fromkeys(names) if name in hosts)
 
 

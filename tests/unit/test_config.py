@@ -394,6 +394,10 @@ def test_a_group_may_read_what_root_or_systemd_gives_it(tmp_path: Path, is_secre
     file = secret if is_secret else path
     file.chmod(0o640)
     assert load_config(path, {}).problems == ()
+    file.chmod(0o660)
+    with pytest.raises(ConfigError, match="its group can write it"):
+        load_config(path, {})
+    file.chmod(0o640)
     os.chown(file, 65534, 0)
     with pytest.raises(ConfigError, match="its group can reach it, and root does not own it"):
         load_config(path, {})

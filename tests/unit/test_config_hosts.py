@@ -214,6 +214,24 @@ def test_claude_is_not_given_the_power_key_of_another_host() -> None:
     assert [(p.path, p.message) for p in config.problems] == [("hosts.pve1.read_only_key", "is the power key of pve2")]
 
 
+def test_a_power_key_stays_one_while_its_host_is_off() -> None:
+    """A mistake beside a power key does not make that key fit for claude on another host."""
+    text = GOOD.replace("[vms.devvm]", f"read_only_key = '''{READING}'''\n[vms.devvm]")
+    text += f"[hosts.pve2]\nssh = 'no address'\nkey = '''{READING}'''\nhost_key = 'any'\n"
+    config = read(text)
+    assert (config.hosts_off, config.hosts["pve1"].read_only_key) == (("pve2",), "")
+    assert [p.path for p in config.problems] == ["hosts.pve2.ssh", "hosts.pve1.read_only_key"]
+
+
+@pytest.mark.parametrize(("names", "is_on"), [('["pve1", "pve2"]', True), ('["pve2", "pve1"]', False)])
+def test_only_the_first_host_switches_a_vm_off(names: str, is_on: bool) -> None:
+    """A VM whose other host has a mistake can be rescued on the one that is asked."""
+    text = GOOD.replace('hosts = ["pve1"]', f"hosts = {names}") + VM.replace("devvm", "other").replace("102", "103")
+    config = read(f"{text}[hosts.pve2]\nssh = 'no address'\n{KEY}\nhost_key = 'any'\n")
+    assert ("devvm" in config.vms) == is_on
+    assert [p.path for p in config.problems] == ["hosts.pve2.ssh", "vms.devvm.hosts"]
+
+
 def test_key_files_are_read_from_the_disk(tmp_path: Path) -> None:
     """A key that ssh-keygen made is used as it is, from its file."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "power"], check=True)

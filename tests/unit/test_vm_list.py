@@ -108,3 +108,9 @@ def test_a_list_is_read_as_it_was_written(vmids: list[int], vmid: int) -> None:
 
 def _members(served: VmList) -> set[int]:
     return {vmid for first, last in served.ranges for vmid in range(first, last + 1)}
+
+
+def test_a_list_without_end_is_refused() -> None:
+    """A host sends its list to the handler: one of millions of numbers must not be read at all."""
+    with pytest.raises(ValueError, match="is not a list of VMs"):
+        parse_vm_list(",".join(map(str, range(1, 3000))))
