@@ -14,6 +14,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, agent_processes, answer_of, execute, write_agent
 from ..support.hung import unserved_fuse
 from ..support.qemu import Witness
+from ..support.selection import sampled
 from ..support.stages import memory, until
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
@@ -111,19 +112,19 @@ def noted_since(world: World) -> float:
 # --- the rest of the machine ---
 
 
-@pytest.mark.all
 @pytest.mark.real("mounts")
-def test_a_full_run(world: World) -> None:
+@pytest.mark.parametrize("vms", sampled([str(VMID), "100-199", "all"], "100-199"))
+def test_a_full_run(world: World, vms: str) -> None:
     """Where there is no room for bookkeeping, what was kept in reserve is enough for half a dozen resets, each once."""
     place = world.root / "run/breakglass"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)], check=True)
     try:
-        execute(world, "ping")
+        execute(world, "ping", "--vms", vms)
         subprocess.run(["dd", "if=/dev/zero", f"of={place}/filler", "bs=4k"], capture_output=True)
         with Witness(world) as qemu:
             for number in range(6):
-                answer = execute(world, f"reset id=no-room-{number}")
+                answer = execute(world, f"reset vm={VMID} id=no-room-{number}", "--vms", vms)
                 assert (answer.code, answer.trailer["state"]) == (0, "running")
                 while qemu.wait("RESET")["guest"]:  # the firmware adds a reset of its own after a quick one
                     pass
