@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from breakglass.agents.pve.host.files import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, booted_an_hour_ago, execute, journal_of, processes
 from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
-from ..support.stages import memory, until
+from ..support.signals import signal_process
+from ..support.stages import memory, recorded_command, until
 
 pytestmark = pytest.mark.shared("world")
 own_host = pytest.mark.shared()
@@ -168,10 +168,10 @@ def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
         job = running_job(session)
         until(lambda: worker(gated_stop), "a worker")
         for pid in processes(gated_stop, job["id"]):
-            os.kill(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
         at_work = worker(gated_stop)
-        os.kill(read_process(str(memory(gated_stop, "jobs", job["id"], "command"))), signal.SIGKILL)
-        os.kill(at_work, signal.SIGKILL)
+        signal_process(recorded_command(gated_stop, job["id"]), signal.SIGKILL)
+        signal_process(at_work, signal.SIGKILL)
         result = session.result(tag)
         assert (result["outcome"], result["verdict"]["code"], result["stage"]) == ("failed", "job-killed", "stop")
         assert result["state"] == "running"

@@ -20,6 +20,7 @@ from breakglass.agents.pve.jobs.store import KEEP_JOBS, Record
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes, set_constants
+from ..support.signals import signal_process
 from ..support.stages import at_qm, memory, until
 
 DAY = 24 * 3600
@@ -206,7 +207,7 @@ def crashed(world: World) -> Iterator[World]:
         next(held)
         until((world.root / f"var/lib/breakglass/{VMID}/jobs/cut-off-1/request.json").exists, "the trace")
         for pid in processes(world, "cut-off-1"):
-            os.kill(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
     world.close()
     next(held)
     subprocess.run(["rm", "-r", str(memory(world))], check=True)

@@ -20,6 +20,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import execute
 from ..support.hung import vm_on_frozen_storage
 from ..support.pve_host import no_quorum, task_index
+from ..support.signals import signal_process
 
 OWN_COMMANDS = ("qm", "pvesh", "pvesm", "pvecm", "pveversion", "ha-manager", "zpool", "lvs", "df", "journalctl")
 
@@ -135,7 +136,7 @@ def test_a_thread_in_the_kernel_is_told_before_a_verb_acts(short_dir: Path, qemu
     """A real QEMU writes to a frozen file system: the verb is given `storage-hung` from its own look."""
     with vm_on_frozen_storage(short_dir / "0") as world:
         if not qemu_answers:
-            os.kill(world.pid or 0, signal.SIGSTOP)
+            signal_process(world.pid, signal.SIGSTOP)
         verdict = ensure_evidence(job_of(world))
         assert verdict is not None
         assert verdict.code == "storage-hung"

@@ -1,20 +1,19 @@
 """What changes while a verb takes its evidence, or while `qm stop` fails: a lost quorum, a backup that begins."""
 
-import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from breakglass.agents.pve.host.files import read_process
 from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, processes, set_constants
 from ..support.failing_tools import misbehave
 from ..support.pve_host import lock, no_quorum, task, task_index
-from ..support.stages import Hold, at_qm, in_evidence, memory, until
+from ..support.signals import signal_process
+from ..support.stages import Hold, at_qm, in_evidence, recorded_command, until
 
 pytestmark = pytest.mark.usefixtures("own_tasks")
 Change = Callable[[World], object]
@@ -115,13 +114,13 @@ def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) ->
         tag = session.send(f"cycle id={job_id}")
         next(held)
         second, first = processes(world, job_id)
-        os.kill(second, signal.SIGSTOP)
-        os.kill(first, signal.SIGKILL)
-        os.kill(read_process(str(memory(world, "jobs", job_id, "command"))), signal.SIGKILL)
+        signal_process(second, signal.SIGSTOP)
+        signal_process(first, signal.SIGKILL)
+        signal_process(recorded_command(world, job_id), signal.SIGKILL)
         until(lambda: processes(world, job_id) == [second], "the end of the first process")
         assert session.ask("stop", 60)["state"] == "stopped"
         next(held)
-        os.kill(second, signal.SIGCONT)
+        signal_process(second, signal.SIGCONT)
         result = session.result(tag, 60)
         until(lambda: not processes(world, job_id), "the end of the second process")
     next(held, None)

@@ -21,6 +21,7 @@ from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
 from ..support.pve_host import no_quorum, under_ha
 from ..support.selection import sampled
+from ..support.signals import signal_process
 from ..support.stages import memory, until
 
 # Where every command hangs, each gets the shortest time in which a probe is asked at all.
@@ -150,7 +151,7 @@ def test_a_thread_that_waits_for_storage_forbids_a_cycle(short_dir: Path, qemu_a
     with vm_on_frozen_storage(short_dir) as world:
         if not qemu_answers:
             set_constants(world, **SILENT_QEMU)
-            os.kill(world.pid or 0, signal.SIGSTOP)
+            signal_process(world.pid, signal.SIGSTOP)
         answer = execute(world, "forensics")
         verdict = answer.trailer["verdict"]
         assert (verdict["code"], verdict["advice"]) == ("storage-hung", "")
@@ -257,7 +258,7 @@ def test_everything_silent_ends_within_the_budget(world: World) -> None:
     pid = world.pid
     assert pid is not None
     misbehave(world.root, hang="all")
-    os.kill(pid, signal.SIGSTOP)
+    signal_process(pid, signal.SIGSTOP)
     set_constants(world, **SILENT_QEMU, BUDGET=6.0, SCREEN_SECONDS=1.0, PERL_SECONDS=600.0, _LEAST_PERL_SECONDS=1.0)
     answer = execute(world, "forensics")
     assert 0 < answer.trailer["seconds"] < 60

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.host.files import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, hasten, processes, set_constants
 from ..support.pve_host import command_line, hook, in_hook, restore, under_ha, worker
 from ..support.qemu import leave_out_guest
 from ..support.selection import sampled
+from ..support.signals import signal_group, signal_process
 from ..support.sshd import Sshd, descendants
-from ..support.stages import CYCLE, RESET, Hold, at_qm, memory, stage, until
+from ..support.stages import CYCLE, RESET, Hold, at_qm, memory, recorded_command, stage, until
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.slow]
 
@@ -76,12 +76,12 @@ def resident_agent(sshd: Sshd, job_id: str) -> None:
     """Kill the agent alone: the first process of the connection that is it; its readers are below."""
     below = descendants(sshd.process.pid)
     agents = [pid for pid in below if "breakglass-pve serve" in command_line(pid)]
-    os.kill(agents[0], signal.SIGKILL)
+    signal_process(agents[0], signal.SIGKILL)
 
 
 def the_job(sshd: Sshd, job_id: str) -> None:
     """Kill the first of the job's processes, and not the one that stands by."""
-    os.kill(processes(sshd.world, job_id)[-1], signal.SIGKILL)
+    signal_process(processes(sshd.world, job_id)[-1], signal.SIGKILL)
 
 
 @every_stage
@@ -106,7 +106,7 @@ def test_each_process_of_a_connection_is_killed_alone(sshd: Sshd) -> None:
         def one(sshd: Sshd, job_id: str, number: int = number) -> None:
             below[:] = descendants(sshd.process.pid)
             if number < len(below):
-                os.kill(below[number], signal.SIGKILL)
+                signal_process(below[number], signal.SIGKILL)
 
         held_and_killed(sshd, "reset", RESET["preflight"], f"killed-alone-{number}", one)
         trailer = execute(sshd.world, f"reset id=killed-alone-{number}").trailer
@@ -139,11 +139,11 @@ def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
 
     def everything(sshd: Sshd, job_id: str) -> None:
         assert stage(sshd.world, job_id) == "start"
-        command = read_process(str(memory(sshd.world, "jobs", job_id, "command")))
+        command = recorded_command(sshd.world, job_id)
         pids = processes(sshd.world, job_id)
         assert len(pids) == 2
-        os.killpg(os.getpgid(pids[0]), signal.SIGKILL)  # as the runbook says
-        os.kill(command, signal.SIGKILL)
+        signal_group(os.getpgid(pids[0]), signal.SIGKILL)  # as the runbook says
+        signal_process(command, signal.SIGKILL)
 
     held_and_killed(sshd, "cycle", at_qm("start"), "stranded-1", everything)
     answer = execute(sshd.world, "cycle id=stranded-1")

@@ -1,7 +1,6 @@
 """What a hostile review broke, held: each of these acted, or answered, wrongly once."""
 
 import json
-import os
 import signal
 import socket
 
@@ -11,6 +10,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, set_constants
 from ..support.service import Service
+from ..support.signals import signal_process
 from ..support.sshd import Sshd, descendants
 
 pytestmark = pytest.mark.real("sshd", "qemu")
@@ -29,7 +29,7 @@ def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
     with Session(world) as session:
         session.ask("status")
         for pid in descendants(session.process.pid):
-            os.kill(pid, signal.SIGSTOP)
+            signal_process(pid, signal.SIGSTOP)
         result = session.ask("status")
         assert (result["exit_code"], result["state"]) == (14, "unknown")
         assert session.ask("status")["state"] == "running"
@@ -40,10 +40,10 @@ def test_a_reader_that_is_killed_as_it_is_asked_is_replaced(world: World) -> Non
     with Session(world) as session:
         session.ask("status")
         reader = descendants(session.process.pid)[0]
-        os.kill(reader, signal.SIGSTOP)
+        signal_process(reader, signal.SIGSTOP)
         tag = session.send("status")
         session.ask("history")  # taken after the status, and by another reader
-        os.kill(reader, signal.SIGKILL)
+        signal_process(reader, signal.SIGKILL)
         assert session.result(tag)["state"] == "running"
 
 

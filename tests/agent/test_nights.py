@@ -4,7 +4,6 @@ A VM that was on must be on after a cycle, whatever else works on it, and off af
 failed must not happen later.
 """
 
-import os
 import signal
 import sys
 from typing import Any
@@ -28,6 +27,7 @@ from ..support.pve_host import (
     worker,
 )
 from ..support.selection import sampled
+from ..support.signals import signal_process
 from ..support.stages import memory, until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
@@ -42,7 +42,7 @@ def limits_of_qm(world: World) -> None:
 def wedge(world: World) -> int:
     """Stop QEMU by a signal: nothing but SIGKILL ends it now. Return its pid."""
     pid = world.pid or 0
-    os.kill(pid, signal.SIGSTOP)
+    signal_process(pid, signal.SIGSTOP)
     return pid
 
 
@@ -173,10 +173,10 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
     """After a quick restart it does so for half a minute, beside the new QEMU, and does nothing."""
     output = memory(world, "jobs/beside-a-cleanup/output")
     with another_cleanup(world) as cleanup, Session(world) as session:
-        os.kill(cleanup, signal.SIGSTOP)  # it keeps the lock file until the verb waits for it
+        signal_process(cleanup, signal.SIGSTOP)  # it keeps the lock file until the verb waits for it
         tag = session.send(f"{verb} id=beside-a-cleanup")
         until(lambda: output.exists() and f"waiting for {cleanup}" in output.read_text(), "the wait")
-        os.kill(cleanup, signal.SIGCONT)
+        signal_process(cleanup, signal.SIGCONT)
         result = session.result(tag, 120)
         assert result["outcome"] == "done", result
     assert (world.pid is None) == (verb == "stop")
@@ -229,7 +229,7 @@ def killed(world: World, line: str, phase: str) -> dict[str, Any]:
         tag = session.send(f"{line} id=killed-job")
         until(lambda: in_hook(world, phase), "the hook")
         for pid in processes(world, "killed-job"):
-            os.kill(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
         return session.result(tag, 120)
 
 

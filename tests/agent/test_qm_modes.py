@@ -19,6 +19,7 @@ from ..support.agent import Answer, constants_set, execute, hasten
 from ..support.failing_tools import MODES, misbehave
 from ..support.pve_host import lock, moved, no_quorum, restore, under_ha
 from ..support.qemu import leave_out_guest
+from ..support.signals import signal_process
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def stopped(world: World) -> None:
 
 def silent(world: World) -> None:
     """Stop QEMU by a signal: neither QMP nor SIGTERM gets an answer."""
-    os.kill(world.pid or 0, signal.SIGSTOP)
+    signal_process(world.pid, signal.SIGSTOP)
 
 
 def after(*places: Callable[[World], None]) -> Callable[[World], None]:

@@ -17,6 +17,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, set_constants
 from ..support.failing_tools import misbehave
+from ..support.signals import signal_process
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: Wor
     proc.unlink()
     (proc / str(pid)).mkdir(parents=True)
     os.mkfifo(proc / str(pid) / "cmdline")  # whoever opens it waits, as on a process that holds its memory's lock
-    os.kill(pid, signal.SIGSTOP)
+    signal_process(pid, signal.SIGSTOP)
     assert execute(world, "start if=running").trailer["verdict"]["code"] == "qemu-silent"
     differs = execute(world, "start if=stopped").trailer
     assert (differs["exit_code"], differs["verdict"]["code"]) == (12, "state-differs")

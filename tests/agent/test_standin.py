@@ -44,6 +44,7 @@ from ..support.pve_host import (
     worker,
 )
 from ..support.qemu import Witness, leave_out_guest
+from ..support.signals import signal_group, signal_process
 from ..support.stages import queued, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_tasks")]
@@ -110,7 +111,7 @@ def has_ended(pid: int, limit: float = 20) -> bool:
 def silent(world: World) -> int:
     """Stop QEMU by a signal, so that it answers nothing; return its pid."""
     assert world.pid is not None
-    os.kill(world.pid, signal.SIGSTOP)
+    signal_process(world.pid, signal.SIGSTOP)
     return world.pid
 
 
@@ -139,17 +140,17 @@ def test_a_killed_qm_leaves_its_worker_with_the_flock(world: World) -> None:
     with another_stop(world) as person:
         until(lambda: in_hook(world, "pre-stop"), "the hook")
         pid = worker(world, "qmstop")
-        os.killpg(person.pid, signal.SIGKILL)
+        signal_group(person.pid, signal.SIGKILL)
         person.wait()
         assert flock_pids(world) == [pid]
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)  # the hook has ended, badly: a warning, which is not read
+            signal_process(int(child), signal.SIGKILL)  # the hook has ended, badly: a warning, which is not read
         assert has_ended(pid)
     assert not has_ended(qemu, 0)
     hook(world, "pre-stop", 2)
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
-        os.killpg(person.pid, signal.SIGKILL)
+        signal_group(person.pid, signal.SIGKILL)
         assert has_ended(qemu)
         assert has_ended(pid)
     assert (world.root / "var/log/pve/tasks/active").read_text().splitlines()[0].endswith(" 0")
@@ -162,10 +163,10 @@ def test_an_orphan_of_a_wedged_stop_never_kills(world: World) -> None:
     qemu = silent(world)
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
-        os.killpg(person.pid, signal.SIGKILL)
+        signal_group(person.pid, signal.SIGKILL)
         person.wait()
         assert has_ended(pid)
-    os.kill(qemu, signal.SIGCONT)
+    signal_process(qemu, signal.SIGCONT)
     assert not has_ended(qemu, 0)
 
 
@@ -177,7 +178,7 @@ def test_sigterm_to_qm_escalates_at_once(own: World) -> None:
         until(lambda: queued(own), "its quit")
         person.terminate()
         assert person.stdout.readline() == ESCALATION
-        os.kill(qemu, signal.SIGCONT)
+        signal_process(qemu, signal.SIGCONT)
         assert person.wait(20) == 0
         assert has_ended(qemu, 0)
 
@@ -213,7 +214,7 @@ def test_a_reader_that_went_away_ends_the_task(world: World) -> None:
         person.stdout.close()
         assert has_ended(pid)
         assert person.wait(20) == 255
-    os.kill(qemu, signal.SIGKILL)
+    signal_process(qemu, signal.SIGKILL)
     assert has_ended(qemu)
 
 
@@ -408,7 +409,7 @@ def test_what_a_killed_qemu_leaves_is_cleaned_up(world: World) -> None:
     """Its files go, but for the serial console's, and the VM stays off."""
     serial = world.root / f"run/qemu-server/{VMID}.serial0"
     serial.touch()
-    os.kill(world.pid or 0, signal.SIGKILL)
+    signal_process(world.pid, signal.SIGKILL)
     until(lambda: sorted(serial.parent.iterdir()) == [serial], "a cleanup")
     until(lambda: list(processes_of(str(world.root))) == [], "qmeventd's end")
     assert qm(world, "status") == (0, "status: stopped\n", "")
@@ -417,16 +418,16 @@ def test_what_a_killed_qemu_leaves_is_cleaned_up(world: World) -> None:
 def test_a_cleanup_holds_the_flock_beside_a_new_qemu(world: World) -> None:
     """The event daemon came late, the VM runs again, and for a while no other process gets the flock."""
     watcher = qmeventd(world)
-    os.kill(watcher, signal.SIGSTOP)
-    os.kill(world.pid or 0, signal.SIGKILL)
+    signal_process(watcher, signal.SIGSTOP)
+    signal_process(world.pid, signal.SIGKILL)
     assert qm(world, "start") == (0, "", "")
     new = world.pid
-    os.kill(watcher, signal.SIGCONT)
+    signal_process(watcher, signal.SIGCONT)
     until(lambda: cleaner(world) == watcher, "a cleanup")
     assert command_line(watcher) == f"/usr/bin/perl /usr/sbin/qm cleanup {VMID} 1 0"
-    os.kill(watcher, signal.SIGSTOP)  # as long as this test takes
+    signal_process(watcher, signal.SIGSTOP)  # as long as this test takes
     assert qm(world, "stop")[::2] == (255, f"can't lock file '{LOCK_FILE}' - got timeout\n")
-    os.kill(watcher, signal.SIGCONT)
+    signal_process(watcher, signal.SIGCONT)
     assert has_ended(watcher)
     assert (world.pid, flock_pids(world)) == (new, [])
     code, _, err = qm(world, "cleanup", "1", "0")
@@ -447,7 +448,7 @@ def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> N
     with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
         witness.wait("POWERDOWN")
         assert reboot_pending(world).exists()
-        os.kill(old, signal.SIGKILL)
+        signal_process(old, signal.SIGKILL)
         assert person.wait(20) == 0
         until(lambda: world.pid not in (None, old), "a start")
     until(lambda: not flock_pids(world), "the start's end")
@@ -461,7 +462,7 @@ def test_without_the_word_the_vm_stays_off(world: World) -> None:
     with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
         witness.wait("POWERDOWN")
         reboot_pending(world).unlink()
-        os.kill(world.pid or 0, signal.SIGKILL)
+        signal_process(world.pid, signal.SIGKILL)
         assert person.wait(20) == 0
     until(lambda: list(processes_of(str(world.root))) == [], "qmeventd's end")
     assert world.pid is None
@@ -580,7 +581,7 @@ def test_closing_leaves_nothing_behind(own: World) -> None:
     hook(own, "pre-stop", FOR_EVER)
     with another_stop(own) as person:
         until(lambda: in_hook(own, "pre-stop"), "the hook")
-        os.killpg(person.pid, signal.SIGKILL)
+        signal_group(person.pid, signal.SIGKILL)
         wanted = {"qmeventd", "pve-ha-lrm", "task UPID", "hookscript"}
         until(lambda: wanted <= {name_of(pid).split(":")[0] for pid in processes_of(str(own.root))}, "all of them")
         own.close()
@@ -593,6 +594,6 @@ def test_a_watcher_ends_with_its_directory(short_dir: Path) -> None:
     assert qm(world, "start")[0] == 0
     pid = world.pid or 0
     shutil.rmtree(short_dir / "w")
-    os.kill(pid, signal.SIGKILL)
+    signal_process(pid, signal.SIGKILL)
     until(lambda: list(processes_of(str(world.root))) == [], "qmeventd's end")
     assert not world.root.exists()

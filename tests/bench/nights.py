@@ -4,7 +4,6 @@ Proxmox's own times, and the host agent's waits for them, are divided by SCALE; 
 whose figure is `failed` left the VM in another state than it promises.
 """
 
-import os
 import signal
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, hasten, limit_qm
 from ..support.pve_host import another_cleanup, another_stop, hook, under_ha
+from ..support.signals import signal_process
 
 SCALE = 20
 COST_SECONDS = 0.5  # of processor, for each of Proxmox's commands
@@ -42,7 +42,7 @@ def in_a_hook(world: World, _: ExitStack) -> None:
 
 
 def silent(world: World, _: ExitStack) -> None:
-    os.kill(world.pid or 0, signal.SIGSTOP)
+    signal_process(world.pid, signal.SIGSTOP)
 
 
 def silent_under_ha(world: World, stack: ExitStack) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from breakglass.claude.processes import MEMORY_SCORE, list_descendants, send_signal
 
+from ..support.signals import signal_process
+
 ROOT = str(Path(__file__).parent.parent.parent)
 # what was imported stays; then the user changes, and like a runner it is not dumpable
 _START = """
@@ -71,4 +73,4 @@ def test_what_a_half_dead_program_started_is_found() -> None:
             assert send_signal(half.pid, signal.SIGKILL) == 1
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+                signal_process(child, signal.SIGKILL)

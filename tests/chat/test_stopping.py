@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pwd
 import signal
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from ..support import claude
 from ..support.model import Model
 from ..support.naps import find_processes, nap, parent, wait_for_process, wait_until_gone
 from ..support.selection import sampled
+from ..support.signals import signal_process
 from ..support.talk import Talker, answer_text, bash, fake, last_error, started
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
@@ -94,7 +94,7 @@ def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
             runner = parent(claude)
             if who == "both":
                 talker.kill()
-            os.kill(runner, signal.SIGKILL)
+            signal_process(runner, signal.SIGKILL)
             wait_until_gone(first["id"])
             with contextlib.suppress(OSError, ValueError):
                 stream.rest()

@@ -27,6 +27,7 @@ from breakglass.proxmox.run import Run, SentIds
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
 from ..support.proxy import Proxy, proxy_to
+from ..support.signals import signal_process
 from ..support.sshd import Sshd, descendants
 from ..support.stages import memory, until
 
@@ -261,7 +262,7 @@ async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: S
     await host.read("status vm=102")
     link = host.link
     resident = descendants(sshd.process.pid)[-1]
-    os.kill(resident, signal.SIGKILL)
+    signal_process(resident, signal.SIGKILL)
     assert (await host.read("status vm=102"))[-1]["state"] == "running"
     assert host.link is link
 
@@ -287,12 +288,12 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     await host.read("status vm=102")
     frozen = descendants(sshd.process.pid)
     for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
+        signal_process(pid, signal.SIGSTOP)
     try:
         messages = await collected(host.run("reset vm=102 id=unnoticed-1 by=operator"))
     finally:
         for pid in frozen:
-            os.kill(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
     assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
 
 

@@ -1,7 +1,6 @@
 """Turns of the real claude without a handler: a host, a guest that claude's key opens, and a scripted model."""
 
 import json
-import os
 import signal
 import subprocess
 import uuid
@@ -18,6 +17,7 @@ from breakglass.config.model import ChatSettings, Vm
 from breakglass.demo.proxmox.world import World
 
 from .model import Model
+from .signals import signal_process
 from .sshd import Sshd
 
 GUEST_KEYS = "/etc/ssh/authorized_keys.d/%u"
@@ -126,6 +126,6 @@ def start(job: RunnerJob) -> tuple[int, bytes, bytes]:
         )
     finally:
         if agent is not None:
-            os.kill(agent.pid, signal.SIGKILL)
+            signal_process(agent.pid, signal.SIGKILL)
             agent.process.communicate()
     return ran.returncode, ran.stdout, ran.stderr

@@ -7,6 +7,7 @@ configuration; the machine's own files stay as they are.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from breakglass.agents.pve.host.cluster import node_name
 
 from .ports import reserve_port
 from .service import new_secret
+from .signals import signal_process
 from .sshd import descendants, wait_listening
 
 ROOT = Path(__file__).parent.parent.parent
@@ -190,7 +192,7 @@ class Door:
     def close(self) -> None:
         for pid in [*descendants(self.process.pid), self.process.pid]:
             try:
-                os.kill(pid, 9)
+                signal_process(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
         self.process.wait()

@@ -1,7 +1,6 @@
 """Setting up a Proxmox host's files for a test: a lock, HA, another node, a task; and taking all of it back."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from breakglass.demo.proxmox.processes import end_processes, name_of, processes_
 from breakglass.demo.proxmox.world import CONF, STORAGES, VMID, World
 
 from .failing_tools import break_storage, misbehave, misbehave_ha
+from .signals import signal_process
 from .stages import until
 
 # A process that is called what PVE calls its tasks, and whose UPID names it: exec keeps pid and start time.
@@ -206,7 +206,7 @@ def another_stop(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
         finally:
             qm.kill()
             if at_work in flock_pids(world):
-                os.kill(at_work, signal.SIGKILL)
+                signal_process(at_work, signal.SIGKILL)
 
 
 def _passes_on(pid: int) -> bool:
@@ -284,7 +284,7 @@ def restore(world: World) -> None:
         (world.root / name).unlink(missing_ok=True)
     reboot_pending(world).unlink(missing_ok=True)
     if world.pid is not None:
-        os.kill(world.pid, signal.SIGCONT)
+        signal_process(world.pid, signal.SIGCONT)
     else:
         scope(world).unlink(missing_ok=True)
         started = world.qm("start", str(VMID))

@@ -4,7 +4,6 @@ It runs in a mount namespace of its own, in which /etc/passwd also knows the uid
 holds its key file: the machine's own files stay as they are.
 """
 
-import os
 import shlex
 import signal
 import socket
@@ -17,6 +16,7 @@ import asyncssh
 from breakglass.demo.proxmox.world import World
 
 from .ports import reserve_port
+from .signals import signal_process
 
 CONFIG = """\
 Port {port}
@@ -145,7 +145,7 @@ class Sshd:
 def kill_all(pids: list[int]) -> None:
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.agents.pve.host.files import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
 from .agent import set_constants
@@ -50,6 +51,18 @@ def writer_of(fifo: Path) -> int:
 def stage(world: World, job_id: str) -> str:
     path = memory(world, "jobs", job_id, "stage")
     return path.read_text().partition(" ")[0] if path.exists() else ""
+
+
+def recorded_command(world: World, job_id: str) -> int:
+    """Return the pid of a job's running `qm`, once the job has written it down: `qm` may be ahead of that."""
+    found = [0]
+
+    def is_recorded() -> bool:
+        found[0] = read_process(str(memory(world, "jobs", job_id, "command")))
+        return found[0] != 0
+
+    until(is_recorded, "the record of a running qm")
+    return found[0]
 
 
 def at_qm(verb: str) -> Hold:

@@ -310,6 +310,21 @@ def test_one_file_prints() -> None:
 # --- 4: the demo is apart ---
 
 
+def test_tests_send_signals_in_one_place() -> None:
+    """A look-up that found no process says 0, and kill(2) takes that for the whole run: one place asks first."""
+    calls = {
+        f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.kill", "os.killpg")
+    }
+    assert calls == {
+        "tests/support/signals.py: os.kill(pid, number)",
+        "tests/support/signals.py: os.killpg(leader, number)",
+        "tests/agent/test_together.py: os.kill(os.getpid(), signal.SIGKILL)",
+    }
+
+
 def test_nothing_imports_the_demo() -> None:
     """The demo is loaded by the command of its name and by nothing else, so that production has none of it."""
     found: dict[str, list[str]] = {}

@@ -146,7 +146,7 @@ class World:
                 limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
                 self.monitor("block_set_io_throttle", device="virtio0", bps=1, **limits)
             case "qemu-wedged":
-                os.kill(self.pid or 0, signal.SIGSTOP)
+                _signal(self.pid, signal.SIGSTOP)
             case "stopped" | "stopped-locked":
                 self.qm("stop", str(VMID))
         if self.scenario == "stopped-locked":
@@ -217,17 +217,21 @@ class World:
         store = JobStore(Host(VMID, str(self.root)))
         for record in store.records():
             for pid in (*store.processes(record), read_process(store.path(record.id, "command"))):
-                _kill(pid)
-        _kill(self.pid or 0)
+                _signal(pid, signal.SIGKILL)
+        _signal(self.pid, signal.SIGKILL)
         end_processes(str(self.root))
 
 
-def _kill(pid: int) -> None:
-    if not pid:
+def _signal(pid: int | None, number: signal.Signals) -> None:
+    if not pid:  # kill(2) would take 0 for the process group of the caller
         return
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    os.close(pidfd)
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
