@@ -16,7 +16,8 @@ from ..agents.bundle import known_digest
 from ..agents.pve.words import VERSION
 from ..config.model import Host
 from ..errors import Lost, Unreached
-from .link import CLOSED, Link, open_link
+from .execs import CLOSED
+from .link import Link, open_link
 from .outcome import Message
 from .patience import backoff_seconds
 from .wire import Replay

@@ -1,7 +1,7 @@
 """One SSH connection to a Proxmox host, and the agent's resident session on it.
 
-Only this file and `connect.py` import asyncssh. Each of its failures becomes `Unreached` (nothing was sent) or `Lost`
-(the request may have been sent) here.
+Only this file, `connect.py` and `execs.py` import asyncssh. Each of its failures becomes `Unreached` (nothing was sent)
+or `Lost` (the request may have been sent) there.
 """
 
 import asyncio
@@ -11,23 +11,19 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import asyncssh
-from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from ..config.model import Host
 from ..errors import Lost, Unreached
 from .connect import CONNECT_SECONDS, connect, unreached
+from .execs import Execs
 from .handshake import Handshake, read_handshake
 from .outcome import Message
-from .patience import FIRST_SECONDS, Patience, exec_seconds
-from .wire import LINE_BYTES, PING_LINE, SESSION_LINE, TOO_LONG, LineBuffer, exec_messages, is_message
+from .patience import FIRST_SECONDS, Patience
+from .wire import PING_LINE, SESSION_LINE, LineBuffer, is_message
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
 QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
 SESSION_PAUSE = 30.0  # between two attempts to open a session on the same connection
-CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used
-FULL = "the host is overloaded, or sshd's MaxSessions is small"
-READ_BYTES = 64 * 1024  # at a time, of an exec's output
-EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
 
 
 class Channel(asyncssh.SSHClientSession[bytes]):
@@ -130,7 +126,7 @@ class Link:
         self._by_exec = Handshake()
         self._tried_session = float("-inf")
         self._aborted = False
-        self._execs = asyncio.Semaphore(EXEC_CHANNELS)
+        self._execs = Execs(conn)
 
     @property
     def handshake(self) -> Handshake:
@@ -156,7 +152,7 @@ class Link:
         """Ask by an exec what the session would have told, where there is none: a read-only key has no session."""
         with suppress(Lost, Unreached, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
-                result = (await self._exec(PING_LINE))[-1]
+                result = (await self._execs.ask_now(PING_LINE))[-1]
                 self._by_exec = read_handshake(result) if result["exit_code"] == 0 else Handshake()
 
     async def _ping(self, channel: Channel) -> None:
@@ -177,32 +173,8 @@ class Link:
             async for message in self.channel.ask(line):
                 yield message
         else:
-            async with self._execs:
-                for message in await self._exec(line):
-                    yield message
-
-    async def _exec(self, line: str) -> list[Message]:
-        try:
-            async with asyncio.timeout(exec_seconds(line)):
-                process = await self.conn.create_process(line, encoding=None)
-                return await _exec_answer(process)
-        except asyncssh.ChannelOpenError as error:
-            raise await self._not_opened(error) from None
-        except (OSError, asyncssh.Error, TimeoutError):
-            raise Lost("the connection was lost") from None
-
-    async def _not_opened(self, error: asyncssh.ChannelOpenError) -> Unreached | Lost:
-        """Return whether the exec request was sent, when asyncssh reports that the channel did not open.
-
-        asyncssh raises the same class before and after that. After it, the code is OPEN_REQUEST_SESSION_FAILED: the
-        host refused the request, or the connection ended before the reply, and the host may be executing it.
-        """
-        if error.code == OPEN_REQUEST_SESSION_FAILED:
-            return Lost("the connection was lost")
-        await asyncio.sleep(0)  # asyncssh marks a connection as closed one step of the event loop after it closes it
-        if not self.alive:
-            return Unreached(CLOSED, "the connection was lost", "send it again")
-        return Unreached("turned-away", f"the host refused a channel ({error.reason})", FULL)
+            for message in await self._execs.ask(line):
+                yield message
 
     def close(self) -> None:
         """Begin to close the connection in order."""
@@ -221,30 +193,6 @@ class Link:
         """Close the connection and discard unsent bytes: a request that timed out must not arrive minutes later."""
         self._aborted = True
         self.conn.abort()
-
-
-async def _exec_answer(process: asyncssh.SSHClientProcess[bytes]) -> list[Message]:
-    """Return the messages of one exec; raise Lost when they are incomplete or too long."""
-    try:
-        stdout, stderr = await asyncio.gather(_read_all(process.stdout), _read_all(process.stderr))
-        await process.wait_closed()
-        return exec_messages(stdout, stderr, process.exit_status)
-    finally:
-        process.close()
-
-
-async def _read_all(stream: asyncssh.SSHReader[bytes]) -> bytes:
-    """Return all of an exec's stream; raise Lost once it is longer than LINE_BYTES.
-
-    asyncssh reads no further ahead than the channel's window.
-    """
-    parts, size = [], 0
-    while part := await stream.read(READ_BYTES):
-        size += len(part)
-        if size > LINE_BYTES:
-            raise Lost(TOO_LONG)
-        parts.append(part)
-    return b"".join(parts)
 
 
 async def open_link(host: Host) -> Link:
