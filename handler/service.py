@@ -119,6 +119,8 @@ class Service:
             else:
                 self._hosts[name] = HostConnection(host)
                 self._hosts[name].start()
+        for connection in (*self._hosts.values(), *old.values()):
+            connection.vmids = {vm.vmid for vm in config.vms.values() if vm.host == connection.host}
         for connection in old.values():
             self._spawn(connection.finish())
 
@@ -137,14 +139,15 @@ class Service:
         return run
 
     def run_on_host(self, vm: Vm, work: Callable[[HostConnection], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
-        """Start other work with a VM's host. The connection stays until the work ends, also after a reload.
+        """Start other work with the host that a VM has now. The connection stays until the work ends.
 
-        Raise Unreached for a VM that a reload removed.
+        Raise Unreached for a VM that a reload removed, or to which it gave another number.
         """
-        host = self._hosts.get(vm.host.name)
-        if host is None or vm.name not in self.config.vms:
+        now = self.config.vms.get(vm.name)
+        if now is None or now.vmid != vm.vmid:
             hint = "see /health for the configured VMs"
-            raise Unreached("not-configured", f"{vm.name} is no longer configured", hint)
+            raise Unreached("not-configured", f"{vm.name} is no longer configured as VM {vm.vmid}", hint)
+        host = self._hosts[now.host.name]
         return host.track(asyncio.create_task(work(host)))
 
     async def read(self, vm: Vm, line: str) -> list[Message]:

@@ -7,7 +7,7 @@ sent (`Lost`). An authentication failure is never retried by itself, because Ope
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Container, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -20,13 +20,14 @@ from .execs import CLOSED
 from .link import Link, open_link
 from .outcome import Message
 from .patience import backoff_seconds
-from .wire import Replay
+from .wire import Replay, vmid_in
 
 RETRY_SECONDS = 20.0  # for sending a request again whose answer was lost
 RETRY_PAUSE = 0.5
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only for a request
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
-_FINAL = ("key-not-accepted", "host-key-differs")  # causes that another attempt does not change
+MOVED = "host-changed"  # the cause when a reload gave the VM another host
+_FINAL = ("key-not-accepted", "host-key-differs", MOVED)  # causes that another attempt does not change
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ class HostConnection:
         self._opened = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._tracked: set[asyncio.Task[Any]] = set()
+        self.vmids: Container[int] | None = None  # the VMs that the configuration in force has here; None means any
 
     # --- asking ---
 
@@ -81,6 +83,7 @@ class HostConnection:
         while True:
             try:
                 link = await self._ready(ping_first)
+                self._check_place(line)
                 replay.begin()
                 async for message in link.ask(line):
                     if replay.is_new(message):
@@ -98,6 +101,12 @@ class HostConnection:
                     link.abort()
                 first_loss = first_loss or time.monotonic()
                 await self._pause_or_give_up(first_loss, error.message)
+
+    def _check_place(self, line: str) -> None:
+        """Raise Unreached for a VM that a reload has moved or removed since the request began."""
+        if self.vmids is not None and vmid_in(line) not in self.vmids:
+            reason = f"a reload has taken VM {vmid_in(line)} off {self.host.name}"
+            raise Unreached(MOVED, reason, "see /health for the configured VMs")
 
     async def _pause_or_give_up(self, first_loss: float, reason: str, is_final: bool = False) -> None:
         if is_final or time.monotonic() - first_loss > self._retry_seconds:

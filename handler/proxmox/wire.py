@@ -112,6 +112,11 @@ def job_line(vmid: int, msg_id: str) -> str:
     return f"job vm={vmid} id={msg_id}"
 
 
+def vmid_in(line: str) -> int:
+    """Return the number of the VM in a line that this file wrote."""
+    return int(line.split()[1].removeprefix("vm="))
+
+
 def verb_line(request: VerbRequest) -> str:
     """Return the line for a request. The body parser matched every part against the grammar."""
     if not request.is_job:

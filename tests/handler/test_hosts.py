@@ -1,15 +1,18 @@
 """One connection to a host carries all its VMs, and `answering` is said only of a VM that a verb would reach."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from breakglass.agents.pve.words import VERSION
 
+from ..support.scripted import Scripted, result, stage
 from ..support.service import Service
 from ..support.sshd import Sshd
-from .test_reload import connections, hang_up, logins, proxmox, wait_until
+from .test_reload import add, connections, hang_up, logins, proxmox, rewrite, tables, wait_until
 
 pytestmark = pytest.mark.real("sshd", "qemu")
 TWINS = '[vms.twin]\nhosts = ["pve1"]\nvmid = 103\n[vms.stranger]\nhosts = ["pve1"]\nvmid = 200\n'
@@ -96,3 +99,24 @@ def test_a_forced_command_that_is_no_host_agent_is_not_answering(service: Servic
     sshd.keys.write_text(good)
     hang_up(service)
     wait_until(lambda: proxmox(service)["devvm"] == "answering")
+
+
+def test_a_verb_is_not_sent_again_to_a_host_that_its_vm_has_left(service: Service, sshd: Sshd) -> None:
+    """Its answer is lost, a reload moves the VM meanwhile: the old host, still there for others, is not asked twice."""
+    script = Scripted(sshd.world)
+    script.say([("ping", [result(vms="102-104")]), ("", [stage("preflight"), {"wait": "never"}])])
+    sshd.drop_connections()
+    wait_until(lambda: proxmox(service)["devvm"] == "answering" and not script.asked("reset"))
+    replies: list[dict[str, Any]] = []
+    posting = threading.Thread(target=lambda: replies.append(service.pve("reset", vm="devvm").json))
+    posting.start()
+    wait_until(lambda: script.asked("reset"))
+    own = tables(service)
+    add(service, own[: own.index("[vms.devvm]")].replace("pve1", "pve2"))
+    rewrite(service, lambda text: text.replace('[vms.devvm]\nhosts = ["pve1"]', '[vms.devvm]\nhosts = ["pve2"]'))
+    hang_up(service)
+    sshd.drop_connections()
+    posting.join(60)
+    assert (replies[0]["outcome"], replies[0]["reached"]) == ("unknown", None)
+    assert replies[0]["verdict"]["sentence"] == 'a reload has taken VM 102 off pve1; "reset" may have run'
+    assert len(script.asked("reset")) == 1

@@ -12,8 +12,10 @@ import pytest
 from breakglass.cli.listen import listen
 from breakglass.config.model import Address, Config, Host, Vm
 from breakglass.errors import Unreached
+from breakglass.proxmox.host import HostConnection
 from breakglass.service import Service
 
+from ..support.ports import reserve_port
 from ..support.service import config_text, new_secret
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,6 +29,33 @@ async def test_a_vm_that_a_reload_removed_is_unreached() -> None:
     with pytest.raises(Unreached) as gone:
         await service.read(vm, "status vm=102")
     assert (gone.value.cause, "nothing was sent" in gone.value.message) == ("not-configured", True)
+
+
+async def test_work_with_a_vm_that_a_reload_moved_asks_its_new_host() -> None:
+    """What was begun for the VM as it was asks the host that it has now; under another number it is another VM."""
+    hosts = {name: Host(name, Address("breakglass", "127.0.0.1", reserve_port()), "key") for name in ("pve1", "pve2")}
+    old, kept = (Vm(name, vmid, (hosts["pve1"],)) for name, vmid in (("devvm", 102), ("other", 103)))
+    service = Service(Config((), hosts, {"devvm": old, "other": kept}, ()), lambda: configs.pop())
+
+    def moved(vmid: int) -> Config:
+        return Config((), hosts, {"devvm": Vm("devvm", vmid, (hosts["pve2"],)), "other": kept}, ())
+
+    async def name_of(host: HostConnection) -> str:
+        return host.host.name
+
+    service.start()
+    try:
+        for vmid in (102, 104):
+            configs = [moved(vmid)]
+            service.hung_up.set()
+            while service.config.vms["devvm"].vmid != vmid or service.config.vms["devvm"].host.name != "pve2":  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            if vmid == 102:
+                assert await service.run_on_host(old, name_of) == "pve2"
+        with pytest.raises(Unreached, match="devvm is no longer configured as VM 102"):
+            service.run_on_host(old, name_of)
+    finally:
+        await service.stop()
 
 
 def test_a_handler_without_its_ssh_library_does_not_start(tmp_path: Path) -> None:
