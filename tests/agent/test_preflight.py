@@ -328,6 +328,23 @@ def test_the_guests_of_the_cluster_are_read() -> None:
     assert [parse_guests(text) for text in damaged] == [{}] * len(damaged)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '"103": 1',
+        '"103": null',
+        '"103": {}',
+        '"103": {"node": 7}',
+        '"x": {"node": "pve1"}',
+        f'"{"9" * 5000}": {{"node": "pve1"}}',
+    ],
+)
+def test_an_odd_guest_costs_itself_only(odd: str) -> None:
+    """The other guests of the list stay known: a VM on another node, and a container."""
+    text = f'{{"ids": {{"102": {{"node": "pve2"}}, {odd}, "200": {{"node": "pve1", "type": "lxc"}}}}}}'
+    assert parse_guests(text) == {102: Guest("pve2", is_container=False), 200: Guest("pve1", is_container=True)}
+
+
 def test_a_upid_names_one_process() -> None:
     """Both index files' lines, and what is none."""
     upid = "UPID:pve-1:0000ABCD:0001E240:6743E000:vzdump:102:root@pam:"

@@ -171,9 +171,13 @@ class Guest:
 
 
 def parse_guests(vmlist: str) -> dict[int, Guest]:
-    """Return the guests of the cluster by their numbers, from /etc/pve/.vmlist; nothing from a damaged one."""
+    """Return the guests of the cluster by their numbers, from /etc/pve/.vmlist; nothing of an entry that is odd."""
     try:
         found = json.loads(vmlist)["ids"].items()
-        return {int(vmid): Guest(str(guest["node"]), guest.get("type") == "lxc") for vmid, guest in found}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
+    return {
+        int(vmid): Guest(guest["node"], guest.get("type") == "lxc")
+        for vmid, guest in found
+        if vmid.isdecimal() and len(vmid) < 10 and isinstance(guest, dict) and isinstance(guest.get("node"), str)
+    }
