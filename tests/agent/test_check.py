@@ -97,8 +97,8 @@ def test_a_good_host(host: CheckedHost) -> None:
         "ok: sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for breakglass",
         f"ok: /{KEY_FILE} is root's, and only root can change it",
         f"ok: /{KEY_FILE}: every key has restrict and a command= of its own",
-        "ok: line 1: a power key for VM 102",
-        "ok: line 2: a read-only key for VM 102",
+        f"ok: /{KEY_FILE}:1: a power key for VM 102",
+        f"ok: /{KEY_FILE}:2: a read-only key for VM 102",
         "ok: VM 102 is configured on this node",
         "ok: root's own key files have no breakglass key",
     ]
@@ -215,7 +215,7 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "moved VM": (name_vms("102-103"), "VM 103 has no configuration on this node / it is on node pve2"),
     "every VM": (
         write(KEY_FILE, KEYS.replace("102", "all", 1)),
-        "line 1: its key reaches every VM of this host, also those that come later / name the VMs, like --vms 102,110",
+        f"/{KEY_FILE}:1: its key reaches every VM of this host, also those that come later / name the VMs, like --vms",
     ),
     "archive": (write("var/lib/breakglass", ""), "/var/lib/breakglass can't be written: finished jobs are"),
     "no pmxcfs": (
@@ -243,6 +243,18 @@ def test_a_warning(host: CheckedHost, name: str) -> None:
     code, lines = host.check()
     [warning] = [line for line in lines if not line.startswith("ok: ")]
     assert (code, warning.startswith(f"warning: {expected}")) == (0, True)
+
+
+def test_a_line_is_named_with_its_file(host: CheckedHost) -> None:
+    """The account may have several key files in sshd, and each has a first line."""
+    set_sshd("/%u", "/%u /etc/ssh/more/%u")(host)
+    host.write("etc/ssh/more/breakglass", KEYS.replace("102", "all").replace("AAAA", "BBBB"))
+    code, lines = host.check()
+    assert code == 0
+    for path, vms in ((f"/{KEY_FILE}", "102"), ("/etc/ssh/more/breakglass", "all")):
+        assert f"ok: {path}:1: a power key for VM {vms}" in lines
+        assert f"ok: {path}:2: a read-only key for VM {vms}" in lines
+    assert any(line.startswith("warning: /etc/ssh/more/breakglass:1: its key reaches every VM") for line in lines)
 
 
 def test_logind_is_read_in_its_own_order(host: CheckedHost) -> None:

@@ -323,4 +323,4 @@ def test_check_warns_of_a_key_for_every_vm(host: Installed) -> None:
     key_file(f'{SERVE}" ', f'{AGENT} serve --vms all" ')(host)
     ran = host.check()
     assert (ran.returncode, ran.stdout.count("reaches every VM of this host")) == (0, 1)
-    assert "warning: line 1: its key reaches every VM" in ran.stdout
+    assert "breakglass:1: its key reaches every VM" in ran.stdout

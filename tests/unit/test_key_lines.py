@@ -80,13 +80,13 @@ def test_a_line_that_sshd_skips_is_no_key(raw: str) -> None:
 )
 def test_a_key_line_that_opens_more(line: str, sentence: str) -> None:
     """Every line is a root login, so one that is not exactly the host agent's is an error, with what to do."""
-    findings = list(judge_key_lines("k", parse_key_lines(line)))
+    findings = list(judge_key_lines("k", parse_key_lines(line, "k")))
     assert said(findings) == [(ERROR, sentence)]
     assert findings[0].hint
 
 
 def test_every_fault_of_a_line_is_named() -> None:
-    findings = judge_key_lines("k", parse_key_lines(f"pty,no-pty,user-rc {POWER}"))
+    findings = judge_key_lines("k", parse_key_lines(f"pty,no-pty,user-rc {POWER}", "k"))
     assert said(findings) == [
         (ERROR, "k:1 has no command="),
         (ERROR, "k:1 has no restrict"),
@@ -104,16 +104,16 @@ def test_good_key_lines() -> None:
         from="192.0.2.0/24",restrict,command="/opt/breakglass-pve serve --vms 103,110-119" ssh-rsa AAAAother
         this is no key
     """
-    lines = parse_key_lines(text)
+    lines = parse_key_lines(text, "k")
     assert [line.key for line in lines] == [POWER, READ_ONLY, "ssh-rsa AAAAother"]
     assert said(judge_key_lines("k", lines)) == [(OK, "k: every key has restrict and a command= of its own")]
     assert said(judge_both_kinds(lines)) == [
-        (OK, "line 3: a power key for VM 102"),
-        (OK, "line 5: a power key for VM 103,110-119"),
-        (OK, "line 4: a read-only key for VM 102"),
+        (OK, "k:3: a power key for VM 102"),
+        (OK, "k:5: a power key for VM 103,110-119"),
+        (OK, "k:4: a read-only key for VM 102"),
     ]
     assert said(judge_both_kinds(lines[:1])) == [
-        (OK, "line 3: a power key for VM 102"),
+        (OK, "k:3: a power key for VM 102"),
         (WARNING, "there is no read-only key"),
     ]
     assert said(judge_both_kinds([])) == [(WARNING, "there is no power key"), (WARNING, "there is no read-only key")]
@@ -122,11 +122,11 @@ def test_good_key_lines() -> None:
 @pytest.mark.parametrize("name", ["all", "1-999999999"])
 def test_a_key_that_reaches_every_vm(name: str) -> None:
     """It works, and it reaches what is made on this host tomorrow: that is said of the line."""
-    lines = parse_key_lines(LINE.replace("102", name))
+    lines = parse_key_lines(LINE.replace("102", name), "k")
     assert [level for level, _ in said(judge_key_lines("k", lines))] == [OK]
     [*_, found] = judge_both_kinds(lines)
     assert (found.level, found.hint) == (WARNING, "name the VMs, like --vms 102,110-119")
-    assert found.sentence == "line 1: its key reaches every VM of this host, also those that come later"
+    assert found.sentence == "k:1: its key reaches every VM of this host, also those that come later"
 
 
 # --- what sshd takes for a key, and this must too ---

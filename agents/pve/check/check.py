@@ -132,7 +132,7 @@ def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str) ->
         if path in roots:
             yield error(f"{path} is root's own key file", _ELSEWHERE)
             continue
-        found = parse_key_lines(_read_in_time(host.path(path)) or "")
+        found = parse_key_lines(_read_in_time(host.path(path)) or "", path)
         yield _judge_place(host, path)
         yield from judge_key_lines(path, found)
         lines += found

@@ -7,7 +7,7 @@ value escapes a quote and nothing else.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..host.cluster import Guest
 from ..vm_list import VmList, parse_vm_list
@@ -19,6 +19,7 @@ class KeyLine:
     """One line of an authorized_keys file: its options in order, and the key itself (type and base64).
 
     Attributes:
+        path: the file.
         is_refused: sshd can't read the options, so the key opens nothing.
         command_at: where the value of the first command= begins in the line, for a line that has one.
     """
@@ -28,6 +29,12 @@ class KeyLine:
     key: str
     is_refused: bool = False
     command_at: int = field(default=-1, compare=False)
+    path: str = field(default="", compare=False, kw_only=True)
+
+    @property
+    def where(self) -> str:
+        """The file and the number of the line in it."""
+        return f"{self.path}:{self.number}"
 
     @property
     def names(self) -> set[str]:
@@ -46,10 +53,11 @@ _OPTIONS = re.compile(rf'(?:[^ \t"\\]|\\"|\\(?!")|"{_IN_QUOTES}")*')
 _OPTION = re.compile(rf'([A-Za-z0-9-]+)(?:="({_IN_QUOTES})")?(?:,+|\Z)')
 
 
-def parse_key_lines(text: str) -> list[KeyLine]:
+def parse_key_lines(text: str, path: str = "") -> list[KeyLine]:
     """Return the lines of an authorized_keys file that sshd(8) takes for a key."""
     numbered = enumerate(text.split("\n"), 1)
-    return [line for number, raw in numbered if (line := _parse_key_line(number, raw.partition("\0")[0]))]
+    found = (_parse_key_line(number, raw.partition("\0")[0]) for number, raw in numbered)
+    return [replace(line, path=path) for line in found if line]
 
 
 def _parse_key_line(number: int, raw: str) -> KeyLine | None:
@@ -88,8 +96,8 @@ _SERVE = re.compile(  # matched as a whole: a shell runs it, so nothing may foll
 
 def judge_key_lines(path: str, lines: list[KeyLine]) -> Iterator[Finding]:
     """Judge the account's key file: a line that is not exactly the host agent's is an error."""
-    findings = [found for line in lines for found in _judge_key_line(f"{path}:{line.number}", line)]
-    findings += _judge_repeated(path, lines)
+    findings = [found for line in lines for found in _judge_key_line(line.where, line)]
+    findings += _judge_repeated(lines)
     if not lines:
         findings = [error(f"{path} has no key in it", "add a line for each key")]
     yield from findings or [ok(f"{path}: every key has restrict and a command= of its own")]
@@ -105,11 +113,11 @@ def judge_both_kinds(lines: Iterable[KeyLine]) -> Iterator[Finding]:
         if not found:
             yield warning(f"there is no {kind} key", "add its line to the key file")
         for line in found:
-            yield ok(f"line {line.number}: a {kind} key for VM {served_vms(line)}")
+            yield ok(f"{line.where}: a {kind} key for VM {served_vms(line)}")
     for line in ours:
         if (served := served_vms(line)) and served.is_every:
             yield warning(
-                f"line {line.number}: its key reaches every VM of this host, also those that come later",
+                f"{line.where}: its key reaches every VM of this host, also those that come later",
                 "name the VMs, like --vms 102,110-119",
             )
 
@@ -150,11 +158,11 @@ def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
         yield error(f"{where} allows {name} in spite of restrict", f"remove {name}")
 
 
-def _judge_repeated(path: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
+def _judge_repeated(lines: Iterable[KeyLine]) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for line in lines:
         if first.setdefault(line.key, line.number) != line.number:
-            sentence = f"{path}:{line.number} has the key of line {first[line.key]}; sshd uses only the first"
+            sentence = f"{line.where} has the key of line {first[line.key]}; sshd uses only the first"
             yield error(sentence, "use a key pair of its own for each line")
 
 
@@ -180,11 +188,11 @@ def _is_read_only(line: KeyLine) -> bool:
 
 def judge_elsewhere(path: str, text: str, keys: set[str]) -> Iterator[Finding]:
     """Judge a file of root's own keys: a breakglass key in it may open a root shell."""
-    for line in parse_key_lines(text):
+    for line in parse_key_lines(text, path):
         if line.key in keys and line.command is None:
             yield error(
-                f"{path}:{line.number} has a breakglass key without a command=, which opens a root shell",
+                f"{line.where} has a breakglass key without a command=, which opens a root shell",
                 "remove it there",
             )
         elif line.key in keys:
-            yield warning(f"{path}:{line.number} has a breakglass key as well", "remove it there")
+            yield warning(f"{line.where} has a breakglass key as well", "remove it there")
