@@ -212,6 +212,10 @@ def lock_account_under_pam(host: CheckedHost) -> None:
 
 
 WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
+    "a missing VM in a range": (
+        name_vms("102,105-106"),
+        "105-106: no node has a configuration of VM 105, 106 / take what is not a VM to come out of the key line",
+    ),
     "moved VM": (name_vms("102-103"), "VM 103 has no configuration on this node / it is on node pve2"),
     "every VM": (
         write(KEY_FILE, KEYS.replace("102", "all", 1)),

@@ -184,6 +184,7 @@ GUESTS = parse_guests(
     "112": {"node": "pve2", "type": "lxc", "version": 7}}}"""
 )
 HERE, NONE = "VM {} is configured on this node", "VM {} has no configuration on this node"
+NO_NODE, LATER = "no node has a configuration of VM", "take what is not a VM to come out of the key line"
 CONTAINER = "{} is a container, and a key serves VMs only"
 
 
@@ -194,7 +195,13 @@ CONTAINER = "{} is a container, and a key serves VMs only"
         ("103", [(ERROR, NONE.format(103), "no node has one")]),
         ("104", [(WARNING, NONE.format(104), "it is on node pve2")]),
         ("105", [(ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line")]),
-        ("103-106", [  # 103 and 106 may come later
+        ("102-103", [(OK, HERE.format(102), ""), (WARNING, f"102-103: {NO_NODE} 103", LATER)]),
+        ("103-106", [
+            (WARNING, NONE.format(104), "it is on node pve2"),
+            (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
+            (WARNING, f"103-106: {NO_NODE} 103, 106", LATER),
+        ]),
+        ("104-105", [
             (WARNING, NONE.format(104), "it is on node pve2"),
             (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
         ]),
@@ -202,13 +209,19 @@ CONTAINER = "{} is a container, and a key serves VMs only"
             (OK, HERE.format(102), ""),
             (OK, HERE.format(111), ""),
             (ERROR, CONTAINER.format(112), "use pct, and take 112 out of the key line"),
+            (WARNING, f"110-119: {NO_NODE} 110, 113, 114, 115, 116 and 3 more", LATER),
         ]),
-        ("200-300", []),
+        ("200-219", [(WARNING, f"200-219: {NO_NODE} 200, 201, 202, 203, 204 and 15 more", LATER)]),
+        ("111-131", [
+            (OK, HERE.format(111), ""),
+            (ERROR, CONTAINER.format(112), "use pct, and take 112 out of the key line"),
+            (OK, "111-131: 2 of 21 numbers are in use; its key reaches VMs that get the others later", ""),
+        ]),
         ("all", []),
     ],
 )  # fmt: skip
 def test_the_vms_that_a_line_names(vms: str, expected: list[tuple[str, str, str]]) -> None:
-    """A VM that is named by itself must exist; in a range, those that do are judged; `all` names none."""
+    """A VM that is named by itself must exist; a range says which don't, unless it is wide; `all` names none."""
     lines = parse_key_lines(LINE.replace("102", vms))
     found = judge_vms(lines, GUESTS, "pve1")
     assert [(finding.level, finding.sentence, finding.hint) for finding in found] == expected
@@ -217,6 +230,8 @@ def test_the_vms_that_a_line_names(vms: str, expected: list[tuple[str, str, str]
 def test_a_vm_of_two_lines_is_judged_once() -> None:
     lines = parse_key_lines(f"{LINE}\n{LINE.replace('102', '102,111')}\nrestrict {READ_ONLY}\n")
     assert said(judge_vms(lines, GUESTS, "pve1")) == [(OK, HERE.format(102)), (OK, HERE.format(111))]
+    lines = parse_key_lines("\n".join([LINE.replace("102", "102-103")] * 2))
+    assert [level for level, _ in said(judge_vms(lines, GUESTS, "pve1"))] == [OK, WARNING]
 
 
 @pytest.mark.parametrize(

@@ -122,13 +122,18 @@ def judge_both_kinds(lines: Iterable[KeyLine]) -> Iterator[Finding]:
             )
 
 
+RESERVATION = 20  # a range of more numbers is for VMs to come; a shorter one is often a list of VMs, merged
+MOST_NAMED = 5
+
+
 def judge_vms(lines: Iterable[KeyLine], guests: Mapping[int, Guest], node: str) -> Iterator[Finding]:
     """Judge each VM that a line names, by all guests of the cluster: is there one, and is it a VM?
 
-    A range may have room for VMs to come, so only the guests in it that exist are judged.
+    A number that stands alone must have one. In a range, those that exist are judged, and the others are named once.
     """
     lists = [served for line in lines if (served := served_vms(line)) and not served.is_every]
-    named = {first for served in lists for first, last in served.ranges if first == last}
+    ranges = sorted({each for served in lists for each in served.ranges})
+    named = {first for first, last in ranges if first == last}
     for vmid in sorted(named.union(vmid for vmid in guests if any(vmid in served for served in lists))):
         guest = guests.get(vmid)
         if guest is None:
@@ -140,6 +145,23 @@ def judge_vms(lines: Iterable[KeyLine], guests: Mapping[int, Guest], node: str) 
             yield warning(f"VM {vmid} has no configuration on this node", f"it is on node {guest.node}")
         else:
             yield ok(f"VM {vmid} is configured on this node")
+    for first, last in ranges:
+        if first != last:
+            yield from _judge_range(first, last, guests)
+
+
+def _judge_range(first: int, last: int, guests: Mapping[int, Guest]) -> Iterator[Finding]:
+    """Name the numbers of a range that no guest has."""
+    size, used = last - first + 1, sum(first <= vmid <= last for vmid in guests)
+    if size > RESERVATION:
+        yield ok(f"{first}-{last}: {used} of {size} numbers are in use; its key reaches VMs that get the others later")
+    elif used < size:
+        free = [str(vmid) for vmid in range(first, last + 1) if vmid not in guests]
+        more = f" and {len(free) - MOST_NAMED} more" if len(free) > MOST_NAMED else ""
+        yield warning(
+            f"{first}-{last}: no node has a configuration of VM {', '.join(free[:MOST_NAMED])}{more}",
+            "take what is not a VM to come out of the key line",
+        )
 
 
 def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
