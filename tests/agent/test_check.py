@@ -4,6 +4,7 @@ tests/unit/test_findings.py and test_key_lines.py hold the judgements; tests/dep
 beside a real sshd. Here `sshd -T` prints what a file says.
 """
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -136,11 +137,45 @@ def make_directory(name: str) -> Callable[[CheckedHost], None]:
     return make
 
 
+def run_program(path: str, mode: int = 0o755) -> Callable[[CheckedHost], None]:
+    """Have the key lines run another program, which has this mode."""
+
+    def run(host: CheckedHost) -> None:
+        host.write(path, "#!/bin/sh\n")
+        (host.root / path).chmod(mode)
+        host.write(KEY_FILE, KEYS.replace("usr/local/sbin/breakglass-pve", path))
+
+    return run
+
+
+def run_through_link(host: CheckedHost) -> None:
+    """Have the key lines run a link to the installed file, in a directory that every user can write."""
+    run_program("srv/breakglass-pve")(host)
+    (host.root / "srv/breakglass-pve").unlink()
+    (host.root / "srv/breakglass-pve").symlink_to("../usr/local/sbin/breakglass-pve")
+    (host.root / "srv").chmod(0o1777)
+
+
+def run_foreign_program(host: CheckedHost) -> None:
+    run_program("opt/breakglass-pve")(host)
+    os.chown(host.root / "opt", 65534, 65534)
+
+
 IN_PVE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "writable agent": (lambda host: host.agent.chmod(0o775), "breakglass-pve can be written by others than root: 0775"),
     "no qm": (remove("bin/qm"), "qm is not on PATH / run this check on the Proxmox host; PATH is "),
     "run": (write("run/breakglass", ""), "/run/breakglass can't be written: no job can be recorded, so no verb can"),
+    "a program that is not there": (
+        write(KEY_FILE, KEYS.replace("/usr/local", "/opt")),
+        "/opt/sbin/breakglass-pve does not exist / ",
+    ),
+    "a program that others can write": (
+        run_program("opt/breakglass-pve", 0o757),
+        "/opt/breakglass-pve can be written by others than root: 0757 / chmod go-w",
+    ),
+    "a program in another user's directory": (run_foreign_program, "/opt belongs to uid 65534 / chown root:root"),
+    "a link that others can replace": (run_through_link, "/srv can be written by others than root: 1777 / chmod go-w"),
     "no such VM": (name_vms("102,105"), "VM 105 has no configuration on this node / no node has one"),
     "a container": (
         name_vms("102,104"),
@@ -212,6 +247,10 @@ def lock_account_under_pam(host: CheckedHost) -> None:
 
 
 WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
+    "another program": (
+        run_program("opt/breakglass-pve"),
+        f"/{KEY_FILE}:1 runs /opt/breakglass-pve, and this check is of /usr/local/sbin/breakglass-pve / run /opt/",
+    ),
     "a missing VM in a range": (
         name_vms("102,105-106"),
         "105-106: no node has a configuration of VM 105, 106 / take what is not a VM to come out of the key line",

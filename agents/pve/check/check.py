@@ -16,6 +16,7 @@ from ..host.bounded import ask_or_none, run
 from ..host.cluster import node_name, parse_guests
 from ..host.paths import Host
 from .findings import (
+    OK,
     Finding,
     error,
     find_account,
@@ -30,7 +31,15 @@ from .findings import (
     parse_settings,
     warning,
 )
-from .key_lines import KeyLine, judge_both_kinds, judge_elsewhere, judge_key_lines, judge_vms, parse_key_lines
+from .key_lines import (
+    KeyLine,
+    forced_program,
+    judge_both_kinds,
+    judge_elsewhere,
+    judge_key_lines,
+    judge_vms,
+    parse_key_lines,
+)
 
 SSHD_SECONDS = 5.0
 FILE_SECONDS = 3.0
@@ -52,7 +61,7 @@ def check(root: str, user: str, own_file: str) -> Iterator[Finding]:
     shadow = _read_in_time(host.path("/etc/shadow")) or ""
     yield from judge_shadow(user, shadow, pam=settings.get("usepam") == "yes")
     yield from judge_sshd(settings, user)
-    yield from _check_keys(host, user, settings, passwd)
+    yield from _check_keys(host, user, settings, passwd, own_file)
 
 
 def _check_program(host: Host, own_file: str) -> Iterator[Finding]:
@@ -118,7 +127,7 @@ def _read_sshd_settings(host: Host, user: str) -> dict[str, str] | None:
     return parse_settings(ran.stdout) if ran.code == 0 else None
 
 
-def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str) -> Iterator[Finding]:
+def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str, own_file: str) -> Iterator[Finding]:
     account = find_account(passwd, user)
     paths = find_key_files(settings, user, account.home if account else "/")
     roots = _find_root_files(host, passwd)
@@ -137,8 +146,25 @@ def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str) ->
         yield from judge_key_lines(path, found)
         lines += found
     yield from judge_both_kinds(lines)
+    yield from _check_programs(host, lines, own_file)
     yield from _check_vms(host.root, lines)
     yield from _check_elsewhere(host, [path for path in roots if path not in paths], {line.key for line in lines})
+
+
+def _check_programs(host: Host, lines: Iterable[KeyLine], own_file: str) -> Iterator[Finding]:
+    """Judge the programs that the key lines run as root; the file of this check itself is judged already."""
+    first: dict[str, KeyLine] = {}
+    for line in lines:
+        first.setdefault(forced_program(line) or "", line)
+    for program, line in first.items():
+        path = host.path(program)
+        if not program or path == own_file:
+            continue
+        stats = _stat_path(host, path) or [(program, -1, 0)]
+        found = judge_file(program, stats)
+        yield found
+        if found.level == OK and stats[0][0] != os.path.realpath(own_file):
+            yield warning(f"{line.where} runs {program}, and this check is of {own_file}", f"run {program} check")
 
 
 def _judge_place(host: Host, path: str) -> Finding:
@@ -190,14 +216,24 @@ def _stat_path(host: Host, path: str) -> list[tuple[str, int, int]] | None:
 
 
 def _stat_upwards(path: str, root: str) -> object:
-    path, root = os.path.realpath(path), os.path.realpath(root)
-    found = []
-    while True:
-        try:
-            status = os.stat(path)
-            found.append((path, status.st_uid, status.st_mode))
-        except OSError:
-            found.append((path, -1, 0))
-        if path in ("/", root):
-            return found
-        path = os.path.dirname(path)
+    """Stat what a path leads to, and each link and directory on the way: a user who can change one can replace it."""
+    found: dict[str, tuple[str, int, int]] = {}
+    places = [os.path.realpath(path), path]
+    while places:
+        name = places.pop(0)
+        while name not in found:
+            found[name] = _stat_one(name)
+            if found[name][1] >= 0 and os.path.islink(name):
+                places.append(os.path.join(os.path.dirname(name), os.readlink(name)))
+            if name in ("/", root, os.path.realpath(root)):
+                break
+            name = os.path.dirname(name)
+    return list(found.values())
+
+
+def _stat_one(name: str) -> tuple[str, int, int]:
+    try:
+        status = os.stat(name)
+    except OSError:
+        return name, -1, 0
+    return name, status.st_uid, status.st_mode

@@ -90,7 +90,8 @@ def _parse_options(raw: str, begin: int, end: int) -> tuple[list[tuple[str, str,
 
 _UNDO_RESTRICT = {"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"}
 _SERVE = re.compile(  # matched as a whole: a shell runs it, so nothing may follow
-    r"/[A-Za-z0-9._/-]*breakglass-pve serve --vms ([0-9,-]+|all)((?: --read-only| --as [A-Za-z0-9@._-]{1,64})*)"
+    r"(?P<program>/[A-Za-z0-9._/-]*breakglass-pve) serve --vms "
+    r"(?P<vms>[0-9,-]+|all)(?P<rest>(?: --read-only| --as [A-Za-z0-9@._-]{1,64})*)"
 )
 
 
@@ -192,7 +193,7 @@ def served_vms(line: KeyLine) -> VmList | None:
     """Return the VMs that a line's forced command serves, None for any command but the host agent's."""
     match = _SERVE.fullmatch(line.command or "")
     try:
-        return parse_vm_list(match[1]) if match and not line.is_refused else None
+        return parse_vm_list(match["vms"]) if match and not line.is_refused else None
     except ValueError:
         return None
 
@@ -200,12 +201,18 @@ def served_vms(line: KeyLine) -> VmList | None:
 def replace_vms(raw: str, line: KeyLine, vms: VmList) -> str:
     """Return a line of ours with other VMs in its forced command; every other character stays."""
     match = _SERVE.match(raw, line.command_at)  # its characters are never quoted, so they stand there as they are
-    return raw[: match.start(1)] + str(vms) + raw[match.end(1) :] if match else raw
+    return raw[: match.start("vms")] + str(vms) + raw[match.end("vms") :] if match else raw
+
+
+def forced_program(line: KeyLine) -> str | None:
+    """Return the path of the program that a line of ours runs; None for any other line."""
+    match = _SERVE.fullmatch(line.command or "")
+    return match["program"] if match and served_vms(line) else None
 
 
 def _is_read_only(line: KeyLine) -> bool:
     match = _SERVE.fullmatch(line.command or "")
-    return match is not None and "--read-only" in match[2].split()
+    return match is not None and "--read-only" in match["rest"].split()
 
 
 def judge_elsewhere(path: str, text: str, keys: set[str]) -> Iterator[Finding]:
