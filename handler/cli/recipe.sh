@@ -12,11 +12,19 @@ umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 
-# 1. The host agent, owned by root. It is renamed into place, so that half a file is never run.
+# 1. The host agent, owned by root. It is renamed into place, so that half a file is never run. The copy is removed:
+#    it would take the place of a newer agent when this is run again after `breakglass host upgrade`.
 if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
     /usr/local/sbin/breakglass-pve.new allow --help >/dev/null # an agent of 0.1 ends this here
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
+    rm -f /root/breakglass-pve
+    echo "/root/breakglass-pve is installed as /usr/local/sbin/breakglass-pve, and removed"
+elif [ -e /usr/local/sbin/breakglass-pve ]; then
+    echo "there is no /root/breakglass-pve, so the host agent that is installed stays"
+else
+    echo "there is no /root/breakglass-pve: copy the host agent there first" >&2
+    exit 1
 fi
 /usr/local/sbin/breakglass-pve --version
 
@@ -33,6 +41,8 @@ chage -m 0 -M -1 -I -1 -E -1 @USER@
 #    to every node, and is gone when the cluster file system is. Other keys in this file stay.
 keys=/etc/ssh/authorized_keys.d/@USER@
 install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d
+exec 9</etc/ssh/authorized_keys.d
+flock 9 # as breakglass-pve allow does
 touch "$keys"
 {
     grep -a -v -F @KEYS@ "$keys" || [ $? = 1 ] # none left; -a because grep drops lines of a file that is no UTF-8
@@ -47,6 +57,7 @@ KEYS
 chown root:root "$keys.new"
 chmod 0644 "$keys.new"
 mv -f "$keys.new" "$keys"
+exec 9<&- # unlocked
 
 # 4. sshd. No ForceCommand: it would override each key's command=, and the read-only key would get power.
 #    forced-commands-only refuses a line that lost its command=. Root's own login stays as it is.

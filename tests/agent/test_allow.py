@@ -3,6 +3,7 @@
 The account has uid 0, so a line that came out wrong would be a root login.
 """
 
+import fcntl
 import os
 import resource
 import subprocess
@@ -18,6 +19,7 @@ from breakglass.agents.pve.check.key_lines import parse_key_lines, served_vms
 
 from ..support.agent import agent_program
 from ..support.hung import unserved_fuse
+from ..support.stages import flock_waiters, until
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 SERVE = "/usr/local/sbin/breakglass-pve serve --vms"
@@ -138,10 +140,12 @@ class KeyFile:
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-        command = [str(self.agent), "allow", "--root", str(self.root), *words]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit)
+        ran = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=120, preexec_fn=limit)
         assert ran.stderr == "" or ran.returncode == 2
         return ran.returncode, ran.stdout.replace(str(self.root), "").splitlines()
+
+    def command(self, *words: str) -> list[str]:
+        return [str(self.agent), "allow", "--root", str(self.root), *words]
 
     @property
     def names(self) -> list[str]:
@@ -165,6 +169,20 @@ def test_both_keys_get_the_vm(keys: KeyFile) -> None:
     again = [f"ok: line {number} serves VM 103 already: {more}" for number in (2, 3)]
     assert keys.allow("103") == (0, again)
     assert (keys.path.read_text(), keys.path.stat()) == (both.replace("102,110-119", more), status)
+
+
+def test_two_at_once(keys: KeyFile) -> None:
+    """Two processes that wait for the same edit to end: both VMs are in the file, as neither had read it before."""
+    keys.write(BOTH.encode())
+    editor = os.open(keys.path.parent, os.O_RDONLY)
+    fcntl.flock(editor, fcntl.LOCK_EX)
+    try:
+        both = [subprocess.Popen(keys.command(vm), stdout=subprocess.PIPE, text=True) for vm in ("104", "106")]
+        until(lambda: {allow.pid for allow in both} <= flock_waiters(keys.path.parent), "the wait of both")
+    finally:
+        os.close(editor)
+    said = [(allow.communicate(timeout=60)[0].count(" now\n"), allow.returncode) for allow in both]
+    assert (said, keys.path.read_text()) == ([(2, 0)] * 2, BOTH.replace(f"{SERVE} 102", f"{SERVE} 102,104,106"))
 
 
 def test_lines_of_different_people(keys: KeyFile) -> None:

@@ -3,6 +3,7 @@
 The recipe's text, and the command that prints it, are in test_recipe.py.
 """
 
+import fcntl
 import os
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 from breakglass.agents.pve.check.key_lines import parse_key_lines
 
 from ..support.installing import Door, Installed, host_keys, install_commands, new_key
+from ..support.stages import flock_waiters, until
 
 AGENT = "/usr/local/sbin/breakglass-pve"
 SERVE = f"{AGENT} serve --vms 102-103,110"
@@ -158,6 +160,37 @@ def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     assert ran.returncode == 0, ran.stderr
     assert "event not found" not in ran.stderr
     assert [file.read_text() for file in files] == before
+
+
+@pytest.mark.real("sshd")
+def test_the_copy_is_installed_once(host: Installed) -> None:
+    """It is gone after that, so a second run leaves a host agent that was upgraded; without either, it ends."""
+    copy, agent = host.root / "breakglass-pve", host.sbin / "breakglass-pve"
+    newer = f"{agent.read_text()}# newer\n"
+    assert (copy.exists(), f"{copy.name} is installed as " in host.first.stdout) == (False, True)
+    agent.write_text(newer)
+    ran = host.run("/bin/sh", "-s", stdin=host.recipe)
+    assert (ran.returncode, agent.read_text()) == (0, newer), ran.stderr
+    assert "there is no /root/breakglass-pve, so the host agent that is installed stays\n" in ran.stdout
+    agent.unlink()
+    ran = host.run("/bin/sh", "-s", stdin=host.recipe)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "there is no /root/breakglass-pve: copy the host agent there first\n"
+
+
+@pytest.mark.real("sshd")
+def test_the_recipe_waits_for_another_edit_of_the_keys(host: Installed) -> None:
+    """It reads the key file after an edit that is under way, so what that adds stays."""
+    added = f'restrict,command="{SERVE} --read-only" {new_key()[1]} a colleague\n'
+    editor = os.open(host.keys.parent, os.O_RDONLY)
+    fcntl.flock(editor, fcntl.LOCK_EX)
+    try:
+        process = subprocess.Popen(host.inside("/bin/sh", "-c", host.recipe), stdout=subprocess.DEVNULL, cwd="/")
+        until(lambda: flock_waiters(host.keys.parent), "the recipe's wait")
+        host.keys.write_text(added + host.keys.read_text())
+    finally:
+        os.close(editor)
+    assert (process.wait(timeout=60), host.keys.read_text().count(added)) == (0, 1)
 
 
 @pytest.mark.real("sshd")

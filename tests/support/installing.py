@@ -144,12 +144,13 @@ class Installed:
         return self.run("/usr/local/sbin/breakglass-pve", "check")
 
     def restore(self) -> None:
-        """Put back what the recipe left: the files of CHANGED, root's own, and the agent's mode."""
+        """Put back what the recipe left: the files of CHANGED, root's own, and the agent."""
         kept = self.directory / "etc.kept"
         subprocess.run(["rm", "-rf", *(str(self.etc / name) for name in CHANGED)], check=True)
         subprocess.run(["cp", "-a", *(str(kept / name) for name in CHANGED), str(self.etc)], check=True)
         for child in (self.root / ".ssh").iterdir():
             child.unlink()
+        (self.sbin / "breakglass-pve").write_text(bundle())
         (self.sbin / "breakglass-pve").chmod(0o755)
 
     @property

@@ -33,6 +33,13 @@ def until(seen: Callable[[], object], what: str) -> None:
         time.sleep(0.005)
 
 
+def flock_waiters(path: Path) -> set[int]:
+    """Return the processes that wait for the flock of a file or a directory, as /proc/locks lists them."""
+    inode, lines = str(path.stat().st_ino), Path("/proc/locks").read_text().splitlines()
+    waiting = [line.split() for line in lines if " -> FLOCK " in line]
+    return {int(fields[5]) for fields in waiting if fields[6].rpartition(":")[2] == inode}
+
+
 def writer_of(fifo: Path) -> int:
     """Return the writing end of a FIFO once a process reads it, which then waits until that is closed."""
     found: list[int] = []

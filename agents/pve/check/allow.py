@@ -1,12 +1,14 @@
 """`breakglass-pve allow`: lets the keys of this host reach one more VM. It edits Breakglass's own key file only.
 
-The account has uid 0, so nothing but the number may change: the file is read and written byte for byte.
+The account has uid 0, so nothing but the number may change: the file is read and written byte for byte. The recipe of
+`breakglass host install-commands` and this command lock the directory meanwhile: of two edits at once, none is lost.
 """
 
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from ..host.bounded import ask_or_none
 from ..host.cluster import parse_guests
@@ -26,20 +28,36 @@ def allow(root: str, user: str, vmid: int) -> Iterator[Finding]:
         yield error(f"{vmid} is a container, and a key serves VMs only", "use pct for it")
         return
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            text, status = file.read(), os.fstat(file.fileno())
+        with _lock_directory(os.path.dirname(path)):  # not before /etc/pve was asked: its child may stay and hold it
+            findings = _edit(path, vmid)
     except OSError as failure:
         hint = "run the commands that `breakglass host install-commands` prints"
-        yield error(f"{path} can't be read: {failure}", hint)
-        return
+        findings = [error(f"{path} can't be read: {failure}", hint)]
+    yield from findings
+
+
+@contextmanager
+def _lock_directory(path: str) -> Iterator[None]:
+    """Hold the lock of a directory of key files; wait for another edit to end. A file can't be: it is replaced."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _edit(path: str, vmid: int) -> list[Finding]:
+    """Add a VM to a key file; return what was done. Raises OSError for a file that can't be read."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        text, status = file.read(), os.fstat(file.fileno())
     more, findings = add_vm(text, vmid)
     if more != text:
         try:
             _replace(path, more, status)
         except OSError as failure:
-            yield error(f"{path} can't be written: {failure}", "it is as it was")
-            return
-    yield from findings
+            return [error(f"{path} can't be written: {failure}", "it is as it was")]
+    return findings
 
 
 def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
