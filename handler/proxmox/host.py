@@ -25,6 +25,7 @@ from .wire import Replay, vmid_in
 RETRY_SECONDS = 20.0  # for sending a request again whose answer was lost
 RETRY_PAUSE = 0.5
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only for a request
+QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
 MOVED = "host-changed"  # the cause when a reload gave the VM another host
 _FINAL = ("key-not-accepted", "host-key-differs", MOVED)  # causes that another attempt does not change
@@ -77,9 +78,12 @@ class HostConnection:
 
         `ping_first` makes sure that a quiet connection answers before the request is sent. When the answer is lost,
         the same line is sent again for RETRY_SECONDS; the id makes that safe. When the connection ended before the
-        line was sent, the line is sent once over a new connection.
+        line was sent, the line is sent once over a new connection. One late answer closes no connection on which the
+        host agent still answers: it carries the requests of the host's other VMs.
         """
-        replay, first_loss, reconnected = Replay(), None, False
+        replay, reconnected = Replay(), False
+        first_loss: float | None = None
+        began = time.monotonic()
         while True:
             try:
                 link = await self._ready(ping_first)
@@ -97,9 +101,9 @@ class HostConnection:
                     raise
                 await self._pause_or_give_up(first_loss, error.reason, error.cause in _FINAL)
             except Lost as error:
-                if not link.session_ended:
+                if not await link.answers():
                     link.abort()
-                first_loss = first_loss or time.monotonic()
+                first_loss = first_loss or (time.monotonic() if ping_first else began)  # a late read is late for good
                 await self._pause_or_give_up(first_loss, error.message)
 
     def _check_place(self, line: str) -> None:
@@ -116,14 +120,9 @@ class HostConnection:
     async def _ready(self, ping_first: bool) -> Link:
         for _ in range(2):
             link = await self._connected()
-            try:
-                if ping_first:
-                    await link.ping()
+            if not ping_first or await link.answers(QUIET_SECONDS):
                 return link
-            except Lost:  # the connection had died; the request was not sent yet
-                link.abort()
-                if self._link is link:
-                    self._link = None
+            link.abort()  # the connection had died; the request was not sent yet
         raise Unreached("timeout", f"{self.host.ssh} does not answer", "look at the host's console")
 
     # --- connecting ---

@@ -22,7 +22,6 @@ from .patience import FIRST_SECONDS, Patience
 from .wire import PING_LINE, SESSION_LINE, LineBuffer, is_message
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
-QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
 SESSION_PAUSE = 30.0  # between two attempts to open a session on the same connection
 
 
@@ -37,6 +36,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
         self.last_data = 0.0
         self.closed = False
+        self._is_agent = False  # once it has sent a message: another forced command may send anything
         self.handshake = Handshake()
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
@@ -70,6 +70,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             return
         if not isinstance(message, dict) or not is_message(message):
             return
+        self._is_agent = True
         tag = message.pop("tag", None)
         if tag == "hello":  # the host agent was replaced, and the session goes on in the new one
             self.hear(message)
@@ -80,6 +81,16 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         """Keep what a `ping` that succeeded says of the host agent."""
         if message["type"] == "result" and message["exit_code"] == 0:
             self.handshake = read_handshake(message)
+
+    async def ping(self) -> None:
+        """Raise Lost when the host agent sends nothing for ALIVE_SECONDS, neither its answer nor another one."""
+        began = time.monotonic()
+        try:
+            async for message in self.ask(PING_LINE, ALIVE_SECONDS):
+                self.hear(message)
+        except Lost:
+            if self.closed or not self._is_agent or self.last_data < began:
+                raise
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End every request that waits."""
@@ -145,7 +156,7 @@ class Link:
         with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
                 await self.conn.create_session(lambda: channel, SESSION_LINE, encoding=None)
-            await self._ping(channel)
+            await channel.ping()
             self.channel = channel
 
     async def shake_hands(self) -> None:
@@ -155,19 +166,24 @@ class Link:
                 result = (await self._execs.ask_now(PING_LINE))[-1]
                 self._by_exec = read_handshake(result) if result["exit_code"] == 0 else Handshake()
 
-    async def _ping(self, channel: Channel) -> None:
-        async for message in channel.ask(PING_LINE, ALIVE_SECONDS):
-            channel.hear(message)
+    async def answers(self, quiet_seconds: float = 0.0) -> bool:
+        """Tell whether the host agent answers a `ping`, or has sent something in the last few seconds.
 
-    async def ping(self) -> None:
-        """Raise Lost unless the host agent answers now or sent something a moment ago."""
-        if self.channel is not None and time.monotonic() - self.channel.last_data >= QUIET_SECONDS:
-            await self._ping(self.channel)
+        Where no session is open, the connection counts as good until asyncssh's keepalive ends it.
+        """
+        channel = self.channel
+        if channel is not None and not channel.closed and time.monotonic() - channel.last_data >= quiet_seconds:
+            try:
+                await channel.ping()
+            except Lost:
+                return channel.closed and self.alive
+        return self.alive
 
     async def ask(self, line: str) -> AsyncIterator[Message]:
         """Send a request on the session, or as an exec of its own."""
-        if self.session_ended or (self.channel is None and time.monotonic() - self._tried_session > SESSION_PAUSE):
-            self.channel = None
+        if self.channel is not None and self.channel.closed:
+            self.channel, self._tried_session = None, float("-inf")
+        if self.channel is None and time.monotonic() - self._tried_session > SESSION_PAUSE:
             await self.open_session()
         if self.channel is not None:
             async for message in self.channel.ask(line):
@@ -183,11 +199,6 @@ class Link:
     async def closed(self) -> None:
         """Return once the connection has ended."""
         await self.conn.wait_closed()
-
-    @property
-    def session_ended(self) -> bool:
-        """Tell whether the session ended: none of its requests can still arrive."""
-        return self.channel is not None and self.channel.closed
 
     def abort(self) -> None:
         """Close the connection and discard unsent bytes: a request that timed out must not arrive minutes later."""

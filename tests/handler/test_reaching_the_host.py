@@ -13,23 +13,25 @@ import asyncssh
 import pytest
 
 import breakglass.proxmox.connect
+import breakglass.proxmox.host
 import breakglass.proxmox.link
 from breakglass.auth.signing import Caller
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
 from breakglass.errors import Lost, Unreached
 from breakglass.proxmox.host import HostConnection
-from breakglass.proxmox.link import Link
+from breakglass.proxmox.link import Channel, Link
 from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.run import Run, SentIds
 
+from ..support.agent import set_constants
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
 from ..support.proxy import Proxy, proxy_to
 from ..support.signals import signal_process
 from ..support.sshd import Sshd, descendants
-from ..support.stages import memory, until
+from ..support.stages import memory, until, writer_of
 
 pytestmark = pytest.mark.real("sshd")
 Open = Callable[..., HostConnection]
@@ -256,6 +258,42 @@ async def test_identical_reads_in_flight_are_asked_once(open_host: Open) -> None
     assert host.link.channel.sent - before <= 2
 
 
+# A status that waits as long as nobody writes to a pipe; the other requests are answered.
+HUNG_STATUS = """
+real = find("read")
+
+def read(key, request, bundle):
+    if request.verb == "status":
+        open(key.root + "/hung").read()
+    yield from real(key, request, bundle)
+
+replace(read=read)
+"""
+
+
+async def test_a_read_that_hangs_cuts_no_other_request(
+    open_host: Open, sshd: Sshd, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late status fails alone: the host agent still answers, so the stop beside it keeps its connection."""
+    os.mkfifo(world.root / "hung")
+    os.mkfifo(world.root / "gate")
+    misbehave(world.root, gate="stop")
+    set_constants(world, HUNG_STATUS)
+    host = open_host()
+    stop = host.run("stop vm=102 id=beside-a-read-1 by=operator")
+    await anext(stop)
+    link = host.link
+    monkeypatch.setattr(Channel.ask, "__defaults__", (0.5,))  # seconds until the first message
+    with pytest.raises(Lost, match=r"no answer in 0\.5 s"):
+        await host.read("status vm=102")
+    os.close(await asyncio.to_thread(writer_of, world.root / "hung"))
+    assert host.link is link is not None
+    (world.root / "gate").write_text("")
+    result = (await collected(stop))[-1]
+    assert (result["outcome"], result["attached"]) == ("done", False)
+    assert sshd.logged().count("Accepted publickey") == 1
+
+
 async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: Sshd) -> None:
     """When the resident agent is killed, the next verb still works, on the same connection."""
     host = open_host()
@@ -282,7 +320,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that no longer answers is found out by a ping: the verb itself goes over a new one."""
-    monkeypatch.setattr(breakglass.proxmox.link, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(breakglass.proxmox.host, "QUIET_SECONDS", 0)
     monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 1)
     host = open_host()
     await host.read("status vm=102")

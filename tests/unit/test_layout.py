@@ -290,7 +290,7 @@ def production() -> dict[str, Path]:
 
 
 def test_one_seam_knows_asyncssh() -> None:
-    """A connection, its opening, its execs and the key reader import the SSH library: its failures end here."""
+    """Only a connection, its opening, its execs and the key reader import the SSH library: its failures end here."""
     found = {name for name, path in production().items() if any(m.startswith("asyncssh") for m in imported(tree(path)))}
     assert found == {"proxmox/link.py", "proxmox/execs.py", "proxmox/connect.py", "config/ssh_keys.py"}
 
