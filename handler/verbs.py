@@ -4,11 +4,10 @@ This is the only list of them; a contract test compares it with the host agent, 
 deadlines: the host agent sends the deadline of each job.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """One word of the grammar."""
 
     name: str
@@ -48,8 +47,7 @@ VERBS = {
 ALLOWABLE = (*VERBS, "chat")
 
 
-@dataclass(frozen=True)
-class Override:
+class Override(NamedTuple):
     """A refusal that a person may lift with `anyway`: for which verbs, and what that can cost."""
 
     verbs: tuple[str, ...]

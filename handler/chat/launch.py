@@ -8,7 +8,6 @@ import contextlib
 import os
 import socket
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 from ..claude import command
@@ -56,7 +55,7 @@ def _launch(
         store.save_proposals(lock, turn_dir, request.still_open)
         job = command.prepare_job(settings, request, store.make_work_dir(turn_dir))
         cancel = str(turn_dir / "cancel")
-        return start_runner(replace(job, cancel=cancel, silence_seconds=SILENCE_SECONDS), log, lock)
+        return start_runner(job._replace(cancel=cancel, silence_seconds=SILENCE_SECONDS), log, lock)
     except Exception as error:  # a full disk, a missing user, a defect of ours
         hint = "check [chat] and the handler's log; the power verbs don't need claude"
         with contextlib.suppress(OSError):  # each reader of the log tries to write an ending, too
@@ -75,8 +74,8 @@ def start_runner(job: RunnerJob, log: int, lock: int) -> Started:
     """
     control, theirs = socket.socketpair()
     with os.fdopen(os.memfd_create("job"), "w+b") as standard_input, theirs:
-        fds = {"log": log, "lock": lock, "control": theirs.fileno()}
-        standard_input.write(replace(job, **fds).to_json())  # type: ignore[arg-type]  # all three are numbers
+        job = job._replace(log=log, lock=lock, control=theirs.fileno())
+        standard_input.write(job.to_json())
         standard_input.seek(0)
         process = subprocess.Popen(
             isolated_command("claude.runner"),
@@ -84,7 +83,7 @@ def start_runner(job: RunnerJob, log: int, lock: int) -> Started:
             stdout=subprocess.DEVNULL,
             env={},
             cwd="/",
-            pass_fds=tuple(fds.values()),
+            pass_fds=(job.log, job.lock, job.control),
             start_new_session=True,
         )
     return process, control

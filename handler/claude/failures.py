@@ -4,9 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 Table = Mapping[str, Any]
 
@@ -14,11 +12,11 @@ _VERBS_WORK = "the power verbs don't need claude"
 _SIGN_IN = f"put a credential into [chat] env or env_file; {_VERBS_WORK}"
 _AGAIN = f"try again in a minute; {_VERBS_WORK}"
 _NEW = "send the prompt without a session to begin a new conversation"
+_MOST_MINUTES = 2**31  # since 1970; a larger number is no time
 _QUOTED_CHARS = 2000  # of claude's own text that a sentence repeats
 
 
-@dataclass(frozen=True)
-class End:
+class End(NamedTuple):
     """How claude's process ended.
 
     `stopped` is a key of _STOPPED: why the runner stopped the process. `exit` is negative for a signal, and None when
@@ -136,6 +134,7 @@ def _describe_result(result: Table, limits: Table) -> dict[str, str]:
 
 def _until(limits: Table) -> str:
     try:
-        return f" until {datetime.fromtimestamp(float(limits['resetsAt']), UTC):%H:%M} UTC"
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        minutes = int(float(limits["resetsAt"])) // 60
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ""
+    return f" until {minutes // 60 % 24:02}:{minutes % 60:02} UTC" if 0 < minutes < _MOST_MINUTES else ""

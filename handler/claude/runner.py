@@ -12,9 +12,7 @@ starts the ssh-agent. So a sessions.dir that hangs delays neither a cancellation
 
 import errno
 import os
-import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -52,15 +50,14 @@ class Runner:
 
     def __init__(self, job: RunnerJob) -> None:
         self.job = job
-        self.control = socket.socket(fileno=job.control)
-        self.control.setblocking(False)
+        os.set_blocking(job.control, False)
         self.pid = self.agent_pid = 0
         self.exit: int | None = None
         self.stopped = ""
         self.missing = ""
         self.stderr = b""
         self.framer = Framer()
-        self.translator = Translator(job.vm, lambda: f"{PROPOSAL_ID}{secrets.token_hex(12)}", first=2)
+        self.translator = Translator(job.vm, lambda: f"{PROPOSAL_ID}{os.urandom(12).hex()}", first=2)
         self.writer = LogWriter(job.log, job.cancel, self._notify)
         self.started_at = self.last_output_at = time.monotonic()
         self._ladder = SignalLadder()
@@ -94,7 +91,7 @@ class Runner:
         self._readers.add(out, lambda: self._read(out, self._write_events))
         self._readers.add(err, lambda: self._read(err, self._keep_stderr))
         self._readers.add(status, lambda: self._read_status(status))
-        self._readers.add(self.control.fileno(), self._read_control)
+        self._readers.add(job.control, self._read_control)
         if job.agent_key:
             self.agent_pid = run_ssh_agent(job.agent_key, job.agent_socket, job.uid, job.gid)
 
@@ -149,11 +146,11 @@ class Runner:
     def _read_control(self) -> None:
         """Read what the handler sends."""
         try:
-            commands = self.control.recv(16)
+            commands = os.read(self.job.control, 16)
         except OSError:
             commands = b""
         if not commands:
-            self._readers.remove(self.control.fileno())
+            self._readers.remove(self.job.control)
             self.stop("shutting-down")
         elif STOP in commands:
             self.stop("shutting-down", FAST_LADDER)
@@ -193,7 +190,7 @@ class Runner:
     def _notify(self) -> None:
         """Tell the handler that the log has grown."""
         try:
-            self.control.send(b".")
+            os.write(self.job.control, b".")
         except OSError:  # the handler is gone, or has unread bytes already
             pass
 

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class RunnerJob:
+class RunnerJob(NamedTuple):
     """One turn to run: claude's command, its limits, and the descriptors that the runner inherits.
 
     `uid` and `gid` are None where claude runs as the handler's own user. With an `agent_key`, an ssh-agent that holds
@@ -14,13 +13,13 @@ class RunnerJob:
     """
 
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(repr=False)
+    env: Mapping[str, str]
     cwd: str
-    prompt: str = field(repr=False)
+    prompt: str
     vm: str
     uid: int | None = None
     gid: int | None = None
-    agent_key: str = field(default="", repr=False)
+    agent_key: str = ""
     agent_socket: str = ""
     cancel: str = ""
     turn_seconds: float = 1800
@@ -29,9 +28,13 @@ class RunnerJob:
     lock: int = -1
     control: int = -1
 
+    def __repr__(self) -> str:
+        """Return the command alone: the environment, the prompt and the key are secrets."""
+        return f"RunnerJob(argv={self.argv!r})"
+
     def to_json(self) -> bytes:
         """Return the job as the runner reads it from standard input."""
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(self._asdict()).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "RunnerJob":

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-from dataclasses import dataclass
 
 from .processes import PR_SET_PDEATHSIG, prctl
 
@@ -18,12 +17,11 @@ _PATH = {"PATH": "/usr/bin:/bin"}
 _UNTIL_PIPE_CLOSES = 'echo "$SSH_AGENT_PID"; exec cat'
 
 
-@dataclass(frozen=True)
 class SshAgent:
     """A running ssh-agent. It runs until the standard input of `process` is closed."""
 
-    process: "subprocess.Popen[bytes]"
-    pid: int
+    def __init__(self, process: "subprocess.Popen[bytes]", pid: int) -> None:
+        self.process, self.pid = process, pid
 
 
 def run_ssh_agent(key: str, socket: str, uid: int | None, gid: int | None) -> int:

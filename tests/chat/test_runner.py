@@ -8,7 +8,6 @@ import resource
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from breakglass.claude import ssh_agent
 from breakglass.claude.logwriter import LogWriter
 from breakglass.claude.runner import CANCEL, LAST_SECONDS
 from breakglass.claude.runner_job import RunnerJob
+from breakglass.isolated import isolated_command
 from breakglass.threads import DaemonThreads, run_in_thread
 
 from ..support.hung import unserved_fuse
@@ -93,9 +93,9 @@ def test_a_disk_that_was_full_leaves_whole_lines(tmp_path: Path) -> None:
 def test_a_log_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path, limit: str) -> None:
     """The runner can't write an event, and ends claude all the same."""
     script = f"echo '{TEXT}'; {job.argv[-1]}"
-    job = replace(job, argv=("/bin/sh", "-c", script))
+    job = job._replace(argv=("/bin/sh", "-c", script))
     if limit.endswith("_seconds"):
-        job = replace(job, **{limit: 1.0})  # type: ignore[arg-type]
+        job = job._replace(**{limit: 1.0})  # type: ignore[arg-type]
     with full_pipe() as log, running_turn(job, log, tmp_path) as (_, control):
         if limit == "cancel":
             control.send(CANCEL)
@@ -110,7 +110,7 @@ def test_a_directory_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -
     """The look for the file `cancel` does not return, and the turn ends when its time is over."""
     (tmp_path / "hangs").mkdir()
     log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
-    job = replace(job, cancel=str(tmp_path / "hangs/cancel"), turn_seconds=1.0)
+    job = job._replace(cancel=str(tmp_path / "hangs/cancel"), turn_seconds=1.0)
     with unserved_fuse(tmp_path / "hangs"), running_turn(job, log, tmp_path):
         wait_until_gone(nap(41), END_SECONDS)
     os.close(log)
@@ -122,7 +122,7 @@ def test_an_ssh_agent_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) 
     (tmp_path / "hangs").mkdir()
     log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     script = f"exec {nap(41)}"  # which ends at the first SIGINT
-    job = replace(job, argv=("/bin/sh", "-c", script), agent_key="a key", agent_socket=str(tmp_path / "hangs/agent"))
+    job = job._replace(argv=("/bin/sh", "-c", script), agent_key="a key", agent_socket=str(tmp_path / "hangs/agent"))
     with unserved_fuse(tmp_path / "hangs"), running_turn(job, log, tmp_path) as (process, control):
         wait_for_process(job.agent_socket)
         control.send(CANCEL)
@@ -146,12 +146,24 @@ async def test_an_ssh_agent_has_its_time(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_key_that_can_not_be_loaded_ends_the_turn(job: RunnerJob, tmp_path: Path) -> None:
     """The error says so."""
     log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
-    job = replace(job, agent_key="no key", agent_socket=str(tmp_path / "agent"))
+    job = job._replace(agent_key="no key", agent_socket=str(tmp_path / "agent"))
     with running_turn(job, log, tmp_path) as (process, _):
         process.wait(END_SECONDS)
     events = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
     assert "read-only key" in events[0]["message"]
     os.close(log)
+
+
+# --- its start ---
+
+
+def test_the_runner_imports_little() -> None:
+    """A turn waits for these imports: `dataclasses` alone brings `inspect`, and `secrets` OpenSSL."""
+    *python, code = isolated_command("claude.runner")
+    listed = code.replace("sys.exit(main())", "print(*sys.modules)")
+    loaded = set(subprocess.run([*python, listed], env={}, capture_output=True, text=True, check=True).stdout.split())
+    assert {"json", "breakglass.claude.runner", "breakglass.claude.ssh_agent"} <= loaded
+    assert loaded & {"asyncio", "dataclasses", "datetime", "hashlib", "inspect", "secrets", "socket"} == set()
 
 
 # --- threads ---

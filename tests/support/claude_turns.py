@@ -86,7 +86,7 @@ class Place:
     def command(self, line: str, vm: Vm) -> tuple[bool, str]:
         """Run a command as claude would, without claude; return whether it went well, and what it said."""
         job, directory = self.prepare(self.turn("", vm=vm))
-        exit, out, err = start(replace(job, argv=(f"{directory}/shell", line)))
+        exit, out, err = start(job._replace(argv=(f"{directory}/shell", line)))
         return exit == 0, (out + err).decode().strip()
 
 
