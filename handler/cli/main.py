@@ -125,11 +125,18 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
         "--from", dest="source", metavar="ADDRESS", help="the handler's address, which sshd then never penalises"
     )
     install.set_defaults(run=host.host_install_commands)
-    update = commands.add_parser("upgrade", help="copy the host agent to a host by your own ssh (BREAKGLASS_CONFIG)")
+    update = commands.add_parser(
+        "upgrade",
+        help="copy the host agent to a host by your own ssh (BREAKGLASS_CONFIG)",
+        description="Copy the host agent to a host by your own ssh, which checks the host's key as it always does. "
+        "Of BREAKGLASS_CONFIG only ssh of each [hosts.NAME] is read: a copy without the secrets is enough.",
+    )
     which = update.add_mutually_exclusive_group()
-    which.add_argument("host", nargs="?", metavar="HOST", help="needed only if there are several")
+    which.add_argument(
+        "host", nargs="?", metavar="HOST", help="a host of the configuration, or USER@ADDRESS[:PORT] without one"
+    )
     which.add_argument("--all", action="store_true", help="every host of the configuration")
-    update.add_argument("--login", metavar="USER", default="root", help="who logs in there (default: root)")
+    update.add_argument("--login", metavar="USER", help="who logs in there (default: root)")
     update.set_defaults(run=upgrade.host_upgrade)
 
 

@@ -1,14 +1,19 @@
-"""`breakglass host upgrade`: copy the host agent to Proxmox hosts, through the operator's own `ssh`."""
+"""`breakglass host upgrade`: copy the host agent to Proxmox hosts, through the operator's own `ssh`.
+
+It needs no secret: of the configuration it reads the hosts' addresses alone, and an address can be named instead.
+"""
 
 import argparse
-import os
+import json
 import subprocess
+from dataclasses import replace
 
 from ..agents.bundle import bundle, bundle_digest
-from ..config.load import config_path, load_config
-from ..config.model import Host
+from ..config.addresses import parse_address
+from ..config.load import config_path, load_addresses
+from ..config.model import Address
+from ..config.problems import Problem
 from .errors import CommandError
-from .host import find_host
 from .install import AGENT
 from .output import DONE, FAILED, complain, say
 
@@ -30,34 +35,62 @@ SECONDS = 120.0  # a person may have to type a passphrase
 
 def host_upgrade(arguments: argparse.Namespace) -> int:
     """Copy the host agent to one host or to all; print each host's versions, the one before and the one after."""
-    config = load_config(config_path(), os.environ)
-    hosts = list(config.hosts.values()) if arguments.all else [find_host(config, arguments.host)]
-    done = [_upgrade(host, arguments.login) for host in hosts]
-    if arguments.all and config.hosts_off:
-        complain(f"not upgraded, because their entries have a fault: {', '.join(config.hosts_off)}", "mend them")
-        return FAILED
-    if not all(done):
+    hosts, problems = _find_hosts(arguments)
+    done = [_upgrade(name, address) for name, address in hosts.items()]
+    for problem in problems:
+        complain(f"not upgraded: {problem.path} {problem.message}", problem.hint)
+    if problems or not all(done):
         return FAILED
     say("a session that is open goes on in the new file by itself, within about 12 s")
     return DONE
 
 
-def _upgrade(host: Host, login: str) -> bool:
+def _find_hosts(arguments: argparse.Namespace) -> tuple[dict[str, Address], list[Problem]]:
+    """Return where to log in for each host that is meant, and the problems with others that are meant."""
+    name = arguments.host
+    if name is not None and "@" in name:
+        return {name: _address_of(name, arguments.login)}, []
+    known, problems = load_addresses(config_path())
+    hosts = {name: replace(address, user=arguments.login or "root") for name, address in known.items()}
+    if arguments.all:
+        return hosts, problems
+    if name is None and len(hosts) == 1 and not problems:
+        return hosts, []
+    if name in hosts:
+        return {name: hosts[name]}, []
+    for problem in problems:
+        if name is None or f"{problem.path}.".startswith(f"hosts.{name}."):
+            raise CommandError(f"not upgraded: {problem.path} {problem.message}", problem.hint)
+    hint = f"use one of {', '.join(hosts)}, or an address like root@192.0.2.10"
+    if name is None:
+        raise CommandError("there are several hosts; name one, or give --all", hint)
+    raise CommandError(f"{json.dumps(name[:40])} is no host of {config_path()}", hint)
+
+
+def _address_of(text: str, login: str | None) -> Address:
+    address = parse_address(text)
+    if address is None:
+        raise CommandError(f"{json.dumps(text[:40])} is not an address", "write it like root@192.0.2.10:22")
+    return replace(address, user=login or address.user)
+
+
+def _upgrade(name: str, address: Address) -> bool:
     """Upgrade one host; tell whether that worked."""
-    way = ["ssh", "-p", str(host.ssh.port), "--", f"{login}@{host.ssh.host}"]
+    port = [] if address.port == 22 else ["-p", str(address.port)]  # ssh's own setting may name another one
+    way = ["ssh", *port, "--", f"{address.user}@{address.host}"]
     command = [*way, _INSTALL.replace("@DIGEST@", bundle_digest())]
     try:
         ran = subprocess.run(command, input=bundle().encode(), stdout=subprocess.PIPE, timeout=SECONDS)
     except FileNotFoundError:
         raise CommandError("ssh is not installed", "install openssh-client") from None
     except subprocess.TimeoutExpired:
-        complain(f"{host.name}: no end in {SECONDS:g} s", "the agent there is the old one or the new one, both whole")
+        complain(f"{name}: no end in {SECONDS:g} s", "the agent there is the old one or the new one, both whole")
         return False
     if ran.returncode == 0:
-        say(f"{host.name}: {ran.stdout.decode('utf-8', 'replace').strip()}")
+        say(f"{name}: {ran.stdout.decode('utf-8', 'replace').strip()}")
         return True
     why = "the host could not install it; the host agent there is as it was"
     if ran.returncode == 255:
         why = "ssh failed; the host agent there is the old one or the new one, both whole"
-    complain(f"{host.name}: {why}", f"try: {' '.join(way)}")
+    complain(f"{name}: {why}", f"try: {' '.join(way)}")
     return False

@@ -14,15 +14,22 @@ _HOST_KEY_HINT = "copy it on the host's console: cat /etc/ssh/ssh_host_ed25519_k
 Lines = tuple[str, ...]
 
 
-def read_address(entry: Entry, key: str) -> Address | None:
-    """Return the address `user@host[:port]`; None, with a problem, for anything else."""
-    text = entry.get_str(key)
+def parse_address(text: str) -> Address | None:
+    """Return the address `user@host[:port]`; None for any other text."""
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match["port"] or 22) not in range(1, 65536):
-        message = f"is not an address: {quoted(text)}" if text else "is missing"
-        entry.problem(key, message, f'write it like {key} = "breakglass@192.0.2.10:22"')
         return None
     return Address(match["user"], match["host"].strip("[]"), int(match["port"] or 22))
+
+
+def read_address(entry: Entry, key: str) -> Address | None:
+    """Return the address that a key has; None, with a problem, for anything else."""
+    text = entry.get_str(key)
+    address = parse_address(text)
+    if address is None:
+        message = f"is not an address: {quoted(text)}" if text else "is missing"
+        entry.problem(key, message, f'write it like {key} = "breakglass@192.0.2.10:22"')
+    return address
 
 
 def read_host_keys(entry: Entry, prefix: str) -> tuple[Lines, Lines]:

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..auth.signing import SIGNATURE
+from .addresses import read_address
 from .alerts import read_rules
 from .callers import read_callers
 from .chat import read_chat
 from .hosts import read_hosts
-from .model import Config
+from .model import Address, Config
 from .problems import ConfigError, Problem
 from .reader import Entry, ExposedError, Read
 from .secret_files import describe_exposure
@@ -29,11 +30,14 @@ def parse(text: str, read: Read) -> Config:
 
     Raises ConfigError, also with all problems, when the usable part is too little for a rescue.
     """
+    return _config(_parse_toml(text, read))
+
+
+def _parse_toml(text: str, read: Read) -> Entry:
     try:
-        data = tomllib.loads(text)
+        return Entry(tomllib.loads(text), read, [])
     except (ValueError, RecursionError) as error:  # tomllib raises others for a huge number and for deep nesting
         raise ConfigError([Problem("(file)", f"is not TOML: {error}", "check its quotes and brackets")]) from None
-    return _config(Entry(data, read, []))
 
 
 def _config(top: Entry) -> Config:
@@ -92,11 +96,7 @@ def config_path() -> Path:
 
 def load_config(path: Path, environment: Mapping[str, str]) -> Config:
     """Return the usable part of the configuration file; raise ConfigError when that is too little."""
-    try:
-        status = path.stat()
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError([_unreadable(path, error)]) from None
+    text, status = _read_file(path)
     if exposure := describe_exposure(path, status, environment):
         raise ConfigError([Problem(str(path), f"is not safe: {exposure}", f"chmod 600 {path}")])
     files = [str(path)]
@@ -109,6 +109,27 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
             return file.read()
 
     return replace(parse(text, read), files=tuple(files))
+
+
+def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
+    """Return the address of each host of a configuration file, and what is wrong with the others.
+
+    For a machine that has no secrets: it reads `hosts.NAME.ssh` alone, opens no other file, and lets any user read it.
+    """
+    top = _parse_toml(_read_file(path)[0], lambda _: "")
+    entries = top.get_tables("hosts")
+    found = {name: None if entry.is_faulty else read_address(entry, "ssh") for name, entry in entries.items()}
+    if not found:
+        raise ConfigError(top.problems)
+    return {name: address for name, address in found.items() if address}, top.problems
+
+
+def _read_file(path: Path) -> tuple[str, os.stat_result]:
+    try:
+        status = path.stat()
+        return path.read_text(encoding="utf-8"), status
+    except (OSError, ValueError) as error:
+        raise ConfigError([_unreadable(path, error)]) from None
 
 
 def _unreadable(path: Path, error: Exception) -> Problem:
