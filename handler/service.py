@@ -90,7 +90,7 @@ class Service:
                 self.rejected_since = None
                 self._use(config)
                 self._spawn(self.chatting.use(config))
-                audit.note("reload", **in_force(config))
+                audit.note("reload", **config.summary)
 
     def _keep_hosts(self, config: Config) -> None:
         """Raise ConfigError when a host that is in use would be off: a connection that works is not given up."""
@@ -153,9 +153,3 @@ class Service:
     async def read(self, vm: Vm, line: str) -> list[Message]:
         """Return the messages of a request that changes nothing; raise Unreached or Lost."""
         return await self.run_on_host(vm, lambda host: host.read(line))
-
-
-def in_force(config: Config) -> dict[str, object]:
-    """Return a configuration's names and problems, for the audit."""
-    callers = [caller.name for caller in config.callers]
-    return {"vms": list(config.vms), "callers": callers, "problems": list_problems(config.problems)}

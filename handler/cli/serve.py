@@ -34,8 +34,7 @@ def serve(arguments: argparse.Namespace) -> int:
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory: other processes of this user can't read it
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
     try:
-        from ..service import in_force  # the other commands start without a server
-        from ..web.server import make_server
+        from ..web.server import make_server  # the other commands start without a server
     except Exception as error:  # after half an upgrade a library can raise any exception
         hint = "install Breakglass again, with its dependencies"
         raise CommandError(f"the handler can't start: {error!r}", hint) from None
@@ -50,7 +49,7 @@ def serve(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _exit_quietly)
     log = audit.Writer()
     log.start()
-    audit.note("start", address=f"{host}:{sockets[0].getsockname()[1]}", **in_force(config))
+    audit.note("start", address=f"{host}:{sockets[0].getsockname()[1]}", **config.summary)
     try:
         server.run(sockets)
     except KeyboardInterrupt:

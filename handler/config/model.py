@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..alerts.rules import Rule
 from ..auth.signing import Caller
 from ..verbs import VERBS
-from .problems import Problem
+from .problems import Problem, list_problems
 
 _NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
@@ -124,6 +124,12 @@ class Config:
             return f"{name} is off: its configuration has a fault", "see the handler's log, mend it, reload"
         message = f"no such VM: {json.dumps(name[:40])}" if name else "there are several VMs; name one"
         return message, f"use one of {', '.join(self.vms)}"
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """The names and the problems in it, for the log."""
+        callers = [caller.name for caller in self.callers]
+        return {"vms": list(self.vms), "callers": callers, "problems": list_problems(self.problems)}
 
     @property
     def chat_fault(self) -> bool:

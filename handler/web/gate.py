@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import audit
 from ..alerts.payloads import SENDERS
@@ -27,6 +27,7 @@ from ..auth.signing import (
 )
 from ..config.model import Config
 from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
+from .headers import with_headers
 
 BODY_SECONDS = 10.0
 OVERLONG = 4  # times the limit: how much of a body that is too long is read all the same
@@ -38,19 +39,6 @@ _HEADERS = (
     *("webhook-id", "webhook-timestamp", "webhook-signature"),
     *(GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, "authorization"),
 )
-_CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "worker-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types breakglass"
-)
-_ALWAYS = [
-    (b"content-security-policy", _CSP.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-]
-_NEVER_STORED = [(b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
-_REVALIDATED = [(b"cache-control", b"no-cache")]
 
 
 class ClientGone(Exception):
@@ -97,7 +85,7 @@ class Gate:
         """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        guarded = _with_headers(scope["path"], send)
+        guarded = with_headers(scope["path"] in SIGNED or scope["path"] == "/health", send)
         unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
         if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
             return await refuse(guarded, NotFound("there is nothing at this address", "see docs/protocol.md"))
@@ -199,18 +187,6 @@ def _json(value: object) -> bytes:
 
 
 _UNAUTHORIZED = _json(Unauthorized().as_json())
-
-
-def _with_headers(path: str, send: Send) -> Send:
-    api = path in SIGNED or path == "/health"
-    extra = _ALWAYS + (_NEVER_STORED if api else _REVALIDATED)
-
-    async def guarded(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *extra]
-        await send(message)
-
-    return guarded
 
 
 def signed_request(state: dict[str, object]) -> tuple[Signed, bytes, float]:

@@ -1,0 +1,29 @@
+"""The security and cache headers of every answer."""
+
+from starlette.types import Message, Send
+
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "worker-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types breakglass"
+)
+_ALWAYS = [
+    (b"content-security-policy", _CSP.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+]
+_NEVER_STORED = [(b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
+_REVALIDATED = [(b"cache-control", b"no-cache")]
+
+
+def with_headers(is_api: bool, send: Send) -> Send:
+    """Return a `send` that adds the headers of the API, whose answers are never stored, or of the page's files."""
+    extra = _ALWAYS + (_NEVER_STORED if is_api else _REVALIDATED)
+
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *extra]
+        await send(message)
+
+    return guarded
