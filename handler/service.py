@@ -38,7 +38,7 @@ class Service:
         self.chatting = ChatService()
         self._load = load
         self.rejected_since: float | None = None
-        self._hosts: dict[str, HostConnection] = {}
+        self.hosts: dict[str, HostConnection] = {}
         self._sent = SentIds()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -73,7 +73,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(host.close() for host in self._hosts.values()))
+        await asyncio.gather(*(host.close() for host in self.hosts.values()))
 
     # --- the configuration ---
 
@@ -110,30 +110,25 @@ class Service:
         not serve one of the host's VMs: the key line may have been changed since it was read.
         """
         self.config = config
-        old, self._hosts = self._hosts, {}
+        old, self.hosts = self.hosts, {}
         for name, host in config.hosts.items():
             connection = old.get(name)
             vmids = [vm.vmid for vm in config.vms.values() if vm.host == host]
             if connection is not None and connection.host == host and connection.serves(vmids):
-                self._hosts[name] = old.pop(name)
+                self.hosts[name] = old.pop(name)
             else:
-                self._hosts[name] = HostConnection(host)
-                self._hosts[name].start()
-        for connection in (*self._hosts.values(), *old.values()):
+                self.hosts[name] = HostConnection(host)
+                self.hosts[name].start()
+        for connection in (*self.hosts.values(), *old.values()):
             connection.vmids = {vm.vmid for vm in config.vms.values() if vm.host == connection.host}
         for connection in old.values():
             self._spawn(connection.finish())
 
     # --- the hosts ---
 
-    def host_health(self, vm: Vm) -> tuple[str, float | None]:
-        """Return the state of a VM's connection, and the Unix time since when it is so."""
-        host = self._hosts[vm.host.name]
-        return host.health(vm.vmid), host.since
-
     def run(self, request: VerbRequest, began: float) -> Run:
         """Start a verb. The connection stays until the verb ends, also after a reload."""
-        host = self._hosts[request.vm.host.name]
+        host = self.hosts[request.vm.host.name]
         run = Run(host, request, self._sent, began)
         host.track(run.task)
         return run
@@ -147,7 +142,7 @@ class Service:
         if now is None or now.vmid != vm.vmid:
             hint = "see /health for the configured VMs"
             raise Unreached("not-configured", f"{vm.name} is no longer configured as VM {vm.vmid}", hint)
-        host = self._hosts[now.host.name]
+        host = self.hosts[now.host.name]
         return host.track(asyncio.create_task(work(host)))
 
     async def read(self, vm: Vm, line: str) -> list[Message]:

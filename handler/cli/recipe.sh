@@ -97,7 +97,8 @@ sshd -t || {
 }
 systemctl try-reload-or-restart ssh
 
-# 6. The host's key, for host_key in breakglass.toml. Copy it from here, not over the network.
+# 6. For breakglass.toml: the node's name, and the host's key for host_key. Copy them from here, not over the network.
+echo "node = \"$(hostname -s)\""
 cat /etc/ssh/ssh_host_ed25519_key.pub
 ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub
 

@@ -49,6 +49,7 @@ class Host:
     read_only_key: str = field(default="", repr=False)
     host_keys: tuple[str, ...] = ()
     host_cas: tuple[str, ...] = ()
+    node: str = ""  # its name in Proxmox; if it is empty, the host agent's own word for it is not compared
 
     @property
     def any_host_key(self) -> bool:

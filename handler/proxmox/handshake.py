@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..agents.pve.vm_list import VmList, parse_vm_list
+from ..config.model import Host
+from ..errors import Unreached
+from ..text import shown
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,24 @@ class Handshake:
     vms: VmList | None = None
     read_only: bool = False
 
-    def fault(self, vmid: int) -> str:
-        """Return why no verb would reach a VM through this session; an empty text if it would."""
+    def fault(self, host: Host, vmid: int | None = None) -> str:
+        """Return why no verb would reach a VM (None: any) through this session; an empty text if it would."""
         if not self.heard:
             return "agent-silent"
+        if self._is_wrong_node(host):
+            return "wrong-node"
         if self.read_only:
             return "read-only-key"
-        return "not-allowed" if self.vms is not None and vmid not in self.vms else ""
+        return "not-allowed" if self.vms is not None and vmid is not None and vmid not in self.vms else ""
+
+    def _is_wrong_node(self, host: Host) -> bool:
+        return bool(host.node and self.node) and host.node != self.node
+
+    def check_node(self, host: Host) -> None:
+        """Raise Unreached on another node than the configured one: the VM with the same number there is another."""
+        if self._is_wrong_node(host):
+            reason = f'{host.ssh} is the node "{shown(self.node)}", and hosts.{host.name}.node is "{host.node}"'
+            raise Unreached("wrong-node", reason, f"correct ssh or node of hosts.{host.name}, and reload (SIGHUP)")
 
 
 def read_handshake(result: Mapping[str, object]) -> Handshake:

@@ -224,16 +224,16 @@ class HostConnection:
 
         One that is logging in right now may do so by a key line that has been changed meanwhile.
         """
-        worth_another = ("key-not-accepted", "agent-silent", "not-allowed", "read-only-key", "not-checked")
-        return not any(self.health(vmid) in worth_another for vmid in vmids)
+        mendable = ("key-not-accepted", "agent-silent", "wrong-node", "not-allowed", "read-only-key", "not-checked")
+        return not any(self.health(vmid) in mendable for vmid in vmids)
 
-    def health(self, vmid: int) -> str:
+    def health(self, vmid: int | None = None) -> str:
         """Return `answering` if a verb would reach this VM, `not-checked`, or the code of what is wrong."""
         if self.trouble is not None:
             return self.trouble.cause
         if self.since is None:
             return "not-checked"
-        fault = self._link.handshake.fault(vmid) if self._link is not None else ""
+        fault = self._link.handshake.fault(self.host, vmid) if self._link is not None else ""
         return fault or ("agent-outdated" if self._is_outdated else "answering")
 
     @property
@@ -241,9 +241,14 @@ class HostConnection:
         """What the operator should change on the host."""
         if not self._is_outdated:
             return []
-        name, there = self.host.name, self._link.handshake.version if self._link is not None else ""
+        name, there = self.host.name, self.agent_version
         what = f"is {there}, this handler is {VERSION}: upgrade the older one" if there != VERSION else "is not its own"
         return [f"the host agent on {name} {what}; breakglass host upgrade {name} installs {VERSION} there"]
+
+    @property
+    def agent_version(self) -> str:
+        """The version that the host agent told last, an empty text before that."""
+        return self._link.handshake.version if self._link is not None else ""
 
     @property
     def _is_outdated(self) -> bool:

@@ -131,8 +131,9 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 class Link:
     """One SSH connection, with the session when the agent has one."""
 
-    def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
+    def __init__(self, conn: asyncssh.SSHClientConnection, host: Host) -> None:
         self.conn = conn
+        self._host = host
         self.channel: Channel | None = None
         self._by_exec = Handshake()
         self._tried_session = float("-inf")
@@ -185,6 +186,9 @@ class Link:
             self.channel, self._tried_session = None, float("-inf")
         if self.channel is None and time.monotonic() - self._tried_session > SESSION_PAUSE:
             await self.open_session()
+        if self._host.node and not self.handshake.heard:
+            await self.shake_hands()
+        self.handshake.check_node(self._host)
         if self.channel is not None:
             async for message in self.channel.ask(line):
                 yield message
@@ -210,7 +214,7 @@ async def open_link(host: Host) -> Link:
     """Connect, log in and open the session; raise Unreached with the cause."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS + 5):
-            link = Link(await connect(host))
+            link = Link(await connect(host), host)
     except Exception as error:  # an odd server can make the library raise anything; nothing was sent
         raise unreached(host, error) from None
     try:

@@ -1,4 +1,4 @@
-"""GET /health: the state of the configuration, of each VM's connection, and of chat."""
+"""GET /health: the state of the configuration, of each host and VM, and of chat."""
 
 import time
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..agents.pve.words import VERSION
-from ..config.model import is_vm_name
+from ..config.model import is_host_name, is_vm_name
 from ..service import Service
 
 
@@ -20,6 +20,7 @@ async def health(request: Request) -> Response:
             "time": _rfc3339(time.time()),
             "version": VERSION,
             "config": _config_state(service),
+            "hosts": _hosts(service),
             "vms": _vms(service) + _vms_off(service),
             "chat": service.chatting.state,
             "chat_isolated": service.chatting.isolated,
@@ -34,10 +35,22 @@ def _config_state(service: Service) -> str:
     return "; ".join(found) or "ok"
 
 
+def _hosts(service: Service) -> dict[str, dict[str, object]]:
+    """Return each host's state and its agent's version, without a host whose name is the fault."""
+    found: dict[str, dict[str, object]] = {}
+    for name, host in service.hosts.items():
+        since, agent = host.since, host.agent_version
+        found[name] = {"state": host.health(), "since": _rfc3339(since) if since else None, "agent": agent or None}
+    for name in filter(is_host_name, service.config.hosts_off):
+        found[name] = {"state": "config-error", "since": None, "agent": None}
+    return found
+
+
 def _vms(service: Service) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for vm in service.config.vms.values():
-        state, since = service.host_health(vm)
+        host = service.hosts[vm.host.name]
+        state, since = host.health(vm.vmid), host.since
         found.append({"name": vm.name, "vmid": vm.vmid, "proxmox": state, "since": _rfc3339(since) if since else None})
     return found
 

@@ -1,5 +1,7 @@
 """One connection to a host carries all its VMs, and `answering` is said only of a VM that a verb would reach."""
 
+import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +101,51 @@ def test_a_forced_command_that_is_no_host_agent_is_not_answering(service: Servic
     sshd.keys.write_text(good)
     hang_up(service)
     wait_until(lambda: proxmox(service)["devvm"] == "answering")
+
+
+def name_node(service: Service, node: str) -> None:
+    """Say in the configuration which node pve1 is, and reload."""
+    rewrite(service, lambda text: re.sub(r"\[hosts\.pve1\]\n(node = .*\n)?", f'[hosts.pve1]\nnode = "{node}"\n', text))
+    hang_up(service)
+
+
+def test_a_host_that_is_another_node_gets_no_verb(service: Service, sshd: Sshd) -> None:
+    """VM 102 there may be another machine's: nothing is sent, not even a read, and the health says why."""
+    name_node(service, "pve9")
+    wait_until(lambda: set(proxmox(service).values()) == {"wrong-node"})
+    assert service.health()["hosts"]["pve1"]["state"] == "wrong-node"
+    script = Scripted(sshd.world)
+    for verb in ("status", "forensics", "reset"):
+        answer = service.pve(verb, vm="devvm").json
+        assert (answer["outcome"], answer["reached"], answer["verdict"]["code"]) == ("unreached", False, "wrong-node")
+    here = os.uname().nodename.partition(".")[0]
+    assert f'is the node "{here}", and hosts.pve1.node is "pve9"; nothing was sent' in answer["verdict"]["sentence"]
+    script.say([("ping", [result(vms="102-104", node="pve9")]), ("", [result(jobs=[])])])
+    hang_up(service)  # with the same configuration: another machine may have the address by now
+    wait_until(lambda: proxmox(service)["devvm"] in ("answering", "agent-outdated"))
+    assert service.pve("status", vm="devvm").json["outcome"] == "done"
+
+
+def test_a_host_agent_that_was_silent_is_asked_for_its_node_before_a_verb(service: Service, sshd: Sshd) -> None:
+    """The login heard nothing, so no node could be compared; the first verb asks again before it is sent."""
+    script = Scripted(sshd.world)
+    (script.place / "no-session").touch()
+    script.say([("ping", [result(13, "failed")]), ("", [result(jobs=[])])])
+    name_node(service, "pve9")
+    wait_until(lambda: proxmox(service)["devvm"] == "agent-silent")
+    script.say([("ping", [result(vms="102-104", node="pve1")]), ("", [result(jobs=[])])])
+    assert service.pve("reset", vm="devvm").json["verdict"]["code"] == "wrong-node"
+    assert script.asked("reset") == []
+
+
+def test_the_health_names_each_host(service: Service) -> None:
+    """A host has a state of its own, whatever VMs its key serves; one with a fault is off."""
+    add(service, '[hosts.pve2]\nssh = "nobody"\n[vms.far]\nhosts = ["pve2"]\nvmid = 7\n')
+    hang_up(service)
+    wait_until(lambda: proxmox(service)["devvm"] == "answering")
+    hosts = service.health()["hosts"]
+    assert hosts["pve1"] == {"state": "answering", "since": hosts["pve1"]["since"], "agent": VERSION}
+    assert hosts["pve2"] == {"state": "config-error", "since": None, "agent": None}
 
 
 def test_a_verb_is_not_sent_again_to_a_host_that_its_vm_has_left(service: Service, sshd: Sshd) -> None:

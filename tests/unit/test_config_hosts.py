@@ -58,6 +58,7 @@ def test_a_host_is_read() -> None:
     assert own.ssh == Address("breakglass", "192.0.2.10", 2222)
     assert (own.name, own.key, own.read_only_key) == ("pve1", SSH_KEY.strip(), "")
     assert (own.host_keys, own.host_cas, own.any_host_key) == ((HOST_KEY,), (), False)
+    assert (own.node, host(with_host('node = "pve-1"')).node) == ("", "pve-1")
 
 
 @pytest.mark.parametrize(
@@ -331,6 +332,8 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
     "bare IPv6": ("192.0.2.10:2222", "2001:db8::1", "hosts.pve1.ssh"),
     "no key": (KEY, "", "hosts.pve1.key"),
     "a key that is missing": (KEY, 'key_file = "/nowhere"', "hosts.pve1.key_file"),
+    "a node with its domain": (KEY, f'{KEY}\nnode = "pve1.example.org"', "hosts.pve1.node"),
+    "node is a number": (KEY, f"{KEY}\nnode = 1", "hosts.pve1.node"),
     "no host key": (f'host_key = ["{HOST_KEY}"]', "", "hosts.pve1.host_key"),
     "a host key with its name": (f'["{HOST_KEY}"]', f'["pve {HOST_KEY}"]', "hosts.pve1.host_key"),
     "a host key of two lines": (f'["{HOST_KEY}"]', f'["{HOST_KEY}\\n{HOST_KEY}"]', "hosts.pve1.host_key"),

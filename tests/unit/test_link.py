@@ -97,7 +97,8 @@ async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd, w
     sshd.keys.write_text(sshd.keys.read_text() + line)
     address = Address("breakglass", "127.0.0.1", sshd.port)
     private = key.export_private_key().decode()
-    link = Link(await connect(Host("pve1", address, private, host_keys=(sshd.host_key,))))
+    host = Host("pve1", address, private, host_keys=(sshd.host_key,))
+    link = Link(await connect(host), host)
     link._tried_session = time.monotonic()
     if what == "session":
         channel = link.channel = Channel()
