@@ -71,9 +71,13 @@ def test_thinking_is_not_shown(talker: Talker) -> None:
     assert answer_text(talker.chat(fake({"thinking": "hm", "text": "yes"}))) == "yes"
 
 
-def test_broken_text_is_taken_back(talker: Talker) -> None:
+def test_broken_text_is_taken_back(talker: Talker, model: Model) -> None:
     """When the model's stream breaks, claude asks again: the text is retracted, and the client has the answer once."""
-    events = talker.chat(fake({"text": LONG, "fail": "reset", "times": 1}))
+    step = {"text": LONG, "wait": "broken", "fail": "reset", "times": 1}
+    with talker.open(prompt=fake(step)) as stream:
+        stream.until("text")  # claude has it, so there is something to retract
+        model.release("broken")
+        events = stream.rest()
     assert [event["type"] for event in events if "retract" in event] == ["text"]
     assert answer_text(events) == LONG
     assert events[-1]["ok"] is True
