@@ -9,6 +9,8 @@ import sys
 
 import asyncssh
 
+from breakglass.agents.pve.words import VERSION
+
 RESULT = {
     "type": "result",
     "exit_code": 0,
@@ -30,7 +32,7 @@ async def serve_session(channel: asyncssh.SSHServerProcess[str], vms: str) -> No
     if channel.command != "session":
         channel.exit(10)
         return
-    ping = RESULT | {"stage": "ping", "version": "0.2.0", "bundle": "", "node": "sim", "vms": vms, "read_only": False}
+    ping = RESULT | {"stage": "ping", "version": VERSION, "bundle": "", "node": "sim", "vms": vms, "read_only": False}
     async for line in channel.stdin:
         tag, _, command = line.strip().partition(" ")
         answer = ping if command.startswith("ping") else RESULT

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +80,19 @@ def config_text(
 class Service:
     """A running handler with the callers `operator`, `operator2` (all verbs) and `viewer` (reads)."""
 
-    def __init__(self, directory: Path, *, port: int, key: str, host_key: object, **more: Any) -> None:
-        self.directory = directory
+    program: Sequence[str] = ("-m", "breakglass")  # for Python
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int,
+        key: str,
+        host_key: object,
+        program: Sequence[str] = program,
+        **more: Any,
+    ) -> None:
+        self.directory, self.program = directory, program
         self.port = reserve_port()
         self.secrets = {name: new_secret() for name in ("operator", "operator2", "viewer")}
         callers = {n: {"secret": s, "allow": READ if n == "viewer" else ALL} for n, s in self.secrets.items()}
@@ -93,7 +104,7 @@ class Service:
     def start(self) -> None:
         """Start the handler, or start it again where it was, and return once it listens."""
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        command = [sys.executable, "-m", "breakglass", "serve"]
+        command = [sys.executable, *self.program, "serve"]
         with self.audit_file.open("ab") as audit:
             self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
         wait_listening(self.port, self.process)
