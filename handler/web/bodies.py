@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..auth.signing import Caller
-from ..chat.request import ChatRequest
+from ..auth.signing import ID, Caller
 from ..config.model import Vm
 from ..errors import BadRequest
 from ..proxmox.request import VerbRequest
@@ -17,7 +16,6 @@ from ..text import shown
 from ..verbs import ANYWAY
 
 _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
-_JOB = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,14 @@ def parse_verb_body(body: bytes) -> VerbBody:
     for name, value in fields.items():
         if name not in known:
             raise BadRequest(f'unknown field "{shown(name)}"', f"use one of {', '.join(known)}")
-        if not isinstance(value, str) or not _is_utf8(value):
+        if not isinstance(value, str) or not is_utf8(value):
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
     if "verb" not in fields:
         raise BadRequest('"verb" is missing', 'add it, like {"verb":"status"}')
     parsed = VerbBody(**{name: str(value) for name, value in fields.items()})
-    _check_shape("if_state", parsed.if_state, _STATE)
-    _check_shape("if_last", parsed.if_last, _JOB, "none")
-    _check_shape("job", parsed.job, _JOB)
+    check_shape("if_state", parsed.if_state, _STATE)
+    check_shape("if_last", parsed.if_last, ID, "none")
+    check_shape("job", parsed.job, ID)
     if parsed.anyway:
         _check_anyway(parsed)
     return parsed
@@ -96,44 +94,15 @@ def _check_anyway(body: VerbBody) -> None:
         )
 
 
-_CHAT = {
-    "prompt": ("prompt", "vm", "session", "challenge"),
-    "attach": ("attach", "after", "challenge"),
-    "cancel": ("cancel", "challenge"),
-}
-
-
-def parse_chat_body(body: bytes) -> ChatRequest:
-    """Return the parsed body of POST /chat; raise BadRequest."""
-    fields = strict_json(body)
-    actions = [name for name in _CHAT if name in fields]
-    if len(actions) != 1:
-        raise BadRequest(f"exactly one of {', '.join(_CHAT)} is required", "see docs/protocol.md")
-    action = actions[0]
-    for name, value in fields.items():
-        if name not in _CHAT[action]:
-            raise BadRequest(f'unknown field "{shown(name)}" with "{action}"', f"use one of {', '.join(_CHAT[action])}")
-        if name == "after":
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-                raise BadRequest('"after" is not an event number', "leave it out to begin with the first")
-        elif not isinstance(value, str) or not _is_utf8(value) or "\0" in value:
-            raise BadRequest(f'"{name}" is not text', "put it in quotes")
-    request = ChatRequest(**fields)  # type: ignore[arg-type]  # the loop above checked each
-    if action == "prompt" and not request.prompt.strip():
-        raise BadRequest("the prompt is empty", "say what you see")
-    for name in ("attach", "cancel"):
-        _check_shape(name, getattr(request, name), _JOB)
-    return request
-
-
-def _check_shape(name: str, value: str, pattern: re.Pattern[str], keyword: str = "") -> None:
+def check_shape(name: str, value: str, pattern: re.Pattern[str], keyword: str = "") -> None:
+    """Raise BadRequest unless a field's value is empty, is the keyword, or matches."""
     if value and value != keyword and not pattern.fullmatch(value):
         raise BadRequest(
             f'"{name}" has a character or a length that is not allowed', f"it must match {pattern.pattern}"
         )
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
     """Tell whether a text can be encoded as UTF-8. JSON can spell half a surrogate pair, which can't."""
     try:
         text.encode()

@@ -16,7 +16,7 @@ from ..config.model import Config, Vm
 from ..errors import BadRequest, TurnUnknown
 from ..service import Service
 from .admission import check_permission
-from .bodies import parse_chat_body
+from .chat_bodies import parse_chat_body
 from .gate import signed_request
 from .replies import NDJSON
 

@@ -73,6 +73,7 @@ PURE = (
     "proxmox/request.py",
     "proxmox/wire.py",
     "web/bodies.py",
+    "web/chat_bodies.py",
 )
 # What can change a VM's state: files, and folders with all that is in them.
 PATH_TO_POWER = (

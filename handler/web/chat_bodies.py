@@ -1,0 +1,36 @@
+"""Parse the bodies of POST /chat: as strictly as those of POST /pve. Pure."""
+
+from ..auth.signing import ID
+from ..chat.request import ChatRequest
+from ..errors import BadRequest
+from ..text import shown
+from .bodies import check_shape, is_utf8, strict_json
+
+_CHAT = {
+    "prompt": ("prompt", "vm", "session", "challenge"),
+    "attach": ("attach", "after", "challenge"),
+    "cancel": ("cancel", "challenge"),
+}
+
+
+def parse_chat_body(body: bytes) -> ChatRequest:
+    """Return the parsed body of POST /chat; raise BadRequest."""
+    fields = strict_json(body)
+    actions = [name for name in _CHAT if name in fields]
+    if len(actions) != 1:
+        raise BadRequest(f"exactly one of {', '.join(_CHAT)} is required", "see docs/protocol.md")
+    action = actions[0]
+    for name, value in fields.items():
+        if name not in _CHAT[action]:
+            raise BadRequest(f'unknown field "{shown(name)}" with "{action}"', f"use one of {', '.join(_CHAT[action])}")
+        if name == "after":
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+                raise BadRequest('"after" is not an event number', "leave it out to begin with the first")
+        elif not isinstance(value, str) or not is_utf8(value) or "\0" in value:
+            raise BadRequest(f'"{name}" is not text', "put it in quotes")
+    request = ChatRequest(**fields)  # type: ignore[arg-type]  # the loop above checked each
+    if action == "prompt" and not request.prompt.strip():
+        raise BadRequest("the prompt is empty", "say what you see")
+    for name in ("attach", "cancel"):
+        check_shape(name, getattr(request, name), ID)
+    return request
