@@ -53,9 +53,11 @@ def _launch(
             append_events(log, build_ending(*(refusal or _BUSY), 2))
             return None
         store.save_proposals(lock, turn_dir, request.still_open)
-        job = command.prepare_job(settings, request, store.make_work_dir(turn_dir))
-        cancel = str(turn_dir / "cancel")
-        return start_runner(job._replace(cancel=cancel, silence_seconds=SILENCE_SECONDS), log, lock)
+        work = store.make_work_dir(turn_dir)
+        job = command.prepare_job(settings, request, work)
+        job = job._replace(cancel=str(turn_dir / "cancel"), silence_seconds=SILENCE_SECONDS)
+        with command.listen_for_commands(work) as listener:
+            return start_runner(job, log, lock, listener)
     except Exception as error:  # a full disk, a missing user, a defect of ours
         hint = "check [chat] and the handler's log; the power verbs don't need claude"
         with contextlib.suppress(OSError):  # each reader of the log tries to write an ending, too
@@ -67,14 +69,18 @@ def _launch(
                 os.close(fd)
 
 
-def start_runner(job: RunnerJob, log: int, lock: int) -> Started:
-    """Start the runner.
+def start_runner(job: RunnerJob, log: int, lock: int, listener: socket.socket | None = None) -> Started:
+    """Start the runner. It serves claude's commands on `listener`.
 
     The job goes through a file in memory, which can't block and which `ps` does not show.
     """
     control, theirs = socket.socketpair()
     with os.fdopen(os.memfd_create("job"), "w+b") as standard_input, theirs:
         job = job._replace(log=log, lock=lock, control=theirs.fileno())
+        fds = [job.log, job.lock, job.control]
+        if listener is not None:
+            job = job._replace(listener=listener.fileno())
+            fds.append(job.listener)
         standard_input.write(job.to_json())
         standard_input.seek(0)
         process = subprocess.Popen(
@@ -83,7 +89,7 @@ def start_runner(job: RunnerJob, log: int, lock: int) -> Started:
             stdout=subprocess.DEVNULL,
             env={},
             cwd="/",
-            pass_fds=(job.log, job.lock, job.control),
+            pass_fds=fds,
             start_new_session=True,
         )
     return process, control

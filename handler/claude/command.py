@@ -10,19 +10,19 @@ import json
 import os
 import pwd
 import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from ..config.model import ChatSettings, Vm
-from ..config.ssh_keys import public_key
-from . import brief, ssh_files
+from . import brief, sandbox
 from .runner_job import RunnerJob
+from .ssh_files import command_names, render_ssh_files
 
 BRIEF = files("breakglass.agents") / "breakglass.md"
 PATH = "/usr/local/bin:/usr/bin:/bin"
-_TEMPORARY = "scraps"
 _SOCKET_BYTES = 107  # unix(7)
 
 # claude offers Grep and Glob only by name and without --bare. With a snapshot a session would keep its first brief.
@@ -92,32 +92,27 @@ def find_account(settings: ChatSettings) -> tuple[int | None, int | None]:
 def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -> RunnerJob:
     """Write the files of a turn into its new directory, and return the job for its runner.
 
-    claude's user owns its transcripts, its temporary directory and the directory of its socket; every other file is
-    ours and read-only. Raises OSError when a file can't be written, LookupError for a missing user, ValueError for a
-    bad key.
+    claude's user owns its transcripts and its temporary directory; every other file is ours. It can read those it
+    needs, and none of those in `ssh`. Raises OSError when a file can't be written, LookupError for a missing user.
     """
     uid, gid = find_account(settings)
     config = Path(settings.sessions_dir).absolute() / "claude" / request.sid
-    socket = f"{directory}/key/agent"
-    if len(os.fsencode(socket)) > _SOCKET_BYTES:
-        raise OSError(errno.ENAMETOOLONG, "too long for a socket; choose a shorter sessions.dir", socket)
-    _write_turn_files(request.vm, directory)
+    _write_turn_files(request.vm, directory, not settings.shared_uid or sandbox.own_sandbox_works())
     config.parent.mkdir(0o711, exist_ok=True)
-    for owned in (config, directory / _TEMPORARY, directory / "key"):
+    for owned in (config, directory / sandbox.SCRAPS):
         _make_owned_dir(owned, uid, gid)
     env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory, config)}
-    if request.vm.host.read_only_key:
-        env["SSH_AUTH_SOCK"] = socket
     return RunnerJob(
         argv=_arguments(settings, request, directory),
         env=env,
-        cwd=str(directory / "cwd"),
+        cwd=str(directory / sandbox.CWD),
         prompt=request.prompt,
         vm=request.vm.name,
         uid=uid,
         gid=gid,
-        agent_key=request.vm.host.read_only_key,
-        agent_socket=socket,
+        vmid=request.vm.vmid,
+        commands=command_names(request.vm),
+        ssh_config=f"{directory}/ssh/config",
         turn_seconds=settings.turn_seconds,
     )
 
@@ -137,30 +132,42 @@ def _turn_env(here: Path, config: Path) -> dict[str, str]:
         "HOME": str(config),
         "CLAUDE_CONFIG_DIR": str(config),
         "CLAUDE_CODE_SHELL_PREFIX": f"{here}/shell",
-        "CLAUDE_CODE_TMPDIR": f"{here}/{_TEMPORARY}",
+        "CLAUDE_CODE_TMPDIR": f"{here}/{sandbox.SCRAPS}",
     }
 
 
-def _write_turn_files(vm: Vm, directory: Path) -> None:
-    """Write the files that claude may read but not change, and make its empty working directory."""
+def _write_turn_files(vm: Vm, directory: Path, sandboxed: bool) -> None:
+    """Write the files that claude may read but not change, those of ssh, and make its empty working directory."""
     agents = json.dumps(brief.build_agents(BRIEF.read_text(encoding="utf-8"), vm))
-    made = ssh_files.render_ssh_files(vm, _public_key(vm), str(directory))
-    for name, (text, mode) in {**made, "agents.json": (agents, 0o444)}.items():
-        path = directory / name
-        path.parent.mkdir(0o755, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        path.chmod(mode)
-    (directory / "cwd").mkdir(0o555)
+    made = {
+        "agents.json": (agents, 0o444),
+        "shell": (sandbox.render_shell(str(directory), sandboxed), 0o555),
+        **{f"bin/{name}": (sandbox.client_text(), 0o555) for name in command_names(vm)},
+        **{f"ssh/{name}": made for name, made in render_ssh_files(vm, f"{directory}/ssh").items()},
+    }
+    for name, mode in (("bin", 0o755), ("ssh", 0o700), (sandbox.CWD, 0o555)):
+        (directory / name).mkdir(mode)
+    for name, (text, mode) in made.items():
+        _write(directory / name, text, mode)
     directory.chmod(0o711)
 
 
-def _public_key(vm: Vm) -> str:
-    if not vm.host.read_only_key:
-        return ""
-    try:
-        return public_key(vm.host.read_only_key)
-    except ValueError as error:
-        raise ValueError(f"hosts.{vm.host.name}.read_only_key can't be used: {error}") from None
+def _write(path: Path, text: str, mode: int) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
+
+
+def listen_for_commands(directory: Path) -> socket.socket:
+    """Return the socket on which the runner serves claude's commands. Raises OSError."""
+    path = f"{directory}/{sandbox.SOCKET}"
+    if len(os.fsencode(path)) > _SOCKET_BYTES:
+        raise OSError(errno.ENAMETOOLONG, "too long for a socket; choose a shorter sessions.dir", path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    os.chmod(path, 0o666)  # noqa: S103  # claude's user may connect, and the runner looks who it is
+    listener.listen()
+    return listener
 
 
 def _make_owned_dir(directory: Path, uid: int | None, gid: int | None) -> None:

@@ -44,11 +44,6 @@ _STOPPED = {
         "claude can't write to its own directory under sessions.dir, so the turn was not started",
         "check the directory's owner, and that its file system is not mounted read-only",
     ),
-    "keyless": (
-        "claude-crashed",
-        "the read-only key could not be loaded into ssh-agent",
-        "install openssh-client, or check the host's read_only_key",
-    ),
     "flood": (
         "claude-crashed",
         "the turn was stopped, because its event log reached its size limit",

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ..config.model import Config
 from .command import find_account
+from .sandbox import sandbox_fault
 
 SECONDS = 10.0
 # The script prints each file that can be read, each directory that can be listed or entered, and each path below a
@@ -59,4 +60,7 @@ def isolation_fault(config: Config) -> str:
         return str(error)
     except (OSError, subprocess.SubprocessError) as error:
         return f"the check could not run as {chat.user}: {error}"
-    return f"{chat.user} can read or replace {', '.join(found)}" if found else ""
+    if found:
+        return f"{chat.user} can read or replace {', '.join(found)}"
+    fault = sandbox_fault((uid, gid))
+    return f"claude's commands can't be run in a sandbox: {fault}" if fault else ""

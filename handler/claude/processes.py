@@ -7,10 +7,14 @@ opened before the process is looked up again, so a pid that was reused meanwhile
 
 import ctypes
 import os
+import resource
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+# In bytes; claude and ssh run with them.
+LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20, resource.RLIMIT_AS: 8 << 30}
+PROCESSES = 128  # of one user, with threads
 MEMORY_SCORE = 500  # when memory runs out, the kernel kills claude before the handler
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,6 +54,26 @@ def start_program(
     return pid, status
 
 
+def fork_child(work: Callable[[], None], close: Sequence[int]) -> int:
+    """Do `work` in a child without the descriptors in `close`; return its pid.
+
+    The child is killed when this process ends, and ended by SIGTERM.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            for fd in close:
+                os.close(fd)
+            if os.getppid() == parent:
+                work()
+        finally:
+            os._exit(1)
+    return pid
+
+
 def raise_oom_score(pid: int) -> None:
     """Make the kernel kill a program before the handler when memory runs out.
 
@@ -68,11 +92,15 @@ def _set_up_child(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[in
     for wanted, fd in enumerate(fds):
         os.dup2(fd, wanted)  # every fd given is above 2
     uid, gid = ids
+    for limit, value in LIMITS.items():
+        resource.setrlimit(limit, (value, value))
     if gid is not None:
         os.setgroups([gid])
         os.setgid(gid)
     if uid is not None:
+        resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))  # counts all of a user's, so not for our own
         os.setuid(uid)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
     os.chdir(cwd)
     home = env.get("CLAUDE_CONFIG_DIR")

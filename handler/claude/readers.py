@@ -27,5 +27,7 @@ class Readers:
         """Read what arrives within `seconds`; return whether there was anything."""
         ready = self._poll.poll(seconds * 1000)
         for fd, _ in ready:
-            self._readers[fd]()
+            reader = self._readers.get(fd)
+            if reader is not None:  # a reader before it may have removed it
+                reader()
         return bool(ready)

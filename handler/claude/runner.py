@@ -6,8 +6,8 @@ cancel the turn and `s` when it is stopping; when the socket closes, the handler
 
 It runs as two processes. If the worker is killed, its parent kills the remaining children.
 
-The worker's main thread enforces the limits and touches no file: `logwriter.py` writes the log in a thread, and a child
-starts the ssh-agent. So a sessions.dir that hangs delays neither a cancellation nor the end of the turn's time.
+The worker's main thread enforces the limits and touches no file: `logwriter.py` writes the log in a thread. So a
+sessions.dir that hangs delays neither a cancellation nor the end of the turn's time.
 """
 
 import errno
@@ -27,6 +27,7 @@ from .processes import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
+    fork_child,
     prctl,
     raise_oom_score,
     reap_children,
@@ -35,7 +36,6 @@ from .processes import (
 )
 from .readers import Readers
 from .runner_job import RunnerJob
-from .ssh_agent import run_ssh_agent
 
 TICK = 0.1
 SILENCE_SECONDS = 120.0  # claude's own limit for a stream that went silent is 300 s and can't be lowered
@@ -51,7 +51,7 @@ class Runner:
     def __init__(self, job: RunnerJob) -> None:
         self.job = job
         os.set_blocking(job.control, False)
-        self.pid = self.agent_pid = 0
+        self.pid = 0
         self.exit: int | None = None
         self.stopped = ""
         self.missing = ""
@@ -76,7 +76,7 @@ class Runner:
         self._close()
 
     def _start(self) -> None:
-        """Start claude, and its ssh-agent: claude needs that at its first command, not before."""
+        """Start claude, then what serves its commands: claude needs that at the first of them, not before."""
         job = self.job
         prompt = os.memfd_create("prompt")
         os.write(prompt, job.prompt.encode("utf-8", "surrogatepass"))
@@ -92,8 +92,9 @@ class Runner:
         self._readers.add(err, lambda: self._read(err, self._keep_stderr))
         self._readers.add(status, lambda: self._read_status(status))
         self._readers.add(job.control, self._read_control)
-        if job.agent_key:
-            self.agent_pid = run_ssh_agent(job.agent_key, job.agent_socket, job.uid, job.gid)
+        if job.commands:
+            fork_child(lambda: _serve_commands(job), close=(job.log, job.lock, job.control))
+            os.close(job.listener)  # so that a client does not wait for a server that has died
 
     # --- watching ---
 
@@ -102,8 +103,6 @@ class Runner:
             self._readers.poll_once(TICK)
             ended = reap_children()
             self.exit = ended.get(self.pid)
-            if ended.get(self.agent_pid) and not self.stopped:
-                self.stop("keyless")
             self._enforce_limits(time.monotonic())
 
     def _enforce_limits(self, now: float) -> None:
@@ -208,18 +207,27 @@ class Runner:
         self.writer.close(LAST_SECONDS)
 
 
+def _serve_commands(job: RunnerJob) -> None:
+    from . import commands  # in the child: claude's start does not wait for these imports
+
+    commands.serve(job)
+
+
 def main() -> None:
     """Run the job on standard input in a child, and wait for that child."""
     job = RunnerJob.from_json(sys.stdin.buffer.read())
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    for fd in (job.log, job.lock, job.control):
-        os.set_inheritable(fd, False)
+    for fd in (job.log, job.lock, job.control, job.listener):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
     prctl(PR_SET_DUMPABLE, 0)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     parent = os.getpid()
     pid = os.fork()
     if pid:
+        if job.listener >= 0:
+            os.close(job.listener)
         _stand_by(pid)
         return
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # a fork does not inherit it

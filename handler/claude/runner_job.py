@@ -8,8 +8,9 @@ from typing import NamedTuple
 class RunnerJob(NamedTuple):
     """One turn to run: claude's command, its limits, and the descriptors that the runner inherits.
 
-    `uid` and `gid` are None where claude runs as the handler's own user. With an `agent_key`, an ssh-agent that holds
-    it listens on `agent_socket` (ssh_agent.py). The turn is cancelled when the file `cancel` exists.
+    `uid` and `gid` are None where claude runs as the handler's own user. `commands` are the names that the runner
+    serves on the socket `listener` (commands.py), with the configuration `ssh_config`. The turn is cancelled when the
+    file `cancel` exists.
     """
 
     argv: tuple[str, ...]
@@ -19,14 +20,16 @@ class RunnerJob(NamedTuple):
     vm: str
     uid: int | None = None
     gid: int | None = None
-    agent_key: str = ""
-    agent_socket: str = ""
+    vmid: int = 0
+    commands: tuple[str, ...] = ()
+    ssh_config: str = ""
     cancel: str = ""
     turn_seconds: float = 1800
     silence_seconds: float = 120.0
     log: int = -1
     lock: int = -1
     control: int = -1
+    listener: int = -1
 
     def __repr__(self) -> str:
         """Return the command alone: the environment, the prompt and the key are secrets."""
@@ -40,4 +43,4 @@ class RunnerJob(NamedTuple):
     def from_json(cls, data: bytes) -> "RunnerJob":
         """Return the job that `to_json` wrote."""
         fields = json.loads(data)
-        return cls(**{**fields, "argv": tuple(fields["argv"])})
+        return cls(**{**fields, "argv": tuple(fields["argv"]), "commands": tuple(fields["commands"])})

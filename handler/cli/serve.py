@@ -19,7 +19,7 @@ from .output import DONE, complain
 def _warn_of_missing_programs(config: Config) -> None:
     """Warn at the start, not in the first turn, that claude can't reach the host."""
     has_key = any(host.read_only_key for host in config.hosts.values())
-    needed = ("ssh", "ssh-agent", "ssh-add") if config.chat and has_key else ()
+    needed = ("ssh",) if config.chat and has_key else ()
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
         complain(

@@ -1,6 +1,7 @@
 """The `[chat]` table. A fault in it switches chat off and nothing else. Pure."""
 
 import re
+from collections.abc import Sequence
 
 from .model import ChatSettings
 from .reader import Entry, quoted
@@ -9,8 +10,11 @@ _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-def read_chat(top: Entry, sessions_dir: str) -> ChatSettings | None:
-    """Return what [chat] says; None when it is absent or has a fault."""
+def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatSettings | None:
+    """Return what [chat] says; None when it is absent or has a fault.
+
+    `with_guest` names the VMs that claude could log in to: what a guest writes may choose claude's commands.
+    """
     if not top.has("chat"):
         return None
     entry = top.get_table("chat")
@@ -19,6 +23,9 @@ def read_chat(top: Entry, sessions_dir: str) -> ChatSettings | None:
         entry.problem("command", "is empty", 'name the program, like command = "claude"')
     if user and shared_uid:
         entry.problem("user", "can't be combined with shared_uid", "take out one of the two")
+    if shared_uid and with_guest:
+        message = f"can't be combined with vms.{with_guest[0]}.guest, which could have claude read the handler's files"
+        entry.problem("shared_uid", message, "set chat.user to an account of claude's own, or take out the guests")
     at_once = entry.get_number("max_turns_at_once", 2, 1, 64)
     seconds = entry.get_number("turn_seconds", 1800, 1, 24 * 3600)
     env = _files_env(entry) | _env(entry)

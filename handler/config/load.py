@@ -49,7 +49,7 @@ def _config(top: Entry) -> Config:
     callers = read_callers(top, entries)
     alerts = read_rules(top, vms, entries)
     secrets, directory = _sessions(top.get_table("sessions"))
-    chat = read_chat(top, directory)
+    chat = read_chat(top, directory, [name for name, vm in vms.items() if vm.guest])
     top.report_unknown()
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
     _require(top, "callers", signing, "no caller can sign requests", "mend one, or make one: breakglass keys new NAME")

@@ -5,19 +5,20 @@ import contextlib
 import json
 import os
 import resource
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from breakglass.chat.launch import Started, start_runner
-from breakglass.claude import ssh_agent
+from breakglass.claude.command import listen_for_commands
 from breakglass.claude.logwriter import LogWriter
 from breakglass.claude.runner import CANCEL, LAST_SECONDS
 from breakglass.claude.runner_job import RunnerJob
+from breakglass.claude.sandbox import client_text
 from breakglass.isolated import isolated_command
 from breakglass.threads import DaemonThreads, run_in_thread
 
@@ -37,10 +38,10 @@ def job(tmp_path: Path) -> RunnerJob:
 
 
 @contextlib.contextmanager
-def running_turn(job: RunnerJob, log: int, directory: Path) -> Iterator[Started]:
+def running_turn(job: RunnerJob, log: int, directory: Path, listener: socket.socket | None = None) -> Iterator[Started]:
     """Run a job until the end of the block; its claude has started."""
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
-    process, control = start_runner(job, log, lock)
+    process, control = start_runner(job, log, lock, listener)
     os.close(lock)
     try:
         wait_for_process(nap(41))
@@ -117,41 +118,26 @@ def test_a_directory_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -
 
 
 @pytest.mark.real("fuse", "sshd")
-def test_an_ssh_agent_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -> None:
-    """With its socket on a file system that hangs, a cancellation still ends the turn."""
-    (tmp_path / "hangs").mkdir()
-    log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
-    script = f"exec {nap(41)}"  # which ends at the first SIGINT
-    job = job._replace(argv=("/bin/sh", "-c", script), agent_key="a key", agent_socket=str(tmp_path / "hangs/agent"))
-    with unserved_fuse(tmp_path / "hangs"), running_turn(job, log, tmp_path) as (process, control):
-        wait_for_process(job.agent_socket)
+def test_an_ssh_that_hangs_stops_no_limit(job: RunnerJob, short_dir: Path) -> None:
+    """With its configuration on a file system that hangs, a cancellation still ends the turn, and ssh with it."""
+    (short_dir / "hangs").mkdir()
+    (short_dir / "bin").mkdir()
+    client, config = short_dir / "bin/pve", str(short_dir / "hangs/config")
+    client.write_text(client_text())
+    client.chmod(0o755)
+    log = os.open(short_dir / "log", os.O_RDWR | os.O_CREAT)
+    script = f"{client} status & exec {nap(41)}"  # which ends at the first SIGINT
+    job = job._replace(argv=("/bin/sh", "-c", script), commands=("pve",), ssh_config=config)
+    listener = listen_for_commands(short_dir)
+    with unserved_fuse(short_dir / "hangs"), running_turn(job, log, short_dir, listener) as (process, control):
+        wait_for_process(f"ssh -F {config}")
         control.send(CANCEL)
         process.wait(END_SECONDS)
-        wait_until_gone(job.agent_socket, 0)
-    events = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+        wait_until_gone(f"ssh -F {config}", 0)
+    events = [json.loads(line) for line in (short_dir / "log").read_bytes().splitlines()]
     assert [event.get("code") for event in events] == ["cancelled", None]
     os.close(log)
-
-
-@pytest.mark.real("fuse", "sshd")
-async def test_an_ssh_agent_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ssh-agent that does not answer in time is given up."""
-    monkeypatch.setattr(ssh_agent, "SECONDS", 0.5)
-    start = partial(ssh_agent.start_ssh_agent, "a key", str(tmp_path / "agent"), None, None)
-    with unserved_fuse(tmp_path), pytest.raises(subprocess.SubprocessError):
-        await run_in_thread(start, 60)
-
-
-@pytest.mark.real("sshd")
-def test_a_key_that_can_not_be_loaded_ends_the_turn(job: RunnerJob, tmp_path: Path) -> None:
-    """The error says so."""
-    log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
-    job = job._replace(agent_key="no key", agent_socket=str(tmp_path / "agent"))
-    with running_turn(job, log, tmp_path) as (process, _):
-        process.wait(END_SECONDS)
-    events = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
-    assert "read-only key" in events[0]["message"]
-    os.close(log)
+    listener.close()
 
 
 # --- its start ---
@@ -162,7 +148,7 @@ def test_the_runner_imports_little() -> None:
     *python, code = isolated_command("claude.runner")
     listed = code.replace("sys.exit(main())", "print(*sys.modules)")
     loaded = set(subprocess.run([*python, listed], env={}, capture_output=True, text=True, check=True).stdout.split())
-    assert {"json", "breakglass.claude.runner", "breakglass.claude.ssh_agent"} <= loaded
+    assert {"json", "breakglass.claude.runner", "breakglass.claude.processes"} <= loaded
     assert loaded & {"asyncio", "dataclasses", "datetime", "hashlib", "inspect", "secrets", "socket"} == set()
 
 

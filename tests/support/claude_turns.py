@@ -1,8 +1,8 @@
 """Turns of the real claude without a handler: a host, a guest that claude's key opens, and a scripted model."""
 
 import json
-import signal
 import subprocess
+import sys
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +10,15 @@ from typing import Any
 
 import asyncssh
 
-from breakglass.claude import ssh_agent
-from breakglass.claude.command import TurnRequest, prepare_job
+from breakglass.claude.command import TurnRequest, listen_for_commands, prepare_job
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.config.model import ChatSettings, Vm
 from breakglass.demo.proxmox.world import World
 
 from .model import Model
-from .signals import signal_process
 from .sshd import Sshd
 
+ROOT = Path(__file__).parent.parent.parent
 GUEST_KEYS = "/etc/ssh/authorized_keys.d/%u"
 
 
@@ -81,12 +80,12 @@ class Place:
         settings = replace(self.settings, env={**self.settings.env, **(env or {})})
         turn = self.turn(prompt, **options)
         job, directory = self.prepare(turn, settings)
-        return Ran(turn, job, directory, *start(job))
+        return Ran(turn, job, directory, *start(job, directory))
 
     def command(self, line: str, vm: Vm) -> tuple[bool, str]:
         """Run a command as claude would, without claude; return whether it went well, and what it said."""
         job, directory = self.prepare(self.turn("", vm=vm))
-        exit, out, err = start(job._replace(argv=(f"{directory}/shell", line)))
+        exit, out, err = start(job._replace(argv=(f"{directory}/shell", line)), directory)
         return exit == 0, (out + err).decode().strip()
 
 
@@ -116,16 +115,15 @@ class Ran:
         return [b for content in lines if isinstance(content, list) for b in content if b["type"] == block_type]
 
 
-def start(job: RunnerJob) -> tuple[int, bytes, bytes]:
-    """Run claude as the runner does, with its ssh-agent."""
-    agent = ssh_agent.start_ssh_agent(job.agent_key, job.agent_socket, job.uid, job.gid) if job.agent_key else None
-    ids = {} if job.uid is None else {"user": job.uid, "group": job.gid, "extra_groups": ()}
-    try:
-        ran = subprocess.run(  # type: ignore[call-overload]
-            job.argv, input=job.prompt.encode(), env=job.env, cwd=job.cwd, capture_output=True, timeout=60, **ids
+def start(job: RunnerJob, directory: Path) -> tuple[int, bytes, bytes]:
+    """Run claude as the runner does, with its commands, and return its exit, its output and its stderr."""
+    with listen_for_commands(directory) as listener:
+        ran = subprocess.run(
+            [sys.executable, "-m", "tests.support.turn_process"],
+            input=job._replace(listener=listener.fileno()).to_json(),
+            pass_fds=[listener.fileno()],
+            cwd=ROOT,
+            capture_output=True,
+            timeout=60,
         )
-    finally:
-        if agent is not None:
-            signal_process(agent.pid, signal.SIGKILL)
-            agent.process.communicate()
     return ran.returncode, ran.stdout, ran.stderr

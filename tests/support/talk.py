@@ -96,13 +96,18 @@ class Talker(Service):
         """Change the configuration and have the handler reload it; return once chat follows it."""
         text = self.config.read_text()
         assert old in text, old
-        before = self._applied()
+        before = self._wait_for_applied(1)  # a handler that has just begun is still applying what it was started with
         self.config.write_text(text.replace(old, new))
         self.process.send_signal(signal.SIGHUP)
+        self._wait_for_applied(before + 1)
+
+    def _wait_for_applied(self, count: int) -> int:
+        """Return how many configurations chat has followed, once there are at least so many."""
         until = time.monotonic() + 60
-        while self._applied() == before:
+        while (found := self._applied()) < count:
             assert time.monotonic() < until
             time.sleep(0.02)
+        return found
 
     def _applied(self) -> int:
         return self.audit_file.read_text().count('"isolated"')

@@ -56,6 +56,16 @@ FAULTS = {
 }
 
 
+def test_a_guest_needs_a_user_of_claudes_own() -> None:
+    """With shared_uid, a guest switches off chat and nothing else; with a user of its own it does not."""
+    guest = GOOD.replace("vmid = 102\n", 'vmid = 102\nguest = "claude@192.0.2.20:22"\nguest_host_key = "any"\n', 1)
+    assert "guest" in guest
+    config = read(f"{guest}\n[chat]\nshared_uid = true\n")
+    assert [problem.path for problem in config.problems] == ["chat.shared_uid"]
+    assert (config.chat, config.vms["devvm"].guest is not None) == (None, True)
+    assert read(f'{guest}\n[chat]\nuser = "claude"\n').problems == ()
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
     """The fault is reported with its key's path, chat is off, and callers and VMs stay on."""

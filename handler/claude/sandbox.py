@@ -1,0 +1,113 @@
+"""The sandbox in which each of claude's commands runs: bubblewrap with namespaces of its own and hardly any files.
+
+A command has no network, sees no process but its own, and of the disk /usr, a few files of /etc and the turn's own
+directories. So what the permission rules let through has nothing to read and nowhere to send it. Tried with bubblewrap
+0.12.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+SECONDS = 10.0
+PYTHON = "/usr/bin/python3"  # runs `pve` and the guest's command; a Python elsewhere is not visible in the sandbox
+SCRAPS = "scraps"
+CWD = "cwd"
+SOCKET = "commands"
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+# What programs need to start, find libraries, and print names and times. None of it is secret.
+_ETC = ("alternatives", "group", "ld.so.cache", "localtime", "nsswitch.conf", "passwd", "terminfo")
+_TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # links into /usr, or directories on an older system
+
+
+def bwrap() -> str:
+    """Return the path of bubblewrap, or its name where there is none."""
+    return shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin") or "bwrap"
+
+
+def sandbox_arguments() -> list[str]:
+    """Return the bubblewrap command line without what belongs to one turn.
+
+    All namespaces are new. No user namespace can be made inside, which keeps most of the kernel out of reach.
+    """
+    arguments = [bwrap(), "--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
+    arguments += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "claude"]
+    arguments += ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108  # a new one
+    for name in _TOP:
+        if os.path.islink(f"/{name}"):
+            arguments += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
+        elif os.path.isdir(f"/{name}"):
+            arguments += ["--ro-bind", f"/{name}", f"/{name}"]
+    for name in _ETC:
+        arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    return arguments
+
+
+def render_shell(directory: str, sandboxed: bool) -> str:
+    """Return the script that claude runs its commands through: it gets the whole command as one argument.
+
+    Without the sandbox the command gets an environment of its own, and nothing else is kept from it.
+    """
+    variables = {
+        "PATH": f"{directory}/bin:{_PATH}",
+        "HOME": f"{directory}/{SCRAPS}",
+        "TMPDIR": f"{directory}/{SCRAPS}",
+        "LANG": "C.UTF-8",
+    }
+    if not sandboxed:
+        words = [f"{name}={value}" for name, value in variables.items()]
+    else:
+        words = sandbox_arguments()
+        for name, value in variables.items():
+            words += ["--setenv", name, value]
+        for name in ("bin", CWD):
+            words += ["--ro-bind", f"{directory}/{name}", f"{directory}/{name}"]
+        words += ["--bind", f"{directory}/{SCRAPS}", f"{directory}/{SCRAPS}"]
+        words += ["--ro-bind-try", f"{directory}/{SOCKET}", f"{directory}/{SOCKET}", "--chdir", f"{directory}/{CWD}"]
+    # bubblewrap is process 1 of its sandbox, where a command can read its environment: so that is empty, too
+    return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c "$1"\n'
+
+
+def sandbox_fault(ids: tuple[int, int] | None) -> str:
+    """Return why no command can run in the sandbox, or "": the command that was tried, and what it said.
+
+    `ids` are the user and group to try it as, None for our own.
+    """
+    tried: Sequence[str] = [*sandbox_arguments(), PYTHON, "-IS", "-c", ""]
+    user, group = ids or (None, None)
+    try:
+        ran = subprocess.run(
+            tried,
+            env={},
+            cwd="/",
+            user=user,
+            group=group,
+            extra_groups=None if ids is None else (),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "bwrap is not installed (on Debian: apt-get install bubblewrap)"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{tried[0]} could not be tried: {error}"
+    if ran.returncode == 0:
+        return ""
+    said = " ".join(ran.stderr.decode("utf-8", "replace").split())[-300:]
+    return f"{shlex.join((tried[0], '--unshare-all', '…', PYTHON))} ended with exit {ran.returncode}: {said}"
+
+
+@cache
+def own_sandbox_works() -> bool:
+    """Tell, once for this process, whether commands can be sandboxed under our own user."""
+    return not sandbox_fault(None)
+
+
+def client_text() -> str:
+    """Return the program that is `pve`, and the guest's command, in the sandbox."""
+    return f"#!{PYTHON} -IS\n{Path(__file__).with_name('client.py').read_text(encoding='utf-8')}"

@@ -1,0 +1,57 @@
+"""Fixtures: turns of the real claude without a handler."""
+
+import pwd
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from breakglass.config.model import Address, ChatSettings, Host, Vm
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.claude import reachable
+from ..support.claude_turns import Place, WithGuest
+from ..support.model import Model
+from ..support.selection import sampled
+
+USER = "nobody"  # an account that every Debian has, and that owns nothing
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Place]:
+    """Everything, once for this file, with claude under our own user."""
+    directory = Path(tempfile.mkdtemp(prefix="bg"))
+    directory.chmod(0o711)
+    world = World(directory / "w")
+    assert world.qm("start", "102").returncode == 0
+    sshd = WithGuest(world)
+    model = Model()
+    settings = ChatSettings(
+        str(directory / "sessions"),
+        str(reachable(pwd.getpwnam(USER).pw_uid, directory)),
+        shared_uid=True,
+        env={"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "sk-model", "CLAUDE_CODE_MAX_RETRIES": "1"},
+    )
+    (directory / "sessions").mkdir(mode=0o711)
+    address = Address("breakglass", "127.0.0.1", sshd.port)
+    host = Host("pve1", address, sshd.power_key, sshd.read_only_key, (sshd.host_key,))
+    guest = replace(address, user="guest")
+    vm = Vm("devvm", VMID, (host,), guest=guest, guest_host_keys=(sshd.host_key,))
+    try:
+        yield Place(directory, world, sshd, model, settings, vm)
+    finally:
+        model.close()
+        sshd.stop()
+        world.close()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(params=sampled(["shared", "apart"], "apart"))
+def place(shared: Place, request: pytest.FixtureRequest) -> Place:
+    """Both ways to run claude: as ourselves, and as a user of its own."""
+    if request.param == "shared":
+        return shared
+    return replace(shared, settings=replace(shared.settings, user=USER, shared_uid=False))
