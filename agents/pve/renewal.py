@@ -9,12 +9,13 @@ import sys
 import time
 from functools import partial
 
-from .host.bounded import ask_or_none
+from .host.bounded import ask_or_none, run
 
 LOOK_EVERY = 10.0  # while nothing is under way
 LOOK_AT_LEAST = 3600.0  # on a disk that hangs, where each look may leave a child behind
 FILE_LOOK_SECONDS = 0.1  # on a disk that hangs, a verb that arrives now waits as long
 FILE_COMPARE_SECONDS = 3.0  # once for each change of the file
+FILE_TRY_SECONDS = 3.0  # the same
 SETTLED_SECONDS = 2.0  # a file that is younger may be followed by another one
 RENEWED = "BREAKGLASS_RENEWED"  # in the environment of a session that goes on in the new file
 
@@ -37,13 +38,19 @@ class OwnFile:
 
     def _look(self) -> bool:
         seen = ask_or_none(partial(_look_at_file, self._path), FILE_LOOK_SECONDS)
-        self.pause = LOOK_EVERY if seen is not None else min(2 * self.pause, LOOK_AT_LEAST)
         if seen is None or seen == self._known or not self._digest:
+            self._set_pause(seen)
             return False
         state = ask_or_none(partial(_compare_file, self._path, self._digest), FILE_COMPARE_SECONDS)
-        if state != "young":
+        if state == "another":
+            state = _try_file()
+        self._set_pause(state)
+        if state in ("same", "unfit", "works"):
             self._known = seen
-        return state == "another"
+        return state == "works"
+
+    def _set_pause(self, answer: object) -> None:
+        self.pause = LOOK_EVERY if answer is not None else min(2 * self.pause, LOOK_AT_LEAST)
 
 
 def file_digest(path: str) -> str:
@@ -64,19 +71,32 @@ def _look_at_file(path: str) -> object:
 
 
 def _compare_file(path: str, digest: str) -> object:
-    """Return `same`, `another`, `young` for one that may be followed by another, or None for what is no host agent."""
+    """Return `same`, `another`, `young` for one that may be followed by another, or `unfit` for what is no host agent.
+
+    A file that others can write, or that a new login could not run, is unfit as well.
+    """
     try:
         with open(path, "rb") as file:
-            text, changed = file.read(), os.fstat(file.fileno()).st_ctime
+            text, status = file.read(), os.fstat(file.fileno())
         if hashlib.sha256(text).hexdigest() == digest:
             return "same"
         compile(text, path, "exec")
     except (OSError, SyntaxError, ValueError):
-        return None
-    if abs(time.time() - changed) < SETTLED_SECONDS:
+        return "unfit"
+    if abs(time.time() - status.st_ctime) < SETTLED_SECONDS:
         return "young"
+    is_safe = status.st_uid == os.geteuid() and status.st_mode & 0o122 == 0o100
     last = text.rstrip().rpartition(b"\n")[2].strip()  # a copy that was cut may compile as well
-    return "another" if text.startswith(b"#!") and last.startswith(b"sys.exit(main") else None
+    return "another" if is_safe and text.startswith(b"#!") and last.startswith(b"sys.exit(main") else "unfit"
+
+
+def _try_file() -> str | None:
+    """Have the file begin a session that has no input, which ends at once; return `works`, `unfit`, or None.
+
+    One that fails as it starts, or does not take these arguments, would end the session that works.
+    """
+    code = run([sys.executable, *sys.orig_argv[1:]], FILE_TRY_SECONDS).code
+    return None if code is None else "unfit" if code else "works"
 
 
 def become_new_file() -> None:

@@ -1,6 +1,7 @@
 """A resident host agent that is upgraded goes on as the new one, on the same channel."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from breakglass.agents.pve.renewal import OwnFile
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, set_constants
+from ..support.selection import sampled
+from ..support.stages import until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
 
@@ -40,22 +43,60 @@ def test_the_session_goes_on_in_the_new_agent(world: World, sound: str) -> None:
         assert session.process.poll() is None
 
 
+UNABLE = {
+    "at its start": "raise ImportError('nothing like this')",
+    "by its arguments": "if '--vms' in sys.argv: sys.exit(2)",  # as one of 0.1 does
+    "never": "import time\ntime.sleep(600)",
+}
+
+
+@pytest.mark.parametrize("end", sampled(UNABLE, "at its start"))
+def test_a_program_that_can_not_serve_is_not_begun(world: World, sound: str, tmp_path: Path, end: str) -> None:
+    """It is tried beside the session, which goes on as it is, and goes on in the next one that can."""
+    set_constants(world, FILE_TRY_SECONDS=2.0)
+    sound, tried = world.agent.read_text(), tmp_path / "tried"
+    renewed = sound.replace("replace(bundle_hash", "replace(VERSION='9.9.9', bundle_hash")
+    with Session(world) as session:
+        session.expect("hello")
+        session.ask("ping")
+        install(
+            world, renewed.replace("\nimport sys\n", f"\nimport sys\nopen({str(tried)!r}, 'w')\n{UNABLE[end]}\n", 1)
+        )
+        until(tried.exists, "a try of the program")
+        assert session.ask("ping")["version"] != "9.9.9"
+        assert session.ask(f"reset vm={VMID} id=not-renewed-1", 60)["outcome"] == "done"
+        install(world, renewed)
+        assert session.result("hello", 60)["version"] == "9.9.9"
+        assert session.process.poll() is None
+
+
 def test_only_another_whole_program_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the same text again, half a copy, a file that is gone, or one that came a moment ago."""
     path = tmp_path / "agent"
-    whole = "#!/usr/bin/python3 -IS\nVERSION = {}\nif __name__ == '__main__':\n    sys.exit(main())\n"
-    path.write_text(whole.format(1))
+    whole = "#!/usr/bin/python3 -IS\nimport sys\nmain = lambda: {}\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, str(path)])
+
+    def write(text: str, mode: int = 0o755) -> None:
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+
+    write(whole.format(0))
     own = OwnFile(str(path))
     assert not own.is_replaced()
     monkeypatch.setattr(renewal, "SETTLED_SECONDS", 0.0)
-    for text in (whole.format(1), "def half(", "\0", "", "#!/usr/bin/python3 -IS\nVERSION = 2\n"):
+    another = whole.format("0  # another")
+    for text in (whole.format(0), "def half(", "\0", "", another[:-12], whole.format(7)):
         path.unlink()
         assert not own.is_replaced()
-        path.write_text(text)
+        write(text)
         assert not own.is_replaced()
-    path.write_text(whole.format(2))
+    for mode in (0o644, 0o775, 0o757):
+        write(another, mode)
+        assert not own.is_replaced()
+    path.chmod(0o755)
     assert own.is_replaced()
-    path.write_text(whole.format(3))
+    write(whole.format("0  # the third"))
     monkeypatch.setattr(renewal, "SETTLED_SECONDS", 3600.0)
     assert not own.is_replaced()
     monkeypatch.setattr(renewal, "SETTLED_SECONDS", 0.0)
