@@ -22,6 +22,7 @@ from .chat import chat
 from .gate import Gate, signed_request
 from .health import health
 from .pve import pve
+from .reads import ReadsUnderWay
 from .replies import error_reply
 
 PAGE = Path(str(files("breakglass.static_site") / "index.html")).parent
@@ -32,10 +33,10 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
     service = Service(config, load)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Service]]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         service.start()
         on_start(service)
-        yield {"service": service}
+        yield {"service": service, "reads": ReadsUnderWay()}
         await service.stop()
 
     routes = [

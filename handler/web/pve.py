@@ -11,12 +11,14 @@ from ..auth.signing import SIGNATURE, Signed
 from ..config.model import Config
 from ..errors import BadRequest, BreakglassError, IdReused
 from ..proxmox.outcome import Answer, rejected_answer
+from ..proxmox.request import VerbRequest
 from ..service import Service
 from ..text import shown
 from ..verbs import PROPOSAL_ID, VERBS
 from .admission import admit
 from .bodies import VerbBody, parse_verb_body
 from .gate import signed_request
+from .reads import Answering, ReadsUnderWay
 from .replies import NDJSON, error_reply, stream_reply
 
 
@@ -30,10 +32,18 @@ async def pve(request: Request) -> Response:
     vm = admit(service.config, signed, body.challenge, body.verb, body.vm, now)
     if body.verb not in VERBS or vm is None:
         return _reject(body, signed, began, service.config)
-    run = service.run(body.permitted(vm, signed.id, signed.caller, now), began)
+    wanted = body.permitted(vm, signed.id, signed.caller, now)
+    run = _run(service, request.state.reads, wanted, began)
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.stopping))
     return _reply(await run.finished(service.stopping))
+
+
+def _run(service: Service, reads: ReadsUnderWay, wanted: VerbRequest, began: float) -> Answering:
+    """Start a verb, or share the run of an earlier read; whatever else is under way, a verb of power starts."""
+    if wanted.is_mutating:
+        return service.run(wanted, began)
+    return reads.attach(wanted, began) or reads.add(wanted, service.run(wanted, began))
 
 
 def check_may_override(signed: Signed) -> None:

@@ -86,7 +86,14 @@ PATH_TO_POWER = (
 )
 # What these files import besides. It starts and stops no VM by itself; docs/architecture.md says why it is left out.
 BESIDE_THE_PATH = (
-    *("handler/web/headers.py", "handler/web/replies.py", "handler/config/", "handler/alerts/", "handler/chat/"),
+    *(
+        "handler/web/headers.py",
+        "handler/web/reads.py",
+        "handler/web/replies.py",
+        "handler/config/",
+        "handler/alerts/",
+        "handler/chat/",
+    ),
     *("handler/audit.py", "handler/text.py", "handler/threads.py", "agents/pve/renewal.py"),
     *(
         "agents/pve/forensics/",

@@ -1,0 +1,88 @@
+"""Bounds the reading requests that one caller has under way for a VM. It starts nothing, and sees no verb of power.
+
+A reader whose script asks again and again would otherwise fill the host with captures. Further requests share the
+answer of the newest one under way.
+"""
+
+from asyncio import Event
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from .. import audit
+from ..errors import Unreached
+from ..proxmox.outcome import Answer, Message
+from ..proxmox.request import VerbRequest
+from ..proxmox.run import Run
+
+MOST_READS = 16  # of one caller, VM and verb
+
+_Key = tuple[str, str, str]
+
+
+class Answering(Protocol):
+    """What a route needs of a run: its answer as one object, or as lines."""
+
+    async def finished(self, stopping: Event) -> Answer:
+        """Return the answer."""
+
+    def stream(self, stopping: Event) -> AsyncIterator[Message]:
+        """Yield the messages as they come."""
+
+
+class AttachedRun:
+    """Another request's run, whose answer this request gets too."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    async def finished(self, stopping: Event) -> Answer:
+        """Return the run's answer, with `attached`."""
+        answer = await self._run.finished(stopping)
+        return Answer({**answer.body, "attached": True}, answer.status)
+
+    async def stream(self, stopping: Event) -> AsyncIterator[Message]:
+        """Yield the run's messages from the first one on."""
+        async for message in self._run.stream(stopping):
+            yield {**message, "attached": True} if message["type"] == "result" else message
+
+
+class ReadsUnderWay:
+    """The runs of reading verbs that have no answer yet, the newest last."""
+
+    def __init__(self) -> None:
+        self._runs: dict[_Key, dict[Run, VerbRequest]] = {}
+
+    def add(self, request: VerbRequest, run: Run) -> Run:
+        """Count a run until it ends; return it."""
+        key = _key(request)
+        self._runs.setdefault(key, {})[run] = request
+        run.task.add_done_callback(lambda _: self._forget(key, run))
+        return run
+
+    def _forget(self, key: _Key, run: Run) -> None:
+        del self._runs[key][run]
+        if not self._runs[key]:
+            del self._runs[key]
+
+    def attach(self, request: VerbRequest, began: float) -> AttachedRun | None:
+        """Return the run that a request shares if it is one too many, otherwise None; raise Unreached if none fits."""
+        runs = self._runs.get(_key(request), {})
+        if len(runs) < MOST_READS:
+            return None
+        fitting = [run for run, other in runs.items() if (other.vm, other.job) == (request.vm, request.job)]
+        if fitting:
+            run = fitting[-1]
+            run.task.add_done_callback(lambda _: _record(request, run, began))
+            return AttachedRun(run)
+        reason = f"{request.caller.name} has {len(runs)} of {request.verb} under way for {request.vm.name} already"
+        raise Unreached("too-many-reads", reason, "wait for one of their answers, and send it again")
+
+
+def _key(request: VerbRequest) -> _Key:
+    return request.caller.name, request.vm.name, request.verb
+
+
+def _record(request: VerbRequest, run: Run, began: float) -> None:
+    """Write the attached request's own line of the log."""
+    if run.answer is not None:
+        audit.request(began, run.answer.outcome, request.caller.name, request.verb, request.vm.name, request.id)

@@ -1,0 +1,101 @@
+"""One caller's reading requests of a VM are bounded; power verbs, other callers and other verbs are not affected."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+import pytest
+
+from breakglass.cli.client import new_id
+from breakglass.demo.proxmox.world import World
+from breakglass.web.reads import MOST_READS
+
+from ..support.scripted import Scripted, result, stage
+from ..support.service import Service
+from ..support.sshd import Sshd
+from .test_reload import wait_until
+
+pytestmark = pytest.mark.real("sshd", "qemu")
+
+
+@pytest.fixture
+def script(world: World) -> Scripted:
+    """A host on which captures, and looks at one job, end once they may."""
+    script = Scripted(world)
+    script.say(
+        [
+            ("forensics", [stage("forensics"), {"wait": "go"}, result(deadline=20.0)]),
+            ("job", [{"wait": "go"}, result()]),
+            ("ping", [result(vms="102")]),
+            ("", [result(jobs=[])]),
+        ]
+    )
+    return script
+
+
+@pytest.fixture
+def service(tmp_path: Path, script: Scripted, sshd: Sshd) -> Iterator[Service]:
+    service = Service(tmp_path, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    service.answering()
+    yield service
+    service.stop()
+
+
+def test_a_caller_with_many_captures_shares_the_newest(service: Service, script: Scripted) -> None:
+    """The seventeenth request gets the answer of one that runs; the host is not asked. Others are asked at once."""
+    ids = [new_id() for _ in range(MOST_READS)]
+    further = new_id()
+    with ThreadPoolExecutor(MOST_READS + 2) as pool:
+        first = [pool.submit(service.pve, "forensics", msg_id=msg_id) for msg_id in ids[:-1]]
+        wait_until(lambda: len(script.asked("forensics")) == MOST_READS - 1)
+        first.append(pool.submit(service.pve, "forensics", msg_id=ids[-1]))
+        wait_until(lambda: len(script.asked("forensics")) == MOST_READS)
+        with streaming(service, further) as attached:
+            assert f'"id":"{ids[-1]}"' in attached.readline().decode()
+            other = pool.submit(service.pve, "forensics", caller="operator2")
+            wait_until(lambda: len(script.asked("forensics")) == MOST_READS + 1)
+            assert service.pve("status").json["outcome"] == "done"
+            assert service.pve("reset").json["outcome"] == "done"
+            script.let_go("go")
+            assert {each.result().json["id"] for each in first} == set(ids)
+            assert [each.result().json["attached"] for each in (*first, other)] == [False] * (MOST_READS + 1)
+            last = attached.read().decode()
+    assert '"attached":true' in last
+    assert not any(further in line for line in script.asked("forensics"))
+    after = service.pve("forensics").json
+    assert (after["attached"], after["id"] in ids) == (False, False)
+    [line] = [line for line in service.audit() if line["id"] == further]
+    assert (line["verb"], line["outcome"]) == ("forensics", "done")
+
+
+@contextmanager
+def streaming(service: Service, msg_id: str) -> Iterator[HTTPResponse]:
+    """Ask for a capture as lines; give the answer at its beginning."""
+    body = b'{"verb":"forensics"}'
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=120)
+    headers = service.signed(body, msg_id=msg_id) | {"accept": "application/x-ndjson"}
+    connection.request("POST", "/pve", body, headers)
+    with closing(connection), connection.getresponse() as response:
+        yield response
+
+
+def test_looks_at_other_jobs_are_refused_beyond_the_bound(service: Service, script: Scripted) -> None:
+    """None of those under way has this job's answer: nothing is sent. One that is under way is shared."""
+    jobs = [new_id() for _ in range(MOST_READS)]
+    with ThreadPoolExecutor(MOST_READS + 1) as pool:
+        first = [pool.submit(service.pve, "history", job=job) for job in jobs]
+        wait_until(lambda: len(script.asked("job")) == MOST_READS)
+        refused = service.pve("history", job=new_id())
+        assert (refused.status, refused.json["error"]["code"], refused.json["error"]["reached"]) == (
+            503,
+            "unreached",
+            False,
+        )
+        sentence = "operator has 16 of history under way for devvm already; nothing was sent"
+        assert refused.json["error"]["message"] == sentence
+        shared = pool.submit(service.pve, "history", job=jobs[0])
+        script.let_go("go")
+        assert {each.result().json["outcome"] for each in first} == {"done"}
+        assert shared.result().json["outcome"] == "done"
