@@ -18,9 +18,8 @@ _KNOWN: list[str] = []
 
 def bundle() -> str:
     """Return the text of the one file; raise ValueError when two modules define the same name."""
-    order: list[str] = []
-    _visit(ROOT, order)
-    parts = {name: _split(_source(name)) for name in order}
+    parts: dict[str, _Part] = {}
+    _visit(ROOT, parts)
     _refuse_collisions(parts)
     imports = sorted({line for part in parts.values() for line in part.imports})
     bodies = [f"# ==== agents/pve/{name.replace('.', '/')}.py ====\n\n{part.body}" for name, part in parts.items()]
@@ -56,11 +55,14 @@ def _source(name: str) -> str:
     return files(__package__).joinpath("pve", f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
 
 
-def _visit(name: str, order: list[str]) -> None:
-    for node in ast.parse(_source(name)).body:
-        if isinstance(node, ast.ImportFrom) and node.level and (module := _absolute(name, node)) not in order:
-            _visit(module, order)
-    order.append(name)
+def _visit(name: str, parts: dict[str, _Part]) -> None:
+    """Add a module to the parts, after each module that it imports. Parsing is slow, so each is parsed once."""
+    source = _source(name)
+    module = ast.parse(source)
+    for node in module.body:
+        if isinstance(node, ast.ImportFrom) and node.level and (imported := _absolute(name, node)) not in parts:
+            _visit(imported, parts)
+    parts[name] = _split(source, module)
 
 
 def _absolute(importer: str, node: ast.ImportFrom) -> str:
@@ -71,12 +73,12 @@ def _absolute(importer: str, node: ast.ImportFrom) -> str:
     return ".".join([*above, node.module])
 
 
-def _split(source: str) -> _Part:
+def _split(source: str, module: ast.Module) -> _Part:
     lines = source.splitlines()
     imports: list[str] = []
     imported: set[str] = set()
     names: set[str] = set()
-    for node in ast.parse(source).body:
+    for node in module.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             if not (isinstance(node, ast.ImportFrom) and node.level):
                 imports.append(ast.unparse(node))

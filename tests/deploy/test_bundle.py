@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.bundle import SHEBANG, _refuse_collisions, _split, bundle
+from breakglass.agents.bundle import SHEBANG, _Part, _refuse_collisions, _split, bundle
 from breakglass.agents.pve.words import VERSION
 
 TEXT = bundle()
@@ -128,12 +128,16 @@ def test_the_bundle_runs_alone(python: Path, tmp_path: Path) -> None:
 # --- what is refused ---
 
 
+def split(source: str) -> _Part:
+    return _split(source, ast.parse(source))
+
+
 @pytest.mark.parametrize("one", ["def same(): ...", "class same: ...", "same = 1", "same: int = 1", "x = same = 1"])
 @pytest.mark.parametrize("other", ["def same(): ...", "class same: ...", "same = 2", "same: str"])
 def test_two_modules_can_not_define_the_same_name(one: str, other: str) -> None:
     """Two modules with the same top-level name would silently become one, so that is refused with both named."""
     with pytest.raises(ValueError, match='"same" is defined in both first and second'):
-        _refuse_collisions({"first": _split(one), "second": _split(other)})
+        _refuse_collisions({"first": split(one), "second": split(other)})
 
 
 HARDER = (
@@ -150,7 +154,7 @@ def test_every_kind_of_definition_can_collide() -> None:
     """A name that any kind of definition gives to a module can't be given to another one."""
     for one in HARDER:
         with pytest.raises(ValueError, match="same"):
-            _refuse_collisions({"first": _split(one), "second": _split("same = 2")})
+            _refuse_collisions({"first": split(one), "second": split("same = 2")})
 
 
 @pytest.mark.parametrize(
@@ -164,11 +168,11 @@ def test_every_kind_of_definition_can_collide() -> None:
 )
 def test_local_names_and_shared_imports_are_no_collision(one: str, other: str) -> None:
     """Names inside functions and classes, and the imports that the modules share, are no collision."""
-    _refuse_collisions({"first": _split(one), "second": _split(other)})
+    _refuse_collisions({"first": split(one), "second": split(other)})
 
 
 def test_imports_move_to_the_top() -> None:
     """A module's imports of the library are kept for the file's head, those between the modules fall away."""
-    part = _split('"""Doc."""\n\nimport os\nfrom re import (\n    compile,\n)\nfrom .words import X\n\nY = os.sep\n')
+    part = split('"""Doc."""\n\nimport os\nfrom re import (\n    compile,\n)\nfrom .words import X\n\nY = os.sep\n')
     assert part.imports == ["import os", "from re import compile"]
     assert (ast.unparse(ast.parse(part.body)), part.names) == ('"""Doc."""\nY = os.sep', {"Y"})
