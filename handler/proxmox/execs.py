@@ -1,19 +1,24 @@
 """Requests as one exec each: all that a host can do on which no resident session opens."""
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import asyncssh
 from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from ..errors import Lost, Unreached
+from ..verbs import VERBS
 from .outcome import Message
-from .patience import exec_seconds
-from .wire import LINE_BYTES, TOO_LONG, exec_messages
+from .patience import FIRST_SECONDS, Patience
+from .wire import LINE_BYTES, TOO_LONG, exec_messages, is_message
 
 CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used
 FULL = "the host is overloaded, or sshd's MaxSessions is small"
 READ_BYTES = 64 * 1024  # at a time, of an exec's output
-EXEC_CHANNELS = 7  # beside the session; sshd's MaxSessions is 10
+READ_CHANNELS, JOB_CHANNELS = 3, 4  # beside the session and a ping; sshd's MaxSessions is 10
+POLL_SECONDS = 2.0  # between two looks at a job
 
 
 class Execs:
@@ -21,17 +26,52 @@ class Execs:
 
     def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = conn
-        self._slots = asyncio.Semaphore(EXEC_CHANNELS)
+        self._for_reads, self._for_jobs = asyncio.Semaphore(READ_CHANNELS), asyncio.Semaphore(JOB_CHANNELS)
 
-    async def ask(self, line: str) -> list[Message]:
-        """Send a request as soon as a channel is free, and return its messages, the last one a result."""
-        async with self._slots:
+    async def ask(self, line: str) -> AsyncIterator[Message]:
+        """Send a request and yield its messages, the last one a result.
+
+        A job occupies no channel while it runs, or a few long ones would keep every other verb waiting: it is begun,
+        looked at every few seconds, and asked for its messages once it has ended.
+        """
+        verb, *words = line.split()
+        is_job = verb in VERBS and VERBS[verb].is_job
+        is_followed = is_job and words[-1] != "detach"
+        channels = self._for_jobs if is_job else self._for_reads
+        messages = await self._send(channels, f"{line} detach" if is_followed else line)
+        begun = messages[-1]
+        if is_followed and begun.get("stage") == "accepted":
+            stage = {"type": "stage"} | {name: begun.get(name) for name in ("stage", "deadline", "started")}
+            if not is_message(stage):
+                raise Lost("the host did not say when the job ends")
+            yield stage
+            patience = Patience(time.monotonic())
+            patience.update(stage, time.monotonic())
+            messages = await self._follow(line, f"job {words[0]} {words[1]}", patience)
+            messages[-1]["attached"] = begun.get("attached", False)
+        for message in messages:
+            yield message
+
+    async def _follow(self, line: str, look: str, patience: Patience) -> list[Message]:
+        """Return a job's messages once it has ended, or is over its deadline; raise Lost, because it has begun."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            is_late = time.monotonic() > patience.until
+            with suppress(Lost, Unreached):  # a full host may answer the next time
+                job = (await self._send(self._for_reads, look))[-1].get("whole_job")
+                if is_late or (isinstance(job, dict) and job.get("outcome")):
+                    return await self._send(self._for_jobs, line)
+            if is_late or self._conn.is_closed():
+                raise Lost("the connection was lost")
+
+    async def _send(self, channels: asyncio.Semaphore, line: str) -> list[Message]:
+        async with channels:
             return await self.ask_now(line)
 
     async def ask_now(self, line: str) -> list[Message]:
         """Send a request and return its messages; raise Unreached or Lost."""
         try:
-            async with asyncio.timeout(exec_seconds(line)):
+            async with asyncio.timeout(FIRST_SECONDS):
                 process = await self._conn.create_process(line, encoding=None)
                 return await _read_answer(process)
         except asyncssh.ChannelOpenError as error:

@@ -193,7 +193,7 @@ class Link:
             async for message in self.channel.ask(line):
                 yield message
         else:
-            for message in await self._execs.ask(line):
+            async for message in self._execs.ask(line):
                 yield message
 
     def close(self) -> None:

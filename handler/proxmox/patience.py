@@ -6,12 +6,10 @@ message arrives, a fixed time applies.
 
 from collections.abc import Mapping
 
-from ..verbs import VERBS
-
 FIRST_SECONDS = 25.0  # until the first message: a read takes 4 s at most, and a job sends its stage within 5 s
 BACKOFF = (1, 2, 4, 8, 15, 30)  # seconds between two attempts to reach a host
 GRACE_SECONDS = 20.0  # beyond the job's deadline
-NO_DEADLINE_SECONDS = 1200.0  # for a job without a deadline: an older host agent's, or one that runs as a single exec
+NO_DEADLINE_SECONDS = 1200.0  # for a job without a deadline: an older host agent's
 
 
 class Patience:
@@ -37,12 +35,6 @@ class Patience:
             self._first_message, self.seconds = now, NO_DEADLINE_SECONDS
         if message["type"] == "stage":
             self.seconds = float(str(message["deadline"])) + GRACE_SECONDS
-
-
-def exec_seconds(line: str) -> float:
-    """Return how long a request line may take as one exec, whose messages all come at its end."""
-    verb = VERBS.get(line.split(" ", 1)[0])
-    return NO_DEADLINE_SECONDS if verb is not None and verb.is_job else FIRST_SECONDS
 
 
 def backoff_seconds(failures: int, chance: float) -> float:

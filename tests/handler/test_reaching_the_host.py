@@ -13,6 +13,7 @@ import asyncssh
 import pytest
 
 import breakglass.proxmox.connect
+import breakglass.proxmox.execs
 import breakglass.proxmox.host
 import breakglass.proxmox.link
 from breakglass.auth.signing import Caller
@@ -199,6 +200,27 @@ async def test_a_channel_that_was_being_opened_is_opened_on_a_new_connection(
     host.link.abort()
     result = (await messages)[-1]
     assert (result["outcome"], result["attached"]) == ("done", False)
+
+
+async def test_long_jobs_without_a_session_keep_no_verb_waiting(
+    open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine clients wait for a stop that takes long, more than sshd allows channels: the next verb is answered."""
+    monkeypatch.setattr(breakglass.proxmox.execs, "POLL_SECONDS", 0.2)
+    os.mkfifo(world.root / "gate")
+    misbehave(world.root, gate="stop")
+    host = await without_session(open_host, monkeypatch)
+    stops = [host.run("stop vm=102 id=long-exec-1 by=operator") for _ in range(9)]
+    async with asyncio.timeout(60):
+        stages = await asyncio.gather(*(anext(stop) for stop in stops))
+        rest = [asyncio.create_task(collected(stop)) for stop in stops]
+        answer = await host.result("reset vm=102 id=ninth-exec-1 by=operator")
+    assert [(stage["stage"], stage["deadline"]) for stage in stages] == [("accepted", 240.0)] * 9
+    assert (answer["outcome"], answer["attached"]) == ("busy", False)
+    (world.root / "gate").write_text("")
+    results = [(await task)[-1] for task in rest]
+    assert [result["outcome"] for result in results] == ["done"] * 9
+    assert [result["attached"] for result in results].count(False) == 1
 
 
 # --- pins ---

@@ -1,16 +1,12 @@
 """How long the host may take: a fixed time until its first message, then what it says itself, and some grace."""
 
-import pytest
-
 from breakglass.proxmox.patience import (
     FIRST_SECONDS,
     GRACE_SECONDS,
     NO_DEADLINE_SECONDS,
     Patience,
     backoff_seconds,
-    exec_seconds,
 )
-from breakglass.verbs import VERBS
 
 OUTPUT = {"type": "output", "stream": "stdout", "text": "x\n"}
 
@@ -49,14 +45,6 @@ def test_a_host_that_tells_no_deadline_has_a_generous_one() -> None:
     patience.update(OUTPUT, 110.0)
     assert patience.until == 110.0 + NO_DEADLINE_SECONDS
     assert NO_DEADLINE_SECONDS > 300 + 15  # what an older agent's cycle takes at most
-
-
-@pytest.mark.parametrize("name", VERBS)
-def test_an_exec_that_is_a_job_may_take_long(name: str) -> None:
-    """One exec says all at its end: a job has the generous time, and a read no more than the first message."""
-    wanted = NO_DEADLINE_SECONDS if VERBS[name].is_job else FIRST_SECONDS
-    assert exec_seconds(f"{name} vm=102") == exec_seconds(name) == wanted
-    assert exec_seconds("ping vm=102") == FIRST_SECONDS
 
 
 def test_handlers_that_lost_a_host_together_do_not_come_back_together() -> None:

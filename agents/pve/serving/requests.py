@@ -119,7 +119,8 @@ class FollowTask:
         elif record.verb != self._request.verb or boottime() - record.boottime > DAY:
             yield self._end(Result(ID_REUSED, last=self._store.last, verdict=_reused_verdict(record)))
         elif self._request.detach:
-            yield self._end(Result(DONE, last=self._store.last, stage="accepted"))
+            when = {"started": record.started, "deadline": self._store.deadline(record.id, record.verb)}
+            yield self._end(Result(DONE, last=self._store.last, stage="accepted", extra=when))
         else:
             yield from self._progress(record)
 
