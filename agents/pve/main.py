@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--as", dest="name", default="", help="the name of this key in records")
     serve.add_argument("--root", default="", help="a prefix for every host path, for tests")
     checking = commands.add_parser("check", help="verify the installation; as root, at the host")
-    checking.add_argument("--user", default="breakglass", help="the account that the keys log in to")
+    checking.add_argument("--user", help="the account that the keys log in to (default: what sshd is set up for)")
     checking.add_argument("--root", default="", help="a prefix for every host path, for tests")
     allowing = commands.add_parser("allow", help="let this host's keys reach one more VM; as root, at the host")
     allowing.add_argument("vm", type=_vm_number, metavar="VM", help="the VM's number")

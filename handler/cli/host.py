@@ -53,7 +53,7 @@ def host_install_commands(arguments: argparse.Namespace) -> int:
     vms = [vm for vm in config.vms.values() if host in vm.hosts]
     keys = Keys(public_key(host.key), public_key(host.read_only_key) if host.read_only_key else None)
     try:
-        text = recipe(host, vms, keys, arguments.source)
+        text = recipe(host, vms, keys, arguments.sources, as_root=arguments.account == "root")
     except ValueError as error:
         raise CommandError(f"{error}; nothing was printed", "see docs/runbook.md") from None
     show(text)

@@ -1,4 +1,4 @@
-"""The recipe for the Proxmox host: the agent, the account, its key file, and sshd's drop-in.
+"""The recipe for the Proxmox host: the agent, the account or root's own, the key file, and sshd's drop-in.
 
 The public keys are arguments; no private key is in this module. A person pastes the text into a root shell, so every
 value in it was checked before (names, numbers, an address).
@@ -24,36 +24,52 @@ class Keys:
     read_only: str | None = None
 
 
-def recipe(host: Host, vms: Sequence[Vm], keys: Keys, source: str | None = None) -> str:
-    """Return the recipe for one host and its VMs; `source` is the handler's address or network.
+def recipe(host: Host, vms: Sequence[Vm], keys: Keys, sources: str | None = None, *, as_root: bool = False) -> str:
+    """Return the recipe for one host and its VMs; `sources` are the handler's addresses and networks.
 
-    Raises ValueError for what can't work: root's own login, a host without a VM, a source that is not an address.
+    With `as_root`, the keys log in to root's own account, from these addresses only. Raises ValueError for what can't
+    work: another account than the configuration has, a host without a VM, a source that is not an address.
     """
-    if host.ssh.user == "root":
-        raise ValueError(f'hosts.{host.name}.ssh logs in as root; name an account of its own, like "breakglass@…"')
+    _check_account(host, sources, as_root)
     if not vms:
         raise ValueError(f"no VM names {host.name} in its hosts, so its keys would serve none")
-    if source is not None:
-        _check_source(source)
-    chosen = {"from": source, "no_read_only_key": not keys.read_only}
+    addresses = [] if sources is None else [_read_source(source) for source in sources.split(",")]
+    chosen = {"from": addresses, "no_read_only_key": not keys.read_only, "root": as_root}
     served = list_of(vm.vmid for vm in vms)
     return fill(
         choose(read_template("cli/recipe.sh"), [name for name, is_so in chosen.items() if is_so]),
         name=host.name,
         vms=served,
         user=host.ssh.user,
+        key_file="breakglass" if as_root else host.ssh.user,
         host=f"[{host.ssh.host}]" if ":" in host.ssh.host else host.ssh.host,
         login=f"ssh -p {host.ssh.port} -i KEY_FILE {host.ssh.user}@{host.ssh.host}",
         keys=" ".join(f"-e '{key.split()[1]}'" for key in (keys.power, keys.read_only) if key),
         key_lines="\n".join(_key_lines(served, keys)),
-        source=source or "ADDRESS",
+        source=",".join(addresses),
+        sources=" ".join(addresses) or "ADDRESS",
+        example=addresses[0].partition("/")[0] if addresses else "",
     )
 
 
-def _check_source(source: str) -> None:
+def _check_account(host: Host, sources: str | None, as_root: bool) -> None:
+    setting = f"hosts.{host.name}.ssh"
+    if as_root and host.ssh.user != "root":
+        raise ValueError(f'{setting} logs in as {host.ssh.user}; for --account root, write "root@…" there')
+    if as_root and sources is None:
+        raise ValueError("--account root needs --from, because root's keys are looked up by the handler's address")
+    if host.ssh.user == "root" and not as_root:
+        raise ValueError(
+            f'{setting} logs in as root; name an account of its own, like "breakglass@…", or add --account root'
+        )
+
+
+def _read_source(source: str) -> str:
+    """Return an address or a network as sshd reads it, which refuses a network with bits behind its prefix."""
     if "%" in source:  # a scope, in which ipaddress takes any text, a quote too
         raise ValueError(f"{source!r} does not appear to be an address or a network: leave out the %")
-    ipaddress.ip_network(source, strict=False)
+    network = ipaddress.ip_network(source, strict=False)
+    return str(network) if "/" in source else str(network.network_address)
 
 
 def _key_lines(served: VmList, keys: Keys) -> list[str]:

@@ -122,7 +122,15 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
     install = commands.add_parser("install-commands", help="print what to run on the host, as root (BREAKGLASS_CONFIG)")
     install.add_argument("--host", help="the host; needed only if there are several")
     install.add_argument(
-        "--from", dest="source", metavar="ADDRESS", help="the handler's address, which sshd then never penalises"
+        "--from",
+        dest="sources",
+        metavar="ADDRESS[,ADDRESS]",
+        help="the handler's addresses or networks, which sshd then never penalises; needed for --account root",
+    )
+    install.add_argument(
+        "--account",
+        choices=("root",),
+        help="let the keys log in to root's own account, from these addresses only, instead of to one with uid 0",
     )
     install.set_defaults(run=host.host_install_commands)
     update = commands.add_parser(

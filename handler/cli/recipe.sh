@@ -28,6 +28,10 @@ else
 fi
 /usr/local/sbin/breakglass-pve --version
 
+#if root
+# 2. The account is root's own, because qm needs root and Proxmox has no sudo. Nothing of it is changed. Our keys are looked
+#    up only for logins from @SOURCE@.
+#else
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
 #    Its shell is /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing; with ! instead, sshd
 #    without PAM would take the account for locked. It never expires, because PAM would then refuse the keys too.
@@ -36,10 +40,11 @@ getent passwd @USER@ >/dev/null ||
 [ "$(id -u @USER@)" = 0 ]
 usermod --password '*' @USER@
 chage -m 0 -M -1 -I -1 -E -1 @USER@
+#end
 
 # 3. The keys, each with a forced command. Their file is not below /etc/pve, where root's own file is: that one is copied
 #    to every node, and is gone when the cluster file system is. Other keys in this file stay.
-keys=/etc/ssh/authorized_keys.d/@USER@
+keys=/etc/ssh/authorized_keys.d/@KEY_FILE@
 install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d
 exec 9</etc/ssh/authorized_keys.d
 flock 9 # as breakglass-pve allow does
@@ -59,21 +64,41 @@ chmod 0644 "$keys.new"
 mv -f "$keys.new" "$keys"
 exec 9<&- # unlocked
 
-# 4. sshd. No ForceCommand: it would override each key's command=, and the read-only key would get power.
-#    forced-commands-only refuses a line that lost its command=. Root's own login stays as it is.
-#    The exemption keeps sshd from penalising the handler for failed logins of others from the same address.
+# 4. sshd. Until the new drop-in is in force, the one before it has .old behind its name, and an error puts it back.
+drop_in=/etc/ssh/sshd_config.d/00-breakglass.conf
+trap '[ ! -e "$drop_in.old" ] || mv -f "$drop_in.old" "$drop_in"' EXIT
+trap 'exit 1' HUP INT TERM
+[ ! -e "$drop_in" ] || mv -f "$drop_in" "$drop_in.old"
+
 #if from
+#    The exemption keeps sshd from penalising the handler for failed logins of others from the same address.
 exempt='PerSourcePenaltyExemptList @SOURCE@'
 # OpenSSH before 9.8 (Proxmox VE 8) has no penalties, and would refuse a file with this keyword.
-sshd -T -C user=root,host=x,addr=127.0.0.1 | grep -q '^persourcepenalties ' || exempt="# $exempt"
+settings=$(sshd -T -C 'user=root,host=x,addr=@EXAMPLE@')
+printf '%s\n' "$settings" | grep -q '^persourcepenalties ' || exempt="# $exempt"
 #else
 # --from was not given. The handler's address belongs here, without the #:
 exempt='# PerSourcePenaltyExemptList ADDRESS'
 #end
-drop_in=/etc/ssh/sshd_config.d/00-breakglass.conf
-{
-    printf '%s\n\n' "$exempt"
-    cat <<'SSHD'
+#if root
+#    For root's logins from the handler, our key file follows root's own ones, as sshd names them without this drop-in.
+#    All else of root's login stays as it is, so there is no ForceCommand: each of our keys has its command= and restrict.
+own=$(printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p')
+[ "$own" != none ] || own=
+cat >"$drop_in.new" <<SSHD
+$exempt
+
+Match User root Address @SOURCE@
+    AuthorizedKeysFile $own $keys
+    ClientAliveInterval 15
+Match all
+SSHD
+#else
+#    No ForceCommand: it would override each key's command=, and the read-only key would get power.
+#    forced-commands-only refuses a line that lost its command=. Root's own login stays as it is.
+cat >"$drop_in.new" <<SSHD
+$exempt
+
 Match User @USER@
     AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u
     AuthenticationMethods publickey
@@ -84,18 +109,36 @@ Match User @USER@
     ClientAliveInterval 15
 Match all
 SSHD
-} >"$drop_in.new"
+#end
 mv -f "$drop_in.new" "$drop_in"
 # fail2ban, where it is installed: add the handler to ignoreip in /etc/fail2ban/jail.local, then reload it.
-#   ignoreip = 127.0.0.1/8 ::1 @SOURCE@
+#   ignoreip = 127.0.0.1/8 ::1 @SOURCES@
 
 # 5. Reload only a configuration that sshd accepts: with any other it would not start after the next reboot.
 sshd -t || {
     mv -f "$drop_in" "$drop_in.refused"
-    echo "sshd refuses the configuration; the drop-in is now $drop_in.refused" >&2
+    echo "sshd refuses the configuration; the drop-in is now $drop_in.refused, and the one before it is back" >&2
     exit 1
 }
 systemctl try-reload-or-restart ssh
+
+#    The account of an earlier recipe has no use any more, and sshd's own defaults would apply to it. vipw removes its
+#    line, because userdel refuses a uid that is in use, and with --force it could take the account's home, which is /.
+if [ -e "$drop_in.old" ]; then
+    earlier=$(sed -n -e '/ root$/d' -e 's/^Match User \([a-z0-9_-]*\)$/\1/p' "$drop_in.old")
+    rm -f "$drop_in.old"
+    if [ "$earlier" != @USER@ ] && line=$(getent passwd "$earlier"); then
+        if [ "$line" = "$earlier:x:0:0::/:/bin/sh" ]; then
+            sleep 1.1 # vipw takes a file for unchanged if it was written in this second
+            for file in '' -s; do VISUAL="sed -i '/^$earlier:/d'" vipw -q $file </dev/null; done
+        fi
+        if getent passwd "$earlier" >/dev/null; then
+            echo "an earlier recipe used the account $earlier: remove its line with vipw and vipw -s" >&2
+        else
+            echo "the account $earlier of an earlier recipe is removed; for its open connections: pgrep -af 'sshd.*: $earlier'"
+        fi
+    fi
+fi
 
 # 6. For breakglass.toml: the node's name, and the host's key for host_key. Copy them from here, not over the network.
 echo "node = \"$(hostname -s)\""

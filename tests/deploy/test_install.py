@@ -236,13 +236,16 @@ def test_allow_lets_both_keys_reach_one_more_vm(door: Door) -> None:
 
 @pytest.mark.real("sshd")
 def test_a_drop_in_that_sshd_refuses_is_taken_away(host: Installed) -> None:
-    """A broken configuration is not reloaded and not left behind, and the agent's check is not reached."""
+    """A broken configuration is not reloaded, the one before it is back, and the agent's check is not reached."""
     broken = host.recipe.replace("PermitTTY no", "PermitTTY maybe")
-    reloads = host.run("cat", "/run/said").stdout
+    before, reloads = host.drop_in.read_text(), host.run("cat", "/run/said").stdout
     ran = host.run("/bin/sh", "-s", stdin=broken)
-    assert (ran.returncode, host.drop_in.exists()) == (1, False)
+    assert (ran.returncode, host.drop_in.read_text()) == (1, before)
     assert "sshd refuses the configuration" in ran.stderr
     assert host.run("cat", "/run/said").stdout == reloads
+    host.drop_in.unlink()
+    assert host.run("/bin/sh", "-s", stdin=broken).returncode == 1
+    assert sorted(path.name for path in host.drop_in.parent.iterdir()) == [f"{host.drop_in.name}.refused"]
 
 
 # --- check, and what it finds ---

@@ -16,13 +16,14 @@ from ..support.installing import configuration, host_keys, install_commands, new
 
 POWER, READING = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 HOST = Host("pve1", Address("breakglass", "192.0.2.10", 2222), "the private key")
+ROOT_HOST = Host("pve1", Address("root", "192.0.2.10", 2222), "the private key")
 VM = Vm("devvm", 102, (HOST,))
 SERVE = "/usr/local/sbin/breakglass-pve serve --vms 102"
 
 
 def heredoc(text: str, name: str) -> list[str]:
-    """Return the lines that the recipe writes between <<'NAME' and NAME."""
-    return text.partition(f"<<'{name}'\n")[2].partition(f"\n{name}\n")[0].splitlines()
+    """Return the lines that the recipe writes between <<NAME or <<'NAME' and NAME."""
+    return re.split(f"<<'?{name}'?\n", text)[1].partition(f"\n{name}\n")[0].splitlines()
 
 
 # --- the text ---
@@ -58,17 +59,18 @@ def test_without_a_read_only_key_its_line_is_a_comment() -> None:
 
 
 @pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
-@pytest.mark.parametrize("source", [None, "192.0.2.50"])
-def test_every_placeholder_of_the_recipe_is_filled_in(keys: Keys, source: str | None) -> None:
+@pytest.mark.parametrize(("host", "source"), [(HOST, None), (HOST, "192.0.2.50"), (ROOT_HOST, "192.0.2.50")])
+def test_every_placeholder_of_the_recipe_is_filled_in(keys: Keys, host: Host, source: str | None) -> None:
     """Each placeholder is filled in, and each choice is made."""
-    assert re.findall(r"@[A-Z_]+@|^#(?:if|else|end)\b.*", recipe(HOST, [VM], keys, source), re.MULTILINE) == []
+    text = recipe(host, [VM], keys, source, as_root=host is ROOT_HOST)
+    assert re.findall(r"@[A-Z_]+@|^#(?:if|else|end)\b.*", text, re.MULTILINE) == []
 
 
 def test_the_drop_in_is_the_documented_one() -> None:
     """The drop-in has a Match block for the account only, without ForceCommand, and ends the block."""
-    lines = heredoc(recipe(HOST, [VM], Keys(POWER)), "SSHD")
-    assert (lines[0], lines[-1]) == ("Match User breakglass", "Match all")
-    assert [line.strip() for line in lines[1:-1]] == [
+    exempt, gap, first, *lines, last = heredoc(recipe(HOST, [VM], Keys(POWER)), "SSHD")
+    assert (exempt, gap, first, last) == ("$exempt", "", "Match User breakglass", "Match all")
+    assert [line.strip() for line in lines] == [
         "AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u",
         "AuthenticationMethods publickey",
         "PermitRootLogin forced-commands-only",
@@ -96,21 +98,61 @@ def test_a_wrong_from_address_is_refused(source: str) -> None:
         recipe(HOST, [VM], Keys(POWER), source)
 
 
-def test_root_login_and_a_host_without_a_vm_are_refused() -> None:
-    """The recipe must not restrict root's own login, and a key line names at least one VM."""
-    root = Host("pve1", Address("root", "192.0.2.10"), "")
-    with pytest.raises(ValueError, match="logs in as root"):
-        recipe(root, [Vm("devvm", 102, (root,))], Keys(POWER))
+def test_several_addresses_are_written_as_sshd_reads_them() -> None:
+    """A comma between them for sshd, a space for fail2ban; a network without bits behind its prefix."""
+    text = recipe(HOST, [VM], Keys(POWER), "192.0.2.50,10.1.2.3/8,2001:DB8::1")
+    assert "exempt='PerSourcePenaltyExemptList 192.0.2.50,10.0.0.0/8,2001:db8::1'" in text
+    assert "ignoreip = 127.0.0.1/8 ::1 192.0.2.50 10.0.0.0/8 2001:db8::1" in text
+    with pytest.raises(ValueError, match="does not appear to be"):
+        recipe(HOST, [VM], Keys(POWER), "192.0.2.50, 192.0.2.51")
+
+
+def test_the_block_for_root_is_the_documented_one() -> None:
+    """It has the handler's address, sets no more than the key files and the keep-alive, and ends the block."""
+    text = recipe(ROOT_HOST, [VM], Keys(POWER), "192.0.2.50", as_root=True)
+    assert heredoc(text, "SSHD") == [
+        "$exempt",
+        "",
+        "Match User root Address 192.0.2.50",
+        "    AuthorizedKeysFile $own $keys",
+        "    ClientAliveInterval 15",
+        "Match all",
+    ]
+    assert "\nkeys=/etc/ssh/authorized_keys.d/breakglass\n" in text
+    assert re.findall("useradd|usermod|chage", text) == []
+    assert text.count(f'command="{SERVE}" {POWER}') == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "source", "as_root", "expected"),
+    [
+        ("root", "192.0.2.50", False, "hosts.pve1.ssh logs in as root; name an account of its own, like "),
+        ("breakglass", "192.0.2.50", True, "hosts.pve1.ssh logs in as breakglass; for --account root, write "),
+        ("root", None, True, "--account root needs --from, because "),
+    ],
+)
+def test_an_account_that_does_not_fit_is_refused(host: str, source: str | None, as_root: bool, expected: str) -> None:
+    """The handler would log in to another account than the one that the recipe sets up."""
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        recipe(Host("pve1", Address(host, "192.0.2.10"), ""), [VM], Keys(POWER), source, as_root=as_root)
+
+
+def test_a_host_without_a_vm_is_refused() -> None:
+    """A key line names at least one VM."""
     with pytest.raises(ValueError, match="no VM names pve1 in its hosts"):
         recipe(HOST, [], Keys(POWER))
 
 
 @pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
-@pytest.mark.parametrize("source", [None, "192.0.2.50", "2001:db8::/64"])
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [(HOST, None), (HOST, "192.0.2.50"), (HOST, "2001:db8::/64"), (ROOT_HOST, "192.0.2.50,2001:db8::/64")],
+)
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_accepts_the_recipe(keys: Keys, source: str | None) -> None:
+def test_shellcheck_accepts_the_recipe(keys: Keys, host: Host, source: str | None) -> None:
     """The recipe is a script in which shellcheck finds nothing."""
-    ran = subprocess.run(["shellcheck", "-"], input=recipe(HOST, [VM], keys, source), capture_output=True, text=True)
+    text = recipe(host, [VM], keys, source, as_root=host is ROOT_HOST)
+    ran = subprocess.run(["shellcheck", "-"], input=text, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
@@ -137,6 +179,18 @@ def test_install_commands_needs_host_if_there_are_several(tmp_path: Path) -> Non
         assert (ran.returncode, ran.stdout) == (2, "")
         assert "pve1, pve2" in ran.stderr
     assert install_commands(config, "--host", "pve1").returncode == 0
+
+
+def test_install_commands_for_root_needs_the_same_in_the_configuration(tmp_path: Path) -> None:
+    """Otherwise the exit code is 2, and no recipe is printed."""
+    config = configuration(tmp_path, new_key()[0], None)
+    root = ("--account", "root", "--from", "192.0.2.50")
+    ran = install_commands(config, *root)
+    assert (ran.returncode, ran.stdout, "hosts.pve1.ssh logs in as breakglass" in ran.stderr) == (2, "", True)
+    config.write_text(config.read_text().replace("breakglass@", "root@"))
+    ran = install_commands(config)
+    assert (ran.returncode, ran.stdout, "or add --account root" in ran.stderr) == (2, "", True)
+    assert "Match User root Address 192.0.2.50\n" in install_commands(config, *root).stdout
 
 
 def test_install_commands_counts_a_host_that_is_off(tmp_path: Path) -> None:

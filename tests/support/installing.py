@@ -75,10 +75,13 @@ CHANGED = ("ssh", "pve", "systemd", "passwd", "shadow")  # below /etc: what the 
 
 
 class Installed:
-    """A host of its own in a mount namespace, on which the printed recipe was run."""
+    """A host of its own in a mount namespace, on which the printed recipe was run.
 
-    def __init__(self, directory: Path, more: str = "") -> None:
-        self.directory = directory
+    `user` is the account of the recipe, and `source` the handler's address.
+    """
+
+    def __init__(self, directory: Path, more: str = "", *, user: str = "breakglass", source: str = "127.0.0.1") -> None:
+        self.directory, self.user, self.source = directory, user, source
         self.etc, self.root, self.sbin = (directory / name for name in ("etc", "root", "sbin"))
         leave_out = ("ssh_host_*", "*.lock", "alternatives", "ssl", "fonts", "X11")  # most files, and sshd needs none
         shutil.copytree("/etc", self.etc, symlinks=True, ignore=shutil.ignore_patterns(*leave_out))
@@ -86,12 +89,22 @@ class Installed:
         self.space = self._namespace()
         (self.power, self.power_public), (self.reading, self.reading_public) = new_key(), new_key()
         self.config = configuration(directory, self.power, self.reading, more)
-        self.recipe = install_commands(self.config, "--host", "pve1", "--from", "127.0.0.1").stdout
+        self.recipe = self.print_recipe(user)
         self.first = self.run("/bin/sh", "-s", stdin=self.recipe)
         (directory / "etc.kept").mkdir()
         subprocess.run(
             ["cp", "-a", *(str(self.etc / name) for name in CHANGED), str(directory / "etc.kept")], check=True
         )
+
+    def print_recipe(self, user: str, *words: str) -> str:
+        """Return the recipe for pve1 and an account, which the configuration names as well."""
+        config = self.directory / "account.toml"
+        config.touch(0o600)
+        config.write_text(self.config.read_text().replace('"breakglass@', f'"{user}@'))
+        account = ["--account", "root"] if user == "root" else []
+        ran = install_commands(config, "--host", "pve1", *(words or ("--from", self.source)), *account)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
 
     def _write_host(self) -> None:
         for made in (self.etc / "pve/qemu-server", self.etc / "pve/priv", self.etc / "pve/local", self.sbin):
@@ -150,6 +163,7 @@ class Installed:
         subprocess.run(["cp", "-a", *(str(kept / name) for name in CHANGED), str(self.etc)], check=True)
         for child in (self.root / ".ssh").iterdir():
             child.unlink()
+        (self.root / ".bashrc").unlink(missing_ok=True)
         (self.sbin / "breakglass-pve").write_text(bundle())
         (self.sbin / "breakglass-pve").chmod(0o755)
 
@@ -179,7 +193,13 @@ class Door:
         self.process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd="/")
         wait_listening(self.port, self.process)
 
-    def login(self, key: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    def login(self, key: str, *words: str, **who: str) -> "subprocess.CompletedProcess[str]":
+        """Run ssh with this key, as the `user` and from the `source` of the recipe if no others are given."""
+        argv = self.client(key, **who)
+        return subprocess.run([*argv, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+
+    def client(self, key: str, *options: str, user: str = "", source: str = "") -> list[str]:
+        """Return ssh's command line up to the host."""
         directory = self.host.directory
         identity, known = directory / "identity", directory / "known_hosts"
         identity.touch(0o600)
@@ -187,8 +207,8 @@ class Door:
         known.write_text(f"[127.0.0.1]:{self.port} {self.host.host_key}\n")
         settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=10"]
         flags = [flag for setting in settings for flag in ("-o", setting)]
-        argv = ["ssh", "-F", "none", *flags, "-i", str(identity), "-p", str(self.port), "breakglass@127.0.0.1"]
-        return subprocess.run([*argv, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        where = ["-b", source or self.host.source, "-p", str(self.port), f"{user or self.host.user}@127.0.0.1"]
+        return ["ssh", "-F", "none", *flags, "-i", str(identity), *options, *where]
 
     def close(self) -> None:
         for pid in [*descendants(self.process.pid), self.process.pid]:

@@ -1,4 +1,4 @@
-"""The judgements of `breakglass-pve check` on an account, sshd, logind and files, each from texts alone."""
+"""The judgements of `breakglass-pve check` on an account of its own, sshd, logind and files, each from texts alone."""
 
 from collections.abc import Iterable
 
@@ -11,15 +11,13 @@ from breakglass.agents.pve.check.findings import (
     Account,
     Finding,
     find_account,
-    find_key_files,
     judge_account,
     judge_file,
     judge_logind,
     judge_python,
     judge_shadow,
-    judge_sshd,
-    parse_settings,
 )
+from breakglass.agents.pve.check.sshd_settings import find_key_files, judge_sshd, parse_settings
 
 USER = "breakglass"
 

@@ -14,13 +14,14 @@ from ..host.bounded import ask_or_none
 from ..host.cluster import parse_guests
 from .findings import Finding, error, ok
 from .key_lines import parse_key_lines, replace_vms, served_vms
+from .root_login import KEY_FILE
 
 VMLIST_SECONDS = 3.0
 
 
 def allow(root: str, user: str, vmid: int) -> Iterator[Finding]:
     """Add a VM to the `--vms` of each line of ours in the account's key file; yield what was done."""
-    path = f"{root}/etc/ssh/authorized_keys.d/{user}"
+    path = f"{root}{KEY_FILE}" if user == "root" else f"{root}/etc/ssh/authorized_keys.d/{user}"
     if "/" in user or os.path.islink(path):
         yield error(f"{path} is not the account's own file", "name the account, and have no link in its place")
         return

@@ -1,18 +1,17 @@
 """`breakglass-pve check`: verifies that a rescue works on this host and that its keys open nothing else.
 
-Reads the host; `findings.py` and `key_lines.py` judge. It creates only the two directories that `serve` creates too.
+`reading.py` reads the host, and the other files judge. It creates only the two directories that `serve` creates too.
 Every place that may hang is read in a forked child with a deadline, because a check must end on a broken host as well.
 """
 
-import glob
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from ..host.bounded import ask_or_none, run
+from ..host.bounded import ask_or_none
 from ..host.cluster import node_name, parse_guests
 from ..host.paths import Host
 from .findings import (
@@ -20,15 +19,12 @@ from .findings import (
     Finding,
     error,
     find_account,
-    find_key_files,
     judge_account,
     judge_file,
     judge_logind,
     judge_python,
     judge_shadow,
-    judge_sshd,
     ok,
-    parse_settings,
     warning,
 )
 from .key_lines import (
@@ -40,32 +36,103 @@ from .key_lines import (
     judge_vms,
     parse_key_lines,
 )
+from .reading import (
+    FILE_SECONDS,
+    read_in_time,
+    read_logind_configs,
+    read_sshd_configs,
+    read_sshd_settings,
+    stat_path,
+)
+from .root_login import (
+    KEY_FILE,
+    find_handler_addresses,
+    judge_bashrc,
+    judge_other_accounts,
+    judge_root_account,
+    judge_root_files,
+    judge_root_shadow,
+    judge_root_sshd,
+)
+from .sshd_settings import find_key_files, judge_sshd
 
-SSHD_SECONDS = 5.0
-FILE_SECONDS = 3.0
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
+_PVE_KEYS = "/etc/pve/priv/authorized_keys"
+_LOCAL, _NOWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  an address that no Match block of ours has
+_SSHD_FAILED = error("sshd -T failed, so its settings are not known", "run sshd -t and systemctl status ssh")
 
 
-def check(root: str, user: str, own_file: str) -> Iterator[Finding]:
-    """Yield the findings about this host, the account that the keys log in to, and each VM that a key names."""
+def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
+    """Yield the findings about this host, the account that the keys log in to, and each VM that a key names.
+
+    Without a user, it is root where sshd's configuration has the block for root, and otherwise breakglass.
+    """
     host = Host(0, root)
     yield from _check_program(host, own_file)
     yield from _check_directories(host)
-    passwd = _read_in_time(host.path("/etc/passwd")) or ""
-    yield from judge_account(user, find_account(passwd, user))
-    yield judge_logind(_read_logind_configs(host))
-    settings = _read_sshd_settings(host, user)
+    passwd = read_in_time(host.path("/etc/passwd")) or ""
+    addresses = find_handler_addresses(*read_sshd_configs(host))
+    if user == "root" or (user is None and addresses is not None):
+        yield from _check_root(host, passwd, addresses or [], own_file)
+    else:
+        yield from _check_account(host, user or "breakglass", passwd, own_file)
+
+
+def _check_account(host: Host, user: str, passwd: str, own_file: str) -> Iterator[Finding]:
+    """Judge an account of Breakglass's own, and the keys that sshd reads for it."""
+    account = find_account(passwd, user)
+    yield from judge_account(user, account)
+    yield judge_logind(read_logind_configs(host))
+    settings, of_root = (read_sshd_settings(host, name, _LOCAL) for name in (user, "root"))
     if settings is None:
-        yield error("sshd -T failed, so its settings are not known", "run sshd -t and systemctl status ssh")
+        yield _SSHD_FAILED
         return
-    shadow = _read_in_time(host.path("/etc/shadow")) or ""
+    shadow = read_in_time(host.path("/etc/shadow")) or ""
     yield from judge_shadow(user, shadow, pam=settings.get("usepam") == "yes")
     yield from judge_sshd(settings, user)
-    yield from _check_keys(host, user, settings, passwd, own_file)
+    files = find_key_files(settings, user, account.home if account else "/")
+    if not files:
+        yield error(
+            f"sshd has no AuthorizedKeysFile for {user}",
+            "include /etc/ssh/sshd_config.d/*.conf in /etc/ssh/sshd_config",
+        )
+    yield from _check_keys(host, files, _find_root_files(of_root or {}, passwd), own_file)
+
+
+def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) -> Iterator[Finding]:
+    """Judge root's own account, and the keys that sshd reads for it from the handler's addresses."""
+    account = find_account(passwd, "root")
+    yield judge_root_account(account)
+    if account and account.shell.endswith("/bash"):
+        path = f"{account.home.rstrip('/')}/.bashrc"
+        yield judge_bashrc(path, read_in_time(host.path(path)))
+    yield from judge_other_accounts(passwd)
+    yield judge_logind(read_logind_configs(host))
+    elsewhere = read_sshd_settings(host, "root", _NOWHERE)
+    settings = {address: read_sshd_settings(host, "root", address) for address in addresses}
+    if elsewhere is None or None in settings.values():
+        yield _SSHD_FAILED
+        return
+    shadow = read_in_time(host.path("/etc/shadow")) or ""
+    yield judge_root_shadow(shadow, pam=elsewhere.get("usepam") == "yes")
+    if not addresses:
+        yield error(
+            "sshd's configuration has no Match block for root and the handler's address",
+            "run the commands that `breakglass host install-commands --account root` prints",
+        )
+    own = _find_root_files(elsewhere, passwd)
+    found: list[Finding] = []
+    roots = dict.fromkeys(own)
+    for address, of_root in settings.items():
+        files = _find_root_files(of_root or {}, passwd)
+        found += [*judge_root_sshd(of_root or {}, address), *judge_root_files(files, own, address)]
+        roots |= dict.fromkeys(files)
+    yield from dict.fromkeys(found)  # several addresses may have the same fault
+    yield from _check_keys(host, [KEY_FILE], [path for path in roots if path != KEY_FILE], own_file)
 
 
 def _check_program(host: Host, own_file: str) -> Iterator[Finding]:
-    yield judge_file(own_file, _stat_path(host, own_file) or [(own_file, -1, 0)])
+    yield judge_file(own_file, stat_path(host, own_file) or [(own_file, -1, 0)])
     yield judge_python(tuple(sys.version_info[:3]))
     if os.geteuid() != 0:
         yield error("this check does not run as root, so it can't see everything", "run it as root")
@@ -100,7 +167,7 @@ def _try_write(directory: str) -> object:
 
 def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
     """Judge the VMs that the key lines name, by the list of the cluster's guests."""
-    guests = _read_in_time(f"{root}/etc/pve/.vmlist")
+    guests = read_in_time(f"{root}/etc/pve/.vmlist")
     if not guests:
         yield warning(
             "/etc/pve does not answer; reset and stop work, start and cycle do not", "systemctl status pve-cluster"
@@ -109,46 +176,22 @@ def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
     yield from judge_vms(lines, parse_guests(guests), node_name())
 
 
-def _read_logind_configs(host: Host) -> Iterator[str]:
-    """Yield logind's configuration in the order in which it applies: the main file, then drop-ins by name."""
-    places = [host.path(f"{place}/systemd") for place in ("/usr/lib", "/run", "/etc")]
-    mains = [path for place in reversed(places) if os.path.exists(path := f"{place}/logind.conf")]
-    drop_ins: dict[str, str] = {}
-    for place in places:  # of two with the same name, the one in /etc applies
-        drop_ins |= {os.path.basename(path): path for path in glob.glob(f"{place}/logind.conf.d/*.conf")}
-    for path in (*mains[:1], *(drop_ins[name] for name in sorted(drop_ins))):
-        yield _read_in_time(path) or ""
-
-
-def _read_sshd_settings(host: Host, user: str) -> dict[str, str] | None:
-    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-    config = ["-f", host.path("/etc/ssh/sshd_config")] if host.root else []
-    ran = run([sshd, "-T", *config, "-C", f"user={user},host=check,addr=127.0.0.1"], SSHD_SECONDS)
-    return parse_settings(ran.stdout) if ran.code == 0 else None
-
-
-def _check_keys(host: Host, user: str, settings: dict[str, str], passwd: str, own_file: str) -> Iterator[Finding]:
-    account = find_account(passwd, user)
-    paths = find_key_files(settings, user, account.home if account else "/")
-    roots = _find_root_files(host, passwd)
-    if not paths:
-        yield error(
-            f"sshd has no AuthorizedKeysFile for {user}",
-            "include /etc/ssh/sshd_config.d/*.conf in /etc/ssh/sshd_config",
-        )
+def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file: str) -> Iterator[Finding]:
+    """Judge the keys in our files, and look for them in root's own ones."""
     lines: list[KeyLine] = []
     for path in paths:
-        if path in roots:
+        if path in (*roots, _PVE_KEYS):
             yield error(f"{path} is root's own key file", _ELSEWHERE)
             continue
-        found = parse_key_lines(_read_in_time(host.path(path)) or "", path)
+        found = parse_key_lines(read_in_time(host.path(path)) or "", path)
         yield _judge_place(host, path)
         yield from judge_key_lines(path, found)
         lines += found
     yield from judge_both_kinds(lines)
     yield from _check_programs(host, lines, own_file)
     yield from _check_vms(host.root, lines)
-    yield from _check_elsewhere(host, [path for path in roots if path not in paths], {line.key for line in lines})
+    elsewhere = [path for path in (*roots, _PVE_KEYS) if path not in paths]
+    yield from _check_elsewhere(host, elsewhere, {line.key for line in lines})
 
 
 def _check_programs(host: Host, lines: Iterable[KeyLine], own_file: str) -> Iterator[Finding]:
@@ -160,7 +203,7 @@ def _check_programs(host: Host, lines: Iterable[KeyLine], own_file: str) -> Iter
         path = host.path(program)
         if not program or path == own_file:
             continue
-        stats = _stat_path(host, path) or [(program, -1, 0)]
+        stats = stat_path(host, path) or [(program, -1, 0)]
         found = judge_file(program, stats)
         yield found
         if found.level == OK and stats[0][0] != os.path.realpath(own_file):
@@ -169,71 +212,24 @@ def _check_programs(host: Host, lines: Iterable[KeyLine], own_file: str) -> Iter
 
 def _judge_place(host: Host, path: str) -> Finding:
     """Judge where a key file really is and who may change it there; a link may lead to a place that hangs."""
-    stats = _stat_path(host, host.path(path))
+    stats = stat_path(host, host.path(path))
     if stats is None or stats[0][0].startswith(host.path("/etc/pve/")):
         return error(f"{path} is below /etc/pve, which is gone when the cluster file system is down", _ELSEWHERE)
     return judge_file(path, stats)
 
 
-def _find_root_files(host: Host, passwd: str) -> list[str]:
-    """Return the paths of root's own key files: those that sshd uses, and the one that Proxmox keeps."""
+def _find_root_files(settings: Mapping[str, str], passwd: str) -> list[str]:
+    """Return the paths of root's own key files: those that sshd uses."""
     root = find_account(passwd, "root")
-    settings = _read_sshd_settings(host, "root") or {}
-    return [*find_key_files(settings, "root", root.home if root else "/root"), "/etc/pve/priv/authorized_keys"]
+    return find_key_files(settings, "root", root.home if root else "/root")
 
 
 def _check_elsewhere(host: Host, paths: Iterable[str], ours: set[str]) -> Iterator[Finding]:
     found: list[Finding] = []
     for path in paths:
-        text = _read_in_time(host.path(path))
+        text = read_in_time(host.path(path))
         if text is None:
             found.append(warning(f"{path} does not answer, so this check can't see the keys in it"))
         else:
             found += judge_elsewhere(path, text, ours)
     yield from found or [ok("root's own key files have no breakglass key")]
-
-
-def _read_in_time(path: str) -> str | None:
-    """Return a file's text, empty without such a file, None when it can't be read or does not answer."""
-
-    def read() -> str | None:
-        try:
-            with open(path, encoding="utf-8", errors="replace", newline="") as file:  # sshd knows no end but \\n
-                return file.read()
-        except FileNotFoundError:
-            return ""
-        except OSError:
-            return None
-
-    answer = ask_or_none(read, FILE_SECONDS)
-    return answer if isinstance(answer, str) else None
-
-
-def _stat_path(host: Host, path: str) -> list[tuple[str, int, int]] | None:
-    """Return (path, uid, mode) of a file and of each directory above it, up to the root; None without an answer."""
-    answer = ask_or_none(partial(_stat_upwards, path, host.root or "/"), FILE_SECONDS)
-    return [(name, uid, mode) for name, uid, mode in answer] if isinstance(answer, list) else None
-
-
-def _stat_upwards(path: str, root: str) -> object:
-    """Stat what a path leads to, and each link and directory on the way: a user who can change one can replace it."""
-    found: dict[str, tuple[str, int, int]] = {}
-    places = [os.path.realpath(path), path]
-    while places:
-        name = places.pop(0)
-        while name not in found:
-            found[name] = _stat_one(name)
-            if found[name][1] >= 0 and os.path.islink(name):
-                places.append(os.path.join(os.path.dirname(name), os.readlink(name)))
-            if name in ("/", root, os.path.realpath(root)):
-                break
-            name = os.path.dirname(name)
-    return list(found.values())
-
-
-def _stat_one(name: str) -> tuple[str, int, int]:
-    try:
-        status = os.stat(name)
-    except OSError:
-        return name, -1, 0
-    return name, status.st_uid, status.st_mode

@@ -1,11 +1,10 @@
-"""Judges an installation from texts: passwd, shadow, sshd's settings, logind's settings, owners and modes of files.
+"""Judges an installation from texts: passwd, shadow, logind's settings, owners and modes of files.
 
-Pure: `check.py` reads the host. The rules are those of sshd_config(5), shadow(5) and logind.conf(5). An error names
-what would fail or be open to others; a setting that is only unusual is no finding.
+Pure: `reading.py` reads the host. The rules are those of shadow(5) and logind.conf(5). An error names what would fail
+or be open to others; a setting that is only unusual is no finding.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -99,84 +98,6 @@ def judge_shadow(user: str, shadow: str, pam: bool) -> Iterator[Finding]:
         yield ok(f"no password logs in as {user}; its keys do")
     if expires or (longest.isdecimal() and int(longest) < 99999):
         yield error(f"{user} expires, and its keys stop working then", f"chage -m 0 -M -1 -I -1 -E -1 {user}")
-
-
-# --- sshd ---
-
-
-def parse_settings(text: str) -> dict[str, str]:
-    """Return the settings that `sshd -T` printed, by keyword; a repeated keyword's values are joined by a space."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        name, _, value = line.strip().partition(" ")
-        found[name.lower()] = f"{found[name.lower()]} {value}" if name.lower() in found else value
-    return found
-
-
-def find_key_files(settings: Mapping[str, str], user: str, home: str) -> list[str]:
-    """Return the paths that AuthorizedKeysFile names for a user (sshd_config(5): %h %u %U %%, relative to home)."""
-    tokens = {"%h": home, "%u": user, "%U": "0", "%%": "%"}
-    paths = []
-    for word in settings.get("authorizedkeysfile", "").split():
-        path = re.sub("%[huU%]", lambda match: tokens[match[0]], word)
-        if path != "none":
-            paths.append(path if path.startswith("/") else f"{home.rstrip('/')}/{path}")
-    return paths
-
-
-_EXPECTED = {"disableforwarding": "yes", "permittty": "no", "permituserrc": "no", "authenticationmethods": "publickey"}
-_DROP_IN = "in the Match block of /etc/ssh/sshd_config.d/00-breakglass.conf"
-
-
-def judge_sshd(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
-    """Judge the settings that are in force for the account, by `sshd -T -C user=…`."""
-    forced = settings.get("forcecommand", "none")
-    if forced != "none":
-        yield error(
-            f"sshd has a ForceCommand for {user}: {forced}", "remove it, because it overrides each key's --read-only"
-        )
-    for name, value in _EXPECTED.items():
-        if settings.get(name) != value:
-            yield error(
-                f"sshd has {name} {settings.get(name)} for {user}, not {value}", f"set {name} {value} {_DROP_IN}"
-            )
-    if settings.get("clientaliveinterval", "0") == "0":
-        yield warning("sshd does not notice a dead connection", f"set ClientAliveInterval 15 {_DROP_IN}")
-    if settings.get("authorizedkeyscommand", "none") != "none":
-        yield warning(
-            "sshd also asks an AuthorizedKeysCommand for keys", "make sure that it prints no key for this user"
-        )
-    yield from _judge_root_login(settings.get("permitrootlogin", ""), user)
-    yield from _judge_allowed(settings, user)
-    yield from _judge_penalties(settings)
-    if forced == "none" and all(settings.get(name) == value for name, value in _EXPECTED.items()):
-        yield ok(f"sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for {user}")
-
-
-def _judge_root_login(value: str, user: str) -> Iterator[Finding]:
-    hint = f"set PermitRootLogin forced-commands-only {_DROP_IN}"
-    if value == "no":
-        yield error(f"PermitRootLogin no refuses {user}, whose uid is 0", hint)
-    elif value != "forced-commands-only":
-        yield warning(f"PermitRootLogin {value} gives a key without command= a root shell", hint)
-
-
-def _judge_allowed(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
-    allowed = settings.get("allowusers", "").split()
-    if allowed and not any(re.fullmatch(rf"{re.escape(user)}(@.*)?|\*.*", word) for word in allowed):
-        yield error(f"AllowUsers does not name {user}", f"add {user} to it")
-    if settings.get("allowgroups"):
-        yield warning(
-            f"AllowGroups is set: {settings['allowgroups']}", f"make sure that a group of {user} is among them"
-        )
-    if any(word.partition("@")[0] == user for word in settings.get("denyusers", "").split()):
-        yield error(f"DenyUsers names {user}", f"remove {user} from it")
-
-
-def _judge_penalties(settings: Mapping[str, str]) -> Iterator[Finding]:
-    if settings.get("persourcepenalties", "no") != "no" and settings.get("persourcepenaltyexemptlist") == "none":
-        hint = "set PerSourcePenaltyExemptList to the handler's address, before the Match block"
-        yield warning("failed logins from the handler's address can lock the handler out", hint)
 
 
 # --- logind ---

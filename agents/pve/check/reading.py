@@ -1,0 +1,89 @@
+"""Reads what `check` judges: files, owners and modes, and the settings that sshd prints.
+
+Every place that may hang is read in a forked child with a deadline.
+"""
+
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+
+from ..host.bounded import ask_or_none, run
+from ..host.paths import Host
+from .sshd_settings import DROP_IN, parse_settings
+
+SSHD_SECONDS = 5.0
+FILE_SECONDS = 3.0
+
+
+def read_in_time(path: str) -> str | None:
+    """Return a file's text, empty without such a file, None when it can't be read or does not answer."""
+
+    def read() -> str | None:
+        try:
+            with open(path, encoding="utf-8", errors="replace", newline="") as file:  # sshd knows no end but \\n
+                return file.read()
+        except FileNotFoundError:
+            return ""
+        except OSError:
+            return None
+
+    answer = ask_or_none(read, FILE_SECONDS)
+    return answer if isinstance(answer, str) else None
+
+
+def stat_path(host: Host, path: str) -> list[tuple[str, int, int]] | None:
+    """Return (path, uid, mode) of a file and of each directory above it, up to the root; None without an answer."""
+    answer = ask_or_none(partial(_stat_upwards, path, host.root or "/"), FILE_SECONDS)
+    return [(name, uid, mode) for name, uid, mode in answer] if isinstance(answer, list) else None
+
+
+def _stat_upwards(path: str, root: str) -> object:
+    """Stat what a path leads to, and each link and directory on the way: a user who can change one can replace it."""
+    found: dict[str, tuple[str, int, int]] = {}
+    places = [os.path.realpath(path), path]
+    while places:
+        name = places.pop(0)
+        while name not in found:
+            found[name] = _stat_one(name)
+            if found[name][1] >= 0 and os.path.islink(name):
+                places.append(os.path.join(os.path.dirname(name), os.readlink(name)))
+            if name in ("/", root, os.path.realpath(root)):
+                break
+            name = os.path.dirname(name)
+    return list(found.values())
+
+
+def _stat_one(name: str) -> tuple[str, int, int]:
+    try:
+        status = os.stat(name)
+    except OSError:
+        return name, -1, 0
+    return name, status.st_uid, status.st_mode
+
+
+def read_logind_configs(host: Host) -> Iterator[str]:
+    """Yield logind's configuration in the order in which it applies: the main file, then drop-ins by name."""
+    places = [host.path(f"{place}/systemd") for place in ("/usr/lib", "/run", "/etc")]
+    mains = [path for place in reversed(places) if os.path.exists(path := f"{place}/logind.conf")]
+    drop_ins: dict[str, str] = {}
+    for place in places:  # of two with the same name, the one in /etc applies
+        drop_ins |= {os.path.basename(path): path for path in glob.glob(f"{place}/logind.conf.d/*.conf")}
+    for path in (*mains[:1], *(drop_ins[name] for name in sorted(drop_ins))):
+        yield read_in_time(path) or ""
+
+
+def read_sshd_configs(host: Host) -> tuple[str, list[str]]:
+    """Return the text of our drop-in, and those of sshd's other configuration files in the usual places."""
+    drop_in = host.path(DROP_IN)
+    paths = [host.path("/etc/ssh/sshd_config"), *glob.glob(host.path("/etc/ssh/sshd_config.d/*.conf"))]
+    return read_in_time(drop_in) or "", [read_in_time(path) or "" for path in paths if path != drop_in]
+
+
+def read_sshd_settings(host: Host, user: str, address: str) -> dict[str, str] | None:
+    """Return the settings for a login of this user from this address; None when sshd does not say them."""
+    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+    config = ["-f", host.path("/etc/ssh/sshd_config")] if host.root else []
+    ran = run([sshd, "-T", *config, "-C", f"user={user},host=check,addr={address}"], SSHD_SECONDS)
+    return parse_settings(ran.stdout) if ran.code == 0 else None

@@ -1,0 +1,117 @@
+"""Judges the other way in: keys that log in to root's own account, from the handler's addresses only. Pure.
+
+There, sshd reads Breakglass's key file after root's own ones, in a `Match User root Address …` block. All else of
+root's login is as the host's owner has set it, so only what would keep the keys out or widen them is a finding.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from .findings import Account, Finding, error, ok, warning
+from .sshd_settings import IN_MATCH, is_unforced, judge_forced, judge_rest
+
+KEY_FILE = "/etc/ssh/authorized_keys.d/breakglass"
+_ADDRESS = re.compile(r"([0-9]+\.[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)(?:/[0-9]+)?")
+
+
+def find_handler_addresses(drop_in: str, others: Iterable[str]) -> list[str] | None:
+    """Return an address of each that root's Match block names; None without such a block.
+
+    In the drop-in any block for root is ours; in other files, one that names our key file.
+    """
+    blocks = list(_root_blocks(drop_in))
+    for text in others:
+        blocks += [(words, lines) for words, lines in _root_blocks(text) if KEY_FILE in " ".join(lines).split()]
+    if not blocks:
+        return None
+    words = [word for block, _ in blocks for word in block.split(",")]
+    return list(dict.fromkeys(match[1] for word in words if (match := _ADDRESS.fullmatch(word))))
+
+
+def _root_blocks(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the addresses and the lines of each Match block for root."""
+    for block in re.split(r"(?im)^[ \t]*match[ \t]+", text)[1:]:
+        criteria, *lines = block.splitlines()
+        words = criteria.replace('"', "").split()
+        found = dict(zip((word.lower() for word in words[::2]), words[1::2], strict=False))
+        if "root" in found.get("user", "").split(","):
+            yield found.get("address", ""), lines
+
+
+def judge_root_account(account: Account | None) -> Finding:
+    """Require a shell that runs a forced command."""
+    shell = account.shell if account else ""
+    if not shell or shell.rpartition("/")[2] in ("nologin", "false", "true"):
+        return error(f'the shell of root is "{shell}", which runs no command', "use an account of its own instead")
+    return ok(f"root has the shell {shell}")
+
+
+def judge_bashrc(path: str, text: str | None) -> Finding:
+    """Judge what bash reads before it runs a forced command, with its output in front of the answer."""
+    if text is None:
+        return warning(f"{path} does not answer, and bash reads it before the host agent", "look at its file system")
+    commands = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+    if commands and not re.search(r"\$\{?PS1|\$-", commands[0]):
+        hint = 'begin it with: [ -z "$PS1" ] && return'
+        return warning(
+            f"bash runs {path} before the host agent, and a command there that hangs blocks every verb", hint
+        )
+    return ok(f"{path}, which bash reads before the host agent, runs nothing there")
+
+
+def judge_other_accounts(passwd: str) -> Iterator[Finding]:
+    """Warn about each account beside root that has uid 0: an earlier recipe may have made it."""
+    lines = [line.split(":") for line in passwd.splitlines()]
+    names = [fields[0] for fields in lines if len(fields) == 7 and fields[2] == "0" and fields[0] != "root"]
+    for name in names:
+        yield warning(f"{name} has uid 0 as well", "if an earlier recipe made it, remove its line: vipw, vipw -s")
+    if not names:
+        yield ok("no other account has uid 0")
+
+
+def judge_root_shadow(shadow: str, pam: bool) -> Finding:
+    """Require that sshd does not take root for locked; warn about a date after which it would refuse the keys."""
+    fields = next((line.split(":") for line in shadow.splitlines() if line.startswith("root:")), [])
+    if len(fields) < 9:
+        return error("root has no line in /etc/shadow", "restore it with pwconv")
+    if fields[1].startswith("!") and not pam:
+        return error("root is locked, and sshd without PAM refuses its keys", "usermod --password '*' root")
+    if fields[7] or (fields[4].isdecimal() and int(fields[4]) < 99999):
+        return warning("root expires, and its keys stop working then", "renew it in time: chage -l root")
+    return ok("root is not locked and does not expire")
+
+
+def judge_root_sshd(settings: Mapping[str, str], address: str) -> Iterator[Finding]:
+    """Judge the settings that are in force for root from one of the handler's addresses."""
+    yield from judge_forced(settings, "root")
+    faults = []
+    if settings.get("pubkeyauthentication") == "no":
+        faults.append(error("PubkeyAuthentication no refuses every key of root", f"set it to yes {IN_MATCH}"))
+    methods = settings.get("authenticationmethods", "any")
+    if not {"any", "publickey"} & set(methods.split()):
+        sentence = f"sshd has authenticationmethods {methods} for root, so a key alone is not enough"
+        faults.append(error(sentence, f"set AuthenticationMethods publickey {IN_MATCH}"))
+    login = settings.get("permitrootlogin", "")
+    if login == "no":
+        hint = f"set PermitRootLogin forced-commands-only {IN_MATCH}, or use an account of its own"
+        faults.append(error(f"PermitRootLogin no refuses every key of root from {address}", hint))
+    yield from faults
+    yield from judge_rest(settings, "root")
+    if is_unforced(settings) and not faults:
+        yield ok(f"sshd: PermitRootLogin {login}, no ForceCommand, and a key is enough for root from {address}")
+
+
+def judge_root_files(files: Sequence[str], own: Sequence[str], address: str) -> Iterator[Finding]:
+    """Require that sshd reads our key file and root's `own` ones for root from one of the handler's addresses.
+
+    `own` are the files for root from any other address.
+    """
+    missing = [path for path in own if path not in files]
+    if KEY_FILE not in files:
+        yield error(f"sshd does not read {KEY_FILE} for root from {address}", f"name it last {IN_MATCH}")
+    for path in missing:
+        yield error(f"sshd does not read root's own {path} for root from {address}", f"name it {IN_MATCH}")
+    if KEY_FILE in own:
+        yield warning(f"sshd reads {KEY_FILE} for root from every address", f"name it only {IN_MATCH}")
+    if KEY_FILE in files and KEY_FILE not in own and not missing:
+        yield ok(f"sshd reads {KEY_FILE} for root from {address} and not from elsewhere, beside root's own files")
