@@ -102,33 +102,3 @@ class Lost(BreakglassError):
     """The connection ended after the request was sent: the host may have acted on it."""
 
     code, status, reached = "unknown", 503, None
-
-
-class SessionInvalid(BreakglassError):
-    """The session token is not valid for this caller."""
-
-    code, status = "session-invalid", 403
-
-
-class TurnUnknown(BreakglassError):
-    """The caller has no such turn, or the turn was removed."""
-
-    code, status = "turn-unknown", 404
-
-
-class ChatOff(BreakglassError):
-    """Chat is not configured, or its configuration has a fault."""
-
-    code, status = "chat-off", 503
-
-
-class ChatNotIsolated(BreakglassError):
-    """claude can read the handler's files, and the configuration does not permit that."""
-
-    code, status = "chat-not-isolated", 503
-
-
-class SessionsUnwritable(BreakglassError):
-    """The turn could not be saved, so it was not started."""
-
-    code, status = "sessions-unwritable", 503

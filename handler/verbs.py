@@ -25,12 +25,7 @@ VERBS = {
     verb.name: verb
     for verb in (
         Verb("status", False, "Check status", "Reads the VM's state; changes nothing."),
-        Verb(
-            "forensics",
-            False,
-            "Collect forensics",
-            "Takes the evidence and the console's picture; changes nothing.",
-        ),
+        Verb("forensics", False, "Collect forensics", "Takes the evidence and the console's picture; changes nothing."),
         Verb("start", True, "Start", "Starts the VM, or continues a paused one."),
         Verb("stop", True, "Stop", "Like pulling the power cord: unsaved work in the VM is lost, and it stays off."),
         Verb("reset", True, "Reset", "Like pressing the reset button: unsaved work in the VM is lost."),
@@ -56,8 +51,7 @@ class Override(NamedTuple):
 
 ANYWAY = {
     "storage-hung": Override(
-        ("reset", "cycle"),
-        "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
+        ("reset", "cycle"), "QEMU may be unable to end until its storage answers; the VM cannot start before then."
     )
 }
 PROPOSAL_ID = "job_"  # how the ids begin under which claude's proposals are approved

@@ -3,11 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable
 
-from .check.allow import allow
-from .check.check import check
-from .check.findings import ERROR, Finding
+from .check.by_hand import add_by_hand, run_by_hand
 from .host.paths import Key, log
 from .renewal import OwnFile, file_digest
 from .serving.serve import serve_one
@@ -24,20 +21,9 @@ def main() -> int:
     os.chdir("/")
     os.environ["LC_ALL"] = "C"
     root = settings.root.rstrip("/")
-    if settings.command == "check":
-        return _print_findings(check(root, settings.user, own_file))
-    if settings.command == "allow":
-        return _print_findings(allow(root, settings.user, settings.vm))
+    if settings.command != "serve":
+        return run_by_hand(settings, root, own_file)
     return _serve(Key(settings.vms, settings.read_only, settings.name, root))
-
-
-def _print_findings(findings: Iterable[Finding]) -> int:
-    """Print one line a finding; return 1 when one of them is an error."""
-    errors = 0
-    for finding in findings:
-        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(finding)), flush=True)
-        errors += finding.level == ERROR
-    return 1 if errors else 0
 
 
 def _serve(key: Key) -> int:
@@ -71,21 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--read-only", action="store_true", help="refuse every verb that changes power")
     serve.add_argument("--as", dest="name", default="", help="the name of this key in records")
     serve.add_argument("--root", default="", help="a prefix for every host path, for tests")
-    checking = commands.add_parser("check", help="verify the installation; as root, at the host")
-    checking.add_argument("--user", help="the account that the keys log in to (default: what sshd is set up for)")
-    checking.add_argument("--root", default="", help="a prefix for every host path, for tests")
-    allowing = commands.add_parser("allow", help="let this host's keys reach one more VM; as root, at the host")
-    allowing.add_argument("vm", type=_vm_number, metavar="VM", help="the VM's number")
-    allowing.add_argument("--user", default="breakglass", help="the account that the keys log in to")
-    allowing.add_argument("--root", default="", help="a prefix for every host path, for tests")
+    add_by_hand(commands.add_parser)
     return parser
-
-
-def _vm_number(text: str) -> int:
-    number = _vm_list(text).only
-    if number is None:
-        raise argparse.ArgumentTypeError("name one VM, like 103")
-    return number
 
 
 def _vm_list(text: str) -> VmList:

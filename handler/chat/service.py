@@ -7,7 +7,7 @@ import asyncio
 
 from .. import audit
 from ..config.model import Config
-from ..errors import ChatNotIsolated, ChatOff
+from .errors import ChatNotIsolated, ChatOff
 
 try:
     from ..claude.isolation import isolation_fault

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import SessionsUnwritable
 from ..threads import DaemonThreads
+from .errors import SessionsUnwritable
 
 THREADS = 4
 SECONDS = 10.0

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..claude.eventlog import append_events, try_lock
 from ..claude.events import Event
-from ..errors import SessionsUnwritable
+from .errors import SessionsUnwritable
 from .sessions import LIFETIME
 
 KEEP_SECONDS = 24 * 3600.0

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..auth.signing import Signed
 from ..claude.command import TurnRequest
 from ..config.model import Vm
-from ..errors import SessionInvalid
+from .errors import SessionInvalid
 from .proposals import Proposal, Read, fetch_outcomes
 from .request import ChatRequest
 from .sessions import LIFETIME, Session, seal, unseal

@@ -15,7 +15,8 @@ from ..claude.command import TurnRequest
 from ..claude.eventlog import Reader, build_ending, finish_log, read_more
 from ..claude.events import encode_event
 from ..config.model import ChatSettings, Vm
-from ..errors import BreakglassError, IdReused, SessionsUnwritable
+from ..errors import BreakglassError, IdReused
+from .errors import SessionsUnwritable
 from .launch import Started, launch
 from .proposals import Read
 from .request import ChatRequest

@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from .. import audit
 from ..auth.challenge import check_time
 from ..auth.signing import Signed
+from ..chat.errors import TurnUnknown
 from ..config.model import Config, Vm
-from ..errors import BadRequest, TurnUnknown
+from ..errors import BadRequest
 from ..service import Service
 from .admission import check_permission
 from .chat_bodies import parse_chat_body

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from breakglass.chat import sessions_disk
+from breakglass.chat.errors import SessionsUnwritable
 from breakglass.chat.sessions import LIFETIME
 from breakglass.chat.store import Store
-from breakglass.errors import SessionsUnwritable
 
 from ..support.hung import unserved_fuse
 from ..support.model import Model

@@ -7,6 +7,7 @@ import pytest
 from starlette.types import Message
 
 from breakglass import errors
+from breakglass.chat import errors as chat_errors
 from breakglass.config.problems import ConfigError, Problem
 from breakglass.errors import BreakglassError, Unauthorized, Unreached
 from breakglass.web.gate import refuse
@@ -24,11 +25,11 @@ TABLE = {
     errors.IdReused: ("id-reused", 422, True),
     errors.Unreached: ("unreached", 503, False),
     errors.Lost: ("unknown", 503, None),
-    errors.SessionInvalid: ("session-invalid", 403, False),
-    errors.TurnUnknown: ("turn-unknown", 404, False),
-    errors.ChatOff: ("chat-off", 503, False),
-    errors.ChatNotIsolated: ("chat-not-isolated", 503, False),
-    errors.SessionsUnwritable: ("sessions-unwritable", 503, False),
+    chat_errors.SessionInvalid: ("session-invalid", 403, False),
+    chat_errors.TurnUnknown: ("turn-unknown", 404, False),
+    chat_errors.ChatOff: ("chat-off", 503, False),
+    chat_errors.ChatNotIsolated: ("chat-not-isolated", 503, False),
+    chat_errors.SessionsUnwritable: ("sessions-unwritable", 503, False),
 }
 
 

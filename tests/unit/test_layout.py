@@ -66,6 +66,7 @@ PURE = (
     "claude/failures.py",
     "claude/framer.py",
     "claude/ssh_files.py",
+    "chat/errors.py",
     "chat/request.py",
     "chat/sessions.py",
     "proxmox/outcome.py",

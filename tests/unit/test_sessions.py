@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
+from breakglass.chat.errors import SessionInvalid
 from breakglass.chat.sessions import Session, is_sid, seal, unseal
-from breakglass.errors import SessionInvalid
 
 OLD, NEW = "o" * 32, "n" * 32
 SESSION = Session(str(uuid.UUID(int=0xABC << 64)), "operator", "devvm", 2000)
