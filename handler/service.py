@@ -107,7 +107,8 @@ class Service:
         """Put a configuration in force: open, keep and close connections.
 
         Keeps the connection of a host whose entry is unchanged. It is replaced where its key was not accepted, or does
-        not serve one of the host's VMs: the key line may have been changed since it was read.
+        not serve one of the host's VMs: the key line may have been changed since it was read. It carries the requests
+        until the new one can.
         """
         self.config = config
         old, self.hosts = self.hosts, {}
@@ -118,17 +119,18 @@ class Service:
                 self.hosts[name] = old.pop(name)
             else:
                 self.hosts[name] = HostConnection(host)
-                self.hosts[name].start()
+                self.hosts[name].start(connection, len(config.hosts))
         for connection in (*self.hosts.values(), *old.values()):
             connection.vmids = {vm.vmid for vm in config.vms.values() if vm.host == connection.host}
-        for connection in old.values():
-            self._spawn(connection.finish())
+        for name, connection in old.items():
+            if name not in config.hosts:
+                self._spawn(connection.finish())
 
     # --- the hosts ---
 
     def run(self, request: VerbRequest, began: float) -> Run:
         """Start a verb. The connection stays until the verb ends, also after a reload."""
-        host = self.hosts[request.vm.host.name]
+        host = self.hosts[request.vm.host.name].carrier()
         run = Run(host, request, self._sent, began)
         host.track(run.task)
         return run
@@ -142,7 +144,7 @@ class Service:
         if now is None or now.vmid != vm.vmid:
             hint = "see /health for the configured VMs"
             raise Unreached("not-configured", f"{vm.name} is no longer configured as VM {vm.vmid}", hint)
-        host = self.hosts[now.host.name]
+        host = self.hosts[now.host.name].carrier()
         return host.track(asyncio.create_task(work(host)))
 
     async def read(self, vm: Vm, line: str) -> list[Message]:

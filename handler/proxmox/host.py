@@ -11,49 +11,38 @@ from collections.abc import AsyncIterator, Callable, Container, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from .. import audit
 from ..agents.bundle import known_digest
 from ..agents.pve.words import VERSION
 from ..config.model import Host
 from ..errors import Lost, Unreached
 from .execs import CLOSED
-from .link import Link, open_link
+from .keeping import KeptLink
+from .link import Link
 from .outcome import Message
-from .patience import backoff_seconds
+from .patience import first_pause
 from .wire import Replay, vmid_in
 
 RETRY_SECONDS = 20.0  # for sending a request again whose answer was lost
 RETRY_PAUSE = 0.5
-AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only for a request
 QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
-REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
 MOVED = "host-changed"  # the cause when a reload gave the VM another host
 _FINAL = ("key-not-accepted", "host-key-differs", MOVED)  # causes that another attempt does not change
 
 T = TypeVar("T")
 
 
-class HostConnection:
-    """The connection to one host, for all its VMs, kept open in the background.
-
-    `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed.
-    """
+class HostConnection(KeptLink):
+    """The connection to one host, for all its VMs, kept open in the background."""
 
     def __init__(
         self, host: Host, retry_seconds: float = RETRY_SECONDS, chance: Callable[[], float] = random.random
     ) -> None:
-        self.host = host
-        self._chance = chance
-        self.trouble: Unreached | None = None
-        self.since: float | None = None
+        super().__init__(host, chance)
         self._retry_seconds = retry_seconds
-        self._link: Link | None = None
-        self._attempt: asyncio.Task[Link] | None = None
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
-        self._refused_at = float("-inf")
-        self._opened = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._tracked: set[asyncio.Task[Any]] = set()
+        self._before: HostConnection | None = None  # carries the requests until this one can, after a reload
         self.vmids: Container[int] | None = None  # the VMs that the configuration in force has here; None means any
 
     # --- asking ---
@@ -125,65 +114,42 @@ class HostConnection:
             link.abort()  # the connection had died; the request was not sent yet
         raise Unreached("timeout", f"{self.host.ssh} does not answer", "look at the host's console")
 
-    # --- connecting ---
-
-    async def _connected(self) -> Link:
-        """Return the open connection. Requests that wait for one share one attempt and its failure."""
-        if self._link is not None and self._link.alive:
-            return self._link
-        if self._attempt is None:
-            self._attempt = asyncio.create_task(self._connect())
-            self._attempt.add_done_callback(self._use_attempt)
-        return await asyncio.shield(self._attempt)
-
-    def _use_attempt(self, attempt: asyncio.Task[Link]) -> None:
-        self._attempt = None
-        if not attempt.cancelled() and attempt.exception() is None:
-            self._link = attempt.result()
-
-    async def _connect(self) -> Link:
-        if self.trouble and time.monotonic() - self._refused_at < AUTH_PAUSE:
-            raise self.trouble
-        try:
-            link = await open_link(self.host)
-        except Unreached as error:
-            if error.cause == "key-not-accepted":
-                self._refused_at = time.monotonic()
-            self._set_trouble(error)
-            raise
-        self._set_trouble(None)
-        self._opened.set()
-        return link
-
-    def _set_trouble(self, trouble: Unreached | None) -> None:
-        if self.since is None or (trouble and trouble.cause) != (self.trouble and self.trouble.cause):
-            self.since = time.time()
-        self.trouble = trouble
-
-    async def keep_open(self) -> None:
-        """Keep the connection open until cancelled, so that it is ready before it is needed."""
-        failures = 0
-        while True:
-            try:
-                link = await self._connected()
-                failures = 0
-                await link.closed()
-                self._set_trouble(Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment"))
-            except Unreached as error:
-                failures += 1
-                if error.cause == "key-not-accepted":  # only a request tries again
-                    self._opened.clear()
-                    await self._opened.wait()
-            except Exception as error:  # a defect of the handler must not end the reconnecting
-                failures += 1
-                audit.note("keep-open-failed", host=self.host.name, error=repr(error))
-            await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
-
     # --- starting and ending ---
 
-    def start(self) -> None:
-        """Keep the connection open from now on, until `finish` or `close`."""
-        self._keeper = asyncio.create_task(self.keep_open())
+    def start(self, before: "HostConnection | None" = None, hosts: int = 1) -> None:
+        """Keep the connection open from now on, until `finish` or `close`.
+
+        `before` is the connection that a reload replaces: while it is open, it carries the requests until this one can.
+        `hosts` is how many there are.
+        """
+        if before is not None:
+            self.track(asyncio.create_task(before._stop_keeping()))
+            if before.host != self.host:  # no login by settings that are no longer in force
+                before._refused_at = float("inf")
+                before.trouble = Unreached(CLOSED, f"a reload replaced {before.host.ssh}", "send it again")
+            self._before = before.carrier()
+            if self._before is not before:
+                before._before = None
+                self.track(asyncio.create_task(before.finish()))
+        self._keeper = asyncio.create_task(self.keep_open(first_pause(hosts, self._chance())))
+
+    def _use_attempt(self, attempt: asyncio.Task[Link]) -> None:
+        super()._use_attempt(attempt)
+        self.carrier()
+
+    def carrier(self) -> "HostConnection":
+        """Return the connection for a request: the one from before a reload, as long as only that one works."""
+        if self._before is not None and (self._serves_as(self.host) or not self._before._serves_as(self.host)):
+            self._let_go()
+        if self._before is not None:
+            self._before.vmids = self.vmids
+        return self._before or self
+
+    def _let_go(self) -> None:
+        """Close the connection from before a reload once its requests have ended."""
+        if self._before is not None:
+            self.track(asyncio.create_task(self._before.finish()))
+            self._before = None
 
     def track(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
         """Keep the connection at least until a task has ended; return the task."""
@@ -194,6 +160,7 @@ class HostConnection:
     async def finish(self) -> None:
         """Close the connection once the last tracked task has ended."""
         await self._stop_keeping()
+        self._let_go()
         while self._tracked:
             await asyncio.wait(self._tracked)
         await self.close()
@@ -201,23 +168,20 @@ class HostConnection:
     async def close(self) -> None:
         """Close the connection now."""
         await self._stop_keeping()
+        if self._before is not None:
+            await self._before.close()
         if self._attempt is not None:
             self._attempt.cancel()
         if self._link is not None:
-            self._link.close()
+            self._link.conn.close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._link.closed()
+                    await self._link.conn.wait_closed()
 
     async def _stop_keeping(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-
-    @property
-    def link(self) -> Link | None:
-        """The connection that is open now, if any."""
-        return self._link if self._link is not None and self._link.alive else None
 
     def serves(self, vmids: Iterable[int]) -> bool:
         """Tell whether a new login could reach no more of these VMs than this connection does.

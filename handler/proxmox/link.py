@@ -196,14 +196,6 @@ class Link:
             async for message in self._execs.ask(line):
                 yield message
 
-    def close(self) -> None:
-        """Begin to close the connection in order."""
-        self.conn.close()
-
-    async def closed(self) -> None:
-        """Return once the connection has ended."""
-        await self.conn.wait_closed()
-
     def abort(self) -> None:
         """Close the connection and discard unsent bytes: a request that timed out must not arrive minutes later."""
         self._aborted = True

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 FIRST_SECONDS = 25.0  # until the first message: a read takes 4 s at most, and a job sends its stage within 5 s
 BACKOFF = (1, 2, 4, 8, 15, 30)  # seconds between two attempts to reach a host
 GRACE_SECONDS = 20.0  # beyond the job's deadline
+SPREAD_SECONDS = 1.0  # over which the first connections to many hosts are spread
+FEW_HOSTS = 10  # to which the handler connects at once
 NO_DEADLINE_SECONDS = 1200.0  # for a job without a deadline: an older host agent's
 
 
@@ -45,3 +47,8 @@ def backoff_seconds(failures: int, chance: float) -> float:
     """
     longest = BACKOFF[min(failures, len(BACKOFF)) - 1]
     return longest * (0.5 + chance / 2)
+
+
+def first_pause(hosts: int, chance: float) -> float:
+    """Return how long to wait before the first connection to one of so many hosts."""
+    return SPREAD_SECONDS * chance if hosts > FEW_HOSTS else 0.0

@@ -87,7 +87,7 @@ async def by_exec_and_session(host: Host, count: int) -> tuple[float, float]:
     assert link.channel is not None
     sessions += [await _one(link.channel) for _ in range(count * 5)]
     conn.close()
-    link.close()
+    link.conn.close()
     return millis(execs), millis(sessions)
 
 

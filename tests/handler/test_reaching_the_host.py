@@ -16,6 +16,7 @@ import breakglass.proxmox.connect
 import breakglass.proxmox.execs
 import breakglass.proxmox.host
 import breakglass.proxmox.link
+import breakglass.proxmox.patience
 from breakglass.auth.signing import Caller
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
@@ -263,6 +264,21 @@ async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> No
     async with asyncio.timeout(60):
         await used.wait()
     keeping.cancel()
+
+
+async def test_a_request_does_not_wait_for_the_spread_of_many_first_connections(
+    node: Host, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many hosts, each is connected a moment later by chance, and at once when a request needs it."""
+    monkeypatch.setattr(breakglass.proxmox.patience, "SPREAD_SECONDS", 3600.0)
+    host = HostConnection(node, chance=lambda: 1.0)
+    host.start(hosts=50)
+    await asyncio.sleep(0)
+    assert (host.health(), host.link) == ("not-checked", None)
+    assert (await host.read("status vm=102"))[-1]["state"] == "running"
+    assert host.health() == "answering"
+    await host.close()
+    assert sshd.logged().count("Accepted publickey") == 1
 
 
 # --- the warm link ---

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from breakglass.cli.client import new_id
@@ -299,17 +300,36 @@ def test_connections_are_opened_kept_and_closed(service: Service, sshd: Sshd) ->
     assert logins(sshd) == first + 1
 
 
-def test_a_changed_vm_gets_a_new_connection(service: Service, sshd: Sshd) -> None:
-    """Other settings are another road: a wrong pin shows at once, the right one mends it."""
-    good = service.config.read_text()
-    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDJc1gdTQnty6yEjg5X1JJ5HnBZ2/51OwXFleGiPrUsy"
-    rewrite(service, lambda text: text.replace(json.dumps([sshd.host_key]), json.dumps([other])))
-    hang_up(service)
-    wait_until(lambda: proxmox(service) == {"devvm": "host-key-differs"})
+def test_a_host_whose_new_settings_fail_keeps_its_connection(service: Service, sshd: Sshd) -> None:
+    """A wrong pin shows at once, and verbs go over the connection from before while that is open; no longer."""
+    good, first = service.config.read_text(), logins(sshd)
+    wrong = [asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip() for _ in range(2)]
+    for pin in wrong:  # the second reload replaces the connection that failed, and not the one that works
+        service.config.write_text(good.replace(json.dumps([sshd.host_key]), json.dumps([pin])))
+        hang_up(service)
+        wait_until(lambda: proxmox(service) == {"devvm": "host-key-differs"})
+        assert service.pve("reset").json["outcome"] == "done"
+    assert logins(sshd) == first
     service.config.write_text(good)
     hang_up(service)
     service.answering()
     assert service.pve("status").json["outcome"] == "done"
+    assert logins(sshd) == first + 1
+    wait_until(lambda: connections(sshd) == 1)
+    rewrite(service, lambda text: text.replace(json.dumps([sshd.host_key]), json.dumps(wrong)))
+    hang_up(service)
+    wait_until(lambda: proxmox(service) == {"devvm": "host-key-differs"})
+    sshd.drop_connections()
+    wait_until(lambda: service.pve("status").json["outcome"] == "unreached")  # the old pins open no new connection
+    assert logins(sshd) == first + 1
+
+
+def test_a_key_that_may_not_change_power_does_not_replace_the_power_key(service: Service, sshd: Sshd) -> None:
+    """The login alone proves nothing: the host agent has to say that the new key serves verbs."""
+    rewrite(service, lambda text: text.replace(sshd.power_key, sshd.read_only_key))
+    hang_up(service)
+    wait_until(lambda: proxmox(service) == {"devvm": "read-only-key"})
+    assert service.pve("reset").json["outcome"] == "done"
 
 
 def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
@@ -320,8 +340,9 @@ def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
     rewrite(service, lambda text: text.replace(f"key = '''{sshd.power_key}'''", f"key_file = {json.dumps(str(file))}"))
     hang_up(service)
     wait_until(lambda: proxmox(service) == {"devvm": "key-not-accepted"})
+    sshd.drop_connections()  # and with them the one from before, over which verbs go until now
+    wait_until(lambda: service.pve("status").json["outcome"] == "unreached")
     file.write_text(sshd.power_key)
-    assert service.pve("status").json["outcome"] == "unreached"
     hang_up(service)
     service.answering()
     assert service.pve("status").json["outcome"] == "done"

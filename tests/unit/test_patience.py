@@ -6,6 +6,7 @@ from breakglass.proxmox.patience import (
     NO_DEADLINE_SECONDS,
     Patience,
     backoff_seconds,
+    first_pause,
 )
 
 OUTPUT = {"type": "output", "stream": "stdout", "text": "x\n"}
@@ -51,3 +52,9 @@ def test_handlers_that_lost_a_host_together_do_not_come_back_together() -> None:
     """The pause grows to half a minute, and chance takes up to half of it."""
     assert [backoff_seconds(failures, 1.0) for failures in (1, 2, 3, 4, 5, 6, 60)] == [1, 2, 4, 8, 15, 30, 30]
     assert [backoff_seconds(failures, 0.0) for failures in (1, 6)] == [0.5, 15]
+
+
+def test_only_many_hosts_are_connected_one_after_the_other() -> None:
+    """A handler with few hosts connects at once; one with many spreads its logins over a second at most."""
+    assert [first_pause(hosts, 1.0) for hosts in (1, 10, 11, 1000)] == [0, 0, 1, 1]
+    assert first_pause(50, 0.25) == 0.25

@@ -1,0 +1,94 @@
+"""Keep a connection to one host open in the background, and remember why it is not."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from .. import audit
+from ..config.model import Host
+from ..errors import Unreached
+from .execs import CLOSED
+from .link import Link, open_link
+from .patience import backoff_seconds
+
+AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only for a request
+REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
+
+
+class KeptLink:
+    """The SSH connection to one host, opened again whenever it ends.
+
+    `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed.
+    """
+
+    def __init__(self, host: Host, chance: Callable[[], float]) -> None:
+        self.host = host
+        self._chance = chance
+        self.trouble: Unreached | None = None
+        self.since: float | None = None
+        self._link: Link | None = None
+        self._attempt: asyncio.Task[Link] | None = None
+        self._refused_at = float("-inf")
+        self._opened = asyncio.Event()
+
+    @property
+    def link(self) -> Link | None:
+        """The connection that is open now, if any."""
+        return self._link if self._link is not None and self._link.alive else None
+
+    def _serves_as(self, host: Host) -> bool:
+        """Tell whether the connection is open, and its host agent the one that these settings ask for."""
+        return self.link is not None and not self.link.handshake.fault(host)
+
+    async def _connected(self) -> Link:
+        """Return the open connection. Requests that wait for one share one attempt and its failure."""
+        if self._link is not None and self._link.alive:
+            return self._link
+        if self._attempt is None:
+            self._attempt = asyncio.create_task(self._connect())
+            self._attempt.add_done_callback(self._use_attempt)
+        return await asyncio.shield(self._attempt)
+
+    def _use_attempt(self, attempt: asyncio.Task[Link]) -> None:
+        self._attempt = None
+        if not attempt.cancelled() and attempt.exception() is None:
+            self._link = attempt.result()
+
+    async def _connect(self) -> Link:
+        if self.trouble and time.monotonic() - self._refused_at < AUTH_PAUSE:
+            raise self.trouble
+        try:
+            link = await open_link(self.host)
+        except Unreached as error:
+            if error.cause == "key-not-accepted":
+                self._refused_at = time.monotonic()
+            self._set_trouble(error)
+            raise
+        self._set_trouble(None)
+        self._opened.set()
+        return link
+
+    def _set_trouble(self, trouble: Unreached | None) -> None:
+        if self.since is None or (trouble and trouble.cause) != (self.trouble and self.trouble.cause):
+            self.since = time.time()
+        self.trouble = trouble
+
+    async def keep_open(self, pause: float = 0.0) -> None:
+        """Keep the connection open until cancelled, so that it is ready before it is needed. No request pauses."""
+        failures = 0
+        await asyncio.sleep(pause)
+        while True:
+            try:
+                link = await self._connected()
+                failures = 0
+                await link.conn.wait_closed()
+                self._set_trouble(Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment"))
+            except Unreached as error:
+                failures += 1
+                if error.cause == "key-not-accepted":  # only a request tries again
+                    self._opened.clear()
+                    await self._opened.wait()
+            except Exception as error:  # a defect of the handler must not end the reconnecting
+                failures += 1
+                audit.note("keep-open-failed", host=self.host.name, error=repr(error))
+            await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
