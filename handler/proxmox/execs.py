@@ -17,7 +17,7 @@ from .wire import LINE_BYTES, TOO_LONG, exec_messages, is_message
 CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used
 FULL = "the host is overloaded, or sshd's MaxSessions is small"
 READ_BYTES = 64 * 1024  # at a time, of an exec's output
-READ_CHANNELS, JOB_CHANNELS = 3, 4  # beside the session and a ping; sshd's MaxSessions is 10
+READ_CHANNELS, JOB_CHANNELS = 3, 4  # beside the session; sshd's MaxSessions is 10
 POLL_SECONDS = 2.0  # between two looks at a job
 
 
@@ -37,8 +37,7 @@ class Execs:
         verb, *words = line.split()
         is_job = verb in VERBS and VERBS[verb].is_job
         is_followed = is_job and words[-1] != "detach"
-        channels = self._for_jobs if is_job else self._for_reads
-        messages = await self._send(channels, f"{line} detach" if is_followed else line)
+        messages = await self.send(f"{line} detach" if is_followed else line, is_job)
         begun = messages[-1]
         if is_followed and begun.get("stage") == "accepted":
             stage = {"type": "stage"} | {name: begun.get(name) for name in ("stage", "deadline", "started")}
@@ -58,26 +57,23 @@ class Execs:
             await asyncio.sleep(POLL_SECONDS)
             is_late = time.monotonic() > patience.until
             with suppress(Lost, Unreached):  # a full host may answer the next time
-                job = (await self._send(self._for_reads, look))[-1].get("whole_job")
+                job = (await self.send(look))[-1].get("whole_job")
                 if is_late or (isinstance(job, dict) and job.get("outcome")):
-                    return await self._send(self._for_jobs, line)
+                    return await self.send(line, is_job=True)
             if is_late or self._conn.is_closed():
                 raise Lost("the connection was lost")
 
-    async def _send(self, channels: asyncio.Semaphore, line: str) -> list[Message]:
-        async with channels:
-            return await self.ask_now(line)
-
-    async def ask_now(self, line: str) -> list[Message]:
-        """Send a request and return its messages; raise Unreached or Lost."""
-        try:
-            async with asyncio.timeout(FIRST_SECONDS):
-                process = await self._conn.create_process(line, encoding=None)
-                return await _read_answer(process)
-        except asyncssh.ChannelOpenError as error:
-            raise await self._not_opened(error) from None
-        except (OSError, asyncssh.Error, TimeoutError):
-            raise Lost("the connection was lost") from None
+    async def send(self, line: str, is_job: bool = False) -> list[Message]:
+        """Send a request as soon as a channel is free, and return its messages; raise Unreached or Lost."""
+        async with self._for_jobs if is_job else self._for_reads:
+            try:
+                async with asyncio.timeout(FIRST_SECONDS):
+                    process = await self._conn.create_process(line, encoding=None)
+                    return await _read_answer(process)
+            except asyncssh.ChannelOpenError as error:
+                raise await self._not_opened(error) from None
+            except (OSError, asyncssh.Error, TimeoutError):
+                raise Lost("the connection was lost") from None
 
     async def _not_opened(self, error: asyncssh.ChannelOpenError) -> Unreached | Lost:
         """Return whether the exec request was sent, when asyncssh reports that the channel did not open.

@@ -1,6 +1,7 @@
 """What a host agent says of itself when its session opens.
 
-The handler says `answering` only of a VM that a verb would reach: so it looks at what the key serves before any verb.
+The handler says `answering` only of a VM that a verb would reach: so it looks at what the key serves before it says so.
+No verb waits for that.
 """
 
 from collections.abc import Mapping

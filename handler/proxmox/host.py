@@ -133,8 +133,8 @@ class HostConnection(KeptLink):
                 self.track(asyncio.create_task(before.finish()))
         self._keeper = asyncio.create_task(self.keep_open(first_pause(hosts, self._chance())))
 
-    def _use_attempt(self, attempt: asyncio.Task[Link]) -> None:
-        super()._use_attempt(attempt)
+    def _end_of_handshake(self, link: Link) -> None:
+        super()._end_of_handshake(link)
         self.carrier()
 
     def carrier(self) -> "HostConnection":

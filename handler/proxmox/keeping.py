@@ -64,9 +64,14 @@ class KeptLink:
                 self._refused_at = time.monotonic()
             self._set_trouble(error)
             raise
-        self._set_trouble(None)
         self._opened.set()
+        link.handshaking.add_done_callback(lambda _: self._end_of_handshake(link))
         return link
+
+    def _end_of_handshake(self, link: Link) -> None:
+        """Say that the connection is up: until the host agent has said what it is, that would be a guess."""
+        if link.alive:
+            self._set_trouble(None)
 
     def _set_trouble(self, trouble: Unreached | None) -> None:
         if self.since is None or (trouble and trouble.cause) != (self.trouble and self.trouble.cause):

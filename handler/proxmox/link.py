@@ -41,7 +41,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         """Keep the channel, to write to it."""
-        self._chan = chan
+        self._chan, self.last_data = chan, time.monotonic()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Pass the messages in the data on to the requests that wait for them."""
@@ -51,12 +51,12 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         try:
             lines = self._lines.feed(data)
         except Lost as loss:
-            self._give_up(str(loss))
+            self.give_up(str(loss))
             return
         for line in lines:
             self._pass_on(line)
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
         """Close the session because of what the host sends on it. The connection stays open."""
         self._why_closed = why
         if self._chan is not None:
@@ -72,10 +72,10 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             return
         self._is_agent = True
         tag = message.pop("tag", None)
-        if tag == "hello":  # the host agent was replaced, and the session goes on in the new one
-            self.hear(message)
-        elif isinstance(tag, str) and tag in self._waiting:
+        if isinstance(tag, str) and tag in self._waiting:
             self._waiting[tag].put_nowait(message)
+        elif message.get("stage") == "ping":  # late, or of a host agent in which the session of a replaced one goes on
+            self.hear(message)
 
     def hear(self, message: Message) -> None:
         """Keep what a `ping` that succeeded says of the host agent."""
@@ -136,6 +136,7 @@ class Link:
         self._host = host
         self.channel: Channel | None = None
         self._by_exec = Handshake()
+        self.handshaking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tried_session = float("-inf")
         self._aborted = False
         self._execs = Execs(conn)
@@ -154,18 +155,26 @@ class Link:
         """Open the resident session. Without one (an older agent, a full host), each request is an exec of its own."""
         channel = Channel()
         self._tried_session = time.monotonic()
-        with suppress(OSError, asyncssh.Error, Lost, TimeoutError):
+        with suppress(OSError, asyncssh.Error, TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
                 await self.conn.create_session(lambda: channel, SESSION_LINE, encoding=None)
-            await channel.ping()
             self.channel = channel
 
-    async def shake_hands(self) -> None:
-        """Ask by an exec what the session would have told, where there is none: a read-only key has no session."""
-        with suppress(Lost, Unreached, TimeoutError):
-            async with asyncio.timeout(ALIVE_SECONDS):
-                result = (await self._execs.ask_now(PING_LINE))[-1]
-                self._by_exec = read_handshake(result) if result["exit_code"] == 0 else Handshake()
+    def shake_hands(self) -> None:
+        """Begin to ask what the host agent is. No verb waits for the answer, unless the configuration names a node."""
+        self.handshaking = asyncio.create_task(self._shake_hands(self.channel))
+
+    async def _shake_hands(self, channel: Channel | None) -> None:
+        """Ask on the session; if it is none of ours, end it and ask by an exec: a read-only key has no session."""
+        if channel is not None:
+            with suppress(Lost):
+                await channel.ping()
+                return
+            channel.give_up("the host agent did not answer")
+            self.channel = None if self.channel is channel else self.channel
+        with suppress(Lost, Unreached):
+            result = (await self._execs.send(PING_LINE))[-1]
+            self._by_exec = read_handshake(result) if result["exit_code"] == 0 else Handshake()
 
     async def answers(self, quiet_seconds: float = 0.0) -> bool:
         """Tell whether the host agent answers a `ping`, or has sent something in the last few seconds.
@@ -173,7 +182,7 @@ class Link:
         Where no session is open, the connection counts as good until asyncssh's keepalive ends it.
         """
         channel = self.channel
-        if channel is not None and not channel.closed and time.monotonic() - channel.last_data >= quiet_seconds:
+        if channel is not None and self.handshaking.done() and time.monotonic() - channel.last_data >= quiet_seconds:
             try:
                 await channel.ping()
             except Lost:
@@ -186,8 +195,11 @@ class Link:
             self.channel, self._tried_session = None, float("-inf")
         if self.channel is None and time.monotonic() - self._tried_session > SESSION_PAUSE:
             await self.open_session()
+            self.shake_hands()
         if self._host.node and not self.handshake.heard:
-            await self.shake_hands()
+            if self.handshaking.done():
+                self.shake_hands()
+            await asyncio.wait([self.handshaking])
         self.handshake.check_node(self._host)
         if self.channel is not None:
             async for message in self.channel.ask(line):
@@ -211,8 +223,7 @@ async def open_link(host: Host) -> Link:
         raise unreached(host, error) from None
     try:
         await link.open_session()
-        if link.channel is None:
-            await link.shake_hands()
+        link.shake_hands()
     except BaseException:
         link.abort()
         raise

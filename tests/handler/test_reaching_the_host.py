@@ -17,6 +17,7 @@ import breakglass.proxmox.execs
 import breakglass.proxmox.host
 import breakglass.proxmox.link
 import breakglass.proxmox.patience
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.auth.signing import Caller
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
@@ -147,6 +148,13 @@ async def proxy(sshd: Sshd) -> AsyncIterator[Proxy]:
         yield running
 
 
+async def handshake_of(host: HostConnection) -> Link:
+    """Return the host's connection once the host agent has said what it is."""
+    assert host.link is not None
+    await host.link.handshaking
+    return host.link
+
+
 async def without_session(open_host: Open, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> HostConnection:
     """Return a connected host whose verbs go as one exec each, as on an old host agent's or a full host."""
 
@@ -156,6 +164,7 @@ async def without_session(open_host: Open, monkeypatch: pytest.MonkeyPatch, **ch
     monkeypatch.setattr(Link, "open_session", refuse_session)
     host = open_host(**changes)
     await host.read("status vm=102")
+    await handshake_of(host)
     return host
 
 
@@ -276,7 +285,6 @@ async def test_a_request_does_not_wait_for_the_spread_of_many_first_connections(
     await asyncio.sleep(0)
     assert (host.health(), host.link) == ("not-checked", None)
     assert (await host.read("status vm=102"))[-1]["state"] == "running"
-    assert host.health() == "answering"
     await host.close()
     assert sshd.logged().count("Accepted publickey") == 1
 
@@ -296,12 +304,12 @@ async def test_identical_reads_in_flight_are_asked_once(open_host: Open) -> None
     assert host.link.channel.sent - before <= 2
 
 
-# A status that waits as long as nobody writes to a pipe; the other requests are answered.
-HUNG_STATUS = """
+# A verb that waits as long as nobody writes to a pipe; the other requests are answered.
+HUNG = """
 real = find("read")
 
 def read(key, request, bundle):
-    if request.verb == "status":
+    if request.verb == "VERB":
         open(key.root + "/hung").read()
     yield from real(key, request, bundle)
 
@@ -316,7 +324,7 @@ async def test_a_read_that_hangs_cuts_no_other_request(
     os.mkfifo(world.root / "hung")
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
-    set_constants(world, HUNG_STATUS)
+    set_constants(world, HUNG.replace("VERB", "status"))
     host = open_host()
     stop = host.run("stop vm=102 id=beside-a-read-1 by=operator")
     await anext(stop)
@@ -330,6 +338,24 @@ async def test_a_read_that_hangs_cuts_no_other_request(
     result = (await collected(stop))[-1]
     assert (result["outcome"], result["attached"]) == ("done", False)
     assert sshd.logged().count("Accepted publickey") == 1
+
+
+async def test_a_verb_does_not_wait_for_the_handshake(
+    open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first reset is sent once the session is open; /health says `answering` once the host agent has spoken."""
+    monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 60.0)
+    os.mkfifo(world.root / "hung")
+    set_constants(world, HUNG.replace("VERB", "ping"), DEADLINES={**DEADLINES, "ping": 60.0})
+    host = open_host()
+    async with asyncio.timeout(50):
+        result = await host.result("reset vm=102 id=before-hello-1 by=operator")
+    assert (result["outcome"], result["attached"]) == ("done", False)
+    assert host.health(102) == "not-checked"
+    os.close(await asyncio.to_thread(writer_of, world.root / "hung"))
+    await handshake_of(host)
+    await asyncio.sleep(0)
+    assert host.health(102) == "answering"
 
 
 async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: Sshd) -> None:
@@ -362,6 +388,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 1)
     host = open_host()
     await host.read("status vm=102")
+    await handshake_of(host)
     frozen = descendants(sshd.process.pid)
     for pid in frozen:
         signal_process(pid, signal.SIGSTOP)
