@@ -6,7 +6,7 @@ A payload only selects configured entries: it never names a VM, a verb or a comm
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -37,26 +37,52 @@ class Plan:
     ignored: int
 
 
-def plan(source: str, alerts: Iterable[Alert], rules: Iterable[Rule], now: int) -> Plan:
-    """Return what to capture; if several entries for one VM match an alert, the first of them decides."""
-    of_source = [rule for rule in rules if rule.source == source]
+def plan(
+    source: str, alerts: Iterable[Alert], rules: Iterable[Rule], now: int, in_time: Callable[[], bool] = lambda: True
+) -> Plan:
+    """Return what to capture; if several entries for one VM match an alert, the first of them decides.
+
+    Once `in_time` is false, no alert is compared any more: the rest is ignored.
+    """
+    of_source = _Rules([rule for rule in rules if rule.source == source])
     found: dict[str, dict[str, Capture]] = {}
     ignored = 0
     for number, alert in enumerate(alerts):
-        chosen = _first_by_vm(of_source, alert) if alert.firing and number < MOST_ALERTS else {}
+        chosen = of_source.first_by_vm(alert, in_time) if alert.firing and number < MOST_ALERTS else {}
         ignored += not chosen
+        reason = why(source, alert) if chosen else ""
+        jobs = {fresh: job_id(source, alert, fresh, now) for fresh in {rule.fresh_seconds for rule in chosen.values()}}
         for vm, rule in chosen.items():
-            job = job_id(source, alert, rule.fresh_seconds, now)
-            found.setdefault(vm, {}).setdefault(job, Capture(vm, job, rule.fresh_seconds, why(source, alert)))
+            job = jobs[rule.fresh_seconds]
+            found.setdefault(vm, {}).setdefault(job, Capture(vm, job, rule.fresh_seconds, reason))
     return Plan({vm: tuple(captures.values()) for vm, captures in found.items()}, ignored)
 
 
-def _first_by_vm(rules: Iterable[Rule], alert: Alert) -> dict[str, Rule]:
-    chosen: dict[str, Rule] = {}
-    for rule in rules:
-        if rule.vm not in chosen and rule.matches(alert.labels):
-            chosen[rule.vm] = rule
-    return chosen
+class _Rules:
+    """The entries of one sender, each under one of its labels that is a plain text.
+
+    So an alert is compared with the few entries that could match it, and with those that have patterns only.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = rules
+        self._by_label: dict[tuple[str, str], list[int]] = {}
+        self._patterns: list[int] = []
+        for number, rule in enumerate(rules):
+            plain = next(((name, wanted) for name, wanted in rule.match.items() if isinstance(wanted, str)), None)
+            (self._by_label.setdefault(plain, []) if plain else self._patterns).append(number)
+
+    def first_by_vm(self, alert: Alert, in_time: Callable[[], bool]) -> dict[str, Rule]:
+        """Return the first entry for each VM that matches an alert, as far as there is time."""
+        numbers = [number for label in alert.labels.items() for number in self._by_label.get(label, ())]
+        chosen: dict[str, Rule] = {}
+        for number in sorted(numbers + self._patterns):
+            rule = self._rules[number]
+            if not in_time():
+                break
+            if rule.vm not in chosen and rule.matches(alert.labels):
+                chosen[rule.vm] = rule
+        return chosen
 
 
 def job_id(source: str, alert: Alert, fresh_seconds: int, now: int) -> str:

@@ -13,23 +13,28 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .. import audit
-from ..alerts.captures import MOST_A_VM, Capture, plan
+from ..alerts.captures import MOST_A_VM, Capture, Plan, plan
 from ..alerts.payloads import challenge_in, read_payload
+from ..alerts.rules import Rule
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
 from ..config.model import Config, Vm
-from ..errors import Lost, StaleTimestamp
+from ..errors import Lost, StaleTimestamp, Unreached
 from ..proxmox.host import HostConnection
 from ..proxmox.outcome import Message
 from ..proxmox.wire import capture_line
 from ..service import Service
+from ..threads import DaemonThreads
 from .admission import check_permission
 from .gate import signed_request
 
 ACK_SECONDS = 8.0  # for a host to acknowledge: Alertmanager gives up after 10
+MATCH_SECONDS = 1.0  # to compare one notification with the entries; alerts that were not compared by then are ignored
+QUEUE_SECONDS = 1.0  # to wait for the comparison of others
 _DONE, _ID_REUSED = 0, 17  # of the host's exit codes; a capture that is older than a day is still the same one
 
 CaptureStatus = Mapping[str, object]
+_matching = DaemonThreads("alerts", 1)
 
 
 async def alert(request: Request) -> Response:
@@ -39,8 +44,9 @@ async def alert(request: Request) -> Response:
     now, source, caller = time.time(), str(request.path_params["source"]), signed.caller
     check_alert_time(signed, body, int(now), service.config)
     check_permission(caller, "forensics", None, now)
-    wanted = plan(source, read_payload(source, body), service.config.alerts, int(now))
-    vms = [service.config.vms[name] for name in wanted.captures]
+    config = service.config
+    wanted = await make_plan(source, body, config.alerts, int(now))
+    vms = [config.vms[name] for name in wanted.captures]
     permitted = permitted_vms(caller, vms, now)
     refused = sum(len(wanted.captures[vm.name]) for vm in vms if vm not in permitted)
     tasks = [
@@ -51,6 +57,26 @@ async def alert(request: Request) -> Response:
     answer = answer_body([status for task in tasks for status in task.result()], wanted.ignored + refused)
     _record(began, caller, source, answer)
     return JSONResponse(answer, 202)
+
+
+async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int) -> Plan:
+    """Return what to capture. A thread finds out: many alerts and patterns would hold up every other request.
+
+    Raise Unreached when other notifications take all its time.
+    """
+    given_up = time.monotonic() + MATCH_SECONDS + QUEUE_SECONDS
+
+    def match() -> Plan:
+        if time.monotonic() >= given_up:
+            raise TimeoutError
+        until = time.monotonic() + MATCH_SECONDS
+        return plan(source, read_payload(source, body), rules, now, lambda: time.monotonic() < until)
+
+    try:
+        return await _matching.run(match, seconds=MATCH_SECONDS + QUEUE_SECONDS)
+    except TimeoutError:
+        reason = "other notifications are being compared with [[alerts]]"
+        raise Unreached("busy", reason, "send the notification again") from None
 
 
 def check_alert_time(signed: Signed, body: bytes, now: int, config: Config) -> None:

@@ -1,7 +1,10 @@
 """What each sender sends, judged against the entries: the captures that a notification comes to, and names none."""
 
+import asyncio
+import itertools
 import json
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ from breakglass.alerts.captures import MOST_ALERTS, Plan, job_id, plan, why
 from breakglass.alerts.payloads import SENDERS, Alert, read_payload
 from breakglass.alerts.rules import Rule
 from breakglass.auth.signing import ID
-from breakglass.errors import BadRequest
+from breakglass.errors import BadRequest, Unreached
 from breakglass.text import REASON_BYTES
+from breakglass.web.alert import make_plan
 from breakglass.web.replies import error_reply
 
 DATA = Path(__file__).parent.parent / "data/alerts"
@@ -232,6 +236,65 @@ def test_alerts_after_the_thousandth_are_ignored() -> None:
     found = planned("alertmanager", {"alerts": [alert | {"fingerprint": str(n)} for n in range(MOST_ALERTS + 5)]})
     assert len(found.captures["devvm"]) == MOST_ALERTS
     assert found.ignored == 5
+
+
+def test_the_first_entry_decides_among_texts_and_patterns() -> None:
+    """Entries are looked up by a text and by patterns; their order in the file decides all the same."""
+    labels = {"a": "1", "b": "2"}
+    entries: list[dict[str, Any]] = [{"a": "1"}, {"b": "2", "a": re.compile("1")}, {"a": re.compile("[0-9]")}]
+    for order in itertools.permutations(entries):
+        rules = [Rule("generic", match, "devvm", fresh) for fresh, match in enumerate(order)]
+        found = plan("generic", [Alert(True, labels)], rules, NOW)
+        assert [capture.fresh_seconds for capture in found.captures["devvm"]] == [0]
+
+
+def test_alerts_that_are_not_compared_in_time_are_ignored() -> None:
+    """What was found until then is captured."""
+    rule = Rule("generic", {"a": re.compile(".*")}, "devvm")
+    alerts = [Alert(True, {"a": str(number)}) for number in range(4)]
+    times = iter([True, True, False, False])
+    found = plan("generic", alerts, [rule], NOW, lambda: next(times))
+    assert (len(found.captures["devvm"]), found.ignored) == (2, 2)
+
+
+class SlowPattern:
+    """Stands for a pattern that takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def fullmatch(self, label: str) -> bool | None:
+        return self.go.wait(10) or None
+
+
+def slow_rules() -> tuple[SlowPattern, list[Rule]]:
+    slow: Any = SlowPattern()
+    return slow, [Rule("generic", {"host": slow}, "devvm")]
+
+
+NOTIFICATION = json.dumps({"status": "firing", "labels": {"host": "devvm"}}).encode()
+
+
+async def test_a_comparison_that_takes_long_holds_up_no_other_request() -> None:
+    """The event loop goes on meanwhile: here only it lets the comparison end."""
+    slow, rules = slow_rules()
+    planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW))
+    await asyncio.sleep(0)
+    slow.go.set()
+    assert list((await planning).captures) == ["devvm"]
+
+
+@pytest.mark.all
+async def test_a_notification_that_waits_long_for_another_is_to_be_sent_again() -> None:
+    """One notification is compared at a time; the one that waits is answered all the same."""
+    slow, rules = slow_rules()
+    both = [asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW)) for _ in range(2)]
+    try:
+        for each in both:
+            with pytest.raises(Unreached, match="being compared"):
+                await each
+    finally:
+        slow.go.set()
 
 
 # --- what the evidence says it was taken for ---
