@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.jobs.reserve import PART_BYTES, RESERVE_BYTES, free_part
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, agent_processes, answer_of, execute, write_agent
@@ -112,16 +113,31 @@ def noted_since(world: World) -> float:
 # --- the rest of the machine ---
 
 
+@contextmanager
+def small_run(world: World) -> Iterator[Path]:
+    """Mount a /run of 4 MiB for the records."""
+    place = world.root / "run/breakglass"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place: Path) -> None:
+    """Take all room that there is at the moment."""
+    command = ["dd", "if=/dev/zero", f"of={place}/filler", "bs=4k", "oflag=append", "conv=notrunc"]
+    subprocess.run(command, capture_output=True)
+
+
 @pytest.mark.real("mounts")
 @pytest.mark.parametrize("vms", sampled([str(VMID), "100-199", "all"], "100-199"))
 def test_a_full_run(world: World, vms: str) -> None:
     """Where there is no room for bookkeeping, what was kept in reserve is enough for half a dozen resets, each once."""
-    place = world.root / "run/breakglass"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)], check=True)
-    try:
+    with small_run(world) as place:
         execute(world, "ping", "--vms", vms)
-        subprocess.run(["dd", "if=/dev/zero", f"of={place}/filler", "bs=4k"], capture_output=True)
+        fill(place)
         with Witness(world) as qemu:
             for number in range(6):
                 answer = execute(world, f"reset vm={VMID} id=no-room-{number}", "--vms", vms)
@@ -129,8 +145,32 @@ def test_a_full_run(world: World, vms: str) -> None:
                 while qemu.wait("RESET")["guest"]:  # the firmware adds a reset of its own after a quick one
                     pass
                 assert execute(world, f"reset id=no-room-{number}").trailer["attached"] is True
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.real("mounts")
+@pytest.mark.parametrize("others", sampled([3, 12], 3))
+def test_a_full_run_stops_no_vm_of_the_host(world: World, others: int) -> None:
+    """One reserve serves all VMs, although what a verb leaves of it is taken at once; later it is whole again."""
+    with small_run(world) as place, Session(world, world.forced_command("--vms", "all")) as session:
+        assert session.ask("ping")["records"] is True
+        [reserve] = place.rglob("reserve")
+        assert reserve.stat().st_blocks * 512 == reserve.stat().st_size == RESERVE_BYTES
+        fill(place)
+        assert session.ask("ping")["records"] is False
+        free_part(str(world.root))  # as a job does that has not written anything yet: no ping takes that back
+        assert session.ask("ping")["records"] is True
+        assert reserve.stat().st_size == RESERVE_BYTES - PART_BYTES
+        fill(place)
+        for vmid in range(201, 201 + others):  # none of them is on this host, which each job finds out
+            verb = f"reset vm={vmid} id=no-room-{vmid}"
+            answers = [session.ask(verb) for _ in range(2)]
+            assert [(answer["exit_code"], answer["attached"]) for answer in answers] == [(12, False), (12, True)]
+            fill(place)
+        assert session.ask(f"reset vm={VMID} id=no-room-102", 60)["outcome"] == "done"
+        assert reserve.stat().st_size < RESERVE_BYTES
+        (place / "filler").unlink()
+        session.ask("ping")
+        assert reserve.stat().st_blocks * 512 == RESERVE_BYTES
 
 
 @pytest.mark.real("mounts")

@@ -83,7 +83,7 @@ PATH_TO_POWER = (
     *("agents/pve/main.py", "agents/pve/grammar.py", "agents/pve/words.py", "agents/pve/vm_list.py"),
     "agents/pve/run_job.py",
     *("agents/pve/serving/", "agents/pve/power/", "agents/pve/host/"),
-    *(f"agents/pve/jobs/{name}.py" for name in ("job", "mutex", "result", "store")),
+    *(f"agents/pve/jobs/{name}.py" for name in ("job", "mutex", "reserve", "result", "store")),
 )
 # What these files import besides. It starts and stops no VM by itself; docs/architecture.md says why it is left out.
 BESIDE_THE_PATH = (

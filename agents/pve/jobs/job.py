@@ -4,7 +4,6 @@ Bookkeeping never stops a rescue: a full /run loses lines, not the verb.
 """
 
 import json
-import os
 import time
 
 from ..host.bounded import CommandResult, run
@@ -135,12 +134,6 @@ class Job:
         try:
             self.store.write_result(record.id, whole)
         except OSError:
-            self._make_room()
+            self.store.strip(record.id)
+            self.store.make_room()
             self.store.write_result(record.id, whole)
-
-    def _make_room(self) -> None:
-        for name in ("output", "screen.png"):
-            try:
-                os.unlink(self.store.path(self.record.id, name))
-            except OSError:
-                pass

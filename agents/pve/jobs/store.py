@@ -16,10 +16,10 @@ from ..host.files import boottime, read_json, read_process, remove_job_dir, writ
 from ..host.paths import Host
 from ..host.process import process_ticks
 from ..words import DAY, DEADLINES
+from .reserve import fill_reserve, free_part, is_short
 
 KEEP_JOBS = 20
 KEEP_IDS = 2 * DAY
-RESERVE_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,7 @@ class JobStore:
     def prepare(self) -> None:
         """Make the directories, for root only; raises OSError when /run can't be written."""
         os.makedirs(self.jobs, mode=0o700, exist_ok=True)
-        try:
-            if not os.path.exists(self._reserve):
-                with open(self._reserve, "wb") as file:
-                    file.write(bytes(RESERVE_BYTES))
-        except OSError:  # /run is full: go on without the reserve
-            pass
-
-    @property
-    def _reserve(self) -> str:
-        """Return the file that keeps room for a job when /run is full: bookkeeping must not stop a rescue."""
-        return f"{self.host.run_dir}/reserve"
+        fill_reserve(self.host.root)
 
     def path(self, job_id: str, name: str = "") -> str:
         """Return the path of a job's directory, or of a file in it."""
@@ -71,11 +61,12 @@ class JobStore:
     def claim(self, record: Record) -> bool:
         """Take the id for this process; False when it is taken already."""
         draft = f"{self.jobs}/.{record.pid}.{record.nonce}"
+        self.make_room()
         try:
             self._write_draft(draft, record)
-        except OSError:
+        except OSError:  # another process has taken the room
             remove_job_dir(draft)
-            self._make_room()
+            self.make_room()
             self._write_draft(draft, record)
         try:
             os.rename(draft, self.path(record.id))
@@ -84,15 +75,13 @@ class JobStore:
             remove_job_dir(draft)
             return False
 
-    def _make_room(self) -> None:
-        """Delete the reserve, and the output of old jobs, which the archive has as well."""
-        for job_id in self.ids():
-            if self.result(job_id):
-                self._strip(job_id)
-        try:
-            os.unlink(self._reserve)
-        except OSError:
-            pass
+    def make_room(self) -> None:
+        """Where /run is full, delete the output of old jobs, which the archive has as well; then use the reserve."""
+        if is_short(self.host.root):
+            for job_id in filter(self.result, self.ids()):
+                self.strip(job_id)
+            if is_short(self.host.root):
+                free_part(self.host.root)
 
     def _write_draft(self, draft: str, record: Record) -> None:
         os.mkdir(draft, 0o700)
@@ -209,7 +198,7 @@ class JobStore:
             if now - record.boottime > KEEP_IDS:
                 remove_job_dir(self.path(record.id))
             elif ran > KEEP_JOBS:
-                self._strip(record.id)
+                self.strip(record.id)
         for name in self.ids():
             self._drop_dangling(self.path(name))
 
@@ -220,7 +209,8 @@ class JobStore:
         except FileNotFoundError:  # another process prunes as well
             pass
 
-    def _strip(self, job_id: str) -> None:
+    def strip(self, job_id: str) -> None:
+        """Delete the output of a job and its picture."""
         for name in ("output", "screen.png"):
             try:
                 os.unlink(self.path(job_id, name))

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from ..forensics.evidence import Evidence
 from ..forensics.verdict import quick_verdict
 from ..grammar import Request
-from ..host.bounded import NoAnswerError, ask_or_none
+from ..host.bounded import NoAnswerError
 from ..host.cluster import NOT_ASKED, Cluster, cluster_view, node_name
 from ..host.files import write_atomic
 from ..host.paths import Host, Key
@@ -22,13 +22,13 @@ from ..host.vmstate import Facts, describe_sources, leftover_pids, observe_stepw
 from ..jobs.archive import describe_archive_trouble
 from ..jobs.history import format_jobs, list_jobs, list_older_jobs, read_job
 from ..jobs.mutex import Lock
+from ..jobs.reserve import fill_reserve
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
 from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, FAILED, VERSION
 
 Message = dict[str, object]
 
-CONFIGURED_SECONDS = 0.5  # to list the configurations, right after another look at /etc/pve was answered
 STOPPED_SECONDS = 1.5  # of a stopped VM: which node has it, its lock, HA. An /etc/pve that hangs costs no more
 
 
@@ -117,34 +117,23 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         "vms": str(key.vms),
         "read_only": key.read_only,
         "quorum": view.quorate,
-        "records": _prepare_records(key, request.vm, view),
+        "records": _prepare_records(key),
     }
     last = JobStore(key.host(request.vm)).last if request.vm else None
     yield output(f"breakglass-pve {VERSION} on node {node_name()} for VM {key.vms}")
     yield result_message(Result(DONE, last=last, stage="ping", extra=fields))
 
 
-def _prepare_records(key: Key, vmid: int | None, view: Cluster) -> bool:
-    """Make each VM's place for records, with its reserve, while there is room; tell whether records can be written."""
+def _prepare_records(key: Key) -> bool:
+    """Make the place for records, with its reserve, while there is room; tell whether records can be written."""
+    place = f"{key.root}/run/breakglass"
     try:
-        for each in [vmid] if vmid else _vms_here(key, view):
-            JobStore(key.host(each)).prepare()
-        os.makedirs(f"{key.root}/run/breakglass", mode=0o700, exist_ok=True)
-        write_atomic(f"{key.root}/run/breakglass/probe", "can this be written?")
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        fill_reserve(key.root)
+        write_atomic(f"{place}/probe", "can this be written?")
         return True
     except OSError:
         return False
-
-
-def _vms_here(key: Key, view: Cluster) -> list[int]:
-    """Return the VMs of the key that are configured on this node; none while /etc/pve does not answer."""
-
-    def read() -> list[int]:
-        names = os.listdir(f"{key.root}/etc/pve/qemu-server")
-        return [int(name[:-5]) for name in names if name.endswith(".conf") and name[:-5].isdecimal()]
-
-    found = None if view.trouble else ask_or_none(read, CONFIGURED_SECONDS)
-    return [vmid for vmid in found if vmid in key.vms] if isinstance(found, list) else []
 
 
 def _history(host: Host) -> Iterator[Message]:
