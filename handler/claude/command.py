@@ -102,8 +102,10 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -
     for owned in (config, directory / sandbox.SCRAPS):
         _make_owned_dir(owned, uid, gid)
     env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory, config)}
+    wall = () if settings.shared_uid else _wall(settings, directory, config)
     return RunnerJob(
-        argv=_arguments(settings, request, directory),
+        argv=(*wall, *_arguments(settings, request, directory)),
+        walled=bool(wall),
         env=env,
         cwd=str(directory / sandbox.CWD),
         prompt=request.prompt,
@@ -117,9 +119,18 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -
     )
 
 
+def _wall(settings: ChatSettings, directory: Path, config: Path) -> Sequence[str]:
+    """Return the command line before claude's own; nothing for a claude that is missing, which the runner reports."""
+    program = shutil.which(settings.command)
+    if program is None:
+        return ()
+    return sandbox.wall_arguments(os.path.realpath(program), str(directory), str(config))
+
+
 def _arguments(settings: ChatSettings, request: TurnRequest, directory: Path) -> tuple[str, ...]:
     """Return the command line. The program is looked up on our PATH, because claude gets another one."""
-    program = shutil.which(settings.command) or settings.command
+    found = shutil.which(settings.command)
+    program = os.path.realpath(found) if found else settings.command
     rules = brief.list_tool_rules(request.vm)
     allowed = (f"--allowedTools={','.join(rules)}",) if rules else ()
     session = f"--resume={request.sid}" if request.resume else f"--session-id={request.sid}"

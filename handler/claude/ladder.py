@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 
 from .processes import send_signal
 
@@ -28,12 +29,12 @@ class SignalLadder:
         self._rungs = [rung for rung in rungs if not self._rungs or rung[0] != signal.SIGINT]
         self._next_at = min(self._next_at, time.monotonic())
 
-    def climb(self, now: float, pid: int) -> None:
-        """Send the signal that is due: SIGINT to `pid` alone, every other one to all descendants of this process."""
+    def climb(self, now: float, find_claude: Callable[[], int]) -> None:
+        """Send the signal that is due: SIGINT to claude alone, every other one to all descendants of this process."""
         if not self._rungs or now < self._next_at:
             return
         number, seconds = self._rungs[0]
         if len(self._rungs) > 1:
             self._rungs.pop(0)
         self._next_at = now + seconds
-        send_signal(os.getpid(), number, pid if number == signal.SIGINT else None)
+        send_signal(os.getpid(), number, find_claude() if number == signal.SIGINT else None)

@@ -28,6 +28,7 @@ from .processes import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     fork_child,
+    list_descendants,
     prctl,
     raise_oom_score,
     reap_children,
@@ -110,7 +111,12 @@ class Runner:
         why = "" if self.stopped else self._find_reason_to_stop(now)
         if why:
             self.stop(why)
-        self._ladder.climb(now, self.pid)
+        self._ladder.climb(now, self._find_claude)
+
+    def _find_claude(self) -> int:
+        """Return claude's pid: behind its wall, the first child of process 1 there, which is a child of `self.pid`."""
+        below = list_descendants(self.pid) if self.job.walled else []
+        return below[1] if len(below) > 1 else self.pid
 
     def _find_reason_to_stop(self, now: float) -> str:
         if self.writer.is_cancelled:

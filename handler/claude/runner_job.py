@@ -8,9 +8,9 @@ from typing import NamedTuple
 class RunnerJob(NamedTuple):
     """One turn to run: claude's command, its limits, and the descriptors that the runner inherits.
 
-    `uid` and `gid` are None where claude runs as the handler's own user. `commands` are the names that the runner
-    serves on the socket `listener` (commands.py), with the configuration `ssh_config`. The turn is cancelled when the
-    file `cancel` exists.
+    With `walled`, the command line begins with bubblewrap's. `uid` and `gid` are None where claude runs as the
+    handler's own user. `commands` are the names that the runner serves on the socket `listener` (commands.py), with
+    the configuration `ssh_config`. The turn is cancelled when the file `cancel` exists.
     """
 
     argv: tuple[str, ...]
@@ -18,6 +18,7 @@ class RunnerJob(NamedTuple):
     cwd: str
     prompt: str
     vm: str
+    walled: bool = False
     uid: int | None = None
     gid: int | None = None
     vmid: int = 0

@@ -1,8 +1,8 @@
-"""The sandbox in which each of claude's commands runs: bubblewrap with namespaces of its own and hardly any files.
+"""The wall around claude and the sandbox around each of its commands, both made by bubblewrap.
 
 A command has no network, sees no process but its own, and of the disk /usr, a few files of /etc and the turn's own
-directories. So what the permission rules let through has nothing to read and nowhere to send it. Tried with bubblewrap
-0.12.
+directories. So what the permission rules let through has nothing to read and nowhere to send it. claude itself needs
+the network, so its wall is lower. Tried with bubblewrap 0.12.
 """
 
 import os
@@ -29,22 +29,46 @@ def bwrap() -> str:
     return shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin") or "bwrap"
 
 
-def sandbox_arguments() -> list[str]:
-    """Return the bubblewrap command line without what belongs to one turn.
-
-    All namespaces are new. No user namespace can be made inside, which keeps most of the kernel out of reach.
-    """
-    arguments = [bwrap(), "--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
-    arguments += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "claude"]
-    arguments += ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108  # a new one
+def _system() -> list[str]:
+    """Return the arguments that show the system's programs and libraries, and nothing that is private."""
+    arguments = ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
     for name in _TOP:
         if os.path.islink(f"/{name}"):
             arguments += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
         elif os.path.isdir(f"/{name}"):
             arguments += ["--ro-bind", f"/{name}", f"/{name}"]
+    return arguments
+
+
+def sandbox_arguments() -> list[str]:
+    """Return the bubblewrap command line for a command, without what belongs to one turn.
+
+    All namespaces are new. No user namespace can be made inside, which keeps most of the kernel out of reach.
+    """
+    arguments = [bwrap(), "--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
+    arguments += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "claude", *_system()]
     for name in _ETC:
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return arguments
+
+
+def wall_arguments(program: str, directory: str, home: str) -> list[str]:
+    """Return the bubblewrap command line for a claude that has a user of its own. It keeps the network.
+
+    It sees no process but its own, and of the disk what a command sees, /etc, its program and its transcripts. Its end,
+    or that of the runner, ends everything in its namespace. (Root can't make sandboxes inside: bubblewrap covers
+    parts of /proc for it, and then the kernel allows no further one.)
+    """
+    arguments = [bwrap(), "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", *_system()]
+    arguments += ["--ro-bind", "/etc", "/etc", "--ro-bind-try", program, program]
+    resolver = os.path.realpath("/etc/resolv.conf")  # often below /run
+    arguments += ["--ro-bind-try", resolver, resolver]
+    for name in ("agents.json", "shell", "bin", CWD):
+        arguments += ["--ro-bind", f"{directory}/{name}", f"{directory}/{name}"]
+    for path in (f"{directory}/{SCRAPS}", home):
+        arguments += ["--bind", path, path]
+    arguments += ["--ro-bind-try", f"{directory}/{SOCKET}", f"{directory}/{SOCKET}"]
+    return [*arguments, "--chdir", f"{directory}/{CWD}", "--"]
 
 
 def render_shell(directory: str, sandboxed: bool) -> str:

@@ -49,9 +49,13 @@ def shared() -> Iterator[Place]:
         shutil.rmtree(directory)
 
 
-@pytest.fixture(params=sampled(["shared", "apart"], "apart"))
-def place(shared: Place, request: pytest.FixtureRequest) -> Place:
-    """Both ways to run claude: as ourselves, and as a user of its own."""
-    if request.param == "shared":
-        return shared
+@pytest.fixture
+def apart(shared: Place) -> Place:
+    """The same with claude as a user of its own."""
     return replace(shared, settings=replace(shared.settings, user=USER, shared_uid=False))
+
+
+@pytest.fixture(params=sampled(["shared", "apart"], "apart"))
+def place(shared: Place, apart: Place, request: pytest.FixtureRequest) -> Place:
+    """Both ways to run claude."""
+    return shared if request.param == "shared" else apart

@@ -225,13 +225,48 @@ def test_nothing_lives_on(attack: Attack) -> None:
     wait_until_gone(nap(77), 60)
 
 
+# --- claude's own wall ---
+
+
+def behind_the_wall(attack: Attack, script: str) -> str:
+    """Run a script in the place of claude's program; return all that it printed."""
+    argv = attack.job.argv
+    argv = (*argv[: argv.index("--") + 1], "/bin/bash", "-c", script)
+    _, out, err = start(attack.job._replace(argv=argv), attack.directory)
+    return (out + err).decode(errors="replace")
+
+
+def test_claude_itself_sees_no_file_of_ours(apart: Place) -> None:
+    """A claude that was taken over finds the system, its own transcripts and its scraps, and can write only those."""
+    attack = Attack(apart)
+    found = targets(attack)
+    tries = "\n".join(f"cat '{path}'; ls '{path.parent}'" for path in found.values())
+    said = behind_the_wall(attack, f"{tries}\ntouch /usr/x {attack.directory}/bin/x {attack.directory}/cwd/x")
+    assert said.count(SECRET) == 1  # this session's transcript
+    assert said.count("Read-only file system") == 3
+    assert said.count("No such file") == 2 * (len(found) - 1)
+
+
+def test_nothing_outlives_claude(apart: Place) -> None:
+    """Neither a process with a session of its own, nor eight that only fork and exit, and it sees none of ours."""
+    attack = Attack(apart)
+    fork = f"import os\nwhile True:\n    if os.fork():\n        os._exit(0)  # {nap(79)}"
+    forks = f"for n in 1 2 3 4 5 6 7 8; do /usr/bin/python3 -c '{fork}' & done"
+    said = behind_the_wall(
+        attack, f"setsid {nap(79)} >&- 2>&- & ls -d /proc/[0-9]*; {{ {forks}; }} >&- 2>&-; sleep 0.2"
+    )
+    pids = [int(line.removeprefix("/proc/")) for line in said.splitlines() if line.startswith("/proc/")]
+    assert 0 < max(pids) < 20
+    wait_until_gone(nap(79), 60)
+
+
 # --- the socket of its commands ---
 
 
-def test_only_claudes_user_is_served(attack: Attack) -> None:
+def test_only_claudes_user_is_served(apart: Place) -> None:
     """Another user of the machine can connect, and gets no answer."""
-    if attack.job.uid is None:
-        pytest.skip("under our own user nobody else is refused")
+    attack = Attack(apart)
+    assert attack.job.uid is not None
     client = attack.directory / "bin/pve"
     with listen_for_commands(attack.directory) as listener:
         turn = subprocess.Popen(

@@ -26,6 +26,17 @@ def _mounts() -> str:
     return f"no mount namespace can be made: {tried.stderr.strip()}" if tried.returncode else ""
 
 
+@cache
+def _bwrap() -> str:
+    """Say why no sandbox can be made, as in a container whose processes may make no namespace."""
+    if missing := _program("bwrap"):
+        return missing
+    tried = subprocess.run(
+        ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"], capture_output=True, text=True
+    )
+    return f"no sandbox can be made: {tried.stderr.strip()}" if tried.returncode else ""
+
+
 def find_browser() -> str | None:
     """Return Chromium's program: the one without windows if it is there, which takes a third of the processor time."""
     return shutil.which("chromium-headless-shell") or shutil.which("chromium")
@@ -45,7 +56,7 @@ def _claude() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "alertmanager": lambda: _program("prometheus-alertmanager", "amtool"),
-    "bwrap": lambda: _program("bwrap"),
+    "bwrap": _bwrap,
     "chromium": lambda: "" if find_browser() else "not installed: chromium-headless-shell or chromium",
     "claude": _claude,
     "curl": lambda: _program("curl", "openssl"),
