@@ -32,6 +32,8 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles it
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory: other processes of this user can't read it
+    if sys.stdout is None:  # a file or a connection would get its descriptor, and the log
+        raise CommandError("standard output is closed, and the log goes there", "redirect it, like >> breakglass.log")
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
     try:
         from ..web.server import make_server  # the other commands start without a server

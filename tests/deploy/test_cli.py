@@ -354,6 +354,15 @@ def test_a_taken_port_ends_serve_before_its_start(wrong: dict[str, str]) -> None
     assert f"another program listens on 127.0.0.1:{port}\n    stop it" in ran.stderr
 
 
+def test_serve_without_a_standard_output_says_so(wrong: dict[str, str]) -> None:
+    """The log would go into whatever file or connection gets that descriptor next."""
+    environment = os.environ | {"BREAKGLASS_CONFIG": f"{wrong['dir']}/good", "PORT": str(reserve_port())}
+    command = ["/bin/sh", "-c", 'exec "$0" -m breakglass serve >&-', sys.executable]
+    ran = subprocess.run(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.startswith("breakglass: standard output is closed, and the log goes there\n    redirect it")
+
+
 def test_a_taken_port_ends_the_demo_before_its_start() -> None:
     """The demo prints no address of another program."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
