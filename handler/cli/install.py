@@ -43,6 +43,7 @@ def recipe(host: Host, vms: Sequence[Vm], keys: Keys, sources: str | None = None
         user=host.ssh.user,
         key_file="breakglass" if as_root else host.ssh.user,
         host=f"[{host.ssh.host}]" if ":" in host.ssh.host else host.ssh.host,
+        port=host.ssh.port,
         login=f"ssh -p {host.ssh.port} -i KEY_FILE {host.ssh.user}@{host.ssh.host}",
         keys=" ".join(f"-e '{key.split()[1]}'" for key in (keys.power, keys.read_only) if key),
         key_lines="\n".join(_key_lines(served, keys)),

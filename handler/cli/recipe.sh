@@ -74,7 +74,8 @@ trap 'exit 1' HUP INT TERM
 #    The exemption keeps sshd from penalising the handler for failed logins of others from the same address.
 exempt='PerSourcePenaltyExemptList @SOURCE@'
 # OpenSSH before 9.8 (Proxmox VE 8) has no penalties, and would refuse a file with this keyword.
-settings=$(sshd -T -C 'user=root,host=x,addr=@EXAMPLE@')
+# (laddr, lport and rdomain are there because sshd wants them if a Match line of this host asks for one.)
+settings=$(sshd -T -C 'user=root,host=x,addr=@EXAMPLE@,laddr=127.0.0.1,lport=@PORT@,rdomain=')
 printf '%s\n' "$settings" | grep -q '^persourcepenalties ' || exempt="# $exempt"
 #else
 # --from was not given. The handler's address belongs here, without the #:

@@ -67,7 +67,7 @@ def run_recipe(host: Installed, recipe: str) -> "subprocess.CompletedProcess[str
 
 def settings(host: Installed, user: str, address: str, *options: str) -> list[str]:
     """Return the lines of `sshd -T` for a login."""
-    ran = host.run("/usr/sbin/sshd", "-T", "-C", f"user={user},host=x,addr={address}", *options)
+    ran = host.run("/usr/sbin/sshd", "-T", "-C", f"user={user},host=x,addr={address},lport=22", *options)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.splitlines()
 
@@ -174,8 +174,8 @@ def test_the_block_changes_nothing_else(host: Installed) -> None:
 def test_roots_own_files_are_those_that_sshd_names(host: Installed, own: str, expected: str) -> None:
     """What the host's owner has set is kept, also when it changed before the recipe is run again."""
     with (host.etc / "ssh/sshd_config").open("a") as main:
-        main.write(f"AuthorizedKeysFile {own}\n")
-    run_recipe(host, host.recipe)
+        main.write(f"AuthorizedKeysFile {own}\nMatch LocalPort 2222\n    X11Forwarding no\n")
+    run_recipe(host, host.recipe)  # its check asks sshd as well
     assert (file_words(host, HANDLER), file_words(host, ELSEWHERE)) == (f"{expected}{KEYS}", own)
 
 

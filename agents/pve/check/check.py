@@ -38,6 +38,7 @@ from .key_lines import (
 )
 from .reading import (
     FILE_SECONDS,
+    LOCAL,
     read_in_time,
     read_logind_configs,
     read_sshd_configs,
@@ -58,7 +59,7 @@ from .sshd_settings import find_key_files, judge_sshd
 
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 _PVE_KEYS = "/etc/pve/priv/authorized_keys"
-_LOCAL, _NOWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  an address that no Match block of ours has
+_NOWHERE = "0.0.0.0"  # noqa: S104  an address that no Match block of ours has
 _SSHD_FAILED = error("sshd -T failed, so its settings are not known", "run sshd -t and systemctl status ssh")
 
 
@@ -83,7 +84,7 @@ def _check_account(host: Host, user: str, passwd: str, own_file: str) -> Iterato
     account = find_account(passwd, user)
     yield from judge_account(user, account)
     yield judge_logind(read_logind_configs(host))
-    settings, of_root = (read_sshd_settings(host, name, _LOCAL) for name in (user, "root"))
+    settings, of_root = (read_sshd_settings(host, name, LOCAL) for name in (user, "root"))
     if settings is None:
         yield _SSHD_FAILED
         return

@@ -15,6 +15,7 @@ from .sshd_settings import DROP_IN, parse_settings
 
 SSHD_SECONDS = 5.0
 FILE_SECONDS = 3.0
+LOCAL = "127.0.0.1"
 
 
 def read_in_time(path: str) -> str | None:
@@ -85,5 +86,8 @@ def read_sshd_settings(host: Host, user: str, address: str) -> dict[str, str] | 
     """Return the settings for a login of this user from this address; None when sshd does not say them."""
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"
     config = ["-f", host.path("/etc/ssh/sshd_config")] if host.root else []
-    ran = run([sshd, "-T", *config, "-C", f"user={user},host=check,addr={address}"], SSHD_SECONDS)
+    login = (
+        f"user={user},host=check,addr={address},laddr={LOCAL},lport=22,rdomain="  # all that a Match line may ask for
+    )
+    ran = run([sshd, "-T", *config, "-C", login], SSHD_SECONDS)
     return parse_settings(ran.stdout) if ran.code == 0 else None
