@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class SessionsDisk:
-    """The threads for calls that read and write sessions.dir."""
+    """The threads for calls that read and write sessions.dir. `prune_later` has one of its own: pruning takes time."""
 
     def __init__(self) -> None:
         self._threads = DaemonThreads("sessions", THREADS)
-        self.run_later = self._threads.run_later
+        self.prune_later = DaemonThreads("sessions-prune", 1).run_later
 
     async def run(self, call: Callable[..., T], *arguments: Any, on_late: Callable[[T], None] | None = None) -> T:
         """Return what a call returns; raise what it raises, or SessionsUnwritable when it does not return in time.

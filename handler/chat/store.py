@@ -17,10 +17,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .. import audit
 from ..claude.eventlog import append_events, try_lock
 from ..claude.events import Event
 from .errors import SessionsUnwritable
-from .sessions import LIFETIME
+from .removal import remove_tree
+from .sessions import LIFETIME, is_sid
 
 KEEP_SECONDS = 24 * 3600.0
 PRUNE_SECONDS = 600.0
@@ -127,36 +129,66 @@ class Store:
         return path
 
     def tidy(self, turn_dir: Path) -> None:
-        """Remove the directory of a turn's process."""
-        shutil.rmtree(self._work / turn_dir.name, ignore_errors=True)
+        """Remove the directory of a turn's process. What can't be removed now is removed by a later `prune`."""
+        try:
+            remove_tree(self._work / turn_dir.name)
+        except OSError as error:
+            audit.note("not-removed", path=f"work/{turn_dir.name}", error=repr(error))
 
     def prune(self) -> None:
-        """Remove turns and locks that are a day old and not in use; at most once in PRUNE_SECONDS."""
+        """Remove what is not in use and old enough; at most once in PRUNE_SECONDS.
+
+        Turns stay for a day. Transcripts stay until every token for their session has expired; the session's lock,
+        which claude can't write, tells the time of its last turn. One failure costs one entry.
+        """
         now = time.time()
         if now - self._pruned < PRUNE_SECONDS:
             return
         self._pruned = now
-        for turn_dir in self._turns.iterdir():
-            if _idle(turn_dir / "log", now):
-                shutil.rmtree(turn_dir, ignore_errors=True)
-                self.tidy(turn_dir)
-        for lock in self._locks.iterdir():
-            if _idle(lock, now):
-                lock.unlink(missing_ok=True)
-        for transcripts in (self._root / "claude").glob("*-*-*-*-*"):
-            newest = max(each.lstat().st_mtime for each in (transcripts, *transcripts.rglob("*")))
-            if now - newest > LIFETIME:  # every token for it has expired
-                shutil.rmtree(transcripts, ignore_errors=True)
+        for directory, prune in (
+            (self._turns, self._prune_turn),
+            (self._work, self._prune_work_dir),
+            (self._root / "claude", self._ensure_lock),
+            (self._locks, self._prune_session),
+        ):
+            for path in directory.iterdir() if directory.exists() else ():
+                try:
+                    prune(path, now)
+                except Exception as error:  # whatever it is, the other entries are looked at
+                    audit.note("not-removed", path=f"{directory.name}/{path.name}", error=repr(error))
+
+    def _prune_turn(self, turn_dir: Path, now: float) -> None:
+        if _is_idle(turn_dir / "log", now, KEEP_SECONDS):
+            shutil.rmtree(turn_dir)
+
+    def _prune_work_dir(self, path: Path, now: float) -> None:
+        """Remove the directory of a process that has ended. Until then the log of its turn is locked."""
+        if _is_idle(self._turns / path.name / "log", now, 0):
+            remove_tree(path)
+
+    def _ensure_lock(self, transcripts: Path, now: float) -> None:
+        """Make the lock of transcripts that have none, as an earlier version left them: their time begins anew."""
+        if is_sid(transcripts.name):
+            os.close(os.open(self._locks / transcripts.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def _prune_session(self, lock: Path, now: float) -> None:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if now - os.fstat(fd).st_mtime > LIFETIME and try_lock(fd):
+                remove_tree(self._root / "claude" / lock.name)
+                lock.unlink()
+        finally:
+            os.close(fd)
 
 
-def _idle(path: Path, now: float) -> bool:
-    """Tell whether a file is unlocked and was not written to for a day."""
+def _is_idle(path: Path, now: float, seconds: float) -> bool:
+    """Tell whether a file is unlocked and was not written to for so long, or whether it is missing for so long."""
     try:
-        if now - path.stat().st_mtime < KEEP_SECONDS:
+        if now - path.stat().st_mtime < seconds:
             return False
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return now - path.parent.stat().st_mtime > KEEP_SECONDS
+        return not path.parent.exists() or now - path.parent.stat().st_mtime > seconds
     try:
         return try_lock(fd)
     finally:

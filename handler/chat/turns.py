@@ -108,7 +108,7 @@ class Chat:
             add(await call)
         finally:
             self._starting -= 1
-        self.disk.run_later(store.prune)
+        self.disk.prune_later(store.prune)
         return turn_dir
 
     def _add(

@@ -122,18 +122,29 @@ def test_logs_are_the_handlers_alone(tmp_path: Path) -> None:
 
 
 def test_a_transcript_is_kept_as_long_as_its_token(tmp_path: Path) -> None:
-    """Transcripts of the last 30 days stay; the time of the newest file counts."""
+    """Transcripts of the last 30 days stay: the time of the session's last turn counts, and a turn that runs.
+
+    The time of those without a lock, as an earlier version left them, begins anew.
+    """
     store = Store(str(tmp_path))
     store.ready()
-    for name, age in (("old", LIFETIME + 60), ("new", LIFETIME - 60)):
-        transcript = tmp_path / f"claude/{name}-a-b-c-d/projects/x.jsonl"
+    sids = {name: f"0b6f3f6a-3d0f-4d0e-9d0f-00000000000{n}" for n, name in enumerate(("old", "new", "runs", "earlier"))}
+    for name, sid in sids.items():
+        transcript = tmp_path / f"claude/{sid}/projects/x.jsonl"
         transcript.parent.mkdir(parents=True)
         transcript.touch()
-        for path in (transcript, transcript.parent, transcript.parent.parent):
-            os.utime(path, (1, time.time() - age))
-    os.utime(tmp_path / "claude/new-a-b-c-d", (1, 1))
+        lock = None if name == "earlier" else store.lock(sid)
+        if lock is not None:
+            os.utime(lock, (1, time.time() - (LIFETIME - 60 if name == "new" else LIFETIME + 60)))
+            if name != "runs":
+                os.close(lock)
     store.prune()
-    assert [path.name for path in (tmp_path / "claude").iterdir()] == ["new-a-b-c-d"]
+    left = sorted(sids[name] for name in ("new", "runs", "earlier"))
+    for place in ("claude", "locks"):
+        assert sorted(path.name for path in (tmp_path / place).iterdir()) == left
+    os.utime(tmp_path / "locks" / sids["earlier"], (1, 1))
+    Store(str(tmp_path)).prune()
+    assert not (tmp_path / "claude" / sids["earlier"]).exists()
 
 
 def test_turns_are_kept_for_a_day(tmp_path: Path) -> None:
@@ -146,12 +157,6 @@ def test_turns_are_kept_for_a_day(tmp_path: Path) -> None:
     for fd in fds[1:]:
         assert fd is not None
         os.close(fd)
-    lock = store.lock("sid")
-    assert lock is not None
-    assert store.lock("sid") is None
-    os.close(lock)
-    os.utime(tmp_path / "locks" / "sid", (1, 1))
     store.prune()
     assert (held.exists(), old.exists(), new.exists()) == (True, False, True)
-    assert list((tmp_path / "locks").iterdir()) == []
     shutil.rmtree(tmp_path / "turns")
