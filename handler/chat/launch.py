@@ -19,6 +19,7 @@ from ..config.model import ChatSettings
 from ..isolated import isolated_command
 from .store import Store
 
+LOOPBACK = "127.0.0.1"
 _BUSY = ("busy", "another turn of this session is running", "wait for it or cancel it, then send with a new id")
 
 Started = tuple[subprocess.Popen[bytes], socket.socket]
@@ -72,12 +73,16 @@ def _launch(
 def start_runner(job: RunnerJob, log: int, lock: int, listener: socket.socket | None = None) -> Started:
     """Start the runner. It serves claude's commands on `listener`.
 
-    The job goes through a file in memory, which can't block and which `ps` does not show.
+    The job goes through a file in memory, which can't block and which `ps` does not show. The runner serves the model's
+    API to claude on a socket that is made here, because the runner's modules have to load fast.
     """
     control, theirs = socket.socketpair()
-    with os.fdopen(os.memfd_create("job"), "w+b") as standard_input, theirs:
-        job = job._replace(log=log, lock=lock, control=theirs.fileno())
-        fds = [job.log, job.lock, job.control]
+    job_file = os.fdopen(os.memfd_create("job"), "w+b")
+    with job_file as standard_input, theirs, socket.create_server((LOOPBACK, 0)) as api_listener:
+        job = job._replace(log=log, lock=lock, control=theirs.fileno(), api_listener=api_listener.fileno())
+        url = f"http://{LOOPBACK}:{api_listener.getsockname()[1]}"
+        job = job._replace(env={**job.env, "ANTHROPIC_BASE_URL": url})
+        fds = [job.log, job.lock, job.control, job.api_listener]
         if listener is not None:
             job = job._replace(listener=listener.fileno())
             fds.append(job.listener)

@@ -1,8 +1,8 @@
 """Decides how claude is started: its arguments, its environment, its files and its user.
 
-This works with an API key, an auth token and an OAuth token. claude reads no settings from disk except the files that
-this module writes. The prompt goes to standard input: as an argument it could be taken for a flag, and `ps` would show
-it. Tried with CLI 2.1.331.
+The credential of the model's API is no part of it: model_proxy.py gives claude a token in its place. claude reads no
+settings from disk except the files that this module writes. The prompt goes to standard input: as an argument it could
+be taken for a flag, and `ps` would show it. Tried with CLI 2.1.331.
 """
 
 import errno
@@ -116,6 +116,7 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -
         commands=command_names(request.vm),
         ssh_config=f"{directory}/ssh/config",
         turn_seconds=settings.turn_seconds,
+        api=settings.api,
     )
 
 

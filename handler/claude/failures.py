@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 Table = Mapping[str, Any]
 
 _VERBS_WORK = "the power verbs don't need claude"
-_SIGN_IN = f"put a credential into [chat] env or env_file; {_VERBS_WORK}"
+_SIGN_IN = f"put a valid credential into the file of chat.credential_file, and reload; {_VERBS_WORK}"
 _AGAIN = f"try again in a minute; {_VERBS_WORK}"
 _NEW = "send the prompt without a session to begin a new conversation"
 _MOST_MINUTES = 2**31  # since 1970; a larger number is no time
@@ -43,6 +43,11 @@ _STOPPED = {
         "session-lost",
         "claude can't write to its own directory under sessions.dir, so the turn was not started",
         "check the directory's owner, and that its file system is not mounted read-only",
+    ),
+    "proxyless": (
+        "claude-crashed",
+        "the turn was stopped, because its connection to the model API ended: the process that holds it was killed",
+        f"continue the session to try again; {_VERBS_WORK}",
     ),
     "flood": (
         "claude-crashed",
@@ -115,11 +120,12 @@ def _describe_result(result: Table, limits: Table) -> dict[str, str]:
         return _error_fields("claude-auth", f"claude is not signed in: {words}", _SIGN_IN)
     if status == 429 or limits.get("status") == "rejected":
         return _error_fields("claude-rate-limited", f"rate-limited{_until(limits)}: {words}", f"wait; {_VERBS_WORK}")
+    if status in (502, 504) or (result.get("terminal_reason") == "api_error" and status is None):
+        words = words.partition(" This is a server-side issue")[0]  # the CLI's advice names our own proxy
+        hint = f"check chat.base_url, and the handler's network and DNS; {_VERBS_WORK}"
+        return _error_fields("claude-unreachable", f"the model API can't be reached: {words}", hint)
     if isinstance(status, int) and status >= 500:
         return _error_fields("claude-overloaded", f"the model API is overloaded (HTTP {status}): {words}", _AGAIN)
-    if result.get("terminal_reason") == "api_error" and status is None:
-        hint = f"check the handler's network and DNS; {_VERBS_WORK}"
-        return _error_fields("claude-unreachable", f"the model API can't be reached: {words}", hint)
     if result.get("subtype") in ("error_max_turns", "error_max_budget_usd"):
         return _error_fields("turn-timeout", "the turn reached its limit of steps", "continue the session")
     return _error_fields(

@@ -23,6 +23,7 @@ from .failures import End
 from .framer import Framer
 from .ladder import FAST_LADDER, LADDER, Rungs, SignalLadder
 from .logwriter import LogWriter
+from .model_proxy import start_model_proxy
 from .processes import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_DUMPABLE,
@@ -52,7 +53,7 @@ class Runner:
     def __init__(self, job: RunnerJob) -> None:
         self.job = job
         os.set_blocking(job.control, False)
-        self.pid = 0
+        self.pid = self.proxy_pid = 0
         self.exit: int | None = None
         self.stopped = ""
         self.missing = ""
@@ -79,6 +80,9 @@ class Runner:
     def _start(self) -> None:
         """Start claude, then what serves its commands: claude needs that at the first of them, not before."""
         job = self.job
+        if job.api is not None:
+            self.proxy_pid, variables = start_model_proxy(job.api, job.api_listener)
+            job = job._replace(env={**job.env, **variables})
         prompt = os.memfd_create("prompt")
         os.write(prompt, job.prompt.encode("utf-8", "surrogatepass"))
         os.lseek(prompt, 0, os.SEEK_SET)
@@ -104,6 +108,8 @@ class Runner:
             self._readers.poll_once(TICK)
             ended = reap_children()
             self.exit = ended.get(self.pid)
+            if self.proxy_pid in ended and not self.stopped:
+                self.stop("proxyless")
             self._enforce_limits(time.monotonic())
 
     def _enforce_limits(self, now: float) -> None:
@@ -224,7 +230,7 @@ def main() -> None:
     job = RunnerJob.from_json(sys.stdin.buffer.read())
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    for fd in (job.log, job.lock, job.control, job.listener):
+    for fd in (job.log, job.lock, job.control, job.listener, job.api_listener):
         if fd >= 0:
             os.set_inheritable(fd, False)
     prctl(PR_SET_DUMPABLE, 0)
@@ -232,8 +238,9 @@ def main() -> None:
     parent = os.getpid()
     pid = os.fork()
     if pid:
-        if job.listener >= 0:
-            os.close(job.listener)
+        for fd in (job.listener, job.api_listener):
+            if fd >= 0:
+                os.close(fd)
         _stand_by(pid)
         return
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # a fork does not inherit it

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from .chat_api import read_model_api, refuse_variable
 from .model import ChatSettings
 from .reader import Entry, quoted
 
@@ -29,10 +30,11 @@ def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatS
     at_once = entry.get_number("max_turns_at_once", 2, 1, 64)
     seconds = entry.get_number("turn_seconds", 1800, 1, 24 * 3600)
     env = _files_env(entry) | _env(entry)
+    api = read_model_api(entry)
     entry.report_unknown()
     if entry.is_faulty:
         return None
-    return ChatSettings(sessions_dir, command, user, shared_uid, at_once, seconds, env)
+    return ChatSettings(sessions_dir, command, user, shared_uid, at_once, seconds, env, api)
 
 
 def _user(entry: Entry) -> str:
@@ -46,11 +48,13 @@ def _env(entry: Entry) -> dict[str, str]:
     """Return the variables in the table; a problem never shows their values."""
     found, given = {}, entry.get("env", {})
     if not isinstance(given, dict):
-        entry.problem("env", "is not a table", 'write env = { ANTHROPIC_API_KEY = "…" }')
+        entry.problem("env", "is not a table", 'write env = { NAME = "…" }')
         return {}
     for name, value in given.items():
         if not _VARIABLE.fullmatch(name) or not isinstance(value, str) or "\0" in value:
             entry.problem(f"env.{name[:40]}", "is not a variable with a text", f'write {name[:40]} = "…"')
+        elif hint := refuse_variable(name):
+            entry.problem(f"env.{name[:40]}", "is not for claude", hint)
         else:
             found[name] = value
     return found
@@ -70,5 +74,7 @@ def _files_env(entry: Entry) -> dict[str, str]:
             continue
         if not equals or not _VARIABLE.fullmatch(name) or "\0" in value:
             entry.problem("env_file", f"line {number} is not NAME=VALUE", "write one variable a line, without quotes")
+        elif hint := refuse_variable(name):
+            entry.problem("env_file", f"line {number}: {name[:40]} is not for claude", hint)
         found[name] = value
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..alerts.rules import Rule
 from ..auth.signing import Caller
 from ..verbs import VERBS
+from .model_api import ModelApi
 from .problems import Problem, list_problems
 
 _NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
@@ -86,6 +87,7 @@ class ChatSettings:
     max_turns_at_once: int = 2
     turn_seconds: int = 1800
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    api: ModelApi | None = None  # always there in what the configuration says
 
 
 @dataclass(frozen=True)

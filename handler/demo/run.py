@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..config.model_api import API_KEY, BASE_URL, CREDENTIALS, ModelApi
 from .model.investigation import next_step
 from .model.server import Model
 from .proxmox.world import SCENARIOS, VMID, World
@@ -45,9 +46,9 @@ CHAT = """
 [chat]
 command    = {claude}
 shared_uid = true
-env        = {{ {env} }}
+base_url   = {base_url}
+credential_file = {credential_file}
 """
-CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_BASE_URL")
 
 TEXT = """
   VM {vmid} "devvm", {machine}: {scenario}
@@ -75,9 +76,9 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
     With `chat`, and if the real `claude` is installed, claude talks to a scripted model. With `real_model` it uses the
     model of the operator's own credential.
     """
-    own = {name: os.environ[name] for name in CREDENTIALS if name in os.environ} if real_model else {}
+    own = find_credential(os.environ) if real_model else None
     if real_model and not own:
-        say(f"--real-model needs a credential in the environment: {', '.join(CREDENTIALS[:3])}")
+        say(f"--real-model needs a credential in the environment: {', '.join(CREDENTIALS)}")
         return 2
     with tempfile.TemporaryDirectory(prefix="bg") as directory:
         world = World(Path(directory), scenario=scenario)
@@ -89,9 +90,10 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
                 return 1
             claude = find_claude() if chat else None
             model = Model(next_step) if claude and not own else None
-            env = own or ({"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "none"} if model else {})
+            api = own or (ModelApi(API_KEY, "none", model.url) if model else None)
+            table = write_chat_table(world.directory, claude, api) if claude and api else ""
             try:
-                return asyncio.run(_serve(world, say, chat_table(claude, env) if claude else "", bool(own)))
+                return asyncio.run(_serve(world, say, table, bool(own)))
             finally:
                 if model:
                     model.close()
@@ -99,10 +101,20 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
             world.close()
 
 
-def chat_table(claude: Path, env: Mapping[str, str]) -> str:
-    """Return the table [chat], with these variables and nothing else of this environment."""
-    table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
-    return CHAT.format(claude=json.dumps(str(claude)), env=table)
+def find_credential(environment: Mapping[str, str]) -> ModelApi | None:
+    """Return the credential that claude itself would take from an environment, and the API that it is for."""
+    base_url = environment.get("ANTHROPIC_BASE_URL", BASE_URL)
+    found = (ModelApi(name, environment[name], base_url) for name in CREDENTIALS if environment.get(name))
+    return next(found, None)
+
+
+def write_chat_table(directory: Path, claude: Path, api: ModelApi) -> str:
+    """Write the credential into a file, and return the table [chat]; nothing else of this environment is in it."""
+    path = directory / "credential"
+    path.touch(0o600)
+    path.write_text(f"{api.variable}={api.credential}\n")
+    fields = {"claude": str(claude), "base_url": api.base_url, "credential_file": str(path)}
+    return CHAT.format(**{name: json.dumps(value) for name, value in fields.items()})
 
 
 def find_claude() -> Path | None:

@@ -19,6 +19,7 @@ from breakglass.claude import command as recipe
 from breakglass.claude.events import Translator
 from breakglass.cli.client import new_id
 from breakglass.config.model import Address, ChatSettings, Host, Vm
+from breakglass.config.model_api import ModelApi
 
 from ..support import claude
 from ..support.model import Model
@@ -43,8 +44,8 @@ TITLES = {
 @contextmanager
 def bare(model: Model, directory: Path, prompt: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Start claude by our own recipe and nothing of ours around it."""
-    env = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": model.url}
-    settings = ChatSettings(str(directory / "bare"), str(claude.find()), shared_uid=True, env=env)
+    api = ModelApi("ANTHROPIC_API_KEY", "sk-test", model.url)
+    settings = ChatSettings(str(directory / "bare"), str(claude.find()), shared_uid=True, api=api)
     (directory / "bare").mkdir(exist_ok=True)
     sid = str(uuid.uuid4())
     turn_dir = directory / "bare" / sid
@@ -54,7 +55,8 @@ def bare(model: Model, directory: Path, prompt: str) -> Iterator["subprocess.Pop
     with tempfile.TemporaryFile() as words:
         words.write(prompt.encode())
         words.seek(0)
-        with subprocess.Popen(how.argv, stdin=words, stdout=subprocess.PIPE, env=dict(how.env), cwd=how.cwd) as process:
+        env = {**how.env, "ANTHROPIC_BASE_URL": api.base_url, api.variable: api.credential}
+        with subprocess.Popen(how.argv, stdin=words, stdout=subprocess.PIPE, env=env, cwd=how.cwd) as process:
             yield process
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.config.model import Address, ChatSettings, Host, Vm
+from breakglass.config.model_api import ModelApi
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.claude import reachable
@@ -33,7 +34,8 @@ def shared() -> Iterator[Place]:
         str(directory / "sessions"),
         str(reachable(pwd.getpwnam(USER).pw_uid, directory)),
         shared_uid=True,
-        env={"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "sk-model", "CLAUDE_CODE_MAX_RETRIES": "1"},
+        env={"CLAUDE_CODE_MAX_RETRIES": "1"},
+        api=ModelApi("ANTHROPIC_API_KEY", "sk-model", model.url),
     )
     (directory / "sessions").mkdir(mode=0o711)
     address = Address("breakglass", "127.0.0.1", sshd.port)

@@ -101,7 +101,7 @@ def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
     code, seen = typed(talker, "hello")
     assert code == 1
     assert "claude is not signed in: no permission" in seen
-    assert "put a credential into" in seen
+    assert "chat.credential_file" in seen
     code, seen = typed(talker, "hello", url=f"http://127.0.0.1:{reserve_port()}")
     assert (code, "refused" in seen) == (3, True)
 

@@ -154,7 +154,7 @@ def test_no_process_is_seen(attack: Attack) -> None:
         assert other.poll() is None
         other.kill()
     assert SECRET not in said
-    assert "sk-model" not in said
+    assert "ANTHROPIC" not in said
     pids = [int(line.removeprefix("/proc/")) for line in said.splitlines() if line.startswith("/proc/")]
     assert pids
     assert max(pids) < 10
@@ -351,7 +351,7 @@ def test_what_the_rules_let_through_reaches_nothing(place: Place) -> None:
     assert len(ran.tools) == len(steps)
     taken = loot.read_text(errors="replace") if loot.exists() else ""
     assert SECRET not in taken + json.dumps(ran.lines[-1])
-    assert "sk-model" not in taken
+    assert "ANTHROPIC" not in taken
 
 
 def test_a_sandbox_that_does_not_work_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -375,7 +375,10 @@ def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
     """Chat with a read-only key runs ssh; if it is missing, `serve` warns and continues."""
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
-    chat = '[chat]\ncommand = "/bin/true"\nshared_uid = true\n'
+    credential = tmp_path / "credential"
+    credential.touch(0o600)
+    credential.write_text("ANTHROPIC_API_KEY=x")
+    chat = f'[chat]\ncommand = "/bin/true"\nshared_uid = true\ncredential_file = "{credential}"\n'
     key = f"read_only_key = '''{new_ssh_key()}'''\n[vms.devvm]"
     config.write_text(usable_config().replace("[vms.devvm]", key) + chat)
     with socket.create_server(("127.0.0.1", 0)) as taken:

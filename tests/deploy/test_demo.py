@@ -126,7 +126,7 @@ def test_a_credential_goes_to_claude_alone_and_only_on_demand() -> None:
         demo = Demo(*options, ANTHROPIC_API_KEY="mine", CLAUDE_CODE_SUBAGENT_MODEL="mine too")
         try:
             assert ("your credential" in demo.text) is handed
-            assert ('"mine"' in Path(demo.directory, "breakglass.toml").read_text()) is handed
+            assert (Path(demo.directory, "credential").read_text() == "ANTHROPIC_API_KEY=mine\n") is handed
             children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
             assert not [pid for pid in children if b"=mine" in Path(f"/proc/{pid}/environ").read_bytes()]
         finally:

@@ -14,6 +14,7 @@ from breakglass.agents.pve import words
 from breakglass.cli.main import make_parser
 from breakglass.config.load import parse
 from breakglass.config.model import Address
+from breakglass.config.model_api import ModelApi
 from breakglass.config.problems import ConfigError
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
 from breakglass.verbs import VERBS
@@ -83,7 +84,7 @@ def test_the_example_configuration_is_good() -> None:
     assert [alert.vm for alert in config.alerts] == ["devvm"]
     assert config.callers[0].allow == {*VERBS, "chat"}
     assert config.chat is not None
-    assert (config.chat.user, dict(config.chat.env)) == ("claude", {"ANTHROPIC_API_KEY": "x"})
+    assert (config.chat.user, config.chat.api) == ("claude", ModelApi("ANTHROPIC_API_KEY", "x"))
     devvm = config.vms["devvm"]
     assert devvm.hosts == (config.hosts["pve1"],)
     assert len(devvm.host.host_keys) == 2

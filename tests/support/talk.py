@@ -39,8 +39,8 @@ def bash(command: str, **more: object) -> dict[str, object]:
 class Talker(Service):
     """A running handler whose claude talks to `model`. Without a `host` every verb is unreached.
 
-    `chat` is more of the table [chat], such as another `command`. The code in `patched` runs first, for a constant that
-    would make a test slow.
+    `chat` is more of the table [chat], such as another `command`; its `base_url` is in the model's place. The code in
+    `patched` runs first, for a constant that would make a test slow.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Talker(Service):
         chat: str = "",
         host: Sshd | None = None,
         patched: str = "",
+        credential: str = "ANTHROPIC_API_KEY=sk-test",
         **env: str,
     ) -> None:
         self.directory, self.model, self.port = directory, model, reserve_port()
@@ -67,8 +68,12 @@ class Talker(Service):
             text = config_text(chatters, port=host.port, key=host.power_key, host_key=[host.host_key])
             text = text.replace("[vms.devvm]", f"read_only_key = '''{host.read_only_key}'''\n\n[vms.devvm]")
         text = text.replace("[sessions]\n", f"[sessions]\ndir = {json.dumps(str(self.sessions))}\n")
-        variables = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": model.url, **env}
-        table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in variables.items())
+        table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
+        self.credential = directory / f"credential-{self.port}"
+        self.credential.touch(0o600)
+        self.credential.write_text(credential)
+        base_url = "" if "base_url" in chat else f"base_url = {json.dumps(model.url)}\n"
+        chat += f"\n{base_url}credential_file = {json.dumps(str(self.credential))}"
         command = "" if "command" in chat else f"command = {json.dumps(str(claude.find()))}\n"
         who = "" if "user" in chat else "shared_uid = true\n"
         text += f"\n[chat]\n{who}{command}{chat}\nenv = {{ {table} }}\n"

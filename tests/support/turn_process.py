@@ -1,9 +1,11 @@
 """A turn's claude and its commands without the rest of a runner: claude's output comes out as it is."""
 
 import os
+import socket
 import sys
 
 from breakglass.claude import commands
+from breakglass.claude.model_proxy import start_model_proxy
 from breakglass.claude.processes import fork_child, start_program
 from breakglass.claude.runner_job import RunnerJob
 
@@ -14,6 +16,11 @@ def main() -> int:
     prompt = os.memfd_create("prompt")
     os.write(prompt, job.prompt.encode())
     os.lseek(prompt, 0, os.SEEK_SET)
+    if job.api is not None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        env = {**job.env, "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{listener.getsockname()[1]}"}
+        _, token = start_model_proxy(job.api, listener.detach())
+        job = job._replace(env=env | token)
     fork_child(lambda: commands.serve(job), close=())
     pid, status = start_program(job.argv, job.env, job.cwd, (job.uid, job.gid), (prompt, os.dup(1), os.dup(2)))
     os.close(status)

@@ -3,12 +3,24 @@
 import pytest
 
 from breakglass.config.model import ChatSettings, Config
+from breakglass.config.model_api import CREDENTIALS, ModelApi
 
 from .test_config import GOOD, read
 
+CREDENTIAL = 'credential_file = "key"\n'
+KEY = "ANTHROPIC_API_KEY=sk-hush"
+API = ModelApi("ANTHROPIC_API_KEY", "sk-hush")
 
-def chat(text: str, files: dict[str, str] | None = None) -> Config:
-    return read(f"{GOOD}\n[chat]\n{text}", files or {})
+
+def chat(text: str, files: dict[str, str] | None = None, credential: str = CREDENTIAL) -> Config:
+    return read(f"{GOOD}\n[chat]\n{credential}{text}", Files({"key": KEY, **(files or {})}))
+
+
+class Files(dict[str, str]):
+    """The files that there are."""
+
+    def __missing__(self, name: str) -> str:
+        raise FileNotFoundError(2, "No such file or directory", name)
 
 
 def test_without_the_table_there_is_no_chat() -> None:
@@ -17,24 +29,47 @@ def test_without_the_table_there_is_no_chat() -> None:
     assert (config.chat, config.chat_fault, config.problems) == (None, False, ())
 
 
-def test_an_empty_table_has_defaults() -> None:
-    """Every setting has a default except the account that claude runs as."""
-    assert chat("").chat == ChatSettings("var/sessions", "claude", "", False, 2, 1800, {})
+def test_a_short_table_has_defaults() -> None:
+    """Every setting has a default except the credential, and the account that claude runs as."""
+    assert chat("").chat == ChatSettings("var/sessions", "claude", "", False, 2, 1800, {}, API)
 
 
 def test_every_chat_setting_is_read() -> None:
     """Every setting is read; the table's variables override those of the files."""
     text = 'command = "/opt/claude"\nuser = "claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
     text += 'env_file = "vars"\nenv = { B = "inline" }\n'
+    text += 'base_url = "https://gateway.example:8443/claude/"\nca_file = "/etc/ours.pem"\n'
+    text += 'https_proxy = "http://me:hush@proxy.example:3128/"\n'
     settings = chat(text, {"vars": "# a comment\n\nA=one=two\nB=file\n"}).chat
-    assert settings == ChatSettings(
-        "var/sessions", "/opt/claude", "claude", False, 5, 60, {"A": "one=two", "B": "inline"}
+    api = API._replace(
+        base_url="https://gateway.example:8443/claude",
+        https_proxy="http://me:hush@proxy.example:3128/",
+        ca_file="/etc/ours.pem",
     )
+    assert settings == ChatSettings(
+        "var/sessions", "/opt/claude", "claude", False, 5, 60, {"A": "one=two", "B": "inline"}, api
+    )
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_each_kind_of_credential_is_read(name: str) -> None:
+    """One line of the file; comments and empty lines do not count."""
+    settings = chat("", {"key": f"# ours\n\n {name}=sk-ant+/=_-9 \n"}).chat
+    assert settings is not None
+    assert settings.api == ModelApi(name, "sk-ant+/=_-9")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:4000", "http://localhost", "http://[::1]:8080", "https://a.example"])
+def test_a_base_url_may_lack_tls_on_this_machine(url: str) -> None:
+    """A gateway on loopback needs no certificate; every other address needs one."""
+    settings = chat(f'base_url = "{url}"').chat
+    assert settings is not None
+    assert settings.api == API._replace(base_url=url)
 
 
 def test_chat_settings_show_no_secret() -> None:
     """A settings object in a log or a traceback has no credential in it."""
-    assert "hush" not in repr(chat('env = { KEY = "hush" }'))
+    assert "hush" not in repr(chat('env = { KEY = "hush" }\nhttps_proxy = "http://me:hush@a"').chat)
 
 
 FAULTS = {
@@ -53,6 +88,32 @@ FAULTS = {
     "a list of variables": ('env = ["A=1"]', "chat.env"),
     "an empty file": ('env_file = "empty"', "chat.env_file"),
     "a file with something else in it": ('env_file = "odd"', "chat.env_file"),
+    "a credential among the file's variables": ('env_file = "key"', "chat.env_file"),
+    "an address without a scheme": ('base_url = "api.hush.example"', "chat.base_url"),
+    "an address without TLS": ('base_url = "http://api.example"', "chat.base_url"),
+    "an address that looks like this machine": ('base_url = "http://127.0.0.1.example"', "chat.base_url"),
+    "an address with a password": ('base_url = "https://me:hush@api.example"', "chat.base_url"),
+    "an address with a question": ('base_url = "https://api.example/?key=hush"', "chat.base_url"),
+    "an address with a space": ('base_url = "https://api.example/a b"', "chat.base_url"),
+    "an address with no such port": ('base_url = "https://api.example:99999"', "chat.base_url"),
+    "a number for an address": ("base_url = 7", "chat.base_url"),
+    "a proxy that speaks TLS": ('https_proxy = "https://me:hush@proxy.example"', "chat.https_proxy"),
+    "an empty proxy": ('https_proxy = ""', "chat.https_proxy"),
+    "a relative path": ('ca_file = "ours.pem"', "chat.ca_file"),
+}
+CREDENTIAL_FAULTS = {
+    "none": ("", KEY, "is missing"),
+    "a name that is empty": ('credential_file = ""', KEY, "is missing"),
+    "the credential itself": ('credential_file = "sk-ant-hush-hush-hush-hush"', KEY, "can't be read"),
+    "a number": ("credential_file = 7", KEY, "is not text"),
+    "an empty file": (CREDENTIAL, "", "is empty"),
+    "a comment alone": (CREDENTIAL, "# hush", "holds no credential that is known"),
+    "a value alone": (CREDENTIAL, "sk-ant-hush", "holds no credential that is known"),
+    "another variable": (CREDENTIAL, "AWS_BEARER_TOKEN_BEDROCK=hush", "holds no credential that is known"),
+    "no value": (CREDENTIAL, "ANTHROPIC_API_KEY=", "holds no credential that is known"),
+    "quotes": (CREDENTIAL, 'ANTHROPIC_API_KEY="hush"', "holds no credential that is known"),
+    "two": (CREDENTIAL, f"{KEY}\nCLAUDE_CODE_OAUTH_TOKEN=hush", "holds no credential that is known"),
+    "two words": (CREDENTIAL, "ANTHROPIC_API_KEY=hush hush", "holds no credential that is known"),
 }
 
 
@@ -60,10 +121,10 @@ def test_a_guest_needs_a_user_of_claudes_own() -> None:
     """With shared_uid, a guest switches off chat and nothing else; with a user of its own it does not."""
     guest = GOOD.replace("vmid = 102\n", 'vmid = 102\nguest = "claude@192.0.2.20:22"\nguest_host_key = "any"\n', 1)
     assert "guest" in guest
-    config = read(f"{guest}\n[chat]\nshared_uid = true\n")
+    config = read(f"{guest}\n[chat]\nshared_uid = true\n{CREDENTIAL}", {"key": KEY})
     assert [problem.path for problem in config.problems] == ["chat.shared_uid"]
     assert (config.chat, config.vms["devvm"].guest is not None) == (None, True)
-    assert read(f'{guest}\n[chat]\nuser = "claude"\n').problems == ()
+    assert read(f'{guest}\n[chat]\nuser = "claude"\n{CREDENTIAL}', {"key": KEY}).problems == ()
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -74,4 +135,48 @@ def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
     assert [problem.path for problem in config.problems] == [path]
     assert (config.chat, config.chat_fault) == (None, True)
     assert (len(config.callers), len(config.vms)) == (1, 1)
+    assert "hush" not in str(config.problems).replace("api.hush.example", "")
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_FAULTS)
+def test_a_credential_that_is_none_is_a_problem(name: str) -> None:
+    """The hint says how to write it, and what was there is not shown."""
+    line, content, message = CREDENTIAL_FAULTS[name]
+    config = chat("", {"key": content}, credential=line)
+    [problem] = config.problems
+    assert (problem.path, problem.message.partition(":")[0]) == ("chat.credential_file", message)
+    assert config.chat is None
     assert "hush" not in str(config.problems)
+
+
+NOT_FOR_CLAUDE = {
+    "chat.credential_file": [*CREDENTIALS, "CLAUDE_CODE_OAUTH_REFRESH_TOKEN"],
+    "set chat.base_url": ["ANTHROPIC_BASE_URL"],
+    "set chat.https_proxy": ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY"],
+    "set chat.ca_file": ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "NODE_TLS_REJECT_UNAUTHORIZED"],
+    "a gateway": [
+        *("AWS_SECRET_ACCESS_KEY", "AWS_REGION", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_CLIENT_SECRET"),
+        *("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY", "CLAUDE_CODE_CLIENT_KEY"),
+        *("ANTHROPIC_CUSTOM_HEADERS", "ANTHROPIC_FOUNDRY_API_KEY", "ANTHROPIC_BEDROCK_BASE_URL"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("hint", "name"), [(hint, name) for hint, names in NOT_FOR_CLAUDE.items() for name in names])
+def test_claude_is_given_no_credential(hint: str, name: str) -> None:
+    """Neither the table nor a file may have it; the hint names the new place."""
+    for text in (f'env = {{ {name} = "hush" }}', 'env_file = "vars"'):
+        config = chat(text, {"vars": f"A=1\n{name}=hush"})
+        [problem] = config.problems
+        assert (config.chat, hint in problem.hint, name in f"{problem.path} {problem.message}") == (None, True, True)
+        assert "hush" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "name", ["ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "API_TIMEOUT_MS", "MAX_THINKING_TOKENS"]
+)
+def test_claude_may_be_given_other_variables(name: str) -> None:
+    """Which model it uses, and how, is the operator's to say."""
+    settings = chat(f'env = {{ {name} = "x" }}').chat
+    assert settings is not None
+    assert settings.env == {name: "x"}

@@ -59,6 +59,8 @@ PURE = (
     "config/addresses.py",
     "config/vms.py",
     "config/chat.py",
+    "config/chat_api.py",
+    "config/model_api.py",
     "config/alerts.py",
     "config/problems.py",
     "claude/brief.py",
