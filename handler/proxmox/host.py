@@ -119,10 +119,12 @@ class HostConnection(KeptLink):
     def start(self, before: "HostConnection | None" = None, hosts: int = 1) -> None:
         """Keep the connection open from now on, until `finish` or `close`.
 
-        `before` is the connection that a reload replaces: while it is open, it carries the requests until this one can.
-        `hosts` is how many there are.
+        `before` is the connection that a reload replaces: while it is open, it carries the requests until this one can,
+        unless the address is another: what answers there may be another machine. `hosts` is how many there are.
         """
-        if before is not None:
+        if before is not None and str(before.host.ssh) != str(self.host.ssh):
+            self.track(asyncio.create_task(before.finish()))
+        elif before is not None:
             self.track(asyncio.create_task(before._stop_keeping()))
             if before.host != self.host:  # no login by settings that are no longer in force
                 before._refused_at = float("inf")

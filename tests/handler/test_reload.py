@@ -324,6 +324,15 @@ def test_a_host_whose_new_settings_fail_keeps_its_connection(service: Service, s
     assert logins(sshd) == first + 1
 
 
+def test_a_host_with_another_address_gets_no_verb_over_the_old_connection(service: Service, sshd: Sshd) -> None:
+    """What is at the old address may be another machine: its VM 102 is not the one that is meant now."""
+    rewrite(service, lambda text: text.replace(f"127.0.0.1:{sshd.port}", f"127.0.0.1:{reserve_port()}"))
+    hang_up(service)
+    wait_until(lambda: proxmox(service) == {"devvm": "refused"})
+    assert service.pve("reset").json["outcome"] == "unreached"
+    wait_until(lambda: connections(sshd) == 0)
+
+
 def test_a_key_that_may_not_change_power_does_not_replace_the_power_key(service: Service, sshd: Sshd) -> None:
     """The login alone proves nothing: the host agent has to say that the new key serves verbs."""
     rewrite(service, lambda text: text.replace(sshd.power_key, sshd.read_only_key))
