@@ -17,11 +17,13 @@ class RunningTurn:
 
     def __init__(
         self,
+        caller: str,
         metadata: dict[str, str],
         process: subprocess.Popen[bytes],
         control: socket.socket,
         on_end: Callable[[], object],
     ) -> None:
+        self.caller = caller
         self.metadata = metadata
         self.process = process
         self.changed = asyncio.Event()

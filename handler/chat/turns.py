@@ -41,6 +41,11 @@ _KILLED = (
     "continue the session",
 )
 _STOPPING = ("shutting-down", "this handler is stopping, but the turn continues", "attach to it again in a moment")
+_LAST_PLACE = (
+    "busy",
+    "you already have a turn, perhaps in another tab, and the last free place is kept for another caller",
+    "wait for your turn to end or stop it, and send this with a new id; or raise chat.max_turns_at_once",
+)
 _UNREADABLE = ("claude-crashed", "the turn's events can't be read: sessions.dir does not answer", "attach to it again")
 
 
@@ -50,7 +55,7 @@ class Chat:
     def __init__(self, settings: ChatSettings, disk: SessionsDisk) -> None:
         self.running: dict[Path, RunningTurn] = {}
         self.disk = disk
-        self._starting = 0
+        self._starting: list[str] = []  # callers
         self._tasks: set[asyncio.Task[object]] = set()
         self._stop_at: float | None = None
         self.use(settings)
@@ -97,17 +102,17 @@ class Chat:
 
     async def _begin(self, request: TurnRequest, store: Store) -> Path:
         turn_dir = store.turn_dir(request.caller, request.turn)
-        await self._wait_for_room()
-        refusal = self._find_refusal()
-        self._starting += 1
+        await self._wait_for_room(request.caller)
+        refusal = self._find_refusal(request.caller)
+        self._starting.append(request.caller)
         try:  # one call, so that a call that is given up leaves no turn half started
-            add = partial(self._add, store, turn_dir, request.metadata)
+            add = partial(self._add, store, turn_dir, request)
             call = self.disk.run(
                 launch, self.settings, store, request, turn_dir, refusal, on_late=partial(add, too_late=True)
             )
             add(await call)
         finally:
-            self._starting -= 1
+            self._starting.remove(request.caller)
         self.disk.prune_later(store.prune)
         return turn_dir
 
@@ -115,33 +120,43 @@ class Chat:
         self,
         store: Store,
         turn_dir: Path,
-        metadata: dict[str, str],
+        request: TurnRequest,
         started: Started | None,
         too_late: bool = False,
     ) -> None:
         """Register a runner. Stop one that started too late: its caller was told that the turn was not started."""
         if started is not None:
             on_end = partial(self._start_collecting, store, turn_dir)
-            self.running[turn_dir] = RunningTurn(metadata, *started, on_end)
+            self.running[turn_dir] = RunningTurn(request.caller, request.metadata, *started, on_end)
             if too_late:
                 self.running[turn_dir].stop()
 
-    async def _wait_for_room(self) -> None:
-        """Wait a moment while all places are taken: a client may have read the end of a turn whose runner is ending."""
-        ends = [asyncio.ensure_future(running.collected.wait()) for running in self.running.values()]
-        if len(ends) + self._starting >= self.settings.max_turns_at_once and ends:
-            await asyncio.wait(ends, timeout=ROOM_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
+    async def _wait_for_room(self, caller: str) -> None:
+        """Wait a moment while there is no place: a client may have read the end of a turn whose runner is ending."""
+        until = asyncio.get_running_loop().time() + ROOM_SECONDS
+        while self.running and self._find_refusal(caller) is not None:
+            ends = [asyncio.ensure_future(running.collected.wait()) for running in self.running.values()]
+            left = until - asyncio.get_running_loop().time()
+            ended, _ = await asyncio.wait(ends, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+            if not ended:
+                return
 
-    def _find_refusal(self) -> ErrorText | None:
-        """Return why no turn can be started now, or None. The refusal is final for its id, like any end of a turn."""
+    def _find_refusal(self, caller: str) -> ErrorText | None:
+        """Return why a caller can start no turn now, or None. The refusal is final for its id, like any end of a turn.
+
+        The last free place is kept for a caller without a turn, so that one caller can't take all of them.
+        """
         if self._stop_at is not None:
             return "shutting-down", "this handler is stopping; the turn was not started", "send it with a new id"
         most = self.settings.max_turns_at_once
-        if len(self.running) + self._starting >= most:
+        callers = [*(running.caller for running in self.running.values()), *self._starting]
+        if len(callers) >= most:
             hint = "send it with a new id in a moment, or raise chat.max_turns_at_once"
             return "busy", f"this handler already runs {most} turns", hint
+        if len(callers) == most - 1 and caller in callers:
+            return _LAST_PLACE
         return None
 
     def _track(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:

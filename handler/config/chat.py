@@ -27,7 +27,7 @@ def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatS
     if shared_uid and with_guest:
         message = f"can't be combined with vms.{with_guest[0]}.guest, which could have claude read the handler's files"
         entry.problem("shared_uid", message, "set chat.user to an account of claude's own, or take out the guests")
-    at_once = entry.get_number("max_turns_at_once", 2, 1, 64)
+    at_once = entry.get_number("max_turns_at_once", 3, 1, 64)
     seconds = entry.get_number("turn_seconds", 1800, 1, 24 * 3600)
     env = _files_env(entry) | _env(entry)
     api = read_model_api(entry)

@@ -84,7 +84,7 @@ class ChatSettings:
     command: str = "claude"
     user: str = ""
     shared_uid: bool = False
-    max_turns_at_once: int = 2
+    max_turns_at_once: int = 3
     turn_seconds: int = 1800
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     api: ModelApi | None = None  # always there in what the configuration says

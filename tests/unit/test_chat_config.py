@@ -31,7 +31,7 @@ def test_without_the_table_there_is_no_chat() -> None:
 
 def test_a_short_table_has_defaults() -> None:
     """Every setting has a default except the credential, and the account that claude runs as."""
-    assert chat("").chat == ChatSettings("var/sessions", "claude", "", False, 2, 1800, {}, API)
+    assert chat("").chat == ChatSettings("var/sessions", "claude", "", False, 3, 1800, {}, API)
 
 
 def test_every_chat_setting_is_read() -> None:
