@@ -51,7 +51,7 @@ def parse_vm_list(text: str) -> VmList:
         first, _, last = word.partition("-")
         ranges.append((int(first), int(last or first)))
     if backward := [f"{first}-{last}" for first, last in ranges if first > last]:
-        raise ValueError(f"{backward[0]} is no range: its first number is the higher one")
+        raise ValueError(f"{backward[0]} is not a range: write the lower number first")
     return _merge(ranges)
 
 

@@ -207,8 +207,8 @@ class HostConnection(KeptLink):
         """What the operator should change on the host."""
         if not self._is_outdated:
             return []
-        name, there = self.host.name, self.agent_version
-        what = f"is {there}, this handler is {VERSION}: upgrade the older one" if there != VERSION else "is not its own"
+        name, its = self.host.name, self.agent_version
+        what = f"is {its}, this handler is {VERSION}: upgrade the older one" if its != VERSION else "is another build"
         return [f"the host agent on {name} {what}; breakglass host upgrade {name} installs {VERSION} there"]
 
     @property

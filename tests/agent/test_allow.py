@@ -190,7 +190,7 @@ def test_lines_of_different_people(keys: KeyFile) -> None:
     different = BOTH.replace(" 102 --read-only", " 102,110-119 --read-only")
     keys.write(different.encode())
     shown = "line 2: 102; line 3: 102,110-119"
-    sentence = f"error: the lines serve different VMs ({shown}) / add 103 to the right ones by hand"
+    sentence = f"error: the lines serve different VMs, so none was changed ({shown}) / add 103 by hand"
     assert (keys.allow("103"), keys.path.read_text()) == ((1, [sentence]), different)
 
 
@@ -221,7 +221,7 @@ def test_a_container(keys: KeyFile) -> None:
     (keys.root / "etc/pve").mkdir()
     ids = '{"103":{"node":"pve1","type":"lxc","version":3},"104":{"node":"pve2","type":"qemu","version":1}}'
     (keys.root / "etc/pve/.vmlist").write_text(f'{{"version":1,"ids":{ids}}}')
-    expected = "error: 103 is a container, and a key serves VMs only / use pct for it"
+    expected = "error: 103 is a container, and a key serves VMs only; nothing was changed / use pct for it"
     assert (keys.allow("103"), keys.path.read_text()) == ((1, [expected]), LINE)
     assert keys.allow("104") == (0, ["ok: line 1 serves VM 102,104 now"])
     assert keys.allow("105") == (0, ["ok: line 1 serves VM 102,104-105 now"])
@@ -253,7 +253,7 @@ def test_an_account_that_is_a_path(keys: KeyFile, user: str) -> None:
     (keys.path.parent / "x").mkdir()
     (keys.path.parent.parent / "root").write_text(LINE)
     code, [line] = keys.allow("--user", user, "103")
-    assert (code, "is not the account's own file / name the account" in line) == (1, True)
+    assert (code, "is not the name of an account; nothing was changed / " in line) == (1, True)
     assert (keys.path.read_text(), (keys.path.parent.parent / "root").read_text()) == (LINE, LINE)
 
 
@@ -262,7 +262,7 @@ def test_a_link_in_its_place(keys: KeyFile) -> None:
     (keys.root / "own").write_text(LINE)
     keys.path.symlink_to(keys.root / "own")
     code, [line] = keys.allow("103")
-    assert (code, "is not the account's own file" in line) == (1, True)
+    assert (code, "breakglass is a link; nothing was changed / " in line) == (1, True)
     assert (keys.path.is_symlink(), (keys.root / "own").read_text()) == (True, LINE)
 
 
@@ -271,12 +271,17 @@ def test_no_file(keys: KeyFile) -> None:
     code, [line] = keys.allow("103")
     assert (code, keys.names) == (1, [])
     assert line.startswith("error: /etc/ssh/authorized_keys.d/breakglass can't be read: ")
+    assert "; nothing was changed / " in line
     assert line.endswith(" / run the commands that `breakglass host install-commands` prints")
 
 
 def test_no_line_of_ours(keys: KeyFile) -> None:
     keys.write(OTHERS[0].encode())
-    assert keys.allow("103") == (1, ["error: no line of this file is one of ours / install a key first"])
+    code, [line] = keys.allow("103")
+    assert (code, line.partition(" / ")[0]) == (
+        1,
+        "error: no line of the key file runs breakglass-pve serve --vms; nothing was changed",
+    )
     assert keys.path.read_text() == OTHERS[0]
 
 
@@ -285,7 +290,7 @@ def test_a_full_disk(keys: KeyFile) -> None:
     before = BOTH * 100
     keys.write(before.encode())
     code, [line] = keys.allow("103", most_bytes=5000)
-    assert (code, "can't be written: " in line, line.endswith(" / it is as it was")) == (1, True, True)
+    assert (code, "can't be written, so it is as it was: " in line, " / " in line) == (1, True, True)
     assert (keys.path.read_text(), keys.names) == (before, ["breakglass"])
 
 

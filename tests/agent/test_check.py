@@ -176,16 +176,19 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     ),
     "a program in another user's directory": (run_foreign_program, "/opt belongs to uid 65534 / chown root:root"),
     "a link that others can replace": (run_through_link, "/srv can be written by others than root: 1777 / chmod go-w"),
-    "no such VM": (name_vms("102,105"), "VM 105 has no configuration on this node / no node has one"),
+    "no such VM": (name_vms("102,105"), "no node has VM 105 / correct the number"),
     "a container": (
         name_vms("102,104"),
         "104 is a container, and a key serves VMs only / use pct, and take 104 out of the key line",
     ),
     "a container in a range": (name_vms("102-110"), "104 is a container, and a key serves VMs only / use pct"),
-    "a key line of 0.1": (write(KEY_FILE, KEYS.replace("--vms", "--vm")), f"/{KEY_FILE}:1 runs something else: "),
+    "a key line of 0.1": (
+        write(KEY_FILE, KEYS.replace("--vms", "--vm")),
+        f"/{KEY_FILE}:1 does not run the host agent as it must: ",
+    ),
     "a key behind a carriage return": (
         write(KEY_FILE, KEYS + f'command="/bin/sh #\r" {POWER}3\n'),
-        rf"/{KEY_FILE}:3 runs something else: /bin/sh #\r / ",
+        rf"/{KEY_FILE}:3 does not run the host agent as it must: /bin/sh #\r / ",
     ),
     "no account": (write("etc/passwd", ""), 'there is no account "breakglass" / run'),
     "no passwd": (remove("etc/passwd"), 'there is no account "breakglass" / run'),
@@ -220,7 +223,7 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     ),
     "terminal codes": (
         write(KEY_FILE, KEYS + f'restrict,command="\x1b[2J" {POWER}2\n'),
-        rf"/{KEY_FILE}:3 runs something else: \x1b[2J / ",
+        rf"/{KEY_FILE}:3 does not run the host agent as it must: \x1b[2J / ",
     ),
     "logind's drop-in": (
         write("etc/systemd/logind.conf.d/a.conf", "KillUserProcesses=yes\nKillExcludeUsers=nobody\n"),
@@ -253,9 +256,9 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     ),
     "a missing VM in a range": (
         name_vms("102,105-106"),
-        "105-106: no node has a configuration of VM 105, 106 / take what is not a VM to come out of the key line",
+        "105-106: no node has VM 105, 106 / take the numbers that you don't plan to use out of the key line",
     ),
-    "moved VM": (name_vms("102-103"), "VM 103 has no configuration on this node / it is on node pve2"),
+    "moved VM": (name_vms("102-103"), "VM 103 is on node pve2, so verbs on this node are refused / "),
     "every VM": (
         write(KEY_FILE, KEYS.replace("102", "all", 1)),
         f"/{KEY_FILE}:1: its key reaches every VM of this host, also those that come later / name the VMs, like --vms",

@@ -31,7 +31,7 @@ def test_a_key_for_several_vms_needs_a_number(world: World, line: str) -> None:
     answer = execute(world, line, *SEVERAL)
     assert (answer.code, answer.trailer["verdict"]["code"], world.pid) == (12, "wrong-vm", before)
     assert answer.stderr == (
-        f"this key serves VM 102,110-119: say which one, like {line.split()[0]} vm=102; nothing was changed\n"
+        f"this key serves several VMs (102,110-119): name one, like {line.split()[0]} vm=102; nothing was changed\n"
     )
 
 
@@ -101,7 +101,7 @@ def test_a_read_that_finds_no_place_is_told_so(world: World) -> None:
         tags = session.send_all(["status vm=102", "status vm=102"])
         refused = session.result(tags[1])
         assert (refused["outcome"], refused["verdict"]["code"]) == ("failed", "agent-failed")
-        assert refused["verdict"]["sentence"] == "too many requests wait on this host already; nothing was done"
+        assert refused["verdict"]["sentence"] == "too many requests already wait on this host; nothing was done"
 
 
 def test_a_container_is_never_taken_for_a_vm(world: World) -> None:

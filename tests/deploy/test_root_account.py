@@ -380,7 +380,7 @@ WARNINGS: dict[str, tuple[Callable[[Installed], None], str]] = {
     ),
     "expiry": (
         run("chage", "-M", "365", "root"),
-        "root expires, and its keys stop working then / renew it in time: chage -l root",
+        "root expires, and its keys stop working then / chage -l root shows when; renew it before",
     ),
 }  # fmt: skip
 
@@ -392,7 +392,7 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
     assert ran.stdout.splitlines() == [
         *ran.stdout.splitlines()[:5],
         "ok: root has the shell /bin/bash",
-        "ok: /root/.bashrc, which bash reads before the host agent, runs nothing there",
+        "ok: bash reads /root/.bashrc before the host agent, and no command in it runs",
         "ok: no other account has uid 0",
         "ok: logind: KillUserProcesses=no, so a job outlives its SSH session",
         "ok: root is not locked and does not expire",

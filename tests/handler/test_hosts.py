@@ -84,7 +84,7 @@ def test_an_older_host_agent_is_named(service: Service, sshd: Sshd) -> None:
     wait_until(lambda: proxmox(service)["devvm"] == "agent-outdated")
     assert proxmox(service)["stranger"] == "not-allowed"
     answer = service.pve("status", vm="devvm").json
-    warning = f"the host agent on pve1 is not its own; breakglass host upgrade pve1 installs {VERSION} there"
+    warning = f"the host agent on pve1 is another build; breakglass host upgrade pve1 installs {VERSION} there"
     assert (answer["outcome"], answer["warnings"]) == ("done", [warning])
     sshd.world.agent.write_text(sound)
     sshd.drop_connections()

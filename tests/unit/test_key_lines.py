@@ -17,6 +17,7 @@ from breakglass.agents.pve.check.key_lines import (
 from breakglass.agents.pve.host.cluster import parse_guests
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
+OTHER = "k:1 does not run the host agent as it must: "
 SERVE = "/usr/local/sbin/breakglass-pve serve --vms 102"
 LINE = f'restrict,command="{SERVE}" {POWER}'
 
@@ -51,17 +52,17 @@ def test_a_line_that_sshd_skips_is_no_key(raw: str) -> None:
     ("line", "sentence"),
     [
         (f"restrict {POWER}", "k:1 has no command="),
-        (f'restrict,command="/bin/sh" {POWER}', "k:1 runs something else: /bin/sh"),
-        (f'restrict,command="{SERVE}; /bin/sh" {POWER}', f"k:1 runs something else: {SERVE}; /bin/sh"),
-        (f'restrict,command="{SERVE} ; /bin/sh" {POWER}', f"k:1 runs something else: {SERVE} ; /bin/sh"),
+        (f'restrict,command="/bin/sh" {POWER}', f"{OTHER}/bin/sh"),
+        (f'restrict,command="{SERVE}; /bin/sh" {POWER}', f"{OTHER}{SERVE}; /bin/sh"),
+        (f'restrict,command="{SERVE} ; /bin/sh" {POWER}', f"{OTHER}{SERVE} ; /bin/sh"),
         (f'restrict,command="{SERVE}\n" {POWER}', "k has no key in it"),
-        (f'restrict,command="{SERVE} --root /tmp" {POWER}', f"k:1 runs something else: {SERVE} --root /tmp"),
-        (f'restrict,command="{SERVE[16:]}" {POWER}', f"k:1 runs something else: {SERVE[16:]}"),
-        (f'restrict,command="{SERVE[:-3]}0" {POWER}', f"k:1 runs something else: {SERVE[:-3]}0"),
-        (f'restrict,command="{SERVE},,103" {POWER}', f"k:1 runs something else: {SERVE},,103"),
-        (f'restrict,command="{SERVE}-101" {POWER}', f"k:1 runs something else: {SERVE}-101"),
-        (f'restrict,command="{SERVE},all" {POWER}', f"k:1 runs something else: {SERVE},all"),
-        (f'restrict,command="{SERVE[:-9]}--vm 102" {POWER}', f"k:1 runs something else: {SERVE[:-9]}--vm 102"),
+        (f'restrict,command="{SERVE} --root /tmp" {POWER}', f"{OTHER}{SERVE} --root /tmp"),
+        (f'restrict,command="{SERVE[16:]}" {POWER}', f"{OTHER}{SERVE[16:]}"),
+        (f'restrict,command="{SERVE[:-3]}0" {POWER}', f"{OTHER}{SERVE[:-3]}0"),
+        (f'restrict,command="{SERVE},,103" {POWER}', f"{OTHER}{SERVE},,103"),
+        (f'restrict,command="{SERVE}-101" {POWER}', f"{OTHER}{SERVE}-101"),
+        (f'restrict,command="{SERVE},all" {POWER}', f"{OTHER}{SERVE},all"),
+        (f'restrict,command="{SERVE[:-9]}--vm 102" {POWER}', f"{OTHER}{SERVE[:-9]}--vm 102"),
         (f'restrict,command="{SERVE}\\\\" {POWER}', "k has no key in it"),
         (f'restrict,command="{SERVE}",command="/bin/sh" {POWER}', "k:1 has options that sshd refuses"),
         (f'restrict,no-pty;command="{SERVE}" {POWER}', "k:1 has options that sshd refuses"),
@@ -183,8 +184,10 @@ GUESTS = parse_guests(
     "111": {"node": "pve1", "type": "qemu", "version": 6},
     "112": {"node": "pve2", "type": "lxc", "version": 7}}}"""
 )
-HERE, NONE = "VM {} is configured on this node", "VM {} has no configuration on this node"
-NO_NODE, LATER = "no node has a configuration of VM", "take what is not a VM to come out of the key line"
+HERE, NONE = "VM {} is configured on this node", "no node has VM {}"
+MOVED = "VM 104 is on node pve2, so verbs on this node are refused"
+PUT_FIRST = "if it stays there, put that node first in the VM's hosts in breakglass.toml"
+NO_NODE, LATER = "no node has VM", "take the numbers that you don't plan to use out of the key line"
 CONTAINER = "{} is a container, and a key serves VMs only"
 
 
@@ -192,17 +195,17 @@ CONTAINER = "{} is a container, and a key serves VMs only"
     ("vms", "expected"),
     [
         ("102", [(OK, HERE.format(102), "")]),
-        ("103", [(ERROR, NONE.format(103), "no node has one")]),
-        ("104", [(WARNING, NONE.format(104), "it is on node pve2")]),
+        ("103", [(ERROR, NONE.format(103), "correct the number in the key line, or take it out")]),
+        ("104", [(WARNING, MOVED, PUT_FIRST)]),
         ("105", [(ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line")]),
         ("102-103", [(OK, HERE.format(102), ""), (WARNING, f"102-103: {NO_NODE} 103", LATER)]),
         ("103-106", [
-            (WARNING, NONE.format(104), "it is on node pve2"),
+            (WARNING, MOVED, PUT_FIRST),
             (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
             (WARNING, f"103-106: {NO_NODE} 103, 106", LATER),
         ]),
         ("104-105", [
-            (WARNING, NONE.format(104), "it is on node pve2"),
+            (WARNING, MOVED, PUT_FIRST),
             (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
         ]),
         ("102,110-119", [
@@ -215,7 +218,7 @@ CONTAINER = "{} is a container, and a key serves VMs only"
         ("111-131", [
             (OK, HERE.format(111), ""),
             (ERROR, CONTAINER.format(112), "use pct, and take 112 out of the key line"),
-            (OK, "111-131: 2 of 21 numbers are in use; its key reaches VMs that get the others later", ""),
+            (OK, "111-131: 2 of 21 numbers are in use; the key also reaches VMs that get the other numbers", ""),
         ]),
         ("all", []),
     ],

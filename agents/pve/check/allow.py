@@ -17,23 +17,29 @@ from .key_lines import parse_key_lines, replace_vms, served_vms
 from .root_login import KEY_FILE
 
 VMLIST_SECONDS = 3.0
+_NO_LINE = "no line of the key file runs breakglass-pve serve --vms; nothing was changed"
+_RECIPE = "run the commands that `breakglass host install-commands` prints"
 
 
 def allow(root: str, user: str, vmid: int) -> Iterator[Finding]:
     """Add a VM to the `--vms` of each line of ours in the account's key file; yield what was done."""
     path = f"{root}{KEY_FILE}" if user == "root" else f"{root}/etc/ssh/authorized_keys.d/{user}"
-    if "/" in user or os.path.islink(path):
-        yield error(f"{path} is not the account's own file", "name the account, and have no link in its place")
+    if "/" in user:
+        yield error(
+            f'"{user}" is not the name of an account; nothing was changed', "name the one that the keys log in to"
+        )
+        return
+    if os.path.islink(path):
+        yield error(f"{path} is a link; nothing was changed", "put a file in its place")
         return
     if _is_container(root, vmid):
-        yield error(f"{vmid} is a container, and a key serves VMs only", "use pct for it")
+        yield error(f"{vmid} is a container, and a key serves VMs only; nothing was changed", "use pct for it")
         return
     try:
         with _lock_directory(os.path.dirname(path)):  # not before /etc/pve was asked: its child may stay and hold it
             findings = _edit(path, vmid)
     except OSError as failure:
-        hint = "run the commands that `breakglass host install-commands` prints"
-        findings = [error(f"{path} can't be read: {failure}", hint)]
+        findings = [error(f"{path} can't be read: {failure}; nothing was changed", _RECIPE)]
     yield from findings
 
 
@@ -57,7 +63,7 @@ def _edit(path: str, vmid: int) -> list[Finding]:
         try:
             _replace(path, more, status)
         except OSError as failure:
-            return [error(f"{path} can't be written: {failure}", "it is as it was")]
+            return [error(f"{path} can't be written, so it is as it was: {failure}", "mend that, and run this again")]
     return findings
 
 
@@ -71,7 +77,7 @@ def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
     lists = {str(served.with_vm(vmid)) for _, served in ours if not served.is_every}
     if len(lists) > 1:
         shown = "; ".join(f"line {line.number}: {served}" for line, served in ours)
-        return text, [error(f"the lines serve different VMs ({shown})", f"add {vmid} to the right ones by hand")]
+        return text, [error(f"the lines serve different VMs, so none was changed ({shown})", f"add {vmid} by hand")]
     for line, served in ours:
         if vmid in served:
             findings.append(ok(f"line {line.number} serves VM {vmid} already: {served}"))
@@ -79,7 +85,7 @@ def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
         more = served.with_vm(vmid)
         raw[line.number - 1] = replace_vms(raw[line.number - 1], line, more)
         findings.append(ok(f"line {line.number} serves VM {more} now"))
-    return "\n".join(raw), findings or [error("no line of this file is one of ours", "install a key first")]
+    return "\n".join(raw), findings or [error(_NO_LINE, _RECIPE)]
 
 
 def _is_container(root: str, vmid: int) -> bool:

@@ -138,12 +138,15 @@ def judge_vms(lines: Iterable[KeyLine], guests: Mapping[int, Guest], node: str) 
     for vmid in sorted(named.union(vmid for vmid in guests if any(vmid in served for served in lists))):
         guest = guests.get(vmid)
         if guest is None:
-            yield error(f"VM {vmid} has no configuration on this node", "no node has one")
+            yield error(f"no node has VM {vmid}", "correct the number in the key line, or take it out")
         elif guest.is_container:
             sentence = f"{vmid} is a container, and a key serves VMs only"
             yield error(sentence, f"use pct, and take {vmid} out of the key line")
         elif guest.node != node:
-            yield warning(f"VM {vmid} has no configuration on this node", f"it is on node {guest.node}")
+            yield warning(
+                f"VM {vmid} is on node {guest.node}, so verbs on this node are refused",
+                "if it stays there, put that node first in the VM's hosts in breakglass.toml",
+            )
         else:
             yield ok(f"VM {vmid} is configured on this node")
     for first, last in ranges:
@@ -155,13 +158,15 @@ def _judge_range(first: int, last: int, guests: Mapping[int, Guest]) -> Iterator
     """Name the numbers of a range that no guest has."""
     size, used = last - first + 1, sum(first <= vmid <= last for vmid in guests)
     if size > RESERVATION:
-        yield ok(f"{first}-{last}: {used} of {size} numbers are in use; its key reaches VMs that get the others later")
+        yield ok(
+            f"{first}-{last}: {used} of {size} numbers are in use; the key also reaches VMs that get the other numbers"
+        )
     elif used < size:
         free = [str(vmid) for vmid in range(first, last + 1) if vmid not in guests]
         more = f" and {len(free) - MOST_NAMED} more" if len(free) > MOST_NAMED else ""
         yield warning(
-            f"{first}-{last}: no node has a configuration of VM {', '.join(free[:MOST_NAMED])}{more}",
-            "take what is not a VM to come out of the key line",
+            f"{first}-{last}: no node has VM {', '.join(free[:MOST_NAMED])}{more}",
+            "take the numbers that you don't plan to use out of the key line",
         )
 
 
@@ -172,8 +177,8 @@ def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
         yield error(f"{where} has no command=", 'prepend restrict,command="/usr/local/sbin/breakglass-pve serve …"')
     elif served_vms(line) is None:
         yield error(
-            f"{where} runs something else: {line.command}",
-            "it must be /usr/local/sbin/breakglass-pve serve --vms N,N and no more",
+            f"{where} does not run the host agent as it must: {line.command}",
+            "make it /usr/local/sbin/breakglass-pve serve --vms N,N; only --read-only and --as NAME may follow",
         )
     if "restrict" not in line.names:
         yield error(f"{where} has no restrict", "prepend restrict,")

@@ -42,7 +42,7 @@ def judge_root_account(account: Account | None) -> Finding:
     """Require a shell that runs a forced command."""
     shell = account.shell if account else ""
     if not shell or shell.rpartition("/")[2] in ("nologin", "false", "true"):
-        return error(f'the shell of root is "{shell}", which runs no command', "use an account of its own instead")
+        return error(f'the shell of root is "{shell}", which runs no command', "run the recipe without --account root")
     return ok(f"root has the shell {shell}")
 
 
@@ -56,7 +56,7 @@ def judge_bashrc(path: str, text: str | None) -> Finding:
         return warning(
             f"bash runs {path} before the host agent, and a command there that hangs blocks every verb", hint
         )
-    return ok(f"{path}, which bash reads before the host agent, runs nothing there")
+    return ok(f"bash reads {path} before the host agent, and no command in it runs")
 
 
 def judge_other_accounts(passwd: str) -> Iterator[Finding]:
@@ -77,7 +77,7 @@ def judge_root_shadow(shadow: str, pam: bool) -> Finding:
     if fields[1].startswith("!") and not pam:
         return error("root is locked, and sshd without PAM refuses its keys", "usermod --password '*' root")
     if fields[7] or (fields[4].isdecimal() and int(fields[4]) < 99999):
-        return warning("root expires, and its keys stop working then", "renew it in time: chage -l root")
+        return warning("root expires, and its keys stop working then", "chage -l root shows when; renew it before")
     return ok("root is not locked and does not expire")
 
 
@@ -93,7 +93,7 @@ def judge_root_sshd(settings: Mapping[str, str], address: str) -> Iterator[Findi
         faults.append(error(sentence, f"set AuthenticationMethods publickey {IN_MATCH}"))
     login = settings.get("permitrootlogin", "")
     if login == "no":
-        hint = f"set PermitRootLogin forced-commands-only {IN_MATCH}, or use an account of its own"
+        hint = 'do as "With root\'s own account" in docs/runbook.md says, or leave out --account root'
         faults.append(error(f"PermitRootLogin no refuses every key of root from {address}", hint))
     yield from faults
     yield from judge_rest(settings, "root")

@@ -115,7 +115,7 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
         sentence = f"this key serves VM {key.vms}, not {request.vm}; nothing was changed"
         return refusal_messages(REFUSED, Verdict("wrong-vm", sentence), sentence)
     if request.vm is None and request.verb not in ("ping", "session"):
-        sentence = f"this key serves VM {key.vms}: say which one, like {request.verb} vm=102; nothing was changed"
+        sentence = f"this key serves several VMs ({key.vms}): name one, like {request.verb} vm=102; nothing was changed"
         return refusal_messages(REFUSED, Verdict("wrong-vm", sentence), sentence)
     if key.read_only and request.verb in MUTATING:
         sentence = "this key can't change power; an operator has to approve it"

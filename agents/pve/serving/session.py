@@ -92,7 +92,7 @@ class Session:
         elif command.partition(" ")[0] not in URGENT and len(self._reads) < MOST_WAITING:
             self._reads.append((tag, command))
         else:
-            sentence = "too many requests wait on this host already; nothing was done"
+            sentence = "too many requests already wait on this host; nothing was done"
             for message in refusal_messages(FAILED, Verdict("agent-failed", sentence, "status"), sentence):
                 self._send(tag, message)
 
