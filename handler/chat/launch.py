@@ -13,6 +13,7 @@ from pathlib import Path
 from ..claude import command
 from ..claude.command import TurnRequest
 from ..claude.eventlog import append_events, build_ending
+from ..claude.events import Event
 from ..claude.runner import SILENCE_SECONDS
 from ..claude.runner_job import RunnerJob
 from ..config.model import ChatSettings
@@ -33,9 +34,16 @@ def launch(
     refusal: tuple[str, str, str] | None,
 ) -> Started | None:
     """Claim a turn unless it exists, and start its runner or write why not. Raises SessionsUnwritable."""
-    first = {"session": request.token, "id": request.sid, "turn": request.turn, "resumed": request.resume}
-    log = store.claim(turn_dir, request.metadata, {"type": "session", "n": 1, **first})
-    return None if log is None else _launch(settings, store, request, turn_dir, log, refusal)
+    first: Event = {"type": "session", "n": 1, "id": request.sid, "turn": request.turn, "resumed": request.resume}
+    if refusal is None and request.resume and store.is_locked(request.sid):
+        refusal = _BUSY
+    if refusal is None or request.resume:  # a session that never began can't be continued
+        first["session"] = request.token
+    if refusal is not None:
+        store.refuse(request.caller, turn_dir, request.metadata, [first, *build_ending(*refusal, 2)])
+        return None
+    log = store.claim(turn_dir, request.metadata, first)
+    return None if log is None else _launch(settings, store, request, turn_dir, log)
 
 
 def _launch(
@@ -44,14 +52,13 @@ def _launch(
     request: TurnRequest,
     turn_dir: Path,
     log: int,
-    refusal: tuple[str, str, str] | None,
 ) -> Started | None:
     """Start the runner of a turn. Closes `log`, which the runner inherits."""
     lock = None
     try:
-        lock = None if refusal else store.lock(request.sid)
-        if lock is None:
-            append_events(log, build_ending(*(refusal or _BUSY), 2))
+        lock = store.lock(request.sid)
+        if lock is None:  # another turn of the session began in this moment
+            append_events(log, build_ending(*_BUSY, 2))
             return None
         store.save_proposals(lock, turn_dir, request.still_open)
         work = store.make_work_dir(turn_dir)

@@ -1,7 +1,7 @@
 """Stores turns under sessions.dir.
 
-`turns/` has the event logs, for the handler alone; `locks/` has one lock a session; `work/` has a directory for each
-turn that runs. All of it blocks, so only threads of `threads.py` call it.
+`turns/` has the event logs, for the handler alone; `refused/` says whose refusals are among them; `locks/` has one lock
+a session; `work/` has a directory for each turn that runs. All of it blocks, so only threads of `threads.py` call it.
 
 A turn is claimed by a rename onto its name: of two replicas one wins, and a turn that is visible is complete. Claude's
 own directories lie beside these. They are removed once no valid token can continue their session.
@@ -21,11 +21,13 @@ from .. import audit
 from ..claude.eventlog import append_events, try_lock
 from ..claude.events import Event
 from .errors import SessionsUnwritable
+from .refusals import prune_refusals, read_refusal, save_refusal
 from .removal import remove_tree
 from .sessions import LIFETIME, is_sid
 
 KEEP_SECONDS = 24 * 3600.0
 PRUNE_SECONDS = 600.0
+LOOK_SECONDS = 0.02  # `is_locked` has a lock for less
 ROOM_BYTES = 16 * 1024 * 1024
 
 
@@ -34,7 +36,8 @@ class Store:
 
     def __init__(self, directory: str) -> None:
         self._root = Path(directory).absolute()
-        self._turns, self._locks, self._work = (self._root / name for name in ("turns", "locks", "work"))
+        names = ("turns", "locks", "work", "refused")
+        self._turns, self._locks, self._work, self._refused = (self._root / name for name in names)
         self._pruned = 0.0
 
     def turn_dir(self, caller: str, turn: str) -> Path:
@@ -45,7 +48,12 @@ class Store:
         """Make the directories. Raises SessionsUnwritable when a turn could not be saved there."""
         try:
             self._root.mkdir(0o711, parents=True, exist_ok=True)
-            for directory, mode in ((self._turns, 0o700), (self._locks, 0o700), (self._work, 0o711)):
+            for directory, mode in (
+                (self._turns, 0o700),
+                (self._locks, 0o700),
+                (self._refused, 0o700),
+                (self._work, 0o711),
+            ):
                 directory.mkdir(mode, exist_ok=True)
             disk = os.statvfs(self._root)
         except OSError as error:
@@ -79,21 +87,36 @@ class Store:
             raise
         return log
 
+    def refuse(self, caller: str, turn_dir: Path, metadata: dict[str, str], events: Sequence[Event]) -> None:
+        """Write the end of a turn that is not started, unless it exists already. Raises SessionsUnwritable."""
+        self.ready()
+        try:
+            save_refusal(self._refused / hashlib.sha256(caller.encode()).hexdigest()[:32], turn_dir, metadata, events)
+        except OSError as error:
+            raise _unwritable(error) from None
+
     def metadata(self, turn_dir: Path) -> dict[str, str] | None:
         """Return the metadata of a turn, or None when there is no such turn."""
         try:
             found = json.loads((turn_dir / "about.json").read_text())
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            refusal = read_refusal(turn_dir)
+            return None if refusal is None else refusal[0]
         return {str(key): str(value) for key, value in found.items()}
 
     def cancel(self, turn_dir: Path) -> None:
         """Ask the runner of a turn, which may be another replica's, to stop it."""
-        (turn_dir / "cancel").touch(0o600)
+        try:
+            (turn_dir / "cancel").touch(0o600)
+        except NotADirectoryError:
+            if not turn_dir.is_file():  # it was not refused
+                raise
 
     def lock(self, sid: str) -> int | None:
         """Return the locked descriptor of a session, or None when a turn of it runs on some replica."""
-        path = self._locks / sid
+        path, tries = self._locks / sid, 0
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -102,9 +125,27 @@ class Store:
                 if os.fstat(fd).st_nlink:  # it was not pruned in between
                     return fd
             except BlockingIOError:
-                os.close(fd)
-                return None
+                tries += 1
             os.close(fd)
+            if tries == 2:
+                return None
+            time.sleep(tries * LOOK_SECONDS)
+
+    def is_locked(self, sid: str) -> bool:
+        """Tell whether a turn of a session runs on some replica. Raises SessionsUnwritable."""
+        try:
+            fd = os.open(self._locks / sid, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _unwritable(error) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def proposals(self, sid: str) -> list[dict[str, str]]:
         """Return the verb and job of each proposal of a session whose outcome claude does not know yet."""
@@ -146,6 +187,7 @@ class Store:
             return
         self._pruned = now
         for directory, prune in (
+            (self._refused, self._prune_refusals),
             (self._turns, self._prune_turn),
             (self._work, self._prune_work_dir),
             (self._root / "claude", self._ensure_lock),
@@ -157,8 +199,11 @@ class Store:
                 except Exception as error:  # whatever it is, the other entries are looked at
                     audit.note("not-removed", path=f"{directory.name}/{path.name}", error=repr(error))
 
+    def _prune_refusals(self, directory: Path, now: float) -> None:
+        prune_refusals(directory, self._turns, now - KEEP_SECONDS)
+
     def _prune_turn(self, turn_dir: Path, now: float) -> None:
-        if _is_idle(turn_dir / "log", now, KEEP_SECONDS):
+        if turn_dir.is_dir() and _is_idle(turn_dir / "log", now, KEEP_SECONDS):
             shutil.rmtree(turn_dir)
 
     def _prune_work_dir(self, path: Path, now: float) -> None:

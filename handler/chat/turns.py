@@ -12,20 +12,20 @@ from typing import TypeVar
 
 from ..auth.signing import Signed
 from ..claude.command import TurnRequest
-from ..claude.eventlog import Reader, build_ending, finish_log, read_more
+from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import encode_event
 from ..config.model import ChatSettings, Vm
 from ..errors import BreakglassError, IdReused
+from .endings import KILLED, LAST_PLACE, STOPPING, UNREADABLE, ErrorText, encode_ending
 from .errors import SessionsUnwritable
 from .launch import Started, launch
 from .proposals import Read
+from .refusals import read_refusal
 from .request import ChatRequest
 from .running_turn import RunningTurn
 from .sessions_disk import SessionsDisk
 from .store import Store
 from .turn_requests import build_turn_request, prepend_outcomes
-
-ErrorText = tuple[str, str, str]  # code, message, hint of an `error` event
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
 POLL_SECONDS = 0.08  # how often a log is looked at that another replica writes
@@ -34,19 +34,6 @@ ROOM_SECONDS = 0.3
 STOP_SECONDS = 4.0  # a stream ends at most so long after a SIGTERM
 
 T = TypeVar("T")
-
-_KILLED = (
-    "claude-crashed",
-    "the turn ended early, because its runner or the handler was killed",
-    "continue the session",
-)
-_STOPPING = ("shutting-down", "this handler is stopping, but the turn continues", "attach to it again in a moment")
-_LAST_PLACE = (
-    "busy",
-    "you already have a turn, perhaps in another tab, and the last free place is kept for another caller",
-    "wait for your turn to end or stop it, and send this with a new id; or raise chat.max_turns_at_once",
-)
-_UNREADABLE = ("claude-crashed", "the turn's events can't be read: sessions.dir does not answer", "attach to it again")
 
 
 class Chat:
@@ -156,7 +143,7 @@ class Chat:
             hint = "send it with a new id in a moment, or raise chat.max_turns_at_once"
             return "busy", f"this handler already runs {most} turns", hint
         if len(callers) == most - 1 and caller in callers:
-            return _LAST_PLACE
+            return LAST_PLACE
         return None
 
     def _track(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
@@ -173,7 +160,7 @@ class Chat:
         running = self.running[turn_dir]
         try:
             await self.disk.run(running.process.wait)
-            await self.disk.run(finish_log, str(turn_dir / "log"), *_KILLED)
+            await self.disk.run(finish_log, str(turn_dir / "log"), *KILLED)
             await self.disk.run(store.tidy, turn_dir)
         except (OSError, BreakglassError):  # the next client that attaches tries again
             pass
@@ -221,10 +208,14 @@ class Chat:
         """Yield a turn's lines after event `after`, and pings while there are none; the last line is `done`."""
         reader = Reader(-1, after)
         try:
+            refusal = await self.disk.run(read_refusal, turn_dir)
+            if refusal is not None:
+                yield b"".join(refusal[1][after:] or refusal[1][-1:])
+                return
             async for lines in self._lines(turn_dir, reader):
                 yield lines
         except (OSError, BreakglassError):
-            yield _encode_ending(_UNREADABLE, max(reader.number, after))
+            yield encode_ending(UNREADABLE, max(reader.number, after))
 
     async def _lines(self, turn_dir: Path, reader: Reader) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
@@ -238,7 +229,7 @@ class Chat:
                 yield lines
                 continue
             if self._stop_at is not None and (running is None or clock() > self._stop_at):
-                yield _encode_ending(_STOPPING, reader.number)
+                yield encode_ending(STOPPING, reader.number)
                 return
             if clock() - sent_at > PING_SECONDS:
                 sent_at = clock()
@@ -246,7 +237,7 @@ class Chat:
             await _wait(changed)
             if running is None and clock() - grew_at > DEAD_SECONDS:
                 grew_at = clock()
-                await self.disk.run(finish_log, str(turn_dir / "log"), *_KILLED)
+                await self.disk.run(finish_log, str(turn_dir / "log"), *KILLED)
 
 
 async def _wait(changed: asyncio.Event | None) -> None:
@@ -259,8 +250,3 @@ async def _wait(changed: asyncio.Event | None) -> None:
             await changed.wait()
     except TimeoutError:
         pass
-
-
-def _encode_ending(error: ErrorText, number: int) -> bytes:
-    """Return the last lines of a stream whose turn has another end, in its log."""
-    return b"".join(map(encode_event, build_ending(*error, number + 1)))

@@ -53,7 +53,7 @@ def isolation_fault(config: Config) -> str:
         uid, gid = find_account(chat)
         if uid is None or gid is None:
             return f"chat.user is {chat.user}, which the handler runs as"
-        logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks")]
+        logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks", "refused")]
         files = [*map(os.path.abspath, config.files), *map(os.path.realpath, config.files)]
         found = readable_by(dict.fromkeys([*files, *logs]), uid, gid)
     except LookupError as error:

@@ -101,7 +101,7 @@ class Terminal:
 
     def _show(self, event: Event) -> None:
         kind = event["type"]
-        if kind == "session":
+        if kind == "session" and "session" in event:
             self.save(self.conversation.session)
         elif kind == "text":
             self.show(str(event["text"]) if "text" in event else "\n(the model's stream broke; claude repeats this)\n")
