@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 
 from ..errors import StaleTimestamp
-from .signing import Signed, check_age, same
+from .compare import same
+from .signing import Signed, check_age
 
 SECONDS = 60
 SHAPE = re.compile(r"[1-9][0-9]{9}\.[A-Za-z0-9_-]{43}", re.ASCII)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..errors import Forbidden, StaleTimestamp, Unauthorized
+from .compare import same
 
 TOLERANCE = 300
 SECRET_BYTES = range(24, 65)
@@ -97,11 +98,6 @@ def sign(key: bytes, msg_id: str, timestamp: int, body: bytes) -> str:
     """Return the `webhook-signature` value for a body."""
     digest = hmac.digest(key, b"%s.%d.%s" % (msg_id.encode(), timestamp, body), "sha256")
     return "v1," + base64.b64encode(digest).decode()
-
-
-def same(ours: bytes, theirs: bytes) -> bool:
-    """Compare two byte strings in constant time. All secrets are compared here."""
-    return hmac.compare_digest(ours, theirs)
 
 
 def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:

@@ -10,12 +10,12 @@ import json
 import socket
 import threading
 from functools import cached_property
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from ..config.model_api import API_KEY, ModelApi
-from .model_requests import PIECE, RefusedError, Request, passed_on, read_request
+from .http_messages import HttpError, Response, get_all, read_body, read_headers, read_line, read_response
+from .model_requests import RefusedError, Request, passed_on, read_request
 
 if TYPE_CHECKING:
     import ssl
@@ -25,7 +25,28 @@ CONNECT_SECONDS = 10.0
 STRANGER_SECONDS = 10.0  # for a program that does not show the token: there is not much room
 SILENT_SECONDS = 600.0  # the runner's own limit for silence is shorter, and ends the turn
 
-Answer = tuple[HTTPConnection, HTTPResponse]
+
+class Connection:
+    """A connection to the API."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self.incoming = connected.makefile("rb")
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.settimeout(SILENT_SECONDS)
+
+    def ask(self, head: bytes, body: bytes) -> Response:
+        """Send a request and return the head of its answer."""
+        self._socket.sendall(head + body)
+        return read_response(self.incoming)
+
+    def close(self) -> None:
+        """Close it."""
+        self.incoming.close()
+        self._socket.close()
+
+
+Answer = tuple[Connection, Response]
 
 
 def serve(listening: int, api: ModelApi, token: str) -> None:
@@ -47,7 +68,7 @@ def _serve_client(forwarder: "Forwarder", client: socket.socket, room: threading
         with client, client.makefile("rb") as incoming:
             while forwarder.answer(client, incoming):
                 pass
-    except (OSError, HTTPException):  # either side broke off: the other one sees that too
+    except OSError:  # either side broke off: the other one sees that too
         pass
     finally:
         room.release()
@@ -62,7 +83,7 @@ class Forwarder:
         self._header = "x-api-key" if api.variable == API_KEY else "authorization"
         self._prefix = "" if api.variable == API_KEY else "Bearer "
         self._token = f"{self._prefix}{token}".encode()
-        self._idle: list[HTTPConnection] = []
+        self._idle: list[Connection] = []
 
     # --- claude's side ---
 
@@ -81,11 +102,13 @@ class Forwarder:
             client.sendall(body)
             return False
         try:
-            _pass_on(response, client)
+            _pass_on(connection, response, client)
         except BaseException:
             connection.close()
             raise
-        if not response.will_close:
+        if response.will_close:
+            connection.close()
+        else:
             self._idle.append(connection)
         return True
 
@@ -95,18 +118,18 @@ class Forwarder:
         """Have a connection ready for claude's first request, which takes as long to come."""
         try:
             self._idle.append(self._connect())
-        except (OSError, HTTPException):  # the first request finds the same, and reports it
+        except OSError:  # the first request finds the same, and reports it
             pass
 
     def _ask(self, request: Request) -> Answer:
         """Send a request to the API and return the connection and its answer, of which the body is still to come."""
         try:
             connection, response = self._ask_idle(request) or self._ask_over(self._connect(), request)
-        except (OSError, HTTPException) as error:
+        except OSError as error:
             raise RefusedError(502, "api_error", f"{self._api.base_url}: {_describe(error)}") from None
         if 300 <= response.status < 400:
             connection.close()
-            place = str(response.headers.get("location", "no address"))[:200]
+            place = next(iter(get_all(response.headers, "location")), "no address")[:200]
             why = f"{self._api.base_url}: it sends to {place}; set chat.base_url to where the API is"
             raise RefusedError(502, "api_error", why)
         return connection, response
@@ -118,36 +141,36 @@ class Forwarder:
                 return self._ask_over(self._idle.pop(), request)
             except TimeoutError:
                 raise
-            except (OSError, HTTPException):
+            except OSError:
                 continue
         return None
 
-    def _ask_over(self, connection: HTTPConnection, request: Request) -> Answer:
+    def _ask_over(self, connection: Connection, request: Request) -> Answer:
+        path = self._url.path.rstrip("/") + request.target
+        credential = (self._header, self._prefix + self._api.credential)
+        own = (("host", self._url.netloc), credential, ("content-length", str(len(request.body))))
+        head = _build_head(f"POST {path} HTTP/1.1", *own, *request.headers)
         try:
-            target = self._url.path.rstrip("/") + request.target
-            connection.putrequest("POST", target, skip_accept_encoding=True)
-            for name, value in request.headers:
-                connection.putheader(name, value)
-            connection.putheader(self._header, self._prefix + self._api.credential)
-            connection.putheader("content-length", str(len(request.body)))
-            connection.endheaders(request.body)
-            return connection, connection.getresponse()
+            return connection, connection.ask(head, request.body)
         except BaseException:
             connection.close()
             raise
 
-    def _connect(self) -> HTTPConnection:
+    def _connect(self) -> Connection:
         """Return a new connection, with TLS verified where the address says so."""
-        host, port = self._url.hostname or "", self._url.port
+        host = self._url.hostname or ""
         if self._url.scheme == "http":
-            connection = HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+            return Connection(socket.create_connection((host, self._url.port or 80), CONNECT_SECONDS))
+        context, port = self._tls, self._url.port or 443
+        if self._api.https_proxy:
+            connected = self._open_tunnel(host, port)
         else:
-            connection = self._connect_tls(host, port)
-        connection.auto_open = 0  # a request over a connection that was closed fails
-        connection.connect()
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sock.settimeout(SILENT_SECONDS)
-        return connection
+            connected = socket.create_connection((host, port), CONNECT_SECONDS)
+        try:
+            return Connection(context.wrap_socket(connected, server_hostname=host))
+        except BaseException:
+            connected.close()
+            raise
 
     @cached_property
     def _tls(self) -> "ssl.SSLContext":
@@ -159,46 +182,47 @@ class Forwarder:
         except OSError as error:
             raise OSError(f"chat.ca_file can't be used: {error}") from None
 
-    def _connect_tls(self, host: str, port: int | None) -> HTTPConnection:
-        context = self._tls
-        if not self._api.https_proxy:
-            return HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
+    def _open_tunnel(self, host: str, port: int) -> socket.socket:
         proxy = urlsplit(self._api.https_proxy)
-        connection = HTTPSConnection(proxy.hostname or "", proxy.port or 80, timeout=CONNECT_SECONDS, context=context)
-        headers = {}
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        headers = [("host", target)]
         if proxy.username is not None:
             user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-            headers["Proxy-Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
-        connection.set_tunnel(host, port or 443, headers)
-        return connection
+            headers.append(("proxy-authorization", f"Basic {base64.b64encode(user.encode()).decode()}"))
+        connected = socket.create_connection((proxy.hostname or "", proxy.port or 80), CONNECT_SECONDS)
+        try:
+            connected.sendall(_build_head(f"CONNECT {target} HTTP/1.1", *headers))
+            with connected.makefile("rb", 0) as unbuffered:  # what follows belongs to TLS
+                incoming = cast(BinaryIO, unbuffered)
+                line = read_line(incoming)
+                read_headers(incoming)
+            if not line.startswith(("HTTP/1.1 2", "HTTP/1.0 2")):
+                raise HttpError(f"chat.https_proxy answered: {line[:100]}")
+        except BaseException:
+            connected.close()
+            raise
+        return connected
 
 
-def _pass_on(response: HTTPResponse, client: socket.socket) -> None:
-    """Send the API's answer as it comes. Raises OSError or HTTPException when either side breaks off."""
-    length = left = response.length
-    _send_head(client, response.status, response.reason, list(passed_on(response.headers)), length, "keep-alive")
-    while piece := response.read1(PIECE):
-        if length is None:
-            client.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
-        else:
-            left = (left or 0) - len(piece)
-            client.sendall(piece)
-    if length is None:
+def _pass_on(connection: Connection, response: Response, client: socket.socket) -> None:
+    """Send the API's answer as it comes. Raises OSError when either side breaks off."""
+    headers = list(passed_on(response.headers))
+    _send_head(client, response.status, response.reason, headers, response.length, "keep-alive")
+    for piece in read_body(connection.incoming, response):
+        client.sendall(piece if response.length is not None else b"%x\r\n%s\r\n" % (len(piece), piece))
+    if response.length is None:
         client.sendall(b"0\r\n\r\n")
-    elif left:
-        raise ConnectionAbortedError("in the middle of an answer")
-    response.read()  # frees its connection
 
 
 def _send_head(
     client: socket.socket, status: int, reason: str, headers: list[tuple[str, str]], length: int | None, keep: str
 ) -> None:
     body = ("transfer-encoding", "chunked") if length is None else ("content-length", str(length))
-    lines = [
-        f"HTTP/1.1 {status} {reason}",
-        *(f"{name}: {value}" for name, value in (*headers, body, ("connection", keep))),
-    ]
-    client.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    client.sendall(_build_head(f"HTTP/1.1 {status} {reason}", *headers, body, ("connection", keep)))
+
+
+def _build_head(line: str, *headers: tuple[str, str]) -> bytes:
+    return "\r\n".join([line, *(f"{name}: {value}" for name, value in headers), "", ""]).encode("latin-1")
 
 
 def _describe(error: Exception) -> str:

@@ -6,17 +6,14 @@ connection or to one of its ends.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from http.client import HTTPMessage, parse_headers
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from ..auth.signing import same
+from ..auth.compare import same
+from .http_messages import LENGTH, PIECE, Headers, HttpError, get_all, read_headers
 
 PATHS = frozenset(f"/v1/messages{more}{query}" for more in ("", "/count_tokens") for query in ("", "?beta=true"))
 BODY_BYTES = 32 * 1024 * 1024  # the API takes no longer ones
-PIECE = 64 * 1024
 _LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,2000}) HTTP/1\.1\r\n")
-_LENGTH = re.compile(r"[0-9]{1,12}", re.ASCII)
 _OF_ONE_CONNECTION = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
     *("transfer-encoding", "upgrade", "content-length", "expect"),
@@ -25,8 +22,7 @@ _OF_ONE_CONNECTION = {
 _OF_ONE_END = {"host", "authorization", "x-api-key", "cookie", "set-cookie"}
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A request of claude's, with the headers that go on to the API."""
 
     target: str
@@ -44,7 +40,7 @@ class RefusedError(Exception):
 def read_request(incoming: BinaryIO, token_header: str, token: bytes) -> Request | None:
     """Return the next request of a connection, or None at its end.
 
-    Raises RefusedError for a request that is not passed on, OSError or HTTPException when there is no whole one.
+    Raises RefusedError for a request that is not passed on, OSError when there is no whole one.
     """
     line = incoming.readline(4096)
     if not line:
@@ -52,39 +48,38 @@ def read_request(incoming: BinaryIO, token_header: str, token: bytes) -> Request
     match = _LINE.fullmatch(line)
     if match is None:
         raise RefusedError(400, "invalid_request_error", "this is not a request of HTTP/1.1")
-    headers = parse_headers(incoming)
+    try:
+        headers = read_headers(incoming)
+    except HttpError as error:
+        raise RefusedError(400, "invalid_request_error", str(error)) from None
     method, target = match[1].decode(), match[2].decode()
-    refused = _find_refusal(method, target, headers, headers.get_all(token_header, []), token)
+    refused = _find_refusal(method, target, get_all(headers, token_header), token)
     body = _read_body(incoming, headers, keep=refused is None)
     if refused is not None:
         raise refused
     return Request(target, tuple(passed_on(headers)), body)
 
 
-def passed_on(headers: HTTPMessage) -> Iterator[tuple[str, str]]:
+def passed_on(headers: Headers) -> Iterator[tuple[str, str]]:
     """Yield the headers that belong to the message itself."""
-    nominated = {name.strip().lower() for value in headers.get_all("connection", []) for name in value.split(",")}
-    for name, value in headers.items():
-        if name.lower() not in _OF_ONE_CONNECTION | _OF_ONE_END | nominated:
+    nominated = {name.strip().lower() for value in get_all(headers, "connection") for name in value.split(",")}
+    for name, value in headers:
+        if name not in _OF_ONE_CONNECTION | _OF_ONE_END | nominated:
             yield name, value
 
 
-def _find_refusal(
-    method: str, target: str, headers: HTTPMessage, claimed: list[str], token: bytes
-) -> RefusedError | None:
+def _find_refusal(method: str, target: str, claimed: list[str], token: bytes) -> RefusedError | None:
     if len(claimed) != 1 or not same(token, claimed[0].encode("utf-8", "replace")):
         return RefusedError(401, "authentication_error", "this is not the token of this turn")
     if method != "POST" or target not in PATHS:
         return RefusedError(404, "not_found_error", "only requests for messages are passed on")
-    if any("\n" in value or "\r" in value for value in headers.values()):
-        return RefusedError(400, "invalid_request_error", "a header has several lines")
     return None
 
 
-def _read_body(incoming: BinaryIO, headers: HTTPMessage, keep: bool) -> bytes:
+def _read_body(incoming: BinaryIO, headers: Headers, keep: bool) -> bytes:
     """Read the body of a request; return it only with `keep`. An answer that comes before its end could be lost."""
-    claimed = headers.get_all("content-length", ["0"])
-    if "transfer-encoding" in headers or len(claimed) != 1 or not _LENGTH.fullmatch(claimed[0]):
+    claimed = get_all(headers, "content-length") or ["0"]
+    if get_all(headers, "transfer-encoding") or len(claimed) != 1 or not LENGTH.fullmatch(claimed[0]):
         raise RefusedError(411, "invalid_request_error", "the body has no length")
     left = int(claimed[0])
     if left > BODY_BYTES:
