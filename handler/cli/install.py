@@ -58,7 +58,7 @@ def _check_account(host: Host, sources: str | None, as_root: bool) -> None:
     if as_root and host.ssh.user != "root":
         raise ValueError(f'{setting} logs in as {host.ssh.user}; for --account root, write "root@…" there')
     if as_root and sources is None:
-        raise ValueError("--account root needs --from, because root's keys are looked up by the handler's address")
+        raise ValueError("--account root needs --from: the keys log in from the handler's addresses only")
     if host.ssh.user == "root" and not as_root:
         raise ValueError(
             f'{setting} logs in as root; name an account of its own, like "breakglass@…", or add --account root'

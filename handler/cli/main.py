@@ -130,21 +130,21 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
     install.add_argument(
         "--account",
         choices=("root",),
-        help="let the keys log in to root's own account, from these addresses only, instead of to one with uid 0",
+        help="let the keys log in to root's own account, from the --from addresses only; no second account with uid 0",
     )
     install.set_defaults(run=host.host_install_commands)
     update = commands.add_parser(
         "upgrade",
-        help="copy the host agent to a host by your own ssh (BREAKGLASS_CONFIG)",
-        description="Copy the host agent to a host by your own ssh, which checks the host's key as it always does. "
-        "Of BREAKGLASS_CONFIG only ssh of each [hosts.NAME] is read: a copy without the secrets is enough.",
+        help="copy the host agent to a host, through your own ssh (BREAKGLASS_CONFIG)",
+        description="Copy the host agent to a host through your own ssh, which checks the host's key as always. "
+        "It reads only ssh of each [hosts.NAME] in BREAKGLASS_CONFIG, so a copy without the secrets is enough.",
     )
     which = update.add_mutually_exclusive_group()
     which.add_argument(
         "host", nargs="?", metavar="HOST", help="a host of the configuration, or USER@ADDRESS[:PORT] without one"
     )
     which.add_argument("--all", action="store_true", help="every host of the configuration")
-    update.add_argument("--login", metavar="USER", help="who logs in there (default: root)")
+    update.add_argument("--login", metavar="USER", help="the user to log in as (default: root)")
     update.set_defaults(run=upgrade.host_upgrade)
 
 

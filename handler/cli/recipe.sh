@@ -3,10 +3,10 @@
 #
 # First, where the handler is set up:
 #     breakglass host bundle breakglass-pve && scp breakglass-pve root@@HOST@:/root/
-# Then paste all of this into a root shell on the host, or save it there and run it with sh. Running it again changes
-# nothing. Stay logged in as root until a login with the new keys has worked. This text has public keys only.
+# Then paste all of this into a root shell on the host, or save it there and run it with sh. You can run it again.
+# Stay logged in as root until a login with the new keys has worked. This text has public keys only.
 
-( # a subshell: a part of it that was pasted runs nothing, and an error does not end your login
+( # a subshell: if only a part is pasted, nothing runs, and an error does not end your login
 set -eu
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -16,7 +16,10 @@ export PATH
 #    it would take the place of a newer agent when this is run again after `breakglass host upgrade`.
 if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
-    /usr/local/sbin/breakglass-pve.new allow --help >/dev/null # an agent of 0.1 ends this here
+    /usr/local/sbin/breakglass-pve.new allow --help >/dev/null 2>&1 || {
+        echo "/root/breakglass-pve is of 0.1, for which this recipe is too new: copy the host agent there again" >&2
+        exit 1
+    }
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
     rm -f /root/breakglass-pve
     echo "/root/breakglass-pve is installed as /usr/local/sbin/breakglass-pve, and removed"
@@ -29,8 +32,8 @@ fi
 /usr/local/sbin/breakglass-pve --version
 
 #if root
-# 2. The account is root's own, because qm needs root and Proxmox has no sudo. Nothing of it is changed. Our keys are looked
-#    up only for logins from @SOURCE@.
+# 2. The account is root's own, because qm needs root and Proxmox has no sudo. It stays as it is. sshd reads our keys
+#    only for logins from @SOURCE@.
 #else
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
 #    Its shell is /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing; with ! instead, sshd
@@ -42,15 +45,15 @@ usermod --password '*' @USER@
 chage -m 0 -M -1 -I -1 -E -1 @USER@
 #end
 
-# 3. The keys, each with a forced command. Their file is not below /etc/pve, where root's own file is: that one is copied
-#    to every node, and is gone when the cluster file system is. Other keys in this file stay.
+# 3. The keys, each with a forced command. Their file is not below /etc/pve, as root's own is: that directory is copied
+#    to every node, and is gone when the cluster file system is down. Other keys in this file stay.
 keys=/etc/ssh/authorized_keys.d/@KEY_FILE@
 install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d
 exec 9</etc/ssh/authorized_keys.d
 flock 9 # as breakglass-pve allow does
 touch "$keys"
 {
-    grep -a -v -F @KEYS@ "$keys" || [ $? = 1 ] # none left; -a because grep drops lines of a file that is no UTF-8
+    grep -a -v -F @KEYS@ "$keys" || [ $? = 1 ] # 1: no line is left; -a keeps lines that are not UTF-8
     cat <<'KEYS'
 @KEY_LINES@
 KEYS
@@ -64,7 +67,7 @@ chmod 0644 "$keys.new"
 mv -f "$keys.new" "$keys"
 exec 9<&- # unlocked
 
-# 4. sshd. Until the new drop-in is in force, the one before it has .old behind its name, and an error puts it back.
+# 4. sshd. The drop-in from before is kept as .old until the new one is in force; an error puts it back.
 drop_in=/etc/ssh/sshd_config.d/00-breakglass.conf
 trap '[ ! -e "$drop_in.old" ] || mv -f "$drop_in.old" "$drop_in"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -123,20 +126,20 @@ sshd -t || {
 }
 systemctl try-reload-or-restart ssh
 
-#    The account of an earlier recipe has no use any more, and sshd's own defaults would apply to it. vipw removes its
+#    The account of an earlier recipe is not needed any more, and sshd's own defaults would apply to it. vipw removes its
 #    line, because userdel refuses a uid that is in use, and with --force it could take the account's home, which is /.
 if [ -e "$drop_in.old" ]; then
     earlier=$(sed -n -e '/ root$/d' -e 's/^Match User \([a-z0-9_-]*\)$/\1/p' "$drop_in.old")
     rm -f "$drop_in.old"
     if [ "$earlier" != @USER@ ] && line=$(getent passwd "$earlier"); then
         if [ "$line" = "$earlier:x:0:0::/:/bin/sh" ]; then
-            sleep 1.1 # vipw takes a file for unchanged if it was written in this second
+            sleep 1.1 # vipw sees no change to a file that was written in the same second
             for file in '' -s; do VISUAL="sed -i '/^$earlier:/d'" vipw -q $file </dev/null; done
         fi
         if getent passwd "$earlier" >/dev/null; then
-            echo "an earlier recipe used the account $earlier: remove its line with vipw and vipw -s" >&2
+            echo "the account $earlier of an earlier recipe was changed since, so it stays: remove its line with vipw and vipw -s" >&2
         else
-            echo "the account $earlier of an earlier recipe is removed; for its open connections: pgrep -af 'sshd.*: $earlier'"
+            echo "the account $earlier of an earlier recipe is removed; to see its open connections: pgrep -af 'sshd.*: $earlier'"
         fi
     fi
 fi
@@ -146,7 +149,7 @@ echo "node = \"$(hostname -s)\""
 cat /etc/ssh/ssh_host_ed25519_key.pub
 ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub
 
-# 7. Check the result: one finding a line; the exit code is 1 if one of them is an error.
+# 7. Check the result: each line is a finding; the exit code is 1 if one of them is an error.
 /usr/local/sbin/breakglass-pve check --user @USER@
 
 # Then, from the handler's machine: @LOGIN@ ping

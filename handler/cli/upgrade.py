@@ -41,7 +41,7 @@ def host_upgrade(arguments: argparse.Namespace) -> int:
         complain(f"not upgraded: {problem.path} {problem.message}", problem.hint)
     if problems or not all(done):
         return FAILED
-    say("a session that is open goes on in the new file by itself, within about 12 s")
+    say("an open session changes to the new file by itself, within about 12 s once it is idle")
     return DONE
 
 
@@ -64,7 +64,7 @@ def _find_hosts(arguments: argparse.Namespace) -> tuple[dict[str, Address], list
     hint = f"use one of {', '.join(hosts)}, or an address like root@192.0.2.10"
     if name is None:
         raise CommandError("there are several hosts; name one, or give --all", hint)
-    raise CommandError(f"{json.dumps(name[:40])} is no host of {config_path()}", hint)
+    raise CommandError(f"{json.dumps(name[:40])} is no host in {config_path()}", hint)
 
 
 def _address_of(text: str, login: str | None) -> Address:
@@ -84,7 +84,8 @@ def _upgrade(name: str, address: Address) -> bool:
     except FileNotFoundError:
         raise CommandError("ssh is not installed", "install openssh-client") from None
     except subprocess.TimeoutExpired:
-        complain(f"{name}: no end in {SECONDS:g} s", "the agent there is the old one or the new one, both whole")
+        why = "the host agent there is the old one or the new one, both whole"
+        complain(f"{name}: ssh did not end within {SECONDS:g} s; {why}", "run this command again")
         return False
     if ran.returncode == 0:
         say(f"{name}: {ran.stdout.decode('utf-8', 'replace').strip()}")

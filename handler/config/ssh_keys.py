@@ -32,6 +32,6 @@ def key_fault(private: str) -> tuple[str, str] | None:
         public_key(private)
     except ValueError as error:
         if "passphrase" in str(error).lower():
-            return "is an encrypted key", "the handler has no passphrase; take it off: ssh-keygen -p -f FILE"
+            return "is an encrypted key", "remove its passphrase: ssh-keygen -p -f FILE"
         return "is not a private key of OpenSSH", "make one: docs/runbook.md"
     return None

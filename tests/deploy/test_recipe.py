@@ -128,7 +128,7 @@ def test_the_block_for_root_is_the_documented_one() -> None:
     [
         ("root", "192.0.2.50", False, "hosts.pve1.ssh logs in as root; name an account of its own, like "),
         ("breakglass", "192.0.2.50", True, "hosts.pve1.ssh logs in as breakglass; for --account root, write "),
-        ("root", None, True, "--account root needs --from, because "),
+        ("root", None, True, "--account root needs --from: the keys "),
     ],
 )
 def test_an_account_that_does_not_fit_is_refused(host: str, source: str | None, as_root: bool, expected: str) -> None:
