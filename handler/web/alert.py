@@ -75,7 +75,7 @@ async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int) -
     try:
         return await _matching.run(match, seconds=MATCH_SECONDS + QUEUE_SECONDS)
     except TimeoutError:
-        reason = "other notifications are being compared with [[alerts]]"
+        reason = "this handler was busy with other notifications"
         raise Unreached("busy", reason, "send the notification again") from None
 
 
