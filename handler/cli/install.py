@@ -60,16 +60,17 @@ def _check_account(host: Host, sources: str | None, as_root: bool) -> None:
     if as_root and sources is None:
         raise ValueError("--account root needs --from: the keys log in from the handler's addresses only")
     if host.ssh.user == "root" and not as_root:
-        raise ValueError(
-            f'{setting} logs in as root; name an account of its own, like "breakglass@…", or add --account root'
-        )
+        raise ValueError(f'{setting} logs in as root; name another account, like "breakglass@…", or add --account root')
 
 
 def _read_source(source: str) -> str:
     """Return an address or a network as sshd reads it, which refuses a network with bits behind its prefix."""
     if "%" in source:  # a scope, in which ipaddress takes any text, a quote too
-        raise ValueError(f"{source!r} does not appear to be an address or a network: leave out the %")
-    network = ipaddress.ip_network(source, strict=False)
+        raise ValueError(f"--from: {source!r} does not appear to be an address or a network: leave out the %")
+    try:
+        network = ipaddress.ip_network(source, strict=False)
+    except ValueError as error:
+        raise ValueError(f"--from: {error}") from None
     return str(network) if "/" in source else str(network.network_address)
 
 

@@ -40,7 +40,10 @@ fi
 #    without PAM would take the account for locked. It never expires, because PAM would then refuse the keys too.
 getent passwd @USER@ >/dev/null ||
     useradd --non-unique --uid 0 --gid 0 --home-dir / --no-create-home --no-log-init --shell /bin/sh @USER@
-[ "$(id -u @USER@)" = 0 ]
+[ "$(id -u @USER@)" = 0 ] || {
+    echo "there is an account @USER@ with another uid than 0: remove it, or name another account in hosts.@NAME@.ssh" >&2
+    exit 1
+}
 usermod --password '*' @USER@
 chage -m 0 -M -1 -I -1 -E -1 @USER@
 #end

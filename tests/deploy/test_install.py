@@ -184,6 +184,17 @@ def test_the_copy_is_installed_once(host: Installed) -> None:
 
 
 @pytest.mark.real("sshd")
+def test_an_account_that_is_not_roots_ends_the_recipe(host: Installed) -> None:
+    """It may be a person's: it is named, and no key is written for it."""
+    edit("passwd", "breakglass:x:0:", "breakglass:x:1234:")(host)
+    host.keys.write_text("")
+    ran = host.run("/bin/sh", "-s", stdin=host.recipe)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("there is an account breakglass with another uid than 0: ")
+    assert host.keys.read_text() == ""
+
+
+@pytest.mark.real("sshd")
 def test_the_recipe_waits_for_another_edit_of_the_keys(host: Installed) -> None:
     """It reads the key file after an edit that is under way, so what that adds stays."""
     added = f'restrict,command="{SERVE} --read-only" {new_key()[1]} a colleague\n'

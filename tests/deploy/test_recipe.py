@@ -94,7 +94,7 @@ def test_from_exempts_the_handlers_address() -> None:
 )
 def test_a_wrong_from_address_is_refused(source: str) -> None:
     """An address is checked before it goes into a root shell."""
-    with pytest.raises(ValueError, match="does not appear to be"):
+    with pytest.raises(ValueError, match=r"^--from: .* does not appear to be"):
         recipe(HOST, [VM], Keys(POWER), source)
 
 
@@ -103,7 +103,7 @@ def test_several_addresses_are_written_as_sshd_reads_them() -> None:
     text = recipe(HOST, [VM], Keys(POWER), "192.0.2.50,10.1.2.3/8,2001:DB8::1")
     assert "exempt='PerSourcePenaltyExemptList 192.0.2.50,10.0.0.0/8,2001:db8::1'" in text
     assert "ignoreip = 127.0.0.1/8 ::1 192.0.2.50 10.0.0.0/8 2001:db8::1" in text
-    with pytest.raises(ValueError, match="does not appear to be"):
+    with pytest.raises(ValueError, match=r"^--from: .* does not appear to be"):
         recipe(HOST, [VM], Keys(POWER), "192.0.2.50, 192.0.2.51")
 
 
@@ -126,7 +126,7 @@ def test_the_block_for_root_is_the_documented_one() -> None:
 @pytest.mark.parametrize(
     ("host", "source", "as_root", "expected"),
     [
-        ("root", "192.0.2.50", False, "hosts.pve1.ssh logs in as root; name an account of its own, like "),
+        ("root", "192.0.2.50", False, "hosts.pve1.ssh logs in as root; name another account, like "),
         ("breakglass", "192.0.2.50", True, "hosts.pve1.ssh logs in as breakglass; for --account root, write "),
         ("root", None, True, "--account root needs --from: the keys "),
     ],
