@@ -300,3 +300,11 @@ def test_what_is_not_one_vm(keys: KeyFile, vm: str) -> None:
     keys.write(LINE.encode())
     assert keys.allow(vm) == (2, [])
     assert keys.path.read_text() == LINE
+
+
+def test_a_list_that_would_be_too_long() -> None:
+    """`serve` would refuse it, and with it every VM of the line: nothing is changed."""
+    text = LINE.replace("102", ",".join(map(str, range(10_000, 12_730, 2))))
+    more, [finding] = add_vm(text, 99_999)
+    assert (more, finding.level) == (text, ERROR)
+    assert "longer than" in finding.sentence

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 from ..host.bounded import ask_or_none
 from ..host.cluster import parse_guests
+from ..vm_list import LIST_CHARS
 from .findings import Finding, error, ok
 from .key_lines import parse_key_lines, replace_vms, served_vms
 from .root_login import KEY_FILE
@@ -78,6 +79,9 @@ def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
     if len(lists) > 1:
         shown = "; ".join(f"line {line.number}: {served}" for line, served in ours)
         return text, [error(f"the lines serve different VMs, so none was changed ({shown})", f"add {vmid} by hand")]
+    if any(len(vms) > LIST_CHARS for vms in lists):
+        message = f"the list of VMs would be longer than {LIST_CHARS} characters, so nothing was changed"
+        return text, [error(message, "write ranges, or --vms all, by hand")]
     for line, served in ours:
         if vmid in served:
             findings.append(ok(f"line {line.number} serves VM {vmid} already: {served}"))
