@@ -28,19 +28,20 @@ class Handshake:
         """Return why no verb would reach a VM (None: any) through this session; an empty text if it would."""
         if not self.heard:
             return "agent-silent"
-        if self._is_wrong_node(host):
+        if host.node and self.node != host.node:
             return "wrong-node"
         if self.read_only:
             return "read-only-key"
         return "not-allowed" if self.vms is not None and vmid is not None and vmid not in self.vms else ""
 
-    def _is_wrong_node(self, host: Host) -> bool:
-        return bool(host.node and self.node) and host.node != self.node
-
     def check_node(self, host: Host) -> None:
-        """Raise Unreached on another node than the configured one: the VM with the same number there is another."""
-        if self._is_wrong_node(host):
-            reason = f'{host.ssh} is the node "{shown(self.node)}", and hosts.{host.name}.node is "{host.node}"'
+        """Raise Unreached where a node is configured and this is another, whose VM of the same number is another too.
+
+        It counts as another until it has said that it is the one.
+        """
+        if host.node and self.node != host.node:
+            node = shown(self.node) or "unknown"
+            reason = f'{host.ssh} is the node "{node}", and hosts.{host.name}.node is "{host.node}"'
             raise Unreached("wrong-node", reason, f"correct ssh or node of hosts.{host.name}, and reload (SIGHUP)")
 
 

@@ -76,7 +76,8 @@ class HostConnection(KeptLink):
         while True:
             try:
                 link = await self._ready(ping_first)
-                self._check_place(line)
+                await link.prepare()
+                self._check_place(line)  # last, because a reload may come while the others wait
                 replay.begin()
                 async for message in link.ask(line):
                     if replay.is_new(message):

@@ -189,8 +189,8 @@ class Link:
                 return channel.closed and self.alive
         return self.alive
 
-    async def ask(self, line: str) -> AsyncIterator[Message]:
-        """Send a request on the session, or as an exec of its own."""
+    async def prepare(self) -> None:
+        """Open the session again where it has ended, and wait for the node's name where the configuration has one."""
         if self.channel is not None and self.channel.closed:
             self.channel, self._tried_session = None, float("-inf")
         if self.channel is None and time.monotonic() - self._tried_session > SESSION_PAUSE:
@@ -201,12 +201,11 @@ class Link:
                 self.shake_hands()
             await asyncio.wait([self.handshaking])
         self.handshake.check_node(self._host)
-        if self.channel is not None:
-            async for message in self.channel.ask(line):
-                yield message
-        else:
-            async for message in self._execs.ask(line):
-                yield message
+
+    async def ask(self, line: str) -> AsyncIterator[Message]:
+        """Send a request on the session, or as an exec of its own."""
+        async for message in (self.channel or self._execs).ask(line):
+            yield message
 
     def abort(self) -> None:
         """Close the connection and discard unsent bytes: a request that timed out must not arrive minutes later."""

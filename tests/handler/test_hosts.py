@@ -11,6 +11,7 @@ import pytest
 
 from breakglass.agents.pve.words import VERSION
 
+from ..support.ports import reserve_port
 from ..support.scripted import Scripted, result, stage
 from ..support.service import Service
 from ..support.sshd import Sshd
@@ -133,8 +134,32 @@ def test_a_host_agent_that_was_silent_is_asked_for_its_node_before_a_verb(servic
     script.say([("ping", [result(13, "failed")]), ("", [result(jobs=[])])])
     name_node(service, "pve9")
     wait_until(lambda: proxmox(service)["devvm"] == "agent-silent")
+    silent = service.pve("reset", vm="devvm").json
+    assert (silent["verdict"]["code"], silent["reached"]) == ("wrong-node", False)
+    assert 'is the node "unknown"' in silent["verdict"]["sentence"]
     script.say([("ping", [result(vms="102-104", node="pve1")]), ("", [result(jobs=[])])])
     assert service.pve("reset", vm="devvm").json["verdict"]["code"] == "wrong-node"
+    assert script.asked("reset") == []
+
+
+def test_a_vm_that_moved_while_its_verb_waited_for_the_node_is_not_reset_there(service: Service, sshd: Sshd) -> None:
+    """A reload takes the VM off the host; then the host says which node it is, and the verb is not sent any more."""
+    here = os.uname().nodename.partition(".")[0]
+    script = Scripted(sshd.world)
+    script.say([("ping", [{"wait": "go"}, result(vms="102-104", node=here)]), ("", [result(jobs=[])])])
+    name_node(service, here)
+    sshd.drop_connections()
+    answers: list[dict[str, Any]] = []
+    asking = threading.Thread(target=lambda: answers.append(service.pve("reset", vm="devvm").json))
+    asking.start()
+    wait_until(lambda: script.asked("ping") != [])
+    keys = f"key = '''{sshd.power_key}'''\nhost_key = 'any'\n"
+    far = f"[hosts.pve2]\nssh = 'breakglass@127.0.0.1:{reserve_port()}'\n{keys}"
+    rewrite(service, lambda text: text.replace('hosts = ["pve1"]\nvmid = 102', 'hosts = ["pve2"]\nvmid = 102') + far)
+    hang_up(service)
+    script.let_go("go")
+    asking.join(60)
+    assert (answers[0]["outcome"], answers[0]["reached"]) == ("unreached", False)
     assert script.asked("reset") == []
 
 
