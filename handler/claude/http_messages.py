@@ -82,7 +82,7 @@ def read_body(incoming: BinaryIO, response: Response) -> Iterator[bytes]:
         while size := _read_chunk_size(incoming):
             yield from _read_exactly(incoming, size)
             if incoming.readline(2) not in (b"\r\n", b"\n"):
-                raise HttpError("the answer has a chunk without an end")
+                raise HttpError("a chunk has no end")
         read_headers(incoming)  # the trailer
     elif response.length is not None:
         yield from _read_exactly(incoming, response.length)
@@ -94,7 +94,7 @@ def read_body(incoming: BinaryIO, response: Response) -> Iterator[bytes]:
 def _read_chunk_size(incoming: BinaryIO) -> int:
     match = _CHUNK.fullmatch(incoming.readline(_LINE_BYTES))
     if match is None:
-        raise HttpError("the answer has a broken chunk")
+        raise HttpError("not a chunk")
     return int(match[1], 16)
 
 
@@ -102,6 +102,6 @@ def _read_exactly(incoming: BinaryIO, left: int) -> Iterator[bytes]:
     while left:
         piece = incoming.read1(min(left, PIECE))  # type: ignore[attr-defined]
         if not piece:
-            raise HttpError("the connection ended in the middle of an answer")
+            raise HttpError("in the middle of an answer")
         left -= len(piece)
         yield piece

@@ -4,14 +4,19 @@ So modes, groups, ACLs and the file system's own rules all count, and this code 
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable
 
 from ..config.model import Config
+from ..text import shown
 from .command import find_account
 from .sandbox import sandbox_fault
 
 SECONDS = 10.0
+# claude splits the name of its shell at a space, ssh its configuration, and the sandbox shows the system read-only.
+_PLAIN = re.compile(r"[\w./@+=:-]+")
+_SYSTEM = ("/usr/", "/etc/", "/proc/", "/dev/", "/sys/")
 # The script prints each file that can be read, each directory that can be listed or entered, and each path below a
 # directory that can be written, because it could be replaced there. It uses `true`: after `:` a failed redirection
 # would end the shell.
@@ -45,7 +50,13 @@ def readable_by(paths: Iterable[str], uid: int, gid: int) -> list[str]:
 def isolation_fault(config: Config) -> str:
     """Return why claude is not isolated from the handler, or "" when it is, or when shared_uid allows it."""
     chat = config.chat
-    if chat is None or chat.shared_uid:
+    if chat is None:
+        return ""
+    sessions = os.path.abspath(chat.sessions_dir)
+    if not _PLAIN.fullmatch(sessions) or sessions.startswith(_SYSTEM):
+        need = "chat needs a path of letters, digits and ._/@+=:- that is outside /usr and /etc"
+        return f"sessions.dir is {shown(sessions)}: {need}"
+    if chat.shared_uid:
         return ""
     if not chat.user:
         return "chat.user is not set"

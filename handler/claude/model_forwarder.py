@@ -130,7 +130,7 @@ class Forwarder:
         if 300 <= response.status < 400:
             connection.close()
             place = next(iter(get_all(response.headers, "location")), "no address")[:200]
-            why = f"{self._api.base_url}: it redirects to {place}; set chat.base_url to where the API is"
+            why = f"{self._api.base_url}: it sends to {place}; set chat.base_url to where the API is"
             raise RefusedError(502, "api_error", why)
         return connection, response
 
@@ -228,4 +228,4 @@ def _build_head(line: str, *headers: tuple[str, str]) -> bytes:
 def _describe(error: Exception) -> str:
     """Return why a connection failed, in the words of the system."""
     certificate = getattr(error, "verify_message", "")
-    return f"its certificate can't be verified: {certificate}" if certificate else str(error) or type(error).__name__
+    return f"its certificate is not good: {certificate}" if certificate else str(error) or type(error).__name__

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 # In bytes; claude and ssh run with them.
 LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20, resource.RLIMIT_AS: 8 << 30}
-PROCESSES = 128  # of one user, with threads
+PROCESSES = 512  # of one user, with threads and with all turns of that user
 MEMORY_SCORE = 500  # when memory runs out, the kernel kills claude before the handler
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 SECONDS = 10.0
 PYTHON = "/usr/bin/python3"  # runs `pve` and the guest's command; a Python elsewhere is not visible in the sandbox
+PROCESSES = 64  # of one command, with threads: it can't take all that its user may have from other turns
 SCRAPS = "scraps"
 CWD = "cwd"
 SOCKET = "commands"
@@ -93,7 +94,8 @@ def render_shell(directory: str, sandboxed: bool) -> str:
         words += ["--bind", f"{directory}/{SCRAPS}", f"{directory}/{SCRAPS}"]
         words += ["--ro-bind-try", f"{directory}/{SOCKET}", f"{directory}/{SOCKET}", "--chdir", f"{directory}/{CWD}"]
     # bubblewrap is process 1 of its sandbox, where a command can read its environment: so that is empty, too
-    return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c "$1"\n'
+    run = f'ulimit -u {PROCESSES}; exec /bin/bash -c "$1"'
+    return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c {shlex.quote(run)} bash "$1"\n'
 
 
 def sandbox_fault(ids: tuple[int, int] | None) -> str:

@@ -30,6 +30,7 @@ def _warn_of_missing_programs(config: Config) -> None:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
+    os.umask(0o022)  # claude's user has to enter some directories of sessions.dir; private ones have their own mode
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles it
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory: other processes of this user can't read it
     if sys.stdout is None:  # a file or a connection would get its descriptor, and the log

@@ -54,7 +54,7 @@ def _env(entry: Entry) -> dict[str, str]:
         if not _VARIABLE.fullmatch(name) or not isinstance(value, str) or "\0" in value:
             entry.problem(f"env.{name[:40]}", "is not a variable with a text", f'write {name[:40]} = "…"')
         elif hint := refuse_variable(name):
-            entry.problem(f"env.{name[:40]}", "can't be given to claude", hint)
+            entry.problem(f"env.{name[:40]}", "is not for claude", hint)
         else:
             found[name] = value
     return found
@@ -75,6 +75,6 @@ def _files_env(entry: Entry) -> dict[str, str]:
         if not equals or not _VARIABLE.fullmatch(name) or "\0" in value:
             entry.problem("env_file", f"line {number} is not NAME=VALUE", "write one variable a line, without quotes")
         elif hint := refuse_variable(name):
-            entry.problem("env_file", f"line {number}: {name[:40]} can't be given to claude", hint)
+            entry.problem("env_file", f"line {number}: {name[:40]} is not for claude", hint)
         found[name] = value
     return found

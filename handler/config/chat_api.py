@@ -18,7 +18,7 @@ _NOT_IN_ENV = (
     (r"NODE_EXTRA_CA_CERTS|NODE_TLS_\w+|SSL_CERT_\w+", "set chat.ca_file"),
     (
         r"ANTHROPIC_(?!\w*MODEL|BETAS)\w+|(AWS|AZURE|GOOGLE)_\w+|CLAUDE_CODE_(USE|SKIP|CLIENT)_\w+",
-        "take it out; claude gets no credential, but chat.base_url can name a gateway that has one",
+        "claude gets no credential of any kind; chat.base_url can name a gateway that has it",
     ),
 )
 
@@ -48,7 +48,7 @@ def _credential(entry: Entry) -> tuple[str, str]:
     found = [line for line in lines if line and not line.startswith("#")]
     name, _, value = found[0].partition("=") if len(found) == 1 else ("", "", "")
     if lines and not (name in CREDENTIALS and _VALUE.fullmatch(value)):
-        entry.problem("credential_file", "has no known credential", hint)
+        entry.problem("credential_file", "holds no credential that is known", hint)
     return name, value
 
 
@@ -58,9 +58,7 @@ def _base_url(entry: Entry) -> str:
     if url is None or url.scheme not in ("https", "http") or url.username is not None or url.query or url.fragment:
         entry.problem("base_url", "is not the address of an API", f'write it like "{BASE_URL}"')
     elif url.scheme == "http" and not _is_loopback(url.hostname):
-        entry.problem(
-            "base_url", "would send the credential without TLS", "write https://; http:// is for this machine only"
-        )
+        entry.problem("base_url", "would send the credential without TLS", "http:// is for this machine alone")
     return text.rstrip("/")
 
 

@@ -75,7 +75,7 @@ async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int) -
     try:
         return await _matching.run(match, seconds=MATCH_SECONDS + QUEUE_SECONDS)
     except TimeoutError:
-        reason = "this handler was busy with other notifications"
+        reason = "other notifications are being compared with [[alerts]]"
         raise Unreached("busy", reason, "send the notification again") from None
 
 

@@ -74,9 +74,8 @@ class ReadsUnderWay:
             run = fitting[-1]
             run.task.add_done_callback(lambda _: _record(request, run, began))
             return AttachedRun(run)
-        what = f"{len(runs)} requests of {request.verb} for {request.vm.name}"
-        reason = f"{request.caller.name} already has {what} under way"
-        raise Unreached("too-many-reads", reason, "wait for one of the answers, and send this again")
+        reason = f"{request.caller.name} has {len(runs)} of {request.verb} under way for {request.vm.name} already"
+        raise Unreached("too-many-reads", reason, "wait for one of their answers, and send it again")
 
 
 def _key(request: VerbRequest) -> _Key:

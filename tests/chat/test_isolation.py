@@ -107,6 +107,15 @@ def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
     assert "sessions/turns" in isolation_fault(config(place, secret, user="nobody"))
 
 
+@pytest.mark.parametrize("name", ["a b", "a -b", "a\nb", "a'b"])
+def test_a_sessions_dir_that_programs_read_differently_is_refused(place: Path, name: str) -> None:
+    """Claude would split the name of its shell there, and run a program outside the sandbox."""
+    (place / name).mkdir()
+    assert "sessions.dir is" in isolation_fault(config(place / name, user="nobody"))
+    assert "sessions.dir is" in isolation_fault(config(place / name, shared_uid=True))
+    assert "outside /usr" in isolation_fault(config(Path("/usr/local/x"), user="nobody"))
+
+
 def test_chat_is_off_when_it_can_not_be_proven(place: Path) -> None:
     """No user is set, or the user has no account, or it is the handler's own."""
     assert isolation_fault(config(place)) == "chat.user is not set"

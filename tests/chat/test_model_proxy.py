@@ -235,7 +235,7 @@ def test_a_certificate_that_is_not_good_is_refused(
         with turn_proxy(tls) as proxy:
             status, body = proxy.ask()
     assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
-    assert ("chat.ca_file can't be used" if fault == "no file" else "its certificate can't be verified") in body
+    assert ("chat.ca_file can't be used" if fault == "no file" else "its certificate is not good") in body
     assert len(model.asked) == before
 
 
@@ -283,7 +283,7 @@ REDIRECT = b"HTTP/1.1 307 Moved\r\nlocation: https://else.example/v1\r\ncontent-
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (REDIRECT, "it redirects to https://else.example/v1; set chat.base_url"),
+        (REDIRECT, "it sends to https://else.example/v1; set chat.base_url"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH_9.2"),
         (b"", "the connection ended"),
     ],

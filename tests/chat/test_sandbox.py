@@ -210,11 +210,11 @@ def test_no_right_can_be_gained(attack: Attack) -> None:
         """
         grep -E '^(CapEff|CapPrm|NoNewPrivs)' /proc/self/status
         unshare -Ur true && echo a-namespace
-        echo limits: $(ulimit -c; ulimit -f; ulimit -v)"""
+        echo limits: $(ulimit -c; ulimit -f; ulimit -v; ulimit -u)"""
     )
     lines = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
     rights = {name: lines[name].strip() for name in ("CapEff", "CapPrm", "NoNewPrivs", "limits")}
-    limits = f"0 {(64 << 20) // 1024} {(8 << 30) // 1024}"
+    limits = f"0 {(64 << 20) // 1024} {(8 << 30) // 1024} 64"
     assert rights == {"CapEff": "0" * 16, "CapPrm": "0" * 16, "NoNewPrivs": "1", "limits": limits}
     assert "a-namespace" not in said
 

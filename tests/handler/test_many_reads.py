@@ -93,7 +93,7 @@ def test_looks_at_other_jobs_are_refused_beyond_the_bound(service: Service, scri
             "unreached",
             False,
         )
-        sentence = "operator already has 16 requests of history for devvm under way; nothing was sent"
+        sentence = "operator has 16 of history under way for devvm already; nothing was sent"
         assert refused.json["error"]["message"] == sentence
         shared = pool.submit(service.pve, "history", job=jobs[0])
         script.let_go("go")

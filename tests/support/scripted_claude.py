@@ -67,16 +67,16 @@ class ScriptedClaude:
     """The program `command`. It plays prompts until `play` gives it another script."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory / "scripted-claude"
-        self._directory.mkdir()
-        (self._directory / "calls").touch()
-        self.command = str(self._directory / "claude")
+        self.directory = directory / "scripted-claude"
+        self.directory.mkdir()
+        (self.directory / "calls").touch()
+        self.command = str(self.directory / "claude")
         self.play_prompts()
 
     @property
     def calls(self) -> list[list[str]]:
         """The prompt and the arguments of each turn that played its prompt."""
-        return [json.loads(line) for line in (self._directory / "calls").read_text().splitlines()]
+        return [json.loads(line) for line in (self.directory / "calls").read_text().splitlines()]
 
     @property
     def chat(self) -> str:
@@ -85,20 +85,20 @@ class ScriptedClaude:
 
     def play(self, script: str) -> None:
         """Run a shell script from the next turn on."""
-        new = self._directory / "claude.new"
+        new = self.directory / "claude.new"
         new.write_text(f"#!/bin/bash\n{script}\n")
         new.chmod(0o755)
         new.rename(self.command)
 
     def play_prompts(self) -> None:
         """Play what the prompts say from the next turn on."""
-        player = self._directory / "player.py"
+        player = self.directory / "player.py"
         player.write_text(_PLAYER)
-        self.play(f'exec {sys.executable} -IS {player} {self._directory} "$@"')
+        self.play(f'exec {sys.executable} -IS {player} {self.directory} "$@"')
 
     def release(self, name: str) -> None:
         """Let the text that waits for `name`, now or later, go on."""
-        (self._directory / name).touch()
+        (self.directory / name).touch()
 
 
 def line(**message: object) -> str:

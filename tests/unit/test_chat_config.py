@@ -107,13 +107,13 @@ CREDENTIAL_FAULTS = {
     "the credential itself": ('credential_file = "sk-ant-hush-hush-hush-hush"', KEY, "can't be read"),
     "a number": ("credential_file = 7", KEY, "is not text"),
     "an empty file": (CREDENTIAL, "", "is empty"),
-    "a comment alone": (CREDENTIAL, "# hush", "has no known credential"),
-    "a value alone": (CREDENTIAL, "sk-ant-hush", "has no known credential"),
-    "another variable": (CREDENTIAL, "AWS_BEARER_TOKEN_BEDROCK=hush", "has no known credential"),
-    "no value": (CREDENTIAL, "ANTHROPIC_API_KEY=", "has no known credential"),
-    "quotes": (CREDENTIAL, 'ANTHROPIC_API_KEY="hush"', "has no known credential"),
-    "two": (CREDENTIAL, f"{KEY}\nCLAUDE_CODE_OAUTH_TOKEN=hush", "has no known credential"),
-    "two words": (CREDENTIAL, "ANTHROPIC_API_KEY=hush hush", "has no known credential"),
+    "a comment alone": (CREDENTIAL, "# hush", "holds no credential that is known"),
+    "a value alone": (CREDENTIAL, "sk-ant-hush", "holds no credential that is known"),
+    "another variable": (CREDENTIAL, "AWS_BEARER_TOKEN_BEDROCK=hush", "holds no credential that is known"),
+    "no value": (CREDENTIAL, "ANTHROPIC_API_KEY=", "holds no credential that is known"),
+    "quotes": (CREDENTIAL, 'ANTHROPIC_API_KEY="hush"', "holds no credential that is known"),
+    "two": (CREDENTIAL, f"{KEY}\nCLAUDE_CODE_OAUTH_TOKEN=hush", "holds no credential that is known"),
+    "two words": (CREDENTIAL, "ANTHROPIC_API_KEY=hush hush", "holds no credential that is known"),
 }
 
 
