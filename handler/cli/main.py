@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         commands.add_parser("alert-example", help="print a monitoring system's configuration (BREAKGLASS_URL)")
     )
     _add_chat(commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"))
-    _add_host(commands.add_parser("host", help="set up the Proxmox host"))
+    _add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
     commands.add_parser("version", help="print the version").set_defaults(run=lambda _: version(VERSION))
     return top
 
@@ -140,10 +140,8 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
         "It reads only ssh of each [hosts.NAME] in BREAKGLASS_CONFIG, so a copy without the secrets is enough.",
     )
     which = update.add_mutually_exclusive_group()
-    which.add_argument(
-        "host", nargs="?", metavar="HOST", help="a host of the configuration, or USER@ADDRESS[:PORT] without one"
-    )
-    which.add_argument("--all", action="store_true", help="every host of the configuration")
+    which.add_argument("host", nargs="?", metavar="HOST", help="a host in the configuration, or USER@ADDRESS[:PORT]")
+    which.add_argument("--all", action="store_true", help="every host in the configuration")
     update.add_argument("--login", metavar="USER", help="the user to log in as (default: root)")
     update.set_defaults(run=upgrade.host_upgrade)
 
