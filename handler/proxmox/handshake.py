@@ -40,8 +40,8 @@ class Handshake:
         It counts as another until it has said that it is the one.
         """
         if host.node and self.node != host.node:
-            node = shown(self.node) or "unknown"
-            reason = f'{host.ssh} is the node "{node}", and hosts.{host.name}.node is "{host.node}"'
+            node = f'the node "{shown(self.node)}"' if self.node else "a node that did not say its name"
+            reason = f'{host.ssh} is {node}, and hosts.{host.name}.node is "{host.node}"'
             raise Unreached("wrong-node", reason, f"correct ssh or node of hosts.{host.name}, and reload (SIGHUP)")
 
 
