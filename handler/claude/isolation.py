@@ -5,13 +5,14 @@ So modes, groups, ACLs and the file system's own rules all count, and this code 
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable
 
 from ..config.model import Config
 from ..text import shown
 from .command import find_account
-from .sandbox import sandbox_fault
+from .sandbox import sandbox_fault, wall_fault
 
 SECONDS = 10.0
 # claude splits the name of its shell at a space, ssh its configuration, and the sandbox shows the system read-only.
@@ -74,4 +75,8 @@ def isolation_fault(config: Config) -> str:
     if found:
         return f"{chat.user} can read or replace {', '.join(found)}"
     fault = sandbox_fault((uid, gid))
-    return f"claude's commands can't be run in a sandbox: {fault}" if fault else ""
+    if fault:
+        return f"claude's commands can't be run in a sandbox: {fault}"
+    program = shutil.which(chat.command)  # one that is missing is said by each turn
+    fault = wall_fault(os.path.realpath(program), (uid, gid)) if program else ""
+    return f"claude can't be run behind its wall: {fault}" if fault else ""

@@ -98,6 +98,8 @@ def _set_up_child(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[in
         os.setgroups([gid])
         os.setgid(gid)
     if uid is not None:
+        with open("/proc/self/oom_score_adj", "w") as file:  # before bubblewrap forks, and while this may be written
+            file.write(str(MEMORY_SCORE))
         resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))  # counts all of a user's, so not for our own
         os.setuid(uid)
     prctl(PR_SET_NO_NEW_PRIVS, 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 SECONDS = 10.0
 PYTHON = "/usr/bin/python3"  # runs `pve` and the guest's command; a Python elsewhere is not visible in the sandbox
 PROCESSES = 64  # of one command, with threads: it can't take all that its user may have from other turns
+MEMORY_BYTES = 64 << 20  # of each file system in memory that can be written
 SCRAPS = "scraps"
 CWD = "cwd"
 SOCKET = "commands"
@@ -32,7 +33,8 @@ def bwrap() -> str:
 
 def _system() -> list[str]:
     """Return the arguments that show the system's programs and libraries, and nothing that is private."""
-    arguments = ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
+    arguments = ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    arguments += ["--size", str(MEMORY_BYTES), "--tmpfs", "/dev/shm", "--size", str(MEMORY_BYTES), "--tmpfs", "/tmp"]  # noqa: S108
     for name in _TOP:
         if os.path.islink(f"/{name}"):
             arguments += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
@@ -53,6 +55,14 @@ def sandbox_arguments() -> list[str]:
     return arguments
 
 
+def _wall(program: str) -> list[str]:
+    """Return the part of claude's wall that doesn't belong to one turn."""
+    arguments = [bwrap(), "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", *_system()]
+    arguments += ["--ro-bind", "/etc", "/etc", "--ro-bind-try", program, program]
+    resolver = os.path.realpath("/etc/resolv.conf")  # often below /run, by a link through /var/run on some systems
+    return [*arguments, "--ro-bind-try", resolver, resolver, "--symlink", "/run", "/var/run"]
+
+
 def wall_arguments(program: str, directory: str, home: str) -> list[str]:
     """Return the bubblewrap command line for a claude that has a user of its own. It keeps the network.
 
@@ -60,16 +70,13 @@ def wall_arguments(program: str, directory: str, home: str) -> list[str]:
     or that of the runner, ends everything in its namespace. (Root can't make sandboxes inside: bubblewrap covers
     parts of /proc for it, and then the kernel allows no further one.)
     """
-    arguments = [bwrap(), "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", *_system()]
-    arguments += ["--ro-bind", "/etc", "/etc", "--ro-bind-try", program, program]
-    resolver = os.path.realpath("/etc/resolv.conf")  # often below /run
-    arguments += ["--ro-bind-try", resolver, resolver]
+    arguments = _wall(program)
     for name in ("agents.json", "shell", "bin", CWD):
         arguments += ["--ro-bind", f"{directory}/{name}", f"{directory}/{name}"]
     for path in (f"{directory}/{SCRAPS}", home):
         arguments += ["--bind", path, path]
     arguments += ["--ro-bind-try", f"{directory}/{SOCKET}", f"{directory}/{SOCKET}"]
-    return [*arguments, "--chdir", f"{directory}/{CWD}", "--"]
+    return [*arguments, "--remount-ro", "/", "--chdir", f"{directory}/{CWD}", "--"]
 
 
 def render_shell(directory: str, sandboxed: bool) -> str:
@@ -92,7 +99,8 @@ def render_shell(directory: str, sandboxed: bool) -> str:
         for name in ("bin", CWD):
             words += ["--ro-bind", f"{directory}/{name}", f"{directory}/{name}"]
         words += ["--bind", f"{directory}/{SCRAPS}", f"{directory}/{SCRAPS}"]
-        words += ["--ro-bind-try", f"{directory}/{SOCKET}", f"{directory}/{SOCKET}", "--chdir", f"{directory}/{CWD}"]
+        words += ["--ro-bind-try", f"{directory}/{SOCKET}", f"{directory}/{SOCKET}", "--remount-ro", "/"]
+        words += ["--chdir", f"{directory}/{CWD}"]
     # bubblewrap is process 1 of its sandbox, where a command can read its environment: so that is empty, too
     run = f'ulimit -u {PROCESSES}; exec /bin/bash -c "$1"'
     return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c {shlex.quote(run)} bash "$1"\n'
@@ -103,7 +111,15 @@ def sandbox_fault(ids: tuple[int, int] | None) -> str:
 
     `ids` are the user and group to try it as, None for our own.
     """
-    tried: Sequence[str] = [*sandbox_arguments(), PYTHON, "-IS", "-c", ""]
+    return _find_fault([*sandbox_arguments(), PYTHON, "-IS", "-c", ""], ids)
+
+
+def wall_fault(program: str, ids: tuple[int, int]) -> str:
+    """Return why claude's program can't be run behind its wall, or "". It is not run, only looked at."""
+    return _find_fault([*_wall(program), "--", "/usr/bin/test", "-x", program], ids)
+
+
+def _find_fault(tried: Sequence[str], ids: tuple[int, int] | None) -> str:
     user, group = ids or (None, None)
     try:
         ran = subprocess.run(
@@ -125,7 +141,7 @@ def sandbox_fault(ids: tuple[int, int] | None) -> str:
     if ran.returncode == 0:
         return ""
     said = " ".join(ran.stderr.decode("utf-8", "replace").split())[-300:]
-    return f"{shlex.join((tried[0], '--unshare-all', '…', PYTHON))} ended with exit {ran.returncode}: {said}"
+    return f"{tried[0]} {tried[1]} … {tried[-1] or PYTHON} ended with exit {ran.returncode}: {said}"
 
 
 @cache

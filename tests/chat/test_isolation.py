@@ -116,6 +116,15 @@ def test_a_sessions_dir_that_programs_read_differently_is_refused(place: Path, n
     assert "outside /usr" in isolation_fault(config(Path("/usr/local/x"), user="nobody"))
 
 
+def test_a_program_that_is_out_of_reach_behind_the_wall(place: Path) -> None:
+    """Claude's user can't get at it, and the turns would fail: chat is off, and the reason names it."""
+    program = made(place / "claude", 0o755)
+    assert isolation_fault(config(place, user="nobody", command=str(program))) == ""
+    place.chmod(0o700)
+    assert "behind its wall" in isolation_fault(config(place, user="nobody", command=str(program)))
+    place.chmod(0o755)
+
+
 def test_chat_is_off_when_it_can_not_be_proven(place: Path) -> None:
     """No user is set, or the user has no account, or it is the handler's own."""
     assert isolation_fault(config(place)) == "chat.user is not set"

@@ -210,13 +210,19 @@ def test_no_right_can_be_gained(attack: Attack) -> None:
         """
         grep -E '^(CapEff|CapPrm|NoNewPrivs)' /proc/self/status
         unshare -Ur true && echo a-namespace
+        echo memory: $(df -k --output=size /tmp /dev/shm | tail -n 2)
+        echo score: $(cat /proc/self/oom_score_adj)
+        touch /x /dev/x && echo a-file-in-memory
         echo limits: $(ulimit -c; ulimit -f; ulimit -v; ulimit -u)"""
     )
     lines = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
     rights = {name: lines[name].strip() for name in ("CapEff", "CapPrm", "NoNewPrivs", "limits")}
     limits = f"0 {(64 << 20) // 1024} {(8 << 30) // 1024} 64"
     assert rights == {"CapEff": "0" * 16, "CapPrm": "0" * 16, "NoNewPrivs": "1", "limits": limits}
+    assert lines["memory"].split() == [str(64 << 10)] * 2
+    assert lines["score"].strip() == ("0" if attack.job.uid is None else "500")
     assert "a-namespace" not in said
+    assert "a-file-in-memory" not in said
 
 
 def test_nothing_lives_on(attack: Attack) -> None:
