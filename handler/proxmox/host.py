@@ -82,6 +82,8 @@ class HostConnection(KeptLink):
                 async for message in link.ask(line):
                     if replay.is_new(message):
                         yield message
+                if ping_first:  # the VM's state may be another now, so no later read shares an earlier answer
+                    self._reads.clear()
                 return
             except Unreached as error:
                 if error.cause == CLOSED and not reconnected:

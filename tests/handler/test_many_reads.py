@@ -99,3 +99,17 @@ def test_looks_at_other_jobs_are_refused_beyond_the_bound(service: Service, scri
         script.let_go("go")
         assert {each.result().json["outcome"] for each in first} == {"done"}
         assert shared.result().json["outcome"] == "done"
+
+
+def test_a_status_after_a_verb_shares_no_earlier_answer(service: Service, script: Scripted) -> None:
+    """Another caller's status hangs since before the stop; the operator's, asked after it, is one of its own."""
+    rules = [("status", [{"wait": "go"}, result(state="running")]), ("ping", [result(vms="102")])]
+    script.say([*rules, ("", [result(jobs=[])])])
+    with ThreadPoolExecutor(2) as pool:
+        earlier = pool.submit(service.pve, "status", caller="viewer")
+        wait_until(lambda: len(script.asked("status")) == 1)
+        assert service.pve("stop").json["outcome"] == "done"
+        later = pool.submit(service.pve, "status")
+        wait_until(lambda: len(script.asked("status")) == 2)
+        script.let_go("go")
+        assert [each.result().json["outcome"] for each in (earlier, later)] == ["done", "done"]
