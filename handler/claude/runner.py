@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from ..verbs import PROPOSAL_ID
+from .command_process import start_command_server
 from .events import Translator
 from .failures import End
 from .framer import Framer
@@ -28,7 +29,6 @@ from .processes import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
-    fork_child,
     list_descendants,
     prctl,
     raise_oom_score,
@@ -98,8 +98,7 @@ class Runner:
         self._readers.add(status, lambda: self._read_status(status))
         self._readers.add(job.control, self._read_control)
         if job.commands:
-            fork_child(lambda: _serve_commands(job), close=(job.log, job.lock, job.control))
-            os.close(job.listener)  # so that a client does not wait for a server that has died
+            start_command_server(job)
 
     # --- watching ---
 
@@ -217,12 +216,6 @@ class Runner:
         self.writer.unlock(self.job.lock)  # a client that has read `done` can continue the session
         self.writer.write(self.translator.close(end))
         self.writer.close(LAST_SECONDS)
-
-
-def _serve_commands(job: RunnerJob) -> None:
-    from . import commands  # in the child: claude's start does not wait for these imports
-
-    commands.serve(job)
 
 
 def main() -> None:
