@@ -71,7 +71,7 @@ def warnings_about(older: str, previous: Previous) -> list[str]:
     if older == "handler" or previous.digest == bundle_digest():
         return []
     differs = f"{previous.version}, this handler is {VERSION}: upgrade the older one"
-    what = "not its own" if previous.version == VERSION else differs
+    what = "another build" if previous.version == VERSION else differs
     return [f"the host agent on pve1 is {what}; breakglass host upgrade pve1 installs {VERSION} there"]
 
 
