@@ -30,7 +30,8 @@ class Witness:
         self._socket.connect(str(world.second_monitor))
         self._stream = self._socket.makefile("rw")
         self._passed: list[str] = []
-        self._stream.readline()
+        while "QMP" not in json.loads(self._stream.readline()):  # an event may come before the greeting
+            pass
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: object) -> dict[str, object]:

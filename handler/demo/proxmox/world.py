@@ -159,7 +159,8 @@ class World:
             client.settimeout(20)
             client.connect(str(self.second_monitor if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp"))
             with client.makefile("rwb") as stream:
-                stream.readline()
+                while "QMP" not in json.loads(stream.readline()):  # an event may come before the greeting
+                    pass
                 for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
                     stream.write(json.dumps(request).encode() + b"\n")
                     stream.flush()
