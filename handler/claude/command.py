@@ -77,8 +77,7 @@ class TurnRequest:
 def find_account(settings: ChatSettings) -> tuple[int | None, int | None]:
     """Return the user and group that claude runs as, or None and None for our own.
 
-    Raises LookupError for a user without an account. A number is not accepted, because ssh refuses to run for a user
-    without an account.
+    Raises LookupError for a user without an account.
     """
     if not settings.user:
         return None, None

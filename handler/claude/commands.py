@@ -1,4 +1,4 @@
-"""Runs `pve` and the guest's command for claude, outside claude's sandbox and under an account that claude is not.
+"""Runs `pve` and the guest's command for claude, outside claude's sandbox and under the runner's account.
 
 Standard library only: this is a child of the runner. claude has no SSH key and no network for ssh. In its sandbox the
 commands are clients (client.py) of a socket that only this process listens on. It checks who is at the other end,

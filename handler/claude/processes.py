@@ -77,8 +77,8 @@ def fork_child(work: Callable[[], None], close: Sequence[int]) -> int:
 def raise_oom_score(pid: int) -> None:
     """Make the kernel kill a program before the handler when memory runs out.
 
-    Call this after the program's exec. Before the exec the program is not dumpable, because its parent is not, and only
-    root can write this file.
+    Before its exec the program is not dumpable, because its parent is not, and only root can write this file: then
+    nothing changes.
     """
     try:
         with open(f"/proc/{pid}/oom_score_adj", "w") as file:
@@ -98,8 +98,7 @@ def _set_up_child(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[in
         os.setgroups([gid])
         os.setgid(gid)
     if uid is not None:
-        with open("/proc/self/oom_score_adj", "w") as file:  # before bubblewrap forks, and while this may be written
-            file.write(str(MEMORY_SCORE))
+        raise_oom_score(os.getpid())  # for what bubblewrap forks, too; a handler that is not root may not write it
         resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))  # counts all of a user's, so not for our own
         os.setuid(uid)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
