@@ -3,10 +3,12 @@
 import json
 import os
 import subprocess
+import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -24,16 +26,40 @@ def model() -> Iterator[Model]:
     model.close()
 
 
-def ask(model: Model, directory: Path, script: object, *options: str) -> list[dict[str, Any]]:
-    """Give the script to `claude`; return its lines, without the partial ones."""
+def ask(model: Model, directory: Path, script: object, *options: str, release: str = "") -> list[dict[str, Any]]:
+    """Give the script to `claude`; return its lines, without the partial ones.
+
+    The step that waits for `release` goes on once claude has shown some of its text: what claude has not read when a
+    connection breaks is lost, and leaves nothing to retract.
+    """
     command = [str(find()), "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"]
     own = {"HOME": str(directory), "ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "x"}
     own |= {"PATH": os.defpath, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "1"}
     prompt = script if isinstance(script, str) else f"please do FAKE={json.dumps(script)}"
-    ran = subprocess.run(
-        [*command, *options], input=prompt.encode(), env=own, cwd=directory, stdout=subprocess.PIPE, timeout=60
-    )
-    return [json.loads(line) for line in ran.stdout.splitlines()]
+    lines = []
+    with running([*command, *options], prompt.encode(), env=own, cwd=directory) as stdout:
+        for raw in stdout:
+            lines.append(json.loads(raw))
+            if release and deltas(lines[-1:], "text"):
+                model.release(release)
+    return lines
+
+
+@contextmanager
+def running(argv: list[str], stdin: bytes, *, env: dict[str, str], cwd: Path) -> Iterator[IO[bytes]]:
+    """Run a program; give its output, and end it after a minute."""
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=cwd) as process:
+        assert process.stdin
+        assert process.stdout
+        end = threading.Timer(60, process.kill)
+        end.start()
+        try:
+            with process.stdin:
+                process.stdin.write(stdin)
+            yield process.stdout
+        finally:
+            end.cancel()
+            process.kill()
 
 
 def result(lines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -92,7 +118,7 @@ def test_each_failure(model: Model, tmp_path: Path, failure: object, status: int
 @pytest.mark.all
 def test_a_failure_can_pass(model: Model, tmp_path: Path) -> None:
     """A step that fails once succeeds at the second try, and the text of the first is retracted."""
-    lines = ask(model, tmp_path, [{"text": "y" * 100, "fail": "cut", "times": 1}])
+    lines = ask(model, tmp_path, [{"text": "y" * 100, "wait": "shown", "fail": "cut", "times": 1}], release="shown")
     assert result(lines)["result"] == "y" * 100
     assert any("abandoned_blocks" in line for line in lines)
 

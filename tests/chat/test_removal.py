@@ -22,6 +22,7 @@ pytestmark = pytest.mark.real("root")
 
 USER = pwd.getpwnam("nobody")
 PAIRS = 200
+PATIENT_SECONDS = 120.0
 LIBC = ctypes.CDLL(None)
 SID = "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d"
 
@@ -57,6 +58,12 @@ def date_ahead() -> None:
 
 
 TREES = pytest.mark.parametrize("fill", [nest, close])
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a removal all the time that a slow disk needs: the tests that ask for this are not about the deadline."""
+    monkeypatch.setattr(removal, "SECONDS", PATIENT_SECONDS)
 
 
 @pytest.fixture
@@ -112,6 +119,7 @@ def age(sessions: Path, sid: str, seconds: float) -> None:
 
 
 @TREES
+@pytest.mark.usefixtures("patient")
 def test_a_turns_directory_is_removed(sessions: Path, fill: Callable[[], object]) -> None:
     """Whatever claude made of its scraps: 3,000 directories in one another, or some that their owner can't enter."""
     work = work_dir(sessions)
@@ -121,6 +129,7 @@ def test_a_turns_directory_is_removed(sessions: Path, fill: Callable[[], object]
 
 
 @TREES
+@pytest.mark.usefixtures("patient")
 def test_transcripts_are_removed(sessions: Path, fill: Callable[[], object]) -> None:
     """And whatever claude made of its home, the session after it is tidied, too."""
     later = SID.replace("0", "f")
@@ -132,6 +141,7 @@ def test_transcripts_are_removed(sessions: Path, fill: Callable[[], object]) -> 
     assert list((sessions / "locks").iterdir()) == []
 
 
+@pytest.mark.usefixtures("patient")
 def test_root_walks_no_tree_of_claudes(sessions: Path) -> None:
     """A directory of root's in the tree stays: claude's user may not empty it. What is ours is removed."""
     work = work_dir(sessions)
@@ -143,7 +153,7 @@ def test_root_walks_no_tree_of_claudes(sessions: Path) -> None:
     assert sorted(path.name for path in work.iterdir()) == ["scraps"]
 
 
-def test_a_directory_that_becomes_a_link(sessions: Path) -> None:
+def test_a_directory_that_becomes_a_link(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the tree is removed, a directory in it is exchanged with a link to one of root's, over and over."""
     kept = sessions / "kept"
     (kept / "d").mkdir(parents=True)
@@ -158,6 +168,7 @@ def test_a_directory_that_becomes_a_link(sessions: Path) -> None:
     finally:
         signal_process(swapper, signal.SIGKILL)
         os.waitpid(swapper, 0)
+    monkeypatch.setattr(removal, "SECONDS", PATIENT_SECONDS)
     Store(str(sessions)).prune()  # what the exchange kept from being removed
     assert not work.exists()
     assert (kept / "d/file").exists()
@@ -172,10 +183,12 @@ def test_a_removal_has_a_deadline(sessions: Path, monkeypatch: pytest.MonkeyPatc
     store.tidy(sessions / "turns/turn")
     assert work.exists()
     monkeypatch.undo()
+    monkeypatch.setattr(removal, "SECONDS", PATIENT_SECONDS)
     store.prune()
     assert not work.exists()
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_transcripts_age_is_not_what_claude_says(sessions: Path) -> None:
     """The time of the session's last turn counts. A file of the year 2099 keeps nothing."""
     owned(sessions / "claude" / SID, date_ahead)

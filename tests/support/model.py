@@ -9,7 +9,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import Mapping
 from typing import cast
 
@@ -128,7 +127,6 @@ class _Handler(demo.Handler):
     def _break_off(self) -> None:
         if self._failure == "silence":
             self._model.closing.wait()
-        time.sleep(0.1)  # the other side drops what it has not taken by then, and would have nothing to retract
         if self._failure == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raise ConnectionAbortedError(self._failure)  # the server closes the connection
