@@ -4,7 +4,7 @@ The order is the contract's: a known id attaches; then the lock, or `busy`; then
 """
 
 import os
-import time
+from dataclasses import replace
 
 from .forensics.capture import capture_lock, find_capture, forensics
 from .grammar import Request
@@ -12,14 +12,14 @@ from .host.bounded import ask_or_none, kill_child
 from .host.cluster import cluster_view
 from .host.files import boottime
 from .host.paths import Host
-from .host.process import process_ticks, spawn_detached
+from .host.process import spawn_detached
 from .host.vmstate import PROC_SECONDS, QMP_SECONDS, observe, vm_state
 from .jobs.archive import archive_request, describe_archive_trouble, is_archive_hung, tidy_up
 from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
 from .jobs.mutex import Lock
 from .jobs.result import Ended, Result, Verdict
-from .jobs.store import JobStore, Record, describe_holder
+from .jobs.store import JobStore, describe_holder, make_record
 from .power.preflight import refuse_unexpected
 from .power.verbs import POWER
 from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
@@ -47,20 +47,7 @@ def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:
         return  # so late that its follower is about to answer that it did not start
     store = JobStore(host)
     store.prepare()
-    pid = os.getpid()
-    record = Record(
-        id=request.id,
-        verb=request.verb,
-        by=request.by,
-        why=request.why,
-        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        boottime=boottime(),
-        nonce=nonce,
-        pid=pid,
-        ticks=process_ticks(pid),
-        fresh=request.fresh,
-    )
-    job = Job(host, store, record)
+    job = Job(host, store, make_record(request, nonce, is_job=True))
     lock = _claim(job)
     if lock is None:
         return  # the id is taken, or attached to a capture: end silently
@@ -101,26 +88,14 @@ def _finish(job: Job, request: Request, lock: Lock) -> None:
 
 
 def _complete(job: Job, result: Result) -> Result:
-    state = result.state
-    if state == "unknown" and result.exit_code != BUSY:
-        state = str(ask_or_none(lambda: vm_state(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state)
-    return Result(
-        exit_code=result.exit_code,
-        state=state,
-        last=job.store.last,
-        stage=job.stage,
-        verdict=result.verdict,
-        holder=result.holder,
-        anyway=result.anyway,
-        screen=job.screen,
-        warnings=(*job.warnings, *_archive_warnings(job, result)),
-        extra=result.extra,
+    state, warnings = result.state, job.warnings
+    if result.exit_code != BUSY:
+        if state == "unknown":
+            state = ask_or_none(lambda: vm_state(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state
+        warnings = [*warnings, *filter(None, [describe_archive_trouble(job.store)])]
+    return replace(
+        result, state=state, last=job.store.last, stage=job.stage, screen=job.screen, warnings=tuple(warnings)
     )
-
-
-def _archive_warnings(job: Job, result: Result) -> list[str]:
-    trouble = describe_archive_trouble(job.store) if result.exit_code != BUSY else ""
-    return [trouble] if trouble else []
 
 
 def _run_verb(job: Job, request: Request, lock: Lock) -> Result:

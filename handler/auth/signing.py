@@ -9,7 +9,7 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -112,8 +112,7 @@ def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
     if not (claimed and ID.fullmatch(msg_id) and _TIMESTAMP.fullmatch(timestamp)):
         raise Unauthorized
     signed_bytes = f"{msg_id}.{timestamp}.".encode() + body
-    found = _signer(callers, SIGNATURE, signed_bytes, claimed)
-    return Signed(found, msg_id, int(timestamp))
+    return Signed(_find_signer(callers, SIGNATURE, signed_bytes, claimed), msg_id, int(timestamp))
 
 
 def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
@@ -124,17 +123,24 @@ def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> 
     timestamp, claimed = headers.get(GRAFANA_TIMESTAMP, ""), headers.get(GRAFANA_SIGNATURE, "")
     if not (_TIMESTAMP.fullmatch(timestamp) and _HEX_DIGEST.fullmatch(claimed)):
         raise Unauthorized
-    found = _signer(callers, GRAFANA, f"{timestamp}:".encode() + body, [bytes.fromhex(claimed)])
-    return Signed(found, "", int(timestamp))
+    signed_bytes = f"{timestamp}:".encode() + body
+    return Signed(_find_signer(callers, GRAFANA, signed_bytes, [bytes.fromhex(claimed)]), "", int(timestamp))
 
 
-def _signer(callers: Iterable[Caller], auth_method: str, signed_bytes: bytes, claimed: list[bytes]) -> Caller:
+def _find_signer(callers: Iterable[Caller], auth_method: str, signed_bytes: bytes, claimed: list[bytes]) -> Caller:
+    return _find_caller(callers, auth_method, lambda key: hmac.digest(key, signed_bytes, "sha256"), claimed)
+
+
+def _find_caller(
+    callers: Iterable[Caller], auth_method: str, proof: Callable[[bytes], bytes], claimed: list[bytes]
+) -> Caller:
+    """Return the caller with a key whose `proof(key)` is among the claimed ones; raise Unauthorized without one."""
     found: Caller | None = None
     for caller in callers:
         for key in caller.keys if caller.auth_method == auth_method else ():
-            digest = hmac.digest(key, signed_bytes, "sha256")
+            expected = proof(key)
             for claim in claimed:
-                if same(digest, claim):
+                if same(expected, claim):
                     found = caller
     if found is None:
         raise Unauthorized
@@ -152,14 +158,7 @@ def bearer_token(headers: Headers) -> str | None:
 
 def verify_bearer(callers: Iterable[Caller], token: str) -> Caller:
     """Return the caller that has this token, or raise Unauthorized."""
-    claimed, found = token.encode(), None
-    for caller in callers:
-        for key in caller.keys if caller.auth_method == BEARER else ():
-            if same(key, claimed):
-                found = caller
-    if found is None:
-        raise Unauthorized
-    return found
+    return _find_caller(callers, BEARER, lambda key: key, [token.encode()])
 
 
 def _entries(header: str) -> list[bytes]:

@@ -122,15 +122,9 @@ def verb_line(request: VerbRequest) -> str:
     if not request.is_job:
         return f"{request.verb} vm={request.vm.vmid}"
     words = [request.verb, f"vm={request.vm.vmid}", f"id={request.id}", f"by={request.caller.name}"]
-    if request.if_state:
-        words.append(f"if={request.if_state}")
-    if request.if_last:
-        words.append(f"last={request.if_last}")
-    if request.anyway:
-        words.append(f"anyway={request.anyway}")
-    if request.reason:
-        words.append(_note(request.reason))
-    return " ".join(words)
+    conditions = {"if": request.if_state, "last": request.if_last, "anyway": request.anyway}
+    words += [f"{name}={value}" for name, value in conditions.items() if value]
+    return " ".join([*words, _note(request.reason)] if request.reason else words)
 
 
 def capture_line(capture: Capture, vmid: int, caller: str) -> str:

@@ -118,7 +118,8 @@ def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) ->
         signal_process(first, signal.SIGKILL)
         signal_process(recorded_command(world, job_id), signal.SIGKILL)
         until(lambda: processes(world, job_id) == [second], "the end of the first process")
-        assert session.ask("stop", 60)["state"] == "stopped"
+        assert session.ask("stop id=stops-meanwhile", 60)["state"] == "stopped"
+        until(lambda: not processes(world, "stops-meanwhile"), "the end of the stop, and so of its lock")
         next(held)
         signal_process(second, signal.SIGCONT)
         result = session.result(tag, 60)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from breakglass.agents.pve.forensics.evidence import Evidence
-from breakglass.agents.pve.host.files import read_process
+from breakglass.agents.pve.host.process import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
 from .agent import set_constants

@@ -11,9 +11,14 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+from .process import set_oom_score
 
 OUTPUT_BYTES = 1024 * 1024
+
+
+T = TypeVar("T")
 
 
 class NoAnswerError(Exception):
@@ -60,8 +65,11 @@ def reap_children() -> None:
         pass
 
 
-def ask(question: Callable[[], object], seconds: float) -> object:
-    """Return the JSON-able answer of `question()`, asked in a child; raise NoAnswerError after `seconds`."""
+def ask(question: Callable[[], T], seconds: float) -> T:
+    """Return the answer of `question()`, asked in a child; raise NoAnswerError after `seconds`.
+
+    The answer comes as JSON: a tuple would become a list.
+    """
 
     def body(fd: int) -> None:
         with os.fdopen(fd, "wb") as pipe:
@@ -70,7 +78,8 @@ def ask(question: Callable[[], object], seconds: float) -> object:
     pid, fd = fork_child(body)
     try:
         data = _read_all(fd, time.monotonic() + seconds)
-        return json.loads(data)
+        answer: T = json.loads(data)
+        return answer
     except (ValueError, TimeoutError):
         raise NoAnswerError(f"no answer in {seconds:g} s") from None
     finally:
@@ -79,7 +88,7 @@ def ask(question: Callable[[], object], seconds: float) -> object:
         reap_children()
 
 
-def ask_or_none(question: Callable[[], object], seconds: float) -> object:
+def ask_or_none(question: Callable[[], T], seconds: float) -> T | None:
     """Return the answer of `question()`, asked in a child; None after `seconds`."""
     try:
         return ask(question, seconds)
@@ -144,7 +153,8 @@ def run(
 def _exec(argv: list[str], out: int, err: int) -> NoReturn:
     try:
         os.setsid()
-        _reset_process_settings()
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        set_oom_score(0)  # the OOM killer spares a job, but must not spare a QEMU that the command starts
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
@@ -154,16 +164,6 @@ def _exec(argv: list[str], out: int, err: int) -> NoReturn:
         os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
     finally:
         os._exit(127)
-
-
-def _reset_process_settings() -> None:
-    """Undo what a job has set for itself: the OOM killer must not spare a QEMU that the command starts."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("0")
-    except OSError:
-        pass
 
 
 class _RunningCommand:
@@ -182,18 +182,13 @@ class _RunningCommand:
         while True:
             ready = select.select([self.pidfd, *open_fds], [], [], max(0.0, end - time.monotonic()))[0]
             open_fds -= {fd for fd in ready if fd != self.pidfd and not self._drain(fd)}
-            if self.pidfd in ready:
-                return self._collect(open_fds)
+            if ready and self.pidfd not in ready:
+                continue
             if not ready:
                 self._on_timeout(self.pid)
-                for fd in open_fds:
-                    self._drain(fd)
-                return None
-
-    def _collect(self, open_fds: set[int]) -> int:
-        for fd in open_fds:
-            self._drain(fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            for fd in open_fds:
+                self._drain(fd)
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]) if ready else None
 
     def _drain(self, fd: int) -> bool:
         """Read all that has been printed; return whether more may come."""

@@ -66,7 +66,7 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
     if time.monotonic() - _hung_at < HUNG_SECONDS:
         seconds = min(seconds, AGAIN_SECONDS)
     answer = ask_or_none(lambda: asdict(_read_cluster(host)), seconds)
-    if isinstance(answer, dict):
+    if answer is not None:
         return Cluster(**answer)
     if seconds >= CLUSTER_SECONDS or _hung_at > float("-inf"):  # a shorter look is no proof
         _hung_at = time.monotonic()

@@ -4,12 +4,19 @@ import json
 import os
 import time
 
-from .process import process_ticks
-
 
 def boottime() -> float:
     """Return the seconds since the boot, sleep included. Setting the clock does not change them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def read_small_file(path: str, limit: int = -1) -> str:
+    """Return a file's text, `limit` characters at most; empty if it can't be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(limit)
+    except OSError:
+        return ""
 
 
 def write_atomic(path: str, text: str) -> None:
@@ -18,21 +25,6 @@ def write_atomic(path: str, text: str) -> None:
     with open(draft, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(draft, path)
-
-
-def write_process(path: str, pid: int) -> None:
-    """Record a process by pid and start time, so that a later process with its pid is not mistaken for it."""
-    write_atomic(path, f"{pid} {process_ticks(pid)}")
-
-
-def read_process(path: str) -> int:
-    """Return the pid of a recorded process, 0 when it has ended or none was recorded."""
-    try:
-        with open(path, encoding="ascii") as file:
-            pid, ticks = map(int, file.read().split())
-    except (OSError, ValueError):
-        return 0
-    return pid if ticks and process_ticks(pid) == ticks else 0
 
 
 def remove_job_dir(directory: str) -> None:

@@ -5,24 +5,29 @@ A job leaves the SSH session, keeps its pages in memory, and is the last that th
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
+
+from .files import read_small_file, write_atomic
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
 _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
 
 
-def read_stat(pid: int) -> tuple[str, list[str]]:
+def read_stat(process: int | str) -> tuple[str, list[str]]:
     """Return a process's short name and the fields of proc(5)'s stat after it, state first; empty without a process.
 
-    Reading them never blocks, whatever the process does.
+    Reading them never blocks, whatever the process does. `process` is a pid, or `PID/task/TID` for one of its threads.
     """
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            head, _, tail = file.read().rpartition(")")
-    except OSError:
-        return "", []
+    head, _, tail = read_small_file(f"/proc/{process}/stat").rpartition(")")
     return head.partition("(")[2], tail.split()
+
+
+def each_process() -> Iterator[tuple[int, str, list[str]]]:
+    """Yield the pid of each process, and what `read_stat` returns for it."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (found := read_stat(name))[1]:
+            yield int(name), *found
 
 
 def process_ticks(pid: int) -> int:
@@ -38,6 +43,35 @@ def process_ticks(pid: int) -> int:
     return 0 if ended else int(fields[19])
 
 
+def write_process(path: str, pid: int) -> None:
+    """Record a process by pid and start time, so that a later process with its pid is not mistaken for it."""
+    write_atomic(path, f"{pid} {process_ticks(pid)}")
+
+
+def read_process(path: str) -> int:
+    """Return the pid of a recorded process, 0 when it has ended or none was recorded."""
+    try:
+        pid, ticks = map(int, read_small_file(path).split())
+    except ValueError:
+        return 0
+    return pid if ticks and process_ticks(pid) == ticks else 0
+
+
+def open_verified(pid: int, is_it: Callable[[], object]) -> int | None:
+    """Return a pidfd of a process; None where it has ended, or `is_it()` says that it is another.
+
+    It is opened first and verified then: what a descriptor names can't become another process later.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    if is_it():
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
 def describe_process(pid: int) -> str:
     """Return `NAME, process PID, state S`, with the state's letter of proc(5)."""
     name, fields = read_stat(pid)
@@ -50,16 +84,7 @@ def _deepest_state(pid: int, state: str) -> str:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return state
-    states = [_thread_state(pid, tid) for tid in threads]
-    return "D" if "D" in states else state
-
-
-def _thread_state(pid: int, tid: str) -> str:
-    try:
-        with open(f"/proc/{pid}/task/{tid}/stat", encoding="utf-8", errors="replace") as file:
-            return (file.read().rpartition(")")[2].split() or [""])[0]
-    except OSError:
-        return ""
+    return "D" if any(read_stat(f"{pid}/task/{tid}")[1][:1] == ["D"] for tid in threads) else state
 
 
 def lock_memory() -> bool:
@@ -70,11 +95,11 @@ def lock_memory() -> bool:
     return os.geteuid() == 0 and _libc.mlockall(_MCL_CURRENT_AND_FUTURE) == 0
 
 
-def spare_from_oom() -> None:
-    """Make this process one of the last that the OOM killer takes."""
+def set_oom_score(score: int) -> None:
+    """Tell the OOM killer when to take this process: the last of all at -1000, as any other at 0."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("-900")
+            file.write(str(score))
     except OSError:
         pass
 
@@ -108,7 +133,7 @@ def _run_detached(body: Callable[[], None]) -> NoReturn:
         close_standard_streams()
         os.closerange(3, 4096)
         lock_memory()
-        spare_from_oom()
+        set_oom_score(-900)
         body()
     finally:
         os._exit(0)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from .bounded import ask_or_none
+from .files import read_small_file
 from .paths import Host
-from .process import process_ticks
+from .process import each_process, process_ticks
 
 TASK_SECONDS = 1.5
 INDEX_BYTES = 256 * 1024
@@ -77,9 +78,8 @@ def find_lock_owner(host: Host, lock: str) -> Owner:
     if lock == "suspended":
         return Owner(None, ("lock: suspended is no task: the VM's memory is on disk, and a start resumes it",))
     working = ask_or_none(lambda: _task_names(host), TASK_SECONDS)
-    index = ask_or_none(lambda: _read_index(host), TASK_SECONDS)
-    names = [str(name) for name in working] if isinstance(working, list) else []
-    lines = [str(line) for line in index] if isinstance(index, list) else []
+    names = working or []
+    lines = ask_or_none(lambda: _read_index(host), TASK_SECONDS) or []
     tasks = [task for line in (*names, *lines) if (task := parse_task(line)) and _owns(task, lock, host.vmid)]
     for task in tasks:
         if process_ticks(task.pid) == task.ticks:
@@ -106,27 +106,14 @@ def _task_path(task: Task) -> str:
 
 def _task_names(host: Host) -> list[str]:
     """Return the command lines of PVE's tasks and of vzdump, selected by short names, which never block."""
-    pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit()]
     return [
-        read_command_line(host, pid) for pid in pids if _read_short_name(host, pid).startswith(("task UPID", "vzdump"))
+        _read_command_line(host, pid) for pid, name, _ in each_process() if name.startswith(("task UPID", "vzdump"))
     ]
 
 
-def _read_short_name(host: Host, pid: str) -> str:
-    try:
-        with open(host.path(f"/proc/{pid}/stat"), encoding="utf-8", errors="replace") as file:
-            return file.read().partition("(")[2].rpartition(")")[0]
-    except OSError:
-        return ""
-
-
-def read_command_line(host: Host, pid: str) -> str:
+def _read_command_line(host: Host, pid: int) -> str:
     """Return a process's command line, empty where it can't be read; may block."""
-    try:
-        with open(host.path(f"/proc/{pid}/cmdline"), encoding="utf-8", errors="replace") as file:
-            return file.read(4096).replace("\0", " ").strip()
-    except OSError:
-        return ""
+    return read_small_file(host.proc(pid, "cmdline"), 4096).replace("\0", " ").strip()
 
 
 def _read_index(host: Host) -> list[str]:
@@ -181,28 +168,21 @@ def flock_holders(host: Host) -> list[Holder]:
 
     /var/lock is a tmpfs and /proc/locks never blocks; a child reads them all the same.
     """
-    answer = ask_or_none(lambda: _flock_pids(host), TASK_SECONDS)
-    pids = [int(pid) for pid in answer] if isinstance(answer, list) else []
-    return [Holder(pid, _ask_command_line(host, pid)) for pid in pids]
-
-
-def _ask_command_line(host: Host, pid: int) -> str:
-    return str(ask_or_none(partial(read_command_line, host, str(pid)), TASK_SECONDS / 3) or "")
+    pids = ask_or_none(lambda: _flock_pids(host), TASK_SECONDS) or []
+    return [Holder(pid, ask_or_none(partial(_read_command_line, host, pid), TASK_SECONDS / 3) or "") for pid in pids]
 
 
 def cleanup_pids(host: Host) -> list[int]:
     """Return the pids of this VM's `qm cleanup`, which qmeventd starts after each end of a QEMU."""
-    answer = ask_or_none(lambda: _cleanup_pids(host), TASK_SECONDS)
-    return [int(pid) for pid in answer] if isinstance(answer, list) else []
+    return ask_or_none(lambda: _cleanup_pids(host), TASK_SECONDS) or []
 
 
-def _cleanup_pids(host: Host) -> list[str]:
-    pids = [pid for pid in os.listdir(host.path("/proc")) if pid.isdigit() and _read_short_name(host, pid) == "qm"]
+def _cleanup_pids(host: Host) -> list[int]:
     words = f" cleanup {host.vmid} "
-    return [pid for pid in pids if words in f"{read_command_line(host, pid)} "]
+    return [pid for pid, name, _ in each_process() if name == "qm" and words in f"{_read_command_line(host, pid)} "]
 
 
-def _flock_pids(host: Host) -> list[str]:
+def _flock_pids(host: Host) -> list[int]:
     try:
         seen = os.stat(host.path(f"/var/lock/qemu-server/lock-{host.vmid}.conf"))
         with open(host.path("/proc/locks"), encoding="ascii", errors="replace") as file:
@@ -210,4 +190,4 @@ def _flock_pids(host: Host) -> list[str]:
     except OSError:
         return []
     name = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
-    return [words[4] for words in held if name in words and "->" not in words]
+    return [int(words[4]) for words in held if name in words and "->" not in words]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .process import process_ticks, read_stat
+from .process import each_process, open_verified, process_ticks
 from .times import QM_END_SECONDS
 
 
@@ -63,25 +63,14 @@ def _find_victims(pid: int) -> Iterator[_Victim]:
 
 def _open_victim(pid: int, name: str) -> Iterator[_Victim]:
     ticks = process_ticks(pid)
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return
-    if ticks and process_ticks(pid) == ticks:
+    pidfd = open_verified(pid, lambda: ticks and process_ticks(pid) == ticks)
+    if pidfd is not None:
         yield _Victim(pid, name, pidfd)
-    else:
-        os.close(pidfd)
 
 
 def find_workers(pid: int) -> list[int]:
     """Return the children of a `qm` that have a task's name. Reading stat never blocks."""
-    children = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            comm, fields = read_stat(int(name))
-            if comm.startswith("task UPID") and len(fields) > 1 and fields[1] == str(pid):
-                children.append(int(name))
-    return children
+    return [child for child, name, fields in each_process() if name.startswith("task UPID") and fields[1] == str(pid)]
 
 
 def _await_all(victims: list[_Victim]) -> list[_Victim]:

@@ -69,14 +69,16 @@ class Qmp:
                 raise QmpSilent("the monitor closed the connection")
             self._buffer += chunk
             if len(self._buffer) > MESSAGE_BYTES:
-                raise QmpSilent("the monitor sent something that is not QMP")
+                raise QmpSilent("the monitor sent a message without an end")
         line, self._buffer = self._buffer.split(b"\n", 1)
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
-            raise QmpSilent("the monitor sent something that is not QMP") from None
+            message = None
         if not isinstance(message, dict):
             raise QmpSilent("the monitor sent something that is not QMP")
+        if "event" in message:
+            self.events.append(str(message["event"]))
         return message
 
     def command(self, name: str, **arguments: object) -> object:
@@ -89,19 +91,15 @@ class Qmp:
             raise QmpSilent("the monitor did not take the command") from None
         while True:
             message = self._next()
-            if "event" in message:
-                self.events.append(str(message["event"]))
-            elif "error" in message:
+            if "error" in message:
                 raise QmpError(_description(message["error"]))
-            elif "return" in message:
+            if "return" in message:
                 return message["return"]
 
     def wait_event(self, name: str) -> None:
         """Wait for the event `name`; raise QmpSilent when the conversation ends before it."""
         while name not in self.events:
-            message = self._next()
-            if "event" in message:
-                self.events.append(str(message["event"]))
+            self._next()
 
     def status(self) -> str:
         """Return QEMU's RunState (qapi/run-state.json)."""

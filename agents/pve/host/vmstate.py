@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .bounded import NoAnswerError, ask
+from .files import read_small_file
 from .paths import Host
 from .process import describe_process, leftover_lines, process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
@@ -74,9 +75,8 @@ def read_pid(host: Host) -> int | None:
 
 def _read_number(path: str) -> int | None:
     try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read(32))
-    except (OSError, ValueError):
+        return int(read_small_file(path, 32))
+    except ValueError:
         return None
 
 
@@ -91,7 +91,7 @@ def is_vm_process(host: Host, pid: int) -> bool | None:
     if ticks and _verified.get(pid) == ticks:
         return True
     try:
-        ours = bool(ask(lambda: _is_qemu(host, pid), PROC_SECONDS))
+        ours = ask(lambda: _is_qemu(host, pid), PROC_SECONDS)
     except NoAnswerError:
         return None
     if ours:
@@ -149,13 +149,8 @@ def leftover_pids(host: Host) -> list[int]:
 
     The QEMU storage daemon, which a TPM's state may need, is left out: `qm start` ends it (qemu-server 9.1.10).
     """
-    try:
-        with open(host.scope, encoding="ascii") as file:
-            pids = [int(line) for line in file.read().split()]
-    except (OSError, ValueError):
-        return []
     daemon = _read_number(host.path(f"/run/qemu-server/qsd-{host.vmid}.pid"))
-    return [pid for pid in pids if process_ticks(pid) and pid != daemon]
+    return [pid for pid in map(int, read_small_file(host.scope).split()) if process_ticks(pid) and pid != daemon]
 
 
 def name_processes(pids: list[int]) -> str:

@@ -5,10 +5,11 @@ Bookkeeping never stops a rescue: a full /run loses lines, not the verb.
 
 import json
 import time
+from functools import partial
 
 from ..host.bounded import CommandResult, run
-from ..host.files import boottime, write_process
 from ..host.paths import Host
+from ..host.process import write_process
 from ..host.qm import end_qm
 from ..host.times import MOST_MORE_SECONDS, QM_START_SECONDS, START_COVERED_SECONDS
 from ..host.vm_config import start_seconds
@@ -102,7 +103,8 @@ class Job:
 
         When its time is over, it is ended with its worker. `gently`: SIGTERM comes first.
         """
-        return run(argv, self.seconds_left(seconds), self._note_command, lambda pid: self.end_command(pid, gently))
+        note = partial(self.note_process, "command")
+        return run(argv, self.seconds_left(seconds), note, lambda pid: self.end_command(pid, gently))
 
     def end_command(self, pid: int, gently: bool = False) -> None:
         """End a `qm` of this job and its worker; warn of what could not be ended, and add it to `survivors`."""
@@ -113,27 +115,19 @@ class Job:
                 "storage answers again; look at the status then"
             )
 
-    def _note_command(self, pid: int) -> None:
+    def note_process(self, name: str, pid: int) -> None:
+        """Record a process of this job: its `command`, or the `second` one that stands by."""
         try:
-            write_process(self.store.path(self.record.id, "command"), pid)
+            write_process(self.store.path(self.record.id, name), pid)
         except OSError:
             pass
 
     def finish(self, result: Result) -> None:
         """Write the job's result, for its followers now and for the same id later."""
-        record = self.record
-        whole = {
-            **result.as_json(),
-            "job": record.id,
-            "verb": record.verb,
-            "by": record.by,
-            "started": record.started,
-            "deadline": self.deadline,
-            "seconds": round(boottime() - record.boottime, 3),
-        }
+        whole = self.record.whole_result(result, self.deadline)
         try:
-            self.store.write_result(record.id, whole)
+            self.store.write_result(self.record.id, whole)
         except OSError:
-            self.store.strip(record.id)
+            self.store.strip(self.record.id)
             self.store.make_room()
-            self.store.write_result(record.id, whole)
+            self.store.write_result(self.record.id, whole)

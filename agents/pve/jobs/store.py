@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..host.files import boottime, read_json, read_process, remove_job_dir, write_atomic
+from ..grammar import Request
+from ..host.files import boottime, read_json, read_small_file, remove_job_dir, write_atomic
 from ..host.paths import Host
-from ..host.process import process_ticks
+from ..host.process import process_ticks, read_process
 from ..words import DAY, DEADLINES
 from .reserve import fill_reserve, free_part, is_short
+from .result import Result
 
 KEEP_JOBS = 20
 KEEP_IDS = 2 * DAY
@@ -40,6 +42,26 @@ class Record:
     pid: int
     ticks: int
     fresh: int = 0
+
+    def whole_result(self, result: Result, deadline: float) -> dict[str, object]:
+        """Return a result as it is kept, with what identifies the job and its times."""
+        return {
+            **result.as_json(),
+            "job": self.id,
+            "verb": self.verb,
+            "by": self.by,
+            "started": self.started,
+            "deadline": deadline,
+            "seconds": round(boottime() - self.boottime, 3),
+        }
+
+
+def make_record(request: Request, nonce: str, is_job: bool) -> Record:
+    """Return the record of a request that this process claims now: as its job, or only so that no other one can."""
+    started, pid = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), os.getpid()
+    ticks = process_ticks(pid) if is_job else 0
+    who = (request.id, request.verb, request.by, request.why)
+    return Record(*who, started, boottime(), nonce, pid, ticks, request.fresh)
 
 
 class JobStore:
@@ -96,11 +118,14 @@ class JobStore:
         except FileExistsError:
             return False
 
-    def drop_dangling(self, job_id: str) -> None:
-        """Free an id that is an alias of a capture which does not exist."""
+    def drop_dangling(self, job_id: str, at_least: float = float("-inf")) -> None:
+        """Free an id that is an alias of a capture which does not exist, if it is as many seconds old."""
         path = self.path(job_id)
-        if os.path.islink(path) and not os.path.exists(path):
-            os.unlink(path)
+        try:
+            if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > at_least:
+                os.unlink(path)
+        except FileNotFoundError:  # another process prunes as well
+            pass
 
     def record(self, job_id: str) -> Record | None:
         """Return the request behind an id, following an alias; None for an unknown id."""
@@ -132,22 +157,14 @@ class JobStore:
 
     def stage(self, job_id: str) -> str:
         """Return the stage that the job is in; empty before the first one."""
-        return self._stage_file(job_id)[0]
+        return read_small_file(self.path(job_id, "stage")).partition(" ")[0]
 
     def deadline(self, job_id: str, verb: str) -> float:
         """Return by how many seconds after its start a job ends; the verb's usual number where it recorded none."""
         try:
-            return float(self._stage_file(job_id)[1])
+            return float(read_small_file(self.path(job_id, "stage")).partition(" ")[2])
         except ValueError:
             return DEADLINES[verb]
-
-    def _stage_file(self, job_id: str) -> tuple[str, str]:
-        try:
-            with open(self.path(job_id, "stage"), encoding="ascii") as file:
-                stage, _, deadline = file.read().partition(" ")
-                return stage, deadline
-        except OSError:
-            return "", ""
 
     def is_alive(self, record: Record) -> bool:
         """Tell whether the job's own process still runs, or its standby process, or the `qm` that it ran.
@@ -165,11 +182,7 @@ class JobStore:
     @property
     def last(self) -> str:
         """Return the id of the newest mutating job that got past its preconditions, or `none`."""
-        try:
-            with open(f"{self.host.run_dir}/last", encoding="ascii") as file:
-                return file.read() or "none"
-        except OSError:
-            return "none"
+        return read_small_file(f"{self.host.run_dir}/last") or "none"
 
     def set_last(self, job_id: str) -> None:
         """Record that this job got past its preconditions."""
@@ -200,14 +213,7 @@ class JobStore:
             elif ran > KEEP_JOBS:
                 self.strip(record.id)
         for name in self.ids():
-            self._drop_dangling(self.path(name))
-
-    def _drop_dangling(self, path: str) -> None:
-        try:
-            if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > 60:
-                os.unlink(path)
-        except FileNotFoundError:  # another process prunes as well
-            pass
+            self.drop_dangling(name, at_least=60)
 
     def strip(self, job_id: str) -> None:
         """Delete the output of a job and its picture."""

@@ -8,6 +8,7 @@ import select
 import signal
 import time
 
+from ..host.process import open_verified
 from ..host.qmp import Qmp, QmpError, QmpSilent
 from ..host.times import KILL_SECONDS, QUIT_SECONDS, TERM_SECONDS
 from ..host.vmstate import (
@@ -72,7 +73,7 @@ def describe_survival(job: Job, facts: Facts) -> Ended:
 
 def quit_qemu(job: Job, facts: Facts) -> None:
     """Ask QEMU to quit by QMP, and wait for its end."""
-    pidfd = _open_verified(job, facts)
+    pidfd = _open_qemu(job, facts.pid)
     if pidfd is None:
         return
     try:
@@ -98,7 +99,7 @@ def kill_half_started(job: Job, pid: int) -> None:
 
     This waits for its end, whatever is left of the job's deadline.
     """
-    pidfd = _open_verified(job, Facts(pid=pid))
+    pidfd = _open_qemu(job, pid)
     if pidfd is not None:
         job.say(f"start: SIGKILL to {pid}, which was half started")
         _send(pidfd, signal.SIGKILL)
@@ -107,7 +108,7 @@ def kill_half_started(job: Job, pid: int) -> None:
 
 
 def _signal(job: Job, facts: Facts, number: signal.Signals, seconds: float) -> None:
-    pidfd = _open_verified(job, facts)
+    pidfd = _open_qemu(job, facts.pid)
     if pidfd is None:
         return
     job.say(f"stop: {number.name} to {facts.pid}")
@@ -122,18 +123,9 @@ def _send(pidfd: int, number: signal.Signals) -> None:
         pass
 
 
-def _open_verified(job: Job, facts: Facts) -> int | None:
-    """Open a pidfd, then verify the process: what the descriptor names can't become another process later."""
-    if facts.pid is None:
-        return None
-    try:
-        pidfd = os.pidfd_open(facts.pid)
-    except OSError:
-        return None
-    if is_vm_process(job.host, facts.pid):
-        return pidfd
-    os.close(pidfd)
-    return None
+def _open_qemu(job: Job, pid: int | None) -> int | None:
+    """Return a pidfd of the process, None unless /proc shows it to be this VM's QEMU."""
+    return None if pid is None else open_verified(pid, lambda: is_vm_process(job.host, pid))
 
 
 def _await_end(job: Job, pidfd: int, seconds: float) -> None:

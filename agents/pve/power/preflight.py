@@ -8,7 +8,7 @@ import os
 import re
 
 from ..forensics.obstacles import TROUBLES
-from ..host.bounded import ask_or_none, run
+from ..host.bounded import run
 from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, describe_leftovers, has_process, leftover_pids, name_processes, vm_state
@@ -18,7 +18,6 @@ from .endings import refusal
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
 QM_SECONDS = 8.0
-FIND_SECONDS = 2.0
 _NO_QUORUM = (
     "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
     "reset works without a quorum",
@@ -52,19 +51,12 @@ def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
 
 
 def _refuse_broken_qm(job: Job) -> None:
-    found = ask_or_none(_find_qm, FIND_SECONDS)
-    if not found:
-        why = "qm is not on this host's PATH" if found is False else f"PATH gave no answer in {FIND_SECONDS:g} s"
-        raise refusal("no-qm", f"{why}, so a start would fail", "", f"PATH={os.get_exec_path()}")
     ran = run(["qm", "status", str(job.host.vmid)], job.seconds_left(QM_SECONDS))
     if ran.code != 0:
-        said = f"ended with {ran.code}" if ran.code is not None else f"gave no answer in {QM_SECONDS:g} s"
+        known = {None: f"gave no answer in {QM_SECONDS:g} s", 127: "could not be run"}
+        sentence = f"qm status {known.get(ran.code, f'ended with {ran.code}')}, so a start would fail as well"
         last_words = ran.stderr.strip().splitlines()[-1:]
-        raise refusal("no-qm", f"qm status {said}, so a start would fail as well", "", *last_words)
-
-
-def _find_qm() -> bool:
-    return any(os.access(f"{directory}/qm", os.X_OK) for directory in os.get_exec_path())
+        raise refusal("no-qm", sentence, "", *last_words, f"PATH={':'.join(os.get_exec_path())}")
 
 
 def refuse_elsewhere(job: Job, view: Cluster) -> None:

@@ -6,10 +6,8 @@ ends silently; where it was killed, it takes the lock, waits for the command tha
 
 import os
 import select
-from typing import NoReturn
 
-from ..host.files import read_process, write_process
-from ..host.process import lock_memory
+from ..host.process import lock_memory, open_verified, read_process
 from ..host.times import LADDER_SECONDS, QM_STOP_SECONDS
 from ..host.vmstate import leftover_pids
 from ..jobs.job import Job
@@ -28,19 +26,12 @@ def stand_by(job: Job) -> None:
         job.warnings.append(f"the host could not start this job's standby process: {error.strerror}")
         return
     if second == 0:
-        _note_second(job, os.getpid())  # the first may be killed before it has noted us
+        job.note_process("second", os.getpid())  # the first may be killed before it has noted us
         _take_over(job, first, job.store.last)
         return
     os.close(first)
     job.standby_pid = second
-    _note_second(job, second)
-
-
-def _note_second(job: Job, pid: int) -> None:
-    try:
-        write_process(job.store.path(job.record.id, "second"), pid)
-    except OSError:
-        pass
+    job.note_process("second", second)
 
 
 def _take_over(job: Job, first: int, last: str) -> None:
@@ -49,7 +40,7 @@ def _take_over(job: Job, first: int, last: str) -> None:
     os.close(first)
     stage = job.store.stage(job.record.id)
     if job.store.result(job.record.id) is not None:
-        _end()
+        os._exit(0)
     killed = f"the job's process was killed in stage {stage}"
     if not Lock(job.host, "lock").take(job.record.id):
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
@@ -60,19 +51,12 @@ def _take_over(job: Job, first: int, last: str) -> None:
     _await_command(job)
 
 
-def _end() -> NoReturn:
-    os._exit(0)
-
-
 def _await_command(job: Job) -> None:
     """Wait for the `qm` that the first process ran: two of them on one VM would be in each other's way."""
     path = job.store.path(job.record.id, "command")
     pid = read_process(path)
-    try:
-        pidfd = os.pidfd_open(pid) if pid else -1
-    except OSError:
-        return
-    if pidfd < 0 or read_process(path) != pid:  # opened first, then read again: it is no other process
+    pidfd = open_verified(pid, lambda: read_process(path) == pid) if pid else None
+    if pidfd is None:
         return
     starts = job.store.stage(job.record.id) == "start"
     reserved = 0.0 if starts else LADDER_SECONDS + job.start_seconds

@@ -6,7 +6,7 @@ lines, and one result.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from ..forensics.evidence import Evidence
@@ -60,22 +60,17 @@ def _status(host: Host) -> Iterator[Message]:
     for facts in observe_stepwise(host):
         yield {"type": "facts", **asdict(facts)}
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
-    elsewhere = cluster_view(host, seconds) if vm_state(facts) == "stopped" and seconds > 0 else NOT_ASKED
-    owners = (
-        [f"the lock file is held by {holder}" for holder in flock_holders(host)] if vm_state(facts) == "stopped" else []
-    )
-    result = status_result(host, facts, DONE, elsewhere, tuple(owners))
-    seen = (
-        f"on node {elsewhere.node}; here {describe_sources(facts)}"
-        if result.state == ELSEWHERE
-        else describe_sources(facts)
-    )
-    yield output(f"{result.state}: {seen}")
+    is_off = vm_state(facts) == "stopped"
+    view = cluster_view(host, seconds) if is_off and seconds > 0 else NOT_ASKED
+    owners = [f"the lock file is held by {holder}" for holder in flock_holders(host)] if is_off else []
+    result = status_result(host, facts, DONE, view, owners)
+    where = f"on node {view.node}; here " if result.state == ELSEWHERE else ""
+    yield output(f"{result.state}: {where}{describe_sources(facts)}")
     yield result_message(result)
 
 
 def status_result(
-    host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED, owners: tuple[str, ...] = ()
+    host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED, owners: Sequence[str] = ()
 ) -> Result:
     """Return the result of a status from the facts so far. It reads tmpfs only, so it never waits."""
     store = JobStore(host)
@@ -85,22 +80,22 @@ def status_result(
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {describe_sources(facts)}", "forensics")
     else:
-        left, known = tuple(leftover_pids(host)) if state == "stopped" else (), view
+        left = tuple(leftover_pids(host)) if state == "stopped" else ()
         asked = view is not NOT_ASKED and view.answers
         verdict = quick_verdict(
             Evidence(
                 state,
                 describe_sources(facts),
                 leftovers=left,
-                node=known.node,
-                container=known.container,
-                lock=known.lock,
-                owners=owners,
-                ha=known.ha,
-                ha_seen=known.ha_seen,
-                pve=known.trouble,
-                quorate=known.quorate if asked else None,
-                config=known.config if asked else None,
+                node=view.node,
+                container=view.container,
+                lock=view.lock,
+                owners=tuple(owners),
+                ha=view.ha,
+                ha_seen=view.ha_seen,
+                pve=view.trouble,
+                quorate=view.quorate if asked else None,
+                config=view.config if asked else None,
                 remains=tuple(map(describe_process, left)),
             )
         )

@@ -4,7 +4,6 @@ Neither blocks the process that serves: both are polled, and both end by a deadl
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ from ..host.paths import Host
 from ..host.pve_tasks import flock_holders
 from ..host.vmstate import Facts, observe, vm_state
 from ..jobs.result import Result, Verdict
-from ..jobs.store import JobStore, Record
+from ..jobs.store import JobStore, Record, make_record
 from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED, STRANDED
 from .readers import Readers
 from .reads import Message, output, result_message, status_result
@@ -136,17 +135,11 @@ class FollowTask:
 
     def _claim_for_nothing(self, result: Result) -> bool:
         """Claim the id with this result; return False where the job has begun after all."""
-        request = self._request
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        record = Record(
-            request.id, request.verb, request.by, request.why, started, boottime(), self._nonce, os.getpid(), ticks=0
-        )
+        record = make_record(self._request, self._nonce, is_job=False)
         try:
             if not self._store.claim(record):
                 return False
-            whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by, "started": started}
-            whole["deadline"] = DEADLINES[record.verb]
-            self._store.write_result(record.id, whole)
+            self._store.write_result(record.id, record.whole_result(result, DEADLINES[record.verb]))
         except OSError:
             pass
         return True
@@ -174,9 +167,8 @@ class FollowTask:
         if record.verb not in ("start", "stop", "cycle"):
             return False
         kinds = ask_or_none(lambda: [each.kind for each in flock_holders(self._host)], QUESTION_SECONDS)
-        if not isinstance(kinds, list):
-            return True  # no answer in time is no proof of its end; the deadline bounds the wait
-        return "start" in kinds or "stop" in kinds
+        # No answer in time is no proof of its end; the deadline bounds the wait.
+        return kinds is None or "start" in kinds or "stop" in kinds
 
     def _deadline(self, record: Record) -> float:
         """Return by when the job must have ended, on the monotonic clock."""
@@ -207,16 +199,13 @@ class FollowTask:
     def _killed_result(self, record: Record) -> Message:
         """Return the result that a killed job can't write, and write it for later requests."""
         stage = self._store.stage(record.id)
-        state = str(ask_or_none(lambda: vm_state(observe(self._host)), QUESTION_SECONDS) or "unknown")
+        state = ask_or_none(lambda: vm_state(observe(self._host)), QUESTION_SECONDS) or "unknown"
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
         advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset may lack its cont
         verdict = Verdict("stranded" if off else "job-killed", sentence, advice)
         result = Result(STRANDED if off else FAILED, state, self._store.last, stage, verdict)
-        seconds = round(boottime() - record.boottime, 3)
-        whole = {**result.as_json(), "job": record.id, "verb": record.verb, "by": record.by}
-        whole |= {"started": record.started, "deadline": self._store.deadline(record.id, record.verb)}
-        whole |= {"seconds": seconds}
+        whole = record.whole_result(result, self._store.deadline(record.id, record.verb))
         try:
             self._store.write_result(record.id, whole)
         except OSError:  # /run is full: the next request finds the same

@@ -112,33 +112,29 @@ def name_vm(key: Key, request: Request) -> Request:
 def check_request(key: Key, request: Request) -> Iterator[Message] | None:
     """Return the refusal that this key gets for this request, or None."""
     if request.vm is not None and request.vm not in key.vms:
-        sentence = f"this key serves VM {key.vms}, not {request.vm}; nothing was changed"
-        return refusal_messages(REFUSED, Verdict("wrong-vm", sentence), sentence)
+        return refuse(REFUSED, "wrong-vm", f"this key serves VM {key.vms}, not {request.vm}; nothing was changed")
     if request.vm is None and request.verb not in ("ping", "session"):
         sentence = f"this key serves several VMs ({key.vms}): name one, like {request.verb} vm=102; nothing was changed"
-        return refusal_messages(REFUSED, Verdict("wrong-vm", sentence), sentence)
+        return refuse(REFUSED, "wrong-vm", sentence)
     if key.read_only and request.verb in MUTATING:
         sentence = "this key can't change power; an operator has to approve it"
-        return refusal_messages(READ_ONLY, Verdict("read-only-key", sentence), f"approval-required: {request.verb}")
+        return refuse(READ_ONLY, "read-only-key", sentence, line=f"approval-required: {request.verb}")
     if key.read_only and request.has_caller_fields:
-        sentence = "a read-only key can't use id, by, anyway, note or detach"
-        return refusal_messages(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+        return refuse(AGENT_REFUSED, "agent-refused", "a read-only key can't use id, by, anyway, note or detach")
     if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
-        sentence = "no session here"
-        return refusal_messages(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+        return refuse(AGENT_REFUSED, "agent-refused", "no session here")
     return None
 
 
-def refusal_messages(exit_code: int, verdict: Verdict, line: str) -> Iterator[Message]:
-    """Yield a refusal: one line of output, then the result."""
-    yield output(line, "stdout" if exit_code == READ_ONLY else "stderr")
-    yield result_message(Result(exit_code, stage="begin", verdict=verdict))
+def refuse(exit_code: int, code: str, sentence: str, advice: str = "", line: str = "") -> Iterator[Message]:
+    """Yield a refusal: a line of output, which is the sentence unless it has one of its own, then the result."""
+    yield output(line or sentence, "stdout" if line else "stderr")
+    yield result_message(Result(exit_code, stage="begin", verdict=Verdict(code, sentence, advice)))
 
 
 def refuse_line(line: str) -> Iterator[Message]:
     """Yield the refusal of a line that is not of the grammar."""
-    sentence = f'not a request: "{escape(line, 60)}"; one of {", ".join(VERBS)}'
-    return refusal_messages(AGENT_REFUSED, Verdict("agent-refused", sentence), sentence)
+    return refuse(AGENT_REFUSED, "agent-refused", f'not a request: "{escape(line, 60)}"; one of {", ".join(VERBS)}')
 
 
 # --- one request -------------------------------------------------------------------------------------------------

@@ -14,11 +14,10 @@ from collections import deque
 from ..grammar import LINE_CHARS, Malformed, parse_line
 from ..host.paths import Key
 from ..host.process import lock_memory
-from ..jobs.result import Verdict
 from ..renewal import RENEWED, OwnFile, become_new_file
 from ..words import FAILED, MUTATING
 from .reads import Message
-from .serve import Agent, refusal_messages
+from .serve import Agent, refuse
 
 MOST_TASKS = 64  # under way before another read begins; what changes power begins at once
 MOST_WAITING = 1024  # reads
@@ -93,7 +92,7 @@ class Session:
             self._reads.append((tag, command))
         else:
             sentence = "too many requests already wait on this host; nothing was done"
-            for message in refusal_messages(FAILED, Verdict("agent-failed", sentence, "status"), sentence):
+            for message in refuse(FAILED, "agent-failed", sentence, "status"):
                 self._send(tag, message)
 
     @property

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 
 from ...agents.bundle import bundle
-from ...agents.pve.host.files import read_process
 from ...agents.pve.host.paths import Host
+from ...agents.pve.host.process import read_process
 from ...agents.pve.jobs.store import JobStore
 from ...isolated import isolated_command
 from .disk import make_disk
