@@ -54,7 +54,7 @@ def _launch(
     log: int,
 ) -> Started | None:
     """Start the runner of a turn. Closes `log`, which the runner inherits."""
-    lock = None
+    lock = transcript = None
     try:
         lock = store.lock(request.sid)
         if lock is None:  # another turn of the session began in this moment
@@ -63,6 +63,8 @@ def _launch(
         store.save_proposals(lock, turn_dir, request.still_open)
         work = store.make_work_dir(turn_dir)
         job = command.prepare_job(settings, request, work)
+        transcript = store.open_transcript(request.sid)
+        job = job._replace(**transcript._asdict())
         job = job._replace(cancel=str(turn_dir / "cancel"), silence_seconds=SILENCE_SECONDS)
         with command.listen_for_commands(work) as listener:
             return start_runner(job, log, lock, listener)
@@ -72,6 +74,8 @@ def _launch(
             append_events(log, build_ending("claude-crashed", f"the turn could not be started: {error!r}", hint, 2))
         return None
     finally:
+        if transcript is not None:
+            transcript.close()
         for fd in (log, lock):
             if fd is not None:
                 os.close(fd)
@@ -89,10 +93,8 @@ def start_runner(job: RunnerJob, log: int, lock: int, listener: socket.socket | 
         job = job._replace(log=log, lock=lock, control=theirs.fileno(), api_listener=api_listener.fileno())
         url = f"http://{LOOPBACK}:{api_listener.getsockname()[1]}"
         job = job._replace(env={**job.env, "ANTHROPIC_BASE_URL": url})
-        fds = [job.log, job.lock, job.control, job.api_listener]
         if listener is not None:
             job = job._replace(listener=listener.fileno())
-            fds.append(job.listener)
         standard_input.write(job.to_json())
         standard_input.seek(0)
         process = subprocess.Popen(
@@ -101,7 +103,7 @@ def start_runner(job: RunnerJob, log: int, lock: int, listener: socket.socket | 
             stdout=subprocess.DEVNULL,
             env={},
             cwd="/",
-            pass_fds=fds,
+            pass_fds=job.descriptors,
             start_new_session=True,
         )
     return process, control

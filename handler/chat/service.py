@@ -26,7 +26,7 @@ _OFF = {
     "starting": ("chat is not ready yet", "try again in a moment"),
     "failed": ("chat is off: it could not be loaded", "see the handler's log"),
 }
-_NOT_ISOLATED = "set chat.user to an account that can't read the handler's files, or set shared_uid = true"
+_NOT_ISOLATED = "mend that, and reload; without root, shared_uid = true allows chat about VMs without a guest"
 
 
 class ChatService:

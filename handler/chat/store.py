@@ -1,10 +1,11 @@
 """Stores turns under sessions.dir.
 
 `turns/` has the event logs, for the handler alone; `refused/` says whose refusals are among them; `locks/` has one lock
-a session; `work/` has a directory for each turn that runs. All of it blocks, so only threads of `threads.py` call it.
+a session, and `transcripts/` what was said in it; `work/` has a directory for each turn that runs. All of it blocks, so
+only threads of `threads.py` call it.
 
-A turn is claimed by a rename onto its name: of two replicas one wins, and a turn that is visible is complete. Claude's
-own directories lie beside these. They are removed once no valid token can continue their session.
+A turn is claimed by a rename onto its name: of two replicas one wins, and a turn that is visible is complete. A
+transcript is removed once no valid token can continue its session.
 """
 
 import fcntl
@@ -20,15 +21,17 @@ from pathlib import Path
 from .. import audit
 from ..claude.eventlog import append_events, try_lock
 from ..claude.events import Event
+from ..claude.removal import remove_directory
 from .errors import SessionsUnwritable
 from .refusals import prune_refusals, read_refusal, save_refusal
-from .removal import remove_tree
-from .sessions import LIFETIME, is_sid
+from .sessions import LIFETIME
+from .transcripts import Transcript, open_transcript, remove_transcript
 
 KEEP_SECONDS = 24 * 3600.0
 PRUNE_SECONDS = 600.0
 LOOK_SECONDS = 0.02  # `is_locked` has a lock for less
 ROOM_BYTES = 16 * 1024 * 1024
+REMOVAL_SECONDS = 3.0
 
 
 class Store:
@@ -36,8 +39,8 @@ class Store:
 
     def __init__(self, directory: str) -> None:
         self._root = Path(directory).absolute()
-        names = ("turns", "locks", "work", "refused")
-        self._turns, self._locks, self._work, self._refused = (self._root / name for name in names)
+        names = ("turns", "locks", "work", "refused", "transcripts")
+        self._turns, self._locks, self._work, self._refused, self._transcripts = (self._root / each for each in names)
         self._pruned = 0.0
 
     def turn_dir(self, caller: str, turn: str) -> Path:
@@ -52,6 +55,7 @@ class Store:
                 (self._turns, 0o700),
                 (self._locks, 0o700),
                 (self._refused, 0o700),
+                (self._transcripts, 0o700),
                 (self._work, 0o711),
             ):
                 directory.mkdir(mode, exist_ok=True)
@@ -169,18 +173,25 @@ class Store:
         path.mkdir(0o700)
         return path
 
+    def open_transcript(self, sid: str) -> Transcript:
+        """Return the open files of a session's transcript, for the turn that has the session's lock."""
+        return open_transcript(self._transcripts, sid)
+
     def tidy(self, turn_dir: Path) -> None:
-        """Remove the directory of a turn's process. What can't be removed now is removed by a later `prune`."""
+        """Remove the directory of a turn's process, as far as it is ours: the runner removes what is claude's user's.
+
+        What can't be removed now is removed by a later `prune`.
+        """
         try:
-            remove_tree(self._work / turn_dir.name)
+            self._remove_work_dir(self._work / turn_dir.name)
         except OSError as error:
             audit.note("not-removed", path=f"work/{turn_dir.name}", error=repr(error))
 
     def prune(self) -> None:
         """Remove what is not in use and old enough; at most once in PRUNE_SECONDS.
 
-        Turns stay for a day. Transcripts stay until every token for their session has expired; the session's lock,
-        which claude can't write, tells the time of its last turn. One failure costs one entry.
+        Turns stay for a day. Transcripts stay until every token for their session has expired; the time of the
+        session's lock is that of its last turn. One failure costs one entry.
         """
         now = time.time()
         if now - self._pruned < PRUNE_SECONDS:
@@ -190,7 +201,6 @@ class Store:
             (self._refused, self._prune_refusals),
             (self._turns, self._prune_turn),
             (self._work, self._prune_work_dir),
-            (self._root / "claude", self._ensure_lock),
             (self._locks, self._prune_session),
         ):
             for path in directory.iterdir() if directory.exists() else ():
@@ -209,18 +219,16 @@ class Store:
     def _prune_work_dir(self, path: Path, now: float) -> None:
         """Remove the directory of a process that has ended. Until then the log of its turn is locked."""
         if _is_idle(self._turns / path.name / "log", now, 0):
-            remove_tree(path)
+            self._remove_work_dir(path)
 
-    def _ensure_lock(self, transcripts: Path, now: float) -> None:
-        """Make the lock of transcripts that have none, as an earlier version left them: their time begins anew."""
-        if is_sid(transcripts.name):
-            os.close(os.open(self._locks / transcripts.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    def _remove_work_dir(self, path: Path) -> None:
+        remove_directory(str(path), time.monotonic() + REMOVAL_SECONDS)
 
     def _prune_session(self, lock: Path, now: float) -> None:
         fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
         try:
             if now - os.fstat(fd).st_mtime > LIFETIME and try_lock(fd):
-                remove_tree(self._root / "claude" / lock.name)
+                remove_transcript(self._transcripts, lock.name)
                 lock.unlink()
         finally:
             os.close(fd)

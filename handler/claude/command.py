@@ -8,7 +8,6 @@ be taken for a flag, and `ps` would show it. Tried with CLI 2.1.331.
 import errno
 import json
 import os
-import pwd
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from ..config.model import ChatSettings, Vm
 from . import brief, sandbox
 from .runner_job import RunnerJob
 from .ssh_files import command_names, render_ssh_files
+from .uids import HANDED
 
 BRIEF = files("breakglass.agents") / "breakglass.md"
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -74,34 +74,15 @@ class TurnRequest:
         return {"vm": self.vm.name, "sid": self.sid, "digest": self.digest}
 
 
-def find_account(settings: ChatSettings) -> tuple[int | None, int | None]:
-    """Return the user and group that claude runs as, or None and None for our own.
-
-    Raises LookupError for a user without an account.
-    """
-    if not settings.user:
-        return None, None
-    try:
-        entry = pwd.getpwnam(settings.user)
-    except KeyError:
-        raise LookupError(f'there is no user "{settings.user}" on this machine') from None
-    return (None, None) if entry.pw_uid == os.geteuid() else (entry.pw_uid, entry.pw_gid)
-
-
 def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -> RunnerJob:
     """Write the files of a turn into its new directory, and return the job for its runner.
 
-    claude's user owns its transcripts and its temporary directory; every other file is ours. It can read those it
-    needs, and none of those in `ssh`. Raises OSError when a file can't be written, LookupError for a missing user.
+    The runner makes claude's home and its temporary directory belong to claude's user; every other file stays ours.
+    claude can read those it needs, and none of those in `ssh`. Raises OSError when a file can't be written.
     """
-    uid, gid = find_account(settings)
-    config = Path(settings.sessions_dir).absolute() / "claude" / request.sid
     _write_turn_files(request.vm, directory, not settings.shared_uid or sandbox.own_sandbox_works())
-    config.parent.mkdir(0o711, exist_ok=True)
-    for owned in (config, directory / sandbox.SCRAPS):
-        _make_owned_dir(owned, uid, gid)
-    env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory, config)}
-    wall = () if settings.shared_uid else _wall(settings, directory, config)
+    env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory)}
+    wall = () if settings.shared_uid else _wall(settings, directory)
     return RunnerJob(
         argv=(*wall, *_arguments(settings, request, directory)),
         walled=bool(wall),
@@ -109,8 +90,10 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -
         cwd=str(directory / sandbox.CWD),
         prompt=request.prompt,
         vm=request.vm.name,
-        uid=uid,
-        gid=gid,
+        sid=request.sid,
+        directory=str(directory),
+        owner=os.geteuid(),
+        uids=settings.uids,
         vmid=request.vm.vmid,
         commands=command_names(request.vm),
         ssh_config=f"{directory}/ssh/config",
@@ -119,12 +102,12 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -
     )
 
 
-def _wall(settings: ChatSettings, directory: Path, config: Path) -> Sequence[str]:
+def _wall(settings: ChatSettings, directory: Path) -> Sequence[str]:
     """Return the command line before claude's own; nothing for a claude that is missing, which the runner reports."""
     program = shutil.which(settings.command)
     if program is None:
         return ()
-    return sandbox.wall_arguments(os.path.realpath(program), str(directory), str(config))
+    return sandbox.wall_arguments(os.path.realpath(program), str(directory))
 
 
 def _arguments(settings: ChatSettings, request: TurnRequest, directory: Path) -> tuple[str, ...]:
@@ -137,18 +120,18 @@ def _arguments(settings: ChatSettings, request: TurnRequest, directory: Path) ->
     return (program, *_FLAGS, f"--agents={directory}/agents.json", f"--agent={brief.AGENT}", *allowed, session)
 
 
-def _turn_env(here: Path, config: Path) -> dict[str, str]:
+def _turn_env(here: Path) -> dict[str, str]:
     return {
         "PATH": f"{here}/bin:{PATH}",
-        "HOME": str(config),
-        "CLAUDE_CONFIG_DIR": str(config),
+        "HOME": f"{here}/{sandbox.HOME}",
+        "CLAUDE_CONFIG_DIR": f"{here}/{sandbox.HOME}",
         "CLAUDE_CODE_SHELL_PREFIX": f"{here}/shell",
         "CLAUDE_CODE_TMPDIR": f"{here}/{sandbox.SCRAPS}",
     }
 
 
 def _write_turn_files(vm: Vm, directory: Path, sandboxed: bool) -> None:
-    """Write the files that claude may read but not change, those of ssh, and make its empty working directory."""
+    """Write the files that claude may read but not change, those of ssh, and make claude's empty directories."""
     agents = json.dumps(brief.build_agents(BRIEF.read_text(encoding="utf-8"), vm))
     made = {
         "agents.json": (agents, 0o444),
@@ -156,7 +139,7 @@ def _write_turn_files(vm: Vm, directory: Path, sandboxed: bool) -> None:
         **{f"bin/{name}": (sandbox.client_text(), 0o555) for name in command_names(vm)},
         **{f"ssh/{name}": made for name, made in render_ssh_files(vm, f"{directory}/ssh").items()},
     }
-    for name, mode in (("bin", 0o755), ("ssh", 0o700), (sandbox.CWD, 0o555)):
+    for name, mode in (("bin", 0o755), ("ssh", 0o700), (sandbox.CWD, 0o555), *((name, 0o700) for name in HANDED)):
         (directory / name).mkdir(mode)
     for name, (text, mode) in made.items():
         _write(directory / name, text, mode)
@@ -179,10 +162,3 @@ def listen_for_commands(directory: Path) -> socket.socket:
     os.chmod(path, 0o666)  # noqa: S103  # claude's user may connect, and the runner looks who it is
     listener.listen()
     return listener
-
-
-def _make_owned_dir(directory: Path, uid: int | None, gid: int | None) -> None:
-    """Make a directory that only claude's user can enter."""
-    directory.mkdir(0o700, exist_ok=True)
-    if uid is not None and gid is not None and directory.stat().st_uid != uid:
-        os.chown(directory, uid, gid)

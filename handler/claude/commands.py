@@ -107,7 +107,7 @@ class CommandServer:
             _send_exit(client, 255, f"{AT_ONCE} commands are running already; wait until one has ended")
         else:
             argv = ("/usr/bin/ssh", "-F", self._job.ssh_config, name, "--", text)
-            pid, status = start_program(argv, _ENV, "/", (None, None), (fds[0], fds[1], fds[2]))
+            pid, status = start_program(argv, _ENV, "/", None, (fds[0], fds[1], fds[2]))
             os.close(status)  # ssh that can't be started ends with 127
             self._watch(client, pid)
 

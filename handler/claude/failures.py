@@ -20,7 +20,7 @@ class End(NamedTuple):
     """How claude's process ended.
 
     `stopped` is a key of _STOPPED: why the runner stopped the process. `exit` is negative for a signal, and None when
-    the process never ran; `missing` then has the reason.
+    the process never ran; `missing` then has the reason. `unsaved`: its transcript could not be saved.
     """
 
     exit: int | None = None
@@ -28,6 +28,7 @@ class End(NamedTuple):
     stopped: str = ""
     missing: str = ""
     seconds: float = 0.0
+    unsaved: bool = False
 
 
 _STOPPED = {
@@ -82,7 +83,7 @@ def describe_failure(end: End, result: Table | None, limits: Table, unsaved: boo
         return _describe_result(result, limits)
     if result is None or end.exit != 0:
         return _describe_crash(end)
-    if unsaved:
+    if unsaved or end.unsaved:
         hint = f"free space in sessions.dir; {_NEW}"
         return _error_fields("session-lost", "the answer is complete, but the conversation could not be saved", hint)
     return None

@@ -1,20 +1,24 @@
-"""Check that claude's user cannot read the handler's files: a process of that user opens each of them.
+"""Check that claude's users cannot read the handler's files: a process of one of them opens each of them.
 
-So modes, groups, ACLs and the file system's own rules all count, and this code interprets none of them.
+So modes, groups, ACLs and the file system's own rules all count, and this code interprets none of them. What one user
+can read because it is that user's own is looked for by number.
 """
 
+import grp
 import os
+import pwd
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..config.model import Config
 from ..text import shown
-from .command import find_account
 from .sandbox import sandbox_fault, wall_fault
 
 SECONDS = 10.0
+SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 # claude splits the name of its shell at a space, ssh its configuration, and the sandbox shows the system read-only.
 _PLAIN = re.compile(r"[\w./@+=:-]+")
 _SYSTEM = ("/usr/", "/etc/", "/proc/", "/dev/", "/sys/")
@@ -36,14 +40,14 @@ true
 """
 
 
-def readable_by(paths: Iterable[str], uid: int, gid: int) -> list[str]:
-    """Return the files and directories that a user can read or replace.
+def readable_by(paths: Iterable[str], uid: int) -> list[str]:
+    """Return the files and directories that a user can read or replace, whose group has the same number.
 
     Raises OSError when the handler can't start a process of that user.
     """
     command = ["/bin/sh", "-c", _TRY, "sh", *paths]
     tried = subprocess.run(
-        command, user=uid, group=gid, extra_groups=(), env={}, cwd="/", capture_output=True, timeout=SECONDS, check=True
+        command, user=uid, group=uid, extra_groups=(), env={}, cwd="/", capture_output=True, timeout=SECONDS, check=True
     )
     return os.fsdecode(tried.stdout).splitlines()
 
@@ -59,24 +63,57 @@ def isolation_fault(config: Config) -> str:
         return f"sessions.dir is {shown(sessions)}: {need}"
     if chat.shared_uid:
         return ""
-    if not chat.user:
-        return "chat.user is not set"
+    if not chat.uids:
+        return "chat.uids is not set"
+    first, last = chat.uids
+    logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks", "refused", "transcripts")]
+    files = dict.fromkeys([*map(os.path.abspath, config.files), *map(os.path.realpath, config.files), *logs])
+    fault = _owner_fault(range(first, last + 1), files)
+    if fault:
+        return fault
     try:
-        uid, gid = find_account(chat)
-        if uid is None or gid is None:
-            return f"chat.user is {chat.user}, which the handler runs as"
-        logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks", "refused")]
-        files = [*map(os.path.abspath, config.files), *map(os.path.realpath, config.files)]
-        found = readable_by(dict.fromkeys([*files, *logs]), uid, gid)
-    except LookupError as error:
-        return str(error)
+        found = readable_by(files, first)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"the check could not run as {chat.user}: {error}"
+        return f"the check could not run as user {first}: {error}"
     if found:
-        return f"{chat.user} can read or replace {', '.join(found)}"
-    fault = sandbox_fault((uid, gid))
+        return f"user {first} of chat.uids can read or replace {', '.join(found)}"
+    fault = sandbox_fault(first)
     if fault:
         return f"claude's commands can't be run in a sandbox: {fault}"
     program = shutil.which(chat.command)  # one that is missing is said by each turn
-    fault = wall_fault(os.path.realpath(program), (uid, gid)) if program else ""
+    fault = wall_fault(os.path.realpath(program), f"{sessions}/work", first) if program else ""
     return f"claude can't be run behind its wall: {fault}" if fault else ""
+
+
+def _owner_fault(uids: range, files: Iterable[str]) -> str:
+    """Return what has ids of the range already: an account, a group, a range of /etc/subuid, or a file."""
+    for uid in uids:
+        for kind, look_up in (("user", pwd.getpwuid), ("group", grp.getgrgid)):
+            try:
+                name = look_up(uid)[0]
+            except KeyError:
+                continue
+            return f"{uid} of chat.uids is the {kind} {name}; choose ids that have no name"
+    for path in SUBORDINATE:
+        for name, first, count in _read_ranges(path):
+            if first < uids.stop and uids.start < first + count:
+                more = f"{first}-{first + count - 1}"
+                return f"{path} gives {more} to {name}, which has ids of chat.uids among them; choose others"
+    for path in files:
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        if found.st_uid in uids or found.st_gid in uids:
+            return f"{path} belongs to user or group {found.st_uid}:{found.st_gid}, which chat.uids has"
+    return ""
+
+
+def _read_ranges(path: str) -> list[tuple[str, int, int]]:
+    """Return the name, first id and count of each line of a file as subuid(5) describes it; [] without the file."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    matches = (re.fullmatch(r"([^:]+):([0-9]{1,10}):([0-9]{1,10})\s*", line) for line in lines)
+    return [(match[1], int(match[2]), int(match[3])) for match in matches if match]

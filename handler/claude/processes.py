@@ -8,13 +8,16 @@ opened before the process is looked up again, so a pid that was reused meanwhile
 import ctypes
 import os
 import resource
+import select
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 # In bytes; claude and ssh run with them.
 LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20, resource.RLIMIT_AS: 8 << 30}
-PROCESSES = 512  # of one user, with threads and with all turns of that user
+PROCESSES = 128  # of a turn's user, with threads
+KILL_SECONDS = 1.0  # for the end of a process that was killed
 MEMORY_SCORE = 500  # when memory runs out, the kernel kills claude before the handler
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,11 +29,24 @@ def prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
+def _drop_capabilities() -> None:
+    """Give up every capability, see capset(2). Without root, setuid keeps those that a service manager granted."""
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if _libc.capset(header, none) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def start_program(
-    argv: Sequence[str], env: Mapping[str, str], cwd: str, ids: tuple[int | None, int | None], fds: tuple[int, int, int]
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    uid: int | None,
+    fds: tuple[int, int, int],
+    prepare: Callable[[], None] = lambda: None,
 ) -> tuple[int, int]:
     """Start a program with `fds` as its standard streams and no other descriptor; return its pid and a status pipe.
 
+    It runs as the user `uid`, or as ours for None. Its process first calls `prepare`, with the rights of that user.
     The status pipe is closed, empty, once the program runs; it has an errno when the program could not be started.
     Reading it can block for as long as a file system hangs. The program leads its own session and is killed when this
     process ends.
@@ -41,7 +57,9 @@ def start_program(
     if pid == 0:
         try:
             os.close(status)
-            _set_up_child(ids, cwd, fds, env)
+            _set_up_child(uid, fds, env)
+            prepare()
+            os.chdir(cwd)
             if os.getppid() != parent:
                 os._exit(0)
             os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606  # there is no shell in it
@@ -87,23 +105,15 @@ def raise_oom_score(pid: int) -> None:
         pass
 
 
-def _set_up_child(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[int], env: Mapping[str, str]) -> None:
+def _set_up_child(uid: int | None, fds: Sequence[int], env: Mapping[str, str]) -> None:
     os.setsid()
     for wanted, fd in enumerate(fds):
         os.dup2(fd, wanted)  # every fd given is above 2
-    uid, gid = ids
-    for limit, value in LIMITS.items():
-        resource.setrlimit(limit, (value, value))
-    if gid is not None:
-        os.setgroups([gid])
-        os.setgid(gid)
     if uid is not None:
         raise_oom_score(os.getpid())  # for what bubblewrap forks, too; a handler that is not root may not write it
         resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))  # counts all of a user's, so not for our own
-        os.setuid(uid)
+    _become(uid)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
-    os.chdir(cwd)
     home = env.get("CLAUDE_CONFIG_DIR")
     if home and not os.access(
         home, os.W_OK | os.X_OK
@@ -111,6 +121,66 @@ def _set_up_child(ids: tuple[int | None, int | None], cwd: str, fds: Sequence[in
         raise OSError(30, "read-only", home)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
+
+
+def _become(uid: int | None) -> None:
+    """Set the limits of what runs for claude, and its user and group."""
+    for limit, value in LIMITS.items():
+        resource.setrlimit(limit, (value, value))
+    if uid is not None:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+        _drop_capabilities()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
+
+
+def run_as(uid: int | None, work: Callable[[], None], until: float) -> int:
+    """Do `work` in a child with the rights of a user, or with ours for None; kill it when its time is over.
+
+    Return 0, the number of the OSError that it raised, 255 for another failure, or -SIGKILL. The process must have no
+    threads.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        code = 255
+        try:
+            _become(uid)
+            if os.getppid() == parent:
+                work()
+                code = 0
+        except OSError as error:
+            code = error.errno or code
+        finally:
+            os._exit(code)
+    pidfd = os.pidfd_open(pid)
+    try:
+        for seconds in (max(until - time.monotonic(), 0), KILL_SECONDS):
+            if select.select([pidfd], [], [], seconds)[0]:
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+    return -signal.SIGKILL  # it hangs in the kernel, and is left behind
+
+
+def has_processes(uid: int) -> bool:
+    """Tell whether a user has a process on this machine; one that has ended and waits for its parent does not count."""
+    try:
+        os.getpriority(os.PRIO_USER, uid)
+    except ProcessLookupError:
+        return False
+    return any(_is_alive(name, uid) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _is_alive(name: str, uid: int) -> bool:
+    try:
+        with open(f"/proc/{name}/status", "rb") as file:
+            lines = dict(line.split(b":", 1) for line in file if line.startswith((b"State:", b"Uid:")))
+    except OSError:  # it has ended
+        return False
+    return int(lines[b"Uid"].split()[0]) == uid and lines[b"State"].split()[0] not in (b"Z", b"X")
 
 
 def list_descendants(root: int) -> list[int]:

@@ -4,9 +4,9 @@ The runner is a process of its own, so a huge line of claude's does not harm the
 handler is killed. A socket connects the two. The runner sends a byte when the log has grown. The handler sends `c` to
 cancel the turn and `s` when it is stopping; when the socket closes, the handler is gone. The job is on standard input.
 
-It runs as two processes. If the worker is killed, its parent kills the remaining children.
+It runs as two processes, and this is the second one, the worker: standby.py is the first.
 
-The worker's main thread enforces the limits and touches no file: `logwriter.py` writes the log in a thread. So a
+The main thread enforces the limits and touches no file: `logwriter.py` writes the log in a thread. So a
 sessions.dir that hangs delays neither a cancellation nor the end of the turn's time.
 """
 
@@ -26,8 +26,6 @@ from .ladder import FAST_LADDER, LADDER, Rungs, SignalLadder
 from .logwriter import LogWriter
 from .model_proxy import start_model_proxy
 from .processes import (
-    PR_SET_CHILD_SUBREAPER,
-    PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     list_descendants,
     prctl,
@@ -38,10 +36,11 @@ from .processes import (
 )
 from .readers import Readers
 from .runner_job import RunnerJob
+from .standby import LAST_SECONDS, Save, run_beside
+from .transcripts import copy_in, transcript_place
 
 TICK = 0.1
 SILENCE_SECONDS = 120.0  # claude's own limit for a stream that went silent is 300 s and can't be lowered
-LAST_SECONDS = 5.0  # to end claude's descendants once it has ended, and then for the last write
 STDERR_BYTES = 4096
 LOG_BYTES = 64 * 1024 * 1024  # of a turn's events; an ordinary turn has a hundredth of that
 CANCEL, STOP = b"c", b"s"  # what the handler sends
@@ -50,13 +49,15 @@ CANCEL, STOP = b"c", b"s"  # what the handler sends
 class Runner:
     """The turn under way."""
 
-    def __init__(self, job: RunnerJob) -> None:
+    def __init__(self, job: RunnerJob, save: Save) -> None:
         self.job = job
+        self.save = save
         os.set_blocking(job.control, False)
         self.pid = self.proxy_pid = 0
         self.exit: int | None = None
         self.stopped = ""
         self.missing = ""
+        self.unsaved = False
         self.stderr = b""
         self.framer = Framer()
         self.translator = Translator(job.vm, lambda: f"{PROPOSAL_ID}{os.urandom(12).hex()}", first=2)
@@ -75,6 +76,7 @@ class Runner:
         if not self.missing:
             self._watch_until_ended()
             self._sweep()
+            self.unsaved = not self.save()
         self._close()
 
     def _start(self) -> None:
@@ -88,8 +90,8 @@ class Runner:
         os.lseek(prompt, 0, os.SEEK_SET)
         (out, out_w), (err, err_w) = os.pipe(), os.pipe()
         try:
-            ids, fds = (job.uid, job.gid), (prompt, out_w, err_w)
-            self.pid, status = start_program(job.argv, job.env, job.cwd, ids, fds)
+            fds = (prompt, out_w, err_w)
+            self.pid, status = start_program(job.argv, job.env, job.cwd, job.uid, fds, self._copy_transcript_in)
         finally:
             for fd in (prompt, out_w, err_w):
                 os.close(fd)
@@ -99,6 +101,14 @@ class Runner:
         self._readers.add(job.control, self._read_control)
         if job.commands:
             start_command_server(job)
+
+    def _copy_transcript_in(self) -> None:
+        """Give claude the session's transcript. This runs in claude's process, before its program."""
+        if self.job.source >= 0:
+            try:
+                copy_in(self.job.source, self.job.home, transcript_place(self.job.cwd, self.job.sid))
+            except OSError as error:  # as for a directory that can't be written
+                raise OSError(errno.EROFS, "read-only", self.job.home) from error
 
     # --- watching ---
 
@@ -212,6 +222,7 @@ class Runner:
             self.stopped,
             self.missing,
             seconds.get(self.stopped, 0),
+            self.unsaved,
         )
         self.writer.unlock(self.job.lock)  # a client that has read `done` can continue the session
         self.writer.write(self.translator.close(end))
@@ -219,39 +230,14 @@ class Runner:
 
 
 def main() -> None:
-    """Run the job on standard input in a child, and wait for that child."""
-    job = RunnerJob.from_json(sys.stdin.buffer.read())
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    for fd in (job.log, job.lock, job.control, job.listener, job.api_listener):
-        if fd >= 0:
-            os.set_inheritable(fd, False)
-    prctl(PR_SET_DUMPABLE, 0)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    """Run the job on standard input in a child, and stand by until that child has ended."""
     parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        for fd in (job.listener, job.api_listener):
-            if fd >= 0:
-                os.close(fd)
-        _stand_by(pid)
-        return
-    prctl(PR_SET_CHILD_SUBREAPER, 1)  # a fork does not inherit it
-    runner = Runner(job)
-    signal.signal(signal.SIGTERM, lambda *_: runner.stop("shutting-down", FAST_LADDER))
-    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == parent:
-        runner.run()
 
+    def work(job: RunnerJob, save: Save) -> None:
+        runner = Runner(job, save)
+        signal.signal(signal.SIGTERM, lambda *_: runner.stop("shutting-down", FAST_LADDER))
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == parent:
+            runner.run()
 
-def _stand_by(pid: int) -> None:
-    """Wait for the worker, and kill the processes that a killed worker leaves.
-
-    The log, the session's lock and the handler's socket are open here too, so all three are released only once those
-    processes have ended.
-    """
-    os.waitpid(pid, 0)
-    until = time.monotonic() + LAST_SECONDS
-    while send_signal(os.getpid(), signal.SIGKILL) and time.monotonic() < until:
-        time.sleep(0.01)
-        reap_children()
+    run_beside(RunnerJob.from_json(sys.stdin.buffer.read()), work)

@@ -10,10 +10,12 @@ from ..config.model_api import ModelApi
 class RunnerJob(NamedTuple):
     """One turn to run: claude's command, its limits, and the descriptors that the runner inherits.
 
-    With `walled`, the command line begins with bubblewrap's. `uid` and `gid` are None where claude runs as the
-    handler's own user. `commands` are the names that the runner serves on the socket `listener` (commands.py), with
+    With `walled`, the command line begins with bubblewrap's. Without `uids`, their first and last, claude runs as the
+    handler's own user; otherwise the runner takes one of them and sets `uid`. The turn's directory belongs to `owner`.
+    `commands` are the names that the runner serves on the socket `listener` (commands.py), with
     the configuration `ssh_config`. The turn is cancelled when the file `cancel` exists. With an `api`, the
-    runner serves it on the socket `api_listener` (model_proxy.py).
+    runner serves it on the socket `api_listener` (model_proxy.py). The session's transcript comes from the file
+    `source`, -1 for none, and goes to the file `target`, SID.new of the directory `transcripts`, where SID replaces it.
     """
 
     argv: tuple[str, ...]
@@ -22,8 +24,11 @@ class RunnerJob(NamedTuple):
     prompt: str
     vm: str
     walled: bool = False
+    sid: str = ""
+    directory: str = ""
+    owner: int = -1
+    uids: tuple[int, ...] = ()
     uid: int | None = None
-    gid: int | None = None
     vmid: int = 0
     commands: tuple[str, ...] = ()
     ssh_config: str = ""
@@ -36,6 +41,25 @@ class RunnerJob(NamedTuple):
     control: int = -1
     listener: int = -1
     api_listener: int = -1
+    source: int = -1
+    target: int = -1
+    transcripts: int = -1
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The descriptors that the runner inherits."""
+        found = (self.log, self.lock, self.control, self.listener, self.api_listener)
+        return [fd for fd in (*found, self.source, self.target, self.transcripts) if fd >= 0]
+
+    @property
+    def sessions(self) -> str:
+        """The directory that the turn's own lies in, two levels above it."""
+        return self.directory.rsplit("/", 2)[0]
+
+    @property
+    def home(self) -> str:
+        """The directory that claude's own files are in, one of the two that belong to its user."""
+        return f"{self.directory}/home"
 
     def __repr__(self) -> str:
         """Return the command alone: the environment, the prompt and the key are secrets."""
@@ -50,4 +74,5 @@ class RunnerJob(NamedTuple):
         """Return the job that `to_json` wrote."""
         fields = json.loads(data)
         api = ModelApi(*fields["api"]) if fields["api"] else None
-        return cls(**{**fields, "argv": tuple(fields["argv"]), "commands": tuple(fields["commands"]), "api": api})
+        tuples = {name: tuple(fields[name]) for name in ("argv", "commands", "uids")}
+        return cls(**{**fields, **tuples, "api": api})

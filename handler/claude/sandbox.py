@@ -17,7 +17,7 @@ SECONDS = 10.0
 PYTHON = "/usr/bin/python3"  # runs `pve` and the guest's command; a Python elsewhere is not visible in the sandbox
 PROCESSES = 64  # of one command, with threads: it can't take all that its user may have from other turns
 MEMORY_BYTES = 64 << 20  # of each file system in memory that can be written
-SCRAPS = "scraps"
+HOME, SCRAPS = "home", "scraps"  # the directories of a turn that claude can write
 CWD = "cwd"
 SOCKET = "commands"
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -63,18 +63,18 @@ def _wall(program: str) -> list[str]:
     return [*arguments, "--ro-bind-try", resolver, resolver, "--symlink", "/run", "/var/run"]
 
 
-def wall_arguments(program: str, directory: str, home: str) -> list[str]:
+def wall_arguments(program: str, directory: str) -> list[str]:
     """Return the bubblewrap command line for a claude that has a user of its own. It keeps the network.
 
-    It sees no process but its own, and of the disk what a command sees, /etc, its program and its transcripts. Its end,
+    It sees no process but its own, and of the disk what a command sees, /etc, its program and its home. Its end,
     or that of the runner, ends everything in its namespace. (Root can't make sandboxes inside: bubblewrap covers
     parts of /proc for it, and then the kernel allows no further one.)
     """
     arguments = _wall(program)
     for name in ("agents.json", "shell", "bin", CWD):
         arguments += ["--ro-bind", f"{directory}/{name}", f"{directory}/{name}"]
-    for path in (f"{directory}/{SCRAPS}", home):
-        arguments += ["--bind", path, path]
+    for name in (HOME, SCRAPS):
+        arguments += ["--bind", f"{directory}/{name}", f"{directory}/{name}"]
     arguments += ["--ro-bind-try", f"{directory}/{SOCKET}", f"{directory}/{SOCKET}"]
     return [*arguments, "--remount-ro", "/", "--chdir", f"{directory}/{CWD}", "--"]
 
@@ -106,29 +106,31 @@ def render_shell(directory: str, sandboxed: bool) -> str:
     return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c {shlex.quote(run)} bash "$1"\n'
 
 
-def sandbox_fault(ids: tuple[int, int] | None) -> str:
+def sandbox_fault(uid: int | None) -> str:
     """Return why no command can run in the sandbox, or "": the command that was tried, and what it said.
 
-    `ids` are the user and group to try it as, None for our own.
+    `uid` is the user to try it as, None for our own.
     """
-    return _find_fault([*sandbox_arguments(), PYTHON, "-IS", "-c", ""], ids)
+    return _find_fault([*sandbox_arguments(), PYTHON, "-IS", "-c", ""], uid)
 
 
-def wall_fault(program: str, ids: tuple[int, int]) -> str:
-    """Return why claude's program can't be run behind its wall, or "". It is not run, only looked at."""
-    return _find_fault([*_wall(program), "--", "/usr/bin/test", "-x", program], ids)
+def wall_fault(program: str, turns: str, uid: int) -> str:
+    """Return why claude's program can't be run behind its wall, or "". It is not run, only looked at.
+
+    `turns` is the directory that those of the turns are made in.
+    """
+    return _find_fault([*_wall(program), "--ro-bind-try", turns, turns, "--", "/usr/bin/test", "-x", program], uid)
 
 
-def _find_fault(tried: Sequence[str], ids: tuple[int, int] | None) -> str:
-    user, group = ids or (None, None)
+def _find_fault(tried: Sequence[str], uid: int | None) -> str:
     try:
         ran = subprocess.run(
             tried,
             env={},
             cwd="/",
-            user=user,
-            group=group,
-            extra_groups=None if ids is None else (),
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else (),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=SECONDS,

@@ -7,7 +7,10 @@ from .chat_api import read_model_api, refuse_variable
 from .model import ChatSettings
 from .reader import Entry, quoted
 
-_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
+_UIDS = re.compile(r"([1-9][0-9]{3,9})-([1-9][0-9]{3,9})", re.ASCII)
+_LOWEST, _HIGHEST = 1000, 2**31 - 1  # a system's own ids are below, and some programs know no higher ones
+_MOST_UIDS = 1024  # each of them is looked up when the configuration is read
+_EXAMPLE = 'uids = "200000-200063"'
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -19,29 +22,44 @@ def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatS
     if not top.has("chat"):
         return None
     entry = top.get_table("chat")
-    command, user, shared_uid = entry.get_str("command", "claude"), _user(entry), entry.get_flag("shared_uid")
+    command, uids, shared_uid = entry.get_str("command", "claude"), _uids(entry), entry.get_flag("shared_uid")
     if not command:
         entry.problem("command", "is empty", 'name the program, like command = "claude"')
-    if user and shared_uid:
-        entry.problem("user", "can't be combined with shared_uid", "take out one of the two")
+    if uids and shared_uid:
+        entry.problem("uids", "can't be combined with shared_uid", "take out one of the two")
     if shared_uid and with_guest:
         message = f"can't be combined with vms.{with_guest[0]}.guest, which could have claude read the handler's files"
-        entry.problem("shared_uid", message, "set chat.user to an account of claude's own, or take out the guests")
+        entry.problem("shared_uid", message, f"write {_EXAMPLE} in its place, or take out the guests")
     at_once = entry.get_number("max_turns_at_once", 3, 1, 64)
+    if uids and uids[1] - uids[0] + 1 < at_once:
+        entry.problem("uids", f"has fewer ids than max_turns_at_once, {at_once}", "name one id for each turn, or more")
     seconds = entry.get_number("turn_seconds", 1800, 1, 24 * 3600)
     env = _files_env(entry) | _env(entry)
     api = read_model_api(entry)
     entry.report_unknown()
     if entry.is_faulty:
         return None
-    return ChatSettings(sessions_dir, command, user, shared_uid, at_once, seconds, env, api)
+    return ChatSettings(sessions_dir, command, uids, shared_uid, at_once, seconds, env, api)
 
 
-def _user(entry: Entry) -> str:
-    user = entry.get_str("user")
-    if entry.has("user") and not _USER.fullmatch(user):
-        entry.problem("user", f"is not a user name: {quoted(user)}", "name the account that claude runs as")
-    return user
+def _uids(entry: Entry) -> tuple[int, ...]:
+    """Return the first and the last user id for claude, or nothing."""
+    if "user" in entry.data:
+        entry.get("user")  # it is known, and has its problem
+        entry.problem("user", "is a setting of version 0.1", f"write {_EXAMPLE} in its place")
+    text = entry.get_str("uids")
+    if not entry.has("uids") or not isinstance(entry.get("uids"), str):
+        return ()
+    match = _UIDS.fullmatch(text)
+    if match is None:
+        entry.problem("uids", f"is not a range of user ids: {quoted(text)}", f"write it like {_EXAMPLE}")
+        return ()
+    first, last = int(match[1]), int(match[2])
+    if not _LOWEST <= first <= last <= _HIGHEST or last - first >= _MOST_UIDS:
+        message = f"is not a range of 1 to {_MOST_UIDS} ids from {_LOWEST} to {_HIGHEST}: {quoted(text)}"
+        entry.problem("uids", message, f"write it like {_EXAMPLE}")
+        return ()
+    return first, last
 
 
 def _env(entry: Entry) -> dict[str, str]:

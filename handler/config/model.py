@@ -78,11 +78,14 @@ class Vm:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What [chat] says. Without `user` and `shared_uid` chat stays off: the operator must say what claude may reach."""
+    """What [chat] says. Without `uids`, the first and the last, and `shared_uid` chat stays off.
+
+    The operator must say what claude may reach.
+    """
 
     sessions_dir: str
     command: str = "claude"
-    user: str = ""
+    uids: tuple[int, ...] = ()
     shared_uid: bool = False
     max_turns_at_once: int = 3
     turn_seconds: int = 1800

@@ -1,6 +1,5 @@
 """Fixtures: turns of the real claude without a handler."""
 
-import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,12 +12,10 @@ from breakglass.config.model import Address, ChatSettings, Host, Vm
 from breakglass.config.model_api import ModelApi
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.claude import reachable
+from ..support.claude import UIDS, reachable
 from ..support.claude_turns import Place, WithGuest
 from ..support.model import Model
 from ..support.selection import sampled
-
-USER = "nobody"  # an account that every Debian has, and that owns nothing
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +29,7 @@ def shared() -> Iterator[Place]:
     model = Model()
     settings = ChatSettings(
         str(directory / "sessions"),
-        str(reachable(pwd.getpwnam(USER).pw_uid, directory)),
+        str(reachable(UIDS[0], directory)),
         shared_uid=True,
         env={"CLAUDE_CODE_MAX_RETRIES": "1"},
         api=ModelApi("ANTHROPIC_API_KEY", "sk-model", model.url),
@@ -54,7 +51,7 @@ def shared() -> Iterator[Place]:
 @pytest.fixture
 def apart(shared: Place) -> Place:
     """The same with claude as a user of its own."""
-    return replace(shared, settings=replace(shared.settings, user=USER, shared_uid=False))
+    return replace(shared, settings=replace(shared.settings, uids=UIDS, shared_uid=False))
 
 
 @pytest.fixture(params=sampled(["shared", "apart"], "apart"))

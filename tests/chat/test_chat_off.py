@@ -39,7 +39,8 @@ def refusal(reply: Reply) -> tuple[int, str]:
     [
         ("shared_uid = true", "shared_uid = false", "chat-not-isolated", "chat-not-isolated"),
         ("shared_uid = true", "shared_uid = 3", "config-error", "chat-off"),
-        ("shared_uid = true", 'user = "no-such-user"', "chat-not-isolated", "chat-not-isolated"),
+        ("shared_uid = true", 'user = "claude"', "config-error", "chat-off"),
+        ("shared_uid = true", 'uids = "65500-65563"', "chat-not-isolated", "chat-not-isolated"),
         ("[chat]", "[chatt]", "off", "chat-off"),
     ],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ..support.claude import UID_RANGE
 from ..support.model import Model
 from ..support.naps import find_processes, nap, wait_for_process, wait_until_gone
 from ..support.scripted_claude import TEXT, ScriptedClaude
@@ -19,7 +20,6 @@ from ..support.talk import Stream, Talker, last_error, started
 pytestmark = [pytest.mark.real("root", "bwrap"), pytest.mark.slow]
 
 MARK = nap(83)
-USER = "games"  # no other test has it: it may run out of processes
 # Each begins after a text has come and after a process that can be found by its command line has begun.
 DEEDS = {
     "stops itself": "kill -STOP $$",
@@ -84,7 +84,7 @@ def test_every_turn_ends(hostile: ScriptedClaude, model: Model, directory: Path,
     """By the way that was asked for; its processes are gone, and the same session's next turn goes on."""
     finish, code = ENDS[end]
     seconds = 3 if end == "turn_seconds" else 600
-    chat = f'user = "{USER}"\nturn_seconds = {seconds}\n{hostile.chat}'
+    chat = f'uids = "{UID_RANGE}"\nturn_seconds = {seconds}\n{hostile.chat}'
     begin = f'{MARK} &\nuntil [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
     hostile.play(f"{begin}\n{TEXT}\n{DEEDS[deed]}")
     with started(Talker(directory, model, chat=chat)) as talker:

@@ -1,8 +1,7 @@
-"""Which files claude's user can read, as a process of that user finds out, and what the handler does about it."""
+"""Which files claude's users can read, as a process of one of them finds out, and what the handler does about it."""
 
 import json
 import os
-import pwd
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.claude import isolation
 from breakglass.claude.isolation import isolation_fault, readable_by
 from breakglass.config.model import ChatSettings, Config
 
+from ..support.claude import UIDS
 from ..support.ports import reserve_port
 from ..support.service import SSH_KEY, config_text, new_secret
 from ..support.sshd import wait_listening
 
 pytestmark = pytest.mark.real("root")
-USER = pwd.getpwnam("nobody")
+UID = UIDS[0]
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def place(short_dir: Path) -> Path:
 
 
 def tried(*paths: Path) -> list[str]:
-    found = readable_by(map(str, paths), USER.pw_uid, USER.pw_gid)
+    found = readable_by(map(str, paths), UID)
     return [Path(path).name for path in found]
 
 
@@ -45,7 +46,7 @@ def test_what_is_ours_alone_is_out_of_reach(place: Path) -> None:
     assert tried(made(place / "a", 0o600), made(place / "-n 'b' $(c)", 0o600), place / "none") == []
 
 
-@pytest.mark.parametrize(("mode", "uid"), [(0o604, 0), (0o400, USER.pw_uid)])
+@pytest.mark.parametrize(("mode", "uid"), [(0o604, 0), (0o400, UID)])
 def test_what_can_be_read_is_found(place: Path, mode: int, uid: int) -> None:
     """By its mode, or because the file belongs to that user."""
     assert tried(made(place / "a", 0o600), made(place / "b c", mode, uid)) == ["b c"]
@@ -54,7 +55,7 @@ def test_what_can_be_read_is_found(place: Path, mode: int, uid: int) -> None:
 def test_a_list_that_only_the_system_understands_is_found(place: Path) -> None:
     """Every rule of the system counts, here the group, because a process tries instead of computing."""
     path = made(place / "a", 0o640)
-    os.chown(path, 0, USER.pw_gid)
+    os.chown(path, 0, UID)
     assert tried(path) == ["a"]
 
 
@@ -83,9 +84,9 @@ def test_where_a_link_leads_counts(place: Path) -> None:
     """A configuration that is a link to where claude's user can write could be replaced there."""
     (place / "open").mkdir()
     (place / "link").symlink_to(made(place / "open" / "a", 0o600))
-    assert isolation_fault(config(place, place / "link", user="nobody")) == ""
+    assert isolation_fault(config(place, place / "link", uids=UIDS)) == ""
     (place / "open").chmod(0o777)
-    assert "open/a" in isolation_fault(config(place, place / "link", user="nobody"))
+    assert "open/a" in isolation_fault(config(place, place / "link", uids=UIDS))
 
 
 def config(place: Path, *files: Path, **chat: object) -> Config:
@@ -97,45 +98,77 @@ def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
     """The configuration, the files that it names and the event logs are tried, unless shared_uid is set."""
     (place / "sessions/turns").mkdir(mode=0o700, parents=True)
     secret, open_to_all = made(place / "key", 0o600), made(place / "open", 0o644)
-    assert isolation_fault(config(place, secret, user="nobody")) == ""
+    assert isolation_fault(config(place, secret, uids=UIDS)) == ""
     assert (
-        isolation_fault(config(place, secret, open_to_all, user="nobody"))
-        == f"nobody can read or replace {open_to_all}"
+        isolation_fault(config(place, secret, open_to_all, uids=UIDS))
+        == f"user {UID} of chat.uids can read or replace {open_to_all}"
     )
     assert isolation_fault(config(place, open_to_all, shared_uid=True)) == ""
     (place / "sessions/turns").chmod(0o755)
-    assert "sessions/turns" in isolation_fault(config(place, secret, user="nobody"))
+    assert "sessions/turns" in isolation_fault(config(place, secret, uids=UIDS))
 
 
 @pytest.mark.parametrize("name", ["a b", "a -b", "a\nb", "a'b"])
 def test_a_sessions_dir_that_programs_read_differently_is_refused(place: Path, name: str) -> None:
     """Claude would split the name of its shell there, and run a program outside the sandbox."""
     (place / name).mkdir()
-    assert "sessions.dir is" in isolation_fault(config(place / name, user="nobody"))
+    assert "sessions.dir is" in isolation_fault(config(place / name, uids=UIDS))
     assert "sessions.dir is" in isolation_fault(config(place / name, shared_uid=True))
-    assert "outside /usr" in isolation_fault(config(Path("/usr/local/x"), user="nobody"))
+    assert "outside /usr" in isolation_fault(config(Path("/usr/local/x"), uids=UIDS))
 
 
 def test_a_program_that_is_out_of_reach_behind_the_wall(place: Path) -> None:
     """Claude's user can't get at it, and the turns would fail: chat is off, and the reason names it."""
     program = made(place / "claude", 0o755)
-    assert isolation_fault(config(place, user="nobody", command=str(program))) == ""
+    assert isolation_fault(config(place, uids=UIDS, command=str(program))) == ""
     place.chmod(0o700)
-    assert "behind its wall" in isolation_fault(config(place, user="nobody", command=str(program)))
+    assert "behind its wall" in isolation_fault(config(place, uids=UIDS, command=str(program)))
     place.chmod(0o755)
 
 
+def test_a_sessions_dir_that_claude_can_not_enter(place: Path) -> None:
+    """Each turn would fail there: chat is off, and the reason names the directory."""
+    program = made(place / "claude", 0o755)
+    (place / "sessions/work").mkdir(mode=0o711, parents=True)
+    (place / "sessions").chmod(0o700)
+    assert "sessions/work" in isolation_fault(config(place, uids=UIDS, command=str(program)))
+    (place / "sessions").chmod(0o711)
+    assert isolation_fault(config(place, uids=UIDS, command=str(program))) == ""
+
+
 def test_chat_is_off_when_it_can_not_be_proven(place: Path) -> None:
-    """No user is set, or the user has no account, or it is the handler's own."""
-    assert isolation_fault(config(place)) == "chat.user is not set"
-    assert "no user" in isolation_fault(config(place, user="no-such-user"))
-    assert "runs as" in isolation_fault(config(place, user="root"))
+    """No ids are set, or one of them has an account or a group."""
+    assert isolation_fault(config(place)) == "chat.uids is not set"
+    assert "65534 of chat.uids is the user nobody" in isolation_fault(config(place, uids=(65500, 65534)))
+
+
+@pytest.mark.parametrize("name", ["subuid", "subgid"])
+def test_ids_that_a_user_may_map_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As root of containers of its own, that user could signal claude and read its files."""
+    monkeypatch.setattr(isolation, "SUBORDINATE", (str(place / "subuid"), str(place / "subgid")))
+    ranges = {"before": (UID - 65536, 65536), "after": (UIDS[1] + 1, 65536), "over": (UIDS[1] - 10, 100)}
+    lines = [f"{user}:{first}:{count}\n" for user, (first, count) in ranges.items()]
+    (place / name).write_text("".join(lines[:2]) + "no line\n")
+    assert isolation_fault(config(place, uids=UIDS)) == ""
+    (place / name).write_text("".join(lines))
+    assert "to over" in isolation_fault(config(place, uids=UIDS))
+
+
+def test_a_file_of_ours_that_an_id_owns_is_found(place: Path) -> None:
+    """Of any id of the range, and by its group too, although a process of the first one can't read it."""
+    (place / "sessions/turns").mkdir(mode=0o700, parents=True)
+    for path in (made(place / "key", 0o600), place / "sessions/turns"):
+        assert isolation_fault(config(place, place / "key", uids=UIDS)) == ""
+        for owner in ((UIDS[1], 0), (0, UIDS[1])):
+            os.chown(path, *owner)
+            assert f"{path} belongs to" in isolation_fault(config(place, place / "key", uids=UIDS))
+        os.chown(path, 0, 0)
 
 
 def test_a_handler_without_root_proves_nothing(place: Path) -> None:
-    """A handler without root can't start claude as another user, and says so."""
+    """A handler without root can't become one of claude's users, and says so."""
     code = "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import tests.chat.test_isolation as t; "
-    code += "print(t.isolation_fault(t.config(pathlib.Path('/tmp'), user='daemon')))"
+    code += "print(t.isolation_fault(t.config(pathlib.Path('/tmp'), uids=t.UIDS)))"
     # what was imported stays; the user changes afterwards
     code = code.replace("print(", "import os, breakglass.claude.isolation; os.setgid(65534); os.setuid(65534); print(")
     ran = subprocess.run(
@@ -144,7 +177,7 @@ def test_a_handler_without_root_proves_nothing(place: Path) -> None:
         text=True,
         check=True,
     )
-    assert "could not run as daemon" in ran.stdout
+    assert "could not run as user " in ran.stdout
 
 
 def test_the_names_of_the_files_that_were_read_are_kept(place: Path) -> None:

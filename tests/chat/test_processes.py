@@ -25,7 +25,7 @@ os.setgid(65534)
 os.setuid(65534)
 prctl(PR_SET_DUMPABLE, 0)
 null = os.open("/dev/null", os.O_RDWR)
-pid, status = start_program(["/bin/sleep", "60"], {}, "/", (None, None), (null, null, null))
+pid, status = start_program(["/bin/sleep", "60"], {}, "/", None, (null, null, null))
 assert os.read(status, 16) == b""
 raise_oom_score(pid)
 print(pid, flush=True)

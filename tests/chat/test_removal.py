@@ -1,8 +1,7 @@
-"""Trees that claude's user made: root removes them as that user, and none ends chat or the tidying."""
+"""Trees that claude made: they are removed with claude's rights, and none ends chat, the tidying or a later turn."""
 
 import ctypes
 import os
-import pwd
 import signal
 import subprocess
 import tempfile
@@ -12,31 +11,41 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.chat import removal
-from breakglass.chat.sessions import LIFETIME
+from breakglass.chat import store as chat_store
 from breakglass.chat.store import Store
+from breakglass.claude.removal import remove_directory
+from breakglass.claude.uids import hand_over, remove_handed, remove_left_over
 
+from ..support.claude import UIDS
 from ..support.signals import signal_process
 
-pytestmark = pytest.mark.real("root")
-
-USER = pwd.getpwnam("nobody")
+UID = UIDS[0]
+DEEP = 3000
 PAIRS = 200
-PATIENT_SECONDS = 120.0
+PATIENT_SECONDS = 120.0  # a removal that is not about its deadline gets all the time that a slow disk needs
 LIBC = ctypes.CDLL(None)
-SID = "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d"
 
 
 def nest() -> None:
-    for _ in range(3000):
+    for _ in range(DEEP):
         os.mkdir("d")
         os.chdir("d")
 
 
 def close() -> None:
     os.makedirs("a/b/c")
+    Path("a/b/file").touch(0o000)
     for name in ("a/b/c", "a/b", "a", "."):
         os.chmod(name, 0)
+
+
+def mix() -> None:
+    for n in range(1500):
+        Path(f"f{n}").touch()
+        os.makedirs(f"d{n % 7}/{n}/e")
+    os.symlink("/etc", "d0/link")
+    os.symlink("d0", "to-a-directory")
+    os.mkfifo("d1/fifo")
 
 
 def make_pairs(target: Path) -> None:
@@ -51,19 +60,7 @@ def swap_for_ever() -> None:
             LIBC.renameat2(-100, f"x/d{n}".encode(), -100, f"l{n}".encode(), 2)  # AT_FDCWD, RENAME_EXCHANGE
 
 
-def date_ahead() -> None:
-    Path("f").touch()
-    for name in ("f", "."):
-        os.utime(name, (4e9, 4e9))
-
-
-TREES = pytest.mark.parametrize("fill", [nest, close])
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a removal all the time that a slow disk needs: the tests that ask for this are not about the deadline."""
-    monkeypatch.setattr(removal, "SECONDS", PATIENT_SECONDS)
+TREES = pytest.mark.parametrize("fill", [nest, close, mix])
 
 
 @pytest.fixture
@@ -72,7 +69,7 @@ def sessions() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="bg"))
     directory.chmod(0o711)
     Store(str(directory)).ready()
-    (directory / "claude").mkdir(0o711)
+    (directory / "uids").mkdir(0o700)
     yield directory
     subprocess.run(["rm", "-rf", str(directory)], check=True)
 
@@ -83,9 +80,9 @@ def as_user(directory: Path, work: Callable[[], object]) -> int:
     if pid == 0:
         try:
             os.setgroups([])
-            os.setgid(USER.pw_gid)
+            os.setgid(UID)
             os.chdir(directory)
-            os.setuid(USER.pw_uid)
+            os.setuid(UID)
             work()
             os._exit(0)
         finally:
@@ -93,105 +90,149 @@ def as_user(directory: Path, work: Callable[[], object]) -> int:
     return pid
 
 
-def owned(path: Path, fill: Callable[[], object] = bool) -> Path:
-    """Make a directory of claude's user, and have that user fill it."""
-    path.mkdir()
-    os.chown(path, USER.pw_uid, USER.pw_gid)
-    assert os.waitstatus_to_exitcode(os.waitpid(as_user(path, fill), 0)[1]) == 0
-    return path
+def fill_as_user(directory: Path, work: Callable[[], object]) -> None:
+    assert os.waitstatus_to_exitcode(os.waitpid(as_user(directory, work), 0)[1]) == 0
 
 
 def work_dir(sessions: Path, name: str = "turn") -> Path:
-    """Make the directory of a turn, as the handler does."""
+    """Make the directory of a turn as the handler and the runner do."""
     path = Store(str(sessions)).make_work_dir(sessions / "turns" / name)
     path.chmod(0o711)
-    (path / "ssh").mkdir(0o700)
+    for directory in ("ssh", "home", "scraps"):
+        (path / directory).mkdir(0o700)
     (path / "ssh/key").write_text("secret")
     (path / "shell").write_text("#!/bin/sh")
+    hand_over(str(path), os.geteuid(), UID)
+    (sessions / "uids" / str(UID)).touch()
     return path
 
 
-def age(sessions: Path, sid: str, seconds: float) -> None:
-    """Make the last turn of a session so old."""
-    lock = sessions / "locks" / sid
-    lock.touch(0o600)
-    os.utime(lock, (1, time.time() - seconds))
+def remove(sessions: Path, seconds: float = PATIENT_SECONDS) -> bool:
+    return remove_handed(str(sessions), UID, time.monotonic() + seconds)
 
 
 @TREES
-@pytest.mark.usefixtures("patient")
-def test_a_turns_directory_is_removed(sessions: Path, fill: Callable[[], object]) -> None:
-    """Whatever claude made of its scraps: 3,000 directories in one another, or some that their owner can't enter."""
+def test_a_tree_of_our_own_is_removed(sessions: Path, fill: Callable[[], object]) -> None:
+    """As with shared_uid: directories in one another, some that can't be entered, many side by side, odd files."""
+    (sessions / "work/turn").mkdir()
+    here = os.getcwd()
+    os.chdir(sessions / "work/turn")
+    try:
+        fill()
+    finally:
+        os.chdir(here)
+    remove_directory(str(sessions / "work/turn"), time.monotonic() + PATIENT_SECONDS)
+    assert list((sessions / "work").iterdir()) == []
+    remove_directory(str(sessions / "work/turn"), 0)  # another handler was first
+
+
+@pytest.mark.real("root")
+@TREES
+def test_what_claude_made_is_removed(sessions: Path, fill: Callable[[], object]) -> None:
+    """The runner removes it as claude's user, then the handler what is its own."""
     work = work_dir(sessions)
-    owned(work / "scraps", fill)
+    fill_as_user(work / "scraps", fill)
+    fill_as_user(work / "home", fill)
+    assert remove(sessions)
+    assert sorted(path.name for path in work.iterdir()) == ["shell", "ssh"]
     Store(str(sessions)).tidy(sessions / "turns/turn")
     assert not work.exists()
 
 
-@TREES
-@pytest.mark.usefixtures("patient")
-def test_transcripts_are_removed(sessions: Path, fill: Callable[[], object]) -> None:
-    """And whatever claude made of its home, the session after it is tidied, too."""
-    later = SID.replace("0", "f")
-    for sid, work in ((SID, fill), (later, bool)):
-        owned(sessions / "claude" / sid, work)
-        age(sessions, sid, LIFETIME + 60)
-    Store(str(sessions)).prune()
-    assert list((sessions / "claude").iterdir()) == []
-    assert list((sessions / "locks").iterdir()) == []
-
-
-@pytest.mark.usefixtures("patient")
+@pytest.mark.real("root")
 def test_root_walks_no_tree_of_claudes(sessions: Path) -> None:
-    """A directory of root's in the tree stays: claude's user may not empty it. What is ours is removed."""
+    """The handler leaves what is claude's user's. That user may not empty a directory of root's, which stays."""
     work = work_dir(sessions)
-    inside = owned(work / "scraps") / "inside"
+    fill_as_user(work / "home", lambda: Path("file").touch())
+    inside = work / "scraps/inside"
     inside.mkdir(0o755)
     (inside / "file").touch()
     Store(str(sessions)).tidy(sessions / "turns/turn")
+    assert (work / "home/file").exists()
+    assert not (work / "ssh").exists()
+    assert not remove(sessions)
+    assert [path.name for path in work.iterdir()] == ["scraps"]
     assert (inside / "file").exists()
-    assert sorted(path.name for path in work.iterdir()) == ["scraps"]
 
 
-def test_a_directory_that_becomes_a_link(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.real("root")
+def test_a_directory_that_becomes_a_link(sessions: Path) -> None:
     """While the tree is removed, a directory in it is exchanged with a link to one of root's, over and over."""
     kept = sessions / "kept"
     (kept / "d").mkdir(parents=True)
     (kept / "d/file").touch()
     work = work_dir(sessions)
-    scraps = owned(work / "scraps", lambda: make_pairs(kept))
-    swapper = as_user(scraps, swap_for_ever)
+    fill_as_user(work / "scraps", lambda: make_pairs(kept))
+    swapper = as_user(work / "scraps", swap_for_ever)
     try:
-        while (scraps / "x/d0").is_dir() and not (scraps / "x/d0").is_symlink():
+        while (work / "scraps/x/d0").is_dir() and not (work / "scraps/x/d0").is_symlink():
             os.sched_yield()
-        Store(str(sessions)).tidy(sessions / "turns/turn")
+        remove(sessions, 3)
     finally:
         signal_process(swapper, signal.SIGKILL)
         os.waitpid(swapper, 0)
-    monkeypatch.setattr(removal, "SECONDS", PATIENT_SECONDS)
-    Store(str(sessions)).prune()  # what the exchange kept from being removed
-    assert not work.exists()
+    assert remove(sessions)  # what the exchange kept from being removed
     assert (kept / "d/file").exists()
 
 
-def test_a_removal_has_a_deadline(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left then is removed another time, and the transcripts after it are removed now."""
-    monkeypatch.setattr(removal, "_REMOVE", ("tail", "-f", "/dev/null"))
-    monkeypatch.setattr(removal, "SECONDS", 0.2)
+@pytest.mark.real("root")
+def test_each_try_gets_further(sessions: Path) -> None:
+    """A tree for which there is not enough time gets smaller with each try, so it is gone in the end."""
     work = work_dir(sessions)
-    store = Store(str(sessions))
+    fill_as_user(work / "home", nest)
+    assert not remove(sessions, 0)
+    deep, tries = DEEP, 0
+    while not remove(sessions, 0.05):
+        left = subprocess.run(["find", str(work / "home"), "-type", "d"], capture_output=True, text=True, check=True)
+        found = len(left.stdout.splitlines()) - 1
+        assert found <= deep
+        deep, tries = found, tries + 1
+        assert tries < 500
+    assert not (work / "home").exists()
+
+
+@pytest.mark.real("root")
+def test_what_an_earlier_turn_left_is_removed_by_a_later_one(sessions: Path) -> None:
+    """Of a turn whose machine crashed, say; but nothing of a turn that runs, whose id is locked."""
+    for name in ("crashed", "runs"):
+        work = work_dir(sessions, name)
+        fill_as_user(work / "home", mix)
+        if name == "runs":
+            for each in ("home", "scraps"):
+                os.chown(work / each, UID + 1, UID + 1)
+    lock = os.open(sessions / "uids" / str(UID + 1), os.O_RDWR | os.O_CREAT)
+    try:
+        assert LIBC.flock(lock, 2) == 0
+        remove_left_over(str(sessions), time.monotonic() + PATIENT_SECONDS)
+    finally:
+        os.close(lock)
+    assert sorted(path.name for path in (sessions / "work/crashed").iterdir()) == ["shell", "ssh"]
+    assert (sessions / "work/runs/home/f0").exists()
+
+
+def test_a_removal_has_a_deadline(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left then is removed another time."""
+    store, work = Store(str(sessions)), sessions / "work/turn"
+    work.mkdir()
+    (work / "file").touch()
+    monkeypatch.setattr(chat_store, "REMOVAL_SECONDS", -1)
     store.tidy(sessions / "turns/turn")
     assert work.exists()
     monkeypatch.undo()
-    monkeypatch.setattr(removal, "SECONDS", PATIENT_SECONDS)
     store.prune()
     assert not work.exists()
 
 
-@pytest.mark.usefixtures("patient")
-def test_a_transcripts_age_is_not_what_claude_says(sessions: Path) -> None:
-    """The time of the session's last turn counts. A file of the year 2099 keeps nothing."""
-    owned(sessions / "claude" / SID, date_ahead)
-    age(sessions, SID, LIFETIME + 60)
-    Store(str(sessions)).prune()
-    assert not (sessions / "claude" / SID).exists()
+@pytest.mark.real("root")
+def test_only_the_handlers_own_directories_are_handed_over(sessions: Path) -> None:
+    """A directory of another user, or a link in its place, is not given to claude's user."""
+    work = work_dir(sessions)
+    with pytest.raises(OSError, match="another user"):
+        hand_over(str(work), os.geteuid(), UID + 1)
+    kept = sessions / "kept"
+    kept.mkdir()
+    (work / "home").rmdir()
+    (work / "home").symlink_to(kept)
+    with pytest.raises(OSError, match=r"directory|symbolic"):
+        hand_over(str(work), os.geteuid(), UID + 1)
+    assert kept.stat().st_uid == os.geteuid()

@@ -16,9 +16,10 @@ import pytest
 from breakglass.chat.launch import Started, start_runner
 from breakglass.claude.command import listen_for_commands
 from breakglass.claude.logwriter import LogWriter
-from breakglass.claude.runner import CANCEL, LAST_SECONDS
+from breakglass.claude.runner import CANCEL
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.claude.sandbox import client_text
+from breakglass.claude.standby import LAST_SECONDS
 from breakglass.isolated import isolated_command
 from breakglass.threads import DaemonThreads, run_in_thread
 

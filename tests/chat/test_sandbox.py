@@ -111,8 +111,9 @@ def targets(attack: Attack) -> dict[str, Path]:
     return {
         "the configuration": plant(attack.place.directory / "etc/breakglass.toml"),
         "an event log": plant(sessions / "turns/0123456789abcdef/log"),
-        "another session's transcript": plant(sessions / f"claude/{uuid.uuid4()}/projects/x/y.jsonl"),
+        "another session's transcript": plant(sessions / f"transcripts/{uuid.uuid4()}"),
         "this session's transcript": plant(Path(attack.job.env["HOME"]) / "projects/x/y.jsonl"),
+        "another turn's home": plant(other / "home/projects/x/y.jsonl"),
         "another turn's scraps": plant(other / "scraps/note"),
         "another turn's brief": plant(other / "agents.json"),
         "the turn's own key": plant(attack.directory / "ssh/planted"),
@@ -125,6 +126,7 @@ NAMES = [
     "an event log",
     "another session's transcript",
     "this session's transcript",
+    "another turn's home",
     "another turn's scraps",
     "another turn's brief",
     "the turn's own key",
@@ -247,9 +249,12 @@ def test_claude_itself_sees_no_file_of_ours(apart: Place) -> None:
     attack = Attack(apart)
     found = targets(attack)
     tries = "\n".join(f"cat '{path}'; ls '{path.parent}'" for path in found.values())
-    said = behind_the_wall(attack, f"{tries}\ntouch /usr/x {attack.directory}/bin/x {attack.directory}/cwd/x")
+    said = behind_the_wall(
+        attack, f"{tries}\ntouch /usr/x {attack.directory}/bin/x {attack.directory}/cwd/x\necho may have $(ulimit -u)"
+    )
     assert said.count(SECRET) == 1  # this session's transcript
     assert said.count("Read-only file system") == 3
+    assert "may have 128" in said
     assert said.count("No such file") == 2 * (len(found) - 1)
 
 
@@ -342,7 +347,7 @@ def test_streams_and_exit_pass_through(attack: Attack) -> None:
 
 def test_what_the_rules_let_through_reaches_nothing(place: Place) -> None:
     """The two commands that took the API key and another session's transcript away, found by a hostile review."""
-    other = plant(place.directory / f"sessions/claude/{uuid.uuid4()}/projects/x/y.jsonl")
+    other = plant(place.directory / f"sessions/transcripts/{uuid.uuid4()}")
     loot = place.sshd.home / "loot"
     steps = [
         bash("pgrep claude"),

@@ -115,36 +115,29 @@ async def test_a_call_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_logs_are_the_handlers_alone(tmp_path: Path) -> None:
-    """No other user can read the events or the locks."""
+    """No other user can read the events, the locks or the transcripts."""
     Store(str(tmp_path)).ready()
-    for name in ("turns", "locks"):
+    for name in ("turns", "locks", "transcripts", "refused"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_transcript_is_kept_as_long_as_its_token(tmp_path: Path) -> None:
-    """Transcripts of the last 30 days stay: the time of the session's last turn counts, and a turn that runs.
-
-    The time of those without a lock, as an earlier version left them, begins anew.
-    """
+    """Transcripts of the last 30 days stay: the time of the session's last turn counts, and a turn that runs."""
     store = Store(str(tmp_path))
     store.ready()
-    sids = {name: f"0b6f3f6a-3d0f-4d0e-9d0f-00000000000{n}" for n, name in enumerate(("old", "new", "runs", "earlier"))}
+    sids = {name: f"0b6f3f6a-3d0f-4d0e-9d0f-00000000000{n}" for n, name in enumerate(("old", "new", "runs"))}
     for name, sid in sids.items():
-        transcript = tmp_path / f"claude/{sid}/projects/x.jsonl"
-        transcript.parent.mkdir(parents=True)
-        transcript.touch()
-        lock = None if name == "earlier" else store.lock(sid)
-        if lock is not None:
-            os.utime(lock, (1, time.time() - (LIFETIME - 60 if name == "new" else LIFETIME + 60)))
-            if name != "runs":
-                os.close(lock)
+        lock = store.lock(sid)
+        assert lock is not None
+        store.open_transcript(sid).close()
+        (tmp_path / "transcripts" / sid).touch()
+        os.utime(lock, (1, time.time() - (LIFETIME - 60 if name == "new" else LIFETIME + 60)))
+        if name != "runs":
+            os.close(lock)
     store.prune()
-    left = sorted(sids[name] for name in ("new", "runs", "earlier"))
-    for place in ("claude", "locks"):
-        assert sorted(path.name for path in (tmp_path / place).iterdir()) == left
-    os.utime(tmp_path / "locks" / sids["earlier"], (1, 1))
-    Store(str(tmp_path)).prune()
-    assert not (tmp_path / "claude" / sids["earlier"]).exists()
+    left = [sids[name] for name in ("new", "runs")]
+    assert sorted(path.name for path in (tmp_path / "locks").iterdir()) == left
+    assert {path.name.removesuffix(".new") for path in (tmp_path / "transcripts").iterdir()} == {*left}
 
 
 def test_turns_are_kept_for_a_day(tmp_path: Path) -> None:

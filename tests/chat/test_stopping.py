@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pwd
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,10 +122,11 @@ def test_a_handler_is_stopped(model: Model, directory: Path, where: str) -> None
 def test_claude_as_another_user(directory: Path, model: Model) -> None:
     """A turn runs as that user, the next one continues it, and a killed handler ends it across users."""
     directory.chmod(0o711)
-    command = json.dumps(str(claude.reachable(pwd.getpwnam("nobody").pw_uid, directory)))
-    with started(Talker(directory, model, chat=f'user = "nobody"\ncommand = {command}')) as talker:
-        events = talker.chat(fake(bash("id -un"), {"text": "fin"}))
-        assert [event["text"] for event in events if event["type"] == "tool_result"] == ["nobody"]
+    command = json.dumps(str(claude.reachable(claude.UIDS[0], directory)))
+    with started(Talker(directory, model, chat=f'uids = "{claude.UID_RANGE}"\ncommand = {command}')) as talker:
+        events = talker.chat(fake(bash("id -u"), {"text": "fin"}))
+        [uid] = [int(event["text"]) for event in events if event["type"] == "tool_result"]
+        assert claude.UIDS[0] <= uid <= claude.UIDS[1]
         assert talker.health()["chat_isolated"] is True
         session = events[0]
         prompt = fake({"text": "one two three four five six", **bash(f"{nap(14)} | {nap(14)}")})

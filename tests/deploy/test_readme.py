@@ -84,7 +84,7 @@ def test_the_example_configuration_is_good() -> None:
     assert [alert.vm for alert in config.alerts] == ["devvm"]
     assert config.callers[0].allow == {*VERBS, "chat"}
     assert config.chat is not None
-    assert (config.chat.user, config.chat.api) == ("claude", ModelApi("ANTHROPIC_API_KEY", "x"))
+    assert (config.chat.uids, config.chat.api) == ((200000, 200063), ModelApi("ANTHROPIC_API_KEY", "x"))
     devvm = config.vms["devvm"]
     assert devvm.hosts == (config.hosts["pve1"],)
     assert len(devvm.host.host_keys) == 2

@@ -6,6 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+_FIRST = 300_000 + os.getpid() % 10_000 * 64
+UIDS = (_FIRST, _FIRST + 63)  # for claude; other test runs have others
+UID_RANGE = f"{UIDS[0]}-{UIDS[1]}"
+
 
 def find() -> Path | None:
     """Return the binary that the claude-agent-sdk wheel brings, without importing that package."""

@@ -12,6 +12,8 @@ import asyncssh
 
 from breakglass.claude.command import TurnRequest, listen_for_commands, prepare_job
 from breakglass.claude.runner_job import RunnerJob
+from breakglass.claude.transcripts import copy_in, transcript_place
+from breakglass.claude.uids import hand_over
 from breakglass.config.model import ChatSettings, Vm
 from breakglass.demo.proxmox.world import World
 
@@ -70,7 +72,21 @@ class Place:
         """Return how to run a turn, and its directory."""
         directory = self.directory / "sessions/work" / uuid.uuid4().hex
         directory.mkdir(mode=0o700, parents=True)
-        return prepare_job(settings or self.settings, turn, directory), directory
+        job = prepare_job(settings or self.settings, turn, directory)
+        uid = job.uids[0] if job.uids else None
+        if turn.resume:
+            self._copy_transcript(job)
+        if uid is not None:
+            hand_over(job.directory, job.owner, uid)
+        return job._replace(uid=uid), directory
+
+    def _copy_transcript(self, job: RunnerJob) -> None:
+        """Put the transcript of the session's last turn into the home of the next one."""
+        found = self.directory.glob(f"sessions/work/*/home/projects/*/{job.sid}.jsonl")
+        with max(found, key=lambda path: path.stat().st_mtime).open("rb") as source:
+            copy_in(source.fileno(), job.home, transcript_place(job.cwd, job.sid))
+        if job.uids:
+            subprocess.run(["chown", "-R", str(job.uids[0]), f"{job.home}/projects"], check=True)
 
     def run(self, *steps: dict[str, Any], **options: Any) -> "Ran":
         """Let the model take these steps, as one turn."""

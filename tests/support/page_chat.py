@@ -1,6 +1,5 @@
 """A conversation with claude on the page, for its tests."""
 
-import shutil
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -26,5 +25,5 @@ def ended(page: Page, count: int = 1) -> None:
 def lose_sessions(visit: Visit) -> None:
     """The disk that held the conversations is gone."""
     assert isinstance(visit.stage.service, Talker)
-    for kept in Path(visit.stage.service.sessions / "claude").iterdir():
-        shutil.rmtree(kept)
+    for kept in Path(visit.stage.service.sessions / "transcripts").iterdir():
+        kept.unlink()

@@ -75,7 +75,7 @@ class Talker(Service):
         base_url = "" if "base_url" in chat else f"base_url = {json.dumps(model.url)}\n"
         chat += f"\n{base_url}credential_file = {json.dumps(str(self.credential))}"
         command = "" if "command" in chat else f"command = {json.dumps(str(claude.find()))}\n"
-        who = "" if "user" in chat else "shared_uid = true\n"
+        who = "" if "uids" in chat else "shared_uid = true\n"
         text += f"\n[chat]\n{who}{command}{chat}\nenv = {{ {table} }}\n"
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)

@@ -22,7 +22,7 @@ def main() -> int:
         _, token = start_model_proxy(job.api, listener.detach())
         job = job._replace(env=env | token)
     fork_child(lambda: commands.serve(job), close=())
-    pid, status = start_program(job.argv, job.env, job.cwd, (job.uid, job.gid), (prompt, os.dup(1), os.dup(2)))
+    pid, status = start_program(job.argv, job.env, job.cwd, job.uid, (prompt, os.dup(1), os.dup(2)))
     os.close(status)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code

@@ -30,13 +30,13 @@ def test_without_the_table_there_is_no_chat() -> None:
 
 
 def test_a_short_table_has_defaults() -> None:
-    """Every setting has a default except the credential, and the account that claude runs as."""
-    assert chat("").chat == ChatSettings("var/sessions", "claude", "", False, 3, 1800, {}, API)
+    """Every setting has a default except the credential, and the users that claude runs as."""
+    assert chat("").chat == ChatSettings("var/sessions", "claude", (), False, 3, 1800, {}, API)
 
 
 def test_every_chat_setting_is_read() -> None:
     """Every setting is read; the table's variables override those of the files."""
-    text = 'command = "/opt/claude"\nuser = "claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
+    text = 'command = "/opt/claude"\nuids = "200000-200063"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
     text += 'env_file = "vars"\nenv = { B = "inline" }\n'
     text += 'base_url = "https://gateway.example:8443/claude/"\nca_file = "/etc/ours.pem"\n'
     text += 'https_proxy = "http://me:hush@proxy.example:3128/"\n'
@@ -47,7 +47,7 @@ def test_every_chat_setting_is_read() -> None:
         ca_file="/etc/ours.pem",
     )
     assert settings == ChatSettings(
-        "var/sessions", "/opt/claude", "claude", False, 5, 60, {"A": "one=two", "B": "inline"}, api
+        "var/sessions", "/opt/claude", (200000, 200063), False, 5, 60, {"A": "one=two", "B": "inline"}, api
     )
 
 
@@ -76,9 +76,21 @@ FAULTS = {
     "an unknown key": ("program = 'x'", "chat.program"),
     "no command": ('command = ""', "chat.command"),
     "a number for a command": ("command = 7", "chat.command"),
-    "a user that is none": ('user = "a b"', "chat.user"),
-    "an empty user": ('user = ""', "chat.user"),
-    "both worlds": ('user = "claude"\nshared_uid = true', "chat.user"),
+    "an account, as in 0.1": ('user = "claude"', "chat.user"),
+    "no range": ('uids = "200000"', "chat.uids"),
+    "an empty range": ('uids = ""', "chat.uids"),
+    "a number for a range": ("uids = 200000", "chat.uids"),
+    "a list for a range": ('uids = ["200000-200063"]', "chat.uids"),
+    "a range with root": ('uids = "0-200063"', "chat.uids"),
+    "a range of the system's": ('uids = "0999-1063"', "chat.uids"),
+    "a range with the system's": ('uids = "999-1063"', "chat.uids"),
+    "a range that ends first": ('uids = "200063-200000"', "chat.uids"),
+    "a range that is too high": ('uids = "2147483640-2147483648"', "chat.uids"),
+    "a range without an end": ('uids = "200000-2000630000"', "chat.uids"),
+    "a range with more": ('uids = "200000-200063 "', "chat.uids"),
+    "a range that is too small": ('uids = "200000-200001"', "chat.uids"),
+    "a range for fewer turns": ('uids = "200000-200006"\nmax_turns_at_once = 8', "chat.uids"),
+    "both worlds": ('uids = "200000-200063"\nshared_uid = true', "chat.uids"),
     "a text for a switch": ('shared_uid = "true"', "chat.shared_uid"),
     "no turn at all": ("max_turns_at_once = 0", "chat.max_turns_at_once"),
     "a switch for a number": ("turn_seconds = true", "chat.turn_seconds"),
@@ -117,14 +129,14 @@ CREDENTIAL_FAULTS = {
 }
 
 
-def test_a_guest_needs_a_user_of_claudes_own() -> None:
-    """With shared_uid, a guest switches off chat and nothing else; with a user of its own it does not."""
+def test_a_guest_needs_users_of_claudes_own() -> None:
+    """With shared_uid, a guest switches off chat and nothing else; with users of its own it does not."""
     guest = GOOD.replace("vmid = 102\n", 'vmid = 102\nguest = "claude@192.0.2.20:22"\nguest_host_key = "any"\n', 1)
     assert "guest" in guest
     config = read(f"{guest}\n[chat]\nshared_uid = true\n{CREDENTIAL}", {"key": KEY})
     assert [problem.path for problem in config.problems] == ["chat.shared_uid"]
     assert (config.chat, config.vms["devvm"].guest is not None) == (None, True)
-    assert read(f'{guest}\n[chat]\nuser = "claude"\n{CREDENTIAL}', {"key": KEY}).problems == ()
+    assert read(f'{guest}\n[chat]\nuids = "200000-200063"\n{CREDENTIAL}', {"key": KEY}).problems == ()
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -1,0 +1,94 @@
+"""Removes directories that claude may have filled, however deep they are. Standard library only, for the runner.
+
+It goes into no directory of another user: root walks no tree of a claude with a user of its own, a process with that
+user's rights removes it. And it walks down no tree: a directory's own directories are moved to the top, until it is
+empty. So each step is progress that lasts, and the time may be over at any of them.
+"""
+
+import os
+import stat
+import time
+from itertools import islice
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BATCH = 1000  # names that are read at once
+
+
+def open_directory(path: str, *names: str) -> int:
+    """Return a descriptor of a directory, or of one below it; `path` and `names` are no links. Raises OSError."""
+    fd = os.open(path, DIRECTORY)
+    for name in names:
+        above = fd
+        try:
+            fd = os.open(name, DIRECTORY, dir_fd=above)
+        finally:
+            os.close(above)
+    return fd
+
+
+def remove_directory(path: str, until: float) -> None:
+    """Remove a directory of ours and what it contains. Raises OSError when something is left at that time."""
+    try:
+        empty_directory(path, until)
+        os.rmdir(path)
+    except FileNotFoundError:
+        if os.path.lexists(path):  # it is not that another handler was first
+            raise
+
+
+def empty_directory(path: str, until: float) -> None:
+    """Remove what a directory of ours contains. Raises OSError when something is left at that time.
+
+    What can't be removed, as a directory of another user that is not empty, is left.
+    """
+    mode = os.stat(path, follow_symlinks=False).st_mode & 0o777
+    if mode & 0o700 != 0o700:
+        os.chmod(path, mode | 0o700)  # what others may do there stays: in a turn's directory claude's user has its own
+    top = open_directory(path)
+    try:
+        left = _empty(top, top, until)
+    finally:
+        os.close(top)
+    if left:
+        raise OSError(f"{len(left)} entries of {path} can't be removed: {min(left)}")
+
+
+def _empty(directory: int, top: int, until: float) -> set[str]:
+    """Remove the entries of a directory, or move them to `top`; return the names of those that are left."""
+    left: set[str] = set()
+    while True:
+        with os.scandir(directory) as entries:
+            names = list(islice((each.name for each in entries if each.name not in left), _BATCH))
+        if not names:
+            return left
+        for name in names:
+            if time.monotonic() > until:
+                raise TimeoutError("there was no time to remove all")
+            try:
+                _remove(directory, name, top, until)
+            except FileNotFoundError:  # another handler was first
+                pass
+            except TimeoutError:
+                raise
+            except OSError:
+                left.add(name)
+
+
+def _remove(directory: int, name: str, top: int, until: float) -> None:
+    """Remove an entry of `top`, or one of a directory in it, whose own directories are moved to `top`."""
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        os.unlink(name, dir_fd=directory)
+    elif found.st_uid != os.geteuid():
+        os.rmdir(name, dir_fd=directory)
+    elif directory != top:
+        os.chmod(name, 0o700, dir_fd=directory)  # to be moved, it has to be writable
+        os.rename(name, os.urandom(16).hex(), src_dir_fd=directory, dst_dir_fd=top)
+    else:
+        os.chmod(name, 0o700, dir_fd=top)
+        below = os.open(name, DIRECTORY, dir_fd=top)
+        try:
+            _empty(below, top, until)
+        finally:
+            os.close(below)
+        os.rmdir(name, dir_fd=top)

@@ -1,0 +1,137 @@
+"""The first process of a turn: it takes what claude needs, waits for the runner's worker, and saves what claude leaves.
+
+Standard library only, for the runner. What needs root is done here, before and after claude, and never while claude
+runs. So the transcript is saved and the user id is free again also when the worker was killed. This process has no
+threads, because it forks.
+"""
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+
+from .eventlog import append_events, build_ending
+from .processes import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_DUMPABLE,
+    has_processes,
+    prctl,
+    reap_children,
+    run_as,
+    send_signal,
+)
+from .runner_job import RunnerJob
+from .transcripts import copy_out, transcript_place
+from .uids import REMOVAL_SECONDS, NoFreeUid, claim_uid, hand_over, remove_handed, remove_left_over
+
+LAST_SECONDS = 5.0  # to end claude's descendants once it has ended, and then for the last write
+SAVE_SECONDS = 3.0  # for the transcript
+_SAVED, _LOST = b"s", b"l"
+_HINTS = {  # whether the turn could not start because no user id is free
+    True: "send it with a new id in a moment, or make the range of chat.uids larger",
+    False: "check sessions.dir, and that the handler runs as root",
+}
+
+Save = Callable[[], bool]
+
+
+def run_beside(job: RunnerJob, work: Callable[[RunnerJob, Save], None]) -> None:
+    """Do the `work` of a turn in a child; before and after it, do what it needs root for.
+
+    Until all processes of the turn have ended and its transcript is saved, the log, the session's lock and the
+    handler's socket stay open here.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    for fd in job.descriptors:
+        os.set_inheritable(fd, False)
+    prctl(PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        job = _take_uid(job)
+    except (NoFreeUid, OSError) as error:
+        is_busy = isinstance(error, NoFreeUid)
+        message = str(error) if is_busy else f"the turn could not be started: {error}"
+        append_events(job.log, build_ending("busy" if is_busy else "claude-crashed", message, _HINTS[is_busy], 2))
+        os.unlink(f"{job.sid}.new", dir_fd=job.transcripts)
+        return
+    (asked, ask), (told, tell) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(asked)
+        os.close(tell)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)  # a fork does not inherit it
+        work(job, lambda: _have_saved(job, ask, told))
+        return
+    for fd in (ask, told, job.listener, job.api_listener):
+        if fd >= 0:
+            os.close(fd)
+    _stand_by(job, pid, asked, tell)
+
+
+def _take_uid(job: RunnerJob) -> RunnerJob:
+    """Return the job with a user id of its own, which this process keeps locked. Raises NoFreeUid, OSError."""
+    if not job.uids:
+        return job
+    first, last = job.uids
+    uid, _ = claim_uid(range(first, last + 1), job.sessions)
+    hand_over(job.directory, job.owner, uid)
+    return job._replace(uid=uid)
+
+
+def _have_saved(job: RunnerJob, ask: int, told: int) -> bool:
+    """Ask the first process to save the transcript, and return whether it has. Save it here if that was killed."""
+    try:
+        os.write(ask, b".")
+        if not select.select([told], [], [], SAVE_SECONDS + LAST_SECONDS)[0]:
+            return False
+        return (os.read(told, 1) or _save(job)) == _SAVED
+    except BrokenPipeError:
+        return _save(job) == _SAVED
+
+
+def _stand_by(job: RunnerJob, pid: int, asked: int, tell: int) -> None:
+    """Save the transcript when the worker has ended claude, or when the worker was killed; then remove what is left."""
+    is_asked = bool(os.read(asked, 1))
+    if is_asked:
+        said = _save(job)
+        try:
+            os.write(tell, said)
+        except BrokenPipeError:  # the worker was killed
+            pass
+    os.waitpid(pid, 0)
+    until = time.monotonic() + LAST_SECONDS
+    while send_signal(os.getpid(), signal.SIGKILL) and time.monotonic() < until:
+        time.sleep(0.01)
+        reap_children()
+    if not is_asked:
+        _save(job)
+    for fd in (job.log, job.lock, job.control):
+        os.close(fd)
+    if job.uid is not None:
+        until = time.monotonic() + REMOVAL_SECONDS
+        remove_handed(job.sessions, job.uid, until)
+        remove_left_over(job.sessions, until)
+
+
+def _save(job: RunnerJob) -> bytes:
+    """Put the transcript that claude has written in the place of the stored one, unless there is none."""
+    if job.target < 0:
+        return _SAVED
+    until = time.monotonic() + SAVE_SECONDS
+    while job.uid is not None and has_processes(job.uid) and time.monotonic() < until - SAVE_SECONDS / 2:
+        reap_children()
+        time.sleep(0.01)
+    place = transcript_place(job.cwd, job.sid)
+    code = run_as(job.uid, lambda: copy_out(job.home, place, job.target), until)
+    new, at = f"{job.sid}.new", job.transcripts
+    try:
+        if code == 0:
+            os.rename(new, job.sid, src_dir_fd=at, dst_dir_fd=at)
+        else:
+            os.unlink(new, dir_fd=at)
+    except OSError:
+        return _LOST
+    return _SAVED if code in (0, errno.ENOENT) else _LOST

@@ -1,0 +1,119 @@
+"""Takes a user id for one turn, and makes claude's directories that user's. Standard library only, for the runner.
+
+This is what needs root. The id is locked by a file in `uids/` of sessions.dir for as long as a descriptor is open, so
+neither two handlers nor two replicas use one at the same time. Such a user owns nothing in sessions.dir but the
+directories HANDED of its turns. An id of which a process or such a directory is left is not used before that is gone.
+"""
+
+import errno
+import fcntl
+import os
+import time
+
+from .processes import has_processes, run_as
+from .removal import DIRECTORY, empty_directory, open_directory
+
+HANDED = ("home", "scraps")  # in the directory of a turn
+LOWEST = 1000  # no id of the system's
+REMOVAL_SECONDS = 3.0
+
+
+class NoFreeUid(Exception):
+    """Each id of the range belongs to a turn, or something that could not be removed belongs to it."""
+
+
+def claim_uid(uids: range, sessions: str) -> tuple[int, int]:
+    """Return an id that no turn has, and the descriptor that locks it. Raises NoFreeUid, OSError."""
+    try:
+        os.mkdir(f"{sessions}/uids", 0o700)
+    except FileExistsError:
+        pass
+    left, first = _list_handed(sessions), os.getpid() % len(uids)  # not the one that the last turn had
+    until = time.monotonic() + REMOVAL_SECONDS
+    for uid in sorted((*uids[first:], *uids[:first]), key=lambda uid: uid in left):
+        lock = None if has_processes(uid) else _lock(sessions, uid, os.O_CREAT)
+        if lock is not None:
+            if remove_handed(sessions, uid, until) and not has_processes(uid):
+                return uid, lock
+            os.close(lock)
+    raise NoFreeUid(f"none of the {len(uids)} user ids in chat.uids is free")
+
+
+def hand_over(directory: str, owner: int, uid: int) -> None:
+    """Make the directories HANDED of a turn belong to a user. Raises OSError unless they belong to `owner`."""
+    turn = open_directory(directory)
+    try:
+        for name in HANDED:
+            fd = os.open(name, DIRECTORY, dir_fd=turn)
+            try:
+                if os.fstat(fd).st_uid != owner:
+                    raise PermissionError(errno.EPERM, "belongs to another user", f"{directory}/{name}")
+                os.fchown(fd, uid, uid)
+            finally:
+                os.close(fd)
+    finally:
+        os.close(turn)
+
+
+def remove_handed(sessions: str, uid: int, until: float) -> bool:
+    """Remove the directories that belong to the user of a turn, with that user's rights; tell whether all are gone."""
+    found = _list_handed(sessions).get(uid, [])
+    if not found:
+        return True
+    run_as(uid, lambda: _empty_all(found, until), until)
+    for path in found:
+        try:
+            os.rmdir(path)  # which needs the rights of the one who owns the turn's directory
+        except OSError:
+            pass
+    return not _list_handed(sessions).get(uid)
+
+
+def remove_left_over(sessions: str, until: float) -> None:
+    """Remove what users of ended turns have left, because there was no time for it, or because a machine crashed."""
+    for uid in _list_handed(sessions):
+        try:
+            lock = _lock(sessions, uid, 0) if uid >= LOWEST else None
+        except FileNotFoundError:  # no turn's
+            continue
+        if lock is not None:
+            remove_handed(sessions, uid, until)
+            os.close(lock)
+
+
+def _empty_all(paths: list[str], until: float) -> None:
+    for path in paths:
+        try:
+            empty_directory(path, until)
+        except OSError:  # the next one may be empty
+            pass
+
+
+def _list_handed(sessions: str) -> dict[int, list[str]]:
+    """Return the directories HANDED of all turns, by their owner."""
+    found: dict[int, list[str]] = {}
+    for turn in os.listdir(f"{sessions}/work"):
+        for name in HANDED:
+            path = f"{sessions}/work/{turn}/{name}"
+            try:
+                found.setdefault(os.lstat(path).st_uid, []).append(path)
+            except OSError:
+                pass
+    return found
+
+
+def _lock(sessions: str, uid: int, flags: int) -> int | None:
+    """Return the descriptor that locks an id, or None when a turn has it. Raises OSError."""
+    locks = open_directory(sessions, "uids")
+    try:
+        if os.fstat(locks).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "belongs to another user", f"{sessions}/uids")
+        fd = os.open(str(uid), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600, dir_fd=locks)
+    finally:
+        os.close(locks)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
