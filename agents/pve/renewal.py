@@ -17,7 +17,7 @@ FILE_LOOK_SECONDS = 0.1  # on a disk that hangs, a verb that arrives now waits a
 FILE_COMPARE_SECONDS = 3.0  # once for each change of the file
 FILE_TRY_SECONDS = 3.0  # the same
 SETTLED_SECONDS = 2.0  # a file that is younger may be followed by another one
-RENEWED = "BREAKGLASS_RENEWED"  # in the environment of a session that goes on in the new file
+RENEWED = "BREAKGLASS_RENEWED"  # in the environment of a session that goes on in the new file: see become_new_file
 
 
 class OwnFile:
@@ -99,9 +99,12 @@ def _try_file() -> str | None:
     return None if code is None else "unfit" if code else "works"
 
 
-def become_new_file() -> None:
-    """Run the file in this process, with the same arguments and streams; return only if that failed."""
+def become_new_file(empty_at: float) -> None:
+    """Run the file in this process, with the same arguments and streams; return only if that failed.
+
+    It is told when the input was last empty, in seconds since the boot: what it reads first may be as old.
+    """
     try:
-        os.execve(sys.executable, sys.orig_argv, os.environ | {RENEWED: "1"})
+        os.execve(sys.executable, sys.orig_argv, os.environ | {RENEWED: str(empty_at)})
     except OSError:
         pass

@@ -56,4 +56,5 @@ CONTAINER_SENTENCE = "this number belongs to a container, and Breakglass serves 
 STORAGE_HUNG = "storage-hung"  # the verdict that refuses reset and cycle, and the only one that `anyway=` can name
 
 CLAIM_SECONDS = 5.0  # until a job that was started must have claimed its id
+LATE_SECONDS = 20.0  # that a line may have waited to be read; a handler gives it up after 25 s (patience.py)
 DAY = 24 * 3600.0

@@ -12,7 +12,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, set_constants
 from ..support.selection import sampled
-from ..support.stages import until
+from ..support.stages import until, writer_of
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
 
@@ -41,6 +41,30 @@ def test_the_session_goes_on_in_the_new_agent(world: World, sound: str) -> None:
         assert session.result("hello")["version"] == "9.9.9"
         assert session.ask(f"reset vm={VMID} id=renewed-01", 60)["outcome"] == "done"
         assert session.process.poll() is None
+
+
+@pytest.mark.parametrize(("later", "code"), [("300000", 0), ("300060", 12)])
+def test_what_came_during_the_change_is_as_old_as_the_change(
+    world: World, tmp_path: Path, later: str, code: int
+) -> None:
+    """The process is days old, which says nothing of a line. Where the new file hung as it began, it is too late."""
+    gate, clock = tmp_path / "gate", tmp_path / "clock"
+    clock.write_text("300000")  # seconds by which the host's clock is ahead
+    ahead = f"lambda: time.clock_gettime(time.CLOCK_BOOTTIME) + float(open({str(clock)!r}).read())"
+    hang = f"if 'BREAKGLASS_RENEWED' in os.environ:\n    open({str(gate)!r}).read()"
+    set_constants(world, f"import os, time\nreplace(boottime={ahead})", LOOK_EVERY=0.05, SETTLED_SECONDS=0.0)
+    sound = world.agent.read_text()
+    os.mkfifo(gate)
+    with Session(world) as session:
+        session.expect("hello")
+        session.ask("ping")
+        install(world, sound.replace("\n# ---- that is all", f"\n{hang}\n# ---- that is all"))
+        held = writer_of(gate)
+        tag = session.send(f"reset vm={VMID} id=came-during-{code}")
+        clock.write_text(later)
+        os.close(held)
+        session.result("hello", 60)
+        assert session.result(tag, 60)["exit_code"] == code
 
 
 UNABLE = {

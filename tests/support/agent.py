@@ -158,7 +158,7 @@ def constants_set(world: World, code: str = "", /, **constants: object) -> Itera
 def booted_an_hour_ago(world: World) -> None:
     """Shift the host agent's clock, so that a test holds whatever the uptime of the machine that runs it."""
     clock = f"lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - {boottime() - 3600}"
-    set_constants(world, f"import time\nreplace(boottime={clock})")
+    set_constants(world, f"import time\nreplace(boottime={clock}, process_start={clock})")
 
 
 def agent_processes(world: World) -> list[str]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from .files import read_small_file, write_atomic
+from .files import boottime, read_small_file, write_atomic
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
 _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
@@ -41,6 +41,18 @@ def process_ticks(pid: int) -> int:
         return 0
     ended = fields[0] in ("Z", "X") and int(fields[17]) <= 1
     return 0 if ended else int(fields[19])
+
+
+def process_start() -> float:
+    """Return when sshd forked what became this process, in seconds since the boot: an exec does not change that.
+
+    sshd makes the account's shell the leader of a session. Debian's shell forks once more to run a command, and it may
+    itself have waited for a disk, so its start counts.
+    """
+    parent = os.getppid()
+    has_shell = os.getpgrp() == os.getsid(0) == parent and read_stat(parent)[0].endswith("sh")
+    ticks = process_ticks(parent if has_shell else os.getpid())
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else boottime()
 
 
 def write_process(path: str, pid: int) -> None:

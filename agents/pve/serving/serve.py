@@ -11,11 +11,13 @@ from dataclasses import replace
 
 from ..grammar import Malformed, Request, escape, parse_line
 from ..host.bounded import reap_children
+from ..host.files import boottime
 from ..host.paths import Key, log
+from ..host.process import process_start
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
 from ..run_job import attach_to_capture, spawn_job
-from ..words import AGENT_REFUSED, DEADLINES, FAILED, MUTATING, READ_ONLY, REFUSED, VERBS
+from ..words import AGENT_REFUSED, DEADLINES, FAILED, LATE_SECONDS, MUTATING, READ_ONLY, REFUSED, VERBS
 from .readers import Readers
 from .reads import Message, output, result_message
 from .requests import FollowTask, ReadTask
@@ -34,11 +36,14 @@ class Agent:
         self._send = send
         self.tasks: dict[ReadTask | FollowTask, str] = {}
 
-    def submit(self, tag: str, line: str) -> None:
-        """Check one line, then refuse it or begin its task."""
+    def submit(self, tag: str, line: str, since: float) -> None:
+        """Check one line, then refuse it or begin its task.
+
+        It may have waited to be read since `since`, in seconds since the boot.
+        """
         try:
             request = name_vm(self._key, parse_line(line))
-            refusal = check_request(self._key, request)
+            refusal = check_request(self._key, request) or refuse_late(self._key, request, since)
         except Malformed as error:
             log(self._key.root, f"refused ({error}): {escape(line)}")
             refusal = refuse_line(line)
@@ -81,12 +86,12 @@ class Agent:
                 del self.tasks[task]
         reap_children()
 
-    def timeout(self) -> float | None:
-        """Return the seconds until a task must be polled although no descriptor is ready; None for no limit."""
+    def timeout(self, most: float) -> float:
+        """Return the seconds until a task must be polled although no descriptor is ready, `most` at most."""
         if any(isinstance(task, FollowTask) for task in self.tasks):
             return FOLLOW_EVERY
-        ends = [task.until for task in self.tasks]
-        return max(0.0, min(ends) - time.monotonic()) if ends else None
+        now = time.monotonic()
+        return max(0.0, min([now + most, *(task.until for task in self.tasks)]) - now)
 
     def close(self) -> None:
         """End the reader that is idle."""
@@ -126,6 +131,21 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
     return None
 
 
+def refuse_late(key: Key, request: Request, since: float) -> Iterator[Message] | None:
+    """Return the refusal of a verb that changes power and may have waited too long, or None.
+
+    Its sender has given up, and a person may have mended the VM since. A job that exists is only followed.
+    """
+    waited = boottime() - since
+    if request.verb not in MUTATING or waited <= LATE_SECONDS or JobStore(key.host(request.vm or 0)).record(request.id):
+        return None
+    log(key.root, f"refused (too late, after {waited:.0f} s): {request.verb} vm={request.vm} id={request.id}")
+    sentence = (
+        f"nothing was done: this {request.verb} may have waited {waited:.0f} s until the host agent could read it"
+    )
+    return refuse(REFUSED, "too-late", f"{sentence}; look at the status, then ask again", "status")
+
+
 def refuse(exit_code: int, code: str, sentence: str, advice: str = "", line: str = "") -> Iterator[Message]:
     """Yield a refusal: a line of output, which is the sentence unless it has one of its own, then the result."""
     yield output(line or sentence, "stdout" if line else "stderr")
@@ -158,9 +178,9 @@ def serve_one(key: Key, bundle: str, line: str) -> int:
             codes.append(int(str(message["exit_code"])))
 
     agent = Agent(key, bundle, send)
-    agent.submit("", line)
+    agent.submit("", line, process_start())
     while agent.tasks:
-        ready = select.select(agent.descriptors(), [], [], agent.timeout())[0]
+        ready = select.select(agent.descriptors(), [], [], agent.timeout(LATE_SECONDS))[0]
         agent.poll(set(ready))
     agent.close()
     return codes[0]

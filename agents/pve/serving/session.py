@@ -12,8 +12,9 @@ import time
 from collections import deque
 
 from ..grammar import LINE_CHARS, Malformed, parse_line
+from ..host.files import boottime
 from ..host.paths import Key
-from ..host.process import lock_memory
+from ..host.process import lock_memory, process_start
 from ..renewal import RENEWED, OwnFile, become_new_file
 from ..words import FAILED, MUTATING
 from .reads import Message
@@ -24,6 +25,8 @@ MOST_WAITING = 1024  # reads
 MOST_UNSENT = 32 * 1024 * 1024
 MOST_READ_UNSENT = 2 * 1024 * 1024  # before another read begins: a power verb's lines come behind them
 MOST_URGENT = 256  # tasks under way, of all kinds, before a further one is refused
+READ_BYTES = 64 * 1024  # at a time
+WAKE_SECONDS = 5.0  # between two looks at the input, at most
 URGENT = (*MUTATING, "ping")
 _TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
 
@@ -39,6 +42,8 @@ class Session:
         self._urgent: deque[tuple[str, str]] = deque()
         self._reads: deque[tuple[str, str]] = deque()
         self._open = True
+        self._empty_at = process_start()  # when the input was last known to be empty
+        self._sent_since = self._empty_at  # what was read last was sent after this
         self._agent = Agent(key, bundle, self._send)
         os.set_blocking(0, False)
         os.set_blocking(1, False)
@@ -46,16 +51,19 @@ class Session:
     def run(self) -> None:
         """Serve until stdin ends; the jobs that were started go on."""
         lock_memory()
-        if os.environ.pop(RENEWED, ""):
-            self._agent.submit("hello", "ping")
+        if renewed := os.environ.pop(RENEWED, ""):
+            self._empty_at = boottime() if renewed == "1" else float(renewed)  # 1: of an older host agent
+            self._agent.submit("hello", "ping", self._empty_at)
         while self._open:
             writing = [1] if self._unsent else []
-            timeout = 0.0 if self._can_read else self._agent.timeout()
+            timeout = 0.0 if self._can_read else self._agent.timeout(WAKE_SECONDS)
             if self._is_idle:
-                timeout = max(0.0, self._next_look - time.monotonic())
+                timeout = max(0.0, min(timeout, self._next_look - time.monotonic()))
             ready, writable, _ = select.select([0, *self._agent.descriptors()], writing, [], timeout)
             if 0 in ready:
                 self._read_input()
+            else:
+                self._empty_at = boottime()
             self._begin_lines()
             self._agent.poll(set(ready))
             if writable or self._unsent:
@@ -71,11 +79,14 @@ class Session:
         """Go on in the file that has taken this one's place, if there is one. What arrives meanwhile stays unread."""
         if self._open and self._own_file.is_replaced():
             self._agent.close()
-            become_new_file()
+            become_new_file(self._empty_at)
         self._next_look = time.monotonic() + self._own_file.pause
 
     def _read_input(self) -> None:
-        chunk = os.read(0, 65536)
+        self._sent_since, now = self._empty_at, boottime()
+        chunk = os.read(0, READ_BYTES)
+        if len(chunk) < READ_BYTES:  # that was all
+            self._empty_at = now
         self._open = bool(chunk)
         *lines, self._unread = (self._unread + chunk).split(b"\n")
         if len(self._unread) > LINE_CHARS:
@@ -102,9 +113,9 @@ class Session:
     def _begin_lines(self) -> None:
         """Begin what changes power and what tells whether the host answers; then reads, as far as there is room."""
         while self._urgent:
-            self._agent.submit(*self._urgent.popleft())
+            self._agent.submit(*self._urgent.popleft(), self._sent_since)
         while self._can_read:
-            self._agent.submit(*self._reads.popleft())
+            self._agent.submit(*self._reads.popleft(), self._sent_since)
 
     def _send(self, tag: str, message: Message) -> None:
         self._unsent += json.dumps({"tag": tag, **message}).encode() + b"\n"
