@@ -8,10 +8,12 @@ import pytest
 
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, set_constants
+from ..support.agent import Session, execute, processes, set_constants
+from ..support.hung import unserved_fuse
 from ..support.service import Service
 from ..support.signals import signal_process
 from ..support.sshd import Sshd, descendants
+from ..support.stages import at_qm, in_evidence, recorded_command, until
 
 pytestmark = pytest.mark.real("sshd", "qemu")
 
@@ -45,6 +47,31 @@ def test_a_reader_that_is_killed_as_it_is_asked_is_replaced(world: World) -> Non
         session.ask("history")  # taken after the status, and by another reader
         signal_process(reader, signal.SIGKILL)
         assert session.result(tag)["state"] == "running"
+
+
+@pytest.mark.real("fuse")
+@pytest.mark.parametrize("verb", ["stop", "reset"])
+def test_what_a_killed_job_left_is_looked_at_beside_the_other_requests(world: World, verb: str) -> None:
+    """The lock file, or QEMU's pid file, is on a file system that hangs: other requests are answered meanwhile."""
+    set_constants(world, ALIVE_EVERY=0.0, QUESTION_SECONDS=600.0)
+    job_id, hangs = f"left-{verb}-0001", world.root / "var/lock/qemu-server"
+    hangs.mkdir(parents=True, exist_ok=True)
+    held = (at_qm("stop") if verb == "stop" else in_evidence)(world, job_id)
+    next(held)
+    with Session(world) as session:
+        tag = session.send(f"{verb} id={job_id}")
+        next(held)
+        with unserved_fuse(hangs if verb == "stop" else world.root / "run/qemu-server"):
+            for pid in processes(world, job_id):
+                signal_process(pid, signal.SIGKILL)
+            if verb == "stop":
+                signal_process(recorded_command(world, job_id), signal.SIGKILL)
+            until(lambda: not processes(world, job_id), "the end of the job")
+            asked = [session.ask("history")["outcome"] for _ in range(3)]
+        result = session.result(tag, 60)
+        next(held)
+    assert (asked, result["verdict"]["code"]) == (["done"] * 3, "job-killed")
+    next(held, None)
 
 
 def test_a_damaged_job_ends_no_session(world: World) -> None:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from .process import set_oom_score
 
@@ -65,27 +65,53 @@ def reap_children() -> None:
         pass
 
 
-def ask(question: Callable[[], T], seconds: float) -> T:
-    """Return the answer of `question()`, asked in a child; raise NoAnswerError after `seconds`.
+class Question(Generic[T]):
+    """A question that a forked child answers. It is polled, so nothing has to wait for a child that hangs.
 
     The answer comes as JSON: a tuple would become a list.
     """
 
-    def body(fd: int) -> None:
-        with os.fdopen(fd, "wb") as pipe:
-            pipe.write(json.dumps(question()).encode())
+    def __init__(self, question: Callable[[], T], seconds: float) -> None:
+        def body(fd: int) -> None:
+            with os.fdopen(fd, "wb") as pipe:
+                pipe.write(json.dumps(question()).encode())
 
-    pid, fd = fork_child(body)
-    try:
-        data = _read_all(fd, time.monotonic() + seconds)
-        answer: T = json.loads(data)
-        return answer
-    except (ValueError, TimeoutError):
-        raise NoAnswerError(f"no answer in {seconds:g} s") from None
-    finally:
-        os.close(fd)
-        kill_child(pid)
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+        self._data = b""
+        self._pid, self._fd = fork_child(body)
+
+    def is_over(self, wait: float = 0.0) -> bool:
+        """Tell whether the child has ended or its time is over; wait for that, `wait` seconds at most."""
+        left = self._until - time.monotonic()
+        if not select.select([self._fd], [], [], max(0.0, min(wait, left)))[0]:
+            return left <= wait
+        chunk = os.read(self._fd, 65536)
+        self._data += chunk
+        return not chunk
+
+    def close(self) -> None:
+        """End the child, without waiting for its end."""
+        os.close(self._fd)
+        kill_child(self._pid)
         reap_children()
+
+    def answer(self) -> T:
+        """Close the question and return its answer; raise NoAnswerError without a whole one."""
+        self.close()
+        try:
+            answer: T = json.loads(self._data)
+        except ValueError:
+            raise NoAnswerError(f"no answer in {self._seconds:g} s") from None
+        return answer
+
+
+def ask(question: Callable[[], T], seconds: float) -> T:
+    """Return the answer of `question()`, asked in a child; raise NoAnswerError after `seconds`."""
+    asked = Question(question, seconds)
+    while not asked.is_over(seconds):
+        pass
+    return asked.answer()
 
 
 def ask_or_none(question: Callable[[], T], seconds: float) -> T | None:
@@ -94,17 +120,6 @@ def ask_or_none(question: Callable[[], T], seconds: float) -> T | None:
         return ask(question, seconds)
     except NoAnswerError:
         return None
-
-
-def _read_all(fd: int, until: float) -> bytes:
-    chunks: list[bytes] = []
-    while True:
-        if not select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
-            raise TimeoutError
-        chunk = os.read(fd, 65536)
-        if not chunk:
-            return b"".join(chunks)
-        chunks.append(chunk)
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,11 @@ def flock_holders(host: Host) -> list[Holder]:
     return [Holder(pid, ask_or_none(partial(_read_command_line, host, pid), TASK_SECONDS / 3) or "") for pid in pids]
 
 
+def is_qm_at_work(host: Host) -> bool:
+    """Tell whether a `qm` starts or stops the VM now. It may block, so ask it in a child."""
+    return any(Holder(pid, _read_command_line(host, pid)).kind in ("start", "stop") for pid in _flock_pids(host))
+
+
 def cleanup_pids(host: Host) -> list[int]:
     """Return the pids of this VM's `qm cleanup`, which qmeventd starts after each end of a QEMU."""
     return ask_or_none(lambda: _cleanup_pids(host), TASK_SECONDS) or []

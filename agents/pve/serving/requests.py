@@ -6,12 +6,14 @@ Neither blocks the process that serves: both are polled, and both end by a deadl
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from ..grammar import Request
-from ..host.bounded import ask_or_none
+from ..host.bounded import NoAnswerError, Question
 from ..host.files import boottime
 from ..host.paths import Host
-from ..host.pve_tasks import flock_holders
+from ..host.process import close_standard_streams
+from ..host.pve_tasks import is_qm_at_work
 from ..host.vmstate import Facts, observe, vm_state
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, Record, make_record
@@ -20,9 +22,11 @@ from .readers import Readers
 from .reads import Message, output, result_message, status_result
 
 ALIVE_EVERY = 0.2
-WORKER_EVERY = 1.0
+WORKER_EVERY = 1.0  # for what a killed job has left
+HUNG_EVERY = 10.0  # the same, after a look that hung: each may leave a child behind
 GRACE = 15.0
-QUESTION_SECONDS = 0.5  # for what a killed job has left: the other requests wait meanwhile
+QUESTION_SECONDS = 8.0  # for such a look
+BY_QM = ("start", "stop", "cycle")  # verbs whose `qm` may outlive them
 
 
 class ReadTask:
@@ -103,12 +107,18 @@ class FollowTask:
         self._nonce = nonce
         self._record: Record | None = None
         self._offset = 0
+        self._leftovers: Question[str] | None = None  # while a child looks at what a killed job has left
         self._begun = time.monotonic()
         self._next_look = self._begun + ALIVE_EVERY
         self.until = self._begun + DEADLINES[request.verb] + GRACE
 
     def poll(self, ready: bool = False) -> Iterator[Message]:
         """Yield what has come since; sets `done` after the result."""
+        yield from self._news()
+        if self.done and self._leftovers is not None:
+            self._leftovers.close()
+
+    def _news(self) -> Iterator[Message]:
         if self._record is None:
             self._record = self._store.record(self._request.id)
         record = self._record
@@ -153,22 +163,26 @@ class FollowTask:
         elif time.monotonic() > self._deadline(record):
             verdict = Verdict("deadline", "the job has not ended by its deadline", "status")
             yield self._end(Result(DEADLINE, stage=self._store.stage(record.id), verdict=verdict))
+        elif self._leftovers is not None:
+            if self._leftovers.is_over():
+                yield from self._hear_leftovers(record, self._leftovers)
         elif time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + ALIVE_EVERY
-            if self._store.is_alive(record) or self._store.result(record.id) is not None:
-                return
-            if self._worker_is_at_work(record):
-                self._next_look = time.monotonic() + WORKER_EVERY
-            else:
-                yield self._killed_result(record)
+            if not self._store.is_alive(record) and self._store.result(record.id) is None:
+                look = partial(_look_at_leftovers, self._host, record.verb)
+                self._leftovers = Question(look, QUESTION_SECONDS)
 
-    def _worker_is_at_work(self, record: Record) -> bool:
-        """Tell whether a `qm` that a killed job has left is still stopping or starting the VM."""
-        if record.verb not in ("start", "stop", "cycle"):
-            return False
-        kinds = ask_or_none(lambda: [each.kind for each in flock_holders(self._host)], QUESTION_SECONDS)
-        # No answer in time is no proof of its end; the deadline bounds the wait.
-        return kinds is None or "start" in kinds or "stop" in kinds
+    def _hear_leftovers(self, record: Record, look: Question[str]) -> Iterator[Message]:
+        """Yield the result of a killed job, unless what it has left may still change the VM: then look again later."""
+        self._leftovers, pause = None, WORKER_EVERY
+        try:
+            state = look.answer()
+        except NoAnswerError:  # no proof that a `qm` of the job has ended; the deadline bounds the wait
+            state, pause = ("" if record.verb in BY_QM else "unknown"), HUNG_EVERY
+        if state:
+            yield self._killed_result(record, state)
+        else:
+            self._next_look = time.monotonic() + pause
 
     def _deadline(self, record: Record) -> float:
         """Return by when the job must have ended, on the monotonic clock."""
@@ -196,10 +210,9 @@ class FollowTask:
             else:
                 yield output(message["text"], message["stream"])
 
-    def _killed_result(self, record: Record) -> Message:
+    def _killed_result(self, record: Record, state: str) -> Message:
         """Return the result that a killed job can't write, and write it for later requests."""
         stage = self._store.stage(record.id)
-        state = ask_or_none(lambda: vm_state(observe(self._host)), QUESTION_SECONDS) or "unknown"
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
         advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset may lack its cont
@@ -220,6 +233,12 @@ class FollowTask:
     def _end(self, result: Result) -> Message:
         self.done = True
         return {**result_message(result), "job": self._request.id, **self._attachment()}
+
+
+def _look_at_leftovers(host: Host, verb: str) -> str:
+    """Return the VM's state; empty while a `qm` of a killed job still starts or stops it. It may block."""
+    close_standard_streams()  # a child that hangs must not keep the SSH channel open
+    return "" if verb in BY_QM and is_qm_at_work(host) else vm_state(observe(host))
 
 
 def _reused_verdict(record: Record) -> Verdict:
