@@ -87,8 +87,7 @@ def test_a_turn_has_a_limit(talker: Talker, kind: str) -> None:
 def test_a_conversation_that_is_gone(talker: Talker) -> None:
     """The error of a session whose transcript was removed says so, and what to do."""
     first = talker.chat("hello")[0]
-    for transcript in talker.sessions.rglob(f"{first['id']}.jsonl"):
-        transcript.unlink()
+    (talker.sessions / "transcripts" / first["id"]).unlink()
     error = last_error(talker.chat("go on", session=first["session"]))
     assert error["code"] == "session-lost"
     assert "without a session" in error["hint"]

@@ -26,8 +26,6 @@ def home(short_dir: Path) -> Path:
     short_dir.chmod(0o711)
     home = short_dir / "home"
     (home / "projects" / PLACE[1]).mkdir(parents=True)
-    (short_dir / "secret").write_text("the handler's")
-    (short_dir / "secret").chmod(0o600)
     return home
 
 
@@ -69,14 +67,15 @@ def test_a_transcript_goes_in_and_out(home: Path) -> None:
 
 
 def link(home: Path) -> None:
-    transcript(home).symlink_to(home.parent / "secret")
+    (home / "other").write_text("claude's own")
+    transcript(home).symlink_to(home / "other")
 
 
 def link_above(home: Path) -> None:
     transcript(home).parent.rmdir()
-    (home.parent / "elsewhere").mkdir()
-    (home.parent / "elsewhere" / PLACE[2]).write_text("the handler's")
-    transcript(home).parent.symlink_to(home.parent / "elsewhere")
+    (home / "elsewhere").mkdir()
+    (home / "elsewhere" / PLACE[2]).write_text("claude's own")
+    transcript(home).parent.symlink_to(home / "elsewhere")
 
 
 def hard_link(home: Path) -> None:
