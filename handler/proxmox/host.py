@@ -1,7 +1,7 @@
 """The connection to one Proxmox host: kept open, and used to send a request again when its answer was lost.
 
 A request ends in exactly one of three ways: the host's messages, nothing was sent (`Unreached`), or it may have been
-sent (`Lost`). An authentication failure is never retried by itself, because OpenSSH penalises those.
+sent (`Lost`). A login that failed is tried again rarely, because OpenSSH penalises those.
 """
 
 import asyncio

@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from .. import audit
 from ..config.model import Host
 from ..errors import Unreached
 from .execs import CLOSED
 from .link import Link, open_link
-from .patience import backoff_seconds
+from .patience import backoff_seconds, refusal_seconds
 
-AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, and only for a request
+AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
 
 
@@ -78,21 +79,29 @@ class KeptLink:
             self.since = time.time()
         self.trouble = trouble
 
+    async def _wait_until_opened(self, seconds: float) -> None:
+        """Return once a request has opened the connection, or after so many seconds."""
+        self._opened.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._opened.wait()
+
     async def keep_open(self, pause: float = 0.0) -> None:
         """Keep the connection open until cancelled, so that it is ready before it is needed. No request pauses."""
-        failures = 0
+        failures = refusals = 0
         await asyncio.sleep(pause)
         while True:
             try:
                 link = await self._connected()
-                failures = 0
+                failures = refusals = 0
                 await link.conn.wait_closed()
                 self._set_trouble(Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment"))
             except Unreached as error:
                 failures += 1
-                if error.cause == "key-not-accepted":  # only a request tries again
-                    self._opened.clear()
-                    await self._opened.wait()
+                if error.cause == "key-not-accepted":
+                    refusals += 1
+                    await self._wait_until_opened(refusal_seconds(refusals, self._chance()))
+                    continue
             except Exception as error:  # a defect of the handler must not end the reconnecting
                 failures += 1
                 audit.note("keep-open-failed", host=self.host.name, error=repr(error))

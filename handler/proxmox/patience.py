@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 FIRST_SECONDS = 25.0  # until the first message: a read takes 4 s at most, and a job sends its stage within 5 s
 BACKOFF = (1, 2, 4, 8, 15, 30)  # seconds between two attempts to reach a host
+REFUSAL_BACKOFF = (60, 120, 240, 300)  # after a key was not accepted: at most four logins in ten minutes
 GRACE_SECONDS = 20.0  # beyond the job's deadline
 SPREAD_SECONDS = 1.0  # over which the first connections to many hosts are spread
 FEW_HOSTS = 10  # to which the handler connects at once
@@ -47,6 +48,15 @@ def backoff_seconds(failures: int, chance: float) -> float:
     """
     longest = BACKOFF[min(failures, len(BACKOFF)) - 1]
     return longest * (0.5 + chance / 2)
+
+
+def refusal_seconds(refusals: int, chance: float) -> float:
+    """Return how long to wait after a key was not accepted so many times. `chance` is a random number from 0 to 1.
+
+    The key's line may be written any minute. But sshd penalises failed logins, and fail2ban bans an address after five
+    in ten minutes.
+    """
+    return REFUSAL_BACKOFF[min(refusals, len(REFUSAL_BACKOFF)) - 1] * (1 + chance / 2)
 
 
 def first_pause(hosts: int, chance: float) -> float:

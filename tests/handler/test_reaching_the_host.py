@@ -15,6 +15,7 @@ import pytest
 import breakglass.proxmox.connect
 import breakglass.proxmox.execs
 import breakglass.proxmox.host
+import breakglass.proxmox.keeping
 import breakglass.proxmox.link
 import breakglass.proxmox.patience
 from breakglass.agents.pve.words import DEADLINES
@@ -111,13 +112,29 @@ async def test_turned_away_before_login(world: World, open_host: Open, sshd: Ssh
         strict.stop()
 
 
-async def test_key_not_accepted_is_not_retried(open_host: Open, sshd: Sshd) -> None:
+async def test_key_not_accepted_is_tried_rarely(open_host: Open, sshd: Sshd) -> None:
     """5: a wrong key is tried once a minute and no more, however often somebody asks."""
     host = open_host(key=asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode())
     keeping = asyncio.create_task(host.keep_open())
     assert [(await trouble(host)).cause for _ in range(3)] == ["key-not-accepted"] * 3
     keeping.cancel()
     assert sshd.logged().count("Failed publickey") == 1
+
+
+async def test_a_key_line_that_is_written_later_is_found(
+    open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a request and without a reload: the handler itself looks again, here at once instead of in a minute."""
+    monkeypatch.setattr(breakglass.proxmox.patience, "REFUSAL_BACKOFF", (0.01,))
+    monkeypatch.setattr(breakglass.proxmox.keeping, "AUTH_PAUSE", 0.0)
+    lines = sshd.keys.read_text()
+    sshd.keys.write_text("")
+    host = open_host()
+    keeping = asyncio.create_task(host.keep_open())
+    assert (await trouble(host)).cause == "key-not-accepted"
+    sshd.keys.write_text(lines)
+    await asyncio.to_thread(until, lambda: host.health() == "answering", "a login")
+    keeping.cancel()
 
 
 async def test_host_key_differs(open_host: Open) -> None:

@@ -7,6 +7,7 @@ from breakglass.proxmox.patience import (
     Patience,
     backoff_seconds,
     first_pause,
+    refusal_seconds,
 )
 
 OUTPUT = {"type": "output", "stream": "stdout", "text": "x\n"}
@@ -52,6 +53,15 @@ def test_handlers_that_lost_a_host_together_do_not_come_back_together() -> None:
     """The pause grows to half a minute, and chance takes up to half of it."""
     assert [backoff_seconds(failures, 1.0) for failures in (1, 2, 3, 4, 5, 6, 60)] == [1, 2, 4, 8, 15, 30, 30]
     assert [backoff_seconds(failures, 0.0) for failures in (1, 6)] == [0.5, 15]
+
+
+def test_a_key_that_is_not_accepted_is_tried_rarely() -> None:
+    """A minute later at the earliest, and at most four times in ten minutes: fail2ban bans at five."""
+    logins = [0.0]
+    for refusals in range(1, 50):
+        logins.append(logins[-1] + refusal_seconds(refusals, 0.0))
+    assert max(sum(begin <= login < begin + 600 for login in logins) for begin in logins) == 4
+    assert [refusal_seconds(refusals, 1.0) for refusals in (1, 4, 1000)] == [90, 450, 450]
 
 
 def test_only_many_hosts_are_connected_one_after_the_other() -> None:
