@@ -29,8 +29,8 @@ from .admission import check_permission
 from .gate import signed_request
 
 ACK_SECONDS = 8.0  # for a host to acknowledge: Alertmanager gives up after 10
-MATCH_SECONDS = 1.0  # to compare one notification with the entries; alerts that were not compared by then are ignored
-QUEUE_SECONDS = 1.0  # to wait for the comparison of others
+MATCH_SECONDS = 1.0  # of a processor, to compare one notification with the entries; the alerts beyond that are ignored
+PLAN_SECONDS = 2.0  # for a comparison with those before it; on a busy machine the sender has to send it again
 _DONE, _ID_REUSED = 0, 17  # of the host's exit codes; a capture that is older than a day is still the same one
 
 CaptureStatus = Mapping[str, object]
@@ -64,16 +64,16 @@ async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int) -
 
     Raise Unreached when other notifications take all its time.
     """
-    given_up = time.monotonic() + MATCH_SECONDS + QUEUE_SECONDS
+    given_up = time.monotonic() + PLAN_SECONDS
 
     def match() -> Plan:
         if time.monotonic() >= given_up:
             raise TimeoutError
-        until = time.monotonic() + MATCH_SECONDS
-        return plan(source, read_payload(source, body), rules, now, lambda: time.monotonic() < until)
+        until = time.thread_time() + MATCH_SECONDS
+        return plan(source, read_payload(source, body), rules, now, lambda: time.thread_time() < until)
 
     try:
-        return await _matching.run(match, seconds=MATCH_SECONDS + QUEUE_SECONDS)
+        return await _matching.run(match, seconds=PLAN_SECONDS)
     except TimeoutError:
         reason = "other notifications are being compared with [[alerts]]"
         raise Unreached("busy", reason, "send the notification again") from None
