@@ -14,12 +14,18 @@ from ..config.model import Config
 from ..errors import BadRequest, BreakglassError, TooLarge, TooSlow
 from ..service import Load, Service
 from .app import create_app
+from .descriptors import LoopErrors, raise_limit
 from .gate import BODY_SECONDS
+from .strangers import Stranger, Strangers
+from .upgrades import Parser, without_upgrade
 
 HEADER_SECONDS = 10.0
 HEADER_BYTES = 32 * 1024
 UNREAD_SECONDS = 30.0
 SHUTDOWN_SECONDS = 5
+BACKLOG = 2048  # connections that the system keeps until they are accepted
+ACCEPTED_AT_ONCE = 16  # it takes some rounds of the loop until older connections have given way to them
+MOST_WAITING = 4  # requests of one connection behind the one that is being answered
 
 
 def _last_answer(status: str, error: BreakglassError) -> bytes:
@@ -32,10 +38,14 @@ _TOO_LARGE = _last_answer("413 Content Too Large", TooLarge(f"the headers are lo
 _NOT_HTTP = _last_answer("400 Bad Request", BadRequest("this is not an HTTP request"))
 
 
-class DeadlineProtocol(HttpToolsProtocol):
-    """Bounds what a peer without a key can hold: a descriptor by half a request, memory by headers or unread answers.
+_strangers = Strangers()
 
-    uvicorn has a clock for an idle connection alone. The methods without an underscore override uvicorn's own.
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Bounds what a peer without a key can hold, and for how long: descriptors, requests, bodies, unread answers.
+
+    uvicorn has a clock for an idle connection alone. The methods without an underscore override uvicorn's own, except
+    those of `Stranger`.
     """
 
     _due: asyncio.TimerHandle | None = None  # ends the connection unless this part of the request is whole by then
@@ -45,11 +55,16 @@ class DeadlineProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the deadline of the headers."""
         super().connection_made(transport)
+        self._use_parser()
         limit_unread(transport.get_extra_info("socket"))
+        _strangers.make_room(len(self.connections))
+        _strangers.add(self)
         self._expect_headers()
 
     def on_message_begin(self) -> None:
-        """Start the deadline of the headers of the next request."""
+        """Start the deadline of the headers of the next request. One too many ends the connection."""
+        if len(self.pipeline) == MOST_WAITING:
+            raise ConnectionAbortedError
         super().on_message_begin()
         if not self._in_headers:
             self._expect_headers()
@@ -65,21 +80,44 @@ class DeadlineProtocol(HttpToolsProtocol):
         """Start the deadline of the body, also for a route that reads none."""
         # The gate has a deadline too, but only while a route reads the body.
         self._expect(BODY_SECONDS + 1, self.transport.close)
-        super().on_headers_complete()
+        if not self._is_upgrade():
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """End the deadline."""
-        self._expect_nothing()
-        super().on_message_complete()
+        if not self._is_upgrade():
+            self._expect_nothing()
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Read no further while requests wait: uvicorn would let them grow by what it reads for each answer."""
+        _strangers.add(self)
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the deadline."""
+        _strangers.remove(self)
         self._expect_nothing()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer with an error object instead of uvicorn's text."""
-        self._give_up(_NOT_HTTP)
+        """Answer with an error object instead of uvicorn's text, or with nothing where another answer is under way."""
+        self._give_up(b"" if self._is_answering() else _NOT_HTTP)
+
+    def is_stranger(self) -> bool:
+        """Tell whether nothing on this connection is signed, and no answer is under way."""
+        if not self._is_answering():
+            return True
+        return not self.cycle.response_started and "signed" not in self.cycle.scope["state"]
+
+    def give_way(self) -> None:
+        """Close the connection, and free what came."""
+        self._expect_nothing()
+        if self._is_answering():
+            self.cycle.body.clear()
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of the headers, and answer 413 when they are too many."""
@@ -88,9 +126,36 @@ class DeadlineProtocol(HttpToolsProtocol):
             self._expect_headers()
         if self._in_headers:
             self._header_bytes += len(data)
+        _strangers.charge(self, len(data))
         super().data_received(data)
         if self._in_headers and self._header_bytes > HEADER_BYTES:
             self._give_up(_TOO_LARGE)
+
+    # --- upgrades ---
+
+    def _use_parser(self) -> None:
+        """Begin with a new parser, as uvicorn sets it up."""
+        self.parser = Parser(self)
+        self.parser.on_upgrade = self._ignore_upgrade
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _is_upgrade(self) -> bool:
+        """Tell whether the request wants another protocol; CONNECT, which has no body, is answered as it is."""
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse a request again, without its wish."""
+        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
+        if not self._is_upgrade():
+            return
+        self._use_parser()
+        self._in_headers = True
+        self.parser.feed_data(without_upgrade(method, self.url, version, headers) + rest)
+
+    # --- deadlines ---
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _expect_headers(self) -> None:
         self._expect(HEADER_SECONDS, self._give_up, _TOO_SLOW)
@@ -122,11 +187,11 @@ def limit_unread(accepted: socket.socket) -> None:
 
 
 def check_uvicorn() -> None:
-    """Raise SystemExit where uvicorn lacks a method that DeadlineProtocol overrides.
+    """Raise SystemExit where uvicorn lacks a method that BoundedProtocol overrides.
 
     Otherwise a deadline would be missing, and nothing would say so.
     """
-    overridden = [name for name in vars(DeadlineProtocol) if not name.startswith("_")]
+    overridden = [name for name in vars(BoundedProtocol) if not name.startswith("_") and name not in vars(Stranger)]
     missing = [name for name in overridden if not hasattr(HttpToolsProtocol, name)]
     if missing:
         raise SystemExit(
@@ -145,8 +210,15 @@ class Server(uvicorn.Server):
         """Serve a running service, and handle SIGHUP, which `cli.serve` has blocked until now."""
         self.service = service
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(LoopErrors().handle)
         signal.signal(signal.SIGHUP, self.handle_hangup)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve. asyncio has one number for what it accepts at once and for what the system keeps."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(BACKLOG)
 
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
         """Request a reload."""
@@ -165,21 +237,22 @@ class Server(uvicorn.Server):
 def make_server(config: Config, load: Load, host: str, port: int) -> Server:
     """Return a server for `config`, not yet running; `load` reads it again on SIGHUP."""
     check_uvicorn()
+    raise_limit()
     adopted: list[Server] = []
     settings = uvicorn.Config(
         create_app(config, load, lambda service: adopted[0].adopt(service)),
         host=host,
         port=port,
-        http=DeadlineProtocol,
+        http=BoundedProtocol,
         ws="none",
         loop="asyncio",
         lifespan="on",
-        log_level="warning",
+        log_level="error",  # a warning is a line for each request that is none
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        backlog=2048,
+        backlog=ACCEPTED_AT_ONCE,
     )
     server = Server(settings)
     adopted.append(server)

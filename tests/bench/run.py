@@ -29,7 +29,7 @@ from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
-from . import chat, hosts, nights, page
+from . import chat, floods, hosts, nights, page
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
 from .client import Keeping, millis, resident_kib, timed
@@ -229,6 +229,7 @@ def measure(world: World, sshd: Sshd, service: Service, count: int) -> Figures:
     rate, samples = flooded(service, FLOOD_CONNECTIONS)
     found["rejected_per_second"], found["flood_status"] = round(rate), millis(samples)
     found["flood_status_worst"] = round(max(samples) * 1000, 1)
+    found |= floods.flood_figures(service)
     found["crowd_200"], executions = asyncio.run(crowd(host))
     found["crowd_executions"] = executions
     found["crowd_http_200"], found["crowd_http_failures"] = crowd_http(service)
@@ -254,6 +255,7 @@ TITLES = {
     "crowd_executions": "executions on the host for them (wanted: at most 2)",
     "crowd_http_200": "200 statuses at once over HTTP, ms",
     "crowd_http_failures": "failures among them (wanted: 0)",
+    **floods.TITLES,
     **hosts.TITLES,
     **ALERT_TITLES,
     **chat.TITLES,

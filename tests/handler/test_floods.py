@@ -1,0 +1,189 @@
+"""What strangers send at once: pipelined requests, half requests, bodies, a wish for another protocol."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from ..support.ports import reserve_port
+from ..support.service import SSH_KEY, Service
+from ..support.sshd import wait_listening
+
+pytestmark = pytest.mark.slow
+
+GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+STATUS = b'{"verb":"status","vm":"devvm"}'
+BODIES = 16 * 1024 * 1024  # that all strangers' connections may hold here
+DESCRIPTORS = 1000  # of the handler here
+HALF = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+
+
+class SmallService(Service):
+    """A handler with few descriptors, and little memory for strangers."""
+
+    def start(self) -> None:
+        limits = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS // 2}, {DESCRIPTORS})); "
+        limits += f"breakglass.web.strangers.MOST_BYTES = {BODIES}; "
+        code = "import resource, sys, breakglass.web.strangers; from breakglass.cli.main import main; "
+        environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
+        command = [sys.executable, "-c", f"{code}{limits}sys.exit(main())", "serve"]
+        with self.audit_file.open("ab") as audit:
+            self.process = subprocess.Popen(command, env=environment, stdout=audit, stderr=audit, cwd=self.directory)
+        wait_listening(self.port, self.process)
+
+    def head(self, path: str, length: int, **headers: str) -> bytes:
+        """Return a head with these headers."""
+        lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {length}"]
+        return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
+
+
+@pytest.fixture(scope="module")
+def small(directory: Path) -> Iterator[SmallService]:
+    """The handler, with `devvm` on a host that refuses connections and `silentvm` on one that only accepts them."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_host = f'[hosts.silent]\nssh = "breakglass@127.0.0.1:{silent.getsockname()[1]}"\nhost_key = "any"\n'
+        silent_host += f"key = '''{SSH_KEY}'''\n[vms.silentvm]\nhosts = ['silent']\nvmid = 103\n"
+        service = SmallService(directory, port=reserve_port(), key=SSH_KEY, host_key="any", extra=silent_host)
+        yield service
+        service.stop()
+
+
+@contextlib.contextmanager
+def connected(service: Service) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
+        yield client
+
+
+def read_status(answers: BinaryIO) -> int:
+    """Read one whole answer; return its status."""
+    status, length = int(answers.readline().split()[1]), 0
+    while (line := answers.readline().lower()) != b"\r\n":
+        assert line, "the connection has ended"
+        if line.startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    assert len(answers.read(length)) == length
+    return status
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Tell whether the other side has closed a connection, or closes it within its deadline for headers."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+# --- pipelining ---
+
+
+def test_four_requests_may_wait(small: SmallService) -> None:
+    """Five at once are answered in turn, and the connection goes on."""
+    with connected(small) as client, client.makefile("rb") as answers:
+        for _ in range(2):
+            client.sendall(GET * 5)
+            assert [read_status(answers) for _ in range(5)] == [200] * 5
+
+
+def test_one_more_ends_the_connection(small: SmallService) -> None:
+    """Of a hundred at once none is kept: the connection ends."""
+    with connected(small) as client:
+        client.sendall(GET * 100)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(65536):
+                received += piece
+    assert received.count(b"HTTP/1.1 200") < 6
+
+
+# --- another protocol ---
+
+WISHES = {
+    "curl --http2": {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAMAAABkAAQCAAAAAAIAAAAA",
+    },
+    "websocket": {"Connection": "keep-alive, Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+    "unheard of": {"connection": "upgrade", "upgrade": "x"},
+}
+
+
+@pytest.mark.parametrize("wish", WISHES)
+@pytest.mark.parametrize("parts", [1, 2, 1000])
+def test_a_wish_for_another_protocol_is_ignored(small: SmallService, wish: str, parts: int) -> None:
+    """The signed body counts, however it comes, and the connection goes on."""
+    request = small.head("/pve", len(STATUS), **small.signed(STATUS), **WISHES[wish]) + STATUS
+    step = -(-len(request) // parts)
+    with connected(small) as client, client.makefile("rb") as answers:
+        for _ in range(2):
+            for start in range(0, len(request), step):
+                client.sendall(request[start : start + step])
+            assert read_status(answers) == 503
+            client.sendall(GET)
+            assert read_status(answers) == 200
+
+
+def test_a_wish_in_a_chunked_request_is_ignored(small: SmallService) -> None:
+    """The chunks are the body."""
+    headers = {"transfer-encoding": "chunked", **small.signed(STATUS), **WISHES["curl --http2"]}
+    head = small.head("/pve", 0, **headers).replace(b"content-length: 0\r\n", b"")
+    with connected(small) as client, client.makefile("rb") as answers:
+        client.sendall(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(STATUS), STATUS) + GET)
+        assert (read_status(answers), read_status(answers)) == (503, 200)
+
+
+def test_a_tunnel_is_not_made(small: SmallService) -> None:
+    """CONNECT is a method that nothing here takes."""
+    with connected(small) as client, client.makefile("rb") as answers:
+        client.sendall(b"CONNECT pve1:22 HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert read_status(answers) in (400, 404, 405)
+
+
+# --- descriptors and memory ---
+
+
+@pytest.fixture
+def crowd(small: SmallService) -> Iterator[contextlib.ExitStack]:
+    """Connections that a test opens, closed after it."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def test_half_requests_leave_a_descriptor_for_the_operator(small: SmallService, crowd: contextlib.ExitStack) -> None:
+    """More than there are: the oldest are closed, signed requests are answered, and none was ever missing."""
+    for n in range(DESCRIPTORS + 200):
+        crowd.enter_context(connected(small)).sendall(HALF)
+        if n % 100 == 99:
+            assert small.pve("status", vm="devvm").status == 503
+    assert "out-of-descriptors" not in small.audit_file.read_text()
+
+
+def test_as_many_descriptors_as_the_system_allows(small: SmallService) -> None:
+    """The soft limit, 1,024 on most systems, is raised to the hard one."""
+    limits = Path(f"/proc/{small.process.pid}/limits").read_text()
+    assert [line.split()[3:5] for line in limits.splitlines() if "open files" in line] == [[str(DESCRIPTORS)] * 2]
+
+
+def test_bodies_of_strangers_share_their_memory(small: SmallService, crowd: contextlib.ExitStack) -> None:
+    """Bodies that are not whole: the oldest go when all together are too long; a signed request that waits stays."""
+    waiting = crowd.enter_context(connected(small))
+    silent = STATUS.replace(b"devvm", b"silentvm")
+    waiting.sendall(small.head("/pve", len(silent), **small.signed(silent)) + silent)
+    part = b"x" * 900_000
+    clients = [crowd.enter_context(connected(small)) for _ in range(3 * BODIES // len(part))]
+    for client in clients:
+        client.sendall(small.head("/alert/alertmanager", 1_000_000) + part)
+        assert small.pve("status", vm="devvm").status == 503  # by now the handler has read the part
+    assert is_closed(clients[0])
+    clients[-1].sendall(b"x" * 100_000)
+    with clients[-1].makefile("rb") as answers:
+        assert read_status(answers) == 401
+    waiting.setblocking(False)
+    with pytest.raises(BlockingIOError):  # it still waits for its host
+        waiting.recv(1)
