@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -32,14 +33,16 @@ settings.load_profile("all" if os.environ.get("BREAKGLASS_TEST_ALL") == "1" else
 
 _LEFT: list[str] = []
 _DIRECTORY = pytest.StashKey[Path]()
+_BASE = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", metavar="SEED", help="run the files, and the tests of a file, in another order")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Let signals end a run, and give the run a temporary directory of its own.
+    """Let signals end a run, and give the run and its tests temporary directories of its own.
 
     A script starts its background jobs with SIGINT ignored, and the children would inherit that. SIGTERM, which
     `timeout` sends, ends the run the way SIGINT does: fixtures clean up.
@@ -48,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(number, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         config.stash[_DIRECTORY] = leftovers.begin()
+        if config.option.basetemp is None:
+            config.option.basetemp = config.stash[_BASE] = leftovers.make_base()
 
 
 @pytest.hookimpl(trylast=True)
@@ -58,6 +63,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         _LEFT.extend(leftovers.end(directory))
         if _LEFT and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if _BASE in session.config.stash and session.exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(session.config.stash[_BASE], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

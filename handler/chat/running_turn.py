@@ -2,10 +2,10 @@
 
 import asyncio
 import socket
-import subprocess
 from collections.abc import Callable
 
 from ..claude.runner import CANCEL, STOP
+from .launcher import Waitable
 
 
 class RunningTurn:
@@ -19,7 +19,7 @@ class RunningTurn:
         self,
         caller: str,
         metadata: dict[str, str],
-        process: subprocess.Popen[bytes],
+        process: Waitable,
         control: socket.socket,
         on_end: Callable[[], object],
     ) -> None:

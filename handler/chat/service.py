@@ -4,6 +4,7 @@ Chat is optional. A fault of chat shows in `/health` and in a 503 from `/chat`; 
 """
 
 import asyncio
+import socket
 
 from .. import audit
 from ..config.model import Config
@@ -11,6 +12,7 @@ from .errors import ChatNotIsolated, ChatOff
 
 try:
     from ..claude.isolation import isolation_fault
+    from .launcher import LauncherClient
     from .sessions_disk import SessionsDisk
     from .turns import Chat
 
@@ -39,6 +41,30 @@ class ChatService:
         self._chat: Chat | None = None
         self._applied = asyncio.Event()
         self._lock = asyncio.Lock()
+        self._launcher: LauncherClient | None = None
+
+        self._watched: socket.socket | None = None
+
+    def use_launcher(self, launcher: "LauncherClient") -> None:
+        """Have a process that is root start the turns. Call it in the event loop, before any request."""
+        self._launcher = launcher
+        self._watch(launcher.channel)
+
+    def _watch(self, channel: socket.socket | None) -> None:
+        if channel is not None and channel is not self._watched:
+            self._watched = channel
+            asyncio.get_running_loop().add_reader(channel, self._lose_launcher)
+
+    def _lose_launcher(self) -> None:
+        """Switch chat off: the launcher sends nothing by itself, so it has ended. A reload may find another one."""
+        assert self._launcher is not None
+        asyncio.get_running_loop().remove_reader(self._watched or -1)
+        self._watched = None
+        self._launcher.disconnect()
+        self._why = "the launcher has ended"
+        if self.state in ("on", "starting"):
+            self.state, self.isolated = "failed", None
+            audit.note("chat", state=self.state, isolated=None, why=self._why)
 
     async def use(self, config: Config) -> None:
         """Apply a configuration, at the start and after each reload. Requests to chat wait until that is done."""
@@ -52,6 +78,7 @@ class ChatService:
             self.state = await self._apply(config)
         except Exception as error:  # chat is optional, so no defect of it may go further
             self.state = "failed"
+            self._why = str(error) if isinstance(error, OSError) else ""  # as one that the launcher gives
             audit.note("chat-failed", error=repr(error))
         shared = config.chat is not None and config.chat.shared_uid
         self.isolated = not shared if self.state == "on" else None
@@ -65,10 +92,15 @@ class ChatService:
         if _import_error:
             raise RuntimeError(_import_error)
         if self._chat is None:
-            self._chat = Chat(config.chat, SessionsDisk())
+            self._chat = Chat(config.chat, SessionsDisk(), self._launcher)
         self._chat.use(config.chat)
-        await self._chat.prepare()
-        self._why = await self._chat.disk.run(isolation_fault, config)
+        if self._launcher is not None:
+            await self._chat.disk.run(self._launcher.connect)
+            self._watch(self._launcher.channel)
+            self._why = await self._chat.disk.run(self._launcher.check)
+        else:
+            await self._chat.prepare()
+            self._why = await self._chat.disk.run(isolation_fault, config)
         return "chat-not-isolated" if self._why else "on"
 
     async def chat(self, stops: bool = False) -> "Chat":
@@ -89,6 +121,8 @@ class ChatService:
             raise ChatNotIsolated(
                 f"chat is off, because claude is not isolated from the handler: {self._why}", _NOT_ISOLATED
             )
+        if self.state == "failed" and self._why:
+            raise ChatOff(f"chat is off: {self._why}", "restart the handler; the power verbs don't need that")
         raise ChatOff(*_OFF[self.state])
 
     async def stop(self) -> None:

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .. import audit
@@ -35,9 +35,13 @@ REMOVAL_SECONDS = 3.0
 
 
 class Store:
-    """The turns of one sessions.dir, which other replicas may share."""
+    """The turns of one sessions.dir, which other replicas may share.
 
-    def __init__(self, directory: str) -> None:
+    With `remove`, which raises OSError, another process makes and removes the directories in `work/`.
+    """
+
+    def __init__(self, directory: str, remove: Callable[[str], None] | None = None) -> None:
+        self._remove_for_us = remove
         self._root = Path(directory).absolute()
         names = ("turns", "locks", "work", "refused", "transcripts")
         self._turns, self._locks, self._work, self._refused, self._transcripts = (self._root / each for each in names)
@@ -67,10 +71,10 @@ class Store:
 
     def claim(self, turn_dir: Path, metadata: dict[str, str], first: Event) -> int | None:
         """Return the locked descriptor of a new turn's log, or None when the turn exists already."""
-        if turn_dir.exists():
-            return None
-        self.ready()
         try:
+            if turn_dir.exists():
+                return None
+            self.ready()
             return self._claim(turn_dir, metadata, first)
         except OSError as error:
             raise _unwritable(error) from None
@@ -222,7 +226,10 @@ class Store:
             self._remove_work_dir(path)
 
     def _remove_work_dir(self, path: Path) -> None:
-        remove_directory(str(path), time.monotonic() + REMOVAL_SECONDS)
+        if self._remove_for_us is not None:
+            self._remove_for_us(f"work/{path.name}")
+        else:
+            remove_directory(str(path), time.monotonic() + REMOVAL_SECONDS)
 
     def _prune_session(self, lock: Path, now: float) -> None:
         fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)

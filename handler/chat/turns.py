@@ -19,6 +19,7 @@ from ..errors import BreakglassError, IdReused
 from .endings import KILLED, LAST_PLACE, STOPPING, UNREADABLE, ErrorText, encode_ending
 from .errors import SessionsUnwritable
 from .launch import Started, launch
+from .launcher import LauncherClient
 from .proposals import Read
 from .refusals import read_refusal
 from .request import ChatRequest
@@ -39,9 +40,10 @@ T = TypeVar("T")
 class Chat:
     """The turns of this handler, under the settings that `use` was last given."""
 
-    def __init__(self, settings: ChatSettings, disk: SessionsDisk) -> None:
+    def __init__(self, settings: ChatSettings, disk: SessionsDisk, launcher: LauncherClient | None = None) -> None:
         self.running: dict[Path, RunningTurn] = {}
         self.disk = disk
+        self._launcher = launcher
         self._starting: list[str] = []  # callers
         self._tasks: set[asyncio.Task[object]] = set()
         self._stop_at: float | None = None
@@ -50,7 +52,7 @@ class Chat:
     def use(self, settings: ChatSettings) -> None:
         """Start further turns with these settings."""
         self.settings = settings
-        self.store = Store(settings.sessions_dir)
+        self.store = Store(settings.sessions_dir, self._launcher.remove if self._launcher else None)
 
     async def prepare(self) -> None:
         """Make the directories, so that the check of their isolation has something to check.
@@ -94,9 +96,8 @@ class Chat:
         self._starting.append(request.caller)
         try:  # one call, so that a call that is given up leaves no turn half started
             add = partial(self._add, store, turn_dir, request)
-            call = self.disk.run(
-                launch, self.settings, store, request, turn_dir, refusal, on_late=partial(add, too_late=True)
-            )
+            begin = partial(launch, self.settings, store, request, turn_dir, refusal, self._launcher)
+            call = self.disk.run(begin, on_late=partial(add, too_late=True))
             add(await call)
         finally:
             self._starting.remove(request.caller)
@@ -161,7 +162,8 @@ class Chat:
         try:
             await self.disk.run(running.process.wait)
             await self.disk.run(finish_log, str(turn_dir / "log"), *KILLED)
-            await self.disk.run(store.tidy, turn_dir)
+            if self._launcher is None:  # which removes what it made
+                await self.disk.run(store.tidy, turn_dir)
         except (OSError, BreakglassError):  # the next client that attaches tries again
             pass
         finally:

@@ -74,13 +74,13 @@ class TurnRequest:
         return {"vm": self.vm.name, "sid": self.sid, "digest": self.digest}
 
 
-def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path) -> RunnerJob:
+def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path, own: int | None = None) -> RunnerJob:
     """Write the files of a turn into its new directory, and return the job for its runner.
 
     The runner makes claude's home and its temporary directory belong to claude's user; every other file stays ours.
     claude can read those it needs, and none of those in `ssh`. Raises OSError when a file can't be written.
     """
-    _write_turn_files(request.vm, directory, not settings.shared_uid or sandbox.own_sandbox_works())
+    _write_turn_files(request.vm, directory, not settings.shared_uid or sandbox.own_sandbox_works(own))
     env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory)}
     wall = () if settings.shared_uid else _wall(settings, directory)
     return RunnerJob(

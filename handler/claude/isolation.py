@@ -65,6 +65,8 @@ def isolation_fault(config: Config) -> str:
         return ""
     if not chat.uids:
         return "chat.uids is not set"
+    if os.geteuid() != 0:
+        return "chat.uids needs the launcher: let root start the handler, with [server] user"
     first, last = chat.uids
     logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks", "refused", "transcripts")]
     files = dict.fromkeys([*map(os.path.abspath, config.files), *map(os.path.realpath, config.files), *logs])

@@ -12,6 +12,7 @@ class RunnerJob(NamedTuple):
 
     With `walled`, the command line begins with bubblewrap's. Without `uids`, their first and last, claude runs as the
     handler's own user; otherwise the runner takes one of them and sets `uid`. The turn's directory belongs to `owner`.
+    `own` are the handler's user and group, where root starts the runner and claude runs as the handler's own user.
     `commands` are the names that the runner serves on the socket `listener` (commands.py), with
     the configuration `ssh_config`. The turn is cancelled when the file `cancel` exists. With an `api`, the
     runner serves it on the socket `api_listener` (model_proxy.py). The session's transcript comes from the file
@@ -27,6 +28,7 @@ class RunnerJob(NamedTuple):
     sid: str = ""
     directory: str = ""
     owner: int = -1
+    own: tuple[int, ...] = ()
     uids: tuple[int, ...] = ()
     uid: int | None = None
     vmid: int = 0
@@ -74,5 +76,5 @@ class RunnerJob(NamedTuple):
         """Return the job that `to_json` wrote."""
         fields = json.loads(data)
         api = ModelApi(*fields["api"]) if fields["api"] else None
-        tuples = {name: tuple(fields[name]) for name in ("argv", "commands", "uids")}
+        tuples = {name: tuple(fields[name]) for name in ("argv", "commands", "uids", "own")}
         return cls(**{**fields, **tuples, "api": api})

@@ -147,9 +147,9 @@ def _find_fault(tried: Sequence[str], uid: int | None) -> str:
 
 
 @cache
-def own_sandbox_works() -> bool:
-    """Tell, once for this process, whether commands can be sandboxed under our own user."""
-    return not sandbox_fault(None)
+def own_sandbox_works(own: int | None = None) -> bool:
+    """Tell, once for this process, whether commands can be sandboxed under our own user, or the handler's."""
+    return not sandbox_fault(own)
 
 
 def client_text() -> str:

@@ -31,7 +31,7 @@ SAVE_SECONDS = 3.0  # for the transcript
 _SAVED, _LOST = b"s", b"l"
 _HINTS = {  # whether the turn could not start because no user id is free
     True: "send it with a new id in a moment, or make the range of chat.uids larger",
-    False: "check sessions.dir, and that the handler runs as root",
+    False: "check sessions.dir, and the handler's log",
 }
 
 Save = Callable[[], bool]
@@ -45,6 +45,8 @@ def run_beside(job: RunnerJob, work: Callable[[RunnerJob, Save], None]) -> None:
     """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if job.own:
+        _become(*job.own)
     for fd in job.descriptors:
         os.set_inheritable(fd, False)
     prctl(PR_SET_DUMPABLE, 0)
@@ -69,6 +71,18 @@ def run_beside(job: RunnerJob, work: Callable[[RunnerJob, Save], None]) -> None:
         if fd >= 0:
             os.close(fd)
     _stand_by(job, pid, asked, tell)
+
+
+def _become(uid: int, gid: int) -> None:
+    """Become the handler's own user, which may not be able to read the files of this program, for good."""
+    import encodings.idna  # noqa: F401  # this and what follows would be loaded later, by the children
+    import ssl  # noqa: F401
+
+    from . import commands, model_forwarder  # noqa: F401
+
+    os.setgroups([gid])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def _take_uid(job: RunnerJob) -> RunnerJob:

@@ -5,6 +5,7 @@ other entries work. A file without a usable caller, VM or session secret raises 
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sized
 from dataclasses import replace
@@ -18,11 +19,13 @@ from .chat import read_chat
 from .hosts import read_hosts
 from .model import Address, Config
 from .problems import ConfigError, Problem
-from .reader import Entry, ExposedError, Read
-from .secret_files import describe_exposure
+from .reader import Entry, ExposedError, Read, quoted
+from .secret_files import describe_exposure, safe_mode
 from .vms import read_vm, vmid_in
 
 _SESSION_SECRET_BYTES = 32
+_LET_READ = "root must own it and the handler's group read it (chmod 640 {path}), or the handler's user must own it"
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 
 
 def parse(text: str, read: Read) -> Config:
@@ -50,6 +53,7 @@ def _config(top: Entry) -> Config:
     alerts = read_rules(top, vms, entries)
     secrets, directory = _sessions(top.get_table("sessions"))
     chat = read_chat(top, directory, [name for name, vm in vms.items() if vm.guest])
+    _server_user(top)
     top.report_unknown()
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
     _require(top, "callers", signing, "no caller can sign requests", "mend one, or make one: breakglass keys new NAME")
@@ -89,6 +93,16 @@ def _sessions(entry: Entry) -> tuple[tuple[str, ...], str]:
     return strong, directory
 
 
+def _server_user(top: Entry) -> str:
+    """Return the account that the handler becomes when it is started as root, an empty text without one."""
+    entry = top.get_table("server")
+    user = entry.get_str("user")
+    if entry.has("user") and not _USER.fullmatch(user):
+        entry.problem("user", f"is not a user name: {quoted(user)}", "name the handler's own account")
+    entry.report_unknown()
+    return "" if entry.is_faulty else user
+
+
 def config_path() -> Path:
     """Return where the configuration is."""
     return Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
@@ -98,17 +112,31 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
     """Return the usable part of the configuration file; raise ConfigError when that is too little."""
     text, status = _read_file(path)
     if exposure := describe_exposure(path, status, environment):
-        raise ConfigError([Problem(str(path), f"is not safe: {exposure}", f"chmod 600 {path}")])
+        hint = f"chmod {safe_mode(status)} {path}"
+        raise ConfigError([Problem(str(path), f"is not safe: {exposure}", hint)])
     files = [str(path)]
 
     def read(name: str) -> str:
         files.append(name)
         with open(name, encoding="utf-8") as file:
-            if exposure := describe_exposure(Path(name), os.fstat(file.fileno()), environment):
-                raise ExposedError(exposure)
+            status = os.fstat(file.fileno())
+            if exposure := describe_exposure(Path(name), status, environment):
+                raise ExposedError(exposure, safe_mode(status))
             return file.read()
 
     return replace(parse(text, read), files=tuple(files))
+
+
+def read_server_user(path: Path) -> str:
+    """Return [server] user of a configuration file, of which nothing else is looked at.
+
+    Raises ConfigError for a file that can't be read, and for a [server] that has a fault.
+    """
+    top = _parse_toml(_read_file(path)[0], lambda _: "")
+    user = _server_user(top)
+    if top.problems:
+        raise ConfigError(top.problems)
+    return user
 
 
 def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
@@ -139,7 +167,7 @@ def _unreadable(path: Path, error: Exception) -> Problem:
     if isinstance(error, IsADirectoryError):
         return Problem(str(path), "is a directory", "set BREAKGLASS_CONFIG to the file in it")
     if isinstance(error, PermissionError):
-        return Problem(str(path), "can't be read by this user", "run this as its owner; the handler's user must own it")
+        return Problem(str(path), "can't be read by this user", _LET_READ.format(path=path))
     if isinstance(error, UnicodeDecodeError):
         return Problem(str(path), "is not a text file", "set BREAKGLASS_CONFIG to the TOML file")
     why = (error.strerror if isinstance(error, OSError) else "") or str(error)

@@ -15,7 +15,11 @@ _SECRET_PREFIX = 6  # whsec_ is a hint at what went wrong
 
 
 class ExposedError(Exception):
-    """Raised by a Read for a secret file that others can reach; says who."""
+    """Raised by a Read for a secret file that others can reach; says who, and which mode the file should have."""
+
+    def __init__(self, message: str, mode: str = "600") -> None:
+        super().__init__(message)
+        self.mode = mode
 
 
 class Entry:
@@ -153,7 +157,11 @@ class Entry:
         try:
             found = self._read(file).strip()
         except ExposedError as error:
-            self.problem(key, f'is not safe: "{_shown_path(file)}": {error}', f"chmod 600 {_shown_path(file)}")
+            self.problem(key, f'is not safe: "{_shown_path(file)}": {error}', f"chmod {error.mode} {_shown_path(file)}")
+            return ""
+        except PermissionError:
+            hint = f"root must own it and the handler's group read it: chmod 640 {_shown_path(file)}"
+            self.problem(key, f'can\'t be read by this user: "{_shown_path(file)}"', hint)
             return ""
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error  # `str(error)` has the path, uncut

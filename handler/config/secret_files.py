@@ -24,6 +24,11 @@ def describe_exposure(path: Path, status: os.stat_result, environment: Mapping[s
     return ""
 
 
+def safe_mode(status: os.stat_result) -> str:
+    """Return the mode that a secret file should have: root's are read through the group, if not by root itself."""
+    return "640" if status.st_uid == 0 and os.geteuid() != 0 else "600"
+
+
 def _is_credential(path: Path, environment: Mapping[str, str]) -> bool:
     directory = environment.get("CREDENTIALS_DIRECTORY")
     return bool(directory) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(str(directory)))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..config.model_api import API_KEY, BASE_URL, CREDENTIALS, ModelApi
+from .account import find_package, find_program, open_to_handler, write_server_table
 from .model.investigation import next_step
 from .model.server import Model
 from .proxmox.world import SCENARIOS, VMID, World
@@ -113,7 +114,8 @@ def write_chat_table(directory: Path, claude: Path, api: ModelApi) -> str:
     path = directory / "credential"
     path.touch(0o600)
     path.write_text(f"{api.variable}={api.credential}\n")
-    fields = {"claude": str(claude), "base_url": api.base_url, "credential_file": str(path)}
+    open_to_handler(directory, path)
+    fields = {"claude": str(find_program(claude, directory)), "base_url": api.base_url, "credential_file": str(path)}
     return CHAT.format(**{name: json.dumps(value) for name, value in fields.items()})
 
 
@@ -137,7 +139,7 @@ async def _serve(world: World, say: Callable[[str], None], chat: str, real_model
     environment = {**inherited, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
     handler = await asyncio.create_subprocess_exec(
         # by its path: `-m` would look for it in the current directory first, and a bare checkout is not installed
-        *(sys.executable, str(Path(__file__).parents[1]), "serve"),
+        *(sys.executable, str(find_package(world.directory)), "serve"),
         env=environment,
         start_new_session=True,
     )
@@ -170,10 +172,11 @@ def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> P
         session_secret=secrets.token_urlsafe(48),
         directory=world.directory,
     )
-    for name, content in (("breakglass.toml", text + chat), ("secret", secret)):
+    for name, content in (("breakglass.toml", text + write_server_table() + chat), ("secret", secret)):
         path = world.directory / name
         path.touch(0o600)
         path.write_text(content)
+    open_to_handler(world.directory, world.directory / "breakglass.toml")
     return world.directory / "breakglass.toml"
 
 

@@ -204,13 +204,14 @@ class Server(uvicorn.Server):
     """A server that tells the service to finish its streams before it waits for them."""
 
     service: Service | None = None
+    on_adopt: Callable[[Service], None] = staticmethod(lambda service: None)
     loop: asyncio.AbstractEventLoop | None = None
 
     def adopt(self, service: Service) -> None:
         """Serve a running service, and handle SIGHUP, which `cli.serve` has blocked until now."""
-        self.service = service
-        self.loop = asyncio.get_running_loop()
+        self.service, self.loop = service, asyncio.get_running_loop()
         self.loop.set_exception_handler(LoopErrors().handle)
+        self.on_adopt(service)
         signal.signal(signal.SIGHUP, self.handle_hangup)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
@@ -254,6 +255,5 @@ def make_server(config: Config, load: Load, host: str, port: int) -> Server:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         backlog=ACCEPTED_AT_ONCE,
     )
-    server = Server(settings)
-    adopted.append(server)
-    return server
+    adopted.append(Server(settings))
+    return adopted[0]

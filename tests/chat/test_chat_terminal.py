@@ -113,7 +113,7 @@ def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
     refusal["content"] = "Exit code 16\napproval-required: reset"
     proposal = line(type="assistant", message={"id": "m", "content": [call]})
     proposal += line(type="user", message={"content": [refusal]})
-    prompts = talker.directory / "prompts"
+    prompts = claude.directory / "prompts"
     claude.play(f"tee -a {prompts} | grep -q approve || {{\n{proposal}}}\n{RESULT}")
     _, seen = typed(talker, "help", "Y es")
     assert "run reset on devvm? y/N" in seen

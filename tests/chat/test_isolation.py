@@ -2,10 +2,11 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from breakglass.config.model import ChatSettings, Config
 
 from ..support.claude import UIDS
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, config_text, new_secret
+from ..support.service import ACCOUNT, SSH_KEY, config_text, give_to_handler, new_secret
 from ..support.sshd import wait_listening
 
 pytestmark = pytest.mark.real("root")
@@ -177,7 +178,7 @@ def test_a_handler_without_root_proves_nothing(place: Path) -> None:
         text=True,
         check=True,
     )
-    assert "could not run as user " in ran.stdout
+    assert "needs the launcher: let root start the handler" in ran.stdout
 
 
 def test_the_names_of_the_files_that_were_read_are_kept(place: Path) -> None:
@@ -192,13 +193,6 @@ def test_the_names_of_the_files_that_were_read_are_kept(place: Path) -> None:
     assert load_config(path, {}).files == (str(path), str(key))
 
 
-WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root by number, and nothing more
-
-
-def begin(*command: str, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([*WITHOUT_RIGHTS, *command], env={**os.environ, **env}, stdout=subprocess.DEVNULL)
-
-
 def test_the_handlers_memory_can_not_be_read(place: Path) -> None:
     """A process of the handler's own user, as claude is under shared_uid, sees neither its environment nor its memory.
 
@@ -207,15 +201,18 @@ def test_the_handlers_memory_can_not_be_read(place: Path) -> None:
     caller = {"operator": {"secret": new_secret(), "allow": ["status"]}}
     path, port = made(place / "breakglass.toml", 0o600), reserve_port()
     path.write_text(config_text(caller, port=1, key=SSH_KEY, host_key="any"))
-    env = {"BREAKGLASS_CONFIG": str(path), "PORT": str(port), "COUNT_ON": "it"}
-    handler = begin(sys.executable, "-m", "breakglass", "serve", env=env)
-    other = begin("sleep", "60", env=env)
+    give_to_handler(path)
+    account = pwd.getpwnam(ACCOUNT)
+    ids: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
+    env = {**os.environ, "BREAKGLASS_CONFIG": str(path), "PORT": str(port), "COUNT_ON": "it"}
+    handler = subprocess.Popen([sys.executable, "-m", "breakglass", "serve"], env=env, stdout=subprocess.DEVNULL)
+    other = subprocess.Popen(["/bin/sleep", "60"], env=env, **ids)
     try:
         wait_listening(port, handler)
         for name in ("environ", "maps", "mem"):
             seen = [
                 subprocess.run(
-                    [*WITHOUT_RIGHTS, "sh", "-c", f"exec 3</proc/{process.pid}/{name}"], stderr=subprocess.DEVNULL
+                    ["/bin/sh", "-c", f"exec 3</proc/{process.pid}/{name}"], stderr=subprocess.DEVNULL, **ids
                 ).returncode
                 for process in (handler, other)
             ]

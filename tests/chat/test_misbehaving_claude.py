@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.chat import launch
+from breakglass.chat.launch import launch
 from breakglass.chat.store import Store
+from breakglass.claude import start
 from breakglass.claude.command import TurnRequest
 from breakglass.claude.framer import LINE_BYTES
 from breakglass.claude.runner import LOG_BYTES
@@ -39,7 +40,7 @@ def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Ta
 
 def test_a_stream_goes_silent(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent model API ends the turn after the limit; a tool may be silent for longer."""
-    monkeypatch.setattr(launch, "SILENCE_SECONDS", 2.5)
+    monkeypatch.setattr(start, "SILENCE_SECONDS", 2.5)
     with ThreadPoolExecutor() as pool:
         scripts = {"quiet": f"{TEXT}exec sleep 600\n", "busy": f"{TOOL}sleep 3\n{TEXT}{RESULT}"}
         quiet, busy = pool.map(lambda name: run_alone(directory / name, scripts[name]), scripts)
@@ -59,11 +60,11 @@ def run_alone(directory: Path, script: str) -> list[Event]:
     store = Store(settings.sessions_dir)
     turn_dir = store.turn_dir("operator", sid)
     request = TurnRequest(sid, "operator", vm, "hello", sid)
-    started = launch.launch(settings, store, request, turn_dir, None)
+    started = launch(settings, store, request, turn_dir, None, None)
     assert started is not None
     process, control = started
     with control:
-        process.wait(60)
+        process.wait()
     return [json.loads(each) for each in (turn_dir / "log").read_bytes().splitlines()]
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.chat.launch import Started, start_runner
 from breakglass.claude.command import listen_for_commands
 from breakglass.claude.logwriter import LogWriter
 from breakglass.claude.runner import CANCEL
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.claude.sandbox import client_text
 from breakglass.claude.standby import LAST_SECONDS
+from breakglass.claude.start import start_runner
 from breakglass.isolated import isolated_command
 from breakglass.threads import DaemonThreads, run_in_thread
 
@@ -31,6 +31,8 @@ pytestmark = pytest.mark.slow
 
 END_SECONDS = 10 * LAST_SECONDS
 
+Running = tuple["subprocess.Popen[bytes]", socket.socket]
+
 
 @pytest.fixture
 def job(tmp_path: Path) -> RunnerJob:
@@ -39,10 +41,12 @@ def job(tmp_path: Path) -> RunnerJob:
 
 
 @contextlib.contextmanager
-def running_turn(job: RunnerJob, log: int, directory: Path, listener: socket.socket | None = None) -> Iterator[Started]:
+def running_turn(job: RunnerJob, log: int, directory: Path, listener: socket.socket | None = None) -> Iterator[Running]:
     """Run a job until the end of the block; its claude has started."""
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
-    process, control = start_runner(job, log, lock, listener)
+    control, theirs = socket.socketpair()
+    with theirs:
+        process = start_runner(job._replace(log=log, lock=lock, control=theirs.fileno()), listener)
     os.close(lock)
     try:
         wait_for_process(nap(41))

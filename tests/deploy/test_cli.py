@@ -22,7 +22,7 @@ from breakglass.auth.signing import secret_bytes
 from breakglass.cli.output import visible
 
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, Service, new_secret, new_ssh_key
+from ..support.service import SERVER, SSH_KEY, Service, give_to_handler, new_secret, new_ssh_key
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -52,7 +52,8 @@ def test_serve_reports_every_mistake_and_exits_2(tmp_path: Path) -> None:
     """Without a usable configuration no port is bound, and all problems are printed."""
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
-    config.write_text('[callers.operator]\nsecret = "whsec_AA=="\nallow = ["reboot"]\n[vms.ssh]\n')
+    config.write_text(f'{SERVER}[callers.operator]\nsecret = "whsec_AA=="\nallow = ["reboot"]\n[vms.ssh]\n')
+    give_to_handler(config)
     ran = run("serve", BREAKGLASS_CONFIG=str(config), PORT=str(reserve_port()))
     assert ran.returncode == 2
     for path in ("callers.operator.secret", "callers.operator.allow", "vms.ssh", "vms.ssh.vmid", "sessions.secret"):
@@ -208,6 +209,7 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
 
 def usable_config() -> str:
     return f"""
+        {SERVER}
         [callers.operator]
         secret = "{SIGNING_KEY}"
         allow = ["status"]
@@ -233,6 +235,8 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, text in texts.items():
         (place / name).touch(0o644 if name == "shared" else 0o600)
         (place / name).write_bytes(text)
+        if name != "shared":
+            give_to_handler(place / name)
     long = place / ("l" * 90)
     long.mkdir()
     return {"dir": str(place), "long": str(long), "closed": f"http://127.0.0.1:{reserve_port()}"}
@@ -381,6 +385,7 @@ def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
     chat = f'[chat]\ncommand = "/bin/true"\nshared_uid = true\ncredential_file = "{credential}"\n'
     key = f"read_only_key = '''{new_ssh_key()}'''\n[vms.devvm]"
     config.write_text(usable_config().replace("[vms.devvm]", key) + chat)
+    give_to_handler(config, credential)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ran = run("serve", BREAKGLASS_CONFIG=str(config), PORT=port, PATH=str(tmp_path))

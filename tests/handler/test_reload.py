@@ -20,7 +20,7 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
-from ..support.service import READ, SSH_KEY, Service, new_secret
+from ..support.service import READ, SSH_KEY, Service, give_to_handler, new_secret
 from ..support.sshd import Sshd
 from .test_pve import open_gate, wait_stage
 
@@ -149,7 +149,8 @@ def test_what_a_caller_may_do_changes(service: Service) -> None:
 def test_a_secret_file_is_read_again(service: Service) -> None:
     """The configuration stays the same; the file that it names does not."""
     file = service.directory / "tablet"
-    file.touch(0o600)
+    file.touch()
+    give_to_handler(file)
     service.secrets["tablet"] = new_secret()
     file.write_text(service.secrets["tablet"])
     add(service, caller("tablet", "x").replace('secret = "x"', f"secret_file = {json.dumps(str(file))}"))
@@ -344,7 +345,8 @@ def test_a_key_that_may_not_change_power_does_not_replace_the_power_key(service:
 def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
     """A new SSH key on disk is used after a SIGHUP; the pause after a key that was turned down ends with it."""
     file = service.directory / "power.key"
-    file.touch(0o600)
+    file.touch()
+    give_to_handler(file)
     file.write_text(SSH_KEY)
     rewrite(service, lambda text: text.replace(f"key = '''{sshd.power_key}'''", f"key_file = {json.dumps(str(file))}"))
     hang_up(service)
@@ -360,7 +362,8 @@ def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
 def test_a_key_that_went_bad_leaves_the_working_connection(service: Service, sshd: Sshd) -> None:
     """A reload whose key file holds no private key is rejected as a whole: the verbs go on over the old connection."""
     file = service.directory / "power.key"
-    file.touch(0o600)
+    file.touch()
+    give_to_handler(file)
     file.write_text("ssh-ed25519 AAAA the public half\n")
     rewrite(service, lambda text: text.replace(f"key = '''{sshd.power_key}'''", f"key_file = {json.dumps(str(file))}"))
     before = logins(sshd)

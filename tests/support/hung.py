@@ -39,7 +39,7 @@ def dead_fuse(target: Path) -> Iterator[None]:
 def _mount_fuse(target: Path) -> int:
     """Return the descriptor that a server would answer on."""
     fd = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
     if _libc.mount(b"breakglass-test", str(target).encode(), b"fuse", 0, options) != 0:
         os.close(fd)
         raise OSError(ctypes.get_errno(), "mount fuse")

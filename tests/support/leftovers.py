@@ -14,7 +14,7 @@ from pathlib import Path
 
 GRACE_SECONDS = 30.0  # a busy machine takes its time to end a process; nothing waits when all have ended
 _NAME = "PYTEST_CURRENT_TEST"
-_SHARED = "PYTEST_DEBUG_TEMPROOT"  # pytest's own directories stay there after a run, to be looked at
+_SHARED = "PYTEST_DEBUG_TEMPROOT"
 
 
 def shared_directory() -> Path:
@@ -31,6 +31,14 @@ def begin() -> Path:
     os.environ["BREAKGLASS_TEST_RUN"] = directory.name
     tempfile.tempdir = str(directory)
     return directory
+
+
+def make_base() -> str:
+    """Return the directory for `tmp_path`, which stays there after a run that failed, to be looked at.
+
+    Every run would close pytest's own for the users that other runs have let in.
+    """
+    return tempfile.mkdtemp(prefix="bgt", dir=shared_directory())
 
 
 def end(directory: Path) -> list[str]:

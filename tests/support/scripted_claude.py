@@ -6,8 +6,9 @@ CLI.
 """
 
 import json
-import sys
 from pathlib import Path
+
+from breakglass.claude.sandbox import PYTHON
 
 # It waits for a file where the scripted model waits for `release`, and knows no earlier turn of its session.
 _PLAYER = """
@@ -70,6 +71,8 @@ class ScriptedClaude:
         self.directory = directory / "scripted-claude"
         self.directory.mkdir()
         (self.directory / "calls").touch()
+        for path in (self.directory, self.directory / "calls"):  # claude may have a user of its own
+            path.chmod(0o777)
         self.command = str(self.directory / "claude")
         self.play_prompts()
 
@@ -94,7 +97,7 @@ class ScriptedClaude:
         """Play what the prompts say from the next turn on."""
         player = self.directory / "player.py"
         player.write_text(_PLAYER)
-        self.play(f'exec {sys.executable} -IS {player} {self.directory} "$@"')
+        self.play(f'exec {PYTHON} -IS {player} {self.directory} "$@"')
 
     def release(self, name: str) -> None:
         """Let the text that waits for `name`, now or later, go on."""

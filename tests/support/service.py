@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import pwd
 import secrets
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from breakglass.cli.client import new_id
 from .ports import reserve_port
 from .sshd import end_with_descendants, wait_listening
 
+ACCOUNT = "daemon" if os.geteuid() == 0 else ""  # the user that a handler of the tests becomes
+SERVER = f'[server]\nuser = "{ACCOUNT}"\n' if ACCOUNT else ""
 READ = ["status", "forensics", "history"]
 ALL = [*READ, "start", "stop", "reset", "cycle"]
 
@@ -74,7 +77,21 @@ def config_text(
     host = f'[hosts.pve1]\nssh = "{user or "breakglass"}@127.0.0.1:{port}"\n'
     host += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
     vm = f'[vms.devvm]\nhosts = ["pve1"]\nvmid = {vmid}\n'
-    return "\n".join([*tables, host, vm, f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n', extra])
+    session = f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n'
+    return "\n".join([*tables, host, vm, session, SERVER, extra])
+
+
+def give_to_handler(*files: Path) -> None:
+    """Have the user that a handler becomes read these files, and enter the directories above them, as documented."""
+    if not ACCOUNT:
+        return
+    group = pwd.getpwnam(ACCOUNT).pw_gid
+    for file in files:
+        os.chown(file, 0, group)
+        file.chmod(0o640)
+        for above in file.parents:
+            if not above.stat().st_mode & 0o001:
+                above.chmod(above.stat().st_mode | 0o011)
 
 
 class Service:
@@ -99,6 +116,7 @@ class Service:
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
         self.config.write_text(config_text(callers, port=port, key=key, host_key=host_key, **more))
+        give_to_handler(self.config)
         self.start()
 
     def start(self) -> None:

@@ -19,7 +19,7 @@ from breakglass.cli.client import new_id
 from . import claude
 from .model import Model
 from .ports import reserve_port
-from .service import ALL, READ, SSH_KEY, Reply, Service, config_text, new_secret
+from .service import ALL, READ, SSH_KEY, Reply, Service, config_text, give_to_handler, new_secret
 from .sshd import Sshd, wait_listening
 
 Event = dict[str, Any]
@@ -80,6 +80,7 @@ class Talker(Service):
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
         self.config.write_text(text)
+        give_to_handler(self.config, self.credential)
         self._start()
 
     def _start(self) -> None:

@@ -1,0 +1,185 @@
+"""What the launcher does as root for a turn: it looks at what it was given, starts the runner, and removes the files.
+
+Directories that root writes into belong to root: a name in a directory of the handler's user could become a link
+at any moment. Of the handler's own directories only descriptors are used, and only those of the turn's own files.
+"""
+
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..config.model import Config
+from .command import TurnRequest
+from .eventlog import append_events, build_ending
+from .isolation import isolation_fault
+from .launch_messages import ACCEPTED, FAILED, Message
+from .processes import run_as
+from .removal import empty_directory, remove_directory
+from .start import Account, TurnFds, start_turn
+from .uids import REMOVAL_SECONDS
+
+LogLine = Callable[..., None]
+
+HANDLERS = ("turns", "locks", "refused", "transcripts")  # directories of sessions.dir; the others are root's
+NOT_STARTED = "the turn could not be started: {error!r}"
+HINT = "check [chat] and the handler's log; the power verbs don't need claude"
+
+
+def check_chat(config: Config, account: Account) -> str:
+    """Make the directories of sessions.dir, and return why claude would not be isolated, or ""."""
+    try:
+        return _find_unsafe(config) or _make_directories(config, account) or isolation_fault(config)
+    except OSError as error:
+        return f"sessions.dir can't be used: {error}"
+
+
+def _find_unsafe(config: Config) -> str:
+    """Return what another user than root can change of the files that root follows here, or ""."""
+    for file in config.files:
+        path = Path(os.path.realpath(file))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        if status.st_uid != 0 or status.st_mode & 0o022:
+            return f"a user who is not root can write {path}; chown root {path}; chmod 640 {path}"
+        if above := _find_open_directory(path):
+            return f"a user who is not root can replace {path}; chown root {above}; chmod 755 {above}"
+    return ""
+
+
+def _find_open_directory(path: Path) -> Path | None:
+    """Return a directory above a path in which another user than root can put something in its place, or None."""
+    for above in path.parents:
+        status = above.stat()
+        if status.st_uid != 0 or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+            return above
+    return None
+
+
+def _make_directories(config: Config, account: Account) -> str:
+    top = Path(config.sessions_dir).absolute()
+    top.mkdir(0o711, parents=True, exist_ok=True)
+    status = top.stat()
+    if status.st_uid != 0 or status.st_mode & 0o022:
+        return f"sessions.dir must be root's: chown root {top}; chmod 711 {top}"
+    if above := _find_open_directory(Path(os.path.realpath(top))):
+        return f"sessions.dir must be root's, with all above it: chown root {above}; chmod 755 {above}"
+    for name in HANDLERS:
+        (top / name).mkdir(0o700, exist_ok=True)
+        os.chown(top / name, *account, follow_symlinks=False)
+    (top / "work").mkdir(0o700, exist_ok=True)
+    os.chown(top / "work", 0, account[1], follow_symlinks=False)
+    os.chmod(top / "work", 0o751)  # noqa: S103  # claude's users enter some directories below
+    return ""
+
+
+def run_turn(config: Config, account: Account, message: Message, fds: Sequence[int], log_line: LogLine) -> None:
+    """Start the runner of a turn, wait for its end, and remove the turn's files.
+
+    The reply is accepted before the start, and closed once the runner has ended. What goes wrong in between is written
+    into the turn's log.
+    """
+    reply, turn_fds = fds[0], TurnFds(*fds[1:])
+    top = Path(config.sessions_dir).absolute()
+    work = top / "work" / message.name
+    if why := _find_foreign(top, account[0], message, turn_fds):
+        log_line("launcher-refused", why=why)
+        send_reply(reply, FAILED, why)
+        return
+    send_reply(reply, ACCEPTED)
+    is_made, process = False, None
+    try:
+        vm = config.vms.get(message.vm)
+        if vm is None or config.chat is None:
+            raise LookupError(f"the launcher's configuration has no VM {message.vm}")
+        request = TurnRequest("", "", vm, message.prompt, message.sid, message.resume)
+        work.mkdir(0o700)
+        is_made = True
+        process = start_turn(config.chat, request, work, top / "turns" / message.name / "cancel", turn_fds, account)
+    except Exception as error:  # a full disk, a defect of ours
+        with contextlib.suppress(OSError):
+            append_events(turn_fds.log, build_ending("claude-crashed", NOT_STARTED.format(error=error), HINT, 2))
+    finally:
+        for fd in fds[1:]:
+            os.close(fd)
+    if process is not None:
+        process.wait()
+    os.close(reply)
+    if is_made:
+        try:
+            _remove_work_dir(work)
+        except OSError as error:  # the handler asks for it again
+            log_line("not-removed", path=f"work/{work.name}", error=repr(error))
+
+
+def remove_below(config: Config, name: str, reply: int) -> None:
+    """Remove a directory below sessions.dir, and reply whether that went well."""
+    try:
+        _remove_work_dir(Path(config.sessions_dir).absolute() / name)
+    except OSError as error:
+        send_reply(reply, FAILED, str(error))
+    else:
+        send_reply(reply, ACCEPTED)
+
+
+def _remove_work_dir(path: Path) -> None:
+    """Remove the directory of a turn, with the rights of its owner. Raises OSError when something is left."""
+    until = time.monotonic() + REMOVAL_SECONDS
+    try:
+        owner = path.lstat().st_uid
+        if owner == os.geteuid():
+            remove_directory(str(path), until)
+        else:  # the handler's own, with shared_uid
+            run_as(owner, lambda: empty_directory(str(path), until), until)
+            path.rmdir()
+    except FileNotFoundError:  # another handler was first
+        pass
+
+
+def _find_foreign(top: Path, uid: int, message: Message, fds: TurnFds) -> str:
+    """Return which descriptor is not the turn's own, or "".
+
+    The runner writes to them, and renames in the directory, as root. So each has to be what it stands for, of the
+    handler's user; log and lock have to be locked, and a control has to wait for the turn.
+    """
+    waiting = select.poll()
+    waiting.register(fds.control, 0)
+    if not is_socket(fds.control) or waiting.poll(0):  # then another turn may have the locks by now
+        return "the control is not open"
+    transcripts = top / "transcripts"
+    expected = {
+        fds.log: top / "turns" / message.name / "log",
+        fds.lock: top / "locks" / message.sid,
+        fds.target: transcripts / f"{message.sid}.new",
+        fds.transcripts: transcripts,
+        **({fds.source: transcripts / message.sid} if fds.source >= 0 else {}),
+    }
+    for fd, path in expected.items():
+        try:
+            found, named = os.fstat(fd), path.lstat()
+            is_own = os.path.samestat(found, named) and found.st_uid == uid
+            is_own = is_own and (stat.S_ISDIR if path == transcripts else stat.S_ISREG)(found.st_mode)
+            if fd in (fds.log, fds.lock):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            is_own = False
+        if not is_own:
+            return f"a descriptor is not {path.relative_to(top)}"
+    return ""
+
+
+def send_reply(reply: int, first: bytes, text: str = "") -> None:
+    """Send a reply, unless the other side takes none."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(reply)) as opened:
+        opened.send(first + text.encode("utf-8", "replace"), socket.MSG_DONTWAIT)
+
+
+def is_socket(fd: int) -> bool:
+    """Tell whether a descriptor is a socket."""
+    return stat.S_ISSOCK(os.fstat(fd).st_mode)

@@ -1,0 +1,72 @@
+"""Starts the runner of a turn, in a process of its own."""
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from ..config.model import ChatSettings
+from ..isolated import isolated_command
+from .command import TurnRequest, listen_for_commands, prepare_job
+from .runner import SILENCE_SECONDS
+from .runner_job import RunnerJob
+
+LOOPBACK = "127.0.0.1"
+Account = tuple[int, int]  # user and group
+
+
+class TurnFds(NamedTuple):
+    """The descriptors that a runner inherits from the handler: the turn's log, its session's lock, and its control.
+
+    Then the transcript: the file for the next one, its directory, and the last one, -1 where there is none.
+    """
+
+    log: int
+    lock: int
+    control: int
+    target: int
+    transcripts: int
+    source: int = -1
+
+
+def start_turn(
+    settings: ChatSettings, request: TurnRequest, work: Path, cancel: Path, fds: TurnFds, own: Account | None = None
+) -> "subprocess.Popen[bytes]":
+    """Write the files of a turn into its new directory, and start its runner. Raises OSError.
+
+    With shared_uid, the runner becomes `own` first, where the handler's user is not this process's.
+    """
+    own = own if settings.shared_uid else None
+    job = prepare_job(settings, request, work, own and own[0])
+    job = job._replace(cancel=str(cancel), silence_seconds=SILENCE_SECONDS, own=own or (), **fds._asdict())
+    with listen_for_commands(work) as listener:
+        if own:
+            for path in (work, *work.rglob("*")):
+                os.chown(path, *own, follow_symlinks=False)
+        return start_runner(job, listener)
+
+
+def start_runner(job: RunnerJob, listener: socket.socket | None = None) -> "subprocess.Popen[bytes]":
+    """Start the runner of a job, which has its descriptors. It serves claude's commands on `listener`.
+
+    The job goes through a file in memory, which can't block and which `ps` does not show. The runner serves the model's
+    API to claude on a socket that is made here, because the runner's modules have to load fast.
+    """
+    job_file = os.fdopen(os.memfd_create("job"), "w+b")
+    with job_file as standard_input, socket.create_server((LOOPBACK, 0)) as api_listener:
+        url = f"http://{LOOPBACK}:{api_listener.getsockname()[1]}"
+        job = job._replace(api_listener=api_listener.fileno(), env={**job.env, "ANTHROPIC_BASE_URL": url})
+        if listener is not None:
+            job = job._replace(listener=listener.fileno())
+        standard_input.write(job.to_json())
+        standard_input.seek(0)
+        return subprocess.Popen(
+            isolated_command("claude.runner"),
+            stdin=standard_input,
+            stdout=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            pass_fds=job.descriptors,
+            start_new_session=True,
+        )

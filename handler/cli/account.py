@@ -1,0 +1,124 @@
+"""Gives up root: the process that parses the network is an ordinary user, without a capability, for good.
+
+After OpenSSH's `permanently_set_uid`: every id is set, then read back, and then root must be out of reach.
+"""
+
+import ctypes
+import errno
+import os
+import pwd
+from pathlib import Path
+
+from ..claude.processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
+from ..config.load import read_server_user
+from .errors import CommandError
+
+PR_GET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 3, 8, 24
+CAP_NET_BIND_SERVICE = 10
+_CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
+_FIELDS = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs")  # proc_pid_status(5)
+_MAKE_ONE = "make an account: adduser --system --group breakglass"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def find_account(config: Path) -> pwd.struct_passwd | None:
+    """Return the account that a handler started as root becomes; None for one that was not, and stays what it is.
+
+    Raises CommandError where [server] user can't be followed, and ConfigError for a file that can't be read.
+    """
+    name = read_server_user(config)
+    if not name:
+        if os.geteuid() != 0:
+            return None
+        raise CommandError(
+            "the handler was started as root, and must not stay root",
+            f'write it into {config}: [server] user = "breakglass"; {_MAKE_ONE}; the files: docs/runbook.md',
+        )
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError:
+        raise CommandError(f'[server] user is "{name}", and there is no such user', _MAKE_ONE) from None
+    if account.pw_uid == 0:
+        raise CommandError(f'[server] user is "{name}", which is root', _MAKE_ONE)
+    if os.geteuid() == 0:
+        return account
+    if os.geteuid() != account.pw_uid:
+        raise CommandError(f'[server] user is "{name}", and this is another user', f"start it as root, or as {name}")
+    return None
+
+
+def become(account: pwd.struct_passwd) -> None:
+    """Change from root to an account, with its groups. Raises CommandError where this process may not.
+
+    Only the right to listen on a port below 1024 is left, until `give_up_privileges`.
+    """
+    try:
+        _empty_bounding_set()
+        prctl(PR_SET_KEEPCAPS, 1)
+        os.initgroups(account.pw_name, account.pw_gid)
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    except OSError as error:
+        hint = f"give root CAP_SETUID, CAP_SETGID and CAP_SETPCAP, or start the handler as {account.pw_name}"
+        raise CommandError(
+            f"can't become [server] user {account.pw_name}: {os.strerror(error.errno or 0)}", hint
+        ) from None
+    _set_capabilities(1 << CAP_NET_BIND_SERVICE)  # without this one, a low port is refused, and nothing else
+    prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory; a change of user can set it
+    os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
+
+
+def _empty_bounding_set() -> None:
+    """Make sure that no program that this process starts can get a capability."""
+    capability = 0
+    try:
+        while True:
+            prctl(PR_CAPBSET_DROP, capability)
+            capability += 1
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # the kernel has no further one
+            raise
+
+
+def _set_capabilities(mask: int) -> bool:
+    """Set the permitted and the effective capabilities, and no inheritable ones. Return whether the kernel agreed."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)(mask, mask)  # effective, permitted, inheritable of the lower 32; then of the others
+    return bool(_libc.capset(header, data) == 0) or (bool(mask) and _set_capabilities(0))
+
+
+def give_up_privileges() -> None:
+    """Drop every capability and each way to get one back, and close this process's memory to its own user.
+
+    Raises CommandError if /proc or the kernel says that something is left.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    os.setresgid(gid, gid, gid)  # a saved id, which a program with the setuid bit has, is a way back
+    os.setresuid(uid, uid, uid)
+    _set_capabilities(0)  # the result is read back below
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_DUMPABLE, 0)  # a change of user can set it
+    left = find_privileges(Path("/proc/self/status").read_text())
+    if _libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
+        left.append("its memory is open")
+    try:
+        os.setuid(0)
+        left.append("it can become root again")
+    except PermissionError:
+        pass
+    if left:
+        raise CommandError(f"the handler could not give up its privileges: {', '.join(left)}", "start it as its user")
+
+
+def find_privileges(status: str) -> list[str]:
+    """Return the lines of a process's status that show a privilege; none for a process that has given up all."""
+    lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    shown = {name: lines.get(name, "is missing") for name in _FIELDS}
+    return [f"{name} {value}" for name, value in shown.items() if not _is_harmless(name, value.split())]
+
+
+def _is_harmless(name: str, values: list[str]) -> bool:
+    if name in ("Uid", "Gid"):  # real, effective, saved, of the file system
+        return len(values) == 4 and len(set(values)) == 1 and (name, values[0]) != ("Uid", "0")
+    return values == ["1"] if name == "NoNewPrivs" else values == ["0" * 16]

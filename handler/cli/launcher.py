@@ -1,0 +1,35 @@
+"""`breakglass launcher`: the launcher of chat as a unit of its own, started by a connection to its socket."""
+
+import argparse
+import os
+import pwd
+import socket
+
+from ..config.load import config_path, load_config, read_server_user
+from .errors import CommandError
+from .output import DONE
+
+_FIRST = 3  # sd_listen_fds(3)
+_HINT = "let systemd start it, with ListenSequentialPacket= and Accept=yes: docs/runbook.md"
+
+
+def launcher(arguments: argparse.Namespace) -> int:
+    """Serve the handler at the other end of a connection until it closes that."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        raise CommandError("no connection was passed to the launcher", _HINT)
+    if os.geteuid() != 0:
+        raise CommandError("the launcher is not root", "start it as root; the handler needs no root then")
+    path = config_path()
+    name = read_server_user(path)
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError:
+        hint = f'write the handler\'s account into {path}: [server] user = "breakglass"'
+        raise CommandError(f'[server] user is "{name}", and there is no such user', hint) from None
+    channel = socket.socket(fileno=_FIRST)
+    if (channel.family, channel.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+        raise CommandError("what was passed to the launcher is not a connection of its socket", _HINT)
+    from ..claude.launcher import run_launcher
+
+    run_launcher(channel, (account.pw_uid, account.pw_gid), lambda: load_config(path, os.environ))
+    return DONE

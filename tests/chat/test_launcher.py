@@ -1,0 +1,426 @@
+"""The launcher, which is root: what it takes for a message, what it does for one, and what happens without it."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from breakglass.chat.launcher import LauncherClient, LauncherError
+from breakglass.claude.launch_messages import MOST_BYTES, encode_turn, parse_message
+
+from ..support.model import Model
+from ..support.rights import assert_unprivileged, status_of
+from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude
+from ..support.service import SSH_KEY, config_text, new_secret
+from ..support.signals import signal_process
+from ..support.sshd import descendants
+from ..support.stages import until
+from ..support.talk import Talker, fake, last_error, started
+
+pytestmark = [pytest.mark.real("root"), pytest.mark.slow]
+
+ROOT = Path(__file__).parent.parent.parent
+KEY, SID = "0123456789abcdef" * 2, "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d"
+GOOD = encode_turn(KEY, SID, False, "devvm", "hello")
+
+
+class Launchers:
+    """Launchers for the user of the tests, one after the other."""
+
+    def __init__(self, directory: Path, uid: int = 0) -> None:
+        self.directory = directory
+        self.sessions = directory / "sessions"
+        self.config = directory / "breakglass.toml"
+        self.config.touch(0o600)
+        (directory / "credential").touch(0o600)
+        (directory / "credential").write_text("ANTHROPIC_API_KEY=sk-test")
+        callers = {"operator": {"secret": new_secret(), "allow": ["chat"]}}
+        text = config_text(callers, port=1, key=SSH_KEY, host_key="any")
+        text = text.replace("[sessions]\n", f'[sessions]\ndir = "{self.sessions}"\n')
+        chat = f'[chat]\nshared_uid = true\ncommand = "/bin/true"\ncredential_file = "{directory}/credential"\n'
+        self.config.write_text(text + chat)
+        ours, theirs = socket.socketpair()
+        self.control = ours
+        with theirs, (directory / "log").open("wb") as log:
+            command = [sys.executable, "-m", "tests.support.launcher_process", str(theirs.fileno()), str(uid)]
+            command.append(str(self.config))
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, pass_fds=[theirs.fileno()])
+
+    def open(self) -> tuple[int, socket.socket]:
+        """Return the next launcher and the socket to it."""
+        self.control.send(b"+")
+        data, fds, _, _ = socket.recv_fds(self.control, 64, 1)
+        channel = socket.socket(fileno=fds[0])
+        channel.settimeout(60)
+        return int(data), channel
+
+    def close(self) -> None:
+        self.control.close()
+        self.process.wait(60)
+
+    def logged(self) -> list[str]:
+        return [json.loads(line)["why"] for line in (self.directory / "log").read_text().splitlines()]
+
+    def files(self) -> list[Path]:
+        return sorted(self.directory.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def launchers(directory: Path) -> Iterator[Launchers]:
+    (directory / "launchers").mkdir()
+    launchers = Launchers(directory / "launchers")
+    yield launchers
+    launchers.close()
+
+
+def hostile_messages() -> dict[str, bytes]:
+    """Return what a handler that was taken over could send in place of a message."""
+    dice = random.Random(7)
+    found = {f"dice {number}": dice.randbytes(dice.randint(1, 300)) for number in range(20)}
+    found |= {f"flipped {n}": GOOD[:n] + bytes([GOOD[n] ^ 128]) + GOOD[n + 1 :] for n in range(0, GOOD.index(b"\n"), 7)}
+    found |= {
+        "a word more": b"check ",
+        "a line more": b"check\n",
+        "nothing but a word": b"turn",
+        "no prompt": GOOD[: GOOD.index(b"\n") + 1],
+        "a path": GOOD.replace(KEY.encode(), b"../../../../etc/cron.d/breakglass"),
+        "a path in the session": GOOD.replace(SID.encode(), b"../../root/.ssh/authorized_keys...x"),
+        "another case": GOOD.replace(KEY.encode(), KEY.upper().encode()),
+        "digits of another script": GOOD.replace(b"0123", "٠١٢٣".encode()),
+        "a flag for a VM": GOOD.replace(b"devvm", b"--root"),
+        "a NUL": GOOD.replace(b"devvm", b"dev\0vm"),
+        "two spaces": GOOD.replace(b"new ", b"new  "),
+        "a third way": GOOD.replace(b"new", b"exec"),
+        "an argument": GOOD.replace(b"\n", b" --settings=/tmp/x\n"),
+        "a prompt that is no text": GOOD + b"\xff",
+        "too long": GOOD + b"x" * (MOST_BYTES + 1 - len(GOOD)),
+        "another directory": f"remove turns/{KEY}".encode(),
+        "a path below": f"remove work/{KEY}/..".encode(),
+        "all of it": b"remove work/",
+    }
+    return found
+
+
+HOSTILE = hostile_messages()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_bytes_are_no_message(name: str) -> None:
+    """The grammar is matched whole."""
+    with pytest.raises(ValueError, match=r"grammar|decode"):
+        parse_message(HOSTILE[name])
+
+
+def test_a_message_is_read_as_it_was_written() -> None:
+    """Each field comes out as it went in, also a prompt of many lines and the longest one."""
+    for prompt in ("hello", "a\nb\n", "é" * 1000, "x" * (256 * 1024 + 4096)):
+        message = parse_message(encode_turn(KEY, SID, True, "devvm", prompt))
+        assert message == ("turn", KEY, SID, True, "devvm", prompt)
+    assert parse_message(b"check").kind == "check"
+    assert parse_message(f"remove work/{KEY}".encode()).name == f"work/{KEY}"
+
+
+def attempt(launchers: Launchers, message: bytes, fds: Sequence[int]) -> None:
+    """Send a message; fail unless it closes the channel, ends the launcher and starts nothing."""
+    before, lines = launchers.files(), len(launchers.logged())
+    pid, channel = launchers.open()
+    with channel:
+        socket.send_fds(channel, [message], fds)
+        with contextlib.suppress(ConnectionResetError):
+            assert channel.recv(1) == b""
+    until(lambda: len(launchers.logged()) > lines, "a line of the log")
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the end")
+    assert len(launchers.logged()) == lines + 1
+    assert launchers.files() == before
+
+
+@pytest.mark.parametrize("name", ["dice 0", "a path", "an argument", "too long"])
+def test_hostile_bytes_start_nothing(launchers: Launchers, name: str) -> None:
+    """The channel is closed, the log has one line, and no file and no process is there afterwards."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        attempt(launchers, HOSTILE[name], [theirs.fileno()] * 6)
+
+
+@pytest.mark.parametrize(
+    ("message", "count"), [(GOOD, 0), (GOOD, 1), (GOOD, 5), (GOOD, 8), (GOOD, 30), (b"check", 0), (b"check", 4)]
+)
+def test_another_number_of_descriptors_starts_nothing(launchers: Launchers, message: bytes, count: int) -> None:
+    """A message has its own number of descriptors, and those that came with another one are closed."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            attempt(launchers, message, [theirs.fileno()] * count)
+        ours.settimeout(60)
+        assert ours.recv(1) == b""  # no process has the other end
+
+
+def test_a_reply_that_is_a_file_starts_nothing(launchers: Launchers) -> None:
+    """Root writes its reply to a socket alone."""
+    with tempfile.TemporaryFile() as file:
+        attempt(launchers, GOOD, [file.fileno()] * 6)
+        assert file.seek(0, os.SEEK_END) == 0
+
+
+def test_another_user_is_refused(tmp_path: Path) -> None:
+    """The kernel says who sends, and only the handler's own user is heard."""
+    others = Launchers(tmp_path, uid=65533)
+    try:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            attempt(others, b"check", [theirs.fileno()])
+        assert others.logged() == ["its sender is user 0"]
+    finally:
+        others.close()
+
+
+def open_own(launchers: Launchers) -> dict[str, int]:
+    """Return the descriptors of a turn that begins a session, as the handler makes them."""
+    turn, transcripts = launchers.sessions / "turns" / KEY, launchers.sessions / "transcripts"
+    turn.mkdir(exist_ok=True)
+    paths = {"log": turn / "log", "lock": launchers.sessions / "locks" / SID, "target": transcripts / f"{SID}.new"}
+    found = {name: os.open(path, os.O_RDWR | os.O_CREAT) for name, path in paths.items()}
+    return found | {"transcripts": os.open(transcripts, os.O_RDONLY)}
+
+
+def open_link(launchers: Launchers) -> int:
+    """Put a link to a file of the system in the place of the log, and return the descriptor of that file."""
+    path = launchers.sessions / "turns" / KEY / "log"
+    path.unlink()
+    path.symlink_to("/proc/self/oom_score_adj")
+    return os.open(path, os.O_RDWR)
+
+
+FOREIGN: dict[str, tuple[str, Callable[[Launchers], int]]] = {
+    "another log": ("log", lambda launchers: os.open(launchers.directory / "other", os.O_RDWR | os.O_CREAT)),
+    "a link for a log": ("log", open_link),
+    "a device for a lock": ("lock", lambda _: os.open("/dev/null", os.O_RDWR)),
+    "another transcript": ("target", lambda launchers: os.open(launchers.config, os.O_RDWR)),
+    "another directory": ("transcripts", lambda _: os.open("/etc", os.O_RDONLY)),
+    "a file for a directory": ("transcripts", lambda launchers: os.open(launchers.config, os.O_RDONLY)),
+}
+
+
+@pytest.mark.parametrize("name", ["", *FOREIGN])
+def test_only_the_turns_own_files_are_written(launchers: Launchers, name: str) -> None:
+    """One descriptor of another file, or a link to one, and no turn starts; with the turn's own, one does."""
+    _, channel = launchers.open()
+    with channel:
+        client = LauncherClient(channel)
+        assert client.check() == ""
+        (launchers.sessions / "turns" / KEY / "log").unlink(missing_ok=True)
+        fds = open_own(launchers)
+        if name:
+            place, open_other = FOREIGN[name]
+            os.close(fds[place])
+            fds[place] = open_other(launchers)
+        ours, theirs = socket.socketpair()
+        reply, their_reply = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs, reply, their_reply:
+            sent = [their_reply.fileno(), fds["log"], fds["lock"], theirs.fileno(), fds["target"], fds["transcripts"]]
+            socket.send_fds(channel, [GOOD], sent)
+            their_reply.close()
+            reply.settimeout(60)
+            assert reply.recv(1024)[:1] == (b"!" if name else b"+")
+            assert reply.recv(1) == b""  # the runner has ended, if there was one
+        for fd in fds.values():
+            os.close(fd)
+    until(lambda: not any((launchers.sessions / "work").iterdir()), "the removal")
+    if name:
+        assert "a descriptor is not" in launchers.logged()[-1]
+        assert not (launchers.directory / "other").exists() or not (launchers.directory / "other").read_bytes()
+
+
+def test_what_is_removed_is_below_the_sessions(launchers: Launchers) -> None:
+    """A removal takes the directory of one turn, and nothing by a link."""
+    _, channel = launchers.open()
+    with channel:
+        client = LauncherClient(channel)
+        assert client.check() == ""
+        place, kept = launchers.sessions / "work" / KEY, launchers.directory / "kept"
+        place.mkdir()
+        (place / "file").touch()
+        client.remove(f"work/{KEY}")
+        assert not place.exists()
+        client.remove(f"work/{KEY}")  # it is gone already
+        kept.mkdir()
+        (kept / "file").touch()
+        place.symlink_to(kept)
+        with pytest.raises(LauncherError):
+            client.remove(f"work/{KEY}")
+        assert (kept / "file").exists()
+        place.unlink()
+        with pytest.raises(LauncherError):
+            client.remove("turns")
+
+
+def test_a_configuration_that_the_handler_could_write_is_not_followed(launchers: Launchers) -> None:
+    """Root starts nothing that another user wrote down."""
+    _, channel = launchers.open()
+    credential = launchers.directory / "credential"
+    with channel:
+        os.chown(credential, 1, 0)
+        try:
+            assert f"can write {credential}; chown root" in LauncherClient(channel).check()
+        finally:
+            os.chown(credential, 0, 0)
+
+
+def test_nothing_starts_without_a_good_check(launchers: Launchers) -> None:
+    """A sender that leaves the check out, or goes on after a bad one, gets nothing done, also while it still runs."""
+    _, channel = launchers.open()
+    with channel:
+        client = LauncherClient(channel)
+        with pytest.raises(LauncherError, match="has not found"):
+            client.remove(f"work/{KEY}")
+        os.chmod(launchers.config, 0o660)
+        try:
+            reply, their_reply = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with reply, their_reply:
+                socket.send_fds(channel, [b"check"], [their_reply.fileno()])
+                with pytest.raises(LauncherError, match="has not found"):
+                    client.remove(f"work/{KEY}")
+        finally:
+            os.chmod(launchers.config, 0o600)
+        assert client.check() == ""
+        client.remove(f"work/{KEY}")
+
+
+# --- with a handler ---
+
+
+@pytest.fixture
+def claude(short_dir: Path) -> ScriptedClaude:
+    return ScriptedClaude(short_dir)
+
+
+@pytest.fixture
+def talker(claude: ScriptedClaude, model: Model, short_dir: Path) -> Iterator[Talker]:
+    with started(Talker(short_dir, model, chat=claude.chat)) as talker:
+        yield talker
+
+
+def launcher_of(talker: Talker) -> int:
+    [pid] = [each for each in descendants(talker.process.pid)[:1] if status_of(each)["Uid"][0] == "0"]
+    return pid
+
+
+def test_who_answers_http_is_not_root_through_a_turn(talker: Talker, claude: ScriptedClaude) -> None:
+    """Before a turn, while it runs, and after a reload: no process that answers HTTP can become root."""
+    pid = assert_unprivileged(talker.port)
+    with talker.open(prompt=fake({"text": "one two three four five six seven eight", "wait": "look"})) as stream:
+        stream.until("text")
+        assert assert_unprivileged(talker.port) == pid
+        with talker.changed("[chat]", "[chat]\nturn_seconds = 900"):
+            assert assert_unprivileged(talker.port) == pid
+            claude.release("look")
+            assert stream.rest()[-1]["ok"] is True
+    assert status_of(launcher_of(talker))["Uid"] == ["0"] * 4
+    assert (talker.sessions.stat().st_uid, (talker.sessions / "work").stat().st_uid) == (0, 0)
+
+
+def test_a_launcher_that_died_ends_chat_and_no_verb(talker: Talker, claude: ScriptedClaude) -> None:
+    """/health and the answer say so; verbs go on, and a turn that runs comes to its end."""
+    with talker.open(prompt=fake({"text": "one two three four five six seven eight", "wait": "die"})) as stream:
+        stream.until("text")
+        signal_process(launcher_of(talker), signal.SIGKILL)
+        until(lambda: talker.health()["chat"] == "failed", "the end of chat")
+        refused = talker.ask(prompt="hello")
+        assert (refused.status, refused.json["error"]["code"]) == (503, "chat-off")
+        assert "the launcher has ended" in refused.json["error"]["message"]
+        assert talker.pve("status").json["outcome"] == "unreached"
+        claude.release("die")
+        assert stream.rest()[-1]["ok"] is True
+
+
+def test_a_launcher_that_hangs_starts_no_turn(talker: Talker, claude: ScriptedClaude) -> None:
+    """The turn has an end within seconds, and does not begin later; the session can be continued then."""
+    claude.play(TEXT + RESULT)
+    first = talker.chat("hello")
+    pid = launcher_of(talker)
+    signal_process(pid, signal.SIGSTOP)
+    try:
+        error = last_error(talker.chat("go on", session=first[0]["session"]))
+        assert "the launcher did not answer in 5 s" in error["message"]
+        assert talker.pve("status").json["outcome"] == "unreached"
+    finally:
+        signal_process(pid, signal.SIGCONT)
+    again = talker.chat("go on", session=first[0]["session"])
+    assert again[-1]["ok"] is True, again
+
+
+class Unit:
+    """The part of systemd in it: each connection to a socket starts `breakglass launcher` (Accept=yes)."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = str(directory / "launcher")
+        self.started: list[subprocess.Popen[bytes]] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(self.path)
+        os.chmod(self.path, 0o666)
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    script = f'exec 3<&{connection.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+                    command = ["/bin/sh", "-c", script, "sh", sys.executable, "-m", "breakglass", "launcher"]
+                    env = os.environ | {"BREAKGLASS_CONFIG": f"{Path(self.path).parent}/config"}
+                    self.started.append(subprocess.Popen(command, pass_fds=[connection.fileno()], env=env))
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(60)
+        for process in self.started:
+            process.wait(60)
+
+
+@pytest.mark.all
+def test_the_launcher_as_a_unit_of_its_own(
+    claude: ScriptedClaude, model: Model, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler connects to its socket; a launcher that died is started by the next connection, at a reload."""
+    short_dir.chmod(0o711)
+    unit = Unit(short_dir)
+    monkeypatch.setenv("BREAKGLASS_LAUNCHER", unit.path)
+    try:
+        talker = Talker(short_dir, model, chat=claude.chat)
+        (short_dir / "config").symlink_to(talker.config)
+        with started(talker):
+            talker.change("shared_uid = true", "shared_uid = true ")
+            assert talker.chat("hello")[-1]["ok"] is True
+            assert [status_of(each)["Uid"][0] for each in descendants(talker.process.pid)] == []
+            unit.started[-1].kill()
+            until(lambda: talker.health()["chat"] == "failed", "the end of chat")
+            assert "the launcher has ended" in talker.ask(prompt="hello").json["error"]["message"]
+            talker.change("shared_uid = true ", "shared_uid = true")
+            assert talker.chat("hello")[-1]["ok"] is True
+    finally:
+        unit.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [({}, "no connection was passed"), ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, "no connection was passed")],
+)
+def test_the_launcher_is_no_command_for_people(variables: dict[str, str], words: str) -> None:
+    """Without a connection it ends with a sentence that names the runbook."""
+    environment = os.environ | variables
+    command = [sys.executable, "-m", "breakglass", "launcher"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.returncode, words in ran.stderr, "docs/runbook.md" in ran.stderr) == (2, True, True)
