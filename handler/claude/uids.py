@@ -31,9 +31,9 @@ def claim_uid(uids: range, sessions: str) -> tuple[int, int]:
     left, first = _list_handed(sessions), os.getpid() % len(uids)  # not the one that the last turn had
     until = time.monotonic() + REMOVAL_SECONDS
     for uid in sorted((*uids[first:], *uids[:first]), key=lambda uid: uid in left):
-        lock = None if has_processes(uid) else _lock(sessions, uid, os.O_CREAT)
+        lock = _lock(sessions, uid, os.O_CREAT)
         if lock is not None:
-            if remove_handed(sessions, uid, until) and not has_processes(uid):
+            if not has_processes(uid) and remove_handed(sessions, uid, until):
                 return uid, lock
             os.close(lock)
     raise NoFreeUid(f"none of the {len(uids)} user ids in chat.uids is free")

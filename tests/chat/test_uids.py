@@ -68,14 +68,16 @@ def test_each_turn_has_another_id(sessions: Path) -> None:
 
 
 def test_an_id_with_a_process_is_not_taken(sessions: Path) -> None:
-    """Whoever started it, and although its lock is free."""
+    """Whatever has started it, and although its lock is free."""
     with subprocess.Popen(["sleep", "600"], user=UID) as process:
-        with pytest.raises(NoFreeUid):
-            claim(sessions)
-        uid, lock = claim(sessions, 2)
-        assert uid == UID + 1
-        os.close(lock)
-        process.kill()
+        try:
+            with pytest.raises(NoFreeUid):
+                claim(sessions)
+            uid, lock = claim(sessions, 2)
+            assert uid == UID + 1
+            os.close(lock)
+        finally:
+            process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still in the list
         uid, lock = claim(sessions)
         assert uid == UID
