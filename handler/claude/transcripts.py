@@ -24,16 +24,18 @@ def transcript_place(cwd: str, sid: str) -> tuple[str, str, str]:
 
 
 def copy_in(source: int, home: str, place: Sequence[str]) -> None:
-    """Write the transcript from an open file into a new home. Raises OSError."""
+    """Write the transcript from an open file into a new home, whole or not at all. Raises OSError.
+
+    The turn may be cancelled meanwhile, and half a transcript would be copied out again, over the whole one.
+    """
     *directories, name = place
     path = home
     for each in directories:
         path = f"{path}/{each}"
         os.mkdir(path, 0o700)
-    target = os.open(
-        name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=open_directory(home, *directories)
-    )
-    _copy(source, target)
+    at = open_directory(home, *directories)
+    _copy(source, os.open("new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=at))
+    os.rename("new", name, src_dir_fd=at, dst_dir_fd=at)
 
 
 def copy_out(home: str, place: Sequence[str], target: int) -> None:

@@ -1,6 +1,8 @@
 """A transcript on its way into claude's home and out again: one regular file of claude's, and nothing else."""
 
+import errno
 import os
+import resource
 import socket
 import stat
 import time
@@ -64,6 +66,23 @@ def test_a_transcript_goes_in_and_out(home: Path) -> None:
     copy_out(str(new), PLACE, target)
     os.close(target)
     assert (home.parent / "out").read_bytes() == b"one\n" * 600_000 + b"two\n"
+
+
+def test_half_a_transcript_is_not_claudes(short_dir: Path) -> None:
+    """A copy that was cut off is none: taken out again, it would replace the whole one."""
+    home = short_dir / "home"
+    home.mkdir()
+    (short_dir / "stored").write_bytes(b"one\n" * 600_000)
+
+    def be_cut_off(stored: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        copy_in(stored, str(home), PLACE)
+
+    with (short_dir / "stored").open("rb") as stored:
+        assert run_as(None, lambda: be_cut_off(stored.fileno()), time.monotonic() + 60) == errno.EFBIG
+    target = os.open(short_dir / "new", os.O_RDWR | os.O_CREAT)
+    assert run_as(None, lambda: copy_out(str(home), PLACE, target), time.monotonic() + 60) == errno.ENOENT
+    os.close(target)
 
 
 def link(home: Path) -> None:
