@@ -177,18 +177,19 @@ def has_processes(uid: int) -> bool:
 def _is_alive(name: str, uid: int) -> bool:
     try:
         with open(f"/proc/{name}/status", "rb") as file:
-            lines = dict(line.split(b":", 1) for line in file if line.startswith((b"State:", b"Uid:")))
+            lines = dict(line.split(b":", 1) for line in file if line.startswith((b"State:", b"Uid:", b"Threads:")))
     except OSError:  # it has ended
         return False
-    return int(lines[b"Uid"].split()[0]) == uid and lines[b"State"].split()[0] not in (b"Z", b"X")
+    return int(lines[b"Uid"].split()[0]) == uid and _has_thread(lines[b"State"].split()[0], lines[b"Threads"])
+
+
+def _has_thread(state: bytes, threads: bytes) -> bool:
+    """Tell whether a process lives: once its first thread has ended it is a zombie, and others may go on."""
+    return state not in (b"Z", b"X") or int(threads) > 1
 
 
 def list_descendants(root: int) -> list[int]:
-    """Return the living processes below `root`, parents before their children.
-
-    The search goes on below zombies. A program with several threads is a zombie once its first thread has ended, but it
-    keeps its children until the last thread ends.
-    """
+    """Return the living processes below `root`, parents before their children. The search goes on below zombies."""
     children: dict[int, list[tuple[int, bool]]] = {}
     for pid, parent, alive in _list_processes():
         children.setdefault(parent, []).append((pid, alive))
@@ -201,15 +202,15 @@ def list_descendants(root: int) -> list[int]:
 
 
 def _list_processes() -> Iterator[tuple[int, int, bool]]:
-    """Yield each process, its parent, and whether it is alive (not a zombie)."""
+    """Yield each process, its parent, and whether it is alive."""
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:
-                    state, parent = file.read().rpartition(b")")[2].split()[:2]
-            except (OSError, ValueError):
+                    fields = file.read().rpartition(b")")[2].split()  # proc_pid_stat(5), from its field 3 on
+                yield int(name), int(fields[1]), _has_thread(fields[0], fields[17])
+            except (OSError, IndexError):
                 continue
-            yield int(name), int(parent), state != b"Z"
 
 
 def send_signal(root: int, number: int, only: int | None = None) -> int:

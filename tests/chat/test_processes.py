@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from breakglass.claude.processes import MEMORY_SCORE, list_descendants, send_signal
+from breakglass.claude.processes import MEMORY_SCORE, has_processes, list_descendants, send_signal
 
+from ..support.claude import UIDS
 from ..support.signals import signal_process
 
 ROOT = str(Path(__file__).parent.parent.parent)
@@ -49,28 +51,52 @@ def test_a_handler_without_root_starts_claude_as_well() -> None:
 
 # its first thread ends, and the kernel calls the whole program a zombie while the other one lives
 _HALF = """
-import ctypes, os, subprocess, threading
+import ctypes, os, subprocess, sys, threading
+os.setuid(int(sys.argv[1]))
 def work():
-    child = subprocess.Popen(["/bin/sleep", "60"])
+    child = subprocess.Popen(sys.argv[2:], stdin=0)
     print(child.pid, flush=True)
     child.wait()
+    sys.stdin.read()
 threading.Thread(target=work).start()
 ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
 """
 
 
-def test_what_a_half_dead_program_started_is_found() -> None:
-    """The children of a zombie with a second thread are still found."""
-    with subprocess.Popen([sys.executable, "-I", "-c", _HALF], stdout=subprocess.PIPE) as half:
+@contextlib.contextmanager
+def half_dead(*command: str, uid: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a program that is a zombie with a second thread; yield it, and the child that runs `command`."""
+    words = [sys.executable, "-I", "-c", _HALF, str(uid), *command]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as half:
         assert half.stdout is not None
+        assert half.stdin is not None
         child = int(half.stdout.readline())
         try:
             until = time.monotonic() + 10
             while ") Z" not in Path(f"/proc/{half.pid}/stat").read_text():
                 assert time.monotonic() < until
                 time.sleep(0.01)
-            assert child in list_descendants(os.getpid())
-            assert send_signal(half.pid, signal.SIGKILL) == 1
+            yield half, child
         finally:
+            half.stdin.close()
             with contextlib.suppress(ProcessLookupError):
                 signal_process(child, signal.SIGKILL)
+
+
+def test_a_half_dead_program_is_found() -> None:
+    """And killed: a zombie with a second thread can do all that a process can. So are its children."""
+    with half_dead("/bin/sleep", "60", uid=os.getuid()) as (half, child):
+        assert {half.pid, child} <= set(list_descendants(os.getpid()))
+        assert send_signal(half.pid, signal.SIGKILL) == 1
+        assert send_signal(os.getpid(), signal.SIGKILL, only=half.pid) == 1
+        assert half.wait(60) == -signal.SIGKILL
+
+
+@pytest.mark.real("root")
+def test_the_user_of_a_half_dead_program_has_a_process() -> None:
+    """Another turn must not get its id. Once it is killed, nothing of it counts, although nobody has reaped it."""
+    with half_dead("/bin/true", uid=UIDS[0]) as (half, _):
+        assert has_processes(UIDS[0])
+        half.kill()
+        os.waitid(os.P_PID, half.pid, os.WEXITED | os.WNOWAIT)
+        assert not has_processes(UIDS[0])
