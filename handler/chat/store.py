@@ -172,8 +172,8 @@ class Store:
         os.pwrite(lock, json.dumps(saved).encode(), 0)
 
     def make_work_dir(self, turn_dir: Path) -> Path:
-        """Make the directory of a turn's process and return it."""
-        path = self._work / turn_dir.name
+        """Make the directory of a turn's process and return it, as claude will call it: without a link or `..`."""
+        path = Path(os.path.realpath(self._work)) / turn_dir.name
         path.mkdir(0o700)
         return path
 

@@ -19,8 +19,9 @@ from .sandbox import sandbox_fault, wall_fault
 
 SECONDS = 10.0
 SUBORDINATE = ("/etc/subuid", "/etc/subgid")
-# claude splits the name of its shell at a space, ssh its configuration, and the sandbox shows the system read-only.
-_PLAIN = re.compile(r"[\w./@+=:-]+")
+# claude splits the name of its shell at a space, ssh its configuration, the sandbox shows the system read-only, and the
+# transcript's name is made from the directory's, which the CLI counts in UTF-16.
+_PLAIN = re.compile(r"[\w./@+=:-]+", re.ASCII)
 _SYSTEM = ("/usr/", "/etc/", "/proc/", "/dev/", "/sys/")
 # The script prints each file that can be read, each directory that can be listed or entered, and each path below a
 # directory that can be written, because it could be replaced there. It uses `true`: after `:` a failed redirection
@@ -57,7 +58,7 @@ def isolation_fault(config: Config) -> str:
     chat = config.chat
     if chat is None:
         return ""
-    sessions = os.path.abspath(chat.sessions_dir)
+    sessions = os.path.realpath(chat.sessions_dir)
     if not _PLAIN.fullmatch(sessions) or sessions.startswith(_SYSTEM):
         need = "chat needs a path of letters, digits and ._/@+=:- that is outside /usr and /etc"
         return f"sessions.dir is {shown(sessions)}: {need}"
@@ -68,7 +69,7 @@ def isolation_fault(config: Config) -> str:
     if os.geteuid() != 0:
         return "chat.uids needs the launcher: let root start the handler, with [server] user"
     first, last = chat.uids
-    logs = [os.path.abspath(f"{chat.sessions_dir}/{name}") for name in ("turns", "locks", "refused", "transcripts")]
+    logs = [f"{sessions}/{name}" for name in ("turns", "locks", "refused", "transcripts")]
     files = dict.fromkeys([*map(os.path.abspath, config.files), *map(os.path.realpath, config.files), *logs])
     fault = _owner_fault(range(first, last + 1), files)
     if fault:

@@ -86,7 +86,7 @@ def run_turn(config: Config, account: Account, message: Message, fds: Sequence[i
     into the turn's log.
     """
     reply, turn_fds = fds[0], TurnFds(*fds[1:])
-    top = Path(config.sessions_dir).absolute()
+    top = Path(os.path.realpath(config.sessions_dir))  # claude asks what its directory is called
     work = top / "work" / message.name
     if why := _find_foreign(top, account[0], message, turn_fds):
         log_line("launcher-refused", why=why)

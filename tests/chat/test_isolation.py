@@ -109,12 +109,14 @@ def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
     assert "sessions/turns" in isolation_fault(config(place, secret, uids=UIDS))
 
 
-@pytest.mark.parametrize("name", ["a b", "a -b", "a\nb", "a'b"])
+@pytest.mark.parametrize("name", ["a b", "a -b", "a\nb", "a'b", "\U0001d49c"])
 def test_a_sessions_dir_that_programs_read_differently_is_refused(place: Path, name: str) -> None:
     """Claude would split the name of its shell there, and run a program outside the sandbox."""
     (place / name).mkdir()
     assert "sessions.dir is" in isolation_fault(config(place / name, uids=UIDS))
     assert "sessions.dir is" in isolation_fault(config(place / name, shared_uid=True))
+    (place / "plain").symlink_to(place / name)
+    assert "sessions.dir is" in isolation_fault(config(place / "plain", uids=UIDS))
     assert "outside /usr" in isolation_fault(config(Path("/usr/local/x"), uids=UIDS))
 
 

@@ -268,3 +268,20 @@ def test_a_turn_has_its_own_transcript_alone(talker: Talker, claude: ScriptedCla
     assert found.count(".jsonl") == 1
     assert found.startswith("./projects/")
     assert found.endswith(f"/{first['id']}.jsonl")
+
+
+@pytest.mark.real("bwrap")
+@pytest.mark.parametrize("who", sampled([f'uids = "{UID_RANGE}"', "shared_uid = true"], f'uids = "{UID_RANGE}"'))
+def test_a_sessions_dir_behind_a_link(claude: ScriptedClaude, model: Model, directory: Path, who: str) -> None:
+    """And with `..` in its name: claude files its transcript under the name that its directory really has."""
+    aside = directory / f"aside{len(who)}"
+    (aside / "real").mkdir(parents=True)
+    (directory / f"link{len(who)}").symlink_to(aside / "real")
+    sessions = aside / f"../link{len(who)}"
+    uids = "" if "shared" in who else f"{who}\n"  # without them, the handler of a test has shared_uid
+    with started(Talker(directory, model, sessions=sessions, chat=f"{uids}{claude.chat}")) as talker:
+        claude.play(remember("one"))
+        events = talker.chat("one")
+        assert events[-1]["ok"] is True, events
+        claude.play(remember("two"))
+        assert answer_text(talker.chat("two", session=events[0]["session"])) == "one"
