@@ -47,7 +47,7 @@ def test_what_is_ours_alone_is_out_of_reach(place: Path) -> None:
     assert tried(made(place / "a", 0o600), made(place / "-n 'b' $(c)", 0o600), place / "none") == []
 
 
-@pytest.mark.parametrize(("mode", "uid"), [(0o604, 0), (0o400, UID)])
+@pytest.mark.parametrize(("mode", "uid"), [(0o604, 0), (0o400, UID)], ids=["by others", "by its owner"])
 def test_what_can_be_read_is_found(place: Path, mode: int, uid: int) -> None:
     """By its mode, or because the file belongs to that user."""
     assert tried(made(place / "a", 0o600), made(place / "b c", mode, uid)) == ["b c"]
