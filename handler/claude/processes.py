@@ -19,6 +19,7 @@ LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20, resource.RLI
 PROCESSES = 128  # of a turn's user, with threads
 KILL_SECONDS = 1.0  # for the end of a process that was killed
 MEMORY_SCORE = 500  # when memory runs out, the kernel kills claude before the handler
+_KEYCTL, _JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1  # keyctl(2) has no function in the C library
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -27,6 +28,12 @@ def prctl(option: int, value: int) -> None:
     """Set an attribute of this process. See its manual page. Raises OSError."""
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _leave_keyring() -> None:
+    """Take an empty session keyring, see session-keyring(7): all who have one can use its keys, whatever their user."""
+    if number := _KEYCTL.get(os.uname().machine):
+        _libc.syscall(number, _JOIN_SESSION_KEYRING, None)  # where it is not allowed, claude may not use keys either
 
 
 def _drop_capabilities() -> None:
@@ -127,6 +134,7 @@ def _become(uid: int | None) -> None:
     """Set the limits of what runs for claude, and its user and group."""
     for limit, value in LIMITS.items():
         resource.setrlimit(limit, (value, value))
+    _leave_keyring()
     if uid is not None:
         os.setgroups([])
         os.setgid(uid)

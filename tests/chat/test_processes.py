@@ -100,3 +100,35 @@ def test_the_user_of_a_half_dead_program_has_a_process() -> None:
         half.kill()
         os.waitid(os.P_PID, half.pid, os.WEXITED | os.WNOWAIT)
         assert not has_processes(UIDS[0])
+
+
+# the number of a key in the session keyring, -1 for none; first, with an argument, a new keyring with the key
+_KEY = """
+import ctypes, os, sys
+add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+call, session, description = ctypes.CDLL(None).syscall, -3, b"breakglass-test"
+def search(): return call(keyctl, 10, session, b"user", description, 0)
+if len(sys.argv) > 1:
+    call(keyctl, 1, None)
+    call(add_key, b"user", description, b"secret", 6, session)
+    sys.path.insert(0, sys.argv[1])
+    from breakglass.claude.processes import run_as, start_program
+    null = os.open("/dev/null", os.O_RDWR)
+    out = os.dup(1)
+    print(search() > 0, flush=True)
+    uid = int(sys.argv[2])
+    run_as(uid, lambda: print(search() > 0, flush=True), 1e9)
+    pid, _ = start_program([sys.argv[3], "-c", sys.argv[4]], {}, "/", uid, (null, out, out))
+    os.waitpid(pid, 0)
+else:
+    print(search() > 0)
+"""
+
+
+@pytest.mark.real("root")
+def test_the_handlers_keys_in_the_kernel_are_not_claudes() -> None:
+    """Who has a session's keyring can read its keys, whatever its user, and leave some there for another turn."""
+    words = [sys.executable, "-I", "-c", _KEY, ROOT, str(UIDS[0]), "/usr/bin/python3", _KEY]
+    ran = subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True)
+    assert ran.stdout.split()[1:] == ["False", "False"]
+    assert ran.stdout.startswith("True"), "this system allows no keys"
