@@ -36,7 +36,8 @@ def unpack(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int | None, lis
     uid, fds = None, array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            uid = _UCRED.unpack(data[: _UCRED.size])[1]
+            pid, sender, _ = _UCRED.unpack(data[: _UCRED.size])
+            uid = sender if pid else None  # without a process, the user means nothing either
         elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return uid, list(fds)

@@ -378,7 +378,7 @@ class Unit:
                 connection, _ = self._listener.accept()
                 with connection:
                     script = f'exec 3<&{connection.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
-                    command = ["/bin/sh", "-c", script, "sh", sys.executable, "-m", "breakglass", "launcher"]
+                    command = ["/bin/bash", "-c", script, "sh", sys.executable, "-m", "breakglass", "launcher"]
                     env = os.environ | {"BREAKGLASS_CONFIG": f"{Path(self.path).parent}/config"}
                     self.started.append(subprocess.Popen(command, pass_fds=[connection.fileno()], env=env))
 
