@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from ..config.model_api import API_KEY, ModelApi
 from .http_messages import HttpError, Response, get_all, read_body, read_headers, read_line, read_response
 from .model_requests import RefusedError, Request, passed_on, read_request
+from .peers import is_users
 
 if TYPE_CHECKING:
     import ssl
@@ -49,15 +50,18 @@ class Connection:
 Answer = tuple[Connection, Response]
 
 
-def serve(listening: int, api: ModelApi, token: str) -> None:
-    """Serve one turn on a descriptor that listens, until this process is ended."""
+def serve(listening: int, api: ModelApi, token: str, uid: int) -> None:
+    """Serve one turn, whose claude is the user `uid`, on a descriptor that listens, until this process is ended."""
     listener = socket.socket(fileno=listening)
     forwarder = Forwarder(api, token)
     threading.Thread(target=forwarder.connect_early, daemon=True).start()
     room = threading.Semaphore(CONNECTIONS)
     while True:
+        client, address = listener.accept()
+        if not is_users(uid, address, listener.getsockname()):  # another turn's claude would take the room
+            client.close()
+            continue
         room.acquire()
-        client, _ = listener.accept()
         threading.Thread(target=_serve_client, args=(forwarder, client, room), daemon=True).start()
 
 

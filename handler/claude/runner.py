@@ -83,7 +83,7 @@ class Runner:
         """Start claude, then what serves its commands: claude needs that at the first of them, not before."""
         job = self.job
         if job.api is not None:
-            self.proxy_pid, variables = start_model_proxy(job.api, job.api_listener)
+            self.proxy_pid, variables = start_model_proxy(job.api, job.api_listener, job.uid)
             job = job._replace(env={**job.env, **variables})
         prompt = os.memfd_create("prompt")
         os.write(prompt, job.prompt.encode("utf-8", "surrogatepass"))

@@ -19,7 +19,7 @@ def main() -> int:
     if job.api is not None:
         listener = socket.create_server(("127.0.0.1", 0))
         env = {**job.env, "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{listener.getsockname()[1]}"}
-        _, token = start_model_proxy(job.api, listener.detach())
+        _, token = start_model_proxy(job.api, listener.detach(), job.uid)
         job = job._replace(env=env | token)
     fork_child(lambda: commands.serve(job), close=())
     pid, status = start_program(job.argv, job.env, job.cwd, job.uid, (prompt, os.dup(1), os.dup(2)))
