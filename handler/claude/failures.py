@@ -43,7 +43,7 @@ _STOPPED = {
     "unsavable": (
         "session-lost",
         "claude can't write to its own directory under sessions.dir, so the turn was not started",
-        "check the directory's owner, and that its file system is not mounted read-only",
+        "check the directory's owner, and that its file system has space and is not mounted read-only",
     ),
     "proxyless": (
         "claude-crashed",
