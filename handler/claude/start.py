@@ -42,9 +42,17 @@ def start_turn(
     job = job._replace(cancel=str(cancel), silence_seconds=SILENCE_SECONDS, own=own or (), **fds._asdict())
     with listen_for_commands(work) as listener:
         if own:
-            for path in (work, *work.rglob("*")):
-                os.chown(path, *own, follow_symlinks=False)
+            give_away(work, own)
         return start_runner(job, listener)
+
+
+def give_away(directory: Path, own: Account) -> None:
+    """Make a directory of ours, with all that is in it, belong to a user.
+
+    What is in a directory goes first: its new owner could put a link to somewhere else in its place.
+    """
+    for path in sorted((directory, *directory.rglob("*")), reverse=True):
+        os.chown(path, *own, follow_symlinks=False)
 
 
 def start_runner(job: RunnerJob, listener: socket.socket | None = None) -> "subprocess.Popen[bytes]":
