@@ -140,7 +140,8 @@ def _write_turn_files(vm: Vm, directory: Path, sandboxed: bool) -> None:
         **{f"ssh/{name}": made for name, made in render_ssh_files(vm, f"{directory}/ssh").items()},
     }
     for name, mode in (("bin", 0o755), ("ssh", 0o700), (sandbox.CWD, 0o555), *((name, 0o700) for name in HANDED)):
-        (directory / name).mkdir(mode)
+        (directory / name).mkdir()
+        (directory / name).chmod(mode)  # whatever the umask is
     for name, (text, mode) in made.items():
         _write(directory / name, text, mode)
     directory.chmod(0o711)

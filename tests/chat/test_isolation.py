@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from breakglass.claude import isolation
+from breakglass.claude.command import TurnRequest, prepare_job
 from breakglass.claude.isolation import isolation_fault, readable_by
-from breakglass.config.model import ChatSettings, Config
+from breakglass.config.model import Address, ChatSettings, Config, Host, Vm
 
 from ..support.claude import UIDS
 from ..support.ports import reserve_port
@@ -137,6 +138,19 @@ def test_a_sessions_dir_that_claude_can_not_enter(place: Path) -> None:
     assert "sessions/work" in isolation_fault(config(place, uids=UIDS, command=str(program)))
     (place / "sessions").chmod(0o711)
     assert isolation_fault(config(place, uids=UIDS, command=str(program))) == ""
+
+
+def test_claude_can_enter_its_directories_under_any_umask(place: Path) -> None:
+    """A service manager may start the launcher with one that closes every new directory to others."""
+    vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1", 22), "power", "read"),))
+    before = os.umask(0o077)
+    try:
+        prepare_job(ChatSettings(str(place), uids=UIDS), TurnRequest("m", "operator", vm, "hello", "sid"), place)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (place, *place.iterdir())}
+    private = {"ssh": 0o700, "home": 0o700, "scraps": 0o700}
+    assert modes == private | {place.name: 0o711, "bin": 0o755, "cwd": 0o555, "shell": 0o555, "agents.json": 0o444}
 
 
 def test_chat_is_off_when_it_can_not_be_proven(place: Path) -> None:
