@@ -1,6 +1,7 @@
 """The socket between a handler and its launcher, and who is at the other end of it."""
 
 import array
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -29,6 +30,12 @@ def sender_of(channel: socket.socket) -> int:
     """Return the user that made a connection, or that listens where it goes. For a socket pair, its maker."""
     credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return int(_UCRED.unpack(credentials)[1])
+
+
+def process_of(channel: socket.socket) -> int:
+    """Return a pidfd of the process that made a connection. Raises OSError when it has ended."""
+    credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return os.pidfd_open(_UCRED.unpack(credentials)[0])
 
 
 def unpack(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int | None, list[int]]:

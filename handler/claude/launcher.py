@@ -18,7 +18,7 @@ from ..config.model import Config
 from .launch_channel import ANCILLARY, open_channel, receive_senders, sender_of, unpack
 from .launch_messages import ACCEPTED, FAILED, FDS, MOST_BYTES, NOT_ISOLATED, Message, parse_message
 from .launched_turn import check_chat, is_socket, remove_below, run_turn, send_reply
-from .processes import PR_SET_DUMPABLE, prctl
+from .processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
 from .readers import Readers
 from .start import Account
 
@@ -28,35 +28,42 @@ MOST_CHILDREN = 200  # three for each of the 64 turns of a handler: a turn's own
 def start_launcher(account: Account, load: Callable[[], Config]) -> socket.socket:
     """Fork the launcher; return the socket to it. Call this as root, in a process without threads.
 
-    It ends when the last process that has that socket has ended, and its own children have.
+    It ends when this process has ended, and its own children have. It does not wait for others that have the socket:
+    a handler that was taken over could leave some behind.
     """
     ours, theirs = open_channel()
+    handler = os.pidfd_open(os.getpid())
     if os.fork() == 0:
         try:
             ours.close()
-            run_launcher(theirs, account, load)
+            run_launcher(theirs, account, load, handler)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(0)
     theirs.close()
+    os.close(handler)
     return ours
 
 
-def run_launcher(channel: socket.socket, account: Account, load: Callable[[], Config]) -> None:
-    """Be the launcher, until the other end of the channel has closed and the last child has ended."""
+def run_launcher(channel: socket.socket, account: Account, load: Callable[[], Config], handler: int) -> None:
+    """Be the launcher, until the other end of the channel or the process `handler` has ended, and the last child has.
+
+    `handler` is a pidfd. What the launcher starts has no way to more rights than the user has that it becomes.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are the handler's
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what the launcher starts has no other process's mask
     prctl(PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
     receive_senders(channel)
-    Launcher(channel, account, load).run()
+    Launcher(channel, account, load, handler).run()
 
 
 class Launcher:
-    """The running launcher. `account` is the user and group of the process that answers HTTP."""
+    """The running launcher. `account` is the user and group of the process that answers HTTP, `handler` its pidfd."""
 
-    def __init__(self, channel: socket.socket, account: Account, load: Callable[[], Config]) -> None:
+    def __init__(self, channel: socket.socket, account: Account, load: Callable[[], Config], handler: int) -> None:
         self._channel, self._account, self._load = channel, account, load
         self._config: Config | None = None
         self._is_safe = False  # what the last check of that configuration has found
@@ -65,6 +72,7 @@ class Launcher:
         self._readers = Readers()
         self._is_open = True
         self._readers.add(channel.fileno(), self._read)
+        self._readers.add(handler, lambda: self._outlive(handler))
 
     def run(self) -> None:
         """Take messages until the channel is closed and the last child has ended."""
@@ -107,6 +115,12 @@ class Launcher:
         log_line("launcher-refused", why=why)
         self._stop_reading()
         self._channel.close()
+
+    def _outlive(self, handler: int) -> None:
+        """Take no message of another process that has the handler's socket."""
+        self._readers.remove(handler)
+        if self._is_open:
+            self._close("the handler has ended")
 
     def _stop_reading(self) -> None:
         """Take no further message. A handler that ends can wait for the other end of its channel."""

@@ -29,7 +29,12 @@ def launcher(arguments: argparse.Namespace) -> int:
     channel = socket.socket(fileno=_FIRST)
     if (channel.family, channel.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
         raise CommandError("what was passed to the launcher is not a connection of its socket", _HINT)
+    from ..claude.launch_channel import process_of
     from ..claude.launcher import run_launcher
 
-    run_launcher(channel, (account.pw_uid, account.pw_gid), lambda: load_config(path, os.environ))
+    try:
+        handler = process_of(channel)
+    except OSError:
+        raise CommandError("the handler that has connected can't be found", _HINT) from None
+    run_launcher(channel, (account.pw_uid, account.pw_gid), lambda: load_config(path, os.environ), handler)
     return DONE

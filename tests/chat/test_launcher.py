@@ -296,6 +296,25 @@ def test_nothing_starts_without_a_good_check(launchers: Launchers) -> None:
         client.remove(f"work/{KEY}")
 
 
+LEFT_BEHIND = """
+import os, sys
+from breakglass.claude.launcher import start_launcher
+channel = start_launcher((1, 1), lambda: sys.exit("no configuration"))
+channel.settimeout(20)
+if os.fork():
+    os._exit(0)
+print(channel.recv(1))
+"""
+
+
+def test_the_launcher_works_for_nobody_who_outlives_the_handler() -> None:
+    """A process that a handler started, and that has its socket, finds it closed once the handler has ended."""
+    command = [sys.executable, "-c", LEFT_BEHIND]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert '"why": "the handler has ended"' in ran.stdout, ran
+    assert ran.stdout.splitlines()[-1] == "b''"
+
+
 # --- with a handler ---
 
 
@@ -325,7 +344,8 @@ def test_who_answers_http_is_not_root_through_a_turn(talker: Talker, claude: Scr
             assert assert_unprivileged(talker.port) == pid
             claude.release("look")
             assert stream.rest()[-1]["ok"] is True
-    assert status_of(launcher_of(talker))["Uid"] == ["0"] * 4
+    launcher = status_of(launcher_of(talker))
+    assert (launcher["Uid"], launcher["NoNewPrivs"]) == (["0"] * 4, ["1"])  # which its children inherit
     assert (talker.sessions.stat().st_uid, (talker.sessions / "work").stat().st_uid) == (0, 0)
 
 

@@ -20,7 +20,8 @@ def main() -> None:
         if pid == 0:
             control.close()
             ours.close()
-            Launcher(theirs, (uid, uid), lambda: load_config(config, {})).run()
+            handler = os.pidfd_open(os.getppid())
+            Launcher(theirs, (uid, uid), lambda: load_config(config, {}), handler).run()
             sys.exit(0)
         theirs.close()
         socket.send_fds(control, [str(pid).encode()], [ours.fileno()])
