@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from ..config.model_api import API_KEY, ModelApi
 from .http_messages import HttpError, Response, get_all, read_body, read_headers, read_line, read_response
 from .model_requests import RefusedError, Request, passed_on, read_request
-from .peers import is_users
+from .peers import is_another_users
 
 if TYPE_CHECKING:
     import ssl
@@ -58,7 +58,7 @@ def serve(listening: int, api: ModelApi, token: str, uid: int) -> None:
     room = threading.Semaphore(CONNECTIONS)
     while True:
         client, address = listener.accept()
-        if not is_users(uid, address, listener.getsockname()):  # another turn's claude would take the room
+        if is_another_users(uid, address, listener.getsockname()):  # another turn's claude would take the room
             client.close()
             continue
         room.acquire()

@@ -6,14 +6,17 @@ import struct
 Address = tuple[str, int]
 
 
-def is_users(uid: int, theirs: Address, ours: Address) -> bool:
-    """Tell whether a connection's other end is a user's, as /proc/net/tcp says; True where there is no such file."""
+def is_another_users(uid: int, theirs: Address, ours: Address) -> bool:
+    """Tell whether /proc/net/tcp says that a connection's other end is not a user's.
+
+    That list may lack an end while many others come and go, or be missing.
+    """
     ends = [_as_listed(theirs), _as_listed(ours)]
     try:
         with open("/proc/net/tcp", "rb") as file:
-            return any(fields[1:3] == ends and int(fields[7]) == uid for fields in map(bytes.split, file))
+            return any(fields[1:3] == ends and int(fields[7]) != uid for fields in map(bytes.split, file))
     except OSError:
-        return True
+        return False
 
 
 def _as_listed(address: Address) -> bytes:
