@@ -5,13 +5,14 @@ at any moment. Of the handler's own directories only descriptors are used, and o
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
 import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..config.model import Config
@@ -27,6 +28,7 @@ from .uids import REMOVAL_SECONDS
 LogLine = Callable[..., None]
 
 HANDLERS = ("turns", "locks", "refused", "transcripts")  # directories of sessions.dir; the others are root's
+_MOST_LINKS = 40  # as for the kernel
 NOT_STARTED = "the turn could not be started: {error!r}"
 HINT = "check [chat] and the handler's log; the power verbs don't need claude"
 
@@ -42,34 +44,58 @@ def check_chat(config: Config, account: Account) -> str:
 def _find_unsafe(config: Config) -> str:
     """Return what another user than root can change of the files that root follows here, or ""."""
     for file in config.files:
-        path = Path(os.path.realpath(file))
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            continue
-        if status.st_uid != 0 or status.st_mode & 0o022:
-            return f"a user who is not root can write {path}; chown root {path}; chmod 640 {path}"
-        if above := _find_open_directory(path):
-            return f"a user who is not root can replace {path}; chown root {above}; chmod 755 {above}"
+        if where := find_writable(Path(file)):
+            return f"a user who is not root can write or replace {file}; {_mend(where)}"
     return ""
 
 
-def _find_open_directory(path: Path) -> Path | None:
-    """Return a directory above a path in which another user than root can put something in its place, or None."""
-    for above in path.parents:
-        status = above.stat()
-        if status.st_uid != 0 or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
-            return above
+def find_writable(path: Path) -> Path | None:
+    """Return the first directory, link or file on the way to a path that another user than root can change, or None.
+
+    A path that does not exist is looked at as far as it does.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for step in _steps(path):
+            status = step.lstat()
+            is_open = status.st_mode & 0o022 and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX)
+            if status.st_uid != 0 or (is_open and not stat.S_ISLNK(status.st_mode)):
+                return step
     return None
+
+
+def _steps(path: Path) -> Iterator[Path]:
+    """Yield what the kernel goes through on its way to a file: each directory, each link, and the file."""
+    at, names, links = Path("/"), list(path.absolute().parts[:0:-1]), 0
+    yield at
+    while names:
+        name = names.pop()
+        step = at.parent if name == ".." else at / name
+        yield step
+        if not step.is_symlink() or str(at).startswith("/proc/"):  # a link there is no text
+            at = step
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, "too many links", str(path))
+        target = Path(os.readlink(step))
+        at = Path("/") if target.is_absolute() else at
+        names += target.parts[: 0 if target.is_absolute() else None : -1]
+
+
+def _mend(path: Path) -> str:
+    """Return the commands after which only root can change a directory, a link or a file."""
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return f"chown -h root {path}"
+    return f"chown root {path}; chmod {755 if stat.S_ISDIR(mode) else 640} {path}"
 
 
 def _make_directories(config: Config, account: Account) -> str:
     top = Path(config.sessions_dir).absolute()
-    top.mkdir(0o711, parents=True, exist_ok=True)
-    status = top.stat()
-    if status.st_uid != 0 or status.st_mode & 0o022:
-        return f"sessions.dir must be root's: chown root {top}; chmod 711 {top}"
-    if above := _find_open_directory(Path(os.path.realpath(top))):
-        return f"sessions.dir must be root's, with all above it: chown root {above}; chmod 755 {above}"
+    for _ in range(2):  # root makes nothing in a place that is not its own
+        if where := find_writable(top):
+            return f"sessions.dir must be root's, with all above it: {_mend(where)}"
+        top.mkdir(0o711, parents=True, exist_ok=True)
     for name in HANDLERS:
         (top / name).mkdir(0o700, exist_ok=True)
         os.chown(top / name, *account, follow_symlinks=False)

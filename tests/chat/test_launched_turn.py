@@ -1,10 +1,12 @@
 """What the launcher does as root with files, while the handler's user moves those that it can move."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from breakglass.claude.launched_turn import find_writable
 from breakglass.claude.sandbox import PYTHON
 from breakglass.claude.start import give_away
 
@@ -47,3 +49,49 @@ def test_who_gets_a_directory_redirects_nothing(short_dir: Path) -> None:
     assert (work / "ssh").is_symlink()
     assert {path.stat().st_uid for path in elsewhere.iterdir()} == {0}
     assert {path.stat().st_uid for path in (work / "away").iterdir()} == {UID}
+
+
+def test_what_another_user_can_change_on_the_way_is_found(short_dir: Path) -> None:
+    """Each directory counts, also those that links lead through, each link, and the file, a pipe as well."""
+    short_dir.chmod(0o755)
+    for name in ("ours", "theirs", "shared", "sticky"):
+        (short_dir / name).mkdir()
+        (short_dir / name / "file").touch(0o644)
+    os.chown(short_dir / "theirs", UID, UID)
+    (short_dir / "shared").chmod(0o777)
+    (short_dir / "sticky").chmod(0o1777)
+    os.mkfifo(short_dir / "ours/pipe", 0o600)
+    os.chown(short_dir / "ours/pipe", UID, UID)
+    for path, target in (
+        ("ours/link", "../sticky/../ours/file"),
+        ("ours/there", "../theirs"),
+        ("ours/and-back", f"{short_dir}/theirs/back/file"),
+        ("theirs/back", "../ours"),
+        ("sticky/link", "../ours/file"),
+        ("sticky/foreign", "../ours/file"),
+        ("ours/dangling", "../sticky/missing"),
+    ):
+        (short_dir / path).symlink_to(target)
+    os.chown(short_dir / "sticky/foreign", UID, UID, follow_symlinks=False)
+    (short_dir / "sticky/own").touch()
+    os.chown(short_dir / "sticky/own", UID, UID)
+    for path in ("ours/file", "ours/link", "sticky/file", "sticky/link", "ours/missing/file", "ours/dangling"):
+        assert find_writable(short_dir / path) is None, path
+    for path, found in (
+        ("theirs/file", "theirs"),
+        ("ours/there/file", "theirs"),
+        ("ours/and-back", "theirs"),
+        ("theirs/../ours/file", "theirs"),
+        ("shared/file", "shared"),
+        ("sticky/foreign", "sticky/foreign"),
+        ("sticky/own", "sticky/own"),
+        ("ours/pipe", "ours/pipe"),
+    ):
+        assert find_writable(short_dir / path) in {short_dir / found, short_dir / "ours/.." / found}, path
+
+
+def test_links_in_a_circle_are_an_error(short_dir: Path) -> None:
+    """As for the kernel."""
+    (short_dir / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="too many links"):
+        find_writable(short_dir / "circle")

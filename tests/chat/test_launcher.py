@@ -265,15 +265,36 @@ def test_what_is_removed_is_below_the_sessions(launchers: Launchers) -> None:
 
 
 def test_a_configuration_that_the_handler_could_write_is_not_followed(launchers: Launchers) -> None:
-    """Root starts nothing that another user wrote down."""
+    """Root starts nothing that another user wrote down, and makes nothing where another user can put a link."""
     _, channel = launchers.open()
-    credential = launchers.directory / "credential"
+    credential, real, text = (
+        launchers.directory / "credential",
+        launchers.directory / "real",
+        launchers.config.read_text(),
+    )
+    (real / "below").mkdir(parents=True)
+    theirs = launchers.directory / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 1, 1)
+    (theirs / "credential").symlink_to(credential)
+    (theirs / "link").symlink_to(real / "below")
     with channel:
+        client = LauncherClient(channel)
         os.chown(credential, 1, 0)
         try:
-            assert f"can write {credential}; chown root" in LauncherClient(channel).check()
+            assert f"can write or replace {credential}; chown root {credential}; chmod 640" in client.check()
         finally:
             os.chown(credential, 0, 0)
+        try:
+            launchers.config.write_text(text.replace(str(credential), str(theirs / "credential")))
+            assert f"can write or replace {theirs}/credential; chown root {theirs}; chmod 755" in client.check()
+            launchers.config.write_text(text.replace(str(launchers.sessions), str(theirs / "link/sessions")))
+            assert f"sessions.dir must be root's, with all above it: chown root {theirs}" in client.check()
+            assert list((real / "below").iterdir()) == []
+            launchers.config.write_text(text.replace(str(launchers.sessions), str(real / "below/sessions")))
+            assert client.check() == ""
+        finally:
+            launchers.config.write_text(text)
 
 
 def test_nothing_starts_without_a_good_check(launchers: Launchers) -> None:
