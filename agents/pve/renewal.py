@@ -102,7 +102,8 @@ def _try_file() -> str | None:
 def become_new_file(empty_at: float) -> None:
     """Run the file in this process, with the same arguments and streams; return only if that failed.
 
-    It is told when the input was last empty, in seconds since the boot: what it reads first may be as old.
+    The new program gets the time when the input was last empty, in seconds since the boot: what it reads first may
+    be as old.
     """
     try:
         os.execve(sys.executable, sys.orig_argv, os.environ | {RENEWED: str(empty_at)})

@@ -24,7 +24,7 @@ class LauncherError(OSError):
 
 
 class Waitable(Protocol):
-    """A runner, as far as its handler has to do with it."""
+    """A runner whose end can be waited for."""
 
     def wait(self) -> object:
         """Return once it has ended."""
@@ -67,14 +67,14 @@ class LauncherClient:
             channel.connect(self._path)
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MOST_BYTES)
             if sender_of(channel) != 0:
-                raise PermissionError("it is not root's")
+                raise PermissionError("its listener is not root")
         except OSError as error:
             channel.close()
             raise LauncherError(f"no launcher answers on {self._path}: {error}") from None
         self.channel = channel
 
     def disconnect(self, seconds: float = 0.0) -> None:
-        """Close the channel. With `seconds`, let the launcher end first, and remove the files of the last turns."""
+        """Close the channel. First give the launcher `seconds` to end and to remove the files of the last turns."""
         channel, self.channel = self.channel, None
         if channel is not None:
             with channel, contextlib.suppress(OSError):
@@ -124,7 +124,7 @@ class LauncherClient:
                 socket.send_fds(channel, [message], [theirs.fileno(), *fds])
             except OSError as error:
                 ours.close()
-                raise LauncherError(f"the launcher takes no message: {error}") from None
+                raise LauncherError(f"the launcher could not be sent a message: {error}") from None
         return ours
 
 
@@ -136,5 +136,5 @@ def _receive(reply: socket.socket, seconds: float) -> tuple[bytes, str]:
     except TimeoutError:
         raise LauncherError(f"the launcher did not answer in {seconds:g} s") from None
     if not data:
-        raise LauncherError("the launcher gave no answer")
+        raise LauncherError("the launcher ended the connection without an answer")
     return data[:1], data[1:].decode("utf-8", "replace")

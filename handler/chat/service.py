@@ -28,7 +28,7 @@ _OFF = {
     "starting": ("chat is not ready yet", "try again in a moment"),
     "failed": ("chat is off: it could not be loaded", "see the handler's log"),
 }
-_NOT_ISOLATED = "mend that, and reload; without root, shared_uid = true allows chat about VMs without a guest"
+_NOT_ISOLATED = "correct that, and reload; without root, shared_uid = true allows chat about VMs without a guest"
 
 
 class ChatService:
@@ -42,7 +42,6 @@ class ChatService:
         self._applied = asyncio.Event()
         self._lock = asyncio.Lock()
         self._launcher: LauncherClient | None = None
-
         self._watched: socket.socket | None = None
 
     def use_launcher(self, launcher: "LauncherClient") -> None:
@@ -78,7 +77,7 @@ class ChatService:
             self.state = await self._apply(config)
         except Exception as error:  # chat is optional, so no defect of it may go further
             self.state = "failed"
-            self._why = str(error) if isinstance(error, OSError) else ""  # as one that the launcher gives
+            self._why = str(error) if isinstance(error, OSError) else ""  # as a LauncherError is
             audit.note("chat-failed", error=repr(error))
         shared = config.chat is not None and config.chat.shared_uid
         self.isolated = not shared if self.state == "on" else None

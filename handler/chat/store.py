@@ -182,7 +182,7 @@ class Store:
         return open_transcript(self._transcripts, sid)
 
     def tidy(self, turn_dir: Path) -> None:
-        """Remove the directory of a turn's process, as far as it is ours: the runner removes what is claude's user's.
+        """Remove the directory of a turn's process. The runner removes what belongs to claude's user.
 
         What can't be removed now is removed by a later `prune`.
         """

@@ -162,7 +162,7 @@ class Chat:
         try:
             await self.disk.run(running.process.wait)
             await self.disk.run(finish_log, str(turn_dir / "log"), *KILLED)
-            if self._launcher is None:  # which removes what it made
+            if self._launcher is None:  # a launcher removes what it made by itself
                 await self.disk.run(store.tidy, turn_dir)
         except (OSError, BreakglassError):  # the next client that attaches tries again
             pass

@@ -1,7 +1,7 @@
 """Check that claude's users cannot read the handler's files: a process of one of them opens each of them.
 
-So modes, groups, ACLs and the file system's own rules all count, and this code interprets none of them. What one user
-can read because it is that user's own is looked for by number.
+So modes, groups, ACLs and the file system's own rules all count, and this code interprets none of them. The process has
+the first id of the range; files that belong to another one are looked for by number.
 """
 
 import grp
@@ -89,7 +89,7 @@ def isolation_fault(config: Config) -> str:
 
 
 def _owner_fault(uids: range, files: Iterable[str]) -> str:
-    """Return what has ids of the range already: an account, a group, a range of /etc/subuid, or a file."""
+    """Return what ids of the range already belong to, or "": an account, a group, a range of /etc/subuid, or a file."""
     for uid in uids:
         for kind, look_up in (("user", pwd.getpwuid), ("group", grp.getgrgid)):
             try:
@@ -101,14 +101,14 @@ def _owner_fault(uids: range, files: Iterable[str]) -> str:
         for name, first, count in _read_ranges(path):
             if first < uids.stop and uids.start < first + count:
                 more = f"{first}-{first + count - 1}"
-                return f"{path} gives {more} to {name}, which has ids of chat.uids among them; choose others"
+                return f"{path} gives {more} to {name}, and some of these are in chat.uids; choose other ids"
     for path in files:
         try:
             found = os.stat(path)
         except OSError:
             continue
         if found.st_uid in uids or found.st_gid in uids:
-            return f"{path} belongs to user or group {found.st_uid}:{found.st_gid}, which chat.uids has"
+            return f"{path} belongs to {found.st_uid}:{found.st_gid}, and chat.uids has one of these; choose other ids"
     return ""
 
 

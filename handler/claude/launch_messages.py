@@ -1,7 +1,7 @@
 """The messages that the process which answers HTTP sends to the launcher. Pure.
 
-The launcher is root, and an attacker may have taken over the sender. So a message names a turn, a session and a VM, and
-is matched whole. It has no path, no user, no program and no variable in it: those are the launcher's own.
+The launcher is root, and an attacker may have taken over the sender. So the whole message has to match: the names of a
+turn, a session and a VM, and a prompt. Paths, users, programs and variables are the launcher's own.
 """
 
 import re
@@ -42,7 +42,7 @@ def parse_message(data: bytes) -> Message:
     """Return a message. Raises ValueError for anything else."""
     match = _MESSAGE.fullmatch(data)
     if match is None or len(data) > MOST_BYTES:
-        raise ValueError("it is not in the grammar")
+        raise ValueError("a message is not of the grammar")
     if match["check"]:
         return Message("check")
     if match["remove"]:

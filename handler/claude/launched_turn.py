@@ -1,4 +1,4 @@
-"""What the launcher does as root for a turn: it looks at what it was given, starts the runner, and removes the files.
+"""What the launcher does as root for a turn: it checks the descriptors, starts the runner, and removes the files.
 
 Directories that root writes into belong to root: a name in a directory of the handler's user could become a link
 at any moment. Of the handler's own directories only descriptors are used, and only those of the turn's own files.
@@ -42,7 +42,7 @@ def check_chat(config: Config, account: Account) -> str:
 
 
 def _find_unsafe(config: Config) -> str:
-    """Return what another user than root can change of the files that root follows here, or ""."""
+    """Return which file of the configuration another user than root can change, or ""."""
     for file in config.files:
         if where := find_writable(Path(file)):
             return f"a user who is not root can write or replace {file}; {_mend(where)}"
@@ -94,7 +94,7 @@ def _make_directories(config: Config, account: Account) -> str:
     top = Path(config.sessions_dir).absolute()
     for _ in range(2):  # root makes nothing in a place that is not its own
         if where := find_writable(top):
-            return f"sessions.dir must be root's, with all above it: {_mend(where)}"
+            return f"sessions.dir and all directories above it must be root's: {_mend(where)}"
         top.mkdir(0o711, parents=True, exist_ok=True)
     for name in HANDLERS:
         (top / name).mkdir(0o700, exist_ok=True)
@@ -171,13 +171,13 @@ def _remove_work_dir(path: Path) -> None:
 def _find_foreign(top: Path, uid: int, message: Message, fds: TurnFds) -> str:
     """Return which descriptor is not the turn's own, or "".
 
-    The runner writes to them, and renames in the directory, as root. So each has to be what it stands for, of the
-    handler's user; log and lock have to be locked, and a control has to wait for the turn.
+    The runner writes to them, and renames in the directory, as root. So each has to be the file of that name, and to
+    belong to the handler's user. No other process may hold the locks of log and lock, and the control has to be open.
     """
     waiting = select.poll()
     waiting.register(fds.control, 0)
     if not is_socket(fds.control) or waiting.poll(0):  # then another turn may have the locks by now
-        return "the control is not open"
+        return "the control of the turn is not open"
     transcripts = top / "transcripts"
     expected = {
         fds.log: top / "turns" / message.name / "log",

@@ -53,7 +53,7 @@ def run_launcher(channel: socket.socket, account: Account, load: Callable[[], Co
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are the handler's
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what the launcher starts has no other process's mask
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what the launcher starts must not inherit the handler's
     prctl(PR_SET_DUMPABLE, 0)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     receive_senders(channel)
@@ -66,7 +66,7 @@ class Launcher:
     def __init__(self, channel: socket.socket, account: Account, load: Callable[[], Config], handler: int) -> None:
         self._channel, self._account, self._load = channel, account, load
         self._config: Config | None = None
-        self._is_safe = False  # what the last check of that configuration has found
+        self._is_safe = False  # whether the last check of that configuration found no fault
         self._check = -1  # the pidfd of a check that has not ended
         self._children: dict[int, int] = {}  # the pid by the pidfd
         self._readers = Readers()
@@ -80,7 +80,7 @@ class Launcher:
             self._readers.poll_once(3600)
 
     def _read(self) -> None:
-        """Read a message, or the end of the other process. Anything that is no message closes the channel."""
+        """Take a message, or notice that the other end is closed. Anything else closes the channel."""
         try:
             data, ancillary, flags, _ = self._channel.recvmsg(MOST_BYTES + 1, ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -89,21 +89,21 @@ class Launcher:
             self._close(str(error))
             return
         uid, fds = unpack(ancillary)
-        if uid is None:  # of a message that a service manager's socket took before this process was there
+        if uid is None:  # the message came before this process had the service manager's socket
             uid = sender_of(self._channel)
         try:
             if not data and not fds:
                 self._stop_reading()
                 return
             if uid != self._account[0]:
-                raise ValueError(f"its sender is user {uid}")
+                raise ValueError(f"a message came from user {uid}")
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ValueError("it is too long")
+                raise ValueError("a message is too long or has too many descriptors")
             message = parse_message(data)
             if len(fds) not in FDS[message.kind]:
-                raise ValueError(f"it has {len(fds)} descriptors")
+                raise ValueError(f"a {message.kind} message has {len(fds)} descriptors")
             if not is_socket(fds[0]):
-                raise ValueError("its reply is not a socket")
+                raise ValueError(f"the first descriptor of a {message.kind} message is not a socket")
             self._take(message, fds)
         except ValueError as error:
             self._close(f"{error}")
@@ -128,7 +128,7 @@ class Launcher:
         self._is_open = False
 
     def _take(self, message: Message, fds: Sequence[int]) -> None:
-        """Do what a message asks for, in a child. Without a check that found no fault, nothing but a check is done."""
+        """Do what a message asks for, in a child. Only checks are done until one has found no fault."""
         reply = fds[0]
         if self._check >= 0:  # it has answered, or its own deadlines end it
             self._reap(self._check)
@@ -141,11 +141,11 @@ class Launcher:
                 return
         config, account = self._config, self._account
         if message.kind != "check" and not self._is_safe:
-            send_reply(reply, FAILED, "the launcher has not found that claude is isolated")
+            send_reply(reply, FAILED, "the launcher's last check did not show that claude is isolated")
         elif config is None or config.chat is None:
             send_reply(reply, FAILED, "the launcher's configuration has no [chat]")
         elif len(self._children) >= MOST_CHILDREN:
-            send_reply(reply, FAILED, f"{MOST_CHILDREN} processes of the launcher run already")
+            send_reply(reply, FAILED, f"the launcher has {MOST_CHILDREN} processes already")
         elif message.kind == "check":
             self._check = self._fork(lambda: _answer_check(config, account, reply), fds)
         elif message.kind == "remove":

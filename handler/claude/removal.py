@@ -1,8 +1,8 @@
 """Removes directories that claude may have filled, however deep they are. Standard library only, for the runner.
 
-It goes into no directory of another user: root walks no tree of a claude with a user of its own, a process with that
-user's rights removes it. And it walks down no tree: a directory's own directories are moved to the top, until it is
-empty. So each step is progress that lasts, and the time may be over at any of them.
+It enters no directory of another user. If claude has a user of its own, a process with that user's rights removes its
+tree, and root never walks it. The tree is not walked down either: the directories in a directory are moved to the top,
+until it is empty. So each step is progress that lasts, also if the time is over after it.
 """
 
 import os
@@ -32,7 +32,7 @@ def remove_directory(path: str, until: float) -> None:
         empty_directory(path, until)
         os.rmdir(path)
     except FileNotFoundError:
-        if os.path.lexists(path):  # it is not that another handler was first
+        if os.path.lexists(path):  # then the error is not that another handler was first
             raise
 
 

@@ -10,13 +10,13 @@ from ..config.model_api import ModelApi
 class RunnerJob(NamedTuple):
     """One turn to run: claude's command, its limits, and the descriptors that the runner inherits.
 
-    With `walled`, the command line begins with bubblewrap's. Without `uids`, their first and last, claude runs as the
-    handler's own user; otherwise the runner takes one of them and sets `uid`. The turn's directory belongs to `owner`.
-    `own` are the handler's user and group, where root starts the runner and claude runs as the handler's own user.
+    If `walled`, the command line begins with bubblewrap's. `uids` has the first and the last user id for claude, of
+    which the runner takes one and sets `uid`. If it is empty, claude runs as the handler's own user; if root starts the
+    runner, `own` has that user and group. The turn's directory belongs to `owner`.
     `commands` are the names that the runner serves on the socket `listener` (commands.py), with
     the configuration `ssh_config`. The turn is cancelled when the file `cancel` exists. With an `api`, the
     runner serves it on the socket `api_listener` (model_proxy.py). The session's transcript comes from the file
-    `source`, -1 for none, and goes to the file `target`, SID.new of the directory `transcripts`, where SID replaces it.
+    `source`, -1 for none, and goes to the file `target`, SID.new of the directory `transcripts`, where it replaces SID.
     """
 
     argv: tuple[str, ...]

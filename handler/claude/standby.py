@@ -1,7 +1,7 @@
 """The first process of a turn: it takes what claude needs, waits for the runner's worker, and saves what claude leaves.
 
 Standard library only, for the runner. What needs root is done here, before and after claude, and never while claude
-runs. So the transcript is saved and the user id is free again also when the worker was killed. This process has no
+runs. So even if the worker is killed, the transcript is saved and the user id is freed. This process has no
 threads, because it forks.
 """
 
@@ -29,7 +29,7 @@ from .uids import REMOVAL_SECONDS, NoFreeUid, claim_uid, hand_over, remove_hande
 LAST_SECONDS = 5.0  # to end claude's descendants once it has ended, and then for the last write
 SAVE_SECONDS = 3.0  # for the transcript
 _SAVED, _LOST = b"s", b"l"
-_HINTS = {  # whether the turn could not start because no user id is free
+_HINTS = {  # by whether the turn could not start because no user id is free
     True: "send it with a new id in a moment, or make the range of chat.uids larger",
     False: "check sessions.dir, and the handler's log",
 }
@@ -38,7 +38,7 @@ Save = Callable[[], bool]
 
 
 def run_beside(job: RunnerJob, work: Callable[[RunnerJob, Save], None]) -> None:
-    """Do the `work` of a turn in a child; before and after it, do what it needs root for.
+    """Do the `work` of a turn in a child, and what needs root before and after it.
 
     Until all processes of the turn have ended and its transcript is saved, the log, the session's lock and the
     handler's socket stay open here.
@@ -107,7 +107,7 @@ def _have_saved(job: RunnerJob, ask: int, told: int) -> bool:
 
 
 def _stand_by(job: RunnerJob, pid: int, asked: int, tell: int) -> None:
-    """Save the transcript when the worker has ended claude, or when the worker was killed; then remove what is left."""
+    """Save the transcript when the worker asks for it or was killed; then remove what claude left."""
     is_asked = bool(os.read(asked, 1))
     if is_asked:
         said = _save(job)

@@ -14,12 +14,12 @@ from .processes import has_processes, run_as
 from .removal import DIRECTORY, empty_directory, open_directory
 
 HANDED = ("home", "scraps")  # in the directory of a turn
-LOWEST = 1000  # no id of the system's
+LOWEST = 1000  # the ids below it are the system's
 REMOVAL_SECONDS = 3.0
 
 
 class NoFreeUid(Exception):
-    """Each id of the range belongs to a turn, or something that could not be removed belongs to it."""
+    """Each id of the range has a turn, or a process or files that could not be removed."""
 
 
 def claim_uid(uids: range, sessions: str) -> tuple[int, int]:

@@ -17,15 +17,15 @@ PR_GET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 3, 8, 24
 CAP_NET_BIND_SERVICE = 10
 _CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
 _FIELDS = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs")  # proc_pid_status(5)
-_MAKE_ONE = "make an account: adduser --system --group breakglass"
+_MAKE_ONE = "make an account: adduser --system --group --no-create-home breakglass"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def find_account(config: Path) -> pwd.struct_passwd | None:
-    """Return the account that a handler started as root becomes; None for one that was not, and stays what it is.
+    """Return the account that this process, started as root, becomes; None if another user started it.
 
-    Raises CommandError where [server] user can't be followed, and ConfigError for a file that can't be read.
+    Raises CommandError if [server] user is missing or can't be used, and ConfigError if the file can't be read.
     """
     name = read_server_user(config)
     if not name:
@@ -33,7 +33,7 @@ def find_account(config: Path) -> pwd.struct_passwd | None:
             return None
         raise CommandError(
             "the handler was started as root, and must not stay root",
-            f'write it into {config}: [server] user = "breakglass"; {_MAKE_ONE}; the files: docs/runbook.md',
+            f'{_MAKE_ONE}; write [server] user = "breakglass" into {config}; docs/runbook.md says who owns the files',
         )
     try:
         account = pwd.getpwnam(name)
@@ -44,7 +44,8 @@ def find_account(config: Path) -> pwd.struct_passwd | None:
     if os.geteuid() == 0:
         return account
     if os.geteuid() != account.pw_uid:
-        raise CommandError(f'[server] user is "{name}", and this is another user', f"start it as root, or as {name}")
+        message = f'[server] user is "{name}", and the handler was started as another user'
+        raise CommandError(message, f"start it as root, or as {name}")
     return None
 
 
@@ -101,14 +102,15 @@ def give_up_privileges() -> None:
     prctl(PR_SET_DUMPABLE, 0)  # a change of user can set it
     left = find_privileges(Path("/proc/self/status").read_text())
     if _libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
-        left.append("its memory is open")
+        left.append("its user can read its memory")
     try:
         os.setuid(0)
         left.append("it can become root again")
     except PermissionError:
         pass
     if left:
-        raise CommandError(f"the handler could not give up its privileges: {', '.join(left)}", "start it as its user")
+        message = f"the handler could not give up its privileges: {', '.join(left)}"
+        raise CommandError(message, "start it as root, or as its own user")
 
 
 def find_privileges(status: str) -> list[str]:

@@ -14,11 +14,11 @@ _HINT = "let systemd start it, with ListenSequentialPacket= and Accept=yes: docs
 
 
 def launcher(arguments: argparse.Namespace) -> int:
-    """Serve the handler at the other end of a connection until it closes that."""
+    """Serve the handler at the other end of a connection until the handler closes it."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         raise CommandError("no connection was passed to the launcher", _HINT)
     if os.geteuid() != 0:
-        raise CommandError("the launcher is not root", "start it as root; the handler needs no root then")
+        raise CommandError("the launcher was not started as root", _HINT)
     path = config_path()
     name = read_server_user(path)
     try:
@@ -28,7 +28,7 @@ def launcher(arguments: argparse.Namespace) -> int:
         raise CommandError(f'[server] user is "{name}", and there is no such user', hint) from None
     channel = socket.socket(fileno=_FIRST)
     if (channel.family, channel.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
-        raise CommandError("what was passed to the launcher is not a connection of its socket", _HINT)
+        raise CommandError("the launcher was passed something else than a connection to its socket", _HINT)
     from ..claude.launch_channel import process_of
     from ..claude.launcher import run_launcher
 

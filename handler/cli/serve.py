@@ -40,7 +40,7 @@ def _warn_of_missing_programs(config: Config) -> None:
 def _find_launcher(account: pwd.struct_passwd | None, path: Path) -> "LauncherClient | None":
     """Return what starts chat's turns as root: a process of another unit, or one that is started here.
 
-    None for a handler without root, and if it can't be loaded, which chat reports.
+    None for a handler without root, and if chat's modules can't be loaded, which chat reports.
     """
     try:
         from ..chat.launcher import LauncherClient

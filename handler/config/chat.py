@@ -32,7 +32,7 @@ def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatS
         entry.problem("shared_uid", message, f"write {_EXAMPLE} in its place, or take out the guests")
     at_once = entry.get_number("max_turns_at_once", 3, 1, 64)
     if uids and uids[1] - uids[0] + 1 < at_once:
-        entry.problem("uids", f"has fewer ids than max_turns_at_once, {at_once}", "name one id for each turn, or more")
+        entry.problem("uids", f"has fewer ids than max_turns_at_once, {at_once}", "name at least one id for each turn")
     seconds = entry.get_number("turn_seconds", 1800, 1, 24 * 3600)
     env = _files_env(entry) | _env(entry)
     api = read_model_api(entry)
@@ -45,7 +45,7 @@ def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatS
 def _uids(entry: Entry) -> tuple[int, ...]:
     """Return the first and the last user id for claude, or nothing."""
     if "user" in entry.data:
-        entry.get("user")  # it is known, and has its problem
+        entry.get("user")  # so that it is not reported as unknown, too
         entry.problem("user", "is a setting of version 0.1", f"write {_EXAMPLE} in its place")
     text = entry.get_str("uids")
     if not entry.has("uids") or not isinstance(entry.get("uids"), str):

@@ -24,7 +24,7 @@ from .secret_files import describe_exposure, safe_mode
 from .vms import read_vm, vmid_in
 
 _SESSION_SECRET_BYTES = 32
-_LET_READ = "root must own it and the handler's group read it (chmod 640 {path}), or the handler's user must own it"
+_LET_READ = "let root own it and the handler's group read it (chmod 640 {path}), or let the handler's user own it"
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 
 
@@ -94,7 +94,7 @@ def _sessions(entry: Entry) -> tuple[tuple[str, ...], str]:
 
 
 def _server_user(top: Entry) -> str:
-    """Return the account that the handler becomes when it is started as root, an empty text without one."""
+    """Return the account that the handler becomes when it is started as root, or an empty text."""
     entry = top.get_table("server")
     user = entry.get_str("user")
     if entry.has("user") and not _USER.fullmatch(user):

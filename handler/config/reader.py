@@ -15,7 +15,7 @@ _SECRET_PREFIX = 6  # whsec_ is a hint at what went wrong
 
 
 class ExposedError(Exception):
-    """Raised by a Read for a secret file that others can reach; says who, and which mode the file should have."""
+    """Raised by a Read for a secret file that others can reach; says who, and which mode it should have."""
 
     def __init__(self, message: str, mode: str = "600") -> None:
         super().__init__(message)
@@ -160,7 +160,7 @@ class Entry:
             self.problem(key, f'is not safe: "{_shown_path(file)}": {error}', f"chmod {error.mode} {_shown_path(file)}")
             return ""
         except PermissionError:
-            hint = f"root must own it and the handler's group read it: chmod 640 {_shown_path(file)}"
+            hint = f"let root own it and the handler's group read it: chmod 640 {_shown_path(file)}"
             self.problem(key, f'can\'t be read by this user: "{_shown_path(file)}"', hint)
             return ""
         except (OSError, ValueError) as error:

@@ -29,8 +29,8 @@ from .admission import check_permission
 from .gate import signed_request
 
 ACK_SECONDS = 8.0  # for a host to acknowledge: Alertmanager gives up after 10
-MATCH_SECONDS = 1.0  # of a processor, to compare one notification with the entries; the alerts beyond that are ignored
-PLAN_SECONDS = 2.0  # for a comparison with those before it; on a busy machine the sender has to send it again
+MATCH_SECONDS = 1.0  # of processor time, to compare a notification with the entries; the alerts beyond are ignored
+PLAN_SECONDS = 2.0  # for a comparison and those before it; after that, the sender has to send it again
 _DONE, _ID_REUSED = 0, 17  # of the host's exit codes; a capture that is older than a day is still the same one
 
 CaptureStatus = Mapping[str, object]

@@ -216,7 +216,7 @@ class Server(uvicorn.Server):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to serve. asyncio has one number for what it accepts at once and for what the system keeps."""
+        """Start to serve. asyncio has only one number for what it accepts at once and for the system's backlog."""
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(BACKLOG)

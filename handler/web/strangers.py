@@ -1,8 +1,8 @@
 """What peers without a key hold of the handler: its descriptors and its memory. At a limit the oldest gives way.
 
 A connection is a stranger's until a request on it has a good signature or gets its answer, and again afterwards. So a
-flood takes its own connections away, and a new one always gets in. The operator's is among the newest, and is whole at
-once.
+flood pushes out its own connections, and a new one always gets in. The operator's connection is among the newest, and
+its request arrives at once.
 """
 
 import resource
@@ -11,7 +11,7 @@ from typing import Protocol
 
 MOST_BYTES = 32 * 1024 * 1024  # of all strangers together
 CONNECTION_BYTES = 12 * 1024  # that a connection takes before its first byte (measured: 11 KiB with uvicorn 0.54)
-_SHARE, _OTHERS = 0.9, 32  # of the descriptors; those for the hosts, the turns and files
+_SHARE, _OTHERS = 0.9, 32  # the share of the descriptors; how many are for the hosts, the turns and files
 
 
 class Stranger(Protocol):

@@ -112,7 +112,7 @@ def test_an_exec_says_that_it_was_too_late(sshd: Sshd, disk: Disk) -> None:
     verdict = refused.trailer["verdict"]
     assert (refused.code, refused.trailer["outcome"], verdict["advice"]) == (12, "refused", "status")
     assert verdict["sentence"].startswith("nothing was done: this cycle may have waited 30")
-    assert verdict["sentence"].endswith(" s until the host agent could read it; look at the status, then ask again")
+    assert verdict["sentence"].endswith(" s until the host agent could read it; look at the status, then send it again")
     assert (status.code, status.trailer["last"] == "waits-long-1") == (0, False)
 
 

@@ -179,7 +179,7 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             attempt(others, b"check", [theirs.fileno()])
-        assert others.logged() == ["its sender is user 0"]
+        assert others.logged() == ["a message came from user 0"]
     finally:
         others.close()
 
@@ -302,14 +302,14 @@ def test_nothing_starts_without_a_good_check(launchers: Launchers) -> None:
     _, channel = launchers.open()
     with channel:
         client = LauncherClient(channel)
-        with pytest.raises(LauncherError, match="has not found"):
+        with pytest.raises(LauncherError, match="did not show"):
             client.remove(f"work/{KEY}")
         os.chmod(launchers.config, 0o660)
         try:
             reply, their_reply = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with reply, their_reply:
                 socket.send_fds(channel, [b"check"], [their_reply.fileno()])
-                with pytest.raises(LauncherError, match="has not found"):
+                with pytest.raises(LauncherError, match="did not show"):
                     client.remove(f"work/{KEY}")
         finally:
             os.chmod(launchers.config, 0o600)

@@ -119,7 +119,7 @@ class JobStore:
             return False
 
     def drop_dangling(self, job_id: str, at_least: float = float("-inf")) -> None:
-        """Free an id that is an alias of a capture which does not exist, if it is as many seconds old."""
+        """Free an id that is an alias of a missing capture, if the alias is older than `at_least` seconds."""
         path = self.path(job_id)
         try:
             if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > at_least:

@@ -143,7 +143,7 @@ def refuse_late(key: Key, request: Request, since: float) -> Iterator[Message] |
     sentence = (
         f"nothing was done: this {request.verb} may have waited {waited:.0f} s until the host agent could read it"
     )
-    return refuse(REFUSED, "too-late", f"{sentence}; look at the status, then ask again", "status")
+    return refuse(REFUSED, "too-late", f"{sentence}; look at the status, then send it again", "status")
 
 
 def refuse(exit_code: int, code: str, sentence: str, advice: str = "", line: str = "") -> Iterator[Message]:
