@@ -289,7 +289,7 @@ def test_a_configuration_that_the_handler_could_write_is_not_followed(launchers:
             launchers.config.write_text(text.replace(str(credential), str(theirs / "credential")))
             assert f"can write or replace {theirs}/credential; chown root {theirs}; chmod 755" in client.check()
             launchers.config.write_text(text.replace(str(launchers.sessions), str(theirs / "link/sessions")))
-            assert f"sessions.dir must be root's, with all above it: chown root {theirs}" in client.check()
+            assert f"sessions.dir and all directories above it must be root's: chown root {theirs}" in client.check()
             assert list((real / "below").iterdir()) == []
             launchers.config.write_text(text.replace(str(launchers.sessions), str(real / "below/sessions")))
             assert client.check() == ""
