@@ -76,4 +76,4 @@ class LogWriter:
         now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
-            self.is_cancelled = self.is_cancelled or os.path.exists(self._cancel)
+            self.is_cancelled = self.is_cancelled or os.path.lexists(self._cancel)  # no link is followed

@@ -72,6 +72,17 @@ def full_pipe() -> Iterator[int]:
         os.close(read)
 
 
+@pytest.mark.parametrize("target", ["/proc/self/status", "/no/such/file"])
+def test_the_end_of_a_turn_does_not_say_where_a_link_leads(tmp_path: Path, target: str) -> None:
+    """The runner may be root: whether a file exists that only root can look for is not to be seen by a cancellation."""
+    (tmp_path / "cancel").symlink_to(target)
+    writer = LogWriter(-1, str(tmp_path / "cancel"), lambda: None)
+    writer.start()
+    writer.write([{"type": "text"}])  # which fails; the look for the file comes after it
+    writer.close(END_SECONDS)
+    assert writer.is_cancelled
+
+
 TEXT = json.dumps({"type": "assistant", "message": {"id": "m", "content": [{"type": "text", "text": "hello"}]}})
 
 
