@@ -121,7 +121,7 @@ class ChatService:
                 f"chat is off, because claude is not isolated from the handler: {self._why}", _NOT_ISOLATED
             )
         if self.state == "failed" and self._why:
-            raise ChatOff(f"chat is off: {self._why}", "restart the handler; the power verbs don't need that")
+            raise ChatOff(f"chat is off: {self._why}", "restart the handler, or reload it if a unit runs its launcher")
         raise ChatOff(*_OFF[self.state])
 
     async def stop(self) -> None:
