@@ -30,7 +30,7 @@ def prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def _leave_keyring() -> None:
+def leave_keyring() -> None:
     """Take an empty session keyring, see session-keyring(7): all who have one can use its keys, whatever their user."""
     if number := _KEYCTL.get(os.uname().machine):
         _libc.syscall(number, _JOIN_SESSION_KEYRING, None)  # where it is not allowed, claude may not use keys either
@@ -134,7 +134,7 @@ def _become(uid: int | None) -> None:
     """Set the limits of what runs for claude, and its user and group."""
     for limit, value in LIMITS.items():
         resource.setrlimit(limit, (value, value))
-    _leave_keyring()
+    leave_keyring()
     if uid is not None:
         os.setgroups([])
         os.setgid(uid)

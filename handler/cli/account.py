@@ -9,7 +9,7 @@ import os
 import pwd
 from pathlib import Path
 
-from ..claude.processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
+from ..claude.processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, leave_keyring, prctl
 from ..config.load import read_server_user
 from .errors import CommandError
 
@@ -55,6 +55,7 @@ def become(account: pwd.struct_passwd) -> None:
     Only the right to listen on a port below 1024 is left, until `give_up_privileges`.
     """
     try:
+        leave_keyring()
         _empty_bounding_set()
         prctl(PR_SET_KEEPCAPS, 1)
         os.initgroups(account.pw_name, account.pw_gid)

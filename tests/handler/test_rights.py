@@ -159,6 +159,26 @@ def test_a_privilege_is_found() -> None:
             assert [line.split()[0] for line in found(good | {name: value})] == [name]
 
 
+_KEYRING = """
+import ctypes, os, pwd, sys
+from breakglass.cli.account import become
+add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+call, session, description = ctypes.CDLL(None).syscall, -3, b"breakglass-test"
+call(keyctl, 1, None)
+call(add_key, b"user", description, b"secret", 6, session)
+def search(): print(call(keyctl, 10, session, b"user", description, 0) > 0)
+search()
+become(pwd.getpwnam(sys.argv[1]))
+search()
+"""
+
+
+def test_roots_keys_in_the_kernel_are_not_the_handlers() -> None:
+    """A session's keyring has what its login put there, and who has the keyring can read that, whatever its user."""
+    ran = subprocess.run([sys.executable, "-c", _KEYRING, ACCOUNT], stdout=subprocess.PIPE, text=True, check=False)
+    assert ran.stdout.split() == ["True", "False"], "if the first is False, this system allows no keys"
+
+
 @pytest.mark.all
 @pytest.mark.real("sshd")
 def test_the_handler_needs_no_file_of_its_libraries(sshd: Sshd, tmp_path: Path) -> None:
