@@ -20,6 +20,7 @@ from .launch_messages import ACCEPTED, FAILED, FDS, MOST_BYTES, NOT_ISOLATED, Me
 from .launched_turn import check_chat, is_socket, remove_below, run_turn, send_reply
 from .processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
 from .readers import Readers
+from .sandbox import own_sandbox_works
 from .start import Account
 
 MOST_CHILDREN = 200  # three for each of the 64 turns of a handler: a turn's own is there until its files are removed
@@ -147,6 +148,8 @@ class Launcher:
         elif len(self._children) >= MOST_CHILDREN:
             send_reply(reply, FAILED, f"the launcher has {MOST_CHILDREN} processes already")
         elif message.kind == "check":
+            if config.chat.shared_uid:
+                own_sandbox_works(account[0])  # tried once, here, and not in the child of each turn
             self._check = self._fork(lambda: _answer_check(config, account, reply), fds)
         elif message.kind == "remove":
             self._fork(lambda: remove_below(config, message.name, reply), fds)

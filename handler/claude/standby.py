@@ -46,7 +46,7 @@ def run_beside(job: RunnerJob, work: Callable[[RunnerJob, Save], None]) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if job.own:
-        _become(*job.own)
+        _become(job)
     for fd in job.descriptors:
         os.set_inheritable(fd, False)
     prctl(PR_SET_DUMPABLE, 0)
@@ -73,13 +73,17 @@ def run_beside(job: RunnerJob, work: Callable[[RunnerJob, Save], None]) -> None:
     _stand_by(job, pid, asked, tell)
 
 
-def _become(uid: int, gid: int) -> None:
+def _become(job: RunnerJob) -> None:
     """Become the handler's own user, which may not be able to read the files of this program, for good."""
-    import encodings.idna  # noqa: F401  # this and what follows would be loaded later, by the children
-    import ssl  # noqa: F401
+    import encodings.idna  # noqa: F401  # this and what follows are loaded later by the children of another runner
 
-    from . import commands, model_forwarder  # noqa: F401
+    from . import model_forwarder  # noqa: F401
 
+    if job.commands:
+        from . import commands  # noqa: F401
+    if job.api is not None and job.api.base_url.startswith("https:"):
+        import ssl  # noqa: F401
+    uid, gid = job.own
     os.setgroups([gid])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
