@@ -5,8 +5,10 @@ After OpenSSH's `permanently_set_uid`: every id is set, then read back, and then
 
 import ctypes
 import errno
+import fcntl
 import os
 import pwd
+import termios
 from pathlib import Path
 
 from ..claude.processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, leave_keyring, prctl
@@ -56,6 +58,7 @@ def become(account: pwd.struct_passwd) -> None:
     """
     try:
         leave_keyring()
+        _leave_terminal()
         _empty_bounding_set()
         prctl(PR_SET_KEEPCAPS, 1)
         os.initgroups(account.pw_name, account.pw_gid)
@@ -69,6 +72,17 @@ def become(account: pwd.struct_passwd) -> None:
     _set_capabilities(1 << CAP_NET_BIND_SERVICE)  # without this one, a low port is refused, and nothing else
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory; a change of user can set it
     os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
+
+
+def _leave_terminal() -> None:
+    """Give up the terminal of the shell that started this process, in which it could type a command (TIOCSTI)."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # there is none
+        return
+    if os.getsid(0) != os.getpid():
+        fcntl.ioctl(terminal, termios.TIOCNOTTY)  # Ctrl-C still comes: it goes to the process group
+    os.close(terminal)
 
 
 def _empty_bounding_set() -> None:

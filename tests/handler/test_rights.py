@@ -1,5 +1,6 @@
 """The process that parses the network is not root: who it becomes, and what it can still read."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -177,6 +178,33 @@ def test_roots_keys_in_the_kernel_are_not_the_handlers() -> None:
     """A session's keyring has what its login put there, and who has the keyring can read that, whatever its user."""
     ran = subprocess.run([sys.executable, "-c", _KEYRING, ACCOUNT], stdout=subprocess.PIPE, text=True, check=False)
     assert ran.stdout.split() == ["True", "False"], "if the first is False, this system allows no keys"
+
+
+_TYPING = """
+import fcntl, os, pwd, sys, termios
+from breakglass.cli.account import become
+if os.fork():
+    sys.exit(os.wait()[1])  # a shell, which leads the session
+become(pwd.getpwnam(sys.argv[1]))
+try:
+    fcntl.ioctl(0, termios.TIOCSTI, b"x")
+    os.write(1, b"typed")
+except OSError:
+    os.write(1, b"refused")
+"""
+
+
+def test_the_handler_types_nothing_in_roots_terminal() -> None:
+    """Root's shell would run it once the handler has ended. Kernels without legacy_tiocsti refuse it to everyone."""
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", _TYPING, ACCOUNT])
+    said = b""
+    with open(terminal, "rb", buffering=0) as opened, contextlib.suppress(OSError):  # EIO: the other end is closed
+        while piece := opened.read(4096):
+            said += piece
+    os.waitpid(pid, 0)
+    assert said == b"refused"
 
 
 @pytest.mark.all
