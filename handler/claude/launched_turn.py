@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import socket
 import stat
 import time
@@ -29,12 +30,14 @@ LogLine = Callable[..., None]
 
 HANDLERS = ("turns", "locks", "refused", "transcripts")  # directories of sessions.dir; the others are root's
 _MOST_LINKS = 40  # as for the kernel
+START_SECONDS, CHECK_SECONDS = 10, 20  # for a disk; then the signal ends the process that waits for it
 NOT_STARTED = "the turn could not be started: {error!r}"
 HINT = "check [chat] and the handler's log; the power verbs don't need claude"
 
 
 def check_chat(config: Config, account: Account) -> str:
     """Make the directories of sessions.dir, and return why claude would not be isolated, or ""."""
+    signal.alarm(CHECK_SECONDS)
     try:
         return _find_unsafe(config) or _make_directories(config, account) or isolation_fault(config)
     except OSError as error:
@@ -111,6 +114,7 @@ def run_turn(config: Config, account: Account, message: Message, fds: Sequence[i
     The reply is accepted before the start, and closed once the runner has ended. What goes wrong in between is written
     into the turn's log.
     """
+    signal.alarm(START_SECONDS)
     reply, turn_fds = fds[0], TurnFds(*fds[1:])
     top = Path(os.path.realpath(config.sessions_dir))  # claude asks what its directory is called
     work = top / "work" / message.name
@@ -134,6 +138,7 @@ def run_turn(config: Config, account: Account, message: Message, fds: Sequence[i
     finally:
         for fd in fds[1:]:
             os.close(fd)
+    signal.alarm(0)
     if process is not None:
         process.wait()
     os.close(reply)
@@ -155,7 +160,11 @@ def remove_below(config: Config, name: str, reply: int) -> None:
 
 
 def _remove_work_dir(path: Path) -> None:
-    """Remove the directory of a turn, with the rights of its owner. Raises OSError when something is left."""
+    """Remove the directory of a turn, with the rights of its owner. Raises OSError when something is left.
+
+    A disk that hangs ends this process: another one that waits for the same name there could not end before it.
+    """
+    signal.alarm(int(REMOVAL_SECONDS) + 1)
     until = time.monotonic() + REMOVAL_SECONDS
     try:
         owner = path.lstat().st_uid
