@@ -94,6 +94,14 @@ def test_a_program_that_can_not_serve_is_not_begun(world: World, sound: str, tmp
         assert session.process.poll() is None
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a look at the file take as long as it does on a busy machine: these tests are not about its deadlines."""
+    for name in ("FILE_LOOK_SECONDS", "FILE_COMPARE_SECONDS", "FILE_TRY_SECONDS"):
+        monkeypatch.setattr(renewal, name, 120.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_only_another_whole_program_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the same text again, half a copy, a file that is gone, or one that came a moment ago."""
     path = tmp_path / "agent"
