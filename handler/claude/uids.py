@@ -94,7 +94,7 @@ def _list_handed(sessions: str) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for turn in os.listdir(f"{sessions}/work"):
         for name in HANDED:
-            path = f"{sessions}/work/{turn}/{name}"
+            path = os.path.join(sessions, "work", turn, name)
             try:
                 found.setdefault(os.lstat(path).st_uid, []).append(path)
             except OSError:
