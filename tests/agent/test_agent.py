@@ -167,10 +167,11 @@ def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
         tag = session.send("cycle id=to-be-killed by=operator")
         job = running_job(session)
         until(lambda: worker(gated_stop), "a worker")
+        command = recorded_command(gated_stop, job["id"])  # which a job that is killed can't write any more
         for pid in processes(gated_stop, job["id"]):
             signal_process(pid, signal.SIGKILL)
         at_work = worker(gated_stop)
-        signal_process(recorded_command(gated_stop, job["id"]), signal.SIGKILL)
+        signal_process(command, signal.SIGKILL)
         signal_process(at_work, signal.SIGKILL)
         result = session.result(tag)
         assert (result["outcome"], result["verdict"]["code"], result["stage"]) == ("failed", "job-killed", "stop")

@@ -113,10 +113,11 @@ def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) ->
     with Session(world) as session:
         tag = session.send(f"cycle id={job_id}")
         next(held)
+        command = recorded_command(world, job_id)
         second, first = processes(world, job_id)
         signal_process(second, signal.SIGSTOP)
         signal_process(first, signal.SIGKILL)
-        signal_process(recorded_command(world, job_id), signal.SIGKILL)
+        signal_process(command, signal.SIGKILL)
         until(lambda: processes(world, job_id) == [second], "the end of the first process")
         assert session.ask("stop id=stops-meanwhile", 60)["state"] == "stopped"
         until(lambda: not processes(world, "stops-meanwhile"), "the end of the stop, and so of its lock")

@@ -61,11 +61,10 @@ def test_what_a_killed_job_left_is_looked_at_beside_the_other_requests(world: Wo
     with Session(world) as session:
         tag = session.send(f"{verb} id={job_id}")
         next(held)
+        left = [*processes(world, job_id), *([recorded_command(world, job_id)] if verb == "stop" else [])]
         with unserved_fuse(hangs if verb == "stop" else world.root / "run/qemu-server"):
-            for pid in processes(world, job_id):
+            for pid in left:
                 signal_process(pid, signal.SIGKILL)
-            if verb == "stop":
-                signal_process(recorded_command(world, job_id), signal.SIGKILL)
             until(lambda: not processes(world, job_id), "the end of the job")
             asked = [session.ask("history")["outcome"] for _ in range(3)]
         result = session.result(tag, 60)
