@@ -64,7 +64,8 @@ def serve(arguments: argparse.Namespace) -> int:
         raise CommandError("standard output is closed, and the log goes there", "redirect it, like >> breakglass.log")
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
     try:
-        from ..web.late_modules import load_late_modules  # the other commands start without a server
+        from ..web.app import PAGE  # the other commands start without a server
+        from ..web.late_modules import load_late_modules
         from ..web.server import make_server
 
         load_late_modules()
@@ -81,6 +82,9 @@ def serve(arguments: argparse.Namespace) -> int:
             "the configuration has faults; each entry with a fault is off\n" + "\n".join(map(str, config.problems))
         )
     _warn_of_missing_programs(config)
+    if not os.access(PAGE, os.R_OK | os.X_OK):
+        hint = "install Breakglass where that user may read it, and not below /root"
+        raise CommandError(f"the handler's user can't read the page in {PAGE}", hint)
     server = make_server(config, lambda: load_config(path, os.environ), host, port)
     if launcher is not None:
         server.on_adopt = lambda service: service.chatting.use_launcher(launcher)

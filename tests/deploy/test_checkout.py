@@ -39,6 +39,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("handler", "agents", "static_site"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Procfile", place)
+    for directory in (place, *place.parents):
+        if not directory.stat().st_mode & 0o001:
+            directory.chmod(directory.stat().st_mode | 0o011)  # the handler's user reads the page there
     return place
 
 

@@ -57,6 +57,7 @@ def service(older: str, previous: Previous, world: World, sshd: Sshd, short_dir:
         key=sshd.power_key,
         host_key=[sshd.host_key],
         program=program,
+        is_older=older == "handler",
         extra=entry("generic", host="devvm"),
     )
     try:

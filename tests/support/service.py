@@ -107,6 +107,7 @@ class Service:
         key: str,
         host_key: object,
         program: Sequence[str] = program,
+        is_older: bool = False,  # it knows no [server], and stays root
         **more: Any,
     ) -> None:
         self.directory, self.program = directory, program
@@ -115,8 +116,10 @@ class Service:
         callers = {n: {"secret": s, "allow": READ if n == "viewer" else ALL} for n, s in self.secrets.items()}
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
-        self.config.write_text(config_text(callers, port=port, key=key, host_key=host_key, **more))
-        give_to_handler(self.config)
+        text = config_text(callers, port=port, key=key, host_key=host_key, **more)
+        self.config.write_text(text.replace(SERVER, "") if is_older else text)
+        if not is_older:
+            give_to_handler(self.config)
         self.start()
 
     def start(self) -> None:
