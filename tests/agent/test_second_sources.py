@@ -13,10 +13,12 @@ import pytest
 
 from breakglass.agents.pve.host.guest_agent import guest_agent_state, is_agent_port_open, ping_guest_agent
 from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.qmp import RUN_STATES
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, set_constants
 from ..support.failing_tools import misbehave
+from ..support.selection import sampled
 from ..support.signals import signal_process
 
 
@@ -49,6 +51,56 @@ def _serve(listener: socket.socket, answers: bool) -> None:
                 client.sendall(json.dumps({"return": token}).encode() + b"\n")
             while client.recv(4096):
                 pass
+
+
+@contextmanager
+def lying_monitor(world: World, word: str) -> Iterator[None]:
+    """Stand in QEMU's place on its monitor, as a QEMU that was taken over can, and say `word` for the state."""
+    path = world.root / f"run/qemu-server/{VMID}.qmp"
+    with socket.socket(socket.AF_UNIX) as listener:
+        path.unlink()
+        listener.bind(str(path))
+        listener.listen()
+        serving = threading.Thread(target=_lie, args=(listener, word))
+        serving.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
+
+
+def _lie(listener: socket.socket, word: str) -> None:
+    while True:
+        try:
+            client = listener.accept()[0]
+        except OSError:
+            return
+        with client, client.makefile("rwb") as stream:
+            stream.write(b'{"QMP": {}}\n')
+            stream.flush()
+            for line in stream:
+                state = {"status": word} if json.loads(line)["execute"] == "query-status" else {}
+                stream.write(json.dumps({"return": state}).encode() + b"\n")
+                stream.flush()
+
+
+@pytest.mark.real("qemu")
+def test_the_states_are_qemus_own(world: World) -> None:
+    """The list is the one that this QEMU describes itself (query-qmp-schema)."""
+    schema = world.monitor("query-qmp-schema")
+    assert isinstance(schema, list)
+    kinds = {kind["name"]: kind for kind in schema}
+    members = kinds[kinds["query-status"]["ret-type"]]["members"]
+    [state] = [member["type"] for member in members if member["name"] == "status"]
+    assert sorted(kinds[state]["values"]) == sorted(RUN_STATES)
+
+
+@pytest.mark.parametrize("word", sampled(["RUNNING!", "running\n", "stopped", "elsewhere", "unknown"], "RUNNING!"))
+def test_a_word_that_is_no_state_of_qemus_is_not_passed_on(world: World, word: str) -> None:
+    """A QEMU that was taken over says it; the page would send it back as `if_state`, and every button would fail."""
+    with lying_monitor(world, word):
+        answer = execute(world, "status")
+    assert (answer.code, answer.trailer["state"]) == (0, "unknown")
+    assert answer.stdout.splitlines()[0] == f"unknown: pid {world.pid}; QMP says no state that QEMU has"
 
 
 def test_the_guest_agent_is_reported(world: World) -> None:

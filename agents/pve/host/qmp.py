@@ -10,6 +10,11 @@ import time
 from types import TracebackType
 
 MESSAGE_BYTES = 4 * 1024 * 1024
+# RunState of QEMU's qapi/run-state.json, since 6.0. No other word is passed on: callers compare it and send it back.
+RUN_STATES = (
+    *("debug", "inmigrate", "internal-error", "io-error", "paused", "postmigrate", "prelaunch", "finish-migrate"),
+    *("restore-vm", "running", "save-vm", "shutdown", "suspended", "watchdog", "guest-panicked", "colo"),
+)
 
 
 class QmpSilent(Exception):
@@ -102,9 +107,10 @@ class Qmp:
             self._next()
 
     def status(self) -> str:
-        """Return QEMU's RunState (qapi/run-state.json)."""
+        """Return QEMU's RunState; `unknown` if it says anything else."""
         answer = self.command("query-status")
-        return str(answer.get("status", "unknown")) if isinstance(answer, dict) else "unknown"
+        word = str(answer.get("status")) if isinstance(answer, dict) else ""
+        return word if word in RUN_STATES else "unknown"
 
     def __enter__(self) -> "Qmp":
         return self

@@ -29,7 +29,7 @@ class Facts:
     Attributes:
         pid: the number in the pid file, None without one.
         ours: whether /proc shows it to be this VM's QEMU, None where /proc did not answer.
-        qmp: QEMU's own state, empty where it was silent, None where it was not asked.
+        qmp: QEMU's own state (`unknown`: a word that is none), empty where it was silent, None where it was not asked.
         silence: why QMP was silent.
         unread: no source was read at all.
     """
@@ -128,14 +128,15 @@ def describe_sources(facts: Facts) -> str:
     """Return one line that names each source and its answer."""
     if facts.unread:
         return "nothing answered"
+    said = "no state that QEMU has" if facts.qmp == "unknown" else facts.qmp
     if facts.pid is None:
-        return f"no pid file; QMP says {facts.qmp}" if facts.qmp else "no pid file"
+        return f"no pid file; QMP says {said}" if said else "no pid file"
     if facts.ours is False:
         return f"the pid file names {facts.pid}, which is not this VM's QEMU"
     proc = f"pid {facts.pid}" if facts.ours else f"pid {facts.pid} (/proc did not answer)"
     if facts.qmp is None:
         return f"{proc}; QMP did not answer yet"
-    return f"{proc}; QMP says {facts.qmp}" if facts.qmp else f"{proc}; QMP is silent: {facts.silence}"
+    return f"{proc}; QMP says {said}" if said else f"{proc}; QMP is silent: {facts.silence}"
 
 
 def has_process(facts: Facts) -> bool | None:
