@@ -1,5 +1,7 @@
 """One connection to a host carries all its VMs, and `answering` is said only of a VM that a verb would reach."""
 
+import http.client
+import json
 import os
 import re
 import threading
@@ -145,21 +147,25 @@ def test_a_host_agent_that_was_silent_is_asked_for_its_node_before_a_verb(servic
 def test_a_vm_that_moved_while_its_verb_waited_for_the_node_is_not_reset_there(service: Service, sshd: Sshd) -> None:
     """A reload takes the VM off the host; then the host says which node it is, and the verb is not sent any more."""
     here = os.uname().nodename.partition(".")[0]
+    name_node(service, here)
+    wait_until(lambda: (logins(sshd), connections(sshd)) == (2, 1))  # only the new connection is left
     script = Scripted(sshd.world)
     script.say([("ping", [{"wait": "go"}, result(vms="102-104", node=here)]), ("", [result(jobs=[])])])
-    name_node(service, here)
     sshd.drop_connections()
-    answers: list[dict[str, Any]] = []
-    asking = threading.Thread(target=lambda: answers.append(service.pve("reset", vm="devvm").json))
-    asking.start()
+    service.not_answering()  # else the verb may be sent on the old connection, and its answer be lost
+    body = json.dumps({"verb": "reset", "vm": "devvm"}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+    connection.request("POST", "/pve", body, {**service.signed(body), "accept": "application/x-ndjson"})
+    stream = connection.getresponse()  # its headers come when the verb has begun to wait
     wait_until(lambda: script.asked("ping") != [])
     keys = f"key = '''{sshd.power_key}'''\nhost_key = 'any'\n"
     far = f"[hosts.pve2]\nssh = 'breakglass@127.0.0.1:{reserve_port()}'\n{keys}"
     rewrite(service, lambda text: text.replace('hosts = ["pve1"]\nvmid = 102', 'hosts = ["pve2"]\nvmid = 102') + far)
     hang_up(service)
     script.let_go("go")
-    asking.join(60)
-    assert (answers[0]["outcome"], answers[0]["reached"]) == ("unreached", False)
+    answer = json.loads(stream.read().splitlines()[-1])
+    connection.close()
+    assert (answer["outcome"], answer["reached"]) == ("unreached", False), json.dumps(answer)
     assert script.asked("reset") == []
 
 
