@@ -1,6 +1,8 @@
 """What the kernel says about the processes that answer HTTP."""
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 LISTENING = "0A"
@@ -11,15 +13,18 @@ def answering(port: int) -> list[int]:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inodes = {row[9] for row in rows if int(row[1].rpartition(":")[2], 16) == port and row[3] == LISTENING}
     names = {f"socket:[{inode}]" for inode in inodes}
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            links = {os.readlink(each) for each in Path(f"/proc/{name}/fd").iterdir()}
-        except OSError:  # it has ended, or this user may not look
-            continue
-        if links & names:
-            found.append(int(name))
-    return found
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if not names.isdisjoint(files_of(pid))]
+
+
+def files_of(pid: int) -> Iterator[str]:
+    """Yield what each descriptor of a process is; nothing of one that has ended or is closed to this user."""
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for descriptor in descriptors:
+        with suppress(OSError):  # closed meanwhile
+            yield os.readlink(f"/proc/{pid}/fd/{descriptor}")
 
 
 def status_of(pid: int) -> dict[str, list[str]]:
