@@ -1,4 +1,4 @@
-"""One JSON line a request on stdout: time, caller, verb, vm, id, outcome, seconds. No secret, no body.
+"""The log: one JSON line for each event, on stdout. docs/logs.md describes each. No signing key, no body.
 
 A thread behind a bounded queue writes them: a full disk or an unread pipe loses lines, and stops no verb and no
 shutdown. It calls os.write, because the interpreter's own stdout has a lock that a stuck thread would keep.
@@ -10,12 +10,59 @@ without a deadline when it stops, and prints a traceback for each line that a fu
 import json
 import os
 import queue
+import select
 import threading
 import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+
+INFO, WARNING, ERROR = "info", "warning", "error"
+EVENTS = {  # and their levels; that of a request depends on its outcome
+    "alert": INFO,
+    "background-call-failed": ERROR,
+    "chat": INFO,
+    "chat-failed": ERROR,
+    "defect": ERROR,
+    "host-down": ERROR,
+    "host-up": INFO,
+    "keep-open-failed": ERROR,
+    "launcher-refused": ERROR,
+    "library": WARNING,
+    "lines-lost": WARNING,
+    "not-removed": WARNING,
+    "out-of-descriptors": ERROR,
+    "own-agent-unreadable": ERROR,
+    "programs-missing": WARNING,
+    "reload": INFO,
+    "reload-rejected": ERROR,
+    "request": INFO,
+    "start": INFO,
+}
+# The other outcomes and codes of a request are warnings: the handler or the host refused it.
+_GOOD = ("done", "running", "turn", "attach", "cancel", "accepted", "repeated", "ignored", "client-gone")
+_BAD = ("failed", "unreached", "unknown", "internal")
 
 _MOST_WAITING = 10_000
 _STOP_SECONDS = 1.0
+_REASON_CHARACTERS = 200
 _waiting: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
+_request: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
+
+
+class LostLines:
+    """How many lines are lost since the last one that said so."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def add(self, count: int) -> None:
+        """Count lines that are lost; a negative number is taken off."""
+        with self._lock:
+            self.count += count
+
+
+_lost = LostLines()
 
 
 class Writer(threading.Thread):
@@ -24,18 +71,27 @@ class Writer(threading.Thread):
     def __init__(self, fd: int = 1) -> None:
         super().__init__(name="audit", daemon=True)
         self._fd = fd
+        self._is_torn = False  # a full disk has cut a line: the next one begins a line of its own
 
     def run(self) -> None:
-        """Write queued lines until there is None in the queue."""
-        is_torn = False  # a full disk has cut a line: the next one begins a line of its own
+        """Write queued lines until there is None in the queue. Say first how many before them are lost."""
         while (line := _waiting.get()) is not None:
-            rest = b"\n" + line if is_torn else line
-            try:
-                while rest:
-                    rest = rest[os.write(self._fd, rest) :]
-                    is_torn = rest != b""
-            except OSError:
-                pass
+            count = _lost.count
+            if count and self._put(as_line("lines-lost", {"count": count})):
+                _lost.add(-count)
+            if not self._put(line):
+                _lost.add(1)
+
+    def _put(self, line: bytes) -> bool:
+        """Write a line; tell whether all of it was written."""
+        rest = b"\n" + line if self._is_torn else line
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+                self._is_torn = rest != b""
+        except OSError:
+            return False
+        return True
 
     def stop(self) -> None:
         """Write what is left, as far as that goes in a second."""
@@ -46,20 +102,55 @@ class Writer(threading.Thread):
         self.join(_STOP_SECONDS)
 
 
-def request(began: float, outcome: str, caller: str = "", verb: str = "", vm: str = "", msg_id: str = "") -> None:
-    """Record one request; `began` is its time.monotonic()."""
-    seconds = round(time.monotonic() - began, 4)
-    _write({"caller": caller, "verb": verb, "vm": vm, "id": msg_id, "outcome": outcome, "seconds": seconds})
+def begin(client: str, proxy: str) -> None:
+    """Begin a request: what is added to it from now on, in this task and those that it starts, is in its line."""
+    _request.set({"client": client, "proxy": proxy})
+
+
+def add(key: str = "", reason: str = "", verdict: object = None) -> None:
+    """Add to the line of the request that this task belongs to: the signing key, the reason, the verdict's code."""
+    facts = _request.get()
+    if facts is not None:
+        code = str(verdict.get("code", "")) if isinstance(verdict, dict) else ""
+        found = {"key": key, "reason": reason[:_REASON_CHARACTERS], "code": code}
+        facts.update({name: value for name, value in found.items() if value})
+
+
+def request(
+    began: float, outcome: str, caller: str = "", verb: str = "", vm: str = "", msg_id: str = "", why: str = ""
+) -> None:
+    """Record one request; `began` is its time.monotonic(). `why` says what was wrong with its authentication."""
+    facts, seconds = _request.get() or {}, round(time.monotonic() - began, 4)
+    level = INFO if outcome in _GOOD else ERROR if outcome in _BAD else WARNING
+    line: dict[str, object] = {name: facts.get(name, "") for name in ("client", "proxy")}
+    line |= {"outcome": outcome, "why": why, "caller": caller, "key": facts.get("key", ""), "verb": verb, "vm": vm}
+    line |= {"id": msg_id, "code": facts.get("code", ""), "reason": facts.get("reason", ""), "seconds": seconds}
+    _queue(as_line("request", line, level))
 
 
 def note(event: str, **facts: object) -> None:
     """Record something that is not a request: a start, a connection, a warning."""
-    _write({"event": event, **facts})
+    _queue(as_line(event, facts, WARNING if EVENTS[event] == INFO and facts.get("problems") else ""))
 
 
-def _write(line: dict[str, object]) -> None:
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def note_at_once(event: str, **facts: object) -> None:
+    """Write a line without the thread, in a process that has none. It is lost if the log takes none at the moment."""
     try:
-        _waiting.put_nowait(json.dumps({"time": now, **line}, default=str).encode() + b"\n")
-    except queue.Full:
+        if select.select([], [1], [], 0)[1]:
+            os.write(1, as_line(event, facts))
+    except OSError:
         pass
+
+
+def as_line(event: str, facts: Mapping[str, object], level: str = "") -> bytes:
+    """Return a line of the log. The level is the event's own unless it is given."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = {"time": now, "level": level or EVENTS[event], "event": event, **facts}
+    return json.dumps(line, default=str).encode() + b"\n"
+
+
+def _queue(line: bytes) -> None:
+    try:
+        _waiting.put_nowait(line)
+    except queue.Full:
+        _lost.add(1)

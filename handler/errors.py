@@ -14,6 +14,7 @@ class BreakglassError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     reached: ClassVar[bool | None] = False
+    why = ""  # for the log only: what was wrong with the authentication
 
     def __init__(self, message: str, hint: str = "", **extra: object) -> None:
         super().__init__(message)
@@ -28,18 +29,19 @@ class BreakglassError(Exception):
 
 
 class Unauthorized(BreakglassError):
-    """Authentication failed. Deliberately does not say which check."""
+    """Authentication failed. The answer deliberately does not say which check; `why` does, in the log."""
 
     code, status = "unauthorized", 401
 
-    def __init__(self) -> None:
+    def __init__(self, *, why: str = "") -> None:
         super().__init__("the request is not signed by a known caller", "sign it: see README, signed requests")
+        self.why = why
 
 
 class StaleTimestamp(BreakglassError):
     """The signature is good, but its timestamp is too old or too early."""
 
-    code, status = "stale-timestamp", 401
+    code, status, why = "stale-timestamp", 401, "stale"
 
 
 class Forbidden(BreakglassError):

@@ -7,10 +7,11 @@ from a proxy's header, unsigned requests, a wider tolerance, Grafana's signature
 
 import base64
 import binascii
+import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..errors import Forbidden, StaleTimestamp, Unauthorized
@@ -19,6 +20,7 @@ from .compare import same
 TOLERANCE = 300
 SECRET_BYTES = range(24, 65)
 
+MALFORMED, UNKNOWN = "malformed", "unknown signature"  # why a request is unauthorized
 SIGNATURE, GRAFANA, BEARER = "signature", "grafana", "bearer"  # the auth methods
 GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP = "x-grafana-alerting-signature", "x-grafana-alerting-timestamp"
 TOKEN = re.compile(r"bgt_[A-Za-z0-9_-]{43,128}", re.ASCII)  # 32 random bytes as base64url have 43 characters
@@ -74,11 +76,20 @@ class Caller:
 
 @dataclass(frozen=True)
 class Signed:
-    """A request with a good signature. `check_age` checks its age. Grafana's requests have no id."""
+    """A request with a good signature. `check_age` checks its age. Grafana's requests have no id.
+
+    `key` is the fingerprint of the signing key.
+    """
 
     caller: Caller
     id: str
     timestamp: int
+    key: str = field(default="", compare=False)
+
+
+def fingerprint(key: bytes) -> str:
+    """Return the name of a key in the log: the first 8 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(key).hexdigest()[:8]
 
 
 def secret_bytes(secret: str) -> bytes:
@@ -110,9 +121,10 @@ def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
     timestamp = headers.get("webhook-timestamp", "")
     claimed = _entries(headers.get("webhook-signature", ""))
     if not (claimed and ID.fullmatch(msg_id) and _TIMESTAMP.fullmatch(timestamp)):
-        raise Unauthorized
+        raise Unauthorized(why=MALFORMED)
     signed_bytes = f"{msg_id}.{timestamp}.".encode() + body
-    return Signed(_find_signer(callers, SIGNATURE, signed_bytes, claimed), msg_id, int(timestamp))
+    caller, key = _find_signer(callers, SIGNATURE, signed_bytes, claimed)
+    return Signed(caller, msg_id, int(timestamp), key)
 
 
 def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
@@ -122,29 +134,35 @@ def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> 
     """
     timestamp, claimed = headers.get(GRAFANA_TIMESTAMP, ""), headers.get(GRAFANA_SIGNATURE, "")
     if not (_TIMESTAMP.fullmatch(timestamp) and _HEX_DIGEST.fullmatch(claimed)):
-        raise Unauthorized
+        raise Unauthorized(why=MALFORMED)
     signed_bytes = f"{timestamp}:".encode() + body
-    return Signed(_find_signer(callers, GRAFANA, signed_bytes, [bytes.fromhex(claimed)]), "", int(timestamp))
+    caller, key = _find_signer(callers, GRAFANA, signed_bytes, [bytes.fromhex(claimed)])
+    return Signed(caller, "", int(timestamp), key)
 
 
-def _find_signer(callers: Iterable[Caller], auth_method: str, signed_bytes: bytes, claimed: list[bytes]) -> Caller:
+def _find_signer(
+    callers: Iterable[Caller], auth_method: str, signed_bytes: bytes, claimed: list[bytes]
+) -> tuple[Caller, str]:
     return _find_caller(callers, auth_method, lambda key: hmac.digest(key, signed_bytes, "sha256"), claimed)
 
 
 def _find_caller(
     callers: Iterable[Caller], auth_method: str, proof: Callable[[bytes], bytes], claimed: list[bytes]
-) -> Caller:
-    """Return the caller with a key whose `proof(key)` is among the claimed ones; raise Unauthorized without one."""
-    found: Caller | None = None
+) -> tuple[Caller, str]:
+    """Return the caller with a key whose `proof(key)` is among the claimed ones, and that key's fingerprint.
+
+    Raise Unauthorized without one.
+    """
+    found: tuple[Caller, bytes] | None = None
     for caller in callers:
         for key in caller.keys if caller.auth_method == auth_method else ():
             expected = proof(key)
             for claim in claimed:
                 if same(expected, claim):
-                    found = caller
+                    found = caller, key
     if found is None:
-        raise Unauthorized
-    return found
+        raise Unauthorized(why=UNKNOWN)
+    return found[0], fingerprint(found[1])
 
 
 def bearer_token(headers: Headers) -> str | None:
@@ -156,8 +174,8 @@ def bearer_token(headers: Headers) -> str | None:
     return match[1] if match else None
 
 
-def verify_bearer(callers: Iterable[Caller], token: str) -> Caller:
-    """Return the caller that has this token, or raise Unauthorized."""
+def verify_bearer(callers: Iterable[Caller], token: str) -> tuple[Caller, str]:
+    """Return the caller that has this token, and its fingerprint, or raise Unauthorized."""
     return _find_caller(callers, BEARER, lambda key: key, [token.encode()])
 
 

@@ -5,15 +5,13 @@ other process has. The launcher looks at the sender's user, matches the message 
 its own reading of the configuration, which belongs to root. What could block, it does in a child.
 """
 
-import json
 import os
-import select
 import signal
 import socket
-import time
 import traceback
 from collections.abc import Callable, Sequence
 
+from .. import audit
 from ..config.model import Config
 from .launch_channel import ANCILLARY, open_channel, receive_senders, sender_of, unpack
 from .launch_messages import ACCEPTED, FAILED, FDS, MOST_BYTES, NOT_ISOLATED, Message, parse_message
@@ -38,8 +36,8 @@ def start_launcher(account: Account, load: Callable[[], Config]) -> socket.socke
         try:
             ours.close()
             run_launcher(theirs, account, load, handler)
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            _log_defect(error)
         finally:
             os._exit(0)
     theirs.close()
@@ -113,7 +111,7 @@ class Launcher:
                 os.close(fd)
 
     def _close(self, why: str) -> None:
-        log_line("launcher-refused", why=why)
+        audit.note_at_once("launcher-refused", why=why)
         self._stop_reading()
         self._channel.close()
 
@@ -154,7 +152,7 @@ class Launcher:
         elif message.kind == "remove":
             self._fork(lambda: remove_below(config, message.name, reply), fds)
         else:
-            self._fork(lambda: run_turn(config, account, message, fds, log_line), fds)
+            self._fork(lambda: run_turn(config, account, message, fds, audit.note_at_once), fds)
 
     def _fork(self, work: Callable[[], bool | None], fds: Sequence[int]) -> int:
         """Do `work` in a child that has these descriptors and no other; it ends with 0 for True. Return its pidfd."""
@@ -167,8 +165,8 @@ class Launcher:
             try:
                 _close_all_but(fds)
                 os._exit(0 if work() else 1)
-            except BaseException:
-                traceback.print_exc()
+            except BaseException as error:
+                _log_defect(error)
             finally:
                 os._exit(1)
         pidfd = os.pidfd_open(pid)
@@ -199,11 +197,6 @@ def _answer_check(config: Config, account: Account, reply: int) -> bool:
     return not fault
 
 
-def log_line(event: str, **facts: object) -> None:
-    """Write a line of the log, unless its reader is late: that must not hold the launcher up."""
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **facts}
-    try:
-        if select.select([], [1], [], 0)[1]:
-            os.write(1, json.dumps(line).encode() + b"\n")
-    except OSError:
-        pass
+def _log_defect(error: BaseException) -> None:
+    trace = "".join(traceback.format_exception(error))
+    audit.note_at_once("defect", where="launcher", error=repr(error), trace=trace)

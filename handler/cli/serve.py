@@ -17,7 +17,8 @@ from .account import become, find_account, give_up_privileges
 from .environment import port_number
 from .errors import CommandError
 from .listen import listen
-from .output import DONE, complain
+from .output import DONE
+from .prose import capture_prose
 
 if TYPE_CHECKING:
     from ..chat.launcher import LauncherClient
@@ -25,16 +26,14 @@ if TYPE_CHECKING:
 LAUNCHER_SECONDS = 3.0  # to remove the files of the last turns
 
 
-def _warn_of_missing_programs(config: Config) -> None:
-    """Warn at the start, not in the first turn, that claude can't reach the host."""
+def _note_missing_programs(config: Config) -> None:
+    """Say at the start, not in the first turn, that claude can't reach the host."""
     has_key = any(host.read_only_key for host in config.hosts.values())
     needed = ("ssh",) if config.chat and has_key else ()
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
-        complain(
-            f"chat needs programs that are not installed: {', '.join(missing)}",
-            "install openssh-client; the verbs work without it",
-        )
+        hint = "install openssh-client; the verbs work without it"
+        audit.note("programs-missing", programs=missing, hint=hint)
 
 
 def _find_launcher(account: pwd.struct_passwd | None, path: Path) -> "LauncherClient | None":
@@ -77,11 +76,6 @@ def serve(arguments: argparse.Namespace) -> int:
     if account is not None:
         become(account)
     config = load_config(path, os.environ)  # as the user who has to read it at each reload
-    if config.problems:
-        complain(
-            "the configuration has faults; each entry with a fault is off\n" + "\n".join(map(str, config.problems))
-        )
-    _warn_of_missing_programs(config)
     if not os.access(PAGE, os.R_OK | os.X_OK):
         hint = "install Breakglass where that user may read it, and not below /root"
         raise CommandError(f"the handler's user can't read the page in {PAGE}", hint)
@@ -93,7 +87,9 @@ def serve(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _exit_quietly)
     log = audit.Writer()
     log.start()
+    capture_prose()
     audit.note("start", address=f"{host}:{sockets[0].getsockname()[1]}", **config.summary)
+    _note_missing_programs(config)
     try:
         server.run(sockets)
     except KeyboardInterrupt:

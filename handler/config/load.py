@@ -5,7 +5,6 @@ other entries work. A file without a usable caller, VM or session secret raises 
 """
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sized
 from dataclasses import replace
@@ -19,13 +18,13 @@ from .chat import read_chat
 from .hosts import read_hosts
 from .model import Address, Config
 from .problems import ConfigError, Problem
-from .reader import Entry, ExposedError, Read, quoted
+from .reader import Entry, ExposedError, Read
 from .secret_files import describe_exposure, safe_mode
+from .server import read_server
 from .vms import read_vm, vmid_in
 
 _SESSION_SECRET_BYTES = 32
 _LET_READ = "let root own it and the handler's group read it (chmod 640 {path}), or let the handler's user own it"
-_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 
 
 def parse(text: str, read: Read) -> Config:
@@ -53,7 +52,7 @@ def _config(top: Entry) -> Config:
     alerts = read_rules(top, vms, entries)
     secrets, directory = _sessions(top.get_table("sessions"))
     chat = read_chat(top, directory, [name for name, vm in vms.items() if vm.guest])
-    _server_user(top)
+    server = read_server(top)
     top.report_unknown()
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
     _require(top, "callers", signing, "no caller can sign requests", "mend one, or make one: breakglass keys new NAME")
@@ -72,6 +71,7 @@ def _config(top: Entry) -> Config:
         problems=tuple(top.problems),
         alerts=alerts,
         chat=chat,
+        proxies=server.proxies,
     )
 
 
@@ -91,16 +91,6 @@ def _sessions(entry: Entry) -> tuple[tuple[str, ...], str]:
     directory = entry.get_str("dir", "var/sessions")
     entry.report_unknown()
     return strong, directory
-
-
-def _server_user(top: Entry) -> str:
-    """Return the account that the handler becomes when it is started as root, or an empty text."""
-    entry = top.get_table("server")
-    user = entry.get_str("user")
-    if entry.has("user") and not _USER.fullmatch(user):
-        entry.problem("user", f"is not a user name: {quoted(user)}", "name the handler's own account")
-    entry.report_unknown()
-    return "" if entry.is_faulty else user
 
 
 def config_path() -> Path:
@@ -133,7 +123,7 @@ def read_server_user(path: Path) -> str:
     Raises ConfigError for a file that can't be read, and for a [server] that has a fault.
     """
     top = _parse_toml(_read_file(path)[0], lambda _: "")
-    user = _server_user(top)
+    user = read_server(top).user
     if top.problems:
         raise ConfigError(top.problems)
     return user

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..alerts.rules import Rule
-from ..auth.signing import Caller
+from ..auth.signing import Caller, fingerprint
 from ..verbs import VERBS
 from .model_api import ModelApi
 from .problems import Problem, list_problems
+from .server import Network
 
 _NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
@@ -112,6 +113,7 @@ class Config:
     alerts: tuple[Rule, ...] = ()
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # every file that was read
+    proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log
 
     def vm_named(self, name: str) -> Vm | None:
         """Return the VM of that name; for an empty name, return the only VM there is.
@@ -133,8 +135,8 @@ class Config:
 
     @property
     def summary(self) -> dict[str, object]:
-        """The names and the problems in it, for the log."""
-        callers = [caller.name for caller in self.callers]
+        """The names and the problems in it, for the log. A caller has the fingerprint of each of its keys."""
+        callers = {caller.name: [fingerprint(key) for key in caller.keys] for caller in self.callers}
         return {"vms": list(self.vms), "callers": callers, "problems": list_problems(self.problems)}
 
     @property

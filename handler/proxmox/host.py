@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Container, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from .. import audit
 from ..agents.bundle import known_digest
 from ..agents.pve.words import VERSION
 from ..config.model import Host
@@ -26,6 +27,7 @@ RETRY_SECONDS = 20.0  # for sending a request again whose answer was lost
 RETRY_PAUSE = 0.5
 QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
 MOVED = "host-changed"  # the cause when a reload gave the VM another host
+UP = ("answering", "agent-outdated")
 _FINAL = ("key-not-accepted", "host-key-differs", MOVED)  # causes that another attempt does not change
 
 T = TypeVar("T")
@@ -137,6 +139,14 @@ class HostConnection(KeptLink):
                 before._before = None
                 self.track(asyncio.create_task(before.finish()))
         self._keeper = asyncio.create_task(self.keep_open(first_pause(hosts, self._chance())))
+
+    def _set_trouble(self, trouble: Unreached | None) -> None:
+        before = self.since and self.health()
+        super()._set_trouble(trouble)
+        state = self.health()
+        if state != before:
+            why = trouble.reason if trouble else ""
+            audit.note("host-up" if state in UP else "host-down", host=self.host.name, state=state, why=why)
 
     def _end_of_handshake(self, link: Link) -> None:
         super()._end_of_handshake(link)

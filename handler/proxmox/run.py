@@ -72,6 +72,7 @@ class Run:
         finally:
             self._notify()
             if self.answer is not None:
+                audit.add(verdict=self.answer.body["verdict"])
                 outcome = self.answer.outcome
                 audit.request(self._began, outcome, request.caller.name, request.verb, request.vm.name, request.id)
 

@@ -55,7 +55,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Answer with an error. The request is authenticated, so the answer may be specific."""
     assert isinstance(error, BreakglassError)
     signed, _, began = signed_request(request.scope["state"])
-    audit.request(began, error.code, signed.caller.name, msg_id=signed.id)
+    audit.request(began, error.code, signed.caller.name, msg_id=signed.id, why=error.why)
     return error_reply(error)
 
 

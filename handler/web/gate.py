@@ -27,6 +27,7 @@ from ..auth.signing import (
 )
 from ..config.model import Config
 from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
+from .client_address import client_address
 from .headers import with_headers
 
 BODY_SECONDS = 10.0
@@ -97,15 +98,17 @@ class Gate:
 
     async def _signed(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
+        audit.begin(*client_address(scope, self._config().proxies))
         try:
             signed, body = await self._proven(scope, receive)
         except BreakglassError as error:
             await self._refusals.wait()
             await refuse(send, error)
-            audit.request(began, error.code)
+            audit.request(began, error.code, why=error.why)
         except ClientGone:
             audit.request(began, "client-gone")
         else:
+            audit.add(key=signed.key)
             scope["state"] = {**scope.get("state", {}), "signed": signed, "body": body, "began": began}
             await self._app(scope, receive, send)
 
@@ -116,9 +119,9 @@ class Gate:
         """
         path, headers = scope["path"], proving_headers(scope)
         if path in TOKENS_TOO and (token := bearer_token(headers)) is not None:
-            caller, msg_id = verify_bearer(self._config().callers, token), f"msg_{secrets.token_hex(12)}"
+            caller, key = verify_bearer(self._config().callers, token)
             body = await read_body(scope, receive, SIGNED[path])
-            return Signed(caller, msg_id, int(time.time())), body
+            return Signed(caller, f"msg_{secrets.token_hex(12)}", int(time.time()), key), body
         body = await read_body(scope, receive, SIGNED[path])
         judge = verify_grafana if path in ALERTS and GRAFANA_SIGNATURE in headers else verify
         return judge(self._config().callers, headers, body), body

@@ -27,6 +27,7 @@ async def pve(request: Request) -> Response:
     service: Service = request.state.service
     signed, data, began = signed_request(request.scope["state"])
     now, body = time.time(), parse_verb_body(data)
+    audit.add(reason=body.reason)
     if body.anyway:
         check_may_override(signed)
     vm = admit(service.config, signed, body.challenge, body.verb, body.vm, now)

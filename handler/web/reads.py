@@ -85,4 +85,5 @@ def _key(request: VerbRequest) -> _Key:
 def _record(request: VerbRequest, run: Run, began: float) -> None:
     """Write the attached request's own line of the log."""
     if run.answer is not None:
+        audit.add(verdict=run.answer.body["verdict"])
         audit.request(began, run.answer.outcome, request.caller.name, request.verb, request.vm.name, request.id)

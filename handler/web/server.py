@@ -249,6 +249,7 @@ def make_server(config: Config, load: Load, host: str, port: int) -> Server:
         loop="asyncio",
         lifespan="on",
         log_level="error",  # a warning is a line for each request that is none
+        log_config=None,  # its records go where those of all libraries go
         access_log=False,
         server_header=False,
         proxy_headers=False,

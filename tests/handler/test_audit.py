@@ -1,36 +1,84 @@
-"""The log never stops a verb."""
+"""The log never stops a verb, and everything that a handler writes is a line of it."""
 
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from breakglass import audit
+from breakglass.auth.signing import fingerprint, secret_bytes
 
 from ..support.ports import reserve_port
-from ..support.service import Service
+from ..support.service import SERVER, Service, new_secret
 from ..support.sshd import Sshd, wait_listening
+from ..unit.test_logs import documented
 
-pytestmark = pytest.mark.real("sshd")
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
+
+PROXY_SETTING = f"{SERVER or '[server]'}\nproxies = ['127.0.0.0/8']\n"
+
+
+def log_of(service: Service) -> list[dict[str, Any]]:
+    """Return all lines so far: each is one of docs/logs.md, with its fields."""
+    lines = [json.loads(line) for line in service.audit_file.read_text().splitlines()]
+    for line in lines:
+        assert list(line) == ["time", "level", "event", *documented()[line["event"]][1]]
+    return lines
+
+
+def wait_for_event(service: Service, event: str, seconds: float = 60) -> dict[str, Any]:
+    """Return the newest line of an event once there is one."""
+    until = time.monotonic() + seconds
+    while not (found := [line for line in log_of(service) if line["event"] == event]):
+        assert time.monotonic() < until, f"no {event}"
+        time.sleep(0.02)
+    return found[-1]
+
+
+def serving_to(service: Service, stdout: int, directory: Path) -> "subprocess.Popen[bytes]":
+    """Start another handler of the same configuration, whose log goes there; `service` asks it from now on."""
+    service.port = reserve_port()
+    environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(service.port)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=stdout, cwd=directory
+    )
+    wait_listening(service.port, process)
+    return process
+
+
+def write_all(writer: audit.Writer) -> None:
+    """Write what is waiting, in this thread."""
+    audit._waiting.put(None)
+    writer.run()
+
+
+def test_a_log_that_takes_nothing_stops_no_reset(service: Service, tmp_path: Path) -> None:
+    """Stdout is a disk that is full: the VM is reset, and the handler ends when it is told to."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    with serving_to(service, full, tmp_path) as process:
+        os.close(full)
+        service.answering()
+        assert service.pve("reset").json["outcome"] == "done"
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 @pytest.mark.all
 @pytest.mark.slow
-def test_an_unread_log_delays_no_request(service: Service, sshd: Sshd, tmp_path: Path) -> None:
+def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> None:
     """Stdout is a pipe that is full: requests are answered, and the handler still ends when it is told to."""
-    port = reserve_port()
-    environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(port)}
-    command = [sys.executable, "-m", "breakglass", "serve"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=tmp_path) as process:
-        wait_listening(port, process)
-        service.port = port
-        for _ in range(1000):  # some 130 bytes each: more than the pipe's 64 KiB
+    with serving_to(service, subprocess.PIPE, tmp_path) as process:
+        for _ in range(1000):  # some 300 bytes each: more than the pipe's 64 KiB
             assert service.send("POST", "/pve", b"{}").status == 401
         assert service.pve("status").json["state"] == "running"
+        assert service.pve("reset").json["outcome"] == "done"
         process.terminate()
         process.wait(10)
 
@@ -41,16 +89,131 @@ def test_a_full_disk_tears_no_later_line(tmp_path: Path) -> None:
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     writer = audit.Writer(log)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    for number in (1, 2, 3):
+        audit.note("own-agent-unreadable", error=number, text="x" * 100)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
     try:
-        for number in (1, 2, 3):
-            audit.note("test", number=number, text="x" * 100)
-        writer.start()
-        while audit._waiting.qsize() or path.stat().st_size < 200:
-            os.sched_yield()
+        write_all(writer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    audit.note("test", number=4)
-    writer.stop()
+    audit.note("own-agent-unreadable", error=4)
+    write_all(writer)
     os.close(log)
-    assert json.loads(path.read_text().splitlines()[-1])["number"] == 4
+    first, torn, lost, last = path.read_text().splitlines()
+    assert (json.loads(first)["error"], torn[:7]) == (1, '{"time"')
+    assert (json.loads(lost)["count"], json.loads(last)["error"]) == (2, 4)
+
+
+# --- what is in it ---
+
+
+def test_a_refused_request_says_why(service: Service) -> None:
+    """In the log only: the answers are the same bytes."""
+    body = b'{"verb":"status"}'
+    signed = service.signed(body)
+    other = {**signed, "webhook-signature": service.signed(body + b" ")["webhook-signature"]}
+    token = {"authorization": "Bearer bgt_" + "x" * 43}
+    answers = [service.send("POST", "/pve", body, headers) for headers in ({}, other, token)]
+    assert len({(answer.status, answer.body) for answer in answers}) == 1
+    assert service.send("POST", "/pve", body, service.signed(body, at=int(time.time()) - 400)).status == 401
+    lines = service.audit()
+    assert [(line["outcome"], line["why"], line["caller"]) for line in lines] == [
+        ("unauthorized", "malformed", ""),
+        ("unauthorized", "unknown signature", ""),
+        ("unauthorized", "unknown signature", ""),
+        ("stale-timestamp", "stale", "operator"),
+    ]
+    log_of(service)
+
+
+def test_the_key_that_signed_is_named(service: Service) -> None:
+    """Of two keys of a caller, the log says which one signed; `start` and `reload` list both."""
+    old, new = service.secrets["operator"], new_secret()
+    text = service.config.read_text()
+    service.config.write_text(text.replace(json.dumps(old), json.dumps([old, new])))
+    service.process.send_signal(signal.SIGHUP)
+    reload = wait_for_event(service, "reload")
+    service.pve("status")
+    service.secrets["operator"] = new
+    service.pve("status")
+    names = [fingerprint(secret_bytes(secret)) for secret in (old, new)]
+    assert reload["callers"]["operator"] == names
+    assert [line["key"] for line in service.audit()] == names
+    assert not any(secret.removeprefix("whsec_") in service.audit_file.read_text() for secret in (old, new))
+
+
+@pytest.mark.parametrize("setting", ["", PROXY_SETTING], ids=["no proxy", "a proxy"])
+def test_a_proxy_is_believed_if_it_is_configured(sshd: Sshd, tmp_path: Path, setting: str) -> None:
+    """Otherwise the peer itself is the client, and what it says of others is nothing."""
+    service = Service(tmp_path, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    if setting:
+        service.config.write_text(service.config.read_text().replace(SERVER, "") + setting)
+        service.process.send_signal(signal.SIGHUP)
+        wait_for_event(service, "reload")
+    for forwarded in ("203.0.113.9, 198.51.100.7", "unknown"):
+        service.send("POST", "/pve", b"{}", {"x-forwarded-for": forwarded})
+    proxied = [("198.51.100.7", "127.0.0.1"), ("", "127.0.0.1")]
+    found = [(line["client"], line["proxy"]) for line in service.audit()]
+    assert found == (proxied if setting else [("127.0.0.1", "")] * 2)
+
+
+def test_a_host_that_comes_and_goes_has_a_line(service: Service, sshd: Sshd) -> None:
+    """Up once its host agent has answered, down with why, and up again."""
+    assert wait_for_event(service, "host-up")["state"] == "answering"
+    sshd.drop_connections()
+    down = wait_for_event(service, "host-down")
+    assert (down["host"], down["state"], "was lost" in down["why"]) == ("pve1", "lost", True)
+    service.answering()
+    service.stop()
+    events = [line["event"] for line in log_of(service) if line["event"].startswith("host-")]
+    assert events == ["host-up", "host-down", "host-up"]
+
+
+PROSE = """
+import asyncio, gc, logging, sys, threading, warnings
+from breakglass.cli import serve
+from breakglass.service import Service as Running
+
+class Odd:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+
+def fail(text):
+    raise ValueError(text)
+
+def say(self):
+    start(self)
+    asyncio.get_running_loop().call_soon(fail, "in a callback")
+    warnings.warn("a warning")
+    logging.getLogger("asyncssh").warning("a %s", "record")
+    logging.getLogger("uvicorn.error").error("an error\\non two lines")
+    Odd()
+    gc.collect()
+    thread = threading.Thread(target=fail, args=("in a thread",))
+    thread.start()
+    thread.join()
+
+start, Running.start = Running.start, say
+from breakglass.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_prose_becomes_lines(service: Service, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What libraries and Python say is in the log, one line each; nothing is on another stream."""
+    service.stop()
+    service.audit_file.unlink()
+    service.program = ("-c", PROSE)
+    service.start()
+    service.answering()
+    service.stop()
+    lines = [line for line in log_of(service) if line["event"] in ("library", "defect")]
+    texts = [line.get("text") or line["error"] for line in lines]
+    assert len(texts) == 6
+    for text, found in zip(
+        ("a warning", "a record", "an error\non two lines", "in a finalizer", "in a thread", "in a callback"),
+        texts,
+        strict=True,
+    ):
+        assert text in found or text in str(lines[texts.index(found)])
+    assert capfd.readouterr().err == ""

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from breakglass.auth.signing import fingerprint, secret_bytes
 from breakglass.cli.client import new_id
 from breakglass.demo.proxmox.world import World
 
@@ -310,8 +311,8 @@ def test_an_unknown_vm_is_rejected(service: Service) -> None:
 
 @own_handler
 def test_one_audit_line_a_request_without_secrets(service: Service) -> None:
-    """Who, what, how it ended; no body and no secret."""
-    service.pve("reset", reason="a private reason")
+    """Who, with which key, what, why, how it ended; no secret."""
+    service.pve("reset", reason="it hangs")
     service.pve("stop", caller="viewer")
     service.pve("nonsense\nverb")
     service.send("POST", "/pve", b"{}")
@@ -322,6 +323,11 @@ def test_one_audit_line_a_request_without_secrets(service: Service) -> None:
         ("operator", "nonsense\\nverb", "rejected"),
         ("", "", "unauthorized"),
     ]
+    keys = [fingerprint(secret_bytes(service.secrets[name])) for name in ("operator", "viewer", "operator")]
+    assert [line["key"] for line in lines] == [*keys, ""]
+    assert [line["why"] for line in lines] == ["", "", "", "malformed"]
+    assert [line["level"] for line in lines] == ["info", "warning", "warning", "warning"]
+    assert [line["reason"] for line in lines] == ["it hangs", "", "", ""]
+    assert {(line["event"], line["client"], line["proxy"]) for line in lines} == {("request", "127.0.0.1", "")}
     text = json.dumps(lines)
-    assert "private" not in text
     assert not any(secret in text for secret in service.secrets.values())

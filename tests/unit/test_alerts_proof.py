@@ -14,6 +14,7 @@ from breakglass.auth.signing import (
     Caller,
     Signed,
     bearer_token,
+    fingerprint,
     sign,
     verify,
     verify_bearer,
@@ -97,7 +98,7 @@ def test_a_bearer_token_identifies_its_caller(value: str) -> None:
     """A token identifies its caller, with any case of the word Bearer (RFC 9110, 11.1)."""
     token = bearer_token({"authorization": value})
     assert token == TOKEN
-    assert verify_bearer([GRAFANA_CALLER, ALERTMANAGER], token) is ALERTMANAGER
+    assert verify_bearer([GRAFANA_CALLER, ALERTMANAGER], token) == (ALERTMANAGER, fingerprint(TOKEN.encode()))
 
 
 @pytest.mark.parametrize("value", ["", "Basic YTpi", "Bearer eyJhbGciOi", TOKEN, f"Token {TOKEN}", "Bearer"])
@@ -178,7 +179,7 @@ def test_a_token_may_be_in_a_file() -> None:
     """`token_file` is read like every other secret's file."""
     config = read(GOOD.replace(f'token = ["{TOKEN}", "bgt_{"u" * 43}"]', 'token_file = "/run/secrets/token"'))
     assert config.problems == ()
-    assert verify_bearer(config.callers, "bgt_" + "f" * 43).name == "alertmanager"
+    assert verify_bearer(config.callers, "bgt_" + "f" * 43)[0].name == "alertmanager"
 
 
 CALLERS = [

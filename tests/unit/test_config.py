@@ -493,3 +493,26 @@ def test_a_file_that_is_missing_is_named(file: str) -> None:
     """The path of a file that can't be read is shown in full."""
     [problem] = problems(changed(f'secret = "{whsec("o")}"', f'secret_file = "{file}"'))[:1]
     assert problem.message == f'can\'t be read: "{file}": No such file or directory'
+
+
+@pytest.mark.parametrize("value", ['"192.0.2.1"', '["192.0.2.0/24", "2001:db8::1"]', "[]"])
+def test_proxies_are_addresses_and_networks(value: str) -> None:
+    """One, or a list."""
+    config = read(GOOD + f"\n[server]\nproxies = {value}\n")
+    assert config.problems == ()
+    assert len(config.proxies) == value.count('"') / 2
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ('["192.0.2.1/24"]', '"192.0.2.1/24": 192.0.2.1/24 has host bits set'),
+        ('["proxy.example"]', "\"proxy.example\": 'proxy.example' does not appear to be an IPv4 or IPv6 network"),
+        ('["0.0.0.0/0"]', 'has every address: "0.0.0.0/0"'),
+        ("7", "is not text or a list of texts"),
+    ],
+)
+def test_other_proxies_are_a_problem(value: str, message: str) -> None:
+    """A name can't be one, and neither can every address: anybody could then write into the log what they like."""
+    [problem] = problems(GOOD + f"\n[server]\nproxies = {value}\n")
+    assert (problem.path, problem.message) == ("server.proxies", message)

@@ -63,6 +63,7 @@ PURE = (
     "config/model_api.py",
     "config/alerts.py",
     "config/problems.py",
+    "config/server.py",
     "claude/brief.py",
     "claude/events.py",
     "claude/failures.py",
@@ -76,6 +77,7 @@ PURE = (
     "proxmox/request.py",
     "proxmox/wire.py",
     "web/bodies.py",
+    "web/client_address.py",
     "web/chat_bodies.py",
 )
 # What can change a VM's state: files, and folders with all that is in them.
@@ -90,6 +92,7 @@ PATH_TO_POWER = (
 # What these files import besides. It starts and stops no VM by itself; docs/architecture.md says why it is left out.
 BESIDE_THE_PATH = (
     *(
+        "handler/web/client_address.py",
         "handler/web/headers.py",
         "handler/web/reads.py",
         "handler/web/replies.py",

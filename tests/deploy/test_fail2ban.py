@@ -1,0 +1,91 @@
+"""The fail2ban filter of docs/ on the log of a real handler, with Debian's own fail2ban."""
+
+import re
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ..support.ports import reserve_port
+from ..support.service import SERVER, SSH_KEY, Service
+
+pytestmark = [pytest.mark.real("fail2ban"), pytest.mark.all]
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+FILTER = DOCS / "fail2ban/breakglass.conf"
+PROXIES = 'proxies = ["127.0.0.1"]'
+POSING = (
+    '{"time": "2026-11-27T03:12:09Z", "level": "warning", "event": "request", "client": "203.0.113.66", "proxy": "", '
+    '"outcome": "unauthorized", "why": "malformed",'
+)
+
+
+def fail2ban_regex(log: Path, *options: str) -> str:
+    command = ["fail2ban-regex", *options, str(log), str(FILTER)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def log(directory: Path) -> Path:
+    """The log of a handler that was sent 12 requests, with the addresses of the clients from a proxy."""
+    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", extra="" if SERVER else "[server]")
+    text = service.config.read_text()
+    service.stop()
+    service.config.write_text(text.replace("[server]", f"[server]\n{PROXIES}"))
+    service.start()
+    body = b'{"verb":"status"}'
+    signed, late = service.signed(body), service.signed(body, at=int(time.time()) - 400)
+    for client, headers in (
+        ("198.51.100.7", {}),
+        ("198.51.100.7", {"webhook-signature": "v1,x"}),
+        ("198.51.100.7", {**signed, "webhook-id": "another-id"}),
+        ("203.0.113.66, 2001:db9::7", {"authorization": "Bearer bgt_" + "x" * 43}),
+        ("198.51.100.8", late),
+        ("unknown", {}),
+    ):
+        service.send("POST", "/pve", body, {**headers, "x-forwarded-for": client})
+    service.send("POST", "/pve", body)
+    service.pve("status", reason=POSING)
+    service.pve("status", reason=f"\n{POSING}")
+    service.pve("status", vm=POSING)
+    service.pve("stop", caller="viewer")
+    service.pve(POSING)
+    service.stop()
+    return service.audit_file
+
+
+def test_fail2ban_finds_the_addresses_of_refused_requests(log: Path) -> None:
+    """Those of requests that no key has signed, and no other line: neither late ones nor texts that pose as a line."""
+    lines = log.read_text().splitlines()
+    assert sum('"event": "request"' in line for line in lines) == 12
+    report = fail2ban_regex(log)
+    assert f"Lines: {len(lines)} lines, 0 ignored, 4 matched, {len(lines) - 4} missed" in report
+    assert f"[{len(lines)}]" in report.partition("Date template hits:")[2]  # the time of each line is read
+    found = fail2ban_regex(log, "-o", "<ip>").split()
+    assert Counter(found) == {"198.51.100.7": 3, "2001:db9::7": 1}
+
+
+def test_fail2ban_finds_them_in_the_journal(log: Path, tmp_path: Path) -> None:
+    """There each line begins with the machine and the unit."""
+    journal = tmp_path / "journal"
+    journal.write_text("".join(f"machine breakglass[12]: {line}\n" for line in log.read_text().splitlines()))
+    assert Counter(fail2ban_regex(journal, "-o", "<ip>").split()) == {"198.51.100.7": 3, "2001:db9::7": 1}
+
+
+def test_the_documented_jail_can_be_used(log: Path, tmp_path: Path) -> None:
+    """fail2ban reads the jail of docs/logs.md, with the filter, as its own configuration."""
+    [jail] = re.findall(r"```ini\n(.*?)```", (DOCS / "logs.md").read_text("utf-8"), re.DOTALL)
+    configuration = tmp_path / "fail2ban"
+    subprocess.run(["cp", "-r", "/etc/fail2ban", configuration], check=True)
+    (configuration / "filter.d/breakglass.conf").write_text(FILTER.read_text())
+    only = "[sshd]\nenabled = false\n"
+    file = jail.replace("backend = systemd", f"backend = auto\nlogpath = {log}")
+    (configuration / "jail.local").write_text(only + file)
+    ran = subprocess.run(["fail2ban-client", "-c", configuration, "-d"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    added = [line for line in ran.stdout.splitlines() if line.startswith("['add'")]
+    assert added == ["['add', 'breakglass', 'auto']"]
+    for setting in ("'maxretry', 30", "'findtime', '10m'", "'bantime', '10m'", "'addignoreip'"):
+        assert setting in ran.stdout

@@ -1,0 +1,174 @@
+"""docs/logs.md and the code name the same events, and a log that loses lines says how many."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+from functools import cache
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breakglass import audit
+from breakglass.auth.signing import fingerprint
+from breakglass.web.client_address import client_address
+
+ROOT = Path(__file__).parent.parent.parent
+WRITERS = ("note", "note_at_once", "log_line", "as_line")
+SUMMARY = ["vms", "callers", "problems"]  # of a configuration
+ROW = re.compile(r"\| `([a-z-]+)` \| (info|warning|error) \| .* \| ((?:`\w+` ?)+) \|")
+
+
+@cache
+def documented() -> dict[str, tuple[str, list[str]]]:
+    """Return the level and the fields of each event in the document's table."""
+    lines = (ROOT / "docs/logs.md").read_text("utf-8").splitlines()
+    rows = [match for line in lines if (match := ROW.fullmatch(line))]
+    return {row[1]: (row[2], re.findall(r"\w+", row[3])) for row in rows}
+
+
+def written() -> dict[str, list[list[str]]]:
+    """Return the fields of each place in the handler that writes a line, by the event's name."""
+    found: dict[str, list[list[str]]] = {}
+    for path in (ROOT / "handler").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] not in WRITERS:
+                continue
+            names = [literal.value for literal in ast.walk(node.args[0]) if isinstance(literal, ast.Constant)]
+            fields = [field for keyword in node.keywords for field in ([keyword.arg] if keyword.arg else SUMMARY)]
+            for name in names:
+                if isinstance(name, str) and re.fullmatch(r"[a-z-]{4,}", name):
+                    found.setdefault(name, []).append(fields)
+    return found
+
+
+def test_the_document_has_every_event() -> None:
+    """The table, the code's list of levels, and the places that write lines name the same events."""
+    assert {name: level for name, (level, _) in documented().items()} == audit.EVENTS
+    assert set(written()) == set(audit.EVENTS)
+
+
+def test_the_document_has_every_field() -> None:
+    """Each place that writes a line gives it the fields of the table, in that order."""
+    beside = ("request", "lines-lost")  # which are given as a dictionary
+    for name, places in written().items():
+        for fields in places if name not in beside else ():
+            assert fields == documented()[name][1], name
+
+
+def test_the_document_has_an_example_of_every_event() -> None:
+    """An example of each, with the fields and the level of the table."""
+    lines = [json.loads(line) for line in (ROOT / "docs/logs.md").read_text("utf-8").splitlines() if line[:1] == "{"]
+    found = {line["event"]: (line["level"], list(line)) for line in lines}
+    wanted = {name: (level, ["time", "level", "event", *fields]) for name, (level, fields) in documented().items()}
+    assert found == wanted
+    assert len(lines) == len(wanted)
+
+
+# --- the client's address ---
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
+
+
+def seen(peer: str | None, *forwarded: str) -> tuple[str, str]:
+    headers = [(b"x-forwarded-for", text.encode("latin-1")) for text in forwarded]
+    return client_address({"client": (peer, 1) if peer else None, "headers": headers}, PROXIES)
+
+
+ADDRESSES: dict[str, tuple[tuple[str | None, ...], tuple[str, str]]] = {
+    "a peer that is no proxy": (("192.0.2.1", "198.51.100.7"), ("192.0.2.1", "")),
+    "a peer that is gone": ((None, "198.51.100.7"), ("", "")),
+    "a proxy": (("10.0.0.1", "198.51.100.7"), ("198.51.100.7", "10.0.0.1")),
+    "what the client made up": (("10.0.0.1", "203.0.113.9, 198.51.100.7"), ("198.51.100.7", "10.0.0.1")),
+    "two proxies": (("10.0.0.1", "203.0.113.9, 198.51.100.7, 10.0.0.2"), ("198.51.100.7", "10.0.0.1")),
+    "two headers": (("10.0.0.1", "203.0.113.9", "198.51.100.7"), ("198.51.100.7", "10.0.0.1")),
+    "a proxy that says nothing": (("10.0.0.1",), ("", "10.0.0.1")),
+    "a proxy that says no address": (("10.0.0.1", "203.0.113.9, unknown"), ("", "10.0.0.1")),
+    "a proxy that says a port": (("10.0.0.1", "198.51.100.7:1234"), ("", "10.0.0.1")),
+    "proxies alone": (("10.0.0.1", "10.0.0.3, 10.0.0.2"), ("", "10.0.0.1")),
+    "too many proxies": (("10.0.0.1", "198.51.100.7" + ", 10.0.0.2" * 20), ("", "10.0.0.1")),
+    "IPv6": (("2001:db8::1", "2001:0DB9:0::7"), ("2001:db9::7", "2001:db8::1")),
+    "IPv4 in IPv6": (("::ffff:10.0.0.1", "::ffff:198.51.100.7"), ("198.51.100.7", "10.0.0.1")),
+    "a zone": (("fe80::1%eth0",), ("fe80::1", "")),
+    "a line break": (("10.0.0.1", "198.51.100.7\n203.0.113.9"), ("", "10.0.0.1")),
+}
+
+
+@pytest.mark.parametrize("case", ADDRESSES)
+def test_the_right_most_address_that_is_no_proxys_counts(case: str) -> None:
+    """And a peer that is no proxy is the client, whatever it says."""
+    given_, wanted = ADDRESSES[case]
+    assert seen(*given_) == wanted  # type: ignore[arg-type]  # the peer comes first
+
+
+@given(st.lists(st.text(st.characters(max_codepoint=255)), max_size=4))
+def test_any_forwarded_text_is_an_address_or_nothing(texts: list[str]) -> None:
+    """Nothing but an address comes out, and nothing raises."""
+    client, proxy = seen("10.0.0.1", *texts)
+    assert proxy == "10.0.0.1"
+    assert client == "" or re.fullmatch(r"[0-9a-f.:]+", client)
+
+
+# --- the fingerprint ---
+
+
+def test_the_documented_command_makes_the_fingerprint(tmp_path: Path) -> None:
+    """docs/logs.md says how to find the file of a key."""
+    (tmp_path / "operator.key").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    [command] = re.findall(r"^\$ (sed .*)$", (ROOT / "docs/logs.md").read_text("utf-8"), re.MULTILINE)
+    ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    key = bytes.fromhex("31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0")
+    assert ran.stdout.strip() == fingerprint(key)
+
+
+# --- lost lines ---
+
+
+def lines_of(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def test_lost_lines_are_counted_and_said() -> None:
+    """What a full queue drops is counted: the next line comes after one that says how many."""
+    reader, writer = os.pipe()
+    log = audit.Writer(writer)
+    most = audit._waiting.maxsize
+    for number in range(most + 7):
+        audit.note("own-agent-unreadable", error=number)
+    log.start()
+    with open(reader, "rb") as pipe:
+        first = [json.loads(pipe.readline()) for _ in range(most + 1)]
+        audit.note("own-agent-unreadable", error="after")
+        last = json.loads(pipe.readline())
+        log.stop()
+        os.close(writer)
+        assert pipe.read() == b""
+    assert (first[0]["event"], first[0]["count"]) == ("lines-lost", 7)
+    assert [line["error"] for line in first[1:]] == [*range(most)]
+    assert last["error"] == "after"
+
+
+def test_lines_that_a_full_disk_lost_are_said() -> None:
+    """A line that could not be written is counted, until one can be."""
+    log = audit.Writer(os.open("/dev/full", os.O_WRONLY))
+    for _ in range(3):
+        audit.note("own-agent-unreadable", error="lost")
+    audit._waiting.put(None)
+    log.run()
+    os.close(log._fd)
+    reader, log._fd = os.pipe()
+    audit.note("own-agent-unreadable", error="after")
+    audit._waiting.put(None)
+    log.run()
+    os.close(log._fd)
+    with open(reader, "rb") as pipe:
+        lines = lines_of(pipe.read())
+    assert [(line["event"], line.get("count", line.get("error"))) for line in lines] == [
+        ("lines-lost", 3),
+        ("own-agent-unreadable", "after"),
+    ]
