@@ -181,13 +181,15 @@ def test_each_try_gets_further(sessions: Path) -> None:
     work = work_dir(sessions)
     fill_as_user(work / "home", nest)
     assert not remove(sessions, 0)
-    deep, tries = DEEP, 0
-    while not remove(sessions, 0.05):
+    deep, seconds = DEEP, 0.05
+    while not remove(sessions, seconds):
         left = subprocess.run(["find", str(work / "home"), "-type", "d"], capture_output=True, text=True, check=True)
         found = len(left.stdout.splitlines()) - 1
         assert found <= deep
-        deep, tries = found, tries + 1
-        assert tries < 500
+        if found == deep:  # beside other work, the time is over before the removal begins
+            seconds *= 2
+            assert seconds < PATIENT_SECONDS
+        deep = found
     assert not (work / "home").exists()
 
 
