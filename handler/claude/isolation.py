@@ -9,13 +9,16 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..config.model import Config
 from ..text import shown
+from .network import run_apart
 from .sandbox import sandbox_fault, wall_fault
+from .start import listen
 
 SECONDS = 10.0
 SUBORDINATE = ("/etc/subuid", "/etc/subgid")
@@ -83,9 +86,34 @@ def isolation_fault(config: Config) -> str:
     fault = sandbox_fault(first)
     if fault:
         return f"claude's commands can't be run in a sandbox: {fault}"
+    fault = _network_fault()
+    if fault:
+        return f"claude can't have a network namespace of its own: {fault}"
     program = shutil.which(chat.command)  # one that is missing is said by each turn
     fault = wall_fault(os.path.realpath(program), f"{sessions}/work", first) if program else ""
     return f"claude can't be run behind its wall: {fault}" if fault else ""
+
+
+def _network_fault() -> str:
+    """Return why claude can't be kept from this machine's network, or ""."""
+    try:
+        with listen() as ours:
+            _, namespace = run_apart(lambda: _try_network(ours.getsockname()))
+    except OSError as error:
+        return str(error)
+    os.close(namespace)
+    return ""
+
+
+def _try_network(elsewhere: tuple[str, int]) -> None:
+    """Raise OSError unless a socket that listens here can be reached, and one that listens in another namespace not."""
+    with listen() as here:
+        socket.create_connection(here.getsockname()).close()
+    try:
+        socket.create_connection(elsewhere).close()
+    except ConnectionRefusedError:
+        return
+    raise OSError("the namespace has this machine's loopback")
 
 
 def _owner_fault(uids: range, files: Iterable[str]) -> str:

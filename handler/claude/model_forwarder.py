@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 from ..config.model_api import API_KEY, ModelApi
 from .http_messages import HttpError, Response, get_all, read_body, read_headers, read_line, read_response
 from .model_requests import RefusedError, Request, passed_on, read_request
-from .peers import is_another_users
 
 if TYPE_CHECKING:
     import ssl
@@ -50,17 +49,14 @@ class Connection:
 Answer = tuple[Connection, Response]
 
 
-def serve(listening: int, api: ModelApi, token: str, uid: int) -> None:
-    """Serve one turn, whose claude is the user `uid`, on a descriptor that listens, until this process is ended."""
+def serve(listening: int, api: ModelApi, token: str) -> None:
+    """Serve one turn on a descriptor that listens, until this process is ended."""
     listener = socket.socket(fileno=listening)
     forwarder = Forwarder(api, token)
     threading.Thread(target=forwarder.connect_early, daemon=True).start()
     room = threading.Semaphore(CONNECTIONS)
     while True:
-        client, address = listener.accept()
-        if is_another_users(uid, address, listener.getsockname()):  # another turn's claude would take the room
-            client.close()
-            continue
+        client, _ = listener.accept()
         room.acquire()
         threading.Thread(target=_serve_client, args=(forwarder, client, room), daemon=True).start()
 

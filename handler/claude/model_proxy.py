@@ -10,20 +10,18 @@ from ..config.model_api import ModelApi
 from .processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, fork_child, prctl
 
 
-def start_model_proxy(api: ModelApi, listener: int, uid: int | None) -> tuple[int, dict[str, str]]:
+def start_model_proxy(api: ModelApi, listener: int) -> tuple[int, dict[str, str]]:
     """Fork the proxy of a turn, which takes a listening socket over; return its pid, and the token as a variable.
 
-    It serves one user, ours for None, and loads what it needs while claude starts. Call this in a process without
-    threads.
+    It loads what it needs while claude starts. Call this in a process without threads.
     """
-    client = os.geteuid() if uid is None else uid
     token = f"turn-{os.urandom(32).hex()}"
-    pid = fork_child(lambda: _serve(listener, api, token, client), close=())
+    pid = fork_child(lambda: _serve(listener, api, token), close=())
     os.close(listener)  # so that claude does not wait for a proxy that has died
     return pid, {api.variable: token}
 
 
-def _serve(listener: int, api: ModelApi, token: str, uid: int) -> None:
+def _serve(listener: int, api: ModelApi, token: str) -> None:
     """Serve the turn, without any other descriptor of the runner's, and with a memory that its own user can't read."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
@@ -34,4 +32,4 @@ def _serve(listener: int, api: ModelApi, token: str, uid: int) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     from .model_forwarder import serve
 
-    serve(listener, api, token, uid)
+    serve(listener, api, token)

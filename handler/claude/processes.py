@@ -12,6 +12,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 # In bytes; claude and ssh run with them.
@@ -50,10 +51,12 @@ def start_program(
     uid: int | None,
     fds: tuple[int, int, int],
     prepare: Callable[[], None] = lambda: None,
+    enter: Callable[[], None] = lambda: None,
 ) -> tuple[int, int]:
     """Start a program with `fds` as its standard streams and no other descriptor; return its pid and a status pipe.
 
-    It runs as the user `uid`, or as ours for None. Its process first calls `prepare`, with the rights of that user.
+    It runs as the user `uid`, or as ours for None. Its process first calls `enter`, with our rights, and then
+    `prepare`, with those of that user.
     The status pipe is closed, empty, once the program runs; it has an errno when the program could not be started.
     Reading it can block for as long as a file system hangs. The program leads its own session and is killed when this
     process ends.
@@ -64,6 +67,7 @@ def start_program(
     if pid == 0:
         try:
             os.close(status)
+            enter()
             _set_up_child(uid, fds, env)
             prepare()
             os.chdir(cwd)
@@ -247,11 +251,7 @@ def _open_pidfd(pid: int) -> int | None:
 def reap_children() -> dict[int, int]:
     """Reap every child that has ended; return the exit of each, negative for a signal."""
     ended: dict[int, int] = {}
-    try:
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return ended
-            ended[pid] = os.waitstatus_to_exitcode(status)
-    except ChildProcessError:
-        return ended
+    with suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[found[0]] = os.waitstatus_to_exitcode(found[1])
+    return ended

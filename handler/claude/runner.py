@@ -25,6 +25,7 @@ from .framer import Framer
 from .ladder import FAST_LADDER, LADDER, Rungs, SignalLadder
 from .logwriter import LogWriter
 from .model_proxy import start_model_proxy
+from .network import enter_network
 from .processes import (
     PR_SET_PDEATHSIG,
     list_descendants,
@@ -83,7 +84,7 @@ class Runner:
         """Start claude, then what serves its commands: claude needs that at the first of them, not before."""
         job = self.job
         if job.api is not None:
-            self.proxy_pid, variables = start_model_proxy(job.api, job.api_listener, job.uid)
+            self.proxy_pid, variables = start_model_proxy(job.api, job.api_listener)
             job = job._replace(env={**job.env, **variables})
         prompt = os.memfd_create("prompt")
         os.write(prompt, job.prompt.encode("utf-8", "surrogatepass"))
@@ -91,7 +92,9 @@ class Runner:
         (out, out_w), (err, err_w) = os.pipe(), os.pipe()
         try:
             fds = (prompt, out_w, err_w)
-            self.pid, status = start_program(job.argv, job.env, job.cwd, job.uid, fds, self._copy_transcript_in)
+            self.pid, status = start_program(
+                job.argv, job.env, job.cwd, job.uid, fds, self._copy_transcript_in, lambda: enter_network(job.network)
+            )
         finally:
             for fd in (prompt, out_w, err_w):
                 os.close(fd)

@@ -15,8 +15,9 @@ class RunnerJob(NamedTuple):
     runner, `own` has that user and group. The turn's directory belongs to `owner`.
     `commands` are the names that the runner serves on the socket `listener` (commands.py), with
     the configuration `ssh_config`. The turn is cancelled when the file `cancel` exists. With an `api`, the
-    runner serves it on the socket `api_listener` (model_proxy.py). The session's transcript comes from the file
-    `source`, -1 for none, and goes to the file `target`, SID.new of the directory `transcripts`, where it replaces SID.
+    runner serves it on the socket `api_listener` (model_proxy.py). claude is in the network namespace `network`, as
+    that socket is, or in the machine's for -1. The session's transcript comes from the file `source`, -1 for none, and
+    goes to the file `target`, SID.new of the directory `transcripts`, where it replaces SID.
     """
 
     argv: tuple[str, ...]
@@ -43,6 +44,7 @@ class RunnerJob(NamedTuple):
     control: int = -1
     listener: int = -1
     api_listener: int = -1
+    network: int = -1
     source: int = -1
     target: int = -1
     transcripts: int = -1
@@ -50,7 +52,7 @@ class RunnerJob(NamedTuple):
     @property
     def descriptors(self) -> list[int]:
         """The descriptors that the runner inherits."""
-        found = (self.log, self.lock, self.control, self.listener, self.api_listener)
+        found = (self.log, self.lock, self.control, self.listener, self.api_listener, self.network)
         return [fd for fd in (*found, self.source, self.target, self.transcripts) if fd >= 0]
 
     @property

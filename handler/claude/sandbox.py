@@ -2,7 +2,7 @@
 
 A command has no network, sees no process but its own, and of the disk /usr, a few files of /etc and the turn's own
 directories. So what the permission rules let through has nothing to read and nowhere to send it. claude itself needs
-the network, so its wall is lower. Tried with bubblewrap 0.12.
+its proxy to the model, so its wall is made in a network namespace with that (network.py). Tried with bubblewrap 0.12.
 """
 
 import os
@@ -58,13 +58,11 @@ def sandbox_arguments() -> list[str]:
 def _wall(program: str) -> list[str]:
     """Return the part of claude's wall that doesn't belong to one turn."""
     arguments = [bwrap(), "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", *_system()]
-    arguments += ["--ro-bind", "/etc", "/etc", "--ro-bind-try", program, program]
-    resolver = os.path.realpath("/etc/resolv.conf")  # often below /run, by a link through /var/run on some systems
-    return [*arguments, "--ro-bind-try", resolver, resolver, "--symlink", "/run", "/var/run"]
+    return [*arguments, "--ro-bind", "/etc", "/etc", "--ro-bind-try", program, program]
 
 
 def wall_arguments(program: str, directory: str) -> list[str]:
-    """Return the bubblewrap command line for a claude that has a user of its own. It keeps the network.
+    """Return the bubblewrap command line for a claude that has a user of its own. It changes no network.
 
     It sees no process but its own, and of the disk what a command sees, /etc, its program and its home. Its end,
     or that of the runner, ends everything in its namespace. (Root can't make sandboxes inside: bubblewrap covers

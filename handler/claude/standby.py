@@ -67,7 +67,7 @@ def run_beside(job: RunnerJob, work: Callable[[RunnerJob, Save], None]) -> None:
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # a fork does not inherit it
         work(job, lambda: _have_saved(job, ask, told))
         return
-    for fd in (ask, told, job.listener, job.api_listener):
+    for fd in (ask, told, job.listener, job.api_listener, job.network):
         if fd >= 0:
             os.close(fd)
     _stand_by(job, pid, asked, tell)

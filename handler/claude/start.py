@@ -3,12 +3,14 @@
 import os
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from ..config.model import ChatSettings
 from ..isolated import isolated_command
 from .command import TurnRequest, listen_for_commands, prepare_job
+from .network import run_apart
 from .runner import SILENCE_SECONDS
 from .runner_job import RunnerJob
 
@@ -55,16 +57,33 @@ def give_away(directory: Path, own: Account) -> None:
         os.chown(path, *own, follow_symlinks=False)
 
 
+def listen_for_model(apart: bool) -> tuple[socket.socket, int]:
+    """Return the socket on which claude asks the model, and the network namespace that it is in, -1 for our own.
+
+    If `apart`, the namespace is a new one. Raises OSError.
+    """
+    return run_apart(listen) if apart else (listen(), -1)
+
+
+def listen() -> socket.socket:
+    """Return a socket that listens on loopback."""
+    return socket.create_server((LOOPBACK, 0))
+
+
 def start_runner(job: RunnerJob, listener: socket.socket | None = None) -> "subprocess.Popen[bytes]":
     """Start the runner of a job, which has its descriptors. It serves claude's commands on `listener`.
 
     The job goes through a file in memory, which can't block and which `ps` does not show. The runner serves the model's
     API to claude on a socket that is made here, because the runner's modules have to load fast.
     """
-    job_file = os.fdopen(os.memfd_create("job"), "w+b")
-    with job_file as standard_input, socket.create_server((LOOPBACK, 0)) as api_listener:
+    api_listener, network = listen_for_model(bool(job.uids))
+    with api_listener, ExitStack() as stack:
+        if network >= 0:
+            stack.callback(os.close, network)
+        standard_input = stack.enter_context(os.fdopen(os.memfd_create("job"), "w+b"))
         url = f"http://{LOOPBACK}:{api_listener.getsockname()[1]}"
-        job = job._replace(api_listener=api_listener.fileno(), env={**job.env, "ANTHROPIC_BASE_URL": url})
+        env = {**job.env, "ANTHROPIC_BASE_URL": url}
+        job = job._replace(api_listener=api_listener.fileno(), network=network, env=env)
         if listener is not None:
             job = job._replace(listener=listener.fileno())
         standard_input.write(job.to_json())

@@ -13,6 +13,7 @@ import pytest
 from breakglass.claude import isolation
 from breakglass.claude.command import TurnRequest, prepare_job
 from breakglass.claude.isolation import isolation_fault, readable_by
+from breakglass.claude.processes import prctl
 from breakglass.config.model import Address, ChatSettings, Config, Host, Vm
 
 from ..support.claude import UIDS
@@ -22,6 +23,7 @@ from ..support.sshd import wait_listening
 
 pytestmark = pytest.mark.real("root")
 UID = UIDS[0]
+PR_CAPBSET_DROP = 24
 
 
 @pytest.fixture
@@ -128,6 +130,33 @@ def test_a_program_that_is_out_of_reach_behind_the_wall(place: Path) -> None:
     place.chmod(0o700)
     assert "behind its wall" in isolation_fault(config(place, uids=UIDS, command=str(program)))
     place.chmod(0o755)
+
+
+_CHECK = """
+import sys, pathlib
+sys.path.insert(0, sys.argv[1])
+from breakglass.claude.runner_job import RunnerJob
+from breakglass.claude.start import start_runner
+from tests.chat.test_isolation import UIDS, config, isolation_fault
+print(isolation_fault(config(pathlib.Path("/tmp"), uids=UIDS)))
+try:
+    start_runner(RunnerJob((), {}, "", "", "", uids=UIDS))
+except PermissionError:
+    print("not started")
+"""
+
+
+@pytest.mark.real("bwrap")
+@pytest.mark.parametrize(("missing", "what"), [(12, "not permitted"), (21, "'unshare'")], ids=["net", "sys"])
+def test_a_container_that_allows_no_network_namespace(missing: int, what: str) -> None:
+    """Without CAP_NET_ADMIN or CAP_SYS_ADMIN claude would have this machine's network: chat is off, and says why."""
+    command = [sys.executable, "-c", _CHECK, str(Path(__file__).parent.parent.parent)]
+    ran = subprocess.run(
+        command, preexec_fn=lambda: prctl(PR_CAPBSET_DROP, missing), capture_output=True, text=True, check=True
+    )
+    assert "claude can't have a network namespace of its own: " in ran.stdout
+    assert what in ran.stdout
+    assert ran.stdout.endswith("\nnot started\n")
 
 
 def test_a_sessions_dir_that_claude_can_not_enter(place: Path) -> None:

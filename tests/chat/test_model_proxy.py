@@ -4,17 +4,14 @@ import contextlib
 import http.client
 import json
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from breakglass.claude.model_forwarder import CONNECTIONS
 from breakglass.claude.model_requests import BODY_BYTES
 from breakglass.config.model_api import CREDENTIALS, ModelApi
 
-from ..support.claude import UIDS
 from ..support.model import Model
 from ..support.model_proxy import MESSAGES, Authority, TurnProxy, answering, message, relay, turn_proxy, with_tls
 from ..support.ports import reserve_port
@@ -73,27 +70,6 @@ def test_an_answer_that_is_no_stream(proxy: TurnProxy, model: Model) -> None:
     """The second try of the CLI's asks for a whole answer."""
     status, body = proxy.ask(fake({"text": WORDS}), stream=False)
     assert (status, json.loads(body)["content"][0]["text"]) == (200, WORDS)
-
-
-# another user's connections: as many as the proxy serves at once, and it closes none of them for its silence
-_CROWD = """
-import socket, sys
-crowd = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
-print("here", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.real("root")
-def test_another_user_takes_no_place(api: ModelApi) -> None:
-    """A claude that was taken over can connect to another turn's proxy. It holds up nothing there."""
-    with turn_proxy(api, patched="model_forwarder.STRANGER_SECONDS = 600.0") as proxy:
-        command = ["/usr/bin/python3", "-c", _CROWD, str(proxy.port), str(CONNECTIONS)]
-        with subprocess.Popen(command, user=UIDS[0], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
-            assert crowd.stdout is not None
-            assert crowd.stdout.readline() == b"here\n"
-            assert proxy.ask()[0] == 200
-            crowd.communicate()
 
 
 def test_requests_share_a_connection(proxy: TurnProxy) -> None:
@@ -217,8 +193,8 @@ def test_a_token_is_good_at_its_own_proxy_alone(proxy: TurnProxy, api: ModelApi)
 def test_its_memory_is_closed_to_its_own_user(api: ModelApi) -> None:
     """A process of the same user can't look into it: the kernel gives its files in /proc to root."""
     with turn_proxy(api, uid=65534) as proxy:
-        with pytest.raises(ConnectionError), proxy.open({}, b""):
-            pass  # it turns this user away, so it has set itself up
+        with proxy.open({}, b"") as response:
+            assert response.status == 401  # so it has set itself up
         status = Path(f"/proc/{proxy.pid}/status").read_text()
         assert "\nUid:\t65534" in status
         assert "\nNoNewPrivs:\t1" in status

@@ -4,12 +4,14 @@ The planted files can be read by everybody, so nothing but the sandbox keeps a c
 """
 
 import json
+import shlex
 import socket
 import subprocess
 import sys
 import uuid
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -269,6 +271,51 @@ def test_nothing_outlives_claude(apart: Place) -> None:
     pids = [int(line.removeprefix("/proc/")) for line in said.splitlines() if line.startswith("/proc/")]
     assert 0 < max(pids) < 20
     wait_until_gone(nap(79), 60)
+
+
+# what a claude that was taken over tries to reach, with its own proxy as the last one
+_REACH = """
+import os, socket, sys
+proxy = os.environ["ANTHROPIC_BASE_URL"].rpartition(":")[2]
+for target in [*sys.argv[1:], "stream:" + proxy]:
+    kind, _, place = target.partition(":")
+    number = socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM
+    family = socket.AF_INET if place.isdigit() else socket.AF_UNIX
+    try:
+        with socket.socket(family, number) as tried:
+            tried.connect(("127.0.0.1", int(place)) if place.isdigit() else "\\0" + place)
+            for _ in "12":  # the second one hears that the first one did not arrive
+                tried.send(b"planted\\r\\n\\r\\n")
+            print("answered by", place, tried.recv(20) if place == proxy else "none")
+    except OSError as error:
+        print("not", place, error)
+print("interfaces", *(name for _, name in socket.if_nameindex()))
+"""
+
+
+def test_claude_itself_has_no_network(apart: Place) -> None:
+    """A claude that was taken over reaches its own proxy: neither this machine's loopback nor its abstract sockets."""
+    attack = Attack(apart)
+    with ExitStack() as stack:
+        sockets = []
+        for family, kind in product((socket.AF_INET, socket.AF_UNIX), (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
+            sockets.append(stack.enter_context(socket.socket(family, kind)))
+            sockets[-1].bind(("127.0.0.1", 0) if family == socket.AF_INET else f"\0breakglass-{uuid.uuid4().hex}")
+            sockets[-1].setblocking(False)
+            if kind == socket.SOCK_STREAM:
+                sockets[-1].listen()
+        names = [name[1] if isinstance(name := one.getsockname(), tuple) else name[1:].decode() for one in sockets]
+        kinds = ["datagram" if one.type == socket.SOCK_DGRAM else "stream" for one in sockets]
+        targets = [f"{kind}:{name}" for kind, name in zip(kinds, names, strict=True)]
+        targets += [f"stream:{attack.place.model.url.rpartition(':')[2]}", f"stream:{attack.place.sshd.port}"]
+        said = behind_the_wall(attack, f"python3 -c {shlex.quote(_REACH)} {shlex.join(targets)}")
+        for one in sockets:
+            with pytest.raises(BlockingIOError):
+                one.recv(1) if one.type == socket.SOCK_DGRAM else one.accept()
+    lines = said.splitlines()
+    assert [line.split()[0] for line in lines] == ["not"] * 6 + ["answered", "interfaces"], said
+    assert "HTTP/1.1 400" in lines[-2]
+    assert "lo" in lines[-1].split()
 
 
 # --- the socket of its commands ---

@@ -176,6 +176,29 @@ def test_two_turns_reach_nothing_of_each_other(talker: Talker, claude: ScriptedC
     until(lambda: not list((talker.sessions / "work").iterdir()), "the turns' directories are removed")
 
 
+# asks a proxy for a message of a strange length, for the status
+_ASK = r"""
+exec 5<>/dev/tcp/127.0.0.1/{port} &&
+    printf 'POST /v1/messages HTTP/1.1\r\nx-api-key: {token}\r\ncontent-length: x\r\n\r\n' >&5 &&
+    read -r _ status _ <&5
+"""
+
+
+@pytest.mark.real("bwrap")
+def test_two_turns_reach_no_proxy_of_each_other(talker: Talker, claude: ScriptedClaude) -> None:
+    """Neither with the other's address nor with its token; each reaches its own with its own."""
+    own = _ASK.format(port="${ANTHROPIC_BASE_URL##*:}", token="'$ANTHROPIC_API_KEY'")
+    claude.play(f"{own}\n{SAY} $status:$ANTHROPIC_BASE_URL:$ANTHROPIC_API_KEY\nsleep 600")
+    with talker.open(prompt="one") as stream:
+        stream.until("text")
+        status, *_, port, token = answer_text(stream.seen).split(":")
+        assert status == "411"  # it has the token, and wants another length
+        claude.play(f"{_ASK.format(port=port, token=token)}\n{SAY} status:$status\n{RESULT}")
+        assert answer_text(talker.chat("two", caller="operator2")) in ("status:", "status:401")  # ports may be the same
+        assert talker.ask(cancel=stream.turn).status == 202
+        stream.rest()
+
+
 @pytest.mark.real("bwrap")
 def test_when_no_id_is_free(talker: Talker, claude: ScriptedClaude, model: Model) -> None:
     """Another handler on the same sessions.dir has the only one: the turn is refused, with the reason."""

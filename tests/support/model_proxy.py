@@ -46,7 +46,7 @@ if uid:  # which may not read the checkout
     prctl(PR_SET_DUMPABLE, 1)  # as a handler that was started by this user
 listener = socket.create_server(("127.0.0.1", 0))
 port = listener.getsockname()[1]
-print(json.dumps([port, *start_model_proxy(ModelApi(*api), listener.detach(), None)]), flush=True)
+print(json.dumps([port, *start_model_proxy(ModelApi(*api), listener.detach())]), flush=True)
 sys.stdin.read()
 """
 
