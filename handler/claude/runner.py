@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from ..verbs import PROPOSAL_ID
+from .cgroup import enter_cgroup, kill_cgroup
 from .command_process import start_command_server
 from .events import Translator
 from .failures import End
@@ -93,7 +94,7 @@ class Runner:
         try:
             fds = (prompt, out_w, err_w)
             self.pid, status = start_program(
-                job.argv, job.env, job.cwd, job.uid, fds, self._copy_transcript_in, lambda: enter_network(job.network)
+                job.argv, job.env, job.cwd, job.uid, fds, self._copy_transcript_in, self._enter
             )
         finally:
             for fd in (prompt, out_w, err_w):
@@ -104,6 +105,11 @@ class Runner:
         self._readers.add(job.control, self._read_control)
         if job.commands:
             start_command_server(job)
+
+    def _enter(self) -> None:
+        """Enter what keeps claude apart. This runs in claude's process, before that becomes claude's user."""
+        enter_network(self.job.network)
+        enter_cgroup(self.job.cgroup)
 
     def _copy_transcript_in(self) -> None:
         """Give claude the session's transcript. This runs in claude's process, before its program."""
@@ -156,6 +162,7 @@ class Runner:
 
     def _sweep(self) -> None:
         """Kill the descendants that claude left and read its last output."""
+        kill_cgroup(self.job.cgroup)
         until = time.monotonic() + LAST_SECONDS
         while time.monotonic() < until:
             left = send_signal(os.getpid(), signal.SIGKILL)

@@ -16,8 +16,9 @@ class RunnerJob(NamedTuple):
     `commands` are the names that the runner serves on the socket `listener` (commands.py), with
     the configuration `ssh_config`. The turn is cancelled when the file `cancel` exists. With an `api`, the
     runner serves it on the socket `api_listener` (model_proxy.py). claude is in the network namespace `network`, as
-    that socket is, or in the machine's for -1. The session's transcript comes from the file `source`, -1 for none, and
-    goes to the file `target`, SID.new of the directory `transcripts`, where it replaces SID.
+    that socket is, or in the machine's for -1. The runner puts claude into `cgroup`, if it has
+    made one. The session's transcript comes from the file `source`, -1 for none, and goes to the file `target`, SID.new
+    of the directory `transcripts`, where it replaces SID.
     """
 
     argv: tuple[str, ...]
@@ -45,6 +46,7 @@ class RunnerJob(NamedTuple):
     listener: int = -1
     api_listener: int = -1
     network: int = -1
+    cgroup: str = ""
     source: int = -1
     target: int = -1
     transcripts: int = -1

@@ -11,7 +11,9 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from .cgroup import make_cgroup, remove_cgroup
 from .eventlog import append_events, build_ending
 from .processes import (
     PR_SET_CHILD_SUBREAPER,
@@ -90,13 +92,13 @@ def _become(job: RunnerJob) -> None:
 
 
 def _take_uid(job: RunnerJob) -> RunnerJob:
-    """Return the job with a user id of its own, which this process keeps locked. Raises NoFreeUid, OSError."""
+    """Return the job with a user id, which this process keeps locked, and a cgroup. Raises NoFreeUid, OSError."""
     if not job.uids:
         return job
     first, last = job.uids
     uid, _ = claim_uid(range(first, last + 1), job.sessions)
     hand_over(job.directory, job.owner, uid)
-    return job._replace(uid=uid)
+    return job._replace(uid=uid, cgroup=make_cgroup(uid))
 
 
 def _have_saved(job: RunnerJob, ask: int, told: int) -> bool:
@@ -120,6 +122,8 @@ def _stand_by(job: RunnerJob, pid: int, asked: int, tell: int) -> None:
         except BrokenPipeError:  # the worker was killed
             pass
     os.waitpid(pid, 0)
+    with suppress(OSError):  # the next turn of this id tries it again
+        remove_cgroup(job.cgroup)
     until = time.monotonic() + LAST_SECONDS
     while send_signal(os.getpid(), signal.SIGKILL) and time.monotonic() < until:
         time.sleep(0.01)
