@@ -55,7 +55,10 @@ def _serve(listener: socket.socket, answers: bool) -> None:
 
 @contextmanager
 def lying_monitor(world: World, word: str) -> Iterator[None]:
-    """Stand in QEMU's place on its monitor, as a QEMU that was taken over can, and say `word` for the state."""
+    """Stand in QEMU's place on its monitor, as a QEMU that was taken over can, and say `word` for the state.
+
+    As with QEMU, the answer to a client that has left comes to the next one.
+    """
     path = world.root / f"run/qemu-server/{VMID}.qmp"
     with socket.socket(socket.AF_UNIX) as listener:
         path.unlink()
@@ -75,11 +78,12 @@ def _lie(listener: socket.socket, word: str) -> None:
         except OSError:
             return
         with client, client.makefile("rwb") as stream:
-            stream.write(b'{"QMP": {}}\n')
+            stream.write(b'{"QMP": {}}\n{"return": {"status": "paused"}, "id": "of a client that has left"}\n')
             stream.flush()
             for line in stream:
-                state = {"status": word} if json.loads(line)["execute"] == "query-status" else {}
-                stream.write(json.dumps({"return": state}).encode() + b"\n")
+                request = json.loads(line)
+                state = {"status": word} if request["execute"] == "query-status" else {}
+                stream.write(json.dumps({"return": state, "id": request["id"]}).encode() + b"\n")
                 stream.flush()
 
 
@@ -92,6 +96,12 @@ def test_the_states_are_qemus_own(world: World) -> None:
     members = kinds[kinds["query-status"]["ret-type"]]["members"]
     [state] = [member["type"] for member in members if member["name"] == "status"]
     assert sorted(kinds[state]["values"]) == sorted(RUN_STATES)
+
+
+def test_the_answer_to_another_client_is_not_ours(world: World) -> None:
+    """Else every answer of this conversation would be that of the command before."""
+    with lying_monitor(world, "running"):
+        assert execute(world, "status").trailer["state"] == "running"
 
 
 @pytest.mark.parametrize("word", sampled(["RUNNING!", "running\n", "stopped", "elsewhere", "unknown"], "RUNNING!"))

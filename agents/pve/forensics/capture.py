@@ -6,7 +6,6 @@ probe again. A verb without evidence probes by itself, briefly, and a second tim
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from dataclasses import asdict
 from ..host.files import boottime, read_json, write_atomic
 from ..host.paths import Host
 from ..host.process import describe_process
-from ..host.qmp import Qmp, QmpError, QmpSilent
+from ..host.qmp import QmpError, QmpSilent
 from ..host.vmstate import Facts, describe_sources, leftover_pids, observe, read_pid, vm_state
 from ..jobs.job import Job
 from ..jobs.mutex import Lock
@@ -23,6 +22,7 @@ from ..words import DONE, STORAGE_HUNG
 from .evidence import WATCHED_SECONDS, Evidence, parse_evidence
 from .on_host import thread_probe
 from .on_storage import dead_storages, late_commands
+from .picture import keep_picture
 from .plan import SHORT_APART, after_cluster, capture_probes, find_storages, second_probes, short_probes
 from .probe import Reply
 from .proof import frozen_disks
@@ -31,7 +31,6 @@ from .verdict import verdict_of
 
 BUDGET = 15.0
 REUSE_SECONDS = 60.0
-SCREEN_BYTES = 2 * 1024 * 1024
 SCREEN_SECONDS = 4.0
 
 
@@ -159,25 +158,12 @@ def _take_screen(job: Job, state: str, seconds: float) -> Reply:
     if state in ("wedged", "unknown") or seconds <= 0:
         return Reply("screen", "screendump", "failed", 0.0, "not taken: QEMU is silent, or the time is over")
     try:
-        outcome, text = "ok", take_screendump(job, seconds)
+        outcome, text = "ok", keep_picture(job, seconds)
     except QmpSilent as error:
         outcome, text = "timed out", str(error)
-    except (QmpError, OSError) as error:
+    except (QmpError, OSError, ValueError) as error:
         outcome, text = "failed", str(error)
     return Reply("screen", "screendump", outcome, round(time.monotonic() - began, 3), text)
-
-
-def take_screendump(job: Job, seconds: float) -> str:
-    """Keep the console's picture as PNG, 2 MiB at most; QEMU writes it, as root, to the path in the command."""
-    path = job.store.path(job.record.id, "screen.png")
-    with Qmp(job.host.qmp, seconds) as qmp:
-        qmp.command("screendump", filename=path, format="png")
-    size = os.path.getsize(path)
-    if size > SCREEN_BYTES:
-        os.unlink(path)
-        return f"the picture has {size} bytes; at most {SCREEN_BYTES} are kept"
-    job.screen = True
-    return f"{size} bytes"
 
 
 def _keep_evidence(job: Job, replies: list[Reply], seen: Evidence, verdict: Verdict) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import time
 
+JSON_CHARS = 2 * 1024 * 1024  # a longer file is as good as damaged
+
 
 def boottime() -> float:
     """Return the seconds since the boot, sleep included. Setting the clock does not change them."""
@@ -40,8 +42,7 @@ def remove_job_dir(directory: str) -> None:
 def read_json(path: str) -> dict[str, object] | None:
     """Return the JSON object in a file, None where the file has no complete one."""
     try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except (OSError, ValueError):
+        value = json.loads(read_small_file(path, JSON_CHARS))
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

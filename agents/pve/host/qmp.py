@@ -5,8 +5,10 @@ conversation is short. Rules: QEMU's docs/interop/qmp-spec.rst.
 """
 
 import json
+import os
 import socket
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 MESSAGE_BYTES = 4 * 1024 * 1024
@@ -86,16 +88,20 @@ class Qmp:
             self.events.append(str(message["event"]))
         return message
 
-    def command(self, name: str, **arguments: object) -> object:
-        """Execute a QMP command and return its answer; raise QmpError when QEMU refuses it."""
-        request = {"execute": name, **({"arguments": arguments} if arguments else {})}
+    def command(self, name: str, fds: Sequence[int] = (), **arguments: object) -> object:
+        """Execute a QMP command, which may pass descriptors; return its answer. Raise QmpError if refused."""
+        own = f"{os.getpid()}-{time.monotonic_ns()}"  # the answer to a client that has left comes to the next one
+        request = {"execute": name, "id": own, **({"arguments": arguments} if arguments else {})}
         self._socket.settimeout(self._left())
         try:
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            data = json.dumps(request).encode() + b"\n"
+            socket.send_fds(self._socket, [data], fds) if fds else self._socket.sendall(data)
         except OSError:
             raise QmpSilent("the monitor did not take the command") from None
         while True:
             message = self._next()
+            if message.get("id") != own:
+                continue
             if "error" in message:
                 raise QmpError(_description(message["error"]))
             if "return" in message:

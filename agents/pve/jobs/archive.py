@@ -22,6 +22,7 @@ from .store import JobStore, Record
 NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")
 KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
 KEEP_BYTES = 256 * 1024 * 1024
+FILE_BYTES = 2 * 1024 * 1024  # of one file of a job: a longer one is not copied, nor shown
 SLOW_SECONDS = 2.0
 LOG_CHARS = 300
 
@@ -81,14 +82,23 @@ def _copy(host: Host, store: JobStore, record: Record, names: tuple[str, ...]) -
     os.makedirs(target, mode=0o700, exist_ok=True)
     for name in names:
         try:
-            with open(store.path(record.id, name), "rb") as source:
-                data = source.read()
+            data = read_bounded(store.path(record.id, name))
         except FileNotFoundError:
+            continue
+        if data is None:
+            host.log(f"archive: {name} of job {record.id} has more than {FILE_BYTES} bytes, and is not copied")
             continue
         draft = f"{target}/draft.{os.getpid()}"
         with open(draft, "wb") as file:
             file.write(data)
         os.replace(draft, f"{target}/{name}")
+
+
+def read_bounded(path: str) -> bytes | None:
+    """Return a file of a job; None where it has more than FILE_BYTES. Raise OSError where it can't be read."""
+    with open(path, "rb") as file:
+        data = file.read(FILE_BYTES + 1)
+    return data if len(data) <= FILE_BYTES else None
 
 
 def _sync(directory: str) -> None:

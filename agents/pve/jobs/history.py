@@ -9,7 +9,7 @@ from dataclasses import asdict
 from ..host.bounded import NoAnswerError, ask
 from ..host.files import boottime, read_json
 from ..host.paths import Host
-from .archive import is_archive_hung
+from .archive import is_archive_hung, read_bounded
 from .result import Verdict
 from .store import JobStore, Record
 
@@ -107,18 +107,18 @@ def _read_contents(directory: str) -> dict[str, object]:
 
 def _read_output(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            return "".join(str(json.loads(line).get("text", "")) for line in file)
+        lines = (read_bounded(path) or b"").decode("utf-8").splitlines()
+        return "".join(str(json.loads(line).get("text", "")) for line in lines)
     except (OSError, ValueError):
         return ""
 
 
 def _read_picture(path: str) -> str | None:
     try:
-        with open(path, "rb") as file:
-            return base64.b64encode(file.read()).decode()
+        picture = read_bounded(path)
     except OSError:
         return None
+    return base64.b64encode(picture).decode() if picture else None
 
 
 def format_jobs(jobs: Iterable[dict[str, object]]) -> str:

@@ -46,9 +46,11 @@ def serve(listener: socket.socket, machine: Machine) -> None:
             stream.write(json.dumps({"QMP": {"version": {}, "capabilities": []}}).encode() + b"\n")
             stream.flush()
             for line in stream:
-                command = str(json.loads(line).get("execute"))
+                request = json.loads(line)
+                command = str(request.get("execute"))
                 for message in machine.execute(command):
-                    stream.write(json.dumps(message).encode() + b"\n")
+                    own = {"id": request["id"]} if "id" in request and "event" not in message else {}
+                    stream.write(json.dumps({**message, **own}).encode() + b"\n")
                 stream.flush()
                 if command == "quit":
                     return
