@@ -23,7 +23,10 @@ from ..support.service import Service, new_secret, new_ssh_key
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 RUN_BY_US = "<!-- tests/deploy/test_readme.py runs the next block as it stands -->\n"
 REACHED_WORDS = {True: "true", False: "false", None: "null"}
 
