@@ -50,6 +50,12 @@ class Forbidden(BreakglassError):
     code, status = "forbidden", 403
 
 
+class WrongHandler(BreakglassError):
+    """The caller signed the request for another handler. `url` is this one's."""
+
+    code, status = "wrong-handler", 403
+
+
 class BadRequest(BreakglassError):
     """The route does not accept the body."""
 

@@ -6,7 +6,7 @@ import { render, watch } from "./view.js";
 import { $, OWN, changed, enter, health, here, leave, me, put, resting, show, store, text, views, vmHealth } from "./state.js";
 
 const REFRESH_MS = 15_000;
-const LOCAL = /^(localhost|127(\.\d+){3}|\[::1\])$/;
+const LOCAL = /^((.+\.)?localhost|127(\.\d+){3}|\[::1\])$/;
 
 async function begin(key) {
 	if (!me.vm) await poll();
@@ -173,11 +173,15 @@ $("by-hand").open = false;
 changed();
 show({ app: true });
 const given = keyInAddress();
+if (given) store("session", "demo", true);
+const keeps = given || !LOCAL.test(location.hostname) || store("session", "demo");
+show({ "may-keep": keeps, "no-keep": !keeps });
+if (!keeps) stored((store) => store.delete(1)).catch(() => {}); // whatever listens on this port next could use it
 if (me.vm) poll();
 else await poll();
 if (given || !crypto.subtle) unlock(given);
 else {
-	const key = await stored((store) => store.get(1)).catch(() => {});
+	const key = keeps && await stored((store) => store.get(1)).catch(() => {});
 	$("keep-key").checked ||= key;
 	if (key) begin(key);
 }

@@ -174,14 +174,14 @@ function settle(view, job, answer, loud) {
 }
 
 function outcomeOf(job, answer) {
-	const { outcome, reached, verdict, holder, stage, state, hint } = answer;
+	const { outcome, reached, verdict, holder, stage, state, hint, url } = answer;
 	if (outcome === "done" && job.verb === "status") return ["idle", { sentence: `It is ${stateOf(state)[2].toLowerCase()}.` }];
 	if (outcome === "done") return ["done", { sentence: `at ${clock()}.` }];
 	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder)} Nothing was changed.` }];
 	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
 	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
 	const lines = verdict?.evidence ?? [];
-	if (phase === "notSent") return [phase, { sentence: reasonOf(answer), hint: hint ?? lines[0] }];
+	if (phase === "notSent") return [phase, { sentence: reasonOf(answer), hint: hint ?? lines[0], url }];
 	if (outcome !== "failed") return [phase, { sentence: reasonOf(answer), hint: hint ?? advice, lines }];
 	const far = stage ? `It got as far as: ${stage}. ` : "";
 	return [phase, { sentence: reasonOf(answer), hint: far + advice, lines: [...lines, ...byHand(answer)] }];

@@ -1,6 +1,6 @@
 // The one place that posts, signed (Standard Webhooks v1), and reads the lines that come back.
 
-import { MINUTE, me } from "./state.js";
+import { HOME, MINUTE, me } from "./state.js";
 
 const SILENCE_MS = 25_000; // the stream pings every 10 s
 
@@ -16,10 +16,12 @@ export async function post(path, id, body, signal, take = () => {}) {
 	if (answer) me.clockOff = stale ? theirs * 1000 - Date.now() : 0;
 	if (!stale || !challenge || !young(began)) return answer;
 	// Judged by the challenge's age; the time in the signature stays our own.
-	return once(path, id, JSON.stringify({ ...JSON.parse(body), challenge }), signal, take);
+	return once(path, id, body, signal, take, challenge);
 }
 
-async function once(path, id, body, signal, take) {
+// `to`: what is signed here is good at no other handler.
+async function once(path, id, wanted, signal, take, challenge) {
+	const body = JSON.stringify({ ...JSON.parse(wanted), challenge, to: HOME.href });
 	const line = new AbortController();
 	const cut = () => line.abort();
 	let timer = setTimeout(cut, SILENCE_MS);

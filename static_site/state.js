@@ -151,7 +151,7 @@ export const tell = (what) => document.dispatchEvent(new Event(what));
 export const changed = () => tell("changed");
 
 export function enter(view, phase, more) {
-	Object.assign(view, { phase, sentence: "", hint: "", lines: [], since: Date.now() }, more);
+	Object.assign(view, { phase, sentence: "", hint: "", lines: [], url: "", since: Date.now() }, more);
 	changed();
 }
 
@@ -160,8 +160,10 @@ export function phaseOf(view) {
 	return health.fails > 1 && resting(view) ? "disconnected" : view.phase;
 }
 
+export const HOME = new URL(".", location);
+
 // Never a secret. Another page of this origin has other names.
-export const OWN = `breakglass ${new URL(".", location).pathname} `;
+export const OWN = `breakglass ${HOME.pathname} `;
 
 export function store(where, name, value) {
 	try {

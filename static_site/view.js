@@ -82,6 +82,8 @@ function renderOutcome(view, phase) {
 	const named = (words) => words.replaceAll("{label}", label).replaceAll("{what}", label.toLowerCase());
 	const busy = ["running", "checking"].includes(phase);
 	const next = Math.max(0, Math.ceil((health.next - Date.now()) / 1000));
+	const there = /^https?:\/\/[\w.:[\]/~%-]+$/.exec(shown.url)?.[0];
+	if (there) $("there").href = there;
 	Object.assign($("outcome").dataset, { tone, phase });
 	text({
 		"outcome-shape": shape,
@@ -89,6 +91,7 @@ function renderOutcome(view, phase) {
 		"outcome-sentence": named(shown.sentence || cover),
 		"outcome-timer": down ? `Trying again in ${next} s.` : busy && age(view.since),
 		"outcome-hint": shown.hint,
+		there,
 		anyway: `${label} anyway…`,
 	});
 	list($("outcome-lines"), shown.lines);
@@ -97,6 +100,7 @@ function renderOutcome(view, phase) {
 		"ask-again": phase === "unknown" && !view.acting,
 		"try-now": down,
 		see: down,
+		there,
 		anyway: phase === "refused" && view.offer === $("anyway").value && (mayAnyway(view) || !obstacle(view, view.verb)),
 		watch: phase === "busy" ? view.holder : phase === "idle" && view.seen?.holder,
 	});
@@ -120,7 +124,12 @@ function renderByHand(lines) {
 	list($("by-hand-lines"), lines);
 	const host = /@(\[[0-9a-f:]+\]|[\w.-]+)/i.exec(lines.join(" "))?.[1];
 	$("proxmox").href = `https://${host}:8006/`;
-	text({ proxmox: `Proxmox: ${$("proxmox").href}` });
+	const recipe = $("recipe");
+	recipe.as ??= recipe.textContent;
+	text({
+		proxmox: `Proxmox: ${$("proxmox").href}`,
+		recipe: recipe.as.replace("devvm", /^[a-z][a-z0-9-]*$/.exec(me.vm) ?? "devvm"), // it is pasted into a shell
+	});
 	show({ proxmox: host, "by-hand-none": !lines.length });
 }
 

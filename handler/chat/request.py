@@ -14,3 +14,4 @@ class ChatRequest:
     cancel: str = ""
     after: int = 0
     challenge: str = ""
+    to: str = ""

@@ -78,7 +78,7 @@ def new_id() -> str:
 
 
 def post(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -> Iterator[Event]:
-    """Sign and send one request; yield the lines of its answer.
+    """Sign and send one request; yield the lines of its answer. It is good at the signer's URL alone, as `to` says.
 
     If the handler answers a wrong clock with a challenge, the request is sent again with it. Raises HandlerError for an
     error object, and NoAnswer if the answer is not a handler's.
@@ -92,7 +92,7 @@ def post(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -
 
 
 def _post_once(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -> Iterator[Event]:
-    body = json.dumps(fields).encode()
+    body = json.dumps({**fields, "to": signer.url}).encode()
     headers = {"content-type": "application/json", "accept": "application/x-ndjson", **signer.headers(msg_id, body)}
     connection = _connect(signer.url)
     try:

@@ -72,6 +72,7 @@ def _config(top: Entry) -> Config:
         alerts=alerts,
         chat=chat,
         proxies=server.proxies,
+        urls=server.urls,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..alerts.rules import Rule
 from ..auth.signing import Caller, fingerprint
 from ..verbs import VERBS
+from .handler_urls import is_loopback, normal_url
 from .model_api import ModelApi
 from .problems import Problem, list_problems
 from .server import Network
@@ -114,6 +115,7 @@ class Config:
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # every file that was read
     proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log
+    urls: tuple[str, ...] = ()  # of this handler, in normal form
 
     def vm_named(self, name: str) -> Vm | None:
         """Return the VM of that name; for an empty name, return the only VM there is.
@@ -123,6 +125,11 @@ class Config:
         if not name and len(self.vms) + len(self.vms_off) == 1:
             return next(iter(self.vms.values()), None)
         return self.vms.get(name)
+
+    def is_meant(self, to: str) -> bool:
+        """Tell whether a request for a handler's URL may be for this one. A loopback address may be any handler's."""
+        url = normal_url(to)
+        return not self.urls or url in self.urls or (url is not None and is_loopback(url))
 
     def explain_no_vm(self, name: str) -> tuple[str, str]:
         """Return why `vm_named` finds no VM of that name, and what to do."""

@@ -30,6 +30,7 @@ class VerbBody:
     job: str = ""
     anyway: str = ""
     challenge: str = ""
+    to: str = ""
 
     def permitted(self, vm: Vm, msg_id: str, caller: Caller, received: float) -> VerbRequest:
         """Return the request of a caller that may run the verb on the VM."""

@@ -7,9 +7,9 @@ from ..text import shown
 from .bodies import check_shape, is_utf8, strict_json
 
 _CHAT = {
-    "prompt": ("prompt", "vm", "session", "challenge"),
-    "attach": ("attach", "after", "challenge"),
-    "cancel": ("cancel", "challenge"),
+    "prompt": ("prompt", "vm", "session", "challenge", "to"),
+    "attach": ("attach", "after", "challenge", "to"),
+    "cancel": ("cancel", "challenge", "to"),
 }
 
 

@@ -15,7 +15,7 @@ from ..proxmox.request import VerbRequest
 from ..service import Service
 from ..text import shown
 from ..verbs import PROPOSAL_ID, VERBS
-from .admission import admit
+from .admission import admit, check_recipient
 from .bodies import VerbBody, parse_verb_body
 from .gate import signed_request
 from .reads import Answering, ReadsUnderWay
@@ -28,6 +28,7 @@ async def pve(request: Request) -> Response:
     signed, data, began = signed_request(request.scope["state"])
     now, body = time.time(), parse_verb_body(data)
     audit.add(reason=body.reason)
+    check_recipient(service.config, body.to)
     if body.anyway:
         check_may_override(signed)
     vm = admit(service.config, signed, body.challenge, body.verb, body.vm, now)

@@ -72,8 +72,7 @@ def test_a_wrong_key_deletes_neither_the_stored_key_nor_the_commands_by_hand(vis
 def test_forget_locks_every_tab_and_deletes_the_stored_key(visit: Visit) -> None:
     """The other tab is locked too, and does not repeat its request."""
     page, other = keep_key(visit), visit.tab()
-    other.goto(visit.stage.url)
-    phase(other, "idle")
+    visit.open(other)
     forget_key(page)
     phase(other, "locked")
     other.reload()

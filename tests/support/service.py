@@ -68,6 +68,7 @@ def config_text(
     host_key: object,
     vmid: int = 102,
     user: str = "",
+    urls: Sequence[str] = (),
     extra: str = "",
 ) -> str:
     """Return a configuration with one VM, and with whatever else."""
@@ -78,7 +79,8 @@ def config_text(
     host += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
     vm = f'[vms.devvm]\nhosts = ["pve1"]\nvmid = {vmid}\n'
     session = f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n'
-    return "\n".join([*tables, host, vm, session, SERVER, extra])
+    server = f"{SERVER or '[server]' + chr(10)}url = {json.dumps(urls)}\n" if urls else SERVER
+    return "\n".join([*tables, host, vm, session, server, extra])
 
 
 def give_to_handler(*files: Path) -> None:

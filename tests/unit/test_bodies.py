@@ -11,7 +11,7 @@ from breakglass.errors import BadRequest
 from breakglass.text import cut_utf8
 from breakglass.web.bodies import VerbBody, parse_verb_body, strict_json
 
-FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "challenge")
+FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "challenge", "to")
 JOB = "msg_12345678"
 sound = st.text()
 
@@ -31,7 +31,7 @@ def test_a_verb_is_enough() -> None:
 def test_every_field_is_read() -> None:
     """Each field of the contract is read as it was sent, white space and escapes included."""
     sent = {"verb": "reset", "vm": "devvm", "reason": "hung ☎\n", "if_state": "io-error", "if_last": JOB, "job": JOB}
-    sent |= {"anyway": "storage-hung", "challenge": "1795500000.abc"}
+    sent |= {"anyway": "storage-hung", "challenge": "1795500000.abc", "to": "https://a.example/"}
     assert asdict(parse_verb_body(json.dumps(sent, indent=2).encode())) == sent
     assert asdict(parse_verb_body(json.dumps(sent, ensure_ascii=False).encode())) == sent
 

@@ -132,6 +132,27 @@ def test_no_secret_is_ever_shown() -> None:
         assert secret not in shown
 
 
+@pytest.mark.parametrize(
+    ("written", "urls"),
+    [
+        ('"https://A.example"', ("https://a.example/",)),
+        ('["https://a.example/bg", "http://b.example:80"]', ("https://a.example/bg/", "http://b.example/")),
+    ],
+)
+def test_the_handlers_own_urls_are_read(written: str, urls: tuple[str, ...]) -> None:
+    """One or a list, in the form in which a request's `to` is compared with them; none by default."""
+    assert read(f"{GOOD}[server]\nurl = {written}\n").urls == urls
+    assert read(GOOD).urls == ()
+
+
+@pytest.mark.parametrize("written", ["7", '""', '"a.example"', '["https://a.example/", "https://me@b.example/"]'])
+def test_a_url_that_is_none_is_a_problem(written: str) -> None:
+    """It is reported, and what is left of a list counts."""
+    config = read(f"{GOOD}[server]\nurl = {written}\n")
+    assert [problem.path for problem in config.problems] == ["server.url"]
+    assert config.urls == (("https://a.example/",) if "https://a.example/" in written else ())
+
+
 # --- what is wrong ---
 
 WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, by what: where the problem is

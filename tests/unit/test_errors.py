@@ -17,6 +17,7 @@ TABLE = {
     errors.Unauthorized: ("unauthorized", 401, False),
     errors.StaleTimestamp: ("stale-timestamp", 401, False),
     errors.Forbidden: ("forbidden", 403, False),
+    errors.WrongHandler: ("wrong-handler", 403, False),
     errors.BadRequest: ("bad-request", 400, False),
     errors.NotFound: ("not-found", 404, False),
     errors.MethodNotAllowed: ("method-not-allowed", 405, False),

@@ -57,6 +57,8 @@ PURE = (
     "config/reader.py",
     "config/callers.py",
     "config/addresses.py",
+    "config/handler_urls.py",
+    "config/server.py",
     "config/vms.py",
     "config/chat.py",
     "config/chat_api.py",

@@ -1,0 +1,165 @@
+"""A request that names its handler in `to` is good at no other one: the replay of the security review."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.scripted import DONE, Scripted, result
+from ..support.service import Service, give_to_handler
+from ..support.sshd import Sshd
+
+ROOT = Path(__file__).parent.parent.parent
+A, B = "https://a.example/", "https://b.example/rescue/"
+pytestmark = [pytest.mark.slow, pytest.mark.real("sshd")]
+
+
+@pytest.fixture(scope="module")
+def world(directory: Path) -> World:
+    world = World(directory)
+    Scripted(world)
+    return world
+
+
+@pytest.fixture(scope="module")
+def sshd(world: World) -> Iterator[Sshd]:
+    server = Sshd(world)
+    yield server
+    server.stop()
+
+
+def started(sshd: Sshd, world: World, *urls: str, key_of: Service | None = None) -> Service:
+    """Start a handler at these URLs. It has the same signing key as another one."""
+    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], urls=urls)
+    if key_of is not None:
+        service.stop()
+        text = service.config.read_text()
+        service.config.write_text(text.replace(service.secrets["operator"], key_of.secrets["operator"]))
+        give_to_handler(service.config)
+        service.secrets = {**service.secrets, "operator": key_of.secrets["operator"]}
+        service.start()
+    service.answering()
+    return service
+
+
+@pytest.fixture(scope="module")
+def handlers(sshd: Sshd, world: World) -> Iterator[tuple[Service, Service, Service]]:
+    """Two handlers with URLs, and one without; all have one signing key and a VM of the same name."""
+    first = started(sshd, world, A)
+    others = [started(sshd, world, *urls, key_of=first) for urls in ((B, "https://B.example:8443"), ())]
+    yield first, others[0], others[1]
+    for each in (first, *others):
+        each.stop()
+
+
+@pytest.fixture
+def script(world: World) -> Scripted:
+    script = Scripted(world)
+    script.say([("reset", DONE), ("", [result(jobs=[])])])
+    return script
+
+
+def test_what_was_signed_for_one_handler_is_refused_by_another(
+    handlers: tuple[Service, Service, Service], script: Scripted
+) -> None:
+    """The attack: bytes that were seen at A are sent to B as they are. B's host gets no line."""
+    a, b, _ = handlers
+    body = json.dumps({"verb": "reset", "vm": "devvm", "to": A}).encode()
+    headers = a.signed(body)
+    assert a.send("POST", "/pve", body, headers).json["outcome"] == "done"
+    assert len(script.asked("reset")) == 1
+    script.say([("", DONE)])
+    reply = b.send("POST", "/pve", body, headers)
+    error = reply.json["error"]
+    assert (reply.status, error["code"], error["reached"], error["url"]) == (403, "wrong-handler", False, B)
+    assert "https://a.example/" in error["message"]
+    assert (script.place / "asked").read_text() == ""
+    streamed = b.send("POST", "/pve", body, {**headers, "accept": "application/x-ndjson"})
+    assert (streamed.status, streamed.json["error"]["code"]) == (403, "wrong-handler")
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        B,
+        "HTTPS://b.EXAMPLE:443/rescue",
+        "https://b.example:8443/",
+        "http://localhost:8080",
+        "http://127.0.0.1:8080/any/path",
+        "http://[::1]:8080/",
+        "",
+    ],
+)
+def test_the_handlers_own_urls_and_loopback_are_good(
+    handlers: tuple[Service, Service, Service], script: Scripted, to: str
+) -> None:
+    """Each URL of the list, in any spelling; a tunnel's end; and a request that names no handler."""
+    assert handlers[1].pve("reset", vm="devvm", to=to).json["outcome"] == "done"
+    assert len(script.asked("reset")) == 1
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        A,
+        "http://b.example/rescue/",
+        "https://b.example/",
+        "https://b.example/rescue/more/",
+        "https://b.example/Rescue/",
+        "https://b.example:444/rescue/",
+        "https://localhost.b.example/",
+        "https://b.example/rescue/?to=localhost",
+        "https://localhost@a.example/",
+        "https://a.example/.localhost/",
+        "nonsense",
+    ],
+)
+def test_any_other_url_is_refused(handlers: tuple[Service, Service, Service], script: Scripted, to: str) -> None:
+    """Another scheme, port, path or host, and what is no URL of a handler."""
+    reply = handlers[1].pve("reset", vm="devvm", to=to)
+    assert (reply.status, reply.json["error"]["code"]) == (403, "wrong-handler")
+    assert script.asked("reset") == []
+
+
+def test_a_handler_without_a_url_takes_them_all(handlers: tuple[Service, Service, Service], script: Scripted) -> None:
+    """Without [server] url nothing is compared; the field is text all the same."""
+    assert handlers[2].pve("reset", to=A).json["outcome"] == "done"
+    assert handlers[2].pve("reset", to=7).json["error"]["code"] == "bad-request"
+
+
+@pytest.mark.parametrize("fields", [{"prompt": "hi"}, {"attach": "msg_12345678"}, {"cancel": "msg_12345678"}], ids=str)
+def test_chat_is_bound_too(handlers: tuple[Service, Service, Service], fields: dict[str, str]) -> None:
+    """Each body of /chat; chat is off here, and that is what a request for this handler is answered with."""
+    service = handlers[1]
+    for to, status, code in ((A, 403, "wrong-handler"), (B, 403, "forbidden")):
+        body = json.dumps({**fields, "to": to}).encode()
+        reply = service.send("POST", "/chat", body, service.signed(body))
+        assert (reply.status, reply.json["error"]["code"]) == (status, code)
+
+
+def breakglass(service: Service, *words: str, host: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+    settings = {"BREAKGLASS_URL": f"http://{host}:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
+    command = [sys.executable, "-m", "breakglass", *words]
+    return subprocess.run(
+        command, env=os.environ | settings, cwd=ROOT, capture_output=True, text=True, timeout=100, input=typed
+    )
+
+
+@pytest.mark.parametrize(("words", "typed"), [(["call", "reset"], ""), (["chat"], "why?\n")], ids=["call", "chat"])
+def test_the_commands_name_the_url_that_they_were_given(
+    handlers: tuple[Service, Service, Service], script: Scripted, words: list[str], typed: str
+) -> None:
+    """At an address that the handler does not have, the command says which one to use; over a tunnel's end it works."""
+    b = handlers[1]
+    wrong = breakglass(b, *words, host="0.0.0.0", typed=typed)
+    assert (wrong.returncode, script.asked("reset")) == (1, [])
+    assert f"signed for http://0.0.0.0:{b.port}, and this handler is {B}; nothing was sent" in wrong.stderr
+    assert f"use {B}" in wrong.stderr
+    assert "wrong" not in breakglass(b, *words, host="127.0.0.1", typed=typed).stderr
+    assert len(script.asked("reset")) == (words[0] == "call")

@@ -1,0 +1,137 @@
+"""The address that the page is opened at: what it signs is good there alone, and where a key can be kept."""
+
+import copy
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ..support.browser import (
+    KEPT_KEYS,
+    Stage,
+    Visit,
+    confirm,
+    keep_key,
+    open_key,
+    phase,
+    text_of,
+    wait_for,
+    wait_for_text,
+)
+from ..support.model_proxy import Authority, relay
+from ..support.service import Service
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+
+
+@pytest.fixture(scope="module")
+def bound(stage: Stage) -> Iterator[Stage]:
+    """The stage, seen by a handler that has one https address; a proxy with TLS answers for every name."""
+    directory, host = stage.world.directory / "bound", stage.sshd
+    directory.mkdir()
+    seen = copy.copy(stage)
+    with relay(Authority(directory, "ca").context("rescue.test")) as proxy:
+        seen.url = f"https://rescue.test:{proxy.port}/"
+        service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], urls=[seen.url])
+        proxy.target, seen.service = service.port, service
+        yield seen
+        service.stop()
+
+
+@pytest.fixture
+def person(stage: Stage, bound: Stage) -> Iterator[Visit]:
+    """Somebody whose browser takes the proxy's certificate for any name."""
+    stage.settle()
+    visit = Visit(bound, ignore_https_errors=True)
+    yield visit
+    visit.close()
+
+
+def unlock(visit: Visit, url: str) -> Page:
+    """Open the page at an address, and enter the key by hand."""
+    visit.page.goto(url)
+    visit.page.fill("#secret", visit.keys["operator"])
+    visit.page.keyboard.press("Enter")
+    return visit.page
+
+
+def test_each_request_of_the_page_names_its_address(person: Visit) -> None:
+    """The page's own address, without what follows it: for reads, verbs, and at the end of a tunnel."""
+    page = unlock(person, f"{person.stage.url}index.html?from=mail")
+    phase(page, "idle")
+    confirm(page, "reset")
+    phase(page, "done")
+    assert {body["to"] for body in person.posts} == {person.stage.url}
+    tunnel = f"http://127.0.0.1:{person.stage.service.port}/"
+    phase(unlock(person, tunnel), "idle")
+    assert person.posts[-1]["to"] == tunnel
+
+
+def test_at_another_address_the_page_links_to_the_right_one(person: Visit) -> None:
+    """Nothing is sent to a host. The link says where it leads, and there the key works."""
+    right = person.stage.url
+    page = unlock(person, right.replace("rescue.test", "other.rescue.test"))
+    phase(page, "notSent")
+    link = page.locator("#there")
+    expect(link).to_have_text(right)
+    assert (link.get_attribute("href"), link.evaluate("a => a.tagName")) == (right, "A")
+    assert f"this handler is {right}" in text_of(page, "outcome-sentence")
+    link.click()
+    page.wait_for_url(right)
+    phase(unlock(person, right), "idle")
+    expect(link).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["javascript:alert(1)", "data:text/html,x", "//elsewhere.test/", "https://a.test@b.test/", "https://a.test/?x", 7],
+)
+def test_what_is_no_address_of_a_handler_is_no_link(visit: Visit, url: object) -> None:
+    """Another scheme, a name before an @, and what is no text."""
+    page = visit.open()
+    error = {"code": "wrong-handler", "message": "no", "hint": "use it", "reached": False, "url": url}
+    page.route("**/pve", lambda route: route.fulfill(status=403, json={"error": error}))
+    page.click("[data-verb=status]")
+    phase(page, "notSent")
+    expect(page.locator("#there")).to_be_hidden()
+    assert page.locator("#there").get_attribute("href") == "https://"
+
+
+# --- the key that is kept ---
+
+
+def test_a_key_is_kept_at_an_address_of_the_handlers_own(person: Visit) -> None:
+    """At a name with TLS the page offers it, and the key is there after a reload."""
+    person.page.goto(person.stage.url)
+    expect(person.page.locator("#no-keep")).to_be_hidden()
+    page = person.page
+    page.check("#keep-key")
+    page.fill("#secret", person.keys["operator"])
+    page.keyboard.press("Enter")
+    phase(page, "idle")
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
+    page.reload()
+    phase(page, "idle")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "rescue.localhost"])
+def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit, host: str) -> None:
+    """Any program can listen on that port next, and its page could sign with the key. The page says so."""
+    url = f"http://{host}:{urlsplit(visit.stage.url).port}/"
+    page = unlock(visit, url)
+    phase(page, "idle")
+    open_key(page)
+    assert not page.is_visible("#keep-key")
+    assert text_of(page, "no-keep").startswith("The key is not kept on this device: another program could")
+    assert page.evaluate(KEPT_KEYS) == 0
+
+
+def test_a_key_from_before_is_deleted_at_the_end_of_a_tunnel(visit: Visit) -> None:
+    """An earlier version kept one there. It is neither used nor left."""
+    keep_key(visit)
+    later = visit.tab()  # which did not come from the demo's link
+    later.goto(visit.stage.url)
+    phase(later, "locked")
+    wait_for(later, lambda: later.evaluate(KEPT_KEYS) == 0, "the key to be deleted")
+    wait_for_text(later, "no-keep", "The key is not kept")

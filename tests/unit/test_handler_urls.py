@@ -1,0 +1,90 @@
+"""URLs of handlers: the form in which two are compared, what is none, and what leads to one's own machine."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breakglass.config.handler_urls import is_loopback, normal_url
+
+SAME = {  # docs/protocol.md, section 2: what is written, and its normal form
+    "https://a.example": "https://a.example/",
+    "https://a.example///": "https://a.example/",
+    "HTTPS://A.Example:443/": "https://a.example/",
+    "https://a.example:0443": "https://a.example/",
+    "http://a.example:80/x": "http://a.example/x/",
+    "http://a.example:443": "http://a.example:443/",
+    "https://a.example:8443/Rescue/b//": "https://a.example:8443/Rescue/b/",
+    "https://a.example/%7Eme/": "https://a.example/%7Eme/",
+    "https://[2001:DB8:0:0::1]:443/": "https://[2001:db8::1]/",
+    "http://192.0.2.1:8080": "http://192.0.2.1:8080/",
+    "https://Bücher.example/": "https://xn--bcher-kva.example/",
+    "https://my_host/": "https://my_host/",
+}
+NONE = (
+    *(
+        "",
+        "a.example",
+        "ftp://a.example/",
+        "https:///x",
+        "https://:443/",
+        "https://a.example:0/",
+        "javascript:alert(1)",
+    ),
+    *("https://a.example:65536/", "https://a.example:x/", "https://me@a.example/", "https://me:pw@a.example/"),
+    *(
+        "https://a.example/?x",
+        "https://a.example/#key=whsec_x",
+        "https://a.example\\@b.example/",
+        " https://a.example/",
+    ),
+    *("https://a.example/ü", "https://a.example/\n", "https://a.ex ample/", "https://[::1/", "https://[1:2]/"),
+    *(
+        "https://a..example/",
+        f"https://{'a' * 64}.example/",
+        f"https://a.example/{'x' * 2048}",
+        "https://a\u202e.example/",
+    ),
+)
+LOOPBACK = (
+    "http://localhost:8080",
+    "https://LOCALHOST/x",
+    "http://a.b.localhost:1/",
+    "http://127.0.0.1",
+    "http://[0::1]:80",
+)
+ELSEWHERE = (
+    *(
+        "https://localhost.example/",
+        "https://a.example/.localhost/",
+        "https://127.0.0.1.example/",
+        "https://xlocalhost/",
+    ),
+    *("https://a.example:1/x.localhost:2/", "http://128.0.0.1/", "http://[::2]/", "http://127.1/", "http://0.0.0.0/"),
+)
+
+
+@pytest.mark.parametrize(("written", "normal"), SAME.items(), ids=str)
+def test_the_normal_form(written: str, normal: str) -> None:
+    """Each rule of the protocol, and the normal form is its own."""
+    assert normal_url(written) == normal
+    assert normal_url(normal) == normal
+
+
+@pytest.mark.parametrize("text", NONE, ids=ascii)
+def test_what_is_no_url_of_a_handler(text: str) -> None:
+    """Another scheme, no host, a port that is none, a user, a query, a fragment, and what could be read in two ways."""
+    assert normal_url(text) is None
+
+
+def test_loopback() -> None:
+    """The end of a tunnel; a name or a path that only looks like it is another machine's."""
+    assert all(is_loopback(normal_url(text) or "") for text in LOOPBACK)
+    assert not any(is_loopback(normal_url(text) or "?") for text in ELSEWHERE)
+    assert all(normal_url(text) for text in ELSEWHERE)
+
+
+@given(st.one_of(st.text(), st.from_regex(r"https?://[^/]+(:\d+)?/.*", fullmatch=True)))
+def test_any_text_has_at_most_one_normal_form(text: str) -> None:
+    """Nothing breaks it, and the form of a form is the same."""
+    normal = normal_url(text)
+    assert normal is None or (normal_url(normal) == normal and normal.isascii() and normal.isprintable())
