@@ -54,4 +54,5 @@ ANYWAY = {
         ("reset", "cycle"), "QEMU may be unable to end until its storage answers; the VM cannot start before then."
     )
 }
+CAPTURE_ID = "alert-"  # how the ids of alerts' captures begin, which no caller chooses
 PROPOSAL_ID = "job_"  # how the ids begin under which claude's proposals are approved

@@ -1,16 +1,18 @@
 """Turns alerts into captures: of which VM, under which id, and with which reason. Pure.
 
-A payload only selects configured entries: it never names a VM, a verb or a command. The id is a hash of what repeats
-(source, fingerprint, start), so that a retry, or a second Alertmanager, asks the host for the same capture.
+A payload only selects configured entries: it never names a VM, a verb or a command. The id is a MAC of what repeats
+(source, fingerprint, start), so that a retry, or a second Alertmanager, asks the host for the same capture. Its key is
+the session secret, which replicas share: a caller who could tell the id could take the capture too early.
 """
 
-import hashlib
+import hmac
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ..text import REASON_BYTES, cut_utf8
+from ..verbs import CAPTURE_ID
 from .payloads import Alert
 from .rules import Rule
 
@@ -38,11 +40,17 @@ class Plan:
 
 
 def plan(
-    source: str, alerts: Iterable[Alert], rules: Iterable[Rule], now: int, in_time: Callable[[], bool] = lambda: True
+    source: str,
+    alerts: Iterable[Alert],
+    rules: Iterable[Rule],
+    now: int,
+    secret: str,
+    in_time: Callable[[], bool] = lambda: True,
 ) -> Plan:
     """Return what to capture; if several entries for one VM match an alert, the first of them decides.
 
-    Once `in_time` is false, no alert is compared any more: the rest is ignored.
+    `secret` is the newest one of `sessions`. Once `in_time` is false, no alert is compared any more: the rest is
+    ignored.
     """
     of_source = _Rules([rule for rule in rules if rule.source == source])
     found: dict[str, dict[str, Capture]] = {}
@@ -51,7 +59,8 @@ def plan(
         chosen = of_source.first_by_vm(alert, in_time) if alert.firing and number < MOST_ALERTS else {}
         ignored += not chosen
         reason = why(source, alert) if chosen else ""
-        jobs = {fresh: job_id(source, alert, fresh, now) for fresh in {rule.fresh_seconds for rule in chosen.values()}}
+        freshness = {rule.fresh_seconds for rule in chosen.values()}
+        jobs = {fresh: job_id(source, alert, fresh, now, secret) for fresh in freshness}
         for vm, rule in chosen.items():
             job = jobs[rule.fresh_seconds]
             found.setdefault(vm, {}).setdefault(job, Capture(vm, job, rule.fresh_seconds, reason))
@@ -85,15 +94,16 @@ class _Rules:
         return chosen
 
 
-def job_id(source: str, alert: Alert, fresh_seconds: int, now: int) -> str:
+def job_id(source: str, alert: Alert, fresh_seconds: int, now: int, secret: str) -> str:
     """Return the id of the capture for an alert.
 
     The start of an alert without one is `now`, rounded down to `fresh_seconds`: a later outage gets another id.
     """
     which = alert.fingerprint or sorted(alert.labels.items())
     since = _instant(alert.starts_at) or now // max(1, fresh_seconds) * max(1, fresh_seconds)
-    digest = hashlib.sha256(json.dumps([source, which, since]).encode()).hexdigest()
-    return f"alert-{digest[:40]}"
+    text = f"breakglass capture\n{json.dumps([source, which, since])}"
+    digest = hmac.digest(secret.encode(), text.encode(), "sha256").hex()
+    return f"{CAPTURE_ID}{digest[:40]}"
 
 
 def _instant(text: str) -> str:

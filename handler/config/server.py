@@ -1,4 +1,4 @@
-"""The `[server]` table: the handler's own user, the proxies in front of it, and the URLs at which it is reached. Pure."""
+"""The `[server]` table: the handler's own user, the proxies in front of it, and its URLs. Pure."""
 
 import ipaddress
 import re

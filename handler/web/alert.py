@@ -45,7 +45,7 @@ async def alert(request: Request) -> Response:
     check_alert_time(signed, body, int(now), service.config)
     check_permission(caller, "forensics", None, now)
     config = service.config
-    wanted = await make_plan(source, body, config.alerts, int(now))
+    wanted = await make_plan(source, body, config.alerts, int(now), config.session_secrets[-1])
     vms = [config.vms[name] for name in wanted.captures]
     permitted = permitted_vms(caller, vms, now)
     refused = sum(len(wanted.captures[vm.name]) for vm in vms if vm not in permitted)
@@ -59,7 +59,7 @@ async def alert(request: Request) -> Response:
     return JSONResponse(answer, 202)
 
 
-async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int) -> Plan:
+async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int, secret: str) -> Plan:
     """Return what to capture. A thread finds out: many alerts and patterns would hold up every other request.
 
     Raise Unreached when other notifications take all its time.
@@ -70,7 +70,7 @@ async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int) -
         if time.monotonic() >= given_up:
             raise TimeoutError
         until = time.thread_time() + MATCH_SECONDS
-        return plan(source, read_payload(source, body), rules, now, lambda: time.thread_time() < until)
+        return plan(source, read_payload(source, body), rules, now, secret, lambda: time.thread_time() < until)
 
     try:
         return await _matching.run(match, seconds=PLAN_SECONDS)

@@ -14,7 +14,7 @@ from ..proxmox.outcome import Answer, rejected_answer
 from ..proxmox.request import VerbRequest
 from ..service import Service
 from ..text import shown
-from ..verbs import PROPOSAL_ID, VERBS
+from ..verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
 from .admission import admit, check_recipient
 from .bodies import VerbBody, parse_verb_body
 from .gate import signed_request
@@ -29,6 +29,8 @@ async def pve(request: Request) -> Response:
     now, body = time.time(), parse_verb_body(data)
     audit.add(reason=body.reason)
     check_recipient(service.config, body.to)
+    if signed.id.startswith(CAPTURE_ID):
+        raise BadRequest(f"an id that begins with {CAPTURE_ID} is an alert's; nothing was sent", "use another id")
     if body.anyway:
         check_may_override(signed)
     vm = admit(service.config, signed, body.challenge, body.verb, body.vm, now)

@@ -18,6 +18,7 @@ import asyncssh
 import pytest
 
 from breakglass.alerts.captures import MOST_A_VM
+from breakglass.config.load import parse
 
 from ..support.alerting import (
     EXPIRED_TOKEN,
@@ -96,6 +97,23 @@ def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
     assert rest == before
 
 
+def test_no_caller_can_take_an_alerts_capture_early(service: Service) -> None:
+    """The attack: a caller who may read tells the id from the alert, and takes the capture before the outage."""
+    known = ["generic", "foreseen", "2026-11-24T02:50:00+00:00"]
+    guess = f"alert-{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:40]}"
+    claim = service.pve("forensics", caller="viewer", msg_id=guess, vm="devvm")
+    error = claim.json.get("error", {})
+    list_captures(service)
+    (taken,) = signed(service, firing("foreseen", "unsparing")).json["accepted"]
+    assert (taken["job"] == guess, taken["duplicate"]) == (False, False)
+    assert (claim.status, error["code"], error["reached"]) == (400, "bad-request", False)
+    assert error["message"] == "an id that begins with alert- is an alert's; nothing was sent"
+    again = service.pve("forensics", caller="viewer", msg_id=taken["job"], vm="devvm")
+    assert again.status == 400
+    shown = service.pve("history", caller="viewer", job=taken["job"], vm="devvm").json["job"]
+    assert shown["id"] == taken["job"]
+
+
 def test_another_alert_within_fresh_seconds_is_suppressed(service: Service) -> None:
     """While evidence is fresh another alert of the VM is told under which capture it falls, every time it is sent."""
     (taken,) = signed(service, firing("fresh")).json["accepted"]
@@ -127,10 +145,14 @@ def test_five_hundred_alerts_in_one_notification(service: Service) -> None:
 
 
 def test_two_replicas_start_one_capture(service: Service, road: tuple[Service, Sshd]) -> None:
-    """The host is the only memory, so a second handler that gets the same alert makes no second capture."""
+    """The host is the only memory, so a second handler with the same session secret makes no second capture."""
     sshd = road[1]
+    shared: dict[str, Any] = {
+        "extra": ENTRIES,
+        "session_secret": parse(service.config.read_text(), str).session_secrets[-1],
+    }
     directory, pins = sshd.world.directory, [sshd.host_key]
-    other = Service(directory, port=sshd.port, key=sshd.power_key, host_key=pins, extra=ENTRIES)
+    other = Service(directory, port=sshd.port, key=sshd.power_key, host_key=pins, **shared)
     try:
         other.answering()
         (one,) = signed(service, firing("replicas", "unsparing")).json["accepted"]

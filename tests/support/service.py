@@ -69,6 +69,7 @@ def config_text(
     vmid: int = 102,
     user: str = "",
     urls: Sequence[str] = (),
+    session_secret: str = "",
     extra: str = "",
 ) -> str:
     """Return a configuration with one VM, and with whatever else."""
@@ -78,7 +79,7 @@ def config_text(
     host = f'[hosts.pve1]\nssh = "{user or "breakglass"}@127.0.0.1:{port}"\n'
     host += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
     vm = f'[vms.devvm]\nhosts = ["pve1"]\nvmid = {vmid}\n'
-    session = f'[sessions]\nsecret = "{secrets.token_urlsafe(48)}"\n'
+    session = f'[sessions]\nsecret = "{session_secret or secrets.token_urlsafe(48)}"\n'
     server = f"{SERVER or '[server]' + chr(10)}url = {json.dumps(urls)}\n" if urls else SERVER
     return "\n".join([*tables, host, vm, session, server, extra])
 

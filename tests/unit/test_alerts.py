@@ -1,6 +1,7 @@
 """What each sender sends, judged against the entries: the captures that a notification comes to, and names none."""
 
 import asyncio
+import hmac
 import itertools
 import json
 import re
@@ -24,6 +25,7 @@ from breakglass.web.replies import error_reply
 
 DATA = Path(__file__).parent.parent / "data/alerts"
 NOW = 1_795_402_300
+SECRET = "s" * 32  # of sessions
 WANTED: Mapping[str, Mapping[str, str]] = {
     "alertmanager": {"alertname": "DevvmDown"},
     "grafana": {"alertname": "DevvmDown", "vm": "devvm"},
@@ -41,7 +43,7 @@ def recorded(name: str) -> Any:
 
 
 def planned(source: str, payload: object, now: int = NOW, rules: tuple[Rule, ...] = RULES) -> Plan:
-    return plan(source, read_payload(source, json.dumps(payload).encode()), rules, now)
+    return plan(source, read_payload(source, json.dumps(payload).encode()), rules, now, SECRET)
 
 
 def jobs(source: str, payload: object, now: int = NOW) -> list[str]:
@@ -65,7 +67,7 @@ def test_the_id_of_a_capture_fits_the_hosts_grammar(source: str) -> None:
     (job,) = jobs(source, recorded(source))
     assert ID.fullmatch(job)
     assert jobs(source, recorded(source)) == [job]
-    others = [job_id(other, Alert(True, {"a": "b"}), 600, NOW) for other in SENDERS]
+    others = [job_id(other, Alert(True, {"a": "b"}), 600, NOW, SECRET) for other in SENDERS]
     assert len(set(others)) == len(others)
 
 
@@ -202,8 +204,18 @@ def test_the_time_zone_does_not_change_the_id() -> None:
 def test_without_a_fingerprint_the_labels_decide_the_id() -> None:
     """The labels identify an alert without a fingerprint; their order does not matter."""
     one, same = Alert(True, {"a": "1", "b": "2"}), Alert(True, {"b": "2", "a": "1"})
-    assert job_id("generic", one, 600, NOW) == job_id("generic", same, 600, NOW)
-    assert job_id("generic", one, 600, NOW) != job_id("generic", Alert(True, {"a": "1", "b": "3"}), 600, NOW)
+    assert job_id("generic", one, 600, NOW, SECRET) == job_id("generic", same, 600, NOW, SECRET)
+    other = Alert(True, {"a": "1", "b": "3"})
+    assert job_id("generic", one, 600, NOW, SECRET) != job_id("generic", other, 600, NOW, SECRET)
+
+
+def test_only_the_session_secret_tells_the_id() -> None:
+    """Replicas have one secret and make one id. Without it, the id can't be told from the alert."""
+    alert = Alert(True, {"a": "1"}, fingerprint="f", starts_at="2026-11-24T02:50:00Z")
+    text = b'breakglass capture\n["generic", "f", "2026-11-24T02:50:00+00:00"]'
+    expected = hmac.new(SECRET.encode(), text, "sha256").hexdigest()
+    assert job_id("generic", alert, 600, NOW, SECRET) == f"alert-{expected[:40]}"
+    assert job_id("generic", alert, 600, NOW, "t" * 32) != f"alert-{expected[:40]}"
 
 
 def test_a_repeated_alert_in_a_payload_is_one_capture() -> None:
@@ -244,7 +256,7 @@ def test_the_first_entry_decides_among_texts_and_patterns() -> None:
     entries: list[dict[str, Any]] = [{"a": "1"}, {"b": "2", "a": re.compile("1")}, {"a": re.compile("[0-9]")}]
     for order in itertools.permutations(entries):
         rules = [Rule("generic", match, "devvm", fresh) for fresh, match in enumerate(order)]
-        found = plan("generic", [Alert(True, labels)], rules, NOW)
+        found = plan("generic", [Alert(True, labels)], rules, NOW, SECRET)
         assert [capture.fresh_seconds for capture in found.captures["devvm"]] == [0]
 
 
@@ -253,7 +265,7 @@ def test_alerts_that_are_not_compared_in_time_are_ignored() -> None:
     rule = Rule("generic", {"a": re.compile(".*")}, "devvm")
     alerts = [Alert(True, {"a": str(number)}) for number in range(4)]
     times = iter([True, True, False, False])
-    found = plan("generic", alerts, [rule], NOW, lambda: next(times))
+    found = plan("generic", alerts, [rule], NOW, SECRET, lambda: next(times))
     assert (len(found.captures["devvm"]), found.ignored) == (2, 2)
 
 
@@ -278,7 +290,7 @@ NOTIFICATION = json.dumps({"status": "firing", "labels": {"host": "devvm"}}).enc
 async def test_a_comparison_that_takes_long_holds_up_no_other_request() -> None:
     """The event loop goes on meanwhile: here only it lets the comparison end."""
     slow, rules = slow_rules()
-    planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW))
+    planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET))
     await asyncio.sleep(0)
     slow.go.set()
     assert list((await planning).captures) == ["devvm"]
@@ -288,7 +300,7 @@ async def test_a_comparison_that_takes_long_holds_up_no_other_request() -> None:
 async def test_a_notification_that_waits_long_for_another_is_to_be_sent_again() -> None:
     """One notification is compared at a time; the one that waits is answered all the same."""
     slow, rules = slow_rules()
-    both = [asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW)) for _ in range(2)]
+    both = [asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET)) for _ in range(2)]
     try:
         for each in both:
             with pytest.raises(Unreached, match="being compared"):
@@ -343,7 +355,7 @@ def test_no_payload_breaks_it_or_names_a_vm(source: str, payload: object) -> Non
     """Any JSON is refused as a bad request, or selects configured VMs with ids that fit the host's grammar."""
     everything = tuple(Rule(source, {label: re.compile(".*")}, "devvm") for label in ("vm", "alertname", "type"))
     try:
-        found = plan(source, read_payload(source, json.dumps(payload).encode()), everything, NOW)
+        found = plan(source, read_payload(source, json.dumps(payload).encode()), everything, NOW, SECRET)
     except BadRequest:
         return
     assert set(found.captures) <= {"devvm"}
