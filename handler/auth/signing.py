@@ -117,14 +117,20 @@ def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
     Every key of every caller is compared with every signature, without an early exit, so that the time that this takes
     reveals nothing. Raises the same Unauthorized for every fault.
     """
-    msg_id = headers.get("webhook-id", "")
-    timestamp = headers.get("webhook-timestamp", "")
-    claimed = _entries(headers.get("webhook-signature", ""))
-    if not (claimed and ID.fullmatch(msg_id) and _TIMESTAMP.fullmatch(timestamp)):
+    claimed = claimed_digests(headers)
+    if not claimed:
         raise Unauthorized(why=MALFORMED)
+    msg_id, timestamp = headers["webhook-id"], headers["webhook-timestamp"]
     signed_bytes = f"{msg_id}.{timestamp}.".encode() + body
     caller, key = _find_signer(callers, SIGNATURE, signed_bytes, claimed)
     return Signed(caller, msg_id, int(timestamp), key)
+
+
+def claimed_digests(headers: Headers) -> list[bytes]:
+    """Return the digests that a request claims to be signed with; none if its headers can't be a signature."""
+    msg_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    well_formed = ID.fullmatch(msg_id) and _TIMESTAMP.fullmatch(timestamp)
+    return _entries(headers.get("webhook-signature", "")) if well_formed else []
 
 
 def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
@@ -132,12 +138,19 @@ def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> 
 
     The timestamp is required: without it, an attacker could send the same body again for ever.
     """
-    timestamp, claimed = headers.get(GRAFANA_TIMESTAMP, ""), headers.get(GRAFANA_SIGNATURE, "")
-    if not (_TIMESTAMP.fullmatch(timestamp) and _HEX_DIGEST.fullmatch(claimed)):
+    claimed = claimed_grafana_digests(headers)
+    if not claimed:
         raise Unauthorized(why=MALFORMED)
-    signed_bytes = f"{timestamp}:".encode() + body
-    caller, key = _find_signer(callers, GRAFANA, signed_bytes, [bytes.fromhex(claimed)])
-    return Signed(caller, "", int(timestamp), key)
+    signed_bytes = f"{headers[GRAFANA_TIMESTAMP]}:".encode() + body
+    caller, key = _find_signer(callers, GRAFANA, signed_bytes, claimed)
+    return Signed(caller, "", int(headers[GRAFANA_TIMESTAMP]), key)
+
+
+def claimed_grafana_digests(headers: Headers) -> list[bytes]:
+    """Return the digest that a Grafana claims to have signed with; none if its headers can't be a signature."""
+    claimed = headers.get(GRAFANA_SIGNATURE, "")
+    well_formed = _TIMESTAMP.fullmatch(headers.get(GRAFANA_TIMESTAMP, "")) and _HEX_DIGEST.fullmatch(claimed)
+    return [bytes.fromhex(claimed)] if well_formed else []
 
 
 def _find_signer(

@@ -21,6 +21,8 @@ from ..auth.signing import (
     Headers,
     Signed,
     bearer_token,
+    claimed_digests,
+    claimed_grafana_digests,
     verify,
     verify_bearer,
     verify_grafana,
@@ -115,16 +117,18 @@ class Gate:
     async def _proven(self, scope: Scope, receive: Receive) -> tuple[Signed, bytes]:
         """Return the authenticated request and its body.
 
-        A bearer token is checked before the body is read. Such a request gets an id and a time of the handler's.
+        A bearer token is checked before the body is read. Such a request gets an id and a time of the handler's. A
+        body that no signature can belong to is read and dropped: it gets the same 401 at the same time.
         """
         path, headers = scope["path"], proving_headers(scope)
         if path in TOKENS_TOO and (token := bearer_token(headers)) is not None:
             caller, key = verify_bearer(self._config().callers, token)
             body = await read_body(scope, receive, SIGNED[path])
             return Signed(caller, f"msg_{secrets.token_hex(12)}", int(time.time()), key), body
-        body = await read_body(scope, receive, SIGNED[path])
-        judge = verify_grafana if path in ALERTS and GRAFANA_SIGNATURE in headers else verify
-        return judge(self._config().callers, headers, body), body
+        is_grafana = path in ALERTS and GRAFANA_SIGNATURE in headers
+        claimed = claimed_grafana_digests(headers) if is_grafana else claimed_digests(headers)
+        body = await read_body(scope, receive, SIGNED[path], is_kept=bool(claimed))
+        return (verify_grafana if is_grafana else verify)(self._config().callers, headers, body), body
 
 
 def proving_headers(scope: Scope) -> Headers:
@@ -137,8 +141,8 @@ def proving_headers(scope: Scope) -> Headers:
     return found
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return the whole body; raise TooLarge, TooSlow or ClientGone."""
+async def read_body(scope: Scope, receive: Receive, limit: int, is_kept: bool = True) -> bytes:
+    """Return the whole body, or nothing unless it `is_kept`; raise TooLarge, TooSlow or ClientGone."""
     header = dict(scope["headers"]).get(b"content-length", b"0")
     declared = int(header) if header.isdigit() else 0
     too_large = TooLarge(f"the body has {declared} bytes; the limit is {limit}", "send less")
@@ -146,14 +150,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         raise too_large
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _received(receive, limit)
+            return await _received(receive, limit, is_kept)
     except TimeoutError:
         if declared > limit:  # a 408 would have it sent again
             raise too_large from None
         raise TooSlow(f"the body did not arrive in {BODY_SECONDS:g} s", "send it again") from None
 
 
-async def _received(receive: Receive, limit: int) -> bytes:
+async def _received(receive: Receive, limit: int, is_kept: bool) -> bytes:
     """Return the body; raise TooLarge or ClientGone.
 
     A body that is a little too long is read to its end and discarded. A client whose connection closes while it still
@@ -166,8 +170,9 @@ async def _received(receive: Receive, limit: int) -> bytes:
             raise ClientGone
         part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
-        if size <= limit:
+        if is_kept and size <= limit:
             body += part
+        del message, part  # while it waits for the next one
     if size > limit:
         raise TooLarge(f"the body is longer than {limit} bytes", "send less")
     return bytes(body)

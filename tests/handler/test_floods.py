@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
+from ..bench.client import resident_kib
 from ..support.ports import reserve_port
 from ..support.service import SSH_KEY, Service
 from ..support.sshd import wait_listening
@@ -20,6 +21,9 @@ pytestmark = pytest.mark.slow
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 STATUS = b'{"verb":"status","vm":"devvm"}'
 BODIES = 16 * 1024 * 1024  # that all strangers' connections may hold here
+MOST = 10 * 1024 * 1024  # of bodies that are all kept at once
+LOOKS_SIGNED = {"webhook-id": "msg_12345678", "webhook-timestamp": "1764000000"}
+LOOKS_SIGNED["webhook-signature"] = f"v1,{'A' * 43}="
 DESCRIPTORS = 1000  # of the handler here
 HALF = b"GET /health HTTP/1.1\r\nhost: x\r\n"
 
@@ -27,9 +31,11 @@ HALF = b"GET /health HTTP/1.1\r\nhost: x\r\n"
 class SmallService(Service):
     """A handler with few descriptors, and little memory for strangers."""
 
+    bodies = BODIES
+
     def start(self) -> None:
         limits = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS // 2}, {DESCRIPTORS})); "
-        limits += f"breakglass.web.strangers.MOST_BYTES = {BODIES}; "
+        limits += f"breakglass.web.strangers.MOST_BYTES = {self.bodies}; "
         code = "import resource, sys, breakglass.web.strangers; from breakglass.cli.main import main; "
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = [sys.executable, "-c", f"{code}{limits}sys.exit(main())", "serve"]
@@ -170,6 +176,68 @@ def test_as_many_descriptors_as_the_system_allows(small: SmallService) -> None:
     assert [line.split()[3:5] for line in limits.splitlines() if "open files" in line] == [[str(DESCRIPTORS)] * 2]
 
 
+class RoomyService(SmallService):
+    """A handler that closes no connection of these tests."""
+
+    bodies = 8 * MOST
+
+
+def memory_of_bodies(service: SmallService, crowd: contextlib.ExitStack, **headers: str) -> int:
+    """Return by how many bytes the handler grows while it reads bodies that together have `MOST`."""
+    before = resident_kib(service.process.pid)
+    part = b"x" * 900_000
+    for _ in range(MOST // len(part)):
+        crowd.enter_context(connected(service)).sendall(
+            service.head("/alert/alertmanager", 1_000_000, **headers) + part
+        )
+        assert service.pve("status", vm="devvm").status == 503  # by now the handler has read the part
+    return (resident_kib(service.process.pid) - before) * 1024
+
+
+NO_SIGNATURES: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "no time": {"webhook-id": "msg_12345678", "webhook-signature": LOOKS_SIGNED["webhook-signature"]},
+    "a time that is none": {**LOOKS_SIGNED, "webhook-timestamp": "yesterday"},
+    "a digest that is none": {**LOOKS_SIGNED, "webhook-signature": "v1,AAAA"},
+    "half of Grafana's": {**LOOKS_SIGNED, "x-grafana-alerting-signature": "0" * 64},
+}
+
+
+def test_a_body_that_can_not_be_signed_is_not_kept(directory: Path, crowd: contextlib.ExitStack) -> None:
+    """Headers that are no signature leave the body nowhere; those that could be one leave all of it in memory."""
+    service = RoomyService(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
+    try:
+        service.send("POST", "/alert/generic", b"x" * 900_000)  # the first requests take some memory for good
+        service.together([{"verb": "status", "vm": "devvm"}] * 20)
+        for headers in NO_SIGNATURES.values():
+            assert memory_of_bodies(service, crowd, **headers) < MOST / 4
+        assert memory_of_bodies(service, crowd, **LOOKS_SIGNED) > MOST / 2
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("headers", [*NO_SIGNATURES.values(), LOOKS_SIGNED], ids=[*NO_SIGNATURES, "a signature"])
+def test_the_refusal_comes_after_the_body(small: SmallService, headers: dict[str, str]) -> None:
+    """Whether the body is kept or not: no word before its last byte, and then the same bytes."""
+    with connected(small) as client, client.makefile("rb") as answers:
+        client.sendall(small.head("/alert/generic", 100_000, **headers) + b"x" * 99_999)
+        assert small.pve("status", vm="devvm").status == 503  # by now the handler has read them
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+        client.setblocking(True)
+        client.sendall(b"x")
+        assert read_status(answers) == 401
+
+
+@pytest.mark.parametrize("headers", [{}, LOOKS_SIGNED], ids=["no signature", "a signature"])
+def test_a_body_that_is_too_long_is_413_either_way(small: SmallService, headers: dict[str, str]) -> None:
+    """The limits are the same."""
+    with connected(small) as client, client.makefile("rb") as answers:
+        client.sendall(small.head("/pve", 20_000, **headers) + b"x" * 20_000)
+        assert read_status(answers) == 413
+
+
 def test_bodies_of_strangers_share_their_memory(small: SmallService, crowd: contextlib.ExitStack) -> None:
     """Bodies that are not whole: the oldest go when all together are too long; a signed request that waits stays."""
     waiting = crowd.enter_context(connected(small))
@@ -178,7 +246,7 @@ def test_bodies_of_strangers_share_their_memory(small: SmallService, crowd: cont
     part = b"x" * 900_000
     clients = [crowd.enter_context(connected(small)) for _ in range(3 * BODIES // len(part))]
     for client in clients:
-        client.sendall(small.head("/alert/alertmanager", 1_000_000) + part)
+        client.sendall(small.head("/alert/alertmanager", 1_000_000, **LOOKS_SIGNED) + part)
         assert small.pve("status", vm="devvm").status == 503  # by now the handler has read the part
     assert is_closed(clients[0])
     clients[-1].sendall(b"x" * 100_000)
