@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from ..alerts.rules import Rule
 from ..auth.signing import Caller, fingerprint
+from ..errors import WrongHandler
+from ..text import shown
 from ..verbs import VERBS
 from .handler_urls import is_loopback, normal_url
 from .model_api import ModelApi
@@ -126,10 +128,17 @@ class Config:
             return next(iter(self.vms.values()), None)
         return self.vms.get(name)
 
-    def is_meant(self, to: str) -> bool:
-        """Tell whether a request for a handler's URL may be for this one. A loopback address may be any handler's."""
+    def check_recipient(self, to: str) -> None:
+        """Raise WrongHandler for a request whose `to` is the URL of another handler.
+
+        A loopback address may be any handler's. Without URLs of its own, this one takes all.
+        """
         url = normal_url(to)
-        return not self.urls or url in self.urls or (url is not None and is_loopback(url))
+        if not (to and self.urls) or url in self.urls or (url is not None and is_loopback(url)):
+            return
+        own = self.urls[0]
+        message = f"the request was signed for {shown(to)}, and this handler is {own}; nothing was sent"
+        raise WrongHandler(message, f"use {own}", url=own)
 
     def explain_no_vm(self, name: str) -> tuple[str, str]:
         """Return why `vm_named` finds no VM of that name, and what to do."""

@@ -5,8 +5,6 @@ from collections.abc import Container
 from ..auth.challenge import check_time
 from ..auth.signing import Caller, Signed
 from ..config.model import Config, Vm
-from ..errors import WrongHandler
-from ..text import shown
 from ..verbs import VERBS
 
 
@@ -22,14 +20,6 @@ def admit(
     if found is not None and verb in known:
         check_permission(signed.caller, verb, found.name, now)
     return found
-
-
-def check_recipient(config: Config, to: str) -> None:
-    """Raise WrongHandler for a request whose `to` is the URL of another handler."""
-    if to and not config.is_meant(to):
-        url = config.urls[0]
-        message = f"the request was signed for {shown(to)}, and this handler is {url}; nothing was sent"
-        raise WrongHandler(message, f"use {url}", url=url)
 
 
 def check_permission(caller: Caller, verb: str, vm: str | None, now: float) -> None:

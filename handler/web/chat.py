@@ -16,7 +16,7 @@ from ..chat.errors import TurnUnknown
 from ..config.model import Config, Vm
 from ..errors import BadRequest
 from ..service import Service
-from .admission import check_permission, check_recipient
+from .admission import check_permission
 from .chat_bodies import parse_chat_body
 from .gate import signed_request
 from .replies import NDJSON
@@ -27,7 +27,7 @@ async def chat(request: Request) -> Response:
     service: Service = request.state.service
     signed, data, began = signed_request(request.scope["state"])
     body, config, now = parse_chat_body(data), service.config, time.time()
-    check_recipient(config, body.to)
+    config.check_recipient(body.to)
     check_time(signed, body.challenge, int(now), config.session_secrets)
     check_permission(signed.caller, "chat", None, now)
     turns = await service.chatting.chat(stops=bool(body.cancel))

@@ -15,7 +15,7 @@ from ..proxmox.request import VerbRequest
 from ..service import Service
 from ..text import shown
 from ..verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
-from .admission import admit, check_recipient
+from .admission import admit
 from .bodies import VerbBody, parse_verb_body
 from .gate import signed_request
 from .reads import Answering, ReadsUnderWay
@@ -28,7 +28,7 @@ async def pve(request: Request) -> Response:
     signed, data, began = signed_request(request.scope["state"])
     now, body = time.time(), parse_verb_body(data)
     audit.add(reason=body.reason)
-    check_recipient(service.config, body.to)
+    service.config.check_recipient(body.to)
     if signed.id.startswith(CAPTURE_ID):
         raise BadRequest(f"an id that begins with {CAPTURE_ID} is an alert's; nothing was sent", "use another id")
     if body.anyway:
