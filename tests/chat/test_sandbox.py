@@ -1,6 +1,6 @@
 """What a command of claude's can reach: real bubblewrap, and the real `claude` for what its rules let through.
 
-The planted files can be read by everybody, so nothing but the sandbox keeps a command from them.
+The planted files can be read and changed by everybody, so nothing but the sandbox keeps a command from them.
 """
 
 import json
@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,25 @@ import pytest
 from breakglass.claude.command import listen_for_commands
 from breakglass.claude.sandbox import sandbox_fault
 
+from ..support.attacks import (
+    CHANGERS,
+    ENVIRONMENT,
+    LISTS,
+    NAMES,
+    OWN,
+    PLACES,
+    PROCESSES,
+    READERS,
+    SECRET,
+    SURVIVORS,
+    WAYS_BACK,
+    WRITERS,
+    Attack,
+    count_commands,
+    place_of,
+    plant,
+    targets,
+)
 from ..support.claude_turns import Place, start
 from ..support.naps import nap, wait_until_gone
 from ..support.selection import sampled
@@ -26,71 +46,8 @@ from ..support.talk import bash
 
 pytestmark = [pytest.mark.real("claude", "sshd", "bwrap"), pytest.mark.slow]
 
-SECRET = "planted-and-not-to-be-read"
-# Each reads the file $F, if it can; the last ones are known to pass permission rules.
-READERS = """
-cat $F
-head -c 4000 $F
-tail -n 100 $F
-tac $F
-nl $F
-od -c $F | tr -d ' \\n'
-base64 -w0 $F | base64 -d
-dd if=$F status=none
-grep -r . $F
-grep -rh planted $(dirname $F)
-sed -n p $F
-awk 1 $F
-cut -c1-200 $F
-sort $F
-uniq $F
-paste $F
-fold $F
-diff /dev/null $F
-cmp -l /dev/null $F
-comm $F /dev/null
-join $F $F
-tar cf - $F
-cp $F scraps-copy; cat scraps-copy
-ln -s $F scraps-link; cat scraps-link
-find $F -exec cat {} +
-xargs -a $F
-perl -pe1 $F
-python3 -c "print(open('$F').read())"
-while read -r line; do echo "$line"; done <$F
-mapfile -t lines <$F; echo "${lines[@]}"
-echo "$(<$F)"
-exec 7<$F; cat <&7
-source $F
-bash -v $F
-echo $F | xargs cat
-printf %s $F | xargs head -n 100
-seq 1 | xargs head -n 100 $F
-wc --files0-from=$F
-du --files0-from=$F
-sort --files0-from=$F
-strings $F
-file -f $F
-date -f $F
-""".strip().splitlines()
-
-
-@dataclass
-class Attack:
-    """One turn's files, with commands that claude would run in them."""
-
-    place: Place
-
-    def __post_init__(self) -> None:
-        self.job, self.directory = self.place.prepare(self.place.turn(""))
-        self.scraps = self.directory / "scraps"
-
-    def run(self, script: str) -> str:
-        """Run a script as one command of claude's; return all that it printed."""
-        shell = f"{self.directory}/shell"
-        _, out, err = start(self.job._replace(argv=(shell, script)), self.directory)
-        (self.directory / "commands").unlink()
-        return (out + err).decode(errors="replace")
+Said = list[tuple[str, str]]  # each command, and what it printed
+READING = [*READERS, *LISTS, *ENVIRONMENT, *WAYS_BACK]
 
 
 @pytest.fixture
@@ -98,55 +55,147 @@ def attack(place: Place) -> Attack:
     return Attack(place)
 
 
-def plant(path: Path) -> Path:
-    """Write a secret that everybody can read, into directories that everybody can enter."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    path.write_text(f"{SECRET}\n")
-    path.chmod(0o644)
-    return path
+EACH = "each in turn"
 
 
-def targets(attack: Attack) -> dict[str, Path]:
-    """Return files of ours and of other turns, each where it is in life."""
-    sessions = attack.place.directory / "sessions"
-    other = sessions / "work" / uuid.uuid4().hex
-    return {
-        "the configuration": plant(attack.place.directory / "etc/breakglass.toml"),
-        "an event log": plant(sessions / "turns/0123456789abcdef/log"),
-        "another session's transcript": plant(sessions / f"transcripts/{uuid.uuid4()}"),
-        "this session's transcript": plant(Path(attack.job.env["HOME"]) / "projects/x/y.jsonl"),
-        "another turn's home": plant(other / "home/projects/x/y.jsonl"),
-        "another turn's scraps": plant(other / "scraps/note"),
-        "another turn's brief": plant(other / "agents.json"),
-        "the turn's own key": plant(attack.directory / "ssh/planted"),
-        "a file of everybody's": plant(attack.place.directory / "shared/tmp/note"),
-    }
+class Pair:
+    """Two turns that run at once, each with the files that it must not reach, the other one's among them."""
+
+    def __init__(self, place: Place) -> None:
+        self.attacks = Attack(place), Attack(place, number=1)
+        first, second = self.attacks
+        self.targets = targets(first, second.directory), targets(second, first.directory)
+
+    def paths(self, name: str) -> list[list[Path]]:
+        """Return the files of a name in each turn; for EACH, all of them."""
+        return [list(found.values()) if name == EACH else [found[name]] for found in self.targets]
+
+    def places(self, name: str) -> list[list[Path]]:
+        """Return the directories of a name in each turn; for EACH, all of them."""
+        names = PLACES if name == EACH else [name]
+        both = zip(self.attacks, self.targets, strict=True)
+        return [[place_of(attack, found, each) for each in names] for attack, found in both]
+
+    def run_all(self, commands: Sequence[str], aims: list[list[Path]] | None = None, **given: str) -> list[Said]:
+        """Run the commands in both turns, with its `aims` for $F and $D; if it has many, each turn runs half of them.
+
+        Return what each command printed.
+        """
+        halves = [commands[::2], commands[1::2]] if aims and len(aims[0]) > 1 else [commands, commands]
+        aimed = [
+            [f"F={path} D={path}; {c}" for c, path in zip(half, cycle(paths))] if paths else half
+            for half, paths in zip(halves, aims or [[], []], strict=True)
+        ]
+        with ThreadPoolExecutor(2) as threads:
+            said = list(threads.map(lambda attack, half: attack.run_all(half, **given), self.attacks, aimed))
+        return [[(c, text) for c, (_, text) in zip(*each, strict=True)] for each in zip(halves, said, strict=True)]
 
 
-NAMES = [
-    "the configuration",
-    "an event log",
-    "another session's transcript",
-    "this session's transcript",
-    "another turn's home",
-    "another turn's scraps",
-    "another turn's brief",
-    "the turn's own key",
-    "a file of everybody's",
-]
+@pytest.fixture
+def pair(place: Place) -> Pair:
+    return Pair(place)
 
 
-@pytest.mark.parametrize("name", sampled(NAMES, "the configuration", "this session's transcript"))
-def test_no_file_of_ours_is_read(attack: Attack, name: str) -> None:
-    """43 ways to read, each tried on a file that everybody can read: nothing comes out."""
-    path = targets(attack)[name]
-    tries = "\n".join(f"(cd {attack.scraps}; F={path}; {reader}) </dev/null" for reader in READERS)
-    said = attack.run(f"{tries}\necho the-end")
-    assert "the-end" in said
-    assert SECRET not in said
-    own = plant(attack.scraps / "own")  # the readers do read, where there is something
-    tries = "\n".join(f"(F={own}; {reader}) </dev/null" for reader in READERS[:20])
-    assert attack.run(f"cd {attack.scraps}\n{tries}").count(SECRET) > 15
+def pick(said: Said, *words: str, has: bool = True) -> list[str]:
+    """Return the commands that printed one of the words, or with `has=False` those that printed none."""
+    return [command for command, text in said if any(word in text for word in words) == has]
+
+
+def test_the_table_is_whole() -> None:
+    """It has more than the 426 commands of the review, and none of them twice."""
+    assert count_commands() >= 426
+    for kind in (READING, PROCESSES, WRITERS, CHANGERS, SURVIVORS):
+        assert len(kind) == len(set(kind))
+
+
+@pytest.mark.parametrize("name", sampled([EACH, *NAMES], EACH))
+def test_no_file_of_ours_is_read(pair: Pair, name: str) -> None:
+    """Every way to read, tried on a file that everybody can read: nothing comes out."""
+    for said in pair.run_all(READING, pair.paths(name)):
+        assert pick(said, SECRET) == []
+
+
+@pytest.mark.all
+def test_the_readers_read(attack: Attack) -> None:
+    """The same commands print what is in a file of the turn's own: elsewhere they find nothing to read."""
+    own = plant(attack.scraps / "own/file", OWN)
+    own.chmod(0o666)
+    own.parent.chmod(0o777)
+    silent = pick(attack.run_all(READING, F=own), OWN, has=False)
+    assert len(silent) < len(READING) / 8, silent  # some of the programs may not be installed
+
+
+def test_no_process_has_anything(pair: Pair) -> None:
+    """Neither claude's environment, nor another process of its user, its words and its environment, nor a memory."""
+    command = ["tail", "-f", "/dev/null", SECRET]  # which goes on without that file
+    with subprocess.Popen(
+        command, env={"PLANTED": SECRET}, user=pair.attacks[0].job.uid, stderr=subprocess.DEVNULL
+    ) as other:
+        try:
+            both = pair.run_all(PROCESSES)
+        finally:
+            other.kill()
+    for said in both:
+        assert pick(said, SECRET, "ANTHROPIC") == []
+
+
+@pytest.mark.parametrize("name", sampled([EACH, *PLACES], EACH))
+def test_only_the_scraps_can_be_written(pair: Pair, name: str) -> None:
+    """Every way to make a file, tried in a directory that everybody can write: no file is there afterwards."""
+    word, places = f"owned-{uuid.uuid4().hex}", pair.places(name)
+    ours = [place for found in places for place in found if place.is_relative_to(pair.attacks[0].place.directory)]
+    modes = {place: place.stat().st_mode for place in ours}
+    for place in modes:
+        place.chmod(0o1777)
+    pair.run_all(WRITERS, places, N=word)
+    for place, mode in modes.items():
+        place.chmod(mode)
+    assert [path for found in places for place in found for path in place.glob(f"{word}*")] == []
+
+
+def describe(path: Path) -> tuple[object, ...]:
+    """Return all that a command could change in a file."""
+    found = path.lstat()
+    facts = (found.st_mode, found.st_uid, found.st_gid, found.st_nlink, found.st_ino, found.st_size)
+    return (*facts, found.st_mtime_ns, found.st_ctime_ns, path.read_bytes())
+
+
+@pytest.mark.parametrize("name", sampled([EACH, *NAMES], EACH))
+def test_no_file_of_ours_is_changed(pair: Pair, name: str) -> None:
+    """Every way to change, replace or remove a file, tried on one that everybody may change."""
+    aims = pair.paths(name)
+    paths = sorted({*aims[0], *aims[1]})
+    for path in paths:
+        path.chmod(0o666)
+        path.parent.chmod(0o777)
+    before = list(map(describe, paths))
+    pair.run_all(CHANGERS, aims)
+    assert list(map(describe, paths)) == before
+
+
+@pytest.mark.all
+def test_the_writers_write(attack: Attack) -> None:
+    """The same commands make and change files of the turn's own."""
+    for place in (attack.scraps / "made", attack.scraps / "own"):
+        place.mkdir()
+        place.chmod(0o777)
+    seen = [f"{command}\nls $D | grep -q . && echo {OWN}; rm -rf $D/*" for command in WRITERS]
+    silent = pick(attack.run_all(seen, D=attack.scraps / "made", N="owned"), OWN, has=False)
+    assert len(silent) < len(WRITERS) / 8, silent
+    state = "$(stat -c %i.%s.%Y.%a $F; cksum <$F)"
+    begin = "mkdir -p ${F%/*}; rm -f $F; echo old >$F; old=" + state
+    seen = [f'{begin}\n{command}\n[ "$old" = "{state}" ] || echo {OWN}' for command in CHANGERS]
+    silent = pick(attack.run_all(seen, F=attack.scraps / "own/file"), OWN, has=False)
+    assert len(silent) < len(CHANGERS) / 8, silent
+
+
+def test_nothing_lives_on(pair: Pair) -> None:
+    """Every way to outlive a shell: a session of one's own, no signal, no descriptor, no parent."""
+    seconds = nap(77).split()[1]
+    count = f"sleep 0.3; cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -cx {seconds}"
+    for said in pair.run_all([*SURVIVORS, count], S=seconds):
+        assert int(said[-1][1]) > len(SURVIVORS) * 3 / 4
+    wait_until_gone(seconds, 60)
 
 
 def test_no_process_is_seen(attack: Attack) -> None:
@@ -183,31 +232,6 @@ def test_there_is_no_network(attack: Attack) -> None:
     assert "connected" not in said
 
 
-def test_only_the_scraps_can_be_written(attack: Attack) -> None:
-    """What it writes elsewhere is gone with its sandbox, or refused."""
-    here, beside = attack.directory, attack.place.directory
-    beside.chmod(0o777)
-    places = [
-        here,
-        here / "bin",
-        here / "cwd",
-        here / "ssh",
-        beside,
-        "/usr/bin",
-        "/etc",
-        "/var/tmp",
-        "/dev/shm",
-        "/tmp",
-    ]
-    name = f"owned-{uuid.uuid4().hex}"
-    said = attack.run("\n".join(f"echo x >{place}/{name}" for place in [*places, attack.scraps]))
-    beside.chmod(0o711)
-    assert "Read-only file system" in said
-    assert [place for place in places if Path(f"{place}/{name}").exists()] == []
-    assert (attack.scraps / name).exists()
-    assert attack.run(f"ls /tmp/{name} /dev/shm/{name}").count("No such file") == 2
-
-
 def test_no_right_can_be_gained(attack: Attack) -> None:
     """No capability, no program that changes the user, no namespace to be root in, limits."""
     said = attack.run(
@@ -227,12 +251,6 @@ def test_no_right_can_be_gained(attack: Attack) -> None:
     assert lines["score"].strip() == ("0" if attack.job.uid is None else "500")
     assert "a-namespace" not in said
     assert "a-file-in-memory" not in said
-
-
-def test_nothing_lives_on(attack: Attack) -> None:
-    """A command that goes into the background, in a session of its own, ends with its sandbox."""
-    attack.run(f"setsid {nap(77)} & (trap '' TERM HUP INT; {nap(77)}) & disown -a; echo the-end")
-    wait_until_gone(nap(77), 60)
 
 
 # --- claude's own wall ---
