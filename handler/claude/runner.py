@@ -20,6 +20,7 @@ from collections.abc import Callable
 from ..verbs import PROPOSAL_ID
 from .cgroup import enter_cgroup, kill_cgroup
 from .command_process import start_command_server
+from .control import receive, send
 from .events import Translator
 from .failures import End
 from .framer import Framer
@@ -54,7 +55,6 @@ class Runner:
     def __init__(self, job: RunnerJob, save: Save) -> None:
         self.job = job
         self.save = save
-        os.set_blocking(job.control, False)
         self.pid = self.proxy_pid = 0
         self.exit: int | None = None
         self.stopped = ""
@@ -174,9 +174,11 @@ class Runner:
     # --- reading ---
 
     def _read_control(self) -> None:
-        """Read what the handler sends."""
+        """Read what the handler sends. A handler that was taken over may change how the socket blocks."""
         try:
-            commands = os.read(self.job.control, 16)
+            commands = receive(self.job.control, 16)
+        except BlockingIOError:
+            return
         except OSError:
             commands = b""
         if not commands:
@@ -220,7 +222,7 @@ class Runner:
     def _notify(self) -> None:
         """Tell the handler that the log has grown."""
         try:
-            os.write(self.job.control, b".")
+            send(self.job.control, b".")
         except OSError:  # the handler is gone, or has unread bytes already
             pass
 

@@ -15,7 +15,7 @@ import pytest
 
 from breakglass.claude.command import listen_for_commands
 from breakglass.claude.logwriter import LogWriter
-from breakglass.claude.runner import CANCEL
+from breakglass.claude.runner import CANCEL, STOP
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.claude.sandbox import client_text
 from breakglass.claude.standby import LAST_SECONDS
@@ -70,6 +70,27 @@ def full_pipe() -> Iterator[int]:
     finally:
         os.close(write)
         os.close(read)
+
+
+def test_a_handler_that_changes_its_socket_holds_no_turn_up(job: RunnerJob, tmp_path: Path) -> None:
+    """It has the runner's end too. With these options a read waits for 16 bytes; one byte stops the turn."""
+    log, lock = (os.open(tmp_path / name, os.O_RDWR | os.O_APPEND | os.O_CREAT) for name in ("log", "lock"))
+    control, theirs = socket.socketpair()
+    with control, theirs:
+        process = start_runner(job._replace(log=log, lock=lock, control=theirs.fileno()))
+        os.close(log)
+        os.close(lock)
+        wait_for_process(nap(41))
+        os.set_blocking(theirs.fileno(), True)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 16)
+        control.send(STOP)
+        try:
+            process.wait(END_SECONDS)
+        finally:
+            control.close()  # which ends a read
+            process.wait(END_SECONDS)
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert events[-2]["code"] == "shutting-down"
 
 
 @pytest.mark.parametrize("target", ["/proc/self/status", "/no/such/file"])
