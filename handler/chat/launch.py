@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 from ..claude.command import TurnRequest
@@ -19,6 +20,8 @@ from .launcher import LauncherClient, Waitable
 from .store import Store
 
 _BUSY = ("busy", "another turn of this session is running", "wait for it or cancel it, then send with a new id")
+
+_UNSAVED = "[From breakglass, not from the operator. What was said in this session before this was not saved.]\n\n"
 
 Started = tuple[Waitable, socket.socket]
 
@@ -60,7 +63,9 @@ def _launch(
             append_events(log, build_ending(*_BUSY, 2))
             return None
         store.save_proposals(lock, turn_dir, request.still_open)
-        transcript = store.open_transcript(request.sid)
+        transcript, is_unsaved = store.open_transcript(request.sid, not request.resume)
+        if request.resume and is_unsaved:
+            request = replace(request, resume=False, prompt=_UNSAVED + request.prompt)
         control, theirs = socket.socketpair()
         with theirs:
             fds = TurnFds(log, lock, theirs.fileno(), **transcript._asdict())

@@ -177,9 +177,9 @@ class Store:
         path.mkdir(0o700)
         return path
 
-    def open_transcript(self, sid: str) -> Transcript:
-        """Return the open files of a session's transcript, for the turn that has the session's lock."""
-        return open_transcript(self._transcripts, sid)
+    def open_transcript(self, sid: str, is_first: bool) -> tuple[Transcript, bool]:
+        """Open a session's transcript, for the turn that has its lock; tell if no turn of it was ever saved."""
+        return open_transcript(self._transcripts, sid, is_first)
 
     def tidy(self, turn_dir: Path) -> None:
         """Remove the directory of a turn's process. The runner removes what belongs to claude's user.

@@ -129,7 +129,7 @@ def test_a_transcript_is_kept_as_long_as_its_token(tmp_path: Path) -> None:
     for name, sid in sids.items():
         lock = store.lock(sid)
         assert lock is not None
-        store.open_transcript(sid).close()
+        store.open_transcript(sid, is_first=False)[0].close()
         (tmp_path / "transcripts" / sid).touch()
         os.utime(lock, (1, time.time() - (LIFETIME - 60 if name == "new" else LIFETIME + 60)))
         if name != "runs":

@@ -177,12 +177,16 @@ def test_the_files_of_a_session(short_dir: Path) -> None:
     """The new file is empty however the last turn ended; both are the handler's alone."""
     store = Store(str(short_dir))
     store.ready()
-    first = store.open_transcript(SID)
-    assert first.source == -1
+    first, is_unsaved = store.open_transcript(SID, is_first=True)
+    assert (first.source, is_unsaved) == (-1, True)
     os.write(first.target, b"half")
     first.close()
+    again, is_unsaved = store.open_transcript(SID, is_first=False)  # the first turn left nothing
+    assert (again.source, is_unsaved) == (-1, True)
+    again.close()
     (short_dir / "transcripts" / SID).write_text("stored")
-    second = store.open_transcript(SID)
+    second, is_unsaved = store.open_transcript(SID, is_first=False)
+    assert not is_unsaved
     assert os.read(second.source, 100) == b"stored"
     assert os.fstat(second.target).st_size == 0
     assert stat.S_IMODE(os.fstat(second.target).st_mode) == 0o600

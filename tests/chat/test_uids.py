@@ -201,16 +201,23 @@ def test_two_turns_reach_no_proxy_of_each_other(talker: Talker, claude: Scripted
 
 @pytest.mark.real("bwrap")
 def test_when_no_id_is_free(talker: Talker, claude: ScriptedClaude, model: Model) -> None:
-    """Another handler on the same sessions.dir has the only one: the turn is refused, with the reason."""
+    """Another handler has the only one: the turn is refused, with the reason, and its session can begin later."""
     claude.play(f"{TEXT}{RESULT}")
     assert talker.chat("hello")[-1]["ok"] is True
     with (talker.sessions / "uids" / str(UIDS[1])).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with talker.changed(f'uids = "{UID_RANGE}"', f'uids = "{UIDS[1]}-{UIDS[1]}"\nmax_turns_at_once = 1'):
-            error = last_error(talker.chat("hello"))
+            refused = talker.chat("hello")
+            error = last_error(refused)
             assert (error["code"], "chat.uids" in error["message"]) == ("busy", True)
             fcntl.flock(lock, fcntl.LOCK_UN)
             assert talker.chat("hello")[-1]["ok"] is True
+            # claude has no conversation of that id, and is told why
+            claude.play(f"""\
+case "$*" in *--resume*) echo "No conversation found" >&2; exit 1;; esac
+grep -q "before this was not saved" || exit 9
+{TEXT}{RESULT}""")
+            assert talker.chat("hello", session=refused[0]["session"])[-1]["ok"] is True
 
 
 def remember(word: str, then: str = RESULT) -> str:
