@@ -84,7 +84,8 @@ def describe_failure(end: End, result: Table | None, limits: Table, unsaved: boo
     if result is None or end.exit != 0:
         return _describe_crash(end)
     if unsaved or end.unsaved:
-        hint = f"free space in sessions.dir; the session continues without this turn if it had one before, or {_NEW}"
+        why = "sessions.dir may have no space left, or the conversation may be longer than 64 MiB"
+        hint = f"{why}; the session continues without this turn if it had one before, or {_NEW}"
         return _error_fields("session-lost", "the answer is complete, but the conversation could not be saved", hint)
     return None
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .network import run_apart
 from .sandbox import sandbox_fault, wall_fault
 from .start import listen
 
-SECONDS = 10.0
+SECONDS = 8.0  # for all that is tried, which is less than the handler waits for the launcher's answer
 SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 # claude splits the name of its shell at a space, ssh its configuration, the sandbox shows the system read-only, and the
 # transcript's name is made from the directory's, which the CLI counts in UTF-16.
@@ -77,20 +78,23 @@ def isolation_fault(config: Config) -> str:
     fault = _owner_fault(range(first, last + 1), files)
     if fault:
         return fault
+    until = time.monotonic() + SECONDS
     try:
         found = readable_by(files, first)
     except (OSError, subprocess.SubprocessError) as error:
         return f"the check could not run as user {first}: {error}"
     if found:
         return f"user {first} of chat.uids can read or replace {', '.join(found)}"
-    fault = sandbox_fault(first)
+    fault = sandbox_fault(first, until - time.monotonic())
     if fault:
         return f"claude's commands can't be run in a sandbox: {fault}"
     fault = _network_fault()
     if fault:
         return f"claude can't have a network namespace of its own: {fault}"
     program = shutil.which(chat.command)  # one that is missing is said by each turn
-    fault = wall_fault(os.path.realpath(program), f"{sessions}/work", first) if program else ""
+    if program is None:
+        return ""
+    fault = wall_fault(os.path.realpath(program), f"{sessions}/work", first, until - time.monotonic())
     return f"claude can't be run behind its wall: {fault}" if fault else ""
 
 

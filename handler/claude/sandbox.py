@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-SECONDS = 10.0
+SECONDS = 8.0
 PYTHON = "/usr/bin/python3"  # runs `pve` and the guest's command; a Python elsewhere is not visible in the sandbox
 PROCESSES = 64  # of one command, with threads: it can't take all that its user may have from other turns
 MEMORY_BYTES = 64 << 20  # of each file system in memory that can be written
@@ -104,23 +104,24 @@ def render_shell(directory: str, sandboxed: bool) -> str:
     return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c {shlex.quote(run)} bash "$1"\n'
 
 
-def sandbox_fault(uid: int | None) -> str:
+def sandbox_fault(uid: int | None, seconds: float = SECONDS) -> str:
     """Return why no command can run in the sandbox, or "": the command that was tried, and what it said.
 
     `uid` is the user to try it as, None for our own.
     """
-    return _find_fault([*sandbox_arguments(), PYTHON, "-IS", "-c", ""], uid)
+    return _find_fault([*sandbox_arguments(), PYTHON, "-IS", "-c", ""], uid, seconds)
 
 
-def wall_fault(program: str, turns: str, uid: int) -> str:
+def wall_fault(program: str, turns: str, uid: int, seconds: float = SECONDS) -> str:
     """Return why claude's program can't be run behind its wall, or "". It is not run, only looked at.
 
     `turns` is the directory that those of the turns are made in.
     """
-    return _find_fault([*_wall(program), "--ro-bind-try", turns, turns, "--", "/usr/bin/test", "-x", program], uid)
+    tried = [*_wall(program), "--ro-bind-try", turns, turns, "--", "/usr/bin/test", "-x", program]
+    return _find_fault(tried, uid, seconds)
 
 
-def _find_fault(tried: Sequence[str], uid: int | None) -> str:
+def _find_fault(tried: Sequence[str], uid: int | None, seconds: float) -> str:
     try:
         ran = subprocess.run(
             tried,
@@ -131,7 +132,7 @@ def _find_fault(tried: Sequence[str], uid: int | None) -> str:
             extra_groups=None if uid is None else (),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=SECONDS,
+            timeout=max(seconds, 0),
             check=False,
         )
     except FileNotFoundError:

@@ -71,7 +71,8 @@ def unreached(host: Host, error: Exception) -> Unreached:
             return Unreached(
                 "key-not-accepted",
                 f"{address} did not accept the key",
-                f"check hosts.{host.name}.key_file against the host's authorized keys; then try again after a minute",
+                f"check hosts.{host.name}.key_file against the host's authorized keys; "
+                "a request tries again after a minute, and the handler by itself within eight",
             )
         case ValueError():  # asyncssh.KeyImportError, before any connection
             reason = f"the key or a host key of {host.name} can't be read: {error}"
