@@ -10,7 +10,8 @@ from .launch_messages import MOST_BYTES
 
 _UCRED = struct.Struct("iII")  # unix(7): pid, uid, gid
 _MOST_FDS = 8
-ANCILLARY = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize)
+NO_FDS = socket.CMSG_SPACE(_UCRED.size)  # the sender alone
+ANCILLARY = NO_FDS + socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize)
 
 
 def open_channel() -> tuple[socket.socket, socket.socket]:

@@ -8,10 +8,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import select
 import signal
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,17 +41,40 @@ def check_chat(config: Config, account: Account) -> str:
     """Make the directories of sessions.dir, and return why claude would not be isolated, or ""."""
     signal.alarm(CHECK_SECONDS)
     try:
-        return _find_unsafe(config) or _make_directories(config, account) or isolation_fault(config)
+        return _find_unsafe(config, account) or _make_directories(config, account) or isolation_fault(config)
     except OSError as error:
         return f"sessions.dir can't be used: {error}"
 
 
-def _find_unsafe(config: Config) -> str:
-    """Return which file of the configuration another user than root can change, or ""."""
+def _find_unsafe(config: Config, account: Account) -> str:
+    """Return which file of the configuration another user than root, or of the program the handler's, can change."""
+    if code := find_changeable(account):
+        return f"root runs {code}, and the handler's user can change it: {_mend(code)}"
     for file in config.files:
         if where := find_writable(Path(file)):
             return f"a user who is not root can write or replace {file}; {_mend(where)}"
     return ""
+
+
+def find_changeable(account: Account) -> Path | None:
+    """Return the first file of this program, or directory of one, that a user can change by its owner, group or mode.
+
+    What the handler's user writes there would be root's at the next start.
+    """
+    uid, gid = account
+    groups = {gid, *os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)}
+    named = (getattr(module, "__file__", None) for module in tuple(sys.modules.values()))
+    paths = {name for name in (sys.executable, *named) if name}
+    for folder in set(map(os.path.realpath, set(map(os.path.dirname, paths)))):
+        paths |= {folder, *map(str, Path(folder).parents)}
+    for path in sorted(paths):
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(path)
+            mode = found.st_mode & ~(stat.S_IWOTH if found.st_mode & stat.S_ISVTX else 0)
+            is_theirs = found.st_uid == uid or (found.st_gid in groups and mode & stat.S_IWGRP)
+            if uid != 0 and (is_theirs or mode & stat.S_IWOTH):
+                return Path(path)
+    return None
 
 
 def find_writable(path: Path) -> Path | None:
@@ -108,11 +133,13 @@ def _make_directories(config: Config, account: Account) -> str:
     return ""
 
 
-def run_turn(config: Config, account: Account, message: Message, fds: Sequence[int], log_line: LogLine) -> None:
+def run_turn(
+    config: Config, account: Account, message: Message, fds: Sequence[int], turn: int, log_line: LogLine
+) -> None:
     """Start the runner of a turn, wait for its end, and remove the turn's files.
 
-    The reply is accepted before the start, and closed once the runner has ended. What goes wrong in between is written
-    into the turn's log.
+    The reply is accepted before the start. Once the runner has ended, `turn` and then the reply are closed. What goes
+    wrong in between is written into the turn's log.
     """
     signal.alarm(START_SECONDS)
     reply, turn_fds = fds[0], TurnFds(*fds[1:])
@@ -141,6 +168,7 @@ def run_turn(config: Config, account: Account, message: Message, fds: Sequence[i
     signal.alarm(0)
     if process is not None:
         process.wait()
+    os.close(turn)
     os.close(reply)
     if is_made:
         try:
@@ -185,7 +213,7 @@ def _find_foreign(top: Path, uid: int, message: Message, fds: TurnFds) -> str:
     """
     waiting = select.poll()
     waiting.register(fds.control, 0)
-    if not is_socket(fds.control) or waiting.poll(0):  # then another turn may have the locks by now
+    if not is_unix_socket(fds.control) or waiting.poll(0):  # then another turn may have the locks by now
         return "the control of the turn is not open"
     transcripts = top / "transcripts"
     expected = {
@@ -215,6 +243,13 @@ def send_reply(reply: int, first: bytes, text: str = "") -> None:
         opened.send(first + text.encode("utf-8", "replace"), socket.MSG_DONTWAIT)
 
 
-def is_socket(fd: int) -> bool:
-    """Tell whether a descriptor is a socket."""
-    return stat.S_ISSOCK(os.fstat(fd).st_mode)
+def is_unix_socket(fd: int) -> bool:
+    """Tell whether a descriptor is a socket on this machine. Unlike stat(2), this asks no file system."""
+    try:
+        opened = socket.socket(fileno=fd)
+    except OSError:
+        return False
+    try:
+        return opened.family == socket.AF_UNIX
+    finally:
+        opened.detach()

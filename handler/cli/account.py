@@ -19,7 +19,7 @@ PR_GET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 3, 8, 24
 CAP_NET_BIND_SERVICE = 10
 _CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
 _FIELDS = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs")  # proc_pid_status(5)
-_MAKE_ONE = "make an account: adduser --system --group --no-create-home breakglass"
+MAKE_ONE = "make an account: adduser --system --group --no-create-home breakglass"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,20 +35,26 @@ def find_account(config: Path) -> pwd.struct_passwd | None:
             return None
         raise CommandError(
             "the handler was started as root, and must not stay root",
-            f'{_MAKE_ONE}; write [server] user = "breakglass" into {config}; docs/runbook.md says who owns the files',
+            f'{MAKE_ONE}; write [server] user = "breakglass" into {config}; docs/runbook.md says who owns the files',
         )
-    try:
-        account = pwd.getpwnam(name)
-    except KeyError:
-        raise CommandError(f'[server] user is "{name}", and there is no such user', _MAKE_ONE) from None
-    if account.pw_uid == 0:
-        raise CommandError(f'[server] user is "{name}", which is root', _MAKE_ONE)
+    account = look_up(name)
     if os.geteuid() == 0:
         return account
     if os.geteuid() != account.pw_uid:
         message = f'[server] user is "{name}", and the handler was started as another user'
         raise CommandError(message, f"start it as root, or as {name}")
     return None
+
+
+def look_up(name: str) -> pwd.struct_passwd:
+    """Return the account of [server] user. Raises CommandError if there is none, or if it is root's."""
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError:
+        raise CommandError(f'[server] user is "{name}", and there is no such user', MAKE_ONE) from None
+    if account.pw_uid == 0:
+        raise CommandError(f'[server] user is "{name}", which is root', MAKE_ONE)
+    return account
 
 
 def become(account: pwd.struct_passwd) -> None:

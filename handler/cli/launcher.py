@@ -2,10 +2,10 @@
 
 import argparse
 import os
-import pwd
 import socket
 
 from ..config.load import config_path, load_config, read_server_user
+from .account import MAKE_ONE, look_up
 from .errors import CommandError
 from .output import DONE
 
@@ -19,13 +19,13 @@ def launcher(arguments: argparse.Namespace) -> int:
         raise CommandError("no connection was passed to the launcher", _HINT)
     if os.geteuid() != 0:
         raise CommandError("the launcher was not started as root", _HINT)
+    os.umask(0o022)  # as `serve` has it: claude's user has to enter some directories of sessions.dir
     path = config_path()
     name = read_server_user(path)
-    try:
-        account = pwd.getpwnam(name)
-    except KeyError:
-        hint = f'write the handler\'s account into {path}: [server] user = "breakglass"'
-        raise CommandError(f'[server] user is "{name}", and there is no such user', hint) from None
+    if not name:
+        hint = f'write the handler\'s account into {path}: [server] user = "breakglass"; {MAKE_ONE}'
+        raise CommandError("the launcher does not know whose handler it works for", hint)
+    account = look_up(name)
     channel = socket.socket(fileno=_FIRST)
     if (channel.family, channel.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
         raise CommandError("the launcher was passed something else than a connection to its socket", _HINT)

@@ -1,12 +1,15 @@
 """What the launcher does as root with files, while the handler's user moves those that it can move."""
 
 import os
+import pwd
 import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from breakglass.claude.launched_turn import find_writable
+from breakglass.claude.launched_turn import find_changeable, find_writable
 from breakglass.claude.sandbox import PYTHON
 from breakglass.claude.start import give_away
 
@@ -95,3 +98,26 @@ def test_links_in_a_circle_are_an_error(short_dir: Path) -> None:
     (short_dir / "circle").symlink_to("circle")
     with pytest.raises(OSError, match="too many links"):
         find_writable(short_dir / "circle")
+
+
+def test_a_program_that_the_handlers_user_can_change_is_found(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its owner, its group or everybody, the file or a directory above it: root would run what that user wrote."""
+    daemon = pwd.getpwuid(1)
+    account = (daemon.pw_uid, daemon.pw_gid)
+    assert find_changeable(account) is None
+    short_dir.chmod(0o755)
+    file = short_dir / "package/module.py"
+    file.parent.mkdir(0o755)
+    file.touch(0o644)
+    module = types.ModuleType("module")
+    module.__file__ = str(file)
+    monkeypatch.setitem(sys.modules, "module", module)
+    assert find_changeable(account) is None
+    for path, owner, mode in ((file, account, 0o644), (file, (0, 0), 0o666), (file.parent, (0, account[1]), 0o775)):
+        before = path.stat().st_mode
+        os.chown(path, *owner)
+        path.chmod(mode)
+        assert find_changeable(account) == path
+        os.chown(path, 0, 0)
+        path.chmod(before)
+    assert find_changeable(account) is None

@@ -1,11 +1,13 @@
 """The launcher, which is root: what it takes for a message, what it does for one, and what happens without it."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.chat.launcher import LauncherClient, LauncherError
-from breakglass.claude.launch_messages import MOST_BYTES, encode_turn, parse_message
+from breakglass.claude.launch_messages import FDS, MOST_BYTES, encode_turn, parse_message
 
 from ..support.model import Model
 from ..support.rights import assert_unprivileged, status_of
@@ -172,6 +174,76 @@ def test_a_reply_that_is_a_file_starts_nothing(launchers: Launchers) -> None:
         assert file.seek(0, os.SEEK_END) == 0
 
 
+def fill_connection(opened: contextlib.ExitStack) -> int:
+    """Return a connection to this machine that is closed only after ten minutes, because its peer reads nothing."""
+    listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+    ours = socket.create_connection(listener.getsockname())
+    opened.enter_context(listener.accept()[0])
+    ours.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(1 << 20))
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+    return ours.detach()
+
+
+@pytest.mark.parametrize("message", [b"no message", GOOD])
+def test_a_descriptor_that_takes_long_to_close_holds_nothing_up(launchers: Launchers, message: bytes) -> None:
+    """The launcher ends at once, although the last reference to such a connection is what came with a message."""
+    pid, channel = launchers.open()
+    with contextlib.ExitStack() as opened, channel:
+        slow = fill_connection(opened)
+        signal_process(pid, signal.SIGSTOP)
+        socket.send_fds(channel, [message], [slow] * FDS["turn"][0])
+        os.close(slow)  # which does not wait: the message has it
+        signal_process(pid, signal.SIGCONT)
+        with contextlib.suppress(ConnectionResetError):
+            assert channel.recv(1) == b""
+        until(lambda: not Path(f"/proc/{pid}").exists(), "the end")
+
+
+def test_no_more_turns_than_the_configuration_has(launchers: Launchers) -> None:
+    """A handler that was taken over can't start more; the place of a turn is free once its runner has ended."""
+    text, waiting = launchers.config.read_text(), launchers.directory / "waiting"
+    waiting.write_text("#!/bin/sh\nexec sleep 600\n")
+    waiting.chmod(0o755)
+    launchers.config.write_text(text.replace('"/bin/true"', f'"{waiting}"\nmax_turns_at_once = 1'))
+    _, channel = launchers.open()
+    try:
+        with channel, contextlib.ExitStack() as opened:
+            assert LauncherClient(channel).check() == ""
+
+            def send(digit: str) -> tuple[socket.socket, socket.socket, bytes]:
+                """Ask for a turn; return its control, its reply and what that said."""
+                key, sid = digit * 32, SID[:-1] + digit
+                fds = open_own(launchers, key, sid)
+                for fd in fds.values():
+                    opened.callback(os.close, fd)
+                fcntl.flock(fds["log"], fcntl.LOCK_EX)
+                fcntl.flock(fds["lock"], fcntl.LOCK_EX)
+                (control, theirs), (reply, their_reply) = (
+                    socket.socketpair(),
+                    socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET),
+                )
+                for each in (control, reply):
+                    opened.enter_context(each).settimeout(60)
+                with theirs, their_reply:
+                    sent = [fds["log"], fds["lock"], theirs.fileno(), fds["target"], fds["transcripts"]]
+                    message = encode_turn(key, sid, False, "devvm", "hello")
+                    socket.send_fds(channel, [message], [their_reply.fileno(), *sent])
+                return control, reply, reply.recv(1024)
+
+            control, reply, said = send("1")
+            assert said == b"+"
+            assert send("2")[2] == b"!the launcher runs 1 turns already"
+            control.close()
+            assert reply.recv(1) == b""  # the runner has ended
+            assert send("3")[2] == b"+"
+    finally:
+        launchers.config.write_text(text)
+    until(lambda: not any((launchers.sessions / "work").iterdir()), "the removal")
+
+
 def test_another_user_is_refused(tmp_path: Path) -> None:
     """The kernel says who sends, and only the handler's own user is heard."""
     others = Launchers(tmp_path, uid=65533)
@@ -184,11 +256,11 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
         others.close()
 
 
-def open_own(launchers: Launchers) -> dict[str, int]:
+def open_own(launchers: Launchers, key: str = KEY, sid: str = SID) -> dict[str, int]:
     """Return the descriptors of a turn that begins a session, as the handler makes them."""
-    turn, transcripts = launchers.sessions / "turns" / KEY, launchers.sessions / "transcripts"
+    turn, transcripts = launchers.sessions / "turns" / key, launchers.sessions / "transcripts"
     turn.mkdir(exist_ok=True)
-    paths = {"log": turn / "log", "lock": launchers.sessions / "locks" / SID, "target": transcripts / f"{SID}.new"}
+    paths = {"log": turn / "log", "lock": launchers.sessions / "locks" / sid, "target": transcripts / f"{sid}.new"}
     found = {name: os.open(path, os.O_RDWR | os.O_CREAT) for name, path in paths.items()}
     return found | {"transcripts": os.open(transcripts, os.O_RDONLY)}
 
@@ -418,7 +490,7 @@ class Unit:
             while True:
                 connection, _ = self._listener.accept()
                 with connection:
-                    script = f'exec 3<&{connection.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+                    script = f'umask 077; exec 3<&{connection.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
                     command = ["/bin/bash", "-c", script, "sh", sys.executable, "-m", "breakglass", "launcher"]
                     env = os.environ | {"BREAKGLASS_CONFIG": f"{Path(self.path).parent}/config"}
                     self.started.append(subprocess.Popen(command, pass_fds=[connection.fileno()], env=env))
@@ -445,6 +517,7 @@ def test_the_launcher_as_a_unit_of_its_own(
         with started(talker):
             talker.change("shared_uid = true", "shared_uid = true ")
             assert talker.chat("hello")[-1]["ok"] is True
+            assert talker.sessions.stat().st_mode & 0o777 == 0o711  # whatever the unit's umask
             assert [status_of(each)["Uid"][0] for each in descendants(talker.process.pid)] == []
             unit.started[-1].kill()
             until(lambda: talker.health()["chat"] == "failed", "the end of chat")
@@ -465,3 +538,27 @@ def test_the_launcher_is_no_command_for_people(variables: dict[str, str], words:
     command = [sys.executable, "-m", "breakglass", "launcher"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (ran.returncode, words in ran.stderr, "docs/runbook.md" in ran.stderr) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    ("server", "words", "hint"),
+    [
+        ("", "does not know whose handler it works for", '[server] user = "breakglass"'),
+        ('[server]\nuser = "no-such-user"\n', '"no-such-user", and there is no such user', "adduser"),
+        ('[server]\nuser = "root"\n', '"root", which is root', "adduser"),
+    ],
+)
+def test_a_launcher_without_a_handlers_user_says_what_to_write(
+    tmp_path: Path, server: str, words: str, hint: str
+) -> None:
+    """It works for no account that it can't name, and not for root."""
+    config = tmp_path / "breakglass.toml"
+    config.touch(0o600)
+    config.write_text(server)
+    script = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+    command = ["/bin/bash", "-c", script, "sh", sys.executable, "-m", "breakglass", "launcher"]
+    env = os.environ | {"BREAKGLASS_CONFIG": str(config)}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 2
+    assert words in ran.stderr
+    assert hint in ran.stderr
