@@ -195,9 +195,10 @@ function reasonOf({ message, verdict, stderr }) {
 }
 
 function remember(view, job, answer) {
-	const { outcome, reached, state, last, holder, verdict } = answer;
+	const { outcome, reached, state, last, holder, verdict, chain } = answer;
 	const before = view.seen;
 	const changes = mutates(job.verb);
+	if (changes && chain) store("local", `heads ${view.vm}`, addHead(heads(view), chain));
 	if (answer.by_hand?.length && !changes) store("local", `by-hand ${view.vm}`, view.byHand = answer.by_hand);
 	view.warnings = answer.warnings ?? view.warnings;
 	const output = `${answer.stdout ?? ""}${answer.stderr ?? ""}`;
@@ -240,8 +241,24 @@ async function showPicture(view, id, last) {
 	changed();
 }
 
+// The last lines of the chain of jobs that this page saw, of each node.
+const heads = ({ vm }) => store("local", `heads ${vm}`) ?? {};
+const addHead = (all, { node, n, head }) => ({ ...all, [node]: [...all[node] ?? [], { n, head }].slice(0, 9) });
+
+function checkChain(view, before, { node, n, head, broken, hashes, since }) {
+	const kept = before[node] ?? [];
+	const gone = since && kept.find((line) => line.n >= since && !hashes.includes(line.head.slice(0, 16)));
+	const was = gone && `its line ${gone.n}, which this page saw, is gone`;
+	view.chain = broken || gone ? `The record of jobs on node ${node} may have been edited: ${broken || was}.` : "";
+	if (!since || gone) return;
+	const after = heads(view);
+	store("local", `heads ${view.vm}`, { ...after, [node]: [{ n, head }, ...(after[node] ?? []).slice(kept.length)] });
+}
+
 export async function lately(view) {
-	const { jobs, message, verdict } = await recall(view);
+	const before = heads(view); // what comes while the host answers may not be in that answer
+	const { jobs, message, verdict, chain } = await recall(view);
+	if (chain) checkChain(view, before, chain);
 	view.jobs = jobs ?? view.jobs ?? [];
 	view.jobsTrouble = jobs ? "" : `not known: ${message ?? verdict?.sentence}`;
 	changed();

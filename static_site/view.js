@@ -157,7 +157,7 @@ function picture({ screen_png: png, started }) {
 
 let shownPicture;
 
-function renderLately({ output, picture: given, waiting, jobs, jobsTrouble, seen }) {
+function renderLately({ output, picture: given, waiting, jobs, jobsTrouble, seen, chain }) {
 	show({ "output-box": output.text, screen: given || waiting, lately: jobs });
 	fill($("output"), output.text);
 	if (shownPicture !== given) $("screen-picture").replaceChildren(...given ? [picture(given)] : []);
@@ -167,6 +167,7 @@ function renderLately({ output, picture: given, waiting, jobs, jobsTrouble, seen
 		"output-title": output.title,
 		copy: "Copy",
 		"lately-word": jobsTrouble,
+		"lately-chain": chain,
 		"screen-words": waiting ? "The console: on its way…" : given && alt(given.started) + since,
 	});
 	const box = $("lately-jobs");

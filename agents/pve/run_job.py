@@ -15,6 +15,7 @@ from .host.paths import Host
 from .host.process import spawn_detached
 from .host.vmstate import PROC_SECONDS, QMP_SECONDS, observe, vm_state
 from .jobs.archive import archive_request, describe_archive_trouble, is_archive_hung, tidy_up
+from .jobs.chain import chain_end
 from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
 from .jobs.mutex import Lock
@@ -83,7 +84,8 @@ def _finish(job: Job, request: Request, lock: Lock) -> None:
         job.say(f"{type(error).__name__}: {error}", "stderr")
         sentence = f"the host agent failed in stage {job.stage or 'begin'}: {type(error).__name__}"
         result = Result(FAILED, verdict=Verdict("agent-failed", sentence, "status"))
-    job.finish(_complete(job, result))
+    result = chain_end(job, _complete(job, result))
+    job.finish(result)
     job.host.log(f"job={job.record.id} verb={job.record.verb} by={job.record.by} outcome={result.outcome}")
 
 

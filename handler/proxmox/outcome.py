@@ -56,7 +56,7 @@ def answer_from_trailer(
         "verdict": _verdict(trailer),
         "warnings": [*request.warnings, *warnings, *_texts(trailer.get("warnings"))],
     }
-    for name in ("state", "last", "stage", "seconds", "screen", "attached", "started"):
+    for name in ("state", "last", "stage", "seconds", "screen", "attached", "started", "chain"):
         body[name] = trailer.get(name, body[name])
     body["holder"] = trailer.get("holder")
     body["deadline"] = _deadline(request, trailer)
@@ -123,6 +123,7 @@ def _fields(verb: str, vm: str, msg_id: str, caller: str) -> dict[str, object]:
         "screen": False,
         "by_hand": [],
         "warnings": [],
+        "chain": None,
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, hasten, processes, set_constants
+from ..support.chain import links_of
 from ..support.pve_host import command_line, hook, in_hook, restore, under_ha, worker
 from ..support.qemu import leave_out_guest
 from ..support.selection import sampled
@@ -132,6 +133,9 @@ def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str) -> None:
         assert trailer["verdict"]["sentence"] == f"{said}; the VM is running now"
         assert sshd.world.pid == before
     assert (trailer["state"], execute(sshd.world, "status").trailer["holder"]) == ("running", None)
+    acted = [] if name in ("preflight", "forensics") else ["begins", "ends"] if verb == "cycle" else ["begins"]
+    assert links_of(sshd.world, job_id) == acted
+    assert execute(sshd.world, "history").trailer["chain"]["broken"] == ""
 
 
 def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
@@ -151,7 +155,10 @@ def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
     assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "start")
     assert "the VM is stopped now" in verdict["sentence"]
     assert json.loads(memory(sshd.world, "jobs", "stranded-1", "result.json").read_text())["state"] == "stopped"
+    assert links_of(sshd.world, "stranded-1") == ["begins"]
     assert execute(sshd.world, "start").trailer["state"] == "running"
+    chain = execute(sshd.world, "history").trailer["chain"]
+    assert (chain["broken"], "job stranded-1 has no line with its outcome" in chain["notes"][-1]) == ("", True)
 
 
 # --- while the worker of a `qm` is alive ---

@@ -210,6 +210,7 @@ def hostile(route: Route) -> None:
         "jobs": [job],
         "job": {**job, "output": EVIL * 100, "screen_png": None},
         "stdout": "",
+        "chain": {"node": EVIL, "n": 1, "head": EVIL, "broken": EVIL, "notes": [EVIL], "hashes": [EVIL], "since": 1},
     }
     lines: list[dict[str, Any]] = [{"type": "accepted"}]
     if asked["verb"] == "forensics":
@@ -230,7 +231,7 @@ def test_hostile_text_is_text(stage: Stage) -> None:
     phase(page, "done")
     page.click("#lately-jobs summary")
     expect(page.locator("#lately-jobs pre")).to_contain_text(SHOWN)
-    for place in ("state-word", "verdict-sentence", "state-note", "lately-jobs"):
+    for place in ("state-word", "verdict-sentence", "state-note", "lately-jobs", "lately-chain"):
         expect(page.locator(f"#{place}")).to_contain_text(SHOWN)
     assert len(page.locator("#output").text_content() or "") > 5_000_000
     assert page.locator("#output :is(img, script), #lately :is(img, script), #state :is(script)").count() == 0

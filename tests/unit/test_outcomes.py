@@ -57,7 +57,7 @@ EXITS = {
 FIELDS = (
     *("verb", "vm", "id", "exit_code", "stdout", "stderr", "rejected", "reached", "outcome", "attached", "by"),
     *("started", "deadline", "state", "last", "verdict", "anyway", "stage", "seconds", "screen", "by_hand"),
-    *("holder", "warnings"),
+    *("holder", "warnings", "chain"),
 )
 
 
@@ -175,6 +175,12 @@ def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exi
 def test_what_no_request_can_say_is_not_offered(value: object) -> None:
     """A code that this handler does not take is not passed on: a client would offer what ends in a 400."""
     assert answered(12, anyway=value).body["anyway"] is None
+
+
+def test_the_chains_head_is_passed_on() -> None:
+    """The host's place in its chain of jobs reaches the caller; an older host agent says none."""
+    chain = {"node": "pve1", "n": 3, "head": "a" * 64}
+    assert (answered(0, chain=chain).body["chain"], answered(0).body["chain"]) == (chain, None)
 
 
 # --- what the host did not end ---

@@ -14,6 +14,7 @@ from functools import partial
 from ..host.bounded import ask_or_none
 from ..host.cluster import node_name, parse_guests
 from ..host.paths import Host
+from .chains import check_chains
 from .findings import (
     OK,
     Finding,
@@ -71,6 +72,7 @@ def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
     host = Host(0, root)
     yield from _check_program(host, own_file)
     yield from _check_directories(host)
+    yield from check_chains(host)
     passwd = read_in_time(host.path("/etc/passwd")) or ""
     addresses = find_handler_addresses(*read_sshd_configs(host))
     if user == "root" or (user is None and addresses is not None):

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..host.cluster import node_name
 from ..host.files import boottime, read_json, remove_job_dir, write_atomic
 from ..host.paths import Host
 from ..host.process import process_ticks
 from ..words import DAY
+from .chain_file import copy_chain
 from .mutex import Lock
 from .store import JobStore, Record
 
@@ -68,6 +70,7 @@ def _tidy_archive(host: Host, store: JobStore) -> None:
     if not lock.take("archive"):
         return
     with _note_progress(host, store):
+        copy_chain(host, node_name())
         prune_archive(host.archive)
         for record in store.records():
             if store.result(record.id) and not os.path.exists(store.path(record.id, "archived")):

@@ -2,6 +2,7 @@
 
 from ..forensics.capture import ensure_evidence
 from ..host.vmstate import Facts
+from ..jobs.chain import chain_begin
 from ..jobs.job import Job
 from ..jobs.result import Ended, Verdict
 from ..words import REFUSED, STORAGE_HUNG
@@ -25,6 +26,7 @@ def begin_change(job: Job, facts: Facts) -> None:
         job.store.set_last(job.record.id)
     except OSError:
         job.warnings.append("the host could not record this job as the last one")
+    chain_begin(job)
 
 
 def _refuse_hung_storage(job: Job, verdict: Verdict | None) -> None:

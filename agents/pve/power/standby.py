@@ -43,6 +43,7 @@ def _take_over(job: Job, first: int, last: str) -> None:
         os._exit(0)
     killed = f"the job's process was killed in stage {stage}"
     if not Lock(job.host, "lock").take(job.record.id):
+        job.is_chained = False  # without the lock it may not write there
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
     if job.store.last != last:  # a later decision is not undone
         raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job has acted since", "status"))

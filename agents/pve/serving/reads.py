@@ -12,20 +12,18 @@ from dataclasses import asdict
 from ..forensics.evidence import Evidence
 from ..forensics.verdict import quick_verdict
 from ..grammar import Request
-from ..host.bounded import NoAnswerError
 from ..host.cluster import NOT_ASKED, Cluster, cluster_view, node_name
 from ..host.files import write_atomic
 from ..host.paths import Host, Key
 from ..host.process import describe_process
 from ..host.pve_tasks import flock_holders
 from ..host.vmstate import Facts, describe_sources, leftover_pids, observe_stepwise, vm_state
-from ..jobs.archive import describe_archive_trouble
-from ..jobs.history import format_jobs, list_jobs, list_older_jobs, read_job
+from ..jobs.history_answer import answer_history, answer_job
 from ..jobs.mutex import Lock
 from ..jobs.reserve import fill_reserve
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
-from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, FAILED, VERSION
+from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, VERSION
 
 Message = dict[str, object]
 
@@ -50,9 +48,9 @@ def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
     elif request.verb == "status":
         yield from _status(host)
     elif request.verb == "history":
-        yield from _history(host)
+        yield from _tell_record(*answer_history(host))
     else:
-        yield from _job(host, request.id)
+        yield from _tell_record(*answer_job(host, request.id))
 
 
 def _status(host: Host) -> Iterator[Message]:
@@ -131,26 +129,7 @@ def _prepare_records(key: Key) -> bool:
         return False
 
 
-def _history(host: Host) -> Iterator[Message]:
-    jobs, warnings = list_jobs(host), [describe_archive_trouble(JobStore(host))]
-    try:
-        jobs += list_older_jobs(host, jobs)
-    except NoAnswerError as error:
-        warnings.append(f"the archive in /var/lib gave {error}: only jobs since the last boot are shown")
-    yield output(format_jobs(jobs))
-    extra: dict[str, object] = {"jobs": jobs}
-    shown = tuple(filter(None, warnings))
-    yield result_message(Result(DONE, last=JobStore(host).last, stage="history", warnings=shown, extra=extra))
-
-
-def _job(host: Host, job_id: str) -> Iterator[Message]:
-    try:
-        job, silence = read_job(host, job_id), ""
-    except NoAnswerError as error:
-        job, silence = None, f", and the archive in /var/lib gave {error}"
-    if job is None:
-        verdict = Verdict("job-unknown", f'no job "{job_id}" is known on this host{silence}', "history")
-        yield result_message(Result(FAILED, stage="job", verdict=verdict))
-        return
-    yield output(str(job["output"]))
-    yield result_message(Result(DONE, last=JobStore(host).last, stage="job", extra={"whole_job": job}))
+def _tell_record(text: str | None, result: Result) -> Iterator[Message]:
+    if text is not None:
+        yield output(text)
+    yield result_message(result)

@@ -1,0 +1,103 @@
+"""Writes the chain: a line when a job begins to act, and one with its outcome. It stops no job.
+
+The job holds the VM's lock meanwhile, so there is one writer. It waits for no disk: the file is in /run, and the
+archive is asked once after a boot, for half a second.
+"""
+
+import os
+from dataclasses import replace
+
+from ..host.bounded import ask_or_none
+from ..host.cluster import node_name
+from .archive import describe_archive_trouble, is_archive_hung
+from .chain_file import (
+    NO_HASH,
+    RUN_BYTES,
+    LinkFields,
+    append_links,
+    boot_id,
+    chain_paths,
+    link_hash,
+    make_link,
+    open_chain,
+    read_end,
+    trim_chain,
+)
+from .job import Job
+from .result import Result
+
+CHAIN_SECONDS = 0.5
+TORN_CHARS = 200
+
+
+def chain_begin(job: Job) -> None:
+    """Write that the job begins to act; a job that is killed leaves this line without an outcome."""
+    job.is_chained = True
+    trouble = describe_archive_trouble(job.store)
+    _write_link(job, "begins", {"archive": trouble} if trouble else {})
+
+
+def chain_end(job: Job, result: Result) -> Result:
+    """Write the outcome of a job that began to act; return the result with the chain's new head."""
+    if not job.is_chained:
+        return result
+    code = result.verdict.code if result.verdict else None
+    words = {"outcome": result.outcome, "exit_code": result.exit_code, "state": result.state, "code": code}
+    head = _write_link(job, "ends", words)
+    warnings = tuple(dict.fromkeys([*result.warnings, *job.warnings]))
+    return replace(result, warnings=warnings, extra={**result.extra, "chain": head})
+
+
+def _write_link(job: Job, event: str, more: LinkFields) -> LinkFields | None:
+    record = job.record
+    try:
+        return _append_link(job, {"job": record.id, "verb": record.verb, "by": record.by, "event": event, **more})
+    except Exception as error:  # a full /run, or a defect here: the verb goes on
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        job.warnings.append(f"the chain of jobs has no line that says that this job {event}: {why}")
+        return None
+
+
+def _append_link(job: Job, fields: LinkFields) -> LinkFields:
+    """Append the line, after one that opens the file where it is empty; return the line's place."""
+    host, node = job.host, node_name()
+    run, archive = chain_paths(host, node)
+    trim_chain(host, node, run, RUN_BYTES)
+    fd = open_chain(run)
+    try:
+        end = read_end(fd)
+        number, prev, open_job, lines = end.number, end.hash, end.open_job, []
+        opening: LinkFields = {}
+        if not end.line:
+            number, prev, open_job, opening = _continue_chain(job, archive)
+        if end.torn:
+            fields["torn"] = end.torn.decode("utf-8", "replace")[:TORN_CHARS]
+        if open_job not in ("", fields["job"]):
+            fields["unended"] = open_job
+        for each in filter(None, (opening, fields)):
+            number += 1
+            lines.append(make_link(host, node, number, prev, each))
+            prev = link_hash(lines[-1])
+        append_links(fd, end, lines)
+    finally:
+        os.close(fd)
+    return {"node": node, "n": number, "head": prev}
+
+
+def _continue_chain(job: Job, archive: str) -> tuple[int, str, str, LinkFields]:
+    """Return number, hash and open job of the archive's last line, and the line that opens /run's file."""
+    found = None if is_archive_hung(job.store) else ask_or_none(lambda: _read_archive_end(archive), CHAIN_SECONDS)
+    number, prev, open_job = found or (0, NO_HASH, "")
+    if number:
+        return number, prev, open_job, {"event": "boots", "boot": boot_id()}
+    why = "archive-silent" if found is None else "first" if prev == NO_HASH else "archive-damaged"
+    return 0, NO_HASH, "", {"event": "starts", "boot": boot_id(), "why": why}
+
+
+def _read_archive_end(path: str) -> tuple[int, str, str]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0, NO_HASH, ""
+    end = read_end(fd)
+    return end.number, end.hash, end.open_job

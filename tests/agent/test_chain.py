@@ -1,0 +1,408 @@
+"""The chain of jobs: what the real agent writes, what cuts it short or off, and every tampering that it is to show."""
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.agents.pve.host.cluster import node_name
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs.chain_file import ChainEnd, append_links, make_link, open_chain, read_end
+from breakglass.agents.pve.jobs.verify import verify_chain
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..conftest import running_world
+from ..support.agent import Session, execute, processes, set_constants
+from ..support.chain import chain_files, read_links
+from ..support.hung import unserved_fuse
+from ..support.stages import at_qm, memory, until
+
+pytestmark = pytest.mark.real("qemu")
+
+NODE = node_name()
+JOBS = 4
+Lines = list[bytes]
+
+
+def is_copied(world: World) -> bool:
+    run, archive = chain_files(world)
+    return archive.exists() and archive.read_bytes().endswith(run.read_bytes().splitlines(keepends=True)[-1])
+
+
+def chain_of(world: World) -> dict[str, Any]:
+    """Return what `history` says of the chain."""
+    found: dict[str, Any] = execute(world, "history").trailer["chain"]
+    return found
+
+
+# --- what is written ---
+
+
+def test_a_job_that_acts_leaves_two_lines(world: World) -> None:
+    """Each line has the SHA-256 of the one before; answers carry the head; what is refused or only reads adds none."""
+    first, second = (execute(world, f"reset id=chained-{n} by=operator").trailer["chain"] for n in (1, 2))
+    refused = execute(world, "start id=chained-3 last=none").trailer
+    assert (refused["outcome"], "chain" in refused) == ("refused", False)
+    execute(world, "forensics")
+    run, archive = chain_files(world)
+    lines, said = run.read_bytes().splitlines(), read_links(run)
+    hashes = [hashlib.sha256(line).hexdigest() for line in lines]
+    assert [link["prev"] for link in said] == ["0" * 64, *hashes[:-1]]
+    assert [(link["n"], link["vm"], link["node"]) for link in said] == [(n, VMID, NODE) for n in range(1, 6)]
+    acts = [("begins", "chained-1"), ("ends", "chained-1"), ("begins", "chained-2"), ("ends", "chained-2")]
+    assert [(link["event"], link["job"]) for link in said[1:]] == acts
+    assert {(link["verb"], link["by"]) for link in said[1:]} == {("reset", "operator")}
+    assert [said[2][name] for name in ("outcome", "exit_code", "state", "code")] == ["done", 0, "running", None]
+    assert [(at["node"], at["n"], at["head"]) for at in (first, second)] == [(NODE, 3, hashes[2]), (NODE, 5, hashes[4])]
+    until(lambda: is_copied(world), "the copy")
+    assert archive.read_bytes() == run.read_bytes()
+    found = execute(world, "history")
+    assert found.trailer["chain"] == {
+        "node": NODE,
+        "n": 5,
+        "head": hashes[4],
+        "broken": "",
+        "notes": [],
+        "since": 1,
+        "hashes": [each[:16] for each in hashes],
+    }
+    assert f"verifies: line 5, head {hashes[4]}" in found.stdout
+
+
+def test_a_second_node_has_a_chain_of_its_own(world: World) -> None:
+    """A VM that moved is in the file of the node where the job ran, with its own numbers."""
+    execute(world, "reset")
+    set_constants(world, 'replace(node_name=lambda: "pve2")')
+    assert execute(world, "reset").trailer["chain"]["node"] == "pve2"
+    assert [link["node"] for link in read_links(chain_files(world, "pve2")[0])] == ["pve2"] * 3
+    assert (chain_of(world)["n"], chain_of(world)["broken"]) == (3, "")
+    assert len(read_links(chain_files(world)[0])) == 3
+
+
+# --- tampering ---
+
+
+@dataclass(frozen=True)
+class Tampering:
+    """What is done to /run's file and to the archive's copy, and the word by which it is found."""
+
+    run: Callable[[Lines], Lines]
+    archive: Callable[[Lines], Lines]
+    found: str
+
+
+def keep(lines: Lines) -> Lines:
+    return lines
+
+
+def both(change: Callable[[Lines], Lines], found: str) -> Tampering:
+    return Tampering(change, change, found)
+
+
+def edited(number: int, **changes: object) -> Callable[[Lines], Lines]:
+    """Change fields of a line."""
+
+    def change(lines: Lines) -> Lines:
+        line = json.dumps(json.loads(lines[number - 1]) | changes, separators=(",", ":")).encode()
+        return [*lines[: number - 1], line, *lines[number:]]
+
+    return change
+
+
+def rehashed(number: int, **changes: object) -> Callable[[Lines], Lines]:
+    """Change fields of a line, and give the next one its new hash."""
+
+    def change(lines: Lines) -> Lines:
+        lines = edited(number, **changes)(lines)
+        return edited(number + 1, prev=hashlib.sha256(lines[number - 1]).hexdigest())(lines)
+
+    return change
+
+
+def made_for(vm: int, node: str) -> Callable[[Lines], Lines]:
+    """Put a sound chain of another VM or node there."""
+
+    def change(lines: Lines) -> Lines:
+        made: Lines = []
+        for line in lines:
+            fields = json.loads(line)
+            more = {name: fields[name] for name in fields if name not in ("n", "prev", "at", "vm", "node")}
+            prev = hashlib.sha256(made[-1]).hexdigest() if made else "0" * 64
+            made.append(make_link(Host(vm), node, len(made) + 1, prev, more))
+        return made
+
+    return change
+
+
+def inserted(lines: Lines) -> Lines:
+    """Forge a line that fits behind the one before it."""
+    more: dict[str, object] = {"job": "forged-1", "verb": "reset", "by": "operator", "event": "begins"}
+    line = make_link(Host(VMID), NODE, 5, hashlib.sha256(lines[3]).hexdigest(), more)
+    return [*lines[:4], line, *lines[4:]]
+
+
+BY_THE_HEAD = ""  # nothing is broken: only a head that was kept elsewhere tells
+TAMPERED = {
+    "removed at the start": both(lambda lines: lines[1:], "lines before 2 are missing"),
+    "removed in the middle": both(lambda lines: lines[:4] + lines[5:], "line 6 follows line 4"),
+    "removed at the end": both(lambda lines: lines[:-1], BY_THE_HEAD),
+    "removed at the end of /run's": Tampering(lambda lines: lines[:-1], keep, "ends with line 8, and the archive has"),
+    "removed at the start of /run's": Tampering(lambda lines: lines[2:], keep, "lines before 3 are missing"),
+    "two swapped": both(lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]], "line 6 follows line 4"),
+    "a field changed": both(edited(4, by="operator2"), "line 5 does not have the hash"),
+    "a field of the last changed": both(edited(9, outcome="failed"), BY_THE_HEAD),
+    "a time changed": both(edited(6, at="2026-01-01T00:00:00Z"), "line 7 does not have the hash"),
+    "a number changed": both(edited(6, n=7), "line 7 follows line 5"),
+    "a line overwritten": both(lambda lines: [*lines[:3], b"x" * 300, *lines[4:]], "the line after 3 is damaged"),
+    "one inserted": both(inserted, "line 5 follows line 5"),
+    "one duplicated": both(lambda lines: [*lines[:5], *lines[4:]], "line 5 follows line 5"),
+    "another VM's file": both(made_for(103, NODE), "line 1 is of VM 103"),
+    "another node's file": both(made_for(VMID, "pve2"), "on node pve2"),
+    "cut in the middle of a line": both(lambda lines: [*lines[:-1], lines[-1][:40]], "line 9 of /run's file ends in"),
+    "one hash made anew": both(rehashed(4, by="operator2"), "line 6 does not have the hash"),
+    "/run's changed alone": Tampering(rehashed(8, by="operator2"), keep, "line 8 is not the same"),
+    "the archive's changed alone": Tampering(keep, edited(5, state="stopped"), "line 6 does not have the hash"),
+    "the archive's last changed": Tampering(keep, edited(9, state="stopped"), "line 9 is not the same"),
+    "/run's file gone": Tampering(lambda lines: [], keep, "/run's file is gone"),
+    "a new start": both(
+        lambda lines: [*lines, *made_for(VMID, NODE)(lines[:3])], "a chain starts after line 9, although there was one"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def record() -> Iterator[tuple[Session, World, Lines]]:
+    """A host on which a few jobs ran and were copied: one session, and the chain's lines."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory,
+        running_world(Path(directory)) as world,
+        Session(world) as session,
+    ):
+        for number in range(JOBS):
+            assert session.ask(f"reset id=recorded-{number} by=operator")["outcome"] == "done"
+        until(lambda: is_copied(world), "the copy")
+        until(lambda: not processes(world, f"recorded-{JOBS - 1}"), "the end of the tidying")
+        yield session, world, chain_files(world)[0].read_bytes().splitlines()
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_each_tampering_is_found(record: tuple[Session, World, Lines], name: str) -> None:
+    """`history` says from where the chain is broken; what was cut from its end is not among its hashes any more."""
+    session, world, lines = record
+    tampering, head = TAMPERED[name], hashlib.sha256(lines[-1]).hexdigest()
+    changes = zip(chain_files(world), (tampering.run, tampering.archive), strict=True)
+    for path, change in changes:
+        text = b"\n".join(change(lines))
+        path.write_bytes(
+            text if text.endswith(lines[-1][:40]) and name.startswith("cut") else text + b"\n" * bool(text)
+        )
+    try:
+        answer = session.ask("history")
+    finally:
+        for path in chain_files(world):
+            path.write_bytes(b"\n".join(lines) + b"\n")
+    chain = answer["chain"]
+    assert tampering.found in chain["broken"]
+    assert bool(chain["broken"]) == bool(tampering.found)
+    assert any("is broken" in warning for warning in answer["warnings"]) == bool(tampering.found)
+    assert (head[:16] in chain["hashes"], chain["since"]) != (True, 1) or tampering.found
+    assert session.ask("history")["chain"]["broken"] == ""
+
+
+def test_no_byte_can_be_changed(record: tuple[Session, World, Lines]) -> None:
+    """Whichever bit of both files is flipped, the chain is broken or has another head."""
+    _, _, lines = record
+    sound = b"\n".join(lines) + b"\n"
+    for place in range(len(sound)):
+        changed = sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :]
+        state = verify_chain(changed, changed, VMID, NODE, "")
+        assert state.broken or state.head != hashlib.sha256(lines[-1]).hexdigest(), place
+
+
+def test_check_names_a_broken_chain(record: tuple[Session, World, Lines]) -> None:
+    """`check` verifies every chain that the host has, and warns of one that is broken."""
+    _, world, lines = record
+    agent = world.forced_command()
+    command = [*agent[: agent.index("serve")], "check", "--root", str(world.root)]
+
+    def finding() -> str:
+        ran = subprocess.run(command, env=world.environment, capture_output=True, text=True)
+        [line] = [line for line in ran.stdout.splitlines() if "chain of jobs" in line]
+        return line
+
+    assert finding().startswith(f"ok: VM {VMID}: the chain of jobs on node {NODE} verifies: line {len(lines)}, head ")
+    run, _ = chain_files(world)
+    run.write_bytes(b"\n".join(edited(4, by="x")(lines)) + b"\n")
+    try:
+        assert finding().startswith(
+            f"warning: VM {VMID}: the chain of jobs on node {NODE} is broken: line 4 is not the"
+        )
+    finally:
+        run.write_bytes(b"\n".join(lines) + b"\n")
+
+
+# --- a reboot, and an archive that is silent or full ---
+
+
+def reboot(world: World, job_id: str, name: str) -> None:
+    """Lose /run, as a boot does, after a job was archived."""
+    until(lambda: is_copied(world), "the copy")
+    until(lambda: not processes(world, job_id), "the end of the archiving")
+    subprocess.run(["rm", "-r", str(memory(world))], check=True)
+    set_constants(world, f"replace(boot_id=lambda: {name!r})")
+
+
+def test_a_chain_goes_on_after_a_reboot(world: World) -> None:
+    """The first line in /run has the hash of the archive's last one, and says that the host has booted."""
+    execute(world, "reset id=job-before-1")
+    reboot(world, "job-before-1", "the-second-boot")
+    assert chain_of(world)["broken"] == ""
+    execute(world, "reset id=job-after-1")
+    run, archive = chain_files(world)
+    assert [(link["n"], link["event"]) for link in read_links(run)] == [(4, "boots"), (5, "begins"), (6, "ends")]
+    assert read_links(run)[0]["prev"] == hashlib.sha256(archive.read_bytes().splitlines()[2]).hexdigest()
+    until(lambda: is_copied(world), "the copy")
+    found = chain_of(world)
+    assert (found["n"], found["broken"], found["notes"], len(found["hashes"])) == (6, "", [], 6)
+    run.unlink()  # and the host has not booted since
+    assert "/run's file is gone" in chain_of(world)["broken"]
+    execute(world, "reset id=job-after-2")
+    assert "/run's file was gone before line 7" in chain_of(world)["notes"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.real("fuse", "root")
+def test_an_archive_that_hangs_stops_no_verb(world: World) -> None:
+    """After a boot, the chain starts anew and says why; when the archive answers again, it has both."""
+    execute(world, "reset id=job-before-1")
+    reboot(world, "job-before-1", "the-second-boot")
+    with unserved_fuse(world.root / "var/lib"):
+        answer = execute(world, "reset id=in-silence-1").trailer
+        assert (answer["outcome"], answer["chain"]["n"], answer["seconds"] < 20) == ("done", 3, True)
+        first = read_links(chain_files(world)[0])[0]
+        assert (first["n"], first["event"], first["why"]) == (1, "starts", "archive-silent")
+        found = chain_of(world)
+        assert (found["broken"], found["since"]) == ("", None)
+        assert "the archive did not answer, so its copy was not compared" in found["notes"]
+    memory(world, "archive.json").unlink()
+    execute(world, "reset id=answers-again-1")
+    until(lambda: is_copied(world), "the copy")
+    found = chain_of(world)
+    assert (found["broken"], found["notes"]) == ("", ["a new chain starts after line 3: archive-silent"])
+    assert len(found["hashes"]) == 3 + 5
+
+
+@contextmanager
+def small_disk(target: Path, size: str) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(target)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(target)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.real("mounts", "root")
+def test_a_full_archive_is_in_the_chain(world: World) -> None:
+    """The next line says that the copy is missing; the verbs go on."""
+    with small_disk(world.root / "var/lib", "64k"):
+        subprocess.run(["dd", "if=/dev/zero", f"of={world.root}/var/lib/filler", "bs=4k"], capture_output=True)
+        execute(world, "reset id=no-copy-1")
+        until(lambda: "error" in memory(world, "archive.json").read_text(), "a note of the failure")
+        assert execute(world, "reset id=no-copy-2").code == 0
+    said = [link.get("archive", "") for link in read_links(chain_files(world)[0]) if link["event"] == "begins"]
+    assert said[1].startswith("the archive in /var/lib can't be written (No space left on device)")
+
+
+@pytest.mark.slow
+@pytest.mark.real("mounts", "root")
+def test_a_full_disk_gets_whole_lines_or_none(tmp_path: Path) -> None:
+    """What does not fit is taken back, so that the next line follows a whole one."""
+    with small_disk(tmp_path, "8k"):
+        fd = open_chain(str(tmp_path / "chain"))
+        append_links(fd, ChainEnd(), [b"x" * 3000])
+        with pytest.raises(OSError, match="No space left"):
+            append_links(fd, read_end(fd), [b"y" * 6000])
+        assert (tmp_path / "chain").read_bytes() == b"x" * 3000 + b"\n"
+        append_links(fd, read_end(fd), [b"z" * 900])
+
+
+def test_a_chain_that_cannot_be_written_stops_no_verb(world: World) -> None:
+    """The answer has no head then, and says why."""
+    run, _ = chain_files(world)
+    run.mkdir(parents=True)
+    answer = execute(world, "reset id=unwritten-1").trailer
+    assert (answer["outcome"], answer["chain"]) == ("done", None)
+    assert [warning for warning in answer["warnings"] if "that this job begins: Is a directory" in warning]
+    assert [warning for warning in answer["warnings"] if "that this job ends: Is a directory" in warning]
+
+
+# --- lines that are cut off, and lines that are missing ---
+
+
+def test_a_long_chain_is_cut(world: World) -> None:
+    """/run keeps the newest half behind a line that says so; the archive has the rest, up to its own bound."""
+    set_constants(world, RUN_BYTES=2000)
+    with Session(world) as session:
+        for number in range(8):
+            session.ask(f"reset id=job-many-{number}")
+            until(lambda: is_copied(world), "the copy")
+        run, archive = chain_files(world)
+        assert run.stat().st_size < 2700
+        first = read_links(run)[0]
+        assert (first["event"], first["n"]) == ("cut", read_links(run)[1]["n"] - 1)
+        assert first["prev"] == hashlib.sha256(archive.read_bytes().splitlines()[first["n"] - 1]).hexdigest()
+        found = session.ask("history")["chain"]
+        assert (found["n"], found["broken"], found["since"], len(found["hashes"])) == (17, "", 1, 17)
+    set_constants(world, ARCHIVE_BYTES=3000)
+    execute(world, "reset id=job-many-8")
+    until(lambda: is_copied(world) and read_links(archive)[0]["event"] == "cut", "the cut")
+    found = chain_of(world)
+    assert (found["n"], found["broken"], found["since"]) == (19, "", read_links(archive)[0]["n"] + 1)
+
+
+def test_lines_that_were_never_copied_are_missed(world: World) -> None:
+    """What /run has cut off before it was copied is in neither."""
+    set_constants(world, RUN_BYTES=2000)
+    for number in range(7):
+        execute(world, f"reset id=job-many-{number}")
+    until(lambda: is_copied(world), "the copy")
+    _, archive = chain_files(world)
+    archive.write_text("".join(archive.read_text().splitlines(keepends=True)[:2]))
+    assert "lines after 2 are missing" in chain_of(world)["broken"]
+
+
+def test_half_a_line_is_named_and_replaced(world: World) -> None:
+    """A write that was cut off spoils nothing: the next line follows the last whole one, and says what it replaced."""
+    execute(world, "reset id=job-whole-1")
+    run, _ = chain_files(world)
+    with run.open("a") as file:
+        file.write('{"n":4,"prev":"')
+    assert "line 4 of /run's file ends in the middle" in chain_of(world)["broken"]
+    execute(world, "reset id=job-whole-2")
+    assert read_links(run)[3]["torn"] == '{"n":4,"prev":"'
+    assert (chain_of(world)["broken"], chain_of(world)["notes"]) == (
+        "",
+        ["an unfinished line was removed before line 4"],
+    )
+
+
+def test_a_running_job_breaks_nothing(world: World) -> None:
+    """Its outcome is not missing yet."""
+    held = at_qm("stop")(world, "runs-now-1")
+    next(held)
+    with Session(world) as session:
+        tag = session.send("stop id=runs-now-1 by=operator")
+        next(held)
+        found = session.ask("history")["chain"]
+        assert (found["n"], found["broken"], found["notes"]) == (2, "", [])
+        next(held)
+        assert session.result(tag)["chain"]["n"] == 3
+    next(held, None)
