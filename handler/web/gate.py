@@ -15,18 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import audit
 from ..alerts.payloads import SENDERS
-from ..auth.signing import (
-    GRAFANA_SIGNATURE,
-    GRAFANA_TIMESTAMP,
-    Headers,
-    Signed,
-    bearer_token,
-    claimed_digests,
-    claimed_grafana_digests,
-    verify,
-    verify_bearer,
-    verify_grafana,
-)
+from ..auth import signing
+from ..auth.signing import GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, Headers, Signed
 from ..config.model import Config
 from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
 from .client_address import client_address
@@ -121,14 +111,14 @@ class Gate:
         body that no signature can belong to is read and dropped: it gets the same 401 at the same time.
         """
         path, headers = scope["path"], proving_headers(scope)
-        if path in TOKENS_TOO and (token := bearer_token(headers)) is not None:
-            caller, key = verify_bearer(self._config().callers, token)
+        if path in TOKENS_TOO and (token := signing.bearer_token(headers)) is not None:
+            caller, key = signing.verify_bearer(self._config().callers, token)
             body = await read_body(scope, receive, SIGNED[path])
             return Signed(caller, f"msg_{secrets.token_hex(12)}", int(time.time()), key), body
         is_grafana = path in ALERTS and GRAFANA_SIGNATURE in headers
-        claimed = claimed_grafana_digests(headers) if is_grafana else claimed_digests(headers)
+        claimed = signing.claimed_grafana_digests(headers) if is_grafana else signing.claimed_digests(headers)
         body = await read_body(scope, receive, SIGNED[path], is_kept=bool(claimed))
-        return (verify_grafana if is_grafana else verify)(self._config().callers, headers, body), body
+        return (signing.verify_grafana if is_grafana else signing.verify)(self._config().callers, headers, body), body
 
 
 def proving_headers(scope: Scope) -> Headers:

@@ -101,6 +101,19 @@ def test_a_verb_goes_on_while_another_vm_is_looked_at(person: Visit) -> None:
     assert {body["vm"] for body in person.mutating} == {"devvm"}
 
 
+def test_the_recipe_names_the_vm(person: Visit) -> None:
+    """The commands for bash are for the VM that is looked at; they are pasted, so no other text gets into them."""
+    page = person.open()
+    page.select_option("#vm", "twin")
+    expect(page.locator("#recipe")).to_contain_text("VM=twin # its name")
+    expect(page.locator("#recipe")).to_contain_text('"vm":"\'$VM\'"')
+    vms = [{"name": "x;reboot", "vmid": 1, "proxmox": "answering", "since": None}]
+    page.route("**/health", lambda route: route.fulfill(json={"ok": True, "config": "ok", "vms": vms, "chat": "off"}))
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    page.select_option("#vm", "x;reboot")
+    expect(page.locator("#recipe")).to_contain_text("VM=devvm # its name")
+
+
 def test_a_draft_stays_with_its_vm(person: Visit) -> None:
     """A draft for one VM is not sent for another one; it returns with its VM."""
     page = person.open()
