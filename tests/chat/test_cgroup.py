@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.claude.cgroup import enter_cgroup, make_cgroup, remove_cgroup
+from breakglass.claude.cgroup import enter_cgroup, kill_cgroup, make_cgroup, remove_cgroup
 
 from ..support.claude import UIDS
 from ..support.model import Model
@@ -49,7 +49,10 @@ def service() -> Iterator[Path]:
         (service / "handler").mkdir()
     except OSError as error:
         pytest.skip(f"no cgroup can be delegated here: {error}")
-    yield service
+    try:
+        yield service
+    finally:
+        kill_cgroup(str(service))  # what a test that failed has left
     for group in (*service.glob("*/"), service):
         until(partial(is_empty, group), "the cgroup is empty")
         group.rmdir()
