@@ -62,7 +62,7 @@ def _wall(program: str) -> list[str]:
 
 
 def wall_arguments(program: str, directory: str) -> list[str]:
-    """Return the bubblewrap command line for a claude that has a user of its own. It changes no network.
+    """Return the bubblewrap command line for a claude that has a user of its own, in the network of its process.
 
     It sees no process but its own, and of the disk what a command sees, /etc, its program and its home. Its end,
     or that of the runner, ends everything in its namespace. (Root can't make sandboxes inside: bubblewrap covers

@@ -34,10 +34,7 @@ sys.path.insert(0, sys.argv[1])
 from breakglass.claude.model_proxy import start_model_proxy
 from breakglass.claude.processes import PR_SET_DUMPABLE, prctl
 from breakglass.config.model_api import ModelApi
-api, uid, patched = json.loads(sys.stdin.readline())
-if patched:
-    from breakglass.claude import model_forwarder
-    exec(patched)
+api, uid = json.loads(sys.stdin.readline())
 if uid:  # which may not read the checkout
     import breakglass.claude.model_forwarder
     os.setgroups([])
@@ -83,15 +80,15 @@ def message(words: str, stream: bool = True) -> bytes:
 
 
 @contextlib.contextmanager
-def turn_proxy(api: ModelApi, uid: int = 0, patched: str = "") -> Iterator[TurnProxy]:
-    """Run the proxy of a turn. The code in `patched` runs first."""
+def turn_proxy(api: ModelApi, uid: int = 0) -> Iterator[TurnProxy]:
+    """Run the proxy of a turn."""
     root = str(Path(__file__).parent.parent.parent)
     with subprocess.Popen(
         [sys.executable, "-c", _START, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        print(json.dumps([api, uid, patched]), file=process.stdin, flush=True)
+        print(json.dumps([api, uid]), file=process.stdin, flush=True)
         yield TurnProxy(api, *json.loads(process.stdout.readline()))
         process.stdin.close()
 
