@@ -39,6 +39,7 @@ from .processes import (
 )
 from .readers import Readers
 from .runner_job import RunnerJob
+from .sockets import refuse_other_sockets
 from .standby import LAST_SECONDS, Save, run_beside
 from .transcripts import copy_in, transcript_place
 
@@ -47,6 +48,13 @@ SILENCE_SECONDS = 120.0  # claude's own limit for a stream that went silent is 3
 STDERR_BYTES = 4096
 LOG_BYTES = 64 * 1024 * 1024  # of a turn's events; an ordinary turn has a hundredth of that
 CANCEL, STOP = b"c", b"s"  # what the handler sends
+
+
+def set_apart(job: RunnerJob) -> None:
+    """Keep this process apart from the machine. It is claude's, before that has claude's user. Raises OSError."""
+    enter_network(job.network)
+    enter_cgroup(job.cgroup)
+    refuse_other_sockets()
 
 
 class Runner:
@@ -94,7 +102,7 @@ class Runner:
         try:
             fds = (prompt, out_w, err_w)
             self.pid, status = start_program(
-                job.argv, job.env, job.cwd, job.uid, fds, self._copy_transcript_in, self._enter
+                job.argv, job.env, job.cwd, job.uid, fds, self._copy_transcript_in, lambda: set_apart(job)
             )
         finally:
             for fd in (prompt, out_w, err_w):
@@ -105,11 +113,6 @@ class Runner:
         self._readers.add(job.control, self._read_control)
         if job.commands:
             start_command_server(job)
-
-    def _enter(self) -> None:
-        """Enter what keeps claude apart. This runs in claude's process, before that becomes claude's user."""
-        enter_network(self.job.network)
-        enter_cgroup(self.job.cgroup)
 
     def _copy_transcript_in(self) -> None:
         """Give claude the session's transcript. This runs in claude's process, before its program."""

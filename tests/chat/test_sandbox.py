@@ -336,6 +336,33 @@ def test_claude_itself_has_no_network(apart: Place) -> None:
     assert "lo" in lines[-1].split()
 
 
+# which kinds of sockets can be made, and the error of a way around a filter for them: io_uring_setup(2)
+_SOCKETS = """
+import ctypes, errno, itertools, socket
+def can_make(family, kind):
+    try:
+        return not socket.socket(family, kind).close()
+    except OSError:
+        return False
+kinds = [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET]
+print(*sorted({family for family, kind in itertools.product(range(64), kinds) if can_make(family, kind)}))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall(425, 1, ctypes.create_string_buffer(120))
+print(errno.errorcode[ctypes.get_errno()])
+"""
+
+
+def test_no_socket_is_made_that_no_namespace_keeps_apart(apart: Place) -> None:
+    """Neither one to the hypervisor nor one of the other kinds, by a command or by a claude that was taken over."""
+    attack = Attack(apart)
+    script = f"/usr/bin/python3 -c {shlex.quote(_SOCKETS)}"
+    for said in (attack.run(script), behind_the_wall(attack, script)):
+        families, error = said.splitlines()
+        assert set(map(int, families.split())) <= {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}
+        assert socket.AF_UNIX in map(int, families.split())
+        assert error == "ENOSYS"
+
+
 # --- the socket of its commands ---
 
 

@@ -5,8 +5,8 @@ import sys
 
 from breakglass.claude import commands
 from breakglass.claude.model_proxy import start_model_proxy
-from breakglass.claude.network import enter_network
 from breakglass.claude.processes import fork_child, start_program
+from breakglass.claude.runner import set_apart
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.claude.start import listen_for_model
 
@@ -24,7 +24,7 @@ def main() -> int:
         job = job._replace(env=env | token, network=network)
     fork_child(lambda: commands.serve(job), close=())
     streams = (prompt, os.dup(1), os.dup(2))
-    pid, status = start_program(job.argv, job.env, job.cwd, job.uid, streams, enter=lambda: enter_network(job.network))
+    pid, status = start_program(job.argv, job.env, job.cwd, job.uid, streams, enter=lambda: set_apart(job))
     os.close(status)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code
