@@ -14,6 +14,7 @@ from .host.files import boottime
 from .host.paths import Host
 from .host.process import spawn_detached
 from .host.vmstate import PROC_SECONDS, QMP_SECONDS, observe, vm_state
+from .jobs.aliases import add_alias, drop_dangling
 from .jobs.archive import archive_request, describe_archive_trouble, is_archive_hung, tidy_up
 from .jobs.chain import chain_end
 from .jobs.history import ARCHIVE_SECONDS
@@ -30,17 +31,6 @@ def spawn_job(host: Host, request: Request, nonce: str) -> None:
     """Start the job of `request` (id and by are set) and return at once; `nonce` marks who started it."""
     claim_by = boottime() + CLAIM_SECONDS - 1
     spawn_detached(lambda: _run_job(host, request, nonce, claim_by))
-
-
-def attach_to_capture(host: Host, request: Request) -> bool:
-    """Attach a request for evidence to the capture that runs or is fresh enough; False when there is none.
-
-    It takes no process, so that a storm of alerts does not delay the verbs that act.
-    """
-    if request.verb != "forensics":
-        return False
-    capture = capture_lock(host).holder(tries=1) or find_capture(host, request.fresh, "capture")
-    return capture not in ("", request.id) and JobStore(host).add_alias(request.id, capture)
 
 
 def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:
@@ -67,9 +57,9 @@ def _claim(job: Job) -> Lock | None:
     if running == job.record.id:
         return None  # the same request, a moment earlier
     if capture := running or find_capture(job.host, job.record.fresh, "capture"):
-        job.store.add_alias(job.record.id, capture)
+        add_alias(job.store, job.record.id, capture)
         return None
-    job.store.drop_dangling(job.record.id)  # under the lock: the capture that this id was attached to never began
+    drop_dangling(job.store, job.record.id)  # under the lock: the capture that this id was attached to never began
     return lock if job.store.claim(job.record) else None
 
 

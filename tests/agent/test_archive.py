@@ -14,9 +14,9 @@ import pytest
 
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.jobs.archive import KEEP_ARCHIVED, KEEP_BYTES
+from breakglass.agents.pve.jobs.archive import BY_ITSELF, KEEP_ARCHIVED, KEEP_BY_ITSELF, KEEP_BYTES, KEEP_JOBS
 from breakglass.agents.pve.jobs.mutex import Lock
-from breakglass.agents.pve.jobs.store import KEEP_JOBS, Record
+from breakglass.agents.pve.jobs.store import Record
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes
@@ -40,11 +40,12 @@ def jobs(world: World) -> Path:
     return path
 
 
-def old_job(jobs: Path, name: str, verb: str, age: float, size: int = 0) -> None:
+def old_job(jobs: Path, name: str, verb: str, age: float, size: int = 0, why: str = "") -> None:
     """Archive a job of that age; its bytes are a hole, which counts as what it would take."""
     job = jobs / name
     job.mkdir()
-    (job / "request.json").write_text(json.dumps({"id": name, "verb": verb, "by": "x", "started": "2026-01-01"}))
+    request = {"id": name, "verb": verb, "by": "x", "why": why, "started": "2026-01-01"}
+    (job / "request.json").write_text(json.dumps(request))
     (job / "result.json").write_text("{}")
     with (job / "output").open("wb") as file:
         file.truncate(size)
@@ -83,6 +84,22 @@ def test_captures_are_pruned_by_size(world: World, jobs: Path) -> None:
     assert names(jobs, "capture") == {"capture-5", "capture-6", "capture-7"}
 
 
+def test_captures_that_a_client_took_by_itself_go_first(world: World, jobs: Path) -> None:
+    """In the archive before older ones of people; in /run they are counted apart, and take no place of the others."""
+    for number in range(4):
+        old_job(jobs, f"capture-{number}", "forensics", age=DAY - number, size=KEEP_BYTES // 4 - 1000)
+        old_job(jobs, f"itself-{number}", "forensics", age=600 - number, size=KEEP_BYTES // 4, why=BY_ITSELF)
+    earlier_jobs(world, KEEP_JOBS - 1)
+    earlier_jobs(world, KEEP_BY_ITSELF + 5, why=BY_ITSELF)
+    after_one_more(world, "reset")
+    assert (len(names(jobs, "capture")), names(jobs, "itself")) == (4, set())
+    outputs = [path.parent.name for path in memory(world, "jobs").glob("*/output")]
+    assert len([name for name in outputs if name.startswith("earlier-")]) == KEEP_JOBS - 1
+    assert sorted(name for name in outputs if name.startswith("earlierby")) == [
+        f"earlierby-{number:04}" for number in range(5, 5 + KEEP_BY_ITSELF)
+    ]
+
+
 def test_what_changed_power_is_kept_for_a_day_whatever_it_takes(world: World, jobs: Path) -> None:
     """Over its own budget, too: of these only what is older than a day goes."""
     for number in range(4):
@@ -118,13 +135,13 @@ def test_output_is_cut_to_a_mebibyte(world: World) -> None:
 # --- tidying up ---
 
 
-def earlier_jobs(world: World, count: int) -> list[Path]:
-    """Have the host remember jobs of a minute ago, each of which has an output."""
+def earlier_jobs(world: World, count: int, why: str = "") -> list[Path]:
+    """Have the host remember captures of a minute ago, each of which has an output."""
     jobs = []
     for number in range(count):
-        job = memory(world, "jobs", f"earlier-{number:04}")
+        job = memory(world, "jobs", f"earlier{why[:2]}-{number:04}")
         job.mkdir(parents=True)
-        record = Record(job.name, "forensics", "x", "", "2026-01-01", boottime() - 60 + number / 100, "n", 1, 0)
+        record = Record(job.name, "forensics", "x", why, "2026-01-01", boottime() - 60 + number / 100, "n", 1, 0)
         (job / "request.json").write_text(json.dumps(vars(record)))
         (job / "result.json").write_text('{"outcome": "done"}')
         (job / "output").write_text("")
@@ -159,7 +176,7 @@ def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socke
 
 def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
     """The process says briefly what went wrong, and goes on with the archive."""
-    defect = 'def prune(store):\n    raise KeyError("x" * 5000)\n\n\nfind("JobStore").prune = prune'
+    defect = 'def prune(store):\n    raise KeyError("x" * 5000)\n\n\nreplace(prune_run=prune)'
     with constants_set(world, defect):
         job_id = execute(world, "reset").trailer["job"]
     [line] = [line for line in logged(journal, world, job_id) if "tidy_run: KeyError" in line]

@@ -13,6 +13,7 @@ from breakglass.agents.pve.check.findings import (
     find_account,
     judge_account,
     judge_file,
+    judge_inodes,
     judge_logind,
     judge_python,
     judge_shadow,
@@ -258,3 +259,21 @@ def test_a_file_that_others_could_change(changed: tuple[str, int, int], sentence
 
 def test_a_file_that_only_root_can_change() -> None:
     assert judge_file("/a/b", GOOD_FILE) == Finding(OK, "/a/b is root's, and only root can change it")
+
+
+@pytest.mark.parametrize(
+    ("counted", "level", "words"),
+    [
+        ((100_000, 800_000, 1200), OK, "has 1200 files, and its file system has inodes for more"),
+        ((79_999, 800_000, 700_000), WARNING, "has 700000 files, and its file system 79999 of 800000 inodes left"),
+        ((0, 0, 12), OK, "has inodes for more"),  # as btrfs and an unlimited tmpfs say
+        (None, WARNING, "could not be counted"),
+    ],
+)
+def test_a_run_that_is_short_of_inodes_is_a_warning(
+    counted: tuple[int, int, int] | None, level: str, words: str
+) -> None:
+    """Without one no job begins, and no VM of the host starts."""
+    finding = judge_inodes("/run/breakglass", counted)
+    assert (finding.level, words in finding.sentence) == (level, True)
+    assert "df -i /run/breakglass" in finding.hint or level == OK

@@ -108,6 +108,7 @@ BESIDE_THE_PATH = (
         "agents/pve/forensics/",
         "agents/pve/check/",
         "agents/pve/renewal.py",
+        "agents/pve/jobs/aliases.py",
         "agents/pve/jobs/archive.py",
         "agents/pve/jobs/chain.py",
         "agents/pve/jobs/history.py",

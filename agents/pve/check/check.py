@@ -22,6 +22,7 @@ from .findings import (
     find_account,
     judge_account,
     judge_file,
+    judge_inodes,
     judge_logind,
     judge_python,
     judge_shadow,
@@ -40,6 +41,7 @@ from .key_lines import (
 from .reading import (
     FILE_SECONDS,
     LOCAL,
+    count_inodes,
     read_in_time,
     read_logind_configs,
     read_sshd_configs,
@@ -153,6 +155,7 @@ def _check_directories(host: Host) -> Iterator[Finding]:
         answer = ask_or_none(partial(_try_write, path), FILE_SECONDS)
         if answer is True:
             yield ok(f"{path} can be written")
+            yield judge_inodes(path, count_inodes(path))
         else:
             yield finding(f"{path} can't be written: {effect}", str(answer or f"no answer in {FILE_SECONDS:g} s"))
 

@@ -136,3 +136,14 @@ def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
         if mode & 0o022:
             return error(f"{name} can be written by others than root: {mode & 0o7777:04o}", f"chmod go-w {name}")
     return ok(f"{path} is root's, and only root can change it")
+
+
+def judge_inodes(path: str, counted: tuple[int, int, int] | None) -> Finding:
+    """Warn where less than a tenth of the inodes is left: without one, no job and no `qm start` can begin."""
+    if counted is None:
+        return warning(f"the inodes at {path} could not be counted", f"df -i {path}")
+    left, of_all, own = counted
+    if left >= of_all / 10:  # a file system without a limit has 0 of 0
+        return ok(f"{path} has {own} files, and its file system has inodes for more")
+    sentence = f"{path} has {own} files, and its file system {left} of {of_all} inodes left"
+    return warning(sentence, f"df -i {path}; du --inodes -x -d 2 {path}")

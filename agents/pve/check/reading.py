@@ -40,6 +40,17 @@ def stat_path(host: Host, path: str) -> list[tuple[str, int, int]] | None:
     return [(name, uid, mode) for name, uid, mode in answer] if isinstance(answer, list) else None
 
 
+def count_inodes(path: str) -> tuple[int, int, int] | None:
+    """Return the inodes that a directory's file system has left and has in all (0: no limit), and those below it."""
+    answer = ask_or_none(partial(_count_inodes, path), FILE_SECONDS)
+    return (answer[0], answer[1], answer[2]) if isinstance(answer, list) else None
+
+
+def _count_inodes(path: str) -> list[int]:
+    status = os.statvfs(path)
+    return [status.f_favail, status.f_files, sum(len(dirs) + len(files) for _, dirs, files in os.walk(path))]
+
+
 def _stat_upwards(path: str, root: str) -> object:
     """Stat what a path leads to, and each link and directory on the way: a user who can change one can replace it."""
     found: dict[str, tuple[str, int, int]] = {}

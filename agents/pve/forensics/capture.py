@@ -8,16 +8,19 @@ probe again. A verb without evidence probes by itself, briefly, and a second tim
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+from ..grammar import Request
 from ..host.files import boottime, read_json, write_atomic
 from ..host.paths import Host
 from ..host.process import describe_process
 from ..host.qmp import QmpError, QmpSilent
 from ..host.vmstate import Facts, describe_sources, leftover_pids, observe, read_pid, vm_state
+from ..jobs.aliases import add_alias
 from ..jobs.job import Job
 from ..jobs.mutex import Lock
 from ..jobs.result import Result, Verdict
+from ..jobs.store import JobStore
 from ..words import DONE, STORAGE_HUNG
 from .evidence import WATCHED_SECONDS, Evidence, parse_evidence
 from .on_host import thread_probe
@@ -91,6 +94,23 @@ def find_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
     at = known.get("boottime")
     young = isinstance(at, float) and boottime() - at < seconds and known.get("pid") == read_pid(host)
     return str(known.get("job", "")) if young else ""
+
+
+def attach_to_capture(host: Host, request: Request, is_named: bool) -> Request | None:
+    """Attach a request for evidence to the capture that runs or is fresh enough; None when there is none.
+
+    Return the request to follow. An id that the host agent made itself (not `is_named`) is never sent again, so nothing
+    is kept of it, and the capture's own id is followed. It takes no process, so that a storm of alerts does not delay
+    the verbs that act.
+    """
+    if request.verb != "forensics":
+        return None
+    running = capture_lock(host).holder(tries=1) or find_capture(host, request.fresh, "capture")
+    if running in ("", request.id):
+        return None
+    if not is_named:
+        return replace(request, id=running)
+    return request if add_alias(JobStore(host), request.id, running) else None
 
 
 def capture(job: Job, facts: Facts, until: float) -> Verdict:

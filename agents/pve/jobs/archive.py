@@ -17,11 +17,16 @@ from ..host.files import boottime, read_json, remove_job_dir, write_atomic
 from ..host.paths import Host
 from ..host.process import process_ticks
 from ..words import DAY
+from .aliases import prune_aliases
 from .chain_file import copy_chain
 from .mutex import Lock
 from .store import JobStore, Record
 
 NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")
+KEEP_JOBS = 20  # whose output stays in /run
+KEEP_BY_ITSELF = 3  # the same, of captures that a client took by itself
+KEEP_IDS = 2 * DAY
+BY_ITSELF = "by itself"  # the reason of such a capture
 KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
 KEEP_BYTES = 256 * 1024 * 1024
 FILE_BYTES = 2 * 1024 * 1024  # of one file of a job: a longer one is not copied, nor shown
@@ -52,8 +57,27 @@ def _write_request(host: Host, store: JobStore, record: Record) -> None:
 def tidy_up(host: Host, store: JobStore) -> None:
     """Prune /run, then the archive, and copy new jobs there; a failure of one does not stop the other."""
     os.nice(10)
-    _log_errors(host, store.prune, "tidy_run")
+    _log_errors(host, lambda: prune_run(store), "tidy_run")
+    _log_errors(host, lambda: prune_aliases(store), "tidy_aliases")
     _log_errors(host, lambda: _tidy_archive(host, store), "tidy_archive")
+
+
+def prune_run(store: JobStore) -> None:
+    """Delete all but the output of the last KEEP_JOBS jobs that ran, and ids older than KEEP_IDS seconds.
+
+    Captures that a client took by itself are counted apart, so that they take no place of the others.
+    """
+    now, ran = boottime(), {True: 0, False: 0}
+    for record in store.records():
+        result = store.result(record.id)
+        if result is None and store.is_alive(record):
+            continue
+        by_itself = record.verb == "forensics" and record.why == BY_ITSELF
+        ran[by_itself] += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged one counts
+        if now - record.boottime > KEEP_IDS:
+            remove_job_dir(store.path(record.id))
+        elif ran[by_itself] > (KEEP_BY_ITSELF if by_itself else KEEP_JOBS):
+            store.strip(record.id)
 
 
 def _log_errors(host: Host, step: Callable[[], None], name: str) -> None:
@@ -174,15 +198,20 @@ class _Archived:
     at: float
     size: int
     capture: bool
+    by_itself: bool
 
 
 def prune_archive(archive: str) -> None:
-    """Remove jobs over the budget of their kind, oldest first; keep verbs that change power for a day."""
+    """Remove jobs over the budget of their kind, oldest first; keep verbs that change power for a day.
+
+    Of captures, those that a client took by itself go before all others.
+    """
     try:
         with os.scandir(archive) as directories:
-            jobs = sorted((_archived_size(job.path) for job in directories), key=lambda job: job.at, reverse=True)
+            found = [_archived_size(job.path) for job in directories]
     except FileNotFoundError:
         return
+    jobs = sorted(found, key=lambda job: (not job.by_itself, job.at), reverse=True)
     for kind in (True, False):
         for job in _over_budget([job for job in jobs if job.capture is kind]):
             if job.capture or time.time() - job.at > DAY:
@@ -200,5 +229,7 @@ def _over_budget(jobs: list[_Archived]) -> Iterator[_Archived]:
 def _archived_size(path: str) -> _Archived:
     with os.scandir(path) as files:
         size = sum(os.path.getsize(file.path) for file in files if not file.name.startswith("draft."))
-    verb = (read_json(f"{path}/request.json") or {}).get("verb")
-    return _Archived(path, os.stat(path).st_mtime, size, verb == "forensics")
+    request = read_json(f"{path}/request.json") or {}
+    is_capture = request.get("verb") == "forensics"
+    by_itself = is_capture and request.get("why") == BY_ITSELF
+    return _Archived(path, os.stat(path).st_mtime, size, is_capture, by_itself)

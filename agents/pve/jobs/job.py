@@ -130,5 +130,5 @@ class Job:
             self.store.write_result(self.record.id, whole)
         except OSError:
             self.store.strip(self.record.id)
-            self.store.make_room()
+            self.store.make_room(self.record.verb)
             self.store.write_result(self.record.id, whole)

@@ -10,18 +10,16 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..grammar import Request
 from ..host.files import boottime, read_json, read_small_file, remove_job_dir, write_atomic
 from ..host.paths import Host
 from ..host.process import process_ticks, read_process
-from ..words import DAY, DEADLINES
+from ..words import DEADLINES, MUTATING
 from .reserve import fill_reserve, free_part, is_short
 from .result import Result
-
-KEEP_JOBS = 20
-KEEP_IDS = 2 * DAY
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,11 @@ class JobStore:
 
     def prepare(self) -> None:
         """Make the directories, for root only; raises OSError when /run can't be written."""
-        os.makedirs(self.jobs, mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(self.jobs, mode=0o700, exist_ok=True)
+        except OSError:  # there is no inode left
+            self.make_room(MUTATING[0])
+            os.makedirs(self.jobs, mode=0o700, exist_ok=True)
         fill_reserve(self.host.root)
 
     def path(self, job_id: str, name: str = "") -> str:
@@ -83,12 +85,12 @@ class JobStore:
     def claim(self, record: Record) -> bool:
         """Take the id for this process; False when it is taken already."""
         draft = f"{self.jobs}/.{record.pid}.{record.nonce}"
-        self.make_room()
+        self.make_room(record.verb)
         try:
             self._write_draft(draft, record)
         except OSError:  # another process has taken the room
             remove_job_dir(draft)
-            self.make_room()
+            self.make_room(record.verb)
             self._write_draft(draft, record)
         try:
             os.rename(draft, self.path(record.id))
@@ -97,35 +99,21 @@ class JobStore:
             remove_job_dir(draft)
             return False
 
-    def make_room(self) -> None:
-        """Where /run is full, delete the output of old jobs, which the archive has as well; then use the reserve."""
+    def make_room(self, verb: str) -> None:
+        """Where /run is full, delete the output of old jobs, which the archive has as well, and aliases.
+
+        Then use the reserve, for a verb that changes power: captures may come in any number.
+        """
         if is_short(self.host.root):
             for job_id in filter(self.result, self.ids()):
                 self.strip(job_id)
-            if is_short(self.host.root):
+            if is_short(self.host.root) and verb in MUTATING:
                 free_part(self.host.root)
 
     def _write_draft(self, draft: str, record: Record) -> None:
         os.mkdir(draft, 0o700)
         with open(f"{draft}/request.json", "w", encoding="utf-8") as file:
             json.dump(vars(record), file)
-
-    def add_alias(self, job_id: str, target: str) -> bool:
-        """Make `job_id` an alias of another job's capture; False when the id is taken already."""
-        try:
-            os.symlink(target, self.path(job_id))
-            return True
-        except FileExistsError:
-            return False
-
-    def drop_dangling(self, job_id: str, at_least: float = float("-inf")) -> None:
-        """Free an id that is an alias of a missing capture, if the alias is older than `at_least` seconds."""
-        path = self.path(job_id)
-        try:
-            if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > at_least:
-                os.unlink(path)
-        except FileNotFoundError:  # another process prunes as well
-            pass
 
     def record(self, job_id: str) -> Record | None:
         """Return the request behind an id, following an alias; None for an unknown id."""
@@ -200,28 +188,11 @@ class JobStore:
         found = [self.record(name) for name in self.ids() if not os.path.islink(self.path(name))]
         yield from sorted((r for r in found if r), key=lambda r: r.boottime, reverse=True)
 
-    def prune(self) -> None:
-        """Delete all but the output of the last KEEP_JOBS jobs that ran, and ids older than KEEP_IDS seconds."""
-        now, ran = boottime(), 0
-        for record in self.records():
-            result = self.result(record.id)
-            if result is None and self.is_alive(record):
-                continue
-            ran += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged one counts
-            if now - record.boottime > KEEP_IDS:
-                remove_job_dir(self.path(record.id))
-            elif ran > KEEP_JOBS:
-                self.strip(record.id)
-        for name in self.ids():
-            self.drop_dangling(name, at_least=60)
-
     def strip(self, job_id: str) -> None:
-        """Delete the output of a job and its picture."""
-        for name in ("output", "screen.png"):
-            try:
+        """Delete the output of a job and its picture, or an alias of it."""
+        for name in ("", "output", "screen.png"):
+            with suppress(OSError):  # the first one is a directory, unless it is an alias
                 os.unlink(self.path(job_id, name))
-            except OSError:
-                pass
 
 
 def describe_holder(store: JobStore, job_id: str) -> dict[str, object] | None:

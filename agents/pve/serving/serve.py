@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from ..forensics.capture import attach_to_capture
 from ..grammar import Malformed, Request, escape, parse_line
 from ..host.bounded import reap_children
 from ..host.files import boottime
@@ -16,7 +17,7 @@ from ..host.paths import Key, log
 from ..host.process import process_start
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
-from ..run_job import attach_to_capture, spawn_job
+from ..run_job import spawn_job
 from ..words import AGENT_REFUSED, DEADLINES, FAILED, LATE_SECONDS, MUTATING, READ_ONLY, REFUSED, VERBS
 from .readers import Readers
 from .reads import Message, output, result_message
@@ -68,8 +69,11 @@ class Agent:
         job = complete_request(self._key, request, nonce)
         store = JobStore(host)
         store.prepare()
-        if store.record(job.id) is None and not attach_to_capture(host, job):
-            spawn_job(host, job, nonce)
+        if store.record(job.id) is None:
+            attached = attach_to_capture(host, job, is_named=bool(request.id))
+            if attached is None:
+                spawn_job(host, job, nonce)
+            job = attached or job
         return FollowTask(host, job, nonce)
 
     def poll(self, ready: set[int]) -> None:

@@ -1,0 +1,74 @@
+"""Ids that merely point at a job's capture: symbolic links among the jobs, of which a VM has MOST_ALIASES at most.
+
+One capture may answer thousands of alerts, and each link takes an inode of /run, which the whole host shares. The
+oldest links go first; an id whose link has gone is new again.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+from .store import JobStore
+
+MOST_ALIASES = 1000
+FREED = 100  # at a time, so that not every new link costs a look at each one
+OLD_SECONDS = 60
+OWN_ID = "forensics-"  # begins the ids that serve.complete_request makes
+
+
+def add_alias(store: JobStore, job_id: str, target: str) -> bool:
+    """Make `job_id` an alias of another job's capture; False when the id is taken already."""
+    links = _links(store)
+    if len(links) >= MOST_ALIASES:
+        _remove(path for _, path in _dated(links)[: len(links) - MOST_ALIASES + FREED])
+    try:
+        os.symlink(target, store.path(job_id))
+        return True
+    except FileExistsError:
+        return False
+
+
+def drop_dangling(store: JobStore, job_id: str, at_least: float = float("-inf")) -> None:
+    """Free an id that is an alias of a missing capture, if the alias is older than `at_least` seconds."""
+    path = store.path(job_id)
+    try:
+        if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > at_least:
+            os.unlink(path)
+    except FileNotFoundError:  # another process prunes as well
+        pass
+
+
+def prune_aliases(store: JobStore) -> None:
+    """Remove the aliases of captures that are gone, and those that are the host agent's own ids.
+
+    There is one of these where two captures were asked for at the same moment. It is followed for less than a minute.
+    """
+    for link in _links(store):
+        drop_dangling(store, link.name, OLD_SECONDS)
+    own = [link for link in _links(store) if link.name.startswith(OWN_ID)]
+    old = time.time_ns() - OLD_SECONDS * 10**9
+    _remove(path for at, path in _dated(own) if at < old)
+
+
+def _links(store: JobStore) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(store.jobs) as entries:
+            return [entry for entry in entries if entry.is_symlink()]
+    except OSError:
+        return []
+
+
+def _dated(links: Iterable[os.DirEntry[str]]) -> list[tuple[int, str]]:
+    """Return the age (in ns since the epoch) and the path of each link, oldest first."""
+    dated = []
+    for link in links:
+        with suppress(FileNotFoundError):
+            dated.append((link.stat(follow_symlinks=False).st_mtime_ns, link.path))
+    return sorted(dated)
+
+
+def _remove(paths: Iterable[str]) -> None:
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process prunes as well
+            os.unlink(path)

@@ -1,0 +1,168 @@
+"""Ids that merely point at a capture, and the inodes of /run that they take: neither stops a verb."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.pve.jobs.aliases import MOST_ALIASES
+from breakglass.agents.pve.jobs.reserve import RESERVE_INODES
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, execute, processes
+from ..support.qemu import Witness
+from ..support.selection import sampled
+from ..support.stages import memory, until
+
+pytestmark = pytest.mark.slow
+
+A_NOTIFICATION = 50  # ids that a handler sends of one notification
+
+
+def aliases(world: World, vmid: int = VMID) -> list[str]:
+    """Return the ids that point at another one."""
+    return [path.name for path in world.root.glob(f"run/breakglass/{vmid}/jobs/*") if path.is_symlink()]
+
+
+def storm(session: Session, count: int) -> None:
+    """Send so many alerts, in notifications, as a handler sends them."""
+    for first in range(0, count, A_NOTIFICATION):
+        lines = [
+            f"forensics vm={VMID} id=alert-{number:08d} by=am fresh=86400 detach"
+            for number in range(first, first + A_NOTIFICATION)
+        ]
+        answers = [session.result(tag, 60) for tag in session.send_all(lines)]
+        assert {answer["exit_code"] for answer in answers} == {0}
+
+
+@pytest.mark.parametrize("count", sampled([20_000, MOST_ALIASES + 200], MOST_ALIASES + 200))
+def test_a_storm_leaves_a_thousand_ids_at_most(world: World, count: int) -> None:
+    """The newest stay, so a notification that is sent again finds its capture; an older id is new again."""
+    with Session(world) as session:
+        assert session.ask(f"forensics vm={VMID} id=the-capture by=am", 120)["outcome"] == "done"
+        storm(session, count)
+        assert MOST_ALIASES * 0.8 < len(aliases(world)) <= MOST_ALIASES
+        newest = session.ask(f"forensics vm={VMID} id=alert-{count - 1:08d} by=am detach")
+        assert (newest["job"], newest["attached"]) == ("the-capture", True)
+        assert "alert-00000000" not in aliases(world)
+        oldest = session.ask(f"forensics vm={VMID} id=alert-00000000 by=am fresh=86400 detach")
+        assert (oldest["job"], oldest["exit_code"]) == ("the-capture", 0)
+
+
+def test_a_read_only_key_leaves_no_id(world: World) -> None:
+    """It can name none, so its ids are the host agent's own: nobody sends them again."""
+    first = execute(world, "forensics", "--read-only")
+    for _ in range(3):
+        again = execute(world, "forensics", "--read-only")
+        assert (again.code, again.trailer["job"], again.trailer["attached"]) == (0, first.trailer["job"], True)
+    assert (aliases(world), os.listdir(memory(world, "jobs"))) == ([], [first.trailer["job"]])
+
+
+def test_an_own_id_of_two_captures_at_once_goes(world: World) -> None:
+    """Both asked before either had begun: one took the capture, and the id of the other points at it for a minute."""
+    job = execute(world, "forensics id=the-capture").trailer["job"]
+    until(lambda: not processes(world, job), "the end of the tidying")
+    for name, age in (
+        ("forensics-0123456789abcdef", 3600),
+        ("forensics-fedcba9876543210", 0),
+        ("alert-00000001", 3600),
+    ):
+        link = memory(world, "jobs", name)
+        link.symlink_to(job)
+        os.utime(link, (time.time() - age,) * 2, follow_symlinks=False)
+    other = execute(world, "reset").trailer["job"]
+    until(lambda: not processes(world, other), "the end of the tidying")
+    assert sorted(aliases(world)) == ["alert-00000001", "forensics-fedcba9876543210"]
+
+
+# --- /run without inodes ---
+
+
+@contextmanager
+def few_inodes(world: World, count: int = 4000) -> Iterator[Path]:
+    """Mount a /run for the records that may have so many files."""
+    place = world.root / "run/breakglass"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=16m,nr_inodes={count}", "none", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def take_inodes(place: Path) -> None:
+    """Take all inodes that there are at the moment, as any program on the host can."""
+    other = place / "other"
+    number = len(os.listdir(other)) if other.exists() else 0
+    try:
+        other.mkdir(exist_ok=True)
+        while True:
+            (other / str(number)).touch()
+            number += 1
+    except OSError:
+        assert os.statvfs(place).f_favail == 0
+
+
+@pytest.mark.real("qemu", "root", "mounts")
+def test_the_four_verbs_act_without_an_inode(world: World) -> None:
+    """What was kept in reserve is enough for each, although what a verb leaves of it is taken at once."""
+    with few_inodes(world) as place:
+        execute(world, "ping")
+        assert len(os.listdir(place / "inodes")) == RESERVE_INODES
+        take_inodes(place)
+        with Witness(world) as qemu:
+            assert execute(world, "reset id=no-inode-reset").code == 0
+            assert qemu.wait("RESET")["guest"] is False
+        for verb, state in (("stop", "stopped"), ("start", "running"), ("cycle", "running")):
+            take_inodes(place)
+            before = world.pid
+            answer = execute(world, f"{verb} id=no-inode-{verb}")
+            assert (answer.code, answer.trailer["state"]) == (0, state)
+            assert world.pid != before
+            assert execute(world, f"{verb} id=no-inode-{verb}").trailer["attached"] is True
+
+
+@pytest.mark.real("root", "mounts")
+def test_the_reserve_of_inodes_is_made_whole_again(world: World) -> None:
+    """It is spent and refilled as often as there is room again, for a VM without a record too."""
+    with few_inodes(world) as place, Session(world, world.forced_command("--vms", "all")) as session:
+        for vmid in (201, 202):
+            session.ask("ping")
+            assert len(os.listdir(place / "inodes")) == RESERVE_INODES
+            take_inodes(place)
+            answer = session.ask(f"reset vm={vmid} id=no-inode-{vmid}")
+            assert answer["exit_code"] == 12  # it is not on this host, which the job has found out
+            assert 0 < len(os.listdir(place / "inodes")) < RESERVE_INODES
+            subprocess.run(["rm", "-r", str(place / "other")], check=True)
+        session.ask("ping")
+        assert len(os.listdir(place / "inodes")) == RESERVE_INODES
+
+
+@pytest.mark.real("root", "mounts")
+def test_captures_do_not_spend_the_reserve(world: World) -> None:
+    """A weak token may ask for any number of them; each says that it could not begin."""
+    with few_inodes(world) as place, Session(world) as session:
+        session.ask("ping")
+        session.ask("status")
+        memory(world, "jobs").mkdir(parents=True)
+        take_inodes(place)
+        assert session.ask("forensics id=no-inode-capture by=am", 60)["outcome"] == "failed"
+        assert len(os.listdir(place / "inodes")) == RESERVE_INODES
+        assert session.ask("reset id=no-inode-reset by=operator", 60)["outcome"] == "done"
+
+
+@pytest.mark.real("root", "mounts")
+def test_aliases_make_room_for_a_verb(world: World) -> None:
+    """They go before the reserve is used."""
+    with few_inodes(world) as place, Session(world) as session:
+        session.ask("forensics id=the-capture by=am", 60)
+        storm(session, 200)
+        until(lambda: not processes(world, "the-capture"), "the end of the tidying")
+        take_inodes(place)
+        assert session.ask("reset id=no-inode-reset by=operator", 60)["outcome"] == "done"
+        assert aliases(world) == []
+        assert len(os.listdir(place / "inodes")) == RESERVE_INODES
