@@ -18,7 +18,9 @@ from breakglass.auth.signing import fingerprint, secret_bytes
 from ..support.ports import reserve_port
 from ..support.service import SERVER, Service, new_secret
 from ..support.sshd import Sshd, wait_listening
-from ..unit.test_logs import documented
+from ..unit.test_logs import documented, empty_log
+
+__all__ = ["empty_log"]  # a fixture
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
@@ -83,6 +85,7 @@ def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> No
         process.wait(10)
 
 
+@pytest.mark.usefixtures("empty_log")
 def test_a_full_disk_tears_no_later_line(tmp_path: Path) -> None:
     """A line that a full disk cuts is lost; the lines that come once there is space are whole."""
     path = tmp_path / "log"

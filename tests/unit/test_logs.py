@@ -129,10 +129,19 @@ def test_the_documented_command_makes_the_fingerprint(tmp_path: Path) -> None:
 # --- lost lines ---
 
 
+@pytest.fixture
+def empty_log() -> None:
+    """No line of another test waits in this process, and none is lost."""
+    while audit._waiting.qsize():
+        audit._waiting.get()
+    audit._lost.add(-audit._lost.count)
+
+
 def lines_of(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
+@pytest.mark.usefixtures("empty_log")
 def test_lost_lines_are_counted_and_said() -> None:
     """What a full queue drops is counted: the next line comes after one that says how many."""
     reader, writer = os.pipe()
@@ -153,6 +162,7 @@ def test_lost_lines_are_counted_and_said() -> None:
     assert last["error"] == "after"
 
 
+@pytest.mark.usefixtures("empty_log")
 def test_lines_that_a_full_disk_lost_are_said() -> None:
     """A line that could not be written is counted, until one can be."""
     log = audit.Writer(os.open("/dev/full", os.O_WRONLY))
