@@ -45,6 +45,7 @@ _BAD = ("failed", "unreached", "unknown", "internal")
 _MOST_WAITING = 10_000
 _STOP_SECONDS = 1.0
 _REASON_CHARACTERS = 200
+_AT_ONCE = 1500  # characters of a text: a pipe takes a line of one page without waiting
 _waiting: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
 _request: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
 
@@ -137,7 +138,8 @@ def note_at_once(event: str, **facts: object) -> None:
     """Write a line without the thread, in a process that has none. It is lost if the log takes none at the moment."""
     try:
         if select.select([], [1], [], 0)[1]:
-            os.write(1, as_line(event, facts))
+            ends = {name: fact[-_AT_ONCE:] if isinstance(fact, str) else fact for name, fact in facts.items()}
+            os.write(1, as_line(event, ends))
     except OSError:
         pass
 

@@ -21,6 +21,7 @@ from ..verbs import PROPOSAL_ID
 from .cgroup import enter_cgroup, kill_cgroup
 from .command_process import start_command_server
 from .control import receive, send
+from .defects import log_defects
 from .events import Translator
 from .failures import End
 from .framer import Framer
@@ -246,6 +247,7 @@ class Runner:
 
 def main() -> None:
     """Run the job on standard input in a child, and stand by until that child has ended."""
+    log_defects()
     parent = os.getpid()
 
     def work(job: RunnerJob, save: Save) -> None:

@@ -92,6 +92,7 @@ def start_runner(job: RunnerJob, listener: socket.socket | None = None) -> "subp
             isolated_command("claude.runner"),
             stdin=standard_input,
             stdout=subprocess.DEVNULL,
+            stderr=1,  # the log: see defects.py
             env={},
             cwd="/",
             pass_fds=job.descriptors,

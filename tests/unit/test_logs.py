@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from breakglass import audit
 from breakglass.auth.signing import fingerprint
+from breakglass.isolated import isolated_command
 from breakglass.web.client_address import client_address
 
 ROOT = Path(__file__).parent.parent.parent
@@ -182,3 +183,15 @@ def test_lines_that_a_full_disk_lost_are_said() -> None:
         ("lines-lost", 3),
         ("own-agent-unreadable", "after"),
     ]
+
+
+# --- the runner of a turn ---
+
+
+def test_a_defect_of_the_runner_is_a_line() -> None:
+    """It is another process, with few modules: what ends it is a line all the same."""
+    ran = subprocess.run(isolated_command("claude.runner"), input=b"no job", env={}, capture_output=True)
+    [line] = lines_of(ran.stderr)
+    assert list(line) == ["time", "level", "event", *documented()["defect"][1]]
+    assert (line["event"], line["where"], "JSONDecodeError" in line["error"]) == ("defect", "runner", True)
+    assert "runner.py" in line["trace"]
