@@ -16,7 +16,7 @@ from .host.process import spawn_detached
 from .host.vmstate import PROC_SECONDS, QMP_SECONDS, observe, vm_state
 from .jobs.aliases import add_alias, drop_dangling
 from .jobs.archive import archive_request, describe_archive_trouble, is_archive_hung, tidy_up
-from .jobs.chain import chain_end
+from .jobs.chain import chain_end, chain_open
 from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
 from .jobs.mutex import Lock
@@ -100,6 +100,7 @@ def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
     refuse_old_id(job)
     facts = observe(job.host)
     refuse_unexpected(job, facts, request.if_state, request.if_last)
+    chain_open(job)
     archive_request(job.host, job.store, job.record)
     return POWER[request.verb](job, facts)
 

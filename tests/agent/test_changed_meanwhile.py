@@ -10,6 +10,7 @@ from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, processes, set_constants
+from ..support.chain import links_of
 from ..support.failing_tools import misbehave
 from ..support.pve_host import lock, no_quorum, task, task_index
 from ..support.signals import signal_process
@@ -129,3 +130,35 @@ def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) ->
     assert (result["verdict"]["code"], result["state"]) == ("job-killed", "stopped")
     assert "another job has acted since" in result["verdict"]["sentence"]
     assert world.pid is None
+    chain = execute(world, "history").trailer["chain"]
+    assert (links_of(world, job_id), chain["broken"], chain["notes"]) == (["begins", "ends"], "", [])
+
+
+@pytest.mark.all
+def test_a_process_that_stands_by_writes_no_line_without_the_lock(world: World) -> None:
+    """The job that has the VM's lock is the only one that writes into the chain."""
+    job_id, other = "finds-it-locked", "locks-it-meanwhile"
+    held = at_qm("start")(world, job_id)
+    next(held)
+    with Session(world) as session:
+        tag = session.send(f"cycle id={job_id}")
+        next(held)
+        command = recorded_command(world, job_id)
+        second, first = processes(world, job_id)
+        signal_process(second, signal.SIGSTOP)
+        signal_process(first, signal.SIGKILL)
+        signal_process(command, signal.SIGKILL)
+        until(lambda: processes(world, job_id) == [second], "the end of the first process")
+        next(held)
+        also_held = at_qm("start")(world, other)
+        next(also_held)
+        other_tag = session.send(f"start id={other}")
+        next(also_held)
+        signal_process(second, signal.SIGCONT)
+        assert "another job holds the VM now" in session.result(tag, 60)["verdict"]["sentence"]
+        chain = session.ask("history")["chain"]
+        assert (links_of(world, job_id), chain["broken"]) == (["begins"], "")
+        next(also_held)
+        assert session.result(other_tag, 60)["state"] == "running"
+        next(also_held, None)
+    next(held, None)

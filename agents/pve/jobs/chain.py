@@ -5,6 +5,7 @@ archive is asked once after a boot, for half a second.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 
 from ..host.bounded import ask_or_none
@@ -28,6 +29,18 @@ from .result import Result
 
 CHAIN_SECONDS = 0.5
 TORN_CHARS = 200
+
+
+def chain_open(job: Job) -> None:
+    """Ask the archive where the chain stands, if /run's file is empty.
+
+    The job's own archiving must not have begun: of two processes that look for one name on a disk that hangs, the
+    second can't be killed.
+    """
+    run, archive = chain_paths(job.host, node_name())
+    with suppress(OSError):  # no process: the chain starts anew
+        if not os.path.exists(run) or not os.path.getsize(run):
+            job.chain_before = _continue_chain(job, archive)
 
 
 def chain_begin(job: Job) -> None:
@@ -61,7 +74,7 @@ def _write_link(job: Job, event: str, more: LinkFields) -> LinkFields | None:
 def _append_link(job: Job, fields: LinkFields) -> LinkFields:
     """Append the line, after one that opens the file where it is empty; return the line's place."""
     host, node = job.host, node_name()
-    run, archive = chain_paths(host, node)
+    run, _ = chain_paths(host, node)
     trim_chain(host, node, run, RUN_BYTES)
     fd = open_chain(run)
     try:
@@ -69,7 +82,7 @@ def _append_link(job: Job, fields: LinkFields) -> LinkFields:
         number, prev, open_job, lines = end.number, end.hash, end.open_job, []
         opening: LinkFields = {}
         if not end.line:
-            number, prev, open_job, opening = _continue_chain(job, archive)
+            number, prev, open_job, opening = job.chain_before or _start_chain("archive-silent")
         if end.torn:
             fields["torn"] = end.torn.decode("utf-8", "replace")[:TORN_CHARS]
         if open_job not in ("", fields["job"]):
@@ -90,7 +103,10 @@ def _continue_chain(job: Job, archive: str) -> tuple[int, str, str, LinkFields]:
     number, prev, open_job = found or (0, NO_HASH, "")
     if number:
         return number, prev, open_job, {"event": "boots", "boot": boot_id()}
-    why = "archive-silent" if found is None else "first" if prev == NO_HASH else "archive-damaged"
+    return _start_chain("archive-silent" if found is None else "first" if prev == NO_HASH else "archive-damaged")
+
+
+def _start_chain(why: str) -> tuple[int, str, str, LinkFields]:
     return 0, NO_HASH, "", {"event": "starts", "boot": boot_id(), "why": why}
 
 

@@ -36,6 +36,7 @@ class Job:
         self.deadline = DEADLINES[record.verb]
         self.start_seconds = QM_START_SECONDS
         self.reserved = 0.0  # seconds of the deadline that belong to what comes after this stage
+        self.chain_before: tuple[int, str, str, dict[str, object]] | None = None  # see chain.py
         self.is_chained = False  # has begun to act, so its outcome goes into the chain too
         self.anyway = ""  # the code of the refusal that a person has lifted
         self.survivors: list[str] = []  # commands of this job that nothing could end: they may still act

@@ -81,6 +81,8 @@ def verify_chain(run: bytes, archive: bytes | None, vm: int, node: str, boot: st
         damage = f"line {walk.number + 1} of /run's file ends in the middle"
     if not newer and not damage and boot and walk.boots[-1:] == [boot]:
         damage = f"/run's file is gone, although the host has not booted since: lines after {walk.number} are missing"
+    for job in walk.unended:
+        walk.notes.append(f"job {job} has no line with its outcome: it was killed, or the host went down")
     if cut_off:
         walk.notes.append("the archive's file ends in the middle of a line")
     if archive is None:
@@ -148,6 +150,7 @@ class _ChainWalk:
         self.notes: list[str] = []
         self.cut: list[int] = []
         self.boots: list[str] = []
+        self.unended: dict[str, None] = {}  # a standby process may write the outcome later
         self._vm = vm
         self._node = node
         self._is_whole = is_whole
@@ -208,9 +211,9 @@ class _ChainWalk:
                 self.notes.append(f"/run's file was gone before line {self.number}, although the host had not booted")
             self.boots.append(str(boot))
         if "unended" in fields:
-            self.notes.append(
-                f"job {fields['unended']} has no line with its outcome: it was killed, or the host went down"
-            )
+            self.unended[str(fields["unended"])] = None
+        if fields.get("event") == "ends":
+            self.unended.pop(str(fields.get("job")), None)
         if "torn" in fields:
             self.notes.append(f"an unfinished line was removed before line {self.number}")
 
