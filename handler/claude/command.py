@@ -82,7 +82,7 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path, o
     """
     _write_turn_files(request.vm, directory, not settings.shared_uid or sandbox.own_sandbox_works(own))
     env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory)}
-    wall = () if settings.shared_uid else _wall(settings, directory)
+    wall = _wall(settings, directory, own)
     return RunnerJob(
         argv=(*wall, *_arguments(settings, request, directory)),
         walled=bool(wall),
@@ -102,11 +102,13 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path, o
     )
 
 
-def _wall(settings: ChatSettings, directory: Path) -> Sequence[str]:
+def _wall(settings: ChatSettings, directory: Path, own: int | None) -> Sequence[str]:
     """Return the command line before claude's own; nothing for a claude that is missing, which the runner reports."""
     program = shutil.which(settings.command)
     if program is None:
         return ()
+    if settings.shared_uid:
+        return sandbox.low_wall_arguments() if sandbox.own_wall_works(own) else ()
     return sandbox.wall_arguments(os.path.realpath(program), str(directory))
 
 

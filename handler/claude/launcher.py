@@ -21,7 +21,7 @@ from .launch_messages import ACCEPTED, FAILED, FDS, MOST_BYTES, NOT_ISOLATED, Me
 from .launched_turn import check_chat, is_unix_socket, remove_below, run_turn, send_reply
 from .processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
 from .readers import Readers
-from .sandbox import own_sandbox_works
+from .sandbox import own_wall_works
 from .start import Account
 
 Work = Callable[[Sequence[int], int], bool | None]  # with the descriptors, and the pipe to close at a turn's end
@@ -152,7 +152,7 @@ class Launcher:
             self._fork(message, lambda fds, _: send_reply(fds[0], FAILED, why))
         elif message.kind == "check":
             if config.chat is not None and config.chat.shared_uid:
-                own_sandbox_works(account[0])  # tried once, here, and not in the child of each turn
+                own_wall_works(account[0])  # tried once, here, and not in the child of each turn
             self._check = self._fork(message, lambda fds, _: _answer_check(config, account, fds[0]))
         elif message.kind == "remove":
             self._fork(message, lambda fds, _: remove_below(config, message.name, fds[0]))

@@ -130,6 +130,8 @@ class Runner:
             self._readers.poll_once(TICK)
             ended = reap_children()
             self.exit = ended.get(self.pid)
+            if self.job.walled and self.exit is not None and self.exit > 128:
+                self.exit = 128 - self.exit  # what bubblewrap makes of a signal
             if self.proxy_pid in ended and not self.stopped:
                 self.stop("proxyless")
             self._enforce_limits(time.monotonic())

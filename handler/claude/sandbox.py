@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from .processes import MEMORY_SCORE
+
 SECONDS = 8.0
 PYTHON = "/usr/bin/python3"  # runs `pve` and the guest's command; a Python elsewhere is not visible in the sandbox
 PROCESSES = 64  # of one command, with threads: it can't take all that its user may have from other turns
@@ -75,6 +77,17 @@ def wall_arguments(program: str, directory: str) -> list[str]:
         arguments += ["--bind", f"{directory}/{name}", f"{directory}/{name}"]
     arguments += ["--ro-bind-try", f"{directory}/{SOCKET}", f"{directory}/{SOCKET}"]
     return [*arguments, "--remount-ro", "/", "--chdir", f"{directory}/{CWD}", "--"]
+
+
+def low_wall_arguments() -> list[str]:
+    """Return the bubblewrap command line for a claude under the handler's own user, which can't be root.
+
+    It sees no process but its own, so it can end no other, and the end of its namespace ends all of its own. Nothing
+    of the disk and of the network is kept from it. When memory runs out, all of it ends before the handler.
+    """
+    score = f'echo {MEMORY_SCORE} >/proc/self/oom_score_adj; exec "$@"'
+    arguments = ["/bin/sh", "-c", score, "sh", bwrap(), "--unshare-user", "--unshare-pid", "--unshare-ipc"]
+    return [*arguments, "--die-with-parent", "--dev-bind", "/", "/", "--proc", "/proc", "--"]
 
 
 def render_shell(directory: str, sandboxed: bool) -> str:
@@ -149,6 +162,14 @@ def _find_fault(tried: Sequence[str], uid: int | None, seconds: float) -> str:
 def own_sandbox_works(own: int | None = None) -> bool:
     """Tell, once for this process, whether commands can be sandboxed under our own user, or the handler's."""
     return not sandbox_fault(own)
+
+
+@cache
+def own_wall_works(own: int | None = None) -> bool:
+    """Tell, once for this process, whether claude can have the low wall, with the sandbox of its commands behind it."""
+    is_root = (os.geteuid() if own is None else own) == 0  # see wall_arguments
+    tried = [*low_wall_arguments(), *sandbox_arguments(), PYTHON, "-IS", "-c", ""]
+    return own_sandbox_works(own) and not is_root and not _find_fault(tried, own, SECONDS)
 
 
 def client_text() -> str:

@@ -35,7 +35,7 @@ def paused(talker: Talker, *steps: Mapping[str, object]) -> Iterator[tuple[Strea
     """Run a turn to the middle of its last step; yield its stream and claude's process."""
     with talker.open(prompt=fake(*steps)) as stream:
         stream.until("tool" if "tool" in steps[-1] else "text")
-        [claude] = find_processes(f"--session-id={stream.seen[0]['id']}")
+        claude = max(find_processes(f"--session-id={stream.seen[0]['id']}"))  # the others are its wall
         yield stream, claude
         talker.ask(cancel=stream.turn)
         stream.rest()
@@ -76,7 +76,7 @@ def test_claude_and_its_commands_have_no_credential(talker: Talker, model: Model
         for pid in (claude, *commands):
             assert SECRET.encode() not in shown(pid)
         assert not [pid for pid in commands if token in variables(pid).values()]
-        runner = parent(claude)
+        runner = parent(min(find_processes(f"--session-id={stream.seen[0]['id']}")))
         assert SECRET.encode() not in b"".join(
             Path(f"/proc/{runner}/{name}").read_bytes() for name in ("cmdline", "environ")
         )
@@ -110,10 +110,10 @@ def test_a_proxy_that_is_killed_ends_the_turn(talker: Talker) -> None:
     """The error says so, no process is left, and the session continues."""
     with talker.open(prompt=fake(PAUSE)) as stream:
         stream.until("text")
-        [claude] = find_processes(f"--session-id={stream.seen[0]['id']}")
-        runner = parent(claude)
+        found = find_processes(f"--session-id={stream.seen[0]['id']}")
+        runner = parent(min(found))
         children = Path(f"/proc/{runner}/task/{runner}/children").read_text().split()
-        [proxy] = {int(pid) for pid in children} - {claude}
+        [proxy] = {int(pid) for pid in children} - {*found}
         signal_process(proxy, signal.SIGKILL)
         error = last_error(stream.rest())
     assert (error["code"], "connection to the model API" in error["message"]) == ("claude-crashed", True)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.claude.sandbox import PYTHON
+
 from ..support.claude import UID_RANGE
 from ..support.model import Model
 from ..support.naps import find_processes, nap, wait_for_process, wait_until_gone
-from ..support.scripted_claude import TEXT, ScriptedClaude
+from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude
 from ..support.selection import sampled
 from ..support.talk import Stream, Talker, last_error, started
 
@@ -99,3 +101,25 @@ def test_every_turn_ends(hostile: ScriptedClaude, model: Model, directory: Path,
         with started(talker.replica()) if end.startswith("SIG") else contextlib.nullcontext(talker) as then:
             events = then.chat("and?", session=stream.seen[0]["session"])
             assert last_error(events)["code"] == "claude-crashed"  # also after one that locked its directories away
+
+
+FORKS = f"""\
+import os, time
+until = time.monotonic() + 20
+while time.monotonic() < until:
+    if os.fork():
+        os._exit(0)  # {MARK}
+"""
+
+
+def test_nothing_is_left_of_a_claude_that_shares_the_handlers_user(
+    hostile: ScriptedClaude, model: Model, directory: Path
+) -> None:
+    """It sees no process but its own, the first to go for memory; eight that only fork and exit end with the turn."""
+    forks = f"for n in 1 2 3 4 5 6 7 8; do {PYTHON} -c '{FORKS}' & done"
+    look = "[ $(ls -d /proc/[0-9]* | wc -l) -lt 30 ] && grep -qx 500 /proc/self/oom_score_adj || exit 9"
+    hostile.play(f"{look}\n{{ {forks}; }} >&- 2>&-\n{TEXT}{RESULT}")
+    with started(Talker(directory, model, chat=hostile.chat)) as talker:
+        assert talker.chat("hello")[-1]["ok"] is True
+        assert find_processes(MARK) == []
+        assert talker.health()["chat_isolated"] is False

@@ -89,8 +89,7 @@ def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
         with talker.open(prompt=fake(work), session=first["session"]) as stream:
             stream.until("tool")
             wait_for_process(nap(18))
-            [claude] = find_processes(f"--resume={first['id']}")
-            runner = parent(claude)
+            runner = parent(min(find_processes(f"--resume={first['id']}")))
             if who == "both":
                 talker.kill()
             signal_process(runner, signal.SIGKILL)
