@@ -2,7 +2,7 @@
 
 QEMU writes PPM, and this module makes PNG of it. If QEMU wrote PNG and a write failed, because of the bound or a full
 disk, libpng would end the whole QEMU by abort(3): QEMU's png_save sets no error handler. In PPM, a write that fails is
-an error of the command (seen in 7.2 to 10.0). PNG also blocked QEMU's main loop for seconds.
+an error of the command (tried on QEMU 10.0). PNG also blocks QEMU's main loop for longer: 18 s for 8000 x 8000.
 
 The memory is a memfd. QEMU gets a descriptor that can only write, in an fdset; a file that is sealed against writing
 ends QEMU's writing at once. A pipe would stop the VM whenever its reader is stuck. A second process, the guard, watches
