@@ -10,12 +10,19 @@ from pathlib import Path
 
 from breakglass.claude.sandbox import PYTHON
 
-# It waits for a file where the scripted model waits for `release`, and knows no earlier turn of its session.
+# It waits for a file where the scripted model waits for `release`. It keeps a transcript, and knows nothing of it.
 _PLAYER = """
-import json, subprocess, sys, time, uuid
+import json, os, re, subprocess, sys, time, uuid
 from pathlib import Path
 
 HERE = Path(sys.argv[1])
+
+def keep():
+    [sid] = [word.partition("=")[2] for word in sys.argv if word.startswith(("--session-id=", "--resume="))]
+    place = Path(os.environ["CLAUDE_CONFIG_DIR"], "projects", re.sub("[^A-Za-z0-9]", "-", os.getcwd()))
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / f"{sid}.jsonl").open("a") as file:
+        file.write("{}\\n")
 
 def emit(kind, **fields):
     print(json.dumps({"type": kind, **fields}), flush=True)
@@ -47,6 +54,7 @@ def run(step):
     emit("user", message={"content": content})
 
 prompt = sys.stdin.read()
+keep()
 with (HERE / "calls").open("a") as file:
     file.write(json.dumps([prompt, *sys.argv[2:]]) + "\\n")
 steps = [{"text": "done"}]
