@@ -1,7 +1,6 @@
 """The uvicorn server, with deadlines and size limits for requests, and a shutdown that ends streams."""
 
 import asyncio
-import json
 import signal
 import socket
 from collections.abc import Callable
@@ -11,31 +10,20 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..config.model import Config
-from ..errors import BadRequest, BreakglassError, TooLarge, TooSlow
 from ..service import Load, Service
 from .app import create_app
 from .descriptors import LoopErrors, raise_limit
 from .gate import BODY_SECONDS
+from .last_answers import HEADER_BYTES, HEADER_SECONDS, NOT_HTTP, TOO_LARGE, TOO_SLOW
 from .strangers import Stranger, Strangers
 from .upgrades import Parser, without_upgrade
 
-HEADER_SECONDS = 10.0
-HEADER_BYTES = 32 * 1024
 UNREAD_SECONDS = 30.0
+LINGER_SECONDS = 2.0
 SHUTDOWN_SECONDS = 5
 BACKLOG = 2048  # connections that the system keeps until they are accepted
 ACCEPTED_AT_ONCE = 16  # it takes some rounds of the loop until older connections have given way to them
 MOST_WAITING = 4  # requests of one connection behind the one that is being answered
-
-
-def _last_answer(status: str, error: BreakglassError) -> bytes:
-    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
-    return head.encode() + json.dumps(error.as_json()).encode() + b"\n"
-
-
-_TOO_SLOW = _last_answer("408 Request Timeout", TooSlow(f"the headers did not arrive in {HEADER_SECONDS:g} s"))
-_TOO_LARGE = _last_answer("413 Content Too Large", TooLarge(f"the headers are longer than {HEADER_BYTES} bytes"))
-_NOT_HTTP = _last_answer("400 Bad Request", BadRequest("this is not an HTTP request"))
 
 
 _strangers = Strangers()
@@ -50,7 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _due: asyncio.TimerHandle | None = None  # ends the connection unless this part of the request is whole by then
     _in_headers = False
-    _header_bytes = 0
+    _header_bytes, _has_given_up = 0, False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the deadline of the headers."""
@@ -104,7 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer with an error object instead of uvicorn's text, or with nothing where another answer is under way."""
-        self._give_up(b"" if self._is_answering() else _NOT_HTTP)
+        self._give_up(b"" if self._is_answering() else NOT_HTTP)
 
     def is_stranger(self) -> bool:
         """Tell whether nothing on this connection is signed, and no answer is under way."""
@@ -121,6 +109,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of the headers, and answer 413 when they are too many."""
+        if self._has_given_up:
+            return
         if self._due is None and self.cycle.response_complete:
             # uvicorn stops its clock for an idle connection at any byte, and an empty line begins no request.
             self._expect_headers()
@@ -129,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         _strangers.charge(self, len(data))
         super().data_received(data)
         if self._in_headers and self._header_bytes > HEADER_BYTES:
-            self._give_up(_TOO_LARGE)
+            self._give_up(TOO_LARGE)
 
     # --- upgrades ---
 
@@ -158,7 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _expect_headers(self) -> None:
-        self._expect(HEADER_SECONDS, self._give_up, _TOO_SLOW)
+        self._expect(HEADER_SECONDS, self._give_up, TOO_SLOW)
         self._in_headers, self._header_bytes = True, 0
 
     def _expect(self, seconds: float, expire: Callable[..., None], *arguments: bytes) -> None:
@@ -172,10 +162,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._due = None
 
     def _give_up(self, answer: bytes) -> None:
+        """Send a last answer. Drop what comes for a moment: the system resets a connection that has unread bytes."""
+        if self._has_given_up or self.transport.is_closing():
+            return
         self._expect_nothing()
-        if not self.transport.is_closing():
-            self.transport.write(answer)
+        self.transport.write(answer)
+        if self._is_answering():  # what is under way could not be written any more
             self.transport.close()
+            return
+        self._has_given_up = True
+        self.transport.write_eof()
+        self._expect(LINGER_SECONDS, self.transport.close)
 
 
 def limit_unread(accepted: socket.socket) -> None:

@@ -105,6 +105,30 @@ def test_a_trailer_closes_the_connection(hasty: HastyService) -> None:
 # --- another uvicorn ---
 
 
+def test_what_is_no_request_is_read_to_its_end(hasty: HastyService) -> None:
+    """The system would reset a connection that is closed with unread bytes, and a proxy would give the answer up."""
+    with connected(hasty) as client:
+        client.sendall(b"PRI * HTTP/1.1\r\n\r\n" + b"x" * 1_000_000)
+        received = b""
+        while piece := client.recv(65536):
+            received += piece
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.endswith(b"}\n")
+
+
+def send_for_ever(client: socket.socket) -> None:
+    while True:
+        client.sendall(b"x" * 1000)
+
+
+def test_a_peer_that_goes_on_is_closed(hasty: HastyService) -> None:
+    """What comes after the last answer is dropped for a moment, and not for ever."""
+    with connected(hasty) as client:
+        client.sendall(b"PRI * HTTP/1.1\r\n\r\n")
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            send_for_ever(client)
+
+
 def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: HastyService) -> None:
     """Where uvicorn lacks what we override, the handler does not start with a deadline that nothing calls."""
     lacking = "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as P; del P.on_message_begin; "
