@@ -1,0 +1,208 @@
+"""Many requests that go wrong somewhere: each is answered, none with a 5xx, and no connection is reset."""
+
+import http.client
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httptools
+import pytest
+
+from breakglass.auth.signing import secret_bytes
+
+from ..support.mutations import Mutations
+from ..support.ports import reserve_port
+from ..support.service import Service
+from ..support.sshd import wait_listening
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
+
+SEED = 20261127
+CONNECTIONS = 4
+FEW, DIRECT, PROXIED = 400, 80_000, 20_000
+NGINX_OWN = (501, 505)  # to an encoding or a version that it does not know; 502 and 504 would be the handler's fault
+NGINX = """
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+worker_processes 1;
+{user}
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    client_header_timeout 1s;
+    client_body_timeout 1s;
+    keepalive_requests 1000000;
+    upstream handler {{ server 127.0.0.1:{handler}; keepalive 8; }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://handler;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_read_timeout 120s;
+            proxy_buffering off;
+            client_max_body_size 1m;
+        }}
+    }}
+}}
+"""
+
+
+class Oracle:
+    """What the handler's own parser says of the bytes of a request."""
+
+    def __init__(self, data: bytes) -> None:
+        self.method = data.partition(b" ")[0].decode("latin-1")
+        self._whole, self._in_body, self._spoiled = 0, False, False
+        self._parser = httptools.HttpRequestParser(self)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._spoiled = True
+
+    def on_message_begin(self) -> None:
+        self._in_body = False
+        self._spoiled |= self._whole > 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._spoiled |= self._in_body  # a trailer, at which the handler closes
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+
+    def on_message_complete(self) -> None:
+        self._whole += 1
+
+    @property
+    def is_half(self) -> bool:
+        """Tell whether the handler would wait for more."""
+        return self._whole == 0 and not self._spoiled
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether this is one request, and nothing else."""
+        return self._whole == 1 and not self._spoiled
+
+
+class Peer(threading.Thread):
+    """Sends requests over connections that are kept alive, and counts what comes back."""
+
+    def __init__(self, port: int, seed: int, count: int, key: bytes) -> None:
+        super().__init__()
+        self._port, self._seed, self._count, self._key = port, seed, count, key
+        self._socket: socket.socket | None = None
+        self.found: Counter[str] = Counter()
+        self.bad: list[str] = []
+
+    def run(self) -> None:
+        """Send all."""
+        requests = Mutations(self._seed, self._key, lambda: int(time.time())).requests(self._count)
+        for number, data in enumerate(requests):
+            what = self._exchange(data, Oracle(data))
+            self.found[what] += 1
+            if what[0] == "5" or what.startswith("bad"):
+                self.bad.append(f"seed {self._seed}, request {number}: {what}: {data[:300]!r}")
+        self._close()
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _exchange(self, data: bytes, oracle: Oracle) -> str:
+        """Return the answer's status, or what came in its place."""
+        if self._socket is None:
+            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=120)
+        try:
+            self._socket.sendall(data)
+            if oracle.is_half:
+                self._close()
+                return "left"
+            response = http.client.HTTPResponse(self._socket, method=oracle.method)
+            response.begin()
+            response.read()
+            if not oracle.is_clean or response.will_close:
+                self._close()
+            if response.status in NGINX_OWN and response.getheader("server", "").startswith("nginx"):
+                return f"nginx's own {response.status}"
+            return str(response.status)
+        except http.client.RemoteDisconnected:
+            self._close()
+            return "bad: no answer" if oracle.is_clean else "closed"
+        except (OSError, http.client.HTTPException) as error:
+            self._close()
+            if isinstance(error, http.client.BadStatusLine) and b" HTTP/" not in data.partition(b"\n")[0]:
+                return "without a status"  # by nginx, to a request line without a version, as in HTTP/0.9
+            return f"bad: {error!r}"
+
+
+def send_all(port: int, seed: int, count: int, key: bytes) -> tuple[Counter[str], list[str]]:
+    """Send requests over several connections at once; return what was answered, and each bad answer."""
+    peers = [Peer(port, seed + n, count // CONNECTIONS, key) for n in range(CONNECTIONS)]
+    for peer in peers:
+        peer.start()
+    for peer in peers:
+        peer.join()
+    return sum((peer.found for peer in peers), Counter()), [line for peer in peers for line in peer.bad]
+
+
+def check_answers(service: Service, port: int, seed: int, count: int) -> None:
+    """Send requests; no answer is bad, the log has no defect, and the VM has no job."""
+    pid, before = service.process.pid, len(service.audit_file.read_bytes())
+    found, bad = send_all(port, seed, count, secret_bytes(service.secrets["viewer"]))
+    assert bad == [], f"{len(bad)} of {count} are bad; {found}"
+    assert sum(found.values()) == count
+    assert found["401"] > 0
+    assert found["403"] > count / 10, found  # past the gate, to verbs that this caller may not do
+    assert found["400"] > 0
+    assert service.pve("status").json["state"] == "running"
+    assert service.pve("history").json["jobs"] == []
+    assert service.process.pid == pid
+    assert service.process.poll() is None
+    lines = [json.loads(line) for line in service.audit_file.read_bytes()[before:].splitlines()]
+    assert {line["event"] for line in lines} <= {"request", "alert", "lines-lost"}
+    print(dict(found))
+
+
+def test_a_few_mutated_requests_are_answered(service: Service) -> None:
+    """The same as below, with few."""
+    check_answers(service, service.port, SEED, FEW)
+
+
+@pytest.mark.all
+def test_80_000_mutated_requests_are_answered(service: Service) -> None:
+    """By the handler itself."""
+    check_answers(service, service.port, SEED + 100, DIRECT)
+
+
+@pytest.fixture
+def nginx(service: Service, tmp_path: Path) -> Iterator[int]:
+    """A real nginx in front of the handler; returns its port."""
+    port = reserve_port()
+    file = tmp_path / "nginx.conf"
+    user = "user root;" if Path("/proc/self").stat().st_uid == 0 else ""
+    file.write_text(NGINX.format(directory=tmp_path, port=port, handler=service.port, user=user))
+    command = ["nginx", "-p", str(tmp_path), "-c", str(file), "-e", str(tmp_path / "error.log")]
+    with subprocess.Popen(command) as process:
+        wait_listening(port, process)
+        yield port
+        process.terminate()
+
+
+@pytest.mark.all
+@pytest.mark.real("nginx")
+def test_20_000_mutated_requests_are_answered_through_nginx(service: Service, nginx: int) -> None:
+    """By the handler, or by nginx in front of it."""
+    check_answers(service, nginx, SEED + 200, PROXIED)

@@ -1,0 +1,194 @@
+"""Requests that go wrong somewhere: in a byte, a header, the framing, the signature, the path or the body.
+
+The same seed makes the same requests, except for their times and what follows from these: a signature has to be fresh.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+
+from breakglass.auth.signing import sign
+
+POWER = ("start", "stop", "reset", "cycle")
+GOOD = {
+    "vm": "devvm",
+    "reason": "it hangs",
+    "if_state": "running",
+    "if_last": "none",
+    "job": "msg_12345678",
+    "challenge": "1795500000.AAAA",
+}
+FIELDS = (*GOOD, "verb", "anyway", "to", "prompt", "after", "alerts")
+SOURCES = ("alertmanager", "grafana", "kuma", "gatus", "healthchecks", "pve", "generic")
+PATHS = (
+    "/pve/",
+    "//pve",
+    "/PVE",
+    "/%70ve",
+    "/pve%00",
+    "/pve?x=1",
+    "/alert/none",
+    "/..%2fpve",
+    "/health",
+    "/app.js",
+    "/\xff",
+    "*",
+)
+METHODS = (b"GET", b"PUT", b"HEAD", b"OPTIONS", b"DELETE", b"post", b"CONNECT", b"PRI")
+TEXTS = (
+    "",
+    "devvm",
+    "none",
+    "running",
+    "storage-hung",
+    "x" * 300,
+    "ä☎\u202e",
+    "\ud800",
+    "\x00\n\r",
+    "1795500000." + "A" * 43,
+)
+HEADERS = (
+    b"Expect: 100-continue",
+    b"Connection: close",
+    b"Connection: Upgrade\r\nUpgrade: h2c",
+    b"Accept: application/x-ndjson",
+    b"Authorization: Bearer bgt_" + b"x" * 43,
+    b"Authorization: Basic eDp5",
+    b"X-Forwarded-For: 1, 2, 203.0.113.9",
+    b"X-Grafana-Alerting-Signature: " + b"0" * 64,
+    b"X-Grafana-Alerting-Timestamp: 1795500000",
+    b"webhook-id: msg_another_one",
+    b"webhook-signature: v1," + b"A" * 43 + b"=",
+    b"Cookie: " + b"x" * 9000,
+    b"X: " + b"y" * 33000,
+    b"\xff\xfe: \x80",
+    b"Range: bytes=0-1",
+    b"If-Modified-Since: \xff",
+)
+
+Sign = Callable[[str, int, bytes], str]
+
+
+class Mutations:
+    """Makes requests. `key` is that of a caller who may change no power, `now` the time for signatures."""
+
+    def __init__(self, seed: int, key: bytes, now: Callable[[], int]) -> None:
+        self._random = random.Random(seed)
+        self._key, self._now = key, now
+
+    def requests(self, count: int) -> Iterator[bytes]:
+        """Yield this many requests."""
+        for _ in range(count):
+            yield self._request()
+
+    def _often(self, percent: float) -> bool:
+        return self._random.random() * 100 < percent
+
+    def _request(self) -> bytes:
+        choice = self._random
+        path = "/pve" if self._often(70) else choice.choice(("/chat", *(f"/alert/{source}" for source in SOURCES)))
+        path = choice.choice(PATHS) if self._often(8) else path
+        body = self._bytes_changed(self._body()) if self._often(15) else self._body()
+        lines = [b"host: x", *self._signature(body)]
+        if self._often(20):
+            lines += choice.sample(HEADERS, choice.randint(1, 3))
+        if self._often(10):
+            number = choice.randrange(len(lines))
+            lines[number] = self._bytes_changed(lines[number])
+        if self._often(5):
+            lines.pop(choice.randrange(len(lines)))
+        choice.shuffle(lines)
+        framing, body = self._framed(body)
+        method = choice.choice(METHODS) if self._often(5) else b"POST"
+        version = choice.choice((b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.1 ", b"")) if self._often(2) else b"HTTP/1.1"
+        head = b"\r\n".join((b"%s %s %s" % (method, path.encode("latin-1"), version), *lines, *framing, b"", b""))
+        request = head + body
+        return self._bytes_changed(request) if self._often(10) else request
+
+    def _body(self) -> bytes:
+        if self._often(4):
+            return self._random.choice(
+                (b"", b"[" * 9000, b"\xff" * 40, b'{"verb":"stop"}' * 2, b'{"verb":NaN}', b"1" * 20000)
+            )
+        fields: dict[str, object] = {"verb": self._verb()}
+        for name in self._random.sample(FIELDS if self._often(20) else tuple(GOOD), k=self._few()):
+            fields[name] = self._value() if self._often(15) or name not in GOOD else GOOD[name]
+        text = json.dumps(fields, ensure_ascii=self._often(50))
+        if self._often(3):
+            text = text.replace("{", '{"verb":"reset",', 1)  # twice
+        return text.encode("utf-8", "surrogatepass")
+
+    def _few(self) -> int:
+        return self._random.choice((0, 0, 1, 1, 2, 4))
+
+    def _verb(self) -> object:
+        if self._often(80):
+            return self._random.choice(POWER)
+        if self._often(3):
+            return self._random.choice(("status", "history"))
+        return self._random.choice(("Reset", "reset ", "ping", "session", "", 1, None, ["reset"], {"verb": "reset"}))
+
+    def _value(self) -> object:
+        if self._often(70):
+            return self._random.choice(TEXTS)
+        return self._random.choice(
+            (1, -1e308, True, None, [], {}, [[[{}]]], [{"labels": {"a": "b"}, "status": "firing"}])
+        )
+
+    def _signature(self, body: bytes) -> list[bytes]:
+        """Return the headers of a good signature, four times of five, and otherwise of one that is not good."""
+        msg_id = f"msg_{self._random.getrandbits(96):024x}"
+        signed, at = (body + b" " if self._often(8) else body), self._now()
+        if self._often(5):
+            at += self._random.choice((-301, 301, -(10**9)))
+        if self._often(4):
+            msg_id = self._random.choice(("short", "a.b.c.d.e", "x" * 65, "ä" * 9, "job_" + msg_id))
+        signature = sign(self._key if self._often(95) else b"x" * 32, msg_id, at, signed)
+        if self._often(3):
+            signature = " ".join([signature] * self._random.choice((2, 5, 6, 400)))
+        values = {"webhook-id": msg_id, "webhook-timestamp": str(at), "webhook-signature": signature}
+        return [f"{name}: {value}".encode() for name, value in values.items()]
+
+    def _framed(self, body: bytes) -> tuple[list[bytes], bytes]:
+        """Return the headers that say how long the body is, and the body as it is sent."""
+        length = b"content-length: %d" % len(body)
+        if self._often(85):
+            return [length], body
+        chunks = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
+        half = len(body) // 2
+        two = b"%x;a=b\r\n%s\r\n%X\r\n%s\r\n" % (half, body[:half], len(body) - half, body[half:]) if half else chunks
+        chunked = b"transfer-encoding: chunked"
+        return self._random.choice((
+            ([chunked], chunks + b"0\r\n\r\n"),
+            ([chunked], two + b"0\r\n\r\n"),
+            ([chunked], chunks + b"0\r\nx: y\r\n\r\n"),
+            ([chunked], chunks + b"zz\r\n\r\n"),
+            ([chunked, length], chunks + b"0\r\n\r\n"),
+            ([length, length], body),
+            ([length, b"content-length: 3"], body),
+            ([b"content-length: %d" % max(0, len(body) - 5)], body),
+            ([b"content-length: %d" % (len(body) + 5)], body),
+            ([b"content-length: -1"], body),
+            ([b"content-length: 99999999999999999999999"], body),
+            ([b"transfer-encoding: gzip, chunked"], chunks + b"0\r\n\r\n"),
+            ([b"transfer-encoding: identity"], body),
+            ([], body),
+        ))  # fmt: skip
+
+    def _bytes_changed(self, data: bytes) -> bytes:
+        """Return data in which some bytes are changed, missing, added or doubled."""
+        changed, choice = bytearray(data), self._random
+        for _ in range(choice.choice((1, 1, 2, 5))):
+            at = choice.randrange(len(changed) + 1)
+            match choice.randrange(4):
+                case 0:
+                    changed[at : at + 1] = bytes([choice.randrange(256)])
+                case 1:
+                    del changed[at : at + choice.choice((1, 1, 4, 40))]
+                case 2:
+                    changed[at:at] = choice.choice(
+                        (b"\x00", b"\r\n", b"\n", b":", b" ", b"\xff", b"\r\n\r\n", b"%", b'"')
+                    )
+                case 3:
+                    changed[at:at] = changed[at : at + choice.choice((1, 10, 100))]
+        return bytes(changed)
