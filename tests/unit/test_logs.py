@@ -143,24 +143,21 @@ def lines_of(data: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("empty_log")
-def test_lost_lines_are_counted_and_said() -> None:
+def test_lost_lines_are_counted_and_said(tmp_path: Path) -> None:
     """What a full queue drops is counted: the next line comes after one that says how many."""
-    reader, writer = os.pipe()
-    log = audit.Writer(writer)
+    path = tmp_path / "log"
+    log = audit.Writer(os.open(path, os.O_WRONLY | os.O_CREAT))
     most = audit._waiting.maxsize
     for number in range(most + 7):
         audit.note("own-agent-unreadable", error=number)
     log.start()
-    with open(reader, "rb") as pipe:
-        first = [json.loads(pipe.readline()) for _ in range(most + 1)]
-        audit.note("own-agent-unreadable", error="after")
-        last = json.loads(pipe.readline())
-        log.stop()
-        os.close(writer)
-        assert pipe.read() == b""
-    assert (first[0]["event"], first[0]["count"]) == ("lines-lost", 7)
-    assert [line["error"] for line in first[1:]] == [*range(most)]
-    assert last["error"] == "after"
+    audit._waiting.put(audit.as_line("own-agent-unreadable", {"error": "after"}))  # waits until there is room
+    audit._waiting.put(None)
+    log.join()
+    os.close(log._fd)
+    first, *others = lines_of(path.read_bytes())
+    assert (first["event"], first["count"]) == ("lines-lost", 7)
+    assert [line["error"] for line in others] == [*range(most), "after"]
 
 
 @pytest.mark.usefixtures("empty_log")
