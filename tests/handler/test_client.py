@@ -53,7 +53,8 @@ def test_a_challenge_is_answered_once(path: str) -> None:
     with peer(answer("401 Unauthorized", JSON, STALE), done) as (url, bodies):
         events = list(post(Signer(url, b"k" * 32), path, "msg_12345678", {"vm": "devvm"}))
     assert events == [{"type": "done", "n": 1}]
-    assert [json.loads(body) for body in bodies] == [{"vm": "devvm"}, {"vm": "devvm", "challenge": "c1"}]
+    first = {"vm": "devvm", "to": url}
+    assert [json.loads(body) for body in bodies] == [first, {**first, "challenge": "c1"}]
     refused = answer("401 Unauthorized", JSON, STALE)
     with peer(refused, refused) as (url, bodies), pytest.raises(HandlerError, match="old"):
         list(post(Signer(url, b"k" * 32), path, "msg_12345678", {}))
