@@ -58,7 +58,7 @@ class LostLines:
         self.count = 0
 
     def add(self, count: int) -> None:
-        """Count lines that are lost; a negative number is taken off."""
+        """Add to the count; a negative number subtracts."""
         with self._lock:
             self.count += count
 
@@ -75,7 +75,7 @@ class Writer(threading.Thread):
         self._is_torn = False  # a full disk has cut a line: the next one begins a line of its own
 
     def run(self) -> None:
-        """Write queued lines until there is None in the queue. Say first how many before them are lost."""
+        """Write queued lines until there is None in the queue. Before a line, report those lost before it."""
         while (line := _waiting.get()) is not None:
             count = _lost.count
             if count and self._put(as_line("lines-lost", {"count": count})):
@@ -104,7 +104,7 @@ class Writer(threading.Thread):
 
 
 def begin(client: str, proxy: str) -> None:
-    """Begin a request: what is added to it from now on, in this task and those that it starts, is in its line."""
+    """Begin a request. Its line has what this task, and the tasks that it starts, add from now on."""
     _request.set({"client": client, "proxy": proxy})
 
 

@@ -2,7 +2,7 @@
 
 A payload only selects configured entries: it never names a VM, a verb or a command. The id is a MAC of what repeats
 (source, fingerprint, start), so that a retry, or a second Alertmanager, asks the host for the same capture. Its key is
-the session secret, which replicas share: a caller who could tell the id could take the capture too early.
+the session secret, which replicas share: a caller who could predict the id could use it up before the outage.
 """
 
 import hmac

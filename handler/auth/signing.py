@@ -188,7 +188,7 @@ def bearer_token(headers: Headers) -> str | None:
 
 
 def verify_bearer(callers: Iterable[Caller], token: str) -> tuple[Caller, str]:
-    """Return the caller that has this token, and its fingerprint, or raise Unauthorized."""
+    """Return the caller that has this token, and the token's fingerprint, or raise Unauthorized."""
     return _find_caller(callers, BEARER, lambda key: key, [token.encode()])
 
 

@@ -21,7 +21,7 @@ from .store import Store
 
 _BUSY = ("busy", "another turn of this session is running", "wait for it or cancel it, then send with a new id")
 
-_UNSAVED = "[From breakglass, not from the operator. What was said in this session before this was not saved.]\n\n"
+_UNSAVED = "[From breakglass, not from the operator. Nothing that was said in this session before this was saved.]\n\n"
 
 Started = tuple[Waitable, socket.socket]
 

@@ -1,7 +1,7 @@
-"""The runner's end of its socket to the handler: neither a read nor a write of it can block.
+"""The runner's end of its socket to the handler: no read or write of it can block.
 
-The handler has that end too, and could change what its flags and options say about it. So each call says it. For the
-runner, which can't wait until the module `socket` is loaded.
+The handler holds this end too, and could change the socket's flags and options. So each call itself says that it must
+not block. It calls libc, because a turn would wait until the module `socket` is loaded.
 """
 
 import ctypes

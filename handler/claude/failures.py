@@ -85,7 +85,7 @@ def describe_failure(end: End, result: Table | None, limits: Table, unsaved: boo
         return _describe_crash(end)
     if unsaved or end.unsaved:
         why = "sessions.dir may have no space left, or the conversation may be longer than 64 MiB"
-        hint = f"{why}; the session continues without this turn if it had one before, or {_NEW}"
+        hint = f"{why}; the session continues without this turn, or {_NEW}"
         return _error_fields("session-lost", "the answer is complete, but the conversation could not be saved", hint)
     return None
 

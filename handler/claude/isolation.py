@@ -110,7 +110,7 @@ def _network_fault() -> str:
 
 
 def _try_network(elsewhere: tuple[str, int]) -> None:
-    """Raise OSError unless a socket that listens here can be reached, and one that listens in another namespace not."""
+    """Raise OSError if a socket that listens here can't be reached, or if one in another namespace can."""
     with listen() as here:
         socket.create_connection(here.getsockname()).close()
     try:

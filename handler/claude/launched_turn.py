@@ -47,7 +47,10 @@ def check_chat(config: Config, account: Account) -> str:
 
 
 def _find_unsafe(config: Config, account: Account) -> str:
-    """Return which file of the configuration another user than root, or of the program the handler's, can change."""
+    """Return what is unsafe, or "".
+
+    The handler's user must not be able to change the program, and no user but root the configuration.
+    """
     if code := find_changeable(account):
         return f"root runs {code}, and the handler's user can change it: {_mend(code)}"
     for file in config.files:

@@ -1,4 +1,4 @@
-"""Leaves claude the kinds of sockets that a network namespace keeps apart. Standard library only, for the runner.
+"""Refuses claude the kinds of sockets that no network namespace isolates. Standard library only, for the runner.
 
 Sockets to the hypervisor (AF_VSOCK) belong to no namespace, and io_uring makes sockets past every filter. So a seccomp
 filter, which claude's commands inherit, refuses both, and all system calls of another machine type.

@@ -1,4 +1,4 @@
-"""Makes lines of the log of what libraries and Python itself would write on standard error."""
+"""Writes to the log what libraries and Python itself would write to standard error."""
 
 import logging
 import sys
@@ -28,7 +28,7 @@ class LibraryLog(logging.Handler):
 
 
 def capture_prose() -> None:
-    """Write everything of this process into the log from now on, one line each."""
+    """Write to the log, from now on, what this process would write to standard error, one line each."""
     logging.basicConfig(handlers=[LibraryLog()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     sys.excepthook = _on_exception

@@ -131,7 +131,7 @@ class Config:
     def check_recipient(self, to: str) -> None:
         """Raise WrongHandler for a request whose `to` is the URL of another handler.
 
-        A loopback address may be any handler's. Without URLs of its own, this one takes all.
+        A loopback address may be any handler's. A handler without URLs accepts every `to`.
         """
         url = normal_url(to)
         if not (to and self.urls) or url in self.urls or (url is not None and is_loopback(url)):

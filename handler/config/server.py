@@ -13,9 +13,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ServerSettings(NamedTuple):
-    """The account that the handler becomes when it is started as root, or an empty text; and its proxies.
+    """The account that the handler becomes if root starts it, its proxies, and its URLs.
 
-    `urls` are in normal form.
+    `user` is empty without an account. `urls` are in normal form.
     """
 
     user: str = ""
@@ -24,7 +24,7 @@ class ServerSettings(NamedTuple):
 
 
 def read_server(top: Entry) -> ServerSettings:
-    """Return what `[server]` says; of a table with a fault, only the URLs that have none."""
+    """Return the settings of `[server]`; if the table has a fault, only the valid URLs."""
     entry = top.get_table("server")
     user = entry.get_str("user")
     if entry.has("user") and not _USER.fullmatch(user):
@@ -40,7 +40,7 @@ def _network(entry: Entry, text: str) -> Network | None:
         network = ipaddress.ip_network(text)
         if network.prefixlen:
             return network
-        hint = "name the proxies; of a request that came from any other address, this header says nothing"
+        hint = "list the proxies alone: any other client can write any address into X-Forwarded-For"
         entry.problem("proxies", f"has every address: {quoted(text)}", hint)
     except ValueError as error:
         entry.problem("proxies", f"{quoted(text)}: {error}", 'write an address or a network, like "192.0.2.0/24"')

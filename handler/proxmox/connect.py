@@ -72,7 +72,7 @@ def unreached(host: Host, error: Exception) -> Unreached:
                 "key-not-accepted",
                 f"{address} did not accept the key",
                 f"check hosts.{host.name}.key_file against the host's authorized keys; "
-                "a request tries again after a minute, and the handler by itself within eight",
+                "the handler tries again within eight minutes, or at a request, at most once a minute",
             )
         case ValueError():  # asyncssh.KeyImportError, before any connection
             reason = f"the key or a host key of {host.name} can't be read: {error}"

@@ -30,7 +30,7 @@ async def pve(request: Request) -> Response:
     audit.add(reason=body.reason)
     service.config.check_recipient(body.to)
     if signed.id.startswith(CAPTURE_ID):
-        raise BadRequest(f"an id that begins with {CAPTURE_ID} is an alert's; nothing was sent", "use another id")
+        raise BadRequest(f'ids that begin with "{CAPTURE_ID}" are for alerts; nothing was sent', "use another id")
     if body.anyway:
         check_may_override(signed)
     vm = admit(service.config, signed, body.challenge, body.verb, body.vm, now)

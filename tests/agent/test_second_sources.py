@@ -110,7 +110,7 @@ def test_a_word_that_is_no_state_of_qemus_is_not_passed_on(world: World, word: s
     with lying_monitor(world, word):
         answer = execute(world, "status")
     assert (answer.code, answer.trailer["state"]) == (0, "unknown")
-    assert answer.stdout.splitlines()[0] == f"unknown: pid {world.pid}; QMP says no state that QEMU has"
+    assert answer.stdout.splitlines()[0] == f"unknown: pid {world.pid}; QMP says a state that QEMU does not have"
 
 
 def test_the_guest_agent_is_reported(world: World) -> None:

@@ -215,7 +215,7 @@ def test_when_no_id_is_free(talker: Talker, claude: ScriptedClaude, model: Model
             # claude has no conversation of that id, and is told why
             claude.play(f"""\
 case "$*" in *--resume*) echo "No conversation found" >&2; exit 1;; esac
-grep -q "before this was not saved" || exit 9
+grep -q "before this was saved" || exit 9
 {TEXT}{RESULT}""")
             assert talker.chat("hello", session=refused[0]["session"])[-1]["ok"] is True
 

@@ -107,7 +107,7 @@ def test_no_caller_can_take_an_alerts_capture_early(service: Service) -> None:
     (taken,) = signed(service, firing("foreseen", "unsparing")).json["accepted"]
     assert (taken["job"] == guess, taken["duplicate"]) == (False, False)
     assert (claim.status, error["code"], error["reached"]) == (400, "bad-request", False)
-    assert error["message"] == "an id that begins with alert- is an alert's; nothing was sent"
+    assert error["message"] == 'ids that begin with "alert-" are for alerts; nothing was sent'
     again = service.pve("forensics", caller="viewer", msg_id=taken["job"], vm="devvm")
     assert again.status == 400
     shown = service.pve("history", caller="viewer", job=taken["job"], vm="devvm").json["job"]

@@ -128,7 +128,7 @@ def describe_sources(facts: Facts) -> str:
     """Return one line that names each source and its answer."""
     if facts.unread:
         return "nothing answered"
-    said = "no state that QEMU has" if facts.qmp == "unknown" else facts.qmp
+    said = "a state that QEMU does not have" if facts.qmp == "unknown" else facts.qmp
     if facts.pid is None:
         return f"no pid file; QMP says {said}" if said else "no pid file"
     if facts.ours is False:

@@ -42,7 +42,8 @@ def drop_dangling(store: JobStore, job_id: str, at_least: float = float("-inf"))
 def prune_aliases(store: JobStore) -> None:
     """Remove the aliases of captures that are gone, and those that are the host agent's own ids.
 
-    There is one of these where two captures were asked for at the same moment. It is followed for less than a minute.
+    The host agent's own id has an alias if two captures were requested at the same moment. A client follows it for less
+    than a minute.
     """
     for link in _links(store):
         drop_dangling(store, link.name, OLD_SECONDS)
@@ -60,7 +61,7 @@ def _links(store: JobStore) -> list[os.DirEntry[str]]:
 
 
 def _dated(links: Iterable[os.DirEntry[str]]) -> list[tuple[int, str]]:
-    """Return the age (in ns since the epoch) and the path of each link, oldest first."""
+    """Return the time (in ns since the epoch) and the path of each link, oldest first."""
     dated = []
     for link in links:
         with suppress(FileNotFoundError):

@@ -67,7 +67,7 @@ def _write_link(job: Job, event: str, more: LinkFields) -> LinkFields | None:
         return _append_link(job, {"job": record.id, "verb": record.verb, "by": record.by, "event": event, **more})
     except Exception as error:  # a full /run, or a defect here: the verb goes on
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        job.warnings.append(f"the chain of jobs has no line that says that this job {event}: {why}")
+        job.warnings.append(f'the chain of jobs has no "{event}" line of this job: {why}')
         return None
 
 
