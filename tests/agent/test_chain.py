@@ -340,8 +340,8 @@ def test_a_chain_that_cannot_be_written_stops_no_verb(world: World) -> None:
     run.mkdir(parents=True)
     answer = execute(world, "reset id=unwritten-1").trailer
     assert (answer["outcome"], answer["chain"]) == ("done", None)
-    assert [warning for warning in answer["warnings"] if "that this job begins: Is a directory" in warning]
-    assert [warning for warning in answer["warnings"] if "that this job ends: Is a directory" in warning]
+    assert [warning for warning in answer["warnings"] if '"begins" line of this job: Is a directory' in warning]
+    assert [warning for warning in answer["warnings"] if '"ends" line of this job: Is a directory' in warning]
 
 
 # --- lines that are cut off, and lines that are missing ---

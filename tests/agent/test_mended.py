@@ -1,4 +1,4 @@
-"""What a hostile review broke, held: each of these acted, or answered, wrongly once."""
+"""Faults that were mended: each of these acted, or answered, wrongly once."""
 
 import json
 import signal

@@ -22,7 +22,7 @@ from ..support.stages import memory, until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
 
-# What the review measured: 183 MiB in /run for each capture, and QEMU's monitor busy for as long as that took.
+# Without the limit: 183 MiB in /run for each capture, and QEMU's monitor busy for as long as that took.
 LARGE = (8000, 8000, 256)
 SMALL = (1600, 1200, 16)
 

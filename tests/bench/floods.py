@@ -1,6 +1,6 @@
 """Floods of strangers, each from a process of its own: what an operator's status takes, and the handler's memory.
 
-The three of the security review: requests without end on one connection, half requests, bodies without their last byte.
+Three floods: requests without end on one connection, half requests, bodies without their last byte.
 """
 
 import contextlib

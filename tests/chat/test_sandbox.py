@@ -102,7 +102,7 @@ def pick(said: Said, *words: str, has: bool = True) -> list[str]:
 
 
 def test_the_table_is_whole() -> None:
-    """It has more than the 426 commands of the review, and none of them twice."""
+    """It has at least 426 commands, and none of them twice."""
     assert count_commands() >= 426
     for kind in (READING, PROCESSES, WRITERS, CHANGERS, SURVIVORS):
         assert len(kind) == len(set(kind))
@@ -438,7 +438,7 @@ def test_streams_and_exit_pass_through(attack: Attack) -> None:
 
 
 def test_what_the_rules_let_through_reaches_nothing(place: Place) -> None:
-    """The two commands that took the API key and another session's transcript away, found by a hostile review."""
+    """The two commands that once took the API key and another session's transcript away."""
     other = plant(place.directory / f"sessions/transcripts/{uuid.uuid4()}")
     loot = place.sshd.home / "loot"
     steps = [

@@ -98,7 +98,7 @@ def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
 
 
 def test_no_caller_can_take_an_alerts_capture_early(service: Service) -> None:
-    """The attack: a caller who may read tells the id from the alert, and takes the capture before the outage."""
+    """A caller who may only read guesses the id from the alert, and asks for the capture before the outage."""
     known = ["generic", "foreseen", "2026-11-24T02:50:00+00:00"]
     guess = f"alert-{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:40]}"
     claim = service.pve("forensics", caller="viewer", msg_id=guess, vm="devvm")

@@ -1,4 +1,4 @@
-"""A request that names its handler in `to` is good at no other one: the replay of the security review."""
+"""A request that names its handler in `to` is good at no other one."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def script(world: World) -> Scripted:
 def test_what_was_signed_for_one_handler_is_refused_by_another(
     handlers: tuple[Service, Service, Service], script: Scripted
 ) -> None:
-    """The attack: bytes that were seen at A are sent to B as they are. B's host gets no line."""
+    """Replay: bytes that were seen at A are sent to B as they are. B's host gets no line."""
     a, b, _ = handlers
     body = json.dumps({"verb": "reset", "vm": "devvm", "to": A}).encode()
     headers = a.signed(body)
