@@ -1,4 +1,4 @@
-"""The console's picture: QEMU writes it into memory of ours, which bounds it while it is written.
+"""The console's picture: QEMU writes it into our memory, with a limit that holds while QEMU writes.
 
 QEMU writes PPM, and this module makes PNG of it. If QEMU wrote PNG and a write failed, because of the bound or a full
 disk, libpng would end the whole QEMU by abort(3): QEMU's png_save sets no error handler. In PPM, a write that fails is
@@ -6,8 +6,8 @@ an error of the command (tried on QEMU 10.0). PNG also blocks QEMU's main loop f
 
 The memory is a memfd. QEMU gets a descriptor that can only write, in an fdset; a file that is sealed against writing
 ends QEMU's writing at once. A pipe would stop the VM whenever its reader is stuck. A second process, the guard, watches
-the size. When the first one is killed or late, it seals the memfd and has QEMU close its descriptor: QEMU 9.1 and
-later keep it until it is removed by command. QEMU 9.0 and earlier close it once the VM runs; it is empty until then.
+the size. If the first process is killed or late, the guard seals and empties the memfd and has QEMU close its
+descriptor: QEMU 9.1 and later keep it until it is removed by command, 9.0 and earlier until the VM runs.
 """
 
 import fcntl

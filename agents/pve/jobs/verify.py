@@ -1,6 +1,6 @@
 """Verifies a VM's chain on one node: /run's file, and the archive's copy of it and of what came before.
 
-`verify_chain` is pure. A chain that is broken says from which line; what is no break but worth knowing is a note.
+`verify_chain` is pure. `broken` says at which line a chain is broken. A note is worth knowing, but breaks nothing.
 """
 
 from collections.abc import Iterable
