@@ -20,6 +20,7 @@ from breakglass.agents.pve.jobs.store import Record
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes
+from ..support.chain import chain_files
 from ..support.signals import signal_process
 from ..support.stages import at_qm, memory, until
 
@@ -200,6 +201,21 @@ def test_a_defect_while_a_request_is_archived_is_in_the_journal(world: World, jo
 
 
 # --- a crash of the host ---
+
+
+def test_a_job_that_ends_while_another_is_archived_is_archived_too(world: World) -> None:
+    """Its own process finds the lock taken and gives up, so the one that has it looks again."""
+    [slow] = earlier_jobs(world, 1)
+    (slow / "output").unlink(missing_ok=True)
+    os.mkfifo(slow / "output")  # whoever copies it waits for a writer
+    execute(world, "reset id=archives-now-1")
+    until(lambda: Lock(Host(VMID, str(world.root)), "archive.lock").holder(), "the archiving")
+    execute(world, "reset id=meanwhile-1")
+    until(lambda: not processes(world, "meanwhile-1"), "the end of the second job")
+    (slow / "output").write_text("")
+    until(memory(world, "jobs", "meanwhile-1", "archived").exists, "the copy")
+    run, archive = chain_files(world)
+    until(lambda: archive.read_bytes() == run.read_bytes(), "the copy of the chain")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from breakglass.agents.pve.host.cluster import node_name
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.jobs.chain_file import ChainEnd, append_links, make_link, open_chain, read_end
+from breakglass.agents.pve.jobs.chain_file import ChainEnd, append_links, copy_chain, make_link, open_chain, read_end
 from breakglass.agents.pve.jobs.verify import verify_chain
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -277,6 +277,22 @@ def test_a_chain_goes_on_after_a_reboot(world: World) -> None:
     assert "/run's file was gone before line 7" in chain_of(world)["notes"][0]
 
 
+def test_an_empty_file_adds_nothing_to_the_archive(world: World) -> None:
+    """A full /run leaves one after a boot: the file can be made, and no line can be written. Nothing is broken then."""
+    execute(world, "reset id=job-before-1")
+    reboot(world, "job-before-1", "the-second-boot")
+    run, archive = chain_files(world)
+    before = archive.read_bytes()
+    run.parent.mkdir(parents=True)
+    run.touch()
+    copy_chain(Host(VMID, str(world.root)), NODE)
+    assert archive.read_bytes() == before
+    execute(world, "reset id=job-after-1")
+    until(lambda: is_copied(world), "the copy")
+    found = chain_of(world)
+    assert (found["n"], found["broken"], found["notes"]) == (6, "", [])
+
+
 @pytest.mark.slow
 @pytest.mark.real("fuse", "root")
 def test_an_archive_that_hangs_stops_no_verb(world: World) -> None:
@@ -342,6 +358,7 @@ def test_a_chain_that_cannot_be_written_stops_no_verb(world: World) -> None:
     assert (answer["outcome"], answer["chain"]) == ("done", None)
     assert [warning for warning in answer["warnings"] if '"begins" line of this job: Is a directory' in warning]
     assert [warning for warning in answer["warnings"] if '"ends" line of this job: Is a directory' in warning]
+    assert chain_of(world)["broken"] == "/run's file can't be read: Is a directory"
 
 
 # --- lines that are cut off, and lines that are missing ---

@@ -71,5 +71,5 @@ def _dated(links: Iterable[os.DirEntry[str]]) -> list[tuple[int, str]]:
 
 def _remove(paths: Iterable[str]) -> None:
     for path in paths:
-        with suppress(FileNotFoundError):  # another process prunes as well
+        with suppress(OSError):  # another process prunes as well, and the id may have become a job since
             os.unlink(path)

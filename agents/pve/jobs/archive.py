@@ -30,6 +30,7 @@ BY_ITSELF = "by itself"  # the reason of such a capture
 KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
 KEEP_BYTES = 256 * 1024 * 1024
 FILE_BYTES = 2 * 1024 * 1024  # of one file of a job: a longer one is not copied, nor shown
+ROUNDS = 3  # of copying: an archive that fails is not tried for ever
 SLOW_SECONDS = 2.0
 LOG_CHARS = 300
 
@@ -91,17 +92,24 @@ def _log_errors(host: Host, step: Callable[[], None], name: str) -> None:
 def _tidy_archive(host: Host, store: JobStore) -> None:
     """Prune the archive, and copy the jobs that are not copied yet; one process at a time."""
     lock = Lock(host, "archive.lock")
-    if not lock.take("archive"):
-        return
-    with _note_progress(host, store):
-        copy_chain(host, node_name())
-        prune_archive(host.archive)
-        for record in store.records():
-            if store.result(record.id) and not os.path.exists(store.path(record.id, "archived")):
+    for _ in range(ROUNDS):
+        if not lock.take("archive"):
+            return
+        with _note_progress(host, store):
+            copy_chain(host, node_name())
+            prune_archive(host.archive)
+            for record in _not_archived(store):
                 _copy(host, store, record, NAMES)
                 with open(store.path(record.id, "archived"), "wb"):
                     pass
-    lock.release()
+        lock.release()
+        if not _not_archived(store):  # otherwise a job ended meanwhile, and its process found the lock taken
+            return
+
+
+def _not_archived(store: JobStore) -> list[Record]:
+    records = [record for record in store.records() if store.result(record.id)]
+    return [record for record in records if not os.path.exists(store.path(record.id, "archived"))]
 
 
 def _copy(host: Host, store: JobStore, record: Record, names: tuple[str, ...]) -> None:

@@ -129,7 +129,7 @@ def copy_chain(host: Host, node: str) -> None:
     run, archive = chain_paths(host, node)
     try:
         with open(run, "rb") as file:
-            lines = file.read(2 * RUN_BYTES).rpartition(b"\n")[0].split(b"\n")
+            lines = file.read(2 * RUN_BYTES).split(b"\n")[:-1]
     except FileNotFoundError:
         return
     os.makedirs(os.path.dirname(archive), mode=0o700, exist_ok=True)

@@ -56,7 +56,10 @@ def read_chain(host: Host, node: str, is_silent: bool = False) -> ChainState:
     newer, is_busy = b"", False
     for _ in range(2):  # while a job writes its line, a reader may see half of it
         is_busy = is_busy or Lock(host, "lock").holder() is not None
-        newer = _read_chain_file(run, 2 * RUN_BYTES)
+        try:
+            newer = _read_chain_file(run, 2 * RUN_BYTES)
+        except OSError as error:
+            return ChainState(node, 0, "", f"/run's file can't be read: {error.strerror}", (), None, ())
     if is_busy:
         newer = newer[: newer.rfind(b"\n") + 1]
     return verify_chain(newer, None if older is None else bytes.fromhex(older), host.vmid, node, boot_id())
