@@ -8,6 +8,7 @@ _URL = re.compile(
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/[\x21-\x7e]*)?",
     re.IGNORECASE,
 )
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")  # IDNA makes "/" of a wide slash, and leaves "%2f"
 _MOST_CHARS = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LOOPBACK = re.compile(r"https?://(?:(?:[^/]+\.)?localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?/.*")
@@ -29,6 +30,8 @@ def normal_url(text: str) -> str | None:
     try:
         host = f"[{IPv6Address(match['ipv6'])}]" if match["ipv6"] else match["name"].encode("idna").decode().lower()
     except ValueError:  # also a name that DNS could not have
+        return None
+    if not _HOST.fullmatch(host):
         return None
     shown_port = "" if port == _DEFAULT_PORTS[scheme] else f":{port}"
     return f"{scheme}://{host}{shown_port}{path.rstrip('/')}/"

@@ -37,6 +37,12 @@ NONE = (
         "https://a.example\\@b.example/",
         " https://a.example/",
     ),
+    *(
+        "http://localhost\uff0fa.example/",
+        "http://a.example%2f.localhost/",
+        "http://a.example;.localhost/",
+        "http://*/",
+    ),
     *("https://a.example/ü", "https://a.example/\n", "https://a.ex ample/", "https://[::1/", "https://[1:2]/"),
     *(
         "https://a..example/",
