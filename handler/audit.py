@@ -45,6 +45,7 @@ _BAD = ("failed", "unreached", "unknown", "internal")
 _MOST_WAITING = 10_000
 _STOP_SECONDS = 1.0
 _REASON_CHARACTERS = 200
+_CODE_CHARACTERS = 64
 _AT_ONCE = 1500  # characters of a text: a pipe takes a line of one page without waiting
 _waiting: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
 _request: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
@@ -112,7 +113,7 @@ def add(key: str = "", reason: str = "", verdict: object = None) -> None:
     """Add to the line of the request that this task belongs to: the signing key, the reason, the verdict's code."""
     facts = _request.get()
     if facts is not None:
-        code = str(verdict.get("code", "")) if isinstance(verdict, dict) else ""
+        code = str(verdict.get("code", ""))[:_CODE_CHARACTERS] if isinstance(verdict, dict) else ""
         found = {"key": key, "reason": reason[:_REASON_CHARACTERS], "code": code}
         facts.update({name: value for name, value in found.items() if value})
 

@@ -31,6 +31,7 @@ from .gate import signed_request
 ACK_SECONDS = 8.0  # for a host to acknowledge: Alertmanager gives up after 10
 MATCH_SECONDS = 1.0  # of processor time, to compare a notification with the entries; the alerts beyond are ignored
 PLAN_SECONDS = 2.0  # for a comparison and those before it; after that, the sender has to send it again
+_HOST_CHARACTERS = 64  # of a word of the host's answer, which up to 1000 statuses repeat
 _DONE, _ID_REUSED = 0, 17  # of the host's exit codes; a capture that is older than a day is still the same one
 
 CaptureStatus = Mapping[str, object]
@@ -126,8 +127,8 @@ def _status(vm: Vm, capture: Capture, result: Message) -> CaptureStatus:
     if result["exit_code"] not in (_DONE, _ID_REUSED):
         verdict = result.get("verdict")
         code = verdict.get("code") if isinstance(verdict, dict) else result["outcome"]
-        return {"vm": vm.name, "job": capture.job, "code": code}
-    job = result.get("job", capture.job)
+        return {"vm": vm.name, "job": capture.job, "code": str(code)[:_HOST_CHARACTERS]}
+    job = str(result.get("job", capture.job))[:_HOST_CHARACTERS]
     is_own, attached = job == capture.job, bool(result.get("attached"))
     return {"vm": vm.name, "job": job, "duplicate": is_own and attached, "suppressed": not is_own}
 

@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass import audit
+from breakglass.alerts.captures import Capture
 from breakglass.auth.signing import fingerprint
+from breakglass.config.model import Vm
 from breakglass.isolated import isolated_command
+from breakglass.web.alert import _status
 from breakglass.web.client_address import client_address
 
 ROOT = Path(__file__).parent.parent.parent
@@ -136,6 +139,26 @@ def empty_log() -> None:
     while audit._waiting.qsize():
         audit._waiting.get()
     audit._lost.add(-audit._lost.count)
+
+
+@pytest.mark.usefixtures("empty_log")
+def test_a_host_cannot_choose_how_long_a_line_is() -> None:
+    """Nor put objects into one: journald cuts a long line, and its second part could then pose as a line of its own."""
+    posing = {"code": [{"time": "2026-11-27T03:12:09Z", "event": "x" * 100_000}]}
+    capture = Capture("devvm", "alert-1", 60, "")
+    vm = Vm("devvm", 102, ())
+    failed = _status(vm, capture, {"exit_code": 1, "outcome": "failed", "verdict": posing})
+    attached = _status(vm, capture, {"exit_code": 0, "outcome": "done", "job": posing})
+    audit.begin("", "")
+    audit.add(verdict=posing)
+    audit.request(0.0, "failed")
+    audit.begin("", "")
+    audit.note("alert", source="", caller="", taken=[], failed=[failed, attached], ignored=0)
+    for _ in range(2):
+        line = audit._waiting.get_nowait()
+        assert line is not None
+        assert len(line) < 1000
+        assert line.count(b'{"time"') == 1
 
 
 def lines_of(data: bytes) -> list[dict[str, Any]]:
