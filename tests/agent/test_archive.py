@@ -14,7 +14,14 @@ import pytest
 
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.jobs.archive import BY_ITSELF, KEEP_ARCHIVED, KEEP_BY_ITSELF, KEEP_BYTES, KEEP_JOBS
+from breakglass.agents.pve.jobs.archive import (
+    BY_ITSELF,
+    KEEP_ARCHIVED,
+    KEEP_BY_ITSELF,
+    KEEP_BYTES,
+    KEEP_CAPTURES,
+    KEEP_JOBS,
+)
 from breakglass.agents.pve.jobs.mutex import Lock
 from breakglass.agents.pve.jobs.store import Record
 from breakglass.demo.proxmox.world import VMID, World
@@ -264,6 +271,17 @@ def test_a_running_job_is_not_called_cut_off(world: World) -> None:
         next(held)
         assert session.result(tag)["outcome"] == "done"
     next(held, None)
+
+
+def test_captures_do_not_fill_run(world: World) -> None:
+    """Of captures the newest ids stay; the id of a verb that changed power stays beside them."""
+    power = execute(world, "reset").trailer["job"]
+    until(lambda: not processes(world, power), "the end of the tidying")
+    earlier_jobs(world, KEEP_CAPTURES + 3)
+    other = execute(world, "reset").trailer["job"]
+    until(lambda: not processes(world, other), "the end of the tidying")
+    left = {path.name for path in memory(world, "jobs").iterdir()}
+    assert left == {power, other, *(f"earlier-{number:04}" for number in range(3, KEEP_CAPTURES + 3))}
 
 
 def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:

@@ -26,6 +26,7 @@ NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.jso
 KEEP_JOBS = 20  # whose output stays in /run
 KEEP_BY_ITSELF = 3  # the same, of captures that a client took by itself
 KEEP_IDS = 2 * DAY
+KEEP_CAPTURES = 200  # whose ids stay: a capture changes nothing, and another one may be taken for the same id
 BY_ITSELF = "by itself"  # the reason of such a capture
 KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
 KEEP_BYTES = 256 * 1024 * 1024
@@ -66,16 +67,19 @@ def tidy_up(host: Host, store: JobStore) -> None:
 def prune_run(store: JobStore) -> None:
     """Delete all but the output of the last KEEP_JOBS jobs that ran, and ids older than KEEP_IDS seconds.
 
-    Captures that a client took by itself are counted apart, so that they take no place of the others.
+    Of captures, the newest KEEP_CAPTURES stay: a caller who may only look must not fill /run. Those that a client took
+    by itself are counted apart, so that they take no place of the others.
     """
-    now, ran = boottime(), {True: 0, False: 0}
+    now, ran, captures = boottime(), {True: 0, False: 0}, 0
     for record in store.records():
         result = store.result(record.id)
         if result is None and store.is_alive(record):
             continue
-        by_itself = record.verb == "forensics" and record.why == BY_ITSELF
+        is_capture = record.verb == "forensics"
+        by_itself = is_capture and record.why == BY_ITSELF
+        captures += is_capture
         ran[by_itself] += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged one counts
-        if now - record.boottime > KEEP_IDS:
+        if now - record.boottime > KEEP_IDS or (is_capture and captures > KEEP_CAPTURES):
             remove_job_dir(store.path(record.id))
         elif ran[by_itself] > (KEEP_BY_ITSELF if by_itself else KEEP_JOBS):
             store.strip(record.id)
