@@ -390,7 +390,7 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
     ran = host.check()
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.splitlines() == [
-        *ran.stdout.splitlines()[:5],
+        *ran.stdout.splitlines()[:7],
         "ok: root has the shell /bin/bash",
         "ok: bash reads /root/.bashrc before the host agent, and no command in it runs",
         "ok: no other account has uid 0",

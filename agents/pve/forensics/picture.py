@@ -98,8 +98,10 @@ def _guard(host: Host, picture: int, pipe: int) -> None:
 
 
 def _seal(picture: int) -> None:
-    """End the writing: QEMU's next write fails."""
-    fcntl.fcntl(picture, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW)
+    """End the writing: QEMU's next write fails. A hostile QEMU's mapping can prevent the second seal."""
+    for seal in (fcntl.F_SEAL_GROW, fcntl.F_SEAL_WRITE):
+        with suppress(OSError):
+            fcntl.fcntl(picture, fcntl.F_ADD_SEALS, seal)
 
 
 def _empty(picture: int) -> None:

@@ -100,12 +100,12 @@ def _tidy_archive(host: Host, store: JobStore) -> None:
         if not lock.take("archive"):
             return
         with _note_progress(host, store):
-            copy_chain(host, node_name())
             prune_archive(host.archive)
             for record in _not_archived(store):
                 _copy(host, store, record, NAMES)
                 with open(store.path(record.id, "archived"), "wb"):
                     pass
+            copy_chain(host, node_name())  # last, because a damaged file of the chain must not cost the jobs
         lock.release()
         if not _not_archived(store):  # otherwise a job ended meanwhile, and its process found the lock taken
             return
