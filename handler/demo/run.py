@@ -51,6 +51,8 @@ base_url   = {base_url}
 credential_file = {credential_file}
 """
 
+REMOVAL_TRIES = 3
+
 TEXT = """
   VM {vmid} "devvm", {machine}: {scenario}
 
@@ -99,7 +101,16 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
                 if model:
                     model.close()
         finally:
-            world.close()
+            _remove(world)
+
+
+def _remove(world: World) -> None:
+    """End what the world's commands started, and remove its files; one that was just being started is found late."""
+    for _ in range(REMOVAL_TRIES):
+        world.close()
+        shutil.rmtree(world.directory, ignore_errors=True)
+        if not world.directory.exists():
+            return
 
 
 def find_credential(environment: Mapping[str, str]) -> ModelApi | None:
