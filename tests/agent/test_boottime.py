@@ -27,7 +27,7 @@ LEFT_OUT = {
     "test_hung_host_over_ssh": "a hung host in real seconds, by a clock that no namespace shifts here",
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.all]
+pytestmark = [pytest.mark.slow, pytest.mark.all, pytest.mark.first]
 
 
 def in_namespace(uptime: float) -> list[str]:

@@ -20,7 +20,7 @@ from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import wait_listening
 
-pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
+pytestmark = [pytest.mark.first, pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
 
 SEED = 20261127
 CONNECTIONS = 4

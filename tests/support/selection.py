@@ -35,12 +35,12 @@ def _starts_something(item: pytest.Item) -> bool:
 
 
 def order_files(items: list[pytest.Item]) -> None:
-    """Put the files with the most slow tests first.
+    """Put the files marked `first` first, then those with the most slow tests.
 
     Several processes take one file each. A long file that begins last would keep one of them busy alone.
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (item.get_closest_marker("first") is None, -slow[item.path]))
 
 
 def shuffle(items: list[pytest.Item], seed: str) -> None:
