@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 
 from ..verbs import PROPOSAL_ID
-from .cgroup import enter_cgroup, kill_cgroup
+from .apart import set_apart
+from .cgroup import kill_cgroup
 from .command_process import start_command_server
 from .control import receive, send
 from .defects import log_defects
@@ -28,7 +29,6 @@ from .framer import Framer
 from .ladder import FAST_LADDER, LADDER, Rungs, SignalLadder
 from .logwriter import LogWriter
 from .model_proxy import start_model_proxy
-from .network import enter_network
 from .processes import (
     PR_SET_PDEATHSIG,
     list_descendants,
@@ -40,7 +40,6 @@ from .processes import (
 )
 from .readers import Readers
 from .runner_job import RunnerJob
-from .sockets import refuse_other_sockets
 from .standby import LAST_SECONDS, Save, run_beside
 from .transcripts import copy_in, transcript_place
 
@@ -49,13 +48,6 @@ SILENCE_SECONDS = 120.0  # claude's own limit for a stream that went silent is 3
 STDERR_BYTES = 4096
 LOG_BYTES = 64 * 1024 * 1024  # of a turn's events; an ordinary turn has a hundredth of that
 CANCEL, STOP = b"c", b"s"  # what the handler sends
-
-
-def set_apart(job: RunnerJob) -> None:
-    """Keep this process apart from the machine. It is claude's, before that has claude's user. Raises OSError."""
-    enter_network(job.network)
-    enter_cgroup(job.cgroup)
-    refuse_other_sockets()
 
 
 class Runner:

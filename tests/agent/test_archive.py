@@ -284,6 +284,15 @@ def test_captures_do_not_fill_run(world: World) -> None:
     assert left == {power, other, *(f"earlier-{number:04}" for number in range(3, KEEP_CAPTURES + 3))}
 
 
+def test_a_damaged_chain_keeps_no_job_from_the_archive(world: World, jobs: Path) -> None:
+    """A directory in place of the archive's chain: the job is copied all the same, and `history` has a note."""
+    chain_files(world)[1].mkdir()
+    after_one_more(world, "reset")
+    assert len(list(jobs.glob("*/result.json"))) == 1
+    notes = execute(world, "history").trailer["chain"]["notes"]
+    assert "the archive did not answer, so its copy was not compared" in notes
+
+
 def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
     """A process that writes to a hung disk holds the archive's lock for ever; /run is tidied all the same."""
     host = Host(VMID, str(world.root))

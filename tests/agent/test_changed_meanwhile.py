@@ -1,7 +1,7 @@
 """What changes while a verb takes its evidence, or while `qm stop` fails: a lost quorum, a backup that begins."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -106,20 +106,26 @@ def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world
     assert world.pid == before
 
 
+def leave_the_second(world: World, session: Session, held: Iterator[None], job_id: str) -> tuple[str, int]:
+    """Begin a cycle, kill its first process in the start, and stop its second; return the request's tag and the pid."""
+    tag = session.send(f"cycle id={job_id}")
+    next(held)
+    command = recorded_command(world, job_id)
+    second, first = processes(world, job_id)
+    signal_process(second, signal.SIGSTOP)
+    signal_process(first, signal.SIGKILL)
+    signal_process(command, signal.SIGKILL)
+    until(lambda: processes(world, job_id) == [second], "the end of the first process")
+    return tag, second
+
+
 def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) -> None:
     """The second process of a cycle, let go late, does not start a VM that a person has stopped meanwhile."""
     job_id = "comes-too-late"
     held = at_qm("start")(world, job_id)
     next(held)
     with Session(world) as session:
-        tag = session.send(f"cycle id={job_id}")
-        next(held)
-        command = recorded_command(world, job_id)
-        second, first = processes(world, job_id)
-        signal_process(second, signal.SIGSTOP)
-        signal_process(first, signal.SIGKILL)
-        signal_process(command, signal.SIGKILL)
-        until(lambda: processes(world, job_id) == [second], "the end of the first process")
+        tag, second = leave_the_second(world, session, held, job_id)
         assert session.ask("stop id=stops-meanwhile", 60)["state"] == "stopped"
         until(lambda: not processes(world, "stops-meanwhile"), "the end of the stop, and so of its lock")
         next(held)
@@ -141,14 +147,7 @@ def test_a_process_that_stands_by_writes_no_line_without_the_lock(world: World) 
     held = at_qm("start")(world, job_id)
     next(held)
     with Session(world) as session:
-        tag = session.send(f"cycle id={job_id}")
-        next(held)
-        command = recorded_command(world, job_id)
-        second, first = processes(world, job_id)
-        signal_process(second, signal.SIGSTOP)
-        signal_process(first, signal.SIGKILL)
-        signal_process(command, signal.SIGKILL)
-        until(lambda: processes(world, job_id) == [second], "the end of the first process")
+        tag, second = leave_the_second(world, session, held, job_id)
         next(held)
         also_held = at_qm("start")(world, other)
         next(also_held)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import mmap
 import os
 import select
 import struct
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.forensics.picture import _seal
 from breakglass.agents.pve.jobs.archive import FILE_BYTES
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -223,3 +225,16 @@ def test_no_file_of_a_job_is_copied_or_shown_beyond_its_bound(world: World, name
     assert not (archived / name).exists()
     if name != "result.json":  # without a readable result it is not finished
         assert [line for line in lines if f"{name} of job {job} has more than {FILE_BYTES} bytes" in line]
+
+
+def test_a_mapping_does_not_lift_the_limit() -> None:
+    """A QEMU that was taken over can map the memory to keep it writable; it gets no longer all the same."""
+    picture = os.memfd_create("picture", os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(picture, mmap.PAGESIZE)
+        with mmap.mmap(picture, mmap.PAGESIZE):
+            _seal(picture)
+            with pytest.raises(PermissionError):
+                os.ftruncate(picture, 2 * mmap.PAGESIZE)
+    finally:
+        os.close(picture)

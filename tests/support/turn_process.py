@@ -4,9 +4,9 @@ import os
 import sys
 
 from breakglass.claude import commands
+from breakglass.claude.apart import set_apart
 from breakglass.claude.model_proxy import start_model_proxy
 from breakglass.claude.processes import fork_child, start_program
-from breakglass.claude.runner import set_apart
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.claude.start import listen_for_model
 
