@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,7 @@ from packaging.utils import canonicalize_name
 from breakglass.agents.pve.words import VERSION
 
 from ..support.locks import read_pins
+from ..support.wheelhouse import wheelhouse
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {
@@ -46,16 +46,9 @@ def sources() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built from a copy: setuptools leaves a `build` directory behind."""
-    directory = tmp_path_factory.mktemp("wheel")
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, directory)
-    made = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=directory)
-    assert made.returncode == 0, made.stdout + made.stderr
-    [path] = (directory / "dist").glob("*.whl")
+def wheel() -> Path:
+    """The wheel of this checkout, which the run's tests share."""
+    [path] = wheelhouse().glob("breakglass-*.whl")
     return path
 
 

@@ -1,0 +1,79 @@
+"""A directory with our wheel and every locked wheel, from which an installation needs no network.
+
+pip install --no-index --find-links WHEELHOUSE --require-hashes -r requirements.txt
+pip install --no-index --find-links WHEELHOUSE --no-deps breakglass
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .leftovers import shared_directory
+from .locks import ROOT
+
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")  # those that pyproject.toml declares
+FOLDERS = ("handler", "agents", "static_site")
+_BESIDE = ("pyproject.toml", "README.md", "LICENSE")
+_PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
+
+
+def wheelhouse() -> Path:
+    """Return a directory that holds our wheel and the wheels of requirements.txt, for each Python of PYTHONS.
+
+    The first caller of a run makes it, and the others wait. The locked wheels stay for later runs of this machine;
+    they are named by the lock file's hash.
+    """
+    made = Path(tempfile.gettempdir()) / "wheelhouse"  # of the run, which removes it
+    with (shared_directory() / "breakglass-tests-wheels").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            work = Path(tempfile.mkdtemp(prefix="wheelhouse-"))
+            shutil.copytree(_locked_wheels(), work / "wheels")
+            shutil.copy(build_wheel(work / "source"), work / "wheels")
+            (work / "wheels").chmod(0o755)
+            (work / "wheels").rename(made)
+            shutil.rmtree(work)
+    return made
+
+
+def build_wheel(directory: Path, **environment: str) -> Path:
+    """Build the wheel from a copy of this checkout in a new directory: setuptools leaves a `build` directory behind."""
+    directory.mkdir()
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in _BESIDE:
+        shutil.copy(ROOT / name, directory)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    _run(
+        *(sys.executable, "-m", "build", "--wheel", "--no-isolation"),
+        cwd=directory,
+        environment={**inherited, **environment},
+    )
+    [path] = (directory / "dist").glob("*.whl")
+    return path
+
+
+def _locked_wheels() -> Path:
+    """Return the directory of the locked wheels; download them, checked by their hashes, if no run did yet."""
+    lock = ROOT / "requirements.txt"
+    key = hashlib.sha256(lock.read_bytes() + " ".join(PYTHONS).encode()).hexdigest()[:16]
+    kept = shared_directory() / f"breakglass-tests-wheels-{os.geteuid()}-{key}"
+    if not kept.exists():
+        work = Path(tempfile.mkdtemp(prefix=f"{kept.name}.", dir=kept.parent))
+        for python in PYTHONS:
+            _run(
+                *(*_PIP, "download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
+                *("--python-version", python, "--dest", work, "-r", lock),
+            )
+        work.rename(kept)
+    return kept
+
+
+def _run(*command: str | Path, cwd: Path = ROOT, environment: dict[str, str] | None = None) -> None:
+    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, f"{' '.join(map(str, command))}\n{ran.stdout}{ran.stderr}"
