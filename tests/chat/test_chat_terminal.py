@@ -6,7 +6,6 @@ A script stands in for claude.
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ..support.documents import commands
 from ..support.model import Model
 from ..support.naps import nap, wait_for_process, wait_until_gone
 from ..support.ports import reserve_port
@@ -164,8 +164,7 @@ def test_ctrl_c_without_a_handler(directory: Path, model: Model, claude: Scripte
 @pytest.mark.real("curl")
 def test_the_readmes_curl_does_a_turn(talker: Talker, claude: ScriptedClaude, tmp_path: Path) -> None:
     """The two lines as the README has them get a stream that ends with `done`."""
-    [block] = re.findall(r"```console\n(\$ printf '\{\"prompt\".*?)```", README.read_text(), re.DOTALL)
-    script = "".join(f"{line.removeprefix('$ ')}\n" for line in block.splitlines())
+    [script] = commands("README.md", "Chat")
     environment = {
         **os.environ,
         "URL": f"http://127.0.0.1:{talker.port}",

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from breakglass.config.load import parse
 from breakglass.config.model import Config
 from breakglass.templates import fill
 
+from ..support.documents import commands, settings
 from ..support.service import SSH_KEY
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,9 +40,8 @@ secret = "{"s" * 32}"
 
 def documented() -> Config:
     """Return the page's configuration, with secrets where it has dots."""
-    match = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert match is not None
-    text = match[1].replace("bgt_…", "bgt_" + "t" * 43).replace('"…"', f'"{"g" * 43}"')
+    [text] = settings("docs/alerts.md", "Setting it up")
+    text = text.replace("bgt_…", "bgt_" + "t" * 43).replace('"…"', f'"{"g" * 43}"')
     return parse(BASE + text, str)
 
 
@@ -141,6 +142,16 @@ def test_the_command_prints_the_example(tmp_path: Path) -> None:
     assert (printed.returncode, printed.stdout) == (0, example("kuma", "https://bg.example", ()))
     assert "no [[alerts]] entry" in printed.stderr
     assert command(tmp_path, "alert-example", "nagios").returncode == 2
+
+
+def test_the_alerts_pages_commands_run(tmp_path: Path) -> None:
+    """They print the token's entry and the sender's configuration, as the page shows them."""
+    [script] = commands("docs/alerts.md", "Setting it up")
+    entry, example_for_sender = script.splitlines()
+    made = command(tmp_path, *shlex.split(entry, comments=True)[1:])
+    assert parse(BASE + made.stdout, str).callers[-1].name == "alertmanager", made.stderr
+    printed = command(tmp_path, *shlex.split(example_for_sender, comments=True)[1:])
+    assert "- url: https://bg.example/alert/alertmanager\n" in printed.stdout, printed.stderr
 
 
 @pytest.mark.parametrize(("flag", "way"), [("--bearer", "bearer"), ("--grafana", "grafana"), ("", "signature")])

@@ -16,6 +16,7 @@ import pytest
 from breakglass.agents.pve.words import VERSION
 from breakglass.demo.run import name_program
 
+from ..support.documents import commands
 from ..support.selection import sampled
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,11 +27,13 @@ pytestmark = pytest.mark.slow  # each starts the demo
 class Demo:
     """A running demo and what it printed."""
 
-    def __init__(self, *options: str, cwd: Path | None = None, **environment: str) -> None:
+    def __init__(self, *options: str, cwd: Path | None = None, program: str = "", **environment: str) -> None:
         launcher = "import sys; sys.argv[0] = sys.argv.pop(1); from breakglass.cli.main import main; sys.exit(main())"
         breakglass = str(Path(sys.executable).with_name("breakglass"))
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", launcher, breakglass, "demo", *options],
+            ["bash", "-c", program]
+            if program
+            else [sys.executable, "-P", "-c", launcher, breakglass, "demo", *options],
             env=os.environ | environment,
             stdout=subprocess.PIPE,
             cwd=cwd,
@@ -80,7 +83,9 @@ def naming(directory: str) -> list[str]:
 
 @pytest.fixture
 def demo() -> Iterator[Demo]:
-    demo = Demo()
+    """The demo, started as the README says."""
+    [start] = commands("README.md", "Breakglass")
+    demo = Demo(program=f"exec {start}", cwd=ROOT)
     yield demo
     if demo.process.poll() is None:
         demo.end(signal.SIGTERM)

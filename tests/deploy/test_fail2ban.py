@@ -1,6 +1,5 @@
 """The fail2ban filter of docs/ on the log of a real handler, with Debian's own fail2ban."""
 
-import re
 import subprocess
 import time
 from collections import Counter
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ..support.documents import commands, settings
 from ..support.ports import reserve_port
 from ..support.service import SERVER, SSH_KEY, Service
 
@@ -25,6 +25,12 @@ POSING = (
 def fail2ban_regex(log: Path, *options: str) -> str:
     command = ["fail2ban-regex", *options, str(log), str(FILTER)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def in_place(command: str) -> str:
+    """Run a line of the documents as if the filter had been copied to fail2ban's own directory."""
+    line = command.replace("/etc/fail2ban/filter.d/breakglass.conf", str(FILTER))
+    return subprocess.run(["sh", "-ec", line], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +66,8 @@ def test_fail2ban_finds_the_addresses_of_refused_requests(log: Path) -> None:
     """Those of requests that no key has signed, and no other line: neither late ones nor texts that pose as a line."""
     lines = log.read_text().splitlines()
     assert sum('"event": "request"' in line for line in lines) == 12
-    report = fail2ban_regex(log)
+    [command] = commands("docs/logs.md", "fail2ban")
+    report = in_place(command.replace("/var/log/breakglass.log", str(log)))
     assert f"Lines: {len(lines)} lines, 0 ignored, 4 matched, {len(lines) - 4} missed" in report
     assert f"[{len(lines)}]" in report.partition("Date template hits:")[2]  # the time of each line is read
     found = fail2ban_regex(log, "-o", "<ip>").split()
@@ -76,7 +83,7 @@ def test_fail2ban_finds_them_in_the_journal(log: Path, tmp_path: Path) -> None:
 
 def test_the_documented_jail_can_be_used(log: Path, tmp_path: Path) -> None:
     """fail2ban reads the jail of docs/logs.md, with the filter, as its own configuration."""
-    [jail] = re.findall(r"```ini\n(.*?)```", (DOCS / "logs.md").read_text("utf-8"), re.DOTALL)
+    [jail] = settings("docs/logs.md", "fail2ban")
     configuration = tmp_path / "fail2ban"
     subprocess.run(["cp", "-r", "/etc/fail2ban", configuration], check=True)
     (configuration / "filter.d/breakglass.conf").write_text(FILTER.read_text())

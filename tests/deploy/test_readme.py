@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from breakglass.config.problems import ConfigError
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
 from breakglass.verbs import VERBS
 
+from ..support.documents import commands, settings
 from ..support.service import Service, new_secret, new_ssh_key
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,17 +27,9 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-RUN_BY_US = "<!-- tests/deploy/test_readme.py runs the next block as it stands -->\n"
 REACHED_WORDS = {True: "true", False: "false", None: "null"}
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-
-
-def block(language: str, after: str = "") -> str:
-    """Return the first fenced block of a language behind the words `after`."""
-    _, found, rest = README.partition(f"{after}```{language}\n")
-    assert found
-    return rest.partition("\n```\n")[0] + "\n"
 
 
 def rows(document: Path) -> Iterator[list[str]]:
@@ -53,11 +45,15 @@ def rows(document: Path) -> Iterator[list[str]]:
 @pytest.mark.real("sshd", "curl")
 def test_the_recipe_power_cycles_a_vm(service: Service) -> None:
     """The README's recipe, word for word, is a signed request that a running handler answers with done."""
+    [choose, send] = commands("README.md", "Signed requests")
     body = '{"verb":"cycle","vm":"devvm","reason":"it hangs; “ü” and 100% of it"}'
-    given = {"URL": f"http://127.0.0.1:{service.port}", "SECRET": service.secrets["operator"], "body": body}
+    choose = choose.replace("8080", str(service.port)).replace(
+        '{"verb":"reset","vm":"devvm","reason":"hung since 02:50"}', body
+    )
+    assert body in choose
     ran = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block("bash", RUN_BY_US)],
-        env=os.environ | given,
+        ["bash", "-euo", "pipefail", "-c", choose + send],
+        input=f"{service.secrets['operator']}\n",
         capture_output=True,
         text=True,
         timeout=120,
@@ -70,7 +66,8 @@ def test_the_recipe_power_cycles_a_vm(service: Service) -> None:
 
 def test_the_recipe_shows_the_secret_to_no_other_process() -> None:
     """The key is on no command line, where `ps` would show it: only bash itself handles it."""
-    used = [line for line in block("bash", RUN_BY_US).splitlines() if "SECRET" in line or "key[" in line]
+    [_, send] = commands("README.md", "Signed requests")
+    used = [line for line in send.splitlines() if "SECRET" in line or "key[" in line]
     assert used
     assert all(line.lstrip().startswith(("key=($(printf %s ", "for i in ")) for line in used)
 
@@ -81,7 +78,8 @@ def test_the_example_configuration_is_good() -> None:
     files |= {f"/run/secrets/{name}": new_ssh_key() for name in ("pve_power", "pve_read")}
     files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
     files["/run/secrets/claude"] = "ANTHROPIC_API_KEY=x"
-    config = parse(block("toml"), files.__getitem__)
+    [example] = settings("README.md", "Setting it up")
+    config = parse(example, files.__getitem__)
     assert config.problems == ()
     assert [caller.name for caller in config.callers] == ["operator", "dashboard", "alertmanager"]
     assert [alert.vm for alert in config.alerts] == ["devvm"]

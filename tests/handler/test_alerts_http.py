@@ -31,6 +31,7 @@ from ..support.alerting import (
     send_with_token,
     until,
 )
+from ..support.documents import commands
 from ..support.service import Reply, Service
 from ..support.sshd import Sshd
 
@@ -305,12 +306,14 @@ def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
 
 
 def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:
-    """The generic example is a shell script that works as it is printed."""
+    """The generic example is a shell script that works as it is printed, and as docs/alerts.md has it."""
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(service.config)}
     environment["BREAKGLASS_SECRET"] = service.secrets["operator"]
     url = f"http://127.0.0.1:{service.port}"
     command = [sys.executable, "-m", "breakglass", "alert-example", "generic", "--url", url]
     script = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    [documented] = commands("docs/alerts.md", "Zabbix, and anything else")
+    assert script == documented.replace("https://bg.example", url)
     program = tmp_path / "breakglass"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m breakglass "$@"\n')
     program.chmod(0o755)

@@ -15,6 +15,7 @@ import pytest
 from breakglass import audit
 from breakglass.auth.signing import fingerprint, secret_bytes
 
+from ..support.documents import commands
 from ..support.ports import reserve_port
 from ..support.service import SERVER, Service, new_secret
 from ..support.sshd import Sshd, wait_listening
@@ -129,7 +130,16 @@ def test_a_refused_request_says_why(service: Service) -> None:
     log_of(service)
 
 
-def test_the_key_that_signed_is_named(service: Service) -> None:
+def documented_fingerprint(secret: str, directory: Path) -> str:
+    """Return what the command in docs/logs.md makes of a signing key's file."""
+    [command] = commands("docs/logs.md", "Requests")
+    (directory / "operator.key").write_text(f"{secret}\n")
+    return subprocess.run(
+        ["sh", "-ec", command], cwd=directory, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_key_that_signed_is_named(service: Service, tmp_path: Path) -> None:
     """Of two keys of a caller, the log says which one signed; `start` and `reload` list both."""
     old, new = service.secrets["operator"], new_secret()
     text = service.config.read_text()
@@ -141,6 +151,7 @@ def test_the_key_that_signed_is_named(service: Service) -> None:
     service.pve("status")
     names = [fingerprint(secret_bytes(secret)) for secret in (old, new)]
     assert reload["callers"]["operator"] == names
+    assert [documented_fingerprint(secret, tmp_path) for secret in (old, new)] == names
     assert [line["key"] for line in service.audit()] == names
     assert not any(secret.removeprefix("whsec_") in service.audit_file.read_text() for secret in (old, new))
 

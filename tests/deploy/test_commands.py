@@ -1,0 +1,100 @@
+"""Each command in a document is run by a test, which takes it from the document."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..support.documents import ROOT, documents, read_blocks, sections
+
+TESTS = ROOT / "tests"
+OF_THE_TESTS = "they run the tests, and this is one of them"
+NOT_RUN = {
+    ("README.md", "Development"): OF_THE_TESTS,
+    ("docs/testing.md", "Testing"): OF_THE_TESTS,
+    ("docs/testing.md", "Real parts"): OF_THE_TESTS,
+}
+NOT_YET = {
+    ("docs/runbook.md", heading)
+    for heading in (
+        "03:00",
+        "wrong-handler: nothing was sent",
+        "unknown: it may have happened",
+        "failed: it ran, and this is how it ended",
+        "storage-hung and anyway",
+        "/etc/pve is away",
+        "The chain of jobs",
+        "Under HA",
+        "By hand",
+        "Installing the handler",
+        "Installing on the Proxmox host",
+        "Adding a VM",
+        "With root's own account",
+        "Pinning the host key",
+        "Setting up chat",
+        "Changing the configuration",
+        "Changing keys",
+        "Upgrading the host agent",
+    )
+}
+
+
+def parents(tree: ast.AST) -> Iterator[tuple[ast.Call, ast.AST]]:
+    """Yield each call of `commands`, and what it is part of."""
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Call) and isinstance(child.func, ast.Name) and child.func.id == "commands":
+                yield child, node
+
+
+def takes_all(parent: ast.AST) -> bool:
+    """Tell whether the list of scripts is taken apart whole: by an assignment to a list of names, or by a loop."""
+    if isinstance(parent, ast.Assign):
+        [target] = parent.targets
+        names = getattr(target, "elts", [])
+        return bool(names) and not any(isinstance(name, ast.Starred) for name in names)
+    return isinstance(parent, ast.For | ast.comprehension)
+
+
+def taken() -> dict[tuple[str, str], Path]:
+    """Return the documents and headings whose commands a test takes, with that test's file."""
+    found = {}
+    for path in TESTS.rglob("*.py"):
+        if path.name == "documents.py":
+            continue
+        for call, parent in parents(ast.parse(path.read_text(encoding="utf-8"))):
+            where = f"{path.relative_to(ROOT)}:{call.lineno}"
+            assert takes_all(parent), f"{where}: write `[one, two] = commands(…)` or a loop, so that none is left out"
+            document, heading = (ast.literal_eval(argument) for argument in call.args)
+            found[document, heading] = path
+    return found
+
+
+def test_each_command_in_a_document_is_run() -> None:
+    """A command that no test runs is a claim. The few that can't be run here are in NOT_RUN, with the reason."""
+    written = {(document, heading) for document in documents() for heading in sections(document)}
+    run = set(taken())
+    for document, heading in sorted(written - run - set(NOT_RUN) - NOT_YET):
+        pytest.fail(f'no test runs the commands of {document}, "{heading}": take them with commands() and run them')
+    assert run - written == set(), "these have no commands, or are no headings"
+    assert (set(NOT_RUN) | NOT_YET) - written == set(), "these have no commands, or are no headings"
+    assert (set(NOT_RUN) | NOT_YET) & run == set(), "these are run, and need no excuse"
+
+
+@pytest.mark.parametrize("document", documents())
+def test_a_block_says_what_it_is(document: str) -> None:
+    """Each block is fenced and has a language; else nothing could tell a command from a configuration."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = read_blocks(document)
+    assert [f"{document}:{block.line}" for block in blocks if not block.language] == []
+    outside = re.sub(r"^( *)```.*?^\1```", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"\n\n(?: {4}|\t)[^ *\-].*", outside) == [], "indented blocks: fence them, with a language"
+
+
+@pytest.mark.parametrize("document", documents())
+def test_a_heading_with_commands_is_the_only_one_of_its_name(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    assert [heading for heading in sections(document) if headings.count(heading) > 1] == []

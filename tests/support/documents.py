@@ -1,0 +1,79 @@
+"""The commands in the documents: each test takes them from the page, so the two can't differ.
+
+tests/deploy/test_commands.py finds a block that no test takes.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+SHELLS = ("sh", "bash", "console")
+
+
+class Block(NamedTuple):
+    """A fenced block: the heading that it stands under, its language, its text, and its line in the document."""
+
+    heading: str
+    language: str
+    text: str
+    line: int
+
+    @property
+    def commands(self) -> str:
+        """The block as a script: of a console, what is behind the prompts."""
+        if self.language not in SHELLS:
+            return ""
+        if self.language != "console":
+            return self.text
+        typed = re.findall(r"^[$#] (.*\n)", self.text, re.MULTILINE)
+        return "".join(typed)
+
+
+def documents() -> list[str]:
+    """Return the names of the documents that tell a person what to type."""
+    found = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def read_blocks(document: str) -> list[Block]:
+    """Return the fenced blocks of a document, in their order."""
+    blocks = []
+    heading, fence, start = "", "", 0
+    body: list[str] = []
+    for number, line in enumerate((ROOT / document).read_text(encoding="utf-8").splitlines(), 1):
+        opened = re.match(r"( *)```(\w*)", line)
+        if fence:
+            indent, language = fence.split("`")
+            if opened:
+                blocks.append(Block(heading, language, "".join(body), start))
+                fence = ""
+            else:
+                body.append(f"{line.removeprefix(indent)}\n")
+        elif opened:
+            fence, start, body = f"{opened[1]}`{opened[2]}", number, []
+        elif title := re.match(r"#+ (.+)", line):
+            heading = title[1]
+    return blocks
+
+
+def sections(document: str) -> dict[str, list[str]]:
+    """Return the commands of a document by the headings that they stand under, in their order."""
+    found: dict[str, list[str]] = {}
+    for block in read_blocks(document):
+        if block.commands:
+            found.setdefault(block.heading, []).append(block.commands)
+    return found
+
+
+def commands(document: str, heading: str) -> list[str]:
+    """Return the scripts under a heading, one for each block.
+
+    A test that calls this runs all of them: it takes the list apart, so that one more block makes it fail.
+    """
+    return sections(document)[heading]
+
+
+def settings(document: str, heading: str) -> list[str]:
+    """Return the other blocks under a heading, which a person writes into a file."""
+    return [block.text for block in read_blocks(document) if block.heading == heading and block.language not in SHELLS]
