@@ -7,7 +7,7 @@ from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
 from ..config.problems import ConfigError
 from ..verbs import ANYWAY, VERBS
-from . import call, demo, host, keys, launcher, serve, upgrade
+from . import call, check, demo, host, keys, launcher, serve, upgrade
 from .errors import CommandError, reason
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
 
@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
+    _add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
     commands.add_parser(
         "launcher", help="start claude for a handler that is not root; systemd runs it, as root (BREAKGLASS_CONFIG)"
     ).set_defaults(run=launcher.launcher)
@@ -64,6 +65,16 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         help="use the real model with your credential from the environment, which costs money",
     )
     parser.set_defaults(run=demo.demo)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Report what a start of the handler with FILE would report, as the user that the handler becomes. "
+        "A problem ends with exit code 2, a warning does not."
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the configuration (default: BREAKGLASS_CONFIG)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, in every case")
+    parser.set_defaults(run=check.check)
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sized
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..auth.signing import SIGNATURE
@@ -22,6 +23,7 @@ from .reader import Entry, ExposedError, Read
 from .secret_files import describe_exposure, safe_mode
 from .server import read_server
 from .vms import read_vm, vmid_in
+from .warnings import find_warnings
 
 _SESSION_SECRET_BYTES = 32
 _LET_READ = "let root own it and the handler's group read it (chmod 640 {path}), or let the handler's user own it"
@@ -115,7 +117,8 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
                 raise ExposedError(exposure, safe_mode(status))
             return file.read()
 
-    return replace(parse(text, read), files=tuple(files))
+    config = parse(text, read)
+    return replace(config, files=tuple(files), warnings=find_warnings(config, datetime.now(UTC), environment))
 
 
 def read_server_user(path: Path) -> str:

@@ -116,6 +116,7 @@ class Config:
     alerts: tuple[Rule, ...] = ()
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # every file that was read
+    warnings: tuple[str, ...] = ()  # about entries that work
     proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log
     urls: tuple[str, ...] = ()  # of this handler, in normal form
 
@@ -151,9 +152,10 @@ class Config:
 
     @property
     def summary(self) -> dict[str, object]:
-        """The names and the problems in it, for the log. A caller has the fingerprint of each of its keys."""
+        """The names, problems and warnings, for the log. A caller has the fingerprint of each of its keys."""
         callers = {caller.name: [fingerprint(key) for key in caller.keys] for caller in self.callers}
-        return {"vms": list(self.vms), "callers": callers, "problems": list_problems(self.problems)}
+        problems, warnings = list_problems(self.problems), list(self.warnings)
+        return {"vms": list(self.vms), "callers": callers, "problems": problems, "warnings": warnings}
 
     @property
     def chat_fault(self) -> bool:

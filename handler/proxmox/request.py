@@ -1,13 +1,12 @@
 """A verb that a known caller requests on a configured VM. Pure."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from ..auth.signing import Caller
 from ..config.model import Vm, by_hand
+from ..config.warnings import warn_of_expiry, warn_of_guest, warn_of_host
 from ..verbs import VERBS
-
-WARN_BEFORE = timedelta(days=14)
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,5 @@ class VerbRequest:
     @property
     def warnings(self) -> list[str]:
         """What the operator should change in the configuration."""
-        caller, vm, found = self.caller, self.vm, []
-        if caller.not_after and caller.not_after - datetime.fromtimestamp(self.received, UTC) < WARN_BEFORE:
-            found.append(
-                f"the key of {caller.name} expires on {caller.not_after:%Y-%m-%d}; make a new one: breakglass keys new"
-            )
-        if vm.host.any_host_key:
-            found.append(f"the host key of {vm.host.name} is not checked: pin hosts.{vm.host.name}.host_key")
-        if "chat" in caller.allow and vm.guest is not None and vm.guest.user == "root":
-            found.append(f"claude logs in to {vm.name} as root: inside it, it may change anything without asking")
-        return found
+        caller, vm, now = self.caller, self.vm, datetime.fromtimestamp(self.received, UTC)
+        return [*warn_of_expiry(caller, now), *warn_of_host(vm.host), *warn_of_guest(vm, [caller])]

@@ -184,17 +184,14 @@ def limit_unread(accepted: socket.socket) -> None:
 
 
 def check_uvicorn() -> None:
-    """Raise SystemExit where uvicorn lacks a method that BoundedProtocol overrides.
+    """Raise ImportError where uvicorn lacks a method that BoundedProtocol overrides.
 
     Otherwise a deadline would be missing, and nothing would say so.
     """
     overridden = [name for name in vars(BoundedProtocol) if not name.startswith("_") and name not in vars(Stranger)]
     missing = [name for name in overridden if not hasattr(HttpToolsProtocol, name)]
     if missing:
-        raise SystemExit(
-            f"breakglass: uvicorn {uvicorn.__version__} can't be used: its HTTP protocol has no {', '.join(missing)}. "
-            "Install the version that this release was tested with: pip install --force-reinstall breakglass"
-        )
+        raise ImportError(f"uvicorn {uvicorn.__version__} can't be used: its HTTP protocol has no {', '.join(missing)}")
 
 
 class Server(uvicorn.Server):
@@ -234,7 +231,6 @@ class Server(uvicorn.Server):
 
 def make_server(config: Config, load: Load, host: str, port: int) -> Server:
     """Return a server for `config`, not yet running; `load` reads it again on SIGHUP."""
-    check_uvicorn()
     raise_limit()
     adopted: list[Server] = []
     settings = uvicorn.Config(

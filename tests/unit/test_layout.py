@@ -66,7 +66,7 @@ PURE = (
     "config/model_api.py",
     "config/alerts.py",
     "config/problems.py",
-    "config/server.py",
+    "config/warnings.py",
     "claude/brief.py",
     "claude/events.py",
     "claude/failures.py",

@@ -24,7 +24,7 @@ from breakglass.web.client_address import client_address
 
 ROOT = Path(__file__).parent.parent.parent
 WRITERS = ("note", "note_at_once", "log_line", "as_line")
-SUMMARY = ["vms", "callers", "problems"]  # of a configuration
+SUMMARY = ["vms", "callers", "problems", "warnings"]  # of a configuration
 ROW = re.compile(r"\| `([a-z-]+)` \| (info|warning|error) \| .* \| ((?:`\w+` ?)+) \|")
 
 

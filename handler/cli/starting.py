@@ -1,0 +1,45 @@
+"""What `serve` does before it listens. `check` does the same and ends there, so that both find the same problems."""
+
+import os
+import pwd
+import shutil
+from pathlib import Path
+
+from ..config.load import load_config
+from ..config.model import Config
+from .account import become
+from .errors import CommandError
+
+INSTALL_SSH = "install openssh-client; the verbs work without it"
+
+
+def load_server_modules() -> None:
+    """Load what only a handler needs. Raises CommandError if a part of the installation can't be used."""
+    try:
+        from ..web.late_modules import load_late_modules
+        from ..web.server import check_uvicorn
+
+        load_late_modules()
+        check_uvicorn()
+    except Exception as error:  # after half an upgrade a library can raise any exception
+        hint = "install Breakglass again, with its dependencies"
+        raise CommandError(f"the handler can't start: {error!r}", hint) from None
+
+
+def load_as(account: pwd.struct_passwd | None, path: Path) -> Config:
+    """Become the account, if there is one, and return the configuration as it reads it, now and at each reload."""
+    from ..web.app import PAGE
+
+    if account is not None:
+        become(account)
+    config = load_config(path, os.environ)
+    if not os.access(PAGE, os.R_OK | os.X_OK):
+        hint = "install Breakglass where that user may read it, and not below /root"
+        raise CommandError(f"the handler's user can't read the page in {PAGE}", hint)
+    return config
+
+
+def missing_programs(config: Config) -> list[str]:
+    """Return the programs that chat needs and that are not installed: without them, claude can't reach the host."""
+    has_key = any(host.read_only_key for host in config.hosts.values())
+    return [name for name in ("ssh",) if config.chat and has_key and shutil.which(name) is None]

@@ -1,0 +1,134 @@
+"""`breakglass check`: the report of a start, and no effect."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..support.ports import reserve_port
+from ..support.service import ACCOUNT, SERVER, SSH_KEY, config_text, give_to_handler, new_secret
+
+CALLERS = {"operator": {"secret": new_secret(), "allow": ["status"]}}
+GOOD = config_text(CALLERS, port=1, key=SSH_KEY, host_key="any")
+OFF = '\n[callers.phone]\nsecret = "whsec_AA=="\nallow = ["status"]\n[unknown]\n'
+
+
+def write(directory: Path, text: str, mode: int = 0o640 if ACCOUNT else 0o600) -> Path:
+    config = directory / "breakglass.toml"
+    config.touch(0o600)
+    config.write_text(text)
+    give_to_handler(config)
+    config.chmod(mode)
+    return config
+
+
+def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "breakglass", *words]
+    given = os.environ | environment
+    return subprocess.run(command, env=given, cwd="/", capture_output=True, text=True, timeout=100)
+
+
+def start(config: Path) -> "subprocess.CompletedProcess[str]":
+    """Start a handler that ends at its port, which is taken, after it has read its configuration."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return run("serve", BREAKGLASS_CONFIG=str(config), PORT=str(taken.getsockname()[1]))
+
+
+def problems(stderr: str) -> list[str]:
+    """Return what stands in a command's errors after their first line."""
+    return stderr.splitlines()[1:]
+
+
+def files_below(directory: Path) -> set[Path]:
+    return set(directory.rglob("*"))
+
+
+def test_a_good_configuration_is_0_and_has_no_effect(tmp_path: Path) -> None:
+    """No directory is made, no port is taken, and the output is one line that names what would be served."""
+    config = write(tmp_path, GOOD.replace("[sessions]\n", f'[sessions]\ndir = "{tmp_path}/sessions"\n'))
+    before = files_below(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ran = run("check", str(config), PORT=str(taken.getsockname()[1]))
+    assert (ran.returncode, ran.stdout) == (
+        0,
+        f"{config}: no problems; callers: operator; hosts: pve1; VMs: devvm\n",
+    )
+    assert ran.stderr == "breakglass: warning: the host key of pve1 is not checked: pin hosts.pve1.host_key\n"
+    assert files_below(tmp_path) == before
+    assert run("check", BREAKGLASS_CONFIG=str(config)).stdout == ran.stdout
+
+
+REFUSED = {
+    "no TOML": "[callers",
+    "nothing in it": SERVER,
+    "no caller that signs": GOOD.replace("whsec_", "whsec"),
+    "an account that does not exist": GOOD.replace(SERVER, "") + '[server]\nuser = "no-such-user"\n',
+    "a [server] that can't be used": GOOD.replace(SERVER, "") + "[server]\nuser = 3\n",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+def test_what_a_start_refuses_is_2_with_the_same_words(tmp_path: Path, text: str) -> None:
+    """Each problem has the lines that a start prints."""
+    config = write(tmp_path, text)
+    checked, started = run("check", str(config)), start(config)
+    assert (checked.returncode, checked.stdout) == (started.returncode, started.stdout) == (2, "")
+    assert checked.stderr.startswith(f"breakglass: {config}: the handler would not start\n")
+    said = started.stderr.removeprefix("breakglass: the configuration can't be used\n").removeprefix("breakglass: ")
+    assert checked.stderr.endswith(said)
+
+
+def test_an_entry_that_is_off_is_2_with_the_same_problems_as_in_the_log(tmp_path: Path) -> None:
+    """The handler would start without it, and `start` in its log has the same problems, warnings and names."""
+    config = write(tmp_path, GOOD + OFF)
+    ran = run("check", str(config))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "the handler would start without what has a problem\n" in ran.stderr
+    for path in ("callers.phone.secret: ", "unknown: is not a setting"):
+        assert path in ran.stderr
+
+    checked = run("check", "--json", str(config))
+    [line] = checked.stdout.splitlines()
+    found = json.loads(line)
+    assert (checked.returncode, checked.stderr, found.pop("file"), found.pop("starts")) == (2, "", str(config), True)
+    environment = os.environ | {"BREAKGLASS_CONFIG": str(config), "PORT": str(reserve_port())}
+    command = [sys.executable, "-m", "breakglass", "serve"]
+    with subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        logged = json.loads(process.stdout.readline())
+        process.terminate()
+    assert logged["level"] == "warning"
+    assert found == {name: logged[name] for name in ("vms", "callers", "problems", "warnings")}
+    assert len(found["problems"]) == 2
+    assert found["warnings"] == ["the host key of pve1 is not checked: pin hosts.pve1.host_key"]
+
+
+def test_json_is_one_line_also_for_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """A script reads one object in every case."""
+    ran = run("check", "--json", str(tmp_path / "none"))
+    [line] = ran.stdout.splitlines()
+    found = json.loads(line)
+    assert (ran.returncode, ran.stderr, found["starts"], found["warnings"]) == (2, "", False, [])
+    [problem] = found["problems"]
+    assert (problem["path"], problem["message"]) == (str(tmp_path / "none"), "there is no such file")
+
+
+def test_a_key_that_expires_is_a_warning(tmp_path: Path) -> None:
+    """A warning does not change the exit code: the handler works."""
+    config = write(tmp_path, GOOD.replace("allow =", "not_after = 2020-01-01T00:00:00Z\nallow ="))
+    ran = run("check", str(config))
+    assert (ran.returncode, "no problems" in ran.stdout) == (0, True)
+    assert "warning: the key of operator expired on 2020-01-01; make a new one: breakglass keys new\n" in ran.stderr
+
+
+@pytest.mark.real("root")
+def test_root_checks_what_the_handlers_user_can_read(tmp_path: Path) -> None:
+    """A file that only root can read is a problem, as it is at the start."""
+    config = write(tmp_path, GOOD, 0o600)
+    checked, started = run("check", str(config)), start(config)
+    assert (checked.returncode, "can't be read by this user" in checked.stderr) == (2, True)
+    assert problems(checked.stderr) == problems(started.stderr)
