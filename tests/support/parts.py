@@ -60,6 +60,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "chromium": lambda: "" if find_browser() else "not installed: chromium-headless-shell or chromium",
     "claude": _claude,
     "curl": lambda: _program("curl", "openssl"),
+    "debian": lambda: _root() or _program("mmdebstrap", "apt-get", "nsenter") or _mounts(),
     "fail2ban": lambda: _program("fail2ban-regex", "fail2ban-client"),
     "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
     "fuse": _fuse,
