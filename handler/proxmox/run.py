@@ -15,7 +15,7 @@ from .request import VerbRequest
 from .wire import job_line, verb_line
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
-JSON_SECONDS = 90.0  # a JSON answer comes before proxies cut at 100 s
+JSON_SECONDS = 45.0  # a JSON answer comes before nginx and load balancers cut at 60 s
 
 
 class SentIds:
@@ -146,12 +146,18 @@ class Run:
             for wait in waits:
                 wait.cancel()
 
-    async def finished(self, stopping: asyncio.Event, seconds: float = JSON_SECONDS) -> Answer:
-        """Return the answer, or the partial answer after `seconds` or when the handler stops."""
+    async def finished(self, stopping: asyncio.Event, seconds: float | None = None) -> Answer:
+        """Return the answer, or the partial answer after `seconds` (by default JSON_SECONDS) or when the handler stops.
+
+        Before the host's first message, the partial answer would be `unknown`: that comes after JSON_SECONDS at least.
+        """
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while self.answer is None and not stopping.is_set() and loop.time() < until:
-            await self._wait_for_update(stopping, until - loop.time())
+        began, limit = loop.time(), JSON_SECONDS if seconds is None else seconds
+        while self.answer is None and not stopping.is_set():
+            left = began + (limit if self._messages else max(limit, JSON_SECONDS)) - loop.time()
+            if left <= 0:
+                break
+            await self._wait_for_update(stopping, left)
         return self.partial_answer()
 
     async def stream(self, stopping: asyncio.Event) -> AsyncIterator[Message]:

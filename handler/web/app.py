@@ -7,10 +7,10 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from .. import audit
@@ -19,6 +19,7 @@ from ..errors import BreakglassError, MethodNotAllowed, NotFound
 from ..service import Load, Service
 from .alert import alert
 from .chat import chat
+from .compression import GzipAnswers, PageFiles
 from .gate import Gate, signed_request
 from .health import health
 from .pve import pve
@@ -40,11 +41,11 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
         await service.stop()
 
     routes = [
-        Route("/pve", pve, methods=["POST"]),
+        Route("/pve", pve, methods=["POST"], middleware=[Middleware(GzipAnswers)]),
         Route("/alert/{source}", alert, methods=["POST"]),
         Route("/chat", chat, methods=["POST"]),
-        Route("/health", health, methods=["GET"]),
-        Mount("/", StaticFiles(directory=PAGE, html=True)),
+        Route("/health", health, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
+        Mount("/", PageFiles(directory=PAGE, html=True)),
     ]
     handlers = {BreakglassError: on_error, HTTPException: on_routing_error}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

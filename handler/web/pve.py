@@ -18,6 +18,7 @@ from ..verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
 from .admission import admit
 from .bodies import VerbBody, parse_verb_body
 from .gate import signed_request
+from .preferences import preferred_wait
 from .reads import Answering, ReadsUnderWay
 from .replies import NDJSON, error_reply, stream_reply
 
@@ -40,7 +41,11 @@ async def pve(request: Request) -> Response:
     run = _run(service, request.state.reads, wanted, began)
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.stopping))
-    return _reply(await run.finished(service.stopping))
+    seconds = preferred_wait(request.headers.getlist("prefer"))
+    reply = _reply(await run.finished(service.stopping, seconds))
+    if seconds is not None:
+        reply.headers["preference-applied"] = f"wait={seconds}"
+    return reply
 
 
 def _run(service: Service, reads: ReadsUnderWay, wanted: VerbRequest, began: float) -> Answering:

@@ -22,8 +22,8 @@ _Key = tuple[str, str, str]
 class Answering(Protocol):
     """What a route needs of a run: its answer as one object, or as lines."""
 
-    async def finished(self, stopping: Event) -> Answer:
-        """Return the answer."""
+    async def finished(self, stopping: Event, seconds: float | None = None) -> Answer:
+        """Return the answer, or what there is of it after `seconds`."""
 
     def stream(self, stopping: Event) -> AsyncIterator[Message]:
         """Yield the messages as they come."""
@@ -35,9 +35,9 @@ class AttachedRun:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    async def finished(self, stopping: Event) -> Answer:
+    async def finished(self, stopping: Event, seconds: float | None = None) -> Answer:
         """Return the run's answer, with `attached`."""
-        answer = await self._run.finished(stopping)
+        answer = await self._run.finished(stopping, seconds)
         return Answer({**answer.body, "attached": True}, answer.status)
 
     async def stream(self, stopping: Event) -> AsyncIterator[Message]:

@@ -82,6 +82,7 @@ PURE = (
     "web/bodies.py",
     "web/client_address.py",
     "web/chat_bodies.py",
+    "web/preferences.py",
 )
 # What can change a VM's state: files, and folders with all that is in them.
 PATH_TO_POWER = (
@@ -97,6 +98,7 @@ BESIDE_THE_PATH = (
     *(
         "handler/web/client_address.py",
         "handler/web/headers.py",
+        "handler/web/preferences.py",
         "handler/web/reads.py",
         "handler/web/replies.py",
         "handler/config/",

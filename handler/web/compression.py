@@ -1,0 +1,72 @@
+"""gzip for the page's files, which are compressed once, and for answers that are one JSON object.
+
+A stream is never compressed: its lines would wait in the compressor. docs/threat-model.md says why a compressed answer
+gives nothing away.
+"""
+
+import gzip
+from functools import lru_cache
+from pathlib import Path
+
+from anyio.to_thread import run_sync
+from starlette.datastructures import Headers
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .preferences import accepts_gzip
+from .replies import NDJSON
+
+LEAST_BYTES = 1024  # a shorter text is hardly shorter compressed; every error is shorter, also one with a challenge
+ANSWER_LEVEL = 6  # takes a third of the time of 9; starlette uses a thread from 128 KiB on
+
+_ACCEPT = b"accept-encoding"
+_KEPT = ("content-type", "last-modified", "etag", "vary")
+
+
+def _client_accepts_gzip(scope: Scope) -> bool:
+    return accepts_gzip(Headers(scope=scope).getlist(_ACCEPT.decode()))
+
+
+class GzipAnswers:
+    """Compresses the answers of a route for clients that accept gzip.
+
+    starlette's middleware takes each mention of gzip for a wish, also `gzip;q=0`. So it gets a header of our own.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = GZipMiddleware(app, LEAST_BYTES, ANSWER_LEVEL, exclude_content_types=(NDJSON,))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = [(name, value) for name, value in scope["headers"] if name != _ACCEPT]
+        if _client_accepts_gzip(scope):
+            headers.append((_ACCEPT, b"gzip"))
+        await self._app({**scope, "headers": headers}, receive, send)
+
+
+class PageFiles(StaticFiles):
+    """The page's files, compressed for clients that accept gzip."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file, whole or `304 Not Modified`.
+
+        The tag of a compressed file is a weak one, because the bytes are others than those of the plain file.
+        """
+        response = await super().get_response(path, scope)
+        response.headers.add_vary_header("Accept-Encoding")
+        if not _client_accepts_gzip(scope) or "etag" not in response.headers:
+            return response
+        response.headers["etag"] = f"W/{response.headers['etag']}"
+        if not isinstance(response, FileResponse) or int(response.headers["content-length"]) < LEAST_BYTES:
+            return response
+        body = await run_sync(compressed_file, str(response.path), response.headers["etag"])
+        kept = {name: response.headers[name] for name in _KEPT}
+        return Response(body, headers={**kept, "content-encoding": "gzip"})
+
+
+@lru_cache(maxsize=64)
+def compressed_file(path: str, tag: str) -> bytes:
+    """Return a file's bytes, compressed. `tag` names its version: each version is compressed once."""
+    return gzip.compress(Path(path).read_bytes(), mtime=0)

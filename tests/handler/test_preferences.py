@@ -1,0 +1,251 @@
+"""What a client may choose about its answer: how long it waits for it, and whether it is compressed."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from breakglass.cli.client import new_id
+from breakglass.demo.proxmox.world import World
+from breakglass.proxmox.run import JSON_SECONDS
+from breakglass.web import compression
+from breakglass.web.app import PAGE
+
+from ..support.documents import commands
+from ..support.scripted import Rules, Scripted, output, result, stage
+from ..support.service import Reply, Service
+from ..support.sshd import Sshd
+from .test_reload import wait_until
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
+
+# A handler whose default is two seconds. No other limit passes in these tests.
+IMPATIENT = "import sys, breakglass.proxmox.run; from breakglass.cli.main import main; "
+IMPATIENT += "breakglass.proxmox.run.JSON_SECONDS = 2.0; sys.exit(main())"
+LONG = "a line of the output\n" * 500
+HELD: Rules = [
+    ("stop", [stage("stop"), {"wait": "go"}, result()]),
+    ("start", [{"wait": "go"}, stage("start"), {"wait": "end"}, result()]),
+    ("forensics", [stage("forensics"), output(LONG), result(deadline=20.0)]),
+    ("ping", [result(vms="102")]),
+    ("", [result(jobs=[])]),
+]
+MORE_VMS = "".join(f'[vms.vm{n}]\nhosts = ["pve1"]\nvmid = {n}\n' for n in range(200, 230))
+
+
+@pytest.fixture(scope="module")
+def script(shared_world: World) -> Scripted:
+    return Scripted(shared_world, HELD)
+
+
+@contextmanager
+def running(directory: Path, sshd: Sshd, program: Sequence[str] = Service.program) -> Iterator[Service]:
+    host_key = [sshd.host_key]
+    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=host_key, program=program, extra=MORE_VMS)
+    try:
+        service.answering()
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def service(directory: Path, script: Scripted, shared_sshd: Sshd) -> Iterator[Service]:
+    with running(directory, shared_sshd) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def impatient(directory: Path, script: Scripted, shared_sshd: Sshd) -> Iterator[Service]:
+    with running(directory, shared_sshd, ("-c", IMPATIENT)) as service:
+        yield service
+
+
+@pytest.fixture
+def held(script: Scripted) -> Scripted:
+    """The host, on which each verb waits again."""
+    for file in ("go", "end"):
+        (script.place / file).unlink(missing_ok=True)
+    script.say(HELD)
+    return script
+
+
+def ask(service: Service, verb: str, *headers: tuple[str, str], msg_id: str = "") -> Reply:
+    """Sign and send a verb with further headers, each on its own line."""
+    body = json.dumps({"verb": verb, "vm": "devvm"}).encode()
+    with closing(HTTPConnection("127.0.0.1", service.port, timeout=120)) as connection:
+        connection.putrequest("POST", "/pve", skip_accept_encoding=True)
+        signed = service.signed(body, msg_id=msg_id).items()
+        for name, value in (*signed, *headers, ("content-length", str(len(body)))):
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        response = connection.getresponse()
+        return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, response.read())
+
+
+def prefer(value: str) -> tuple[str, str]:
+    return ("Prefer", value)
+
+
+# --- how long ---
+
+
+def test_a_json_answer_comes_before_proxies_cut() -> None:
+    """Many of them do so at 60 s: nginx, and load balancers."""
+    assert JSON_SECONDS < 60
+
+
+def test_a_client_can_wait_longer_than_the_default(impatient: Service, held: Scripted) -> None:
+    """With `wait`, the answer is the verb's end; without, it is 202 after the default. The same id attaches."""
+    msg_id = new_id()
+    with ThreadPoolExecutor(1) as pool:
+        wishes = prefer("respond-async"), prefer("wait=500, wait=0")
+        waiting = pool.submit(ask, impatient, "stop", *wishes, msg_id=msg_id)
+        wait_until(lambda: len(held.asked("stop")) == 1)
+        reply = ask(impatient, "stop", prefer("wait=soon"))
+        assert (reply.status, reply.json["outcome"], reply.json["reached"]) == (202, "running", True)
+        assert "preference-applied" not in reply.headers
+        assert not waiting.done()
+        held.let_go("go")
+        whole = waiting.result()
+    assert (whole.status, whole.json["outcome"], whole.headers["preference-applied"]) == (200, "done", "wait=90")
+    assert ask(impatient, "stop", msg_id=msg_id).json["outcome"] == "done"
+
+
+def test_a_client_need_not_wait(service: Service, held: Scripted) -> None:
+    """With `wait=0` the answer is 202 as soon as the host has the verb, which is still held up."""
+    reply = ask(service, "stop", prefer('foo="a, b"; c, wait=0'))
+    assert (reply.status, reply.json["outcome"], reply.json["stage"]) == (202, "running", "stop")
+    assert reply.headers["preference-applied"] == "wait=0"
+    held.let_go("go")
+
+
+def test_the_shortest_wait_lets_the_host_begin(service: Service, impatient: Service, held: Scripted) -> None:
+    """Before the host's first message, it is not known whether the verb got there: this takes the default at most."""
+    with ThreadPoolExecutor(1) as pool:
+        asked: Future[Reply] = pool.submit(ask, service, "start", prefer("wait=0"))
+        wait_until(lambda: len(held.asked("start")) == 1)
+        held.let_go("go")
+        assert asked.result().json["outcome"] == "running"
+    (held.place / "go").unlink()
+    silent = ask(impatient, "start", prefer("wait=0"))
+    assert (silent.status, silent.json["outcome"], silent.json["reached"]) == (503, "unknown", None)
+    for file in ("go", "end"):
+        held.let_go(file)
+
+
+def test_a_read_is_answered_whole(service: Service, held: Scripted) -> None:
+    """A read says nothing before its end, so `wait=0` changes nothing there."""
+    reply = ask(service, "status", prefer("wait=0"))
+    assert (reply.status, reply.json["outcome"]) == (200, "done")
+
+
+@pytest.mark.real("curl")
+def test_the_readme_says_what_to_do_with_a_202(impatient: Service, held: Scripted, tmp_path: Path) -> None:
+    """Its block, word for word, sends the same id again until the verb has ended."""
+    [again] = commands("README.md", "Reading the answer")
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text(impatient.secrets["operator"])
+    given = {"URL": f"http://127.0.0.1:{impatient.port}", "body": '{"verb":"stop","vm":"devvm"}'}
+    given |= {"BREAKGLASS_SECRET_FILE": str(secret), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["bash", "-euo", "pipefail", "-c", again]
+    with subprocess.Popen(command, env={**os.environ, **given}, stdout=subprocess.PIPE, cwd=tmp_path) as shell:
+        try:
+            wait_until(lambda: len(held.asked("stop")) == 2 or shell.poll() is not None)
+        finally:
+            held.let_go("go")
+        answer = json.loads(shell.communicate()[0])
+    assert answer["outcome"] == "done"
+    [msg_id] = {word for line in held.asked("stop") for word in line.split() if word.startswith("id=")}
+    assert msg_id == f"id={answer['id']}"
+
+
+# --- compressed ---
+
+GZIP = ("Accept-Encoding", "gzip, deflate, br")
+NO_GZIP = ("Accept-Encoding", "gzip;q=0, identity")
+FILES = sorted(path.name for path in PAGE.iterdir() if path.suffix in (".html", ".js", ".css"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_pages_files_are_compressed(service: Service, name: str) -> None:
+    """A file is the same afterwards, and its tag lets a browser keep it."""
+    plain = service.send("GET", f"/{name}", headers=dict([NO_GZIP]))
+    packed = service.send("GET", f"/{name}", headers=dict([GZIP]))
+    content = (PAGE / name).read_bytes()
+    assert (plain.status, plain.body, plain.headers.get("content-encoding")) == (200, content, None)
+    assert (packed.status, gzip.decompress(packed.body), packed.headers["content-encoding"]) == (200, content, "gzip")
+    assert len(packed.body) < 0.7 * len(content)
+    for header in ("content-type", "content-security-policy", "cache-control", "last-modified"):
+        assert packed.headers[header] == plain.headers[header]
+    assert plain.headers["vary"] == packed.headers["vary"] == "Accept-Encoding"
+    assert packed.headers["etag"] == f"W/{plain.headers['etag']}"
+    for reply, wish in ((plain, NO_GZIP), (packed, GZIP)):
+        kept = service.send("GET", f"/{name}", headers={**dict([wish]), "If-None-Match": reply.headers["etag"]})
+        assert (kept.status, kept.body, kept.headers["etag"]) == (304, b"", reply.headers["etag"])
+        assert kept.headers["vary"] == "Accept-Encoding"
+    head = service.send("HEAD", f"/{name}", headers=dict([GZIP]))
+    assert (head.body, head.headers["content-length"]) == (b"", str(len(packed.body)))
+
+
+def test_a_client_that_does_not_ask_gets_plain_bytes(service: Service) -> None:
+    """Neither the page nor an answer is compressed for it."""
+    for path in ("/", "/health"):
+        assert "content-encoding" not in service.send("GET", path, headers={"Accept-Encoding": "identity"}).headers
+    assert "content-encoding" not in ask(service, "forensics").headers
+
+
+def test_a_file_is_compressed_once(tmp_path: Path) -> None:
+    """Until it changes."""
+    file = tmp_path / "app.js"
+    file.write_bytes(b"old " * 1000)
+    first = compression.compressed_file(str(file), "1")
+    assert compression.compressed_file(str(file), "1") is first
+    file.write_bytes(b"new " * 1000)
+    assert gzip.decompress(compression.compressed_file(str(file), "2")) == b"new " * 1000
+
+
+def test_a_long_json_answer_is_compressed(service: Service, held: Scripted) -> None:
+    """`/health`, which is open, and the answer to a verb. A short one is not."""
+    health = service.send("GET", "/health", headers=dict([GZIP]))
+    assert (health.headers["content-encoding"], health.headers["vary"]) == ("gzip", "Accept-Encoding")
+    assert len(json.loads(gzip.decompress(health.body))["vms"]) == 31
+    assert "content-encoding" not in service.send("GET", "/health", headers=dict([NO_GZIP])).headers
+    answer = ask(service, "forensics", GZIP)
+    assert answer.headers["content-encoding"] == "gzip"
+    assert json.loads(gzip.decompress(answer.body))["stdout"] == LONG
+    assert "content-encoding" not in ask(service, "no-such-verb", GZIP).headers
+
+
+def test_a_challenge_is_not_compressed(service: Service) -> None:
+    """It is made with the session secret, and stands beside text of the request: its length must say nothing."""
+    body = b'{"verb":"status","vm":"devvm"}'
+    signed = service.signed(body, msg_id=f"msg_{'x' * 60}", at=int(time.time()) - 400)
+    reply = service.send("POST", "/pve", body, {**signed, **dict([GZIP])})
+    assert (reply.status, "content-encoding" in reply.headers) == (401, False)
+    assert len(reply.json["error"]["challenge"]) > 20
+
+
+def test_a_stream_is_not_compressed(service: Service, held: Scripted) -> None:
+    """Its first lines arrive while the verb is held up; a preference for how long to wait is not for streams."""
+    body = b'{"verb":"stop","vm":"devvm"}'
+    wishes = dict([GZIP, prefer("wait=0"), ("Accept", "application/x-ndjson")])
+    with closing(HTTPConnection("127.0.0.1", service.port, timeout=120)) as connection:
+        connection.request("POST", "/pve", body, service.signed(body) | wishes)
+        response = connection.getresponse()
+        assert [json.loads(response.readline())["type"] for _ in range(2)] == ["accepted", "stage"]
+        held.let_go("go")
+        lines = [json.loads(line) for line in response]
+    assert lines[-1]["outcome"] == "done"
+    assert response.headers["content-encoding"] is None
+    assert response.headers["preference-applied"] is None

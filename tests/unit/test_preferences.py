@@ -1,0 +1,128 @@
+"""The two headers in which a client says what it prefers: `Prefer` (RFC 7240) and `Accept-Encoding` (RFC 9110)."""
+
+import pytest
+
+from breakglass.web.preferences import accepts_gzip, preferred_wait
+
+WAITS: dict[str, int] = {
+    "wait=10": 10,
+    "WAIT=10": 10,
+    "wait = 10": 10,
+    "wait\t=\t10": 10,
+    'wait="10"': 10,
+    "wait=0": 0,
+    "wait=000": 0,
+    "wait=007": 7,
+    "wait=90": 90,
+    "wait=91": 90,
+    "wait=100": 90,
+    f"wait=1{'0' * 5000}": 90,
+    "respond-async, wait=10": 10,
+    "wait=10, respond-async": 10,
+    "return=minimal; foo=bar, wait=10": 10,
+    "wait=10; foo": 10,
+    'wait=10;foo="a,b" ; ;bar': 10,
+    ', ,wait=10,"': 10,
+    'x="a, wait=5", wait=10': 10,
+    'x="a\\", wait=5", wait=10': 10,
+    "not a preference, wait=10": 10,
+    "=3, wait=10": 10,
+    "wait 5, wait=10": 10,
+    "wait=10, wait=20": 10,
+}
+NO_WAITS = (
+    *("", ",", "wait", "wait=", 'wait=""', "wait=-1", "wait=+1", "wait=1.5", "wait=1e1", "wait=0x10", "wait=ten"),
+    *(
+        "wait=10 s",
+        "wait=10=10",
+        "wait:10",
+        "waiting=10",
+        "x;wait=10",
+        "wait=\u0661\u0660",
+        "wait=\xb2",
+        "wait=10;=",
+        "a b",
+    ),
+    *('wait="10', 'x="a, wait=10', 'x="a\\", wait=10', 'x=", wait=10\\', "wait, wait=10", "wait=soon, wait=10"),
+)
+
+
+@pytest.mark.parametrize("value", WAITS, ids=lambda value: value[:40])
+def test_a_wait_is_found_among_other_preferences(value: str) -> None:
+    """By the grammar of RFC 7240; the first one counts, and 90 s are the most."""
+    assert preferred_wait([value]) == WAITS[value]
+
+
+@pytest.mark.parametrize("value", NO_WAITS)
+def test_a_malformed_wait_is_ignored(value: str) -> None:
+    """What is no number of seconds, or not by the grammar, is as if it were not there."""
+    assert preferred_wait([value]) is None
+
+
+def test_several_lines_are_one_list() -> None:
+    """The first line that has a wait counts; none is none."""
+    assert preferred_wait(["respond-async", "foo", "wait=10, wait=11", "wait=12"]) == 10
+    assert preferred_wait([]) is None
+
+
+@pytest.mark.parametrize("part", ['"', "\\", '"\\', "a;", " ;", "wait=", "0", ",", " ", ";a=b", "a=", '";'])
+def test_hostile_headers_take_no_time(part: str) -> None:
+    """Headers of 32 KiB that backtrack at each character would take minutes, and the test's own limit ends it."""
+    for value in (part * (32_000 // len(part)), f"wait={part * 30_000}x", f"x{part * 30_000} x"):
+        preferred_wait([value])
+        accepts_gzip([value])
+
+
+GZIP: tuple[str, ...] = (
+    "gzip",
+    "GZIP",
+    "x-gzip",
+    "gzip, deflate, br, zstd",
+    "br;q=1.0, gzip;q=0.8, *;q=0.1",
+    "*",
+    "gzip;q=1",
+    "gzip ; q=0.001",
+)
+GZIP += (
+    "deflate,gzip;Q=0.5",
+    "identity;q=0.5, gzip",
+    "identity, gzip",
+    "gzip;q=0.000, *, gzip;q=0.2",
+    ",gzip",
+    "br, *;q=0.5",
+)
+NO_GZIP: tuple[str, ...] = (
+    "",
+    "identity",
+    "gzip;q=0",
+    "gzip;q=0.000",
+    "*;q=0",
+    "gzip;q=0, *",
+    "br",
+    "identity, gzip;q=0.5",
+    "gzip;q=2",
+    "gzip;q=",
+)
+NO_GZIP += (
+    "gzip;x=1",
+    "gzipped",
+    "not gzip",
+    "x gzip",
+    "gzip;q=0.0001",
+    "gzip;q=-1",
+    "gzip;q=nan",
+    '"gzip"',
+    'a="gzip, gzip',
+)
+
+
+@pytest.mark.parametrize(("value", "wanted"), [*((v, True) for v in GZIP), *((v, False) for v in NO_GZIP)])
+def test_gzip_is_for_clients_that_prefer_it(value: str, wanted: bool) -> None:
+    """Weights count: a client that refuses it, or that likes the plain bytes better, gets those."""
+    assert accepts_gzip([value]) is wanted
+
+
+def test_accept_encoding_may_have_several_lines() -> None:
+    """They are one list. A client that says nothing gets the plain bytes."""
+    assert accepts_gzip(["br", "gzip"])
+    assert not accepts_gzip([])
