@@ -35,8 +35,8 @@ mount -t tmpfs -o mode=1777 none dev/shm
 mount -t tmpfs -o mode=755 none run
 mkdir -m 1777 run/lock
 cat /etc/resolv.conf >etc/resolv.conf
-# the kernel reaps the orphans; and only from now on is the root the copy's
-exec env --ignore-signal=CHLD chroot . /bin/sh -c 'echo ready && exec cat'
+# only in there is the root the copy's; the kernel reaps the orphans of a process that ignores SIGCHLD
+exec chroot . /bin/sh -c 'echo ready && exec env --ignore-signal=CHLD cat'
 """
 
 
