@@ -16,6 +16,7 @@ from .environment import port_number
 from .errors import CommandError
 from .listen import listen
 from .output import DONE
+from .process_1 import leave_process_1
 from .prose import capture_prose
 from .starting import INSTALL_SSH, load_as, load_server_modules, missing_programs
 
@@ -48,6 +49,7 @@ def serve(arguments: argparse.Namespace) -> int:
     os.umask(0o022)  # claude's user has to enter some directories of sessions.dir; private ones have their own mode
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles it
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory: other processes of this user can't read it
+    leave_process_1()
     if sys.stdout is None:  # a file or a connection would get its descriptor, and the log
         raise CommandError("standard output is closed, and the log goes there", "redirect it, like >> breakglass.log")
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")

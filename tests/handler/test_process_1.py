@@ -1,0 +1,78 @@
+"""Process 1 of a container reaps orphans, forwards signals, and ends with the handler's exit code.
+
+tests/deploy/test_container.py does it in the image.
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ..support.signals import signal_process
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("mounts"), pytest.mark.quick]
+
+BEGIN = """
+import os, signal, sys
+from breakglass.cli.process_1 import leave_process_1
+leave_process_1()
+"""
+ORPHAN = """
+if os.fork() == 0:
+    os.fork()  # this one's parent ends without waiting for it
+    os._exit(0)
+os.wait()
+"""
+READY = "print('ready', flush=True)\n"
+
+
+@contextmanager
+def namespace(program: str) -> Iterator["subprocess.Popen[str]"]:
+    argv = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", BEGIN + program]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_an_orphan_is_reaped() -> None:
+    """The one process of it that is left is the child, which goes on."""
+    with namespace(ORPHAN * 3 + READY + "sys.stdin.read()") as process:
+        [first] = children(process.pid)
+        until(lambda: len(children(first)) == 1, "the end of the orphans")
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("signal.signal(15, lambda *_: os._exit(7))\n", 7),
+        ("signal.signal(15, signal.SIG_DFL)\n", 128 + signal.SIGTERM),
+    ],
+    ids=["its own code", "a signal"],
+)
+def test_a_signal_reaches_the_child_and_its_code_comes_back(program: str, code: int) -> None:
+    """Process 1 without a handler for SIGTERM would get none: the kernel drops it."""
+    with namespace(program + READY + "while True: signal.pause()") as process:
+        [first] = children(process.pid)
+        signal_process(first, signal.SIGTERM)
+        assert process.wait(60) == code
+
+
+def test_an_ordinary_process_stays_as_it_is() -> None:
+    program = "import os\nbefore = os.getpid()" + BEGIN + "sys.exit(os.getpid() != before)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
