@@ -42,11 +42,11 @@ def _payload(body: bytes) -> Json:
     try:
         payload = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is not JSON: {str(error)[:120]}", f"see {DOCS}") from None
+        raise BadRequest(f"the body is not JSON: {str(error)[:120]}", SEE) from None
     return _object(payload, "the body")
 
 
-DOCS = "docs/alerts.md"
+SEE = "see breakglass docs alerts"
 _NO_START = "0001-01-01T00:00:00Z"  # Go's zero time
 _GRAFANA_TEST = "TestAlert"
 _HEALTHCHECKS_TEST = {"name": "TEST"}
@@ -151,7 +151,7 @@ SENDERS: Mapping[str, Callable[[Json], list[Alert]]] = {
 
 def _object(value: object, path: str) -> Json:
     if not isinstance(value, dict):
-        raise BadRequest(f"{path} is not a JSON object", f"see {DOCS}")
+        raise BadRequest(f"{path} is not a JSON object", SEE)
     return value
 
 
@@ -159,7 +159,7 @@ def _list(value: object, path: str) -> Sequence[object]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise BadRequest(f"{path} is not a list", f"see {DOCS}")
+        raise BadRequest(f"{path} is not a list", SEE)
     return value
 
 
@@ -175,7 +175,7 @@ def _text(table: Json, key: str, path: str) -> str:
 def _number(table: Json, key: str, path: str) -> int:
     value = table.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise BadRequest(f"{path}{key} is not a number", f"see {DOCS}")
+        raise BadRequest(f"{path}{key} is not a number", SEE)
     return value
 
 

@@ -23,7 +23,7 @@ except Exception as error:  # a defect of chat's modules must not stop the verbs
 READY_SECONDS = 10.0
 
 _OFF = {
-    "off": ("chat is not configured", "add [chat] to the configuration: docs/protocol.md, section 1"),
+    "off": ("chat is not configured", "add [chat] to the configuration; see breakglass docs protocol, section 1"),
     "config-error": ("chat is off: its configuration has a fault", "see the handler's log, correct [chat], and reload"),
     "starting": ("chat is not ready yet", "try again in a moment"),
     "failed": ("chat is off: it could not be loaded", "see the handler's log"),

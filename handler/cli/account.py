@@ -35,7 +35,7 @@ def find_account(config: Path) -> pwd.struct_passwd | None:
             return None
         raise CommandError(
             "the handler was started as root, and must not stay root",
-            f'{MAKE_ONE}; write [server] user = "breakglass" into {config}; docs/runbook.md says who owns the files',
+            f'{MAKE_ONE}; write [server] user = "breakglass" into {config}; see breakglass docs runbook',
         )
     account = look_up(name)
     if os.geteuid() == 0:

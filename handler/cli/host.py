@@ -55,7 +55,7 @@ def host_install_commands(arguments: argparse.Namespace) -> int:
     try:
         text = recipe(host, vms, keys, arguments.sources, as_root=arguments.account == "root")
     except ValueError as error:
-        raise CommandError(f"{error}; nothing was printed", "see docs/runbook.md") from None
+        raise CommandError(f"{error}; nothing was printed", "see breakglass docs runbook") from None
     show(text)
     return DONE
 
@@ -78,6 +78,6 @@ def alert_example(arguments: argparse.Namespace) -> int:
     rules = load_config(config_path(), os.environ).alerts
     url = handler_url(os.environ) if arguments.url is None else checked_url("--url", arguments.url)
     if not any(rule.source == arguments.source for rule in rules):
-        complain(f"no [[alerts]] entry has source = {json.dumps(arguments.source)} yet", "see docs/alerts.md")
+        complain(f"no [[alerts]] entry has source = {json.dumps(arguments.source)} yet", "see breakglass docs alerts")
     say(example(arguments.source, url, rules).rstrip("\n"))
     return DONE

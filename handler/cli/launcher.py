@@ -10,7 +10,7 @@ from .errors import CommandError
 from .output import DONE
 
 _FIRST = 3  # sd_listen_fds(3)
-_HINT = "let systemd start it, with ListenSequentialPacket= and Accept=yes: docs/runbook.md"
+_HINT = "let systemd start it, with ListenSequentialPacket= and Accept=yes; see breakglass docs runbook"
 
 
 def launcher(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
 from ..config.problems import ConfigError
 from ..verbs import ANYWAY, VERBS
-from . import call, check, demo, host, keys, launcher, serve, upgrade
+from . import call, check, demo, docs, host, keys, launcher, serve, upgrade
 from .errors import CommandError, reason
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
 
@@ -51,6 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_chat(commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"))
     _add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
+    document = commands.add_parser("docs", help="print a document, such as the runbook; without a name, list all")
+    document.add_argument("name", nargs="?", metavar="NAME", help="a document, such as runbook")
+    document.set_defaults(run=docs.docs)
     commands.add_parser("version", help="print the version").set_defaults(run=lambda _: version(VERSION))
     return top
 

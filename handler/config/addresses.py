@@ -45,5 +45,5 @@ def read_host_keys(entry: Entry, prefix: str) -> tuple[Lines, Lines]:
             if not _HOST_KEY.fullmatch(line):
                 entry.problem(key, f"is not a public key: {quoted(line)}", _HOST_KEY_HINT)
     if not any(found.values()):
-        entry.problem(pin, "is missing", f'pin it: {pin} = ["ssh-ed25519 AAAA…"], see docs/runbook.md')
+        entry.problem(pin, "is missing", f'pin it: {pin} = ["ssh-ed25519 AAAA…"], see breakglass docs runbook')
     return found[pin], found[ca]

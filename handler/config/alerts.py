@@ -8,7 +8,9 @@ from ..alerts.rules import FRESH_SECONDS, Rule, check_pattern
 from .reader import Entry, quoted
 
 _DAY = 86400
-_PATTERN_HINT = "use text, classes, . * + ? {m,n} and one level of (a|b); * and + twice at most: docs/alerts.md"
+_PATTERN_HINT = (
+    "use text, classes, . * + ? {m,n} and one level of (a|b); * and + twice at most; see breakglass docs alerts"
+)
 
 _Wanted = str | re.Pattern[str]
 

@@ -20,7 +20,7 @@ def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
     for name, host in hosts.items():
         other = power_keys.get(public_key(host.read_only_key)) if host.read_only_key else None
         if other is not None:
-            hint = "give claude a key of its own: docs/runbook.md"
+            hint = "give claude a key of its own; see breakglass docs runbook"
             tables[name].problem("read_only_key", f"is the power key of {other}", hint)
             hosts[name] = replace(host, read_only_key="")
     return hosts
@@ -52,7 +52,7 @@ def _private_key(entry: Entry, name: str, power_key: str = "") -> str:
     for source, private in found[:1]:
         fault = key_fault(private)
         if not fault and power_key and public_key(private) == public_key(power_key):
-            fault = "is the power key", "give claude a key of its own: docs/runbook.md"
+            fault = "is the power key", "give claude a key of its own; see breakglass docs runbook"
         if fault:
             entry.problem(f"{name}_file" if source else name, fault[0] + source, fault[1])
             return ""

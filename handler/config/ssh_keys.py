@@ -33,5 +33,5 @@ def key_fault(private: str) -> tuple[str, str] | None:
     except ValueError as error:
         if "passphrase" in str(error).lower():
             return "is an encrypted key", "remove its passphrase: ssh-keygen -p -f FILE"
-        return "is not a private key of OpenSSH", "make one: docs/runbook.md"
+        return "is not a private key of OpenSSH", "make one; see breakglass docs runbook"
     return None

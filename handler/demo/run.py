@@ -70,7 +70,7 @@ TEXT = """
 
 SCRIPTED = "the real claude; its model is a script on this machine"
 REAL = "the real claude with the real model: it uses your credential from the environment, and you pay for it"
-NO_CHAT = "off: --no-chat was given, or claude is not installed (pip install breakglass[real-cli])"
+NO_CHAT = "off: --no-chat was given, or claude is not installed"
 
 
 def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model: bool = False) -> int:

@@ -143,7 +143,7 @@ def _verdict(trailer: Mapping[str, object]) -> object:
     return _own_verdict(
         "agent-refused",
         "the host agent is older than this handler: upgrade it",
-        "run breakglass host bundle breakglass-pve, and copy the file to the host as docs/runbook.md says",
+        "run breakglass host bundle breakglass-pve, and copy the file to the host as breakglass docs runbook says",
     )
 
 

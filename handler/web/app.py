@@ -64,5 +64,7 @@ async def on_routing_error(request: Request, error: Exception) -> Response:
     """Answer 404 or 405 in the form of the other errors."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return error_reply(MethodNotAllowed(f"this address does not accept {request.method}", "see docs/protocol.md"))
-    return error_reply(NotFound("there is nothing at this address", "see docs/protocol.md"))
+        return error_reply(
+            MethodNotAllowed(f"this address does not accept {request.method}", "see breakglass docs protocol")
+        )
+    return error_reply(NotFound("there is nothing at this address", "see breakglass docs protocol"))

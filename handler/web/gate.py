@@ -81,11 +81,13 @@ class Gate:
         guarded = with_headers(scope["path"] in SIGNED or scope["path"] == "/health", send)
         unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
         if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
-            return await refuse(guarded, NotFound("there is nothing at this address", "see docs/protocol.md"))
+            return await refuse(guarded, NotFound("there is nothing at this address", "see breakglass docs protocol"))
         if scope["path"] in SIGNED:
             if scope["method"] == "POST":
                 return await self._signed(scope, receive, guarded)
-            return await refuse(guarded, MethodNotAllowed(f"{scope['path']} takes POST only", "see docs/protocol.md"))
+            return await refuse(
+                guarded, MethodNotAllowed(f"{scope['path']} takes POST only", "see breakglass docs protocol")
+            )
         return await self._app(scope, receive, guarded)
 
     async def _signed(self, scope: Scope, receive: Receive, send: Send) -> None:

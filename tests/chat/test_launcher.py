@@ -537,7 +537,7 @@ def test_the_launcher_is_no_command_for_people(variables: dict[str, str], words:
     environment = os.environ | variables
     command = [sys.executable, "-m", "breakglass", "launcher"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert (ran.returncode, words in ran.stderr, "docs/runbook.md" in ran.stderr) == (2, True, True)
+    assert (ran.returncode, words in ran.stderr, "breakglass docs runbook" in ran.stderr) == (2, True, True)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def copy_distribution(name: str, version: str, packages: Path) -> None:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what the handler is started from."""
     place = tmp_path_factory.mktemp("checkout")
-    for folder in ("handler", "agents", "static_site"):
+    for folder in ("handler", "agents", "docs", "static_site"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Procfile", place)
     for directory in (place, *place.parents):
@@ -102,3 +102,14 @@ def test_the_folder_is_a_command(checkout: Path, environment: dict[str, str], tm
     command = ["python", str(checkout / "handler"), "--version"]
     told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (told.stdout, told.stderr, told.returncode) == (f"breakglass {VERSION}\n", "", 0)
+
+
+def test_the_folder_has_the_documents(checkout: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """`python handler docs` prints the documents that stand beside the folder; without those, it says so."""
+    command = ["python", str(checkout / "handler"), "docs", "runbook"]
+    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (told.stdout, told.returncode) == ((ROOT / "docs/runbook.md").read_text("utf-8"), 0)
+    (checkout / "docs").rename(tmp_path / "docs")
+    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    (tmp_path / "docs").rename(checkout / "docs")
+    assert (told.stdout, "the documents are not installed" in told.stderr, told.returncode) == ("", True, 2)

@@ -203,6 +203,13 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
     "no directory": ({}, "host bundle {dir}/x/agent", 1, "can't write \"", "write it somewhere else"),
     "onto a directory": ({}, "host bundle {dir}", 2, "is a directory", "name the file: "),
     "full disk": ({}, "host bundle /dev/full", 1, "No space left on device", "write it somewhere else"),
+    "document": (
+        {},
+        "docs nope",
+        2,
+        'there is no document "nope"',
+        "use one of alerts, architecture, glossary, logs, ",
+    ),
     "long TMPDIR": ({"TMPDIR": "{long}"}, "demo", 2, "is too long for the sockets", "set TMPDIR"),
 }
 
@@ -463,6 +470,29 @@ def test_a_checkout_runs_through_a_symlink(tmp_path: Path, through: str) -> None
     link.symlink_to(ROOT if "/" in through else ROOT / "handler")
     ran = subprocess.run([sys.executable, str(tmp_path / through), "version"], capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == (f"breakglass {VERSION}\n", "")
+
+
+def test_docs_lists_the_documents() -> None:
+    """`breakglass docs` prints each document's name and who it is for, and nothing else."""
+    names = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
+    lines = run("docs").stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == names
+    assert re.fullmatch(r"runbook +For operators\.", lines[names.index("runbook")])
+
+
+@pytest.mark.parametrize("name", ["runbook", "runbook.md", "docs/runbook.md"])
+def test_docs_prints_a_document(name: str) -> None:
+    """A document is printed as it is, with or without the ending that links in other documents have."""
+    ran = run("docs", name)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, (ROOT / "docs/runbook.md").read_text("utf-8"), "")
+
+
+def test_docs_prints_on_a_terminal_that_lacks_arrows() -> None:
+    """A character that the terminal's encoding lacks is printed as a question mark, and the rest as it is."""
+    ran = run("docs", "architecture", PYTHONIOENCODING="latin-1")
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == text.encode("latin-1", "replace").decode("latin-1") != text
 
 
 def test_help_lists_the_exit_codes() -> None:

@@ -10,7 +10,9 @@ from ..jobs.verify import describe_chain, read_chain
 from .findings import Finding, ok, warning
 from .reading import FILE_SECONDS
 
-_CHAIN_HINT = 'see "The chain of jobs" in docs/runbook.md; someone may have edited the record of jobs'
+_CHAIN_HINT = (
+    "someone may have edited the record of jobs; at the handler, see The chain of jobs in breakglass docs runbook"
+)
 _CHAIN_NAME = "chain-"
 
 

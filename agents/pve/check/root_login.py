@@ -93,7 +93,8 @@ def judge_root_sshd(settings: Mapping[str, str], address: str) -> Iterator[Findi
         faults.append(error(sentence, f"set AuthenticationMethods publickey {IN_MATCH}"))
     login = settings.get("permitrootlogin", "")
     if login == "no":
-        hint = "set PermitRootLogin forced-commands-only in a Match block of a drop-in of its own: docs/runbook.md"
+        hint = "set PermitRootLogin forced-commands-only in a Match block of a drop-in of its own"
+        hint += "; at the handler, see breakglass docs runbook"
         faults.append(error(f"PermitRootLogin no refuses every key of root from {address}", hint))
     yield from faults
     yield from judge_rest(settings, "root")

@@ -1,0 +1,43 @@
+"""`breakglass docs`: the documents of this version, without a network."""
+
+import argparse
+import re
+import sys
+from importlib.resources import files
+
+from .errors import CommandError
+from .output import DONE, say, show
+
+_FIRST_SENTENCE = re.compile(r"# [^\n]*\n\n(.+?\.)\s", re.DOTALL)
+
+
+def docs(arguments: argparse.Namespace) -> int:
+    """Print the document that the arguments name, or the list of all."""
+    documents = read_documents()
+    if arguments.name is None:
+        width = max(map(len, documents), default=0)
+        for name, text in documents.items():
+            say(f"{name:{width}}  {first_sentence(text)}")
+        return DONE
+    name = arguments.name.removeprefix("docs/").removesuffix(".md")
+    if name not in documents:
+        raise CommandError(f'there is no document "{name}"', f"use one of {', '.join(documents)}")
+    encoding = sys.stdout.encoding or "utf-8"
+    show(documents[name].encode(encoding, "replace").decode(encoding))  # a terminal may lack the arrows of a picture
+    return DONE
+
+
+def read_documents() -> dict[str, str]:
+    """Return the text of each document by its name, in the order of the names."""
+    try:
+        found = [entry for entry in files("breakglass.docs").iterdir() if entry.name.endswith(".md")]
+    except ModuleNotFoundError:
+        hint = "the wheel has them, and so has the folder docs beside the folder handler"
+        raise CommandError("the documents are not installed", hint) from None
+    return {entry.name.removesuffix(".md"): entry.read_text("utf-8") for entry in sorted(found, key=lambda e: e.name)}
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence below a document's title, which says who it is for."""
+    found = _FIRST_SENTENCE.match(text)
+    return " ".join(found[1].split()) if found else ""

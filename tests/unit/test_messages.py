@@ -1,0 +1,88 @@
+"""What the product's messages send people to is where the wheel alone is installed, and is ours."""
+
+import ast
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.cli.docs import first_sentence, read_documents
+
+ROOT = Path(__file__).parent.parent.parent
+CODE = [path for folder in ("handler", "agents") for path in sorted((ROOT / folder).rglob("*.py"))]
+TEXTS = (".md", ".sh", ".txt", ".yml", ".html", ".js", ".toml", ".service", ".conf", "")
+FOLDERS = ("handler", "agents", "static_site", "docs", "deploy")
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+SEEN = re.compile(r"breakglass docs ([\w-]+)")
+# a command that installs, up to where the shell ends it; a line that goes on at its end is joined before
+INSTALLING = re.compile(
+    r"\b(?:(?:pip3?|pipx) (?:install|download|run)|uv (?:pip install|tool install|tool run|add)|uvx)\b([^\n`|;&()\"']*)"
+)
+
+
+def messages(path: Path) -> Iterator[str]:
+    """Yield each text of a module that is no docstring."""
+    tree = ast.parse(path.read_text("utf-8"))
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, DOCUMENTED) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def installed_names(text: str) -> set[str]:
+    """Return the packages that the commands in a text take from an index: no files, no options, no locked list."""
+    names: set[str] = set()
+    for found in INSTALLING.finditer(text.replace("\\\n", " ")):
+        words = found[1].split(" #")[0].split()
+        if "--no-index" in words or not words:
+            continue
+        values = {word for option, word in itertools.pairwise(words) if option in ("-r", "-c", "-d", "--dest")}
+        names |= {w for w in words if w[0] not in "-." and w not in values and not w.endswith(".whl") and "/" not in w}
+    return names
+
+
+def test_messages_name_documents_by_the_command_that_prints_them() -> None:
+    """No message says docs/NAME.md, which is not there where only the wheel is; each named document exists."""
+    said = [(path, text) for path in CODE for text in messages(path)]
+    assert [f"{path}: {text}" for path, text in said if re.search(r"[\w-]+\.md\b", text) and "docs/" in text] == []
+    named = {name for _, text in said for name in SEEN.findall(text)}
+    assert {"runbook", "protocol", "alerts"} <= named <= set(read_documents())
+
+
+def test_no_text_installs_a_package_that_is_not_ours() -> None:
+    """No message, document or file of the product takes a package of some name from an index: ours is on none."""
+    paths = [path for name in FOLDERS for path in (ROOT / name).rglob("*") if path.suffix in (*TEXTS, ".py")]
+    paths = [path for path in (*paths, *ROOT.glob("*.md"), ROOT / "Procfile") if path.is_file()]
+    assert len(paths) > 200
+    found = {str(path.relative_to(ROOT)): installed_names(path.read_text("utf-8")) for path in paths}
+    assert {path: names for path, names in found.items() if names} == {}
+    assert [str(path) for path in paths if "breakglass[" in path.read_text("utf-8")] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("(pip install breakglass[real-cli])", {"breakglass[real-cli]"}),
+        ("pip install --force-reinstall breakglass", {"breakglass"}),
+        ("pipx install breakglass", {"breakglass"}),
+        ("uv tool install breakglass", {"breakglass"}),
+        ("pip install --require-hashes \\\n    -r requirements.txt", set()),
+        ("pip install --no-deps ./breakglass-0.2.0-py3-none-any.whl", set()),
+        ("pip install --no-index --find-links wheels breakglass", set()),
+    ],
+)
+def test_an_index_is_recognised(text: str, names: set[str]) -> None:
+    """A name is one that an index decides about; a file, a locked list and a directory of wheels are not."""
+    assert installed_names(text) == names
+
+
+@pytest.mark.parametrize("name", read_documents())
+def test_a_document_says_who_it_is_for(name: str) -> None:
+    """Each document begins with a sentence that `breakglass docs` lists."""
+    assert re.fullmatch(r"For .{5,90}\.", first_sentence(read_documents()[name]))
