@@ -1,10 +1,13 @@
 """What is handed out: the wheel, the lock files and ./dev."""
 
+import email
+import json
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -13,26 +16,42 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.words import VERSION
 
+from ..support.documents import commands
 from ..support.locks import read_pins
-from ..support.wheelhouse import wheelhouse
+from ..support.service import Service
+from ..support.sshd import Sshd
+from ..support.wheelhouse import PYTHONS, copy_sources, wheelhouse
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {
     "handler": "breakglass",
     "agents": "breakglass/agents",
+    "docs": "breakglass/docs",
     "static_site": "breakglass/static_site",
 }
 LOCKS = ("requirements.txt", "requirements-dev.txt")
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+OPENAI_AGENTS = (  # its top-level package is `agents`, as one of our folders is called
+    "openai-agents==0.24.0 --hash=sha256:18d4ac34e84ed937333ec8ce46395ed3521ffcbb0a521780a4c2eaa451467f49\n"
+)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, without the checkout on its import path."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return subprocess.run(
-        command, cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, check=False, timeout=300
     )
+
+
+def pip(venv: Path, *words: str | Path) -> None:
+    """Run this environment's pip for another one, which needs none of its own."""
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--root-user-action=ignore")
+    ran = run(sys.executable, "-m", "pip", "--python", venv, words[0], *quiet, *words[1:], cwd=venv)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def sources() -> set[str]:
@@ -41,7 +60,7 @@ def sources() -> set[str]:
     return {
         f"{inside}/{path.relative_to(top)}"
         for inside, top, path in files
-        if path.is_file() and path.suffix != ".pyc" and not path.name.startswith(".")
+        if path.is_file() and path.suffix not in (".pyc", ".png") and not path.name.startswith(".")
     }
 
 
@@ -52,32 +71,81 @@ def wheel() -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment that has the wheel, and what the wheel depends on from here."""
-    place = tmp_path_factory.mktemp("elsewhere")
-    venv = place / "venv"
-    assert run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=place).returncode == 0
-    put = run(
-        *(sys.executable, "-m", "pip", "--python", venv, "install"),
-        *("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", wheel),
-        cwd=place,
-    )
-    assert put.returncode == 0, put.stdout + put.stderr
-    # The .pth files in the directory that a .pth names are not read: a checkout linked from there stays out of the way.
-    [packages] = venv.glob("lib/python*/site-packages")
-    (packages / "here.pth").write_bytes(os.fsencode(sysconfig.get_path("purelib")) + b"\n")
+def python_version(python: Path) -> tuple[int, ...]:
+    """Return the version of a Python, or (0, 0) if there is none."""
+    if not python.exists():
+        return (0, 0)
+    ran = run(python, "-c", "import sys; print(*sys.version_info[:2])", cwd=Path("/"))
+    return tuple(map(int, ran.stdout.split()))
+
+
+@pytest.fixture(
+    scope="module", params=[Path(sys.executable), SYSTEM_PYTHON], ids=["this Python", "the system's Python"]
+)
+def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of a new environment with the wheel and the locked packages, for one of two Pythons."""
+    python = request.param
+    if python == SYSTEM_PYTHON and python_version(python) < (3, 11):
+        pytest.skip(f"{python} is not Python 3.11 or newer")
+    venv = tmp_path_factory.mktemp("elsewhere") / "venv"
+    assert run(python, "-m", "venv", "--without-pip", venv, cwd=ROOT).returncode == 0
+    offline = ("--no-index", "--find-links", wheel.parent, "--no-compile")
+    pip(venv, "install", *offline, "--require-hashes", "-r", ROOT / "requirements.txt")
+    pip(venv, "install", *offline, "--no-deps", "breakglass")
+    for above in venv.parents:  # the handler's user reads the program there
+        if not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o011)
     return venv / "bin"
 
 
 @pytest.mark.all
 def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
-    """Every file of the handler, the agents and the page is in the wheel, and nothing else but its metadata."""
+    """Every file of the handler, the agents, the documents and the page is in the wheel, and no other package."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert {"breakglass/static_site/index.html", "breakglass/agents/bundle.py", "breakglass/demo/run.py"} <= names
     assert {"breakglass/cli/recipe.sh", "breakglass/alerts/templates/alertmanager.yml"} <= names
+    assert {"breakglass/docs/runbook.md", "breakglass/agents/breakglass.md", "breakglass/py.typed"} <= names
     assert names == sources()
+
+
+@pytest.mark.all
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    """The metadata has the Pythons that the locked packages are there for, and no address that is not known."""
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    classifiers = metadata.get_all("Classifier", [])
+    minors = [found[1] for line in classifiers if (found := re.fullmatch(r"Programming .* :: (3\.\d+)", line))]
+    assert minors == list(PYTHONS)
+    assert metadata["Requires-Python"] == f">={PYTHONS[0]}"
+    assert "Typing :: Typed" in classifiers
+    assert "proxmox" in metadata["Keywords"].split(",")
+    assert metadata.get_all("Project-URL") == ["Standard Webhooks, https://www.standardwebhooks.com"]
+
+
+@pytest.mark.all
+def test_the_wheel_is_the_same_twice(wheel: Path, tmp_path: Path) -> None:
+    """The lines of docs/recipes.md build the same bytes again, elsewhere, later and under another umask."""
+    [recipe] = commands("docs/recipes.md", "Build the wheel")
+    digests = []
+    for name, umask in (("one", "022"), ("other", "077")):
+        checkout = tmp_path / name
+        copy_sources(checkout)
+        commit = "git init -q; git add -A; git -c user.name=x -c user.email=x@x commit -q -m x --date @1800000000"
+        made = run(
+            *("bash", "-euc", f"umask {umask}; touch handler/*.py; ln -s {sys.prefix} .venv; {commit}; {recipe}"),
+            cwd=checkout,
+            GIT_COMMITTER_DATE="@1800000000",
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        digests.append(made.stdout.splitlines()[-1].split())
+    assert digests[0] == digests[1]
+    assert digests[0][1] == f"dist/{wheel.name}"
+    with zipfile.ZipFile(tmp_path / "one" / digests[0][1]) as archive, zipfile.ZipFile(wheel) as plain:
+        # without SOURCE_DATE_EPOCH only the times are others
+        assert {(i.filename, i.CRC) for i in archive.infolist()} == {(i.filename, i.CRC) for i in plain.infolist()}
+        assert {info.date_time for info in archive.infolist()} == {time.gmtime(1800000000)[:6]}
 
 
 @pytest.mark.all
@@ -94,12 +162,14 @@ def test_the_wheel_imports_from_its_own_place(installed: Path, tmp_path: Path) -
 
 @pytest.mark.all
 def test_the_command_of_the_wheel_runs(installed: Path, tmp_path: Path) -> None:
-    """`breakglass` runs from any directory and lists its commands; so does `python -m breakglass`."""
+    """`breakglass` and `python -m breakglass` run from any directory, list their commands and print a document."""
     for command in ([installed / "breakglass"], [installed / "python", "-m", "breakglass"]):
         told = run(*command, "--help", cwd=tmp_path)
         assert told.returncode == 0, told.stderr
         assert "serve" in told.stdout
         assert run(*command, "--version", cwd=tmp_path).stdout == f"breakglass {VERSION}\n"
+    told = run(installed / "breakglass", "docs", "runbook", cwd=tmp_path)
+    assert told.stdout == (ROOT / "docs/runbook.md").read_text("utf-8")
 
 
 @pytest.mark.all
@@ -109,8 +179,67 @@ def test_the_wheel_writes_the_host_agent(installed: Path, tmp_path: Path) -> Non
     assert told.returncode == 0, told.stderr
     agent = tmp_path / "breakglass-pve"
     assert os.access(agent, os.X_OK)
-    here = run(sys.executable, "-m", "breakglass", "host", "bundle", cwd=ROOT)
-    assert agent.read_text(encoding="utf-8") == here.stdout
+    assert agent.read_text(encoding="utf-8") == bundle()
+
+
+class InstalledService(Service):
+    """A handler that runs from an installed wheel."""
+
+    def __init__(self, python: Path, directory: Path, sshd: Sshd) -> None:
+        self.python = python
+        super().__init__(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+
+
+@pytest.mark.all
+@pytest.mark.real("sshd")
+def test_the_wheel_answers_a_signed_status(installed: Path, sshd: Sshd, tmp_path: Path) -> None:
+    """`breakglass call status` of an installed wheel is answered by the handler of the same wheel, with its page."""
+    service = InstalledService(installed / "python", tmp_path, sshd)
+    try:
+        service.answering()
+        asked = run(
+            *(installed / "breakglass", "call", "status", "--json"),
+            cwd=tmp_path,
+            BREAKGLASS_URL=f"http://127.0.0.1:{service.port}",
+            BREAKGLASS_SECRET=service.secrets["operator"],
+        )
+        assert asked.returncode == 0, asked.stderr
+        assert json.loads(asked.stdout)["outcome"] == "done"
+        assert b"<title>" in service.send("GET", "/").body
+        assert service.health()["version"] == VERSION
+    finally:
+        service.stop()
+
+
+@pytest.mark.all
+def test_the_wheel_works_beside_openai_agents(wheel: Path, tmp_path: Path) -> None:
+    """The wheel and openai-agents, whose package is `agents`, share no file: each can come first, and go again."""
+    (tmp_path / "openai.txt").write_text(OPENAI_AGENTS)
+    ours = ("--no-index", "--no-deps", "--no-compile", wheel)
+    theirs = ("--require-hashes", "--no-deps", "--no-compile", "--only-binary=:all:", "-r", tmp_path / "openai.txt")
+    for first, second in ((ours, theirs), (theirs, ours)):
+        venv = tmp_path / ("ours" if first is ours else "theirs")
+        assert run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=tmp_path).returncode == 0
+        for words in (first, second):
+            pip(venv, "install", *words)
+        [packages] = venv.glob("lib/python*/site-packages")
+        (packages / "here.pth").write_bytes(os.fsencode(sysconfig.get_path("purelib")) + b"\n")
+        assert (packages / "agents/__init__.py").is_file()
+        made = run(venv / "bin/breakglass", "host", "bundle", cwd=tmp_path)
+        assert (made.returncode, made.stdout) == (0, bundle()), made.stderr
+        pip(venv, "uninstall", "--yes", "breakglass" if first is ours else "openai-agents")
+        assert (packages / "agents/__init__.py").is_file() is (first is ours)
+        assert (packages / "breakglass/agents/__init__.py").is_file() is (first is theirs)
+
+
+def test_another_package_called_agents_is_not_ours(tmp_path: Path) -> None:
+    """A top-level package `agents` that comes first on the path is not imported: our only one is `breakglass`."""
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents/__init__.py").write_text("raise ImportError('this is not the host agent')\n")
+    made = run(sys.executable, "-m", "breakglass", "host", "bundle", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (made.returncode, made.stdout) == (0, bundle()), made.stderr
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    assert {name.partition(".")[0] for name in packages} == {"breakglass"}
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -100,6 +100,7 @@ def give_to_handler(*files: Path) -> None:
 class Service:
     """A running handler with the callers `operator`, `operator2` (all verbs) and `viewer` (reads)."""
 
+    python: str | Path = sys.executable
     program: Sequence[str] = ("-m", "breakglass")  # for Python
 
     def __init__(
@@ -128,7 +129,7 @@ class Service:
     def start(self) -> None:
         """Start the handler, or start it again where it was, and return once it listens."""
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        command = [sys.executable, *self.program, "serve"]
+        command = [self.python, *self.program, "serve"]
         with self.audit_file.open("ab") as audit:
             self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
         wait_listening(self.port, self.process)

@@ -17,7 +17,7 @@ from .leftovers import shared_directory
 from .locks import ROOT
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")  # those that pyproject.toml declares
-FOLDERS = ("handler", "agents", "static_site")
+FOLDERS = ("handler", "agents", "docs", "static_site")
 _BESIDE = ("pyproject.toml", "README.md", "LICENSE")
 _PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 
@@ -41,21 +41,22 @@ def wheelhouse() -> Path:
     return made
 
 
-def build_wheel(directory: Path, **environment: str) -> Path:
+def build_wheel(directory: Path) -> Path:
     """Build the wheel from a copy of this checkout in a new directory: setuptools leaves a `build` directory behind."""
+    copy_sources(directory)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    _run(*(sys.executable, "-m", "build", "--wheel", "--no-isolation"), cwd=directory, environment=environment)
+    [path] = (directory / "dist").glob("*.whl")
+    return path
+
+
+def copy_sources(directory: Path) -> None:
+    """Copy what the wheel is built from into a new directory."""
     directory.mkdir()
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in _BESIDE:
         shutil.copy(ROOT / name, directory)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    _run(
-        *(sys.executable, "-m", "build", "--wheel", "--no-isolation"),
-        cwd=directory,
-        environment={**inherited, **environment},
-    )
-    [path] = (directory / "dist").glob("*.whl")
-    return path
 
 
 def _locked_wheels() -> Path:
