@@ -52,8 +52,8 @@ async def open_host(node: Host) -> AsyncIterator[Open]:
     """Open connections, and close them at the end."""
     made: list[HostConnection] = []
 
-    def make(**changes: Any) -> HostConnection:
-        made.append(HostConnection(replace(node, **changes), retry_seconds=1))
+    def make(retry_seconds: float = 1, **changes: Any) -> HostConnection:
+        made.append(HostConnection(replace(node, **changes), retry_seconds))
         return made[-1]
 
     yield make
@@ -388,7 +388,7 @@ async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: S
 
 async def test_without_a_session_each_verb_is_an_exec(open_host: Open, node: Host, sshd: Sshd) -> None:
     """A read-only key gets no session: verbs go one by one, and their trailers are understood."""
-    host = open_host(key=sshd.read_only_key)
+    host = open_host(key=sshd.read_only_key, retry_seconds=60)  # the host may be slow to refuse the session
     assert (await host.read("status vm=102"))[-1]["state"] == "running"
     assert host.link is not None
     assert host.link.channel is None
@@ -406,6 +406,14 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     host = open_host()
     await host.read("status vm=102")
     await handshake_of(host)
+    assert host.link is not None
+    abort = host.link.abort
+
+    def abort_and_be_patient() -> None:
+        monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 60)  # the new connection may be slow
+        abort()
+
+    monkeypatch.setattr(host.link, "abort", abort_and_be_patient)
     frozen = descendants(sshd.process.pid)
     for pid in frozen:
         signal_process(pid, signal.SIGSTOP)
