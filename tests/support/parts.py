@@ -57,6 +57,7 @@ def _claude() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "alertmanager": lambda: _program("prometheus-alertmanager", "amtool"),
     "bwrap": _bwrap,
+    "caddy": lambda: _program("caddy"),
     "chromium": lambda: "" if find_browser() else "not installed: chromium-headless-shell or chromium",
     "claude": _claude,
     "curl": lambda: _program("curl", "openssl"),
