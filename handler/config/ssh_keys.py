@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncssh
+    from .ssh_library import asyncssh
 
 
 def public_key(private: str) -> str:
@@ -18,7 +18,7 @@ def public_key(private: str) -> str:
 @lru_cache(maxsize=64)
 def import_key(private: str) -> "asyncssh.SSHKey":
     """Return an unencrypted private key, parsed once: an RSA key takes a second. Raise ValueError for anything else."""
-    import asyncssh
+    from .ssh_library import asyncssh
 
     return asyncssh.import_private_key(private.strip() + "\n")
 

@@ -3,10 +3,9 @@
 import socket
 import struct
 
-import asyncssh
-
 from ..config.model import Host
 from ..config.ssh_keys import import_key
+from ..config.ssh_library import asyncssh
 from ..errors import Unreached
 
 CONNECT_SECONDS = 10

@@ -5,9 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-import asyncssh
-from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
-
+from ..config.ssh_library import asyncssh
 from ..errors import Lost, Unreached
 from ..verbs import VERBS
 from .outcome import Message
@@ -19,6 +17,8 @@ FULL = "the host is overloaded, or sshd's MaxSessions is small"
 READ_BYTES = 64 * 1024  # at a time, of an exec's output
 READ_CHANNELS, JOB_CHANNELS = 3, 4  # beside the session; sshd's MaxSessions is 10
 POLL_SECONDS = 2.0  # between two looks at a job
+# Of opening a channel. asyncssh asserts that there is a connection, which may have ended a moment before.
+FAILURES = (OSError, asyncssh.Error, TimeoutError, AssertionError)
 
 
 class Execs:
@@ -72,7 +72,7 @@ class Execs:
                     return await _read_answer(process)
             except asyncssh.ChannelOpenError as error:
                 raise await self._not_opened(error) from None
-            except (OSError, asyncssh.Error, TimeoutError):
+            except FAILURES:
                 raise Lost("the connection was lost") from None
 
     async def _not_opened(self, error: asyncssh.ChannelOpenError) -> Unreached | Lost:
@@ -81,7 +81,7 @@ class Execs:
         asyncssh raises the same class before and after that. After it, the code is OPEN_REQUEST_SESSION_FAILED: the
         host refused the request, or the connection ended before the reply, and the host may be executing it.
         """
-        if error.code == OPEN_REQUEST_SESSION_FAILED:
+        if error.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:
             return Lost("the connection was lost")
         await asyncio.sleep(0)  # asyncssh marks a connection as closed one step of the event loop after it closes it
         if self._conn.is_closed():

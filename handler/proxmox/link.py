@@ -1,6 +1,6 @@
 """One SSH connection to a Proxmox host, and the agent's resident session on it.
 
-Only this file, `connect.py` and `execs.py` import asyncssh. Each of its failures becomes `Unreached` (nothing was sent)
+Only this file, `connect.py` and `execs.py` use asyncssh. Each of its failures becomes `Unreached` (nothing was sent)
 or `Lost` (the request may have been sent) there.
 """
 
@@ -10,12 +10,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-import asyncssh
-
 from ..config.model import Host
+from ..config.ssh_library import asyncssh
 from ..errors import Lost, Unreached
 from .connect import CONNECT_SECONDS, connect, unreached
-from .execs import Execs
+from .execs import FAILURES, Execs
 from .handshake import Handshake, read_handshake
 from .outcome import Message
 from .patience import FIRST_SECONDS, Patience
@@ -155,7 +154,7 @@ class Link:
         """Open the resident session. Without one (an older agent, a full host), each request is an exec of its own."""
         channel = Channel()
         self._tried_session = time.monotonic()
-        with suppress(OSError, asyncssh.Error, TimeoutError):
+        with suppress(*FAILURES):
             async with asyncio.timeout(ALIVE_SECONDS):
                 await self.conn.create_session(lambda: channel, SESSION_LINE, encoding=None)
             self.channel = channel

@@ -402,7 +402,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
 ) -> None:
     """A connection that no longer answers is found out by a ping: the verb itself goes over a new one."""
     monkeypatch.setattr(breakglass.proxmox.host, "QUIET_SECONDS", 0)
-    monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 1)
+    monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 60)
     host = open_host()
     await host.read("status vm=102")
     await handshake_of(host)
@@ -414,6 +414,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
         abort()
 
     monkeypatch.setattr(host.link, "abort", abort_and_be_patient)
+    monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 1)
     frozen = descendants(sshd.process.pid)
     for pid in frozen:
         signal_process(pid, signal.SIGSTOP)
@@ -423,6 +424,29 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
         for pid in frozen:
             signal_process(pid, signal.SIGKILL)
     assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
+
+
+async def test_a_connection_that_ends_as_an_exec_begins_is_lost(
+    open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another request has found the connection dead meanwhile; asyncssh fails with an assertion then."""
+    host = open_host(key=sshd.read_only_key, retry_seconds=60)
+    await host.read("status vm=102")
+    await handshake_of(host)
+    open_channel, link = asyncssh.channel.SSHClientChannel._open, host.link
+    assert link is not None
+
+    async def open_and_abort(channel: asyncssh.SSHClientChannel[bytes], *arguments: bytes) -> object:
+        packet = await open_channel(channel, *arguments)
+        link.abort()
+        await link.conn.wait_closed()
+        return packet
+
+    with monkeypatch.context() as ending:
+        ending.setattr(asyncssh.channel.SSHClientChannel, "_open", open_and_abort)
+        with pytest.raises(Lost):
+            await collected(link.ask("status vm=102"))
+    assert (await host.read("status vm=102"))[-1]["state"] == "running"
 
 
 async def test_a_long_verb_answers_running(open_host: Open, node: Host, world: World) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import socket
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 from itertools import pairwise
@@ -148,3 +150,14 @@ async def test_unsent_bytes_are_discarded_with_the_connection(sshd: Sshd) -> Non
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 0)
     link.abort()
+
+
+# --- the library ---
+
+
+def test_the_library_is_loaded_without_running_a_program() -> None:
+    """Python would run the compiler and the linker to find libraries that asyncssh can do without."""
+    code = "import sys; sys.addaudithook(lambda event, about: print(about[0]) if event == 'subprocess.Popen' else None)"
+    code += "; import breakglass.config.ssh_library, ctypes.util; print(ctypes.util.find_library.__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "find_library\n"

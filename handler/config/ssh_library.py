@@ -1,0 +1,16 @@
+"""asyncssh, loaded without a search for what it can do without.
+
+It looks for liboqs and nettle, which bring algorithms that no host needs. Where they are not installed, Python runs the
+C compiler and the linker to find them: as root, before the handler answers, and with a file in /tmp.
+"""
+
+import ctypes.util
+
+_search = ctypes.util.find_library
+ctypes.util.find_library = lambda name: None
+try:
+    import asyncssh
+finally:
+    ctypes.util.find_library = _search
+
+__all__ = ["asyncssh"]
