@@ -17,7 +17,7 @@ from .starting import INSTALL_SSH, load_as, load_server_modules, missing_program
 def check(arguments: argparse.Namespace) -> int:
     """Report the problems and the warnings of a configuration; return 2 if there is a problem."""
     path = config_path() if arguments.file is None else Path(arguments.file)
-    config, problems = _start(path)
+    config, problems = find_problems(path)
     warnings = [] if config is None else [*config.warnings, *_missing(config)]
     if arguments.json:
         found: dict[str, object] = {"file": str(path), "starts": config is not None}
@@ -28,7 +28,7 @@ def check(arguments: argparse.Namespace) -> int:
     return USAGE if problems else DONE
 
 
-def _start(path: Path) -> tuple[Config | None, Sequence[Problem]]:
+def find_problems(path: Path) -> tuple[Config | None, Sequence[Problem]]:
     """Return the configuration that a handler would start with, None for a start that would fail, and the problems."""
     try:
         load_server_modules()

@@ -29,5 +29,9 @@ def _new_key(method: str) -> tuple[str, str, list[str]]:
         return "token", f"bgt_{secrets.token_urlsafe(32)}", ["forensics"]
     if method == GRAFANA:
         return "grafana_secret", secrets.token_urlsafe(32), ["forensics"]
-    signing = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-    return "secret", signing, ["status", "forensics", "history"]
+    return "secret", new_signing_key(), ["status", "forensics", "history"]
+
+
+def new_signing_key() -> str:
+    """Return a new signing key."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()

@@ -7,7 +7,7 @@ from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
 from ..config.problems import ConfigError
 from ..verbs import ANYWAY, VERBS
-from . import call, check, demo, docs, host, keys, launcher, serve, upgrade
+from . import call, check, demo, docs, host, init, keys, launcher, serve, upgrade
 from .errors import CommandError, reason
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
 
@@ -29,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"breakglass {VERSION}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
+    _add_init(commands.add_parser("init", help="write a configuration, its secrets and its keys"))
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
     _add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
     commands.add_parser(
@@ -68,6 +69,35 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         help="use the real model with your credential from the environment, which costs money",
     )
     parser.set_defaults(run=demo.demo)
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write a configuration, the session secret, an operator's signing key and two SSH key pairs, and print what to "
+        "do next. All or nothing is written, and never over a file that exists. In a terminal it asks for what no flag "
+        "says. Root gives the files to the handler's account to read."
+    )
+    where = f"the directory (default: {init.ROOTS_DIRECTORY} for root, ~/.config/breakglass for others)"
+    parser.add_argument("directory", nargs="?", metavar="DIR", help=where)
+    parser.add_argument("--url", help="the URL at which people reach this handler, like https://rescue.example.org/")
+    parser.add_argument(
+        "--host", action="append", metavar="NAME=ADDRESS", help="a Proxmox host, like pve1=192.0.2.10; repeatable"
+    )
+    parser.add_argument(
+        "--host-key",
+        action="append",
+        metavar="NAME=LINE",
+        help="the host's public key, or any to pin it later; one for each --host",
+    )
+    parser.add_argument(
+        "--vm",
+        action="append",
+        metavar="NAME=NUMBER[@HOST,HOST]",
+        help="a VM and where it may run, like devvm=102@pve1; repeatable",
+    )
+    parser.add_argument("--operator", metavar="NAME", help="who gets the signing key; the hosts record this name")
+    parser.add_argument("--user", metavar="NAME", help=f"as root: the handler's account (default: {init.ACCOUNT})")
+    parser.set_defaults(run=init.init)
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """Addresses of SSH servers and the keys that they must show, as several tables have them. Pure."""
 
+import binascii
 import re
 
 from .model import Address
@@ -32,6 +33,25 @@ def read_address(entry: Entry, key: str) -> Address | None:
     return address
 
 
+def is_public_key(line: str) -> bool:
+    """Tell whether a line is a whole public key of OpenSSH: its type, and base64 of fields that begin with the type."""
+    if not _HOST_KEY.fullmatch(line):
+        return False
+    kind, encoded = line.split(" ")[:2]
+    try:
+        blob = binascii.a2b_base64(encoded, strict_mode=True)
+    except binascii.Error:
+        return False
+    fields = []
+    while blob:
+        length, blob = int.from_bytes(blob[:4]), blob[4:]
+        fields.append(blob[:length])
+        if len(fields[-1]) < length:
+            return False
+        blob = blob[length:]
+    return len(fields) > 1 and fields[0] == kind.encode()
+
+
 def read_host_keys(entry: Entry, prefix: str) -> tuple[Lines, Lines]:
     """Return the pinned keys and the certificate authorities; both empty for the explicit word "any"."""
     pin, ca = f"{prefix}_key", f"{prefix}_ca"
@@ -42,7 +62,7 @@ def read_host_keys(entry: Entry, prefix: str) -> tuple[Lines, Lines]:
     found = {key: entry.get_strs(key) for key in (pin, ca)}
     for key, lines in found.items():
         for line in lines:
-            if not _HOST_KEY.fullmatch(line):
+            if not is_public_key(line):
                 entry.problem(key, f"is not a public key: {quoted(line)}", _HOST_KEY_HINT)
     if not any(found.values()):
         entry.problem(pin, "is missing", f'pin it: {pin} = ["ssh-ed25519 AAAA…"], see breakglass docs runbook')

@@ -35,3 +35,11 @@ def key_fault(private: str) -> tuple[str, str] | None:
             return "is an encrypted key", "remove its passphrase: ssh-keygen -p -f FILE"
         return "is not a private key of OpenSSH", "make one; see breakglass docs runbook"
     return None
+
+
+def new_key(comment: str) -> tuple[str, str]:
+    """Return a new Ed25519 private key, unencrypted, and its public half as one line with a comment."""
+    import asyncssh
+
+    key = asyncssh.generate_private_key("ssh-ed25519", comment)
+    return key.export_private_key().decode("ascii"), key.export_public_key().decode("ascii")

@@ -23,7 +23,7 @@ OPERATOR = f'[callers.operator]\nsecret = "{whsec("o")}"\nallow = ["status", "re
 HOST = f"""[hosts.pve1]
 ssh = "breakglass@192.0.2.10:2222"
 key = '''{SSH_KEY}'''
-host_key = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5"]
+host_key = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5Li4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"]
 """
 KEY = f"key = '''{SSH_KEY}'''"
 VM = """[vms.devvm]

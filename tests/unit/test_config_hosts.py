@@ -28,8 +28,11 @@ from .test_config import (
     vm,
 )
 
-HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5"
-SPARE = "ecdsa-sha2-nistp256 AAAA the spare one"
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5Li4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"
+SPARE = (
+    "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBHNwYXJlIGtleS4uLi4uLi4uLi4u"
+    "Li4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4= the spare one"
+)
 KEY = f"key = '''{SSH_KEY}'''"
 READING = new_ssh_key()
 ON_PVE2 = HOST.replace("pve1", "pve2").replace("192.0.2.10", "192.0.2.12") + OTHER_VM.replace("pve1", "pve2")
@@ -337,6 +340,8 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
     "no host key": (f'host_key = ["{HOST_KEY}"]', "", "hosts.pve1.host_key"),
     "a host key with its name": (f'["{HOST_KEY}"]', f'["pve {HOST_KEY}"]', "hosts.pve1.host_key"),
     "a host key of two lines": (f'["{HOST_KEY}"]', f'["{HOST_KEY}\\n{HOST_KEY}"]', "hosts.pve1.host_key"),
+    "half a host key": (f'["{HOST_KEY}"]', f'["{HOST_KEY[:-4]}"]', "hosts.pve1.host_key"),
+    "a host key of another type": (HOST_KEY, HOST_KEY.replace("ed25519", "rsa"), "hosts.pve1.host_key"),
     "any in a list": (f'["{HOST_KEY}"]', '["any"]', "hosts.pve1.host_key"),
     "any beside an authority": (f'["{HOST_KEY}"]', f'"any"\nhost_ca = "{HOST_KEY}"', "hosts.pve1.host_key"),
     "a bad host ca": (f'host_key = ["{HOST_KEY}"]', 'host_ca = ["any"]', "hosts.pve1.host_ca"),
@@ -471,14 +476,15 @@ vmid = 102
 
 # --- what only claude uses ---
 
-GUEST = 'guest = "claude@192.0.2.20:2222"\nguest_host_ca = ["ssh-ed25519 AAAA"]'
+GUEST_CA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGd1ZXN0cy4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"
+GUEST = 'guest = "claude@192.0.2.20:2222"\nguest_host_ca = ["' + GUEST_CA + '"]'
 
 
 def test_the_guest_is_read() -> None:
     """The guest has an address and pins of its own."""
     own = vm(with_vm(GUEST))
     assert (own.guest, own.guest_host_keys) == (Address("claude", "192.0.2.20", 2222), ())
-    assert own.guest_host_cas == ("ssh-ed25519 AAAA",)
+    assert own.guest_host_cas == (GUEST_CA,)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +493,7 @@ def test_the_guest_is_read() -> None:
         ('guest = "192.0.2.20"\nguest_host_key = "any"', "guest"),
         ('guest = "claude@192.0.2.20"', "guest_host_key"),
         ('guest = "claude@192.0.2.20"\nguest_host_key = "not one"', "guest_host_key"),
-        ('guest_host_ca = ["ssh-ed25519 AAAA"]', "guest_host_ca"),
+        (f'guest_host_ca = "{GUEST_CA}"', "guest_host_ca"),
     ],
 )
 def test_a_fault_in_guest_leaves_the_vm_on(line: str, path: str) -> None:

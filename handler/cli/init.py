@@ -1,0 +1,173 @@
+"""`breakglass init`: write a configuration, its secrets and its keys, and say what to do next."""
+
+import argparse
+import base64
+import json
+import os
+import pwd
+import secrets
+import shlex
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..config.addresses import parse_address
+from ..config.handler_urls import is_loopback
+from ..config.model import Address
+from ..config.new_file import NAME, POWER, READ_ONLY, SESSION, NewConfig, NewHost, config_text, signing_key_name
+from ..config.problems import list_problems
+from ..config.ssh_keys import new_key
+from .account import look_up
+from .check import find_problems
+from .errors import CommandError
+from .init_answers import Ask, read_answers
+from .init_files import refuse_existing, write_files
+from .keys import new_signing_key
+from .output import DONE, FAILED, complain, say
+
+ACCOUNT = "breakglass"
+ROOTS_DIRECTORY, ROOTS_SESSIONS = "/etc/breakglass", "/var/lib/breakglass"
+_SECRETS = (SESSION, POWER, f"{POWER}.pub", READ_ONLY, f"{READ_ONLY}.pub")
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write a new configuration with everything that it names; print what to do next. No secret is printed."""
+    account = _find_account(arguments.user)
+    directory = _directory(arguments.directory, os.environ)
+    refuse_existing(directory, [*_SECRETS, *_signing_key_of(arguments.operator), NAME])  # before any question
+    new = read_answers(arguments, _find_person())
+    user = "" if account is None else account.pw_name
+    files = _make_files(new, directory, user)
+    path = directory / NAME
+    write_files(directory, files, None if account is None else account.pw_gid, lambda: _verify(path))
+    if new.url.startswith("http:") and not is_loopback(new.url):
+        complain(f"warning: {new.url} has no TLS: browsers can't sign on a page from there", "change [server] url")
+    for line in _next_steps(new, directory, list(files)):
+        say(line)
+    return DONE
+
+
+def _find_person() -> Ask | None:
+    """Return what asks a person, if one sits at a terminal."""
+    is_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+    return input if is_terminal else None
+
+
+def _find_account(name: str | None) -> pwd.struct_passwd | None:
+    """Return the account that the handler becomes if root starts it; None if the files are for this user alone."""
+    if os.geteuid() == 0:
+        return look_up(name or ACCOUNT)
+    if name is not None:
+        raise CommandError("nothing was written: only root can give files to --user", "run this as root")
+    return None
+
+
+def _directory(given: str | None, environment: Mapping[str, str]) -> Path:
+    """Return the absolute path of the directory to write to."""
+    if given is None and os.geteuid() == 0:
+        given = ROOTS_DIRECTORY
+    elif given is None:
+        given = f"{_home(environment, 'XDG_CONFIG_HOME', '.config')}/breakglass"
+    directory = os.path.abspath(given)
+    try:
+        directory.encode()
+    except UnicodeEncodeError:
+        raise CommandError("nothing was written: the directory's path is not UTF-8", "name another one") from None
+    return Path(directory)
+
+
+def _home(environment: Mapping[str, str], variable: str, default: str) -> str:
+    """Return a directory of the XDG specification, which takes absolute paths only."""
+    named = environment.get(variable, "")
+    return named if named.startswith("/") else f"{environment.get('HOME') or '.'}/{default}"
+
+
+def _signing_key_of(operator: str | None) -> list[str]:
+    is_file_name = operator is not None and "/" not in operator and "\0" not in operator
+    return [signing_key_name(operator)] if operator is not None and is_file_name else []
+
+
+def _make_files(new: NewConfig, directory: Path, user: str) -> dict[str, str]:
+    """Return the text of each file. The configuration comes last: where it is, everything that it names is."""
+    sessions = ROOTS_SESSIONS if user else f"{_home(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
+    power, power_public = new_key("breakglass power")
+    reading, reading_public = new_key("breakglass read")
+    return {
+        SESSION: f"{base64.b64encode(secrets.token_bytes(48)).decode()}\n",
+        POWER: power,
+        f"{POWER}.pub": power_public,
+        READ_ONLY: reading,
+        f"{READ_ONLY}.pub": reading_public,
+        signing_key_name(new.operator): f"{new_signing_key()}\n",
+        NAME: config_text(new, str(directory), os.path.abspath(sessions), user),
+    }
+
+
+def _verify(path: Path) -> None:
+    """Raise CommandError if a start would have a problem. Another process looks: it becomes the handler's user."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(theirs, json.dumps(list_problems(find_problems(path)[1])).encode())
+        except BaseException as error:
+            os.write(theirs, json.dumps([{"path": str(path), "message": repr(error), "hint": ""}]).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as report:
+        problems = json.loads(report.read() or '[{"path": "(start)", "message": "check was killed", "hint": ""}]')
+    os.waitpid(child, 0)
+    for problem in problems[:1]:
+        message = f"no file is left, because a start would find this: {problem['path']}: {problem['message']}"
+        raise CommandError(message, problem["hint"], FAILED)
+
+
+# --- what to do next ---
+
+
+def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
+    config, vm = shlex.quote(str(directory / NAME)), next(iter(new.vms))
+    lines = [f"Wrote to {directory}: {', '.join(names)}", "", "Next, as the user of this command:", ""]
+    lines += ["1. Set up each Proxmox host, after you have read its recipe (NAME.sh):", ""]
+    lines += [f"    export BREAKGLASS_CONFIG={config}", "    breakglass host bundle breakglass-pve"]
+    for name, host in new.hosts.items():
+        lines += _recipe_lines(name, host)
+    unpinned = [name for name, host in new.hosts.items() if host.host_key == "any"]
+    if unpinned:
+        lines += ["", f"   The recipe prints the host key. Pin it as host_key of {', '.join(unpinned)} in {config}."]
+    lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url}"]
+    lines += ["", "3. Start the handler (docs/runbook.md has a unit for systemd):", ""]
+    lines += ["    breakglass check && breakglass serve", "", "4. Send it a signed request, in a second terminal:", ""]
+    key = shlex.quote(str(directory / signing_key_name(new.operator)))
+    lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]
+    lines += [f"5. Paste the signing key in {key}", f"   into the page at {new.url}"]
+    return lines
+
+
+def _recipe_lines(name: str, host: NewHost) -> list[str]:
+    """Return the commands that set up a host: they print its recipe, copy it, and run it there."""
+    address = parse_address(host.ssh) or Address("root", name)
+    source = _own_address(address.host)
+    options = [f"--from {source}"] if source or address.user == "root" else []
+    options += ["--account root"] if address.user == "root" else []
+    port = "" if address.port == 22 else f"{address.port} "
+    at = f"[{address.host}]" if ":" in address.host else address.host
+    return [
+        f"    breakglass host install-commands {' '.join([f'--host {name}', *options])} > {name}.sh",
+        f"    scp {port and f'-P {port}'}breakglass-pve {name}.sh root@{at}:/root/",
+        f"    ssh {port and f'-p {port}'}root@{address.host} sh /root/{name}.sh",
+    ]
+
+
+def _own_address(host: str) -> str:
+    """Return this machine's address as a host sees it, if no other machine changes it; nothing is sent."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            socket.inet_pton(family, host)  # a name would have to be resolved
+            probe.connect((host, 22))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""

@@ -1,0 +1,140 @@
+"""Writes new files into a directory: all of them or none, and never over one that exists.
+
+The files are written into a directory beside their places, and linked into place, because link(2) fails where
+rename(2) would replace. After a crash that directory is still there: a second run finds it, and says what to remove.
+"""
+
+import os
+import shlex
+import shutil
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .errors import CommandError, reason
+from .output import FAILED
+
+STAGING = ".breakglass-init"
+
+
+def refuse_existing(directory: Path, names: list[str]) -> None:
+    """Raise CommandError if one of the files exists, or if an earlier run did not finish."""
+    staging = directory / STAGING
+    if os.path.lexists(staging):
+        raise CommandError(*_describe_unfinished(directory, staging))
+    found = [str(directory / name) for name in names if os.path.lexists(directory / name)]
+    if found:
+        hint = "name another directory, or move these away: the keys in them may be in use"
+        raise CommandError(f"nothing was written, because there is already {', '.join(found)}", hint)
+
+
+def _describe_unfinished(directory: Path, staging: Path) -> tuple[str, str]:
+    """Return what an earlier run left, and what to do."""
+    names = [path.name for path in sorted(staging.iterdir())] if staging.is_dir() else []
+    placed = [name for name in names if _is_same(staging / name, directory / name)]
+    message = f"nothing was written: an earlier init of {directory} did not finish, or it still runs"
+    is_whole = bool(names) and placed == names
+    leftovers = [str(staging), *(str(directory / name) for name in placed if not is_whole)]
+    then = "breakglass check, because all its files are in place" if is_whole else "init again"
+    return message, f"if none runs, remove what it left: rm -r -- {shlex.join(leftovers)}; then run {then}"
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), other.lstat())
+    except OSError:
+        return False
+
+
+def write_files(directory: Path, files: Mapping[str, str], group: int | None, verify: Callable[[], None]) -> None:
+    """Write files into a directory, which is made if there is none, and call `verify`. After an error, none is left.
+
+    If there is a group, it may read them.
+    """
+    refuse_existing(directory, list(files))
+    made: list[Path] = []
+    try:
+        try:
+            _make_directory(directory, group, made)
+            _check_directory(directory)
+            _stage(directory, files, group, made)
+            for name in files:
+                os.link(directory / STAGING / name, directory / name)
+            _sync(directory)
+            verify()
+        except OSError as error:
+            path = error.filename2 or error.filename or directory
+            what = f"can't write {path}: {reason(error)}; no file is left there"
+            raise CommandError(what, "name another directory: breakglass init DIR", FAILED) from None
+    except BaseException:
+        _remove(directory, list(files), made)
+        raise
+    shutil.rmtree(directory / STAGING)
+
+
+def _make_directory(directory: Path, group: int | None, made: list[Path]) -> None:
+    """Make a directory and those above it; others may enter those above, as they may enter /etc."""
+    if directory.is_dir():
+        return
+    _make_parents(directory.parent, 0o755 if group is not None else 0o700, made)
+    directory.mkdir(0o700)
+    made.append(directory)
+    if group is not None:
+        os.chown(directory, -1, group)
+        directory.chmod(0o750)
+
+
+def _make_parents(directory: Path, mode: int, made: list[Path]) -> None:
+    if not directory.exists():
+        _make_parents(directory.parent, mode, made)
+        directory.mkdir(mode)
+        made.append(directory)
+
+
+def _check_directory(directory: Path) -> None:
+    """Raise CommandError if another user could replace files in a directory."""
+    status = directory.stat()
+    shown = shlex.quote(str(directory))
+    if status.st_uid not in (0, os.geteuid()):
+        hint = f"chown it, or name another directory: chown {os.geteuid()} {shown}"
+        raise CommandError(f"nothing was written: {directory} belongs to another user", hint)
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        hint = f"chmod go-w {shown}, or name another directory"
+        raise CommandError(f"nothing was written: other users may write in {directory}", hint)
+
+
+def _stage(directory: Path, files: Mapping[str, str], group: int | None, made: list[Path]) -> None:
+    staging = directory / STAGING
+    staging.mkdir(0o700)
+    made.append(staging)
+    for name, text in files.items():
+        with os.fdopen(os.open(staging / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            if group is not None:
+                os.fchown(file.fileno(), -1, group)
+                os.fchmod(file.fileno(), 0o640)
+            os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _remove(directory: Path, names: list[str], made: list[Path]) -> None:
+    """Remove the files that were linked from the staged ones, the last one first, and what was made before."""
+    for name in reversed(names):
+        if _is_same(directory / STAGING / name, directory / name):
+            (directory / name).unlink()
+    for path in reversed(made):
+        try:
+            if path.name == STAGING:
+                shutil.rmtree(path)
+            else:
+                path.rmdir()
+        except OSError:  # something else is in it; a second run names what is left
+            pass

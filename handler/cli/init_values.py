@@ -1,0 +1,117 @@
+"""Reads each value that `breakglass init` is given: the value, or ValueError that says what is wrong. Pure."""
+
+import ipaddress
+import json
+import re
+from collections.abc import Container, Mapping
+
+from ..config.addresses import is_public_key, parse_address
+from ..config.handler_urls import normal_url
+from ..config.model import is_caller_name, is_host_name, is_vm_name
+from ..config.new_file import NewVm
+
+ACCOUNT = "breakglass"  # on a Proxmox host, for an address without a user
+EXAMPLES = {
+    "--host": "--host pve1=192.0.2.10",
+    "--host-key": "--host-key 'pve1=ssh-ed25519 AAAA…'",
+    "--vm": "--vm devvm=102@pve1",
+}
+_VMID = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text[:60], ensure_ascii=False)
+
+
+def read_url(text: str) -> str:
+    """Return the URL of the handler in normal form."""
+    url = normal_url(text)
+    if url is None:
+        raise ValueError(
+            f"{_quoted(text)} is not a URL; write it as browsers show it, like https://rescue.example.org/"
+        )
+    return url
+
+
+def read_host_name(text: str, taken: Container[str]) -> str:
+    """Return a host's name, which no other host may have."""
+    if not is_host_name(text):
+        raise ValueError(f"{_quoted(text)} is not a host's name; use letters, digits and -, like pve1")
+    if text in taken:
+        raise ValueError(f"{text} is named twice")
+    return text
+
+
+def read_known_host(text: str, hosts: Container[str], taken: Container[str]) -> str:
+    """Return the name of a host that is there and has no key yet."""
+    if text not in hosts:
+        raise ValueError(f"{_quoted(text)} is no --host")
+    if text in taken:
+        raise ValueError(f"{text} has two keys; pin a spare in the configuration afterwards")
+    return text
+
+
+def read_address(text: str) -> str:
+    """Return an SSH address with its user and port. An IPv6 address may stand without brackets if there is no port."""
+    user, at, host = text.rpartition("@")
+    try:
+        host = f"[{ipaddress.IPv6Address(host)}]"
+    except ValueError:
+        pass  # a name, IPv4, or already in brackets
+    address = parse_address(f"{user if at else ACCOUNT}@{host}")
+    try:
+        if address is None or address.host.startswith("-"):
+            raise ValueError
+        if ":" in address.host:
+            ipaddress.IPv6Address(address.host)
+    except ValueError:
+        message = f"{_quoted(text)} is not an address; write it like 192.0.2.10, or breakglass@[2001:db8::1]:22"
+        raise ValueError(message) from None
+    return f"{address.user}@{address}"
+
+
+def read_host_key(text: str) -> str:
+    """Return a host's public key without its comment, or "any"."""
+    if text.strip() == "any":
+        return "any"
+    if not is_public_key(text.strip()):
+        need = "copy the line of /etc/ssh/ssh_host_ed25519_key.pub, or write any, to pin it later"
+        raise ValueError(f"{_quoted(text)} is not a public key; {need}")
+    return " ".join(text.split()[:2])
+
+
+def read_vm_name(text: str, taken: Container[str]) -> str:
+    """Return a VM's name, which no other VM may have."""
+    if not is_vm_name(text):
+        raise ValueError(f"{_quoted(text)} can't name a VM; use a-z, 0-9 and -, like devvm, and not pve, ssh or claude")
+    if text in taken:
+        raise ValueError(f"{text} is named twice")
+    return text
+
+
+def read_places(text: str, hosts: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the hosts that a VM may run on; with one host, it can be left out."""
+    if not text and len(hosts) == 1:
+        return tuple(hosts)
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in hosts:
+            raise ValueError(f"{_quoted(name)} is no host of this VM; write some of {','.join(hosts)}")
+    return names
+
+
+def read_vmid(text: str, places: tuple[str, ...], others: Mapping[str, NewVm]) -> int:
+    """Return a VM's number, which no other VM may have on one of its hosts."""
+    if not _VMID.fullmatch(text):
+        raise ValueError(f"{_quoted(text)} is not the number of a VM; write it like 102")
+    for name, vm in others.items():
+        if vm.vmid == int(text) and not set(places).isdisjoint(vm.hosts):
+            raise ValueError(f"{text} is the number of {name} already")
+    return int(text)
+
+
+def read_operator(text: str) -> str:
+    """Return the name of a caller."""
+    if not is_caller_name(text):
+        raise ValueError(f"{_quoted(text)} can't name a caller; use letters, digits and @ . _ -, at most 64 of them")
+    return text

@@ -1,0 +1,80 @@
+"""The text of a new configuration. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..verbs import ALLOWABLE
+
+NAME, SESSION, POWER, READ_ONLY = "breakglass.toml", "session", "pve_power", "pve_read"
+_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_ESCAPED = re.compile('[\\\\"\x00-\x1f\x7f]')
+
+
+@dataclass(frozen=True)
+class NewHost:
+    """A Proxmox VE node: its SSH address, and its host key, or "any"."""
+
+    ssh: str
+    host_key: str
+
+
+@dataclass(frozen=True)
+class NewVm:
+    """A VM and the hosts that it may run on."""
+
+    vmid: int
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NewConfig:
+    """What a new configuration says. Every value was checked before."""
+
+    url: str
+    operator: str
+    hosts: Mapping[str, NewHost]
+    vms: Mapping[str, NewVm]
+
+
+def signing_key_name(operator: str) -> str:
+    """Return the name of the file with an operator's signing key."""
+    return f"{operator}.signing-key"
+
+
+def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) -> str:
+    """Return the TOML of a configuration whose files are in a directory; `user` is empty without [server] user."""
+
+    def file(name: str) -> str:
+        return _text(f"{directory}/{name}")
+
+    lines = ["# Made by: breakglass init. What each setting means: docs/protocol.md, section 1."]
+    lines += ["# After a change: breakglass check, then SIGHUP to the handler.", "", "[server]"]
+    lines += [f"user = {_text(user)}"] if user else []
+    lines += [f"url = {_text(new.url)}", "", f"[callers.{_key(new.operator)}]"]
+    lines += [f"secret_file = {file(signing_key_name(new.operator))}", f"allow = {_list(ALLOWABLE)}"]
+    for name, host in new.hosts.items():
+        lines += ["", f"[hosts.{_key(name)}]", f"ssh = {_text(host.ssh)}", f"key_file = {file(POWER)}"]
+        lines += [f"read_only_key_file = {file(READ_ONLY)}", f"host_key = {_text(host.host_key)}"]
+        lines += ['# node = "…"  # the recipe for the host prints it']
+    for name, vm in new.vms.items():
+        lines += ["", f"[vms.{_key(name)}]", f"hosts = {_list(vm.hosts)}", f"vmid = {vm.vmid}"]
+    lines += ["", "[sessions]", f"secret_file = {file(SESSION)}", f"dir = {_text(sessions_dir)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _text(name)
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_text, texts))}]"
+
+
+def _text(text: str) -> str:
+    """Return a basic string of TOML. JSON's would have surrogates, which TOML refuses."""
+    return '"' + _ESCAPED.sub(_escape, text) + '"'
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"

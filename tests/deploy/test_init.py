@@ -1,0 +1,368 @@
+"""`breakglass init`: a configuration that a handler starts with, written whole or not at all."""
+
+import os
+import pwd
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import asyncssh
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breakglass.auth.signing import secret_bytes
+from breakglass.config.new_file import NewConfig, NewHost, NewVm, config_text
+
+from ..support.documents import commands
+from ..support.ports import reserve_port
+from ..support.service import ACCOUNT, give_to_handler
+from ..support.signals import signal_process
+from ..support.sshd import Sshd, wait_listening
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDJc1gdTQnty6yEjg5X1JJ5HnBZ2/51OwXFleGiPrUsy"
+USER = ["--user", ACCOUNT] if ACCOUNT else []
+GROUP = pwd.getpwnam(ACCOUNT).pw_gid if ACCOUNT else os.getegid()
+FLAGS = ["--url", "https://rescue.example.org", "--host", "pve1=192.0.2.10", "--host-key", f"pve1={HOST_KEY} root@pve1"]
+FLAGS += ["--vm", "devvm=102", "--operator", "anna@home"]
+SECRETS = ["session", "pve_power", "pve_read", "anna@home.signing-key"]
+NAMES = [*SECRETS, "pve_power.pub", "pve_read.pub", "breakglass.toml"]
+COMMAND = [sys.executable, "-m", "breakglass"]
+
+
+def run(*words: str, stdin: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | more
+    argv = [*COMMAND, *words]
+    return subprocess.run(argv, input=stdin, env=environment, cwd="/", capture_output=True, text=True, timeout=100)
+
+
+def run_as_daemon(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command as an ordinary user, who may not be able to start the tests' own Python."""
+    user = pwd.getpwnam("daemon")
+    code = "import asyncssh, os, sys; from breakglass.cli.main import main; "
+    code += "from breakglass.cli.starting import load_server_modules; load_server_modules(); "
+    code += f"os.setgroups([]); os.setgid({user.pw_gid}); os.setuid({user.pw_uid}); sys.exit(main())"
+    argv = [sys.executable, "-c", code, *words]
+    return subprocess.run(argv, env=os.environ | more, cwd="/", capture_output=True, text=True, timeout=100)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory that the handler's user may enter, as /etc."""
+    (tmp_path / "x").touch()
+    give_to_handler(tmp_path / "x")
+    (tmp_path / "x").unlink()
+    return tmp_path
+
+
+def names_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+# --- what it writes ---
+
+
+def test_it_writes_what_a_handler_needs_and_shows_no_secret(place: Path) -> None:
+    """The files are there with the modes that `check` wants, and the output names them and the next commands."""
+    directory = place / "etc"
+    ran = run("init", str(directory), *USER, *FLAGS)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert names_in(directory) == set(NAMES)
+    for name in (".", *NAMES):
+        status = (directory / name).stat()
+        readable = 0o640 if ACCOUNT else 0o600
+        assert stat.S_IMODE(status.st_mode) == (readable | (status.st_mode & 0o110 if name == "." else 0)), name
+        assert (status.st_uid, status.st_gid) == (os.geteuid(), GROUP), name
+    checked = run("check", str(directory / "breakglass.toml"))
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "callers: anna@home; hosts: pve1; VMs: devvm" in checked.stdout
+
+    for name in SECRETS:
+        for line in (directory / name).read_text().splitlines():
+            assert line not in ran.stdout
+    steps = [line.strip() for line in ran.stdout.splitlines() if line.startswith("    ")]
+    assert f"export BREAKGLASS_CONFIG={directory}/breakglass.toml" in steps
+    recipe = next(line for line in steps if "install-commands" in line)
+    assert re.fullmatch(r"breakglass host install-commands --host pve1 (--from \S+ )?> pve1\.sh", recipe)
+    assert "scp breakglass-pve pve1.sh root@192.0.2.10:/root/" in steps
+    printed = run(*shlex.split(recipe.partition(" > ")[0])[1:], BREAKGLASS_CONFIG=f"{directory}/breakglass.toml")
+    assert printed.returncode == 0
+    for key in ("pve_power", "pve_read"):
+        assert (directory / f"{key}.pub").read_text().split()[1] in printed.stdout
+
+
+def test_two_runs_share_no_secret(place: Path) -> None:
+    """Every secret is new each time."""
+    for name in ("one", "two"):
+        assert run("init", str(place / name), *USER, *FLAGS).returncode == 0
+    for name in SECRETS:
+        assert (place / "one" / name).read_text() != (place / "two" / name).read_text()
+    assert len(secret_bytes((place / "one/anna@home.signing-key").read_text().strip())) == 32
+    for key in ("pve_power", "pve_read"):
+        private = asyncssh.read_private_key(place / "one" / key)
+        assert private.export_public_key().decode() == (place / f"one/{key}.pub").read_text()
+
+
+@pytest.mark.real("sshd", "qemu")
+def test_a_handler_starts_from_it_and_a_signed_verb_is_done(sshd: Sshd, place: Path) -> None:
+    """From `init` to `call status` with the files that it wrote, over a real sshd that got the new public keys."""
+    directory = place / "etc"
+    hosts = ["--host", f"pve1=127.0.0.1:{sshd.port}", "--host-key", f"pve1={sshd.host_key}"]
+    made = run("init", str(directory), *USER, *FLAGS[:2], *hosts, "--vm", "devvm=102", "--operator", "anna")
+    assert made.returncode == 0, made.stderr
+    keys = [asyncssh.read_private_key(directory / name) for name in ("pve_power", "pve_read")]
+    with sshd.keys.open("a") as lines:
+        lines.write(f"{sshd.key_line(keys[0])}\n{sshd.key_line(keys[1], '--read-only')}\n")
+    port = reserve_port()
+    environment = os.environ | {"BREAKGLASS_CONFIG": str(directory / "breakglass.toml"), "PORT": str(port)}
+    with subprocess.Popen([*COMMAND, "serve"], env=environment, cwd="/", stdout=subprocess.DEVNULL) as handler:
+        try:
+            wait_listening(port, handler)
+            key = str(directory / "anna.signing-key")
+            url = f"http://127.0.0.1:{port}"
+            ran = run("call", "status", "--vm", "devvm", BREAKGLASS_URL=url, BREAKGLASS_SECRET_FILE=key)
+        finally:
+            signal_process(handler.pid, signal.SIGTERM)
+    assert (ran.returncode, "status devvm: done, running" in ran.stdout) == (0, True), ran.stderr
+
+
+@pytest.mark.real("root")
+def test_an_ordinary_user_gets_files_of_its_own(place: Path) -> None:
+    """Without root there is no group to give the files to: mode 0600, and the handler runs as this user."""
+    home = place / "home"
+    home.mkdir(mode=0o755)
+    os.chown(home, pwd.getpwnam("daemon").pw_uid, -1)
+    ran = run_as_daemon("init", *FLAGS, HOME=str(home), XDG_CONFIG_HOME="", XDG_STATE_HOME="")
+    directory = home / ".config/breakglass"
+    assert (ran.returncode, names_in(directory)) == (0, set(NAMES)), ran.stderr
+    assert {stat.S_IMODE((directory / name).stat().st_mode) for name in NAMES} == {0o600}
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    written = tomllib.loads((directory / "breakglass.toml").read_text())
+    assert "user" not in written["server"]
+    assert written["sessions"]["dir"] == f"{home}/.local/state/breakglass/sessions"
+
+
+ODD_DIRECTORIES = ["with a space", "\"quotes' and \\ ]", "a\nnewline", "é 😀 = #", "$(touch x)`;"]
+
+
+@pytest.mark.parametrize("name", ODD_DIRECTORIES[2:3])
+def test_a_directory_may_have_any_name(place: Path, name: str) -> None:
+    """Its name is TOML in the configuration, and one word for the shell in the printed commands."""
+    directory = place / name
+    ran = run("init", str(directory), *USER, *FLAGS)
+    assert (ran.returncode, names_in(directory)) == (0, set(NAMES)), ran.stderr
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("name", ODD_DIRECTORIES)
+def test_every_odd_directory_works(place: Path, name: str) -> None:
+    """So does each of these, and the printed `export` sets the file's name."""
+    test_a_directory_may_have_any_name(place, name)
+
+
+@given(directory=st.text(st.characters(codec="utf-8", exclude_characters="\0")), sessions=st.text(max_size=5))
+def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
+    """Whatever text is in it comes back as it was."""
+    hosts, vms = {"pve1": NewHost("breakglass@192.0.2.10:22", "any")}, {"devvm": NewVm(102, ("pve1",))}
+    new = NewConfig("https://x/", "a.b@c", hosts, vms)
+    written = tomllib.loads(config_text(new, directory, sessions, "breakglass"))
+    assert written["callers"]["a.b@c"]["secret_file"] == f"{directory}/a.b@c.signing-key"
+    assert written["sessions"] == {"secret_file": f"{directory}/session", "dir": sessions}
+    assert written["vms"] == {"devvm": {"hosts": ["pve1"], "vmid": 102}}
+
+
+def test_the_readmes_command_works(place: Path) -> None:
+    """Word for word, but for the directory and the handler's account."""
+    [command] = commands("README.md", "Setting it up")
+    assert command.startswith("breakglass init ")
+    start = shlex.join([*COMMAND, "init", str(place / "etc"), *USER])
+    ran = subprocess.run(
+        ["sh", "-c", command.replace("breakglass init", start)], cwd="/", capture_output=True, text=True
+    )
+    assert (ran.returncode, names_in(place / "etc")) == (0, {*NAMES, "anna.signing-key"} - {NAMES[3]}), ran.stderr
+
+
+# --- what it refuses ---
+
+WRONG = {
+    "a name with a space": ["--host", "p v=192.0.2.10"],
+    "a name with a newline": ["--host", "pve\n1=192.0.2.10"],
+    "a name that is TOML": ["--host", 'x]\n[server]\nuser = "root"#=192.0.2.10'],
+    "a host twice": ["--host", "pve1=192.0.2.11"],
+    "a host without an address": ["--host", "pve2"],
+    "an empty address": ["--host", "pve2="],
+    "an address with a path": ["--host", "pve2=192.0.2.10/24"],
+    "an option of ssh": ["--host", "pve2=-oProxyCommand=id"],
+    "a port that is none": ["--host", "pve2=192.0.2.10:99999"],
+    "a broken IPv6 address": ["--host", "pve2=[2001:db8::1::2]"],
+    "a key of no host": ["--host-key", f"pve3={HOST_KEY}"],
+    "two keys": ["--host-key", f"pve1={HOST_KEY}"],
+    "half a key": ["--host", "b=192.0.2.11", "--host-key", f"b={HOST_KEY[:60]}"],
+    "a key of another type": [
+        "--host",
+        "b=192.0.2.11",
+        "--host-key",
+        f"b={HOST_KEY.replace('ssh-ed25519', 'ssh-rsa')}",
+    ],
+    "a line of ssh-keyscan": ["--host", "b=192.0.2.11", "--host-key", f"b=192.0.2.11 {HOST_KEY}"],
+    "a key and a line more": ["--host", "b=192.0.2.11", "--host-key", f"b={HOST_KEY}\n{HOST_KEY}"],
+    "a VM twice": ["--vm", "devvm=103"],
+    "a number twice": ["--vm", "mail=102"],
+    "a number that is none": ["--vm", "mail=1e3"],
+    "a VM without a number": ["--vm", "mail"],
+    "a VM on no host": ["--vm", "mail=103@pve9"],
+    "a VM called ssh": ["--vm", "ssh=103"],
+    "a URL without a scheme": ["--url", "rescue.example.org"],
+    "a URL with a key": ["--url", "https://rescue.example.org/#key=whsec_x"],
+    "an operator with a slash": ["--operator", "../../x"],
+    "an operator with a quote": ["--operator", 'a"b'],
+}
+
+
+@pytest.mark.parametrize("flags", WRONG.values(), ids=WRONG)
+def test_a_value_that_can_t_be_used_is_refused(
+    place: Path, flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the flag; nothing is written."""
+    monkeypatch.setattr(sys, "argv", ["breakglass", "init", str(place / "etc"), *USER, *FLAGS, *flags])
+    from breakglass.cli.main import main
+
+    assert main() == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"breakglass: nothing was written: {flags[-2]}")
+    assert list(place.iterdir()) == []
+
+
+def test_without_a_terminal_each_missing_flag_is_named(place: Path) -> None:
+    """No question waits for an answer that can't come, even if there is an input."""
+    ran = run("init", str(place / "etc"), *USER, "--host", "b=192.0.2.1", stdin="https://x/\n" * 9)
+    assert (ran.returncode, ran.stdout, list(place.iterdir())) == (2, "", [])
+    for flag in ("--url", "--vm", "--operator", "--host-key b=…"):
+        assert flag in ran.stderr
+
+
+def test_files_that_exist_are_all_named_and_none_is_touched(place: Path) -> None:
+    """A second run, a file of another name, and a link to nowhere: exit 2 before any question."""
+    directory = place / "etc"
+    assert run("init", str(directory), *USER, *FLAGS).returncode == 0
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in directory.iterdir()}
+    again = run("init", str(directory), *USER, *FLAGS)
+    assert (again.returncode, again.stdout) == (2, "")
+    for name in NAMES:
+        assert f"{directory}/{name}" in again.stderr
+    assert {path: (path.read_bytes(), path.stat().st_ino) for path in directory.iterdir()} == before
+
+    other = place / "other"
+    other.mkdir(mode=0o755)
+    (other / "session").symlink_to("/nowhere")
+    (other / "more").touch()
+    refused = run("init", str(other), *USER)
+    assert (refused.returncode, f"{other}/session" in refused.stderr) == (2, True)
+    assert names_in(other) == {"session", "more"}
+    (other / "session").unlink()
+    assert run("init", str(other), *USER, *FLAGS).returncode == 0
+    assert names_in(other) == {*NAMES, "more"}
+
+
+@pytest.mark.real("root")
+def test_a_directory_that_another_user_can_change_is_refused(place: Path) -> None:
+    """The keys could be replaced there. No file is left in it."""
+    directory = place / "etc"
+    directory.mkdir()
+    directory.chmod(0o775)
+    ran = run("init", str(directory), *USER, *FLAGS)
+    assert (ran.returncode, "other users may write" in ran.stderr, "chmod go-w" in ran.stderr) == (2, True, True)
+    directory.chmod(0o755)
+    os.chown(directory, pwd.getpwnam("daemon").pw_uid, -1)
+    ran = run("init", str(directory), *USER, *FLAGS)
+    assert (ran.returncode, "belongs to another user" in ran.stderr, list(directory.iterdir())) == (2, True, [])
+
+
+@pytest.mark.real("root")
+def test_files_that_the_handler_could_not_read_are_not_left(tmp_path: Path) -> None:
+    """Above the directory is one that the handler's user may not enter: `check` finds that before init is done."""
+    (tmp_path / "closed").mkdir(mode=0o700)
+    ran = run("init", str(tmp_path / "closed/etc"), *USER, *FLAGS)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "no file is left" in ran.stderr
+    assert "can't be read by this user" in ran.stderr
+    assert list((tmp_path / "closed").iterdir()) == []
+
+
+@pytest.mark.real("root")
+def test_root_needs_the_handlers_account_before_any_question(place: Path) -> None:
+    """An account that does not exist is the first error, with the command that makes it."""
+    ran = run("init", str(place / "etc"), "--user", "no-such-user")
+    assert (ran.returncode, "adduser --system" in ran.stderr, list(place.iterdir())) == (2, True, [])
+
+
+# --- what goes wrong half-way ---
+
+
+@pytest.mark.real("sshd")  # which is root in a mount namespace, as here
+@pytest.mark.parametrize("options", ["size=12k", "nr_inodes=9"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, options: str) -> None:
+    """A file system that has room for some of the files, or of the links, ends as empty as it was."""
+    script = 'mount -t tmpfs -o mode=755,$1 none "$2" && shift && directory=$1 && shift && '
+    script += '"$@"; echo "ended with $?"; ls -A "$directory"'
+    command = [*COMMAND, "init", str(tmp_path), *USER, *FLAGS]
+    argv = ["unshare", "--mount", "sh", "-c", script, "sh", options, str(tmp_path), *command]
+    ran = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=100)
+    assert (ran.stdout, "No space left on device" in ran.stderr) == ("ended with 1\n", True), ran.stderr
+
+
+@pytest.mark.real("root")
+def test_a_directory_that_can_t_be_written_is_said(place: Path) -> None:
+    """An ordinary user can't write to root's directory."""
+    ran = run_as_daemon("init", str(place / "etc"), *FLAGS)
+    assert (ran.returncode, "Permission denied; no file is left there" in ran.stderr) == (1, True), ran.stderr
+    assert list(place.iterdir()) == []
+
+
+def crash_at_link(count: int, directory: Path) -> None:
+    """Run init in a process that ends at the link of that number, as if the power failed."""
+    code = (
+        "import itertools, os, sys; from breakglass.cli.main import main; link, n = os.link, itertools.count(1)\n"
+        f"os.link = lambda *names: os._exit(9) if next(n) == {count} else link(*names); sys.exit(main())"
+    )
+    argv = [sys.executable, "-c", code, "init", str(directory), *USER, *FLAGS]
+    assert subprocess.run(argv, cwd="/", capture_output=True, timeout=100).returncode == 9
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_after_a_crash_the_next_run_says_what_to_remove(place: Path, count: int) -> None:
+    """It writes nothing; the command that it prints removes what the first one left, and a third run works."""
+    directory = place / "a directory"
+    crash_at_link(count, directory)
+    (directory / "of another").touch()
+    assert len(names_in(directory)) == 1 + count  # and the directory of the unfinished ones
+    ran = run("init", str(directory), *USER, *FLAGS)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    found = re.search(r": (rm -r -- .*); then run init again", ran.stderr)
+    assert found is not None, ran.stderr
+    subprocess.run(["sh", "-c", found[1]], check=True)
+    assert names_in(directory) == {"of another"}
+    assert run("init", str(directory), *USER, *FLAGS).returncode == 0
+
+
+def test_after_a_crash_at_the_end_the_files_stay(place: Path) -> None:
+    """All files are in place, so the next run says to remove nothing but the directory of the unfinished ones."""
+    directory = place / "etc"
+    code = (
+        "import os, shutil, sys; from breakglass.cli.main import main\n"
+        "shutil.rmtree = lambda path: os._exit(9); sys.exit(main())"
+    )
+    argv = [sys.executable, "-c", code, "init", str(directory), *USER, *FLAGS]
+    assert subprocess.run(argv, cwd="/", capture_output=True, timeout=100).returncode == 9
+    ran = run("init", str(directory), *USER, *FLAGS)
+    found = re.search(r": (rm -r -- .*); then run breakglass check", ran.stderr)
+    assert found is not None, ran.stderr
+    subprocess.run(["sh", "-c", found[1]], check=True)
+    assert names_in(directory) == set(NAMES)
+    assert run("check", str(directory / "breakglass.toml")).returncode == 0

@@ -1,0 +1,143 @@
+"""`breakglass init` at a terminal: a real one, whose other end types."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from ..support.service import give_to_handler
+from ..support.sshd import end_with_descendants
+from .test_init import FLAGS, HOST_KEY, NAMES, USER, names_in
+
+pytestmark = pytest.mark.slow
+
+
+class Terminal:
+    """A command with a terminal of its own, which is its controlling one: Ctrl-C works."""
+
+    def __init__(self, *words: str) -> None:
+        self._ours, theirs = os.openpty()
+        argv = ["setsid", "--ctty", sys.executable, "-m", "breakglass", *words]
+        self.process = subprocess.Popen(argv, cwd="/", stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        self.shown = ""
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        end_with_descendants(self.process)
+        os.close(self._ours)
+
+    def read_until(self, words: str) -> None:
+        """Read what is shown after the last answer, until the words are in it."""
+        seen = ""
+        while words not in seen:
+            seen += self._read()
+        self.shown += seen
+
+    def _read(self) -> str:
+        return os.read(self._ours, 4096).decode()
+
+    def answer(self, question: str, text: str) -> None:
+        self.read_until(question)
+        self.type(f"{text}\n")
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def end(self) -> int:
+        """Read the rest, and return the exit code."""
+        try:
+            while piece := self._read():
+                self.shown += piece
+        except OSError:  # EIO: the other end is closed
+            pass
+        return self.process.wait(100)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "x").touch()
+    give_to_handler(tmp_path / "x")
+    (tmp_path / "x").unlink()
+    return tmp_path
+
+
+def test_it_asks_for_what_no_flag_says(place: Path) -> None:
+    """A wrong answer is explained and asked again; the result is as good as with flags."""
+    directory = place / "etc"
+    with Terminal("init", str(directory), *USER) as person:
+        person.answer("URL of this handler", "rescue.example.org")
+        person.answer("is not a URL", "https://rescue.example.org")
+        person.answer("name of the Proxmox host", "")
+        person.answer("is not a host's name", "pve1")
+        person.answer("address of pve1", "2001:db8::1")
+        person.answer("another Proxmox host", "pve1")
+        person.answer("named twice", "pve2")
+        person.answer("address of pve2", "root@192.0.2.11:2222")
+        person.answer("another Proxmox host", "")
+        person.answer("host key of pve1", f"{HOST_KEY[:-4]} root@pve1")
+        person.answer("is not a public key", f"{HOST_KEY} root@pve1")
+        person.answer("host key of pve2", "any")
+        person.answer("name for the VM", "dev vm")
+        person.answer("can't name a VM", "devvm")
+        person.answer("hosts of devvm", "pve3")
+        person.answer("is no host of this VM", "pve2,pve1")
+        person.answer("number of devvm", "102")
+        person.answer("another VM", "mail")
+        person.answer("hosts of mail", "pve1")
+        person.answer("number of mail", "102")
+        person.answer("is the number of devvm already", "103")
+        person.answer("another VM", "")
+        person.answer("your name", "anna@home")
+        assert person.end() == 0, person.shown
+    assert names_in(directory) == set(NAMES)
+    text = (directory / "breakglass.toml").read_text()
+    for line in (
+        'url = "https://rescue.example.org/"',
+        'ssh = "breakglass@[2001:db8::1]:22"',
+        'ssh = "root@192.0.2.11:2222"',
+        f'host_key = "{HOST_KEY} pve1"',
+        'host_key = "any"',
+        'hosts = ["pve2", "pve1"]',
+        "vmid = 103",
+    ):
+        assert line in text.splitlines(), line
+    assert re.search(r"--host pve2 --from \S+ --account root > pve2\.sh", person.shown)
+    assert "whsec_" not in person.shown
+
+
+def test_only_what_is_missing_is_asked(place: Path) -> None:
+    """Flags and questions go together."""
+    with Terminal("init", str(place / "etc"), *USER, *FLAGS[:-2]) as person:
+        person.answer("your name", "anna@home")
+        assert person.end() == 0, person.shown
+    assert "URL of this handler" not in person.shown
+    assert names_in(place / "etc") == set(NAMES)
+
+
+@pytest.mark.parametrize(("typed", "code"), [("\x03", 130), ("\x04", 2)], ids=["Ctrl-C", "Ctrl-D"])
+def test_leaving_in_the_questions_writes_nothing(place: Path, typed: str, code: int) -> None:
+    """Ctrl-C ends with 130, the end of the input with 2."""
+    with Terminal("init", str(place / "etc"), *USER) as person:
+        person.answer("URL of this handler", "https://rescue.example.org")
+        person.read_until("name of the Proxmox host")
+        person.type(typed)
+        assert person.end() == code, person.shown
+    assert "Traceback" not in person.shown
+    assert list(place.iterdir()) == []
+
+
+def test_a_script_with_half_a_terminal_is_not_asked(place: Path) -> None:
+    """With an output that is a file, the questions would not be seen."""
+    ours, theirs = os.openpty()
+    argv = [sys.executable, "-m", "breakglass", "init", str(place / "etc"), *USER]
+    ran = subprocess.run(argv, cwd="/", stdin=theirs, capture_output=True, text=True, timeout=100)
+    os.close(ours)
+    os.close(theirs)
+    assert (ran.returncode, ran.stdout, "--url and --host and --vm" in ran.stderr) == (2, "", True)
