@@ -138,7 +138,7 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
     if unpinned:
         lines += ["", f"   The recipe prints the host key. Pin it as host_key of {', '.join(unpinned)} in {config}."]
     lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url}"]
-    lines += ["", "3. Start the handler (docs/runbook.md has a unit for systemd):", ""]
+    lines += ["", "3. Start the handler (for a unit of systemd, see breakglass docs runbook):", ""]
     lines += ["    breakglass check && breakglass serve", "", "4. Send it a signed request, in a second terminal:", ""]
     key = shlex.quote(str(directory / signing_key_name(new.operator)))
     lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]

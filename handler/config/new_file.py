@@ -48,7 +48,7 @@ def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) ->
     def file(name: str) -> str:
         return _text(f"{directory}/{name}")
 
-    lines = ["# Made by: breakglass init. What each setting means: docs/protocol.md, section 1."]
+    lines = ["# Made by: breakglass init. What each setting means: breakglass docs protocol, section 1."]
     lines += ["# After a change: breakglass check, then SIGHUP to the handler.", "", "[server]"]
     lines += [f"user = {_text(user)}"] if user else []
     lines += [f"url = {_text(new.url)}", "", f"[callers.{_key(new.operator)}]"]
