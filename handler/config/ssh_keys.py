@@ -39,7 +39,7 @@ def key_fault(private: str) -> tuple[str, str] | None:
 
 def new_key(comment: str) -> tuple[str, str]:
     """Return a new Ed25519 private key, unencrypted, and its public half as one line with a comment."""
-    import asyncssh
+    from .ssh_library import asyncssh
 
     key = asyncssh.generate_private_key("ssh-ed25519", comment)
     return key.export_private_key().decode("ascii"), key.export_public_key().decode("ascii")

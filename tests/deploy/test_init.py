@@ -44,7 +44,7 @@ def run(*words: str, stdin: str = "", **more: str) -> "subprocess.CompletedProce
 def run_as_daemon(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
     """Run a command as an ordinary user, who may not be able to start the tests' own Python."""
     user = pwd.getpwnam("daemon")
-    code = "import asyncssh, os, sys; from breakglass.cli.main import main; "
+    code = "import os, sys; from breakglass.config.ssh_library import asyncssh; from breakglass.cli.main import main; "
     code += "from breakglass.cli.starting import load_server_modules; load_server_modules(); "
     code += f"os.setgroups([]); os.setgid({user.pw_gid}); os.setuid({user.pw_uid}); sys.exit(main())"
     argv = [sys.executable, "-c", code, *words]
