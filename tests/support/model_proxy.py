@@ -128,6 +128,9 @@ class Authority:
     def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())  # Python 3.13 accepts none without the two
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(own, False).add_extension(signer, False)
         return builder.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
 
 
