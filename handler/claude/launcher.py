@@ -26,6 +26,7 @@ from .start import Account
 
 Work = Callable[[Sequence[int], int], bool | None]  # with the descriptors, and the pipe to close at a turn's end
 
+SHARED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the handler's, if its process group gets them
 PAUSE_SECONDS = 0.1  # when no process can be started
 MOST_CHILDREN = 200  # three for each of the 64 turns of a handler: a turn's own is there until its files are removed
 
@@ -51,12 +52,14 @@ def start_launcher(account: Account, load: Callable[[], Config]) -> socket.socke
     return ours
 
 
-def run_launcher(channel: socket.socket, account: Account, load: Callable[[], Config], handler: int) -> None:
+def run_launcher(
+    channel: socket.socket, account: Account, load: Callable[[], Config], handler: int, ignored: Sequence[int] = SHARED
+) -> None:
     """Be the launcher, until the other end of the channel or the process `handler` has ended, and the last child has.
 
     `handler` is a pidfd. What the launcher starts has no way to more rights than the user has that it becomes.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are the handler's
+    for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what the launcher starts must not inherit the handler's
     prctl(PR_SET_DUMPABLE, 0)

@@ -5,6 +5,7 @@ the machine's network and reaches the model's API, serves claude there on a sock
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 _OWN = "/proc/thread-self/ns/net"
-_CLONE_NEWNET = 0x40000000
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCSIFFLAGS = 0x8914  # netdevice(7)
 _IFF_UP = 1
 
@@ -29,14 +30,13 @@ def enter_network(namespace: int) -> None:
 def run_apart(work: Callable[[], Result]) -> tuple[Result, int]:
     """Do `work` in a new network namespace; return what it returned, and a descriptor of the namespace.
 
-    Needs CAP_SYS_ADMIN and CAP_NET_ADMIN. Raises OSError: then end this thread, which may still be in there.
+    Needs CAP_SYS_ADMIN. Raises OSError: then end this thread, which may still be in there.
     """
     own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _call("unshare", _CLONE_NEWNET)
-        namespace = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+        namespace = _make_namespace()
         try:
-            _bring_loopback_up()
+            enter_network(namespace)
             return work(), namespace
         except BaseException:
             os.close(namespace)
@@ -47,8 +47,36 @@ def run_apart(work: Callable[[], Result]) -> tuple[Result, int]:
         os.close(own)
 
 
-def _bring_loopback_up() -> None:
+def _make_namespace() -> int:
+    """Return a descriptor of a new network namespace whose loopback is up. Raises OSError.
+
+    A child makes it beside a user namespace, in which that takes no CAP_NET_ADMIN: so the launcher needs none.
+    """
     import socket  # a turn waits for the runner's imports, and the runner does not do this
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNET)
+                _bring_loopback_up()
+                socket.send_fds(theirs, [b"0"], [os.open(_OWN, os.O_RDONLY)])
+            except OSError as error:
+                theirs.send(str(error.errno).encode())
+            finally:
+                os._exit(0)
+        theirs.close()
+        said, fds, _, _ = socket.recv_fds(ours, 16, 1, socket.MSG_CMSG_CLOEXEC)
+        os.waitpid(pid, 0)
+    if not fds:
+        number = int(said or errno.EIO)
+        raise OSError(number, os.strerror(number), "unshare")
+    return fds[0]
+
+
+def _bring_loopback_up() -> None:
+    import socket
     import struct
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:

@@ -1,8 +1,12 @@
 """`breakglass launcher`: the launcher of chat as a unit of its own, started by a connection to its socket."""
 
 import argparse
+import contextlib
 import os
+import pwd
+import signal
 import socket
+from pathlib import Path
 
 from ..config.load import config_path, load_config, read_server_user
 from .account import MAKE_ONE, look_up
@@ -10,13 +14,13 @@ from .errors import CommandError
 from .output import DONE
 
 _FIRST = 3  # sd_listen_fds(3)
-_HINT = "let systemd start it, with ListenSequentialPacket= and Accept=yes; see breakglass docs runbook"
+_HINT = "let systemd start it, with the units of deploy/systemd; see breakglass docs runbook"
 
 
 def launcher(arguments: argparse.Namespace) -> int:
-    """Serve the handler at the other end of a connection until the handler closes it."""
+    """Serve each handler that connects to systemd's socket, in a child, until this process is ended."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        raise CommandError("no connection was passed to the launcher", _HINT)
+        raise CommandError("no socket was passed to the launcher", _HINT)
     if os.geteuid() != 0:
         raise CommandError("the launcher was not started as root", _HINT)
     os.umask(0o022)  # as `serve` has it: claude's user has to enter some directories of sessions.dir
@@ -26,15 +30,36 @@ def launcher(arguments: argparse.Namespace) -> int:
         hint = f'write the handler\'s account into {path}: [server] user = "breakglass"; {MAKE_ONE}'
         raise CommandError("the launcher does not know whose handler it works for", hint)
     account = look_up(name)
-    channel = socket.socket(fileno=_FIRST)
-    if (channel.family, channel.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
-        raise CommandError("the launcher was passed something else than a connection to its socket", _HINT)
+    listener = socket.socket(fileno=_FIRST)
+    is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if (listener.family, listener.type, is_listening) != (socket.AF_UNIX, socket.SOCK_SEQPACKET, 1):
+        raise CommandError("the launcher was passed something else than its listening socket", _HINT)
+    listener.setblocking(True)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
+    while True:
+        channel, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _serve_handler(channel, account, path)
+            return DONE
+        channel.close()
+
+
+def _serve_handler(channel: socket.socket, account: pwd.struct_passwd, path: Path) -> None:
+    """Be the launcher of the handler at the other end of a connection, until that ends or this process is to end."""
     from ..claude.launch_channel import process_of
     from ..claude.launcher import run_launcher
 
     try:
         handler = process_of(channel)
-    except OSError:
-        raise CommandError("the handler that has connected can't be found", _HINT) from None
-    run_launcher(channel, (account.pw_uid, account.pw_gid), lambda: load_config(path, os.environ), handler)
-    return DONE
+    except OSError:  # it has ended again
+        return
+
+    def stop(number: int, frame: object) -> None:
+        with contextlib.suppress(OSError):  # a child of the launcher has closed it
+            channel.shutdown(socket.SHUT_RDWR)
+
+    signal.signal(signal.SIGTERM, stop)  # systemd sends it to every process, so running turns end, and are cleared away
+    ids = (account.pw_uid, account.pw_gid)
+    run_launcher(channel, ids, lambda: load_config(path, os.environ), handler, (signal.SIGINT, signal.SIGHUP))

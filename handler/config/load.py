@@ -20,7 +20,7 @@ from .hosts import read_hosts
 from .model import Address, Config
 from .problems import ConfigError, Problem
 from .reader import Entry, ExposedError, Read
-from .secret_files import describe_exposure, safe_mode
+from .secret_files import describe_exposure, find_file, safe_mode
 from .server import read_server
 from .vms import read_vm, vmid_in
 from .warnings import find_warnings
@@ -109,7 +109,8 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
         raise ConfigError([Problem(str(path), f"is not safe: {exposure}", hint)])
     files = [str(path)]
 
-    def read(name: str) -> str:
+    def read(setting: str) -> str:
+        name = find_file(setting, environment)
         files.append(name)
         with open(name, encoding="utf-8") as file:
             status = os.fstat(file.fileno())

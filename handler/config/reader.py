@@ -10,6 +10,8 @@ from .problems import Problem
 
 Read = Callable[[str], str]
 
+CREDENTIALS = "$CREDENTIALS_DIRECTORY/"  # of systemd; a file's name may begin with it
+
 _SHORTER_THAN_SECRETS = 24
 _SECRET_PREFIX = 6  # whsec_ is a hint at what went wrong
 
@@ -179,7 +181,7 @@ def is_number(value: object) -> TypeGuard[int]:
 
 def _shown_path(path: str) -> str:
     """Return a path, cut unless it is certain to be one: people write the secret in place of its file's name."""
-    is_path = len(path) <= _SHORTER_THAN_SECRETS or path.startswith(("/", "./", "../"))
+    is_path = len(path) <= _SHORTER_THAN_SECRETS or path.startswith(("/", "./", "../", CREDENTIALS))
     return path if is_path and "\n" not in path else f"{path[:_SECRET_PREFIX]}…"
 
 

@@ -5,6 +5,21 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from .reader import CREDENTIALS
+
+
+def find_file(name: str, environment: Mapping[str, str]) -> str:
+    """Return the path that a setting names: one that begins with CREDENTIALS is in the directory that systemd makes.
+
+    Raises ValueError if there is no such directory.
+    """
+    if not name.startswith(CREDENTIALS):
+        return name
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise ValueError("CREDENTIALS_DIRECTORY is not set; systemd sets it for LoadCredential=")
+    return os.path.join(directory, name.removeprefix(CREDENTIALS))
+
 
 def describe_exposure(path: Path, status: os.stat_result, environment: Mapping[str, str]) -> str:
     """Return who else can reach a secret file, an empty text if only its owner can.

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import random
+import select
 import signal
 import socket
 import struct
@@ -473,7 +474,7 @@ def test_a_launcher_that_hangs_starts_no_turn(talker: Talker, claude: ScriptedCl
 
 
 class Unit:
-    """The part of systemd in it: each connection to a socket starts `breakglass launcher` (Accept=yes)."""
+    """The part of systemd in it: a connection to the socket starts `breakglass launcher`, unless one is running."""
 
     def __init__(self, directory: Path) -> None:
         self.path = str(directory / "launcher")
@@ -482,32 +483,32 @@ class Unit:
         self._listener.bind(self.path)
         os.chmod(self.path, 0o666)
         self._listener.listen()
-        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._is_open = True
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                with connection:
-                    script = f'umask 077; exec 3<&{connection.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
-                    command = ["/bin/bash", "-c", script, "sh", sys.executable, "-m", "breakglass", "launcher"]
-                    env = os.environ | {"BREAKGLASS_CONFIG": f"{Path(self.path).parent}/config"}
-                    self.started.append(subprocess.Popen(command, pass_fds=[connection.fileno()], env=env))
+    def _run(self) -> None:
+        fd = self._listener.fileno()
+        script = f'umask 077; exec 3<&{fd}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+        command = ["/bin/bash", "-c", script, "sh", sys.executable, "-m", "breakglass", "launcher"]
+        env = os.environ | {"BREAKGLASS_CONFIG": f"{Path(self.path).parent}/config"}
+        while select.select([fd], [], []) and self._is_open:
+            self.started.append(subprocess.Popen(command, pass_fds=[fd], env=env))
+            self.started[-1].wait()
 
     def close(self) -> None:
+        self._is_open = False
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.started[-1].terminate()
         self._thread.join(60)
-        for process in self.started:
-            process.wait(60)
+        self._listener.close()
 
 
 @pytest.mark.all
 def test_the_launcher_as_a_unit_of_its_own(
     claude: ScriptedClaude, model: Model, short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A handler connects to its socket; a launcher that died is started by the next connection, at a reload."""
+    """A handler connects to its socket; a launcher that was stopped is started by the next connection, at a reload."""
     short_dir.chmod(0o711)
     unit = Unit(short_dir)
     monkeypatch.setenv("BREAKGLASS_LAUNCHER", unit.path)
@@ -519,7 +520,9 @@ def test_the_launcher_as_a_unit_of_its_own(
             assert talker.chat("hello")[-1]["ok"] is True
             assert talker.sessions.stat().st_mode & 0o777 == 0o711  # whatever the unit's umask
             assert [status_of(each)["Uid"][0] for each in descendants(talker.process.pid)] == []
-            unit.started[-1].kill()
+            for pid in (unit.started[-1].pid, *descendants(unit.started[-1].pid)):  # as `systemctl stop` does
+                with contextlib.suppress(ProcessLookupError):
+                    signal_process(pid, signal.SIGTERM)
             until(lambda: talker.health()["chat"] == "failed", "the end of chat")
             assert "the launcher has ended" in talker.ask(prompt="hello").json["error"]["message"]
             talker.change("shared_uid = true ", "shared_uid = true")
@@ -530,10 +533,10 @@ def test_the_launcher_as_a_unit_of_its_own(
 
 @pytest.mark.parametrize(
     ("variables", "words"),
-    [({}, "no connection was passed"), ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, "no connection was passed")],
+    [({}, "no socket was passed"), ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, "no socket was passed")],
 )
 def test_the_launcher_is_no_command_for_people(variables: dict[str, str], words: str) -> None:
-    """Without a connection it ends with a sentence that names the runbook."""
+    """Without a socket it ends with a sentence that names the runbook."""
     environment = os.environ | variables
     command = [sys.executable, "-m", "breakglass", "launcher"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -70,6 +70,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "qemu": lambda: _program("qemu-system-x86_64"),
     "root": _root,
     "sshd": _sshd,
+    "systemd": lambda: _root() or _program("systemd-analyze", "systemctl", "nsenter") or _mounts(),
 }
 
 

@@ -25,9 +25,9 @@ def memory(world: World, *parts: str) -> Path:
     return world.root.joinpath("run/breakglass", str(VMID), *parts)
 
 
-def until(seen: Callable[[], object], what: str) -> None:
+def until(seen: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
     """Return once `seen()` is true; the job writes down its own stage, so a look at that is an event."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     while not seen():
         assert time.monotonic() < end, f"{what} did not happen"
         time.sleep(0.005)

@@ -427,6 +427,19 @@ def test_a_group_may_read_what_root_or_systemd_gives_it(tmp_path: Path, is_secre
         load_config(path, {"CREDENTIALS_DIRECTORY": f"{tmp_path}/else"})
 
 
+def test_a_file_in_systemds_directory(tmp_path: Path) -> None:
+    """A name that begins with the variable is a credential; without the variable, the problem says so."""
+    (tmp_path / "secret_operator").touch(0o600)
+    (tmp_path / "secret_operator").write_text(whsec("f"))
+    text = changed(f'secret = "{whsec("o")}"', 'secret_file = "$CREDENTIALS_DIRECTORY/secret_operator"')
+    path = written(tmp_path, text.encode())
+    config = load_config(path, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert config.problems == ()
+    assert str(tmp_path / "secret_operator") in config.files
+    with pytest.raises(ConfigError, match='/secret_operator": CREDENTIALS_DIRECTORY is not set'):
+        load_config(path, {})
+
+
 @pytest.mark.parametrize("key", ["callers.operator.secret_file", "hosts.pve1.key_file", "sessions.secret_file"])
 def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> None:
     """Each kind of secret file is judged, and named with the command that mends it."""

@@ -1,0 +1,259 @@
+"""The units in deploy/systemd: what systemd says about them, and what they do under a systemd that is PID 1."""
+
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..support.booted import Booted, booted
+from ..support.locks import ROOT
+from ..support.scripted_claude import RESULT, line
+from ..support.service import SSH_KEY, new_secret
+from ..support.stages import until
+from ..support.wheelhouse import wheelhouse
+
+UNITS = ROOT / "deploy/systemd"
+SERVICES = ("breakglass.service", "breakglass-chat.service")
+OVER_PROC = {  # each mounts something over a part of /proc, or refuses namespaces, or openat2(2), which bwrap needs
+    *(
+        "RestrictSUIDSGID",
+        "ProtectProc",
+        "ProcSubset",
+        "ProtectKernelTunables",
+        "ProtectKernelLogs",
+        "ProtectHostname",
+        "PrivatePIDs",
+    ),
+    *("RestrictNamespaces", "InaccessiblePaths", "ReadOnlyPaths", "TemporaryFileSystem", "BindPaths", "PrivateUsers"),
+}
+CONFIG = """\
+[server]
+user = "breakglass"
+
+[callers.operator]
+secret_file = "$CREDENTIALS_DIRECTORY/secret_operator"
+allow = ["status", "history", "chat"]
+
+[hosts.pve1]
+ssh = "breakglass@127.0.0.1:9"
+key_file = "$CREDENTIALS_DIRECTORY/secret_pve_power"
+host_key = "any"
+
+[vms.devvm]
+hosts = ["pve1"]
+vmid = 102
+
+[sessions]
+secret_file = "$CREDENTIALS_DIRECTORY/secret_session"
+dir = "/var/lib/breakglass"
+"""
+CHAT = """
+[chat]
+uids = "200000-200003"
+command = "/opt/claude"
+base_url = "http://127.0.0.1:9"
+credential_file = "$CREDENTIALS_DIRECTORY/secret_claude"
+"""
+# It runs a command as claude does, in the sandbox inside its wall, and says what that has printed, and its own cgroup.
+CLAUDE = f"""\
+#!/bin/bash
+said=$("$CLAUDE_CODE_SHELL_PREFIX" 'id -u; pwd' 2>&1 | tr '\\n' ' ')
+group=$(grep ^0:: /proc/self/cgroup)
+{line(type="assistant", message={"id": "m", "content": [{"type": "text", "text": "SAID"}]})}
+{RESULT}
+""".replace("SAID", "'\"$said$group\"'")
+PREPARE = """\
+systemd-sysusers breakglass.conf
+systemd-tmpfiles --create breakglass.conf
+/usr/bin/python3 -m venv --without-pip /opt/breakglass
+{python} -m pip --quiet --python /opt/breakglass/bin/python install --no-index --find-links /wheels breakglass
+"""
+
+
+def settings(unit: str) -> set[str]:
+    """Return the names of what a unit sets."""
+    return set(re.findall(r"^(\w+)=", (UNITS / unit).read_text(), re.MULTILINE))
+
+
+@pytest.mark.real("systemd")
+@pytest.mark.parametrize(("unit", "tenths"), [("breakglass.service", 19), ("breakglass-chat.service", 44)])
+def test_a_units_exposure_is_low(unit: str, tenths: int) -> None:
+    """It is below 2.0 for the process that answers HTTP, and below 4.5 for the launcher."""
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", str(UNITS / unit)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.real("systemd")
+def test_systemd_finds_no_fault_in_the_units() -> None:
+    """It says nothing at all, where Breakglass is installed."""
+    install = (
+        'mount -t tmpfs t /opt; mkdir -p /opt/breakglass/bin; ln -s /bin/true /opt/breakglass/bin/breakglass; "$@"'
+    )
+    command = ["unshare", "--mount", "sh", "-ec", install, "sh", "systemd-analyze", "verify"]
+    command += [str(UNITS / unit) for unit in (*SERVICES, "breakglass-chat.socket")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
+
+
+def test_nothing_masks_proc_for_the_launcher() -> None:
+    """The program bwrap makes namespaces and mounts a /proc, which the kernel refuses below one that is masked."""
+    assert settings("breakglass-chat.service") & OVER_PROC == set()
+    assert settings("breakglass.service") & OVER_PROC, "the names are no longer those that units use"
+
+
+def test_the_launcher_is_off_by_default() -> None:
+    """The handler's unit starts neither the launcher nor its socket."""
+    text = (UNITS / "breakglass.service").read_text()
+    named = re.findall(r"^(\w+)=.*breakglass-chat", text, re.MULTILINE)
+    assert sorted(named) == ["After", "Environment"]
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+    """A machine on which Breakglass is installed and its handler enabled, without chat."""
+    files = tmp_path_factory.mktemp("files")
+    place = {
+        "sysusers": "etc/sysusers.d/breakglass.conf",
+        "tmpfiles": "etc/tmpfiles.d/breakglass.conf",
+    }
+    for path in UNITS.iterdir():
+        to = files / place.get(path.suffix[1:], f"etc/systemd/system/{path.name}")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    (files / "etc/systemd/system/booted.target").write_text(
+        "[Unit]\nDescription=The target of a test\nWants=breakglass.service\n"
+    )
+    secrets = {
+        "operator": new_secret(),
+        "session": "s" * 40,
+        "pve_power": SSH_KEY,
+        "claude": "ANTHROPIC_API_KEY=sk-test",
+    }
+    etc = files / "etc/breakglass"
+    (etc / "secrets").mkdir(parents=True)
+    etc.chmod(0o755)
+    (etc / "breakglass.toml").write_text(CONFIG)
+    for name, text in secrets.items():
+        (etc / "secrets" / name).touch(0o600)
+        (etc / "secrets" / name).write_text(text)
+    (files / "opt").mkdir()
+    (files / "opt/claude").write_text(CLAUDE)
+    (files / "opt/claude").chmod(0o755)
+    shutil.copytree(wheelhouse(), files / "wheels")
+    (files / "prepare").write_text(PREPARE.format(python=sys.executable))
+    with booted(tmp_path_factory.mktemp("booted"), files) as system:
+        until(lambda: health(system), "the start")
+        yield system
+
+
+def health(system: Booted) -> dict[str, object]:
+    """Return what the handler says about itself; nothing before it listens."""
+    said = system.run("curl", "-sS", "http://127.0.0.1:8080/health", check=False)
+    return dict(json.loads(said)) if said.startswith("{") else {}
+
+
+def status_of(system: Booted, pid: str) -> dict[str, list[str]]:
+    """Return the lines of a process's status, by their names."""
+    lines = system.run("cat", f"/proc/{pid}/status").splitlines()
+    return {name: value.split() for name, _, value in (each.partition(":") for each in lines)}
+
+
+def say(system: Booted, prompt: str) -> str:
+    """Do a turn; return what `breakglass chat` prints."""
+    variable = "BREAKGLASS_SECRET_FILE=/etc/breakglass/secrets/operator"
+    command = f"printf '{prompt}\\n' | {variable} /opt/breakglass/bin/breakglass chat"
+    return system.run("sh", "-c", command, check=False)
+
+
+def restarted(system: Booted, old: str) -> bool:
+    return system.show("breakglass", "MainPID") not in ("0", old) and bool(health(system))
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
+def test_the_handlers_unit_starts(system: Booted) -> None:
+    """As its own user, without a capability, with the secrets that systemd gives it."""
+    assert health(system)["config"] == "ok", system.journal("breakglass")
+    assert health(system)["chat"] == "off"
+    pid = system.show("breakglass", "MainPID")
+    status = status_of(system, pid)
+    account = system.run("id", "-u", "breakglass").strip()
+    assert status["Uid"] == [account] * 4
+    assert {name: status[name] for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")} == {
+        "CapEff": ["0" * 16],
+        "CapBnd": ["0" * 16],
+        "NoNewPrivs": ["1"],
+        "Seccomp": ["2"],
+    }
+    limit = re.search(r"Max open files +\d+ +(\d+) ", system.run("cat", f"/proc/{pid}/limits"))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # a systemd that is no machine's can't raise it
+    assert limit is not None
+    assert int(limit[1]) == (65536 if most == resource.RLIM_INFINITY else min(65536, most))
+    modes = system.run(
+        "stat",
+        "-c",
+        "%U %a",
+        *(f"/run/credentials/breakglass.service/secret_{name}" for name in ("operator", "pve_power")),
+    )
+    assert modes == "root 440\nroot 440\n"
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
+def test_a_verb_is_signed_and_sent(system: Booted) -> None:
+    """The caller's key is the one in the credential; the host, which is not there, is what is missing."""
+    secret = "BREAKGLASS_SECRET_FILE=/etc/breakglass/secrets/operator"
+    said = system.run("env", secret, "/opt/breakglass/bin/breakglass", "call", "status", "--json", check=False)
+    assert json.loads(said.splitlines()[0])["outcome"] == "unreached", said + system.journal("breakglass")
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
+def test_a_reload_and_a_death(system: Booted) -> None:
+    """A reload keeps the process; one that dies is started again; a stop is no failure."""
+    pid = system.show("breakglass", "MainPID")
+    system.run("systemctl", "reload", "breakglass")
+    until(lambda: '"event": "reload"' in system.journal("breakglass"), "the reload")
+    assert system.show("breakglass", "MainPID") == pid
+    system.run("kill", "-KILL", pid)
+    until(lambda: restarted(system, pid), "another start")
+    system.run("systemctl", "stop", "breakglass")
+    assert system.show("breakglass", "Result") == "success"
+    system.run("systemctl", "start", "breakglass")
+    until(lambda: health(system), "a start")
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
+@pytest.mark.real("bwrap")
+def test_the_launchers_unit_starts_turns(system: Booted) -> None:
+    """Chat is on once its socket is; a turn's command runs in the sandbox, behind the wall, in the turn's cgroup."""
+    assert system.show("breakglass-chat.service", "ActiveState") == "inactive"
+    config = Path(system.root, "etc/breakglass/breakglass.toml")
+    config.write_text(CONFIG + CHAT)
+    system.run("systemctl", "reload", "breakglass")
+    until(lambda: health(system)["chat"] == "failed", "chat without a launcher")
+    system.run("systemctl", "enable", "--now", "breakglass-chat.service")
+    system.run("systemctl", "reload", "breakglass")
+    until(lambda: health(system)["chat"] == "on", "chat with a launcher")
+    said = say(system, "hello")
+    assert re.search(r"200\d\d\d /var/lib/breakglass/work/\S+/cwd 0::\S*/breakglass-chat.service/turn-200", said), said
+    main = system.show("breakglass-chat.service", "MainPID")
+    assert status_of(system, main)["Uid"] == ["0"] * 4
+    system.run("systemctl", "stop", "breakglass-chat.service")
+    assert system.show("breakglass-chat.service", "Result") == "success", system.journal("breakglass-chat")
+    until(lambda: health(system)["chat"] == "failed", "the end of chat")
+    system.run("systemctl", "reload", "breakglass")
+    until(lambda: health(system)["chat"] == "on", "chat with another launcher")
+    assert system.show("breakglass-chat.service", "MainPID") != main
