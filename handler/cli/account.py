@@ -80,6 +80,15 @@ def become(account: pwd.struct_passwd) -> None:
     os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
 
 
+def name_this_user() -> None:
+    """Give a user id that has no account, as in a container, a name and a home: asyncssh can't do without them."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        os.environ.setdefault("LOGNAME", "breakglass")
+        os.environ.setdefault("HOME", "/nonexistent")
+
+
 def _leave_terminal() -> None:
     """Give up the terminal of the shell that started this process, in which it could type a command (TIOCSTI)."""
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .. import audit
 from ..claude.processes import PR_SET_DUMPABLE, prctl
 from ..config.load import config_path, load_config
-from .account import find_account, give_up_privileges
+from .account import find_account, give_up_privileges, name_this_user
 from .environment import port_number
 from .errors import CommandError
 from .listen import listen
@@ -57,6 +57,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from ..web.server import make_server  # the other commands start without it
 
     account = find_account(path)
+    name_this_user()
     launcher = _find_launcher(account, path)  # before there are sockets, which it must not have
     config = load_as(account, path)
     server = make_server(config, lambda: load_config(path, os.environ), host, port)

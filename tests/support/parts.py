@@ -58,6 +58,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "alertmanager": lambda: _program("prometheus-alertmanager", "amtool"),
     "bwrap": _bwrap,
     "caddy": lambda: _program("caddy"),
+    "buildah": lambda: _root() or _program("buildah", "ip", "setpriv", "/usr/lib/podman/netavark") or _mounts(),
     "chromium": lambda: "" if find_browser() else "not installed: chromium-headless-shell or chromium",
     "claude": _claude,
     "curl": lambda: _program("curl", "openssl"),

@@ -1,0 +1,129 @@
+"""The image: built from docs/container.md's commands on Debian, and run as process 1 with a read-only root."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..support.container import FILE, Builder, Container, script
+from ..support.documents import ROOT, commands
+from ..support.signals import signal_process
+from ..support.sshd import Sshd
+from ..support.stages import until
+from ..support.wheelhouse import FOLDERS, wheelhouse
+
+pytestmark = [pytest.mark.all, pytest.mark.real("sshd", "debian", "buildah")]
+PYTHON = "/opt/breakglass/bin/python"
+
+
+@pytest.fixture(scope="module")
+def builder(directory: Path) -> Builder:
+    """Buildah, after it has built the image `breakglass` with the commands that the document has."""
+    (directory / "build").mkdir()
+    builder = Builder(directory / "build")
+    checkout = directory / "checkout"
+    checkout.mkdir()
+    for name in (*FOLDERS, "deploy"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+        shutil.copy(ROOT / name, checkout)
+    has_all = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheelhouse()), "PIP_NO_BUILD_ISOLATION": "0"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for text in commands("docs/container.md", "Building the image"):
+        builder.run(*script(text), cwd=checkout, env={**builder.environment, **has_all, "PATH": path})
+    return builder
+
+
+@pytest.fixture(scope="module")
+def container(builder: Builder, shared_sshd: Sshd, directory: Path) -> Iterator[Container]:
+    sshd = shared_sshd
+    made = Container(directory, builder, "breakglass", port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    try:
+        made.answering()
+        yield made
+    finally:
+        made.stop()
+
+
+def health_check(container: Container) -> list[str]:
+    argv: list[str]
+    how, *argv = container.settings["Healthcheck"]["Test"]
+    assert how == "CMD"
+    return argv
+
+
+def test_it_answers(container: Container) -> None:
+    """A signed status comes from the host, through a handler whose root is read-only."""
+    health = container.health()
+    assert (health["config"], health["chat"]) == ("ok", "off")
+    reply = container.pve("status")
+    assert (reply.status, reply.json["outcome"]) == (200, "done")
+
+
+def test_it_can_write_nothing_and_is_nobody(container: Container) -> None:
+    program = """
+import json, os, tempfile
+try:
+    writable = tempfile.gettempdir()
+except OSError as error:
+    writable = ""
+status = dict(line.split(":\\t", 1) for line in open("/proc/1/status"))
+print(json.dumps([writable, os.access("/", os.W_OK), status["Uid"].split(), status["CapBnd"].strip()]))
+"""
+    ran = container.exec(PYTHON, "-c", program)
+    assert json.loads(ran.stdout) == ["", False, ["10001"] * 4, "0" * 16], ran.stderr
+
+
+def test_no_file_of_the_image_is_the_handlers(container: Container) -> None:
+    ran = container.exec("/usr/bin/find", "/", "-xdev", "(", "-user", "10001", "-o", "-perm", "-o=w", ")", "-type", "f")
+    assert ran.stdout == ""
+
+
+def test_nothing_secret_is_in_the_image(container: Container) -> None:
+    """The variables are settings, and the rest comes from the mounted files."""
+    assert set(container.environment) == {"PATH", "HOST", "PORT", "BREAKGLASS_CONFIG"}
+    assert container.environment["HOST"] == "0.0.0.0"
+    assert "Chat is off here" in FILE.read_text()
+
+
+def test_it_waits_for_orphans(container: Container) -> None:
+    """They come from `podman exec` too, whose program may leave children behind."""
+    before = container.children()
+    ran = container.exec(PYTHON, "-c", "import os\nfor _ in range(5):\n    os.fork() or os._exit(0)")
+    assert ran.returncode == 0, ran.stderr
+    until(lambda: container.children().keys() == before.keys(), "the end of the orphans")
+    assert len(before) == 1
+
+
+def test_the_health_check(container: Container) -> None:
+    """It is 0 for a handler that answers; it is 1 where none listens, and for one that hangs."""
+    check = health_check(container)
+    ran = container.exec(*check)
+    assert ran.returncode == 0, ran.stderr
+    assert container.exec("/usr/bin/env", "PORT=1", *check).returncode == 1
+    [handler] = container.children()
+    signal_process(handler, signal.SIGSTOP)
+    try:
+        assert container.exec(*check).returncode == 1
+    finally:
+        signal_process(handler, signal.SIGCONT)
+
+
+def test_check_and_reload(container: Container) -> None:
+    ran = container.exec("/opt/breakglass/bin/breakglass", "check")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    signal_process(container.first, signal.SIGHUP)
+    until(lambda: '"event":"reload"' in container.audit_file.read_text().replace(" ", ""), "the reload")
+
+
+def test_sigterm_ends_it_cleanly(container: Container) -> None:
+    """Process 1 forwards the signal and ends with the handler's code; a killed one would have 137."""
+    container.stop()
+    assert container.process.returncode == 0
+    container.start()
+    container.answering()

@@ -1,0 +1,256 @@
+"""An image built with Debian's buildah, and a container of it: namespaces of its own and a read-only root."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from breakglass.claude.network import enter_network
+
+from .chroot import base
+from .documents import ROOT
+from .service import Reply, Service
+from .signals import signal_process
+from .sshd import descendants, end_with_descendants
+from .stages import until
+
+FILE = ROOT / "deploy/container/Containerfile"
+ULIMITS = {"nofile": "-Hn", "nproc": "-Hu"}  # buildah asks for more than a container may have, if it is told nothing
+_LEFT_OUT = ("dev", "proc", "sys", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
+
+
+class Builder:
+    """buildah with a storage of its own, in which Debian has the name of the image that the file begins with."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        storage = directory / "storage.conf"
+        storage.write_text(
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{directory}/images"\nrunroot = "{directory}/run"\n'
+        )
+        ask = "; ".join(f"echo {name}=$(ulimit {option}):$(ulimit {option})" for name, option in ULIMITS.items())
+        limits = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+        containers = directory / "containers.conf"
+        containers.write_text(f"[containers]\ndefault_ulimits = {json.dumps(limits)}\n")
+        self.environment = {
+            **os.environ,
+            "CONTAINERS_STORAGE_CONF": str(storage),
+            "CONTAINERS_CONF": str(containers),
+            "BUILDAH_ISOLATION": "chroot",
+        }
+        self._make_base()
+
+    def _make_base(self) -> None:
+        context = self.directory / "base"
+        context.mkdir()
+        without = [f"--exclude=./{name}" for name in _LEFT_OUT]
+        subprocess.run(["tar", "-C", base(), *without, "-cf", context / "debian.tar", "."], check=True, timeout=300)
+        (context / "Containerfile").write_text("FROM scratch\nADD debian.tar /\n")
+        [name] = [line.partition("=")[2] for line in FILE.read_text().splitlines() if line.startswith("ARG BASE=")]
+        self.run("buildah", "build", "--quiet", "--tag", name, str(context))
+        (context / "debian.tar").unlink()
+
+    def run(self, *argv: str, **options: Any) -> str:
+        """Run a command with buildah's mounts in a namespace of their own; return its output."""
+        ran: subprocess.CompletedProcess[str] = subprocess.run(
+            ["unshare", "--mount", "--propagation=private", *argv],
+            **{"env": self.environment, "stdin": subprocess.DEVNULL, "cwd": self.directory, **options},
+            capture_output=True, text=True, timeout=1200, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def inspect(self, image: str) -> dict[str, Any]:
+        """Return the configuration of an image, as Docker has it."""
+        config: dict[str, Any] = json.loads(self.run("buildah", "inspect", "--type", "image", image))["Docker"][
+            "config"
+        ]
+        return config
+
+
+# As `podman run --read-only --read-only-tmpfs=false` does it. `$root` is looked at first: an empty one is this machine.
+_RUN = """
+set -eu
+container=$(buildah from --pull=never "$1")
+root=$(buildah mount "$container")
+test "${#root}" -gt 1
+test -d "$root/opt/breakglass"
+mkdir -p "$root/dev" "$root/proc" "$root/sys" "$root/etc/breakglass"
+mount -t tmpfs -o mode=755 none "$root/dev"
+touch "$root/dev/null"
+mount --bind /dev/null "$root/dev/null"
+mount --bind "$2" "$root/etc/breakglass"
+mount --bind "$root" /mnt
+mount --rbind "$root/dev" /mnt/dev
+mount --bind "$root/etc/breakglass" /mnt/etc/breakglass
+mount -o remount,bind,ro /mnt
+mount -o remount,bind,ro /mnt/etc/breakglass
+mount -o remount,bind,ro /mnt/dev
+shift 2
+exec unshare --pid --net --fork --kill-child /bin/sh -c '
+    set -eu
+    mount -t proc none /mnt/proc
+    ip link set lo up
+    exec "$@"
+' sh "$@"
+"""
+
+
+class Container(Service):
+    """The handler in a container of the image, as process 1 in a network of its own.
+
+    In that network the host's SSH port leads to the test's server.
+    """
+
+    def __init__(self, directory: Path, builder: Builder, image: str, *, port: int, **more: Any) -> None:
+        self.builder, self.image = builder, image
+        self.settings = builder.inspect(image)
+        self.mounted = directory / "mounted"
+        self.mounted.mkdir(0o755)
+        self.ssh_port = port
+        super().__init__(directory, port=port, is_older=True, **more)  # no [server]: another user starts it
+
+    def start(self) -> None:
+        """Start the container; return once the handler listens."""
+        mounted = self.mounted / Path(self.environment["BREAKGLASS_CONFIG"]).name
+        mounted.write_bytes(self.config.read_bytes())
+        os.chown(mounted, 0, int(self.settings["User"].partition(":")[2]))
+        mounted.chmod(0o440)  # as Kubernetes mounts a secret with `fsGroup`
+        argv = ["unshare", "--mount", "--propagation=private", "/bin/sh", "-c", _RUN, "sh"]
+        argv += [self.image, str(self.mounted), *self.within(*self.settings["Entrypoint"], *self.settings["Cmd"])]
+        with self.audit_file.open("ab") as audit:
+            self.process = subprocess.Popen(
+                argv, env=self.builder.environment, stdout=audit, stdin=subprocess.DEVNULL, cwd=self.directory
+            )
+        until(lambda: self._first() is not None or self.process.poll() is not None, "the start of process 1")
+        first = self._first()
+        assert first is not None, f"the container ended with {self.process.returncode}; the reason is above"
+        self.first = first
+        until(self._listens, "the start of the handler")
+        self.listener = self.in_network(lambda: socket.create_server(("127.0.0.1", self.ssh_port)))
+        threading.Thread(target=self._relay, daemon=True).start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(entry.split("=", 1) for entry in self.settings["Env"])
+
+    def within(self, *argv: str) -> list[str]:
+        """Return the command line that becomes the image's user, below its root, with nothing but its environment."""
+        environment = [f"{name}={value}" for name, value in {**self.environment, "PORT": str(self.port)}.items()]
+        user, group = self.settings["User"].split(":")
+        ids = [f"--reuid={user}", f"--regid={group}", "--clear-groups", "--pdeathsig=KILL"]
+        rights = ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]
+        return ["chroot", "/mnt", "/usr/bin/setpriv", *ids, *rights, "/usr/bin/env", "-i", *environment, *argv]
+
+    def exec(self, *argv: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        """Run a command in the running container, as its user."""
+        enter = ["nsenter", f"--target={self.first}", "--mount", "--pid", "--net", "--wdns=/"]
+        return subprocess.run(
+            [*enter, *self.within(*argv)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **options,
+        )
+
+    def children(self) -> dict[int, str]:
+        """Return the state of each child of process 1, a zombie's too."""
+        found = {}
+        for pid in map(int, Path(f"/proc/{self.first}/task/{self.first}/children").read_text().split()):
+            try:
+                found[pid] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+        return found
+
+    def send(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, seconds: float = 120
+    ) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        connection.sock = self.in_network(lambda: socket.create_connection(("127.0.0.1", self.port), seconds))
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, response.read())
+        finally:
+            connection.close()
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the container as `podman stop` does: process 1 gets the signal."""
+        if self.process.poll() is None:
+            signal_process(self.first, how)
+        try:
+            self.process.wait(60)
+        finally:
+            end_with_descendants(self.process)
+            self.listener.close()
+
+    def in_network(self, make: Callable[[], socket.socket]) -> socket.socket:
+        """Return a socket that was made in the container's network: it stays there."""
+        made: list[socket.socket] = []
+
+        def enter() -> None:
+            try:
+                with open(f"/proc/{self.first}/ns/net") as network:
+                    enter_network(network.fileno())
+                made.append(make())
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=enter)  # a network belongs to a thread, which ends here
+        thread.start()
+        thread.join()
+        if not made:
+            raise ConnectionRefusedError
+        return made[0]
+
+    def _first(self) -> int | None:
+        """Return the pid that process 1 has here."""
+        for pid in descendants(self.process.pid):
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            if re.search(rf"^NSpid:\t{pid}\t1$", status, re.MULTILINE):
+                return pid
+        return None
+
+    def _listens(self) -> bool:
+        assert self.process.poll() is None, f"the container ended with {self.process.returncode}; the reason is above"
+        try:
+            self.in_network(lambda: socket.create_connection(("127.0.0.1", self.port))).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    def _relay(self) -> None:
+        while True:
+            try:
+                inner, _ = self.listener.accept()
+            except OSError:
+                return
+            outer = socket.create_connection(("127.0.0.1", self.ssh_port))
+            for source, to in ((inner, outer), (outer, inner)):
+                threading.Thread(target=_copy, args=(source, to), daemon=True).start()
+
+
+def _copy(source: socket.socket, to: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            to.sendall(data)
+        to.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def script(text: str) -> list[str]:
+    """Return the command line that runs a document's commands, up to the first error."""
+    return ["bash", "-euc", text]
