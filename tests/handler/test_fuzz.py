@@ -3,7 +3,6 @@
 import http.client
 import json
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -15,10 +14,10 @@ import pytest
 
 from breakglass.auth.signing import secret_bytes
 
+from ..support.front import run_nginx
 from ..support.mutations import Mutations
 from ..support.ports import reserve_port
 from ..support.service import Service
-from ..support.sshd import wait_listening
 
 pytestmark = [pytest.mark.first, pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
 
@@ -27,19 +26,6 @@ CONNECTIONS = 4
 FEW, DIRECT, PROXIED = 400, 80_000, 20_000
 NGINX_OWN = (501, 505)  # to an encoding or a version that it does not know; 502 and 504 would be the handler's fault
 NGINX = """
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-worker_processes 1;
-{user}
-events {{ worker_connections 256; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
     client_header_timeout 1s;
     client_body_timeout 1s;
     keepalive_requests 1000000;
@@ -56,7 +42,6 @@ http {{
             client_max_body_size 1m;
         }}
     }}
-}}
 """
 
 
@@ -191,14 +176,8 @@ def test_80_000_mutated_requests_are_answered(service: Service) -> None:
 def nginx(service: Service, tmp_path: Path) -> Iterator[int]:
     """A real nginx in front of the handler; returns its port."""
     port = reserve_port()
-    file = tmp_path / "nginx.conf"
-    user = "user root;" if Path("/proc/self").stat().st_uid == 0 else ""
-    file.write_text(NGINX.format(directory=tmp_path, port=port, handler=service.port, user=user))
-    command = ["nginx", "-p", str(tmp_path), "-c", str(file), "-e", str(tmp_path / "error.log")]
-    with subprocess.Popen(command) as process:
-        wait_listening(port, process)
+    with run_nginx(tmp_path, port, NGINX.format(port=port, handler=service.port)):
         yield port
-        process.terminate()
 
 
 @pytest.mark.all

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,20 +118,36 @@ def front(name: str, directory: Path, backend: int) -> Iterator[Front]:
     """Run `nginx`, `plain nginx` or `caddy` in a new directory, in front of a port."""
     directory.mkdir()
     make_certificates(directory)
-    port, environment = reserve_port(), {**os.environ, "HOME": str(directory), "XDG_DATA_HOME": str(directory)}
+    port = reserve_port()
     if name == "caddy":
-        file = directory / "Caddyfile"
-        file.write_text(caddy_site(directory, port, backend))
-        command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(file)]
+        running = run_caddy(directory, port, caddy_site(directory, port, backend))
     else:
-        file = directory / "nginx.conf"
-        user = "user root;" if os.geteuid() == 0 else ""
-        server = nginx_server(name, directory, port, backend)
-        file.write_text(NGINX.format(directory=directory, user=user, server=server))
-        command = ["nginx", "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log")]
+        running = run_nginx(directory, port, nginx_server(name, directory, port, backend))
+    with running:
+        yield Front(name, port, directory / "ca.pem")
+
+
+def run_caddy(directory: Path, port: int, site: str) -> AbstractContextManager[None]:
+    """Run a Caddy with one site."""
+    file = directory / "Caddyfile"
+    file.write_text(site)
+    return _running(directory, port, ["caddy", "run", "--adapter", "caddyfile", "--config", str(file)])
+
+
+def run_nginx(directory: Path, port: int, server: str) -> AbstractContextManager[None]:
+    """Run an nginx with one server block, and what may stand beside it."""
+    file = directory / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""
+    file.write_text(NGINX.format(directory=directory, user=user, server=server))
+    return _running(directory, port, ["nginx", "-p", str(directory), "-c", str(file), "-e", f"{directory}/error.log"])
+
+
+@contextmanager
+def _running(directory: Path, port: int, command: list[str]) -> Iterator[None]:
+    environment = {**os.environ, "HOME": str(directory), "XDG_DATA_HOME": str(directory)}
     with (directory / "log").open("wb") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
         try:
             wait_listening(port, process, directory / "log")
-            yield Front(name, port, directory / "ca.pem")
+            yield
         finally:
             process.terminate()
