@@ -29,7 +29,7 @@ def wheelhouse() -> Path:
     they are named by the lock file's hash.
     """
     made = Path(tempfile.gettempdir()) / "wheelhouse"  # of the run, which removes it
-    with (shared_directory() / "breakglass-tests-wheels").open("w") as lock:
+    with (shared_directory() / f"breakglass-tests-wheels-{os.geteuid()}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             work = Path(tempfile.mkdtemp(prefix="wheelhouse-"))
