@@ -1,7 +1,7 @@
 """The breakglass handler: signed HTTP requests in, one forced command to a Proxmox host out.
 
-This folder is the import package `breakglass`. The wheel puts `agents`, `docs` and `static_site` inside it; in a checkout
-they are next to this folder, so the checkout's root becomes a second place to look for subpackages.
+This folder is the import package `breakglass`. The wheel puts `agents`, `docs` and `static_site` inside it; in a
+checkout they are next to this folder, so the checkout's root becomes a second place to look for subpackages.
 """
 
 import os

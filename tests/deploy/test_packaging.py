@@ -4,6 +4,7 @@ import email
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -34,7 +35,6 @@ FOLDERS = {
     "static_site": "breakglass/static_site",
 }
 LOCKS = ("requirements.txt", "requirements-dev.txt")
-SYSTEM_PYTHON = Path("/usr/bin/python3")
 OPENAI_AGENTS = (  # its top-level package is `agents`, as one of our folders is called
     "openai-agents==0.24.0 --hash=sha256:18d4ac34e84ed937333ec8ce46395ed3521ffcbb0a521780a4c2eaa451467f49\n"
 )
@@ -72,22 +72,26 @@ def wheel() -> Path:
     return path
 
 
-def python_version(python: Path) -> tuple[int, ...]:
-    """Return the version of a Python, or (0, 0) if there is none."""
+def python_version(python: Path) -> str:
+    """Return the version of a Python, as `3.11`; an empty text if there is none."""
     if not python.exists():
-        return (0, 0)
-    ran = run(python, "-c", "import sys; print(*sys.version_info[:2])", cwd=Path("/"))
-    return tuple(map(int, ran.stdout.split()))
+        return ""
+    return run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])", cwd=Path("/")).stdout.strip()
 
 
-@pytest.fixture(
-    scope="module", params=[Path(sys.executable), SYSTEM_PYTHON], ids=["this Python", "the system's Python"]
-)
+def another_python() -> Path:
+    """Return a declared Python of another version than this one, Debian's own if that is one; skip without one."""
+    found = [f"/usr/bin/{name}" for name in ("python3", *(f"python{version}" for version in PYTHONS))]
+    found += [path for version in PYTHONS if (path := shutil.which(f"python{version}"))]
+    others = set(PYTHONS) - {python_version(Path(sys.executable))}
+    python = next((path for path in map(Path, found) if python_version(path) in others), None)
+    return python or pytest.skip(f"no other Python than {sys.executable} is installed")
+
+
+@pytest.fixture(scope="module", params=["this Python", "another Python"])
 def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` of a new environment with the wheel and the locked packages, for one of two Pythons."""
-    python = request.param
-    if python == SYSTEM_PYTHON and python_version(python) < (3, 11):
-        pytest.skip(f"{python} is not Python 3.11 or newer")
+    python = another_python() if request.param == "another Python" else Path(sys.executable)
     venv = tmp_path_factory.mktemp("elsewhere") / "venv"
     assert run(python, "-m", "venv", "--without-pip", venv, cwd=ROOT).returncode == 0
     offline = ("--no-index", "--find-links", wheel.parent, "--no-compile")

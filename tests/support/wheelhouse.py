@@ -7,6 +7,7 @@ pip install --no-index --find-links WHEELHOUSE --no-deps breakglass
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,11 +67,14 @@ def _locked_wheels() -> Path:
     kept = shared_directory() / f"breakglass-tests-wheels-{os.geteuid()}-{key}"
     if not kept.exists():
         work = Path(tempfile.mkdtemp(prefix=f"{kept.name}.", dir=kept.parent))
+        whole = work / "requirements.txt"  # a marker would be judged by this Python, whatever --python-version says
+        whole.write_text(re.sub(r" ; [^\n\\]*", " ", lock.read_text("utf-8")))
         for python in PYTHONS:
             _run(
                 *(*_PIP, "download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
-                *("--python-version", python, "--dest", work, "-r", lock),
+                *("--python-version", python, "--dest", work, "-r", whole),
             )
+        whole.unlink()
         work.rename(kept)
     return kept
 
