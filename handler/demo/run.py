@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import secrets
-import shlex
 import shutil
 import signal
 import socket
@@ -17,9 +16,11 @@ from pathlib import Path
 
 from ..config.model_api import API_KEY, BASE_URL, CREDENTIALS, ModelApi
 from .account import find_package, find_program, open_to_handler, write_server_table
+from .ending import wait_for_end
+from .lines import ENDED, LEFT, REAL, SCRIPTED, describe
 from .model.investigation import next_step
 from .model.server import Model
-from .proxmox.world import SCENARIOS, VMID, World
+from .proxmox.world import VMID, World
 from .sshd import DemoHost, listen
 
 CONFIG = """\
@@ -53,25 +54,6 @@ credential_file = {credential_file}
 
 REMOVAL_TRIES = 3
 
-TEXT = """
-  VM {vmid} "devvm", {machine}: {scenario}
-
-  page    http://127.0.0.1:{port}/#key={secret}
-
-  curl    {curl}
-
-  call    BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={directory}/secret {breakglass} call cycle
-
-  chat    {chat}
-
-  The keys work for this run only. Ctrl-C ends everything.
-"""
-
-
-SCRIPTED = "the real claude; its model is a script on this machine"
-REAL = "the real claude with the real model: it uses your credential from the environment, and you pay for it"
-NO_CHAT = "off: --no-chat was given, or claude is not installed"
-
 
 def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model: bool = False) -> int:
     """Run the demo until it is interrupted, its VM in the state that SCENARIOS names; leave nothing behind.
@@ -83,25 +65,37 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
     if real_model and not own:
         say(f"--real-model needs a credential in the environment: {', '.join(CREDENTIALS)}")
         return 2
+    received: list[int] = []
     with tempfile.TemporaryDirectory(prefix="bg") as directory:
-        world = World(Path(directory), scenario=scenario)
+        code = _run_in(Path(directory), say, scenario, chat, own, received)
+    if signal.SIGINT in received:
+        left = wait_for_end(directory)
+        say(LEFT.format(pids=" ".join(map(str, left))) if left or Path(directory).exists() else ENDED)
+    return code
+
+
+def _run_in(
+    directory: Path, say: Callable[[str], None], scenario: str, chat: bool, own: ModelApi | None, received: list[int]
+) -> int:
+    """Run the demo in a directory until a signal comes, which is appended to `received`; return the exit code."""
+    world = World(directory, scenario=scenario)
+    try:
         try:
-            try:
-                world.begin()
-            except RuntimeError as error:
-                say(str(error))
-                return 1
-            claude = find_claude() if chat else None
-            model = Model(next_step) if claude and not own else None
-            api = own or (ModelApi(API_KEY, "none", model.url) if model else None)
-            table = write_chat_table(world.directory, claude, api) if claude and api else ""
-            try:
-                return asyncio.run(_serve(world, say, table, bool(own)))
-            finally:
-                if model:
-                    model.close()
+            world.begin()
+        except RuntimeError as error:
+            say(str(error))
+            return 1
+        claude = find_claude() if chat and shutil.which("ssh") else None  # claude's commands run ssh
+        model = Model(next_step) if claude and not own else None
+        api = own or (ModelApi(API_KEY, "none", model.url) if model else None)
+        table = write_chat_table(world.directory, claude, api) if claude and api else ""
+        try:
+            return asyncio.run(_serve(world, say, table, bool(own), received))
         finally:
-            _remove(world)
+            if model:
+                model.close()
+    finally:
+        _remove(world)
 
 
 def _remove(world: World) -> None:
@@ -138,10 +132,15 @@ def find_claude() -> Path | None:
     return next((path for path in (*bundled, *([Path(found)] if found else [])) if path.is_file()), None)
 
 
-async def _serve(world: World, say: Callable[[str], None], chat: str, real_model: bool) -> int:
+async def _serve(world: World, say: Callable[[str], None], chat: str, real_model: bool, received: list[int]) -> int:
     stop = asyncio.Event()
+
+    def end(number: int) -> None:
+        received.append(number)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
     host = await listen(world)
     port = int(os.environ.get("PORT", "0")) or free_port()
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
@@ -221,32 +220,3 @@ async def wait_for_port(port: int, seconds: float = 20) -> None:
                 return
             except ConnectionRefusedError:
                 await asyncio.sleep(0.02)
-
-
-def name_program(started_as: str) -> str:
-    """Return the words that run this command from any directory, for a shell."""
-    path = Path(started_as).resolve()
-    is_program = path.is_file() and os.access(path, os.X_OK)  # not as `python handler demo`
-    return shlex.join([*([] if is_program else [sys.executable]), str(path)])
-
-
-def describe(world: World, secret: str, port: int, model: str) -> str:
-    """Return what the demo prints: the page, a signed curl line, the call line."""
-    breakglass = name_program(sys.argv[0])
-    sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"
-    body = '{"verb":"cycle"}'
-    ask = f"BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} chat"
-    return TEXT.format(
-        vmid=VMID,
-        scenario=f"{world.scenario}, {SCENARIOS[world.scenario]}",
-        machine="a real QEMU" if world.qemu else "a stand-in (qemu-system-x86_64 is not installed)",
-        port=port,
-        secret=secret,
-        directory=world.directory,
-        breakglass=breakglass,
-        chat=f"{ask}\n          {model}" if model else NO_CHAT,
-        curl=f"printf '{body}' | {sign} | curl -sSN -H @- -H 'accept: application/x-ndjson' -d '{body}' "
-        f"http://127.0.0.1:{port}/pve"
-        if shutil.which("curl")
-        else "curl is not installed",
-    )

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.words import VERSION
-from breakglass.demo.run import name_program
+from breakglass.demo.lines import name_program
 
 from ..support.documents import commands
 from ..support.selection import sampled
@@ -64,7 +64,8 @@ class Demo:
         self.process.send_signal(how)
         code = self.process.wait(60)
         assert self.process.stdout is not None
-        self.process.stdout.close()
+        with self.process.stdout as output:
+            self.last = output.read().decode()
         return code
 
 
@@ -148,10 +149,11 @@ def test_a_real_model_needs_a_credential() -> None:
 
 @pytest.mark.parametrize("how", sampled([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
-    """After the demo there is no VM, no agent, no handler and no directory."""
+    """After the demo there is no VM, no agent, no handler and no directory; after Ctrl-C it says so."""
     demo = Demo()
     assert naming(demo.directory)
     assert demo.end(how) == 0
+    assert ("Ctrl-C ended everything." in demo.last) is (how == signal.SIGINT)
     assert naming(demo.directory) == []
     assert not Path(demo.directory).exists()
 
@@ -171,6 +173,19 @@ def test_the_printed_lines_name_a_program(started_as: Path) -> None:
     assert run.stdout == f"breakglass {VERSION}\n"
 
 
+def test_a_demo_that_leaves_a_process_does_not_say_that_everything_ended() -> None:
+    """It names what is left: here a process of the test's, which has a file of the demo's open."""
+    demo = Demo("--no-chat")
+    with open(f"{demo.directory}/secret") as file:
+        left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[file.fileno()])
+    try:
+        assert demo.end(signal.SIGINT) == 0
+        assert f"did not end everything: look at the processes {left.pid}\n" in demo.last
+        assert "Ctrl-C ended everything" not in demo.last
+    finally:
+        left.communicate()
+
+
 @pytest.mark.all
 def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
     """On a machine without QEMU the same three ways work; the VM is then a process that only speaks QMP."""
@@ -179,6 +194,10 @@ def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
     demo = Demo(PATH=str(tmp_path))
     try:
         assert "a stand-in" in demo.text
+        assert "\n  curl: not installed\n" in demo.text
+        assert "\n  ssh: not installed\n" in demo.text
+        assert "\n  curl  " not in demo.text
+        assert "\n  chat  " not in demo.text
         call = subprocess.run(["/bin/sh", "-c", demo.line("call")], capture_output=True, text=True, timeout=120)
         assert "cycle devvm: done, running" in call.stdout
     finally:

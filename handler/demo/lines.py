@@ -1,0 +1,64 @@
+"""What the demo prints: the ways to try it, for a shell, and how it ended."""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from .proxmox.world import SCENARIOS, VMID, World
+
+TEXT = """
+  VM {vmid} "devvm", {machine}: {scenario}
+
+  page    http://127.0.0.1:{port}/#key={secret}
+
+{curl}
+
+  call    BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={directory}/secret {breakglass} call cycle
+
+{chat}
+
+  The keys work for this run only. Ctrl-C ends everything.
+"""
+
+
+SCRIPTED = "the real claude; its model is a script on this machine"
+REAL = "the real claude with the real model: it uses your credential from the environment, and you pay for it"
+NO_CHAT = "off: --no-chat was given, or claude is not installed"
+MISSING = "{program}: not installed"
+ENDED = "  Ctrl-C ended everything."
+LEFT = "  Ctrl-C did not end everything: look at the processes {pids}"
+
+
+def name_program(started_as: str) -> str:
+    """Return the words that run this command from any directory, for a shell."""
+    path = Path(started_as).resolve()
+    is_program = path.is_file() and os.access(path, os.X_OK)  # not as `python handler demo`
+    return shlex.join([*([] if is_program else [sys.executable]), str(path)])
+
+
+def describe(world: World, secret: str, port: int, model: str) -> str:
+    """Return what the demo prints: the page, a signed curl line, the call line."""
+    breakglass = name_program(sys.argv[0])
+    sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"
+    body = '{"verb":"cycle"}'
+    curl = f"printf '{body}' | {sign} | curl -sSN -H @- -H 'accept: application/x-ndjson' -d '{body}' "
+    curl += f"http://127.0.0.1:{port}/pve"
+    ask = f"BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} chat"
+    return TEXT.format(
+        vmid=VMID,
+        scenario=f"{world.scenario}, {SCENARIOS[world.scenario]}",
+        machine="a real QEMU" if world.qemu else "a stand-in (qemu-system-x86_64 is not installed)",
+        port=port,
+        secret=secret,
+        directory=world.directory,
+        breakglass=breakglass,
+        chat=_line("chat", "ssh", f"{ask}\n          {model}" if model else NO_CHAT),
+        curl=_line("curl", "curl", curl),
+    )
+
+
+def _line(name: str, program: str, text: str) -> str:
+    """Return a line to paste, or that the program which it needs is not installed."""
+    return f"  {name}    {text}" if shutil.which(program) else f"  {MISSING.format(program=program)}"

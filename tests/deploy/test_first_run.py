@@ -1,0 +1,96 @@
+"""`./dev` on a machine where .venv can't be made as usual, and what it says before it downloads."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ..support.locks import ROOT
+from ..support.wheelhouse import wheelhouse
+
+FILES = ("dev", "requirements.txt", "requirements-dev.txt", "requirements-claude.txt", "pyproject.toml")
+FIRST = "the first run downloads 6 MB of Python packages into"
+CLAUDE = "for chat it downloads claude, 176 MB (382 MB on disk); --no-chat does without"
+
+
+def dev(
+    *arguments: str, before: str = "", place: Path = ROOT, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run `bash dev` in a mount namespace, after some shell commands there that can use $place."""
+    script = f'{before}\nexec bash "$place/dev" "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "bash", "-ec", script, "bash", *arguments],
+        env={**os.environ, "place": str(place), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def fill(place: Path, options: str) -> str:
+    """Return commands that put a checkout on a file system of its own, which is mounted with these options."""
+    files = " ".join(str(ROOT / name) for name in FILES)
+    return f'mount -t tmpfs place "{place}"; cp {files} "{place}"; mount -o remount,{options} "{place}"'
+
+
+@pytest.mark.real("mounts")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [("ro", "{place} can't be written, and {place}/.venv belongs there"), ("noexec", "{place} is mounted noexec")],
+)
+def test_a_home_that_takes_no_venv(tmp_path: Path, options: str, words: str) -> None:
+    """The message names the reason and the variable, before anything is downloaded."""
+    ran = dev("demo", before=fill(tmp_path, options), place=tmp_path)
+    assert ran.returncode == 1
+    assert words.format(place=tmp_path) in ran.stderr
+    assert "BREAKGLASS_VENV=/var/tmp/breakglass-venv bash dev demo" in ran.stderr
+    assert FIRST not in ran.stderr
+
+
+@pytest.mark.real("mounts")
+def test_a_directory_with_files_is_not_replaced(tmp_path: Path) -> None:
+    """BREAKGLASS_VENV may be a directory of another kind by mistake."""
+    (tmp_path / "letters").touch()
+    ran = dev("demo", BREAKGLASS_VENV=str(tmp_path))
+    assert (ran.returncode, "is no virtual environment, and has files" in ran.stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["letters"]
+
+
+@pytest.mark.real("mounts")
+@pytest.mark.all
+def test_a_venv_elsewhere(tmp_path: Path) -> None:
+    """From a read-only checkout the demo's program is installed there; it says what it downloads before it does."""
+    place, venv = tmp_path / "checkout", tmp_path / "venv"
+    place.mkdir()
+    ready = fill(place, "rw") + f'; cp -R {ROOT}/handler {ROOT}/agents {ROOT}/static_site {ROOT}/docs "$place"'
+    ready += '; mount -o remount,ro "$place"'
+    packages = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheelhouse()), "BREAKGLASS_VENV": str(venv)}
+    ran = dev("demo", "--help", before=ready, place=place, **packages)
+    assert (ran.returncode, "usage: breakglass demo" in ran.stdout) == (0, True), ran.stderr
+    lines = ran.stderr.splitlines()
+    assert lines[:3] == [
+        f"dev: {FIRST} {venv}",
+        f"dev: {CLAUDE}",
+        f"dev: setting up {venv} from requirements.txt; this takes a moment once",
+    ]
+    again = dev("demo", "--help", "--no-chat", before=ready, place=place, **packages)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+@pytest.mark.real("mounts")
+@pytest.mark.all
+def test_a_temporary_directory_that_runs_no_program(tmp_path: Path) -> None:
+    """The demo makes programs there: it names the variable for another directory."""
+    program = shutil.which("breakglass")
+    assert program
+    script = 'mount -t tmpfs -o noexec temporary "$TMPDIR"; exec "$0" demo --no-chat'
+    ran = subprocess.run(
+        ["unshare", "--mount", "bash", "-ec", script, program],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ran.returncode, "it is mounted noexec" in ran.stderr, "set TMPDIR" in ran.stderr) == (2, True, True)
