@@ -3,12 +3,14 @@
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ..support.other_user import run_as
 from ..support.ports import reserve_port
 from ..support.service import ACCOUNT, SERVER, SSH_KEY, config_text, give_to_handler, new_secret
 
@@ -71,7 +73,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(
+    "text",
+    [pytest.param(text, id=name, marks=[pytest.mark.all] * (n > 2)) for n, (name, text) in enumerate(REFUSED.items())],
+)
 def test_what_a_start_refuses_is_2_with_the_same_words(tmp_path: Path, text: str) -> None:
     """Each problem has the lines that a start prints."""
     config = write(tmp_path, text)
@@ -132,3 +137,76 @@ def test_root_checks_what_the_handlers_user_can_read(tmp_path: Path) -> None:
     checked, started = run("check", str(config)), start(config)
     assert (checked.returncode, "can't be read by this user" in checked.stderr) == (2, True)
     assert problems(checked.stderr) == problems(started.stderr)
+
+
+# --- who may read what ---
+
+UID, GID = 12345, 12346  # without an account, as in a container
+CAN_READ = {
+    "a file of its own": (UID, GID, 0o600),
+    "root's, for its group": (0, GID, 0o640),
+    "a mounted secret of Kubernetes, with fsGroup": (0, GID, 0o440),
+}
+EXPOSED = {
+    "for every user": (0, GID, 0o644),
+    "a file of its own, for its group": (UID, GID, 0o640),
+    "root's, which its group can write": (0, GID, 0o660),
+}
+
+
+def give(directory: Path, uid: int, gid: int, mode: int) -> tuple[Path, Path]:
+    """Write a configuration and the SSH key that it names, with this owner and mode."""
+    key, config = directory / "key", directory / "breakglass.toml"
+    key.write_text(SSH_KEY)
+    config.write_text(GOOD.replace(SERVER, "").replace(f"key = '''{SSH_KEY}'''", f'key_file = "{key}"'))
+    for file in (key, config):
+        os.chown(file, uid, gid)
+        file.chmod(mode)
+    directory.chmod(0o711)
+    return config, key
+
+
+@pytest.mark.real("root")
+@pytest.mark.parametrize("file", CAN_READ.values(), ids=CAN_READ)
+def test_a_file_that_only_the_handler_can_read_is_no_problem(tmp_path: Path, file: tuple[int, int, int]) -> None:
+    """Each of the ways in which a package, a volume or a person gives a file to the handler's user."""
+    config, _ = give(tmp_path, *file)
+    give_to_handler(tmp_path / "key")  # for the directories above
+    give(tmp_path, *file)
+    ran = run_as(UID, UID, "check", str(config), groups=[GID])
+    assert (ran.returncode, "no problems" in ran.stdout) == (0, True), ran.stderr
+
+
+@pytest.mark.real("root")
+@pytest.mark.parametrize("file", EXPOSED.values(), ids=EXPOSED)
+def test_a_file_that_others_can_reach_is_a_problem(tmp_path: Path, file: tuple[int, int, int]) -> None:
+    """For the configuration, and for an SSH key in a file of its own."""
+    config, key = give(tmp_path, *file)
+    give_to_handler(key)
+    give(tmp_path, *file)
+    ran = run_as(UID, UID, "check", str(config), groups=[GID])
+    assert (ran.returncode, f"{config}: is not safe: " in ran.stderr, "    chmod 6" in ran.stderr) == (2, True, True)
+    os.chown(config, UID, GID)
+    config.chmod(0o600)
+    ran = run_as(UID, UID, "check", str(config), groups=[GID])
+    assert (ran.returncode, f'hosts.pve1.key_file: is not safe: "{key}"' in ran.stderr) == (2, True), ran.stderr
+
+
+@pytest.mark.real("root")
+def test_systemds_credentials_are_no_problem(tmp_path: Path) -> None:
+    """LoadCredential= gives root's files to the unit's user by an ACL, whose mask shows as mode 0440."""
+    config, key = give(tmp_path, UID, GID, 0o440)
+    give_to_handler(key)
+    give(tmp_path, UID, GID, 0o440)
+    assert run_as(UID, UID, "check", str(config)).returncode == 2
+    assert run_as(UID, UID, "check", str(config), CREDENTIALS_DIRECTORY=str(tmp_path)).returncode == 0
+
+    give(tmp_path, 0, 0, 0o400)
+    nobody = 0xFFFFFFFF  # of an entry without an id
+    entries = [(0x01, 4, nobody), (0x02, 4, UID), (0x04, 0, nobody), (0x10, 4, nobody), (0x20, 0, nobody)]  # acl(5)
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    for file in (config, key):
+        os.setxattr(file, "system.posix_acl_access", acl)
+        assert file.stat().st_mode & 0o777 == 0o440
+    ran = run_as(UID, UID, "check", str(config), CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert ran.returncode == 0, ran.stderr

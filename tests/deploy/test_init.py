@@ -20,6 +20,7 @@ from breakglass.auth.signing import secret_bytes
 from breakglass.config.new_file import NewConfig, NewHost, NewVm, config_text
 
 from ..support.documents import commands
+from ..support.other_user import run_as
 from ..support.ports import reserve_port
 from ..support.service import ACCOUNT, give_to_handler
 from ..support.signals import signal_process
@@ -42,13 +43,8 @@ def run(*words: str, stdin: str = "", **more: str) -> "subprocess.CompletedProce
 
 
 def run_as_daemon(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command as an ordinary user, who may not be able to start the tests' own Python."""
     user = pwd.getpwnam("daemon")
-    code = "import os, sys; from breakglass.config.ssh_library import asyncssh; from breakglass.cli.main import main; "
-    code += "from breakglass.cli.starting import load_server_modules; load_server_modules(); "
-    code += f"os.setgroups([]); os.setgid({user.pw_gid}); os.setuid({user.pw_uid}); sys.exit(main())"
-    argv = [sys.executable, "-c", code, *words]
-    return subprocess.run(argv, env=os.environ | more, cwd="/", capture_output=True, text=True, timeout=100)
+    return run_as(user.pw_uid, user.pw_gid, *words, groups=(), **more)
 
 
 @pytest.fixture
@@ -96,6 +92,7 @@ def test_it_writes_what_a_handler_needs_and_shows_no_secret(place: Path) -> None
         assert (directory / f"{key}.pub").read_text().split()[1] in printed.stdout
 
 
+@pytest.mark.all
 def test_two_runs_share_no_secret(place: Path) -> None:
     """Every secret is new each time."""
     for name in ("one", "two"):
@@ -306,7 +303,7 @@ def test_root_needs_the_handlers_account_before_any_question(place: Path) -> Non
 
 
 @pytest.mark.real("sshd")  # which is root in a mount namespace, as here
-@pytest.mark.parametrize("options", ["size=12k", "nr_inodes=9"])
+@pytest.mark.parametrize("options", ["size=12k", pytest.param("nr_inodes=9", marks=pytest.mark.all)])
 def test_a_full_disk_leaves_nothing(tmp_path: Path, options: str) -> None:
     """A file system that has room for some of the files, or of the links, ends as empty as it was."""
     script = 'mount -t tmpfs -o mode=755,$1 none "$2" && shift && directory=$1 && shift && '
@@ -335,7 +332,7 @@ def crash_at_link(count: int, directory: Path) -> None:
     assert subprocess.run(argv, cwd="/", capture_output=True, timeout=100).returncode == 9
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.all), 4])
 def test_after_a_crash_the_next_run_says_what_to_remove(place: Path, count: int) -> None:
     """It writes nothing; the command that it prints removes what the first one left, and a third run works."""
     directory = place / "a directory"
@@ -351,6 +348,7 @@ def test_after_a_crash_the_next_run_says_what_to_remove(place: Path, count: int)
     assert run("init", str(directory), *USER, *FLAGS).returncode == 0
 
 
+@pytest.mark.all
 def test_after_a_crash_at_the_end_the_files_stay(place: Path) -> None:
     """All files are in place, so the next run says to remove nothing but the directory of the unfinished ones."""
     directory = place / "etc"
