@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from ..support import claude
 from ..support.booted import Booted, booted
 from ..support.locks import ROOT
 from ..support.scripted_claude import RESULT, line
-from ..support.service import SSH_KEY, new_secret
+from ..support.service import SSH_KEY, new_secret, new_ssh_key
 from ..support.stages import until
 from ..support.wheelhouse import wheelhouse
 
@@ -43,6 +44,7 @@ allow = ["status", "history", "chat"]
 [hosts.pve1]
 ssh = "breakglass@127.0.0.1:9"
 key_file = "$CREDENTIALS_DIRECTORY/secret_pve_power"
+read_only_key_file = "$CREDENTIALS_DIRECTORY/secret_pve_read"
 host_key = "any"
 
 [vms.devvm]
@@ -134,6 +136,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
         "operator": new_secret(),
         "session": "s" * 40,
         "pve_power": SSH_KEY,
+        "pve_read": new_ssh_key(),
         "claude": "ANTHROPIC_API_KEY=sk-test",
     }
     etc = files / "etc/breakglass"
@@ -257,3 +260,36 @@ def test_the_launchers_unit_starts_turns(system: Booted) -> None:
     system.run("systemctl", "reload", "breakglass")
     until(lambda: health(system)["chat"] == "on", "chat with another launcher")
     assert system.show("breakglass-chat.service", "MainPID") != main
+
+
+MODEL = """
+import threading
+from breakglass.demo.model.investigation import next_step
+from breakglass.demo.model.server import Model
+print(Model(next_step).url, flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
+@pytest.mark.real("bwrap")
+@pytest.mark.real("claude")
+def test_the_real_claude_works_in_the_launchers_unit(system: Booted) -> None:
+    """It runs commands in its sandbox; the runner's ssh looks for the host, which is not there."""
+    program = claude.find()
+    assert program is not None
+    shutil.copy(program, system.root / "opt/real-claude")
+    (system.root / "opt/model.py").write_text(MODEL)
+    system.run("systemd-run", "--unit=model", "/opt/breakglass/bin/python", "/opt/model.py")
+    until(lambda: "http://" in system.journal("model"), "the model")
+    [url] = re.findall(r"http://\S+", system.journal("model"))
+    chat = CHAT.replace("http://127.0.0.1:9", url).replace("/opt/claude", "/opt/real-claude")
+    (system.root / "etc/breakglass/breakglass.toml").write_text(CONFIG + chat)
+    system.run("systemctl", "enable", "--now", "breakglass-chat.socket")
+    system.run("systemctl", "restart", "breakglass")
+    until(lambda: health(system).get("chat") == "on", "chat")
+    said = say(system, "it hangs")
+    assert "$ pve status" in said
+    assert "ssh: connect to host 127.0.0.1 port 9: Connection refused" in said, said + system.journal("breakglass")
