@@ -67,6 +67,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
     "fuse": _fuse,
     "mounts": lambda: _root() or _mounts(),
+    "network": lambda: _root() or _program("ip"),
     "nginx": lambda: _program("nginx"),
     "qemu": lambda: _program("qemu-system-x86_64"),
     "root": _root,

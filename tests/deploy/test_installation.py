@@ -1,0 +1,337 @@
+"""docs/install.md, upgrade.md, backup.md and the runbook, followed as a person follows them.
+
+There are two machines: a new Debian, and a Proxmox host with the project's stand-ins. Each command is the document's.
+The test brings a certificate, the machine's name, a login as root on the host, and a `systemctl` that starts what the
+installed unit files say (tests/support/machines.py). pip takes its files from a directory, with the lock's hashes.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import distribution
+
+import pytest
+
+from breakglass.agents.pve.words import VERSION
+
+from ..support.documents import commands
+from ..support.locks import ROOT
+from ..support.machines import STANDIN, Machine, two_machines
+from ..support.stages import until
+from ..support.wheelhouse import wheelhouse
+
+pytestmark = [pytest.mark.all, pytest.mark.first, pytest.mark.real("debian", "network")]
+
+WHEELS = "/var/cache/wheels"
+PIP = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS}
+NAME = "rescue.example.org"
+LETSENCRYPT = f"/etc/letsencrypt/live/{NAME}"
+CLIENT = {
+    "BREAKGLASS_URL": f"https://{NAME}",
+    "BREAKGLASS_SECRET_FILE": "/etc/breakglass/anna.signing-key",
+    "SSL_CERT_FILE": f"{LETSENCRYPT}/fullchain.pem",
+}
+BESIDE = re.compile(  # what a machine changes by itself, and what was there for the test
+    rf"/etc/(?:passwd|group|shadow|gshadow|subuid|subgid)-?|/etc/\.pwd\.lock|/var/log/.*|{WHEELS}.*|/root/\.\w.*|/root"
+    r"|/var/cache/ldconfig.*|/usr/(?:lib|share)/.*/__pycache__.*|/etc/systemd/system/[\w.-]+\.wants|/run.*|/var/lib/nginx.*|/usr/src"
+)
+
+
+class Installation:
+    """The two machines, and what was done on them."""
+
+    def __init__(self, handler: Machine, host: Machine) -> None:
+        self.handler, self.host = handler, host
+        self.is_installed = False
+        self.said: dict[str, str] = {}
+        self.seconds = 0.0
+        host.run(f"echo '{handler.address} {NAME}' >>/etc/hosts")
+        handler.run(f"echo '127.0.0.1 {NAME}' >>/etc/hosts")
+        self.offer_wheels()
+        self.copy_sources()
+        [program] = commands("docs/install.md", "1. The program")
+        self.apt, self.program = program.split("cd ")[0], f"cd {program.split('cd ', 1)[1]}"
+
+    def prepare(self) -> None:
+        """Do what the document takes for granted: an ordinary Debian, a login as root on the host, a certificate."""
+        self.handler.run(
+            f"{self.apt.rstrip()} adduser procps systemd", online=True, env={"DEBIAN_FRONTEND": "noninteractive"}
+        )
+        self.handler.run("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
+        self.host.write("/root/.ssh/authorized_keys", self.handler.path("/root/.ssh/id_ed25519.pub").read_text(), 0o600)
+        self.handler.run(
+            f"mkdir -p {LETSENCRYPT}; cd {LETSENCRYPT}; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256"
+            f" -nodes -days 9 -subj /CN={NAME} -addext subjectAltName=DNS:{NAME}"
+            " -keyout privkey.pem -out fullchain.pem 2>&1"
+        )
+
+    def copy_sources(self, version: str = VERSION) -> None:
+        """Put the files of a release to where the documents expect them."""
+        place = self.handler.path("/usr/src/breakglass")
+        shutil.rmtree(place, ignore_errors=True)
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        for name in listed.stdout.splitlines():
+            if (ROOT / name).is_file():
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, place / name)
+        words = place / "agents/pve/words.py"
+        words.write_text(words.read_text().replace(f'VERSION = "{VERSION}"', f'VERSION = "{version}"'))
+
+    def offer_wheels(self) -> None:
+        """Put pip's files on the machine: the locked wheels, and what the package is built with."""
+        place = self.handler.path(WHEELS)
+        shutil.copytree(wheelhouse(), place, ignore=shutil.ignore_patterns("breakglass*"))
+        found = distribution("setuptools")
+        with zipfile.ZipFile(place / f"setuptools-{found.version}-py3-none-any.whl", "w") as wheel:
+            for file in found.files or ():
+                if ".." not in file.parts and file.suffix != ".pyc" and file.name != "INSTALLER":
+                    wheel.write(str(file.locate()), str(file))
+
+    def follow(self) -> None:
+        """Do what docs/install.md says, from the program to the first signed status."""
+        begun = time.monotonic()
+        handler, host, said = self.handler, self.host, self.said
+        said["program"] = handler.run(self.program, env=PIP).stdout
+        [service] = commands("docs/install.md", "2. The service")
+        said["service"] = handler.run(f"{service}id breakglass").stdout
+        [read_key, configure] = commands("docs/install.md", "3. The configuration")
+        key = " ".join(host.run(read_key).stdout.split()[:2])
+        handler.write("/root/.ssh/known_hosts", f"{host.address} {key}\n")
+        assert "ssh-ed25519 AAAA…" in configure
+        said["configuration"] = handler.run(configure.replace("ssh-ed25519 AAAA…", key)).stdout
+        [recipe, try_keys] = commands("docs/install.md", "4. The Proxmox host")
+        said["host"] = handler.run(recipe).stdout
+        said["keys"] = handler.run(try_keys).stdout
+        [start] = commands("docs/install.md", "5. Start")
+        service, health = start.splitlines()
+        handler.run(service)
+        self.wait_until_answering(health)
+        [proxy] = commands("docs/install.md", "6. TLS")
+        said["proxy"] = handler.run(f"{proxy}", check=False).stderr
+        [status] = commands("docs/install.md", "7. The first signed status")
+        said["status"] = handler.run(status, env={"SSL_CERT_FILE": CLIENT["SSL_CERT_FILE"]}).stdout
+        self.seconds = time.monotonic() - begun
+        self.is_installed = True
+
+    def wait_until_answering(self, health: str) -> dict[str, object]:
+        """Ask for /health, as a document says, until the VM answers."""
+
+        def seen() -> dict[str, object]:
+            answer = self.handler.run(health, check=False).stdout
+            return json.loads(answer) if '"proxmox":"answering"' in answer else {}
+
+        until(seen, "an answering VM")
+        return seen()
+
+    def remove(self) -> None:
+        """Do what docs/install.md says at its end."""
+        [on_handler, on_host] = commands("docs/install.md", "Remove everything")
+        self.is_installed = False
+        self.handler.run(on_handler)
+        self.host.run(on_host)
+
+    def call(self, *words: str) -> dict[str, object]:
+        """Send a signed verb and return the answer."""
+        ran = self.handler.run(f"breakglass call --json {' '.join(words)}", check=False, env=CLIENT)
+        answer: dict[str, object] = json.loads(ran.stdout)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Installation]:
+    with two_machines() as (handler, host):
+        made = Installation(handler, host)
+        made.prepare()
+        yield made
+
+
+@pytest.fixture
+def installed(machines: Installation) -> Installation:
+    """An installation that was made as docs/install.md says."""
+    if not machines.is_installed:
+        machines.copy_sources()
+        machines.follow()
+    return machines
+
+
+def test_install_md_ends_with_a_signed_status(installed: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each step prints what the document says it prints, and the last one is a verb that has reached the VM."""
+    said = installed.said
+    assert said["program"].splitlines()[-1] == f"breakglass {VERSION}"
+    assert "(breakglass)" in said["service"]
+    assert "no problems" in said["configuration"].splitlines()[-1]
+    assert [line for line in said["host"].splitlines() if line.startswith(("warning:", "error:"))] == []
+    assert "ok: VM 102 is configured on this node\n" in said["host"]
+    assert '"quorum":true' in said["keys"].replace(" ", "")
+    assert "approval-required: reset\n" in said["keys"], said["keys"]
+    assert said["keys"].splitlines()[-1] == "refused"
+    assert "test is successful" in said["proxy"]
+    assert said["status"].splitlines()[-1].startswith("status devvm: done")
+    with capsys.disabled():
+        print(f"\ndocs/install.md was followed in {installed.seconds:.0f} s")
+
+
+def test_the_handler_is_not_root(installed: Installation) -> None:
+    """It runs as its own account, and what root owns it can't change."""
+    pid = installed.handler.run("cat /run/systemctl/breakglass.service.pid").stdout
+    assert installed.handler.run(f"stat -c %U /proc/{pid}").stdout == "breakglass\n"
+    for name in ("/etc/breakglass/breakglass.toml", "/opt/breakglass/bin/python", "/etc/breakglass/pve_power"):
+        assert installed.handler.run(f"stat -c %U {name}").stdout == "root\n"
+
+
+# --- docs/upgrade.md, docs/backup.md ---
+
+
+def test_upgrade_md_goes_to_the_next_version_and_back(installed: Installation) -> None:
+    """The host agent and the handler are of the new version, then of the old one; each says so."""
+    handler = installed.handler
+    installed.copy_sources("0.3.0")
+    [program] = commands("docs/upgrade.md", "1. The new program, beside the old one")
+    assert "no problems" in handler.run(program, env=PIP).stdout.splitlines()[-1]
+    [agents] = commands("docs/upgrade.md", "2. The host agents")
+    assert f"pve1: {VERSION} -> 0.3.0" in handler.run(agents).stdout
+    [switch] = commands("docs/upgrade.md", "3. The handler")
+    *change, health = switch.splitlines()
+    handler.run("\n".join(change))
+    assert installed.wait_until_answering(health)["version"] == "0.3.0"
+    [back] = commands("docs/upgrade.md", "Back out")
+    assert f"pve1: 0.3.0 -> {VERSION}" in handler.run(back.replace("0.2.0", VERSION)).stdout
+    assert installed.wait_until_answering(health)["version"] == VERSION
+    [other_machine, by_hand] = commands("docs/upgrade.md", "The hosts from another machine")
+    handler.write("/root/hosts.toml", f'[hosts.pve1]\nssh = "breakglass@{installed.host.address}"\n')
+    upgraded = handler.run(f"cd /root\n{other_machine}").stdout
+    assert re.findall(r": (\S+ -> \S+)", upgraded) == [f"{VERSION} -> {VERSION}"] * 2
+    handler.run(f"cd /root\n{by_hand}rm hosts.toml breakglass-pve")
+    assert (
+        installed.host.run("breakglass-pve --version; ls -l /usr/local/sbin/breakglass-pve").stdout.split()[0]
+        == VERSION
+    )
+    handler.run("rm -r /opt/breakglass-0.3.0")
+    installed.copy_sources()
+    assert installed.call("status")["outcome"] == "done"
+
+
+def test_backup_md_brings_both_machines_back(installed: Installation) -> None:
+    """What the two archives hold is enough for the same keys to work again, and for the host to know its jobs."""
+    handler, host = installed.handler, installed.host
+    job = installed.call("forensics")["id"]
+    [save, restore] = commands("docs/backup.md", "The handler's machine")
+    handler.run(f"cd /root\n{save}rm -r /etc/breakglass /var/lib/breakglass")
+    handler.run("systemd-tmpfiles --create breakglass.conf")
+    *unpack, health = restore.splitlines()
+    handler.run("cd /root\n" + "\n".join(unpack))
+    installed.wait_until_answering(health)
+    [save, restore] = commands("docs/backup.md", "A Proxmox host")
+    until(lambda: str(job) in host.run("ls /var/lib/breakglass/102/jobs", check=False).stdout, "the copy of the job")
+    handler.run("systemctl stop breakglass")
+    host.run(f"cd /root\n{save}rm -r /var/lib/breakglass /run/breakglass")
+    assert "error:" not in host.run(f"cd /root\n{restore}rm breakglass-host.tar.gz").stdout
+    handler.run("systemctl start breakglass; rm /root/breakglass-handler.tar.gz")
+    installed.wait_until_answering(health)
+    history = installed.call("history")
+    assert str(job) in json.dumps(history["jobs"])
+
+
+def test_removing_everything_leaves_nothing(machines: Installation) -> None:
+    """Both machines have the files that they had before the installation, with the same owners and modes."""
+    if machines.is_installed:
+        machines.remove()
+    machines.copy_sources()
+    shutil.rmtree(machines.handler.path("/usr/src/breakglass"))
+    before = [machine.tree() for machine in (machines.handler, machines.host)]
+    machines.copy_sources()
+    machines.follow()
+    machines.host.run("systemctl status ssh")
+    machines.remove()
+    for machine, was in zip((machines.handler, machines.host), before, strict=True):
+        now = machine.tree()
+        changed = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+        left = {name: (was.get(name), now.get(name)) for name in changed if not BESIDE.fullmatch(name)}
+        assert left == {}, left
+        accounts = machine.run("cat /etc/passwd /etc/shadow /etc/group; ls /run; cat /proc/[0-9]*/cmdline").stdout
+        assert re.findall("breakglass.*", accounts.replace(f"{STANDIN}/breakglass", "")) == []
+
+
+# --- the runbook ---
+
+
+def test_the_runbook_at_0300(installed: Installation) -> None:
+    """The three lines of 03:00, and those that send an id again, reach the VM."""
+    [look] = commands("docs/runbook.md", "03:00")
+    said = installed.handler.run(look, env=CLIENT).stdout
+    assert [line for line in said.splitlines() if line.startswith("reset devvm: done")]
+    [again] = commands("docs/runbook.md", "unknown: it may have happened")
+    call, *signed = again.replace("msg_…", "msg_tried2").splitlines()
+    assert "cycle devvm: done" in installed.handler.run(call, env=CLIENT).stdout
+    answer = installed.handler.run("\n".join(signed), env={**CLIENT, "CURL_CA_BUNDLE": CLIENT["SSL_CERT_FILE"]}).stdout
+    assert (json.loads(answer)["outcome"], json.loads(answer)["attached"]) == ("done", True)
+
+
+def test_the_runbook_by_hand(installed: Installation) -> None:
+    """The power key works without the handler, and qm without the host agent."""
+    handler, host = installed.handler, installed.host
+    [by_key, by_qm, by_pid] = commands("docs/runbook.md", "By hand")
+    assert "outcome=done" in handler.run(f"cd /root\n{by_key}").stdout.replace('"outcome": "done"', "outcome=done")
+    assert "qmpstatus: running" in host.run(by_qm).stdout
+    assert "-pidfile" in host.run(by_pid).stdout
+    until(lambda: "stopped" in host.run("qm status 102").stdout, "the end of QEMU")
+    assert installed.call("start")["outcome"] == "done"
+
+
+def test_the_runbooks_lines_for_a_host(installed: Installation) -> None:
+    """The storage, the chain, HA, one more VM, open connections and the host key."""
+    handler, host = installed.handler, installed.host
+    [storage, anyway] = commands("docs/runbook.md", "storage-hung and anyway")
+    assert "active" in host.run(storage.replace("ID", "local")).stdout
+    assert "cycle devvm: done" in handler.run(anyway, env=CLIENT).stdout
+    [chain] = commands("docs/runbook.md", "The chain of jobs")
+    assert '"event": "begins"' in host.run(chain).stdout.replace('"event":"begins"', '"event": "begins"')
+    host.write("/etc/pve/ha/resources.cfg", "vm: 102\n\tstate started\n\n")
+    [ha] = commands("docs/runbook.md", "Under HA")
+    host.run(ha)
+    assert "state started" in host.path("/etc/pve/ha/resources.cfg").read_text()
+    until(lambda: "pve-ha-lrm" not in host.run("cat /proc/[0-9]*/cmdline | tr -d '\\0'").stdout, "HA's round")
+    host.run("rm -r /etc/pve/ha")
+    [allow, connections] = commands("docs/runbook.md", "Adding a VM")
+    assert "serves VM 102-103 now" in host.run(allow).stdout
+    assert "sshd" in host.run(connections).stdout
+    [connections] = commands("docs/runbook.md", "Changing keys")
+    assert "sshd" in host.run(connections).stdout
+    [pin] = commands("docs/runbook.md", "Pinning the host key")
+    show, spare = pin.splitlines()
+    assert host.run(show).stdout.startswith("ssh-ed25519 ")
+    handler.run(f"cd /tmp\n{spare}\nrm spare spare.pub")
+
+
+def test_the_runbooks_lines_for_the_handler(installed: Installation) -> None:
+    """The recipe for root's own account, chat's files, and a reload."""
+    handler, host = installed.handler, installed.host
+    [recipe, connections] = commands("docs/runbook.md", "With root's own account")
+    as_root = "umask 077; sed s/breakglass@192/root@192/ /etc/breakglass/breakglass.toml >/etc/breakglass/root.toml"
+    handler.run(f"cd /tmp\n{as_root}\n{recipe}", env={"BREAKGLASS_CONFIG": "/etc/breakglass/root.toml"})
+    assert f"Match User root Address {handler.address}" in handler.path("/tmp/install.sh").read_text()
+    handler.run("rm /tmp/install.sh /etc/breakglass/root.toml")
+    assert handler.address in host.run(connections).stdout
+    [account, units, changed, chat, check] = commands("docs/runbook.md", "Installing the handler")
+    restart, reload = changed.splitlines()
+    for script in (account, f"cd /usr/src/breakglass/deploy/systemd\n{units}", restart):
+        handler.run(script)
+    installed.wait_until_answering("curl -s http://127.0.0.1:8080/health")
+    handler.run(f"{reload}\n{chat}")
+    assert "no problems" in handler.run(check).stdout
+    handler.run("systemctl disable --now breakglass-chat.socket")
+    [free, credential] = commands("docs/runbook.md", "Setting up chat")
+    listed = handler.run(f"set +e\n{free}true").stdout
+    assert "200000" not in listed.partition(":")[0]
+    handler.run(credential, stdin="ANTHROPIC_API_KEY=x\n")
+    assert handler.run("stat -c '%U %G %a' /etc/breakglass/claude").stdout == "root breakglass 640\n"
+    handler.run("rm /etc/breakglass/claude")
+    [reload] = commands("docs/runbook.md", "Changing the configuration")
+    pid = handler.run("cat /run/systemctl/breakglass.service.pid").stdout
+    assert json.loads(handler.run(reload.replace("PID", pid)).stdout)["config"] == "ok"
