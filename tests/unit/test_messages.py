@@ -17,6 +17,7 @@ FOLDERS = ("handler", "agents", "static_site", "docs", "deploy")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 SEEN = re.compile(r"breakglass docs ([\w-]+)")
 # a command that installs, up to where the shell ends it; a line that goes on at its end is joined before
+VALUED = ("-r", "-c", "-d", "--dest", "--find-links", "--python-version", "--platform", "--abi", "--implementation")
 INSTALLING = re.compile(
     r"\b(?:(?:pip3?|pipx) (?:install|download|run)|uv (?:pip install|tool install|tool run|add)|uvx)\b([^\n`|;&()\"']*)"
 )
@@ -42,7 +43,7 @@ def installed_names(text: str) -> set[str]:
         words = found[1].split(" #")[0].split()
         if "--no-index" in words or not words:
             continue
-        values = {word for option, word in itertools.pairwise(words) if option in ("-r", "-c", "-d", "--dest")}
+        values = {word for option, word in itertools.pairwise(words) if option in VALUED}
         names |= {w for w in words if w[0] not in "-." and w not in values and not w.endswith(".whl") and "/" not in w}
     return names
 
@@ -75,6 +76,7 @@ def test_no_text_installs_a_package_that_is_not_ours() -> None:
         ("pip install --require-hashes \\\n    -r requirements.txt", set()),
         ("pip install --no-deps ./breakglass-0.2.0-py3-none-any.whl", set()),
         ("pip install --no-index --find-links wheels breakglass", set()),
+        ("pip download --python-version 3.13 -d wheels -r requirements.txt", set()),
     ],
 )
 def test_an_index_is_recognised(text: str, names: set[str]) -> None:
