@@ -62,7 +62,8 @@ class ProcfileService(Service):
 
     def __init__(self, checkout: Path, environment: dict[str, str], directory: Path) -> None:
         self.checkout, self.environment = checkout, environment
-        [self.line] = (checkout / "Procfile").read_text().splitlines()
+        [line] = (checkout / "Procfile").read_text().splitlines()
+        self.line = line.removeprefix("web: ").replace("0.0.0.0", "127.0.0.1")  # nothing here listens to the network
         key = asyncssh.generate_private_key("ssh-ed25519")
         super().__init__(
             directory,
@@ -74,7 +75,7 @@ class ProcfileService(Service):
     def start(self) -> None:
         """Run the line in a shell and return once the handler listens."""
         environment = {**self.environment, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        command = ["/bin/sh", "-c", f"exec {self.line.removeprefix('web: ')}"]
+        command = ["/bin/sh", "-c", f"exec env {self.line}"]
         with self.audit_file.open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.checkout)
         wait_listening(self.port, self.process, self.audit_file)

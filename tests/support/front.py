@@ -72,6 +72,7 @@ def make_certificates(directory: Path) -> None:
     """Make a certificate authority, ca.pem, and a certificate of localhost that it has signed."""
     run = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     authority = ["-keyout", f"{directory}/ca.key", "-out", f"{directory}/ca.pem", "-subj", "/CN=an authority of a test"]
+    authority += ["-addext", "keyUsage=critical,keyCertSign"]  # without it, Python 3.13 does not take it for one
     leaf = ["-keyout", f"{directory}/key.pem", "-out", f"{directory}/certificate.pem", "-subj", "/CN=localhost"]
     leaf += ["-CA", f"{directory}/ca.pem", "-CAkey", f"{directory}/ca.key", "-addext", "subjectAltName=DNS:localhost"]
     leaf += ["-addext", "basicConstraints=critical,CA:FALSE"]
