@@ -128,6 +128,10 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
         const=GRAFANA,
         help="create a secret for Grafana's own signature",
     )
+    new.add_argument("--allow", metavar="VERB,VERB", help="the verbs that it may send (default: some that only read)")
+    new.add_argument("--vm", metavar="NAME,NAME", help="the VMs that it may name (default: all)")
+    new.add_argument("--not-after", metavar="TIME", help="when it expires, like 2027-06-01; UTC")
+    new.add_argument("--out", metavar="FILE", help="write the secret to this new file, and print none")
     new.set_defaults(run=keys.keys_new)
 
 

@@ -46,33 +46,33 @@ def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) ->
     """Return the TOML of a configuration whose files are in a directory; `user` is empty without [server] user."""
 
     def file(name: str) -> str:
-        return _text(f"{directory}/{name}")
+        return toml_text(f"{directory}/{name}")
 
     lines = ["# Made by: breakglass init. What each setting means: breakglass docs protocol, section 1."]
     lines += ["# After a change: breakglass check, then SIGHUP to the handler.", "", "[server]"]
-    lines += [f"user = {_text(user)}"] if user else []
-    lines += [f"url = {_text(new.url)}", "", f"[callers.{_key(new.operator)}]"]
+    lines += [f"user = {toml_text(user)}"] if user else []
+    lines += [f"url = {toml_text(new.url)}", "", f"[callers.{_key(new.operator)}]"]
     lines += [f"secret_file = {file(signing_key_name(new.operator))}", f"allow = {_list(ALLOWABLE)}"]
     for name, host in new.hosts.items():
-        lines += ["", f"[hosts.{_key(name)}]", f"ssh = {_text(host.ssh)}", f"key_file = {file(POWER)}"]
-        lines += [f"read_only_key_file = {file(READ_ONLY)}", f"host_key = {_text(host.host_key)}"]
+        lines += ["", f"[hosts.{_key(name)}]", f"ssh = {toml_text(host.ssh)}", f"key_file = {file(POWER)}"]
+        lines += [f"read_only_key_file = {file(READ_ONLY)}", f"host_key = {toml_text(host.host_key)}"]
         lines += ['# node = "…"  # the recipe for the host prints it']
     for name, vm in new.vms.items():
         lines += ["", f"[vms.{_key(name)}]", f"hosts = {_list(vm.hosts)}", f"vmid = {vm.vmid}"]
-    lines += ["", "[sessions]", f"secret_file = {file(SESSION)}", f"dir = {_text(sessions_dir)}"]
+    lines += ["", "[sessions]", f"secret_file = {file(SESSION)}", f"dir = {toml_text(sessions_dir)}"]
     return "\n".join(lines) + "\n"
 
 
 def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _text(name)
+    return name if _BARE.fullmatch(name) else toml_text(name)
 
 
 def _list(texts: Iterable[str]) -> str:
-    return f"[{', '.join(map(_text, texts))}]"
+    return f"[{', '.join(map(toml_text, texts))}]"
 
 
-def _text(text: str) -> str:
-    """Return a basic string of TOML. JSON's would have surrogates, which TOML refuses."""
+def toml_text(text: str) -> str:
+    """Return a text as a basic string of TOML. JSON's would have surrogates, which TOML refuses."""
     return '"' + _ESCAPED.sub(_escape, text) + '"'
 
 

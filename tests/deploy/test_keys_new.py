@@ -1,0 +1,58 @@
+"""`breakglass keys new` with its limits: an entry that the configuration takes as it is printed."""
+
+import stat
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from breakglass.auth.signing import secret_bytes
+from breakglass.cli.main import main
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["breakglass", "keys", "new", *words])
+    return main()
+
+
+def test_the_secret_can_go_to_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --out nothing secret is printed; the file is new, and its owner's alone. A second run changes nothing."""
+    file = tmp_path / 'a "key"'
+    words = ("anna", "--allow", "status, reset", "--vm", "devvm,mail", "--not-after", "2027-06-01T02:00:00+02:00")
+    assert run(monkeypatch, *words, "--out", str(file)) == 0
+    said = capsys.readouterr()
+    secret = file.read_text()
+    assert len(secret_bytes(secret.strip())) == 32
+    assert "whsec_" not in said.out + said.err
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert tomllib.loads(said.out)["callers"]["anna"] == {
+        "secret_file": str(file),
+        "allow": ["status", "reset"],
+        "vms": ["devvm", "mail"],
+        "not_after": datetime(2027, 6, 1, tzinfo=UTC),
+    }
+    assert run(monkeypatch, "anna", "--out", str(file)) == 2
+    assert "exists, and was not changed" in capsys.readouterr().err
+    assert file.read_text() == secret
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--allow", "reboot"),
+        ("--allow", ""),
+        ("--allow", "reset", "--bearer"),
+        ("--vm", "dev vm"),
+        ("--not-after", "tomorrow"),
+    ],
+)
+def test_a_limit_that_can_t_be_used_is_named(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is printed, and the error names the flag."""
+    assert run(monkeypatch, "anna", *words) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.startswith(f"breakglass: {words[0]}: ")) == ("", True)
