@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from importlib.resources import files
 
 from .errors import CommandError
@@ -22,8 +21,7 @@ def docs(arguments: argparse.Namespace) -> int:
     name = arguments.name.removeprefix("docs/").removesuffix(".md")
     if name not in documents:
         raise CommandError(f'there is no document "{name}"', f"use one of {', '.join(documents)}")
-    encoding = sys.stdout.encoding or "utf-8"
-    show(documents[name].encode(encoding, "replace").decode(encoding))  # a terminal may lack the arrows of a picture
+    show(documents[name])
     return DONE
 
 

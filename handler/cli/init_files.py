@@ -55,6 +55,7 @@ def write_files(directory: Path, files: Mapping[str, str], group: int | None, ve
     made: list[Path] = []
     try:
         try:
+            _check_above(directory)
             _make_directory(directory, group, made)
             _check_directory(directory)
             _stage(directory, files, group, made)
@@ -89,6 +90,26 @@ def _make_parents(directory: Path, mode: int, made: list[Path]) -> None:
         _make_parents(directory.parent, mode, made)
         directory.mkdir(mode)
         made.append(directory)
+
+
+def _check_above(directory: Path) -> None:
+    """Raise CommandError if another user could put something else in a directory's place, as sshd looks at its keys'.
+
+    In a directory such as /tmp, that user can't replace what is another's.
+    """
+    for above in (*directory.parents, *Path(os.path.realpath(directory)).parents):
+        try:
+            status = above.stat()
+        except FileNotFoundError:
+            continue
+        problem = ""
+        if status.st_uid not in (0, os.geteuid()):
+            problem = f"{above} belongs to another user"
+        elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
+            problem = f"other users may write in {above}"
+        if problem:
+            hint = f"name a directory somewhere else: that user could replace {directory}"
+            raise CommandError(f"nothing was written: {problem}", hint)
 
 
 def _check_directory(directory: Path) -> None:
@@ -126,9 +147,13 @@ def _sync(directory: Path) -> None:
 
 
 def _remove(directory: Path, names: list[str], made: list[Path]) -> None:
-    """Remove the files that were linked from the staged ones, the last one first, and what was made before."""
+    """Remove the files that were linked from the staged ones, the last one first, and what was made before.
+
+    What another run staged is not this one's.
+    """
+    is_staged = directory / STAGING in made
     for name in reversed(names):
-        if _is_same(directory / STAGING / name, directory / name):
+        if is_staged and _is_same(directory / STAGING / name, directory / name):
             (directory / name).unlink()
     for path in reversed(made):
         try:

@@ -31,8 +31,10 @@ def say(text: str) -> None:
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print text without a newline after it."""
-    print(visible(text), end="", file=stream or sys.stdout, flush=True)
+    """Print text without a newline after it. A letter that the stream can't take becomes a question mark."""
+    stream = stream or sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(visible(text).encode(encoding, "replace").decode(encoding), end="", file=stream, flush=True)
 
 
 def complain(message: str, hint: str = "") -> None:

@@ -8,7 +8,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncssh
@@ -17,6 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.auth.signing import secret_bytes
+from breakglass.cli.errors import CommandError
+from breakglass.cli.init_files import write_files
 from breakglass.config.new_file import NewConfig, NewHost, NewVm, config_text
 
 from ..support.documents import commands
@@ -155,6 +160,13 @@ def test_a_directory_may_have_any_name(place: Path, name: str) -> None:
     assert (ran.returncode, names_in(directory)) == (0, set(NAMES)), ran.stderr
 
 
+def test_a_terminal_that_lacks_a_letter_gets_another(place: Path) -> None:
+    """What can't be shown does not end the command once the files are there."""
+    ran = run("init", str(place / "\xe9"), *USER, *FLAGS, PYTHONIOENCODING="ascii")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f"Wrote to {place}/?" in ran.stdout
+
+
 @pytest.mark.all
 @pytest.mark.parametrize("name", ODD_DIRECTORIES)
 def test_every_odd_directory_works(place: Path, name: str) -> None:
@@ -282,6 +294,29 @@ def test_a_directory_that_another_user_can_change_is_refused(place: Path) -> Non
 
 
 @pytest.mark.real("root")
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there"])
+def test_a_directory_below_another_users_is_refused(place: Path, is_there: bool) -> None:
+    """That user could put a link in its place: root would then change the modes of any file, or write keys anywhere."""
+    theirs = place / "home"
+    theirs.mkdir()
+    os.chown(theirs, pwd.getpwnam("daemon").pw_uid, -1)
+    (theirs / "link").symlink_to(place)
+    for directory in (theirs / "etc", theirs / "a/b/etc", theirs / "link/etc"):
+        if is_there:
+            directory.mkdir(parents=True, exist_ok=True)
+        ran = run("init", str(directory), *USER, *FLAGS)
+        assert (ran.returncode, f"{theirs} belongs to another user" in ran.stderr) == (2, True), ran.stderr
+    assert [path for path in place.rglob("*") if path.is_file()] == []
+
+    theirs.chmod(0o777)
+    os.chown(theirs, 0, -1)
+    ran = run("init", str(theirs / "more"), *USER, *FLAGS)
+    assert (ran.returncode, f"other users may write in {theirs}" in ran.stderr) == (2, True), ran.stderr
+    theirs.chmod(0o1777)  # as /tmp: only its owner can replace what is in it
+    assert run("init", str(theirs / "more"), *USER, *FLAGS).returncode == 0
+
+
+@pytest.mark.real("root")
 def test_files_that_the_handler_could_not_read_are_not_left(tmp_path: Path) -> None:
     """Above the directory is one that the handler's user may not enter: `check` finds that before init is done."""
     (tmp_path / "closed").mkdir(mode=0o700)
@@ -346,6 +381,48 @@ def test_after_a_crash_the_next_run_says_what_to_remove(place: Path, count: int)
     subprocess.run(["sh", "-c", found[1]], check=True)
     assert names_in(directory) == {"of another"}
     assert run("init", str(directory), *USER, *FLAGS).returncode == 0
+
+
+@contextmanager
+def at_stat_of(directory: Path, begin: Callable[[], None]) -> Iterator[None]:
+    """Call `begin` when a directory's owner and mode are asked for the first time."""
+    stat_of = os.stat
+    called: list[object] = []
+
+    def stat_then(path: "int | os.PathLike[str] | str", **more: bool) -> os.stat_result:
+        if path == directory and not called:
+            called.append(begin)
+            begin()
+        return stat_of(path, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", stat_then)
+        yield
+
+
+def test_a_second_run_beside_the_first_takes_nothing_away(place: Path) -> None:
+    """The first one has linked its files, and checks them, when the second one finds that it is too late."""
+    directory, files = place / "etc", {"a": "1\n", "b": "2\n"}
+    directory.mkdir(mode=0o700)
+    is_linked, is_over = threading.Event(), threading.Event()
+
+    def verify() -> None:
+        is_linked.set()
+        assert is_over.wait(60)
+
+    first = threading.Thread(target=write_files, args=(directory, files, None, verify))
+
+    def begin() -> None:
+        first.start()
+        assert is_linked.wait(60)
+
+    try:
+        with at_stat_of(directory, begin), pytest.raises(CommandError, match="File exists"):
+            write_files(directory, files, None, verify)
+    finally:
+        is_over.set()
+        first.join()
+    assert {path.name: path.read_text() for path in directory.iterdir()} == files
 
 
 @pytest.mark.all

@@ -467,3 +467,12 @@ def test_words_are_plain() -> None:
     assert len(files) > 100
     lines = [(path, line) for path in files for line in path.read_text("utf-8").splitlines()]
     assert [f"{path.relative_to(ROOT)}: {line.strip()}" for path, line in lines if ODD.search(line)] == []
+
+
+def test_no_document_is_half_merged() -> None:
+    """The marks of a conflict would be in the wheel, and in `breakglass docs`. No program reads them in a document."""
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*")]
+    found = [
+        path for path in documents if path.is_file() and re.search(r"^(<{7}|>{7}) ", path.read_text(), re.MULTILINE)
+    ]
+    assert found == []
