@@ -318,13 +318,14 @@ def test_the_runbooks_lines_for_the_handler(installed: Installation) -> None:
     assert f"Match User root Address {handler.address}" in handler.path("/tmp/install.sh").read_text()
     handler.run("rm /tmp/install.sh /etc/breakglass/root.toml")
     assert handler.address in host.run(connections).stdout
-    [account, units, changed, chat, check] = commands("docs/runbook.md", "Installing the handler")
+    [account, units, changed, chat, check, check_credentials] = commands("docs/runbook.md", "Installing the handler")
     restart, reload = changed.splitlines()
     for script in (account, f"cd /usr/src/breakglass/deploy/systemd\n{units}", restart):
         handler.run(script)
     installed.wait_until_answering("curl -s http://127.0.0.1:8080/health")
     handler.run(f"{reload}\n{chat}")
-    assert "no problems" in handler.run(check).stdout
+    for script in (check, check_credentials):
+        assert "no problems" in handler.run(script).stdout
     handler.run("systemctl disable --now breakglass-chat.socket")
     [free, credential] = commands("docs/runbook.md", "Setting up chat")
     listed = handler.run(f"set +e\n{free}true").stdout

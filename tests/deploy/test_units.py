@@ -13,6 +13,7 @@ import pytest
 
 from ..support import claude
 from ..support.booted import Booted, booted
+from ..support.documents import commands
 from ..support.locks import ROOT
 from ..support.scripted_claude import RESULT, line
 from ..support.service import SSH_KEY, new_secret, new_ssh_key
@@ -71,11 +72,14 @@ group=$(grep ^0:: /proc/self/cgroup)
 {RESULT}
 """.replace("SAID", "'\"$said$group\"'")
 PREPARE = """\
-systemd-sysusers breakglass.conf
-systemd-tmpfiles --create breakglass.conf
 /usr/bin/python3 -m venv --without-pip /opt/breakglass
 {python} -m pip --quiet --python /opt/breakglass/bin/python install --no-index --find-links /wheels breakglass
 """
+
+
+[_account, _units, _reloads, _chat, _check, _check_credentials] = commands("docs/runbook.md", "Installing the handler")
+RUNBOOK = {"account": _account, "units": _units, "reloads": _reloads, "chat": _chat, "check": _check}
+RUNBOOK["check with credentials"] = _check_credentials
 
 
 def settings(unit: str) -> set[str]:
@@ -121,17 +125,10 @@ def test_the_launcher_is_off_by_default() -> None:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     """A machine on which Breakglass is installed and its handler enabled, without chat."""
     files = tmp_path_factory.mktemp("files")
-    place = {
-        "sysusers": "etc/sysusers.d/breakglass.conf",
-        "tmpfiles": "etc/tmpfiles.d/breakglass.conf",
-    }
-    for path in UNITS.iterdir():
-        to = files / place.get(path.suffix[1:], f"etc/systemd/system/{path.name}")
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, to)
-    (files / "etc/systemd/system/booted.target").write_text(
-        "[Unit]\nDescription=The target of a test\nWants=breakglass.service\n"
-    )
+    shutil.copytree(UNITS, files / "deploy/systemd")
+    target = files / "etc/systemd/system/booted.target"
+    target.parent.mkdir(parents=True)
+    target.write_text("[Unit]\nDescription=The target of a test\n")
     secrets = {
         "operator": new_secret(),
         "session": "s" * 40,
@@ -152,6 +149,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     shutil.copytree(wheelhouse(), files / "wheels")
     (files / "prepare").write_text(PREPARE.format(python=sys.executable))
     with booted(tmp_path_factory.mktemp("booted"), files) as system:
+        for script in (RUNBOOK["account"], RUNBOOK["units"]):
+            system.run("sh", "-ec", script, cwd="/deploy/systemd")
         until(lambda: health(system), "the start")
         yield system
 
@@ -222,10 +221,25 @@ def test_a_verb_is_signed_and_sent(system: Booted) -> None:
 @pytest.mark.all
 @pytest.mark.real("systemd")
 @pytest.mark.real("curl")
+def test_the_configuration_is_checked_with_systemds_credentials(system: Booted) -> None:
+    """In the directory that systemd made, the check finds no fault; without one it says what is missing."""
+    path = "PATH=/opt/breakglass/bin:$PATH\n"
+    said = system.run("sh", "-ec", path + RUNBOOK["check"], check=False)
+    assert "CREDENTIALS_DIRECTORY is not set" in said
+    assert "no problems" in system.run("sh", "-ec", path + RUNBOOK["check with credentials"])
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
 def test_a_reload_and_a_death(system: Booted) -> None:
     """A reload keeps the process; one that dies is started again; a stop is no failure."""
     pid = system.show("breakglass", "MainPID")
-    system.run("systemctl", "reload", "breakglass")
+    restart, reload = RUNBOOK["reloads"].splitlines()
+    system.run("sh", "-c", restart)
+    until(lambda: restarted(system, pid), "the restart")
+    pid = system.show("breakglass", "MainPID")
+    system.run("sh", "-c", reload)
     until(lambda: '"event": "reload"' in system.journal("breakglass"), "the reload")
     assert system.show("breakglass", "MainPID") == pid
     system.run("kill", "-KILL", pid)
@@ -247,8 +261,7 @@ def test_the_launchers_unit_starts_turns(system: Booted) -> None:
     config.write_text(CONFIG + CHAT)
     system.run("systemctl", "reload", "breakglass")
     until(lambda: health(system)["chat"] == "failed", "chat without a launcher")
-    system.run("systemctl", "enable", "--now", "breakglass-chat.service")
-    system.run("systemctl", "reload", "breakglass")
+    system.run("sh", "-ec", RUNBOOK["chat"])
     until(lambda: health(system)["chat"] == "on", "chat with a launcher")
     said = say(system, "hello")
     assert re.search(r"200\d\d\d /var/lib/breakglass/work/\S+/cwd 0::\S*/breakglass-chat.service/turn-200", said), said

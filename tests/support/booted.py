@@ -86,9 +86,9 @@ class Booted:
             signal_process(self.pid, signal.SIGKILL)
         return self.process.poll() is not None
 
-    def run(self, *command: str, check: bool = True) -> str:
+    def run(self, *command: str, check: bool = True, cwd: str = "/") -> str:
         """Run a command in there, as root; return what it prints."""
-        inside = ["nsenter", f"--target={self.pid}", "--all", "--", *command]
+        inside = ["nsenter", f"--target={self.pid}", "--all", f"--wdns={cwd}", "--", *command]
         ran = subprocess.run(inside, capture_output=True, text=True, timeout=SECONDS, check=False)
         assert not check or ran.returncode == 0, f"{shlex.join(command)}\n{ran.stdout}{ran.stderr}{self.log()}"
         return ran.stdout + ran.stderr
