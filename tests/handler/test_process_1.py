@@ -6,7 +6,7 @@ tests/deploy/test_container.py does it in the image.
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,8 +32,9 @@ READY = "print('ready', flush=True)\n"
 
 
 @contextmanager
-def namespace(program: str) -> Iterator["subprocess.Popen[str]"]:
-    argv = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", BEGIN + program]
+def namespace(program: str, wrapper: Sequence[str] = ()) -> Iterator["subprocess.Popen[str]"]:
+    new = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child"]
+    argv = [*wrapper, *new, sys.executable, "-c", BEGIN + program]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -71,6 +72,22 @@ def test_a_signal_reaches_the_child_and_its_code_comes_back(program: str, code: 
         [first] = children(process.pid)
         signal_process(first, signal.SIGTERM)
         assert process.wait(60) == code
+
+
+@pytest.mark.real("root")
+def test_root_needs_no_right_to_signal_other_users() -> None:
+    """A container may give its root little more than the rights to become [server] user. A reload must not end it."""
+    program = "os.setresuid(1, 1, 1)\nsignal.signal(1, lambda *_: print('again', flush=True))\n"
+    program += "signal.signal(15, lambda *_: os._exit(7))\n"
+    few = ["setpriv", "--bounding-set=-all,+setuid,+sys_admin", "--"]
+    with namespace(program + READY + "while True: signal.pause()", few) as process:
+        [first] = children(process.pid)
+        assert process.stdout is not None
+        for _ in range(2):
+            signal_process(first, signal.SIGHUP)
+            assert process.stdout.readline() == "again\n"
+        signal_process(first, signal.SIGTERM)
+        assert process.wait(60) == 7
 
 
 def test_an_ordinary_process_stays_as_it_is() -> None:
