@@ -153,12 +153,10 @@ def test_a_read_is_answered_whole(service: Service, held: Scripted) -> None:
 def test_the_readme_says_what_to_do_with_a_202(impatient: Service, held: Scripted, tmp_path: Path) -> None:
     """Its block, word for word, sends the same id again until the verb has ended."""
     [again] = commands("README.md", "Reading the answer")
-    secret = tmp_path / "secret"
-    secret.touch(0o600)
-    secret.write_text(impatient.secrets["operator"])
     given = {"URL": f"http://127.0.0.1:{impatient.port}", "body": '{"verb":"stop","vm":"devvm"}'}
-    given |= {"BREAKGLASS_SECRET_FILE": str(secret), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["bash", "-euo", "pipefail", "-c", again]
+    given |= {"KEY": impatient.secrets["operator"], "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # SECRET is what the block before has read; it is not exported.
+    command = ["bash", "-euo", "pipefail", "-c", f"SECRET=$KEY\n{again}"]
     with subprocess.Popen(command, env={**os.environ, **given}, stdout=subprocess.PIPE, cwd=tmp_path) as shell:
         try:
             wait_until(lambda: len(held.asked("stop")) == 2 or shell.poll() is not None)
