@@ -8,11 +8,13 @@ import signal
 import socket
 from pathlib import Path
 
+from .. import audit
 from ..config.load import config_path, load_config, read_server_user
 from .account import MAKE_ONE, look_up
 from .errors import CommandError
 from .output import DONE
 
+MOST_LAUNCHERS = 8  # one for the handler, and those of handlers that have ended, until they have cleared away
 _FIRST = 3  # sd_listen_fds(3)
 _HINT = "let systemd start it, with the units of deploy/systemd; see breakglass docs runbook"
 
@@ -35,15 +37,28 @@ def launcher(arguments: argparse.Namespace) -> int:
     if (listener.family, listener.type, is_listening) != (socket.AF_UNIX, socket.SOCK_SEQPACKET, 1):
         raise CommandError("the launcher was passed something else than its listening socket", _HINT)
     listener.setblocking(True)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
+    children: set[int] = set()
     while True:
         channel, _ = listener.accept()
-        if os.fork() == 0:
+        children = {pid for pid in children if os.waitpid(pid, os.WNOHANG)[0] == 0}
+        if why := _find_refusal(channel, account, len(children)):
+            audit.note_at_once("launcher-refused", why=why)
+        elif (pid := os.fork()) == 0:
             listener.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _serve_handler(channel, account, path)
             return DONE
+        else:
+            children.add(pid)
         channel.close()
+
+
+def _find_refusal(channel: socket.socket, account: pwd.struct_passwd, others: int) -> str:
+    """Return why a connection gets no launcher, or "". Each launcher has turns of its own, so their number counts."""
+    from ..claude.launch_channel import sender_of
+
+    if (uid := sender_of(channel)) != account.pw_uid:
+        return f"a connection came from user {uid}"
+    return f"there are {others} launchers already" if others >= MOST_LAUNCHERS else ""
 
 
 def _serve_handler(channel: socket.socket, account: pwd.struct_passwd, path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import random
 import select
 import signal
@@ -527,6 +528,49 @@ def test_the_launcher_as_a_unit_of_its_own(
             assert "the launcher has ended" in talker.ask(prompt="hello").json["error"]["message"]
             talker.change("shared_uid = true ", "shared_uid = true")
             assert talker.chat("hello")[-1]["ok"] is True
+    finally:
+        unit.close()
+
+
+def test_few_launchers_serve_one_user(short_dir: Path) -> None:
+    """A handler that was taken over can't have a launcher, with turns of its own, for each connection."""
+    (short_dir / "config").touch(0o600)
+    (short_dir / "config").write_text('[server]\nuser = "daemon"\n')
+    unit = Unit(short_dir)
+
+    def connect(uid: int = 0) -> socket.socket:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel.settimeout(60)
+        os.seteuid(uid)
+        try:
+            channel.connect(unit.path)
+        finally:
+            os.seteuid(0)
+        return channel
+
+    def is_serving(pid: int) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return status_of(pid)["State"][0] != "Z"
+        return False
+
+    def serving() -> int:
+        return sum(map(is_serving, descendants(unit.started[0].pid)))
+
+    try:
+        short_dir.chmod(0o711)
+        with connect() as other:
+            assert other.recv(1) == b""
+        uid = pwd.getpwnam("daemon").pw_uid
+        with contextlib.ExitStack() as stack:
+            channels = [stack.enter_context(connect(uid)) for _ in range(12)]
+            assert [channel.recv(1) for channel in channels[8:]] == [b""] * 4
+            until(lambda: serving() == 8, "eight launchers")
+            channels[0].close()
+            until(lambda: serving() == 7, "the end of one")
+            stack.enter_context(connect(uid))
+            until(lambda: serving() == 8, "another one")
+        until(lambda: serving() == 0, "the end of all")
+        assert unit.started[0].poll() is None
     finally:
         unit.close()
 
