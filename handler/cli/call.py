@@ -112,7 +112,7 @@ def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> in
     if not lost.sent:
         unset = "" if "BREAKGLASS_URL" in os.environ else "BREAKGLASS_URL is not set, so this is the default; "
         complain(f"{url}: {lost}; nothing was sent", f"{unset}{lost.hint}")
-        complain("", "to act without the handler, see By hand in breakglass docs runbook")
+        complain("", "to act without the handler, run breakglass docs runbook, and read By hand")
         return UNREACHED
     complain(f"{url}: {lost}; {request.verb} may have run", _repeat_hint(request, msg_id))
     return UNKNOWN

@@ -50,7 +50,7 @@ def _show(path: Path, config: Config | None, problems: Sequence[Problem], warnin
     if config is None:
         complain(f"{path}: the handler would not start\n{_lines(problems)}")
     elif problems:
-        complain(f"{path}: the handler would start without what has a problem\n{_lines(problems)}")
+        complain(f"{path}: the handler would start, but without the parts that have a problem\n{_lines(problems)}")
     else:
         names = [", ".join(each) for each in ([caller.name for caller in config.callers], config.hosts, config.vms)]
         say(f"{path}: no problems; callers: {names[0]}; hosts: {names[1]}; VMs: {names[2]}")

@@ -30,7 +30,7 @@ def read_documents() -> dict[str, str]:
     try:
         found = [entry for entry in files("breakglass.docs").iterdir() if entry.name.endswith(".md")]
     except ModuleNotFoundError:
-        hint = "the wheel has them, and so has the folder docs beside the folder handler"
+        hint = "install Breakglass from its wheel, or run it from a checkout that has docs beside handler"
         raise CommandError("the documents are not installed", hint) from None
     return {entry.name.removesuffix(".md"): entry.read_text("utf-8") for entry in sorted(found, key=lambda e: e.name)}
 

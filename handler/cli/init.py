@@ -42,7 +42,9 @@ def init(arguments: argparse.Namespace) -> int:
     path = directory / NAME
     write_files(directory, files, None if account is None else account.pw_gid, lambda: _verify(path))
     if new.url.startswith("http:") and not is_loopback(new.url):
-        complain(f"warning: {new.url} has no TLS: browsers can't sign on a page from there", "change [server] url")
+        complain(
+            f"warning: {new.url} has no TLS: browsers can't sign on a page from there", "write https in [server] url"
+        )
     for line in _next_steps(new, directory, list(files)):
         say(line)
     return DONE
@@ -117,10 +119,14 @@ def _verify(path: Path) -> None:
             os._exit(0)
     os.close(theirs)
     with open(ours, "rb") as report:
-        problems = json.loads(report.read() or '[{"path": "(start)", "message": "check was killed", "hint": ""}]')
+        problems = json.loads(
+            report.read() or '[{"path": "(start)", "message": "the check was killed", "hint": "run init again"}]'
+        )
     os.waitpid(child, 0)
     for problem in problems[:1]:
-        message = f"no file is left, because a start would find this: {problem['path']}: {problem['message']}"
+        message = (
+            f"no file is left, because the new configuration has a problem: {problem['path']}: {problem['message']}"
+        )
         raise CommandError(message, problem["hint"], FAILED)
 
 
@@ -129,20 +135,20 @@ def _verify(path: Path) -> None:
 
 def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
     config, vm = shlex.quote(str(directory / NAME)), next(iter(new.vms))
-    lines = [f"Wrote to {directory}: {', '.join(names)}", "", "Next, as the user of this command:", ""]
-    lines += ["1. Set up each Proxmox host, after you have read its recipe (NAME.sh):", ""]
+    lines = [f"Wrote to {directory}: {', '.join(names)}", "", "Next, as the user who ran this:", ""]
+    lines += ["1. Set up each Proxmox host. Read its recipe (NAME.sh) before you run it:", ""]
     lines += [f"    export BREAKGLASS_CONFIG={config}", "    breakglass host bundle breakglass-pve"]
     for name, host in new.hosts.items():
         lines += _recipe_lines(name, host)
     unpinned = [name for name, host in new.hosts.items() if host.host_key == "any"]
     if unpinned:
         lines += ["", f"   The recipe prints the host key. Pin it as host_key of {', '.join(unpinned)} in {config}."]
-    lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url}"]
-    lines += ["", "3. Start the handler (for a unit of systemd, see breakglass docs runbook):", ""]
+    lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
+    lines += ["", "3. Start the handler (with systemd, see breakglass docs runbook):", ""]
     lines += ["    breakglass check && breakglass serve", "", "4. Send it a signed request, in a second terminal:", ""]
     key = shlex.quote(str(directory / signing_key_name(new.operator)))
     lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]
-    lines += [f"5. Paste the signing key in {key}", f"   into the page at {new.url}"]
+    lines += [f"5. Open {new.url} and paste the signing key. It is in", f"   {key}"]
     return lines
 
 

@@ -25,11 +25,14 @@ def read_answers(arguments: argparse.Namespace, ask: Ask | None) -> NewConfig:
     missing = find_missing(arguments)
     if ask is None:
         if missing:
-            hint = f"give it, or run this in a terminal, which asks: {HELP}"
-            raise CommandError(f"nothing was written: {' and '.join(missing)} is missing", hint)
+            hint = f"add what is missing, or run this in a terminal, where it asks; see {HELP}"
+            verb = "is" if len(missing) == 1 else "are"
+            raise CommandError(f"nothing was written: {' and '.join(missing)} {verb} missing", hint)
         ask = _answer_nothing
     try:
-        url = _given("--url", arguments.url, values.read_url) or _until(ask, "URL of this handler: ", values.read_url)
+        url = _given("--url", arguments.url, values.read_url) or _until(
+            ask, "URL of this handler, like https://rescue.example.org/: ", values.read_url
+        )
         addresses = _given_hosts(arguments.host or []) or _asked_hosts(ask)
         keys = _host_keys(arguments.host_key or [], addresses, ask)
         vms = _given_vms(arguments.vm or [], addresses) or _asked_vms(ask, addresses)
@@ -37,7 +40,7 @@ def read_answers(arguments: argparse.Namespace, ask: Ask | None) -> NewConfig:
         read = values.read_operator
         operator = _given("--operator", arguments.operator, read) or _until(ask, question, read)
     except EOFError:
-        raise CommandError("nothing was written: the input ended before the last question") from None
+        raise CommandError("nothing was written: the input ended before the last question", "run this again") from None
     hosts = {name: NewHost(address, keys[name]) for name, address in addresses.items()}
     return NewConfig(url, operator, hosts, vms)
 
@@ -112,7 +115,7 @@ def _host_keys(given: list[str], addresses: Mapping[str, str], ask: Ask) -> dict
         keys[name] = _given("--host-key", key, values.read_host_key) or ""
     for name in addresses:
         if name not in keys:
-            question = f'host key of {name} ({KEY_COMMAND} on its console; "any" to pin it later): '
+            question = f'host key of {name} (on its console: {KEY_COMMAND}), or "any" to pin it later: '
             keys[name] = _until(ask, question, values.read_host_key)
     return {name: key if key == "any" else f"{key} {name}" for name, key in keys.items()}
 
@@ -140,7 +143,7 @@ def _asked_vms(ask: Ask, hosts: Mapping[str, str]) -> dict[str, NewVm]:
     while name := _until(ask, "another VM (Enter: none): " if found else "name for the VM, like devvm: ", read):
         places = tuple(hosts)
         if len(hosts) > 1:
-            question = f"hosts of {name}, the first to be asked first, like {','.join(hosts)}: "
+            question = f"hosts that {name} may run on, like {','.join(hosts)}; requests go to the first: "
             places = _until(ask, question, lambda text: values.read_places(text, hosts))
         number = _until(ask, f"number of {name} on Proxmox, like 102: ", _number_reader(places, found))
         found[name] = NewVm(number, places)

@@ -24,19 +24,19 @@ def refuse_existing(directory: Path, names: list[str]) -> None:
         raise CommandError(*_describe_unfinished(directory, staging))
     found = [str(directory / name) for name in names if os.path.lexists(directory / name)]
     if found:
-        hint = "name another directory, or move these away: the keys in them may be in use"
-        raise CommandError(f"nothing was written, because there is already {', '.join(found)}", hint)
+        hint = "name another directory, or move these files away; their keys may be in use"
+        raise CommandError(f"nothing was written, because these files exist: {', '.join(found)}", hint)
 
 
 def _describe_unfinished(directory: Path, staging: Path) -> tuple[str, str]:
     """Return what an earlier run left, and what to do."""
     names = [path.name for path in sorted(staging.iterdir())] if staging.is_dir() else []
     placed = [name for name in names if _is_same(staging / name, directory / name)]
-    message = f"nothing was written: an earlier init of {directory} did not finish, or it still runs"
+    message = f"nothing was written: an earlier init of {directory} did not finish, or is still running"
     is_whole = bool(names) and placed == names
     leftovers = [str(staging), *(str(directory / name) for name in placed if not is_whole)]
     then = "breakglass check, because all its files are in place" if is_whole else "init again"
-    return message, f"if none runs, remove what it left: rm -r -- {shlex.join(leftovers)}; then run {then}"
+    return message, f"if none is running, remove what it left: rm -r -- {shlex.join(leftovers)}; then run {then}"
 
 
 def _is_same(path: Path, other: Path) -> bool:
@@ -121,7 +121,7 @@ def _check_directory(directory: Path) -> None:
         raise CommandError(f"nothing was written: {directory} belongs to another user", hint)
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         hint = f"chmod go-w {shown}, or name another directory"
-        raise CommandError(f"nothing was written: other users may write in {directory}", hint)
+        raise CommandError(f"nothing was written: other users can write in {directory}", hint)
 
 
 def _stage(directory: Path, files: Mapping[str, str], group: int | None, made: list[Path]) -> None:

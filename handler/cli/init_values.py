@@ -45,9 +45,9 @@ def read_host_name(text: str, taken: Container[str]) -> str:
 def read_known_host(text: str, hosts: Container[str], taken: Container[str]) -> str:
     """Return the name of a host that is there and has no key yet."""
     if text not in hosts:
-        raise ValueError(f"{_quoted(text)} is no --host")
+        raise ValueError(f"{_quoted(text)} is not one of the --host names")
     if text in taken:
-        raise ValueError(f"{text} has two keys; pin a spare in the configuration afterwards")
+        raise ValueError(f"{text} has two --host-key; add a spare key to the configuration afterwards")
     return text
 
 
@@ -75,7 +75,7 @@ def read_host_key(text: str) -> str:
     if text.strip() == "any":
         return "any"
     if not is_public_key(text.strip()):
-        need = "copy the line of /etc/ssh/ssh_host_ed25519_key.pub, or write any, to pin it later"
+        need = "copy the line of /etc/ssh/ssh_host_ed25519_key.pub, or write the word any, to pin it later"
         raise ValueError(f"{_quoted(text)} is not a public key; {need}")
     return " ".join(text.split()[:2])
 
@@ -96,7 +96,7 @@ def read_places(text: str, hosts: Mapping[str, object]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in hosts:
-            raise ValueError(f"{_quoted(name)} is no host of this VM; write some of {','.join(hosts)}")
+            raise ValueError(f"{_quoted(name)} is not one of your hosts; use one or more of {','.join(hosts)}")
     return names
 
 
@@ -106,7 +106,7 @@ def read_vmid(text: str, places: tuple[str, ...], others: Mapping[str, NewVm]) -
         raise ValueError(f"{_quoted(text)} is not the number of a VM; write it like 102")
     for name, vm in others.items():
         if vm.vmid == int(text) and not set(places).isdisjoint(vm.hosts):
-            raise ValueError(f"{text} is the number of {name} already")
+            raise ValueError(f"{text} is already the number of {name}")
     return int(text)
 
 

@@ -16,7 +16,7 @@ from .output import DONE
 
 MOST_LAUNCHERS = 8  # one for the handler, and those of handlers that have ended, until they have cleared away
 _FIRST = 3  # sd_listen_fds(3)
-_HINT = "let systemd start it, with the units of deploy/systemd; see breakglass docs runbook"
+_HINT = "let systemd start it, with the units in deploy/systemd; see breakglass docs runbook"
 
 
 def launcher(arguments: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def launcher(arguments: argparse.Namespace) -> int:
     listener = socket.socket(fileno=_FIRST)
     is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if (listener.family, listener.type, is_listening) != (socket.AF_UNIX, socket.SOCK_SEQPACKET, 1):
-        raise CommandError("the launcher was passed something else than its listening socket", _HINT)
+        raise CommandError("the launcher was passed something other than its listening socket", _HINT)
     listener.setblocking(True)
     children: set[int] = set()
     while True:

@@ -73,9 +73,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Write a configuration, the session secret, an operator's signing key and two SSH key pairs, and print what to "
-        "do next. All or nothing is written, and never over a file that exists. In a terminal it asks for what no flag "
-        "says. Root gives the files to the handler's account to read."
+        "Write a configuration, the session secret, an operator's signing key and two SSH key pairs, and print the "
+        "next steps. It writes all files or none, and overwrites nothing. In a terminal, it asks for what you leave "
+        "out. If root runs it, the handler's account can read the files."
     )
     where = f"the directory (default: {init.ROOTS_DIRECTORY} for root, ~/.config/breakglass for others)"
     parser.add_argument("directory", nargs="?", metavar="DIR", help=where)
@@ -87,7 +87,7 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
         "--host-key",
         action="append",
         metavar="NAME=LINE",
-        help="the host's public key, or any to pin it later; one for each --host",
+        help="the host's public key, or the word any, to pin it later; one for each --host",
     )
     parser.add_argument(
         "--vm",
@@ -95,18 +95,20 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=NUMBER[@HOST,HOST]",
         help="a VM and where it may run, like devvm=102@pve1; repeatable",
     )
-    parser.add_argument("--operator", metavar="NAME", help="who gets the signing key; the hosts record this name")
+    parser.add_argument(
+        "--operator", metavar="NAME", help="your name: the signing key is yours, and the hosts record the name"
+    )
     parser.add_argument("--user", metavar="NAME", help=f"as root: the handler's account (default: {init.ACCOUNT})")
     parser.set_defaults(run=init.init)
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Report what a start of the handler with FILE would report, as the user that the handler becomes. "
-        "A problem ends with exit code 2, a warning does not."
+        "Check a configuration as a start of the handler would, as the handler's user, and start nothing. "
+        "The exit code is 2 if there is a problem; a warning doesn't change it."
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="the configuration (default: BREAKGLASS_CONFIG)")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON, in every case")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, with or without problems")
     parser.set_defaults(run=check.check)
 
 

@@ -49,7 +49,7 @@ def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) ->
         return toml_text(f"{directory}/{name}")
 
     lines = ["# Made by: breakglass init. What each setting means: breakglass docs protocol, section 1."]
-    lines += ["# After a change: breakglass check, then SIGHUP to the handler.", "", "[server]"]
+    lines += ["# After a change, run breakglass check, then send the handler SIGHUP.", "", "[server]"]
     lines += [f"user = {toml_text(user)}"] if user else []
     lines += [f"url = {toml_text(new.url)}", "", f"[callers.{_key(new.operator)}]"]
     lines += [f"secret_file = {file(signing_key_name(new.operator))}", f"allow = {_list(ALLOWABLE)}"]

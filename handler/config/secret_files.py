@@ -17,7 +17,9 @@ def find_file(name: str, environment: Mapping[str, str]) -> str:
         return name
     directory = environment.get("CREDENTIALS_DIRECTORY")
     if not directory:
-        raise ValueError("CREDENTIALS_DIRECTORY is not set; systemd sets it for LoadCredential=")
+        raise ValueError(
+            "CREDENTIALS_DIRECTORY is not set: only a unit has it (see LoadCredential= in breakglass docs runbook)"
+        )
     return os.path.join(directory, name.removeprefix(CREDENTIALS))
 
 

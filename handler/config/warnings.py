@@ -27,7 +27,7 @@ def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[str]:
     """Return a warning if claude, of which one of the callers may ask something, is root in the VM."""
     if vm.guest is None or vm.guest.user != "root" or not any("chat" in caller.allow for caller in callers):
         return []
-    return [f"claude logs in to {vm.name} as root: inside it, it may change anything without asking"]
+    return [f"claude logs in to {vm.name} as root: there, it can change anything without asking"]
 
 
 def find_warnings(config: Config, now: datetime, environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SECONDS = 10.0  # a turn of claude's ends by itself once the handler has ended
+SECONDS = 10.0  # a turn of claude ends by itself once the handler has ended
 _PAUSE = 0.05
 
 

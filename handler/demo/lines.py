@@ -28,7 +28,7 @@ REAL = "the real claude with the real model: it uses your credential from the en
 NO_CHAT = "off: --no-chat was given, or claude is not installed"
 MISSING = "{program}: not installed"
 ENDED = "  Ctrl-C ended everything."
-LEFT = "  Ctrl-C did not end everything: look at the processes {pids}"
+LEFT = "  Ctrl-C did not end everything. Check what is left, then run: {commands}"
 
 
 def name_program(started_as: str) -> str:

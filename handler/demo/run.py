@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -70,7 +71,9 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
         code = _run_in(Path(directory), say, scenario, chat, own, received)
     if signal.SIGINT in received:
         left = wait_for_end(directory)
-        say(LEFT.format(pids=" ".join(map(str, left))) if left or Path(directory).exists() else ENDED)
+        commands = [shlex.join(["kill", *map(str, left)])] if left else []
+        commands += [shlex.join(["rm", "-r", directory])] if Path(directory).exists() else []
+        say(LEFT.format(commands="; ".join(commands)) if commands else ENDED)
     return code
 
 

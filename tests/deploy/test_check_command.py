@@ -92,7 +92,7 @@ def test_an_entry_that_is_off_is_2_with_the_same_problems_as_in_the_log(tmp_path
     config = write(tmp_path, GOOD + OFF)
     ran = run("check", str(config))
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert "the handler would start without what has a problem\n" in ran.stderr
+    assert "the handler would start, but without the parts that have a problem\n" in ran.stderr
     for path in ("callers.phone.secret: ", "unknown: is not a setting"):
         assert path in ran.stderr
 

@@ -180,7 +180,7 @@ def test_a_demo_that_leaves_a_process_does_not_say_that_everything_ended() -> No
         left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[file.fileno()])
     try:
         assert demo.end(signal.SIGINT) == 0
-        assert f"did not end everything: look at the processes {left.pid}\n" in demo.last
+        assert f"did not end everything. Check what is left, then run: kill {left.pid}\n" in demo.last
         assert "Ctrl-C ended everything" not in demo.last
     finally:
         left.communicate()

@@ -12,7 +12,7 @@ from ..support.wheelhouse import wheelhouse
 
 FILES = ("dev", "requirements.txt", "requirements-dev.txt", "requirements-claude.txt", "pyproject.toml")
 FIRST = "the first run downloads 6 MB of Python packages into"
-CLAUDE = "for chat it downloads claude, 176 MB (382 MB on disk); --no-chat does without"
+CLAUDE = "for chat it downloads claude, 176 MB (382 MB on disk); --no-chat skips it"
 
 
 def dev(
@@ -38,7 +38,7 @@ def fill(place: Path, options: str) -> str:
 @pytest.mark.real("mounts")
 @pytest.mark.parametrize(
     ("options", "words"),
-    [("ro", "{place} can't be written, and {place}/.venv belongs there"), ("noexec", "{place} is mounted noexec")],
+    [("ro", "can't write to {place}, where {place}/.venv would be"), ("noexec", "{place} is mounted noexec")],
 )
 def test_a_home_that_takes_no_venv(tmp_path: Path, options: str, words: str) -> None:
     """The message names the reason and the variable, before anything is downloaded."""
@@ -54,7 +54,7 @@ def test_a_directory_with_files_is_not_replaced(tmp_path: Path) -> None:
     """BREAKGLASS_VENV may be a directory of another kind by mistake."""
     (tmp_path / "letters").touch()
     ran = dev("demo", BREAKGLASS_VENV=str(tmp_path))
-    assert (ran.returncode, "is no virtual environment, and has files" in ran.stderr) == (1, True)
+    assert (ran.returncode, "has files and is not a virtual environment" in ran.stderr) == (1, True)
     assert [path.name for path in tmp_path.iterdir()] == ["letters"]
 
 

@@ -286,7 +286,7 @@ def test_a_directory_that_another_user_can_change_is_refused(place: Path) -> Non
     directory.mkdir()
     directory.chmod(0o775)
     ran = run("init", str(directory), *USER, *FLAGS)
-    assert (ran.returncode, "other users may write" in ran.stderr, "chmod go-w" in ran.stderr) == (2, True, True)
+    assert (ran.returncode, "other users can write" in ran.stderr, "chmod go-w" in ran.stderr) == (2, True, True)
     directory.chmod(0o755)
     os.chown(directory, pwd.getpwnam("daemon").pw_uid, -1)
     ran = run("init", str(directory), *USER, *FLAGS)

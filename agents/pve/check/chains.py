@@ -11,7 +11,7 @@ from .findings import Finding, ok, warning
 from .reading import FILE_SECONDS
 
 _CHAIN_HINT = (
-    "someone may have edited the record of jobs; at the handler, see The chain of jobs in breakglass docs runbook"
+    "someone may have edited the record of jobs: read The chain of jobs in breakglass docs runbook, at the handler"
 )
 _CHAIN_NAME = "chain-"
 
