@@ -1,6 +1,7 @@
 """Reaching the host: each cause of a failure is reported as such, and `reached` is always right."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -417,12 +418,14 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 1)
     frozen = descendants(sshd.process.pid)
     for pid in frozen:
-        signal_process(pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):  # one that is just ending
+            signal_process(pid, signal.SIGSTOP)
     try:
         messages = await collected(host.run("reset vm=102 id=unnoticed-1 by=operator"))
     finally:
         for pid in frozen:
-            signal_process(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                signal_process(pid, signal.SIGKILL)
     assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
 
 
