@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import grp
 import json
 import os
 import pwd
@@ -10,6 +11,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..config.addresses import parse_address
@@ -18,7 +20,7 @@ from ..config.model import Address
 from ..config.new_file import NAME, POWER, READ_ONLY, SESSION, NewConfig, NewHost, config_text, signing_key_name
 from ..config.problems import list_problems
 from ..config.ssh_keys import new_key
-from .account import look_up
+from .account import MAKE_ONE, look_up
 from .check import find_problems
 from .errors import CommandError
 from .init_answers import Ask, read_answers
@@ -59,10 +61,22 @@ def _find_person() -> Ask | None:
 def _find_account(name: str | None) -> pwd.struct_passwd | None:
     """Return the account that the handler becomes if root starts it; None if the files are for this user alone."""
     if os.geteuid() == 0:
-        return look_up(name or ACCOUNT)
+        account = look_up(name or ACCOUNT)
+        _refuse_shared_group(account)
+        return account
     if name is not None:
         raise CommandError("nothing was written: only root can give files to --user", "run this as root")
     return None
+
+
+def _refuse_shared_group(account: pwd.struct_passwd) -> None:
+    """Raise CommandError if other users are in the account's group, which reads every key."""
+    users = {each.pw_name for each in pwd.getpwall() if each.pw_gid == account.pw_gid}
+    with suppress(KeyError):  # the group may have no entry, and no members then
+        users.update(grp.getgrgid(account.pw_gid).gr_mem)
+    if others := sorted(users - {account.pw_name}):
+        message = f"nothing was written: {', '.join(others)} could read every key, as {account.pw_name} in its group"
+        raise CommandError(message, f"use an account with a group of its own; {MAKE_ONE}")
 
 
 def _directory(given: str | None, environment: Mapping[str, str]) -> Path:

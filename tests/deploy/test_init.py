@@ -134,6 +134,18 @@ def test_a_handler_starts_from_it_and_a_signed_verb_is_done(sshd: Sshd, place: P
 
 
 @pytest.mark.real("root")
+@pytest.mark.real("root")
+def test_an_account_whose_group_others_share_is_refused(place: Path) -> None:
+    """The group can read every key. `nogroup` is several users' on Debian."""
+    users = [each.pw_name for each in pwd.getpwall() if each.pw_gid == pwd.getpwnam("nobody").pw_gid]
+    other = next((name for name in users if name != "nobody"), None)
+    if other is None:
+        pytest.skip("nobody shares its group with no one here")
+    ran = run("init", str(place / "etc"), "--user", "nobody", *FLAGS)
+    assert (ran.returncode, f"{other}" in ran.stderr, "could read every key" in ran.stderr) == (2, True, True)
+    assert not (place / "etc").exists()
+
+
 def test_an_ordinary_user_gets_files_of_its_own(place: Path) -> None:
     """Without root there is no group to give the files to: mode 0600, and the handler runs as this user."""
     home = place / "home"
