@@ -74,7 +74,7 @@ def test_no_text_installs_a_package_that_is_not_ours() -> None:
         ("pipx install breakglass", {"breakglass"}),
         ("uv tool install breakglass", {"breakglass"}),
         ("pip install --require-hashes \\\n    -r requirements.txt", set()),
-        ("pip install --no-deps ./breakglass-0.2.0-py3-none-any.whl", set()),
+        ("pip install --no-deps ./breakglass-9.9.9-py3-none-any.whl", set()),
         ("pip install --no-index --find-links wheels breakglass", set()),
         ("pip download --python-version 3.13 -d wheels -r requirements.txt", set()),
     ],
