@@ -7,7 +7,7 @@ from importlib.resources import files
 from .errors import CommandError
 from .output import DONE, say, show
 
-_FIRST_SENTENCE = re.compile(r"# [^\n]*\n\n(.+?\.)\s", re.DOTALL)
+_PURPOSE = re.compile(r"# [^\n]*\n\nFor .+?\. Afterwards (.+?\.)\s", re.DOTALL)
 
 
 def docs(arguments: argparse.Namespace) -> int:
@@ -16,7 +16,7 @@ def docs(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         width = max(map(len, documents), default=0)
         for name, text in documents.items():
-            say(f"{name:{width}}  {first_sentence(text)}")
+            say(f"{name:{width}}  {purpose(text)}")
         return DONE
     name = arguments.name.removeprefix("docs/").removesuffix(".md")
     if name not in documents:
@@ -35,7 +35,8 @@ def read_documents() -> dict[str, str]:
     return {entry.name.removesuffix(".md"): entry.read_text("utf-8") for entry in sorted(found, key=lambda e: e.name)}
 
 
-def first_sentence(text: str) -> str:
-    """Return the first sentence below a document's title, which says who it is for."""
-    found = _FIRST_SENTENCE.match(text)
-    return " ".join(found[1].split()) if found else ""
+def purpose(text: str) -> str:
+    """Return what the first paragraph says that a reader has or knows afterwards."""
+    found = _PURPOSE.match(text)
+    words = " ".join(found[1].split()) if found else ""
+    return words[:1].upper() + words[1:]
