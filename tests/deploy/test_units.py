@@ -306,3 +306,27 @@ def test_the_real_claude_works_in_the_launchers_unit(system: Booted) -> None:
     said = say(system, "it hangs")
     assert "$ pve status" in said
     assert "ssh: connect to host 127.0.0.1 port 9: Connection refused" in said, said + system.journal("breakglass")
+
+
+CONNECT = "import socket; s = socket.socket(1, 5); s.connect('/run/breakglass-chat'); s.recv(1)"  # AF_UNIX, SOCK_SEQPACKET
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
+@pytest.mark.real("bwrap")
+def test_a_launcher_that_could_not_start_is_there_again(system: Booted) -> None:
+    """A mistake in the configuration ends each start, so systemd gives up; the runbook's commands bring it back."""
+    config = system.root / "etc/breakglass/breakglass.toml"
+    config.write_text(CONFIG + CHAT)
+    system.run("systemctl", "enable", "--now", "breakglass-chat.socket")
+    system.run("systemctl", "stop", "breakglass-chat.service")
+    config.write_text("no TOML")
+    system.run("/opt/breakglass/bin/python", "-c", CONNECT, check=False)
+    until(lambda: system.show("breakglass-chat.socket", "ActiveState") == "failed", "the end of the attempts")
+    result = system.show("breakglass-chat.socket", "Result")
+    config.write_text(CONFIG + CHAT)
+    [row] = [line for line in (ROOT / "docs/runbook.md").read_text().splitlines() if line.startswith(f"| `{result}`")]
+    for command in re.findall(r"`(systemctl [^`]+)`", row.split("|")[2]):
+        system.run(*command.split())
+    until(lambda: health(system)["chat"] == "on", "chat with a launcher")
