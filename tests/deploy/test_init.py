@@ -27,7 +27,7 @@ from breakglass.config.new_file import NewConfig, NewHost, NewVm, config_text
 from ..support.documents import commands
 from ..support.other_user import run_as
 from ..support.ports import reserve_port
-from ..support.service import ACCOUNT, give_to_handler
+from ..support.service import ACCOUNT
 from ..support.signals import signal_process
 from ..support.sshd import Sshd, wait_listening
 
@@ -50,15 +50,6 @@ def run(*words: str, stdin: str = "", **more: str) -> "subprocess.CompletedProce
 def run_as_daemon(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
     user = pwd.getpwnam("daemon")
     return run_as(user.pw_uid, user.pw_gid, *words, groups=(), **more)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A directory that the handler's user may enter, as /etc."""
-    (tmp_path / "x").touch()
-    give_to_handler(tmp_path / "x")
-    (tmp_path / "x").unlink()
-    return tmp_path
 
 
 def names_in(directory: Path) -> set[str]:

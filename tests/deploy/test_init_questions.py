@@ -9,7 +9,6 @@ from types import TracebackType
 
 import pytest
 
-from ..support.service import give_to_handler
 from ..support.sshd import end_with_descendants
 from .test_init import FLAGS, HOST_KEY, NAMES, USER, names_in
 
@@ -67,14 +66,6 @@ class Terminal:
         except OSError:  # EIO: the other end is closed
             pass
         return self.process.wait(100)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    (tmp_path / "x").touch()
-    give_to_handler(tmp_path / "x")
-    (tmp_path / "x").unlink()
-    return tmp_path
 
 
 def test_it_asks_for_what_no_flag_says(place: Path) -> None:
