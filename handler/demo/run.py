@@ -67,7 +67,7 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
         say(f"--real-model needs a credential in the environment: {', '.join(CREDENTIALS)}")
         return 2
     received: list[int] = []
-    with tempfile.TemporaryDirectory(prefix="bg") as directory:
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:  # what is left is said
         code = _run_in(Path(directory), say, scenario, chat, own, received)
     if signal.SIGINT in received:
         left = wait_for_end(directory)
@@ -102,9 +102,13 @@ def _run_in(
 
 
 def _remove(world: World) -> None:
-    """End what the world's commands started, and remove its files; one that was just being started is found late."""
+    """End what the world's commands started, and remove its files.
+
+    A host agent that was just being started still makes files, and an agent ends by itself: its input has ended.
+    """
     for _ in range(REMOVAL_TRIES):
         world.close()
+        wait_for_end(str(world.directory))
         shutil.rmtree(world.directory, ignore_errors=True)
         if not world.directory.exists():
             return

@@ -158,6 +158,31 @@ def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
     assert not Path(demo.directory).exists()
 
 
+LATE = """
+import os, select, sys
+directory, handler = sys.argv[1], os.pidfd_open(int(sys.argv[2]))
+print(flush=True)
+select.select([handler], [], [])
+for number in range(5000):
+    os.makedirs(f"{directory}/root/run/late", exist_ok=True)
+    os.close(os.open(f"{directory}/root/run/late/{number}", os.O_CREAT))
+"""
+
+
+@pytest.mark.all
+def test_a_process_that_still_makes_files_is_waited_for() -> None:
+    """A host agent that was being started as the demo was ended leaves no directory, and no error."""
+    demo = Demo("--no-chat")
+    children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
+    [handler] = [pid for pid in children if b"\0serve\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    command = [sys.executable, "-c", LATE, demo.directory, handler]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as late:
+        assert late.stdout
+        late.stdout.readline()
+        assert demo.end(signal.SIGINT) == 0
+        assert not Path(demo.directory).exists()
+
+
 @pytest.mark.all
 def test_the_demo_runs_no_code_of_the_current_directory(tmp_path: Path) -> None:
     """A folder with a package of the same name does not replace the handler."""
