@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from ..auth.signing import ID
+from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
+from ..client import call as send
 from ..verbs import ANYWAY, VERBS
-from .client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
-from .client import call as send
 from .conversation import Conversation
 from .environment import caller_key, handler_url
 from .errors import CommandError, reason

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from .client import REPEAT_SECONDS, Event, NoAnswer, Signer, new_id, post
+from ..client import REPEAT_SECONDS, Event, NoAnswer, Signer, new_id, post
 
 
 class Conversation:

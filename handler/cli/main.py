@@ -7,7 +7,7 @@ from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
 from ..config.problems import ConfigError
 from ..verbs import ANYWAY, VERBS
-from . import call, check, demo, docs, host, init, keys, launcher, serve, upgrade
+from . import call, check, demo, docs, doctor, host, init, keys, launcher, serve, upgrade
 from .errors import CommandError, reason
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
 
@@ -32,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_init(commands.add_parser("init", help="write a configuration, its secrets and its keys"))
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
     _add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
+    _add_doctor(commands.add_parser("doctor", help="look at the whole path of a request, before it is needed"))
     commands.add_parser(
         "launcher", help="start claude for a handler that is not root; systemd runs it, as root (BREAKGLASS_CONFIG)"
     ).set_defaults(run=launcher.launcher)
@@ -110,6 +111,17 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="the configuration (default: BREAKGLASS_CONFIG)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON, with or without problems")
     parser.set_defaults(run=check.check)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Look at the configuration, the keys, the hosts, the handler and chat, and print one line for each finding: "
+        "ok, warning or error, a sentence, and the fix. It changes no VM's power. The exit code is 0 if all is well, "
+        "1 after a warning, and 2 after an error."
+    )
+    parser.add_argument("--vm", metavar="NAME", help="look at this VM only")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.set_defaults(run=doctor.doctor)
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .client import Event, HandlerError, NoAnswer, VerbCall
+from ..client import Event, HandlerError, NoAnswer, VerbCall
 from .conversation import Conversation
 
 LINES = 4  # of a tool's result that are shown

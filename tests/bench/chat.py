@@ -17,7 +17,7 @@ from pathlib import Path
 
 from breakglass.claude import command as recipe
 from breakglass.claude.events import Translator
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 from breakglass.config.model import Address, ChatSettings, Host, Vm
 from breakglass.config.model_api import ModelApi
 

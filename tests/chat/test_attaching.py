@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude

@@ -5,7 +5,7 @@ Which output counts as a proposal is our own code: there a script stands in for 
 
 import pytest
 
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude

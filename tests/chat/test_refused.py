@@ -9,7 +9,7 @@ import pytest
 from breakglass.chat import refusals
 from breakglass.chat.store import Store
 from breakglass.claude.eventlog import build_ending
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 from breakglass.web.preferences import MOST_WAIT_SECONDS
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from breakglass.cli.client import HandlerError, NoAnswer, Signer, post
 from breakglass.cli.conversation import Conversation
+from breakglass.client import HandlerError, NoAnswer, Signer, post
 
 JSON = "content-type: application/json"
 LINES = "content-type: application/x-ndjson"

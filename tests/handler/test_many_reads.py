@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 from breakglass.web.reads import MOST_READS
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 from breakglass.proxmox.run import JSON_SECONDS
 from breakglass.web import compression

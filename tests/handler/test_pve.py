@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from breakglass.auth.signing import fingerprint, secret_bytes
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
 from ..support.agent import processes

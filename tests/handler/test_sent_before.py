@@ -2,7 +2,7 @@
 
 import pytest
 
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 from breakglass.proxmox.run import SentIds
 
 from ..support.service import Service

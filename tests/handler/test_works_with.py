@@ -9,7 +9,7 @@ import pytest
 
 from breakglass.agents.bundle import bundle_digest
 from breakglass.agents.pve.words import VERSION
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 from breakglass.verbs import VERBS
 

@@ -18,7 +18,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from breakglass.agents.pve.words import MUTATING
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
 from . import claude, parts

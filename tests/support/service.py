@@ -19,7 +19,7 @@ from typing import Any
 import asyncssh
 
 from breakglass.auth.signing import secret_bytes, sign
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 
 from .ports import reserve_port
 from .sshd import end_with_descendants, wait_listening

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from breakglass.auth.signing import secret_bytes, sign
-from breakglass.cli.client import new_id
+from breakglass.client import new_id
 
 from . import claude
 from .model import Model

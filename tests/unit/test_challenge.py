@@ -8,7 +8,7 @@ import pytest
 
 from breakglass.auth.challenge import SECONDS, check_time
 from breakglass.auth.signing import Caller, Signed, secret_bytes
-from breakglass.cli.client import Signer, VerbCall, call, new_id
+from breakglass.client import Signer, VerbCall, call, new_id
 from breakglass.errors import StaleTimestamp
 
 from ..support.service import Reply, Service

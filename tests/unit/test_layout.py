@@ -23,6 +23,8 @@ AGENT = ROOT / "agents/pve"
 FLOORS = (
     ("demo",),
     ("cli",),
+    ("doctor",),
+    ("client",),
     ("web",),
     ("service",),
     ("chat",),
@@ -72,6 +74,7 @@ PURE = (
     "claude/failures.py",
     "claude/framer.py",
     "claude/ssh_files.py",
+    "doctor/findings.py",
     "chat/errors.py",
     "chat/request.py",
     "chat/sessions.py",

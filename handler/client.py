@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ..auth.signing import sign
-from ..proxmox.wire import Replay
+from .auth.signing import sign
+from .proxmox.wire import Replay
 
 REPEAT_SECONDS = 60.0
 SILENCE_SECONDS = 30.0  # the handler sends something at least every 10 s

@@ -1,0 +1,39 @@
+"""What `breakglass doctor` was asked to look at, and what it may use for that."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..client import Signer
+from ..config.model import Config, Vm
+from ..config.problems import Problem
+from .findings import Finding
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One run of doctor.
+
+    `config` is None if no handler would start with the file; `path` is None without a file. `signer` is None if no
+    handler's URL or no signing key is known. `vm` is the name of the only VM to look at, if it is not empty. `samples`
+    are payloads of monitoring systems, by source.
+    """
+
+    path: Path | None
+    config: Config | None
+    problems: Sequence[Problem]
+    signer: Signer | None
+    url: str
+    vm: str
+    samples: Mapping[str, Sequence[bytes]]
+    now: float  # Unix time
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def vms(self) -> list[Vm]:
+        """The VMs to look at."""
+        found = self.config.vms.values() if self.config else ()
+        return [vm for vm in found if self.vm in ("", vm.name)]
+
+
+Look = Callable[[Visit], AsyncIterator[Finding]]
