@@ -17,6 +17,7 @@ from .alerts import read_rules
 from .callers import read_callers
 from .chat import read_chat
 from .hosts import read_hosts
+from .metrics import read_metrics
 from .model import Address, Config
 from .problems import ConfigError, Problem
 from .reader import Entry, ExposedError, Read
@@ -55,6 +56,7 @@ def _config(top: Entry) -> Config:
     secrets, directory = _sessions(top.get_table("sessions"))
     chat = read_chat(top, directory, [name for name, vm in vms.items() if vm.guest])
     server = read_server(top)
+    metrics = read_metrics(top, callers)
     top.report_unknown()
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
     _require(top, "callers", signing, "no caller can sign requests", "mend one, or make one: breakglass keys new NAME")
@@ -75,6 +77,7 @@ def _config(top: Entry) -> Config:
         chat=chat,
         proxies=server.proxies,
         urls=server.urls,
+        metrics=metrics,
     )
 
 

@@ -119,6 +119,7 @@ class Config:
     warnings: tuple[str, ...] = ()  # about entries that work
     proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log
     urls: tuple[str, ...] = ()  # of this handler, in normal form
+    metrics: tuple[Caller, ...] = ()  # who may read /metrics: one caller, or none without [metrics]
 
     def vm_named(self, name: str) -> Vm | None:
         """Return the VM of that name; for an empty name, return the only VM there is.

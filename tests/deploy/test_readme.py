@@ -146,6 +146,8 @@ zzz = 1
 zzz = 1
 [chat]
 zzz = 1
+[metrics]
+zzz = 1
 [[alerts]]
 zzz = 1
 """
@@ -157,7 +159,7 @@ def test_every_setting_is_in_the_protocol() -> None:
         parse(FAULTY, str)
     hints = [problem.hint for problem in caught.value.problems if problem.message == "is not a setting"]
     keys = {key for hint in hints for key in hint.removeprefix("use one of ").partition(", or ")[0].split(", ")}
-    assert len(hints) == 7
+    assert len(hints) == 8
     cells = " ".join(row[0] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2)
     assert keys - set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", cells)))) == set()
 

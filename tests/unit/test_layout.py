@@ -67,6 +67,7 @@ PURE = (
     "config/chat_api.py",
     "config/model_api.py",
     "config/alerts.py",
+    "config/metrics.py",
     "config/problems.py",
     "config/warnings.py",
     "claude/brief.py",

@@ -1,0 +1,36 @@
+"""The `[metrics]` table: who may read /metrics. A fault in it switches the metrics off, and nothing else. Pure."""
+
+from collections.abc import Iterable
+
+from ..auth.signing import BEARER, Caller
+from .callers import KEY_BYTES
+from .reader import Entry
+
+READER = "[metrics]"  # no caller can have this name
+_MAKE_ONE = "make one: breakglass keys new prometheus --bearer --out FILE; write its token_file here, without the rest"
+
+
+def read_metrics(top: Entry, callers: Iterable[Caller]) -> tuple[Caller, ...]:
+    """Return who may read the metrics: one caller, which may run no verb; nothing without the table or with a fault.
+
+    A caller's secret is refused: a monitoring system that has it could act as that caller.
+    """
+    if not top.has("metrics"):
+        return ()
+    entry = top.get_table("metrics")
+    if entry.is_faulty:
+        return ()
+    tokens = [key for source, token in entry.secrets_with_source("token") if (key := _key(entry, source, token))]
+    others = [caller.name for caller in callers if not set(caller.keys).isdisjoint(tokens)]
+    if others:
+        entry.problem("token", f"is also the secret of {', '.join(others)}", _MAKE_ONE)
+    entry.report_unknown()
+    return () if entry.is_faulty else (Caller(READER, tuple(tokens), frozenset(), frozenset(), auth_method=BEARER),)
+
+
+def _key(entry: Entry, source: str, token: str) -> bytes | None:
+    try:
+        return KEY_BYTES[BEARER](token)
+    except ValueError as error:
+        entry.problem("token", f"{error}{source}", _MAKE_ONE)
+        return None

@@ -1,0 +1,51 @@
+"""The `[metrics]` table: a token of its own, and each mistake in it switches the metrics off, and nothing else."""
+
+import pytest
+
+from breakglass.auth.signing import verify_bearer
+from breakglass.config.load import parse
+from breakglass.errors import Unauthorized
+
+from .test_config import GOOD, problems, read
+
+TOKEN, OTHER = "bgt_" + "m" * 43, "bgt_" + "n" * 43
+SENDER = f'[callers.sender]\ntoken = "{OTHER}"\nallow = ["forensics"]\n'
+FAULTS = {
+    "no token": ("[metrics]\n", "metrics.token: is missing"),
+    "a short one": ('[metrics]\ntoken = "bgt_short"\n', "metrics.token: is not bgt_"),
+    "a signing key": ('[metrics]\ntoken = "whsec_AAAA"\n', "metrics.token: is not bgt_"),
+    "a number": ("[metrics]\ntoken = 3\n", "metrics.token: is not text"),
+    "no file": ('[metrics]\ntoken_file = "/nothing"\n', 'metrics.token_file: can\'t be read: "/nothing"'),
+    "another setting": (f'[metrics]\ntoken = "{TOKEN}"\nport = 9090\n', "metrics.port: is not a setting"),
+    "a caller's": (f'[metrics]\ntoken = ["{TOKEN}", "{OTHER}"]\n', "metrics.token: is also the secret of sender"),
+    "no table": ('metrics = "x"\n', "metrics: is not a table"),
+}
+
+
+def test_without_the_table_no_token_is_good() -> None:
+    """Metrics are off by default, and that is no problem."""
+    assert (read(GOOD).metrics, read(GOOD).problems) == ((), ())
+
+
+def test_a_token_opens_the_metrics_and_no_verb() -> None:
+    """Each token of a list, in the table or in a file, is the one reader's, who may do nothing else."""
+    text = f'{GOOD}[metrics]\ntoken = "{TOKEN}"\ntoken_file = "/run/secrets/metrics"\n'
+    config = parse(text, {"/run/secrets/metrics": OTHER}.__getitem__)
+    assert config.problems == ()
+    for token in (TOKEN, OTHER):
+        reader, _ = verify_bearer(config.metrics, token)
+        assert reader.refusal("status", "devvm", 0.0) is not None
+        with pytest.raises(Unauthorized):
+            verify_bearer(config.callers, token)
+
+
+@pytest.mark.parametrize(("table", "words"), FAULTS.values(), ids=FAULTS)
+def test_a_mistake_switches_the_metrics_off(table: str, words: str) -> None:
+    """One problem with its place is reported; the callers, the sender among them, are as before."""
+    text = table + SENDER + GOOD if table.startswith("metrics =") else GOOD + SENDER + table
+    [problem] = problems(text)
+    assert f"{problem.path}: {problem.message}".startswith(words)
+    assert problem.hint
+    config = read(text)
+    assert config.metrics == ()
+    assert {caller.name for caller in config.callers} == {"operator", "sender"}
