@@ -1,0 +1,231 @@
+"""`breakglass doctor` for tables of faults: a configuration that is good, and a process that runs the command quickly.
+
+A process that has loaded everything forks for each run, so a fault costs no new Python. The child is the command: it
+reads its arguments and environment, becomes the handler's user, prints and exits.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from breakglass.doctor.findings import ERROR, Finding
+
+from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh_key
+
+SECONDS = 60.0  # doctor ends within 30
+_SERVE = """
+import json, os, sys, traceback
+from breakglass.config.ssh_library import asyncssh
+from breakglass.cli import doctor, main
+from breakglass.cli.starting import load_server_modules
+load_server_modules()
+looks = doctor.LOOKS
+print("ready", flush=True)
+for line in sys.stdin:
+    words, environment, out, err, places = json.loads(line)
+    if (pid := os.fork()) == 0:
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = ["breakglass", *words]
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, name in ((1, out), (2, err)):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        if places is not None:
+            doctor.LOOKS = tuple(look for look in looks if look[0] in places)
+        sys.exit(main.main())
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class DoctorProcess:
+    """The process that forks for each run of `doctor`."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", _SERVE]
+        self._process = subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._read() == "ready"
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], SECONDS)[0]:
+            self.close()
+            raise TimeoutError("doctor did not end")
+        return self._process.stdout.readline().strip()
+
+    def run(
+        self, words: Sequence[str], environment: Mapping[str, str], out: Path, err: Path, places: Sequence[str] | None
+    ) -> int:
+        """Run a command with its output in two files; return its exit code. `places` are the looks to take, or all."""
+        assert self._process.stdin is not None
+        print(json.dumps([words, dict(environment), str(out), str(err), places]), file=self._process.stdin, flush=True)
+        return int(self._read())
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run of doctor printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The findings of a run with --json."""
+        return [Finding(**each) for each in json.loads(self.stdout)["findings"]]
+
+
+class Setup:
+    """A good configuration in a directory of its own; `config` is what its file will say.
+
+    Secrets and keys are in files of their own. Change `config`, the files or `environment`, then call `doctor`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        process: DoctorProcess,
+        *,
+        port: int = 1,
+        key: str = SSH_KEY,
+        read_only_key: str = "",
+        host_key: object = "any",
+    ) -> None:
+        self.directory, self._process, self.stack = directory, process, ExitStack()
+        self.path = directory / "breakglass.toml"
+        self.operator = new_secret()
+        self.text = ""  # of the whole file, if it is not made of `config`
+        self.words: list[str] = []
+        ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
+        self.environment = ours | {"PATH": os.environ["PATH"], "BREAKGLASS_CONFIG": str(self.path)}
+        self.config: dict[str, Any] = {
+            "server": {"user": ACCOUNT} if ACCOUNT else {},
+            "callers": {"operator": {"secret_file": self.file("operator", self.operator), "allow": [*ALL]}},
+            "hosts": {
+                "pve1": {
+                    "ssh": f"breakglass@127.0.0.1:{port}",
+                    "key_file": self.file("power", key),
+                    "read_only_key_file": self.file("read-only", read_only_key or new_ssh_key()),
+                    "host_key": host_key,
+                }
+            },
+            "vms": {"devvm": {"hosts": ["pve1"], "vmid": 102}},
+            "sessions": {"secret_file": self.file("session", new_secret() * 2), "dir": str(directory / "sessions")},
+        }
+
+    def file(self, name: str, text: str) -> str:
+        """Write a file that the handler can read and others can't; return its path."""
+        path = self.directory / name
+        path.touch(0o600)
+        path.write_text(text)
+        path.chmod(0o600)
+        give_to_handler(path)
+        return str(path)
+
+    def write(self) -> None:
+        """Write the configuration file, unless a fault has removed or replaced it."""
+        if not os.path.lexists(self.path):
+            self.file(self.path.name, self.text or render(self.config))
+
+    def doctor(self, *words: str, places: Sequence[str] | None = None, json: bool = True) -> Report:
+        """Run doctor; `places` are the looks to take, such as "configuration", or None for all."""
+        self.write()
+        out, err = self.directory / "stdout", self.directory / "stderr"
+        argv = ["doctor", *(["--json"] if json else []), *self.words, *words]
+        began = time.monotonic()
+        code = self._process.run(argv, self.environment, out, err, places)
+        return Report(code, out.read_text(), err.read_text(), time.monotonic() - began)
+
+
+class Fault(NamedTuple):
+    """One seeded fault: its name, how to seed it, the code of what must be found, and words that the fix must have."""
+
+    name: str
+    seed: Callable[[Setup], object]
+    code: str
+    fix: str
+
+
+def found(findings: Sequence[Finding], code: str) -> Finding:
+    """Return the worst finding with a code; fail, and say what was found in its place, if there is none."""
+    those = [finding for finding in findings if finding.code == code]
+    assert those, f"no finding is {code}:\n" + "\n".join(f"{finding.code}: {finding}" for finding in findings)
+    return max(those, key=lambda finding: ["ok", "warning", "error"].index(finding.level))
+
+
+def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None) -> Finding:
+    """Seed a fault and run doctor: it must be found, with its fix, and set the exit code. Return the finding."""
+    with setup.stack:
+        fault.seed(setup)
+        report = setup.doctor(places=places)
+    assert report.stdout, report.stderr
+    finding = found(report.findings, fault.code)
+    assert finding.level != "ok", finding
+    assert fault.fix in finding.fix, finding
+    assert report.code == (2 if any(each.level == ERROR for each in report.findings) else 1)
+    return finding
+
+
+def ids(faults: Sequence[Fault]) -> list[str]:
+    """Return the names for pytest's `ids`; no two faults have the same one."""
+    names = [fault.name for fault in faults]
+    assert len(set(names)) == len(names)
+    return names
+
+
+# --- TOML ---
+
+
+def render(config: Mapping[str, Any]) -> str:
+    """Return a configuration as TOML: a dict of dicts as [a.b], a list of dicts as [[a]]."""
+    lines: list[str] = []
+    for name, value in config.items():
+        if isinstance(value, list):
+            for each in value:
+                lines += [f"[[{name}]]", *_pairs(each)]
+        elif isinstance(value, Mapping) and value and all(isinstance(each, Mapping) for each in value.values()):
+            for key, table in value.items():
+                lines += [f"[{name}.{json.dumps(key)}]", *_pairs(table)]
+        elif isinstance(value, Mapping):
+            lines += [f"[{name}]", *_pairs(value)]
+        else:
+            lines.insert(0, f"{name} = {_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(table: Mapping[str, object]) -> list[str]:
+    return [f"{json.dumps(name)} = {_value(value)}" for name, value in table.items()]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(_pairs(value))} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)
