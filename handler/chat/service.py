@@ -44,6 +44,11 @@ class ChatService:
         self._launcher: LauncherClient | None = None
         self._watched: socket.socket | None = None
 
+    @property
+    def why(self) -> str:
+        """Why chat is not on, where `state` does not say it all."""
+        return self._why
+
     def use_launcher(self, launcher: "LauncherClient") -> None:
         """Have a process that is root start the turns. Call it in the event loop, before any request."""
         self._launcher = launcher

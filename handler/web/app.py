@@ -24,6 +24,7 @@ from .gate import Gate, signed_request
 from .health import health
 from .pve import pve
 from .reads import ReadsUnderWay
+from .ready import ready
 from .replies import error_reply
 
 PAGE = Path(str(files("breakglass.static_site") / "index.html")).parent
@@ -45,6 +46,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
         Route("/alert/{source}", alert, methods=["POST"]),
         Route("/chat", chat, methods=["POST"]),
         Route("/health", health, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
+        Route("/ready", ready, methods=["GET"]),
         Mount("/", PageFiles(directory=PAGE, html=True)),
     ]
     handlers = {BreakglassError: on_error, HTTPException: on_routing_error}

@@ -26,6 +26,7 @@ BODY_SECONDS = 10.0
 OVERLONG = 4  # times the limit: how much of a body that is too long is read all the same
 ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
 SIGNED = {"/pve": 16 * 1024, "/chat": 256 * 1024, **ALERTS}  # path: the most bytes of its body
+OPEN = {"/health", "/ready"}  # not signed, and never stored either
 TOKENS_TOO = {"/pve", *ALERTS}  # where a bearer token is taken for a signature
 
 _HEADERS = (
@@ -78,7 +79,7 @@ class Gate:
         """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        guarded = with_headers(scope["path"] in SIGNED or scope["path"] == "/health", send)
+        guarded = with_headers(scope["path"] in SIGNED or scope["path"] in OPEN, send)
         unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
         if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
             return await refuse(guarded, NotFound("there is nothing at this address", "see breakglass docs protocol"))

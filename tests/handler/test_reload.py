@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,21 @@ def test_what_a_caller_may_do_changes(service: Service) -> None:
     hang_up(service)
     assert service.pve("forensics", caller="viewer").status == 403
     assert service.pve("status", caller="viewer").status == 200
+
+
+def test_a_key_expires_without_a_reload(service: Service) -> None:
+    """`config` of /health and /ready say so from that moment on; a reload that takes the entry out mends it."""
+    service.answering()
+    before, secret = service.config.read_text(), new_secret()
+    ends = datetime.now(UTC) + timedelta(seconds=2)
+    add(service, f"{caller('night', secret)}not_after = {ends:%Y-%m-%dT%H:%M:%SZ}\n")
+    hang_up(service)
+    wait_until(lambda: service.health()["config"] == "degraded: 1 problem")
+    ready = service.send("GET", "/ready")
+    assert (ready.status, ready.json["reasons"]) == (503, ["The key of a caller has expired."])
+    service.config.write_text(before)
+    hang_up(service)
+    assert (service.health()["config"], service.send("GET", "/ready").status) == ("ok", 200)
 
 
 def test_a_secret_file_is_read_again(service: Service) -> None:

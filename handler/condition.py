@@ -1,0 +1,119 @@
+"""What is wrong with this handler, as far as it knows without asking a host: for /health, /ready and /metrics. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from .auth.signing import Caller
+from .config.model import Config
+from .config.warnings import WARN_BEFORE
+
+REACHED = ("answering", "agent-outdated")  # states in which a verb reaches its host
+CHAT_WORKS = ("on", "off")  # states of chat that are as the configuration wants it
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One reason why a rescue, or chat, does not work now, or soon will not.
+
+    `code` is stable; `subject` is the name of the host, VM or caller, if there is one. `general` names nothing.
+    """
+
+    code: str
+    general: str
+    sentence: str
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the handler knows at a time, `at`, in Unix seconds.
+
+    `hosts` and `vms` are the states by name, also of those that are off (`config-error`). `chat_why` says more about a
+    chat that does not work; it can name files.
+    """
+
+    config: Config
+    at: float
+    hosts: Mapping[str, str]
+    vms: Mapping[str, str]
+    chat: str
+    chat_why: str = ""
+    rejected_since: float | None = None
+
+    @property
+    def expired(self) -> list[Caller]:
+        """The callers whose key has expired, from that moment on and without a reload."""
+        return [
+            caller for caller in self.config.callers if (left := self.seconds_left(caller)) is not None and left < 0
+        ]
+
+    @property
+    def expiring(self) -> list[Caller]:
+        """The callers whose key expires soon."""
+        most = WARN_BEFORE.total_seconds()
+        found = ((caller, self.seconds_left(caller)) for caller in self.config.callers)
+        return [caller for caller, left in found if left is not None and 0 <= left < most]
+
+    def seconds_left(self, caller: Caller) -> float | None:
+        """Return how long a caller's key is still good, negative once it has expired; None if it does not expire."""
+        return None if caller.not_after is None else caller.not_after.timestamp() - self.at
+
+    @property
+    def problems(self) -> int:
+        """How many faults the configuration in force has now. An expired key is one."""
+        return len(self.config.problems) + len(self.expired)
+
+    @property
+    def config_state(self) -> str:
+        """The field `config` of /health."""
+        count, since = self.problems, self.rejected_since
+        found = [f"rejected since {rfc3339(since)}"] if since else []
+        found += [f"degraded: {count} problem{'s' * (count > 1)}"] if count else []
+        return "; ".join(found) or "ok"
+
+    @property
+    def faults(self) -> list[Fault]:
+        """All that is wrong; nothing if the handler is ready."""
+        return [*self._config_faults(), *self._key_faults(), *self._reach_faults(), *self._chat_faults()]
+
+    def _config_faults(self) -> Iterable[Fault]:
+        if self.rejected_since:
+            general = f"A reload was rejected at {rfc3339(self.rejected_since)}: an older configuration is in force."
+            yield Fault("config-rejected", general, general)
+        if self.config.problems:
+            places = ", ".join(dict.fromkeys(problem.path for problem in self.config.problems))
+            yield Fault(
+                "config-degraded",
+                "The configuration has faults, and what they are in is off.",
+                f"The configuration has faults in {places}; the log lists them.",
+            )
+
+    def _key_faults(self) -> Iterable[Fault]:
+        for caller in self.expired:
+            sentence = f"The key of {caller.name} expired on {_day(caller)}."
+            yield Fault("key-expired", "The key of a caller has expired.", sentence, caller.name)
+        for caller in self.expiring:
+            general = f"The key of a caller expires within {WARN_BEFORE.days} days."
+            yield Fault("key-expires", general, f"The key of {caller.name} expires on {_day(caller)}.", caller.name)
+
+    def _reach_faults(self) -> Iterable[Fault]:
+        for kind, word, states in (("host", "host", self.hosts), ("vm", "VM", self.vms)):
+            for name, state in states.items():
+                if state not in REACHED:
+                    yield Fault(f"{kind}-down", f"A {word} is not reachable.", f"{word} {name}: {state}.", name)
+
+    def _chat_faults(self) -> Iterable[Fault]:
+        if self.chat not in CHAT_WORKS:
+            sentence = f"Chat: {self.chat}" + (f", {self.chat_why}." if self.chat_why else ".")
+            yield Fault("chat-down", "Chat is configured and does not work.", sentence)
+
+
+def _day(caller: Caller) -> str:
+    assert caller.not_after is not None
+    return f"{caller.not_after:%Y-%m-%d}"
+
+
+def rfc3339(at: float) -> str:
+    """Return a Unix time in UTC, as the protocol writes it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,60 @@
+"""GET /ready, for a monitor: 503 while something doesn't work, with reasons that name nothing to a stranger."""
+
+from pathlib import Path
+
+import pytest
+
+from ..support.service import Reply, Service
+from ..support.sshd import Sshd
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
+
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+
+
+def ready(service: Service, method: str = "GET", **headers: str) -> Reply:
+    return service.send(method, "/ready", b"", headers)
+
+
+def test_a_handler_that_works_is_ready(service: Service) -> None:
+    """200 without any authentication, never stored, and the same for HEAD."""
+    service.answering()
+    reply = ready(service)
+    assert (reply.status, reply.json) == (200, {"ready": True})
+    assert reply.headers["cache-control"].startswith("no-store")
+    head = ready(service, "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert ready(service, "POST").status == 405
+
+
+@pytest.mark.parametrize("authorization", ["Bearer bgt_nothing", f"Bearer bgt_{'x' * 43}", "Basic eDp5"])
+def test_a_bearer_that_is_none_changes_nothing(service: Service, authorization: str) -> None:
+    """A probe whose token is old, or belongs to a proxy, gets the answer of a stranger."""
+    service.answering()
+    assert ready(service, authorization=authorization).json == {"ready": True}
+
+
+def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
+    """503 with reasons in general words; /health stays 200, because a restart of the handler would mend nothing."""
+    service.answering()
+    sshd.stop()
+    try:
+        service.not_answering()
+        reply = ready(service)
+        assert reply.status == 503
+        assert reply.json == {"ready": False, "reasons": ["A host is not reachable.", "A VM is not reachable."]}
+        assert reply.headers["cache-control"].startswith("no-store")
+        assert (ready(service, "HEAD").status, ready(service, "HEAD").body) == (503, b"")
+        assert service.send("GET", "/health").status == 200
+    finally:
+        sshd.start()
+    service.answering()
+    assert ready(service).status == 200
+
+
+def test_nothing_that_is_installed_probes_it() -> None:
+    """A probe restarts what it finds unready, and a restart reaches no host: every file of deploy/ asks /health."""
+    texts = {path.name: path.read_text() for path in DEPLOY.rglob("*") if path.is_file()}
+    assert [name for name, text in texts.items() if "/health" in text] != []
+    assert [name for name, text in texts.items() if "/ready" in text] == []

@@ -1,0 +1,89 @@
+"""What the handler says of itself: /health, /ready and /metrics read the same list."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from breakglass.auth.signing import Caller
+from breakglass.condition import Condition
+from breakglass.config.model import Config
+from breakglass.config.problems import Problem
+
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
+AT = NOON.timestamp()
+
+
+def caller(name: str, not_after: datetime | None) -> Caller:
+    return Caller(name, (b"k" * 32,), frozenset({"status"}), not_after=not_after)
+
+
+def condition(*callers: Caller, at: float = AT, chat: str = "on") -> Condition:
+    config = Config(callers, {}, {}, ("s" * 32,))
+    return Condition(config, at, {"pve1": "answering"}, {"devvm": "agent-outdated"}, chat)
+
+
+@pytest.mark.parametrize("chat", ["on", "off"])
+def test_what_works_has_no_fault(chat: str) -> None:
+    """A key without an end, one that is good for a month, an older host agent: nothing is wrong."""
+    found = condition(caller("anna", None), caller("bob", NOON + timedelta(days=30)), chat=chat)
+    assert (found.faults, found.config_state) == ([], "ok")
+
+
+def test_a_key_expires_by_the_clock_alone() -> None:
+    """The same configuration has one problem more once the time has come, exactly when requests are refused."""
+    anna = caller("anna", NOON)
+    for seconds, is_refused in ((-1, False), (0, False), (1, True)):
+        found = condition(anna, at=AT + seconds)
+        assert found.expired == ([anna] if is_refused else [])
+        assert (anna.refusal("status", None, AT + seconds) is not None) is is_refused
+        assert found.config_state == ("degraded: 1 problem" if is_refused else "ok")
+        assert [fault.code for fault in found.faults] == ["key-expired" if is_refused else "key-expires"]
+
+
+def test_a_key_that_expires_soon_is_no_problem_yet() -> None:
+    """Within 14 days it is a fault of /ready, and not of the configuration."""
+    soon, later = caller("soon", NOON + timedelta(days=14, seconds=-1)), caller("later", NOON + timedelta(days=14))
+    found = condition(soon, later)
+    assert (found.expiring, found.expired, found.config_state) == ([soon], [], "ok")
+    [fault] = found.faults
+    assert (fault.code, fault.subject) == ("key-expires", "soon")
+    assert found.seconds_left(later) == timedelta(days=14).total_seconds()
+
+
+def test_the_configuration_counts_its_problems_and_the_expired_keys() -> None:
+    """All of them together, after the reload that was rejected."""
+    ok = condition(caller("anna", NOON - timedelta(days=1)))
+    faulty = replace(ok.config, problems=(Problem("callers.bob.secret", "is missing", "give it"),))
+    found = replace(ok, config=faulty, rejected_since=AT)
+    assert found.config_state == "rejected since 2026-11-27T12:00:00Z; degraded: 2 problems"
+    assert [fault.code for fault in found.faults] == ["config-rejected", "config-degraded", "key-expired"]
+
+
+def test_only_the_whole_sentences_name_something() -> None:
+    """The general ones have no name of a caller, a host, a VM, a setting or a file."""
+    names = ("anna", "bob", "pve1", "devvm", "callers", "/srv/credential")
+    ok = condition(caller("anna", NOON - timedelta(days=1)), caller("bob", NOON + timedelta(days=1)))
+    found = replace(
+        ok,
+        config=replace(ok.config, problems=(Problem("callers.carl", "is not a table", "write it"),)),
+        hosts={"pve1": "timeout"},
+        vms={"devvm": "not-allowed"},
+        chat="credential-missing",
+        chat_why="/srv/credential is not there",
+        rejected_since=AT,
+    )
+    faults = found.faults
+    assert [fault.code for fault in faults] == [
+        *("config-rejected", "config-degraded", "key-expired", "key-expires", "host-down", "vm-down", "chat-down")
+    ]
+    assert not [name for fault in faults for name in names if name in fault.general]
+    assert [name for name in names if not any(name in fault.sentence for fault in faults)] == []
+
+
+@pytest.mark.parametrize("state", ["not-checked", "lost", "config-error", "wrong-node", "read-only-key"])
+def test_a_state_in_which_no_verb_is_known_to_arrive_is_a_fault(state: str) -> None:
+    """Also that of a host that was not tried yet."""
+    found = replace(condition(), hosts={"pve1": state}, vms={})
+    assert [(fault.code, fault.subject) for fault in found.faults] == [("host-down", "pve1")]
+    assert state in found.faults[0].sentence
