@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import pwd
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..config.load import config_path
@@ -12,6 +13,8 @@ from .account import find_account
 from .errors import CommandError
 from .output import DONE, USAGE, complain, say
 from .starting import INSTALL_SSH, load_as, load_server_modules, missing_programs
+
+Prepare = Callable[[pwd.struct_passwd | None], None]
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -28,11 +31,16 @@ def check(arguments: argparse.Namespace) -> int:
     return USAGE if problems else DONE
 
 
-def find_problems(path: Path) -> tuple[Config | None, Sequence[Problem]]:
-    """Return the configuration that a handler would start with, None for a start that would fail, and the problems."""
+def find_problems(path: Path, prepare: Prepare = lambda _: None) -> tuple[Config | None, Sequence[Problem]]:
+    """Return the configuration that a handler would start with, None for a start that would fail, and the problems.
+
+    `prepare` is called with the account that this process, if it is root's, then becomes.
+    """
     try:
         load_server_modules()
-        config = load_as(find_account(path), path)
+        account = find_account(path)
+        prepare(account)
+        config = load_as(account, path)
     except ConfigError as error:
         return None, error.problems
     except CommandError as error:

@@ -4,42 +4,154 @@ import argparse
 import asyncio
 import json
 import os
+import pwd
+import signal
+import sys
+import threading
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from ..agents.pve.words import VERSION
+from ..alerts.payloads import SENDERS
+from ..auth.signing import SIGNATURE
+from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.load import config_path
+from ..config.model import Config
 from ..doctor.findings import ERROR, WARNING, Finding
+from ..doctor.keys import DOCTOR
 from ..doctor.looks import LOOKS
 from ..doctor.visit import Visit
 from ..doctor.walk import walk
 from .check import find_problems
-from .environment import caller_key, handler_url
-from .output import say
+from .environment import DEFAULT_URL, caller_key, handler_url, port_number
+from .errors import CommandError, reason
+from .output import INTERRUPTED, USAGE, complain, drop_output, say
+from .serve import find_launcher
 
 _LEVELS = {"ok": 0, WARNING: 1, ERROR: 2}
+_CREDENTIALS = "/run/credentials/breakglass.service"  # of the handler's unit, while it runs; root can enter it
+_MOST_SAMPLE_BYTES = 1 << 20  # as for a request
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print one line a finding; return 0, 1 with a warning, or 2 with an error."""
-    return asyncio.run(_run(make_visit(arguments), arguments.json))
+    signal.signal(signal.SIGINT, _stop)
+    visit = make_visit(arguments)
+    return asyncio.run(_run(visit, arguments.json))
+
+
+def _stop(number: int, frame: object) -> None:
+    """End at once after Ctrl-C, also while a thread waits for a name or a disk."""
+    os._exit(INTERRUPTED)
 
 
 def make_visit(arguments: argparse.Namespace) -> Visit:
-    """Return what to look at: the configuration, if there is one, and the handler whose URL is known."""
+    """Return what to look at: the configuration, if there is one, and the handler whose URL is known.
+
+    It reads the caller's key and the samples before it becomes the handler's user.
+    """
+    samples = _read_samples(arguments.sample or [])
+    key = caller_key(os.environ) if {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys() else None
+    launchers: list[LauncherClient | None] = []
+
+    def prepare(account: pwd.struct_passwd | None) -> None:
+        if os.geteuid() == 0 and os.path.isdir(_CREDENTIALS):
+            os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
+        launchers.append(find_launcher(account, config_path()))
+
     path = config_path()
-    config, problems = find_problems(path) if path.exists() else (None, ())
-    url = handler_url(os.environ) if "BREAKGLASS_URL" in os.environ else ""
-    signer = Signer(url, caller_key(os.environ)) if url and "BREAKGLASS_SECRET_FILE" in os.environ else None
-    file = path if path.exists() else None
-    return Visit(file, config, problems, signer, url, arguments.vm or "", {}, time.time(), dict(os.environ))
+    there = os.path.lexists(path) or "BREAKGLASS_CONFIG" in os.environ
+    config, problems = find_problems(path, prepare) if there else (None, ())
+    if config is not None and arguments.vm and arguments.vm not in (*config.vms, *config.vms_off):
+        raise CommandError(f'{path} has no VM "{arguments.vm[:40]}"', f"use one of {', '.join(config.vms)}")
+    url = _find_url(config, os.environ)
+    key = key if key is not None or config is None else _doctors_key(config)
+    return Visit(
+        path=path if there else None,
+        config=config,
+        problems=problems,
+        signer=Signer(url, key) if url and key is not None else None,
+        url=url,
+        vm=arguments.vm or "",
+        samples=samples,
+        now=time.time(),
+        environment=dict(os.environ),
+        launcher=launchers[0] if launchers else None,
+    )
+
+
+def _find_url(config: Config | None, environment: Mapping[str, str]) -> str:
+    """Return the handler's URL: the caller's, the configuration's first, or that of the handler on this machine."""
+    if "BREAKGLASS_URL" in environment:
+        return handler_url(environment)
+    if config is None:
+        return ""
+    port = port_number(environment, DEFAULT_URL.rpartition(":")[2])
+    return config.urls[0] if config.urls else f"http://127.0.0.1:{port}"
+
+
+def _doctors_key(config: Config) -> bytes | None:
+    """Return the signing key of the caller that is called `doctor`; None without one."""
+    callers = [each for each in config.callers if (each.name, each.auth_method) == (DOCTOR, SIGNATURE)]
+    return callers[0].keys[-1] if callers else None
+
+
+def _read_samples(given: Sequence[str]) -> dict[str, list[bytes]]:
+    """Return the notifications in the files of --sample, by source."""
+    found: dict[str, list[bytes]] = {}
+    for text in given:
+        source, equals, file = text.partition("=")
+        if not equals or source not in SENDERS:
+            hint = f"write SOURCE=FILE, where SOURCE is one of {', '.join(SENDERS)}"
+            raise CommandError(f'--sample: "{text[:60]}" names no sender and file', hint)
+        try:
+            with Path(file).open("rb") as opened:
+                found.setdefault(source, []).append(opened.read(_MOST_SAMPLE_BYTES + 1))
+        except (OSError, ValueError) as error:
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            raise CommandError(f'--sample: "{file}" can\'t be read: {why}', "name the notification's file") from None
+    return found
 
 
 async def _run(visit: Visit, as_json: bool) -> int:
-    found: list[Finding] = []
+    """Print the findings as they come, and return the exit code."""
+    output, found = _Output(), list[Finding]()
     async for finding in walk(visit, LOOKS):
         found.append(finding)
         if not as_json:
-            say(str(finding))
+            output.write(str(finding))
+    code = max((_LEVELS[finding.level] for finding in found), default=0)
     if as_json:
-        say(json.dumps({"findings": [finding.as_json() for finding in found]}))
-    return max((_LEVELS[finding.level] for finding in found), default=0)
+        level = next(name for name, number in _LEVELS.items() if number == code)
+        report = {"version": VERSION, "at": int(visit.now), "level": level}
+        output.write(json.dumps(report | {"findings": [finding.as_json() for finding in found]}))
+    code = USAGE if output.fault else code
+    if threading.active_count() > 1:  # one may hang in a name server or a disk, and Python would wait for it
+        output.flush()
+        os._exit(code)
+    return code
+
+
+class _Output:
+    """Prints lines. After one that can't be written it prints no more, but the walk goes on for the exit code."""
+
+    def __init__(self) -> None:
+        self.fault, self._is_closed = False, False
+
+    def write(self, line: str) -> None:
+        if self._is_closed:
+            return
+        try:
+            say(line)
+        except OSError as error:
+            self._is_closed = True
+            if not isinstance(error, BrokenPipeError):  # a reader that has seen enough, like `head`, is no fault
+                self.fault = True
+                complain(f"can't write the output: {reason(error)}", "the exit code is 2 for that")
+            drop_output()
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -7,7 +7,7 @@ from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
 from ..config.problems import ConfigError
 from ..verbs import ANYWAY, VERBS
-from . import call, check, demo, docs, doctor, host, init, keys, launcher, serve, upgrade
+from . import call, check, demo, docs, host, init, keys, launcher, serve, upgrade
 from .errors import CommandError, reason
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
 
@@ -117,11 +117,24 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Look at the configuration, the keys, the hosts, the handler and chat, and print one line for each finding: "
         "ok, warning or error, a sentence, and the fix. It changes no VM's power. The exit code is 0 if all is well, "
-        "1 after a warning, and 2 after an error."
+        "1 after a warning, and 2 after an error. It asks the handler (BREAKGLASS_URL, or server.url) as a caller: "
+        "with the signing key in BREAKGLASS_SECRET_FILE, or as the caller that the configuration calls doctor."
     )
-    parser.add_argument("--vm", metavar="NAME", help="look at this VM only")
+    parser.add_argument("--vm", metavar="NAME", help="look at this VM and its hosts only")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    parser.set_defaults(run=doctor.doctor)
+    parser.add_argument(
+        "--sample",
+        action="append",
+        metavar="SOURCE=FILE",
+        help="a notification that a monitoring system has sent: see which [[alerts]] entries match it; repeatable",
+    )
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from .doctor import doctor  # the other commands start without it
+
+    return doctor(arguments)
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:

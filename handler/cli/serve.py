@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LAUNCHER_SECONDS = 3.0  # to remove the files of the last turns
 
 
-def _find_launcher(account: pwd.struct_passwd | None, path: Path) -> "LauncherClient | None":
+def find_launcher(account: pwd.struct_passwd | None, path: Path) -> "LauncherClient | None":
     """Return what starts chat's turns as root: a process of another unit, or one that is started here.
 
     None for a handler without root, and if chat's modules can't be loaded, which chat reports.
@@ -58,7 +58,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
     account = find_account(path)
     name_this_user()
-    launcher = _find_launcher(account, path)  # before there are sockets, which it must not have
+    launcher = find_launcher(account, path)  # before there are sockets, which it must not have
     config = load_as(account, path)
     server = make_server(config, lambda: load_config(path, os.environ), host, port)
     if launcher is not None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.model import Config, Vm
 from ..config.problems import Problem
@@ -28,6 +29,7 @@ class Visit:
     samples: Mapping[str, Sequence[bytes]]
     now: float  # Unix time
     environment: Mapping[str, str] = field(repr=False)
+    launcher: LauncherClient | None = None  # chat's, if root has started doctor or a unit runs it
 
     @property
     def vms(self) -> list[Vm]:

@@ -1,0 +1,208 @@
+"""The look at the configuration: what a start reports, and what a start accepts although it can't be meant."""
+
+import ctypes
+import os
+import shlex
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+
+from ..config.model import Address, Config
+from ..config.warnings import INSECURE
+from ..threads import run_in_thread
+from .findings import Finding, error, ok, warning
+from .problems import CONFIGURATION, find_problems_of
+from .visit import Visit
+
+DISK_SECONDS = 8.0
+CLOCK_SECONDS = 120.0
+_LOWEST_VMID = 100  # Proxmox VE keeps the numbers below for itself
+_STA_UNSYNC = 0x40  # adjtimex(2)
+
+found_ok = partial(ok, CONFIGURATION)
+found_warning = partial(warning, CONFIGURATION)
+found_error = partial(error, CONFIGURATION)
+
+
+async def look_at_configuration(visit: Visit) -> AsyncIterator[Finding]:
+    """Yield what is wrong with the configuration's file and settings."""
+    if visit.path is None:
+        yield _find_no_file(visit)
+        return
+    for finding in find_problems_of(CONFIGURATION, visit.problems):
+        yield finding
+    config = visit.config
+    if config is None:
+        yield found_error(
+            "no-start",
+            f"No handler starts with {visit.path}, so no rescue is possible.",
+            f"mend the errors, then run: breakglass check {shlex.quote(str(visit.path))}",
+        )
+    else:
+        for look in (_find_shared_places, _find_vms):
+            for finding in look(config):
+                yield finding
+    if visit.environment.get(INSECURE) == "1":
+        what = f"{INSECURE} is 1: files with secrets that other users can read are accepted."
+        yield found_warning("insecure-mode", what, f"unset {INSECURE}, and give these files mode 600")
+    for finding in await run_in_thread(lambda: list(_find_on_disk(visit)), DISK_SECONDS):
+        yield finding
+    for finding in _find_clock():
+        yield finding
+    if config is not None and not visit.problems:
+        names = [", ".join(each) for each in ([caller.name for caller in config.callers], config.hosts, config.vms)]
+        what = f"{visit.path} has no problems; callers: {names[0]}; hosts: {names[1]}; VMs: {names[2]}."
+        yield found_ok("config-read", what)
+
+
+def _find_no_file(visit: Visit) -> Finding:
+    if visit.signer is not None:
+        return found_ok(
+            "no-config", f"There is no configuration here, so only the handler at {visit.url} is looked at."
+        )
+    what = "There is no configuration here, and no handler's URL with a signing key, so nothing can be looked at."
+    usual = "/etc/breakglass/breakglass.toml"
+    named = usual if os.path.lexists(usual) else "FILE"
+    fix = f"export BREAKGLASS_CONFIG={named}; to make one, run breakglass init; or set BREAKGLASS_URL and"
+    return found_error("no-config", what, f"{fix} BREAKGLASS_SECRET_FILE to look through a handler")
+
+
+# --- hosts ---
+
+
+def _find_shared_places(config: Config) -> Iterator[Finding]:
+    """Find hosts that are one machine by their settings: a verb for one of them would go to the other."""
+    addresses: dict[str, list[str]] = defaultdict(list)
+    nodes: dict[str, list[str]] = defaultdict(list)
+    keys: dict[str, list[str]] = defaultdict(list)
+    for host in config.hosts.values():
+        addresses[_normal(host.ssh)].append(host.name)
+        nodes[host.node.lower()].append(host.name)
+        for line in host.host_keys:
+            keys[" ".join(line.split()[:2])].append(host.name)
+    for address, names in addresses.items():
+        if len(names) > 1:
+            what = f"The hosts {_and(names)} have one address, {address}: what is meant for one goes to the other."
+            yield found_error("hosts-share-address", what, f"set ssh of [hosts.{names[-1]}] to its own address")
+    for node, names in nodes.items():
+        if node and len(names) > 1:
+            what = f"The hosts {_and(names)} have one node, {node}, and a node is one machine."
+            fix = f"run hostname -s on {names[-1]}, and write it as node of [hosts.{names[-1]}]"
+            yield found_error("hosts-share-node", what, fix)
+    shared = {tuple(dict.fromkeys(names)) for names in keys.values() if len(set(names)) > 1}
+    for pair in sorted(shared):
+        what = f"The hosts {_and(list(pair))} have one host key: they are one machine, or one is a copy of the other."
+        fix = (
+            f"on the copy: rm /etc/ssh/ssh_host_*; dpkg-reconfigure openssh-server; then pin hosts.{pair[-1]}.host_key"
+        )
+        yield found_warning("hosts-share-host-key", what, fix)
+    used = {host.name for vm in config.vms.values() for host in vm.hosts}
+    for name in config.hosts:
+        if name not in used and not config.vms_off:
+            what = f"No VM runs on the host {name}, so it is never asked."
+            yield found_warning(
+                "host-unused", what, f'add "{name}" to hosts of a [vms.NAME], or take out [hosts.{name}]'
+            )
+
+
+def _normal(address: Address) -> str:
+    """Return host and port, so that two spellings of one address are equal."""
+    host = address.host.lower().rstrip(".")
+    try:
+        host = str(ip_address(host))
+    except ValueError:
+        pass
+    return str(Address("", host, address.port))
+
+
+def _and(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# --- VMs ---
+
+
+def _find_vms(config: Config) -> Iterator[Finding]:
+    at: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for vm in config.vms.values():
+        for host in vm.hosts:
+            at[host.name, vm.vmid].append(vm.name)
+        if vm.vmid < _LOWEST_VMID:
+            what = f"vms.{vm.name}.vmid is {vm.vmid}, and Proxmox VE has no VM below {_LOWEST_VMID}."
+            fix = f"write the number that qm list shows on {vm.host.name}: vmid = …, in [vms.{vm.name}]"
+            yield found_error("vmid-impossible", what, fix)
+        if vm.guest is not None and _normal(vm.guest) in [_normal(host.ssh) for host in config.hosts.values()]:
+            what = f"vms.{vm.name}.guest is the address of a Proxmox host: claude would log in there, not in the VM."
+            yield found_error("guest-is-host", what, f"set guest of [vms.{vm.name}] to the address of the VM itself")
+    seen = set()
+    for (host_name, vmid), names in at.items():
+        if len(names) > 1 and tuple(names) not in seen:
+            seen.add(tuple(names))
+            what = f"The VMs {_and(names)} have one number, {vmid}, on {host_name}: a verb for one acts on the other."
+            fix = f"run qm list on {host_name}, and write the right vmid in [vms.{names[-1]}]"
+            yield found_error("vms-share-number", what, fix)
+
+
+# --- what is on this machine ---
+
+
+def _find_on_disk(visit: Visit) -> Iterator[Finding]:
+    """Find who else could replace the configuration or a file that it names, and files of the future."""
+    files = visit.config.files if visit.config else [str(visit.path)]
+    open_at: dict[str, list[str]] = defaultdict(list)
+    for file in dict.fromkeys(files):
+        if place := _find_open_directory(Path(file)):
+            open_at[place].append(file)
+    for place, below in open_at.items():
+        what = f"Other users can write in {place}, so they can replace {', '.join(below)}."
+        yield found_error("directory-exposed", what, f"chmod go-w {shlex.quote(place)}")
+    times = [(status.st_mtime, file) for file in dict.fromkeys([*files, __file__]) if (status := _status(file))]
+    newest, file = max(times, default=(0.0, ""))
+    if newest > visit.now + CLOCK_SECONDS:
+        what = f"The clock of this machine is wrong: {file} was written {_ago(newest - visit.now)} from now."
+        yield found_error("clock-wrong", f"{what} Signatures are then refused.", SET_CLOCK)
+
+
+SET_CLOCK = "timedatectl set-ntp true; then compare with another machine: date -u"
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds / 86400:.0f} days" if seconds > 2 * 86400 else f"{seconds:.0f} s"
+
+
+def _status(file: str) -> os.stat_result | None:
+    try:
+        return os.stat(file)
+    except OSError:
+        return None
+
+
+def _find_open_directory(file: Path) -> str:
+    """Return the first directory above a file in which a user who is neither root nor its owner may put others."""
+    for above in (*Path(os.path.realpath(file)).parents, *file.absolute().parents):
+        status = _status(str(above))
+        if status and status.st_mode & 0o022 and not status.st_mode & 0o1000:
+            return str(above)
+    return ""
+
+
+def _find_clock() -> Iterator[Finding]:
+    """Find out from the kernel whether something keeps this machine's clock."""
+    if is_clock_kept() is False:
+        what = "Nothing keeps the clock of this machine: a signature that is 300 s old or early is refused."
+        yield found_warning("clock-not-kept", what, "timedatectl set-ntp true")
+
+
+def is_clock_kept() -> bool | None:
+    """Tell whether the kernel's clock follows a time server; None if it does not say."""
+    buffer = (ctypes.c_char * 512)()  # struct timex; modes is 0, so nothing is set
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+    except AttributeError:
+        return None
+    if state < 0:
+        return None
+    status = ctypes.c_int.from_buffer(buffer, 5 * ctypes.sizeof(ctypes.c_long))
+    return not status.value & _STA_UNSYNC

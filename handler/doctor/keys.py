@@ -1,0 +1,167 @@
+"""The look at the keys and secrets of the configuration: each can be used, has not expired, and is no other one."""
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from functools import partial
+
+from ..auth.compare import same
+from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller, secret_bytes
+from ..config.model import Config
+from ..config.ssh_keys import import_key, public_key
+from ..config.warnings import WARN_BEFORE
+from ..threads import run_in_thread
+from ..verbs import VERBS
+from .findings import Finding, error, ok, warning
+from .problems import KEYS, find_problems_of
+from .visit import Visit
+
+SECONDS = 20.0  # to load a large RSA key takes a second
+DOCTOR = "doctor"  # the caller that doctor itself is
+POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
+_LEAST_CHARS = 12  # different ones in a random secret of 24 bytes, with room to spare
+_LEAST_RSA_BITS = 2048
+_SHOWN = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
+
+found_ok = partial(ok, KEYS)
+found_warning = partial(warning, KEYS)
+found_error = partial(error, KEYS)
+
+
+async def look_at_keys(visit: Visit) -> AsyncIterator[Finding]:
+    """Yield what is wrong with a signing key, an SSH key or the session secret."""
+    for finding in find_problems_of(KEYS, visit.problems):
+        yield finding
+    config = visit.config
+    if config is None:
+        return
+    now = datetime.fromtimestamp(visit.now, UTC)
+    for caller in config.callers:
+        yield judge_caller(caller, now)
+    for finding in _find_rights(config, now):
+        yield finding
+    for finding in _find_weak(config):
+        yield finding
+    for finding in await run_in_thread(lambda: list(_find_ssh_keys(config)), SECONDS):
+        yield finding
+
+
+# --- callers ---
+
+
+def judge_caller(caller: Caller, now: datetime) -> Finding:
+    """Return whether a caller's key has expired, expires soon, or is good."""
+    if caller.not_after is None:
+        return found_ok("caller-key", f"The key of {caller.name} can be used, and does not expire.")
+    left = caller.not_after - now
+    fix = f"{_new_key(caller)} --not-after {datetime.fromtimestamp(now.timestamp() + 365 * 86400, UTC):%Y-%m-%d}"
+    fix += f", put what it prints in the place of [callers.{caller.name}], and send the handler SIGHUP"
+    if left.total_seconds() < 0:
+        what = f"The key of {caller.name} expired on {caller.not_after:%Y-%m-%d}: each of its requests is refused."
+        return found_error("caller-expired", what, fix)
+    what = f"The key of {caller.name} expires in {left.days} days, on {caller.not_after:%Y-%m-%d}."
+    return found_warning("caller-expires", what, fix) if left < WARN_BEFORE else found_ok("caller-key", what)
+
+
+def _new_key(caller: Caller) -> str:
+    """Return the command for a new key with the same rights."""
+    vms = "" if caller.vms is None else f" --vm {','.join(sorted(caller.vms))}"
+    return (
+        f"breakglass keys new {caller.name}{_SHOWN[caller.auth_method]} --allow {','.join(sorted(caller.allow))}{vms}"
+    )
+
+
+def _is_valid(caller: Caller, now: datetime) -> bool:
+    return caller.not_after is None or caller.not_after >= now
+
+
+def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
+    """Find callers that nothing is left for, and VMs that no caller is left for."""
+    for caller in config.callers:
+        if caller.vms is not None and not caller.vms & config.vms.keys():
+            names = ", ".join(sorted(caller.vms))
+            what = f"{caller.name} may act on {names} alone, which is off: each of its requests is refused."
+            fix = f"mend [vms.{min(caller.vms, default='NAME')}], or change vms of [callers.{caller.name}]"
+            yield found_error("caller-without-vm", what, fix)
+        if caller.allow == {"chat"} and config.chat is None:
+            what = f"{caller.name} may only chat, and chat is off: each of its requests is refused."
+            yield found_error("caller-without-chat", what, f"add [chat], or verbs to allow of [callers.{caller.name}]")
+        if caller.name == DOCTOR and caller.allow & POWER:
+            what = f"The caller {DOCTOR} may change power, which doctor never does."
+            yield found_warning("doctor-may-act", what, f'write allow = ["status"] in [callers.{DOCTOR}]')
+    people = [each for each in config.callers if each.auth_method == SIGNATURE and _is_valid(each, now)]
+    for name in config.vms:
+        allowed = frozenset[str]().union(*(caller.allow for caller in people if caller.may_act_on(name)))
+        fix = f'add "{name}" to vms of a caller, or make one: breakglass keys new NAME --allow status,reset,cycle'
+        if not allowed - {"chat"}:
+            what = f"No caller whose key is valid may act on {name}, so it can't be rescued."
+            yield found_error("vm-without-caller", what, f"{fix} --vm {name}")
+        elif not allowed & POWER:
+            what = f"No caller whose key is valid may change the power of {name}: callers may only look at it."
+            yield found_warning("vm-without-power", what, f"{fix} --vm {name}")
+
+
+# --- secrets ---
+
+
+def _find_weak(config: Config) -> Iterator[Finding]:
+    """Find secrets that are not random, and a session secret that a caller has: it could make any session token."""
+    for caller in config.callers:
+        if any(len(set(key)) < _LEAST_CHARS for key in caller.keys):
+            what = f"The secret of {caller.name} is not random: it repeats a few characters."
+            yield found_error("secret-weak", what, f"{_new_key(caller)}, and put what it prints into its place")
+    for number, secret in enumerate(config.session_secrets):
+        key = f"sessions.secret[{number}]"
+        new = "make one of its own: openssl rand -base64 48; then write it into the place of sessions.secret"
+        if len(set(secret)) < _LEAST_CHARS:
+            yield found_error("secret-weak", f"{key} is not random: it repeats a few characters.", new)
+        for caller in config.callers:
+            if any(same(own, key_bytes) for own in _readings(secret) for key_bytes in caller.keys):
+                what = f"{key} is also the secret of {caller.name}, who can make session tokens for everyone."
+                yield found_error("session-secret-shared", what, new)
+        for host in config.hosts.values():
+            if secret.strip() in (host.key.strip(), host.read_only_key.strip()):
+                what = f"{key} is also an SSH key of {host.name}."
+                yield found_error("session-secret-shared", what, new)
+
+
+def _readings(secret: str) -> list[bytes]:
+    """Return the bytes that a secret can mean for a caller."""
+    try:
+        return [secret.encode(), secret_bytes(secret)]
+    except ValueError:
+        return [secret.encode()]
+
+
+# --- SSH keys ---
+
+
+def _find_ssh_keys(config: Config) -> Iterator[Finding]:
+    for host in config.hosts.values():
+        keys = {"power key": host.key, "read-only key": host.read_only_key}
+        bad = [finding for what, key in keys.items() if key for finding in _judge_ssh_key(host.name, what, key)]
+        yield from bad
+        words = {what: (import_key(key).get_comment() or "").split() for what, key in keys.items() if key}
+        if "read" in words["power key"] and "power" in words.get("read-only key", ()):
+            what = (
+                f"The power key and the read-only key of {host.name} are in each other's place, as their comments say."
+            )
+            fix = f"exchange the paths of key_file and read_only_key_file in [hosts.{host.name}]"
+            yield found_error("keys-swapped", what, fix)
+        elif not bad:
+            have = "both can be used" if host.read_only_key else "can be used; there is no read-only key"
+            yield found_ok("ssh-keys", f"The SSH keys of {host.name}: {have}.")
+
+
+def _judge_ssh_key(host: str, what: str, private: str) -> Iterator[Finding]:
+    """Yield why OpenSSH would not accept a key, or will not for long."""
+    key, kind = import_key(private), public_key(private).split()[0]
+    fix = f"make a pair: ssh-keygen -t ed25519 -N '' -f NEW; name it in [hosts.{host}]; then run breakglass host"
+    fix += f" install-commands --host {host}, and on the host what it prints"
+    bits = getattr(key.pyca_key, "key_size", 0)
+    if kind == "ssh-dss":
+        yield found_error("key-unsupported", f"The {what} of {host} is a DSA key, which OpenSSH refuses.", fix)
+    elif kind == "ssh-rsa" and bits < _LEAST_RSA_BITS:
+        words = f"The {what} of {host} is an RSA key of {bits} bits, which servers refuse or will refuse."
+        yield found_error("key-unsupported", words, fix)
+    elif kind.startswith("sk-"):
+        yield found_error("key-unsupported", f"The {what} of {host} needs a finger on a security key.", fix)

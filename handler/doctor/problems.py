@@ -1,0 +1,94 @@
+"""The problems of a configuration as findings: which place has them, their code, and what mends them. Pure."""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+
+from ..config.problems import Problem
+from .findings import Finding, error
+
+CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
+
+_KEYS = re.compile(
+    r"hosts\..+\.(read_only_)?key(_file)?|callers\..+\.(secret|grafana_secret|token)(_file)?|sessions\.secret(_file)?"
+)
+# The first pattern that a problem's message has decides.
+_BY_MESSAGE: Mapping[str, str] = {
+    r"is not a setting": "unknown-setting",
+    r"is not safe": "file-exposed",
+    r"can't be read by this user": "file-not-readable",
+    r"there is no such file|No such file": "file-missing",
+    r"can't be read|is a directory|is not a text file": "file-not-readable",
+    r"is empty: ": "file-empty",
+    r"is also the secret of": "secret-shared",
+    r"is a public key": "key-public",
+    r"is an encrypted key": "key-encrypted",
+    r"is not a private key": "key-garbage",
+    r"is the power key": "key-is-power-key",
+    r"can't be used by OpenSSH": "key-unsupported",
+    r"is shorter than|bytes; 24 to 64|does not begin with whsec_|is not base64|is not bgt_": "secret-weak",
+    r"holds no credential|credential_file": "credential",
+}
+_BY_TABLE = {"callers": "caller-off", "hosts": "host-off", "vms": "vm-off", "sessions": "session-secret"}
+_BY_TABLE |= {"server": "server-setting", "alerts": "alert-off", "chat": "chat-setting", "metrics": "metrics-setting"}
+_FILE = re.compile(r'"(/[^"]*)"')
+
+
+def place_of(problem: Problem) -> str:
+    """Return the place that a problem belongs to."""
+    if _KEYS.fullmatch(problem.path):
+        return KEYS
+    table = re.split(r"[.\[]", problem.path, maxsplit=1)[0]
+    return table if table in (CHAT, ALERTS) else CONFIGURATION
+
+
+def code_of(problem: Problem) -> str:
+    """Return the code of a problem's finding."""
+    if problem.path == "(start)":
+        return "no-start"
+    for pattern, code in _BY_MESSAGE.items():
+        if re.search(pattern, problem.message):
+            return code
+    table = re.split(r"[.\[]", problem.path, maxsplit=1)[0]
+    return _BY_TABLE.get(table, "config-file" if table.startswith(("(", "/")) else "setting")
+
+
+def find_problems_of(place: str, problems: Iterable[Problem]) -> list[Finding]:
+    """Return the findings for the problems of one place."""
+    return [_finding(place, problem) for problem in problems if place_of(problem) == place]
+
+
+def _finding(place: str, problem: Problem) -> Finding:
+    code = code_of(problem)
+    return error(place, code, f"{problem.path} {problem.message}", _fix(problem, code))
+
+
+def _fix(problem: Problem, code: str) -> str:
+    """Return the problem's hint, with the file's name in it, or a better one where the file is known."""
+    match = _FILE.search(problem.message)
+    file = match[1] if match else problem.path if problem.path.startswith("/") else ""
+    shown = shlex.quote(file)
+    if code == "file-missing" and match:
+        return (
+            f"put the file there, or correct {problem.path}; to see what is there: ls -l {shlex.quote(_parent(file))}"
+        )
+    if code == "file-not-readable" and match and "by this user" not in problem.message:
+        return f"see what is there, and correct {problem.path}: ls -ld {shown}"
+    if code == "key-encrypted" and file:
+        return f"remove its passphrase: ssh-keygen -p -N '' -f {shown}"
+    if code == "key-public" and file:
+        return f'name the private key, the file without .pub: {problem.path} = "{file.removesuffix(".pub")}"'
+    if code == "key-garbage":
+        into = shown if file else "FILE"
+        return (
+            f"put the private key back, or move that file away and make a pair: ssh-keygen -t ed25519 -N '' -f {into}; "
+            "then run breakglass host install-commands, and on the host what it prints"
+        )
+    if code == "key-is-power-key":
+        return "make claude a key of its own: ssh-keygen -t ed25519 -N '' -f pve_read; see breakglass docs runbook"
+    return problem.hint
+
+
+def _parent(file: str) -> str:
+    return str(PurePath(file).parent)
