@@ -23,7 +23,7 @@ from .uids import HANDED
 
 BRIEF = files("breakglass.agents") / "breakglass.md"
 PATH = "/usr/local/bin:/usr/bin:/bin"
-_SOCKET_BYTES = 107  # unix(7)
+SOCKET_BYTES = 107  # unix(7)
 
 # claude offers Grep and Glob only by name and without --bare. With a snapshot a session would keep its first brief.
 _FLAGS = (
@@ -72,6 +72,12 @@ class TurnRequest:
     def metadata(self) -> dict[str, str]:
         """What the store keeps about the turn beside its events."""
         return {"vm": self.vm.name, "sid": self.sid, "digest": self.digest}
+
+
+def list_flags() -> list[str]:
+    """Return the options that each turn gives claude, without their values."""
+    own = ("--agents", "--agent", "--allowedTools", "--session-id", "--resume")
+    return [flag.partition("=")[0] for flag in (*_FLAGS, *own) if flag.startswith("--")]
 
 
 def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path, own: int | None = None) -> RunnerJob:
@@ -158,7 +164,7 @@ def _write(path: Path, text: str, mode: int) -> None:
 def listen_for_commands(directory: Path) -> socket.socket:
     """Return the socket on which the runner serves claude's commands. Raises OSError."""
     path = f"{directory}/{sandbox.SOCKET}"
-    if len(os.fsencode(path)) > _SOCKET_BYTES:
+    if len(os.fsencode(path)) > SOCKET_BYTES:
         raise OSError(errno.ENAMETOOLONG, "too long for a socket; choose a shorter sessions.dir", path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)

@@ -58,7 +58,7 @@ def get_all(headers: Headers, name: str) -> list[str]:
 
 
 def read_response(incoming: BinaryIO) -> Response:
-    """Return the head of an answer to a POST, after those that only announce it."""
+    """Return the head of an answer to a POST or a GET, after those that only announce it."""
     status = 100
     while status < 200:
         line = read_line(incoming)

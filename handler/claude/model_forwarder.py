@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from ..config.model_api import API_KEY, ModelApi
+from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
 from .http_messages import HttpError, Response, get_all, read_body, read_headers, read_line, read_response
 from .model_requests import RefusedError, Request, passed_on, read_request
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 8  # of claude's at once
 CONNECT_SECONDS = 10.0
 STRANGER_SECONDS = 10.0  # for a program that does not show the token: there is not much room
+_MOST_MODELS_BYTES = 1 << 20  # of the list of models
 SILENT_SECONDS = 600.0  # the runner's own limit for silence is shorter, and ends the turn
 
 
@@ -113,6 +114,25 @@ class Forwarder:
         return True
 
     # --- the API's side ---
+
+    def list_models(self) -> tuple[Response, bytes]:
+        """Ask the API for its models, which costs nothing; return its answer and the body. Raises OSError."""
+        credential = (self._header, self._prefix + self._api.credential)
+        own = [("host", self._url.netloc), credential, ("accept", "application/json"), ("connection", "close")]
+        own += [("anthropic-version", "2023-06-01")]
+        own += [("anthropic-beta", "oauth-2025-04-20")] if self._api.variable == OAUTH_TOKEN else []
+        connection = self._connect()
+        try:
+            target = f"{self._url.path.rstrip('/')}/v1/models?limit=1"
+            response = connection.ask(_build_head(f"GET {target} HTTP/1.1", *own), b"")
+            body = b""
+            for piece in read_body(connection.incoming, response):
+                body += piece
+                if len(body) > _MOST_MODELS_BYTES:
+                    break
+            return response, body
+        finally:
+            connection.close()
 
     def connect_early(self) -> None:
         """Have a connection ready for claude's first request, which takes as long to come."""

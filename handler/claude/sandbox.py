@@ -79,6 +79,12 @@ def wall_arguments(program: str, directory: str) -> list[str]:
     return [*arguments, "--remount-ro", "/", "--chdir", f"{directory}/{CWD}", "--"]
 
 
+def look_arguments(program: str) -> list[str]:
+    """Return the bubblewrap command line for a look at claude's program: it has no network, and writes nothing."""
+    own = ["--unshare-net", "--clearenv", "--setenv", "HOME", "/tmp", "--chdir", "/tmp"]  # noqa: S108  # the wall's own
+    return [*_wall(program), *own, "--"]
+
+
 def low_wall_arguments() -> list[str]:
     """Return the bubblewrap command line for a claude under the handler's own user, which can't be root.
 

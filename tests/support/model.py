@@ -9,6 +9,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping
 from typing import cast
 
@@ -47,6 +48,9 @@ class Model(demo.Model):
 
     def __init__(self, default: Default = lambda words, number, shown: {"text": "done"}) -> None:
         self.asked: list[Asked] = []
+        self.listed: list[Mapping[str, str]] = []  # the headers of each request for the list of models
+        self.listing: object = None  # how those fail, as `fail` says
+        self.seconds_ahead = 0  # of its clock
         self.closing = threading.Event()
         self._gates: dict[str, threading.Event] = {}
         self._changing = threading.Lock()
@@ -93,6 +97,23 @@ class _Handler(demo.Handler):
     def answer(self, request: demo.Request) -> None:
         self._before = self._model.note(Asked(request.headers, request.body))
         super().answer(request)
+
+    def list_models(self) -> None:
+        """Keep the request; fail as the test wants, or send the list."""
+        self._model.listed.append({name.lower(): value for name, value in self.headers.items()})
+        failure = self._model.listing
+        if failure in FAILURES:
+            self.refuse(*FAILURES[failure])
+        elif failure == "mute":
+            self._model.closing.wait()
+        elif failure == "html":
+            self.send_body(200, b"<!doctype html><title>Sign in to the guest network</title>", "text/html")
+        else:
+            super().list_models()
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return the time of the model's clock."""
+        return super().date_time_string(time.time() + self._model.seconds_ahead)
 
     @property
     def _model(self) -> Model:

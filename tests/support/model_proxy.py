@@ -223,7 +223,7 @@ class _FixedAnswer(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         line = self.rfile.readline()
         if line:  # not a connection that was made early, and not used
-            length = int(http.client.parse_headers(self.rfile)["content-length"])
+            length = int(http.client.parse_headers(self.rfile)["content-length"] or 0)  # none with a GET
             self.rfile.read(length)
             self.server.lines.append(line)
             self.wfile.write(self.server.answer)

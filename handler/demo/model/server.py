@@ -69,6 +69,21 @@ class Handler(BaseHTTPRequestHandler):
         """Answer the probe that claude sends first."""
         self.send_body(200, b"", "application/json")
 
+    def do_GET(self) -> None:
+        """List the models, which a credential is needed for; every other path is not found."""
+        if self.path.partition("?")[0] != "/v1/models":
+            self.refuse(404, "not_found_error", "Not found")
+        elif not ("x-api-key" in self.headers or "authorization" in self.headers):
+            self.refuse(401, "authentication_error", "x-api-key header is required")
+        else:
+            self.list_models()
+
+    def list_models(self) -> None:
+        """Send the list of models."""
+        models = [{"type": "model", "id": "scripted", "display_name": "scripted"}]
+        body = {"data": models, "has_more": False, "first_id": "scripted", "last_id": "scripted"}
+        self.send_body(200, json.dumps(body).encode(), "application/json")
+
     def do_POST(self) -> None:
         """Answer a request for a message; every other path is not found."""
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))

@@ -1,0 +1,201 @@
+"""The look at [[alerts]]: each entry has a sender, could match what that sends, and matches a sample of it."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from ..alerts.payloads import Alert, read_payload
+from ..alerts.rules import Rule
+from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller
+from ..config.model import Config
+from ..errors import BadRequest
+from ..text import shown
+from ..threads import run_in_thread
+from ..verbs import VERBS
+from .findings import Finding, error, ok, warning
+from .problems import ALERTS, find_problems_of
+from .visit import Visit
+
+SECONDS = 10.0  # a large sample and many patterns
+_POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
+# The labels of the senders that always have the same ones, as alerts/payloads.py makes them.
+_LABELS = {
+    "gatus": ("endpoint", "group", "url"),
+    "healthchecks": ("name", "slug", "tags"),
+    "pve": ("type", "hostname", "severity"),
+}
+_NEVER: Mapping[
+    tuple[str, str], Callable[[str], bool]
+] = {  # values that a sender has for its tests alone, or never has
+    ("grafana", "alertname"): lambda text: text == "TestAlert",
+    ("pve", "type"): lambda text: text == "test",
+    ("pve", "severity"): lambda text: text not in ("info", "notice", "warning", "error", "unknown"),
+}
+_LIKE_A_PATTERN = re.compile(r"\.[*+]|\\[dws.]|\[[^\]]+\]|\([^)]*\|[^)]*\)|^\^|\$$|[A-Za-z]\|[A-Za-z]")
+_SENDS = {"grafana": "its own signature or a bearer token"}
+
+found_ok = partial(ok, ALERTS)
+found_warning = partial(warning, ALERTS)
+found_error = partial(error, ALERTS)
+
+
+async def look_at_alerts(visit: Visit) -> AsyncIterator[Finding]:
+    """Yield the entries that no alert can match, and those that match no sample."""
+    for finding in find_problems_of(ALERTS, visit.problems):
+        yield finding
+    if visit.config is None:
+        return
+    for finding in await run_in_thread(lambda: list(_find(visit, visit.config)), SECONDS):
+        yield finding
+
+
+def _find(visit: Visit, config: Config | None) -> Iterator[Finding]:
+    if config is None:
+        return
+    rules = [(_name(rule), rule) for rule in config.alerts if visit.vm in ("", rule.vm)]
+    now = datetime.fromtimestamp(visit.now, UTC)
+    samples = {source: _read(source, bodies) for source, bodies in visit.samples.items()}
+    for findings in samples.values():
+        yield from (finding for finding in findings if isinstance(finding, Finding))
+    for number, (name, rule) in enumerate(rules):
+        found = [*_judge_sender(name, rule, config.callers, now), *_judge_match(name, rule)]
+        if any(_is_same(rule, other) for _, other in rules[:number]):
+            found.append(found_warning("alert-repeated", f"{name} stands there twice.", "take one of the two out"))
+        found += _judge_sample(name, rule, [each for each in samples.get(rule.source, ()) if isinstance(each, Alert)])
+        if not found:
+            hint = "" if rule.source in samples else f"; --sample {rule.source}=FILE tries it with a notification"
+            found = [found_ok("alert", f"{name} can match, and a caller may send it{hint}.")]
+        yield from found
+    for source in samples.keys() - {rule.source for _, rule in rules}:
+        fix = f'write [[alerts]] with source = "{source}"; see breakglass docs alerts'
+        yield found_error("alert-no-entry", f"No [[alerts]] entry is for {source}, of which there is a sample.", fix)
+
+
+def _name(rule: Rule) -> str:
+    """Return an entry's source, VM and labels, as its name in sentences."""
+    labels = ", ".join(f"{name} = {_quoted(_text(wanted))}" for name, wanted in rule.match.items())
+    return f"The entry {rule.source} for {rule.vm} with {{ {labels} }}"
+
+
+def _text(wanted: str | re.Pattern[str]) -> str:
+    return wanted if isinstance(wanted, str) else f"~{wanted.pattern}"
+
+
+def _is_same(rule: Rule, other: Rule) -> bool:
+    wanted = [{name: _text(value) for name, value in each.match.items()} for each in (rule, other)]
+    return (rule.source, rule.vm, wanted[0]) == (other.source, other.vm, wanted[1])
+
+
+# --- who may send it ---
+
+
+def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetime) -> Iterator[Finding]:
+    """Yield a finding if no caller that this sender can be may ask for evidence of the VM."""
+    flag = " --grafana" if rule.source == "grafana" else " --bearer"
+    new = f"breakglass keys new {rule.source}{flag} --allow forensics --vm {rule.vm}, and add the entry that it prints"
+    able = [caller for caller in callers if _can_be(caller, rule.source)]
+    allowed = [caller for caller in able if "forensics" in caller.allow and caller.may_act_on(rule.vm)]
+    valid = [caller for caller in allowed if caller.not_after is None or caller.not_after >= now]
+    if valid:
+        return
+    sends = _SENDS.get(rule.source, "a bearer token")
+    if allowed:
+        why = f"the key of {allowed[0].name} has expired"
+    elif able:
+        why = f"no caller with {sends} may take forensics of {rule.vm}"
+        new = f'add "forensics" to allow, and "{rule.vm}" to vms if it is there, of [callers.{able[0].name}]; or {new}'
+    else:
+        why = f"{rule.source} sends {sends}, and no caller has one"
+    yield found_error("alert-without-caller", f"{name} is never asked: {why}.", new)
+
+
+def _can_be(caller: Caller, source: str) -> bool:
+    """Tell whether a monitoring system can be this caller: it can't sign by the standard, but a relay can for it."""
+    if caller.auth_method == SIGNATURE:
+        return source == "generic" or not caller.allow & _POWER
+    return caller.auth_method == BEARER or (caller.auth_method == GRAFANA and source == "grafana")
+
+
+# --- what it could match ---
+
+
+def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
+    """Yield a finding for each label that no alert of the sender has, or that has another value than was meant."""
+    for label, wanted in rule.match.items():
+        text = _text(wanted)
+        known = _LABELS.get(rule.source)
+        if known is not None and label not in known:
+            what = f"{name} never matches: {rule.source} has no label {_quoted(label)}."
+            yield found_error("alert-never-matches", what, f"use one of {', '.join(known)} in match")
+        elif text in ("", "~") and rule.source != "generic":
+            what = f"{name} never matches: a label without a value is not sent."
+            yield found_error("alert-never-matches", what, f"write the value of {label}, or take it out of match")
+        elif isinstance(wanted, str) and _is_never_sent(rule.source, label, wanted):
+            what = f"{name} never matches: no alert of {rule.source} that fires has {label} = {_quoted(wanted)}."
+            yield found_error(
+                "alert-never-matches", what, f"write another value of {label}; see breakglass docs alerts"
+            )
+        elif text != text.strip() or text.startswith("~ "):
+            what = f"{name} has a space at the beginning or the end of {label}."
+            yield found_warning("alert-space", what, f'write match.{label} = "{text.strip()}"')
+        elif isinstance(wanted, str) and _LIKE_A_PATTERN.search(wanted):
+            what = f"{name} compares {label} with a text that looks like a pattern; without ~ it is none."
+            yield found_warning("alert-plain-pattern", what, f"write match.{label} = '~{wanted}'")
+
+
+def _is_never_sent(source: str, label: str, value: str) -> bool:
+    is_never = _NEVER.get((source, label))
+    return is_never is not None and is_never(value)
+
+
+# --- samples ---
+
+
+def _read(source: str, bodies: Sequence[bytes]) -> list[Alert | Finding]:
+    """Return the alerts in the samples of a sender; a finding for a sample that is none."""
+    found: list[Alert | Finding] = []
+    for body in bodies:
+        try:
+            alerts = read_payload(source, body)
+        except BadRequest as refused:
+            what = f"The sample of {source} is not a notification of it: {refused.message}."
+            found.append(found_error("sample-unreadable", what, f"breakglass alert-example {source} shows how to send"))
+            continue
+        if not any(alert.firing for alert in alerts):
+            what = f"The sample of {source} has no alert that fires: it is a test, or the end of one."
+            found.append(found_warning("sample-not-firing", what, "save a notification that was sent as it began"))
+        found += alerts
+    return found
+
+
+def _judge_sample(name: str, rule: Rule, alerts: Sequence[Alert]) -> Iterator[Finding]:
+    """Yield a finding if there are alerts of this sender, and the entry matches none of them."""
+    labelled = [alert.labels for alert in alerts if alert.labels]
+    if not labelled or any(rule.matches(labels) for labels in labelled):
+        return
+    closest = max(labelled, key=lambda labels: len(rule.match) - len(_differences(rule, labels)))
+    label, wanted = _differences(rule, closest)[0]
+    if label not in closest:
+        what = f"{name} matches no alert of the sample: the closest one has no label {_quoted(label)}."
+        fix = f"use one of {', '.join(map(shown, closest))} in match"
+    else:
+        what = f"{name} matches no alert of the sample: the closest one has {label} = {_quoted(closest[label])}."
+        fix = f"write match.{label} = {_toml(closest[label])}, if that is the alert that is meant"
+        if not isinstance(wanted, str):
+            fix += ", or a pattern that matches all of it"
+    yield found_error("alert-sample-differs", what, fix)
+
+
+def _differences(rule: Rule, labels: Mapping[str, str]) -> list[tuple[str, str | re.Pattern[str]]]:
+    """Return the labels of an entry that an alert does not have, or has with another value."""
+    singles = {name: Rule(rule.source, {name: wanted}, rule.vm) for name, wanted in rule.match.items()}
+    return [(name, rule.match[name]) for name, single in singles.items() if not single.matches(labels)]
+
+
+def _toml(text: str) -> str:
+    return f"'{text}'" if "\\" in text and "'" not in text else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return '"' + shown(text) + '"'

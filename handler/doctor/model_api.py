@@ -1,0 +1,143 @@
+"""The look at the model's API: whether it answers, with whose certificate, and whether it accepts the credential.
+
+It asks for the list of models, which costs nothing. No text of the answer is shown: a gateway can repeat a credential.
+"""
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from functools import partial
+from urllib.parse import urlsplit
+
+from ..claude.http_messages import Response, get_all
+from ..claude.model_forwarder import Forwarder
+from ..config.model_api import OAUTH_TOKEN, ModelApi
+from ..threads import run_in_thread
+from .findings import Finding, error, ok, warning
+from .problems import CHAT
+
+SECONDS = 15.0
+_SKEW_SECONDS = 120.0  # of the 300 that a signature may be old
+
+found_ok = partial(ok, CHAT)
+found_warning = partial(warning, CHAT)
+found_error = partial(error, CHAT)
+
+
+async def look_at_model_api(api: ModelApi, now: float) -> list[Finding]:
+    """Return whether a turn would get an answer of the model."""
+    place = f"The model's API at {api.base_url}"
+    try:
+        response, body = await run_in_thread(Forwarder(api, "").list_models, SECONDS)
+    except TimeoutError:
+        what = f"{place} gave no answer within {SECONDS:g} s, so claude would get none."
+        return [found_error("model-unreachable", what, _try_it(api))]
+    except OSError as lost:
+        return [judge_failure(api, lost)]
+    return [judge_answer(api, response, body), *judge_clock(place, response, now)]
+
+
+def _try_it(api: ModelApi) -> str:
+    """Return a command that shows how the API answers, without a credential and without a password."""
+    proxy = f" --proxy {_proxy(api)}" if api.https_proxy else ""
+    own = f" --cacert {api.ca_file}" if api.ca_file else ""
+    return f"try it: curl -sSI -m 10{proxy}{own} {api.base_url}/v1/models; then correct chat.base_url or the network"
+
+
+def _proxy(api: ModelApi) -> str:
+    """Return the proxy's address without its user and password."""
+    parts = urlsplit(api.https_proxy)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+# --- no answer ---
+
+
+def judge_failure(api: ModelApi, lost: OSError) -> Finding:
+    """Return why the API gave no answer."""
+    place, host = f"The model's API at {api.base_url}", urlsplit(api.base_url).hostname
+    if "ca_file" in str(lost):
+        fix = f"name a PEM file that the handler can read: openssl x509 -noout -subject -in {api.ca_file}"
+        return found_error("ca-file", f"chat.ca_file is {api.ca_file}, which can't be used.", fix)
+    if "https_proxy answered" in str(lost):
+        what = f"The proxy {_proxy(api)} refuses a connection to the model's API."
+        return found_error("proxy-refused", what, "correct the user and password in chat.https_proxy, or its rules")
+    if isinstance(lost, ssl.SSLCertVerificationError):
+        what = f"{place} has a certificate that is not accepted: {lost.verify_message}."
+        fix = (
+            "set chat.ca_file to the file with the authority's certificate, if it is your own; check the clock: date -u"
+        )
+        return found_error("model-certificate", what, fix)
+    if isinstance(lost, ssl.SSLError):
+        return found_error("model-tls", f"{place} does not speak TLS: {lost.reason}.", _try_it(api))
+    if api.https_proxy and not isinstance(lost, ssl.SSLError):
+        what = f"The model's API can't be reached through the proxy {_proxy(api)}: {_reason(lost)}."
+        return found_error("proxy-unreachable", what, "start the proxy, or correct chat.https_proxy")
+    if isinstance(lost, socket.gaierror):
+        what = f"The name of the model's API, \"{host}\", can't be resolved: {_reason(lost)}."
+        return found_error("model-unreachable", what, f"correct chat.base_url or DNS: getent hosts {host}")
+    return found_error("model-unreachable", f"{place} can't be reached: {_reason(lost)}.", _try_it(api))
+
+
+def _reason(lost: OSError) -> str:
+    return lost.strerror or str(lost)[:100] or type(lost).__name__
+
+
+# --- an answer ---
+
+
+def judge_answer(api: ModelApi, response: Response, body: bytes) -> Finding:
+    """Return whether the API accepts the credential."""
+    place, status = f"The model's API at {api.base_url}", response.status
+    put = f"put a new one into the file that chat.credential_file names, as {api.variable}=…, and reload"
+    if status == 401 and api.variable == OAUTH_TOKEN and b"not supported" in body:
+        return _not_known(f"{place} lists no models for an OAuth token")
+    if status in (401, 403):
+        refusal = "refuses the credential" if status == 401 else "does not permit the credential to be used"
+        return found_error("credential-refused", f"{place} {refusal} ({status}): each turn would fail.", put)
+    if status == 407:
+        return found_error("proxy-refused", f"{place} is behind a proxy that refuses it.", "correct chat.https_proxy")
+    if 300 <= status < 400:
+        where = next(iter(get_all(response.headers, "location")), "no address")[:200]
+        what = f"{place} sends to {where}, which claude does not follow."
+        return found_error("model-moved", what, "set chat.base_url to where the API is")
+    if status in (404, 405):
+        return _not_known(f"{place} has no list of models, as a gateway may")
+    if status == 429:
+        what = f"{place} accepts the credential, but its limit is used up now (429)."
+        return found_warning("model-limit", what, "wait, or raise the account's limit; a turn fails meanwhile")
+    if status >= 500:
+        what = f"{place} answers with an error of its own ({status}): a turn fails meanwhile."
+        return found_warning("model-busy", what, "wait; see https://status.anthropic.com, or the gateway's log")
+    if status != 200 or not _is_list(body):
+        what = f"What answers at {api.base_url} is not a model's API: another program, or a sign-in page."
+        return found_error("model-unknown", what, _try_it(api))
+    return found_ok("credential-accepted", f"{place} accepts the credential.")
+
+
+def _not_known(what: str) -> Finding:
+    fix = "ask claude something once, in the page or with: breakglass chat"
+    return found_warning("credential-not-known", f"{what}, so nothing tells whether it accepts the credential.", fix)
+
+
+def _is_list(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body)["data"], list)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def judge_clock(place: str, response: Response, now: float) -> Iterator[Finding]:
+    """Yield a finding if this machine's clock and the API's are far apart."""
+    for text in get_all(response.headers, "date")[:1]:
+        try:
+            skew = now - parsedate_to_datetime(text).timestamp()
+        except (ValueError, OverflowError):
+            return
+        if abs(skew) > _SKEW_SECONDS:
+            side = "ahead of" if skew > 0 else "behind"
+            what = f"This machine's clock is {abs(skew):.0f} s {side} the one of the model's API."
+            fix = "timedatectl set-ntp true; then compare with another machine: date -u"
+            yield found_error("clock-wrong", f"{what} Signatures are refused after 300 s.", fix)
