@@ -63,6 +63,7 @@ class VerbCall:
     if_last: str = ""
     job: str = ""
     anyway: str = ""
+    proves: str = ""
 
     def fields(self) -> dict[str, object]:
         """Return the request body."""

@@ -8,7 +8,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from .words import STORAGE_HUNG, VERBS
+from .words import GOES_WITH, STORAGE_HUNG, VERBS
 
 NOTE_BYTES = 8 * 1024
 LINE_CHARS = 16 * 1024
@@ -22,6 +22,7 @@ _LINE = re.compile(
     r"(?: last=(?P<if_last>none|[A-Za-z0-9_-]{8,64}))?"
     r"(?: fresh=(?P<fresh>[0-9]{1,5}))?"
     rf"(?: anyway=(?P<anyway>{STORAGE_HUNG}))?"
+    r"(?: proves=(?P<proves>drill|doctor))?"
     r"(?: note=(?P<note>[A-Za-z0-9_-]{1,10923}))?"
     r"(?P<detach> detach)?",
     re.ASCII,
@@ -36,7 +37,8 @@ class Malformed(Exception):
 class Request:
     """One request, parsed.
 
-    `anyway`: the code of the one refusal that a person lifts. `why`: the decoded note, data for the record.
+    `anyway`: the code of the one refusal that a person lifts. `proves`: what shows by this request that a rescue works,
+    `drill` or `doctor`. `why`: the decoded note, data for the record.
     """
 
     verb: str
@@ -47,13 +49,15 @@ class Request:
     if_last: str = ""
     fresh: int = 0
     anyway: str = ""
+    proves: str = ""
     why: str = ""
     detach: bool = False
 
     @property
     def has_caller_fields(self) -> bool:
-        """Tell whether the line has a field that only the handler's power key may send."""
-        return bool((self.id and self.verb != "job") or self.by or self.anyway or self.why or self.detach)
+        """Tell whether the line has a word that only the handler's power key may send."""
+        own_id = self.id and self.verb != "job"
+        return bool(own_id or self.by or self.anyway or self.proves or self.why or self.detach or self.verb == "check")
 
 
 def parse_line(line: str) -> Request:
@@ -67,20 +71,12 @@ def parse_line(line: str) -> Request:
         raise Malformed("fresh is more than a day")
     if word["verb"] == "job" and not word["id"]:
         raise Malformed("job needs an id")
-    if word["anyway"] and word["verb"] not in ("reset", "cycle"):
-        raise Malformed("anyway goes with reset and cycle")
-    return Request(
-        verb=word["verb"],
-        vm=int(word["vm"]) if word["vm"] else None,
-        id=word["id"],
-        by=word["by"],
-        if_state=word["if_state"],
-        if_last=word["if_last"],
-        fresh=fresh,
-        anyway=word["anyway"],
-        why=_decode(word["note"]),
-        detach=bool(word["detach"]),
-    )
+    for value in filter(None, (word["anyway"], word["proves"])):
+        if word["verb"] not in GOES_WITH[value] or (word["proves"] and not word["by"]):
+            raise Malformed(f"{value} goes with {' and '.join(GOES_WITH[value])}, and proves= with by=")
+    texts = {name: word[name] for name in ("verb", "id", "by", "if_state", "if_last", "anyway", "proves")}
+    vm, why = int(word["vm"]) if word["vm"] else None, _decode(word["note"])
+    return Request(**texts, vm=vm, fresh=fresh, why=why, detach=bool(word["detach"]))
 
 
 def _decode(note: str) -> str:

@@ -20,6 +20,7 @@ from .jobs.chain import chain_end, chain_open
 from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
 from .jobs.mutex import Lock
+from .jobs.proven import with_proven
 from .jobs.result import Ended, Result, Verdict
 from .jobs.store import JobStore, describe_holder, make_record
 from .power.preflight import refuse_unexpected
@@ -74,7 +75,7 @@ def _finish(job: Job, request: Request, lock: Lock) -> None:
         job.say(f"{type(error).__name__}: {error}", "stderr")
         sentence = f"the host agent failed in stage {job.stage or 'begin'}: {type(error).__name__}"
         result = Result(FAILED, verdict=Verdict("agent-failed", sentence, "status"))
-    result = chain_end(job, _complete(job, result))
+    result = with_proven(job.host, request, chain_end(job, _complete(job, result)))
     job.finish(result)
     job.host.log(f"job={job.record.id} verb={job.record.verb} by={job.record.by} outcome={result.outcome}")
 

@@ -6,7 +6,7 @@ Nothing here acts. `handler/verbs.py` holds the same verbs for people; a contrac
 VERSION = "0.2.0"
 
 MUTATING = ("start", "stop", "reset", "cycle")
-VERBS = ("status", "forensics", *MUTATING, "history", "job", "ping", "session")
+VERBS = ("status", "forensics", *MUTATING, "history", "job", "check", "ping", "session")
 
 # Seconds until a verb ends by itself, whatever hangs. `start` and `cycle` get more where Proxmox gives the start of
 # the VM more (job.py): the job records its own.
@@ -15,6 +15,7 @@ DEADLINES = {
     "ping": 4.0,
     "history": 4.0,
     "job": 4.0,
+    "check": 20.0,
     "forensics": 20.0,
     "reset": 40.0,
     "stop": 240.0,
@@ -54,6 +55,8 @@ CONTAINER = "container"  # the verdict on a number that belongs to a container
 CONTAINER_SENTENCE = "this number belongs to a container, and Breakglass serves VMs only: use pct on its node"
 
 STORAGE_HUNG = "storage-hung"  # the verdict that refuses reset and cycle, and the only one that `anyway=` can name
+
+GOES_WITH = {STORAGE_HUNG: ("reset", "cycle"), "drill": ("cycle",), "doctor": ("status",)}  # of `anyway=`, `proves=`
 
 CLAIM_SECONDS = 5.0  # until a job that was started must have claimed its id
 LATE_SECONDS = 20.0  # that a line may have waited to be read; a handler gives it up after 25 s (patience.py)

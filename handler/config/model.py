@@ -73,6 +73,7 @@ class Vm:
     guest: Address | None = None
     guest_host_keys: tuple[str, ...] = ()
     guest_host_cas: tuple[str, ...] = ()
+    drill: bool = False  # a drill may power-cycle it
 
     @property
     def host(self) -> Host:

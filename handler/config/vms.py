@@ -31,11 +31,11 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
     places = _hosts(entry, hosts, set(hosts_off))
     vmid = _vmid(entry)
     guest, guest_keys, guest_cas = _guest(entry.part(), name)
-    by_hand = entry.get_strs("by_hand")
+    by_hand, drill = entry.get_strs("by_hand"), entry.get_flag("drill")
     entry.report_unknown()
     if entry.is_faulty or vmid is None or not places:
         return None
-    return Vm(name, vmid, places, by_hand or _by_hand(places[0].ssh, vmid), guest, guest_keys, guest_cas)
+    return Vm(name, vmid, places, by_hand or _by_hand(places[0].ssh, vmid), guest, guest_keys, guest_cas, drill)
 
 
 def _report_moved(entry: Entry) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..agents.pve.vm_list import VmList, parse_vm_list
 from ..config.model import Host
 from ..errors import Unreached
+from ..proven import Proven, read_proven
 from ..text import shown
 
 
@@ -23,6 +24,7 @@ class Handshake:
     node: str = ""
     vms: VmList | None = None
     read_only: bool = False
+    proven: Proven | None = None
 
     def fault(self, host: Host, vmid: int | None = None) -> str:
         """Return why no verb would reach a VM (None: any) through this session; an empty text if it would."""
@@ -52,4 +54,5 @@ def read_handshake(result: Mapping[str, object]) -> Handshake:
     except (KeyError, ValueError):
         vms = None
     version, bundle, node = (str(result.get(name, ""))[:200] for name in ("version", "bundle", "node"))
-    return Handshake(True, version, bundle, node, vms, result.get("read_only") is True)
+    read_only, proven = result.get("read_only") is True, read_proven(result.get("proven"))
+    return Handshake(True, version, bundle, node, vms, read_only, proven)

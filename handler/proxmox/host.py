@@ -16,6 +16,7 @@ from ..agents.bundle import known_digest
 from ..agents.pve.words import VERSION
 from ..config.model import Host
 from ..errors import Lost, Unreached
+from ..proven import Proven
 from .execs import CLOSED
 from .keeping import KeptLink
 from .link import Link
@@ -223,6 +224,11 @@ class HostConnection(KeptLink):
         name, its = self.host.name, self.agent_version
         what = f"is {its}, this handler is {VERSION}: upgrade the older one" if its != VERSION else "is another build"
         return [f"the host agent on {name} {what}; breakglass host upgrade {name} installs {VERSION} there"]
+
+    @property
+    def proven(self) -> Proven | None:
+        """When the host was last proven, as it told last."""
+        return self._link.handshake.proven if self._link is not None else None
 
     @property
     def agent_version(self) -> str:

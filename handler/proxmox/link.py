@@ -9,10 +9,12 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
 from ..config.model import Host
 from ..config.ssh_library import asyncssh
 from ..errors import Lost, Unreached
+from ..proven import newer_proven
 from .connect import CONNECT_SECONDS, connect, unreached
 from .execs import FAILURES, Execs
 from .handshake import Handshake, read_handshake
@@ -70,6 +72,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         if not isinstance(message, dict) or not is_message(message):
             return
         self._is_agent = True
+        self.handshake = replace(self.handshake, proven=newer_proven(self.handshake.proven, message.get("proven")))
         tag = message.pop("tag", None)
         if isinstance(tag, str) and tag in self._waiting:
             self._waiting[tag].put_nowait(message)

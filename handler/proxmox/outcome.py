@@ -7,6 +7,7 @@ bodies.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..proven import read_proven
 from ..verbs import ANYWAY
 from .request import VerbRequest
 
@@ -59,6 +60,7 @@ def answer_from_trailer(
     for name in ("state", "last", "stage", "seconds", "screen", "attached", "started", "chain"):
         body[name] = trailer.get(name, body[name])
     body["holder"] = trailer.get("holder")
+    body["proven"] = read_proven(trailer.get("proven"))
     body["deadline"] = _deadline(request, trailer)
     body["anyway"] = _anyway(request, trailer)
     if trailer["exit_code"] == _STRANDED:
@@ -124,6 +126,7 @@ def _fields(verb: str, vm: str, msg_id: str, caller: str) -> dict[str, object]:
         "by_hand": [],
         "warnings": [],
         "chain": None,
+        "proven": None,
     }
 
 

@@ -23,6 +23,7 @@ class VerbRequest:
     if_last: str = ""
     job: str = ""
     anyway: str = ""
+    proves: str = ""  # `drill` or `doctor`: the host records that it was proven, once the verb is done
 
     @property
     def is_mutating(self) -> bool:

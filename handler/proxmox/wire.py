@@ -16,6 +16,7 @@ from .request import VerbRequest
 LINE_BYTES = 16 * 1024 * 1024  # of one line, or of one exec's output; an honest host agent's longest has 6 MiB
 SESSION_LINE = "session"  # starts the resident session, for all VMs of the key
 PING_LINE = "ping"  # asks the host agent for a sign of life
+CHECK_LINE = "check"  # asks what is wrong with the host; with vm=N behind it, with this VM there
 TOO_LONG = f"the host sent more than {LINE_BYTES // 2**20} MiB without ending its answer"
 
 
@@ -120,9 +121,10 @@ def vmid_in(line: str) -> int:
 def verb_line(request: VerbRequest) -> str:
     """Return the line for a request. The body parser matched every part against the grammar."""
     if not request.is_job:
-        return f"{request.verb} vm={request.vm.vmid}"
+        proves = f" by={request.caller.name} proves={request.proves}" if request.proves else ""
+        return f"{request.verb} vm={request.vm.vmid}{proves}"
     words = [request.verb, f"vm={request.vm.vmid}", f"id={request.id}", f"by={request.caller.name}"]
-    conditions = {"if": request.if_state, "last": request.if_last, "anyway": request.anyway}
+    conditions = {"if": request.if_state, "last": request.if_last, "anyway": request.anyway, "proves": request.proves}
     words += [f"{name}={value}" for name, value in conditions.items() if value]
     return " ".join([*words, _note(request.reason)] if request.reason else words)
 

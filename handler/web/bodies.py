@@ -15,6 +15,7 @@ from ..proxmox.request import VerbRequest
 from ..text import shown
 from ..verbs import ANYWAY
 
+_PROVES = re.compile("drill|doctor")
 _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
 
 
@@ -29,12 +30,13 @@ class VerbBody:
     if_last: str = ""
     job: str = ""
     anyway: str = ""
+    proves: str = ""
     challenge: str = ""
     to: str = ""
 
     def permitted(self, vm: Vm, msg_id: str, caller: Caller, received: float) -> VerbRequest:
         """Return the request of a caller that may run the verb on the VM."""
-        conditions = (self.reason, self.if_state, self.if_last, self.job, self.anyway)
+        conditions = (self.reason, self.if_state, self.if_last, self.job, self.anyway, self.proves)
         return VerbRequest(self.verb, vm, msg_id, caller, received, *conditions)
 
 
@@ -75,6 +77,7 @@ def parse_verb_body(body: bytes) -> VerbBody:
     check_shape("if_state", parsed.if_state, _STATE)
     check_shape("if_last", parsed.if_last, ID, "none")
     check_shape("job", parsed.job, ID)
+    check_shape("proves", parsed.proves, _PROVES)
     if parsed.anyway:
         _check_anyway(parsed)
     return parsed

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 from ..agents.pve.words import VERSION
 from ..condition import Condition, rfc3339
 from ..config.model import is_host_name, is_vm_name
+from ..proven import describe_openly
 from ..service import Service
 
 
@@ -45,10 +46,10 @@ def _hosts(service: Service) -> dict[str, dict[str, object]]:
     """Return each host's state and its agent's version, without a host whose name is the fault."""
     found: dict[str, dict[str, object]] = {}
     for name, host in service.hosts.items():
-        since, agent = host.since, host.agent_version
-        found[name] = {"state": host.health(), "since": rfc3339(since) if since else None, "agent": agent or None}
+        since, agent, proven = _time_or_none(host.since), host.agent_version, describe_openly(host.proven)
+        found[name] = {"state": host.health(), "since": since, "agent": agent or None, "proven": proven}
     for name in filter(is_host_name, service.config.hosts_off):
-        found[name] = {"state": "config-error", "since": None, "agent": None}
+        found[name] = {"state": "config-error", "since": None, "agent": None, "proven": None}
     return found
 
 
@@ -56,8 +57,8 @@ def _vms(service: Service) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for vm in service.config.vms.values():
         host = service.hosts[vm.host.name]
-        state, since = host.health(vm.vmid), host.since
-        found.append({"name": vm.name, "vmid": vm.vmid, "proxmox": state, "since": rfc3339(since) if since else None})
+        state, since = host.health(vm.vmid), _time_or_none(host.since)
+        found.append({"name": vm.name, "vmid": vm.vmid, "proxmox": state, "since": since})
     return found
 
 
@@ -65,3 +66,7 @@ def _vms_off(service: Service) -> list[dict[str, object]]:
     """Return the VMs whose entry has a fault, without those whose name is the fault: it can be any text."""
     off = {name: vmid for name, vmid in service.config.vms_off.items() if is_vm_name(name)}
     return [{"name": name, "vmid": vmid, "proxmox": "config-error", "since": None} for name, vmid in off.items()]
+
+
+def _time_or_none(at: float | None) -> str | None:
+    return rfc3339(at) if at else None

@@ -19,6 +19,7 @@ from .admission import admit
 from .bodies import VerbBody, parse_verb_body
 from .gate import signed_request
 from .preferences import preferred_wait
+from .proving import check_proves
 from .reads import Answering, ReadsUnderWay
 from .replies import NDJSON, error_reply, stream_reply
 
@@ -37,6 +38,7 @@ async def pve(request: Request) -> Response:
     vm = admit(service.config, signed, body.challenge, body.verb, body.vm, now)
     if body.verb not in VERBS or vm is None:
         return _reject(body, signed, began, service.config)
+    check_proves(body.proves, body.verb, vm, signed)
     wanted = body.permitted(vm, signed.id, signed.caller, now)
     run = _run(service, request.state.reads, wanted, began)
     if NDJSON in request.headers.get("accept", ""):

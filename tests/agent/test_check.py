@@ -38,6 +38,7 @@ FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nbreakglass:x:0:0::/:/bin/sh\n",
     "etc/shadow": "root:!:20000:0:99999:7:::\nbreakglass:*:20000::::::\n",
     KEY_FILE: KEYS,
+    "etc/pve/local": "",
     "etc/pve/.vmlist": VMLIST % (node_name(), node_name()),
     "etc/pve/priv/authorized_keys": "ssh-ed25519 AAAAcluster root@pve\n",
     "root/.ssh/authorized_keys": "# no key\n",
@@ -91,9 +92,12 @@ def test_a_good_host(host: CheckedHost) -> None:
         next(line for line in lines if line.startswith("ok: this is Python 3.")),
         "ok: qm is /bin/qm",
         "ok: /run/breakglass can be written",
+        next(line for line in lines if line.startswith("ok: /run/breakglass has ") and line.endswith(" free room")),
         "ok: /run/breakglass has 0 files, and its file system has inodes for more",
         "ok: /var/lib/breakglass can be written",
+        next(line for line in lines if line.startswith("ok: /var/lib/breakglass has ") and line.endswith(" free room")),
         "ok: /var/lib/breakglass has 0 files, and its file system has inodes for more",
+        "ok: /etc/pve answers, and this node has a quorum",
         "ok: breakglass has uid 0 and the shell /bin/sh",
         "ok: logind: KillUserProcesses=no, so a job outlives its SSH session",
         "ok: no password logs in as breakglass; its keys do",
@@ -226,6 +230,14 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "terminal codes": (
         write(KEY_FILE, KEYS + f'restrict,command="\x1b[2J" {POWER}2\n'),
         rf"/{KEY_FILE}:3 does not run the host agent as it must: \x1b[2J / ",
+    ),
+    "no quorum": (
+        lambda host: (host.root / "etc/pve/local").chmod(0o444),
+        "this node has no quorum; reset and stop work, start and cycle are refused / pvecm status",
+    ),
+    "pmxcfs that does not run": (
+        remove("etc/pve/local"),
+        "/etc/pve is not mounted: pmxcfs does not run; reset and stop work, start and cycle are refused / systemctl",
     ),
     "logind's drop-in": (
         write("etc/systemd/logind.conf.d/a.conf", "KillUserProcesses=yes\nKillExcludeUsers=nobody\n"),

@@ -175,8 +175,8 @@ def test_the_health_names_each_host(service: Service) -> None:
     hang_up(service)
     wait_until(lambda: proxmox(service)["devvm"] == "answering")
     hosts = service.health()["hosts"]
-    assert hosts["pve1"] == {"state": "answering", "since": hosts["pve1"]["since"], "agent": VERSION}
-    assert hosts["pve2"] == {"state": "config-error", "since": None, "agent": None}
+    assert hosts["pve1"] == {"state": "answering", "since": hosts["pve1"]["since"], "agent": VERSION, "proven": None}
+    assert hosts["pve2"] == {"state": "config-error", "since": None, "agent": None, "proven": None}
 
 
 def test_a_verb_is_not_sent_again_to_a_host_that_its_vm_has_left(service: Service, sshd: Sshd) -> None:

@@ -125,7 +125,7 @@ def test_health_has_no_secret_and_no_address(service: Service) -> None:
     health = service.health()
     assert set(health) == {"ok", "time", "version", "config", "hosts", "vms", "chat", "chat_isolated"}
     assert health["vms"][0].keys() == {"name", "vmid", "proxmox", "since"}
-    assert health["hosts"]["pve1"].keys() == {"state", "since", "agent"}
+    assert health["hosts"]["pve1"].keys() == {"state", "since", "agent", "proven"}
     assert "127.0.0.1" not in json.dumps(health)
 
 

@@ -11,7 +11,7 @@ from breakglass.errors import BadRequest
 from breakglass.text import cut_utf8
 from breakglass.web.bodies import VerbBody, parse_verb_body, strict_json
 
-FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "challenge", "to")
+FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "proves", "challenge", "to")
 JOB = "msg_12345678"
 sound = st.text()
 
@@ -30,8 +30,8 @@ def test_a_verb_is_enough() -> None:
 
 def test_every_field_is_read() -> None:
     """Each field of the contract is read as it was sent, white space and escapes included."""
-    sent = {"verb": "reset", "vm": "devvm", "reason": "hung ☎\n", "if_state": "io-error", "if_last": JOB, "job": JOB}
-    sent |= {"anyway": "storage-hung", "challenge": "1795500000.abc", "to": "https://a.example/"}
+    sent = {"verb": "cycle", "vm": "devvm", "reason": "hung ☎\n", "if_state": "io-error", "if_last": JOB, "job": JOB}
+    sent |= {"anyway": "storage-hung", "proves": "drill", "challenge": "1795500000.abc", "to": "https://a.example/"}
     assert asdict(parse_verb_body(json.dumps(sent, indent=2).encode())) == sent
     assert asdict(parse_verb_body(json.dumps(sent, ensure_ascii=False).encode())) == sent
 
@@ -45,7 +45,9 @@ def test_every_field_is_read() -> None:
         {"if_last": "a" * 8},
         {"if_last": "Z" * 64},
         {"job": "-_-_-_-_"},
-        {"if_state": "", "if_last": "", "job": "", "anyway": ""},
+        {"if_state": "", "if_last": "", "job": "", "anyway": "", "proves": ""},
+        {"verb": "cycle", "proves": "drill"},
+        {"verb": "status", "proves": "doctor"},
         {"verb": "reset", "anyway": "storage-hung"},
         {"verb": "cycle", "anyway": "storage-hung"},
         {"verb": "no such verb", "vm": "../x"},
@@ -140,6 +142,9 @@ def test_an_unknown_field_is_refused(name: str) -> None:
         ("if_state", "running\n"),
         ("if_state", "run ning"),
         ("if_state", "a" * 33),
+        ("proves", "Drill"),
+        ("proves", "drill\n"),
+        ("proves", "reset"),
         ("if_state", "st\u043epped"),
         *((field, value)
           for field in ("if_last", "job")

@@ -13,7 +13,7 @@ from breakglass.agents.pve.words import VERBS
 from breakglass.auth.signing import Caller
 from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.request import VerbRequest
-from breakglass.proxmox.wire import PING_LINE, SESSION_LINE, job_line, verb_line
+from breakglass.proxmox.wire import CHECK_LINE, PING_LINE, SESSION_LINE, job_line, verb_line
 from breakglass.text import REASON_BYTES
 from breakglass.verbs import VERBS as WORDS_FOR_PEOPLE
 
@@ -27,6 +27,7 @@ WORDS = [
     r"last=(none|[A-Za-z0-9_-]{8,64})",
     r"fresh=[0-9]{1,5}",
     r"anyway=storage-hung",
+    r"proves=(drill|doctor)",
     r"note=[A-Za-z0-9_-]{1,40}",
     r"detach",
 ]
@@ -49,6 +50,7 @@ def spelled(request: Request) -> str:
         request.if_last and f"last={request.if_last}",
         request.fresh and f"fresh={request.fresh}",
         request.anyway and f"anyway={request.anyway}",
+        request.proves and f"proves={request.proves}",
         request.why and f"note={note(request.why)}",
         request.detach and "detach",
     ]
@@ -70,8 +72,9 @@ def test_every_word_in_its_order(verb: str) -> None:
     """A line with every word of the grammar is understood, and spells the same again."""
     line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600{{}} note={note('hung ☎')} detach"
     anyway = "storage-hung" if verb in ("reset", "cycle") else ""
-    line = line.format(f" anyway={anyway}" if anyway else "")
-    assert parse_line(line) == Request(verb, 102, ID, "op@x._-1", "io-error", ID, 600, anyway, "hung ☎", True)
+    proves = {"cycle": "drill", "status": "doctor"}.get(verb, "")
+    line = line.format((f" anyway={anyway}" if anyway else "") + (f" proves={proves}" if proves else ""))
+    assert parse_line(line) == Request(verb, 102, ID, "op@x._-1", "io-error", ID, 600, anyway, proves, "hung ☎", True)
     assert spelled(parse_line(line)) == line
 
 
@@ -104,6 +107,20 @@ def test_anyway_goes_with_the_verbs_that_the_evidence_can_refuse(verb: str) -> N
         parse_line(f"{verb} id={ID} anyway=storage-hung")
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_proves_goes_with_one_verb(verb: str) -> None:
+    """A drill is a cycle and a doctor ends with a status; beside another verb it has no meaning, nor without a name."""
+    for proves, its_verb in (("drill", "cycle"), ("doctor", "status")):
+        line = f"{verb} id={ID} by=op proves={proves}"
+        if verb == its_verb:
+            assert parse_line(line).proves == proves
+        else:
+            with pytest.raises(Malformed):
+                parse_line(line)
+        with pytest.raises(Malformed):
+            parse_line(f"{its_verb} id={ID} proves={proves}")
+
+
 # --- what is refused ---
 
 MALFORMED = {
@@ -116,6 +133,9 @@ MALFORMED = {
     "anyway another refusal": "reset anyway=locked",
     "anyway nothing": "reset anyway=",
     "anyway two": "reset anyway=storage-hung anyway=storage-hung",
+    "proves another thing": "cycle by=op proves=reset",
+    "proves nothing": "cycle by=op proves=",
+    "proves before anyway": "cycle by=op proves=drill anyway=storage-hung",
     "anyway too late": f"reset note={note('x')} anyway=storage-hung",
     "two verbs": "reset stop",
     "a shell": "reset; rm -rf /",
@@ -204,7 +224,15 @@ def out_of_bounds(line: str) -> bool:
     words = dict(word.split("=") for word in line.split(" ") if "=" in word)
     no_id = line.startswith("job") and "id" not in words
     lifts_nothing = "anyway" in words and not line.startswith(("reset", "cycle"))
-    return no_id or lifts_nothing or int(words.get("fresh", 0)) > 86400 or len(words.get("note", "")) % 4 == 1
+    proves = {"drill": "cycle", "doctor": "status"}.get(words.get("proves", ""), "")
+    proves_nothing = bool(proves) and (line.split(" ")[0] != proves or "by" not in words)
+    return (
+        no_id
+        or lifts_nothing
+        or proves_nothing
+        or int(words.get("fresh", 0)) > 86400
+        or len(words.get("note", "")) % 4 == 1
+    )
 
 
 @given(st.from_regex(LINE, fullmatch=True))
@@ -267,6 +295,20 @@ requests = st.builds(
     if_state=st.just("") | st.from_regex(r"[a-z-]{1,32}", fullmatch=True),
     if_last=st.sampled_from(["", "none"]) | jobs,
 )
+
+
+@pytest.mark.parametrize(("verb", "proves"), [("cycle", "drill"), ("status", "doctor")])
+def test_what_proves_a_host_is_understood(verb: str, proves: str) -> None:
+    """The line of a drill and that of a doctor name who proved the host."""
+    request = VerbRequest(verb, VM, ID, Caller("doc@home", (), frozenset()), 0.0, proves=proves)
+    parsed = parse_line(verb_line(request))
+    assert (parsed.verb, parsed.vm, parsed.by, parsed.proves) == (verb, 102, "doc@home", proves)
+
+
+def test_the_lines_of_check_are_understood() -> None:
+    """It asks about the host, and about one VM."""
+    assert parse_line(CHECK_LINE) == Request("check")
+    assert parse_line(f"{CHECK_LINE} vm=102") == Request("check", 102)
 
 
 @given(requests)

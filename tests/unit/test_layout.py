@@ -34,15 +34,15 @@ FLOORS = (
     ("config",),
     ("auth", "alerts"),
     ("threads",),
-    ("audit", "errors", "verbs", "text", "templates", "isolated"),
+    ("audit", "errors", "verbs", "proven", "text", "templates", "isolated"),
 )
 AGENT_FLOORS = (
     ("main",),
     ("serving",),
     ("run_job", "renewal"),
     ("power",),
-    ("forensics",),
     ("check",),
+    ("forensics",),
     ("jobs",),
     ("host",),
     ("grammar",),
@@ -57,6 +57,7 @@ PURE = (
     "condition",
     "errors",
     "verbs",
+    "proven",
     "text",
     "config/model.py",
     "config/reader.py",
@@ -106,13 +107,14 @@ BESIDE_THE_PATH = (
         "handler/web/client_address.py",
         "handler/web/headers.py",
         "handler/web/preferences.py",
+        "handler/web/proving.py",
         "handler/web/reads.py",
         "handler/web/replies.py",
         "handler/config/",
         "handler/alerts/",
         "handler/chat/",
     ),
-    *("handler/audit.py", "handler/text.py", "handler/threads.py", "agents/pve/renewal.py"),
+    *("handler/audit.py", "handler/proven.py", "handler/text.py", "handler/threads.py", "agents/pve/renewal.py"),
     *(
         "agents/pve/forensics/",
         "agents/pve/check/",
@@ -122,6 +124,7 @@ BESIDE_THE_PATH = (
         "agents/pve/jobs/chain.py",
         "agents/pve/jobs/history.py",
         "agents/pve/jobs/history_answer.py",
+        "agents/pve/jobs/proven.py",
     ),
 )
 MOST_LINES_TO_POWER = 4800
@@ -257,7 +260,7 @@ def test_the_wheel_has_every_package() -> None:
 
 def test_the_host_agent_knows_the_same_verbs() -> None:
     """The agent's verbs are the handler's, beside the three that only the handler itself says."""
-    assert set(words.VERBS) - set(VERBS) == {"job", "ping", "session"}
+    assert set(words.VERBS) - set(VERBS) == {"job", "check", "ping", "session"}
     assert set(VERBS) <= set(words.VERBS)
     assert len(set(words.VERBS)) == len(words.VERBS)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ..vm_list import parse_vm_list
 from .allow import allow
 from .check import check
-from .findings import ERROR
+from .findings import ERROR, printable
 
 
 def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
@@ -25,7 +25,7 @@ def run_by_hand(settings: argparse.Namespace, root: str, own_file: str) -> int:
     errors = 0
     check_all = settings.command == "check"
     for finding in check(root, settings.user, own_file) if check_all else allow(root, settings.user, settings.vm):
-        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(finding)), flush=True)
+        print(printable(str(finding)), flush=True)
         errors += finding.level == ERROR
     return 1 if errors else 0
 

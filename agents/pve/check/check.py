@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ..host.bounded import ask_or_none
-from ..host.cluster import node_name, parse_guests
+from ..host.cluster import cluster_view, node_name, parse_guests
 from ..host.paths import Host
 from .chains import check_chains
 from .findings import (
@@ -25,6 +25,7 @@ from .findings import (
     judge_inodes,
     judge_logind,
     judge_python,
+    judge_room,
     judge_shadow,
     ok,
     warning,
@@ -38,10 +39,12 @@ from .key_lines import (
     judge_vms,
     parse_key_lines,
 )
+from .one_vm import judge_cluster
 from .reading import (
     FILE_SECONDS,
     LOCAL,
     count_inodes,
+    count_room,
     read_in_time,
     read_logind_configs,
     read_sshd_configs,
@@ -60,6 +63,9 @@ from .root_login import (
 )
 from .sshd_settings import find_key_files, judge_sshd
 
+RUN_ROOM = 16 * 1024 * 1024  # in /run, of which the last 20 jobs may keep as much
+ARCHIVE_ROOM = 64 * 1024 * 1024  # a few captures with their pictures
+
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 _PVE_KEYS = "/etc/pve/priv/authorized_keys"
 _NOWHERE = "0.0.0.0"  # noqa: S104  an address that no Match block of ours has
@@ -74,6 +80,7 @@ def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
     host = Host(0, root)
     yield from _check_program(host, own_file)
     yield from _check_directories(host)
+    yield judge_cluster(cluster_view(host))
     yield from check_chains(host)
     passwd = read_in_time(host.path("/etc/passwd")) or ""
     addresses = find_handler_addresses(*read_sshd_configs(host))
@@ -148,13 +155,14 @@ def _check_program(host: Host, own_file: str) -> Iterator[Finding]:
 
 
 def _check_directories(host: Host) -> Iterator[Finding]:
-    for path, effect, finding in (
-        (host.path("/run/breakglass"), "no job can be recorded, so no verb can run", error),
-        (host.path("/var/lib/breakglass"), "finished jobs are not archived", warning),
+    for path, effect, finding, least in (
+        (host.path("/run/breakglass"), "no job can be recorded, so no verb can run", error, RUN_ROOM),
+        (host.path("/var/lib/breakglass"), "finished jobs are not archived", warning, ARCHIVE_ROOM),
     ):
         answer = ask_or_none(partial(_try_write, path), FILE_SECONDS)
         if answer is True:
             yield ok(f"{path} can be written")
+            yield judge_room(path, least, count_room(path))
             yield judge_inodes(path, count_inodes(path))
         else:
             yield finding(f"{path} can't be written: {effect}", str(answer or f"no answer in {FILE_SECONDS:g} s"))

@@ -37,6 +37,11 @@ def error(sentence: str, hint: str = "") -> Finding:
     return Finding(ERROR, sentence, hint)
 
 
+def printable(text: str) -> str:
+    """Return a text with everything escaped that a terminal would not show as it is."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def judge_python(version: tuple[int, ...]) -> Finding:
     """Require Python 3.11."""
     sentence = f"this is Python {'.'.join(map(str, version))}"
@@ -136,6 +141,25 @@ def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
         if mode & 0o022:
             return error(f"{name} can be written by others than root: {mode & 0o7777:04o}", f"chmod go-w {name}")
     return ok(f"{path} is root's, and only root can change it")
+
+
+def judge_room(path: str, least: int, free: tuple[int, int] | None) -> Finding:
+    """Warn where fewer than `least` bytes are free; `free` is (free, in all), and 0 in all is no limit."""
+    if free is None:
+        return warning(f"the room at {path} could not be determined", f"df {path}")
+    left, of_all = free
+    if left >= least or not of_all:
+        return ok(f"{path} has {format_bytes(left) if of_all else 'no limit of'} free room")
+    return warning(f"{path} has {format_bytes(left)} of {format_bytes(of_all)} left", f"df {path}; du -x -d 2 {path}")
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes for a person, such as 12 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.0f} GiB"
 
 
 def judge_inodes(path: str, counted: tuple[int, int, int] | None) -> Finding:

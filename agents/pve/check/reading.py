@@ -46,6 +46,17 @@ def count_inodes(path: str) -> tuple[int, int, int] | None:
     return (answer[0], answer[1], answer[2]) if isinstance(answer, list) else None
 
 
+def count_room(path: str) -> tuple[int, int] | None:
+    """Return the bytes that a directory's file system has free, and has in all (0: no limit)."""
+    answer = ask_or_none(partial(_count_room, path), FILE_SECONDS)
+    return (answer[0], answer[1]) if isinstance(answer, list) else None
+
+
+def _count_room(path: str) -> list[int]:
+    status = os.statvfs(path)
+    return [status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize]
+
+
 def _count_inodes(path: str) -> list[int]:
     status = os.statvfs(path)
     return [status.f_favail, status.f_files, sum(len(dirs) + len(files) for _, dirs, files in os.walk(path))]

@@ -1,4 +1,4 @@
-"""The verbs that change nothing: status, history, job and ping. A forked child with a deadline runs each.
+"""The verbs that change nothing: status, history, job, check and ping. A forked child with a deadline runs each.
 
 A child yields messages: `facts` as they come in (so that a status keeps what it has when its deadline passes), output
 lines, and one result.
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from ..check.answer import answer_check
 from ..forensics.evidence import Evidence
 from ..forensics.verdict import quick_verdict
 from ..grammar import Request
@@ -20,6 +21,7 @@ from ..host.pve_tasks import flock_holders
 from ..host.vmstate import Facts, describe_sources, leftover_pids, observe_stepwise, vm_state
 from ..jobs.history_answer import answer_history, answer_job
 from ..jobs.mutex import Lock
+from ..jobs.proven import restore_proven, with_proven
 from ..jobs.reserve import fill_reserve
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
@@ -46,14 +48,16 @@ def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
     if request.verb == "ping":
         yield from _ping(key, request, bundle)
     elif request.verb == "status":
-        yield from _status(host)
+        yield from _status(host, request)
     elif request.verb == "history":
         yield from _tell_record(*answer_history(host))
+    elif request.verb == "check":
+        yield from _tell_record(*answer_check(key, request.vm))
     else:
         yield from _tell_record(*answer_job(host, request.id))
 
 
-def _status(host: Host) -> Iterator[Message]:
+def _status(host: Host, request: Request) -> Iterator[Message]:
     began, facts = time.monotonic(), Facts()
     for facts in observe_stepwise(host):
         yield {"type": "facts", **asdict(facts)}
@@ -61,7 +65,7 @@ def _status(host: Host) -> Iterator[Message]:
     is_off = vm_state(facts) == "stopped"
     view = cluster_view(host, seconds) if is_off and seconds > 0 else NOT_ASKED
     owners = [f"the lock file is held by {holder}" for holder in flock_holders(host)] if is_off else []
-    result = status_result(host, facts, DONE, view, owners)
+    result = with_proven(host, request, status_result(host, facts, DONE, view, owners))
     where = f"on node {view.node}; here " if result.state == ELSEWHERE else ""
     yield output(f"{result.state}: {where}{describe_sources(facts)}")
     yield result_message(result)
@@ -111,6 +115,7 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         "read_only": key.read_only,
         "quorum": view.quorate,
         "records": _prepare_records(key),
+        "proven": restore_proven(key.root),
     }
     last = JobStore(key.host(request.vm)).last if request.vm else None
     yield output(f"breakglass-pve {VERSION} on node {node_name()} for VM {key.vms}")

@@ -15,6 +15,7 @@ from ..host.paths import Host
 from ..host.process import close_standard_streams
 from ..host.pve_tasks import is_qm_at_work
 from ..host.vmstate import Facts, observe, vm_state
+from ..jobs.proven import with_proven
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, Record, make_record
 from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED, STRANDED
@@ -80,7 +81,8 @@ class ReadTask:
 
     def _late_result(self) -> Result:
         if self._request.verb == "status":
-            return status_result(self._host, self._facts or Facts(unread=True), DEADLINE)
+            result = status_result(self._host, self._facts or Facts(unread=True), DEADLINE)
+            return with_proven(self._host, self._request, result)
         sentence = f"{self._request.verb} was not answered in {DEADLINES[self._request.verb]:g} s"
         return Result(DEADLINE, stage=self._request.verb, verdict=Verdict("deadline", sentence, "status"))
 

@@ -114,22 +114,27 @@ def complete_request(key: Key, request: Request, nonce: str) -> Request:
 
 
 def name_vm(key: Key, request: Request) -> Request:
-    """Return the request with the VM's number, also where the line leaves out the only VM of the key."""
-    return replace(request, vm=request.vm or key.vms.only)
+    """Return the request with the VM's number, also where the line leaves out the only VM of the key.
+
+    A `check` without one is about the host.
+    """
+    return replace(request, vm=request.vm or (key.vms.only if request.verb != "check" else None))
 
 
 def check_request(key: Key, request: Request) -> Iterator[Message] | None:
     """Return the refusal that this key gets for this request, or None."""
     if request.vm is not None and request.vm not in key.vms:
         return refuse(REFUSED, "wrong-vm", f"this key serves VM {key.vms}, not {request.vm}; nothing was changed")
-    if request.vm is None and request.verb not in ("ping", "session"):
+    if request.vm is None and request.verb not in ("check", "ping", "session"):
         sentence = f"this key serves several VMs ({key.vms}): name one, like {request.verb} vm=102; nothing was changed"
         return refuse(REFUSED, "wrong-vm", sentence)
     if key.read_only and request.verb in MUTATING:
         sentence = "this key can't change power; an operator has to approve it"
         return refuse(READ_ONLY, "read-only-key", sentence, line=f"approval-required: {request.verb}")
     if key.read_only and request.has_caller_fields:
-        return refuse(AGENT_REFUSED, "agent-refused", "a read-only key can't use id, by, anyway, note or detach")
+        return refuse(
+            AGENT_REFUSED, "agent-refused", "a read-only key can't use id, by, anyway, proves, note, detach, check"
+        )
     if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
         return refuse(AGENT_REFUSED, "agent-refused", "no session here")
     return None

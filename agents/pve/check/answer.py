@@ -1,0 +1,39 @@
+"""What the verb `check` answers: the findings about the host, or about one VM on it."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from ..host.paths import Key
+from ..jobs.result import Result
+from ..jobs.store import JobStore
+from ..words import DEADLINES, DONE
+from .check import check
+from .findings import Finding, error, printable
+from .one_vm import check_vm
+
+SPARE_SECONDS = 6.0  # of the deadline: what is looked at last may take as long
+
+
+def answer_check(key: Key, vm: int | None) -> tuple[str, Result]:
+    """Return the findings as lines, as `breakglass-pve check` prints them, and as a field of the result."""
+    seen = map(asdict, _findings_in_time(key, vm))
+    found = [{name: printable(text) for name, text in finding.items()} for finding in seen]
+    last = JobStore(key.host(vm)).last if vm else None
+    result = Result(DONE, last=last, stage="check", extra={"findings": found})
+    return "\n".join(str(Finding(**finding)) for finding in found), result
+
+
+def _findings_in_time(key: Key, vm: int | None) -> Iterator[Finding]:
+    """Yield the findings until the time is nearly over; a host of which many parts hang is no reason for no answer."""
+    until = time.monotonic() + DEADLINES["check"] - SPARE_SECONDS
+    # sshd names the account that the key logged in to. Below --root there are the accounts of another system.
+    account = None if key.root else os.environ.get("LOGNAME")
+    for finding in check_vm(key.host(vm)) if vm else check(key.root, account, os.path.abspath(sys.argv[0])):
+        yield finding
+        if time.monotonic() > until:
+            sentence = "not everything was checked: the host answers too slowly"
+            yield error(sentence, "mend what does not answer, then run breakglass-pve check on the host")
+            return

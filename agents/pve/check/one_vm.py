@@ -1,0 +1,97 @@
+"""Judges whether the verbs could act on one VM now: its configuration, its locks, and HA.
+
+Each rule is one of power/preflight.py and power/locked.py. A finding refuses nothing: the verbs look again themselves.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ..forensics.obstacles import NO_QUORUM, TROUBLES
+from ..host.cluster import Cluster, cluster_view, node_name
+from ..host.ha import ha_by_hand, ha_line, ha_manages, ha_stuck
+from ..host.paths import Host
+from ..host.pve_tasks import Holder, Owner, find_lock_owner, flock_holders
+from ..jobs.mutex import Lock
+from ..jobs.store import JobStore, describe_holder
+from ..words import CONTAINER_SENTENCE
+from .findings import Finding, error, ok, warning
+
+_BY_HAND = "by hand: "
+
+
+def check_vm(host: Host) -> Iterator[Finding]:
+    """Yield the findings about one VM. Reading takes 9 s at most, if everything hangs."""
+    view = cluster_view(host)
+    yield judge_cluster(view)
+    if view.answers:
+        yield judge_place(host.vmid, view, node_name())
+        yield judge_lock(host.vmid, view.lock, find_lock_owner(host, view.lock) if view.lock else Owner(None))
+        yield judge_ha(host.vmid, view.ha, view.ha_seen)
+    yield judge_lock_file(host.vmid, flock_holders(host))
+    job_id = Lock(host, "lock").holder()
+    yield judge_job(host.vmid, describe_holder(JobStore(host), job_id) if job_id else None)
+
+
+def judge_cluster(view: Cluster) -> Finding:
+    """Require an /etc/pve that answers, and a quorum: without one of them, no VM can be started."""
+    effect = "reset and stop work, start and cycle are refused"
+    if view.trouble:
+        symptom, cure = TROUBLES[view.trouble]
+        return error(f"{symptom}; {effect}", cure.removeprefix(_BY_HAND))
+    if not view.quorate:
+        return error(f"{NO_QUORUM}; {effect}", "pvecm status; bring the other nodes back")
+    return ok("/etc/pve answers, and this node has a quorum")
+
+
+def judge_place(vmid: int, view: Cluster, here: str) -> Finding:
+    """Require the VM's configuration on this node."""
+    if view.container:
+        return error(f"{vmid}: {CONTAINER_SENTENCE}", f"take {vmid} out of the key's --vms and of the configuration")
+    if view.node:
+        sentence = f"VM {vmid} is on node {view.node} now and not on {here}: verbs are refused here"
+        return error(sentence, f"name the host of {view.node} first in the VM's hosts in breakglass.toml, and reload")
+    if not view.config:
+        return error(f"no node has VM {vmid}", "correct the VM's number in the configuration: qm list")
+    return ok(f"VM {vmid} is configured on this node, {here}")
+
+
+def judge_lock(vmid: int, lock: str, owner: Owner) -> Finding:
+    """Warn of a `lock:`. The lines of its owner end with what a person can do."""
+    if not lock:
+        return ok(f"VM {vmid} has no lock")
+    *known, cure = owner.lines or (f"{_BY_HAND}qm config {vmid}",)
+    if not cure.startswith(_BY_HAND):
+        known, cure = [*known, cure], f"qm config {vmid}; cat /var/log/pve/tasks/active"
+    sentence = "; ".join([f"VM {vmid} is locked ({lock}), so start, stop and cycle may be refused", *known])
+    if lock == "suspended":
+        return ok(sentence)
+    return warning(sentence, cure.removeprefix(_BY_HAND))
+
+
+def judge_lock_file(vmid: int, holders: Sequence[Holder]) -> Finding:
+    """Warn of a process that holds the VM's lock file: a `qm` would wait for it, and fail."""
+    if not holders:
+        return ok(f"no process holds the lock file of VM {vmid}")
+    held = ", ".join(map(str, holders))
+    pids = " ".join(str(holder.pid) for holder in holders)
+    return warning(f"the lock file of VM {vmid} is held by {held}: a verb may have to wait", f"wait, or kill {pids}")
+
+
+def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:
+    """Warn of a job that holds the VM: until it ends, every other one is `busy`."""
+    if job is None:
+        return ok(f"no job runs on VM {vmid}")
+    sentence = "{by}: {verb} since {since}, stage {stage}".format(**job)
+    return warning(f"VM {vmid} is busy: {sentence}", "wait for its end, or send its id to watch it")
+
+
+def judge_ha(vmid: int, requested: str, seen: str) -> Finding:
+    """Require that HA takes requests, if it manages the VM; warn if HA as a whole is disarmed."""
+    said = ha_line(requested, seen)
+    if seen == "freeze" or ha_stuck(requested, seen):
+        cure = "; ".join(ha_by_hand(vmid, requested, seen)).removeprefix(_BY_HAND)
+        return error(f"VM {vmid}: {said}: start and cycle are refused", cure)
+    if requested == "disarmed":
+        return warning(f"VM {vmid}: {said}", "ha-manager crm-command arm-ha")
+    if ha_manages(requested):
+        return ok(f"VM {vmid}: HA is armed. {said}")
+    return ok(f"VM {vmid}: {said or 'HA does not manage it'}")

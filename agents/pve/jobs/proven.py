@@ -1,0 +1,116 @@
+"""When this host was last proven: by a drill, whose cycle ended well, or by a doctor that found no error.
+
+One small file for the whole host. What is read is in /run; its copy on the disk, which may hang, lasts longer than a
+boot. A process that nothing waits for writes the copy.
+"""
+
+import fcntl
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+from ..grammar import Request
+from ..host.bounded import ask_or_none
+from ..host.files import boottime, read_json, read_small_file, write_atomic
+from ..host.paths import Host
+from ..host.process import spawn_detached
+from ..words import DONE
+from .result import Result
+
+RESTORE_SECONDS = 0.3  # that a `ping` waits for the disk, which has 4 s in all
+ASK_AGAIN_SECONDS = 600.0  # until the next look at a disk that had nothing, or did not answer
+_PROVEN_FIELDS = ("at", "by", "how", "vm")
+
+
+def with_proven(host: Host, request: Request, result: Result) -> Result:
+    """Return the result with when this host was last proven; first record it, if this request has proven it now.
+
+    It reads and writes tmpfs only.
+    """
+    if request.proves and result.exit_code == DONE and result.state != "unknown":
+        with suppress(OSError):  # a full /run: the verb is done all the same
+            _record_proven(host, request)
+    return replace(result, extra={**result.extra, "proven": read_proven(host.root)})
+
+
+def read_proven(root: str) -> dict[str, object] | None:
+    """Return when, by whom and how this host was last proven; None if it never was."""
+    found = read_json(_proven_path(root)) or {}
+    return {name: found[name] for name in _PROVEN_FIELDS} if all(name in found for name in _PROVEN_FIELDS) else None
+
+
+def _proven_path(root: str) -> str:
+    return f"{root}/run/breakglass/proven.json"
+
+
+def _archived_path(root: str) -> str:
+    return f"{root}/var/lib/breakglass/proven.json"
+
+
+def _record_proven(host: Host, request: Request) -> None:
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    os.makedirs(f"{host.root}/run/breakglass", mode=0o700, exist_ok=True)
+    proven = {"at": at, "by": request.by, "how": request.proves, "vm": host.vmid}
+    write_atomic(_proven_path(host.root), json.dumps(proven))
+    spawn_detached(lambda: _archive_proven(host))
+
+
+def _archive_proven(host: Host) -> None:
+    """Copy the file to the disk; one process at a time, so that a disk that hangs holds up no second one."""
+    lock = os.open(f"{host.root}/run/breakglass/proven.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    copied = ""
+    while copied != (text := read_small_file(_proven_path(host.root))):  # another process may have found the lock taken
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _copy_proven(_archived_path(host.root), text)
+        except OSError as error:
+            host.log(f"proven.json is not archived: {error.strerror}")
+            return
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        copied = text
+
+
+def _copy_proven(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    draft = f"{path}.{os.getpid()}"
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def restore_proven(root: str) -> dict[str, object] | None:
+    """Return what `read_proven` does; after a boot, first bring the file back from the disk."""
+    if read_proven(root) is None and _is_time_to_look(root):
+        old = ask_or_none(lambda: read_small_file(_archived_path(root)), RESTORE_SECONDS)
+        with suppress(OSError):
+            if old:
+                _put_back(_proven_path(root), old)
+    return read_proven(root)
+
+
+def _is_time_to_look(root: str) -> bool:
+    """Tell whether the disk was not asked lately, and note that it is asked now."""
+    path = f"{root}/run/breakglass/proven.asked"
+    try:
+        if boottime() - float(read_small_file(path) or "-inf") < ASK_AGAIN_SECONDS:
+            return False
+        write_atomic(path, f"{boottime()}")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _put_back(path: str, text: str) -> None:
+    """Write the file, unless a newer one has come meanwhile."""
+    draft = f"{path}.{os.getpid()}"
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    os.unlink(draft)

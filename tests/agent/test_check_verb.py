@@ -1,0 +1,182 @@
+"""The verb `check`: what `breakglass-pve check` finds on the host, and what could refuse a verb on one VM."""
+
+import fcntl
+from collections.abc import Callable
+
+import pytest
+
+from breakglass.agents.pve.host.cluster import node_name
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Answer, Session, execute, set_constants
+from ..support.hung import unserved_fuse
+from ..support.pve_host import conf, dead_upid, lock, moved, no_quorum, restore, task, task_index, under_ha
+
+pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
+own_host = pytest.mark.shared()
+SEVERAL = ("--vms", f"{VMID},110-119")
+REFUSED = "reset and stop work, start and cycle are refused"
+
+
+@pytest.fixture
+def own_tasks(world: World) -> None:
+    restore(world)
+    task_index(world)
+
+
+def faults(answer: Answer) -> list[str]:
+    """Return the lines that are not ok; the output and the field are the same."""
+    assert answer.code == 0
+    lines = [
+        f"{found['level']}: {found['sentence']}" + (f" / {found['hint']}" if found["hint"] else "")
+        for found in answer.trailer["findings"]
+    ]
+    assert answer.stdout.splitlines()[:-1] == lines
+    return [line for line in lines if not line.startswith("ok: ")]
+
+
+def of_vm(world: World) -> list[str]:
+    return faults(execute(world, f"check vm={VMID}"))
+
+
+def test_a_vm_on_which_each_verb_can_act(world: World) -> None:
+    """A line for each thing that was looked at, and nothing is changed."""
+    before = world.pid
+    answer = execute(world, f"check vm={VMID}")
+    assert faults(answer) == []
+    assert [found["sentence"] for found in answer.trailer["findings"]] == [
+        "/etc/pve answers, and this node has a quorum",
+        f"VM {VMID} is configured on this node, {node_name()}",
+        f"VM {VMID} has no lock",
+        f"VM {VMID}: HA does not manage it",
+        f"no process holds the lock file of VM {VMID}",
+        f"no job runs on VM {VMID}",
+    ]
+    assert (answer.trailer["outcome"], answer.trailer["stage"], world.pid) == ("done", "check", before)
+    assert execute(world, "history").trailer["jobs"] == []
+
+
+def test_the_host_is_checked_as_by_hand(world: World) -> None:
+    """The lines of `breakglass-pve check`, with the quorum and the room; the same on a session and for several VMs."""
+    answer = execute(world, "check")
+    sentences = [found["sentence"] for found in answer.trailer["findings"]]
+    assert "/etc/pve answers, and this node has a quorum" in sentences
+    for place in ("run", "var/lib"):
+        path = f"{world.root}/{place}/breakglass"
+        assert f"{path} can be written" in sentences
+        assert any(line.startswith(f"{path} has ") and line.endswith(" free room") for line in sentences)
+    assert 'error: there is no account "breakglass"' in "\n".join(faults(answer))
+    assert execute(world, "check", *SEVERAL).trailer["findings"] == answer.trailer["findings"]
+    with Session(world) as session:
+        assert session.ask("check")["findings"] == answer.trailer["findings"]
+        assert session.ask(f"check vm={VMID}")["findings"][1]["sentence"].startswith(f"VM {VMID} is configured")
+
+
+@pytest.mark.parametrize("line", ["check", f"check vm={VMID}"])
+def test_it_is_for_the_power_key(world: World, line: str) -> None:
+    """What it says of keys, accounts and locks is none of claude's business."""
+    answer = execute(world, line, "--vms", str(VMID), "--read-only")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
+    assert "findings" not in answer.trailer
+
+
+def test_it_serves_the_vms_of_the_key(world: World) -> None:
+    """Another number is refused as with every verb."""
+    answer = execute(world, "check vm=109", *SEVERAL)
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "wrong-vm")
+    assert execute(world, "check vm=115", *SEVERAL).trailer["findings"][1]["sentence"] == "no node has VM 115"
+
+
+def lock_of_dead_task(world: World) -> None:
+    lock(world, "snapshot")
+    task_index(world, f"{dead_upid(f'qmsnapshot:{VMID}')} 1 6743E100 killed")
+
+
+FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
+    "no quorum": (no_quorum, f"error: this node has no quorum; {REFUSED} / pvecm status"),
+    "moved": (
+        moved,
+        f"error: VM {VMID} is on node pve2 now and not on {node_name()}: verbs are refused here / name the host",
+    ),
+    "no configuration": (lambda world: conf(world).unlink(), f"error: no node has VM {VMID} / correct the VM's number"),
+    "a dead task's lock": (
+        lock_of_dead_task,
+        f"warning: VM {VMID} is locked (snapshot), so start, stop and cycle may be refused; the last such task, "
+        "qmsnapshot",
+    ),
+    "a migration's lock": (
+        lambda world: lock(world, "migrate"),
+        f"warning: VM {VMID} is locked (migrate), so start, stop and cycle may be refused; this node could not tell "
+        f"whether its task still runs / qm config {VMID}; cat /var/log/pve/tasks/active",
+    ),
+    "HA in error": (
+        lambda world: under_ha(world, "started", "error"),
+        f"error: VM {VMID}: HA manages it: requested started, now error; HA does nothing with the VM until you disable "
+        f"the resource: start and cycle are refused / ha-manager set vm:{VMID} --state disabled, mend",
+    ),
+    "HA frozen": (
+        lambda world: under_ha(world, "started", "freeze"),
+        f"error: VM {VMID}: HA manages it: requested started, now freeze; HA does nothing",
+    ),
+    "HA disarmed": (
+        lambda world: under_ha(world, disarm="ignore"),
+        f"warning: VM {VMID}: HA is disarmed (ignore): it leaves every VM alone until it is armed again / ha-manager",
+    ),
+    "HA disarmed, and frozen": (
+        lambda world: under_ha(world, disarm="freeze"),
+        f"error: VM {VMID}: HA manages it: requested started, now freeze",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_would_refuse_a_verb_is_found(world: World, name: str) -> None:
+    """One line that is not ok, which says what is wrong, what follows, and what mends it."""
+    change, expected = FAULTS[name]
+    change(world)
+    [found] = of_vm(world)
+    assert found.startswith(expected)
+    assert " / " in found
+
+
+def test_ha_that_works_is_no_fault(world: World) -> None:
+    """The line says what HA would do."""
+    under_ha(world)
+    answer = execute(world, f"check vm={VMID}")
+    assert faults(answer) == []
+    assert f"VM {VMID}: HA is armed. HA manages it: requested started, now started" in answer.stdout
+
+
+def test_a_live_task_and_the_holder_of_the_lock_file_are_named(world: World) -> None:
+    """Each with its process."""
+    lock(world, "backup")
+    path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with task(f"vzdump:{VMID}") as upid, path.open("w") as file:
+        task_index(world, f"{upid} 0")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        locked, held = of_vm(world)
+    pid = int(upid.split(":")[2], 16)
+    assert f"vzdump of VM {VMID} by root@pam, process {pid} works on it / wait, or pvesh delete" in locked
+    assert held.startswith(f"warning: the lock file of VM {VMID} is held by ")
+    assert " / wait, or kill " in held
+
+
+@own_host
+@pytest.mark.real("fuse")
+def test_an_etc_pve_that_hangs_is_a_finding(world: World) -> None:
+    """Both answer in time, with the cure."""
+    set_constants(world, CLUSTER_SECONDS=1.0, FILE_SECONDS=0.5)
+    with unserved_fuse(world.root / "etc/pve"):
+        vm, host = execute(world, f"check vm={VMID}"), execute(world, "check")
+    expected = f"error: /etc/pve does not answer: pmxcfs hangs; {REFUSED} / systemctl restart pve-cluster"
+    assert [line.startswith(expected) for line in faults(vm)] == [True]
+    assert any(line.startswith(expected) for line in faults(host))
+
+
+@own_host
+def test_a_slow_host_gets_an_answer_in_time(world: World) -> None:
+    """What was found so far, and an error that says that more was not looked at."""
+    set_constants(world, SPARE_SECONDS=20.0)
+    [*_, last] = faults(execute(world, "check"))
+    assert last.startswith("error: not everything was checked: the host answers too slowly / ")

@@ -1,0 +1,148 @@
+"""When a host was last proven: what writes it, what it survives, and that no verb waits for it."""
+
+import json
+import shutil
+
+import pytest
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, booted_an_hour_ago, execute, set_constants
+from ..support.hung import unserved_fuse
+from ..support.pve_host import lock, restore
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("never_proven")]
+own_host = pytest.mark.shared()
+DOCTOR = "status by=doc proves=doctor"
+FILES = ("run/breakglass/proven.json", "run/breakglass/proven.asked", "var/lib/breakglass/proven.json")
+
+
+@pytest.fixture
+def never_proven(world: World) -> None:
+    for name in FILES:
+        (world.root / name).unlink(missing_ok=True)
+
+
+def on_disk(world: World) -> object:
+    path = world.root / "var/lib/breakglass/proven.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def proven(world: World) -> object:
+    """Return what the next answers of the host say."""
+    told = execute(world, "status").trailer["proven"]
+    assert execute(world, "ping").trailer["proven"] == told
+    return told
+
+
+def without_time(told: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in told.items() if name != "at"}
+
+
+def reboot(world: World) -> None:
+    """Have the host lose /run, once the disk has what was written."""
+    shutil.rmtree(world.root / "run/breakglass")
+
+
+def test_a_host_that_was_never_proven_says_so(world: World) -> None:
+    """Neither a status nor a cycle proves it without the word; the field is there all the same."""
+    assert proven(world) is None
+    assert execute(world, "cycle by=op").trailer["proven"] is None
+    assert proven(world) is None
+
+
+def test_a_doctor_proves_the_host(world: World) -> None:
+    """Its status says so itself, each later answer does, and the disk keeps it for the time after a boot."""
+    told = execute(world, DOCTOR).trailer["proven"]
+    assert without_time(told) == {"by": "doc", "how": "doctor", "vm": VMID}
+    assert proven(world) == told
+    until(lambda: on_disk(world) == told, "the copy on the disk")
+    for path in map(world.root.joinpath, FILES[::2]):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_drill_proves_the_host(world: World) -> None:
+    """The newest counts. The job has it in its result, also for a request that attaches."""
+    execute(world, DOCTOR)
+    drill = "cycle id=drill-0001 by=op proves=drill"
+    answer = execute(world, drill)
+    assert (answer.code, without_time(answer.trailer["proven"])) == (0, {"by": "op", "how": "drill", "vm": VMID})
+    assert proven(world) == answer.trailer["proven"]
+    assert execute(world, drill).trailer["proven"] == answer.trailer["proven"]
+    until(lambda: on_disk(world) == answer.trailer["proven"], "the copy on the disk")
+
+
+def test_what_did_not_work_proves_nothing(world: World) -> None:
+    """A drill that was refused, and a doctor's status from which no state came."""
+    lock(world, "backup")
+    answer = execute(world, "cycle by=op proves=drill")
+    assert (answer.code, answer.trailer["proven"]) == (12, None)
+    restore(world)
+
+    with unserved_fuse(world.root / "run/qemu-server"):
+        answer = execute(world, DOCTOR)
+    assert (answer.code, answer.trailer["state"], answer.trailer["proven"]) == (14, "unknown", None)
+
+
+def test_a_read_only_key_proves_nothing(world: World) -> None:
+    """It could make a dead path look well."""
+    answer = execute(world, DOCTOR, "--vms", str(VMID), "--read-only")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
+    assert proven(world) is None
+
+
+def test_after_a_boot_ping_brings_it_back(world: World) -> None:
+    """A handler pings when it connects, and from then on each answer has it; a newer one is not replaced by it."""
+    told = execute(world, DOCTOR).trailer["proven"]
+    until(lambda: on_disk(world) == told, "the copy on the disk")
+    reboot(world)
+    assert execute(world, "status").trailer["proven"] is None
+    with Session(world) as session:
+        assert session.ask("ping")["proven"] == told
+        assert session.ask("status")["proven"] == told
+    newer = execute(world, "status by=two proves=doctor").trailer["proven"]
+    assert execute(world, "ping").trailer["proven"] == newer != told
+
+
+def test_a_disk_with_nothing_is_not_asked_again_at_once(world: World) -> None:
+    """A ping comes before each verb, so it looks once in ten minutes."""
+    assert execute(world, "ping").trailer["proven"] is None
+    (world.root / "var/lib/breakglass").mkdir(exist_ok=True, parents=True)
+    (world.root / FILES[2]).write_text('{"at":"2026-11-27T03:12:09Z","by":"a","how":"drill","vm":102}')
+    assert execute(world, "ping").trailer["proven"] is None
+    (world.root / FILES[1]).write_text("-inf")
+    assert execute(world, "ping").trailer["proven"]["by"] == "a"
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"at":1}', "null"])
+def test_a_damaged_file_is_no_proof_and_no_obstacle(world: World, damage: str) -> None:
+    """The host counts as never proven, and the next doctor mends it."""
+    execute(world, "ping")
+    (world.root / FILES[0]).write_text(damage)
+    assert proven(world) is None
+    assert execute(world, DOCTOR).trailer["proven"]["by"] == "doc"
+
+
+@own_host
+@pytest.mark.real("fuse")
+def test_no_verb_waits_for_a_disk_that_hangs(world: World) -> None:
+    """The answers come at once, with what tmpfs has; one process is stuck, however often the host is proven."""
+    booted_an_hour_ago(world)
+    (world.root / "var/lib").mkdir(parents=True, exist_ok=True)
+    with unserved_fuse(world.root / "var/lib"), Session(world) as session:
+        assert session.ask("ping")["proven"] is None
+        for number in range(3):
+            assert session.ask(f"status by=doc{number} proves=doctor")["proven"]["by"] == f"doc{number}"
+        answer = session.ask("cycle id=drill-0001 by=op proves=drill", 120)
+        assert (answer["outcome"], answer["proven"]["how"]) == ("done", "drill")
+
+
+@own_host
+def test_where_run_is_full_the_verb_is_done_all_the_same(world: World) -> None:
+    """The result tells what is known: nothing."""
+    set_constants(
+        world, "def full(path, text):\n    raise OSError(28, 'No space left on device')\nreplace(_record_proven=full)"
+    )
+    answer = execute(world, "cycle id=drill-0001 by=op proves=drill")
+    assert (answer.code, answer.trailer["proven"]) == (0, None)
