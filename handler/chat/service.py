@@ -4,15 +4,18 @@ Chat is optional. A fault of chat shows in `/health` and in a 503 from `/chat`; 
 """
 
 import asyncio
+import os
 import socket
+from collections.abc import Sequence
 
 from .. import audit
-from ..config.model import Config
+from ..config.model import ChatSettings, Config
 from .errors import ChatNotIsolated, ChatOff
 
 try:
     from ..claude.isolation import isolation_fault
     from .launcher import LauncherClient
+    from .parts import Lack, Part, find_lack, list_parts
     from .sessions_disk import SessionsDisk
     from .turns import Chat
 
@@ -21,6 +24,7 @@ except Exception as error:  # a defect of chat's modules must not stop the verbs
     _import_error = repr(error)
 
 READY_SECONDS = 10.0
+LOOK_SECONDS = 10.0  # between two looks at what a turn needs
 
 _OFF = {
     "off": ("chat is not configured", "add [chat] to the configuration; see breakglass docs protocol, section 1"),
@@ -32,12 +36,20 @@ _NOT_ISOLATED = "correct that, and reload; without root, shared_uid = true allow
 
 
 class ChatService:
-    """The chat of the configuration in force. `state` is `on`, `off`, or the code that says why it is off."""
+    """The chat of the configuration in force. `state` is `on`, `off`, or the code that says why it is off.
+
+    If something that a turn needs goes away later, `state` has a code too, until it is back. Turns are begun all the
+    same: the look may be old, and a turn says by itself what it lacks.
+    """
 
     def __init__(self) -> None:
-        self.state = "starting"
-        self.isolated: bool | None = None  # None: chat is off
-        self._why = ""
+        self._applied_state = "starting"
+        self._is_shared = False
+        self._applied_why = ""
+        self._lack: Lack | None = None
+        self._parts: Sequence[Part] = ()
+        self._watcher: asyncio.Task[None] | None = None
+        self._seen: set[str] = set()
         self._chat: Chat | None = None
         self._applied = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -45,9 +57,19 @@ class ChatService:
         self._watched: socket.socket | None = None
 
     @property
+    def state(self) -> str:
+        """Whether chat works, or the code of why it does not."""
+        return self._lack.code if self._applied_state == "on" and self._lack else self._applied_state
+
+    @property
     def why(self) -> str:
-        """Why chat is not on, where `state` does not say it all."""
-        return self._why
+        """Why chat is not on, where `state` does not say it all. It can name a file."""
+        return self._lack.why if self._applied_state == "on" and self._lack else self._applied_why
+
+    @property
+    def isolated(self) -> bool | None:
+        """Whether claude is isolated from the handler; None unless chat is on."""
+        return not self._is_shared if self.state == "on" else None
 
     def use_launcher(self, launcher: "LauncherClient") -> None:
         """Have a process that is root start the turns. Call it in the event loop, before any request."""
@@ -65,10 +87,10 @@ class ChatService:
         asyncio.get_running_loop().remove_reader(self._watched or -1)
         self._watched = None
         self._launcher.disconnect()
-        self._why = "the launcher has ended"
-        if self.state in ("on", "starting"):
-            self.state, self.isolated = "failed", None
-            audit.note("chat", state=self.state, isolated=None, why=self._why)
+        self._applied_why = "the launcher has ended"
+        if self._applied_state in ("on", "starting"):
+            self._applied_state = "failed"
+            audit.note("chat", state=self.state, isolated=None, why=self.why)
 
     async def use(self, config: Config) -> None:
         """Apply a configuration, at the start and after each reload. Requests to chat wait until that is done."""
@@ -77,20 +99,20 @@ class ChatService:
 
     async def _use(self, config: Config) -> None:
         self._applied.clear()
-        self.state = "starting"
+        self._applied_state, self._lack = "starting", None
         try:
-            self.state = await self._apply(config)
+            state = await self._apply(config)
         except Exception as error:  # chat is optional, so no defect of it may go further
-            self.state = "failed"
-            self._why = str(error) if isinstance(error, OSError) else ""  # as a LauncherError is
+            state = "failed"
+            self._applied_why = str(error) if isinstance(error, OSError) else ""  # as a LauncherError is
             audit.note("chat-failed", error=repr(error))
-        shared = config.chat is not None and config.chat.shared_uid
-        self.isolated = not shared if self.state == "on" else None
+        self._is_shared = config.chat is not None and config.chat.shared_uid
+        self._applied_state = state
         self._applied.set()
-        audit.note("chat", state=self.state, isolated=self.isolated, why=self._why)
+        audit.note("chat", state=self.state, isolated=self.isolated, why=self.why)
 
     async def _apply(self, config: Config) -> str:
-        self._why = ""
+        self._applied_why = ""
         if config.chat is None:
             return "config-error" if config.chat_fault else "off"
         if _import_error:
@@ -101,11 +123,32 @@ class ChatService:
         if self._launcher is not None:
             await self._chat.disk.run(self._launcher.connect)
             self._watch(self._launcher.channel)
-            self._why = await self._chat.disk.run(self._launcher.check)
+            self._applied_why = await self._chat.disk.run(self._launcher.check)
         else:
             await self._chat.prepare()
-            self._why = await self._chat.disk.run(isolation_fault, config)
-        return "chat-not-isolated" if self._why else "on"
+            self._applied_why = await self._chat.disk.run(isolation_fault, config)
+        await self._begin_to_look(config.chat)
+        return "chat-not-isolated" if self._applied_why else "on"
+
+    async def _begin_to_look(self, settings: ChatSettings) -> None:
+        """Look at what a turn needs, now and then again and again."""
+        self._parts = list_parts(settings, os.environ, self._seen)
+        self._lack = await find_lack(self._parts)
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._look_again_and_again())
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            parts, before = self._parts, self.state
+            if self._applied_state != "on":
+                continue
+            lack = await find_lack(parts)
+            if parts is not self._parts or self._applied_state != "on":  # a reload came meanwhile
+                continue
+            self._lack = lack
+            if self.state != before:
+                audit.note("chat-down" if lack else "chat-up", state=self.state, why=self.why)
 
     async def chat(self, stops: bool = False) -> "Chat":
         """Return the chat; raise ChatOff or ChatNotIsolated, whose hints say what to do.
@@ -119,17 +162,18 @@ class ChatService:
                 await self._applied.wait()
         except TimeoutError:
             pass
-        if self.state == "on" and self._chat is not None:
+        state, why = self._applied_state, self._applied_why
+        if state == "on" and self._chat is not None:
             return self._chat
-        if self.state == "chat-not-isolated":
-            raise ChatNotIsolated(
-                f"chat is off, because claude is not isolated from the handler: {self._why}", _NOT_ISOLATED
-            )
-        if self.state == "failed" and self._why:
-            raise ChatOff(f"chat is off: {self._why}", "restart the handler, or reload it if a unit runs its launcher")
-        raise ChatOff(*_OFF[self.state])
+        if state == "chat-not-isolated":
+            raise ChatNotIsolated(f"chat is off, because claude is not isolated from the handler: {why}", _NOT_ISOLATED)
+        if state == "failed" and why:
+            raise ChatOff(f"chat is off: {why}", "restart the handler, or reload it if a unit runs its launcher")
+        raise ChatOff(*_OFF[state])
 
     async def stop(self) -> None:
         """End every turn."""
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._chat is not None:
             await self._chat.stop()

@@ -39,7 +39,8 @@ def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatS
     entry.report_unknown()
     if entry.is_faulty:
         return None
-    return ChatSettings(sessions_dir, command, uids, shared_uid, at_once, seconds, env, api)
+    credential_file = entry.get_str("credential_file")
+    return ChatSettings(sessions_dir, command, uids, shared_uid, at_once, seconds, env, api, credential_file)
 
 
 def _uids(entry: Entry) -> tuple[int, ...]:

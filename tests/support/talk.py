@@ -90,6 +90,13 @@ class Talker(Service):
             self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
         wait_listening(self.port, self.process)
 
+    def wait_for_chat(self, state: str) -> None:
+        """Return once /health says this of chat."""
+        until = time.monotonic() + 60
+        while (found := self.health()["chat"]) != state:
+            assert time.monotonic() < until, found
+            time.sleep(0.02)
+
     def replica(self) -> "Talker":
         """Return a second handler with the same configuration."""
         other = object.__new__(Talker)

@@ -31,7 +31,7 @@ def test_without_the_table_there_is_no_chat() -> None:
 
 def test_a_short_table_has_defaults() -> None:
     """Every setting has a default except the credential, and the users that claude runs as."""
-    assert chat("").chat == ChatSettings("var/sessions", "claude", (), False, 3, 1800, {}, API)
+    assert chat("").chat == ChatSettings("var/sessions", "claude", (), False, 3, 1800, {}, API, "key")
 
 
 def test_every_chat_setting_is_read() -> None:
@@ -47,7 +47,7 @@ def test_every_chat_setting_is_read() -> None:
         ca_file="/etc/ours.pem",
     )
     assert settings == ChatSettings(
-        "var/sessions", "/opt/claude", (200000, 200063), False, 5, 60, {"A": "one=two", "B": "inline"}, api
+        "var/sessions", "/opt/claude", (200000, 200063), False, 5, 60, {"A": "one=two", "B": "inline"}, api, "key"
     )
 
 
