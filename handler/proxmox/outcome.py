@@ -101,33 +101,12 @@ def _fields_of(request: VerbRequest) -> dict[str, object]:
 
 def _fields(verb: str, vm: str, msg_id: str, caller: str) -> dict[str, object]:
     """Return every field of an answer, with the value that it has until the host tells another."""
-    return {
-        "verb": verb,
-        "vm": vm,
-        "id": msg_id,
-        "exit_code": None,
-        "stdout": "",
-        "stderr": "",
-        "rejected": False,
-        "reached": None,
-        "outcome": "unknown",
-        "attached": False,
-        "by": caller,
-        "started": None,
-        "deadline": None,
-        "state": "unknown",
-        "last": None,
-        "holder": None,
-        "verdict": None,
-        "anyway": None,
-        "stage": "",
-        "seconds": 0.0,
-        "screen": False,
-        "by_hand": [],
-        "warnings": [],
-        "chain": None,
-        "proven": None,
-    }
+    known = {"verb": verb, "vm": vm, "id": msg_id, "by": caller, "outcome": "unknown", "state": "unknown"}
+    flags = dict.fromkeys(("rejected", "attached", "screen"), False)
+    empty = dict.fromkeys(("stage", "stdout", "stderr"), "")
+    times = {"started": None, "seconds": 0.0, "deadline": None}
+    unsaid = dict.fromkeys(("reached", "exit_code", "last", "verdict", "holder", "anyway", "chain", "proven"))
+    return {**known, **flags, **times, **empty, **unsaid, "by_hand": [], "warnings": []}
 
 
 def _with_outcome(body: dict[str, object], outcome: str) -> Answer:
