@@ -101,7 +101,12 @@ class Condition:
         for kind, word, states in (("host", "host", self.hosts), ("vm", "VM", self.vms)):
             for name, state in states.items():
                 if state not in REACHED:
-                    yield Fault(f"{kind}-down", f"A {word} is not reachable.", f"{word} {name}: {state}.", name)
+                    yield Fault(
+                        f"{kind}-down",
+                        f"A {word} is not reachable.",
+                        f"The {word} {name} is not reachable: {state}.",
+                        name,
+                    )
 
     def _chat_faults(self) -> Iterable[Fault]:
         if self.chat not in CHAT_WORKS:

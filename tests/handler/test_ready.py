@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ..support.service import Reply, Service
+from ..support.service import Reply, Service, new_ssh_key
 from ..support.sshd import Sshd
+from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
 
@@ -33,6 +34,37 @@ def test_a_bearer_that_is_none_changes_nothing(service: Service, authorization: 
     """A probe whose token is old, or belongs to a proxy, gets the answer of a stranger."""
     service.answering()
     assert ready(service, authorization=authorization).json == {"ready": True}
+
+
+def test_only_the_token_of_the_metrics_learns_names(sshd: Sshd, tmp_path: Path) -> None:
+    """Without it, with another one, and with it twice, the reasons are the general ones; a caller's token is none."""
+    tokens = {name: f"bgt_{name * 43}" for name in ("m", "c")}
+    extra = f'[metrics]\ntoken = "{tokens["m"]}"\n\n[callers.grafana]\ntoken = "{tokens["c"]}"\nallow = ["status"]\n'
+    extra += "not_after = 2020-01-01T00:00:00Z\n\n[chatt]\n"
+    service = Service(tmp_path, port=sshd.port, key=new_ssh_key(), host_key=[sshd.host_key], extra=extra)
+    try:
+        until(lambda: service.health()["vms"][0]["proxmox"] == "key-not-accepted", "a login")
+        whole = ready(service, authorization=f"Bearer {tokens['m']}")
+        assert (whole.status, whole.json["reasons"]) == (
+            503,
+            [
+                "The configuration has faults in chatt; the log lists them.",
+                "The key of grafana expired on 2020-01-01.",
+                "The host pve1 is not reachable: key-not-accepted.",
+                "The VM devvm is not reachable: key-not-accepted.",
+            ],
+        )
+        others = [{}, {"authorization": f"Bearer {tokens['c']}"}, {"authorization": f"Bearer {tokens['m'][:-1]}"}]
+        for reply in [ready(service, **headers) for headers in others]:
+            assert reply.status == 503
+            assert reply.json["reasons"] == [
+                "The configuration has faults, and what they are in is off.",
+                "The key of a caller has expired.",
+                "A host is not reachable.",
+                "A VM is not reachable.",
+            ]
+    finally:
+        service.stop()
 
 
 def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
