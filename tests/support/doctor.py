@@ -24,7 +24,7 @@ from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh
 
 SECONDS = 60.0  # doctor ends within 30
 _SERVE = """
-import json, os, sys, traceback
+import ctypes, json, os, sys
 from breakglass.config.ssh_library import asyncssh
 from breakglass.cli import doctor, main
 from breakglass.cli.starting import load_server_modules
@@ -32,9 +32,15 @@ load_server_modules()
 looks = doctor.LOOKS
 print("ready", flush=True)
 for line in sys.stdin:
-    words, environment, out, err, places = json.loads(line)
+    words, environment, out, err, places, mounts = json.loads(line)
     if (pid := os.fork()) == 0:
         os.setsid()
+        for number, mount in enumerate(mounts):
+            libc = ctypes.CDLL(None, use_errno=True)
+            first = number or (libc.unshare(0x20000), libc.mount(None, b"/", None, 0x44000, None))  # private, recursive
+            source, target, kind, data = (text.encode() for text in mount)
+            if libc.mount(source, target, kind, 0 if kind else 4096, data) != 0:  # bound without a kind
+                sys.exit(f"mount: {os.strerror(ctypes.get_errno())}")
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = ["breakglass", *words]
@@ -46,6 +52,9 @@ for line in sys.stdin:
         sys.exit(main.main())
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+
+
+Mount = tuple[str, str, str, str]  # source, target, kind and data; without a kind, a bind mount
 
 
 class DoctorProcess:
@@ -64,11 +73,21 @@ class DoctorProcess:
         return self._process.stdout.readline().strip()
 
     def run(
-        self, words: Sequence[str], environment: Mapping[str, str], out: Path, err: Path, places: Sequence[str] | None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        out: Path,
+        err: Path,
+        places: Sequence[str] | None,
+        mounts: Sequence[Mount] = (),
     ) -> int:
-        """Run a command with its output in two files; return its exit code. `places` are the looks to take, or all."""
+        """Run a command with its output in two files; return its exit code.
+
+        `places` are the looks to take, or all; `mounts` are made for this run alone.
+        """
         assert self._process.stdin is not None
-        print(json.dumps([words, dict(environment), str(out), str(err), places]), file=self._process.stdin, flush=True)
+        line = json.dumps([words, dict(environment), str(out), str(err), places, mounts])
+        print(line, file=self._process.stdin, flush=True)
         return int(self._read())
 
     def close(self) -> None:
@@ -120,6 +139,8 @@ class Setup:
         self.operator = new_secret()
         self.text = ""  # of the whole file, if it is not made of `config`
         self.words: list[str] = []
+        self.mounts: list[Mount] = []
+        self.model: Any = None  # the scripted one that chat has, for tests of chat
         ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
         self.environment = ours | {"PATH": os.environ["PATH"], "BREAKGLASS_CONFIG": str(self.path)}
         self.config: dict[str, Any] = {
@@ -157,7 +178,7 @@ class Setup:
         out, err = self.directory / "stdout", self.directory / "stderr"
         argv = ["doctor", *(["--json"] if json else []), *self.words, *words]
         began = time.monotonic()
-        code = self._process.run(argv, self.environment, out, err, places)
+        code = self._process.run(argv, self.environment, out, err, places, self.mounts)
         return Report(code, out.read_text(), err.read_text(), time.monotonic() - began)
 
 
