@@ -22,6 +22,7 @@ from .chat import chat
 from .compression import GzipAnswers, PageFiles
 from .gate import Gate, signed_request
 from .health import health
+from .metrics import Scrapes, metrics
 from .pve import pve
 from .reads import ReadsUnderWay
 from .ready import ready
@@ -38,7 +39,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         service.start()
         on_start(service)
-        yield {"service": service, "reads": ReadsUnderWay()}
+        yield {"service": service, "reads": ReadsUnderWay(), "scrapes": Scrapes()}
         await service.stop()
 
     routes = [
@@ -47,6 +48,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
         Route("/chat", chat, methods=["POST"]),
         Route("/health", health, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
         Route("/ready", ready, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
         Mount("/", PageFiles(directory=PAGE, html=True)),
     ]
     handlers = {BreakglassError: on_error, HTTPException: on_routing_error}
