@@ -12,7 +12,7 @@ import pytest
 from breakglass.claude.command import list_flags
 
 from ..support import claude
-from ..support.doctor import Fault, Setup, check_fault, found, ids
+from ..support.doctor import Fault, Setup, cases, check_fault, found
 from ..support.fuse import without_flock
 from ..support.hung import dead_fuse, unserved_fuse
 from ..support.model import Model
@@ -355,25 +355,36 @@ def check(setup: Setup, fault: Fault) -> None:
         assert "s3cret" not in printed
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=ids(FAULTS))
+@pytest.mark.parametrize(
+    "fault",
+    cases(
+        FAULTS,
+        "a credential with spaces",
+        "a credential that is refused",
+        "nothing that listens",
+        "no claude",
+        "a claude that is too old",
+        "a proxy that refuses",
+    ),
+)
 def test_a_fault_is_found_with_its_fix(chatting: Setup, fault: Fault) -> None:
     check(chatting, fault)
 
 
 @pytest.mark.real("root")
-@pytest.mark.parametrize("fault", AS_ROOT, ids=ids(AS_ROOT))
+@pytest.mark.parametrize("fault", cases(AS_ROOT, "no bubblewrap", "a directory of another user"))
 def test_a_fault_of_users_and_groups_is_found(chatting: Setup, fault: Fault) -> None:
     check(chatting, fault)
 
 
 @pytest.mark.real("mounts")
-@pytest.mark.parametrize("fault", WITH_MOUNTS, ids=ids(WITH_MOUNTS))
+@pytest.mark.parametrize("fault", cases(WITH_MOUNTS, "a full file system"))
 def test_a_fault_of_a_file_system_is_found(chatting: Setup, fault: Fault) -> None:
     check(chatting, fault)
 
 
 @pytest.mark.real("fuse")
-@pytest.mark.parametrize("fault", WITH_FUSE, ids=ids(WITH_FUSE))
+@pytest.mark.parametrize("fault", cases(WITH_FUSE, "a file system without flock"))
 def test_a_fault_of_locks_is_found(chatting: Setup, fault: Fault) -> None:
     check(chatting, fault)
 

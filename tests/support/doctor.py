@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from breakglass.doctor.findings import ERROR, Finding
 
 from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh_key
@@ -49,7 +51,12 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         if places is not None:
             doctor.LOOKS = tuple(look for look in looks if look[0] in places)
-        sys.exit(main.main())
+        try:
+            code = main.main()
+        except SystemExit as end:  # argparse's
+            code = end.code
+        sys.stdout.flush()
+        os._exit(code)  # the end of a Python that has loaded all takes longer than doctor
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
@@ -211,11 +218,13 @@ def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None)
     return finding
 
 
-def ids(faults: Sequence[Fault]) -> list[str]:
-    """Return the names for pytest's `ids`; no two faults have the same one."""
+def cases(faults: Sequence[Fault], *kept: str) -> list[Any]:
+    """Return a table as pytest's parameters: `./dev test` runs the faults that `kept` names, and `--all` the others."""
     names = [fault.name for fault in faults]
     assert len(set(names)) == len(names)
-    return names
+    assert set(kept) <= set(names)
+    marks = {fault.name: [pytest.mark.all] * (fault.name not in kept) for fault in faults}
+    return [pytest.param(fault, id=fault.name, marks=marks[fault.name]) for fault in faults]
 
 
 # --- TOML ---
