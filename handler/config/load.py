@@ -4,9 +4,10 @@ A fault in an entry switches that caller, VM or alert off: half an entry could m
 other entries work. A file without a usable caller, VM or session secret raises ConfigError.
 """
 
+import hmac
 import os
 import tomllib
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,7 +111,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
     if exposure := describe_exposure(path, status, environment):
         hint = f"chmod {safe_mode(status)} {path}"
         raise ConfigError([Problem(str(path), f"is not safe: {exposure}", hint)])
-    files = [str(path)]
+    files, contents = [str(path)], [text]
 
     def read(setting: str) -> str:
         name = find_file(setting, environment)
@@ -119,10 +120,19 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
             status = os.fstat(file.fileno())
             if exposure := describe_exposure(Path(name), status, environment):
                 raise ExposedError(exposure, safe_mode(status))
-            return file.read()
+            contents.append(file.read())
+            return contents[-1]
 
     config = parse(text, read)
-    return replace(config, files=tuple(files), warnings=find_warnings(config, datetime.now(UTC), environment))
+    digest = _digest(contents, config.session_secrets[-1])
+    warnings = find_warnings(config, datetime.now(UTC), environment)
+    return replace(config, files=tuple(files), digest=digest, warnings=warnings)
+
+
+def _digest(contents: Sequence[str], secret: str) -> str:
+    """Return a MAC of what was read. It gives nothing away, and differs if a file has changed."""
+    text = "".join(f"{len(each)}\n{each}" for each in contents)
+    return hmac.digest(secret.encode(), f"breakglass configuration\n{text}".encode(), "sha256").hex()
 
 
 def read_server_user(path: Path) -> str:
@@ -135,11 +145,6 @@ def read_server_user(path: Path) -> str:
     if top.problems:
         raise ConfigError(top.problems)
     return user
-
-
-def wants_metrics(path: Path) -> bool:
-    """Tell whether a configuration file has a [metrics] table, of which nothing is looked at. Raises ConfigError."""
-    return _parse_toml(_read_file(path)[0], lambda _: "").has("metrics")
 
 
 def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:

@@ -118,6 +118,7 @@ class Config:
     alerts: tuple[Rule, ...] = ()
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # every file that was read
+    digest: str = ""  # of what is in them; only someone who knows the session secret can make it
     warnings: tuple[str, ...] = ()  # about entries that work
     proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log
     urls: tuple[str, ...] = ()  # of this handler, in normal form

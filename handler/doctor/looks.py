@@ -3,12 +3,14 @@
 from .alerts import look_at_alerts
 from .chat import look_at_chat
 from .configuration import look_at_configuration
+from .handler import look_at_handler
 from .keys import look_at_keys
 from .visit import Look
 
 LOOKS: tuple[tuple[str, Look], ...] = (
     ("configuration", look_at_configuration),
     ("keys", look_at_keys),
+    ("handler", look_at_handler),
     ("chat", look_at_chat),
     ("alerts", look_at_alerts),
 )

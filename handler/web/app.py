@@ -20,9 +20,9 @@ from ..service import Load, Service
 from .alert import alert
 from .chat import chat
 from .compression import GzipAnswers, PageFiles
+from .echo import arrived, echo
 from .gate import Gate, signed_request
 from .health import health
-from .metrics import Scrapes, metrics
 from .pve import pve
 from .reads import ReadsUnderWay
 from .ready import ready
@@ -39,16 +39,17 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         service.start()
         on_start(service)
-        yield {"service": service, "reads": ReadsUnderWay(), "scrapes": Scrapes()}
+        yield {"service": service, "reads": ReadsUnderWay()}
         await service.stop()
 
     routes = [
         Route("/pve", pve, methods=["POST"], middleware=[Middleware(GzipAnswers)]),
         Route("/alert/{source}", alert, methods=["POST"]),
         Route("/chat", chat, methods=["POST"]),
+        Route("/echo", echo, methods=["POST"]),
+        Route("/echo/arrived", arrived, methods=["POST"]),
         Route("/health", health, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
         Route("/ready", ready, methods=["GET"]),
-        Route("/metrics", metrics, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
         Mount("/", PageFiles(directory=PAGE, html=True)),
     ]
     handlers = {BreakglassError: on_error, HTTPException: on_routing_error}

@@ -1,0 +1,145 @@
+"""doctor's look at the handler, as callers reach it: each URL, from the name to a signed request and its answer."""
+
+import asyncio
+import http.client
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+from ..client import Signer
+from ..config.handler_urls import normal_url
+from .findings import ERROR, Finding, error, warning
+from .health import judge_health, read_health, vm_names
+from .http import Broken, failure
+from .page import look_at_page
+from .proxy import (
+    HOLD_SECONDS,
+    Later,
+    is_direct,
+    look_at_lines,
+    look_at_patience,
+    look_at_requests,
+)
+from .signed import Echo, look_at_key, look_at_vms
+from .tls import look_at_port
+from .visit import Visit
+
+PLACE = "handler"
+_MOST_URLS = 4
+_UNTIL = 22.0  # seconds after its beginning: the look is over by then, so that its findings are not lost
+
+
+async def look_at_handler(visit: Visit) -> AsyncIterator[Finding]:
+    """Yield what is found at each URL of the handler."""
+    async for finding in _from_thread(_look(visit)):
+        yield finding
+
+
+async def _from_thread(findings: Iterator[Finding]) -> AsyncIterator[Finding]:
+    """Yield what a thread finds, one by one: nothing that it waits for holds up the event loop or the end."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Finding | Exception | None]()
+
+    def put(item: Finding | Exception | None) -> None:
+        try:
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+        except RuntimeError:  # the loop has ended
+            pass
+
+    def work() -> None:
+        try:
+            for finding in findings:
+                put(finding)
+        except Exception as defect:
+            put(defect)
+        put(None)
+
+    threading.Thread(target=work, daemon=True).start()
+    while (item := await queue.get()) is not None:
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+def _look(visit: Visit) -> Iterator[Finding]:
+    """Look at all URLs at once."""
+    until = time.monotonic() + _UNTIL
+    urls = _urls(visit)
+    if not urls:
+        sentence = "No URL of a handler is known, so none was looked at."
+        yield warning(PLACE, "no-url", sentence, "export BREAKGLASS_URL=https://rescue.example.org/, as callers use it")
+        return
+    looks = [Later(_Look(visit, url, until).run) for url in urls]
+    found = []
+    for look in looks:
+        findings, echo = look.result()
+        yield from findings
+        found += [echo] if echo is not None else []
+    yield from _compare(urls, found)
+
+
+def _urls(visit: Visit) -> list[str]:
+    """Return the URL of this run, and those in [server] url that are others."""
+    others = visit.config.urls if visit.config else ()
+    known = {normal_url(url): url for url in (*others, visit.url) if url}
+    first = [visit.url] if visit.url else []
+    return [*first, *(url for url in known.values() if url not in first)][:_MOST_URLS]
+
+
+class _Look:
+    """The look at one URL, with what it has found so far."""
+
+    def __init__(self, visit: Visit, url: str, until: float) -> None:
+        self._visit, self._url, self._until = visit, url, until
+        self._signer = Signer(url, visit.signer.key) if visit.signer else None
+        self._echo: Echo | None = None
+
+    def run(self) -> tuple[list[Finding], Echo | None]:
+        """Return the findings, and what the handler says of itself to a signed request."""
+        found: list[Finding] = []
+        try:
+            found.extend(self._steps())  # it keeps what came before an exception
+            seconds = min(HOLD_SECONDS, int(self._until - time.monotonic()))
+            if self._signer and self._echo and seconds > 0 and not is_direct(self._url) and not _has_error(found):
+                found.append(look_at_patience(PLACE, self._signer, seconds))
+        except Broken as end:
+            found.append(end.finding)
+        except (OSError, http.client.HTTPException) as problem:
+            sentence = f"A request to {self._url} has no answer: {failure(problem)}."
+            fix = "run doctor again; if this stays, look into the proxy's error log and journalctl -u breakglass"
+            found.append(error(PLACE, "no-answer", sentence, fix))
+        return found, self._echo
+
+    def _steps(self) -> Iterator[Finding]:
+        yield from look_at_port(PLACE, self._url)
+        reply = read_health(PLACE, self._url)
+        yield from judge_health(self._visit, PLACE, self._url, reply)
+        yield from look_at_page(PLACE, self._url)
+        yield from look_at_requests(self._visit, PLACE, self._url, str(reply.json.get("chat")))
+        if self._signer is None:
+            sentence = "No signing key is known, so no signed request was looked at."
+            fix = 'export BREAKGLASS_SECRET_FILE=NAME.signing-key; or add [callers.doctor] with allow = ["status"]'
+            yield warning(PLACE, "no-key", sentence, fix)
+            return
+        self._echo = yield from look_at_key(self._visit, PLACE, self._signer)
+        names = [name for name in vm_names(reply) if self._visit.vm in ("", name)]
+        yield from look_at_vms(self._visit, PLACE, self._signer, names)
+        if self._echo is not None:
+            yield look_at_lines(PLACE, self._signer)
+
+
+def _has_error(findings: list[Finding]) -> bool:
+    return any(finding.level == ERROR for finding in findings)
+
+
+def _compare(urls: list[str], echoes: list[Echo]) -> Iterator[Finding]:
+    """Yield what differs between handlers that should be one, or replicas of each other."""
+    if len({echo.get("config") for echo in echoes}) > 1:
+        sentence = f"The handlers at {', '.join(urls)} have different configurations."
+        fix = "copy the configuration and its files from one to the other, and reload both"
+        yield warning(PLACE, "configs-differ", sentence, fix)
+    if len({echo.get("sessions") for echo in echoes}) > 1:
+        sentence = (
+            f"the handlers at {', '.join(urls)} do not share sessions.dir: a turn of one is not known at the other"
+        )
+        fix = "mount one directory as sessions.dir of both (breakglass docs protocol, Turns), and restart them"
+        yield error(PLACE, "sessions-differ", sentence, fix)

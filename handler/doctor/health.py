@@ -1,0 +1,185 @@
+"""What a running handler says about itself at /health, and whether that is enough for a rescue."""
+
+import http.client
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+from ..agents.pve.words import VERSION
+from .findings import Finding, error, ok, warning
+from .http import Broken, Reply, exchange, failure, judge_stranger, not_plain
+from .tls import speaks_tls
+from .visit import Visit
+
+RELOAD = "systemctl reload breakglass"
+_MOST_OFF, _NOTABLE_OFF = 300, 30  # seconds: a signature may be 300 s off
+_REACH_SECONDS = 3.0
+
+# What a host's state means, and what mends it. {0} is the host's name.
+STATES: Mapping[str, tuple[str, str]] = {
+    "agent-silent": (
+        "the connection is up, but no host agent answers on it",
+        "breakglass host upgrade {0}; then compare the key's line on the host with breakglass host install-commands",
+    ),
+    "wrong-node": ("the connection leads to another node", "correct hosts.{0}.ssh or hosts.{0}.node, and reload"),
+    "not-allowed": ("the power key does not serve this VM", "on the host, as root: breakglass-pve allow {1}"),
+    "read-only-key": (
+        "the configured power key is a read-only key",
+        "name the power key in hosts.{0}.key_file, and reload",
+    ),
+    "name-not-found": ("the host's name has no address", "write an address into hosts.{0}.ssh, and reload"),
+    "refused": ("the connection was refused", "systemctl start ssh on the host; check hosts.{0}.ssh"),
+    "timeout": ("the host does not answer", "check the host, hosts.{0}.ssh and the firewalls in between"),
+    "turned-away": (
+        "sshd ends the connection before the login",
+        "let sshd never penalise the handler: breakglass host install-commands --host {0} --from ADDRESS",
+    ),
+    "key-not-accepted": (
+        "the login failed",
+        "breakglass host install-commands --host {0}, and run what it prints on the host",
+    ),
+    "host-key-differs": (
+        "the host has another host key than the pinned one",
+        "read ssh_host_ed25519_key.pub at the host's console, pin it as hosts.{0}.host_key, and reload",
+    ),
+    "lost": ("the connection was lost and is being opened again", "wait some seconds; then check the host"),
+    "config-error": ("its entry has a fault, so it is off", "breakglass check, mend the entry, and reload"),
+}
+
+
+def read_health(place: str, url: str) -> Reply:
+    """Return the answer of a handler's /health; raise Broken if no handler answers there."""
+    try:
+        reply = exchange(url, "GET", "/health")
+    except (OSError, http.client.HTTPException) as problem:
+        if url.startswith("http:") and speaks_tls(url):
+            raise Broken(not_plain(place, url)) from None
+        sentence = f"{url} takes connections, but is no handler: {failure(problem)}."
+        fix = "set BREAKGLASS_URL to the handler's address and port; compare HOST and PORT of breakglass.service"
+        raise Broken(error(place, "other-program", sentence, fix)) from None
+    found = reply.json
+    if reply.status == 200 and isinstance(found.get("hosts"), dict) and isinstance(found.get("vms"), list):
+        return reply
+    raise Broken(judge_stranger(place, url, "/health", reply))
+
+
+def judge_health(visit: Visit, place: str, url: str, reply: Reply) -> Iterator[Finding]:
+    """Yield what the handler says about itself, its hosts and VMs, and chat."""
+    health = reply.json
+    yield ok(place, "answers", f"A handler answers at {url}, version {health.get('version')}.")
+    if reply.headers.get("content-encoding"):
+        sentence = f"The proxy of {url} compresses answers although the client has asked for none."
+        yield error(place, "compressed", sentence, "nginx: gzip off; and let it keep Accept-Encoding as it came")
+    if health.get("version") != VERSION:
+        sentence = f"The handler is version {health.get('version')}, and this command is {VERSION}."
+        fix = "systemctl restart breakglass after an upgrade; otherwise install one version: breakglass docs upgrade"
+        yield warning(place, "other-version", sentence, fix)
+    yield judge_clock(place, reply)
+    yield from _judge_config(visit, place, str(health.get("config")))
+    yield from _judge_hosts(visit, place, health)
+    yield from _judge_chat(visit, place, str(health.get("chat")))
+
+
+def vm_names(reply: Reply) -> list[str]:
+    """Return the names of a handler's VMs that are not off."""
+    vms = reply.json["vms"]
+    assert isinstance(vms, list)
+    return [str(vm["name"]) for vm in vms if isinstance(vm, dict) and vm.get("proxmox") != "config-error"]
+
+
+def judge_clock(place: str, reply: Reply) -> Finding:
+    """Compare the handler's clock with this machine's, to a second or so."""
+    try:
+        theirs = datetime.fromisoformat(str(reply.json.get("time"))).timestamp()
+    except ValueError:
+        return warning(place, "clock-unknown", "The handler does not say its time.", "breakglass docs upgrade")
+    off = round(theirs + 0.5 - (reply.began + reply.answered) / 2)
+    if abs(off) <= _NOTABLE_OFF:
+        return ok(place, "clock", "The clocks of the handler and of this machine agree.")
+    side = "ahead of" if off > 0 else "behind"
+    sentence = f"The handler's clock is {abs(off)} s {side} this machine's"
+    fix = "timedatectl set-ntp true, on the machine whose clock is wrong"
+    if abs(off) < _MOST_OFF:
+        return warning(place, "clock", f"{sentence}.", fix)
+    return error(place, "clock", f"{sentence}: signatures of senders and of curl are refused as stale.", fix)
+
+
+def _judge_config(visit: Visit, place: str, config: str) -> Iterator[Finding]:
+    file = visit.path or "/etc/breakglass/breakglass.toml"
+    if "rejected" in config:
+        sentence = (
+            f"The handler could not use its file at the last reload ({config}); the older configuration is in force."
+        )
+        fix = f"breakglass check {file}, mend what it says, then {RELOAD}"
+        yield error(place, "reload-rejected", sentence, fix)
+    if "degraded" in config:
+        sentence = f"Parts of the handler's configuration are off ({config})."
+        yield error(place, "config-degraded", sentence, f"breakglass check {file}, mend what it says, then {RELOAD}")
+    if config == "ok":
+        yield ok(place, "config", "The handler uses its whole configuration.")
+
+
+def _judge_hosts(visit: Visit, place: str, health: Mapping[str, object]) -> Iterator[Finding]:
+    hosts, vms = health["hosts"], health["vms"]
+    assert isinstance(hosts, dict)
+    assert isinstance(vms, list)
+    wanted = [vm for vm in vms if visit.vm in ("", vm.get("name"))]
+    if visit.vm and not wanted:
+        known = ", ".join(str(vm.get("name")) for vm in vms)
+        yield error(place, "no-such-vm", f"The handler knows no VM {visit.vm}.", f"use one of {known}; or {RELOAD}")
+    served = {vm.host.name for vm in visit.vms}
+    for name, host in hosts.items():
+        if visit.vm == "" or name in served:
+            yield _judge_host(visit, place, str(name), str(host.get("state")), str(host.get("since")))
+    for vm in wanted:
+        state, name = str(vm.get("proxmox")), str(vm.get("name"))
+        host = visit.config.vms[name].host.name if visit.config and name in visit.config.vms else ""
+        if state in ("not-allowed", "config-error") or (host == "" and state not in ("answering", "agent-outdated")):
+            why, fix = STATES.get(state, (state, RELOAD))
+            yield error(place, state, f"The handler can't act on {name}: {why}.", fix.format(host, vm.get("vmid")))
+
+
+def _judge_host(visit: Visit, place: str, name: str, state: str, since: str) -> Finding:
+    if state == "answering":
+        return ok(place, "host-answering", f"The handler is connected to {name}.")
+    if state == "agent-outdated":
+        sentence = f"The host agent on {name} is not the handler's own; verbs work."
+        return warning(place, state, sentence, f"breakglass host upgrade {name}")
+    if state == "not-checked":
+        return warning(place, state, f"The handler has not tried {name} yet.", "run doctor again in a minute")
+    why, fix = STATES.get(state, (f"it says {state}", "breakglass docs runbook"))
+    sentence = f"The handler is not connected to {name}: {why} ({state} since {since})"
+    if state in ("refused", "timeout", "lost", "name-not-found", "turned-away") and _reaches(visit, name):
+        return error(place, state, f"{sentence}; this machine reaches it.", f"{RELOAD}: it then connects again")
+    return error(place, state, f"{sentence}.", fix.format(name, ""))
+
+
+def _reaches(visit: Visit, name: str) -> bool:
+    """Tell whether this machine can connect to a host that the handler can't."""
+    host = visit.config.hosts.get(name) if visit.config else None
+    if host is None:
+        return False
+    try:
+        socket.create_connection((host.ssh.host, host.ssh.port), _REACH_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _judge_chat(visit: Visit, place: str, chat: str) -> Iterator[Finding]:
+    log = 'journalctl -u breakglass | grep \'"event": "chat\''
+    wanted = visit.config is not None and visit.config.chat is not None
+    if chat == "on":
+        yield ok(place, "chat", "Chat is on.")
+    elif chat == "off" and wanted:
+        yield error(place, "chat-off", "The file has [chat], and the handler that runs has none.", RELOAD)
+    elif chat == "starting":
+        yield warning(place, "chat-starting", "Chat is being started.", "run doctor again in a minute")
+    elif chat == "config-error":
+        yield error(place, "chat-config-error", "Chat is off: [chat] has a fault.", f"breakglass check, then {RELOAD}")
+    elif chat == "chat-not-isolated":
+        fix = f"{log} says what claude could read; mend that, then {RELOAD}"
+        yield error(place, chat, "Chat is off: claude would not be isolated from the handler.", fix)
+    elif chat != "off":
+        fix = f"{log} says why; then systemctl restart breakglass-chat.socket && {RELOAD}"
+        yield error(place, "chat-failed", f"Chat is configured, and does not work ({chat}).", fix)

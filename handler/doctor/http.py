@@ -1,0 +1,180 @@
+"""HTTP for doctor: one bounded request that follows no redirect, and what an answer says of its program."""
+
+import http.client
+import json
+import re
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ..client import Signer, new_id
+from .findings import Finding, error
+
+SECONDS = 5.0  # for each step of a request
+_MOST_BYTES = 2 * 1024 * 1024
+_LOGIN = re.compile(rb"<input[^>]+type=.?password|<form[^>]+(?:login|sign-?in|oauth|saml)", re.IGNORECASE)
+NO_LOGIN = (
+    "let the proxy ask for no login at /pve, /chat, /alert/, /echo and /health: requests are signed, and a person "
+    "can't log in at 03:00 for a sender"
+)
+
+
+class Broken(Exception):
+    """Raised if the rest of a walk can't be done; `finding` says why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.sentence)
+        self.finding = finding
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    began: float  # Unix time of the request, and of the first bytes of the answer
+    answered: float
+
+    @property
+    def json(self) -> Mapping[str, object]:
+        """The JSON object in the body; an empty one if it is none."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def error(self) -> Mapping[str, object]:
+        """The handler's error object; an empty one if the answer is no error of a handler."""
+        found = self.json.get("error")
+        return found if isinstance(found, dict) and isinstance(found.get("code"), str) else {}
+
+
+def exchange(
+    url: str,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    seconds: float = SECONDS,
+) -> Reply:
+    """Send one request and return its answer. Raise OSError or HTTPException if there is none in time."""
+    with _Sent(url, method, path, body, headers or {}, seconds) as sent:
+        return Reply(sent.status, sent.headers, sent.rest(), sent.began, sent.answered)
+
+
+def send_signed(signer: Signer, path: str, fields: Mapping[str, object], timeout: float = SECONDS) -> Reply:
+    """Send one signed request; if the clocks differ, send it again with the handler's challenge."""
+    msg_id = new_id()
+
+    def send(more: Mapping[str, object]) -> Reply:
+        body = json.dumps({**fields, "to": signer.url, **more}).encode()
+        headers = {"content-type": "application/json", "accept": "application/json", **signer.headers(msg_id, body)}
+        return exchange(signer.url, "POST", path, body, headers, timeout)
+
+    reply = send({})
+    return send({"challenge": reply.error["challenge"]}) if "challenge" in reply.error else reply
+
+
+def stream(
+    url: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float = SECONDS
+) -> Iterator[tuple[float, Reply | bytes]]:
+    """Yield the head of an answer, then its lines, each with the time.monotonic() at which it came."""
+    with _Sent(url, "POST", path, body, headers, seconds) as sent:
+        head = Reply(sent.status, sent.headers, b"", sent.began, sent.answered)
+        yield time.monotonic(), head
+        while line := sent.response.readline(65536):
+            yield time.monotonic(), line
+
+
+class _Sent:
+    """A request that was sent, with the head of its answer; a context manager that closes the connection."""
+
+    def __init__(
+        self, url: str, method: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float
+    ) -> None:
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._until = time.monotonic() + seconds
+        self._connection = kind(parts.netloc, timeout=seconds)
+        try:
+            self.began = time.time()
+            sent = {"accept-encoding": "identity", "user-agent": "breakglass-doctor", **headers}
+            self._connection.request(method, parts.path.rstrip("/") + path, body, sent)
+            self.response = self._connection.getresponse()
+            self.answered = time.time()
+        except BaseException:
+            self._connection.close()
+            raise
+        self.status = self.response.status
+        self.headers = {name.lower(): value for name, value in self.response.getheaders()}
+
+    def __enter__(self) -> "_Sent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.response.close()
+        self._connection.close()
+
+    def rest(self) -> bytes:
+        """Return the body, as far as it comes in time and is of a sensible size."""
+        found = bytearray()
+        while part := self.response.read1(65536):
+            found += part
+            if len(found) > _MOST_BYTES or time.monotonic() > self._until:
+                raise TimeoutError("the answer does not end")
+        return bytes(found)
+
+
+def failure(problem: Exception) -> str:
+    """Return why a request has no answer, as the end of a sentence."""
+    if isinstance(problem, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(problem, ConnectionError | http.client.RemoteDisconnected):
+        return "it closed the connection without an answer"
+    if isinstance(problem, ssl.SSLError):
+        return f"TLS failed ({problem.reason or problem})"
+    return f"the answer is not HTTP ({problem or type(problem).__name__})"
+
+
+def judge_stranger(place: str, url: str, path: str, reply: Reply) -> Finding:
+    """Return the finding about an answer that did not come from a handler."""
+    what = f"{url.rstrip('/')}{path}"
+    location = reply.headers.get("location", "")
+    if reply.status in (301, 302, 303, 307, 308):
+        target = urlsplit(location)
+        moved = target._replace(scheme="https", query="", fragment="").geturl().removesuffix(path)
+        if target.scheme == "https" and url.startswith("http://") and target.path == urlsplit(what).path:
+            sentence = f"{what} redirects to https, and requests follow no redirect."
+            return error(place, "redirected", sentence, f"export BREAKGLASS_URL={moved}")
+        if target.path == urlsplit(what).path and target.netloc:
+            sentence = f"{what} redirects to another name, {target.netloc}, and requests follow no redirect."
+            return error(place, "redirected", sentence, f"export BREAKGLASS_URL={moved}")
+        return error(place, "login-page", f"{what} redirects to {location}, as a login in front of it does.", NO_LOGIN)
+    if reply.status in (401, 403, 407) or _LOGIN.search(reply.body):
+        sentence = f"{what} answers HTTP {reply.status} with a login page or a refusal of the proxy's own."
+        return error(place, "login-page", sentence, NO_LOGIN)
+    if reply.status in (502, 503, 504):
+        sentence = f"Something answers at {url}, but it does not reach the handler behind it (HTTP {reply.status})."
+        fix = "systemctl start breakglass; if it runs, set the port behind the proxy (proxy_pass) to the handler's PORT"
+        return error(place, "handler-down", sentence, fix)
+    if reply.status == 400 and b"HTTPS port" in reply.body:
+        return not_plain(place, url)
+    if reply.status == 404:
+        sentence = f"There is a web server at {url}, and nothing of breakglass below that address (HTTP 404)."
+        fix = "set BREAKGLASS_URL to the address with the path (prefix) at which the proxy serves breakglass"
+        return error(place, "wrong-prefix", sentence, fix)
+    sentence = f"Another program answers at {what} (HTTP {reply.status}), not a handler."
+    fix = "set BREAKGLASS_URL to the handler's address and port; compare HOST and PORT of breakglass.service"
+    return error(place, "other-program", sentence, fix)
+
+
+def not_plain(place: str, url: str) -> Finding:
+    """Return the finding about a URL with http whose port speaks TLS."""
+    sentence = f"{url} is http, and its port speaks TLS."
+    return error(place, "needs-https", sentence, f"export BREAKGLASS_URL=https{url.removeprefix('http')}")

@@ -1,0 +1,184 @@
+"""What a proxy in front of the handler does to requests and answers: it should do nothing."""
+
+import hashlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from ..auth.signing import BEARER, GRAFANA, GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP
+from ..client import Signer, new_id
+from ..config.handler_urls import is_loopback, normal_url
+from .findings import Finding, error, ok, warning
+from .http import Broken, Reply, exchange, failure, judge_stranger, send_signed, stream
+from .visit import Visit
+
+HOLD_SECONDS = 20  # how long an answer is delayed, to see whether a proxy cuts it
+_NEEDED_SECONDS = 12  # a stream has a line at least every 10 s
+_STREAM_SECONDS = 2
+_SENT = {  # like those of senders; POST /echo/arrived does not look into them
+    "webhook-id": "msg_doctor_looks_at_headers",
+    "webhook-timestamp": "1795526935",
+    "webhook-signature": "v1,+/" + "A" * 41 + "= v1,+/" + "B" * 41 + "=",
+    GRAFANA_SIGNATURE: "0123456789abcdef" * 4,
+    GRAFANA_TIMESTAMP: "1795526935",
+    "authorization": "Bearer bgt_" + "Az0_-9" * 8,
+    "accept": "application/x-ndjson, */*;q=0.5",
+    "prefer": "wait=60",
+}
+_UNBUFFERED = "nginx: proxy_buffering off; Caddy: flush_interval -1; breakglass docs proxies has whole examples"
+_SIZES = (  # bytes, what needs them
+    (16 * 1024, "verbs"),
+    (256 * 1024, "chat"),
+    (1024 * 1024, "alerts"),
+)
+
+_WHOLE_BODIES = "have the proxy pass bodies on byte by byte: switch off what drops, rewrites or filters them there"
+
+T = TypeVar("T")
+
+
+class Later(Generic[T]):
+    """A call in a thread of its own; `result` waits for it."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._found: list[T | Exception] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._found.append(self._call())
+        except Exception as problem:
+            self._found.append(problem)
+
+    def result(self) -> T:
+        """Return what the call returned; raise what it raised."""
+        self._thread.join()
+        [found] = self._found
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def look_at_requests(visit: Visit, place: str, url: str, chat: str) -> Iterator[Finding]:
+    """Yield what became of headers and bodies on the way; raise Broken if no signed request can arrive."""
+    # A proxy that parses JSON and writes it anew would not write it in this form.
+    body = b'{ "a":[1.0, "\\u00e9\xc3\xa9"],\t"to":  ""}\r\n'
+    try:
+        reply = exchange(url, "POST", "/echo/arrived", body, _SENT)
+    except TimeoutError:
+        sentence = f"A request with a body has no answer at {url}, and one without has: the body does not arrive."
+        raise Broken(error(place, "body-changed", sentence, _WHOLE_BODIES)) from None
+    arrived = reply.json.get("headers")
+    if not isinstance(arrived, dict):
+        if reply.error:  # an older handler has no such address
+            return
+        raise Broken(judge_stranger(place, url, "/echo/arrived", reply))
+    yield from _judge_headers(visit, place, url, arrived)
+    if reply.json.get("body") != _digest(body):
+        sentence = f"The body of a request is changed on the way to {url}, so no signature fits."
+        raise Broken(error(place, "body-changed", sentence, _WHOLE_BODIES))
+    yield _look_at_sizes(visit, place, url, chat)
+
+
+def _judge_headers(visit: Visit, place: str, url: str, arrived: Mapping[str, object]) -> Iterator[Finding]:
+    unused = _unused(visit)
+    wanted = {name: _digest(value.encode()) for name, value in _SENT.items() if name not in unused}
+    dropped = [name for name in wanted if name not in arrived]
+    changed = [name for name in wanted if name in arrived and arrived[name] != wanted[name]]
+    for names, what in ((dropped, "dropped"), (changed, "changed")):
+        if not names:
+            continue
+        listed = ", ".join(names)
+        fix = (
+            f"have the proxy pass on unchanged: {listed}. nginx: remove proxy_set_header and proxy_pass_request_headers"
+        )
+        kind = warning if names == ["prefer"] else error
+        found = kind(place, f"headers-{what}", f"Of a request to {url}, headers are {what} on the way: {listed}.", fix)
+        if any(name.startswith("webhook-") for name in names):
+            raise Broken(found)
+        yield found
+    if not dropped and not changed:
+        yield ok(place, "headers", "The headers of signatures arrive unchanged.")
+
+
+def _unused(visit: Visit) -> set[str]:
+    """Return the headers that no caller needs: a proxy may use Authorization for itself."""
+    methods = {caller.auth_method for caller in visit.config.callers} if visit.config else {BEARER, GRAFANA}
+    grafana = set() if GRAFANA in methods else {GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP}
+    return grafana | (set() if BEARER in methods else {"authorization"})
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+def _look_at_sizes(visit: Visit, place: str, url: str, chat: str) -> Finding:
+    """Return whether the longest bodies that the handler accepts get through."""
+    needed = {"verbs": True, "chat": chat != "off", "alerts": visit.config is None or bool(visit.config.alerts)}
+    for size, what in _SIZES:
+        if not needed[what]:
+            continue
+        try:
+            reply = exchange(url, "POST", "/echo/arrived", bytes(size))
+        except (OSError, http.client.HTTPException):
+            reply = None  # it closes the connection while the body is being sent
+        if reply is None or reply.json.get("bytes") != size:
+            sentence = f"The proxy at {url} refuses bodies of {size // 1024} KiB, which {what} can have."
+            fix = "nginx: client_max_body_size 1m; Caddy: remove request_body max_size"
+            return error(place, "body-limited", sentence, fix)
+    return ok(place, "bodies", "Bodies arrive whole, also the longest that the handler accepts.")
+
+
+def look_at_lines(place: str, signer: Signer) -> Finding:
+    """Return whether each line of a stream arrives when it is sent. The request is one as browsers send it."""
+    body = json.dumps({"seconds": str(_STREAM_SECONDS), "to": signer.url}).encode()
+    headers = {"content-type": "application/json", "accept": "application/x-ndjson", "accept-encoding": "gzip, br"}
+    headers |= signer.headers(new_id(), body)
+    times, lines = [], []
+    for at, part in stream(signer.url, "/echo", body, headers, 5.0 + _STREAM_SECONDS):
+        if isinstance(part, Reply):
+            if encoding := part.headers.get("content-encoding"):
+                sentence = f"The proxy at {signer.url} compresses streams ({encoding}), and lines wait meanwhile."
+                fix = "nginx: take application/x-ndjson out of gzip_types"
+                return error(place, "compressed", sentence, fix)
+            if "x-ndjson" not in part.headers.get("content-type", ""):
+                sentence = f"The proxy at {signer.url} changes the answer's type: {part.headers.get('content-type')}."
+                return error(place, "stream-changed", sentence, "have the proxy pass Accept and Content-Type on")
+            continue
+        times.append(at)
+        lines.append(part)
+    if not lines or not lines[-1].startswith(b'{"type":"result"'):
+        sentence = f"A stream through {signer.url} ends before its last line."
+        return error(place, "stream-cut", sentence, "nginx: proxy_read_timeout 120s")
+    if times[-1] - times[0] < _STREAM_SECONDS / 2:
+        sentence = f"The proxy at {signer.url} holds lines back until the answer ends, so a long verb looks lost."
+        return error(place, "buffered", sentence, _UNBUFFERED)
+    return ok(place, "lines", "Each line of an answer arrives when it is sent.")
+
+
+def is_direct(url: str) -> bool:
+    """Tell whether a URL can only be the handler's own: plain HTTP on this machine."""
+    return url.startswith("http:") and is_loopback(normal_url(url) or "")
+
+
+def look_at_patience(place: str, signer: Signer, seconds: int) -> Finding:
+    """Return whether an answer may take long. Nothing is sent meanwhile."""
+    began = time.monotonic()
+    try:
+        reply = send_signed(signer, "/echo", {"seconds": str(seconds)}, timeout=seconds + 3.0)
+        why = f"HTTP {reply.status}"
+    except (OSError, http.client.HTTPException) as problem:
+        reply, why = None, failure(problem)
+    took = time.monotonic() - began
+    if reply is not None and reply.status == 200 and "caller" in reply.json:
+        return ok(place, "patience", f"An answer may take {seconds} s; longer was not tried.")
+    fix = "nginx: proxy_read_timeout 120s; others: raise the limit for an answer to 120 s (breakglass docs proxies)"
+    sentence = f"The proxy at {signer.url} cuts an answer after {took:.0f} s ({why})"
+    if took < _NEEDED_SECONDS:
+        return error(place, "cut-short", f"{sentence}, and a stream may send nothing for 10 s.", fix)
+    return warning(place, "cut-short", f"{sentence}; a client that reads no lines may have to wait 45 s.", fix)

@@ -1,0 +1,108 @@
+"""Signed requests as a caller sends them: whether the handler accepts the key, and a status of each VM."""
+
+import http.client
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ..auth.signing import SIGNATURE
+from ..client import Signer
+from ..config.model import Config
+from .findings import Finding, error, ok, warning
+from .health import RELOAD
+from .http import Broken, Reply, failure, judge_stranger, send_signed
+from .visit import Visit
+
+_STATUS_SECONDS = 12.0  # a host that does not answer is noticed after 10 s
+_AT_ONCE = 8
+_NEW_KEY = "breakglass keys new NAME; put its entry into the configuration"
+
+Echo = Mapping[str, object]
+
+
+def look_at_key(visit: Visit, place: str, signer: Signer) -> Generator[Finding, None, Echo | None]:
+    """Yield whether the handler accepts a signed request, and return what it says of itself then; or raise Broken.
+
+    Return None for an older handler, which can't say that.
+    """
+    reply = send_signed(signer, "/echo", {})
+    if reply.error.get("code") in ("not-found", "method-not-allowed"):
+        sentence = "The handler is older than this command, so signed requests are looked at less closely."
+        yield warning(place, "handler-older", sentence, "breakglass docs upgrade; then systemctl restart breakglass")
+        return None
+    if reply.status != 200 or "caller" not in reply.json:
+        raise Broken(_judge_refusal(visit, place, signer, reply))
+    yield ok(place, "key-accepted", f"The handler accepts the signing key of {reply.json['caller']}.")
+    if visit.config and not visit.problems and reply.json.get("config") not in ("", visit.config.digest):
+        sentence = f"The handler runs with another configuration than {visit.path} has now."
+        yield warning(place, "config-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
+    return reply.json
+
+
+def _judge_refusal(visit: Visit, place: str, signer: Signer, reply: Reply) -> Finding:
+    """Return why the handler, or something in front of it, does not accept a signed request."""
+    code, message, hint = (str(reply.error.get(name, "")) for name in ("code", "message", "hint"))
+    if code == "unauthorized":
+        return _judge_unknown(visit, place, signer)
+    if code == "wrong-handler":
+        urls = ", ".join(visit.config.urls) if visit.config else str(reply.error.get("url"))
+        fix = f'add "{signer.url}" to [server] url and {RELOAD}; or export BREAKGLASS_URL={reply.error.get("url")}'
+        sentence = f"{signer.url} is not an address that the handler calls its own ({urls}), so it refuses requests."
+        return error(place, "wrong-handler", sentence, fix)
+    if code == "forbidden":
+        fix = f"{_NEW_KEY}, and {RELOAD}" if "expired" in message else f"{hint}, and {RELOAD}"
+        return error(place, "forbidden", f"The handler refuses this caller: {message}.", fix)
+    if code:
+        return error(place, code, f"The handler refuses a signed request: {message}.", hint)
+    return judge_stranger(place, signer.url, "/echo", reply)
+
+
+def _judge_unknown(visit: Visit, place: str, signer: Signer) -> Finding:
+    config = visit.config
+    if config and any(signer.key in caller.keys for caller in config.callers):
+        sentence = "The handler that runs does not know this signing key, which is in its configuration file."
+        return error(place, "key-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
+    known = f" of {_callers(config)}," if config else ""
+    fix = f"set BREAKGLASS_SECRET_FILE to the signing key{known} or make a new one: {_NEW_KEY}, and {RELOAD}"
+    return error(place, "key-unknown", f"The handler at {signer.url} does not know this signing key.", fix)
+
+
+def _callers(config: Config) -> str:
+    return " or ".join(caller.name for caller in config.callers if caller.auth_method == SIGNATURE)
+
+
+def look_at_vms(visit: Visit, place: str, signer: Signer, names: Sequence[str]) -> Iterator[Finding]:
+    """Yield what a signed status of each VM says."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(lambda name: _status(place, signer, name), names)
+
+
+def _status(place: str, signer: Signer, vm: str) -> Finding:
+    try:
+        reply = send_signed(signer, "/pve", {"verb": "status", "vm": vm}, timeout=_STATUS_SECONDS)
+    except (OSError, http.client.HTTPException) as problem:
+        sentence = f"A signed status of {vm} has no answer: {failure(problem)}."
+        return error(place, "status-no-answer", sentence, "mend what doctor says about the VM's host")
+    outcome, state = str(reply.json.get("outcome", "")), str(reply.json.get("state"))
+    if reply.error.get("code") == "forbidden":
+        message, hint = reply.error.get("message"), reply.error.get("hint")
+        return error(place, "status-forbidden", f"The caller can't ask for {vm}: {message}.", f"{hint}, and {RELOAD}")
+    if reply.error:
+        sentence = f"A signed status of {vm} is refused: {reply.error.get('message')}."
+        return error(place, "status-refused", sentence, str(reply.error.get("hint")) or RELOAD)
+    if not outcome:
+        return judge_stranger(place, signer.url, "/pve", reply)
+    if outcome != "done":
+        verdict = reply.json.get("verdict")
+        why = f": {verdict.get('sentence')}" if isinstance(verdict, dict) else ""
+        sentence = f"A signed status of {vm} is {outcome}{why}."
+        return error(place, f"status-{outcome}", sentence, _advice(verdict) or "mend what doctor says about its host")
+    if state == "unknown":
+        return warning(
+            place, "status-state", f"The state of {vm} is not known.", f"breakglass call forensics --vm {vm}"
+        )
+    return ok(place, "status", f"A signed status of {vm} is done: {state}.")
+
+
+def _advice(verdict: object) -> str:
+    evidence = verdict.get("evidence") if isinstance(verdict, dict) else None
+    return "; ".join(map(str, evidence)) if isinstance(evidence, list) else ""
