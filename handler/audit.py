@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 
+from .counts import COUNTS
+
 INFO, WARNING, ERROR = "info", "warning", "error"
 EVENTS = {  # and their levels; that of a request depends on its outcome
     "alert": INFO,
@@ -106,9 +108,9 @@ class Writer(threading.Thread):
         self.join(_STOP_SECONDS)
 
 
-def begin(client: str, proxy: str) -> None:
+def begin(client: str, proxy: str, path: str = "") -> None:
     """Begin a request. Its line has what this task, and the tasks that it starts, add from now on."""
-    _request.set({"client": client, "proxy": proxy})
+    _request.set({"client": client, "proxy": proxy, "path": path})
 
 
 def add(key: str = "", reason: str = "", verdict: object = None) -> None:
@@ -123,8 +125,10 @@ def add(key: str = "", reason: str = "", verdict: object = None) -> None:
 def request(
     began: float, outcome: str, caller: str = "", verb: str = "", vm: str = "", msg_id: str = "", why: str = ""
 ) -> None:
-    """Record one request; `began` is its time.monotonic(). `why` says what was wrong with its authentication."""
+    """Record and count a request; `began` is its time.monotonic(), `why` what was wrong with its authentication."""
     facts, seconds = _request.get() or {}, round(time.monotonic() - began, 4)
+    if path := facts.get("path"):
+        COUNTS.add_request(path, outcome, caller, verb)
     level = INFO if outcome in _GOOD else ERROR if outcome in _BAD else WARNING
     line: dict[str, object] = {name: facts.get(name, "") for name in ("client", "proxy")}
     line |= {"outcome": outcome, "why": why, "caller": caller, "key": facts.get("key", ""), "verb": verb, "vm": vm}

@@ -16,8 +16,8 @@ def read_proven(value: object) -> Proven | None:
     """Return `at`, `by` and `how` of what a host agent sent; None if it was never proven, or that is malformed."""
     if not isinstance(value, Mapping):
         return None
-    found = {name: str(value.get(name)) for name in _SHAPES}
-    return found if all(shape.fullmatch(found[name]) for name, shape in _SHAPES.items()) else None
+    found = {name: text for name in _SHAPES if isinstance(text := value.get(name), str)}
+    return found if all(shape.fullmatch(found.get(name, "")) for name, shape in _SHAPES.items()) else None
 
 
 def newer_proven(known: Proven | None, value: object) -> Proven | None:

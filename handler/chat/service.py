@@ -150,6 +150,11 @@ class ChatService:
             if self.state != before:
                 audit.note("chat-down" if lack else "chat-up", state=self.state, why=self.why)
 
+    @property
+    def running_turns(self) -> int:
+        """How many turns this handler runs now."""
+        return len(self._chat.running) if self._chat is not None else 0
+
     async def chat(self, stops: bool = False) -> "Chat":
         """Return the chat; raise ChatOff or ChatNotIsolated, whose hints say what to do.
 

@@ -18,7 +18,7 @@ from .listen import listen
 from .output import DONE
 from .process_1 import leave_process_1
 from .prose import capture_prose
-from .starting import INSTALL_SSH, load_as, load_server_modules, missing_programs
+from .starting import INSTALL_SSH, load_as, load_server_modules, missing_programs, read_config
 
 if TYPE_CHECKING:
     from ..chat.launcher import LauncherClient
@@ -60,7 +60,7 @@ def serve(arguments: argparse.Namespace) -> int:
     name_this_user()
     launcher = find_launcher(account, path)  # before there are sockets, which it must not have
     config = load_as(account, path)
-    server = make_server(config, lambda: load_config(path, os.environ), host, port)
+    server = make_server(config, lambda: read_config(path), host, port)
     if launcher is not None:
         server.on_adopt = lambda service: service.chatting.use_launcher(launcher)
     sockets = listen(host, port)

@@ -1,12 +1,15 @@
 """What `serve` does before it listens. `check` does the same and ends there, so that both find the same problems."""
 
+import importlib
 import os
 import pwd
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from ..config.load import load_config
+from ..config.load import load_config, wants_metrics
 from ..config.model import Config
+from ..config.problems import Problem
 from .account import become
 from .errors import CommandError
 
@@ -31,12 +34,36 @@ def load_as(account: pwd.struct_passwd | None, path: Path) -> Config:
     from ..web.app import PAGE
 
     if account is not None:
+        if wants_metrics(path):  # the account may be unable to read the library; `read_config` reports why
+            _import_exposition()
         become(account)
-    config = load_config(path, os.environ)
+    config = read_config(path)
     if not os.access(PAGE, os.R_OK | os.X_OK):
         hint = "install Breakglass where that user may read it, and not below /root"
         raise CommandError(f"the handler's user can't read the page in {PAGE}", hint)
     return config
+
+
+def read_config(path: Path) -> Config:
+    """Return a handler's configuration, at the start and at each reload; without metrics if they can't be loaded.
+
+    Raises ConfigError as `load_config` does.
+    """
+    config = load_config(path, os.environ)
+    if not config.metrics or not (fault := _import_exposition()):
+        return config
+    hint = "install Breakglass again, with its dependencies, where the handler's user may read it, and restart it"
+    problem = Problem("metrics", f"is off, because prometheus_client can't be loaded: {fault}", hint)
+    return replace(config, metrics=(), problems=(*config.problems, problem))
+
+
+def _import_exposition() -> str:
+    """Load what answers GET /metrics; return why that can't be done, an empty text if it is done."""
+    try:
+        importlib.import_module("..web.exposition", __package__)
+    except Exception as error:  # a library that is broken can raise any exception, and verbs do not need it
+        return repr(error)
+    return ""
 
 
 def missing_programs(config: Config) -> list[str]:

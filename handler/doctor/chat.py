@@ -41,6 +41,8 @@ _ISOLATION = (
     ("sessions.dir can't be used", "sessions-unwritable", "see what is there: findmnt -T DIR; then mend sessions.dir"),
 )
 
+_SAID_BETTER = ("sessions-unwritable", "launcher-lost")  # by the look at sessions.dir itself
+
 
 async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
     """Yield what is wrong with chat; nothing but that it is off, if the configuration has none."""
@@ -71,11 +73,12 @@ async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
 
 def _without_repeats(isolation: list[Finding], sessions: list[Finding]) -> tuple[list[Finding], list[Finding]]:
     """Return the findings of the isolation and of sessions.dir, of which one fault makes both speak once."""
-    codes = {finding.code for finding in isolation}
-    if codes & {"sessions-owner", "sessions-path"}:
+    codes = {finding.code for finding in (*isolation, *sessions)}
+    is_worse = any(finding.level == ERROR for finding in sessions)
+    if "sessions-hang" in codes or ("sessions-unwritable" in codes and is_worse):
+        return [finding for finding in isolation if finding.code not in _SAID_BETTER], sessions
+    if codes & {"sessions-owner", "sessions-path", "launcher-lost"}:
         return isolation, []
-    if codes & {"sessions-unwritable", "launcher-lost"} and any(finding.level == ERROR for finding in sessions):
-        return [], sessions
     return isolation, sessions
 
 

@@ -28,7 +28,7 @@ _BY_MESSAGE: Mapping[str, str] = {
     r"is the power key": "key-is-power-key",
     r"can't be used by OpenSSH": "key-unsupported",
     r"is shorter than|bytes; 24 to 64|does not begin with whsec_|is not base64|is not bgt_": "secret-weak",
-    r"holds no credential|credential_file": "credential",
+    r"credential_file": "credential",
 }
 _BY_TABLE = {"callers": "caller-off", "hosts": "host-off", "vms": "vm-off", "sessions": "session-secret"}
 _BY_TABLE |= {"server": "server-setting", "alerts": "alert-off", "chat": "chat-setting", "metrics": "metrics-setting"}
@@ -48,7 +48,7 @@ def code_of(problem: Problem) -> str:
     if problem.path == "(start)":
         return "no-start"
     for pattern, code in _BY_MESSAGE.items():
-        if re.search(pattern, problem.message):
+        if re.search(pattern, f"{problem.path} {problem.message}"):
             return code
     table = re.split(r"[.\[]", problem.path, maxsplit=1)[0]
     return _BY_TABLE.get(table, "config-file" if table.startswith(("(", "/")) else "setting")

@@ -20,7 +20,7 @@ from .problems import CHAT
 
 SECONDS = 8.0
 _PLENTY_BYTES = 256 << 20  # for some weeks of transcripts
-_LEAST_INODES = 1000
+_LEAST_INODES, _FEW_INODES = 100, 1000  # a turn makes about twenty
 _OURS = ("turns", "locks", "refused", "transcripts")
 _CODES = {
     errno.ENOSPC: "sessions-full",
@@ -99,9 +99,9 @@ def _find_in(directory: Path) -> Iterator[Finding]:
     room, inodes = disk.f_bavail * disk.f_frsize, disk.f_favail
     if disk.f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(directory))
-    if room < ROOM_BYTES or (disk.f_files and inodes < 1):
+    if room < ROOM_BYTES or (disk.f_files and inodes < _LEAST_INODES):
         raise OSError(errno.ENOSPC, f"{room >> 20} MiB and {inodes} inodes are left", str(directory))
-    if room < _PLENTY_BYTES or (disk.f_files and inodes < _LEAST_INODES):
+    if room < _PLENTY_BYTES or (disk.f_files and inodes < _FEW_INODES):
         what = f"sessions.dir, {directory}, has {room >> 20} MiB and {inodes} inodes left."
         yield found_warning("sessions-nearly-full", what, f"free space there: df -h {shown}; df -i {shown}")
     if disk.f_flag & os.ST_NOEXEC:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from .. import audit
+from ..counts import StageClock
 from ..errors import Lost, Unreached
 from .host import HostConnection
 from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer
@@ -53,6 +54,7 @@ class Run:
         self._sent = sent
         self._began = began
         self._messages: list[Message] = []
+        self._clock = StageClock(request.verb)
         self._update = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
@@ -99,6 +101,7 @@ class Run:
 
     def _add(self, message: Message) -> None:
         self._messages.append(message)
+        self._clock.see(message)
         self._notify()
 
     def _notify(self) -> None:

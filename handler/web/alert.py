@@ -19,6 +19,7 @@ from ..alerts.rules import Rule
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
 from ..config.model import Config, Vm
+from ..counts import COUNTS
 from ..errors import Lost, StaleTimestamp, Unreached
 from ..proxmox.host import HostConnection
 from ..proxmox.outcome import Message
@@ -146,7 +147,9 @@ def answer_body(statuses: Sequence[CaptureStatus], ignored: int) -> dict[str, ob
 def _record(began: float, caller: Caller, source: str, answer: Mapping[str, object]) -> None:
     accepted, failed = answer["accepted"], answer.get("failed", [])
     assert isinstance(accepted, list)
+    assert isinstance(failed, list)
     taken = [each for each in accepted if not each["duplicate"] and not each["suppressed"]]
     outcome = "failed" if failed else "accepted" if taken else "repeated" if accepted else "ignored"
+    COUNTS.add_captures(source, len(taken), len(accepted) - len(taken), len(failed))
     audit.note("alert", source=source, caller=caller.name, taken=taken, failed=failed, ignored=answer["ignored"])
     audit.request(began, outcome, caller.name, f"alert/{source}", ",".join(sorted({each["vm"] for each in accepted})))

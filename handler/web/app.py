@@ -23,6 +23,7 @@ from .compression import GzipAnswers, PageFiles
 from .echo import arrived, echo
 from .gate import Gate, signed_request
 from .health import health
+from .metrics import Scrapes, metrics
 from .pve import pve
 from .reads import ReadsUnderWay
 from .ready import ready
@@ -39,7 +40,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         service.start()
         on_start(service)
-        yield {"service": service, "reads": ReadsUnderWay()}
+        yield {"service": service, "reads": ReadsUnderWay(), "scrapes": Scrapes()}
         await service.stop()
 
     routes = [
@@ -50,6 +51,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
         Route("/echo/arrived", arrived, methods=["POST"]),
         Route("/health", health, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
         Route("/ready", ready, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
         Mount("/", PageFiles(directory=PAGE, html=True)),
     ]
     handlers = {BreakglassError: on_error, HTTPException: on_routing_error}

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .. import audit
 from ..alerts.payloads import SENDERS
 from ..auth import signing
-from ..auth.signing import GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, Headers, Signed
+from ..auth.signing import GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, Caller, Headers, Signed
 from ..config.model import Config
 from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
 from .client_address import client_address
@@ -27,7 +27,8 @@ OVERLONG = 4  # times the limit: how much of a body that is too long is read all
 ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
 SIGNED = {"/pve": 16 * 1024, "/chat": 256 * 1024, "/echo": 16 * 1024, **ALERTS}  # path: the most bytes of its body
 OPEN = {"/health", "/ready", "/echo/arrived"}  # not signed, and never stored either
-TOKENS_TOO = {"/pve", *ALERTS}  # where a bearer token is taken for a signature
+METRICS = "/metrics"  # takes the token of [metrics] only
+TOKENS_TOO = {"/pve", METRICS, *ALERTS}  # where a bearer token is taken for a signature
 
 _HEADERS = (
     *("webhook-id", "webhook-timestamp", "webhook-signature"),
@@ -79,7 +80,10 @@ class Gate:
         """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        guarded = with_headers(scope["path"] in SIGNED or scope["path"] in OPEN, send)
+        is_scrape = scope["path"] == METRICS and scope["method"] in ("GET", "HEAD") and bool(self._config().metrics)
+        guarded = with_headers(is_scrape or scope["path"] in SIGNED or scope["path"] in OPEN, send)
+        if is_scrape:
+            return await self._signed(scope, receive, guarded)
         unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
         if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
             return await refuse(guarded, NotFound("there is nothing at this address", "see breakglass docs protocol"))
@@ -93,7 +97,7 @@ class Gate:
 
     async def _signed(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
-        audit.begin(*client_address(scope, self._config().proxies))
+        audit.begin(*client_address(scope, self._config().proxies), scope["path"])
         try:
             signed, body = await self._proven(scope, receive)
         except BreakglassError as error:
@@ -113,15 +117,18 @@ class Gate:
         A bearer token is checked before the body is read. Such a request gets an id and a time of the handler's. A
         body that no signature can belong to is read and dropped: it gets the same 401 at the same time.
         """
-        path, headers = scope["path"], proving_headers(scope)
+        path, headers, limit = scope["path"], proving_headers(scope), SIGNED.get(scope["path"], 0)
         if path in TOKENS_TOO and (token := signing.bearer_token(headers)) is not None:
-            caller, key = signing.verify_bearer(self._config().callers, token)
-            body = await read_body(scope, receive, SIGNED[path])
+            caller, key = signing.verify_bearer(self._callers(path), token)
+            body = await read_body(scope, receive, limit)
             return Signed(caller, f"msg_{secrets.token_hex(12)}", int(time.time()), key), body
         is_grafana = path in ALERTS and GRAFANA_SIGNATURE in headers
         claimed = signing.claimed_grafana_digests(headers) if is_grafana else signing.claimed_digests(headers)
-        body = await read_body(scope, receive, SIGNED[path], is_kept=bool(claimed))
-        return (signing.verify_grafana if is_grafana else signing.verify)(self._config().callers, headers, body), body
+        body = await read_body(scope, receive, limit, is_kept=bool(claimed))
+        return (signing.verify_grafana if is_grafana else signing.verify)(self._callers(path), headers, body), body
+
+    def _callers(self, path: str) -> tuple[Caller, ...]:
+        return self._config().metrics if path == METRICS else self._config().callers
 
 
 def proving_headers(scope: Scope) -> Headers:

@@ -139,6 +139,36 @@ def test_root_checks_what_the_handlers_user_can_read(tmp_path: Path) -> None:
     assert problems(checked.stderr) == problems(started.stderr)
 
 
+# --- [metrics] ---
+
+METRICS = f'\n[metrics]\ntoken = "bgt_{"m" * 43}"\n'
+LOADED = """
+import pathlib, sys
+from breakglass.cli.starting import load_as, load_server_modules
+load_server_modules()
+load_as(None, pathlib.Path(sys.argv[1]))
+print(any(name.startswith("prometheus") for name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(("table", "loaded"), [("", "False\n"), (METRICS, "True\n")], ids=["without", "with"])
+def test_the_metrics_library_is_loaded_when_it_is_needed(tmp_path: Path, table: str, loaded: str) -> None:
+    """A handler without [metrics] loads none of it; one with it does so before the first scrape."""
+    config = write(tmp_path, GOOD + table)
+    assert subprocess.check_output([sys.executable, "-c", LOADED, config], text=True, timeout=100) == loaded
+
+
+@pytest.mark.parametrize(("table", "code"), [("", 0), (METRICS, 2)], ids=["without", "with"])
+def test_a_metrics_library_that_is_broken_is_a_problem_of_metrics(tmp_path: Path, table: str, code: int) -> None:
+    """As after half an upgrade: the handler would start, without /metrics."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/prometheus_client.py").write_text("raise RuntimeError('half of it')")
+    ran = run("check", str(write(tmp_path, GOOD + table)), PYTHONPATH=str(tmp_path / "lib"))
+    assert ran.returncode == code, ran.stderr
+    assert ("metrics: is off, because prometheus_client can't be loaded: RuntimeError" in ran.stderr) == bool(table)
+    assert "would not start" not in ran.stderr
+
+
 # --- who may read what ---
 
 UID, GID = 12345, 12346  # without an account, as in a container

@@ -9,7 +9,7 @@ import pytest
 
 from breakglass.alerts.payloads import SENDERS
 
-from ..support.doctor import Fault, Setup, check_fault, found, ids
+from ..support.doctor import Fault, Setup, cases, check_fault, found
 from ..support.service import new_secret
 
 pytestmark = pytest.mark.slow
@@ -155,7 +155,18 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=ids(FAULTS))
+@pytest.mark.parametrize(
+    "fault",
+    cases(
+        FAULTS,
+        "no caller with a token",
+        "a caller that may not",
+        "a label that Gatus has not",
+        "an unknown VM",
+        "a text that the sample has not",
+        "a sample that is no JSON",
+    ),
+)
 def test_a_fault_is_found_with_its_fix(setup: Setup, fault: Fault) -> None:
     check_fault(setup, fault, PLACES)
 

@@ -10,7 +10,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from ..support.doctor import Fault, Setup, check_fault, ids
+from ..support.doctor import Fault, Setup, cases, check_fault
 from ..support.service import SSH_KEY, give_to_handler, new_secret
 
 pytestmark = pytest.mark.slow
@@ -321,12 +321,29 @@ AS_ROOT = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=ids(FAULTS))
+@pytest.mark.parametrize(
+    "fault",
+    cases(
+        FAULTS,
+        "not TOML",
+        "a key that every user can read",
+        "an unknown setting",
+        "two hosts with one address",
+        "two VMs with one number",
+        "a garbage key",
+        "an encrypted key",
+        "keys that are swapped",
+        "an expired key",
+        "a caller for a VM that is off",
+        "a short session secret",
+        "a session secret that a caller has",
+    ),
+)
 def test_a_fault_is_found_with_its_fix(setup: Setup, fault: Fault) -> None:
     check_fault(setup, fault, PLACES)
 
 
 @pytest.mark.real("root")
-@pytest.mark.parametrize("fault", AS_ROOT, ids=ids(AS_ROOT))
+@pytest.mark.parametrize("fault", cases(AS_ROOT, "a key of another user"))
 def test_a_fault_of_users_and_groups_is_found(setup: Setup, fault: Fault) -> None:
     check_fault(setup, fault, PLACES)

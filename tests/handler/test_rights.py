@@ -221,6 +221,34 @@ print(getpass.getuser(), pathlib.Path.home())
     assert ran.stdout == "breakglass /nonexistent\n", ran.stderr
 
 
+TOKEN = "bgt_" + "m" * 43
+
+
+def program(hidden: Path) -> tuple[str, ...]:
+    """Return a handler's program whose libraries are in a directory that only root can enter."""
+    code = (
+        f"import sys; sys.path.append({str(hidden / 'lib')!r}); from breakglass.cli.main import main; sys.exit(main())"
+    )
+    return ("-S", "-P", "-c", code)
+
+
+@pytest.mark.all
+def test_metrics_that_can_not_be_loaded_any_more_are_a_problem_of_the_reload(tmp_path: Path) -> None:
+    """A reload brings [metrics], and the handler's user can't read the library: the rest of the file is in force."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "lib").symlink_to(Path(pytest.__file__).parents[1])
+    service = Service(tmp_path, port=1, key=SSH_KEY, host_key="any", program=program(hidden))
+    try:
+        service.config.write_text(f'{service.config.read_text()}\n[metrics]\ntoken = "{TOKEN}"\n')
+        signal_process(service.process.pid, signal.SIGHUP)
+        until(lambda: service.health()["config"] == "degraded: 1 problem", "the reload")
+        assert "prometheus_client can't be loaded: " in service.audit_file.read_text()
+        assert service.send("GET", "/metrics").status == 404
+    finally:
+        service.stop()
+
+
 @pytest.mark.all
 @pytest.mark.real("sshd")
 def test_the_handler_needs_no_file_of_its_libraries(sshd: Sshd, tmp_path: Path) -> None:
@@ -228,15 +256,15 @@ def test_the_handler_needs_no_file_of_its_libraries(sshd: Sshd, tmp_path: Path) 
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
     (hidden / "lib").symlink_to(Path(pytest.__file__).parents[1])
-    code = (
-        f"import sys; sys.path.append({str(hidden / 'lib')!r}); from breakglass.cli.main import main; sys.exit(main())"
+    extra = f'[metrics]\ntoken = "{TOKEN}"\n'
+    service = Service(
+        tmp_path, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], program=program(hidden), extra=extra
     )
-    program = ("-S", "-P", "-c", code)
-    service = Service(tmp_path, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], program=program)
     try:
         service.answering()
         assert service.pve("reset").json["outcome"] == "done"
         assert b"<title>" in service.send("GET", "/").body
+        assert service.send("GET", "/metrics", headers={"authorization": f"Bearer {TOKEN}"}).status == 200
         signal_process(service.process.pid, signal.SIGHUP)
         until(lambda: '"reload"' in service.audit_file.read_text(), "the reload")
         assert service.pve("status").json["outcome"] == "done"

@@ -10,9 +10,10 @@ import pytest
 from breakglass.agents.bundle import bundle_digest
 from breakglass.agents.pve.words import VERSION
 from breakglass.client import new_id
-from breakglass.demo.proxmox.world import World
+from breakglass.demo.proxmox.world import VMID, World
 from breakglass.verbs import VERBS
 
+from ..support.agent import execute
 from ..support.alerting import entry
 from ..support.previous import Previous, find_previous, take_previous
 from ..support.service import Service
@@ -83,9 +84,22 @@ def ask(service: Service, verb: str, msg_id: str, **fields: str) -> dict[str, An
     return lines[-1]
 
 
+def assert_new_words_change_nothing(service: Service, world: World, previous: Previous) -> None:
+    """Of an older host agent: what it does not know, it refuses as `agent-refused`, and the VM stays as it was."""
+    knows_them = "proves=" in previous.bundle
+    answer, before = ask(service, "status", new_id(), proves="doctor"), world.pid
+    assert (answer["proven"] is not None, answer["exit_code"]) == ((True, 0) if knows_them else (False, 10))
+    assert knows_them or answer["verdict"]["code"] == "agent-refused"
+    for line in ("check", f"check vm={VMID}", *(() if knows_them else ("cycle by=op proves=drill",))):
+        assert execute(world, line).code == (0 if knows_them else 10), line
+    assert world.pid == before
+
+
 @pytest.mark.all
 @pytest.mark.real("sshd", "qemu")
-def test_every_verb_works_beside_the_previous_version(service: Service, previous: Previous, older: str) -> None:
+def test_every_verb_works_beside_the_previous_version(
+    service: Service, world: World, previous: Previous, older: str
+) -> None:
     """Each verb is done, says its state and deadline, and attaches when its id comes again."""
     assert set(STATES) == set(VERBS)
     assert set(previous.verbs) - {"job", "check", "ping", "session"} <= set(VERBS), "a verb was taken away"
@@ -113,6 +127,8 @@ def test_every_verb_works_beside_the_previous_version(service: Service, previous
     assert ask(service, "history", new_id(), job=newest)["job"]["why"] == "nightly ☎"
     assert ask(service, "reset", new_id(), if_last="none")["verdict"]["code"] == "last-differs"
     assert ask(service, "reset", new_id(), if_last=newest, anyway="storage-hung")["outcome"] == "done"
+    if older == "host agent":
+        assert_new_words_change_nothing(service, world, previous)
     alert = json.dumps({"status": "firing", "labels": {"host": "devvm"}, "fingerprint": "one"}).encode()
     reply = service.send("POST", "/alert/generic", alert, service.signed(alert))
     assert (reply.status, len(reply.json["accepted"])) == (202, 1), reply.body

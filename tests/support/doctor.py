@@ -18,13 +18,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from breakglass.doctor.findings import ERROR, Finding
 
 from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh_key
 
 SECONDS = 60.0  # doctor ends within 30
 _SERVE = """
-import json, os, sys, traceback
+import ctypes, json, os, sys
 from breakglass.config.ssh_library import asyncssh
 from breakglass.cli import doctor, main
 from breakglass.cli.starting import load_server_modules
@@ -32,9 +34,15 @@ load_server_modules()
 looks = doctor.LOOKS
 print("ready", flush=True)
 for line in sys.stdin:
-    words, environment, out, err, places = json.loads(line)
+    words, environment, out, err, places, mounts = json.loads(line)
     if (pid := os.fork()) == 0:
         os.setsid()
+        for number, mount in enumerate(mounts):
+            libc = ctypes.CDLL(None, use_errno=True)
+            first = number or (libc.unshare(0x20000), libc.mount(None, b"/", None, 0x44000, None))  # private, recursive
+            source, target, kind, data = (text.encode() for text in mount)
+            if libc.mount(source, target, kind, 0 if kind else 4096, data) != 0:  # bound without a kind
+                sys.exit(f"mount: {os.strerror(ctypes.get_errno())}")
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = ["breakglass", *words]
@@ -43,9 +51,17 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         if places is not None:
             doctor.LOOKS = tuple(look for look in looks if look[0] in places)
-        sys.exit(main.main())
+        try:
+            code = main.main()
+        except SystemExit as end:  # argparse's
+            code = end.code
+        sys.stdout.flush()
+        os._exit(code)  # the end of a Python that has loaded all takes longer than doctor
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+
+
+Mount = tuple[str, str, str, str]  # source, target, kind and data; without a kind, a bind mount
 
 
 class DoctorProcess:
@@ -64,11 +80,21 @@ class DoctorProcess:
         return self._process.stdout.readline().strip()
 
     def run(
-        self, words: Sequence[str], environment: Mapping[str, str], out: Path, err: Path, places: Sequence[str] | None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        out: Path,
+        err: Path,
+        places: Sequence[str] | None,
+        mounts: Sequence[Mount] = (),
     ) -> int:
-        """Run a command with its output in two files; return its exit code. `places` are the looks to take, or all."""
+        """Run a command with its output in two files; return its exit code.
+
+        `places` are the looks to take, or all; `mounts` are made for this run alone.
+        """
         assert self._process.stdin is not None
-        print(json.dumps([words, dict(environment), str(out), str(err), places]), file=self._process.stdin, flush=True)
+        line = json.dumps([words, dict(environment), str(out), str(err), places, mounts])
+        print(line, file=self._process.stdin, flush=True)
         return int(self._read())
 
     def close(self) -> None:
@@ -120,6 +146,8 @@ class Setup:
         self.operator = new_secret()
         self.text = ""  # of the whole file, if it is not made of `config`
         self.words: list[str] = []
+        self.mounts: list[Mount] = []
+        self.model: Any = None  # the scripted one that chat has, for tests of chat
         ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
         self.environment = ours | {"PATH": os.environ["PATH"], "BREAKGLASS_CONFIG": str(self.path)}
         self.config: dict[str, Any] = {
@@ -157,7 +185,7 @@ class Setup:
         out, err = self.directory / "stdout", self.directory / "stderr"
         argv = ["doctor", *(["--json"] if json else []), *self.words, *words]
         began = time.monotonic()
-        code = self._process.run(argv, self.environment, out, err, places)
+        code = self._process.run(argv, self.environment, out, err, places, self.mounts)
         return Report(code, out.read_text(), err.read_text(), time.monotonic() - began)
 
 
@@ -190,11 +218,13 @@ def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None)
     return finding
 
 
-def ids(faults: Sequence[Fault]) -> list[str]:
-    """Return the names for pytest's `ids`; no two faults have the same one."""
+def cases(faults: Sequence[Fault], *kept: str) -> list[Any]:
+    """Return a table as pytest's parameters: `./dev test` runs the faults that `kept` names, and `--all` the others."""
     names = [fault.name for fault in faults]
     assert len(set(names)) == len(names)
-    return names
+    assert set(kept) <= set(names)
+    marks = {fault.name: [pytest.mark.all] * (fault.name not in kept) for fault in faults}
+    return [pytest.param(fault, id=fault.name, marks=marks[fault.name]) for fault in faults]
 
 
 # --- TOML ---

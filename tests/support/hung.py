@@ -11,36 +11,36 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from .stages import until
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_MNT_FORCE_AND_DETACH = 1 | 2
+libc = ctypes.CDLL(None, use_errno=True)
+FORCE_AND_DETACH = 1 | 2
 
 
 @contextmanager
 def unserved_fuse(target: Path) -> Iterator[None]:
     """Mount a FUSE file system without a server: even stat() below it blocks."""
-    fd = _mount_fuse(target)
+    fd = mount_fuse(target)
     try:
         yield
     finally:
         os.close(fd)  # whatever waits below the mount gets ENOTCONN
-        _libc.umount2(str(target).encode(), _MNT_FORCE_AND_DETACH)
+        libc.umount2(str(target).encode(), FORCE_AND_DETACH)
 
 
 @contextmanager
 def dead_fuse(target: Path) -> Iterator[None]:
     """Mount a FUSE file system whose server has died: each look below it fails with ENOTCONN at once."""
-    os.close(_mount_fuse(target))
+    os.close(mount_fuse(target))
     try:
         yield
     finally:
-        _libc.umount2(str(target).encode(), _MNT_FORCE_AND_DETACH)
+        libc.umount2(str(target).encode(), FORCE_AND_DETACH)
 
 
-def _mount_fuse(target: Path) -> int:
-    """Return the descriptor that a server would answer on."""
+def mount_fuse(target: Path, *more: str) -> int:
+    """Return the descriptor that a server would answer on. `more` are options of the mount."""
     fd = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
-    if _libc.mount(b"breakglass-test", str(target).encode(), b"fuse", 0, options) != 0:
+    options = ",".join([f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other", *more]).encode()
+    if libc.mount(b"breakglass-test", str(target).encode(), b"fuse", 0, options) != 0:
         os.close(fd)
         raise OSError(ctypes.get_errno(), "mount fuse")
     return fd

@@ -311,6 +311,19 @@ def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None
     assert by_hand(vm(read(GOOD)), verb) == tuple(f"ssh root@192.0.2.10 qm {word} 102" for word in wanted)
 
 
+@pytest.mark.parametrize(("line", "expected"), [("", False), ("drill = true", True), ("drill = false", False)])
+def test_drills_are_allowed_by_the_vms_entry(line: str, expected: bool) -> None:
+    """A drill power-cycles the VM, so only an entry that says so gets one."""
+    assert vm(read(GOOD.replace("vmid = 102", f"vmid = 102\n{line}"))).drill is expected
+
+
+def test_drill_is_true_or_false() -> None:
+    """A text that looks like one of them is a mistake, and the VM is off."""
+    with pytest.raises(ConfigError) as caught:
+        read(GOOD.replace("vmid = 102", 'vmid = 102\ndrill = "false"'))
+    assert [problem.path for problem in caught.value.problems] == ["vms.devvm.drill", "vms"]
+
+
 def test_by_hand_can_be_the_operators_own_commands() -> None:
     """The file's own commands are shown instead, all of them when none is for the verb."""
     own = vm(with_vm('by_hand = ["ipmi reset node", "ring the bell"]'))

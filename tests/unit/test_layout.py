@@ -34,7 +34,9 @@ FLOORS = (
     ("config",),
     ("auth", "alerts"),
     ("threads",),
-    ("audit", "errors", "verbs", "proven", "text", "templates", "isolated"),
+    ("audit",),
+    ("counts",),
+    ("errors", "verbs", "proven", "text", "templates", "isolated"),
 )
 AGENT_FLOORS = (
     ("main",),
@@ -114,7 +116,8 @@ BESIDE_THE_PATH = (
         "handler/alerts/",
         "handler/chat/",
     ),
-    *("handler/audit.py", "handler/proven.py", "handler/text.py", "handler/threads.py", "agents/pve/renewal.py"),
+    *("handler/audit.py", "handler/counts.py", "handler/proven.py", "handler/text.py", "handler/threads.py"),
+    "agents/pve/renewal.py",
     *(
         "agents/pve/forensics/",
         "agents/pve/check/",
@@ -337,6 +340,22 @@ def test_no_module_imports_a_private_name(name: str) -> None:
     """A private name of another package can go with any of its versions, the standard library's with Python's."""
     absolute = [module for module in imported(tree(HANDLER / name)) if not module.startswith(".")]
     assert [module for module in absolute if re.search(r"\._(?!_)|^_(?!_)", module)] == []
+
+
+def test_one_file_knows_prometheus() -> None:
+    """Only what shows the counts uses Prometheus' library, and it is loaded by name, when [metrics] is there."""
+    found = {name: set(imported(tree(path))) for name, path in production().items()}
+    assert {name for name, all_of in found.items() if any(m.startswith("prometheus") for m in all_of)} == {
+        "web/exposition.py"
+    }
+    for name, path in production().items():
+        top = [
+            module
+            for _, node in places(tree(path))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for module in imported(node)
+        ]
+        assert not any("exposition" in module and not module.startswith("prometheus") for module in top), name
 
 
 def test_one_file_prints() -> None:

@@ -1,0 +1,278 @@
+"""docs/monitoring.md and deploy/prometheus: each fault moves a series and fires an alert, says Prometheus' own program.
+
+The series that go into the rules are those that the handler itself shows.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.condition import Condition
+from breakglass.config.load import parse
+from breakglass.config.problems import Problem
+from breakglass.counts import Counts
+from breakglass.web.exposition import Snapshot, render
+
+from ..support.documents import commands, settings
+from ..support.rendered import series
+from ..unit.test_config import GOOD, no_files
+
+ROOT = Path(__file__).parent.parent.parent
+RULES = ROOT / "deploy/prometheus/alerts.yml"
+DOCUMENT = ROOT / "docs/monitoring.md"
+ALERT = '[[alerts]]\nsource = "generic"\nmatch = { a = "b" }\nvm = "devvm"\n'
+CONFIG = parse(GOOD + ALERT, no_files)
+NOW = datetime.fromtimestamp(0, UTC)  # when promtool's tests begin
+DAY = 86400
+LABELS = 'job="breakglass",instance="rescue:443"'
+UP = f"up{{{LABELS}}}"
+
+Change = Callable[[Snapshot], Snapshot]
+
+
+def healthy() -> Snapshot:
+    """Return what a handler knows if all is well."""
+    caller = replace(CONFIG.callers[0], not_after=NOW + timedelta(days=100))
+    config = replace(CONFIG, callers=(caller,))
+    condition = Condition(config, NOW.timestamp(), {"pve1": "answering"}, {"devvm": "answering"}, "on")
+    return Snapshot(condition, {"pve1": "0.2.0"}, {"pve1": NOW.timestamp()}, 0, Counts())
+
+
+def with_condition(**changes: Any) -> Change:
+    return lambda snapshot: replace(snapshot, condition=replace(snapshot.condition, **changes))
+
+
+def host(state: str) -> Change:
+    return with_condition(hosts={"pve1": state}, vms={"devvm": state})
+
+
+def vm(state: str) -> Change:
+    return with_condition(vms={"devvm": state})
+
+
+def expiring(days: float) -> Change:
+    def change(snapshot: Snapshot) -> Snapshot:
+        config = snapshot.condition.config
+        caller = replace(config.callers[0], not_after=NOW + timedelta(days=days))
+        return with_condition(config=replace(config, callers=(caller,)))(snapshot)
+
+    return change
+
+
+def problem(path: str, **changes: Any) -> Change:
+    def change(snapshot: Snapshot) -> Snapshot:
+        config = replace(snapshot.condition.config, problems=(Problem(path, "is wrong", "mend it"),))
+        return with_condition(config=config, **changes)(snapshot)
+
+    return change
+
+
+def counting(count: Callable[[Counts], None]) -> Change:
+    def change(snapshot: Snapshot) -> Snapshot:
+        count(snapshot.counts)
+        return snapshot
+
+    return change
+
+
+def turn(code: str) -> Change:
+    return counting(lambda counts: counts.add_turn(code, {}, 0))
+
+
+def notification(outcome: str, times: int = 1) -> Change:
+    def count(counts: Counts) -> None:
+        for _ in range(times):
+            counts.add_request("/alert/generic", outcome)
+
+    return counting(count)
+
+
+# What can go wrong, by the first cell of the document's table of faults, which names its series and its alert.
+FAULTS: dict[str, Change] = {
+    **{state: host(state) for state in ("name-not-found", "refused", "timeout", "turned-away", "key-not-accepted")},
+    **{state: host(state) for state in ("host-key-differs", "lost", "wrong-node", "agent-silent", "read-only-key")},
+    "agent-outdated": host("agent-outdated"),
+    "not-allowed": vm("not-allowed"),
+    "a host is off": problem("hosts.pve1.key", hosts={"pve1": "config-error"}, vms={"devvm": "config-error"}),
+    "a VM is off": problem("vms.devvm.vmid", vms={"devvm": "config-error"}),
+    "another part is off": problem("callers.anna.secret"),
+    "not proven for long": lambda snapshot: replace(snapshot, proven={"pve1": NOW.timestamp() - 36 * DAY}),
+    "a reload was rejected": with_condition(rejected_since=NOW.timestamp() + 1),
+    "a key has expired": expiring(-1),
+    "a key expires": expiring(13),
+    "chat is off": with_condition(chat="chat-not-isolated"),
+    "a turn failed": turn("claude-auth"),
+    "a notification failed": notification("unreached"),
+    "a sender is not known": notification("unauthorized", 5),
+}
+
+
+def text_of(snapshot: Snapshot) -> str:
+    return render(snapshot, "")[0].decode()
+
+
+def rows() -> dict[str, tuple[list[str], str]]:
+    """Return the series and the alert of each row of the document's table of faults."""
+    table = DOCUMENT.read_text("utf-8").partition("| fault | series | alert |\n")[2].partition("\n\n")[0]
+    found = {}
+    for line in table.splitlines()[1:]:
+        faults, names, alert = (cell.strip() for cell in line.strip("|").split("|"))
+        for fault in re.findall(r"`([^`]+)`", faults) or [faults]:
+            found[fault] = (re.findall(r"`([^`]+)`", names), alert.strip("`"))
+    return found
+
+
+def test_the_table_has_every_fault() -> None:
+    """The document's rows are the faults that are tried here."""
+    assert set(rows()) == set(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_moves_its_series(fault: str) -> None:
+    """Each series that the row names is another one than on a good day."""
+    before, after = series(text_of(healthy())), series(text_of(FAULTS[fault](healthy())))
+    moved = {name.partition("{")[0] for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    names, _ = rows()[fault]
+    assert names
+    assert set(names) <= moved
+
+
+# --- the rules ---
+
+
+def lines_of(before: str, after: str) -> list[dict[str, str]]:
+    """Return promtool's input: for ten minutes the first text, then the second one, each as two targets show it."""
+    old, new = _samples(before), _samples(after)
+    found = []
+    for name in old.keys() | new.keys():
+        first, then = (f"{value:g}" if value is not None else "_" for value in (old.get(name), new.get(name)))
+        found.append({"series": name, "values": f"{first}x10 {then}x170"})
+    return found
+
+
+def used_series() -> set[str]:
+    """Return the names of the series in the rules."""
+    return set(re.findall(r"\bbreakglass_\w+", RULES.read_text("utf-8")))
+
+
+def _samples(text: str) -> dict[str, float]:
+    found, used = {}, used_series()
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        bare, _, labels = name.partition("{")
+        if bare in used:
+            found[f"{bare}{{{labels.rstrip('}')}{',' if labels else ''}{LABELS}}}"] = float(value)
+    return found
+
+
+def case(after: str, firing: list[Mapping[str, str]], up: str = "1x190", at: str = "2h") -> dict[str, Any]:
+    """Return a test of promtool: which alerts fire two hours after a good day, and whether they say their names."""
+    inputs = [*lines_of(text_of(healthy()), after), {"series": UP, "values": up}]
+    return {
+        "interval": "1m",
+        "input_series": inputs,
+        "promql_expr_test": [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": at,
+                "exp_samples": [{"labels": f'{{alertname="{each["alertname"]}"}}', "value": 1} for each in firing],
+            }
+        ],
+    }
+
+
+def promtool(directory: Path, cases: list[dict[str, Any]]) -> None:
+    """Have promtool run tests of the rules. YAML has JSON in it."""
+    file = directory / "tests.json"
+    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": cases}))
+    ran = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.real("promtool")
+def test_the_rules_are_good() -> None:
+    """By Prometheus' own check, with its lint; each says what is wrong and what to do, and for whom it is urgent."""
+    ran = subprocess.run(
+        ["promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    rules = RULES.read_text("utf-8").split("- alert: ")[1:]
+    assert len(rules) >= 13
+    for rule in rules:
+        assert re.search(r"severity: (critical|warning)\n", rule), rule
+        assert re.search(r"summary: .+\.\n", rule), rule
+        assert re.search(r"description: >-\n(?: {12}.+\n)+", rule), rule
+
+
+def test_the_rules_use_series_that_there_are() -> None:
+    """Each series in a rule is one that the handler shows, under that name."""
+    names = {line.split(" ")[2] for line in text_of(healthy()).splitlines() if line.startswith("# TYPE")}
+    assert used_series() - names == set()
+    assert len(used_series()) > 8
+
+
+@pytest.mark.all
+@pytest.mark.real("promtool")
+def test_each_fault_fires_its_alert_and_no_other(tmp_path: Path) -> None:
+    """From the handler's own series, by Prometheus' own program; a good day fires nothing."""
+    alerts = {alert for _, alert in rows().values()}
+    cases = [case(text_of(healthy()), [])]
+    for fault, change in FAULTS.items():
+        _, alert = rows()[fault]
+        also = ["BreakglassConfigDegraded"] if fault in ("a host is off", "a VM is off") else []
+        at = "25m" if alert in ("BreakglassTurnsFail", "BreakglassAlertsFail", "BreakglassAlertsUnauthorized") else "2h"
+        cases.append(case(text_of(change(healthy())), [{"alertname": name} for name in (alert, *also)], at=at))
+    cases.append(case("", [{"alertname": "BreakglassHandlerDown"}], up="1x10 0x170"))
+    cases.append(case("", [{"alertname": "BreakglassHandlerAbsent"}], up="1x10 stale"))
+    promtool(tmp_path, cases)
+    known = set(re.findall(r"- alert: (\w+)", RULES.read_text("utf-8")))
+    assert known == alerts | {"BreakglassHandlerDown", "BreakglassHandlerAbsent"}
+
+
+@pytest.mark.real("promtool")
+def test_an_alert_says_what_the_handler_says(tmp_path: Path) -> None:
+    """The texts of one alert, with the host's name and its state."""
+    tried = case(text_of(host("key-not-accepted")(healthy())), [{"alertname": "BreakglassHostDown"}])
+    labels = {"job": "breakglass", "instance": "rescue:443", "host": "pve1", "severity": "critical"}
+    texts = {
+        "summary": "Breakglass can't reach the Proxmox host pve1.",
+        "description": "No VM of this host can be rescued through rescue:443. "
+        'The handler says "key-not-accepted". Run breakglass doctor on the handler\'s machine; '
+        "breakglass docs protocol explains each word at GET /health.",
+    }
+    alert = {"exp_labels": labels, "exp_annotations": texts}
+    tried["alert_rule_test"] = [{"eval_time": "2h", "alertname": "BreakglassHostDown", "exp_alerts": [alert]}]
+    promtool(tmp_path, [tried])
+
+
+@pytest.mark.real("root")
+def test_the_documents_token_is_good(tmp_path: Path) -> None:
+    """Its commands make a file that a handler takes for [metrics], as the document writes it."""
+    [make] = commands("docs/monitoring.md", "Setting up Prometheus")
+    [table, _] = settings("docs/monitoring.md", "Setting up Prometheus")
+    script = make.replace("/etc/breakglass", str(tmp_path)).replace("root:breakglass", "root:root")
+    assert script.count(str(tmp_path)) == script.count("root:root") == 1
+    subprocess.run(["bash", "-euc", script], check=True)
+    file = tmp_path / "metrics.token"
+    assert file.stat().st_mode & 0o777 == 0o640
+    config = parse(GOOD + table, {"/etc/breakglass/metrics.token": file.read_text()}.__getitem__)
+    assert (len(config.metrics), config.problems) == (1, ())
+
+
+@pytest.mark.real("promtool")
+def test_the_documents_prometheus_yml_is_good(tmp_path: Path) -> None:
+    """Its example, with the rules where it expects them."""
+    [_, example] = settings("docs/monitoring.md", "Setting up Prometheus")
+    (tmp_path / "prometheus.yml").write_text(example.replace("/etc/prometheus/", ""))
+    (tmp_path / "breakglass-alerts.yml").write_text(RULES.read_text("utf-8"))
+    (tmp_path / "breakglass.token").write_text("bgt_x")
+    command = ["promtool", "check", "config", "--lint=all", "--lint-fatal", "prometheus.yml"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

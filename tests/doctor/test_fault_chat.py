@@ -1,0 +1,412 @@
+"""Faults of chat, seeded one by one: each is found, with what mends it, and no credential is printed."""
+
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.claude.command import list_flags
+
+from ..support import claude
+from ..support.doctor import Fault, Setup, cases, check_fault, found
+from ..support.fuse import without_flock
+from ..support.hung import dead_fuse, unserved_fuse
+from ..support.model import Model
+from ..support.model_proxy import Authority, answering, with_tls
+from ..support.ports import reserve_port
+from ..support.service import ACCOUNT
+
+pytestmark = [pytest.mark.slow, pytest.mark.real("claude"), pytest.mark.real("bwrap")]
+
+PLACES = ("chat",)
+SECRET = "sk-ant-the-real-one-0123456789"
+MOVED = b"HTTP/1.1 301 Moved\r\nlocation: https://x.example\r\ncontent-length: 0\r\n\r\n"
+VARIABLE = f"ANTHROPIC_API_KEY={SECRET}\n"
+Seed = Callable[[Setup], object]
+
+
+@pytest.fixture
+def chatting(setup: Setup, model: Model) -> Setup:
+    """A good configuration with chat: as root, claude has users of its own."""
+    model.listing, model.seconds_ahead = None, 0
+    setup.directory.chmod(0o755)
+    setup.config["callers"]["operator"]["allow"].append("chat")
+    who = {"uids": claude.UID_RANGE} if ACCOUNT else {"shared_uid": True}
+    setup.config["chat"] = {
+        **who,
+        "command": str(claude.reachable(claude.UIDS[0], setup.directory)) if ACCOUNT else str(claude.find()),
+        "base_url": model.url,
+        "credential_file": setup.file("credential", VARIABLE),
+    }
+    setup.model = model
+    return setup
+
+
+def chat(**values: object) -> Seed:
+    """Return a seed that changes [chat]; None takes a setting out."""
+
+    def seed(setup: Setup) -> None:
+        setup.config["chat"] |= values
+        for name in [name for name, value in setup.config["chat"].items() if value is None]:
+            del setup.config["chat"][name]
+
+    return seed
+
+
+def credential(text: str) -> Seed:
+    return lambda setup: setup.file("credential", text)
+
+
+def listing(failure: object) -> Seed:
+    """Return a seed that has the model's API fail."""
+
+    def seed(setup: Setup) -> None:
+        setup.model.listing = failure
+
+    return seed
+
+
+def fixed(answer: bytes) -> Seed:
+    """Return a seed that puts another server in the API's place."""
+
+    def seed(setup: Setup) -> None:
+        server = setup.stack.enter_context(answering(answer))
+        setup.config["chat"]["base_url"] = server.url
+
+    return seed
+
+
+def unknown_authority(setup: Setup) -> None:
+    """Have the API show a certificate of an authority that this machine does not know."""
+    context = Authority(setup.directory, "ours").context("localhost")
+    port = setup.stack.enter_context(with_tls(setup.model, context))
+    chat(base_url=f"https://localhost:{port}")(setup)
+
+
+def without_tls(setup: Setup) -> None:
+    chat(base_url=setup.model.url.replace("http://127.0.0.1", "https://localhost"))(setup)
+
+
+def other_name(setup: Setup) -> None:
+    authority = Authority(setup.directory, "ours")
+    port = setup.stack.enter_context(with_tls(setup.model, authority.context("elsewhere.example")))
+    setup.directory.joinpath("ours.pem").chmod(0o644)
+    chat(base_url=f"https://localhost:{port}", ca_file=str(authority.file))(setup)
+
+
+def proxy_that_refuses(setup: Setup) -> None:
+    server = setup.stack.enter_context(answering(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"))
+    proxy = server.url.replace("://", "://user:s3cret-of-the-proxy@")
+    chat(base_url="https://api.example", https_proxy=proxy)(setup)
+
+
+def slow_clock(setup: Setup) -> None:
+    setup.model.seconds_ahead = 3600
+
+
+# --- claude ---
+
+
+def program(text: str, mode: int = 0o755) -> Seed:
+    """Return a seed that has another program for claude."""
+
+    def seed(setup: Setup) -> None:
+        path = setup.directory / "program"
+        path.write_text(text)
+        path.chmod(mode)
+        setup.config["chat"]["command"] = str(path)
+
+    return seed
+
+
+def printing(version: str, flags: list[str]) -> Seed:
+    """Return a seed with a claude of another version."""
+    return program(f"#!/bin/sh\ncase $1 in --version) echo '{version}';; --help) echo '{' '.join(flags)}';; esac\n")
+
+
+# --- sessions.dir ---
+
+
+def mounted(options: str, fill: int = 0) -> Seed:
+    """Return a seed that has sessions.dir on a file system of its own."""
+
+    def seed(setup: Setup) -> None:
+        path = setup.directory / "sessions"
+        path.mkdir()
+        setup.stack.enter_context(tmpfs(path, options.removesuffix(",ro")))
+        if fill:
+            (path / "ballast").write_bytes(bytes(fill))
+        if options.endswith(",ro"):
+            subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)
+
+    return seed
+
+
+@contextlib.contextmanager
+def tmpfs(path: Path, options: str) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "tmpfs", str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def on_fuse(mount: Callable[[Path], contextlib.AbstractContextManager[None]]) -> Seed:
+    def seed(setup: Setup) -> None:
+        path = setup.directory / "sessions"
+        path.mkdir()
+        setup.stack.enter_context(mount(path))
+
+    return seed
+
+
+def sessions(name: str) -> Seed:
+    def seed(setup: Setup) -> None:
+        setup.config["sessions"]["dir"] = str(setup.directory / name)
+
+    return seed
+
+
+def of_another_user(setup: Setup) -> None:
+    path = setup.directory / "sessions"
+    path.mkdir()
+    os.chown(path, 54321, 54321)
+
+
+def in_a_files_place(setup: Setup) -> None:
+    (setup.directory / "sessions").write_text("")
+
+
+def turns_for_all(setup: Setup) -> None:
+    setup.doctor(places=PLACES)
+    (setup.directory / "sessions/turns").chmod(0o755)
+
+
+# --- the system ---
+
+
+def refused_sandbox(setup: Setup) -> None:
+    """Have bubblewrap find what it finds where the kernel refuses namespaces."""
+    fake = setup.directory / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    setup.mounts.append((str(fake), "/usr/bin/bwrap", "", ""))
+
+
+def no_sandbox(setup: Setup) -> None:
+    """Have a /usr/bin without bubblewrap, over the machine's own."""
+    layers = setup.directory / "layers"
+    for name in ("upper", "work"):
+        (layers / name).mkdir(parents=True)
+    os.mknod(layers / "upper/bwrap", 0o020000, 0)  # how overlayfs says that a name of the lower one is gone
+    data = f"lowerdir=/usr/bin,upperdir={layers}/upper,workdir={layers}/work"
+    setup.mounts.append(("overlay", "/usr/bin", "overlay", data))
+
+
+def exposed_configuration(setup: Setup) -> None:
+    os.chown(setup.directory, 1, 1)
+
+
+def no_ssh(setup: Setup) -> None:
+    setup.environment["PATH"] = str(setup.directory)
+
+
+def guest(setup: Setup, **values: object) -> None:
+    setup.config["vms"]["devvm"] |= {"guest": "root@192.0.2.20", "guest_host_key": "any", **values}
+
+
+def no_talker(setup: Setup) -> None:
+    setup.config["callers"]["operator"]["allow"].remove("chat")
+
+
+def no_read_only_key(setup: Setup) -> None:
+    del setup.config["hosts"]["pve1"]["read_only_key_file"]
+
+
+FAULTS = [
+    # settings
+    Fault("an unknown setting", chat(model="opus"), "unknown-setting", "take it out"),
+    Fault("a setting of the wrong type", chat(max_turns_at_once="3"), "chat-setting", "without quotes"),
+    Fault(
+        "a secret for claude's environment", chat(env={"ANTHROPIC_API_KEY": SECRET}), "chat-setting", "credential_file"
+    ),
+    Fault("no caller who may chat", no_talker, "chat-without-caller", '"chat"'),
+    Fault("no key for claude", no_read_only_key, "chat-without-key", "read_only_key_file"),
+    Fault("no ssh", no_ssh, "ssh-missing", "openssh-client"),
+    # the credential
+    Fault("no credential", chat(credential_file=None), "credential", "name a file"),
+    Fault("an empty credential", credential(""), "file-empty", "write"),
+    Fault("a credential's file that is gone", chat(credential_file="/nowhere"), "file-missing", "ls -l"),
+    Fault(
+        "a credential under another name", credential(f"OPENAI_API_KEY={SECRET}\n"), "credential", "ANTHROPIC_API_KEY"
+    ),
+    Fault("a credential without a name", credential(f"{SECRET}\n"), "credential", "NAME=VALUE"),
+    Fault("a credential with spaces", credential(f"ANTHROPIC_API_KEY = {SECRET}\n"), "credential", "NAME=VALUE"),
+    Fault("a credential with a space in it", credential("ANTHROPIC_API_KEY=sk-ant 01\n"), "credential", "NAME=VALUE"),
+    Fault("a credential in quotes", credential(f'ANTHROPIC_API_KEY="{SECRET}"\n'), "credential", "without quotes"),
+    Fault("a credential for a shell", credential(f"export ANTHROPIC_API_KEY={SECRET}\n"), "credential", "NAME=VALUE"),
+    Fault("two credentials", credential(VARIABLE + VARIABLE), "credential", "one line"),
+    Fault(
+        "a credential that all can read",
+        lambda setup: os.chmod(setup.directory / "credential", 0o644),
+        "file-exposed",
+        "chmod",
+    ),
+    Fault("a credential that is refused", listing(401), "credential-refused", "credential_file"),
+    Fault("a credential without permission", listing(403), "credential-refused", "credential_file"),
+    # the model's API
+    Fault("an API without a list", listing(404), "credential-not-known", "breakglass chat"),
+    Fault("a limit that is used up", listing(429), "model-limit", "limit"),
+    Fault("an API that fails", listing(500), "model-busy", "status.anthropic.com"),
+    Fault("an API that is overloaded", listing(529), "model-busy", "status.anthropic.com"),
+    Fault("a sign-in page", listing("html"), "model-unknown", "curl"),
+    Fault("another program", fixed(b"SSH-2.0-OpenSSH_10.0\r\n"), "model-unreachable", "curl"),
+    Fault("an API that has moved", fixed(MOVED), "model-moved", "base_url"),
+    Fault(
+        "nothing that listens",
+        lambda setup: chat(base_url=f"http://127.0.0.1:{reserve_port()}")(setup),
+        "model-unreachable",
+        "curl",
+    ),
+    Fault(
+        "a name that there is not", chat(base_url="https://api.nowhere.invalid"), "model-unreachable", "getent hosts"
+    ),
+    Fault("no TLS", without_tls, "model-tls", "curl"),
+    Fault("a certificate of an unknown authority", unknown_authority, "model-certificate", "chat.ca_file"),
+    Fault("a certificate of another name", other_name, "model-certificate", "chat.ca_file"),
+    Fault(
+        "an authority's file that is gone",
+        chat(base_url="https://127.0.0.1:1", ca_file="/nowhere.pem"),
+        "ca-file",
+        "openssl x509",
+    ),
+    Fault("no TLS for the credential", chat(base_url="http://192.0.2.1"), "chat-setting", "this machine alone"),
+    Fault(
+        "a proxy that is down",
+        chat(base_url="https://api.example", https_proxy="http://127.0.0.1:1"),
+        "proxy-unreachable",
+        "chat.https_proxy",
+    ),
+    Fault("a proxy that refuses", proxy_that_refuses, "proxy-refused", "password"),
+    Fault("a clock that is slow", slow_clock, "clock-wrong", "set-ntp"),
+    # claude
+    Fault("no claude", chat(command="claude-that-is-missing"), "claude-missing", "install"),
+    Fault("no claude at that path", chat(command="/nowhere/claude"), "claude-missing", "chat.command"),
+    Fault("a claude that may not be run", program("#!/bin/sh\n", 0o644), "claude-not-executable", "chmod 755"),
+    Fault("a claude that is no program", program("claude"), "claude-failed", "install"),
+    Fault("a claude that fails", program("#!/bin/sh\necho broken >&2\nexit 1\n"), "claude-failed", "--version"),
+    Fault("a claude that is something else", program("#!/bin/sh\necho hello\n"), "claude-failed", "--version"),
+    Fault("a claude that is too old", printing("1.0.128 (Claude Code)", list_flags()[:5]), "claude-version", "2.1"),
+]
+
+AS_ROOT = [
+    Fault("a sandbox that the kernel refuses", refused_sandbox, "sandbox-refused", "user.max_user_namespaces"),
+    Fault("no bubblewrap", no_sandbox, "sandbox-missing", "apt-get install bubblewrap"),
+    Fault("no user ids", chat(uids=None), "uids-missing", 'uids = "'),
+    Fault("user ids that an account has", chat(uids="65530-65535"), "uids-taken", 'uids = "'),
+    Fault("user ids that are none", chat(uids="1-64"), "chat-setting", "uids"),
+    Fault("a configuration in another user's directory", exposed_configuration, "configuration-exposed", "chown root"),
+    Fault(
+        "no launcher", lambda setup: setup.environment.update(BREAKGLASS_LAUNCHER="/nowhere"), "launcher-lost", "socket"
+    ),
+    Fault("claude as root in a guest", guest, "guest-root", "claude@"),
+    Fault("a guest whose key is not checked", guest, "guest-key-not-checked", "ssh-keyscan"),
+    # sessions.dir
+    Fault("a path that is too long", sessions("s" * 90), "sessions-path", "shorter"),
+    Fault("a path with a space", sessions("my sessions"), "sessions-path", "/var/lib/breakglass"),
+    Fault("a directory of another user", of_another_user, "sessions-owner", "chown root"),
+    Fault("a file in its place", in_a_files_place, "sessions-no-directory", "install -d"),
+    Fault("turns that all can read", turns_for_all, "sessions-exposed", "chmod 700"),
+]
+
+WITH_MOUNTS = [
+    Fault("a full file system", mounted("size=20m", fill=10 << 20), "sessions-full", "df"),
+    Fault("a file system that is nearly full", mounted("size=60m"), "sessions-nearly-full", "df"),
+    Fault("a file system without inodes", mounted("size=600m,nr_inodes=7"), "sessions-full", "df -i"),
+    Fault("a file system that can't be written", mounted("size=600m,ro"), "sessions-read-only", "remount,rw"),
+    Fault("a file system without programs", mounted("size=600m,noexec"), "sessions-noexec", "remount,exec"),
+]
+
+WITH_FUSE = [
+    Fault("a file system without flock", on_fuse(without_flock), "sessions-no-flock", "sessions] dir"),
+    Fault(
+        "a file system whose flock is none", on_fuse(lambda at: without_flock(at, 0)), "sessions-no-flock", "sessions"
+    ),
+    Fault(
+        "a file system whose locks are out of reach",
+        on_fuse(lambda at: without_flock(at, errno.ENOLCK)),
+        "sessions-no-flock",
+        "sessions",
+    ),
+    Fault("a file system that has died", on_fuse(dead_fuse), "sessions-gone", "umount -l"),
+]
+
+
+def check(setup: Setup, fault: Fault) -> None:
+    finding = check_fault(setup, fault, PLACES)
+    assert finding.place == "chat"
+    for name in ("stdout", "stderr"):
+        printed = (setup.directory / name).read_text()
+        assert SECRET not in printed
+        assert "s3cret" not in printed
+
+
+@pytest.mark.parametrize(
+    "fault",
+    cases(
+        FAULTS,
+        "a credential with spaces",
+        "a credential that is refused",
+        "nothing that listens",
+        "no claude",
+        "a claude that is too old",
+        "a proxy that refuses",
+    ),
+)
+def test_a_fault_is_found_with_its_fix(chatting: Setup, fault: Fault) -> None:
+    check(chatting, fault)
+
+
+@pytest.mark.real("root")
+@pytest.mark.parametrize("fault", cases(AS_ROOT, "no bubblewrap", "a directory of another user"))
+def test_a_fault_of_users_and_groups_is_found(chatting: Setup, fault: Fault) -> None:
+    check(chatting, fault)
+
+
+@pytest.mark.real("mounts")
+@pytest.mark.parametrize("fault", cases(WITH_MOUNTS, "a full file system"))
+def test_a_fault_of_a_file_system_is_found(chatting: Setup, fault: Fault) -> None:
+    check(chatting, fault)
+
+
+@pytest.mark.real("fuse")
+@pytest.mark.parametrize("fault", cases(WITH_FUSE, "a file system without flock"))
+def test_a_fault_of_locks_is_found(chatting: Setup, fault: Fault) -> None:
+    check(chatting, fault)
+
+
+@pytest.mark.all
+@pytest.mark.real("fuse")
+def test_a_file_system_that_hangs_holds_nothing_up(chatting: Setup) -> None:
+    """It is a finding, the rest is looked at, and the end does not wait for it."""
+    path = chatting.directory / "sessions"
+    path.mkdir()
+    with unserved_fuse(path):
+        report = chatting.doctor(places=PLACES)
+        found(report.findings, "sessions-hang")
+        assert found(report.findings, "credential-accepted").level == "ok"
+        assert report.seconds < 30
+
+
+def test_all_is_well(chatting: Setup) -> None:
+    """Nothing but ok, and a last line for each part of a turn."""
+    report = chatting.doctor(places=PLACES)
+    codes = ["chat-isolated" if ACCOUNT else "chat-shared", "sessions-ready", "claude-installed", "credential-accepted"]
+    assert [finding.code for finding in report.findings] == codes
+    assert report.code == 0
+    [asked] = chatting.model.listed[-1:]
+    assert asked["x-api-key"] == SECRET

@@ -1,0 +1,266 @@
+"""GET /metrics: who may read it, what it says of a host and a handler, and that it holds up no verb."""
+
+import gzip
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from ..support.rendered import families
+from ..support.rendered import series as series_of
+from ..support.service import ALL, SSH_KEY, Reply, Service, give_to_handler
+from ..support.signals import signal_process
+from ..support.sshd import Sshd
+from ..support.stages import until
+
+ROOT = Path(__file__).parent.parent.parent
+TOKEN, STRANGE = "bgt_" + "m" * 43, "bgt_" + "x" * 43
+TABLE = f'[metrics]\ntoken = "{TOKEN}"\n'
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+SENDER = f'[callers.sender]\ntoken = "bgt_{"s" * 43}"\nallow = ["forensics"]\nnot_after = 2099-06-01T00:00:00Z\n'
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
+
+Series = dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def service(shared_sshd: Sshd, directory: Path) -> Iterator[Service]:
+    """A handler with [metrics], whose host answers."""
+    credential = directory / "credential"
+    credential.write_text("ANTHROPIC_API_KEY=x")
+    give_to_handler(credential)
+    extra = f'{TABLE}{SENDER}\n[[alerts]]\nsource = "generic"\nmatch = {{ a = "b" }}\nvm = "devvm"\n'
+    extra += f'[chat]\nshared_uid = true\ncredential_file = "{credential}"\n'
+    key, host_key = shared_sshd.power_key, [shared_sshd.host_key]
+    service = Service(directory, port=shared_sshd.port, key=key, host_key=host_key, extra=extra)
+    try:
+        service.answering()
+        yield service
+    finally:
+        service.stop()
+
+
+def scrape(service: Service, **headers: str) -> Reply:
+    return service.send("GET", "/metrics", headers=BEARER | headers)
+
+
+def series(service: Service) -> Series:
+    """Return every series, by its name and its labels."""
+    reply = scrape(service)
+    assert reply.status == 200
+    return series_of(reply.body.decode())
+
+
+# --- who may read it ---
+
+
+def test_the_token_opens_the_metrics(service: Service) -> None:
+    """GET and HEAD, in Prometheus' text by default, and as an answer that is never stored."""
+    reply = scrape(service)
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert reply.headers["cache-control"].startswith("no-store")
+    assert b'breakglass_host_up{host="pve1"} 1.0\n' in reply.body
+    head = service.send("HEAD", "/metrics", headers=BEARER)
+    assert (head.status, head.body, head.headers["content-type"]) == (200, b"", reply.headers["content-type"])
+
+
+NO_TOKENS = {
+    "nothing": {},
+    "another token": {"authorization": f"Bearer {STRANGE}"},
+    "a caller's token": {"authorization": f"Bearer bgt_{'s' * 43}"},
+    "two tokens": {"authorization": f"Bearer {TOKEN}, Bearer {TOKEN}"},
+    "a password": {"authorization": "Basic eDp5"},
+}
+
+
+@pytest.mark.parametrize("headers", NO_TOKENS.values(), ids=NO_TOKENS)
+def test_every_other_request_gets_the_uniform_401(service: Service, headers: dict[str, str]) -> None:
+    """The bytes and headers of a refused verb; the refusal is in the log, and counted."""
+    before = series(service)["requests_total{outcome=unauthorized,route=/metrics}"]
+    reply, verb = service.send("GET", "/metrics", headers=headers), service.send("POST", "/pve", b"{}")
+    assert (reply.status, reply.body) == (401, verb.body)
+    assert set(reply.headers.items()) - {("date", reply.headers["date"])} <= set(verb.headers.items())
+    assert series(service)["requests_total{outcome=unauthorized,route=/metrics}"] == before + 1
+
+
+def test_a_signature_does_not_open_the_metrics(service: Service) -> None:
+    """An operator's key signs verbs; only the token of [metrics] reads metrics."""
+    assert service.send("GET", "/metrics", headers=service.signed(b"")).status == 401
+
+
+def test_the_token_runs_no_verb(service: Service) -> None:
+    """It is nobody's at every other address: the same 401 there."""
+    for path in ("/pve", "/alert/generic", "/chat"):
+        assert service.send("POST", path, b'{"verb":"status"}', BEARER).status == 401
+
+
+def test_a_scrape_has_no_body(service: Service) -> None:
+    """The gate's limits hold: a body is 413, with the token and without."""
+    assert service.send("GET", "/metrics", b"x", BEARER).status == 413
+    assert service.send("GET", "/metrics", b"x").status == 413
+
+
+def test_other_methods_are_refused_as_elsewhere(service: Service) -> None:
+    """405, as for /health."""
+    answers = [service.send("POST", path, b"", BEARER) for path in ("/metrics", "/health")]
+    assert [answer.status for answer in answers] == [405, 405]
+    assert answers[0].body == answers[1].body
+
+
+def begin_at_0(found: Series) -> None:
+    """Check that each outcome of each verb has its series before it happens, so that rate() sees the first one."""
+    counters = {name: value for name, value in found.items() if "_total" in name}
+    assert set(counters.values()) == {0.0}
+    assert {f"verbs_total{{outcome=unknown,verb={verb}}}" for verb in ALL} <= counters.keys()
+    assert "turn_tokens_total{kind=output}" in counters
+
+
+def test_without_the_table_there_is_no_such_address(directory: Path) -> None:
+    """The same answer as at any unknown address, with a token too. A reload brings the metrics, another takes them.
+
+    Counters begin at 0.
+    """
+    plain = Service(directory, port=1, key=SSH_KEY, host_key="any")
+    try:
+        for method in ("GET", "HEAD", "POST"):
+            known, unknown = (plain.send(method, path, headers=BEARER) for path in ("/metrics", "/nothing"))
+            assert known.status == (405 if method == "POST" else 404)
+            assert (known.status, known.body, known.headers | {"date": ""}) == (
+                unknown.status,
+                unknown.body,
+                unknown.headers | {"date": ""},
+            )
+        text = plain.config.read_text()
+        plain.config.write_text(f"{text}\n{TABLE}")
+        signal_process(plain.process.pid, signal.SIGHUP)
+        until(lambda: scrape(plain).status == 200, "the metrics")
+        begin_at_0(series(plain))
+        plain.config.write_text(text)
+        signal_process(plain.process.pid, signal.SIGHUP)
+        until(lambda: scrape(plain).status == 404, "no metrics")
+    finally:
+        plain.stop()
+
+
+# --- its forms ---
+
+
+def test_openmetrics_for_clients_that_accept_it(service: Service) -> None:
+    """Prometheus itself asks for OpenMetrics; the official parser reads it, with the same series."""
+    reply = scrape(service, accept=f"{OPENMETRICS};q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1")
+    assert reply.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert reply.body.endswith(b"# EOF\n")
+    parse = openmetrics.text_string_to_metric_families
+    families = parse(reply.body.decode())  # type: ignore[no-untyped-call]  # its types are not told
+    names = {sample.name for family in families for sample in family.samples}
+    text = scrape(service).body.decode()
+    assert names == {sample.name for family in parse_text(text) for sample in family.samples}
+
+
+def test_gzip_where_the_client_accepts_it(service: Service) -> None:
+    """As /health and the answers of /pve."""
+    reply = scrape(service, **{"accept-encoding": "gzip"})
+    assert reply.headers["content-encoding"] == "gzip"
+    assert b"breakglass_build_info" in gzip.decompress(reply.body)
+
+
+@pytest.mark.real("promtool")
+def test_promtool_finds_nothing_to_mend(service: Service) -> None:
+    """Names, units, types and HELP texts, by Prometheus' own linter."""
+    ran = subprocess.run(["promtool", "check", "metrics"], input=scrape(service).body, capture_output=True, check=False)
+    assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
+
+
+def test_nothing_of_the_process_or_of_python(service: Service) -> None:
+    """Only our own series, each with a HELP text that is a sentence."""
+    lines = scrape(service).body.decode().splitlines()
+    assert {line.split("_")[0] for line in lines if not line.startswith("#")} == {"breakglass"}
+    texts = [line.split(" ", 3)[3] for line in lines if line.startswith("# HELP")]
+    assert len(texts) > 15
+    assert [text for text in texts if not text.endswith(".") or (not text[0].isupper() and not text[0].isdigit())] == []
+
+
+def test_the_document_lists_every_series(service: Service) -> None:
+    """With its labels, its type and its HELP text, in the order of the answer."""
+    assert service.pve("status").status == 200  # the time of a caller's newest request
+    rows = []
+    for name, family in families(scrape(service).body.decode()).items():
+        labels = {label: None for sample in family.samples for label in sample.labels if label != "le"}
+        shown = name.removeprefix("breakglass_") + (f"{{{', '.join(labels)}}}" if labels else "")
+        rows.append(f"| `{shown}` | {family.type} | {family.documentation} |")
+    text = (ROOT / "docs/monitoring.md").read_text("utf-8")
+    assert text.partition("| series | type | means |\n|---|---|---|\n")[2].partition("\n\n")[0].splitlines() == rows
+
+
+# --- what it says ---
+
+
+def test_a_verb_and_its_stages_are_counted(service: Service) -> None:
+    """By verb, route and outcome, and each stage with its seconds, which are less than the request's own."""
+    before = series(service)
+    answer = service.pve("reset").json
+    assert answer["outcome"] == "done"
+    after = series(service)
+    for name in ("requests_total{outcome=done,route=/pve}", "verbs_total{outcome=done,verb=reset}"):
+        assert after[name] == before[name] + 1
+    for stage in ("preflight", "forensics", "reset"):
+        labels = f"{{stage={stage},verb=reset}}"
+        assert after[f"verb_stage_seconds_count{labels}"] == before[f"verb_stage_seconds_count{labels}"] + 1
+        assert after[f"verb_stage_seconds_sum{labels}"] > before[f"verb_stage_seconds_sum{labels}"]
+    sums = [name for name in after if name.startswith("verb_stage_seconds_sum") and "verb=reset" in name]
+    assert sum(after[name] - before[name] for name in sums) < answer["seconds"] + 1
+    assert after["caller_last_request_timestamp_seconds{caller=operator}"] > after["start_time_seconds"]
+
+
+def test_the_same_id_again_counts_a_request_and_no_stage(service: Service) -> None:
+    """It attaches to the job, whose old messages come at once: their times would be wrong."""
+    assert service.pve("reset", msg_id="msg_once_only").json["attached"] is False
+    before = series(service)
+    assert service.pve("reset", msg_id="msg_once_only").json["attached"] is True
+    after = series(service)
+    assert after["verbs_total{outcome=done,verb=reset}"] == before["verbs_total{outcome=done,verb=reset}"] + 1
+    name = "verb_stage_seconds_count{stage=reset,verb=reset}"
+    assert after[name] == before[name]
+
+
+def test_a_name_that_a_request_brings_is_no_label(service: Service) -> None:
+    """A verb, a VM and a path that do not exist count as what they are; the number of series stays the same."""
+    assert service.pve("status").status == 200
+    before = series(service)
+    assert service.pve("explode", vm="a-vm-of-mine").json["outcome"] == "rejected"
+    assert service.pve("status", vm="another-vm").json["outcome"] == "rejected"
+    service.send("POST", "/alert/no-such-sender", b"{}")
+    service.send("GET", "/metrics/../x-y-z")
+    after = series(service)
+    assert after.keys() == before.keys()
+    assert (
+        after["requests_total{outcome=rejected,route=/pve}"]
+        == before["requests_total{outcome=rejected,route=/pve}"] + 2
+    )
+    assert not any(word in name for name in after for word in ("explode", "mine", "another", "no-such", "x-y-z"))
+
+
+def test_alerts_are_counted_by_their_source(service: Service) -> None:
+    """Notifications by outcome, captures by what became of them."""
+    token = {"authorization": f"Bearer bgt_{'s' * 43}"}
+    body = json.dumps(
+        {"status": "firing", "labels": {"a": "b"}, "fingerprint": "f1", "starts_at": "2026-11-27T03:00:00Z"}
+    )
+    before = series(service)
+    first, again = (service.send("POST", "/alert/generic", body.encode(), token).json for _ in range(2))
+    assert (first["accepted"][0]["duplicate"], again["accepted"][0]["duplicate"]) == (False, True)
+    after = series(service)
+    for name in (
+        *("alert_notifications_total{outcome=accepted,source=generic}",),
+        *("alert_notifications_total{outcome=repeated,source=generic}",),
+        *("alert_captures_total{result=taken,source=generic}", "alert_captures_total{result=attached,source=generic}"),
+        *("requests_total{outcome=accepted,route=/alert}", "requests_total{outcome=repeated,route=/alert}"),
+    ):
+        assert after[name] == before[name] + 1, name

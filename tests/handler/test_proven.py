@@ -1,0 +1,84 @@
+"""`proves` and `proven` through the handler: from a signed request to the host's file, and back to /health."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.service import Service
+from ..support.sshd import Sshd
+
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
+TOKEN = "bgt_" + "x" * 43
+EXTRA = f"""
+[vms.canary]
+hosts = ["pve1"]
+vmid = 102
+drill = true
+
+[callers.bot]
+token = "{TOKEN}"
+allow = ["status"]
+"""
+
+
+@pytest.fixture
+def service(world: World, sshd: Sshd) -> Iterator[Service]:
+    """A handler of its own, which has heard nothing yet, and a host that was never proven."""
+    (world.root / "run/breakglass/proven.json").unlink(missing_ok=True)
+    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=EXTRA)
+    service.answering()
+    yield service
+    service.stop()
+
+
+def in_health(service: Service) -> object:
+    return service.health()["hosts"]["pve1"]["proven"]
+
+
+def test_a_drill_and_a_doctor_are_told_on(service: Service) -> None:
+    """By the answer itself, by each later one, and openly without the name; an attached job changes nothing back."""
+    first = service.pve("status", vm="devvm").json
+    assert (first["proven"], in_health(service)) == (None, None)
+    drill = service.pve("cycle", vm="canary", msg_id="msg_drill_0001", proves="drill").json
+    assert drill["outcome"] == "done", drill
+    assert {**drill["proven"], "at": ""} == {"at": "", "by": "operator", "how": "drill"}
+    assert in_health(service) == {"at": drill["proven"]["at"], "how": "drill"}
+    assert service.pve("status", vm="devvm").json["proven"] == drill["proven"]
+    doctor = service.pve("status", vm="devvm", caller="viewer", proves="doctor").json
+    assert {**doctor["proven"], "at": ""} == {"at": "", "by": "viewer", "how": "doctor"}
+    attached = service.pve("cycle", vm="canary", msg_id="msg_drill_0001", proves="drill").json
+    assert (attached["attached"], attached["proven"]) == (True, drill["proven"])
+    assert in_health(service)["at"] >= doctor["proven"]["at"]  # type: ignore[index]
+
+
+def test_a_handler_that_connects_hears_of_it(world: World, service: Service) -> None:
+    """As after a restart of the handler: no verb is needed."""
+    told = {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill", "vm": 102}
+    (world.root / "run/breakglass/proven.json").write_text(json.dumps(told))
+    service.stop()
+    service.start()
+    service.answering()
+    assert in_health(service) == {"at": "2026-11-27T03:12:09Z", "how": "drill"}
+
+
+def test_what_may_not_prove_sends_nothing(world: World, service: Service) -> None:
+    """A VM without `drill = true`, another verb, a word that does not exist, and a token's status."""
+    before = world.pid
+    refused = [
+        service.pve("cycle", vm="devvm", proves="drill"),
+        service.pve("reset", vm="canary", proves="drill"),
+        service.pve("cycle", vm="canary", proves="test"),
+        service.pve("status", vm="canary", proves="drill"),
+        service.send(
+            "POST",
+            "/pve",
+            b'{"verb":"status","vm":"canary","proves":"doctor"}',
+            {"authorization": f"Bearer {TOKEN}"},
+        ),
+    ]
+    assert [(reply.status, reply.json["error"]["code"]) for reply in refused] == [(400, "bad-request")] * 5
+    assert (world.pid, in_health(service)) == (before, None)
+    assert service.pve("status", vm="canary").json["last"] in ("none", "msg_drill_0001")
