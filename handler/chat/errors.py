@@ -9,6 +9,12 @@ class SessionInvalid(BreakglassError):
     code, status = "session-invalid", 403
 
 
+class SessionElsewhere(BreakglassError):
+    """The session belongs to a handler with another sessions.dir."""
+
+    code, status = "session-elsewhere", 409
+
+
 class TurnUnknown(BreakglassError):
     """The caller has no such turn, or the turn was removed."""
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from ..claude.directory_id import read_directory_id
 from ..claude.sandbox import PYTHON, bwrap
 from ..config.model import ChatSettings
 from ..config.secret_files import find_file
@@ -52,13 +53,20 @@ class Part:
         return Lack(self.code, why) if why else None
 
 
-def list_parts(settings: ChatSettings, environment: Mapping[str, str], seen: set[str]) -> list[Part]:
-    """Return what a turn with these settings needs. `seen` remembers, for this process, whether a sandbox was there."""
+class Seen:
+    """What earlier looks have seen: whether a sandbox was there, and the id of sessions.dir since a reload."""
+
+    had_sandbox = False
+    directory_id = ""
+
+
+def list_parts(settings: ChatSettings, environment: Mapping[str, str], seen: Seen) -> list[Part]:
+    """Return what a turn with these settings needs."""
     return [
         Part(CLAUDE, lambda: find_program_fault(settings.command)),
         Part(SANDBOX, lambda: find_sandbox_fault(settings.shared_uid, seen)),
         Part(CREDENTIAL, lambda: find_credential_fault(settings.credential_file, environment)),
-        Part(SESSIONS, lambda: find_sessions_fault(settings.sessions_dir)),
+        Part(SESSIONS, lambda: find_sessions_fault(settings.sessions_dir, seen)),
     ]
 
 
@@ -73,16 +81,16 @@ def find_program_fault(command: str) -> str:
     return "" if shutil.which(command) else f"chat.command names {command}, which is not there or not executable"
 
 
-def find_sandbox_fault(shared_uid: bool, seen: set[str]) -> str:
+def find_sandbox_fault(shared_uid: bool, seen: Seen) -> str:
     """Return which program of the sandbox is not there, or "". Whether it works was tried when chat was switched on.
 
     With shared_uid, turns have no sandbox if there was none at the first of them; one that goes away is missed.
     """
     missing = [program for program in (bwrap(), PYTHON) if not os.access(program, os.X_OK)]
     if not missing:
-        seen.add(SANDBOX)
+        seen.had_sandbox = True
         return ""
-    is_needed = SANDBOX in seen or not shared_uid
+    is_needed = seen.had_sandbox or not shared_uid
     return f"the sandbox needs {missing[0]}, which is not there or not executable" if is_needed else ""
 
 
@@ -99,8 +107,11 @@ def find_credential_fault(setting: str, environment: Mapping[str, str]) -> str:
     return "" if os.access(path, os.R_OK) else f"{path} can't be read by the handler's user"
 
 
-def find_sessions_fault(directory: str) -> str:
-    """Return why no turn could be saved in sessions.dir, or "". Makes nothing there."""
+def find_sessions_fault(directory: str, seen: Seen) -> str:
+    """Return why no turn could be saved in sessions.dir, or "". Makes nothing there.
+
+    A volume that was unmounted can leave another directory in its place, which has other conversations.
+    """
     top = os.path.abspath(directory)
     try:
         for name in ("turns", "locks", "transcripts"):
@@ -113,4 +124,8 @@ def find_sessions_fault(directory: str) -> str:
         return f"sessions.dir can't be used: {error}"
     if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
         return f"sessions.dir has less than {ROOM_BYTES >> 20} MiB left"
+    found = read_directory_id(top)
+    if seen.directory_id and found and found != seen.directory_id:
+        return f"{top} has become another directory: its id was {seen.directory_id} and is {found}"
+    seen.directory_id = seen.directory_id or found
     return ""

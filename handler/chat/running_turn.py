@@ -64,3 +64,15 @@ class RunningTurn:
             self._control.send(command)
         except OSError:  # the runner has ended
             pass
+
+
+async def wait_for_change(changed: asyncio.Event | None, seconds: float) -> None:
+    """Return when there may be something new to read: after `seconds`, where another handler writes it."""
+    if changed is None:
+        await asyncio.sleep(seconds)
+        return
+    try:
+        async with asyncio.timeout(1.0):
+            await changed.wait()
+    except TimeoutError:
+        pass

@@ -4,6 +4,7 @@ Chat is optional. A fault of chat shows in `/health` and in a 503 from `/chat`; 
 """
 
 import asyncio
+import hashlib
 import os
 import socket
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from .errors import ChatNotIsolated, ChatOff
 try:
     from ..claude.isolation import isolation_fault
     from .launcher import LauncherClient
-    from .parts import Lack, Part, find_lack, list_parts
+    from .parts import Lack, Part, Seen, find_lack, list_parts
     from .sessions_disk import SessionsDisk
     from .turns import Chat
 
@@ -49,7 +50,7 @@ class ChatService:
         self._lack: Lack | None = None
         self._parts: Sequence[Part] = ()
         self._watcher: asyncio.Task[None] | None = None
-        self._seen: set[str] = set()
+        self._seen: Seen | None = None
         self._chat: Chat | None = None
         self._applied = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -70,6 +71,12 @@ class ChatService:
     def isolated(self) -> bool | None:
         """Whether claude is isolated from the handler; None unless chat is on."""
         return not self._is_shared if self.state == "on" else None
+
+    @property
+    def directory(self) -> str | None:
+        """A name for sessions.dir, the same at every handler that shares it; None without chat, or if it has no id."""
+        found = self._seen.directory_id if self._seen is not None and self._applied_state == "on" else ""
+        return hashlib.sha256(found.encode()).hexdigest()[:8] if found else None
 
     def use_launcher(self, launcher: "LauncherClient") -> None:
         """Have a process that is root start the turns. Call it in the event loop, before any request."""
@@ -132,6 +139,9 @@ class ChatService:
 
     async def _begin_to_look(self, settings: ChatSettings) -> None:
         """Look at what a turn needs, now and then again and again."""
+        had_sandbox = self._seen is not None and self._seen.had_sandbox
+        self._seen = Seen()
+        self._seen.had_sandbox = had_sandbox
         self._parts = list_parts(settings, os.environ, self._seen)
         self._lack = await find_lack(self._parts)
         if self._watcher is None:

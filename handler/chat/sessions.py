@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from itsdangerous import BadData, URLSafeSerializer
 
-from .errors import SessionInvalid
+from .errors import SessionElsewhere, SessionInvalid
 
 LIFETIME = 30 * 24 * 3600
 _SALT = "breakglass.session"
@@ -20,12 +20,16 @@ _SID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 
 @dataclass(frozen=True)
 class Session:
-    """One conversation. Claude stores its transcript under `sid`."""
+    """One conversation. Claude stores its transcript under `sid`.
+
+    `directory` is the id of the sessions.dir that has it, empty in an older token, or if the directory has none.
+    """
 
     sid: str
     caller: str
     vm: str
     exp: int
+    directory: str = ""
 
 
 def is_sid(text: str) -> bool:
@@ -36,6 +40,8 @@ def is_sid(text: str) -> bool:
 def seal(session: Session, keys: Sequence[str]) -> str:
     """Return the token. The newest key, which is the last one, signs it."""
     fields = {"sid": session.sid, "caller": session.caller, "vm": session.vm, "exp": session.exp}
+    if session.directory:
+        fields["dir"] = session.directory
     return str(_serializer(keys).dumps(fields))
 
 
@@ -43,7 +49,7 @@ def unseal(token: str, keys: Sequence[str], caller: str, now: float) -> Session:
     """Return the session that a caller may continue. Raises SessionInvalid."""
     try:
         fields = _serializer(keys).loads(token)
-        session = Session(fields["sid"], fields["caller"], fields["vm"], fields["exp"])
+        session = Session(fields["sid"], fields["caller"], fields["vm"], fields["exp"], fields.get("dir", ""))
         is_valid = is_sid(session.sid) and isinstance(session.vm, str) and session.exp > now
     except (BadData, KeyError, TypeError, ValueError, RecursionError):
         raise _invalid("token was changed, or another handler signed it") from None
@@ -52,6 +58,16 @@ def unseal(token: str, keys: Sequence[str], caller: str, now: float) -> Session:
     if not is_valid:
         raise _invalid("has expired")
     return session
+
+
+def check_directory(session: Session, directory: str) -> None:
+    """Raise SessionElsewhere if a session is in another sessions.dir than the one with this id. No id fits any."""
+    if session.directory and directory and session.directory != directory:
+        message = "this session is in the sessions.dir of another handler; nothing was started"
+        hint = (
+            "send it to that handler, and have both use one sessions.dir; or leave the session out to begin a new one"
+        )
+        raise SessionElsewhere(message, hint)
 
 
 def _invalid(why: str) -> SessionInvalid:

@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from ..auth.signing import Signed
@@ -11,24 +11,32 @@ from ..config.model import Vm
 from .errors import SessionInvalid
 from .proposals import Proposal, Read, fetch_outcomes
 from .request import ChatRequest
-from .sessions import LIFETIME, Session, seal, unseal
+from .sessions import LIFETIME, Session, check_directory, seal, unseal
 
 
-def build_turn_request(
-    body: ChatRequest, signed: Signed, keys: Sequence[str], now: float, choose_vm: Callable[[str], Vm]
+async def build_turn_request(
+    body: ChatRequest,
+    signed: Signed,
+    keys: Sequence[str],
+    now: float,
+    choose_vm: Callable[[str], Vm],
+    find_id: Callable[[], Awaitable[str]],
 ) -> TurnRequest:
-    """Return the turn to start. Raises SessionInvalid, and what `choose_vm` raises.
+    """Return the turn to start. Raises SessionInvalid, SessionElsewhere, and what the two functions raise.
 
     `choose_vm` returns the VM of a name, or the only one for an empty name, and decides whether the caller may chat
-    about it.
+    about it. `find_id` returns the id of sessions.dir.
     """
     caller = signed.caller.name
     old = unseal(body.session, keys, caller, now) if body.session else None
     if old is not None and body.vm and body.vm != old.vm:
         raise SessionInvalid(f"the session is for another VM, {old.vm}", "leave it out to begin a new conversation")
     vm = choose_vm(old.vm if old is not None else body.vm)
+    directory = await find_id()
+    if old is not None:
+        check_directory(old, directory)
     sid = old.sid if old is not None else str(uuid.uuid4())
-    token = seal(Session(sid, caller, vm.name, int(now) + LIFETIME), keys)
+    token = seal(Session(sid, caller, vm.name, int(now) + LIFETIME, directory), keys)
     digest = hashlib.sha256(f"{body.vm}\n{body.session}\n{body.prompt}".encode()).hexdigest()
     return TurnRequest(signed.id, caller, vm, body.prompt, sid, old is not None, token, digest)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ..auth.signing import Signed
 from ..claude.command import TurnRequest
+from ..claude.directory_id import find_directory_id
 from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import encode_event
 from ..config.model import ChatSettings, Vm
@@ -23,7 +24,8 @@ from .launcher import LauncherClient
 from .proposals import Read
 from .refusals import read_refusal
 from .request import ChatRequest
-from .running_turn import RunningTurn
+from .running_turn import RunningTurn, wait_for_change
+from .sessions import check_directory, unseal
 from .sessions_disk import SessionsDisk
 from .store import Store
 from .turn_requests import build_turn_request, prepend_outcomes
@@ -61,14 +63,22 @@ class Chat:
         """
         try:
             await self.disk.run(self.store.ready)
+            await self._directory_id()
         except BreakglassError:
             pass
 
-    def build_request(
+    async def build_request(
         self, body: ChatRequest, signed: Signed, keys: Sequence[str], now: float, choose_vm: Callable[[str], Vm]
     ) -> TurnRequest:
-        """Return the turn that a body asks for. Raises SessionInvalid, and what `choose_vm` raises."""
-        return build_turn_request(body, signed, keys, now, choose_vm)
+        """Return the turn that a body asks for. Raises as `build_turn_request` does, and SessionsUnwritable."""
+        return await build_turn_request(body, signed, keys, now, choose_vm, self._directory_id)
+
+    async def check_session(self, token: str, keys: Sequence[str], caller: str, now: float) -> None:
+        """Raise SessionElsewhere if a session is in another sessions.dir. Raises SessionInvalid, SessionsUnwritable."""
+        check_directory(unseal(token, keys, caller, now), await self._directory_id())
+
+    async def _directory_id(self) -> str:
+        return await self.disk.run(find_directory_id, self.settings.sessions_dir)
 
     async def request(self, request: TurnRequest, read: Read) -> Path:
         """Start a turn, or find the one that has its id; return its directory.
@@ -236,19 +246,7 @@ class Chat:
             if clock() - sent_at > PING_SECONDS:
                 sent_at = clock()
                 yield encode_event({"type": "ping", "n": reader.number})
-            await _wait(changed)
+            await wait_for_change(changed, POLL_SECONDS)
             if running is None and clock() - grew_at > DEAD_SECONDS:
                 grew_at = clock()
                 await self.disk.run(finish_log, str(turn_dir / "log"), *KILLED)
-
-
-async def _wait(changed: asyncio.Event | None) -> None:
-    """Return when there may be something new to read."""
-    if changed is None:
-        await asyncio.sleep(POLL_SECONDS)
-        return
-    try:
-        async with asyncio.timeout(1.0):
-            await changed.wait()
-    except TimeoutError:
-        pass

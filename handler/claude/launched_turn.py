@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..config.model import Config
 from .command import TurnRequest
+from .directory_id import find_directory_id
 from .eventlog import append_events, build_ending
 from .isolation import isolation_fault
 from .launch_messages import ACCEPTED, FAILED, Message
@@ -47,10 +48,7 @@ def check_chat(config: Config, account: Account) -> str:
 
 
 def _find_unsafe(config: Config, account: Account) -> str:
-    """Return what is unsafe, or "".
-
-    The handler's user must not be able to change the program, and no user but root the configuration.
-    """
+    """Return how the handler's user can change the program, or another user than root the configuration; or ""."""
     if code := find_changeable(account):
         return f"root runs {code}, and the handler's user can change it: {_mend(code)}"
     for file in config.files:
@@ -133,6 +131,7 @@ def _make_directories(config: Config, account: Account) -> str:
     (top / "work").mkdir(0o700, exist_ok=True)
     os.chown(top / "work", 0, account[1], follow_symlinks=False)
     os.chmod(top / "work", 0o751)  # noqa: S103  # claude's users enter some directories below
+    find_directory_id(str(top), account[1])
     return ""
 
 

@@ -48,10 +48,15 @@ class Conversation:
     def _post(self) -> Iterator[Event]:
         """Attach after the last event that was seen; if none was, send the turn's own request again."""
         if self._seen:
-            return post(self._signer, "/chat", new_id(), {"attach": self.turn, "after": self._seen})
+            return post(self._signer, "/chat", new_id(), {"attach": self.turn, "after": self._seen, **self._place})
         return post(self._signer, "/chat", self.turn, self._request)
+
+    @property
+    def _place(self) -> dict[str, str]:
+        """What tells a handler with another sessions.dir that the turn is not there."""
+        return {"session": self.session} if self.session else {}
 
     def cancel_turn(self) -> None:
         """Ask the handler to stop the turn under way."""
-        for _ in post(self._signer, "/chat", new_id(), {"cancel": self.turn}):
+        for _ in post(self._signer, "/chat", new_id(), {"cancel": self.turn, **self._place}):
             pass

@@ -32,12 +32,15 @@ async def chat(request: Request) -> Response:
     check_permission(signed.caller, "chat", None, now)
     turns = await service.chatting.chat(stops=bool(body.cancel))
     if body.prompt:
-        turn = turns.build_request(body, signed, config.session_secrets, now, partial(choose_vm, config, signed))
+        turn = await turns.build_request(body, signed, config.session_secrets, now, partial(choose_vm, config, signed))
         turn_dir = await turns.request(turn, partial(service.read, turn.vm))
         audit.request(began, "turn", signed.caller.name, "chat", turn.vm.name, signed.id)
         return StreamingResponse(turns.follow(turn_dir, 0), media_type=NDJSON)
     turn_dir = turns.store.turn_dir(signed.caller.name, body.attach or body.cancel)
-    check_known(config, signed, body.attach or body.cancel, await turns.metadata(turn_dir))
+    metadata = await turns.metadata(turn_dir)
+    if metadata is None and body.session:
+        await turns.check_session(body.session, config.session_secrets, signed.caller.name, now)
+    check_known(config, signed, body.attach or body.cancel, metadata)
     audit.request(began, "attach" if body.attach else "cancel", signed.caller.name, "chat", msg_id=signed.id)
     if body.attach:
         return StreamingResponse(turns.follow(turn_dir, body.after), media_type=NDJSON)

@@ -8,8 +8,8 @@ from .bodies import check_shape, is_utf8, strict_json
 
 _CHAT = {
     "prompt": ("prompt", "vm", "session", "challenge", "to"),
-    "attach": ("attach", "after", "challenge", "to"),
-    "cancel": ("cancel", "challenge", "to"),
+    "attach": ("attach", "after", "session", "challenge", "to"),
+    "cancel": ("cancel", "session", "challenge", "to"),
 }
 
 

@@ -25,6 +25,7 @@ async def health(request: Request) -> Response:
             "vms": _vms(service) + _vms_off(service),
             "chat": service.chatting.state,
             "chat_isolated": service.chatting.isolated,
+            "chat_sessions": service.chatting.directory,
         }
     )
 

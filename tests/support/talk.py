@@ -97,11 +97,16 @@ class Talker(Service):
             assert time.monotonic() < until, found
             time.sleep(0.02)
 
-    def replica(self) -> "Talker":
-        """Return a second handler with the same configuration."""
+    def replica(self, sessions: Path | None = None) -> "Talker":
+        """Return a second handler with the same configuration, but for another sessions.dir, if one is given."""
         other = object.__new__(Talker)
         other.__dict__ |= self.__dict__
         other.port = reserve_port()
+        if sessions is not None:
+            other.sessions, other.config = sessions, self.directory / f"breakglass-{other.port}.toml"
+            other.config.touch(0o600)
+            other.config.write_text(self.config.read_text().replace(str(self.sessions), str(sessions)))
+            give_to_handler(other.config)
         other._start()
         return other
 

@@ -1,14 +1,16 @@
 """Session tokens: who may continue which conversation, and for how long."""
 
+import contextlib
 import uuid
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
-from breakglass.chat.errors import SessionInvalid
-from breakglass.chat.sessions import Session, is_sid, seal, unseal
+from breakglass.chat.errors import SessionElsewhere, SessionInvalid
+from breakglass.chat.sessions import Session, check_directory, is_sid, seal, unseal
 
 OLD, NEW = "o" * 32, "n" * 32
 SESSION = Session(str(uuid.UUID(int=0xABC << 64)), "operator", "devvm", 2000)
@@ -33,6 +35,24 @@ def test_keys_rotate() -> None:
     assert "changed" in refused(seal(SESSION, [OLD]), (NEW,))
 
 
+def test_a_token_names_its_directory() -> None:
+    """It comes back; a token of an older handler has none, and an older handler reads one that has it."""
+    placed = replace(SESSION, directory="a" * 32)
+    assert unseal(seal(placed, [NEW]), [NEW], "operator", 1000) == placed
+    assert _serializer().loads(seal(SESSION, [NEW])).keys() == {"sid", "caller", "vm", "exp"}
+    assert _serializer().loads(seal(placed, [NEW])).keys() == {"sid", "caller", "vm", "exp", "dir"}
+
+
+@pytest.mark.parametrize(
+    ("in_token", "here", "is_refused"),
+    [("a", "a", False), ("a", "b", True), ("", "b", False), ("a", "", False), ("", "", False)],
+)
+def test_a_session_goes_on_unless_both_directories_are_known(in_token: str, here: str, is_refused: bool) -> None:
+    """A token of an older handler, and a directory without an id, fit any."""
+    with pytest.raises(SessionElsewhere) if is_refused else contextlib.nullcontext():
+        check_directory(replace(SESSION, directory=in_token), here)
+
+
 def test_a_session_is_its_callers() -> None:
     """Another caller can't continue it, whoever handed it over."""
     assert "another caller" in refused(seal(SESSION, [NEW]), caller="operator2")
@@ -49,9 +69,13 @@ def test_a_session_expires() -> None:
 def test_an_id_is_matched_whole(sid: object) -> None:
     """Even with our own signature, what is no UUID does not get near a command line."""
     fields = {"sid": sid, "caller": "operator", "vm": "devvm", "exp": 2000}
-    serializer = URLSafeSerializer([NEW], salt="breakglass.session", signer_kwargs={"digest_method": _sha256})
+    serializer = _serializer()
     assert serializer.loads(seal(SESSION, [NEW]))["sid"] == SESSION.sid  # it is signed as ours are
     refused(str(serializer.dumps(fields)))
+
+
+def _serializer() -> URLSafeSerializer:
+    return URLSafeSerializer([NEW], salt="breakglass.session", signer_kwargs={"digest_method": _sha256})
 
 
 def _sha256(data: bytes = b"") -> object:
