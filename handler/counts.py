@@ -21,6 +21,7 @@ STAGES = {  # of each verb, as the host agent names them; a reading verb has one
     "cycle": (*_PROPER, "stop", "start"),
 }
 BUCKETS = (0.25, 1.0, 5.0, 30.0, 120.0)  # seconds of a stage
+NOTHING: Mapping[str, float] = {}
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_write")
 
 
@@ -71,7 +72,7 @@ class Counts:
         """Count what became of the captures that a notification asked for."""
         self.captures.update({(source, "taken"): taken, (source, "attached"): attached, (source, "failed"): failed})
 
-    def add_turn(self, code: str, tokens: Mapping[str, float], cost: float) -> None:
+    def add_turn(self, code: str, tokens: Mapping[str, float] = NOTHING, cost: float = 0.0) -> None:
         """Count a turn that has ended: `ok`, or the code of its error."""
         self.turns[code] += 1
         self.cost += cost

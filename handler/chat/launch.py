@@ -33,16 +33,19 @@ def launch(
     turn_dir: Path,
     refusal: tuple[str, str, str] | None,
     launcher: LauncherClient | None,
-) -> Started | None:
-    """Claim a turn unless it exists, and start its runner or write why not. Raises SessionsUnwritable."""
+) -> Started | str | None:
+    """Claim a turn unless it exists, and start its runner or write why not.
+
+    Return the runner, the code of a new turn's error, or None if the turn exists. Raises SessionsUnwritable.
+    """
     first: Event = {"type": "session", "n": 1, "id": request.sid, "turn": request.turn, "resumed": request.resume}
     if refusal is None and request.resume and store.is_locked(request.sid):
         refusal = _BUSY
     if refusal is None or request.resume:  # a session that never began can't be continued
         first["session"] = request.token
     if refusal is not None:
-        store.refuse(request.caller, turn_dir, request.metadata, [first, *build_ending(*refusal, 2)])
-        return None
+        is_new = store.refuse(request.caller, turn_dir, request.metadata, [first, *build_ending(*refusal, 2)])
+        return refusal[0] if is_new else None
     log = store.claim(turn_dir, request.metadata, first)
     return None if log is None else _launch(settings, store, request, turn_dir, log, launcher)
 
@@ -54,14 +57,14 @@ def _launch(
     turn_dir: Path,
     log: int,
     launcher: LauncherClient | None,
-) -> Started | None:
-    """Start the runner of a turn. Closes `log`, which the runner inherits."""
+) -> Started | str:
+    """Start the runner of a turn, or return the code of its error. Closes `log`, which the runner inherits."""
     lock = transcript = None
     try:
         lock = store.lock(request.sid)
         if lock is None:  # another turn of the session began in this moment
             append_events(log, build_ending(*_BUSY, 2))
-            return None
+            return _BUSY[0]
         store.save_proposals(lock, turn_dir, request.still_open)
         transcript, is_unsaved = store.open_transcript(request.sid, not request.resume)
         if request.resume and is_unsaved:
@@ -80,7 +83,7 @@ def _launch(
         for fd in (log, lock):
             if fd is not None:  # a launcher that hangs has copies of them
                 fcntl.flock(fd, fcntl.LOCK_UN)
-        return None
+        return "claude-crashed"
     finally:
         if transcript is not None:
             transcript.close()

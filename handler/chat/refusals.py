@@ -15,14 +15,14 @@ from ..claude.events import Event, encode_event
 KEEP = 200  # of a caller
 
 
-def save_refusal(directory: Path, path: Path, metadata: Mapping[str, str], events: Sequence[Event]) -> None:
-    """Save a refusal under its turn's path unless that exists; forget the oldest ones in the caller's directory.
+def save_refusal(directory: Path, path: Path, metadata: Mapping[str, str], events: Sequence[Event]) -> bool:
+    """Save a refusal under its turn's path unless that exists, and tell whether; forget the caller's oldest ones.
 
     A link is made only where there is nothing, and a turn's directory can't be renamed onto a file. So of two replicas
     one wins, whether it starts the turn or refuses it.
     """
     if path.exists():
-        return
+        return False
     directory.mkdir(0o700, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=directory)
     try:
@@ -32,10 +32,11 @@ def save_refusal(directory: Path, path: Path, metadata: Mapping[str, str], event
     except BaseException as error:
         os.unlink(name)
         if isinstance(error, FileExistsError):  # another replica was first
-            return
+            return False
         raise
     for each in sorted(_list_refusals(directory), reverse=True)[KEEP:]:
         _forget(each[1], path.parent)
+    return True
 
 
 def read_refusal(path: Path) -> tuple[dict[str, str], list[bytes]] | None:

@@ -95,11 +95,12 @@ class Store:
             raise
         return log
 
-    def refuse(self, caller: str, turn_dir: Path, metadata: dict[str, str], events: Sequence[Event]) -> None:
-        """Write the end of a turn that is not started, unless it exists already. Raises SessionsUnwritable."""
+    def refuse(self, caller: str, turn_dir: Path, metadata: dict[str, str], events: Sequence[Event]) -> bool:
+        """Write the end of a turn that is not started, unless it exists; tell whether. Raises SessionsUnwritable."""
         self.ready()
         try:
-            save_refusal(self._refused / hashlib.sha256(caller.encode()).hexdigest()[:32], turn_dir, metadata, events)
+            directory = self._refused / hashlib.sha256(caller.encode()).hexdigest()[:32]
+            return save_refusal(directory, turn_dir, metadata, events)
         except OSError as error:
             raise _unwritable(error) from None
 

@@ -16,6 +16,7 @@ from ..claude.directory_id import find_directory_id
 from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import encode_event
 from ..config.model import ChatSettings, Vm
+from ..counts import COUNTS
 from ..errors import BreakglassError, IdReused
 from .endings import KILLED, LAST_PLACE, STOPPING, UNREADABLE, ErrorText, encode_ending
 from .errors import SessionsUnwritable
@@ -28,6 +29,7 @@ from .running_turn import RunningTurn, wait_for_change
 from .sessions import check_directory, unseal
 from .sessions_disk import SessionsDisk
 from .store import Store
+from .summary import finish_turn
 from .turn_requests import build_turn_request, prepend_outcomes
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
@@ -119,11 +121,13 @@ class Chat:
         store: Store,
         turn_dir: Path,
         request: TurnRequest,
-        started: Started | None,
+        started: Started | str | None,
         too_late: bool = False,
     ) -> None:
         """Register a runner. Stop one that started too late: its caller was told that the turn was not started."""
-        if started is not None:
+        if isinstance(started, str):
+            COUNTS.add_turn(started)
+        elif started is not None:
             on_end = partial(self._start_collecting, store, turn_dir)
             self.running[turn_dir] = RunningTurn(request.caller, request.metadata, *started, on_end)
             if too_late:
@@ -171,7 +175,7 @@ class Chat:
         running = self.running[turn_dir]
         try:
             await self.disk.run(running.process.wait)
-            await self.disk.run(finish_log, str(turn_dir / "log"), *KILLED)
+            COUNTS.add_turn(*await self.disk.run(finish_turn, str(turn_dir / "log")))
             if self._launcher is None:  # a launcher removes what it made by itself
                 await self.disk.run(store.tidy, turn_dir)
         except (OSError, BreakglassError):  # the next client that attaches tries again

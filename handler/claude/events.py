@@ -14,6 +14,12 @@ from .framer import LINE_BYTES
 
 RESULT_BYTES = 64 * 1024
 WHY_CHARS = 2000
+TOKENS = {  # by kind: the CLI's word
+    "input": "inputTokens",
+    "output": "outputTokens",
+    "cache_read": "cacheReadInputTokens",
+    "cache_write": "cacheCreationInputTokens",
+}
 
 Event = dict[str, object]
 Table = Mapping[str, Any]
@@ -53,6 +59,7 @@ class Translator:
         self._last_text = ""  # the last block of text, for a proposal's `why`
         self._newest_result: Table | None = None
         self._totals = {"num_turns": 0.0, "duration_ms": 0.0, "cost": 0.0}
+        self._tokens = dict.fromkeys(TOKENS, 0.0)
         self._limits: Table = {}
         self._unsaved = False
 
@@ -141,7 +148,9 @@ class Translator:
 
     def _read_result(self, message: Table) -> Iterable[Event]:
         self._newest_result = message  # one process can send several results; the turn ends with the process
-        self._totals["cost"] += _cost(message)
+        self._totals["cost"] += _usage(message, "costUSD")
+        for kind, name in TOKENS.items():
+            self._tokens[kind] += _usage(message, name)
         for name in ("num_turns", "duration_ms"):
             self._totals[name] += _number(message, name)
         return ()
@@ -171,7 +180,8 @@ class Translator:
     def _result_event(self, last: Table, ok: bool) -> Event:
         text = _text(last, "result") if ok else ""
         turns, seconds = int(self._totals["num_turns"]), self._totals["duration_ms"] / 1000
-        return self._event("result", ok=ok, text=text, turns=turns, seconds=seconds, cost_usd=self._totals["cost"])
+        cost, tokens = self._totals["cost"], {kind: int(count) for kind, count in self._tokens.items()}
+        return self._event("result", ok=ok, text=text, turns=turns, seconds=seconds, cost_usd=cost, tokens=tokens)
 
 
 _READERS: dict[str, Callable[[Translator, Table], Iterable[Event]]] = {
@@ -200,10 +210,10 @@ def find_proposed_verb(tool_name: str, tool_input: Table, ok: bool, text: str) -
     return verb if first == "Exit code 16" and f"approval-required: {verb}" in rest else None
 
 
-def _cost(result: Table) -> float:
-    """Return the cost since the last result. `total_cost_usd` would count every turn of the session."""
+def _usage(result: Table, name: str) -> float:
+    """Return a number of all models since the last result. `total_cost_usd` would count every turn of the session."""
     models = _table(result, "model_usage_since_last_result")
-    return float(sum(_number(usage, "costUSD") for usage in models.values() if isinstance(usage, dict)))
+    return float(sum(_number(usage, name) for usage in models.values() if isinstance(usage, dict)))
 
 
 def _table(table: Table, key: str) -> Table:

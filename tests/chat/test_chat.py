@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from ..support.model import Model
+from ..support.rendered import series
+from ..support.stages import until
 from ..support.talk import (
     Event,
     Talker,
@@ -52,6 +54,29 @@ def test_a_turn(talker: Talker) -> None:
     assert result["seconds"] > 0
     assert result["cost_usd"] > 0
     assert done["ok"] is True
+
+
+def test_the_tokens_of_a_turn_are_in_the_metrics(talker: Talker) -> None:
+    """As claude itself reports them at the end of the turn, and the same in the turn's log."""
+    token = "bgt_" + "m" * 43
+    with talker.changed("[chat]", f'[metrics]\ntoken = "{token}"\n\n[chat]'):
+        headers = {"authorization": f"Bearer {token}"}
+
+        def scraped() -> dict[str, float]:
+            return series(talker.send("GET", "/metrics", headers=headers).body.decode())
+
+        until(lambda: scraped()["turns_running"] == 0, "the end of earlier turns")
+        before = scraped()
+        *_, result, _ = talker.chat(fake({"text": "fin"}))
+        assert result["tokens"].keys() == {"input", "output", "cache_read", "cache_write"}
+        assert result["tokens"]["output"] > 0
+        until(lambda: scraped()["turns_running"] == 0, "the end of the turn")
+        after = scraped()
+        for kind, count in result["tokens"].items():
+            name = f"turn_tokens_total{{kind={kind}}}"
+            assert after[name] - before[name] == count
+        assert after["turns_total{outcome=ok}"] == before["turns_total{outcome=ok}"] + 1
+        assert after["turn_cost_dollars_total"] - before["turn_cost_dollars_total"] == pytest.approx(result["cost_usd"])
 
 
 def test_a_session_goes_on(talker: Talker, model: Model) -> None:

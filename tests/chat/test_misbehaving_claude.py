@@ -61,7 +61,7 @@ def run_alone(directory: Path, script: str) -> list[Event]:
     turn_dir = store.turn_dir("operator", sid)
     request = TurnRequest(sid, "operator", vm, "hello", sid)
     started = launch(settings, store, request, turn_dir, None, None)
-    assert started is not None
+    assert isinstance(started, tuple)
     process, control = started
     with control:
         process.wait()

@@ -120,10 +120,13 @@ def test_a_result_is_judged_by_is_error() -> None:
 
 def test_several_results_are_one() -> None:
     """They come when a command went on in the background: the last answer, and the sum of what it took."""
-    usage = {"model_usage_since_last_result": {"a": {"costUSD": 0.25}, "b": {"costUSD": 0.5}}}
+    a = {"costUSD": 0.25, "inputTokens": 10, "outputTokens": 3, "cacheReadInputTokens": 500}
+    b = {"costUSD": 0.5, "inputTokens": 1, "outputTokens": True, "cacheCreationInputTokens": 70}
+    usage = {"model_usage_since_last_result": {"a": a, "b": b}}
     more = {**RESULT, "result": "later", "duration_ms": 1500, "total_cost_usd": 99, **usage}
     result, done = translated({**RESULT, **usage}, more)
     expected = {"ok": True, "text": "later", "turns": 2, "seconds": 1.501, "cost_usd": 1.5}
+    expected["tokens"] = {"input": 22, "output": 6, "cache_read": 1000, "cache_write": 140}
     assert result == {"type": "result", "n": 2, **expected}
     assert done["ok"] is True
 
