@@ -57,7 +57,10 @@ def test_a_vm_on_which_each_verb_can_act(world: World) -> None:
 
 
 def test_the_host_is_checked_as_by_hand(world: World) -> None:
-    """The lines of `breakglass-pve check`, with the quorum and the room; the same on a session and for several VMs."""
+    """The lines of `breakglass-pve check`, with the quorum and the room; the same on a session and for several VMs.
+
+    Below --root it looks for no account and at no key: those of the tests are in another place.
+    """
     answer = execute(world, "check")
     sentences = [found["sentence"] for found in answer.trailer["findings"]]
     assert "/etc/pve answers, and this node has a quorum" in sentences
@@ -65,7 +68,8 @@ def test_the_host_is_checked_as_by_hand(world: World) -> None:
         path = f"{world.root}/{place}/breakglass"
         assert f"{path} can be written" in sentences
         assert any(line.startswith(f"{path} has ") and line.endswith(" free room") for line in sentences)
-    assert 'error: there is no account "breakglass"' in "\n".join(faults(answer))
+    assert any(line.startswith("qm is ") for line in sentences)
+    assert faults(answer) == []
     assert execute(world, "check", *SEVERAL).trailer["findings"] == answer.trailer["findings"]
     with Session(world) as session:
         assert session.ask("check")["findings"] == answer.trailer["findings"]

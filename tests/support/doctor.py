@@ -198,11 +198,11 @@ class Fault(NamedTuple):
     fix: str
 
 
-def found(findings: Sequence[Finding], code: str) -> Finding:
-    """Return the worst finding with a code; fail, and say what was found in its place, if there is none."""
+def found(findings: Sequence[Finding], code: str, fix: str = "") -> Finding:
+    """Return the worst finding with a code, one with words in its fix if there is any; fail if none has the code."""
     those = [finding for finding in findings if finding.code == code]
     assert those, f"no finding is {code}:\n" + "\n".join(f"{finding.code}: {finding}" for finding in findings)
-    return max(those, key=lambda finding: ["ok", "warning", "error"].index(finding.level))
+    return max(those, key=lambda finding: (fix in finding.fix, ["ok", "warning", "error"].index(finding.level)))
 
 
 def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None) -> Finding:
@@ -211,7 +211,7 @@ def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None)
         fault.seed(setup)
         report = setup.doctor(places=places)
     assert report.stdout, report.stderr
-    finding = found(report.findings, fault.code)
+    finding = found(report.findings, fault.code, fault.fix)
     assert finding.level != "ok", finding
     assert fault.fix in finding.fix, finding
     assert report.code == (2 if any(each.level == ERROR for each in report.findings) else 1)

@@ -158,14 +158,18 @@ class Installed:
 
     def restore(self) -> None:
         """Put back what the recipe left: the files of CHANGED, root's own, and the agent."""
+        self.restore_files()
+        (self.sbin / "breakglass-pve").write_text(bundle())
+        (self.sbin / "breakglass-pve").chmod(0o755)
+
+    def restore_files(self) -> None:
+        """Put back the files of CHANGED and root's own."""
         kept = self.directory / "etc.kept"
         subprocess.run(["rm", "-rf", *(str(self.etc / name) for name in CHANGED)], check=True)
         subprocess.run(["cp", "-a", *(str(kept / name) for name in CHANGED), str(self.etc)], check=True)
         for child in (self.root / ".ssh").iterdir():
             child.unlink()
         (self.root / ".bashrc").unlink(missing_ok=True)
-        (self.sbin / "breakglass-pve").write_text(bundle())
-        (self.sbin / "breakglass-pve").chmod(0o755)
 
     @property
     def keys(self) -> Path:

@@ -325,13 +325,16 @@ def production() -> dict[str, Path]:
 
 
 def test_one_seam_knows_asyncssh() -> None:
-    """Only a connection, its opening, its execs and the key reader use the SSH library: its failures end here."""
+    """Only a connection, its opening, its execs, the key reader and doctor's logins use the SSH library.
+
+    Its failures end in these files.
+    """
     found = {name: set(imported(tree(path))) for name, path in production().items()}
     assert {name for name, all_of in found.items() if any(m.startswith("asyncssh") for m in all_of)} == {
         "config/ssh_library.py"
     }
     assert {name for name, all_of in found.items() if any(m.endswith(".ssh_library.asyncssh") for m in all_of)} == {
-        *("proxmox/link.py", "proxmox/execs.py", "proxmox/connect.py", "config/ssh_keys.py")
+        *("proxmox/link.py", "proxmox/execs.py", "proxmox/connect.py", "config/ssh_keys.py", "doctor/login.py")
     }
 
 

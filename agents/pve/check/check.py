@@ -78,16 +78,22 @@ def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
     Without a user, it is root where sshd's configuration has the block for root, and otherwise breakglass.
     """
     host = Host(0, root)
-    yield from _check_program(host, own_file)
-    yield from _check_directories(host)
-    yield judge_cluster(cluster_view(host))
-    yield from check_chains(host)
+    yield judge_file(own_file, stat_path(host, own_file) or [(own_file, -1, 0)])
+    yield from check_host(host)
     passwd = read_in_time(host.path("/etc/passwd")) or ""
     addresses = find_handler_addresses(*read_sshd_configs(host))
     if user == "root" or (user is None and addresses is not None):
         yield from _check_root(host, passwd, addresses or [], own_file)
     else:
         yield from _check_account(host, user or "breakglass", passwd, own_file)
+
+
+def check_host(host: Host) -> Iterator[Finding]:
+    """Judge what a verb needs of the host: Python, root, qm, room for records, the cluster; and the chains."""
+    yield from _check_program()
+    yield from _check_directories(host)
+    yield judge_cluster(cluster_view(host))
+    yield from check_chains(host)
 
 
 def _check_account(host: Host, user: str, passwd: str, own_file: str) -> Iterator[Finding]:
@@ -143,8 +149,7 @@ def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) ->
     yield from _check_keys(host, [KEY_FILE], [path for path in roots if path != KEY_FILE], own_file)
 
 
-def _check_program(host: Host, own_file: str) -> Iterator[Finding]:
-    yield judge_file(own_file, stat_path(host, own_file) or [(own_file, -1, 0)])
+def _check_program() -> Iterator[Finding]:
     yield judge_python(tuple(sys.version_info[:3]))
     if os.geteuid() != 0:
         yield error("this check does not run as root, so it can't see everything", "run it as root")
@@ -165,7 +170,8 @@ def _check_directories(host: Host) -> Iterator[Finding]:
             yield judge_room(path, least, count_room(path))
             yield judge_inodes(path, count_inodes(path))
         else:
-            yield finding(f"{path} can't be written: {effect}", str(answer or f"no answer in {FILE_SECONDS:g} s"))
+            why = answer or f"no answer in {FILE_SECONDS:g} s"
+            yield finding(f"{path} can't be written: {effect} ({why})", f"findmnt -T {path}; df {path}; df -i {path}")
 
 
 def _try_write(directory: str) -> object:

@@ -89,6 +89,7 @@ def judge_ha(vmid: int, requested: str, seen: str) -> Finding:
     said = ha_line(requested, seen)
     if seen == "freeze" or ha_stuck(requested, seen):
         cure = "; ".join(ha_by_hand(vmid, requested, seen)).removeprefix(_BY_HAND)
+        cure += "; if it says disarmed: ha-manager crm-command arm-ha" if seen == "freeze" else ""
         return error(f"VM {vmid}: {said}: start and cycle are refused", cure)
     if requested == "disarmed":
         return warning(f"VM {vmid}: {said}", "ha-manager crm-command arm-ha")

@@ -116,6 +116,7 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         "quorum": view.quorate,
         "records": _prepare_records(key),
         "proven": restore_proven(key.root),
+        "time": round(time.time(), 3),
     }
     last = JobStore(key.host(request.vm)).last if request.vm else None
     yield output(f"breakglass-pve {VERSION} on node {node_name()} for VM {key.vms}")

@@ -1,0 +1,231 @@
+"""The look at one Proxmox host, from its name to what its own check finds, within a deadline.
+
+A login that fails costs the address something at sshd (login.py). So each key is tried once, and the read-only key only
+if the power key came as far as a login.
+"""
+
+import asyncio
+import socket
+from functools import partial
+
+from ..agents.bundle import bundle_digest
+from ..config.model import Host
+from ..config.ssh_keys import public_key
+from ..threads import run_in_thread
+from . import host_agent, login
+from .findings import Finding, error, ok, warning
+from .host_check import ask_for_checks
+from .host_session import NoAnswer, Session
+from .key_rights import judge_answer, judge_refused_key, judge_rights, judge_shell, print_recipe
+from .login_failures import Failure, judge_failure
+from .visit import Visit
+
+HOST_SECONDS = 21.0  # for all of one host: less than doctor's own time, so that what was found is shown
+NAME_SECONDS = 5.0
+POWER, READ_ONLY = "power", "read-only"
+BEHIND_LOGIN = "key-not-accepted"  # the cause of a failure at which the host itself answered
+
+
+class HostLook:
+    """The look at one host. `found` is about the host, `of_vms` about each of its VMs, `identity` tells machines apart.
+
+    What was found stays, also if the time is over or doctor itself fails.
+    """
+
+    def __init__(self, visit: Visit, host: Host) -> None:
+        self.host, self.place = host, f"host {host.name}"
+        self.found: list[Finding] = []
+        self.of_vms: dict[str, list[Finding]] = {}
+        self.identity = ("", "")  # the host key and the node's name
+        self._vms = [vm for vm in visit.vms if host in vm.hosts]
+        self._has_chat = visit.config is not None and visit.config.chat is not None
+        self._own = ""
+        self._step = "looking up its name"
+        self._connections: list[login.SshConnection] = []
+
+    async def walk(self) -> None:
+        """Look at the host, and bound it."""
+        try:
+            async with asyncio.timeout(HOST_SECONDS):
+                await self._walk()
+        except TimeoutError:
+            sentence = f"not everything was looked at within {HOST_SECONDS:g} s; the time ran out while {self._step}"
+            fix = f"at the console of {self.host.ssh.host}: uptime, dmesg | tail, breakglass-pve check"
+            self.found.append(error(self.place, "no-answer", sentence, fix))
+        except Exception as defect:  # a defect here must not hide what was found about the other hosts
+            sentence = f"doctor itself failed here while {self._step}: {defect!r}"
+            self.found.append(error(self.place, "doctor-failed", sentence, "report this line"))
+        finally:
+            for connection in self._connections:
+                connection.abort()
+
+    async def _walk(self) -> None:
+        if not await self._resolve():
+            return
+        self._step = "logging in with the power key"
+        power, is_reached = await self._log_in_with_power()
+        if not is_reached:
+            return
+        self._step = "logging in with the read-only key"
+        reading = await self._log_in_with_read_only()
+        self._step = "trying what the keys open"
+        found: dict[str, list[Finding]] = {POWER: [], READ_ONLY: []}
+        try:
+            sessions = await asyncio.gather(
+                self._open_session(POWER, power, found[POWER]), self._open_session(READ_ONLY, reading, found[READ_ONLY])
+            )
+        finally:
+            self.found += found[POWER] + found[READ_ONLY]
+        self._judge_sessions(*sessions)
+        if sessions[0] is not None and not sessions[0].agent.read_only:
+            self._step = "waiting for breakglass-pve check"
+            await ask_for_checks(self.host, sessions[0], self._vms, self.found, self.of_vms)
+
+    @property
+    def _recipe(self) -> str:
+        return print_recipe(self.host, self._own)
+
+    # --- to the login ---
+
+    async def _resolve(self) -> bool:
+        """Look up the host's name in a thread, because a resolver may hang; tell whether it has an address."""
+        name, port = self.host.ssh.host, self.host.ssh.port
+        setting = f'write the host\'s address in hosts.{self.host.name}.ssh, such as "{self.host.ssh.user}@192.0.2.10"'
+        look_up = partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
+        try:
+            found = await run_in_thread(look_up, NAME_SECONDS)
+        except TimeoutError:
+            sentence = f"the resolver did not answer for {name} within {NAME_SECONDS:g} s, so no verb reaches its VMs"
+            self.found.append(
+                error(self.place, "name-silent", sentence, f"{setting}; or mend DNS: getent hosts {name}")
+            )
+            return False
+        except (OSError, UnicodeError):
+            sentence = f"{name} has no address, so no verb reaches its VMs"
+            self.found.append(
+                error(self.place, "name-not-found", sentence, f"{setting}; or mend DNS: getent hosts {name}")
+            )
+            return False
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        self._own = login.own_address(addresses[0], port)
+        if addresses != [name]:
+            sentence = f"{name} is {', '.join(addresses)}; a rescue needs DNS for it, unless /etc/hosts has it"
+            self.found.append(ok(self.place, "name-found", sentence))
+        return True
+
+    async def _log_in_with_power(self) -> tuple[login.SshConnection | None, bool]:
+        """Return the connection, None without one, and whether the host itself answered."""
+        try:
+            connection = await login.log_in(self.host, self.host.key)
+        except login.LoginFailed as failure:
+            if failure.cause == BEHIND_LOGIN:
+                self.found.append(self._judge_refused(POWER, self.host.key, is_needed=True))
+                return None, True
+            self.found.append(judge_failure(self.host, await self._examine(failure)))
+            return None, False
+        self._connections.append(connection)
+        self._judge_host_key(connection)
+        self.found.append(ok(self.place, "power-key-accepted", f"{self.host.ssh} accepts the power key"))
+        return connection, True
+
+    async def _log_in_with_read_only(self) -> login.SshConnection | None:
+        table = f"hosts.{self.host.name}"
+        if not self.host.read_only_key:
+            if self._has_chat:
+                sentence = f"{table} has no read-only key, so claude reads nothing of its VMs"
+                fix = f"ssh-keygen -t ed25519 -N '' -f pve_read; {table}.read_only_key_file; then breakglass host "
+                fix += f"install-commands --host {self.host.name}"
+                self.found.append(warning(self.place, "no-read-only-key", sentence, fix))
+            return None
+        try:
+            connection = await login.log_in(self.host, self.host.read_only_key)
+        except login.LoginFailed as failure:
+            if failure.cause == BEHIND_LOGIN:
+                self.found.append(self._judge_refused(READ_ONLY, self.host.read_only_key, is_needed=self._has_chat))
+            else:
+                self.found.append(judge_failure(self.host, await self._examine(failure)))
+            return None
+        self._connections.append(connection)
+        self.found.append(ok(self.place, "read-only-key-accepted", f"{self.host.ssh} accepts the read-only key"))
+        return connection
+
+    def _judge_refused(self, kind: str, key: str, is_needed: bool) -> Finding:
+        fingerprint = login.key_fingerprint(public_key(key))
+        return judge_refused_key(self.host, kind, fingerprint, self._recipe, is_needed)
+
+    async def _examine(self, failure: login.LoginFailed) -> Failure:
+        """Look once more at a port at which a login failed: its greeting, or the host key that it presents."""
+        greeting: bytes | None = b""
+        presented = fingerprint = ""
+        if failure.cause == "turned-away":
+            self._step = "reading what the port sends"
+            greeting = await login.read_greeting(self.host)
+        elif failure.cause == "host-key-differs":
+            presented = await login.present_host_key(self.host)
+            fingerprint = login.key_fingerprint(presented) if presented else ""
+        return Failure(failure.cause, failure.reason, failure.detail, greeting, presented, fingerprint, self._own)
+
+    def _judge_host_key(self, connection: login.SshConnection) -> None:
+        presented, setting = login.host_key_of(connection), f"hosts.{self.host.name}.host_key"
+        self.identity = (presented, "")
+        if self.host.any_host_key:
+            sentence = f'its host key is not checked ({setting} is "any"), so another machine could answer in its place'
+            fix = "compare with ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub at the host's console, then write "
+            its = f'{login.key_fingerprint(presented)}; {setting} = "{presented}"'
+            self.found.append(warning(self.place, "host-key-any", sentence, f"{fix}{its}"))
+            return
+        what = "the pinned one" if self.host.host_keys else "signed by the pinned authority"
+        self.found.append(
+            ok(self.place, "host-key-pinned", f"its host key is {what}: {login.key_fingerprint(presented)}")
+        )
+
+    # --- behind the login ---
+
+    async def _open_session(
+        self, kind: str, connection: login.SshConnection | None, found: list[Finding]
+    ) -> Session | None:
+        """Try what a key opens, and ask the host agent who it is; return None if there is no host agent behind it."""
+        if connection is None:
+            return None
+        ran = await login.open_shell(connection)
+        if login.MARK.encode() in ran.stdout:
+            found.append(judge_shell(self.host, kind, self._recipe))
+            return None
+        if fault := judge_answer(self.host, kind, self._recipe, ran):
+            found.append(fault)
+            return None
+        tries = {
+            "allows-sftp": login.opens_sftp(connection),
+            "allows-terminal": login.opens_terminal(connection),
+            "allows-forwarding": login.forwards_ports(connection),
+        }
+        rights = await asyncio.gather(*tries.values())
+        found += judge_rights(self.host, kind, self._recipe, dict(zip(tries, rights, strict=True)))
+        session = Session(connection, self.host)
+        try:
+            await session.open(is_resident=kind == POWER)
+        except NoAnswer as failure:
+            sentence = f"the host agent does not say what it is to the {kind} key: {failure}"
+            fix = f"at the console of {self.host.ssh.host}: uptime, free, dmesg | tail; then breakglass-pve check"
+            found.append(error(self.place, "agent-silent", sentence, fix))
+            return None
+        return session
+
+    def _judge_sessions(self, power: Session | None, reading: Session | None) -> None:
+        """Judge what the host agent said of itself with either key."""
+        session = power or reading
+        if session is None:
+            return
+        agent = session.agent
+        self.identity = (self.identity[0], agent.node)
+        self.found.append(host_agent.judge_agent(self.host, agent, bundle_digest()))
+        self.found.append(host_agent.judge_node(self.host, agent))
+        self.found += host_agent.judge_kinds(
+            self.host, self._recipe, power.agent if power else None, reading.agent if reading else None
+        )
+        if clock := host_agent.judge_clock(self.host, session.result.get("time"), session.sent, session.received):
+            self.found.append(clock)
+        for kind, its, is_needed in ((POWER, power, True), (READ_ONLY, reading, self._has_chat)):
+            if its is not None:
+                for vm, finding in host_agent.judge_served(self.host, kind, its.agent, self._vms, is_needed):
+                    self.of_vms.setdefault(vm.name, []).append(finding)

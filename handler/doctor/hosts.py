@@ -1,0 +1,99 @@
+"""Looks at each Proxmox host and its VMs: name, login, host key, keys, host agent, and what the host's check finds."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+
+from ..agents.bundle import bundle_digest
+from ..config.model import Config, Vm
+from ..threads import run_in_thread
+from .findings import Finding, error, warning
+from .host_walk import HostLook
+from .visit import Visit
+
+DIGEST_SECONDS = 20.0
+MEND_HOST = "mend the errors of host"
+
+
+async def look_at_hosts(visit: Visit) -> AsyncIterator[Finding]:
+    """Yield the findings about each host, all of which are looked at at once, and then those about each VM."""
+    async for finding in _look(visit):
+        yield replace(finding, sentence=as_sentence(finding.sentence))
+
+
+def as_sentence(text: str) -> str:
+    """Return a text with a capital letter, unless it begins with a setting or an address, and with a full stop."""
+    first = text.split(" ")[0].rstrip(",:")
+    head = text[:1] if "." in first or "/" in first or not first.isalpha() else text[:1].upper()
+    return f"{head}{text[1:]}" + ("" if text.endswith((".", "?")) else ".")
+
+
+async def _look(visit: Visit) -> AsyncIterator[Finding]:
+    config = visit.config
+    for finding in () if visit.vm else _find_hosts_off(visit):
+        yield finding
+    if config is None:
+        return
+    used = {host.name for vm in visit.vms for host in vm.hosts}
+    looks = [HostLook(visit, host) for host in config.hosts.values() if not visit.vm or host.name in used]
+    digest = run_in_thread(bundle_digest, DIGEST_SECONDS)  # of the bundle; each look compares it with its host's
+    await asyncio.gather(digest, *(look.walk() for look in looks))
+    for look in looks:
+        for finding in look.found:
+            yield finding
+    for finding in (*_find_same_machine(looks), *_find_vms_off(visit, config), *_find_same_number(visit.vms)):
+        yield finding
+    for vm in visit.vms:
+        for finding in _judge_vm(vm, {look.host.name: look for look in looks}):
+            yield finding
+
+
+def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
+    """Find the hosts whose configuration has a fault: also where no handler would start with it."""
+    faults = [problem for problem in visit.problems if problem.path.startswith("hosts.")]
+    known = visit.config.hosts if visit.config else {}
+    for name in dict.fromkeys(problem.path.split(".")[1] for problem in faults):
+        if name not in known:
+            fault = next(problem for problem in faults if problem.path.split(".")[1] == name)
+            sentence = f"it is off, so no verb reaches its VMs: {fault.path} {fault.message}"
+            yield error(f"host {name}", "host-off", sentence, f"{fault.hint}; then reload the handler (SIGHUP)")
+
+
+def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:
+    for name in config.vms_off:
+        if visit.vm in ("", name):
+            fix = f"breakglass check lists the fault: mend [vms.{name}] or its host, then reload the handler (SIGHUP)"
+            yield error(f"VM {name}", "vm-off", "its configuration has a fault, so it can't be rescued", fix)
+
+
+def _find_same_machine(looks: Sequence[HostLook]) -> Iterator[Finding]:
+    """Find two hosts of the configuration that are one machine: an address was copied, and not changed."""
+    first: dict[tuple[str, str], str] = {}
+    for look in looks:
+        name, other = look.host.name, first.setdefault(look.identity, look.host.name)
+        if all(look.identity) and other != name:
+            sentence = f"hosts.{other}.ssh and hosts.{name}.ssh lead to the same machine"
+            yield warning(
+                f"host {name}", "same-machine", sentence, f"correct hosts.{name}.ssh, or remove [hosts.{name}]"
+            )
+
+
+def _find_same_number(vms: Sequence[Vm]) -> Iterator[Finding]:
+    """Find two VMs of the configuration with one number on one host: a verb for either acts on the same VM."""
+    first: dict[tuple[str, int], str] = {}
+    for vm in vms:
+        if (other := first.setdefault((vm.host.name, vm.vmid), vm.name)) != vm.name:
+            sentence = (
+                f"{other} and {vm.name} are both VM {vm.vmid} on {vm.host.name}: a verb for one acts on the other"
+            )
+            fix = f"correct vms.{other}.vmid or vms.{vm.name}.vmid, or remove one: qm list on {vm.host.ssh.host}"
+            yield error(f"VM {vm.name}", "same-number", sentence, fix)
+
+
+def _judge_vm(vm: Vm, looks: dict[str, HostLook]) -> Iterator[Finding]:
+    """Yield what was found about a VM on its hosts; an error if its first host could not be asked."""
+    found = [finding for host in vm.hosts if host.name in looks for finding in looks[host.name].of_vms.get(vm.name, [])]
+    yield from found
+    if not found and vm.host.name in looks:
+        sentence = f"it was not looked at, because {vm.host.name} could not be asked"
+        yield error(f"VM {vm.name}", "vm-not-seen", sentence, f"{MEND_HOST} {vm.host.name} first")

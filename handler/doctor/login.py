@@ -1,0 +1,188 @@
+"""Logs in to a Proxmox host as the handler does, and tries what a key of Breakglass must not open.
+
+sshd counts a failed login against the address that it comes from (PerSourcePenalties): 5 s each, and at 15 s it turns
+the address away, the handler's own logins included. So each key is tried once.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from ..config.model import Host
+from ..config.ssh_library import asyncssh
+from ..proxmox.connect import connect, host_key_algorithms, unreached
+from ..proxmox.execs import FAILURES
+
+GREETING_SECONDS = 3.0
+ANSWER_SECONDS = 6.0  # for a process on the host to begin and to end
+MOST_BYTES = 64 * 1024
+MARK = "breakglass-doctor-42"
+# Only a shell prints the mark: it computes the number.
+_SHELL_LINES = b"echo breakglass-doctor-$((6*7))\nexit\n"
+_SFTP_INIT, _SFTP_VERSION = struct.pack(">IBI", 5, 1, 3), 2
+SshConnection = asyncssh.SSHClientConnection
+_NO_PORT = 9  # discard: nothing listens there, so that sshd's own answer is enough
+
+
+class LoginFailed(Exception):
+    """One login failed. `cause` is the code of `Unreached`, or a closer one; `detail` is what the library says."""
+
+    def __init__(self, cause: str, reason: str, detail: str) -> None:
+        super().__init__(reason)
+        self.cause, self.reason, self.detail = cause, reason, detail
+
+
+async def log_in(host: Host, key: str) -> SshConnection:
+    """Return a connection that is logged in with one of the host's keys; raise LoginFailed with the cause."""
+    try:
+        return await connect(replace(host, key=key))
+    except asyncssh.KeyExchangeFailed as error:
+        raise LoginFailed("no-common-algorithm", f"{host.ssh} has no algorithm in common", str(error)) from None
+    except ValueError as error:  # a key that can't be read: no connection was opened
+        raise LoginFailed("key-unusable", f"a key of {host.name} can't be read: {error}", str(error)) from None
+    except Exception as error:  # an odd server can make the library raise anything
+        failure = unreached(host, error)
+        is_other = failure.cause == "refused" and not isinstance(error, ConnectionRefusedError)
+        raise LoginFailed("unreachable" if is_other else failure.cause, failure.reason, str(error)) from None
+
+
+async def read_greeting(host: Host) -> bytes | None:
+    """Return the first line that the port sends, empty if it closes the connection; None if it sends nothing in time.
+
+    sshd says there why it turns an address away.
+    """
+    try:
+        async with asyncio.timeout(GREETING_SECONDS):
+            reader, writer = await asyncio.open_connection(host.ssh.host, host.ssh.port)
+            try:
+                writer.write(b"SSH-2.0-breakglass\r\n")  # some servers, as those of HTTP, wait for the client's line
+                return (await reader.read(256)).split(b"\n")[0].strip()
+            finally:
+                writer.close()
+    except TimeoutError:
+        return None
+    except OSError:
+        return b""
+
+
+async def present_host_key(host: Host) -> str:
+    """Return the key that the host presents now, as `ssh-ed25519 AAAA…`; empty if it presents none."""
+    with suppress(Exception):  # the finding says that the key differs; which one it is only completes the fix
+        async with asyncio.timeout(GREETING_SECONDS):
+            algorithms = [name for name in host_key_algorithms(host) if "-cert-" not in name]
+            key = await asyncssh.get_server_host_key(
+                host.ssh.host, host.ssh.port, server_host_key_algs=algorithms, config=None
+            )
+            return _public_text(key)
+    return ""
+
+
+def host_key_of(conn: SshConnection) -> str:
+    """Return the host key of a connection, as `ssh-ed25519 AAAA…`; empty if it is not known."""
+    return _public_text(conn.get_server_host_key())
+
+
+def _public_text(key: asyncssh.SSHKey | None) -> str:
+    return "" if key is None else " ".join(key.export_public_key().decode("ascii").split()[:2])
+
+
+def key_fingerprint(public: str) -> str:
+    """Return a public key's fingerprint as ssh-keygen prints it, such as `SHA256:…`."""
+    return asyncssh.import_public_key(public).get_fingerprint()
+
+
+def own_address(address: str, port: int) -> str:
+    """Return this machine's address as that one sees it; empty if there is no route. It sends nothing."""
+    with suppress(OSError):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, port))
+            return str(probe.getsockname()[0])
+    return ""
+
+
+# --- what a key must not open ---
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one channel brought: its output, and the exit code, None without one. `opened` is false if sshd refused."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    code: int | None = None
+    opened: bool = True
+
+    @property
+    def text(self) -> str:
+        """Both outputs, for people."""
+        return (self.stderr + b"\n" + self.stdout).decode("utf-8", "replace").strip()
+
+
+async def open_shell(conn: SshConnection) -> Ran:
+    """Ask for a shell, as `ssh HOST` does, and say one harmless line to it. MARK is in a shell's output alone."""
+    return await _run(conn, _SHELL_LINES)
+
+
+async def opens_sftp(conn: SshConnection) -> bool:
+    """Tell whether the key opens files: whether an SFTP server answers."""
+    ran = await _run(conn, _SFTP_INIT, subsystem="sftp")
+    return len(ran.stdout) > 4 and ran.stdout[4] == _SFTP_VERSION
+
+
+async def opens_terminal(conn: SshConnection) -> bool:
+    """Tell whether sshd gives the key a terminal."""
+    with suppress(*FAILURES):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            (await conn.create_process(encoding=None, term_type="xterm")).close()
+            return True
+    return False
+
+
+async def forwards_ports(conn: SshConnection) -> bool:
+    """Tell whether the key reaches ports on the host, or makes the host listen on one for it."""
+    with suppress(asyncssh.ChannelListenError, *FAILURES):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            try:
+                _, writer = await conn.open_connection("127.0.0.1", _NO_PORT)
+                writer.close()
+                return True
+            except asyncssh.ChannelOpenError as error:
+                if error.code != asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+                    return not conn.is_closed()
+            (await conn.forward_remote_port("127.0.0.1", 0, "127.0.0.1", _NO_PORT)).close()
+            return True
+    return False
+
+
+async def _run(conn: SshConnection, message: bytes, **request: str) -> Ran:
+    """Open a channel, send a message and return what comes back; what has come in time, if it does not end."""
+    found: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            process = await conn.create_process(encoding=None, **request)
+    except FAILURES:
+        return Ran(opened=False)
+    try:
+        with suppress(*FAILURES):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                process.stdin.write(message)
+                process.stdin.write_eof()
+                await asyncio.gather(
+                    _collect(process.stdout, lambda data: found.update(stdout=found["stdout"] + data)),
+                    _collect(process.stderr, lambda data: found.update(stderr=found["stderr"] + data)),
+                )
+                await process.wait_closed()
+    finally:
+        process.close()
+    return Ran(found["stdout"], found["stderr"], process.exit_status)
+
+
+async def _collect(stream: asyncssh.SSHReader[bytes], keep: Callable[[bytes], object]) -> None:
+    size = 0
+    while size < MOST_BYTES and (part := await stream.read(4096)):
+        size += len(part)
+        keep(part)

@@ -1,0 +1,508 @@
+"""Doctor's look at the hosts and their VMs, with faults seeded on a host with a real sshd.
+
+The host was installed by the printed recipe. Each fault is found under its code, with the fix that mends it.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.pve.host.cluster import node_name
+
+from ..support.agent import agent_program
+from ..support.doctor import DoctorProcess, Fault, Report, check_fault
+from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests
+from ..support.service import new_ssh_key
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.real("root")]
+
+HOSTS = ["hosts"]
+RECIPE = "breakglass host install-commands --host pve1 --from 127.0.0.1"
+UPGRADE = "breakglass host upgrade pve1"
+MOVED = {"102": "pve2"}
+Seed = Callable[[HostSetup], object]
+
+
+@pytest.fixture(scope="module")
+def host_of_module() -> Iterator[DoctorHost]:
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        host = DoctorHost(Path(directory))
+        yield host
+        host.close()
+
+
+@pytest.fixture
+def setup(short_dir: Path, doctor_process: DoctorProcess, host_of_module: DoctorHost) -> Iterator[HostSetup]:
+    """A configuration with a host on which all is well; what a test changes there is put back."""
+    yield HostSetup(short_dir, doctor_process, host_of_module)
+    host_of_module.restore()
+
+
+def look(setup: HostSetup, *words: str) -> Report:
+    report = setup.doctor(*words, places=HOSTS)
+    assert report.stdout, report.stderr
+    return report
+
+
+def codes(report: Report, level: str) -> list[str]:
+    return [finding.code for finding in report.findings if finding.level == level]
+
+
+# --- on the way to a login ---
+
+
+def name(setup: HostSetup, text: str) -> None:
+    setup.pve1["ssh"] = text
+
+
+def closed_port(setup: HostSetup) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    setup.use_port(port)
+
+
+def other_server(answer: bytes, **how: bool) -> Seed:
+    return lambda setup: setup.use_port(setup.stack.enter_context(another_server(answer, **how)))
+
+
+def other_host_key(setup: HostSetup) -> None:
+    setup.pve1["host_key"] = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDGSYqA2NpkYh9rLQ6MUqU1TNMSiCjZVLKXCNAjl3NmK"
+
+
+def penalised(setup: HostSetup) -> None:
+    """Have one login of another program fail, which costs the address a minute at this sshd."""
+    penalties = ["PerSourcePenalties=authfail:60 noauth:60 min:1", "PerSourcePenaltyExemptList=none"]
+    door = setup.use_sshd(*(word for penalty in penalties for word in ("-o", penalty)))
+    assert door.login(new_ssh_key(), "ping").returncode == 255
+
+
+def full_of_logins(setup: HostSetup) -> None:
+    door = setup.use_sshd("-o", "MaxStartups=2:100:2", "-o", "PerSourcePenalties=no")
+    until(lambda: _takes_login(setup, door.port), "one login")
+    until(lambda: _takes_login(setup, door.port), "another one: there may be no third")
+
+
+def _takes_login(setup: HostSetup, port: int) -> bool:
+    """Begin one more login and leave it there; tell whether sshd has taken it."""
+    waiting = setup.stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+    return waiting.recv(4).startswith(b"SSH-")
+
+
+LOGINS = [
+    ("name not found", lambda s: name(s, "breakglass@no-such-host.invalid:22"), "name-not-found", "hosts.pve1.ssh"),
+    ("name that can't be one", lambda s: name(s, f"breakglass@{'a' * 64}.invalid"), "name-not-found", "getent hosts"),
+    ("refused", closed_port, "refused", "systemctl start ssh"),
+    ("an SMTP server", other_server(b"220 mail ESMTP\r\n"), "not-ssh", "the port in hosts.pve1.ssh"),
+    ("an HTTP server", other_server(b"HTTP/1.1 400 Bad Request\r\n\r\n", waits=True), "not-ssh", "hosts.pve1.ssh"),
+    ("closes at once", other_server(b""), "turned-away", "PerSourcePenaltyExemptList"),
+    ("host key differs", other_host_key, "host-key-differs", 'hosts.pve1.host_key = "ssh-ed25519 AAAA'),
+    (
+        "host key any",
+        lambda s: s.pve1.update(host_key="any"),
+        "host-key-any",
+        'hosts.pve1.host_key = "ssh-ed25519 AAAA',
+    ),
+    ("penalised", penalised, "penalised", "PerSourcePenaltyExemptList 127.0.0.1"),
+    ("too many logins", full_of_logins, "penalised", "MaxStartups 100:30:200"),
+]
+
+# --- keys ---
+
+
+def revoke(setup: HostSetup, of: Callable[[DoctorHost], str]) -> None:
+    public = of(setup.host)
+    setup.change_keys(lambda text: "".join(line for line in text.splitlines(True) if public not in line))
+
+
+def garbage_key(setup: HostSetup) -> None:
+    setup.file("power", "-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n-----END OPENSSH PRIVATE KEY-----\n")
+
+
+def second_vm(**changes: object) -> Seed:
+    return lambda setup: setup.config["vms"].update(other={"hosts": ["pve1"], "vmid": 102} | changes)
+
+
+def swap(setup: HostSetup) -> None:
+    setup.pve1["key_file"], setup.pve1["read_only_key_file"] = (
+        setup.pve1["read_only_key_file"],
+        setup.pve1["key_file"],
+    )
+
+
+def line_of(setup: HostSetup, public: str, options: str) -> None:
+    """Replace the options of one key's line."""
+
+    def change(text: str) -> str:
+        lines = [f"{options} {public}" if public in line else line for line in text.splitlines()]
+        return "\n".join(lines) + "\n"
+
+    setup.change_keys(change)
+
+
+SERVE = '"/usr/local/sbin/breakglass-pve serve --vms 102'
+AS_CLAUDE = f'command={SERVE} --read-only --as claude"'
+
+
+def without_drop_in(setup: HostSetup) -> None:
+    """Have an sshd that allows all that a key's line allows."""
+    text = setup.host.drop_in.read_text()
+    setup.host.drop_in.write_text(
+        text.replace("forced-commands-only", "prohibit-password")
+        .replace("DisableForwarding yes", "DisableForwarding no")
+        .replace("PermitTTY no", "PermitTTY yes")
+    )
+    setup.use_sshd()
+
+
+def open_line(options: str, *, power: bool = False) -> Seed:
+    def seed(setup: HostSetup) -> None:
+        without_drop_in(setup)
+        line_of(setup, setup.host.power_public if power else setup.host.reading_public, options)
+
+    return seed
+
+
+def serve(vms: str, *, only: str = "") -> Seed:
+    """Have the lines serve other VMs; `only` those that contain a word."""
+
+    def change(text: str) -> str:
+        lines = [line.replace("--vms 102", f"--vms {vms}") if only in line else line for line in text.splitlines()]
+        return "\n".join(lines) + "\n"
+
+    return lambda setup: setup.change_keys(change)
+
+
+def with_chat(seed: Seed) -> Seed:
+    """Have the configuration ask for chat, too, so that the read-only key is needed."""
+
+    def both(setup: HostSetup) -> None:
+        credential = setup.file("credential", "ANTHROPIC_API_KEY=sk-ant-0123456789\n")
+        setup.config["chat"] = {"credential_file": credential, "shared_uid": True}
+        seed(setup)
+
+    return both
+
+
+KEYS = [
+    ("power key revoked", lambda s: revoke(s, lambda h: h.power_public), "key-not-accepted", RECIPE),
+    ("power key not installed", lambda s: s.file("power", new_ssh_key()), "key-not-accepted", "breakglass-pve check"),
+    ("garbage power key", garbage_key, "host-off", "make one; see breakglass docs runbook"),
+    ("one of two VMs is off", second_vm(vmid=0), "vm-off", "[vms.other]"),
+    ("read-only key revoked", lambda s: revoke(s, lambda h: h.reading_public), "read-only-key-not-accepted", RECIPE),
+    ("no key in the file", lambda s: s.host.keys.write_text(""), "key-not-accepted", RECIPE),
+    ("no key file", lambda s: s.host.keys.unlink(), "key-not-accepted", RECIPE),
+    ("key file of others", lambda s: s.host.keys.chmod(0o666), "key-not-accepted", "breakglass-pve check"),
+    (
+        "no read-only key for claude",
+        with_chat(lambda s: s.pve1.pop("read_only_key_file")),
+        "no-read-only-key",
+        "read_only_key_file",
+    ),
+    ("keys swapped", swap, "keys-swapped", "swap hosts.pve1.key_file and hosts.pve1.read_only_key_file"),
+    (
+        "power key line is read-only",
+        lambda s: line_of(s, s.host.power_public, f'restrict,command={SERVE} --read-only"'),
+        "power-key-read-only",
+        RECIPE,
+    ),
+    (
+        "read-only key line has power",
+        lambda s: line_of(s, s.host.reading_public, f'restrict,command={SERVE}"'),
+        "read-only-key-has-power",
+        "--read-only",
+    ),
+    ("power key opens a shell", open_line("restrict", power=True), "opens-shell", RECIPE),
+    ("read-only key opens a shell", open_line("restrict"), "opens-shell", "breakglass-pve check"),
+    ("line allows forwarding", open_line(f"restrict,port-forwarding,{AS_CLAUDE}"), "allows-forwarding", "restrict,"),
+    ("line allows a terminal", open_line(f"restrict,pty,{AS_CLAUDE}"), "allows-terminal", "restrict,"),
+    ("line without restrict", open_line(AS_CLAUDE), "allows-forwarding", "restrict,"),
+    ("line opens files", open_line('restrict,command="internal-sftp"'), "agent-silent", "breakglass-pve check"),
+    ("line runs a shell", open_line('restrict,command="/bin/sh"'), "opens-shell", "breakglass-pve check"),
+    ("line of 0.1", open_line(f"restrict,{AS_CLAUDE.replace('--vms', '--vm')}"), "key-line-wrong", RECIPE),
+]
+
+# --- the host agent ---
+
+
+def agent(code: str = "", /, **constants: object) -> Seed:
+    """Have another host agent there, with these constants and after this code."""
+    return lambda setup: setup.host.set_agent(agent_program(code, **constants))
+
+
+def program(text: str) -> Seed:
+    return lambda setup: setup.host.set_agent(text)
+
+
+def account(old: str, new: str) -> Seed:
+    """Change the account's line of /etc/passwd."""
+
+    def seed(setup: HostSetup) -> None:
+        path = setup.host.etc / "passwd"
+        text = path.read_text()
+        line = next(line for line in text.splitlines() if line.startswith("breakglass:"))
+        assert old in line
+        path.write_text(text.replace(line, line.replace(old, new)))
+
+    return seed
+
+
+AGENT = "/usr/local/sbin/breakglass-pve"
+CLOCK = "import time\nreal = time.time\ntime.time = lambda: real() + {seconds}\n"
+AGENTS = [
+    ("wrong node", lambda s: s.pve1.update(node="pve9"), "wrong-node", f'hosts.pve1.node = "{node_name()}"'),
+    ("agent missing", lambda s: s.at_host(f"rm {AGENT}"), "agent-missing", UPGRADE),
+    ("agent not executable", lambda s: s.at_host(f"chmod 0644 {AGENT}"), "agent-not-executable", f"chmod 0755 {AGENT}"),
+    ("Python missing", program("#!/usr/bin/python3.99 -IS\n"), "agent-missing", "apt install python3"),
+    ("Python missing for env", program("#!/usr/bin/env python3.99\n"), "python-missing", "apt install python3"),
+    ("agent damaged", program("#!/usr/bin/python3 -IS\nimport no_such_module\n"), "agent-broken", UPGRADE),
+    ("agent cut off", program("#!/usr/bin/python3 -IS\ndef main(\n"), "agent-broken", UPGRADE),
+    ("agent is empty", program("#!/bin/sh\n"), "agent-silent", "breakglass-pve check"),
+    ("agent of another build", agent("replace(bundle_hash=lambda: 'f' * 64)"), "agent-outdated", UPGRADE),
+    ("agent is older", agent(VERSION="0.2.0rc1"), "agent-outdated", UPGRADE),
+    ("agent is newer", agent(VERSION="0.9.0"), "agent-outdated", "upgrade this handler to 0.9.0"),
+    ("agent of 0.1", agent(VERSION="0.1.0"), "agent-too-old", UPGRADE),
+    ("clock ahead", agent(CLOCK.format(seconds=300)), "clock-differs", "timedatectl"),
+    ("clock behind", agent(CLOCK.format(seconds=-300)), "clock-differs", "chrony"),
+    ("account with another shell", account("/bin/sh", "/bin/bash"), "host-check", "usermod --shell /bin/sh breakglass"),
+    ("account without a shell", account("/bin/sh", "/usr/sbin/nologin"), "account-shell", "usermod --shell /bin/sh"),
+    (
+        "account with a shell that is not there",
+        account("/bin/sh", "/bin/zsh9"),
+        "key-not-accepted",
+        "breakglass-pve check",
+    ),
+    ("account with another uid", account(":0:0:", ":1234:1234:"), "host-check", "usermod --non-unique --uid 0"),
+    ("no account", account("breakglass:", "other:"), "key-not-accepted", RECIPE),
+    ("no channels", lambda s: s.use_sshd("-o", "MaxSessions=0"), "no-channel", "MaxSessions"),
+]
+
+# --- the VMs on the host ---
+
+
+def vm_conf(text: str) -> Seed:
+    return lambda setup: (setup.host.etc / "pve/qemu-server/102.conf").write_text(text)
+
+
+def without_conf(vmlist: str) -> Seed:
+    def seed(setup: HostSetup) -> None:
+        (setup.host.etc / "pve/qemu-server/102.conf").unlink()
+        (setup.host.etc / "pve/.vmlist").write_text(vmlist)
+
+    return seed
+
+
+def under_ha(requested: str = "started", seen: str = "started", disarm: str = "") -> Seed:
+    def seed(setup: HostSetup) -> None:
+        ha = setup.host.etc / "pve/ha"
+        ha.mkdir()
+        (ha / "resources.cfg").write_text(f"vm: 102\n\tstate {requested}\n")
+        status: dict[str, object] = {"service_status": {"vm:102": {"state": seen, "node": node_name()}}}
+        status |= {"disarm": {"mode": disarm, "state": "disarmed"}} if disarm else {}
+        (ha / "manager_status").write_text(json.dumps(status))
+
+    return seed
+
+
+def lock_file(setup: HostSetup) -> None:
+    """Have a `qm` of a person hold the VM's lock file."""
+    path = "/run/lock/qemu-server"
+    script = f"mkdir -p {path}; exec flock {path}/lock-102.conf sh -c 'echo held; read line'"
+    with_lock = setup.stack.enter_context(
+        subprocess.Popen(
+            setup.host.inside("/bin/sh", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    )
+    assert with_lock.stdout is not None
+    assert with_lock.stdout.readline() == "held\n"
+    assert with_lock.stdin is not None
+    setup.stack.callback(with_lock.stdin.close)
+
+
+CONTAINER = json.dumps({"version": 1, "ids": {"102": {"node": node_name(), "type": "lxc", "version": 1}}})
+VMS = [
+    ("key serves another VM", serve("103"), "vm-not-served", "breakglass-pve allow 102"),
+    ("key serves not this VM either", second_vm(vmid=103), "vm-not-served", "breakglass-pve allow 103"),
+    (
+        "read-only key serves another VM",
+        with_chat(serve("103", only="--read-only")),
+        "vm-not-served-to-claude",
+        "breakglass-pve allow 102",
+    ),
+    ("VM on another node", without_conf(guests(vm102="pve2")), "vm-check", "name the host of pve2 first"),
+    ("no such VM", without_conf(guests()), "vm-check", "qm list"),
+    ("the number is a container", without_conf(CONTAINER), "vm-check", "take 102 out"),
+    ("lock of a backup", vm_conf("lock: backup\nname: devvm\n"), "vm-check", "qm"),
+    ("lock of a migration", vm_conf("lock: migrate\nname: devvm\n"), "vm-check", "qm"),
+    ("lock file held", lock_file, "vm-check", "kill"),
+    ("HA error", under_ha(seen="error"), "vm-check", "ha-manager set vm:102 --state disabled"),
+    ("HA fence", under_ha(seen="fence"), "vm-check", "ha-manager status"),
+    ("HA freeze", under_ha(seen="freeze"), "vm-check", "ha-manager"),
+    ("HA disarmed and frozen", under_ha(disarm="freeze"), "vm-check", "arm-ha"),
+    ("HA disarmed", under_ha(disarm="ignore"), "vm-check", "ha-manager crm-command arm-ha"),
+    ("two VMs with one number", second_vm(), "same-number", "vms.other.vmid"),
+]
+
+# --- the host ---
+
+FILL = "mount -o remount,size={size} {path}; dd if=/dev/zero of={path}/filler bs=64k 2>/dev/null || true"
+EMPTY = "rm -f {path}/filler; mount -o remount,size=50% {path}"
+INODES = """mkdir -p {path}/filler
+for n in $(seq 200); do : >{path}/filler/$n; done
+mount -o remount,nr_inodes=$(($(find {path} -xdev | wc -l) + 8)) {path}"""
+PLENTY = "rm -r {path}/filler; mount -o remount,nr_inodes=500000 {path}"
+ETC_PVE = "/etc/pve"
+
+
+def full(path: str, size: str) -> Seed:
+    return lambda setup: setup.at_host(FILL.format(path=path, size=size), EMPTY.format(path=path))
+
+
+def few_inodes(path: str) -> Seed:
+    return lambda setup: setup.at_host(INODES.format(path=path), PLENTY.format(path=path))
+
+
+def broken_chain(setup: HostSetup) -> None:
+    chain = f"/run/breakglass/102/chain-{node_name()}"
+    setup.at_host(f"mkdir -p {os.path.dirname(chain)}; echo '{{\"n\":7}}' >{chain}", f"rm {chain}")
+
+
+HOST = [
+    ("no quorum", lambda s: (s.host.etc / "pve/local").chmod(0o555), "host-check", "pvecm status"),
+    ("/etc/pve hung", lambda s: s.hang(ETC_PVE), "host-check", "systemctl restart pve-cluster"),
+    ("/etc/pve dead", lambda s: s.hang(ETC_PVE, "dead_fuse"), "host-check", "pve-cluster"),
+    (
+        "/etc/pve not mounted",
+        lambda s: s.at_host("mount -t tmpfs none /etc/pve", "umount /etc/pve"),
+        "host-check",
+        "pve-cluster",
+    ),
+    ("/run full", full("/run", "3m"), "host-check", "df /run"),
+    ("/run without inodes", few_inodes("/run"), "host-check", "df -i /run"),
+    ("archive full", full("/var/lib", "1m"), "host-check", "df /var/lib"),
+    ("archive without inodes", few_inodes("/var/lib"), "host-check", "df -i /var/lib"),
+    (
+        "archive read-only",
+        lambda s: s.at_host("mount -o remount,ro /var/lib", "mount -o remount,rw /var/lib"),
+        "host-check",
+        "findmnt -T /var/lib/breakglass",
+    ),
+    ("archive hung", lambda s: s.hang("/var/lib"), "host-check", "findmnt -T /var/lib/breakglass"),
+    ("broken chain", broken_chain, "host-check", "The chain of jobs"),
+    (
+        "qm not on PATH",
+        lambda s: s.at_host("mv /usr/local/sbin/qm /root/", "mv /root/qm /usr/local/sbin/"),
+        "host-check",
+        "PATH",
+    ),
+]
+
+SLOW = {"swallowed by a firewall", "SSH server says nothing", "/etc/pve hung", "archive hung", "agent hangs"}
+ROWS = [*LOGINS, *KEYS, *AGENTS, *VMS, *HOST]
+FAULTS = [Fault(*row) for row in ROWS]
+
+
+def marked(fault: Fault) -> object:
+    marks = [pytest.mark.all] if fault.name in SLOW else []
+    return pytest.param(fault, id=fault.name, marks=marks)
+
+
+@pytest.mark.parametrize("fault", [marked(fault) for fault in FAULTS])
+def test_a_fault_is_found_with_its_fix(setup: HostSetup, fault: Fault) -> None:
+    """Each fault is found under its code, with its fix, within doctor's time."""
+    check_fault(setup, fault, HOSTS)
+
+
+def test_each_fault_has_a_name_of_its_own() -> None:
+    """No fault hides another one in the table."""
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+# --- good hosts ---
+
+
+def test_a_good_host(setup: HostSetup) -> None:
+    """Neither an error nor a warning, and a line for each part."""
+    report = look(setup)
+    assert codes(report, "error") == codes(report, "warning") == []
+    assert report.code == 0
+
+
+def listen_on_ipv6(setup: HostSetup) -> None:
+    door = setup.use_sshd("-o", "ListenAddress=::1")
+    setup.pve1["ssh"] = f"breakglass@[::1]:{door.port}"
+
+
+def sign_host_key(setup: HostSetup) -> None:
+    """Have a certificate authority sign the host's key, and pin that authority alone."""
+    authority, etc = setup.directory / "authority", setup.host.etc / "ssh"
+    for words in (
+        ["-q", "-t", "ed25519", "-N", "", "-f", str(authority)],
+        ["-q", "-s", str(authority), "-h", "-I", "pve1", "-n", "127.0.0.1", str(etc / "ssh_host_ed25519_key.pub")],
+    ):
+        subprocess.run(["ssh-keygen", *words], check=True)
+    setup.use_sshd("-o", "HostCertificate=/etc/ssh/ssh_host_ed25519_key-cert.pub")
+    del setup.pve1["host_key"]
+    setup.pve1["host_ca"] = " ".join(authority.with_suffix(".pub").read_text().split()[:2])
+
+
+def without_read_only_key(setup: HostSetup) -> None:
+    setup.pve1.pop("read_only_key_file")
+
+
+def by_name(setup: HostSetup) -> None:
+    setup.pve1["ssh"] = setup.pve1["ssh"].replace("127.0.0.1", "localhost")
+
+
+def running_job_of_another_vm(setup: HostSetup) -> None:
+    serve("102-103")(setup)
+    setup.config["vms"]["other"] = {"hosts": ["pve1"], "vmid": 103}
+
+
+HEALTHY: dict[str, tuple[Seed, list[str]]] = {
+    "own account, VM stopped": (lambda setup: None, []),
+    "under HA": (under_ha(), []),
+    "HA disarmed": (under_ha(disarm="ignore"), ["vm-check"]),
+    "suspended to disk": (vm_conf("lock: suspended\nname: devvm\n"), []),
+    "IPv6": (listen_on_ipv6, []),
+    "host_ca": (sign_host_key, []),
+    "no read-only key": (without_read_only_key, []),
+    "by name": (by_name, []),
+    "several VMs": (running_job_of_another_vm, []),
+}
+
+
+@pytest.mark.parametrize(("seed", "warnings"), HEALTHY.values(), ids=HEALTHY)
+def test_a_good_host_has_no_error(setup: HostSetup, seed: Seed, warnings: list[str]) -> None:
+    """A host on which a rescue works has no error, and a warning only where something is unusual."""
+    with setup.stack:
+        seed(setup)
+        report = look(setup)
+    assert codes(report, "error") == []
+    assert codes(report, "warning") == warnings
+    assert report.code == (1 if warnings else 0)
+
+
+@pytest.mark.all
+def test_two_hosts_with_both_kinds_of_account(setup: HostSetup, tmp_path: Path) -> None:
+    """Root's own account is as good as one of Breakglass's own, and all hosts are looked at."""
+    other = DoctorHost(tmp_path, user="root")
+    try:
+        table = {"ssh": f"root@127.0.0.1:{other.door.port}", "host_key": other.host_key}
+        table |= {
+            "key_file": setup.file("power2", other.power),
+            "read_only_key_file": setup.file("read2", other.reading),
+        }
+        setup.config["hosts"]["pve2"] = table
+        setup.config["vms"]["other"] = {"hosts": ["pve2", "pve1"], "vmid": 102}
+        report = look(setup)
+    finally:
+        other.close()
+    assert codes(report, "error") == codes(report, "warning") == []
+    assert {finding.place for finding in report.findings} == {"host pve1", "host pve2", "VM devvm", "VM other"}

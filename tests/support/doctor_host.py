@@ -1,0 +1,159 @@
+"""A Proxmox host for doctor's tests: the printed recipe was run on it, a real sshd serves it, and faults can be seeded.
+
+It is one for a whole file of tests: each fault is taken back. The host agent runs as the package, whose byte code is
+cached.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from breakglass.agents.pve.host.cluster import node_name
+
+from .agent import agent_program
+from .doctor import DoctorProcess, Setup
+from .installing import ROOT, Door, Installed
+
+KEY_FILE = "ssh/authorized_keys.d/breakglass"  # below /etc
+
+
+class DoctorHost(Installed):
+    """The host. Its agent says that it is the bundled file."""
+
+    def __init__(self, directory: Path, *, user: str = "breakglass") -> None:
+        super().__init__(directory, user=user)
+        self.program = agent_program()
+        self.set_agent(self.program)
+        self.door = Door(self)
+
+    def set_agent(self, text: str) -> None:
+        """Replace the host agent."""
+        path = self.sbin / "breakglass-pve"
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def shell(self, script: str) -> None:
+        """Run a script as root at the host."""
+        ran = self.run("/bin/sh", "-ec", script)
+        assert ran.returncode == 0, ran.stderr
+
+    def restore(self) -> None:
+        """Put back the files that a fault may have changed."""
+        self.restore_files()
+        self.set_agent(self.program)
+
+    def close(self) -> None:
+        self.door.close()
+        super().close()
+
+
+class HostSetup(Setup):
+    """A configuration with that host."""
+
+    def __init__(self, directory: Path, process: DoctorProcess, host: DoctorHost) -> None:
+        super().__init__(
+            directory, process, port=host.door.port, key=host.power, read_only_key=host.reading, host_key=host.host_key
+        )
+        self.host = host
+        self.pve1 = self.config["hosts"]["pve1"]
+        self.pve1["ssh"] = f"{host.user}@127.0.0.1:{host.door.port}"
+        self.pve1["node"] = node_name()
+
+    def use_port(self, port: int) -> None:
+        """Have the host at another port of this machine."""
+        self.pve1["ssh"] = f"{self.host.user}@127.0.0.1:{port}"
+
+    def use_sshd(self, *options: str) -> Door:
+        """Have another sshd of the host answer, with these options before those of its configuration."""
+        door = Door(self.host, *options)
+        self.stack.callback(door.close)
+        self.use_port(door.port)
+        return door
+
+    def change_keys(self, change: Callable[[str], str]) -> None:
+        """Change the text of the key file."""
+        before = self.host.keys.read_text()
+        after = change(before)
+        assert after != before
+        self.host.keys.write_text(after)
+
+    def at_host(self, script: str, undo: str = "") -> None:
+        """Run a script at the host; run another one afterwards."""
+        self.host.shell(script)
+        if undo:
+            self.stack.callback(self.host.shell, undo)
+
+    def hang(self, path: str, kind: str = "unserved_fuse") -> None:
+        """Have a directory of the host hang, or be dead with `dead_fuse`."""
+        self.stack.enter_context(_broken_mount(self.host, path, kind))
+
+
+_MOUNT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.support import hung
+with getattr(hung, sys.argv[2])(Path(sys.argv[3])):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def _broken_mount(host: DoctorHost, path: str, kind: str) -> Iterator[None]:
+    command = host.inside(sys.executable, "-c", _MOUNT, str(ROOT), kind, path)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        yield
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@contextmanager
+def another_server(answer: bytes, *, waits: bool = False) -> Iterator[int]:
+    """Serve a port that is no SSH server: it sends one answer, at once or after the client's first line."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client, suppress(OSError):
+                        if waits:
+                            client.recv(256)
+                        client.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """Give a port that completes no connection, as behind a firewall that drops packets: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = int(listener.getsockname()[1])
+        clients = [socket.socket() for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        try:
+            yield port
+        finally:
+            for client in clients:
+                client.close()
+
+
+def guests(**nodes: str) -> str:
+    """Return the text of /etc/pve/.vmlist with VMs on nodes, as vm102="pve2"."""
+    ids = {name[2:]: {"node": node, "type": "qemu", "version": 1} for name, node in nodes.items()}
+    return json.dumps({"version": 3, "ids": ids})
