@@ -66,8 +66,8 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     config, problems = find_problems(path, prepare) if there else (None, ())
     if config is not None and arguments.vm and arguments.vm not in (*config.vms, *config.vms_off):
         raise CommandError(f'{path} has no VM "{arguments.vm[:40]}"', f"use one of {', '.join(config.vms)}")
-    url = _find_url(config, os.environ)
-    key = key if key is not None or config is None else _doctors_key(config)
+    url = find_url(config, os.environ)
+    key = key if key is not None or config is None else find_key(config)
     return Visit(
         path=path if there else None,
         config=config,
@@ -82,7 +82,7 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     )
 
 
-def _find_url(config: Config | None, environment: Mapping[str, str]) -> str:
+def find_url(config: Config | None, environment: Mapping[str, str]) -> str:
     """Return the handler's URL: the caller's, the configuration's first, or that of the handler on this machine."""
     if "BREAKGLASS_URL" in environment:
         return handler_url(environment)
@@ -92,7 +92,7 @@ def _find_url(config: Config | None, environment: Mapping[str, str]) -> str:
     return config.urls[0] if config.urls else f"http://127.0.0.1:{port}"
 
 
-def _doctors_key(config: Config) -> bytes | None:
+def find_key(config: Config) -> bytes | None:
     """Return the signing key of the caller that is called `doctor`; None without one."""
     callers = [each for each in config.callers if (each.name, each.auth_method) == (DOCTOR, SIGNATURE)]
     return callers[0].keys[-1] if callers else None

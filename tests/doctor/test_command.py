@@ -1,0 +1,170 @@
+"""The command `doctor` itself: what it prints, its exit codes, and which caller and handler it takes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.agents.pve.words import VERSION
+from breakglass.auth.signing import secret_bytes
+from breakglass.cli import doctor
+from breakglass.cli.doctor import find_key, find_url
+from breakglass.cli.errors import CommandError
+from breakglass.config.load import parse
+from breakglass.config.model import Config
+
+from ..support.doctor import DoctorProcess, Setup, found
+from ..support.model import Model
+from ..support.service import SSH_KEY, config_text, new_secret
+from ..support.signals import signal_process
+from ..support.stages import until
+
+pytestmark = pytest.mark.slow
+
+LOCAL = ("configuration", "keys")
+DOCTOR = new_secret()
+
+
+def test_a_line_a_finding(setup: Setup) -> None:
+    """The level, the place, a sentence, and what mends it; the exit code is that of the worst line."""
+    setup.config["hosts"]["pve1"]["port"] = 22
+    report = setup.doctor(places=LOCAL, json=False)
+    line = next(line for line in report.stdout.splitlines() if line.startswith("error: configuration: hosts.pve1.port"))
+    sentence, _, fix = line.partition(" / ")
+    assert sentence.endswith("is not a setting")
+    assert fix.endswith("or take it out")
+    assert (report.code, report.stderr) == (2, "")
+    assert {line.split(":")[0] for line in report.stdout.splitlines()} <= {"ok", "warning", "error"}
+
+
+def test_a_program_can_read_it(setup: Setup) -> None:
+    """One line of JSON with the version, the time, the worst level, and each finding with all its fields."""
+    setup.config["callers"]["operator"]["allow"] = ["status"]
+    report = setup.doctor(places=LOCAL)
+    [line] = report.stdout.splitlines()
+    answer: dict[str, Any] = json.loads(line)
+    assert answer.keys() == {"version", "at", "level", "findings"}
+    assert (answer["version"], answer["level"], report.code) == (VERSION, "warning", 1)
+    assert {tuple(finding) for finding in answer["findings"]} == {("level", "place", "code", "sentence", "fix")}
+    for finding in report.findings:
+        assert bool(finding.fix) == (finding.level != "ok"), finding
+
+
+def test_no_secret_is_printed(setup: Setup) -> None:
+    """Whatever is wrong with it."""
+    bad = ["whsec_aGFsZg==", "whsec_not-base64-at-all", "correct-horse-battery-staple"]
+    for number, secret in enumerate(bad):
+        setup.config["callers"][f"phone{number}"] = {"secret": secret, "allow": ["status"]}
+    setup.config["sessions"]["secret"] = "a-session-secret-that-is-short"
+    report = setup.doctor(places=LOCAL, json=False)
+    assert report.code == 2
+    for secret in (*bad, setup.operator, "a-session-secret-that-is-short", SSH_KEY.splitlines()[2]):
+        assert secret not in report.stdout + report.stderr
+
+
+def test_an_unknown_vm(setup: Setup) -> None:
+    """It is a mistake on the command line, and the VMs that there are are named."""
+    report = setup.doctor("--vm", "devvm1")
+    assert (report.code, report.stdout) == (2, "")
+    assert "use one of devvm" in report.stderr
+
+
+def test_nothing_to_look_at(setup: Setup) -> None:
+    """Without a configuration and a handler's URL, an error says which of the two to give."""
+    del setup.environment["BREAKGLASS_CONFIG"]
+    report = setup.doctor(places=LOCAL)
+    finding = found(report.findings, "no-config")
+    assert (report.code, "BREAKGLASS_CONFIG" in finding.fix, "BREAKGLASS_URL" in finding.fix) == (2, True, True)
+    setup.environment["BREAKGLASS_URL"] = "https://rescue.example/"
+    setup.environment["BREAKGLASS_SECRET"] = setup.operator
+    assert found(setup.doctor(places=LOCAL).findings, "no-config").level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("BREAKGLASS_SECRET_FILE", "/nowhere"), ("BREAKGLASS_SECRET", "whsec_AA=="), ("BREAKGLASS_URL", "ftp://x")],
+)
+def test_a_caller_that_can_not_be_used(setup: Setup, name: str, value: str) -> None:
+    """It is a mistake in the environment: nothing is looked at."""
+    setup.environment[name] = value
+    report = setup.doctor()
+    assert (report.code, report.stdout, name in report.stderr) == (2, "", True)
+
+
+def test_an_output_that_can_not_be_written(setup: Setup, doctor_process: DoctorProcess) -> None:
+    """A full disk is an error of its own; the exit code says so, as the findings are lost."""
+    setup.write()
+    err = setup.directory / "stderr"
+    for words in (["doctor"], ["doctor", "--json"]):
+        assert doctor_process.run(words, setup.environment, Path("/dev/full"), err, LOCAL) == 2
+        assert "can't write the output: No space left on device" in err.read_text()
+
+
+def test_a_reader_that_has_seen_enough(setup: Setup) -> None:
+    """As for `head -1`: no error, and the exit code is that of all findings."""
+    setup.config["callers"]["operator"]["not_after"] = "soon"
+    setup.write()
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "breakglass", "doctor"]
+    ran = subprocess.run(command, env=setup.environment, cwd="/", stdout=write, stderr=subprocess.PIPE, timeout=100)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (2, b"")
+
+
+@pytest.mark.real("claude")
+def test_ctrl_c(setup: Setup, model: Model) -> None:
+    """It ends at once, although a thread of it waits for an answer."""
+    model.listing = "mute"
+    setup.config["chat"] = {"shared_uid": True, "base_url": model.url, "command": "/nowhere"}
+    setup.config["chat"]["credential_file"] = setup.file("credential", "ANTHROPIC_API_KEY=x\n")
+    setup.write()
+    command = [sys.executable, "-m", "breakglass", "doctor"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=setup.environment, cwd="/", stdout=pipe, stderr=pipe, text=True) as process:
+        until(lambda: model.listed, "doctor's question")
+        signal_process(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (130, "")
+
+
+# --- which handler, and as whom ---
+
+
+def config(urls: list[str] | None = None, **callers: Mapping[str, object]) -> Config:
+    operator = {"secret": new_secret(), "allow": ["status", "cycle"]}
+    text = config_text({"operator": operator, **callers}, port=1, key=SSH_KEY, host_key="any", urls=urls or ())
+    return parse(text, lambda _: "")
+
+
+def test_which_handler_is_asked() -> None:
+    """BREAKGLASS_URL, the first URL of the configuration, or the handler on this machine."""
+    urls = ["https://a.example/", "https://b.example/"]
+    assert find_url(config(urls), {"BREAKGLASS_URL": "https://c.example"}) == "https://c.example"
+    assert find_url(config(urls), {}) == "https://a.example/"
+    assert find_url(config(), {}) == "http://127.0.0.1:8080"
+    assert find_url(config(), {"PORT": "9000"}) == "http://127.0.0.1:9000"
+    assert find_url(None, {}) == ""
+    with pytest.raises(CommandError, match="PORT"):
+        find_url(config(), {"PORT": "http"})
+
+
+def test_who_asks() -> None:
+    """The caller of the configuration that is called doctor, if it can sign: no other one's key is used unasked."""
+    assert find_key(config(doctor={"secret": DOCTOR, "allow": ["status"]})) == secret_bytes(DOCTOR)
+    assert find_key(config()) is None
+    assert find_key(config(doctor={"token": "bgt_" + "aB3dE" * 9, "allow": ["status"]})) is None
+
+
+def test_an_idle_command_loads_little() -> None:
+    """What only doctor needs is loaded by doctor: the other commands start without it."""
+    code = "import sys; import breakglass.cli.main; print('breakglass.cli.doctor' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+    assert doctor.__name__ == "breakglass.cli.doctor"
