@@ -56,8 +56,8 @@ class Request:
     @property
     def has_caller_fields(self) -> bool:
         """Tell whether the line has a word that only the handler's power key may send."""
-        own_id = self.id and self.verb != "job"
-        return bool(own_id or self.by or self.anyway or self.proves or self.why or self.detach or self.verb == "check")
+        own_id = self.id and self.verb != "job"  # `proves` comes with `by`
+        return bool(own_id or self.by or self.anyway or self.why or self.detach or self.verb == "check")
 
 
 def parse_line(line: str) -> Request:

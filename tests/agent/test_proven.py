@@ -5,6 +5,10 @@ import shutil
 
 import pytest
 
+from breakglass.agents.pve.grammar import Request
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs.proven import with_proven
+from breakglass.agents.pve.jobs.result import Result
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, booted_an_hour_ago, execute, set_constants
@@ -83,6 +87,13 @@ def test_what_did_not_work_proves_nothing(world: World) -> None:
     with unserved_fuse(world.root / "run/qemu-server"):
         answer = execute(world, DOCTOR)
     assert (answer.code, answer.trailer["state"], answer.trailer["proven"]) == (14, "unknown", None)
+
+
+@pytest.mark.parametrize(("exit_code", "state"), [(0, "unknown"), (13, "running"), (14, "stopped")])
+def test_no_state_is_no_proof(world: World, exit_code: int, state: str) -> None:
+    """A QEMU whose state is a word that QEMU does not have was asked, and that proves too little."""
+    host, request = Host(VMID, str(world.root)), Request("status", by="doc", proves="doctor")
+    assert with_proven(host, request, Result(exit_code, state)).extra == {"proven": None}
 
 
 def test_a_read_only_key_proves_nothing(world: World) -> None:
