@@ -4,6 +4,7 @@ The recipe's text, and the command that prints it, are in test_recipe.py.
 """
 
 import fcntl
+import json
 import os
 import subprocess
 import tempfile
@@ -81,6 +82,18 @@ def test_each_key_runs_only_its_own_verbs(door: Door) -> None:
     assert (refused.returncode, refused.stdout.splitlines()[0]) == (16, "approval-required: reset")
     assert door.login(host.reading, "status vm=102").returncode == 0
     assert door.login(host.power, "/bin/sh").returncode == 10
+
+
+@pytest.mark.real("sshd")
+def test_the_power_key_gets_the_check_as_by_hand(door: Door) -> None:
+    """Of the account that it logged in to, with all that is found there, and of nothing for the read-only key."""
+    host = door.host
+    asked, by_hand = door.login(host.power, "check"), host.check()
+    *lines, trailer = asked.stdout.splitlines()
+    assert (asked.returncode, lines) == (0, by_hand.stdout.splitlines())
+    found = json.loads(trailer.removeprefix("#breakglass "))["findings"]
+    assert [f"{each['level']}: {each['sentence']}" for each in found] == lines
+    assert door.login(host.reading, "check").returncode == 10
 
 
 @pytest.mark.real("sshd")

@@ -390,7 +390,8 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
     ran = host.check()
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.splitlines() == [
-        *ran.stdout.splitlines()[:7],
+        *ran.stdout.splitlines()[:9],
+        "ok: /etc/pve answers, and this node has a quorum",
         "ok: root has the shell /bin/bash",
         "ok: bash reads /root/.bashrc before the host agent, and no command in it runs",
         "ok: no other account has uid 0",
@@ -444,6 +445,13 @@ def test_root_may_be_permitted_forced_commands_only(host: Installed) -> None:
     assert host.check().returncode == 0
     for address, expected in ((HANDLER, "forced-commands-only"), (ELSEWHERE, "no")):
         assert f"permitrootlogin {expected}" in settings(host, "root", address)
+
+
+@pytest.mark.real("sshd")
+def test_the_power_key_gets_the_check_as_by_hand(door: Door) -> None:
+    """The account is the one that sshd logged the key in to, so it is root's own that is checked."""
+    asked, by_hand = door.login(door.host.power, "check"), door.host.check()
+    assert (asked.returncode, asked.stdout.splitlines()[:-1]) == (0, by_hand.stdout.splitlines())
 
 
 def test_check_of_a_host_without_the_block(host: Installed) -> None:
