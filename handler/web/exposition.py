@@ -37,10 +37,10 @@ TURN_OUTCOMES = (
 )
 _REFUSALS = ("unauthorized", "too-slow", "too-large", "client-gone")
 _ERRORS = (*_REFUSALS, "stale-timestamp", "forbidden", "bad-request")
-_CHAT_ERRORS = ("chat-off", "chat-not-isolated", "sessions-unwritable", "session-invalid", "turn-unknown", "id-reused")
+_CHAT_ERRORS = ("chat-off", "chat-not-isolated", "sessions-unwritable", "session-invalid", "turn-unknown")
 OUTCOMES: Mapping[str, tuple[str, ...]] = {  # of each route: those that have a series from the start
     "/pve": (*HTTP_STATUS, "wrong-handler", *_ERRORS),
-    "/chat": ("turn", "attach", "cancel", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),
+    "/chat": ("turn", "attach", "cancel", "id-reused", "session-elsewhere", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),
     "/alert": (*ALERT_OUTCOMES, "unreached", "unknown", *_ERRORS),
     "/metrics": _REFUSALS,
 }
@@ -60,6 +60,7 @@ class Snapshot:
     agents: Mapping[str, str]
     proven: Mapping[str, float]
     turns_running: int
+    sessions: str  # the id of sessions.dir, if there is one
     counts: Counts
 
 
@@ -68,7 +69,8 @@ def take_snapshot(service: Service) -> Snapshot:
     hosts = {name: host for name, host in service.hosts.items() if host.agent_version}
     agents = {name: host.agent_version for name, host in hosts.items()}
     proven = {name: _unix_time(host.proven["at"]) if host.proven else 0.0 for name, host in hosts.items()}
-    return Snapshot(find_condition(service), agents, proven, service.chatting.running_turns, COUNTS)
+    chatting = service.chatting
+    return Snapshot(find_condition(service), agents, proven, chatting.running_turns, chatting.directory or "", COUNTS)
 
 
 def _unix_time(text: str) -> float:
@@ -120,12 +122,13 @@ def _counter(name: str, text: str, labels: str, samples: Iterable[tuple[K, float
 def _states(snapshot: Snapshot) -> Iterator[Metric]:
     condition = snapshot.condition
     yield InfoMetricFamily("breakglass_build", "The version of this handler.", value={"version": VERSION})
+    yield _gauge("time_seconds", "The clock of the handler, in Unix time.", "", [((), condition.at)])
     text = "1 if GET /ready answers 200, 0 if it answers 503: then another series here says why."
     yield _gauge("ready", text, "", [((), not condition.faults)])
     yield from _of_config(condition)
     yield from _of_hosts(snapshot)
     yield from _of_vms(condition)
-    yield from _of_chat(condition.chat, snapshot.turns_running)
+    yield from _of_chat(condition.chat, snapshot)
 
 
 def _of_config(condition: Condition) -> Iterator[Metric]:
@@ -175,12 +178,14 @@ def _of_callers(counts: Counts, callers: Iterable[Caller]) -> Iterator[Metric]:
     yield _gauge("caller_last_request_timestamp_seconds", text, "caller", newest)
 
 
-def _of_chat(state: str, running: int) -> Iterator[Metric]:
+def _of_chat(state: str, snapshot: Snapshot) -> Iterator[Metric]:
     text = "1 if chat is on, 0 if [chat] is there and chat is not on. Without [chat] there is no series."
     yield _gauge("chat_up", text, "", [((), state == "on")] if state != "off" else [])
     text = "1 for the state of chat, with the codes of /health. Other states have no series."
     yield _gauge("chat_state", text, "state", [((state,), 1)])
-    yield _gauge("turns_running", "The turns that this handler runs now.", "", [((), running)])
+    yield _gauge("turns_running", "The turns that this handler runs now.", "", [((), snapshot.turns_running)])
+    text = "The id of sessions.dir, the same for handlers that share it. Without chat there is no series."
+    yield _gauge("chat_sessions_info", text, "sessions", [((snapshot.sessions,), 1)] if snapshot.sessions else [])
 
 
 # --- the counts ---

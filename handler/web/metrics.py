@@ -5,6 +5,7 @@ prometheus_client is loaded only with [metrics], before the handler gives up its
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,6 +15,8 @@ from ..service import Service
 
 SHARE = 20  # scrapes take at most one part in so many of the event loop's time, however many come
 
+Text = tuple[bytes, str]  # and its content type
+
 
 class Scrapes:
     """Has scrapes wait for one another, so that verbs do not wait for them."""
@@ -22,27 +25,26 @@ class Scrapes:
         self._turn = asyncio.Lock()
         self._free_at = 0.0
 
-    async def render(self, service: Service, accept: str) -> tuple[bytes, str]:
-        """Return the metrics as they are now and their content type, as soon as scrapes have had less than their share.
-
-        Making the text takes 3 to 8 ms of the event loop.
-        """
-        from .exposition import render, take_snapshot
-
+    async def take(self, render: Callable[[], Text]) -> Text:
+        """Return what `render` makes, which takes 3 to 8 ms, as soon as scrapes have had less than their share."""
         async with self._turn:
             await asyncio.sleep(self._free_at - time.monotonic())
             began = time.monotonic()
             try:
-                return render(take_snapshot(service), accept)
+                return render()
             finally:
                 ended = time.monotonic()
-                self._free_at = ended + (SHARE - 1) * (ended - began)
+                self._free_at = ended + SHARE * (ended - began)
 
 
 async def metrics(request: Request) -> Response:
     """Answer with the metrics, in the form that the client accepts; without [metrics] there is no such address."""
     if "signed" not in request.scope["state"]:
         raise HTTPException(404)
+    from .exposition import render, take_snapshot
+
+    service: Service = request.state.service
     scrapes: Scrapes = request.state.scrapes
-    text, kind = await scrapes.render(request.state.service, ",".join(request.headers.getlist("accept")))
+    accept = ",".join(request.headers.getlist("accept"))
+    text, kind = await scrapes.take(lambda: render(take_snapshot(service), accept))
     return Response(text, headers={"content-type": kind})

@@ -1,0 +1,135 @@
+"""What the metrics may say: bounded labels, every outcome, and times that mean something."""
+
+import asyncio
+import re
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from breakglass.chat import errors as chat_errors
+from breakglass.counts import BUCKETS, STAGES, Counts, StageClock
+from breakglass.errors import BreakglassError
+from breakglass.proxmox.outcome import HTTP_STATUS
+from breakglass.verbs import VERBS
+from breakglass.web.exposition import OUTCOMES, TURN_OUTCOMES, Snapshot, render
+from breakglass.web.metrics import SHARE, Scrapes
+
+from ..deploy.test_monitoring import healthy
+from ..support.rendered import series
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def shown(snapshot: Snapshot) -> dict[str, float]:
+    return series(render(snapshot, "")[0].decode())
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "12.0"])
+def test_the_version_of_a_host_agent_is_shown(version: str) -> None:
+    """As it is, if it looks like one."""
+    assert f"agent_info{{host=pve1,version={version}}}" in shown(replace(healthy(), agents={"pve1": version}))
+
+
+@pytest.mark.parametrize("version", ["x" * 200, '0.2.0"} 1\nbreakglass_ready 1', "1" * 9 + ".0", "0.2.0\n", "٣.٢"])
+def test_a_text_that_a_host_sends_is_no_label(version: str) -> None:
+    """A host agent that was taken over can say anything, and another thing at each login."""
+    found = shown(replace(healthy(), agents={"pve1": version}))
+    assert [name for name in found if name.startswith("agent_info")] == ["agent_info{host=pve1,version=other}"]
+
+
+def test_a_caller_that_is_removed_has_no_series() -> None:
+    """Its requests are counted still, and its name is no longer one of the configuration."""
+    snapshot = healthy()
+    snapshot.counts.add_request("/pve", "done", "operator", "status")
+    snapshot.counts.add_request("/pve", "done", "removed", "status")
+    found = [name for name in shown(snapshot) if name.startswith("caller_last")]
+    assert found == ["caller_last_request_timestamp_seconds{caller=operator}"]
+
+
+def test_every_error_has_its_series() -> None:
+    """Each code that a route of the API can answer with is among its outcomes, so that it begins at 0."""
+    codes = {kind.code for kind in BreakglassError.__subclasses__() if kind.__module__.startswith("breakglass.")}
+    codes -= {"internal", "not-found", "method-not-allowed"}  # answered before there is a caller, and not counted
+    assert chat_errors.ChatOff.code in codes
+    assert codes - {outcome for outcomes in OUTCOMES.values() for outcome in outcomes} == set()
+    assert set(HTTP_STATUS) <= set(OUTCOMES["/pve"])
+
+
+def test_every_end_of_a_turn_has_its_series() -> None:
+    """The codes of an `error` event in the protocol."""
+    text = (ROOT / "docs/protocol.md").read_text("utf-8")
+    table = text.partition("| `code` | |\n|---|---|\n| `claude-missing`")[2].partition("\n\n")[0]
+    codes = {"claude-missing", *re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)}
+    assert {"ok", *codes} == set(TURN_OUTCOMES)
+
+
+# --- the stages ---
+
+
+def stages(verb: str, *messages: dict[str, object]) -> dict[str, int]:
+    """Return how often each stage of a verb was counted."""
+    counts = Counts()
+    clock = StageClock(verb, counts)
+    for message in messages:
+        clock.see(message)
+    return {stage: took.count for (of, stage), took in counts.stages.items() if of == verb and took.count}
+
+
+def stage(name: str) -> dict[str, object]:
+    return {"type": "stage", "stage": name}
+
+
+RESULT: dict[str, object] = {"type": "result"}
+
+
+def test_each_verb_has_its_stages() -> None:
+    """A job's from the host, a reading verb's are one."""
+    assert set(STAGES) == set(VERBS)
+    cycle = [stage(name) for name in ("preflight", "forensics", "stop", "verify", "start", "verify")]
+    assert stages("cycle", *cycle, RESULT) == {"preflight": 1, "forensics": 1, "stop": 1, "verify": 2, "start": 1}
+    assert stages("status", {"type": "output"}, RESULT) == {"status": 1}
+
+
+NOT_TIMED = {
+    "no result": [stage("preflight"), stage("reset")],
+    "attached": [stage("preflight"), stage("reset"), {"type": "result", "attached": True}],
+    "no session": [stage("accepted"), stage("preflight"), stage("reset"), RESULT],
+    "a stage that there is not": [stage("x" * 99), RESULT],
+}
+
+
+@pytest.mark.parametrize("messages", NOT_TIMED.values(), ids=NOT_TIMED)
+def test_times_that_say_nothing_are_not_counted(messages: list[dict[str, object]]) -> None:
+    """The messages came at once, or not all of them; and a host chooses no label."""
+    assert stages("reset", *messages) == {}
+
+
+def test_a_duration_is_in_each_bucket_that_holds_it() -> None:
+    """The last one, +Inf, is the count."""
+    counts = Counts()
+    counts.add_stages("status", [("status", 0.25), ("status", 2.0), ("status", 999.0)])
+    took = counts.stages["status", "status"]
+    assert (took.count, took.seconds) == (3, 1001.25)
+    assert dict(zip(BUCKETS, took.within, strict=True)) == {0.25: 1, 1.0: 1, 5.0: 2, 30.0: 2, 120.0: 2}
+
+
+# --- scrapes ---
+
+
+async def test_scrapes_share_what_they_may_take() -> None:
+    """Each waits until those before it have had no more than their share of the time."""
+    scrapes, taken = Scrapes(), []
+
+    def slow() -> tuple[bytes, str]:
+        began = time.monotonic()
+        while time.monotonic() < began + 0.002:
+            pass
+        taken.append((began, time.monotonic()))
+        return b"", ""
+
+    await asyncio.gather(*(scrapes.take(slow) for _ in range(3)))
+    for (began, ended), (next_began, _) in pairwise(taken):
+        assert next_began - ended >= (SHARE - 1) * (ended - began)
