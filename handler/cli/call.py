@@ -83,7 +83,7 @@ def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> 
         if display.json:
             say(json.dumps({name: value for name, value in result.items() if name != "type"}))
             return code
-        _show_result(result)
+        show_result(result)
         if result.get("anyway") in ANYWAY:
             complain(*_anyway_offer(request, str(result["anyway"])))
         if code == UNKNOWN:
@@ -150,7 +150,8 @@ def _latest_end(stage: Mapping[str, object]) -> str:
         return ""
 
 
-def _show_result(result: Mapping[str, object]) -> None:
+def show_result(result: Mapping[str, object]) -> None:
+    """Show an answer: its verdict, output and warnings, and the commands for people if it failed."""
     outcome, state = str(result["outcome"]), str(result["state"])
     _show_verdict(result)
     job = result.get("job")

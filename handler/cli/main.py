@@ -7,7 +7,7 @@ from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
 from ..config.problems import ConfigError
 from ..verbs import ANYWAY, VERBS
-from . import call, check, demo, docs, host, init, keys, launcher, serve, upgrade
+from . import call, check, demo, docs, drill, host, init, keys, launcher, serve, upgrade
 from .errors import CommandError, reason
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
 
@@ -33,6 +33,14 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
     _add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
     _add_doctor(commands.add_parser("doctor", help="look at the whole path of a request, before it is needed"))
+    _add_drill(
+        commands.add_parser(
+            "drill",
+            help="power-cycle a VM that is there for it, and prove it (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)",
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     commands.add_parser(
         "launcher", help="start claude for a handler that is not root; systemd runs it, as root (BREAKGLASS_CONFIG)"
     ).set_defaults(run=launcher.launcher)
@@ -135,6 +143,19 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from .doctor import doctor  # the other commands start without it
 
     return doctor(arguments)
+
+
+def _add_drill(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Do the real thing on a VM that has drill = true: send a signed alert, wait for its evidence, power-cycle the "
+        "VM, and prove that this happened. Unsaved work in the VM is lost. Its host then tells when it was proven. "
+        "It needs a signing key that may status, forensics, history and cycle."
+    )
+    parser.add_argument("--vm", required=True, metavar="NAME", help="the VM, which needs drill = true")
+    parser.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
+    parser.add_argument("--id", metavar="ID", help="ask for this earlier drill again; it acts at most once")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.set_defaults(run=drill.drill)
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:

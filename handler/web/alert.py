@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from .. import audit
 from ..alerts.captures import MOST_A_VM, Capture, Plan, plan
 from ..alerts.payloads import challenge_in, read_payload
-from ..alerts.rules import Rule
+from ..alerts.rules import Rule, drill_rules
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
 from ..config.model import Config, Vm
@@ -47,7 +47,8 @@ async def alert(request: Request) -> Response:
     check_alert_time(signed, body, int(now), service.config)
     check_permission(caller, "forensics", None, now)
     config = service.config
-    wanted = await make_plan(source, body, config.alerts, int(now), config.session_secrets[-1])
+    rules = (*drill_rules(vm.name for vm in config.vms.values() if vm.drill), *config.alerts)
+    wanted = await make_plan(source, body, rules, int(now), config.session_secrets[-1])
     vms = [config.vms[name] for name in wanted.captures]
     permitted = permitted_vms(caller, vms, now)
     refused = sum(len(wanted.captures[vm.name]) for vm in vms if vm not in permitted)

@@ -1,0 +1,261 @@
+"""`breakglass drill` against the real sshd and QEMU: what it proves, refuses, and says when it is cut off."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.auth.signing import secret_bytes
+from breakglass.client import Event, Signer, VerbCall, call, new_id
+from breakglass.demo.proxmox.world import World
+
+from ..support.doctor import DoctorProcess
+from ..support.documents import commands
+from ..support.running import Running, new_setup
+from ..support.signals import signal_process
+from ..support.sshd import Sshd
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -> Iterator[Running]:
+    """A handler whose VM may be drilled, with the callers operator (all verbs) and historian (history alone)."""
+    place = directory / "drill"
+    place.mkdir()
+    setup = new_setup(place, doctor_process, shared_sshd)
+    setup.config["vms"]["devvm"]["drill"] = True
+    with Running(setup).run() as running:
+        running.logged('"state": "answering"')
+        yield running
+
+
+def drill(running: Running, *words: str, program: str = "", **environment: str) -> "subprocess.Popen[str]":
+    start = ["-c", program] if program else ["-m", "breakglass"]
+    command = [sys.executable, *start, "drill", "--vm", "devvm", *words]
+    given = {**os.environ, **running.setup.environment, **environment}
+    return subprocess.Popen(
+        command, env=given, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    said, complained = process.communicate(timeout=200)
+    return process.returncode, said, complained
+
+
+def ask(running: Running, verb: str, **more: str) -> Event:
+    key = secret_bytes(running.setup.operator)
+    return call(Signer(running.url, key), new_id(), VerbCall(verb, "devvm", **more), lambda _: None)
+
+
+def jobs(running: Running) -> list[dict[str, object]]:
+    """Return what history lists, newest first."""
+    found = ask(running, "history")["jobs"]
+    assert isinstance(found, list)
+    return found
+
+
+def cycle_runs(running: Running) -> bool:
+    return any((job["verb"], job["outcome"]) == ("cycle", None) for job in jobs(running))
+
+
+def cycles(running: Running) -> int:
+    return sum(job["verb"] == "cycle" for job in jobs(running))
+
+
+STEPS = ["status", "alert", "evidence", "cycle", "proof", "proven"]
+
+
+def test_a_drill_proves_the_host(world: World, running: Running) -> None:
+    """Each step is shown with its seconds; afterwards status, and /health, tell that the host was proven by a drill."""
+    before = cycles(running)
+    [command] = commands("docs/runbook.md", "Drills")
+    assert command == "breakglass drill --vm canary\n"
+    code, said, complained = ended(drill(running, "--yes"))
+    assert code == 0, complained
+    lines = [re.fullmatch(r" *[0-9.]+ s  (\w+) +(.+)", line) for line in said.splitlines()]
+    assert [line and line[1] for line in lines] == STEPS
+    proof = lines[4]
+    assert proof is not None
+    assert re.search(r"it runs again; process (\d+) of QEMU runs, (?!\1)\d+ has ended; line \d+ of the chain", proof[2])
+    proven = ask(running, "status")["proven"]
+    assert isinstance(proven, dict)
+    assert (proven["how"], proven["by"]) == ("drill", "operator")
+    assert cycles(running) == before + 1
+    newest = jobs(running)
+    assert [job["verb"] for job in newest[:2]] == ["cycle", "forensics"]
+    assert "drill=devvm" in str(newest[1]["why"])
+
+
+@pytest.mark.all
+def test_the_same_drill_again_acts_once(world: World, running: Running) -> None:
+    """With its id, an earlier drill is looked at again: the same capture, the same cycle, and the same proof."""
+    code, said, _ = ended(drill(running, "--yes", "--json"))
+    first = json.loads(said)
+    assert (code, first["outcome"], [step["step"] for step in first["steps"]]) == (0, "proven", STEPS)
+    before = cycles(running)
+    code, said, complained = ended(drill(running, "--yes", "--json", "--id", first["id"]))
+    again = json.loads(said)
+    assert (code, again["outcome"], again["capture"]) == (0, "proven", first["capture"]), complained
+    assert cycles(running) == before
+
+
+def test_without_a_terminal_it_needs_yes(running: Running) -> None:
+    before = len(jobs(running))
+    code, said, complained = ended(drill(running))
+    assert (code, said, "add --yes" in complained) == (2, "", True)
+    assert len(jobs(running)) == before
+
+
+@pytest.mark.parametrize("answer", ["n", ""])
+@pytest.mark.all
+def test_in_a_terminal_it_asks(running: Running, answer: str) -> None:
+    """It asks after it has looked, and before anything is sent that starts a job."""
+    before = len(jobs(running))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(running.setup.environment)
+        os.execv(sys.executable, [sys.executable, "-m", "breakglass", "drill", "--vm", "devvm"])
+    said = ""
+    while "[y/N]" not in said:
+        said += os.read(terminal, 4096).decode()
+    os.write(terminal, f"{answer}\n".encode())
+    try:
+        while part := os.read(terminal, 4096):
+            said += part.decode()
+    except OSError:  # the end of a terminal
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    os.close(terminal)
+    assert "Like pulling the power cord" in said
+    assert "you did not agree; nothing was changed" in said
+    assert len(jobs(running)) == before
+
+
+# --- refusals ---
+
+
+@pytest.mark.all
+def test_a_vm_that_is_not_for_drills_is_refused(short_dir: Path, doctor_process: DoctorProcess, sshd: Sshd) -> None:
+    """The alert matches no entry, so nothing is started; the handler refuses the cycle too."""
+    with Running(new_setup(short_dir, doctor_process, sshd)).run() as running:
+        running.logged('"state": "answering"')
+        before = len(jobs(running))
+        code, _, complained = ended(drill(running, "--yes"))
+        assert (code, len(jobs(running))) == (1, before)
+    assert "devvm is not a VM for drills; nothing was changed" in complained
+    assert "set drill = true under [vms.devvm]" in complained
+
+
+def test_a_caller_without_the_right_is_refused(running: Running) -> None:
+    secret = str(running.setup.directory / "historian")
+    code, _, complained = ended(drill(running, "--yes", BREAKGLASS_SECRET_FILE=secret))
+    assert (code, "nothing was changed" in complained) == (1, True)
+    assert "callers.historian.allow" in complained
+
+
+def test_a_handler_that_is_not_there(running: Running) -> None:
+    code, _, complained = ended(drill(running, "--yes", BREAKGLASS_URL="http://127.0.0.1:1/"))
+    assert (code, "nothing was changed" in complained) == (3, True)
+    assert "--id" not in complained
+
+
+# --- cut off ---
+
+
+def hint(complained: str) -> str:
+    """Return the id in the command for the same drill, of the last lines."""
+    match = re.search(r"breakglass drill --vm devvm --id (drill-\S+)$", complained.strip())
+    assert match is not None, complained
+    return match[1]
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_says_what_happened_to_the_vm(world: World, running: Running, number: signal.Signals) -> None:
+    """The cycle continues, and the command that is printed finds it again."""
+    process = drill(running, "--yes")
+    until(lambda: cycle_runs(running), "the cycle")
+    signal_process(process.pid, number)
+    code, _, complained = ended(process)
+    assert (code, "you stopped the drill; the cycle of devvm may have run, or still runs" in complained) == (4, True)
+    before = cycles(running)
+    code, said, complained = ended(drill(running, "--yes", "--json", "--id", hint(complained)))
+    assert (code, json.loads(said)["outcome"]) == (0, "proven"), complained
+    assert cycles(running) == before
+
+
+@pytest.mark.all
+def test_ctrl_c_before_the_cycle(world: World, running: Running) -> None:
+    """In the beginning it has changed nothing, and says so."""
+    program = (
+        "import breakglass.cli.drill as drill, os, signal\n"
+        "wait = drill._wait_for_evidence\n"
+        "drill._wait_for_evidence = lambda one: (os.kill(os.getpid(), signal.SIGINT), wait(one))[1]\n"
+        "from breakglass.cli.main import main; raise SystemExit(main())"
+    )
+    before = cycles(running)
+    code, _, complained = ended(drill(running, "--yes", program=program))
+    assert (code, "you stopped the drill; nothing was changed" in complained) == (130, True)
+    assert cycles(running) == before
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("place", ["_prove", "_send_alert"])
+def test_a_defect_says_what_happened_to_the_vm(world: World, running: Running, place: str) -> None:
+    program = (
+        f"import breakglass.cli.drill as drill; drill.{place} = lambda *_: 1 / 0\n"
+        "from breakglass.cli.main import main; raise SystemExit(main())"
+    )
+    code, said, complained = ended(drill(running, "--yes", "--json", program=program))
+    fate = "the cycle of devvm is done, and its state is running" if place == "_prove" else "nothing was changed"
+    assert (code, f"ZeroDivisionError('division by zero'); {fate}" in complained) == (4, True), complained
+    assert json.loads(said)["vm_fate"] == fate
+    assert hint(complained) == json.loads(said)["id"]
+
+
+@pytest.mark.all
+def test_an_answer_that_is_lost(short_dir: Path, doctor_process: DoctorProcess, world: World, sshd: Sshd) -> None:
+    """The handler is killed during the cycle and stays away: the command for the same drill works when it is back."""
+    setup = new_setup(short_dir, doctor_process, sshd)
+    setup.config["vms"]["devvm"]["drill"] = True
+    program = (
+        "import breakglass.client as client; client.REPEAT_SECONDS = 1.0\n"
+        "from breakglass.cli.main import main; raise SystemExit(main())"
+    )
+    handler = Running(setup)
+    with handler.run():
+        handler.logged('"state": "answering"')
+        process = drill(handler, "--yes", program=program)
+        until(lambda: cycle_runs(handler), "the cycle")
+        signal_process(handler.process.pid, signal.SIGKILL)
+        code, _, complained = ended(process)
+    assert (code, "the cycle of devvm may have run, or still runs" in complained) == (4, True), complained
+    with handler.run():
+        handler.logged('"state": "answering"')
+        code, said, complained = ended(drill(handler, "--yes", "--json", "--id", hint(complained)))
+    assert (code, json.loads(said)["outcome"]) == (0, "proven"), complained
+
+
+@pytest.mark.all
+def test_an_output_that_is_closed(world: World, running: Running) -> None:
+    """Like `head`: it stops before the cycle, and says what happened to the VM."""
+    before = cycles(running)
+    process = drill(running, "--yes")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    complained = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(200) == 4
+    assert "can't write the output: Broken pipe; nothing was changed" in complained
+    assert cycles(running) == before

@@ -1,0 +1,68 @@
+"""A handler that runs with a configuration of doctor's tests, so that doctor, or a drill, has something to look at."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .doctor import DoctorProcess, Setup
+from .ports import reserve_port
+from .service import new_secret
+from .signals import signal_process
+from .sshd import Sshd, end_with_descendants, wait_listening
+from .stages import until
+
+ALERT = {"source": "generic", "match": {"host": "devvm"}, "vm": "devvm"}
+
+
+class Running:
+    """A handler that runs with the configuration of a Setup, as the caller `operator` reaches it."""
+
+    def __init__(self, setup: Setup, program: Sequence[str] = ("-m", "breakglass")) -> None:
+        self.setup, self.program, self.port = setup, program, reserve_port()
+        setup.write()
+        self.log = setup.directory / f"log-{self.port}"
+        setup.environment |= {
+            "BREAKGLASS_URL": self.url,
+            "BREAKGLASS_SECRET_FILE": str(setup.directory / "operator"),
+        }
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator["Running"]:
+        environment = {**os.environ, **self.setup.environment, "PORT": str(self.port)}
+        environment.pop("BREAKGLASS_SECRET_FILE")
+        with self.log.open("wb") as log:
+            command = [sys.executable, *self.program, "serve"]
+            self.process = subprocess.Popen(command, env=environment, stdout=log, cwd=self.setup.directory)
+        try:
+            wait_listening(self.port, self.process)
+            yield self
+        finally:
+            end_with_descendants(self.process)
+
+    def reload(self) -> None:
+        """Have the handler read its file again, and return once it has."""
+        before = self.log.read_text().count('"event": "reload')
+        signal_process(self.process.pid, signal.SIGHUP)
+        until(lambda: self.log.read_text().count('"event": "reload') > before, "the reload")
+
+    def logged(self, text: str) -> None:
+        """Return once the log has a text."""
+        until(lambda: text in self.log.read_text(), text)
+
+
+def new_setup(directory: Path, process: DoctorProcess, sshd: Sshd) -> Setup:
+    """Return a good configuration whose host is the real sshd."""
+    keys = {"key": sshd.power_key, "read_only_key": sshd.read_only_key}
+    setup = Setup(directory, process, port=sshd.port, host_key=[sshd.host_key], **keys)
+    setup.config["alerts"] = [ALERT]
+    setup.config["callers"]["sender"] = {"token_file": setup.file("token", "bgt_" + "t" * 43), "allow": ["forensics"]}
+    setup.config["callers"]["historian"] = {"secret_file": setup.file("historian", new_secret()), "allow": ["history"]}
+    return setup
