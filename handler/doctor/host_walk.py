@@ -157,7 +157,7 @@ class HostLook:
         """Look once more at a port at which a login failed: its greeting, or the host key that it presents."""
         greeting: bytes | None = b""
         presented = fingerprint = ""
-        if failure.cause == "turned-away":
+        if failure.cause in ("turned-away", "timeout"):
             self._step = "reading what the port sends"
             greeting = await login.read_greeting(self.host)
         elif failure.cause == "host-key-differs":

@@ -28,7 +28,7 @@ def judge_refused_key(host: Host, kind: str, fingerprint: str, recipe: str, is_n
     """Return the finding about a key that sshd does not accept; `is_needed` tells whether something depends on it."""
     sentence = f"{host.ssh} does not accept the {kind} key ({fingerprint})"
     sentence += ", so no verb reaches its VMs" if kind == "power" else ", so claude reads nothing of its VMs"
-    fix = f"{check_there(host)}; if the key is not in its key file, {recipe}"
+    fix = f"{check_there(host)}; if the key is not in its key file, {recipe}; or correct hosts.{host.name}.ssh"
     code = "key-not-accepted" if kind == "power" else "read-only-key-not-accepted"
     return Finding("error" if is_needed else "warning", f"host {host.name}", code, sentence, fix)
 
@@ -47,9 +47,14 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
     if not ran.opened:
         fix = f"on {host.ssh.host}: look at MaxSessions in /etc/ssh/sshd_config (10 is enough), and at uptime and free"
         return error(place, "no-channel", f"sshd refuses the {kind} key a channel, so no verb can be sent", fix)
-    if code is None and not text:
+    if code is None:
         fix = f"at the console of {host.ssh.host}: uptime, free, dmesg | tail; its disk may hang or its memory be full"
-        return error(place, "agent-silent", f"the host agent does not answer the {kind} key in time", fix)
+        return error(
+            place,
+            "agent-silent",
+            f"the host agent does not answer the {kind} key in time{', and said: ' + said if said else ''}",
+            fix,
+        )
     if "not available" in text and code == 1:  # nologin
         fix = f"as root on {host.ssh.host}: usermod --shell /bin/sh {host.ssh.user}"
         return error(place, "account-shell", f"the account {host.ssh.user} has no shell: {said}", fix)

@@ -50,22 +50,21 @@ async def log_in(host: Host, key: str) -> SshConnection:
 
 
 async def read_greeting(host: Host) -> bytes | None:
-    """Return the first line that the port sends, empty if it closes the connection; None if it sends nothing in time.
+    """Return the first line that the port sends, empty if it sends none; None if it takes no connection in time.
 
     sshd says there why it turns an address away.
     """
-    try:
+    line: bytes | None = None
+    with suppress(OSError, TimeoutError):
         async with asyncio.timeout(GREETING_SECONDS):
             reader, writer = await asyncio.open_connection(host.ssh.host, host.ssh.port)
+            line = b""
             try:
                 writer.write(b"SSH-2.0-breakglass\r\n")  # some servers, as those of HTTP, wait for the client's line
-                return (await reader.read(256)).split(b"\n")[0].strip()
+                line = (await reader.read(256)).split(b"\n")[0].strip()
             finally:
                 writer.close()
-    except TimeoutError:
-        return None
-    except OSError:
-        return b""
+    return line
 
 
 async def present_host_key(host: Host) -> str:

@@ -15,8 +15,9 @@ EFFECT = "so no verb reaches its VMs"
 class Failure:
     """A login that failed, with what was found out about it.
 
-    `cause` and `reason` are those of `LoginFailed`. `greeting` is the first line that the port sends, None without one.
-    `presented` is the host key that was presented, `fingerprint` that key's, and `own` this machine's address.
+    `cause` and `reason` are those of `LoginFailed`. `greeting` is the first line that the port sends, None if it takes
+    no connection. `presented` is the host key that was presented, `fingerprint` that key's, and `own` this machine's
+    address.
     """
 
     cause: str
@@ -41,11 +42,17 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
         case "refused":
             fix = f"at the host's console: systemctl start ssh; or correct the port in {setting}"
             return "refused", f"nothing listens on {address}", fix
-        case "timeout":
+        case "timeout" if failure.greeting is None:
             fix = f"look at the host's console or IPMI; if it is up, let {own} through its firewall to port "
             fix += f"{host.ssh.port}, or correct {setting}"
             sentence = f"{address} does not answer: the host is down, or a firewall drops the packets"
             return "timeout", sentence, fix
+        case "timeout" if not failure.greeting:
+            fix = f"at the host's console: systemctl status ssh, uptime, dmesg | tail; or correct {setting}"
+            return "ssh-silent", f"{address} takes connections and sends nothing", fix
+        case "timeout":
+            fix = "at the host's console: uptime, free, dmesg | tail; sshd -T | grep usedns, which must be no"
+            return "login-slow", f"sshd on {address} answers, and completes no login within 10 s", fix
         case "unreachable" | "name-not-found":
             fix = f"ip route get {host.ssh.host}; then mend the network, or correct {setting}"
             return "unreachable", failure.reason.removesuffix(": check the network"), fix
@@ -73,18 +80,16 @@ def _judge_host_key(host: Host, failure: Failure) -> tuple[str, str, str]:
     its = f" ({failure.fingerprint})" if failure.fingerprint else ""
     pin = f'hosts.{host.name}.host_key = "{failure.presented or "ssh-ed25519 …"}"'
     fix = "at the host's own console: ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub; only if it shows the same "
-    fix += f"fingerprint, write {pin}"
+    fix += f"fingerprint, write {pin}; or correct hosts.{host.name}.ssh"
     sentence = f"{host.ssh} presents a host key{its} that is not pinned: the host was reinstalled, or something "
     return "host-key-differs", f"{sentence}answers in its place", fix
 
 
 def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
     """Judge a connection that ended before the login, by the line with which sshd begins."""
-    address, greeting = str(host.ssh), failure.greeting
+    address = str(host.ssh)
     own = failure.own or "the handler's address"
-    if greeting is None:
-        fix = f"at the host's console: systemctl status ssh; or correct hosts.{host.name}.ssh"
-        return "ssh-silent", f"{address} takes connections and sends nothing", fix
+    greeting = failure.greeting or b""
     exempt = f"put PerSourcePenaltyExemptList {own} at the beginning of {DROP_IN}"
     if b"Not allowed at this time" in greeting or b"MaxStartups" in greeting:
         sentence = f"sshd on {address} turns {own} away: earlier logins from there failed (PerSourcePenalties), or too "

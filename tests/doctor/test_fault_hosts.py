@@ -16,8 +16,8 @@ import pytest
 from breakglass.agents.pve.host.cluster import node_name
 
 from ..support.agent import agent_program
-from ..support.doctor import DoctorProcess, Fault, Report, check_fault
-from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests
+from ..support.doctor import DoctorProcess, Fault, Report, check_fault, found
+from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests, silent_port
 from ..support.service import new_ssh_key
 from ..support.stages import until
 
@@ -72,6 +72,15 @@ def other_server(answer: bytes, **how: bool) -> Seed:
     return lambda setup: setup.use_port(setup.stack.enter_context(another_server(answer, **how)))
 
 
+def firewall(setup: HostSetup) -> None:
+    setup.use_port(setup.stack.enter_context(silent_port()))
+
+
+def silent_server(setup: HostSetup) -> None:
+    listener = setup.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    setup.use_port(listener.getsockname()[1])
+
+
 def other_host_key(setup: HostSetup) -> None:
     setup.pve1["host_key"] = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDGSYqA2NpkYh9rLQ6MUqU1TNMSiCjZVLKXCNAjl3NmK"
 
@@ -109,6 +118,8 @@ LOGINS = [
         "host-key-any",
         'hosts.pve1.host_key = "ssh-ed25519 AAAA',
     ),
+    ("swallowed by a firewall", firewall, "timeout", "let 127.0.0.1 through its firewall"),
+    ("an SSH server that says nothing", silent_server, "ssh-silent", "systemctl status ssh"),
     ("penalised", penalised, "penalised", "PerSourcePenaltyExemptList 127.0.0.1"),
     ("too many logins", full_of_logins, "penalised", "MaxStartups 100:30:200"),
 ]
@@ -254,7 +265,21 @@ def account(old: str, new: str) -> Seed:
 
 
 AGENT = "/usr/local/sbin/breakglass-pve"
+WITHOUT_CHECK = "import re\nreplace(_LINE=re.compile(find('_LINE').pattern.replace('|check', '')))\n"
+HANGS = "#!/bin/sh\nsession=$PPID\nwhile kill -0 $session 2>/dev/null; do sleep 0.1; done\n"
 CLOCK = "import time\nreal = time.time\ntime.time = lambda: real() + {seconds}\n"
+
+
+def old_without_quorum(setup: HostSetup) -> None:
+    agent(WITHOUT_CHECK)(setup)
+    (setup.host.etc / "pve/local").chmod(0o555)
+
+
+def old_without_room(setup: HostSetup) -> None:
+    agent(WITHOUT_CHECK)(setup)
+    setup.at_host("rm -rf /run/breakglass; : >/run/breakglass", "rm /run/breakglass")
+
+
 AGENTS = [
     ("wrong node", lambda s: s.pve1.update(node="pve9"), "wrong-node", f'hosts.pve1.node = "{node_name()}"'),
     ("agent missing", lambda s: s.at_host(f"rm {AGENT}"), "agent-missing", UPGRADE),
@@ -263,11 +288,15 @@ AGENTS = [
     ("Python missing for env", program("#!/usr/bin/env python3.99\n"), "python-missing", "apt install python3"),
     ("agent damaged", program("#!/usr/bin/python3 -IS\nimport no_such_module\n"), "agent-broken", UPGRADE),
     ("agent cut off", program("#!/usr/bin/python3 -IS\ndef main(\n"), "agent-broken", UPGRADE),
+    ("agent hangs", program(HANGS), "agent-silent", "uptime"),
     ("agent is empty", program("#!/bin/sh\n"), "agent-silent", "breakglass-pve check"),
     ("agent of another build", agent("replace(bundle_hash=lambda: 'f' * 64)"), "agent-outdated", UPGRADE),
     ("agent is older", agent(VERSION="0.2.0rc1"), "agent-outdated", UPGRADE),
     ("agent is newer", agent(VERSION="0.9.0"), "agent-outdated", "upgrade this handler to 0.9.0"),
     ("agent of 0.1", agent(VERSION="0.1.0"), "agent-too-old", UPGRADE),
+    ("agent too old for check", agent(WITHOUT_CHECK), "agent-without-check", UPGRADE),
+    ("agent too old for check, and no quorum", old_without_quorum, "no-quorum", "pvecm status"),
+    ("agent too old for check, and /run full", old_without_room, "no-records", "df /run"),
     ("clock ahead", agent(CLOCK.format(seconds=300)), "clock-differs", "timedatectl"),
     ("clock behind", agent(CLOCK.format(seconds=-300)), "clock-differs", "chrony"),
     ("account with another shell", account("/bin/sh", "/bin/bash"), "host-check", "usermod --shell /bin/sh breakglass"),
@@ -403,13 +432,18 @@ HOST = [
     ),
 ]
 
-SLOW = {"swallowed by a firewall", "SSH server says nothing", "/etc/pve hung", "archive hung", "agent hangs"}
+# The others are run with --all.
+QUICK = """
+name not found; refused; host key differs; host key any; power key revoked; read-only key line has power;
+power key opens a shell; line without restrict; wrong node; agent missing; agent of another build; clock ahead;
+key serves another VM; VM on another node; lock of a backup; HA error; two VMs with one number; no quorum; /run full
+"""
 ROWS = [*LOGINS, *KEYS, *AGENTS, *VMS, *HOST]
 FAULTS = [Fault(*row) for row in ROWS]
 
 
 def marked(fault: Fault) -> object:
-    marks = [pytest.mark.all] if fault.name in SLOW else []
+    marks = [] if fault.name in {name.strip() for name in QUICK.split(";")} else [pytest.mark.all]
     return pytest.param(fault, id=fault.name, marks=marks)
 
 
@@ -421,7 +455,9 @@ def test_a_fault_is_found_with_its_fix(setup: HostSetup, fault: Fault) -> None:
 
 def test_each_fault_has_a_name_of_its_own() -> None:
     """No fault hides another one in the table."""
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    names = {fault.name for fault in FAULTS}
+    assert len(names) == len(FAULTS)
+    assert {name.strip() for name in QUICK.split(";")} < names
 
 
 # --- good hosts ---
@@ -478,6 +514,7 @@ HEALTHY: dict[str, tuple[Seed, list[str]]] = {
 }
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(("seed", "warnings"), HEALTHY.values(), ids=HEALTHY)
 def test_a_good_host_has_no_error(setup: HostSetup, seed: Seed, warnings: list[str]) -> None:
     """A host on which a rescue works has no error, and a warning only where something is unusual."""
@@ -487,6 +524,55 @@ def test_a_good_host_has_no_error(setup: HostSetup, seed: Seed, warnings: list[s
     assert codes(report, "error") == []
     assert codes(report, "warning") == warnings
     assert report.code == (1 if warnings else 0)
+
+
+@pytest.mark.all
+def test_a_host_that_hangs_hides_no_other_one(setup: HostSetup) -> None:
+    """All hosts are looked at at once: one that swallows packets costs its own time, and the others are seen."""
+    setup.config["hosts"]["pve2"] = setup.pve1 | {
+        "ssh": f"breakglass@127.0.0.1:{setup.stack.enter_context(silent_port())}"
+    }
+    setup.config["hosts"]["pve3"] = setup.config["hosts"]["pve2"]
+    with setup.stack:
+        report = look(setup)
+    errors = [(finding.place, finding.code) for finding in report.findings if finding.level == "error"]
+    assert errors == [("host pve2", "timeout"), ("host pve3", "timeout")]
+    assert "host-key-pinned" in codes(report, "ok")
+    assert "check finds" in found(report.findings, "vm-check").sentence
+
+
+@pytest.mark.all
+def test_only_one_vm(setup: HostSetup) -> None:
+    """With --vm, the hosts of other VMs are left alone."""
+    setup.config["hosts"]["pve2"] = setup.pve1 | {"ssh": "breakglass@127.0.0.1:1"}
+    setup.config["vms"]["other"] = {"hosts": ["pve2"], "vmid": 103}
+    report = look(setup, "--vm", "devvm")
+    assert codes(report, "error") == []
+    assert {finding.place for finding in report.findings} == {"host pve1", "VM devvm"}
+
+
+@pytest.mark.all
+def test_a_later_host_of_a_vm_is_looked_at_too(setup: HostSetup) -> None:
+    """After a migration the VM is rescued there: what would refuse that is a warning, and so is one machine twice."""
+    setup.config["hosts"]["pve2"] = setup.pve1
+    setup.config["vms"]["other"] = {"hosts": ["pve2", "pve1"], "vmid": 103}
+    report = look(setup)
+    assert found(report.findings, "same-machine").fix.startswith("correct hosts.pve2.ssh")
+    served = [finding for finding in report.findings if finding.code == "vm-not-served"]
+    assert [(finding.level, finding.place) for finding in served] == [("error", "VM other"), ("warning", "VM other")]
+
+
+@pytest.mark.all
+def test_a_login_that_fails_is_tried_once(setup: HostSetup) -> None:
+    """Of a key that is not accepted sshd sees one attempt: each more would count against the handler's address."""
+    log = setup.directory / "log"
+    log.touch(0o666)
+    setup.host.keys.write_text("")
+    with setup.stack:
+        setup.use_sshd("-o", "LogLevel=VERBOSE", "-E", str(log))
+        look(setup)
+    assert log.read_text().count("Connection from ") == 2 + 1  # one for each key, and the one that waited for sshd
+    assert log.read_text().count("Failed publickey") == 2
 
 
 @pytest.mark.all

@@ -27,10 +27,12 @@ from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh
 SECONDS = 60.0  # doctor ends within 30
 _SERVE = """
 import ctypes, json, os, sys
+from breakglass.agents.bundle import bundle_digest
 from breakglass.config.ssh_library import asyncssh
 from breakglass.cli import doctor, main
 from breakglass.cli.starting import load_server_modules
 load_server_modules()
+bundle_digest()
 looks = doctor.LOOKS
 print("ready", flush=True)
 for line in sys.stdin:

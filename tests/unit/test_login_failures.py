@@ -1,0 +1,78 @@
+"""What doctor makes of a login that failed, where a test can't have the failure at will."""
+
+import pytest
+
+from breakglass.config.model import Address, Host
+from breakglass.doctor.host_agent import judge_clock
+from breakglass.doctor.hosts import as_sentence
+from breakglass.doctor.login_failures import Failure, judge_failure
+
+HOST = Host("pve1", Address("breakglass", "pve1.example.org"), "KEY", host_keys=("ssh-ed25519 AAAA",))
+
+FAILURES = {
+    "an old sshd": (Failure("no-common-algorithm", "…"), "no-common-algorithm", "upgrade OpenSSH on the host"),
+    "no route": (Failure("unreachable", "pve1 can't be reached"), "unreachable", "ip route get pve1.example.org"),
+    "a damaged host key": (Failure("key-unusable", "a key can't be read"), "key-unusable", "[hosts.pve1]"),
+    "full, before OpenSSH 9.8": (
+        Failure("turned-away", "…", greeting=b"Exceeded MaxStartups"),
+        "penalised",
+        "MaxStartups 100:30:200",
+    ),
+    "an sshd that waits for DNS": (Failure("timeout", "…", greeting=b"SSH-2.0-OpenSSH_9.2"), "login-slow", "usedns"),
+    "a certificate that has expired": (
+        Failure("host-key-differs", "…", "Certificate expired for host pve1.example.org"),
+        "host-certificate-expired",
+        "ssh-keygen -s CA -h",
+    ),
+    "a certificate for another name": (
+        Failure("host-key-differs", "…", "Certificate principal mismatch for host pve1.example.org"),
+        "host-certificate-name",
+        "-n pve1.example.org",
+    ),
+    "a host key that was not seen again": (
+        Failure("host-key-differs", "…", "Host key is not trusted"),
+        "host-key-differs",
+        'hosts.pve1.host_key = "ssh-ed25519 …"',
+    ),
+}
+
+
+@pytest.mark.parametrize(("failure", "code", "fix"), FAILURES.values(), ids=FAILURES)
+def test_each_failure_has_its_fix(failure: Failure, code: str, fix: str) -> None:
+    """An error with a code of its own, which says that no verb reaches the VMs."""
+    finding = judge_failure(HOST, failure)
+    assert (finding.level, finding.place, finding.code) == ("error", "host pve1", code)
+    assert finding.sentence.endswith(", so no verb reaches its VMs")
+    assert fix in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("its", "code"),
+    [
+        (100.0, "clock-right"),
+        (109.0, "clock-right"),
+        (94.0, "clock-right"),
+        (113.0, "clock-differs"),
+        (80.0, "clock-differs"),
+        (None, ""),
+        ("noon", ""),
+    ],
+)
+def test_a_slow_answer_is_no_wrong_clock(its: object, code: str) -> None:
+    """The host may have read its clock at any time between the request, at 100, and its answer, at 102."""
+    finding = judge_clock(HOST, its, 100.0, 102.0)
+    assert (finding.code if finding else "") == code
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("the host agent is new", "The host agent is new."),
+        ("127.0.0.1:22 is gone.", "127.0.0.1:22 is gone."),
+        ("hosts.pve1.ssh is wrong", "hosts.pve1.ssh is wrong."),
+        ("/etc/pve is away", "/etc/pve is away."),
+    ],
+)
+def test_findings_are_sentences(text: str, sentence: str) -> None:
+    """The host's own words become whole sentences, and a setting or a path stays as it is written."""
+    assert as_sentence(text) == sentence
