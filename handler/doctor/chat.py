@@ -73,13 +73,11 @@ async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
 
 def _without_repeats(isolation: list[Finding], sessions: list[Finding]) -> tuple[list[Finding], list[Finding]]:
     """Return the findings of the isolation and of sessions.dir, of which one fault makes both speak once."""
-    codes = {finding.code for finding in (*isolation, *sessions)}
+    ours, theirs = ({finding.code for finding in findings} for findings in (isolation, sessions))
     is_worse = any(finding.level == ERROR for finding in sessions)
-    if "sessions-hang" in codes or ("sessions-unwritable" in codes and is_worse):
+    if "sessions-hang" in theirs or ("sessions-unwritable" in ours and is_worse):
         return [finding for finding in isolation if finding.code not in _SAID_BETTER], sessions
-    if codes & {"sessions-owner", "sessions-path", "launcher-lost"}:
-        return isolation, []
-    return isolation, sessions
+    return isolation, [] if ours & {"sessions-owner", "sessions-path", "launcher-lost"} else sessions
 
 
 def _find_settings(config: Config) -> Iterator[Finding]:

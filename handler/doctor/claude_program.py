@@ -57,6 +57,9 @@ def _judge_missing(command: str) -> Finding:
     """Return why a command can't be found: there is none, or this user may not run it."""
     folders = [""] if "/" in command else os.get_exec_path()
     there = [path for folder in folders if os.path.lexists(path := os.path.join(folder, command))]
+    if there and not os.path.exists(there[0]):
+        what = f"{there[0]} is a link to a program that is not there."
+        return found_error("claude-missing", what, f"{_INSTALL}; {_set(command)}")
     if there:
         what = f"{there[0]} can't be run by the handler's user."
         fix = f"chmod 755 {there[0]}, and let others enter the directories above it: namei -l {there[0]}"

@@ -19,6 +19,8 @@ from .visit import Visit
 DISK_SECONDS = 8.0
 CLOCK_SECONDS = 120.0
 _LOWEST_VMID = 100  # Proxmox VE keeps the numbers below for itself
+_UNMAPPED_UID = 65534  # proc_sys_kernel(5), overflowuid
+_RTC, _RTC_SECONDS = "/sys/class/rtc/rtc0/since_epoch", 26 * 3600.0  # it can be in local time
 _STA_UNSYNC = 0x40  # adjtimex(2)
 
 found_ok = partial(ok, CONFIGURATION)
@@ -156,13 +158,27 @@ def _find_on_disk(visit: Visit) -> Iterator[Finding]:
         if place := _find_open_directory(Path(file)):
             open_at[place].append(file)
     for place, below in open_at.items():
-        what = f"Other users can write in {place}, so they can replace {', '.join(below)}."
-        yield found_error("directory-exposed", what, f"chmod go-w {shlex.quote(place)}")
+        what = f"Another user can write in {place}, and so can replace {', '.join(below)}."
+        status, shown = _status(place), shlex.quote(place)
+        chown = f"chown root {shown}; " if status and status.st_uid not in _trusted() else ""
+        yield found_error("directory-exposed", what, f"{chown}chmod go-w {shown}")
     times = [(status.st_mtime, file) for file in dict.fromkeys([*files, __file__]) if (status := _status(file))]
     newest, file = max(times, default=(0.0, ""))
     if newest > visit.now + CLOCK_SECONDS:
         what = f"The clock of this machine is wrong: {file} was written {_ago(newest - visit.now)} from now."
         yield found_error("clock-wrong", f"{what} Signatures are then refused.", SET_CLOCK)
+
+    if (rtc := _read_rtc()) and abs(rtc - visit.now) > _RTC_SECONDS:
+        what = f"The clock of this machine is {_ago(abs(rtc - visit.now))} from that of its hardware."
+        yield found_error("clock-wrong", f"{what} If it is wrong, signatures are refused.", SET_CLOCK)
+
+
+def _read_rtc() -> float:
+    """Return what the hardware's clock says; 0 without one."""
+    try:
+        return float(Path(_RTC).read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 SET_CLOCK = "timedatectl set-ntp true; then compare with another machine: date -u"
@@ -180,12 +196,18 @@ def _status(file: str) -> os.stat_result | None:
 
 
 def _find_open_directory(file: Path) -> str:
-    """Return the first directory above a file in which a user who is neither root nor its owner may put others."""
+    """Return the first directory above a file in which another user may put other files."""
     for above in (*Path(os.path.realpath(file)).parents, *file.absolute().parents):
         status = _status(str(above))
-        if status and status.st_mode & 0o022 and not status.st_mode & 0o1000:
+        is_open = status and status.st_mode & 0o022 and not status.st_mode & 0o1000
+        if status and (is_open or status.st_uid not in _trusted()):
             return str(above)
     return ""
+
+
+def _trusted() -> tuple[int, ...]:
+    """Return the users that may replace the configuration: root, the handler's, and what a container shows for root."""
+    return (0, os.geteuid(), _UNMAPPED_UID)
 
 
 def _find_clock() -> Iterator[Finding]:

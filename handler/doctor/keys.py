@@ -18,7 +18,7 @@ from .visit import Visit
 SECONDS = 20.0  # to load a large RSA key takes a second
 DOCTOR = "doctor"  # the caller that doctor itself is
 POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
-_LEAST_CHARS = 12  # different ones in a random secret of 24 bytes, with room to spare
+_LEAST_CHARS = 8  # different ones in a random secret of 24 bytes, with room to spare
 _LEAST_RSA_BITS = 2048
 _SHOWN = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
 
@@ -108,12 +108,12 @@ def _find_weak(config: Config) -> Iterator[Finding]:
     for caller in config.callers:
         if any(len(set(key)) < _LEAST_CHARS for key in caller.keys):
             what = f"The secret of {caller.name} is not random: it repeats a few characters."
-            yield found_error("secret-weak", what, f"{_new_key(caller)}, and put what it prints into its place")
+            yield found_warning("secret-weak", what, f"{_new_key(caller)}, and put what it prints into its place")
     for number, secret in enumerate(config.session_secrets):
         key = f"sessions.secret[{number}]"
         new = "make one of its own: openssl rand -base64 48; then write it into the place of sessions.secret"
         if len(set(secret)) < _LEAST_CHARS:
-            yield found_error("secret-weak", f"{key} is not random: it repeats a few characters.", new)
+            yield found_warning("secret-weak", f"{key} is not random: it repeats a few characters.", new)
         for caller in config.callers:
             if any(same(own, key_bytes) for own in _readings(secret) for key_bytes in caller.keys):
                 what = f"{key} is also the secret of {caller.name}, who can make session tokens for everyone."

@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 
 from ..claude.http_messages import Response, get_all
 from ..claude.model_forwarder import Forwarder
-from ..config.model_api import OAUTH_TOKEN, ModelApi
+from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
 from ..threads import run_in_thread
 from .findings import Finding, error, ok, warning
 from .problems import CHAT
 
 SECONDS = 15.0
+_KINDS = {"sk-ant-oat": OAUTH_TOKEN, "sk-ant-api": API_KEY}
 _SKEW_SECONDS = 120.0  # of the 300 that a signature may be old
 
 found_ok = partial(ok, CHAT)
@@ -36,7 +37,16 @@ async def look_at_model_api(api: ModelApi, now: float) -> list[Finding]:
         return [found_error("model-unreachable", what, _try_it(api))]
     except OSError as lost:
         return [judge_failure(api, lost)]
-    return [judge_answer(api, response, body), *judge_clock(place, response, now)]
+    return [judge_answer(api, response, body), *judge_kind(api), *judge_clock(place, response, now)]
+
+
+def judge_kind(api: ModelApi) -> Iterator[Finding]:
+    """Yield a finding if the credential is of another kind than its variable says, as its first letters show."""
+    for start, variable in _KINDS.items():
+        if api.credential.startswith(start) and api.variable != variable:
+            what = f"The credential begins with {start}, and is given as {api.variable}: the model's API refuses that."
+            fix = f"write it as {variable}=… into the file that chat.credential_file names, and reload"
+            yield found_warning("credential-kind", what, fix)
 
 
 def _try_it(api: ModelApi) -> str:

@@ -1,11 +1,14 @@
-"""The problems of a configuration as findings: which place has them, their code, and what mends them. Pure."""
+"""The problems of a configuration as findings: which place has them, their code, and what mends them."""
 
+import grp
+import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
+from shlex import quote as _quote
 
 from ..config.problems import Problem
+from ..config.reader import CREDENTIALS
 from .findings import Finding, error
 
 CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
@@ -32,7 +35,8 @@ _BY_MESSAGE: Mapping[str, str] = {
 }
 _BY_TABLE = {"callers": "caller-off", "hosts": "host-off", "vms": "vm-off", "sessions": "session-secret"}
 _BY_TABLE |= {"server": "server-setting", "alerts": "alert-off", "chat": "chat-setting", "metrics": "metrics-setting"}
-_FILE = re.compile(r'"(/[^"]*)"')
+_FILE = re.compile(r'"([^"]+)"')
+_OF_FILES = ("file-missing", "file-not-readable")
 
 
 def place_of(problem: Problem) -> str:
@@ -68,19 +72,25 @@ def _fix(problem: Problem, code: str) -> str:
     """Return the problem's hint, with the file's name in it, or a better one where the file is known."""
     match = _FILE.search(problem.message)
     file = match[1] if match else problem.path if problem.path.startswith("/") else ""
-    shown = shlex.quote(file)
+    if file.startswith(CREDENTIALS):
+        return f"run doctor as root, while the unit runs that has them; or name a file in {problem.path}"
+    if match and not file.startswith("/") and code in _OF_FILES:
+        return f'write its whole path: {problem.path} = "{os.path.abspath(file)}"'
+    if code in _OF_FILES and (closed := _find_closed(file)):
+        return f"let the handler's group enter that directory: chgrp {_group()} {closed}; chmod g+x {closed}"
+    shown = _quote(file)
     if code == "file-missing" and match:
-        return (
-            f"put the file there, or correct {problem.path}; to see what is there: ls -l {shlex.quote(_parent(file))}"
-        )
-    if code == "file-not-readable" and match and "by this user" not in problem.message:
+        return f"put the file there, or correct {problem.path}; to see what is there: ls -l {_quote(_parent(file))}"
+    if code == "file-not-readable" and "by this user" in problem.message:
+        return f"let root own it and the handler's group read it: chown root:{_group()} {shown}; chmod 640 {shown}"
+    if code == "file-not-readable" and match:
         return f"see what is there, and correct {problem.path}: ls -ld {shown}"
-    if code == "key-encrypted" and file:
+    if code == "key-encrypted" and match:
         return f"remove its passphrase: ssh-keygen -p -N '' -f {shown}"
-    if code == "key-public" and file:
+    if code == "key-public" and match:
         return f'name the private key, the file without .pub: {problem.path} = "{file.removesuffix(".pub")}"'
     if code == "key-garbage":
-        into = shown if file else "FILE"
+        into = shown if match else "FILE"
         return (
             f"put the private key back, or move that file away and make a pair: ssh-keygen -t ed25519 -N '' -f {into}; "
             "then run breakglass host install-commands, and on the host what it prints"
@@ -92,3 +102,19 @@ def _fix(problem: Problem, code: str) -> str:
 
 def _parent(file: str) -> str:
     return str(PurePath(file).parent)
+
+
+def _find_closed(file: str) -> str:
+    """Return the first directory above a file that this user may not enter, quoted; an empty text without one."""
+    for above in reversed(PurePath(file).parents):
+        if os.path.isdir(above) and not os.access(above, os.X_OK):
+            return _quote(str(above))
+    return ""
+
+
+def _group() -> str:
+    """Return the name of this process's group."""
+    try:
+        return grp.getgrgid(os.getegid()).gr_name
+    except KeyError:
+        return str(os.getegid())

@@ -123,6 +123,11 @@ def program(text: str, mode: int = 0o755) -> Seed:
     return seed
 
 
+def broken_link(setup: Setup) -> None:
+    (setup.directory / "program").symlink_to("/nowhere/claude")
+    setup.config["chat"]["command"] = str(setup.directory / "program")
+
+
 def printing(version: str, flags: list[str]) -> Seed:
     """Return a seed with a claude of another version."""
     return program(f"#!/bin/sh\ncase $1 in --version) echo '{version}';; --help) echo '{' '.join(flags)}';; esac\n")
@@ -258,6 +263,7 @@ FAULTS = [
     ),
     Fault("a credential that is refused", listing(401), "credential-refused", "credential_file"),
     Fault("a credential without permission", listing(403), "credential-refused", "credential_file"),
+    Fault("a token as a key", credential("ANTHROPIC_API_KEY=sk-ant-oat01-x\n"), "credential-kind", "OAUTH_TOKEN"),
     # the model's API
     Fault("an API without a list", listing(404), "credential-not-known", "breakglass chat"),
     Fault("a limit that is used up", listing(429), "model-limit", "limit"),
@@ -296,6 +302,7 @@ FAULTS = [
     # claude
     Fault("no claude", chat(command="claude-that-is-missing"), "claude-missing", "install"),
     Fault("no claude at that path", chat(command="/nowhere/claude"), "claude-missing", "chat.command"),
+    Fault("a claude that is a broken link", broken_link, "claude-missing", "install"),
     Fault("a claude that may not be run", program("#!/bin/sh\n", 0o644), "claude-not-executable", "chmod 755"),
     Fault("a claude that is no program", program("claude"), "claude-failed", "install"),
     Fault("a claude that fails", program("#!/bin/sh\necho broken >&2\nexit 1\n"), "claude-failed", "--version"),

@@ -149,6 +149,17 @@ def open_directory(setup: Setup) -> None:
     (setup.directory / "keys").chmod(0o777)
 
 
+def closed_directory(setup: Setup) -> None:
+    (setup.directory / "keys").mkdir()
+    setup.config["hosts"]["pve1"]["key_file"] = setup.file("keys/power", SSH_KEY)
+    os.chown(setup.directory / "keys", 0, 0)
+    (setup.directory / "keys").chmod(0o700)
+
+
+def foreign_directory(setup: Setup) -> None:
+    os.chown(setup.directory, 54321, -1)
+
+
 def gone(name: str) -> Callable[[Setup], None]:
     def seed(setup: Setup) -> None:
         setup.write()
@@ -250,6 +261,14 @@ FAULTS = [
     Fault("a public key", in_file("power", public()), "key-public", "private"),
     Fault("an empty key", in_file("power", ""), "file-empty", "write"),
     Fault("a key's file that is gone", gone("power"), "file-missing", "ls -l"),
+    Fault("a path that is not whole", change("hosts", "pve1", key_file="keys/power"), "file-missing", '= "/'),
+    Fault(
+        "a file that only a unit has",
+        change("hosts", "pve1", key_file="$CREDENTIALS_DIRECTORY/power"),
+        "file-not-readable",
+        "as root",
+    ),
+    Fault("a key of PuTTY", in_file("power", "PuTTY-User-Key-File-3: ssh-ed25519\n"), "key-garbage", "ssh-keygen"),
     Fault("a weak RSA key", in_file("power", private("ssh-rsa", key_size=1024)), "key-unsupported", "ed25519"),
     Fault("a garbage read-only key", in_file("read-only", "garbage"), "key-garbage", "ssh-keygen"),
     Fault("an encrypted read-only key", encrypted("read-only"), "key-encrypted", "ssh-keygen -p"),
@@ -313,6 +332,9 @@ AS_ROOT = [
     Fault("a file of another user", owner("breakglass.toml", 54321, 54321, 0o600), "file-not-readable", "chmod 640"),
     Fault("a key of another user", owner("power", 54321, 54321, 0o600), "file-not-readable", "chmod 640"),
     Fault("a key that root alone can read", owner("power", 0, 0, 0o600), "file-not-readable", "chmod 640"),
+    Fault("a directory that root alone can enter", closed_directory, "file-not-readable", "chmod g+x"),
+    Fault("a directory of another user", foreign_directory, "directory-exposed", "chown root"),
+    Fault("a file of another group", owner("power", 0, 54321, 0o640), "file-not-readable", "chown root:"),
     Fault("a file that its group can write", mode("breakglass.toml", 0o660), "file-exposed", "chmod 640"),
     Fault("root without an account", change("server", user=None), "no-start", "server"),
     Fault("an account that there is not", change("server", user="nobody-such"), "no-start", "adduser"),

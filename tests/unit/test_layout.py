@@ -81,7 +81,6 @@ PURE = (
     "claude/framer.py",
     "claude/ssh_files.py",
     "doctor/findings.py",
-    "doctor/problems.py",
     "chat/errors.py",
     "chat/request.py",
     "chat/sessions.py",

@@ -1,0 +1,227 @@
+"""Configurations that are well, each in another way: doctor finds no error in them, and no warning but of the clock."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from ..support import claude
+from ..support.doctor import DoctorProcess, Setup
+from ..support.model import Model
+from ..support.model_proxy import Authority, relay, with_tls
+from ..support.service import ACCOUNT, SSH_KEY, new_secret, new_ssh_key
+
+pytestmark = pytest.mark.slow
+
+LOCAL = ("configuration", "keys", "chat", "alerts")
+HERE = {"clock-not-kept"}  # what the machine of the tests can have
+LATER = datetime.now(UTC).replace(microsecond=0) + timedelta(days=100)
+
+Seed = Callable[[Setup], object]
+
+
+def public(private: str) -> str:
+    return asyncssh.import_private_key(private).export_public_key().decode().strip()
+
+
+HOST_KEYS = [public(new_ssh_key()) for _ in range(4)]
+
+
+def all_well(setup: Setup) -> None:
+    report = setup.doctor(places=LOCAL)
+    bad = [str(finding) for finding in report.findings if finding.level != "ok" and finding.code not in HERE]
+    assert (bad, report.stderr) == ([], "")
+    assert report.code in (0, 1)
+
+
+def one_host(setup: Setup) -> None:
+    setup.config["hosts"]["pve1"]["host_key"] = HOST_KEYS[0]
+
+
+def secrets_in_the_file(setup: Setup) -> None:
+    """Have one file with everything."""
+    setup.config["callers"] = {"operator": {"secret": new_secret(), "allow": ["status", "cycle"]}}
+    host = setup.config["hosts"]["pve1"]
+    del host["key_file"], host["read_only_key_file"]
+    host |= {"key": SSH_KEY, "host_key": HOST_KEYS[:1]}
+    setup.config["sessions"] = {"secret": "ohw0Ienie4Aex5quahngeiSie4eighuMa8eiXai2"}
+
+
+def cluster(setup: Setup) -> None:
+    """Have three nodes of a cluster with one pair of keys, and VMs that may run on several."""
+    first = setup.config["hosts"]["pve1"]
+    for number, key in enumerate(HOST_KEYS[:3], 1):
+        name = f"pve{number}"
+        setup.config["hosts"][name] = {**first, "ssh": f"breakglass@192.0.2.{number}:22", "host_key": key, "node": name}
+    setup.config["vms"] = {
+        "devvm": {"hosts": ["pve1", "pve2", "pve3"], "vmid": 102},
+        "db": {"hosts": ["pve3", "pve1"], "vmid": 103, "by_hand": ["ssh root@192.0.2.3 qm stop 103"]},
+        "web": {"hosts": ["pve2"], "vmid": 999999999},
+    }
+
+
+def two_clusters(setup: Setup) -> None:
+    """Have one number in each of two clusters, behind one address with two ports."""
+    first = setup.config["hosts"]["pve1"]
+    for number in (1, 2):
+        ssh = f"breakglass@rescue.example:220{number}"
+        key = new_ssh_key()
+        own = {"key_file": setup.file(f"power{number}", key), "host_ca": HOST_KEYS[number]}
+        setup.config["hosts"][f"pve{number}"] = {**first, "ssh": ssh, **own}
+        del setup.config["hosts"][f"pve{number}"]["host_key"]
+    setup.config["vms"]["other"] = {"hosts": ["pve2"], "vmid": 102}
+
+
+def many_callers(setup: Setup) -> None:
+    """Have callers of each kind, keys that are being renewed, one for a VM alone, and doctor's own."""
+    setup.config["callers"] |= {
+        "phone": {"secret": [new_secret(), new_secret()], "allow": ["status", "reset"], "not_after": LATER},
+        "desk": {"secret": new_secret(), "secret_file": setup.file("desk", new_secret()), "allow": ["history"]},
+        "team": {"secret": new_secret(), "allow": ["status", "start"], "vms": ["devvm"]},
+        "doctor": {"secret": new_secret(), "allow": ["status"]},
+        "script": {"token": f"bgt_{secrets.token_urlsafe(32)}", "allow": ["status", "forensics"]},
+    }
+    setup.config["sessions"]["secret"] = ["ohw0Ienie4Aex5quahngeiSie4eighuMa8eiXai2"]
+    setup.config["hosts"]["pve1"]["host_key"] = HOST_KEYS[0]
+
+
+def an_rsa_key(setup: Setup) -> None:
+    key = asyncssh.generate_private_key("ssh-rsa", key_size=3072).export_private_key("pkcs1-pem").decode()
+    setup.file("power", key)
+    del setup.config["hosts"]["pve1"]["read_only_key_file"]
+
+
+def addresses(setup: Setup) -> None:
+    """Have a handler behind proxies, with several URLs, and an IPv6 host."""
+    urls = ["https://rescue.example/", "https://other.example/bg/"]
+    setup.config["server"] |= {"url": urls, "proxies": ["192.0.2.0/24", "2001:db8::/32"]}
+    setup.config["hosts"]["pve1"]["ssh"] = "root@[2001:db8::10]:2222"
+
+
+def a_link(setup: Setup) -> None:
+    """Have the configuration where it is shared, and a link to it."""
+    setup.write()
+    setup.path.rename(setup.directory / "shared.toml")
+    setup.path.symlink_to(setup.directory / "shared.toml")
+
+
+def alerts(setup: Setup) -> None:
+    """Have an entry for each sender, with its samples, and callers of each kind."""
+    matches = {
+        "alertmanager": {"alertname": "DevvmDown", "instance": r"~192\.0\.2\.20:.*"},
+        "grafana": {"alertname": "DevvmDown"},
+        "kuma": {"monitor": "~(?i).*devvm.*"},
+        "gatus": {"endpoint": "devvm"},
+        "healthchecks": {"slug": "devvm-heartbeat"},
+        "pve": {"type": "fencing"},
+        "generic": {"host": "devvm"},
+    }
+    setup.config["alerts"] = [{"source": name, "match": match, "vm": "devvm"} for name, match in matches.items()]
+    setup.config["callers"] |= {
+        "monitor": {"token": f"bgt_{secrets.token_urlsafe(32)}", "allow": ["forensics"], "vms": ["devvm"]},
+        "grafana": {"grafana_secret": new_secret(), "allow": ["forensics"]},
+    }
+    for name in ("kuma", "healthchecks", "pve", "grafana"):
+        setup.words += ["--sample", f"{name}={Path(__file__).parent.parent / 'data/alerts' / name}.json"]
+
+
+SETUPS: dict[str, Seed] = {
+    "one host": one_host,
+    "secrets in the file": secrets_in_the_file,
+    "a cluster": cluster,
+    "two clusters": two_clusters,
+    "many callers": many_callers,
+    "an RSA key, and none that reads": an_rsa_key,
+    "proxies, URLs and IPv6": addresses,
+    "a link to the configuration": a_link,
+    "alerts of each sender": alerts,
+}
+
+
+@pytest.mark.parametrize("seed", SETUPS.values(), ids=SETUPS)
+def test_a_configuration_is_well(setup: Setup, seed: Seed) -> None:
+    seed(setup)
+    all_well(setup)
+
+
+def test_as_init_wrote_it(short_dir: Path, setup: Setup, doctor_process: DoctorProcess) -> None:
+    """The files, modes and settings of `init` are those that doctor wants."""
+    directory = short_dir / "etc"
+    flags = ["--url", "https://rescue.example/", "--host", "pve1=192.0.2.10", "--host-key", f"pve1={HOST_KEYS[0]}"]
+    flags += ["--vm", "devvm=102", "--operator", "anna"] + (["--user", ACCOUNT] if ACCOUNT else [])
+    out, err = short_dir / "out", short_dir / "err"
+    environment = setup.environment | {"HOME": str(short_dir), "XDG_STATE_HOME": str(short_dir)}
+    short_dir.chmod(0o711)
+    assert doctor_process.run(["init", str(directory), *flags], environment, out, err, ()) == 0, err.read_text()
+    setup.environment["BREAKGLASS_CONFIG"] = str(directory / "breakglass.toml")
+    all_well(setup)
+
+
+@pytest.mark.real("root")
+def test_as_systemd_gives_it(setup: Setup) -> None:
+    """Its credentials belong to root, are for the unit's group, and are named by $CREDENTIALS_DIRECTORY."""
+    setup.environment["CREDENTIALS_DIRECTORY"] = str(setup.directory)
+    setup.config["hosts"]["pve1"]["key_file"] = "$CREDENTIALS_DIRECTORY/power"
+    setup.config["sessions"]["secret_file"] = "$CREDENTIALS_DIRECTORY/session"
+    setup.write()
+    for name in ("power", "session"):
+        (setup.directory / name).chmod(0o440)
+    all_well(setup)
+
+
+@pytest.mark.real("root")
+def test_of_the_handlers_own_user(setup: Setup) -> None:
+    """Files that the handler's user owns, which nobody else can read."""
+    setup.write()
+    for path in setup.directory.iterdir():
+        os.chown(path, 1, 1)
+        path.chmod(0o600)
+    all_well(setup)
+
+
+@pytest.fixture
+def ours(short_dir: Path, model: Model) -> Iterator[dict[str, object]]:
+    """The settings of a model's API behind an authority of our own and a proxy."""
+    model.listing, model.seconds_ahead = None, 0
+    short_dir.chmod(0o755)
+    authority = Authority(short_dir, "ours")
+    authority.file.chmod(0o644)
+    with with_tls(model, authority.context("localhost")) as port, relay(None, port) as proxy:
+        url = f"https://localhost:{port}/"
+        yield {"base_url": url, "https_proxy": f"http://127.0.0.1:{proxy.port}", "ca_file": str(authority.file)}
+
+
+CHATS = {
+    "an API key": ("ANTHROPIC_API_KEY=sk-ant-api03-x", "x-api-key"),
+    "a token": ("# ours\n\nANTHROPIC_AUTH_TOKEN=x\n", "authorization"),
+    "an OAuth token": ("CLAUDE_CODE_OAUTH_TOKEN=sk-ant-oat01-x\r\n", "authorization"),
+}
+
+
+@pytest.mark.real("claude", "bwrap")
+@pytest.mark.parametrize(("credential", "header"), CHATS.values(), ids=CHATS)
+def test_chat_is_well(setup: Setup, model: Model, ours: dict[str, object], credential: str, header: str) -> None:
+    """With each kind of credential; with the handler's own user for claude, and through a proxy."""
+    setup.config["callers"]["operator"]["allow"].append("chat")
+    command = str(claude.reachable(1, setup.directory)) if ACCOUNT else str(claude.find())
+    setup.config["chat"] = {"shared_uid": True, "command": command, **ours}
+    setup.config["chat"]["credential_file"] = setup.file("credential", credential)
+    all_well(setup)
+    assert header in model.listed[-1]
+
+
+@pytest.mark.real("claude", "bwrap", "root")
+def test_chat_with_users_of_its_own_is_well(setup: Setup, model: Model) -> None:
+    """And with a guest whose key is pinned."""
+    model.listing, model.seconds_ahead = None, 0
+    setup.directory.chmod(0o755)
+    setup.config["callers"]["operator"]["allow"].append("chat")
+    setup.config["vms"]["devvm"] |= {"guest": "claude@192.0.2.20:22", "guest_host_key": HOST_KEYS[1]}
+    command = str(claude.reachable(claude.UIDS[0], setup.directory))
+    setup.config["chat"] = {"uids": claude.UID_RANGE, "command": command, "base_url": model.url}
+    setup.config["chat"]["credential_file"] = setup.file("credential", "ANTHROPIC_API_KEY=x\n")
+    all_well(setup)
