@@ -59,7 +59,7 @@ async function follow(chat, turn) {
 	turn.at = Date.now();
 	for (let pause = 1_000; ; pause = Math.min(2 * pause, 8_000)) {
 		const seen = turn.n;
-		const attach = JSON.stringify({ attach: turn.id, after: seen || undefined });
+		const attach = JSON.stringify({ attach: turn.id, after: seen || undefined, session: chat.session });
 		const [id, body] = seen || !turn.body ? [newId(), attach] : [turn.id, turn.body];
 		const answer = await post("chat", id, body, flight.signal, (event) => take(chat, turn, event));
 		if (flight.signal.aborted) return;
@@ -112,7 +112,7 @@ function failed(chat, turn, { code, message, hint }) {
 	const what = down ? notAnswering(`${trouble(code)}${when ? ` (${when})` : ""}, ${minute()}`) : sentence(words);
 	const next = sentence(hint);
 	const notice = [what, next, down && !/power/.test(hint) && CALM].filter(Boolean).join(" ");
-	chat.failure = { notice, trouble: down && code, lost: turn.recap || /^session-(lost|invalid)$/.test(code), since: down && Date.now() };
+	chat.failure = { notice, trouble: down && code, lost: turn.recap || /^session-(lost|invalid|elsewhere)$/.test(code), since: down && Date.now() };
 	chat.answered &&= !down;
 	turn.end(`No answer: ${words}`);
 	if (turn.answer) return;
@@ -127,7 +127,7 @@ export async function stopTurn() {
 	say(chat, "Stopping…");
 	for (;;) {
 		const { n } = turn;
-		const answer = await post("chat", newId(), JSON.stringify({ cancel: turn.id }), flight.signal);
+		const answer = await post("chat", newId(), JSON.stringify({ cancel: turn.id, session: chat.session }), flight.signal);
 		if (answer?.cancelled || chat.turn !== turn) return;
 		const { code, message = "no answer came back" } = answer?.error ?? {};
 		if (code !== "turn-unknown" || n) return say(chat, `Not stopped: ${message}. Press Stop again.`);

@@ -4,7 +4,7 @@ import { noteProposal, resumeChat } from "./chat.js";
 import { newId, post, young } from "./send.js";
 import {
 	$, BUTTONS, age, changed, clock, enter, fullName, health, here, holding, labelOf, mayAnyway, me, mutates,
-	obstacle, pointless, resting, sleep, stateOf, store, takeNames, tell, text, theirs,
+	noteProven, obstacle, pointless, resting, sleep, stateOf, store, takeNames, tell, text, theirs,
 } from "./state.js";
 
 const HEALTH_MS = 10_000;
@@ -198,6 +198,7 @@ function remember(view, job, answer) {
 	const { outcome, reached, state, last, holder, verdict, chain } = answer;
 	const before = view.seen;
 	const changes = mutates(job.verb);
+	if (reached) noteProven(view.vm, answer.proven);
 	if (changes && chain) store("local", `heads ${view.vm}`, addHead(heads(view), chain));
 	if (answer.by_hand?.length && !changes) store("local", `by-hand ${view.vm}`, view.byHand = answer.by_hand);
 	view.warnings = answer.warnings ?? view.warnings;
@@ -273,6 +274,8 @@ export async function poll() {
 		const response = await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(8_000) });
 		const answer = await response.json();
 		takeNames(answer.vms);
+		const [host, more] = Object.values(answer.hosts);
+		if (!more) for (const { name } of answer.vms) noteProven(name, host?.proven);
 		Object.assign(health, { answer, fails: 0, downSince: 0, at: Date.now() });
 		store("local", "vms", answer.vms);
 	} catch {

@@ -138,6 +138,7 @@ const newView = (vm) => ({
 	vm,
 	phase: "idle", verb: "status", warnings: [], output: {}, triedAt: 0, lockedSince: Infinity,
 	byHand: store("local", `by-hand ${vm}`) ?? [],
+	proven: store("local", `proven ${vm}`),
 	sent: new Map(), // each id, and whether its end is open
 	// and, once there: seen {state, last, at, holder}, verdict, picture, jobs, note, trouble, holder, offer, chat
 });
@@ -185,6 +186,14 @@ export function takeNames(vms) {
 	const chosen = [me.vm, store("session", "vm")].find((name) => names.includes(name)) ?? names[0] ?? "";
 	if (!me.vm && views.has("")) views.set(chosen, Object.assign(views.get(""), { vm: chosen }));
 	me.vm = select.value = chosen;
+}
+
+// When this road was last tried for real: `null` is "never" only from a host agent that can know it.
+export function noteProven(vm, proven) {
+	if (!proven && (proven === undefined || vmHealth(vm)?.proxmox !== "answering")) return;
+	const kept = { at: proven?.at, how: proven?.how, seen: Date.now() };
+	store("local", `proven ${vm}`, kept);
+	if (views.has(vm)) views.get(vm).proven = kept;
 }
 
 export const BUTTONS = { __proto__: null };
