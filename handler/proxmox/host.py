@@ -43,6 +43,7 @@ class HostConnection(KeptLink):
         super().__init__(host, chance)
         self._retry_seconds = retry_seconds
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
+        self._noted = ""  # the state that the log has last
         self._keeper: asyncio.Task[None] | None = None
         self._tracked: set[asyncio.Task[Any]] = set()
         self._before: HostConnection | None = None  # carries the requests until this one can, after a reload
@@ -142,10 +143,10 @@ class HostConnection(KeptLink):
         self._keeper = asyncio.create_task(self.keep_open(first_pause(hosts, self._chance())))
 
     def _set_trouble(self, trouble: Unreached | None) -> None:
-        before = self.since and self.health()
         super()._set_trouble(trouble)
         state = self.health()
-        if state != before:
+        if state != self._noted:
+            self._noted, self.since = state, time.time()
             why = trouble.reason if trouble else ""
             audit.note("host-up" if state in UP else "host-down", host=self.host.name, state=state, why=why)
 
@@ -191,8 +192,7 @@ class HostConnection(KeptLink):
         if self._link is not None:
             self._link.conn.close()
             with suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._link.conn.wait_closed()
+                await asyncio.wait_for(self._link.conn.wait_closed(), 1)
 
     async def _stop_keeping(self) -> None:
         if self._keeper is not None:

@@ -14,6 +14,7 @@ from .patience import backoff_seconds, refusal_seconds
 
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
+LOOK_SECONDS = 30.0  # between two looks at an open connection: its session may have ended, its host agent been silent
 
 
 class KeptLink:
@@ -83,8 +84,16 @@ class KeptLink:
         """Return once a request has opened the connection, or after so many seconds."""
         self._opened.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._opened.wait()
+            await asyncio.wait_for(self._opened.wait(), seconds)
+
+    async def _watch(self, link: Link) -> None:
+        """Return once the connection has ended. A host agent that was too busy to say what it is, is asked again."""
+        while True:
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(link.conn.wait_closed(), LOOK_SECONDS)
+            with suppress(Unreached):  # it is another node still, as the state says
+                await link.prepare(until_heard=True)
+            self._end_of_handshake(link)
 
     async def keep_open(self, pause: float = 0.0) -> None:
         """Keep the connection open until cancelled, so that it is ready before it is needed. No request pauses."""
@@ -94,7 +103,7 @@ class KeptLink:
             try:
                 link = await self._connected()
                 failures = refusals = 0
-                await link.conn.wait_closed()
+                await self._watch(link)
                 self._set_trouble(Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment"))
             except Unreached as error:
                 failures += 1

@@ -191,14 +191,17 @@ class Link:
                 return channel.closed and self.alive
         return self.alive
 
-    async def prepare(self) -> None:
-        """Open the session again where it has ended, and wait for the node's name where the configuration has one."""
+    async def prepare(self, until_heard: bool = False) -> None:
+        """Open the session again where it has ended; raise Unreached if this is another node than the configured one.
+
+        Wait for what the host agent says of itself where the configuration names a node, or with `until_heard`.
+        """
         if self.channel is not None and self.channel.closed:
             self.channel, self._tried_session = None, float("-inf")
         if self.channel is None and time.monotonic() - self._tried_session > SESSION_PAUSE:
             await self.open_session()
             self.shake_hands()
-        if self._host.node and not self.handshake.heard:
+        if (self._host.node or until_heard) and not self.handshake.heard:
             if self.handshaking.done():
                 self.shake_hands()
             await asyncio.wait([self.handshaking])

@@ -69,6 +69,12 @@ async def trouble(host: HostConnection, line: str = "reset vm=102 id=trouble-1 b
     return caught.value
 
 
+async def became(host: HostConnection, state: str) -> None:
+    async with asyncio.timeout(60):
+        while host.health(102) != state:  # noqa: ASYNC110  the state is computed when it is asked for
+            await asyncio.sleep(0.01)
+
+
 async def collected(messages: AsyncIterator[Message]) -> list[Message]:
     return [message async for message in messages]
 
@@ -342,7 +348,7 @@ async def test_a_read_that_hangs_cuts_no_other_request(
     os.mkfifo(world.root / "hung")
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
-    set_constants(world, HUNG.replace("VERB", "status"))
+    set_constants(world, HUNG.replace("VERB", "status"), DEADLINES={**DEADLINES, "status": 60.0})
     host = open_host()
     stop = host.run("stop vm=102 id=beside-a-read-1 by=operator")
     await anext(stop)
@@ -374,6 +380,37 @@ async def test_a_verb_does_not_wait_for_the_handshake(
     await handshake_of(host)
     await asyncio.sleep(0)
     assert host.health(102) == "answering"
+
+
+# A host agent that can't answer `ping` as long as a file is there.
+DEAF = """
+import os
+
+real = find("read")
+
+def read(key, request, bundle):
+    if request.verb == "ping" and os.path.exists(key.root + "/deaf"):
+        raise OSError("too busy")
+    yield from real(key, request, bundle)
+
+replace(read=read)
+"""
+
+
+async def test_a_host_agent_that_was_too_busy_is_asked_again(
+    open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was silent as the connection opened; the state becomes `answering` by itself, without a request or a login."""
+    monkeypatch.setattr(breakglass.proxmox.keeping, "LOOK_SECONDS", 0.1)
+    (world.root / "deaf").touch()
+    set_constants(world, DEAF)
+    host = open_host()
+    host.start()
+    await became(host, "agent-silent")
+    link = host.link
+    (world.root / "deaf").unlink()
+    await became(host, "answering")
+    assert host.link is link
 
 
 async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: Sshd) -> None:

@@ -19,7 +19,7 @@ def ask_claude(page: Page, prompt: str) -> None:
 def ended(page: Page, count: int = 1) -> None:
     """Return once so many turns have ended, well or not."""
     expect(page.locator("#transcript article")).to_have_count(count)
-    expect(page.locator("#stop-turn")).to_have_attribute("aria-disabled", "true", timeout=30_000)
+    expect(page.locator("#stop-turn")).to_have_attribute("aria-disabled", "true", timeout=120_000)
 
 
 def lose_sessions(visit: Visit) -> None:

@@ -174,7 +174,7 @@ class Service:
         with ThreadPoolExecutor(len(calls)) as pool:
             return list(pool.map(lambda call: self.pve(**call), calls))
 
-    def answering(self, seconds: float = 60) -> None:
+    def answering(self, seconds: float = 120) -> None:
         """Return once the handler holds a connection to the host."""
         until = time.monotonic() + seconds
         while self.health()["vms"][0]["proxmox"] != "answering":
