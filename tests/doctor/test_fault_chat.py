@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pwd
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..support.service import ACCOUNT
 pytestmark = [pytest.mark.slow, pytest.mark.real("claude"), pytest.mark.real("bwrap")]
 
 PLACES = ("chat",)
+USER = pwd.getpwnam("daemon").pw_uid
 SECRET = "sk-ant-the-real-one-0123456789"
 MOVED = b"HTTP/1.1 301 Moved\r\nlocation: https://x.example\r\ncontent-length: 0\r\n\r\n"
 VARIABLE = f"ANTHROPIC_API_KEY={SECRET}\n"
@@ -330,6 +332,54 @@ AS_ROOT = [
     Fault("turns that all can read", turns_for_all, "sessions-exposed", "chmod 700"),
 ]
 
+
+def own_directory(setup: Setup) -> str:
+    path = setup.directory / "own"
+    path.mkdir()
+    os.chown(path, USER, USER)
+    return str(path)
+
+
+def started_by_its_user(setup: Setup) -> None:
+    """Have doctor run as the handler's own user, with no launcher."""
+    setup.user = USER
+    chat(uids=None, shared_uid=True)(setup)
+    setup.config["sessions"]["dir"] = own_directory(setup)
+
+
+def with_uids(setup: Setup) -> None:
+    setup.user = USER
+
+
+def relative(setup: Setup) -> None:
+    started_by_its_user(setup)
+    setup.config["sessions"]["dir"] = os.path.relpath(setup.config["sessions"]["dir"], "/")
+
+
+def not_its_own(setup: Setup) -> None:
+    started_by_its_user(setup)
+    os.chown(setup.config["sessions"]["dir"], 0, 0)
+
+
+def below_a_file(setup: Setup) -> None:
+    started_by_its_user(setup)
+    setup.config["sessions"]["dir"] += "/turn"
+    (setup.directory / "own/turn").write_text("")
+
+
+def unsandboxed(setup: Setup) -> None:
+    refused_sandbox(setup)
+    started_by_its_user(setup)
+
+
+AS_THE_USER = [
+    Fault("an isolation that only root can try", with_uids, "isolation-not-known", "as root"),
+    Fault("a directory that depends on where it starts", relative, "sessions-relative", 'dir = "/'),
+    Fault("a directory that is root's", not_its_own, "sessions-unwritable", "chown -R daemon"),
+    Fault("a directory that is a file", below_a_file, "sessions-no-directory", "install -d"),
+    Fault("a sandbox that is missing where it is not needed", unsandboxed, "sandbox-refused", "namespaces"),
+]
+
 WITH_MOUNTS = [
     Fault("a full file system", mounted("size=20m", fill=10 << 20), "sessions-full", "df"),
     Fault("a file system that is nearly full", mounted("size=60m"), "sessions-nearly-full", "df"),
@@ -382,6 +432,20 @@ def test_a_fault_is_found_with_its_fix(chatting: Setup, fault: Fault) -> None:
 @pytest.mark.parametrize("fault", cases(AS_ROOT, "no bubblewrap", "a directory of another user"))
 def test_a_fault_of_users_and_groups_is_found(chatting: Setup, fault: Fault) -> None:
     check(chatting, fault)
+
+
+@pytest.mark.real("root")
+@pytest.mark.parametrize("fault", cases(AS_THE_USER, "a directory that is root's"))
+def test_a_fault_without_root_is_found(chatting: Setup, fault: Fault) -> None:
+    check(chatting, fault)
+
+
+@pytest.mark.real("root")
+def test_all_is_well_without_root(chatting: Setup) -> None:
+    """The handler's own user has no launcher, and needs none with shared_uid."""
+    started_by_its_user(chatting)
+    report = chatting.doctor(places=PLACES)
+    assert [finding.code for finding in report.findings if finding.level != "ok"] == []
 
 
 @pytest.mark.real("mounts")

@@ -220,6 +220,8 @@ FAULTS = [
         "guest-is-host",
         "guest",
     ),
+    Fault("a token of the metrics that is none", change("metrics", token="secret"), "secret-weak", "keys new"),
+    Fault("an unknown setting of the metrics", change("metrics", port=9090), "unknown-setting", "take it out"),
     Fault("an unknown verb", change("callers", "operator", allow=["restart"]), "caller-off", "cycle"),
     Fault("a URL that is none", change("server", url="rescue.example.org"), "server-setting", "https://"),
     Fault(
@@ -269,6 +271,7 @@ FAULTS = [
         "as root",
     ),
     Fault("a key of PuTTY", in_file("power", "PuTTY-User-Key-File-3: ssh-ed25519\n"), "key-garbage", "ssh-keygen"),
+    Fault("a DSA key", in_file("power", private("ssh-dss")), "key-unsupported", "ed25519"),
     Fault("a weak RSA key", in_file("power", private("ssh-rsa", key_size=1024)), "key-unsupported", "ed25519"),
     Fault("a garbage read-only key", in_file("read-only", "garbage"), "key-garbage", "ssh-keygen"),
     Fault("an encrypted read-only key", encrypted("read-only"), "key-encrypted", "ssh-keygen -p"),

@@ -36,7 +36,7 @@ bundle_digest()
 looks = doctor.LOOKS
 print("ready", flush=True)
 for line in sys.stdin:
-    words, environment, out, err, places, mounts = json.loads(line)
+    words, environment, out, err, places, mounts, user = json.loads(line)
     if (pid := os.fork()) == 0:
         os.setsid()
         for number, mount in enumerate(mounts):
@@ -53,6 +53,10 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         if places is not None:
             doctor.LOOKS = tuple(look for look in looks if look[0] in places)
+        if user:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
         try:
             code = main.main()
         except SystemExit as end:  # argparse's
@@ -89,13 +93,14 @@ class DoctorProcess:
         err: Path,
         places: Sequence[str] | None,
         mounts: Sequence[Mount] = (),
+        user: int = 0,
     ) -> int:
         """Run a command with its output in two files; return its exit code.
 
-        `places` are the looks to take, or all; `mounts` are made for this run alone.
+        `places` are the looks to take, or all; `mounts` are made for this run alone. For root, `user` starts it.
         """
         assert self._process.stdin is not None
-        line = json.dumps([words, dict(environment), str(out), str(err), places, mounts])
+        line = json.dumps([words, dict(environment), str(out), str(err), places, mounts, user])
         print(line, file=self._process.stdin, flush=True)
         return int(self._read())
 
@@ -149,6 +154,7 @@ class Setup:
         self.text = ""  # of the whole file, if it is not made of `config`
         self.words: list[str] = []
         self.mounts: list[Mount] = []
+        self.user = 0  # who starts it, if the tests are root's
         self.model: Any = None  # the scripted one that chat has, for tests of chat
         ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
         self.environment = ours | {"PATH": os.environ["PATH"], "BREAKGLASS_CONFIG": str(self.path)}
@@ -187,7 +193,7 @@ class Setup:
         out, err = self.directory / "stdout", self.directory / "stderr"
         argv = ["doctor", *(["--json"] if json else []), *self.words, *words]
         began = time.monotonic()
-        code = self._process.run(argv, self.environment, out, err, places, self.mounts)
+        code = self._process.run(argv, self.environment, out, err, places, self.mounts, self.user)
         return Report(code, out.read_text(), err.read_text(), time.monotonic() - began)
 
 
