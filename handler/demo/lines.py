@@ -15,9 +15,11 @@ TEXT = """
 
 {curl}
 
-  call    BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={directory}/secret {breakglass} call cycle
+  call    {call}
 
 {chat}
+
+  doctor  {doctor}
 
   The keys work for this run only. Ctrl-C ends everything.
 """
@@ -39,22 +41,22 @@ def name_program(started_as: str) -> str:
 
 
 def describe(world: World, secret: str, port: int, model: str) -> str:
-    """Return what the demo prints: the page, a signed curl line, the call line."""
+    """Return what the demo prints: the page and the commands to paste."""
     breakglass = name_program(sys.argv[0])
-    sign = f"BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} sign"
+    secret_file = f"BREAKGLASS_SECRET_FILE={world.directory}/secret"
+    asks = f"BREAKGLASS_URL=http://127.0.0.1:{port} {secret_file} {breakglass}"
     body = '{"verb":"cycle"}'
-    curl = f"printf '{body}' | {sign} | curl -sSN -H @- -H 'accept: application/x-ndjson' -d '{body}' "
-    curl += f"http://127.0.0.1:{port}/pve"
-    ask = f"BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass} chat"
+    curl = f"printf '{body}' | {secret_file} {breakglass} sign | curl -sSN -H @- "
+    curl += f"-H 'accept: application/x-ndjson' -d '{body}' http://127.0.0.1:{port}/pve"
     return TEXT.format(
         vmid=VMID,
         scenario=f"{world.scenario}, {SCENARIOS[world.scenario]}",
         machine="a real QEMU" if world.qemu else "a stand-in (qemu-system-x86_64 is not installed)",
         port=port,
         secret=secret,
-        directory=world.directory,
-        breakglass=breakglass,
-        chat=_line("chat", "ssh", f"{ask}\n          {model}" if model else NO_CHAT),
+        call=f"{asks} call cycle",
+        doctor=f"BREAKGLASS_CONFIG={world.directory}/breakglass.toml {asks} doctor",
+        chat=_line("chat", "ssh", f"{asks} chat\n          {model}" if model else NO_CHAT),
         curl=_line("curl", "curl", curl),
     )
 

@@ -1,4 +1,4 @@
-"""`breakglass demo`: a Proxmox host with a VM, the handler in front of it, and four ways to try it."""
+"""`breakglass demo`: a Proxmox host with a VM, the handler in front of it, and five ways to try it."""
 
 import asyncio
 import base64
@@ -38,6 +38,7 @@ host_key      = ["{host_key}"]
 [vms.devvm]
 hosts   = ["demo"]
 vmid    = {vmid}
+drill   = true
 by_hand = ["{bin}/qm status {vmid}", "{bin}/qm reset {vmid}", "{bin}/qm stop {vmid}", "{bin}/qm start {vmid}"]
 
 [sessions]

@@ -44,6 +44,10 @@ class _Login(asyncssh.SSHServer):
     def public_key_auth_supported(self) -> bool:
         return True
 
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        """Forward no port, in the word of sshd's `restrict`: asyncssh's own refusal reads like a closed port."""
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "open failed")
+
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         for known, options in self._options.items():
             if known == key and self._conn is not None:

@@ -94,12 +94,15 @@ def demo() -> Iterator[Demo]:
 
 @pytest.mark.real("curl")
 def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
-    """The signed curl line and the call line each cycle the VM."""
+    """The signed curl line and the call line each cycle the VM, and doctor finds no error in all of it."""
     curl = subprocess.run(["bash", "-c", demo.line("curl")], capture_output=True, text=True, timeout=120)
     assert '"outcome":"done"' in curl.stdout.splitlines()[-1]
     call = subprocess.run(["bash", "-c", demo.line("call")], capture_output=True, text=True, timeout=120)
     assert call.returncode == 0
     assert "cycle devvm: done, running" in call.stdout
+    doctor = subprocess.run(["bash", "-c", demo.line("doctor")], capture_output=True, text=True, timeout=120)
+    assert "error:" not in doctor.stdout, doctor.stdout
+    assert "ok: host demo" in doctor.stdout, doctor.stdout + doctor.stderr
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#key=whsec_\S+", demo.line("page"))
 
 
