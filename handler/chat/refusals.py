@@ -4,6 +4,7 @@ The file has the turn's metadata on its first line and then its events. It has a
 caller, which counts them: the newest stay, so that a caller fills no disk. All of it blocks.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -15,7 +16,7 @@ from ..claude.events import Event, encode_event
 KEEP = 200  # of a caller
 
 
-def save_refusal(directory: Path, path: Path, metadata: Mapping[str, str], events: Sequence[Event]) -> bool:
+def save_refusal(refused: Path, caller: str, path: Path, metadata: Mapping[str, str], events: Sequence[Event]) -> bool:
     """Save a refusal under its turn's path unless that exists, and tell whether; forget the caller's oldest ones.
 
     A link is made only where there is nothing, and a turn's directory can't be renamed onto a file. So of two replicas
@@ -23,6 +24,7 @@ def save_refusal(directory: Path, path: Path, metadata: Mapping[str, str], event
     """
     if path.exists():
         return False
+    directory = refused / hashlib.sha256(caller.encode()).hexdigest()[:32]
     directory.mkdir(0o700, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=directory)
     try:

@@ -99,8 +99,7 @@ class Store:
         """Write the end of a turn that is not started, unless it exists; tell whether. Raises SessionsUnwritable."""
         self.ready()
         try:
-            directory = self._refused / hashlib.sha256(caller.encode()).hexdigest()[:32]
-            return save_refusal(directory, turn_dir, metadata, events)
+            return save_refusal(self._refused, caller, turn_dir, metadata, events)
         except OSError as error:
             raise _unwritable(error) from None
 

@@ -29,7 +29,7 @@ from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
-from . import chat, floods, hosts, nights, page
+from . import chat, floods, hosts, nights, page, scrapes
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
 from .client import Keeping, millis, resident_kib, timed
@@ -256,6 +256,7 @@ TITLES = {
     "crowd_http_200": "200 statuses at once over HTTP, ms",
     "crowd_http_failures": "failures among them (wanted: 0)",
     **floods.TITLES,
+    **scrapes.TITLES,
     **hosts.TITLES,
     **ALERT_TITLES,
     **chat.TITLES,
@@ -277,6 +278,7 @@ def main(arguments: list[str]) -> int:
         sshd = Sshd(world)
         try:
             found = _with_service(world, sshd, count)
+            found |= scrapes.scrape_figures(world, sshd)
             found |= hosts.memory_figures(world, sshd, Path(directory))
         finally:
             sshd.stop()

@@ -202,6 +202,23 @@ def test_the_document_lists_every_series(service: Service) -> None:
 # --- what it says ---
 
 
+def test_a_host_that_goes_away_moves_its_series(service: Service, sshd: Sshd) -> None:
+    """And back, within the time in which the handler notices; no scrape asks the host."""
+    good = series(service)
+    assert (good["host_up{host=pve1}"], good["vm_reachable{host=pve1,vm=devvm}"]) == (1, 1)
+    assert "host_proven_timestamp_seconds{host=pve1}" in good
+    sshd.stop()
+    try:
+        service.not_answering()
+        down = series(service)
+    finally:
+        sshd.start()
+    assert (down["host_up{host=pve1}"], down["vm_reachable{host=pve1,vm=devvm}"], down["ready"]) == (0, 0, 0)
+    assert any(name in down for name in ("host_state{host=pve1,state=refused}", "host_state{host=pve1,state=lost}"))
+    service.answering()
+    assert series(service)["host_up{host=pve1}"] == 1
+
+
 def test_a_verb_and_its_stages_are_counted(service: Service) -> None:
     """By verb, route and outcome, and each stage with its seconds, which are less than the request's own."""
     before = series(service)
