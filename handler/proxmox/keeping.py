@@ -15,6 +15,7 @@ from .patience import backoff_seconds, refusal_seconds
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
 LOOK_SECONDS = 30.0  # between two looks at an open connection: its session may have ended, its host agent been silent
+NEWS_SECONDS = 3600.0  # of quiet, until the host agent is asked for news: another handler may have proven the host
 
 
 class KeptLink:
@@ -93,6 +94,7 @@ class KeptLink:
                 return await asyncio.wait_for(link.conn.wait_closed(), LOOK_SECONDS)
             with suppress(Unreached):  # it is another node still, as the state says
                 await link.prepare(until_heard=True)
+            await link.answers(NEWS_SECONDS)
             self._end_of_handshake(link)
 
     async def keep_open(self, pause: float = 0.0) -> None:

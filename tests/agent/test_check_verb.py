@@ -128,7 +128,9 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "HA disarmed, and frozen": (
         lambda world: under_ha(world, disarm="freeze"),
-        f"error: VM {VMID}: HA manages it: requested started, now freeze",
+        f"error: VM {VMID}: HA manages it: requested started, now freeze; HA does nothing with the VM in this state: "
+        "start and cycle are refused / ha-manager status, and wait until HA has finished with the node; if HA is "
+        "disarmed: ha-manager crm-command arm-ha",
     ),
 }
 

@@ -1,14 +1,19 @@
 """`proves` and `proven` through the handler: from a signed request to the host's file, and back to /health."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 
 import pytest
 
+from breakglass.config.model import Address, Host
 from breakglass.demo.proxmox.world import World
+from breakglass.proxmox import keeping
+from breakglass.proxmox.host import HostConnection
 
 from ..support.service import Service
 from ..support.sshd import Sshd
+from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 TOKEN = "bgt_" + "x" * 43
@@ -62,6 +67,27 @@ def test_a_handler_that_connects_hears_of_it(world: World, service: Service) -> 
     service.start()
     service.answering()
     assert in_health(service) == {"at": "2026-11-27T03:12:09Z", "how": "drill"}
+
+
+async def test_a_quiet_handler_hears_of_another_ones_drill(
+    world: World, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else would tell it: without a verb, the connection says nothing for days."""
+    monkeypatch.setattr(keeping, "NEWS_SECONDS", 0.05)
+    monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.05)
+    path = world.root / "run/breakglass/proven.json"
+    path.unlink(missing_ok=True)
+    address = Address("breakglass", "127.0.0.1", sshd.port)
+    host = HostConnection(Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,)))
+    host.start()
+    try:
+        await asyncio.to_thread(until, lambda: host.health() == "answering", "a login")
+        assert host.proven is None
+        path.write_text(json.dumps({"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill", "vm": 102}))
+        await asyncio.to_thread(until, lambda: host.proven, "news")
+    finally:
+        await host.close()
+    assert host.proven == {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill"}
 
 
 def test_what_may_not_prove_sends_nothing(world: World, service: Service) -> None:

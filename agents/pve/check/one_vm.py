@@ -87,8 +87,10 @@ def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:
 def judge_ha(vmid: int, requested: str, seen: str) -> Finding:
     """Require that HA takes requests, if it manages the VM; warn if HA as a whole is disarmed."""
     said = ha_line(requested, seen)
-    if seen == "freeze" or ha_stuck(requested, seen):
+    if ha_stuck(requested, seen):
         cure = "; ".join(ha_by_hand(vmid, requested, seen)).removeprefix(_BY_HAND)
+        if seen == "freeze":
+            cure = f"{cure}; if HA is disarmed: ha-manager crm-command arm-ha"
         cure += "; if it says disarmed: ha-manager crm-command arm-ha" if seen == "freeze" else ""
         return error(f"VM {vmid}: {said}: start and cycle are refused", cure)
     if requested == "disarmed":
