@@ -22,6 +22,7 @@ from ..config.model import Config
 from ..doctor.findings import ERROR, WARNING, Finding
 from ..doctor.keys import DOCTOR
 from ..doctor.looks import LOOKS
+from ..doctor.proof import prove
 from ..doctor.visit import Visit
 from ..doctor.walk import walk
 from .check import find_problems
@@ -118,10 +119,11 @@ def _read_samples(given: Sequence[str]) -> dict[str, list[bytes]]:
 async def _run(visit: Visit, as_json: bool) -> int:
     """Print the findings as they come, and return the exit code."""
     output, found = _Output(), list[Finding]()
-    async for finding in walk(visit, LOOKS):
-        found.append(finding)
-        if not as_json:
-            output.write(str(finding))
+    for findings in (walk(visit, LOOKS), prove(visit, found)):  # the second one judges by what the first has found
+        async for finding in findings:
+            found.append(finding)
+            if not as_json:
+                output.write(str(finding))
     code = max((_LEVELS[finding.level] for finding in found), default=0)
     if as_json:
         level = next(name for name, number in _LEVELS.items() if number == code)

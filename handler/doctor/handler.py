@@ -4,12 +4,12 @@ import asyncio
 import http.client
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from ..client import Signer
 from ..config.handler_urls import normal_url
 from .findings import ERROR, Finding, error, warning
-from .health import judge_health, read_health, vm_names
+from .health import RELOAD, judge_health, read_health, vm_names
 from .http import Broken, failure
 from .page import look_at_page
 from .proxy import (
@@ -68,13 +68,11 @@ def _look(visit: Visit) -> Iterator[Finding]:
         sentence = "No URL of a handler is known, so none was looked at."
         yield warning(PLACE, "no-url", sentence, "export BREAKGLASS_URL=https://rescue.example.org/, as callers use it")
         return
-    looks = [Later(_Look(visit, url, until).run) for url in urls]
-    found = []
+    whole = [_Look(visit, url, until) for url in urls]
+    looks = [Later(look.run) for look in whole]
     for look in looks:
-        findings, echo = look.result()
-        yield from findings
-        found += [echo] if echo is not None else []
-    yield from _compare(urls, found)
+        yield from look.result()
+    yield from _compare([look for look in whole if look.health])
 
 
 def _urls(visit: Visit) -> list[str]:
@@ -89,41 +87,43 @@ class _Look:
     """The look at one URL, with what it has found so far."""
 
     def __init__(self, visit: Visit, url: str, until: float) -> None:
-        self._visit, self._url, self._until = visit, url, until
+        self._visit, self.url, self._until = visit, url, until
         self._signer = Signer(url, visit.signer.key) if visit.signer else None
-        self._echo: Echo | None = None
+        self.health: Mapping[str, object] = {}
+        self.echo: Echo | None = None
 
-    def run(self) -> tuple[list[Finding], Echo | None]:
-        """Return the findings, and what the handler says of itself to a signed request."""
+    def run(self) -> list[Finding]:
+        """Return the findings; `health` and `echo` are what the handler says of itself, if it could be asked."""
         found: list[Finding] = []
         try:
             found.extend(self._steps())  # it keeps what came before an exception
             seconds = min(HOLD_SECONDS, int(self._until - time.monotonic()))
-            if self._signer and self._echo and seconds > 0 and not is_direct(self._url) and not _has_error(found):
+            if self._signer and self.echo and seconds > 0 and not is_direct(self.url) and not _has_error(found):
                 found.append(look_at_patience(PLACE, self._signer, seconds))
         except Broken as end:
             found.append(end.finding)
         except (OSError, http.client.HTTPException) as problem:
-            sentence = f"A request to {self._url} has no answer: {failure(problem)}."
+            sentence = f"A request to {self.url} has no answer: {failure(problem)}."
             fix = "run doctor again; if this stays, look into the proxy's error log and journalctl -u breakglass"
             found.append(error(PLACE, "no-answer", sentence, fix))
-        return found, self._echo
+        return found
 
     def _steps(self) -> Iterator[Finding]:
-        yield from look_at_port(PLACE, self._url)
-        reply = read_health(PLACE, self._url)
-        yield from judge_health(self._visit, PLACE, self._url, reply)
-        yield from look_at_page(PLACE, self._url)
-        yield from look_at_requests(self._visit, PLACE, self._url, str(reply.json.get("chat")))
+        yield from look_at_port(PLACE, self.url)
+        reply = read_health(PLACE, self.url)
+        self.health = reply.json
+        yield from judge_health(self._visit, PLACE, self.url, reply)
+        yield from look_at_page(PLACE, self.url)
+        yield from look_at_requests(self._visit, PLACE, self.url, str(reply.json.get("chat")))
         if self._signer is None:
             sentence = "No signing key is known, so no signed request was looked at."
             fix = 'export BREAKGLASS_SECRET_FILE=NAME.signing-key; or add [callers.doctor] with allow = ["status"]'
             yield warning(PLACE, "no-key", sentence, fix)
             return
-        self._echo = yield from look_at_key(self._visit, PLACE, self._signer)
+        self.echo = yield from look_at_key(self._visit, PLACE, self._signer)
         names = [name for name in vm_names(reply) if self._visit.vm in ("", name)]
         yield from look_at_vms(self._visit, PLACE, self._signer, names)
-        if self._echo is not None:
+        if self.echo is not None:
             yield look_at_lines(PLACE, self._signer)
 
 
@@ -131,15 +131,14 @@ def _has_error(findings: list[Finding]) -> bool:
     return any(finding.level == ERROR for finding in findings)
 
 
-def _compare(urls: list[str], echoes: list[Echo]) -> Iterator[Finding]:
+def _compare(looks: Sequence[_Look]) -> Iterator[Finding]:
     """Yield what differs between handlers that should be one, or replicas of each other."""
-    if len({echo.get("config") for echo in echoes}) > 1:
-        sentence = f"The handlers at {', '.join(urls)} have different configurations."
-        fix = "copy the configuration and its files from one to the other, and reload both"
+    urls = " and ".join(look.url for look in looks)
+    if len({look.echo["config"] for look in looks if look.echo}) > 1:
+        sentence = f"The handlers at {urls} have different configurations."
+        fix = f"copy the configuration and its files from one to the other; then {RELOAD} on both"
         yield warning(PLACE, "configs-differ", sentence, fix)
-    if len({echo.get("sessions") for echo in echoes}) > 1:
-        sentence = (
-            f"the handlers at {', '.join(urls)} do not share sessions.dir: a turn of one is not known at the other"
-        )
+    if len({look.health["chat_sessions"] for look in looks if look.health.get("chat_sessions")}) > 1:
+        sentence = f"The handlers at {urls} do not share sessions.dir: a turn of one is not known to the other."
         fix = "mount one directory as sessions.dir of both (breakglass docs protocol, Turns), and restart them"
         yield error(PLACE, "sessions-differ", sentence, fix)

@@ -4,9 +4,11 @@ The handler, the host's sshd and QEMU, and nginx are real. Most faults are of th
 """
 
 import contextlib
+import json
 import re
 import socket
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ from ..support.ports import reserve_port
 from ..support.running import Running, new_setup
 from ..support.service import give_to_handler, new_secret
 from ..support.sshd import Sshd
+from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd", "nginx", "qemu"), pytest.mark.shared("world", "sshd"), pytest.mark.slow]
 
@@ -198,7 +201,7 @@ PROXIES = [
         level=WARNING,
     ),
 ]
-CHEAP = ("drops the signature", "buffers streams", "has a certificate that expires soon")
+CHEAP = ("drops the signature", "has a certificate for another name")
 
 
 @pytest.mark.parametrize(
@@ -387,6 +390,55 @@ def test_a_host_that_only_the_handler_does_not_reach(own: Setup) -> None:
     assert (finding.level, finding.fix) == (ERROR, "systemctl reload breakglass: it then connects again")
 
 
+# --- two handlers ---
+
+
+def with_chat(setup: Setup, sessions: str) -> None:
+    credential = setup.file("credential", "ANTHROPIC_API_KEY=sk-test\n")
+    claude = setup.directory / "claude"
+    claude.write_text("#!/bin/sh\n")
+    claude.chmod(0o755)
+    setup.config["chat"] = {"credential_file": credential, "shared_uid": True, "command": str(claude)}
+    place = setup.directory / sessions
+    place.mkdir(exist_ok=True)
+    setup.config["sessions"]["dir"] = str(place)
+
+
+@pytest.mark.all
+@pytest.mark.real("bwrap")
+def test_two_handlers_with_different_sessions_are_noticed(own: Setup) -> None:
+    """Their configurations differ too, by the directory alone; with one directory for both, nothing is wrong."""
+    with_chat(own, "one")
+    first, second = Running(own), Running(own)
+    own.config["server"]["url"] = [first.url, second.url]
+    own.path.unlink()
+    own.write()
+    with first.run():
+        first.logged('"state": "answering"')
+        with second.run():
+            second.logged('"state": "answering"')
+            until(lambda: [health(each)["chat"] for each in (first, second)] == ["on", "on"], "chat")
+            report = look(own, {"BREAKGLASS_URL": first.url})
+            assert [str(finding) for finding in report.findings if finding.level != OK] == []
+            assert len([finding for finding in report.findings if finding.code == "answers"]) == 2
+        with_chat(own, "other")
+        own.path.unlink()
+        own.write()
+        with second.run():
+            second.logged('"state": "answering"')
+            until(lambda: health(second)["chat"] == "on", "chat")
+            report = look(own, {"BREAKGLASS_URL": first.url})
+    finding = found(report.findings, "sessions-differ")
+    assert (finding.level, "mount one directory" in finding.fix, report.code) == (ERROR, True, 2)
+    assert found(report.findings, "configs-differ").level == WARNING
+
+
+def health(running: Running) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{running.url}health", timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
 # --- the way there ---
 
 WAYS = [
@@ -405,6 +457,7 @@ def test_a_handler_that_is_not_there(setup: Setup, url: str, code: str, fix: str
     assert [each for each in report.findings if each.level != OK] == [finding], "what depends on it is not reported"
 
 
+@pytest.mark.all
 def test_a_port_where_nothing_answers(setup: Setup) -> None:
     """It takes connections, and says nothing: that is no handler, and doctor ends all the same."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -34,6 +34,9 @@ from breakglass.cli.starting import load_server_modules
 load_server_modules()
 bundle_digest()
 looks = doctor.LOOKS
+async def nothing(visit, found):
+    for finding in ():
+        yield finding
 print("ready", flush=True)
 for line in sys.stdin:
     words, environment, out, err, places, mounts, user = json.loads(line)
@@ -53,6 +56,7 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         if places is not None:
             doctor.LOOKS = tuple(look for look in looks if look[0] in places)
+            doctor.prove = doctor.prove if "proof" in places else nothing
         if user:
             os.setgroups([])
             os.setgid(user)

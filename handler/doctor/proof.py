@@ -1,0 +1,72 @@
+"""doctor's last act: without an error, a signed status that each host records as its proof."""
+
+import asyncio
+import http.client
+from collections.abc import AsyncIterator, Sequence
+
+from ..client import Signer
+from ..config.model import Config, Vm
+from ..threads import run_in_thread
+from .findings import ERROR, Finding, ok, warning
+from .http import Reply, failure, send_signed
+from .visit import Visit
+
+PLACE = "proof"
+_SECONDS = 4.0  # for each host, at once: doctor ends within 30 s
+
+
+async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding]:
+    """Yield for each host whether it has recorded that it is proven now, or why nothing was asked of it."""
+    if any(finding.level == ERROR for finding in found):
+        sentence = "No host is recorded as proven, because there are errors."
+        yield warning(PLACE, "not-proven", sentence, "mend the errors above, then run doctor again")
+    elif visit.config is None:
+        yield ok(PLACE, "not-asked", "No host is recorded as proven, because the hosts were not looked at from here.")
+    elif visit.signer is None:
+        sentence = "No host is recorded as proven, because no signed request was sent."
+        yield warning(PLACE, "not-proven", sentence, "export BREAKGLASS_SECRET_FILE=NAME.signing-key")
+    else:
+        proofs = [_Proof(visit.signer, vm) for vm in _one_of_each_host(visit.config, visit)]
+        for finding in await asyncio.gather(*(run_in_thread(proof.run, 2 * _SECONDS) for proof in proofs)):
+            yield finding
+
+
+def _one_of_each_host(config: Config, visit: Visit) -> list[Vm]:
+    """Return the VMs to ask for: the first of each host that the caller may act on."""
+    callers = [caller for caller in config.callers if visit.signer and visit.signer.key in caller.keys]
+    allowed = [vm for vm in visit.vms if not callers or callers[0].may_act_on(vm.name)]
+    return list({vm.host.name: vm for vm in reversed(allowed)}.values())[::-1]
+
+
+class _Proof:
+    """The signed status of one VM, for its host."""
+
+    def __init__(self, signer: Signer, vm: Vm) -> None:
+        self._signer, self._vm, self._host = signer, vm.name, vm.host.name
+
+    def run(self) -> Finding:
+        """Send it, and return what became of it."""
+        fields = {"verb": "status", "vm": self._vm, "proves": "doctor"}
+        try:
+            reply = send_signed(self._signer, "/pve", fields, _SECONDS)
+        except (OSError, http.client.HTTPException) as problem:
+            return self._not_proven(f"its status has no answer: {failure(problem)}", "run doctor again")
+        return self._judge(reply)
+
+    def _judge(self, reply: Reply) -> Finding:
+        outcome, state, verdict = (reply.json.get(name) for name in ("outcome", "state", "verdict"))
+        if outcome == "done" and state != "unknown":
+            proven = reply.json.get("proven")
+            at = f" at {proven['at']}" if isinstance(proven, dict) and proven.get("how") == "doctor" else ""
+            return ok(PLACE, "proven", f"{self._host} is proven{at}: a signed status of {self._vm} is done.")
+        if reply.error.get("code") == "bad-request" and "proves" in str(reply.error.get("message")):
+            why = "the handler is older than this command"
+            return self._not_proven(why, "breakglass docs upgrade; then systemctl restart breakglass")
+        if isinstance(verdict, dict) and verdict.get("code") == "agent-refused":
+            why = "its host agent is older than this command"
+            return self._not_proven(why, f"breakglass host upgrade {self._host}")
+        why = str(reply.error.get("message") or f"the signed status of {self._vm} is {outcome}, {state}")
+        return self._not_proven(why, str(reply.error.get("hint") or f"breakglass call status --vm {self._vm}"))
+
+    def _not_proven(self, why: str, fix: str) -> Finding:
+        return warning(PLACE, "not-proven", f"{self._host} is not recorded as proven: {why}.", fix)

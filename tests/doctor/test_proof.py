@@ -1,0 +1,72 @@
+"""doctor's last act: without an error, each host records that it is proven; with one, nothing is sent."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.auth.signing import secret_bytes
+from breakglass.client import Signer, VerbCall, call, new_id
+from breakglass.demo.proxmox.world import World
+from breakglass.doctor.findings import OK, WARNING, Finding
+
+from ..support.doctor import DoctorProcess, Report, found
+from ..support.running import Running, new_setup
+from ..support.sshd import Sshd
+
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd"), pytest.mark.slow]
+PLACES = ("handler", "proof")
+
+
+@pytest.fixture(scope="module")
+def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -> Iterator[Running]:
+    place = directory / "proof"
+    place.mkdir()
+    with Running(new_setup(place, doctor_process, shared_sshd)).run() as running:
+        running.logged('"state": "answering"')
+        yield running
+
+
+@pytest.fixture
+def unproven(world: World, running: Running) -> Running:
+    """A handler whose host was never proven."""
+    for file in world.root.glob("*/*/proven.json"):
+        file.unlink()
+    for file in world.root.glob("*/*/*/proven.json"):
+        file.unlink()
+    return running
+
+
+def proven(running: Running) -> object:
+    key = secret_bytes(running.setup.operator)
+    return call(Signer(running.url, key), new_id(), VerbCall("status", "devvm"), lambda _: None)["proven"]
+
+
+def proof(report: Report) -> Finding:
+    assert report.stdout, report.stderr
+    [finding] = [finding for finding in report.findings if finding.place == "proof"]
+    return finding
+
+
+def test_a_doctor_without_errors_proves_the_host(unproven: Running) -> None:
+    assert proven(unproven) is None
+    report = unproven.setup.doctor(places=PLACES)
+    finding = proof(report)
+    assert (finding.level, finding.code, report.code) == (OK, "proven", 0), finding
+    recorded = proven(unproven)
+    assert isinstance(recorded, dict)
+    assert (recorded["how"], recorded["by"]) == ("doctor", "operator")
+    assert recorded["at"] in finding.sentence
+
+
+def test_a_doctor_with_an_error_proves_nothing(unproven: Running) -> None:
+    """Here the caller may not status: nothing is sent, and the fix is to mend that."""
+    before = unproven.setup.environment["BREAKGLASS_SECRET_FILE"]
+    unproven.setup.environment["BREAKGLASS_SECRET_FILE"] = str(unproven.setup.directory / "historian")
+    try:
+        report = unproven.setup.doctor(places=PLACES)
+    finally:
+        unproven.setup.environment["BREAKGLASS_SECRET_FILE"] = before
+    finding = proof(report)
+    assert (finding.level, "errors" in finding.sentence, "mend" in finding.fix) == (WARNING, True, True)
+    assert (proven(unproven), found(report.findings, "status-forbidden").level, report.code) == (None, "error", 2)
