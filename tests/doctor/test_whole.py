@@ -1,0 +1,83 @@
+"""The whole of doctor where all is well: a real host, a running handler, chat with the real claude, and alerts."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..support import claude
+from ..support.doctor import DoctorProcess, Report
+from ..support.doctor_host import DoctorHost, HostSetup
+from ..support.model import Model
+from ..support.running import ALERT, Running
+from ..support.service import ACCOUNT, new_secret
+
+pytestmark = [pytest.mark.slow, pytest.mark.all, pytest.mark.real("sshd", "root", "claude", "bwrap")]
+
+HERE = {"clock-not-kept"}  # what the machine of the tests has
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[DoctorHost]:
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        host = DoctorHost(Path(directory))
+        yield host
+        host.close()
+
+
+@pytest.fixture
+def setup(short_dir: Path, doctor_process: DoctorProcess, host: DoctorHost) -> HostSetup:
+    short_dir.chmod(0o755)
+    return HostSetup(short_dir, doctor_process, host)
+
+
+def with_chat(setup: HostSetup, model: Model, **who: object) -> None:
+    model.listing, model.seconds_ahead = None, 0
+    setup.config["callers"]["operator"]["allow"].append("chat")
+    command = str(claude.reachable(claude.UIDS[0], setup.directory))
+    setup.config["chat"] = {**who, "command": command, "base_url": model.url}
+    setup.config["chat"]["credential_file"] = setup.file("credential", "ANTHROPIC_API_KEY=x\n")
+
+
+def plain(setup: HostSetup, model: Model) -> None:
+    """Have neither chat nor alerts."""
+
+
+def with_uids(setup: HostSetup, model: Model) -> None:
+    """Have all of it, with users for claude, which the launcher makes."""
+    with_chat(setup, model, uids=claude.UID_RANGE)
+    setup.config["alerts"] = [ALERT]
+
+
+def shared(setup: HostSetup, model: Model) -> None:
+    """Have the handler's own user for claude, and doctor as a caller of its own."""
+    with_chat(setup, model, shared_uid=True)
+    setup.config["callers"]["doctor"] = {"secret": new_secret(), "allow": ["status"]}
+
+
+SETUPS: dict[str, Callable[[HostSetup, Model], None]] = {"plain": plain, "with uids": with_uids, "shared": shared}
+
+
+@pytest.mark.parametrize("seed", SETUPS.values(), ids=SETUPS)
+def test_all_is_well(setup: HostSetup, model: Model, seed: Callable[[HostSetup, Model], None]) -> None:
+    """No error anywhere, no warning but of this machine, and it takes less than 30 s."""
+    seed(setup, model)
+    running = Running(setup)
+    setup.config["server"]["url"] = running.url
+    setup.path.unlink()
+    setup.write()
+    with running.run():
+        running.logged('"state": "answering"')
+        if "doctor" in setup.config["callers"]:
+            del setup.environment["BREAKGLASS_SECRET_FILE"]
+        report = setup.doctor()
+    assert bad(report) == []
+    assert report.stderr == ""
+    assert {finding.place for finding in report.findings} >= {"configuration", "keys", "host pve1", "VM devvm", "chat"}
+    assert report.seconds < 30
+    assert ACCOUNT
+
+
+def bad(report: Report) -> list[str]:
+    return [str(finding) for finding in report.findings if finding.level != "ok" and finding.code not in HERE]
