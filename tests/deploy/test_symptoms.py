@@ -1,0 +1,172 @@
+"""docs/symptoms.md: each of its commands shows what the table below it speaks of, and its words are the program's."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.documents import ROOT, commands
+from ..support.pve_host import conf, moved
+from ..support.service import Service, give_to_handler, new_secret
+from ..support.sshd import Sshd
+
+pytestmark = [pytest.mark.real("sshd", "qemu", "curl"), pytest.mark.shared("world", "sshd"), pytest.mark.slow]
+
+TEXT = (ROOT / "docs/symptoms.md").read_text(encoding="utf-8")
+TOKEN = f"bgt_{'m' * 43}"
+
+
+class Person:
+    """Somebody at the handler's machine who pastes what the document says."""
+
+    def __init__(self, directory: Path, service: Service) -> None:
+        self.directory, self.service = directory, service
+        (directory / "bin").mkdir()
+        journal = f'#!/bin/sh\n[ "$1 $2 $3" = "-u breakglass -o" ] && exec cat {service.audit_file}\n'
+        for name, text in (
+            ("journalctl", journal),
+            ("breakglass", f'#!/bin/sh\nexec {sys.executable} -m breakglass "$@"\n'),
+        ):
+            (directory / "bin" / name).write_text(text)
+            (directory / "bin" / name).chmod(0o755)
+        (directory / "metrics.token").write_text(TOKEN)
+        self.secret = directory / "operator.signing-key"
+        self.use(service.secrets["operator"])
+
+    def use(self, secret: str) -> None:
+        self.secret.touch(0o600)
+        self.secret.write_text(secret)
+        give_to_handler(self.secret)
+
+    def paste(self, script: str) -> str:
+        environment = {
+            **os.environ,
+            "PATH": f"{self.directory}/bin:{os.environ['PATH']}",
+            "BREAKGLASS_URL": f"http://127.0.0.1:{self.service.port}",
+            "BREAKGLASS_SECRET_FILE": str(self.secret),
+            "BREAKGLASS_CONFIG": str(self.service.config),
+        }
+        script = script.replace("127.0.0.1:8080", f"127.0.0.1:{self.service.port}")
+        ran = subprocess.run(
+            ["bash", "-c", script], cwd=self.directory, env=environment, capture_output=True, text=True
+        )
+        return ran.stdout + ran.stderr
+
+
+@pytest.fixture(scope="module")
+def person(directory: Path, shared_sshd: Sshd) -> Iterator[Person]:
+    place = directory / "symptoms"
+    place.mkdir(mode=0o755)
+    sshd = shared_sshd
+    extra = f'[metrics]\ntoken = "{TOKEN}"\n\n[callers.night]\nsecret = "{new_secret()}"\nallow = ["status"]\n'
+    extra += "not_after = 2020-01-01T00:00:00Z\n"
+    service = Service(place, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=extra)
+    try:
+        service.answering()
+        yield Person(place, service)
+    finally:
+        service.stop()
+
+
+@pytest.mark.all
+def test_the_first_look(person: Person) -> None:
+    """Doctor says a line for each place, and /health is one object that a person can read."""
+    [look] = commands("docs/symptoms.md", "First")
+    said = person.paste(look)
+    assert re.search(r"^(ok|warning|error): host pve1: ", said, re.MULTILINE)
+    assert re.search(r'^    "config": "degraded: 1 problem",$', said, re.MULTILINE)
+
+
+def test_a_key_that_is_refused(person: Person) -> None:
+    """The log tells why; a request past the proxy and one through it are both refused."""
+    [why] = commands("docs/symptoms.md", "The page won't unlock")
+    [both] = commands("docs/symptoms.md", "401")
+    assert person.paste(both).count("status devvm: done, running") == 2
+    person.use(new_secret())
+    try:
+        assert person.paste(both).count("the request is not signed by a known caller") == 2
+    finally:
+        person.use(person.service.secrets["operator"])
+    person.service.send("POST", "/pve", b"{}")
+    lines = [json.loads(line) for line in person.paste(why).splitlines()]
+    assert [line["why"] for line in lines] == ["unknown signature", "unknown signature", "malformed"]
+    assert "`unknown signature`" in TEXT
+    assert "`malformed`" in TEXT
+
+
+def test_an_answer_that_a_proxy_cut(person: Person) -> None:
+    """/health says its time, history the id, and the same id attaches to the cycle that ran."""
+    [script] = commands("docs/symptoms.md", "504")
+    look, *lines = script.splitlines()
+    assert re.match(r"200 after \d+\.\d+ s\n", person.paste(look))
+    assert person.service.pve("cycle", msg_id="msg_cut_by_a_proxy").json["outcome"] == "done"
+    said = person.paste("\n".join(lines).replace("msg_…", "msg_cut_by_a_proxy"))
+    assert "msg_cut_by_a_proxy" in said
+    assert "cycle devvm: done" in said
+    assert [job["verb"] for job in person.service.pve("history").json["jobs"]].count("cycle") == 1
+
+
+def test_what_chat_says(person: Person) -> None:
+    """The state from /health, and the lines of the log about it."""
+    [look] = commands("docs/symptoms.md", "Chat dies")
+    said = person.paste(look).splitlines()
+    assert said[0] == '"chat":"off"'
+    assert [json.loads(line)["state"] for line in said[1:]] == ["off"]
+
+
+def test_a_new_key(person: Person) -> None:
+    """It is in its file, and the entry that is printed names the verbs."""
+    [make] = commands("docs/symptoms.md", "A key is lost")
+    said = person.paste(make)
+    assert (person.directory / "anna.signing-key").read_text().startswith("whsec_")
+    assert '[callers."anna"]' in said
+    assert '"cycle"' in said
+
+
+def test_the_reasons_of_ready(person: Person) -> None:
+    """Without names, and then with them."""
+    [both] = commands("docs/symptoms.md", "/ready says 503")
+    decoder, said, answers = json.JSONDecoder(), person.paste(both), []
+    while said.strip():
+        answer, end = decoder.raw_decode(said.lstrip())
+        answers.append(answer["reasons"])
+        said = said.lstrip()[end:]
+    assert answers == [["The key of a caller has expired."], ["The key of night expired on 2020-01-01."]]
+
+
+def test_a_vm_that_moved(person: Person, world: World) -> None:
+    """The status names the node."""
+    [look] = commands("docs/symptoms.md", "A VM moved")
+    assert person.service.pve("stop").json["outcome"] == "done"
+    kept = conf(world).read_bytes()
+    moved(world)
+    try:
+        said = person.paste(look)
+    finally:
+        conf(world).write_bytes(kept)
+        (world.root / "etc/pve/.vmlist").unlink()
+    assert "elsewhere" in said
+    assert "pve2" in said
+
+
+def test_each_section_can_be_found() -> None:
+    """The table at the beginning leads to every section but the first look."""
+    headings = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
+    begin = TEXT[: TEXT.index("\n## ")]
+    listed = set(re.findall(r"\]\(#([\w-]+)\)", begin))
+    assert listed == {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings} - {"first"}
+
+
+def test_the_states_of_chat_are_explained() -> None:
+    """Each state of /health that is no rest has a row, as has each code that an operator can mend."""
+    table = TEXT[TEXT.index("\n## Chat dies") : TEXT.index("\n## A host was rebuilt")]
+    states = {"claude-missing", "sandbox-missing", "credential-missing", "sessions-unwritable"}
+    states |= {"chat-not-isolated", "failed", "config-error"}
+    assert {state for state in states if f"| `{state}`" not in table and f", `{state}`" not in table} == set()
