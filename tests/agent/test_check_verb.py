@@ -168,6 +168,7 @@ def test_a_live_task_and_the_holder_of_the_lock_file_are_named(world: World) -> 
     assert " / wait, or kill " in held
 
 
+@pytest.mark.all
 @own_host
 @pytest.mark.real("fuse")
 def test_an_etc_pve_that_hangs_is_a_finding(world: World) -> None:
