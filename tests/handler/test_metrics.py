@@ -2,20 +2,25 @@
 
 import gzip
 import json
+import re
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from ..support import documents
+from ..support.ports import reserve_port
 from ..support.rendered import families
 from ..support.rendered import series as series_of
 from ..support.service import ALL, SSH_KEY, Reply, Service, give_to_handler
 from ..support.signals import signal_process
-from ..support.sshd import Sshd
+from ..support.sshd import Sshd, wait_listening
 from ..support.stages import until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -281,3 +286,56 @@ def test_alerts_are_counted_by_their_source(service: Service) -> None:
         *("requests_total{outcome=accepted,route=/alert}", "requests_total{outcome=repeated,route=/alert}"),
     ):
         assert after[name] == before[name] + 1, name
+
+
+# --- Prometheus itself ---
+
+
+@contextmanager
+def prometheus(directory: Path, config: str) -> Iterator[int]:
+    """Run Debian's Prometheus on loopback; yield its port."""
+    port = reserve_port()
+    (directory / "prometheus.yml").write_text(config)
+    options = {
+        "config.file": directory / "prometheus.yml",
+        "storage.tsdb.path": directory / "data",
+        "web.listen-address": f"127.0.0.1:{port}",
+    }
+    argv = ["prometheus", *(f"--{name}={value}" for name, value in options.items())]
+    with (directory / "log").open("wb") as log, subprocess.Popen(argv, stdout=log, stderr=log) as process:
+        try:
+            wait_listening(port, process)
+            yield port
+        finally:
+            process.terminate()
+
+
+def ask(port: int, query: str) -> list[tuple[dict[str, str], str]]:
+    """Return the labels and the value of each series of a query."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={query}", timeout=30) as reply:
+        return [(each["metric"], each["value"][1]) for each in json.load(reply)["data"]["result"]]
+
+
+@pytest.mark.all
+@pytest.mark.real("prometheus")
+def test_prometheus_scrapes_as_the_document_says(service: Service, tmp_path: Path) -> None:
+    """With the document's own settings and rules: it takes the token from the file, and all series with their names."""
+    [_, settings] = documents.settings("docs/monitoring.md", "Setting up Prometheus")
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "breakglass-alerts.yml").write_text((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    for theirs, ours in (
+        ("scheme: https", "scheme: http"),
+        ("/etc/prometheus/breakglass.token", str(tmp_path / "token")),
+        ("rescue.example.org:443", f"127.0.0.1:{service.port}"),
+    ):
+        assert settings.count(theirs) == 1
+        settings = settings.replace(theirs, ours)
+    with prometheus(tmp_path, f"global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n{settings}") as port:
+        until(lambda: ask(port, "breakglass_host_up"), "the first scrape")
+        [(labels, value)] = ask(port, "breakglass_host_up")
+        assert (labels["job"], labels["host"], value) == ("breakglass", "pve1", "1")
+        assert ask(port, "breakglass_verb_stage_seconds_bucket")
+        assert [value for _, value in ask(port, "up")] == ["1"]
+        names = {labels["__name__"] for labels, _ in ask(port, '{__name__=~"breakglass_.*"}')}
+        lines = scrape(service).body.decode().splitlines()
+        assert names == {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}

@@ -69,6 +69,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "mounts": lambda: _root() or _mounts(),
     "network": lambda: _root() or _program("ip"),
     "nginx": lambda: _program("nginx"),
+    "prometheus": lambda: _program("prometheus"),
     "promtool": lambda: _program("promtool"),
     "qemu": lambda: _program("qemu-system-x86_64"),
     "root": _root,
