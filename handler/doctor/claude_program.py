@@ -35,7 +35,9 @@ async def look_at_claude(settings: ChatSettings, can_wall: bool) -> list[Finding
         (version, failed), (options, _) = await asyncio.gather(*asked)
     except (OSError, subprocess.SubprocessError) as error_:
         why = "it does not end" if isinstance(error_, TimeoutError | subprocess.TimeoutExpired) else str(error_)
-        return [found_error("claude-failed", f"{program} can't be run: {why[:200]}.", f"{_INSTALL}; {_set(command)}")]
+        return [
+            found_error("claude-failed", f"{program} can't be run: {why[:200]}.", f"{_INSTALL}; or {_set(command)}")
+        ]
     match = _VERSION.fullmatch(version.strip())
     if match is None:
         what = f"{program} does not say which version of claude it is" + (f": {failed}." if failed else ".")
@@ -59,17 +61,19 @@ def _judge_missing(command: str) -> Finding:
     there = [path for folder in folders if os.path.lexists(path := os.path.join(folder, command))]
     if there and not os.path.exists(there[0]):
         what = f"{there[0]} is a link to a program that is not there."
-        return found_error("claude-missing", what, f"{_INSTALL}; {_set(command)}")
+        return found_error("claude-missing", what, f"{_INSTALL}; or {_set(command)}")
+    if there and os.path.isdir(there[0]):
+        return found_error("claude-missing", f"{there[0]} is a directory.", f"name the program in it: {_set(command)}")
     if there:
         what = f"{there[0]} can't be run by the handler's user."
         fix = f"chmod 755 {there[0]}, and let others enter the directories above it: namei -l {there[0]}"
         return found_error("claude-not-executable", what, fix)
     what = f'chat.command is "{command}", and there is no such program, so chat is on and each turn would fail.'
-    return found_error("claude-missing", what, f"{_INSTALL}; {_set(command)}")
+    return found_error("claude-missing", what, f"{_INSTALL}; or {_set(command)}")
 
 
 def _set(command: str) -> str:
-    return f"or set chat.command, which is {command}"
+    return f"set chat.command, which is {command}"
 
 
 def _run(argv: list[str]) -> tuple[str, str]:

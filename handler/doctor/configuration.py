@@ -138,6 +138,14 @@ def _find_vms(config: Config) -> Iterator[Finding]:
         if vm.guest is not None and _normal(vm.guest) in [_normal(host.ssh) for host in config.hosts.values()]:
             what = f"vms.{vm.name}.guest is the address of a Proxmox host: claude would log in there, not in the VM."
             yield found_error("guest-is-host", what, f"set guest of [vms.{vm.name}] to the address of the VM itself")
+    guests: dict[str, list[str]] = defaultdict(list)
+    for vm in config.vms.values():
+        if vm.guest is not None:
+            guests[_normal(vm.guest)].append(vm.name)
+    for address, names in guests.items():
+        if len(names) > 1:
+            what = f"The guests of {_and(names)} have one address, {address}: claude would look at the wrong VM."
+            yield found_error("guests-share-address", what, f"set guest of [vms.{names[-1]}] to its own address")
     seen = set()
     for (host_name, vmid), names in at.items():
         if len(names) > 1 and tuple(names) not in seen:

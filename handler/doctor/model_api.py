@@ -113,6 +113,9 @@ def judge_answer(api: ModelApi, response: Response, body: bytes) -> Finding:
         where = next(iter(get_all(response.headers, "location")), "no address")[:200]
         what = f"{place} sends to {where}, which claude does not follow."
         return found_error("model-moved", what, "set chat.base_url to where the API is")
+    if status == 404 and urlsplit(api.base_url).path.endswith("/v1"):
+        what = f"chat.base_url ends with /v1, which claude adds itself: it would ask {api.base_url}/v1."
+        return found_error("base-url", what, f'write chat.base_url = "{api.base_url.removesuffix("/v1")}"')
     if status in (404, 405):
         return _not_known(f"{place} has no list of models, as a gateway may")
     if status == 429:

@@ -9,6 +9,7 @@ from shlex import quote as _quote
 
 from ..config.problems import Problem
 from ..config.reader import CREDENTIALS
+from ..verbs import VERBS
 from .findings import Finding, error
 
 CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
@@ -65,7 +66,8 @@ def find_problems_of(place: str, problems: Iterable[Problem]) -> list[Finding]:
 
 def _finding(place: str, problem: Problem) -> Finding:
     code = code_of(problem)
-    return error(place, code, f"{problem.path} {problem.message}", _fix(problem, code))
+    colon = ":" * problem.path.startswith(("/", "("))  # a file, and not the subject of a sentence
+    return error(place, code, f"{problem.path}{colon} {problem.message}", _fix(problem, code))
 
 
 def _fix(problem: Problem, code: str) -> str:
@@ -83,10 +85,14 @@ def _fix(problem: Problem, code: str) -> str:
         return f"put the file there, or correct {problem.path}; to see what is there: ls -l {_quote(_parent(file))}"
     if code == "file-not-readable" and "by this user" in problem.message:
         return f"let root own it and the handler's group read it: chown root:{_group()} {shown}; chmod 640 {shown}"
+    if code == "file-exposed" and file:
+        return _protect(file, problem.hint)
     if code == "file-not-readable" and match:
         return f"see what is there, and correct {problem.path}: ls -ld {shown}"
     if code == "key-encrypted" and match:
         return f"remove its passphrase: ssh-keygen -p -N '' -f {shown}"
+    if code == "key-public" and match and not file.endswith(".pub"):
+        return f"put the private key into {shown}: it begins with -----BEGIN OPENSSH PRIVATE KEY-----"
     if code == "key-public" and match:
         return f'name the private key, the file without .pub: {problem.path} = "{file.removesuffix(".pub")}"'
     if code == "key-garbage":
@@ -97,7 +103,35 @@ def _fix(problem: Problem, code: str) -> str:
         )
     if code == "key-is-power-key":
         return "make claude a key of its own: ssh-keygen -t ed25519 -N '' -f pve_read; see breakglass docs runbook"
+    return _name(problem)
+
+
+def _name(problem: Problem) -> str:
+    """Return the problem's hint, as a command where it is none, and with the caller's name."""
+    if problem.path.startswith("sessions.secret") and problem.message == "is missing":
+        return 'openssl rand -base64 48, and write what it prints: [sessions] secret = "…", or its file: secret_file'
+    if (problem.path, problem.message) == ("callers", "is empty"):
+        return f"breakglass keys new NAME --allow {','.join(VERBS)}, and add the entry that it prints"
+    if problem.path == "(file)" and "line 1, column 1" in problem.message:
+        marked = "an editor may have put a mark before the first letter: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE"
+        return f"{problem.hint}; {marked}"
+    if match := re.fullmatch(r"callers\.(.+)\.[a-z_]+", problem.path):
+        return problem.hint.replace("keys new NAME", f"keys new {match[1]}")
     return problem.hint
+
+
+def _protect(file: str, hint: str) -> str:
+    """Return the commands after which the handler alone can read a file, and other users can't."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return hint
+    shown = _quote(file)
+    if status.st_uid == os.geteuid():
+        return f"chmod 600 {shown}"
+    groups = {os.getegid(), *os.getgroups()}
+    is_whole = status.st_uid == 0 and status.st_gid in groups
+    return f"chmod 640 {shown}" if is_whole else f"chown root:{_group()} {shown}; chmod 640 {shown}"
 
 
 def _parent(file: str) -> str:

@@ -106,6 +106,10 @@ def proxy_that_refuses(setup: Setup) -> None:
     chat(base_url="https://api.example", https_proxy=proxy)(setup)
 
 
+def base_v1(setup: Setup) -> None:
+    chat(base_url=f"{setup.model.url}/v1")(setup)
+
+
 def slow_clock(setup: Setup) -> None:
     setup.model.seconds_ahead = 3600
 
@@ -268,6 +272,7 @@ FAULTS = [
     Fault("a token as a key", credential("ANTHROPIC_API_KEY=sk-ant-oat01-x\n"), "credential-kind", "OAUTH_TOKEN"),
     # the model's API
     Fault("an API without a list", listing(404), "credential-not-known", "breakglass chat"),
+    Fault("an address with /v1", base_v1, "base-url", "write chat.base_url"),
     Fault("a limit that is used up", listing(429), "model-limit", "limit"),
     Fault("an API that fails", listing(500), "model-busy", "status.anthropic.com"),
     Fault("an API that is overloaded", listing(529), "model-busy", "status.anthropic.com"),
@@ -305,6 +310,7 @@ FAULTS = [
     Fault("no claude", chat(command="claude-that-is-missing"), "claude-missing", "install"),
     Fault("no claude at that path", chat(command="/nowhere/claude"), "claude-missing", "chat.command"),
     Fault("a claude that is a broken link", broken_link, "claude-missing", "install"),
+    Fault("a claude that is a directory", chat(command="/usr/bin"), "claude-missing", "chat.command"),
     Fault("a claude that may not be run", program("#!/bin/sh\n", 0o644), "claude-not-executable", "chmod 755"),
     Fault("a claude that is no program", program("claude"), "claude-failed", "install"),
     Fault("a claude that fails", program("#!/bin/sh\necho broken >&2\nexit 1\n"), "claude-failed", "--version"),

@@ -89,6 +89,12 @@ def second_vm(setup: Setup, **values: object) -> None:
     setup.config["vms"]["other"] = {"hosts": ["pve1"], "vmid": 103, **values}
 
 
+def two_guests(setup: Setup) -> None:
+    guest = {"guest": "claude@192.0.2.20", "guest_host_key": "any"}
+    setup.config["vms"]["devvm"] |= guest
+    second_vm(setup, **guest)
+
+
 def private(kind: str, **more: Any) -> str:
     return asyncssh.generate_private_key(kind, **more).export_private_key().decode()
 
@@ -160,6 +166,11 @@ def foreign_directory(setup: Setup) -> None:
     os.chown(setup.directory, 54321, -1)
 
 
+def marked(setup: Setup) -> None:
+    setup.write()
+    setup.path.write_bytes(b"\xef\xbb\xbf" + setup.path.read_bytes())
+
+
 def gone(name: str) -> Callable[[Setup], None]:
     def seed(setup: Setup) -> None:
         setup.write()
@@ -194,6 +205,10 @@ FAULTS = [
         "a directory in the file's place", lambda setup: setup.path.mkdir(), "file-not-readable", "BREAKGLASS_CONFIG"
     ),
     Fault("not TOML", text("[sessions]", "[sessions"), "config-file", "brackets"),
+    Fault("a mark before the first letter", marked, "config-file", "xEF"),
+    Fault("no callers", change(callers={}), "caller-off", "keys new NAME --allow status"),
+    Fault("no hosts", change(hosts={}), "host-off", "[hosts.NAME]"),
+    Fault("no VMs", change(vms={}), "vm-off", "[vms.NAME]"),
     Fault("not text", lambda setup: setup.path.write_bytes(b"\xff\xfe\x00"), "file-not-readable", "TOML"),
     Fault("a file that every user can read", mode("breakglass.toml", 0o644), "file-exposed", "chmod 6"),
     Fault("a key that every user can read", mode("power", 0o644), "file-exposed", "chmod 6"),
@@ -222,6 +237,7 @@ FAULTS = [
     ),
     Fault("a token of the metrics that is none", change("metrics", token="secret"), "secret-weak", "keys new"),
     Fault("an unknown setting of the metrics", change("metrics", port=9090), "unknown-setting", "take it out"),
+    Fault("two guests with one address", two_guests, "guests-share-address", "vms.other"),
     Fault("an unknown verb", change("callers", "operator", allow=["restart"]), "caller-off", "cycle"),
     Fault("a URL that is none", change("server", url="rescue.example.org"), "server-setting", "https://"),
     Fault(
@@ -310,7 +326,7 @@ FAULTS = [
         '["status"]',
     ),
     # secrets
-    Fault("a short signing key", in_file("operator", "whsec_AAAA"), "secret-weak", "keys new"),
+    Fault("a short signing key", in_file("operator", "whsec_AAAA"), "secret-weak", "keys new operator"),
     Fault(
         "a signing key that is a password",
         in_file("operator", "correct horse battery staple"),
@@ -338,6 +354,8 @@ AS_ROOT = [
     Fault("a directory that root alone can enter", closed_directory, "file-not-readable", "chmod g+x"),
     Fault("a directory of another user", foreign_directory, "directory-exposed", "chown root"),
     Fault("a file of another group", owner("power", 0, 54321, 0o640), "file-not-readable", "chown root:"),
+    Fault("another user's file", owner("power", 54321, 1, 0o640), "file-exposed", "chown root:daemon"),
+    Fault("the handler's file", owner("power", 1, 1, 0o640), "file-exposed", "chmod 600"),
     Fault("a file that its group can write", mode("breakglass.toml", 0o660), "file-exposed", "chmod 640"),
     Fault("root without an account", change("server", user=None), "no-start", "server"),
     Fault("an account that there is not", change("server", user="nobody-such"), "no-start", "adduser"),
