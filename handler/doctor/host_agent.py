@@ -11,6 +11,7 @@ from .findings import ERROR, WARNING, Finding, error, ok, warning
 CLOCK_SECONDS = 10.0
 OLDEST = (0, 2)  # of the host agents that this handler works with
 LEVELS = {"ok", WARNING, ERROR}
+MOST_FINDINGS = 200  # of one check
 TEXT_CHARS = 600  # of one sentence of the host's
 
 
@@ -107,9 +108,9 @@ def judge_health(host: Host, result: Mapping[str, object]) -> Iterator[Finding]:
 
 def pass_on(place: str, code: str, answer: object) -> Iterator[Finding]:
     """Yield what the host's own check found: each warning and error, and how many findings are in order."""
-    found = answer if isinstance(answer, list) else []
+    found = [each for each in answer if isinstance(each, dict)] if isinstance(answer, list) else []
     good = 0
-    for each in found:
+    for each in found[:MOST_FINDINGS]:
         level, sentence, hint = (str(each.get(name, ""))[:TEXT_CHARS] for name in ("level", "sentence", "hint"))
         if level not in LEVELS or level == "ok":
             good += level == "ok"

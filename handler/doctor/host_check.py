@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 from ..config.model import Host, Vm
-from ..proxmox.wire import CHECK_LINE
 from .findings import Finding, error, warning
 from .host_agent import judge_health, pass_on
 from .host_session import NoAnswer, Session
@@ -26,7 +25,7 @@ async def ask_for_checks(
 async def _check_host(session: Session, host: Host, found: list[Finding]) -> None:
     place = f"host {host.name}"
     try:
-        result = await session.ask(CHECK_LINE)
+        result = await session.ask_for_check()
     except NoAnswer as failure:
         sentence = f"the host's own check brings no answer: {failure}"
         found.append(error(place, "check-silent", sentence, check_there(host)))
@@ -43,7 +42,7 @@ async def _check_vm(session: Session, host: Host, vm: Vm, found: list[Finding], 
     place = f"VM {vm.name}"
     try:
         async with at_once:
-            result = await session.ask(f"{CHECK_LINE} vm={vm.vmid}")
+            result = await session.ask_for_check(vm.vmid)
     except NoAnswer as failure:
         sentence = f"the host's check of this VM brings no answer: {failure}"
         fix = f"as root on {host.ssh.host}: qm status {vm.vmid} --verbose"

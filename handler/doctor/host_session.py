@@ -9,11 +9,12 @@ from ..errors import Lost, Unreached
 from ..proxmox.handshake import Handshake, read_handshake
 from ..proxmox.link import Link
 from ..proxmox.outcome import Message
-from ..proxmox.wire import PING_LINE
+from ..proxmox.wire import CHECK_LINE, PING_LINE
+from .key_rights import AGENT_REFUSES
 from .login import SshConnection
 
 PING_SECONDS = 6.0  # the host agent's own deadline is 4 s
-CHECK_SECONDS = 20.0
+CHECK_SECONDS = 19.5  # the host agent ends a check after 20 s, and looks at nothing new after 14 s
 
 
 class NoAnswer(Exception):
@@ -47,7 +48,14 @@ class Session:
             raise NoAnswer(f"it refuses a ping with exit {self.result['exit_code']}")
         self.agent = read_handshake(self.result)
 
-    async def ask(self, line: str, seconds: float = CHECK_SECONDS) -> Message:
+    async def ask_for_check(self, vmid: int | None = None) -> Message:
+        """Return the result of the host's check of itself or of a VM, or its refusal; raise NoAnswer."""
+        result = await self.ask(CHECK_LINE if vmid is None else f"{CHECK_LINE} vm={vmid}", CHECK_SECONDS)
+        if result["exit_code"] not in (0, AGENT_REFUSES):
+            raise NoAnswer(f"it ended with exit {result['exit_code']}")
+        return result
+
+    async def ask(self, line: str, seconds: float) -> Message:
         """Return the result of a request that changes nothing; raise NoAnswer."""
         try:
             async with asyncio.timeout(seconds):

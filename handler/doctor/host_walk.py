@@ -20,7 +20,7 @@ from .key_rights import judge_answer, judge_refused_key, judge_rights, judge_she
 from .login_failures import Failure, judge_failure
 from .visit import Visit
 
-HOST_SECONDS = 21.0  # for all of one host: less than doctor's own time, so that what was found is shown
+HOST_SECONDS = 22.0  # for all of one host: less than doctor's own time, so that what was found is shown
 NAME_SECONDS = 5.0
 POWER, READ_ONLY = "power", "read-only"
 BEHIND_LOGIN = "key-not-accepted"  # the cause of a failure at which the host itself answered
@@ -193,6 +193,8 @@ class HostLook:
             return None
         if fault := judge_answer(self.host, kind, self._recipe, ran):
             found.append(fault)
+            if await login.opens_sftp(connection):
+                found += judge_rights(self.host, kind, self._recipe, {"allows-sftp": True})
             return None
         tries = {
             "allows-sftp": login.opens_sftp(connection),

@@ -41,7 +41,7 @@ async def _look(visit: Visit) -> AsyncIterator[Finding]:
     for look in looks:
         for finding in look.found:
             yield finding
-    for finding in (*_find_same_machine(looks), *_find_vms_off(visit, config), *_find_same_number(visit.vms)):
+    for finding in (*_find_same_machine(looks), *_find_vms_off(visit, config), *_find_same_number(visit, config)):
         yield finding
     for vm in visit.vms:
         for finding in _judge_vm(vm, {look.host.name: look for look in looks}):
@@ -78,11 +78,12 @@ def _find_same_machine(looks: Sequence[HostLook]) -> Iterator[Finding]:
             )
 
 
-def _find_same_number(vms: Sequence[Vm]) -> Iterator[Finding]:
+def _find_same_number(visit: Visit, config: Config) -> Iterator[Finding]:
     """Find two VMs of the configuration with one number on one host: a verb for either acts on the same VM."""
     first: dict[tuple[str, int], str] = {}
-    for vm in vms:
-        if (other := first.setdefault((vm.host.name, vm.vmid), vm.name)) != vm.name:
+    for vm in config.vms.values():
+        other = first.setdefault((vm.host.name, vm.vmid), vm.name)
+        if other != vm.name and visit.vm in ("", vm.name, other):
             sentence = (
                 f"{other} and {vm.name} are both VM {vm.vmid} on {vm.host.name}: a verb for one acts on the other"
             )

@@ -122,14 +122,43 @@ class Ran:
 
 
 async def open_shell(conn: SshConnection) -> Ran:
-    """Ask for a shell, as `ssh HOST` does, and say one harmless line to it. MARK is in a shell's output alone."""
-    return await _run(conn, _SHELL_LINES)
+    """Ask for a shell, as `ssh HOST` does, and say one harmless line to it. MARK is in a shell's output alone.
+
+    Return what has come in time, if the shell does not end.
+    """
+    found: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            process = await conn.create_process(encoding=None)
+    except FAILURES:
+        return Ran(opened=False)
+    try:
+        with suppress(*FAILURES):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                process.stdin.write(_SHELL_LINES)
+                process.stdin.write_eof()
+                await asyncio.gather(
+                    _collect(process.stdout, lambda data: found.update(stdout=found["stdout"] + data)),
+                    _collect(process.stderr, lambda data: found.update(stderr=found["stderr"] + data)),
+                )
+                await process.wait_closed()
+    finally:
+        process.close()
+    return Ran(found["stdout"], found["stderr"], process.exit_status)
 
 
 async def opens_sftp(conn: SshConnection) -> bool:
     """Tell whether the key opens files: whether an SFTP server answers."""
-    ran = await _run(conn, _SFTP_INIT, subsystem="sftp")
-    return len(ran.stdout) > 4 and ran.stdout[4] == _SFTP_VERSION
+    with suppress(*FAILURES):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            process = await conn.create_process(encoding=None, subsystem="sftp")
+            try:
+                process.stdin.write(_SFTP_INIT)  # and no end, at which an SFTP server would leave without an answer
+                answer = await process.stdout.read(MOST_BYTES)
+            finally:
+                process.close()
+            return len(answer) > 4 and answer[4] == _SFTP_VERSION
+    return False
 
 
 async def opens_terminal(conn: SshConnection) -> bool:
@@ -155,29 +184,6 @@ async def forwards_ports(conn: SshConnection) -> bool:
             (await conn.forward_remote_port("127.0.0.1", 0, "127.0.0.1", _NO_PORT)).close()
             return True
     return False
-
-
-async def _run(conn: SshConnection, message: bytes, **request: str) -> Ran:
-    """Open a channel, send a message and return what comes back; what has come in time, if it does not end."""
-    found: dict[str, bytes] = {"stdout": b"", "stderr": b""}
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            process = await conn.create_process(encoding=None, **request)
-    except FAILURES:
-        return Ran(opened=False)
-    try:
-        with suppress(*FAILURES):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                process.stdin.write(message)
-                process.stdin.write_eof()
-                await asyncio.gather(
-                    _collect(process.stdout, lambda data: found.update(stdout=found["stdout"] + data)),
-                    _collect(process.stderr, lambda data: found.update(stderr=found["stderr"] + data)),
-                )
-                await process.wait_closed()
-    finally:
-        process.close()
-    return Ran(found["stdout"], found["stderr"], process.exit_status)
 
 
 async def _collect(stream: asyncssh.SSHReader[bytes], keep: Callable[[bytes], object]) -> None:

@@ -3,10 +3,12 @@
 The host was installed by the printed recipe. Each fault is found under its code, with the fix that mends it.
 """
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.host.cluster import node_name
+from breakglass.demo.sshd import listen
 
+from ..conftest import running_world
 from ..support.agent import agent_program
-from ..support.doctor import DoctorProcess, Fault, Report, check_fault, found
+from ..support.doctor import DoctorProcess, Fault, Report, Setup, check_fault, found
 from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests, silent_port
+from ..support.installing import ROOT
 from ..support.service import new_ssh_key
 from ..support.stages import until
 
@@ -72,10 +77,6 @@ def other_server(answer: bytes, **how: bool) -> Seed:
     return lambda setup: setup.use_port(setup.stack.enter_context(another_server(answer, **how)))
 
 
-def firewall(setup: HostSetup) -> None:
-    setup.use_port(setup.stack.enter_context(silent_port()))
-
-
 def silent_server(setup: HostSetup) -> None:
     listener = setup.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     setup.use_port(listener.getsockname()[1])
@@ -118,7 +119,6 @@ LOGINS = [
         "host-key-any",
         'hosts.pve1.host_key = "ssh-ed25519 AAAA',
     ),
-    ("swallowed by a firewall", firewall, "timeout", "let 127.0.0.1 through its firewall"),
     ("an SSH server that says nothing", silent_server, "ssh-silent", "systemctl status ssh"),
     ("penalised", penalised, "penalised", "PerSourcePenaltyExemptList 127.0.0.1"),
     ("too many logins", full_of_logins, "penalised", "MaxStartups 100:30:200"),
@@ -159,9 +159,12 @@ def line_of(setup: HostSetup, public: str, options: str) -> None:
 
 SERVE = '"/usr/local/sbin/breakglass-pve serve --vms 102'
 AS_CLAUDE = f'command={SERVE} --read-only --as claude"'
+WITH_FILES = AS_CLAUDE.replace(
+    '"', '"case $SSH_ORIGINAL_COMMAND in *sftp*) exec /usr/lib/openssh/sftp-server;; esac; ', 1
+)
 
 
-def without_drop_in(setup: HostSetup) -> None:
+def without_drop_in(setup: HostSetup, forwarding: str) -> None:
     """Have an sshd that allows all that a key's line allows."""
     text = setup.host.drop_in.read_text()
     setup.host.drop_in.write_text(
@@ -169,12 +172,12 @@ def without_drop_in(setup: HostSetup) -> None:
         .replace("DisableForwarding yes", "DisableForwarding no")
         .replace("PermitTTY no", "PermitTTY yes")
     )
-    setup.use_sshd()
+    setup.use_sshd("-o", f"AllowTcpForwarding={forwarding}")
 
 
-def open_line(options: str, *, power: bool = False) -> Seed:
+def open_line(options: str, *, power: bool = False, forwarding: str = "yes") -> Seed:
     def seed(setup: HostSetup) -> None:
-        without_drop_in(setup)
+        without_drop_in(setup, forwarding)
         line_of(setup, setup.host.power_public if power else setup.host.reading_public, options)
 
     return seed
@@ -234,6 +237,10 @@ KEYS = [
     ("line allows forwarding", open_line(f"restrict,port-forwarding,{AS_CLAUDE}"), "allows-forwarding", "restrict,"),
     ("line allows a terminal", open_line(f"restrict,pty,{AS_CLAUDE}"), "allows-terminal", "restrict,"),
     ("line without restrict", open_line(AS_CLAUDE), "allows-forwarding", "restrict,"),
+    ("line reaches ports", open_line(AS_CLAUDE, forwarding="local"), "allows-forwarding", "restrict,"),
+    ("line opens ports", open_line(AS_CLAUDE, forwarding="remote"), "allows-forwarding", "restrict,"),
+    ("line opens files beside the agent", open_line(f"restrict,{WITH_FILES}"), "allows-sftp", RECIPE),
+    ("line opens files alone", open_line('restrict,command="internal-sftp"'), "allows-sftp", RECIPE),
     ("line opens files", open_line('restrict,command="internal-sftp"'), "agent-silent", "breakglass-pve check"),
     ("line runs a shell", open_line('restrict,command="/bin/sh"'), "opens-shell", "breakglass-pve check"),
     ("line of 0.1", open_line(f"restrict,{AS_CLAUDE.replace('--vms', '--vm')}"), "key-line-wrong", RECIPE),
@@ -265,6 +272,7 @@ def account(old: str, new: str) -> Seed:
 
 
 AGENT = "/usr/local/sbin/breakglass-pve"
+CHECK_HANGS = "import time\nreplace(answer_check=lambda *_: time.sleep(30))\n"
 WITHOUT_CHECK = "import re\nreplace(_LINE=re.compile(find('_LINE').pattern.replace('|check', '')))\n"
 HANGS = "#!/bin/sh\nsession=$PPID\nwhile kill -0 $session 2>/dev/null; do sleep 0.1; done\n"
 CLOCK = "import time\nreal = time.time\ntime.time = lambda: real() + {seconds}\n"
@@ -289,6 +297,7 @@ AGENTS = [
     ("agent damaged", program("#!/usr/bin/python3 -IS\nimport no_such_module\n"), "agent-broken", UPGRADE),
     ("agent cut off", program("#!/usr/bin/python3 -IS\ndef main(\n"), "agent-broken", UPGRADE),
     ("agent hangs", program(HANGS), "agent-silent", "uptime"),
+    ("check hangs", agent(CHECK_HANGS), "check-silent", "breakglass-pve check"),
     ("agent is empty", program("#!/bin/sh\n"), "agent-silent", "breakglass-pve check"),
     ("agent of another build", agent("replace(bundle_hash=lambda: 'f' * 64)"), "agent-outdated", UPGRADE),
     ("agent is older", agent(VERSION="0.2.0rc1"), "agent-outdated", UPGRADE),
@@ -438,26 +447,38 @@ name not found; refused; host key differs; host key any; power key revoked; read
 power key opens a shell; line without restrict; wrong node; agent missing; agent of another build; clock ahead;
 key serves another VM; VM on another node; lock of a backup; HA error; two VMs with one number; no quorum; /run full
 """
+# A rescue works all the same. The others are errors.
+WARNINGS = """
+host key any; read-only key revoked; no read-only key for claude; agent of another build; agent is older;
+agent is newer; agent too old for check; clock ahead; clock behind; lock of a backup; lock of a migration;
+lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
+archive hung; broken chain
+"""
 ROWS = [*LOGINS, *KEYS, *AGENTS, *VMS, *HOST]
 FAULTS = [Fault(*row) for row in ROWS]
 
 
+def _names(text: str) -> set[str]:
+    return {name.strip() for name in text.split(";")}
+
+
 def marked(fault: Fault) -> object:
-    marks = [] if fault.name in {name.strip() for name in QUICK.split(";")} else [pytest.mark.all]
+    marks = [] if fault.name in _names(QUICK) else [pytest.mark.all]
     return pytest.param(fault, id=fault.name, marks=marks)
 
 
 @pytest.mark.parametrize("fault", [marked(fault) for fault in FAULTS])
 def test_a_fault_is_found_with_its_fix(setup: HostSetup, fault: Fault) -> None:
-    """Each fault is found under its code, with its fix, within doctor's time."""
-    check_fault(setup, fault, HOSTS)
+    """Each fault is found under its code, with its fix: an error if it stops a rescue."""
+    finding = check_fault(setup, fault, HOSTS)
+    assert finding.level == ("warning" if fault.name in _names(WARNINGS) else "error")
 
 
 def test_each_fault_has_a_name_of_its_own() -> None:
     """No fault hides another one in the table."""
     names = {fault.name for fault in FAULTS}
     assert len(names) == len(FAULTS)
-    assert {name.strip() for name in QUICK.split(";")} < names
+    assert _names(QUICK) | _names(WARNINGS) < names
 
 
 # --- good hosts ---
@@ -528,7 +549,7 @@ def test_a_good_host_has_no_error(setup: HostSetup, seed: Seed, warnings: list[s
 
 @pytest.mark.all
 def test_a_host_that_hangs_hides_no_other_one(setup: HostSetup) -> None:
-    """All hosts are looked at at once: one that swallows packets costs its own time, and the others are seen."""
+    """All hosts are looked at at once: one behind a firewall that drops packets costs its own time only."""
     setup.config["hosts"]["pve2"] = setup.pve1 | {
         "ssh": f"breakglass@127.0.0.1:{setup.stack.enter_context(silent_port())}"
     }
@@ -537,8 +558,44 @@ def test_a_host_that_hangs_hides_no_other_one(setup: HostSetup) -> None:
         report = look(setup)
     errors = [(finding.place, finding.code) for finding in report.findings if finding.level == "error"]
     assert errors == [("host pve2", "timeout"), ("host pve3", "timeout")]
+    assert "let 127.0.0.1 through its firewall" in found(report.findings, "timeout").fix
     assert "host-key-pinned" in codes(report, "ok")
     assert "check finds" in found(report.findings, "vm-check").sentence
+
+
+@pytest.mark.all
+async def test_the_demo_is_a_good_host(short_dir: Path, doctor_process: DoctorProcess) -> None:
+    """The demo's host has no accounts, and another SSH server than sshd: neither is a fault."""
+    with running_world(short_dir / "w") as world:
+        host = await listen(world)
+        keys = {"key": host.power_key, "read_only_key": host.read_only_key, "host_key": host.host_key}
+        setup = Setup(short_dir, doctor_process, port=host.port, **keys)
+        report = await asyncio.to_thread(setup.doctor, places=HOSTS)
+        await host.close()
+    assert codes(report, "error") == codes(report, "warning") == []
+    assert codes(report, "ok").count("only-agent") == 2
+
+
+@pytest.mark.all
+def test_a_resolver_that_hangs(setup: HostSetup) -> None:
+    """A name whose look-up does not end is a finding, and doctor ends: the look-up is in a thread of its own."""
+    (setup.host.etc / "resolv.conf").unlink(missing_ok=True)
+    (setup.host.etc / "resolv.conf").write_text("nameserver 127.9.9.9\n")
+    setup.pve1["ssh"] = "breakglass@pve1.example.org"
+    setup.write()
+    argv = setup.host.inside(sys.executable, "-m", "breakglass", "doctor", "--json")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.9.9.9", 53))
+        ran = subprocess.run(argv, env=setup.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    findings = Report(ran.returncode, ran.stdout, ran.stderr, 0).findings
+    assert "getent hosts pve1.example.org" in found(findings, "name-silent").fix
+
+
+@pytest.mark.all
+def test_what_claude_needs_is_an_error_with_chat(setup: HostSetup) -> None:
+    """The configuration asks for chat, and claude could read nothing of the host."""
+    with_chat(lambda setup: revoke(setup, lambda host: host.reading_public))(setup)
+    assert found(look(setup).findings, "read-only-key-not-accepted").level == "error"
 
 
 @pytest.mark.all
