@@ -282,6 +282,14 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
         remove("etc/pve/.vmlist"),
         "/etc/pve does not answer; reset and stop work, start and cycle do not / systemctl",
     ),
+    "little room in /run": (
+        lambda host: host.set_constants(RUN_ROOM=2**62),
+        "/run/breakglass has ",
+    ),
+    "little room for the archive": (
+        lambda host: host.set_constants(ARCHIVE_ROOM=2**62),
+        "/var/lib/breakglass has ",
+    ),
     "no read-only key": (write(KEY_FILE, KEYS.splitlines()[0]), "there is no read-only key / add its line"),
     "keys not readable": (
         make_directory("root/.ssh/authorized_keys"),

@@ -16,6 +16,7 @@ from breakglass.agents.pve.check.findings import (
     judge_inodes,
     judge_logind,
     judge_python,
+    judge_room,
     judge_shadow,
 )
 from breakglass.agents.pve.check.sshd_settings import find_key_files, judge_sshd, parse_settings
@@ -277,3 +278,21 @@ def test_a_run_that_is_short_of_inodes_is_a_warning(
     finding = judge_inodes("/run/breakglass", counted)
     assert (finding.level, words in finding.sentence) == (level, True)
     assert "df -i /run/breakglass" in finding.hint or level == OK
+
+
+@pytest.mark.parametrize(
+    ("free", "level", "words"),
+    [
+        ((16 * 2**20, 2**30), OK, "has 16 MiB free room"),
+        ((16 * 2**20 - 1, 2**30), "warning", "has 16 MiB of 1 GiB left"),
+        ((0, 3 * 2**40), "warning", "has 0 B of 3072 GiB left"),
+        ((5 * 2**10, 2**20), "warning", "has 5 KiB of 1 MiB left"),
+        ((0, 0), OK, "has no limit of free room"),
+        (None, "warning", "could not be determined"),
+    ],
+)
+def test_the_room_is_measured(free: tuple[int, int] | None, level: str, words: str) -> None:
+    """A tmpfs may have no limit, and a disk that hangs has no answer."""
+    finding = judge_room("/run/breakglass", 16 * 2**20, free)
+    assert (finding.level, words in finding.sentence) == (level, True)
+    assert "df /run/breakglass" in finding.hint or level == OK
