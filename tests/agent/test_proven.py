@@ -1,6 +1,7 @@
 """When a host was last proven: what writes it, what it survives, and that no verb waits for it."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -14,7 +15,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, booted_an_hour_ago, execute, set_constants
 from ..support.hung import unserved_fuse
 from ..support.pve_host import lock, restore
-from ..support.stages import until
+from ..support.stages import until, writer_of
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("never_proven")]
 own_host = pytest.mark.shared()
@@ -119,6 +120,22 @@ def test_after_a_boot_ping_brings_it_back(world: World) -> None:
         assert session.ask("status")["proven"] == told
     newer = execute(world, "status by=two proves=doctor").trailer["proven"]
     assert execute(world, "ping").trailer["proven"] == newer != told
+
+
+@own_host
+def test_a_disk_that_is_slow_after_a_boot_brings_it_back_later(world: World) -> None:
+    """The ping does not wait, and each answer from then on has it."""
+    told = execute(world, DOCTOR).trailer["proven"]
+    until(lambda: on_disk(world) == told, "the copy on the disk")
+    reboot(world)
+    path = world.root / FILES[2]
+    path.rename(path.with_suffix(".kept"))
+    os.mkfifo(path)
+    set_constants(world, RESTORE_SECONDS=0.01)
+    assert execute(world, "ping").trailer["proven"] is None
+    with os.fdopen(writer_of(path), "w") as disk:  # the process that looks at it waits for that
+        disk.write(json.dumps(told))
+    until(lambda: execute(world, "status").trailer["proven"] == told, "what the disk had")
 
 
 def test_a_disk_with_nothing_is_not_asked_again_at_once(world: World) -> None:

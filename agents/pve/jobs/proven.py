@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..grammar import Request
-from ..host.bounded import ask_or_none
 from ..host.files import boottime, read_json, read_small_file, write_atomic
 from ..host.paths import Host
 from ..host.process import spawn_detached
@@ -21,6 +20,7 @@ from .result import Result
 
 RESTORE_SECONDS = 0.3  # that a `ping` waits for the disk, which has 4 s in all
 ASK_AGAIN_SECONDS = 600.0  # until the next look at a disk that had nothing, or did not answer
+_DONE = "done"
 _PROVEN_FIELDS = ("at", "by", "how", "vm")
 
 
@@ -83,34 +83,52 @@ def _copy_proven(path: str, text: str) -> None:
 
 
 def restore_proven(root: str) -> dict[str, object] | None:
-    """Return what `read_proven` does; after a boot, first bring the file back from the disk."""
+    """Return what `read_proven` does; after a boot, first bring the file back from the disk.
+
+    A disk that is slow after a boot brings it back too, only later than this answer.
+    """
     if read_proven(root) is None and _is_time_to_look(root):
-        old = ask_or_none(lambda: read_small_file(_archived_path(root)), RESTORE_SECONDS)
         with suppress(OSError):
-            if old:
-                _put_back(_proven_path(root), old)
+            spawn_detached(lambda: _put_back(root))
+        until = time.monotonic() + RESTORE_SECONDS
+        while _read_look(root)[1] != _DONE and time.monotonic() < until:
+            time.sleep(0.005)
     return read_proven(root)
 
 
 def _is_time_to_look(root: str) -> bool:
     """Tell whether the disk was not asked lately, and note that it is asked now."""
-    path = f"{root}/run/breakglass/proven.asked"
     try:
-        if boottime() - float(read_small_file(path) or "-inf") < ASK_AGAIN_SECONDS:
+        if boottime() - float(_read_look(root)[0] or "-inf") < ASK_AGAIN_SECONDS:
             return False
-        write_atomic(path, f"{boottime()}")
+        _note_look(root, "begun")
     except (OSError, ValueError):
         return False
     return True
 
 
-def _put_back(path: str, text: str) -> None:
-    """Write the file, unless a newer one has come meanwhile."""
-    draft = f"{path}.{os.getpid()}"
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    os.unlink(draft)
+def _read_look(root: str) -> tuple[str, str]:
+    """Return when the disk was asked last, and `done` once it has answered."""
+    at, _, state = read_small_file(_look_path(root)).partition(" ")
+    return at, state
+
+
+def _note_look(root: str, state: str) -> None:
+    write_atomic(_look_path(root), f"{boottime()} {state}")
+
+
+def _look_path(root: str) -> str:
+    return f"{root}/run/breakglass/proven.asked"
+
+
+def _put_back(root: str) -> None:
+    """Bring the file back from the disk, unless a newer one has come meanwhile."""
+    text, path = read_small_file(_archived_path(root)), _proven_path(root)
+    if text:
+        draft = f"{path}.{os.getpid()}"
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        os.unlink(draft)
+    _note_look(root, _DONE)
