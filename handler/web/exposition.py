@@ -236,8 +236,11 @@ def _of_alerts(counts: Counts, sources: Iterable[str]) -> Iterator[Metric]:
 
 def _of_turns(counts: Counts) -> Iterator[Metric]:
     text = "Turns of chat that ended, by ok or the code of their error."
-    turns = {(outcome,): float(count) for outcome, count in counts.turns.items()}
-    yield _counter("turns", text, "outcome", _with_zeros(((outcome,) for outcome in TURN_OUTCOMES), turns))
+    turns = dict.fromkeys(TURN_OUTCOMES, 0)
+    for code, count in counts.turns.items():  # with shared_uid, claude could write a code of its own into its log
+        known = code if code in TURN_OUTCOMES else "claude-crashed"
+        turns[known] += count
+    yield _counter("turns", text, "outcome", [((code,), count) for code, count in turns.items()])
     text = "Tokens that turns spent, as claude reported them at the end of each, by kind."
     yield _counter("turn_tokens", text, "kind", [((kind,), counts.tokens[kind]) for kind in TOKEN_KINDS])
     text = "What turns cost in US dollars, as claude reported it."

@@ -66,6 +66,15 @@ def test_every_end_of_a_turn_has_its_series() -> None:
     assert {"ok", *codes} == set(TURN_OUTCOMES)
 
 
+def test_a_code_that_a_log_has_is_no_label() -> None:
+    """With shared_uid, claude can write into the log of its own turn. Such a turn counts as one that crashed."""
+    snapshot = healthy()
+    for code in ("ok", "busy", "a-code-of-mine"):
+        snapshot.counts.add_turn(code)
+    found = {name: value for name, value in shown(snapshot).items() if name.startswith("turns_total") and value}
+    assert found == {f"turns_total{{outcome={code}}}": 1 for code in ("ok", "busy", "claude-crashed")}
+
+
 # --- the stages ---
 
 
