@@ -272,7 +272,7 @@ def account(old: str, new: str) -> Seed:
 
 
 AGENT = "/usr/local/sbin/breakglass-pve"
-CHECK_HANGS = "import time\nreplace(answer_check=lambda *_: time.sleep(30))\n"
+CHECK_FAILS = "replace(answer_check=lambda *_: 1 / 0)\n"
 WITHOUT_CHECK = "import re\nreplace(_LINE=re.compile(find('_LINE').pattern.replace('|check', '')))\n"
 HANGS = "#!/bin/sh\nsession=$PPID\nwhile kill -0 $session 2>/dev/null; do sleep 0.1; done\n"
 CLOCK = "import time\nreal = time.time\ntime.time = lambda: real() + {seconds}\n"
@@ -297,7 +297,7 @@ AGENTS = [
     ("agent damaged", program("#!/usr/bin/python3 -IS\nimport no_such_module\n"), "agent-broken", UPGRADE),
     ("agent cut off", program("#!/usr/bin/python3 -IS\ndef main(\n"), "agent-broken", UPGRADE),
     ("agent hangs", program(HANGS), "agent-silent", "uptime"),
-    ("check hangs", agent(CHECK_HANGS), "check-silent", "breakglass-pve check"),
+    ("check fails", agent(CHECK_FAILS), "check-silent", "breakglass-pve check"),
     ("agent is empty", program("#!/bin/sh\n"), "agent-silent", "breakglass-pve check"),
     ("agent of another build", agent("replace(bundle_hash=lambda: 'f' * 64)"), "agent-outdated", UPGRADE),
     ("agent is older", agent(VERSION="0.2.0rc1"), "agent-outdated", UPGRADE),
