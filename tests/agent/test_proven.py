@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from breakglass.agents.pve.jobs.proven import with_proven
 from breakglass.agents.pve.jobs.result import Result
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, booted_an_hour_ago, execute, set_constants
+from ..support.agent import Session, agent_processes, booted_an_hour_ago, execute, set_constants
 from ..support.hung import unserved_fuse
 from ..support.pve_host import lock, restore
 from ..support.stages import until, writer_of
@@ -26,7 +28,8 @@ FILES = ("run/breakglass/proven.json", "run/breakglass/proven.asked", "var/lib/b
 @pytest.fixture
 def never_proven(world: World) -> None:
     for name in FILES:
-        (world.root / name).unlink(missing_ok=True)
+        path = world.root / name
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def on_disk(world: World) -> object:
@@ -138,6 +141,21 @@ def test_a_disk_that_is_slow_after_a_boot_brings_it_back_later(world: World) -> 
     until(lambda: execute(world, "status").trailer["proven"] == told, "what the disk had")
 
 
+@own_host
+def test_a_disk_that_hangs_for_days_holds_up_one_process(world: World) -> None:
+    """Each look has its memory locked: one every ten minutes would fill the host's."""
+    execute(world, "ping")
+    path = world.root / FILES[2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    set_constants(world, RESTORE_SECONDS=0.01, ASK_AGAIN_SECONDS=-1.0)
+    for _ in range(3):
+        assert execute(world, "ping").trailer["proven"] is None
+    until(lambda: len(agent_processes(world)) == 1, "one process that waits")
+    os.close(writer_of(path))
+    until(lambda: not agent_processes(world), "its end")
+
+
 def test_a_disk_with_nothing_is_not_asked_again_at_once(world: World) -> None:
     """A ping comes before each verb, so it looks once in ten minutes."""
     assert execute(world, "ping").trailer["proven"] is None
@@ -157,6 +175,33 @@ def test_a_damaged_file_is_no_proof_and_no_obstacle(world: World, damage: str) -
     (world.root / FILES[0]).write_text(damage)
     assert proven(world) is None
     assert execute(world, DOCTOR).trailer["proven"]["by"] == "doc"
+
+
+WORTHLESS: dict[str, Callable[[Path], object]] = {
+    "fifo": os.mkfifo,
+    "directory": Path.mkdir,
+    "loop": lambda path: path.symlink_to(path),
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "huge": lambda path: path.write_text(json.dumps({"at": "", "by": "x" * 1_000_000, "how": "drill", "vm": 102})),
+}
+
+
+@pytest.mark.parametrize("kind", ["fifo", *(pytest.param(kind, marks=pytest.mark.all) for kind in list(WORTHLESS)[1:])])
+def test_what_is_no_file_of_ours_holds_up_nothing(world: World, kind: str) -> None:
+    """A fifo, or a device that never ends, in the place of either file: answers come at once, and have no proof."""
+    execute(world, "ping")
+    (world.root / FILES[1]).write_text("-inf")
+    (world.root / FILES[2]).parent.mkdir(exist_ok=True, parents=True)
+    if kind != "fifo":  # there it is a disk that hangs, as below
+        WORTHLESS[kind](world.root / FILES[2])
+    answer = execute(world, "ping")
+    assert (answer.code, answer.trailer["proven"], (world.root / FILES[0]).exists()) == (0, None, False)
+    WORTHLESS[kind](world.root / FILES[0])
+    with Session(world) as session:
+        answers = [session.ask("status"), session.ask("ping"), session.ask(f"start id=msg_{kind}_start by=op")]
+    assert [(each["exit_code"], each.get("proven")) for each in answers] == [(0, None)] * 3, answers
+    told = execute(world, DOCTOR).trailer["proven"]
+    assert (told is None) == (kind == "directory")
 
 
 @pytest.mark.all

@@ -7,12 +7,13 @@ boot. A process that nothing waits for writes the copy.
 import fcntl
 import json
 import os
+import stat
 import time
 from contextlib import suppress
 from dataclasses import replace
 
 from ..grammar import Request
-from ..host.files import boottime, read_json, read_small_file, write_atomic
+from ..host.files import boottime, read_small_file, write_atomic
 from ..host.paths import Host
 from ..host.process import spawn_detached
 from ..words import DONE
@@ -22,6 +23,7 @@ RESTORE_SECONDS = 0.3  # that a `ping` waits for the disk, which has 4 s in all
 ASK_AGAIN_SECONDS = 600.0  # until the next look at a disk that had nothing, or did not answer
 _DONE = "done"
 _PROVEN_FIELDS = ("at", "by", "how", "vm")
+_MOST_BYTES = 1000  # of the file: its fields are short, and each answer has them
 
 
 def with_proven(host: Host, request: Request, result: Result) -> Result:
@@ -37,8 +39,30 @@ def with_proven(host: Host, request: Request, result: Result) -> Result:
 
 def read_proven(root: str) -> dict[str, object] | None:
     """Return when, by whom and how this host was last proven; None if it never was."""
-    found = read_json(_proven_path(root)) or {}
-    return {name: found[name] for name in _PROVEN_FIELDS} if all(name in found for name in _PROVEN_FIELDS) else None
+    return _parse_proven(_read_here(root))
+
+
+def _parse_proven(text: str) -> dict[str, object] | None:
+    try:
+        found = json.loads(text)
+        return {name: found[name] for name in _PROVEN_FIELDS}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _read_here(root: str) -> str:
+    """Return the text in /run; "" for what isn't a short file. A fifo in its place holds up no answer."""
+    try:
+        fd = os.open(_proven_path(root), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        data = os.read(fd, _MOST_BYTES + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    return data.decode("utf-8", "replace") if len(data) <= _MOST_BYTES else ""
 
 
 def _proven_path(root: str) -> str:
@@ -61,7 +85,7 @@ def _archive_proven(host: Host) -> None:
     """Copy the file to the disk; one process at a time, so that a disk that hangs holds up no second one."""
     lock = os.open(f"{host.root}/run/breakglass/proven.lock", os.O_RDWR | os.O_CREAT, 0o600)
     copied = ""
-    while copied != (text := read_small_file(_proven_path(host.root))):  # another process may have found the lock taken
+    while copied != (text := _read_here(host.root)):  # another process may have found the lock taken
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _copy_proven(_archived_path(host.root), text)
@@ -122,9 +146,14 @@ def _look_path(root: str) -> str:
 
 
 def _put_back(root: str) -> None:
-    """Bring the file back from the disk, unless a newer one has come meanwhile."""
-    text, path = read_small_file(_archived_path(root)), _proven_path(root)
-    if text:
+    """Bring the file back from the disk, unless a newer one has come meanwhile.
+
+    One process at a time, which ends here if it can't have the lock: a disk that hangs for days holds up no second one.
+    """
+    lock = os.open(f"{root}/run/breakglass/restore.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    text, path = read_small_file(_archived_path(root), _MOST_BYTES), _proven_path(root)
+    if _parse_proven(text):
         draft = f"{path}.{os.getpid()}"
         with open(draft, "w", encoding="utf-8") as file:
             file.write(text)
