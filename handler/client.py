@@ -29,7 +29,12 @@ class NoAnswer(Exception):
 
 
 class HandlerError(Exception):
-    """Raised if the handler answers with an error object; `error` is that object."""
+    """Raised if the handler answers with an error object; `error` is that object.
+
+    `sent` tells whether an earlier attempt with the same id may have got to the host.
+    """
+
+    sent = False
 
     def __init__(self, error: Mapping[str, object]) -> None:
         super().__init__(str(error.get("message")))
@@ -178,6 +183,9 @@ def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[E
             until = until or time.monotonic() + REPEAT_SECONDS
             if not sent or time.monotonic() > until:
                 raise NoAnswer(str(lost), sent, lost.hint) from None
+        except HandlerError as error:
+            error.sent = sent
+            raise
         else:
             sent = True
             until = until or time.monotonic() + REPEAT_SECONDS

@@ -68,7 +68,12 @@ class Drill:
     def verb(self, verb: str, msg_id: str = "", **more: str) -> Event:
         """Run a verb on the VM; raise Failure unless it is done."""
         request = VerbCall(verb, self.vm, **more)
-        result = send(self.signer, msg_id or new_id(), request, lambda _: None)
+        try:
+            result = send(self.signer, msg_id or new_id(), request, lambda _: None)
+        except HandlerError as error:
+            if verb == "cycle" and error.error.get("reached") is False and not error.sent:
+                self.vm_fate = f"no cycle of {self.vm} was sent"
+            raise
         if result["outcome"] != "done":
             raise _Undone(result)
         return result
@@ -126,7 +131,8 @@ def _explain(one: Drill, result: Event) -> tuple[int, str, str]:
     sentence = str(verdict.get("sentence")) if isinstance(verdict, dict) else ""
     hints = verdict.get("evidence") if isinstance(verdict, dict) else None
     if verb == "cycle":
-        if outcome in ("rejected", "busy", "refused", "unreached"):
+        is_old = isinstance(verdict, dict) and verdict.get("code") == "agent-refused"  # it does not know `proves`
+        if is_old or outcome in ("rejected", "busy", "refused", "unreached"):
             one.vm_fate = f"the cycle of {one.vm} did not begin, so {_NOTHING}"
         elif outcome == "failed":
             one.vm_fate = f"the cycle of {one.vm} failed, and its state is {result['state']}"
@@ -265,10 +271,12 @@ def _is_in_chain(place: Mapping[str, object], chain: Mapping[str, object]) -> bo
 
 
 def _read_proven(one: Drill, cycle: Event) -> str:
-    """Return when and by whom the host was proven, as it says itself; raise Failure unless it was this drill."""
-    proven = one.verb("status").get("proven")
-    began = str(cycle.get("started"))
+    """Return when and by whom the host was proven, as the job says; raise Failure unless it was this drill.
+
+    A doctor may have proven the host since, so a status would not do.
+    """
+    proven, began = cycle.get("proven"), str(cycle.get("started"))
     if not isinstance(proven, dict) or proven.get("how") != "drill" or str(proven.get("at")) < began:
-        raise Failure("the host has not recorded that it is proven", "breakglass host upgrade --all; then drill again")
+        raise Failure("the host could not record that it is proven", "on the host: df /run; df -i /run")
     one.proven = proven
     return f"{one.vm} and its host are proven: {proven['at']}, by {proven['by']}"

@@ -19,6 +19,7 @@ from breakglass.demo.proxmox.world import World
 from ..support.doctor import DoctorProcess
 from ..support.documents import commands
 from ..support.running import Running, new_setup
+from ..support.service import new_secret
 from ..support.signals import signal_process
 from ..support.sshd import Sshd
 from ..support.stages import until
@@ -28,11 +29,13 @@ pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "ssh
 
 @pytest.fixture(scope="module")
 def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -> Iterator[Running]:
-    """A handler whose VM may be drilled, with the callers operator (all verbs) and historian (history alone)."""
+    """A handler whose VM may be drilled, for the callers operator (all verbs), historian, and watcher (no power)."""
     place = directory / "drill"
     place.mkdir()
     setup = new_setup(place, doctor_process, shared_sshd)
     setup.config["vms"]["devvm"]["drill"] = True
+    watcher = {"secret_file": setup.file("watcher", new_secret()), "allow": ["status", "forensics", "history"]}
+    setup.config["callers"]["watcher"] = watcher
     with Running(setup).run() as running:
         running.logged('"state": "answering"')
         yield running
@@ -161,6 +164,16 @@ def test_a_caller_without_the_right_is_refused(running: Running) -> None:
     code, _, complained = ended(drill(running, "--yes", BREAKGLASS_SECRET_FILE=secret))
     assert (code, "nothing was changed" in complained) == (1, True)
     assert "callers.historian.allow" in complained
+
+
+@pytest.mark.all
+def test_a_caller_who_may_look_and_not_cycle(world: World, running: Running) -> None:
+    """It is refused after the evidence, at the cycle: none was sent, and the command does not say that one may run."""
+    before = cycles(running)
+    secret = str(running.setup.directory / "watcher")
+    code, _, complained = ended(drill(running, "--yes", BREAKGLASS_SECRET_FILE=secret))
+    assert (code, "no cycle of devvm was sent" in complained, "may have run" in complained) == (1, True, False)
+    assert cycles(running) == before
 
 
 def test_a_handler_that_is_not_there(running: Running) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from breakglass.alerts.rules import drill_rules
-from breakglass.cli.drill import _is_in_chain
+from breakglass.cli.drill import Drill, Failure, _explain, _is_in_chain, _read_proven
+from breakglass.client import Signer
 
 HEADS = ["a" * 64, "b" * 64, "c" * 64]
 PLACE = {"node": "pve1", "n": 8, "head": "b" * 64}
@@ -40,3 +41,33 @@ def test_the_built_in_entry_matches_a_drill_of_its_vm_only() -> None:
     assert rule.matches({"drill": "canary", "other": "label"})
     assert not rule.matches({"drill": "devvm"})
     assert not rule.matches({})
+
+
+def new_drill() -> Drill:
+    return Drill(Signer("", b""), "canary", "drill-20261127T030000Z-0123456789ab", as_json=True)
+
+
+CYCLE = {"started": "2026-11-27T03:00:05Z", "verb": "cycle", "state": "unknown", "outcome": "failed"}
+
+
+def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
+    """Not by a later status: a doctor may have proven the host since. No network is asked here."""
+    own = {"at": "2026-11-27T03:01:00Z", "by": "op", "how": "drill"}
+    assert "2026-11-27T03:01:00Z, by op" in _read_proven(new_drill(), {**CYCLE, "proven": own})
+
+
+@pytest.mark.parametrize(
+    "proven",
+    [None, {"at": "2026-11-27T03:01:00Z", "how": "doctor"}, {"at": "2026-10-27T03:01:00Z", "how": "drill"}],
+)
+def test_a_drill_that_its_host_has_not_recorded(proven: object) -> None:
+    with pytest.raises(Failure, match="could not record"):
+        _read_proven(new_drill(), {**CYCLE, "proven": proven})
+
+
+@pytest.mark.parametrize(("code", "fate"), [("agent-refused", "did not begin"), ("agent-failed", "failed, and its")])
+def test_what_happened_to_the_vm(code: str, fate: str) -> None:
+    """An older host agent does not know the word `proves`: it has begun nothing."""
+    one = new_drill()
+    _explain(one, {**CYCLE, "verdict": {"code": code, "sentence": "a reason"}})
+    assert fate in one.vm_fate
