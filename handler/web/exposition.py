@@ -83,7 +83,10 @@ def _unix_time(text: str) -> float:
 
 def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     """Return all metrics and their content type, as the client's Accept header asks for."""
-    encode, kind = choose_encoder(accept)
+    try:
+        encode, kind = choose_encoder(accept)
+    except TypeError:  # for a version that is no number
+        encode, kind = choose_encoder("")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector([*_states(snapshot), *_totals(snapshot)]))
     return encode(registry), kind

@@ -40,6 +40,12 @@ def test_a_text_that_a_host_sends_is_no_label(version: str) -> None:
     assert [name for name in found if name.startswith("agent_info")] == ["agent_info{host=pve1,version=other}"]
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "openmetrics-text", ";,=" * 99])
+def test_an_odd_wish_gets_the_usual_form(accept: str) -> None:
+    """A version that is no number, for example."""
+    assert render(healthy(), accept)[1] == render(healthy(), "")[1]
+
+
 def test_a_caller_that_is_removed_has_no_series() -> None:
     """Its requests are counted still, and its name is no longer one of the configuration."""
     snapshot = healthy()
