@@ -5,6 +5,7 @@ import http.client
 from collections.abc import AsyncIterator, Sequence
 
 from ..client import Signer
+from ..condition import rfc3339
 from ..config.model import Config, Vm
 from ..threads import run_in_thread
 from .findings import ERROR, Finding, ok, warning
@@ -13,6 +14,7 @@ from .visit import Visit
 
 PLACE = "proof"
 _SECONDS = 4.0  # for each host, at once: doctor ends within 30 s
+_CLOCKS_SECONDS = 43_200.0  # by which the host's clock may be behind, less than since yesterday's run
 
 
 async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding]:
@@ -56,9 +58,11 @@ class _Proof:
     def _judge(self, reply: Reply) -> Finding:
         outcome, state, verdict = (reply.json.get(name) for name in ("outcome", "state", "verdict"))
         if outcome == "done" and state != "unknown":
-            proven = reply.json.get("proven")
-            at = f" at {proven['at']}" if isinstance(proven, dict) and proven.get("how") == "doctor" else ""
-            return ok(PLACE, "proven", f"{self._host} is proven{at}: a signed status of {self._vm} is done.")
+            proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)
+            if not isinstance(proven, dict) or proven.get("how") != "doctor" or str(proven.get("at")) < since:
+                return self._not_proven("it did not write that down", "on the host: df /run; df -i /run; date")
+            sentence = f"{self._host} is proven at {proven['at']}: a signed status of {self._vm} is done."
+            return ok(PLACE, "proven", sentence)
         if reply.error.get("code") == "bad-request" and "proves" in str(reply.error.get("message")):
             why = "the handler is older than this command"
             return self._not_proven(why, "breakglass docs upgrade; then systemctl restart breakglass")

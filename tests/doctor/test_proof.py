@@ -1,14 +1,19 @@
 """doctor's last act: without an error, each host records that it is proven; with one, nothing is sent."""
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from breakglass.auth.signing import secret_bytes
 from breakglass.client import Signer, VerbCall, call, new_id
+from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
 from breakglass.doctor.findings import OK, WARNING, Finding
+from breakglass.doctor.http import Reply
+from breakglass.doctor.proof import _Proof
 
 from ..support.doctor import DoctorProcess, Report, found
 from ..support.running import Running, new_setup
@@ -57,6 +62,20 @@ def test_a_doctor_without_errors_proves_the_host(unproven: Running) -> None:
     assert isinstance(recorded, dict)
     assert (recorded["how"], recorded["by"]) == ("doctor", "operator")
     assert recorded["at"] in finding.sentence
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [None, {"at": "2026-11-27T03:00:00Z", "how": "doctor"}, {"at": "2026-11-28T03:00:00Z", "how": "drill"}],
+)
+def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: object) -> None:
+    """Its /run is full, and what it has is older, or nothing."""
+    host = Host("pve1", Address("breakglass", "127.0.0.1"), "")
+    at = datetime(2026, 11, 28, 3, tzinfo=UTC).timestamp()
+    body = json.dumps({"outcome": "done", "state": "running", "proven": recorded}).encode()
+    finding = _Proof(Signer("", b""), Vm("devvm", 102, (host,)))._judge(Reply(200, {}, body, at, at))
+    assert (finding.level, finding.code) == (WARNING, "not-proven")
+    assert "did not write" in finding.sentence
 
 
 def test_a_doctor_with_an_error_proves_nothing(unproven: Running) -> None:
