@@ -29,6 +29,7 @@ from .check import find_problems
 from .environment import DEFAULT_URL, caller_key, handler_url, port_number
 from .errors import CommandError, reason
 from .output import INTERRUPTED, USAGE, complain, drop_output, say
+from .ping import ping
 from .serve import find_launcher
 
 _LEVELS = {"ok": 0, WARNING: 1, ERROR: 2}
@@ -40,7 +41,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Print one line a finding; return 0, 1 with a warning, or 2 with an error."""
     signal.signal(signal.SIGINT, _stop)
     visit = make_visit(arguments)
-    return asyncio.run(_run(visit, arguments.json))
+    return asyncio.run(_run(visit, arguments))
 
 
 def _stop(number: int, frame: object) -> None:
@@ -116,19 +117,21 @@ def _read_samples(given: Sequence[str]) -> dict[str, list[bytes]]:
     return found
 
 
-async def _run(visit: Visit, as_json: bool) -> int:
+async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
     """Print the findings as they come, and return the exit code."""
     output, found = _Output(), list[Finding]()
     for findings in (walk(visit, LOOKS), prove(visit, found)):  # the second one judges by what the first has found
         async for finding in findings:
             found.append(finding)
-            if not as_json:
+            if not arguments.json:
                 output.write(str(finding))
     code = max((_LEVELS[finding.level] for finding in found), default=0)
-    if as_json:
+    if arguments.json:
         level = next(name for name, number in _LEVELS.items() if number == code)
         report = {"version": VERSION, "at": int(visit.now), "level": level}
         output.write(json.dumps(report | {"findings": [finding.as_json() for finding in found]}))
+    if arguments.ping is not None:
+        ping(arguments.ping, code == _LEVELS[ERROR], arguments.ping_failures, os.environ)
     code = USAGE if output.fault else code
     if threading.active_count() > 1:  # one may hang in a name server or a disk, and Python would wait for it
         output.flush()

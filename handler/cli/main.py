@@ -136,6 +136,12 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE=FILE",
         help="a notification that a monitoring system has sent: see which [[alerts]] entries match it; repeatable",
     )
+    parser.add_argument(
+        "--ping",
+        metavar="FILE",
+        help="after a run without errors, ask for the URL in this file, like Healthchecks' pings",
+    )
+    parser.add_argument("--ping-failures", action="store_true", help="after an error, ask for URL/fail")
     parser.set_defaults(run=_doctor)
 
 

@@ -18,7 +18,7 @@ from .problems import CHAT, find_problems_of
 from .sessions import look_at_sessions
 from .visit import Visit
 
-SECONDS = 12.0
+SECONDS = 10.0  # the launcher's own limit is shorter
 _NAMESPACES = "sysctl user.max_user_namespaces kernel.apparmor_restrict_unprivileged_userns; allow namespaces"
 
 found_ok = partial(ok, CHAT)
@@ -56,16 +56,15 @@ async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
         return
     for finding in _find_settings(config):
         yield finding
-    isolation = await _look_at_isolation(
-        config, config.chat, visit.launcher
-    )  # it makes the directories of sessions.dir
+    api = config.chat.api
+    asked = asyncio.create_task(look_at_model_api(api, visit.now)) if api is not None else None  # it may take longest
+    isolation = await _look_at_isolation(config, config.chat, visit.launcher)  # makes the directories of sessions.dir
     can_wall = not any(finding.code.startswith("sandbox") for finding in isolation)
     parts = [look_at_sessions(config.chat.sessions_dir, visit.launcher is not None)]
     if can_wall or config.chat.shared_uid:
         parts.append(look_at_claude(config.chat, can_wall))
-    if config.chat.api is not None:
-        parts.append(look_at_model_api(config.chat.api, visit.now))
     sessions, *others = await asyncio.gather(*parts)
+    others += [await asked] if asked is not None else []
     for findings in (*_without_repeats(isolation, sessions), *others):
         for finding in findings:
             yield finding

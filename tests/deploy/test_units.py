@@ -21,7 +21,8 @@ from ..support.stages import until
 from ..support.wheelhouse import wheelhouse
 
 UNITS = ROOT / "deploy/systemd"
-SERVICES = ("breakglass.service", "breakglass-chat.service")
+SERVICES = ("breakglass.service", "breakglass-chat.service", "breakglass-doctor.service")
+OTHERS = ("breakglass-chat.socket", "breakglass-doctor.timer")
 OVER_PROC = {  # each mounts something over a part of /proc, or refuses namespaces, or openat2(2), which bwrap needs
     *(
         "RestrictSUIDSGID",
@@ -80,6 +81,7 @@ PREPARE = """\
 [_account, _units, _reloads, _chat, _check, _check_credentials] = commands("docs/runbook.md", "Installing the handler")
 RUNBOOK = {"account": _account, "units": _units, "reloads": _reloads, "chat": _chat, "check": _check}
 RUNBOOK["check with credentials"] = _check_credentials
+[RUNBOOK["daily"]] = commands("docs/runbook.md", "Every day")
 
 
 def settings(unit: str) -> set[str]:
@@ -88,9 +90,11 @@ def settings(unit: str) -> set[str]:
 
 
 @pytest.mark.real("systemd")
-@pytest.mark.parametrize(("unit", "tenths"), [("breakglass.service", 19), ("breakglass-chat.service", 44)])
+@pytest.mark.parametrize(
+    ("unit", "tenths"), [("breakglass.service", 19), ("breakglass-chat.service", 44), ("breakglass-doctor.service", 19)]
+)
 def test_a_units_exposure_is_low(unit: str, tenths: int) -> None:
-    """It is below 2.0 for the process that answers HTTP, and below 4.5 for the launcher."""
+    """It is below 2.0 for the process that answers HTTP and for doctor, and below 4.5 for the launcher."""
     command = ["systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", str(UNITS / unit)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -103,7 +107,7 @@ def test_systemd_finds_no_fault_in_the_units() -> None:
         'mount -t tmpfs t /opt; mkdir -p /opt/breakglass/bin; ln -s /bin/true /opt/breakglass/bin/breakglass; "$@"'
     )
     command = ["unshare", "--mount", "sh", "-ec", install, "sh", "systemd-analyze", "verify"]
-    command += [str(UNITS / unit) for unit in (*SERVICES, "breakglass-chat.socket")]
+    command += [str(UNITS / unit) for unit in (*SERVICES, *OTHERS)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
 
@@ -282,6 +286,53 @@ def test_the_launchers_unit_starts_turns(system: Booted) -> None:
     system.run("systemctl", "reload", "breakglass")
     until(lambda: health(system).get("chat") == "on", "chat with another launcher")
     assert system.show("breakglass-chat.service", "MainPID") != main
+
+
+DOCTOR = """
+[callers.doctor]
+secret_file = "$CREDENTIALS_DIRECTORY/secret_operator2"
+allow = ["status"]
+"""
+PINGS_FAILURES = """\
+[Service]
+ExecStart=
+ExecStart=/opt/breakglass/bin/breakglass doctor --ping %d/secret_ping --ping-failures
+"""
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
+def test_doctors_unit_runs_every_day(system: Booted) -> None:
+    """With the handler's secrets, as its user. The host, which is not there, is an error, and only that is pinged."""
+    without_chat(system)
+    etc = system.root / "etc/breakglass"
+    (etc / "breakglass.toml").write_text(CONFIG + DOCTOR)
+    for name, text in {"operator2": new_secret(), "ping": "http://127.0.0.1:8089/a-secret-check"}.items():
+        (etc / "secrets" / name).touch(0o600)
+        (etc / "secrets" / name).write_text(text)
+    system.run("systemctl", "restart", "breakglass")
+    until(lambda: health(system), "the restart")
+    system.run("systemd-run", "--unit=monitor", "/usr/bin/python3", "-um", "http.server", "8089", "--directory", "/tmp")
+    said = system.run("sh", "-ec", RUNBOOK["daily"], cwd="/deploy/systemd")
+    assert "ok: handler: The handler accepts the signing key of doctor." in said, said
+    assert "error: handler: The handler is not connected to pve1" in said
+    assert "a-secret-check" not in said
+    assert system.show("breakglass-doctor", "Result") == "exit-code"
+    timer = {
+        name: system.show("breakglass-doctor.timer", name)
+        for name in ("ActiveState", "Persistent", "RandomizedDelayUSec")
+    }
+    assert timer == {"ActiveState": "active", "Persistent": "yes", "RandomizedDelayUSec": "6h"}
+    assert "GET" not in system.journal("monitor")
+    drop_in = system.root / "etc/systemd/system/breakglass-doctor.service.d/failures.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(PINGS_FAILURES)
+    system.run("systemctl", "daemon-reload")
+    system.run("systemctl", "start", "breakglass-doctor", check=False)
+    until(lambda: "GET /a-secret-check/fail " in system.journal("monitor"), "the ping")
+    system.run("systemctl", "disable", "--now", "breakglass-doctor.timer")
+    (etc / "breakglass.toml").write_text(CONFIG)
 
 
 MODEL = """

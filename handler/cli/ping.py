@@ -1,0 +1,107 @@
+"""Asks for a URL after a doctor without errors, as Healthchecks and its like expect. It never changes the exit code."""
+
+import http.client
+import os
+import ssl
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..config.secret_files import describe_exposure
+from .environment import Environment, checked_url
+from .errors import CommandError, reason
+from .output import complain, remark
+
+SECONDS = 10.0
+_MOST_BYTES = 4096  # of the file: one URL
+
+
+def ping(file: str, has_error: bool, tells_failures: bool, environment: Environment) -> None:
+    """Ask for the URL in a file, or for URL/fail after an error if that is wanted; warn if it could not be asked for.
+
+    The URL is a secret, because it is enough to say that all is well. So no message has it.
+    """
+    if has_error and not tells_failures:
+        return
+    try:
+        url = _read_url(file, environment)
+        if url:
+            _get_in_time(_failure_url(url) if has_error else url)
+    except CommandError as error:
+        complain(f"warning: nothing was pinged: {error.message}", error.hint)
+
+
+def _read_url(file: str, environment: Environment) -> str:
+    """Return the URL in the file; an empty text, with a remark, if there is no file."""
+    name = f'the file of --ping, "{file}",'
+    hint = "write one URL into it, with mode 600"
+    try:
+        if exposure := describe_exposure(Path(file), os.stat(file), environment):
+            raise CommandError(f"{name} is not safe: {exposure}", f'chmod 600 "{file}"')
+        with Path(file).open(encoding="ascii") as opened:
+            text = opened.read(_MOST_BYTES).strip()
+    except FileNotFoundError:
+        remark(f'breakglass: nothing was pinged, because there is no file "{file}"')
+        return ""
+    except OSError as error:
+        raise CommandError(f"{name} can't be read: {reason(error)}", hint) from None
+    except UnicodeDecodeError:
+        raise CommandError(f"{name} is not a text file", hint) from None
+    try:
+        checked_url("--ping", text)
+    except CommandError:
+        raise CommandError(f"{name} has no http or https URL in it", hint) from None
+    return text.partition("#")[0]
+
+
+def _failure_url(url: str) -> str:
+    """Return the URL that tells of a failure: /fail behind the path."""
+    parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/fail").geturl()
+
+
+def _get_in_time(url: str) -> None:
+    """Send one GET in a thread, which a slow name server or answer may hold up; raise CommandError as it does."""
+    failed: list[CommandError] = []
+
+    def get() -> None:
+        try:
+            _get(url)
+        except CommandError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=get, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if thread.is_alive():
+        host = urlsplit(url).hostname
+        raise CommandError(f"{host} did not answer: no answer within {SECONDS:g} s", "check the URL in the file")
+    if failed:
+        raise failed[0]
+
+
+def _get(url: str) -> None:
+    """Send one GET, which follows no redirect; raise CommandError unless it is answered with 2xx."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.netloc, timeout=SECONDS)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        connection.request("GET", target, headers={"user-agent": "breakglass-doctor"})
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise CommandError(f"{parts.hostname} did not answer: {_why(error)}", "check the URL in the file") from None
+    finally:
+        connection.close()
+    if not 200 <= status < 300:
+        hint = "a redirect is not followed: write the address that it leads to" if 300 <= status < 400 else ""
+        raise CommandError(f"{parts.hostname} answered HTTP {status}", hint or "check the URL in the file")
+
+
+def _why(error: Exception) -> str:
+    """Return what went wrong, without the URL."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {SECONDS:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    return reason(error) if isinstance(error, OSError) else type(error).__name__

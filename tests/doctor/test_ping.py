@@ -1,0 +1,109 @@
+"""What doctor asks for after a run: the URL in a file, once, and only if it has found no error."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from ..support.doctor import Report, Setup
+
+NONE: tuple[str, ...] = ()
+
+
+@contextmanager
+def monitor(status: int = 200, location: str = "", answers: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Run a monitor; give the URL of a check and the paths that were asked for."""
+    asked: list[str] = []
+    ends = threading.Event()
+
+    class Monitor(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if not answers:
+                ends.wait()
+                return
+            self.send_response(status)
+            if location:
+                self.send_header("location", location)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Monitor) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/a-secret-check?create=1", asked
+        finally:
+            ends.set()
+            server.shutdown()
+            thread.join()
+
+
+def ping(setup: Setup, url: str, *words: str, has_error: bool = False) -> Report:
+    """Run doctor, which finds no error, or one."""
+    if has_error:
+        setup.text = "no TOML"
+    report = setup.doctor("--ping", setup.file("ping", f"{url}\n"), *words, places=["configuration"])
+    assert "a-secret-check" not in report.stdout + report.stderr
+    assert report.code == (2 if has_error else min(report.code, 1))
+    return report
+
+
+def test_a_run_without_an_error_pings(setup: Setup) -> None:
+    with monitor() as (url, asked):
+        report = ping(setup, url)
+    assert (asked, report.stderr) == (["/a-secret-check?create=1"], "")
+
+
+@pytest.mark.parametrize(("words", "expected"), [(NONE, []), (("--ping-failures",), ["/a-secret-check/fail?create=1"])])
+def test_a_run_with_an_error_pings_only_if_that_is_wanted(
+    setup: Setup, words: tuple[str, ...], expected: list[str]
+) -> None:
+    with monitor() as (url, asked):
+        report = ping(setup, url, *words, has_error=True)
+    assert (asked, report.stderr) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "said"),
+    [(404, "", "answered HTTP 404"), (302, "/elsewhere", "a redirect is not followed"), (500, "", "HTTP 500")],
+)
+def test_a_ping_that_fails_is_a_warning(setup: Setup, status: int, location: str, said: str) -> None:
+    """It changes no exit code, and follows nowhere."""
+    with monitor(status, location) as (url, asked):
+        report = ping(setup, url)
+    assert (len(asked), said in report.stderr, "warning: nothing was pinged" in report.stderr) == (1, True, True)
+
+
+@pytest.mark.all
+def test_a_monitor_that_does_not_answer(setup: Setup) -> None:
+    with monitor(answers=False) as (url, _):
+        report = ping(setup, url)
+    assert "no answer within 10 s" in report.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "has no http or https URL"),
+        ("a-secret-check", "has no http or https URL"),
+        ("http://user:a-secret-check@x/", "has no http or https URL"),
+        ("http://127.0.0.1:1/a-secret-check", "127.0.0.1 did not answer: Connection refused"),
+    ],
+)
+def test_a_url_that_can_not_be_pinged(setup: Setup, url: str, said: str) -> None:
+    """The message does not have it: the URL is enough to say that all is well."""
+    assert said in ping(setup, url).stderr
+
+
+def test_a_file_that_others_can_read(setup: Setup) -> None:
+    path = setup.directory / "open"
+    path.write_text("http://127.0.0.1:1/\n")
+    path.chmod(0o644)
+    assert "is not safe" in setup.doctor("--ping", str(path), places=["configuration"]).stderr
+    missing = setup.doctor("--ping", str(setup.directory / "missing"), places=["configuration"])
+    assert "nothing was pinged, because there is no file" in missing.stderr
