@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import pwd
+import shlex
 import signal
 import sys
 import threading
@@ -19,9 +20,10 @@ from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.load import config_path
 from ..config.model import Config
-from ..doctor.findings import ERROR, WARNING, Finding
+from ..doctor.findings import ERROR, OK, WARNING, Finding
 from ..doctor.keys import DOCTOR
 from ..doctor.looks import LOOKS
+from ..doctor.problems import CONFIGURATION
 from ..doctor.proof import prove
 from ..doctor.visit import Visit
 from ..doctor.walk import walk
@@ -32,16 +34,40 @@ from .output import INTERRUPTED, USAGE, complain, drop_output, say
 from .ping import ping
 from .serve import find_launcher
 
-_LEVELS = {"ok": 0, WARNING: 1, ERROR: 2}
+READ_SECONDS = 20.0  # for the files that are read before anything is looked at
+PING_SECONDS = 8.0  # after that
+_LEVELS = {OK: 0, WARNING: 1, ERROR: 2}
 _CREDENTIALS = "/run/credentials/breakglass.service"  # of the handler's unit, while it runs; root can enter it
 _MOST_SAMPLE_BYTES = 1 << 20  # as for a request
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print one line a finding; return 0, 1 with a warning, or 2 with an error."""
-    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while a file hangs, Python would not get to a handler
+    guard = threading.Timer(READ_SECONDS, _stop_reading, [arguments])
+    guard.daemon = True
+    guard.start()
     visit = make_visit(arguments)
+    guard.cancel()
+    signal.signal(signal.SIGINT, _stop)
     return asyncio.run(_run(visit, arguments))
+
+
+def _stop_reading(arguments: argparse.Namespace) -> None:
+    """End with an error: the configuration, or a file that it or the environment names, can't be read to its end."""
+    path = config_path()
+    sentence = f"{path}, or a file that it or the environment names, was not read within {READ_SECONDS:g} s."
+    fix = f"see what hangs: timeout 5 cat {shlex.quote(str(path))} | wc -c, and the same for each *_file in it; mount "
+    fix += "its file system again (umount -l, mount), or put a plain file in the place of a pipe or a device"
+    found, output = Finding(ERROR, CONFIGURATION, "read-hangs", sentence, fix), _Output()
+    output.write(_report([found], int(time.time())) if arguments.json else str(found))
+    output.flush()
+    if arguments.ping is not None:
+        words = (arguments.ping, True, arguments.ping_failures, os.environ)
+        asking = threading.Thread(target=ping, args=words, daemon=True)
+        asking.start()
+        asking.join(PING_SECONDS)  # its file can hang as well
+    os._exit(_LEVELS[found.level])
 
 
 def _stop(number: int, frame: object) -> None:
@@ -127,9 +153,7 @@ async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
                 output.write(str(finding))
     code = max((_LEVELS[finding.level] for finding in found), default=0)
     if arguments.json:
-        level = next(name for name, number in _LEVELS.items() if number == code)
-        report = {"version": VERSION, "at": int(visit.now), "level": level}
-        output.write(json.dumps(report | {"findings": [finding.as_json() for finding in found]}))
+        output.write(_report(found, int(visit.now)))
     if arguments.ping is not None:
         ping(arguments.ping, code == _LEVELS[ERROR], arguments.ping_failures, os.environ)
     code = USAGE if output.fault else code
@@ -137,6 +161,13 @@ async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
         output.flush()
         os._exit(code)
     return code
+
+
+def _report(found: Sequence[Finding], at: int) -> str:
+    """Return the findings as one line of JSON."""
+    level = max((finding.level for finding in found), key=_LEVELS.__getitem__, default=OK)
+    report = {"version": VERSION, "at": at, "level": level}
+    return json.dumps(report | {"findings": [finding.as_json() for finding in found]})
 
 
 class _Output:

@@ -168,7 +168,7 @@ def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
 def _read_file(path: Path) -> tuple[str, os.stat_result]:
     try:
         status = path.stat()
-        return path.read_text(encoding="utf-8"), status
+        return path.read_text(encoding="utf-8-sig"), status
     except (OSError, ValueError) as error:
         raise ConfigError([_unreadable(path, error)]) from None
 

@@ -20,7 +20,8 @@ class Finding:
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.place}: {self.sentence}" + (f" / {self.fix}" if self.fix else "")
+        line = f"{self.level}: {self.place}: {self.sentence}" + (f" / {self.fix}" if self.fix else "")
+        return "".join(char if char.isprintable() else " " for char in line)  # a name can have a line's end in it
 
     def as_json(self) -> dict[str, str]:
         """Return the finding as an object of `doctor --json`."""

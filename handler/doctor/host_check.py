@@ -7,7 +7,7 @@ from ..config.model import Host, Vm
 from .findings import Finding, error, warning
 from .host_agent import judge_health, pass_on
 from .host_session import NoAnswer, Session
-from .key_rights import AGENT_REFUSES, check_there
+from .key_rights import AGENT_REFUSES, NO_CHANNEL, check_there
 
 AT_ONCE = 8  # VMs of one host that are checked at once
 
@@ -28,7 +28,8 @@ async def _check_host(session: Session, host: Host, found: list[Finding]) -> Non
         result = await session.ask_for_check()
     except NoAnswer as failure:
         sentence = f"the host's own check brings no answer: {failure}"
-        found.append(error(place, "check-silent", sentence, check_there(host)))
+        fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else check_there(host)
+        found.append(error(place, "check-silent", sentence, fix))
         return
     if result["exit_code"] == AGENT_REFUSES:
         sentence = "the host agent is too old for the word check, so the host was not looked at from inside"
@@ -46,6 +47,7 @@ async def _check_vm(session: Session, host: Host, vm: Vm, found: list[Finding], 
     except NoAnswer as failure:
         sentence = f"the host's check of this VM brings no answer: {failure}"
         fix = f"as root on {host.ssh.host}: qm status {vm.vmid} --verbose"
+        fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else fix
         found.append(error(place, "check-silent", sentence, fix))
         return
     if result["exit_code"] == AGENT_REFUSES:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from ..config.model import Host
-from ..text import shown
 from .findings import Finding, error, ok
 from .login import Ran
 
 AGENT = "/usr/local/sbin/breakglass-pve"
+NO_CHANNEL = "on {}: set MaxSessions 10 in /etc/ssh/sshd_config, systemctl reload ssh; look at uptime and free"
+LINE_CHARS = 100
 AGENT_REFUSES = 10  # the host agent's exit code for a request that is none, such as a shell
 
 
@@ -28,7 +29,8 @@ def judge_refused_key(host: Host, kind: str, fingerprint: str, recipe: str, is_n
     """Return the finding about a key that sshd does not accept; `is_needed` tells whether something depends on it."""
     sentence = f"{host.ssh} does not accept the {kind} key ({fingerprint})"
     sentence += ", so no verb reaches its VMs" if kind == "power" else ", so claude reads nothing of its VMs"
-    fix = f"{check_there(host)}; if the key is not in its key file, {recipe}; or correct hosts.{host.name}.ssh"
+    fix = f"{check_there(host)}; if the key is not in its key file, or its line has from= or expiry-time=, {recipe}; "
+    fix += f"or correct hosts.{host.name}.ssh"
     code = "key-not-accepted" if kind == "power" else "read-only-key-not-accepted"
     return Finding("error" if is_needed else "warning", f"host {host.name}", code, sentence, fix)
 
@@ -40,13 +42,13 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
     """
     text, code = ran.text, ran.code
     place = f"host {host.name}"
-    said = shown(text.splitlines()[0]) if text else ""
+    said = shown_line(text)
     upgrade = f"breakglass host upgrade {host.name}"
     if code == AGENT_REFUSES:
         return None
     if not ran.opened:
-        fix = f"on {host.ssh.host}: look at MaxSessions in /etc/ssh/sshd_config (10 is enough), and at uptime and free"
-        return error(place, "no-channel", f"sshd refuses the {kind} key a channel, so no verb can be sent", fix)
+        sentence = f"sshd refuses the {kind} key a channel, so no verb can be sent"
+        return error(place, "no-channel", sentence, NO_CHANNEL.format(host.ssh.host))
     if code is None:
         fix = f"at the console of {host.ssh.host}: uptime, free, dmesg | tail; its disk may hang or its memory be full"
         return error(
@@ -61,21 +63,33 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
     if "python3" in text and code in (126, 127):
         fix = f"as root on {host.ssh.host}: apt install python3"
         return error(place, "python-missing", f"the host agent can't be started without Python: {said}", fix)
+    if code == 127 and AGENT not in text and "breakglass-pve" in text:
+        return error(place, "key-line-wrong", f"the {kind} key's line starts another file: {said}", recipe)
     if code == 127:
         fix = f"{upgrade}; if it says that python3 is missing, apt install python3 on {host.ssh.host}"
         sentence = f"the host agent can't be started: {AGENT} or its /usr/bin/python3 is missing ({said})"
         return error(place, "agent-missing", sentence, fix)
+    if code == 126 and "format" in text:  # ENOEXEC
+        return error(place, "agent-broken", f"the host agent is no program: {said}", upgrade)
     if code == 126:
-        fix = f"as root on {host.ssh.host}: chmod 0755 {AGENT}"
+        fix = f"as root on {host.ssh.host}: chmod 0755 {AGENT}; if it has that mode: mount -o remount,exec "
+        fix += f'"$(findmnt -no TARGET -T {AGENT})"; if it is no file: rmdir {AGENT}, then {upgrade}'
         return error(place, "agent-not-executable", f"the host agent can't be started: {said}", fix)
+    if code == 2 and (f"{AGENT}: " in text or "python -h" in text):  # a shell reads it, or Python's line is damaged
+        return error(place, "agent-broken", f"the file of the host agent is damaged or another one: {said}", upgrade)
     if code == 2 and "usage: " in text:
-        last = shown(text.splitlines()[-1][-120:])
-        sentence = f"the {kind} key's line starts the host agent with options that it refuses: {last}"
+        last = text.splitlines()[-1].partition("error: ")[2] or text.splitlines()[-1]
+        sentence = f"the {kind} key's line starts the host agent with options that it refuses: {shown_line(last)}"
         return error(place, "key-line-wrong", sentence, recipe)
     if "Error" in text or "Traceback" in text:
-        return error(place, "agent-broken", f"the host agent fails: {shown(text.splitlines()[-1])}", upgrade)
+        return error(place, "agent-broken", f"the host agent fails: {shown_line(text.splitlines()[-1])}", upgrade)
     sentence = f'what the {kind} key starts is not the host agent: it ended with {code} and said "{said}"'
     return error(place, "agent-silent", sentence, f"{check_there(host)}; {recipe}")
+
+
+def shown_line(text: str) -> str:
+    """Return the first line of a program's output for a sentence, its end rather than its beginning if it is long."""
+    return ascii("".join(text.splitlines()[:1])[-LINE_CHARS:])[1:-1]
 
 
 def judge_shell(host: Host, kind: str, recipe: str) -> Finding:

@@ -118,6 +118,9 @@ def _find_weak(config: Config) -> Iterator[Finding]:
             if any(same(own, key_bytes) for own in _readings(secret) for key_bytes in caller.keys):
                 what = f"{key} is also the secret of {caller.name}, who can make session tokens for everyone."
                 yield found_error("session-secret-shared", what, new)
+        if any(same(own, token) for own in _readings(secret) for reader in config.metrics for token in reader.keys):
+            what = f"{key} is also the token of [metrics]: Prometheus could make session tokens for everyone."
+            yield found_error("session-secret-shared", what, new)
         for host in config.hosts.values():
             if secret.strip() in (host.key.strip(), host.read_only_key.strip()):
                 what = f"{key} is also an SSH key of {host.name}."
@@ -160,6 +163,8 @@ def _judge_ssh_key(host: str, what: str, private: str) -> Iterator[Finding]:
     bits = getattr(key.pyca_key, "key_size", 0)
     if kind == "ssh-dss":
         yield found_error("key-unsupported", f"The {what} of {host} is a DSA key, which OpenSSH refuses.", fix)
+    elif kind == "ssh-ed448":
+        yield found_error("key-unsupported", f"The {what} of {host} is an Ed448 key, which OpenSSH does not know.", fix)
     elif kind == "ssh-rsa" and bits < _LEAST_RSA_BITS:
         words = f"The {what} of {host} is an RSA key of {bits} bits, which servers refuse or will refuse."
         yield found_error("key-unsupported", words, fix)

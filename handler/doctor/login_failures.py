@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..config.model import Host
 from ..text import shown
 from .findings import ERROR, Finding
+from .key_rights import check_there
 
 DROP_IN = "/etc/ssh/sshd_config.d/00-breakglass.conf"
 EXPIRED = ("Certificate expired", "Certificate not yet valid")
@@ -102,4 +103,7 @@ def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
         return "not-ssh", f'{address} is no SSH server: it says "{said}"', fix
     fix = f"on the host: journalctl -u ssh -n 50; if a penalty is the cause, {exempt}; if fail2ban is, name {own} in "
     fix += "ignoreip of /etc/fail2ban/jail.local"
+    if greeting:  # it still talks with this address, so the account or its settings are more likely
+        fix = f"{check_there(host)}; otherwise {fix}"
+        return "turned-away", f"{address} ended the connection during the login", fix
     return "turned-away", f"{address} closed the connection before the login", fix

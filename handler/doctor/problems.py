@@ -77,7 +77,8 @@ def _fix(problem: Problem, code: str) -> str:
     if file.startswith(CREDENTIALS):
         return f"run doctor as root, while the unit runs that has them; or name a file in {problem.path}"
     if match and not file.startswith("/") and code in _OF_FILES:
-        return f'write its whole path: {problem.path} = "{os.path.abspath(file)}"'
+        whole = os.path.abspath(os.path.expanduser(os.path.expandvars(file)))
+        return f'write its whole path, without ~ and variables: {problem.path} = "{whole}"'
     if code in _OF_FILES and (closed := _find_closed(file)):
         return f"let the handler's group enter that directory: chgrp {_group()} {closed}; chmod g+x {closed}"
     shown = _quote(file)
@@ -94,6 +95,8 @@ def _fix(problem: Problem, code: str) -> str:
     if code == "key-public" and match and not file.endswith(".pub"):
         return f"put the private key into {shown}: it begins with -----BEGIN OPENSSH PRIVATE KEY-----"
     if code == "key-public" and match:
+        if not file.endswith(".pub"):
+            return f"put the private key into {shown}, which begins with -----BEGIN, in the place of the public one"
         return f'name the private key, the file without .pub: {problem.path} = "{file.removesuffix(".pub")}"'
     if code == "key-garbage":
         into = shown if match else "FILE"

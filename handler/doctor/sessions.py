@@ -21,6 +21,7 @@ from .problems import CHAT
 SECONDS = 8.0
 _PLENTY_BYTES = 256 << 20  # for some weeks of transcripts
 _LEAST_INODES, _FEW_INODES = 100, 1000  # a turn makes about twenty
+_OF_OTHERS = ("/", "/dev/shm", "/home", "/root", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/tmp")  # noqa: S108
 _OURS = ("turns", "locks", "refused", "transcripts")
 _CODES = {
     errno.ENOSPC: "sessions-full",
@@ -60,6 +61,10 @@ def _find(directory: Path, has_launcher: bool) -> Iterator[Finding]:
     if not directory.is_absolute():
         what = f"sessions.dir is {directory}, which depends on the directory that the handler is started in."
         yield found_warning("sessions-relative", what, f'write it whole: [sessions] dir = "{directory.absolute()}"')
+    if (place := os.path.realpath(directory)) in _OF_OTHERS:
+        what = f"sessions.dir is {place}, which other programs use, and some of them empty."
+        yield found_error("sessions-path", what, 'give it one of its own: [sessions] dir = "/var/lib/breakglass"')
+        return
     try:
         if not has_launcher:
             Store(str(directory)).ready()

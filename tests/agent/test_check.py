@@ -170,7 +170,7 @@ def run_foreign_program(host: CheckedHost) -> None:
 IN_PVE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "writable agent": (lambda host: host.agent.chmod(0o775), "breakglass-pve can be written by others than root: 0775"),
-    "no qm": (remove("bin/qm"), "qm is not on PATH / run this check on the Proxmox host; PATH is "),
+    "no qm": (remove("bin/qm"), "qm is not on PATH / run this check on the Proxmox host; if it is one: apt install"),
     "run": (write("run/breakglass", ""), "/run/breakglass can't be written: no job can be recorded, so no verb can"),
     "a program that is not there": (
         write(KEY_FILE, KEYS.replace("/usr/local", "/opt")),

@@ -103,6 +103,10 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
         f"error: VM {VMID} is on node pve2 now and not on {node_name()}: verbs are refused here / name the host",
     ),
     "no configuration": (lambda world: conf(world).unlink(), f"error: no node has VM {VMID} / correct the VM's number"),
+    "a template": (
+        lambda world: conf(world).write_text(f"template: 1\n{conf(world).read_text()}"),
+        f"error: VM {VMID} is a template, which Proxmox never starts: start and cycle fail / correct the VM's number",
+    ),
     "a dead task's lock": (
         lock_of_dead_task,
         f"warning: VM {VMID} is locked (snapshot), so start, stop and cycle may be refused; the last such task, "

@@ -43,6 +43,13 @@ def test_a_line_a_finding(setup: Setup) -> None:
     assert {line.split(":")[0] for line in report.stdout.splitlines()} <= {"ok", "warning", "error"}
 
 
+def test_a_name_with_a_lines_end(setup: Setup) -> None:
+    """A finding stays one line."""
+    setup.environment["BREAKGLASS_CONFIG"] = "/nowhere\nok: all: is well"
+    report = setup.doctor(places=LOCAL, json=False)
+    assert {line.split(":")[0] for line in report.stdout.splitlines()} <= {"warning", "error"}
+
+
 def test_a_program_can_read_it(setup: Setup) -> None:
     """One line of JSON with the version, the time, the worst level, and each finding with all its fields."""
     setup.config["callers"]["operator"]["allow"] = ["status"]

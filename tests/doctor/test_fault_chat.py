@@ -188,6 +188,11 @@ def of_another_user(setup: Setup) -> None:
     os.chown(path, 54321, 54321)
 
 
+def of_other_programs(setup: Setup) -> None:
+    setup.config["sessions"]["dir"] = "/srv"
+    setup.mounts.append(("tmpfs", "/srv", "tmpfs", "mode=755"))  # this machine's own stays as it is
+
+
 def in_a_files_place(setup: Setup) -> None:
     (setup.directory / "sessions").write_text("")
 
@@ -333,6 +338,7 @@ AS_ROOT = [
     # sessions.dir
     Fault("a path that is too long", sessions("s" * 90), "sessions-path", "shorter"),
     Fault("a path with a space", sessions("my sessions"), "sessions-path", "/var/lib/breakglass"),
+    Fault("a directory of other programs", of_other_programs, "sessions-path", "one of its own"),
     Fault("a directory of another user", of_another_user, "sessions-owner", "chown root"),
     Fault("a file in its place", in_a_files_place, "sessions-no-directory", "install -d"),
     Fault("turns that all can read", turns_for_all, "sessions-exposed", "chmod 700"),

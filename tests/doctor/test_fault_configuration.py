@@ -134,6 +134,20 @@ def session_secret_of_a_caller(setup: Setup) -> None:
     setup.file("session", setup.operator)
 
 
+def session_secret_of_prometheus(setup: Setup) -> None:
+    setup.config["metrics"] = {"token": (token := "bgt_" + "aB3dE" * 9)}
+    setup.file("session", token)
+
+
+def name_of_public_key(setup: Setup) -> None:
+    setup.config["hosts"]["pve1"]["key_file"] = setup.file("power.pub", public())
+
+
+def pipe(setup: Setup) -> None:
+    (setup.directory / "power").unlink()
+    os.mkfifo(setup.directory / "power")
+
+
 def off_vm(setup: Setup) -> None:
     second_vm(setup, vmid="none")
     setup.config["callers"]["phone"] = {"secret": new_secret(), "allow": ["status"], "vms": ["other"]}
@@ -276,7 +290,11 @@ FAULTS = [
     Fault("a garbage key", in_file("power", "garbage"), "key-garbage", "ssh-keygen"),
     Fault("a key that is cut", in_file("power", SSH_KEY[:200]), "key-garbage", "ssh-keygen"),
     Fault("an encrypted key", encrypted("power"), "key-encrypted", "ssh-keygen -p"),
-    Fault("a public key", in_file("power", public()), "key-public", "private"),
+    Fault("a pipe in a key's place", pipe, "read-hangs", "in the place of a pipe"),
+    Fault("a path with ~", change("hosts", "pve1", key_file="~/power"), "file-missing", "without ~"),
+    Fault("the name of the public key", name_of_public_key, "key-public", "the file without .pub"),
+    Fault("an Ed448 key", in_file("power", private("ssh-ed448")), "key-unsupported", "ssh-keygen -t ed25519"),
+    Fault("a public key", in_file("power", public()), "key-public", "put the private key into"),
     Fault("an empty key", in_file("power", ""), "file-empty", "write"),
     Fault("a key's file that is gone", gone("power"), "file-missing", "ls -l"),
     Fault("a path that is not whole", change("hosts", "pve1", key_file="keys/power"), "file-missing", '= "/'),
@@ -344,6 +362,7 @@ FAULTS = [
     Fault("a session secret of one letter", in_file("session", "x" * 40), "secret-weak", "openssl rand"),
     Fault("no session secret", change("sessions", secret_file=None), "session-secret", "secret_file"),
     Fault("a session secret that a caller has", session_secret_of_a_caller, "session-secret-shared", "openssl rand"),
+    Fault("a session secret that Prometheus has", session_secret_of_prometheus, "session-secret-shared", "openssl"),
     Fault("a session secret that is an SSH key", in_file("session", SSH_KEY), "session-secret-shared", "openssl rand"),
 ]
 

@@ -193,6 +193,16 @@ def serve(vms: str, *, only: str = "") -> Seed:
     return lambda setup: setup.change_keys(change)
 
 
+def edit(old: str, new: str) -> Seed:
+    """Change a text in each line of the key file."""
+    return lambda setup: setup.change_keys(lambda text: text.replace(old, new))
+
+
+def few_channels(setup: HostSetup) -> None:
+    path = setup.host.etc / "ssh/sshd_config"
+    path.write_text(f"MaxSessions 5\n{path.read_text()}")
+
+
 def with_chat(seed: Seed) -> Seed:
     """Have the configuration ask for chat, too, so that the read-only key is needed."""
 
@@ -243,6 +253,21 @@ KEYS = [
     ("line opens files alone", open_line('restrict,command="internal-sftp"'), "allows-sftp", RECIPE),
     ("line opens files", open_line('restrict,command="internal-sftp"'), "agent-silent", "breakglass-pve check"),
     ("line runs a shell", open_line('restrict,command="/bin/sh"'), "opens-shell", "breakglass-pve check"),
+    ("line with another file", edit("/sbin/breakglass-pve", "/bin/breakglass-pve"), "key-line-wrong", RECIPE),
+    (
+        "line for another address",
+        edit("restrict,", 'restrict,from="192.0.2.1",'),
+        "key-not-accepted",
+        "its line has from=",
+    ),
+    (
+        "line that has expired",
+        edit("restrict,", 'restrict,expiry-time="20200101",'),
+        "key-not-accepted",
+        "expiry-time=",
+    ),
+    ("no keys at sshd", lambda s: s.use_sshd("-o", "PubkeyAuthentication=no"), "turned-away", "breakglass-pve check"),
+    ("few channels", few_channels, "host-check", "set MaxSessions 10"),
     ("line of 0.1", open_line(f"restrict,{AS_CLAUDE.replace('--vms', '--vm')}"), "key-line-wrong", RECIPE),
 ]
 
@@ -271,7 +296,8 @@ def account(old: str, new: str) -> Seed:
     return seed
 
 
-AGENT = "/usr/local/sbin/breakglass-pve"
+SBIN = "/usr/local/sbin"
+AGENT = f"{SBIN}/breakglass-pve"
 CHECK_FAILS = "replace(answer_check=lambda *_: 1 / 0)\n"
 WITHOUT_CHECK = "import re\nreplace(_LINE=re.compile(find('_LINE').pattern.replace('|check', '')))\n"
 HANGS = "#!/bin/sh\nsession=$PPID\nwhile kill -0 $session 2>/dev/null; do sleep 0.1; done\n"
@@ -288,6 +314,14 @@ def old_without_room(setup: HostSetup) -> None:
     setup.at_host("rm -rf /run/breakglass; : >/run/breakglass", "rm /run/breakglass")
 
 
+def windows(setup: HostSetup) -> None:
+    setup.host.set_agent(setup.host.program.replace("\n", "\r\n"))
+
+
+def no_program(setup: HostSetup) -> None:
+    (setup.host.sbin / "breakglass-pve").write_bytes(bytes(range(127, 256)) * 40)
+
+
 AGENTS = [
     ("wrong node", lambda s: s.pve1.update(node="pve9"), "wrong-node", f'hosts.pve1.node = "{node_name()}"'),
     ("agent missing", lambda s: s.at_host(f"rm {AGENT}"), "agent-missing", UPGRADE),
@@ -298,6 +332,15 @@ AGENTS = [
     ("agent cut off", program("#!/usr/bin/python3 -IS\ndef main(\n"), "agent-broken", UPGRADE),
     ("agent hangs", program(HANGS), "agent-silent", "uptime"),
     ("check fails", agent(CHECK_FAILS), "check-silent", "breakglass-pve check"),
+    ("agent is a web page", program("<html>404</html>\n"), "agent-broken", UPGRADE),
+    ("agent with the line ends of Windows", windows, "agent-broken", UPGRADE),
+    ("agent that is no program", no_program, "agent-broken", UPGRADE),
+    (
+        "agent on a file system without programs",
+        lambda s: s.at_host(f"mount -o remount,bind,noexec {SBIN}", f"mount -o remount,bind,exec {SBIN}"),
+        "agent-not-executable",
+        "mount -o remount,exec",
+    ),
     ("agent is empty", program("#!/bin/sh\n"), "agent-silent", "breakglass-pve check"),
     ("agent of another build", agent("replace(bundle_hash=lambda: 'f' * 64)"), "agent-outdated", UPGRADE),
     ("agent is older", agent(VERSION="0.2.0rc1"), "agent-outdated", UPGRADE),
@@ -314,6 +357,12 @@ AGENTS = [
         "account with a shell that is not there",
         account("/bin/sh", "/bin/zsh9"),
         "key-not-accepted",
+        "breakglass-pve check",
+    ),
+    (
+        "account that has expired",
+        lambda s: s.at_host("usermod --expiredate 2020-01-01 breakglass"),
+        "turned-away",
         "breakglass-pve check",
     ),
     ("account with another uid", account(":0:0:", ":1234:1234:"), "host-check", "usermod --non-unique --uid 0"),
@@ -376,6 +425,7 @@ VMS = [
     ("VM on another node", without_conf(guests(vm102="pve2")), "vm-check", "name the host of pve2 first"),
     ("no such VM", without_conf(guests()), "vm-check", "qm list"),
     ("the number is a container", without_conf(CONTAINER), "vm-check", "take 102 out"),
+    ("a template", vm_conf("template: 1\nname: devvm\n"), "vm-check", "qm list"),
     ("lock of a backup", vm_conf("lock: backup\nname: devvm\n"), "vm-check", "qm"),
     ("lock of a migration", vm_conf("lock: migrate\nname: devvm\n"), "vm-check", "qm"),
     ("lock file held", lock_file, "vm-check", "kill"),

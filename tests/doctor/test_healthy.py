@@ -109,6 +109,12 @@ def a_link(setup: Setup) -> None:
     setup.path.symlink_to(setup.directory / "shared.toml")
 
 
+def from_windows(setup: Setup) -> None:
+    """Have the mark with which Notepad begins a file, and its line ends."""
+    setup.write()
+    setup.path.write_bytes(b"\xef\xbb\xbf" + setup.path.read_bytes().replace(b"\n", b"\r\n"))
+
+
 def alerts(setup: Setup) -> None:
     """Have an entry for each sender, with its samples, and callers of each kind."""
     matches = {
@@ -138,6 +144,7 @@ SETUPS: dict[str, Seed] = {
     "an RSA key, and none that reads": an_rsa_key,
     "proxies, URLs and IPv6": addresses,
     "a link to the configuration": a_link,
+    "written on Windows": from_windows,
     "alerts of each sender": alerts,
 }
 

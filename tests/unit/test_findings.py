@@ -134,6 +134,8 @@ clientaliveinterval 15
         "allowusers root *",
         "allowusers breakglass@192.0.2.0/24",
         "denyusers breakglasses guest@host",
+        "pubkeyauthentication yes\npubkeyacceptedalgorithms ssh-ed25519,rsa-sha2-512",
+        "chrootdirectory none\nmaxsessions 8",
         "persourcepenalties no\npersourcepenaltyexemptlist none",
         "persourcepenalties crash:90\npersourcepenaltyexemptlist 192.0.2.50",
     ],
@@ -159,6 +161,14 @@ def test_settings_that_are_as_they_should_be(line: str) -> None:
         ("allowusers root admin", ERROR, f"AllowUsers does not name {USER}"),
         ("allowusers breakglasses", ERROR, f"AllowUsers does not name {USER}"),
         ("allowgroups ssh", WARNING, "AllowGroups is set: ssh"),
+        ("pubkeyauthentication no", ERROR, f"PubkeyAuthentication no refuses every key of {USER}"),
+        (
+            "pubkeyacceptedalgorithms rsa-sha2-256",
+            WARNING,
+            f"PubkeyAcceptedAlgorithms has no ssh-ed25519, so sshd takes no Ed25519 key of {USER}",
+        ),
+        ("chrootdirectory /srv", ERROR, f"sshd shuts {USER} into /srv, where the host agent is not"),
+        ("maxsessions 2", WARNING, "sshd has MaxSessions 2, and the handler opens up to 8 channels at once"),
         ("denyusers breakglass", ERROR, f"DenyUsers names {USER}"),
         ("denyusers guest breakglass@192.0.2.1", ERROR, f"DenyUsers names {USER}"),
         (

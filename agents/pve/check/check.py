@@ -154,7 +154,8 @@ def _check_program() -> Iterator[Finding]:
     if os.geteuid() != 0:
         yield error("this check does not run as root, so it can't see everything", "run it as root")
     if shutil.which("qm") is None:
-        yield error("qm is not on PATH", f"run this check on the Proxmox host; PATH is {os.environ.get('PATH')}")
+        hint = "run this check on the Proxmox host; if it is one: apt install --reinstall qemu-server; PATH is"
+        yield error("qm is not on PATH", f"{hint} {os.environ.get('PATH')}")
     else:
         yield ok(f"qm is {shutil.which('qm')}")
 

@@ -3,13 +3,14 @@
 Each rule is one of power/preflight.py and power/locked.py. A finding refuses nothing: the verbs look again themselves.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.ha import ha_by_hand, ha_line, ha_manages, ha_stuck
 from ..host.paths import Host
 from ..host.pve_tasks import Holder, Owner, find_lock_owner, flock_holders
+from ..host.vm_config import current_options
 from ..jobs.mutex import Lock
 from ..jobs.store import JobStore, describe_holder
 from ..words import CONTAINER_SENTENCE
@@ -24,6 +25,7 @@ def check_vm(host: Host) -> Iterator[Finding]:
     yield judge_cluster(view)
     if view.answers:
         yield judge_place(host.vmid, view, node_name())
+        yield judge_template(host.vmid, current_options(view.config_text))
         yield judge_lock(host.vmid, view.lock, find_lock_owner(host, view.lock) if view.lock else Owner(None))
         yield judge_ha(host.vmid, view.ha, view.ha_seen)
     yield judge_lock_file(host.vmid, flock_holders(host))
@@ -52,6 +54,14 @@ def judge_place(vmid: int, view: Cluster, here: str) -> Finding:
     if not view.config:
         return error(f"no node has VM {vmid}", "correct the VM's number in the configuration: qm list")
     return ok(f"VM {vmid} is configured on this node, {here}")
+
+
+def judge_template(vmid: int, options: Mapping[str, str]) -> Finding:
+    """Require a VM that Proxmox starts: it starts no template."""
+    if options.get("template", "0") in ("", "0"):
+        return ok(f"VM {vmid} is no template")
+    sentence = f"VM {vmid} is a template, which Proxmox never starts: start and cycle fail"
+    return error(sentence, "correct the VM's number in the configuration: qm list shows those of its clones")
 
 
 def judge_lock(vmid: int, lock: str, owner: Owner) -> Finding:

@@ -37,6 +37,8 @@ IN_MATCH = f"in the Match block of {DROP_IN}"
 def judge_sshd(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     """Judge the settings that are in force for the account, by `sshd -T -C user=…`."""
     yield from judge_forced(settings, user)
+    if settings.get("pubkeyauthentication") == "no":
+        yield error(f"PubkeyAuthentication no refuses every key of {user}", f"set it to yes {IN_MATCH}")
     for name, value in _EXPECTED.items():
         if settings.get(name) != value:
             yield error(
@@ -68,6 +70,9 @@ def judge_forced(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
         yield error(f"sshd has a ForceCommand for {user}: {settings['forcecommand']}", hint)
 
 
+_CHANNELS = 8  # of one connection: the session, and those for reads and for jobs (proxmox/execs.py)
+
+
 def judge_rest(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     """Judge what is the same for root: who may log in, and how a connection is watched."""
     if settings.get("clientaliveinterval", "0") == "0":
@@ -76,8 +81,26 @@ def judge_rest(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
         yield warning(
             "sshd also asks an AuthorizedKeysCommand for keys", "make sure that it prints no key for this user"
         )
+    yield from _judge_keys(settings, user)
     yield from _judge_allowed(settings, user)
     yield from _judge_penalties(settings)
+
+
+def _judge_keys(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
+    """Judge which keys sshd takes, how much it starts for one connection, and where."""
+    accepted = settings.get("pubkeyacceptedalgorithms", "ssh-ed25519")
+    if "ssh-ed25519" not in accepted.split(","):
+        yield warning(
+            f"PubkeyAcceptedAlgorithms has no ssh-ed25519, so sshd takes no Ed25519 key of {user}",
+            f"set PubkeyAcceptedAlgorithms +ssh-ed25519 {IN_MATCH}",
+        )
+    channels = settings.get("maxsessions", "10")
+    if channels.isdecimal() and int(channels) < _CHANNELS:
+        sentence = f"sshd has MaxSessions {channels}, and the handler opens up to {_CHANNELS} channels at once"
+        yield warning(sentence, f"set MaxSessions 10 {IN_MATCH}")
+    if settings.get("chrootdirectory", "none") != "none":
+        sentence = f"sshd shuts {user} into {settings['chrootdirectory']}, where the host agent is not"
+        yield error(sentence, f"set ChrootDirectory none {IN_MATCH}")
 
 
 def _judge_allowed(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
