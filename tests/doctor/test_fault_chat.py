@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pwd
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -484,6 +485,23 @@ def test_a_file_system_that_hangs_holds_nothing_up(chatting: Setup) -> None:
     codes = {finding.code: finding.level for finding in report.findings}
     assert codes == {"sessions-hang": "error", "model-unreachable": "error", "claude-installed": "ok"}
     assert report.seconds < 30
+
+
+@pytest.mark.real("root")
+def test_a_hostile_program_reaches_nothing(chatting: Setup) -> None:
+    """Doctor runs it as the handler's user, who can read every secret: so it has no network and no disk."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        port, at = listener.getsockname()[1], chatting.directory
+        (at / "open").mkdir()
+        (at / "open").chmod(0o777)
+        attempts = [f"echo x >{at}/open/written", f"cat {at}/credential >&2", f"echo x >/dev/tcp/127.0.0.1/{port}"]
+        program("#!/bin/bash\n" + "\n".join([*attempts, "echo '2.1.331 (Claude Code)'"]) + "\n")(chatting)
+        chatting.doctor(places=PLACES)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert list((at / "open").iterdir()) == []
+    assert SECRET not in (at / "stdout").read_text() + (at / "stderr").read_text()
 
 
 def test_all_is_well(chatting: Setup) -> None:
