@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -311,9 +312,14 @@ def prometheus(directory: Path, config: str) -> Iterator[int]:
 
 
 def ask(port: int, query: str) -> list[tuple[dict[str, str], str]]:
-    """Return the labels and the value of each series of a query."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={query}", timeout=30) as reply:
-        return [(each["metric"], each["value"][1]) for each in json.load(reply)["data"]["result"]]
+    """Return the labels and the value of each series of a query; none while Prometheus is starting."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={query}", timeout=30) as reply:
+            return [(each["metric"], each["value"][1]) for each in json.load(reply)["data"]["result"]]
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return []
 
 
 @pytest.mark.all
