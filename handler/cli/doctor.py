@@ -189,5 +189,6 @@ class _Output:
             drop_output()
 
     def flush(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # it is None for a descriptor that was closed before the start
+                stream.flush()

@@ -85,7 +85,8 @@ def _fix(problem: Problem, code: str) -> str:
     if code == "file-missing" and match:
         return f"put the file there, or correct {problem.path}; to see what is there: ls -l {_quote(_parent(file))}"
     if code == "file-not-readable" and "by this user" in problem.message:
-        return f"let root own it and the handler's group read it: chown root:{_group()} {shown}; chmod 640 {shown}"
+        let_read = f"let root own it and its group read it: chown root:{_group()} {shown}; chmod 640 {shown}"
+        return f"if this is the handler's user, {let_read}; otherwise run doctor as root: sudo -E breakglass doctor"
     if code == "file-exposed" and file:
         return _protect(file, problem.hint)
     if code == "file-not-readable" and match:

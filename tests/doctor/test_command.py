@@ -125,6 +125,17 @@ def test_a_reader_that_has_seen_enough(setup: Setup) -> None:
     assert (ran.returncode, ran.stderr) == (2, b"")
 
 
+@pytest.mark.all
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_an_output_that_is_closed(setup: Setup, descriptor: int) -> None:
+    """The exit code is still that of the findings."""
+    setup.config["callers"]["operator"]["not_after"] = "soon"
+    setup.write()
+    command = ["sh", "-c", f'exec "$@" {descriptor}>&-', "sh", sys.executable, "-m", "breakglass", "doctor"]
+    ran = subprocess.run(command, env=setup.environment, cwd="/", capture_output=True, text=True, timeout=100)
+    assert (ran.returncode, "Traceback" in ran.stdout + ran.stderr) == (2, False)
+
+
 @pytest.mark.real("claude")
 def test_ctrl_c(setup: Setup, model: Model) -> None:
     """It ends at once, although a thread of it waits for an answer."""

@@ -367,6 +367,9 @@ FAULTS = [
 ]
 
 AS_ROOT = [
+    Fault(
+        "a user who is not the handler's", owner("breakglass.toml", 54321, 54321, 0o600), "file-not-readable", "sudo -E"
+    ),
     Fault("a file of another user", owner("breakglass.toml", 54321, 54321, 0o600), "file-not-readable", "chmod 640"),
     Fault("a key of another user", owner("power", 54321, 54321, 0o600), "file-not-readable", "chmod 640"),
     Fault("a key that root alone can read", owner("power", 0, 0, 0o600), "file-not-readable", "chmod 640"),
