@@ -1,0 +1,44 @@
+"""What strangers ask for waits: one answer in each iteration of the event loop, so that a verb gets its turn."""
+
+import asyncio
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from breakglass.web.gate import OPEN, Gate
+
+
+@pytest.mark.parametrize("path", [*sorted(OPEN), "/pve"])
+def test_a_flood_is_answered_in_turns(path: str) -> None:
+    """Those that need no signature, and those that have none."""
+    answered: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def flood() -> None:
+        iterations = 0
+
+        def count() -> None:
+            nonlocal iterations
+            iterations += 1
+            asyncio.get_running_loop().call_soon(count)
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answered.append(iterations)
+
+        config = SimpleNamespace(callers=(), metrics=(), proxies=())
+        scope = {"type": "http", "path": path, "method": "POST", "headers": [], "client": ("127.0.0.1", 1)}
+        count()
+        gate = Gate(app, lambda: config)  # type: ignore[arg-type,return-value]
+        await asyncio.gather(*(gate(dict(scope), receive, send) for _ in range(20)))
+
+    asyncio.run(flood())
+    assert len(answered) == 20
+    assert all(later > earlier for earlier, later in pairwise(answered))
