@@ -40,6 +40,11 @@ class Part:
         self._find_fault = find_fault
         self._look: asyncio.Task[str] | None = None
 
+    @property
+    def is_hanging(self) -> bool:
+        """Whether the last look has not ended."""
+        return self._look is not None
+
     async def look(self, seconds: float) -> Lack | None:
         """Return what is wrong, or None. A look that does not end in time goes on, and the next call waits for it."""
         if self._look is None:

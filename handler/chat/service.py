@@ -51,6 +51,7 @@ class ChatService:
         self._parts: Sequence[Part] = ()
         self._watcher: asyncio.Task[None] | None = None
         self._seen: Seen | None = None
+        self._put_off: Config | None = None  # what could not be applied yet, because a disk hangs
         self._chat: Chat | None = None
         self._applied = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -106,7 +107,7 @@ class ChatService:
 
     async def _use(self, config: Config) -> None:
         self._applied.clear()
-        self._applied_state, self._lack = "starting", None
+        self._applied_state, self._lack, self._put_off = "starting", None, None
         try:
             state = await self._apply(config)
         except Exception as error:  # chat is optional, so no defect of it may go further
@@ -127,6 +128,10 @@ class ChatService:
         if self._chat is None:
             self._chat = Chat(config.chat, SessionsDisk(), self._launcher)
         self._chat.use(config.chat)
+        await self._begin_to_look(config.chat)
+        if self._lack is not None and any(part.is_hanging for part in self._parts):
+            self._put_off, self._applied_why = config, self._lack.why
+            return self._lack.code
         if self._launcher is not None:
             await self._chat.disk.run(self._launcher.connect)
             self._watch(self._launcher.channel)
@@ -134,7 +139,7 @@ class ChatService:
         else:
             await self._chat.prepare()
             self._applied_why = await self._chat.disk.run(isolation_fault, config)
-        await self._begin_to_look(config.chat)
+        self._lack = await find_lack(self._parts)  # again: the directories may be new
         return "chat-not-isolated" if self._applied_why else "on"
 
     async def _begin_to_look(self, settings: ChatSettings) -> None:
@@ -150,11 +155,19 @@ class ChatService:
     async def _look_again_and_again(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            parts, before = self._parts, self.state
-            if self._applied_state != "on":
+            parts, before, put_off = self._parts, self.state, self._put_off
+            if self._applied_state != "on" and put_off is None:
                 continue
             lack = await find_lack(parts)
-            if parts is not self._parts or self._applied_state != "on":  # a reload came meanwhile
+            if parts is not self._parts or put_off is not self._put_off:  # a reload came meanwhile
+                continue
+            if put_off is not None and lack is not None and any(part.is_hanging for part in parts):
+                self._applied_state, self._applied_why = lack
+            elif put_off is not None:
+                async with self._lock:
+                    if self._put_off is put_off:  # a reload may have come while this waited for the lock
+                        await self._use(put_off)
+            if self._applied_state != "on" or put_off is not None:
                 continue
             self._lack = lack
             if self.state != before:
@@ -182,6 +195,8 @@ class ChatService:
             return self._chat
         if state == "chat-not-isolated":
             raise ChatNotIsolated(f"chat is off, because claude is not isolated from the handler: {why}", _NOT_ISOLATED)
+        if self._put_off is not None:
+            raise ChatOff(f"chat is off: {state}: {why}", "look at that disk; once it answers, chat is on by itself")
         if state == "failed" and why:
             raise ChatOff(f"chat is off: {why}", "restart the handler, or reload it if a unit runs its launcher")
         raise ChatOff(*_OFF[state])

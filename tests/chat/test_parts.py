@@ -20,7 +20,7 @@ from ..support.talk import Talker, last_error, started
 pytestmark = pytest.mark.slow
 
 # The handler looks often, and has mounts of its own: what a test hides from it is there for all others.
-OFTEN = "from breakglass.chat import service, parts; service.LOOK_SECONDS = 0.05; parts.SECONDS = 0.1; "
+OFTEN = "from breakglass.chat import service, parts; service.LOOK_SECONDS = 0.05; parts.SECONDS = 0.3; "
 OWN_MOUNTS = "import ctypes; assert ctypes.CDLL(None).unshare(0x20000) == 0"
 
 
@@ -148,6 +148,25 @@ def test_a_sessions_dir_that_hangs(model: Model, claude: ScriptedClaude, directo
                 talker.wait_for_chat("sessions-unwritable")
             assert count_threads(talker) <= threads + 3  # those of the other parts; the one that hangs is one
         talker.wait_for_chat("on")
+
+
+@pytest.mark.real("fuse")
+def test_a_sessions_dir_that_hangs_at_the_start(model: Model, claude: ScriptedClaude, directory: Path) -> None:
+    """The check of isolation waits for it, also after a reload; then chat is on by itself."""
+    (directory / "late").mkdir()
+    sessions = directory / "late/sessions"
+    with contextlib.ExitStack() as hung:
+        hung.enter_context(unserved_fuse(directory / "late"))
+        with started(Talker(directory, model, sessions=sessions, chat=claude.chat, patched=OFTEN + "pass")) as talker:
+            talker.wait_for_chat("sessions-unwritable")
+            reply = talker.ask(prompt="hello")
+            assert (reply.status, reply.json["error"]["code"]) == (503, "chat-off")
+            talker.change("[chat]\n", "[chat]\n# again\n")
+            talker.wait_for_chat("sessions-unwritable")
+            assert talker.pve("status").json["outcome"] == "unreached"
+            hung.close()
+            talker.wait_for_chat("on")
+            assert talker.chat("hello")[-1]["ok"] is True
 
 
 @pytest.mark.real("mounts")
