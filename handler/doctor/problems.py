@@ -116,9 +116,6 @@ def _name(problem: Problem) -> str:
         return 'openssl rand -base64 48, and write what it prints: [sessions] secret = "…", or its file: secret_file'
     if (problem.path, problem.message) == ("callers", "is empty"):
         return f"breakglass keys new NAME --allow {','.join(VERBS)}, and add the entry that it prints"
-    if problem.path == "(file)" and "line 1, column 1" in problem.message:
-        marked = "an editor may have put a mark before the first letter: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE"
-        return f"{problem.hint}; {marked}"
     if match := re.fullmatch(r"callers\.(.+)\.[a-z_]+", problem.path):
         return problem.hint.replace("keys new NAME", f"keys new {match[1]}")
     return problem.hint

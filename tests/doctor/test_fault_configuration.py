@@ -180,11 +180,6 @@ def foreign_directory(setup: Setup) -> None:
     os.chown(setup.directory, 54321, -1)
 
 
-def marked(setup: Setup) -> None:
-    setup.write()
-    setup.path.write_bytes(b"\xef\xbb\xbf" + setup.path.read_bytes())
-
-
 def gone(name: str) -> Callable[[Setup], None]:
     def seed(setup: Setup) -> None:
         setup.write()
@@ -219,7 +214,6 @@ FAULTS = [
         "a directory in the file's place", lambda setup: setup.path.mkdir(), "file-not-readable", "BREAKGLASS_CONFIG"
     ),
     Fault("not TOML", text("[sessions]", "[sessions"), "config-file", "brackets"),
-    Fault("a mark before the first letter", marked, "config-file", "xEF"),
     Fault("no callers", change(callers={}), "caller-off", "keys new NAME --allow status"),
     Fault("no hosts", change(hosts={}), "host-off", "[hosts.NAME]"),
     Fault("no VMs", change(vms={}), "vm-off", "[vms.NAME]"),
