@@ -69,7 +69,8 @@ class ReadsUnderWay:
         runs = self._runs.get(_key(request), {})
         if len(runs) < MOST_READS:
             return None
-        fitting = [run for run, other in runs.items() if (other.vm, other.job) == (request.vm, request.job)]
+        wanted = (request.vm, request.job, request.proves)
+        fitting = [run for run, other in runs.items() if (other.vm, other.job, other.proves) == wanted]
         if fitting:
             run = fitting[-1]
             run.task.add_done_callback(lambda _: _record(request, run, began))
