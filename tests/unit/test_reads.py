@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +12,13 @@ from breakglass.proxmox.request import VerbRequest
 from breakglass.web.reads import MOST_READS, ReadsUnderWay
 
 
+class UnderWay:
+    """A run that has not ended."""
+
+    def __init__(self) -> None:
+        self.task, self.answer = asyncio.get_running_loop().create_future(), None
+
+
 def test_a_doctors_status_shares_no_plain_one() -> None:
     """The host would not record that it is proven."""
     vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
@@ -21,8 +27,7 @@ def test_a_doctors_status_shares_no_plain_one() -> None:
     async def many() -> None:
         reads = ReadsUnderWay()
         for _ in range(MOST_READS):
-            future = asyncio.get_running_loop().create_future()
-            reads.add(plain, SimpleNamespace(task=future, answer=None))  # type: ignore[arg-type]
+            reads.add(plain, UnderWay())  # type: ignore[arg-type]
         assert reads.attach(plain, 0.0) is not None
         with pytest.raises(Unreached):
             reads.attach(replace(plain, proves="doctor"), 0.0)
