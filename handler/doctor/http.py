@@ -165,6 +165,13 @@ def judge_stranger(place: str, url: str, path: str, reply: Reply) -> Finding:
         return error(place, "handler-down", sentence, fix)
     if reply.status == 400 and b"HTTPS port" in reply.body:
         return not_plain(place, url)
+    if reply.status == 400 and b"SSL certificate" in reply.body:
+        sentence = f"The proxy at {url} wants a certificate of the client, which no sender and no page has."
+        return error(place, "client-certificate", sentence, "nginx: ssl_verify_client off; Caddy: remove client_auth")
+    if reply.status in (404, 405) and path not in ("/", "/health"):  # /health was there a moment ago
+        sentence = f"A handler answers at {url}, but the proxy does not pass {path} on (HTTP {reply.status})."
+        fix = "have the proxy pass every path and method on to the handler: breakglass docs proxies has whole examples"
+        return error(place, "path-blocked", sentence, fix)
     if reply.status == 404:
         sentence = f"There is a web server at {url}, and nothing of breakglass below that address (HTTP 404)."
         fix = "set BREAKGLASS_URL to the address with the path (prefix) at which the proxy serves breakglass"

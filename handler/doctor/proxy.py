@@ -83,6 +83,11 @@ def look_at_requests(visit: Visit, place: str, url: str, chat: str) -> Iterator[
         sentence = f"The body of a request is changed on the way to {url}, so no signature fits."
         raise Broken(error(place, "body-changed", sentence, _WHOLE_BODIES))
     yield _look_at_sizes(visit, place, url, chat)
+    for source in dict.fromkeys(rule.source for rule in visit.config.alerts) if visit.config else ():
+        path = f"/alert/{source}"
+        reply = exchange(url, "GET", path)  # the handler refuses the method; a POST would count as a sender's mistake
+        if not reply.error:
+            yield judge_stranger(place, url, path, reply)
 
 
 def _judge_headers(visit: Visit, place: str, url: str, arrived: Mapping[str, object]) -> Iterator[Finding]:
