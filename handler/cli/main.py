@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_drill(
         commands.add_parser(
             "drill",
-            help="power-cycle a VM that is there for it, and prove it (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)",
+            help="power-cycle a VM that has drill = true, to prove a rescue (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)",
             epilog=EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -139,9 +139,9 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ping",
         metavar="FILE",
-        help="after a run without errors, ask for the URL in this file, like Healthchecks' pings",
+        help="after a run without errors, request the URL in this file, as Healthchecks expects",
     )
-    parser.add_argument("--ping-failures", action="store_true", help="after an error, ask for URL/fail")
+    parser.add_argument("--ping-failures", action="store_true", help="with --ping: after an error, request URL/fail")
     parser.set_defaults(run=_doctor)
 
 
@@ -153,13 +153,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _add_drill(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Do the real thing on a VM that has drill = true: send a signed alert, wait for its evidence, power-cycle the "
-        "VM, and prove that this happened. Unsaved work in the VM is lost. Its host then tells when it was proven. "
-        "It needs a signing key that may status, forensics, history and cycle."
+        "Do a real rescue of a VM that has drill = true: send a signed alert, wait for its evidence, power-cycle the "
+        "VM, and prove that this happened. Unsaved work in the VM is lost. Its host then records that it is proven. "
+        "It needs the signing key of a caller that may do status, forensics, history and cycle."
     )
     parser.add_argument("--vm", required=True, metavar="NAME", help="the VM, which needs drill = true")
-    parser.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
-    parser.add_argument("--id", metavar="ID", help="ask for this earlier drill again; it acts at most once")
+    parser.add_argument(
+        "--yes", action="store_true", help="don't ask before the power cycle; needed without a terminal"
+    )
+    parser.add_argument("--id", metavar="ID", help="continue this earlier drill; it acts at most once")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.set_defaults(run=drill.drill)
 
