@@ -25,12 +25,14 @@ _LABELS = {
     "healthchecks": ("name", "slug", "tags"),
     "pve": ("type", "hostname", "severity"),
 }
+_VALUES = {("pve", "severity"): ("info", "notice", "warning", "error", "unknown")}
+_GLOB = re.compile(r"[\w-]\*")
 _NEVER: Mapping[
     tuple[str, str], Callable[[str], bool]
 ] = {  # values that a sender has for its tests alone, or never has
     ("grafana", "alertname"): lambda text: text == "TestAlert",
     ("pve", "type"): lambda text: text == "test",
-    ("pve", "severity"): lambda text: text not in ("info", "notice", "warning", "error", "unknown"),
+    ("pve", "severity"): lambda text: text not in _VALUES["pve", "severity"],
 }
 _LIKE_A_PATTERN = re.compile(r"\.[*+]|\\[dws.]|\[[^\]]+\]|\([^)]*\|[^)]*\)|^\^|\$$|[A-Za-z]\|[A-Za-z]")
 _SENDS = {"grafana": "its own signature or a bearer token"}
@@ -136,12 +138,27 @@ def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
             yield found_error(
                 "alert-never-matches", what, f"write another value of {label}; see breakglass docs alerts"
             )
+        elif not isinstance(wanted, str) and _matches_no_value(rule, label, wanted):
+            what = f"{name} never matches: no {label} of {rule.source} is like that."
+            fix = f"write a pattern for some of {', '.join(_VALUES[rule.source, label])}"
+            yield found_error("alert-never-matches", what, fix)
+        elif isinstance(wanted, str) and _GLOB.search(wanted):
+            what = f"{name} compares {label} with a text that has a * in it, which stands for itself there."
+            fix = f"write match.{label} = '~{wanted.replace('*', '.*')}'"
+            yield found_warning("alert-plain-pattern", what, fix)
         elif text != text.strip() or text.startswith("~ "):
             what = f"{name} has a space at the beginning or the end of {label}."
             yield found_warning("alert-space", what, f'write match.{label} = "{text.strip()}"')
         elif isinstance(wanted, str) and _LIKE_A_PATTERN.search(wanted):
             what = f"{name} compares {label} with a text that looks like a pattern; without ~ it is none."
             yield found_warning("alert-plain-pattern", what, f"write match.{label} = '~{wanted}'")
+
+
+def _matches_no_value(rule: Rule, label: str, wanted: re.Pattern[str]) -> bool:
+    """Tell whether a pattern matches none of the values that a sender's label can have, if these are known."""
+    values = _VALUES.get((rule.source, label), ())
+    single = Rule(rule.source, {label: wanted}, rule.vm)
+    return bool(values) and not any(single.matches({label: value}) for value in values)
 
 
 def _is_never_sent(source: str, label: str, value: str) -> bool:

@@ -123,11 +123,13 @@ FAULTS = [
     Fault("a label that Healthchecks has not", entry("healthchecks", {"check": "a"}), "alert-never-matches", "slug"),
     Fault("a label that Proxmox has not", entry("pve", {"node": "pve1"}), "alert-never-matches", "hostname"),
     Fault("a severity that there is not", entry("pve", {"severity": "critical"}), "alert-never-matches", "severity"),
+    Fault("a pattern of no severity", entry("pve", {"severity": "~crit.*"}), "alert-never-matches", "warning, error"),
     Fault("Proxmox's test", entry("pve", {"type": "test"}), "alert-never-matches", "type"),
     Fault("Grafana's test", entry("grafana", {"alertname": "TestAlert"}), "alert-never-matches", "alertname"),
     Fault("an empty label", entry("alertmanager", {"instance": ""}), "alert-never-matches", "instance"),
     Fault("an empty pattern", entry("kuma", {"monitor": "~"}), "alert-never-matches", "monitor"),
     Fault("a space at the end", entry("kuma", {"monitor": "devvm "}), "alert-space", 'match.monitor = "devvm"'),
+    Fault("a star as in a shell", entry("kuma", {"monitor": "dev*"}), "alert-plain-pattern", "'~dev.*'"),
     Fault("a pattern without its sign", entry("kuma", {"monitor": "dev.*"}), "alert-plain-pattern", "'~dev.*'"),
     Fault("an entry that stands there twice", twice, "alert-repeated", "take one"),
     Fault(
