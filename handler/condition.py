@@ -85,7 +85,7 @@ class Condition:
             places = ", ".join(dict.fromkeys(problem.path for problem in self.config.problems))
             yield Fault(
                 "config-degraded",
-                "The configuration has faults, and what they are in is off.",
+                "The configuration has faults, and each part with a fault is off.",
                 f"The configuration has faults in {places}; the log lists them.",
             )
 

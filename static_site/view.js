@@ -43,7 +43,7 @@ function renderLights(view, { failure, answered }) {
 	const ready = answer?.chat === "off" ? ["", "○", "not set up"] : whether(answered, open);
 	light("claude", down && `not answering: ${trouble(down)}`, failure.since, ready);
 	const { at, how, seen } = view.proven ?? {};
-	const old = seen && (fails || Math.abs(Date.now() - seen) > MINUTE) ? `, as known ${age(seen)} ago` : "";
+	const old = seen && (fails || Math.abs(Date.now() - seen) > MINUTE) ? `, as of ${age(seen)} ago` : "";
 	const config = answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, clock);
 	text({
 		config: config && `The handler’s configuration is ${config}. Its log says what to mend.`,

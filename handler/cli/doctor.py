@@ -58,7 +58,7 @@ def _stop_reading(arguments: argparse.Namespace) -> None:
     path = config_path()
     sentence = f"{path}, or a file that it or the environment names, was not read within {READ_SECONDS:g} s."
     fix = f"see what hangs: timeout 5 cat {shlex.quote(str(path))} | wc -c, and the same for each *_file in it; mount "
-    fix += "its file system again (umount -l, mount), or put a plain file in the place of a pipe or a device"
+    fix += "its file system again (umount -l, mount), or replace a pipe or a device by a plain file"
     found, output = Finding(ERROR, CONFIGURATION, "read-hangs", sentence, fix), _Output()
     output.write(_report([found], int(time.time())) if arguments.json else str(found))
     output.flush()

@@ -52,7 +52,7 @@ class Drill:
     @property
     def again(self) -> str:
         """The command that asks for the same drill."""
-        return f"to ask for the same drill again (it acts at most once): breakglass drill --vm {self.vm} --id {self.id}"
+        return f"to continue the same drill (it acts at most once): breakglass drill --vm {self.vm} --id {self.id}"
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
@@ -91,7 +91,7 @@ def drill(arguments: argparse.Namespace) -> int:
         raise CommandError(f'not the id of a drill: "{arguments.id}"', "copy it from that drill, or leave out --id")
     is_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
     if not (arguments.yes or is_terminal):
-        raise CommandError(f"a drill power-cycles {arguments.vm}, and no terminal can be asked", "add --yes")
+        raise CommandError(f"a drill power-cycles {arguments.vm}, and there is no terminal to ask at", "add --yes")
     signer = Signer(handler_url(os.environ), caller_key(os.environ))
     msg_id = arguments.id or f"drill-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(6)}"
     one = Drill(signer, arguments.vm, msg_id, arguments.json)
@@ -175,13 +175,13 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         raise Failure(f"{one.vm} is {state}, not running", f"breakglass call start --vm {one.vm}")
     if not is_agreed and not _agrees(one):
         raise Failure("you did not agree")
-    remark(f"if this is cut off, {one.again.removeprefix('to ')}" if not one.as_json else "")
+    remark(f"if this is cut off, {one.again}" if not one.as_json else "")
     with one.step("alert") as said:
         one.capture = _send_alert(one)
-        said.append(f"the handler has accepted it, and the host has begun {one.capture}")
+        said.append(f"the handler accepted it, and the host began the capture {one.capture}")
     with one.step("evidence") as said:
         before, verdict = _wait_for_evidence(one)
-        said.append(f"it is in history: {verdict}")
+        said.append(f"the capture is in history, with the verdict {verdict}")
     with one.step("cycle") as said:
         one.vm_fate = f"the cycle of {one.vm} may have run, or still runs"
         cycle = one.verb("cycle", one.id, reason="a drill", proves="drill")
@@ -197,7 +197,7 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
 
 
 def _agrees(one: Drill) -> bool:
-    remark(f"{VERBS['cycle'].consequence} This is done to {one.vm} now.")
+    remark(f"{VERBS['cycle'].consequence} The drill does this to {one.vm} now.")
     try:
         return input(f"Power-cycle {one.vm} for a drill? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

@@ -28,7 +28,7 @@ def ping(file: str, has_error: bool, tells_failures: bool, environment: Environm
         if url:
             _get_in_time(_failure_url(url) if has_error else url)
     except CommandError as error:
-        complain(f"warning: nothing was pinged: {error.message}", error.hint)
+        complain(f"warning: the ping failed: {error.message}", error.hint)
 
 
 def _read_url(file: str, environment: Environment) -> str:
@@ -75,7 +75,7 @@ def _get_in_time(url: str) -> None:
     thread.join(SECONDS)
     if thread.is_alive():
         host = urlsplit(url).hostname
-        raise CommandError(f"{host} did not answer: no answer within {SECONDS:g} s", "check the URL in the file")
+        raise CommandError(f"{host} did not answer within {SECONDS:g} s", "check the URL in the file")
     if failed:
         raise failed[0]
 

@@ -63,7 +63,9 @@ def _find(visit: Visit, config: Config | None) -> Iterator[Finding]:
     for number, (name, rule) in enumerate(rules):
         found = [*_judge_sender(name, rule, config.callers, now), *_judge_match(name, rule)]
         if any(_is_same(rule, other) for _, other in rules[:number]):
-            found.append(found_warning("alert-repeated", f"{name} stands there twice.", "take one of the two out"))
+            found.append(
+                found_warning("alert-repeated", f"{name} is in the configuration twice.", "remove one of the two")
+            )
         found += _judge_sample(name, rule, [each for each in samples.get(rule.source, ()) if isinstance(each, Alert)])
         if not found:
             hint = "" if rule.source in samples else f"; --sample {rule.source}=FILE tries it with a notification"
@@ -71,7 +73,9 @@ def _find(visit: Visit, config: Config | None) -> Iterator[Finding]:
         yield from found
     for source in samples.keys() - {rule.source for _, rule in rules}:
         fix = f'write [[alerts]] with source = "{source}"; see breakglass docs alerts'
-        yield found_error("alert-no-entry", f"No [[alerts]] entry is for {source}, of which there is a sample.", fix)
+        yield found_error(
+            "alert-no-entry", f"There is a sample of {source}, and no [[alerts]] entry has that source.", fix
+        )
 
 
 def _name(rule: Rule) -> str:
@@ -109,7 +113,7 @@ def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetim
         new = f'add "forensics" to allow, and "{rule.vm}" to vms if it is there, of [callers.{able[0].name}]; or {new}'
     else:
         why = f"{rule.source} sends {sends}, and no caller has one"
-    yield found_error("alert-without-caller", f"{name} is never asked: {why}.", new)
+    yield found_error("alert-without-caller", f"{name} gets no notification: {why}.", new)
 
 
 def _can_be(caller: Caller, source: str) -> bool:
@@ -132,9 +136,9 @@ def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
             yield found_error("alert-never-matches", what, f"use one of {', '.join(known)} in match")
         elif text in ("", "~") and rule.source != "generic":
             what = f"{name} never matches: a label without a value is not sent."
-            yield found_error("alert-never-matches", what, f"write the value of {label}, or take it out of match")
+            yield found_error("alert-never-matches", what, f"write the value of {label}, or remove it from match")
         elif isinstance(wanted, str) and _is_never_sent(rule.source, label, wanted):
-            what = f"{name} never matches: no alert of {rule.source} that fires has {label} = {_quoted(wanted)}."
+            what = f"{name} never matches: no firing alert of {rule.source} has {label} = {_quoted(wanted)}."
             yield found_error(
                 "alert-never-matches", what, f"write another value of {label}; see breakglass docs alerts"
             )
@@ -150,7 +154,7 @@ def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
             what = f"{name} has a space at the beginning or the end of {label}."
             yield found_warning("alert-space", what, f'write match.{label} = "{text.strip()}"')
         elif isinstance(wanted, str) and _LIKE_A_PATTERN.search(wanted):
-            what = f"{name} compares {label} with a text that looks like a pattern; without ~ it is none."
+            what = f"{name} compares {label} with a plain text that looks like a pattern: a pattern begins with ~."
             yield found_warning("alert-plain-pattern", what, f"write match.{label} = '~{wanted}'")
 
 
@@ -176,12 +180,20 @@ def _read(source: str, bodies: Sequence[bytes]) -> list[Alert | Finding]:
         try:
             alerts = read_payload(source, body)
         except BadRequest as refused:
-            what = f"The sample of {source} is not a notification of it: {refused.message}."
-            found.append(found_error("sample-unreadable", what, f"breakglass alert-example {source} shows how to send"))
+            what = f"The sample of {source} is not one of its notifications: {refused.message}."
+            found.append(
+                found_error(
+                    "sample-unreadable",
+                    what,
+                    f"save a whole notification; breakglass alert-example {source} shows how to have one sent",
+                )
+            )
             continue
         if not any(alert.firing for alert in alerts):
             what = f"The sample of {source} has no alert that fires: it is a test, or the end of one."
-            found.append(found_warning("sample-not-firing", what, "save a notification that was sent as it began"))
+            found.append(
+                found_warning("sample-not-firing", what, "save a notification that was sent when an alert began")
+            )
         found += alerts
     return found
 
@@ -198,7 +210,7 @@ def _judge_sample(name: str, rule: Rule, alerts: Sequence[Alert]) -> Iterator[Fi
         fix = f"use one of {', '.join(map(shown, closest))} in match"
     else:
         what = f"{name} matches no alert of the sample: the closest one has {label} = {_quoted(closest[label])}."
-        fix = f"write match.{label} = {_toml(closest[label])}, if that is the alert that is meant"
+        fix = f"write match.{label} = {_toml(closest[label])}, if you mean that alert"
         if not isinstance(wanted, str):
             fix += ", or a pattern that matches all of it"
     yield found_error("alert-sample-differs", what, fix)

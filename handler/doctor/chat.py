@@ -82,8 +82,8 @@ def _without_repeats(isolation: list[Finding], sessions: list[Finding]) -> tuple
 def _find_settings(config: Config) -> Iterator[Finding]:
     talkers = [caller for caller in config.callers if "chat" in caller.allow]
     if not talkers:
-        what = "No caller may chat, so [chat] is of no use."
-        yield found_warning("chat-without-caller", what, 'add "chat" to allow of a caller, or take out [chat]')
+        what = "No caller may chat, so nothing can use [chat]."
+        yield found_warning("chat-without-caller", what, 'add "chat" to allow of a caller, or remove [chat]')
     with_key = [host for host in config.hosts.values() if host.read_only_key]
     for name in (host.name for host in config.hosts.values() if not host.read_only_key):
         what = f"claude has no key for {name}, so it can look at no VM there."
@@ -118,7 +118,9 @@ async def _look_at_isolation(config: Config, chat: ChatSettings, launcher: Launc
             fault = await run_in_thread(lambda: isolation_fault(config), SECONDS)
         unsandboxed = await run_in_thread(lambda: sandbox_fault(None), SECONDS) if chat.shared_uid and not fault else ""
     except OSError as lost:  # TimeoutError is one
-        what = f"The launcher, which starts claude as root, can't be asked: {str(lost) or 'it does not answer'}."
+        what = (
+            f"The launcher, the root process that starts claude, can't be asked: {str(lost) or 'it does not answer'}."
+        )
         return [found_error("launcher-lost", what, "systemctl restart breakglass-chat.socket; see the handler's log")]
     if fault:
         return [judge_isolation(fault)]
@@ -127,8 +129,13 @@ async def _look_at_isolation(config: Config, chat: ChatSettings, launcher: Launc
         fix = "apt-get install bubblewrap" if code == "sandbox-missing" else _NAMESPACES
         return [found_warning(code, f"claude's commands run without a sandbox: {unsandboxed}.", fix)]
     if chat.shared_uid:
-        return [found_ok("chat-shared", "claude has the handler's own user, as shared_uid permits.")]
-    return [found_ok("chat-isolated", "claude is isolated from the handler, as a process with its user id has tried.")]
+        return [found_ok("chat-shared", "claude runs as the handler's own user, as shared_uid permits.")]
+    return [
+        found_ok(
+            "chat-isolated",
+            "claude is isolated from the handler: a test process with its user id could not read the handler's files.",
+        )
+    ]
 
 
 def _ask(launcher: LauncherClient) -> str:
@@ -142,5 +149,5 @@ def judge_isolation(fault: str) -> Finding:
         if words in fault:
             what, chown, commands = fault.partition("chown")
             return found_error(code, f"Chat is off: {what.rstrip(':; ')}.", fix or chown + commands)
-    fix = "let its group and others not read it: chmod o-rwx,g-w FILE, for each file named; then reload"
+    fix = "for each file named, let other users not read it: chmod o-rwx,g-w FILE; then systemctl reload breakglass"
     return found_error("chat-not-isolated", f"Chat is off, because claude is not isolated: {fault}.", fix)

@@ -68,12 +68,12 @@ def _judge_missing(command: str) -> Finding:
         what = f"{there[0]} can't be run by the handler's user."
         fix = f"chmod 755 {there[0]}, and let others enter the directories above it: namei -l {there[0]}"
         return found_error("claude-not-executable", what, fix)
-    what = f'chat.command is "{command}", and there is no such program, so chat is on and each turn would fail.'
+    what = f'chat.command is "{command}", and there is no such program, so each turn would fail.'
     return found_error("claude-missing", what, f"{_INSTALL}; or {_set(command)}")
 
 
 def _set(command: str) -> str:
-    return f"set chat.command, which is {command}"
+    return f"correct chat.command, which is {command}"
 
 
 def _run(argv: list[str]) -> tuple[str, str]:

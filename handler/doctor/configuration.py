@@ -39,7 +39,7 @@ async def look_at_configuration(visit: Visit) -> AsyncIterator[Finding]:
     if config is None:
         yield found_error(
             "no-start",
-            f"No handler starts with {visit.path}, so no rescue is possible.",
+            f"A handler can't start with {visit.path}, so no rescue is possible.",
             f"mend the errors, then run: breakglass check {shlex.quote(str(visit.path))}",
         )
     else:
@@ -68,7 +68,7 @@ def _find_no_file(visit: Visit) -> Finding:
     usual = "/etc/breakglass/breakglass.toml"
     named = usual if os.path.lexists(usual) else "FILE"
     fix = f"export BREAKGLASS_CONFIG={named}; to make one, run breakglass init; or set BREAKGLASS_URL and"
-    return found_error("no-config", what, f"{fix} BREAKGLASS_SECRET_FILE to look through a handler")
+    return found_error("no-config", what, f"{fix} BREAKGLASS_SECRET_FILE to look at a handler from here")
 
 
 # --- hosts ---
@@ -86,16 +86,18 @@ def _find_shared_places(config: Config) -> Iterator[Finding]:
             keys[" ".join(line.split()[:2])].append(host.name)
     for address, names in addresses.items():
         if len(names) > 1:
-            what = f"The hosts {_and(names)} have one address, {address}: what is meant for one goes to the other."
+            what = f"The hosts {_and(names)} have the same address, {address}: a verb for one goes to the other."
             yield found_error("hosts-share-address", what, f"set ssh of [hosts.{names[-1]}] to its own address")
     for node, names in nodes.items():
         if node and len(names) > 1:
-            what = f"The hosts {_and(names)} have one node, {node}, and a node is one machine."
+            what = f"The hosts {_and(names)} have the same node, {node}, and a node is one machine."
             fix = f"run hostname -s on {names[-1]}, and write it as node of [hosts.{names[-1]}]"
             yield found_error("hosts-share-node", what, fix)
     shared = {tuple(dict.fromkeys(names)) for names in keys.values() if len(set(names)) > 1}
     for pair in sorted(shared):
-        what = f"The hosts {_and(list(pair))} have one host key: they are one machine, or one is a copy of the other."
+        what = (
+            f"The hosts {_and(list(pair))} have the same host key: they are one machine, or one is a copy of the other."
+        )
         fix = (
             f"on the copy: rm /etc/ssh/ssh_host_*; dpkg-reconfigure openssh-server; then pin hosts.{pair[-1]}.host_key"
         )
@@ -104,9 +106,7 @@ def _find_shared_places(config: Config) -> Iterator[Finding]:
     for name in config.hosts:
         if name not in used and not config.vms_off:
             what = f"No VM runs on the host {name}, so it is never asked."
-            yield found_warning(
-                "host-unused", what, f'add "{name}" to hosts of a [vms.NAME], or take out [hosts.{name}]'
-            )
+            yield found_warning("host-unused", what, f'add "{name}" to hosts of a [vms.NAME], or remove [hosts.{name}]')
 
 
 def _normal(address: Address) -> str:
@@ -144,13 +144,15 @@ def _find_vms(config: Config) -> Iterator[Finding]:
             guests[_normal(vm.guest)].append(vm.name)
     for address, names in guests.items():
         if len(names) > 1:
-            what = f"The guests of {_and(names)} have one address, {address}: claude would look at the wrong VM."
+            what = f"The guests of {_and(names)} have the same address, {address}: claude would look at the wrong VM."
             yield found_error("guests-share-address", what, f"set guest of [vms.{names[-1]}] to its own address")
     seen = set()
     for (host_name, vmid), names in at.items():
         if len(names) > 1 and tuple(names) not in seen:
             seen.add(tuple(names))
-            what = f"The VMs {_and(names)} have one number, {vmid}, on {host_name}: a verb for one acts on the other."
+            what = (
+                f"The VMs {_and(names)} have the same number, {vmid}, on {host_name}: a verb for one acts on the other."
+            )
             fix = f"run qm list on {host_name}, and write the right vmid in [vms.{names[-1]}]"
             yield found_error("vms-share-number", what, fix)
 
@@ -173,7 +175,7 @@ def _find_on_disk(visit: Visit) -> Iterator[Finding]:
     times = [(status.st_mtime, file) for file in dict.fromkeys([*files, __file__]) if (status := _status(file))]
     newest, file = max(times, default=(0.0, ""))
     if newest > visit.now + CLOCK_SECONDS:
-        what = f"The clock of this machine is wrong: {file} was written {_ago(newest - visit.now)} from now."
+        what = f"The clock of this machine is wrong: the time of {file} is {_ago(newest - visit.now)} in the future."
         yield found_error("clock-wrong", f"{what} Signatures are then refused.", SET_CLOCK)
 
     if (rtc := _read_rtc()) and abs(rtc - visit.now) > _RTC_SECONDS:
@@ -221,7 +223,7 @@ def _trusted() -> tuple[int, ...]:
 def _find_clock() -> Iterator[Finding]:
     """Find out from the kernel whether something keeps this machine's clock."""
     if is_clock_kept() is False:
-        what = "Nothing keeps the clock of this machine: a signature that is 300 s old or early is refused."
+        what = "No time server keeps this machine's clock right. Once it is 300 s off, signatures are refused."
         yield found_warning("clock-not-kept", what, "timedatectl set-ntp true")
 
 

@@ -104,7 +104,7 @@ class _Look:
             found.append(end.finding)
         except (OSError, http.client.HTTPException) as problem:
             sentence = f"A request to {self.url} has no answer: {failure(problem)}."
-            fix = "run doctor again; if this stays, look into the proxy's error log and journalctl -u breakglass"
+            fix = "run doctor again; if this stays, read the proxy's error log and journalctl -u breakglass"
             found.append(error(PLACE, "no-answer", sentence, fix))
         return found
 

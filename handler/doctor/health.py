@@ -32,11 +32,12 @@ STATES: Mapping[str, tuple[str, str]] = {
     "timeout": ("the host does not answer", "check the host, hosts.{0}.ssh and the firewalls in between"),
     "turned-away": (
         "sshd ends the connection before the login",
-        "let sshd never penalise the handler: breakglass host install-commands --host {0} --from ADDRESS",
+        "exempt the handler's address from sshd's penalties: run as root on the host what this prints: breakglass host "
+        "install-commands --host {0} --from ADDRESS",
     ),
     "key-not-accepted": (
         "the login failed",
-        "breakglass host install-commands --host {0}, and run what it prints on the host",
+        "run as root on the host what this prints: breakglass host install-commands --host {0}",
     ),
     "host-key-differs": (
         "the host has another host key than the pinned one",
@@ -69,7 +70,7 @@ def judge_health(visit: Visit, place: str, url: str, reply: Reply) -> Iterator[F
     yield ok(place, "answers", f"A handler answers at {url}, version {health.get('version')}.")
     if reply.headers.get("content-encoding"):
         sentence = f"The proxy of {url} compresses answers although the client has asked for none."
-        yield error(place, "compressed", sentence, "nginx: gzip off; and let it keep Accept-Encoding as it came")
+        yield error(place, "compressed", sentence, "nginx: gzip off; and pass Accept-Encoding on unchanged")
     if health.get("version") != VERSION:
         sentence = f"The handler is version {health.get('version')}, and this command is {VERSION}."
         fix = "systemctl restart breakglass after an upgrade; otherwise install one version: breakglass docs upgrade"
@@ -143,7 +144,7 @@ def _judge_host(visit: Visit, place: str, name: str, state: str, since: str) -> 
     if state == "answering":
         return ok(place, "host-answering", f"The handler is connected to {name}.")
     if state == "agent-outdated":
-        sentence = f"The host agent on {name} is not the handler's own; verbs work."
+        sentence = f"The host agent on {name} differs from the handler's own file; verbs work."
         return warning(place, state, sentence, f"breakglass host upgrade {name}")
     if state == "not-checked":
         return warning(place, state, f"The handler has not tried {name} yet.", "run doctor again in a minute")
@@ -172,7 +173,7 @@ def _judge_chat(visit: Visit, place: str, chat: str) -> Iterator[Finding]:
     if chat == "on":
         yield ok(place, "chat", "Chat is on.")
     elif chat == "off" and wanted:
-        yield error(place, "chat-off", "The file has [chat], and the handler that runs has none.", RELOAD)
+        yield error(place, "chat-off", "The file has [chat], and the running handler has no chat.", RELOAD)
     elif chat == "starting":
         yield warning(place, "chat-starting", "Chat is being started.", "run doctor again in a minute")
     elif chat == "config-error":

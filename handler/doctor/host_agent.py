@@ -54,7 +54,7 @@ def judge_kinds(host: Host, recipe: str, power: Handshake | None, reading: Hands
     """Judge whether each key is of its kind; None for a key with which the host agent did not answer."""
     place, table = f"host {host.name}", f"hosts.{host.name}"
     if power and reading and power.read_only and not reading.read_only:
-        fix = f"swap {table}.key_file and {table}.read_only_key_file, then reload the handler (SIGHUP)"
+        fix = f"swap {table}.key_file and {table}.read_only_key_file, then systemctl reload breakglass"
         what = "the power key and the read-only key are swapped: claude could change power, and no verb could"
         yield error(place, "keys-swapped", what, fix)
         return

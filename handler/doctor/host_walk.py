@@ -133,8 +133,8 @@ class HostLook:
         if not self.host.read_only_key:
             if self._has_chat:
                 sentence = f"{table} has no read-only key, so claude reads nothing of its VMs"
-                fix = f"ssh-keygen -t ed25519 -N '' -f pve_read; {table}.read_only_key_file; then breakglass host "
-                fix += f"install-commands --host {self.host.name}"
+                fix = f"ssh-keygen -t ed25519 -N '' -f pve_read; name it in {table}.read_only_key_file; "
+                fix += f"then {self._recipe}"
                 self.found.append(warning(self.place, "no-read-only-key", sentence, fix))
             return None
         try:

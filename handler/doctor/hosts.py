@@ -56,13 +56,13 @@ def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
         if name not in known:
             fault = next(problem for problem in faults if problem.path.split(".")[1] == name)
             sentence = f"it is off, so no verb reaches its VMs: {fault.path} {fault.message}"
-            yield error(f"host {name}", "host-off", sentence, f"{fault.hint}; then reload the handler (SIGHUP)")
+            yield error(f"host {name}", "host-off", sentence, f"{fault.hint}; then systemctl reload breakglass")
 
 
 def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:
     for name in config.vms_off:
         if visit.vm in ("", name):
-            fix = f"breakglass check lists the fault: mend [vms.{name}] or its host, then reload the handler (SIGHUP)"
+            fix = f"breakglass check lists the fault: mend [vms.{name}] or its host, then systemctl reload breakglass"
             yield error(f"VM {name}", "vm-off", "its configuration has a fault, so it can't be rescued", fix)
 
 

@@ -173,8 +173,8 @@ def judge_stranger(place: str, url: str, path: str, reply: Reply) -> Finding:
         fix = "have the proxy pass every path and method on to the handler: breakglass docs proxies has whole examples"
         return error(place, "path-blocked", sentence, fix)
     if reply.status == 404:
-        sentence = f"There is a web server at {url}, and nothing of breakglass below that address (HTTP 404)."
-        fix = "set BREAKGLASS_URL to the address with the path (prefix) at which the proxy serves breakglass"
+        sentence = f"There is a web server at {url}, but no handler below that path (HTTP 404)."
+        fix = "set BREAKGLASS_URL to the whole address, with the path (prefix) below which the proxy serves the handler"
         return error(place, "wrong-prefix", sentence, fix)
     sentence = f"Another program answers at {what} (HTTP {reply.status}), not a handler."
     fix = "set BREAKGLASS_URL to the handler's address and port; compare HOST and PORT of breakglass.service"

@@ -70,7 +70,7 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
         sentence = f"the host agent can't be started: {AGENT} or its /usr/bin/python3 is missing ({said})"
         return error(place, "agent-missing", sentence, fix)
     if code == 126 and "format" in text:  # ENOEXEC
-        return error(place, "agent-broken", f"the host agent is no program: {said}", upgrade)
+        return error(place, "agent-broken", f"the file of the host agent is not a program: {said}", upgrade)
     if code == 126:
         fix = f"as root on {host.ssh.host}: chmod 0755 {AGENT}; if it has that mode: mount -o remount,exec "
         fix += f'"$(findmnt -no TARGET -T {AGENT})"; if it is no file: rmdir {AGENT}, then {upgrade}'
@@ -111,7 +111,7 @@ def judge_rights(host: Host, kind: str, recipe: str, rights: dict[str, bool]) ->
     place = f"host {host.name}"
     for code, is_open in rights.items():
         if is_open:
-            fix = f"put restrict, in front of the key's line, as the recipe does: {recipe}"
+            fix = f"begin the key's line with `restrict,` as the recipe does: {recipe}"
             yield error(place, code, f"the {kind} key {_RIGHTS[code]}, which its line must refuse", fix)
     if not any(rights.values()):
         yield ok(place, "only-agent", f"the {kind} key opens the host agent: no shell, files, terminal or ports")

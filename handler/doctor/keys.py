@@ -20,6 +20,7 @@ DOCTOR = "doctor"  # the caller that doctor itself is
 POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
 _LEAST_CHARS = 8  # different ones in a random secret of 24 bytes, with room to spare
 _LEAST_RSA_BITS = 2048
+_RELOAD = "systemctl reload breakglass"
 _SHOWN = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
 
 found_ok = partial(ok, KEYS)
@@ -54,7 +55,7 @@ def judge_caller(caller: Caller, now: datetime) -> Finding:
         return found_ok("caller-key", f"The key of {caller.name} can be used, and does not expire.")
     left = caller.not_after - now
     fix = f"{_new_key(caller)} --not-after {datetime.fromtimestamp(now.timestamp() + 365 * 86400, UTC):%Y-%m-%d}"
-    fix += f", put what it prints in the place of [callers.{caller.name}], and send the handler SIGHUP"
+    fix += f", put what it prints in the place of [callers.{caller.name}], then {_RELOAD}"
     if left.total_seconds() < 0:
         what = f"The key of {caller.name} expired on {caller.not_after:%Y-%m-%d}: each of its requests is refused."
         return found_error("caller-expired", what, fix)
@@ -108,10 +109,11 @@ def _find_weak(config: Config) -> Iterator[Finding]:
     for caller in config.callers:
         if any(len(set(key)) < _LEAST_CHARS for key in caller.keys):
             what = f"The secret of {caller.name} is not random: it repeats a few characters."
-            yield found_warning("secret-weak", what, f"{_new_key(caller)}, and put what it prints into its place")
+            fix = f"{_new_key(caller)}, put what it prints in the place of [callers.{caller.name}], then {_RELOAD}"
+            yield found_warning("secret-weak", what, fix)
     for number, secret in enumerate(config.session_secrets):
         key = f"sessions.secret[{number}]"
-        new = "make one of its own: openssl rand -base64 48; then write it into the place of sessions.secret"
+        new = "make one of its own: openssl rand -base64 48; write it as sessions.secret, then " + _RELOAD
         if len(set(secret)) < _LEAST_CHARS:
             yield found_warning("secret-weak", f"{key} is not random: it repeats a few characters.", new)
         for caller in config.callers:
@@ -145,10 +147,8 @@ def _find_ssh_keys(config: Config) -> Iterator[Finding]:
         yield from bad
         words = {what: (import_key(key).get_comment() or "").split() for what, key in keys.items() if key}
         if "read" in words["power key"] and "power" in words.get("read-only key", ()):
-            what = (
-                f"The power key and the read-only key of {host.name} are in each other's place, as their comments say."
-            )
-            fix = f"exchange the paths of key_file and read_only_key_file in [hosts.{host.name}]"
+            what = f"The power key and the read-only key of {host.name} are swapped, as their comments say."
+            fix = f"swap the paths of key_file and read_only_key_file in [hosts.{host.name}]"
             yield found_error("keys-swapped", what, fix)
         elif not bad:
             have = "both can be used" if host.read_only_key else "can be used; there is no read-only key"
@@ -169,4 +169,8 @@ def _judge_ssh_key(host: str, what: str, private: str) -> Iterator[Finding]:
         words = f"The {what} of {host} is an RSA key of {bits} bits, which servers refuse or will refuse."
         yield found_error("key-unsupported", words, fix)
     elif kind.startswith("sk-"):
-        yield found_error("key-unsupported", f"The {what} of {host} needs a finger on a security key.", fix)
+        yield found_error(
+            "key-unsupported",
+            f"The {what} of {host} is on a security key, which a person has to touch at each login.",
+            fix,
+        )

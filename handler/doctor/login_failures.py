@@ -50,10 +50,10 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
             return "timeout", sentence, fix
         case "timeout" if not failure.greeting:
             fix = f"at the host's console: systemctl status ssh, uptime, dmesg | tail; or correct {setting}"
-            return "ssh-silent", f"{address} takes connections and sends nothing", fix
+            return "ssh-silent", f"{address} accepts connections, but sends nothing", fix
         case "timeout":
             fix = "at the host's console: uptime, free, dmesg | tail; sshd -T | grep usedns, which must be no"
-            return "login-slow", f"sshd on {address} answers, and completes no login within 10 s", fix
+            return "login-slow", f"sshd on {address} answers, but completes no login within 10 s", fix
         case "unreachable" | "name-not-found":
             fix = f"ip route get {host.ssh.host}; then mend the network, or correct {setting}"
             return "unreachable", failure.reason.removesuffix(": check the network"), fix
@@ -64,7 +64,11 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
             fix += "/etc/ssh/sshd_config"
             return "no-common-algorithm", f"{address} and the handler have no SSH algorithm in common", fix
         case "key-unusable":
-            return "key-unusable", failure.reason, f"mend the keys in [hosts.{host.name}], then reload (SIGHUP)"
+            return (
+                "key-unusable",
+                failure.reason,
+                f"mend the keys in [hosts.{host.name}], then systemctl reload breakglass",
+            )
     return _judge_greeting(host, failure)
 
 
@@ -82,8 +86,8 @@ def _judge_host_key(host: Host, failure: Failure) -> tuple[str, str, str]:
     pin = f'hosts.{host.name}.host_key = "{failure.presented or "ssh-ed25519 …"}"'
     fix = "at the host's own console: ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub; only if it shows the same "
     fix += f"fingerprint, write {pin}; or correct hosts.{host.name}.ssh"
-    sentence = f"{host.ssh} presents a host key{its} that is not pinned: the host was reinstalled, or something "
-    return "host-key-differs", f"{sentence}answers in its place", fix
+    sentence = f"{host.ssh} presents a host key{its} that is not pinned: the host was reinstalled, or another "
+    return "host-key-differs", f"{sentence}machine answers in its place", fix
 
 
 def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:

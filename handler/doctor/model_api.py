@@ -111,18 +111,18 @@ def judge_answer(api: ModelApi, response: Response, body: bytes) -> Finding:
         return found_error("proxy-refused", f"{place} is behind a proxy that refuses it.", "correct chat.https_proxy")
     if 300 <= status < 400:
         where = next(iter(get_all(response.headers, "location")), "no address")[:200]
-        what = f"{place} sends to {where}, which claude does not follow."
-        return found_error("model-moved", what, "set chat.base_url to where the API is")
+        what = f"{place} redirects to {where}, and claude follows no redirect."
+        return found_error("model-moved", what, "set chat.base_url to that address, if it is the API's")
     if status == 404 and urlsplit(api.base_url).path.endswith("/v1"):
         what = f"chat.base_url ends with /v1, which claude adds itself: it would ask {api.base_url}/v1."
         return found_error("base-url", what, f'write chat.base_url = "{api.base_url.removesuffix("/v1")}"')
     if status in (404, 405):
         return _not_known(f"{place} has no list of models, as a gateway may")
     if status == 429:
-        what = f"{place} accepts the credential, but its limit is used up now (429)."
-        return found_warning("model-limit", what, "wait, or raise the account's limit; a turn fails meanwhile")
+        what = f"{place} accepts the credential, but its limit is used up now (429): turns fail."
+        return found_warning("model-limit", what, "wait, or raise the account's limit")
     if status >= 500:
-        what = f"{place} answers with an error of its own ({status}): a turn fails meanwhile."
+        what = f"{place} answers with an error of its own ({status}): turns fail meanwhile."
         return found_warning("model-busy", what, "wait; see https://status.anthropic.com, or the gateway's log")
     if status != 200 or not _is_list(body):
         what = f"What answers at {api.base_url} is not a model's API: another program, or a sign-in page."

@@ -23,7 +23,7 @@ def look_at_page(place: str, url: str) -> Iterator[Finding]:
             return
         yield from _look_at_files(place, url, page)
     except (OSError, http.client.HTTPException) as problem:
-        fix = "run doctor again; if this stays, look into the proxy's error log"
+        fix = "run doctor again; if this stays, read the proxy's error log"
         yield error(place, "page-missing", f"The page at {url} can't be read: {failure(problem)}.", fix)
 
 

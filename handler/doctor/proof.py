@@ -60,7 +60,7 @@ class _Proof:
         if outcome == "done" and state != "unknown":
             proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)
             if not isinstance(proven, dict) or proven.get("how") != "doctor" or str(proven.get("at")) < since:
-                return self._not_proven("it did not write that down", "on the host: df /run; df -i /run; date")
+                return self._not_proven("it did not record that", "on the host: df /run; df -i /run; date")
             sentence = f"{self._host} is proven at {proven['at']}: a signed status of {self._vm} is done."
             return ok(PLACE, "proven", sentence)
         if reply.error.get("code") == "bad-request" and "proves" in str(reply.error.get("message")):

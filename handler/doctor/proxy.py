@@ -71,7 +71,9 @@ def look_at_requests(visit: Visit, place: str, url: str, chat: str) -> Iterator[
     try:
         reply = exchange(url, "POST", "/echo/arrived", body, _SENT)
     except TimeoutError:
-        sentence = f"A request with a body has no answer at {url}, and one without has: the body does not arrive."
+        sentence = (
+            f"At {url}, a request with a body gets no answer, and one without a body does: the body does not arrive."
+        )
         raise Broken(error(place, "body-changed", sentence, _WHOLE_BODIES)) from None
     arrived = reply.json.get("headers")
     if not isinstance(arrived, dict):
@@ -99,11 +101,10 @@ def _judge_headers(visit: Visit, place: str, url: str, arrived: Mapping[str, obj
         if not names:
             continue
         listed = ", ".join(names)
-        fix = (
-            f"have the proxy pass on unchanged: {listed}. nginx: remove proxy_set_header and proxy_pass_request_headers"
-        )
+        fix = f"have the proxy pass on unchanged: {listed}. nginx: remove each proxy_set_header of one of them, and "
+        fix += "proxy_pass_request_headers off"
         kind = warning if names == ["prefer"] else error
-        found = kind(place, f"headers-{what}", f"Of a request to {url}, headers are {what} on the way: {listed}.", fix)
+        found = kind(place, f"headers-{what}", f"Headers of a request are {what} on the way to {url}: {listed}.", fix)
         if any(name.startswith("webhook-") for name in names):
             raise Broken(found)
         yield found
@@ -136,7 +137,7 @@ def _look_at_sizes(visit: Visit, place: str, url: str, chat: str) -> Finding:
             sentence = f"The proxy at {url} refuses bodies of {size // 1024} KiB, which {what} can have."
             fix = "nginx: client_max_body_size 1m; Caddy: remove request_body max_size"
             return error(place, "body-limited", sentence, fix)
-    return ok(place, "bodies", "Bodies arrive whole, also the longest that the handler accepts.")
+    return ok(place, "bodies", "Bodies arrive whole, even the longest that the handler accepts.")
 
 
 def look_at_lines(place: str, signer: Signer) -> Finding:
@@ -148,7 +149,7 @@ def look_at_lines(place: str, signer: Signer) -> Finding:
     for at, part in stream(signer.url, "/echo", body, headers, 5.0 + _STREAM_SECONDS):
         if isinstance(part, Reply):
             if encoding := part.headers.get("content-encoding"):
-                sentence = f"The proxy at {signer.url} compresses streams ({encoding}), and lines wait meanwhile."
+                sentence = f"The proxy at {signer.url} compresses streams ({encoding}), which delays their lines."
                 fix = "nginx: take application/x-ndjson out of gzip_types"
                 return error(place, "compressed", sentence, fix)
             if "x-ndjson" not in part.headers.get("content-type", ""):

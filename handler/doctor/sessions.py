@@ -47,8 +47,8 @@ async def look_at_sessions(directory: str, has_launcher: bool) -> list[Finding]:
         what = (
             f"sessions.dir, {directory}, did not answer in {SECONDS:g} s: its file system hangs, and so would a turn."
         )
-        return [found_error("sessions-hang", what, f"mount it again: umount -l {shlex.quote(directory)}; findmnt")]
-    return found or [found_ok("sessions-ready", f"sessions.dir, {directory}, can be written, and has locks.")]
+        return [found_error("sessions-hang", what, f"mount it again: umount -l {shlex.quote(directory)}; mount -a")]
+    return found or [found_ok("sessions-ready", f"sessions.dir, {directory}, can be written, and its locks work.")]
 
 
 def _find(directory: Path, has_launcher: bool) -> Iterator[Finding]:
@@ -60,10 +60,14 @@ def _find(directory: Path, has_launcher: bool) -> Iterator[Finding]:
         return
     if not directory.is_absolute():
         what = f"sessions.dir is {directory}, which depends on the directory that the handler is started in."
-        yield found_warning("sessions-relative", what, f'write it whole: [sessions] dir = "{directory.absolute()}"')
+        yield found_warning(
+            "sessions-relative", what, f'write the absolute path: [sessions] dir = "{directory.absolute()}"'
+        )
     if (place := os.path.realpath(directory)) in _OF_OTHERS:
-        what = f"sessions.dir is {place}, which other programs use, and some of them empty."
-        yield found_error("sessions-path", what, 'give it one of its own: [sessions] dir = "/var/lib/breakglass"')
+        what = f"sessions.dir is {place}, which other programs use, and may empty."
+        yield found_error(
+            "sessions-path", what, 'give it a directory of its own: [sessions] dir = "/var/lib/breakglass"'
+        )
         return
     try:
         if not has_launcher:
@@ -84,7 +88,7 @@ def _judge(directory: Path, cause: BaseException | None, message: str) -> Findin
         "sessions-read-only": f'mount it for writing: mount -o remount,rw "$(findmnt -no TARGET -T {shown})"',
         "sessions-no-directory": f"make it: rm {shown} if that is a file; install -d -m 711 -o {user} {shown}",
         "sessions-path": 'choose a shorter one: [sessions] dir = "/var/lib/breakglass"',
-        "sessions-gone": f"mount it again: umount -l {shown}; findmnt",
+        "sessions-gone": f"mount it again: umount -l {shown}; mount -a",
         "sessions-unwritable": f"let the handler's user write there: chown -R {user} {shown}",
     }
     what = f"sessions.dir, {directory}, can't be used: {message}"
@@ -145,5 +149,5 @@ def _find_no_locks(directory: Path) -> Iterator[Finding]:
         os.unlink(name)
     if why:
         what = f"The file system of sessions.dir, {directory}, has no flock: {why}. A session could run twice."
-        fix = 'put it on a file system that has: [sessions] dir = "/var/lib/breakglass"'
+        fix = 'put it on a file system with flock: [sessions] dir = "/var/lib/breakglass"'
         yield found_error("sessions-no-flock", what, f"{fix}; for NFS, mount with version 4 and without nolock")

@@ -33,7 +33,7 @@ def look_at_key(visit: Visit, place: str, signer: Signer) -> Generator[Finding, 
         raise Broken(_judge_refusal(visit, place, signer, reply))
     yield ok(place, "key-accepted", f"The handler accepts the signing key of {reply.json['caller']}.")
     if visit.config and not visit.problems and reply.json.get("config") not in ("", visit.config.digest):
-        sentence = f"The handler runs with another configuration than {visit.path} has now."
+        sentence = f"The handler runs with an older configuration: {visit.path} has changed since."
         yield warning(place, "config-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
     return reply.json
 
@@ -59,7 +59,7 @@ def _judge_refusal(visit: Visit, place: str, signer: Signer, reply: Reply) -> Fi
 def _judge_unknown(visit: Visit, place: str, signer: Signer) -> Finding:
     config = visit.config
     if config and any(signer.key in caller.keys for caller in config.callers):
-        sentence = "The handler that runs does not know this signing key, which is in its configuration file."
+        sentence = "The running handler does not know this signing key, although its configuration file has it."
         return error(place, "key-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
     known = f" of {_callers(config)}," if config else ""
     fix = f"set BREAKGLASS_SECRET_FILE to the signing key{known} or make a new one: {_NEW_KEY}, and {RELOAD}"
@@ -80,8 +80,8 @@ def _status(place: str, signer: Signer, vm: str) -> Finding:
     try:
         reply = send_signed(signer, "/pve", {"verb": "status", "vm": vm}, timeout=_STATUS_SECONDS)
     except (OSError, http.client.HTTPException) as problem:
-        sentence = f"A signed status of {vm} has no answer: {failure(problem)}."
-        return error(place, "status-no-answer", sentence, "mend what doctor says about the VM's host")
+        sentence = f"A signed status of {vm} gets no answer: {failure(problem)}."
+        return error(place, "status-no-answer", sentence, "mend what doctor reports about the VM's host")
     outcome, state = str(reply.json.get("outcome", "")), str(reply.json.get("state"))
     if reply.error.get("code") == "forbidden":
         message, hint = reply.error.get("message"), reply.error.get("hint")
@@ -95,7 +95,9 @@ def _status(place: str, signer: Signer, vm: str) -> Finding:
         verdict = reply.json.get("verdict")
         why = f": {verdict.get('sentence')}" if isinstance(verdict, dict) else ""
         sentence = f"A signed status of {vm} is {outcome}{why}."
-        return error(place, f"status-{outcome}", sentence, _advice(verdict) or "mend what doctor says about its host")
+        return error(
+            place, f"status-{outcome}", sentence, _advice(verdict) or "mend what doctor reports about its host"
+        )
     if state == "unknown":
         return warning(
             place, "status-state", f"The state of {vm} is not known.", f"breakglass call forensics --vm {vm}"

@@ -233,11 +233,11 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     ),
     "no quorum": (
         lambda host: (host.root / "etc/pve/local").chmod(0o444),
-        "this node has no quorum; reset and stop work, start and cycle are refused / pvecm status",
+        "this node has no quorum; reset and stop work; start and cycle are refused / pvecm status",
     ),
     "pmxcfs that does not run": (
         remove("etc/pve/local"),
-        "/etc/pve is not mounted: pmxcfs does not run; reset and stop work, start and cycle are refused / systemctl",
+        "/etc/pve is not mounted: pmxcfs does not run; reset and stop work; start and cycle are refused / systemctl",
     ),
     "logind's drop-in": (
         write("etc/systemd/logind.conf.d/a.conf", "KillUserProcesses=yes\nKillExcludeUsers=nobody\n"),
@@ -280,7 +280,7 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "archive": (write("var/lib/breakglass", ""), "/var/lib/breakglass can't be written: finished jobs are"),
     "no pmxcfs": (
         remove("etc/pve/.vmlist"),
-        "/etc/pve does not answer; reset and stop work, start and cycle do not / systemctl",
+        "/etc/pve does not answer; reset and stop work; start and cycle do not / systemctl",
     ),
     "little room in /run": (
         lambda host: host.set_constants(RUN_ROOM=2**62),

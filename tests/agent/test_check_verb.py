@@ -15,7 +15,7 @@ from ..support.pve_host import conf, dead_upid, lock, moved, no_quorum, restore,
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
 own_host = pytest.mark.shared()
 SEVERAL = ("--vms", f"{VMID},110-119")
-REFUSED = "reset and stop work, start and cycle are refused"
+REFUSED = "reset and stop work; start and cycle are refused"
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def test_a_vm_on_which_each_verb_can_act(world: World) -> None:
     assert [found["sentence"] for found in answer.trailer["findings"]] == [
         "/etc/pve answers, and this node has a quorum",
         f"VM {VMID} is configured on this node, {node_name()}",
+        f"VM {VMID} is no template",
         f"VM {VMID} has no lock",
         f"VM {VMID}: HA does not manage it",
         f"no process holds the lock file of VM {VMID}",
@@ -105,7 +106,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     "no configuration": (lambda world: conf(world).unlink(), f"error: no node has VM {VMID} / correct the VM's number"),
     "a template": (
         lambda world: conf(world).write_text(f"template: 1\n{conf(world).read_text()}"),
-        f"error: VM {VMID} is a template, which Proxmox never starts: start and cycle fail / correct the VM's number",
+        f"error: VM {VMID} is a template, which Proxmox never starts, so start and cycle fail / correct",
     ),
     "a dead task's lock": (
         lock_of_dead_task,

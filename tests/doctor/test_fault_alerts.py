@@ -131,7 +131,7 @@ FAULTS = [
     Fault("a space at the end", entry("kuma", {"monitor": "devvm "}), "alert-space", 'match.monitor = "devvm"'),
     Fault("a star as in a shell", entry("kuma", {"monitor": "dev*"}), "alert-plain-pattern", "'~dev.*'"),
     Fault("a pattern without its sign", entry("kuma", {"monitor": "dev.*"}), "alert-plain-pattern", "'~dev.*'"),
-    Fault("an entry that stands there twice", twice, "alert-repeated", "take one"),
+    Fault("an entry that stands there twice", twice, "alert-repeated", "remove one"),
     Fault(
         "a text that the sample has not",
         sample("alertmanager", {"alertname": "Devvmdown"}, "alertmanager.json"),

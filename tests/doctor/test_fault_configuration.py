@@ -304,7 +304,7 @@ FAULTS = [
     Fault("a garbage read-only key", in_file("read-only", "garbage"), "key-garbage", "ssh-keygen"),
     Fault("an encrypted read-only key", encrypted("read-only"), "key-encrypted", "ssh-keygen -p"),
     Fault("one key for both", in_file("read-only", SSH_KEY), "key-is-power-key", "ssh-keygen"),
-    Fault("keys that are swapped", swapped, "keys-swapped", "exchange"),
+    Fault("keys that are swapped", swapped, "keys-swapped", "swap the paths"),
     Fault("keys that are swapped between hosts", swapped_between_hosts, "key-is-power-key", "ssh-keygen"),
     # callers
     Fault("an expired key", change("callers", "operator", not_after=at(-1)), "caller-expired", "keys new operator"),

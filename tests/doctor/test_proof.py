@@ -75,7 +75,7 @@ def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: obje
     body = json.dumps({"outcome": "done", "state": "running", "proven": recorded}).encode()
     finding = _Proof(Signer("", b""), Vm("devvm", 102, (host,)))._judge(Reply(200, {}, body, at, at))
     assert (finding.level, finding.code) == (WARNING, "not-proven")
-    assert "did not write" in finding.sentence
+    assert "did not record" in finding.sentence
 
 
 def test_a_doctor_with_an_error_proves_nothing(unproven: Running) -> None:

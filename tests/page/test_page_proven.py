@@ -56,7 +56,7 @@ def test_what_was_kept_has_its_age(visit: Visit) -> None:
         press(page, "status")
         says(page, "Last proven 12 days ago (drill).")
         lose_handler(visit.stage, page)
-        expect(page.locator("#proven")).to_contain_text("Last proven 12 days ago (drill), as known ")
+        expect(page.locator("#proven")).to_contain_text("Last proven 12 days ago (drill), as of ")
         visit.stage.wire.up()
         phase(page, "idle")
         says(page, "Last proven 12 days ago (drill).")

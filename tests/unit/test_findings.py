@@ -297,7 +297,7 @@ def test_a_run_that_is_short_of_inodes_is_a_warning(
         ((16 * 2**20 - 1, 2**30), "warning", "has 16 MiB of 1 GiB left"),
         ((0, 3 * 2**40), "warning", "has 0 B of 3072 GiB left"),
         ((5 * 2**10, 2**20), "warning", "has 5 KiB of 1 MiB left"),
-        ((0, 0), OK, "has no limit of free room"),
+        ((0, 0), OK, "has no size limit"),
         (None, "warning", "could not be determined"),
     ],
 )

@@ -191,7 +191,7 @@ def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
     guests = read_in_time(f"{root}/etc/pve/.vmlist")
     if not guests:
         yield warning(
-            "/etc/pve does not answer; reset and stop work, start and cycle do not", "systemctl status pve-cluster"
+            "/etc/pve does not answer; reset and stop work; start and cycle do not", "systemctl status pve-cluster"
         )
         return
     yield from judge_vms(lines, parse_guests(guests), node_name())

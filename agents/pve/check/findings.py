@@ -149,7 +149,7 @@ def judge_room(path: str, least: int, free: tuple[int, int] | None) -> Finding:
         return warning(f"the room at {path} could not be determined", f"df {path}")
     left, of_all = free
     if left >= least or not of_all:
-        return ok(f"{path} has {format_bytes(left) if of_all else 'no limit of'} free room")
+        return ok(f"{path} has {format_bytes(left)} free room" if of_all else f"{path} has no size limit")
     return warning(f"{path} has {format_bytes(left)} of {format_bytes(of_all)} left", f"df {path}; du -x -d 2 {path}")
 
 

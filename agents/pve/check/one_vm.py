@@ -35,7 +35,7 @@ def check_vm(host: Host) -> Iterator[Finding]:
 
 def judge_cluster(view: Cluster) -> Finding:
     """Require an /etc/pve that answers, and a quorum: without one of them, no VM can be started."""
-    effect = "reset and stop work, start and cycle are refused"
+    effect = "reset and stop work; start and cycle are refused"
     if view.trouble:
         symptom, cure = TROUBLES[view.trouble]
         return error(f"{symptom}; {effect}", cure.removeprefix(_BY_HAND))
@@ -60,7 +60,7 @@ def judge_template(vmid: int, options: Mapping[str, str]) -> Finding:
     """Require a VM that Proxmox starts: it starts no template."""
     if options.get("template", "0") in ("", "0"):
         return ok(f"VM {vmid} is no template")
-    sentence = f"VM {vmid} is a template, which Proxmox never starts: start and cycle fail"
+    sentence = f"VM {vmid} is a template, which Proxmox never starts, so start and cycle fail"
     return error(sentence, "correct the VM's number in the configuration: qm list shows those of its clones")
 
 
@@ -99,9 +99,7 @@ def judge_ha(vmid: int, requested: str, seen: str) -> Finding:
     said = ha_line(requested, seen)
     if ha_stuck(requested, seen):
         cure = "; ".join(ha_by_hand(vmid, requested, seen)).removeprefix(_BY_HAND)
-        if seen == "freeze":
-            cure = f"{cure}; if HA is disarmed: ha-manager crm-command arm-ha"
-        cure += "; if it says disarmed: ha-manager crm-command arm-ha" if seen == "freeze" else ""
+        cure += "; if HA is disarmed: ha-manager crm-command arm-ha" if seen == "freeze" else ""
         return error(f"VM {vmid}: {said}: start and cycle are refused", cure)
     if requested == "disarmed":
         return warning(f"VM {vmid}: {said}", "ha-manager crm-command arm-ha")
