@@ -339,7 +339,7 @@ AS_ROOT = [
     # sessions.dir
     Fault("a path that is too long", sessions("s" * 90), "sessions-path", "shorter"),
     Fault("a path with a space", sessions("my sessions"), "sessions-path", "/var/lib/breakglass"),
-    Fault("a directory of other programs", of_other_programs, "sessions-path", "one of its own"),
+    Fault("a directory of other programs", of_other_programs, "sessions-path", "a directory of its own"),
     Fault("a directory of another user", of_another_user, "sessions-owner", "chown root"),
     Fault("a file in its place", in_a_files_place, "sessions-no-directory", "install -d"),
     Fault("turns that all can read", turns_for_all, "sessions-exposed", "chmod 700"),

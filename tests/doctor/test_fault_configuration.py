@@ -284,7 +284,7 @@ FAULTS = [
     Fault("a garbage key", in_file("power", "garbage"), "key-garbage", "ssh-keygen"),
     Fault("a key that is cut", in_file("power", SSH_KEY[:200]), "key-garbage", "ssh-keygen"),
     Fault("an encrypted key", encrypted("power"), "key-encrypted", "ssh-keygen -p"),
-    Fault("a pipe in a key's place", pipe, "read-hangs", "in the place of a pipe"),
+    Fault("a pipe in a key's place", pipe, "read-hangs", "replace a pipe"),
     Fault("a path with ~", change("hosts", "pve1", key_file="~/power"), "file-missing", "without ~"),
     Fault("the name of the public key", name_of_public_key, "key-public", "the file without .pub"),
     Fault("an Ed448 key", in_file("power", private("ssh-ed448")), "key-unsupported", "ssh-keygen -t ed25519"),
