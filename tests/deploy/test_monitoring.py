@@ -49,7 +49,7 @@ def healthy() -> Snapshot:
     caller = replace(CONFIG.callers[0], not_after=NOW + timedelta(days=100))
     config = replace(CONFIG, callers=(caller,))
     condition = Condition(config, NOW.timestamp(), {"pve1": "answering"}, {"devvm": "answering"}, "on")
-    return Snapshot(condition, {"pve1": "0.2.0"}, {"pve1": NOW.timestamp()}, 0, SESSIONS, Counts())
+    return Snapshot(condition, {"pve1": "1.2.3"}, {"pve1": NOW.timestamp()}, 0, SESSIONS, Counts())
 
 
 def with_condition(**changes: Any) -> Change:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.host.cluster import node_name
+from breakglass.agents.pve.words import VERSION
 from breakglass.demo.sshd import listen
 
 from ..conftest import running_world
@@ -343,7 +344,7 @@ AGENTS = [
     ),
     ("agent is empty", program("#!/bin/sh\n"), "agent-silent", "breakglass-pve check"),
     ("agent of another build", agent("replace(bundle_hash=lambda: 'f' * 64)"), "agent-outdated", UPGRADE),
-    ("agent is older", agent(VERSION="0.2.0rc1"), "agent-outdated", UPGRADE),
+    ("agent is older", agent(VERSION=f"{VERSION}rc1"), "agent-outdated", UPGRADE),
     ("agent is newer", agent(VERSION="0.9.0"), "agent-outdated", "upgrade this handler to 0.9.0"),
     ("agent of 0.1", agent(VERSION="0.1.0"), "agent-too-old", UPGRADE),
     ("agent too old for check", agent(WITHOUT_CHECK), "agent-without-check", UPGRADE),
