@@ -503,7 +503,7 @@ WARNINGS = """
 host key any; read-only key revoked; no read-only key for claude; agent of another build; agent is older;
 agent is newer; agent too old for check; clock ahead; clock behind; lock of a backup; lock of a migration;
 lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
-archive hung; broken chain
+archive hung; broken chain; few channels
 """
 ROWS = [*LOGINS, *KEYS, *AGENTS, *VMS, *HOST]
 FAULTS = [Fault(*row) for row in ROWS]

@@ -83,7 +83,7 @@ def test_a_ping_that_fails_is_a_warning(setup: Setup, status: int, location: str
 def test_a_monitor_that_does_not_answer(setup: Setup) -> None:
     with monitor(answers=False) as (url, _):
         report = ping(setup, url)
-    assert "no answer within 10 s" in report.stderr
+    assert "did not answer within 10 s" in report.stderr
 
 
 @pytest.mark.parametrize(
