@@ -1,21 +1,24 @@
-"""The `breakglass` command: its arguments, and the exit code of every error. The commands are in files of their own."""
+"""The `breakglass` command: all commands, and the exit code of every error."""
 
 import argparse
 
 from ..agents.pve.words import VERSION
-from ..alerts.examples import EXAMPLES
-from ..auth.signing import BEARER, GRAFANA
 from ..config.problems import ConfigError
-from ..verbs import ANYWAY, VERBS
-from . import call, check, demo, docs, drill, host, init, keys, launcher, serve, upgrade
+from . import call, docs, launcher, serve
+from .arguments import (
+    add_alert_example,
+    add_call,
+    add_chat,
+    add_check,
+    add_demo,
+    add_doctor,
+    add_drill,
+    add_host,
+    add_init,
+    add_keys,
+)
 from .errors import CommandError, reason
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
-
-# The states of the demo's VM. `handler/demo/proxmox/world.py` makes them, but only the command `demo` loads that.
-SCENARIOS = (
-    *("idle", "healthy", "paused", "guest-panicked", "io-error", "disk-frozen", "qemu-wedged"),
-    *("stopped", "stopped-locked"),
-)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,12 +31,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"breakglass {VERSION}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    _add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
-    _add_init(commands.add_parser("init", help="write a configuration, its secrets and its keys"))
+    add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
+    add_init(commands.add_parser("init", help="write a configuration, its secrets and its keys"))
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
-    _add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
-    _add_doctor(commands.add_parser("doctor", help="look at the whole path of a request, before it is needed"))
-    _add_drill(
+    add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
+    add_doctor(commands.add_parser("doctor", help="look at the whole path of a request, before it is needed"))
+    add_drill(
         commands.add_parser(
             "drill",
             help="power-cycle a VM that has drill = true, to prove a rescue (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)",
@@ -44,11 +47,11 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "launcher", help="start claude for a handler that is not root; systemd runs it, as root (BREAKGLASS_CONFIG)"
     ).set_defaults(run=launcher.launcher)
-    _add_keys(commands.add_parser("keys", help="make a caller's key"))
+    add_keys(commands.add_parser("keys", help="make a caller's key"))
     sign = commands.add_parser("sign", help="print the signature headers for the body on standard input")
     sign.add_argument("--id", help="use this id instead of a new one")
     sign.set_defaults(run=call.sign)
-    _add_call(
+    add_call(
         commands.add_parser(
             "call",
             help="run a verb (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)",
@@ -56,201 +59,16 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    _add_alert_example(
+    add_alert_example(
         commands.add_parser("alert-example", help="print a monitoring system's configuration (BREAKGLASS_URL)")
     )
-    _add_chat(commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"))
-    _add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
+    add_chat(commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"))
+    add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
     document = commands.add_parser("docs", help="print a document, such as the runbook; without a name, list all")
     document.add_argument("name", nargs="?", metavar="NAME", help="a document, such as runbook")
     document.set_defaults(run=docs.docs)
     commands.add_parser("version", help="print the version").set_defaults(run=lambda _: version(VERSION))
     return top
-
-
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0], help="the fault that the VM has")
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--no-chat", action="store_true", help="run without claude and the scripted model")
-    model.add_argument(
-        "--real-model",
-        action="store_true",
-        help="use the real model with your credential from the environment, which costs money",
-    )
-    parser.set_defaults(run=demo.demo)
-
-
-def _add_init(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Write a configuration, the session secret, an operator's signing key and two SSH key pairs, and print the "
-        "next steps. It writes all files or none, and overwrites nothing. In a terminal, it asks for what you leave "
-        "out. If root runs it, the handler's account can read the files."
-    )
-    where = f"the directory (default: {init.ROOTS_DIRECTORY} for root, ~/.config/breakglass for others)"
-    parser.add_argument("directory", nargs="?", metavar="DIR", help=where)
-    parser.add_argument("--url", help="the URL at which people reach this handler, like https://rescue.example.org/")
-    parser.add_argument(
-        "--host", action="append", metavar="NAME=ADDRESS", help="a Proxmox host, like pve1=192.0.2.10; repeatable"
-    )
-    parser.add_argument(
-        "--host-key",
-        action="append",
-        metavar="NAME=LINE",
-        help="the host's public key, or the word any, to pin it later; one for each --host",
-    )
-    parser.add_argument(
-        "--vm",
-        action="append",
-        metavar="NAME=NUMBER[@HOST,HOST]",
-        help="a VM and where it may run, like devvm=102@pve1; repeatable",
-    )
-    parser.add_argument(
-        "--operator", metavar="NAME", help="your name: the signing key is yours, and the hosts record the name"
-    )
-    parser.add_argument("--user", metavar="NAME", help=f"as root: the handler's account (default: {init.ACCOUNT})")
-    parser.set_defaults(run=init.init)
-
-
-def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Check a configuration as a start of the handler would, as the handler's user, and start nothing. "
-        "The exit code is 2 if there is a problem; a warning doesn't change it."
-    )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="the configuration (default: BREAKGLASS_CONFIG)")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON, with or without problems")
-    parser.set_defaults(run=check.check)
-
-
-def _add_doctor(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Look at the configuration, the keys, the hosts, the handler and chat, and print one line for each finding: "
-        "ok, warning or error, a sentence, and the fix. It changes no VM's power. The exit code is 0 if all is well, "
-        "1 after a warning, and 2 after an error. It asks the handler (BREAKGLASS_URL, or server.url) as a caller: "
-        "with the signing key in BREAKGLASS_SECRET_FILE, or as the caller that the configuration calls doctor."
-    )
-    parser.add_argument("--vm", metavar="NAME", help="look at this VM and its hosts only")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    parser.add_argument(
-        "--sample",
-        action="append",
-        metavar="SOURCE=FILE",
-        help="a notification that a monitoring system has sent: see which [[alerts]] entries match it; repeatable",
-    )
-    parser.add_argument(
-        "--ping",
-        metavar="FILE",
-        help="after a run without errors, request the URL in this file, as Healthchecks expects",
-    )
-    parser.add_argument("--ping-failures", action="store_true", help="with --ping: after an error, request URL/fail")
-    parser.set_defaults(run=_doctor)
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from .doctor import doctor  # the other commands start without it
-
-    return doctor(arguments)
-
-
-def _add_drill(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Do a real rescue of a VM that has drill = true: send a signed alert, wait for its evidence, power-cycle the "
-        "VM, and prove that this happened. Unsaved work in the VM is lost. Its host then records that it is proven. "
-        "It needs the signing key of a caller that may do status, forensics, history and cycle."
-    )
-    parser.add_argument("--vm", required=True, metavar="NAME", help="the VM, which needs drill = true")
-    parser.add_argument(
-        "--yes", action="store_true", help="don't ask before the power cycle; needed without a terminal"
-    )
-    parser.add_argument("--id", metavar="ID", help="continue this earlier drill; it acts at most once")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    parser.set_defaults(run=drill.drill)
-
-
-def _add_keys(parser: argparse.ArgumentParser) -> None:
-    new = parser.add_subparsers(required=True, metavar="new").add_parser("new", help="print a new caller's entry")
-    new.add_argument("name", help="the new caller's name")
-    method = new.add_mutually_exclusive_group()
-    method.add_argument(
-        "--bearer",
-        dest="method",
-        action="store_const",
-        const=BEARER,
-        help="create a bearer token, if the sender can't sign",
-    )
-    method.add_argument(
-        "--grafana",
-        dest="method",
-        action="store_const",
-        const=GRAFANA,
-        help="create a secret for Grafana's own signature",
-    )
-    new.add_argument("--allow", metavar="VERB,VERB", help="the verbs that it may send (default: some that only read)")
-    new.add_argument("--vm", metavar="NAME,NAME", help="the VMs that it may name (default: all)")
-    new.add_argument("--not-after", metavar="TIME", help="when it expires, like 2027-06-01; UTC")
-    new.add_argument("--out", metavar="FILE", help="write the secret to this new file, and print none")
-    new.set_defaults(run=keys.keys_new)
-
-
-def _add_call(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("verb", help=", ".join(VERBS))
-    parser.add_argument("--id", help="use this id; a repeated id acts once")
-    parser.add_argument("--vm", help="the VM; needed only if there are several")
-    parser.add_argument("--reason", help="the reason, which the host records")
-    parser.add_argument("--if-state", help="run only if the VM is in this state")
-    parser.add_argument(
-        "--if-last", help="run only if this job is still the newest one (none: only if there is no job)"
-    )
-    parser.add_argument("--job", help="with history: show this job")
-    parser.add_argument(
-        "--anyway", choices=ANYWAY, help="with reset or cycle: override the host's refusal that has this code"
-    )
-    parser.add_argument("--json", action="store_true", help="print the answer object alone, as one line")
-    parser.add_argument("--quiet", action="store_true", help="do not print the stages of the job")
-    parser.set_defaults(run=call.call)
-
-
-def _add_alert_example(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", choices=EXAMPLES)
-    parser.add_argument("--url", help="this handler's address (BREAKGLASS_URL)")
-    parser.set_defaults(run=host.alert_example)
-
-
-def _add_chat(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vm", help="the VM; needed only if there are several")
-    parser.add_argument("--resume", action="store_true", help="continue the last session")
-    parser.set_defaults(run=call.chat)
-
-
-def _add_host(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    bundle = commands.add_parser("bundle", help="write the host agent to FILE, or to standard output")
-    bundle.add_argument("file", nargs="?", metavar="FILE")
-    bundle.set_defaults(run=host.host_bundle)
-    install = commands.add_parser("install-commands", help="print what to run on the host, as root (BREAKGLASS_CONFIG)")
-    install.add_argument("--host", help="the host; needed only if there are several")
-    install.add_argument(
-        "--from",
-        dest="sources",
-        metavar="ADDRESS[,ADDRESS]",
-        help="the handler's addresses or networks, which sshd then never penalises; needed for --account root",
-    )
-    install.add_argument(
-        "--account",
-        choices=("root",),
-        help="let the keys log in to root's own account, from the --from addresses only; no second account with uid 0",
-    )
-    install.set_defaults(run=host.host_install_commands)
-    update = commands.add_parser(
-        "upgrade",
-        help="copy the host agent to a host, through your own ssh (BREAKGLASS_CONFIG)",
-        description="Copy the host agent to a host through your own ssh, which checks the host's key as always. "
-        "It reads only ssh of each [hosts.NAME] in BREAKGLASS_CONFIG, so a copy without the secrets is enough.",
-    )
-    which = update.add_mutually_exclusive_group()
-    which.add_argument("host", nargs="?", metavar="HOST", help="a host in the configuration, or USER@ADDRESS[:PORT]")
-    which.add_argument("--all", action="store_true", help="every host in the configuration")
-    update.add_argument("--login", metavar="USER", help="the user to log in as (default: root)")
-    update.set_defaults(run=upgrade.host_upgrade)
 
 
 def main() -> int:

@@ -52,7 +52,7 @@ async def look_at_sessions(directory: str, has_launcher: bool) -> list[Finding]:
 
 
 def _find(directory: Path, has_launcher: bool) -> Iterator[Finding]:
-    socket = f"{os.path.realpath(directory)}/work/{'0' * 32}/{SOCKET}"
+    socket = os.path.join(os.path.realpath(directory), "work", "0" * 32, SOCKET)
     if len(os.fsencode(socket)) > SOCKET_BYTES:
         most = SOCKET_BYTES - len(os.fsencode(socket)) + len(os.fsencode(os.path.realpath(directory)))
         what = f"The path of sessions.dir is too long for a socket: it may have {most} bytes."

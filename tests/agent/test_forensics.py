@@ -13,7 +13,7 @@ import pytest
 
 from breakglass.agents.pve.forensics.evidence import parse_evidence
 from breakglass.agents.pve.forensics.verdict import verdict_of
-from breakglass.cli.main import SCENARIOS as LISTED
+from breakglass.cli.arguments import SCENARIOS as LISTED
 from breakglass.demo.proxmox.world import SCENARIOS, VMID, World
 
 from ..support.agent import Answer, execute, set_constants

@@ -212,8 +212,8 @@ def test_ctrl_c_before_the_cycle(world: World, running: Running) -> None:
     """In the beginning it has changed nothing, and says so."""
     program = (
         "import breakglass.cli.drill as drill, os, signal\n"
-        "wait = drill._wait_for_evidence\n"
-        "drill._wait_for_evidence = lambda one: (os.kill(os.getpid(), signal.SIGINT), wait(one))[1]\n"
+        "wait = drill.wait_for_evidence\n"
+        "drill.wait_for_evidence = lambda one: (os.kill(os.getpid(), signal.SIGINT), wait(one))[1]\n"
         "from breakglass.cli.main import main; raise SystemExit(main())"
     )
     before = cycles(running)
@@ -223,14 +223,14 @@ def test_ctrl_c_before_the_cycle(world: World, running: Running) -> None:
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("place", ["_prove", "_send_alert"])
+@pytest.mark.parametrize("place", ["prove", "send_alert"])
 def test_a_defect_says_what_happened_to_the_vm(world: World, running: Running, place: str) -> None:
     program = (
         f"import breakglass.cli.drill as drill; drill.{place} = lambda *_: 1 / 0\n"
         "from breakglass.cli.main import main; raise SystemExit(main())"
     )
     code, said, complained = ended(drill(running, "--yes", "--json", program=program))
-    fate = "the cycle of devvm is done, and its state is running" if place == "_prove" else "nothing was changed"
+    fate = "the cycle of devvm is done, and its state is running" if place == "prove" else "nothing was changed"
     assert (code, f"ZeroDivisionError('division by zero'); {fate}" in complained) == (4, True), complained
     assert json.loads(said)["vm_fate"] == fate
     assert hint(complained) == json.loads(said)["id"]

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from breakglass.alerts.rules import drill_rules
-from breakglass.cli.drill import Drill, Failure, _explain, _is_in_chain, _read_proven
+from breakglass.cli.drill import _explain
+from breakglass.cli.drill_steps import Drill, Failure, is_in_chain, read_proven
 from breakglass.client import Signer
 
 HEADS = ["a" * 64, "b" * 64, "c" * 64]
@@ -14,8 +15,8 @@ CHAIN = {"node": "pve1", "n": 9, "head": "c" * 64, "broken": "", "hashes": [head
 
 
 def test_a_line_is_in_the_chain_at_its_place() -> None:
-    assert _is_in_chain(PLACE, CHAIN)
-    assert _is_in_chain({**PLACE, "n": 7, "head": "a" * 64}, CHAIN)
+    assert is_in_chain(PLACE, CHAIN)
+    assert is_in_chain({**PLACE, "n": 7, "head": "a" * 64}, CHAIN)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_a_line_is_in_the_chain_at_its_place() -> None:
     ],
 )
 def test_a_line_that_is_not_there_proves_nothing(place: dict[str, Any], chain: dict[str, Any]) -> None:
-    assert not _is_in_chain(PLACE | place, CHAIN | chain)
+    assert not is_in_chain(PLACE | place, CHAIN | chain)
 
 
 def test_the_built_in_entry_matches_a_drill_of_its_vm_only() -> None:
@@ -53,7 +54,7 @@ CYCLE = {"started": "2026-11-27T03:00:05Z", "verb": "cycle", "state": "unknown",
 def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
     """Not by a later status: a doctor may have proven the host since. No network is asked here."""
     own = {"at": "2026-11-27T03:01:00Z", "by": "op", "how": "drill"}
-    assert "2026-11-27T03:01:00Z, by op" in _read_proven(new_drill(), {**CYCLE, "proven": own})
+    assert "2026-11-27T03:01:00Z, by op" in read_proven(new_drill(), {**CYCLE, "proven": own})
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
 )
 def test_a_drill_that_its_host_has_not_recorded(proven: object) -> None:
     with pytest.raises(Failure, match="could not record"):
-        _read_proven(new_drill(), {**CYCLE, "proven": proven})
+        read_proven(new_drill(), {**CYCLE, "proven": proven})
 
 
 @pytest.mark.parametrize(("code", "fate"), [("agent-refused", "did not begin"), ("agent-failed", "failed, and its")])

@@ -391,7 +391,7 @@ def test_nothing_imports_the_demo() -> None:
         for place, node in places(tree(path)):
             found |= {f"{path.name}:{place}": [module] for module in imported(node) if "demo" in module.split(".")}
     # the command line names the command, which loads the demo only once it runs
-    assert found == {"main.py:top level": [".demo"], "demo.py:demo": ["..demo.run.run"]}
+    assert found == {"arguments.py:top level": [".demo"], "demo.py:demo": ["..demo.run.run"]}
 
 
 # --- the host agent ---
