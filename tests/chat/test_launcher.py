@@ -341,15 +341,21 @@ def test_what_is_removed_is_below_the_sessions(launchers: Launchers) -> None:
 def test_a_directory_of_others_is_left_alone(launchers: Launchers) -> None:
     """Root makes and changes nothing in a sessions.dir that has other files, such as `/`; an empty volume is good."""
     _, channel = launchers.open()
-    work = launchers.sessions / "work"
-    work.mkdir(mode=0o750, parents=True)
+    text, volume = launchers.config.read_text(), launchers.directory / "volume"
+    volume.mkdir(mode=0o711)
+    work = volume / "work"
+    work.mkdir(mode=0o750)
     with channel:
         client = LauncherClient(channel)
-        assert f"sessions.dir, {launchers.sessions}, has files of others and none of ours" in client.check()
-        assert (os.listdir(launchers.sessions), work.stat().st_mode & 0o7777) == (["work"], 0o750)
-        work.rename(launchers.sessions / "lost+found")
-        client.check()
-        assert {"turns", "id", "lost+found"} <= set(os.listdir(launchers.sessions))
+        launchers.config.write_text(text.replace(str(launchers.sessions), str(volume)))
+        try:
+            assert f"sessions.dir, {volume}, has files of others and none of ours" in client.check()
+            assert (os.listdir(volume), work.stat().st_mode & 0o7777) == (["work"], 0o750)
+            work.rename(volume / "lost+found")
+            assert client.check() == ""
+        finally:
+            launchers.config.write_text(text)
+    assert {"turns", "id", "lost+found"} <= set(os.listdir(volume))
 
 
 def test_a_configuration_that_the_handler_could_write_is_not_followed(launchers: Launchers) -> None:
