@@ -16,6 +16,7 @@ from ..support.documents import ROOT, commands
 from ..support.pve_host import conf, moved
 from ..support.service import Service, give_to_handler, new_secret
 from ..support.sshd import Sshd
+from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd", "qemu", "curl"), pytest.mark.shared("world", "sshd"), pytest.mark.slow]
 
@@ -95,8 +96,12 @@ def test_a_key_that_is_refused(person: Person) -> None:
     finally:
         person.use(person.service.secrets["operator"])
     person.service.send("POST", "/pve", b"{}")
-    lines = [json.loads(line) for line in person.paste(why).splitlines()]
-    assert [line["why"] for line in lines] == ["unknown signature", "unknown signature", "malformed"]
+
+    def reasons() -> list[str]:
+        return [json.loads(line)["why"] for line in person.paste(why).splitlines()]
+
+    until(lambda: len(reasons()) == 3, "the log to have the three refusals")  # a thread writes it after the answer
+    assert reasons() == ["unknown signature", "unknown signature", "malformed"]
     assert "`unknown signature`" in TEXT
     assert "`malformed`" in TEXT
 
