@@ -107,7 +107,7 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         raise Failure(f"{one.vm} is {state}, not running", f"breakglass call start --vm {one.vm}")
     if not is_agreed and not _agrees(one):
         raise Failure("you did not agree")
-    remark(f"if this is cut off, {one.again}" if not one.as_json else "")
+    remark(f"if this is cut off, run this {one.again}" if not one.as_json else "")
     with one.step("alert") as said:
         one.capture = send_alert(one)
         said.append(f"the handler accepted it, and the host began the capture {one.capture}")
