@@ -12,13 +12,12 @@ from ..config.model import Config
 from ..errors import BadRequest
 from ..text import shown
 from ..threads import run_in_thread
-from ..verbs import VERBS
 from .findings import Finding, error, ok, warning
+from .keys import POWER
 from .problems import ALERTS, find_problems_of
 from .visit import Visit
 
 SECONDS = 10.0  # a large sample and many patterns
-_POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
 # The labels of the senders that always have the same ones, as alerts/payloads.py makes them.
 _LABELS = {
     "gatus": ("endpoint", "group", "url"),
@@ -119,7 +118,7 @@ def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetim
 def _can_be(caller: Caller, source: str) -> bool:
     """Tell whether a monitoring system can be this caller: it can't sign by the standard, but a relay can for it."""
     if caller.auth_method == SIGNATURE:
-        return source == "generic" or not caller.allow & _POWER
+        return source == "generic" or not caller.allow & POWER
     return caller.auth_method == BEARER or (caller.auth_method == GRAFANA and source == "grafana")
 
 

@@ -1,0 +1,39 @@
+"""The last act of doctor, against a server that never ends its answer."""
+
+import socket
+import threading
+from contextlib import suppress
+
+import pytest
+
+import breakglass.doctor.proof
+from breakglass.client import Signer
+from breakglass.config.model import Address, Host, Vm
+from breakglass.doctor.proof import _Proof
+
+
+async def test_an_answer_that_never_ends_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its headers come byte by byte, so no step is late; doctor ends all the same, and says what is not proven."""
+    monkeypatch.setattr(breakglass.doctor.proof, "_SECONDS", 0.5)
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def dribble() -> None:
+            with suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nx-endless: ")
+                    while not ended.wait(0.05):
+                        connection.sendall(b" ")
+
+        thread = threading.Thread(target=dribble)
+        thread.start()
+        try:
+            signer = Signer(f"http://127.0.0.1:{server.getsockname()[1]}", b"k" * 32)
+            host = Host("pve1", Address("root", "127.0.0.1"), "")
+            finding = await _Proof(signer, Vm("devvm", 102, (host,))).finish()
+        finally:
+            ended.set()
+            thread.join()
+    assert (finding.level, finding.code) == ("warning", "not-proven")
+    assert "pve1 is not recorded as proven: its status has no whole answer within 1 s" in finding.sentence
