@@ -54,6 +54,15 @@ def _claude() -> str:
     return "" if claude.find() is not None else "not installed: claude"
 
 
+def _node() -> str:
+    """Say why node can't run the page's modules: before 20.19, it takes a file that imports for no module."""
+    if missing := _program("node"):
+        return missing
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    numbers = tuple(int(number) for number in version.removeprefix("v").split(".")[:2])
+    return "" if numbers >= (20, 19) else f"node is {version}: 20.19 or later is needed"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "alertmanager": lambda: _program("prometheus-alertmanager", "amtool"),
     "bwrap": _bwrap,
@@ -69,6 +78,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "mounts": lambda: _root() or _mounts(),
     "network": lambda: _root() or _program("ip"),
     "nginx": lambda: _program("nginx"),
+    "node": _node,
     "prometheus": lambda: _program("prometheus"),
     "promtool": lambda: _program("promtool"),
     "qemu": lambda: _program("qemu-system-x86_64"),
