@@ -93,7 +93,7 @@ def _end(one: Drill, code: int, why: str, hint: str) -> None:
 
 def _print_json(one: Drill, outcome: str, why: str = "") -> None:
     report = {"vm": one.vm, "id": one.id, "outcome": outcome, "why": why, "vm_fate": one.vm_fate}
-    say(json.dumps({**report, "capture": one.capture, "steps": one.steps, "proven": one.proven}))
+    say(json.dumps({**report, "capture": one.capture, "page": one.page, "steps": one.steps, "proven": one.proven}))
 
 
 # --- the steps ---
@@ -109,8 +109,8 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         raise Failure("you did not agree")
     remark(f"if this is cut off, run this {one.again}" if not one.as_json else "")
     with one.step("alert") as said:
-        one.capture = send_alert(one)
-        said.append(f"the handler accepted it, and the host began the capture {one.capture}")
+        send_alert(one)
+        said += [f"the handler accepted it, and the host began the capture {one.capture}", f"see {one.page}"]
     with one.step("evidence") as said:
         before, verdict = wait_for_evidence(one)
         said.append(f"the capture is in history, with the verdict {verdict}")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from ..client import Event, HandlerError, Signer, VerbCall, new_id, post
 from ..client import call as send
+from ..config.handler_urls import normal_url, page_link
 from .output import say
 
 ID = re.compile(r"drill-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{12}", re.ASCII)
@@ -37,6 +38,7 @@ class Drill:
     vm_fate: str = NOTHING
     steps: list[dict[str, object]] = field(default_factory=list)
     capture: str = ""
+    page: str = ""  # the address at which the page shows the capture, as in the alert's answer
     proven: object = None
 
     @property
@@ -80,8 +82,11 @@ class Undone(Exception):
 # --- one step each ---
 
 
-def send_alert(one: Drill) -> str:
-    """Send what a monitoring system would; return the id of the capture that it has started."""
+def send_alert(one: Drill) -> None:
+    """Send what a monitoring system would; keep the id of the capture that it has started, and where the page shows it.
+
+    A handler without [server] url does not know its address, so the page is where this command reaches it.
+    """
     match = ID.fullmatch(one.id)
     assert match is not None
     begins = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)  # the same again for the same id
@@ -94,7 +99,9 @@ def send_alert(one: Drill) -> str:
     if not isinstance(accepted, list) or not accepted:
         hint = f"set drill = true under [vms.{one.vm}] if it may be power-cycled at any time, and reload the handler"
         raise Failure(f"{one.vm} is not a VM for drills", hint)
-    return str(accepted[0].get("job"))
+    one.capture, page = str(accepted[0].get("job")), accepted[0].get("page")
+    own = normal_url(one.signer.url) or f"{one.signer.url}/"
+    one.page = str(page or page_link(own, one.vm, one.capture))
 
 
 def wait_for_evidence(one: Drill) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import IPv6Address
+from urllib.parse import quote, urlencode
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[^/?#@:\[\]\\]+))"
@@ -40,3 +41,9 @@ def normal_url(text: str) -> str | None:
 def is_loopback(url: str) -> bool:
     """Tell whether a URL in normal form leads to the machine on which it is used."""
     return _LOOPBACK.fullmatch(url) is not None
+
+
+def page_link(url: str, vm: str, job: str = "") -> str:
+    """Return the address at which a handler's page opens a VM, and one of its jobs. `url` is in normal form."""
+    chosen = {"vm": vm, "job": job} if job else {"vm": vm}
+    return f"{url}#" + urlencode(chosen, quote_via=quote, safe="", errors="replace")

@@ -18,6 +18,7 @@ from ..alerts.payloads import challenge_in, read_payload
 from ..alerts.rules import Rule, drill_rules
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
+from ..config.handler_urls import page_link
 from ..config.model import Config, Vm
 from ..counts import COUNTS
 from ..errors import Lost, StaleTimestamp, Unreached
@@ -57,7 +58,8 @@ async def alert(request: Request) -> Response:
         for vm in permitted
     ]
     await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, also when another is out of reach
-    answer = answer_body([status for task in tasks for status in task.result()], wanted.ignored + refused)
+    statuses = [with_link(status, config.urls) for task in tasks for status in task.result()]
+    answer = answer_body(statuses, wanted.ignored + refused)
     _record(began, caller, source, answer)
     return JSONResponse(answer, 202)
 
@@ -133,6 +135,12 @@ def _status(vm: Vm, capture: Capture, result: Message) -> CaptureStatus:
     job = str(result.get("job", capture.job))[:_HOST_CHARACTERS]
     is_own, attached = job == capture.job, bool(result.get("attached"))
     return {"vm": vm.name, "job": job, "duplicate": is_own and attached, "suppressed": not is_own}
+
+
+def with_link(status: CaptureStatus, urls: Sequence[str]) -> CaptureStatus:
+    """Return a status with the address of the page, if the handler knows its own. A job that is not there has none."""
+    job = "" if "code" in status else str(status["job"])
+    return {**status, "page": page_link(urls[0], str(status["vm"]), job)} if urls else status
 
 
 def answer_body(statuses: Sequence[CaptureStatus], ignored: int) -> dict[str, object]:

@@ -87,7 +87,9 @@ def test_a_drill_proves_the_host(world: World, running: Running) -> None:
     assert code == 0, complained
     lines = [re.fullmatch(r" *[0-9.]+ s  (\w+) +(.+)", line) for line in said.splitlines()]
     assert [line and line[1] for line in lines] == STEPS
-    proof = lines[4]
+    alert, proof = lines[1], lines[4]
+    assert alert is not None
+    assert re.search(rf"the capture (alert-\w+); see {re.escape(running.url.rstrip('/'))}/#vm=devvm&job=\1$", alert[2])
     assert proof is not None
     assert re.search(r"it runs again; process (\d+) of QEMU runs, (?!\1)\d+ has ended; line \d+ of the chain", proof[2])
     proven = ask(running, "status")["proven"]
@@ -105,6 +107,7 @@ def test_the_same_drill_again_acts_once(world: World, running: Running) -> None:
     code, said, _ = ended(drill(running, "--yes", "--json"))
     first = json.loads(said)
     assert (code, first["outcome"], [step["step"] for step in first["steps"]]) == (0, "proven", STEPS)
+    assert first["page"] == f"{running.url.rstrip('/')}/#vm=devvm&job={first['capture']}"
     before = cycles(running)
     code, said, complained = ended(drill(running, "--yes", "--json", "--id", first["id"]))
     again = json.loads(said)

@@ -89,7 +89,9 @@ def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
     waited, second = time.monotonic() - began, signed(service, payload)
     assert first.status == second.status == 202
     (taken,) = first.json["accepted"]
-    assert taken == {"vm": "devvm", "job": taken["job"], "duplicate": False, "suppressed": False}
+    job = taken["job"]
+    page = f"https://rescue.example.org/bg/#vm=devvm&job={job}"
+    assert taken == {"vm": "devvm", "job": job, "duplicate": False, "suppressed": False, "page": page}
     assert second.json == {"accepted": [{**taken, "duplicate": True}], "ignored": 0}
     new, *rest = list_captures(service)
     assert (new["id"], new["verb"], new["by"], new["outcome"]) == (taken["job"], "forensics", "operator", "done")
@@ -146,7 +148,10 @@ def test_five_hundred_alerts_in_one_notification(service: Service) -> None:
 
 
 def test_two_replicas_start_one_capture(service: Service, road: tuple[Service, Sshd]) -> None:
-    """The host is the only memory, so a second handler with the same session secret makes no second capture."""
+    """The host is the only memory, so a second handler with the same session secret makes no second capture.
+
+    The second one does not know its own address, so its answer has no link to the page.
+    """
     sshd = road[1]
     shared: dict[str, Any] = {
         "extra": ENTRIES,
@@ -159,6 +164,7 @@ def test_two_replicas_start_one_capture(service: Service, road: tuple[Service, S
         (one,) = signed(service, firing("replicas", "unsparing")).json["accepted"]
         (two,) = signed(other, firing("replicas", "unsparing")).json["accepted"]
         assert (one["duplicate"], two["duplicate"], two["job"]) == (False, True, one["job"])
+        assert ("page" in one, "page" in two) == (True, False)
     finally:
         other.stop()
 
@@ -353,5 +359,7 @@ def test_each_alert_is_on_record_without_any_secret(service: Service) -> None:
     until(lambda: outcomes() == ["accepted", "repeated", "ignored"])
     notes = [line for line in recorded_since() if line.get("event") == "alert"]
     assert [(note["ignored"], len(note["taken"])) for note in notes] == [(0, 1), (0, 0), (1, 0)]
+    [taken] = notes[0]["taken"]
+    assert taken["page"] == f"https://rescue.example.org/bg/#vm=devvm&job={taken['job']}"
     text = log.read_text()
     assert not any(secret in text for secret in (TOKEN, GRAFANA_SECRET, *service.secrets.values()))

@@ -22,6 +22,7 @@ TOKEN = "bgt_" + "am" * 22
 OTHER_TOKEN = "bgt_" + "no" * 22
 EXPIRED_TOKEN = "bgt_" + "ex" * 22
 GRAFANA_SECRET = "a secret that is thirty-two chars"
+URLS = ("https://rescue.example.org/bg/", "https://spare.example.org/")
 SENDERS = f"""
 [callers.alertmanager]
 token = "{TOKEN}"
@@ -68,7 +69,8 @@ def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
         assert world.qm("start", str(VMID)).returncode == 0
         sshd = Sshd(world)
         extra = SENDERS + entries + OTHER_VM.format(key=sshd.power_key)
-        service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=extra)
+        access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
+        service = Service(world.directory, extra=extra, urls=URLS, **access)
         try:
             service.answering()
             yield service, sshd

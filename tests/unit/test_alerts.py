@@ -20,7 +20,7 @@ from breakglass.alerts.rules import Rule
 from breakglass.auth.signing import ID
 from breakglass.errors import BadRequest, Unreached
 from breakglass.text import REASON_BYTES
-from breakglass.web.alert import make_plan
+from breakglass.web.alert import make_plan, with_link
 from breakglass.web.replies import error_reply
 
 DATA = Path(__file__).parent.parent / "data/alerts"
@@ -337,6 +337,16 @@ def test_long_and_hostile_labels_are_cut_and_escaped() -> None:
     told = why("generic", Alert(True, {"a": "\ud800\n\x1b[2J\u202e", "b": "x" * 100_000}, {"c": "ä" * 100_000}))
     assert "a=\\ud800\\n\\x1b[2J\\u202e\nb=xxx" in told
     assert 2000 < len(told.encode()) <= REASON_BYTES
+
+
+def test_a_refused_capture_has_no_job_to_link_to() -> None:
+    """The page's address is the first one, and a handler that knows none says nothing."""
+    urls = ("https://a.example/bg/", "https://b.example/")
+    taken = {"vm": "devvm", "job": "alert-0a", "duplicate": False, "suppressed": False}
+    assert with_link(taken, urls) == {**taken, "page": "https://a.example/bg/#vm=devvm&job=alert-0a"}
+    refused = {"vm": "devvm", "job": "alert-0a", "code": "disk-full"}
+    assert with_link(refused, urls) == {**refused, "page": "https://a.example/bg/#vm=devvm"}
+    assert with_link(taken, ()) == taken
 
 
 # --- hostile payloads ---

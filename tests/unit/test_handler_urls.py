@@ -1,10 +1,12 @@
 """URLs of handlers: the form in which two are compared, what is none, and what leads to one's own machine."""
 
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass.config.handler_urls import is_loopback, normal_url
+from breakglass.config.handler_urls import is_loopback, normal_url, page_link
 
 SAME = {  # docs/protocol.md, section 2: what is written, and its normal form
     "https://a.example": "https://a.example/",
@@ -94,3 +96,20 @@ def test_any_text_has_at_most_one_normal_form(text: str) -> None:
     """Nothing breaks it, and the form of a form is the same."""
     normal = normal_url(text)
     assert normal is None or (normal_url(normal) == normal and normal.isascii() and normal.isprintable())
+
+
+def test_the_link_to_a_job_on_the_page() -> None:
+    """A job is left out if there is none, and the path of a proxy stays."""
+    assert page_link("https://a.example/", "devvm") == "https://a.example/#vm=devvm"
+    assert page_link("https://a.example/bg/", "devvm", "alert-0a") == "https://a.example/bg/#vm=devvm&job=alert-0a"
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@given(TEXT, TEXT)
+def test_a_link_says_what_was_put_into_it(vm: str, job: str) -> None:
+    """A host's word can't add a VM of its own to the link, or lead elsewhere: whatever it is, it is read as one job."""
+    parts = urlsplit(page_link("https://a.example/", vm, job))
+    assert (parts.netloc, parts.path, "+" in parts.fragment) == ("a.example", "/", False)
+    assert parse_qs(parts.fragment) == {"vm": [vm], "job": [job]}
