@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -181,6 +182,45 @@ def test_sigterm_to_qm_escalates_at_once(own: World) -> None:
         signal_process(qemu, signal.SIGCONT)
         assert person.wait(20) == 0
         assert has_ended(qemu, 0)
+
+
+INTERRUPTED_EVERYWHERE = """
+import os, signal, sys
+from breakglass.demo.proxmox.errors import Died
+from breakglass.demo.proxmox.vm import Vm
+from breakglass.demo.proxmox.worker import _interrupt
+
+left = 0
+
+def step(frame, event, argument):
+    global left
+    left -= event == "line"
+    if event == "line" and left == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step
+
+signal.signal(signal.SIGTERM, _interrupt)
+vm, interrupted, asked = Vm(sys.argv[1], int(sys.argv[2])), 0, 0
+while asked == interrupted:
+    asked += 1
+    left = asked
+    sys.settrace(step)
+    try:
+        vm.monitor("query-status")
+    except Died as error:
+        interrupted += str(error) == "received interrupt"
+    finally:
+        sys.settrace(None)
+print(interrupted)
+"""
+
+
+def test_sigterm_at_any_line_of_a_talk_with_qemu_says_nothing_else(own: World) -> None:
+    """The talk ends with the error alone, wherever the signal meets it: `qm` prints what the worker prints."""
+    command = [sys.executable, "-c", INTERRUPTED_EVERYWHERE, str(own.root), str(VMID)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stderr == ""
+    assert int(ran.stdout) > 30
 
 
 def test_sigterm_in_a_hook_only_fails_the_hook(world: World) -> None:

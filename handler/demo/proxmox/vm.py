@@ -126,13 +126,12 @@ class Vm:
         limit = max(limit or self.seconds("qmp"), LEAST_FOR_QMP)
         failed = f"VM {self.vmid} qmp command '{command}' failed - "
         with self._connected(failed, limit) as client:
-            stream = client.makefile("rwb")  # as text, a write would drop what was read ahead
+            ahead = bytearray()
             try:
-                stream.readline()
+                _read_line(client, ahead)
                 for word in ("qmp_capabilities", command):
-                    stream.write(json.dumps({"execute": word}).encode() + b"\n")
-                    stream.flush()
-                    while "return" not in (answer := json.loads(stream.readline())):
+                    client.sendall(json.dumps({"execute": word}).encode() + b"\n")
+                    while "return" not in (answer := json.loads(_read_line(client, ahead))):
                         if "error" in answer:
                             raise Died(failed + answer["error"]["desc"])
             except TimeoutError:
@@ -171,6 +170,20 @@ class Vm:
             return (str(answer["status"]), True) if isinstance(answer, dict) else ("running", False)
         except Died:
             return "running", False
+
+
+def _read_line(client: socket.socket, ahead: bytearray) -> bytes:
+    """Return the next line; `ahead` keeps what was read after it.
+
+    A file of `makefile` is no use here: a signal raises, and one that is half made then says so on stderr.
+    """
+    while b"\n" not in ahead:
+        chunk = client.recv(65536)
+        if not chunk:
+            raise ConnectionResetError
+        ahead += chunk
+    line, _, ahead[:] = ahead.partition(b"\n")
+    return bytes(line)
 
 
 def say(line: str) -> None:

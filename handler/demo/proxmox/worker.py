@@ -61,25 +61,27 @@ def _upid(vm: Vm, kind: str, began: int, pid: int) -> str:
 def _work(upid: str, work: Callable[[], None], output: int, control: int, ready: int) -> NoReturn:
     """Run the worker; never return."""
     result = b"TASK ERROR: it died\n"
-    try:
-        name_process([f"task {upid}"], f"task {upid}")
-        for number in _INTERRUPTS:
-            signal.signal(number, _interrupt)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        os.setsid()
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.write(output, upid.encode())
-        os.close(output)
-        if os.read(ready, 2) == b"OK":
-            work()
-            result = b"TASK OK\n"
-    except Died as error:
-        result = f"TASK ERROR: {' '.join(str(error).splitlines())}\n".encode()
-    except BaseException as error:
-        result = f"TASK ERROR: {error!r}\n".encode()
+    try:  # a signal can raise in each line of the inner block, also after its error
+        try:
+            name_process([f"task {upid}"], f"task {upid}")
+            for number in _INTERRUPTS:
+                signal.signal(number, _interrupt)
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            os.setsid()
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.write(output, upid.encode())
+            os.close(output)
+            if os.read(ready, 2) == b"OK":
+                work()
+                result = b"TASK OK\n"
+        except Died as error:
+            result = f"TASK ERROR: {' '.join(str(error).splitlines())}\n".encode()
+        except BaseException as error:
+            result = f"TASK ERROR: {error!r}\n".encode()
+        finally:
+            os.write(control, result)
     finally:
-        os.write(control, result)
         os._exit(0 if result == b"TASK OK\n" else 255)
 
 
