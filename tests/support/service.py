@@ -23,6 +23,7 @@ from breakglass.client import new_id
 
 from .ports import reserve_port
 from .sshd import end_with_descendants, wait_listening
+from .stages import until
 
 ACCOUNT = "daemon" if os.geteuid() == 0 else ""  # the user that a handler of the tests becomes
 SERVER = f'[server]\nuser = "{ACCOUNT}"\n' if ACCOUNT else ""
@@ -192,6 +193,16 @@ class Service:
         return self.send("GET", "/health").json
 
     # --- looking ---
+
+    def log(self) -> str:
+        """Return the whole lines of the log so far."""
+        text = self.audit_file.read_text()
+        return text[: text.rfind("\n") + 1]
+
+    def logged(self, *words: str, times: int = 1) -> str:
+        """Return the log once it has each of these words `times` or more: a thread writes it, after the answer."""
+        until(lambda: all(self.log().count(each) >= times for each in words), f"{words} in the log")
+        return self.log()
 
     def audit(self) -> list[dict[str, Any]]:
         """End the handler and return its audit lines, of requests only."""
