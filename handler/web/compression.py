@@ -5,6 +5,7 @@ gives nothing away.
 """
 
 import gzip
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from anyio.to_thread import run_sync
 from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .page_list import PAGE_LIST, describe_page
 from .preferences import accepts_gzip
 from .replies import NDJSON
 
@@ -22,6 +24,7 @@ LEAST_BYTES = 1024  # a shorter text is hardly shorter compressed; every error i
 ANSWER_LEVEL = 6  # takes a third of the time of 9; starlette uses a thread from 128 KiB on
 
 _ACCEPT = b"accept-encoding"
+_PACKED = ".png"  # is compressed already
 _KEPT = ("content-type", "last-modified", "etag", "vary")
 
 
@@ -47,16 +50,18 @@ class GzipAnswers:
 
 
 class PageFiles(StaticFiles):
-    """The page's files, compressed for clients that accept gzip."""
+    """The page's files and the list of them, compressed for clients that accept gzip."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return a file, whole or `304 Not Modified`.
 
         The tag of a compressed file is a weak one, because the bytes are others than those of the plain file.
         """
+        if path == PAGE_LIST and scope["method"] in ("GET", "HEAD"):
+            return await self._list_files(scope)
         response = await super().get_response(path, scope)
         response.headers.add_vary_header("Accept-Encoding")
-        if not _client_accepts_gzip(scope) or "etag" not in response.headers:
+        if not _client_accepts_gzip(scope) or "etag" not in response.headers or path.endswith(_PACKED):
             return response
         response.headers["etag"] = f"W/{response.headers['etag']}"
         if not isinstance(response, FileResponse) or int(response.headers["content-length"]) < LEAST_BYTES:
@@ -64,6 +69,19 @@ class PageFiles(StaticFiles):
         body = await run_sync(compressed_file, str(response.path), response.headers["etag"])
         kept = {name: response.headers[name] for name in _KEPT}
         return Response(body, headers={**kept, "content-encoding": "gzip"})
+
+    async def _list_files(self, scope: Scope) -> Response:
+        assert self.directory is not None
+        body = await run_sync(describe_page, Path(self.directory))
+        tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        headers = {"content-type": "application/json", "etag": tag, "vary": "Accept-Encoding"}
+        known = self.is_not_modified(Headers(headers), Headers(scope=scope))
+        headers["etag"] = f"W/{tag}"  # one tag for the plain and for the compressed bytes
+        if known:
+            return NotModifiedResponse(Headers(headers))
+        if not _client_accepts_gzip(scope):
+            return Response(body, headers=headers)
+        return Response(gzip.compress(body, mtime=0), headers={**headers, "content-encoding": "gzip"})
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ from starlette.types import Message, Send
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "worker-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "worker-src 'self'; manifest-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types breakglass"
 )
 _ALWAYS = [
@@ -14,7 +14,8 @@ _ALWAYS = [
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
 _NEVER_STORED = [(b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
-_REVALIDATED = [(b"cache-control", b"no-cache")]
+# a proxy that alters a file would keep every device from storing the page: page_list.py
+_REVALIDATED = [(b"cache-control", b"no-cache, no-transform")]
 
 
 def with_headers(is_api: bool, send: Send) -> Send:

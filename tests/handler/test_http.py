@@ -116,7 +116,8 @@ def test_security_headers(service: Service) -> None:
         assert reply.headers["cross-origin-opener-policy"] == "same-origin"
         assert "access-control-allow-origin" not in reply.headers
         assert "server" not in reply.headers
-    assert page.headers["cache-control"] == "no-cache"
+    assert "manifest-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["cache-control"] == "no-cache, no-transform"
     assert health.headers["cache-control"].startswith("no-store")
 
 

@@ -223,18 +223,6 @@ def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
 # --- the files ---
 
 
-def test_the_page_is_small_and_whole() -> None:
-    """The page has less than 64,000 bytes, and the worker caches exactly its files."""
-    files = {path.name: path for path in SITE.iterdir()}
-    assert sum(path.stat().st_size for path in files.values()) < 64_000
-    scripts = {name.removesuffix(".js") for name in files if name.endswith(".js")}
-    worker = files["sw.js"].read_text(encoding="utf-8")
-    kept = re.search(r'SCRIPTS = "([a-z ]+)"', worker)
-    assert kept
-    assert set(kept[1].split()) == scripts - {"sw"}
-    assert set(files) == {"index.html", "style.css", *(f"{name}.js" for name in scripts)}
-
-
 @pytest.mark.parametrize("path", sorted(SITE.glob("*.js")), ids=lambda path: path.name)
 def test_text_stays_text(path: Path) -> None:
     """No script reads markup or evaluates text."""

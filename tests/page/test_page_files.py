@@ -1,0 +1,192 @@
+"""The files of the page: few bytes, short modules, each named where a browser looks for it."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+from breakglass.agents.pve.words import VERSION
+from breakglass.web.app import PAGE
+from breakglass.web.page_list import describe_page
+
+from ..support.browser import Visit
+from ..support.icons import PICTURES, svg_of
+from ..support.service import Service
+
+MOST_BYTES = 40_000  # compressed: 0.8 s at 400 kbit/s
+MOST_LINES = 250
+LONG = {"run.js", "chat.js"}  # of the page that is being replaced
+MODULES = sorted(path.name for path in PAGE.glob("*.js") if path.name != "sw.js")
+
+
+class Links(HTMLParser):
+    """Collects what the page's head asks for: the `href` of its links by `rel`, and the modules that it starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: dict[str, list[str]] = {}
+        self.started: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag == "link":
+            self.links.setdefault(values["rel"], []).append(values["href"])
+        if tag == "script":
+            self.started.append(values["src"])
+
+
+@pytest.fixture(scope="module")
+def head() -> Links:
+    links = Links()
+    links.feed((PAGE / "index.html").read_text(encoding="utf-8"))
+    return links
+
+
+def imported_by(name: str) -> set[str]:
+    """Return the modules that a module imports, by their names in static_site/."""
+    source = (PAGE / name).read_text(encoding="utf-8")
+    found = re.findall(r'^(?:import|export)\b[^;]*?"\./([\w-]+\.js)";', source, re.MULTILINE)
+    assert len(found) == len(re.findall(r'"\./[\w-]+\.js"', source)), f"{name} names a module in another way"
+    return set(found)
+
+
+def reached_from(name: str) -> set[str]:
+    """Return every module that a browser loads for this one, and this one."""
+    reached, waiting = set[str](), {name}
+    while waiting:
+        reached |= waiting
+        waiting = {imported for each in waiting for imported in imported_by(each)} - reached
+    return reached
+
+
+def test_the_page_is_small() -> None:
+    """All that the page loads is at most 40,000 bytes, compressed: the worker, the list and the icon included."""
+    loaded = [path for path in PAGE.iterdir() if path.suffix != ".png"]
+    assert {path.name for path in loaded} >= {"index.html", "sw.js", "manifest.webmanifest", "icon.svg"}
+    sizes = {path.name: len(gzip.compress(path.read_bytes())) for path in loaded}
+    sizes["files.json"] = len(gzip.compress(describe_page(PAGE)))
+    assert sum(sizes.values()) <= MOST_BYTES, sizes
+
+
+def test_modules_are_short() -> None:
+    """No module is longer than 250 lines."""
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in PAGE.glob("*.js")}
+    assert {name for name, count in lines.items() if count > MOST_LINES} <= LONG
+
+
+def test_every_module_is_preloaded(head: Links) -> None:
+    """The page names each module that it will import, so that a browser asks for all of them at once."""
+    [start] = head.started
+    preloaded = head.links["modulepreload"]
+    assert len(preloaded) == len(set(preloaded))
+    assert set(preloaded) == reached_from(start) - {start}
+    assert reached_from(start) == set(MODULES)
+
+
+def test_every_file_is_asked_for(head: Links) -> None:
+    """There is no file that nothing names, and no name without a file."""
+    manifest = json.loads((PAGE / "manifest.webmanifest").read_text(encoding="utf-8"))
+    asked = {*head.started, *(name for names in head.links.values() for name in names)}
+    asked |= {icon["src"] for icon in manifest["icons"]} | {"index.html", "sw.js"}
+    assert asked == {path.name for path in PAGE.iterdir()}
+
+
+def test_the_list_has_every_file_and_its_digest() -> None:
+    """The list names what a device stores: all but the worker and the pictures."""
+    listed = json.loads(describe_page(PAGE))
+    assert listed["version"] == VERSION
+    stored = {path.name for path in PAGE.iterdir() if path.suffix != ".png"} - {"sw.js"}
+    assert {name.replace("./", "index.html") for name in listed["files"]} == stored
+    for name, digest in listed["files"].items():
+        content = (PAGE / name.replace("./", "index.html")).read_bytes()
+        assert base64.b64decode(digest) == hashlib.sha256(content).digest()
+
+
+def test_the_list_follows_the_files(tmp_path: Path) -> None:
+    """A file that changes, comes or goes changes the list at once."""
+    (tmp_path / "index.html").write_text("<title>")
+    (tmp_path / "app.js").write_text("first")
+    first = json.loads(describe_page(tmp_path))["files"]
+    (tmp_path / "app.js").write_text("second")
+    (tmp_path / "more.css").write_text("")
+    second = json.loads(describe_page(tmp_path))["files"]
+    assert set(second) == {"./", "app.js", "more.css"}
+    assert (second["./"], second["app.js"] == first["app.js"]) == (first["./"], False)
+    (tmp_path / "app.js").unlink()
+    assert set(json.loads(describe_page(tmp_path))["files"]) == {"./", "more.css"}
+
+
+@pytest.mark.shared("service")
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_a_device_that_knows_the_list_gets_no_body(service: Service, encoding: str) -> None:
+    """The list has a tag; asked for with it, the handler answers 304."""
+    first = service.send("GET", "/files.json", headers={"Accept-Encoding": encoding})
+    body = gzip.decompress(first.body) if encoding == "gzip" else first.body
+    assert body == describe_page(PAGE)
+    assert (first.status, first.headers["content-type"]) == (200, "application/json")
+    again = service.send("GET", "/files.json", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status, again.body, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    assert again.headers["cache-control"] == "no-cache, no-transform"
+    assert service.send("GET", "/files.json", headers={"If-None-Match": '"other"'}).status == 200
+    assert service.send("POST", "/files.json").status == 405
+
+
+# --- an installed page ---
+
+
+@pytest.mark.real("chromium", "sshd", "qemu")
+def test_chromium_takes_the_manifest(visit: Visit) -> None:
+    """The browser finds no fault in the manifest, and can load its icons."""
+    page = visit.open()
+    client = visit.context.new_cdp_session(page)
+    found = client.send("Page.getAppManifest")
+    assert found["errors"] == []
+    assert found["url"] == f"{visit.stage.url}manifest.webmanifest"
+    for icon in json.loads(found["data"])["icons"]:
+        size = page.evaluate(SIZE_OF, icon["src"])
+        assert icon["sizes"] in ("any", f"{size[0]}x{size[1]}")
+        reply = visit.stage.service.send("GET", f"/{icon['src']}")
+        assert (reply.status, reply.headers["content-type"]) == (200, icon["type"])
+
+
+@pytest.mark.all
+@pytest.mark.real("chromium", "sshd", "qemu")
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_pictures_are_drawn_from_the_icon(visit: Visit, name: str) -> None:
+    """A picture shows what icon.svg draws: `python -m tests.support.icons` draws it again."""
+    page = visit.open()
+    assert apart(page, name, svg_of(name)) < 2
+    assert apart(page, name, svg_of(name).replace("#ffb224", "#3060ff")) > 2
+
+
+SIZE_OF = """async (name) => {
+    const picture = new Image();
+    picture.src = name;
+    await picture.decode();
+    return [picture.naturalWidth, picture.naturalHeight];
+}"""
+MEAN_DIFFERENCE = """async ([name, drawing, side]) => {
+    const pixels = async (address) => {
+        const picture = new Image(side, side);
+        picture.src = address;
+        await picture.decode();
+        const board = new OffscreenCanvas(side, side).getContext("2d");
+        board.drawImage(picture, 0, 0, side, side);
+        return board.getImageData(0, 0, side, side).data;
+    };
+    const blob = new Blob([drawing], {type: "image/svg+xml"});
+    const [one, other] = [await pixels(name), await pixels(URL.createObjectURL(blob))];
+    return one.reduce((sum, value, n) => sum + Math.abs(value - other[n]), 0) / one.length;
+}"""
+
+
+def apart(page: Page, name: str, drawing: str) -> float:
+    """Return by how much a picture and a drawing differ: 0 to 255, the mean over all pixels and colours."""
+    difference: float = page.evaluate(MEAN_DIFFERENCE, [name, drawing, PICTURES[name][0]])
+    return difference
