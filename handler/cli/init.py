@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..config.addresses import parse_address
-from ..config.handler_urls import is_loopback
+from ..config.handler_urls import is_loopback, page_link
 from ..config.model import Address
 from ..config.new_file import NAME, POWER, READ_ONLY, SESSION, NewConfig, NewHost, config_text, signing_key_name
 from ..config.problems import list_problems
@@ -163,6 +163,13 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
     key = shlex.quote(str(directory / signing_key_name(new.operator)))
     lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]
     lines += [f"5. Open {new.url} and paste the signing key. It is in", f"   {key}"]
+    lines += ["   On a phone, add the page to the home screen (see breakglass docs runbook, On a phone)."]
+    lines += [
+        "",
+        "Links to each VM, for bookmarks and for the messages of your monitoring (see breakglass docs alerts):",
+        "",
+    ]
+    lines += [f"    {page_link(new.url, name)}" for name in new.vms]
     return lines
 
 

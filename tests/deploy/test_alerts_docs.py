@@ -14,6 +14,7 @@ import pytest
 from breakglass.alerts.examples import EXAMPLES, example
 from breakglass.alerts.payloads import SENDERS, read_payload
 from breakglass.alerts.rules import Rule
+from breakglass.config.handler_urls import page_link
 from breakglass.config.load import parse
 from breakglass.config.model import Config
 from breakglass.templates import fill
@@ -61,6 +62,45 @@ def test_the_alerts_page_shows_the_printed_examples(source: str) -> None:
 def test_every_sender_has_an_example() -> None:
     """There is an example for each address and for nothing else."""
     assert set(EXAMPLES) == set(SENDERS)
+
+
+@pytest.mark.real("promtool")
+def test_the_annotation_names_the_vm_of_the_alert(tmp_path: Path) -> None:
+    """Prometheus' own program fires the documented rule: its link opens the VM in the label, as the answer's does."""
+    [rules] = [text for text in settings("docs/alerts.md", "A link in each message") if "groups:" in text]
+    (tmp_path / "rules.yml").write_text(rules)
+    link = page_link("https://rescue.example.org/", "devvm")
+    fired = {
+        "exp_labels": {"job": "vms", "vm": "devvm"},
+        "exp_annotations": {"summary": "devvm does not answer", "breakglass": link},
+    }
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": 'up{job="vms",vm="devvm"}', "values": "0x10"}],
+        "alert_rule_test": [{"eval_time": "5m", "alertname": "VmDown", "exp_alerts": [fired]}],
+    }
+    test = tmp_path / "test.json"  # YAML has JSON in it
+    test.write_text(json.dumps({"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [case]}))
+    ran = subprocess.run(["promtool", "test", "rules", test], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.real("alertmanager")
+def test_the_receiver_shows_the_link(tmp_path: Path) -> None:
+    """Alertmanager's own program takes the documented receiver, and its text has the link of each alert that fires."""
+    [receiver] = [text for text in settings("docs/alerts.md", "A link in each message") if "slack_configs" in text]
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(f"route:\n  receiver: default\n{receiver}")
+    checked = subprocess.run(["amtool", "check-config", config], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    link = page_link("https://rescue.example.org/", "devvm")
+    alert = {"status": "firing", "annotations": {"summary": "devvm does not answer", "breakglass": link}}
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps({"status": "firing", "alerts": [alert, {**alert, "status": "resolved"}]}))
+    [text] = re.findall(r"text: '(.*)'", receiver)
+    render = ["amtool", "template", "render", "--template.glob=/dev/null", f"--template.data={data}"]
+    shown = subprocess.run([*render, f"--template.text={text}"], capture_output=True, text=True)
+    assert shown.stdout.strip() == f"devvm does not answer: {link}", shown.stderr
 
 
 FILLED = {

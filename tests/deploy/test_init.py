@@ -79,6 +79,7 @@ def test_it_writes_what_a_handler_needs_and_shows_no_secret(place: Path) -> None
             assert line not in ran.stdout
     steps = [line.strip() for line in ran.stdout.splitlines() if line.startswith("    ")]
     assert f"export BREAKGLASS_CONFIG={directory}/breakglass.toml" in steps
+    assert "https://rescue.example.org/#vm=devvm" in steps
     recipe = next(line for line in steps if "install-commands" in line)
     assert re.fullmatch(r"breakglass host install-commands --host pve1 (--from \S+ )?> pve1\.sh", recipe)
     assert "scp breakglass-pve pve1.sh root@192.0.2.10:/root/" in steps
