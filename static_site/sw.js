@@ -2,7 +2,7 @@
 // One set: old and new files do not mix.
 
 const WAIT_MS = 3_000;
-const SCRIPTS = "app chat run send state view".split(" ");
+const SCRIPTS = "app bar chat dialog dom headline health history key look reduce render render_bar render_history render_list render_vm rules run send storage store turn verbs words".split(" ");
 const FILES = ["./", "style.css", ...SCRIPTS.map((name) => `${name}.js`)];
 
 // A proxy's error or login page is no answer.

@@ -1,0 +1,126 @@
+// The bar at the bottom: what became of the last press, its stages, its one button. Pure.
+
+import { STAGES, VERBS, labelOf, mutates } from "./verbs.js";
+import { holding, isAway, mayAnyway, obstacle, phaseOf } from "./rules.js";
+import { clock, minute, span } from "./words.js";
+
+/** @typedef {import("./words.js").Tone} Tone */
+/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./reduce.js").View} View */
+/** `tone` of a step that has not come is empty. @typedef {{label: string, tone: Tone|"", seconds: number|null, limit: number}} Step */
+/** @typedef {{phase: string, tone: Tone, icon: string, live?: boolean, word: string, sentence: string, timer: string,
+ *   act: string, actLabel: string, steps: Step[], hint: string, lines: string[], url: string}} Bar */
+
+const LOOK = { act: "look", actLabel: "Look again" };
+const WAIT = { act: "stop-waiting", actLabel: "Stop waiting" };
+const STORAGE_HUNG = "storage-hung"; // the one refusal that a person can override
+
+/** @param {State} state  @param {View} view  @param {number} now  @returns {Bar} */
+export function barOf(state, view, now) {
+	const phase = phaseOf(state, view);
+	const plain = { phase, live: false, timer: "", steps: stepsOf(view, now), hint: view.hint, lines: view.lines, url: view.url };
+	const bar = { ...plain, ...PHASES[phase](state, view, now) };
+	return view.nudge && now - view.nudge.at < 5_000 ? { ...bar, sentence: view.nudge.words, timer: "" } : bar;
+}
+
+/** @type {Record<string, (state: State, view: View, now: number) => Omit<Bar, "phase"|"timer"|"steps"|"hint"|"lines"|"url"> & Partial<Bar>>} */
+const PHASES = {
+	locked: ({ health }) => ({
+		tone: "unknown", icon: "lock", word: "Locked", sentence: health.fails > 1 ? `Not answering since ${minute(health.downSince)}` : "Enter the signing key",
+		act: health.fails > 1 ? "try-now" : "", actLabel: "Try now", hint: "", lines: [], url: "",
+	}),
+	idle: (state, view, now) => idle(state, view, now),
+	checking: (_, view, now) => ({
+		tone: "busy", icon: "working", live: true, word: `${labelOf(view.verb)}…`, sentence: "Changes nothing", timer: span(now - view.since), ...WAIT,
+	}),
+	running: (_, view, now) => ({
+		tone: "busy", icon: "working", live: true, word: stageWord(view), sentence: "", timer: timerOf(view, now), ...WAIT,
+	}),
+	done: (state, view, now) => (view.watch && view.watch.verb === view.verb ? watching(state, view, now) : {
+		tone: view.verb === "forensics" ? "unknown" : "good", icon: view.verb === "forensics" ? "look" : "check",
+		word: `${labelOf(view.verb)} done`, sentence: view.sentence + tookOf(view), ...LOOK,
+	}),
+	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, ...LOOK }),
+	refused: (state, view, now) => ({
+		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} refused`, sentence: `Nothing was changed: ${view.sentence}`,
+		...(view.offer === STORAGE_HUNG && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
+	}),
+	busy: (_, view) => ({ tone: "busy", icon: "working", word: "Somebody is at it", sentence: view.sentence, ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
+	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, ...LOOK }),
+	unknown: (_, view) => (view.acting ? {
+		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
+	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, act: "ask-again", actLabel: "Ask again" }),
+	disconnected: ({ health }, _, now) => ({
+		tone: "unknown", icon: "cross", live: true, word: "No connection", hint: "", lines: [], url: "",
+		sentence: health.downSince ? `Breakglass not answering since ${minute(health.downSince)}` : "Breakglass gives no answer yet",
+		timer: health.next > now ? `Trying again in ${Math.ceil((health.next - now) / 1000)} s` : "Trying…", act: "try-now", actLabel: "Try now",
+	}),
+};
+
+/** @param {State} state  @param {View} view  @param {number} now */
+function idle(state, view, now) {
+	const { holder } = view.seen ?? {};
+	if (holder) return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Somebody is at it", sentence: holding(holder, state.clockOff), act: "watch", actLabel: "Watch" };
+	if (view.reading === "forensics") return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Looking…", sentence: "Changes nothing", ...WAIT, act: "", actLabel: "" };
+	const at = Math.max(view.seen?.at ?? 0, view.lookedAt);
+	const word = at ? `${view.lookedAt >= (view.seen?.at ?? 0) - 60_000 && view.lookedAt ? "Looked" : "Checked"} ${clock(at)}` : "Not looked yet";
+	return { tone: /** @type {Tone} */ ("unknown"), icon: "look", word, sentence: view.sentence || "Nothing was changed", ...LOOK };
+}
+
+/** @param {State} state  @param {View} view  @param {number} now */
+function watching(state, view, now) {
+	const watch = /** @type {import("./reduce.js").Watch} */ (view.watch);
+	const done = `${labelOf(view.verb)} done`;
+	const more = { act: "keep-looking", actLabel: "Keep looking" };
+	const found = {
+		guest: { tone: "good", icon: "check", word: done, sentence: `Took ${span(1e3 * watch.seconds)}, back after ${span(watch.until - watch.since)}`, ...more },
+		nothing: { tone: "warn", icon: "hung", word: done, sentence: `No sign of life after ${span(watch.until - watch.since)}: look at the picture`, ...more },
+		unseen: { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}; whether the guest is back is not seen`, ...LOOK },
+		stopped: { tone: "warn", icon: "stopped", word: done, sentence: "But it is off again", ...LOOK },
+		"": { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}`, ...LOOK },
+	}[watch.found];
+	if (!watch.on) return /** @type {any} */ (found);
+	const so = isAway(state) ? "The connection is lost" : `${Math.round((now - watch.since) / 1000)} s of up to ${Math.round((watch.until - watch.since) / 1000)} s`;
+	return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: done, sentence: "", timer: so, act: "stop-looking", actLabel: "Stop looking" };
+}
+
+/** @param {View} view */
+const tookOf = (view) => (mutates(view.verb) && view.stages.length ? `, after ${span(view.since - view.stages[0].at)}` : "");
+
+/** @param {View} view */
+function stageWord({ verb, stages }) {
+	const stage = STAGES[stages.at(-1)?.name ?? ""]?.label.toLowerCase();
+	return stage ? `${labelOf(verb)}: ${stage}` : `${labelOf(verb)} sent`;
+}
+
+/** @param {View} view  @param {number} now */
+function timerOf({ stages, since }, now) {
+	const stage = stages.at(-1);
+	const limit = stage && STAGES[stage.name]?.limit;
+	return limit ? `${Math.round((now - stage.at) / 1000)} s of up to ${limit} s` : span(now - since);
+}
+
+/** The stages of the last power verb, with their times. @param {View} view  @param {number} now  @returns {Step[]} */
+function stepsOf(view, now) {
+	const names = VERBS[view.verb]?.stages;
+	if (!names || !view.stages.length || view.phase === "idle") return [];
+	const came = view.stages.filter(({ name }) => names.includes(name));
+	const last = came.at(-1)?.name;
+	const over = view.phase !== "running" && !view.open;
+	const failed = over && view.phase !== "done";
+	/** @param {string} name  @returns {Step} */
+	const step = (name) => {
+		const n = came.findIndex((stage) => stage.name === name);
+		const { label, limit } = STAGES[name];
+		if (n < 0) return { label, tone: view.phase === "done" ? "good" : "", seconds: null, limit };
+		const end = came[n + 1]?.at ?? (over ? view.since : now);
+		const tone = name !== last || view.phase === "done" ? "good" : failed ? "bad" : "busy";
+		return { label, tone, seconds: Math.round((end - came[n].at) / 1000), limit };
+	};
+	const steps = names.map(step);
+	const { watch } = view;
+	if (!watch || view.phase !== "done") return steps; // the check is over: its place is taken by the guest's return
+	/** @type {Record<string, Tone|"">} */
+	const tones = { guest: "good", nothing: "warn", stopped: "warn", unseen: "", "": watch.on ? "busy" : "" };
+	return [...steps.slice(0, -1), { label: STAGES.back.label, tone: tones[watch.found], seconds: watch.on ? Math.round((now - watch.since) / 1000) : null, limit: STAGES.back.limit }];
+}

@@ -1,0 +1,125 @@
+// The one headline: what is wrong, in at most four words, and its tone. Pure.
+//
+// The tone is the worst of verdict, age, reach and what is under way: never green while something else is known.
+
+import { VERBS, labelOf } from "./verbs.js";
+import { MINUTE, isAway, obstacle, proxmoxTrouble, vmHealth } from "./rules.js";
+import { capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf } from "./words.js";
+
+/** @typedef {import("./words.js").Tone} Tone */
+/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./reduce.js").View} View */
+/** @typedef {{words: string, tone: Tone, icon: string, second: string, why: string, live?: boolean}} Headline */
+
+const GOOD_FOR_MS = 2 * MINUTE;
+
+/** @param {State} state  @param {View} view  @param {number} now  @returns {Headline} */
+export function headlineOf(state, view, now) {
+	const found = locked(state) ?? strayed(state) ?? underWay(state, view, now) ?? away(state, view) ?? watched(view, now) ?? known(state, view, now);
+	return { ...found, why: found.why || waitsFor(state, view) };
+}
+
+/** Why the power buttons wait, said once. @param {State} state  @param {View} view */
+function waitsFor(state, view) {
+	return state.unlocked ? obstacle(state, view, "reset") : "";
+}
+
+/** @param {State} state  @returns {Headline|null} */
+function locked(state) {
+	if (state.unlocked) return null;
+	if (state.health.fails > 1) return lost(state);
+	return { words: "Locked", tone: "unknown", icon: "lock", second: "This page needs your signing key", why: "" };
+}
+
+/** The link named a VM that is not here: no other is shown in its place. @param {State} state  @returns {Headline|null} */
+function strayed({ unknownVm }) {
+	return unknownVm ? { words: "No such VM", tone: "warn", icon: "unknown", second: `The link says ${unknownVm}`, why: "" } : null;
+}
+
+/** @param {State} state  @returns {Headline} */
+function lost({ health }) {
+	const since = health.downSince ? `Not answering since ${minute(health.downSince)}` : "No answer yet";
+	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under By hand go round Breakglass." };
+}
+
+/** When the host ends the job at the latest. @param {View} view */
+const endOf = ({ deadline }) => (deadline ? `; it ends by ${clock(deadline.started + 1e3 * deadline.seconds)}` : "");
+
+/** @param {State} state  @param {View} view  @param {number} now  @returns {Headline|null} */
+function underWay(state, view, now) {
+	const was = view.verdict ? `Was: ${phraseOf(view.verdict.code).words}` : `QEMU: was ${stateWord(view.seen?.state ?? "unknown")}`;
+	if (view.phase === "running") {
+		const doing = capital(VERBS[view.verb]?.doing ?? view.verb);
+		return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: was, why: `It goes on at the host, even if this device sleeps${endOf(view)}.` };
+	}
+	if (view.open || view.phase === "unknown") {
+		const verb = labelOf(view.open?.verb ?? view.verb).toLowerCase();
+		return { words: "Outcome not known", tone: "unknown", icon: "unknown", second: `The ${verb} may have happened`, why: "Asking again is safe: it acts at most once." };
+	}
+	const holder = view.seen?.holder;
+	if (!holder || isAway(state) || proxmoxTrouble(state, view)) return null;
+	const since = Date.parse(holder.since) - state.clockOff;
+	const doing = capital(VERBS[holder.verb]?.doing ?? "held");
+	return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: `By ${holder.by} for ${span(now - since)}`, why: "" };
+}
+
+/** @param {State} state  @param {View} view  @returns {Headline|null} */
+function away(state, view) {
+	if (isAway(state)) return lost(state);
+	const code = proxmoxTrouble(state, view);
+	if (!code) return null;
+	const since = vmHealth(state, view.vm)?.since;
+	const words = code === "host-key-differs" ? "Host key changed" : code === "config-error" ? "Set up wrongly" : "Host unreachable";
+	const last = view.seen ? ` · was ${stateWord(view.seen.state)}` : "";
+	return {
+		words, tone: "unknown", icon: "unknown", why: `${capital(troubleOf(code))}. ${detourOf(code)}`,
+		second: `${since ? `Since ${minute(Date.parse(since) - state.clockOff)}` : "Not known"}${last}`,
+	};
+}
+
+/** @param {View} view  @param {number} now  @returns {Headline|null} */
+function watched({ watch, seen }, now) {
+	if (!watch || (seen && watch.found !== "stopped" && ["stopped", "elsewhere"].includes(seen.state))) return null;
+	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
+	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "It is up; now its guest has to come. This page looks every 3 s." };
+	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
+	const fresh = now - watch.until < GOOD_FOR_MS;
+	if (watch.found === "guest") return { words: "Back: guest answers", tone: fresh ? "good" : "unknown", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
+	if (watch.found === "nothing") return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Nothing of the guest ${after}. Look at the picture: it may still boot.` };
+	return null;
+}
+
+/** @param {State} state  @param {View} view  @param {number} now  @returns {Headline} */
+function known(state, view, now) {
+	const { seen, verdict } = view;
+	if (!seen) return unseen(view);
+	const phrase = verdict && verdict.last === seen.last && verdict.state === seen.state ? phraseOf(verdict.code) : phraseOfState(seen.state);
+	const looked = Math.max(seen.at, verdict?.from === "forensics" ? verdict.at : 0);
+	const qemu = `QEMU: ${stateWord(seen.state)}`;
+	const second = `${qemu} · looked ${span(now - looked)} ago`;
+	if (now - seen.at > MINUTE) return { words: "Out of date", tone: "unknown", icon: "unknown", second: `Was: ${phrase.words}, ${span(now - seen.at)} ago`, why: view.trouble };
+	const failed = view.phase === "failed" && view.verb !== "status" && view.verb !== "forensics";
+	if (failed && seen.state === "stopped") return { words: `Off: ${view.verb === "stop" ? "stop" : "start"} failed`, tone: "bad", icon: "stopped", second, why: verdict ? sentence(verdict.sentence) : view.sentence };
+	if (verdict?.code === "running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
+	if (phrase.tone === "good" && verdict && now - verdict.at > GOOD_FOR_MS) {
+		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: "It runs. Look again to know more." };
+	}
+	const advised = verdict && phrase.why !== undefined && verdict.advice === phrase.advice;
+	return { ...phrase, second, why: advised ? phrase.why ?? "" : sentence(verdict?.sentence) };
+}
+
+/** A VM that runs, and whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
+function glanced(view, qemu, second) {
+	if (view.reading === "forensics") return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
+	return { ...phraseOf("running"), second, why: "QEMU runs it. Collect evidence to see how its guest is." };
+}
+
+/** @param {View} view  @returns {Headline} */
+function unseen(view) {
+	if (view.reading || view.phase === "checking") return { words: "Looking…", tone: "busy", icon: "working", live: true, second: "Asking the host", why: "" };
+	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not checked yet", why: view.trouble };
+}
+
+/** How much a VM needs somebody: the list is sorted by it. @param {Headline} headline */
+export const urgency = ({ tone }) => ["bad", "warn", "unknown", "busy", "good"].indexOf(tone);
+

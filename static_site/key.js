@@ -1,0 +1,152 @@
+// The signing key: given, kept on this device as a key that can't be read out, tested, forgotten.
+
+import { askPerson, stopAsking } from "./dialog.js";
+import { $, setShown, setText, setTexts } from "./dom.js";
+import { pollHealth } from "./health.js";
+import { lookAt } from "./look.js";
+import { dropAll, resumeVerb } from "./run.js";
+import { dropChats, resumeChat } from "./chat.js";
+import { currentKey, useKey } from "./send.js";
+import { LOCAL, OWN, forgetAll, keep, keyStore, recall } from "./storage.js";
+import { dispatch, getState, subscribe } from "./store.js";
+import { span } from "./words.js";
+
+/** What is known of the kept key. @typedef {{since: number, tested: number, persisted: boolean|null}} Kept */
+
+const secret = /** @type {HTMLInputElement} */ ($("secret"));
+const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
+const IOS = /iP(hone|ad|od)/.test(navigator.userAgent);
+/** @type {Kept|null} as it was when the page opened */
+let before = recall("local", "key");
+
+/** Takes a key as text. @param {string|null} text */
+export async function unlock(text) {
+	if (!crypto.subtle) {
+		const { port, hostname, pathname } = location;
+		setShown({ unlock: false });
+		setText($("key-trouble"), "This browser signs only over https or on its own machine. "
+			+ `Run: ssh -L 8080:localhost:${port || 80} ${hostname} and open http://localhost:8080${pathname}`);
+		return;
+	}
+	try {
+		const base64 = /^whsec_(.{32,88})$/.exec((text ?? "").trim())?.[1] ?? "";
+		const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+		if (!bytes.length) throw new Error("no key");
+		const key = await crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+		secret.value = "";
+		setText($("key-trouble"), "");
+		await begin(key);
+	} catch {
+		setText($("key-trouble"), "That isn't a complete signing key. It is one word beginning with whsec_; copy all of it.");
+	}
+}
+
+/** Goes on with a key: what was under way before a reload comes first, then a look. @param {CryptoKey} key */
+async function begin(key) {
+	if (!getState().vm) await pollHealth();
+	useKey(key);
+	dispatch("unlocked");
+	const { vm } = getState();
+	resumeChat();
+	if (!resumeVerb()) lookAt(vm);
+}
+
+/** Takes the key that this device keeps, if there is one. @param {boolean} allowed */
+export async function takeKept(allowed) {
+	/** @type {CryptoKey|null|undefined} */
+	let kept = null;
+	if (allowed) kept = await keyStore((store) => store.get(1)).catch(() => null);
+	else keyStore((store) => store.delete(1)).catch(() => {}); // whatever listens on this port next could use it
+	keepBox.checked ||= Boolean(kept);
+	if (kept) await begin(kept);
+}
+
+/** Keeps the key, or not, as the box says. */
+export async function keepOrNot() {
+	const key = currentKey();
+	try {
+		if (!keepBox.checked) {
+			await keyStore((store) => store.delete(1));
+			keep("local", "key", null);
+		} else if (key) {
+			await keyStore((store) => store.put(key, 1));
+			const persisted = await navigator.storage?.persist?.().catch(() => false) ?? null;
+			const { since = Date.now() } = recall("local", "key") ?? {};
+			keep("local", "key", { since, tested: Date.now(), persisted });
+		}
+	} catch (error) {
+		keepBox.checked = false;
+		setText($("key-trouble"), `This browser can’t store it: ${error instanceof Error ? error.message : error}`);
+	}
+	describeKey();
+}
+
+/** Drops the key from memory, and everything that is on its way with it. */
+function drop() {
+	useKey(null);
+	dropAll();
+	dropChats();
+	stopAsking();
+	setText($("key-trouble"), "");
+}
+
+/** Forgets the key and all that the page keeps, in every tab. */
+export function forget() {
+	dispatch("locked");
+	keepBox.checked = false;
+	before = null;
+	keepOrNot();
+	forgetAll();
+}
+
+/** Forget asks: at 03:00 one depends on this device. */
+export async function askForget() {
+	const yes = await askPerson({
+		title: "Forget the key?",
+		facts: [
+			{ term: "Does", words: "Deletes the key, the commands by hand and all that this page keeps here" },
+			{ term: "Costs", words: "This device can’t rescue a VM until you enter the key again" },
+		],
+		yes: "Forget it", keep: "Keep it",
+	});
+	if (yes) forget();
+}
+
+/** Says what is known of the key, and of how long this browser will keep it. */
+export function describeKey() {
+	/** @type {Kept|null} */
+	const kept = recall("local", "key");
+	const now = Date.now();
+	const day = (/** @type {number} */ at) => new Date(at).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+	const tested = kept && getState().key === "proved" ? `tested now${before ? `, and ${span(now - before.tested)} ago` : ""}` : before && `tested ${span(now - before.tested)} ago`;
+	const home = matchMedia("(display-mode: standalone)").matches;
+	const sure = kept?.persisted ? "The browser has promised not to clear it." : "The browser may clear it when space runs short.";
+	setTexts({
+		"key-word": kept ? `kept here since ${day(kept.since)}` : "not kept here",
+		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${home ? "" : sure}` : "It is in this tab alone, and gone when the tab closes.",
+		"key-ios": IOS && !home ? "Safari forgets it after seven days without a visit. Share, then Add to Home Screen, keeps it." : "",
+	});
+}
+
+/** The demo's throw-away key: on this machine only, and out of the address bar. */
+export function keyInAddress() {
+	const given = new URLSearchParams(location.hash.slice(1)).get("key");
+	if (given === null) return null;
+	history.replaceState(null, "", location.pathname + location.search);
+	if (LOCAL.test(location.hostname)) return given.replaceAll(" ", "+");
+	setText($("key-trouble"), "A key in the address is only for the demo. Enter it here instead.");
+	return null;
+}
+
+subscribe((state, was) => {
+	if (state.key === was.key) return;
+	if (!state.unlocked) drop();
+	(state.unlocked ? $("key-kept") : secret).after($("may-keep"));
+	if (state.key === "proved" && keepBox.checked) keepOrNot();
+	if (state.key === "refused") { // a stored key stays: the fault may be Breakglass's
+		setText($("key-trouble"), "Breakglass rejected this key. Is it complete, and made for this address?");
+		secret.focus();
+	}
+	describeKey();
+});
+addEventListener("storage", ({ key, newValue }) => key === `${OWN}vms` && newValue === null && forget());

@@ -1,0 +1,96 @@
+// Looks that the page takes by itself: at the opening, on waking, and at the console after a start. They change nothing.
+
+import { readJob, refreshHistory } from "./history.js";
+import { MINUTE, isCheckDue } from "./rules.js";
+import { runVerb } from "./run.js";
+import { newId, post, sleep } from "./send.js";
+import { dispatch, getState, subscribe, viewOf } from "./store.js";
+
+const SCREEN_MS = 3_000;
+const WATCH_S = 90;
+const BY_ITSELF = "by itself"; // the host lets such captures go first
+
+/** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
+export async function lookAt(vm) {
+	await Promise.all([runVerb("status", { vm, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
+	const { seen, open, mayLook, jobs } = viewOf(vm);
+	if (!getState().unlocked || !seen || open || seen.holder || !mayLook || document.hidden || seen.state === "elsewhere") return;
+	const newest = jobs?.find((job) => job.verb === "forensics" && job.outcome !== "failed");
+	const age = newest ? Date.now() - Date.parse(newest.started) + getState().clockOff : Infinity;
+	const stale = jobs?.find((job) => job.verb !== "forensics" && newest && job.started > newest.started);
+	if (newest?.outcome === "done" && age < MINUTE && !stale) return showPicture(vm, newest.id, seen.last, true);
+	const answer = await runVerb("forensics", { vm, quiet: true, more: { reason: BY_ITSELF } });
+	if (answer?.code === "forbidden") dispatch("look-refused", { vm });
+}
+
+/** Shows a capture's picture, and its verdict where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {boolean} verdict */
+export async function showPicture(vm, id, last, verdict = false) {
+	const job = await readJob(vm, id);
+	const picture = job?.screen_png ? { png: job.screen_png, started: job.started, last } : null;
+	dispatch("picture-came", { vm, picture });
+	const { seen } = viewOf(vm);
+	if (!verdict || !job?.verdict || !seen) return;
+	const answer = { outcome: "done", reached: true, state: seen.state, last: seen.last, holder: seen.holder, verdict: job.verdict };
+	dispatch("settled", { vm, id, verb: "forensics", answer, loud: false, clockOff: getState().clockOff });
+}
+
+/** Watches the console until the guest is back: a picture every 3 s, for 90 s. @param {string} vm */
+export async function watchGuest(vm) {
+	dispatch("watch-begun", { vm, seconds: WATCH_S });
+	const { until } = viewOf(vm).watch ?? { until: 0 };
+	const goesOn = () => getState().unlocked && viewOf(vm).watch?.on && viewOf(vm).watch?.until === until;
+	while (goesOn()) {
+		await sleep(SCREEN_MS);
+		if (!goesOn()) return;
+		if (Date.now() >= until) return dispatch("watch-ended", { vm, found: "nothing" });
+		if (document.hidden || getState().vm !== vm) continue;
+		const found = await takeScreen(vm);
+		if (found && goesOn()) return dispatch("watch-ended", { vm, found });
+	}
+}
+
+/** One look at the console. Returns how the watch ends where this can't be had. @param {string} vm */
+async function takeScreen(vm) {
+	const body = JSON.stringify({ verb: "screen", vm: vm || undefined });
+	const answer = await post("pve", newId(), body, AbortSignal.timeout(8_000));
+	if (!answer) return "";
+	const { error, outcome, screen_png: png, started, guest, state, verdict } = answer;
+	if (error || outcome === "rejected" || verdict?.code === "agent-refused") return "unseen"; // an older one, or not this caller's to see
+	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true } : null;
+	if (outcome === "done" || state) dispatch("screen-came", { vm, picture, guest, state });
+	return "";
+}
+
+/** @param {string} vm */
+export const stopWatching = (vm) => dispatch("watch-ended", { vm, found: "unseen" });
+
+/** What is due on waking, and once a second. */
+export function checkIfDue() {
+	const { vm } = getState();
+	const state = getState();
+	if (!document.hidden && isCheckDue(state, viewOf(vm), Date.now())) runVerb("status", { vm, quiet: true });
+}
+
+/** @type {WakeLockSentinel|null} */
+let lock = null;
+
+/** The screen stays on while a verb runs or its guest comes back: a phone locks itself sooner than a power-cycle ends. */
+async function holdScreen() {
+	const view = getState().views[getState().vm];
+	const wanted = !document.hidden && Boolean(view?.acting || view?.watch?.on);
+	if (wanted === Boolean(lock) || !navigator.wakeLock) return;
+	if (!wanted) {
+		const held = lock;
+		lock = null;
+		await held?.release?.();
+		return;
+	}
+	lock = /** @type {any} */ ({}); // asked for
+	try {
+		lock = await navigator.wakeLock.request("screen");
+		lock.addEventListener("release", () => { lock = null; });
+	} catch {
+		lock = null; // a low battery: the page looks again on waking
+	}
+}
+subscribe(() => { holdScreen(); });

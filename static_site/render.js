@@ -1,0 +1,117 @@
+// Draws what is known: after every event, and once a second.
+
+import { renderChat } from "./chat.js";
+import { $, icon, make, setShown, setText, setTexts } from "./dom.js";
+import { describeKey } from "./key.js";
+import { chatDown, fullName, isAway, proxmoxTrouble, vmHealth } from "./rules.js";
+import { renderBar } from "./render_bar.js";
+import { renderHistory } from "./render_history.js";
+import { renderList } from "./render_list.js";
+import { isPressed, renderVm } from "./render_vm.js";
+import { getState, subscribe, viewOf } from "./store.js";
+import { minute, span, troubleOf } from "./words.js";
+
+/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./reduce.js").View} View */
+
+const MINUTE = 60_000;
+let due = false;
+
+/** Draws in a moment: once for all that happens at once. */
+function renderSoon() {
+	if (due) return;
+	due = true;
+	queueMicrotask(() => {
+		due = false;
+		render();
+	});
+}
+
+/** Draws everything, unless a finger is down: nothing is re-worded under it. */
+export function render() {
+	if (isPressed()) {
+		setTimeout(renderSoon, 100);
+		return;
+	}
+	const state = getState();
+	const view = viewOf(state.vm);
+	const now = Date.now();
+	document.body.dataset.scene = state.unlocked ? "unlocked" : isAway(state) ? "away" : "locked";
+	document.body.dataset.tab = state.tab;
+	for (const tab of document.querySelectorAll("[data-show]")) {
+		const on = /** @type {HTMLElement} */ (tab).dataset.show === state.tab;
+		if (on) tab.setAttribute("aria-current", "page");
+		else tab.removeAttribute("aria-current");
+	}
+	setText($("name"), state.tab === "list" || !state.vm || state.unknownVm ? "Breakglass" : fullName(state));
+	setShown({ "show-vms": state.unlocked && (state.health.vms.length > 1 || state.unknownVm) });
+	renderLinks(state, view);
+	renderProven(state, view, now);
+	renderVm(state, view, now);
+	renderBar(state, view, now);
+	renderHistory(view);
+	renderChat();
+	renderByHand(view.byHand, state.vm);
+	if (state.tab === "list") renderList(state, now);
+}
+
+/** One of the connections: a dot and a name if it is well, a word if not. @param {string} name  @param {string} wrong  @param {string} right  @param {boolean} known */
+function renderLink(name, wrong, right, known) {
+	const item = $(`link-${name}`);
+	const [tone, mark] = wrong ? ["bad", "cross"] : known ? ["good", "dot"] : ["", "ring"];
+	item.dataset.tone = tone;
+	item.querySelector("use")?.setAttribute("href", `#i-${mark}`);
+	const word = /** @type {HTMLElement} */ (item.querySelector("span"));
+	word.className = wrong ? "" : "said";
+	setText(word, `: ${wrong || (known ? right : "not asked yet")}`);
+}
+
+/** @param {State} state  @param {View} view */
+function renderLinks(state, view) {
+	const { health } = state;
+	const vm = vmHealth(state);
+	const since = health.downSince ? ` since ${minute(health.downSince)}` : "";
+	renderLink("breakglass", health.fails || (health.slow && !health.answer) ? `away${since}` : "", "answering", Boolean(health.answer));
+	const code = proxmoxTrouble(state, view);
+	renderLink("proxmox", code ? "unreachable" : "", "answering", Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at);
+	const down = view.claude.trouble || chatDown(state);
+	const off = health.answer?.chat === "off";
+	renderLink("claude", down ? troubleOf(down) : "", off ? "not set up" : "answering", Boolean(health.answer) && !off);
+}
+
+/** @param {State} state  @param {View} view  @param {number} now */
+function renderProven({ health, clockOff }, { proven }, now) {
+	const { at, how, seen = 0 } = proven ?? {};
+	const old = seen && (health.fails || Math.abs(now - seen) > MINUTE) ? `, as of ${span(now - seen)} ago` : "";
+	const words = at ? `Last proven ${span(now - Date.parse(at) + clockOff)} ago (${how})` : "Never proven";
+	setText($("proven"), seen ? `${words}${old}.` : "");
+	describeKey();
+}
+
+let drawnCommands = "";
+
+/** @param {string[]} lines  @param {string} vm */
+function renderByHand(lines, vm) {
+	const key = JSON.stringify([lines, vm]);
+	if (key === drawnCommands) return;
+	drawnCommands = key;
+	$("by-hand-lines").replaceChildren(...lines.map(makeCommand));
+	const host = /@(\[[0-9a-f:]+\]|[\w.-]+)/i.exec(lines.join(" "))?.[1];
+	const proxmox = /** @type {HTMLAnchorElement} */ ($("proxmox"));
+	proxmox.href = `https://${host}:8006/`;
+	const recipe = $("recipe");
+	recipe.dataset.as ??= recipe.textContent ?? "";
+	const name = /^[a-z][a-z0-9-]*$/.exec(vm)?.[0] ?? "devvm"; // it is pasted into a shell
+	setTexts({ proxmox: `Proxmox: ${proxmox.href}`, recipe: recipe.dataset.as.replace("devvm", name) });
+	setShown({ proxmox: host, "by-hand-none": !lines.length });
+}
+
+/** @param {string} line */
+function makeCommand(line) {
+	const button = make("button.bare", icon("copy"), make("span", "Copy"));
+	Object.assign(button, { type: "button" });
+	button.dataset.copy = line;
+	return make("div.command", make("code", line), button);
+}
+
+subscribe(renderSoon);

@@ -1,0 +1,72 @@
+// Draws the bar: what became of the last press is in sight wherever the press was.
+
+import { barOf } from "./bar.js";
+import { $, icon, make, setIcon, setList, setShown, setText, setTexts } from "./dom.js";
+
+/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./reduce.js").View} View */
+/** @typedef {import("./bar.js").Step} Step */
+
+let hidden = ""; // the outcome whose details a person has put away
+let spoken = "";
+
+/** @param {State} state  @param {View} view  @param {number} now */
+export function renderBar(state, view, now) {
+	const bar = barOf(state, view, now);
+	const box = $("outcome");
+	Object.assign(box.dataset, { tone: bar.tone, phase: bar.phase });
+	setIcon(box, bar.icon, bar.live);
+	setTexts({ "outcome-word": bar.word, "outcome-sentence": bar.sentence, "outcome-timer": bar.timer, "outcome-act": bar.actLabel, "outcome-hint": bar.hint });
+	$("outcome-act").dataset.act = bar.act;
+	setShown({ "outcome-act": bar.act });
+	setList($("outcome-lines"), bar.lines);
+	const there = /^https?:\/\/[\w.:[\]/~%-]+$/.exec(bar.url)?.[0];
+	if (there) /** @type {HTMLAnchorElement} */ ($("there")).href = there;
+	const details = bar.hint || bar.lines.length || there || bar.phase === "disconnected";
+	setShown({ there, "see-health": bar.phase === "disconnected", after: details && hidden !== outcomeKey(view) });
+	renderSteps(bar.steps);
+	speak(bar, view);
+}
+
+/** @param {View} view */
+const outcomeKey = ({ vm, phase, since }) => `${vm} ${phase} ${since}`;
+
+/** Puts the details of this outcome away. @param {View} view */
+export function hideDetails(view) {
+	hidden = outcomeKey(view);
+}
+
+/** Says each phase and each stage once, and never the seconds. @param {import("./bar.js").Bar} bar  @param {View} view */
+function speak(bar, view) {
+	const stage = bar.steps.find(({ tone }) => tone === "busy")?.label;
+	const key = [view.vm, bar.phase, bar.word, stage, view.watch?.found].join();
+	if (key === spoken || bar.phase === "idle") return;
+	spoken = key;
+	const words = stage && bar.phase === "running" ? `${stage}.` : [`${bar.word}.`, bar.sentence, bar.hint].join(" ");
+	setText($("say-outcome"), words);
+}
+
+/** @param {Step[]} steps */
+function renderSteps(steps) {
+	const list = $("steps");
+	setShown({ steps: steps.length });
+	if (list.childElementCount !== steps.length) list.replaceChildren(...steps.map(() => makeStep()));
+	steps.forEach((step, n) => drawStep(/** @type {HTMLElement} */ (list.children[n]), step));
+}
+
+const makeStep = () => make("li", make("progress"), icon("check"), make("span"), make("small"));
+
+const MARKS = { __proto__: null, good: "check", bad: "cross", warn: "hung", busy: "working", unknown: "unknown", "": "ring" };
+
+/** @param {HTMLElement} item  @param {Step} step */
+function drawStep(item, { label, tone, seconds, limit }) {
+	const [bar, , word, small] = /** @type {[HTMLProgressElement, Element, HTMLElement, HTMLElement]} */ ([...item.children]);
+	item.dataset.tone = tone;
+	setIcon(item, MARKS[tone]);
+	setText(word, label);
+	setText(small, seconds === null ? "" : tone === "busy" ? "" : `${seconds} s`);
+	bar.hidden = tone !== "busy";
+	bar.ariaLabel = label;
+	bar.max = limit;
+	bar.value = Math.min(seconds ?? 0, limit);
+}

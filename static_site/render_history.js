@@ -1,0 +1,168 @@
+// Draws the history as a timeline. Opening a job reads it from the host, which changes nothing.
+
+import { readJob, refreshHistory } from "./history.js";
+import { $, fillText, icon, make, makePicture, makePre, pngBlob, setIcon, setList, setText, setTexts } from "./dom.js";
+import { runVerb } from "./run.js";
+import { sleep } from "./send.js";
+import { getState, viewOf } from "./store.js";
+import { labelOf } from "./verbs.js";
+import { clock, phraseOf, sentence, span } from "./words.js";
+
+/** @typedef {import("./reduce.js").Job} Job */
+/** @typedef {import("./reduce.js").View} View */
+
+/** What is drawn of a job. @typedef {{item: HTMLElement, job: Job, read: string|null}} Entry */
+/** @type {Map<string, Entry>} */
+const entries = new Map();
+let drawn = "";
+
+/** @param {View} view */
+export function renderHistory(view) {
+	setTexts({ chain: view.chain, "jobs-trouble": view.jobsTrouble && `The history is ${view.jobsTrouble}.` });
+	const jobs = view.jobs ?? [];
+	const key = JSON.stringify([view.vm, jobs.map(({ id, outcome, stage }) => [id, outcome, stage])]);
+	if (key === drawn) return;
+	drawn = key;
+	setText($("zone"), jobs.length ? `All times in ${Intl.DateTimeFormat().resolvedOptions().timeZone}.` : "Nothing yet.");
+	/** @type {HTMLElement|undefined} */
+	let day;
+	/** @type {Node[]} */
+	const wanted = [];
+	let last = "";
+	for (const job of jobs) {
+		const name = dayOf(job.started);
+		if (name !== last) {
+			day = dayBox(name);
+			wanted.push(day);
+			last = name;
+		}
+		if (day) day.lastElementChild?.append(entryOf(job).item);
+	}
+	const box = $("jobs");
+	if ([...box.children].some((child, n) => child !== wanted[n]) || box.children.length !== wanted.length) box.replaceChildren(...wanted);
+}
+
+/** @type {Map<string, HTMLElement>} */
+const days = new Map();
+
+/** @param {string} name */
+function dayBox(name) {
+	const box = days.get(name) ?? make("section", make("h2", name), make("ol"));
+	days.set(name, box);
+	return box;
+}
+
+/** @param {string} started */
+const hostTime = (started) => Date.parse(started) - getState().clockOff;
+
+/** @param {string} started */
+function dayOf(started) {
+	const at = new Date(hostTime(started));
+	return at.toDateString() === new Date().toDateString() ? "Today" : at.toLocaleDateString("en-GB", { weekday: "long", day: "numeric", month: "long" });
+}
+
+/** Tone, icon and words of a job. @param {Job} job */
+function summaryOf({ verb, outcome, stage, seconds, verdict }) {
+	const label = labelOf(verb);
+	if (!outcome) return { tone: "busy", mark: "working", label, words: `under way${stage ? `: ${stage}` : ""}` };
+	if (verb === "forensics" && outcome === "done") {
+		const { words, tone } = verdict ? phraseOf(verdict.code) : { words: "evidence", tone: "unknown" };
+		return { tone: tone === "good" ? "good" : "unknown", mark: "look", label: "Looked:", words: words.toLowerCase() };
+	}
+	if (outcome === "done") return { tone: "good", mark: "running", label, words: seconds ? `done in ${span(1e3 * seconds)}` : "done" };
+	const where = stage && outcome === "failed" ? ` at ${stage}` : "";
+	return { tone: outcome === "failed" ? "bad" : "unknown", mark: outcome === "failed" ? "hung" : "cross", label, words: `${outcome}${where}` };
+}
+
+/** @param {Job} job  @returns {Entry} */
+function entryOf(job) {
+	const known = entries.get(job.id) ?? makeEntry(job);
+	entries.set(job.id, known);
+	known.job = job;
+	const { tone, mark, label, words } = summaryOf(job);
+	known.item.dataset.tone = tone;
+	setIcon(known.item, mark);
+	const [bold, emphasis, small] = known.item.querySelectorAll("b > span, em, summary small");
+	setText(bold, label);
+	setText(emphasis, words);
+	setText(small, `${clock(hostTime(job.started))} by ${job.by}`);
+	return known;
+}
+
+/** @param {Job} job  @returns {Entry} */
+function makeEntry(job) {
+	const title = make("summary", make("span", make("b", make("span"), " ", make("em")), make("small")));
+	const body = make("div.job", make("p"), make("ul.lines"), make("figure.console"), make("dl.facts"), makePre(""), make("p"));
+	const fold = /** @type {HTMLDetailsElement} */ (make("details.fold", title, body));
+	const item = make("li", icon("look"), fold);
+	item.id = `job ${job.id}`;
+	const entry = { item, job, read: null };
+	fold.addEventListener("toggle", () => fold.open && readEntry(entry, fold, body));
+	return entry;
+}
+
+/** Reads a job until it has ended. @param {Entry} entry  @param {HTMLDetailsElement} fold  @param {HTMLElement} body */
+async function readEntry(entry, fold, body) {
+	const { vm } = getState();
+	const words = /** @type {HTMLElement} */ (body.firstElementChild);
+	while (entry.item.isConnected && fold.open && !entry.read) {
+		if (!words.firstChild) setText(words, "Asking the host…");
+		const job = await readJob(vm, entry.job.id);
+		if (!job) return setText(words, "No answer, or the host no longer knows it. Open it again.");
+		fillEntry(body, job);
+		entry.read = job.outcome;
+		if (!entry.read) await sleep(1_000);
+		else if (!entry.job.outcome) {
+			refreshHistory(vm);
+			const { holder, seen } = viewOf(vm);
+			if ((holder ?? seen?.holder)?.job === job.id && vm === getState().vm) runVerb("status");
+		}
+	}
+}
+
+/** @param {HTMLElement} body  @param {Job} job */
+function fillEntry(body, job) {
+	const [words, lines, figure, facts, output, save] = /** @type {HTMLElement[]} */ ([...body.children]);
+	setText(words, sentence(job.verdict?.sentence));
+	setList(lines, job.verdict?.evidence ?? []);
+	if (job.screen_png && !figure.firstChild) {
+		const at = clock(hostTime(job.started));
+		figure.append(makePicture(job.screen_png, `The console at ${at}`), make("figcaption", `Console ${at}`));
+	}
+	const known = [
+		["Began", new Date(hostTime(job.started)).toLocaleString("en-GB")],
+		["Took", job.outcome ? span(1e3 * (job.seconds ?? 0)) : `now at: ${job.stage}`],
+		["Outcome", job.outcome ?? "running"],
+		["Why", job.why ?? ""],
+		["Id", job.id],
+	].filter(([, value]) => value);
+	facts.replaceChildren(...known.map(([term, value]) => make("div", make("dt", term), make("dd", value))));
+	fillText(output, job.output ?? "");
+	output.hidden = !job.output;
+	if (!save.firstChild && job.outcome) save.append(...makeDownloads(job));
+}
+
+/** What goes into a ticket in the morning. @param {Job} job */
+function makeDownloads(job) {
+	const { screen_png: png, ...rest } = job;
+	const name = `${getState().vm}-${job.verb}-${job.started.replaceAll(/[:.]/g, "")}`;
+	const json = new Blob([JSON.stringify({ vm: getState().vm, ...rest, picture: png ? `${name}.png` : null }, null, "\t")], { type: "application/json" });
+	const links = [makeDownload(json, `${name}.json`, "Download evidence")];
+	return png ? [...links, " ", makeDownload(pngBlob(png), `${name}.png`, "Download picture")] : links;
+}
+
+/** @param {Blob} blob  @param {string} name  @param {string} words */
+function makeDownload(blob, name, words) {
+	return Object.assign(make("a.button", words), { href: URL.createObjectURL(blob), download: name });
+}
+
+/** Opens a job of the shown VM; says so if the host does not know it. @param {string} id */
+export function openJob(id) {
+	const item = entries.get(id)?.item;
+	const fold = item?.querySelector("details");
+	if (!fold) return false;
+	fold.open = true;
+	fold.querySelector("summary")?.focus();
+	return true;
+}
+

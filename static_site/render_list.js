@@ -1,0 +1,58 @@
+// Draws all VMs, worst first: the tile is the state.
+
+import { $, icon, make, setIcon, setText } from "./dom.js";
+import { headlineOf, urgency } from "./headline.js";
+import { getState, viewOf } from "./store.js";
+import { span } from "./words.js";
+
+/** @typedef {import("./reduce.js").State} State */
+
+/** @type {Map<string, HTMLElement>} */
+const rows = new Map();
+/** @type {string[]} the order that is shown: it changes only when the list is opened, or once all are known */
+let order = [];
+let settled = false;
+
+/** Sorts again at the next drawing. */
+export function sortAgain() {
+	order = [];
+	settled = false;
+}
+
+/** @param {State} state  @param {number} now */
+export function renderList(state, now) {
+	const names = state.health.vms.map(({ name }) => name);
+	const heads = new Map(names.map((name) => [name, headlineOf(state, viewOf(name), now)]));
+	const allKnown = names.every((name) => viewOf(name).seen || viewOf(name).trouble);
+	if (order.length !== names.length || (allKnown && !settled)) {
+		const rank = (/** @type {string} */ name) => urgency(/** @type {import("./headline.js").Headline} */ (heads.get(name)));
+		order = names.toSorted((a, b) => rank(a) - rank(b));
+		settled = allKnown;
+		$("rows").replaceChildren(...order.map(rowOf));
+	}
+	for (const name of order) {
+		const head = heads.get(name);
+		const row = rowOf(name).firstElementChild;
+		if (!head || !row) continue;
+		const { seen } = viewOf(name);
+		/** @type {HTMLElement} */ (row).dataset.tone = head.tone;
+		setIcon(row, head.icon);
+		const [title, words, age] = row.querySelectorAll("b, span > span, :scope > small");
+		const vmid = getState().health.vms.find((vm) => vm.name === name)?.vmid;
+		setText(title, vmid ? `${name} · ${vmid}` : name);
+		setText(words, head.words);
+		setText(age, seen ? span(now - seen.at) : "");
+	}
+}
+
+/** @param {string} name */
+function rowOf(name) {
+	const known = rows.get(name);
+	if (known) return known;
+	const button = make("button.row", make("span.tile", icon("unknown")), make("span", make("b"), make("span")), make("small"));
+	Object.assign(button, { type: "button" });
+	button.dataset.vm = name;
+	const item = make("li", button);
+	rows.set(name, item);
+	return item;
+}

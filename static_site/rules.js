@@ -1,0 +1,114 @@
+// What may be pressed, what an answer means, and why. Pure.
+
+import { VERBS, labelOf, mutates } from "./verbs.js";
+import { capital, clock, sentence, span, stateWord, troubleOf } from "./words.js";
+
+/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./reduce.js").View} View */
+/** @typedef {import("./reduce.js").Holder} Holder */
+
+export const MINUTE = 60_000;
+const LOOK_EVERY_MS = 15_000;
+
+/** Nothing of this view is under way or open. @param {View} view */
+export const resting = (view) => !view.open && !["checking", "running", "unknown"].includes(view.phase);
+
+/** The phase that is shown. @param {State} state  @param {View} view */
+export function phaseOf(state, view) {
+	if (!state.unlocked) return "locked";
+	return isAway(state) && resting(view) ? "disconnected" : view.phase;
+}
+
+/** Nothing answers at this page's address. @param {State} state */
+export const isAway = ({ health }) => health.fails > 1 || (health.slow && !health.answer);
+
+/** @param {State} state  @param {string} name */
+export const vmHealth = (state, name = state.vm) => state.health.vms.find((vm) => vm.name === name);
+
+/** @param {State} state  @param {string} name */
+export function fullName(state, name = state.vm) {
+	const vmid = vmHealth(state, name)?.vmid;
+	return vmid ? `${name} (VM ${vmid})` : name || "the VM";
+}
+
+/** The code of what is wrong on the road to the VM's host, or nothing. @param {State} state  @param {View} view */
+export function proxmoxTrouble({ health }, view) {
+	const code = !health.fails && health.answer && health.vms.find(({ name }) => name === view.vm)?.proxmox;
+	const newer = (view.seen?.at ?? 0) > health.at;
+	return !code || newer || ["answering", "agent-outdated", "not-checked"].includes(code) ? "" : code;
+}
+
+/** @param {State} state */
+export const chatDown = ({ health }) => health.answer?.chat?.replace(/^(on|off)$/, "") ?? "";
+
+/** Who holds the VM. @param {Holder} holder  @param {number} clockOff */
+export function holding({ by, verb, since, stage, deadline }, clockOff) {
+	const at = Date.parse(since) - clockOff;
+	const until = deadline ? `; the job ends by ${clock(at + 1e3 * deadline)}` : "";
+	return `${by} has been ${VERBS[verb]?.doing ?? `at it (${verb})`} it since ${clock(at)}${until}${stage ? ` (stage: ${stage})` : ""}.`;
+}
+
+/** Why a verb can't be pressed now, or nothing. @param {State} state  @param {View} view  @param {string} verb */
+export function obstacle(state, view, verb) {
+	const phase = phaseOf(state, view);
+	if (phase === "locked") return "Enter the signing key first.";
+	if (state.unknownVm) return `There is no VM ${state.unknownVm} here. Choose one under VMs.`;
+	if (phase === "checking" || (view.reading && view.open && !mutates(verb))) return "Wait for the answer.";
+	if (phase === "running") return `${labelOf(view.verb)} is under way.`;
+	if (verb === "status") return "";
+	if (phase === "disconnected") return "Breakglass is not answering.";
+	if (view.open && mutates(verb)) return `It is not known whether the ${labelOf(view.open.verb).toLowerCase()} happened.`;
+	if (view.seen?.holder && mutates(verb)) return holding(view.seen.holder, state.clockOff);
+	const code = proxmoxTrouble(state, view);
+	return code && `Proxmox is out of reach: ${troubleOf(code)}.`;
+}
+
+/** @param {View} view  @param {string} verb */
+export const pointless = ({ seen }, verb) => (seen && VERBS[verb].pointless === seen.state ? `It is ${seen.state === "stopped" ? "off" : seen.state}` : "");
+
+/** A lock is a hint: after a minute a person may know better. @param {View} view  @param {number} now */
+export const mayAnyway = (view, now) => now - view.lockedSince >= MINUTE;
+
+/** The advised verb, if the advice is still about what is there. @param {View} view */
+export const adviceOf = ({ seen, verdict, open }) => (!open && seen && !seen.holder && verdict?.last === seen.last && verdict.advice) || "";
+
+/** A check is due: on waking, and every 15 s, also while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
+export const isCheckDue = (state, view, now) => state.unlocked && !view.acting && !view.reading && view.phase !== "checking"
+	&& !isAway(state) && Math.abs(now - view.triedAt) >= LOOK_EVERY_MS;
+
+/** @param {any} answer */
+export function reasonOf({ message, verdict, stderr }) {
+	const reason = message || verdict?.sentence || stderr?.trim() || "no reason was given";
+	return reason.replace(/; nothing was sent$/, "");
+}
+
+/** The phase that an answer ends in, and its words. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
+ * @returns {[string, Partial<View>]} */
+export function outcomeOf(verb, answer, { at, clockOff }) {
+	const { outcome, reached, verdict, holder, stage, state, hint, url } = answer;
+	if (outcome === "done" && verb === "status") return ["idle", { sentence: `QEMU: ${stateWord(state)}` }];
+	if (outcome === "done") return ["done", { sentence: `at ${clock(at)}` }];
+	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder, clockOff)} Nothing was changed.` }];
+	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
+	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
+	const lines = verdict?.evidence ?? [];
+	const reason = capital(sentence(reasonOf(answer)));
+	if (phase === "notSent") return [phase, { sentence: reason, hint: hint ?? lines[0] ?? "", url: url ?? "" }];
+	if (outcome !== "failed") return [phase, { sentence: reason, hint: hint ?? advice, lines }];
+	const far = stage ? `It got as far as: ${stage}. ` : "";
+	const commands = (answer.by_hand ?? []).map((/** @type {string} */ line) => `By hand: ${line}`);
+	return [phase, { sentence: reason, hint: far + advice, lines: [...lines, ...commands] }];
+}
+
+/** Lines for what is not well and has no place of its own. @param {State} state  @param {View} view  @returns {string[]} */
+export function notesOf({ health, clockOff }, view) {
+	const config = health.answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, (/** @type {string} */ at) => clock(Date.parse(at)));
+	const off = Math.abs(clockOff);
+	return [
+		view.note,
+		view.trouble,
+		off ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}; that does no harm.` : "",
+		...view.warnings,
+		config ? `Its configuration is ${config}. The log of Breakglass says what to mend.` : "",
+	].filter(Boolean);
+}

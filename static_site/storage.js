@@ -1,0 +1,47 @@
+// What this device keeps: never a secret as text. Another page of this origin has other names.
+
+export const HOME = new URL(".", location.href);
+export const OWN = `breakglass ${HOME.pathname} `;
+export const LOCAL = /^((.+\.)?localhost|127(\.\d+){3}|\[::1\])$/;
+
+/** @param {"local"|"session"} where */
+const storageOf = (where) => (where === "local" ? localStorage : sessionStorage);
+
+/** What was kept under a name; null without it, or where a browser keeps nothing. @param {"local"|"session"} where  @param {string} name */
+export function recall(where, name) {
+	try {
+		return JSON.parse(storageOf(where).getItem(OWN + name) ?? "null");
+	} catch {
+		return null;
+	}
+}
+
+/** @param {"local"|"session"} where  @param {string} name  @param {unknown} value */
+export function keep(where, name, value) {
+	try {
+		storageOf(where).setItem(OWN + name, JSON.stringify(value));
+	} catch {} // a full or forbidden store: the page works without
+}
+
+/** Removes all that the page keeps as text. */
+export function forgetAll() {
+	try {
+		for (const storage of [localStorage, sessionStorage]) {
+			for (const name of Object.keys(storage)) if (name.startsWith(OWN)) storage.removeItem(name);
+		}
+	} catch {}
+}
+
+/** @template T @param {IDBRequest<T>} request  @returns {Promise<T>} */
+const done = (request) => new Promise((resolve, reject) => {
+	request.onsuccess = () => resolve(request.result);
+	request.onerror = () => reject(request.error);
+});
+
+/** Runs one request on the store of the key, a CryptoKey that can't be read out. @template T @param {(store: IDBObjectStore) => IDBRequest<T>} act */
+export async function keyStore(act) {
+	const opening = indexedDB.open(OWN, 1);
+	opening.onupgradeneeded = () => opening.result.createObjectStore("key");
+	const database = await done(opening);
+	return done(act(database.transaction("key", "readwrite").objectStore("key")));
+}

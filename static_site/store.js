@@ -1,0 +1,44 @@
+// Holds the state. Everything that happens comes in as an event; who draws is told once a frame.
+
+import { newState, reduce } from "./reduce.js";
+import { keep, recall } from "./storage.js";
+
+/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./reduce.js").View} View */
+
+/** @type {State} */
+let state = newState();
+/** @type {Set<(state: State, before: State) => void>} */
+const listeners = new Set();
+
+export const getState = () => state;
+
+/** Calls `listener` after each event. @param {(state: State, before: State) => void} listener */
+export const subscribe = (listener) => listeners.add(listener);
+
+/** @param {string} type  @param {Record<string, any>} more */
+export function dispatch(type, more = {}) {
+	const before = state;
+	state = reduce(state, { type, at: Date.now(), ...more });
+	persist(before);
+	for (const listener of listeners) listener(state, before);
+}
+
+/** What is known of a VM. @param {string} name  @returns {View} */
+export function viewOf(name = state.vm) {
+	if (!state.views[name]) {
+		dispatch("view-opened", { name, kept: { byHand: recall("local", `by-hand ${name}`) ?? [], proven: recall("local", `proven ${name}`) } });
+	}
+	return state.views[name];
+}
+
+/** @param {State} before */
+function persist(before) {
+	if (state.health.vms !== before.health.vms) keep("local", "vms", state.health.vms);
+	for (const [name, view] of Object.entries(state.views)) {
+		const old = before.views[name];
+		if (!old || old === view) continue;
+		if (old.byHand !== view.byHand) keep("local", `by-hand ${name}`, view.byHand);
+		if (old.proven !== view.proven) keep("local", `proven ${name}`, view.proven);
+	}
+}
