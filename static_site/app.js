@@ -6,7 +6,7 @@ import { $, copyText, setShown } from "./dom.js";
 import { pollHealth } from "./health.js";
 import { refreshHistory } from "./history.js";
 import { askForget, keepOrNot, keyInAddress, takeKept, unlock } from "./key.js";
-import { checkIfDue, lookAt, stopWatching, watchGuest } from "./look.js";
+import { checkIfDue, lookAt, stopWatching, wakeOrSleep, watchGuest } from "./look.js";
 import { hideDetails } from "./render_bar.js";
 import { openJob } from "./render_history.js";
 import { sortAgain } from "./render_list.js";
@@ -25,6 +25,7 @@ function chooseVm(name) {
 	viewOf(name);
 	dispatch("vm-chosen", { name });
 	keep("local", "vm", name);
+	if (getState().health.vms.length > 1) history.replaceState(null, "", `#vm=${name}`); // a reload shows the same
 	if (getState().unlocked && name !== before) {
 		resumeChat();
 		if (!resumeVerb()) lookAt(name);
@@ -128,12 +129,9 @@ document.addEventListener("submit", (event) => {
 	else unlock(/** @type {HTMLInputElement} */ ($("secret")).value);
 });
 document.addEventListener("visibilitychange", () => {
-	if (document.hidden) {
-		if (isAsking()) stopAsking();
-		return;
-	}
-	pollHealth();
-	checkIfDue();
+	if (document.hidden && isAsking()) stopAsking();
+	if (!document.hidden) pollHealth();
+	wakeOrSleep();
 });
 $("keep-key").addEventListener("change", keepOrNot);
 $("prompt").addEventListener("keydown", ({ key, ctrlKey, metaKey }) => {

@@ -28,17 +28,18 @@ export async function unlock(text) {
 			+ `Run: ssh -L 8080:localhost:${port || 80} ${hostname} and open http://localhost:8080${pathname}`);
 		return;
 	}
-	try {
-		const base64 = /^whsec_(.{32,88})$/.exec((text ?? "").trim())?.[1] ?? "";
-		const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-		if (!bytes.length) throw new Error("no key");
-		const key = await crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
-		secret.value = "";
-		setText($("key-trouble"), "");
-		await begin(key);
-	} catch {
-		setText($("key-trouble"), "That isn't a complete signing key. It is one word beginning with whsec_; copy all of it.");
-	}
+	const key = await importKey(text ?? "").catch(() => null);
+	setText($("key-trouble"), key ? "" : "That isn't a complete signing key. It is one word beginning with whsec_; copy all of it.");
+	if (!key) return;
+	secret.value = "";
+	await begin(key);
+}
+
+/** @param {string} text */
+async function importKey(text) {
+	const base64 = /^whsec_(.{32,88})$/.exec(text.trim())?.[1] ?? "";
+	const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+	return bytes.length ? crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]) : null;
 }
 
 /** Goes on with a key: what was under way before a reload comes first, then a look. @param {CryptoKey} key */

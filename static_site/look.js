@@ -64,7 +64,22 @@ async function takeScreen(vm) {
 /** @param {string} vm */
 export const stopWatching = (vm) => dispatch("watch-ended", { vm, found: "unseen" });
 
-/** What is due on waking, and once a second. */
+let hiddenSince = 0;
+
+/** The page is shown again, or hidden: a look that is a minute old is an old one. */
+export function wakeOrSleep() {
+	if (document.hidden) {
+		hiddenSince = Date.now();
+		return;
+	}
+	const { vm, unlocked } = getState();
+	const view = viewOf(vm);
+	const calm = unlocked && view.phase === "idle" && !view.reading && !view.watch?.on;
+	if (calm && (!view.lookedAt || Date.now() - hiddenSince > MINUTE)) lookAt(vm);
+	else checkIfDue();
+}
+
+/** What is due once a second. */
 export function checkIfDue() {
 	const { vm } = getState();
 	const state = getState();

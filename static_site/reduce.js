@@ -1,7 +1,7 @@
 // What the page knows, and how each thing that happens changes it. Pure: every event brings its own time.
 
 import { bringsUp, labelOf, mutates } from "./verbs.js";
-import { clock } from "./words.js";
+import { clock, isVerdict } from "./words.js";
 import { obstacle, outcomeOf, reasonOf } from "./rules.js";
 
 /** A job of somebody else that holds the VM.
@@ -154,7 +154,7 @@ function remember(view, { at, verb, answer, changes }) {
 	if (outcome === "done" && !better && (verdict || !changes)) {
 		next.verdict = verdict ? { ...verdict, state, last, from: verb, at } : null;
 	}
-	if (outcome !== "done" && verdict && changes && reached) next.verdict = { ...verdict, state, last, from: verb, at };
+	if (outcome !== "done" && verdict && changes && reached && isVerdict(verdict.code)) next.verdict = { ...verdict, state, last, from: verb, at };
 	const looked = ["status", "forensics"].includes(verb) || (changes && reached);
 	if (!looked) return next;
 	const failed = !reached || !state;

@@ -30,11 +30,12 @@ export function makeButtons() {
 	}
 }
 
-let pressed = false;
-addEventListener("pointerdown", () => { pressed = true; });
-for (const type of ["pointerup", "pointercancel", "blur"]) addEventListener(type, () => { pressed = false; });
+const PRESS_MS = 1_500; // a finger that rests longer is no press
+let pressedAt = 0;
+addEventListener("pointerdown", () => { pressedAt = Date.now(); });
+for (const type of ["pointerup", "pointercancel", "blur"]) addEventListener(type, () => { pressedAt = 0; });
 /** Nothing is re-worded under a finger. */
-export const isPressed = () => pressed;
+export const isPressed = () => Date.now() - pressedAt < PRESS_MS;
 
 let announced = "";
 

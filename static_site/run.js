@@ -54,7 +54,7 @@ async function confirmed(vm, job) {
 	const saw = seen ? `${head.words}, ${span(now - seen.at)} ago` : "Its state is not known";
 	const yes = await askPerson({
 		title: `${label} ${vm || "the VM"}${anyway}?`,
-		small: fullName(state, vm).replace(`${vm} `, ""),
+		small: fullName(state, vm).replace(`${vm} `, "").replace(/[()]/g, ""),
 		facts: [
 			{ term: "You saw", words: saw, tone: head.tone, icon: head.icon },
 			...[why && !why.startsWith("It is ") ? why : "", view.note].filter(Boolean).map((words) => ({ term: "But", words })),

@@ -87,6 +87,8 @@ const DETOURS = {
 
 /** @param {string} code  @returns {Phrase} */
 export const phraseOf = (code) => VERDICTS[code] ?? { words: capital(code.replaceAll("-", " ")), tone: "warn", icon: "unknown" };
+/** Whether a code says how the VM is: an answer's other codes say what became of a verb. @param {string} code */
+export const isVerdict = (code) => code in VERDICTS;
 /** The phrase of a state that nothing more is known of. @param {string} state */
 export const phraseOfState = (state) => phraseOf(STATES[state]?.[0] ?? state);
 /** @param {string} state */
