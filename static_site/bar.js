@@ -50,10 +50,10 @@ const PHASES = {
 	unknown: (_, view) => (view.acting ? {
 		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
 	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, act: "ask-again", actLabel: "Ask again" }),
-	disconnected: ({ health }, _, now) => ({
-		tone: "unknown", icon: "cross", live: true, word: "No connection", hint: "", lines: [], url: "",
-		sentence: health.downSince ? `Breakglass not answering since ${minute(health.downSince)}` : "Breakglass gives no answer yet",
+	disconnected: ({ health }, view, now) => ({
+		tone: "unknown", icon: "cross", live: true, word: "No connection", sentence: "", url: "",
 		timer: health.next > now ? `Trying again in ${Math.ceil((health.next - now) / 1000)} s` : "Trying…", act: "try-now", actLabel: "Try now",
+		hint: view.byHand.length ? "These commands go round Breakglass:" : "", lines: view.byHand,
 	}),
 };
 

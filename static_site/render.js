@@ -9,7 +9,7 @@ import { renderHistory } from "./render_history.js";
 import { renderList } from "./render_list.js";
 import { isPressed, renderVm } from "./render_vm.js";
 import { getState, subscribe, viewOf } from "./store.js";
-import { minute, span, troubleOf } from "./words.js";
+import { span } from "./words.js";
 
 /** @typedef {import("./reduce.js").State} State */
 /** @typedef {import("./reduce.js").View} View */
@@ -70,13 +70,12 @@ function renderLink(name, wrong, right, known) {
 function renderLinks(state, view) {
 	const { health } = state;
 	const vm = vmHealth(state);
-	const since = health.downSince ? ` since ${minute(health.downSince)}` : "";
-	renderLink("breakglass", health.fails || (health.slow && !health.answer) ? `away${since}` : "", "answering", Boolean(health.answer));
+	renderLink("breakglass", health.fails || (health.slow && !health.answer) ? "away" : "", "answering", Boolean(health.answer));
 	const code = proxmoxTrouble(state, view);
-	renderLink("proxmox", code ? "unreachable" : "", "answering", Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at);
+	renderLink("proxmox", code ? "away" : "", "answering", Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at);
 	const down = view.claude.trouble || chatDown(state);
 	const off = health.answer?.chat === "off";
-	renderLink("claude", down ? troubleOf(down) : "", off ? "not set up" : "answering", Boolean(health.answer) && !off);
+	renderLink("claude", down ? "down" : "", off ? "not set up" : "answering", Boolean(health.answer) && !off);
 }
 
 /** @param {State} state  @param {View} view  @param {number} now */
