@@ -410,12 +410,17 @@ class Visit:
         """The requests that left for a verb that changes power."""
         return [body for body in self.posts if body.get("verb") in MUTATING]
 
-    def open(self, page: Page | None = None, *, caller: str = "operator") -> Page:
-        """Open the page, unlocked, and return once it has seen the VM."""
+    def open(self, page: Page | None = None, *, caller: str = "operator", looks: bool = True) -> Page:
+        """Open the page, unlocked, and return once it has seen the VM and, if it `looks`, its guest.
+
+        It looks by itself, but not while another job holds the VM, and not where the caller may not.
+        """
         page = page or self.page
         page.goto("about:blank")  # else only the hash changes, and what is waited for is still there from before
         page.goto(f"{self.stage.url}#key={self.stage.service.secrets[caller]}")
         phase(page, "idle")
+        if looks:
+            looked(page)
         return page
 
     def close(self) -> None:
@@ -427,6 +432,21 @@ class Visit:
 def phase(page: Page, *names: str) -> None:
     """Return once the page's state machine is in one of these states; else fail with what the page shows."""
     expect(page.locator(", ".join(f"#outcome[data-phase={name}]" for name in names))).to_be_visible()
+
+
+def looked(page: Page) -> None:
+    """Return once the page has evidence: of its own, or another's that is less than a minute old."""
+    expect(page.locator("#outcome[data-phase=idle] #outcome-word")).to_contain_text("Looked")
+
+
+def show(page: Page, tab: str) -> None:
+    """Show a part of the page: `vm`, `chat` or `history`, which on a phone have the screen in turn."""
+    page.click(f"[data-show={tab}]")
+
+
+def see_headline(page: Page, words: str, tone: str) -> None:
+    """Return once the headline says so, in this tone."""
+    expect(page.locator(f"[data-headline][data-tone={tone}] h2")).to_have_text(words)
 
 
 def press(page: Page, verb: str) -> None:
@@ -481,9 +501,11 @@ def keep_key(visit: Visit) -> Page:
 
 
 def forget_key(page: Page) -> None:
-    """Press Forget, and return once the device has forgotten."""
+    """Press Forget and answer yes; return once the device has forgotten."""
     open_key(page)
     page.click("#forget")
+    page.wait_for_selector("#yes[aria-disabled=false]")
+    page.click("#yes")
     phase(page, "locked")
     wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 0, "the key to be deleted")
 
