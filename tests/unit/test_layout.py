@@ -7,7 +7,6 @@ import tokenize
 import tomllib
 from collections.abc import Iterator
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -279,40 +278,6 @@ def test_a_verb_says_what_it_is() -> None:
     assert all(verb.label and verb.consequence.endswith(".") for verb in VERBS.values())
     assert {name for name, verb in VERBS.items() if verb.is_job} == {*words.MUTATING, "forensics"}
     assert set(ALLOWABLE) == {*VERBS, "chat"}
-
-
-class Buttons(HTMLParser):
-    """Collects the attributes of every element that names a verb, and the words that it begins with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[dict[str, str | None]] = []
-        self.labels: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if "data-verb" in dict(attrs):
-            self.found.append(dict(attrs))
-
-    def handle_data(self, data: str) -> None:
-        if len(self.labels) < len(self.found):
-            self.labels.append(data.strip())
-
-
-def test_the_page_has_the_same_verbs() -> None:
-    """The page has one button for each of the six verbs under its label, and asks before those that change power."""
-    page = Buttons()
-    page.feed((ROOT / "static_site/index.html").read_text(encoding="utf-8"))
-    six = {name: f"{verb.label}{'…' * verb.mutating}" for name, verb in VERBS.items() if name != "history"}
-    assert {str(button["data-verb"]): label for button, label in zip(page.found, page.labels, strict=True)} == six
-    assert len(page.found) == len(six)
-    assert {button["data-verb"] for button in page.found if "data-consequence" in button} == set(words.MUTATING)
-
-
-def test_the_page_offers_what_can_be_lifted() -> None:
-    """The page has one button for the one refusal that can be lifted, and says the same of what that can cost."""
-    page = (ROOT / "static_site/index.html").read_text(encoding="utf-8")
-    found = re.findall(r'id="anyway" value="([^"]+)"\s+data-cost="([^"]+)"', page)
-    assert found == [(code, override.cost) for code, override in ANYWAY.items()]
 
 
 # --- 3: one place each ---
