@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes
 from ..support.chain import chain_files
 from ..support.signals import signal_process
-from ..support.stages import at_qm, memory, until
+from ..support.stages import at_qm, memory, until, writer_of
 
 DAY = 24 * 3600
 
@@ -210,17 +211,32 @@ def test_a_defect_while_a_request_is_archived_is_in_the_journal(world: World, jo
 # --- a crash of the host ---
 
 
+def slow_output(job: Path) -> Path:
+    """Put a FIFO into the place of a job's output: whoever copies it waits for a writer."""
+    output = job / "output"
+    output.unlink(missing_ok=True)
+    os.mkfifo(output)
+    return output
+
+
+def has_ended(world: World, job_id: str) -> bool:
+    return not processes(world, job_id)
+
+
 def test_a_job_that_ends_while_another_is_archived_is_archived_too(world: World) -> None:
-    """Its own process finds the lock taken and gives up, so the one that has it looks again."""
-    [slow] = earlier_jobs(world, 1)
-    (slow / "output").unlink(missing_ok=True)
-    os.mkfifo(slow / "output")  # whoever copies it waits for a writer
+    """Its own process finds the lock taken and gives up, so the one that has it looks again, however many end so."""
+    [earlier] = earlier_jobs(world, 1)
+    slow = slow_output(earlier)
     execute(world, "reset id=archives-now-1")
-    until(lambda: Lock(Host(VMID, str(world.root)), "archive.lock").holder(), "the archiving")
-    execute(world, "reset id=meanwhile-1")
-    until(lambda: not processes(world, "meanwhile-1"), "the end of the second job")
-    (slow / "output").write_text("")
-    until(memory(world, "jobs", "meanwhile-1", "archived").exists, "the copy")
+    for number in range(3):
+        copying = writer_of(slow)
+        job_id = f"meanwhile-{number}"
+        execute(world, f"reset id={job_id}")
+        until(partial(has_ended, world, job_id), "the end of a later job")
+        slow = slow_output(memory(world, "jobs", job_id))
+        os.close(copying)
+    os.close(writer_of(slow))
+    until(memory(world, "jobs", "meanwhile-2", "archived").exists, "the copy")
     run, archive = chain_files(world)
     until(lambda: archive.read_bytes() == run.read_bytes(), "the copy of the chain")
 

@@ -31,7 +31,6 @@ BY_ITSELF = "by itself"  # the reason of such a capture
 KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
 KEEP_BYTES = 256 * 1024 * 1024
 FILE_BYTES = 2 * 1024 * 1024  # of one file of a job: a longer one is not copied, nor shown
-ROUNDS = 3  # of copying: an archive that fails is not tried for ever
 SLOW_SECONDS = 2.0
 LOG_CHARS = 300
 
@@ -94,21 +93,21 @@ def _log_errors(host: Host, step: Callable[[], None], name: str) -> None:
 
 
 def _tidy_archive(host: Host, store: JobStore) -> None:
-    """Prune the archive, and copy the jobs that are not copied yet; one process at a time."""
-    lock = Lock(host, "archive.lock")
-    for _ in range(ROUNDS):
-        if not lock.take("archive"):
-            return
+    """Prune the archive, and copy the jobs that are not copied yet; a process tries each once, and is alone."""
+    lock, tried = Lock(host, "archive.lock"), set[str]()
+    while lock.take("archive"):
+        waiting = _not_archived(store)
+        tried.update(record.id for record in waiting)
         with _note_progress(host, store):
             prune_archive(host.archive)
-            for record in _not_archived(store):
+            for record in waiting:
                 _copy(host, store, record, NAMES)
                 with open(store.path(record.id, "archived"), "wb"):
                     pass
             copy_chain(host, node_name())  # last, because a damaged file of the chain must not cost the jobs
         lock.release()
-        if not _not_archived(store):  # otherwise a job ended meanwhile, and its process found the lock taken
-            return
+        if all(record.id in tried for record in _not_archived(store)):
+            return  # otherwise a job ended meanwhile, and its process found the lock taken
 
 
 def _not_archived(store: JobStore) -> list[Record]:
