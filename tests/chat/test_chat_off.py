@@ -105,6 +105,6 @@ def test_chat_that_can_not_be_imported_stops_no_verb(sshd: Sshd, model: Model, t
         assert (reply.status, reply.json["error"]["code"]) == (503, "chat-off")
         assert talker.pve("status").json["state"] == "running"
         assert talker.pve("reset").json["outcome"] == "done"
-        notes = [json.loads(line) for line in talker.audit_file.read_text().splitlines()]
+        notes = [json.loads(line) for line in talker.logged('"chat-failed"').splitlines()]
     [failure] = [note for note in notes if note.get("event") == "chat-failed"]
     assert "half an upgrade" in failure["error"]

@@ -117,18 +117,16 @@ def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
     claude.play(f"tee -a {prompts} | grep -q approve || {{\n{proposal}}}\n{RESULT}")
     _, seen = typed(talker, "help", "Y es")
     assert "run reset on devvm? y/N" in seen
-    assert "I did not approve reset" in prompts.read_text()
+    until(lambda: "I did not approve reset" in prompts.read_text(), "the refusal to reach claude")
     _, seen = typed(talker, "help", "y")
     assert "(id job_" in seen
-    assert "I approved reset on devvm. " in prompts.read_text()
+    until(lambda: "I approved reset on devvm. " in prompts.read_text(), "the approval to reach claude")
     until(lambda: reset_ids(talker) != [], "the audit line of the reset")
     assert [id.startswith("job_") for id in reset_ids(talker)] == [True]
 
 
 def reset_ids(talker: Talker) -> list[str]:
-    lines = [
-        json.loads(each) for each in talker.audit_file.read_text().splitlines(keepends=True) if each.endswith("\n")
-    ]
+    lines = map(json.loads, talker.log().splitlines())
     return [each["id"] for each in lines if each.get("verb") == "reset"]
 
 

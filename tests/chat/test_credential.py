@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.client import new_id
 from breakglass.config.model_api import CREDENTIALS
 
 from ..support.model import Model
@@ -83,7 +84,9 @@ def test_claude_and_its_commands_have_no_credential(talker: Talker, model: Model
         assert model.asked[-1].headers["x-api-key"] == SECRET
     own = talker.sessions.rglob("*")
     assert not [path for path in own if path.is_file() and SECRET.encode() in path.read_bytes()]
-    assert SECRET not in talker.audit_file.read_text()
+    last = new_id()
+    talker.pve("status", msg_id=last)
+    assert SECRET not in talker.logged(last)
     assert SECRET not in json.dumps(stream.seen)
 
 

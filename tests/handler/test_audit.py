@@ -30,19 +30,16 @@ PROXY_SETTING = f"{SERVER or '[server]'}\nproxies = ['127.0.0.0/8']\n"
 
 def log_of(service: Service) -> list[dict[str, Any]]:
     """Return all lines so far: each is one of docs/logs.md, with its fields."""
-    lines = [json.loads(line) for line in service.audit_file.read_text().splitlines()]
+    lines = [json.loads(line) for line in service.log().splitlines()]
     for line in lines:
         assert list(line) == ["time", "level", "event", *documented()[line["event"]][1]]
     return lines
 
 
-def wait_for_event(service: Service, event: str, seconds: float = 60) -> dict[str, Any]:
+def wait_for_event(service: Service, event: str) -> dict[str, Any]:
     """Return the newest line of an event once there is one."""
-    until = time.monotonic() + seconds
-    while not (found := [line for line in log_of(service) if line["event"] == event]):
-        assert time.monotonic() < until, f"no {event}"
-        time.sleep(0.02)
-    return found[-1]
+    service.logged(f'"event": "{event}"')
+    return [line for line in log_of(service) if line["event"] == event][-1]
 
 
 def serving_to(service: Service, stdout: int, directory: Path) -> "subprocess.Popen[bytes]":

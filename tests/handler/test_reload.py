@@ -50,8 +50,7 @@ def wait_until(so: Callable[[], Any], seconds: float = 60, pause: float = 0.02) 
 
 def notes(service: Service, event: str) -> list[dict[str, Any]]:
     """Return the log's lines of an event, so far."""
-    whole = (service.directory / f"audit-{service.port}.jsonl").read_text().rpartition("\n")[0]
-    return [line for line in map(json.loads, whole.splitlines()) if line.get("event") == event]
+    return [line for line in map(json.loads, service.log().splitlines()) if line.get("event") == event]
 
 
 def hang_up(service: Service, event: str = "reload") -> dict[str, Any]:
