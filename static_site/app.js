@@ -164,10 +164,12 @@ async function begin() {
 		checkIfDue();
 	}, 1_000);
 	const names = pollHealth();
+	if (!known.length && !given) dispatch("key-missing"); // nobody was here yet
 	if (!known.length) await names;
 	if (link.includes("vm=")) await openLink();
 	if (given || !crypto.subtle) await unlock(given);
 	else await takeKept(keeps);
+	dispatch("key-missing");
 	const { health, unlocked } = getState();
 	if (link.includes("vm=")) await openLink();
 	else if (unlocked && health.vms.length > 1 && !recall("local", "vm")) showTab("list");

@@ -28,6 +28,7 @@ function waitsFor(state, view) {
 function locked(state) {
 	if (state.unlocked) return null;
 	if (state.health.fails > 1) return lost(state);
+	if (state.key === "sought") return { words: "Opening…", tone: "unknown", icon: "lock", second: "Looking for this device’s key", why: "" };
 	return { words: "Locked", tone: "unknown", icon: "lock", second: "This page needs your signing key", why: "" };
 }
 

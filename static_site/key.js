@@ -141,7 +141,7 @@ export function keyInAddress() {
 
 subscribe((state, was) => {
 	if (state.key === was.key) return;
-	if (!state.unlocked) drop();
+	if (was.unlocked && !state.unlocked) drop();
 	(state.unlocked ? $("key-kept") : secret).after($("may-keep"));
 	if (state.key === "proved" && keepBox.checked) keepOrNot();
 	if (state.key === "refused") { // a stored key stays: the fault may be Breakglass's

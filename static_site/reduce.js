@@ -37,7 +37,7 @@ import { obstacle, outcomeOf, reasonOf } from "./rules.js";
 /** @typedef {{name: string, vmid: number|null, proxmox: string, since: string|null}} VmHealth */
 /** `key`: whether there is one, and what an answer said of it.
  * @typedef {object} State
- * @property {"none"|"given"|"proved"|"refused"} key @property {boolean} unlocked @property {string} vm @property {string} tab @property {number} clockOff @property {string} unknownVm
+ * @property {"sought"|"none"|"given"|"proved"|"refused"} key @property {boolean} unlocked @property {string} vm @property {string} tab @property {number} clockOff @property {string} unknownVm
  * @property {{vms: VmHealth[], answer: any, fails: number, downSince: number, at: number, next: number, slow: boolean}} health
  * @property {Record<string, View>} views */
 /** @typedef {{type: string, at: number, vm?: string, [more: string]: any}} Event_ */
@@ -55,7 +55,7 @@ export const newView = (vm, kept = {}) => ({
 
 /** @returns {State} */
 export const newState = () => ({
-	key: "none", unlocked: false, vm: "", tab: "vm", clockOff: 0, unknownVm: "",
+	key: "sought", unlocked: false, vm: "", tab: "vm", clockOff: 0, unknownVm: "",
 	health: { vms: [], answer: null, fails: 0, downSince: 0, at: 0, next: 0, slow: false },
 	views: {},
 });
@@ -86,7 +86,7 @@ const OF_VIEW = {
 	},
 	"output-came": (view, { at, verb, text, first }) => ({
 		...view,
-		output: first ? { title: `Output of ${labelOf(verb)}, ${clock(at)}`, text } : { ...view.output, text: view.output.text + text },
+		output: first ? { title: `${labelOf(verb)}, ${clock(at)}`, text } : { ...view.output, text: view.output.text + text },
 	}),
 	"act-open": (view, { at, answer, acting }) => {
 		if (answer.outcome === "running") return { ...(view.phase === "running" ? view : enter(view, at, "running")), acting };
@@ -170,6 +170,7 @@ function remember(view, { at, verb, answer, changes }) {
 
 /** @type {Record<string, (state: State, event: any) => State>} */
 const OF_STATE = {
+	"key-missing": (state) => (state.key === "sought" ? { ...state, key: "none" } : state),
 	unlocked: (state) => ({ ...state, key: "given", unlocked: true }),
 	locked: (state, { refused }) => ({ ...state, key: refused ? "refused" : "none", unlocked: false, views: {} }),
 	"key-proved": (state) => (state.key === "given" ? { ...state, key: "proved" } : state),

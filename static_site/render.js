@@ -36,7 +36,7 @@ export function render() {
 	const state = getState();
 	const view = viewOf(state.vm);
 	const now = Date.now();
-	document.body.dataset.scene = state.unlocked ? "unlocked" : isAway(state) ? "away" : "locked";
+	document.body.dataset.scene = sceneOf(state);
 	document.body.dataset.tab = state.tab;
 	for (const tab of document.querySelectorAll("[data-show]")) {
 		const on = /** @type {HTMLElement} */ (tab).dataset.show === state.tab;
@@ -53,6 +53,12 @@ export function render() {
 	renderChat();
 	renderByHand(view.byHand, state.vm);
 	if (state.tab === "list") renderList(state, now);
+}
+
+/** What there is to see: nothing of the lock before the page has looked for the key of this device. @param {State} state */
+function sceneOf(state) {
+	if (state.unlocked) return "unlocked";
+	return isAway(state) ? "away" : state.key === "sought" ? "opening" : "locked";
 }
 
 /** One of the connections: a dot and a name if it is well, a word if not. @param {string} name  @param {string} wrong  @param {string} right  @param {boolean} known */

@@ -54,13 +54,13 @@ function renderSteps(steps) {
 	steps.forEach((step, n) => drawStep(/** @type {HTMLElement} */ (list.children[n]), step));
 }
 
-const makeStep = () => make("li", make("progress"), icon("check"), make("span"), make("small"));
+const makeStep = () => make("li", make("progress"), make("span"), icon("check"), make("small"));
 
 const MARKS = { __proto__: null, good: "check", bad: "cross", warn: "hung", busy: "working", unknown: "unknown", "": "ring" };
 
 /** @param {HTMLElement} item  @param {Step} step */
 function drawStep(item, { label, tone, seconds, limit }) {
-	const [bar, , word, small] = /** @type {[HTMLProgressElement, Element, HTMLElement, HTMLElement]} */ ([...item.children]);
+	const [bar, word, , small] = /** @type {[HTMLProgressElement, HTMLElement, Element, HTMLElement]} */ ([...item.children]);
 	item.dataset.tone = tone;
 	setIcon(item, MARKS[tone]);
 	setText(word, label);

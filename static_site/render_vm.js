@@ -46,6 +46,7 @@ export function renderVm(state, view, now) {
 	box.dataset.tone = head.tone;
 	setIcon(box, head.icon, head.live);
 	box.dataset.long = String(Math.max(0, Math.ceil((head.words.length - 13) / 3)));
+	box.dataset.second = String(Math.floor(head.second.length / 31));
 	setTexts({ headline: head.words, second: head.second, why: head.why });
 	document.title = state.vm && state.unlocked ? `${head.words} - ${state.vm}` : "Breakglass";
 	const spoken = `${head.words}. ${sentence(head.why)}`;
@@ -106,10 +107,9 @@ function renderEvidence({ verdict, output }) {
 	setTexts({
 		"evidence-word": verdict ? `${lines.length} lines, ${clock(verdict.at)}` : "none yet",
 		"verdict-sentence": sentence(verdict?.sentence),
-		"output-title": output.title || "Output",
+		"output-word": output.text ? output.title : "none yet",
 	});
 	setList($("verdict-lines"), lines);
-	setShown({ "output-fold": output.text });
 	fillText($("output"), output.text);
 }
 
