@@ -7,6 +7,7 @@ import { pollHealth } from "./health.js";
 import { refreshHistory } from "./history.js";
 import { askForget, keepOrNot, keyInAddress, takeKept, unlock } from "./key.js";
 import { checkIfDue, lookAt, stopWatching, wakeOrSleep, watchGuest } from "./look.js";
+import { registerWorker } from "./offline.js";
 import { hideDetails } from "./render_bar.js";
 import { openJob } from "./render_history.js";
 import { sortAgain } from "./render_list.js";
@@ -173,8 +174,7 @@ async function begin() {
 	const { health, unlocked } = getState();
 	if (link.includes("vm=")) await openLink();
 	else if (unlocked && health.vms.length > 1 && !recall("local", "vm")) showTab("list");
-	const policy = window.trustedTypes?.createPolicy("breakglass", { createScriptURL: () => "sw.js" });
-	navigator.serviceWorker?.register(/** @type {any} */ (policy?.createScriptURL("") ?? "sw.js")).catch(() => {});
+	registerWorker(() => dispatch("page-renewed"));
 }
 
 begin();

@@ -35,9 +35,10 @@ import { obstacle, outcomeOf, reasonOf } from "./rules.js";
  * @property {{words: string, at: number}|null} nudge */
 
 /** @typedef {{name: string, vmid: number|null, proxmox: string, since: string|null}} VmHealth */
-/** `key`: whether there is one, and what an answer said of it.
+/** `key`: whether there is one, and what an answer said of it. `newPage`: the device has a newer one.
  * @typedef {object} State
  * @property {"sought"|"none"|"given"|"proved"|"refused"} key @property {boolean} unlocked @property {string} vm @property {string} tab @property {number} clockOff @property {string} unknownVm
+ * @property {boolean} newPage
  * @property {{vms: VmHealth[], answer: any, fails: number, downSince: number, at: number, next: number, slow: boolean}} health
  * @property {Record<string, View>} views */
 /** @typedef {{type: string, at: number, vm?: string, [more: string]: any}} Event_ */
@@ -55,7 +56,7 @@ export const newView = (vm, kept = {}) => ({
 
 /** @returns {State} */
 export const newState = () => ({
-	key: "sought", unlocked: false, vm: "", tab: "vm", clockOff: 0, unknownVm: "",
+	key: "sought", unlocked: false, vm: "", tab: "vm", clockOff: 0, unknownVm: "", newPage: false,
 	health: { vms: [], answer: null, fails: 0, downSince: 0, at: 0, next: 0, slow: false },
 	views: {},
 });
@@ -188,6 +189,7 @@ const OF_STATE = {
 		...state,
 		health: { ...state.health, fails: state.health.fails + 1, downSince: state.health.downSince || at, next, slow: false },
 	}),
+	"page-renewed": (state) => ({ ...state, newPage: true }),
 	tick: (state) => state,
 };
 

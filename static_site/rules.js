@@ -101,7 +101,7 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 }
 
 /** Lines for what is not well and has no place of its own. @param {State} state  @param {View} view  @returns {string[]} */
-export function notesOf({ health, clockOff }, view) {
+export function notesOf({ health, clockOff, newPage }, view) {
 	const config = health.answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, (/** @type {string} */ at) => clock(Date.parse(at)));
 	const off = Math.abs(clockOff);
 	return [
@@ -110,5 +110,6 @@ export function notesOf({ health, clockOff }, view) {
 		off ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}; that does no harm.` : "",
 		...view.warnings,
 		config ? `Its configuration is ${config}. The log of Breakglass says what to mend.` : "",
+		newPage ? "This page is from before an upgrade. The new one is stored: it opens next time." : "",
 	].filter(Boolean);
 }

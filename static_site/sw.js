@@ -1,37 +1,205 @@
-// Serves the page from a cache while the handler is down. Never touches a POST or the API.
-// One set: old and new files do not mix.
+// The service worker. It stores the page, so that it opens at once, also while the handler is down.
+// Opening shows the stored set of files and renews it behind; the next opening shows the new set. It never touches the API.
+// docs/protocol.md, "GET /files.json", has the rules.
 
-const WAIT_MS = 3_000;
-const SCRIPTS = "app bar chat dialog dom headline health history key look reduce render render_bar render_history render_list render_vm rules run send storage store turn verbs words".split(" ");
-const FILES = ["./", "style.css", ...SCRIPTS.map((name) => `${name}.js`)];
+/** @typedef {{version: string, files: Record<string, string>}} PageList What the handler has: each file's digest. */
+/** @typedef {{text: string, headers: [string, string][]}} PageFile */
+/** @typedef {{list: PageList, files: Record<string, PageFile>}} PageSet All files of one version: one entry of the cache. */
 
-// A proxy's error or login page is no answer.
-async function fetched(name) {
-	const response = await fetch(name, { cache: "no-cache", signal: AbortSignal.timeout(WAIT_MS) });
-	const type = response.headers.get("content-type") ?? "";
-	if (response.status !== 200 || response.redirected || type.includes("html") !== (name === "./")) throw response;
-	await response.clone().blob(); // all of it
-	return response;
+const worker = /** @type {ServiceWorkerGlobalScope} */ (/** @type {unknown} */ (self));
+const HOME = new URL("./", worker.location.href);
+const CACHE = `breakglass page ${HOME.pathname}`;
+const OLD_CACHE = "breakglass"; // of version 0.1
+const PATIENCE_MS = 30_000;
+const OF_TRANSFER = ["content-encoding", "content-length", "transfer-encoding"];
+
+/** @type {Map<string, PageSet>} Which set each open page came from, while this worker runs. */
+const shownSets = new Map();
+
+// ---- the sets that are stored, numbered as they came
+
+/** @param {number} number */
+const addressOf = (number) => new URL(`?set=${number}`, HOME).href;
+
+/** @param {Cache} cache */
+async function listNumbers(cache) {
+	const requests = await cache.keys();
+	const numbers = requests.map(({ url }) => Number(new URL(url).searchParams.get("set")));
+	return numbers.sort((a, b) => a - b);
 }
 
-async function renew() {
-	const set = await Promise.all(FILES.map(fetched));
-	const cache = await caches.open("breakglass");
-	const puts = set.map((response, n) => cache.put(FILES[n], response));
-	await Promise.all(puts).catch(() => caches.delete("breakglass")); // a full disk: none is better than half
+/**
+ * Returns a set, or null if there is none with this number, or only a damaged one.
+ * @param {Cache} cache
+ * @param {number | undefined} number
+ * @returns {Promise<PageSet | null>}
+ */
+async function readSet(cache, number) {
+	if (number === undefined) return null;
+	try {
+		const response = await cache.match(addressOf(number));
+		return response ? await response.json() : null;
+	} catch {
+		return null;
+	}
 }
 
-async function answer(name, request) {
-	if (request.mode === "navigate") await renew().catch(() => {});
-	return await caches.match(name) ?? fetch(request);
+/**
+ * Returns the newest set, and removes the others: the page that is being opened has its other files from it too.
+ * @param {string} page
+ */
+async function openNewestSet(page) {
+	const cache = await caches.open(CACHE);
+	const numbers = await listNumbers(cache);
+	const set = await readSet(cache, numbers.at(-1));
+	if (!set) return null;
+	shownSets.set(page, set);
+	await Promise.all(numbers.slice(0, -1).map((number) => cache.delete(addressOf(number))));
+	return set;
 }
 
-addEventListener("install", (event) => event.waitUntil(renew().then(() => skipWaiting())));
-addEventListener("activate", (event) => event.waitUntil(clients.claim()));
-addEventListener("fetch", (event) => {
-	const home = new URL(".", location).pathname;
-	const { method, url } = event.request;
-	const { pathname } = new URL(url);
-	const name = pathname.slice(home.length).replace("index.html", "") || "./";
-	if (method === "GET" && pathname.startsWith(home) && FILES.includes(name)) event.respondWith(answer(name, event.request));
+/**
+ * Returns the set of an open page. A worker that was ended meanwhile finds it as the oldest.
+ * @param {string} page
+ */
+async function findSetOf(page) {
+	const shown = shownSets.get(page);
+	if (shown) return shown;
+	const cache = await caches.open(CACHE);
+	const [oldest] = await listNumbers(cache);
+	return readSet(cache, oldest);
+}
+
+// ---- renewing
+
+/**
+ * Fetches a file whole. A proxy's error or login page is no answer.
+ * @param {string} name
+ * @param {RequestCache} mode
+ */
+async function fetchWhole(name, mode) {
+	const signal = AbortSignal.timeout(PATIENCE_MS);
+	const response = await fetch(name, { cache: mode, signal, priority: "low" });
+	if (response.status !== 200 || response.redirected) throw new Error(`${name}: ${response.status}`);
+	const bytes = await response.arrayBuffer();
+	return { response, bytes };
+}
+
+/** @returns {Promise<PageList>} */
+async function fetchList() {
+	const { bytes } = await fetchWhole("files.json", "no-cache");
+	const list = JSON.parse(new TextDecoder().decode(bytes));
+	if (!list.files["./"]) throw new Error("files.json is no list of the page's files");
+	return list;
+}
+
+/** @param {ArrayBuffer} bytes */
+async function digest(bytes) {
+	const sum = await crypto.subtle.digest("SHA-256", bytes);
+	return btoa(String.fromCharCode(...new Uint8Array(sum)));
+}
+
+/**
+ * Fetches the file that the list means, and no other version of it.
+ * @param {string} name
+ * @param {string} wanted
+ * @param {RequestCache[]} modes
+ * @returns {Promise<PageFile>}
+ */
+async function fetchFile(name, wanted, modes) {
+	for (const mode of modes) {
+		const { response, bytes } = await fetchWhole(name, mode);
+		if (await digest(bytes) === wanted) {
+			const headers = [...response.headers].filter(([header]) => !OF_TRANSFER.includes(header));
+			return { text: new TextDecoder().decode(bytes), headers };
+		}
+	}
+	throw new Error(`${name} is not the file that the list means`);
+}
+
+/**
+ * Returns the whole set of a list. A page that was just loaded for the first time is in the browser's own cache.
+ * @param {PageList} list
+ * @param {PageSet | null} known
+ * @returns {Promise<PageSet>}
+ */
+async function fetchSet(list, known) {
+	/** @type {RequestCache[]} */
+	const modes = [known ? "no-cache" : "force-cache", "reload"];
+	const reusable = known?.list.version === list.version ? known : null; // another version may have other headers
+	const entries = Object.entries(list.files).map(async ([name, wanted]) => {
+		const file = reusable?.list.files[name] === wanted && reusable.files[name];
+		return [name, file || await fetchFile(name, wanted, modes)];
+	});
+	return { list, files: Object.fromEntries(await Promise.all(entries)) };
+}
+
+/**
+ * Stores the handler's set if it is a new one: all of it or, as on a full disk, nothing. Then the old one stays.
+ * @param {Promise<unknown>} opened Ends when the page that is being opened has its set.
+ */
+async function renew(opened = Promise.resolve()) {
+	const list = await fetchList();
+	await opened;
+	const cache = await caches.open(CACHE);
+	const numbers = await listNumbers(cache);
+	const last = numbers.at(-1);
+	const known = await readSet(cache, last);
+	let isWaiting = numbers.length > 1;
+	if (JSON.stringify(known?.list) !== JSON.stringify(list)) {
+		const set = await fetchSet(list, known);
+		await cache.put(addressOf((last ?? 0) + 1), new Response(JSON.stringify(set)));
+		isWaiting = last !== undefined;
+	}
+	if (isWaiting) await announce(list.version);
+}
+
+/**
+ * Tells the open pages that the next opening shows another page.
+ * @param {string} version
+ */
+async function announce(version) {
+	for (const page of await worker.clients.matchAll({ type: "window" })) page.postMessage({ newPage: version });
+}
+
+// ---- what the browser asks for
+
+/**
+ * Returns a file's name below the page's address, or null for what is none: the API's addresses have no dot.
+ * @param {string} url
+ */
+function nameOf(url) {
+	const { origin, pathname } = new URL(url);
+	if (origin !== HOME.origin || !pathname.startsWith(HOME.pathname)) return null;
+	const name = pathname.slice(HOME.pathname.length);
+	if (name === "" || name === "index.html") return "./";
+	return name.includes(".") ? name : null;
+}
+
+/**
+ * @param {FetchEvent} event
+ * @param {string} name
+ */
+async function answer({ request, clientId, resultingClientId }, name) {
+	const finding = request.mode === "navigate" ? openNewestSet(resultingClientId) : findSetOf(clientId);
+	const set = await finding.catch(() => null);
+	const file = set?.files[name];
+	return file ? new Response(file.text, { headers: file.headers }) : fetch(request);
+}
+
+worker.addEventListener("install", (event) => event.waitUntil(renew().then(() => worker.skipWaiting())));
+
+worker.addEventListener("activate", (event) => {
+	event.waitUntil(Promise.all([worker.clients.claim(), caches.delete(OLD_CACHE)]));
 });
+
+worker.addEventListener("fetch", (event) => {
+	const name = nameOf(event.request.url);
+	if (event.request.method !== "GET" || name === null) return;
+	const answered = answer(event, name);
+	event.respondWith(answered);
+	if (event.request.mode === "navigate") event.waitUntil(renew(answered).catch(() => {}));
+});
+
+// An installed page can stay open for weeks: it asks whenever it is looked at.
+worker.addEventListener("message", (event) => event.waitUntil(renew().catch(() => {})));

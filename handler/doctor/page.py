@@ -1,15 +1,16 @@
 """The page at a handler's URL: whether a browser gets all of its files, as they are."""
 
+import base64
+import hashlib
 import http.client
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from ..web.page_list import PAGE_LIST
 from .findings import Finding, error, ok, warning
 from .http import Reply, exchange, failure, judge_stranger
 
-_FILES_OF_PAGE = re.compile(rb'(?:href|src)="([a-z0-9_-]+\.(?:css|js))"')
-_FILES_OF_SCRIPT = re.compile(rb'from "\./([a-z0-9_-]+\.js)"')
+_KINDS = {"css": "css", "js": "javascript", "json": "json", "svg": "svg", "webmanifest": "json"}
 _POLICY = "script-src 'self'"
 REINSTALL = "install the package again (breakglass docs install), then systemctl restart breakglass"
 
@@ -35,18 +36,25 @@ def _judge_missing(place: str, url: str, page: Reply) -> Finding:
 
 
 def _look_at_files(place: str, url: str, page: Reply) -> Iterator[Finding]:
-    names, replies = {"sw.js", *_names(_FILES_OF_PAGE, page.body)}, dict[str, Reply]()
+    page_list = exchange(url, "GET", f"/{PAGE_LIST}")
+    digests = page_list.json.get("files")
+    listed = digests if isinstance(digests, dict) else {}
+    names = sorted({"sw.js", *listed} - {"./"})
     with ThreadPoolExecutor(4) as pool:
-        while names:
-            got = zip(names, pool.map(lambda name: exchange(url, "GET", f"/{name}"), names), strict=True)
-            replies |= got
-            found = {name for name in names for name in _names(_FILES_OF_SCRIPT, replies[name].body)}
-            names = found - replies.keys()
-    missing = sorted(name for name, reply in replies.items() if not _is_file(name, reply))
+        replies = dict(zip(names, pool.map(lambda name: exchange(url, "GET", f"/{name}"), names), strict=True))
+    missing = [name for name, reply in {PAGE_LIST: page_list, **replies}.items() if not _is_file(name, reply)]
+    altered = [name for name, digest in listed.items() if _digest({"./": page, **replies}[name]) != digest]
     if missing:
         sentence = f"Files of the page are missing at {url}: {', '.join(missing)}; a browser can't sign there."
         fix = f"{REINSTALL}; behind a proxy, pass every path on: breakglass docs proxies"
         yield error(place, "page-files-missing", sentence, fix)
+    elif altered:
+        names_altered = ", ".join(altered).replace("./", "the page itself")
+        sentence = (
+            f"The proxy changes files of the page at {url}: {names_altered}; no device can store it for an outage."
+        )
+        fix = "in the proxy, switch off what changes HTML, scripts or styles (minifying, what it adds) for this name"
+        yield warning(place, "page-altered", sentence, fix)
     elif _POLICY not in page.headers.get("content-security-policy", ""):
         sentence = "The proxy removes or replaces the page's Content-Security-Policy."
         fix = "nginx: remove proxy_hide_header and add_header for Content-Security-Policy"
@@ -55,10 +63,10 @@ def _look_at_files(place: str, url: str, page: Reply) -> Iterator[Finding]:
         yield ok(place, "page", f"The page and its {len(replies)} files are there.")
 
 
-def _names(pattern: re.Pattern[bytes], text: bytes) -> set[str]:
-    return {name.decode() for name in pattern.findall(text)}
-
-
 def _is_file(name: str, reply: Reply) -> bool:
-    kind = "css" if name.endswith(".css") else "javascript"
+    kind = _KINDS.get(name.rpartition(".")[2], "")
     return reply.status == 200 and kind in reply.headers.get("content-type", "") and reply.body != b""
+
+
+def _digest(reply: Reply) -> str:
+    return base64.b64encode(hashlib.sha256(reply.body).digest()).decode()

@@ -29,7 +29,7 @@ from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
-from . import chat, floods, hosts, nights, page, scrapes
+from . import chat, floods, hosts, nights, page, scrapes, slow_page
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
 from .client import Keeping, millis, resident_kib, timed
@@ -261,6 +261,7 @@ TITLES = {
     **ALERT_TITLES,
     **chat.TITLES,
     **page.TITLES,
+    **slow_page.TITLES,
     **nights.TITLES,
 }
 
@@ -286,7 +287,12 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         found |= hosts.fleet_figures(Path(directory))
     found |= alert_figures(max(3, count // 6))
-    for part, figures in ((claude.find(), chat.measure), (parts.find_browser(), page.page_figures)):
+    behind_nginx = parts.find_browser() and shutil.which("nginx")
+    for part, figures in (
+        (claude.find(), chat.measure),
+        (parts.find_browser(), page.page_figures),
+        (behind_nginx, slow_page.slow_page_figures),
+    ):
         if part is not None:
             with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
                 Path(directory).chmod(0o711)

@@ -204,8 +204,18 @@ PROXIES = [
         certificate={"ends": 5},
         level=WARNING,
     ),
-    Proxy("does not pass a script on", "page-files-missing", "state.js", server="location = /state.js { return 404; }"),
-    Proxy("answers a script with a page", "page-files-missing", "run.js", server=f"location = /run.js {{ {LOGIN} }}"),
+    Proxy("does not pass a script on", "page-files-missing", "app.js", server="location = /app.js { return 404; }"),
+    Proxy("answers a script with a page", "page-files-missing", "sw.js", server=f"location = /sw.js {{ {LOGIN} }}"),
+    Proxy(
+        "does not pass the list on", "page-files-missing", "files.json", server="location = /files.json { return 404; }"
+    ),
+    Proxy(
+        "adds a script to the page",
+        "page-altered",
+        "the page itself",
+        "sub_filter </head> '<script></script></head>';",
+        level=WARNING,
+    ),
     Proxy("does not pass the page on", "wrong-prefix", "prefix", server="location = / { return 404; }"),
     Proxy(
         "hides the page's policy",

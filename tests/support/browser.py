@@ -60,6 +60,7 @@ EXPECTED = (
     "Failed to load resource",  # an answer of 4xx, or none: what is tested
     "The Cross-Origin-Opener-Policy header has been ignored",  # over plain http
     "Service Worker registration blocked by Playwright",
+    "An unknown error occurred when fetching the script",  # of the worker, while the handler is away
     "An SSL certificate error occurred when fetching the script",  # of a proxy whose certificate a test accepts
 )
 PATIENCE_MS = 60_000  # twice the longest pause of the page's own; a test that waits so long has failed, on any machine
