@@ -25,7 +25,7 @@ VERBS = {
     verb.name: verb
     for verb in (
         Verb("status", False, "Check status", "Reads the VM's state; changes nothing."),
-        Verb("forensics", False, "Collect forensics", "Takes the evidence and the console's picture; changes nothing."),
+        Verb("forensics", False, "Collect evidence", "Takes the evidence and the console's picture; changes nothing."),
         Verb("start", True, "Start", "Starts the VM, or continues a paused one."),
         Verb("stop", True, "Stop", "Like pulling the power cord: unsaved work in the VM is lost, and it stays off."),
         Verb("reset", True, "Reset", "Like pressing the reset button: unsaved work in the VM is lost."),

@@ -1,6 +1,6 @@
 // The bar at the bottom: what became of the last press, its stages, its one button. Pure.
 
-import { STAGES, VERBS, labelOf, mutates } from "./verbs.js";
+import { STAGES, STORAGE_HUNG, VERBS, labelOf, mutates } from "./verbs.js";
 import { holding, isAway, mayAnyway, obstacle, phaseOf } from "./rules.js";
 import { clock, minute, span } from "./words.js";
 
@@ -13,7 +13,6 @@ import { clock, minute, span } from "./words.js";
 
 const LOOK = { act: "look", actLabel: "Look again" };
 const WAIT = { act: "stop-waiting", actLabel: "Stop waiting" };
-const STORAGE_HUNG = "storage-hung"; // the one refusal that a person can override
 
 /** @param {State} state  @param {View} view  @param {number} now  @returns {Bar} */
 export function barOf(state, view, now) {
@@ -43,7 +42,7 @@ const PHASES = {
 	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, ...LOOK }),
 	refused: (state, view, now) => ({
 		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} refused`, sentence: `Nothing was changed: ${view.sentence}`,
-		...(view.offer === STORAGE_HUNG && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
+		...(view.offer === STORAGE_HUNG.code && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
 	}),
 	busy: (_, view) => ({ tone: "busy", icon: "working", word: "Somebody is at it", sentence: view.sentence, ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
 	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, ...LOOK }),

@@ -10,7 +10,7 @@ import { fullName, mayAnyway, obstacle, pointless } from "./rules.js";
 import { newId, post, sleep, young } from "./send.js";
 import { keep, recall } from "./storage.js";
 import { dispatch, getState, viewOf } from "./store.js";
-import { VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
+import { STORAGE_HUNG, VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
 import { clock, span } from "./words.js";
 
 /** One id and one body for good: however often it is sent, the host acts once.
@@ -39,8 +39,6 @@ export function newJob(vm, verb, { id = newId(), ...more } = {}) {
 	return { id, verb, body: JSON.stringify(body), at: 0, lost: false, quiet: true, anyway: Boolean(more.anyway) };
 }
 
-const STORAGE_COST = "QEMU may be unable to end until its storage answers; the VM cannot start before then.";
-
 /** Asks a person first. @param {string} vm  @param {Job} job */
 async function confirmed(vm, job) {
 	const state = getState();
@@ -59,7 +57,7 @@ async function confirmed(vm, job) {
 			{ term: "You saw", words: saw, tone: head.tone, icon: head.icon },
 			...[why && !why.startsWith("It is ") ? why : "", view.note].filter(Boolean).map((words) => ({ term: "But", words })),
 			{ term: "Does", words: does },
-			{ term: "Costs", words: job.anyway ? `${costs}. ${STORAGE_COST}` : costs },
+			{ term: "Costs", words: job.anyway ? `${costs}. ${STORAGE_HUNG.cost}` : costs },
 			{ term: "Takes", words: takes },
 		],
 		yes: `${label} ${vm || "the VM"}${anyway}`,

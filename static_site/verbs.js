@@ -1,4 +1,4 @@
-// The verbs, as they are offered, asked about and waited for. tests/page hold this table to handler/verbs.py.
+// The verbs, as they are offered, asked about and waited for. A test holds this table to handler/verbs.py.
 
 /** `pointless`: the state in which it makes no sense. `stages`: what its bar shows; `takes`: how long, in words.
  * @typedef {{label: string, icon: string, doing?: string, does?: string, costs?: string, takes?: string,
@@ -16,7 +16,7 @@ export const VERBS = {
 		does: "Presses the reset button", costs: "Unsaved work in the VM", takes: "Seconds",
 	},
 	start: {
-		label: "Start", icon: "start", doing: "starting", stages: ["start", "verify"], pointless: "running",
+		label: "Start", icon: "start", doing: "starting", stages: ["forensics", "start", "verify"], pointless: "running",
 		does: "Starts it, or continues it where it was paused", costs: "Nothing", takes: "Seconds; at most 3 min",
 	},
 	stop: {
@@ -25,8 +25,15 @@ export const VERBS = {
 	},
 	forensics: { label: "Collect evidence", icon: "evidence" },
 	status: { label: "Check status", icon: "look" },
-	screen: { label: "Look at the console", icon: "look" },
-	history: { label: "Read the history", icon: "history" },
+	screen: { label: "Live picture", icon: "look" },
+	history: { label: "History", icon: "history" },
+};
+
+/** The one refusal that a person can lift, for which verbs, and what that can cost. */
+export const STORAGE_HUNG = {
+	code: "storage-hung",
+	verbs: ["reset", "cycle"],
+	cost: "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
 };
 
 /** As they stand on the page: no verb ever changes its place. */
