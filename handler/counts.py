@@ -14,6 +14,7 @@ _PROPER = ("preflight", "forensics", "verify")
 STAGES = {  # of each verb, as the host agent names them; a reading verb has one stage, itself
     "status": ("status",),
     "history": ("history",),
+    "screen": ("screen",),
     "forensics": ("preflight", "forensics"),
     "start": (*_PROPER, "start"),
     "stop": (*_PROPER, "stop"),

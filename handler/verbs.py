@@ -36,10 +36,12 @@ VERBS = {
             "Like pulling the power cord and plugging it in again: unsaved work is lost; QEMU starts anew.",
         ),
         Verb("history", False, "History", "Lists what was done lately; changes nothing."),
+        Verb("screen", False, "Live picture", "Shows the console as it is now; changes nothing."),
     )
 }
 
-ALLOWABLE = (*VERBS, "chat")
+ALLOWED_BY = {"screen": "forensics"}  # a verb that has no permission of its own, and whose it needs
+ALLOWABLE = (*(name for name in VERBS if name not in ALLOWED_BY), "chat")
 
 
 class Override(NamedTuple):

@@ -6,7 +6,7 @@ Nothing here acts. `handler/verbs.py` holds the same verbs for people; a contrac
 VERSION = "0.2.0"
 
 MUTATING = ("start", "stop", "reset", "cycle")
-VERBS = ("status", "forensics", *MUTATING, "history", "job", "check", "ping", "session")
+VERBS = ("status", "forensics", *MUTATING, "history", "screen", "job", "check", "ping", "session")
 
 # Seconds until a verb ends by itself, whatever hangs. `start` and `cycle` get more where Proxmox gives the start of
 # the VM more (job.py): the job records its own.
@@ -15,6 +15,7 @@ DEADLINES = {
     "ping": 4.0,
     "history": 4.0,
     "job": 4.0,
+    "screen": 10.0,
     "check": 20.0,
     "forensics": 20.0,
     "reset": 40.0,

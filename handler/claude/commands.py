@@ -23,7 +23,7 @@ _BYTES = 65536
 _FDS = 3
 _ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 _UCRED = struct.Struct("iII")  # unix(7): pid, uid, gid
-_PVE_VERBS = {"job", *VERBS}
+_PVE_VERBS = {"job", *VERBS} - {"screen"}  # for which the read-only key is no use
 _OPTION = re.compile(r"(?!vm=)[a-z_]+=[A-Za-z0-9_.:@+-]{1,128}", re.ASCII)
 _USAGE = {
     "pve": "usage: pve status | forensics | history | job id=ID | reset | cycle | stop | start",

@@ -12,7 +12,7 @@ from ..verbs import ALLOWABLE, VERBS
 from .model import is_caller_name
 from .reader import Entry, quoted
 
-READS = tuple(name for name, verb in VERBS.items() if not verb.mutating)
+READS = tuple(name for name in ALLOWABLE if name in VERBS and not VERBS[name].mutating)
 AUTH_METHODS = {"secret": SIGNATURE, "grafana_secret": GRAFANA, "token": BEARER}
 _GRAFANA_SECRET_CHARS = 32
 

@@ -63,6 +63,8 @@ def answer_from_trailer(
     body["proven"] = read_proven(trailer.get("proven"))
     body["deadline"] = _deadline(request, trailer)
     body["anyway"] = _anyway(request, trailer)
+    if request.verb == "screen":
+        body["screen_png"] = trailer.get("screen_png")
     if trailer["exit_code"] == _STRANDED:
         body["by_hand"] = list(request.start_by_hand)
     return _with_outcome(body, str(trailer["outcome"]))

@@ -5,7 +5,7 @@ from collections.abc import Container
 from ..auth.challenge import check_time
 from ..auth.signing import Caller, Signed
 from ..config.model import Config, Vm
-from ..verbs import VERBS
+from ..verbs import ALLOWED_BY, VERBS
 
 
 def admit(
@@ -24,6 +24,6 @@ def admit(
 
 def check_permission(caller: Caller, verb: str, vm: str | None, now: float) -> None:
     """Raise Forbidden unless the caller's entry allows the verb on the VM; None stands for any VM."""
-    refusal = caller.refusal(verb, vm, now)
+    refusal = caller.refusal(ALLOWED_BY.get(verb, verb), vm, now)
     if refusal is not None:
         raise refusal

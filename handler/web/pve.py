@@ -18,6 +18,7 @@ from ..verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
 from .admission import admit
 from .bodies import VerbBody, parse_verb_body
 from .gate import signed_request
+from .picture import check_picture
 from .preferences import preferred_wait
 from .proving import check_proves
 from .reads import Answering, ReadsUnderWay
@@ -39,6 +40,7 @@ async def pve(request: Request) -> Response:
     if body.verb not in VERBS or vm is None:
         return _reject(body, signed, began, service.config)
     check_proves(body.proves, body.verb, vm, signed)
+    check_picture(body.verb, signed)
     wanted = body.permitted(vm, signed.id, signed.caller, now)
     run = _run(service, request.state.reads, wanted, began)
     if NDJSON in request.headers.get("accept", ""):

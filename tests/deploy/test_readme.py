@@ -16,7 +16,7 @@ from breakglass.config.model import Address
 from breakglass.config.model_api import ModelApi
 from breakglass.config.problems import ConfigError
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
-from breakglass.verbs import VERBS
+from breakglass.verbs import ALLOWABLE, VERBS
 
 from ..support.documents import commands, settings
 from ..support.service import Service, new_secret, new_ssh_key
@@ -83,7 +83,7 @@ def test_the_example_configuration_is_good() -> None:
     assert config.problems == ()
     assert [caller.name for caller in config.callers] == ["operator", "dashboard", "alertmanager"]
     assert [alert.vm for alert in config.alerts] == ["devvm"]
-    assert config.callers[0].allow == {*VERBS, "chat"}
+    assert config.callers[0].allow == set(ALLOWABLE)
     assert config.chat is not None
     assert (config.chat.uids, config.chat.api) == ((200000, 200063), ModelApi("ANTHROPIC_API_KEY", "x"))
     devvm = config.vms["devvm"]

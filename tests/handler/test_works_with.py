@@ -25,6 +25,7 @@ STATES = {
     "status": "running",
     "forensics": "running",
     "history": "unknown",
+    "screen": "running",
     "reset": "running",
     "stop": "stopped",
     "start": "running",
@@ -90,6 +91,8 @@ def assert_new_words_change_nothing(service: Service, world: World, previous: Pr
     answer, before = ask(service, "status", new_id(), proves="doctor"), world.pid
     assert (answer["proven"] is not None, answer["exit_code"]) == ((True, 0) if knows_them else (False, 10))
     assert knows_them or answer["verdict"]["code"] == "agent-refused"
+    if "screen" not in previous.verbs:
+        assert ask(service, "screen", new_id())["verdict"]["code"] == "agent-refused"
     for line in ("check", f"check vm={VMID}", *(() if knows_them else ("cycle by=op proves=drill",))):
         assert execute(world, line).code == (0 if knows_them else 10), line
     assert world.pid == before

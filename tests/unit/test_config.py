@@ -177,6 +177,7 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
     "allow is empty": ('["status", "reset"]', "[]", "callers.operator.allow"),
     "an unknown verb": ('"reset"]', '"restart"]', "callers.operator.allow"),
     "a verb of the host agent only": ('"reset"]', '"session"]', "callers.operator.allow"),
+    "a verb that another permission allows": ('"reset"]', '"screen"]', "callers.operator.allow"),
     "an unknown vm": ("allow", 'vms = ["prod"]\nallow', "callers.operator.vms"),
     "not_after in quotes": ("allow", 'not_after = "2027-06-01T00:00:00Z"\nallow', "callers.operator.not_after"),
     "not_after is a day": ("allow", "not_after = 2027-06-01\nallow", "callers.operator.not_after"),

@@ -11,6 +11,7 @@ from typing import NoReturn
 from .files import boottime, read_small_file, write_atomic
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
+_MOST_DESCRIPTORS = 4096
 _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
 
 
@@ -124,26 +125,27 @@ def close_standard_streams() -> None:
     os.close(null)
 
 
-def spawn_detached(body: Callable[[], None]) -> None:
+def spawn_detached(body: Callable[[], None], kept: int = _MOST_DESCRIPTORS) -> None:
     """Run `body` in a process that no SSH connection, terminal or parent can end; return at once.
 
-    A double fork with setsid(2). The process inherits no descriptor, so it never writes to the SSH pipe.
+    A double fork with setsid(2). The process inherits no descriptor but `kept`, so it never writes to the SSH pipe.
     """
     pid = os.fork()
     if pid == 0:
         try:
             os.setsid()
             if os.fork() == 0:
-                _run_detached(body)
+                _run_detached(body, kept)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
 
 
-def _run_detached(body: Callable[[], None]) -> NoReturn:
+def _run_detached(body: Callable[[], None], kept: int) -> NoReturn:
     try:
         close_standard_streams()
-        os.closerange(3, 4096)
+        os.closerange(3, kept)
+        os.closerange(kept + 1, _MOST_DESCRIPTORS)
         lock_memory()
         set_oom_score(-900)
         body()

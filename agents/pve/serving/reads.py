@@ -1,4 +1,4 @@
-"""The verbs that change nothing: status, history, job, check and ping. A forked child with a deadline runs each.
+"""The verbs that change nothing: a forked child with a deadline answers each.
 
 A child yields messages: `facts` as they come in (so that a status keeps what it has when its deadline passes), output
 lines, and one result.
@@ -10,15 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from ..check.answer import answer_check
-from ..forensics.evidence import Evidence
-from ..forensics.verdict import quick_verdict
+from ..forensics.quick import judge_status
+from ..forensics.screen import answer_screen
 from ..grammar import Request
 from ..host.cluster import NOT_ASKED, Cluster, cluster_view, node_name
 from ..host.files import write_atomic
 from ..host.paths import Host, Key
-from ..host.process import describe_process
 from ..host.pve_tasks import flock_holders
-from ..host.vmstate import Facts, describe_sources, leftover_pids, observe_stepwise, vm_state
+from ..host.vmstate import Facts, describe_sources, observe_stepwise, vm_state
 from ..jobs.history_answer import answer_history, answer_job
 from ..jobs.mutex import Lock
 from ..jobs.proven import restore_proven, with_proven
@@ -51,6 +50,8 @@ def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         yield from _status(host, request)
     elif request.verb == "history":
         yield from _tell_record(*answer_history(host))
+    elif request.verb == "screen":
+        yield from _tell_record(*answer_screen(host))
     elif request.verb == "check":
         yield from _tell_record(*answer_check(key, request.vm))
     else:
@@ -82,25 +83,7 @@ def status_result(
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {describe_sources(facts)}", "forensics")
     else:
-        left = tuple(leftover_pids(host)) if state == "stopped" else ()
-        asked = view is not NOT_ASKED and view.answers
-        verdict = quick_verdict(
-            Evidence(
-                state,
-                describe_sources(facts),
-                leftovers=left,
-                node=view.node,
-                container=view.container,
-                lock=view.lock,
-                owners=tuple(owners),
-                ha=view.ha,
-                ha_seen=view.ha_seen,
-                pve=view.trouble,
-                quorate=view.quorate if asked else None,
-                config=view.config if asked else None,
-                remains=tuple(map(describe_process, left)),
-            )
-        )
+        verdict = judge_status(host, facts, view, owners)
     return Result(exit_code, state, store.last, "status", verdict, holder)
 
 

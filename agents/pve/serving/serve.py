@@ -132,9 +132,8 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
         sentence = "this key can't change power; an operator has to approve it"
         return refuse(READ_ONLY, "read-only-key", sentence, line=f"approval-required: {request.verb}")
     if key.read_only and request.has_caller_fields:
-        return refuse(
-            AGENT_REFUSED, "agent-refused", "a read-only key can't use id, by, anyway, proves, note, detach, check"
-        )
+        sentence = "a read-only key can't use id, by, anyway, proves, note, detach, check, screen"
+        return refuse(AGENT_REFUSED, "agent-refused", sentence)
     if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
         return refuse(AGENT_REFUSED, "agent-refused", "no session here")
     return None

@@ -1,0 +1,307 @@
+"""The verb `screen`: the console's picture alone, drawn at most once a second and shared, with nothing left behind."""
+
+import base64
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Answer, Session, agent_processes, constants_set, execute
+from ..support.noisy_screen import boot_noise
+from ..support.signals import signal_process
+from ..support.stages import until
+from .test_picture import decode
+
+pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("brief")]
+
+APART = 0.3  # seconds, in place of 1
+
+# Each drawing writes its time; while there is a file `hold`, it does not go on.
+_COUNTED = """
+import os, time
+draw = find("draw_picture")
+def counted(*words):
+    with open("{root}/drawn", "a") as file:
+        file.write(f"{{time.monotonic()}} {{os.getpid()}}\\n")
+    while os.path.exists("{root}/hold"):
+        time.sleep(0.01)
+    return draw(*words)
+replace(draw_picture=counted)
+"""
+
+
+@pytest.fixture
+def brief(world: World) -> Iterator[World]:
+    """A host whose painters end soon, and that has none yet."""
+    with constants_set(world, APART_SECONDS=APART):
+        until(lambda: sockets(world) == 0, "the end of an earlier painter")
+        yield world
+
+
+@pytest.fixture
+def counted(brief: World) -> Iterator[World]:
+    """The same, and it writes down each drawing."""
+    (brief.root / "drawn").unlink(missing_ok=True)
+    with constants_set(brief, _COUNTED.format(root=brief.root)):
+        yield brief
+        (brief.root / "hold").unlink(missing_ok=True)
+
+
+def drawings(world: World) -> list[tuple[float, int]]:
+    """Return when each picture was drawn, and by which process."""
+    path = world.root / "drawn"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(float(at), int(pid)) for at, pid in map(str.split, lines)]
+
+
+def sockets(world: World) -> int:
+    """Return how many sockets have the painter's name: its own, and one for each asker."""
+    name = f"@{world.root}/run/qemu-server/{VMID}.qmp"
+    return sum(line.endswith(f" {name}") for line in Path("/proc/net/unix").read_text().splitlines())
+
+
+def size_of(answer: Answer) -> tuple[int, int]:
+    return decode(base64.b64decode(answer.trailer["screen_png"]))
+
+
+def records(world: World) -> list[str]:
+    places = (world.root / "run/breakglass", world.root / "var/lib/breakglass")
+    return sorted(str(path) for place in places for path in place.rglob("*"))
+
+
+def test_the_picture_is_all_that_there_is(world: World) -> None:
+    """An answer with the picture, its time and the state; no job, no id, and no file anywhere."""
+    before = records(world)
+    answer = execute(world, f"screen vm={VMID}")
+    assert (answer.code, answer.trailer["outcome"], answer.trailer["stage"]) == (0, "done", "screen")
+    assert (answer.trailer["state"], answer.trailer["screen"], answer.trailer["verdict"]) == ("running", True, None)
+    width, height = size_of(answer)
+    assert answer.stdout.startswith(f"running: {width} x {height}, ")
+    taken = time.strptime(answer.trailer["started"], "%Y-%m-%dT%H:%M:%SZ")
+    assert abs(time.mktime(taken) - time.mktime(time.gmtime())) < 600
+    assert records(world) == before
+    assert execute(world, "history").trailer["jobs"] == []
+    until(lambda: agent_processes(world) == [], "the end of the painter")
+
+
+def test_all_who_ask_meanwhile_share_one_drawing(counted: World) -> None:
+    """Over a session and by processes of their own: one drawing, and no error."""
+    (counted.root / "hold").touch()
+    with Session(counted) as session, ThreadPoolExecutor(4) as pool:
+        tags = session.send_all([f"screen vm={VMID}"] * 8)
+        others = [pool.submit(execute, counted, "screen") for _ in range(4)]
+        until(lambda: sockets(counted) == 13, "twelve askers that wait")
+        (counted.root / "hold").unlink()
+        results = [session.result(tag) for tag in tags] + [other.result().trailer for other in others]
+    assert {(result["exit_code"], result["screen_png"] is not None) for result in results} == {(0, True)}
+    assert len({(result["screen_png"], result["started"]) for result in results}) == 1
+    assert len(drawings(counted)) == 1
+
+
+def test_one_picture_a_second(counted: World) -> None:
+    """Who asks again gets the same one, and a new one once the second is over."""
+    with Session(counted) as session:
+        while len(drawings(counted)) < 3:
+            assert session.ask("screen")["screen"] is True
+    times = [at for at, _ in drawings(counted)]
+    assert min(later - at for at, later in pairwise(times)) >= APART
+
+
+def test_a_painter_that_dies_is_replaced(counted: World) -> None:
+    """The one who asked does not notice: a second painter draws."""
+    (counted.root / "hold").touch()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(execute, counted, "screen")
+        until(lambda: drawings(counted), "the first drawing")
+        signal_process(drawings(counted)[0][1], signal.SIGKILL)
+        until(lambda: len(drawings(counted)) == 2, "the second drawing")
+        (counted.root / "hold").unlink()
+        assert asked.result().trailer["screen"] is True
+
+
+def test_a_picture_that_does_not_come_is_said(counted: World) -> None:
+    """The asker gives up at its limit, whatever holds the painter up."""
+    (counted.root / "hold").touch()
+    with constants_set(counted, ASK_SECONDS=0.5):
+        answer = execute(counted, "screen")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (14, "deadline")
+    assert answer.trailer["verdict"]["sentence"] == "the host drew no picture in 0.5 s"
+
+
+def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
+    """Its connection ends while the picture is drawn; the next one gets it."""
+    (counted.root / "hold").touch()
+    session = Session(counted)
+    session.send("screen")
+    until(lambda: drawings(counted), "the drawing")
+    session.process.kill()
+    session.process.wait()
+    (counted.root / "hold").unlink()
+    assert execute(counted, "screen").trailer["screen"] is True
+    assert len(drawings(counted)) == 1
+    for stream in (session.process.stdin, session.process.stdout):
+        assert stream is not None
+        stream.close()
+
+
+# --- without a picture ---
+
+
+def assert_no_picture(answer: Answer, state: str, sentence: str) -> dict[str, object]:
+    assert (answer.code, answer.trailer["state"], answer.trailer["screen"]) == (0, state, False)
+    assert answer.trailer["screen_png"] is None
+    verdict: dict[str, object] = answer.trailer["verdict"]
+    assert (verdict["code"], verdict["sentence"]) == ("no-picture", sentence)
+    return verdict
+
+
+def test_a_wedged_qemu_is_said(world: World) -> None:
+    """QEMU's process is stopped: the answer comes, says so, and advises a look."""
+    with constants_set(world, QMP_SECONDS=0.5):
+        signal_process(world.pid, signal.SIGSTOP)
+        try:
+            answer = execute(world, "screen")
+        finally:
+            signal_process(world.pid, signal.SIGCONT)
+    verdict = assert_no_picture(answer, "wedged", "QEMU's monitor is silent, so there is no picture: take forensics")
+    assert verdict["advice"] == "forensics"
+
+
+def test_a_qemu_that_stops_while_it_draws_is_said(world: World) -> None:
+    """The monitor answered and then went silent. The guard ends itself, and the next picture is there."""
+    stops = f'draw = find("_have_it_drawn")\ndef stopping(*words):\n    import os\n    os.kill({world.pid}, 19)\n'
+    with constants_set(world, f"{stops}    return draw(*words)\nreplace(_have_it_drawn=stopping)", DRAW_SECONDS=0.5):
+        try:
+            answer = execute(world, "screen")
+        finally:
+            signal_process(world.pid, signal.SIGCONT)
+    verdict = assert_no_picture(answer, "running", "there is no picture of the console now")
+    assert "in time" in str(verdict["evidence"])
+    until(lambda: agent_processes(world) == [], "the end of painter and guard")
+    assert execute(world, "screen").trailer["screen"] is True
+
+
+def test_a_vm_that_is_off_is_said(place: Callable[[str], World]) -> None:
+    """No QEMU, no picture, and no advice: it may run on another node."""
+    off = place("stopped")
+    verdict = assert_no_picture(
+        execute(off, "screen"), "stopped", "no QEMU of this VM runs on this host, so there is no picture"
+    )
+    assert verdict["advice"] == ""
+    until(lambda: agent_processes(off) == [], "the end of the painter")
+
+
+def test_a_vm_without_a_display_is_said(short_dir: Path) -> None:
+    """QEMU's own words are in the evidence."""
+    world = World(short_dir)
+    try:
+        command = world.root / "vm.json"
+        words = json.loads(command.read_text())
+        words[words.index("-vga") + 1] = "none"
+        command.write_text(json.dumps(words))
+        world.begin()
+        verdict = assert_no_picture(execute(world, "screen"), "running", "there is no picture of the console now")
+        assert "console" in str(verdict["evidence"])
+        until(lambda: agent_processes(world) == [], "the end of the painter")
+    finally:
+        world.close()
+
+
+def test_a_defect_is_no_storm_of_painters(world: World) -> None:
+    """What the painter can't draw it says to each that asks, for its second."""
+    broken = f'def broken(*words):\n    open("{world.root}/broken", "a").write("x")\n    raise RuntimeError("odd")\n'
+    with constants_set(world, f"{broken}replace(draw_picture=broken)"), Session(world) as session:
+        answers = [session.ask("screen") for _ in range(10)]
+    assert {answer["verdict"]["evidence"][0] for answer in answers} == {"RuntimeError: odd"}
+    assert len((world.root / "broken").read_text()) < len(answers)
+
+
+# --- who may have it ---
+
+
+def test_a_read_only_key_gets_no_picture_by_it(counted: World) -> None:
+    """It has those of captures."""
+    answer = execute(counted, "screen", "--read-only")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
+    assert drawings(counted) == []
+
+
+_OTHER = """
+import os, socket, sys
+os.setuid(65534)
+name, how = sys.argv[1:]
+peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+if how == "asks":
+    peer.connect("\\0" + name)
+    print("asks", flush=True)
+    print(socket.recv_fds(peer, 1, 1)[1], flush=True)
+else:
+    peer.bind("\\0" + name)
+    peer.listen(1)
+    print("has it", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_other(world: World, how: str) -> "subprocess.Popen[str]":
+    """Have a process of another user of the host ask the painter, or take its name."""
+    name = f"{world.root}/run/qemu-server/{VMID}.qmp"
+    other = subprocess.Popen(
+        [sys.executable, "-c", _OTHER, name, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline().split() == ("has it" if how == "has" else how).split()
+    return other
+
+
+@pytest.mark.real("root")
+def test_another_user_of_the_host_gets_no_picture(counted: World) -> None:
+    """It finds the painter's socket, which any user can, and gets nothing from it."""
+    (counted.root / "hold").touch()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(execute, counted, "screen")
+        until(lambda: drawings(counted), "the drawing")
+        other = start_other(counted, "asks")
+        (counted.root / "hold").unlink()
+        assert other.communicate(timeout=60)[0] == "[]\n"
+        assert asked.result().trailer["screen"] is True
+
+
+@pytest.mark.real("root")
+def test_another_user_of_the_host_shows_no_picture(counted: World) -> None:
+    """A process that has taken the painter's name is not believed: the answer says whose it is."""
+    other = start_other(counted, "has")
+    try:
+        answer = execute(counted, "screen")
+    finally:
+        other.communicate(timeout=60)
+    verdict = assert_no_picture(answer, "unknown", "there is no picture of the console now")
+    assert verdict["evidence"] == ["a process of the user 65534 has the socket of the picture"]
+
+
+# --- its size ---
+
+
+@pytest.mark.all
+def test_the_largest_picture_goes_through(short_dir: Path) -> None:
+    """Noise, which PNG can't make smaller: more than 1 MiB, and of the size that a capture would keep."""
+    world = World(short_dir)
+    try:
+        boot_noise(world, 1600, 1200, 16)
+        answer = execute(world, "screen")
+        assert size_of(answer) == (800, 600)
+        assert len(answer.trailer["screen_png"]) > 1024 * 1024
+        with Session(world) as session:
+            assert session.ask("screen")["screen_png"] == answer.trailer["screen_png"]
+        until(lambda: agent_processes(world) == [], "the end of the painter")
+    finally:
+        world.close()

@@ -1,0 +1,159 @@
+"""POST /pve with `screen`: what the answer has, who may have it, and what a picture leaves behind."""
+
+import base64
+import json
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from breakglass.client import new_id
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..agent.test_picture import decode
+from ..agent.test_screen import sockets
+from ..support.alerting import TOKEN, send_with_token
+from ..support.noisy_screen import boot_noise
+from ..support.scripted import result, scripted
+from ..support.service import Reply, Service, new_secret
+from ..support.signals import signal_process
+from ..support.sshd import Sshd
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
+
+LOOKER = new_secret()
+CALLERS = f"""
+[callers.sender]
+token = "{TOKEN}"
+allow = ["forensics", "status"]
+[callers.looker]
+secret = "{LOOKER}"
+allow = ["status", "history"]
+"""
+
+
+@pytest.fixture(scope="module")
+def service(directory: Path, shared_sshd: Sshd) -> Iterator[Service]:
+    """A handler with two callers more: a token that may take captures, and a key that may not."""
+    host_key = [shared_sshd.host_key]
+    service = Service(directory, port=shared_sshd.port, key=shared_sshd.power_key, host_key=host_key, extra=CALLERS)
+    service.secrets["looker"] = LOOKER
+    service.answering()
+    yield service
+    service.stop()
+
+
+def png_of(reply: Reply) -> bytes:
+    """Return the picture of an answer."""
+    body = reply.json
+    seen = {name: body[name] for name in ("outcome", "reached", "exit_code", "state", "stage", "screen", "verdict")}
+    known = {"outcome": "done", "reached": True, "exit_code": 0, "state": "running", "stage": "screen", "screen": True}
+    assert seen == known | {"verdict": None}, body
+    return base64.b64decode(body["screen_png"])
+
+
+def test_the_answer_has_the_picture(service: Service, world: World) -> None:
+    """In base64, with its time, as one object and as lines; the host remembers nothing, the log has a line for each."""
+    ids = [new_id(), new_id()]
+    reply = service.pve("screen", msg_id=ids[0], reason="to see it")
+    decode(png_of(reply))
+    body = reply.json
+    assert (body["id"], body["by"], body["last"], body["deadline"]) == (ids[0], "operator", "none", None)
+    assert body["started"].endswith("Z")
+    lines = service.pve("screen", msg_id=ids[1], stream=True).lines
+    assert [line["type"] for line in lines if line["type"] != "ping"] == ["accepted", "output", "result"]
+    decode(base64.b64decode(lines[-1]["screen_png"]))
+    assert service.pve("history").json["jobs"] == []
+    assert not (world.root / f"var/lib/breakglass/{VMID}").exists()
+    until(lambda: all(msg_id in service.audit_file.read_text() for msg_id in ids), "the lines of the log")
+    log = [json.loads(line) for line in service.audit_file.read_text().splitlines()]
+    assert [(line["verb"], line["outcome"]) for line in log if line.get("id") in ids] == [("screen", "done")] * 2
+
+
+def test_callers_share_a_picture_and_each_has_its_own_answer(service: Service) -> None:
+    """Each is told of its own request; who may take captures may look."""
+    replies = service.together([{"verb": "screen", "caller": caller} for caller in ("operator", "viewer")])
+    assert [reply.json["by"] for reply in replies] == ["operator", "viewer"]
+    assert png_of(replies[0]) == png_of(replies[1])
+
+
+def test_who_may_not_take_captures_gets_no_picture(service: Service) -> None:
+    """There is no permission of its own: the answer names the one that it needs."""
+    reply = service.pve("screen", caller="looker")
+    assert (reply.status, reply.json["error"]["code"]) == (403, "forbidden")
+    assert reply.json["error"]["message"] == 'looker may not "forensics"'
+
+
+def test_a_bearer_token_gets_no_picture(service: Service) -> None:
+    """Also where its entry allows captures."""
+    reply = send_with_token(service, "/pve", {"verb": "screen"})
+    assert (reply.status, reply.json["error"]["code"], reply.json["error"]["reached"]) == (403, "forbidden", False)
+    assert reply.json["error"]["message"] == 'a request with a bearer token can\'t use "screen"; nothing was sent'
+    assert send_with_token(service, "/pve", {"verb": "status"}).status == 200
+
+
+@pytest.mark.all
+def test_a_vm_that_is_wedged_is_said_in_a_few_seconds(service: Service, world: World) -> None:
+    """The answer comes, and names the state."""
+    until(lambda: sockets(world) == 0, "the end of an earlier painter")
+    signal_process(world.pid, signal.SIGSTOP)
+    try:
+        wedged = service.pve("screen")
+    finally:
+        signal_process(world.pid, signal.SIGCONT)
+    assert (wedged.status, wedged.json["state"], wedged.json["screen_png"]) == (200, "wedged", None)
+    assert wedged.json["verdict"]["code"] == "no-picture"
+
+
+def test_an_older_host_agent_is_said(service: Service, world: World, sshd: Sshd) -> None:
+    """It knows no such word: the answer says what to do, and has no picture."""
+    refusal = {"code": "agent-refused", "sentence": "not a request", "advice": "", "evidence": []}
+    with scripted(world, sshd, service) as script:
+        script.say(
+            [("screen", [result(10, "failed", verdict=refusal)]), ("ping", [result(vms="102")]), ("", [result()])]
+        )
+        reply = service.pve("screen")
+        asked = script.asked("screen")
+    assert (reply.status, reply.json["outcome"], reply.json["verdict"]["code"]) == (500, "failed", "agent-refused")
+    assert reply.json["verdict"]["sentence"] == "the host agent is older than this handler: upgrade it"
+    assert reply.json["screen_png"] is None
+    assert asked == [f"screen vm={VMID}"]
+
+
+def test_clients_that_leave_take_nothing_along(service: Service, world: World) -> None:
+    """They send and close at once, many of them; the next one has its picture, and nothing stays behind on the host."""
+    body = b'{"verb":"screen"}'
+    for _ in range(20):
+        with closing(HTTPConnection("127.0.0.1", service.port, timeout=60)) as connection:
+            connection.request("POST", "/pve", body, service.signed(body))
+    png_of(service.pve("screen"))
+    assert service.health()["vms"][0]["proxmox"] == "answering"
+    until(lambda: sockets(world) == 0, "the end of the painter and of each that asks")
+
+
+@pytest.mark.all
+def test_many_large_pictures_go_through(short_dir: Path) -> None:
+    """Forty askers, and pictures of the largest kind: each whole, the same, and a verb gets through beside them."""
+    world = World(short_dir)
+    boot_noise(world, 1600, 1200, 16)
+    sshd = Sshd(world)
+    service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    try:
+        service.answering()
+        callers = ["operator", "operator2", "viewer"]
+        with ThreadPoolExecutor(41) as pool:
+            asked = [pool.submit(service.pve, "screen", caller=callers[number % 3]) for number in range(40)]
+            status = pool.submit(service.pve, "status", caller="operator")
+            pictures = {reply.result().body and png_of(reply.result()) for reply in asked}
+        assert [decode(picture) for picture in pictures] == [(800, 600)]
+        assert len(next(iter(pictures))) > 1024 * 1024
+        assert json.loads(status.result().body)["outcome"] == "done"
+    finally:
+        service.stop()
+        sshd.stop()
+        world.close()
