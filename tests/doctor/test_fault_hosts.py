@@ -679,6 +679,7 @@ def test_a_login_that_fails_is_tried_once(setup: HostSetup) -> None:
     with setup.stack:
         setup.use_sshd("-o", "LogLevel=VERBOSE", "-E", str(log))
         look(setup)
+    until(lambda: log.read_text().count("Failed publickey") >= 2, "the lines of sshd's other processes")
     assert log.read_text().count("Connection from ") == 2 + 1  # one for each key, and the one that waited for sshd
     assert log.read_text().count("Failed publickey") == 2
 

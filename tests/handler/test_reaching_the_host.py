@@ -125,6 +125,7 @@ async def test_key_not_accepted_is_tried_rarely(open_host: Open, sshd: Sshd) -> 
     keeping = asyncio.create_task(host.keep_open())
     assert [(await trouble(host)).cause for _ in range(3)] == ["key-not-accepted"] * 3
     keeping.cancel()
+    await asyncio.to_thread(until, lambda: "Failed publickey" in sshd.logged(), "the line of sshd's other process")
     assert sshd.logged().count("Failed publickey") == 1
 
 

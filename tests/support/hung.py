@@ -4,7 +4,7 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from breakglass.demo.proxmox.world import VMID, World
@@ -74,6 +74,13 @@ def seen_by_servers(directory: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+def thread_stats(world: World) -> Iterator[str]:
+    """Yield what the kernel says of each thread of the VM's QEMU, whose number changes all the time."""
+    for stat in Path(f"/proc/{world.pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            yield stat.read_text()
+
+
 @contextmanager
 def vm_on_frozen_storage(directory: Path) -> Iterator[World]:
     """Give a host whose VM writes to a frozen file system: a thread of its real QEMU is in uninterruptible sleep."""
@@ -87,8 +94,7 @@ def vm_on_frozen_storage(directory: Path) -> Iterator[World]:
     with frozen_ext4(disks, directory / "ext4.img", {"disk.raw": code}):
         try:
             assert world.qm("start", str(VMID)).returncode == 0
-            tasks = Path(f"/proc/{world.pid}/task")
-            until(lambda: ") D " in "".join(stat.read_text() for stat in tasks.glob("*/stat")), "a write")
+            until(lambda: any(") D " in stat for stat in thread_stats(world)), "a write")
             yield world
         finally:
             world.close()
