@@ -7,16 +7,20 @@ ErrorText = tuple[str, str, str]  # code, message, hint of an `error` event
 
 KILLED = (
     "claude-crashed",
-    "the turn ended early, because its runner or the handler was killed",
-    "continue the session",
+    "the turn ended early, because a process that it needs was killed",
+    "ask again: the conversation goes on",
 )
-STOPPING = ("shutting-down", "this handler is stopping, but the turn continues", "attach to it again in a moment")
+STOPPING = ("shutting-down", "Breakglass is stopping here, but the turn continues", "look at it again in a moment")
 LAST_PLACE = (
     "busy",
     "you already have a turn, perhaps in another tab, and the last free place is kept for another caller",
-    "wait for your turn to end or stop it, and send this with a new id; or raise chat.max_turns_at_once",
+    "wait for your turn to end or stop it, then ask again; or raise chat.max_turns_at_once",
 )
-UNREADABLE = ("claude-crashed", "the turn's events can't be read: sessions.dir does not answer", "attach to it again")
+UNREADABLE = (
+    "claude-crashed",
+    "the turn's events can't be read: sessions.dir does not answer",
+    "look at it again in a moment",
+)
 
 
 def encode_ending(error: ErrorText, number: int) -> bytes:

@@ -77,7 +77,7 @@ def _launch(
             work = store.make_work_dir(turn_dir)
             return start_turn(settings, request, work, turn_dir / "cancel", fds), control
     except Exception as error:  # a full disk, a missing user, a defect of ours
-        hint = "check [chat] and the handler's log; the power verbs don't need claude"
+        hint = "check [chat] and the log; the power verbs don't need claude"
         with contextlib.suppress(OSError):  # each reader of the log tries to write an ending, too
             append_events(log, build_ending("claude-crashed", f"the turn could not be started: {error!r}", hint, 2))
         for fd in (log, lock):

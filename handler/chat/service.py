@@ -29,9 +29,9 @@ LOOK_SECONDS = 10.0  # between two looks at what a turn needs
 
 _OFF = {
     "off": ("chat is not configured", "add [chat] to the configuration; see breakglass docs protocol, section 1"),
-    "config-error": ("chat is off: its configuration has a fault", "see the handler's log, correct [chat], and reload"),
+    "config-error": ("chat is off: its configuration has a fault", "the log names it: correct [chat], then reload"),
     "starting": ("chat is not ready yet", "try again in a moment"),
-    "failed": ("chat is off: it could not be loaded", "see the handler's log"),
+    "failed": ("chat is off: it could not be loaded", "the log says why"),
 }
 _NOT_ISOLATED = "correct that, and reload; without root, shared_uid = true allows chat about VMs without a guest"
 
@@ -194,11 +194,11 @@ class ChatService:
         if state == "on" and self._chat is not None:
             return self._chat
         if state == "chat-not-isolated":
-            raise ChatNotIsolated(f"chat is off, because claude is not isolated from the handler: {why}", _NOT_ISOLATED)
+            raise ChatNotIsolated(f"chat is off, because nothing would keep claude from the keys: {why}", _NOT_ISOLATED)
         if self._put_off is not None:
             raise ChatOff(f"chat is off: {state}: {why}", "look at that disk; once it answers, chat is on by itself")
         if state == "failed" and why:
-            raise ChatOff(f"chat is off: {why}", "restart the handler, or reload it if a unit runs its launcher")
+            raise ChatOff(f"chat is off: {why}", "restart Breakglass, or reload it if a unit runs its launcher")
         raise ChatOff(*_OFF[state])
 
     async def stop(self) -> None:

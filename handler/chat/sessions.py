@@ -52,7 +52,7 @@ def unseal(token: str, keys: Sequence[str], caller: str, now: float) -> Session:
         session = Session(fields["sid"], fields["caller"], fields["vm"], fields["exp"], fields.get("dir", ""))
         is_valid = is_sid(session.sid) and isinstance(session.vm, str) and session.exp > now
     except (BadData, KeyError, TypeError, ValueError, RecursionError):
-        raise _invalid("token was changed, or another handler signed it") from None
+        raise _invalid("token was changed, or was made elsewhere") from None
     if session.caller != caller:
         raise _invalid("belongs to another caller")
     if not is_valid:
@@ -63,15 +63,13 @@ def unseal(token: str, keys: Sequence[str], caller: str, now: float) -> Session:
 def check_directory(session: Session, directory: str) -> None:
     """Raise SessionElsewhere if a session is in another sessions.dir than the one with this id. No id fits any."""
     if session.directory and directory and session.directory != directory:
-        message = "this session is in the sessions.dir of another handler; nothing was started"
-        hint = (
-            "send it to that handler, and have both use one sessions.dir; or leave the session out to begin a new one"
-        )
+        message = "this conversation is not here, but where it began: that is another sessions.dir; nothing was started"
+        hint = "ask at the address where it began, and have both use one sessions.dir; or begin a new conversation"
         raise SessionElsewhere(message, hint)
 
 
 def _invalid(why: str) -> SessionInvalid:
-    return SessionInvalid(f"the session {why}", "leave it out to begin a new conversation")
+    return SessionInvalid(f"the session {why}", "begin a new conversation")
 
 
 def _serializer(keys: Sequence[str]) -> URLSafeSerializer:

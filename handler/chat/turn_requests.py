@@ -30,7 +30,7 @@ async def build_turn_request(
     caller = signed.caller.name
     old = unseal(body.session, keys, caller, now) if body.session else None
     if old is not None and body.vm and body.vm != old.vm:
-        raise SessionInvalid(f"the session is for another VM, {old.vm}", "leave it out to begin a new conversation")
+        raise SessionInvalid(f"the session is for another VM, {old.vm}", "begin a new conversation")
     vm = choose_vm(old.vm if old is not None else body.vm)
     directory = await find_id()
     if old is not None:

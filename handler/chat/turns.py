@@ -151,12 +151,12 @@ class Chat:
         The last free place is kept for a caller without a turn, so that one caller can't take all of them.
         """
         if self._stop_at is not None:
-            return "shutting-down", "this handler is stopping; the turn was not started", "send it with a new id"
+            return "shutting-down", "Breakglass is stopping here; the turn was not started", "ask again in a moment"
         most = self.settings.max_turns_at_once
         callers = [*(running.caller for running in self.running.values()), *self._starting]
         if len(callers) >= most:
-            hint = "send it with a new id in a moment, or raise chat.max_turns_at_once"
-            return "busy", f"this handler already runs {most} turns", hint
+            hint = "ask again in a moment, or raise chat.max_turns_at_once"
+            return "busy", f"{most} turns run already, and no more may", hint
         if len(callers) == most - 1 and caller in callers:
             return LAST_PLACE
         return None

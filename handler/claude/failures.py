@@ -11,7 +11,8 @@ Table = Mapping[str, Any]
 _VERBS_WORK = "the power verbs don't need claude"
 _SIGN_IN = f"put a valid credential into the file of chat.credential_file, and reload; {_VERBS_WORK}"
 _AGAIN = f"try again in a minute; {_VERBS_WORK}"
-_NEW = "send the prompt without a session to begin a new conversation"
+_NEW = "begin a new conversation"
+_GO_ON = "ask again: the conversation goes on"
 _MOST_MINUTES = 2**31  # since 1970; a larger number is no time
 _QUOTED_CHARS = 2000  # of claude's own text that a sentence repeats
 
@@ -33,13 +34,13 @@ class End(NamedTuple):
 
 _STOPPED = {
     "cancelled": ("cancelled", "stopped on request", "commands that claude started inside the VM may still run there"),
-    "turn-timeout": ("turn-timeout", "the turn reached its limit of {seconds:g} s", "continue the session"),
+    "turn-timeout": ("turn-timeout", "the turn reached its limit of {seconds:g} s", _GO_ON),
     "silent": (
         "claude-unreachable",
         "the model API sent nothing for {seconds:g} s",
-        f"continue the session to try again; {_VERBS_WORK}",
+        f"{_GO_ON}; {_VERBS_WORK}",
     ),
-    "shutting-down": ("shutting-down", "the handler was stopped, so the turn was stopped too", "continue the session"),
+    "shutting-down": ("shutting-down", "Breakglass was stopped, and so was the turn", _GO_ON),
     "unsavable": (
         "session-lost",
         "claude can't write to its own directory under sessions.dir, so the turn was not started",
@@ -48,12 +49,12 @@ _STOPPED = {
     "proxyless": (
         "claude-crashed",
         "the turn was stopped, because its connection to the model API ended: the process that holds it was killed",
-        f"continue the session to try again; {_VERBS_WORK}",
+        f"{_GO_ON}; {_VERBS_WORK}",
     ),
     "flood": (
         "claude-crashed",
         "the turn was stopped, because its event log reached its size limit",
-        "continue the session to try again",
+        _GO_ON,
     ),
     "disk": (
         "claude-crashed",
@@ -85,7 +86,7 @@ def describe_failure(end: End, result: Table | None, limits: Table, unsaved: boo
         return _describe_crash(end)
     if unsaved or end.unsaved:
         why = "sessions.dir may have no space left, or the conversation may be longer than 64 MiB"
-        hint = f"{why}; the session continues without this turn, or {_NEW}"
+        hint = f"{why}; the conversation goes on without this turn, or {_NEW}"
         return _error_fields("session-lost", "the answer is complete, but the conversation could not be saved", hint)
     return None
 
@@ -101,9 +102,7 @@ def _describe_crash(end: End) -> dict[str, str]:
     )
     last_output = f"; stderr ends with: {stderr}" if stderr else " and wrote nothing to stderr"
     cut = " in the middle of its output" if end.exit == 0 else ""
-    return _error_fields(
-        "claude-crashed", f"claude {how}{cut}{last_output}", f"continue the session to try again; {_VERBS_WORK}"
-    )
+    return _error_fields("claude-crashed", f"claude {how}{cut}{last_output}", f"{_GO_ON}; {_VERBS_WORK}")
 
 
 def _describe_lost_session() -> dict[str, str]:
@@ -124,15 +123,13 @@ def _describe_result(result: Table, limits: Table) -> dict[str, str]:
         return _error_fields("claude-rate-limited", f"rate-limited{_until(limits)}: {words}", f"wait; {_VERBS_WORK}")
     if status in (502, 504) or (result.get("terminal_reason") == "api_error" and status is None):
         words = words.partition(" This is a server-side issue")[0]  # the CLI's advice names our own proxy
-        hint = f"check chat.base_url, and the handler's network and DNS; {_VERBS_WORK}"
+        hint = f"check chat.base_url, and the network and DNS of its machine; {_VERBS_WORK}"
         return _error_fields("claude-unreachable", f"the model API can't be reached: {words}", hint)
     if isinstance(status, int) and status >= 500:
         return _error_fields("claude-overloaded", f"the model API is overloaded (HTTP {status}): {words}", _AGAIN)
     if result.get("subtype") in ("error_max_turns", "error_max_budget_usd"):
-        return _error_fields("turn-timeout", "the turn reached its limit of steps", "continue the session")
-    return _error_fields(
-        "claude-crashed", f"claude reported an error: {words or 'no reason given'}", "continue the session to try again"
-    )
+        return _error_fields("turn-timeout", "the turn reached its limit of steps", _GO_ON)
+    return _error_fields("claude-crashed", f"claude reported an error: {words or 'no reason given'}", _GO_ON)
 
 
 def _until(limits: Table) -> str:

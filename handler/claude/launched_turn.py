@@ -35,7 +35,7 @@ HANDLERS = ("turns", "locks", "refused", "transcripts")  # directories of sessio
 _MOST_LINKS = 40  # as for the kernel
 START_SECONDS, CHECK_SECONDS = 10, 20  # for a disk; then the signal ends the process that waits for it
 NOT_STARTED = "the turn could not be started: {error!r}"
-HINT = "check [chat] and the handler's log; the power verbs don't need claude"
+HINT = "check [chat] and the log; the power verbs don't need claude"
 
 
 def check_chat(config: Config, account: Account) -> str:

@@ -32,8 +32,8 @@ LAST_SECONDS = 5.0  # to end claude's descendants once it has ended, and then fo
 SAVE_SECONDS = 3.0  # for the transcript
 _SAVED, _LOST = b"s", b"l"
 _HINTS = {  # by whether the turn could not start because no user id is free
-    True: "send it with a new id in a moment, or make the range of chat.uids larger",
-    False: "check sessions.dir, and the handler's log",
+    True: "ask again in a moment, or make the range of chat.uids larger",
+    False: "check sessions.dir, and the log",
 }
 
 Save = Callable[[], bool]

@@ -142,7 +142,7 @@ class Config:
         if not (to and self.urls) or url in self.urls or (url is not None and is_loopback(url)):
             return
         own = self.urls[0]
-        message = f"the request was signed for {shown(to)}, and this handler is {own}; nothing was sent"
+        message = f"the request was signed for {shown(to)}, and this is {own}; nothing was sent"
         raise WrongHandler(message, f"use {own}", url=own)
 
     def explain_no_vm(self, name: str) -> tuple[str, str]:
@@ -150,7 +150,7 @@ class Config:
         if not name and not self.vms and len(self.vms_off) == 1:
             name = next(iter(self.vms_off))
         if name in self.vms_off:
-            return f"{name} is off: its configuration has a fault", "see the handler's log, mend it, reload"
+            return f"{name} is off: its configuration has a fault", "the log names it: mend it, then reload"
         message = f"no such VM: {json.dumps(name[:40])}" if name else "there are several VMs; name one"
         return message, f"use one of {', '.join(self.vms)}"
 

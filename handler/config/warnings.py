@@ -20,7 +20,7 @@ def warn_of_expiry(caller: Caller, now: datetime) -> list[str]:
 
 def warn_of_host(host: Host) -> list[str]:
     """Return a warning if any host key is accepted."""
-    return [f"the host key of {host.name} is not checked: pin hosts.{host.name}.host_key"] if host.any_host_key else []
+    return [f"any host key of {host.name} is accepted: pin hosts.{host.name}.host_key"] if host.any_host_key else []
 
 
 def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[str]:

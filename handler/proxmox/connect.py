@@ -71,7 +71,7 @@ def unreached(host: Host, error: Exception) -> Unreached:
                 "key-not-accepted",
                 f"{address} did not accept the key",
                 f"check hosts.{host.name}.key_file against the host's authorized keys; "
-                "the handler tries again within eight minutes, or at a request, at most once a minute",
+                "it is tried again within eight minutes, or at a request, at most once a minute",
             )
         case ValueError():  # asyncssh.KeyImportError, before any connection
             reason = f"the key or a host key of {host.name} can't be read: {error}"

@@ -222,7 +222,7 @@ class HostConnection(KeptLink):
         if not self._is_outdated:
             return []
         name, its = self.host.name, self.agent_version
-        what = f"is {its}, this handler is {VERSION}: upgrade the older one" if its != VERSION else "is another build"
+        what = f"is {its}, Breakglass here {VERSION}: upgrade the older one" if its != VERSION else "is another build"
         return [f"the host agent on {name} {what}; breakglass host upgrade {name} installs {VERSION} there"]
 
     @property

@@ -126,7 +126,7 @@ def _verdict(trailer: Mapping[str, object]) -> object:
         return trailer.get("verdict")
     return _own_verdict(
         "agent-refused",
-        "the host agent is older than this handler: upgrade it",
+        "the host agent is too old for this: upgrade it",
         "run breakglass host bundle breakglass-pve, and copy the file to the host as breakglass docs runbook says",
     )
 

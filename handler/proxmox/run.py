@@ -69,7 +69,7 @@ class Run:
         except Lost as error:
             self.answer = self._unknown(error.message)
         except Exception as error:  # a defect of the handler: the verb may have run
-            self.answer = self._unknown(f"this handler failed ({type(error).__name__})")
+            self.answer = self._unknown(f"Breakglass itself failed ({type(error).__name__})")
             raise
         finally:
             self._notify()

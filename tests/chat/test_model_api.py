@@ -90,4 +90,4 @@ def test_a_conversation_that_is_gone(talker: Talker) -> None:
     (talker.sessions / "transcripts" / first["id"]).unlink()
     error = last_error(talker.chat("go on", session=first["session"]))
     assert error["code"] == "session-lost"
-    assert "without a session" in error["hint"]
+    assert "begin a new conversation" in error["hint"]

@@ -59,7 +59,7 @@ def test_a_good_configuration_is_0_and_has_no_effect(tmp_path: Path) -> None:
         0,
         f"{config}: no problems; callers: operator; hosts: pve1; VMs: devvm\n",
     )
-    assert ran.stderr == "breakglass: warning: the host key of pve1 is not checked: pin hosts.pve1.host_key\n"
+    assert ran.stderr == "breakglass: warning: any host key of pve1 is accepted: pin hosts.pve1.host_key\n"
     assert files_below(tmp_path) == before
     assert run("check", BREAKGLASS_CONFIG=str(config)).stdout == ran.stdout
 
@@ -109,7 +109,7 @@ def test_an_entry_that_is_off_is_2_with_the_same_problems_as_in_the_log(tmp_path
     assert logged["level"] == "warning"
     assert found == {name: logged[name] for name in ("vms", "callers", "problems", "warnings")}
     assert len(found["problems"]) == 2
-    assert found["warnings"] == ["the host key of pve1 is not checked: pin hosts.pve1.host_key"]
+    assert found["warnings"] == ["any host key of pve1 is accepted: pin hosts.pve1.host_key"]
 
 
 def test_json_is_one_line_also_for_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ FAULTS: dict[str, Change] = {
     ),
     "a verb failed": counting(lambda counts: counts.add_request("/pve", "unreached", "operator", "status")),
     "a warning of the configuration": lambda snapshot: with_condition(
-        config=replace(snapshot.condition.config, warnings=("the host key of pve1 is not checked",))
+        config=replace(snapshot.condition.config, warnings=("any host key of pve1 is accepted",))
     )(snapshot),
     "the clock is wrong": with_condition(at=NOW.timestamp() + 200),
     "two handlers, two directories": lambda snapshot: replace(snapshot, sessions="89abcdef"),

@@ -163,7 +163,7 @@ def test_the_commands_name_the_url_that_they_were_given(
     b = handlers[1]
     wrong = breakglass(b, *words, host="0.0.0.0", typed=typed)
     assert (wrong.returncode, script.asked("reset")) == (1, [])
-    assert f"signed for http://0.0.0.0:{b.port}, and this handler is {B}; nothing was sent" in wrong.stderr
+    assert f"signed for http://0.0.0.0:{b.port}, and this is {B}; nothing was sent" in wrong.stderr
     assert f"use {B}" in wrong.stderr
     assert "wrong" not in breakglass(b, *words, host="127.0.0.1", typed=typed).stderr
     assert len(script.asked("reset")) == (words[0] == "call")

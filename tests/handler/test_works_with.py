@@ -73,7 +73,7 @@ def warnings_about(older: str, previous: Previous) -> list[str]:
     """Return the warning that each answer has; an older handler has sentences of its own."""
     if older == "handler" or previous.digest == bundle_digest():
         return []
-    differs = f"{previous.version}, this handler is {VERSION}: upgrade the older one"
+    differs = f"{previous.version}, Breakglass here {VERSION}: upgrade the older one"
     what = "another build" if previous.version == VERSION else differs
     return [f"the host agent on pve1 is {what}; breakglass host upgrade pve1 installs {VERSION} there"]
 

@@ -76,7 +76,7 @@ def test_at_another_address_the_page_links_to_the_right_one(person: Visit) -> No
     link = page.locator("#there")
     expect(link).to_have_text(right)
     assert (link.get_attribute("href"), link.evaluate("a => a.tagName")) == (right, "A")
-    assert f"this handler is {right}" in text_of(page, "outcome-sentence")
+    assert f"and this is {right}" in text_of(page, "outcome-sentence")
     link.click()
     page.wait_for_url(right)
     phase(unlock(person, right), "idle")

@@ -208,7 +208,7 @@ ENDS: dict[str, tuple[list[object], End, str, str]] = {
         "cancelled",
         "on request",
     ),
-    "a shutdown": ([], End(-9, stopped="shutting-down"), "shutting-down", "handler was stopped"),
+    "a shutdown": ([], End(-9, stopped="shutting-down"), "shutting-down", "Breakglass was stopped"),
     "a flood": ([], End(-9, stopped="flood"), "claude-crashed", "size limit"),
     "a full disk": ([], End(-9, stopped="disk"), "claude-crashed", "sessions.dir"),
     "unsaved": ([RESULT, {"type": "system", "subtype": "session_writes_lost"}], GOOD, "session-lost", "be saved"),

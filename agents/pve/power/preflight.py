@@ -115,7 +115,7 @@ def refuse_unexpected(job: Job, facts: Facts, if_state: str, if_last: str) -> No
     if if_state and exists is None:
         exists = _ask_qm(job)
     if if_state and exists is None:
-        job.warnings.append("the host could not determine whether the VM runs, so if_state was not checked")
+        job.warnings.append("the host could not tell whether the VM runs, so it did not compare that with what you saw")
     elif if_state and exists == (if_state in WITHOUT_PROCESS):
         raise refusal("state-differs", f"the VM is {vm_state(facts)} now, not {if_state}; look again", "status")
     last = job.store.last
