@@ -64,7 +64,7 @@ def answer_from_trailer(
     body["deadline"] = _deadline(request, trailer)
     body["anyway"] = _anyway(request, trailer)
     if request.verb == "screen":
-        body["screen_png"] = trailer.get("screen_png")
+        body |= {name: trailer.get(name) for name in ("screen_png", "guest")}
     if trailer["exit_code"] == _STRANDED:
         body["by_hand"] = list(request.start_by_hand)
     return _with_outcome(body, str(trailer["outcome"]))

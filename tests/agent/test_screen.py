@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.forensics.screen import _receive_look
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, Session, agent_processes, constants_set, execute
@@ -20,6 +22,7 @@ from ..support.noisy_screen import boot_noise
 from ..support.signals import signal_process
 from ..support.stages import until
 from .test_picture import decode
+from .test_second_sources import agent_port
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("brief")]
 
@@ -88,6 +91,7 @@ def test_the_picture_is_all_that_there_is(world: World) -> None:
     assert answer.stdout.startswith(f"running: {width} x {height}, ")
     taken = time.strptime(answer.trailer["started"], "%Y-%m-%dT%H:%M:%SZ")
     assert abs(time.mktime(taken) - time.mktime(time.gmtime())) < 600
+    assert answer.trailer["guest"] is None
     assert records(world) == before
     assert execute(world, "history").trailer["jobs"] == []
     until(lambda: agent_processes(world) == [], "the end of the painter")
@@ -137,6 +141,14 @@ def test_a_picture_that_does_not_come_is_said(counted: World) -> None:
     assert answer.trailer["verdict"]["sentence"] == "the host drew no picture in 0.5 s"
 
 
+def test_a_painter_of_another_version_is_understood() -> None:
+    """Two sessions on one host can be of two versions for a while: what only one of them knows is left out."""
+    fd = os.memfd_create("picture")
+    os.write(fd, b'{"state": "running", "about": "1 x 1", "png": null, "newer": 1}')
+    look = _receive_look(fd)
+    assert (look.state, look.about, look.png) == ("running", "1 x 1", None)
+
+
 def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
     """Its connection ends while the picture is drawn; the next one gets it."""
     (counted.root / "hold").touch()
@@ -151,6 +163,16 @@ def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
     for stream in (session.process.stdin, session.process.stdout):
         assert stream is not None
         stream.close()
+
+
+def test_the_guest_agent_is_reported(world: World) -> None:
+    """Beside the picture: whether it answers, so that a client knows that the guest is back."""
+    for answers, word in ((True, "answers"), (False, "silent")):
+        with agent_port(world, answers):
+            until(lambda: sockets(world) == 0, "the end of an earlier painter")
+            trailer = execute(world, "screen").trailer
+        os.unlink(world.root / f"run/qemu-server/{VMID}.qga")
+        assert (trailer["screen"], trailer["guest"]) == (True, word)
 
 
 # --- without a picture ---

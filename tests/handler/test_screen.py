@@ -64,6 +64,7 @@ def test_the_answer_has_the_picture(service: Service, world: World) -> None:
     decode(png_of(reply))
     body = reply.json
     assert (body["id"], body["by"], body["last"], body["deadline"]) == (ids[0], "operator", "none", None)
+    assert body["guest"] is None
     assert body["started"].endswith("Z")
     lines = service.pve("screen", msg_id=ids[1], stream=True).lines
     assert [line["type"] for line in lines if line["type"] != "ping"] == ["accepted", "output", "result"]

@@ -1,4 +1,4 @@
-"""The verb `screen`: the console's picture alone, at most one a second of a VM, shared by all who ask meanwhile.
+"""The verb `screen`: the console's picture without a capture, at most once a second, shared by all who ask meanwhile.
 
 A process of its own, the painter, has QEMU draw the picture, and for a second more hands it to each that asks on this
 host, whichever connection it came by. Painter and askers meet at a socket in the abstract namespace: only one process
@@ -13,8 +13,9 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from ..host.guest_agent import guest_agent_state
 from ..host.paths import Host
 from ..host.process import spawn_detached
 from ..host.qmp import QmpError, QmpSilent
@@ -25,7 +26,8 @@ from ..words import DEADLINE, DONE
 from .picture import draw_picture
 
 APART_SECONDS = 1.0  # from a picture to the next one
-DRAW_SECONDS = 3.0
+DRAW_SECONDS = 2.0
+GUEST_SECONDS = 0.5  # for the guest agent; finding out whether the guest has one takes 1 s at most
 ASK_SECONDS = 9.0  # for all of it: QEMU's state takes 5 s at most
 PAUSES = (0.005, 0.25)  # before the painter is looked for again: the first, and the longest
 
@@ -42,12 +44,14 @@ class Look:
         about: a line about the picture, or why there is none.
         png: the picture in base64, None without one.
         at: when, by the host's clock.
+        guest: see guest_agent_state.
     """
 
     state: str
     about: str
     png: str | None
     at: str
+    guest: str
 
 
 def answer_screen(host: Host) -> tuple[str, Result]:
@@ -61,7 +65,7 @@ def answer_screen(host: Host) -> tuple[str, Result]:
         return late.sentence, Result(DEADLINE, stage="screen", verdict=late)
     verdict = _explain_no_picture(look) if look.png is None else None
     text = verdict.sentence if verdict else look.about
-    extra: dict[str, object] = {"screen_png": look.png, "started": look.at}
+    extra: dict[str, object] = {"screen_png": look.png, "started": look.at, "guest": look.guest or None}
     screen, last = look.png is not None, JobStore(host).last
     return f"{look.state}: {text}", Result(DONE, look.state, last, "screen", verdict, screen=screen, extra=extra)
 
@@ -100,8 +104,10 @@ def _ask_painter(host: Host, until: float) -> Look | None:
 
 
 def _receive_look(fd: int) -> Look:
+    """Return what is in the painter's memory; a painter of another version may know fewer fields, or more."""
     try:
-        return Look(**json.loads(os.pread(fd, os.fstat(fd).st_size, 0)))
+        seen = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
+        return Look(**{name: seen.get(name) for name in Look.__dataclass_fields__})
     finally:
         os.close(fd)
 
@@ -159,17 +165,18 @@ def _paint(host: Host, listener: socket.socket) -> None:
 
 
 def _look_at_screen(host: Host) -> Look:
-    """Return the VM's state and, where QEMU answers, its picture."""
+    """Return the VM's state and, where QEMU answers, its picture and what the guest agent says."""
     facts = observe(host)
     state = vm_state(facts)
     if state in ("stopped", "wedged", "unknown"):
         return _make_look(state, describe_sources(facts))
     try:
         png, about = draw_picture(host, time.monotonic() + DRAW_SECONDS)
+        look = _make_look(state, about, base64.b64encode(png).decode())
     except (QmpSilent, QmpError, OSError, ValueError) as error:
-        return _make_look(state, str(error))
-    return _make_look(state, about, base64.b64encode(png).decode())
+        look = _make_look(state, str(error))
+    return replace(look, guest=guest_agent_state(host, GUEST_SECONDS)) if state == "running" else look
 
 
 def _make_look(state: str, about: str, png: str | None = None) -> Look:
-    return Look(state, about, png, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    return Look(state, about, png, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "")
