@@ -1,7 +1,7 @@
 // The bar at the bottom: what became of the last press, its stages, its one button. Pure.
 
 import { STAGES, STORAGE_HUNG, VERBS, labelOf, mutates } from "./verbs.js";
-import { holding, isAway, mayAnyway, obstacle, phaseOf } from "./rules.js";
+import { holding, mayAnyway, obstacle, phaseOf } from "./rules.js";
 import { clock, minute, span } from "./words.js";
 
 /** @typedef {import("./words.js").Tone} Tone */
@@ -35,7 +35,7 @@ const PHASES = {
 	running: (_, view, now) => ({
 		tone: "busy", icon: "working", live: true, word: stageWord(view), sentence: "", timer: timerOf(view, now), ...WAIT,
 	}),
-	done: (state, view, now) => (view.watch && view.watch.verb === view.verb ? watching(state, view, now) : {
+	done: (_, view, now) => (view.watch && view.watch.verb === view.verb ? watching(view, now) : {
 		tone: view.verb === "forensics" ? "unknown" : "good", icon: view.verb === "forensics" ? "look" : "check",
 		word: `${labelOf(view.verb)} done`, sentence: view.sentence + tookOf(view), ...LOOK,
 	}),
@@ -66,8 +66,8 @@ function idle(state, view, now) {
 	return { tone: /** @type {Tone} */ ("unknown"), icon: "look", word, sentence: view.sentence || "Nothing was changed", ...LOOK };
 }
 
-/** @param {State} state  @param {View} view  @param {number} now */
-function watching(state, view, now) {
+/** @param {View} view  @param {number} now */
+function watching(view, now) {
 	const watch = /** @type {import("./reduce.js").Watch} */ (view.watch);
 	const done = `${labelOf(view.verb)} done`;
 	const more = { act: "keep-looking", actLabel: "Keep looking" };
@@ -79,31 +79,46 @@ function watching(state, view, now) {
 		"": { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}`, ...LOOK },
 	}[watch.found];
 	if (!watch.on) return /** @type {any} */ (found);
-	const so = isAway(state) ? "The connection is lost" : `${Math.round((now - watch.since) / 1000)} s of up to ${Math.round((watch.until - watch.since) / 1000)} s`;
+	const so = `${Math.round((now - watch.since) / 1000)} s of up to ${Math.round((watch.until - watch.since) / 1000)} s`;
 	return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: done, sentence: "", timer: so, act: "stop-looking", actLabel: "Stop looking" };
 }
 
 /** @param {View} view */
 const tookOf = (view) => (mutates(view.verb) && view.stages.length ? `, after ${span(view.since - view.stages[0].at)}` : "");
 
+/** The verb's stages that came, each once and in its order. What goes back a step begins that step again.
+ * @param {View} view  @returns {View["stages"]} */
+function passed({ verb, stages }) {
+	const order = VERBS[verb]?.stages ?? [];
+	/** @type {View["stages"]} */
+	let found = [];
+	for (const stage of stages) {
+		const place = order.indexOf(stage.name);
+		const isOfStop = stage.name === "verify" && found.at(-1)?.name === "stop" && order.includes("start"); // no process is left
+		if (place < 0 || isOfStop) continue;
+		found = found.filter(({ name }) => order.indexOf(name) <= place);
+		if (found.at(-1)?.name !== stage.name) found.push(stage);
+	}
+	return found;
+}
+
 /** @param {View} view */
-function stageWord({ verb, stages }) {
-	const stage = STAGES[stages.at(-1)?.name ?? ""]?.label.toLowerCase();
-	return stage ? `${labelOf(verb)}: ${stage}` : `${labelOf(verb)} sent`;
+function stageWord(view) {
+	const stage = STAGES[passed(view).at(-1)?.name ?? ""]?.label.toLowerCase();
+	return stage ? `${labelOf(view.verb)}: ${stage}` : `${labelOf(view.verb)} sent`;
 }
 
 /** @param {View} view  @param {number} now */
-function timerOf({ stages, since }, now) {
-	const stage = stages.at(-1);
-	const limit = stage && STAGES[stage.name]?.limit;
-	return limit ? `${Math.round((now - stage.at) / 1000)} s of up to ${limit} s` : span(now - since);
+function timerOf(view, now) {
+	const stage = passed(view).at(-1);
+	return stage ? `${Math.round((now - stage.at) / 1000)} s of up to ${STAGES[stage.name].limit} s` : span(now - view.since);
 }
 
 /** The stages of the last power verb, with their times. @param {View} view  @param {number} now  @returns {Step[]} */
 function stepsOf(view, now) {
 	const names = VERBS[view.verb]?.stages;
 	if (!names || !view.stages.length || view.phase === "idle") return [];
-	const came = view.stages.filter(({ name }) => names.includes(name));
+	const came = passed(view);
 	const last = came.at(-1)?.name;
 	const over = view.phase !== "running" && !view.open;
 	const failed = over && view.phase !== "done";

@@ -2,8 +2,8 @@
 //
 // The tone is the worst of verdict, age, reach and what is under way: never green while something else is known.
 
-import { VERBS, labelOf } from "./verbs.js";
-import { MINUTE, isAway, obstacle, proxmoxTrouble, vmHealth } from "./rules.js";
+import { VERBS, labelOf, mutates } from "./verbs.js";
+import { MINUTE, isAway, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "./rules.js";
 import { capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf } from "./words.js";
 
 /** @typedef {import("./words.js").Tone} Tone */
@@ -78,32 +78,35 @@ function away(state, view) {
 	};
 }
 
-/** @param {View} view  @param {number} now  @returns {Headline|null} */
-function watched({ watch, seen }, now) {
-	if (!watch || (seen && watch.found !== "stopped" && ["stopped", "elsewhere"].includes(seen.state))) return null;
+/** What the watch after a start knows, unless something newer is known. @param {View} view  @param {number} now  @returns {Headline|null} */
+function watched({ watch, seen, trouble }, now) {
+	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
 	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "It is up; now its guest has to come. This page looks every 3 s." };
+	if (!seen || trouble || now - seen.at > MINUTE) return null;
 	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
-	const fresh = now - watch.until < GOOD_FOR_MS;
-	if (watch.found === "guest") return { words: "Back: guest answers", tone: fresh ? "good" : "unknown", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
+	const guest = watch.found === "guest" && now - watch.until < GOOD_FOR_MS;
+	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
 	if (watch.found === "nothing") return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Nothing of the guest ${after}. Look at the picture: it may still boot.` };
 	return null;
 }
 
 /** @param {State} state  @param {View} view  @param {number} now  @returns {Headline} */
 function known(state, view, now) {
-	const { seen, verdict } = view;
+	const { seen } = view;
 	if (!seen) return unseen(view);
-	const phrase = verdict && verdict.last === seen.last && verdict.state === seen.state ? phraseOf(verdict.code) : phraseOfState(seen.state);
+	const verdict = verdictOf(view);
+	const phrase = verdict ? phraseOf(verdict.code) : phraseOfState(seen.state);
 	const looked = Math.max(seen.at, verdict?.from === "forensics" ? verdict.at : 0);
 	const qemu = `QEMU: ${stateWord(seen.state)}`;
 	const second = `${qemu} · looked ${span(now - looked)} ago`;
 	if (now - seen.at > MINUTE) return { words: "Out of date", tone: "unknown", icon: "unknown", second: `Was: ${phrase.words}, ${span(now - seen.at)} ago`, why: view.trouble };
-	const failed = view.phase === "failed" && view.verb !== "status" && view.verb !== "forensics";
-	if (failed && seen.state === "stopped") return { words: `Off: ${view.verb === "stop" ? "stop" : "start"} failed`, tone: "bad", icon: "stopped", second, why: verdict ? sentence(verdict.sentence) : view.sentence };
+	const failed = view.phase === "failed" && mutates(view.verb);
+	if (failed && seen.state === "stopped") return { words: `Off: ${view.verb === "cycle" ? "start" : view.verb} failed`, tone: "bad", icon: "stopped", second, why: verdict ? sentence(verdict.sentence) : view.sentence };
 	if (verdict?.code === "running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
-	if (phrase.tone === "good" && verdict && now - verdict.at > GOOD_FOR_MS) {
-		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: "It runs. Look again to know more." };
+	const doubted = view.trouble || (view.phase === "failed" ? view.sentence : "");
+	if (phrase.tone === "good" && verdict && (doubted || now - verdict.at > GOOD_FOR_MS)) {
+		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: doubted || "It runs. Look again to know more." };
 	}
 	const advised = verdict && phrase.why !== undefined && verdict.advice === phrase.advice;
 	return { ...phrase, second, why: advised ? phrase.why ?? "" : sentence(verdict?.sentence) };

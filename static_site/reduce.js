@@ -22,7 +22,7 @@ import { obstacle, outcomeOf, reasonOf } from "./rules.js";
  * @property {string} sentence @property {string} hint @property {string[]} lines @property {string} url
  * @property {string} offer @property {Holder|null} holder
  * @property {{id: string, verb: string}|null} open @property {boolean} acting @property {string} reading
- * @property {{name: string, at: number}[]} stages @property {{started: number, seconds: number}|null} deadline
+ * @property {{name: string, at: number}[]} stages as they came, some twice @property {{started: number, seconds: number}|null} deadline
  * @property {{state: string, last: string|null, at: number, holder: Holder|null}|null} seen
  * @property {Verdict|null} verdict @property {number} lookedAt @property {boolean} mayLook
  * @property {Picture|null} picture @property {boolean} waiting @property {Watch|null} watch
@@ -75,12 +75,13 @@ const OF_VIEW = {
 	"waiting-stopped": (view, { at }) => enter({ ...view, reading: "", waiting: false }, at, "idle", { sentence: "You stopped waiting." }),
 	"act-begun": (view, { at, id, verb, lost }) => enter(view, at, lost ? "unknown" : "running", {
 		verb, open: { id, verb }, acting: true, reading: "", note: "", sent: { ...view.sent, [id]: true },
-		stages: [], deadline: null, watch: null, waiting: false, output: { title: "", text: "" },
+		stages: view.open?.id === id ? view.stages : [], deadline: null, watch: null, waiting: false, output: { title: "", text: "" },
 	}),
 	"act-recalled": (view, { id, verb }) => ({ ...view, verb, open: { id, verb }, note: "", sent: { ...view.sent, [id]: true } }),
-	"stage-came": (view, { at, id, stage, started, deadline }) => {
+	"stage-came": (view, { at, id, n, stage, started, deadline }) => {
 		if (view.open?.id !== id) return view;
-		const stages = view.stages.some(({ name }) => name === stage) ? view.stages : [...view.stages, { name: stage, at }];
+		const known = view.stages[n]?.name === stage; // who attaches gets all stages again, from the first
+		const stages = known ? view.stages : [...view.stages.slice(0, n), { name: stage, at }];
 		const ends = deadline ? { started: Date.parse(started), seconds: deadline } : view.deadline;
 		const heard = view.phase === "unknown" ? enter(view, at, "running", { since: view.since }) : view;
 		return { ...heard, stages, deadline: ends };
@@ -135,13 +136,16 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 		if (answer.outcome === "done" && bringsUp(verb)) {
 			next.watch = { verb, seconds: answer.seconds ?? 0, since: at, until: at, on: false, found: "" };
 		}
-	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen) };
+	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen), watch: isNewer(view, verb, answer) ? null : view.watch };
 	if (verb === "forensics" && answer.outcome === "done") next.lookedAt = at;
 	if (!loud) return next;
 	const [phase, more] = outcomeOf(verb, answer, { at, clockOff });
 	const keptSince = changes ? { stages: next.stages } : {};
 	return enter(next, at, phase, { ...more, ...keptSince, holder: answer.holder ?? null, offer: answer.anyway ?? "" });
 }
+
+/** Whether a read knows more than the watch after a start does. @param {View} view  @param {string} verb  @param {any} answer */
+const isNewer = ({ seen }, verb, { outcome, last }) => outcome === "done" && (verb === "forensics" || seen?.last !== last);
 
 /** What an answer says of the VM. @param {View} view  @param {any} event  @returns {View} */
 function remember(view, { at, verb, answer, changes }) {

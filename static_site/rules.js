@@ -69,8 +69,11 @@ export const pointless = ({ seen }, verb) => (seen && VERBS[verb].pointless === 
 /** A lock is a hint: after a minute a person may know better. @param {View} view  @param {number} now */
 export const mayAnyway = (view, now) => now - view.lockedSince >= MINUTE;
 
+/** The verdict, if it is still about what is there. @param {View} view */
+export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
+
 /** The advised verb, if the advice is still about what is there. @param {View} view */
-export const adviceOf = ({ seen, verdict, open }) => (!open && seen && !seen.holder && verdict?.last === seen.last && verdict.advice) || "";
+export const adviceOf = (view) => (!view.open && !view.seen?.holder && verdictOf(view)?.advice) || "";
 
 /** A check is due: on waking, and every 15 s, also while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
 export const isCheckDue = (state, view, now) => state.unlocked && !view.acting && !view.reading && view.phase !== "checking"

@@ -89,10 +89,11 @@ export async function runVerb(verb, { vm = getState().vm, again, quiet = false, 
 /** Sends a job once. @param {string} vm  @param {Job} job  @param {AbortSignal} signal */
 async function sendJob(vm, job, signal) {
 	let first = true;
+	let stages = 0;
 	const got = await post("pve", job.id, job.body, signal, ({ type, ...line }) => {
 		if (!["output", "stage"].includes(type)) return;
 		job.at = Date.now(); // the host has it: asking again can only attach
-		if (type === "stage") dispatch("stage-came", { vm, id: job.id, ...line });
+		if (type === "stage") dispatch("stage-came", { vm, id: job.id, n: stages++, ...line });
 		else if (!job.quiet) {
 			dispatch("output-came", { vm, verb: job.verb, text: line.text, first });
 			first = false;

@@ -7,7 +7,7 @@
  * @typedef {{words: string, tone: Tone, icon: string, advice?: string, why?: string}} Phrase */
 
 /** @type {Record<string, Phrase>} by verdict code, docs/protocol.md section 4 */
-const VERDICTS = {
+export const VERDICTS = {
 	__proto__: /** @type {any} */ (null), // an answer may say `constructor`
 	healthy: { words: "Looks healthy", tone: "good", icon: "running", advice: "", why: "Nothing is wrong from here. Try ssh, the network, the service." },
 	running: { words: "Not examined", tone: "unknown", icon: "unknown" },

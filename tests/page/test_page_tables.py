@@ -1,7 +1,9 @@
 """The page's tables, held to what they repeat: the verbs, what a person can lift, the stages, the verdict codes."""
 
 import json
+import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from breakglass.web.app import PAGE
 
 pytestmark = pytest.mark.real("node")
 
+PROTOCOL = Path(__file__).parent.parent.parent / "docs/protocol.md"
 PRINT = 'import("./{}").then((module) => console.log(JSON.stringify(module)));'
 
 
@@ -61,3 +64,15 @@ def test_the_page_knows_each_stage(table: dict[str, Any]) -> None:
         assert set(shown) <= set(table["STAGES"])
         assert sorted([*shown, "preflight"]) == sorted(STAGES[name])
         assert (shown[0], shown[-1]) == ("forensics", "verify")
+
+
+def test_the_page_knows_each_verdict() -> None:
+    """The page has words for each verdict that docs/protocol.md, section 4, lists for a look, and for no other."""
+    [section] = re.findall(r"^## 4\..*?(?=^## 5)", PROTOCOL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    [listed] = re.findall(r"^\| `done`: `forensics` \| `([a-z -]+)` \|$", section, re.MULTILINE)
+    assert "`running` is the only code of a VM that runs" in section
+    codes = {*listed.split(), "running"}
+    assert set(exports("words.js")["VERDICTS"]) == codes
+    samples = (PAGE.parent / "tests/page_js/samples.js").read_text(encoding="utf-8")
+    [swept] = re.findall(r"VERDICT_CODES = \[(.*?)\];", samples, re.DOTALL)
+    assert set(re.findall(r'"([a-z-]+)"', swept)) == codes

@@ -1,0 +1,254 @@
+// The headline: at most four words, and never green while something else is known.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { headlineOf, urgency } from "../../static_site/headline.js";
+import { OPENED, NOW, RUN_STATES, TONES, VERDICT_CODES, after, begun, evidenceCame, settledEvent, statusCame, verdictOf, viewOf } from "./samples.js";
+
+const PAGE = readFileSync(new URL("../../static_site/index.html", import.meta.url), "utf8");
+const ICONS = new Set([...PAGE.matchAll(/<symbol id="i-([a-z]+)"/g)].map((found) => found[1]));
+
+const headAfter = (...events) => {
+	const state = after(...OPENED, ...events);
+	return headlineOf(state, viewOf(state), NOW);
+};
+const wordCount = (words) => words.split(/\s+/).length;
+
+function checkShape(head, what) {
+	assert.ok(head.words && wordCount(head.words) <= 4, `${what}: ${head.words}`);
+	assert.ok(TONES.includes(head.tone), `${what}: ${head.tone}`);
+	assert.ok(ICONS.has(head.icon), `${what}: ${head.icon}`);
+	assert.doesNotMatch(`${head.words} ${head.second} ${head.why}`, /undefined|NaN|null|\[object|Invalid/, what);
+}
+
+// What each verdict asks of a person: the tone of a fresh one.
+const TONE_OF = {
+	good: ["healthy"],
+	unknown: ["running", "unknown"],
+	warn: ["guest-silent", "paused", "paused-locked", "in-transit", "shutdown", "suspended", "debug", "stopped", "stopped-locked", "other-node", "container"],
+	bad: [
+		"guest-hung", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "internal-error", "guest-panicked", "watchdog", "ha-stuck",
+		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config",
+	],
+};
+
+test("every verdict has a tone here", () => {
+	assert.deepEqual(Object.values(TONE_OF).flat().sort(), VERDICT_CODES.toSorted());
+});
+
+for (const [tone, codes] of Object.entries(TONE_OF)) {
+	for (const code of codes) {
+		test(`${code} is ${tone}, in at most four words`, () => {
+			const head = headAfter(evidenceCame("running", code));
+			checkShape(head, code);
+			assert.equal(head.tone, tone);
+		});
+	}
+}
+
+test("each verdict has words of its own", () => {
+	const words = VERDICT_CODES.map((code) => headAfter(evidenceCame("running", code)).words);
+	assert.equal(new Set(words).size, words.length);
+});
+
+test("a state alone is never green, and has at most four words", () => {
+	for (const runState of RUN_STATES) {
+		const head = headAfter(settledEvent("status", { state: runState }));
+		checkShape(head, runState);
+		assert.notEqual(head.tone, "good", runState);
+		assert.match(head.second, /^QEMU: .+ · looked 0 s ago$/);
+	}
+});
+
+test("a code that this page does not know warns, in its own words", () => {
+	const head = headAfter(evidenceCame("running", "disk-on-fire"));
+	assert.deepEqual([head.words, head.tone, head.why], ["Disk on fire", "warn", "The sentence of disk-on-fire."]);
+	for (const code of ["constructor", "__proto__", "toString"]) checkShape(headAfter(evidenceCame("running", code)), code);
+});
+
+test("the page's own sentence is said only if the host advises the same", () => {
+	const [same, other] = ["cycle", ""].map((advice) => headAfter(evidenceCame("running", "disk-frozen", 0, { verdict: verdictOf("disk-frozen", { advice }) })));
+	assert.match(same.why, /cycle it\.$/);
+	assert.equal(other.why, "The sentence of disk-frozen.");
+});
+
+// --- never green while something else is known ---
+
+const REACH = {
+	answering: [],
+	"one lost /health": [["health-lost", { next: NOW + 2_000 }, 2]],
+	away: [["health-lost", { next: NOW + 2_000 }, 9], ["health-lost", { next: NOW + 4_000 }, 5]],
+	"host refuses": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "refused", since: "2026-11-27T03:11:00Z" }] }, next: NOW }]],
+	"host key differs": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "host-key-differs", since: null }] }, next: NOW }]],
+	"configuration has a fault": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "config-error", since: null }] }, next: NOW }]],
+	"the last check failed": [settledEvent("status", { outcome: "unreached", reached: false, state: null, last: null, verdict: verdictOf("timeout") }, 0, { loud: false })],
+	locked: [["locked", {}]],
+	"a link to another VM": [["vm-unknown", { name: "nosuch" }]],
+};
+const HOLDER = { job: "job_9", verb: "cycle", by: "operator2", since: "2026-11-27T03:12:00Z" };
+const ACTS = {
+	nothing: [],
+	"a verb that runs": [begun("cycle", 1)],
+	"an open outcome": [begun("cycle", 1), ["act-open", { answer: { message: "no answer" }, acting: false }]],
+	"an outcome from before a reload": [["act-recalled", { id: "id_1", verb: "reset" }]],
+	"somebody else's job": [settledEvent("status", { holder: HOLDER }, 0, { loud: false })],
+	"another caller's start since": [settledEvent("status", { last: "job_7" }, 0, { loud: false })],
+	"a failed look": [settledEvent("forensics", { outcome: "failed", verdict: verdictOf("agent-failed") })],
+	"a failed start": [begun("start", 1), settledEvent("start", { outcome: "failed", state: "stopped", last: "id_1", verdict: verdictOf("verb-failed") })],
+	"a stop that is done": [begun("stop", 1), settledEvent("stop", { state: "stopped", last: "id_1" })],
+	"a stop refused": [begun("stop", 1), settledEvent("stop", { outcome: "refused", verdict: verdictOf("locked") })],
+	"a read": [["read-begun", { verb: "status", loud: false }]],
+	"a console that shows it off": [["screen-came", { picture: null, guest: null, state: "stopped" }]],
+};
+// Beside these, green may stay: nothing that is known speaks against it.
+const HARMLESS = new Set(["answering", "one lost /health", "nothing", "a stop refused", "a read"]);
+
+test("green is shown for a fresh healthy verdict, and for nothing else", () => {
+	let green = 0;
+	for (const code of VERDICT_CODES) {
+		for (const [verdictAge, seenAge] of [[0, 0], [59, 59], [119, 10], [121, 10], [300, 10], [61, 61], [9_999, 9_999]]) {
+			for (const [reach, reached] of Object.entries(REACH)) {
+				for (const [act, acted] of Object.entries(ACTS)) {
+					const look = settledEvent("status", {}, seenAge, { loud: false });
+					const events = [evidenceCame("running", code, verdictAge), ...(seenAge < verdictAge ? [look] : []), ...acted, ...reached];
+					const state = after(...OPENED, ...events);
+					if (!viewOf(state)) continue; // a lock forgets
+					const head = headlineOf(state, viewOf(state), NOW);
+					const what = [code, verdictAge, seenAge, reach, act].join(", ");
+					checkShape(head, what);
+					const isSeen = seenAge <= 60 || act === "a stop refused"; // a refusal says what the host saw
+					const isFresh = code === "healthy" && verdictAge <= 120 && isSeen;
+					const isWell = isFresh && HARMLESS.has(reach) && HARMLESS.has(act);
+					assert.equal(head.tone === "good", isWell, `${what}: ${head.words}`);
+					green += Number(isWell);
+				}
+			}
+		}
+	}
+	assert.equal(green, 3 * 2 * 3 + 2);
+});
+
+test("a good verdict that has grown old says its age", () => {
+	const head = headAfter(evidenceCame("running", "healthy", 180), settledEvent("status", {}, 10, { loud: false }));
+	assert.deepEqual([head.words, head.tone], ["Well 3 min ago", "unknown"]);
+});
+
+test("after a minute without a look, whatever was seen is out of date", () => {
+	const head = headAfter(evidenceCame("running", "disk-frozen", 61));
+	assert.deepEqual([head.words, head.tone, head.second], ["Out of date", "unknown", "Was: Hung: disk frozen, 61 s ago"]);
+});
+
+// --- what is under way, and what is out of reach ---
+
+test("a verb under way is the headline, over every verdict", () => {
+	for (const [verb, words] of [["cycle", "Power-cycling…"], ["reset", "Resetting…"], ["start", "Starting…"], ["stop", "Stopping…"]]) {
+		for (const code of VERDICT_CODES) {
+			const head = headAfter(evidenceCame("running", code, 2), begun(verb));
+			assert.deepEqual([head.words, head.tone, head.live], [words, "busy", true]);
+		}
+	}
+});
+
+test("an outcome that is not known is never anything else, also where nothing answers", () => {
+	for (const reached of Object.values(REACH).slice(0, 6)) {
+		const head = headAfter(evidenceCame("running", "healthy"), ...ACTS["an open outcome"], ...reached);
+		assert.deepEqual([head.words, head.tone, head.second], ["Outcome not known", "unknown", "The power-cycle may have happened"]);
+	}
+});
+
+test("somebody else's job says whose it is and for how long", () => {
+	const head = headAfter(...ACTS["somebody else's job"]);
+	assert.deepEqual([head.words, head.tone, head.second], ["Power-cycling…", "busy", "By operator2 for 40 s"]);
+});
+
+test("a host that is out of reach: why, since when, and what to do", () => {
+	const refused = headAfter(evidenceCame("running", "healthy", 5), ...REACH["host refuses"]);
+	assert.deepEqual([refused.words, refused.second], ["Host unreachable", "Since 03:11 · was running"]);
+	assert.match(refused.why, /connection was refused.*IPMI/);
+	const differs = headAfter(...REACH["host key differs"]);
+	assert.equal(differs.words, "Host key changed");
+	assert.match(differs.why, /nothing was sent.*Find out before you trust it/);
+	assert.doesNotMatch(differs.why, /IPMI/);
+	const fault = headAfter(...REACH["configuration has a fault"]);
+	assert.equal(fault.words, "Set up wrongly");
+	assert.doesNotMatch(fault.why, /IPMI/);
+});
+
+test("a start that failed and left it off says so", () => {
+	for (const [verb, words] of [["cycle", "Off: start failed"], ["start", "Off: start failed"], ["reset", "Off: reset failed"], ["stop", "Off: stop failed"]]) {
+		const failed = settledEvent(verb, { outcome: "failed", state: "stopped", last: "id_1", verdict: verdictOf("verb-failed") });
+		const head = headAfter(evidenceCame("running", "disk-frozen", 9), begun(verb, 5), failed);
+		assert.deepEqual([head.words, head.tone], [words, "bad"]);
+		assert.equal(head.why, "The sentence of verb-failed.");
+	}
+});
+
+test("after a stop that is done, nothing of the verdict before it is said", () => {
+	const head = headAfter(evidenceCame("running", "running", 9), ...ACTS["a stop that is done"]);
+	assert.deepEqual([head.words, head.tone, head.second], ["Off", "warn", "QEMU: not running · looked 0 s ago"]);
+});
+
+// --- the watch after a start ---
+
+const started = (ago) => [
+	evidenceCame("running", "disk-frozen", ago + 20), begun("cycle", ago + 9),
+	settledEvent("cycle", { last: "id_1", seconds: 8.4 }, ago), ["watch-begun", { seconds: 90 }, ago],
+];
+const look = (more = {}) => settledEvent("status", { last: "id_1", verdict: verdictOf("running"), ...more }, 0, { loud: false });
+const GUEST = { picture: null, guest: "answers", state: "running" };
+
+test("while its guest comes back, and once it is", () => {
+	const coming = headAfter(...started(10), look());
+	assert.deepEqual([coming.words, coming.tone, coming.live], ["Coming back…", "busy", true]);
+	const back = headAfter(...started(20), ["screen-came", GUEST, 4]);
+	assert.deepEqual([back.words, back.tone, back.second], ["Back: guest answers", "good", "03:12:36, 16 s after its power-cycle"]);
+});
+
+test("a guest that does not come back warns, for as long as nothing newer is known", () => {
+	for (const ago of [91, 600]) {
+		const silent = headAfter(...started(ago), ["watch-ended", { found: "nothing" }, ago - 90], look());
+		assert.deepEqual([silent.words, silent.tone], ["No sign of life", "warn"]);
+	}
+});
+
+test("a guest that was back is not said to be for ever, nor against what is known since", () => {
+	const back = (ago) => [...started(ago + 20), ["screen-came", GUEST, ago]];
+	assert.equal(headAfter(...back(119), look()).tone, "good");
+	for (const [what, events] of Object.entries({
+		"two minutes later": [...back(121), look()],
+		"evidence since": [...back(10), evidenceCame("running", "disk-frozen", 0, { last: "id_1" })],
+		"paused since": [...back(10), look({ state: "io-error", verdict: verdictOf("io-error") })],
+		"started by another": [...back(10), look({ last: "job_7" })],
+		"not checked for a minute": back(61),
+		"a check that failed": [...back(10), ...REACH["the last check failed"]],
+		"nothing answers": [...back(10), ...REACH.away],
+		"off again": [...back(10), ["screen-came", { picture: null, guest: null, state: "stopped" }]],
+	})) {
+		const head = headAfter(...events);
+		checkShape(head, what);
+		assert.notEqual(head.tone, "good", what);
+		assert.doesNotMatch(head.words, /^Back/, what);
+	}
+});
+
+// --- before anything is known ---
+
+test("locked, opening, and without an answer", () => {
+	const locked = (...events) => {
+		const state = after(...OPENED.slice(0, 3), ...events);
+		return headlineOf(state, viewOf(state), NOW).words;
+	};
+	assert.equal(locked(), "Opening…");
+	assert.equal(locked(["key-missing"]), "Locked");
+	assert.equal(locked(["key-missing"], ...REACH.away), "No connection");
+	assert.equal(headAfter().words, "Not known");
+	assert.equal(headAfter(["read-begun", { verb: "status", loud: true }]).words, "Looking…");
+	assert.equal(headAfter(...REACH.away).words, "No connection");
+	assert.equal(headAfter(...REACH["a link to another VM"]).words, "No such VM");
+});
+
+test("the list has the worst first", () => {
+	const tones = ["good", "busy", "unknown", "warn", "bad"].map((tone) => ({ tone }));
+	assert.deepEqual(tones.toSorted((a, b) => urgency(a) - urgency(b)).map(({ tone }) => tone), ["bad", "warn", "unknown", "busy", "good"]);
+});

@@ -1,0 +1,138 @@
+// What may be pressed, what an answer means, and why.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { adviceOf, isCheckDue, mayAnyway, notesOf, obstacle, outcomeOf, pointless, proxmoxTrouble } from "../../static_site/rules.js";
+import { POWER } from "../../static_site/verbs.js";
+import { HEALTH, OPENED, NOW, VM, after, answerOf, begun, evidenceCame, settledEvent, statusCame, verdictOf, viewOf } from "./samples.js";
+
+const HOLDER = { job: "job_9", verb: "cycle", by: "operator2", since: "2026-11-27T03:12:00Z", stage: "stop", deadline: 420 };
+const AWAY = [["health-lost", { next: 0 }, 70], ["health-lost", { next: 0 }, 68]];
+const OPEN = [begun("stop", 9), ["act-open", { answer: {}, acting: false }, 5]];
+const proxmox = (code) => ["health-came", { answer: { ...HEALTH, vms: [{ ...HEALTH.vms[0], proxmox: code }] }, next: 0 }];
+
+// Why each button can't be pressed after these events; nothing where it can.
+function obstaclesAfter(...events) {
+	const state = after(...OPENED, ...events);
+	return Object.fromEntries([...POWER, "status", "forensics"].map((verb) => [verb, obstacle(state, viewOf(state), verb)]));
+}
+const WAITING = {
+	"nothing": [[], {}],
+	"a status under way": [[["read-begun", { verb: "status", loud: true }]], { power: /^Wait for the answer/, status: /^Wait/, forensics: /^Wait/ }],
+	"a look by itself": [[["read-begun", { verb: "forensics", loud: false }]], {}],
+	"a verb under way": [[begun("cycle")], { power: /^Power-cycle is under way/, status: /under way/, forensics: /under way/ }],
+	"an open outcome": [OPEN, { power: /^It is not known whether the stop happened/ }],
+	"an open outcome and a read": [[...OPEN, ["read-begun", { verb: "status", loud: false }]], { power: /^It is not known/, status: /^Wait/, forensics: /^Wait/ }],
+	"somebody else's job": [[statusCame("running", "running", 0, { holder: HOLDER })], { power: /^operator2 has been power-cycling it since 03:12:00; the job ends by 03:19:00 \(stage: stop\)\.$/ }],
+	"nothing that answers": [AWAY, { power: /^Breakglass is not answering/, forensics: /not answering/ }],
+	"a host that refuses": [[proxmox("refused")], { power: /^Proxmox is out of reach: the connection was refused/, forensics: /out of reach/ }],
+	"a link to no VM": [[["vm-unknown", { name: "x" }]], { power: /^There is no VM x/, status: /no VM/, forensics: /no VM/ }],
+	"no key": [[["locked", {}], ["view-opened", { name: VM }]], { power: /^Enter the signing key/, status: /signing key/, forensics: /signing key/ }],
+};
+for (const [what, [events, expected]] of Object.entries(WAITING)) {
+	test(`with ${what}, each button says why it waits`, () => {
+		for (const [verb, why] of Object.entries(obstaclesAfter(...events))) {
+			const wanted = expected[POWER.includes(verb) ? "power" : verb];
+			if (wanted) assert.match(why, wanted, verb);
+			else assert.equal(why, "", verb);
+		}
+	});
+}
+
+test("a lock is a hint, and ends after a minute", () => {
+	const locked = (ago) => viewOf(after(...OPENED, [...AWAY[0].slice(0, 2), ago + 1], [...AWAY[1].slice(0, 2), ago]));
+	assert.equal(mayAnyway(locked(59), NOW), false);
+	assert.equal(mayAnyway(locked(60), NOW), true);
+	assert.equal(mayAnyway(viewOf(after(...OPENED, begun("cycle", 600))), NOW), false);
+});
+
+test("what makes no sense is said, and is no obstacle", () => {
+	const odd = (state) => POWER.filter((verb) => pointless({ seen: { state } }, verb));
+	assert.deepEqual([odd("running"), odd("stopped"), odd("paused"), odd("unknown")], [["start"], ["reset", "stop"], [], []]);
+	assert.equal(pointless({ seen: { state: "stopped" } }, "reset"), "It is off");
+	assert.equal(pointless({ seen: null }, "reset"), "");
+});
+
+test("an advice holds while it is about what is there", () => {
+	const advice = (...events) => adviceOf(viewOf(after(...OPENED, evidenceCame("running", "disk-frozen", 9, { verdict: verdictOf("disk-frozen", { advice: "cycle" }) }), ...events)));
+	assert.equal(advice(), "cycle");
+	assert.equal(advice(statusCame("running", "running")), "cycle");
+	assert.equal(advice(statusCame("running", "running", 0, { last: "job_7" })), "");
+	assert.equal(advice(["screen-came", { picture: null, guest: null, state: "paused" }]), "");
+	assert.equal(advice(statusCame("running", "running", 0, { holder: HOLDER })), "");
+	assert.equal(advice(...OPEN), "");
+});
+
+test("a check is due every 15 s, also while an outcome is open, and never beside what is under way", () => {
+	const due = (...events) => {
+		const state = after(...OPENED, ["read-begun", { verb: "status", loud: false }, 15], ["read-dropped", {}, 15], ...events);
+		return isCheckDue(state, viewOf(state), NOW);
+	};
+	assert.equal(due(), true);
+	assert.equal(due(["read-begun", { verb: "status", loud: false }, 14], ["read-dropped"]), false);
+	assert.equal(due(...OPEN), true);
+	assert.equal(due(begun("cycle")), false);
+	assert.equal(due(["read-begun", { verb: "forensics", loud: false }, 30]), false);
+	assert.equal(due(...AWAY), false);
+	assert.equal(due(["locked", {}], ["view-opened", { name: VM }]), false);
+});
+
+test("a host is out of reach by what /health says, until a newer answer came from it", () => {
+	const trouble = (code, ...events) => {
+		const state = after(...OPENED, proxmox(code), ...events);
+		return proxmoxTrouble(state, viewOf(state));
+	};
+	for (const code of ["answering", "agent-outdated", "not-checked"]) assert.equal(trouble(code), "");
+	assert.equal(trouble("timeout"), "timeout");
+	assert.equal(trouble("timeout", settledEvent("status", {}, -1)), "");
+	assert.equal(trouble("timeout", ["health-lost", { next: 0 }]), ""); // an old word of a handler that is gone
+});
+
+// --- what an answer means ---
+
+const WHEN = { at: NOW, clockOff: 0 };
+const phaseOf = (verb, more) => outcomeOf(verb, answerOf(more), WHEN)[0];
+
+test("only `reached: false` says that nothing was sent", () => {
+	for (const outcome of ["unreached", "rejected", "error", "busy", "refused", "failed", "lost"]) {
+		assert.equal(phaseOf("reset", { outcome, reached: false }), "notSent", outcome);
+		assert.notEqual(phaseOf("reset", { outcome, reached: true }), "notSent", outcome);
+		assert.notEqual(phaseOf("reset", { outcome, reached: undefined }), "notSent", outcome);
+	}
+});
+
+test("only `done` is done", () => {
+	for (const outcome of ["busy", "refused", "failed", "error", "id-reused", "a newer one"]) {
+		assert.ok(["busy", "refused", "failed"].includes(phaseOf("reset", { outcome })), outcome);
+	}
+	assert.equal(phaseOf("reset", {}), "done");
+	assert.equal(phaseOf("status", {}), "idle");
+});
+
+test("a failure has how far it got, the advice, the evidence and the commands by hand", () => {
+	const [phase, more] = outcomeOf("cycle", answerOf({ outcome: "failed", stage: "start", verdict: verdictOf("stranded", { advice: "start" }), by_hand: ["qm start 102"] }), WHEN);
+	assert.deepEqual([phase, more], ["failed", {
+		sentence: "The sentence of stranded.", hint: "It got as far as: start. Advice: Start.", lines: ["the evidence of stranded", "By hand: qm start 102"],
+	}]);
+});
+
+test("what was not sent says why, once, and what to do", () => {
+	const [, more] = outcomeOf("reset", answerOf({ outcome: "unreached", reached: false, message: "the host refused the connection; nothing was sent", hint: "Look at sshd.", url: "https://other/" }), WHEN);
+	assert.deepEqual(more, { sentence: "The host refused the connection.", hint: "Look at sshd.", url: "https://other/" });
+});
+
+test("a refusal without any reason says that", () => {
+	const [, more] = outcomeOf("reset", answerOf({ outcome: "refused" }), WHEN);
+	assert.equal(more.sentence, "No reason was given.");
+});
+
+test("the notes say only what is not well", () => {
+	const notes = (...events) => {
+		const state = after(...OPENED, statusCame("running", "running", 9), ...events);
+		return notesOf(state, viewOf(state));
+	};
+	assert.deepEqual(notes(), []);
+	assert.match(notes(["clock-measured", { off: 90_000 }])[0], /clock is 90 s behind; that does no harm/);
+	assert.match(notes(["health-came", { answer: { ...HEALTH, config: "old since 2026-11-27T03:00:00Z" }, next: 0 }])[0], /^Its configuration is old since 03:00:00\./);
+	assert.match(notes(statusCame("running", "running", 0, { last: "job_7" }))[0], /^Another caller changed its power/);
+});
