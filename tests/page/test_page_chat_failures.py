@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from ..support.browser import Visit, phase, text_of, wait_for_text
+from ..support.browser import Visit, confirm, phase, show, text_of, wait_for_text
 from ..support.page_chat import ask_claude, ended, lose_sessions
 from ..support.selection import sampled
 from ..support.talk import fake
@@ -36,9 +36,10 @@ def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> 
     assert notice.count("power") == 1
     assert page.input_value("#prompt") == prompt
     assert text_of(page, "send") == "Try again"
-    wait_for_text(page, "light-claude", "not answering")
-    page.click("[data-verb=status]")
-    phase(page, "idle")
+    wait_for_text(page, "link-claude", "Claude: down")
+    show(page, "vm")
+    confirm(page, "reset")
+    phase(page, "done")
 
 
 def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
@@ -86,7 +87,9 @@ def test_a_session_of_another_handler(visit: Visit) -> None:
     page.route("**/chat", lambda route: route.fulfill(status=409, json={"error": error}), times=1)
     ask_claude(page, fake({"text": "never"}))
     ended(page, 2)
-    expect(page.locator("#chat-notice")).to_contain_text("This session is elsewhere. Send it there.")
+    expect(page.locator("#chat-notice")).to_contain_text(
+        "This session is elsewhere. Start a new session: it is told what was said."
+    )
     assert page.is_visible("#recap")
 
 
@@ -112,7 +115,7 @@ def test_a_rate_limit_says_until_when_it_lasts(visit: Visit) -> None:
     wait_for_text(page, "chat-notice", "Claude is not answering: rate limited (until 03:40")
     assert text_of(page, "chat-notice").count("power") == 1
     page.unroute("**/chat")
-    visit.open(caller="viewer")
+    visit.open(caller="viewer", looks=False)
     ask_claude(page, "well?")
     wait_for_text(page, "chat-notice", 'Viewer may not "chat".')
     assert "Claude is not answering" not in text_of(page, "chat-notice")

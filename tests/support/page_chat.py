@@ -4,14 +4,21 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from .browser import Visit
+from .browser import Visit, show
 from .talk import Talker, bash, fake
 
 LONG = "".join(f"Line {n} of what there is to say.\n" for n in range(1, 41))
 PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text": "It needs your approval."})
 
 
+def show_chat(page: Page) -> None:
+    """Show the conversation; on a wide screen it is there beside the rest."""
+    if page.is_visible("[data-show=chat]"):
+        show(page, "chat")
+
+
 def ask_claude(page: Page, prompt: str) -> None:
+    show_chat(page)
     page.fill("#prompt", prompt)
     page.press("#prompt", "Control+Enter")
 
@@ -19,7 +26,7 @@ def ask_claude(page: Page, prompt: str) -> None:
 def ended(page: Page, count: int = 1) -> None:
     """Return once so many turns have ended, well or not."""
     expect(page.locator("#transcript article")).to_have_count(count)
-    expect(page.locator("#stop-turn")).to_have_attribute("aria-disabled", "true", timeout=120_000)
+    expect(page.locator("#stop-turn")).to_be_hidden(timeout=120_000)
 
 
 def lose_sessions(visit: Visit) -> None:
