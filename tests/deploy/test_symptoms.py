@@ -175,3 +175,16 @@ def test_the_states_of_chat_are_explained() -> None:
     states = {"claude-missing", "sandbox-missing", "credential-missing", "sessions-unwritable"}
     states |= {"chat-not-isolated", "failed", "config-error"}
     assert {state for state in states if f"| `{state}`" not in table and f", `{state}`" not in table} == set()
+
+
+def test_what_you_see_is_what_the_page_says() -> None:
+    """Each sentence in quotes, in the column of what a person sees, is made of words of the page or of an answer."""
+    shown = [*(ROOT / "static_site").glob("*.js"), ROOT / "static_site/index.html", *(ROOT / "handler").rglob("*.py")]
+    words = "\n".join(path.read_text("utf-8") for path in shown).replace("’", "'").lower()
+    seen = [row.split(" | ")[0] for row in re.findall(r"^\| (.+) \|$", TEXT, re.MULTILINE)]
+    quoted = [
+        part for cell in seen for sentence in re.findall(r'"([^"]+)"', cell) for part in re.split("…|: ", sentence)
+    ]
+    said = [part.strip(" .").lower() for part in quoted if part.strip(" .")]
+    assert len(said) > 15
+    assert [part for part in said if part not in words] == []
