@@ -21,7 +21,10 @@ export function renderBar(state, view, now) {
 	setShown({ "outcome-act": bar.act });
 	setList($("outcome-lines"), bar.lines);
 	const there = /^https?:\/\/[\w.:[\]/~%-]+$/.exec(bar.url)?.[0];
-	if (there) /** @type {HTMLAnchorElement} */ ($("there")).href = there;
+	if (there) {
+		/** @type {HTMLAnchorElement} */ ($("there")).href = there;
+		setText($("there"), there);
+	}
 	const details = bar.hint || bar.lines.length || there || bar.phase === "disconnected";
 	setShown({ there, "see-health": bar.phase === "disconnected", after: details && hidden !== outcomeKey(view) });
 	renderSteps(bar.steps);

@@ -1,7 +1,7 @@
 // What may be pressed, what an answer means, and why. Pure.
 
 import { VERBS, labelOf, mutates } from "./verbs.js";
-import { capital, clock, sentence, span, stateWord, troubleOf } from "./words.js";
+import { clock, ended, sentence, span, stateWord, troubleOf } from "./words.js";
 
 /** @typedef {import("./reduce.js").State} State */
 /** @typedef {import("./reduce.js").View} View */
@@ -95,12 +95,13 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
 	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
 	const lines = verdict?.evidence ?? [];
-	const reason = capital(sentence(reasonOf(answer)));
-	if (phase === "notSent") return [phase, { sentence: reason, hint: hint ?? lines[0] ?? "", url: url ?? "" }];
-	if (outcome !== "failed") return [phase, { sentence: reason, hint: hint ?? advice, lines }];
+	const reason = reasonOf(answer);
+	if (phase === "notSent") return [phase, { sentence: ended(reason), hint: hint ?? lines[0] ?? "", url: url ?? "" }];
+	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines }];
+	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
 	const far = stage ? `It got as far as: ${stage}. ` : "";
 	const commands = (answer.by_hand ?? []).map((/** @type {string} */ line) => `By hand: ${line}`);
-	return [phase, { sentence: reason, hint: far + advice, lines: [...lines, ...commands] }];
+	return [phase, { sentence: sentence(reason), hint: far + advice, lines: [...lines, ...commands] }];
 }
 
 /** Lines for what is not well and has no place of its own. @param {State} state  @param {View} view  @returns {string[]} */

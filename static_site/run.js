@@ -133,6 +133,7 @@ async function pursue(vm, job) {
 		if (lines[slot] !== flight) return;
 		if (goesOn()) continue; // a phone may have slept for hours
 		delete lines[slot];
+		if (!changes && flight.signal.aborted) return dispatch("read-dropped", { vm }); // a verb took its place
 		if (changes && !ended) return leaveOpen(vm, job, answer, false);
 		settle(vm, job, answer, loud);
 		return answer;

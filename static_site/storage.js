@@ -16,10 +16,11 @@ export function recall(where, name) {
 	}
 }
 
-/** @param {"local"|"session"} where  @param {string} name  @param {unknown} value */
+/** Keeps a value under a name; `null` leaves nothing there. @param {"local"|"session"} where  @param {string} name  @param {unknown} value */
 export function keep(where, name, value) {
 	try {
-		storageOf(where).setItem(OWN + name, JSON.stringify(value));
+		if (value === null) storageOf(where).removeItem(OWN + name);
+		else storageOf(where).setItem(OWN + name, JSON.stringify(value));
 	} catch {} // a full or forbidden store: the page works without
 }
 

@@ -101,7 +101,9 @@ export const detourOf = (code) => DETOURS[code] ?? "Use the host’s own console
 /** @param {string} words */
 export const capital = (words) => words && words[0].toUpperCase() + words.slice(1);
 /** @param {string | undefined} words */
-export const sentence = (words = "") => words && `${capital(words)}${/[.!?…]$/.test(words) ? "" : "."}`;
+export const sentence = (words = "") => capital(ended(words));
+/** With a full stop, but not capitalised: it may begin with a caller's name. @param {string} words */
+export const ended = (words) => words && `${words}${/[.!?…]$/.test(words) ? "" : "."}`;
 
 /** @param {number} when milliseconds of this device's clock */
 export const clock = (when) => new Date(when).toLocaleTimeString("en-GB");

@@ -1,7 +1,12 @@
 """The page in a real browser, before the real handler, sshd, host agent and QEMU: each state of its state machine."""
 
+import re
+from typing import Any
+
 import pytest
 from playwright.sync_api import expect
+
+from breakglass.verbs import VERBS
 
 from ..support.browser import (
     ASKS,
@@ -14,15 +19,19 @@ from ..support.browser import (
     held_cycle,
     held_requests,
     keep_key,
+    looked,
     lose_handler,
     phase,
     press,
+    see_headline,
+    show,
     text_of,
     wait_for,
     wait_for_text,
 )
 from ..support.failing_tools import misbehave
 
+SEEN = {"Idle or hung": "warn", "Looks healthy": "good"}  # a guest that boots uses its disk
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
@@ -30,11 +39,15 @@ pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
 def test_locked_until_a_key_is_given(visit: Visit) -> None:
-    """Without a signing key no button works; a wrong key is explained, and a good one unlocks the page."""
+    """Without a signing key no verb is shown or works; a wrong key is explained, and a good one unlocks the page."""
     page = visit.page
     page.goto(visit.stage.url)
     phase(page, "locked")
-    press(page, "reset")
+    see_headline(page, "Locked", "unknown")
+    assert page.locator("[data-verb]").count() == 6
+    expect(page.locator("[data-verb]:visible")).to_have_count(0)
+    page.evaluate("() => document.querySelector('[data-verb=reset]').click()")
+    assert not page.is_visible("#confirm")
     for text in ("hunter2", f"whsec_{'§' * 40}", "whsec_AAAA", f"whsec_{'A' * 33}", f"whsec_{'A' * 92}"):
         page.fill("#secret", text)
         page.keyboard.press("Enter")
@@ -44,8 +57,12 @@ def test_locked_until_a_key_is_given(visit: Visit) -> None:
     page.keyboard.press("Enter")
     phase(page, "idle")
     assert page.input_value("#secret") == ""
-    assert (text_of(page, "name"), text_of(page, "state-word")) == ("devvm (VM 102)", "Running")
-    assert page.title() == "Running - devvm"
+    looked(page)
+    words = text_of(page, "headline")
+    assert words in SEEN
+    assert text_of(page, "name") == "devvm (VM 102)"
+    assert text_of(page, "second").startswith("QEMU: running · looked ")
+    assert page.title() == f"{words} - devvm"
     assert visit.mutating == []
 
 
@@ -127,20 +144,62 @@ def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
     (sent,) = visit.mutating
     assert (sent["verb"], sent["vm"], sent["if_state"]) == (verb, "devvm", "running")
     assert sent["if_last"]
-    expect(page.locator("#state-word")).to_have_text("Stopped" if verb == "stop" else "Running")
-    expect(page.locator("#lately-jobs summary").first).to_contain_text("done operator")
+    expect(page.locator("#second")).to_contain_text("QEMU: not running" if verb == "stop" else "QEMU: running")
+    if verb == "stop":
+        see_headline(page, "Off", "warn")
+    entry = page.locator("#jobs summary").first
+    expect(entry).to_contain_text(VERBS[verb].label)
+    expect(entry).to_contain_text(" by operator")
+    expect(entry).to_contain_text("done")
     assert visit.stage.mutating_jobs()[0]
 
 
 def test_a_pointless_verb_says_why_and_can_be_done_anyway(visit: Visit) -> None:
-    """While the VM runs, Start says why it is pointless, and its dialog says `anyway`."""
+    """While the VM runs, Start works and says why it is pointless, and its dialog says `anyway`."""
     page = visit.open()
-    assert blocked(page, "start")
-    assert "It is running." in page.inner_text("[data-verb=start]")
+    assert not blocked(page, "start")
+    assert text_of(page, "start-more") == "It is running"
+    assert page.get_attribute("[data-verb=start]", "aria-describedby") == "start-more"
     ask(page, "start")
-    assert text_of(page, "confirm-title") == "Start devvm (VM 102) anyway?"
+    assert text_of(page, "confirm-title") == "Start devvm anyway?"
     page.click("#yes")
     phase(page, "done")
+
+
+def test_the_page_takes_evidence_by_itself_and_a_second_page_shows_the_same(visit: Visit) -> None:
+    """What was done since makes evidence old; what is a minute young is shown again and not taken again."""
+    visit.stage.service.pve("reset")
+    page = visit.open()
+    (taken,) = looks_of(visit)
+    assert taken["reason"] == "by itself"
+    words = text_of(page, "headline")
+    assert words in SEEN
+    page.wait_for_selector("#glass img")
+    second = visit.open(visit.tab())
+    see_headline(second, words, SEEN[words])
+    second.wait_for_selector("#glass img")
+    assert "virtio0 queue 0" in (second.text_content("#verdict-lines") or "")
+    assert looks_of(visit) == [taken]
+    assert visit.mutating == []
+
+
+def looks_of(visit: Visit) -> list[dict[str, Any]]:
+    return [body for body in visit.posts if body.get("verb") == "forensics"]
+
+
+def test_a_verb_takes_the_place_of_the_look_without_a_word_of_trouble(visit: Visit) -> None:
+    """A press need not wait for the look that the page takes by itself, and dropping that look is no fault."""
+    visit.stage.service.pve("reset")
+    with held_requests(visit.page, '"verb":"forensics"') as held:
+        page = visit.open(looks=False)
+        see_headline(page, "Looking closer…", "busy")
+        wait_for(page, lambda: held, "the look that the page takes by itself")
+        with held_requests(page, '"verb":"cycle"'):
+            confirm(page, "cycle")
+            phase(page, "running")
+            assert text_of(page, "notes") == ""
+        phase(page, "done")
+        assert text_of(page, "notes") == ""
 
 
 def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
@@ -151,47 +210,60 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
         phase(page, "checking")
         before = page.locator("[data-verb=reset]").bounding_box()
     phase(page, "done")
-    page.wait_for_selector("#screen img")
-    assert page.locator("#screen img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 720
-    assert "an idle guest looks the same as a hung one" in text_of(page, "verdict-sentence")
+    page.wait_for_selector("#glass img")
+    assert page.locator("#glass img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 720
     assert page.locator("[data-verb=reset]").bounding_box() == before
-    page.click("#verdict summary")
+    see_headline(page, "Idle or hung", "warn")
+    page.click("#evidence summary")
+    assert "an idle guest looks the same as a hung one" in text_of(page, "verdict-sentence")
     assert "virtio0 queue 0" in text_of(page, "verdict-lines")
-    assert "before" not in text_of(page, "screen-words")
-    confirm(page, "reset")
-    phase(page, "done")
-    expect(page.locator("#screen-words")).to_contain_text("before the last power change")
+    assert "before" not in text_of(page, "picture-age")
+    with held_requests(page, '"verb":"screen"'):  # which would bring a newer picture
+        confirm(page, "reset")
+        phase(page, "done")
+        expect(page.locator("#picture-age")).to_have_text("from before")
 
 
 def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
-    """For a stopped VM the verdict and the button advise Start."""
+    """For a stopped VM the headline, what is announced and the one filled button advise Start."""
     visit.stage.service.pve("stop")
     page = visit.open()
-    expect(page.locator("#verdict-advice")).to_have_text("Advised: Start.")
-    expect(page.locator("[data-verb=start]")).to_contain_text("Advised.")
-    assert page.locator(".advised").count() == 1
+    see_headline(page, "Off", "warn")
+    assert text_of(page, "why") == "It is switched off. Start it."
+    expect(page.locator("#say-verdict")).to_contain_text("Advised: Start.")
+    expect(page.locator("#start-more")).to_have_text("Advised")
+    expect(page.locator(".advised:visible")).to_have_count(1)
+    expect(page.locator("[data-verb=start].advised")).to_be_visible()
 
 
 def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
-    """While another caller's cycle has stopped the VM, the page does not advise Start."""
+    """While another caller's cycle has stopped the VM, the page does not advise Start, and says who is at it."""
     with held_cycle(visit.stage):
-        page = visit.open()
-        wait_for_text(page, "state-note", "operator2 has been power-cycling it since")
-        assert text_of(page, "state-word") == "Stopped"
-        assert page.locator(".advised").count() == 0
-        assert text_of(page, "verdict-advice") == ""
+        page = visit.open(looks=False)
+        see_headline(page, "Power-cycling…", "busy")
+        wait_for_text(page, "outcome-sentence", "operator2 has been power-cycling it since")
+        assert text_of(page, "second").startswith("By operator2 for ")
+        assert visit.stage.service.pve("status").json["state"] == "stopped"
+        assert page.locator("[data-verb].advised").count() == 0
+        assert "operator2 has been power-cycling it since" in text_of(page, "why")
+        assert all(blocked(page, each) for each in ASKS)
 
 
 def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
     """The list has the verb, outcome and caller of each job; an opened job has its output, picture and reason."""
     visit.stage.service.pve("reset", caller="operator2", reason="hung since 02:50")
     page = visit.open()
-    entry = page.locator("#lately-jobs details").first
-    expect(entry).to_contain_text("Reset: done")
-    expect(entry).to_contain_text("operator2, ")
+    show(page, "history")
+    entry = page.locator("#jobs details", has_text="Reset").first
+    expect(entry).to_contain_text("Reset done in ")
+    expect(entry).to_contain_text(re.compile(r"\d\d:\d\d:\d\d by operator2"))
     entry.locator("summary").click()
-    expect(entry).to_contain_text("Why: hung since 02:50")
+    expect(entry).to_contain_text("hung since 02:50")
     expect(entry.locator("pre")).to_contain_text("QEMU accepted it")
+    expect(entry.locator("pre")).to_be_visible()
+    evidence = page.locator("#jobs details", has_text="Looked: ").first
+    evidence.locator("summary").click()
+    expect(evidence.locator("img")).to_be_visible()
 
 
 # --- not sent, refused, busy, failed ---
@@ -216,7 +288,7 @@ def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit
     phase(page, "refused")
     assert "Nothing was changed:" in text_of(page, "outcome")
     assert "operator2" in text_of(page, "outcome-sentence")
-    expect(page.locator("#state-note")).to_contain_text("Another caller changed its power")
+    expect(page.locator("#notes")).to_contain_text("Another caller changed its power")
 
 
 def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: Visit) -> None:
@@ -227,11 +299,12 @@ def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: 
         phase(page, "busy")
         assert "operator2 has been power-cycling it since" in text_of(page, "outcome-sentence")
         assert "Nothing was changed." in text_of(page, "outcome-sentence")
-        page.click("#watch")
-        entry = page.locator("#lately-jobs details[open]")
+        expect(page.locator("#outcome-act")).to_have_text("Watch")
+        page.click("#outcome-act")
+        entry = page.locator("#jobs details[open]")
         expect(entry).to_contain_text(job)
         expect(entry).to_contain_text("now at: start")
-    expect(entry).to_contain_text("Power-cycle: done")
+    expect(entry).to_contain_text("Power-cycle done")
     expect(entry.locator("pre")).to_contain_text("verify: running")
     assert len(visit.mutating) == 1
 
@@ -245,6 +318,7 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
     assert "It got as far as: start. Advice: Start." in text_of(page, "outcome-hint")
     lines = text_of(page, "outcome-lines").splitlines()
     assert [line for line in lines if "By hand: " in line] == ["By hand: ssh root@127.0.0.1 qm start 102"]
+    see_headline(page, "Off: start failed", "bad")
     expect(page.locator("#output")).to_contain_text("no space left on device")
     expect(page.locator("[data-verb=start]")).to_have_attribute("aria-disabled", "false")
 
@@ -256,9 +330,13 @@ def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: V
     """A lost handler is shown with the time and the next try, the commands by hand open, and the page reconnects."""
     page = visit.open()
     lose_handler(visit.stage, page)
+    see_headline(page, "No connection", "unknown")
     expect(page.locator("#outcome-timer")).to_contain_text("Trying again in")
-    assert "not answering since" in text_of(page, "light-handler")
-    assert "qm reset 102" in text_of(page, "by-hand-lines")
+    assert re.fullmatch(r"Not answering since \d\d:\d\d", text_of(page, "second"))
+    assert text_of(page, "link-breakglass").endswith(": away")
+    assert "qm reset 102" in text_of(page, "outcome-lines")
+    assert page.is_visible("#outcome-lines")
+    assert page.is_visible("#by-hand-lines")
     assert all(blocked(page, each) for each in ASKS)
     visit.stage.wire.up()
     phase(page, "idle")
@@ -270,15 +348,22 @@ def test_a_blocked_verb_can_be_tried_anyway_after_a_minute(visit: Visit) -> None
     visit.page.clock.install()
     page = visit.open()
     with visit.stage.without_sshd():
+        visit.stage.service.not_answering()
         press(page, "status")
         phase(page, "notSent")
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
-        expect(page.locator("[data-verb=reset]")).to_contain_text("Proxmox is out of reach: the connection was refused")
-        wait_for_text(page, "light-proxmox", "the connection was refused, since")
-        assert "the host’s own console" in text_of(page, "state-note")
+        see_headline(page, "Host unreachable", "unknown")
+        assert re.fullmatch(r"Since \d\d:\d\d · was running", text_of(page, "second"))
+        assert text_of(page, "why") == "The connection was refused. Use the host’s own console (IPMI) meanwhile."
+        assert text_of(page, "link-proxmox").endswith(": away")
+        assert all(blocked(page, each) for each in ASKS)
         press(page, "reset")
+        wait_for_text(page, "outcome-sentence", "Proxmox is out of reach: the connection was refused.")
         assert not page.is_visible("#confirm")
         page.clock.fast_forward(61_000)
-        expect(page.locator("[data-verb=reset]")).to_contain_text("Try anyway")
-        confirm(page, "reset")
+        expect(page.locator("[data-verb=reset]")).to_have_attribute("aria-disabled", "false")
+        ask(page, "reset")
+        assert text_of(page, "confirm-title") == "Reset devvm anyway?"
+        assert "the connection was refused" in text_of(page, "confirm-facts")
+        page.click("#yes")
         phase(page, "notSent")

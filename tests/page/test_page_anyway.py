@@ -15,6 +15,7 @@ from ..support.scripted import HUNG, STORAGE_HUNG, Scripted, output, result, scr
 from ..support.selection import sampled
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+OFFER = "#outcome-act[data-act=anyway]"
 PLACES = "() => [...document.querySelectorAll('[data-verb]')].map(b => b.getBoundingClientRect().y + scrollY)"
 
 
@@ -52,13 +53,12 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     at, visit = page
     confirm(at, verb)
     phase(at, "refused")
-    button = at.locator("#anyway")
+    button = at.locator(OFFER)
     expect(button).to_have_text(f"{label} anyway…")
     button.click()
     at.wait_for_selector("#yes[aria-disabled=false]")
-    assert text_of(at, "confirm-title") == f"{label} devvm (VM 102) anyway?"
-    assert text_of(at, "confirm-text").endswith(ANYWAY["storage-hung"].cost)
-    assert "lost" in text_of(at, "confirm-text")
+    assert text_of(at, "confirm-title") == f"{label} devvm anyway?"
+    assert f"Unsaved work in the VM. {ANYWAY['storage-hung'].cost}" in text_of(at, "confirm-facts")
     assert at.evaluate("() => document.activeElement.id") == "keep"
     at.click("#yes")
     phase(at, "done")
@@ -75,11 +75,11 @@ def test_the_offer_needs_its_dialog(page: tuple[Page, Visit]) -> None:
     at, visit = page
     confirm(at, "reset")
     phase(at, "refused")
-    at.click("#anyway")
+    at.click(OFFER)
     at.evaluate("() => document.getElementById('yes').click()")
     at.keyboard.press("Escape")
     at.wait_for_selector("#confirm", state="hidden")
-    assert at.evaluate("() => document.activeElement.id") == "anyway"
+    assert at.evaluate("() => document.activeElement.dataset.act") == "anyway"
     assert len(visit.mutating) == 1
 
 
@@ -93,14 +93,14 @@ def test_a_refusal_with_another_offer_has_no_button(page: tuple[Page, Visit], ho
     host.say([("reset", [result(12, "refused", verdict=HUNG, anyway=offer)]), ("", [result(jobs=[])])])
     confirm(at, "reset")
     phase(at, "refused")
-    expect(at.locator("#anyway")).to_be_hidden()
+    expect(at.locator(OFFER)).to_be_hidden()
 
 
 def test_start_of_a_running_vm_sends_no_anyway_field(page: tuple[Page, Visit], host: Scripted) -> None:
-    """Start of a VM that runs is `Try anyway`, which is about what the page knows: its body has no such field."""
+    """Start of a VM that runs asks with `anyway`, which is about what the page knows: its body has no such field."""
     at, visit = page
     ask(at, "start")
-    assert text_of(at, "confirm-title") == "Start devvm (VM 102) anyway?"
+    assert text_of(at, "confirm-title") == "Start devvm anyway?"
     at.click("#yes")
     phase(at, "done")
     assert ["anyway" in body for body in visit.mutating] == [False]
@@ -114,7 +114,7 @@ def test_the_anyway_button_disappears_with_the_next_status(page: tuple[Page, Vis
     phase(at, "refused")
     press(at, "status")
     phase(at, "idle")
-    expect(at.locator("#anyway")).to_be_hidden()
+    expect(at.locator(OFFER)).to_be_hidden()
 
 
 @both_schemes
@@ -130,12 +130,12 @@ def test_the_anyway_button_and_its_dialog_pass_axe(page: tuple[Page, Visit], sch
     phase(at, "refused")
     assert at.evaluate(PLACES) == before
     found = axe_finds(at, "refused, with an offer")
-    box = at.locator("#anyway").bounding_box()
+    box = at.locator(OFFER).bounding_box()
     assert box
     assert box["height"] >= 48
     at.set_viewport_size({"width": 320, "height": 740})
     assert at.evaluate("() => document.documentElement.scrollWidth") <= 320
-    at.click("#anyway")
+    at.click(OFFER)
     at.wait_for_selector("#yes[aria-disabled=false]")
     assert axe_finds(at, "its dialog") + found == []
     assert at.evaluate("() => document.documentElement.scrollWidth") <= 320
@@ -160,14 +160,19 @@ def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], h
     )
     before = at.evaluate(PLACES)
     confirm(at, "cycle")
-    wait_for_text(at, "outcome-sentence", f"Stage: preflight; the job ends by {local(begun['started'], 420)}.")
+    wait_for_text(at, "why", f"it ends by {local(begun['started'], 420)}.")
+    assert text_of(at, "outcome-word") == "Power-cycle sent"
+    expect(at.locator("#steps li")).to_have_text(["Evidence", "Stop", "Start", "Check"])
     assert at.evaluate(PLACES) == before
     host.let_go("go-2")
-    wait_for_text(at, "outcome-sentence", f"Stage: forensics; the job ends by {local(begun['started'], 480)}.")
+    wait_for_text(at, "why", f"it ends by {local(begun['started'], 480)}.")
+    assert text_of(at, "outcome-word") == "Power-cycle: evidence"
+    assert re.fullmatch(r"\d+ s of up to 20 s", text_of(at, "outcome-timer"))
+    expect(at.locator("#steps [data-tone=busy]")).to_have_text("Evidence")
     assert at.evaluate(PLACES) == before
     host.let_go("go-3")
     phase(at, "done")
-    assert text_of(at, "outcome-sentence").startswith("at ")
+    expect(at.locator("#steps [data-tone=good]").first).to_contain_text("Evidence")
 
 
 def test_lines_of_an_unknown_type_are_ignored(page: tuple[Page, Visit]) -> None:
@@ -198,5 +203,6 @@ def test_a_busy_answer_shows_the_holder_and_its_deadline(page: tuple[Page, Visit
     doing = f"operator2 has been power-cycling it since {since}"
     wait_for_text(at, "outcome-sentence", f"{doing}; the job ends by {by} (stage: stop).")
     host.say([("reset", [result(11, "busy", holder=holder)]), ("", [result(jobs=[])])])
+    expect(at.locator("[data-verb=reset]")).to_have_attribute("aria-disabled", "false")
     confirm(at, "reset")
     wait_for_text(at, "outcome-sentence", f"{doing} (stage: stop).")

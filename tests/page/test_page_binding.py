@@ -120,12 +120,15 @@ def test_a_key_is_kept_at_an_address_of_the_handlers_own(person: Visit) -> None:
 )
 def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit, host: str) -> None:
     """Any program can listen on that port next, and its page could sign with the key. The page says so."""
-    url = f"http://{host}:{urlsplit(visit.stage.url).port}/"
-    page = unlock(visit, url)
-    phase(page, "idle")
-    open_key(page)
-    assert not page.is_visible("#keep-key")
+    page = visit.page
+    page.goto(f"http://{host}:{urlsplit(visit.stage.url).port}/")
+    expect(page.locator("#no-keep")).to_be_visible()
     assert text_of(page, "no-keep").startswith("The key is not kept on this device: another program could")
+    assert not page.is_visible("#keep-key")
+    phase(unlock(visit, page.url), "idle")
+    open_key(page)
+    assert text_of(page, "key-word") == "not kept here"
+    assert not page.is_visible("#keep-key")
     assert page.evaluate(KEPT_KEYS) == 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import ASKS, Stage, Visit, ask, phase, press, text_of, wait_for_text
+from ..support.browser import ASKS, Stage, Visit, ask, phase, press, show, text_of, wait_for_text
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 THREE_DAYS = 3 * 86_400
@@ -70,23 +70,37 @@ def test_nothing_leaves_without_the_dialog(visit: Visit) -> None:
 def test_no_button_but_the_red_one_changes_power(visit: Visit) -> None:
     """No button outside the dialog sends a verb that changes power, in any order."""
     page = visit.open()
-    for button in page.locator("button:visible").all():
-        if button.get_attribute("id") != "forget":
-            button.click(force=True)
-        page.keyboard.press("Escape")
+    press(page, "forensics")
+    phase(page, "done")
+    page.evaluate("() => { window.print = () => {}; }")
+    pressed = set()
+    for tab in ("history", "chat", "vm"):
+        show(page, tab)
+        expect(page.locator("[data-verb=reset]")).to_have_attribute("aria-disabled", "false")
+        page.evaluate("() => document.querySelectorAll('details').forEach(each => { each.open = true; })")
+        for button in page.query_selector_all("button:visible"):
+            if button.is_visible():  # an earlier one may have hidden it
+                name = button.get_attribute("id") or button.get_attribute("data-verb")
+                button.evaluate("button => button.scrollIntoView({ block: 'center' })")  # from under the bar
+                button.click(force=True)
+                if name in {*ASKS, "forget"}:
+                    page.wait_for_selector("#confirm[open]")
+                pressed.add(name)
+                page.keyboard.press("Escape")
+    assert {*ASKS, "status", "forensics", "forget", "glass", "outcome-act", "print", "copy-output"} <= pressed
     assert visit.mutating == []
 
 
 def test_a_refused_copy_is_said(visit: Visit) -> None:
-    """A browser may refuse the clipboard, as on a page without TLS: the button says so, and the page has no error."""
+    """A browser may refuse the clipboard, as on a page without TLS: each button says so, and the page has no error."""
     page = visit.open()
+    press(page, "forensics")
+    phase(page, "done")
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('denied')); }")
-    page.evaluate(
-        "() => { window.words = []; new MutationObserver(() => words.push(copy.textContent))"
-        ".observe(document.getElementById('copy'), { childList: true, characterData: true, subtree: true }); }"
-    )  # the next look at the VM puts "Copy" there again
-    page.locator("#copy").evaluate("button => button.click()")
-    page.wait_for_function("() => words.includes('Not copied')")
+    for button, fold in (("#copy-output", "#output-fold"), ("#by-hand-lines button >> nth=0", "#by-hand")):
+        page.click(f"{fold} summary")
+        page.click(button)
+        expect(page.locator(button)).to_have_text("Not copied")
 
 
 def test_a_double_click_does_not_confirm(visit: Visit) -> None:
@@ -99,9 +113,10 @@ def test_a_double_click_does_not_confirm(visit: Visit) -> None:
     assert box
     assert button
     page.evaluate(
-        "by => { document.body.style.paddingBottom = '100vh'; window.scrollBy(0, by); }", button["y"] - box["y"]
+        "([x, y]) => Object.assign(verbs.style, { translate: `${x}px ${y}px`, position: 'relative', zIndex: 9 })",
+        [box["x"] - button["x"], box["y"] - button["y"]],
     )
-    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.dblclick(box["x"] + button["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector("#yes[aria-disabled=false]")
     assert page.is_visible("#confirm")
     assert visit.mutating == []
@@ -131,7 +146,9 @@ def test_without_a_script_the_commands_are_there(stage: Stage) -> None:
     visit.page.goto(stage.url)
     assert "Scripts are off" in visit.page.inner_text("main")
     assert 'curl -sS "$URL/pve"' in text_of(visit.page, "recipe")
-    assert not visit.page.is_visible("#power")
+    expect(visit.page.locator("#recipe")).to_be_visible()
+    assert not visit.page.is_visible("#unlock")
+    assert visit.page.locator("[data-verb]").count() == 0
     visit.close()
 
 
@@ -168,7 +185,7 @@ def test_a_device_with_a_wrong_clock_can_still_act(visit: Visit, off: int, word:
     """With a clock three days off a verb works, the page says by how much, and each id is accepted once."""
     visit.page.clock.install(time=time.time() + off)
     page = visit.open()
-    wait_for_text(page, "state-note", word)
+    wait_for_text(page, "notes", word)
     before = len(visit.stage.mutating_jobs())
     ask(page, "reset")
     page.click("#yes")
@@ -229,12 +246,14 @@ def test_hostile_text_is_text(stage: Stage) -> None:
     visit.open()
     press(page, "forensics")
     phase(page, "done")
-    page.click("#lately-jobs summary")
-    expect(page.locator("#lately-jobs pre")).to_contain_text(SHOWN)
-    for place in ("state-word", "verdict-sentence", "state-note", "lately-jobs", "lately-chain"):
+    show(page, "history")
+    page.click("#jobs summary")
+    expect(page.locator("#jobs pre")).to_contain_text(SHOWN)
+    for place in ("second", "verdict-sentence", "verdict-lines", "notes", "by-hand-lines", "jobs", "chain"):
         expect(page.locator(f"#{place}")).to_contain_text(SHOWN)
     assert len(page.locator("#output").text_content() or "") > 5_000_000
-    assert page.locator("#output :is(img, script), #lately :is(img, script), #state :is(script)").count() == 0
+    assert page.locator("body :is(img, script)").count() == 0
+    show(page, "vm")
     press(page, "status")  # and the page still answers
     phase(page, "idle")
     visit.close()

@@ -118,12 +118,12 @@ test("a failure has how far it got, the advice, the evidence and the commands by
 
 test("what was not sent says why, once, and what to do", () => {
 	const [, more] = outcomeOf("reset", answerOf({ outcome: "unreached", reached: false, message: "the host refused the connection; nothing was sent", hint: "Look at sshd.", url: "https://other/" }), WHEN);
-	assert.deepEqual(more, { sentence: "The host refused the connection.", hint: "Look at sshd.", url: "https://other/" });
+	assert.deepEqual(more, { sentence: "the host refused the connection.", hint: "Look at sshd.", url: "https://other/" });
 });
 
 test("a refusal without any reason says that", () => {
 	const [, more] = outcomeOf("reset", answerOf({ outcome: "refused" }), WHEN);
-	assert.equal(more.sentence, "No reason was given.");
+	assert.equal(more.sentence, "no reason was given.");
 });
 
 test("the notes say only what is not well", () => {
