@@ -29,7 +29,7 @@ from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
-from . import chat, floods, hosts, nights, page, scrapes, slow_page
+from . import chat, floods, hosts, nights, page, scrapes, slow_page, walks
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
 from .client import Keeping, millis, resident_kib, timed
@@ -262,6 +262,7 @@ TITLES = {
     **chat.TITLES,
     **page.TITLES,
     **slow_page.TITLES,
+    **walks.TITLES,
     **nights.TITLES,
 }
 
@@ -292,6 +293,7 @@ def main(arguments: list[str]) -> int:
         (claude.find(), chat.measure),
         (parts.find_browser(), page.page_figures),
         (behind_nginx, slow_page.slow_page_figures),
+        (parts.find_browser() and shutil.which("qemu-system-x86_64"), walks.walk_figures),
     ):
         if part is not None:
             with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
