@@ -1,7 +1,7 @@
 // What the page knows, and how each thing that happens changes it. Pure: every event brings its own time.
 
 import { bringsUp, labelOf, mutates } from "./verbs.js";
-import { clock, isVerdict } from "./words.js";
+import { clock, isVerdict, minute } from "./words.js";
 import { obstacle, outcomeOf, reasonOf } from "./rules.js";
 
 /** A job of somebody else that holds the VM.
@@ -88,7 +88,7 @@ const OF_VIEW = {
 	},
 	"output-came": (view, { at, verb, text, first }) => ({
 		...view,
-		output: first ? { title: `${labelOf(verb)}, ${clock(at)}`, text } : { ...view.output, text: view.output.text + text },
+		output: first ? { title: `${labelOf(verb)} ${minute(at)}`, text } : { ...view.output, text: view.output.text + text },
 	}),
 	"act-open": (view, { at, answer, acting }) => {
 		if (answer.outcome === "running") return { ...(view.phase === "running" ? view : enter(view, at, "running")), acting };

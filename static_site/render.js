@@ -1,7 +1,7 @@
 // Draws what is known: after every event, and once a second.
 
 import { renderChat } from "./chat.js";
-import { $, icon, make, setShown, setText, setTexts } from "./dom.js";
+import { $, icon, leave, make, setShown, setText, setTexts } from "./dom.js";
 import { describeKey } from "./key.js";
 import { chatDown, fullName, isAway, proxmoxTrouble, vmHealth } from "./rules.js";
 import { renderBar } from "./render_bar.js";
@@ -36,7 +36,9 @@ export function render() {
 	const state = getState();
 	const view = viewOf(state.vm);
 	const now = Date.now();
-	document.body.dataset.scene = sceneOf(state);
+	const scene = sceneOf(state);
+	if (scene === "unlocked") leave($("unlock"));
+	document.body.dataset.scene = scene;
 	document.body.dataset.tab = state.tab;
 	for (const tab of document.querySelectorAll("[data-show]")) {
 		const on = /** @type {HTMLElement} */ (tab).dataset.show === state.tab;

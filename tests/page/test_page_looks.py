@@ -1,6 +1,7 @@
 """Whoever is at the page can use it: no state offends axe-core, a keyboard is enough, nothing moves under a finger."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -21,23 +22,44 @@ from ..support.browser import (
     lose_handler,
     phase,
     press,
+    see_headline,
+    show,
     wait_for,
 )
 from ..support.failing_tools import misbehave
+from ..support.selection import sampled
 
 real = pytest.mark.real("chromium", "sshd", "qemu")
 SITE = Path(__file__).parent.parent.parent / "static_site"
-WIDTHS = (320, 360, 1280)
+WIDTHS = (320, 360, 768, 1280)
+FOCUS = "() => (e => e.dataset.verb || e.id || e.tagName)(document.activeElement)"
+# What sticks out of the screen, and what is too small for a thumb.
+MISFITS = """() => {
+    const shown = each => each.checkVisibility({visibilityProperty: true}) && !each.closest(".said, .skip");
+    const targets = "button, summary, textarea, a, label:has(input), input:not([type=checkbox])";
+    const small = [...document.querySelectorAll(targets)].filter(shown)
+        .map(each => [each, each.getBoundingClientRect()])
+        .filter(([, {width, height}]) => Math.min(width, height) < 47.5)
+        .map(([each, {width, height}]) => `${each.id || each.outerHTML} is ${width} x ${height} px`);
+    const {scrollWidth, clientWidth} = document.documentElement;
+    return [...small, ...scrollWidth > clientWidth ? [`${scrollWidth} px wide on a screen of ${clientWidth}`] : []];
+}"""
+SHIFTS = """window.shifts = [];
+const take = entries => window.shifts.push(...entries.map(({value, hadRecentInput, sources}) => ({
+    value: hadRecentInput ? 0 : value, what: sources.map(({node, previousRect: a, currentRect: b}) =>
+        `${node?.id || node?.outerHTML || node?.data} from ${a.x},${a.y} to ${b.x},${b.y}`)
+})));
+const observer = new PerformanceObserver(list => take(list.getEntries()));
+observer.observe({type: "layout-shift", buffered: true});
+window.takeShifts = () => { take(observer.takeRecords()); return window.shifts.splice(0); };"""
 
 
 def judged(page: Page, state: str) -> list[str]:
-    """Return what axe-core finds wrong in this state, and what sticks out of a narrow screen."""
+    """Return what axe-core finds wrong in this state, and what does not fit its screen or a thumb."""
     found = axe_finds(page, state)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 740})
-        wide = page.evaluate("() => document.documentElement.scrollWidth")
-        if wide > width:
-            found.append(f"{state}: {wide} px wide on a screen of {width}")
+        found += [f"{state}, {width} px: {each}" for each in page.evaluate(MISFITS)]
     page.set_viewport_size({"width": 360, "height": 740})
     return found
 
@@ -46,34 +68,37 @@ def judged(page: Page, state: str) -> list[str]:
 @real
 @both_schemes
 def test_every_state_passes_axe(visit: Visit, scheme: Literal["light", "dark"]) -> None:
-    """No violation in any state of the page, and nothing wider than the screen at 320 px."""
+    """No violation in any state of the page; nothing is wider than the screen, and no target smaller than 48 px."""
     page, stage = visit.page, visit.stage
     page.emulate_media(color_scheme=scheme)
     page.goto(stage.url)
     phase(page, "locked")
+    page.fill("#secret", "whsec_too-short")
+    page.press("#secret", "Enter")
+    expect(page.locator("#key-trouble")).to_contain_text("isn't a complete signing key")
     found = judged(page, "locked")
     with held_cycle(stage):
-        visit.open()
-        page.wait_for_selector("#watch:visible")
+        visit.open(looks=False)
+        expect(page.locator("#outcome-word")).to_have_text("Somebody is at it")
         found += judged(page, "somebody at it")
-        page.click("#watch")
-        page.wait_for_selector("#lately-jobs details[open] pre")
+        page.click("#outcome-act")
+        page.wait_for_selector("#jobs details[open] pre")
         found += judged(page, "watching")
-    press(page, "status")
-    expect(page.locator("#state-note")).not_to_contain_text("operator2 has been")
+    visit.open()
     found += judged(page, "idle")
-    page.click("#by-hand summary")
-    page.click("#key summary")
-    found += judged(page, "by hand and key open")
+    for fold in ("evidence", "by-hand", "key"):
+        page.click(f"#{fold} summary")
+    found += judged(page, "everything open")
     with held_requests(page, '"verb":"forensics"'):
         press(page, "forensics")
         phase(page, "checking")
         found += judged(page, "checking")
     phase(page, "done")
-    page.click("#verdict summary")
-    page.click("#lately-jobs summary")
-    page.wait_for_selector("#lately-jobs pre")
-    found += judged(page, "done")
+    show(page, "history")
+    page.click("#jobs summary")
+    page.wait_for_selector("#jobs details[open] img")
+    found += judged(page, "done, and the history")
+    show(page, "vm")
     ask(page, "reset")
     found += judged(page, "the dialog")
     stage.service.pve("reset", caller="operator2")
@@ -83,25 +108,27 @@ def test_every_state_passes_axe(visit: Visit, scheme: Literal["light", "dark"]) 
     misbehave(stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
     phase(page, "failed")
+    see_headline(page, "Off: start failed", "bad")  # the page has looked: it must not see who comes next
     found += judged(page, "failed")
     misbehave(stage.world.root)
-    expect(page.locator("#state-word")).to_have_text("Stopped")  # the page has looked: it must not see who comes next
     with held_cycle(stage, verb="start"):
         confirm(page, "start")
         phase(page, "busy")
         found += judged(page, "busy")
     press(page, "status")
-    expect(page.locator("#state-note")).not_to_contain_text("operator2 has been")
+    see_headline(page, "Not examined", "unknown")
     stage.wire.cut('"verb":"start"', 1)
     confirm(page, "start")
-    phase(page, "running", "unknown")
     phase(page, "unknown")
     found += judged(page, "unknown")
     stage.wire.mend()
     phase(page, "done")
+    see_headline(page, "Coming back…", "busy")
+    found += judged(page, "coming back")
     lose_handler(stage, page)
     found += judged(page, "disconnected")
     stage.wire.up()
+    page.click("#outcome-act")
     phase(page, "done")  # what the start did stays
     with stage.without_sshd():
         press(page, "forensics")
@@ -117,92 +144,260 @@ def test_a_keyboard_is_enough(visit: Visit) -> None:
     page.goto(visit.stage.url)
     phase(page, "locked")
 
-    def tab_to(wanted: str) -> list[str]:
+    def tab_to(wanted: str, key: str = "Tab") -> list[str]:
         passed: list[str] = []
         while not passed or passed[-1] != wanted:
             assert len(passed) < 30, passed
-            page.keyboard.press("Tab")
-            passed.append(page.evaluate("() => (e => e.dataset.verb || e.id || e.tagName)(document.activeElement)"))
+            page.keyboard.press(key)
+            passed.append(page.evaluate(FOCUS))
         return passed
 
     tab_to("secret")
     page.keyboard.type(visit.stage.service.secrets["operator"])
     page.keyboard.press("Enter")
     phase(page, "idle")
-    assert page.evaluate("() => document.activeElement.dataset.verb") == "status"  # for the key's field has folded away
-    order = tab_to("stop")
-    assert [each for each in order if each in VERBS] == ["forensics", "start", "cycle", "reset", "stop"]
-    page.keyboard.press("Shift+Tab")
+    assert page.evaluate(FOCUS) == "headline"  # for the key's field is hidden
+    order = tab_to("forensics")
+    assert [each for each in order if each in VERBS] == ["cycle", "reset", "start", "stop", "status", "forensics"]
+    tab_to("reset", "Shift+Tab")
     page.keyboard.press("Enter")
     page.wait_for_selector("#yes[aria-disabled=false]")
-    assert page.evaluate("() => document.activeElement.id") == "keep"
-    assert tab_to("yes") == ["yes"]
+    assert page.evaluate(FOCUS) == "keep"
+    assert tab_to("yes", "Shift+Tab") == ["yes"]
     page.keyboard.press("Enter")
     phase(page, "done")
-    assert page.evaluate("() => document.activeElement.dataset.verb") == "reset"
+    assert page.evaluate(FOCUS) == "reset"
 
 
+# --- nothing moves ---
+
+
+def cycled(visit: Visit) -> None:
+    confirm(visit.page, "cycle")
+    phase(visit.page, "done")
+
+
+def reset(visit: Visit) -> None:
+    confirm(visit.page, "reset")
+    phase(visit.page, "done")
+
+
+def stopped_and_started(visit: Visit) -> None:
+    confirm(visit.page, "stop")
+    phase(visit.page, "done")
+    see_headline(visit.page, "Off", "warn")
+    confirm(visit.page, "start")
+    phase(visit.page, "done")
+
+
+def looked_again(visit: Visit) -> None:
+    press(visit.page, "forensics")
+    phase(visit.page, "done")
+
+
+def failed(visit: Visit) -> None:
+    misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
+    confirm(visit.page, "cycle")
+    phase(visit.page, "failed")
+    see_headline(visit.page, "Off: start failed", "bad")
+
+
+def refused(visit: Visit) -> None:
+    ask(visit.page, "reset")
+    visit.stage.service.pve("reset", caller="operator2")
+    visit.page.click("#yes")
+    phase(visit.page, "refused")
+
+
+def busy(visit: Visit) -> None:
+    with held_cycle(visit.stage):
+        confirm(visit.page, "reset")
+        phase(visit.page, "busy")
+
+
+def lost(visit: Visit) -> None:
+    visit.stage.wire.cut('"verb":"reset"', 1)
+    confirm(visit.page, "reset")
+    phase(visit.page, "unknown")
+    visit.stage.wire.mend()
+    phase(visit.page, "done")
+
+
+def not_sent(visit: Visit) -> None:
+    with visit.stage.without_sshd():
+        confirm(visit.page, "reset")
+        phase(visit.page, "notSent")
+
+
+SCENARIOS = (cycled, reset, stopped_and_started, looked_again, failed, refused, busy, lost, not_sent)
+
+
+@pytest.mark.parametrize("width", sampled([320, 360, 768, 1280], 360))
+@pytest.mark.parametrize(
+    "act", [reset, *(pytest.param(act, marks=pytest.mark.all) for act in SCENARIOS if act != reset)]
+)
 @real
-def test_nothing_moves_while_a_verb_runs(visit: Visit) -> None:
-    """While a verb runs, each button stays where it was, so that no finger hits another one."""
-    page = visit.open()
-    places = "() => [...document.querySelectorAll('[data-verb]')].map(b => b.getBoundingClientRect().y + scrollY)"
-    before = page.evaluate(places)
-    with held_requests(page, '"verb":"reset"'):
-        confirm(page, "reset")
-        phase(page, "running")
-        assert page.evaluate(places) == before
-    phase(page, "done")
-    assert page.evaluate(places) == before
+def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -> None:
+    """From the tap to 5 s after the end nothing on the page changes its place; in the whole visit, next to nothing."""
+    page = visit.page
+    page.set_viewport_size({"width": width, "height": 740})
+    page.add_init_script(SHIFTS)
+    page.clock.install()
+    visit.open()
+    opening = page.evaluate("() => window.takeShifts()")
+    act(visit)
+    page.clock.fast_forward(5_000)
+    expect(page.locator("#picture-age")).to_contain_text(re.compile("s ago|every|before"))
+    page.screenshot()  # what is known is drawn
+    assert page.evaluate("() => window.takeShifts()") == []
+    assert sum(each["value"] for each in opening) <= 0.05, opening
+
+
+# --- sizes ---
 
 
 @real
 def test_every_target_is_large_enough_for_a_thumb(visit: Visit) -> None:
-    """Every target is at least 48 px high, in open disclosures and in the dialog too."""
+    """Every target is at least 48 px high and wide, in each tab, in open disclosures and in the dialog too."""
     visit.stage.service.pve("reset", caller="operator2")  # so that there is a recent job
     page = visit.open()
-    page.wait_for_selector("#lately-jobs summary")
+    small = []
+    for tab in ("vm", "chat", "history"):
+        show(page, tab)
+        page.evaluate("() => document.querySelectorAll('details').forEach(each => { each.open = true })")
+        small += page.evaluate(MISFITS)
+    show(page, "vm")
     ask(page, "reset")
-    page.evaluate("() => document.querySelectorAll('details').forEach(each => { each.open = true })")
-    targets = "button, summary, select, textarea, a, label:has(input), input:not([type=checkbox])"
-    small = page.evaluate(
-        """targets => [...document.querySelectorAll(targets)].filter(({offsetHeight: high}) => high && high < 48)
-            .map(each => each.outerHTML + each.offsetHeight)""",
-        targets,
+    assert small + page.evaluate(MISFITS) == []
+
+
+@real
+def test_the_question_is_in_sight_when_the_page_is_enlarged(stage: Stage) -> None:
+    """At 400 % the dialog shows its question although its safe answer has the focus, and nothing is cut off."""
+    stage.settle()
+    visit = Visit(stage, viewport={"width": 320, "height": 185})  # 1280 x 740, enlarged four times
+    page = visit.open()
+    assert page.evaluate(MISFITS) == []
+    ask(page, "cycle")
+    assert page.evaluate(FOCUS) == "keep"
+    expect(page.locator("#confirm-title")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#keep")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    for tab in ("chat", "history"):
+        show(page, tab)
+        assert page.evaluate(MISFITS) == []
+    visit.close()
+
+
+@real
+def test_text_of_twice_its_size_fits(visit: Visit) -> None:
+    """With text of 200 % nothing needs to be scrolled sideways, and the dialog shows its question."""
+    page = visit.page
+    client = visit.context.new_cdp_session(page)
+    client.send("Page.enable")
+    client.send("Page.setFontSizes", {"fontSizes": {"standard": 32, "fixed": 26}})
+    visit.open()
+    assert page.evaluate("() => getComputedStyle(document.documentElement).fontSize") == "32px"
+    assert page.evaluate(MISFITS) == []
+    cut = "() => ['headline', 'second', 'why', 'outcome-word'].filter(id => (e => e.scrollWidth > e.clientWidth + 1)"
+    assert page.evaluate(cut + "(document.getElementById(id)))") == []
+    ask(page, "cycle")
+    assert page.evaluate(MISFITS) == []
+    expect(page.locator("#confirm-title")).to_be_in_viewport(ratio=1)
+
+
+# --- what a screen reader hears, and what keeps the focus ---
+
+HEARD = """() => { window.heard = []; for (const id of ["say-verdict", "say-outcome"])
+    new MutationObserver(() => window.heard.push(document.getElementById(id).textContent))
+        .observe(document.getElementById(id), {childList: true}); }"""
+
+
+@real
+def test_each_word_is_announced_once(visit: Visit) -> None:
+    """The verdict with its advice, each phase and each stage are announced once, and never a timer."""
+    page, stage = visit.page, visit.stage
+    page.goto(stage.url)
+    page.evaluate(HEARD)
+    page.fill("#secret", visit.keys["operator"])
+    page.press("#secret", "Enter")
+    see_headline(page, "Idle or hung", "warn")
+    press(page, "status")
+    phase(page, "idle")
+    heard = page.evaluate("() => window.heard.splice(0)")
+    assert [words for words in heard if "Idle or hung" in words] == [
+        "Idle or hung. QEMU answers and no disk request is waiting: an idle guest looks the same as a hung one, "
+        "so look at the console."
+    ]
+    confirm(page, "stop")
+    phase(page, "done")
+    see_headline(page, "Off", "warn")
+    heard = page.evaluate("() => window.heard")
+    assert "Off. It is switched off. Start it. Advised: Start." in heard
+    assert len([words for words in heard if words.startswith("Stop done.")]) == 1
+    assert len(heard) == len(set(heard)), heard
+    assert not [words for words in heard if re.search(r"\d s\b", words.partition(", after")[0])], heard
+
+
+@real
+def test_what_works_is_not_called_unavailable(visit: Visit) -> None:
+    """A button that opens its dialog is not `aria-disabled`; one that waits does nothing, and the page says why."""
+    page = visit.open()
+    start = page.get_by_role("button", name="Start…", exact=True)
+    expect(start).to_have_accessible_description("It is running")
+    expect(start).to_have_attribute("aria-disabled", "false")
+    ask(page, "start")
+    page.click("#keep")
+    with held_cycle(visit.stage):
+        press(page, "status")
+        expect(start).to_have_attribute("aria-disabled", "true")
+        press(page, "reset")
+        expect(page.locator("#outcome-sentence")).to_contain_text("operator2 has been power-cycling it")
+        assert not page.is_visible("#confirm")
+        expect(start).to_have_accessible_name("Start…")
+    landmarks = page.locator("section:visible, nav:visible, main:visible, header:visible")
+    names = landmarks.evaluate_all(
+        "all => all.map(each => each.ariaLabel ?? each.getAttribute('aria-labelledby') ?? each.localName)"
     )
-    assert small == []
+    assert len(names) == len(set(names)), names
+    assert "section" not in names
 
 
 @pytest.mark.all
 @real
 def test_the_focus_is_never_lost(visit: Visit) -> None:
-    """If the focused element is hidden, Check status gets the focus."""
+    """What has the focus keeps it; if it is hidden, the headline gets the focus."""
     page = visit.open()
-    held = "() => document.activeElement.dataset.verb ?? document.activeElement.tagName"
     page.route("**/pve", lambda route: None)
     press(page, "forensics")
-    page.focus("#stop-waiting")
+    phase(page, "checking")
+    page.focus("#outcome-act")
     page.keyboard.press("Enter")
     phase(page, "idle")
-    assert page.evaluate(held) == "status"
+    assert page.evaluate(FOCUS) == "outcome-act"
     page.unroute("**/pve")
     lose_handler(visit.stage, page)
-    page.focus("#try-now")
+    page.focus("#hide-after")
+    page.keyboard.press("Enter")
+    expect(page.locator("#after")).to_be_hidden()
+    assert page.evaluate(FOCUS) == "headline"
+    page.focus("#outcome-act")
     visit.stage.wire.up()
     page.keyboard.press("Enter")
     phase(page, "idle")
-    assert page.evaluate(held) == "status"
+    assert page.evaluate(FOCUS) == "outcome-act"
     with held_cycle(visit.stage):
         press(page, "status")
-        page.click("#watch")
-        output = page.locator("#lately-jobs details[open] pre")
+        expect(page.locator("#outcome-act")).to_have_text("Watch")
+        page.click("#outcome-act")
+        output = page.locator("#jobs details[open] pre")
         expect(output).to_contain_text("stop:")
         output.focus()
         asked = len(visit.posts)
         wait_for(page, lambda: len(visit.posts) >= asked + 3, "three more looks, one a second")
-        assert page.evaluate(held) == "PRE"
+        assert page.evaluate(FOCUS) == "PRE"
     expect(output).to_contain_text("verify: running")
-    assert page.evaluate(held) == "PRE"
+    assert page.evaluate(FOCUS) == "PRE"
 
 
 @real
@@ -216,6 +411,8 @@ def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
         assert page.evaluate("() => document.getAnimations().length") == 0
     border = "() => getComputedStyle(document.querySelector('[data-verb=reset]')).borderTopWidth"
     assert page.evaluate(border) == "1px"
+    slab = "() => getComputedStyle(document.querySelector('[data-headline]')).borderTopWidth"
+    assert page.evaluate(slab) == "3px"
     phase(page, "done")
     visit.close()
 
