@@ -72,8 +72,11 @@ export const mayAnyway = (view, now) => now - view.lockedSince >= MINUTE;
 /** The verdict, if it is still about what is there. @param {View} view */
 export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
 
-/** The advised verb, if the advice is still about what is there. @param {View} view */
-export const adviceOf = (view) => (!view.open && !view.seen?.holder && verdictOf(view)?.advice) || "";
+/** The advised verb, if the advice is still about what is there, and of a verb that this page has. @param {View} view */
+export function adviceOf(view) {
+	const advice = verdictOf(view)?.advice ?? "";
+	return !view.open && !view.seen?.holder && VERBS[advice] ? advice : "";
+}
 
 /** A check is due: on waking, and every 15 s, also while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
 export const isCheckDue = (state, view, now) => state.unlocked && !view.acting && !view.reading && view.phase !== "checking"

@@ -61,6 +61,7 @@ test("an advice holds while it is about what is there", () => {
 	assert.equal(advice(["screen-came", { picture: null, guest: null, state: "paused" }]), "");
 	assert.equal(advice(statusCame("running", "running", 0, { holder: HOLDER })), "");
 	assert.equal(advice(...OPEN), "");
+	assert.equal(advice(evidenceCame("running", "disk-frozen", 0, { verdict: verdictOf("disk-frozen", { advice: "exorcise" }) })), "");
 });
 
 test("a check is due every 15 s, also while an outcome is open, and never beside what is under way", () => {
