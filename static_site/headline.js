@@ -121,7 +121,7 @@ function glanced(view, qemu, second) {
 /** @param {View} view  @returns {Headline} */
 function unseen(view) {
 	if (view.reading || view.phase === "checking") return { words: "Looking…", tone: "busy", icon: "working", live: true, second: "Asking the host", why: "" };
-	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not checked yet", why: view.trouble };
+	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Nobody has looked yet", why: view.trouble };
 }
 
 /** How much a VM needs somebody: the list is sorted by it. @param {Headline} headline */
