@@ -6,17 +6,25 @@ import { recall } from "./storage.js";
 import { dispatch, getState, viewOf } from "./store.js";
 
 const EVERY_MS = 10_000;
-const SLOW_MS = 2_300; // said to a person within three seconds
+const SLOW_MS = 2_300;
+const SAID_BY_MS = 2_600; // after the opening: a person hears of it within three seconds
+const LEAST_MS = 1_500; // what a good answer may take on a bad line
 const LATE_MS = 8_000;
 
 /** @type {ReturnType<typeof setTimeout>|undefined} */
 let timer;
 
+/** How long an answer may take before a person is told. */
+function patience() {
+	const left = SAID_BY_MS - performance.now();
+	return left > 0 ? Math.min(SLOW_MS, Math.max(LEAST_MS, left)) : SLOW_MS;
+}
+
 /** Asks now, and from then on again and again. */
 export async function pollHealth() {
 	clearTimeout(timer);
 	const wasDown = getState().health.fails > 1;
-	const slow = setTimeout(() => dispatch("health-slow"), SLOW_MS);
+	const slow = setTimeout(() => dispatch("health-slow"), patience());
 	let wait = EVERY_MS;
 	try {
 		const response = await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(LATE_MS) });

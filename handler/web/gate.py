@@ -81,7 +81,7 @@ class Gate:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         is_scrape = scope["path"] == METRICS and scope["method"] in ("GET", "HEAD") and bool(self._config().metrics)
-        guarded = with_headers(is_scrape or scope["path"] in SIGNED or scope["path"] in OPEN, send)
+        guarded = with_headers(is_scrape or scope["path"] in SIGNED or scope["path"] in OPEN, scope["path"], send)
         if is_scrape:
             return await self._signed(scope, receive, guarded)
         unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED

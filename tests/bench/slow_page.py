@@ -4,6 +4,8 @@ Through a real nginx with deploy/nginx's configuration, TLS 1.3 and HTTP/2. `slo
 `python -m tests.bench.slow_page`.
 """
 
+import base64
+import hashlib
 import json
 import statistics
 import tempfile
@@ -11,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from breakglass.demo.proxmox.world import VMID, World
@@ -104,13 +108,23 @@ def _place(directory: Path) -> Iterator[tuple[Browser, SlowLine, Service]]:
         service.answering()
         with front("nginx", directory / "nginx", service.port) as proxy, sync_playwright() as playwright:
             line.to = proxy.port
-            flags = [*FLAGS, "--ignore-certificate-errors"]  # a worker is not installed where a page alone ignores them
+            flags = [
+                *FLAGS,
+                f"--ignore-certificate-errors-spki-list={_key_digest(directory / 'nginx/certificate.pem')}",
+            ]
             yield playwright.chromium.launch(executable_path=parts.find_browser(), args=flags), line, service
     finally:
         line.close()
         service.stop()
         sshd.stop()
         world.close()
+
+
+def _key_digest(certificate: Path) -> str:
+    """Return what Chromium calls a certificate's key. If it ignored all errors, it would cache nothing of the page."""
+    public = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(der).digest()).decode()
 
 
 def _new_phone(browser: Browser) -> BrowserContext:

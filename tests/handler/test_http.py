@@ -109,13 +109,17 @@ def test_the_page_serves_no_file_outside_its_directory(service: Service, path: s
 def test_security_headers(service: Service) -> None:
     """PAGE.md's list, on the page and on the API."""
     page, health = service.send("GET", "/"), service.send("GET", "/health")
-    for reply in (page, health, service.send("POST", "/pve")):
+    others = [service.send("GET", path) for path in ("/index.html", "/sw.js", "/icon.svg", "/nothing", "/alert/x.js")]
+    for reply in (page, health, service.send("POST", "/pve"), service.send("POST", "/alert/x.js"), *others):
         assert reply.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert reply.headers["referrer-policy"] == "no-referrer"
         assert reply.headers["cross-origin-opener-policy"] == "same-origin"
         assert "access-control-allow-origin" not in reply.headers
         assert "server" not in reply.headers
+    part = service.send("GET", "/app.js").headers  # what a page loads: a browser ignores the other headers on it
+    assert (part["x-content-type-options"], part["cache-control"]) == ("nosniff", "no-cache, no-transform")
+    assert "content-security-policy" not in part
     assert "manifest-src 'self'" in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-cache, no-transform"
     assert health.headers["cache-control"].startswith("no-store")

@@ -172,7 +172,8 @@ def test_the_readme_says_what_to_do_with_a_202(impatient: Service, held: Scripte
 
 GZIP = ("Accept-Encoding", "gzip, deflate, br")
 NO_GZIP = ("Accept-Encoding", "gzip;q=0, identity")
-FILES = sorted(path.name for path in PAGE.iterdir() if path.suffix in (".html", ".js", ".css"))
+TEXTS = [path for path in PAGE.iterdir() if path.suffix in (".html", ".js", ".css")]
+FILES = sorted(path.name for path in TEXTS if path.stat().st_size >= compression.LEAST_BYTES)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -185,7 +186,7 @@ def test_the_pages_files_are_compressed(service: Service, name: str) -> None:
     assert (packed.status, gzip.decompress(packed.body), packed.headers["content-encoding"]) == (200, content, "gzip")
     assert len(packed.body) < 0.7 * len(content)
     for header in ("content-type", "content-security-policy", "cache-control", "last-modified"):
-        assert packed.headers[header] == plain.headers[header]
+        assert packed.headers.get(header) == plain.headers.get(header)
     assert plain.headers["vary"] == packed.headers["vary"] == "Accept-Encoding"
     assert packed.headers["etag"] == f"W/{plain.headers['etag']}"
     for reply, wish in ((plain, NO_GZIP), (packed, GZIP)):
