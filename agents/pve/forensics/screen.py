@@ -27,6 +27,7 @@ from .picture import draw_picture
 
 APART_SECONDS = 1.0  # from a picture to the next one
 DRAW_SECONDS = 2.0
+LIVE_BYTES = 256 * 1024  # of PNG: it passes a line of 400 kbit/s in 6 s, and 64 of them fit into what a session holds
 GUEST_SECONDS = 0.5  # for the guest agent; finding out whether the guest has one takes 1 s at most
 ASK_SECONDS = 9.0  # for all of it: QEMU's state takes 5 s at most
 PAUSES = (0.005, 0.25)  # before the painter is looked for again: the first, and the longest
@@ -171,7 +172,7 @@ def _look_at_screen(host: Host) -> Look:
     if state in ("stopped", "wedged", "unknown"):
         return _make_look(state, describe_sources(facts))
     try:
-        png, about = draw_picture(host, time.monotonic() + DRAW_SECONDS)
+        png, about = draw_picture(host, time.monotonic() + DRAW_SECONDS, LIVE_BYTES)
         look = _make_look(state, about, base64.b64encode(png).decode())
     except (QmpSilent, QmpError, OSError, ValueError) as error:
         look = _make_look(state, str(error))
