@@ -183,10 +183,10 @@ def test_a_paused_vm_keeps_no_descriptor_either(noisy: World) -> None:
 
 def test_a_picture_that_is_too_large_at_any_size_is_not_kept(world: World) -> None:
     """The capture ends well without it."""
-    with constants_set(world, SCREEN_BYTES=100):
+    with constants_set(world, SCREEN_BYTES=50):
         answer = execute(world, "forensics id=no-room-for-it")
     assert (answer.code, answer.trailer["screen"]) == (0, False)
-    assert "the picture has more than 100 bytes" in answer.stdout
+    assert "the picture has more than 50 bytes" in answer.stdout
     assert not memory(world, "jobs/no-room-for-it/screen.png").exists()
 
 

@@ -45,8 +45,8 @@ replace(draw_picture=counted)
 
 @pytest.fixture
 def brief(world: World) -> Iterator[World]:
-    """A host whose painters end soon, and that has none yet."""
-    with constants_set(world, APART_SECONDS=APART):
+    """A host whose painters end soon after their drawing, for which they have time, and that has none yet."""
+    with constants_set(world, APART_SECONDS=APART, DRAW_SECONDS=30.0, ASK_SECONDS=60.0, GUEST_SECONDS=10.0):
         until(lambda: sockets(world) == 0, "the end of an earlier painter")
         yield world
 
@@ -158,8 +158,11 @@ def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
     until(lambda: drawings(counted), "the drawing")
     session.process.kill()
     session.process.wait()
-    (counted.root / "hold").unlink()
-    assert execute(counted, "screen").trailer["screen"] is True
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(execute, counted, "screen")
+        until(lambda: sockets(counted) == 3, "the next one who asks")
+        (counted.root / "hold").unlink()
+        assert asked.result().trailer["screen"] is True
     assert len(drawings(counted)) == 1
     for stream in (session.process.stdin, session.process.stdout):
         assert stream is not None
@@ -168,8 +171,8 @@ def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
 
 def test_the_guest_agent_is_reported(world: World) -> None:
     """Beside the picture: whether it answers, so that a client knows that the guest is back."""
-    for answers, word in ((True, "answers"), (False, "silent")):
-        with agent_port(world, answers):
+    for answers, word, seconds in ((True, "answers", 10.0), (False, "silent", 0.2)):
+        with agent_port(world, answers), constants_set(world, GUEST_SECONDS=seconds):
             until(lambda: sockets(world) == 0, "the end of an earlier painter")
             trailer = execute(world, "screen").trailer
         os.unlink(world.root / f"run/qemu-server/{VMID}.qga")
@@ -239,13 +242,17 @@ def test_a_vm_without_a_display_is_said(short_dir: Path) -> None:
         world.close()
 
 
-def test_a_defect_is_no_storm_of_painters(world: World) -> None:
+def test_a_defect_is_no_storm_of_painters(counted: World) -> None:
     """What the painter can't draw it says to each that asks, for its second."""
-    broken = f'def broken(*words):\n    open("{world.root}/broken", "a").write("x")\n    raise RuntimeError("odd")\n'
-    with constants_set(world, f"{broken}replace(draw_picture=broken)"), Session(world) as session:
-        answers = [session.ask("screen") for _ in range(10)]
-    assert {answer["verdict"]["evidence"][0] for answer in answers} == {"RuntimeError: odd"}
-    assert len((world.root / "broken").read_text()) < len(answers)
+    (counted.root / "hold").touch()
+    odd = 'after = find("draw_picture")\ndef odd(*words):\n    after(*words)\n    raise RuntimeError("odd")\n'
+    with constants_set(counted, f"{odd}replace(draw_picture=odd)"), Session(counted) as session:
+        tags = session.send_all(["screen"] * 5)
+        until(lambda: sockets(counted) == 6, "five askers that wait")
+        (counted.root / "hold").unlink()
+        answers = [session.result(tag) for tag in tags]
+    assert [answer["verdict"]["evidence"] for answer in answers] == [["RuntimeError: odd"]] * 5
+    assert len(drawings(counted)) == 1
 
 
 # --- who may have it ---

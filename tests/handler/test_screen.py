@@ -121,7 +121,7 @@ def test_an_older_host_agent_is_said(service: Service, world: World, sshd: Sshd)
         reply = service.pve("screen")
         asked = script.asked("screen")
     assert (reply.status, reply.json["outcome"], reply.json["verdict"]["code"]) == (500, "failed", "agent-refused")
-    assert reply.json["verdict"]["sentence"] == "the host agent is older than this handler: upgrade it"
+    assert reply.json["verdict"]["sentence"] == "the host agent is too old for this: upgrade it"
     assert reply.json["screen_png"] is None
     assert asked == [f"screen vm={VMID}"]
 
