@@ -138,7 +138,9 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 		}
 	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen), watch: isNewer(view, verb, answer) ? null : view.watch };
 	if (verb === "forensics" && answer.outcome === "done") next.lookedAt = at;
-	if (!loud) return next;
+	// A check that failed is no news once a later one has succeeded.
+	const mends = verb === "status" && view.verb === verb && answer.outcome === "done" && ["failed", "notSent"].includes(view.phase);
+	if (!loud && !mends) return next;
 	const [phase, more] = outcomeOf(verb, answer, { at, clockOff });
 	const keptSince = changes ? { stages: next.stages } : {};
 	return enter(next, at, phase, { ...more, ...keptSince, holder: answer.holder ?? null, offer: answer.anyway ?? "" });

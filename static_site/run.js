@@ -44,8 +44,8 @@ async function confirmed(vm, job) {
 	const state = getState();
 	const view = viewOf(vm);
 	const { label, does = "", costs = "", takes = "", icon } = VERBS[job.verb];
-	const why = obstacle(state, view, job.verb) || pointless(view, job.verb);
-	const anyway = job.anyway || why ? " anyway" : "";
+	const but = obstacle(state, view, job.verb);
+	const anyway = job.anyway || but || pointless(view, job.verb) ? " anyway" : "";
 	const now = Date.now();
 	const head = headlineOf(state, view, now);
 	const { seen } = view;
@@ -55,7 +55,7 @@ async function confirmed(vm, job) {
 		small: fullName(state, vm).replace(`${vm} `, "").replace(/[()]/g, ""),
 		facts: [
 			{ term: "You saw", words: saw, tone: head.tone, icon: head.icon },
-			...[why && !why.startsWith("It is ") ? why : "", view.note].filter(Boolean).map((words) => ({ term: "But", words })),
+			...[but, view.note].filter(Boolean).map((words) => ({ term: "But", words })),
 			{ term: "Does", words: does },
 			{ term: "Costs", words: job.anyway ? `${costs}. ${STORAGE_HUNG.cost}` : costs },
 			{ term: "Takes", words: takes },

@@ -3,11 +3,21 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from breakglass.agents.pve.words import VERSION
 
-from ..support.browser import Visit, keep_key, lose_handler, phase, text_of, wait_for, wait_for_text
+from ..support.browser import (
+    Visit,
+    forget_key,
+    keep_key,
+    lose_handler,
+    phase,
+    see_headline,
+    text_of,
+    wait_for,
+    wait_for_text,
+)
 from ..support.front import DEPLOY, run_nginx
 from ..support.ports import reserve_port
 
@@ -32,13 +42,14 @@ def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
         visit.stage.wire.error_page = broken == "error page"
         visit.stage.wire.drop() if broken == "error page" else visit.stage.wire.down()
         page.reload()
-        wait_for_text(page, "light-handler", "not answering since")
+        see_headline(page, "No connection", "unknown")
+        wait_for_text(page, "second", "Not answering since")
         wait_for_text(page, "name", "devvm (VM 102)")
         assert "qm reset 102" in text_of(page, "by-hand-lines")
         assert "Signed, with bash, python3 and curl" in text_of(page, "by-hand")
     visit.stage.wire.error_page = False
     visit.stage.wire.up()
-    wait_for_text(page, "light-handler", "Handler: answering")
+    wait_for_text(page, "link-breakglass", "Breakglass: answering")
     phase(page, "idle")
 
 
@@ -68,7 +79,7 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
     """If one new file can't be loaded, all files stay old. Once it can, the next opening shows the new ones."""
     page = kept_page(visit)
     make_older(page)
-    visit.stage.wire.cut("GET /view.js", 0)
+    visit.stage.wire.cut("GET /render.js", 0)
     for _ in range(2):
         page.reload()
         phase(page, "idle")
@@ -119,8 +130,10 @@ def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit)
     page = kept_page(visit)
     visit.stage.wire.swallow()
     page.reload(wait_until="commit")
-    wait_for_text(page, "light-handler", "not answering since")
-    wait_for_text(page, "key-word", "unlocked")
+    see_headline(page, "No connection", "unknown")
+    wait_for_text(page, "second", "No answer yet")
+    wait_for_text(page, "second", "Not answering since")
+    wait_for_text(page, "key-word", "kept here since")
     assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
 
 
@@ -128,8 +141,9 @@ def test_a_disconnected_page_links_to_the_handlers_health(visit: Visit) -> None:
     """A login page in front of the handler is not shown by the worker; a link leads to it."""
     page = kept_page(visit)
     lose_handler(visit.stage, page)
+    expect(page.locator("#see-health")).to_be_visible()
+    assert page.locator("#see-health").get_attribute("href") == "health"
     visit.stage.wire.up()
-    assert page.locator("#see").get_attribute("href") == "health"
     page.goto(f"{visit.stage.url}health")
     assert '"ok":true' in page.inner_text("body")
 
@@ -141,9 +155,7 @@ def test_names_stored_by_other_pages_of_the_origin_are_untouched(visit: Visit) -
     theirs = {"vms": '{"a":1}', "by-hand devvm": "7", "grafana.prefs": "dark", "job devvm": "{"}
     page.evaluate("them => { for (const each in them) localStorage[each] = sessionStorage[each] = them[each] }", theirs)
     visit.open()
-    page.click("#key summary")
-    page.click("#forget")
-    phase(page, "locked")
+    forget_key(page)
     stored = page.evaluate("() => [{...localStorage}, {...sessionStorage}]")
     for each in stored:
         assert {name: value for name, value in each.items() if not name.startswith("breakglass / ")} == theirs

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Page, expect
 
-from ..support.browser import Visit, axe_finds, lose_handler, phase, press
+from ..support.browser import Visit, axe_finds, lose_handler, open_key, phase, press
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
-QUIET = (
-    "() => [getComputedStyle($).color === getComputedStyle(document.querySelector('#state-age')).color, $.dataset.tone]"
-)
-LOOKS = QUIET.replace("$", "document.querySelector('#proven')")
+LOOKS = """() => {
+    const [line, other] = ["proven", "key-kept"].map((id) => document.getElementById(id));
+    return [getComputedStyle(line).color === getComputedStyle(other).color, line.dataset.tone];
+}"""
 
 
 @contextmanager
@@ -37,6 +37,7 @@ def says(page: Page, words: str) -> None:
 def test_what_the_host_says(visit: Visit) -> None:
     """How long ago and how, in no colour that says that all is well."""
     page = visit.open()
+    open_key(page)
     for days, how, words in (
         (400, "drill", "Last proven 400 days ago (drill)."),
         (12.02, "drill", "Last proven 12 days ago (drill)."),
@@ -84,7 +85,7 @@ def test_what_is_not_known_is_not_called_never(visit: Visit, state: str, proven:
     page.route("**/health", lambda route: route.fulfill(json=health))
     page.goto(visit.stage.url)
     phase(page, "locked")
-    expect(page.locator("#light-handler b")).to_have_text("answering")
+    expect(page.locator("#link-breakglass")).to_contain_text("answering")
     says(page, words)
 
 
@@ -97,5 +98,5 @@ def test_one_of_several_hosts_is_not_taken_for_another(visit: Visit) -> None:
     page.route("**/health", lambda route: route.fulfill(json=health))
     page.goto(visit.stage.url)
     phase(page, "locked")
-    expect(page.locator("#light-handler b")).to_have_text("answering")
+    expect(page.locator("#link-breakglass")).to_contain_text("answering")
     says(page, "")
