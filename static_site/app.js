@@ -22,12 +22,12 @@ import { noteProposal, resumeChat } from "./chat.js";
 /** Shows a VM. Returns whether there is one of this name. @param {string} name */
 function chooseVm(name) {
 	if (!vmHealth(getState(), name)) return false;
-	const before = getState().vm;
+	const { vm: before, unknownVm } = getState();
 	viewOf(name);
 	dispatch("vm-chosen", { name });
 	keep("local", "vm", name);
 	if (getState().health.vms.length > 1) history.replaceState(null, "", `#vm=${name}`); // a reload shows the same
-	if (getState().unlocked && name !== before) {
+	if (getState().unlocked && (name !== before || unknownVm)) {
 		resumeChat();
 		if (!resumeVerb()) lookAt(name);
 	}
@@ -50,17 +50,23 @@ function lookAtAll() {
 	for (const { name } of getState().health.vms) runVerb("status", { vm: name, quiet: true });
 }
 
+let link = ""; // what this page was opened by, until all of it is shown
+const linkInAddress = () => (location.hash.includes("vm=") ? location.hash : "");
+
 /** `#vm=NAME&job=ID` opens that VM and that job. An unknown name is said, and no other VM is opened in its place. */
 async function openLink() {
-	const asked = new URLSearchParams(location.hash.slice(1));
+	const asked = new URLSearchParams(link.slice(1));
 	const [name, job] = [asked.get("vm"), asked.get("job")];
 	if (name === null) return;
 	if (!chooseVm(name)) {
 		dispatch("vm-unknown", { name });
 		return;
 	}
-	showTab(job ? "history" : "vm");
-	if (!job || !getState().unlocked) return;
+	const { unlocked } = getState();
+	showTab(job && unlocked ? "history" : "vm");
+	if (!unlocked) return; // the job waits for the key
+	link = "";
+	if (!job) return;
 	await refreshHistory(name);
 	render();
 	if (!openJob(job)) dispatch("nudged", { vm: name, words: `The host does not know the job ${job}` });
@@ -127,7 +133,7 @@ document.addEventListener("click", ({ target }) => {
 document.addEventListener("submit", (event) => {
 	event.preventDefault();
 	if (event.target === $("ask")) sendPrompt();
-	else unlock(/** @type {HTMLInputElement} */ ($("secret")).value);
+	else unlock(/** @type {HTMLInputElement} */ ($("secret")).value).then(openLink);
 });
 document.addEventListener("visibilitychange", () => {
 	if (document.hidden && isAsking()) stopAsking();
@@ -141,8 +147,9 @@ $("prompt").addEventListener("keydown", ({ key, ctrlKey, metaKey }) => {
 });
 addEventListener("beforeprint", () => { /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true; });
 addEventListener("hashchange", () => {
+	link = linkInAddress();
 	const given = keyInAddress();
-	if (given) unlock(given);
+	if (given) unlock(given).then(openLink);
 	else openLink();
 });
 subscribe((state, before) => {
@@ -154,7 +161,7 @@ async function begin() {
 	makeButtons();
 	const known = recall("local", "vms") ?? [];
 	dispatch("names-came", { vms: known, choice: recall("local", "vm") });
-	const link = location.hash;
+	link = linkInAddress();
 	const given = keyInAddress();
 	if (given) keep("session", "demo", true);
 	const keeps = Boolean(given) || !LOCAL.test(location.hostname) || Boolean(recall("session", "demo"));
@@ -167,12 +174,13 @@ async function begin() {
 	const names = pollHealth();
 	if (!known.length && !given) dispatch("key-missing"); // nobody was here yet
 	if (!known.length) await names;
-	if (link.includes("vm=")) await openLink();
+	await openLink();
+	names.then(() => (getState().unknownVm ? openLink() : undefined)); // what is kept here may be older than the link
 	if (given || !crypto.subtle) await unlock(given);
 	else await takeKept(keeps);
 	dispatch("key-missing");
 	const { health, unlocked } = getState();
-	if (link.includes("vm=")) await openLink();
+	if (link) await openLink();
 	else if (unlocked && health.vms.length > 1 && !recall("local", "vm")) showTab("list");
 	registerWorker(() => dispatch("page-renewed"));
 }

@@ -64,13 +64,22 @@ function underWay(state, view, now) {
 	return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: `By ${holder.by} for ${span(now - since)}`, why: "" };
 }
 
+/** @type {Record<string, string>} what else is in the way than a host that does not answer */
+const HINDRANCES = {
+	__proto__: /** @type {any} */ (null),
+	"host-key-differs": "Host key changed",
+	"config-error": "Set up wrongly",
+	"key-not-accepted": "Key not accepted",
+	"not-allowed": "Key not allowed",
+};
+
 /** @param {State} state  @param {View} view  @returns {Headline|null} */
 function away(state, view) {
 	if (isAway(state)) return lost(state);
 	const code = proxmoxTrouble(state, view);
 	if (!code) return null;
 	const since = vmHealth(state, view.vm)?.since;
-	const words = code === "host-key-differs" ? "Host key changed" : code === "config-error" ? "Set up wrongly" : "Host unreachable";
+	const words = HINDRANCES[code] ?? "Host unreachable";
 	const last = view.seen ? ` · was ${stateWord(view.seen.state)}` : "";
 	return {
 		words, tone: "unknown", icon: "unknown", why: `${capital(troubleOf(code))}. ${detourOf(code)}`,

@@ -223,12 +223,13 @@ export function reduce(state, event) {
 	return noteLock(next, event.at);
 }
 
-/** Since when the power buttons of the shown VM are locked: a lock is a hint, and ends after a minute.
+/** Since when the power buttons of the shown VM are locked: a lock is a hint, and ends after a minute. Not so where a link
+ * named another VM.
  * @param {State} state  @param {number} at  @returns {State} */
 function noteLock(state, at) {
 	const view = state.views[state.vm];
 	if (!view) return state;
-	const locked = state.unlocked && view.phase !== "running" && obstacle(state, view, "reset");
+	const locked = state.unlocked && !state.unknownVm && view.phase !== "running" && obstacle(state, view, "reset");
 	const since = locked ? Math.min(view.lockedSince, at) : Infinity;
 	if (since === view.lockedSince) return state;
 	return { ...state, views: { ...state.views, [state.vm]: { ...view, lockedSince: since } } };

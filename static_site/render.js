@@ -2,6 +2,7 @@
 
 import { renderChat } from "./chat.js";
 import { $, icon, leave, make, setShown, setText, setTexts } from "./dom.js";
+import { newView } from "./reduce.js";
 import { describeKey } from "./key.js";
 import { chatDown, fullName, isAway, proxmoxTrouble, vmHealth } from "./rules.js";
 import { renderBar } from "./render_bar.js";
@@ -49,11 +50,12 @@ export function render() {
 	setShown({ "show-vms": state.unlocked && (state.health.vms.length > 1 || state.unknownVm) });
 	renderLinks(state, view);
 	renderProven(state, view, now);
-	renderVm(state, view, now);
+	const named = state.unknownVm ? newView("") : view; // nothing of another VM is shown in its place
+	renderVm(state, named, now);
 	renderBar(state, view, now);
-	renderHistory(view);
+	renderHistory(named);
 	renderChat();
-	renderByHand(view.byHand, state.vm);
+	renderByHand(named.byHand, state.vm);
 	if (state.tab === "list") renderList(state, now);
 }
 

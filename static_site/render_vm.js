@@ -48,7 +48,7 @@ export function renderVm(state, view, now) {
 	box.dataset.long = String(Math.max(0, Math.ceil((head.words.length - 13) / 3)));
 	box.dataset.second = String(Math.floor(head.second.length / 31));
 	setTexts({ headline: head.words, second: head.second, why: head.why });
-	document.title = state.vm && state.unlocked ? `${head.words} - ${state.vm}` : "Breakglass";
+	document.title = state.vm && state.unlocked ? `${head.words} - ${state.unknownVm || state.vm}` : "Breakglass";
 	const spoken = `${head.words}. ${sentence(head.why)}`;
 	if (state.unlocked && spoken !== announced && !head.live && view.seen) {
 		const advice = adviceOf(view);
