@@ -8,6 +8,7 @@ import { dispatch, getState, subscribe, viewOf } from "./store.js";
 
 const SCREEN_MS = 3_000;
 const WATCH_S = 90;
+const RECENT_MS = 15_000; // what was answered then is still said of now
 const BY_ITSELF = "by itself"; // the host lets such captures go first
 
 /** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
@@ -34,31 +35,36 @@ export async function showPicture(vm, id, last, verdict = false) {
 	dispatch("settled", { vm, id, verb: "forensics", answer, loud: false, clockOff: getState().clockOff });
 }
 
-/** Watches the console until the guest is back: a picture every 3 s, for 90 s. @param {string} vm */
+/** Watches the console until the guest is back: a picture every 3 s, for 90 s; a device that slept looks once more. @param {string} vm */
 export async function watchGuest(vm) {
 	dispatch("watch-begun", { vm, seconds: WATCH_S });
 	const { until } = viewOf(vm).watch ?? { until: 0 };
 	const goesOn = () => getState().unlocked && viewOf(vm).watch?.on && viewOf(vm).watch?.until === until;
-	while (goesOn()) {
+	let answeredAt = 0;
+	for (;;) {
 		await sleep(SCREEN_MS);
 		if (!goesOn()) return;
-		if (Date.now() >= until) return dispatch("watch-ended", { vm, found: "nothing" });
-		if (document.hidden || getState().vm !== vm) continue;
-		const found = await takeScreen(vm);
-		if (found && goesOn()) return dispatch("watch-ended", { vm, found });
+		if (document.hidden) continue;
+		const found = getState().vm === vm ? await takeScreen(vm) : "";
+		if (!goesOn()) return;
+		if (found === "nothing") answeredAt = Date.now();
+		if (found === "unseen") return dispatch("watch-ended", { vm, found });
+		if (Date.now() < until) continue;
+		return dispatch("watch-ended", { vm, found: Date.now() - answeredAt < RECENT_MS ? "nothing" : "unseen" });
 	}
 }
 
-/** One look at the console. Returns how the watch ends where this can't be had. @param {string} vm */
+/** One look at the console: whether it can't be had at all, or nothing of the guest was there; empty if no answer came. @param {string} vm */
 async function takeScreen(vm) {
 	const body = JSON.stringify({ verb: "screen", vm: vm || undefined });
 	const answer = await post("pve", newId(), body, AbortSignal.timeout(8_000));
-	if (!answer) return "";
-	const { error, outcome, screen_png: png, started, guest, state, verdict } = answer;
-	if (error || outcome === "rejected" || verdict?.code === "agent-refused") return "unseen"; // an older one, or not this caller's to see
+	const { error, outcome, screen_png: png, started, guest, state, verdict } = answer ?? {};
+	const refused = ["forbidden", "unauthorized"].includes(error?.code); // not this caller's to see
+	if (refused || outcome === "rejected" || verdict?.code === "agent-refused") return "unseen"; // or an older one's
+	if (outcome !== "done") return "";
 	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true } : null;
-	if (outcome === "done" || state) dispatch("screen-came", { vm, picture, guest, state });
-	return "";
+	dispatch("screen-came", { vm, picture, guest, state });
+	return "nothing";
 }
 
 /** @param {string} vm */

@@ -117,7 +117,12 @@ const OF_VIEW = {
 		const next = watch && found ? { ...watch, on: false, until: at, found } : watch;
 		return { ...view, seen, picture: picture ?? view.picture, watch: /** @type {Watch|null} */ (next) };
 	},
-	"watch-ended": (view, { at, found }) => (view.watch ? { ...view, watch: { ...view.watch, on: false, until: at, found } } : view),
+	"watch-ended": (view, { at, found }) => {
+		const { watch } = view;
+		if (!watch) return view;
+		const late = at - watch.until; // by the last look, or by a sleep
+		return { ...view, watch: { ...watch, on: false, until: late > 0 && late < 10_000 ? watch.until : at, found } };
+	},
 	"look-refused": (view) => ({ ...view, mayLook: false }),
 	nudged: (view, { at, words }) => ({ ...view, nudge: { words, at } }),
 	"claude-heard": (view, { claude }) => ({ ...view, claude }),

@@ -450,6 +450,26 @@ def see_headline(page: Page, words: str, tone: str) -> None:
     expect(page.locator(f"[data-headline][data-tone={tone}] h2")).to_have_text(words)
 
 
+def fall_asleep(page: Page) -> None:
+    """Hide the page, as a phone does that locks itself."""
+    page.evaluate(
+        """() => {
+            Object.defineProperty(document, "hidden", {value: true, configurable: true});
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+
+
+def wake(page: Page) -> None:
+    """Show the page again."""
+    page.evaluate(
+        """() => {
+            delete document.hidden;
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+
+
 def press(page: Page, verb: str) -> None:
     """Press a verb's button, as a finger does: whether or not it is offered."""
     page.click(f"[data-verb={verb}]", force=True)

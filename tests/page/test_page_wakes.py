@@ -1,0 +1,97 @@
+"""A device that slept, and the key that it keeps: what the page does by itself then, and what it asks before."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ..support.browser import (
+    KEPT_KEYS,
+    Visit,
+    confirm,
+    fall_asleep,
+    forget_key,
+    keep_key,
+    open_key,
+    phase,
+    see_headline,
+    wait_for,
+    wake,
+)
+from ..support.stages import until
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+ASK_AGAIN = "#outcome-act[data-act=ask-again]"
+
+
+def looks_of(visit: Visit) -> list[str]:
+    """Return the reasons of the evidence that the page has asked for."""
+    return [body.get("reason", "") for body in visit.posts if body.get("verb") == "forensics"]
+
+
+@pytest.mark.parametrize("slept", [True, False], ids=["a phone that slept", "a page that was looked at all the time"])
+def test_an_outcome_is_found_without_a_press(visit: Visit, slept: bool) -> None:
+    """A cycle whose answer was lost ended on the host: the page finds that out, on waking or within 15 s."""
+    page, stage = visit.page, visit.stage
+    page.clock.install()
+    visit.open()
+    before = stage.mutating_jobs()
+    stage.wire.cut('"verb":"cycle"', 1)
+    confirm(page, "cycle")
+    phase(page, "unknown")
+    if slept:
+        fall_asleep(page)
+    until(lambda: len(stage.mutating_jobs()) == len(before) + 1, "the cycle")
+    page.clock.fast_forward(180_000)
+    expect(page.locator(ASK_AGAIN)).to_be_visible()
+    see_headline(page, "Outcome not known", "unknown")
+    stage.wire.mend()
+    if slept:
+        wake(page)
+    else:
+        page.clock.run_for(15_000)
+    phase(page, "done")
+    assert len({str(sorted(body.items())) for body in visit.mutating}) == 1
+    assert len(stage.mutating_jobs()) == len(before) + 1
+
+
+def test_waking_takes_evidence_if_the_last_is_old(visit: Visit) -> None:
+    """A page that was hidden for more than a minute looks again by itself; one that was hidden shortly does not."""
+    page = visit.page
+    page.clock.install()
+    visit.open()
+    assert looks_of(visit) == ["by itself"]
+    fall_asleep(page)
+    page.clock.fast_forward(20_000)
+    wake(page)
+    see_headline(page, "Idle or hung", "warn")
+    fall_asleep(page)
+    page.clock.fast_forward(120_000)
+    page.clock.run_for(20_000)
+    assert looks_of(visit) == ["by itself"]
+    wake(page)
+    wait_for(page, lambda: looks_of(visit) == ["by itself", "by itself"], "the second look")
+    see_headline(page, "Idle or hung", "warn")
+
+
+def is_kept(page: Page) -> bool:
+    return bool(page.evaluate(KEPT_KEYS) == 1)
+
+
+def test_forget_asks(visit: Visit) -> None:
+    """The key, on which one depends at night, goes only with a second tap, and not with Esc or Keep."""
+    page = keep_key(visit)
+    open_key(page)
+    expect(page.locator("#key-word")).to_contain_text("kept here since")
+    for answer in ("Escape", "Keep"):
+        page.click("#forget")
+        page.wait_for_selector("#yes[aria-disabled=false]")
+        expect(page.locator("#confirm-title")).to_have_text("Forget the key?")
+        expect(page.locator("#keep")).to_be_focused()
+        page.keyboard.press("Escape") if answer == "Escape" else page.click("#keep")
+        expect(page.locator("#confirm")).to_be_hidden()
+        assert is_kept(page)
+    page.reload()
+    phase(page, "idle")
+    assert page.get_attribute("#key", "open") is None  # folded away while it works
+    forget_key(page)
+    page.reload()
+    phase(page, "locked")

@@ -1,0 +1,291 @@
+"""After a verb that brings the VM up: the console as it is, until the guest is back or the time is over."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from ..support.browser import (
+    Visit,
+    ask,
+    confirm,
+    fall_asleep,
+    held_requests,
+    phase,
+    see_headline,
+    wait_for,
+    wait_for_text,
+    wake,
+)
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+SEEN = {
+    "type": "result",
+    "verb": "screen",
+    "vm": "devvm",
+    "outcome": "done",
+    "reached": True,
+    "state": "running",
+    "last": None,
+    "started": "2026-11-27T03:12:44Z",
+    "seconds": 0,
+    "screen": True,
+    "screen_png": PNG,
+    "guest": None,
+    "verdict": None,
+}
+OFF = {"state": "stopped", "screen": False, "screen_png": None, "verdict": {"code": "no-picture", "sentence": "off"}}
+KEEP_LOOKING = "#outcome-act[data-act=keep-looking]"
+STOP_LOOKING = "#outcome-act[data-act=stop-looking]"
+LOOK = "#outcome-act[data-act=look]"
+
+
+def answer_screens(page: Page, **more: Any) -> tuple[dict[str, Any], list[str]]:
+    """Have the host answer so to each `screen`. Return the answer, which may be changed, and the ids that asked."""
+    answer, asked = {**SEEN, **more}, list[str]()
+
+    def take(route: Route) -> None:
+        if json.loads(route.request.post_data or "{}").get("verb") != "screen":
+            return route.fallback()
+        asked.append(route.request.headers["webhook-id"])
+        if "lost" in answer:
+            return route.abort()
+        if "error" in answer:
+            return route.fulfill(status=answer["error"].pop("status", 503), json={"error": answer["error"]})
+        return route.fulfill(content_type="application/x-ndjson", body=json.dumps(answer) + "\n")
+
+    page.route("**/pve", take)
+    return answer, asked
+
+
+def reset(visit: Visit) -> Page:
+    """Reset the VM, and return once that is done and its console is watched; the page's time stands still then."""
+    page = visit.page
+    ask(page, "reset")
+    page.clock.pause_at(page.evaluate("() => Date.now() / 1000 + 1"))
+    page.click("#yes")
+    phase(page, "done")
+    see_headline(page, "Coming back…", "busy")
+    expect(page.locator(STOP_LOOKING)).to_be_visible()
+    wait_for_text(page, "outcome-timer", "s of up to 90 s")
+    return page
+
+
+def pass_time_until(page: Page, words: str) -> None:
+    """Let the page's time pass until its headline says so."""
+
+    def says() -> bool:
+        page.clock.run_for(1_000)
+        return page.text_content("#headline") == words
+
+    wait_for(page, says, words)
+
+
+def see_bar(page: Page, words: str, tone: str) -> None:
+    """Return once the bar says so, in this tone."""
+    expect(page.locator(f"[data-outcome][data-tone={tone}] #outcome-sentence")).to_contain_text(words)
+
+
+@pytest.fixture
+def watcher(visit: Visit) -> Visit:
+    """A visit whose time a test can turn, at a VM that was looked at."""
+    visit.page.clock.install()
+    visit.open()
+    return visit
+
+
+def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
+    """The picture is of now, and the headline says that the guest is back; green for two minutes, not for ever."""
+    answer, asked = answer_screens(watcher.page, guest="silent")
+    page = reset(watcher)
+    page.clock.run_for(3_000)
+    wait_for_text(page, "picture-age", "new every 3 s")
+    expect(page.locator("#glass img")).to_have_attribute("alt", re.compile(":12:44$"))
+    see_headline(page, "Coming back…", "busy")
+    answer["guest"] = "answers"
+    pass_time_until(page, "Back: guest answers")
+    see_headline(page, "Back: guest answers", "good")
+    see_bar(page, "back after", "good")
+    expect(page.locator("#steps li").last).to_have_attribute("data-tone", "good")
+    expect(page.locator("#steps li").last).to_contain_text("Back")
+    expect(page).to_have_title("Back: guest answers - devvm")
+    assert len(set(asked)) == len(asked) >= 2  # a read has an id of its own each time
+    asked.clear()
+    page.clock.run_for(10_000)
+    assert asked == []
+    page.clock.fast_forward(130_000)
+    pass_time_until(page, "Not examined")
+    see_headline(page, "Not examined", "unknown")
+
+
+def test_the_console_is_live_and_leaves_nothing(watcher: Visit) -> None:
+    """The pictures come from the host itself, which keeps none of them."""
+    page, before = reset(watcher), watcher.stage.stages()
+    page.clock.run_for(3_000)
+    wait_for_text(page, "picture-age", "new every 3 s")
+    expect(page.locator("#glass img")).to_be_visible()
+    assert [body.get("verb") for body in watcher.posts].count("screen") == 1
+    assert watcher.stage.stages() == before
+
+
+def test_without_a_sign_of_life_the_picture_says_what_it_does(watcher: Visit) -> None:
+    """After 90 s the watch ends in words that claim no more than was seen; one button goes on looking."""
+    answer, _ = answer_screens(watcher.page, guest="silent")
+    page = reset(watcher)
+    page.clock.fast_forward(91_000)
+    see_headline(page, "No sign of life", "warn")
+    wait_for_text(page, "why", "Nothing of the guest 90 s after its reset. Look at the picture")
+    see_bar(page, "No sign of life after 90 s: look at the picture", "warn")
+    expect(page.locator("#steps li").last).to_have_attribute("data-tone", "warn")
+    page.click(KEEP_LOOKING)
+    see_headline(page, "Coming back…", "busy")
+    answer["guest"] = "answers"
+    pass_time_until(page, "Back: guest answers")
+    see_headline(page, "Back: guest answers", "good")
+
+
+def test_a_vm_that_went_off_again_is_off(watcher: Visit) -> None:
+    """A VM that stops while it is watched is not waited for."""
+    answer_screens(watcher.page, **OFF)
+    page = reset(watcher)
+    assert watcher.stage.service.pve("stop", caller="operator2").json["outcome"] == "done"
+    page.clock.run_for(3_000)
+    see_bar(page, "But it is off again", "warn")
+    see_headline(page, "Off", "warn")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param({"outcome": "rejected", "reached": False, "message": "no such verb"}, id="an older handler"),
+        pytest.param({"outcome": "failed", "verdict": {"code": "agent-refused"}}, id="an older host agent"),
+        pytest.param({"error": {"status": 403, "code": "forbidden", "message": "no", "reached": False}}, id="no right"),
+    ],
+)
+def test_what_can_not_be_seen_is_not_claimed(watcher: Visit, answer: dict[str, Any]) -> None:
+    """Where there is no `screen`, the page asks for it once, and then says neither that the guest is back nor not."""
+    _, asked = answer_screens(watcher.page, **answer)
+    page = reset(watcher)
+    page.clock.run_for(3_000)
+    see_bar(page, "whether the guest is back is not seen", "good")
+    see_headline(page, "Not examined", "unknown")
+    expect(page.locator(LOOK)).to_be_visible()
+    page.clock.run_for(10_000)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param({"lost": True}, id="lost"),
+        pytest.param({"error": {"code": "overloaded", "message": "later", "reached": False}}, id="an error"),
+        pytest.param({"outcome": "unreached", "reached": False, "state": "unknown"}, id="no host"),
+    ],
+)
+def test_one_look_that_fails_does_not_end_the_watch(watcher: Visit, answer: dict[str, Any]) -> None:
+    """The next one finds the guest."""
+    answers, asked = answer_screens(watcher.page, **answer)
+    page = reset(watcher)
+    page.clock.run_for(3_000)
+    wait_for(page, lambda: asked, "the first look")
+    see_headline(page, "Coming back…", "busy")
+    answers.update({**SEEN, "guest": "answers"})
+    for each in ("lost", "error"):
+        answers.pop(each, None)
+    pass_time_until(page, "Back: guest answers")
+    see_headline(page, "Back: guest answers", "good")
+
+
+def test_a_device_that_slept_looks_once_more(watcher: Visit) -> None:
+    """Nothing is asked by a page that nobody sees. Once it is seen again, what it says is of then."""
+    _, asked = answer_screens(watcher.page, guest="answers")
+    page = reset(watcher)
+    fall_asleep(page)
+    asked.clear()
+    page.clock.fast_forward(3_600_000)
+    page.clock.run_for(10_000)
+    assert asked == []
+    wake(page)
+    pass_time_until(page, "Back: guest answers")
+    see_headline(page, "Back: guest answers", "good")
+
+
+def test_what_was_not_looked_at_is_not_called_dead(watcher: Visit) -> None:
+    """If no look had an answer, the watch ends without a word about the guest."""
+    answer_screens(watcher.page, lost=True)
+    page = reset(watcher)
+    fall_asleep(page)
+    page.clock.fast_forward(3_600_000)
+    wake(page)
+    pass_time_until(page, "Not examined")
+    see_bar(page, "whether the guest is back is not seen", "good")
+
+
+def test_a_person_ends_the_watch(watcher: Visit) -> None:
+    """Stop looking ends it at once, and no further picture is asked for."""
+    _, asked = answer_screens(watcher.page, guest="silent")
+    page = reset(watcher)
+    page.click(STOP_LOOKING)
+    see_headline(page, "Not examined", "unknown")
+    asked.clear()
+    page.clock.run_for(10_000)
+    assert asked == []
+
+
+LOCKS = """() => {
+    window.held = 0;
+    const request = async (type) => {
+        if (window.refuses) throw new DOMException("low battery", "NotAllowedError");
+        const lock = new EventTarget();
+        lock.release = async () => {
+            window.held -= 1;
+            lock.dispatchEvent(new Event("release"));
+        };
+        window.last = lock;
+        window.held += type === "screen" ? 1 : 100;
+        return lock;
+    };
+    Object.defineProperty(navigator, "wakeLock", {value: {request}});
+}"""
+
+
+def held(page: Page) -> int:
+    """Return how many locks keep the screen on."""
+    locks: int = page.evaluate("() => window.held")
+    return locks
+
+
+def test_the_screen_stays_on_while_a_verb_runs(visit: Visit) -> None:
+    """Until the guest is back or the person has stopped looking; the browser takes the lock when the page is hidden."""
+    page = visit.page
+    page.add_init_script(f"({LOCKS})()")
+    visit.open()
+    answer_screens(page, guest="silent")
+    assert held(page) == 0
+    with held_requests(page, '"reset"'):
+        confirm(page, "reset")
+        phase(page, "running")
+        wait_for(page, lambda: held(page) == 1, "the lock")
+        fall_asleep(page)
+        page.evaluate("() => window.last.release()")
+        assert held(page) == 0
+        wake(page)
+        wait_for(page, lambda: held(page) == 1, "the lock again")
+    phase(page, "done")
+    see_headline(page, "Coming back…", "busy")
+    assert held(page) == 1
+    page.click(STOP_LOOKING)
+    wait_for(page, lambda: held(page) == 0, "its end")
+
+
+def test_a_device_that_keeps_no_screen_on_runs_verbs_all_the_same(visit: Visit) -> None:
+    """A lock that is refused, as with a low battery, is no fault of the page."""
+    page = visit.page
+    page.add_init_script(f"({LOCKS})(); window.refuses = true")
+    visit.open()
+    confirm(page, "reset")
+    phase(page, "done")
+    assert page.evaluate("() => window.held") == 0
