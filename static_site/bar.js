@@ -63,7 +63,7 @@ function idle(state, view, now) {
 	if (view.reading === "forensics") return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Looking…", sentence: "Changes nothing", ...WAIT, act: "", actLabel: "" };
 	const at = Math.max(view.seen?.at ?? 0, view.lookedAt);
 	const word = at ? `${view.lookedAt >= (view.seen?.at ?? 0) - 60_000 && view.lookedAt ? "Looked" : "Checked"} ${clock(at)}` : "Not looked yet";
-	return { tone: /** @type {Tone} */ ("unknown"), icon: "look", word, sentence: view.sentence || "Nothing was changed", ...LOOK };
+	return { tone: /** @type {Tone} */ ("unknown"), icon: "look", word, sentence: view.sentence, ...LOOK };
 }
 
 /** @param {View} view  @param {number} now */

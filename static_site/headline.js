@@ -91,7 +91,7 @@ function away(state, view) {
 function watched({ watch, seen, trouble }, now) {
 	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
-	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "It is up; now its guest has to come. This page looks every 3 s." };
+	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for its guest." };
 	if (!seen || trouble || now - seen.at > MINUTE) return null;
 	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
 	const guest = watch.found === "guest" && now - watch.until < GOOD_FOR_MS;

@@ -50,7 +50,7 @@ export function renderVm(state, view, now) {
 	setTexts({ headline: head.words, second: head.second, why: head.why });
 	document.title = state.vm && state.unlocked ? `${head.words} - ${state.unknownVm || state.vm}` : "Breakglass";
 	const spoken = `${head.words}. ${sentence(head.why)}`;
-	if (state.unlocked && spoken !== announced && !head.live && view.seen) {
+	if (state.unlocked && spoken !== announced && !head.live && view.seen && head.why) { // a state alone is told by the bar
 		const advice = adviceOf(view);
 		setText($("say-verdict"), spoken + (advice ? ` Advised: ${VERBS[advice].label}.` : ""));
 		announced = spoken;
@@ -95,7 +95,7 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 	const at = picture ? Date.parse(picture.started) : 0;
 	const live = watch?.on ? "new every 3 s" : `${span(now - at)} ago`;
 	setTexts({
-		"picture-at": picture ? `Console ${clock(at)}` : waiting ? "The console: on its way…" : "No picture yet",
+		"picture-at": picture ? `Console ${clock(at)}` : waiting ? "Console: on its way…" : "No picture yet",
 		"picture-age": !picture ? "" : old ? "from before" : live,
 	});
 	/** @type {HTMLButtonElement} */ (glass).disabled = !picture;

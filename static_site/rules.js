@@ -1,7 +1,7 @@
 // What may be pressed, what an answer means, and why. Pure.
 
 import { VERBS, labelOf, mutates } from "./verbs.js";
-import { clock, ended, sentence, span, stateWord, troubleOf } from "./words.js";
+import { clock, ended, sentence, span, troubleOf } from "./words.js";
 
 /** @typedef {import("./reduce.js").State} State */
 /** @typedef {import("./reduce.js").View} View */
@@ -91,8 +91,8 @@ export function reasonOf({ message, verdict, stderr }) {
 /** The phase that an answer ends in, and its words. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
  * @returns {[string, Partial<View>]} */
 export function outcomeOf(verb, answer, { at, clockOff }) {
-	const { outcome, reached, verdict, holder, stage, state, hint, url } = answer;
-	if (outcome === "done" && verb === "status") return ["idle", { sentence: `QEMU: ${stateWord(state)}` }];
+	const { outcome, reached, verdict, holder, stage, hint, url } = answer;
+	if (outcome === "done" && verb === "status") return ["idle", {}]; // the headline says it
 	if (outcome === "done") return ["done", { sentence: `at ${clock(at)}` }];
 	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder, clockOff)} Nothing was changed.` }];
 	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";

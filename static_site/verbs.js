@@ -9,7 +9,7 @@ export const VERBS = {
 	__proto__: /** @type {any} */ (null),
 	cycle: {
 		label: "Power-cycle", icon: "cycle", doing: "power-cycling", stages: ["forensics", "stop", "start", "verify"],
-		does: "Pulls the power cord, plugs it in again", costs: "Unsaved work in the VM", takes: "Seconds; at most 7 min",
+		does: "Power cord out and in", costs: "Unsaved work in the VM", takes: "Seconds; at most 7 min",
 	},
 	reset: {
 		label: "Reset", icon: "reset", doing: "resetting", stages: ["forensics", "reset", "verify"], pointless: "stopped",
@@ -17,7 +17,7 @@ export const VERBS = {
 	},
 	start: {
 		label: "Start", icon: "start", doing: "starting", stages: ["forensics", "start", "verify"], pointless: "running",
-		does: "Starts it, or continues it where it was paused", costs: "Nothing", takes: "Seconds; at most 3 min",
+		does: "Starts it, or continues it", costs: "Nothing", takes: "Seconds; at most 3 min",
 	},
 	stop: {
 		label: "Stop", icon: "stop", doing: "stopping", stages: ["forensics", "stop", "verify"], pointless: "stopped",

@@ -25,6 +25,7 @@ from ..support.browser import (
     see_headline,
     show,
     wait_for,
+    wait_for_text,
 )
 from ..support.failing_tools import misbehave
 from ..support.selection import sampled
@@ -325,13 +326,11 @@ def test_each_word_is_announced_once(visit: Visit) -> None:
     press(page, "status")
     phase(page, "idle")
     heard = page.evaluate("() => window.heard.splice(0)")
-    assert [words for words in heard if "Idle or hung" in words] == [
-        "Idle or hung. QEMU answers and no disk request is waiting: an idle guest looks the same as a hung one, "
-        "so look at the console."
-    ]
+    assert [words for words in heard if "Idle or hung" in words] == ["Idle or hung. The console tells which."]
     confirm(page, "stop")
     phase(page, "done")
     see_headline(page, "Off", "warn")
+    wait_for_text(page, "why", "It is switched off.")
     heard = page.evaluate("() => window.heard")
     assert "Off. It is switched off. Start it. Advised: Start." in heard
     assert len([words for words in heard if words.startswith("Stop done.")]) == 1
