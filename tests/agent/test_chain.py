@@ -22,7 +22,7 @@ from ..conftest import running_world
 from ..support.agent import Session, execute, processes, set_constants
 from ..support.chain import chain_files, read_links
 from ..support.hung import unserved_fuse
-from ..support.stages import at_qm, memory, until
+from ..support.stages import archive_note, at_qm, memory, until
 
 pytestmark = pytest.mark.real("qemu")
 
@@ -331,7 +331,7 @@ def test_a_full_archive_is_in_the_chain(world: World) -> None:
     with small_disk(world.root / "var/lib", "64k"):
         subprocess.run(["dd", "if=/dev/zero", f"of={world.root}/var/lib/filler", "bs=4k"], capture_output=True)
         execute(world, "reset id=no-copy-1")
-        until(lambda: "error" in memory(world, "archive.json").read_text(), "a note of the failure")
+        until(lambda: "error" in archive_note(world), "a note of the failure")
         assert execute(world, "reset id=no-copy-2").code == 0
     said = [link.get("archive", "") for link in read_links(chain_files(world)[0]) if link["event"] == "begins"]
     assert said[1].startswith("the archive in /var/lib can't be written (No space left on device)")

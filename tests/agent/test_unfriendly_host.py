@@ -16,7 +16,7 @@ from ..support.agent import Session, agent_processes, answer_of, execute, write_
 from ..support.hung import unserved_fuse
 from ..support.qemu import Witness
 from ..support.selection import sampled
-from ..support.stages import memory, until
+from ..support.stages import archive_note, memory, until
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
 
@@ -68,7 +68,7 @@ def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reaso
         with Witness(world) as qemu:
             assert execute(world, "reset id=unwritten-1").code == 0
             assert qemu.wait("RESET")["guest"] is False
-        until(lambda: "error" in memory(world, "archive.json").read_text(), "a note of the failure")
+        until(lambda: "error" in archive_note(world), "a note of the failure")
         answer = execute(world, "reset id=unwritten-2")
         said = f"the archive in /var/lib can't be written ({reason}): jobs are kept in /run alone, until the next boot"
         assert (answer.code, answer.trailer["warnings"]) == (0, [said])
@@ -79,7 +79,7 @@ def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reaso
         mend()
         execute(world, "reset id=unwritten-3")
         until(lambda: archived(world) >= {"unwritten-1", "unwritten-2", "unwritten-3"}, "the copies")
-        until(lambda: memory(world, "archive.json").read_text() == "{}", "the end of the trouble")
+        until(lambda: archive_note(world) == "{}", "the end of the trouble")
 
 
 @pytest.mark.all
@@ -107,7 +107,7 @@ def test_an_archive_that_hangs(world: World) -> None:
 
 
 def noted_since(world: World) -> float:
-    return float(json.loads(memory(world, "archive.json").read_text())["since"])
+    return float(json.loads(archive_note(world))["since"])
 
 
 # --- the rest of the machine ---

@@ -270,8 +270,16 @@ def quiet(world: World) -> None:
     end_processes(str(world.root), spared=("qmeventd", *running))
 
 
+def is_settled(world: World) -> bool:
+    """Tell whether nothing of Proxmox is left but a VM that runs, and what watches it."""
+    return set(processes_of(str(world.root))) <= ({world.pid, qmeventd(world)} if world.pid else set())
+
+
 def restore(world: World) -> None:
-    """Take back what a test did to the host, and have its VM run."""
+    """Take back what a test did to the host, and have its VM run.
+
+    First the cleanup after a QEMU that a test has killed must end: it would wait for the next one, and hold the flock.
+    """
     misbehave(world.root)
     quiet(world)
     node = world.root / "etc/pve/nodes/demo"
@@ -285,7 +293,8 @@ def restore(world: World) -> None:
     reboot_pending(world).unlink(missing_ok=True)
     if world.pid is not None:
         signal_process(world.pid, signal.SIGCONT)
-    else:
+    until(lambda: is_settled(world), "the end of what the test began")
+    if world.pid is None:
         scope(world).unlink(missing_ok=True)
         started = world.qm("start", str(VMID))
         assert started.returncode == 0, started.stderr

@@ -25,6 +25,12 @@ def memory(world: World, *parts: str) -> Path:
     return world.root.joinpath("run/breakglass", str(VMID), *parts)
 
 
+def archive_note(world: World) -> str:
+    """Return what /run says of the archive; nothing before the first job is copied."""
+    path = memory(world, "archive.json")
+    return path.read_text() if path.exists() else ""
+
+
 def until(seen: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
     """Return once `seen()` is true; the job writes down its own stage, so a look at that is an event."""
     end = time.monotonic() + seconds

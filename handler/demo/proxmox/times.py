@@ -36,7 +36,7 @@ SECONDS = {
 # Live processes need this machine's own time, which does not scale. These are the shortest waits for them.
 LEAST_FOR_QMP = 0.5
 LEAST_FOR_QEMU = 10.0  # to put itself into the background
-LEAST_FOR_CLEANUP = 1.0  # to stand in the queue for the flock
+LEAST_FOR_CLEANUP = 3.0  # to stand in the queue for the flock
 
 
 def seconds(root: str, name: str) -> float:
