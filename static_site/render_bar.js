@@ -2,6 +2,7 @@
 
 import { barOf } from "./bar.js";
 import { $, icon, make, setIcon, setList, setShown, setText, setTexts } from "./dom.js";
+import { sentence } from "./words.js";
 
 /** @typedef {import("./reduce.js").State} State */
 /** @typedef {import("./reduce.js").View} View */
@@ -45,7 +46,7 @@ function speak(bar, view) {
 	const key = [view.vm, bar.phase, bar.word, stage, view.watch?.found].join();
 	if (key === spoken || bar.phase === "idle") return;
 	spoken = key;
-	const words = stage && bar.phase === "running" ? `${stage}.` : [`${bar.word}.`, bar.sentence, bar.hint].join(" ");
+	const words = stage && bar.phase === "running" ? `${stage}.` : [bar.word, bar.sentence, bar.hint].map(sentence).join(" ").trim();
 	setText($("say-outcome"), words);
 }
 

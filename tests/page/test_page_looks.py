@@ -19,6 +19,8 @@ from ..support.browser import (
     confirm,
     held_cycle,
     held_requests,
+    keep_key,
+    looked,
     lose_handler,
     phase,
     press,
@@ -254,6 +256,19 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     assert sum(each["value"] for each in opening) <= 0.05, opening
 
 
+@real
+def test_a_kept_key_opens_the_page_without_a_sight_of_its_lock(visit: Visit) -> None:
+    """A device that keeps its key shows the page at once: the lock does not flash up, and nothing moves for it."""
+    page = keep_key(visit)
+    page.add_init_script(
+        """window.scenes = []; new MutationObserver(() => window.scenes.push(document.body?.dataset.scene))
+        .observe(document, {subtree: true, childList: true, attributeFilter: ["data-scene"]});"""
+    )
+    page.reload()
+    phase(page, "idle")
+    assert set(page.evaluate("() => window.scenes")) <= {None, "opening", "unlocked"}
+
+
 # --- sizes ---
 
 
@@ -322,11 +337,13 @@ def test_each_word_is_announced_once(visit: Visit) -> None:
     page.evaluate(HEARD)
     page.fill("#secret", visit.keys["operator"])
     page.press("#secret", "Enter")
-    see_headline(page, "Idle or hung", "warn")
+    phase(page, "idle")
+    looked(page)
     press(page, "status")
     phase(page, "idle")
+    verdict = f"{page.inner_text('#headline')}. {page.inner_text('#why')}"
     heard = page.evaluate("() => window.heard.splice(0)")
-    assert [words for words in heard if "Idle or hung" in words] == ["Idle or hung. The console tells which."]
+    assert [words for words in heard if words.startswith(verdict)] == [verdict]
     confirm(page, "stop")
     phase(page, "done")
     see_headline(page, "Off", "warn")
