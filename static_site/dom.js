@@ -131,7 +131,7 @@ export function makePicture(png, alt) {
 	const image = new Image();
 	image.alt = alt;
 	image.src = URL.createObjectURL(pngBlob(png));
-	image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+	for (const end of ["load", "error"]) image.addEventListener(end, () => URL.revokeObjectURL(image.src), { once: true });
 	return image;
 }
 

@@ -13,6 +13,9 @@ import { capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, sp
 
 const GOOD_FOR_MS = 2 * MINUTE;
 
+/** A clock set back meanwhile makes nothing younger. @param {number} now  @param {number} at  @param {number} ms */
+const isOld = (now, at, ms) => Math.abs(now - at) > ms;
+
 /** @param {State} state  @param {View} view  @param {number} now  @returns {Headline} */
 export function headlineOf(state, view, now) {
 	const found = locked(state) ?? strayed(state) ?? underWay(state, view, now) ?? away(state, view) ?? watched(view, now) ?? known(state, view, now);
@@ -92,9 +95,9 @@ function watched({ watch, seen, trouble }, now) {
 	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
 	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for its guest." };
-	if (!seen || trouble || now - seen.at > MINUTE) return null;
+	if (!seen || trouble || isOld(now, seen.at, MINUTE)) return null;
 	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
-	const guest = watch.found === "guest" && now - watch.until < GOOD_FOR_MS;
+	const guest = watch.found === "guest" && !isOld(now, watch.until, GOOD_FOR_MS);
 	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
 	if (watch.found === "nothing") return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Nothing of the guest ${after}. Look at the picture: it may still boot.` };
 	return null;
@@ -109,12 +112,12 @@ function known(state, view, now) {
 	const looked = Math.max(seen.at, verdict?.from === "forensics" ? verdict.at : 0);
 	const qemu = `QEMU: ${stateWord(seen.state)}`;
 	const second = `${qemu} · looked ${span(now - looked)} ago`;
-	if (now - seen.at > MINUTE) return { words: "Out of date", tone: "unknown", icon: "unknown", second: `Was: ${phrase.words}, ${span(now - seen.at)} ago`, why: view.trouble };
+	if (isOld(now, seen.at, MINUTE)) return { words: "Out of date", tone: "unknown", icon: "unknown", second: `Was: ${phrase.words}, ${span(now - seen.at)} ago`, why: view.trouble };
 	const failed = view.phase === "failed" && mutates(view.verb);
 	if (failed && seen.state === "stopped") return { words: `Off: ${view.verb === "cycle" ? "start" : view.verb} failed`, tone: "bad", icon: "stopped", second, why: verdict ? sentence(verdict.sentence) : view.sentence };
 	if (verdict?.code === "running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
 	const doubted = view.trouble || (view.phase === "failed" ? view.sentence : "");
-	if (phrase.tone === "good" && verdict && (doubted || now - verdict.at > GOOD_FOR_MS)) {
+	if (phrase.tone === "good" && verdict && (doubted || isOld(now, verdict.at, GOOD_FOR_MS))) {
 		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: doubted || "It runs. Look again to know more." };
 	}
 	const advised = verdict && phrase.why !== undefined && verdict.advice === phrase.advice;

@@ -2,7 +2,7 @@
 
 import { newId, post } from "./send.js";
 import { keep, recall } from "./storage.js";
-import { dispatch, viewOf } from "./store.js";
+import { dispatch, getState } from "./store.js";
 
 /** @typedef {import("./reduce.js").Job} Job */
 /** @typedef {{node: string, n: number, head: string, broken?: string, hashes?: string[], since?: number}} Chain */
@@ -24,7 +24,7 @@ export const readJob = async (vm, id) => (await readHistory(vm, { job: id })).jo
 export function refreshHistory(vm) {
 	const before = underWay.get(vm) ?? Promise.resolve();
 	/** @type {Promise<void>} */
-	const reading = before.then(() => (underWay.get(vm) === reading ? readList(vm) : undefined));
+	const reading = before.catch(() => {}).then(() => (underWay.get(vm) === reading ? readList(vm) : undefined));
 	underWay.set(vm, reading);
 	return reading;
 }
@@ -33,7 +33,7 @@ export function refreshHistory(vm) {
 async function readList(vm) {
 	const before = headsOf(vm); // what comes while the host answers may not be in that answer
 	const { jobs, message, verdict, chain } = await readHistory(vm);
-	if (!viewOf(vm)) return;
+	if (!getState().unlocked) return; // forgotten meanwhile
 	const trouble = jobs ? "" : `not known: ${message ?? verdict?.sentence}`;
 	dispatch("jobs-came", { vm, jobs, trouble, chain: chain && checkChain(vm, before, chain) });
 }

@@ -11,6 +11,8 @@ import { LOCAL, OWN, forgetAll, keep, keyStore, recall } from "./storage.js";
 import { dispatch, getState, subscribe } from "./store.js";
 import { span } from "./words.js";
 
+const STORE_MS = 3_000; // some browsers' databases never open: then the key is entered
+
 /** What is known of the kept key. @typedef {{since: number, tested: number, persisted: boolean|null}} Kept */
 
 const secret = /** @type {HTMLInputElement} */ ($("secret"));
@@ -56,10 +58,12 @@ async function begin(key) {
 export async function takeKept(allowed) {
 	/** @type {CryptoKey|null|undefined} */
 	let kept = null;
+	const late = setTimeout(() => dispatch("key-missing"), STORE_MS);
 	if (allowed) kept = await keyStore((store) => store.get(1)).catch(() => null);
 	else keyStore((store) => store.delete(1)).catch(() => {}); // whatever listens on this port next could use it
+	clearTimeout(late);
 	keepBox.checked ||= Boolean(kept);
-	if (kept) await begin(kept);
+	if (kept && !getState().unlocked) await begin(kept);
 }
 
 /** Keeps the key, or not, as the box says. */

@@ -1,7 +1,7 @@
 // Looks that the page takes by itself: at the opening, on waking, and at the console after a start. They change nothing.
 
 import { readJob, refreshHistory } from "./history.js";
-import { MINUTE, isCheckDue } from "./rules.js";
+import { MINUTE, isCheckDue, recentEvidence } from "./rules.js";
 import { runVerb } from "./run.js";
 import { newId, post, sleep } from "./send.js";
 import { dispatch, getState, subscribe, viewOf } from "./store.js";
@@ -14,25 +14,21 @@ const BY_ITSELF = "by itself"; // the host lets such captures go first
 /** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
 export async function lookAt(vm) {
 	await Promise.all([runVerb("status", { vm, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
-	const { seen, open, mayLook, jobs } = viewOf(vm);
+	const view = viewOf(vm);
+	const { seen, open, mayLook } = view;
 	if (!getState().unlocked || !seen || open || seen.holder || !mayLook || document.hidden || seen.state === "elsewhere") return;
-	const newest = jobs?.find((job) => job.verb === "forensics" && job.outcome !== "failed");
-	const age = newest ? Date.now() - Date.parse(newest.started) + getState().clockOff : Infinity;
-	const stale = jobs?.find((job) => job.verb !== "forensics" && newest && job.started > newest.started);
-	if (newest?.outcome === "done" && age < MINUTE && !stale) return showPicture(vm, newest.id, seen.last, true);
+	const recent = recentEvidence(view, Date.now() + getState().clockOff);
+	if (recent) return showPicture(vm, recent.id, seen.last, recent);
 	const answer = await runVerb("forensics", { vm, quiet: true, more: { reason: BY_ITSELF } });
 	if (answer?.code === "forbidden") dispatch("look-refused", { vm });
 }
 
-/** Shows a capture's picture, and its verdict where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {boolean} verdict */
-export async function showPicture(vm, id, last, verdict = false) {
+/** Shows a capture's picture, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("./reduce.js").Job} [evidence] */
+export async function showPicture(vm, id, last, evidence) {
+	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
 	const job = await readJob(vm, id);
 	const picture = job?.screen_png ? { png: job.screen_png, started: job.started, last } : null;
 	dispatch("picture-came", { vm, picture });
-	const { seen } = viewOf(vm);
-	if (!verdict || !job?.verdict || !seen) return;
-	const answer = { outcome: "done", reached: true, state: seen.state, last: seen.last, holder: seen.holder, verdict: job.verdict };
-	dispatch("settled", { vm, id, verb: "forensics", answer, loud: false, clockOff: getState().clockOff });
 }
 
 /** Watches the console until the guest is back: a picture every 3 s, for 90 s; a device that slept looks once more. @param {string} vm */

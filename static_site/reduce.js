@@ -103,6 +103,9 @@ const OF_VIEW = {
 	"act-dropped": (view) => ({ ...view, acting: false }),
 	settled,
 	"picture-came": (view, { picture }) => ({ ...view, waiting: false, picture: picture ?? view.picture }),
+	"evidence-came": (view, { verdict, taken }) => (view.seen && !view.open ? {
+		...view, watch: null, lookedAt: taken, verdict: { ...verdict, state: view.seen.state, last: view.seen.last, from: "forensics", at: taken },
+	} : view),
 	"jobs-came": (view, { jobs, trouble, chain }) => ({
 		...view, jobs: jobs ?? view.jobs ?? [], jobsTrouble: trouble, chain: chain ?? view.chain,
 	}),

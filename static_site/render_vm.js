@@ -85,7 +85,7 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 		const alt = picture ? `The console at ${clock(Date.parse(picture.started))}` : "";
 		if (picture) {
 			const image = makePicture(picture.png, alt);
-			image.addEventListener("load", () => glass.replaceChildren(image), { once: true });
+			image.addEventListener("load", () => picture === shownPicture && glass.replaceChildren(image), { once: true }); // another VM's may be late
 		} else glass.replaceChildren();
 		shownPicture = picture;
 	}

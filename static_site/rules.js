@@ -78,6 +78,22 @@ export function adviceOf(view) {
 	return !view.open && !view.seen?.holder && VERBS[advice] ? advice : "";
 }
 
+// What a capture finds of a VM that a status calls running.
+const OF_RUNNING = ["healthy", "guest-silent", "guest-hung", "disk-frozen", "storage-hung"];
+
+/** The newest evidence of the history, if it is younger than a minute and about what a status has just seen.
+ * The history names neither state nor process: no power job may have ended since, and the verdict must be one of this state.
+ * @param {View} view  @param {number} now by the host's clock  @returns {import("./reduce.js").Job|null} */
+export function recentEvidence({ seen, verdict, jobs }, now) {
+	const newest = jobs?.find((job) => job.verb === "forensics" && job.outcome !== "failed");
+	const code = newest?.verdict?.code ?? "";
+	if (!newest || newest.outcome !== "done" || Math.abs(now - Date.parse(newest.started)) >= MINUTE) return null;
+	const began = Date.parse(newest.started);
+	const isBefore = jobs?.some((job) => job.verb !== "forensics" && Date.parse(job.started) + 1e3 * (job.seconds ?? 0) >= began);
+	const fits = seen?.state === "running" ? OF_RUNNING.includes(code) : code === verdict?.code;
+	return fits && !isBefore ? newest : null;
+}
+
 /** A check is due: on waking, and every 15 s, also while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
 export const isCheckDue = (state, view, now) => state.unlocked && !view.acting && !view.reading && view.phase !== "checking"
 	&& !isAway(state) && Math.abs(now - view.triedAt) >= LOOK_EVERY_MS;

@@ -110,7 +110,8 @@ async function pursue(vm, job) {
 	const lines = flightsOf(vm);
 	const flight = new AbortController();
 	lines.reading?.abort();
-	lines[slot]?.abort();
+	delete lines.reading; // its end is not waited for: it would paint over what begins here
+	if (changes) lines.acting?.abort();
 	lines[slot] = flight;
 	const loud = changes || !(job.quiet || viewOf(vm).open); // while an outcome is open, a check must not paint over it
 	job.lost ||= changes && viewOf(vm).sent[job.id] === true;
@@ -212,6 +213,8 @@ export function dropAll() {
 	for (const lines of flights.values()) {
 		lines.acting?.abort();
 		lines.reading?.abort();
+		delete lines.acting; // what still ends is of a page that was unlocked
+		delete lines.reading;
 	}
 	flights.clear();
 }

@@ -7,10 +7,13 @@ export const LOCAL = /^((.+\.)?localhost|127(\.\d+){3}|\[::1\])$/;
 /** @param {"local"|"session"} where */
 const storageOf = (where) => (where === "local" ? localStorage : sessionStorage);
 
-/** What was kept under a name; null without it, or where a browser keeps nothing. @param {"local"|"session"} where  @param {string} name */
+/** What a browser would not keep, for as long as the page is open. @type {Map<string, string>} */
+const unkept = new Map();
+
+/** What was kept under a name; null without it. @param {"local"|"session"} where  @param {string} name */
 export function recall(where, name) {
 	try {
-		return JSON.parse(storageOf(where).getItem(OWN + name) ?? "null");
+		return JSON.parse(unkept.get(`${where} ${name}`) ?? storageOf(where).getItem(OWN + name) ?? "null");
 	} catch {
 		return null;
 	}
@@ -18,14 +21,18 @@ export function recall(where, name) {
 
 /** Keeps a value under a name; `null` leaves nothing there. @param {"local"|"session"} where  @param {string} name  @param {unknown} value */
 export function keep(where, name, value) {
+	unkept.delete(`${where} ${name}`);
 	try {
 		if (value === null) storageOf(where).removeItem(OWN + name);
 		else storageOf(where).setItem(OWN + name, JSON.stringify(value));
-	} catch {} // a full or forbidden store: the page works without
+	} catch { // a full or forbidden store: an outcome that is open can be asked for again all the same
+		unkept.set(`${where} ${name}`, JSON.stringify(value));
+	}
 }
 
 /** Removes all that the page keeps as text. */
 export function forgetAll() {
+	unkept.clear();
 	try {
 		for (const storage of [localStorage, sessionStorage]) {
 			for (const name of Object.keys(storage)) if (name.startsWith(OWN)) storage.removeItem(name);

@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { adviceOf, isCheckDue, mayAnyway, notesOf, obstacle, outcomeOf, pointless, proxmoxTrouble } from "../../static_site/rules.js";
+import { adviceOf, isCheckDue, mayAnyway, notesOf, obstacle, outcomeOf, pointless, proxmoxTrouble, recentEvidence } from "../../static_site/rules.js";
+import { headlineOf } from "../../static_site/headline.js";
 import { POWER } from "../../static_site/verbs.js";
 import { HEALTH, OPENED, NOW, VM, after, answerOf, begun, evidenceCame, settledEvent, statusCame, verdictOf, viewOf } from "./samples.js";
 
@@ -136,4 +137,50 @@ test("the notes say only what is not well", () => {
 	assert.match(notes(["clock-measured", { off: 90_000 }])[0], /clock is 90 s behind; that does no harm/);
 	assert.match(notes(["health-came", { answer: { ...HEALTH, config: "old since 2026-11-27T03:00:00Z" }, next: 0 }])[0], /^Its configuration is old since 03:00:00\./);
 	assert.match(notes(statusCame("running", "running", 0, { last: "job_7" }))[0], /^Another caller changed its power/);
+});
+
+// --- evidence of the history, which the page takes for its own ---
+
+const captured = (code, ago, more = {}) => ({ id: "job_9", verb: "forensics", by: "twin", started: new Date(NOW - 1e3 * ago).toISOString(), seconds: 3, outcome: "done", verdict: verdictOf(code), ...more });
+const evidenceOf = (state, statusCode, ...jobs) => recentEvidence(viewOf(after(...OPENED, statusCame(state, statusCode), ["jobs-came", { jobs, trouble: "" }])), NOW)?.id;
+
+test("evidence of the last minute is taken for what a status has just seen", () => {
+	for (const code of ["healthy", "guest-hung", "disk-frozen"]) assert.equal(evidenceOf("running", "running", captured(code, 40)), "job_9");
+	assert.equal(evidenceOf("stopped", "stopped", captured("stopped", 40)), "job_9");
+	assert.equal(evidenceOf("wedged", "qemu-wedged", captured("qemu-wedged", 40)), "job_9");
+});
+
+test("evidence of another state is never shown for what is there now", () => {
+	assert.equal(evidenceOf("io-error", "io-error", captured("healthy", 40)), undefined);
+	assert.equal(evidenceOf("stopped", "stopped", captured("healthy", 40)), undefined);
+	assert.equal(evidenceOf("running", "running", captured("stopped", 40)), undefined);
+	assert.equal(evidenceOf("running", "running", captured("io-error", 40)), undefined);
+});
+
+test("evidence is old after a minute, by a clock that was set, and once a power job has ended", () => {
+	assert.equal(evidenceOf("running", "running", captured("healthy", 61)), undefined);
+	assert.equal(evidenceOf("running", "running", captured("healthy", -61)), undefined);
+	const cycle = { ...captured("", 50), id: "job_8", verb: "cycle", verdict: null };
+	assert.equal(evidenceOf("running", "running", captured("healthy", 40), { ...cycle, seconds: 20 }), undefined);
+	assert.equal(evidenceOf("running", "running", captured("healthy", 40), { ...cycle, seconds: 5 }), "job_9");
+	assert.equal(evidenceOf("running", "running", captured("healthy", 40, { outcome: null }), captured("healthy", 45)), undefined);
+});
+
+test("evidence of the history is as old as it is", () => {
+	const state = after(...OPENED, statusCame("running", "running"), ["evidence-came", { verdict: verdictOf("healthy"), taken: NOW - 50_000 }]);
+	assert.equal(headlineOf(state, viewOf(state), NOW).tone, "good");
+	assert.match(headlineOf(state, viewOf(state), NOW).second, /looked 0 s ago/);
+	const later = after(...OPENED, statusCame("running", "running"), ["evidence-came", { verdict: verdictOf("healthy"), taken: NOW - 121_000 }]);
+	assert.equal(headlineOf(later, viewOf(later), NOW).tone, "unknown");
+});
+
+test("a clock that was set back makes no verdict younger", () => {
+	const state = after(...OPENED, evidenceCame("running", "healthy", -3_600), statusCame("running", "running"));
+	assert.equal(headlineOf(state, viewOf(state), NOW).tone, "unknown");
+});
+
+test("a link to a VM that is not here locks the buttons for good: no other VM is acted on in its place", () => {
+	const state = after(...OPENED, statusCame("running", "running", 90), ["vm-unknown", { name: "gone" }, 90], ["tick", {}, 89], ["tick"]);
+	assert.equal(mayAnyway(viewOf(state), NOW), false);
+	assert.match(obstacle(state, viewOf(state), "cycle"), /no VM gone/);
 });

@@ -1,0 +1,63 @@
+// What the page keeps, on a device that keeps nothing; and the reading of the history, where it fails.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+globalThis.location = new URL("https://vm.example/breakglass/");
+const values = new Map();
+let isForbidden = false;
+const store = {
+	getItem: (name) => values.get(name) ?? null,
+	setItem(name, value) {
+		if (isForbidden) throw new Error("QuotaExceededError");
+		values.set(name, value);
+	},
+	removeItem: (name) => values.delete(name),
+};
+Object.defineProperty(globalThis, "localStorage", { value: store });
+Object.defineProperty(globalThis, "sessionStorage", { value: store });
+const { forgetAll, keep, recall } = await import("../../static_site/storage.js");
+const { refreshHistory } = await import("../../static_site/history.js");
+const { dispatch, getState, viewOf } = await import("../../static_site/store.js");
+const { useKey } = await import("../../static_site/send.js");
+
+test("a job whose outcome is open can be asked for again where the browser keeps nothing", () => {
+	keep("session", "job devvm", { id: "old" });
+	isForbidden = true;
+	keep("session", "job devvm", { id: "new" });
+	assert.deepEqual(recall("session", "job devvm"), { id: "new" });
+	keep("session", "job devvm", null);
+	assert.equal(recall("session", "job devvm"), null);
+	keep("session", "job devvm", { id: "new" });
+	isForbidden = false;
+	keep("session", "job devvm", { id: "newest" });
+	assert.deepEqual(recall("session", "job devvm"), { id: "newest" });
+	forgetAll();
+});
+
+async function answersTo(answer) {
+	globalThis.fetch = async () => new Response(JSON.stringify(answer), { headers: { "content-type": "application/json" } });
+	useKey(await crypto.subtle.importKey("raw", new Uint8Array(32), { name: "HMAC", hash: "SHA-256" }, false, ["sign"]));
+}
+
+test("a history that can't be read leaves the next one readable", async () => {
+	dispatch("unlocked");
+	viewOf("devvm");
+	values.set("breakglass /breakglass/ heads devvm", '{"pve":{}}');
+	await answersTo({ outcome: "done", jobs: [], chain: { node: "pve", n: 1, head: "x", hashes: [], since: 0 } });
+	await refreshHistory("devvm").catch(() => {});
+	values.clear();
+	await refreshHistory("devvm");
+	assert.deepEqual(viewOf("devvm").jobs, []);
+});
+
+test("a history that comes after Forget leaves nothing on the device", async () => {
+	dispatch("unlocked");
+	viewOf("devvm");
+	await answersTo({ outcome: "done", jobs: [{ id: "x" }], chain: { node: "pve", n: 1, head: "x", hashes: [], since: 1 } });
+	const reading = refreshHistory("devvm");
+	dispatch("locked");
+	await reading;
+	assert.equal(getState().views.devvm, undefined);
+	assert.deepEqual([...values.keys()].filter((name) => name.includes("heads")), []);
+});
