@@ -68,7 +68,7 @@ def test_nothing_leaves_without_the_dialog(visit: Visit) -> None:
 
 
 def test_no_button_but_the_red_one_changes_power(visit: Visit) -> None:
-    """No button outside the dialog sends a verb that changes power, in any order."""
+    """No button outside the dialog sends a verb that changes power or forgets the key, in any order."""
     page = visit.open()
     press(page, "forensics")
     phase(page, "done")
@@ -89,6 +89,7 @@ def test_no_button_but_the_red_one_changes_power(visit: Visit) -> None:
                 page.keyboard.press("Escape")
     assert {*ASKS, "status", "forensics", "forget", "glass", "outcome-act", "print", "copy-output"} <= pressed
     assert visit.mutating == []
+    assert page.get_attribute("body", "data-scene") == "unlocked"  # Forget asks, too
 
 
 def test_a_refused_copy_is_said(visit: Visit) -> None:
