@@ -48,15 +48,27 @@ export function render() {
 	}
 	setText($("name"), state.tab === "list" || !state.vm || state.unknownVm ? "Breakglass" : fullName(state));
 	setShown({ "show-vms": state.unlocked && (state.health.vms.length > 1 || state.unknownVm) });
-	renderLinks(state, view);
-	renderProven(state, view, now);
 	const named = state.unknownVm ? newView("") : view; // nothing of another VM is shown in its place
-	renderVm(state, named, now);
-	renderBar(state, view, now);
-	renderHistory(named);
-	renderChat();
-	renderByHand(named.byHand, state.vm);
-	if (state.tab === "list") renderList(state, now);
+	const regions = [
+		() => renderVm(state, named, now),
+		() => renderBar(state, view, now),
+		() => renderLinks(state, view),
+		() => renderProven(state, view, now),
+		() => renderHistory(named),
+		renderChat,
+		() => renderByHand(named.byHand, state.vm),
+		() => state.tab === "list" && renderList(state, now),
+	];
+	for (const draw of regions) attempt(draw);
+}
+
+/** A region that can't be drawn takes no other with it. @param {() => unknown} draw */
+function attempt(draw) {
+	try {
+		draw();
+	} catch (error) {
+		reportError(error);
+	}
 }
 
 /** What there is to see: nothing of the lock before the page has looked for the key of this device. @param {State} state */

@@ -111,6 +111,7 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	if (outcome === "done" && verb === "status") return ["idle", {}]; // the headline says it
 	if (outcome === "done") return ["done", { sentence: `at ${clock(at)}` }];
 	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder, clockOff)} Nothing was changed.` }];
+	if (outcome === "unknown" && !mutates(verb)) return ["failed", { sentence: "No answer came back from the host.", hint: "It changes nothing: look again." }];
 	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
 	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
 	const lines = verdict?.evidence ?? [];

@@ -123,6 +123,11 @@ test("what was not sent says why, once, and what to do", () => {
 	assert.deepEqual(more, { sentence: "the host refused the connection.", hint: "Look at sshd.", url: "https://other/" });
 });
 
+test("a look that got no answer is no riddle", () => {
+	const [phase, more] = outcomeOf("status", answerOf({ outcome: "unknown", reached: undefined, message: "status may have run", hint: "send the same id again" }), WHEN);
+	assert.deepEqual([phase, more], ["failed", { sentence: "No answer came back from the host.", hint: "It changes nothing: look again." }]);
+});
+
 test("a refusal without any reason says that", () => {
 	const [, more] = outcomeOf("reset", answerOf({ outcome: "refused" }), WHEN);
 	assert.equal(more.sentence, "no reason was given.");
