@@ -59,7 +59,7 @@ async function openLink() {
 	const [name, job] = [asked.get("vm"), asked.get("job")];
 	if (name === null) return;
 	if (!chooseVm(name)) {
-		dispatch("vm-unknown", { name });
+		dispatch("vm-unknown", { name: name.slice(0, 63) });
 		return;
 	}
 	const { unlocked } = getState();
@@ -69,7 +69,7 @@ async function openLink() {
 	if (!job) return;
 	await refreshHistory(name);
 	render();
-	if (!openJob(job)) dispatch("nudged", { vm: name, words: `The host does not know the job ${job}` });
+	if (!openJob(job)) dispatch("nudged", { vm: name, words: `The host does not know the job ${job.slice(0, 63)}` });
 }
 
 async function watchHolder() {
@@ -147,12 +147,15 @@ $("prompt").addEventListener("keydown", ({ key, ctrlKey, metaKey }) => {
 });
 addEventListener("beforeprint", () => { /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true; });
 addEventListener("hashchange", () => {
+	if (isAsking()) stopAsking(); // it asks about what was on the screen
 	link = linkInAddress();
 	const given = keyInAddress();
 	if (given) unlock(given).then(openLink);
 	else openLink();
 });
 subscribe((state, before) => {
+	// The names that are kept here may be older than the link.
+	if (state.unknownVm && state.health.vms !== before.health.vms && vmHealth(state, state.unknownVm)) openLink();
 	// Whoever can't reach Breakglass needs the commands that go round it.
 	if (isAway(state) && !isAway(before)) /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true;
 });
@@ -175,7 +178,6 @@ async function begin() {
 	if (!known.length && !given) dispatch("key-missing"); // nobody was here yet
 	if (!known.length) await names;
 	await openLink();
-	names.then(() => (getState().unknownVm ? openLink() : undefined)); // what is kept here may be older than the link
 	if (given || !crypto.subtle) await unlock(given);
 	else await takeKept(keeps);
 	dispatch("key-missing");

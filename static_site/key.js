@@ -92,6 +92,7 @@ function drop() {
 	dropAll();
 	dropChats();
 	stopAsking();
+	/** @type {HTMLDialogElement} */ ($("large")).close();
 	setText($("key-trouble"), "");
 }
 

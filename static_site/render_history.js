@@ -11,7 +11,7 @@ import { clock, phraseOf, sentence, span } from "./words.js";
 /** @typedef {import("./reduce.js").Job} Job */
 /** @typedef {import("./reduce.js").View} View */
 
-/** What is drawn of a job. @typedef {{item: HTMLElement, job: Job, read: string|null}} Entry */
+/** What is drawn of a job. @typedef {{item: HTMLElement, vm: string, job: Job, read: string|null}} Entry */
 /** @type {Map<string, Entry>} */
 const entries = new Map();
 let drawn = "";
@@ -24,31 +24,39 @@ export function renderHistory(view) {
 	if (key === drawn) return;
 	drawn = key;
 	setText($("zone"), jobs.length ? `All times in ${Intl.DateTimeFormat().resolvedOptions().timeZone}.` : "Nothing yet.");
-	/** @type {HTMLElement|undefined} */
-	let day;
-	/** @type {Node[]} */
-	const wanted = [];
-	let last = "";
+	/** @type {Map<string, Element[]>} */
+	const byDay = new Map();
 	for (const job of jobs) {
 		const name = dayOf(job.started);
-		if (name !== last) {
-			day = dayBox(name);
-			wanted.push(day);
-			last = name;
-		}
-		if (day) day.lastElementChild?.append(entryOf(job).item);
+		byDay.set(name, [...byDay.get(name) ?? [], entryOf(job, view.vm).item]);
 	}
-	const box = $("jobs");
-	if ([...box.children].some((child, n) => child !== wanted[n]) || box.children.length !== wanted.length) box.replaceChildren(...wanted);
+	forgetOthers(jobs);
+	setChildren($("jobs"), [...byDay].map(([name, items]) => dayBox(name, items)));
+}
+
+/** Drops what was drawn of other jobs, as of another VM, with the files that are offered of them. @param {Job[]} jobs */
+function forgetOthers(jobs) {
+	const ids = new Set(jobs.map(({ id }) => id));
+	for (const [id, { item }] of entries) {
+		if (ids.has(id)) continue;
+		for (const link of item.querySelectorAll("a")) URL.revokeObjectURL(link.href);
+		entries.delete(id);
+	}
+}
+
+/** @param {Element} box  @param {Element[]} wanted */
+function setChildren(box, wanted) {
+	if (box.children.length !== wanted.length || wanted.some((child, n) => child !== box.children[n])) box.replaceChildren(...wanted);
 }
 
 /** @type {Map<string, HTMLElement>} */
 const days = new Map();
 
-/** @param {string} name */
-function dayBox(name) {
+/** @param {string} name  @param {Element[]} items */
+function dayBox(name, items) {
 	const box = days.get(name) ?? make("section", make("h2", name), make("ol"));
 	days.set(name, box);
+	setChildren(/** @type {Element} */ (box.lastElementChild), items);
 	return box;
 }
 
@@ -74,9 +82,9 @@ function summaryOf({ verb, outcome, stage, seconds, verdict }) {
 	return { tone: outcome === "failed" ? "bad" : "unknown", mark: outcome === "failed" ? "hung" : "cross", label, words: `${outcome}${where}` };
 }
 
-/** @param {Job} job  @returns {Entry} */
-function entryOf(job) {
-	const known = entries.get(job.id) ?? makeEntry(job);
+/** @param {Job} job  @param {string} vm  @returns {Entry} */
+function entryOf(job, vm) {
+	const known = entries.get(job.id) ?? makeEntry(job, vm);
 	entries.set(job.id, known);
 	known.job = job;
 	const { tone, mark, label, words } = summaryOf(job);
@@ -89,27 +97,27 @@ function entryOf(job) {
 	return known;
 }
 
-/** @param {Job} job  @returns {Entry} */
-function makeEntry(job) {
+/** @param {Job} job  @param {string} vm  @returns {Entry} */
+function makeEntry(job, vm) {
 	const title = make("summary", make("span", make("b", make("span"), " ", make("em")), make("small")));
 	const body = make("div.job", make("p"), make("ul.lines"), make("figure.console"), make("dl.facts"), makePre(""), make("p"));
 	const fold = /** @type {HTMLDetailsElement} */ (make("details.fold", title, body));
 	const item = make("li", icon("look"), fold);
 	item.id = `job ${job.id}`;
-	const entry = { item, job, read: null };
+	const entry = { item, vm, job, read: null };
 	fold.addEventListener("toggle", () => fold.open && readEntry(entry, fold, body));
 	return entry;
 }
 
 /** Reads a job until it has ended. @param {Entry} entry  @param {HTMLDetailsElement} fold  @param {HTMLElement} body */
 async function readEntry(entry, fold, body) {
-	const { vm } = getState();
+	const { vm } = entry;
 	const words = /** @type {HTMLElement} */ (body.firstElementChild);
 	while (entry.item.isConnected && fold.open && !entry.read) {
 		if (!words.firstChild) setText(words, "Asking the host…");
 		const job = await readJob(vm, entry.job.id);
 		if (!job) return setText(words, "No answer, or the host no longer knows it. Open it again.");
-		fillEntry(body, job);
+		fillEntry(body, job, vm);
 		entry.read = job.outcome;
 		if (!entry.read) await sleep(1_000);
 		else if (!entry.job.outcome) {
@@ -120,8 +128,8 @@ async function readEntry(entry, fold, body) {
 	}
 }
 
-/** @param {HTMLElement} body  @param {Job} job */
-function fillEntry(body, job) {
+/** @param {HTMLElement} body  @param {Job} job  @param {string} vm */
+function fillEntry(body, job, vm) {
 	const [words, lines, figure, facts, output, save] = /** @type {HTMLElement[]} */ ([...body.children]);
 	setText(words, sentence(job.verdict?.sentence));
 	setList(lines, job.verdict?.evidence ?? []);
@@ -139,14 +147,14 @@ function fillEntry(body, job) {
 	facts.replaceChildren(...known.map(([term, value]) => make("div", make("dt", term), make("dd", value))));
 	fillText(output, job.output ?? "");
 	output.hidden = !job.output;
-	if (!save.firstChild && job.outcome) save.append(...makeDownloads(job));
+	if (!save.firstChild && job.outcome) save.append(...makeDownloads(job, vm));
 }
 
-/** What goes into a ticket in the morning. @param {Job} job */
-function makeDownloads(job) {
+/** What goes into a ticket in the morning. @param {Job} job  @param {string} vm */
+function makeDownloads(job, vm) {
 	const { screen_png: png, ...rest } = job;
-	const name = `${getState().vm}-${job.verb}-${job.started.replaceAll(/[:.]/g, "")}`;
-	const json = new Blob([JSON.stringify({ vm: getState().vm, ...rest, picture: png ? `${name}.png` : null }, null, "\t")], { type: "application/json" });
+	const name = `${vm}-${job.verb}-${job.started.replaceAll(/[:.]/g, "")}`;
+	const json = new Blob([JSON.stringify({ vm, ...rest, picture: png ? `${name}.png` : null }, null, "\t")], { type: "application/json" });
 	const links = [makeDownload(json, `${name}.json`, "Download evidence")];
 	return png ? [...links, " ", makeDownload(pngBlob(png), `${name}.png`, "Download picture")] : links;
 }

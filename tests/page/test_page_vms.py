@@ -361,3 +361,22 @@ def test_advice_named_like_an_object_property_is_none(person: Visit) -> None:
     expect(page.locator("#verdict-sentence")).to_have_text("S.")
     expect(page.locator("#say-verdict")).to_have_text("X. S.")
     expect(page.locator("[data-verb].advised")).to_have_count(0)
+
+
+def test_the_history_of_one_vm_has_no_job_of_another(person: Visit) -> None:
+    """The timeline holds the jobs of the VM that is shown, and nothing else, also where they are of the same day."""
+    began = person.stage.service.pve("forensics", vm="devvm").json
+    page = person.open()
+    page.wait_for_selector("#jobs li[id]", state="attached")
+    job = {"id": "twins", "verb": "reset", "by": "twin", "started": began["started"], "seconds": 1, "outcome": "done"}
+
+    def answer(route: Route) -> None:
+        if '"history","vm":"twin"' in (route.request.post_data or ""):
+            route.fulfill(json={"outcome": "done", "reached": True, "jobs": [job]})
+        else:
+            route.continue_()
+
+    page.route("**/pve", answer)
+    page.evaluate("() => { location.hash = '#vm=twin'; }")
+    expect(page.locator("#jobs li[id='job twins']")).to_have_count(1)
+    expect(page.locator("#jobs li[id]")).to_have_count(1)
