@@ -380,3 +380,15 @@ def test_the_history_of_one_vm_has_no_job_of_another(person: Visit) -> None:
     page.evaluate("() => { location.hash = '#vm=twin'; }")
     expect(page.locator("#jobs li[id='job twins']")).to_have_count(1)
     expect(page.locator("#jobs li[id]")).to_have_count(1)
+
+
+def test_a_link_that_is_opened_meanwhile_withdraws_the_question(person: Visit) -> None:
+    """The question is about the VM that was on the screen."""
+    page = person.open()
+    show(page, "vm")
+    press(page, "cycle")
+    expect(page.locator("#confirm")).to_be_visible()
+    page.evaluate("() => { location.hash = '#vm=twin'; }")
+    expect(page.locator("#confirm")).not_to_be_visible()
+    expect(page.locator("#name")).to_have_text("twin (VM 103)")
+    assert person.mutating == []
