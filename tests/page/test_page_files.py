@@ -40,7 +40,7 @@ class Links(HTMLParser):
             self.started.append(values["src"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def head() -> Links:
     links = Links()
     links.feed((PAGE / "index.html").read_text(encoding="utf-8"))
@@ -93,6 +93,7 @@ def test_every_module_is_preloaded(head: Links) -> None:
 def test_every_file_is_asked_for(head: Links) -> None:
     """There is no file that nothing names, and no name without a file."""
     manifest = json.loads((PAGE / "manifest.webmanifest").read_text(encoding="utf-8"))
+    assert head.links.pop("preload") == ["health"]  # which the page asks for first: at once, and not once it runs
     asked = {*head.started, *(name for names in head.links.values() for name in names)}
     asked |= {icon["src"] for icon in manifest["icons"]} | {"index.html", "sw.js"}
     assert asked == {path.name for path in PAGE.iterdir()}
