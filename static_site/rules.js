@@ -20,7 +20,7 @@ export function phaseOf(state, view) {
 }
 
 /** Nothing answers at this page's address. @param {State} state */
-export const isAway = ({ health }) => health.fails > 1 || (health.slow && !health.answer);
+export const isAway = ({ health }) => health.fails > 1 || ((health.slow || health.fails > 0) && !health.answer);
 
 /** @param {State} state  @param {string} name */
 export const vmHealth = (state, name = state.vm) => state.health.vms.find((vm) => vm.name === name);

@@ -1,6 +1,7 @@
 """The page in a real browser, before the real handler, sshd, host agent and QEMU: each state of its state machine."""
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from ..support.browser import (
     wait_for_text,
 )
 from ..support.failing_tools import misbehave
+from ..support.stages import until
 
 SEEN = {"Idle or hung": "warn", "Looks healthy": "good"}  # a guest that boots uses its disk
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -169,6 +171,11 @@ def test_a_pointless_verb_says_why_and_can_be_done_anyway(visit: Visit) -> None:
 def test_the_page_takes_evidence_by_itself_and_a_second_page_shows_the_same(visit: Visit) -> None:
     """What was done since makes evidence old; what is a minute young is shown again and not taken again."""
     visit.stage.service.pve("reset")
+    ended = time.time()
+    until(
+        lambda: time.time() > ended + 1,
+        "another second: the history's times have no fraction, and the page assumes the worst",
+    )
     page = visit.open()
     (taken,) = looks_of(visit)
     assert taken["reason"] == "by itself"

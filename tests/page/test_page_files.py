@@ -19,7 +19,7 @@ from ..support.browser import Visit
 from ..support.icons import PICTURES, svg_of
 from ..support.service import Service
 
-MOST_BYTES = 40_000  # compressed: 0.8 s at 400 kbit/s
+MOST_BYTES = 69_000  # compressed: 1.4 s at 400 kbit/s
 MOST_LINES = 250
 MODULES = sorted(path.name for path in PAGE.glob("*.js") if path.name != "sw.js")
 
@@ -67,7 +67,7 @@ def reached_from(name: str) -> set[str]:
 
 
 def test_the_page_is_small() -> None:
-    """All that the page loads is at most 40,000 bytes, compressed: the worker, the list and the icon included."""
+    """All that the page loads is at most 69,000 bytes, compressed: the worker, the list and the icon included."""
     loaded = [path for path in PAGE.iterdir() if path.suffix != ".png"]
     assert {path.name for path in loaded} >= {"index.html", "sw.js", "manifest.webmanifest", "icon.svg"}
     sizes = {path.name: len(gzip.compress(path.read_bytes())) for path in loaded}
