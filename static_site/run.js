@@ -165,7 +165,7 @@ function settle(vm, job, answer, loud) {
 	const calm = before.seen?.last === last && !before.jobsTrouble && before.jobs?.every((each) => each.outcome);
 	if (reached && !(job.verb === "status" && calm)) refreshHistory(vm);
 	if (changes && outcome === "done" && bringsUp(job.verb)) watchGuest(vm);
-	if (!changes && reached && before.seen?.holder && !holder) lookAt(vm); // what somebody else did has ended
+	if (!changes && reached && before.seen?.holder && !holder && vm === getState().vm) lookAt(vm); // what somebody else did has ended
 	// The host names the job whose end is not known here: attach to it.
 	const { open, acting } = viewOf(vm);
 	const recalled = open && recall("session", `job ${vm}`);
