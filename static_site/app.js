@@ -10,7 +10,6 @@ import { checkIfDue, lookAt, stopWatching, wakeOrSleep, watchGuest } from "./loo
 import { registerWorker } from "./offline.js";
 import { hideDetails } from "./render_bar.js";
 import { openJob } from "./render_history.js";
-import { sortAgain } from "./render_list.js";
 import { enlargePicture, makeButtons } from "./render_vm.js";
 import { render } from "./render.js";
 import { isAway, vmHealth } from "./rules.js";
@@ -36,10 +35,7 @@ function chooseVm(name) {
 
 /** @param {string} tab */
 function showTab(tab) {
-	if (tab === "list") {
-		sortAgain();
-		lookAtAll();
-	}
+	if (tab === "list") lookAtAll();
 	dispatch("tab-chosen", { tab });
 	scrollTo(0, 0);
 }

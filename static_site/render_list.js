@@ -9,27 +9,15 @@ import { span } from "./words.js";
 
 /** @type {Map<string, HTMLElement>} */
 const rows = new Map();
-/** @type {string[]} the order that is shown: it changes only when the list is opened, or once all are known */
-let order = [];
-let settled = false;
-
-/** Sorts again at the next drawing. */
-export function sortAgain() {
-	order = [];
-	settled = false;
-}
+let shown = "";
 
 /** @param {State} state  @param {number} now */
 export function renderList(state, now) {
 	const names = state.health.vms.map(({ name }) => name);
 	const heads = new Map(names.map((name) => [name, headlineOf(state, viewOf(name), now)]));
-	const allKnown = names.every((name) => viewOf(name).seen || viewOf(name).trouble);
-	if (order.length !== names.length || (allKnown && !settled)) {
-		const rank = (/** @type {string} */ name) => urgency(/** @type {import("./headline.js").Headline} */ (heads.get(name)));
-		order = names.toSorted((a, b) => rank(a) - rank(b));
-		settled = allKnown;
-		$("rows").replaceChildren(...order.map(rowOf));
-	}
+	const rank = (/** @type {string} */ name) => urgency(/** @type {import("./headline.js").Headline} */ (heads.get(name)));
+	const order = names.toSorted((a, b) => rank(a) - rank(b));
+	placeRows(order);
 	for (const name of order) {
 		const head = heads.get(name);
 		const row = rowOf(name).firstElementChild;
@@ -43,6 +31,15 @@ export function renderList(state, now) {
 		setText(words, head.words);
 		setText(age, seen ? span(now - seen.at) : "");
 	}
+}
+
+/** Puts the rows in order, if it is another one; the row that has the focus keeps it. @param {string[]} order */
+function placeRows(order) {
+	if (order.join() === shown) return;
+	shown = order.join();
+	const focused = document.activeElement;
+	$("rows").replaceChildren(...order.map(rowOf));
+	if (focused instanceof HTMLElement && $("rows").contains(focused)) focused.focus();
 }
 
 /** @param {string} name */

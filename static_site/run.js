@@ -5,7 +5,7 @@ import { askPerson, isAsking } from "./dialog.js";
 import { headlineOf } from "./headline.js";
 import { refreshHistory, takeChain } from "./history.js";
 import { pollHealth, takeProven } from "./health.js";
-import { lookAt, showPicture, watchGuest } from "./look.js";
+import { showPicture, watchGuest } from "./look.js";
 import { fullName, mayAnyway, obstacle, pointless } from "./rules.js";
 import { newId, post, sleep, young } from "./send.js";
 import { keep, recall } from "./storage.js";
@@ -165,7 +165,6 @@ function settle(vm, job, answer, loud) {
 	const calm = before.seen?.last === last && !before.jobsTrouble && before.jobs?.every((each) => each.outcome);
 	if (reached && !(job.verb === "status" && calm)) refreshHistory(vm);
 	if (changes && outcome === "done" && bringsUp(job.verb)) watchGuest(vm);
-	if (!changes && reached && before.seen?.holder && !holder && vm === getState().vm) lookAt(vm); // what somebody else did has ended
 	// The host names the job whose end is not known here: attach to it.
 	const { open, acting } = viewOf(vm);
 	const recalled = open && recall("session", `job ${vm}`);
