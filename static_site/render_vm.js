@@ -105,7 +105,7 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 function renderEvidence({ verdict, output }) {
 	const lines = verdict?.evidence ?? [];
 	setTexts({
-		"evidence-word": verdict ? `${lines.length} lines, ${clock(verdict.at)}` : "none yet",
+		"evidence-word": verdict ? `${lines.length} ${lines.length === 1 ? "line" : "lines"}, ${clock(verdict.at)}` : "none yet",
 		"verdict-sentence": sentence(verdict?.sentence),
 		"output-word": output.text ? output.title : "none yet",
 	});
