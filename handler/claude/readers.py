@@ -25,9 +25,9 @@ class Readers:
 
     def poll_once(self, seconds: float) -> bool:
         """Read what arrives within `seconds`; return whether there was anything."""
-        ready = self._poll.poll(seconds * 1000)
-        for fd, _ in ready:
-            reader = self._readers.get(fd)
-            if reader is not None:  # a reader before it may have removed it
+        ready = [(fd, self._readers[fd]) for fd, _ in self._poll.poll(seconds * 1000)]
+        for fd, reader in ready:
+            # A reader before it may have removed it, and a new descriptor may have its number.
+            if self._readers.get(fd) is reader:
                 reader()
         return bool(ready)

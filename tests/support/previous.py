@@ -52,7 +52,8 @@ def find_previous(root: Path = ROOT) -> str:
         pytest.skip("this is no git checkout, so no older version can be taken from its history")
     if _git(root, "rev-parse", "--is-shallow-repository") != "false":
         pytest.skip("this clone is shallow, so it lacks the older versions: git fetch --unshallow --tags")
-    tag = _git(root, "describe", "--tags", "--match", "v*", "--abbrev=0", "HEAD^")  # a tag of HEAD itself is this version
+    # a tag of HEAD itself is this version
+    tag = _git(root, "describe", "--tags", "--match", "v*", "--abbrev=0", "HEAD^")
     if tag:
         return tag
     began = _git(root, "log", "--format=%H", f'-SVERSION = "{VERSION}"', "--", PLACE).splitlines()
