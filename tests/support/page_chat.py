@@ -26,7 +26,8 @@ def ask_claude(page: Page, prompt: str) -> None:
 def ended(page: Page, count: int = 1) -> None:
     """Return once so many turns have ended, well or not."""
     expect(page.locator("#transcript article")).to_have_count(count)
-    expect(page.locator("#stop-turn")).to_be_hidden(timeout=120_000)
+    # its own `hidden`: in another tab than the conversation's, everything of it is out of sight
+    expect(page.locator("#stop-turn")).to_have_attribute("hidden", "", timeout=120_000)
 
 
 def lose_sessions(visit: Visit) -> None:
