@@ -66,8 +66,11 @@ def reset(visit: Visit) -> Page:
     page = visit.page
     ask(page, "reset")
     page.clock.pause_at(page.evaluate("() => Date.now() / 1000 + 1"))
+    log = visit.stage.service.audit_file
+    checks = log.read_text().count('"verb": "status"')
     page.click("#yes")
     phase(page, "done")
+    wait_for(page, lambda: log.read_text().count('"verb": "status"') > checks, "the answer of the check after a verb")
     see_headline(page, "Coming back…", "busy")
     expect(page.locator(STOP_LOOKING)).to_be_visible()
     wait_for_text(page, "outcome-timer", "s of up to 90 s")
