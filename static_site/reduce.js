@@ -100,7 +100,6 @@ const OF_VIEW = {
 			lines: byHand(answer),
 		});
 	},
-	"act-dropped": (view) => ({ ...view, acting: false }),
 	settled,
 	"picture-came": (view, { picture }) => ({ ...view, waiting: false, picture: picture ?? view.picture }),
 	"evidence-came": (view, { verdict, taken }) => (view.seen && !view.open ? {

@@ -28,7 +28,7 @@ function flightsOf(vm) {
 }
 
 /** @param {string} vm  @param {string} verb  @param {{id?: string, [more: string]: any}} [more]  @returns {Job} */
-export function newJob(vm, verb, { id = newId(), ...more } = {}) {
+function newJob(vm, verb, { id = newId(), ...more } = {}) {
 	const { seen } = viewOf(vm);
 	/** @type {Record<string, any>} */
 	const body = { verb, vm: vm || undefined, ...more };

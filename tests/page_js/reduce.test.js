@@ -19,7 +19,7 @@ function freezeAll(value) {
 test("no event changes the state that was there before it", () => {
 	const events = [
 		...OPENED, statusCame("running", "running"), evidenceCame("running", "disk-frozen"), begun("cycle"), stage("preflight", 0), stage("stop", 1),
-		["output-came", { verb: "cycle", text: "a line\n", first: true }], ["act-open", { answer: {}, acting: true }], ["act-dropped"], cycleEnds(),
+		["output-came", { verb: "cycle", text: "a line\n", first: true }], ["act-open", { answer: {}, acting: true }], cycleEnds(),
 		["watch-begun", { seconds: 90 }], ["screen-came", { picture: { png: "", started: "" }, guest: null, state: "running" }], ["watch-ended", { found: "guest" }],
 		["jobs-came", { jobs: [], trouble: "" }], ["nudged", { words: "x" }], ["picture-came", { picture: null }], ["look-refused"], ["tick"],
 		["act-recalled", { id: "id_2", verb: "stop" }], ["waiting-stopped"], ["claude-heard", { claude: {} }], ["proven-heard", { proven: null }],
