@@ -44,7 +44,7 @@ getent passwd @USER@ >/dev/null ||
     echo "there is an account @USER@ with another uid than 0: remove it, or name another account in hosts.@NAME@.ssh" >&2
     exit 1
 }
-usermod --password '*' @USER@
+[ "$(getent shadow @USER@ | cut -d: -f2)" = '*' ] || usermod --password '*' @USER@
 chage -m 0 -M -1 -I -1 -E -1 @USER@
 #end
 

@@ -16,6 +16,7 @@ from breakglass.claude.directory_id import find_directory_id, read_directory_id
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
 from ..support.service import Reply
+from ..support.stages import until
 from ..support.talk import Talker, fake, started
 
 pytestmark = pytest.mark.slow
@@ -107,6 +108,9 @@ def test_a_backup_that_is_put_back(talker: Talker, elsewhere: Talker) -> None:
     """It has the id of the directory that was lost, so its sessions go on."""
     session = talker.chat("hello")[0]["session"]
     backup = talker.directory / "backup"
+    until(
+        lambda: not list((talker.sessions / "work").iterdir()), "the turn's directory is removed"
+    )  # not while `cp` reads
     shutil.rmtree(elsewhere.sessions)
     subprocess.run(["cp", "-a", str(talker.sessions), str(backup)], check=True)
     backup.rename(elsewhere.sessions)

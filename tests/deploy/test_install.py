@@ -6,6 +6,7 @@ The recipe's text, and the command that prints it, are in test_recipe.py.
 import fcntl
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -164,10 +165,13 @@ def test_check_and_sshd_read_a_line_alike(door: Door) -> None:
 
 @pytest.mark.real("sshd")
 def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
-    """Pasted into an interactive bash as well, it leaves the same files and keeps a key that somebody else added."""
+    """On a later day, pasted into an interactive bash as well, it leaves the same files and keys, a colleague's too."""
     added = f'restrict,command="{SERVE} --read-only" {new_key()[1]} a colleague\n'
     host.keys.write_text(added + host.keys.read_text())
-    files = [host.keys, host.drop_in, host.etc / "passwd", host.etc / "shadow"]
+    shadow = host.etc / "shadow"
+    shadow.write_text(re.sub(r"(?<=^breakglass:\*:)\d+", "20000", shadow.read_text(), flags=re.MULTILINE))
+    assert "\nbreakglass:*:20000:" in shadow.read_text()
+    files = [host.keys, host.drop_in, host.etc / "passwd", shadow]
     before = [file.read_text() for file in files]
     ran = host.run("/bin/bash", "--norc", "-i", "-o", "histexpand", stdin=host.recipe)
     assert ran.returncode == 0, ran.stderr

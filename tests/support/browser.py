@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -321,9 +321,13 @@ class Stage:
         """Return the id and the stage of each job of late."""
         return [(job["id"], job["stage"]) for job in self.service.pve("history").json["jobs"]]
 
-    def mutating_jobs(self) -> list[str]:
-        """Return the ids of what changed power lately, as the host remembers it."""
-        return [job["id"] for job in self.service.pve("history").json["jobs"] if job["verb"] in MUTATING]
+    def mutating_jobs(self, but: Collection[str] = ()) -> list[str]:
+        """Return the ids of what changed power lately, without those in `but`.
+
+        A history has the newest 50 jobs, so older ones drop out of it: which ones are new tells, their count does not.
+        """
+        jobs = self.service.pve("history").json["jobs"]
+        return [job["id"] for job in jobs if job["verb"] in MUTATING and job["id"] not in but]
 
 
 def open_gate(world: World) -> None:
