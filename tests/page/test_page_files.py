@@ -21,23 +21,27 @@ from ..support.service import Service
 
 MOST_BYTES = 69_000  # compressed: 1.4 s at 400 kbit/s
 MOST_LINES = 250
-MODULES = sorted(path.name for path in PAGE.glob("*.js") if path.name != "sw.js")
+MODULES = sorted(path.name for path in PAGE.glob("*.js") if path.name not in ("sw.js", "too_old.js"))
 
 
 class Links(HTMLParser):
-    """Collects what the page's head asks for: the `href` of its links by `rel`, and the modules that it starts."""
+    """Collects what the page's head asks for: the `href` of its links by `rel`, and the modules that it starts.
+
+    `plain` are the scripts that are no modules: they run in browsers that know none.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.links: dict[str, list[str]] = {}
         self.started: list[str] = []
+        self.plain: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         if tag == "link":
             self.links.setdefault(values["rel"], []).append(values["href"])
         if tag == "script":
-            self.started.append(values["src"])
+            (self.started if values.get("type") == "module" else self.plain).append(values["src"])
 
 
 @pytest.fixture
@@ -94,7 +98,7 @@ def test_every_file_is_asked_for(head: Links) -> None:
     """There is no file that nothing names, and no name without a file."""
     manifest = json.loads((PAGE / "manifest.webmanifest").read_text(encoding="utf-8"))
     assert head.links.pop("preload") == ["health"]  # which the page asks for first: at once, and not once it runs
-    asked = {*head.started, *(name for names in head.links.values() for name in names)}
+    asked = {*head.started, *head.plain, *(name for names in head.links.values() for name in names)}
     asked |= {icon["src"] for icon in manifest["icons"]} | {"index.html", "sw.js"}
     assert asked == {path.name for path in PAGE.iterdir()}
 

@@ -1,0 +1,80 @@
+"""A browser that is older than the page needs: it says so in a sentence, whatever it lacks."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ..support.browser import Visit, phase
+from ..support.selection import sampled
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+# What the page needs, and how a browser that lacks it is had: by taking it away before the page loads.
+LACKS = {
+    "modules": "delete HTMLScriptElement.prototype.noModule",
+    "toSorted": "delete Array.prototype.toSorted",
+    "ariaDisabled": "delete Element.prototype.ariaDisabled",
+    "AbortSignal": "delete window.AbortSignal",
+    "AbortSignal.timeout": "delete AbortSignal.timeout",
+    "TextDecoderStream": "delete window.TextDecoderStream",
+    "dialogs": "delete window.HTMLDialogElement",
+    "container queries": "CSS.supports = () => false",
+}
+
+
+@pytest.fixture
+def old(visit: Visit) -> Iterator[Page]:
+    """The page in such a browser, which may complain of all kinds of things."""
+    yield visit.page
+    visit.complaints.clear()
+
+
+def see_too_old(page: Page) -> None:
+    """Return once the page says what is wrong and what to do, with the commands by hand in sight."""
+    words = page.locator("#too-old")
+    expect(words).to_be_visible()
+    expect(words).to_have_text(
+        "This browser is too old for this page. It needs Chrome or Edge 110, Firefox 119, Safari 16 or later. "
+        "Use another browser, or the commands under By hand and in the runbook."
+    )
+    expect(page.locator("#recipe")).to_be_visible()
+
+
+@pytest.mark.parametrize("lacks", sampled(LACKS, "ariaDisabled"))
+def test_a_browser_that_lacks_something_says_so(visit: Visit, old: Page, lacks: str) -> None:
+    """Each thing that is taken away brings the sentence, with or without a key."""
+    old.add_init_script(LACKS[lacks])
+    old.goto(visit.stage.url)
+    see_too_old(old)
+    old.goto(f"{visit.stage.url}#key={visit.keys['operator']}")
+    see_too_old(old)
+
+
+@pytest.mark.parametrize("module", sampled(["app.js", "words.js"], "words.js"))
+def test_a_module_in_syntax_that_the_browser_cannot_read_brings_the_sentence(
+    visit: Visit, old: Page, module: str
+) -> None:
+    """A module that does not parse ends in the sentence and not in a page that opens for ever."""
+    old.route(f"**/{module}", lambda route: route.fulfill(body="let x = y §§ z;", content_type="text/javascript"))
+    old.goto(visit.stage.url)
+    see_too_old(old)
+    expect(old.locator("#headline")).to_have_text("Browser too old")
+    assert [text for text in visit.complaints if "Invalid or unexpected token" in text]
+
+
+def test_a_browser_that_has_everything_says_nothing(visit: Visit) -> None:
+    """A fault of another kind, or one that comes once the page has begun, is no old browser."""
+    page = visit.page
+    page.goto(visit.stage.url)
+    phase(page, "locked")
+    page.evaluate(
+        """() => {
+            for (const error of [new SyntaxError("late"), new TypeError("other")]) {
+                dispatchEvent(new ErrorEvent("error", { error }));
+            }
+            document.body.dataset.scene = "opening";
+            dispatchEvent(new ErrorEvent("error", { error: new TypeError("other") }));
+        }"""
+    )
+    expect(page.locator("#too-old")).to_have_text("")
+    expect(page.locator("#too-old")).to_be_hidden()
