@@ -1,6 +1,5 @@
 // What each button does, and how the page begins.
 
-import { askForRest, sendPrompt, stopTurn } from "./chat.js";
 import { isAsking, stopAsking } from "./dialog.js";
 import { $, copyText, setShown } from "./dom.js";
 import { pollHealth } from "./health.js";
@@ -16,7 +15,7 @@ import { isAway, vmHealth } from "./rules.js";
 import { askAgain, resumeVerb, runVerb, stopWaiting } from "./run.js";
 import { LOCAL, keep, recall } from "./storage.js";
 import { dispatch, getState, subscribe, viewOf } from "./store.js";
-import { noteProposal, resumeChat } from "./chat.js";
+import { noteProposal, resumeChat, withChat } from "./talk.js";
 
 /** Shows a VM. Returns whether there is one of this name. @param {string} name */
 function chooseVm(name) {
@@ -27,7 +26,7 @@ function chooseVm(name) {
 	keep("local", "vm", name);
 	if (getState().health.vms.length > 1) history.replaceState(null, "", `#vm=${name}`); // a reload shows the same
 	if (getState().unlocked && (name !== before || unknownVm)) {
-		resumeChat();
+		resumeChat(name);
 		if (!resumeVerb()) lookAt(name);
 	}
 	return true;
@@ -93,9 +92,9 @@ const ACTS = {
 /** @type {Record<string, (button: HTMLElement) => unknown>} */
 const PRESSED = {
 	forget: askForget,
-	"ask-rest": askForRest,
-	recap: () => sendPrompt(true),
-	"stop-turn": stopTurn,
+	"ask-rest": () => withChat((chat) => chat.askForRest()),
+	recap: () => withChat((chat) => chat.sendPrompt(true)),
+	"stop-turn": () => withChat((chat) => chat.stopTurn()),
 	"show-vms": () => showTab("list"),
 	glass: enlargePicture,
 	"close-large": () => /** @type {HTMLDialogElement} */ ($("large")).close(),
@@ -128,7 +127,7 @@ document.addEventListener("click", ({ target }) => {
 });
 document.addEventListener("submit", (event) => {
 	event.preventDefault();
-	if (event.target === $("ask")) sendPrompt();
+	if (event.target === $("ask")) withChat((chat) => chat.sendPrompt());
 	else unlock(/** @type {HTMLInputElement} */ ($("secret")).value).then(openLink);
 });
 document.addEventListener("visibilitychange", () => {
@@ -138,8 +137,8 @@ document.addEventListener("visibilitychange", () => {
 });
 $("keep-key").addEventListener("change", keepOrNot);
 $("prompt").addEventListener("keydown", ({ key, ctrlKey, metaKey }) => {
-	if (key === "Enter" && (ctrlKey || metaKey)) sendPrompt();
-	if (key === "Escape") stopTurn();
+	if (key === "Enter" && (ctrlKey || metaKey)) withChat((chat) => chat.sendPrompt());
+	if (key === "Escape") withChat((chat) => chat.stopTurn());
 });
 addEventListener("beforeprint", () => { /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true; });
 addEventListener("hashchange", () => {

@@ -207,8 +207,10 @@ const notAnswering = (why) => `Claude is not answering: ${why}.`;
 export function renderChat() {
 	const chat = chatOf();
 	if (chat !== shown) {
-		if (shown) shown.draft = prompt.value;
-		prompt.value = chat.draft;
+		if (shown) {
+			shown.draft = prompt.value;
+			prompt.value = chat.draft;
+		} // else a person may have written before this was loaded
 		$("transcript").replaceChildren(chat.box);
 		shown = chat;
 	}

@@ -5,10 +5,10 @@ import { $, setShown, setText, setTexts } from "./dom.js";
 import { pollHealth } from "./health.js";
 import { lookAt } from "./look.js";
 import { dropAll, resumeVerb } from "./run.js";
-import { dropChats, resumeChat } from "./chat.js";
 import { currentKey, useKey } from "./send.js";
 import { LOCAL, OWN, forgetAll, keep, keyStore, recall } from "./storage.js";
 import { dispatch, getState, subscribe } from "./store.js";
+import { dropChats, resumeChat } from "./talk.js";
 import { span } from "./words.js";
 
 const STORE_MS = 3_000; // some browsers' databases never open: then the key is entered
@@ -50,7 +50,7 @@ async function begin(key) {
 	useKey(key);
 	dispatch("unlocked");
 	const { vm } = getState();
-	resumeChat();
+	resumeChat(vm);
 	if (!resumeVerb()) lookAt(vm);
 }
 

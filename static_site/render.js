@@ -1,6 +1,5 @@
 // Draws what is known: after every event, and once a second.
 
-import { renderChat } from "./chat.js";
 import { $, icon, leave, make, setShown, setText, setTexts } from "./dom.js";
 import { newView } from "./reduce.js";
 import { describeKey } from "./key.js";
@@ -10,6 +9,7 @@ import { renderHistory } from "./render_history.js";
 import { renderList } from "./render_list.js";
 import { isPressed, renderVm } from "./render_vm.js";
 import { getState, subscribe, viewOf } from "./store.js";
+import { renderChat } from "./talk.js";
 import { span } from "./words.js";
 
 /** @typedef {import("./reduce.js").State} State */

@@ -1,6 +1,5 @@
 // The one function that runs a verb. A lost answer is "unknown": the same id is sent again.
 
-import { noteProposal } from "./chat.js";
 import { askPerson, isAsking } from "./dialog.js";
 import { headlineOf } from "./headline.js";
 import { refreshHistory, takeChain } from "./history.js";
@@ -10,6 +9,7 @@ import { fullName, mayAnyway, obstacle, pointless } from "./rules.js";
 import { newId, post, sleep, young } from "./send.js";
 import { keep, recall } from "./storage.js";
 import { dispatch, getState, viewOf } from "./store.js";
+import { noteProposal } from "./talk.js";
 import { STORAGE_HUNG, VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
 import { clock, span } from "./words.js";
 

@@ -19,8 +19,10 @@ from ..support.browser import Visit
 from ..support.icons import PICTURES, svg_of
 from ..support.service import Service
 
-MOST_BYTES = 69_000  # compressed: 1.4 s at 400 kbit/s
+MOST_BYTES = 69_500  # compressed
+MOST_FIRST_BYTES = 64_000  # without what is loaded later: 1.3 s at 400 kbit/s
 MOST_LINES = 250
+LATER = ("chat.js", "turn.js")  # the conversation, loaded when the page has nothing else to do
 MODULES = sorted(path.name for path in PAGE.glob("*.js") if path.name not in ("sw.js", "too_old.js"))
 
 
@@ -52,13 +54,22 @@ def head() -> Links:
 
 
 def imported_by(name: str) -> set[str]:
-    """Return the modules that a module imports, by their names in static_site/."""
-    source = re.sub(
-        r"/\*\*.*?\*/", "", (PAGE / name).read_text(encoding="utf-8"), flags=re.DOTALL
-    )  # types name modules too
-    found = re.findall(r'^(?:import|export)\b[^;]*?"\./([\w-]+\.js)";', source, re.MULTILINE)
-    assert len(found) == len(re.findall(r'"\./[\w-]+\.js"', source)), f"{name} names a module in another way"
+    """Return the modules that a module imports at once, by their names in static_site/."""
+    source = source_of(name)
+    found = re.findall(r'^(?:import|export)\b[^;()]*?"\./([\w-]+\.js)";', source, re.MULTILINE)
+    named = re.findall(r'"\./[\w-]+\.js"', source)
+    assert len(found) + len(loaded_later_by(name)) == len(named), f"{name} names a module in another way"
     return set(found)
+
+
+def loaded_later_by(name: str) -> set[str]:
+    """Return the modules that a module loads once it needs them."""
+    return set(re.findall(r'\bimport\("\./([\w-]+\.js)"\)', source_of(name)))
+
+
+def source_of(name: str) -> str:
+    """Return a module's text without its types, which name modules too."""
+    return re.sub(r"/\*\*.*?\*/", "", (PAGE / name).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def reached_from(name: str) -> set[str]:
@@ -71,12 +82,16 @@ def reached_from(name: str) -> set[str]:
 
 
 def test_the_page_is_small() -> None:
-    """All that the page loads is at most 69,000 bytes, compressed: the worker, the list and the icon included."""
+    """All that the page loads is at most MOST_BYTES, compressed: the worker, the list and the icon included.
+
+    What it loads before a person sees the VM is at most MOST_FIRST_BYTES.
+    """
     loaded = [path for path in PAGE.iterdir() if path.suffix != ".png"]
     assert {path.name for path in loaded} >= {"index.html", "sw.js", "manifest.webmanifest", "icon.svg"}
     sizes = {path.name: len(gzip.compress(path.read_bytes())) for path in loaded}
     sizes["files.json"] = len(gzip.compress(describe_page(PAGE)))
-    assert sum(sizes.values()) <= MOST_BYTES, sizes
+    first = sum(sizes.values()) - sum(sizes[name] for name in LATER)
+    assert (sum(sizes.values()) <= MOST_BYTES, first <= MOST_FIRST_BYTES) == (True, True), (sum(sizes.values()), first)
 
 
 def test_modules_are_short() -> None:
@@ -86,12 +101,18 @@ def test_modules_are_short() -> None:
 
 
 def test_every_module_is_preloaded(head: Links) -> None:
-    """The page names each module that it will import, so that a browser asks for all of them at once."""
+    """The page names each module that it begins with, so that a browser asks for all of them at once.
+
+    The conversation's are loaded later, and nothing else is.
+    """
     [start] = head.started
     preloaded = head.links["modulepreload"]
     assert len(preloaded) == len(set(preloaded))
-    assert set(preloaded) == reached_from(start) - {start}
-    assert reached_from(start) == set(MODULES)
+    first = reached_from(start)
+    assert set(preloaded) == first - {start}
+    later = {name for each in first for wanted in loaded_later_by(each) for name in reached_from(wanted)} - first
+    assert later == set(LATER)
+    assert first | later == set(MODULES)
 
 
 def test_every_file_is_asked_for(head: Links) -> None:
@@ -100,7 +121,7 @@ def test_every_file_is_asked_for(head: Links) -> None:
     assert head.links.pop("preload") == ["health"]  # which the page asks for first: at once, and not once it runs
     asked = {*head.started, *head.plain, *(name for names in head.links.values() for name in names)}
     asked |= {icon["src"] for icon in manifest["icons"]} | {"index.html", "sw.js"}
-    assert asked == {path.name for path in PAGE.iterdir()}
+    assert asked | set(LATER) == {path.name for path in PAGE.iterdir()}
 
 
 def test_the_list_has_every_file_and_its_digest() -> None:
