@@ -67,6 +67,8 @@ async function takeScreen(vm) {
 export const stopWatching = (vm) => dispatch("watch-ended", { vm, found: "unseen" });
 
 let hiddenSince = 0;
+/** @type {string|null} the VM that is looked at once what was being read of it has ended */
+let owed = null;
 
 /** The page is shown again, or hidden: a look that is a minute old is an old one. */
 export function wakeOrSleep() {
@@ -76,16 +78,21 @@ export function wakeOrSleep() {
 	}
 	const { vm, unlocked } = getState();
 	const view = viewOf(vm);
-	const calm = unlocked && view.phase === "idle" && !view.reading && !view.watch?.on;
-	if (calm && (!view.lookedAt || Date.now() - hiddenSince > MINUTE)) lookAt(vm);
-	else checkIfDue();
+	const calm = unlocked && view.phase === "idle" && !view.watch?.on;
+	owed = calm && (!view.lookedAt || Date.now() - hiddenSince > MINUTE) ? vm : null;
+	checkIfDue();
 }
 
 /** What is due once a second. */
 export function checkIfDue() {
-	const { vm } = getState();
 	const state = getState();
-	if (!document.hidden && isCheckDue(state, viewOf(vm), Date.now())) runVerb("status", { vm, quiet: true });
+	const { vm } = state;
+	const view = viewOf(vm);
+	if (document.hidden) return;
+	if (owed === vm && !view.reading && view.phase === "idle") {
+		owed = null;
+		lookAt(vm);
+	} else if (isCheckDue(state, view, Date.now())) runVerb("status", { vm, quiet: true });
 }
 
 /** @type {WakeLockSentinel|null} */

@@ -7,6 +7,9 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
+from ..support.qemu import is_at_prompt
+from ..support.stages import until
+
 
 @pytest.fixture
 def place(short_dir: Path) -> Iterator[Callable[[str], World]]:
@@ -16,6 +19,8 @@ def place(short_dir: Path) -> Iterator[Callable[[str], World]]:
     def make(scenario: str) -> World:
         worlds.append(World(short_dir / str(len(worlds)), scenario=scenario))
         worlds[-1].begin()
+        if scenario == "idle":
+            until(lambda: is_at_prompt(worlds[-1]), "the guest's prompt")
         return worlds[-1]
 
     try:

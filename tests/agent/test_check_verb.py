@@ -19,7 +19,8 @@ REFUSED = "reset and stop work; start and cycle are refused"
 
 
 @pytest.fixture
-def own_tasks(world: World) -> None:
+def own_tasks(own_tasks: None, world: World) -> None:
+    """No task of another test is at work on VM 102, and the index has none."""
     restore(world)
     task_index(world)
 

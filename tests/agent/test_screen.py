@@ -6,9 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,8 +90,8 @@ def test_the_picture_is_all_that_there_is(world: World) -> None:
     assert (answer.trailer["state"], answer.trailer["screen"], answer.trailer["verdict"]) == ("running", True, None)
     width, height = size_of(answer)
     assert answer.stdout.startswith(f"running: {width} x {height}, ")
-    taken = time.strptime(answer.trailer["started"], "%Y-%m-%dT%H:%M:%SZ")
-    assert abs(time.mktime(taken) - time.mktime(time.gmtime())) < 600
+    taken = datetime.fromisoformat(answer.trailer["started"])
+    assert abs((datetime.now(UTC) - taken).total_seconds()) < 600
     assert answer.trailer["guest"] is None
     assert records(world) == before
     assert execute(world, "history").trailer["jobs"] == []

@@ -14,7 +14,7 @@ from breakglass.claude.cgroup import enter_cgroup, kill_cgroup, make_cgroup, rem
 
 from ..support.claude import UIDS
 from ..support.model import Model
-from ..support.naps import find_processes, nap, parent, wait_for_process, wait_until_gone
+from ..support.naps import find_processes, nap, outermost, parent, wait_for_process, wait_until_gone
 from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude
 from ..support.signals import signal_process
 from ..support.stages import until
@@ -79,7 +79,7 @@ def test_a_handler_in_a_delegated_cgroup(service: Path, model: Model, directory:
             with talker.open(prompt="one") as stream:
                 stream.until("text")
                 wait_for_process(MARK)
-                [claudes] = [min(find_processes(f"--session-id={stream.seen[0]['id']}"))]
+                [claudes] = [outermost(find_processes(f"--session-id={stream.seen[0]['id']}"))]
                 assert {claudes, *find_processes(MARK)} <= set(processes(group))
                 worker = parent(claudes)
                 standby = parent(worker)

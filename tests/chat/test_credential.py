@@ -13,9 +13,10 @@ from breakglass.client import new_id
 from breakglass.config.model_api import CREDENTIALS
 
 from ..support.model import Model
-from ..support.naps import find_processes, nap, parent, wait_for_process
+from ..support.naps import find_processes, innermost, nap, outermost, parent, wait_for_process
 from ..support.selection import sampled
 from ..support.signals import signal_process
+from ..support.stages import until
 from ..support.talk import Stream, Talker, answer_text, bash, fake, last_error, started
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
@@ -36,7 +37,7 @@ def paused(talker: Talker, *steps: Mapping[str, object]) -> Iterator[tuple[Strea
     """Run a turn to the middle of its last step; yield its stream and claude's process."""
     with talker.open(prompt=fake(*steps)) as stream:
         stream.until("tool" if "tool" in steps[-1] else "text")
-        claude = max(find_processes(f"--session-id={stream.seen[0]['id']}"))  # the others are its wall
+        claude = innermost(find_processes(f"--session-id={stream.seen[0]['id']}"))  # the others are its wall
         yield stream, claude
         talker.ask(cancel=stream.turn)
         stream.rest()
@@ -77,11 +78,12 @@ def test_claude_and_its_commands_have_no_credential(talker: Talker, model: Model
         for pid in (claude, *commands):
             assert SECRET.encode() not in shown(pid)
         assert not [pid for pid in commands if token in variables(pid).values()]
-        runner = parent(min(find_processes(f"--session-id={stream.seen[0]['id']}")))
+        runner = parent(outermost(find_processes(f"--session-id={stream.seen[0]['id']}")))
         assert SECRET.encode() not in b"".join(
             Path(f"/proc/{runner}/{name}").read_bytes() for name in ("cmdline", "environ")
         )
         assert model.asked[-1].headers["x-api-key"] == SECRET
+    until(lambda: not list((talker.sessions / "work").iterdir()), "the turn's directory is removed")
     own = talker.sessions.rglob("*")
     assert not [path for path in own if path.is_file() and SECRET.encode() in path.read_bytes()]
     last = new_id()
@@ -114,7 +116,7 @@ def test_a_proxy_that_is_killed_ends_the_turn(talker: Talker) -> None:
     with talker.open(prompt=fake(PAUSE)) as stream:
         stream.until("text")
         found = find_processes(f"--session-id={stream.seen[0]['id']}")
-        runner = parent(min(found))
+        runner = parent(outermost(found))
         children = Path(f"/proc/{runner}/task/{runner}/children").read_text().split()
         [proxy] = {int(pid) for pid in children} - {*found}
         signal_process(proxy, signal.SIGKILL)

@@ -16,7 +16,6 @@ from breakglass.claude.directory_id import find_directory_id, read_directory_id
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
 from ..support.service import Reply
-from ..support.stages import until
 from ..support.talk import Talker, fake, started
 
 pytestmark = pytest.mark.slow
@@ -108,12 +107,14 @@ def test_a_backup_that_is_put_back(talker: Talker, elsewhere: Talker) -> None:
     """It has the id of the directory that was lost, so its sessions go on."""
     session = talker.chat("hello")[0]["session"]
     backup = talker.directory / "backup"
-    until(
-        lambda: not list((talker.sessions / "work").iterdir()), "the turn's directory is removed"
-    )  # not while `cp` reads
+    for each in (talker, elsewhere):  # neither may write or remove a file while it is copied or removed here
+        each.stop()
     shutil.rmtree(elsewhere.sessions)
     subprocess.run(["cp", "-a", str(talker.sessions), str(backup)], check=True)
     backup.rename(elsewhere.sessions)
+    for each in (talker, elsewhere):
+        each.start()
+        each.wait_for_chat("on")
     assert elsewhere.chat("go on", session=session)[-1]["ok"] is True
 
 

@@ -134,6 +134,7 @@ def test_claude_ignores_signals(directory: Path, model: Model, claude: ScriptedC
 
 def test_claude_writes_without_an_end(talker: Talker, claude: ScriptedClaude) -> None:
     """Neither verbs nor health wait for a claude that floods; a turn that finds no room gets `busy`."""
+    until(lambda: not list(talker.sessions.glob("work/*")), "the places of earlier turns are free")
     claude.play(TEXT + """exec yes '{"type":"x"}'""")
     with talker.open(prompt="1") as one, talker.open(prompt="2") as two:
         one.until("text")

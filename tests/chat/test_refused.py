@@ -34,6 +34,7 @@ def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Ta
 
 def test_the_last_place_is_nobodys_second(talker: Talker, claude: ScriptedClaude) -> None:
     """Of three places one caller gets two, and the refusal says what to do; the third is another caller's."""
+    until(lambda: not list(talker.sessions.glob("work/*")), "the places of earlier turns are free")
     prompt = fake({"text": LONG, "wait": "places"})
     with talker.open(prompt=prompt) as one, talker.open(prompt=prompt) as two:
         one.until("text")

@@ -10,7 +10,7 @@ import pytest
 
 from ..support import claude
 from ..support.model import Model
-from ..support.naps import find_processes, nap, parent, wait_for_process, wait_until_gone
+from ..support.naps import find_processes, nap, outermost, parent, wait_for_process, wait_until_gone
 from ..support.selection import sampled
 from ..support.signals import signal_process
 from ..support.talk import Talker, answer_text, bash, fake, last_error, started
@@ -89,7 +89,7 @@ def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
         with talker.open(prompt=fake(work), session=first["session"]) as stream:
             stream.until("tool")
             wait_for_process(nap(18))
-            runner = parent(min(find_processes(f"--resume={first['id']}")))
+            runner = parent(outermost(find_processes(f"--resume={first['id']}")))
             if who == "both":
                 talker.kill()
             signal_process(runner, signal.SIGKILL)

@@ -15,7 +15,7 @@ from breakglass.claude.uids import NoFreeUid, claim_uid, hand_over
 
 from ..support.claude import UID_RANGE, UIDS
 from ..support.model import Model
-from ..support.naps import find_processes, nap, parent, wait_for_process, wait_until_gone
+from ..support.naps import find_processes, nap, outermost, parent, wait_for_process, wait_until_gone
 from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude
 from ..support.selection import sampled
 from ..support.signals import signal_process
@@ -153,6 +153,7 @@ def run_as_user(uid: int, command: list[str]) -> int:
 @pytest.mark.real("bwrap")
 def test_two_turns_reach_nothing_of_each_other(talker: Talker, claude: ScriptedClaude) -> None:
     """Neither behind their walls nor without them: files of one are closed to the other, and no signal arrives."""
+    until(lambda: not list(talker.sessions.glob("work/*")), "the directories of earlier turns are removed")
     claude.play(f"echo mine >$HOME/file; echo mine >$CLAUDE_CODE_TMPDIR/file; {MARK} &\n{TEXT}wait")
     with talker.open(prompt="one") as stream:
         stream.until("text")
@@ -248,7 +249,7 @@ def test_what_a_killed_turn_said_is_kept(claude: ScriptedClaude, model: Model, d
         with talker.open(prompt="two", session=first["session"]) as stream:
             stream.until("text")
             wait_for_process(MARK)
-            worker = parent(min(find_processes(f"--resume={first['id']}")))
+            worker = parent(outermost(find_processes(f"--resume={first['id']}")))
             both = {"standby": parent(worker), "worker": worker}
             victims = [pid for name, pid in both.items() if name in who]
             for victim in victims:

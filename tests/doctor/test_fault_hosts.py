@@ -24,6 +24,7 @@ from ..support.agent import agent_program
 from ..support.doctor import DoctorProcess, Fault, Report, Setup, check_fault, found
 from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests, silent_port
 from ..support.installing import ROOT
+from ..support.ports import reserve_port
 from ..support.service import new_ssh_key
 from ..support.stages import until
 
@@ -69,9 +70,7 @@ def name(setup: HostSetup, text: str) -> None:
 
 
 def closed_port(setup: HostSetup) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    setup.use_port(port)
+    setup.use_port(reserve_port())
 
 
 def other_server(answer: bytes, **how: bool) -> Seed:

@@ -11,6 +11,8 @@ import pytest
 from breakglass.cli.conversation import Conversation
 from breakglass.client import HandlerError, NoAnswer, Signer, post
 
+from ..support.ports import reserve_port
+
 JSON = "content-type: application/json"
 LINES = "content-type: application/x-ndjson"
 
@@ -79,8 +81,7 @@ def test_an_answer_that_is_not_a_handlers_may_have_been_sent(reply: str, message
 
 def test_a_chat_that_was_not_sent_says_so() -> None:
     """If no handler listens, there is no retry, and `sent` is false."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    url = f"http://127.0.0.1:{reserve_port()}"
     with pytest.raises(NoAnswer, match="connection refused") as lost:
         list(Conversation(Signer(url, b"k" * 32)).start_turn("hello"))
     assert not lost.value.sent

@@ -21,6 +21,7 @@ PLACES = "() => [...document.querySelectorAll('[data-verb]')].map(b => b.getBoun
 
 @pytest.fixture(scope="module")
 def host(stage: Stage) -> Iterator[Scripted]:
+    stage.settle()
     with scripted(stage.world, stage.sshd, stage.service) as script:
         yield script
 

@@ -419,6 +419,7 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
 @real
 def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
     """With reduced motion nothing moves, and with forced colours every button keeps its border."""
+    stage.settle()
     visit = Visit(stage, reduced_motion="reduce", forced_colors="active")
     page = visit.open()
     with held_requests(page, '"verb":"forensics"'):

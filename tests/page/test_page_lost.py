@@ -119,12 +119,12 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
 def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> None:
     """A handler that stops ends its stream with `running`; when it returns without its host, the id stays unknown."""
     page, stage = visit.open(), visit.stage
-    gate = stage.world.root / "gate"
+    before, gate = stage.mutating_jobs(), stage.world.root / "gate"
     if not gate.exists():
         os.mkfifo(gate)
     misbehave(stage.world.root, gate="start")
     confirm(page, "cycle")
-    until(lambda: "start" in dict(stage.stages()).values(), "its start")
+    until(lambda: [dict(stage.stages())[job] for job in stage.mutating_jobs(but=before)] == ["start"], "its start")
     stage.service.stop()
     with stage.without_sshd():
         stage.service.start()

@@ -81,9 +81,10 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
     make_older(page)
     visit.stage.wire.cut("GET /render.js", 0)
     for _ in range(2):
+        cuts = visit.stage.wire.cuts
         page.reload()
         phase(page, "idle")
-        wait_for(page, lambda: visit.stage.wire.cuts > 0, "a broken file")
+        wait_for(page, lambda cuts=cuts: visit.stage.wire.cuts > cuts, "a broken file")  # type: ignore[misc]
         assert is_older(page)
     visit.stage.wire.mend()
     page.reload()

@@ -143,6 +143,7 @@ def test_a_second_tab_acts_on_what_it_saw(visit: Visit) -> None:
 
 def test_without_a_script_the_commands_are_there(stage: Stage) -> None:
     """Without JavaScript the recipe with curl is open, and the page says why the rest is missing."""
+    stage.settle()
     visit = Visit(stage, java_script_enabled=False)
     visit.page.goto(stage.url)
     assert "Scripts are off" in visit.page.inner_text("main")
@@ -240,6 +241,7 @@ def hostile(route: Route) -> None:
 @pytest.mark.all
 def test_hostile_text_is_text(stage: Stage) -> None:
     """5 MB of markup, escapes, right-to-left marks and NULs in every field are shown as text."""
+    stage.settle()
     visit = Visit(stage, service_workers="block")
     page = visit.page
     page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))

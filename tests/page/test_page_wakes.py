@@ -1,5 +1,7 @@
 """A device that slept, and the key that it keeps: what the page does by itself then, and what it asks before."""
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -9,6 +11,7 @@ from ..support.browser import (
     confirm,
     fall_asleep,
     forget_key,
+    held_requests,
     keep_key,
     open_key,
     phase,
@@ -58,18 +61,36 @@ def test_waking_takes_evidence_if_the_last_is_old(visit: Visit) -> None:
     page = visit.page
     page.clock.install()
     visit.open()
-    assert looks_of(visit) == ["by itself"]
+    first = looks_of(visit)  # none where another visit has just looked
     fall_asleep(page)
     page.clock.fast_forward(20_000)
+    expect(page.locator("#second")).to_contain_text(re.compile(r"looked \d\d+ s ago"))
     wake(page)
+    expect(page.locator("#second")).to_contain_text(re.compile(r"looked \d s ago"))  # it has checked
     see_headline(page, "Idle or hung", "warn")
     fall_asleep(page)
     page.clock.fast_forward(120_000)
     page.clock.run_for(20_000)
-    assert looks_of(visit) == ["by itself"]
+    assert looks_of(visit) == first
     wake(page)
-    wait_for(page, lambda: looks_of(visit) == ["by itself", "by itself"], "the second look")
+    wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the next look")
     see_headline(page, "Idle or hung", "warn")
+
+
+def test_what_was_under_way_puts_the_look_off_and_does_not_cancel_it(visit: Visit) -> None:
+    """The device fell asleep while the page checked: once that check has ended, the page looks all the same."""
+    page = visit.page
+    page.clock.install()
+    visit.open()
+    first = looks_of(visit)
+    with held_requests(page, '"verb":"status"') as held:
+        page.clock.fast_forward(20_000)
+        wait_for(page, lambda: held, "the check that is due")
+        fall_asleep(page)
+        page.clock.fast_forward(120_000)
+        wake(page)
+        assert looks_of(visit) == first
+    wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the look")
 
 
 def is_kept(page: Page) -> bool:

@@ -26,6 +26,7 @@ from .agent import hasten
 from .failing_tools import misbehave
 from .model import Model
 from .ports import reserve_port
+from .qemu import is_at_prompt
 from .service import Service
 from .sshd import Sshd
 from .stages import until
@@ -312,6 +313,8 @@ class Stage:
         until(self._has_no_job_under_way, "the end of every job")
         if self.service.pve("status").json["state"] != "running":
             assert self.service.pve("start").json["outcome"] == "done"
+        if self.world.qemu:  # a guest that boots reads its disk, and is not idle
+            until(lambda: is_at_prompt(self.world), "the guest's prompt")
 
     def _has_no_job_under_way(self) -> bool:
         open_gate(self.world)

@@ -26,6 +26,17 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def outermost(pids: list[int]) -> int:
+    """Return the process that no other one of them has started: of a wall, what the runner started."""
+    return next(pid for pid in pids if parent(pid) not in pids)
+
+
+def innermost(pids: list[int]) -> int:
+    """Return the process that has started no other one of them: what is behind the wall."""
+    parents = {parent(pid) for pid in pids}
+    return next(pid for pid in pids if pid not in parents)
+
+
 def wait_for_process(words: str, seconds: float = 60) -> None:
     """Return once a process has these words on its command line."""
     until = time.monotonic() + seconds

@@ -1,12 +1,14 @@
 """The VM's QEMU: a second monitor whose events prove what a verb did, and a machine without a guest."""
 
 import json
+import re
 import socket
 from types import TracebackType
 
 from breakglass.demo.proxmox.world import World
 
 _FIRMWARE_BYTES = 1 << 16
+_BOOT_SECTOR = range(0x7C00, 0x7E00)
 _HALT = bytes.fromhex("FAF4EBFD")  # cli; hlt; jmp: at the reset vector, the last 16 bytes
 
 
@@ -19,6 +21,13 @@ def leave_out_guest(world: World) -> None:
         firmware, command = world.root / "firmware", world.root / "vm.json"
         firmware.write_bytes(bytes(_FIRMWARE_BYTES - 16) + _HALT.ljust(16, b"\0"))
         command.write_text(json.dumps([*json.loads(command.read_text()), "-bios", str(firmware)]))
+
+
+def is_at_prompt(world: World) -> bool:
+    """Tell whether the guest has booted and halts in its boot sector, after which it reads its disk no more."""
+    text = str(world.monitor("human-monitor-command", **{"command-line": "info registers"}))
+    at, halted = re.search(r"\bEIP=([0-9a-f]+)", text), re.search(r"\bHLT=1", text)
+    return bool(halted and at and int(at[1], 16) in _BOOT_SECTOR)
 
 
 class Witness:
