@@ -43,7 +43,8 @@ EVENTS = {  # and their levels; that of a request depends on its outcome
     "start": INFO,
 }
 # The other outcomes and codes of a request are warnings: the handler or the host refused it.
-_GOOD = ("done", "running", "turn", "attach", "cancel", "accepted", "repeated", "ignored", "client-gone")
+OF_CHAT = ("turn", "attach", "cancel", "list", "replay")
+_GOOD = ("done", "running", *OF_CHAT, "accepted", "repeated", "ignored", "client-gone")
 _BAD = ("failed", "unreached", "unknown", "internal")
 
 _MOST_WAITING = 10_000

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from .auth.signing import Caller
 from .config.model import Config
 from .config.warnings import WARN_BEFORE
+from .text import rfc3339
 
 REACHED = ("answering", "agent-outdated")  # states in which a verb reaches its host
 CHAT_WORKS = ("on", "off")  # states of chat that are as the configuration wants it
@@ -117,8 +117,3 @@ class Condition:
 def _day(caller: Caller) -> str:
     assert caller.not_after is not None
     return f"{caller.not_after:%Y-%m-%d}"
-
-
-def rfc3339(at: float) -> str:
-    """Return a Unix time in UTC, as the protocol writes it."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

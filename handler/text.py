@@ -1,6 +1,10 @@
 """Text for people: cut to a length, and without control characters. Pure."""
 
+import re
+from datetime import UTC, datetime
+
 REASON_BYTES = 5 * 1024
+_SENTENCE = re.compile(r".+?[.!?](?=[\"')*]* +[^\sa-z])[\"')*]*")  # not after "e.g.", as a small letter follows
 
 
 def shown(text: str) -> str:
@@ -11,3 +15,15 @@ def shown(text: str) -> str:
 def cut_utf8(text: str, limit: int) -> str:
     """Return `text` cut to at most `limit` bytes of UTF-8, at a character's end."""
     return text.encode()[:limit].decode("utf-8", "ignore")
+
+
+def rfc3339(at: float) -> str:
+    """Return a Unix time in UTC, as the protocol writes it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def first_sentence(text: str, most: int) -> str:
+    """Return the first sentence of a text's last paragraph on one line, cut to `most` characters."""
+    line = " ".join(text.rstrip().rpartition("\n\n")[2].split())
+    found = _SENTENCE.match(line)
+    return (found[0] if found else line)[:most]

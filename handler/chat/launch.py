@@ -46,7 +46,7 @@ def launch(
     if refusal is not None:
         is_new = store.refuse(request.caller, turn_dir, request.metadata, [first, *build_ending(*refusal, 2)])
         return refusal[0] if is_new else None
-    log = store.claim(turn_dir, request.metadata, first)
+    log = store.claim(turn_dir, request.record, first)
     return None if log is None else _launch(settings, store, request, turn_dir, log, launcher)
 
 
@@ -66,6 +66,7 @@ def _launch(
             append_events(log, build_ending(*_BUSY, 2))
             return _BUSY[0]
         store.save_proposals(lock, turn_dir, request.still_open)
+        store.note_turn(turn_dir, request)
         transcript, is_unsaved = store.open_transcript(request.sid, not request.resume)
         if request.resume and is_unsaved:
             request = replace(request, resume=False, prompt=_UNSAVED + request.prompt)

@@ -96,7 +96,7 @@ class LauncherClient:
     def start_turn(self, key: str, request: TurnRequest, turn_fds: TurnFds) -> Waitable:
         """Start a turn that has these descriptors. Raises LauncherError."""
         fds = [fd for fd in turn_fds if fd >= 0]  # only the last one may be missing
-        message = encode_turn(key, request.sid, request.resume, request.vm.name, request.prompt)
+        message = encode_turn(key, request.sid, request.resume, request.vm.name, request.prompt, request.tools)
         reply = self._send(message, fds)
         try:
             first, text = _receive(reply, SECONDS)

@@ -28,3 +28,10 @@ class SessionsDisk:
             return await self._threads.run(call, *arguments, seconds=SECONDS, on_late=on_late)
         except TimeoutError:
             raise SessionsUnwritable(f"sessions.dir did not answer in {SECONDS:g} s", "check its file system") from None
+
+    async def read(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Return what a call returns; raise SessionsUnwritable also for a broken disk."""
+        try:
+            return await self.run(call, *arguments)
+        except OSError as error:
+            raise SessionsUnwritable(f"sessions.dir can't be used: {error}", "check sessions.dir") from None

@@ -1,11 +1,10 @@
 """Stores turns under sessions.dir.
 
 `turns/` has the event logs, for the handler alone; `refused/` says whose refusals are among them; `locks/` has one lock
-a session, and `transcripts/` what was said in it; `work/` has a directory for each turn that runs. All of it blocks, so
-only threads of `threads.py` call it.
+a session, `transcripts/` what claude knows of it, and `conversations/` which turns it had; `work/` has a directory for
+each turn that runs. All of it blocks, so only threads of `threads.py` call it.
 
-A turn is claimed by a rename onto its name: of two replicas one wins, and a turn that is visible is complete. A
-transcript is removed once no valid token can continue its session.
+A turn is claimed by a rename onto its name: of two replicas one wins, and a turn that is visible is complete.
 """
 
 import fcntl
@@ -19,15 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .. import audit
+from ..claude.command import TurnRequest
 from ..claude.eventlog import append_events, try_lock
 from ..claude.events import Event
 from ..claude.removal import remove_directory
+from .conversations import Conversation, find_conversation, list_conversations, note_turn
 from .errors import SessionsUnwritable
-from .refusals import prune_refusals, read_refusal, save_refusal
-from .sessions import LIFETIME
-from .transcripts import Transcript, open_transcript, remove_transcript
+from .pruning import Places, prune
+from .refusals import read_refusal, save_refusal
+from .transcripts import Transcript, open_transcript
 
-KEEP_SECONDS = 24 * 3600.0
 PRUNE_SECONDS = 600.0
 LOOK_SECONDS = 0.02  # `is_locked` has a lock for less
 ROOM_BYTES = 16 * 1024 * 1024
@@ -43,26 +43,19 @@ class Store:
     def __init__(self, directory: str, remove: Callable[[str], None] | None = None) -> None:
         self._remove_for_us = remove
         self._root = Path(directory).absolute()
-        names = ("turns", "locks", "work", "refused", "transcripts")
-        self._turns, self._locks, self._work, self._refused, self._transcripts = (self._root / each for each in names)
+        self._places = Places(*(self._root / name for name in Places._fields))
         self._pruned = 0.0
 
     def turn_dir(self, caller: str, turn: str) -> Path:
         """Return the directory of a turn. Each caller has ids of its own."""
-        return self._turns / hashlib.sha256(f"{caller}\n{turn}".encode()).hexdigest()[:32]
+        return self._places.turns / hashlib.sha256(f"{caller}\n{turn}".encode()).hexdigest()[:32]
 
     def ready(self) -> None:
         """Make the directories. Raises SessionsUnwritable when a turn could not be saved there."""
         try:
             self._root.mkdir(0o711, parents=True, exist_ok=True)
-            for directory, mode in (
-                (self._turns, 0o700),
-                (self._locks, 0o700),
-                (self._refused, 0o700),
-                (self._transcripts, 0o700),
-                (self._work, 0o711),
-            ):
-                directory.mkdir(mode, exist_ok=True)
+            for directory in self._places:
+                directory.mkdir(0o711 if directory == self._places.work else 0o700, exist_ok=True)
             disk = os.statvfs(self._root)
         except OSError as error:
             raise _unwritable(error) from None
@@ -80,7 +73,7 @@ class Store:
             raise _unwritable(error) from None
 
     def _claim(self, turn_dir: Path, metadata: dict[str, str], first: Event) -> int | None:
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._turns))
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._places.turns))
         log = os.open(new / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             try_lock(log)
@@ -99,7 +92,7 @@ class Store:
         """Write the end of a turn that is not started, unless it exists; tell whether. Raises SessionsUnwritable."""
         self.ready()
         try:
-            return save_refusal(self._refused, caller, turn_dir, metadata, events)
+            return save_refusal(self._places.refused, caller, turn_dir, metadata, events)
         except OSError as error:
             raise _unwritable(error) from None
 
@@ -124,7 +117,7 @@ class Store:
 
     def lock(self, sid: str) -> int | None:
         """Return the locked descriptor of a session, or None when a turn of it runs on some replica."""
-        path, tries = self._locks / sid, 0
+        path, tries = self._places.locks / sid, 0
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -142,7 +135,7 @@ class Store:
     def is_locked(self, sid: str) -> bool:
         """Tell whether a turn of a session runs on some replica. Raises SessionsUnwritable."""
         try:
-            fd = os.open(self._locks / sid, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self._places.locks / sid, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -158,8 +151,8 @@ class Store:
     def proposals(self, sid: str) -> list[dict[str, str]]:
         """Return the verb and job of each proposal of a session whose outcome claude does not know yet."""
         try:
-            saved = json.loads((self._locks / sid).read_text())
-            with (self._turns / saved["turn"] / "log").open("rb") as log:
+            saved = json.loads((self._places.locks / sid).read_text())
+            with (self._places.turns / saved["turn"] / "log").open("rb") as log:
                 found = [json.loads(line) for line in log if line.startswith(b'{"type":"approval"')]
         except (OSError, ValueError, KeyError):  # a first turn, or one that was pruned
             return []
@@ -173,13 +166,13 @@ class Store:
 
     def make_work_dir(self, turn_dir: Path) -> Path:
         """Make the directory of a turn's process and return it, as claude will call it: without a link or `..`."""
-        path = Path(os.path.realpath(self._work)) / turn_dir.name
+        path = Path(os.path.realpath(self._places.work)) / turn_dir.name
         path.mkdir(0o700)
         return path
 
     def open_transcript(self, sid: str, is_first: bool) -> tuple[Transcript, bool]:
         """Open a session's transcript, for the turn that has its lock; tell if no turn of it was ever saved."""
-        return open_transcript(self._transcripts, sid, is_first)
+        return open_transcript(self._places.transcripts, sid, is_first)
 
     def tidy(self, turn_dir: Path) -> None:
         """Remove the directory of a turn's process. The runner removes what belongs to claude's user.
@@ -187,72 +180,35 @@ class Store:
         What can't be removed now is removed by a later `prune`.
         """
         try:
-            self._remove_work_dir(self._work / turn_dir.name)
+            self._remove_work_dir(self._places.work / turn_dir.name)
         except OSError as error:
             audit.note("not-removed", path=f"work/{turn_dir.name}", error=repr(error))
 
-    def prune(self) -> None:
-        """Remove what is not in use and old enough; at most once in PRUNE_SECONDS.
+    def note_turn(self, turn_dir: Path, request: TurnRequest) -> None:
+        """Add a turn, whose session this process has locked, to its caller's conversations. Raises OSError."""
+        note_turn(self._places.conversations, turn_dir.name, request, time.time())
 
-        Turns stay for a day. Transcripts stay until every token for their session has expired; the time of the
-        session's lock is that of its last turn. One failure costs one entry.
-        """
+    def list_conversations(self, caller: str) -> list[Conversation]:
+        """Return a caller's conversations, the one with the newest turn first."""
+        return list_conversations(self._places.conversations, caller)
+
+    def find_conversation(self, caller: str, sid: str) -> Conversation | None:
+        """Return one of a caller's conversations, or None if there is none with this id. Raises OSError."""
+        return find_conversation(self._places.conversations, caller, sid)
+
+    def prune(self) -> None:
+        """Remove what is not in use and old enough; at most once in PRUNE_SECONDS."""
         now = time.time()
         if now - self._pruned < PRUNE_SECONDS:
             return
         self._pruned = now
-        for directory, prune in (
-            (self._refused, self._prune_refusals),
-            (self._turns, self._prune_turn),
-            (self._work, self._prune_work_dir),
-            (self._locks, self._prune_session),
-        ):
-            for path in directory.iterdir() if directory.exists() else ():
-                try:
-                    prune(path, now)
-                except Exception as error:  # whatever it is, the other entries are looked at
-                    audit.note("not-removed", path=f"{directory.name}/{path.name}", error=repr(error))
-
-    def _prune_refusals(self, directory: Path, now: float) -> None:
-        prune_refusals(directory, self._turns, now - KEEP_SECONDS)
-
-    def _prune_turn(self, turn_dir: Path, now: float) -> None:
-        if turn_dir.is_dir() and _is_idle(turn_dir / "log", now, KEEP_SECONDS):
-            shutil.rmtree(turn_dir)
-
-    def _prune_work_dir(self, path: Path, now: float) -> None:
-        """Remove the directory of a process that has ended. Until then the log of its turn is locked."""
-        if _is_idle(self._turns / path.name / "log", now, 0):
-            self._remove_work_dir(path)
+        prune(self._places, self._remove_work_dir, now)
 
     def _remove_work_dir(self, path: Path) -> None:
         if self._remove_for_us is not None:
             self._remove_for_us(f"work/{path.name}")
         else:
             remove_directory(str(path), time.monotonic() + REMOVAL_SECONDS)
-
-    def _prune_session(self, lock: Path, now: float) -> None:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if now - os.fstat(fd).st_mtime > LIFETIME and try_lock(fd):
-                remove_transcript(self._transcripts, lock.name)
-                lock.unlink()
-        finally:
-            os.close(fd)
-
-
-def _is_idle(path: Path, now: float, seconds: float) -> bool:
-    """Tell whether a file is unlocked and was not written to for so long, or whether it is missing for so long."""
-    try:
-        if now - path.stat().st_mtime < seconds:
-            return False
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return not path.parent.exists() or now - path.parent.stat().st_mtime > seconds
-    try:
-        return try_lock(fd)
-    finally:
-        os.close(fd)
 
 
 def _unwritable(error: OSError) -> SessionsUnwritable:

@@ -37,8 +37,19 @@ async def build_turn_request(
         check_directory(old, directory)
     sid = old.sid if old is not None else str(uuid.uuid4())
     token = seal(Session(sid, caller, vm.name, int(now) + LIFETIME, directory), keys)
-    digest = hashlib.sha256(f"{body.vm}\n{body.session}\n{body.prompt}".encode()).hexdigest()
-    return TurnRequest(signed.id, caller, vm, body.prompt, sid, old is not None, token, digest)
+    parts = (f"{body.tools}:{body.vm}" if body.tools else body.vm, body.session, body.prompt)
+    return TurnRequest(
+        turn=signed.id,
+        caller=caller,
+        vm=vm,
+        prompt=body.prompt,
+        sid=sid,
+        resume=old is not None,
+        token=token,
+        digest=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+        tools=body.tools,
+        asked=body.prompt,
+    )
 
 
 async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence[Proposal]) -> TurnRequest:

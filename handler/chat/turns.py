@@ -19,14 +19,14 @@ from ..config.model import ChatSettings, Vm
 from ..counts import COUNTS
 from ..errors import BreakglassError, IdReused
 from .endings import KILLED, LAST_PLACE, STOPPING, UNREADABLE, ErrorText, encode_ending
-from .errors import SessionsUnwritable
 from .launch import Started, launch
 from .launcher import LauncherClient
 from .proposals import Read
 from .refusals import read_refusal
+from .replay import Replay
 from .request import ChatRequest
 from .running_turn import RunningTurn, wait_for_change
-from .sessions import check_directory, unseal
+from .sessions import Session, check_directory, unseal
 from .sessions_disk import SessionsDisk
 from .store import Store
 from .summary import finish_turn
@@ -75,9 +75,15 @@ class Chat:
         """Return the turn that a body asks for. Raises as `build_turn_request` does, and SessionsUnwritable."""
         return await build_turn_request(body, signed, keys, now, choose_vm, self._directory_id)
 
-    async def check_session(self, token: str, keys: Sequence[str], caller: str, now: float) -> None:
-        """Raise SessionElsewhere if a session is in another sessions.dir. Raises SessionInvalid, SessionsUnwritable."""
-        check_directory(unseal(token, keys, caller, now), await self._directory_id())
+    async def check_session(self, token: str, keys: Sequence[str], caller: str, now: float) -> Session:
+        """Return a token's session, which is here. Raises SessionElsewhere, SessionInvalid, SessionsUnwritable."""
+        session = unseal(token, keys, caller, now)
+        check_directory(session, await self._directory_id())
+        return session
+
+    async def open_replay(self, caller: str, keys: Sequence[str]) -> Replay:
+        """Return a caller's conversations; `keys` sign their tokens. Raises SessionsUnwritable."""
+        return Replay(self.store, self.disk, caller, keys, await self._directory_id())
 
     async def _directory_id(self) -> str:
         return await self.disk.run(find_directory_id, self.settings.sessions_dir)
@@ -89,7 +95,7 @@ class Chat:
         """
         turn_dir = self.store.turn_dir(request.caller, request.turn)
         if request.resume and await self.metadata(turn_dir) is None:
-            proposals = await self._read(self.store.proposals, request.sid)
+            proposals = await self.disk.read(self.store.proposals, request.sid)
             request = await prepend_outcomes(request, read, proposals)
         turn_dir = await self.begin(request)
         metadata = await self.metadata(turn_dir)
@@ -201,7 +207,7 @@ class Chat:
     async def metadata(self, turn_dir: Path) -> dict[str, str] | None:
         """Return the metadata of a turn, or None when there is no such turn."""
         running = self.running.get(turn_dir)
-        return running.metadata if running is not None else await self._read(self.store.metadata, turn_dir)
+        return running.metadata if running is not None else await self.disk.read(self.store.metadata, turn_dir)
 
     async def cancel(self, turn_dir: Path) -> None:
         """Stop a turn, whichever replica runs it. A turn of this handler stops even when sessions.dir hangs."""
@@ -209,14 +215,7 @@ class Chat:
         if running is not None:
             running.cancel()
         else:
-            await self._read(self.store.cancel, turn_dir)
-
-    async def _read(self, call: Callable[..., T], *arguments: object) -> T:
-        """Return what a call to the store returns; raise SessionsUnwritable also for a broken disk."""
-        try:
-            return await self.disk.run(call, *arguments)
-        except OSError as error:
-            raise SessionsUnwritable(f"sessions.dir can't be used: {error}", "check sessions.dir") from None
+            await self.disk.read(self.store.cancel, turn_dir)
 
     # --- watching ---
 

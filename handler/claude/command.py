@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ..config.model import ChatSettings, Vm
 from . import brief, sandbox
 from .runner_job import RunnerJob
 from .ssh_files import command_names, render_ssh_files
+from .tools import HOST, list_verbs
 from .uids import HANDED
 
 BRIEF = files("breakglass.agents") / "breakglass.md"
@@ -55,7 +56,8 @@ _FIXED = {
 class TurnRequest:
     """A turn that a caller may start.
 
-    `sid` is a UUID: a new one, or with `resume` that of the session to continue.
+    `sid` is a UUID: a new one, or with `resume` that of the session to continue. `tools` is one of TOOLS (tools.py), or
+    empty. `prompt` is what claude gets, and `asked` that without what the handler wrote before it.
     """
 
     turn: str
@@ -67,11 +69,18 @@ class TurnRequest:
     token: str = ""
     digest: str = ""
     still_open: Sequence[Mapping[str, str]] = ()  # proposals of earlier turns
+    tools: str = ""
+    asked: str = ""
 
     @property
     def metadata(self) -> dict[str, str]:
         """What the store keeps about the turn beside its events."""
         return {"vm": self.vm.name, "sid": self.sid, "digest": self.digest}
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What the store keeps of a turn that is started: what was asked, too."""
+        return {**self.metadata, "prompt": self.asked}
 
 
 def list_flags() -> list[str]:
@@ -86,7 +95,9 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path, o
     The runner makes claude's home and its temporary directory belong to claude's user; every other file stays ours.
     claude can read those it needs, and none of those in `ssh`. Raises OSError when a file can't be written.
     """
-    _write_turn_files(request.vm, directory, not settings.shared_uid or sandbox.own_sandbox_works(own))
+    vm = replace(request.vm, guest=None) if request.tools == HOST else request.vm
+    request = replace(request, vm=vm)
+    _write_turn_files(request, directory, not settings.shared_uid or sandbox.own_sandbox_works(own))
     env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory)}
     wall = _wall(settings, directory, own)
     return RunnerJob(
@@ -95,13 +106,14 @@ def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path, o
         env=env,
         cwd=str(directory / sandbox.CWD),
         prompt=request.prompt,
-        vm=request.vm.name,
+        vm=vm.name,
         sid=request.sid,
         directory=str(directory),
         owner=os.geteuid(),
         uids=settings.uids,
-        vmid=request.vm.vmid,
-        commands=command_names(request.vm),
+        vmid=vm.vmid,
+        commands=command_names(vm),
+        verbs=list_verbs(request.tools),
         ssh_config=f"{directory}/ssh/config",
         turn_seconds=settings.turn_seconds,
         api=settings.api,
@@ -122,7 +134,7 @@ def _arguments(settings: ChatSettings, request: TurnRequest, directory: Path) ->
     """Return the command line. The program is looked up on our PATH, because claude gets another one."""
     found = shutil.which(settings.command)
     program = os.path.realpath(found) if found else settings.command
-    rules = brief.list_tool_rules(request.vm)
+    rules = brief.list_tool_rules(request.vm, request.tools)
     allowed = (f"--allowedTools={','.join(rules)}",) if rules else ()
     session = f"--resume={request.sid}" if request.resume else f"--session-id={request.sid}"
     return (program, *_FLAGS, f"--agents={directory}/agents.json", f"--agent={brief.AGENT}", *allowed, session)
@@ -138,9 +150,10 @@ def _turn_env(here: Path) -> dict[str, str]:
     }
 
 
-def _write_turn_files(vm: Vm, directory: Path, sandboxed: bool) -> None:
+def _write_turn_files(request: TurnRequest, directory: Path, sandboxed: bool) -> None:
     """Write the files that claude may read but not change, those of ssh, and make claude's empty directories."""
-    agents = json.dumps(brief.build_agents(BRIEF.read_text(encoding="utf-8"), vm))
+    vm = request.vm
+    agents = json.dumps(brief.build_agents(BRIEF.read_text(encoding="utf-8"), vm, request.tools))
     made = {
         "agents.json": (agents, 0o444),
         "shell": (sandbox.render_shell(str(directory), sandboxed), 0o555),

@@ -13,7 +13,6 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from ..verbs import VERBS
 from .processes import start_program
 from .readers import Readers
 from .runner_job import RunnerJob
@@ -23,26 +22,22 @@ _BYTES = 65536
 _FDS = 3
 _ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 _UCRED = struct.Struct("iII")  # unix(7): pid, uid, gid
-_PVE_VERBS = {"job", *VERBS} - {"screen"}  # for which the read-only key is no use
 _OPTION = re.compile(r"(?!vm=)[a-z_]+=[A-Za-z0-9_.:@+-]{1,128}", re.ASCII)
-_USAGE = {
-    "pve": "usage: pve status | forensics | history | job id=ID | reset | cycle | stop | start",
-    "": "usage: {name} COMMAND, which runs inside the VM",
-}
+_GUEST_USAGE = "usage: {name} COMMAND, which runs inside the VM"
 
 
-def remote_command(name: str, words: Sequence[str], vmid: int) -> str | None:
+def remote_command(name: str, words: Sequence[str], vmid: int, verbs: Sequence[str]) -> str | None:
     """Return what ssh has the other side run, None when the words are not what the command takes.
 
-    `pve` takes one line of the host agent's grammar, without `vm=`: the turn's own VM is named here. The guest's
-    command takes any text, and its words become one text as those of ssh do.
+    `pve` takes one line of the host agent's grammar with one of `verbs`, without `vm=`: the turn's own VM is named
+    here. The guest's command takes any text, and its words become one text as those of ssh do.
     """
     if "\0" in "".join(words):
         return None
     if name != "pve":
         return " ".join(words) or None
     verb, *options = " ".join(words).split() or [""]
-    if verb not in _PVE_VERBS or not all(map(_OPTION.fullmatch, options)):
+    if verb not in verbs or not all(map(_OPTION.fullmatch, options)):
         return None
     return " ".join([verb, f"vm={vmid}", *options])
 
@@ -100,9 +95,9 @@ class CommandServer:
         name, *words = words
         if name not in self._job.commands:
             raise ValueError("no such command")
-        text = remote_command(name, words, self._job.vmid)
+        text = remote_command(name, words, self._job.vmid, self._job.verbs)
         if text is None:
-            _send_exit(client, 2, _USAGE.get(name, _USAGE[""]).format(name=name))
+            _send_exit(client, 2, _describe_usage(name, self._job.verbs))
         elif len(self._running) >= AT_ONCE:
             _send_exit(client, 255, f"{AT_ONCE} commands are running already; wait until one has ended")
         else:
@@ -131,6 +126,12 @@ class CommandServer:
         self._running[pidfd] = client
         self.readers.add(pidfd, on_exit)
         self.readers.add(client.fileno(), on_client)
+
+
+def _describe_usage(name: str, verbs: Sequence[str]) -> str:
+    if name != "pve":
+        return _GUEST_USAGE.format(name=name)
+    return f"usage: pve {' | '.join('job id=ID' if verb == 'job' else verb for verb in verbs)}"
 
 
 def _are_texts(words: object) -> bool:

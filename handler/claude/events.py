@@ -8,12 +8,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..text import first_sentence
 from ..verbs import VERBS
 from .failures import End, describe_failure
 from .framer import LINE_BYTES
 
 RESULT_BYTES = 64 * 1024
-WHY_CHARS = 2000
+WHY_CHARS = 500
 TOKENS = {  # by kind: the CLI's word
     "input": "inputTokens",
     "output": "outputTokens",
@@ -143,7 +144,7 @@ class Translator:
         yield self._event("tool_result", id=tool, ok=ok, text=shown, **cut)
         verb = find_proposed_verb(name, given, ok, text)
         if verb is not None:
-            why = (text_before.strip() or _text(given, "description"))[-WHY_CHARS:]
+            why = first_sentence(text_before.strip() or _text(given, "description"), WHY_CHARS)
             yield self._event("approval", verb=verb, vm=self._vm, job=self._new_job_id(), why=why)
 
     def _read_result(self, message: Table) -> Iterable[Event]:

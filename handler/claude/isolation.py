@@ -22,6 +22,7 @@ from .sandbox import sandbox_fault, wall_fault
 from .start import listen
 
 SECONDS = 8.0  # for all that is tried, which is less than the handler waits for the launcher's answer
+HANDLERS = ("turns", "locks", "refused", "transcripts", "conversations")  # of sessions.dir; the rest is root's
 SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 # claude splits the name of its shell at a space, ssh its configuration, the sandbox shows the system read-only, and the
 # transcript's name is made from the directory's, which the CLI counts in UTF-16.
@@ -73,7 +74,7 @@ def isolation_fault(config: Config) -> str:
     if os.geteuid() != 0:
         return "chat.uids needs the launcher: let root start the handler, with [server] user"
     first, last = chat.uids
-    logs = [f"{sessions}/{name}" for name in ("turns", "locks", "refused", "transcripts")]
+    logs = [f"{sessions}/{name}" for name in HANDLERS]
     files = dict.fromkeys([*map(os.path.abspath, config.files), *map(os.path.realpath, config.files), *logs])
     fault = _owner_fault(range(first, last + 1), files)
     if fault:

@@ -16,8 +16,8 @@ _SID = rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _MESSAGE = re.compile(
     rb"(?P<check>check)"
     rb"|remove (?P<remove>work/[0-9a-f]{32})"
-    rb"|turn (?P<turn>[0-9a-f]{32}) (?P<sid>" + _SID + rb") (?P<how>new|resume) (?P<vm>[a-z][a-z0-9-]{0,31})"
-    rb"\n(?P<prompt>.{1,%d})" % MOST_BYTES,
+    rb"|turn (?P<turn>[0-9a-f]{32}) (?P<sid>" + _SID + rb") (?P<how>new|resume)"
+    rb" (?P<vm>[a-z][a-z0-9-]{0,31})(?: (?P<tools>host))?\n(?P<prompt>.{1,%d})" % MOST_BYTES,
     re.DOTALL,
 )
 
@@ -31,11 +31,12 @@ class Message(NamedTuple):
     resume: bool = False
     vm: str = ""
     prompt: str = ""
+    tools: str = ""
 
 
-def encode_turn(key: str, sid: str, resume: bool, vm: str, prompt: str) -> bytes:
-    """Return the message that starts a turn."""
-    return f"turn {key} {sid} {'resume' if resume else 'new'} {vm}\n{prompt}".encode()
+def encode_turn(key: str, sid: str, resume: bool, vm: str, prompt: str, tools: str = "") -> bytes:
+    """Return the message that starts a turn. `tools` is one of TOOLS (tools.py), or empty."""
+    return f"turn {key} {sid} {'resume' if resume else 'new'} {' '.join(filter(None, (vm, tools)))}\n{prompt}".encode()
 
 
 def parse_message(data: bytes) -> Message:
@@ -48,4 +49,5 @@ def parse_message(data: bytes) -> Message:
     if match["remove"]:
         return Message("remove", match["remove"].decode())
     name, sid, vm, prompt = (match[field].decode() for field in ("turn", "sid", "vm", "prompt"))
-    return Message("turn", name, sid, match["how"] == b"resume", vm, prompt)
+    tools = (match["tools"] or b"").decode()
+    return Message("turn", name, sid, match["how"] == b"resume", vm, prompt, tools)

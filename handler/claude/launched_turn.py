@@ -22,7 +22,7 @@ from ..config.model import Config
 from .command import TurnRequest
 from .directory_id import find_directory_id
 from .eventlog import append_events, build_ending
-from .isolation import isolation_fault
+from .isolation import HANDLERS, isolation_fault
 from .launch_messages import ACCEPTED, FAILED, Message
 from .processes import run_as
 from .removal import empty_directory, remove_directory
@@ -31,7 +31,6 @@ from .uids import REMOVAL_SECONDS
 
 LogLine = Callable[..., None]
 
-HANDLERS = ("turns", "locks", "refused", "transcripts")  # directories of sessions.dir; the others are root's
 _MOST_LINKS = 40  # as for the kernel
 START_SECONDS, CHECK_SECONDS = 10, 20  # for a disk; then the signal ends the process that waits for it
 NOT_STARTED = "the turn could not be started: {error!r}"
@@ -160,7 +159,7 @@ def run_turn(
         vm = config.vms.get(message.vm)
         if vm is None or config.chat is None:
             raise LookupError(f"the launcher's configuration has no VM {message.vm}")
-        request = TurnRequest("", "", vm, message.prompt, message.sid, message.resume)
+        request = TurnRequest("", "", vm, message.prompt, message.sid, message.resume, tools=message.tools)
         work.mkdir(0o700)
         is_made = True
         process = start_turn(config.chat, request, work, top / "turns" / message.name / "cancel", turn_fds, account)

@@ -13,11 +13,11 @@ class RunnerJob(NamedTuple):
     If `walled`, the command line begins with bubblewrap's. `uids` has the first and the last user id for claude, of
     which the runner takes one and sets `uid`. If it is empty, claude runs as the handler's own user; if root starts the
     runner, `own` has that user and group. The turn's directory belongs to `owner`.
-    `commands` are the names that the runner serves on the socket `listener` (commands.py), with
-    the configuration `ssh_config`. The turn is cancelled when the file `cancel` exists. With an `api`, the
-    runner serves it on the socket `api_listener` (model_proxy.py). claude is in the network namespace `network`, as
-    that socket is, or in the machine's for -1. The runner puts claude into `cgroup`, if it has
-    made one. The session's transcript comes from the file `source`, -1 for none, and goes to the file `target`, SID.new
+    `commands` are the names that the runner serves on the socket `listener` (commands.py), with the configuration
+    `ssh_config`; `verbs` are those that `pve` takes. The turn is cancelled when the file `cancel` exists. With an
+    `api`, the runner serves it on the socket `api_listener` (model_proxy.py). claude is in the network namespace
+    `network`, as that socket is, or in the machine's for -1. The runner puts claude into `cgroup`, if it has made
+    one. The session's transcript comes from the file `source`, -1 for none, and goes to the file `target`, SID.new
     of the directory `transcripts`, where it replaces SID.
     """
 
@@ -35,6 +35,7 @@ class RunnerJob(NamedTuple):
     uid: int | None = None
     vmid: int = 0
     commands: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = ()
     ssh_config: str = ""
     cancel: str = ""
     api: ModelApi | None = None
@@ -80,5 +81,5 @@ class RunnerJob(NamedTuple):
         """Return the job that `to_json` wrote."""
         fields = json.loads(data)
         api = ModelApi(*fields["api"]) if fields["api"] else None
-        tuples = {name: tuple(fields[name]) for name in ("argv", "commands", "uids", "own")}
+        tuples = {name: tuple(fields[name]) for name in ("argv", "commands", "verbs", "uids", "own")}
         return cls(**{**fields, **tuples, "api": api})

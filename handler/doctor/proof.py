@@ -5,8 +5,8 @@ import http.client
 from collections.abc import AsyncIterator, Sequence
 
 from ..client import Signer
-from ..condition import rfc3339
 from ..config.model import Config, Vm
+from ..text import rfc3339
 from ..threads import run_in_thread
 from .findings import ERROR, Finding, ok, warning
 from .http import Reply, failure, send_signed

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..chat.errors import SessionsUnwritable
 from ..chat.store import ROOM_BYTES, Store
 from ..claude.command import SOCKET_BYTES
+from ..claude.isolation import HANDLERS
 from ..claude.sandbox import SOCKET
 from ..threads import run_in_thread
 from .findings import Finding, error, ok, warning
@@ -22,7 +23,6 @@ SECONDS = 8.0
 _PLENTY_BYTES = 256 << 20  # for some weeks of transcripts
 _LEAST_INODES, _FEW_INODES = 100, 1000  # a turn makes about twenty
 _OF_OTHERS = ("/", "/dev/shm", "/home", "/root", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/tmp")  # noqa: S108
-_OURS = ("turns", "locks", "refused", "transcripts")
 _CODES = {
     errno.ENOSPC: "sessions-full",
     errno.EDQUOT: "sessions-full",
@@ -116,7 +116,7 @@ def _find_in(directory: Path) -> Iterator[Finding]:
     if disk.f_flag & os.ST_NOEXEC:
         what = f"sessions.dir, {directory}, is mounted noexec, and claude runs its commands through a script there."
         yield found_error("sessions-noexec", what, f'mount -o remount,exec "$(findmnt -no TARGET -T {shown})"')
-    for name in _OURS:
+    for name in HANDLERS:
         status = (directory / name).stat()
         if not os.access(directory / name, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, f"{user} can't write in {name}", str(directory / name))

@@ -1,10 +1,11 @@
-"""POST /chat: start a turn, attach to one, or cancel one. Decides who may do so, and about which VM.
+"""POST /chat: start a turn, attach to one or cancel one, list conversations or replay one. Decides who may do so.
 
 Imports nothing of chat itself: a defect there leaves the other routes working (service.py).
 """
 
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -13,6 +14,7 @@ from .. import audit
 from ..auth.challenge import check_time
 from ..auth.signing import Signed
 from ..chat.errors import TurnUnknown
+from ..chat.request import ChatRequest
 from ..config.model import Config, Vm
 from ..errors import BadRequest
 from ..service import Service
@@ -21,9 +23,12 @@ from .chat_bodies import parse_chat_body
 from .gate import signed_request
 from .replies import NDJSON
 
+if TYPE_CHECKING:
+    from ..chat.turns import Chat
+
 
 async def chat(request: Request) -> Response:
-    """Answer with the turn's events, one a line; a cancellation with what was cancelled."""
+    """Answer with the turn's or the conversation's events, one a line; to the others, with an object."""
     service: Service = request.state.service
     signed, data, began = signed_request(request.scope["state"])
     body, config, now = parse_chat_body(data), service.config, time.time()
@@ -36,6 +41,8 @@ async def chat(request: Request) -> Response:
         turn_dir = await turns.request(turn, partial(service.read, turn.vm))
         audit.request(began, "turn", signed.caller.name, "chat", turn.vm.name, signed.id)
         return StreamingResponse(turns.follow(turn_dir, 0), media_type=NDJSON)
+    if body.list or body.replay:
+        return await look_back(turns, config, signed, body, began, now)
     turn_dir = turns.store.turn_dir(signed.caller.name, body.attach or body.cancel)
     metadata = await turns.metadata(turn_dir)
     if metadata is None and body.session:
@@ -46,6 +53,23 @@ async def chat(request: Request) -> Response:
         return StreamingResponse(turns.follow(turn_dir, body.after), media_type=NDJSON)
     await turns.cancel(turn_dir)
     return JSONResponse({"cancelled": body.cancel}, 202)
+
+
+async def look_back(
+    turns: "Chat", config: Config, signed: Signed, body: ChatRequest, began: float, now: float
+) -> Response:
+    """Answer with the caller's conversations, or with what was said in one."""
+    caller, keys = signed.caller, config.session_secrets
+    replay = await turns.open_replay(caller.name, keys)
+    if body.list:
+        found = await replay.find_all(lambda vm: vm in config.vms and caller.may_act_on(vm))
+        audit.request(began, "list", caller.name, "chat", msg_id=signed.id)
+        return JSONResponse({"sessions": found})
+    session = await turns.check_session(body.session, keys, caller.name, now)
+    vm = choose_vm(config, signed, session.vm).name
+    conversation = await replay.find(session.sid, vm)
+    audit.request(began, "replay", caller.name, "chat", vm, signed.id)
+    return StreamingResponse(replay.lines(conversation), media_type=NDJSON)
 
 
 def choose_vm(config: Config, signed: Signed, name: str) -> Vm:
@@ -61,5 +85,5 @@ def check_known(config: Config, signed: Signed, turn: str, metadata: dict[str, s
     """Raise TurnUnknown for a turn that does not exist, or is about a VM that is no longer this caller's."""
     if metadata is None or metadata["vm"] not in config.vms or not signed.caller.may_act_on(metadata["vm"]):
         raise TurnUnknown(
-            f"you have no turn {turn}", "finished turns are kept for a day; send the prompt with a new id"
+            f"you have no turn {turn}", "finished turns are kept for 30 days; send the prompt with a new id"
         )

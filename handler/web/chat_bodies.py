@@ -2,15 +2,19 @@
 
 from ..auth.signing import ID
 from ..chat.request import ChatRequest
+from ..claude.tools import TOOLS
 from ..errors import BadRequest
 from ..text import shown
 from .bodies import check_shape, is_utf8, strict_json
 
 _CHAT = {
-    "prompt": ("prompt", "vm", "session", "challenge", "to"),
+    "prompt": ("prompt", "vm", "session", "tools", "challenge", "to"),
     "attach": ("attach", "after", "session", "challenge", "to"),
     "cancel": ("cancel", "session", "challenge", "to"),
+    "list": ("list", "challenge", "to"),
+    "replay": ("replay", "session", "challenge", "to"),
 }
+_FLAGS = ("list", "replay")
 
 
 def parse_chat_body(body: bytes) -> ChatRequest:
@@ -26,11 +30,18 @@ def parse_chat_body(body: bytes) -> ChatRequest:
         if name == "after":
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
                 raise BadRequest('"after" is not an event number', "leave it out to begin with the first")
+        elif name in _FLAGS:
+            if value is not True:
+                raise BadRequest(f'"{name}" is not true', "write true, or leave it out")
         elif not isinstance(value, str) or not is_utf8(value) or "\0" in value:
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
     request = ChatRequest(**fields)  # type: ignore[arg-type]  # the loop above checked each
     if action == "prompt" and not request.prompt.strip():
         raise BadRequest("the prompt is empty", "say what you see")
+    if "tools" in fields and request.tools not in TOOLS:
+        raise BadRequest(f'unknown "tools": "{shown(request.tools)}"', f"write {' or '.join(TOOLS)}, or leave it out")
+    if action == "replay" and not request.session:
+        raise BadRequest('"session" is required with "replay"', "send the token of the conversation")
     for name in ("attach", "cancel"):
         check_shape(name, getattr(request, name), ID)
     return request

@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import CollectorRegistry
 
 from ..agents.pve.words import VERSION
+from ..audit import OF_CHAT
 from ..auth.signing import Caller
 from ..condition import REACHED, Condition
 from ..counts import BUCKETS, COUNTS, TOKEN_KINDS, Counts
@@ -40,7 +41,7 @@ _ERRORS = (*_REFUSALS, "stale-timestamp", "forbidden", "bad-request")
 _CHAT_ERRORS = ("chat-off", "chat-not-isolated", "sessions-unwritable", "session-invalid", "turn-unknown")
 OUTCOMES: Mapping[str, tuple[str, ...]] = {  # of each route: those that have a series from the start
     "/pve": (*HTTP_STATUS, "wrong-handler", *_ERRORS),
-    "/chat": ("turn", "attach", "cancel", "id-reused", "session-elsewhere", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),
+    "/chat": (*OF_CHAT, "id-reused", "session-elsewhere", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),
     "/alert": (*ALERT_OUTCOMES, "unreached", "unknown", *_ERRORS),
     "/metrics": _REFUSALS,
 }

@@ -6,10 +6,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..agents.pve.words import VERSION
-from ..condition import Condition, rfc3339
+from ..condition import Condition
 from ..config.model import is_host_name, is_vm_name
 from ..proven import describe_openly
 from ..service import Service
+from ..text import rfc3339
 
 
 async def health(request: Request) -> Response:

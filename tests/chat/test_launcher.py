@@ -128,8 +128,9 @@ def test_hostile_bytes_are_no_message(name: str) -> None:
 def test_a_message_is_read_as_it_was_written() -> None:
     """Each field comes out as it went in, also a prompt of many lines and the longest one."""
     for prompt in ("hello", "a\nb\n", "é" * 1000, "x" * (256 * 1024 + 4096)):
-        message = parse_message(encode_turn(KEY, SID, True, "devvm", prompt))
-        assert message == ("turn", KEY, SID, True, "devvm", prompt)
+        for tools in ("", "host"):
+            message = parse_message(encode_turn(KEY, SID, True, "devvm", prompt, tools))
+            assert tuple(message) == ("turn", KEY, SID, True, "devvm", prompt, tools)
     assert parse_message(b"check").kind == "check"
     assert parse_message(f"remove work/{KEY}".encode()).name == f"work/{KEY}"
 

@@ -140,13 +140,14 @@ def test_a_transcript_is_kept_as_long_as_its_token(tmp_path: Path) -> None:
     assert {path.name.removesuffix(".new") for path in (tmp_path / "transcripts").iterdir()} == {*left}
 
 
-def test_turns_are_kept_for_a_day(tmp_path: Path) -> None:
+def test_turns_are_kept_for_thirty_days(tmp_path: Path) -> None:
     """Then they are removed, unless a process has them locked."""
     store = Store(str(tmp_path))
     held, old, new = (store.turn_dir("operator", name) for name in ("held", "old", "new"))
     fds = [store.claim(turn_dir, {"vm": "devvm"}, {"type": "session", "n": 1}) for turn_dir in (held, old, new)]
-    for turn_dir in (held, old):
-        os.utime(turn_dir / "log", (1, 1))
+    now = time.time()
+    for turn_dir, age in ((held, LIFETIME + 60), (old, LIFETIME + 60), (new, LIFETIME - 60)):
+        os.utime(turn_dir / "log", (1, now - age))
     for fd in fds[1:]:
         assert fd is not None
         os.close(fd)

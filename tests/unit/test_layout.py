@@ -79,6 +79,7 @@ PURE = (
     "claude/failures.py",
     "claude/framer.py",
     "claude/ssh_files.py",
+    "claude/tools.py",
     "doctor/findings.py",
     "chat/errors.py",
     "chat/request.py",
