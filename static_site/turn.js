@@ -1,65 +1,191 @@
-// One turn of the conversation, drawn as its events come.
+// One turn of the conversation, drawn as its events come, or from a replay of them.
 
-import { appendText, icon, make, makePre, setText } from "./dom.js";
+import { appendText, icon, leave, make, setText } from "./dom.js";
+import { Markdown, makeCopy } from "./render_markdown.js";
 import { fullName } from "./rules.js";
 import { getState } from "./store.js";
-import { labelOf, mutates } from "./verbs.js";
+import { VERBS, labelOf, mutates } from "./verbs.js";
+import { clock, span } from "./words.js";
 
-/** @type {Map<string, HTMLElement>} the buttons of proposals, by id */
+const LAST = 8; // lines of a long output
+const WIDEST = 2_000; // characters of them
+
+/** @type {Map<string, Proposal>} by id */
 const proposals = new Map();
 
-/** Why it can't be pressed, or how it ended: an id that is spent acts no more. @param {string} id  @param {string} words  @param {boolean} [spent] */
+/** Why it can't be pressed, or how it ended. `spent`: its id acts no more; false offers what a replay held back.
+ * @param {string} id  @param {string} words  @param {boolean} [spent] */
 export function noteProposal(id, words, spent) {
-	const button = proposals.get(id);
-	if (!button?.lastElementChild) return;
-	setText(button.lastElementChild, words);
-	if (!spent) return;
-	delete button.dataset.approve;
-	button.ariaDisabled = "true";
+	proposals.get(id)?.note(words, spent);
 }
 
-/** @typedef {{n: number, text: string, box: HTMLElement}} Piece */
+/** @typedef {{verb: string, vm: string, job: string, why: string}} Approval */
+
+/** A person's own signed request is the approval. */
+class Proposal {
+	#word = make("p.word");
+	/** @type {HTMLElement|undefined} */
+	#choice;
+
+	/** @param {Approval} approval  @param {boolean} isHeld its button waits until it is known to be open */
+	constructor({ verb, vm, job, why }, isHeld) {
+		const known = mutates(verb);
+		const name = `${labelOf(verb)} ${fullName(getState(), vm)}`;
+		this.element = make("div.proposal", make("b", make("small", known ? "Claude proposes: " : "Claude asked for: "), known ? name : verb),
+			make("p", why ? `Why: ${why}` : "It gave no reason."), this.#word);
+		this.element.dataset.proposal = job;
+		if (!known) return;
+		const approve = make("button.advised", icon(VERBS[verb].icon), make("span", `${labelOf(verb)}…`));
+		Object.assign(approve.dataset, { approve: verb, vm, job, why: `proposed by claude: ${why}`.slice(0, 1_000) });
+		const later = make("button", "Not now");
+		later.addEventListener("click", () => this.#putOff(later));
+		for (const button of [approve, later]) button.setAttribute("type", "button");
+		this.#choice = make("div.answers-row", approve, later);
+		if (!isHeld) this.element.append(this.#choice);
+	}
+
+	/** Out of the way, and back. @param {Element} later */
+	#putOff(later) {
+		const off = this.element.classList.toggle("off");
+		setText(later, off ? "Show again" : "Not now");
+	}
+
+	/** @param {string} words  @param {boolean} [spent] */
+	note(words, spent) {
+		setText(this.#word, words);
+		if (spent === undefined || !this.#choice) return;
+		if (!spent) return this.element.append(this.#choice);
+		leave(this.#choice);
+		this.#choice.remove();
+		this.element.classList.remove("off");
+		this.element.classList.add("spent");
+		this.#word.prepend(icon(/: done\b/.test(words) ? "check" : "ring"), " ");
+	}
+}
+
+/** One command or look of Claude's, folded to a line. */
+class Tool {
+	#line = make("span");
+	#isLook;
+	element = make("details.tool");
+
+	/** @param {string} name  @param {any} input */
+	constructor(name, input) {
+		const { command, file_path: path, pattern } = input ?? {};
+		this.what = String(command ?? [name, pattern, path].filter(Boolean).join(" "));
+		this.#isLook = name !== "Bash" || /^pve \w+$/.test(this.what);
+		this.#head("working", `${this.#isLook ? "Looking at" : "Running"}: ${this.what}`);
+		this.element.querySelector(".i")?.classList.add("live");
+	}
+
+	/** @param {string} mark  @param {string} words */
+	#head(mark, words) {
+		setText(this.#line, words);
+		this.element.replaceChildren(make("summary", icon(mark), this.#line));
+	}
+
+	/** @param {{ok: boolean, text: string, cut?: boolean}} result */
+	end({ ok, text, cut }) {
+		const asked = !ok && /^Exit code 16$[^]*^approval-required: (\w+)$/m.exec(text)?.[1];
+		if (asked && this.what.trim() === `pve ${asked}`) this.#head(VERBS[asked]?.icon ?? "look", `Asked for: ${labelOf(asked)}`);
+		else if (ok) this.#head(this.#isLook ? "look" : "check", `${this.#isLook ? "Looked at" : "Ran"}: ${this.what}`);
+		else this.#head("cross", `Failed: ${this.what}`);
+		this.#addOutput(`${text.trimEnd()}${cut ? "\n(cut here)" : ""}`);
+	}
+
+	/** It never answered. */
+	drop() {
+		if (!this.element.querySelector("pre")) this.#head("cross", `Not finished: ${this.what}`);
+	}
+
+	/** Its last lines; all of them at a press. There is no box to scroll within the transcript. @param {string} text */
+	#addOutput(text) {
+		const lines = text.split("\n");
+		const end = lines.length > LAST + 2 ? lines.slice(-LAST).join("\n") : text;
+		const short = end.slice(-WIDEST);
+		const pre = make("pre");
+		pre.tabIndex = 0;
+		appendText(pre, `${short.length < end.length ? "…" : ""}${short}`);
+		const row = make("div.answers-row", makeCopy(() => text));
+		if (short.length < text.length) {
+			const all = make("button.bare", lines.length > LAST ? `All ${lines.length} lines` : "All of it");
+			all.setAttribute("type", "button");
+			all.addEventListener("click", () => {
+				pre.replaceChildren();
+				appendText(pre, text);
+				pre.focus();
+				all.remove();
+			});
+			row.prepend(all);
+		}
+		this.element.append(pre, row);
+	}
+}
+
+/** @typedef {{n: number, text: string}} Piece */
+/** A stretch of text between two other things. @typedef {{drawn: Markdown, pieces: Piece[]}} Stretch */
 
 export class Turn {
 	n = 0;
 	at = 0;
 	done = false;
 	recap = false;
+	/** Its proposals wait until `noteProposal` offers them: nobody knows yet which of them are open. */
+	isReplay = false;
+	/** When it began, by this device's clock: a replay says when. */
+	began = Date.now();
 	/** @type {HTMLElement|undefined} */
 	ending;
-	/** @type {Piece[]} */
-	#texts = [];
-	/** @type {Map<string, {what: string, box: HTMLElement}>} */
+	/** @type {Stretch[]} */
+	#stretches = [];
+	/** @type {Map<string, Tool>} */
 	#tools = new Map();
-	/** @type {HTMLElement|null} */
-	#box = null;
+	/** @type {Stretch|null} what text is added to */
+	#open = null;
 
-	/** @param {string} id  @param {string} prompt  @param {string} [body] */
-	constructor(id, prompt, body) {
+	/** `own`: the page sent it by itself. @param {string} id  @param {string} prompt  @param {string} [body]  @param {boolean} [own] */
+	constructor(id, prompt, body, own = false) {
 		this.id = id;
 		this.prompt = prompt;
 		this.body = body;
-		const box = make("div.prompt");
+		const box = make(own ? "div.own" : "div.prompt");
 		appendText(box, prompt);
-		this.element = make("article", make("b", "You"), box, make("b", "Claude"));
+		this.element = make("article", make("h3.said", own ? "This page" : "You"), box, make("h3.said", "Claude"));
 	}
 
+	/** What Claude said, as it wrote it. */
 	get answer() {
-		return this.#texts.map((each) => each.text).join("");
+		return this.#stretches.map(({ pieces }) => pieces.map(({ text }) => text).join("")).filter(Boolean).join("\n\n");
 	}
 
-	/** @param {{n: number, text: string, retract?: number}} event */
-	text({ n, text, retract }) {
-		if (retract) {
-			for (const { box } of this.#texts) box.replaceChildren();
-			this.#texts = this.#texts.filter((each) => each.n < retract);
-			for (const each of this.#texts) appendText(each.box, each.text);
-			return;
+	/** The answer as it is read aloud. */
+	get spoken() {
+		return this.answer.replace(/^[ \t]*(?:```.*|\|?[ \t:|-]*-[ \t:|-]*)$|^#+ |\*\*|`/gm, "").replace(/[ \t]*\|[ \t]*/g, ", ");
+	}
+
+	/** @param {{n: number, text?: string, retract?: number}} event */
+	text({ n, text = "", retract }) {
+		if (retract) return this.#retract(retract);
+		if (!this.#open) {
+			this.#open = { drawn: new Markdown(), pieces: [] };
+			this.#stretches.push(this.#open);
+			this.#put(this.#open.drawn.element);
 		}
-		this.#box ??= this.#put(make("div.answer"));
-		const box = this.#box;
-		this.#texts.push({ n, text, box });
-		appendText(box, text);
+		this.#open.pieces.push({ n, text });
+		this.#open.drawn.write(text);
+	}
+
+	/** @param {number} first */
+	#retract(first) {
+		for (const stretch of this.#stretches) {
+			const left = stretch.pieces.filter(({ n }) => n < first);
+			if (left.length === stretch.pieces.length) continue;
+			const again = new Markdown();
+			for (const { text } of left) again.write(text);
+			if (stretch !== this.#open) again.end();
+			stretch.drawn.element.replaceWith(again.element);
+			Object.assign(stretch, { pieces: left, drawn: again });
+		}
 	}
 
 	/** @template {HTMLElement} T @param {T} element */
@@ -68,51 +194,54 @@ export class Turn {
 		return element;
 	}
 
-	/** @template {HTMLElement} T @param {T} element */
+	#endText() {
+		this.#open?.drawn.end();
+		this.#open = null;
+	}
+
+	/** @param {HTMLElement} element */
 	#putBlock(element) {
-		this.#box = null;
-		return this.#put(element);
+		this.#endText();
+		this.#put(element);
 	}
 
 	/** A tool call begins. Returns what it runs. @param {{id: string, name: string, input: any}} event */
 	tool({ id, name, input }) {
-		const what = input?.command ?? `${name} ${JSON.stringify(input)}`;
-		this.#tools.set(id, { what, box: this.#putBlock(make("details.tool", make("summary", icon("working"), make("span", `running: ${what}`)))) });
-		return what.slice(0, 100);
+		const tool = new Tool(name, input);
+		this.#tools.set(id, tool);
+		this.#putBlock(tool.element);
+		return tool.what.slice(0, 100);
 	}
 
 	/** @param {{id: string, ok: boolean, text: string, cut?: boolean}} event */
-	tool_result({ id, ok, text, cut }) {
-		const { what, box } = this.#tools.get(id) ?? { what: id, box: this.#putBlock(make("details.tool")) };
-		const title = make("summary", icon(ok ? "check" : "cross"), make("span", `${ok ? "ran" : "failed"}: ${what}`));
-		box.replaceChildren(title, makePre(`${text}${cut ? "\n(cut here)" : ""}`));
+	tool_result(event) {
+		if (!this.#tools.has(event.id)) this.tool({ id: event.id, name: event.id, input: {} });
+		this.#tools.get(event.id)?.end(event);
 	}
 
-	/** A person's own signed request is the approval. @param {{verb: string, vm: string, job: string, why: string}} event */
-	approval({ verb, vm, job, why }) {
-		const known = mutates(verb);
-		const name = fullName(getState(), vm);
-		const card = make("div.proposal", make("b", known ? `Claude proposes: ${labelOf(verb)} ${name}` : `Claude asked for: ${verb}`),
-			make("p", why ? `Why: ${why}` : "It gave no reason."));
-		card.dataset.proposal = job;
-		const button = make("button.advised", make("span", "Approve…"), make("small"));
-		Object.assign(button, { type: "button" });
-		Object.assign(button.dataset, { approve: verb, vm, job, why: `proposed by claude: ${why}`.slice(0, 1_000) });
-		if (known) card.append(button);
-		proposals.set(job, button);
-		this.#putBlock(card);
+	/** @param {Approval} event */
+	approval(event) {
+		const proposal = new Proposal(event, this.isReplay);
+		proposals.set(event.job, proposal);
+		this.#putBlock(proposal.element);
 	}
 
-	/** @param {{n: number, ok: boolean, text: string, seconds?: number}} event */
-	result({ n, ok, text, seconds }) {
+	/** @param {{n: number, ok: boolean, text: string, seconds?: number, cost_usd?: number}} event */
+	result({ n, ok, text, seconds = 0, cost_usd: cost }) {
 		if (ok && text && !this.answer) this.text({ n, text });
-		this.#putBlock(make("small", icon(ok ? "check" : "cross"), ` ${Math.round(seconds ?? 0)} s`));
+		this.#endText();
+		const looks = this.#tools.size;
+		const day = new Date(this.began).toDateString() === new Date().toDateString() ? "" : `${new Date(this.began).toLocaleDateString("en-GB", { day: "numeric", month: "short" })} `;
+		const words = [day + clock(this.began), span(1e3 * seconds), looks && `${looks} ${looks > 1 ? "looks" : "look"}`, cost && `${cost.toFixed(2)} USD`];
+		this.#put(make("div.meta", make("small", icon(ok ? "check" : "cross"), ` ${words.filter(Boolean).join(", ")}`), this.answer ? makeCopy(() => this.answer) : ""));
 	}
 
 	/** How it ended, if not with an answer. @param {string} [words] */
 	end(words) {
 		this.ending?.remove();
 		this.ending = words ? make("p", icon("cross"), make("span", words)) : undefined;
-		if (this.ending) this.element.append(this.ending);
+		if (!this.ending) return;
+		for (const tool of this.#tools.values()) tool.drop();
+		this.#put(this.ending); // the rest of the text may come yet
 	}
 }

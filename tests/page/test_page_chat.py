@@ -32,7 +32,7 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     turn = page.locator("#transcript article")
     expect(turn).to_contain_text("I look. <img src=x onerror=alert(1)> ⟨U+202e⟩gnp ␛[31m")
     expect(turn).to_contain_text("It is idle.")
-    expect(turn.locator("summary")).to_contain_text("ran: echo")
+    expect(turn.locator("summary")).to_contain_text("Ran: echo")
     turn.locator("summary").click()
     expect(turn.locator("pre")).to_have_text("<b>42</b>")
     assert page.locator("#transcript :is(img, script)").count() == 0
@@ -57,16 +57,15 @@ def test_a_proposal_needs_the_dialog_and_acts_once(visit: Visit) -> None:
     expect(card).to_contain_text("Why: It is hung: reset it.")
     assert axe_finds(page, "a proposal") == []
     for leave in ("Escape", "Enter"):
-        card.locator("button").click()
+        card.locator("[data-approve]").click()
         page.wait_for_selector("#yes[aria-disabled=false]")
         page.keyboard.press(leave)
     assert visit.mutating == []
-    card.locator("button").click()
+    card.locator("[data-approve]").click()
     page.click("#yes[aria-disabled=false]")
     phase(page, "done")
-    expect(card.locator("button")).to_contain_text("Reset: done at ")
-    card.locator("button").click(force=True)
-    assert not page.is_visible("#confirm")
+    expect(card).to_contain_text("Reset: done at ")
+    expect(card.locator("button")).to_have_count(0)
     assert [body["reason"] for body in visit.mutating] == ["proposed by claude: It is hung: reset it."]
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
@@ -94,14 +93,13 @@ def test_a_proposal_that_was_refused_is_spent(visit: Visit) -> None:
     page = visit.open()
     ask_claude(page, PROPOSES)
     ended(page)
-    button = page.locator("[data-proposal] button")
-    button.click()
+    card = page.locator("[data-proposal]")
+    card.locator("[data-approve]").click()
     visit.stage.service.pve("reset", caller="operator2")
     page.click("#yes[aria-disabled=false]")
     phase(page, "refused")
-    expect(button).to_contain_text("Reset: refused at ")
-    button.click(force=True)
-    assert not page.is_visible("#confirm")
+    expect(card).to_contain_text("Reset: refused at ")
+    expect(card.locator("button")).to_have_count(0)
 
 
 SHIFTS = """() => { window.shifts = []; new PerformanceObserver(list => window.shifts.push(...list.getEntries()
@@ -178,7 +176,7 @@ def test_after_a_minute_a_person_asks_for_the_rest(visit: Visit) -> None:
     page.click("#ask-rest")
     ended(page)
     assert not page.is_visible("#ask-rest")
-    assert (page.locator("#transcript .answer").text_content() or "") == LONG
+    assert (page.locator("#transcript .answer").text_content() or "") == LONG.rstrip()
     expect(page.locator("#transcript article")).not_to_contain_text("Cut off")
     assert len({body["prompt"] for body in visit.posts if "prompt" in body}) == 1
 
@@ -195,7 +193,7 @@ def test_a_broken_stream_is_attached_to(visit: Visit, where: str) -> None:
     ask_claude(page, fake({"text": LONG, "pace": 0.001}))
     ended(page)
     assert visit.stage.wire.cuts == cuts + 1
-    assert (page.locator("#transcript .answer").text_content() or "") == LONG
+    assert (page.locator("#transcript .answer").text_content() or "") == LONG.rstrip()
     assert len({body["prompt"] for body in visit.posts if "prompt" in body}) == 1
     assert len([a for a in visit.stage.model.asked[asked:] if "Line 1 of" in a.said]) <= 1
 
