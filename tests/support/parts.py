@@ -42,6 +42,16 @@ def find_browser() -> str | None:
     return shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 
+def find_firefox() -> str | None:
+    """Return Firefox's program: Debian's ESR if it is there."""
+    return shutil.which("firefox-esr") or shutil.which("firefox")
+
+
+def find_minibrowser() -> Path | None:
+    """Return the browser that comes with WebKitGTK, which its driver starts."""
+    return next(iter(Path("/usr/lib").glob("*/webkit2gtk-4.*/MiniBrowser")), None)
+
+
 def _sshd() -> str:
     return _root() or ("" if Path("/usr/sbin/sshd").exists() else "not installed: sshd") or _mounts()
 
@@ -52,6 +62,10 @@ def _fuse() -> str:
 
 def _claude() -> str:
     return "" if claude.find() is not None else "not installed: claude"
+
+
+def _webkit() -> str:
+    return _program("WebKitWebDriver", "Xvfb") or ("" if find_minibrowser() else "not installed: MiniBrowser")
 
 
 def _node() -> str:
@@ -73,6 +87,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "curl": lambda: _program("curl", "openssl"),
     "debian": lambda: _root() or _program("mmdebstrap", "apt-get", "nsenter") or _mounts(),
     "fail2ban": lambda: _program("fail2ban-regex", "fail2ban-client"),
+    "firefox": lambda: "" if find_firefox() else "not installed: firefox-esr",
     "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
     "fuse": _fuse,
     "mounts": lambda: _root() or _mounts(),
@@ -85,6 +100,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "root": _root,
     "sshd": _sshd,
     "systemd": lambda: _root() or _program("systemd-analyze", "systemctl", "nsenter") or _mounts(),
+    "webkit": _webkit,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 STARTED_FIXTURES = {"world", "stage"}
-STARTED_PARTS = {"alertmanager", "chromium", "claude", "fsfreeze", "fuse", "qemu", "sshd"}
+STARTED_PARTS = {"alertmanager", "chromium", "claude", "firefox", "fsfreeze", "fuse", "qemu", "sshd", "webkit"}
 
 
 def sampled(values: Iterable[Any], *kept: Any) -> list[Any]:

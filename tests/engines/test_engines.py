@@ -1,0 +1,224 @@
+"""The page in three engines: one night, from the key to a page without a handler, in each of them.
+
+The other tests of the page run in Chromium alone. What each engine does in its own way is here: signatures, streams,
+dialogs, the kept key, the worker, Trusted Types.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from breakglass.web.app import PAGE
+
+from ..support import engines
+from ..support.browser import KEPT_KEYS, Stage, Visit, open_gate
+from ..support.engines import Engine
+from ..support.failing_tools import misbehave
+from ..support.stages import until
+from ..support.talk import bash, fake
+
+pytestmark = [pytest.mark.all, pytest.mark.real("chromium", "claude", "sshd", "qemu")]
+
+
+@contextmanager
+def playwright_chromium(stage: Stage, _: Path) -> Iterator[Engine]:
+    """Chromium, which also fails the test with whatever the page complains of."""
+    visit = Visit(stage, viewport={"width": engines.WIDTH, "height": engines.HEIGHT})
+    try:
+        yield engines.OfPlaywright(visit.page)
+    finally:
+        visit.close()
+
+
+@contextmanager
+def debians_firefox(_: Stage, directory: Path) -> Iterator[Engine]:
+    with engines.firefox(directory) as engine:
+        yield engine
+
+
+@contextmanager
+def debians_webkit(_: Stage, directory: Path) -> Iterator[Engine]:
+    with engines.webkit(directory) as engine:
+        yield engine
+
+
+ENGINES = {"chromium": playwright_chromium, "firefox": debians_firefox, "webkit": debians_webkit}
+
+
+def each(*names: str) -> list[ParameterSet]:
+    return [pytest.param(name, marks=pytest.mark.real(name)) for name in names]
+
+
+@pytest.fixture(scope="module", params=each(*ENGINES))
+def engine(request: pytest.FixtureRequest, stage: Stage, directory: Path) -> Iterator[Engine]:
+    """One engine after the other, with a profile that ends with it."""
+    with ENGINES[request.param](stage, directory) as engine:
+        yield engine
+
+
+class Person:
+    """Somebody who looks at the page, and sees what is shown and no more."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def sees(self, selector: str, words: str = "", *, but: str = "") -> None:
+        """Return once an element is in sight that says so; else fail with what is there."""
+        body = f"""return [...document.querySelectorAll({selector!r})]
+            .filter((each) => each.checkVisibility({{visibilityProperty: true}}))
+            .map((each) => each.innerText.trim() || each.textContent.trim()).join("\\n")"""
+        there = [""]
+
+        def is_seen() -> bool:
+            there[0] = self.engine.run(f"{body} || null") or ""
+            return bool(there[0]) and words in there[0] and (not but or but not in there[0])
+
+        try:
+            until(is_seen, f"{selector} with {words!r}")
+        except AssertionError:
+            shown = self.engine.run("return document.body.innerText")
+            raise AssertionError(f"{selector} says {there[0]!r} and not {words!r}. The page:\n{shown}") from None
+
+    def does(self, body: str, what: str) -> None:
+        """Return once what the page says is true."""
+        until(lambda: self.engine.run(f"return {body}"), what)
+
+    def answers(self, button: str) -> None:
+        """Answer the question, once it can be answered."""
+        self.does("document.querySelector('#yes')?.getAttribute('aria-disabled') === 'false'", "a question")
+        self.engine.click(button)
+
+
+def test_a_night(engine: Engine, stage: Stage) -> None:
+    """The main flow: unlock, look, power-cycle with its stages, chat, a proposal, a kept key, no handler."""
+    stage.settle()
+    person = Person(engine)
+    unlock(engine, person, stage)
+    look(engine, person)
+    power_cycle(engine, person, stage)
+    talk(engine, person, stage)
+    lose_the_handler(engine, person, stage)
+
+
+def unlock(engine: Engine, person: Person, stage: Stage) -> None:
+    """With a link; then by hand, with a key that is kept; then with the kept key."""
+    secret = stage.service.secrets["operator"]
+    engine.open(f"{stage.url}#key={secret}")
+    person.sees("#outcome[data-phase=idle]")
+    engine.reload()
+    person.sees("#outcome[data-phase=locked]")
+    engine.click("#keep-key")
+    engine.type("#secret", secret)
+    engine.press("Enter")
+    person.sees("#outcome[data-phase=idle]")
+    person.does(f"await ({KEPT_KEYS})() === 1", "the key to be stored")
+    engine.reload()
+    person.sees("#outcome[data-phase=idle]")
+
+
+def look(engine: Engine, person: Person) -> None:
+    """The page looks by itself, and shows evidence and the console."""
+    person.sees("#outcome[data-phase=idle] #outcome-word", "Looked")
+    person.sees("#second", "QEMU: running")
+    width = "(async (img) => { await img?.decode(); return img?.naturalWidth; })(document.querySelector('#glass img'))"
+    person.does(f"await {width} === 720", "the console's picture")
+
+
+def power_cycle(engine: Engine, person: Person, stage: Stage) -> None:
+    """The question can be left; answered, the verb's stages come as they happen."""
+    before = stage.mutating_jobs()
+    engine.click("[data-verb=cycle]")
+    person.sees("#confirm-title", "Power-cycle devvm")
+    person.does("document.activeElement.id === 'keep'", "the focus on the button that changes nothing")
+    engine.press("Escape")
+    person.does("!document.querySelector('#confirm').open", "the question's end")
+    assert stage.mutating_jobs() == before
+    with held_at_start(stage):
+        engine.click("[data-verb=cycle]")
+        person.answers("#yes")
+        person.sees("#outcome[data-phase=running]", "Power-cycle")
+        person.sees("#steps [data-tone=busy]", "Start")
+        person.does("document.querySelector('[data-verb=reset]').ariaDisabled === 'true'", "blocked buttons")
+    person.sees("#outcome[data-phase=done]", "done")
+    assert len(stage.mutating_jobs(but=before)) == 1
+
+
+@contextmanager
+def held_at_start(stage: Stage) -> Iterator[None]:
+    """A power-cycle waits before its start; let go at the end."""
+    gate = stage.world.root / "gate"
+    if not gate.exists():
+        os.mkfifo(gate)
+    misbehave(stage.world.root, gate="start")
+    yield
+    until(lambda: stage.stages()[0][1] == "start", "its start")
+    misbehave(stage.world.root)
+    open_gate(stage.world)
+
+
+def talk(engine: Engine, person: Person, stage: Stage) -> None:
+    """What claude says comes as it is said, and what it proposes is done once a person has approved it.
+
+    The prompt is shown too, and has these words as JSON: without the character that ends them.
+    """
+    before = stage.mutating_jobs()
+    engine.type("#prompt", fake({"text": "I look…", **bash("echo 42")}, {"text": "I have seen it…", "wait": "seen"}))
+    engine.click("#send")
+    person.sees("[data-transcript]", "I look…")
+    person.sees("#stop-turn")
+    stage.model.release("seen")
+    person.sees("[data-transcript]", "I have seen it…")
+    person.does("document.querySelector('#stop-turn').hidden", "the turn's end")
+    engine.type("#prompt", fake({"text": "It is hung.", **bash("pve reset")}, {"text": "Your turn…"}))
+    engine.click("#send")
+    person.sees("[data-transcript]", "Your turn…")
+    assert stage.mutating_jobs() == before
+    engine.click("[data-proposal] [data-approve]")
+    person.answers("#yes")
+    person.sees("#outcome[data-phase=done]", "Reset")
+    person.sees("[data-proposal]", "Reset: done")
+    assert len(stage.mutating_jobs(but=before)) == 1
+
+
+def lose_the_handler(engine: Engine, person: Person, stage: Stage) -> None:
+    """Without a handler the page opens from the device, with the commands by hand; and it comes back by itself."""
+    person.does("(await navigator.serviceWorker.ready, navigator.serviceWorker.controller !== null)", "the worker")
+    stage.wire.down()
+    try:
+        engine.reload()
+        person.sees("[data-headline]", "No connection")
+        person.sees("#name", "devvm (VM 102)")
+        person.sees("#by-hand-lines", "qm reset 102")
+    finally:
+        stage.wire.up()
+    person.sees("#outcome[data-phase=idle]")
+    person.does("document.querySelector('[data-verb=reset]').ariaDisabled !== 'true'", "a button that works")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("words.js", "let x = y §§ z;"), ("too_old.js", "delete Element.prototype.ariaDisabled;\n{}")],
+    ids=["syntax", "feature"],
+)
+@pytest.mark.parametrize("engine", each("firefox", "webkit"), indirect=True)
+def test_an_older_engine_says_so(engine: Engine, directory: Path, name: str, text: str) -> None:
+    """A module in syntax that it can't read, and a feature that it lacks, end in the sentence."""
+    page = directory / name.partition(".")[0]
+    if not page.exists():
+        shutil.copytree(PAGE, page)
+        (page / name).write_text(text.replace("{}", (PAGE / name).read_text()))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(page))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        engine.open(f"http://127.0.0.1:{server.server_port}/")
+        person = Person(engine)
+        person.sees("#too-old", "This browser is too old for this page.")
+        person.sees("#recipe", "curl -sS")
+        server.shutdown()
