@@ -5,7 +5,7 @@ import argparse
 from ..alerts.examples import EXAMPLES
 from ..auth.signing import BEARER, GRAFANA
 from ..verbs import ANYWAY, VERBS
-from . import call, check, demo, drill, host, init, keys, upgrade
+from . import call, chat, check, demo, drill, host, init, keys, upgrade
 
 # The states of the demo's VM. `handler/demo/proxmox/world.py` makes them, but only the command `demo` loads that.
 SCENARIOS = (
@@ -172,8 +172,16 @@ def add_alert_example(parser: argparse.ArgumentParser) -> None:
 def add_chat(parser: argparse.ArgumentParser) -> None:
     """Describe `chat`."""
     parser.add_argument("--vm", help="the VM; needed only if there are several")
-    parser.add_argument("--resume", action="store_true", help="continue the last session")
-    parser.set_defaults(run=call.chat)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--list", action="store_true", help="list your conversations, newest first, and end")
+    which.add_argument(
+        "--resume",
+        nargs="?",
+        const=chat.LAST,
+        metavar="NUMBER",
+        help="continue this conversation of the list, or the last one of this machine",
+    )
+    parser.set_defaults(run=chat.chat)
 
 
 def add_host(parser: argparse.ArgumentParser) -> None:

@@ -1,26 +1,23 @@
-"""`breakglass call`, `chat` and `sign`: the commands for a caller, who has a signing key and no configuration."""
+"""`breakglass call` and `sign`: commands for a caller, who has a signing key and no configuration."""
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 from ..auth.signing import ID
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
 from ..verbs import ANYWAY, VERBS
-from .conversation import Conversation
 from .environment import caller_key, handler_url
 from .errors import CommandError, reason
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, remark, say, show
-from .terminal import Terminal, load_session, save_session, session_file
 
-_EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
+EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,16 @@ def call(arguments: argparse.Namespace) -> int:
     """Run the verb that the arguments name."""
     fields = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway")
     request = VerbCall(**{name: getattr(arguments, name) or "" for name in fields})
-    return _run(request, _checked_id(arguments.id), Display(arguments.json, arguments.quiet))
+    return run_verb(request, _checked_id(arguments.id), Display(arguments.json, arguments.quiet))
 
 
-def _run(request: VerbCall, msg_id: str, display: Display) -> int:
-    """Run a verb and show its answer; if the outcome is not known, show how to ask for the same job again."""
+def run_verb(
+    request: VerbCall, msg_id: str, display: Display, on_result: Callable[[Event], None] = lambda _: None
+) -> int:
+    """Run a verb and show its answer; if the outcome is not known, show how to ask for the same job again.
+
+    `on_result` gets the answer object if one came. Returns the exit code.
+    """
     url = handler_url(os.environ)
     try:
         result = send(Signer(url, caller_key(os.environ)), msg_id, request, partial(_show, display))
@@ -73,12 +75,13 @@ def _run(request: VerbCall, msg_id: str, display: Display) -> int:
         return FAILED
     except NoAnswer as lost:
         return _report_loss(url, lost, request, msg_id)
+    on_result(result)
     return _report(result, request, msg_id, display)
 
 
 def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> int:
     """Show an answer; return its exit code, which an output that can't be written does not change."""
-    code = _EXIT.get(str(result["outcome"]), FAILED)
+    code = EXIT.get(str(result["outcome"]), FAILED)
     try:
         if display.json:
             say(json.dumps({name: value for name, value in result.items() if name != "type"}))
@@ -181,26 +184,3 @@ def _show_verdict(result: Mapping[str, object]) -> None:
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def chat(arguments: argparse.Namespace) -> int:
-    """Talk with claude about a VM; a proposal runs only if the operator answers y."""
-    path = session_file(os.environ)
-    signer = Signer(handler_url(os.environ), caller_key(os.environ))
-    conversation = Conversation(signer, arguments.vm or "", _last_session(path) if arguments.resume else "")
-
-    def approve(msg_id: str, request: VerbCall) -> str:
-        return _OUTCOMES.get(_run(request, msg_id, Display()), "It failed.")
-
-    outcome = Terminal(conversation, input, show, complain, approve, lambda token: save_session(path, token)).run()
-    return _EXIT.get(outcome, FAILED)
-
-
-def _last_session(path: Path) -> str:
-    try:
-        return load_session(path)
-    except ValueError as error:
-        raise CommandError(str(error), "leave out --resume to begin a new session") from None
-
-
-_OUTCOMES = {DONE: "It ran and is done.", UNREACHED: "It was not sent.", UNKNOWN: "It is not known whether it ran."}

@@ -1,17 +1,35 @@
 """The client's side of a chat session."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from ..client import REPEAT_SECONDS, Event, NoAnswer, Signer, new_id, post
+from ..client import REPEAT_SECONDS, Event, HandlerError, NoAnswer, Signer, new_id, post
+
+CHECK = "msg-after-"  # how the id of the turn begins that looks after an approved job: one turn, however many clients
+
+
+@dataclass(frozen=True)
+class Past:
+    """A conversation so far: its VM, how many turns it had, and of the last one what was sent and its events.
+
+    The turn's fields are empty if the handler has no log any more. `is_running` tells whether that turn goes on.
+    """
+
+    vm: str
+    turns: int
+    prompt: str = ""
+    at: str = ""
+    events: tuple[Event, ...] = ()
+    is_running: bool = False
 
 
 class Conversation:
-    """A client's side of one chat session; `turn` is the id of the turn under way."""
+    """A client's side of one chat session; `turn` is the id of the turn under way, `cost_usd` the sum of all turns."""
 
     def __init__(self, signer: Signer, vm: str = "", session: str = "") -> None:
-        self.session, self.turn, self._seen = session, "", 0
-        self._request: dict[str, object] = {}
+        self.session, self.turn, self.cost_usd = session, "", 0.0
+        self._seen, self._request, self._attaches = 0, dict[str, object](), False
         self._signer, self._vm = signer, vm
 
     def start_turn(self, prompt: str) -> Iterator[Event]:
@@ -19,9 +37,19 @@ class Conversation:
 
         Raises HandlerError if the handler refuses, NoAnswer if it can't be reached for REPEAT_SECONDS.
         """
-        fields = {"prompt": prompt, "vm": self._vm, "session": self.session}
-        self._request = {name: value for name, value in fields.items() if value}
-        self.turn, self._seen = new_id(), 0
+        return self._start(new_id(), {"prompt": prompt})
+
+    def start_check(self, prompt: str, job: str) -> Iterator[Event]:
+        """Yield the events of the turn that looks, and only reads, after a job has ended.
+
+        It begins once for a job: if another client has begun it, its events come.
+        """
+        return self._start(f"{CHECK}{job}", {"prompt": prompt, "tools": "host"})
+
+    def _start(self, turn: str, fields: Mapping[str, object]) -> Iterator[Event]:
+        place = {"vm": self._vm, "session": self.session}
+        self._request = {**fields, **{name: value for name, value in place.items() if value}}
+        self.turn, self._seen, self._attaches = turn, 0, False
         return self.follow_turn()
 
     def follow_turn(self) -> Iterator[Event]:
@@ -35,21 +63,33 @@ class Conversation:
                         continue
                     self._seen = number
                     self.session = str(event.get("session", self.session))
+                    self.cost_usd += _number(event, "cost_usd")
                     yield event
                     if event["type"] == "done":
                         return
                 raise NoAnswer("the stream ended without its last line", sent=True)
+            except HandlerError as error:
+                if self._attaches or not self._is_of_another_client(error):
+                    raise
+                self._attaches = True
             except NoAnswer as lost:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > (REPEAT_SECONDS if self._seen else 0):
                     raise NoAnswer(str(lost), lost.sent or self._seen > 0, lost.hint) from None
                 time.sleep(1)
 
+    def _is_of_another_client(self, error: HandlerError) -> bool:
+        """Tell whether another client, such as the page, has begun the check of this job, in its own words."""
+        return error.error.get("code") == "id-reused" and self.turn.startswith(CHECK)
+
     def _post(self) -> Iterator[Event]:
         """Attach after the last event that was seen; if none was, send the turn's own request again."""
-        if self._seen:
-            return post(self._signer, "/chat", new_id(), {"attach": self.turn, "after": self._seen, **self._place})
+        if self._seen or self._attaches:
+            return self._send(attach=self.turn, after=self._seen, **self._place)
         return post(self._signer, "/chat", self.turn, self._request)
+
+    def _send(self, **fields: object) -> Iterator[Event]:
+        return post(self._signer, "/chat", new_id(), fields)
 
     @property
     def _place(self) -> dict[str, str]:
@@ -58,5 +98,49 @@ class Conversation:
 
     def cancel_turn(self) -> None:
         """Ask the handler to stop the turn under way."""
-        for _ in post(self._signer, "/chat", new_id(), {"cancel": self.turn, **self._place}):
+        for _ in self._send(cancel=self.turn, **self._place):
             pass
+
+    def replay(self) -> Past:
+        """Return the conversation so far. If its last turn still runs, follow_turn then yields the rest.
+
+        Raises HandlerError if the handler refuses, NoAnswer if it does not send all of it.
+        """
+        turns, last, events = 0, Event(), list[Event]()
+        for event in self._send(session=self.session, replay=True):
+            if event["type"] == "turn":
+                turns, last, events = turns + 1, event, []
+            elif event["type"] == "replayed":
+                running = self._continue(event, events)
+                count, prompt, at = turns + int(_number(event, "left_out")), last.get("prompt", ""), last.get("at", "")
+                return Past(str(event["vm"]), count, str(prompt), str(at), tuple(events), running)
+            elif event["type"] != "ping":
+                events.append(event)
+        raise NoAnswer("the stream ended without its last line", sent=True)
+
+    def _continue(self, replayed: Event, events: list[Event]) -> bool:
+        """Take the newest token, the cost and the turn under way from the end of a replay; tell whether there is one.
+
+        A turn that ended during the replay is under way in its last line, and its events say otherwise.
+        """
+        self.session = str(replayed.get("session") or self.session)
+        self.cost_usd = _number(replayed, "cost_usd")
+        if not replayed.get("turn") or (events and events[-1]["type"] == "done"):
+            return False
+        self.turn, self._attaches = str(replayed["turn"]), True
+        self._seen = int(_number(events[-1], "n")) if events else 0
+        return True
+
+
+def fetch_conversations(signer: Signer) -> list[Event]:
+    """Return the caller's conversations, newest first. Raises HandlerError, or NoAnswer if there is no list."""
+    for answer in post(signer, "/chat", new_id(), {"list": True}):
+        found = answer.get("sessions")
+        if isinstance(found, list):
+            return [each for each in found if isinstance(each, dict)]
+    raise NoAnswer("the answer has no list of conversations", sent=True)
+
+
+def _number(event: Event, name: str) -> float:
+    value = event.get(name)
+    return value if isinstance(value, int | float) else 0

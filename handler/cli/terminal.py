@@ -4,20 +4,29 @@ Asks about each proposal; only the answer y sends the operator's own signed requ
 gives it `show` and `complain`.
 """
 
-import json
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
+from ..claude.events import find_proposed_verb
 from ..client import Event, HandlerError, NoAnswer, VerbCall
 from .conversation import Conversation
-
-LINES = 4  # of a tool's result that are shown
+from .terminal_text import (
+    CHECK_PROMPT,
+    LIMIT_USD,
+    command_of,
+    cost_sentence,
+    local_minute,
+    shortened,
+    without_retracted,
+)
 
 Show = Callable[[str], None]  # text as it is, without a newline of its own
 Complain = Callable[[str, str], None]
-Approve = Callable[[str, VerbCall], str]  # the job's id and the verb: sends it, returns its outcome as a sentence
+Approve = Callable[[str, VerbCall], bool]  # the job's id and the verb: sends it, tells whether the host ended it
+LookUp = Callable[[str, str], str]  # a VM and a job's id: what became of it, empty if the host does not know the id
+
+_OPEN_FOR = timedelta(days=1)  # the host remembers an id for one to two days, and would then run it again
 
 
 @dataclass
@@ -29,24 +38,27 @@ class Terminal:
     show: Show
     complain: Complain
     approve: Approve
+    look_up: LookUp
     save: Callable[[str], None]
     outcome: str = "done"
+    _calls: dict[object, Event] = field(default_factory=dict)  # the turn's tool calls, by their id
 
     def run(self) -> str:
         """Run turns until the operator leaves; return the outcome of the last one: done, failed or unreached."""
         try:
+            if self.conversation.session and not self._resume():
+                return self.outcome
             while True:
                 prompt = self.ask("> ")
-                while prompt.strip():
-                    prompt = self._ask_approvals(self._turn(prompt))
+                if prompt.strip():
+                    self._settle(self._turn(self.conversation.start_turn(prompt)))
         except (EOFError, KeyboardInterrupt):
             self.show("\n")
         return self.outcome
 
-    def _turn(self, prompt: str) -> list[Event]:
+    def _turn(self, events: Iterator[Event]) -> list[Event]:
         """Show one turn; return its proposals. The first Ctrl-C stops the turn, the second one leaves."""
         proposals: list[Event] = []
-        events = self.conversation.start_turn(prompt)
         stopping = False
         while True:
             try:
@@ -63,21 +75,20 @@ class Terminal:
                 self.show("\n(stopping the turn; Ctrl-C again leaves)\n")
                 self._stop()
                 events = self.conversation.follow_turn()
-            except HandlerError as error:
-                self.outcome = "failed"
-                self.complain(str(error), error.hint)
-                return []
-            except NoAnswer as lost:
-                self._report_loss(lost)
+            except (HandlerError, NoAnswer) as error:
+                self._report(error)
                 return []
 
-    def _report_loss(self, lost: NoAnswer) -> None:
-        if lost.sent:
-            self.outcome = "failed"
-            self.complain(str(lost), "the turn may continue; to continue the session: breakglass chat --resume")
+    def _report(self, error: HandlerError | NoAnswer) -> None:
+        """Say why a request to the handler failed; the outcome is then failed, or unreached if nothing was sent."""
+        self.outcome, hint = "failed", error.hint
+        if isinstance(error, HandlerError):
+            self.complain(str(error), hint)
+        elif error.sent:
+            self.complain(str(error), "the turn may continue; to continue the session: breakglass chat --resume")
         else:
             self.outcome = "unreached"
-            self.complain(f"{lost}; nothing was sent", lost.hint)
+            self.complain(f"{error}; nothing was sent", hint)
 
     def _stop(self) -> None:
         try:
@@ -85,17 +96,62 @@ class Terminal:
         except (HandlerError, NoAnswer) as error:
             self.complain(f"the turn could not be stopped: {error}", "it may continue; Ctrl-C again leaves")
 
-    def _ask_approvals(self, proposals: list[Event]) -> str:
-        """Ask about each proposal; return a prompt that tells claude the answers, empty if there is none."""
-        sentences = []
+    # --- proposals ---
+
+    def _settle(self, proposals: list[Event]) -> None:
+        """Ask about each proposal; once an approved verb has ended, have claude look what became of the VM."""
+        ended = ""
         for each in proposals:
             verb, vm, job, why = (str(each[name]) for name in ("verb", "vm", "job", "why"))
-            answer = self.ask(f"run {verb} on {vm}? y/N ").strip().lower()
-            if answer == "y":
-                sentences.append(f"I approved {verb} on {vm}. {self.approve(job, VerbCall(verb, vm, why))}")
-            else:
-                sentences.append(f"I did not approve {verb} on {vm}; it was not run.")
-        return " ".join(sentences)
+            if self._is_yes(f"run {verb} on {vm}? y/N ") and self.approve(job, VerbCall(verb, vm, why)):
+                ended = job
+        if ended and self._may_check():
+            self.show("\n(claude checks how it is now; it can only read)\n")
+            self._turn(self.conversation.start_check(CHECK_PROMPT, ended))
+
+    def _may_check(self) -> bool:
+        """Tell whether claude may go on by itself: below the limit always, above it if the operator says so."""
+        cost = self.conversation.cost_usd
+        return cost < LIMIT_USD or self._is_yes(f"let claude check how it is now ({cost_sentence(cost)})? y/N ")
+
+    def _is_yes(self, question: str) -> bool:
+        return self.ask(question).strip().lower() == "y"
+
+    # --- a conversation that goes on ---
+
+    def _resume(self) -> bool:
+        """Show the last turn and follow it if it still runs; tell whether the conversation can go on."""
+        try:
+            past = self.conversation.replay()
+        except (HandlerError, NoAnswer) as error:
+            self._report(error)
+            return False
+        self.save(self.conversation.session)
+        turns = "1 turn" if past.turns == 1 else f"{past.turns} turns"
+        self.show(f"({turns} about {past.vm}; {cost_sentence(self.conversation.cost_usd)})\n")
+        if not past.at:
+            self.show("(what was said is not kept any more; claude still knows it)\n")
+            return True
+        self.show(f"\n({local_minute(past.at)})\n{shortened(past.prompt, '> ')}")
+        for event in without_retracted(past.events):
+            self._show(event)
+        self.outcome = "done"  # of this run, not of the earlier turn
+        proposals = [event for event in past.events if event["type"] == "approval"]
+        new = self._turn(self.conversation.follow_turn()) if past.is_running else []
+        self._settle([each for each in proposals if self._is_open(each, past.at)] + new)
+        return True
+
+    def _is_open(self, proposal: Event, at: str) -> bool:
+        """Tell whether a proposal of an earlier turn can still be approved; if not, say why."""
+        verb, vm, job = (str(proposal[name]) for name in ("verb", "vm", "job"))
+        try:
+            is_young = abs(datetime.now(UTC) - datetime.fromisoformat(at)) < _OPEN_FOR
+        except (ValueError, TypeError):
+            is_young = False
+        outcome = self.look_up(vm, job) or ("" if is_young else "too old to approve; ask claude again")
+        if outcome:
+            self.show(f"({verb} on {vm}: {outcome})\n")
+        return not outcome
 
     # --- showing ---
 
@@ -106,13 +162,15 @@ class Terminal:
         elif kind == "text":
             self.show(str(event["text"]) if "text" in event else "\n(the model's stream broke; claude repeats this)\n")
         elif kind == "tool":
-            self.show(f"\n$ {_command_of(event)}\n")
+            self._calls[event["id"]] = event
+            self.show(f"\n$ {command_of(event)}\n")
         elif kind == "tool_result":
-            self.show(_shortened(str(event["text"])))
+            self._show_result(event)
         elif kind == "approval":
-            self.show(f"\n(claude proposes {event['verb']} on {event['vm']})\n")
+            self.show(f"\n(claude proposes {event['verb']} on {event['vm']}: {event['why']})\n")
         elif kind == "result":
-            self.show(f"\n({event['seconds']:.1f} s, ${event['cost_usd']:.4f})\n")
+            cost = cost_sentence(self.conversation.cost_usd)
+            self.show(f"\n({event['seconds']:.1f} s, ${event['cost_usd']:.4f}; {cost})\n")
         elif kind == "error":
             self.outcome = "failed"
             self.show("\n")
@@ -120,39 +178,10 @@ class Terminal:
         elif kind == "done":
             self.outcome = "done" if event["ok"] is True else "failed"
 
-
-def _command_of(event: Event) -> str:
-    arguments = event["input"]
-    if isinstance(arguments, Mapping) and isinstance(arguments.get("command"), str):
-        return str(arguments["command"])
-    return f"{event['name']} {json.dumps(arguments)}"
-
-
-def _shortened(text: str) -> str:
-    lines = text.splitlines()
-    more = [f"… {len(lines) - LINES} more lines"] if len(lines) > LINES + 1 else []
-    return "".join(f"  {line}\n" for line in [*(lines[:LINES] if more else lines), *more])
-
-
-def session_file(environment: Mapping[str, str]) -> Path:
-    """Return the file with the last session token for --resume; the token is useless without the signing key."""
-    state = environment.get("XDG_STATE_HOME") or f"{environment.get('HOME', '.')}/.local/state"
-    return Path(state) / "breakglass" / "session"
-
-
-def save_session(path: Path, session: str) -> None:
-    """Save a session token for --resume, if the file can be written."""
-    try:
-        path.parent.mkdir(0o700, parents=True, exist_ok=True)
-        path.touch(0o600)
-        path.write_text(session, encoding="ascii")
-    except OSError:
-        pass
-
-
-def load_session(path: Path) -> str:
-    """Return the saved session token; raise ValueError if there is none."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        raise ValueError(f"there is no session to resume in {os.fspath(path)}") from None
+    def _show_result(self, event: Event) -> None:
+        """Show a tool's result, except the refusal that the proposal after it stands for."""
+        call, text = self._calls.pop(event["id"], {}), str(event["text"])
+        arguments = call.get("input")
+        given = arguments if isinstance(arguments, dict) else {}
+        if find_proposed_verb(str(call.get("name")), given, event["ok"] is True, text) is None:
+            self.show(shortened(text))

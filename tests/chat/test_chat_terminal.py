@@ -3,7 +3,6 @@
 A script stands in for claude.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ..support.chat_terminal import seen_until, terminal, typed
 from ..support.documents import commands
 from ..support.model import Model
 from ..support.naps import nap, wait_for_process, wait_until_gone
@@ -45,51 +45,17 @@ def talker(module_claude: ScriptedClaude, model: Model, directory: Path) -> Iter
         yield talker
 
 
-@contextlib.contextmanager
-def terminal(talker: Talker, *options: str, url: str = "") -> Iterator["subprocess.Popen[bytes]"]:
-    environment = {**os.environ, "BREAKGLASS_URL": url or f"http://127.0.0.1:{talker.port}"}
-    environment |= {"BREAKGLASS_SECRET": talker.secrets["operator"], "XDG_STATE_HOME": str(talker.directory / "state")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "breakglass", "chat", *options],
-        env=environment,
-        cwd=talker.directory,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def typed(talker: Talker, *lines: str, options: tuple[str, ...] = (), url: str = "") -> tuple[int, str]:
-    """Type lines and leave; return the exit code and what was to be seen."""
-    with terminal(talker, *options, url=url) as process:
-        seen, _ = process.communicate("".join(f"{line}\n" for line in lines).encode(), timeout=60)
-        return process.returncode, seen.decode()
-
-
-def seen_until(process: "subprocess.Popen[bytes]", words: str) -> str:
-    assert process.stdout is not None
-    seen = b""
-    while words.encode() not in seen:
-        piece = os.read(process.stdout.fileno(), 4096)
-        assert piece, seen
-        seen += piece
-    return seen.decode()
-
-
 def test_a_conversation(talker: Talker, claude: ScriptedClaude) -> None:
-    """The answer, the commands with their results, and the cost; --resume continues the conversation another time."""
+    """The answer, the commands with their results, and the cost; --resume shows its end and continues it."""
     first = fake({"text": "I look at it. ", **bash("echo $((40+2))")}, {"text": "It \u202eis idle."})
     code, seen = typed(talker, first, fake({"text": "And now?"}))
     assert code == 0
     assert "I look at it. \n$ echo $((40+2))\n  42\nIt \\u202eis idle.\n(" in seen
-    assert "And now?" in seen
+    assert "And now?\n(0.0 s, $0.0100; this conversation: $0.02 of $1.00)\n" in seen
     code, seen = typed(talker, fake({"text": "Still here."}), options=("--resume",))
-    assert (code, "Still here." in seen) == (0, True)
+    assert "(2 turns about devvm; this conversation: $0.02 of $1.00)\n" in seen
+    assert (seen.count("It \\u202eis idle."), seen.count("\nAnd now?\n")) == (0, 1)
+    assert (code, "Still here.\n(0.0 s, $0.0100; this conversation: $0.03 of $1.00)\n" in seen) == (0, True)
     sessions = [next(word for word in call if word.startswith(("--session-id=", "--resume="))) for call in claude.calls]
     [sid] = {session.partition("=")[2] for session in sessions[-3:]}
     assert sessions[-3:] == [f"--session-id={sid}", f"--resume={sid}", f"--resume={sid}"]
@@ -107,22 +73,24 @@ def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
 
 
 def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
-    """Any other answer runs nothing. A y sends the verb under the proposal's id; claude is told the outcome."""
+    """Any other answer sends nothing; a y sends the verb under the proposal's id. No turn follows what was not sent."""
     call = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "pve reset"}}
     refusal = {"type": "tool_result", "tool_use_id": "t", "is_error": True}
     refusal["content"] = "Exit code 16\napproval-required: reset"
-    proposal = line(type="assistant", message={"id": "m", "content": [call]})
+    why = {"type": "text", "text": "Its disk hangs."}
+    proposal = line(type="assistant", message={"id": "m", "content": [why, call]})
     proposal += line(type="user", message={"content": [refusal]})
-    prompts = claude.directory / "prompts"
-    claude.play(f"tee -a {prompts} | grep -q approve || {{\n{proposal}}}\n{RESULT}")
+    turns = claude.directory / "turns"
+    claude.play(f"echo >>{turns}\n{proposal}\n{RESULT}")
     _, seen = typed(talker, "help", "Y es")
+    assert "$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen
     assert "run reset on devvm? y/N" in seen
-    until(lambda: "I did not approve reset" in prompts.read_text(), "the refusal to reach claude")
+    assert reset_ids(talker) == []
     _, seen = typed(talker, "help", "y")
     assert "(id job_" in seen
-    until(lambda: "I approved reset on devvm. " in prompts.read_text(), "the approval to reach claude")
     until(lambda: reset_ids(talker) != [], "the audit line of the reset")
     assert [id.startswith("job_") for id in reset_ids(talker)] == [True]
+    assert turns.read_text() == "\n\n"
 
 
 def reset_ids(talker: Talker) -> list[str]:

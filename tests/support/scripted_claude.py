@@ -65,7 +65,7 @@ for step in steps:
         say(step)
     if "tool" in step:
         run(step)
-usage = {"scripted": {"costUSD": 0.01}}
+usage = {"scripted": {"costUSD": COST_USD}}
 last = steps[-1].get("text", "")
 emit("result", subtype="success", is_error=False, result=last, num_turns=len(steps), duration_ms=5,
      model_usage_since_last_result=usage)
@@ -101,10 +101,10 @@ class ScriptedClaude:
         new.chmod(0o755)
         new.rename(self.command)
 
-    def play_prompts(self) -> None:
-        """Play what the prompts say from the next turn on."""
+    def play_prompts(self, cost_usd: float = 0.01) -> None:
+        """Play what the prompts say from the next turn on, each for this cost."""
         player = self.directory / "player.py"
-        player.write_text(_PLAYER)
+        player.write_text(f"COST_USD = {cost_usd}\n{_PLAYER}")
         self.play(f'exec {PYTHON} -IS {player} {self.directory} "$@"')
 
     def release(self, name: str) -> None:

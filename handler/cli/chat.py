@@ -1,0 +1,116 @@
+"""`breakglass chat`: begins, lists and continues conversations with claude."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
+from ..client import call as send
+from .call import EXIT, Display, run_verb
+from .conversation import Conversation, fetch_conversations
+from .environment import caller_key, handler_url
+from .errors import CommandError
+from .output import DONE, FAILED, UNREACHED, complain, say, show
+from .terminal import Terminal
+from .terminal_text import table_of
+
+LAST = "last"  # what `--resume` without a number stands for
+_LIST_HINT = "list the conversations with breakglass chat --list, or leave out --resume to begin a new one"
+_ENDED = ("done", "failed", "refused", "busy")  # the host's last word for an id
+
+
+def chat(arguments: argparse.Namespace) -> int:
+    """Talk with claude about a VM; a proposal runs only if the operator answers y."""
+    signer = Signer(handler_url(os.environ), caller_key(os.environ))
+    try:
+        if arguments.list:
+            return _list(signer, arguments.vm or "")
+        session = _chosen_session(signer, arguments.resume)
+    except HandlerError as error:
+        complain(str(error), error.hint)
+        return FAILED
+    except NoAnswer as lost:
+        complain(f"{signer.url}: {lost}", lost.hint)
+        return FAILED if lost.sent else UNREACHED
+    return _talk(signer, Conversation(signer, arguments.vm or "", session))
+
+
+def _list(signer: Signer, vm: str) -> int:
+    table = table_of(fetch_conversations(signer), vm)
+    show(table)
+    say("to continue one: breakglass chat --resume NUMBER" if table else "there are no conversations yet")
+    return DONE
+
+
+def _chosen_session(signer: Signer, chosen: str | None) -> str:
+    """Return the token of the session to continue, empty for a new one."""
+    if chosen is None:
+        return ""
+    if chosen == LAST:
+        return load_session(session_file(os.environ))
+    found = fetch_conversations(signer)
+    if not chosen.isdecimal() or not 1 <= int(chosen) <= len(found):
+        raise CommandError(f'there is no conversation "{chosen}"; this handler lists {len(found)}', _LIST_HINT)
+    return str(found[int(chosen) - 1]["session"])
+
+
+def _talk(signer: Signer, conversation: Conversation) -> int:
+    path = session_file(os.environ)
+
+    def approve(msg_id: str, request: VerbCall) -> bool:
+        results: list[Event] = []
+        run_verb(request, msg_id, Display(), results.append)
+        return any(result["outcome"] in _ENDED for result in results)
+
+    terminal = Terminal(
+        conversation,
+        ask=input,
+        show=show,
+        complain=complain,
+        approve=approve,
+        look_up=lambda vm, job: _look_up(signer, vm, job),
+        save=lambda token: save_session(path, token),
+    )
+    return EXIT.get(terminal.run(), FAILED)
+
+
+def _look_up(signer: Signer, vm: str, job_id: str) -> str:
+    """Return what became of a proposal, empty if the host does not know its id."""
+    try:
+        result = send(signer, new_id(), VerbCall("history", vm, job=job_id), lambda _: None)
+    except (HandlerError, NoAnswer) as error:
+        return f"it is not known whether it ran: {error}"
+    if result["outcome"] != "done" or "job" not in result:
+        return "it is not known whether it ran: the host can't be asked"
+    job = result["job"]
+    if not isinstance(job, dict):
+        return ""
+    return f"{job.get('by')} approved it; it is {job.get('outcome') or 'running'}"
+
+
+# --- the last session of this machine ---
+
+
+def session_file(environment: Mapping[str, str]) -> Path:
+    """Return the file with the last session token for --resume; the token is useless without the signing key."""
+    state = environment.get("XDG_STATE_HOME") or f"{environment.get('HOME', '.')}/.local/state"
+    return Path(state) / "breakglass" / "session"
+
+
+def save_session(path: Path, session: str) -> None:
+    """Save a session token for --resume, if the file can be written."""
+    try:
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        path.touch(0o600)
+        path.write_text(session, encoding="ascii")
+    except OSError:
+        pass
+
+
+def load_session(path: Path) -> str:
+    """Return the saved session token; raise CommandError if there is none."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError):
+        raise CommandError(f"there is no session to resume in {os.fspath(path)}", _LIST_HINT) from None

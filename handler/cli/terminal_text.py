@@ -1,0 +1,71 @@
+"""The texts of `breakglass chat`. Pure, except for the local time zone."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from ..client import Event
+
+LIMIT_USD = 1.0  # a conversation that cost less lets claude check by itself after an approved verb; the page's limit
+CHECK_PROMPT = (
+    "The operator approved it and it ended. Check with what you have, and say in a few sentences how it is now."
+)
+LINES = 4  # of a tool's result, or of an earlier question, that are shown
+
+
+def cost_sentence(cost_usd: float) -> str:
+    """Return what a conversation has cost, with the limit."""
+    return f"this conversation: ${cost_usd:.2f} of ${LIMIT_USD:.2f}"
+
+
+def local_minute(at: str) -> str:
+    """Return a time of the handler in local time, to the minute; as it came if it can't be read."""
+    try:
+        return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError):
+        return at
+
+
+def command_of(event: Event) -> str:
+    """Return a tool call as a person reads it: its command if it has one."""
+    arguments = event["input"]
+    if isinstance(arguments, Mapping) and isinstance(arguments.get("command"), str):
+        return str(arguments["command"])
+    return f"{event['name']} {json.dumps(arguments)}"
+
+
+def shortened(text: str, margin: str = "  ") -> str:
+    """Return the first lines of a text, each after the margin, and how many were left out."""
+    lines = text.splitlines()
+    more = [f"… {len(lines) - LINES} more lines"] if len(lines) > LINES + 1 else []
+    return "".join(f"{margin}{line}\n" for line in [*(lines[:LINES] if more else lines), *more])
+
+
+def without_retracted(events: Iterable[Event]) -> list[Event]:
+    """Return the events of a turn without the text that its later events retract."""
+    kept: list[Event] = []
+    for event in events:
+        first = event.get("retract")
+        if isinstance(first, int):
+            kept = [each for each in kept if each["type"] != "text" or int(str(each["n"])) < first]
+        else:
+            kept.append(event)
+    return kept
+
+
+def table_of(conversations: Sequence[Event], vm: str) -> str:
+    """Return a line for each conversation about a VM, or about any for an empty name, with its number in the list."""
+    rows = [
+        (str(number), local_minute(str(each["at"])), str(each["vm"]), _first_words(each))
+        for number, each in enumerate(conversations, 1)
+        if vm in ("", each["vm"])
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else []
+    return "".join(
+        f"{number:>{widths[0]}}  {at:{widths[1]}}  {name:{widths[2]}}  {words}\n" for number, at, name, words in rows
+    )
+
+
+def _first_words(conversation: Event) -> str:
+    words = " ".join(str(conversation["words"]).split())
+    return f"{words} (claude is answering)" if conversation.get("turn") else words

@@ -1,0 +1,161 @@
+"""Conversations that go on in the terminal: by claude after an approved verb, and by the operator another time.
+
+A script stands in for claude; sshd, the host agent and QEMU are real.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.cli.conversation import CHECK
+from breakglass.cli.terminal_text import CHECK_PROMPT
+
+from ..support.chat_terminal import seen_until, terminal
+from ..support.chat_terminal import typed_here as typed
+from ..support.model import Model
+from ..support.scripted_claude import ScriptedClaude
+from ..support.sshd import Sshd
+from ..support.talk import Talker, bash, fake, started
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
+
+PROPOSES = fake({"text": "Its disk hangs.", **bash("pve reset")}, {"text": "It needs your approval."})
+
+
+@pytest.fixture(scope="module")
+def claude(directory: Path) -> ScriptedClaude:
+    return ScriptedClaude(directory)
+
+
+@pytest.fixture(scope="module")
+def talker(claude: ScriptedClaude, model: Model, shared_sshd: Sshd, directory: Path) -> Iterator[Talker]:
+    with started(Talker(directory, model, chat=claude.chat, host=shared_sshd)) as talker:
+        talker.answering()
+        yield talker
+
+
+@pytest.fixture(autouse=True)
+def _plays_prompts(claude: ScriptedClaude) -> None:
+    claude.play_prompts()
+
+
+def jobs(talker: Talker) -> list[str]:
+    """Return the ids of the jobs that the host knows, newest first."""
+    return [job["id"] for job in talker.pve("history").json["jobs"]]
+
+
+def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedClaude) -> None:
+    """By itself, once, with the outcome that the handler looked up; the check's id is made from the job's."""
+    before, turns = jobs(talker), len(claude.calls)
+    code, seen = typed(talker, PROPOSES, "y")
+    assert code == 0
+    assert "$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen  # and no failed command
+    assert "(claude checks how it is now; it can only read)\ndone\n" in seen
+    [job] = [job for job in jobs(talker) if job not in before]
+    [_, [prompt, *_]] = claude.calls[turns:]
+    assert "You proposed reset: operator approved it, and it ended: done" in prompt
+    assert prompt.endswith(CHECK_PROMPT)
+    [newest, *_] = talker.ask(list=True).json["sessions"]
+    with talker.open(session=newest["session"], replay=True) as stream:
+        stream.until("turn", turn=f"{CHECK}{job}", tools="host")
+
+
+def test_what_is_not_approved_begins_no_turn(talker: Talker, claude: ScriptedClaude) -> None:
+    """The operator has the next word; with it, the handler tells claude what became of the proposal."""
+    before, turns = jobs(talker), len(claude.calls)
+    _, seen = typed(talker, PROPOSES, "n", "Why not stop?")
+    assert "claude checks" not in seen
+    [_, [prompt, *_]] = claude.calls[turns:]
+    assert prompt.endswith("You proposed reset: it is not approved, so it has not run.]\n\nWhy not stop?")
+    assert jobs(talker) == before
+
+
+@pytest.mark.all
+def test_above_the_limit_a_check_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
+    """A conversation that has cost a dollar costs more only if the operator says so."""
+    claude.play_prompts(cost_usd=1.5)
+    turns = len(claude.calls)
+    _, seen = typed(talker, PROPOSES, "y", "n")
+    assert "let claude check how it is now (this conversation: $1.50 of $1.00)? y/N" in seen
+    assert len(claude.calls) == turns + 1
+    _, seen = typed(talker, PROPOSES, "y", "y")
+    assert "(0.0 s, $1.5000; this conversation: $3.00 of $1.00)" in seen
+    assert len(claude.calls) == turns + 3
+
+
+def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
+    """After its terminal has gone, until the host knows its job: by whomever it was approved meanwhile."""
+    before = jobs(talker)
+    typed(talker, PROPOSES)
+    _, seen = typed(talker, options=("--resume",))
+    assert "Its disk hangs.\n$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen
+    assert "run reset on devvm? y/N" in seen
+    _, seen = typed(talker, "y", options=("--resume",))
+    assert "(claude checks how it is now; it can only read)\ndone\n" in seen
+    [job] = [job for job in jobs(talker) if job not in before]
+    _, seen = typed(talker, options=("--resume",))
+    assert f"\n> {CHECK_PROMPT}\ndone\n" in seen
+    assert "y/N" not in seen
+
+    typed(talker, PROPOSES)
+    [newest, *_] = talker.ask(list=True).json["sessions"]
+    with talker.open(session=newest["session"], replay=True) as stream:
+        approval = stream.until("approval")
+    assert talker.pve("reset", caller="operator2", msg_id=approval["job"]).json["outcome"] == "done"
+    _, seen = typed(talker, options=("--resume",))
+    assert "(reset on devvm: operator2 approved it; it is done)" in seen
+    assert "y/N" not in seen
+    assert jobs(talker)[1:] == [job, *before]
+
+
+def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> None:
+    """Newest first, of this caller only; a number that is none is a wrong usage, with the command for the list."""
+    talker.chat("Of another caller.", caller="operator2")
+    typed(talker, "Is it\tsafe to cycle?")
+    typed(talker, "What happened before?")
+    code, seen = typed(talker, options=("--list",))
+    first, second, *more = [line.split(maxsplit=4) for line in seen.splitlines()]
+    assert (code, first[0], first[3:]) == (0, "1", ["devvm", "What happened before?"])
+    assert (second[0], second[3:]) == ("2", ["devvm", "Is it safe to cycle?"])
+    assert more[-1][0] == "to"
+    assert "another caller" not in seen
+    assert typed(talker, options=("--list", "--vm", "other"))[1] == "there are no conversations yet\n"
+
+    code, seen = typed(talker, "And now?", options=("--resume", "2"))
+    assert "(1 turn about devvm; " in seen
+    assert "\n> Is it\tsafe to cycle?\ndone\n" in seen
+    assert typed(talker, options=("--list",))[1].splitlines()[0].endswith("Is it safe to cycle?")  # now the newest
+    for wrong in ("0", "101", "x"):
+        code, seen = typed(talker, options=("--resume", wrong))
+        assert (code, f'there is no conversation "{wrong}"' in seen, "chat --list" in seen) == (2, True, True)
+
+
+def test_a_turn_under_way_is_followed(talker: Talker, claude: ScriptedClaude) -> None:
+    """A second terminal shows what was said so far, and the rest as it comes."""
+    prompt = fake({"text": "It is the first part, and then comes the last.", "wait": "second-terminal"})
+    with terminal(talker) as left:
+        assert left.stdin is not None
+        left.stdin.write(f"{prompt}\n".encode())
+        left.stdin.flush()
+        seen_until(left, "It is the first")
+    with terminal(talker, "--resume") as process:
+        seen = seen_until(process, "\nIt is the first")
+        assert talker.ask(list=True).json["sessions"][0]["turn"] is not None
+        claude.release("second-terminal")
+        rest, _ = process.communicate(timeout=60)
+    seen += rest.decode()
+    assert f"> {prompt}\nIt is the first part, and then comes the last.\n(" in seen
+    assert seen.count("It is the first") == 2  # in the question and in the answer
+
+
+def test_a_session_that_is_gone_is_said_at_once(talker: Talker) -> None:
+    """Before the operator has written a question."""
+    typed(talker, "hello")
+    (talker.directory / "state/breakglass/session").write_text("no-token")
+    code, seen = typed(talker, "hello", options=("--resume",))
+    assert code == 1
+    assert "> " not in seen
+    (talker.directory / "state/breakglass/session").unlink()
+    code, seen = typed(talker, options=("--resume",))
+    assert (code, "there is no session to resume in" in seen, "chat --list" in seen) == (2, True, True)

@@ -1,0 +1,68 @@
+"""`breakglass chat` as its own process, for a handler of a test."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from breakglass.cli.main import main
+
+from .talk import Talker
+
+
+def environment(talker: Talker, url: str = "") -> dict[str, str]:
+    """Return the variables of an operator's shell."""
+    return {
+        "BREAKGLASS_URL": url or f"http://127.0.0.1:{talker.port}",
+        "BREAKGLASS_SECRET": talker.secrets["operator"],
+        "XDG_STATE_HOME": str(talker.directory / "state"),
+    }
+
+
+@contextlib.contextmanager
+def terminal(talker: Talker, *options: str, url: str = "") -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "breakglass", "chat", *options],
+        env={**os.environ, **environment(talker, url)},
+        cwd=talker.directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def typed(talker: Talker, *lines: str, options: tuple[str, ...] = (), url: str = "") -> tuple[int, str]:
+    """Type lines and leave; return the exit code and what was to be seen."""
+    with terminal(talker, *options, url=url) as process:
+        seen, _ = process.communicate("".join(f"{line}\n" for line in lines).encode(), timeout=60)
+        return process.returncode, seen.decode()
+
+
+def seen_until(process: "subprocess.Popen[bytes]", words: str) -> str:
+    assert process.stdout is not None
+    seen = b""
+    while words.encode() not in seen:
+        piece = os.read(process.stdout.fileno(), 4096)
+        assert piece, seen
+        seen += piece
+    return seen.decode()
+
+
+def typed_here(talker: Talker, *lines: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Do the same as `typed` in this process, which costs no start of Python."""
+    seen = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(seen), contextlib.redirect_stderr(seen):
+        for name, value in environment(talker).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["breakglass", "chat", *options])
+        patch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return main(), seen.getvalue()
