@@ -121,6 +121,8 @@ class _OfWebDriver:
         script = f"""const done = arguments[arguments.length - 1];
             (async () => {{ {body} }})().then((value) => done({{value}}), (error) => done({{error: String(error)}}))"""
         answer = self._command("ExecuteAsyncScript", {"script": script, "args": []})
+        if answer is None:  # Firefox, of a document that is being left
+            raise CommandError({"error": "no answer"})
         assert "error" not in answer, answer
         return answer.get("value")
 
