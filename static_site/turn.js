@@ -239,7 +239,7 @@ export class Turn {
 	/** How it ended, if not with an answer. @param {string} [words] */
 	end(words) {
 		this.ending?.remove();
-		this.ending = words ? make("p", icon("cross"), make("span", words)) : undefined;
+		this.ending = words ? make("p.ended", icon("cross"), make("span", words)) : undefined;
 		if (!this.ending) return;
 		for (const tool of this.#tools.values()) tool.drop();
 		this.#put(this.ending); // the rest of the text may come yet

@@ -1,13 +1,14 @@
 """How the page draws a turn: Markdown as elements and never as markup, folds, proposals, and what can be copied."""
 
 import random
+import re
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from ..support.browser import Visit, axe_finds
-from ..support.page_chat import ask_claude, ended
-from ..support.talk import fake
+from ..support.page_chat import PROPOSES, ask_claude, ended
+from ..support.talk import bash, fake
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
 
@@ -170,3 +171,147 @@ def test_a_text_in_pieces_is_drawn_as_the_whole_is(visit: Visit) -> None:
     assert differ == []
     assert set(kinds) <= KINDS
     assert {"CODE", "LI", "TD", "H4"} <= set(kinds)
+
+
+CLIPBOARD = "() => navigator.clipboard.readText()"
+
+
+def test_a_command_is_folded_to_a_line(visit: Visit) -> None:
+    """Its last lines, then all of them; what was refused is no failure, and what failed says so."""
+    visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = visit.open()
+    look, count, broken = bash("pve status"), bash("seq 1 40"), bash("ls /nowhere")
+    ask_claude(
+        page,
+        fake(
+            look,
+            count,
+            broken,
+            {"text": "Look: `df`\n\n```sh\ndf -h\n```\n", **bash("pve reset")},
+            {"text": "I *wait*."},
+        ),
+    )
+    ended(page)
+    turn = page.locator("#transcript article")
+    summaries = turn.locator("summary")
+    expect(summaries).to_have_text(
+        ["Looked at: pve status", "Ran: seq 1 40", "Failed: ls /nowhere", "Asked for: Reset"]
+    )
+    summaries.nth(1).click()
+    output = turn.locator("details").nth(1)
+    assert (output.locator("pre").text_content() or "").split() == [str(n) for n in range(33, 41)]
+    assert output.locator("pre").evaluate("pre => pre.scrollHeight <= pre.clientHeight + 1")
+    output.get_by_role("button", name="All 40 lines").click()
+    expect(output.locator("pre")).to_be_focused()
+    assert (output.locator("pre").text_content() or "").split() == [str(n) for n in range(1, 41)]
+    assert output.locator("pre").evaluate("pre => pre.scrollHeight <= pre.clientHeight + 1")
+    output.get_by_role("button", name="Copy").click()
+    expect(output.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate(CLIPBOARD).split() == [str(n) for n in range(1, 41)]
+    turn.locator(".code button").click()
+    expect(turn.locator(".code button")).to_have_text("Copied")
+    assert page.evaluate(CLIPBOARD) == "df -h"
+    turn.locator(".meta button").click()
+    expect(turn.locator(".meta button")).to_have_text("Copied")
+    assert page.evaluate(CLIPBOARD) == "Look: `df`\n\n```sh\ndf -h\n```\n\n\nI *wait*."
+    expect(turn.locator(".meta small")).to_contain_text(re.compile(r"^ \d\d:\d\d:\d\d, \d+ s, 4 looks"))
+    assert overflow(page) == 0
+    assert axe_finds(page, "open folds") == []
+
+
+def test_a_proposal_can_be_put_off(visit: Visit) -> None:
+    """Not now folds it on this screen, sends nothing, and can be taken back."""
+    page = visit.open()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    card = page.locator("[data-proposal]")
+    sent = len(visit.posts)
+    card.get_by_role("button", name="Not now").click()
+    expect(card.locator("[data-approve]")).to_be_hidden()
+    expect(card).to_contain_text("Claude proposes: Reset devvm (VM 102)")
+    assert not card.locator("p").first.is_visible()
+    card.get_by_role("button", name="Show again").click()
+    expect(card.locator("[data-approve]")).to_be_visible()
+    assert [body for body in visit.posts[sent:] if "verb" not in body] == []
+    assert visit.mutating == []
+
+
+# A turn that grows as its events come: what it looks like at each step.
+GROW = """async () => {
+    const {Turn, noteProposal} = await import("/turn.js");
+    const turn = new Turn("one", "Why?"), seen = {};
+    document.body.append(turn.element);
+    const settled = async () => { await null; await null; };
+    const html = () => [...turn.element.querySelectorAll(".answer")].map((box) => box.innerHTML)
+        .join("|").replaceAll(' class=""', "");
+    turn.text({n: 1, text: "It is **the"});
+    await settled();
+    seen.bold = html();
+    turn.text({n: 2, text: " disk**.\\n\\nThen `virtio"});
+    await settled();
+    getSelection().selectAllChildren(turn.element.querySelector(".answer p"));
+    turn.text({n: 3, text: "0` waits.\\n\\n```\\nls\\n``"});
+    await settled();
+    seen.code = html();
+    seen.selected = String(getSelection());
+    turn.text({n: 4, retract: 3});
+    await settled();
+    seen.retracted = html();
+    turn.text({n: 5, text: "1`, **not"});
+    turn.tool({id: "t", name: "Bash", input: {command: "pve status"}});
+    turn.text({n: 6, text: "Gone."});
+    await settled();
+    seen.ended = html();
+    turn.text({n: 7, retract: 6});
+    turn.isReplay = true;
+    turn.approval({verb: "reset", vm: "devvm", job: "job_x", why: "Try."});
+    const card = turn.element.querySelector("[data-proposal]");
+    seen.held = card.querySelectorAll("button").length;
+    noteProposal("job_x", "", false);
+    seen.offered = card.querySelectorAll("button").length;
+    noteProposal("job_x", "Too old: ask again.", true);
+    seen.spent = card.querySelectorAll("button").length;
+    turn.end("Stopped.");
+    seen.summary = turn.element.querySelector("summary").textContent;
+    seen.answer = turn.answer;
+    turn.element.remove();
+    return seen;
+}"""
+
+
+def test_a_turn_looks_right_at_each_step(visit: Visit) -> None:
+    """What is open looks as it will, a selection in what is finished stays, and retracted text is gone."""
+    page = visit.open()
+    seen = page.evaluate(GROW)
+    assert seen["bold"] == "<p>It is <strong>the</strong></p>"
+    first = "<p>It is <strong>the disk</strong>.</p>"
+    assert seen["code"].startswith(f'{first}<p>Then <code>virtio0</code> waits.</p><div class="code">')
+    assert '<span class="piece">ls\n</span></pre>' in seen["code"]
+    assert seen["selected"].strip() == "It is the disk."
+    assert seen["retracted"] == f"{first}<p>Then <code>virtio</code></p>"
+    assert seen["ended"] == f"{first}<p>Then <code>virtio1</code>, **not</p>|<p>Gone.</p>"
+    assert (seen["held"], seen["offered"], seen["spent"]) == (0, 2, 0)
+    assert seen["summary"] == "Not finished: pve status"
+    assert seen["answer"] == "It is **the disk**.\n\nThen `virtio1`, **not"
+
+
+LONG_ANSWER = """async () => {
+    const {Turn} = await import("/turn.js");
+    const turn = new Turn("one", "Why?");
+    document.body.append(turn.element);
+    const lines = Array.from({length: 2000}, (_, n) => n % 9 ? `line ${n} of **many**\\n` : `\\n- item ${n}\\n\\n`);
+    turn.text({n: 1, text: lines.join("")});
+    turn.result({n: 2, ok: true, text: "", seconds: 1, cost_usd: 0.25});
+    while (!turn.element.textContent.includes("line 1999 of many")) await new Promise((done) => setTimeout(done, 10));
+    const said = turn.element.querySelector(".answer").textContent.match(/\\d+/g).map(Number);
+    turn.element.remove();
+    return [said, turn.element.querySelector(".meta").textContent];
+}"""
+
+
+def test_a_long_answer_at_once_is_drawn_whole(visit: Visit) -> None:
+    """A replay gives 2,000 lines at once: all of them are drawn, in their order, and the cost stands below."""
+    page = visit.open()
+    said, meta = page.evaluate(LONG_ANSWER)
+    assert said == list(range(2_000))
+    assert ", 1 s, 0.25 USD" in meta
