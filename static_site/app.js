@@ -103,16 +103,23 @@ const PRESSED = {
 		hideDetails(viewOf());
 		render();
 	},
+	earlier: () => withChat((chat) => chat.showTalks()),
+	"new-talk": () => withChat((chat) => chat.openTalk(getState().vm)),
+	"let-check": () => withChat((chat) => chat.letClaudeCheck(undefined, true)),
+	"to-end": () => withChat((chat) => chat.scrollToEnd()),
 	"copy-output": (button) => copyText(/** @type {Element} */ (button.lastElementChild), $("output").textContent ?? ""),
 };
 
 /** @param {HTMLElement} button */
 function press(button) {
-	const { verb, approve, job, vm, why, act, show, copy } = button.dataset;
+	const { verb, approve, job, vm, why, act, show, copy, say, edit, talk, talkVm = "", talkId } = button.dataset;
 	if (verb) runVerb(verb);
 	else if (act) ACTS[act]();
 	else if (show) showTab(show);
 	else if (copy) copyText(/** @type {Element} */ (button.lastElementChild), copy);
+	else if (say) withChat((chat) => chat.sendPrompt(false, say));
+	else if (edit) withChat((chat) => chat.editPrompt(edit));
+	else if (talk && chooseVm(talkVm)) withChat((chat) => chat.openTalk(talkVm, talk, talkId));
 	else if (approve && chooseVm(vm ?? "")) runVerb(approve, { more: { id: job, reason: why } });
 	else if (approve) noteProposal(job ?? "", "There is no such VM here.");
 	else if (vm) {
@@ -136,9 +143,13 @@ document.addEventListener("visibilitychange", () => {
 	wakeOrSleep();
 });
 $("keep-key").addEventListener("change", keepOrNot);
-$("prompt").addEventListener("keydown", ({ key, ctrlKey, metaKey }) => {
-	if (key === "Enter" && (ctrlKey || metaKey)) withChat((chat) => chat.sendPrompt());
+const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // where Enter is no key of the screen's
+$("prompt").addEventListener("keydown", (event) => {
+	const { key, ctrlKey, metaKey, shiftKey, isComposing } = event;
 	if (key === "Escape") withChat((chat) => chat.stopTurn());
+	if (key !== "Enter" || isComposing || !(ctrlKey || metaKey || (keyboard.matches && !shiftKey))) return;
+	event.preventDefault();
+	withChat((chat) => chat.sendPrompt());
 });
 addEventListener("beforeprint", () => { /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true; });
 addEventListener("hashchange", () => {

@@ -1,101 +1,114 @@
 // The conversation with Claude, one for each VM. A stream without its last line is no answer.
 
-import { $, followEnd, make, setShown, setText, setTexts } from "./dom.js";
-import { chatDown } from "./rules.js";
+import { endingOf, failureOf } from "./chat_errors.js";
+import { readChat } from "./chat_log.js";
+import { addEdit, renderChat, scrollToEnd, showTalks, takeDraft } from "./chat_view.js";
+import { allChats, changed, chatOf, clearChats, newChat, remind, setChat } from "./chats.js";
+import { $, followEnd, setText } from "./dom.js";
+import { addProposal, forgetProposals, proposalOf } from "./proposals.js";
 import { newId, post, sleep, young } from "./send.js";
-import { keep, recall } from "./storage.js";
-import { dispatch, getState } from "./store.js";
+import { OWN } from "./storage.js";
+import { getState } from "./store.js";
 import { Turn } from "./turn.js";
-import { minute, sentence, troubleOf } from "./words.js";
+import { mutates } from "./verbs.js";
 
+export { editPrompt, renderChat, scrollToEnd, showTalks } from "./chat_view.js";
+export { proposalObstacle } from "./proposals.js";
 export { noteProposal } from "./turn.js";
 
+/** @typedef {import("./chats.js").Chat} Chat */
+
+export const LIMIT_USD = 1; // what a conversation may have cost before Claude goes on by itself no more
 const RECAP = 40_000; // characters; a body ends at 256 KiB
-/** @type {Record<string, string>} what a person at the page can do, where the answer's hint is for a program */
-const HINTS = {
-	__proto__: /** @type {any} */ (null),
-	"session-lost": "Start a new session: it is told what was said",
-	"session-invalid": "Start a new session: it is told what was said",
-	"session-elsewhere": "Start a new session: it is told what was said",
-};
-const CALM = "The power buttons do not need it.";
-const DRAWN = /** @type {const} */ (["text", "tool_result", "approval", "result"]);
-
-/** The conversation about one VM. `turn` is under way; `cut` was, and its rest can be asked for.
- * @typedef {{notice?: string, trouble?: string, lost?: boolean, since?: number}} Failure */
-/** @typedef {{vm: string, session: string|undefined, turns: Turn[], turn: Turn|null, cut: Turn|null, box: HTMLElement, draft: string,
- *   failure: Failure, answered: boolean, word: string, flight: AbortController|null}} Chat */
-
-/** @type {Map<string, Chat>} */
-const chats = new Map();
-/** @type {Chat|undefined} the one in the page */
-let shown;
-const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
-
-/** @param {string} vm */
-function chatOf(vm = getState().vm) {
-	const known = chats.get(vm) ?? newChat(vm);
-	chats.set(vm, known);
-	return known;
-}
-
-/** @param {string} vm  @returns {Chat} */
-function newChat(vm) {
-	const { session, turn } = recall("session", `chat ${vm}`) ?? {};
-	const cut = turn ? new Turn(turn.id, turn.prompt) : null;
-	return { vm, session, turns: [], turn: null, cut, box: make("div"), draft: "", failure: {}, answered: false, word: "", flight: null };
-}
-
-/** Keeps what a reload needs. @param {Chat} chat */
-function remind({ vm, session, turn }) {
-	keep("session", `chat ${vm}`, { session, turn: turn && { id: turn.id, prompt: turn.prompt } });
-}
-
-/** Says to the rest of the page how Claude is. @param {Chat} chat */
-function changed({ vm, failure: { trouble, since }, answered }) {
-	dispatch("claude-heard", { vm, claude: { trouble: trouble ?? "", since: since ?? 0, answered } });
-}
+const CHECK = "The operator approved your proposal, and it has ended. Check it with what you have, and say in a few sentences how it is now.";
+const DRAWN = /** @type {const} */ (["text", "tool", "tool_result", "approval", "result"]);
 
 /** Takes up the turn that was under way before a reload. */
 export function resumeChat() {
-	const { cut } = chatOf();
-	if (cut && !cut.body) askForRest();
+	const chat = chatOf();
+	if (!chat.cut || chat.cut.body || chat.turn) return;
+	if (chat.log === "unread") readChat(chat);
+	else if (chat.log === "read") askForRest();
 }
 
 /** Stops listening to every turn: no turn is ended by it. */
 export function dropChats() {
-	for (const chat of chats.values()) chat.flight?.abort();
-	chats.clear();
+	clearChats();
+	forgetProposals();
 }
 
-/** Sends what is written; with `recap`, to a new session that is told what was said. @param {boolean} [recap] */
-export function sendPrompt(recap = false) {
+/** Shows another conversation about a VM; without a token, a new one. @param {string} vm  @param {string} [session]  @param {string} [id] */
+export function openTalk(vm, session, id) {
+	const before = chatOf(vm);
+	showTalks(false);
+	if (session && id === before.id) return;
+	before.flight?.abort();
+	const draft = takeDraft(before);
+	const chat = { ...newChat(vm, { session, id }), draft };
+	setChat(chat);
+	remind(chat);
+	changed(chat);
+}
+
+/** Sends what is written, or `words`; with `recap`, to a new session that is told what was said. @param {boolean} [recap]  @param {string} [words] */
+export function sendPrompt(recap = false, words = "") {
 	const chat = chatOf();
-	const question = prompt.value.trim() || (recap ? "Go on." : "");
+	const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
+	const question = words || prompt.value.trim() || (recap ? "Go on." : "");
 	if (!question || whyNot(chat)) return;
 	const earlier = chat.turns.filter((turn) => turn.answer).map((turn) => `Operator: ${turn.prompt}\nYou: ${turn.answer}`).join("\n\n");
-	const words = recap ? `The earlier session was lost. Said so far:\n\n${earlier.slice(-RECAP)}\n\nNow: ${question}` : question;
-	if (recap) chat.session = undefined;
-	const body = { prompt: words, vm: chat.vm || undefined, session: chat.session };
-	prompt.value = "";
-	chat.failure = {};
-	const turn = new Turn(newId(), question, JSON.stringify(body));
+	const told = recap ? `The earlier session was lost. Said so far:\n\n${earlier.slice(-RECAP)}\n\nNow: ${question}` : question;
+	if (recap) Object.assign(chat, { session: undefined, id: undefined });
+	if (!words) prompt.value = "";
+	const turn = new Turn(newId(), question, JSON.stringify({ prompt: told, vm: chat.vm || undefined, session: chat.session }));
 	turn.recap = recap;
-	follow(chat, turn);
-	$("transcript").scrollTo(0, chat.box.scrollHeight);
+	begin(chat, turn);
 }
 
-/** Asks for the rest of a turn that was cut off. */
+/** @param {Chat} chat  @param {Turn} turn */
+function begin(chat, turn) {
+	Object.assign(chat, { failure: {}, check: turn.own ? chat.check : null });
+	showTalks(false);
+	follow(chat, turn);
+	scrollToEnd(chat);
+}
+
+/** A verb ended: if it was proposed in the conversation that is shown, Claude is told. @param {string} vm  @param {string} job */
+export async function verbEnded(vm, job) {
+	const chat = chatOf(vm);
+	if (chat.log !== "read") await readChat(chat);
+	if (proposalOf(job)?.talk !== chat) return;
+	chat.check = { job, byHand: false };
+	letClaudeCheck(chat);
+}
+
+/** Sends the turn that follows an approved verb: by itself once for each, while the conversation is cheap; else at a press.
+ * @param {Chat} chat  @param {boolean} [isPressed] */
+export function letClaudeCheck(chat = chatOf(), isPressed = false) {
+	const { check, session } = chat;
+	if (!check || !session || whyNot(chat)) return;
+	const id = isPressed ? newId() : `msg-after-${check.job}`.slice(0, 64); // the same from two tabs: it is one turn
+	if (!isPressed && chat.turns.some((turn) => turn.id === id)) chat.check = null;
+	else if (isPressed || (!check.byHand && chat.cost < LIMIT_USD)) {
+		check.byHand = true;
+		return begin(chat, new Turn(id, CHECK, JSON.stringify({ prompt: CHECK, vm: chat.vm || undefined, session, tools: "host" }), true));
+	}
+	changed(chat);
+}
+
+/** Asks for the rest of a turn that was cut off, or for what was said before. */
 export function askForRest() {
 	const chat = chatOf();
-	if (chat.cut && !chat.turn) follow(chat, chat.cut);
+	if (chat.log === "failed") readChat(chat);
+	else if (chat.log === "read" && chat.cut && !chat.turn) follow(chat, chat.cut);
 }
 
 /** The body starts the turn or joins it; once anything of it was seen, `attach` is sent, which starts nothing.
  * @param {Chat} chat  @param {Turn} turn */
-async function follow(chat, turn) {
+export async function follow(chat, turn) {
 	turn.end();
 	chat.box.append(turn.element);
+	addEdit(turn);
 	const flight = new AbortController();
 	chat.flight = flight;
 	Object.assign(chat, { turn, cut: null, word: "Claude is working…" });
@@ -110,6 +123,10 @@ async function follow(chat, turn) {
 		if (flight.signal.aborted) return;
 		if (turn.done) break;
 		const error = answer?.error;
+		if (error?.code === "id-reused" && turn.own && turn.body) {
+			turn.body = undefined; // another tab sent it first, with another token
+			continue;
+		}
 		if (error?.code && error.code !== "shutting-down") {
 			failed(chat, turn, error);
 			break;
@@ -127,47 +144,46 @@ async function follow(chat, turn) {
 	chat.turns.push(turn);
 	remind(chat);
 	changed(chat);
+	letClaudeCheck(chat);
 }
 
 /** @param {Chat} chat  @param {Turn} turn  @param {any} event */
 function take(chat, turn, event) {
 	if (event.type === "ping" || event.n <= turn.n) return; // seen before the drop
-	Object.assign(turn, { n: event.n, at: Date.now() });
-	const follow = followEnd($("transcript"));
-	if (event.type === "session") {
-		chat.session = event.session;
+	turn.at = Date.now();
+	const scroll = followEnd($("transcript"));
+	drawEvent(chat, turn, event);
+	if (event.type === "session" && event.session) {
+		Object.assign(chat, { session: event.session, id: event.id });
 		remind(chat);
 	} else if (event.type === "error") failed(chat, turn, event);
-	else if (event.type === "tool") say(chat, `Claude is working: running ${turn.tool(event)}`);
-	else if (DRAWN.includes(event.type)) turn[/** @type {typeof DRAWN[number]} */ (event.type)](event);
 	else if (event.type === "done") {
-		turn.done = true;
-		if (!event.ok && !turn.ending) turn.end("It ended without an answer.");
-		if (event.ok) Object.assign(chat, { answered: true, failure: {} });
-		say(chat, event.ok ? turn.answer || "Claude ended without an answer." : chat.failure.notice || "Stopped.");
+		if (event.ok) Object.assign(chat, { answered: true, failure: {}, check: turn.own ? null : chat.check });
+		say(chat, event.ok ? turn.spoken || "Claude ended without an answer." : chat.failure.notice || "Stopped.");
 	}
-	follow();
+	scroll();
+}
+
+/** Draws what came, now or from a log. @param {Chat} chat  @param {Turn} turn  @param {any} event */
+export function drawEvent(chat, turn, event) {
+	turn.n = event.n;
+	const { type, job, vm, verb } = event;
+	if (type === "approval" && mutates(verb)) addProposal(job, { vm, verb, at: turn.began, isOpen: !turn.isReplay, talk: chat });
+	if (type === "result") chat.cost += event.cost_usd ?? 0;
+	const what = DRAWN.includes(type) ? turn[/** @type {typeof DRAWN[number]} */ (type)](event) : "";
+	if (type === "tool" && !turn.isReplay) say(chat, `Claude is working: running ${what}`);
+	if (type !== "done") return;
+	turn.done = true;
+	if (!event.ok && !turn.ending) turn.end("It ended without an answer.");
 }
 
 /** @param {Chat} chat  @param {Turn} turn  @param {any} error */
-function failed(chat, turn, { code, message, hint }) {
-	if (code === "cancelled") return turn.end("Stopped. Commands inside the VM may still run.");
-	if (code === "turn-unknown") return turn.end("Cut off: Breakglass no longer has this turn.");
-	const down = /^claude-|^turn-timeout$|^chat-not-isolated$/.test(code);
-	const words = message || troubleOf(code);
-	const when = /until [\d:]+|exit \d+|signal \d+/.exec(words)?.[0];
-	const what = down ? notAnswering(`${troubleOf(code)}${when ? ` (${when})` : ""}, ${minute(Date.now())}`) : sentence(words);
-	const next = sentence(HINTS[code] ?? hint);
-	const notice = [what, next, down && !/power/.test(hint) && CALM].filter(Boolean).join(" ");
-	chat.failure = {
-		notice, trouble: down ? code : "", since: down ? Date.now() : 0,
-		lost: turn.recap || /^session-(lost|invalid|elsewhere)$/.test(code),
-	};
-	chat.answered &&= !down;
-	turn.end(`No answer: ${words}`);
-	if (turn.answer) return;
-	if (chat === chatOf()) prompt.value ||= turn.prompt;
-	else chat.draft ||= turn.prompt;
+function failed(chat, turn, error) {
+	turn.end(endingOf(error));
+	if (error.code === "cancelled") return;
+	if (error.code !== "turn-unknown") chat.failure = failureOf(error, turn.recap);
+	chat.answered &&= !chat.failure.trouble;
+	if (!turn.answer && !turn.own) takeDraft(chat, turn.prompt);
 }
 
 /** Ends the turn that is under way. */
@@ -194,35 +210,19 @@ function say(chat, words) {
 }
 
 /** Why nothing can be sent now, or nothing. @param {Chat} chat */
-function whyNot(chat) {
+export function whyNot(chat) {
 	if (!getState().unlocked) return "Enter the signing key first.";
 	if (chat.turn) return "Claude is working.";
-	return getState().health.answer?.chat === "off" ? `Chat is not set up here. ${CALM}` : "";
+	if (chat.log === "reading") return "What was said before is being loaded.";
+	return getState().health.answer?.chat === "off" ? `Chat is not set up here. The power buttons do not need it.` : "";
 }
 
-/** @param {string} why */
-const notAnswering = (why) => `Claude is not answering: ${why}.`;
-
-/** Draws the conversation about the shown VM. */
-export function renderChat() {
-	const chat = chatOf();
-	if (chat !== shown) {
-		if (shown) {
-			shown.draft = prompt.value;
-			prompt.value = chat.draft;
-		} // else a person may have written before this was loaded
-		$("transcript").replaceChildren(chat.box);
-		shown = chat;
-	}
-	const why = whyNot(chat);
-	const down = chatDown(getState()) && `${notAnswering(troubleOf(chatDown(getState())))} ${CALM}`;
-	const { notice, lost } = chat.failure;
-	setTexts({
-		"chat-notice": notice || (chat.turn ? "" : why || down),
-		"chat-word": chat.turn && chat.word.slice(0, 120),
-		send: notice && !lost ? "Try again" : "Send",
-	});
-	$("send").ariaDisabled = String(Boolean(why));
-	setShown({ "stop-turn": chat.turn, recap: lost && !chat.turn, "ask-rest": getState().unlocked && chat.cut });
-}
-
+// Another tab went on in the same conversation: what was said there is read again.
+addEventListener("storage", ({ key, newValue }) => {
+	const chat = allChats().find(({ vm }) => key === `${OWN}chat ${vm}`);
+	const kept = JSON.parse(newValue ?? "null");
+	if (!chat || !kept?.session || kept.session === chat.session || chat.turn || chat.log === "reading") return;
+	if (chat.id !== kept.id) return; // it is another one
+	Object.assign(chat, { session: kept.session, log: "unread" });
+	changed(chat);
+});

@@ -18,7 +18,10 @@ async function readHistory(vm, more) {
 }
 
 /** A job with its output and its picture; null if the host does not know it, or does not answer. @param {string} vm  @param {string} id  @returns {Promise<Job|null>} */
-export const readJob = async (vm, id) => (await readHistory(vm, { job: id })).job ?? null;
+export const readJob = async (vm, id) => await findJob(vm, id) ?? null;
+
+/** A job as above; null if the host does not know it, undefined if it did not say. @param {string} vm  @param {string} id  @returns {Promise<Job|null|undefined>} */
+export const findJob = async (vm, id) => (await readHistory(vm, { job: id })).job;
 
 /** Reads the list of jobs again. One reading at a time; of those that wait, the last is enough. @param {string} vm  @returns {Promise<void>} */
 export function refreshHistory(vm) {

@@ -9,7 +9,7 @@ import { fullName, mayAnyway, obstacle, pointless } from "./rules.js";
 import { newId, post, sleep, young } from "./send.js";
 import { keep, recall } from "./storage.js";
 import { dispatch, getState, viewOf } from "./store.js";
-import { noteProposal } from "./talk.js";
+import { noteProposal, proposalObstacle, verbEnded } from "./talk.js";
 import { STORAGE_HUNG, VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
 import { clock, span } from "./words.js";
 
@@ -75,7 +75,8 @@ export async function runVerb(verb, { vm = getState().vm, again, quiet = false, 
 	const state = getState();
 	const view = viewOf(vm);
 	if (!state.unlocked || isAsking()) return;
-	const why = quiet || again || mayAnyway(view, Date.now()) ? "" : obstacle(state, view, verb);
+	const free = quiet || again || mayAnyway(view, Date.now());
+	const why = (more.id && proposalObstacle(more.id)) || (free ? "" : obstacle(state, view, verb));
 	if (more.id) noteProposal(more.id, why);
 	if (why) dispatch("nudged", { vm, words: why });
 	if (why || (quiet && view.reading)) return;
@@ -156,6 +157,7 @@ function settle(vm, job, answer, loud) {
 		keep("session", `job ${vm}`, null);
 		if (reached) noteProposal(job.id, `${labelOf(job.verb)}: ${outcome} at ${clock(Date.now())}.`, true);
 		if (chain) takeChain(vm, chain);
+		if (reached) verbEnded(vm, job);
 	}
 	if (reached) takeProven(vm, answer.proven);
 	dispatch("settled", { vm, id: job.id, verb: job.verb, answer, loud, clockOff: getState().clockOff });

@@ -8,6 +8,8 @@ import { dispatch, subscribe } from "./store.js";
 /** @typedef {typeof import("./chat.js")} ChatModule */
 
 const IDLE_MS = 2_000;
+/** What begins the reason of a request that approves a proposal. */
+const PROPOSED = "proposed by claude:";
 /** @type {ChatModule|undefined} */
 let chat;
 /** @type {Promise<ChatModule>|undefined} */
@@ -26,17 +28,14 @@ function loadChat() {
 
 /** Calls into the conversation, once it is loaded. @param {(chat: ChatModule) => unknown} act */
 export async function withChat(act) {
-	try {
-		const module = await loadChat();
-		act(module);
-	} catch {
-		setText($("chat-notice"), "The conversation could not be loaded. Reload this page. The power buttons do not need it.");
-	}
+	const module = await loadChat().catch(() => null);
+	if (module) act(module);
+	else setText($("chat-notice"), "The conversation could not be loaded. Reload this page. The power buttons do not need it.");
 }
 
 /** Takes up the turn that was under way before a reload, or in another tab. @param {string} vm */
 export function resumeChat(vm) {
-	if (chat || recall("session", `chat ${vm}`)?.turn) withChat((module) => module.resumeChat());
+	if (chat || recall("local", `chat ${vm}`)?.turn) withChat((module) => module.resumeChat());
 }
 
 /** Stops listening to every turn: no turn is ended by it. */
@@ -46,6 +45,14 @@ export const renderChat = () => chat?.renderChat();
 
 /** @param {string} id  @param {string} words  @param {boolean} [spent] */
 export const noteProposal = (id, words, spent) => chat?.noteProposal(id, words, spent);
+
+/** Why a proposal can't be approved now, or nothing. @param {string} id */
+export const proposalObstacle = (id) => chat?.proposalObstacle(id) ?? "";
+
+/** Tells the conversation that a verb ended: if Claude proposed it, Claude is told. @param {string} vm  @param {{id: string, body: string}} job */
+export function verbEnded(vm, { id, body }) {
+	if (JSON.parse(body).reason?.startsWith(PROPOSED)) withChat((module) => module.verbEnded(vm, id));
+}
 
 /** @param {() => unknown} act */
 const whenIdle = (act) => ("requestIdleCallback" in window ? requestIdleCallback(act, { timeout: IDLE_MS }) : setTimeout(act, IDLE_MS));

@@ -148,6 +148,7 @@ export class Turn {
 		this.id = id;
 		this.prompt = prompt;
 		this.body = body;
+		this.own = own;
 		const box = make(own ? "div.own" : "div.prompt");
 		appendText(box, prompt);
 		this.element = make("article", make("h3.said", own ? "This page" : "You"), box, make("h3.said", "Claude"));

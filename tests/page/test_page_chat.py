@@ -117,7 +117,7 @@ def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
     ask_claude(
         page, fake({"text": LONG, "pace": 0.005, **bash("pve reset")}, {"text": LONG, "wait": f"looked at {width}"})
     )
-    page.locator("#send").scroll_into_view_if_needed()
+    page.locator("#prompt").scroll_into_view_if_needed()
     expect(page.locator("#transcript .answer")).to_contain_text("Line 1 of")
     page.evaluate(SHIFTS)
     expect(page.locator("[data-approve=reset]")).to_be_attached()

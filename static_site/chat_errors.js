@@ -1,0 +1,37 @@
+// What a person is told of a turn that has no answer, and can do then.
+
+import { minute, sentence, troubleOf } from "./words.js";
+
+export const CALM = "The power buttons do not need it.";
+const NEW_SESSION = "Start a new session: it is told what was said";
+/** @type {Record<string, string>} what a person at the page can do, where the answer's hint is for a program */
+const HINTS = {
+	__proto__: /** @type {any} */ (null),
+	"session-lost": NEW_SESSION,
+	"session-invalid": NEW_SESSION,
+	"session-elsewhere": NEW_SESSION,
+};
+
+/** @param {string} why */
+export const notAnswering = (why) => `Claude is not answering: ${why}.`;
+
+/** The last line of a turn that has no answer. @param {{code: string, message?: string}} error */
+export function endingOf({ code, message }) {
+	if (code === "cancelled") return "Stopped. Commands inside the VM may still run.";
+	return code === "turn-unknown" ? "Cut off: Breakglass no longer has this turn." : `No answer: ${message || troubleOf(code)}`;
+}
+
+/** The notice above the conversation, and whether Claude is down. @param {any} error  @param {boolean} isRecap
+ * @returns {import("./chats.js").Failure} */
+export function failureOf({ code, message, hint }, isRecap) {
+	const down = /^claude-|^turn-timeout$|^chat-not-isolated$/.test(code);
+	const words = message || troubleOf(code);
+	const when = /until [\d:]+|exit \d+|signal \d+/.exec(words)?.[0];
+	const what = down ? notAnswering(`${troubleOf(code)}${when ? ` (${when})` : ""}, ${minute(Date.now())}`) : sentence(words);
+	const next = sentence(HINTS[code] ?? hint);
+	return {
+		notice: [what, next, down && !/power/.test(hint) && CALM].filter(Boolean).join(" "),
+		trouble: down ? code : "", since: down ? Date.now() : 0,
+		lost: isRecap || /^session-(lost|invalid|elsewhere)$/.test(code),
+	};
+}

@@ -1,0 +1,104 @@
+// What was said before in a conversation, read from the handler's logs and drawn.
+
+import { drawEvent, follow, letClaudeCheck } from "./chat.js";
+import { endingOf } from "./chat_errors.js";
+import { addEdit, scrollToEnd } from "./chat_view.js";
+import { changed, isCurrent, remind } from "./chats.js";
+import { make } from "./dom.js";
+import { checkProposal } from "./proposals.js";
+import { sleep } from "./send.js";
+import { getState } from "./store.js";
+import { joinTexts, replayTalk } from "./talks.js";
+import { Turn } from "./turn.js";
+import { mutates } from "./verbs.js";
+import { sentence } from "./words.js";
+
+const PAUSES_MS = [1_000, 3_000]; // before another try
+
+/** @typedef {import("./chats.js").Chat} Chat */
+/** @typedef {import("./talks.js").PastTurn} PastTurn */
+
+/** @type {WeakMap<Chat, Promise<void>>} */
+const underWay = new WeakMap();
+
+/** Reads what was said, draws it, and follows the turn that is under way. One reading at a time. @param {Chat} chat */
+export function readChat(chat) {
+	const reading = underWay.get(chat) ?? read(chat).finally(() => underWay.delete(chat));
+	underWay.set(chat, reading);
+	return reading;
+}
+
+/** @param {Chat} chat */
+async function read(chat) {
+	const { session = "" } = chat;
+	const flight = new AbortController();
+	const cut = chat.cut; // it may never have arrived
+	Object.assign(chat, { log: "reading", flight, failure: {} });
+	changed(chat);
+	let found = await replayTalk(session, flight.signal);
+	for (const pause of PAUSES_MS) {
+		if (found.end || found.trouble?.code || flight.signal.aborted) break;
+		await sleep(pause, flight.signal);
+		found = await replayTalk(session, flight.signal);
+	}
+	if (flight.signal.aborted) return;
+	const { turns, end, trouble } = found;
+	if (!end) return giveUp(chat, trouble);
+	Object.assign(chat, { session: end.session, id: end.id, turns: [], cost: 0, cut: null });
+	const { left_out: gone } = end;
+	chat.box.replaceChildren(...gone ? [make("small", `Not kept any more, or too long to load: ${gone} earlier.`)] : []);
+	for (const past of turns) {
+		await sleep(0); // between two frames: a long conversation must not stop the page
+		if (flight.signal.aborted) return;
+		const turn = drawTurn(chat, past, past.turn === end.turn);
+		if (past.turn === end.turn) chat.cut = turn;
+		else chat.turns.push(turn);
+	}
+	const known = turns.some(({ turn }) => turn === cut?.id);
+	Object.assign(chat, { log: "read", cost: end.cost_usd, cut: chat.cut ?? (known ? null : cut) });
+	remind(chat);
+	changed(chat);
+	requestAnimationFrame(() => scrollToEnd(chat));
+	if (chat.cut) follow(chat, chat.cut);
+	else letClaudeCheck(chat);
+	checkProposals(chat, turns);
+}
+
+/** @param {Chat} chat  @param {import("./talks.js").Trouble} [trouble] */
+function giveUp(chat, { code, message = "" } = {}) {
+	const isOver = code === "session-invalid"; // of another caller, or too old
+	const why = isOver ? "The last conversation here was another caller’s, or is too old" : `What was said before could not be loaded: ${message}`;
+	Object.assign(chat, { log: isOver ? "read" : "failed", failure: { notice: sentence(why) } });
+	if (isOver) Object.assign(chat, { session: undefined, id: undefined, cut: null });
+	remind(chat);
+	changed(chat);
+}
+
+/** @param {Chat} chat  @param {PastTurn} past  @param {boolean} goesOn */
+function drawTurn(chat, { turn: id, prompt, at, tools, events }, goesOn) {
+	const turn = new Turn(id, prompt, undefined, tools === "host");
+	Object.assign(turn, { isReplay: true, began: Date.parse(at) - getState().clockOff });
+	addEdit(turn);
+	chat.box.append(turn.element);
+	for (const event of joinTexts(events, goesOn)) {
+		drawEvent(chat, turn, event);
+		if (event.type === "error") turn.end(endingOf(event));
+	}
+	turn.n = events.at(-1)?.n ?? 0;
+	turn.isReplay = false; // what still comes, comes now
+	return turn;
+}
+
+/** Which proposals are open, the newest first. @param {Chat} chat  @param {PastTurn[]} turns */
+async function checkProposals(chat, turns) {
+	for (const { events } of turns.toReversed()) {
+		for (const { type, verb, job } of events) {
+			if (type !== "approval" || !mutates(verb)) continue;
+			const hasEnded = await checkProposal(job);
+			if (!isCurrent(chat)) return;
+			if (!hasEnded || events !== turns.at(-1)?.events || chat.turn || chat.check) continue;
+			chat.check = { job, byHand: true };
+			changed(chat);
+		}
+	}
+}

@@ -1,0 +1,319 @@
+"""A conversation that outlives its page: what was said, its proposals, and the turn after an approved verb."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from ..support.browser import Visit, axe_finds, forget_key, phase, show, text_of, wait_for, wait_for_text
+from ..support.page_chat import LONG, ask_claude, ended, show_chat
+from ..support.talk import Talker, bash, fake
+
+pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
+
+PROPOSES = fake(
+    {"text": "It is hung.", **bash("pve reset")}, {"text": "It needs your approval."}, {"text": "It is back."}
+)
+
+
+def open_again(visit: Visit, page: Page | None = None) -> Page:
+    """Open the page once more, as after a reload or in a new tab, with the conversation shown."""
+    page = visit.open(page)
+    show_chat(page)
+    return page
+
+
+def prompts(visit: Visit) -> list[dict[str, Any]]:
+    return [body for body in visit.posts if "prompt" in body]
+
+
+def checks(visit: Visit) -> list[dict[str, Any]]:
+    """Return the turns that the page sent by itself, each as often as it was sent."""
+    return [body for body in prompts(visit) if body.get("tools") == "host"]
+
+
+def approve(page: Page) -> None:
+    page.click("[data-approve]")
+    page.click("#yes[aria-disabled=false]")
+    phase(page, "done")
+
+
+def make_older(visit: Visit, seconds: int) -> None:
+    """Have the newest conversation's turns begin so much earlier, in the handler's own files."""
+    assert isinstance(visit.stage.service, Talker)
+    files = [path for path in Path(visit.stage.service.sessions / "conversations").glob("*/*") if path.is_file()]
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+    first, *turns = newest.read_text().splitlines()
+    older = [json.dumps([turn, key, at - seconds, *more]) for turn, key, at, *more in map(json.loads, turns)]
+    newest.write_text("\n".join([first, *older, ""]))
+
+
+def test_what_was_said_is_there_after_a_reload(visit: Visit) -> None:
+    """A reload and a new tab show the conversation as it was, and go on in it; the key is not kept, and that is all."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "I look.", **bash("echo 42")}, {"text": "It is **idle**."}))
+    ended(page)
+    before = page.locator("#transcript .answer").all_inner_texts()
+    page = open_again(visit)
+    ended(page)
+    assert page.locator("#transcript .answer").all_inner_texts() == before
+    expect(page.locator("#transcript article")).to_contain_text("look. FAKE=")
+    expect(page.locator("#transcript summary")).to_contain_text("echo 42")
+    assert text_of(page, "chat-notice") == ""
+    assert axe_finds(page, "a conversation of before") == []
+    ask_claude(page, fake({"text": "And still."}))
+    ended(page, 2)
+    other = open_again(visit, visit.tab())
+    ended(other, 2)
+    expect(other.locator("#transcript article").last).to_contain_text("And still.")
+    assert prompts(visit)[-1]["session"]
+
+
+def test_a_proposal_is_open_after_a_reload_until_it_was_used(visit: Visit) -> None:
+    """The host does not know its job: it can be approved. Once it does, the card says how it ended, in any tab."""
+    page = visit.open()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    page = open_again(visit)
+    card = page.locator("[data-proposal]")
+    expect(card.locator("[data-approve]")).to_be_visible()
+    approve(page)
+    ended(page, 2)
+    other = open_again(visit, visit.tab())
+    expect(other.locator("[data-proposal]")).to_contain_text("Reset: done at ")
+    assert other.locator("[data-approve]").count() == 0
+    assert len(visit.mutating) == 1
+
+
+def test_a_proposal_of_yesterday_is_too_old(visit: Visit) -> None:
+    """A host forgets an id after two days, and would act on it again: after one day no button is left."""
+    page = visit.open()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    make_older(visit, 25 * 3600)
+    page = open_again(visit)
+    card = page.locator("[data-proposal]")
+    expect(card).to_contain_text("Too old: ask again.")
+    assert card.locator("[data-approve]").count() == 0
+
+
+def test_claude_is_told_once_that_its_verb_ended(visit: Visit) -> None:
+    """After the verb a turn follows that only looks; a reload and another tab begin no second one."""
+    page = visit.open()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    approve(page)
+    ended(page, 2)
+    expect(page.locator("#transcript article").last).to_contain_text("It is back.")
+    [sent] = checks(visit)
+    assert "approved" in visit.stage.model.asked[-1].said
+    for again in (open_again(visit), open_again(visit, visit.tab())):
+        ended(again, 2)
+    assert checks(visit) == [sent]
+
+
+def test_two_tabs_begin_one_turn_after_a_verb(visit: Visit) -> None:
+    """Two tabs that both saw the verb end, and hold different tokens, send one id: the second one joins."""
+    page = visit.open()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    first: list[Route] = []
+    page.route(
+        "**/chat",
+        lambda route: first.append(route) if '"host"' in (route.request.post_data or "") else route.fallback(),
+    )
+    approve(page)
+    wait_for(page, lambda: first, "the turn after the verb")
+    body = json.loads(first[0].request.post_data or "")
+    service = visit.stage.service
+    assert isinstance(service, Talker)
+    between = service.chat(fake({"text": "Between."}, {"text": "It is back."}), session=body["session"])
+    newer = between[0]["session"]
+    assert newer != body["session"]
+    with service.open("operator", first[0].request.headers["webhook-id"], **{**body, "session": newer}) as stream:
+        assert list(stream)[-1]["ok"]
+    first[0].continue_()
+    ended(page, 2)
+    expect(page.locator("#transcript article").last).to_contain_text("It is back.")
+    expect(page.locator("#transcript article").last).not_to_contain_text("No answer")
+
+
+def test_a_costly_conversation_goes_on_at_a_press(visit: Visit) -> None:
+    """Above the limit, which is shown, the page sends nothing by itself: a button does."""
+    page = visit.open()
+    ask_claude(page, PROPOSES)
+    ended(page)
+    expect(page.locator("#chat-cost")).to_contain_text("of 1.00 USD")
+
+    def make_dear(route: Route) -> None:
+        if "replay" not in (route.request.post_data or ""):
+            return route.fallback()
+        answer = route.fetch()
+        *lines, last = answer.text().splitlines()
+        return route.fulfill(
+            response=answer, body="\n".join([*lines, json.dumps(json.loads(last) | {"cost_usd": 1.04}), ""])
+        )
+
+    page.route("**/chat", make_dear)
+    page = open_again(visit)
+    expect(page.locator("#chat-cost")).to_contain_text("1.04 of 1.00 USD")
+    approve(page)
+    expect(page.locator("#let-check")).to_be_visible()
+    assert checks(visit) == []
+    page.click("#let-check")
+    ended(page, 2)
+    expect(page.locator("#transcript article").last).to_contain_text("It is back.")
+    expect(page.locator("#let-check")).to_be_hidden()
+    assert len(checks(visit)) == 1
+
+
+def test_conversations_are_listed_and_opened(visit: Visit) -> None:
+    """New conversation begins an empty one with three questions; Earlier lists the others, and a press opens one."""
+    page = visit.open()
+    show_chat(page)
+    expect(page.locator("#starters button")).to_have_count(3)
+    ask_claude(page, fake({"text": "The first answer."}))
+    ended(page)
+    expect(page.locator("#starters")).to_be_hidden()
+    page.click("#new-talk")
+    expect(page.locator("#transcript article")).to_have_count(0)
+    assert axe_finds(page, "a new conversation") == []
+    page.click("#starters button >> nth=0")
+    ended(page)
+    assert prompts(visit)[-1]["prompt"] == "Why is it hung?"
+    assert "session" not in prompts(visit)[-1]
+    page.click("#earlier")
+    rows = page.locator("#talks button")
+    expect(rows.first).to_contain_text("Why is it hung?")
+    expect(rows.first).to_contain_text("devvm, shown now")
+    assert axe_finds(page, "the list of conversations") == []
+    page.locator("#talks button", has_text="look. FAKE=").first.click()
+    expect(page.locator("#transcript article")).to_contain_text("The first answer.")
+    expect(page.locator("#talks")).to_be_hidden()
+    ask_claude(page, fake({"text": "Goes on."}))
+    ended(page, 2)
+    assert prompts(visit)[-1]["session"]
+
+
+def test_a_question_can_be_edited(visit: Visit) -> None:
+    """Edit puts it back into the composer, and it goes to the same conversation."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "First."}))
+    ended(page)
+    page.click("[data-edit]")
+    expect(page.locator("#prompt")).to_have_value(prompts(visit)[0]["prompt"])
+    expect(page.locator("#prompt")).to_be_focused()
+    page.fill("#prompt", fake({"text": "Second."}))
+    page.click("#send")
+    ended(page, 2)
+    assert prompts(visit)[1]["session"]
+
+
+def test_enter_sends_where_there_is_a_keyboard(visit: Visit) -> None:
+    """Enter sends, Shift and Enter begin a line; the composer grows, and Stop takes the place of Send."""
+    page = visit.open()
+    show_chat(page)
+    low = page.locator("#prompt").bounding_box()
+    page.fill("#prompt", fake({"text": LONG, "wait": "entered"}))
+    page.press("#prompt", "Shift+Enter")
+    assert page.input_value("#prompt").endswith("\n")
+    assert prompts(visit) == []
+    page.fill("#prompt", "\n\n\n" + page.input_value("#prompt"))
+    high = page.locator("#prompt").bounding_box()
+    assert low
+    assert high
+    assert high["height"] > low["height"] + 40
+    send = page.locator("#send").bounding_box()
+    page.press("#prompt", "Enter")
+    expect(page.locator("#stop-turn")).to_be_visible()
+    expect(page.locator("#send")).to_be_hidden()
+    stop = page.locator("#stop-turn").bounding_box()
+    assert send
+    assert stop
+    assert (stop["x"], stop["width"]) == (send["x"], send["width"])
+    visit.stage.model.release("entered")
+    ended(page)
+    assert page.input_value("#prompt") == ""
+
+
+def test_enter_begins_a_line_on_a_touch_screen(visit: Visit) -> None:
+    """On a phone Enter is a new line, as its key says, and Send sends."""
+    phone = Visit(visit.stage, has_touch=True, is_mobile=True)
+    try:
+        page = phone.open()
+        show_chat(page)
+        page.fill("#prompt", fake({"text": "Heard."}))
+        page.press("#prompt", "Enter")
+        assert page.input_value("#prompt").endswith("\n")
+        assert prompts(phone) == []
+        page.tap("#send")
+        ended(page)
+    finally:
+        phone.close()
+
+
+def test_a_conversation_that_does_not_come_can_be_asked_for(visit: Visit) -> None:
+    """A replay without its last line is cut: nothing of it is shown as all there is, and Ask again loads it."""
+    visit.page.clock.install()
+    page = visit.open()
+    ask_claude(page, fake({"text": "It is idle."}))
+    ended(page)
+    visit.stage.wire.cut('"replay"', 300)
+    page = open_again(visit)
+    for _ in range(2):
+        wait_for(page, lambda: True, "nothing")
+        page.clock.run_for(4_000)
+    wait_for_text(page, "chat-notice", "What was said before could not be loaded: no answer came back.")
+    visit.stage.wire.mend()
+    page.click("#ask-rest")
+    expect(page.locator("#transcript .answer")).to_have_text("It is idle.")
+    assert text_of(page, "chat-notice") == ""
+
+
+def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
+    """The token is the first caller's: another one on this device begins anew, and Forget leaves no token."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "A secret of the first."}))
+    ended(page)
+    visit.open(caller="operator2")
+    show_chat(page)
+    wait_for_text(page, "chat-notice", "The last conversation here was another caller’s, or is too old.")
+    assert page.locator("#transcript article").count() == 0
+    ask_claude(page, fake({"text": "Mine."}))
+    ended(page)
+    kept = "() => Object.keys(localStorage).filter(name => name.includes('chat '))"
+    assert len(page.evaluate(kept)) == 1
+    show(page, "vm")
+    forget_key(page)
+    assert page.evaluate(kept) == []
+
+
+def test_the_end_is_a_press_away(visit: Visit) -> None:
+    """Scrolled up, a button goes to the end; at the end there is none."""
+    page = visit.open()
+    ask_claude(page, fake({"text": LONG * 3}))
+    ended(page)
+    expect(page.locator("#to-end")).to_be_hidden()
+    page.locator("#transcript").evaluate("box => box.scrollTo(0, 0)")
+    page.click("#to-end")
+    expect(page.locator("#to-end")).to_be_hidden()
+    assert page.locator("#transcript").evaluate("box => box.scrollHeight - box.scrollTop - box.clientHeight") < 40
+
+
+def test_another_tab_follows(visit: Visit) -> None:
+    """What is said in one tab is read in the other, with the turn that is under way; neither sends it again."""
+    page = visit.open()
+    ask_claude(page, fake({"text": "Ready."}))
+    ended(page)
+    other = open_again(visit, visit.tab())
+    ended(other)
+    page.bring_to_front()
+    ask_claude(page, fake({"text": LONG, "wait": "followed"}))
+    other.bring_to_front()
+    expect(other.locator("#stop-turn")).to_be_visible()
+    visit.stage.model.release("followed")
+    ended(other, 2)
+    expect(other.locator("#transcript article").last).to_contain_text("Line 40 of")
+    assert len({body["prompt"] for body in prompts(visit)}) == len(prompts(visit)) == 2
