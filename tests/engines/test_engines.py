@@ -190,7 +190,7 @@ def talk(engine: Engine, person: Person, stage: Stage) -> None:
 
 def lose_the_handler(engine: Engine, person: Person, stage: Stage) -> None:
     """Without a handler the page opens from the device, with the commands by hand; and it comes back by itself."""
-    person.does("(await navigator.serviceWorker.ready, navigator.serviceWorker.controller !== null)", "the worker")
+    person.does("navigator.serviceWorker.controller !== null", "the worker")
     stage.wire.down()
     try:
         engine.reload()
