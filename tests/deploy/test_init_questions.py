@@ -1,5 +1,6 @@
 """`breakglass init` at a terminal: a real one, whose other end types."""
 
+import codecs
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ class Terminal:
         self.process = subprocess.Popen(argv, cwd="/", stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a letter
 
     def __enter__(self) -> "Terminal":
         return self
@@ -40,7 +42,7 @@ class Terminal:
         self.shown += seen
 
     def _read(self) -> str:
-        return os.read(self._ours, 4096).decode()
+        return self._decoder.decode(os.read(self._ours, 4096))
 
     def answer(self, question: str, text: str) -> None:
         self.read_until(question)
@@ -61,8 +63,8 @@ class Terminal:
     def end(self) -> int:
         """Read the rest, and return the exit code."""
         try:
-            while piece := self._read():
-                self.shown += piece
+            while True:
+                self.shown += self._read()
         except OSError:  # EIO: the other end is closed
             pass
         return self.process.wait(100)

@@ -62,7 +62,7 @@ class Person:
 
 
 @pytest.fixture(scope="module")
-def person(directory: Path, shared_sshd: Sshd) -> Iterator[Person]:
+def person_of_module(directory: Path, shared_sshd: Sshd) -> Iterator[Person]:
     place = directory / "symptoms"
     place.mkdir(mode=0o755)
     sshd = shared_sshd
@@ -74,6 +74,12 @@ def person(directory: Path, shared_sshd: Sshd) -> Iterator[Person]:
         yield Person(place, service)
     finally:
         service.stop()
+
+
+@pytest.fixture
+def person(person_of_module: Person, world: World) -> Person:
+    """The person, with a VM that runs: one test stops it."""
+    return person_of_module
 
 
 @pytest.mark.all

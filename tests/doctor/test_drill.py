@@ -131,15 +131,16 @@ def test_in_a_terminal_it_asks(running: Running, answer: str) -> None:
     if pid == 0:
         os.environ.update(running.setup.environment)
         os.execv(sys.executable, [sys.executable, "-m", "breakglass", "drill", "--vm", "devvm"])
-    said = ""
-    while "[y/N]" not in said:
-        said += os.read(terminal, 4096).decode()
+    shown = b""
+    while b"[y/N]" not in shown:
+        shown += os.read(terminal, 4096)
     os.write(terminal, f"{answer}\n".encode())
     try:
         while part := os.read(terminal, 4096):
-            said += part.decode()
+            shown += part
     except OSError:  # the end of a terminal
         pass
+    said = shown.decode()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     os.close(terminal)
     assert "Like pulling the power cord" in said

@@ -137,9 +137,9 @@ class Installed:
         binds = [f"mount --bind {self.directory}/{name} {at}" for name, at in
                  (("etc", "/etc"), ("root", "/root"), ("sbin", "/usr/local/sbin"))]  # fmt: skip
         empty = [f"mount -t tmpfs -o mode=755 none {at}" for at in ("/run", "/var/lib", "/var/log")]
-        script = " && ".join([*binds, *empty, "mkdir /run/sshd", "echo ready", "exec sleep 600"])
+        script = " && ".join([*binds, *empty, "mkdir /run/sshd", "echo ready", "exec cat"])
         argv = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-c", script]
-        space = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        space = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
         assert space.stdout is not None
         assert space.stdout.readline() == "ready\n"
         return space
@@ -180,10 +180,7 @@ class Installed:
         return self.etc / "ssh/sshd_config.d/00-breakglass.conf"
 
     def close(self) -> None:
-        assert self.space.stdout is not None
-        self.space.kill()
-        self.space.wait()
-        self.space.stdout.close()
+        self.space.communicate()
 
 
 class Door:

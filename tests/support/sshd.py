@@ -4,11 +4,13 @@ It runs in a mount namespace of its own, in which /etc/passwd also knows the uid
 holds its key file: the machine's own files stay as they are.
 """
 
+import os
 import shlex
 import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import asyncssh
@@ -44,13 +46,12 @@ ACCOUNT = "breakglass:x:0:0:breakglass:/:/bin/sh\n"
 
 def descendants(pid: int) -> list[int]:
     """Return every process below `pid`, parents first (proc_pid_task(5), children)."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            for child in map(int, task.read_text().split()):
-                found += [child, *descendants(child)]
-        except OSError:
-            continue
+    found: list[int] = []
+    with suppress(OSError):  # it has ended, or a thread of it
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError):
+                for child in map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()):
+                    found += [child, *descendants(child)]
     return found
 
 
