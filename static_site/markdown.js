@@ -40,7 +40,7 @@ function isTable(text, line, next, ended) {
 }
 
 /** @param {string} line */
-const cellsOf = (line) => line.trim().replace(/^\|/, "").replace(/\|$/, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+const cellsOf = (line) => line.trim().replaceAll("\\|", "\0").replace(/^\|/, "").replace(/\|$/, "").split("|").map((cell) => cell.trim().replaceAll("\0", "|"));
 
 /** Whether a line ends the paragraph before it. @param {string} line  @param {boolean} inItem */
 function begins(line, inItem) {
@@ -129,6 +129,7 @@ export function isSettled(text, end) {
 }
 
 const MARK = /\\([!-/:-@[-`{-~])|(`+)|(\*+)|!?\[([^[\]\n]*)\]\(((?:[^\s()]|\([^\s()]*\))+)\)/g;
+const TICKS = /`+/g;
 const DEEPEST = 6;
 
 /** @param {string} mark  @param {Part[]} parts  @returns {Part} */
@@ -140,7 +141,7 @@ function emphasis(mark, parts) {
 /** Reads the marks in a line or paragraph. With `open`, more may come: what is not closed yet counts as closed at the end.
  * @param {string} text  @param {boolean} [open]  @returns {Part[]} */
 export function inline(text, open = false) {
-	if (open) text = text.replace(/(?<![*`\\])(?:\*{1,3}|`{1,3})$/, ""); // it may be half a mark
+	if (open) text = text.replace(/(^|[^*`\\])(?:\*{1,3}|`{1,3})$/, "$1"); // it may be half a mark
 	/** @type {{mark: string, parts: Part[]}[]} what is open, the innermost last */
 	const stack = [{ mark: "", parts: [] }];
 	const unclosed = new Set(); // lengths of runs of ` that have no second one
@@ -190,9 +191,9 @@ export function inline(text, open = false) {
 		else if (marks) emphasise(marks, text[found.index - 1] ?? " ", text[from] ?? " ");
 		else if (!ticks) add(...inline(label), label && label !== address ? ` (${address})` : label ? "" : address);
 		else {
-			const second = new RegExp(`(?<!\`)${ticks}(?!\`)`, "g");
-			second.lastIndex = from;
-			const end = unclosed.has(ticks) ? null : second.exec(text);
+			TICKS.lastIndex = from;
+			let end = unclosed.has(ticks) ? null : TICKS.exec(text);
+			while (end && end[0] !== ticks) end = TICKS.exec(text);
 			if (!end) unclosed.add(ticks);
 			if (!end && !(open && from < text.length)) {
 				add(ticks);
@@ -200,7 +201,7 @@ export function inline(text, open = false) {
 			}
 			const words = text.slice(from, end?.index).replaceAll("\n", " ");
 			add({ kind: "code", parts: [/^ .*\S.* $/.test(words) ? words.slice(1, -1) : words] });
-			from = end ? second.lastIndex : text.length;
+			from = end ? TICKS.lastIndex : text.length;
 		}
 	}
 	add(text.slice(from));

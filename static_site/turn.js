@@ -67,6 +67,7 @@ class Proposal {
 class Tool {
 	#line = make("span");
 	#isLook;
+	isProposal = false;
 	element = make("details.tool");
 
 	/** @param {string} name  @param {any} input */
@@ -87,7 +88,8 @@ class Tool {
 	/** @param {{ok: boolean, text: string, cut?: boolean}} result */
 	end({ ok, text, cut }) {
 		const asked = !ok && /^Exit code 16$[^]*^approval-required: (\w+)$/m.exec(text)?.[1];
-		if (asked && this.what.trim() === `pve ${asked}`) this.#head(VERBS[asked]?.icon ?? "look", `Asked for: ${labelOf(asked)}`);
+		this.isProposal = this.what.trim() === `pve ${asked}`;
+		if (asked && this.isProposal) this.#head(VERBS[asked]?.icon ?? "look", `Asked for: ${labelOf(asked)}`);
 		else if (ok) this.#head(this.#isLook ? "look" : "check", `${this.#isLook ? "Looked at" : "Ran"}: ${this.what}`);
 		else this.#head("cross", `Failed: ${this.what}`);
 		this.#addOutput(`${text.trimEnd()}${cut ? "\n(cut here)" : ""}`);
@@ -231,7 +233,7 @@ export class Turn {
 	result({ n, ok, text, seconds = 0, cost_usd: cost }) {
 		if (ok && text && !this.answer) this.text({ n, text });
 		this.#endText();
-		const looks = this.#tools.size;
+		const looks = [...this.#tools.values()].filter(({ isProposal }) => !isProposal).length;
 		const day = new Date(this.began).toDateString() === new Date().toDateString() ? "" : `${new Date(this.began).toLocaleDateString("en-GB", { day: "numeric", month: "short" })} `;
 		const words = [day + clock(this.began), span(1e3 * seconds), looks && `${looks} ${looks > 1 ? "looks" : "look"}`, cost && `${cost.toFixed(2)} USD`];
 		this.#put(make("div.meta", make("small", icon(ok ? "check" : "cross"), ` ${words.filter(Boolean).join(", ")}`), this.answer ? makeCopy(() => this.answer) : ""));
