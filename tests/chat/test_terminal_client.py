@@ -1,18 +1,21 @@
 """The terminal's side of /chat: what it makes of a list, of a replay, and of a turn that another client began."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from breakglass.cli.conversation import CHECK, Conversation, fetch_conversations
 from breakglass.cli.terminal import Terminal
+from breakglass.cli.terminal_text import LIMIT_USD, shortened, table_of, without_retracted
 from breakglass.cli.terminal_text import LINES as SHOWN_LINES
-from breakglass.cli.terminal_text import shortened, table_of, without_retracted
 from breakglass.client import Event, HandlerError, NoAnswer, Signer, VerbCall
 
 from ..support.peer import JSON, LINES, answer, peer
 
+PAGE = Path(__file__).parent.parent.parent / "static_site"
 TURNS: list[Event] = [
     {"type": "turn", "turn": "msg_first", "prompt": "Why is it hung?", "at": "2026-11-28T03:00:00Z", "tools": ""},
     {"type": "session", "n": 1, "session": "old", "id": "u", "turn": "msg_first", "resumed": False},
@@ -178,3 +181,10 @@ def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
         Terminal(conversation, ask, shown.append, print, approve, lambda *_: "", lambda _: None).run()
     assert approved == ([VerbCall("reset", "devvm", "It hangs.")] if asks else [])
     assert ("(reset on devvm: too old to approve; ask claude again)\n" in shown) == (not asks)
+
+
+def test_the_page_has_the_same_limit_and_the_same_id() -> None:
+    """A conversation goes on by itself up to the same cost, and for one job once, wherever it is."""
+    code = "".join(path.read_text() for path in PAGE.glob("*.js"))
+    assert [float(limit) for limit in re.findall(r"LIMIT_USD = ([0-9.]+)", code)] == [LIMIT_USD]
+    assert re.findall(r"`(msg-[^$`]*)\$", code) == [CHECK]
