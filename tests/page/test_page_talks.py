@@ -291,11 +291,14 @@ def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
 
 
 def test_the_end_is_a_press_away(visit: Visit) -> None:
-    """Scrolled up, a button goes to the end; at the end there is none."""
+    """Scrolled up, a button goes to the end; at the end there is none. The transcript scrolls; the page does not."""
     page = visit.open()
     ask_claude(page, fake({"text": LONG * 3}))
     ended(page)
+    ask_claude(page, fake({"text": LONG}))
+    ended(page, 2)
     expect(page.locator("#to-end")).to_be_hidden()
+    assert page.evaluate("() => document.documentElement.scrollHeight - innerHeight") <= 0
     page.locator("#transcript").evaluate("box => box.scrollTo(0, 0)")
     page.click("#to-end")
     expect(page.locator("#to-end")).to_be_hidden()
