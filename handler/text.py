@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 
 REASON_BYTES = 5 * 1024
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # controls, also of directions
 _SENTENCE = re.compile(r".+?[.!?](?=[\"')*]* +[^\sa-z])[\"')*]*")  # not after "e.g.", as a small letter follows
 
 
@@ -15,6 +16,11 @@ def shown(text: str) -> str:
 def cut_utf8(text: str, limit: int) -> str:
     """Return `text` cut to at most `limit` bytes of UTF-8, at a character's end."""
     return text.encode()[:limit].decode("utf-8", "ignore")
+
+
+def plain_line(text: str) -> str:
+    """Return a text on one line, without what a terminal obeys or what changes the direction of reading."""
+    return " ".join(_UNSAFE.sub(" ", text).split())
 
 
 def rfc3339(at: float) -> str:

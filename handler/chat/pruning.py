@@ -58,7 +58,15 @@ def prune(places: Places, remove_work_dir: Callable[[Path], None], now: float) -
 
     def prune_caller(directory: Path) -> None:
         for turn_dir in prune_conversations(directory, places.locks, places.turns):
-            prune_turn(turn_dir, 0)
+            attempt(lambda path: prune_turn(path, 0), turn_dir)
+
+    def attempt(prune_one: Callable[[Path], None], path: Path) -> None:
+        try:
+            prune_one(path)
+        except FileNotFoundError:  # another handler was first
+            pass
+        except Exception as error:  # whatever it is, the other entries are looked at
+            audit.note("not-removed", path=f"{path.parent.name}/{path.name}", error=repr(error))
 
     for directory, prune_one in (
         (places.refused, prune_refused),
@@ -68,10 +76,7 @@ def prune(places: Places, remove_work_dir: Callable[[Path], None], now: float) -
         (places.conversations, prune_caller),
     ):
         for path in directory.iterdir() if directory.exists() else ():
-            try:
-                prune_one(path)
-            except Exception as error:  # whatever it is, the other entries are looked at
-                audit.note("not-removed", path=f"{directory.name}/{path.name}", error=repr(error))
+            attempt(prune_one, path)
 
 
 def _is_idle(path: Path, now: float, seconds: float) -> bool:

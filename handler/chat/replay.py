@@ -1,30 +1,38 @@
 """Gives a caller its conversations back: a list of them, and what was said in one, from the turns' logs."""
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from ..claude.eventlog import Reader, has_ended, read_more
+from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import Event, encode_event
 from ..errors import BreakglassError
 from ..text import rfc3339
-from .conversations import MOST, Conversation, Said
+from .conversations import Conversation, Said, size_of
+from .endings import KILLED
 from .sessions import LIFETIME, Session, seal
 from .sessions_disk import SessionsDisk
 from .store import Store
 from .summary import finish_turn
 
-MOST_BYTES = 16 * 1024 * 1024  # of the logs in one replay, unless the newest turn alone has more
+MOST_BYTES = 16 * 1024 * 1024  # of the logs and prompts in one replay, unless the newest turn alone has more
+MOST_TURNS = 1000  # of a conversation that are looked at
+
+_NO_LOG = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # removed, or a refusal is in its place
 
 
 class Kept(NamedTuple):
-    """A turn whose log is there: the path of that, what was asked, and the log's size in bytes."""
+    """A turn whose log is there: its directory, and how many bytes a replay of it has."""
 
     said: Said
-    log: str
-    prompt: str
+    directory: Path
     size: int
+
+    @property
+    def log(self) -> str:
+        """The path of its log."""
+        return str(self.directory / "log")
 
 
 class Found(NamedTuple):
@@ -43,12 +51,17 @@ class Replay:
     def __init__(self, store: Store, disk: SessionsDisk, caller: str, keys: Sequence[str], directory: str) -> None:
         self._store, self._disk, self._caller, self._keys, self._directory = store, disk, caller, keys, directory
 
-    async def find_all(self, may_see: Callable[[str], bool]) -> list[dict[str, object]]:
-        """Return the newest conversations, of the VMs whose names `may_see` lets through. Raises SessionsUnwritable."""
-        return await self._disk.read(self._find_all, may_see)
+    async def find_all(self, may_see: Callable[[str], bool], now: float) -> list[dict[str, object]]:
+        """Return the newest conversations, about VMs that `may_see` lets through, that a token can continue at `now`.
 
-    def _find_all(self, may_see: Callable[[str], bool]) -> list[dict[str, object]]:
-        found = [each for each in self._store.list_conversations(self._caller) if may_see(each.vm)]
+        That is in Unix seconds. Raises SessionsUnwritable.
+        """
+        return await self._disk.read(self._find_all, may_see, now)
+
+    def _find_all(self, may_see: Callable[[str], bool], now: float) -> list[dict[str, object]]:
+        def is_listed(each: Conversation) -> bool:
+            return may_see(each.vm) and each.turns[-1].at + LIFETIME > now
+
         return [
             {
                 "id": each.sid,
@@ -58,7 +71,7 @@ class Replay:
                 "session": self._token(each),
                 "turn": each.turns[-1].turn if self._runs(each.turns[-1]) else None,
             }
-            for each in found[:MOST]
+            for each in self._store.list_conversations(self._caller, is_listed)
         ]
 
     async def find(self, sid: str, vm: str) -> Found:
@@ -70,18 +83,28 @@ class Replay:
 
         That one is missing if sessions.dir fails meanwhile, as the last line of a stream that is cut is.
         """
+        left_out, cost, running = found.left_out, found.cost, found.running
         try:
             for kept in found.turns:
                 said, reader = kept.said, Reader(-1, 0)
-                about = {"turn": said.turn, "prompt": kept.prompt, "at": rfc3339(said.at), "tools": said.tools}
+                prompt = await self._disk.run(_read_prompt, kept.directory)  # not before: a slow client would hold all
+                lines = await self._disk.run(_read_first, kept.log, reader)
+                if lines is None:  # it was removed meanwhile
+                    left_out += 1
+                    continue
+                about = {"turn": said.turn, "prompt": prompt, "at": rfc3339(said.at), "tools": said.tools}
                 yield encode_event({"type": "turn", **about})
-                while not reader.ended and (lines := await self._disk.run(read_more, kept.log, reader)):
+                while lines:
                     yield lines
+                    lines = b"" if reader.ended else await self._disk.run(read_more, kept.log, reader)
+                if said.turn == running and reader.ended:  # it ended meanwhile
+                    running = None
+                    cost += (await self._disk.run(finish_turn, kept.log)).cost
         except (OSError, BreakglassError):
             return
         token = self._token(found.conversation) if found.conversation.turns else None
         last: Event = {"type": "replayed", "id": found.conversation.sid, "vm": found.conversation.vm, "session": token}
-        yield encode_event({**last, "left_out": found.left_out, "cost_usd": found.cost, "turn": found.running})
+        yield encode_event({**last, "left_out": left_out, "cost_usd": cost, "turn": running})
 
     def _find(self, sid: str, vm: str) -> Found:
         """Find what there is to replay. The ending of a turn whose runner was killed is written first."""
@@ -89,16 +112,14 @@ class Replay:
         if conversation is None:  # it began before there was a list of them
             conversation = Conversation(sid, vm, "", ())
         kept, cost, running = list[Kept](), 0.0, None
-        for said in conversation.turns:
+        for said in conversation.turns[-MOST_TURNS:]:
             turn_dir = self._store.turn_dir(self._caller, said.turn)
-            log = turn_dir / "log"
-            try:
-                cost += finish_turn(str(log)).cost
-                prompt = json.loads((turn_dir / "about.json").read_bytes()).get("prompt", "")
-                kept.append(Kept(said, str(log), str(prompt), log.stat().st_size))
-            except FileNotFoundError:
-                continue
             running = said.turn if self._runs(said) else None
+            try:
+                cost += finish_turn(str(turn_dir / "log")).cost if running is None else 0
+                kept.append(Kept(said, turn_dir, size_of(turn_dir)))
+            except _NO_LOG:
+                pass
         newest, left = list[Kept](), MOST_BYTES
         for each in reversed(kept):
             left -= each.size
@@ -108,17 +129,31 @@ class Replay:
         return Found(conversation, newest, len(conversation.turns) - len(newest), cost, running)
 
     def _runs(self, said: Said) -> bool:
-        """Tell whether a turn has not ended."""
+        """Tell whether a turn has not ended. The ending of one whose runner was killed is written first."""
         try:
-            log = os.open(self._store.turn_dir(self._caller, said.turn) / "log", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            return not finish_log(str(self._store.turn_dir(self._caller, said.turn) / "log"), *KILLED)
+        except _NO_LOG:
             return False
-        try:
-            return not has_ended(log)
-        finally:
-            os.close(log)
 
     def _token(self, conversation: Conversation) -> str:
         """Return a token that is good for as long as the one of the newest turn."""
         expires = int(conversation.turns[-1].at) + LIFETIME
         return seal(Session(conversation.sid, self._caller, conversation.vm, expires, self._directory), self._keys)
+
+
+def _read_prompt(turn_dir: Path) -> str:
+    """Return what was asked in a turn; an empty text if its file is damaged, as after a power failure, or removed."""
+    try:
+        about = json.loads((turn_dir / "about.json").read_bytes())
+    except (*_NO_LOG, ValueError, RecursionError):
+        return ""
+    prompt = about.get("prompt") if isinstance(about, dict) else None
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _read_first(log: str, reader: Reader) -> bytes | None:
+    """Return the first piece of a log, or None if there is no log any more."""
+    try:
+        return read_more(log, reader)
+    except _NO_LOG:
+        return None

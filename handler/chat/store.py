@@ -188,9 +188,11 @@ class Store:
         """Add a turn, whose session this process has locked, to its caller's conversations. Raises OSError."""
         note_turn(self._places.conversations, turn_dir.name, request, time.time())
 
-    def list_conversations(self, caller: str) -> list[Conversation]:
-        """Return a caller's conversations, the one with the newest turn first."""
-        return list_conversations(self._places.conversations, caller)
+    def list_conversations(
+        self, caller: str, is_listed: Callable[[Conversation], bool] = lambda _: True
+    ) -> list[Conversation]:
+        """Return the newest conversations of a caller that `is_listed` lets through, the newest turn's first."""
+        return list_conversations(self._places.conversations, caller, is_listed)
 
     def find_conversation(self, caller: str, sid: str) -> Conversation | None:
         """Return one of a caller's conversations, or None if there is none with this id. Raises OSError."""

@@ -62,7 +62,7 @@ async def look_back(
     caller, keys = signed.caller, config.session_secrets
     replay = await turns.open_replay(caller.name, keys)
     if body.list:
-        found = await replay.find_all(lambda vm: vm in config.vms and caller.may_act_on(vm))
+        found = await replay.find_all(lambda vm: vm in config.vms and caller.may_act_on(vm), now)
         audit.request(began, "list", caller.name, "chat", msg_id=signed.id)
         return JSONResponse({"sessions": found})
     session = await turns.check_session(body.session, keys, caller.name, now)
