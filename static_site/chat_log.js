@@ -13,6 +13,7 @@ import { Turn } from "./turn.js";
 import { mutates } from "./verbs.js";
 import { sentence } from "./words.js";
 
+const SLICE_MS = 10; // of drawing, then the page has its turn
 const PAUSES_MS = [1_000, 3_000]; // before another try
 
 /** @typedef {import("./chats.js").Chat} Chat */
@@ -48,9 +49,8 @@ async function read(chat) {
 	const { left_out: gone } = end;
 	chat.box.replaceChildren(...gone ? [make("small", `Not kept any more, or too long to load: ${gone} earlier.`)] : []);
 	for (const past of turns) {
-		await sleep(0); // between two frames: a long conversation must not stop the page
+		const turn = await drawTurn(chat, past, past.turn === end.turn, flight.signal);
 		if (flight.signal.aborted) return;
-		const turn = drawTurn(chat, past, past.turn === end.turn);
 		if (past.turn === end.turn) chat.cut = turn;
 		else chat.turns.push(turn);
 	}
@@ -74,13 +74,19 @@ function giveUp(chat, { code, message = "" } = {}) {
 	changed(chat);
 }
 
-/** @param {Chat} chat  @param {PastTurn} past  @param {boolean} goesOn */
-function drawTurn(chat, { turn: id, prompt, at, tools, events }, goesOn) {
+/** @param {Chat} chat  @param {PastTurn} past  @param {boolean} goesOn  @param {AbortSignal} signal */
+async function drawTurn(chat, { turn: id, prompt, at, tools, events }, goesOn, signal) {
 	const turn = new Turn(id, prompt, undefined, tools === "host");
 	Object.assign(turn, { isReplay: true, began: Date.parse(at) - getState().clockOff });
 	addEdit(turn);
 	chat.box.append(turn.element);
+	let since = 0;
 	for (const event of joinTexts(events, goesOn)) {
+		if (performance.now() - since > SLICE_MS) { // a long conversation must not stop the page
+			await sleep(0);
+			if (signal.aborted) break;
+			since = performance.now();
+		}
 		drawEvent(chat, turn, event);
 		if (event.type === "error") turn.end(endingOf(event));
 	}

@@ -33,7 +33,9 @@ export async function replayTalk(session, signal) {
 /** @param {any} answer  @returns {Trouble} */
 const troubleIn = (answer) => (answer?.error?.code ? answer.error : { message: "no answer came back" });
 
-/** The events of a turn without what was retracted, and with the words between two others as one text: each is drawn once.
+const PIECE = 8_000; // characters that are drawn at once
+
+/** The events of a turn without what was retracted, and with the words between two others in as few texts as can be.
  * The last words of a turn that goes on stay apart, because they may still be retracted.
  * @param {any[]} events  @param {boolean} goesOn  @returns {any[]} */
 export function joinTexts(events, goesOn) {
@@ -48,7 +50,7 @@ export function joinTexts(events, goesOn) {
 	const joined = [];
 	left.forEach((event, place) => {
 		const before = joined.at(-1);
-		if (event.type === "text" && before?.type === "text" && !(goesOn && place > lastOther)) before.text += event.text;
+		if (event.type === "text" && before?.type === "text" && before.text.length < PIECE && !(goesOn && place > lastOther)) before.text += event.text;
 		else joined.push({ ...event });
 	});
 	return joined;

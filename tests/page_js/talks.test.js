@@ -28,6 +28,11 @@ test("the last words of a turn that goes on can still be retracted one by one", 
 	assert.deepEqual(joinTexts(events, true).map(({ n }) => n), [1, 3, 4, 5]);
 });
 
+test("a long text stays in pieces, so that the page has its turn between them", () => {
+	const long = "x".repeat(5_000);
+	assert.deepEqual(drawn([text(1, long), text(2, long), text(3, "a"), text(4, "b")]).map((words) => words.length), [10_000, 2]);
+});
+
 test("the log itself stays as it is", () => {
 	const events = [text(1, "a"), text(2, "b")];
 	joinTexts(events, false);
