@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import Visit, axe_finds, forget_key, phase, show, text_of, wait_for, wait_for_text
+from ..support.browser import Visit, axe_finds, forget_key, phase, press, show, text_of, wait_for, wait_for_text
 from ..support.page_chat import LONG, ask_claude, ended, show_chat
 from ..support.talk import Talker, bash, fake
 
@@ -320,3 +320,22 @@ def test_another_tab_follows(visit: Visit) -> None:
     ended(other, 2)
     expect(other.locator("#transcript article").last).to_contain_text("Line 40 of")
     assert len({body["prompt"] for body in prompts(visit)}) == len(prompts(visit)) == 2
+
+
+def test_a_conversation_that_cannot_be_loaded_is_in_nobodys_way(visit: Visit) -> None:
+    """Its modules do not come: one sentence, and the page works. At the next use they are asked for again."""
+    person = Visit(visit.stage, service_workers="block")
+    try:
+        person.page.route("**/chat.js", lambda route: route.abort())
+        page = person.open()
+        show_chat(page)
+        wait_for_text(page, "chat-notice", "The conversation could not be loaded. Reload this page.")
+        show(page, "vm")
+        press(page, "status")
+        phase(page, "idle")
+        page.unroute("**/chat.js")
+        show_chat(page)
+        expect(page.locator("#starters")).to_be_visible()
+        assert text_of(page, "chat-notice") == ""
+    finally:
+        person.close()
