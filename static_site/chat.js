@@ -18,9 +18,9 @@ export { noteProposal } from "./turn.js";
 
 /** @typedef {import("./chats.js").Chat} Chat */
 
-export const LIMIT_USD = 1; // what a conversation may have cost before Claude goes on by itself no more
+export const LIMIT_USD = 1; // once a conversation has cost this, Claude no longer checks by itself
 const RECAP = 40_000; // characters; a body ends at 256 KiB
-const CHECK = "The operator approved your proposal, and it has ended. Check it with what you have, and say in a few sentences how it is now.";
+const CHECK = "The operator approved your proposal, and the verb has ended. Check the VM, and say in a few sentences how it is now.";
 const DRAWN = /** @type {const} */ (["text", "tool", "tool_result", "approval", "result"]);
 
 /** Takes up the turn that was under way before a reload. */
@@ -50,14 +50,14 @@ export function openTalk(vm, session, id) {
 	changed(chat);
 }
 
-/** Sends what is written, or `words`; with `recap`, to a new session that is told what was said. @param {boolean} [recap]  @param {string} [words] */
+/** Sends what is written, or `words`; with `recap`, to a new conversation, in which Claude is told what was said. @param {boolean} [recap]  @param {string} [words] */
 export function sendPrompt(recap = false, words = "") {
 	const chat = chatOf();
 	const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
 	const question = words || prompt.value.trim() || (recap ? "Go on." : "");
 	if (!question || whyNot(chat)) return;
 	const earlier = chat.turns.filter((turn) => turn.answer).map((turn) => `Operator: ${turn.prompt}\nYou: ${turn.answer}`).join("\n\n");
-	const told = recap ? `The earlier session was lost. Said so far:\n\n${earlier.slice(-RECAP)}\n\nNow: ${question}` : question;
+	const told = recap ? `The earlier conversation was lost. Said so far:\n\n${earlier.slice(-RECAP)}\n\nNow: ${question}` : question;
 	if (recap) Object.assign(chat, { session: undefined, id: undefined });
 	if (!words) prompt.value = "";
 	const turn = new Turn(newId(), question, JSON.stringify({ prompt: told, vm: chat.vm || undefined, session: chat.session }));
@@ -214,7 +214,7 @@ export function whyNot(chat) {
 	if (!getState().unlocked) return "Enter the signing key first.";
 	if (chat.turn) return "Claude is working.";
 	if (chat.log === "reading") return "What was said before is being loaded.";
-	return getState().health.answer?.chat === "off" ? `Chat is not set up here. The power buttons do not need it.` : "";
+	return getState().health.answer?.chat === "off" ? "Chat is not set up here. The power buttons do not need it." : "";
 }
 
 // Another tab went on in the same conversation: what was said there is read again.

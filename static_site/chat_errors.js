@@ -3,13 +3,13 @@
 import { minute, sentence, troubleOf } from "./words.js";
 
 export const CALM = "The power buttons do not need it.";
-const NEW_SESSION = "Start a new session: it is told what was said";
+const NEW_TALK = "Start a new conversation: Claude is told what was said";
 /** @type {Record<string, string>} what a person at the page can do, where the answer's hint is for a program */
 const HINTS = {
 	__proto__: /** @type {any} */ (null),
-	"session-lost": NEW_SESSION,
-	"session-invalid": NEW_SESSION,
-	"session-elsewhere": NEW_SESSION,
+	"session-lost": NEW_TALK,
+	"session-invalid": NEW_TALK,
+	"session-elsewhere": NEW_TALK,
 };
 
 /** @param {string} why */
@@ -18,7 +18,7 @@ export const notAnswering = (why) => `Claude is not answering: ${why}.`;
 /** The last line of a turn that has no answer. @param {{code: string, message?: string}} error */
 export function endingOf({ code, message }) {
 	if (code === "cancelled") return "Stopped. Commands inside the VM may still run.";
-	return code === "turn-unknown" ? "Cut off: Breakglass no longer has this turn." : `No answer: ${message || troubleOf(code)}`;
+	return code === "turn-unknown" ? "Cut off: Breakglass no longer has the rest." : `No answer: ${message || troubleOf(code)}`;
 }
 
 /** The notice above the conversation, and whether Claude is down. @param {any} error  @param {boolean} isRecap

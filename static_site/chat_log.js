@@ -47,7 +47,7 @@ async function read(chat) {
 	if (!end) return giveUp(chat, trouble);
 	Object.assign(chat, { session: end.session, id: end.id, turns: [], cost: 0, cut: null });
 	const { left_out: gone } = end;
-	chat.box.replaceChildren(...gone ? [make("small", `Not kept any more, or too long to load: ${gone} earlier.`)] : []);
+	chat.box.replaceChildren(...gone ? [make("small", `Earlier questions not shown: ${gone}. They are too old, or too long to load.`)] : []);
 	for (const past of turns) {
 		const turn = await drawTurn(chat, past, past.turn === end.turn, flight.signal);
 		if (flight.signal.aborted) return;
@@ -67,7 +67,7 @@ async function read(chat) {
 /** @param {Chat} chat  @param {import("./talks.js").Trouble} [trouble] */
 function giveUp(chat, { code, message = "" } = {}) {
 	const isOver = code === "session-invalid"; // of another caller, or too old
-	const why = isOver ? "The last conversation here was another caller’s, or is too old" : `What was said before could not be loaded: ${message}`;
+	const why = isOver ? "The last conversation on this device was another caller’s, or is too old" : `What was said before could not be loaded: ${message}`;
 	Object.assign(chat, { log: isOver ? "read" : "failed", failure: { notice: sentence(why) } });
 	if (isOver) Object.assign(chat, { session: undefined, id: undefined, cut: null });
 	remind(chat);

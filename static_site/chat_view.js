@@ -52,11 +52,11 @@ export async function showTalks(wanted = !listing) {
 	const { signal } = listing ?? {};
 	renderChat();
 	if (!signal) return;
-	$("talks").replaceChildren(make("li", "Asking…"));
+	$("talks").replaceChildren(make("li", "Loading…"));
 	const { talks, trouble } = await listTalks(signal);
 	if (signal.aborted) return;
 	const rows = makeTalkRows(talks, chatOf().id);
-	const none = trouble ? `They could not be listed: ${trouble.message}` : "There is none yet";
+	const none = trouble ? `Your conversations could not be listed: ${trouble.message}` : "No conversations in the last 30 days";
 	$("talks").replaceChildren(...rows.length ? rows : [make("li", sentence(none))]);
 }
 
@@ -64,7 +64,7 @@ export async function showTalks(wanted = !listing) {
 function costOf({ cost }) {
 	if (!cost) return "";
 	const words = `${cost.toFixed(2)} of ${LIMIT_USD.toFixed(2)} USD`;
-	return cost < LIMIT_USD ? words : `${words}: Claude no longer goes on by itself`;
+	return cost < LIMIT_USD ? words : `${words}: Claude no longer checks by itself`;
 }
 
 /** Draws the conversation about the shown VM. */

@@ -1,4 +1,4 @@
-// What became of Claude's proposals: which may still be approved, and which verb's end Claude is to be told.
+// What became of Claude's proposals: which may still be approved, and which verb's end Claude still has to be told of.
 
 import { findJob } from "./history.js";
 import { getState } from "./store.js";
@@ -7,7 +7,7 @@ import { labelOf } from "./verbs.js";
 import { clock } from "./words.js";
 
 const DAY_MS = 86_400_000; // a host remembers an id for two days: an older one could act twice
-const TOO_OLD = "Too old: ask again.";
+const TOO_OLD = "Too old to approve. Ask Claude again.";
 
 /** `at`: when its turn began, by this device's clock. `isOpen`: the host did not know its job. `talk`: its conversation.
  * @typedef {{vm: string, verb: string, at: number, isOpen: boolean, talk: object}} Proposal */
@@ -33,10 +33,10 @@ export async function checkProposal(job) {
 		noteProposal(job, TOO_OLD, true);
 		return false;
 	}
-	noteProposal(job, "Looking whether it was used…");
+	noteProposal(job, "Checking whether it was used…");
 	const found = await findJob(proposal.vm, job);
 	if (known.get(job) !== proposal) return false;
-	if (found === undefined) noteProposal(job, "Not known whether it was used. Press to look again.", false);
+	if (found === undefined) noteProposal(job, "Could not check whether it was used. Press the button to try again.", false);
 	if (found === null) {
 		proposal.isOpen = true;
 		noteProposal(job, "", false);
@@ -58,7 +58,7 @@ export function proposalObstacle(job) {
 	}
 	if (proposal.isOpen) return "";
 	checkProposal(job);
-	return "It is not known yet whether this proposal was used.";
+	return "Checking whether this proposal was used. Try again in a moment.";
 }
 
 /** @param {Proposal} proposal */

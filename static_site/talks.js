@@ -63,7 +63,7 @@ const when = (at) => new Date(at).toLocaleString("en-GB", { day: "numeric", mont
 export function makeTalkRows(talks, shown) {
 	return talks.map(({ id, vm, words, at, session, turn }) => {
 		const more = [when(at), vm, turn ? "under way" : "", id === shown ? "shown now" : ""].filter(Boolean).join(", ");
-		const button = make("button.row", make("span", make("b", words || "No words"), make("span", more)));
+		const button = make("button.row", make("span", make("b", words || "(empty)"), make("span", more)));
 		Object.assign(button, { type: "button" });
 		Object.assign(button.dataset, { talk: session, talkId: visible(id), talkVm: vm });
 		return make("li", button);

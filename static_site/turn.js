@@ -32,7 +32,7 @@ class Proposal {
 		const known = mutates(verb);
 		const name = `${labelOf(verb)} ${fullName(getState(), vm)}`;
 		this.element = make("div.proposal", make("b", make("small", known ? "Claude proposes: " : "Claude asked for: "), known ? name : verb),
-			make("p", why ? `Why: ${why}` : "It gave no reason."), this.#word);
+			make("p", why ? `Why: ${why}` : "Claude gave no reason."), this.#word);
 		this.element.dataset.proposal = job;
 		if (!known) return;
 		const approve = make("button.advised", icon(VERBS[verb].icon), make("span", `${labelOf(verb)}…`));
@@ -110,7 +110,7 @@ class Tool {
 		appendText(pre, `${short.length < end.length ? "…" : ""}${short}`);
 		const row = make("div.answers-row", makeCopy(() => text));
 		if (short.length < text.length) {
-			const all = make("button.bare", lines.length > LAST ? `All ${lines.length} lines` : "All of it");
+			const all = make("button.bare", lines.length > LAST ? `All ${lines.length} lines` : "Show all");
 			all.setAttribute("type", "button");
 			all.addEventListener("click", () => {
 				pre.replaceChildren();
@@ -233,9 +233,9 @@ export class Turn {
 	result({ n, ok, text, seconds = 0, cost_usd: cost }) {
 		if (ok && text && !this.answer) this.text({ n, text });
 		this.#endText();
-		const looks = [...this.#tools.values()].filter(({ isProposal }) => !isProposal).length;
+		const count = [...this.#tools.values()].filter(({ isProposal }) => !isProposal).length;
 		const day = new Date(this.began).toDateString() === new Date().toDateString() ? "" : `${new Date(this.began).toLocaleDateString("en-GB", { day: "numeric", month: "short" })} `;
-		const words = [day + clock(this.began), span(1e3 * seconds), looks && `${looks} ${looks > 1 ? "looks" : "look"}`, cost && `${cost.toFixed(2)} USD`];
+		const words = [day + clock(this.began), span(1e3 * seconds), count && `${count} command${count > 1 ? "s" : ""}`, cost && `${cost.toFixed(2)} USD`];
 		this.#put(make("div.meta", make("small", icon(ok ? "check" : "cross"), ` ${words.filter(Boolean).join(", ")}`), this.answer ? makeCopy(() => this.answer) : ""));
 	}
 

@@ -11,7 +11,8 @@ AGENT = "breakglass"
 _NO_KEY = "You have no key for its host: there is no `pve` command, and you know only what the operator tells you."
 _NO_GUEST = "You can't log in to the VM itself: this handler has no address for it. You see it from its host only."
 _HOST_ONLY = """\
-In this turn you only look, and only from its host: `pve status`, `pve forensics` and `pve history` are all that runs.
+In this turn you only look, and only from its host: all that you can run is `pve status`, `pve forensics` and
+`pve history`.
 You can't ask for a verb now. If one is needed, name it, and the operator will ask you again."""
 _GUEST = """\
 `{name} COMMAND` runs one command inside the VM as `{user}`, for example `{name} uptime` or

@@ -173,13 +173,15 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     """Describe `chat`."""
     parser.add_argument("--vm", help="the VM; needed only if there are several")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--list", action="store_true", help="list your conversations, newest first, and end")
+    which.add_argument(
+        "--list", action="store_true", help="list your conversations of the last 30 days, newest first, and exit"
+    )
     which.add_argument(
         "--resume",
         nargs="?",
         const=chat.LAST,
         metavar="NUMBER",
-        help="continue this conversation of the list, or the last one of this machine",
+        help="continue conversation NUMBER of the list; without NUMBER, the last one on this machine",
     )
     parser.set_defaults(run=chat.chat)
 

@@ -39,7 +39,8 @@ def chat(arguments: argparse.Namespace) -> int:
 def _list(signer: Signer, vm: str) -> int:
     table = table_of(fetch_conversations(signer), vm)
     show(table)
-    say("to continue one: breakglass chat --resume NUMBER" if table else "there are no conversations yet")
+    none = f"there are no conversations about {vm}" if vm else "there are no conversations of the last 30 days"
+    say("to continue one: breakglass chat --resume NUMBER" if table else none)
     return DONE
 
 
@@ -86,7 +87,7 @@ def _look_up(signer: Signer, vm: str, job_id: str) -> str:
     job = result["job"]
     if not isinstance(job, dict):
         return ""
-    return f"{job.get('by')} approved it; it is {job.get('outcome') or 'running'}"
+    return f"approved by {job.get('by')}, and {job.get('outcome') or 'still running'}"
 
 
 # --- the last session of this machine ---
@@ -113,4 +114,4 @@ def load_session(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeError):
-        raise CommandError(f"there is no session to resume in {os.fspath(path)}", _LIST_HINT) from None
+        raise CommandError(f"there is no conversation to resume in {os.fspath(path)}", _LIST_HINT) from None

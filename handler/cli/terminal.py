@@ -85,7 +85,7 @@ class Terminal:
         if isinstance(error, HandlerError):
             self.complain(str(error), hint)
         elif error.sent:
-            self.complain(str(error), "the turn may continue; to continue the session: breakglass chat --resume")
+            self.complain(str(error), "the turn may continue; to continue the conversation: breakglass chat --resume")
         else:
             self.outcome = "unreached"
             self.complain(f"{error}; nothing was sent", hint)
@@ -106,13 +106,13 @@ class Terminal:
             if self._is_yes(f"run {verb} on {vm}? y/N ") and self.approve(job, VerbCall(verb, vm, why)):
                 ended = job
         if ended and self._may_check():
-            self.show("\n(claude checks how it is now; it can only read)\n")
+            self.show("\n(claude checks the VM, and can only read)\n")
             self._turn(self.conversation.start_check(CHECK_PROMPT, ended))
 
     def _may_check(self) -> bool:
         """Tell whether claude may go on by itself: below the limit always, above it if the operator says so."""
         cost = self.conversation.cost_usd
-        return cost < LIMIT_USD or self._is_yes(f"let claude check how it is now ({cost_sentence(cost)})? y/N ")
+        return cost < LIMIT_USD or self._is_yes(f"let claude check the VM ({cost_sentence(cost)})? y/N ")
 
     def _is_yes(self, question: str) -> bool:
         return self.ask(question).strip().lower() == "y"
@@ -130,7 +130,7 @@ class Terminal:
         turns = "1 turn" if past.turns == 1 else f"{past.turns} turns"
         self.show(f"({turns} about {past.vm}; {cost_sentence(self.conversation.cost_usd)})\n")
         if not past.at:
-            self.show("(what was said is not kept any more; claude still knows it)\n")
+            self.show("(what was said is no longer kept here; claude still knows it)\n")
             return True
         self.show(f"\n({local_minute(past.at)})\n{shortened(past.prompt, '> ')}")
         for event in without_retracted(past.events):

@@ -7,8 +7,9 @@ from datetime import datetime
 from ..client import Event
 
 LIMIT_USD = 1.0  # a conversation that cost less lets claude check by itself after an approved verb; the page's limit
-CHECK_PROMPT = (
-    "The operator approved it and it ended. Check with what you have, and say in a few sentences how it is now."
+CHECK_PROMPT = (  # as on the page
+    "The operator approved your proposal, and the verb has ended. "
+    "Check the VM, and say in a few sentences how it is now."
 )
 LINES = 4  # of a tool's result, or of an earlier question, that are shown
 

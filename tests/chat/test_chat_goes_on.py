@@ -51,7 +51,7 @@ def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedCl
     code, seen = typed(talker, PROPOSES, "y")
     assert code == 0
     assert "$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen  # and no failed command
-    assert "(claude checks how it is now; it can only read)\ndone\n" in seen
+    assert "(claude checks the VM, and can only read)\ndone\n" in seen
     [job] = [job for job in jobs(talker) if job not in before]
     [_, [prompt, *_]] = claude.calls[turns:]
     assert "You proposed reset: operator approved it, and it ended: done" in prompt
@@ -77,7 +77,7 @@ def test_above_the_limit_a_check_needs_a_y(talker: Talker, claude: ScriptedClaud
     claude.play_prompts(cost_usd=1.5)
     turns = len(claude.calls)
     _, seen = typed(talker, PROPOSES, "y", "n")
-    assert "let claude check how it is now (this conversation: $1.50 of $1.00)? y/N" in seen
+    assert "let claude check the VM (this conversation: $1.50 of $1.00)? y/N" in seen
     assert len(claude.calls) == turns + 1
     _, seen = typed(talker, PROPOSES, "y", "y")
     assert "(0.0 s, $1.5000; this conversation: $3.00 of $1.00)" in seen
@@ -92,7 +92,7 @@ def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
     assert "Its disk hangs.\n$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen
     assert "run reset on devvm? y/N" in seen
     _, seen = typed(talker, "y", options=("--resume",))
-    assert "(claude checks how it is now; it can only read)\ndone\n" in seen
+    assert "(claude checks the VM, and can only read)\ndone\n" in seen
     [job] = [job for job in jobs(talker) if job not in before]
     _, seen = typed(talker, options=("--resume",))
     assert f"\n> {CHECK_PROMPT}\ndone\n" in seen
@@ -104,7 +104,7 @@ def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
         approval = stream.until("approval")
     assert talker.pve("reset", caller="operator2", msg_id=approval["job"]).json["outcome"] == "done"
     _, seen = typed(talker, options=("--resume",))
-    assert "(reset on devvm: operator2 approved it; it is done)" in seen
+    assert "(reset on devvm: approved by operator2, and done)" in seen
     assert "y/N" not in seen
     assert jobs(talker)[1:] == [job, *before]
 
@@ -120,7 +120,7 @@ def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> Non
     assert (second[0], second[3:]) == ("2", ["devvm", "Is it safe to cycle?"])
     assert more[-1][0] == "to"
     assert "another caller" not in seen
-    assert typed(talker, options=("--list", "--vm", "other"))[1] == "there are no conversations yet\n"
+    assert typed(talker, options=("--list", "--vm", "other"))[1] == "there are no conversations about other\n"
 
     code, seen = typed(talker, "And now?", options=("--resume", "2"))
     assert "(1 turn about devvm; " in seen
@@ -158,4 +158,4 @@ def test_a_session_that_is_gone_is_said_at_once(talker: Talker) -> None:
     assert "> " not in seen
     (talker.directory / "state/breakglass/session").unlink()
     code, seen = typed(talker, options=("--resume",))
-    assert (code, "there is no session to resume in" in seen, "chat --list" in seen) == (2, True, True)
+    assert (code, "there is no conversation to resume in" in seen, "chat --list" in seen) == (2, True, True)

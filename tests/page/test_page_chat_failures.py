@@ -88,7 +88,7 @@ def test_a_session_of_another_handler(visit: Visit) -> None:
     ask_claude(page, fake({"text": "never"}))
     ended(page, 2)
     expect(page.locator("#chat-notice")).to_contain_text(
-        "This session is elsewhere. Start a new session: it is told what was said."
+        "This session is elsewhere. Start a new conversation: Claude is told what was said."
     )
     assert page.is_visible("#recap")
 

@@ -215,7 +215,7 @@ def test_a_command_is_folded_to_a_line(visit: Visit) -> None:
     turn.locator(".meta button").click()
     expect(turn.locator(".meta button")).to_have_text("Copied")
     assert page.evaluate(CLIPBOARD) == "Look: `df`\n\n```sh\ndf -h\n```\n\n\nI *wait*."
-    expect(turn.locator(".meta small")).to_contain_text(re.compile(r"^ \d\d:\d\d:\d\d, \d+ s, 3 looks"))
+    expect(turn.locator(".meta small")).to_contain_text(re.compile(r"^ \d\d:\d\d:\d\d, \d+ s, 3 commands"))
     assert overflow(page) == 0
     assert axe_finds(page, "open folds") == []
 
@@ -270,7 +270,7 @@ GROW = """async () => {
     seen.held = card.querySelectorAll("button").length;
     noteProposal("job_x", "", false);
     seen.offered = card.querySelectorAll("button").length;
-    noteProposal("job_x", "Too old: ask again.", true);
+    noteProposal("job_x", "Too old to approve. Ask Claude again.", true);
     seen.spent = card.querySelectorAll("button").length;
     turn.end("Stopped.");
     seen.summary = turn.element.querySelector("summary").textContent;

@@ -95,7 +95,7 @@ def test_a_proposal_of_yesterday_is_too_old(visit: Visit) -> None:
     make_older(visit, 25 * 3600)
     page = open_again(visit)
     card = page.locator("[data-proposal]")
-    expect(card).to_contain_text("Too old: ask again.")
+    expect(card).to_contain_text("Too old to approve. Ask Claude again.")
     assert card.locator("[data-approve]").count() == 0
 
 
@@ -279,7 +279,7 @@ def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
     ended(page)
     visit.open(caller="operator2")
     show_chat(page)
-    wait_for_text(page, "chat-notice", "The last conversation here was another caller’s, or is too old.")
+    wait_for_text(page, "chat-notice", "The last conversation on this device was another caller’s, or is too old.")
     assert page.locator("#transcript article").count() == 0
     ask_claude(page, fake({"text": "Mine."}))
     ended(page)
