@@ -9,7 +9,7 @@ import pytest
 
 from breakglass.cli.conversation import CHECK, Conversation, fetch_conversations
 from breakglass.cli.terminal import Terminal
-from breakglass.cli.terminal_text import LIMIT_USD, shortened, table_of, without_retracted
+from breakglass.cli.terminal_text import CHECK_PROMPT, LIMIT_USD, shortened, table_of, without_retracted
 from breakglass.cli.terminal_text import LINES as SHOWN_LINES
 from breakglass.client import Event, HandlerError, NoAnswer, Signer, VerbCall
 
@@ -183,8 +183,9 @@ def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
     assert ("(reset on devvm: too old to approve; ask claude again)\n" in shown) == (not asks)
 
 
-def test_the_page_has_the_same_limit_and_the_same_id() -> None:
-    """A conversation goes on by itself up to the same cost, and for one job once, wherever it is."""
+def test_the_page_has_the_same_limit_id_and_prompt() -> None:
+    """Claude checks by itself up to the same cost, once for each job, and is asked the same, wherever it is."""
     code = "".join(path.read_text() for path in PAGE.glob("*.js"))
     assert [float(limit) for limit in re.findall(r"LIMIT_USD = ([0-9.]+)", code)] == [LIMIT_USD]
     assert re.findall(r"`(msg-[^$`]*)\$", code) == [CHECK]
+    assert f'"{CHECK_PROMPT}"' in code
