@@ -4,6 +4,7 @@ The other tests of the page run in Chromium alone. What each engine does in its 
 dialogs, the kept key, the worker, Trusted Types.
 """
 
+import json
 import os
 import shutil
 import threading
@@ -70,26 +71,27 @@ class Person:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def sees(self, selector: str, words: str = "", *, but: str = "") -> None:
+    def sees(self, selector: str, words: str = "") -> None:
         """Return once an element is in sight that says so; else fail with what is there."""
-        body = f"""return [...document.querySelectorAll({selector!r})]
+        there = f"""[...document.querySelectorAll({json.dumps(selector)})]
             .filter((each) => each.checkVisibility({{visibilityProperty: true}}))
             .map((each) => each.innerText.trim() || each.textContent.trim()).join("\\n")"""
-        there = [""]
-
-        def is_seen() -> bool:
-            there[0] = self.engine.run(f"{body} || null") or ""
-            return bool(there[0]) and words in there[0] and (not but or but not in there[0])
-
         try:
-            until(is_seen, f"{selector} with {words!r}")
+            self.does(
+                f"((there) => there && there.includes({json.dumps(words)}))({there})", f"{selector} with {words!r}"
+            )
         except AssertionError:
-            shown = self.engine.run("return document.body.innerText")
-            raise AssertionError(f"{selector} says {there[0]!r} and not {words!r}. The page:\n{shown}") from None
+            found, page = self.engine.run(f"return [{there}, document.body.innerText]")
+            raise AssertionError(f"{selector} says {found!r} and not {words!r}. The page:\n{page}") from None
 
-    def does(self, body: str, what: str) -> None:
-        """Return once what the page says is true."""
-        until(lambda: self.engine.run(f"return {body}"), what)
+    def does(self, condition: str, what: str) -> None:
+        """Return once a condition of the page is true. The page looks for a second at a time: asking costs more."""
+        body = f"""for (let n = 0; n < 20; n += 1) {{
+            if ({condition}) return true;
+            await new Promise((done) => setTimeout(done, 50));
+        }}
+        return false;"""
+        until(lambda: self.engine.run(body), what)
 
     def answers(self, button: str) -> None:
         """Answer the question, once it can be answered."""
@@ -165,7 +167,7 @@ def held_at_start(stage: Stage) -> Iterator[None]:
 
 
 def talk(engine: Engine, person: Person, stage: Stage) -> None:
-    """What claude says comes as it is said, and what it proposes is done once a person has approved it.
+    """What claude says comes as it is said, what it proposes is done once approved, and a reload keeps both.
 
     The prompt is shown too, and has these words as JSON: without the character that ends them.
     """
@@ -186,6 +188,9 @@ def talk(engine: Engine, person: Person, stage: Stage) -> None:
     person.sees("#outcome[data-phase=done]", "Reset")
     person.sees("[data-proposal]", "Reset: done")
     assert len(stage.mutating_jobs(but=before)) == 1
+    engine.reload()
+    person.sees("[data-transcript]", "I have seen it…")
+    person.sees("[data-transcript]", "Your turn…")
 
 
 def lose_the_handler(engine: Engine, person: Person, stage: Stage) -> None:
