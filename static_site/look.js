@@ -11,11 +11,18 @@ const WATCH_S = 90;
 const RECENT_MS = 15_000; // what was answered then is still said of now
 const BY_ITSELF = "by itself"; // the host lets such captures go first
 
+/** @type {string|null} the VM that is looked at once what is being read of it has ended */
+let owed = null;
+
 /** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
 export async function lookAt(vm) {
 	await Promise.all([runVerb("status", { vm, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
 	const view = viewOf(vm);
 	const { seen, open, mayLook } = view;
+	if (view.reading) { // a louder check took the place of this one, as on finding the handler again
+		owed = vm;
+		return;
+	}
 	if (!getState().unlocked || !seen || open || seen.holder || !mayLook || document.hidden || seen.state === "elsewhere") return;
 	const recent = recentEvidence(view, Date.now() + getState().clockOff);
 	if (recent) return showPicture(vm, recent.id, seen.last, recent);
@@ -67,8 +74,6 @@ async function takeScreen(vm) {
 export const stopWatching = (vm) => dispatch("watch-ended", { vm, found: "unseen" });
 
 let hiddenSince = 0;
-/** @type {string|null} the VM that is looked at once what was being read of it has ended */
-let owed = null;
 
 /** The page is shown again, or hidden: a look that is a minute old is an old one. */
 export function wakeOrSleep() {

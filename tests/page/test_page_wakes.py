@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from ..support.browser import (
     KEPT_KEYS,
@@ -90,6 +90,37 @@ def test_what_was_under_way_puts_the_look_off_and_does_not_cancel_it(visit: Visi
         page.clock.set_system_time(page.evaluate("() => Date.now() / 1000") + 120)  # and no timer of the page runs out
         wake(page)
         assert looks_of(visit) == first
+    wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the look")
+
+
+def test_a_page_that_lost_its_handler_while_it_slept_looks_as_well(visit: Visit) -> None:
+    """It finds the handler again on waking, and the check that follows takes the place of the look's own alone."""
+    page = visit.page
+    page.clock.install()
+    visit.open()
+    first = looks_of(visit)
+    polls = []
+
+    def lose(route: Route) -> None:
+        polls.append(route.request)
+        route.abort()
+
+    page.route("**/health", lose)
+    fall_asleep(page)
+    page.clock.fast_forward(40_000)
+    wait_for(page, lambda: polls, "a poll")
+    page.clock.fast_forward(40_000)
+    see_headline(page, "No connection", "unknown")
+    ended = []
+    for name in ("requestfinished", "requestfailed"):  # its stream is left once its last line is there
+        page.on(
+            name, lambda request: ended.append(request) if '"verb":"history"' in (request.post_data or "") else None
+        )
+    with held_requests(page, '"verb":"status"') as held:
+        page.unroute("**/health")
+        wake(page)
+        wait_for(page, lambda: len(held) > 1, "the check of a page that has its handler again")
+        wait_for(page, lambda: ended, "the list of jobs")
     wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the look")
 
 
