@@ -208,3 +208,18 @@ export function inline(text, open = false) {
 	leave(1, open);
 	return stack[0].parts;
 }
+
+/** @param {Part[]} parts  @returns {string} */
+const wordsOf = (parts) => parts.map((part) => (typeof part === "string" ? part : wordsOf(part.parts))).join("");
+
+/** A text as it is read aloud: its words without the marks. @param {string} text */
+export function spoken(text) {
+	const lines = [];
+	let [at, inside] = [0, /** @type {Inside} */ ({})];
+	for (let found; (found = nextBlock(text, at, inside, true)); ({ end: at, inside } = found)) {
+		const { kind, text: words, cells = [words] } = found.block;
+		const line = kind === "code" ? words.trimEnd() : cells.map((cell) => wordsOf(inline(cell))).filter(Boolean).join(", ");
+		if (line) lines.push(line);
+	}
+	return lines.join("\n");
+}

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { inline, isSettled, nextBlock } from "../../static_site/markdown.js";
+import { inline, isSettled, nextBlock, spoken } from "../../static_site/markdown.js";
 
 // Every block of a whole text.
 function blocksOf(text) {
@@ -121,6 +121,12 @@ test("no mark makes anything but these kinds, and no word is lost", () => {
 		}
 	}
 	assert.deepEqual([...kinds].sort(), ["code", "em", "fence", "heading", "item", "quote", "row", "rule", "strong", "text"]);
+});
+
+test("what is read aloud has the words and no marks", () => {
+	assert.equal(spoken("## Disk\n\nIt **waits** for `virtio0`.\n\n- one\n\n| a | **b** |\n|---|---|\n| 1 | |\n\n```sh\nls *.log\n```\n---\nSee [it](http://x)."),
+		"Disk\nIt waits for virtio0.\none\na, b\n1\nls *.log\nSee it (http://x).");
+	assert.equal(spoken(""), "");
 });
 
 test("a long block comes in pieces", () => {

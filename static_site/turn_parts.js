@@ -1,0 +1,115 @@
+// What stands in a turn beside its text: a proposal, and a command of Claude's with its output.
+
+import { appendText, icon, leave, make, setText } from "./dom.js";
+import { makeCopy } from "./render_markdown.js";
+import { fullName } from "./rules.js";
+import { getState } from "./store.js";
+import { VERBS, labelOf, mutates } from "./verbs.js";
+
+const LAST = 8; // lines of a long output
+const WIDEST = 2_000; // characters of them
+
+/** @typedef {{verb: string, vm: string, job: string, why: string}} Approval */
+
+/** A person's own signed request is the approval. */
+export class Proposal {
+	#word = make("p.word");
+	/** @type {HTMLElement|undefined} */
+	#choice;
+
+	/** @param {Approval} approval  @param {boolean} isHeld its button waits until it is known to be open */
+	constructor({ verb, vm, job, why }, isHeld) {
+		const known = mutates(verb);
+		const name = `${labelOf(verb)} ${fullName(getState(), vm)}`;
+		this.element = make("div.proposal", make("b", make("small", known ? "Claude proposes: " : "Claude asked for: "), known ? name : verb),
+			make("p", why ? `Why: ${why}` : "Claude gave no reason."), this.#word);
+		this.element.dataset.proposal = job;
+		if (!known) return;
+		const approve = make("button.advised", icon(VERBS[verb].icon), make("span", `${labelOf(verb)}…`));
+		Object.assign(approve.dataset, { approve: verb, vm, job, why: `proposed by claude: ${why}`.slice(0, 1_000) });
+		const later = make("button", "Not now");
+		later.addEventListener("click", () => this.#putOff(later));
+		for (const button of [approve, later]) button.setAttribute("type", "button");
+		this.#choice = make("div.answers-row", approve, later);
+		if (!isHeld) this.element.append(this.#choice);
+	}
+
+	/** Out of the way, and back. @param {Element} later */
+	#putOff(later) {
+		const off = this.element.classList.toggle("off");
+		setText(later, off ? "Show again" : "Not now");
+	}
+
+	/** @param {string} words  @param {boolean} [spent] */
+	note(words, spent) {
+		setText(this.#word, words);
+		if (spent === undefined || !this.#choice) return;
+		if (!spent) return this.element.append(this.#choice);
+		leave(this.#choice);
+		this.#choice.remove();
+		this.element.classList.remove("off");
+		this.element.classList.add("spent");
+		this.#word.prepend(icon(/: done\b/.test(words) ? "check" : "ring"), " ");
+	}
+}
+
+/** One command or look of Claude's, folded to a line. */
+export class Tool {
+	#line = make("span");
+	#isLook;
+	isProposal = false;
+	element = make("details.tool");
+
+	/** @param {string} name  @param {any} input */
+	constructor(name, input) {
+		const { command, file_path: path, pattern } = input ?? {};
+		this.what = String(command ?? [name, pattern, path].filter(Boolean).join(" "));
+		this.#isLook = name !== "Bash" || /^pve \w+$/.test(this.what);
+		this.#head("working", `${this.#isLook ? "Looking at" : "Running"}: ${this.what}`);
+		this.element.querySelector(".i")?.classList.add("live");
+	}
+
+	/** @param {string} mark  @param {string} words */
+	#head(mark, words) {
+		setText(this.#line, words);
+		this.element.replaceChildren(make("summary", icon(mark), this.#line));
+	}
+
+	/** @param {{ok: boolean, text: string, cut?: boolean}} result */
+	end({ ok, text, cut }) {
+		const asked = !ok && /^Exit code 16$[^]*^approval-required: (\w+)$/m.exec(text)?.[1];
+		this.isProposal = this.what.trim() === `pve ${asked}`;
+		if (asked && this.isProposal) this.#head(VERBS[asked]?.icon ?? "look", `Asked for: ${labelOf(asked)}`);
+		else if (ok) this.#head(this.#isLook ? "look" : "check", `${this.#isLook ? "Looked at" : "Ran"}: ${this.what}`);
+		else this.#head("cross", `Failed: ${this.what}`);
+		this.#addOutput(`${text.trimEnd()}${cut ? "\n(cut here)" : ""}`);
+	}
+
+	/** It never answered. */
+	drop() {
+		if (!this.element.querySelector("pre")) this.#head("cross", `Not finished: ${this.what}`);
+	}
+
+	/** Its last lines; all of them at a press. There is no box to scroll within the transcript. @param {string} text */
+	#addOutput(text) {
+		const lines = text.split("\n");
+		const end = lines.length > LAST + 2 ? lines.slice(-LAST).join("\n") : text;
+		const short = end.slice(-WIDEST);
+		const pre = make("pre");
+		pre.tabIndex = 0;
+		appendText(pre, `${short.length < end.length ? "…" : ""}${short}`);
+		const row = make("div.answers-row", makeCopy(() => text));
+		if (short.length < text.length) {
+			const all = make("button.bare", lines.length > LAST ? `All ${lines.length} lines` : "Show all");
+			all.setAttribute("type", "button");
+			all.addEventListener("click", () => {
+				pre.replaceChildren();
+				appendText(pre, text);
+				pre.focus();
+				all.remove();
+			});
+			row.prepend(all);
+		}
+		this.element.append(pre, row);
+	}
+}
