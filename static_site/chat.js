@@ -41,7 +41,10 @@ export function dropChats() {
 export function openTalk(vm, session, id) {
 	const before = chatOf(vm);
 	showTalks(false);
-	if (session && id === before.id) return;
+	if (session && id === before.id) { // shown already, but it may have gone on elsewhere
+		if (session !== before.session && !before.turn && before.log !== "reading") Object.assign(before, { session, log: "unread" });
+		return changed(before);
+	}
 	before.flight?.abort();
 	const draft = takeDraft(before);
 	const chat = { ...newChat(vm, { session, id }), draft };
@@ -65,12 +68,13 @@ export function sendPrompt(recap = false, words = "") {
 	begin(chat, turn);
 }
 
-/** @param {Chat} chat  @param {Turn} turn */
-function begin(chat, turn) {
+/** What the page sends by itself moves nothing that a person reads. @param {Chat} chat  @param {Turn} turn  @param {boolean} [isPressed] */
+function begin(chat, turn, isPressed = true) {
 	Object.assign(chat, { failure: {}, check: turn.own ? chat.check : null });
-	showTalks(false);
+	const scroll = isPressed ? () => scrollToEnd(chat) : followEnd($("transcript"));
+	if (isPressed) showTalks(false);
 	follow(chat, turn);
-	scrollToEnd(chat);
+	scroll();
 }
 
 /** A verb ended: if it was proposed in the conversation that is shown, Claude is told. @param {string} vm  @param {string} job */
@@ -89,9 +93,9 @@ export function letClaudeCheck(chat = chatOf(), isPressed = false) {
 	if (!check || !session || whyNot(chat)) return;
 	const id = isPressed ? newId() : `msg-after-${check.job}`.slice(0, 64); // the same from two tabs: it is one turn
 	if (!isPressed && chat.turns.some((turn) => turn.id === id)) chat.check = null;
-	else if (isPressed || (!check.byHand && chat.cost < LIMIT_USD)) {
+	else if (isPressed || (!check.byHand && chat.log === "read" && chat.cost < LIMIT_USD)) {
 		check.byHand = true;
-		return begin(chat, new Turn(id, CHECK, JSON.stringify({ prompt: CHECK, vm: chat.vm || undefined, session, tools: "host" }), true));
+		return begin(chat, new Turn(id, CHECK, JSON.stringify({ prompt: CHECK, vm: chat.vm || undefined, session, tools: "host" }), true), isPressed);
 	}
 	changed(chat);
 }

@@ -45,7 +45,7 @@ async function read(chat) {
 	if (flight.signal.aborted) return;
 	const { turns, end, trouble } = found;
 	if (!end) return giveUp(chat, trouble);
-	Object.assign(chat, { session: end.session, id: end.id, turns: [], cost: 0, cut: null });
+	Object.assign(chat, { session: end.session ?? session, id: end.id, turns: [], cost: 0, cut: null });
 	const { left_out: gone } = end;
 	chat.box.replaceChildren(...gone ? [make("small", `Earlier questions not shown: ${gone}. They are too old, or too long to load.`)] : []);
 	for (const past of turns) {

@@ -80,6 +80,7 @@ export function renderChat() {
 		noteEnd();
 	}
 	const state = getState();
+	const focused = document.activeElement;
 	const isFound = wasAway && !isAway(state);
 	wasAway = isAway(state);
 	if (mayRead(chat) && (chat.log === "unread" || (isFound && chat.log === "failed"))) readChat(chat);
@@ -105,10 +106,18 @@ export function renderChat() {
 		transcript: !listing,
 	});
 	$("earlier").ariaExpanded = String(Boolean(listing));
+	if (document.activeElement !== focused && document.activeElement === $("headline")) focusNext();
+}
+
+/** The button that was pressed is gone: the focus stays in the conversation. */
+function focusNext() {
+	const places = [$("stop-turn"), $("starters").firstElementChild, transcript];
+	const next = /** @type {HTMLElement|undefined} */ (places.find((each) => each?.getClientRects().length));
+	next?.focus({ preventScroll: true });
 }
 
 /** Whether what was said before is read now: it may be long, so not before it is seen. @param {Chat} chat */
-const mayRead = ({ turn }) => !turn && getState().unlocked && !wasAway && !document.hidden && transcript.getClientRects().length;
+const mayRead = ({ turn }) => !turn && getState().unlocked && getState().health.answer?.chat !== "off" && !wasAway && !document.hidden && transcript.getClientRects().length;
 
 /** One button takes another's place, and its focus. @param {string} gone  @param {string} come */
 function swap(gone, come) {
@@ -121,7 +130,9 @@ function swap(gone, come) {
 /** Whether there is more below. */
 function noteEnd() {
 	const { scrollHeight, scrollTop, clientHeight } = transcript;
-	$("to-end").hidden = scrollHeight - scrollTop - clientHeight < 40;
+	const isAtEnd = scrollHeight - scrollTop - clientHeight < 40;
+	if (isAtEnd && document.activeElement === $("to-end")) transcript.focus({ preventScroll: true });
+	$("to-end").hidden = isAtEnd;
 }
 
 /** @param {Chat} [chat] */

@@ -22,9 +22,10 @@ export function chatOf(vm = getState().vm) {
 	return known;
 }
 
-/** @param {string} vm  @param {{session?: string, id?: string, turn?: {id: string, prompt: string, own: boolean}|null}} kept  @returns {Chat} */
+/** @param {string} vm  @param {{session?: string, id?: string, turn?: {id: string, prompt: string, own: boolean, began?: number}|null}} kept  @returns {Chat} */
 export function newChat(vm, { session, id, turn }) {
 	const cut = turn ? new Turn(turn.id, turn.prompt, undefined, turn.own) : null;
+	if (cut) cut.began = turn?.began ?? 0; // of an unknown age is too old to act on
 	return {
 		vm, session, id, turns: [], turn: null, cut, box: make("div"), draft: "", failure: {}, answered: false, word: "",
 		flight: null, log: session ? "unread" : "read", cost: 0, check: null,
@@ -38,7 +39,7 @@ export const isCurrent = (chat) => chats.get(chat.vm) === chat;
 export function remind(chat) {
 	const { vm, session, id, turn, cut } = chat;
 	const open = turn ?? cut;
-	if (isCurrent(chat)) keep("local", `chat ${vm}`, session || open ? { session, id, turn: open && { id: open.id, prompt: open.prompt, own: open.own } } : null);
+	if (isCurrent(chat)) keep("local", `chat ${vm}`, session || open ? { session, id, turn: open && { id: open.id, prompt: open.prompt, own: open.own, began: open.began } } : null);
 }
 
 /** Says to the rest of the page how Claude is. @param {Chat} chat */

@@ -144,7 +144,13 @@ export function inline(text, open = false) {
 	if (open) text = text.replace(/(^|[^*`\\])(?:\*{1,3}|`{1,3})$/, "$1"); // it may be half a mark
 	/** @type {{mark: string, parts: Part[]}[]} what is open, the innermost last */
 	const stack = [{ mark: "", parts: [] }];
-	const unclosed = new Set(); // lengths of runs of ` that have no second one
+	/** @type {Map<string, number[]>} where each run of ` is, by the run: a search for each run's end would be quadratic */
+	const runs = new Map();
+	for (const { 0: run, index } of text.matchAll(TICKS)) {
+		const places = runs.get(run);
+		if (places) places.push(index);
+		else runs.set(run, [index]);
+	}
 	/** @param {...Part} more */
 	const add = (...more) => {
 		const { parts } = stack[stack.length - 1];
@@ -191,17 +197,16 @@ export function inline(text, open = false) {
 		else if (marks) emphasise(marks, text[found.index - 1] ?? " ", text[from] ?? " ");
 		else if (!ticks) add(...inline(label), label && label !== address ? ` (${address})` : label ? "" : address);
 		else {
-			TICKS.lastIndex = from;
-			let end = unclosed.has(ticks) ? null : TICKS.exec(text);
-			while (end && end[0] !== ticks) end = TICKS.exec(text);
-			if (!end) unclosed.add(ticks);
-			if (!end && !(open && from < text.length)) {
+			const places = runs.get(ticks) ?? [];
+			while (places[0] < from) places.shift();
+			const [end = -1] = places;
+			if (end < 0 && !(open && from < text.length)) {
 				add(ticks);
 				continue;
 			}
-			const words = text.slice(from, end?.index).replaceAll("\n", " ");
-			add({ kind: "code", parts: [/^ .*\S.* $/.test(words) ? words.slice(1, -1) : words] });
-			from = end ? TICKS.lastIndex : text.length;
+			const words = text.slice(from, end < 0 ? undefined : end).replaceAll("\n", " ");
+			add({ kind: "code", parts: [words.startsWith(" ") && words.endsWith(" ") && words.trim() ? words.slice(1, -1) : words] });
+			from = end < 0 ? text.length : end + ticks.length;
 		}
 	}
 	add(text.slice(from));

@@ -5,7 +5,7 @@ import { newId, post } from "./send.js";
 import { visible } from "./words.js";
 
 /** A turn as its log has it. @typedef {{turn: string, prompt: string, at: string, tools: string, events: any[]}} PastTurn */
-/** @typedef {{session: string, id: string, vm: string, left_out: number, cost_usd: number, turn: string|null}} Replayed */
+/** @typedef {{session: string|null, id: string, vm: string, left_out: number, cost_usd: number, turn: string|null}} Replayed */
 /** @typedef {{id: string, vm: string, words: string, at: string, session: string, turn: string|null}} Talk */
 /** @typedef {{code?: string, message?: string, hint?: string}} Trouble */
 
