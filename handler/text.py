@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 REASON_BYTES = 5 * 1024
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # controls, also of directions
-_SENTENCE = re.compile(r".+?[.!?](?=[\"')*]* +[^\sa-z])[\"')*]*")  # not after "e.g.", as a small letter follows
+_MARKER = re.compile(r"\A(?:[-*+>]|#+|\d+[.)]) +")  # of a list, a quotation or a heading
+_SENTENCE = re.compile(r"\S+ .+?[.!?](?=[\"')*]* +[^\sa-z])[\"')*]*")  # not after "e.g.", as a small letter follows
 
 
 def shown(text: str) -> str:
@@ -29,7 +30,10 @@ def rfc3339(at: float) -> str:
 
 
 def first_sentence(text: str, most: int) -> str:
-    """Return the first sentence of a text's last paragraph on one line, cut to `most` characters."""
-    line = " ".join(text.rstrip().rpartition("\n\n")[2].split())
+    """Return the first sentence of a text's last paragraph on one line, cut to `most` characters.
+
+    It has more than one word, because "No." or "Dr." says nothing.
+    """
+    line = _MARKER.sub("", plain_line(text.rstrip().rpartition("\n\n")[2]))
     found = _SENTENCE.match(line)
     return (found[0] if found else line)[:most]

@@ -5,7 +5,7 @@ ends with `done`. The comments say what each line means, as observed with CLI 2.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..text import first_sentence
@@ -50,10 +50,15 @@ def _finite(text: str) -> float | None:
 
 
 class Translator:
-    """Translates the lines of one turn into numbered events. `new_job_id` makes the id of each proposal."""
+    """Translates the lines of one turn into numbered events.
 
-    def __init__(self, vm: str, new_job_id: Callable[[], str], first: int = 1) -> None:
-        self._vm, self._new_job_id, self._next = vm, new_job_id, first
+    `new_job_id` makes the id of each proposal; only `verbs` can be proposed.
+    """
+
+    def __init__(
+        self, vm: str, new_job_id: Callable[[], str], first: int = 1, verbs: Sequence[str] = tuple(VERBS)
+    ) -> None:
+        self._vm, self._new_job_id, self._next, self._verbs = vm, new_job_id, first, verbs
         self._streamed: dict[tuple[str, int], int] = {}  # message, block: the number of its first text event
         self._message = ""  # the message that is streaming
         self._tools: dict[str, tuple[str, Table, str]] = {}  # tools without a result: name, input, the text before it
@@ -143,7 +148,7 @@ class Translator:
         shown = raw[:RESULT_BYTES].decode("utf-8", "ignore") if cut else text
         yield self._event("tool_result", id=tool, ok=ok, text=shown, **cut)
         verb = find_proposed_verb(name, given, ok, text)
-        if verb is not None:
+        if verb in self._verbs:
             why = first_sentence(text_before.strip() or _text(given, "description"), WHY_CHARS)
             yield self._event("approval", verb=verb, vm=self._vm, job=self._new_job_id(), why=why)
 

@@ -63,7 +63,7 @@ class Runner:
         self.unsaved = False
         self.stderr = b""
         self.framer = Framer()
-        self.translator = Translator(job.vm, lambda: f"{PROPOSAL_ID}{os.urandom(12).hex()}", first=2)
+        self.translator = Translator(job.vm, lambda: f"{PROPOSAL_ID}{os.urandom(12).hex()}", 2, job.verbs)
         self.writer = LogWriter(job.log, job.cancel, self._notify)
         self.started_at = self.last_output_at = time.monotonic()
         self._ladder = SignalLadder()

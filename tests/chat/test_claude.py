@@ -62,6 +62,29 @@ def test_it_sees_the_host_and_the_guest(place: Place) -> None:
     assert "verdict" in forensics[2]
 
 
+def test_a_turn_that_only_looks_reaches_no_more(shared: Place) -> None:
+    """Also in a session whose earlier turn ran in the guest: by no name, no shell and no key is there a way."""
+    first = shared.run(bash("devvm id -un"))
+    lines = (
+        "pve status",
+        "devvm id -un",
+        "pve reset",
+        "pve status; pve reset",
+        "pve job id=some-job-1",
+        "ssh devvm id",
+    )
+    ran = shared.run(*map(bash, lines), sid=first.turn.sid, tools="host")
+    assert [ok for _, ok, _ in first.tools] == [True], first.tools
+    assert [ok for _, ok, _ in ran.tools] == [True, False, False, False, False, False], ran.tools
+    assert "approval-required" not in json.dumps(ran.lines)
+    assert sorted(path.name for path in (ran.directory / "bin").iterdir()) == ["pve"]
+    assert "devvm" not in (ran.directory / "ssh/config").read_text()
+    for line in ("pve reset", "devvm id"):  # past claude's own rules
+        job, directory = shared.prepare(shared.turn("", tools="host"))
+        exit, out, _ = start(job._replace(argv=(f"{directory}/shell", line)), directory)
+        assert (exit != 0, b"approval-required" in out) == (True, False), line
+
+
 def on_host(vm: Vm, **changes: Any) -> Vm:
     """Return the VM on a host that is configured in another way."""
     return replace(vm, hosts=(replace(vm.host, **changes),))

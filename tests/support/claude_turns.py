@@ -65,8 +65,9 @@ class Place:
     settings: ChatSettings
     vm: Vm
 
-    def turn(self, prompt: str, *, sid: str = "", vm: Vm | None = None) -> TurnRequest:
-        return TurnRequest("msg_12345678", "operator", vm or self.vm, prompt, sid or str(uuid.uuid4()), bool(sid))
+    def turn(self, prompt: str, *, sid: str = "", vm: Vm | None = None, tools: str = "") -> TurnRequest:
+        vm, sid, resume = vm or self.vm, sid or str(uuid.uuid4()), bool(sid)
+        return TurnRequest("msg_12345678", "operator", vm, prompt, sid, resume, tools=tools)
 
     def prepare(self, turn: TurnRequest, settings: ChatSettings | None = None) -> tuple[RunnerJob, Path]:
         """Return how to run a turn, and its directory."""

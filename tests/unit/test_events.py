@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from breakglass.claude.events import RESULT_BYTES, Event, Translator, encode_event, parse_object
 from breakglass.claude.failures import End
 from breakglass.claude.framer import Framer
+from breakglass.text import first_sentence
 
 TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 GOOD = End(0)
@@ -148,6 +149,35 @@ def test_a_proposal_becomes_an_approval() -> None:
     [approval] = [event for event in events if event["type"] == "approval"]
     expected = {"verb": "reset", "vm": "devvm", "job": "job_minted", "why": "it is hung"}
     assert approval == {"type": "approval", "n": 6, **expected}
+
+
+def test_a_turn_that_only_looks_proposes_nothing() -> None:
+    """Whatever claude's output says: nobody watches such a turn."""
+    to_events = Translator("devvm", lambda: "job_minted", verbs=("status", "forensics", "history"))
+    for line in (
+        assistant("m", bash("t", "pve reset")),
+        returned("t", "Exit code 16\napproval-required: reset", is_error=True),
+    ):
+        kinds = [event["type"] for event in to_events.feed(json.dumps(line).encode())]
+    assert kinds == ["tool_result"]
+
+
+WHYS = {
+    "Looked.\n\n1. Its disk hangs. So reset it.": "Its disk hangs.",
+    "- Its disk hangs, e.g. sda. So reset it.": "Its disk hangs, e.g. sda.",
+    "> Quoted words. Then more.": "Quoted words.",
+    "No. The guest\nhangs. Really.": "No. The guest hangs.",
+    "It \u202ehangs\x1b[2J\u2069 here": "It hangs [2J here",
+    'He said "it hangs." Then more': 'He said "it hangs."',
+    "hung": "hung",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("text", WHYS)
+def test_why_is_one_plain_sentence(text: str) -> None:
+    """Without the mark of a list before it, on one line, and without what turns the order of its letters round."""
+    assert first_sentence(text, 500) == WHYS[text]
 
 
 def test_a_result_without_its_tool_proposes_nothing() -> None:
