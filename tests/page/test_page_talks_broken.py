@@ -73,7 +73,7 @@ def test_a_turn_without_a_session_keeps_its_age(visit: Visit) -> None:
     card = page.locator("[data-proposal]")
     expect(card).to_contain_text("Claude proposes: Reset")
     page.click("[data-approve]")
-    expect(card).to_contain_text("Too old: ask again.")
+    expect(card).to_contain_text("Too old to approve. Ask Claude again.")
     expect(page.locator("#confirm")).to_be_hidden()
     assert visit.mutating == []
 
