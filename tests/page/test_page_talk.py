@@ -166,7 +166,7 @@ def test_hostile_markdown_makes_no_element(visit: Visit) -> None:
 def test_a_text_in_pieces_is_drawn_as_the_whole_is(visit: Visit) -> None:
     """However a text comes, it ends as the whole text does, and makes only elements of the list."""
     chosen = random.Random(SEED)
-    texts = [[chosen.choice(BITS) for _ in range(chosen.randrange(1, 40))] for _ in range(300)]
+    texts = [[chosen.choice(BITS) for _ in range(chosen.randrange(1, 40))] for _ in range(100)]
     page = visit.open()
     kinds, differ = page.evaluate(DRAW, texts)
     assert differ == []

@@ -243,7 +243,8 @@ def test_the_recipe_names_the_vm(person: Visit) -> None:
     expect(page.locator("#recipe")).to_contain_text('"vm":"\'$VM\'"')
     names = ("twin", "x;reboot")
     vms = [{"name": name, "vmid": 1, "proxmox": "answering", "since": None} for name in names]
-    page.route("**/health", lambda route: route.fulfill(json={"ok": True, "config": "ok", "vms": vms, "chat": "off"}))
+    health = {"ok": True, "config": "ok", "hosts": {}, "vms": vms, "chat": "off"}
+    page.route("**/health", lambda route: route.fulfill(json=health))
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
     choose(page, "x;reboot")
     expect(page.locator("#recipe")).to_contain_text("VM=devvm # its name")
