@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .auth.signing import Caller
 from .config.model import Config
 from .config.warnings import WARN_BEFORE
-from .text import rfc3339
+from .times import rfc3339
 
 REACHED = ("answering", "agent-outdated")  # states in which a verb reaches its host
 CHAT_WORKS = ("on", "off")  # states of chat that are as the configuration wants it

@@ -1,7 +1,6 @@
 """Text for people: cut to a length, and without control characters. Pure."""
 
 import re
-from datetime import UTC, datetime
 
 REASON_BYTES = 5 * 1024
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # controls, also of directions
@@ -22,11 +21,6 @@ def cut_utf8(text: str, limit: int) -> str:
 def plain_line(text: str) -> str:
     """Return a text on one line, without what a terminal obeys or what changes the direction of reading."""
     return " ".join(_UNSAFE.sub(" ", text).split())
-
-
-def rfc3339(at: float) -> str:
-    """Return a Unix time in UTC, as the protocol writes it."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def first_sentence(text: str, most: int) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import Event, encode_event
 from ..errors import BreakglassError
-from ..text import rfc3339
+from ..times import rfc3339
 from .conversations import Conversation, Said, size_of
 from .endings import KILLED
 from .sessions import LIFETIME, Session, seal

@@ -10,7 +10,7 @@ from ..condition import Condition
 from ..config.model import is_host_name, is_vm_name
 from ..proven import describe_openly
 from ..service import Service
-from ..text import rfc3339
+from ..times import rfc3339
 
 
 async def health(request: Request) -> Response:

@@ -164,7 +164,7 @@ def test_an_ssh_that_hangs_stops_no_limit(job: RunnerJob, short_dir: Path) -> No
     client.chmod(0o755)
     log = os.open(short_dir / "log", os.O_RDWR | os.O_CREAT)
     script = f"{client} status & exec {nap(41)}"  # which ends at the first SIGINT
-    job = job._replace(argv=("/bin/sh", "-c", script), commands=("pve",), ssh_config=config)
+    job = job._replace(argv=("/bin/sh", "-c", script), commands=("pve",), verbs=("status",), ssh_config=config)
     listener = listen_for_commands(short_dir)
     with unserved_fuse(short_dir / "hangs"), running_turn(job, log, short_dir, listener) as (process, control):
         wait_for_process(f"ssh -F {config}")

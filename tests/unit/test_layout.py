@@ -35,7 +35,7 @@ FLOORS = (
     ("threads",),
     ("audit",),
     ("counts",),
-    ("errors", "verbs", "proven", "text", "templates", "isolated"),
+    ("errors", "verbs", "proven", "text", "times", "templates", "isolated"),
 )
 AGENT_FLOORS = (
     ("main",),
@@ -60,6 +60,7 @@ PURE = (
     "verbs",
     "proven",
     "text",
+    "times",
     "config/model.py",
     "config/reader.py",
     "config/callers.py",
