@@ -120,7 +120,7 @@ def test_the_demos_claude_finds_a_verdict_and_proposes_a_verb(demo: Demo) -> Non
         "pve status",
         "pve forensics",
         "The verdict:",
-        "I propose `reset`",
+        "claude proposes reset on devvm: The guest hangs while QEMU and its disks work, so a reset is enough.",
         "reset devvm: done",
         "is `running` now",
     ):

@@ -8,6 +8,12 @@ from typing import Any
 
 Json = dict[str, Any]
 
+_WHY = {
+    "reset": "The guest hangs while QEMU and its disks work, so a reset is enough.",
+    "cycle": "Only a new QEMU gets rid of what hangs.",
+    "start": "It does not run, and nothing stands against a start.",
+}
+
 
 def next_step(words: str, number: int, shown: str) -> Json:
     """Return the next answer, from the operator's words, the number of answers since, and the last command's output."""
@@ -31,7 +37,7 @@ def _propose(trailer: Json) -> Json:
     verb = verdict.get("advice") or ("reset" if verdict.get("code") == "guest-silent" else "")
     if not verb:
         return {"text": f"{text}\nI have nothing to propose."}
-    return _run(f"pve {verb}", f"{text}\nI propose `{verb}`. ")
+    return _run(f"pve {verb}", f"{text}\n{_WHY.get(verb, 'The verdict advises it.')}")
 
 
 def _run(command: str, text: str) -> Json:
