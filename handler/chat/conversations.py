@@ -4,7 +4,6 @@ A caller has a directory, and in it a file for each session: the VM on the first
 of it blocks. The turns themselves, and what was asked in each, are in `turns/` (store.py).
 """
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from ..claude.command import TurnRequest
 from ..text import plain_line
+from .refusals import directory_of
 from .sessions import is_sid
 
 MOST = 100  # conversations in a list
@@ -47,7 +47,7 @@ class Conversation(NamedTuple):
 
 def note_turn(conversations: Path, key: str, request: TurnRequest, now: float) -> None:
     """Add a turn to its conversation. The session's lock keeps others from doing so at once. Raises OSError."""
-    directory = _directory_of(conversations, request.caller)
+    directory = directory_of(conversations, request.caller)
     directory.mkdir(0o700, exist_ok=True)
     lines: list[object] = [Said(request.turn, key, now, request.tools)]
     if _read(directory / request.sid) is None:  # it is new, or its first line was lost
@@ -71,13 +71,13 @@ def list_conversations(
 
     A caller can have very many. So those are read first whose files were written last, and no more than needed.
     """
-    found = islice(filter(is_listed, _read_all(_directory_of(conversations, caller))), MOST)
+    found = islice(filter(is_listed, _read_all(directory_of(conversations, caller))), MOST)
     return sorted(found, key=lambda each: each.turns[-1].at, reverse=True)
 
 
 def find_conversation(conversations: Path, caller: str, sid: str) -> Conversation | None:
     """Return one of a caller's conversations, or None if there is none with this id. Raises OSError."""
-    return _read(_directory_of(conversations, caller) / sid)
+    return _read(directory_of(conversations, caller) / sid)
 
 
 def prune_conversations(directory: Path, locks: Path, turns: Path) -> Iterator[Path]:
@@ -108,10 +108,6 @@ def size_of(turn_dir: Path) -> int:
     with suppress(OSError):
         size += (turn_dir / "about.json").stat().st_size
     return size
-
-
-def _directory_of(conversations: Path, caller: str) -> Path:
-    return conversations / hashlib.sha256(caller.encode()).hexdigest()[:32]
 
 
 def _read_all(directory: Path) -> Iterator[Conversation]:

@@ -16,6 +16,11 @@ from ..claude.events import Event, encode_event
 KEEP = 200  # of a caller
 
 
+def directory_of(parent: Path, caller: str) -> Path:
+    """Return a caller's directory in another one."""
+    return parent / hashlib.sha256(caller.encode()).hexdigest()[:32]
+
+
 def save_refusal(refused: Path, caller: str, path: Path, metadata: Mapping[str, str], events: Sequence[Event]) -> bool:
     """Save a refusal under its turn's path unless that exists, and tell whether; forget the caller's oldest ones.
 
@@ -24,7 +29,7 @@ def save_refusal(refused: Path, caller: str, path: Path, metadata: Mapping[str, 
     """
     if path.exists():
         return False
-    directory = refused / hashlib.sha256(caller.encode()).hexdigest()[:32]
+    directory = directory_of(refused, caller)
     directory.mkdir(0o700, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=directory)
     try:

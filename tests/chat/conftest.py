@@ -1,4 +1,4 @@
-"""Fixtures: turns of the real claude without a handler."""
+"""Fixtures: turns of the real claude without a handler, and a handler with a program in claude's place."""
 
 import shutil
 import tempfile
@@ -15,7 +15,23 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.claude import UIDS, reachable
 from ..support.claude_turns import Place, WithGuest
 from ..support.model import Model
+from ..support.scripted_claude import ScriptedClaude
 from ..support.selection import sampled
+from ..support.talk import Talker, started
+
+
+@pytest.fixture(scope="module")
+def claude(directory: Path) -> ScriptedClaude:
+    """A program in the place of `claude`, for all tests of a file."""
+    return ScriptedClaude(directory)
+
+
+@pytest.fixture(scope="module")
+def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
+    """A handler for all tests of a file that leave it as it was."""
+    with started(Talker(directory, model, chat=claude.chat)) as talker:
+        talker.wait_for_chat("on")
+        yield talker
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,6 @@ WAITING = {"text": "one two three four five six seven eight", "wait": "reload"}
 
 
 @pytest.fixture(scope="module")
-def claude(directory: Path) -> ScriptedClaude:
-    return ScriptedClaude(directory)
-
-
-@pytest.fixture(scope="module")
 def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
     """A handler for all tests; one that changes its configuration changes it back."""
     with started(Talker(directory, model, chat=claude.chat)) as talker:

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,6 @@ from ..support.talk import Event, Talker, bash, fake, started
 VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
 
 SIDS = [f"0b6f3f6a-3d0f-4d0e-9d0f-00000000000{number}" for number in range(4)]
-
-
-@pytest.fixture(scope="module")
-def claude(directory: Path) -> ScriptedClaude:
-    return ScriptedClaude(directory)
-
-
-@pytest.fixture(scope="module")
-def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    with started(Talker(directory, model, chat=claude.chat)) as talker:
-        talker.wait_for_chat("on")
-        yield talker
 
 
 def listed(talker: Talker, caller: str = "operator") -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ import pytest
 from breakglass.chat.sessions import seal, unseal
 from breakglass.claude.directory_id import find_directory_id, read_directory_id
 
-from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
 from ..support.service import Reply
 from ..support.talk import Talker, fake, started
@@ -21,18 +20,6 @@ from ..support.talk import Talker, fake, started
 pytestmark = pytest.mark.slow
 
 WAITING = {"text": "one two three four five six seven eight", "wait": "elsewhere"}
-
-
-@pytest.fixture(scope="module")
-def claude(directory: Path) -> ScriptedClaude:
-    return ScriptedClaude(directory)
-
-
-@pytest.fixture(scope="module")
-def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    with started(Talker(directory, model, chat=claude.chat)) as talker:
-        talker.wait_for_chat("on")
-        yield talker
 
 
 @pytest.fixture(scope="module")

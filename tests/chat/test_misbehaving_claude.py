@@ -3,7 +3,6 @@
 import http.client
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,18 +23,6 @@ from ..support.stages import until
 from ..support.talk import Event, Talker, answer_text, kinds, last_error, started, unread_turn
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def claude(directory: Path) -> ScriptedClaude:
-    return ScriptedClaude(directory)
-
-
-@pytest.fixture(scope="module")
-def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    """A handler for all tests that leave it as it was. Each of them begins by giving `claude` its script."""
-    with started(Talker(directory, model, chat=claude.chat)) as talker:
-        yield talker
 
 
 def test_a_stream_goes_silent(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Turns that are refused: who gets the last free place, and what a refusal leaves on the disk."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from breakglass.chat.store import Store
 from breakglass.claude.eventlog import build_ending
 from breakglass.client import new_id
 
-from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
 from ..support.stages import until
 from ..support.talk import Talker, fake, last_error, started
@@ -19,17 +17,6 @@ from ..support.talk import Talker, fake, last_error, started
 pytestmark = pytest.mark.slow
 
 LONG = "a text that comes in more than one piece"
-
-
-@pytest.fixture(scope="module")
-def claude(directory: Path) -> ScriptedClaude:
-    return ScriptedClaude(directory)
-
-
-@pytest.fixture(scope="module")
-def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    with started(Talker(directory, model, chat=claude.chat)) as talker:
-        yield talker
 
 
 def test_the_last_place_is_nobodys_second(talker: Talker, claude: ScriptedClaude) -> None:

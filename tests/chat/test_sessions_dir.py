@@ -16,6 +16,7 @@ from breakglass.chat import sessions_disk
 from breakglass.chat.errors import SessionsUnwritable
 from breakglass.chat.sessions import LIFETIME
 from breakglass.chat.store import Store
+from breakglass.claude.isolation import HANDLERS
 
 from ..support.hung import unserved_fuse
 from ..support.model import Model
@@ -117,7 +118,7 @@ async def test_a_call_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> N
 def test_logs_are_the_handlers_alone(tmp_path: Path) -> None:
     """No other user can read the events, the locks or the transcripts."""
     Store(str(tmp_path)).ready()
-    for name in ("turns", "locks", "transcripts", "refused"):
+    for name in HANDLERS:
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
 
 
