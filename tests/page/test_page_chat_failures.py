@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from ..support.browser import Visit, confirm, phase, show, text_of, wait_for_text
+from ..support.browser import Visit, confirm, phase, show, text_of, wait_for, wait_for_text
 from ..support.page_chat import ask_claude, ended, lose_sessions
 from ..support.selection import sampled
 from ..support.talk import fake
@@ -136,7 +136,8 @@ def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
     sizes = page.evaluate("() => [...document.querySelectorAll('.answer > *')].map(p => p.textContent.length)")
     assert max(sizes) < 10_000
     box = page.locator("#transcript")
-    assert box.evaluate("box => box.scrollHeight - box.scrollTop - box.clientHeight") < 40
+    left = "box => box.scrollHeight - box.scrollTop - box.clientHeight"
+    wait_for(page, lambda: box.evaluate(left) < 40, "the transcript scrolls to its end, a frame after the last words")
     box.evaluate("box => box.scrollTo(0, 0)")
     ask_claude(page, fake({"text": "More."}))
     ended(page, 2)
