@@ -12,8 +12,13 @@ from ..support.documents import ROOT, documents, read_blocks, sections
 TESTS = ROOT / "tests"
 OF_THE_TESTS = "they run the tests, and this is one of them"
 NO_PODMAN = "podman needs cgroups to itself; tests/deploy/test_container.py does by hand what its options say"
+NO_CLUSTER = (
+    "it needs a cluster; tests/deploy/test_kubernetes.py checks what they apply, and the paths of what they run there"
+)
 NOT_RUN = {
     ("docs/container.md", "Running it"): NO_PODMAN,
+    ("docs/kubernetes.md", "Installing"): NO_CLUSTER,
+    ("docs/kubernetes.md", "Changing the configuration, rotating a key"): NO_CLUSTER,
     ("README.md", "Development"): OF_THE_TESTS,
     ("docs/testing.md", "Testing"): OF_THE_TESTS,
     ("docs/testing.md", "Real parts"): OF_THE_TESTS,

@@ -90,6 +90,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "firefox": lambda: "" if find_firefox() else "not installed: firefox-esr",
     "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
     "fuse": _fuse,
+    "kustomize": lambda: _program("kustomize", "openssl", "ssh-keygen"),
     "mounts": lambda: _root() or _mounts(),
     "network": lambda: _root() or _program("ip"),
     "nginx": lambda: _program("nginx"),

@@ -1,0 +1,260 @@
+"""deploy/kubernetes: built by kustomize, checked against Kubernetes' schemas, its Secret mounted as a kubelet does."""
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are one more package
+
+from breakglass.agents.pve.words import VERSION
+from breakglass.web.server import SHUTDOWN_SECONDS
+
+from ..support.documents import ROOT, commands, settings
+from ..support.other_user import run_as
+from ..support.service import give_to_handler
+
+pytestmark = pytest.mark.real("kustomize")
+
+Manifest = dict[str, Any]
+
+KUBERNETES = ROOT / "deploy/kubernetes"
+VERSIONS = ("1.30", "1.36")  # the oldest that docs/kubernetes.md names, and a newer one
+SECRETS = {"session", "operator.signing-key", "pve_power"}
+NAME = {"app.kubernetes.io/name": "breakglass"}
+
+
+def build(directory: Path) -> str:
+    ran = subprocess.run(["kustomize", "build", str(directory)], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def manifests(text: str) -> dict[str, Manifest]:
+    """Return the documents of a build by kind and name."""
+    documents: list[Manifest] = list(yaml.safe_load_all(text))
+    found = {f"{each['kind']}/{each['metadata']['name']}": each for each in documents}
+    assert len(found) == len(documents)
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site's directory, made as docs/kubernetes.md says."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(KUBERNETES, checkout / "deploy/kubernetes")
+    for text in commands("docs/kubernetes.md", "The files"):
+        ran = subprocess.run(["bash", "-euc", text], cwd=checkout, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0, ran.stderr
+        places = set(re.findall(r"^\./([^:]+):\d+:", ran.stdout, re.MULTILINE))
+    assert places == {"breakglass.toml", "kustomization.yaml", "networkpolicy.yaml"}
+    return checkout / "breakglass-kubernetes/site"
+
+
+@pytest.fixture(scope="module")
+def built(site: Path) -> str:
+    return build(site)
+
+
+@pytest.fixture(scope="module")
+def deployment(built: str) -> Manifest:
+    return manifests(built)["Deployment/breakglass"]
+
+
+@pytest.fixture(scope="module")
+def pod(deployment: Manifest) -> Manifest:
+    spec: Manifest = deployment["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture(scope="module")
+def container(pod: Manifest) -> Manifest:
+    [container] = pod["containers"]
+    assert "initContainers" not in pod
+    assert isinstance(container, dict)
+    return container
+
+
+def keys_below(value: object) -> set[str]:
+    """Return the name of every field in a manifest."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_below, value.values()))
+    return set().union(*map(keys_below, value)) if isinstance(value, list) else set()
+
+
+# --- what kustomize makes of it ---
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_is_what_kubernetes_reads(built: str, tmp_path: Path, version: str) -> None:
+    """The site with its base, and the Ingress of the document. A field that Kubernetes doesn't know is an error."""
+    [ingress] = settings("docs/kubernetes.md", "Installing")
+    file = tmp_path / "all.yaml"
+    file.write_text(f"{built}---\n{ingress}")
+    program = str(Path(sys.executable).parent / "kubernetes-validate")
+    ran = subprocess.run(
+        [program, "--strict", "-k", version, str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    assert ran.stdout.count("INFO") == len(manifests(file.read_text())) == 8
+
+
+def test_the_base_has_no_secret_and_lets_only_dns_out() -> None:
+    """A base that is applied without a site starts no handler, and opens nothing."""
+    found = manifests(build(KUBERNETES / "base"))
+    kinds = sorted(name.partition("/")[0] for name in found)
+    assert kinds == ["Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Service"]
+    policy = found["NetworkPolicy/breakglass"]["spec"]
+    dns = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+    dns |= {"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+    ports = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
+    types = ["Ingress", "Egress"]
+    assert policy == {"podSelector": {}, "policyTypes": types, "egress": [{"to": [dns], "ports": ports}]}
+
+
+def test_no_file_of_ours_has_a_secret() -> None:
+    for file in KUBERNETES.rglob("*"):
+        if file.is_file():
+            assert not re.search(r"whsec_[A-Za-z0-9+/]|bgt_\w|PRIVATE KEY", file.read_text()), file
+
+
+def test_the_site_adds_the_controller_and_the_hosts(built: str, container: Manifest) -> None:
+    policy = manifests(built)["NetworkPolicy/breakglass-site"]["spec"]
+    [incoming], [outgoing] = policy["ingress"], policy["egress"]
+    assert policy["podSelector"] == {"matchLabels": NAME}
+    [controller] = incoming["from"]
+    assert set(controller) == {"namespaceSelector", "podSelector"}  # both in one entry: two would let more in
+    assert controller["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "ingress-nginx"}
+    assert incoming["ports"] == [{"port": container["ports"][0]["containerPort"], "protocol": "TCP"}]
+    address = re.findall(r'ssh = "breakglass@(.+?)"', (KUBERNETES / "site/breakglass.toml").read_text())
+    assert [each["ipBlock"]["cidr"] for each in outgoing["to"]] == [f"{each}/32" for each in address]
+    assert outgoing["ports"] == [{"port": 22, "protocol": "TCP"}]
+
+
+def test_the_selectors_find_the_pods(built: str, deployment: Manifest, container: Manifest) -> None:
+    found = manifests(built)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    service = found["Service/breakglass"]["spec"]
+    budget = found["PodDisruptionBudget/breakglass"]["spec"]
+    spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    selectors = [deployment["spec"]["selector"], budget["selector"], *(each["labelSelector"] for each in spread)]
+    assert selectors == [{"matchLabels": NAME}] * 4
+    assert service["selector"] == NAME
+    assert labels.items() >= NAME.items()
+    assert [port["targetPort"] for port in service["ports"]] == [port["name"] for port in container["ports"]]
+    assert {each["metadata"].get("namespace", each["metadata"]["name"]) for each in found.values()} == {"breakglass"}
+    assert budget["minAvailable"] < deployment["spec"]["replicas"] == 2  # otherwise no node could be drained
+
+
+# --- the pod ---
+
+
+def test_the_pod_is_restricted(built: str, pod: Manifest, container: Manifest) -> None:
+    """As the Pod Security standard says, which the namespace enforces, and without a token of the cluster."""
+    labels = manifests(built)["Namespace/breakglass"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    forbidden = {"privileged", "hostNetwork", "hostPID", "hostIPC", "hostPath", "hostPort", "procMount", "sysctls"}
+    assert keys_below(pod) & forbidden == set()
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert {"env", "envFrom"} & keys_below(pod) == set()
+    [volume] = pod["volumes"]
+    assert set(volume) == {"name", "secret"}
+
+
+def containerfile() -> dict[str, str]:
+    """Return the image's settings: its variables, and the instructions that Kubernetes would repeat."""
+    text = (ROOT / "deploy/container/Containerfile").read_text().replace("\\\n", " ")
+    found = dict(re.findall(r"^(USER|CMD|ENTRYPOINT|EXPOSE) (.+)$", text, re.MULTILINE))
+    [variables] = re.findall(r"^ENV (.+)$", text, re.MULTILINE)
+    return found | dict(word.split("=") for word in variables.split())
+
+
+def test_it_says_what_the_image_says(pod: Manifest, container: Manifest, site: Path) -> None:
+    image = containerfile()
+    context = pod["securityContext"]
+    assert f"{context['runAsUser']}:{context['runAsGroup']}" == image["USER"]
+    assert context["fsGroup"] == context["runAsGroup"]
+    assert "command" not in container  # the image's ENTRYPOINT
+    assert container["args"] == yaml.safe_load(image["CMD"])
+    assert [str(port["containerPort"]) for port in container["ports"]] == [image["PORT"]] == [image["EXPOSE"]]
+    [mount] = container["volumeMounts"]
+    config = Path(image["BREAKGLASS_CONFIG"])
+    assert (mount["mountPath"], mount["readOnly"]) == (str(config.parent), True)
+    assert (site / config.name).is_file()
+    named = re.findall(r'_file = "(.+?)"', (site / config.name).read_text())
+    assert named == [f"{mount['mountPath']}/{Path(name).name}" for name in named]
+    assert {Path(name).name for name in named} == SECRETS
+    [program] = yaml.safe_load(image["ENTRYPOINT"])
+    scripts = (ROOT / "docs/kubernetes.md").read_text()
+    assert set(re.findall(r"-- (\S+)", scripts)) == {program}
+    assert container["image"] == f"registry.example.org/breakglass:{VERSION}"
+
+
+def test_probes_ask_health_and_a_stop_has_time(deployment: Manifest, pod: Manifest, container: Manifest) -> None:
+    probes = [container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")]
+    assert probes == [{"path": "/health", "port": "http"}] * 3
+    seconds = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert f"after {seconds} s" in (ROOT / "docs/kubernetes.md").read_text()
+    assert seconds + SHUTDOWN_SECONDS + 10 <= pod["terminationGracePeriodSeconds"]
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+# --- the Secret ---
+
+
+def mount_secret(secret: Manifest, volume: Manifest, fs_group: int, place: Path) -> None:
+    """Lay out a Secret as the kubelet does: root's, with links, and with the group of `fsGroup`.
+
+    The kubelet gives the group what the mode gives the owner, for a volume that is read-only: r, and x for a directory.
+    """
+    data = place / "..2026_11_28_03_00_00.1234567890"
+    data.mkdir(parents=True)
+    for name, value in secret["data"].items():
+        (data / name).write_bytes(base64.b64decode(value))
+        (data / name).chmod(volume["secret"]["defaultMode"] | 0o440)
+        (place / name).symlink_to(f"..data/{name}")
+    (place / "..data").symlink_to(data.name)
+    for path in (place, *place.rglob("*")):
+        os.chown(path, 0, fs_group, follow_symlinks=False)
+    data.chmod(0o2755)
+    place.chmod(0o3777)
+
+
+@pytest.mark.real("root")
+def test_the_handler_takes_the_secret_as_it_is_mounted(
+    built: str, pod: Manifest, container: Manifest, site: Path, tmp_path: Path
+) -> None:
+    """The example is a good configuration, the pod's user can read it, and the check of modes lets it through."""
+    found = manifests(built)
+    [volume], [mount] = pod["volumes"], container["volumeMounts"]
+    secret = found[f"Secret/{volume['secret']['secretName']}"]
+    assert re.fullmatch(r"breakglass-[a-z0-9]{10}", secret["metadata"]["name"])
+    assert secret["immutable"] is True
+    assert set(secret["data"]) == {"breakglass.toml"} | SECRETS
+    for name in SECRETS:
+        assert base64.b64decode(secret["data"][name]) == (site / name).read_bytes()
+    context, place = pod["securityContext"], tmp_path / "mounted"
+    text = base64.b64decode(secret["data"]["breakglass.toml"]).replace(mount["mountPath"].encode(), bytes(place))
+    secret["data"]["breakglass.toml"] = base64.b64encode(text)
+    (tmp_path / "x").touch()
+    give_to_handler(tmp_path / "x")  # for the directories above
+    mount_secret(secret, volume, context["fsGroup"], place)
+    ids = (context["runAsUser"], context["runAsGroup"])
+    ran = run_as(*ids, "check", str(place / "breakglass.toml"))
+    expected = f"{place}/breakglass.toml: no problems; callers: operator; hosts: pve1; VMs: devvm\n"
+    assert (ran.returncode, ran.stdout) == (0, expected), ran.stderr
+    place.joinpath("..data/session").chmod(0o444)
+    ran = run_as(*ids, "check", str(place / "breakglass.toml"))
+    assert (ran.returncode, "sessions.secret_file: is not safe" in ran.stderr) == (2, True), ran.stderr
