@@ -44,7 +44,7 @@ EVENTS = {  # and their levels; that of a request depends on its outcome
 }
 # The other outcomes and codes of a request are warnings: the handler or the host refused it.
 OF_CHAT = ("turn", "attach", "cancel", "list", "replay")
-_GOOD = ("done", "running", *OF_CHAT, "accepted", "repeated", "ignored", "client-gone")
+_GOOD = ("done", "running", *OF_CHAT, "accepted", "repeated", "ignored", "paired", "client-gone")
 _BAD = ("failed", "unreached", "unknown", "internal")
 
 _MOST_WAITING = 10_000

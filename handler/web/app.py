@@ -24,6 +24,7 @@ from .echo import arrived, echo
 from .gate import Gate, signed_request
 from .health import health
 from .metrics import Scrapes, metrics
+from .pair import Desk, pair
 from .pve import pve
 from .reads import ReadsUnderWay
 from .ready import ready
@@ -40,7 +41,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         service.start()
         on_start(service)
-        yield {"service": service, "reads": ReadsUnderWay(), "scrapes": Scrapes()}
+        yield {"service": service, "reads": ReadsUnderWay(), "scrapes": Scrapes(), "desk": Desk()}
         await service.stop()
 
     routes = [
@@ -49,6 +50,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
         Route("/chat", chat, methods=["POST"]),
         Route("/echo", echo, methods=["POST"]),
         Route("/echo/arrived", arrived, methods=["POST"]),
+        Route("/pair", pair, methods=["POST"]),
         Route("/health", health, methods=["GET"], middleware=[Middleware(GzipAnswers)]),
         Route("/ready", ready, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"], middleware=[Middleware(GzipAnswers)]),

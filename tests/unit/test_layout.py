@@ -29,7 +29,7 @@ FLOORS = (
     ("chat",),
     ("claude",),
     ("proxmox",),
-    ("condition",),
+    ("condition", "pairing"),
     ("config",),
     ("auth", "alerts"),
     ("threads",),
