@@ -1,0 +1,88 @@
+"""VERIFY.md: each claim's command prints what the document says that it prints."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ..support.documents import ROOT, commands
+from ..support.leftovers import shared_directory
+from ..support.signals import signal_group
+from ..support.stages import until
+
+BIN = Path(sys.executable).parent
+
+
+@contextmanager
+def demo(place: Path, start: str) -> Iterator[None]:
+    """Run the document's demo in a directory from which `./dev` and `.venv` lead to this checkout's."""
+    (place / "dev").write_text(f'#!/bin/sh\nexec {shlex.quote(str(BIN / "breakglass"))} "$@"\n')
+    (place / "dev").chmod(0o755)
+    (place / ".venv").symlink_to(BIN.parent)
+    (place / "static_site").symlink_to(ROOT / "static_site")
+    log = place / "demo.log"
+    running = subprocess.Popen(
+        ["bash", "-c", start], cwd=place, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    try:
+        until(lambda: log.exists() and '"event": "start"' in log.read_text(), "a demo that serves")
+        yield
+    finally:
+        signal_group(running.pid, signal.SIGINT)
+        running.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.real("curl")
+def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
+    """A person who pastes one block after the other sees what stands above each."""
+    [start, first] = commands("VERIFY.md", "Verify")
+    [once] = commands("VERIFY.md", "1. A verb acts once per id, however often it is sent")
+    [refused] = commands("VERIFY.md", "3. Every request that isn't signed by a known caller gets the same 401")
+    [read_only] = commands("VERIFY.md", "4. A read-only key can't change power")
+    [without] = commands("VERIFY.md", "5. The power verbs work without claude")
+    [page] = commands("VERIFY.md", "6. The page sends nothing to anyone else")
+    [log] = commands("VERIFY.md", "7. No key is in the log")
+    with demo(tmp_path, start):
+
+        def lines(block: str) -> list[str]:
+            ran = subprocess.run(
+                ["bash", "-c", first + block], cwd=tmp_path, capture_output=True, text=True, timeout=120
+            )
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+            return ran.stdout.splitlines()
+
+        assert lines(once) == ["1", '"attached": true']
+        [digests] = lines(refused)
+        assert digests.split()[0] == "5"
+        said = lines(read_only)
+        assert (said[0], said[-1]) == ("approval-required: reset", "16")
+        chat, *_, outcome = lines(without)
+        assert (chat, outcome.startswith("cycle devvm: done")) == ('"chat":"off"', True), outcome
+        assert lines(page) == ["default-src 'none'", "connect-src 'self'", "0"]
+        requests, with_the_key = lines(log)
+        assert int(requests) > 10
+        assert with_the_key == "0"
+
+
+@pytest.mark.all
+@pytest.mark.real("bwrap", "mounts")
+def test_the_tests_that_the_document_names_pass() -> None:
+    """Each `./dev test …` runs at least one test, and all of them pass."""
+    [lost] = commands("VERIFY.md", '2. A lost answer is never reported as "nothing happened"')
+    [short] = commands("VERIFY.md", "8. The path to power has fewer than 4,800 lines")
+    [network] = commands("VERIFY.md", "9. claude's commands can't reach the network")
+    [full] = commands("VERIFY.md", "10. A full disk doesn't stop a reset")
+    environment = {**os.environ, "TMPDIR": str(shared_directory()), "BREAKGLASS_REQUIRE_REAL": "1"}
+    for line in (lost, short, network, full):
+        program, word, *arguments = shlex.split(line)
+        assert (program, word) == ("./dev", "test")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert (ran.returncode, " passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr
