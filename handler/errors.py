@@ -34,7 +34,7 @@ class Unauthorized(BreakglassError):
     code, status = "unauthorized", 401
 
     def __init__(self, *, why: str = "") -> None:
-        super().__init__("the request is not signed by a known caller", "sign it: see README, signed requests")
+        super().__init__("the request is not signed by a known caller", "sign it, as breakglass docs requests says")
         self.why = why
 
 

@@ -22,8 +22,6 @@ from ..support.scripted_claude import RESULT, ScriptedClaude, line
 from ..support.stages import until
 from ..support.talk import Talker, bash, fake, started
 
-README = Path(__file__).parent.parent.parent / "README.md"
-
 pytestmark = pytest.mark.slow
 
 
@@ -128,9 +126,9 @@ def test_ctrl_c_without_a_handler(directory: Path, model: Model, claude: Scripte
 
 
 @pytest.mark.real("curl")
-def test_the_readmes_curl_does_a_turn(talker: Talker, claude: ScriptedClaude, tmp_path: Path) -> None:
-    """The two lines as the README has them get a stream that ends with `done`."""
-    [script] = commands("README.md", "Chat")
+def test_the_documents_curl_does_a_turn(talker: Talker, claude: ScriptedClaude, tmp_path: Path) -> None:
+    """The two lines as docs/requests.md has them get a stream that ends with `done`."""
+    [script] = commands("docs/requests.md", "A turn of chat")
     environment = {
         **os.environ,
         "URL": f"http://127.0.0.1:{talker.port}",

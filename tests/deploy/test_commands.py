@@ -19,7 +19,7 @@ NOT_RUN = {
     ("docs/container.md", "Running it"): NO_PODMAN,
     ("docs/kubernetes.md", "Installing"): NO_CLUSTER,
     ("docs/kubernetes.md", "Changing the configuration, rotating a key"): NO_CLUSTER,
-    ("README.md", "Development"): OF_THE_TESTS,
+    ("CONTRIBUTING.md", "Contributing"): OF_THE_TESTS,
     ("docs/testing.md", "Testing"): OF_THE_TESTS,
     ("docs/testing.md", "Real parts"): OF_THE_TESTS,
     (

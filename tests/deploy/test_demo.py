@@ -85,7 +85,7 @@ def naming(directory: str) -> list[str]:
 @pytest.fixture
 def demo() -> Iterator[Demo]:
     """The demo, started as the README says."""
-    [start] = commands("README.md", "Breakglass")
+    [start] = commands("README.md", "1. A demo on this machine")
     demo = Demo(program=f"exec {start}", cwd=ROOT)
     yield demo
     if demo.process.poll() is None:

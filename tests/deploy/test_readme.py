@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from ..support.service import Service, new_secret, new_ssh_key
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted(ROOT.glob("[A-Z]*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 REACHED_WORDS = {True: "true", False: "false", None: "null"}
@@ -44,8 +46,8 @@ def rows(document: Path) -> Iterator[list[str]]:
 
 @pytest.mark.real("sshd", "curl")
 def test_the_recipe_power_cycles_a_vm(service: Service) -> None:
-    """The README's recipe, word for word, is a signed request that a running handler answers with done."""
-    [choose, send] = commands("README.md", "Signed requests")
+    """The recipe of docs/requests.md, word for word, is a signed request that a running handler answers with done."""
+    [choose, send] = commands("docs/requests.md", "Signing")
     body = '{"verb":"cycle","vm":"devvm","reason":"it hangs; “ü” and 100% of it"}'
     choose = choose.replace("8080", str(service.port)).replace(
         '{"verb":"reset","vm":"devvm","reason":"hung since 02:50"}', body
@@ -66,10 +68,37 @@ def test_the_recipe_power_cycles_a_vm(service: Service) -> None:
 
 def test_the_recipe_shows_the_secret_to_no_other_process() -> None:
     """The key is on no command line, where `ps` would show it: only bash itself handles it."""
-    [_, send] = commands("README.md", "Signed requests")
+    [_, send] = commands("docs/requests.md", "Signing")
     used = [line for line in send.splitlines() if "SECRET" in line or "key[" in line]
     assert used
     assert all(line.lstrip().startswith(("key=($(printf %s ", "for i in ")) for line in used)
+
+
+@pytest.mark.real("curl")
+def test_the_readmes_two_lines_reset_a_vm(service: Service) -> None:
+    """The request that the README shows, with the command `breakglass sign`, is answered with done."""
+    [send] = commands("README.md", "Requests")
+    environment = {
+        **os.environ,
+        "BREAKGLASS_URL": f"http://127.0.0.1:{service.port}",
+        "BREAKGLASS_SECRET": service.secrets["operator"],
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    ran = subprocess.run(["bash", "-ec", send], env=environment, capture_output=True, text=True, timeout=120)
+    answer = json.loads(ran.stdout)
+    assert (answer["verb"], answer["outcome"], answer["reached"]) == ("reset", "done", True)
+
+
+def test_what_the_readme_says_was_run_is_in_the_list() -> None:
+    """Each version and day under "Verified on" stands in docs/verified.md too, and so does the number of nights."""
+    section = README.partition("## Verified on\n")[2].partition("\n## ")[0]
+    verified = (ROOT / "docs/verified.md").read_text(encoding="utf-8")
+    facts = re.findall(r"\d+(?:[.-]\d+)+", section)
+    assert len(facts) > 4
+    assert [fact for fact in facts if fact not in verified] == []
+    on_proxmox = verified.partition("## Nights\n")[2].partition("On the stand-in")[0]
+    nights = [line for line in on_proxmox.splitlines() if line.startswith("| ") and not line.startswith("| night ")]
+    assert f"{len(nights)} nights" in section
 
 
 def test_the_example_configuration_is_good() -> None:
@@ -78,7 +107,7 @@ def test_the_example_configuration_is_good() -> None:
     files |= {f"/run/secrets/{name}": new_ssh_key() for name in ("pve_power", "pve_read")}
     files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
     files["/run/secrets/claude"] = "ANTHROPIC_API_KEY=x"
-    [example] = settings("README.md", "Setting it up")
+    [example] = settings("README.md", "The configuration")
     config = parse(example, files.__getitem__)
     assert config.problems == ()
     assert [caller.name for caller in config.callers] == ["operator", "dashboard", "alertmanager"]
@@ -105,14 +134,14 @@ def test_every_verb_is_in_the_readme() -> None:
     assert all("changes nothing" in row[2] for row in table if not VERBS[row[0].strip("`")].mutating)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/protocol.md"])
+@pytest.mark.parametrize("name", ["docs/requests.md", "docs/protocol.md"])
 def test_every_outcome_has_its_code(name: str) -> None:
     """The tables of outcomes give the HTTP code and the `reached` that the handler gives."""
     told = {row[0].strip("`"): row[1:3] for row in rows(ROOT / name) if len(row) == 4 and row[1].isdigit()}
     expected = {
         outcome: [str(code), REACHED_WORDS[REACHED.get(outcome, True)]] for outcome, code in HTTP_STATUS.items()
     }
-    if name == "README.md":  # there it is among the errors
+    if name == "docs/requests.md":  # there it is among the errors
         del expected["id-reused"]
     assert told == expected
 
@@ -194,6 +223,13 @@ def slugs(document: Path) -> set[str]:
     """Return the names under which the headings of a document can be linked to."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_index_has_every_document_once() -> None:
+    """docs/README.md leads to each other document in docs/, in one row of one table."""
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[([\w-]+)\]\(\1\.md\) \|", index, re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.name != "README.md")
 
 
 @documents

@@ -150,9 +150,9 @@ def test_a_read_is_answered_whole(service: Service, held: Scripted) -> None:
 
 
 @pytest.mark.real("curl")
-def test_the_readme_says_what_to_do_with_a_202(impatient: Service, held: Scripted, tmp_path: Path) -> None:
+def test_the_document_says_what_to_do_with_a_202(impatient: Service, held: Scripted, tmp_path: Path) -> None:
     """Its block, word for word, sends the same id again until the verb has ended."""
-    [again] = commands("README.md", "Reading the answer")
+    [again] = commands("docs/requests.md", "The answer")
     given = {"URL": f"http://127.0.0.1:{impatient.port}", "body": '{"verb":"stop","vm":"devvm"}'}
     given |= {"KEY": impatient.secrets["operator"], "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     # SECRET is what the block before has read; it is not exported.

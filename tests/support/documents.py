@@ -32,7 +32,7 @@ class Block(NamedTuple):
 
 def documents() -> list[str]:
     """Return the names of the documents that tell a person what to type."""
-    found = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+    found = [*ROOT.glob("[A-Z]*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
