@@ -3,9 +3,8 @@
 import argparse
 
 from ..alerts.examples import EXAMPLES
-from ..auth.signing import BEARER, GRAFANA
 from ..verbs import ANYWAY, VERBS
-from . import call, chat, check, demo, drill, host, init, keys, upgrade
+from . import call, chat, check, demo, drill, host, init, upgrade
 
 # The states of the demo's VM. `handler/demo/proxmox/world.py` makes them, but only the command `demo` loads that.
 SCENARIOS = (
@@ -115,32 +114,6 @@ def add_drill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", metavar="ID", help="continue this earlier drill; it acts at most once")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.set_defaults(run=drill.drill)
-
-
-def add_keys(parser: argparse.ArgumentParser) -> None:
-    """Describe `keys`."""
-    new = parser.add_subparsers(required=True, metavar="new").add_parser("new", help="print a new caller's entry")
-    new.add_argument("name", help="the new caller's name")
-    method = new.add_mutually_exclusive_group()
-    method.add_argument(
-        "--bearer",
-        dest="method",
-        action="store_const",
-        const=BEARER,
-        help="create a bearer token, if the sender can't sign",
-    )
-    method.add_argument(
-        "--grafana",
-        dest="method",
-        action="store_const",
-        const=GRAFANA,
-        help="create a secret for Grafana's own signature",
-    )
-    new.add_argument("--allow", metavar="VERB,VERB", help="the verbs that it may send (default: some that only read)")
-    new.add_argument("--vm", metavar="NAME,NAME", help="the VMs that it may name (default: all)")
-    new.add_argument("--not-after", metavar="TIME", help="when it expires, like 2027-06-01; UTC")
-    new.add_argument("--out", metavar="FILE", help="write the secret to this new file, and print none")
-    new.set_defaults(run=keys.keys_new)
 
 
 def add_call(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ from ..doctor.proof import prove
 from ..doctor.visit import Visit
 from ..doctor.walk import walk
 from .check import find_problems
-from .environment import DEFAULT_URL, caller_key, handler_url, port_number
+from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_unit_credentials
 from .errors import CommandError, reason
 from .output import INTERRUPTED, USAGE, complain, drop_output, say
 from .ping import ping
@@ -37,7 +37,6 @@ from .serve import find_launcher
 READ_SECONDS = 20.0  # for the files that are read before anything is looked at
 PING_SECONDS = 8.0  # after that
 _LEVELS = {OK: 0, WARNING: 1, ERROR: 2}
-_CREDENTIALS = "/run/credentials/breakglass.service"  # of the handler's unit, while it runs; root can enter it
 _MOST_SAMPLE_BYTES = 1 << 20  # as for a request
 
 
@@ -85,8 +84,7 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     launchers: list[LauncherClient | None] = []
 
     def prepare(account: pwd.struct_passwd | None) -> None:
-        if os.geteuid() == 0 and os.path.isdir(_CREDENTIALS):
-            os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
+        use_unit_credentials()
         launchers.append(find_launcher(account, config_path()))
 
     path = config_path()

@@ -13,6 +13,7 @@ from .errors import CommandError, reason
 DEFAULT_URL = "http://127.0.0.1:8080"
 _URL_HINT = f"set it to the handler's address, for example {DEFAULT_URL}"
 _MOST_SECRET_BYTES = 4096  # a signing key has about fifty
+_CREDENTIALS = "/run/credentials/breakglass.service"  # root can enter it
 
 Environment = Mapping[str, str]
 
@@ -93,6 +94,15 @@ def _refuse_shared(file: str, status: os.stat_result, environment: Environment) 
     """Raise CommandError if other users can reach the signing key."""
     if exposure := describe_exposure(Path(file), status, environment):
         raise CommandError(f'the signing key in "{file}" is not safe: {exposure}', f'chmod 600 "{file}"')
+
+
+# --- the configuration's files ---
+
+
+def use_unit_credentials() -> None:
+    """As root, read the files that are systemd credentials in the directory of the handler's unit, while it runs."""
+    if os.geteuid() == 0 and os.path.isdir(_CREDENTIALS):
+        os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
 
 
 # --- where to listen ---

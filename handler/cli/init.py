@@ -25,7 +25,7 @@ from .check import find_problems
 from .errors import CommandError
 from .init_answers import Ask, read_answers
 from .init_files import refuse_existing, write_files
-from .keys import new_signing_key
+from .keys.secrets import new_signing_key
 from .output import DONE, FAILED, complain, say
 
 ACCOUNT = "breakglass"

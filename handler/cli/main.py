@@ -15,9 +15,9 @@ from .arguments import (
     add_drill,
     add_host,
     add_init,
-    add_keys,
 )
 from .errors import CommandError, reason
+from .keys.arguments import add_keys
 from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
 
 
@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "launcher", help="start claude for a handler that is not root; systemd runs it, as root (BREAKGLASS_CONFIG)"
     ).set_defaults(run=launcher.launcher)
-    add_keys(commands.add_parser("keys", help="make a caller's key"))
+    add_keys(commands.add_parser("keys", help="add, list, change and remove callers (BREAKGLASS_CONFIG)"))
     sign = commands.add_parser("sign", help="print the signature headers for the body on standard input")
     sign.add_argument("--id", help="use this id instead of a new one")
     sign.set_defaults(run=call.sign)

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from ..auth.signing import SIGNATURE
+from ..auth.signing import SIGNATURE, Caller
 from .addresses import read_address
 from .alerts import read_rules
 from .callers import read_callers
@@ -36,10 +37,11 @@ def parse(text: str, read: Read) -> Config:
 
     Raises ConfigError, also with all problems, when the usable part is too little for a rescue.
     """
-    return _config(_parse_toml(text, read))
+    return _config(parse_toml(text, read))
 
 
-def _parse_toml(text: str, read: Read) -> Entry:
+def parse_toml(text: str, read: Read) -> Entry:
+    """Return a text's top table. Raises ConfigError with the line and the column for one that is not TOML."""
     try:
         return Entry(tomllib.loads(text), read, [])
     except (ValueError, RecursionError) as error:  # tomllib raises others for a huge number and for deep nesting
@@ -107,7 +109,11 @@ def config_path() -> Path:
 
 def load_config(path: Path, environment: Mapping[str, str]) -> Config:
     """Return the usable part of the configuration file; raise ConfigError when that is too little."""
-    text, status = _read_file(path)
+    return load_text(path, *_read_file(path), environment)
+
+
+def load_text(path: Path, text: str, status: os.stat_result, environment: Mapping[str, str]) -> Config:
+    """Return the usable part of a text that is, or is to be, in the file with this status. Raises ConfigError."""
     if exposure := describe_exposure(path, status, environment):
         hint = f"chmod {safe_mode(status)} {path}"
         raise ConfigError([Problem(str(path), f"is not safe: {exposure}", hint)])
@@ -140,7 +146,7 @@ def read_server_user(path: Path) -> str:
 
     Raises ConfigError for a file that can't be read, and for a [server] that has a fault.
     """
-    top = _parse_toml(_read_file(path)[0], lambda _: "")
+    top = parse_toml(_read_file(path)[0], lambda _: "")
     user = read_server(top).user
     if top.problems:
         raise ConfigError(top.problems)
@@ -149,7 +155,7 @@ def read_server_user(path: Path) -> str:
 
 def wants_metrics(path: Path) -> bool:
     """Tell whether a configuration file has a [metrics] table, of which nothing is looked at. Raises ConfigError."""
-    return _parse_toml(_read_file(path)[0], lambda _: "").has("metrics")
+    return parse_toml(_read_file(path)[0], lambda _: "").has("metrics")
 
 
 def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
@@ -157,7 +163,7 @@ def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
 
     For a machine that has no secrets: it reads `hosts.NAME.ssh` alone, opens no other file, and lets any user read it.
     """
-    top = _parse_toml(_read_file(path)[0], lambda _: "")
+    top = parse_toml(_read_file(path)[0], lambda _: "")
     entries = top.get_tables("hosts")
     found = {name: None if entry.is_faulty else read_address(entry, "ssh") for name, entry in entries.items()}
     if not found:
@@ -165,15 +171,32 @@ def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
     return {name: address for name, address in found.items() if address}, top.problems
 
 
+def load_caller_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the table of each caller by name, as it stands in the file. Raises ConfigError."""
+    entries = parse_toml(_read_file(path)[0], lambda _: "").get_tables("callers")
+    return {name: entry.data for name, entry in entries.items()}
+
+
+def load_callers(path: Path, environment: Mapping[str, str]) -> tuple[dict[str, Caller], list[Problem]]:
+    """Return the callers that can be used, by name, and all problems of the callers. Raises ConfigError."""
+
+    def read(setting: str) -> str:
+        return Path(find_file(setting, environment)).read_text(encoding="utf-8")
+
+    top = parse_toml(_read_file(path)[0], read)
+    found = read_callers(top, top.get_tables("vms"))
+    return {caller.name: caller for caller in found}, [p for p in top.problems if p.path.startswith("callers")]
+
+
 def _read_file(path: Path) -> tuple[str, os.stat_result]:
     try:
         status = path.stat()
         return path.read_text(encoding="utf-8-sig"), status
     except (OSError, ValueError) as error:
-        raise ConfigError([_unreadable(path, error)]) from None
+        raise ConfigError([unreadable(path, error)]) from None
 
 
-def _unreadable(path: Path, error: Exception) -> Problem:
+def unreadable(path: Path, error: Exception) -> Problem:
     """Return why the configuration file can't be read, and what to do."""
     if isinstance(error, FileNotFoundError):
         return Problem(str(path), "there is no such file", "write it, or set BREAKGLASS_CONFIG to where it is")

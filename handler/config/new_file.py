@@ -51,19 +51,20 @@ def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) ->
     lines = ["# Made by: breakglass init. What each setting means: breakglass docs protocol, section 1."]
     lines += ["# After a change, run breakglass check, then send the handler SIGHUP.", "", "[server]"]
     lines += [f"user = {toml_text(user)}"] if user else []
-    lines += [f"url = {toml_text(new.url)}", "", f"[callers.{_key(new.operator)}]"]
+    lines += [f"url = {toml_text(new.url)}", "", f"[callers.{toml_key(new.operator)}]"]
     lines += [f"secret_file = {file(signing_key_name(new.operator))}", f"allow = {_list(ALLOWABLE)}"]
     for name, host in new.hosts.items():
-        lines += ["", f"[hosts.{_key(name)}]", f"ssh = {toml_text(host.ssh)}", f"key_file = {file(POWER)}"]
+        lines += ["", f"[hosts.{toml_key(name)}]", f"ssh = {toml_text(host.ssh)}", f"key_file = {file(POWER)}"]
         lines += [f"read_only_key_file = {file(READ_ONLY)}", f"host_key = {toml_text(host.host_key)}"]
         lines += ['# node = "…"  # the recipe for the host prints it']
     for name, vm in new.vms.items():
-        lines += ["", f"[vms.{_key(name)}]", f"hosts = {_list(vm.hosts)}", f"vmid = {vm.vmid}"]
+        lines += ["", f"[vms.{toml_key(name)}]", f"hosts = {_list(vm.hosts)}", f"vmid = {vm.vmid}"]
     lines += ["", "[sessions]", f"secret_file = {file(SESSION)}", f"dir = {toml_text(sessions_dir)}"]
     return "\n".join(lines) + "\n"
 
 
-def _key(name: str) -> str:
+def toml_key(name: str) -> str:
+    """Return a name as a key of TOML, in quotes if it needs them."""
     return name if _BARE.fullmatch(name) else toml_text(name)
 
 

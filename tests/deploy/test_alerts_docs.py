@@ -197,7 +197,7 @@ def test_the_alerts_pages_commands_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("flag", "way"), [("--bearer", "bearer"), ("--grafana", "grafana"), ("", "signature")])
 def test_keys_new_makes_a_key_of_each_auth_method(tmp_path: Path, flag: str, way: str) -> None:
     """`keys new` makes a usable entry for each auth method, and a different one every time."""
-    made = [command(tmp_path, "keys", "new", "am", *([flag] if flag else [])).stdout for _ in range(2)]
+    made = [command(tmp_path, "keys", "new", "--print", "am", *([flag] if flag else [])).stdout for _ in range(2)]
     assert made[0] != made[1]
     config = parse(BASE + made[0], str)
     assert config.problems == ()

@@ -72,7 +72,7 @@ def test_serve_without_a_configuration_exits_2(tmp_path: Path) -> None:
 
 def test_keys_new_prints_an_entry_that_works() -> None:
     """The entry is TOML, its secret is usable, and it allows no verb that changes power."""
-    entry = tomllib.loads(run("keys", "new", "phone").stdout)["callers"]["phone"]
+    entry = tomllib.loads(run("keys", "new", "phone", "--print").stdout)["callers"]["phone"]
     assert len(secret_bytes(entry["secret"])) == 32
     assert entry["allow"] == ["status", "forensics", "history"]
 
@@ -428,7 +428,7 @@ def test_a_full_disk_leaves_the_old_agent_file(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("breakglass-pve", "the old one")]
 
 
-@pytest.mark.parametrize("words", [("host", "bundle"), ("keys", "new", "phone"), ("--version",)])
+@pytest.mark.parametrize("words", [("host", "bundle"), ("keys", "new", "--print", "phone"), ("--version",)])
 def test_a_closed_pipe_prints_no_error(words: tuple[str, ...]) -> None:
     """If the reader of the output has ended, like `head`, stderr stays empty."""
     reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""`breakglass keys new` with its limits: an entry that the configuration takes as it is printed."""
+"""`breakglass keys new --print` with its limits: an entry that the configuration takes as it is printed."""
 
 import stat
 import tomllib
@@ -12,7 +12,7 @@ from breakglass.cli.main import main
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("sys.argv", ["breakglass", "keys", "new", *words])
+    monkeypatch.setattr("sys.argv", ["breakglass", "keys", "new", "--print", *words])
     return main()
 
 
@@ -45,7 +45,7 @@ def test_the_secret_can_go_to_a_file(
         ("--allow", "reboot"),
         ("--allow", ""),
         ("--allow", "reset", "--bearer"),
-        ("--vm", "dev vm"),
+        ("--vms", "dev vm"),
         ("--not-after", "tomorrow"),
     ],
 )

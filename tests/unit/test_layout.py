@@ -74,6 +74,8 @@ PURE = (
     "config/alerts.py",
     "config/metrics.py",
     "config/problems.py",
+    "config/new_file.py",
+    "config/toml_edit.py",
     "config/warnings.py",
     "claude/brief.py",
     "claude/events.py",
@@ -311,6 +313,16 @@ def test_no_module_imports_a_private_name(name: str) -> None:
     """A private name of another package can go with any of its versions, the standard library's with Python's."""
     absolute = [module for module in imported(tree(HANDLER / name)) if not module.startswith(".")]
     assert [module for module in absolute if re.search(r"\._(?!_)|^_(?!_)", module)] == []
+
+
+def test_one_file_knows_tomlkit() -> None:
+    """Only what edits a configuration uses the library for that, and no other command loads it."""
+    found = {name: set(imported(tree(path))) for name, path in production().items()}
+    of_it = {name for name, all_of in found.items() if any(m.split(".")[0] == "tomlkit" for m in all_of)}
+    assert of_it == {"config/toml_edit.py"}
+    loads = {"config/toml_edit", "config/edit"}
+    importing = {name for name, path in production().items() if imports_of_ours(HANDLER, path) & loads}
+    assert {name for name in importing if not name.startswith("cli/keys/")} == {"config/edit.py"}
 
 
 def test_one_file_knows_prometheus() -> None:

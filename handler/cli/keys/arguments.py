@@ -1,0 +1,103 @@
+"""The arguments of `breakglass keys`. Its commands are loaded when they run: the others start without tomlkit."""
+
+import argparse
+from collections.abc import Callable
+
+from ...auth.signing import BEARER, GRAFANA
+from ..reloading import add_reload_arguments
+from .configuration import add_config_argument
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Describe `keys`."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_new(commands.add_parser("new", help="add a caller, and show its secret this once"))
+    _add_list(commands.add_parser("list", help="list the callers, without their secrets"))
+    _add_rotate(commands.add_parser("rotate", help="give a caller a new secret beside the old one"))
+    _add_revoke(commands.add_parser("revoke", help="remove a caller"))
+
+
+def _add_new(new: argparse.ArgumentParser) -> None:
+    new.description = (
+        "Add a caller to the configuration, in place: comments and order stay. Its secret goes to standard output, "
+        "this once. The handler knows the caller after a reload."
+    )
+    new.add_argument("name", help="the new caller's name")
+    method = new.add_mutually_exclusive_group()
+    method.add_argument(
+        "--bearer",
+        dest="method",
+        action="store_const",
+        const=BEARER,
+        help="create a bearer token, if the sender can't sign",
+    )
+    method.add_argument(
+        "--grafana",
+        dest="method",
+        action="store_const",
+        const=GRAFANA,
+        help="create a secret for Grafana's own signature",
+    )
+    new.add_argument("--allow", metavar="VERB,VERB", help="the verbs that it may send (default: some that only read)")
+    new.add_argument("--vms", "--vm", dest="vms", metavar="NAME,NAME", help="the VMs that it may name (default: all)")
+    new.add_argument("--not-after", metavar="TIME", help="when it expires, like 2027-06-01; UTC")
+    new.add_argument("--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none")
+    new.add_argument("--print", action="store_true", help="print the entry, and change no configuration")
+    _finish(new, _new)
+
+
+def _add_list(listed: argparse.ArgumentParser) -> None:
+    listed.add_argument("--log", metavar="FILE", help="the handler's log, or -: say when each caller was last heard of")
+    listed.add_argument("--json", action="store_true", help="print one line of JSON")
+    add_config_argument(listed)
+    listed.set_defaults(run=_list)
+
+
+def _add_rotate(rotate: argparse.ArgumentParser) -> None:
+    rotate.description = (
+        "Give a caller one more secret. The old ones stay good until --drop-old ends them, so that the caller can "
+        "change to the new one at any time between."
+    )
+    rotate.add_argument("name", help="the caller's name")
+    which = rotate.add_mutually_exclusive_group()
+    which.add_argument(
+        "--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none"
+    )
+    which.add_argument("--drop-old", action="store_true", help="add none; end all but the newest")
+    _finish(rotate, _rotate)
+
+
+def _add_revoke(revoke: argparse.ArgumentParser) -> None:
+    revoke.add_argument("name", help="the caller's name")
+    revoke.add_argument("--yes", action="store_true", help="don't ask; needed without a terminal")
+    _finish(revoke, _revoke)
+
+
+def _finish(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+    add_config_argument(parser)
+    add_reload_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from .new import keys_new
+
+    return keys_new(arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from .listing import keys_list
+
+    return keys_list(arguments)
+
+
+def _rotate(arguments: argparse.Namespace) -> int:
+    from .rotate import keys_rotate
+
+    return keys_rotate(arguments)
+
+
+def _revoke(arguments: argparse.Namespace) -> int:
+    from .revoke import keys_revoke
+
+    return keys_revoke(arguments)

@@ -1,0 +1,125 @@
+"""`breakglass keys list`: one line for each caller of the configuration, with no secret."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ...auth.signing import Caller, fingerprint
+from ...config.callers import AUTH_METHODS
+from ...config.load import load_caller_tables, load_callers
+from ...config.problems import Problem
+from ...times import rfc3339
+from ..output import DONE, say
+from .configuration import find_config
+from .usage import Usage, read_usage
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the list says of one caller. `off` is why its requests are refused, empty if they are not."""
+
+    name: str
+    method: str
+    secrets: int
+    allow: tuple[str, ...]
+    vms: tuple[str, ...] | None
+    not_after: datetime | None
+    off: str
+    keys: tuple[str, ...] = field(default=())
+
+
+def keys_list(arguments: argparse.Namespace) -> int:
+    """List the callers; with --log, also when each was last heard of."""
+    file = find_config(arguments)
+    tables = load_caller_tables(file)
+    callers, problems = load_callers(file, os.environ)
+    rows = [_row(name, table, callers.get(name), _of_caller(name, tables, problems)) for name, table in tables.items()]
+    usage = None if arguments.log is None else read_usage(arguments.log, tables)
+    now = datetime.now(UTC)
+    if arguments.json:
+        say(json.dumps({"file": str(file), "callers": [_as_json(row, usage, now) for row in rows]}))
+    else:
+        _print([_as_line(row, usage, now) for row in rows])
+    return DONE
+
+
+def _of_caller(name: str, names: Mapping[str, object], problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems of one caller. A name can begin with another one and a dot."""
+
+    def is_of(other: str, path: str) -> bool:
+        return f"{path}.".startswith(f"callers.{other}.")
+
+    return [p for p in problems if max((n for n in names if is_of(n, p.path)), key=len, default=None) == name]
+
+
+def _row(name: str, table: Mapping[str, Any], caller: Caller | None, problems: Sequence[Problem]) -> Row:
+    if caller is not None:
+        vms = None if caller.vms is None else tuple(sorted(caller.vms))
+        keys = tuple(fingerprint(key) for key in caller.keys)
+        allow = tuple(_texts(table, "allow"))
+        return Row(name, caller.auth_method, len(keys), allow, vms, caller.not_after, "", keys)
+    found = [(key, method) for key, method in AUTH_METHODS.items() if key in table or f"{key}_file" in table]
+    key, method = found[0] if len(found) == 1 else ("secret", "unclear")
+    not_after = table.get("not_after")
+    return Row(
+        name,
+        method,
+        len(_texts(table, key)) + len(_texts(table, f"{key}_file")),
+        tuple(_texts(table, "allow")),
+        tuple(_texts(table, "vms")) if "vms" in table else None,
+        not_after.replace(tzinfo=not_after.tzinfo or UTC) if isinstance(not_after, datetime) else None,
+        "; ".join(f"{p.path.removeprefix(f'callers.{name}').lstrip('.')} {p.message}".strip() for p in problems),
+    )
+
+
+def _texts(table: Mapping[str, Any], key: str) -> list[str]:
+    value = table.get(key, [])
+    values = [value] if isinstance(value, str) else value
+    return [text for text in values if isinstance(text, str)] if isinstance(values, list) else []
+
+
+def _as_json(row: Row, usage: Usage | None, now: datetime) -> dict[str, object]:
+    end = row.not_after
+    found: dict[str, object] = {"name": row.name, "method": row.method, "secrets": row.secrets}
+    found |= {"allow": list(row.allow), "vms": None if row.vms is None else list(row.vms)}
+    found |= {"not_after": rfc3339(end.timestamp()) if end else None, "expired": bool(end and end < now)}
+    found |= {"off": row.off, "keys": [{"key": key} for key in row.keys]}
+    if usage is not None:
+        found["last_used"] = usage.callers.get(row.name)
+        found["keys"] = [{"key": key, "last_used": usage.keys.get((row.name, key))} for key in row.keys]
+    return found
+
+
+def _as_line(row: Row, usage: Usage | None, now: datetime) -> list[str]:
+    count = f"{row.secrets} secret{'' if row.secrets == 1 else 's'}"
+    words = [row.name, row.method, count, ",".join(row.allow) or "nothing"]
+    words += ["all VMs" if row.vms is None else ",".join(row.vms) or "no VM", _expiry(row.not_after, now)]
+    if usage is not None:
+        words.append(_last_used(row, usage))
+    return [*words, f"off: {row.off or 'its entry has a fault'}" if not row.keys else ""]
+
+
+def _expiry(end: datetime | None, now: datetime) -> str:
+    if end is None:
+        return "no expiry"
+    if end <= now:
+        return f"expired {end:%Y-%m-%d}"
+    left = end - now
+    return f"expires in {left.days} days" if left >= timedelta(days=2) else f"expires {end:%Y-%m-%d %H:%M}Z"
+
+
+def _last_used(row: Row, usage: Usage) -> str:
+    """Return when a caller was last heard of; with several secrets, each by its fingerprint."""
+    if len(row.keys) < 2:
+        return usage.callers.get(row.name, "not in this log")
+    return ", ".join(f"{key} {usage.keys.get((row.name, key), 'not in this log')}" for key in row.keys)
+
+
+def _print(lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        say("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,113 @@
+"""Has a running handler read its configuration again: `--unit` and `--pid` of the commands that change the file."""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from .errors import CommandError, reason
+from .output import FAILED, complain, remark
+
+_SECONDS = 60.0
+_SEE = 'see that it was taken: "config" in GET /health does not say rejected'
+_FILES = "a file that LoadCredential= gives to the unit needs a restart instead"
+
+
+def add_reload_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe `--unit` and `--pid`."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--unit", metavar="NAME", help="then reload this unit of systemd, like breakglass")
+    which.add_argument("--pid", type=int, metavar="N", help="then send SIGHUP to the handler that is this process")
+
+
+def check_reload(arguments: argparse.Namespace) -> None:
+    """Raise CommandError if `reload_handler` could not work. Call it before the file is changed."""
+    if arguments.unit is not None and shutil.which("systemctl") is None:
+        raise CommandError("--unit: there is no systemctl on this machine", "name the handler's process with --pid")
+    if arguments.pid is not None:
+        os.close(_open_handler(arguments.pid))
+
+
+def reload_handler(arguments: argparse.Namespace) -> bool:
+    """Have the handler that the arguments name read its configuration again, and say so on stderr.
+
+    Without one, print the command to run and return False. Raises CommandError, with exit code 1, if it failed; the
+    file is changed by then, and the message says so.
+    """
+    if arguments.unit is not None:
+        _reload_unit(arguments.unit)
+    elif arguments.pid is not None:
+        _hang_up(arguments.pid)
+    else:
+        remark("the running handler does not know this yet", "systemctl reload breakglass, or kill -HUP PID")
+        return False
+    remark("the handler was told to read its configuration", f"{_SEE}; {_FILES}")
+    return True
+
+
+def _not_reloaded(why: str, hint: str) -> CommandError:
+    return CommandError(f"the configuration is changed, but the handler was not told: {why}", hint, FAILED)
+
+
+def _reload_unit(unit: str) -> None:
+    command = ["systemctl", "reload", "--", unit]
+    try:
+        ran = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
+    except FileNotFoundError:
+        raise _not_reloaded("there is no systemctl on this machine", "kill -HUP its process") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = reason(error) if isinstance(error, OSError) else f"systemctl did not end within {_SECONDS:g} s"
+        raise _not_reloaded(why, f"run {' '.join(command)}") from None
+    said = ran.stderr.decode("utf-8", "replace").strip()
+    if ran.returncode:
+        why = said.splitlines()[0] if said else f"systemctl ended with {ran.returncode}"
+        raise _not_reloaded(why, f"systemctl status {unit}; without systemd, kill -HUP its process")
+    complain(f"warning: {said}" if said else "")
+
+
+def _hang_up(pid: int) -> None:
+    try:
+        pidfd = _open_handler(pid)
+    except CommandError as error:
+        raise _not_reloaded(error.message, error.hint) from None
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGHUP)
+    except OSError as error:
+        raise _not_reloaded(f"process {pid}: {reason(error)}", "run kill -HUP as root, or as its user") from None
+    finally:
+        os.close(pidfd)
+
+
+def _open_handler(pid: int) -> int:
+    """Return a pidfd of a handler. Raises CommandError for any other process: SIGHUP would end most of them.
+
+    It is opened first and looked at then: what a descriptor names can't become another process later.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, OverflowError, ValueError):
+        raise CommandError(f"--pid: there is no process {pid}", "systemctl show -P MainPID breakglass") from None
+    why = _why_no_handler(pid)
+    if not why:
+        return pidfd
+    os.close(pidfd)
+    raise CommandError(f"--pid: process {pid} {why}", "pgrep -af 'breakglass serve' lists them")
+
+
+def _why_no_handler(pid: int) -> str:
+    """Return why a process is no handler that takes SIGHUP; an empty text for one that does."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"can't be looked at: {reason(error)}"
+    if "serve" not in words or not any(Path(word).name == "breakglass" for word in words):
+        return "is not breakglass serve"
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    takes = int(fields.get("SigCgt", "0"), 16) | int(fields.get("SigBlk", "0"), 16)
+    bit = 1 << (signal.SIGHUP - 1)
+    if int(fields.get("SigIgn", "0"), 16) & bit or not takes & bit:
+        return "ignores SIGHUP: it is the launcher of a handler, or is ending"
+    return ""
