@@ -62,7 +62,7 @@ def _key(entry: Entry, kind: str, source: str, secret: str) -> bytes | None:
     try:
         return KEY_BYTES[method](secret)
     except ValueError as error:
-        entry.problem(kind, f"{error}{source}", f"make one: breakglass keys new NAME{_FLAGS[method]}")
+        entry.problem(kind, f"{error}{source}", f"make one: breakglass keys new NAME --print{_FLAGS[method]}")
         return None
 
 
@@ -91,6 +91,6 @@ def _report_shared(top: Entry, found: _Keys) -> set[str]:
         others = [other for (other, _), theirs in found.items() if other != name and not set(theirs).isdisjoint(keys)]
         if others:
             sharing.add(name)
-            hint = "give each caller its own: breakglass keys new NAME"
+            hint = "give each caller its own: breakglass keys new NAME --print"
             top.problem(f"callers.{name}.{kind}", f"is also the secret of {', '.join(others)}", hint)
     return sharing

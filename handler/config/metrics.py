@@ -7,7 +7,7 @@ from .callers import KEY_BYTES
 from .reader import Entry
 
 READER = "[metrics]"  # no caller can have this name
-_MAKE_ONE = "make one: breakglass keys new prometheus --bearer --out FILE; write its token_file here, without the rest"
+_MAKE_ONE = "make one: breakglass keys new prometheus --bearer --print --out FILE; write its token_file line here"
 
 
 def read_metrics(top: Entry, callers: Iterable[Caller]) -> tuple[Caller, ...]:

@@ -13,6 +13,7 @@ from ..errors import BadRequest
 from ..text import shown
 from ..threads import run_in_thread
 from .findings import Finding, error, ok, warning
+from .health import RELOAD
 from .keys import POWER
 from .problems import ALERTS, find_problems_of
 from .visit import Visit
@@ -98,7 +99,7 @@ def _is_same(rule: Rule, other: Rule) -> bool:
 def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetime) -> Iterator[Finding]:
     """Yield a finding if no caller that this sender can be may ask for evidence of the VM."""
     flag = " --grafana" if rule.source == "grafana" else " --bearer"
-    new = f"breakglass keys new {rule.source}{flag} --allow forensics --vm {rule.vm}, and add the entry that it prints"
+    new = f"breakglass keys new {rule.source}{flag} --allow forensics --vms {rule.vm}, then {RELOAD}"
     able = [caller for caller in callers if _can_be(caller, rule.source)]
     allowed = [caller for caller in able if "forensics" in caller.allow and caller.may_act_on(rule.vm)]
     valid = [caller for caller in allowed if caller.not_after is None or caller.not_after >= now]

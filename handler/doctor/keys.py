@@ -65,10 +65,9 @@ def judge_caller(caller: Caller, now: datetime) -> Finding:
 
 def _new_key(caller: Caller) -> str:
     """Return the command for a new key with the same rights."""
-    vms = "" if caller.vms is None else f" --vm {','.join(sorted(caller.vms))}"
-    return (
-        f"breakglass keys new {caller.name}{_SHOWN[caller.auth_method]} --allow {','.join(sorted(caller.allow))}{vms}"
-    )
+    vms = "" if caller.vms is None else f" --vms {','.join(sorted(caller.vms))}"
+    allow = ",".join(sorted(caller.allow))
+    return f"breakglass keys new {caller.name} --print{_SHOWN[caller.auth_method]} --allow {allow}{vms}"
 
 
 def _is_valid(caller: Caller, now: datetime) -> bool:
@@ -95,10 +94,10 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
         fix = f'add "{name}" to vms of a caller, or make one: breakglass keys new NAME --allow status,reset,cycle'
         if not allowed - {"chat"}:
             what = f"No caller whose key is valid may act on {name}, so it can't be rescued."
-            yield found_error("vm-without-caller", what, f"{fix} --vm {name}")
+            yield found_error("vm-without-caller", what, f"{fix} --vms {name}")
         elif not allowed & POWER:
             what = f"No caller whose key is valid may change the power of {name}: callers may only look at it."
-            yield found_warning("vm-without-power", what, f"{fix} --vm {name}")
+            yield found_warning("vm-without-power", what, f"{fix} --vms {name}")
 
 
 # --- secrets ---

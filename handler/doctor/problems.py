@@ -115,7 +115,7 @@ def _name(problem: Problem) -> str:
     if problem.path.startswith("sessions.secret") and problem.message == "is missing":
         return 'openssl rand -base64 48, and write what it prints: [sessions] secret = "…", or its file: secret_file'
     if (problem.path, problem.message) == ("callers", "is empty"):
-        return f"breakglass keys new NAME --allow {','.join(VERBS)}, and add the entry that it prints"
+        return f"breakglass keys new NAME --allow {','.join(VERBS)}"
     if match := re.fullmatch(r"callers\.(.+)\.[a-z_]+", problem.path):
         return problem.hint.replace("keys new NAME", f"keys new {match[1]}")
     return problem.hint

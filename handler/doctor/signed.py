@@ -14,7 +14,7 @@ from .visit import Visit
 
 _STATUS_SECONDS = 12.0  # a host that does not answer is noticed after 10 s
 _AT_ONCE = 8
-_NEW_KEY = "breakglass keys new NAME; put its entry into the configuration"
+_NEW_KEY = "breakglass keys new NAME, then reload the handler"
 
 Echo = Mapping[str, object]
 

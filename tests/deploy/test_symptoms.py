@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,12 +134,12 @@ def test_what_chat_says(person: Person) -> None:
 
 
 def test_a_new_key(person: Person) -> None:
-    """It is in its file, and the entry that is printed names the verbs."""
+    """It is in its file, and the new entry in the configuration has the verbs."""
     [make] = commands("docs/symptoms.md", "A key is lost")
-    said = person.paste(make)
-    assert (person.directory / "anna.signing-key").read_text().startswith("whsec_")
-    assert '[callers."anna"]' in said
-    assert '"cycle"' in said
+    assert "anna is in " in person.paste(make)
+    entry = tomllib.loads(person.service.config.read_text())["callers"]["anna"]
+    assert (person.directory / "anna.signing-key").read_text().strip() == entry["secret"]
+    assert "cycle" in entry["allow"]
 
 
 def test_the_reasons_of_ready(person: Person) -> None:

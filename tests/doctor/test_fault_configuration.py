@@ -317,7 +317,7 @@ FAULTS = [
     ),
     Fault("a caller for a VM that is off", off_vm, "caller-without-vm", "vms.other"),
     Fault("a caller for an unknown VM", change("callers", "operator", vms=["devvm1"]), "caller-off", "devvm"),
-    Fault("a VM without a caller", unserved_vm, "vm-without-caller", "--vm other"),
+    Fault("a VM without a caller", unserved_vm, "vm-without-caller", "--vms other"),
     Fault("a VM that nobody may switch", change("callers", "operator", allow=["status"]), "vm-without-power", "cycle"),
     Fault(
         "two ways to authenticate",

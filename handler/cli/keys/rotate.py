@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from ...auth.signing import fingerprint
@@ -55,6 +56,9 @@ def _add(arguments: argparse.Namespace, file: Path) -> int:
     made = f"the handler reads it from {', '.join(change.made)}" if change.made else ""
     where = f"in {arguments.out}" if arguments.out else "shown this once"
     remark(f"{name} has a new {NOUNS[method]}, {shown}, {where}; the old one stays good", made)
+    end = load_caller_tables(file)[name].get("not_after")
+    if isinstance(end, datetime):
+        remark(f"its not_after is still {end:%Y-%m-%d}", f"to change that, edit callers.{name}.not_after in {file}")
     reload_handler(arguments)
     remark("once the new one is in use, end the old one:", f"breakglass keys rotate {name} --drop-old")
     return DONE
