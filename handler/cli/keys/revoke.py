@@ -25,9 +25,7 @@ def keys_revoke(arguments: argparse.Namespace) -> int:
     if name not in tables:
         raise CommandError(f"{file} has no caller {name}", f"use one of {', '.join(tables)}", FAILED)
     if not any(key in table for other, table in tables.items() if other != name for key in _SIGNING):
-        hint = (
-            "make another one first: breakglass keys new NAME; for a new key of the same: breakglass keys rotate NAME"
-        )
+        hint = f"make another one first: breakglass keys new NAME; for a new key: breakglass keys rotate {name}"
         raise CommandError(f"{name} is the last caller that signs: the handler would not start", hint, FAILED)
     if not arguments.yes:
         _ask(file, name, tables[name])
