@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ...auth.signing import SIGNATURE
 from ...config.callers import READS
-from ...config.edit import EditError, add_caller, remove_caller
+from ...config.edit import add_caller, remove_caller
 from ...config.model import is_caller_name, is_vm_name
+from ...config.replacing import EditError
 from ...config.toml_edit import entry_text
 from ...verbs import ALLOWABLE
 from ..errors import CommandError
