@@ -236,7 +236,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         '[callers.bad]\nsecret = "hunter2"\nallow = ["status"]\nvms = ["none"]\n'
     )
     keys = [fingerprint(secret_bytes(each)) for each in (old, new)]
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"time": "2026-11-27T03:12:09Z", "event": "request", "caller": "a.b", "key": keys[0], "outcome": "done"},
         {"time": "2026-11-26T03:12:09Z", "event": "request", "caller": "a.b", "key": keys[0], "outcome": "done"},
         {"time": "2026-11-25T01:00:00Z", "event": "alert", "source": "kuma", "caller": "a", "taken": []},
