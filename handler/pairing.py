@@ -18,9 +18,8 @@ from .config.model import is_caller_name
 
 SECONDS = 600.0  # a key waits
 DIRECTORY = "pairing"
-FETCHED, TWICE = ".fetched", ".twice"
 PAIRED, PAIRED_TWICE, PAIR_UNKNOWN = "paired", "paired-twice", "pair-unknown"  # outcomes, in the log
-WAITING, GONE = "waiting", "gone"  # what `find_state` says besides "fetched" and "twice"
+WAITING, FETCHED, TWICE, GONE = "waiting", "fetched", "twice", "gone"  # states of a key, as the command sees it
 GRACE_SECONDS = 60.0  # after `until`, in which the command still sees what became of its key
 ABANDONED_SECONDS = 3600.0  # until a file that says no time is removed
 
@@ -95,7 +94,7 @@ def leave(directory: str, pairing_id: str, caller: str, sealed: str, until: floa
 def find_state(directory: str, pairing_id: str) -> str:
     """Return what became of a key: `waiting`, `fetched`, `twice` or `gone`. Raises OSError."""
     path = f"{directory}/{DIRECTORY}/{pairing_id}"
-    for name, state in ((path, WAITING), (path + FETCHED, FETCHED[1:]), (path + TWICE, TWICE[1:])):  # as it goes on
+    for name, state in ((path, WAITING), (f"{path}.{FETCHED}", FETCHED), (f"{path}.{TWICE}", TWICE)):  # as it goes on
         if os.path.lexists(name):
             return state
     return GONE
@@ -104,7 +103,7 @@ def find_state(directory: str, pairing_id: str) -> str:
 def withdraw(directory: str, pairing_id: str) -> str:
     """Remove a key, whatever became of it; return its state until now. No handler hands it out after that."""
     path = f"{directory}/{DIRECTORY}/{pairing_id}"
-    for name, state in ((path, WAITING), (path + FETCHED, FETCHED[1:]), (path + TWICE, TWICE[1:])):
+    for name, state in ((path, WAITING), (f"{path}.{FETCHED}", FETCHED), (f"{path}.{TWICE}", TWICE)):
         try:
             os.unlink(name)
         except FileNotFoundError:  # a request may have renamed it just now: the next name has it
@@ -146,7 +145,7 @@ def _fetch(place: int, pairing_id: str, deadline: float) -> Fetched:
     if time.monotonic() >= deadline:
         return Fetched(PAIR_UNKNOWN, caller, why="too late")
     try:
-        os.rename(pairing_id, pairing_id + FETCHED, src_dir_fd=place, dst_dir_fd=place)
+        os.rename(pairing_id, f"{pairing_id}.{FETCHED}", src_dir_fd=place, dst_dir_fd=place)
     except FileNotFoundError:  # another request, another handler or the command was first
         return _note_second_request(place, pairing_id)
     return Fetched(PAIRED, caller, sealed)
@@ -154,10 +153,10 @@ def _fetch(place: int, pairing_id: str, deadline: float) -> Fetched:
 
 def _note_second_request(place: int, pairing_id: str) -> Fetched:
     try:
-        os.rename(pairing_id + FETCHED, pairing_id + TWICE, src_dir_fd=place, dst_dir_fd=place)
+        os.rename(f"{pairing_id}.{FETCHED}", f"{pairing_id}.{TWICE}", src_dir_fd=place, dst_dir_fd=place)
     except FileNotFoundError:
         return Fetched(PAIR_UNKNOWN, why="unknown")
-    found = _read(place, pairing_id + TWICE)
+    found = _read(place, f"{pairing_id}.{TWICE}")
     return Fetched(PAIRED_TWICE, "" if found is None else found[0])
 
 

@@ -125,7 +125,7 @@ def _make_directories(config: Config, account: Account) -> str:
             return f"sessions.dir and all directories above it must be root's: {_mend(where)}"
         top.mkdir(0o711, parents=True, exist_ok=True)
     there = {path.name for path in top.iterdir()} - {"lost+found"}
-    if there and not there & {"turns", "id"}:  # it may be "/", and root changes modes there
+    if there and not there & {"turns", "id", "pairing"}:  # it may be "/", and root changes modes there
         return f"sessions.dir, {top}, has files of others and none of ours; give it a directory of its own"
     for name in HANDLERS:
         (top / name).mkdir(0o700, exist_ok=True)

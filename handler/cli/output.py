@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 DONE, FAILED, USAGE, UNREACHED, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -35,6 +36,11 @@ def show(text: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(visible(text).encode(encoding, "replace").decode(encoding), end="", file=stream, flush=True)
+
+
+def show_black_on_white(rows: Sequence[str]) -> None:
+    """Print rows of a drawing of ours in two fixed colours, which no colour scheme of a terminal changes."""
+    print("\n".join(f"\x1b[38;5;16;48;5;231m{row}\x1b[0m" for row in rows), flush=True)
 
 
 def complain(message: str, hint: str = "") -> None:

@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -19,15 +21,18 @@ pytestmark = pytest.mark.slow
 class Terminal:
     """A command with a terminal of its own, which is its controlling one: Ctrl-C works."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(
+        self, *words: str, program: Sequence[str] = ("-m", "breakglass"), cwd: str | Path = "/", **more: str
+    ) -> None:
         self._ours, theirs = os.openpty()
-        argv = ["setsid", "--ctty", sys.executable, "-m", "breakglass", *words]
-        self.process = subprocess.Popen(argv, cwd="/", stdin=theirs, stdout=theirs, stderr=theirs)
+        argv = ["setsid", "--ctty", sys.executable, *program, *words]
+        environment = os.environ | more
+        self.process = subprocess.Popen(argv, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
         os.close(theirs)
         self.shown = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a letter
 
-    def __enter__(self) -> "Terminal":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -40,6 +45,20 @@ class Terminal:
         while words not in seen:
             seen += self._read()
         self.shown += seen
+
+    def read_to_the_end(self) -> int:
+        """Read what is left, and return the exit code."""
+        try:
+            while text := self._read():
+                self.shown += text
+        except OSError:  # EIO: the last process has closed the terminal
+            pass
+        return self.process.wait(60)
+
+    def hang_up(self) -> None:
+        """Close the terminal, as a lost connection does."""
+        os.close(self._ours)
+        self._ours = os.open(os.devnull, os.O_RDWR)
 
     def _read(self) -> str:
         return self._decoder.decode(os.read(self._ours, 4096))

@@ -325,6 +325,18 @@ def test_one_file_knows_tomlkit() -> None:
     assert {name for name in importing if not name.startswith("cli/keys/")} == {"config/edit.py"}
 
 
+def test_one_file_seals_and_one_draws() -> None:
+    """Only `keys --pair` loads what encrypts a signing key and what draws a QR code, and only when it does so."""
+    for library, file in (("cryptography", "pairing.py"), ("segno", "cli/keys/qr.py")):
+        sources = {name: tree(path) for name, path in production().items()}
+        of_it = {name for name, source in sources.items() if any(m.split(".")[0] == library for m in imported(source))}
+        assert of_it == {file}
+        top = [
+            m for node in sources[file].body if isinstance(node, ast.Import | ast.ImportFrom) for m in imported(node)
+        ]
+        assert not any(module.startswith(library) for module in top)
+
+
 def test_one_file_knows_prometheus() -> None:
     """Only what shows the counts uses Prometheus' library, and it is loaded by name, when [metrics] is there."""
     found = {name: set(imported(tree(path))) for name, path in production().items()}

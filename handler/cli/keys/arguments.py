@@ -42,6 +42,7 @@ def _add_new(new: argparse.ArgumentParser) -> None:
     new.add_argument("--vms", "--vm", dest="vms", metavar="NAME,NAME", help="the VMs that it may name (default: all)")
     new.add_argument("--not-after", metavar="TIME", help="when it expires, like 2027-06-01; UTC")
     new.add_argument("--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none")
+    _add_pair(new)
     new.add_argument("--print", action="store_true", help="print the entry, and change no configuration")
     _finish(new, _new)
 
@@ -64,6 +65,7 @@ def _add_rotate(rotate: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none"
     )
     which.add_argument("--drop-old", action="store_true", help="add none; end all but the newest")
+    _add_pair(rotate)
     _finish(rotate, _rotate)
 
 
@@ -71,6 +73,15 @@ def _add_revoke(revoke: argparse.ArgumentParser) -> None:
     revoke.add_argument("name", help="the caller's name")
     revoke.add_argument("--yes", action="store_true", help="don't ask; needed without a terminal")
     _finish(revoke, _revoke)
+
+
+def _add_pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pair",
+        action="store_true",
+        help="show no secret: draw a link as a QR code, with which one device gets it, and wait until it has",
+    )
+    parser.add_argument("--url", help="with --pair: the handler's address (default: the first of [server] url)")
 
 
 def _finish(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:

@@ -19,6 +19,7 @@ from ..errors import CommandError
 from ..output import DONE, remark, say
 from ..reloading import check_reload, reload_handler
 from .configuration import changing, find_config
+from .pairing import pair_new
 from .secrets import KEYS, NOUNS, new_secret, secret_file
 
 
@@ -26,6 +27,8 @@ def keys_new(arguments: argparse.Namespace) -> int:
     """Add a caller to the configuration and show its secret; with --print, print the entry and change nothing."""
     method = arguments.method or SIGNATURE
     entry = _make_entry(arguments, method)
+    if arguments.pair:
+        return _pair(arguments, entry)
     secret = new_secret(method)
     if arguments.print:
         return _print(arguments, method, secret, entry)
@@ -37,6 +40,13 @@ def keys_new(arguments: argparse.Namespace) -> int:
     remark(f"{arguments.name} is in {file}; its {NOUNS[method]} is {where}: give it to {arguments.name}")
     reload_handler(arguments)
     return DONE
+
+
+def _pair(arguments: argparse.Namespace, entry: dict[str, object]) -> int:
+    if arguments.method or arguments.out or arguments.print:
+        raise CommandError("--pair goes with no --bearer, --grafana, --out or --print", "leave them out")
+    check_reload(arguments)
+    return pair_new(arguments, find_config(arguments), entry)
 
 
 def add_and_show(file: Path, name: str, entry: dict[str, object], secret: str | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ...auth.signing import fingerprint
+from ...auth.signing import SIGNATURE, fingerprint
 from ...config.callers import AUTH_METHODS, KEY_BYTES
 from ...config.edit import add_secret, drop_old_secrets, drop_secret, read_secrets
 from ...config.load import load_caller_tables
@@ -15,6 +15,7 @@ from ..errors import CommandError
 from ..output import DONE, FAILED, remark, say
 from ..reloading import check_reload, reload_handler
 from .configuration import changing, find_config
+from .pairing import pair_rotate
 from .secrets import NOUNS, new_secret, secret_file
 
 
@@ -22,6 +23,8 @@ def keys_rotate(arguments: argparse.Namespace) -> int:
     """Give a caller one more secret, which is shown or written to a file; --drop-old ends all but the newest."""
     check_reload(arguments)
     file = find_config(arguments)
+    if arguments.pair:
+        return _pair(arguments, file)
     with changing():
         return _drop(arguments, file) if arguments.drop_old else _add(arguments, file)
 
@@ -62,6 +65,14 @@ def _add(arguments: argparse.Namespace, file: Path) -> int:
     reload_handler(arguments)
     remark("once the new one is in use, end the old one:", f"breakglass keys rotate {name} --drop-old")
     return DONE
+
+
+def _pair(arguments: argparse.Namespace, file: Path) -> int:
+    if arguments.out or arguments.drop_old:
+        raise CommandError("--pair goes with no --out or --drop-old", "leave them out")
+    if method_of(file, arguments.name) != SIGNATURE:
+        raise CommandError(f"{arguments.name} has no signing key, which a device needs", "pair another caller", FAILED)
+    return pair_rotate(arguments, file)
 
 
 def _drop(arguments: argparse.Namespace, file: Path) -> int:

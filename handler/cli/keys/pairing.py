@@ -1,0 +1,241 @@
+"""`keys new NAME --pair` and `keys rotate NAME --pair`: a device gets the new signing key by a link that opens once.
+
+The command waits until a device has fetched the key. It revokes the key by itself if none has by then, if it was asked
+for twice, and if the command is interrupted. The key and the link are in this process and in its output alone.
+"""
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import pairing
+from ...claude.processes import PR_SET_DUMPABLE, prctl
+from ...config.edit import add_caller, add_secret, drop_secret, remove_caller
+from ...config.pairing_place import read_pairing_place
+from ...config.problems import ConfigError
+from ...config.replacing import EditError
+from ...pairing import FETCHED, GONE, TWICE
+from ..errors import CommandError, reason
+from ..output import DONE, FAILED, INTERRUPTED, complain, drop_output, remark, say
+from ..reloading import reload_handler
+from .pairing_child import KeyDirectory
+from .pairing_target import find_owner, find_page
+from .qr import draw_qr
+from .secrets import new_signing_key
+
+_POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A caller's new signing key: how it comes into the configuration, and how it goes again.
+
+    `by_hand` is what a person does if `revoke` fails; `paired` is said at the end.
+    """
+
+    name: str
+    signing_key: str
+    add: Callable[[], object]
+    revoke: Callable[[], object]
+    by_hand: str
+    paired: str
+
+
+def pair_new(arguments: argparse.Namespace, file: Path, entry: Mapping[str, object]) -> int:
+    """Pair a device as a new caller, whose entry has no secret yet. Return the exit code."""
+    name = arguments.name
+
+    def make_grant(signing_key: str) -> Grant:
+        return Grant(
+            name,
+            signing_key,
+            lambda: add_caller(file, name, {"secret": signing_key, **entry}),
+            lambda: remove_caller(file, name),
+            f"breakglass keys revoke {name}",
+            f"{name} is paired.",
+        )
+
+    return _pair(arguments, file, make_grant)
+
+
+def pair_rotate(arguments: argparse.Namespace, file: Path) -> int:
+    """Pair a device with one more signing key of a caller; the others stay good. Return the exit code."""
+    name = arguments.name
+
+    def make_grant(signing_key: str) -> Grant:
+        return Grant(
+            name,
+            signing_key,
+            lambda: add_secret(file, name, signing_key),
+            lambda: drop_secret(file, name, signing_key),
+            f"remove the newest secret of [callers.{name}] from {file}, and reload the handler",
+            f"{name} is paired. The older keys are still good, until: breakglass keys rotate {name} --drop-old",
+        )
+
+    return _pair(arguments, file, make_grant)
+
+
+def _pair(arguments: argparse.Namespace, file: Path, make_grant: Callable[[str], Grant]) -> int:
+    place = read_pairing_place(file)
+    url = find_page(arguments.url, place.urls)
+    account = find_owner(place)
+    prctl(PR_SET_DUMPABLE, 0)  # other processes of this user can't read the key
+    with _Ending() as ending, KeyDirectory(place.sessions_dir, account) as keys:
+        return _Pairing(arguments, make_grant(new_signing_key()), url, keys, ending).run()
+
+
+class _Ending:
+    """Notes the signals that end a command, so that it can clean up first. `number` is the last one, or 0."""
+
+    number = 0
+
+    def __enter__(self) -> "_Ending":
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ours = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
+        self._before = {number: signal.signal(number, self._note) for number in ours}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.number = number
+
+
+class _Pairing:
+    """One key on its way to a device."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, grant: Grant, url: str, keys: KeyDirectory, ending: _Ending
+    ) -> None:
+        self._arguments, self._grant, self._url, self._keys, self._ending = arguments, grant, url, keys, ending
+        self._id, self._one_time_key = pairing.new_pairing()
+        self._reads_input, self._is_confirmed = sys.stdin is not None, False
+
+    def run(self) -> int:
+        """Return the exit code, after the key was fetched once or revoked."""
+        name = self._grant.name
+        sealed = pairing.seal(self._one_time_key, self._id, name, self._grant.signing_key)
+        try:
+            self._grant.add()
+        except EditError as error:
+            raise CommandError(error.message, error.hint, FAILED) from None
+        why = "the command failed"
+        try:
+            why = self._hand_over(sealed)
+        except CommandError as error:
+            why = f"{error.message} / {error.hint}"
+        except OSError as error:
+            why = f"the output can't be written: {reason(error)}"
+        finally:
+            if why:
+                self._revoke(why)
+        if not why:
+            say(self._grant.paired)
+        if not why and not self._is_confirmed:
+            remark("Enter was not pressed; if that was not your device, end its key:", self._grant.by_hand)
+        return INTERRUPTED if why and self._ending.number else FAILED if why else DONE
+
+    def _hand_over(self, sealed: str) -> str:
+        """Return why the key has to be revoked; an empty text if a device fetched it once."""
+        if not reload_handler(self._arguments) and self._reads_input and sys.stdin.isatty():
+            say("Reload the handler, then press Enter here.")
+            while not self._is_enter_pressed():
+                if self._ending.number or not self._reads_input:
+                    return "it was interrupted"
+        until, end = time.time() + pairing.SECONDS, time.monotonic() + pairing.SECONDS
+        self._keys.leave(self._id, self._grant.name, sealed, until)
+        self._show_link(until)
+        was_fetched = False
+        while time.monotonic() < end and not self._ending.number:
+            state = self._keys.find_state(self._id)
+            if state == TWICE:
+                return _explain(state)  # not yet if it is gone: an NFS client can see a new name a minute late
+            if state == FETCHED and not was_fetched:
+                was_fetched = True
+                self._forget_input()
+                self._ask()
+            self._is_confirmed = self._is_enter_pressed() and was_fetched
+            if self._is_confirmed:
+                break
+        return "it was interrupted" if self._ending.number else _explain(self._keys.withdraw(self._id))
+
+    def _show_link(self, until: float) -> None:
+        link = pairing.pairing_link(self._url, self._id, self._one_time_key, self._grant.name)
+        clock = time.strftime("%H:%M", time.localtime(until))
+        is_drawn = draw_qr(link)
+        say(f"{'Scan this, or open' if is_drawn else 'Open'} this link on {self._grant.name}'s device, until {clock}:")
+        say(link)
+        if not is_drawn and sys.stdout.isatty():
+            remark("the terminal is too narrow for the QR code")
+        say("It opens once. Ctrl-C revokes the key.")
+
+    def _ask(self) -> None:
+        name, clock = self._grant.name, time.strftime("%H:%M:%S")
+        say(f'{name}\'s device fetched the key at {clock}. If it says "Paired as {name}", press Enter;')
+        say("if it says anything else, or is not yours, press Ctrl-C: that revokes the key.")
+
+    def _is_enter_pressed(self) -> bool:
+        """Wait for a moment, and tell whether a line was typed meanwhile."""
+        if not self._reads_input:
+            time.sleep(_POLL_SECONDS)
+            return False
+        if not select.select([sys.stdin], [], [], _POLL_SECONDS)[0]:
+            return False
+        try:
+            data = os.read(sys.stdin.fileno(), 4096)
+        except OSError:  # the terminal has gone
+            data = b""
+        self._reads_input = data != b""
+        return b"\n" in data
+
+    def _forget_input(self) -> None:
+        """Forget what was typed before there was a question."""
+        with contextlib.suppress(termios.error, OSError, ValueError):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+    def _revoke(self, why: str) -> None:
+        """Take the key back, and say so."""
+        name = self._grant.name
+        if self._ending.number == signal.SIGHUP:
+            drop_output()  # the terminal has gone
+        with contextlib.suppress(CommandError):  # without it in the configuration, the key is good for nothing
+            self._keys.withdraw(self._id)
+        try:
+            self._grant.revoke()
+        except (EditError, ConfigError, OSError) as error:
+            _tell(f"{why}. The new key of {name} is NOT revoked: {error}", f"do it now: {self._grant.by_hand}")
+            return
+        _tell(f"{why}. The new key of {name} is revoked: it is no longer in the configuration")
+        try:
+            is_told = reload_handler(self._arguments)
+        except CommandError as error:
+            _tell(f"the handler accepts the key until it reloads: {error.message}", error.hint)
+        except OSError:  # of the output
+            pass
+        else:
+            if not is_told:
+                _tell("the handler accepts the key until you have done that")
+
+
+def _explain(state: str) -> str:
+    """Return why a key in this state has to be revoked, an empty text if it was fetched once."""
+    return {
+        FETCHED: "",
+        TWICE: "the key was asked for twice",
+        GONE: "the key's file was removed",
+    }.get(state, "no device fetched the key in time")
+
+
+def _tell(message: str, hint: str = "") -> None:
+    with contextlib.suppress(OSError):
+        complain(message, hint)

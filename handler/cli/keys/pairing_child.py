@@ -1,0 +1,134 @@
+"""A child that has become the handler's user, and that alone touches the keys in `sessions.dir/pairing/`.
+
+Root makes no file in a directory of another user: a name there can become a link at any moment. The child is forked
+before there is a key, so it never has one.
+"""
+
+import json
+import os
+import pwd
+import signal
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+
+from ...claude.launched_turn import find_writable
+from ...pairing import DIRECTORY, find_state, leave, withdraw
+from ..account import become
+from ..errors import CommandError, reason
+from ..output import FAILED
+
+_SECONDS = 10.0  # for one call
+_END_SECONDS = 1.0
+_MOST_BYTES = 65536
+_CALLS = {"leave": leave, "find_state": find_state, "withdraw": withdraw}
+
+
+class KeyDirectory:
+    """`sessions.dir/pairing/`, as the handler's user sees it. Each method raises CommandError if it fails."""
+
+    def __init__(self, directory: str, account: pwd.struct_passwd | None) -> None:
+        self._directory = os.path.abspath(directory)
+        if account is not None:
+            _make_for(account, Path(self._directory))
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._ours.close()
+            _serve(theirs, self._directory, account)
+        theirs.close()
+        self._ours.settimeout(_SECONDS)
+
+    def __enter__(self) -> "KeyDirectory":
+        """Return it, once the child is the handler's user."""
+        self._receive()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End the child. One that a disk holds ends when the disk lets it go."""
+        self._ours.close()
+        end = time.monotonic() + _END_SECONDS
+        while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def leave(self, pairing_id: str, caller: str, sealed: str, until: float) -> None:
+        """Leave a sealed key there."""
+        self._call("leave", pairing_id, caller, sealed, until)
+
+    def find_state(self, pairing_id: str) -> str:
+        """Return what became of a key."""
+        return self._call("find_state", pairing_id)
+
+    def withdraw(self, pairing_id: str) -> str:
+        """Remove a key, and return what had become of it."""
+        return self._call("withdraw", pairing_id)
+
+    def _call(self, name: str, *arguments: object) -> str:
+        try:
+            self._ours.send(json.dumps([name, *arguments]).encode())
+        except OSError:
+            raise self._failed("it did not answer before") from None
+        return self._receive()
+
+    def _receive(self) -> str:
+        try:
+            data = self._ours.recv(_MOST_BYTES)
+        except TimeoutError:
+            self._ours.close()  # its answer would be taken for that of the next call
+            raise self._failed(f"it did not answer within {_SECONDS:g} s") from None
+        except OSError:
+            data = b""
+        answer = json.loads(data or b'{"error": "the process that uses it has ended"}')
+        if "error" in answer:
+            raise self._failed(answer["error"])
+        return str(answer["result"])
+
+    def _failed(self, why: str) -> CommandError:
+        message = f"sessions.dir, {self._directory}, can't be used by the handler's user: {why}"
+        return CommandError(message, "see what breakglass doctor says of it", FAILED)
+
+
+def _make_for(account: pwd.struct_passwd, directory: Path) -> None:
+    """Make the directory where sessions.dir is root's, as the launcher makes the others in it."""
+    if find_writable(directory) is not None:
+        return  # the child makes it
+    before = os.umask(0o022)
+    try:
+        directory.mkdir(0o711, parents=True, exist_ok=True)
+        place = directory / DIRECTORY
+        if not os.path.lexists(place):
+            place.mkdir(0o700)
+            os.chown(place, account.pw_uid, account.pw_gid, follow_symlinks=False)
+    except OSError as error:
+        message = f"sessions.dir, {directory}, can't be made: {reason(error)}"
+        raise CommandError(message, "see what breakglass doctor says of it", FAILED) from None
+    finally:
+        os.umask(before)
+
+
+def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | None) -> None:
+    """Answer calls until the other end is closed. Does not return."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the parent is told too, and needs this process to clean up
+        os.umask(0o022)
+        try:
+            if account is not None:
+                become(account)
+        except CommandError as error:
+            _answer(theirs, error=error.message)
+            return
+        _answer(theirs, result="")
+        while data := theirs.recv(_MOST_BYTES):
+            name, *arguments = json.loads(data)
+            try:
+                _answer(theirs, result=_CALLS[name](directory, *arguments))  # type: ignore[operator]
+            except OSError as error:
+                _answer(theirs, error=reason(error))
+    finally:
+        os._exit(0)
+
+
+def _answer(theirs: socket.socket, **fields: object) -> None:
+    theirs.send(json.dumps(fields).encode())

@@ -1,0 +1,44 @@
+"""Decides which address a pairing link opens, and whose file the sealed key is."""
+
+import os
+import pwd
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from ...config.pairing_place import PairingPlace
+from ..account import look_up
+from ..environment import checked_url
+from ..errors import CommandError
+from ..output import remark
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_NOTHING_YET = "nothing was changed"
+
+
+def find_page(given: str | None, urls: Sequence[str]) -> str:
+    """Return the page's address, which ends with a slash. Raises CommandError if it can't be used for pairing."""
+    if given is None and not urls:
+        hint = "add --url https://…/, or write [server] url into the configuration"
+        raise CommandError(f"the handler's address is not known; {_NOTHING_YET}", hint)
+    url = checked_url("--url" if given is not None else "server.url", given if given is not None else urls[0])
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        message = f"{url} is not an https address, and a page there can't sign; {_NOTHING_YET}"
+        raise CommandError(message, "name one with --url https://…/")
+    if given is None and len(urls) > 1:
+        hint = "its handler must share sessions.dir with this machine; otherwise name this machine's with --url"
+        remark(f"the link opens {url}, the first of [server] url", hint)
+    return url if url.endswith("/") else f"{url}/"
+
+
+def find_owner(place: PairingPlace) -> pwd.struct_passwd | None:
+    """Return the account that the sealed key has to belong to; None if it is this process's own."""
+    if os.geteuid() == 0:
+        if not place.user:
+            hint = 'write [server] user = "…" into the configuration, or run this as the handler\'s user'
+            raise CommandError(f"the handler's user is not known; {_NOTHING_YET}", hint)
+        return look_up(place.user)
+    if place.user and look_up(place.user).pw_uid != os.geteuid():
+        message = f"the handler's user is {place.user}, and this is another one; {_NOTHING_YET}"
+        raise CommandError(message, f"run this as root, or as {place.user}")
+    return None

@@ -1,0 +1,282 @@
+"""`breakglass keys new --pair` and `keys rotate --pair` at a real terminal, with a real handler and a device."""
+
+import base64
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import segno
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from breakglass.auth.signing import secret_bytes, sign
+from breakglass.cli.keys.qr import make_rows
+from breakglass.client import new_id
+
+from ..support.ports import reserve_port
+from ..support.service import ACCOUNT, SSH_KEY, Service
+from ..support.signals import signal_process
+from ..support.stages import until
+from .test_init_questions import Terminal
+
+pytestmark = pytest.mark.slow
+
+LINK = re.compile(r"http://127\.0\.0\.1:\d+/#pair=([\w-]{16})\.([\w-]{22})&as=(\w+)")
+WHITE, PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """A handler without a host: a verb of a known caller is unreached, and one of an unknown caller is 401."""
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        service = Service(Path(directory), port=reserve_port(), key=SSH_KEY, host_key="any")
+        yield service
+        service.stop()
+
+
+class Pairing(Terminal):
+    """A command that pairs a device, and the device. Its 10 minutes are `seconds` here."""
+
+    def __init__(
+        self, service: Service, *words: str, seconds: float = 600, columns: int = 120, reloads: bool = True
+    ) -> None:
+        self.service = service
+        url = f"http://127.0.0.1:{service.port}"
+        where = ["--config", str(service.config), *(["--pid", str(service.process.pid)] if reloads else [])]
+        code = f"import sys, breakglass.pairing as p; p.SECONDS = {seconds}; "
+        code += "from breakglass.cli.main import main; sys.exit(main())"
+        more = {"TERM": "xterm-256color", "COLUMNS": str(columns)}
+        words = ("keys", *words, "--pair", "--url", url, *where)
+        super().__init__(*words, program=("-c", code), cwd=service.directory, **more)
+
+    def read_link(self) -> tuple[str, str, str]:
+        """Return the link's id, one-time key and caller, once the command waits for the device."""
+        if "Ctrl-C revokes" not in self.shown:
+            self.read_until("Ctrl-C revokes")
+        [found] = LINK.findall(self.shown)
+        return found  # type: ignore[no-any-return]
+
+
+def ask(service: Service, pairing_id: str) -> tuple[int, str]:
+    """Fetch a sealed key; return the status, and the key if there is one."""
+    reply = service.send("POST", "/pair", json.dumps({"id": pairing_id}).encode())
+    return reply.status, str(reply.json.get("sealed", ""))
+
+
+def unseal(sealed: str, link: tuple[str, str, str]) -> str:
+    """Return the signing key, as the page does."""
+    pairing_id, one_time_key, caller = link
+    data, key = (base64.urlsafe_b64decode(text + "==") for text in (sealed, one_time_key))
+    return AESGCM(key).decrypt(data[:12], data[12:], f"breakglass-pair-v1:{pairing_id}:{caller}".encode()).decode()
+
+
+def callers(service: Service) -> dict[str, dict[str, object]]:
+    """Return the entries of the configuration, each secret as a list."""
+    found: dict[str, dict[str, object]] = tomllib.loads(service.config.read_text())["callers"]
+    secrets = {name: entry["secret"] for name, entry in found.items()}
+    lists = {name: secret if isinstance(secret, list) else [secret] for name, secret in secrets.items()}
+    return {name: {**entry, "secret": lists[name]} for name, entry in found.items()}
+
+
+def keys_left(service: Service) -> list[str]:
+    return [each.name for each in (service.directory / "var/sessions/pairing").iterdir()]
+
+
+def is_accepted(service: Service, signing_key: str) -> bool:
+    body, msg_id, now = b'{"verb":"status"}', new_id(), int(time.time())
+    headers = {"webhook-id": msg_id, "webhook-timestamp": str(now)}
+    headers["webhook-signature"] = sign(secret_bytes(signing_key), msg_id, now, body)
+    return service.send("POST", "/pve", body, headers).status != 401
+
+
+def secret_of(service: Service, name: str) -> str:
+    """Return the newest secret of a caller."""
+    secrets = callers(service)[name]["secret"]
+    assert isinstance(secrets, list)
+    return str(secrets[-1])
+
+
+def fetch(command: Pairing) -> str:
+    """Fetch the key and return it once the handler knows it and the command asks about it."""
+    link = command.read_link()
+    status, sealed = ask(command.service, link[0])
+    assert status == 200
+    command.read_until("press Enter;")
+    signing_key = unseal(sealed, link)
+    until(lambda: is_accepted(command.service, signing_key), "a reload")
+    return signing_key
+
+
+def decode(rows: list[str]) -> list[list[bool]]:
+    """Return the dark modules of a drawing, two rows a line, without the quiet zone, which has to be there."""
+    halves = {" ": (False, False), "▀": (True, False), "▄": (False, True), "█": (True, True)}
+    found = []
+    for row in rows:
+        pairs = [halves[each] for each in row.removeprefix(WHITE).removesuffix(PLAIN)]
+        found += [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
+    size = len(found[0]) - 8
+    assert not any(map(any, [*found[:4], *found[4 + size :], *(row[:4] + row[-4:] for row in found)]))
+    return [row[4:-4] for row in found[4 : 4 + size]]
+
+
+def test_a_device_is_paired(service: Service) -> None:
+    """The new caller has its limits and can sign; the key's file was the handler's user's, and is gone."""
+    with Pairing(service, "new", "anna", "--allow", "status,reset") as command:
+        link = command.read_link()
+        [waiting] = (service.directory / "var/sessions/pairing").iterdir()
+        owner = ACCOUNT or Path("/proc/self").owner()
+        assert (waiting.name, waiting.stat().st_mode & 0o777, waiting.owner()) == (link[0], 0o600, owner)
+        text = LINK.search(command.shown)
+        assert text
+        rows = [f"{WHITE}{row}{PLAIN}" for row in make_rows(text[0])]
+        assert "\n".join(rows) in command.shown.replace("\r\n", "\n")
+        modules = decode(rows)
+        assert modules == [list(map(bool, row)) for row in segno.make(text[0], error="l", micro=False).matrix]
+        signing_key = fetch(command)
+        command.type("\n")
+        assert command.read_to_the_end() == 0
+        assert "anna is paired." in command.shown
+        assert signing_key not in command.shown
+    assert callers(service)["anna"] == {"secret": [signing_key], "allow": ["status", "reset"]}
+    assert keys_left(service) == []
+    log = service.logged('"paired"')
+    assert [text for text in (signing_key, *link[:2]) if text in log] == []
+
+
+def test_one_more_key_is_paired(service: Service) -> None:
+    """`keys rotate` leaves the older keys as they are. Enter counts from the question on."""
+    old = service.secrets["operator2"]
+    with Pairing(service, "rotate", "operator2") as command:
+        command.read_link()
+        command.type("\n\n")
+        new = fetch(command)
+        command.type("\n")
+        assert command.read_to_the_end() == 0
+        assert "operator2 is paired." in command.shown
+    assert callers(service)["operator2"]["secret"] == [old, new]
+    assert is_accepted(service, old)
+
+
+@pytest.mark.parametrize(("command", "name"), [("new", "berta"), ("rotate", "operator")])
+def test_a_key_that_no_device_fetches_is_revoked(service: Service, command: str, name: str) -> None:
+    """A new caller goes; one with older keys keeps these."""
+    before = callers(service)
+    with Pairing(service, command, name, seconds=1) as pairing:
+        assert pairing.read_to_the_end() == 1
+        assert "no device fetched the key in time" in pairing.shown
+        assert f"The new key of {name} is revoked" in pairing.shown
+    assert callers(service) == before
+    assert keys_left(service) == []
+
+
+def test_a_key_that_is_asked_for_twice_is_revoked(service: Service) -> None:
+    """Two had the link: the one that got the key can't sign any more, and the other one gets nothing."""
+    before = callers(service)
+    with Pairing(service, "new", "carla") as command:
+        signing_key = fetch(command)
+        assert ask(service, command.read_link()[0]) == (404, "")
+        assert command.read_to_the_end() == 1
+        assert "the key was asked for twice" in command.shown
+    assert callers(service) == before
+    until(lambda: not is_accepted(service, signing_key), "a reload")
+    assert keys_left(service) == []
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "hang-up", "Ctrl-C after the fetch"])
+def test_an_interrupted_command_revokes_the_key(service: Service, how: str) -> None:
+    before = callers(service)
+    with Pairing(service, "new", "dora") as command:
+        command.read_link()
+        signing_key = fetch(command) if "fetch" in how else secret_of(service, "dora")
+        if how == "hang-up":
+            command.hang_up()
+        elif how == "SIGTERM":
+            signal_process(command.process.pid, signal.SIGTERM)
+        else:
+            command.type("\x03")
+        assert (command.process.wait(60) if how == "hang-up" else command.read_to_the_end()) == 130
+        assert how == "hang-up" or "The new key of dora is revoked" in command.shown
+    assert callers(service) == before
+    until(lambda: not is_accepted(service, signing_key), "a reload")
+    assert keys_left(service) == []
+
+
+def test_without_a_way_to_reload_the_person_does_it(service: Service) -> None:
+    """The command names the reload, and hands out no key before; a key that it revoked then needs one more."""
+    before = callers(service)
+    with Pairing(service, "new", "erna", reloads=False) as command:
+        command.read_until("Reload the handler, then press Enter here.")
+        assert "systemctl reload" in command.shown
+        assert LINK.search(command.shown) is None
+        command.type("\n")
+        command.read_link()
+        command.type("\x03")
+        assert command.read_to_the_end() == 130
+        assert "the handler accepts the key until" in command.shown
+    assert callers(service) == before
+
+
+def test_a_narrow_terminal_has_the_link_alone(service: Service) -> None:
+    with Pairing(service, "new", "frida", columns=40) as command:
+        command.read_link()
+        assert WHITE not in command.shown
+        command.type("\x03")
+        assert command.read_to_the_end() == 130
+
+
+def test_a_revocation_that_fails_says_what_to_do(service: Service) -> None:
+    """The configuration can't be changed any more: the error has the command that does it later."""
+    with Pairing(service, "new", "gerda") as command:
+        command.read_link()
+        text = service.config.read_text()
+        service.config.write_text("[callers\n")
+        command.type("\x03")
+        assert command.read_to_the_end() == 130
+        assert "The new key of gerda is NOT revoked" in command.shown
+        assert "breakglass keys revoke gerda" in command.shown
+    service.config.write_text(text.replace("[callers.gerda]", "[callers.hilda]"))
+    assert keys_left(service) == []
+
+
+def run(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "breakglass", "keys", *words, "--config", str(service.config)]
+    return subprocess.run(command, cwd=service.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "the handler's address is not known"),
+        (("--url", "http://192.0.2.1/"), "is not an https address"),
+        (("--url", "https://a@rescue.example.org/"), "has a user name"),
+        (("--url", "https://rescue.example.org/", "--bearer"), "--pair goes with no"),
+    ],
+)
+def test_what_can_t_be_paired_changes_nothing(service: Service, words: tuple[str, ...], said: str) -> None:
+    before = service.config.read_text()
+    ran = run(service, "new", "ida", "--pair", *words)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert said in ran.stderr
+    assert service.config.read_text() == before
+
+
+def test_without_a_place_for_the_key_it_is_revoked(service: Service) -> None:
+    """sessions.dir is a file: nothing is handed out, and nothing stays."""
+    before, sessions = callers(service), service.directory / "var/sessions"
+    shutil.rmtree(sessions, ignore_errors=True)
+    sessions.parent.mkdir(exist_ok=True)
+    sessions.touch()
+    try:
+        ran = run(service, "new", "jana", "--pair", "--url", "https://rescue.example.org/")
+    finally:
+        sessions.unlink()
+    assert (ran.returncode, "sessions.dir" in ran.stderr, "#pair=" in ran.stdout) == (1, True, False)
+    assert callers(service) == before
