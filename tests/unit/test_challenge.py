@@ -13,6 +13,7 @@ from breakglass.errors import StaleTimestamp
 
 from ..support.service import Reply, Service
 
+pytestmark = pytest.mark.shared("world", "sshd", "service")
 NOW = 1_795_500_000
 ID = "msg_0123456789"
 OPERATOR, OTHER = (Caller(name, (b"x" * 32,), frozenset({"status"})) for name in ("operator", "other"))

@@ -12,6 +12,8 @@ from breakglass.claude.failures import End
 from breakglass.claude.framer import Framer
 from breakglass.text import first_sentence
 
+from ..support.any_json import any_objects
+
 TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 GOOD = End(0)
 RESULT = {"type": "result", "subtype": "success", "is_error": False, "result": "fin", "num_turns": 1, "duration_ms": 1}
@@ -291,11 +293,7 @@ KEYS += ["subtype", "result", "errors", "abandoned_blocks", "api_message_id", "f
 KEYS += ["model_usage_since_last_result", "costUSD", "num_turns", "duration_ms", "api_error_status", "resetsAt"]
 WORDS = ["stream_event", "assistant", "user", "result", "system", "rate_limit_event", "tool_use", "tool_result", "text"]
 WORDS += ["message_start", "content_block_delta", "message_stop", "pve reset", "Exit code 16", "\ud800", ""]
-SCALARS = st.one_of(st.sampled_from(WORDS), st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3))
-NESTED = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
-)
-LINES = st.dictionaries(st.sampled_from(KEYS), NESTED, max_size=6).map(lambda value: json.dumps(value).encode())
+LINES = any_objects(KEYS, WORDS).map(lambda value: json.dumps(value).encode())
 DEEP = st.sampled_from([b"[" * 100_000, b'{"type":' * 50_000, b'{"type":"result","num_turns":' + b"9" * 5000 + b"}"])
 ENDINGS = st.builds(End, st.none() | st.integers(-64, 255), st.text(max_size=9), st.sampled_from(["", "cancelled"]))
 

@@ -144,6 +144,7 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), path.name)
 
 
+@cache
 def modules(top: Path) -> dict[str, Path]:
     """Return each Python file under a folder by its path from there."""
     return {str(path.relative_to(top)): path for path in sorted(top.rglob("*.py"))}
@@ -159,6 +160,7 @@ def imported(node: ast.AST) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" if child.module else module + alias.name for alias in child.names)
 
 
+@cache
 def imports_of_ours(top: Path, path: Path) -> set[str]:
     """Return the modules and packages under `top` that a file there imports, as paths without a suffix."""
     here = path.relative_to(top).parent.parts
@@ -218,6 +220,7 @@ def test_packages_import_only_from_lower_floors(top: Path, floors: tuple[tuple[s
     assert [line for line in upwards if line != "cli/demo.py imports demo/run"] == []
 
 
+@cache
 def pure_modules() -> list[str]:
     names = modules(HANDLER)
     return [name for name in names if name in PURE or name.split("/")[0].removesuffix(".py") in PURE]
@@ -363,10 +366,11 @@ def test_one_file_prints() -> None:
 
 def test_tests_send_signals_in_one_place() -> None:
     """A look-up that found no process says 0, and kill(2) takes that for the whole run: one place asks first."""
+    paths = [path for path in (ROOT / "tests").rglob("*.py") if "os.kill" in path.read_text("utf-8")]
     calls = {
         f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
-        for path in (ROOT / "tests").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for path in paths
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.kill", "os.killpg")
     }
     assert calls == {

@@ -11,6 +11,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
 from ..support.selection import sampled
+from ..support.stages import until
 
 # What qemu-server puts on the command line for each kind of controller, and the name of the disk's queues.
 DEVICES = {
@@ -71,8 +72,7 @@ def test_a_queue_has_the_name_of_its_disk(place: Callable[[str, str], World], ki
 def test_a_failed_request_has_the_name_of_its_disk(place: Callable[[str, str], World], kind: str) -> None:
     """QEMU gives no name for the drive then, but one for the device."""
     world = place("io-error", kind)
-    while world.monitor("query-status")["status"] != "io-error":  # type: ignore[index]
-        pass
+    until(lambda: world.monitor("query-status")["status"] == "io-error", "the failed request")  # type: ignore[index]
     verdict = execute(world, "forensics").trailer["verdict"]
     assert (verdict["code"], verdict["evidence"][0]) == ("io-error", f"{DEVICES[kind][2]}: nospace")
 
