@@ -104,16 +104,16 @@ export function fillText(box, words) {
 /** @type {WeakSet<Element>} boxes that scroll to their end in the next frame */
 const following = new WeakSet();
 
-/** Stays at the end of a box, if it was there; measured once a frame. @param {Element} box */
+/** Stays at the end of a box, if it was there and is not scrolled up before the next frame; measured once a frame. @param {Element} box */
 export function followEnd(box) {
 	if (following.has(box)) return () => {};
-	const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+	const { scrollHeight, scrollTop, clientHeight } = box;
 	return () => {
-		if (!atEnd) return;
+		if (scrollHeight - scrollTop - clientHeight >= 40) return;
 		following.add(box);
 		requestAnimationFrame(() => {
-			box.scrollTo(0, box.scrollHeight);
 			following.delete(box);
+			if (box.scrollTop > Math.min(scrollTop, box.scrollHeight - box.clientHeight) - 1) box.scrollTo(0, box.scrollHeight);
 		});
 	};
 }
