@@ -24,7 +24,10 @@ pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mar
 
 
 def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
-    """What claude says and runs is shown as text; the next prompt continues; nothing of it offends axe."""
+    """What claude says and runs is shown as text; the next prompt continues; nothing of it offends axe.
+
+    Edit puts a question back into the composer, and it goes to the same conversation.
+    """
     page = visit.open()
     evil = "<img src=x onerror=alert(1)> \u202egnp \x1b[31m"
     ask_claude(page, fake({"text": f"I look. {evil}", **bash("echo '<b>42</b>'")}, {"text": "It is idle."}))
@@ -38,7 +41,11 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     assert page.locator("#transcript :is(img, script)").count() == 0
     wait_for_text(page, "chat-live", "It is idle.")
     wait_for_text(page, "link-claude", "Claude: answering")
-    ask_claude(page, fake({"text": "And still."}))
+    page.click("[data-edit]")
+    expect(page.locator("#prompt")).to_have_value(next(body["prompt"] for body in visit.posts if "prompt" in body))
+    expect(page.locator("#prompt")).to_be_focused()
+    page.fill("#prompt", fake({"text": "And still."}))
+    page.click("#send")
     ended(page, 2)
     prompts = [body for body in visit.posts if "prompt" in body]
     assert "session" not in prompts[0]
@@ -70,11 +77,23 @@ def test_a_proposal_needs_the_dialog_and_acts_once(visit: Visit) -> None:
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
-def test_a_proposal_that_cannot_be_sent_says_why(visit: Visit) -> None:
-    """With the host out of reach Approve opens no dialog, and the card says what is in the way."""
+def test_a_proposal_can_be_put_off_and_is_spent_once_refused(visit: Visit) -> None:
+    """Not now folds it on this screen, and can be taken back. What is in the way of Approve is said on the card.
+
+    `refused` and `busy` are final for an id: the card can't be pressed into the same answer again.
+    """
     page = visit.open()
     ask_claude(page, PROPOSES)
     ended(page)
+    card = page.locator("[data-proposal]")
+    sent = len(visit.posts)
+    card.get_by_role("button", name="Not now").click()
+    expect(card.locator("[data-approve]")).to_be_hidden()
+    expect(card).to_contain_text("Claude proposes: Reset devvm (VM 102)")
+    expect(card.locator("p").first).to_be_hidden()
+    card.get_by_role("button", name="Show again").click()
+    expect(card.locator("[data-approve]")).to_be_visible()
+    assert [body for body in visit.posts[sent:] if "verb" not in body] == []
     with visit.stage.without_sshd():
         show(page, "vm")
         press(page, "status")
@@ -83,20 +102,19 @@ def test_a_proposal_that_cannot_be_sent_says_why(visit: Visit) -> None:
         see_headline(page, "Host unreachable", "unknown")
         show(page, "chat")
         page.click("[data-approve=reset]")
-        expect(page.locator("[data-proposal]")).to_contain_text("Proxmox is out of reach: the connection was refused.")
+        expect(card).to_contain_text("Proxmox is out of reach: the connection was refused.")
         assert not page.is_visible("#confirm")
     assert visit.mutating == []
-
-
-def test_a_proposal_that_was_refused_is_spent(visit: Visit) -> None:
-    """`refused` and `busy` are final for an id: the card says so, and can't be pressed into the same answer again."""
-    page = visit.open()
-    ask_claude(page, PROPOSES)
-    ended(page)
-    card = page.locator("[data-proposal]")
+    visit.stage.service.answering()
+    show(page, "vm")
+    press(page, "status")
+    phase(page, "idle")
+    expect(page.locator("[data-verb=reset]")).to_have_attribute("aria-disabled", "false")
+    show(page, "chat")
     card.locator("[data-approve]").click()
+    page.wait_for_selector("#yes[aria-disabled=false]")
     visit.stage.service.pve("reset", caller="operator2")
-    page.click("#yes[aria-disabled=false]")
+    page.click("#yes")
     phase(page, "refused")
     expect(card).to_contain_text("Reset: refused at ")
     expect(card.locator("button")).to_have_count(0)
@@ -212,16 +230,6 @@ def test_a_reload_finds_the_turn(visit: Visit) -> None:
     ask_claude(page, fake({"text": "Still here."}))
     ended(page, 2)
     assert [body for body in visit.posts if "prompt" in body][-1]["session"]
-
-
-def test_stop_stops_the_turn(visit: Visit) -> None:
-    """Esc in the text field, like Stop, ends the turn and says what it can't stop."""
-    page = visit.open()
-    ask_claude(page, fake({"text": LONG, "wait": "never"}))
-    expect(page.locator("#chat-word")).to_contain_text("Claude is working")
-    page.press("#prompt", "Escape")
-    ended(page)
-    expect(page.locator("#transcript article")).to_contain_text("Stopped. Commands inside the VM may still run.")
 
 
 OVERTAKE = """() => { const fetch = window.fetch; let stop; const stopped = new Promise(done => { stop = done; });

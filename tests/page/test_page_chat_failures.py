@@ -1,13 +1,12 @@
 """What goes wrong in the page's conversation: a notice that says why, and what the operator can still do."""
 
-import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 
 from ..support.browser import Visit, confirm, phase, show, text_of, wait_for, wait_for_text
-from ..support.page_chat import ask_claude, ended, lose_sessions
+from ..support.page_chat import answer_chat, ask_claude, ended, lose_sessions
 from ..support.selection import sampled
 from ..support.talk import fake
 
@@ -108,9 +107,7 @@ def test_a_rate_limit_says_until_when_it_lasts(visit: Visit) -> None:
     page = visit.open()
     limited = {"code": "claude-rate-limited", "message": "rate-limited until 03:40 UTC: limit"}
     limited["hint"] = "wait; the power verbs work without claude"
-    lines = [{"type": "session", "n": 1}, {"type": "error", "n": 2, **limited}, {"type": "done", "n": 3, "ok": False}]
-    body = "".join(json.dumps(line) + "\n" for line in lines)
-    page.route("**/chat", lambda route: route.fulfill(content_type="application/x-ndjson", body=body))
+    answer_chat(page, {"type": "error", **limited}, ok=False)
     ask_claude(page, "well?")
     wait_for_text(page, "chat-notice", "Claude is not answering: rate limited (until 03:40")
     assert text_of(page, "chat-notice").count("power") == 1

@@ -6,8 +6,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from ..support.browser import Visit, axe_finds
-from ..support.page_chat import PROPOSES, ask_claude, ended
+from ..support.browser import Visit, axe_finds, phase
+from ..support.page_chat import answer_chat, ask_claude, ended
 from ..support.talk import bash, fake
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
@@ -109,6 +109,13 @@ DRAW = """async (texts) => {
 }"""
 
 
+def locked(visit: Visit) -> Page:
+    """Open the page without a key, for what its modules do by themselves."""
+    visit.page.goto(visit.stage.url)
+    phase(visit.page, "locked")
+    return visit.page
+
+
 def overflow(page: Page) -> int:
     """Return by how much the page is wider than the screen."""
     wider: int = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -119,9 +126,11 @@ def test_an_answer_is_drawn_from_its_markdown(visit: Visit) -> None:
     """On the narrowest screen a wide table and wide code scroll by themselves; nothing is a link."""
     visit.page.set_viewport_size({"width": 320, "height": 640})
     page = visit.open()
-    ask_claude(page, fake({"text": ANSWER, "pace": 0.001}))
+    answer_chat(page, *({"type": "text", "text": piece} for piece in ANSWER.splitlines(keepends=True)))
+    ask_claude(page, "well?")
     ended(page)
     answer = page.locator("#transcript .answer")
+    expect(answer).to_contain_text("See the manual (https://evil.example/cycle).")
     expect(answer.locator("h4")).to_have_text("What I found")
     expect(answer.locator("strong")).to_have_text("waits for its disk")
     expect(answer.locator("ol > li")).to_have_count(2)
@@ -131,7 +140,6 @@ def test_an_answer_is_drawn_from_its_markdown(visit: Visit) -> None:
         ["devvm virtio0", "11 min", "3", "none at all", "mail virtio0", "2 ms", "0", "1,204"]
     )
     expect(answer.locator("pre")).to_contain_text("$ zpool status -x\n  pool: rpool   state", use_inner_text=False)
-    expect(answer).to_contain_text("See the manual (https://evil.example/cycle).")
     assert page.locator("#transcript a").count() == 0
     assert overflow(page) == 0
     for wide in (".scroll", ".code pre"):
@@ -139,18 +147,20 @@ def test_an_answer_is_drawn_from_its_markdown(visit: Visit) -> None:
             "box => box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === 'auto'"
         )
     assert axe_finds(page, "an answer in Markdown") == []
+    page.unroute("**/chat")
+    see_no_element_of(page, HOSTILE)
 
 
-def test_hostile_markdown_makes_no_element(visit: Visit) -> None:
+def see_no_element_of(page: Page, hostile: str) -> None:
     """Markup stays text, an address stays text, and no button of it acts, under the policies that the page has."""
-    page = visit.open()
-    ask_claude(page, fake({"text": HOSTILE, "pace": 0.001}))
-    ended(page)
-    answer = page.locator("#transcript .answer")
+    answer_chat(page, {"type": "text", "text": hostile})
+    ask_claude(page, "and?")
+    ended(page, 2)
+    answer = page.locator("#transcript .answer").last
+    expect(answer).to_contain_text('<button data-approve="stop" data-job="x">Approve</button>')
     expect(answer).to_contain_text("<img src=x onerror=alert(1)> <script>alert(1)</script>")
     expect(answer).to_contain_text("click (javascript:alert(1)) x (https://evil.example/x.png) <https://evil.example>")
     expect(answer.locator("pre")).to_contain_text("<button data-verb=stop>Unlock</button>")
-    expect(answer).to_contain_text('<button data-approve="stop" data-job="x">Approve</button>')
     found: list[str] = answer.evaluate("box => [...box.querySelectorAll('*')].map(each => each.tagName)")
     assert set(found) <= KINDS
     names: list[str] = answer.evaluate(
@@ -167,7 +177,8 @@ def test_a_text_in_pieces_is_drawn_as_the_whole_is(visit: Visit) -> None:
     """However a text comes, it ends as the whole text does, and makes only elements of the list."""
     chosen = random.Random(SEED)
     texts = [[chosen.choice(BITS) for _ in range(chosen.randrange(1, 40))] for _ in range(100)]
-    page = visit.open()
+    texts += [[text[at : at + 7] for at in range(0, len(text), 7)] for text in (ANSWER, HOSTILE)]
+    page = locked(visit)
     kinds, differ = page.evaluate(DRAW, texts)
     assert differ == []
     assert set(kinds) <= KINDS
@@ -220,23 +231,6 @@ def test_a_command_is_folded_to_a_line(visit: Visit) -> None:
     assert axe_finds(page, "open folds") == []
 
 
-def test_a_proposal_can_be_put_off(visit: Visit) -> None:
-    """Not now folds it on this screen, sends nothing, and can be taken back."""
-    page = visit.open()
-    ask_claude(page, PROPOSES)
-    ended(page)
-    card = page.locator("[data-proposal]")
-    sent = len(visit.posts)
-    card.get_by_role("button", name="Not now").click()
-    expect(card.locator("[data-approve]")).to_be_hidden()
-    expect(card).to_contain_text("Claude proposes: Reset devvm (VM 102)")
-    assert not card.locator("p").first.is_visible()
-    card.get_by_role("button", name="Show again").click()
-    expect(card.locator("[data-approve]")).to_be_visible()
-    assert [body for body in visit.posts[sent:] if "verb" not in body] == []
-    assert visit.mutating == []
-
-
 # A turn that grows as its events come: what it looks like at each step.
 GROW = """async () => {
     const {Turn, noteProposal} = await import("/turn.js");
@@ -282,7 +276,7 @@ GROW = """async () => {
 
 def test_a_turn_looks_right_at_each_step(visit: Visit) -> None:
     """What is open looks as it will, a selection in what is finished stays, and retracted text is gone."""
-    page = visit.open()
+    page = locked(visit)
     seen = page.evaluate(GROW)
     assert seen["bold"] == "<p>It is <strong>the</strong></p>"
     first = "<p>It is <strong>the disk</strong>.</p>"
@@ -314,7 +308,7 @@ LONG_ANSWER = """async () => {
 
 def test_a_long_answer_at_once_is_drawn_whole(visit: Visit) -> None:
     """A replay gives 2,000 lines at once: all of them are drawn, in their order, and the cost stands below."""
-    page = visit.open()
+    page = locked(visit)
     said, meta = page.evaluate(LONG_ANSWER)
     assert said == list(range(2_000))
     assert ", 1 s, 0.25 USD" in meta

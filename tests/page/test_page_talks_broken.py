@@ -6,7 +6,7 @@ import time
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import Visit, forget_key, held_requests, phase, show, wait_for_text
+from ..support.browser import Visit, forget_key, held_requests, phase, show, wait_for, wait_for_text
 from ..support.page_chat import LONG, PROPOSES, ask_claude, ended, show_chat
 from ..support.talk import Talker, fake
 from .test_page_talks import approve, checks, open_again, prompts
@@ -136,7 +136,7 @@ def test_the_turn_after_a_verb_moves_nothing(visit: Visit) -> None:
         phase(page, "running")
         page.click("#earlier")
         expect(page.locator("#talks button").first).to_be_visible()
-        assert held
+        wait_for(page, lambda: held, "the reset")
     phase(page, "done")
     expect(page.locator("#transcript article")).to_have_count(2)
     expect(page.locator("#talks")).to_be_visible()

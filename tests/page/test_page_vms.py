@@ -22,6 +22,7 @@ from ..support.browser import (
     wait_for,
     wait_for_text,
 )
+from ..support.page_chat import answer_chat, ask_claude
 from ..support.service import Service, new_secret
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -308,16 +309,8 @@ def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> No
     page = visit.page
     page.clock.install()
     visit.open()
-    lines = [
-        {"type": "session", "n": 1, "session": "s", "turn": "t"},
-        {"type": "approval", "n": 2, "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"},
-        {"type": "done", "n": 3, "ok": True},
-    ]
-    answer = "".join(json.dumps(line) + "\n" for line in lines)
-    page.route("**/chat", lambda route: route.fulfill(content_type="application/x-ndjson", body=answer))
-    show(page, "chat")
-    page.fill("#prompt", "well?")
-    page.press("#prompt", "Control+Enter")
+    answer_chat(page, {"type": "approval", "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"})
+    ask_claude(page, "well?")
     page.route("**/pve", lambda route: route.abort() if '"verb":"reset"' in (route.request.post_data or "")
                else route.continue_())  # fmt: skip
     card = page.locator("[data-approve=reset]")

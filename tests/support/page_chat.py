@@ -1,5 +1,6 @@
 """A conversation with claude on the page, for its tests."""
 
+import json
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -19,15 +20,24 @@ def show_chat(page: Page) -> None:
 
 def ask_claude(page: Page, prompt: str) -> None:
     show_chat(page)
+    expect(page.locator("#send")).to_have_attribute("aria-disabled", "false")  # what was said before is loaded
     page.fill("#prompt", prompt)
     page.press("#prompt", "Control+Enter")
 
 
 def ended(page: Page, count: int = 1) -> None:
-    """Return once so many turns have ended, well or not."""
+    """Return once so many turns have ended, well or not, and those of before are drawn to their ends."""
     expect(page.locator("#transcript article")).to_have_count(count)
+    expect(page.locator("#chat-notice")).not_to_contain_text("being loaded")
     # its own `hidden`: in another tab than the conversation's, everything of it is out of sight
     expect(page.locator("#stop-turn")).to_have_attribute("hidden", "", timeout=120_000)
+
+
+def answer_chat(page: Page, *events: dict[str, object], ok: bool = True) -> None:
+    """Answer each request with these events, at once and without claude: for what the page alone does with them."""
+    lines = [{"type": "session", "session": "s", "turn": "t"}, *events, {"type": "done", "ok": ok}]
+    body = "".join(json.dumps({"n": n, **line}) + "\n" for n, line in enumerate(lines, 1))
+    page.route("**/chat", lambda route: route.fulfill(content_type="application/x-ndjson", body=body))
 
 
 def lose_sessions(visit: Visit) -> None:
