@@ -335,6 +335,7 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
 
 def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: Visit) -> None:
     """A lost handler is shown with the time and the next try, the commands by hand open, and the page reconnects."""
+    visit.page.clock.install()
     page = visit.open()
     lose_handler(visit.stage, page)
     see_headline(page, "No connection", "unknown")
@@ -346,6 +347,12 @@ def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: V
     assert page.is_visible("#by-hand-lines")
     assert all(blocked(page, each) for each in ASKS)
     visit.stage.wire.up()
+
+    def is_found() -> bool:
+        page.clock.run_for(1_000)
+        return text_of(page, "link-breakglass").endswith(": answering")
+
+    wait_for(page, is_found, "the next try")
     phase(page, "idle")
     assert visit.mutating == []
 

@@ -13,6 +13,7 @@ from ..support.browser import (
     ask,
     blocked,
     confirm,
+    find_handler,
     held_cycle,
     lose_handler,
     phase,
@@ -310,7 +311,7 @@ def test_an_outcome_stays_on_the_page_after_an_outage(visit: Visit) -> None:
     confirm(page, "cycle")
     phase(page, "failed")
     lose_handler(visit.stage, page)
-    visit.stage.wire.up()
+    find_handler(visit.stage, page)
     phase(page, "failed")
     wait_for_text(page, "link-breakglass", "Breakglass: answering")
     assert "Advice: Start." in text_of(page, "outcome-hint")

@@ -9,6 +9,7 @@ from breakglass.agents.pve.words import VERSION
 
 from ..support.browser import (
     Visit,
+    find_handler,
     forget_key,
     keep_key,
     lose_handler,
@@ -33,7 +34,7 @@ def kept_page(visit: Visit) -> Page:
 
 
 def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
-    """The cached page opens with the last names and commands, and reconnects by itself.
+    """The cached page opens with the last names and commands, and finds the handler again.
 
     A proxy's error page counts as no answer and is not cached.
     """
@@ -47,8 +48,7 @@ def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
         wait_for_text(page, "name", "devvm (VM 102)")
         assert "qm reset 102" in text_of(page, "by-hand-lines")
         assert "Signed, with bash, python3 and curl" in text_of(page, "by-hand")
-    visit.stage.wire.error_page = False
-    visit.stage.wire.up()
+    find_handler(visit.stage, page)
     wait_for_text(page, "link-breakglass", "Breakglass: answering")
     phase(page, "idle")
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Page, expect
 
-from ..support.browser import Visit, axe_finds, lose_handler, open_key, phase, press
+from ..support.browser import Visit, axe_finds, find_handler, lose_handler, open_key, phase, press
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
@@ -58,7 +58,7 @@ def test_what_was_kept_has_its_age(visit: Visit) -> None:
         says(page, "Last proven 12 days ago (drill).")
         lose_handler(visit.stage, page)
         expect(page.locator("#proven")).to_contain_text("Last proven 12 days ago (drill), as of ")
-        visit.stage.wire.up()
+        find_handler(visit.stage, page)
         phase(page, "idle")
         says(page, "Last proven 12 days ago (drill).")
 

@@ -544,3 +544,9 @@ def lose_handler(stage: Stage, page: Page) -> None:
     for _ in range(2):
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
     phase(page, "disconnected")
+
+
+def find_handler(stage: Stage, page: Page) -> None:
+    """Mend the wire, and have the page ask for /health at once, as it does when a person looks at it again."""
+    stage.wire.mend()
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
