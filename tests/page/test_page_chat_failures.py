@@ -75,7 +75,8 @@ def test_a_recap_needs_no_new_question(visit: Visit) -> None:
 def test_a_session_of_another_handler(visit: Visit) -> None:
     """The page says where it is, and offers to begin a new one with what was said."""
     page = visit.open()
-    ask_claude(page, fake({"text": "The word is crane."}))
+    answer_chat(page, {"type": "text", "text": "The word is crane."})
+    ask_claude(page, "well?")
     ended(page)
     error = {
         "code": "session-elsewhere",

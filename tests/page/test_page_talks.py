@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from breakglass.client import new_id
+
 from ..support.browser import Visit, axe_finds, forget_key, phase, press, show, text_of, wait_for, wait_for_text
 from ..support.page_chat import LONG, answer_chat, ask_claude, ended, show_chat
 from ..support.talk import Talker, bash, fake
@@ -56,8 +58,11 @@ def test_what_was_said_is_there_after_a_reload(visit: Visit) -> None:
     ask_claude(page, fake({"text": "I look.", **bash("echo 42")}, {"text": "It is **idle**."}))
     ended(page)
     before = page.locator("#transcript .answer").all_inner_texts()
+    cost = text_of(page, "chat-cost")
+    assert cost.endswith(" of 1.00 USD")
     page = open_again(visit)
     ended(page)
+    expect(page.locator("#chat-cost")).to_have_text(cost)
     expect(page.locator("#transcript .answer")).to_have_text(before, use_inner_text=True)
     expect(page.locator("#transcript article")).to_contain_text("look. FAKE=")
     expect(page.locator("#transcript summary")).to_contain_text("echo 42")
@@ -130,25 +135,16 @@ def test_two_tabs_begin_one_turn_after_a_verb(visit: Visit) -> None:
 def test_a_costly_conversation_goes_on_at_a_press(visit: Visit) -> None:
     """Above the limit, which is shown, the page sends nothing by itself: a button does."""
     page = visit.open()
-    ask_claude(page, PROPOSES)
+    proposal = {"type": "approval", "verb": "reset", "vm": "devvm", "job": new_id(), "why": "It is hung."}
+    answer_chat(page, proposal, {"type": "result", "ok": True, "text": "", "seconds": 1, "cost_usd": 1.04})
+    ask_claude(page, "well?")
     ended(page)
-    expect(page.locator("#chat-cost")).to_contain_text("of 1.00 USD")
-
-    def make_dear(route: Route) -> None:
-        if "replay" not in (route.request.post_data or ""):
-            return route.fallback()
-        answer = route.fetch()
-        *lines, last = answer.text().splitlines()
-        return route.fulfill(
-            response=answer, body="\n".join([*lines, json.dumps(json.loads(last) | {"cost_usd": 1.04}), ""])
-        )
-
-    page.route("**/chat", make_dear)
-    page = open_again(visit)
     expect(page.locator("#chat-cost")).to_contain_text("1.04 of 1.00 USD")
     approve(page)
     expect(page.locator("#let-check")).to_be_visible()
     assert checks(visit) == []
+    page.unroute("**/chat")
+    answer_chat(page, {"type": "text", "text": "It is back."})
     page.click("#let-check")
     ended(page, 2)
     expect(page.locator("#transcript article").last).to_contain_text("It is back.")
