@@ -26,7 +26,7 @@ export async function unlock(text) {
 	if (!crypto.subtle) {
 		const { port, hostname, pathname } = location;
 		setShown({ unlock: false });
-		setText($("key-trouble"), "This browser signs only over https or on its own machine. "
+		setText($("too-old"), "This browser signs only over https or on its own machine. "
 			+ `Run: ssh -L 8080:localhost:${port || 80} ${hostname} and open http://localhost:8080${pathname}`);
 		return;
 	}

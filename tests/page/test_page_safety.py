@@ -172,9 +172,10 @@ def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
     page.goto(f"http://rescue.test:{visit.stage.wire.port}/#key={visit.keys['operator']}")
     wait_for_text(
         page,
-        "key-trouble",
+        "too-old",
         f"ssh -L 8080:localhost:{visit.stage.wire.port} rescue.test and open http://localhost:8080/",
     )
+    expect(page.locator("#too-old")).to_be_visible()
     assert not page.is_visible("#unlock")
     assert "key=" not in page.url
 
