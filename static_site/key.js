@@ -23,6 +23,7 @@ let before = recall("local", "key");
 
 /** Takes a key as text. @param {string|null} text */
 export async function unlock(text) {
+	if (pairIfAsked(text)) return;
 	if (!crypto.subtle) {
 		const { port, hostname, pathname } = location;
 		setShown({ unlock: false });
@@ -34,18 +35,23 @@ export async function unlock(text) {
 	setText($("key-trouble"), key ? "" : "That isn't a complete signing key. It is one word beginning with whsec_; copy all of it.");
 	if (!key) return;
 	secret.value = "";
-	await begin(key);
+	keep("local", "pair", null);
+	await takeKey(key);
 }
 
+/** Takes up a pairing link, if it is one. @param {string|null} words */
+const pairIfAsked = (words) => words?.includes("#pair=")
+	&& import("./pair.js").then(({ pairDevice }) => pairDevice(words), () => setText($("key-trouble"), "Nothing was sent. Open the link again."));
+
 /** @param {string} text */
-async function importKey(text) {
+export async function importKey(text) {
 	const base64 = /^whsec_(.{32,88})$/.exec(text.trim())?.[1] ?? "";
 	const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 	return bytes.length ? crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]) : null;
 }
 
 /** Goes on with a key: what was under way before a reload comes first, then a look. @param {CryptoKey} key */
-async function begin(key) {
+export async function takeKey(key) {
 	if (!getState().vm) await pollHealth();
 	useKey(key);
 	dispatch("unlocked");
@@ -63,7 +69,7 @@ export async function takeKept(allowed) {
 	else keyStore((store) => store.delete(1)).catch(() => {}); // whatever listens on this port next could use it
 	clearTimeout(late);
 	keepBox.checked ||= Boolean(kept);
-	if (kept && !getState().unlocked) await begin(kept);
+	if (kept && !getState().unlocked) await takeKey(kept);
 }
 
 /** Keeps the key, or not, as the box says. */
@@ -76,8 +82,7 @@ export async function keepOrNot() {
 		} else if (key) {
 			await keyStore((store) => store.put(key, 1));
 			const persisted = await navigator.storage?.persist?.().catch(() => false) ?? null;
-			const { since = Date.now() } = recall("local", "key") ?? {};
-			keep("local", "key", { since, tested: Date.now(), persisted });
+			keep("local", "key", { since: Date.now(), ...recall("local", "key"), tested: Date.now(), persisted });
 		}
 	} catch (error) {
 		keepBox.checked = false;
@@ -118,17 +123,19 @@ export async function askForget() {
 	if (yes) forget();
 }
 
+export const dayOf = (/** @type {number} */ at) => new Date(at).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+
 /** Says what is known of the key, and of how long this browser will keep it. */
 export function describeKey() {
 	/** @type {Kept|null} */
 	const kept = recall("local", "key");
 	const now = Date.now();
-	const day = (/** @type {number} */ at) => new Date(at).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
-	const tested = kept && getState().key === "proved" ? `tested now${before ? `, and ${span(now - before.tested)} ago` : ""}` : before && `tested ${span(now - before.tested)} ago`;
+	const ago = before && `${span(now - before.tested)} ago`;
+	const tested = kept && getState().key === "proved" ? `tested now${ago ? `, and ${ago}` : ""}` : ago && `tested ${ago}`;
 	const home = matchMedia("(display-mode: standalone)").matches;
 	const sure = kept?.persisted ? "The browser has promised not to clear it." : "The browser may clear it when space runs short.";
 	setTexts({
-		"key-word": kept ? `kept here since ${day(kept.since)}` : "not kept here",
+		"key-word": kept ? `kept here since ${dayOf(kept.since)}` : "not kept here",
 		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${home ? "" : sure}` : "It is in this tab alone, and gone when the tab closes.",
 		"key-ios": IOS && !home ? "Safari forgets it after seven days without a visit. Share, then Add to Home Screen, keeps it." : "",
 	});
@@ -136,6 +143,7 @@ export function describeKey() {
 
 /** The demo's throw-away key: on this machine only, and out of the address bar. */
 export function keyInAddress() {
+	pairIfAsked(location.hash);
 	const given = new URLSearchParams(location.hash.slice(1)).get("key");
 	if (given === null) return null;
 	history.replaceState(null, "", location.pathname + location.search);

@@ -23,6 +23,7 @@ from ..support import engines
 from ..support.browser import KEPT_KEYS, Stage, Visit, open_gate
 from ..support.engines import Engine
 from ..support.failing_tools import misbehave
+from ..support.pairing_links import offer
 from ..support.stages import until
 from ..support.talk import bash, fake
 
@@ -100,10 +101,11 @@ class Person:
 
 
 def test_a_night(engine: Engine, stage: Stage) -> None:
-    """The main flow: unlock, look, power-cycle with its stages, chat, a proposal, a kept key, no handler."""
+    """The main flow: unlock, pair, look, power-cycle with its stages, chat, a proposal, a kept key, no handler."""
     stage.settle()
     person = Person(engine)
     unlock(engine, person, stage)
+    pair(engine, person, stage)
     look(engine, person)
     power_cycle(engine, person, stage)
     talk(engine, person, stage)
@@ -122,6 +124,18 @@ def unlock(engine: Engine, person: Person, stage: Stage) -> None:
     engine.press("Enter")
     person.sees("#outcome[data-phase=idle]")
     person.does(f"await ({KEPT_KEYS})() === 1", "the key to be stored")
+    engine.reload()
+    person.sees("#outcome[data-phase=idle]")
+
+
+def pair(engine: Engine, person: Person, stage: Stage) -> None:
+    """A link fetches a key in place of the kept one, after a question, and is gone from the address."""
+    given = offer(stage)
+    engine.open(given.link)
+    person.answers("#yes")
+    person.sees("#pair-word", "Paired as operator. This device can rescue now.")
+    person.does("location.hash === ''", "an address without the link")
+    assert given.state == "fetched"
     engine.reload()
     person.sees("#outcome[data-phase=idle]")
 

@@ -1,6 +1,5 @@
 """The address that the page is opened at: what it signs is good there alone, and where a key can be kept."""
 
-import copy
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -14,29 +13,20 @@ from ..support.browser import (
     confirm,
     keep_key,
     open_key,
+    over_https,
     phase,
     text_of,
     wait_for,
     wait_for_text,
 )
-from ..support.model_proxy import Authority, relay
-from ..support.service import Service
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
 @pytest.fixture(scope="module")
 def bound(stage: Stage) -> Iterator[Stage]:
-    """The stage, seen by a handler that has one https address; a proxy with TLS answers for every name."""
-    directory, host = stage.world.directory / "bound", stage.sshd
-    directory.mkdir()
-    seen = copy.copy(stage)
-    with relay(Authority(directory, "ca").context("rescue.test")) as proxy:
-        seen.url = f"https://rescue.test:{proxy.port}/"
-        service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], urls=[seen.url])
-        proxy.target, seen.service = service.port, service
-        yield seen
-        service.stop()
+    with over_https(stage, "bound") as bound:
+        yield bound
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A real Chromium in front of the real handler, and a wire between them that can be cut at any byte."""
 
 import asyncio
+import copy
 import json
 import os
 import socket
@@ -25,6 +26,7 @@ from . import claude, parts
 from .agent import hasten
 from .failing_tools import misbehave
 from .model import Model
+from .model_proxy import Authority, relay
 from .ports import reserve_port
 from .qemu import is_at_prompt
 from .service import Service
@@ -331,6 +333,20 @@ class Stage:
         """
         jobs = self.service.pve("history").json["jobs"]
         return [job["id"] for job in jobs if job["verb"] in MUTATING and job["id"] not in but]
+
+
+@contextmanager
+def over_https(stage: Stage, name: str) -> Iterator[Stage]:
+    """The stage, seen by a handler that has one https address; a proxy with TLS answers for every name."""
+    directory, host = stage.world.directory / name, stage.sshd
+    directory.mkdir()
+    seen = copy.copy(stage)
+    with relay(Authority(directory, "ca").context("rescue.test")) as proxy:
+        seen.url = f"https://rescue.test:{proxy.port}/"
+        service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], urls=[seen.url])
+        proxy.target, seen.service = service.port, service
+        yield seen
+        service.stop()
 
 
 def open_gate(world: World) -> None:

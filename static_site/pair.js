@@ -1,0 +1,249 @@
+// Pairs this device: by a link, and after a question, fetches a signing key once. docs/protocol.md, "POST /pair", has the rules.
+// Loaded only where there is a pairing link. Before the yes nothing is sent; after it, the link is spent.
+
+import { askPerson } from "./dialog.js";
+import { $, make, setText } from "./dom.js";
+import { dayOf, importKey, keepOrNot, takeKey } from "./key.js";
+import { lookAt } from "./look.js";
+import { isAway } from "./rules.js";
+import { sleep, useKey } from "./send.js";
+import { HOME, keep, keyStore, recall } from "./storage.js";
+import { dispatch, getState, subscribe } from "./store.js";
+
+/** @typedef {{id: string, oneTimeKey: string, name: string}} Link */
+
+const STORE_MS = 3_000; // some browsers' databases never answer
+const SOUGHT_MS = 12_000; // the key that is kept here comes first: it would take the place of the new one
+const ANSWER_MS = 20_000;
+const PROOF_MS = 10_000;
+const SENT = "#pair=sent"; // stands in the address while the key is on its way, so that a reload asks for no second one
+
+const SPENT = "This pairing link was used already, or is older than 10 minutes. Ask for a new one. "
+	+ "If this device did not use it, another one has: then the command that made it revokes the key.";
+const LOST = "No answer came. The key may have been handed out, so this pairing link counts as used. Ask for a new one.";
+const ALTERED = "The key that came does not open with this pairing link: the link was altered, or a part of it is missing. Ask for a new one.";
+const INTERRUPTED = "The pairing was interrupted. If this device has no key now, ask for a new pairing link.";
+const INCOMPLETE = "This isn’t a whole pairing link. Copy all of it, from https to the end, or scan the code again.";
+const UNSIGNING = "A pairing link opens only over https. Nothing was sent: the link is still good there.";
+const AWAY = "Breakglass does not answer. Nothing was sent: reload this page once it answers, or open the link again.";
+
+const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
+const word = make("p.note");
+word.id = "pair-word";
+word.setAttribute("role", "alert");
+$("verbs").after(word);
+
+/** Says what came of it, above the key field. @param {string} words  @param {boolean} good */
+function say(words, good = false) {
+	if (words && getState().tab !== "vm") dispatch("tab-chosen", { tab: "vm" });
+	word.style.color = good ? "var(--good-text)" : "";
+	setText(word, words);
+}
+
+let declined = false; // by a person: a dialog also closes when the page is hidden
+/** @type {Link|null} what the quiet button copies */
+let copied = null;
+$("keep").addEventListener("click", () => {
+	declined = true;
+	if (copied) copyLink(copied);
+});
+$("confirm").addEventListener("cancel", () => { declined = true; });
+
+let newest = 0; // a later link takes the place of an earlier one
+addEventListener("hashchange", () => { newest += 1; });
+
+/** Pairs this device, if the person agrees. @param {string} words  a link, or the fragment of the address */
+export async function pairDevice(words) {
+	const mine = ++newest;
+	const fragment = words.slice(words.indexOf("#")).trim();
+	const link = parseFragment(fragment);
+	const trouble = link ? troubleBefore(words.trim(), link) : fragment === SENT ? INTERRUPTED : INCOMPLETE;
+	if (trouble && trouble !== UNSIGNING) clearLink();
+	say(trouble);
+	if (!link || trouble) return;
+	/** @type {HTMLInputElement} */ ($("secret")).value = "";
+	await until(() => getState().key !== "sought", SOUGHT_MS);
+	const isPaired = await agrees(link, () => mine === newest) && await fetchKey(link);
+	const { unlocked, vm } = getState();
+	if (!isPaired && unlocked) lookAt(vm); // no look was taken beside the question
+}
+
+/** @param {string} fragment  @returns {Link|null} */
+function parseFragment(fragment) {
+	const asked = new URLSearchParams(fragment.slice(1));
+	const [, id, oneTimeKey] = /^([\w-]{16})\.([\w-]{22})$/.exec(asked.get("pair") ?? "") ?? [];
+	const name = /^[\w.@-]{1,64}$/.exec(asked.get("as") ?? "")?.[0];
+	return id && name ? { id, oneTimeKey, name } : null;
+}
+
+/** Why a link can't be used here, or nothing. @param {string} words  @param {Link} link */
+function troubleBefore(words, { id }) {
+	if (!crypto.subtle) return UNSIGNING;
+	if (isUsed(id)) return SPENT;
+	const place = placeOf(words);
+	return place === HOME.href ? "" : `This pairing link is for ${place}. Nothing was sent: open it there, or ask for one for this address.`;
+}
+
+/** The address that a link opens: this one if it has none. @param {string} words */
+function placeOf(words) {
+	try {
+		return new URL(".", words).href;
+	} catch {
+		return HOME.href;
+	}
+}
+
+/** Whether a tab of this device has sent this id: a second request would have the key revoked. @param {string} id */
+const isUsed = (id) => recall("local", "pair")?.id === id;
+
+/** Asks, and asks again after what closed the dialog without an answer. @param {Link} link  @param {() => boolean} isNewest */
+async function agrees(link, isNewest) {
+	for (;;) {
+		await until(() => !document.hidden);
+		const question = await writeQuestion(link);
+		if (!isNewest()) return false;
+		declined = false;
+		copied = isAppleTab() ? link : null;
+		const yes = await askPerson(question);
+		if (!isNewest()) return false;
+		if (declined && !copied) clearLink();
+		copied = null;
+		if (yes || declined) return yes;
+	}
+}
+
+/** @param {Link} link */
+async function writeQuestion(link) {
+	const keeps = await canKeep();
+	const kept = recall("local", "key");
+	const { as } = recall("local", "pair") ?? {};
+	const old = kept ? `The key${as ? ` of ${as}` : ""} that is kept here since ${dayOf(kept.since)}` : getState().unlocked ? "The key that this tab has now" : "";
+	const inTab = isAppleTab();
+	const why = $("may-keep").hidden ? "Keys are not kept at this address" : "This browser can’t store a key";
+	return {
+		title: `Pair this device as ${link.name}?`,
+		facts: [
+			...inTab ? [{ term: "First", words: "Add this page to the home screen, and paste the link into its key field: "
+				+ "on an iPhone or iPad that app has a storage of its own" }] : [],
+			{ term: "Does", words: `Fetches the signing key of ${link.name}, once${keeps ? ", and keeps it here" : ""}` },
+			...keeps ? [] : [{ term: "But", words: `${why}: it is gone when this tab closes, and the link is used` }],
+			...old ? [{ term: "Replaces", words: old }] : [],
+		],
+		yes: inTab ? "Pair here anyway" : "Pair this device",
+		yesIcon: "key",
+		keep: inTab ? "Copy link" : "Not now",
+		danger: false,
+	};
+}
+
+/** An iPhone or iPad that shows the page in a browser; an iPad calls itself a Mac. */
+function isAppleTab() {
+	const { userAgent, maxTouchPoints } = navigator;
+	return (/iP(hone|ad|od)/.test(userAgent) || (userAgent.includes("Mac OS") && maxTouchPoints > 1)) && !matchMedia("(display-mode: standalone)").matches;
+}
+
+/** @param {Link} link */
+async function copyLink({ id, oneTimeKey, name }) {
+	try {
+		await navigator.clipboard.writeText(`${HOME.href}#pair=${id}.${oneTimeKey}&as=${name}`);
+		clearLink();
+		say("Copied. Add this page to the home screen, open it there, and paste the link under Signing key.", true);
+	} catch {
+		say("Not copied. Copy this page’s address instead, and paste it under Signing key on the home screen’s page.");
+	}
+}
+
+/** Whether this device can keep a key at this address. */
+async function canKeep() {
+	if ($("may-keep").hidden) return false;
+	const counts = keyStore((store) => store.count()).then(() => true, () => false);
+	return Promise.race([counts, sleep(STORE_MS).then(() => false)]);
+}
+
+/** Fetches, opens and keeps the key; the page goes on with it. Returns whether it does. @param {Link} link */
+async function fetchKey(link) {
+	const { id, name } = link;
+	const trouble = isUsed(id) ? SPENT : isAway(getState()) ? AWAY : ""; // another tab may have used it meanwhile
+	if (trouble !== AWAY) clearLink();
+	if (trouble) say(trouble);
+	if (trouble) return false;
+	keep("local", "pair", { ...recall("local", "pair"), id });
+	const rest = location.hash;
+	showAddress(SENT);
+	say(`Fetching the signing key of ${name}…`, true);
+	const sealed = await fetchSealed(id);
+	const key = sealed && await openSealed(link, sealed);
+	if (key) await takePaired(key, name, rest);
+	else say(sealed === "" ? SPENT : sealed ? ALTERED : LOST);
+	if (!key) showAddress(rest);
+	return Boolean(key);
+}
+
+/** Asks once. Returns the sealed key; an empty text if there is none, null if no answer came. @param {string} id */
+async function fetchSealed(id) {
+	try {
+		const headers = { "content-type": "application/json" };
+		const response = await fetch("pair", {
+			method: "POST", redirect: "error", cache: "no-store", headers, body: JSON.stringify({ id }), signal: AbortSignal.timeout(ANSWER_MS),
+		});
+		if ([404, 405].includes(response.status)) return "";
+		const { sealed } = await response.json();
+		return response.ok && typeof sealed === "string" && sealed ? sealed : null;
+	} catch {
+		return null;
+	}
+}
+
+/** @param {string} text  in base64url */
+const bytesOf = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
+
+/** Returns the signing key, as one that scripts can't read out; null if this link does not open it. @param {Link} link  @param {string} sealed */
+async function openSealed({ id, oneTimeKey, name }, sealed) {
+	try {
+		const opener = await crypto.subtle.importKey("raw", bytesOf(oneTimeKey), "AES-GCM", false, ["decrypt"]);
+		const bytes = bytesOf(sealed);
+		const additionalData = new TextEncoder().encode(`breakglass-pair-v1:${id}:${name}`);
+		const text = new Uint8Array(await crypto.subtle.decrypt({ name: "AES-GCM", iv: bytes.subarray(0, 12), additionalData }, opener, bytes.subarray(12)));
+		const key = await importKey(new TextDecoder().decode(text));
+		text.fill(0);
+		return key;
+	} catch {
+		return null;
+	}
+}
+
+/** Keeps a key in place of any other, before anything else can go wrong, and begins with it.
+ * @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address */
+async function takePaired(key, name, rest) {
+	useKey(key);
+	keepBox.checked = await canKeep();
+	if (keepBox.checked) {
+		keep("local", "key", null); // what is known of the old one
+		await Promise.race([keepOrNot(), sleep(STORE_MS)]);
+	}
+	const isKept = keepBox.checked;
+	if (isKept) keep("local", "pair", { ...recall("local", "pair"), as: name });
+	showAddress(rest);
+	if (getState().unlocked) dispatch("locked"); // nothing of the other caller's goes on
+	await takeKey(key);
+	await until(() => getState().key !== "given", PROOF_MS);
+	const state = getState().key;
+	if (state === "refused" || !getState().unlocked) return say(""); // that is said beside the field
+	if (!isKept) say(`Paired as ${name}, until this tab closes: the key is not kept here.`);
+	else say(`Paired as ${name}. ${state === "proved" ? "This device can rescue now." : "Breakglass has not answered with this key yet."}`, true);
+}
+
+/** @param {string} fragment */
+const showAddress = (fragment) => history.replaceState(null, "", location.pathname + location.search + fragment);
+const clearLink = () => location.hash.startsWith("#pair=") && showAddress("");
+
+/** Returns once a test holds, or after some time. @param {() => boolean} test  @param {number} [ms]  @returns {Promise<void>} */
+const until = (test, ms = 2 ** 31 - 1) => new Promise((resolve) => {
+	const look = () => { if (test()) queueMicrotask(resolve); };
+	setTimeout(resolve, ms);
+	subscribe(look);
+	look();
+});
+
+subscribe((state, was) => { if (was.unlocked && !state.unlocked) say(""); });
+document.addEventListener("visibilitychange", () => { if (document.hidden && word.style.color) say(""); });

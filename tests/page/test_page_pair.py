@@ -1,0 +1,278 @@
+"""A device that is paired by a link: a question, one request, a key that can't be read out, words for each failure."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from breakglass import pairing
+
+from ..support.browser import (
+    KEPT_KEYS,
+    Stage,
+    Visit,
+    axe_finds,
+    both_schemes,
+    fall_asleep,
+    over_https,
+    phase,
+    text_of,
+    wait_for,
+    wait_for_text,
+    wake,
+)
+from ..support.pairing_links import offer
+from .test_page_looks import judged
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+
+IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Version/18.0 Safari/604.1"
+FOLLOW = "link => { location = link; }"
+HISTORY = "() => navigation.entries().map(({ url }) => url)"
+KEPT_TEXT = "() => JSON.stringify([{...localStorage}, {...sessionStorage}])"
+CAN_BE_READ = """() => new Promise((done) => {
+    indexedDB.open("breakglass / ").onsuccess = ({target}) => {
+        target.result.transaction("key").objectStore("key").getAll().onsuccess = async ({target}) => {
+            const [key] = target.result;
+            const out = await crypto.subtle.exportKey("raw", key).then(() => "read", () => "not read");
+            done([target.result.length, key.extractable, out]);
+        };
+    };
+})"""
+NO_DATABASE = "IDBFactory.prototype.open = () => { throw new Error('denied'); };"
+FULL = "IDBObjectStore.prototype.put = () => { throw new Error('full'); };"
+
+
+@pytest.fixture(scope="module")
+def bound(stage: Stage) -> Iterator[Stage]:
+    with over_https(stage, "pairing") as bound:
+        yield bound
+
+
+@pytest.fixture
+def person(stage: Stage, bound: Stage) -> Iterator[Visit]:
+    """Somebody at an address where keys are kept."""
+    stage.settle()
+    visit = Visit(bound, ignore_https_errors=True)
+    yield visit
+    visit.close()
+
+
+def open_link(page: Page, link: str) -> None:
+    """Open a link as a scanner does: a page of its own, not only another fragment."""
+    page.goto("about:blank")
+    page.goto(link)
+
+
+def asked(page: Page, caller: str = "operator") -> None:
+    """Return once the question can be answered."""
+    page.wait_for_selector("#yes[aria-disabled=false]")
+    expect(page.locator("#confirm-title")).to_have_text(f"Pair this device as {caller}?")
+
+
+def says(page: Page, words: str) -> None:
+    """Return once the page says so, in sight."""
+    expect(page.locator("#pair-word")).to_contain_text(words)
+    expect(page.locator("#pair-word")).to_be_visible()
+
+
+def fetches(visit: Visit) -> int:
+    """Return how many sealed keys were asked for."""
+    return sum(set(body) == {"id"} for body in visit.posts)
+
+
+def test_a_link_pairs_a_device(person: Visit) -> None:
+    """Nothing is sent before the yes; then one request. The key can't be read out, and is nowhere as text."""
+    page, given = person.page, offer(person.stage)
+    open_link(page, given.link)
+    asked(page)
+    assert page.evaluate("() => document.activeElement.id") == "keep"
+    page.reload()
+    asked(page)
+    fall_asleep(page)
+    page.wait_for_selector("#confirm", state="hidden")
+    wake(page)  # the person is back, and was asked nothing that they answered
+    asked(page)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#confirm", state="hidden")
+    assert page.url == person.stage.url
+    assert (given.state, fetches(person)) == ("waiting", 0)
+    page.evaluate(FOLLOW, given.link)  # while the page is open
+    asked(page)
+    assert "Fetches the signing key of operator, once, and keeps it here" in text_of(page, "confirm-facts")
+    page.dblclick("#yes")
+    says(page, "Paired as operator. This device can rescue now.")
+    phase(page, "idle")
+    assert (given.state, fetches(person)) == ("fetched", 1)
+    assert [url for url in page.evaluate(HISTORY) if "pair" in url] == []
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
+    assert page.evaluate(CAN_BE_READ) == [1, False, "not read"]
+    text = page.evaluate(KEPT_TEXT) + page.content()
+    assert person.keys["operator"][6:] not in text
+    assert given.link.split(".")[-1].split("&")[0] not in text
+    open_link(page, given.link)  # again, by a person who is not sure
+    says(page, "This pairing link was used already")
+    phase(page, "idle")  # with the key of before
+    assert (given.state, fetches(person), page.url) == ("fetched", 1, person.stage.url)
+
+
+def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
+    """The question says whose key goes; then the page acts as the other caller. A second tab's yes sends nothing."""
+    page, other, first = person.page, person.tab(), offer(person.stage, "viewer")
+    for tab in (page, other):
+        tab.bring_to_front()
+        open_link(tab, first.link)
+        asked(tab, "viewer")
+    page.bring_to_front()
+    page.click("#yes")
+    says(page, "Paired as viewer.")
+    other.bring_to_front()
+    asked(other, "viewer")  # it asks again, as it was out of sight
+    other.click("#yes")
+    says(other, "This pairing link was used already")
+    other.close()
+    assert (first.state, fetches(person)) == ("fetched", 1)
+    page.bring_to_front()
+    refuse = '{"error":{"code":"unauthorized","message":"no","hint":"","reached":false}}'
+    page.route("**/pve", lambda route: route.fulfill(status=401, content_type="application/json", body=refuse))
+    second = offer(person.stage)
+    open_link(page, second.link)  # the key of before is refused while the question stands
+    wait_for_text(page, "key-trouble", "rejected this key")
+    asked(page)
+    assert "The key of viewer that is kept here since" in text_of(page, "confirm-facts")
+    page.unroute("**/pve")
+    page.click("#yes")
+    says(page, "Paired as operator. This device can rescue now.")
+    phase(page, "idle")
+    person.stage.service.logged('"caller": "operator", "key"')
+    page.reload()
+    phase(page, "idle")
+    assert page.evaluate(KEPT_KEYS) == 1
+
+
+def test_the_key_field_takes_a_link(person: Visit) -> None:
+    """Pasted and submitted, a link asks the same question. One of another address, or a part of one, sends nothing."""
+    page, given = person.page, offer(person.stage)
+    page.goto(person.stage.url)
+    phase(page, "locked")
+    for link, words in (
+        (given.link.replace("rescue.test", "other.rescue.test"), "This pairing link is for https://other.rescue.test:"),
+        (given.link[: given.link.index("&")], "This isn’t a whole pairing link."),
+    ):
+        page.fill("#secret", link)
+        page.keyboard.press("Enter")
+        says(page, words)
+    page.fill("#secret", f" {given.link}\n")
+    page.keyboard.press("Enter")
+    asked(page)
+    assert page.input_value("#secret") == ""
+    page.click("#yes")
+    says(page, "Paired as operator. This device can rescue now.")
+    assert (given.state, fetches(person)) == ("fetched", 1)
+
+
+def lose(route: Route) -> None:
+    route.abort()
+
+
+def say_bad_gateway(route: Route) -> None:
+    route.fulfill(status=502, body="<h1>Oh, no.</h1>")
+
+
+def test_a_failure_says_what_to_do(person: Visit) -> None:
+    """Each failure has its words, leaves no link in the address, and no key."""
+    page = person.page
+    page.goto(person.stage.url)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    def fails(link: str, words: str, trouble: Callable[[Route], object] | None = None) -> None:
+        page.evaluate(FOLLOW, link)
+        page.wait_for_selector("#yes[aria-disabled=false]")
+        if trouble:
+            page.route("**/pair", trouble)
+        page.click("#yes")
+        if trouble is hold:
+            wait_for(page, lambda: held, "the request")
+            page.reload()
+            held.pop().abort()
+        says(page, words)
+        page.unroute("**/pair")
+        assert page.url == person.stage.url
+        phase(page, "locked")
+
+    spent, altered = offer(person.stage), offer(person.stage)
+    pairing.fetch_once(str(spent.directory), spent.id, time.monotonic() + 60)
+    fails(spent.link, "used already, or is older than 10 minutes. Ask for a new one")
+    assert spent.state == "twice"
+    fails(offer(person.stage, seconds=0).link, "used already, or is older than 10 minutes. Ask for a new one")
+    one_time_key = altered.one_time_key
+    text = pairing.as_base64url(one_time_key)
+    other = pairing.as_base64url(bytes([one_time_key[0] ^ 1, *one_time_key[1:]]))
+    fails(altered.link.replace(text, other), "does not open with this pairing link")
+    fails(offer(person.stage).link.replace("as=operator", "as=anna"), "does not open with this pairing link")
+    fails(offer(person.stage).link, "No answer came. The key may have been handed out", lose)
+    fails(offer(person.stage).link, "No answer came. The key may have been handed out", say_bad_gateway)
+    fails(offer(person.stage).link, "The pairing was interrupted", hold)
+    sent = fetches(person)
+    page.evaluate(FOLLOW, altered.link[:-12])
+    says(page, "This isn’t a whole pairing link.")
+    assert (page.url, fetches(person)) == (person.stage.url, sent)
+    assert page.evaluate(KEPT_KEYS) == 0
+
+
+def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
+    """At a loopback address, and in a browser that stores nothing: before it is spent. Without TLS it asks nothing."""
+    page, given = person.page, offer(person.stage)
+    port = person.stage.service.port
+    open_link(page, f"http://127.0.0.1:{port}/{given.fragment}")
+    asked(page)
+    assert "Keys are not kept at this address: it is gone when this tab closes" in text_of(page, "confirm-facts")
+    open_link(page, f"http://rescue.test:{port}/{given.fragment}")
+    says(page, "A pairing link opens only over https. Nothing was sent")
+    assert given.state == "waiting"
+    full = person.tab()
+    full.add_init_script(FULL)
+    open_link(full, offer(person.stage).link)
+    asked(full)
+    full.click("#yes")
+    says(full, "Paired as operator, until this tab closes")
+    phase(full, "idle")
+    page.add_init_script(NO_DATABASE)
+    open_link(page, given.link)
+    asked(page)
+    assert "This browser can’t store a key: it is gone when this tab closes" in text_of(page, "confirm-facts")
+    page.click("#yes")
+    says(page, "Paired as operator, until this tab closes: the key is not kept here.")
+    phase(page, "idle")
+
+
+@both_schemes
+def test_an_iphone_in_a_browser_is_told_of_the_home_screen(
+    stage: Stage, bound: Stage, scheme: Literal["light", "dark"]
+) -> None:
+    """It copies the link and spends nothing, or pairs anyway. The question passes axe, and fits the screen."""
+    stage.settle()
+    person = Visit(bound, ignore_https_errors=True, user_agent=IPHONE, color_scheme=scheme)
+    person.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page, given = person.page, offer(person.stage)
+    open_link(page, given.link)
+    asked(page)
+    assert "Add this page to the home screen" in text_of(page, "confirm-facts")
+    assert judged(page, "the question, on an iPhone") == []
+    page.click("text=Copy link")
+    says(page, "Copied. Add this page to the home screen")
+    assert page.evaluate("() => navigator.clipboard.readText()") == given.link
+    assert (given.state, page.url) == ("waiting", bound.url)
+    open_link(page, given.link)
+    asked(page)
+    page.click("text=Pair here anyway")
+    says(page, "Paired as operator. This device can rescue now.")
+    phase(page, "idle")
+    assert axe_finds(page, "paired") == []
+    assert (given.state, fetches(person)) == ("fetched", 1)
+    person.close()
