@@ -26,14 +26,15 @@ T = TypeVar("T")
 class Service:
     """The running handler.
 
-    `load` reads the configuration again; the server sets `hung_up` to request that. `rejected_since` is the Unix time
-    of the first reload that failed since one succeeded. The configuration and the connections change together, in one
+    `load` reads the configuration again; the server sets `hung_up` to request that. When it stops, it sets `stopping`,
+    and seconds later `answers_due`: verbs are answered with what there is by then. `rejected_since` is the Unix time of
+    the first reload that failed since one succeeded. The configuration and the connections change together, in one
     step of the event loop, so that each request sees both of the same reload.
     """
 
     def __init__(self, config: Config, load: Load) -> None:
         self.config = config
-        self.stopping = asyncio.Event()
+        self.stopping, self.answers_due = asyncio.Event(), asyncio.Event()
         self.hung_up = asyncio.Event()
         self.chatting = ChatService()
         self._load = load

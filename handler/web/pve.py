@@ -44,9 +44,9 @@ async def pve(request: Request) -> Response:
     wanted = body.permitted(vm, signed.id, signed.caller, now)
     run = _run(service, request.state.reads, wanted, began)
     if NDJSON in request.headers.get("accept", ""):
-        return stream_reply(run.stream(service.stopping))
+        return stream_reply(run.stream(service.answers_due))
     seconds = preferred_wait(request.headers.getlist("prefer"))
-    reply = _reply(await run.finished(service.stopping, seconds))
+    reply = _reply(await run.finished(service.answers_due, seconds))
     if seconds is not None:
         reply.headers["preference-applied"] = f"wait={seconds}"
     return reply

@@ -13,6 +13,7 @@ from ..config.model import Config
 from ..service import Load, Service
 from .app import create_app
 from .descriptors import LoopErrors, raise_limit
+from .draining import drain
 from .gate import BODY_SECONDS
 from .last_answers import HEADER_BYTES, HEADER_SECONDS, NOT_HTTP, TOO_LARGE, TOO_SLOW
 from .strangers import Stranger, Strangers
@@ -20,11 +21,10 @@ from .upgrades import Parser, without_upgrade
 
 UNREAD_SECONDS = 30.0
 LINGER_SECONDS = 2.0
-SHUTDOWN_SECONDS = 5
+SHUTDOWN_SECONDS = 2  # after draining.ANSWER_SECONDS: for streams to end
 BACKLOG = 2048  # connections that the system keeps until they are accepted
 ACCEPTED_AT_ONCE = 16  # it takes some rounds of the loop until older connections have given way to them
 MOST_WAITING = 4  # requests of one connection behind the one that is being answered
-
 
 _strangers = Strangers()
 
@@ -38,7 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _due: asyncio.TimerHandle | None = None  # ends the connection unless this part of the request is whole by then
     _in_headers = False
-    _header_bytes, _has_given_up = 0, False
+    _header_bytes, _has_given_up, _is_last_request = 0, False, False  # the last: each one, once the handler stops
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the deadline of the headers."""
@@ -70,6 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect(BODY_SECONDS + 1, self.transport.close)
         if not self._is_upgrade():
             super().on_headers_complete()
+            self.cycle.keep_alive &= not self._is_last_request
 
     def on_message_complete(self) -> None:
         """End the deadline."""
@@ -184,10 +185,7 @@ def limit_unread(accepted: socket.socket) -> None:
 
 
 def check_uvicorn() -> None:
-    """Raise ImportError where uvicorn lacks a method that BoundedProtocol overrides.
-
-    Otherwise a deadline would be missing, and nothing would say so.
-    """
+    """Raise ImportError where uvicorn lacks a method that BoundedProtocol overrides: a deadline would be missing."""
     overridden = [name for name in vars(BoundedProtocol) if not name.startswith("_") and name not in vars(Stranger)]
     missing = [name for name in overridden if not hasattr(HttpToolsProtocol, name)]
     if missing:
@@ -215,6 +213,14 @@ class Server(uvicorn.Server):
         for listening in sockets or ():
             listening.listen(BACKLOG)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what has come, then end what is still under way."""
+        BoundedProtocol._is_last_request = True
+        await drain(self, sockets or ())
+        if self.service is not None:
+            self.service.answers_due.set()
+        await super().shutdown(sockets)
+
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
         """Request a reload."""
         assert self.loop is not None
@@ -223,7 +229,7 @@ class Server(uvicorn.Server):
             self.loop.call_soon_threadsafe(self.service.hung_up.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the streams before uvicorn waits for them."""
+        """End the turns. Verbs get some time until their answers are due."""
         if self.loop is not None and self.service is not None:
             self.loop.call_soon_threadsafe(self.service.stopping.set)
         super().handle_exit(sig, frame)

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 
 from ..support.ports import reserve_port
 from ..support.service import SSH_KEY, Service
+from ..support.signals import signal_process
 from ..support.sshd import wait_listening
+from ..support.stages import until
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +87,32 @@ def test_a_client_that_reads_nothing_loses_its_connection(hasty: HastyService) -
     ask = b"GET /chat.js HTTP/1.1\r\nhost: x\r\n\r\n"
     with connected(hasty, window=4096) as client, pytest.raises(ConnectionError):
         client.sendall(ask * 1_000_000)
+
+
+# --- the end ---
+
+
+def listens(port: int) -> bool:
+    """Tell whether a socket listens on a port, without a connection to it (proc_pid_net(5); 0A is TCP_LISTEN)."""
+    fields = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any(each[1].endswith(f":{port:04X}") and each[3] == "0A" for each in fields)
+
+
+def test_a_handler_that_stops_answers_each_connection(directory: Path) -> None:
+    """On one, a request is under way; on the other, none has come yet: a proxy may have just made it for a verb."""
+    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
+    body = b'{"verb":"status"}'
+    signed = "".join(f"{name}: {value}\r\n" for name, value in service.signed(body).items()).encode()
+    with connected(service) as idle, connected(service) as busy:
+        busy.sendall(b"POST /pve HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%s\r\n" % (len(body), signed) + body[:-1])
+        service.health()  # by now both are accepted, and it reads the body
+        signal_process(service.process.pid, signal.SIGTERM)
+        until(lambda: not listens(service.port), "the end of its listening")
+        idle.sendall(GET + b"\r\n")
+        assert b"\r\nconnection: close\r\n" in idle.recv(65536)
+        busy.sendall(body[-1:])
+        assert busy.recv(65536).startswith(b"HTTP/1.1 503 ")  # without a host
+    assert service.process.wait(60) == 0
 
 
 # --- trailers ---
