@@ -1,5 +1,6 @@
 """The configuration file is changed as a whole or not at all, whatever happens meanwhile, and keeps what it is."""
 
+import errno
 import json
 import os
 import shutil
@@ -176,30 +177,50 @@ def test_a_link_stays_a_link(file: Path) -> None:
     assert (os.listdir(file.parent), set(os.listdir(link.parent))) == ([file.name], {link.name, "etc"})
 
 
+ACL = b"\x02\0\0\0" + b"".join(
+    tag.to_bytes(2, "little") + rights.to_bytes(2, "little") + who.to_bytes(4, "little")
+    for tag, rights, who in (
+        (1, 6, 2**32 - 1),
+        (2, 4, 12),
+        (4, 4, 2**32 - 1),
+        (16, 4, 2**32 - 1),
+        (32, 0, 2**32 - 1),
+    )
+)
+
+
+def set_attribute(path: Path, name: str, value: bytes) -> None:
+    try:
+        os.setxattr(path, name, value)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        pytest.skip(f"this file system has no {name}")
+
+
 @pytest.mark.real("root")
 def test_owner_mode_and_attributes_stay(file: Path) -> None:
     """They decide whether the handler can read its file."""
-    os.setxattr(file, "user.ours", b"kept")
-    acl = b"\x02\0\0\0" + b"".join(
-        tag.to_bytes(2, "little") + rights.to_bytes(2, "little") + who.to_bytes(4, "little")
-        for tag, rights, who in (
-            (1, 6, 2**32 - 1),
-            (2, 4, 12),
-            (4, 4, 2**32 - 1),
-            (16, 4, 2**32 - 1),
-            (32, 0, 2**32 - 1),
-        )
-    )
-    os.setxattr(file, "system.posix_acl_access", acl)
+    set_attribute(file, "user.ours", b"kept")
+    set_attribute(file, "system.posix_acl_access", ACL)
     os.chown(file, 0, 2)
     before = file.stat()
     add_caller(file, "carl", entry())
     after = file.stat()
     assert [(s.st_uid, s.st_gid, s.st_mode) for s in (before, after)] == [(0, 2, after.st_mode)] * 2
-    assert {name: os.getxattr(file, name) for name in os.listxattr(file)} == {
+    assert {name: os.getxattr(file, name) for name in os.listxattr(file) if name[:8] != "security"} == {
         "user.ours": b"kept",
-        "system.posix_acl_access": acl,
+        "system.posix_acl_access": ACL,
     }
+
+
+@pytest.mark.real("root")
+def test_a_default_acl_of_the_directory_is_not_taken(file: Path) -> None:
+    """A new file would get it, and other users could then read the secrets."""
+    set_attribute(file.parent, "system.posix_acl_default", ACL)
+    add_caller(file, "carl", entry())
+    assert "system.posix_acl_access" not in os.listxattr(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_a_byte_order_mark_stays(file: Path) -> None:
