@@ -93,6 +93,7 @@ def _complete(job: Job, result: Result) -> Result:
 
 def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
     if not lock.take(job.record.id):
+        refuse_old_id(job)  # "busy" would say that this id has done nothing
         raise _describe_busy(job, lock.holder())
     job.anyway = request.anyway
     if request.verb in ("start", "cycle"):

@@ -1,5 +1,6 @@
 """The archive: what is kept, for how long, cut to which size, and what a crash of the host leaves in it."""
 
+import fcntl
 import json
 import os
 import select
@@ -270,6 +271,16 @@ def test_a_job_that_a_crash_cut_off_is_in_the_history(crashed: World) -> None:
     assert "the host went down" in found[0]["verdict"]["sentence"]
     assert execute(crashed, "job id=cut-off-1").trailer["whole_job"]["by"] == "operator"
     again = execute(crashed, "cycle id=cut-off-1")
+    assert (again.code, again.trailer["verdict"]["code"]) == (17, "id-reused")
+
+
+def test_an_id_from_before_the_boot_is_not_busy(crashed: World) -> None:
+    """Beside another job, too, its answer is that it was used: "busy" would say that it has done nothing."""
+    execute(crashed, "reset id=first-now-1")
+    with memory(crashed, "lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        assert execute(crashed, "reset id=busy-now-1").trailer["outcome"] == "busy"
+        again = execute(crashed, "cycle id=cut-off-1")
     assert (again.code, again.trailer["verdict"]["code"]) == (17, "id-reused")
 
 
