@@ -1,0 +1,43 @@
+"""Looks at every state that can be reached, in the order of the steps that it takes. Pure."""
+
+from collections.abc import Container
+from typing import NamedTuple
+
+from .promises import broken
+from .steps import steps
+from .world import Limits, Rules, State
+
+
+class Found(NamedTuple):
+    """How many states there were; and the promise that was broken first, with the shortest way there, if one was."""
+
+    states: int
+    promise: str = ""
+    trace: tuple[str, ...] = ()
+
+
+def search(rules: Rules, limits: Limits, gaps: int, but: Container[str] = ()) -> Found:
+    """Visit the states breadth first, until a promise is broken that is not in `but`. In the `gaps` it may."""
+    start = State()
+    came_from: dict[State, State | None] = {start: None}
+    waiting = [start]
+    while waiting:
+        reached = []
+        for state in waiting:
+            if (promise := broken(state, rules, gaps)) and promise not in but:
+                return Found(len(came_from), promise, _trace(state, came_from, rules, limits))
+            for _, following in steps(state, rules, limits):
+                if following not in came_from:
+                    came_from[following] = state
+                    reached.append(following)
+        waiting = reached
+    return Found(len(came_from))
+
+
+def _trace(state: State, came_from: dict[State, State | None], rules: Rules, limits: Limits) -> tuple[str, ...]:
+    """Return the sentence of each step from the start."""
+    said: list[str] = []
+    while (before := came_from[state]) is not None:
+        said.append(next(words for words, following in steps(before, rules, limits) if following == state))
+        state = before
+    return tuple(reversed(said))

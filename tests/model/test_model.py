@@ -1,0 +1,95 @@
+"""The promises of docs/protocol.md in every state of a model: what is broken where, and by which mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+from ..support.selection import sampled
+from .promises import ALONE, ENDED, FOLLOWED, LAST, NOTHING_CHANGED, NOTHING_SENT, ONCE, SAID
+from .search import search
+from .world import ALL_GAPS, FIRST_SENDING, FORGOTTEN, MOVED_MEANWHILE, NO_AGAIN, NO_ARCHIVE, Limits, Rules
+
+THREATS = Path(__file__).parents[2] / "docs/threat-model.md"
+
+TODAY = Rules(follows=False, asks_others=False)
+
+# Each mistake: how much has to happen before it shows, and which promise it breaks first.
+MISTAKES = {
+    "claims_once": (Limits(0, 0), NOTHING_CHANGED),
+    "takes_lock": (Limits(0, 0), ALONE),
+    "looks_under_lock": (Limits(0, 0), LAST),
+    "looks_before_acting": (Limits(0, 0), LAST),
+    "archives_before_acting": (Limits(1, 0), ONCE),
+    "asks_archive": (Limits(1, 0), ONCE),
+    "standby_yields": (Limits(1, 0), ALONE),
+    "says_stranded": (Limits(2, 0), SAID),
+    "knows_what_left": (Limits(1, 0), NOTHING_SENT),
+    "remembers_sent": (Limits(1, 0), NOTHING_SENT),
+    "follows": (Limits(0, 1), FOLLOWED),
+    "asks_others": (Limits(0, 1), NOTHING_CHANGED),
+    "waits_for_others": (Limits(1, 1), ONCE),
+    "elsewhere_is_new": (Limits(0, 1), FOLLOWED),
+    "gives_up": (Limits(1, 0), ENDED),
+}
+QUICK = ("takes_lock", "knows_what_left", "asks_others", "gives_up")
+
+# Where a promise does not hold today: docs/threat-model.md has the way there.
+GAPS = {
+    "moved": (Limits(0, 1), ALL_GAPS),
+    "no-archive": (Limits(2, 0), ALL_GAPS - NO_ARCHIVE),
+    "forgotten": (Limits(1, 0), ALL_GAPS - FORGOTTEN),
+}
+
+# Where it would not hold either with a handler that follows the VM.
+LEFT = {
+    "first-sending": (Rules(), Limits(1, 1), ALL_GAPS - FIRST_SENDING),
+    "moved-meanwhile": (Rules(), Limits(0, 2), ALL_GAPS - MOVED_MEANWHILE),
+    "no-again": (Rules(says_again=False), Limits(1, 1), ALL_GAPS - NO_AGAIN),
+}
+
+
+def test_a_vm_that_stays_on_its_node() -> None:
+    """Two clients, two handlers, one node, nothing that fails: every promise holds, and the search ends."""
+    assert search(TODAY, Limits(0, 0), 0).promise == ""
+
+
+@pytest.mark.all
+def test_every_state_keeps_the_promises() -> None:
+    """One thing fails and the VM moves once, at any moment: more than a million states."""
+    found = search(Rules(), Limits(1, 1), ALL_GAPS)
+    assert (found.promise, found.trace) == ("", ())
+    assert found.states > 1_000_000
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("limits", [Limits(1, 0), Limits(0, 2)])
+def test_other_troubles(limits: Limits) -> None:
+    """What fails while the VM stays where it is, as the programs are today; and a VM that moves there and back."""
+    found = search(Rules() if limits.moves else TODAY, limits, ALL_GAPS)
+    assert (found.promise, found.trace) == ("", ())
+
+
+@pytest.mark.parametrize("mistake", sampled(MISTAKES, *QUICK))
+def test_each_mistake_is_found(mistake: str) -> None:
+    """A model that could not go wrong would prove nothing: each rule that is left out breaks its promise."""
+    limits, promise = MISTAKES[mistake]
+    found = search(Rules()._replace(**{mistake: False}), limits, ALL_GAPS)
+    assert found.promise == promise, found.trace
+    print(f"{mistake}: {found.promise}", *found.trace, sep="\n    ")
+
+
+@pytest.mark.parametrize("gap", sampled(GAPS, "moved"))
+def test_each_gap_is_documented(gap: str) -> None:
+    """The threat model has the shortest way to where a promise does not hold."""
+    limits, gaps = GAPS[gap]
+    found = search(TODAY, limits, gaps, but={FOLLOWED})
+    way = "\n".join(f"{number}. {words}" for number, words in enumerate(found.trace, 1))
+    written = f"```text\n{gap}: {found.promise}\n{way}\n```"
+    assert written in THREATS.read_text(encoding="utf-8"), written
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("gap", LEFT)
+def test_what_following_would_leave_open(gap: str) -> None:
+    """The gaps that the search is told to excuse are there: without them, the promise does not hold."""
+    assert search(*LEFT[gap]).promise == ONCE
