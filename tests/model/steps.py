@@ -357,4 +357,4 @@ def _boot(state: State, place: int, keeps: bool) -> State:
     gaps = state.gaps | (0 if keeps else NO_ARCHIVE)
     if any(job.phase in (REFUSED, BUSY) for job in before):
         gaps |= FORGOTTEN
-    return state._replace(nodes=put(state.nodes, place, Node(jobs=(jobs[0], jobs[1]))), gaps=gaps)
+    return state._replace(nodes=put(state.nodes, place, Node(jobs=jobs)), gaps=gaps)

@@ -45,7 +45,7 @@ class Node(NamedTuple):
 
     up: bool = True
     last: int = 0
-    jobs: tuple[Job, Job] = (Job(), Job())
+    jobs: tuple[Job, ...] = (Job(), Job())
 
 
 class Sending(NamedTuple):
@@ -63,8 +63,8 @@ class Handler(NamedTuple):
     """Where a handler sends the VM's requests; per id how many sendings it may have sent; and its connections."""
 
     node: int = 0
-    sent: tuple[int, int] = (0, 0)
-    links: tuple[bool, bool] = (True, True)
+    sent: tuple[int, ...] = (0, 0)
+    links: tuple[bool, ...] = (True, True)
 
 
 class State(NamedTuple):
@@ -76,10 +76,10 @@ class State(NamedTuple):
 
     place: int = 0
     power: int = ON
-    nodes: tuple[Node, Node] = (Node(), Node())
-    handlers: tuple[Handler, Handler] = (Handler(), Handler())
+    nodes: tuple[Node, ...] = (Node(), Node())
+    handlers: tuple[Handler, ...] = (Handler(), Handler())
     sendings: tuple[Sending, ...] = (Sending(),) * 3
-    acts: tuple[int, int] = (0, 0)
+    acts: tuple[int, ...] = (0, 0)
     ignored: bool = False
     gaps: int = 0
     faults: int = 0
