@@ -162,7 +162,7 @@ addEventListener("hashchange", () => {
 subscribe((state, before) => {
 	// The names that are kept here may be older than the link.
 	if (state.unknownVm && state.health.vms !== before.health.vms && vmHealth(state, state.unknownVm)) openLink();
-	// Whoever can't reach Breakglass needs the commands that go round it.
+	// Without Breakglass, the commands that go round it are in sight.
 	if (isAway(state) && !isAway(before)) /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true;
 });
 

@@ -104,7 +104,7 @@ export function fillText(box, words) {
 /** @type {WeakSet<Element>} boxes that scroll to their end in the next frame */
 const following = new WeakSet();
 
-/** Stays at the end of a box, if it was there and is not scrolled up before the next frame; measured once a frame. @param {Element} box */
+/** Stays at the end of a box, if it was there and is not scrolled up meanwhile. @param {Element} box */
 export function followEnd(box) {
 	if (following.has(box)) return () => {};
 	const { scrollHeight, scrollTop, clientHeight } = box;

@@ -123,8 +123,6 @@ export async function askForget() {
 	if (yes) forget();
 }
 
-export const dayOf = (/** @type {number} */ at) => new Date(at).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
-
 /** Says what is known of the key, and of how long this browser will keep it. */
 export function describeKey() {
 	/** @type {Kept|null} */
@@ -135,7 +133,7 @@ export function describeKey() {
 	const home = matchMedia("(display-mode: standalone)").matches;
 	const sure = kept?.persisted ? "The browser has promised not to clear it." : "The browser may clear it when space runs short.";
 	setTexts({
-		"key-word": kept ? `kept here since ${dayOf(kept.since)}` : "not kept here",
+		"key-word": kept ? `kept here since ${new Date(kept.since).toLocaleDateString("en-GB", { day: "numeric", month: "short" })}` : "not kept here",
 		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${home ? "" : sure}` : "It is in this tab alone, and gone when the tab closes.",
 		"key-ios": IOS && !home ? "Safari forgets it after seven days without a visit. Share, then Add to Home Screen, keeps it." : "",
 	});

@@ -3,7 +3,7 @@
 
 import { askPerson } from "./dialog.js";
 import { $, make, setText } from "./dom.js";
-import { dayOf, importKey, keepOrNot, takeKey } from "./key.js";
+import { importKey, keepOrNot, takeKey } from "./key.js";
 import { lookAt } from "./look.js";
 import { isAway } from "./rules.js";
 import { sleep, useKey } from "./send.js";
@@ -117,7 +117,7 @@ async function writeQuestion(link) {
 	const keeps = await canKeep();
 	const kept = recall("local", "key");
 	const { as } = recall("local", "pair") ?? {};
-	const old = kept ? `The key${as ? ` of ${as}` : ""} that is kept here since ${dayOf(kept.since)}` : getState().unlocked ? "The key that this tab has now" : "";
+	const old = kept ? `The key${as ? ` of ${as}` : ""} that is kept here since ${new Date(kept.since).toLocaleDateString("en-GB", { day: "numeric", month: "short" })}` : getState().unlocked ? "The key that this tab has now" : "";
 	const inTab = isAppleTab();
 	const why = $("may-keep").hidden ? "Keys are not kept at this address" : "This browser can’t store a key";
 	return {

@@ -1,5 +1,5 @@
-// The way to the conversation with Claude. Its modules are loaded when they are needed, or when the page has nothing else to do:
-// the power buttons never wait for them.
+// The way to the conversation with Claude. Its modules are loaded when needed, or when the page is idle: the power buttons never
+// wait for them.
 
 import { $, setText } from "./dom.js";
 import { recall } from "./storage.js";
