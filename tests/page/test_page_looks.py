@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -14,8 +13,7 @@ from ..support.browser import (
     Stage,
     Visit,
     ask,
-    axe_finds,
-    both_schemes,
+    axe_finds_in_both_schemes,
     confirm,
     find_handler,
     held_cycle,
@@ -60,7 +58,7 @@ window.takeShifts = () => { take(observer.takeRecords()); return window.shifts.s
 
 def judged(page: Page, state: str) -> list[str]:
     """Return what axe-core finds wrong in this state, and what does not fit its screen or a thumb."""
-    found = axe_finds(page, state)
+    found = axe_finds_in_both_schemes(page, state)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 740})
         found += [f"{state}, {width} px: {each}" for each in page.evaluate(MISFITS)]
@@ -70,11 +68,9 @@ def judged(page: Page, state: str) -> list[str]:
 
 @pytest.mark.all
 @real
-@both_schemes
-def test_every_state_passes_axe(visit: Visit, scheme: Literal["light", "dark"]) -> None:
+def test_every_state_passes_axe(visit: Visit) -> None:
     """No violation in any state of the page; nothing is wider than the screen, and no target smaller than 48 px."""
     page, stage = visit.page, visit.stage
-    page.emulate_media(color_scheme=scheme)
     page.goto(stage.url)
     phase(page, "locked")
     page.fill("#secret", "whsec_too-short")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
@@ -34,7 +34,8 @@ from .sshd import Sshd
 from .stages import until
 from .talk import Talker
 
-# Every state is judged in one scheme by `./dev test`; the other walk through them is a test of `all`.
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+# A state is judged in one scheme by `./dev test`; in the other one it is a test of `all`.
 both_schemes = pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.all)])
 ASKS = ("start", "cycle", "reset", "stop")  # the verbs that change power, as they stand on the page
 FLAGS = [
@@ -527,6 +528,15 @@ def axe_finds(page: Page, state: str) -> list[str]:
     """Return what axe-core finds wrong in this state of the page, in the scheme of the visit."""
     wrong = Axe().run(page).response["violations"]
     return [f"{state}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in wrong]
+
+
+def axe_finds_in_both_schemes(page: Page, state: str) -> list[str]:
+    """Return the same in the light scheme and in the dark one, so that one walk through the states is enough."""
+    found = []
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        found += axe_finds(page, f"{state}, {scheme}")
+    return found
 
 
 def open_key(page: Page) -> None:
