@@ -187,8 +187,9 @@ def _follow(state: State, rules: Rules, number: int, sending: Sending) -> Iterat
 # ---- a job, at its node
 
 
-def _put_job(state: State, place: int, job_id: int, job: Job, **node: int) -> State:
-    changed = state.nodes[place]._replace(jobs=put(state.nodes[place].jobs, job_id, job), **node)
+def _put_job(state: State, place: int, job_id: int, job: Job, last: int | None = None) -> State:
+    node = state.nodes[place]
+    changed = Node(node.up, node.last if last is None else last, put(node.jobs, job_id, job))
     return state._replace(nodes=put(state.nodes, place, changed))
 
 
