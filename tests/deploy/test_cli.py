@@ -208,7 +208,7 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
         "docs nope",
         2,
         'there is no document "nope"',
-        "use one of alerts, architecture, ",
+        "use one of README, alerts, architecture, ",
     ),
     "long TMPDIR": ({"TMPDIR": "{long}"}, "demo", 2, "is too long for the sockets", "set TMPDIR"),
 }
