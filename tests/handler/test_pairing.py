@@ -153,9 +153,10 @@ def test_a_directory_that_hangs_holds_up_no_verb(service: Service, place: Path) 
         asked = [pool.submit(ask, service, UNKNOWN) for _ in range(12)]
         assert service.pve("status").json["outcome"] == "done"
         hung = [each.result() for each in asked]
-    answer = ask(service, UNKNOWN)  # the threads are free again
+    answer = ask(service, UNKNOWN)
     assert all(same(each) == same(answer) for each in hung)
     service.logged("sessions.dir does not answer", times=12)
+    assert ask(service, leave(place)).status == 200  # the threads are free again
 
 
 def test_a_flood_holds_up_no_verb(service: Service, place: Path) -> None:
