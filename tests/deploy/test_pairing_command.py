@@ -18,9 +18,11 @@ import segno
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from breakglass.auth.signing import secret_bytes, sign
+from breakglass.cli.keys.pairing_target import find_page
 from breakglass.cli.keys.qr import make_rows
 from breakglass.client import new_id
 
+from ..support.hung import unserved_fuse
 from ..support.ports import reserve_port
 from ..support.service import ACCOUNT, SSH_KEY, Service
 from ..support.signals import signal_process
@@ -268,6 +270,16 @@ def test_what_can_t_be_paired_changes_nothing(service: Service, words: tuple[str
     assert service.config.read_text() == before
 
 
+def test_the_link_opens_the_first_address(capsys: pytest.CaptureFixture[str]) -> None:
+    """With several, the command says on which machine's handler it depends; one on loopback needs no https."""
+    assert find_page(None, ["https://rescue.example.org/pve", "https://other.example.org/"]) == (
+        "https://rescue.example.org/pve/"
+    )
+    assert "must share sessions.dir with this machine" in capsys.readouterr().err
+    assert find_page("http://[::1]:8080", ["https://rescue.example.org/"]) == "http://[::1]:8080/"
+    assert capsys.readouterr().err == ""
+
+
 def test_without_a_place_for_the_key_it_is_revoked(service: Service) -> None:
     """sessions.dir is a file: nothing is handed out, and nothing stays."""
     before, sessions = callers(service), service.directory / "var/sessions"
@@ -279,4 +291,16 @@ def test_without_a_place_for_the_key_it_is_revoked(service: Service) -> None:
     finally:
         sessions.unlink()
     assert (ran.returncode, "sessions.dir" in ran.stderr, "#pair=" in ran.stdout) == (1, True, False)
+    assert callers(service) == before
+
+
+@pytest.mark.all
+@pytest.mark.real("fuse")
+def test_a_place_that_hangs_holds_nothing_up(service: Service) -> None:
+    """The command gives up after 10 s, and no new caller stays."""
+    before, place = callers(service), service.directory / "var/sessions/pairing"
+    place.mkdir(parents=True, exist_ok=True)
+    with unserved_fuse(place):
+        ran = run(service, "new", "karla", "--pair", "--url", "https://rescue.example.org/")
+    assert (ran.returncode, "did not answer within" in ran.stderr, ran.stdout) == (1, True, "")
     assert callers(service) == before

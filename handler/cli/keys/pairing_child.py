@@ -30,8 +30,6 @@ class KeyDirectory:
 
     def __init__(self, directory: str, account: pwd.struct_passwd | None) -> None:
         self._directory = os.path.abspath(directory)
-        if account is not None:
-            _make_for(account, Path(self._directory))
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if self._pid == 0:
@@ -90,21 +88,13 @@ class KeyDirectory:
 
 
 def _make_for(account: pwd.struct_passwd, directory: Path) -> None:
-    """Make the directory where sessions.dir is root's, as the launcher makes the others in it."""
+    """Make the directory where sessions.dir is root's, as the launcher makes the others in it. Raises OSError."""
     if find_writable(directory) is not None:
-        return  # the child makes it
-    before = os.umask(0o022)
-    try:
-        directory.mkdir(0o711, parents=True, exist_ok=True)
-        place = directory / DIRECTORY
-        if not os.path.lexists(place):
-            place.mkdir(0o700)
-            os.chown(place, account.pw_uid, account.pw_gid, follow_symlinks=False)
-    except OSError as error:
-        message = f"sessions.dir, {directory}, can't be made: {reason(error)}"
-        raise CommandError(message, "see what breakglass doctor says of it", FAILED) from None
-    finally:
-        os.umask(before)
+        return  # the handler's user makes it
+    directory.mkdir(0o711, parents=True, exist_ok=True)
+    place = directory / DIRECTORY
+    place.mkdir(0o700, exist_ok=True)
+    os.chown(place, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
 def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | None) -> None:
@@ -112,12 +102,13 @@ def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | N
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # the parent is told too, and needs this process to clean up
-        os.umask(0o022)
+        os.umask(0o022)  # claude's user has to enter sessions.dir
         try:
             if account is not None:
+                _make_for(account, Path(directory))
                 become(account)
-        except CommandError as error:
-            _answer(theirs, error=error.message)
+        except (CommandError, OSError) as error:
+            _answer(theirs, error=error.message if isinstance(error, CommandError) else reason(error))
             return
         _answer(theirs, result="")
         while data := theirs.recv(_MOST_BYTES):
