@@ -102,6 +102,9 @@ def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | N
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # the parent is told too, and needs this process to clean up
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):  # a reader of the output must not wait for a disk that holds this process
+            os.dup2(nowhere, fd)
         os.umask(0o022)  # claude's user has to enter sessions.dir
         try:
             if account is not None:
