@@ -1,11 +1,12 @@
 """Measuring what the processes of a test run execute: pytest's, a handler's, a command's, the host agent's.
 
 `coverage` itself takes longer to start than most of them do, and can't start in an isolated one (`-IS`, without an
-environment). So each process loads only its tracer, and appends what it ran to one file: when it ends, and before it
-becomes another program. A process that is killed leaves nothing. `main` makes coverage's own data of that file.
+environment). So each process records by itself with `sys.monitoring`, which costs a line once and other people's code
+nothing, and appends what it ran to one file: when it ends, and before it becomes another program. A process that is
+killed leaves nothing. `main` makes coverage's own data of that file.
 
 `tests/measured/sitecustomize.py` calls `begin` in each process that sees the environment; an isolated one begins with
-the lines of `prologue`.
+the lines of `prologue`. Python 3.11 has no `sys.monitoring`, and nothing is measured there.
 """
 
 import atexit
@@ -13,62 +14,71 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
-from types import FrameType
+from types import CodeType
 from typing import Any
 
 FILE = "BREAKGLASS_COVERAGE"  # in the environment of the tests: the file that their processes append to
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SOURCES = (f"{ROOT}/agents/", f"{ROOT}/handler/")
-
-_TraceFunction = Callable[[FrameType, str, Any], Any]
+_SIDES = 2  # of a branch
 
 
 def begin() -> None:
-    """Record this process and its threads, if the environment asks for it and coverage is installed."""
-    import threading
-
-    if wanted := _wanted():
-        threading.settrace(record(*wanted))
+    """Record this process, if the environment asks for it."""
+    if file := _wanted():
+        record(file)
 
 
 def prologue() -> str:
     """Return the lines with which an isolated program begins to record; none when nothing is measured.
 
-    The program has the checkout on its path. Only its first thread is recorded.
+    The program has the checkout on its path.
     """
-    wanted = _wanted()
-    return f"from tests.support.measuring import record\nrecord{wanted!r}\n" if wanted else ""
+    file = _wanted()
+    return f"from tests.support.measuring import record\nrecord({file!r})\n" if file else ""
 
 
-def _wanted() -> tuple[str, str] | None:
-    """Return the file to append to and coverage's tracer, which is found without the import of coverage."""
-    file = os.environ.get(FILE)
-    package = PathFinder.find_spec("coverage") if file else None
-    tracer = PathFinder.find_spec("coverage.tracer", package.submodule_search_locations) if package else None
-    return (file, tracer.origin) if file and tracer and tracer.origin else None
+def _wanted() -> str:
+    """Return the file to append to, if any."""
+    return os.environ.get(FILE, "") if hasattr(sys, "monitoring") else ""
 
 
-def record(file: str, tracer: str) -> _TraceFunction:
-    """Record the branches that this thread and its forks run; return the trace function that begins another thread."""
-    ran: dict[str, set[int]] = {}
-    start = _tracing(tracer, ran)
+class _Ran:
+    """What one code object ran: its lines, and from where to where its branches went, in offsets of its bytes."""
+
+    def __init__(self, code: CodeType, path: str) -> None:
+        self.code, self.path = code, path
+        self.lines: set[int] = set()
+        self.branches: dict[int, set[int]] = {}
+
+
+def record(file: str) -> None:
+    """Record the lines and branches that this process and its forks run, in each of their threads."""
+    ran = _monitor()
 
     def save() -> None:
-        lines = {name: list(arcs) for name, arcs in list(ran.items()) if arcs}  # other threads may go on
+        found = [
+            (one.path, _name(one.code), list(one.lines), [(at, to) for at, tos in one.branches.items() for to in tos])
+            for one in list(ran.values())  # other threads may go on
+            if one.lines
+        ]
         forget()
-        if not lines:
+        if not found:
             return
         try:
             fd = os.open(file, os.O_WRONLY | os.O_APPEND)
-            os.write(fd, json.dumps(lines).encode() + b"\n")  # one write: processes don't mix their lines
+            os.write(fd, json.dumps(found).encode() + b"\n")  # one write: processes don't mix their lines
             os.close(fd)
         except OSError:  # out of sight from here, or there is no room: the program matters more
             pass
 
     def forget() -> None:
-        for arcs in list(ran.values()):
-            arcs.clear()  # in place: the tracer holds them
+        for one in list(ran.values()):
+            one.lines, one.branches = set(), {}
+
+    def begin_child() -> None:
+        forget()
+        vars(sys)["monitoring"].restart_events()  # its parent may be killed, and say nothing of the lines before
 
     def saving(ending: Callable[..., Any]) -> Callable[..., Any]:
         def ended(*arguments: Any) -> Any:
@@ -77,51 +87,51 @@ def record(file: str, tracer: str) -> _TraceFunction:
 
         return ended
 
-    def begin_thread(frame: FrameType, event: str, argument: object) -> Any:
-        sys.settrace(None)
-        return start()(frame, event, argument)
-
-    start()
     atexit.register(save)
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=begin_child)
     for name in ("_exit", "execv", "execve"):
         setattr(os, name, saving(getattr(os, name)))
-    return begin_thread
 
 
-def _tracing(path: str, ran: dict[str, set[int]]) -> Callable[[], _TraceFunction]:
-    """Return a function that starts coverage's tracer in the current thread, as its `Collector` does."""
-    loader = ExtensionFileLoader("coverage.tracer", path)
-    module: Any = loader.create_module(ModuleSpec("coverage.tracer", loader, origin=path))
-    loader.exec_module(module)
-    known: dict[str, Any] = {}  # of each file
+def _monitor() -> dict[int, _Ran]:
+    """Begin to record; return what each code object of ours ran, by its id: to hash one takes long."""
+    monitoring: Any = vars(sys)["monitoring"]  # Python 3.11 has none
+    tool, events, disable = monitoring.COVERAGE_ID, monitoring.events, monitoring.DISABLE
+    ran: dict[int, _Ran] = {}
     real: dict[str, str] = {}  # of each directory: that of our package may be a link
-    tracers = []  # one that is freed stops the tracing of whichever thread frees it
 
-    def disposition(name: str, frame: object) -> Any:
-        told = module.CFileDisposition()
-        directory, base = os.path.split(name)
+    def started(code: CodeType, offset: int) -> object:
+        if id(code) in ran:
+            return disable
+        directory, base = os.path.split(code.co_filename)
         if directory not in real:
             real[directory] = os.path.realpath(directory)
         path = f"{real[directory]}/{base}"
-        told.original_filename, told.canonical_filename, told.source_filename = name, path, path
-        told.trace = path.startswith(_SOURCES) and path.endswith(".py")
-        told.reason, told.file_tracer, told.has_dynamic_filename = "", None, False
-        return told
+        if path.startswith(_SOURCES) and path.endswith(".py"):
+            ran[id(code)] = _Ran(code, path)  # which keeps the code, and so its id
+            monitoring.set_local_events(tool, code, events.LINE | events.BRANCH)
+        return disable
 
-    def start() -> _TraceFunction:
-        tracer = module.CTracer()
-        tracers.append(tracer)
-        tracer.data, tracer.trace_arcs = ran, True
-        tracer.should_trace, tracer.should_trace_cache = disposition, known
-        tracer.lock_data = tracer.unlock_data = lambda: None
-        tracer.warn = tracer.disable_plugin = lambda *_: None
-        tracer.file_tracers = {}
-        tracer.concur_id_func = tracer.check_include = tracer.should_start_context = tracer.switch_context = None
-        started: _TraceFunction = tracer.start()
-        return started
+    def line(code: CodeType, number: int) -> object:
+        ran[id(code)].lines.add(number)
+        return disable
 
-    return start
+    def branch(code: CodeType, offset: int, to: int) -> object:
+        seen = ran[id(code)].branches.setdefault(offset, set())
+        seen.add(to)
+        return disable if len(seen) == _SIDES else None  # to disable one side is to disable the other
+
+    monitoring.use_tool_id(tool, "breakglass")
+    monitoring.register_callback(tool, events.PY_START, started)
+    monitoring.register_callback(tool, events.LINE, line)
+    monitoring.register_callback(tool, events.BRANCH, branch)
+    monitoring.set_events(tool, events.PY_START)
+    return ran
+
+
+def _name(code: CodeType) -> list[object]:
+    """Return what tells a code object from the others of its file."""
+    return [code.co_firstlineno, code.co_qualname, len(code.co_code)]
 
 
 # --- after the tests --------------------------------------------------------------------------------------------
@@ -133,27 +143,60 @@ def main(file: str) -> None:
 
     from coverage import CoverageData
 
-    found: dict[str, set[tuple[int, int]]] = {
-        str(path): set() for source in _SOURCES for path in Path(source).rglob("*.py")
-    }
+    found = {str(path): _Found(str(path)) for source in _SOURCES for path in Path(source).rglob("*.py")}
     for line in set(Path(file).read_text(errors="replace").splitlines()):
         try:
             ran = json.loads(line)
         except ValueError:  # killed while it wrote
             continue
-        for name, arcs in ran.items():
-            found.setdefault(name, set()).update(map(_arc, arcs))
+        for path, name, lines, branches in ran:
+            if path in found:
+                found[path].add(name, lines, branches)
+    arcs = {path: each.arcs for path, each in found.items()}
     data = CoverageData()
     data.erase()
-    data.add_arcs(found)
-    data.touch_files(found)
+    data.add_arcs(arcs)
+    data.touch_files(arcs)
     data.write()
 
 
-def _arc(packed: int) -> tuple[int, int]:
-    """Unpack a pair of lines as coverage's `Collector.flush_data` does: 28 bits each, then their signs."""
-    one, other = packed & 0xFFFFFFF, packed >> 28 & 0xFFFFFFF
-    return (-one if packed >> 56 & 1 else one, -other if packed >> 57 & 1 else other)
+class _Found:
+    """What was found of one file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.arcs: set[tuple[int, int]] = set()
+        self._resolvers: dict[str, Any] = {}
+        self._known: set[tuple[str, int, int]] = set()
+
+    def add(self, name: list[object], lines: list[int], branches: list[tuple[int, int]]) -> None:
+        """Add the lines and branches of one code object."""
+        self.arcs.update((line, line) for line in lines)
+        key = str(name)
+        new = {(key, at, to) for at, to in branches} - self._known
+        if not new:
+            return
+        self._known |= new
+        if not self._resolvers:
+            self._read()
+        arcs = [self._resolvers[key].resolve(at, to) for _, at, to in new]
+        self.arcs.update(arc for arc in arcs if arc)
+
+    def _read(self) -> None:
+        """Have coverage say to which line each branch of the file goes."""
+        import dis
+        from pathlib import Path
+
+        from coverage import bytecode
+        from coverage.sysmon import compute_multiline_map
+
+        # coverage itself asks only from Python 3.14 on, which has it no more
+        bytecode.RETURNS.update(dis.opmap[name] for name in ("RETURN_CONST",) if name in dis.opmap)
+        lines = compute_multiline_map(self._path)
+        parser = bytecode.ByteParser(text=Path(self._path).read_text("utf-8"), filename=self._path)
+        for code in parser.code_objects():
+            resolver = bytecode.BranchArcResolver(code, bytecode.bytes_to_lines(code), lines)
+            self._resolvers[str(_name(code))] = resolver
 
 
 if __name__ == "__main__":
