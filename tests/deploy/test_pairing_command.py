@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,16 +23,17 @@ from breakglass.cli.keys.pairing_target import find_page
 from breakglass.cli.keys.qr import make_rows
 from breakglass.client import new_id
 
+from ..support.documents import commands
 from ..support.hung import unserved_fuse
 from ..support.ports import reserve_port
-from ..support.service import ACCOUNT, SSH_KEY, Service
+from ..support.service import ACCOUNT, ALL, SSH_KEY, Service
 from ..support.signals import signal_process
 from ..support.stages import until
 from .test_init_questions import Terminal
 
 pytestmark = pytest.mark.slow
 
-LINK = re.compile(r"http://127\.0\.0\.1:\d+/#pair=([\w-]{16})\.([\w-]{22})&as=(\w+)")
+LINK = re.compile(r"http://127\.0\.0\.1:\d+/#pair=([\w-]{16})\.([\w-]{22})&as=([\w-]+)")
 WHITE, PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 
 
@@ -131,23 +133,25 @@ def decode(rows: list[str]) -> list[list[bool]]:
 
 def test_a_device_is_paired(service: Service) -> None:
     """The new caller has its limits and can sign; the key's file was the handler's user's, and is gone."""
-    with Pairing(service, "new", "anna", "--allow", "status,reset") as command:
+    [text] = commands("docs/runbook.md", "On a phone")
+    words = shlex.split(text.strip().removeprefix("breakglass keys").removesuffix("--pair --unit breakglass"))
+    with Pairing(service, *words) as command:
         link = command.read_link()
         [waiting] = (service.directory / "var/sessions/pairing").iterdir()
         owner = ACCOUNT or Path("/proc/self").owner()
         assert (waiting.name, waiting.stat().st_mode & 0o777, waiting.owner()) == (link[0], 0o600, owner)
-        text = LINK.search(command.shown)
-        assert text
-        rows = [f"{WHITE}{row}{PLAIN}" for row in make_rows(text[0])]
+        url = LINK.search(command.shown)
+        assert url
+        rows = [f"{WHITE}{row}{PLAIN}" for row in make_rows(url[0])]
         assert "\n".join(rows) in command.shown.replace("\r\n", "\n")
         modules = decode(rows)
-        assert modules == [list(map(bool, row)) for row in segno.make(text[0], error="l", micro=False).matrix]
+        assert modules == [list(map(bool, row)) for row in segno.make(url[0], error="l", micro=False).matrix]
         signing_key = fetch(command)
         command.type("\n")
         assert command.read_to_the_end() == 0
-        assert "anna is paired." in command.shown
+        assert "anna-phone is paired." in command.shown
         assert signing_key not in command.shown
-    assert callers(service)["anna"] == {"secret": [signing_key], "allow": ["status", "reset"]}
+    assert callers(service)["anna-phone"] == {"secret": [signing_key], "allow": [*ALL, "chat"]}
     assert keys_left(service) == []
     log = service.logged('"paired"')
     assert [text for text in (signing_key, *link[:2]) if text in log] == []
