@@ -56,7 +56,7 @@ def test_the_alerts_page_shows_a_configuration_without_faults() -> None:
 @pytest.mark.parametrize("source", SENDERS)
 def test_the_alerts_page_shows_the_printed_examples(source: str) -> None:
     """The page has each example as it is printed for the page's configuration."""
-    assert f"\n{example(source, 'https://bg.example', documented().alerts)}```" in PAGE
+    assert f"\n{example(source, 'https://rescue.example.org', documented().alerts)}```" in PAGE
 
 
 def test_every_sender_has_an_example() -> None:
@@ -125,7 +125,7 @@ FIRES = {"gatus": ("[ALERT_TRIGGERED_OR_RESOLVED]", "TRIGGERED", "RESOLVED"), "h
 @pytest.mark.parametrize("source", FILLED)
 def test_the_body_in_each_example_fires(source: str) -> None:
     """The body in an example, filled in as the sender does, fires with the labels that are documented for it."""
-    match = re.search(r"\{\"(?:.|\n)*\}(?=['\n])", example(source, "https://bg.example", ()))
+    match = re.search(r"\{\"(?:.|\n)*\}(?=['\n])", example(source, "https://rescue.example.org", ()))
     assert match is not None
     body = match[0]
     for name, value in FILLED[source].items():
@@ -142,23 +142,23 @@ def test_the_body_in_each_example_fires(source: str) -> None:
 
 def test_kumas_headers_are_json() -> None:
     """Kuma parses its additional headers as JSON (a text for each name)."""
-    match = re.search(r"Additional Headers: (.*)", example("kuma", "https://bg.example", ()))
+    match = re.search(r"Additional Headers: (.*)", example("kuma", "https://rescue.example.org", ()))
     assert match is not None
     assert json.loads(match[1])["Authorization"].startswith("Bearer bgt_")
 
 
 def test_grafanas_example_names_the_headers_that_are_read() -> None:
     """The example's header names are those in which the handler looks for Grafana's signature."""
-    text = example("grafana", "https://bg.example/", ())
+    text = example("grafana", "https://rescue.example.org/", ())
     for line in ("header: X-Grafana-Alerting-Signature", "timestampHeader: X-Grafana-Alerting-Timestamp"):
         assert line in text
-    assert "url: https://bg.example/alert/grafana" in text
+    assert "url: https://rescue.example.org/alert/grafana" in text
 
 
 def test_alertmanagers_example_has_a_route_for_each_match() -> None:
     """Two entries of one match are one route; an expression is one; each label is a matcher of its own."""
     rules = [Rule("alertmanager", {"a": "1", "b": re.compile("x.*")}, vm) for vm in ("one", "two")]
-    text = example("alertmanager", "https://bg.example", [*rules, Rule("grafana", {"c": "3"}, "one")])
+    text = example("alertmanager", "https://rescue.example.org", [*rules, Rule("grafana", {"c": "3"}, "one")])
     assert re.findall("matchers: (.*)", text) == [json.dumps(['a="1"', 'b=~"x.*"'])]
 
 
@@ -171,7 +171,7 @@ def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
     config.write_text(BASE)
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "BREAKGLASS_URL": "https://bg.example"}
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "BREAKGLASS_URL": "https://rescue.example.org"}
     argv = [sys.executable, "-m", "breakglass", *arguments]
     return subprocess.run(argv, env=environment, capture_output=True, text=True)
 
@@ -179,7 +179,7 @@ def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str
 def test_the_command_prints_the_example(tmp_path: Path) -> None:
     """The address comes from BREAKGLASS_URL; a missing entry is a warning, an unknown sender an error."""
     printed = command(tmp_path, "alert-example", "kuma")
-    assert (printed.returncode, printed.stdout) == (0, example("kuma", "https://bg.example", ()))
+    assert (printed.returncode, printed.stdout) == (0, example("kuma", "https://rescue.example.org", ()))
     assert "no [[alerts]] entry" in printed.stderr
     assert command(tmp_path, "alert-example", "nagios").returncode == 2
 
@@ -191,7 +191,7 @@ def test_the_alerts_pages_commands_run(tmp_path: Path) -> None:
     made = command(tmp_path, *shlex.split(entry, comments=True)[1:])
     assert parse((tmp_path / "breakglass.toml").read_text(), str).callers[-1].name == "alertmanager", made.stderr
     printed = command(tmp_path, *shlex.split(example_for_sender, comments=True)[1:])
-    assert "- url: https://bg.example/alert/alertmanager\n" in printed.stdout, printed.stderr
+    assert "- url: https://rescue.example.org/alert/alertmanager\n" in printed.stdout, printed.stderr
 
 
 @pytest.mark.parametrize(("flag", "way"), [("--bearer", "bearer"), ("--grafana", "grafana"), ("", "signature")])

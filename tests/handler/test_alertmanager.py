@@ -55,14 +55,14 @@ def test_amtool_accepts_the_printed_configuration(tmp_path: Path) -> None:
         text += '[vms.devvm]\nhosts = ["pve1"]\nvmid = 102\n' + entries
         config.write_text(text)
         assert parse(text, str).problems == ()
-        environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "BREAKGLASS_URL": "https://bg.example"}
+        environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "BREAKGLASS_URL": "https://rescue.example.org"}
         command = [sys.executable, "-m", "breakglass", "alert-example", "alertmanager"]
         made = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
         path = tmp_path / "alertmanager.yml"
         path.write_text(made)
         checked = subprocess.run(["amtool", "check-config", path], capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout + checked.stderr
-        assert "https://bg.example/alert/alertmanager" in made
+        assert "https://rescue.example.org/alert/alertmanager" in made
 
 
 def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertmanager: Alertmanager) -> None:

@@ -320,7 +320,7 @@ def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "breakglass", "alert-example", "generic", "--url", url]
     script = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     [documented] = commands("docs/alerts.md", "Zabbix, and anything else")
-    assert script == documented.replace("https://bg.example", url)
+    assert script == documented.replace("https://rescue.example.org", url)
     program = tmp_path / "breakglass"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m breakglass "$@"\n')
     program.chmod(0o755)
