@@ -1,5 +1,6 @@
 """Looks at every state that can be reached, in the order of the steps that it takes. Pure."""
 
+import math
 from collections.abc import Container
 from typing import NamedTuple
 
@@ -16,12 +17,15 @@ class Found(NamedTuple):
     trace: tuple[str, ...] = ()
 
 
-def search(rules: Rules, limits: Limits, gaps: int, but: Container[str] = ()) -> Found:
-    """Visit the states breadth first, until a promise is broken that is not in `but`. In the `gaps` it may."""
+def search(rules: Rules, limits: Limits, gaps: int, but: Container[str] = (), most: float = math.inf) -> Found:
+    """Visit the states breadth first, until a promise is broken that is not in `but`. In the `gaps` it may.
+
+    It ends once all were seen, or `most` of them.
+    """
     start = State()
     came_from: dict[State, State | None] = {start: None}
     waiting = [start]
-    while waiting:
+    while waiting and len(came_from) < most:
         reached = []
         for state in waiting:
             if (promise := broken(state, rules, gaps)) and promise not in but:

@@ -38,6 +38,7 @@ from .world import (
     SENT,
     STOPPED,
     STRANDED,
+    UNCHANGED,
     UNKNOWN,
     UNREACHED,
     UNSENT,
@@ -208,6 +209,8 @@ def _job(state: State, rules: Rules, place: int, job_id: int, job: Job) -> Itera
             yield f"{name} takes the lock", to(LOCKED)
         elif job.archived and rules.asks_archive:
             yield f"{name} is refused: {ENDINGS[REUSED]}", to(REUSED)
+        elif state.place != place and rules.finds_elsewhere_first:
+            yield f"{name} is refused: {ENDINGS[ELSEWHERE]}", to(ELSEWHERE)
         else:
             yield f"{name} is busy", to(BUSY)
     elif job.phase == LOCKED:
@@ -278,7 +281,9 @@ def moves(state: State) -> Iterator[Step]:
     other = 1 - state.place
     if not state.nodes[other].up:
         return
-    is_under_way = any(s.at in (SENT, LOST) or s.stray for s in state.sendings)
+    is_under_way = any(s.at in (SENT, LOST) or s.stray for s in state.sendings) or any(
+        CLAIMED <= job.phase < RECORDED for node in state.nodes for job in node.jobs
+    )
     gaps = state.gaps | (MOVED_MEANWHILE if is_under_way else 0)
     moved = state._replace(place=other, moves=state.moves + 1, gaps=gaps)
     if state.nodes[state.place].up:
@@ -356,6 +361,6 @@ def _boot(state: State, place: int, keeps: bool) -> State:
     before = state.nodes[place].jobs
     jobs = tuple(Job(archived=job.archived and keeps) for job in before)
     gaps = state.gaps | (0 if keeps else NO_ARCHIVE)
-    if any(job.phase in (REFUSED, BUSY) for job in before):
+    if any(job.phase in UNCHANGED for job in before):
         gaps |= FORGOTTEN
     return state._replace(nodes=put(state.nodes, place, Node(jobs=jobs)), gaps=gaps)

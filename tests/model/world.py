@@ -97,7 +97,7 @@ ALL_GAPS = FIRST_SENDING | MOVED_MEANWHILE | NO_ARCHIVE | NO_AGAIN | FORGOTTEN
 class Rules(NamedTuple):
     """The rules. Where one of them is false, the programs make that mistake.
 
-    The last five are those of a handler that follows the VM from node to node. The contract does not have them yet.
+    The last six are those of a handler that follows the VM from node to node. The contract does not have them yet.
     """
 
     claims_once: bool = True  # an id that has ended is not claimed again
@@ -116,6 +116,7 @@ class Rules(NamedTuple):
     waits_for_others: bool = True  # and without its answer, a repeated sending is not sent
     says_again: bool = True  # the client says that it repeats itself
     elsewhere_is_new: bool = True  # a node that refused an id with "other-node" doesn't know it
+    finds_elsewhere_first: bool = True  # and says so before "busy", which would be final
 
 
 class Limits(NamedTuple):
