@@ -50,10 +50,16 @@ class Pairing(Terminal):
     """A command that pairs a device, and the device. Its 10 minutes are `seconds` here."""
 
     def __init__(
-        self, service: Service, *words: str, seconds: float = 600, columns: int = 120, reloads: bool = True
+        self,
+        service: Service,
+        *words: str,
+        seconds: float = 600,
+        columns: int = 120,
+        reloads: bool = True,
+        url: str = "",
     ) -> None:
         self.service = service
-        url = f"http://127.0.0.1:{service.port}"
+        url = url or f"http://127.0.0.1:{service.port}"
         where = ["--config", str(service.config), *(["--pid", str(service.process.pid)] if reloads else [])]
         code = f"import sys, breakglass.pairing as p; p.SECONDS = {seconds}; "
         code += "from breakglass.cli.main import main; sys.exit(main())"

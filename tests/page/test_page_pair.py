@@ -1,5 +1,6 @@
 """A device that is paired by a link: a question, one request, a key that can't be read out, words for each failure."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -9,6 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from breakglass import pairing
 
+from ..deploy.test_pairing_command import Pairing
 from ..support.browser import (
     KEPT_KEYS,
     Stage,
@@ -116,6 +118,23 @@ def test_a_link_pairs_a_device(person: Visit) -> None:
     says(page, "This pairing link was used already")
     phase(page, "idle")  # with the key of before
     assert (given.state, fetches(person), page.url) == ("fetched", 1, person.stage.url)
+
+
+@pytest.mark.all  # a command, its handler and a device, each of which has tests of its own
+def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
+    """The device rescues with a key that nobody has typed, and the command ends at Enter."""
+    page, url = person.page, person.stage.url
+    with Pairing(person.stage.service, "new", "anna", "--allow", "status,forensics", url=url) as command:
+        command.read_until("Ctrl-C revokes")
+        [link] = re.findall(rf"{re.escape(url)}#pair=\S+&as=anna", command.shown)
+        open_link(page, link)
+        asked(page, "anna")
+        page.click("#yes")
+        says(page, "Paired as anna. This device can rescue now.")
+        phase(page, "idle")
+        command.read_until("press Enter;")
+        command.type("\n")
+        assert command.read_to_the_end() == 0
 
 
 def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
