@@ -3,6 +3,7 @@
 Each is made of one number: hypothesis takes a thousand times as long to draw such a value leaf by leaf.
 """
 
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,11 @@ def any_objects(names: Sequence[str], words: Sequence[str] = ()) -> st.SearchStr
     return st.integers(0, 2**48).map(lambda seed: _Maker(seed, names, words).fields(4))
 
 
+def edited_objects(texts: Sequence[str], names: Sequence[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return what one of these texts of JSON objects says, with another value at one place."""
+    return st.integers(0, 2**48).map(lambda seed: _Maker(seed, names, ()).edited(texts))
+
+
 class _Maker:
     def __init__(self, seed: int, names: Sequence[str], words: Sequence[str]) -> None:
         self._chance = random.Random(seed)
@@ -37,6 +43,16 @@ class _Maker:
 
     def fields(self, levels: int) -> dict[str, Any]:
         return {self._name(): self.value(levels) for _ in range(self._chance.randrange(7))}
+
+    def edited(self, texts: Sequence[str]) -> dict[str, Any]:
+        whole: dict[str, Any] = json.loads(self._chance.choice(texts))
+        place: Any = whole
+        while True:
+            at = self._chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            if not place[at] or not isinstance(place[at], dict | list) or self._chance.random() < 0.2:
+                place[at] = self.value(2)
+                return whole
+            place = place[at]
 
     def _name(self) -> str:
         return self._chance.choice(self._names) if self._chance.random() < 0.9 else self._text()

@@ -12,7 +12,7 @@ from breakglass.claude.failures import End
 from breakglass.claude.framer import Framer
 from breakglass.text import first_sentence
 
-from ..support.any_json import any_objects
+from ..support.any_json import any_objects, edited_objects
 
 TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 GOOD = End(0)
@@ -293,7 +293,9 @@ KEYS += ["subtype", "result", "errors", "abandoned_blocks", "api_message_id", "f
 KEYS += ["model_usage_since_last_result", "costUSD", "num_turns", "duration_ms", "api_error_status", "resetsAt"]
 WORDS = ["stream_event", "assistant", "user", "result", "system", "rate_limit_event", "tool_use", "tool_result", "text"]
 WORDS += ["message_start", "content_block_delta", "message_stop", "pve reset", "Exit code 16", "\ud800", ""]
-LINES = any_objects(KEYS, WORDS).map(lambda value: json.dumps(value).encode())
+RECORDED = [line for path in sorted(TRANSCRIPTS.glob("*.jsonl")) for line in path.read_text().splitlines()]
+OBJECTS = any_objects(KEYS, WORDS) | edited_objects([line for line in RECORDED if line[:1] == "{"], KEYS)
+LINES = OBJECTS.map(lambda value: json.dumps(value).encode())
 DEEP = st.sampled_from([b"[" * 100_000, b'{"type":' * 50_000, b'{"type":"result","num_turns":' + b"9" * 5000 + b"}"])
 ENDINGS = st.builds(End, st.none() | st.integers(-64, 255), st.text(max_size=9), st.sampled_from(["", "cancelled"]))
 
