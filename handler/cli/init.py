@@ -157,7 +157,10 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
     unpinned = [name for name, host in new.hosts.items() if host.host_key == "any"]
     if unpinned:
         lines += ["", f"   The recipe prints the host key. Pin it as host_key of {', '.join(unpinned)} in {config}."]
-    lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
+    if is_loopback(new.url):
+        lines += ["", f"2. {new.url} works on this machine only. A phone needs TLS (see breakglass docs install)"]
+    else:
+        lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
     lines += ["", "3. Start the handler (with systemd, see breakglass docs runbook):", ""]
     lines += ["    breakglass check && breakglass serve", "", "4. Send it a signed request, in a second terminal:", ""]
     key = shlex.quote(str(directory / signing_key_name(new.operator)))

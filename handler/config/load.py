@@ -199,7 +199,11 @@ def _read_file(path: Path) -> tuple[str, os.stat_result]:
 def unreadable(path: Path, error: Exception) -> Problem:
     """Return why the configuration file can't be read, and what to do."""
     if isinstance(error, FileNotFoundError):
-        return Problem(str(path), "there is no such file", "write it, or set BREAKGLASS_CONFIG to where it is")
+        return Problem(
+            str(path),
+            "there is no such file",
+            "run breakglass init to make one, or set BREAKGLASS_CONFIG to where it is",
+        )
     if isinstance(error, IsADirectoryError):
         return Problem(str(path), "is a directory", "set BREAKGLASS_CONFIG to the file in it")
     if isinstance(error, PermissionError):

@@ -199,6 +199,7 @@ def test_the_readmes_command_works(place: Path) -> None:
         ["sh", "-c", command.replace("breakglass init", start)], cwd="/", capture_output=True, text=True
     )
     assert (ran.returncode, names_in(place / "etc")) == (0, {*NAMES, "anna.signing-key"} - {NAMES[3]}), ran.stderr
+    assert "http://localhost:8080/ works on this machine only" in ran.stdout
 
 
 # --- what it refuses ---

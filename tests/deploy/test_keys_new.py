@@ -21,7 +21,7 @@ def test_the_secret_can_go_to_a_file(
 ) -> None:
     """With --out nothing secret is printed; the file is new, and its owner's alone. A second run changes nothing."""
     file = tmp_path / 'a "key"'
-    words = ("anna", "--allow", "status, reset", "--vm", "devvm,mail", "--not-after", "2027-06-01T02:00:00+02:00")
+    words = ("anna", "--allow", "status, reset", "--vm", "devvm,mail", "--not-after", "2127-06-01T02:00:00+02:00")
     assert run(monkeypatch, *words, "--out", str(file)) == 0
     said = capsys.readouterr()
     secret = file.read_text()
@@ -32,7 +32,7 @@ def test_the_secret_can_go_to_a_file(
         "secret_file": str(file),
         "allow": ["status", "reset"],
         "vms": ["devvm", "mail"],
-        "not_after": datetime(2027, 6, 1, tzinfo=UTC),
+        "not_after": datetime(2127, 6, 1, tzinfo=UTC),
     }
     assert run(monkeypatch, "anna", "--out", str(file)) == 2
     assert "exists, and was not changed" in capsys.readouterr().err
@@ -47,6 +47,7 @@ def test_the_secret_can_go_to_a_file(
         ("--allow", "reset", "--bearer"),
         ("--vms", "dev vm"),
         ("--not-after", "tomorrow"),
+        ("--not-after", "2020-01-01"),
     ],
 )
 def test_a_limit_that_can_t_be_used_is_named(

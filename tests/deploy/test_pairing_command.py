@@ -269,7 +269,7 @@ def run(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
         ((), "the handler's address is not known"),
         (("--url", "http://192.0.2.1/"), "is not an https address"),
         (("--url", "https://a@rescue.example.org/"), "has a user name"),
-        (("--url", "https://rescue.example.org/", "--bearer"), "--pair goes with no"),
+        (("--url", "https://rescue.example.org/", "--bearer"), "--pair can't be combined with"),
     ],
 )
 def test_what_can_t_be_paired_changes_nothing(service: Service, words: tuple[str, ...], said: str) -> None:

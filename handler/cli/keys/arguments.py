@@ -38,7 +38,8 @@ def _add_new(new: argparse.ArgumentParser) -> None:
         const=GRAFANA,
         help="create a secret for Grafana's own signature",
     )
-    new.add_argument("--allow", metavar="VERB,VERB", help="the verbs that it may send (default: some that only read)")
+    allow = "the verbs that it may send (default: status,forensics,history; with --bearer or --grafana: forensics)"
+    new.add_argument("--allow", metavar="VERB,VERB", help=allow)
     new.add_argument("--vms", "--vm", dest="vms", metavar="NAME,NAME", help="the VMs that it may name (default: all)")
     new.add_argument("--not-after", metavar="TIME", help="when it expires, like 2027-06-01; UTC")
     new.add_argument("--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none")
@@ -48,6 +49,9 @@ def _add_new(new: argparse.ArgumentParser) -> None:
 
 
 def _add_list(listed: argparse.ArgumentParser) -> None:
+    listed.description = (
+        "Print one line for each caller: what it may do, on which VMs, and until when. No secret is in it."
+    )
     listed.add_argument("--log", metavar="FILE", help="the handler's log, or -: say when each caller was last heard of")
     listed.add_argument("--json", action="store_true", help="print one line of JSON")
     add_config_argument(listed)
@@ -70,6 +74,10 @@ def _add_rotate(rotate: argparse.ArgumentParser) -> None:
 
 
 def _add_revoke(revoke: argparse.ArgumentParser) -> None:
+    revoke.description = (
+        "Remove a caller from the configuration. After a reload, the handler refuses its requests; what it has started "
+        "goes on. The last caller that signs stays."
+    )
     revoke.add_argument("name", help="the caller's name")
     revoke.add_argument("--yes", action="store_true", help="don't ask; needed without a terminal")
     _finish(revoke, _revoke)

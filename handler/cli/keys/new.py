@@ -44,7 +44,7 @@ def keys_new(arguments: argparse.Namespace) -> int:
 
 def _pair(arguments: argparse.Namespace, entry: dict[str, object]) -> int:
     if arguments.method or arguments.out or arguments.print:
-        raise CommandError("--pair goes with no --bearer, --grafana, --out or --print", "leave them out")
+        raise CommandError("--pair can't be combined with --bearer, --grafana, --out or --print", "leave them out")
     check_reload(arguments)
     return pair_new(arguments, find_config(arguments), entry)
 
@@ -90,13 +90,18 @@ def _words(flag: str, text: str, is_usable: Callable[[str], bool], hint: str) ->
 
 
 def _time(text: str) -> datetime:
-    """Return a time in UTC."""
+    """Return a time in UTC. Raises CommandError for a text that is no time, and for a time that has passed."""
     try:
         time = datetime.fromisoformat(text)
-        return time.replace(tzinfo=time.tzinfo or UTC, microsecond=0).astimezone(UTC)
+        time = time.replace(tzinfo=time.tzinfo or UTC, microsecond=0).astimezone(UTC)
     except (ValueError, OverflowError):
         hint = "write it like 2027-06-01, or 2027-06-01T12:00:00Z"
         raise CommandError(f"--not-after: {json.dumps(text[:40])} is not a time", hint) from None
+    if time <= datetime.now(UTC):
+        raise CommandError(
+            f"--not-after: {text} has passed: no request of the caller would be accepted", "name a later time"
+        )
+    return time
 
 
 def _print(arguments: argparse.Namespace, method: str, secret: str, entry: dict[str, object]) -> int:

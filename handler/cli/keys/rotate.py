@@ -69,7 +69,7 @@ def _add(arguments: argparse.Namespace, file: Path) -> int:
 
 def _pair(arguments: argparse.Namespace, file: Path) -> int:
     if arguments.out or arguments.drop_old:
-        raise CommandError("--pair goes with no --out or --drop-old", "leave them out")
+        raise CommandError("--pair can't be combined with --out or --drop-old", "leave them out")
     if method_of(file, arguments.name) != SIGNATURE:
         raise CommandError(f"{arguments.name} has no signing key, which a device needs", "pair another caller", FAILED)
     return pair_rotate(arguments, file)
