@@ -27,7 +27,7 @@ MISTAKES = {
     "knows_what_left": (Limits(1, 0), NOTHING_SENT),
     "remembers_sent": (Limits(1, 0), NOTHING_SENT),
     "follows": (Limits(0, 1), FOLLOWED),
-    "asks_others": (Limits(0, 1), NOTHING_CHANGED),
+    "asks_others": (Limits(0, 1), ONCE),
     "waits_for_others": (Limits(1, 1), ONCE),
     "elsewhere_is_new": (Limits(0, 1), FOLLOWED),
     "finds_elsewhere_first": (Limits(0, 2), NOTHING_CHANGED),

@@ -1,6 +1,7 @@
 """A conversation with claude on the page, for its tests."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -33,9 +34,13 @@ def ended(page: Page, count: int = 1) -> None:
     expect(page.locator("#stop-turn")).to_have_attribute("hidden", "", timeout=120_000)
 
 
-def answer_chat(page: Page, *events: dict[str, object], ok: bool = True) -> None:
+def answer_chat(page: Page, *events: Mapping[str, object], ok: bool = True) -> None:
     """Answer each request with these events, at once and without claude: for what the page alone does with them."""
-    lines = [{"type": "session", "session": "s", "turn": "t"}, *events, {"type": "done", "ok": ok}]
+    lines: list[Mapping[str, object]] = [
+        {"type": "session", "session": "s", "turn": "t"},
+        *events,
+        {"type": "done", "ok": ok},
+    ]
     body = "".join(json.dumps({"n": n, **line}) + "\n" for n, line in enumerate(lines, 1))
     page.route("**/chat", lambda route: route.fulfill(content_type="application/x-ndjson", body=body))
 

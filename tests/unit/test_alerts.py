@@ -355,7 +355,7 @@ def test_a_refused_capture_has_no_job_to_link_to() -> None:
 
 _NAMES = ("alerts", "status", "labels", "heartbeat", "monitor", "fields", "tags", "vm", "verb", "command", "startsAt")
 _JSON = any_values(_NAMES)
-PAYLOADS = _JSON | st.builds(dict, alerts=_JSON, labels=_JSON, status=st.just("firing"))
+PAYLOADS: st.SearchStrategy[Any] = _JSON | st.builds(dict, alerts=_JSON, labels=_JSON, status=st.just("firing"))
 
 
 @given(st.sampled_from(sorted(SENDERS)), PAYLOADS)
