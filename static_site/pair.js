@@ -23,7 +23,7 @@ const SPENT = "This pairing link was used already, or is older than 10 minutes. 
 const LOST = "No answer came. The key may have been handed out, so this pairing link counts as used. Ask for a new one.";
 const ALTERED = "The key that came does not open with this pairing link: the link was altered, or a part of it is missing. Ask for a new one.";
 const INTERRUPTED = "The pairing was interrupted. If this device has no key now, ask for a new pairing link.";
-const INCOMPLETE = "This isn’t a whole pairing link. Copy all of it, from https to the end, or scan the code again.";
+const INCOMPLETE = "This isn’t a complete pairing link. Copy all of it, from https to the end, or scan the code again.";
 const UNSIGNING = "A pairing link opens only over https. Nothing was sent: the link is still good there.";
 const AWAY = "Breakglass does not answer. Nothing was sent: reload this page once it answers, or open the link again.";
 

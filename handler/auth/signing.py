@@ -64,9 +64,8 @@ class Caller:
         `vm` is a name; None stands for any VM.
         """
         if self.not_after and self.not_after.timestamp() < now:
-            return Forbidden(
-                f"the key of {self.name} expired on {self.not_after:%Y-%m-%d}", "make a new one: breakglass keys new"
-            )
+            expired = f"the key of {self.name} expired on {self.not_after:%Y-%m-%d}"
+            return Forbidden(expired, f"write a later callers.{self.name}.not_after")
         if verb not in self.allow:
             return Forbidden(f'{self.name} may not "{verb}"', f"add it to callers.{self.name}.allow")
         if vm is not None and not self.may_act_on(vm):

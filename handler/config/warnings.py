@@ -15,7 +15,8 @@ def warn_of_expiry(caller: Caller, now: datetime) -> list[str]:
     if caller.not_after is None or caller.not_after - now >= WARN_BEFORE:
         return []
     expires = "expired" if caller.not_after < now else "expires"
-    return [f"the key of {caller.name} {expires} on {caller.not_after:%Y-%m-%d}; make a new one: breakglass keys new"]
+    hint = f"write a later callers.{caller.name}.not_after"
+    return [f"the key of {caller.name} {expires} on {caller.not_after:%Y-%m-%d}; {hint}"]
 
 
 def warn_of_host(host: Host) -> list[str]:

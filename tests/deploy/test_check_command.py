@@ -127,7 +127,9 @@ def test_a_key_that_expires_is_a_warning(tmp_path: Path) -> None:
     config = write(tmp_path, GOOD.replace("allow =", "not_after = 2020-01-01T00:00:00Z\nallow ="))
     ran = run("check", str(config))
     assert (ran.returncode, "no problems" in ran.stdout) == (0, True)
-    assert "warning: the key of operator expired on 2020-01-01; make a new one: breakglass keys new\n" in ran.stderr
+    assert (
+        "warning: the key of operator expired on 2020-01-01; write a later callers.operator.not_after\n" in ran.stderr
+    )
 
 
 @pytest.mark.real("root")

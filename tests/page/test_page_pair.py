@@ -178,7 +178,7 @@ def test_the_key_field_takes_a_link(person: Visit) -> None:
     phase(page, "locked")
     for link, words in (
         (given.link.replace("rescue.test", "other.rescue.test"), "This pairing link is for https://other.rescue.test:"),
-        (given.link[: given.link.index("&")], "This isn’t a whole pairing link."),
+        (given.link[: given.link.index("&")], "This isn’t a complete pairing link."),
     ):
         page.fill("#secret", link)
         page.keyboard.press("Enter")
@@ -239,7 +239,7 @@ def test_a_failure_says_what_to_do(person: Visit) -> None:
     fails(offer(person.stage).link, "The pairing was interrupted", hold)
     sent = fetches(person)
     page.evaluate(FOLLOW, altered.link[:-12])
-    says(page, "This isn’t a whole pairing link.")
+    says(page, "This isn’t a complete pairing link.")
     assert (page.url, fetches(person)) == (person.stage.url, sent)
     assert page.evaluate(KEPT_KEYS) == 0
 

@@ -26,7 +26,7 @@ HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "key", host_keys=("ssh-
 VM = Vm("devvm", 102, (HOST,), by_hand=BY_HAND + START)
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 OPERATOR = Caller("operator", (b"x" * 32,), frozenset({"reset"}), not_after=NOW + timedelta(days=3))
-EXPIRES = "the key of operator expires on 2026-11-27; make a new one: breakglass keys new"
+EXPIRES = "the key of operator expires on 2026-11-27; write a later callers.operator.not_after"
 REQUEST = VerbRequest("reset", VM, "msg_12345678", OPERATOR, NOW.timestamp())
 
 # PROTOCOL section 3: outcome, HTTP status, reached.
