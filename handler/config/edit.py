@@ -76,6 +76,23 @@ def drop_secret(file: Path, name: str, secret: str) -> None:
             os.unlink(path)
 
 
+def take_back(file: Path, name: str, secret: str) -> None:
+    """End one secret of a caller, and the caller if it has no other one. Otherwise as `drop_secret`.
+
+    What someone else has given the caller meanwhile stays. Nothing is changed where the secret is gone already.
+    """
+    with editing(file) as edit:
+        entry = _entries(edit).get(name)
+        if entry is None:
+            return
+        _, inline, contents = _read_entry(entry, name)
+    secrets = [*inline, *contents.values()]
+    if secrets == [secret]:
+        remove_caller(file, name, only=entry)
+    elif secret in secrets:
+        drop_secret(file, name, secret)
+
+
 def drop_old_secrets(file: Path, name: str) -> Change:
     """End all secrets of a caller but the newest, the last one. Otherwise as `set_secrets`."""
     return _change_secrets(file, name, lambda before: before[-1:])

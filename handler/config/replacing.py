@@ -53,7 +53,7 @@ class Edit:
         self.path, self._directory, self.is_saved = path, directory, False
         self._new = f".{path.name}.new"
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_open_at_once) as file:
                 self.status = os.fstat(file.fileno())
                 if not stat.S_ISREG(self.status.st_mode):
                     raise EditError(f"{path} is not a file that can be replaced", "name the configuration's own file")
@@ -116,6 +116,10 @@ class Edit:
     def _remove_new(self) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self._new, dir_fd=self._directory)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe's writer may never come
 
 
 def like(descriptor: int, path: Path, status: os.stat_result) -> None:

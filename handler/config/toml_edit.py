@@ -158,14 +158,17 @@ def _with_line_ends_of(text: str, changed: str) -> str:
 
 def _sections(text: str) -> Iterator[_Section]:
     """Yield each table with a header, in the order of the text."""
-    headers = [match for match in _HEADER.finditer(text) if _is_whole(text[: match.start()])]
+    headers: list[re.Match[str]] = []
+    for match in _HEADER.finditer(text):
+        if _is_whole(text[headers[-1].start() if headers else 0 : match.start()]):
+            headers.append(match)
     for index, match in enumerate(headers):
         end = headers[index + 1].start() if index + 1 < len(headers) else len(text)
         yield _Section(_path(match[0]), match.start(), _own_end(text, match.end(), end))
 
 
 def _is_whole(text: str) -> bool:
-    """Tell whether a text ends outside of a value: a line after it that looks like a header is one."""
+    """Tell whether a text that begins with a table ends outside of a value: what then looks like a header is one."""
     try:
         tomllib.loads(text)
     except ValueError:

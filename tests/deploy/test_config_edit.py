@@ -22,6 +22,7 @@ from breakglass.config.edit import (
     drop_secret,
     remove_caller,
     set_secrets,
+    take_back,
 )
 from breakglass.config.problems import ConfigError
 from breakglass.config.replacing import EditError, editing
@@ -109,13 +110,9 @@ def test_a_file_that_is_no_configuration_is_refused(file: Path) -> None:
     file.unlink()
     with pytest.raises(ConfigError, match="there is no such file"):
         add_caller(file, "carl", entry())
-    os.mkfifo(file)
-    fifo = os.open(file, os.O_RDWR)  # for it to be opened
-    try:
-        with pytest.raises(EditError, match="not a file that can be replaced"):
-            add_caller(file, "carl", entry())
-    finally:
-        os.close(fifo)
+    os.mkfifo(file, 0o600)  # nothing writes to it
+    with pytest.raises(EditError, match="not a file that can be replaced"):
+        add_caller(file, "carl", entry())
 
 
 # --- secrets ---
@@ -135,6 +132,21 @@ def test_a_secret_is_added_and_the_old_one_dropped(file: Path) -> None:
     both = [new, new_secret()]
     set_secrets(file, "anna", both)
     assert callers(file)["anna"]["secret"] == both
+
+
+def test_what_someone_else_changed_meanwhile_stays(file: Path) -> None:
+    """A command that takes a key back ends the caller with its last key only, and finds nothing to do without it."""
+    before, first, second = file.read_text(), new_secret(), new_secret()
+    add_caller(file, "carl", entry(secret=first))
+    add_secret(file, "carl", second)
+    take_back(file, "carl", first)
+    assert callers(file)["carl"]["secret"] == [second]
+    take_back(file, "carl", first)
+    assert callers(file)["carl"]["secret"] == [second]
+    take_back(file, "carl", second)
+    assert file.read_text() == before
+    take_back(file, "carl", second)
+    assert file.read_text() == before
 
 
 def test_secrets_in_files_stay_in_files(file: Path) -> None:

@@ -138,10 +138,12 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
 
 
 def test_the_last_one_that_signs_stays(service: Service, tmp_path: Path) -> None:
-    """Without it the handler would not start."""
+    """Without it the handler would not start, or would accept no signature: one that has expired is no other."""
     file = tmp_path / "breakglass.toml"
     file.touch(0o600)
-    file.write_text(service.config.read_text())
+    text = service.config.read_text()
+    late = f'[callers.late]\nsecret = "{new_secret()}"\nallow = ["status"]\nnot_after = 2020-01-01T00:00:00Z\n'
+    file.write_text(f"{text}\n{late}")
     breakglass(service, "keys", "new", "am", "--bearer", "--config", str(file))
     for name in ("operator", "operator2", "viewer"):
         ran = breakglass(service, "keys", "revoke", name, "--yes", "--config", str(file))
@@ -150,6 +152,9 @@ def test_the_last_one_that_signs_stays(service: Service, tmp_path: Path) -> None
         True,
         True,
     )
+    assert breakglass(service, "keys", "revoke", "late", "--yes", "--config", str(file)).returncode == 0
+    ran = breakglass(service, "keys", "revoke", "viewer", "--yes", "--config", str(file))
+    assert (ran.returncode, "the handler would not start" in ran.stderr) == (1, True)
 
 
 def test_a_file_of_a_secret_is_named_when_its_caller_goes(service: Service, tmp_path: Path) -> None:

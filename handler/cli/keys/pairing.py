@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ... import pairing
 from ...claude.processes import PR_SET_DUMPABLE, prctl
-from ...config.edit import add_caller, add_secret, drop_secret, remove_caller
+from ...config.edit import add_caller, add_secret, take_back
 from ...config.pairing_place import read_pairing_place
 from ...config.problems import ConfigError
 from ...config.replacing import EditError
@@ -58,7 +58,7 @@ def pair_new(arguments: argparse.Namespace, file: Path, entry: Mapping[str, obje
             name,
             signing_key,
             lambda: add_caller(file, name, {"secret": signing_key, **entry}),
-            lambda: remove_caller(file, name),
+            lambda: take_back(file, name, signing_key),
             f"breakglass keys revoke {name}",
             f"{name} is paired.",
         )
@@ -75,7 +75,7 @@ def pair_rotate(arguments: argparse.Namespace, file: Path) -> int:
             name,
             signing_key,
             lambda: add_secret(file, name, signing_key),
-            lambda: drop_secret(file, name, signing_key),
+            lambda: take_back(file, name, signing_key),
             f"remove the newest secret of [callers.{name}] from {file}, and reload the handler",
             f"{name} is paired. The older keys are still good, until: breakglass keys rotate {name} --drop-old",
         )

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ def keys_revoke(arguments: argparse.Namespace) -> int:
     tables = load_caller_tables(file)
     if name not in tables:
         raise CommandError(f"{file} has no caller {name}", f"use one of {', '.join(tables)}", FAILED)
-    if not any(key in table for other, table in tables.items() if other != name for key in _SIGNING):
+    others = [table for other, table in tables.items() if other != name and any(key in table for key in _SIGNING)]
+    if not others or (all(map(_is_over, others)) and not _is_over(tables[name])):
+        why = "and has not expired" if others else "the handler would not start"
         hint = f"make another one first: breakglass keys new NAME; for a new key: breakglass keys rotate {name}"
-        raise CommandError(f"{name} is the last caller that signs: the handler would not start", hint, FAILED)
+        raise CommandError(f"{name} is the last caller that signs{' ' if others else ': '}{why}", hint, FAILED)
     if not arguments.yes:
         _ask(file, name, tables[name])
     with changing():
@@ -36,6 +39,11 @@ def keys_revoke(arguments: argparse.Namespace) -> int:
     if not reload_handler(arguments):
         remark(f"until then, the handler still accepts {name}")
     return DONE
+
+
+def _is_over(table: Mapping[str, Any]) -> bool:
+    end = table.get("not_after")
+    return isinstance(end, datetime) and end.replace(tzinfo=end.tzinfo or UTC) <= datetime.now(UTC)
 
 
 def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
