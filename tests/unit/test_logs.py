@@ -123,7 +123,7 @@ def test_any_forwarded_text_is_an_address_or_nothing(texts: list[str]) -> None:
 
 def test_the_documented_command_makes_the_fingerprint(tmp_path: Path) -> None:
     """docs/logs.md says how to find the file of a key."""
-    (tmp_path / "operator.key").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    (tmp_path / "operator.signing-key").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
     [command] = re.findall(r"^\$ (sed .*)$", (ROOT / "docs/logs.md").read_text("utf-8"), re.MULTILINE)
     ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     key = bytes.fromhex("31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0")
