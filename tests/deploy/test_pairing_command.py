@@ -57,6 +57,7 @@ class Pairing(Terminal):
         columns: int = 120,
         reloads: bool = True,
         url: str = "",
+        cwd: Path | None = None,
     ) -> None:
         self.service = service
         url = url or f"http://127.0.0.1:{service.port}"
@@ -65,7 +66,7 @@ class Pairing(Terminal):
         code += "from breakglass.cli.main import main; sys.exit(main())"
         more = {"TERM": "xterm-256color", "COLUMNS": str(columns)}
         words = ("keys", *words, "--pair", "--url", url, *where)
-        super().__init__(*words, program=("-c", code), cwd=service.directory, **more)
+        super().__init__(*words, program=("-c", code), cwd=cwd or service.directory, **more)
 
     def read_link(self) -> tuple[str, str, str]:
         """Return the link's id, one-time key and caller, once the command waits for the device."""
@@ -163,10 +164,13 @@ def test_a_device_is_paired(service: Service) -> None:
     assert [text for text in (signing_key, *link[:2]) if text in log] == []
 
 
-def test_one_more_key_is_paired(service: Service) -> None:
-    """`keys rotate` leaves the older keys as they are. Enter counts from the question on."""
+def test_one_more_key_is_paired(service: Service, tmp_path: Path) -> None:
+    """`keys rotate` leaves the older keys as they are. Enter counts from the question on.
+
+    A relative sessions.dir is the handler's, wherever the command runs.
+    """
     old = service.secrets["operator2"]
-    with Pairing(service, "rotate", "operator2") as command:
+    with Pairing(service, "rotate", "operator2", cwd=tmp_path) as command:
         command.read_link()
         command.type("\n\n")
         new = fetch(command)

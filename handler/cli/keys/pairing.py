@@ -27,7 +27,7 @@ from ..errors import CommandError, reason
 from ..output import DONE, FAILED, INTERRUPTED, complain, drop_output, remark, say
 from ..reloading import reload_handler
 from .pairing_child import KeyDirectory
-from .pairing_target import find_owner, find_page
+from .pairing_target import find_owner, find_page, find_sessions
 from .qr import draw_qr
 from .secrets import new_signing_key
 
@@ -87,8 +87,9 @@ def _pair(arguments: argparse.Namespace, file: Path, make_grant: Callable[[str],
     place = read_pairing_place(file)
     url = find_page(arguments.url, place.urls)
     account = find_owner(place)
+    directory = find_sessions(place, arguments.pid)
     prctl(PR_SET_DUMPABLE, 0)  # other processes of this user can't read the key
-    with _Ending() as ending, KeyDirectory(place.sessions_dir, account) as keys:
+    with _Ending() as ending, KeyDirectory(directory, account) as keys:
         return _Pairing(arguments, make_grant(new_signing_key()), url, keys, ending).run()
 
 

@@ -42,3 +42,19 @@ def find_owner(place: PairingPlace) -> pwd.struct_passwd | None:
         message = f"the handler's user is {place.user}, and this is another one; {_NOTHING_YET}"
         raise CommandError(message, f"run this as root, or as {place.user}")
     return None
+
+
+def find_sessions(place: PairingPlace, pid: int | None) -> str:
+    """Return sessions.dir. A relative one begins at the handler's own working directory, which its process tells."""
+    if os.path.isabs(place.sessions_dir):
+        return place.sessions_dir
+    try:
+        return os.path.join(os.readlink(f"/proc/{pid}/cwd"), place.sessions_dir) if pid else _from_here(place)
+    except OSError:
+        return _from_here(place)
+
+
+def _from_here(place: PairingPlace) -> str:
+    directory = os.path.abspath(place.sessions_dir)
+    remark(f"the key waits in {directory}, because sessions.dir is relative", "the handler must run in this directory")
+    return directory
