@@ -239,6 +239,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         f"not_after = {now + timedelta(days=40, hours=1):%Y-%m-%dT%H:%M:%SZ}\n"
         f'[callers.a]\ntoken = "bgt_{"t" * 43}"\nallow = ["forensics"]\nnot_after = 2020-01-01T00:00:00Z\n'
         '[callers.bad]\nsecret = "hunter2"\nallow = ["status"]\nvms = ["none"]\n'
+        '[callers."x\\ny"]\nallow = ["status"]\n'
     )
     keys = [fingerprint(secret_bytes(each)) for each in (old, new)]
     lines: list[dict[str, Any]] = [
@@ -247,6 +248,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         {"time": "2026-11-25T01:00:00Z", "event": "alert", "source": "kuma", "caller": "a", "taken": []},
         {"time": "2026-11-25T01:00:00Z", "event": "request", "caller": "gone", "key": "00000000"},
         {"time": 7, "caller": "viewer"},
+        {"time": "2026-11-25T01:00:00Z", "caller": ["viewer"]},
     ]
     log = tmp_path / "log"
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
@@ -254,7 +256,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
     shown = breakglass(service, "keys", "list", "--config", str(file), "--log", str(log))
     assert shown.returncode == 0, shown.stderr
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.stdout.splitlines()}
-    assert list(rows) == ["operator", "operator2", "viewer", "a.b", "a", "bad"]
+    assert list(rows) == ["operator", "operator2", "viewer", "a.b", "a", "bad", r"x\ny"]
     assert rows["a.b"] == (
         f"signature 2 secrets status devvm expires in 40 days {keys[0]} 2026-11-27T03:12:09Z, {keys[1]} not in this log"
     )

@@ -206,7 +206,7 @@ def test_a_key_that_is_asked_for_twice_is_revoked(service: Service) -> None:
     assert keys_left(service) == []
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "hang-up", "Ctrl-C after the fetch"])
+@pytest.mark.parametrize("how", ["Ctrl-C", "Ctrl-backslash", "SIGTERM", "hang-up", "Ctrl-C after the fetch"])
 def test_an_interrupted_command_revokes_the_key(service: Service, how: str) -> None:
     before = callers(service)
     with Pairing(service, "new", "dora") as command:
@@ -217,7 +217,7 @@ def test_an_interrupted_command_revokes_the_key(service: Service, how: str) -> N
         elif how == "SIGTERM":
             signal_process(command.process.pid, signal.SIGTERM)
         else:
-            command.type("\x03")
+            command.type("\x1c" if how == "Ctrl-backslash" else "\x03")
         assert (command.process.wait(60) if how == "hang-up" else command.read_to_the_end()) == 130
         assert how == "hang-up" or "The new key of dora is revoked" in command.shown
     assert callers(service) == before

@@ -120,6 +120,7 @@ def _last_used(row: Row, usage: Usage) -> str:
 
 
 def _print(lines: Sequence[Sequence[str]]) -> None:
+    lines = [[word.replace("\n", r"\n").replace("\t", r"\t") for word in line] for line in lines]  # one line each
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         say("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())

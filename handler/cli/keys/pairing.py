@@ -99,7 +99,7 @@ class _Ending:
     number = 0
 
     def __enter__(self) -> "_Ending":
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
         ours = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
         self._before = {number: signal.signal(number, self._note) for number in ours}
         return self

@@ -100,7 +100,7 @@ def _make_for(account: pwd.struct_passwd, directory: Path) -> None:
 def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | None) -> None:
     """Answer calls until the other end is closed. Does not return."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)  # the parent is told too, and needs this process to clean up
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):  # a reader of the output must not wait for a disk that holds this process

@@ -44,8 +44,9 @@ def _read(log: BinaryIO, names: frozenset[str]) -> Usage:
             note = json.loads(line[start:])
         except (ValueError, RecursionError):
             continue
-        if isinstance(note, dict) and note.get("caller") in names and isinstance(note.get("time"), str):
-            _add(usage, str(note["caller"]), note)
+        name, time = (note.get("caller"), note.get("time")) if isinstance(note, dict) else (None, None)
+        if isinstance(name, str) and name in names and isinstance(time, str):
+            _add(usage, name, note)
     return usage
 
 
