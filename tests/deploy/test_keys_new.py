@@ -57,3 +57,13 @@ def test_a_limit_that_can_t_be_used_is_named(
     assert run(monkeypatch, "anna", *words) == 2
     said = capsys.readouterr()
     assert (said.out, said.err.startswith(f"breakglass: {words[0]}: ")) == ("", True)
+
+
+def test_a_secret_that_no_one_would_see_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard output is closed, as by `>&-`: the interpreter then has none."""
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", None)
+        assert run(patch, "anna") == 1
+    assert "standard output is closed" in capsys.readouterr().err

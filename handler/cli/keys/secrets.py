@@ -4,6 +4,7 @@ import base64
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 
 from ...auth.signing import BEARER, GRAFANA, SIGNATURE
@@ -31,9 +32,12 @@ def new_signing_key() -> str:
 def secret_file(file: str | None, secret: str) -> Iterator[None]:
     """Write a secret to a new file, which its owner alone can read; remove it if what follows fails.
 
-    None writes nothing. Raises CommandError for a file that exists or can't be written.
+    None writes nothing: standard output shows it. Raises CommandError for a file that exists or can't be written, and
+    for None without a standard output.
     """
     if file is None:
+        if sys.stdout is None:
+            raise CommandError("standard output is closed: the secret can't be shown", "add --out FILE", FAILED)
         yield
         return
     try:
