@@ -165,7 +165,8 @@ def show_result(result: Mapping[str, object]) -> None:
     for warning in _texts(result.get("warnings")):
         complain(f"warning: {warning}")
     suffix = "" if state == "unknown" else f", {state}"
-    say(f"{result['verb']} {result['vm']}: {outcome}{suffix} (id {result['id']})")
+    name = f"{result['verb']} {result['vm'] or ''}".strip()
+    say(f"{name}: {outcome}{suffix} (id {result['id']})")
     if outcome not in ("done", "rejected", "busy", "refused"):
         for line in _texts(result.get("by_hand")):
             complain(f"by hand: {line}")

@@ -11,8 +11,8 @@ from .errors import CommandError, reason
 from .output import FAILED, complain, remark
 
 _SECONDS = 60.0
-_SEE = 'see that it was taken: "config" in GET /health does not say rejected'
-_FILES = "a file that LoadCredential= gives to the unit needs a restart instead"
+_SEE = 'look at "config" in GET /health: "rejected" means that the old configuration is still in force'
+_FILES = "after a change of a file that LoadCredential= gives to the unit, restart it"
 
 
 def add_reload_arguments(parser: argparse.ArgumentParser) -> None:

@@ -95,4 +95,5 @@ def vmid_in(entry: Entry) -> int | None:
 
 def _by_hand(ssh: Address, vmid: int) -> Lines:
     """Return the commands that root types on the host if Breakglass can't be used."""
-    return tuple(f"ssh root@{ssh.host} qm {verb} {vmid}" for verb in ("status", "reset", "stop", "start"))
+    at = f"root@{ssh.host}" if ssh.port == 22 else f"-p {ssh.port} root@{ssh.host}"
+    return tuple(f"ssh {at} qm {verb} {vmid}" for verb in ("status", "reset", "stop", "start"))
