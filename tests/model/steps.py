@@ -15,7 +15,6 @@ from .world import (
     ENDINGS,
     FAILED,
     FIRST,
-    FIRST_SENDING,
     FORGOTTEN,
     GONE,
     HOLDING,
@@ -150,7 +149,7 @@ def _ask(state: State, rules: Rules, number: int, sending: Sending) -> Step:
             sending = sending._replace(node=other)
         return _send(state, rules, number, sending)
     if FIRST[number]:
-        return _send(state._replace(gaps=state.gaps | FIRST_SENDING), rules, number, sending)
+        return _send(state, rules, number, sending)
     if rules.says_again and rules.waits_for_others:
         return f"node {other} can't be asked for {_name(number)}", _tell(state, number, UNKNOWN)
     gaps = state.gaps | (0 if rules.says_again else NO_AGAIN)

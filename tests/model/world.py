@@ -90,8 +90,8 @@ IDS = (0, 0, 1)  # the id of each sending
 FIRST = (True, False, True)  # if it is the first one of its id
 
 # The gaps: docs/threat-model.md, "Where an id can act twice". In the last one it acts once, after a refusal.
-FIRST_SENDING, MOVED_MEANWHILE, NO_ARCHIVE, NO_AGAIN, FORGOTTEN = (1 << number for number in range(5))
-ALL_GAPS = FIRST_SENDING | MOVED_MEANWHILE | NO_ARCHIVE | NO_AGAIN | FORGOTTEN
+MOVED_MEANWHILE, NO_ARCHIVE, NO_AGAIN, FORGOTTEN = (1 << number for number in range(4))
+ALL_GAPS = MOVED_MEANWHILE | NO_ARCHIVE | NO_AGAIN | FORGOTTEN
 
 
 class Rules(NamedTuple):
