@@ -130,7 +130,7 @@ def test_a_refused_request_says_why(service: Service) -> None:
 def documented_fingerprint(secret: str, directory: Path) -> str:
     """Return what the command in docs/logs.md makes of a signing key's file."""
     [command] = commands("docs/logs.md", "Requests")
-    (directory / "operator.key").write_text(f"{secret}\n")
+    (directory / "operator.signing-key").write_text(f"{secret}\n")
     return subprocess.run(
         ["sh", "-ec", command], cwd=directory, check=True, capture_output=True, text=True
     ).stdout.strip()
