@@ -257,7 +257,7 @@ def _refusal(state: State, rules: Rules, place: int, job_id: int) -> int:
 def wishes(state: State, rules: Rules) -> Iterator[Step]:
     """Yield what people do: each sending once, the second of an id only after the first, and through either handler.
 
-    Where handlers do not follow the VM, a person tells them where it is.
+    Where handlers follow the VM, they find it by any verb that looks; otherwise a person has to tell them.
     """
     for number, sending in enumerate(state.sendings):
         if sending.at != UNSENT or (not FIRST[number] and state.sendings[number - 1].at == UNSENT):
@@ -268,11 +268,11 @@ def wishes(state: State, rules: Rules) -> Iterator[Step]:
     for place, node in enumerate(state.nodes):
         if not node.up:
             yield f"node {place} boots", _boot(state, place, keeps=True)
-    if not rules.follows:
-        for number, handler in enumerate(state.handlers):
-            if handler.node != state.place:
-                handlers = put(state.handlers, number, handler._replace(node=state.place))
-                yield f"a person tells handler {number} where the VM is", state._replace(handlers=handlers)
+    how = "finds out by a status" if rules.follows else "is told by a person"
+    for number, handler in enumerate(state.handlers):
+        if handler.node != state.place:
+            handlers = put(state.handlers, number, handler._replace(node=state.place))
+            yield f"handler {number} {how} where the VM is", state._replace(handlers=handlers)
 
 
 def moves(state: State) -> Iterator[Step]:
