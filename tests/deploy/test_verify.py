@@ -31,7 +31,9 @@ def demo(place: Path, start: str) -> Iterator[None]:
         ["bash", "-c", start], cwd=place, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
     try:
-        until(lambda: log.exists() and '"event": "start"' in log.read_text(), "a demo that serves")
+        until(
+            lambda: log.exists() and "Ctrl-C ends everything" in log.read_text(), "a demo that has said how to reach it"
+        )
         yield
     finally:
         signal_group(running.pid, signal.SIGINT)
