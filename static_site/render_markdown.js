@@ -65,12 +65,7 @@ export class Markdown {
 		for (let found; (found = nextBlock(this.#rest, at, inside, this.#ended)); ({ end: at, inside } = found)) {
 			if (performance.now() > until) {
 				this.#planned = true;
-				const box = this.element.closest("#transcript");
-				const follow = box ? followEnd(box) : () => {};
-				setTimeout(() => {
-					this.#draw();
-					follow();
-				});
+				setTimeout(() => this.#drawNext());
 				break;
 			}
 			this.#drawBlock(n, found.block, !this.#ended && found.end === this.#rest.length);
@@ -81,6 +76,14 @@ export class Markdown {
 		}
 		if (!this.#planned) this.#takeBack(n);
 		this.#rest = this.#rest.slice(from);
+	}
+
+	/** The next slice: a frame may have come since the last one, so the end is measured again. */
+	#drawNext() {
+		const box = this.element.closest("#transcript");
+		const follow = box && followEnd(box);
+		this.#draw();
+		follow?.();
 	}
 
 	/** Removes what was drawn too early. @param {number} count */
