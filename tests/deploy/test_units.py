@@ -5,10 +5,10 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pip
 import pytest
 
 from ..support import claude
@@ -74,7 +74,8 @@ group=$(grep ^0:: /proc/self/cgroup)
 """.replace("SAID", "'\"$said$group\"'")
 PREPARE = """\
 /usr/bin/python3 -m venv --without-pip /opt/breakglass
-{python} -m pip --quiet --python /opt/breakglass/bin/python install --no-index --find-links /wheels breakglass
+export PYTHONPATH=/pip # this checkout's own may be below /tmp, which is another directory here
+/usr/bin/python3 -m pip --quiet --python /opt/breakglass/bin/python install --no-index --find-links /wheels breakglass
 """
 
 
@@ -151,7 +152,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     (files / "opt/claude").write_text(CLAUDE)
     (files / "opt/claude").chmod(0o755)
     shutil.copytree(wheelhouse(), files / "wheels")
-    (files / "prepare").write_text(PREPARE.format(python=sys.executable))
+    shutil.copytree(Path(pip.__file__).parent, files / "pip/pip")
+    (files / "prepare").write_text(PREPARE)
     with booted(tmp_path_factory.mktemp("booted"), files) as system:
         for script in (RUNBOOK["account"], RUNBOOK["units"]):
             system.run("sh", "-ec", script, cwd="/deploy/systemd")
