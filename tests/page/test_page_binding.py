@@ -1,6 +1,5 @@
 """The address that the page is opened at: what it signs is good there alone, and where a key can be kept."""
 
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -8,12 +7,10 @@ from playwright.sync_api import Page, expect
 
 from ..support.browser import (
     KEPT_KEYS,
-    Stage,
     Visit,
     confirm,
     keep_key,
     open_key,
-    over_https,
     phase,
     text_of,
     wait_for,
@@ -21,21 +18,6 @@ from ..support.browser import (
 )
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
-
-
-@pytest.fixture(scope="module")
-def bound(stage: Stage) -> Iterator[Stage]:
-    with over_https(stage, "bound") as bound:
-        yield bound
-
-
-@pytest.fixture
-def person(stage: Stage, bound: Stage) -> Iterator[Visit]:
-    """Somebody whose browser takes the proxy's certificate for any name."""
-    stage.settle()
-    visit = Visit(bound, ignore_https_errors=True)
-    yield visit
-    visit.close()
 
 
 def unlock(visit: Visit, url: str) -> Page:

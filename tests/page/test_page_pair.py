@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -18,7 +18,6 @@ from ..support.browser import (
     axe_finds,
     both_schemes,
     fall_asleep,
-    over_https,
     phase,
     text_of,
     wait_for,
@@ -45,21 +44,6 @@ CAN_BE_READ = """() => new Promise((done) => {
 })"""
 NO_DATABASE = "IDBFactory.prototype.open = () => { throw new Error('denied'); };"
 FULL = "IDBObjectStore.prototype.put = () => { throw new Error('full'); };"
-
-
-@pytest.fixture(scope="module")
-def bound(stage: Stage) -> Iterator[Stage]:
-    with over_https(stage, "pairing") as bound:
-        yield bound
-
-
-@pytest.fixture
-def person(stage: Stage, bound: Stage) -> Iterator[Visit]:
-    """Somebody at an address where keys are kept."""
-    stage.settle()
-    visit = Visit(bound, ignore_https_errors=True)
-    yield visit
-    visit.close()
 
 
 def open_link(page: Page, link: str) -> None:
