@@ -247,6 +247,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         {"time": "2026-11-26T03:12:09Z", "event": "request", "caller": "a.b", "key": keys[0], "outcome": "done"},
         {"time": "2026-11-25T01:00:00Z", "event": "alert", "source": "kuma", "caller": "a", "taken": []},
         {"time": "2026-11-25T01:00:00Z", "event": "request", "caller": "gone", "key": "00000000"},
+        {"time": "2026-11-25T01:00:00Z", "event": "request", "caller": "viewer", "outcome": "paired-twice"},
         {"time": 7, "caller": "viewer"},
         {"time": "2026-11-25T01:00:00Z", "caller": ["viewer"]},
     ]

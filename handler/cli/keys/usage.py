@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from ...pairing import PAIR_UNKNOWN, PAIRED, PAIRED_TWICE
 from ..errors import CommandError, reason
 from ..output import FAILED
 
 _MOST_LINE_BYTES = 1 << 20  # the handler's longest line is far shorter
+_OF_A_DEVICE = (PAIRED, PAIRED_TWICE, PAIR_UNKNOWN)  # it names a caller, and has not signed as it
 
 
 class Usage(NamedTuple):
@@ -45,7 +47,12 @@ def _read(log: BinaryIO, names: frozenset[str]) -> Usage:
         except (ValueError, RecursionError):
             continue
         name, time = (note.get("caller"), note.get("time")) if isinstance(note, dict) else (None, None)
-        if isinstance(name, str) and name in names and isinstance(time, str):
+        if (
+            isinstance(name, str)
+            and name in names
+            and isinstance(time, str)
+            and note.get("outcome") not in _OF_A_DEVICE
+        ):
             _add(usage, name, note)
     return usage
 
