@@ -44,9 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Let signals end a run, and give the run and its tests temporary directories of its own.
 
-    A script starts its background jobs with SIGINT ignored, and the children would inherit that. SIGTERM, which
-    `timeout` sends, ends the run the way SIGINT does: fixtures clean up.
+    A script starts its background jobs with SIGINT and SIGQUIT ignored, and the children would inherit that. SIGTERM,
+    which `timeout` sends, ends the run the way SIGINT does: fixtures clean up.
     """
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     if not hasattr(config, "workerinput"):

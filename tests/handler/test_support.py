@@ -145,9 +145,9 @@ def test_a_shuffled_run_keeps_the_tests_of_a_file_together() -> None:
 # --- signals ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_children_of_the_tests_do_not_ignore_signals(number: signal.Signals) -> None:
-    """A run that a script starts in the background begins with SIGINT ignored."""
+    """A run that a script starts in the background begins with SIGINT and SIGQUIT ignored."""
     code = f"import signal; print(signal.getsignal({int(number)}) == signal.SIG_IGN)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
     assert signal.getsignal(number) is not signal.SIG_IGN
