@@ -75,12 +75,15 @@ def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
 
 def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> None:
     """After a lost answer, one that did not reach the host settles nothing and does not say `nothing was sent`."""
-    page = visit.open()
-    visit.stage.wire.cut('"verb":"reset"', 1)
+    page, stage = visit.open(), visit.stage
+    before = stage.mutating_jobs()
+    stage.wire.cut('"verb":"reset"', 1)
     confirm(page, "reset")
     phase(page, "unknown")
-    with visit.stage.without_sshd():
-        visit.stage.wire.mend()
+    # what ends sshd here would end its jobs too
+    wait_for(page, lambda: stage.mutating_jobs(but=before) and stage.has_no_job_under_way(), "the end of the reset")
+    with stage.without_sshd():
+        stage.wire.mend()
         wait_for_text(page, "outcome-hint", "refused")
         assert text_of(page, "outcome-word") == "No answer"
         assert text_of(page, "outcome-sentence").startswith("The reset may have happened")

@@ -313,13 +313,14 @@ class Stage:
         misbehave(self.world.root)
         self.wire.mend()
         self.service.answering()
-        until(self._has_no_job_under_way, "the end of every job")
+        until(self.has_no_job_under_way, "the end of every job")
         if self.service.pve("status").json["state"] != "running":
             assert self.service.pve("start").json["outcome"] == "done"
         if self.world.qemu:  # a guest that boots reads its disk, and is not idle
             until(lambda: is_at_prompt(self.world), "the guest's prompt")
 
-    def _has_no_job_under_way(self) -> bool:
+    def has_no_job_under_way(self) -> bool:
+        """Tell whether each job that has begun has ended; one that waits at the gate may go on."""
         open_gate(self.world)
         return all(job["outcome"] is not None for job in self.service.pve("history").json["jobs"])
 
