@@ -51,25 +51,20 @@ def remove_caller(file: Path, name: str, only: Mapping[str, object] | None = Non
         return Change(left=tuple(path for kind in AUTH_METHODS for path in _texts(entry, f"{kind}_file")))
 
 
-def set_secrets(file: Path, name: str, secrets: Sequence[str]) -> Change:
-    """Give a caller these secrets, oldest first, and end all others. It accepts each of them.
-
-    A caller whose secrets are in files gets a new file for each secret that none of them has, beside the last one and
-    with its owner and mode. Files that are not needed any more stay, and are in `left`. Raises EditError if there is
-    no such caller, and if its files are systemd's credentials, which only their own source can change.
-    """
-    return _change_secrets(file, name, lambda _: secrets)
-
-
 def add_secret(file: Path, name: str, secret: str) -> Change:
-    """Give a caller one more secret, the newest; the others stay good. Otherwise as `set_secrets`."""
+    """Give a caller one more secret, the newest; the others stay good.
+
+    A caller whose secrets are in files gets a new file for it, beside the last one and with its owner and mode. Raises
+    EditError if there is no such caller, and if its files are systemd's credentials, which only their own source can
+    change.
+    """
     return _change_secrets(file, name, lambda before: [*before, secret])
 
 
 def drop_secret(file: Path, name: str, secret: str) -> None:
     """Take back a secret that `add_secret` gave, and remove the file that it made for it.
 
-    Raises EditError if it is the only one. Otherwise as `set_secrets`.
+    Raises EditError if it is the only one. Otherwise as `add_secret`.
     """
     for path in _change_secrets(file, name, lambda before: [each for each in before if each != secret]).left:
         with contextlib.suppress(OSError):
@@ -94,12 +89,15 @@ def take_back(file: Path, name: str, secret: str) -> None:
 
 
 def drop_old_secrets(file: Path, name: str) -> Change:
-    """End all secrets of a caller but the newest, the last one. Otherwise as `set_secrets`."""
+    """End all secrets of a caller but the newest, the last one. Otherwise as `add_secret`.
+
+    Files of those that end stay, and are in `left`.
+    """
     return _change_secrets(file, name, lambda before: before[-1:])
 
 
 def read_secrets(file: Path, name: str) -> list[str]:
-    """Return the secrets of a caller, oldest first. Raises EditError as `set_secrets`."""
+    """Return the secrets of a caller, oldest first. Raises EditError as `add_secret`."""
     with editing(file) as edit:
         _, inline, contents = _read_entry(_find(edit, name), name)
         return [*inline, *contents.values()]

@@ -21,7 +21,6 @@ from breakglass.config.edit import (
     drop_old_secrets,
     drop_secret,
     remove_caller,
-    set_secrets,
     take_back,
 )
 from breakglass.config.problems import ConfigError
@@ -129,9 +128,6 @@ def test_a_secret_is_added_and_the_old_one_dropped(file: Path) -> None:
     drop_old_secrets(file, "anna")
     assert callers(file)["anna"]["secret"] == [new]
     refused(file, lambda: drop_secret(file, "anna", new), "no secret left", "keys revoke anna")
-    both = [new, new_secret()]
-    set_secrets(file, "anna", both)
-    assert callers(file)["anna"]["secret"] == both
 
 
 def test_what_someone_else_changed_meanwhile_stays(file: Path) -> None:
