@@ -64,14 +64,15 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(qmp)
     listener.listen(1)
-    if os.fork():
+    if pid := os.fork():
+        # before this process ends, as QEMU has it: `qm start` reads the file next
+        with open(pidfile, "w", encoding="ascii") as file:
+            file.write(f"{pid}\n")
         return
     os.setsid()
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    with open(pidfile, "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()}\n")
     serve(listener, Machine())
 
 

@@ -188,10 +188,11 @@ def _run_qemu(vm: Vm) -> None:
 def _watch(vm: Vm) -> None:
     """Write the scope and the cleanup file of the QEMU that runs, and have qmeventd watch it."""
     os.makedirs(os.path.dirname(vm.cgroup), exist_ok=True)
-    for path, text in ((vm.cgroup, f"{vm.pid}\n"), (vm.cleanup, "")):
+    pid = vm.pid
+    for path, text in ((vm.cgroup, f"{pid}\n" if pid else ""), (vm.cleanup, "")):
         with open(path, "w", encoding="ascii") as file:
             file.write(text)
-    if (pid := vm.pid) is not None:
+    if pid:
         watch(vm, pid)
 
 
