@@ -130,7 +130,7 @@ def _stand_by(job: RunnerJob, pid: int, asked: int, tell: int) -> None:
         reap_children()
     if not is_asked:
         _save(job)
-    for fd in (job.log, job.lock, job.control):
+    for fd in (job.lock, job.log, job.control):  # who finds the log free ends it, and may continue the session then
         os.close(fd)
     if job.uid is not None:
         until = time.monotonic() + REMOVAL_SECONDS
