@@ -29,7 +29,7 @@ def claude(directory: Path) -> ScriptedClaude:
 @pytest.fixture(scope="module")
 def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
     """A handler for all tests of a file that leave it as it was."""
-    with started(Talker(directory, model, chat=claude.chat)) as talker:
+    with started(Talker(directory, model, chat=claude.chat, metrics=True)) as talker:
         talker.wait_for_chat("on")
         yield talker
 

@@ -11,7 +11,6 @@ from breakglass.claude.eventlog import build_ending
 from breakglass.client import new_id
 
 from ..support.scripted_claude import ScriptedClaude
-from ..support.stages import until
 from ..support.talk import Talker, fake, last_error, started
 
 pytestmark = pytest.mark.slow
@@ -19,9 +18,13 @@ pytestmark = pytest.mark.slow
 LONG = "a text that comes in more than one piece"
 
 
+@pytest.fixture(autouse=True)
+def _places_are_free(talker: Talker) -> None:
+    talker.wait_for_places()
+
+
 def test_the_last_place_is_nobodys_second(talker: Talker, claude: ScriptedClaude) -> None:
     """Of three places one caller gets two, and the refusal says what to do; the third is another caller's."""
-    until(lambda: not list(talker.sessions.glob("work/*")), "the places of earlier turns are free")
     prompt = fake({"text": LONG, "wait": "places"})
     with talker.open(prompt=prompt) as one, talker.open(prompt=prompt) as two:
         one.until("text")
@@ -38,7 +41,6 @@ def test_the_last_place_is_nobodys_second(talker: Talker, claude: ScriptedClaude
             claude.release("places")
             for stream in (one, two, three):
                 assert stream.rest()[-1]["ok"] is True
-    until(lambda: not list((talker.sessions / "work").iterdir()), "the places are free for another test")
 
 
 def test_a_refusal_is_one_file(talker: Talker, claude: ScriptedClaude) -> None:

@@ -129,10 +129,16 @@ def claude(directory: Path) -> ScriptedClaude:
 
 
 @pytest.fixture(scope="module")
-def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    """A handler for the tests that leave it as it was."""
-    with started(Talker(directory, model, chat=f'uids = "{UID_RANGE}"\n{claude.chat}')) as talker:
+def module_talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
+    with started(Talker(directory, model, chat=f'uids = "{UID_RANGE}"\n{claude.chat}', metrics=True)) as talker:
         yield talker
+
+
+@pytest.fixture
+def talker(module_talker: Talker) -> Talker:
+    """A handler for the tests that leave it as it was; the turns of earlier ones have ended."""
+    module_talker.wait_for_places()
+    return module_talker
 
 
 # what claude keeps of a session: a line for each turn
@@ -205,6 +211,7 @@ def test_when_no_id_is_free(talker: Talker, claude: ScriptedClaude, model: Model
     """Another handler has the only one: the turn is refused, with the reason, and its session can begin later."""
     claude.play(f"{TEXT}{RESULT}")
     assert talker.chat("hello")[-1]["ok"] is True
+    talker.wait_for_places()
     with (talker.sessions / "uids" / str(UIDS[1])).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with talker.changed(f'uids = "{UID_RANGE}"', f'uids = "{UIDS[1]}-{UIDS[1]}"\nmax_turns_at_once = 1'):

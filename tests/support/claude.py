@@ -8,7 +8,7 @@ from pathlib import Path
 
 _FIRST = 300_000 + os.getpid() % 10_000 * 64
 UIDS = (_FIRST, _FIRST + 63)  # for claude; other test runs have others
-UID_RANGE = f"{UIDS[0]}-{UIDS[1]}"
+UID_RANGE = f"{UIDS[0] + 8}-{UIDS[1]}"  # of handlers; the first ones are for tests that take an id themselves
 
 
 def find() -> Path | None:

@@ -19,11 +19,14 @@ from breakglass.client import new_id
 from . import claude
 from .model import Model
 from .ports import reserve_port
+from .rendered import series
 from .service import ALL, READ, SSH_KEY, Reply, Service, config_text, give_to_handler, new_secret
 from .sshd import Sshd, wait_listening
+from .stages import until
 
 Event = dict[str, Any]
 KEYS = ("operator", "operator2", "viewer")
+METRICS_TOKEN = "bgt_" + "m" * 43
 
 
 def fake(*steps: Mapping[str, object]) -> str:
@@ -40,7 +43,7 @@ class Talker(Service):
     """A running handler whose claude talks to `model`. Without a `host` every verb is unreached.
 
     `chat` is more of the table [chat], such as another `command`; its `base_url` is in the model's place. The code in
-    `patched` runs first, for a constant that would make a test slow.
+    `patched` runs first, for a constant that would make a test slow. With `metrics`, `wait_for_places` can be called.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Talker(Service):
         host: Sshd | None = None,
         patched: str = "",
         credential: str = "ANTHROPIC_API_KEY=sk-test",
+        metrics: bool = False,
         **env: str,
     ) -> None:
         self.directory, self.model, self.port = directory, model, reserve_port()
@@ -77,6 +81,8 @@ class Talker(Service):
         command = "" if "command" in chat else f"command = {json.dumps(str(claude.find()))}\n"
         who = "" if "uids" in chat else "shared_uid = true\n"
         text += f"\n[chat]\n{who}{command}{chat}\nenv = {{ {table} }}\n"
+        if metrics:
+            text += f'\n[metrics]\ntoken = "{METRICS_TOKEN}"\n'
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
         self.config.write_text(text)
@@ -96,6 +102,14 @@ class Talker(Service):
         while (found := self.health()["chat"]) != state:
             assert time.monotonic() < until, found
             time.sleep(0.02)
+
+    def scrape(self) -> dict[str, float]:
+        """Return the series of /metrics."""
+        return series(self.send("GET", "/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"}).body.decode())
+
+    def wait_for_places(self) -> None:
+        """Return once no turn has a place at this handler: a client reads the end of one a moment earlier."""
+        until(lambda: self.scrape()["turns_running"] == 0, "the end of earlier turns")
 
     def replica(self, sessions: Path | None = None) -> "Talker":
         """Return a second handler with the same configuration, but for another sessions.dir, if one is given."""
@@ -250,7 +264,7 @@ def unread_turn(talker: Talker, prompt: str) -> Iterator[tuple[str, socket.socke
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        connection.settimeout(30)
+        connection.settimeout(60)
         connection.connect(("127.0.0.1", talker.port))
         connection.sendall(f"POST /chat HTTP/1.1\r\n{head}\r\n".encode() + body)
         assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"  # it has begun
