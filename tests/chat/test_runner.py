@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import resource
@@ -24,8 +25,9 @@ from breakglass.isolated import isolated_command
 from breakglass.threads import DaemonThreads, run_in_thread
 
 from ..support.hung import unserved_fuse
-from ..support.naps import nap, wait_for_process, wait_until_gone
+from ..support.naps import find_processes, nap, wait_for_process, wait_until_gone
 from ..support.selection import sampled
+from ..support.stages import until
 
 pytestmark = pytest.mark.slow
 
@@ -42,14 +44,14 @@ def job(tmp_path: Path) -> RunnerJob:
 
 @contextlib.contextmanager
 def running_turn(job: RunnerJob, log: int, directory: Path, listener: socket.socket | None = None) -> Iterator[Running]:
-    """Run a job until the end of the block; its claude has started."""
+    """Run a job until the end of the block; its claude has started, and may have reached a limit."""
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
     control, theirs = socket.socketpair()
     with theirs:
         process = start_runner(job._replace(log=log, lock=lock, control=theirs.fileno()), listener)
     os.close(lock)
     try:
-        wait_for_process(nap(41))
+        until(lambda: find_processes(nap(41)) or process.poll() is not None, "the start of claude, or the turn's end")
         yield process, control
     finally:
         control.close()
@@ -57,8 +59,8 @@ def running_turn(job: RunnerJob, log: int, directory: Path, listener: socket.soc
 
 
 @contextlib.contextmanager
-def full_pipe() -> Iterator[int]:
-    """A descriptor that every write blocks on, as on a file system that hangs."""
+def full_pipe() -> Iterator[tuple[int, io.FileIO]]:
+    """A descriptor that every write blocks on, as on a file system that hangs, and what it fails without."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     with contextlib.suppress(BlockingIOError):
@@ -66,10 +68,10 @@ def full_pipe() -> Iterator[int]:
             os.write(write, bytes(65536))
     os.set_blocking(write, True)
     try:
-        yield write
+        with open(read, "rb", 0) as reader:
+            yield write, reader
     finally:
         os.close(write)
-        os.close(read)
 
 
 def test_a_handler_that_changes_its_socket_holds_no_turn_up(job: RunnerJob, tmp_path: Path) -> None:
@@ -117,8 +119,7 @@ def test_a_disk_that_was_full_leaves_whole_lines(tmp_path: Path) -> None:
     try:
         writer.write(events[:2])
         writer.start()
-        while not writer.has_failed:
-            os.sched_yield()
+        until(lambda: writer.has_failed, "the write that fails")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     writer.write(events[2:])
@@ -134,12 +135,13 @@ def test_a_log_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path, limit: 
     job = job._replace(argv=("/bin/sh", "-c", script))
     if limit.endswith("_seconds"):
         job = job._replace(**{limit: 1.0})  # type: ignore[arg-type]
-    with full_pipe() as log, running_turn(job, log, tmp_path) as (_, control):
+    with full_pipe() as (log, reader), running_turn(job, log, tmp_path) as (_, control):
         if limit == "cancel":
             control.send(CANCEL)
         elif limit == "shutdown":
-            control.send(b"s")
+            control.send(STOP)
         wait_until_gone(nap(41), END_SECONDS)
+        reader.close()  # the write fails, so that the runner need not wait for it
 
 
 @pytest.mark.all  # the runner waits 5 s for what hangs, as in the test above
