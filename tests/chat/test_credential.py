@@ -13,7 +13,7 @@ from breakglass.client import new_id
 from breakglass.config.model_api import CREDENTIALS
 
 from ..support.model import Model
-from ..support.naps import find_processes, innermost, nap, outermost, parent, wait_for_process
+from ..support.naps import behind_wall, find_processes, nap, outermost, parent
 from ..support.selection import sampled
 from ..support.signals import signal_process
 from ..support.stages import until
@@ -37,10 +37,21 @@ def paused(talker: Talker, *steps: Mapping[str, object]) -> Iterator[tuple[Strea
     """Run a turn to the middle of its last step; yield its stream and claude's process."""
     with talker.open(prompt=fake(*steps)) as stream:
         stream.until("tool" if "tool" in steps[-1] else "text")
-        claude = innermost(find_processes(f"--session-id={stream.seen[0]['id']}"))  # the others are its wall
+        claude = behind_wall(find_processes(f"--session-id={stream.seen[0]['id']}"))  # the others are its wall
         yield stream, claude
         talker.ask(cancel=stream.turn)
         stream.rest()
+
+
+def find_naps() -> list[int]:
+    """Return the processes that sleep, without those which still start one."""
+    return [pid for pid in find_processes(nap(61)) if read(pid, "cmdline").startswith(b"sleep\0")]
+
+
+def read(pid: int, name: str) -> bytes:
+    with contextlib.suppress(OSError):  # it has ended
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    return b""
 
 
 def variables(pid: int) -> dict[str, str]:
@@ -70,10 +81,9 @@ def shown(pid: int) -> bytes:
 def test_claude_and_its_commands_have_no_credential(talker: Talker, model: Model) -> None:
     """Not in an environment, a command line, an open file or memory; what they have is this turn's token."""
     with paused(talker, bash(f"{nap(61)} | {nap(61)}")) as (stream, claude):
-        wait_for_process(nap(61))
+        until(lambda: len(find_naps()) == 2, "the command")
         token = variables(claude)["ANTHROPIC_API_KEY"]
-        commands = find_processes(nap(61))
-        assert commands
+        commands = find_processes(nap(61))  # what starts them is there for as long as they are
         assert token.encode() in shown(claude)  # so this looks where it is
         for pid in (claude, *commands):
             assert SECRET.encode() not in shown(pid)

@@ -31,10 +31,14 @@ def outermost(pids: list[int]) -> int:
     return next(pid for pid in pids if parent(pid) not in pids)
 
 
-def innermost(pids: list[int]) -> int:
-    """Return the process that has started no other one of them: what is behind the wall."""
-    parents = {parent(pid) for pid in pids}
-    return next(pid for pid in pids if pid not in parents)
+def behind_wall(pids: list[int]) -> int:
+    """Return the outermost one that is not a part of the wall. What it forks has its command line until an exec."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            if not os.readlink(f"/proc/{pid}/exe").endswith("/bwrap"):
+                found.append(pid)
+    return outermost(found)
 
 
 def wait_for_process(words: str, seconds: float = 60) -> None:
