@@ -94,6 +94,7 @@ def test_chat_that_can_not_be_imported_stops_no_verb(sshd: Sshd, model: Model, t
     broken = f"sys.path.insert(0, {str(tmp_path)!r})"
     with started(Talker(sshd.world.directory, model, host=sshd, patched=broken)) as talker:
         talker.answering()
+        talker.wait_for_chat("failed")
         health = talker.health()
         assert (health["ok"], health["chat"], health["chat_isolated"]) == (True, "failed", None)
         reply = talker.ask(prompt="hello")

@@ -262,7 +262,7 @@ def test_the_handlers_memory_can_not_be_read(place: Path) -> None:
     ids: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
     env = {**os.environ, "BREAKGLASS_CONFIG": str(path), "PORT": str(port), "COUNT_ON": "it"}
     handler = subprocess.Popen([sys.executable, "-m", "breakglass", "serve"], env=env, stdout=subprocess.DEVNULL)
-    other = subprocess.Popen(["/bin/sleep", "60"], env=env, **ids)
+    other = subprocess.Popen(["/bin/sleep", "600"], env=env, **ids)
     try:
         wait_listening(port, handler)
         for name in ("environ", "maps", "mem"):
@@ -276,4 +276,4 @@ def test_the_handlers_memory_can_not_be_read(place: Path) -> None:
     finally:
         for process in (handler, other):
             process.terminate()
-            process.wait(10)
+            process.wait(60)

@@ -20,8 +20,10 @@ from ..support.talk import Talker, last_error, started
 
 pytestmark = pytest.mark.slow
 
-# The handler looks often, and has mounts of its own: what a test hides from it is there for all others.
-OFTEN = "from breakglass.chat import service, parts; service.LOOK_SECONDS = 0.05; parts.SECONDS = 0.3; "
+# The handler looks often. It gives a look up early only where something hangs: on a busy machine, any look takes long.
+OFTEN = "from breakglass.chat import service, parts; service.LOOK_SECONDS = 0.05; "
+IMPATIENT = f"{OFTEN}parts.SECONDS = 0.3"
+# It has mounts of its own: what a test hides from it is there for all others.
 OWN_MOUNTS = "import ctypes; assert ctypes.CDLL(None).unshare(0x20000) == 0"
 
 
@@ -138,7 +140,7 @@ def test_a_sessions_dir_that_hangs(model: Model, claude: ScriptedClaude, directo
     """It is a state and hangs nothing: verbs, /health, a reload and the other parts are looked at meanwhile."""
     (directory / "hangs").mkdir()
     sessions = directory / "hangs/sessions"
-    with started(Talker(directory, model, sessions=sessions, chat=claude.chat, patched=OFTEN + "pass")) as talker:
+    with started(Talker(directory, model, sessions=sessions, chat=claude.chat, patched=IMPATIENT)) as talker:
         talker.wait_for_chat("on")
         with unserved_fuse(directory / "hangs"):
             talker.wait_for_chat("sessions-unwritable")
@@ -160,7 +162,7 @@ def test_a_sessions_dir_that_hangs_at_the_start(model: Model, claude: ScriptedCl
     sessions = directory / "late/sessions"
     with contextlib.ExitStack() as hung:
         hung.enter_context(unserved_fuse(directory / "late"))
-        with started(Talker(directory, model, sessions=sessions, chat=claude.chat, patched=OFTEN + "pass")) as talker:
+        with started(Talker(directory, model, sessions=sessions, chat=claude.chat, patched=IMPATIENT)) as talker:
             talker.wait_for_chat("sessions-unwritable")
             reply = talker.ask(prompt="hello")
             assert (reply.status, reply.json["error"]["code"]) == (503, "chat-off")

@@ -68,7 +68,7 @@ def test_a_handler_is_killed(model: Model, directory: Path, where: str) -> None:
                 stream.rest()
         session = stream.seen[0]
         wait_until_gone(session["id"])
-        assert find_processes(nap(16)) == []
+        wait_until_gone(nap(16))
         with started(talker.replica()) as other, other.open(attach=stream.turn) as again:
             events = again.rest()
             assert last_error(events)["code"] == "shutting-down"
@@ -112,9 +112,9 @@ def test_a_handler_is_stopped(model: Model, directory: Path, where: str) -> None
         wait_for_process(nap(17) if where == "tool" else stream.seen[0]["id"])
         talker.process.terminate()
         assert last_error(stream.rest())["code"] == "shutting-down"
-        talker.process.wait(60)
-        wait_until_gone(stream.seen[0]["id"], 0)
-        assert find_processes(nap(17)) == []
+        talker.process.wait(60)  # which waits 4 s for its turns, and on a busy machine they need longer
+        wait_until_gone(stream.seen[0]["id"])
+        wait_until_gone(nap(17))
 
 
 @pytest.mark.real("root")
@@ -134,7 +134,7 @@ def test_claude_as_another_user(directory: Path, model: Model) -> None:
             wait_for_process(nap(14))
             talker.kill()
         wait_until_gone(session["id"])
-        wait_until_gone(nap(14), 0)
+        wait_until_gone(nap(14))
         with started(talker.replica()) as other, other.open(attach=stream.turn) as again:
             assert last_error(again.rest())["code"] == "shutting-down"
             assert answer_text(other.chat(fake({"text": "here"}), session=session["session"])) == "here"
