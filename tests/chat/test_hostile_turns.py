@@ -85,7 +85,8 @@ def hostile(model: Model, directory: Path) -> Iterator[ScriptedClaude]:
 def test_every_turn_ends(hostile: ScriptedClaude, model: Model, directory: Path, deed: str, end: str) -> None:
     """By the way that was asked for; its processes are gone, and the same session's next turn goes on."""
     finish, code = ENDS[end]
-    seconds = 3 if end == "turn_seconds" else 600
+    seconds = 8 if end == "turn_seconds" else 600
+    # a busy machine needs seconds until the text is there
     chat = f'uids = "{UID_RANGE}"\nturn_seconds = {seconds}\n{hostile.chat}'
     begin = f'{MARK} &\nuntil [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
     hostile.play(f"{begin}\n{TEXT}\n{DEEDS[deed]}")
@@ -99,6 +100,8 @@ def test_every_turn_ends(hostile: ScriptedClaude, model: Model, directory: Path,
         wait_until_gone(MARK)
         hostile.play("exit 7")
         with started(talker.replica()) if end.startswith("SIG") else contextlib.nullcontext(talker) as then:
+            with then.open(attach=stream.turn) as again:
+                again.rest()  # a runner without its handler saves what was said before the session is free
             events = then.chat("and?", session=stream.seen[0]["session"])
             assert last_error(events)["code"] == "claude-crashed"  # also after one that locked its directories away
 

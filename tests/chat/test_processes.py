@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from breakglass.claude.processes import MEMORY_SCORE, has_processes, list_descen
 
 from ..support.claude import UIDS
 from ..support.signals import signal_process
+from ..support.stages import until
 
 ROOT = str(Path(__file__).parent.parent.parent)
 # what was imported stays; then the user changes, and like a runner it is not dumpable
@@ -72,10 +72,7 @@ def half_dead(*command: str, uid: int) -> Iterator[tuple[subprocess.Popen[bytes]
         assert half.stdin is not None
         child = int(half.stdout.readline())
         try:
-            until = time.monotonic() + 10
-            while ") Z" not in Path(f"/proc/{half.pid}/stat").read_text():
-                assert time.monotonic() < until
-                time.sleep(0.01)
+            until(lambda: ") Z" in Path(f"/proc/{half.pid}/stat").read_text(), "the end of its first thread")
             yield half, child
         finally:
             half.stdin.close()
@@ -95,7 +92,8 @@ def test_a_half_dead_program_is_found() -> None:
 @pytest.mark.real("root")
 def test_the_user_of_a_half_dead_program_has_a_process() -> None:
     """Another turn must not get its id. Once it is killed, nothing of it counts, although nobody has reaped it."""
-    with half_dead("/bin/true", uid=UIDS[0]) as (half, _):
+    with half_dead("/bin/true", uid=UIDS[0]) as (half, child):
+        until(lambda: not Path(f"/proc/{child}").exists(), "the end of its child")
         assert has_processes(UIDS[0])
         half.kill()
         os.waitid(os.P_PID, half.pid, os.WEXITED | os.WNOWAIT)
