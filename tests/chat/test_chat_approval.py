@@ -10,7 +10,7 @@ from breakglass.client import new_id
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
 from ..support.sshd import Sshd
-from ..support.talk import Talker, answer_text, bash, fake, started
+from ..support.talk import PATIENT, Talker, answer_text, bash, fake, started
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
@@ -21,7 +21,7 @@ PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text":
 def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> None:
     """The read-only key may not reset; the operator may, once, under the proposal's id. Then claude is told."""
     sshd.world.directory.chmod(0o711)
-    with started(Talker(sshd.world.directory, model, host=sshd)) as talker:
+    with started(Talker(sshd.world.directory, model, host=sshd, patched=PATIENT)) as talker:
         talker.answering()
         first = talker.chat(PROPOSES)
         [approval] = [event for event in first if event["type"] == "approval"]

@@ -16,7 +16,7 @@ from ..support.chat_terminal import typed_here as typed
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
 from ..support.sshd import Sshd
-from ..support.talk import Talker, bash, fake, started
+from ..support.talk import PATIENT, Talker, bash, fake, started
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
@@ -30,7 +30,7 @@ def claude(directory: Path) -> ScriptedClaude:
 
 @pytest.fixture(scope="module")
 def talker(claude: ScriptedClaude, model: Model, shared_sshd: Sshd, directory: Path) -> Iterator[Talker]:
-    with started(Talker(directory, model, chat=claude.chat, host=shared_sshd)) as talker:
+    with started(Talker(directory, model, chat=claude.chat, host=shared_sshd, patched=PATIENT)) as talker:
         talker.answering()
         yield talker
 
