@@ -36,15 +36,15 @@ def test_a_turn_and_the_next(place: Place) -> None:
     assert sorted(tools) == ["Bash", "Glob", "Grep", "Read"]
 
 
-PROMPTS = ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that?", "#note"]
+PROMPTS = ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that?", "#note", "/var/log is full"]
 
 
 @pytest.mark.parametrize("words", sampled(PROMPTS, "/clear", "@/etc/passwd what is that?"))
-def test_a_prompt_is_only_text_for_the_model(place: Place, words: str) -> None:
+def test_a_prompt_is_only_text_for_the_model(apart: Place, words: str) -> None:
     """No slash command, no flag, no shell escape, no attached file."""
-    ran = place.say(words)
+    ran = apart.say(words)
     assert (ran.exit, ran.result["session_id"]) == (0, ran.turn.sid), ran.err
-    assert "root:x:0:0" not in json.dumps(place.model.asked[-1].body)
+    assert "root:x:0:0" not in json.dumps(apart.model.asked[-1].body)
 
 
 # --- the commands ---
@@ -79,10 +79,10 @@ def test_a_turn_that_only_looks_reaches_no_more(shared: Place) -> None:
     assert "approval-required" not in json.dumps(ran.lines)
     assert sorted(path.name for path in (ran.directory / "bin").iterdir()) == ["pve"]
     assert "devvm" not in (ran.directory / "ssh/config").read_text()
-    for line in ("pve reset", "devvm id"):  # past claude's own rules
-        job, directory = shared.prepare(shared.turn("", tools="host"))
-        exit, out, _ = start(job._replace(argv=(f"{directory}/shell", line)), directory)
-        assert (exit != 0, b"approval-required" in out) == (True, False), line
+    job, directory = shared.prepare(shared.turn("", tools="host"))
+    argv = (f"{directory}/shell", "pve reset || devvm id")  # past claude's own rules
+    exit, out, err = start(job._replace(argv=argv), directory)
+    assert (exit != 0, b"approval-required" in out + err) == (True, False), out + err
 
 
 def on_host(vm: Vm, **changes: Any) -> Vm:
@@ -104,33 +104,28 @@ def test_a_guest_that_shows_another_key_gets_nothing(shared: Place) -> None:
     """Host keys are pinned, for the host and for the guest, and a CA counts as one."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
     vm = on_host(shared.vm, host_keys=(other,))
-    reached, said = shared.command("pve status", vm)
-    assert (reached, "Host key verification failed" in said) == (False, True)
-    assert shared.command("devvm id", vm)[0]
+    reached, said = shared.command("! pve status && devvm id", vm)
+    assert (reached, "Host key verification failed" in said) == (True, True), said
     vm = replace(shared.vm, guest_host_keys=(other,))
-    assert [shared.command(line, vm)[0] for line in ("pve status", "devvm id")] == [True, False]
+    reached, said = shared.command("pve status && ! devvm id", vm)
+    assert (reached, "Host key verification failed" in said) == (True, True), said
     loose = replace(shared.vm, guest_host_keys=())
     assert shared.command("devvm id", loose)[0]
 
 
 def test_its_verbs_are_about_the_turns_own_vm(shared: Place) -> None:
     """The read-only key serves other VMs of the host as well; claude reaches the one that the operator talks about."""
-    lines = shared.sshd.keys.read_text()
-    shared.sshd.keys.write_text(lines.replace(f"--vms {VMID} ", f"--vms {VMID}-199 "))
+    keys = shared.sshd.keys.read_text()
+    shared.sshd.keys.write_text(keys.replace(f"--vms {VMID} ", f"--vms {VMID}-199 "))
     try:
         assert shared.command("pve status", shared.vm)[0]
         reached, said = shared.command("pve status", replace(shared.vm, vmid=110))
         assert (reached, "stopped: " in said) == (True, True)
-        for line in (
-            "pve status vm=110",
-            "pve job id=some-job-1 vm=110",
-            "pve 'job id=some-job-1' vm=110",
-            "pve vm=110",
-        ):
-            reached, said = shared.command(line, shared.vm)
-            assert (reached, "usage: pve status" in said) == (False, True), line
+        lines = "status vm=110", "job id=some-job-1 vm=110", "'job id=some-job-1' vm=110", "vm=110"
+        reached, said = shared.command(" && ".join(f"! pve {line}" for line in lines), shared.vm)
+        assert (reached, said.count("usage: pve status")) == (True, len(lines)), said
     finally:
-        shared.sshd.keys.write_text(lines)
+        shared.sshd.keys.write_text(keys)
 
 
 def test_a_host_certificate_is_enough(shared: Place) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 # The handler looks often. It gives a look up early only where something hangs: on a busy machine, any look takes long.
 OFTEN = "from breakglass.chat import service, parts; service.LOOK_SECONDS = 0.05; "
-IMPATIENT = f"{OFTEN}parts.SECONDS = 0.3"
+IMPATIENT = f"{OFTEN}parts.SECONDS = 0.1"
 # It has mounts of its own: what a test hides from it is there for all others.
 OWN_MOUNTS = "import ctypes; assert ctypes.CDLL(None).unshare(0x20000) == 0"
 

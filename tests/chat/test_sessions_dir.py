@@ -87,9 +87,11 @@ def test_a_disk_that_fills_up_in_a_turn(directory: Path, model: Model, claude: S
 def test_a_disk_that_hangs(directory: Path, model: Model, claude: ScriptedClaude) -> None:
     """A turn waits for the disk and is given up; neither the verbs nor the handler's end wait for it."""
     claude.play_prompts()
-    # at its end the handler waits for requests and turns for 1 s, instead of 5 s and 4 s
-    patched = "from breakglass.web import server; from breakglass.chat import turns; "
-    patched += "server.SHUTDOWN_SECONDS = turns.STOP_SECONDS = 1"
+    # at its end the handler waits for requests, turns and the launcher for 1 s, instead of 5 s, 4 s and 3 s
+    patched = (
+        "from breakglass.web import server; from breakglass.chat import turns; import breakglass.cli.serve as cli; "
+    )
+    patched += "server.SHUTDOWN_SECONDS = turns.STOP_SECONDS = cli.LAUNCHER_SECONDS = 1"
     with started(Talker(directory, model, sessions=directory / "hangs", chat=claude.chat, patched=patched)) as talker:
         assert talker.chat("hello")[-1]["ok"] is True
         with unserved_fuse(directory / "hangs"), ThreadPoolExecutor() as pool:
