@@ -25,6 +25,9 @@ from ..support.browser import (
     press,
     see_headline,
     show,
+    stop_time,
+    unseen_cycle,
+    unseen_outage,
     wait_for,
     wait_for_text,
 )
@@ -46,6 +49,8 @@ MISFITS = """() => {
     const {scrollWidth, clientWidth} = document.documentElement;
     return [...small, ...scrollWidth > clientWidth ? [`${scrollWidth} px wide on a screen of ${clientWidth}`] : []];
 }"""
+# Opens every disclosure; of the jobs, the newest alone, for each one is read from the host.
+OPEN_ALL = "() => document.querySelectorAll('details:not(#jobs li + li details)').forEach(each => { each.open = true })"
 SHIFTS = """window.shifts = [];
 const take = entries => window.shifts.push(...entries.map(({value, hadRecentInput, sources}) => ({
     value: hadRecentInput ? 0 : value, what: sources.map(({node, previousRect: a, currentRect: b}) =>
@@ -111,7 +116,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
     see_headline(page, "Off: start failed", "bad")  # the page has looked: it must not see who comes next
     found += judged(page, "failed")
     misbehave(stage.world.root)
-    with held_cycle(stage, verb="start"):
+    with unseen_cycle(stage, page, "start"):
         confirm(page, "start")
         phase(page, "busy")
         found += judged(page, "busy")
@@ -129,7 +134,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
     found += judged(page, "disconnected")
     find_handler(stage, page)
     phase(page, "done")  # what the start did stays
-    with stage.without_sshd():
+    with unseen_outage(stage, page):
         press(page, "forensics")
         phase(page, "notSent")
         found += judged(page, "notSent")
@@ -209,7 +214,7 @@ def refused(visit: Visit) -> None:
 
 
 def busy(visit: Visit) -> None:
-    with held_cycle(visit.stage):
+    with unseen_cycle(visit.stage, visit.page):
         confirm(visit.page, "reset")
         phase(visit.page, "busy")
 
@@ -223,7 +228,7 @@ def lost(visit: Visit) -> None:
 
 
 def not_sent(visit: Visit) -> None:
-    with visit.stage.without_sshd():
+    with unseen_outage(visit.stage, visit.page):
         confirm(visit.page, "reset")
         phase(visit.page, "notSent")
 
@@ -276,7 +281,9 @@ def test_every_target_is_large_enough_for_a_thumb(visit: Visit) -> None:
     small = []
     for tab in ("vm", "chat", "history"):
         show(page, tab)
-        page.evaluate("() => document.querySelectorAll('details').forEach(each => { each.open = true })")
+        page.evaluate(OPEN_ALL)
+        if tab == "history":
+            page.wait_for_selector("#jobs details[open] a.button")  # the job is there whole
         small += page.evaluate(MISFITS)
     show(page, "vm")
     ask(page, "reset")
@@ -379,7 +386,9 @@ def test_what_works_is_not_called_unavailable(visit: Visit) -> None:
 @real
 def test_the_focus_is_never_lost(visit: Visit) -> None:
     """What has the focus keeps it; if it is hidden, the headline gets the focus."""
-    page = visit.open()
+    page = visit.page
+    page.clock.install()
+    visit.open()
     page.route("**/pve", lambda route: None)
     press(page, "forensics")
     phase(page, "checking")
@@ -393,11 +402,14 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#after")).to_be_hidden()
     assert page.evaluate(FOCUS) == "headline"
+    stop_time(page)  # the page must not find its handler before it is told to try
+    expect(page.locator("#outcome-timer")).to_contain_text("Trying again in")  # and no try is under way
     page.focus("#outcome-act")
     visit.stage.wire.up()
     page.keyboard.press("Enter")
     phase(page, "idle")
     assert page.evaluate(FOCUS) == "outcome-act"
+    page.clock.resume()
     with held_cycle(visit.stage):
         press(page, "status")
         expect(page.locator("#outcome-act")).to_have_text("Watch")

@@ -379,23 +379,30 @@ def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> 
 
 
 @contextmanager
-def held_requests(page: Page, words: str) -> Iterator[list[Route]]:
-    """Hold the page's verbs whose body has these words, so that the page waits for as long as a test looks."""
+def held_requests(page: Page, words: str, path: str = "pve") -> Iterator[list[Route]]:
+    """Hold the page's requests whose body has these words, so that the page waits for as long as a test looks."""
     held: list[Route] = []
+    is_over = False
 
     def take(route: Route) -> None:
-        if words in (route.request.post_data or ""):
+        if words in (route.request.post_data or "") and not is_over:
             held.append(route)
         else:
             route.fallback()
 
-    page.route("**/pve", take)
+    page.route(f"**/{path}", take)
     try:
         yield held
     finally:
+        is_over = True  # what comes from here on is passed on
         for route in held:
             route.continue_()
-        page.unroute("**/pve", take)
+        page.unroute(f"**/{path}", take)
+
+
+def stop_time(page: Page) -> None:
+    """Have the page's time stand still. It jumps ahead first: what it is set to must not be over when that comes."""
+    page.clock.pause_at(page.evaluate("() => Date.now() / 1000 + 10"))
 
 
 def wait_for(page: Page, seen: Callable[[], object], what: str) -> None:
@@ -563,6 +570,20 @@ def forget_key(page: Page) -> None:
     page.click("#yes")
     phase(page, "locked")
     wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 0, "the key to be deleted")
+
+
+@contextmanager
+def unseen_cycle(stage: Stage, page: Page, verb: str = "cycle") -> Iterator[str]:
+    """Hold somebody else's cycle that the page does not see: a check that is due meanwhile would lock its buttons."""
+    with held_requests(page, '"verb":"status"'), held_cycle(stage, verb=verb) as job:
+        yield job
+
+
+@contextmanager
+def unseen_outage(stage: Stage, page: Page) -> Iterator[None]:
+    """Take the host's SSH server away for a while, unseen by the page, whose buttons would be locked else."""
+    with held_requests(page, "", "health"), stage.without_sshd():
+        yield
 
 
 def lose_handler(stage: Stage, page: Page) -> None:
