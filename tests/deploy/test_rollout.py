@@ -19,9 +19,11 @@ from typing import Any
 
 import pytest
 
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
+from ..support.agent import set_constants
 from ..support.alerting import entry
 from ..support.chain import chain_files, read_links
 from ..support.front import make_certificates, nginx_server, replaced, run_nginx
@@ -37,6 +39,11 @@ pytestmark = [pytest.mark.all, pytest.mark.real("sshd", "qemu", "nginx", "curl")
 RESETS, READS, ALERTS = 10, 40, 5
 GOES_AT = 3  # of the resets
 READ = ("status", "status", "history", "status")
+# A handler that stops gives what is under way 3 s, a host 5 s to say that it is there, and a host a status 4 s. A busy
+# machine takes longer for one of so many.
+PATIENT = "import sys; from breakglass.proxmox import link; link.ALIVE_SECONDS = 60.0; "
+PATIENT += "from breakglass.web import draining; draining.ANSWER_SECONDS = 30.0; "
+PATIENT += "from breakglass.cli.main import main; sys.exit(main())"
 
 
 class Balancer:
@@ -66,14 +73,18 @@ class Balancer:
 
     def _list(self, handlers: tuple[Service, ...]) -> str:
         servers = " ".join(f"server 127.0.0.1:{handler.port};" for handler in handlers)
-        return f"upstream handlers {{ {servers} keepalive 16; }}"
+        # nginx lets an idle connection go before a handler does: that is after 5 s, or 0.5 s after SIGTERM. A verb that
+        # is sent at the moment when the other end closes is lost, and nginx may not send it again.
+        return f"upstream handlers {{ {servers} keepalive 16; keepalive_timeout 200ms; }}"
 
     def route(self, *handlers: Service) -> None:
         """Have nginx send to these handlers; return when its old process has answered all, and has ended."""
         file, new = self.directory / "nginx.conf", self._list(handlers)
         file.write_text(replaced(file.read_text(), [(self._upstream, new)]))
         self._upstream = new
-        master = int((self.directory / "nginx.pid").read_text())
+        pid_file = self.directory / "nginx.pid"
+        until(lambda: pid_file.exists() and pid_file.read_text(), "nginx's pid, which it writes once it listens")
+        master = int(pid_file.read_text())
         old = set(descendants(master))
         signal_process(master, signal.SIGHUP)
         until(lambda: (now := set(descendants(master))) and not now & old, "the end of nginx's old process")
@@ -172,12 +183,14 @@ class Rollout:
 
 @pytest.fixture
 def rollout(world: World, sshd: Sshd, tmp_path: Path) -> Iterator[Rollout]:
+    set_constants(world, DEADLINES={**DEADLINES, **dict.fromkeys(("ping", "status", "history", "job"), 60.0)})
     first = Service(
         world.directory,
         port=sshd.port,
         key=sshd.power_key,
         host_key=[sshd.host_key],
         extra=entry("generic", 0, host="devvm"),
+        program=("-c", PATIENT),
     )
     with ExitStack() as stack:
         stack.callback(first.stop)
