@@ -58,6 +58,16 @@ def attack(place: Place) -> Attack:
 EACH = "each in turn"
 
 
+def each_of(names: Sequence[str]) -> pytest.MarkDecorator:
+    """Try all that a table has on each target where claude has a user of its own, and else one after the other."""
+    kept = ("apart", EACH)
+    return pytest.mark.parametrize(
+        ("place", "name"),
+        sampled([kept, ("shared", EACH), *(("apart", name) for name in names)], kept),
+        indirect=["place"],
+    )
+
+
 class Pair:
     """Two turns that run at once, each with the files that it must not reach, the other one's among them."""
 
@@ -108,7 +118,7 @@ def test_the_table_is_whole() -> None:
         assert len(kind) == len(set(kind))
 
 
-@pytest.mark.parametrize("name", sampled([EACH, *NAMES], EACH))
+@each_of(NAMES)
 def test_no_file_of_ours_is_read(pair: Pair, name: str) -> None:
     """Every way to read, tried on a file that everybody can read: nothing comes out."""
     for said in pair.run_all(READING, pair.paths(name)):
@@ -139,7 +149,7 @@ def test_no_process_has_anything(pair: Pair) -> None:
         assert pick(said, SECRET, "ANTHROPIC") == []
 
 
-@pytest.mark.parametrize("name", sampled([EACH, *PLACES], EACH))
+@each_of(PLACES)
 def test_only_the_scraps_can_be_written(pair: Pair, name: str) -> None:
     """Every way to make a file, tried in a directory that everybody can write: no file is there afterwards."""
     word, places = f"owned-{uuid.uuid4().hex}", pair.places(name)
@@ -160,7 +170,7 @@ def describe(path: Path) -> tuple[object, ...]:
     return (*facts, found.st_mtime_ns, found.st_ctime_ns, path.read_bytes())
 
 
-@pytest.mark.parametrize("name", sampled([EACH, *NAMES], EACH))
+@each_of(NAMES)
 def test_no_file_of_ours_is_changed(pair: Pair, name: str) -> None:
     """Every way to change, replace or remove a file, tried on one that everybody may change."""
     aims = pair.paths(name)
