@@ -1,6 +1,7 @@
 """The handler as its own process, started as the Procfile does, and a client that signs."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -98,11 +99,31 @@ def give_to_handler(*files: Path) -> None:
                 above.chmod(above.stat().st_mode | 0o011)
 
 
+def wait_answering(port: int, process: "subprocess.Popen[bytes]", log: Path | None = None) -> None:
+    """Return once a handler answers. When it begins to listen it is still root, and SIGTERM still kills it."""
+    wait_listening(port, process, log)
+    try:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+            connection.request("GET", "/health")
+            connection.getresponse().read()
+    except BaseException:
+        end_with_descendants(process)
+        raise
+
+
+def with_constants(*changes: str) -> Sequence[str]:
+    """Return a handler's program with other constants, as `web.server.HEADER_SECONDS = 2.0`."""
+    modules = ", ".join(sorted({f"breakglass.{change.partition(' = ')[0].rpartition('.')[0]}" for change in changes}))
+    code = "; ".join(f"breakglass.{change}" for change in changes)
+    return ("-c", f"import sys, {modules}; {code}; from breakglass.cli.main import main; sys.exit(main())")
+
+
 class Service:
     """A running handler with the callers `operator`, `operator2` (all verbs) and `viewer` (reads)."""
 
     python: str | Path = sys.executable
     program: Sequence[str] = ("-m", "breakglass")  # for Python
+    errors: Path | None = None
 
     def __init__(
         self,
@@ -113,11 +134,13 @@ class Service:
         host_key: object,
         program: Sequence[str] = program,
         is_older: bool = False,  # it knows no [server], and stays root
+        secrets: Mapping[str, str] | None = None,  # of some callers; the others get new ones
+        errors: Path | None = None,  # where its stderr goes; else it is that of the tests
         **more: Any,
     ) -> None:
-        self.directory, self.program = directory, program
+        self.directory, self.program, self.errors = directory, program, errors
         self.port = reserve_port()
-        self.secrets = {name: new_secret() for name in ("operator", "operator2", "viewer")}
+        self.secrets = {name: new_secret() for name in ("operator", "operator2", "viewer")} | dict(secrets or {})
         callers = {n: {"secret": s, "allow": READ if n == "viewer" else ALL} for n, s in self.secrets.items()}
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
@@ -128,12 +151,14 @@ class Service:
         self.start()
 
     def start(self) -> None:
-        """Start the handler, or start it again where it was, and return once it listens."""
+        """Start the handler, or start it again where it was, and return once it answers."""
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = [self.python, *self.program, "serve"]
-        with self.audit_file.open("ab") as audit:
-            self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
-        wait_listening(self.port, self.process)
+        with contextlib.ExitStack() as files:
+            audit = files.enter_context(self.audit_file.open("ab"))
+            errors = files.enter_context(self.errors.open("ab")) if self.errors else None
+            self.process = subprocess.Popen(command, env=environment, stdout=audit, stderr=errors, cwd=self.directory)
+        wait_answering(self.port, self.process, self.errors)
 
     @property
     def audit_file(self) -> Path:
