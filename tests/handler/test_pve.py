@@ -7,6 +7,7 @@ import re
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from breakglass.demo.proxmox.world import World
 from ..support.agent import processes
 from ..support.failing_tools import misbehave
 from ..support.qemu import Witness
-from ..support.service import Service
+from ..support.service import Service, with_constants
 from ..support.sshd import Sshd
 from ..support.stages import until
 
@@ -237,6 +238,28 @@ def test_a_killed_handler_changes_nothing(service: Service, world: World, sshd: 
         replica.stop()
 
 
+def test_an_id_that_was_sent_before_is_unknown_when_the_host_is_gone(service: Service, sshd: Sshd) -> None:
+    """A repeated id whose first attempt reached the host is answered with "may have run" when the host is gone.
+
+    A browser can repeat a request by itself. A new id is answered with "nothing was sent", each time.
+    """
+    acted, new = new_id(), new_id()
+    assert service.pve("reset", msg_id=acted).json["outcome"] == "done"
+    sshd.stop()
+    try:
+        service.not_answering()
+        again = service.pve("reset", msg_id=acted)
+        assert (again.status, again.json["outcome"], again.json["reached"]) == (503, "unknown", None)
+        assert again.json["verdict"]["sentence"].endswith('"reset" was sent before and may have run')
+        assert "nothing was sent" not in again.json["verdict"]["sentence"]
+        for _ in range(2):
+            reply = service.pve("reset", msg_id=new)
+            assert (reply.status, reply.json["outcome"], reply.json["reached"]) == (503, "unreached", False)
+        assert service.pve("status", msg_id=acted).json["outcome"] == "unreached"
+    finally:
+        sshd.start()
+
+
 # --- the stream ---
 
 
@@ -255,19 +278,24 @@ def test_a_stream_ends_with_the_answer_object(service: Service) -> None:
     assert {(each["deadline"], each["started"]) for each in stages} == {(last["deadline"], last["started"])}
 
 
-@own_handler
-def test_a_stopping_handler_ends_its_streams(service: Service, gated_start: World) -> None:
-    """SIGTERM ends a stream with a result line that says to send the id again."""
+def test_a_stopping_handler_ends_its_streams(sshd: Sshd, gated_start: World) -> None:
+    """SIGTERM ends a stream, here soon, with a result line that says to send the id again."""
+    access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
+    hasty = with_constants("web.draining.ANSWER_SECONDS = 0.2")
+    service = Service(gated_start.directory, **access, program=hasty)
     body = json.dumps({"verb": "cycle"}).encode()
     connection = http.client.HTTPConnection("127.0.0.1", service.port)
-    connection.request("POST", "/pve", body, service.signed(body) | {"accept": "application/x-ndjson"})
-    response = connection.getresponse()
-    wait_stage(service, "start")
-    service.process.terminate()
-    last = json.loads(response.read().splitlines()[-1])
+    try:
+        connection.request("POST", "/pve", body, service.signed(body) | {"accept": "application/x-ndjson"})
+        response = connection.getresponse()
+        assert [json.loads(response.readline())["type"] for _ in range(2)] == ["accepted", "stage"]
+        wait_stage(service, "start")
+        service.process.terminate()
+        last = json.loads(response.read().splitlines()[-1])
+    finally:
+        connection.close()
+        service.stop()
     assert (last["type"], last["outcome"], last["reached"]) == ("result", "running", True)
-    connection.close()
-    service.process.wait(10)
     open_gate(gated_start)
     until(lambda: not processes(gated_start, last["id"]), "the end of the cycle")
     assert gated_start.pid is not None
