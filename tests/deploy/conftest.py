@@ -1,10 +1,19 @@
 """Fixtures of the tests that install and configure a handler."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ..support import forked
 from ..support.service import give_to_handler
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked() -> Iterator[None]:
+    """The process of tests/support/forked.py ends with the tests."""
+    yield
+    forked.end()
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 import base64
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from breakglass.config.model import Config
 from breakglass.templates import fill
 
 from ..support.documents import commands, settings
+from ..support.forked import run_command
 from ..support.service import SSH_KEY
 
 ROOT = Path(__file__).parent.parent.parent
@@ -171,9 +170,7 @@ def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
     config.write_text(BASE)
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "BREAKGLASS_URL": "https://rescue.example.org"}
-    argv = [sys.executable, "-m", "breakglass", *arguments]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True)
+    return run_command(*arguments, BREAKGLASS_CONFIG=str(config), BREAKGLASS_URL="https://rescue.example.org")
 
 
 def test_the_command_prints_the_example(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ..support.forked import run_command as run
 from ..support.other_user import run_as
 from ..support.ports import reserve_port
 from ..support.service import ACCOUNT, SERVER, SSH_KEY, config_text, give_to_handler, new_secret
@@ -26,12 +27,6 @@ def write(directory: Path, text: str, mode: int = 0o640 if ACCOUNT else 0o600) -
     give_to_handler(config)
     config.chmod(mode)
     return config
-
-
-def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "breakglass", *words]
-    given = os.environ | environment
-    return subprocess.run(command, env=given, cwd="/", capture_output=True, text=True, timeout=100)
 
 
 def start(config: Path) -> "subprocess.CompletedProcess[str]":

@@ -21,10 +21,13 @@ from breakglass.agents.pve.words import VERSION
 from breakglass.auth.signing import secret_bytes
 from breakglass.cli.output import visible
 
+from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.service import SERVER, SSH_KEY, Service, give_to_handler, new_secret, new_ssh_key
 
 ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = pytest.mark.shared("world", "sshd", "service")
 
 
 def run(*words: str, stdin: str = "", cwd: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -34,6 +37,8 @@ def run(*words: str, stdin: str = "", cwd: Path = ROOT, **environment: str) -> "
 def run_with(
     environment: dict[str, str], *words: str, stdin: str = "", cwd: Path = ROOT
 ) -> "subprocess.CompletedProcess[str]":
+    if not stdin and cwd == ROOT:
+        return run_command(*words, **environment)
     return subprocess.run(
         [sys.executable, "-m", "breakglass", *words],
         input=stdin,

@@ -25,6 +25,7 @@ from breakglass.cli.init_files import write_files
 from breakglass.config.new_file import NewConfig, NewHost, NewVm, config_text
 
 from ..support.documents import commands
+from ..support.forked import run_command
 from ..support.other_user import run_as
 from ..support.ports import reserve_port
 from ..support.service import ACCOUNT
@@ -42,9 +43,12 @@ COMMAND = [sys.executable, "-m", "breakglass"]
 
 
 def run(*words: str, stdin: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | more
+    if not stdin:
+        return run_command(*words, **more)
     argv = [*COMMAND, *words]
-    return subprocess.run(argv, input=stdin, env=environment, cwd="/", capture_output=True, text=True, timeout=100)
+    return subprocess.run(
+        argv, input=stdin, env=os.environ | more, cwd="/", capture_output=True, text=True, timeout=100
+    )
 
 
 def run_as_daemon(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":

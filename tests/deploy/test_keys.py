@@ -16,6 +16,7 @@ import pytest
 
 from breakglass.auth.signing import fingerprint, secret_bytes
 
+from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.service import SSH_KEY, Service, new_secret
 from ..support.sshd import descendants
@@ -31,7 +32,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def breakglass(service: Service, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a command with the handler's configuration."""
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(service.config), **more.pop("environment", {})}
+    own = {"BREAKGLASS_CONFIG": str(service.config), **more.pop("environment", {})}
+    if not more:
+        return run_command(*words, **own)
+    environment = os.environ | own
     command = [sys.executable, "-m", "breakglass", *words]
     return subprocess.run(command, env=environment, text=True, timeout=100, **{"capture_output": True, **more})
 

@@ -12,7 +12,8 @@ from breakglass.cli.install import Keys, recipe
 from breakglass.config.model import Address, Host, Vm
 from breakglass.config.ssh_keys import public_key
 
-from ..support.installing import configuration, host_keys, install_commands, new_key
+from ..support.forked import run_command
+from ..support.installing import configuration, host_keys, new_key
 
 POWER, READING = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 HOST = Host("pve1", Address("breakglass", "192.0.2.10", 2222), "the private key")
@@ -157,6 +158,10 @@ def test_shellcheck_accepts_the_recipe(keys: Keys, host: Host, source: str | Non
 
 
 # --- the command ---
+
+
+def install_commands(config: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    return run_command("host", "install-commands", *words, BREAKGLASS_CONFIG=str(config))
 
 
 def test_install_commands_prints_only_public_keys(tmp_path: Path) -> None:
