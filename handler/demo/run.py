@@ -150,10 +150,11 @@ async def _serve(world: World, say: Callable[[str], None], chat: str, real_model
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, end, number)
     host = await listen(world)
-    port = int(os.environ.get("PORT", "0")) or free_port()
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     config = write_config(world, host, secret, chat)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "CLAUDE_"))}
+    reservation = reserve_port()
+    port = int(os.environ.get("PORT", "0")) or int(reservation.getsockname()[1])
     environment = {**inherited, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
     handler = await asyncio.create_subprocess_exec(
         # by its path: `-m` would look for it in the current directory first, and a bare checkout is not installed
@@ -174,6 +175,7 @@ async def _serve(world: World, say: Callable[[str], None], chat: str, real_model
         if handler.returncode is None:
             handler.terminate()
             await handler.wait()
+        reservation.close()
         await host.close()
 
 
@@ -198,11 +200,15 @@ def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> P
     return world.directory / "breakglass.toml"
 
 
-def free_port() -> int:
-    """Return a free loopback port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def reserve_port() -> socket.socket:
+    """Return a socket that keeps a loopback port from every other program until the handler listens on it.
+
+    It does not listen itself. The handler sets SO_REUSEADDR, and so can bind the port too.
+    """
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reservation.bind(("127.0.0.1", 0))
+    return reservation
 
 
 async def has_started(handler: asyncio.subprocess.Process, port: int) -> bool:
