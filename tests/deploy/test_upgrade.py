@@ -44,17 +44,29 @@ class Operator:
         return subprocess.run(argv, env=os.environ | own, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-@pytest.fixture
-def operator(short_dir: Path, tmp_path: Path) -> Iterator[Operator]:
-    host = Installed(short_dir)
+@pytest.fixture(scope="module")
+def host(directory: Path) -> Iterator[Installed]:
+    host = Installed(directory)
     try:
-        door = Door(host, "-o", "PermitRootLogin=yes")
-        try:
-            yield Operator(host, door, tmp_path)
-        finally:
-            door.close()
+        yield host
     finally:
         host.close()
+
+
+@pytest.fixture(scope="module")
+def door(host: Installed) -> Iterator[Door]:
+    door = Door(host, "-o", "PermitRootLogin=yes")
+    try:
+        yield door
+    finally:
+        door.close()
+
+
+@pytest.fixture
+def operator(host: Installed, door: Door, tmp_path: Path) -> Iterator[Operator]:
+    """A person with a key of their own, before a host on which a test changes the agent and root's keys alone."""
+    yield Operator(host, door, tmp_path)
+    host.restore()
 
 
 def test_the_new_agent_takes_the_place_of_the_old_one(operator: Operator) -> None:
