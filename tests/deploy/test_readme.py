@@ -29,6 +29,8 @@ DOCUMENTS = [
     *sorted(ROOT.glob("[A-Z]*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+pytestmark = pytest.mark.shared("world", "sshd", "service")
+
 REACHED_WORDS = {True: "true", False: "false", None: "null"}
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -24,6 +24,8 @@ from breakglass.proxmox.wire import LINE_BYTES, LineBuffer, exec_messages
 
 from ..support.sshd import Sshd
 
+pytestmark = pytest.mark.shared("world", "sshd")
+
 PIECE = bytearray(b"x") * 65536
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
