@@ -83,7 +83,7 @@ def test_a_link_pairs_a_device(person: Visit) -> None:
     asked(page)
     page.keyboard.press("Enter")
     page.wait_for_selector("#confirm", state="hidden")
-    assert page.url == person.stage.url
+    expect(page).to_have_url(person.stage.url)  # the page hears of its question's end after that
     assert (given.state, fetches(person)) == ("waiting", 0)
     page.evaluate(FOLLOW, given.link)  # while the page is open
     asked(page)
