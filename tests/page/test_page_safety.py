@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from ..support.browser import ASKS, Stage, Visit, ask, phase, press, show, text_of, wait_for_text
+from ..support.selection import sampled
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 THREE_DAYS = 3 * 86_400
@@ -189,7 +190,10 @@ def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
 # --- a clock that is wrong ---
 
 
-@pytest.mark.parametrize(("off", "word"), [(-THREE_DAYS, "3 days behind"), (THREE_DAYS, "3 days ahead")])
+BEHIND, AHEAD = (-THREE_DAYS, "3 days behind"), (THREE_DAYS, "3 days ahead")
+
+
+@pytest.mark.parametrize(("off", "word"), sampled([BEHIND, AHEAD], AHEAD))
 def test_a_device_with_a_wrong_clock_can_still_act(visit: Visit, off: int, word: str) -> None:
     """With a clock three days off a verb works, the page says by how much, and each id is accepted once."""
     visit.page.clock.install(time=time.time() + off)
