@@ -24,6 +24,7 @@ from ..support.browser import (
 )
 from ..support.page_chat import answer_chat, ask_claude
 from ..support.service import Service, new_secret
+from ..support.stages import until
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 OTHERS = """
@@ -46,6 +47,11 @@ allow = ["status", "history", "chat"]
 """
 
 
+def states(service: Service) -> dict[str, str]:
+    """Return what the handler says of the way to each VM."""
+    return {vm["name"]: vm["proxmox"] for vm in service.health()["vms"]}
+
+
 @pytest.fixture(scope="module")
 def three(stage: Stage) -> Iterator[Stage]:
     """The stage, seen by a handler that knows two more VMs: one that its host does not serve, and one that is off."""
@@ -56,10 +62,14 @@ def three(stage: Stage) -> Iterator[Stage]:
     directory.mkdir()
     service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], extra=more)
     service.secrets["talker"] = secret
+    known = {"devvm": "answering", "twin": "not-allowed", "broken": "config-error"}
     seen = copy.copy(stage)
     seen.service, seen.url = service, f"http://127.0.0.1:{service.port}/"
-    yield seen
-    service.stop()
+    try:
+        until(lambda: states(service) == known, "what is known of each")  # a page asks again after 10 s
+        yield seen
+    finally:
+        service.stop()
 
 
 @pytest.fixture
