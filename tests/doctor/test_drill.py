@@ -22,7 +22,7 @@ from ..support.running import Running, new_setup
 from ..support.service import new_secret
 from ..support.signals import signal_process
 from ..support.sshd import Sshd
-from ..support.stages import until
+from ..support.stages import at_qm
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd"), pytest.mark.slow]
 
@@ -37,16 +37,18 @@ def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -
     watcher = {"secret_file": setup.file("watcher", new_secret()), "allow": ["status", "forensics", "history"]}
     setup.config["callers"]["watcher"] = watcher
     with Running(setup).run() as running:
-        running.logged('"state": "answering"')
+        running.ready()
         yield running
 
 
-def drill(running: Running, *words: str, program: str = "", **environment: str) -> "subprocess.Popen[str]":
+def drill(
+    running: Running, *words: str, program: str = "", output: int = subprocess.PIPE, **environment: str
+) -> "subprocess.Popen[str]":
     start = ["-c", program] if program else ["-m", "breakglass"]
     command = [sys.executable, *start, "drill", "--vm", "devvm", *words]
     given = {**os.environ, **running.setup.environment, **environment}
     return subprocess.Popen(
-        command, env=given, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=given, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -65,10 +67,6 @@ def jobs(running: Running) -> list[dict[str, object]]:
     found = ask(running, "history")["jobs"]
     assert isinstance(found, list)
     return found
-
-
-def cycle_runs(running: Running) -> bool:
-    return any((job["verb"], job["outcome"]) == ("cycle", None) for job in jobs(running))
 
 
 def cycles(running: Running) -> int:
@@ -155,7 +153,7 @@ def test_in_a_terminal_it_asks(running: Running, answer: str) -> None:
 def test_a_vm_that_is_not_for_drills_is_refused(short_dir: Path, doctor_process: DoctorProcess, sshd: Sshd) -> None:
     """The alert matches no entry, so nothing is started; the handler refuses the cycle too."""
     with Running(new_setup(short_dir, doctor_process, sshd)).run() as running:
-        running.logged('"state": "answering"')
+        running.ready()
         before = len(jobs(running))
         code, _, complained = ended(drill(running, "--yes"))
         assert (code, len(jobs(running))) == (1, before)
@@ -200,15 +198,19 @@ def hint(complained: str) -> str:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_says_what_happened_to_the_vm(world: World, running: Running, number: signal.Signals) -> None:
     """The cycle continues, and the command that is printed finds it again."""
+    held = at_qm("stop")(world, number.name)
+    next(held)
     process = drill(running, "--yes")
-    until(lambda: cycle_runs(running), "the cycle")
+    next(held)  # the cycle has begun, and does not end before the signal
     signal_process(process.pid, number)
     code, _, complained = ended(process)
+    next(held)
     assert (code, "you stopped the drill; the cycle of devvm may have run, or still runs" in complained) == (4, True)
     before = cycles(running)
     code, said, complained = ended(drill(running, "--yes", "--json", "--id", hint(complained)))
     assert (code, json.loads(said)["outcome"]) == (0, "proven"), complained
     assert cycles(running) == before
+    next(held, None)
 
 
 @pytest.mark.all
@@ -249,30 +251,32 @@ def test_an_answer_that_is_lost(short_dir: Path, doctor_process: DoctorProcess, 
         "import breakglass.client as client; client.REPEAT_SECONDS = 1.0\n"
         "from breakglass.cli.main import main; raise SystemExit(main())"
     )
-    handler = Running(setup)
+    handler, held = Running(setup), at_qm("stop")(world, "lost")
+    next(held)
     with handler.run():
-        handler.logged('"state": "answering"')
+        handler.ready()
         process = drill(handler, "--yes", program=program)
-        until(lambda: cycle_runs(handler), "the cycle")
+        next(held)  # the cycle has begun, and does not end before the handler
         signal_process(handler.process.pid, signal.SIGKILL)
         code, _, complained = ended(process)
+    next(held)
     assert (code, "the cycle of devvm may have run, or still runs" in complained) == (4, True), complained
     with handler.run():
-        handler.logged('"state": "answering"')
+        handler.ready()
         code, said, complained = ended(drill(handler, "--yes", "--json", "--id", hint(complained)))
     assert (code, json.loads(said)["outcome"]) == (0, "proven"), complained
+    next(held, None)
 
 
 @pytest.mark.all
 def test_an_output_that_is_closed(world: World, running: Running) -> None:
     """Like `head`: it stops before the cycle, and says what happened to the VM."""
     before = cycles(running)
-    process = drill(running, "--yes")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    complained = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(200) == 4
+    read, write = os.pipe()
+    os.close(read)
+    process = drill(running, "--yes", output=write)
+    os.close(write)
+    code, _, complained = ended(process)
+    assert code == 4
     assert "can't write the output: Broken pipe; nothing was changed" in complained
     assert cycles(running) == before

@@ -144,6 +144,7 @@ def name_of_public_key(setup: Setup) -> None:
 
 
 def pipe(setup: Setup) -> None:
+    setup.constants["cli.doctor.READ_SECONDS"] = 1.0
     (setup.directory / "power").unlink()
     os.mkfifo(setup.directory / "power")
 

@@ -26,6 +26,7 @@ from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests,
 from ..support.installing import ROOT
 from ..support.ports import reserve_port
 from ..support.service import new_ssh_key
+from ..support.sshd import descendants
 from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.real("root")]
@@ -78,6 +79,7 @@ def other_server(answer: bytes, **how: bool) -> Seed:
 
 
 def silent_server(setup: HostSetup) -> None:
+    setup.constants["proxmox.connect.CONNECT_SECONDS"] = 1  # it never says anything
     listener = setup.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     setup.use_port(listener.getsockname()[1])
 
@@ -91,6 +93,7 @@ def penalised(setup: HostSetup) -> None:
     penalties = ["PerSourcePenalties=authfail:60 noauth:60 min:1", "PerSourcePenaltyExemptList=none"]
     door = setup.use_sshd(*(word for penalty in penalties for word in ("-o", penalty)))
     assert door.login(new_ssh_key(), "ping").returncode == 255
+    until(lambda: not descendants(door.process.pid), "the penalty: sshd counts a login when its process has ended")
 
 
 def full_of_logins(setup: HostSetup) -> None:
@@ -676,9 +679,9 @@ def test_a_login_that_fails_is_tried_once(setup: HostSetup) -> None:
     log.touch(0o666)
     setup.host.keys.write_text("")
     with setup.stack:
-        setup.use_sshd("-o", "LogLevel=VERBOSE", "-E", str(log))
+        door = setup.use_sshd("-o", "LogLevel=VERBOSE", "-E", str(log))
         look(setup)
-    until(lambda: log.read_text().count("Failed publickey") >= 2, "the lines of sshd's other processes")
+        until(lambda: not descendants(door.process.pid), "the end of sshd's other processes, and so of what they log")
     assert log.read_text().count("Connection from ") == 2 + 1  # one for each key, and the one that waited for sshd
     assert log.read_text().count("Failed publickey") == 2
 

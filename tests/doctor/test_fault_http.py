@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from breakglass.doctor.findings import ERROR, OK, WARNING
+from breakglass.doctor.proxy import HOLD_SECONDS
 
 from ..support.certificates import make_certificate
 from ..support.doctor import DoctorProcess, Report, Setup, found
@@ -52,7 +53,7 @@ def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -
     place = directory / "running"
     place.mkdir()
     with Running(new_setup(place, doctor_process, shared_sshd)).run() as running:
-        running.logged('"state": "answering"')
+        running.ready()
         yield running
 
 
@@ -83,6 +84,7 @@ class Proxy(NamedTuple):
     host: str = "localhost"
     certificate: dict[str, Any] = {}  # noqa: RUF012  nothing changes it
     level: str = ERROR
+    hold: int = 2  # seconds for which doctor has an answer delayed
 
 
 @contextlib.contextmanager
@@ -104,10 +106,11 @@ def proxied(running: Running, proxy: Proxy) -> Iterator[dict[str, str]]:
             yield environment
 
 
-def look(setup: Setup, environment: dict[str, str], *words: str) -> Report:
+def look(setup: Setup, environment: dict[str, str], *words: str, hold: int = HOLD_SECONDS) -> Report:
     """Run doctor's look at the handler, with other variables than the setup's own."""
     before = setup.environment
     setup.environment = before | environment
+    setup.constants = {"doctor.handler.HOLD_SECONDS": hold}
     try:
         report = setup.doctor(*words, places=PLACES)
     finally:
@@ -137,7 +140,7 @@ PROXIES = [
         "proxy_buffering off",
         "proxy_ignore_headers X-Accel-Buffering;",
     ),
-    Proxy("cuts after 3 s", "cut-short", "proxy_read_timeout 120s", "proxy_read_timeout 3s;"),
+    Proxy("cuts after 3 s", "cut-short", "proxy_read_timeout 120s", "proxy_read_timeout 3s;", hold=HOLD_SECONDS),
     Proxy(
         "compresses streams",
         "compressed",
@@ -234,7 +237,7 @@ CHEAP = ("drops the signature", "has a certificate for another name")
 )
 def test_a_fault_of_the_proxy_is_found(running: Running, proxy: Proxy) -> None:
     with proxied(running, proxy) as environment:
-        report = look(running.setup, environment)
+        report = look(running.setup, environment, hold=proxy.hold)
     finding = found(report.findings, proxy.code)
     assert (finding.level, proxy.fix in finding.fix or proxy.fix in finding.sentence) == (proxy.level, True), finding
     assert report.code == (2 if proxy.level == ERROR else 1), report.findings
@@ -243,7 +246,7 @@ def test_a_fault_of_the_proxy_is_found(running: Running, proxy: Proxy) -> None:
 
 
 SOUND = [
-    Proxy("passes everything on", "", ""),
+    Proxy("passes everything on", "", "", hold=HOLD_SECONDS),
     Proxy("serves it below a path", "", "", path="/bg/", slash="/", ask="/bg/"),
     Proxy("is asked without a slash at the end", "", "", path="/bg/", slash="/", ask="/bg"),
 ]
@@ -252,9 +255,9 @@ SOUND = [
 @pytest.mark.all
 @pytest.mark.parametrize("proxy", SOUND, ids=[proxy.name for proxy in SOUND])
 def test_a_proxy_without_a_fault_gives_no_warning(running: Running, proxy: Proxy) -> None:
-    """It takes as long as doctor waits for an answer that nothing cuts."""
+    """Also while doctor waits for an answer that nothing cuts."""
     with proxied(running, proxy) as environment:
-        report = look(running.setup, environment)
+        report = look(running.setup, environment, hold=proxy.hold)
     assert [str(finding) for finding in report.findings if finding.level != OK] == []
     assert (report.code, found(report.findings, "patience").level) == (0, OK)
 
@@ -393,7 +396,7 @@ HANDLERS = [
 def test_a_fault_of_the_handler_is_found(own: Setup, fault: OfHandler) -> None:
     fault.seed(own)
     with Running(own, fault.program).run() as running:
-        running.logged('"state": "answering"')
+        running.ready()
         fault.later(running)
         report = look(own, {})
     finding = found(report.findings, fault.code)
@@ -438,9 +441,9 @@ def test_two_handlers_with_different_sessions_are_noticed(own: Setup) -> None:
     own.path.unlink()
     own.write()
     with first.run():
-        first.logged('"state": "answering"')
+        first.ready()
         with second.run():
-            second.logged('"state": "answering"')
+            second.ready()
             until(lambda: [health(each)["chat"] for each in (first, second)] == ["on", "on"], "chat")
             report = look(own, {"BREAKGLASS_URL": first.url})
             assert [str(finding) for finding in report.findings if finding.level != OK] == []
@@ -449,7 +452,7 @@ def test_two_handlers_with_different_sessions_are_noticed(own: Setup) -> None:
         own.path.unlink()
         own.write()
         with second.run():
-            second.logged('"state": "answering"')
+            second.ready()
             until(lambda: health(second)["chat"] == "on", "chat")
             report = look(own, {"BREAKGLASS_URL": first.url})
     finding = found(report.findings, "sessions-differ")

@@ -33,7 +33,7 @@ def monitor(status: int = 200, location: str = "", answers: bool = True) -> Iter
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Monitor) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}/a-secret-check?create=1", asked
@@ -81,9 +81,10 @@ def test_a_ping_that_fails_is_a_warning(setup: Setup, status: int, location: str
 
 @pytest.mark.all
 def test_a_monitor_that_does_not_answer(setup: Setup) -> None:
+    setup.constants["cli.ping.SECONDS"] = 0.5
     with monitor(answers=False) as (url, _):
         report = ping(setup, url)
-    assert "did not answer within 10 s" in report.stderr
+    assert "did not answer within 0.5 s" in report.stderr
 
 
 @pytest.mark.parametrize(

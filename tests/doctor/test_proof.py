@@ -28,7 +28,7 @@ def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -
     place = directory / "proof"
     place.mkdir()
     with Running(new_setup(place, doctor_process, shared_sshd)).run() as running:
-        running.logged('"state": "answering"')
+        running.ready()
         yield running
 
 

@@ -26,7 +26,7 @@ from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh
 
 SECONDS = 60.0  # doctor ends within 30
 _SERVE = """
-import ctypes, json, os, sys
+import ctypes, importlib, json, os, sys
 from breakglass.agents.bundle import bundle_digest
 from breakglass.config.ssh_library import asyncssh
 from breakglass.cli import doctor, main
@@ -39,7 +39,7 @@ async def nothing(visit, found):
         yield finding
 print("ready", flush=True)
 for line in sys.stdin:
-    words, environment, out, err, places, mounts, user = json.loads(line)
+    words, environment, out, err, places, mounts, user, constants = json.loads(line)
     if (pid := os.fork()) == 0:
         os.setsid()
         for number, mount in enumerate(mounts):
@@ -54,6 +54,11 @@ for line in sys.stdin:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, out), (2, err)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        for path, value in constants.items():
+            module, _, constant = path.rpartition(".")
+            owner = importlib.import_module(f"breakglass.{module}")
+            getattr(owner, constant)  # or it has another name now
+            setattr(owner, constant, value)
         if places is not None:
             doctor.LOOKS = tuple(look for look in looks if look[0] in places)
             doctor.prove = doctor.prove if "proof" in places else nothing
@@ -98,13 +103,15 @@ class DoctorProcess:
         places: Sequence[str] | None,
         mounts: Sequence[Mount] = (),
         user: int = 0,
+        constants: Mapping[str, object] | None = None,
     ) -> int:
         """Run a command with its output in two files; return its exit code.
 
-        `places` are the looks to take, or all; `mounts` are made for this run alone. For root, `user` starts it.
+        `places` are the looks to take, or all; `mounts` are made for this run alone, and `constants` hold for it, such
+        as "cli.ping.SECONDS". For root, `user` starts it.
         """
         assert self._process.stdin is not None
-        line = json.dumps([words, dict(environment), str(out), str(err), places, mounts, user])
+        line = json.dumps([words, dict(environment), str(out), str(err), places, mounts, user, dict(constants or {})])
         print(line, file=self._process.stdin, flush=True)
         return int(self._read())
 
@@ -158,6 +165,7 @@ class Setup:
         self.text = ""  # of the whole file, if it is not made of `config`
         self.words: list[str] = []
         self.mounts: list[Mount] = []
+        self.constants: dict[str, object] = {}  # of doctor's modules: a limit that a test waits for is shorter
         self.user = 0  # who starts it, if the tests are root's
         self.model: Any = None  # the scripted one that chat has, for tests of chat
         ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
@@ -197,7 +205,7 @@ class Setup:
         out, err = self.directory / "stdout", self.directory / "stderr"
         argv = ["doctor", *(["--json"] if json else []), *self.words, *words]
         began = time.monotonic()
-        code = self._process.run(argv, self.environment, out, err, places, self.mounts, self.user)
+        code = self._process.run(argv, self.environment, out, err, places, self.mounts, self.user, self.constants)
         return Report(code, out.read_text(), err.read_text(), time.monotonic() - began)
 
 

@@ -53,6 +53,11 @@ class Running:
         signal_process(self.process.pid, signal.SIGHUP)
         until(lambda: self.log.read_text().count('"event": "reload') > before, "the reload")
 
+    def ready(self) -> None:
+        """Return once the handler has reached its host, and has settled whether chat is on; it serves before that."""
+        self.logged('"state": "answering"')
+        self.logged('"event": "chat", ')
+
     def logged(self, text: str) -> None:
         """Return once the log has a text."""
         until(lambda: text in self.log.read_text(), text)
