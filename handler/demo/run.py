@@ -224,7 +224,7 @@ async def has_started(handler: asyncio.subprocess.Process, port: int) -> bool:
         listens.cancel()
 
 
-async def wait_for_port(port: int, seconds: float = 20) -> None:
+async def wait_for_port(port: int, seconds: float = 60) -> None:
     """Wait until a server listens on the port; raise TimeoutError if none does in time."""
     async with asyncio.timeout(seconds):
         while True:
