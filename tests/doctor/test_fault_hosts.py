@@ -500,7 +500,7 @@ HOST = [
 QUICK = """
 name not found; refused; host key differs; host key any; power key revoked; read-only key line has power;
 power key opens a shell; line without restrict; wrong node; agent missing; agent of another build; clock ahead;
-key serves another VM; VM on another node; lock of a backup; HA error; two VMs with one number; no quorum; /run full
+key serves another VM; VM on another node; two VMs with one number; no quorum; /run full
 """
 # A rescue works all the same. The others are errors.
 WARNINGS = """
