@@ -478,7 +478,7 @@ def test_a_fault_of_locks_is_found(chatting: Setup, fault: Fault) -> None:
 def test_a_file_system_that_hangs_holds_nothing_up(chatting: Setup) -> None:
     """It is a finding, as a model that says nothing is; the rest is looked at, and the end waits for neither."""
     chatting.model.listing = "mute"
-    chatting.constants |= {"doctor.sessions.SECONDS": 2.0, "doctor.model_api.SECONDS": 2.0}
+    chatting.constants |= {f"doctor.{part}.SECONDS": 2.0 for part in ("chat", "sessions", "model_api")}
     path = chatting.directory / "sessions"
     path.mkdir()
     with unserved_fuse(path):

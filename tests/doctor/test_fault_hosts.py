@@ -319,6 +319,11 @@ def old_without_room(setup: HostSetup) -> None:
     setup.at_host("rm -rf /run/breakglass; : >/run/breakglass", "rm /run/breakglass")
 
 
+def hanging(setup: HostSetup) -> None:
+    program(HANGS)(setup)
+    setup.constants["doctor.login.ANSWER_SECONDS"] = 6.0
+
+
 def windows(setup: HostSetup) -> None:
     setup.host.set_agent(setup.host.program.replace("\n", "\r\n"))
 
@@ -335,7 +340,7 @@ AGENTS = [
     ("Python missing for env", program("#!/usr/bin/env python3.99\n"), "python-missing", "apt install python3"),
     ("agent damaged", program("#!/usr/bin/python3 -IS\nimport no_such_module\n"), "agent-broken", UPGRADE),
     ("agent cut off", program("#!/usr/bin/python3 -IS\ndef main(\n"), "agent-broken", UPGRADE),
-    ("agent hangs", program(HANGS), "agent-silent", "uptime"),
+    ("agent hangs", hanging, "agent-silent", "uptime"),
     ("check fails", agent(CHECK_FAILS), "check-silent", "breakglass-pve check"),
     ("agent is a web page", program("<html>404</html>\n"), "agent-broken", UPGRADE),
     ("agent with the line ends of Windows", windows, "agent-broken", UPGRADE),
