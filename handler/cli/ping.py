@@ -74,8 +74,7 @@ def _get_in_time(url: str) -> None:
     thread.start()
     thread.join(SECONDS)
     if thread.is_alive():
-        host = urlsplit(url).hostname
-        raise CommandError(f"{host} did not answer within {SECONDS:g} s", "check the URL in the file")
+        raise _silent(urlsplit(url).hostname)
     if failed:
         raise failed[0]
 
@@ -89,6 +88,8 @@ def _get(url: str) -> None:
     try:
         connection.request("GET", target, headers={"user-agent": "breakglass-doctor"})
         status = connection.getresponse().status
+    except TimeoutError:
+        raise _silent(parts.hostname) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise CommandError(f"{parts.hostname} did not answer: {_why(error)}", "check the URL in the file") from None
     finally:
@@ -98,10 +99,12 @@ def _get(url: str) -> None:
         raise CommandError(f"{parts.hostname} answered HTTP {status}", hint or "check the URL in the file")
 
 
+def _silent(host: str | None) -> CommandError:
+    return CommandError(f"{host} did not answer within {SECONDS:g} s", "check the URL in the file")
+
+
 def _why(error: Exception) -> str:
     """Return what went wrong, without the URL."""
-    if isinstance(error, TimeoutError):
-        return f"no answer within {SECONDS:g} s"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     return reason(error) if isinstance(error, OSError) else type(error).__name__
