@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .chroot import ENVIRONMENT, Chroot, debian
@@ -88,6 +88,18 @@ class Machine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(mode)
+
+    def running(self) -> str:
+        """Return the command line of each process there, one a line."""
+        found = []
+        for file in self.path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended meanwhile
+                found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        return "\n".join(found)
+
+    def wait_until_gone(self, program: str) -> None:
+        """Return once no command line there names a program."""
+        until(lambda: program not in self.running(), f"the end of {program} on {self.name}")
 
     def tree(self, *leave_out: str) -> dict[str, str]:
         """Return every file there with its kind, mode, owner and size, except what is below these paths."""

@@ -126,7 +126,7 @@ class Unit:
         if pid:
             send(pid, signal.SIGTERM)
             until = time.monotonic() + SECONDS
-            while self.pid == pid:
+            while self.pid == pid or (self.one("KillMode") != "process" and in_session(pid)):
                 if time.monotonic() > until:
                     sys.exit(f"{self.name} does not end")
                 time.sleep(0.02)
@@ -136,6 +136,18 @@ class Unit:
     def reload(self) -> None:
         for line in self.all("ExecReload"):
             subprocess.run(self.command(line, {}), check=True)
+
+
+def in_session(leader: int) -> bool:
+    """Tell whether a process of a session lives: a unit has ended when its last process has."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = file.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state not in "ZX":
+            return True
+    return False
 
 
 def send(pid: int, number: int) -> None:
