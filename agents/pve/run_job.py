@@ -4,6 +4,7 @@ The order is the contract's: a known id attaches; then the lock, or `busy`; then
 """
 
 import os
+import time
 from dataclasses import replace
 
 from .forensics.capture import capture_lock, find_capture, forensics
@@ -26,6 +27,8 @@ from .jobs.store import JobStore, describe_holder, make_record
 from .power.preflight import refuse_unexpected
 from .power.verbs import POWER
 from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
+
+RELEASE_SECONDS = 1.0  # from a job's result, which a caller answers with the next verb, until the job frees the VM
 
 
 def spawn_job(host: Host, request: Request, nonce: str) -> None:
@@ -92,9 +95,13 @@ def _complete(job: Job, result: Result) -> Result:
 
 
 def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
-    if not lock.take(job.record.id):
-        refuse_old_id(job)  # "busy" would say that this id has done nothing
-        raise _describe_busy(job, lock.holder())
+    until = time.monotonic() + RELEASE_SECONDS
+    while not lock.take(job.record.id):
+        holder = lock.holder()
+        if time.monotonic() > until or (holder and job.store.result(holder) is None):
+            refuse_old_id(job)  # "busy" would say that this id has done nothing
+            raise _describe_busy(job, holder)
+        time.sleep(0.02)
     job.anyway = request.anyway
     if request.verb in ("start", "cycle"):
         job.allow_start(cluster_view(job.host).config_text)

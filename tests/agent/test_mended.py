@@ -26,6 +26,24 @@ def test_the_same_capture_sent_at_once_is_one_capture(world: World) -> None:
     assert not (world.root / f"run/breakglass/{VMID}/jobs/same-capture").is_symlink()
 
 
+SLOW_RELEASE = """
+import time
+release = find("Lock").release
+def release_late(lock):
+    time.sleep(0.3)
+    release(lock)
+find("Lock").release = release_late
+"""
+
+
+def test_a_verb_right_behind_an_answer_is_not_busy(world: World) -> None:
+    """A job frees the VM after its result is there: on a busy host the next verb came between."""
+    set_constants(world, SLOW_RELEASE)
+    with Session(world) as session:
+        assert [session.ask(f"reset id=one-by-one-{number}")["outcome"] for number in range(3)] == ["done"] * 3
+        assert session.ask("status")["holder"] is None
+
+
 def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
     """A reader that hangs before it saw anything makes the state unknown, never stopped."""
     with Session(world) as session:

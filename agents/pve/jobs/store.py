@@ -196,9 +196,12 @@ class JobStore:
 
 
 def describe_holder(store: JobStore, job_id: str) -> dict[str, object] | None:
-    """Return which job holds the VM, its caller, since when and in which stage; None for an unknown id."""
+    """Return which job holds the VM, its caller, since when and in which stage; None for an unknown id.
+
+    None also for a job that has its result: it frees the VM in a moment.
+    """
     record = store.record(job_id)
-    if record is None:
+    if record is None or store.result(job_id) is not None:
         return None
     return {
         "job": record.id,
