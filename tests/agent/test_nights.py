@@ -19,6 +19,7 @@ from ..support.pve_host import (
     command_line,
     ending_cleanup,
     flock_pids,
+    gated_hook,
     hook,
     in_hook,
     lose_name,
@@ -28,7 +29,7 @@ from ..support.pve_host import (
 )
 from ..support.selection import sampled
 from ..support.signals import signal_process
-from ..support.stages import memory, until
+from ..support.stages import memory, recorded_command, until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
 
@@ -224,19 +225,21 @@ def test_a_reboot_is_called_off_also_where_somebody_else_ends_qemu(world: World)
 
 
 def killed(world: World, line: str, phase: str) -> dict[str, Any]:
-    """Kill every process of a verb while its `qm` is in a hook script; return what is answered then."""
+    """Kill every process of a verb while its `qm` is in a hook script; return what is answered when that has ended."""
+    gate = gated_hook(world, phase)
     with Session(world) as session:
         tag = session.send(f"{line} id=killed-job")
         until(lambda: in_hook(world, phase), "the hook")
+        recorded_command(world, "killed-job")  # which a job that is killed can't write any more
         for pid in processes(world, "killed-job"):
             signal_process(pid, signal.SIGKILL)
+        gate.write_text("go\n")
         return session.result(tag, 120)
 
 
 def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
     """Until then it is not known whether the VM will run: the answer has the last state."""
     assert world.qm("stop", str(VMID)).returncode == 0
-    hook(world, "pre-start", 60)
     result = killed(world, "start", "pre-start")
     assert (result["verdict"]["code"], result["state"]) == ("job-killed", "running")
     assert flock_pids(world) == []
@@ -245,7 +248,6 @@ def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
 @pytest.mark.all
 def test_a_killed_cycle_is_stranded_when_its_qm_has_stopped_the_vm(world: World) -> None:
     """Both of its processes are gone and its `qm stop` goes on: the answer waits for that, and names the VM as off."""
-    hook(world, "pre-stop", 60)
     result = killed(world, "cycle", "pre-stop")
     assert (result["exit_code"], result["verdict"]["code"], result["state"]) == (15, "stranded", "stopped")
     assert execute(world, "start").trailer["state"] == "running"

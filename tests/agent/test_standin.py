@@ -31,8 +31,10 @@ from ..support.pve_host import (
     conf,
     dead_storage,
     flock_pids,
+    gated_hook,
     hook,
     in_hook,
+    is_settled,
     lock,
     moved,
     no_quorum,
@@ -98,7 +100,7 @@ def started_by(world: World, words: list[str]) -> None:
     command.write_text(json.dumps(words))
 
 
-def has_ended(pid: int, limit: float = 20) -> bool:
+def has_ended(pid: int, limit: float = 60) -> bool:
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -148,10 +150,11 @@ def test_a_killed_qm_leaves_its_worker_with_the_flock(world: World) -> None:
             signal_process(int(child), signal.SIGKILL)  # the hook has ended, badly: a warning, which is not read
         assert has_ended(pid)
     assert not has_ended(qemu, 0)
-    hook(world, "pre-stop", 2)
+    gate = gated_hook(world, "pre-stop")
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
         signal_group(person.pid, signal.SIGKILL)
+        gate.write_text("go\n")
         assert has_ended(qemu)
         assert has_ended(pid)
     assert (world.root / "var/log/pve/tasks/active").read_text().splitlines()[0].endswith(" 0")
@@ -161,11 +164,12 @@ def test_a_killed_qm_leaves_its_worker_with_the_flock(world: World) -> None:
 
 def test_an_orphan_of_a_wedged_stop_never_kills(world: World) -> None:
     """Its first words are its last: SIGPIPE ends it before it sends a SIGTERM."""
-    qemu = silent(world)
+    qemu, gate = silent(world), gated_hook(world, "pre-stop")
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
         signal_group(person.pid, signal.SIGKILL)
         person.wait()
+        gate.write_text("go\n")
         assert has_ended(pid)
     signal_process(qemu, signal.SIGCONT)
     assert not has_ended(qemu, 0)
@@ -180,7 +184,7 @@ def test_sigterm_to_qm_escalates_at_once(own: World) -> None:
         person.terminate()
         assert person.stdout.readline() == ESCALATION
         signal_process(qemu, signal.SIGCONT)
-        assert person.wait(20) == 0
+        assert person.wait(60) == 0
         assert has_ended(qemu, 0)
 
 
@@ -201,6 +205,7 @@ def step(frame, event, argument):
 
 signal.signal(signal.SIGTERM, _interrupt)
 vm, interrupted, asked = Vm(sys.argv[1], int(sys.argv[2])), 0, 0
+assert vm.pid  # which a worker has looked for by then: Python has loaded what it needs for that
 while asked == interrupted:
     asked += 1
     left = asked
@@ -229,7 +234,7 @@ def test_sigterm_in_a_hook_only_fails_the_hook(world: World) -> None:
     with another_stop(world) as person:
         until(lambda: in_hook(world, "pre-stop"), "the hook")
         person.terminate()
-        out, err = person.communicate(timeout=20)
+        out, err = person.communicate(timeout=60)
     assert (person.returncode, err, world.pid) == (0, "", None)
     assert out.startswith("hookscript error for 102 on pre-stop: command '/var/lib/vz/snippets/hook.sh 102 pre-stop' ")
 
@@ -241,19 +246,20 @@ def test_sigkill_follows_where_sigterm_does_not_help(world: World) -> None:
         pid = worker(world, "qmstop")
         while person.poll() is None and not has_ended(pid, 0.05):
             person.terminate()
-        assert person.communicate(timeout=20)[1] == "got unexpected control message: \n"
+        assert person.communicate(timeout=60)[1] == "got unexpected control message: \n"
         assert person.returncode == 255
 
 
 def test_a_reader_that_went_away_ends_the_task(world: World) -> None:
     """`qm` meets a broken pipe and ends its worker: SIGTERM, then SIGKILL."""
-    qemu = silent(world)
+    qemu, gate = silent(world), gated_hook(world, "pre-stop")
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
         assert person.stdout is not None
         person.stdout.close()
+        gate.write_text("go\n")
         assert has_ended(pid)
-        assert person.wait(20) == 255
+        assert person.wait(60) == 255
     signal_process(qemu, signal.SIGKILL)
     assert has_ended(qemu)
 
@@ -263,6 +269,7 @@ def test_a_reader_that_went_away_ends_the_task(world: World) -> None:
 
 def stopped(world: World) -> None:
     assert world.qm("stop", str(VMID)).returncode == 0
+    until(lambda: is_settled(world), "the end of the cleanup, for which the next command would wait")
 
 
 def stopped_and_locked(world: World) -> None:
@@ -383,7 +390,7 @@ def test_a_flock_that_is_let_go_is_taken(world: World) -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as person:
             until(lambda: flock_pids(world, waiting=True), "a second one at the flock")
             fcntl.flock(file, fcntl.LOCK_UN)
-            assert person.communicate(timeout=20)[0] == "trying to acquire lock...\n OK\n"
+            assert person.communicate(timeout=60)[0] == "trying to acquire lock...\n OK\n"
     assert person.returncode == 0
 
 
@@ -457,9 +464,10 @@ def test_what_a_killed_qemu_leaves_is_cleaned_up(world: World) -> None:
 
 def test_a_cleanup_holds_the_flock_beside_a_new_qemu(world: World) -> None:
     """The event daemon came late, the VM runs again, and for a while no other process gets the flock."""
-    watcher = qmeventd(world)
+    watcher, old = qmeventd(world), world.pid or 0
     signal_process(watcher, signal.SIGSTOP)
-    signal_process(world.pid, signal.SIGKILL)
+    signal_process(old, signal.SIGKILL)
+    assert has_ended(old)
     assert qm(world, "start") == (0, "", "")
     new = world.pid
     signal_process(watcher, signal.SIGCONT)
@@ -489,11 +497,11 @@ def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> N
         witness.wait("POWERDOWN")
         assert reboot_pending(world).exists()
         signal_process(old, signal.SIGKILL)
-        assert person.wait(20) == 0
+        assert person.wait(60) == 0
         until(lambda: world.pid not in (None, old), "a start")
     until(lambda: not flock_pids(world), "the start's end")
     assert not reboot_pending(world).exists()
-    assert "qmstart" in (world.root / "var/log/pve/tasks/active").read_text().splitlines()[0]
+    until(lambda: "qmstart" in (world.root / "var/log/pve/tasks/active").read_text(), "the start in the task log")
 
 
 @pytest.mark.real("qemu")
@@ -503,7 +511,7 @@ def test_without_the_word_the_vm_stays_off(world: World) -> None:
         witness.wait("POWERDOWN")
         reboot_pending(world).unlink()
         signal_process(world.pid, signal.SIGKILL)
-        assert person.wait(20) == 0
+        assert person.wait(60) == 0
     until(lambda: list(processes_of(str(world.root))) == [], "qmeventd's end")
     assert world.pid is None
 
@@ -532,17 +540,20 @@ def test_ha_acts_later_and_by_the_real_task(world: World) -> None:
 def test_ha_stops_a_wedged_vm_by_the_whole_ladder(world: World) -> None:
     """The request's own time comes first, then all of `qm stop`."""
     under_ha(world, round=19)
-    qemu = silent(world)
+    qemu, gate = silent(world), gated_hook(world, "pre-stop")
     assert qm(world, "stop")[0] == 0
     until(lambda: worker(world, "qmstop"), "the LRM's task")
+    gate.write_text("go\n")
     assert has_ended(qemu)
     assert seconds(str(world.root), "ha-round") == pytest.approx(12 / SCALE)
 
 
 def test_a_shutdown_under_ha_ends_by_force(world: World) -> None:
     under_ha(world)
+    gate = gated_hook(world, "pre-stop")
     assert qm(world, "shutdown", "--timeout", "20")[1] == "Requesting HA stop for VM 102\n"
     until(lambda: worker(world, "qmshutdown"), "the LRM's task")
+    gate.write_text("go\n")
     until(lambda: world.pid is None, "the end")
 
 

@@ -1,6 +1,7 @@
 """Setting up a Proxmox host's files for a test: a lock, HA, another node, a task; and taking all of it back."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -125,6 +126,14 @@ def hook(world: World, phase: str, seconds: float, then: str = "exit 0") -> None
     script.chmod(0o755)
     text = conf(world).read_text()
     conf(world).write_text(text + ("" if "hookscript" in text else "hookscript: local:snippets/hook.sh\n"))
+
+
+def gated_hook(world: World, phase: str) -> Path:
+    """Give the VM a hook script that waits in one phase until a line is written to the FIFO that is returned."""
+    gate = world.root / "hook-gate"
+    os.mkfifo(gate)
+    hook(world, phase, 0, f"read -r go < {gate}")
+    return gate
 
 
 def in_hook(world: World, phase: str) -> bool:

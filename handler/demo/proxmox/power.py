@@ -13,7 +13,7 @@ from .errors import Died
 from .hooks import run_hook
 from .processes import run_command
 from .qmeventd import watch
-from .times import LEAST_FOR_CLEANUP, LEAST_FOR_QEMU
+from .times import LEAST_FOR_CLEANUP, LEAST_FOR_KILL, LEAST_FOR_QEMU
 from .vm import Vm, remove, say
 
 
@@ -79,13 +79,13 @@ def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
         vm.monitor("system_powerdown") if shutdown else vm.monitor("quit", vm.seconds("qmp-quit"))
     except Died:
         return "VM quit/powerdown failed"
-    return "" if vm.wait_until_gone(limit) else "VM still running"
+    return "" if vm.wait_until_gone(limit if shutdown else vm.needs(limit)) else "VM still running"
 
 
 def _kill(vm: Vm, pid: int, words: str) -> None:
     say(f"{words} - terminating now with SIGTERM")
     _signal(pid, signal.SIGTERM)
-    if not vm.wait_until_gone(vm.seconds("sigterm")):
+    if not vm.wait_until_gone(vm.needs(vm.seconds("sigterm"))):
         say("VM still running - terminating now with SIGKILL")
         _signal(pid, signal.SIGKILL)
         time.sleep(vm.seconds("sigkill"))  # and, like the original, no second look
@@ -104,8 +104,10 @@ def _let_cleanup_queue(vm: Vm) -> None:
     The original looks once a second, and so always comes after it. A QEMU that lives on in the kernel has no cleanup.
     """
     inode = f":{os.stat(vm.lock).st_ino} "
-    until = time.monotonic() + LEAST_FOR_CLEANUP
-    while not vm.left_in_scope() and time.monotonic() < until:
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < LEAST_FOR_CLEANUP:
+        if passed > LEAST_FOR_KILL and vm.left_in_scope():
+            return
         with open("/proc/locks", encoding="ascii", errors="replace") as file:
             if any("->" in line and inode in line for line in file):
                 return

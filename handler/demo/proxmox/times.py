@@ -34,9 +34,10 @@ SECONDS = {
 }
 
 # Live processes need this machine's own time, which does not scale. These are the shortest waits for them.
-LEAST_FOR_QMP = 0.5
-LEAST_FOR_QEMU = 10.0  # to put itself into the background
-LEAST_FOR_CLEANUP = 3.0  # to stand in the queue for the flock
+LEAST_FOR_QMP = 0.5  # of a QEMU that a signal has stopped
+LEAST_FOR_QEMU = 10.0  # to put itself into the background, to answer, and to end when it is told to
+LEAST_FOR_KILL = 1.0  # until the kernel has ended a QEMU after SIGKILL, unless it can't
+LEAST_FOR_CLEANUP = 10.0  # to stand in the queue for the flock
 
 
 def seconds(root: str, name: str) -> float:

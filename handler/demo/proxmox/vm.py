@@ -8,7 +8,7 @@ import time
 from ...isolated import isolated_command
 from .errors import Died
 from .processes import run_command
-from .times import LEAST_FOR_QMP, scaled, seconds
+from .times import LEAST_FOR_QEMU, LEAST_FOR_QMP, scaled, seconds
 
 
 class Vm:
@@ -37,6 +37,16 @@ class Vm:
                 return pid if self.pidfile.encode() in cmdline.read().split(b"\0") else None
         except (OSError, ValueError):
             return None
+
+    def needs(self, limit: float) -> float:
+        """Return `limit`, or more where the VM's QEMU goes on by itself: it needs this machine's own time."""
+        return limit if self._is_stopped_by_signal() else max(limit, LEAST_FOR_QEMU)
+
+    def _is_stopped_by_signal(self) -> bool:
+        try:
+            return _state(f"/proc/{self.pid}/stat") in ("T", "t")
+        except OSError:
+            return False
 
     def wait_until_gone(self, limit: float) -> bool:
         """Wait until the VM has no process; tell whether that happened in time."""
@@ -123,7 +133,7 @@ class Vm:
 
     def monitor(self, command: str, limit: float = 0.0) -> dict[str, object]:
         """Send one command to the monitor, as QMPClient.pm does; `limit` replaces the ordinary time limit."""
-        limit = max(limit or self.seconds("qmp"), LEAST_FOR_QMP)
+        limit = self.needs(max(limit or self.seconds("qmp"), LEAST_FOR_QMP))
         failed = f"VM {self.vmid} qmp command '{command}' failed - "
         with self._connected(failed, limit) as client:
             ahead = bytearray()
