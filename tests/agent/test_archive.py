@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -31,7 +30,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes
 from ..support.chain import chain_files
 from ..support.signals import signal_process
-from ..support.stages import at_qm, memory, until, writer_of
+from ..support.stages import at_qm, lose_run, memory, until, writer_of
 
 DAY = 24 * 3600
 
@@ -256,7 +255,7 @@ def crashed(world: World) -> Iterator[World]:
             signal_process(pid, signal.SIGKILL)
     world.close()
     next(held)
-    subprocess.run(["rm", "-r", str(memory(world))], check=True)
+    lose_run(world)
     yield world
     next(held, None)
 

@@ -22,7 +22,7 @@ from ..conftest import running_world
 from ..support.agent import Session, execute, processes, set_constants
 from ..support.chain import chain_files, read_links
 from ..support.hung import unserved_fuse
-from ..support.stages import archive_note, at_qm, memory, until
+from ..support.stages import archive_note, at_qm, lose_run, memory, until
 
 pytestmark = pytest.mark.real("qemu")
 
@@ -255,7 +255,7 @@ def reboot(world: World, job_id: str, name: str) -> None:
     """Lose /run, as a boot does, after a job was archived."""
     until(lambda: is_copied(world), "the copy")
     until(lambda: not processes(world, job_id), "the end of the archiving")
-    subprocess.run(["rm", "-r", str(memory(world))], check=True)
+    lose_run(world)
     set_constants(world, f"replace(boot_id=lambda: {name!r})")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, agent_processes, booted_an_hour_ago, execute, set_constants
 from ..support.hung import unserved_fuse
 from ..support.pve_host import lock, restore
-from ..support.stages import until, writer_of
+from ..support.stages import await_agents, lose_run, until, writer_of
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("never_proven")]
 own_host = pytest.mark.shared()
@@ -27,6 +26,7 @@ FILES = ("run/breakglass/proven.json", "run/breakglass/proven.asked", "var/lib/b
 
 @pytest.fixture
 def never_proven(world: World) -> None:
+    await_agents(world)  # of an earlier test: it may write these files
     for name in FILES:
         path = world.root / name
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
@@ -46,11 +46,6 @@ def proven(world: World) -> object:
 
 def without_time(told: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in told.items() if name != "at"}
-
-
-def reboot(world: World) -> None:
-    """Have the host lose /run, once the disk has what was written."""
-    shutil.rmtree(world.root / "run/breakglass")
 
 
 def test_a_host_that_was_never_proven_says_so(world: World) -> None:
@@ -116,7 +111,7 @@ def test_after_a_boot_ping_brings_it_back(world: World) -> None:
     """A handler pings when it connects, and from then on each answer has it; a newer one is not replaced by it."""
     told = execute(world, DOCTOR).trailer["proven"]
     until(lambda: on_disk(world) == told, "the copy on the disk")
-    reboot(world)
+    lose_run(world)
     assert execute(world, "status").trailer["proven"] is None
     with Session(world) as session:
         assert session.ask("ping")["proven"] == told
@@ -130,7 +125,7 @@ def test_a_disk_that_is_slow_after_a_boot_brings_it_back_later(world: World) -> 
     """The ping does not wait, and each answer from then on has it."""
     told = execute(world, DOCTOR).trailer["proven"]
     until(lambda: on_disk(world) == told, "the copy on the disk")
-    reboot(world)
+    lose_run(world)
     path = world.root / FILES[2]
     path.rename(path.with_suffix(".kept"))
     os.mkfifo(path)

@@ -19,16 +19,17 @@ from ..support.agent import Answer, Session, agent_processes, answer_of, constan
 from ..support.qemu import Witness
 from ..support.signals import signal_process
 from ..support.sshd import Sshd
-from ..support.stages import until, writer_of
+from ..support.stages import await_agents, until, writer_of
 
 pytestmark = [pytest.mark.real("qemu", "sshd"), pytest.mark.slow, pytest.mark.shared("world", "sshd")]
 
 # The disk hangs while the agent starts: it reads a FIFO. `later` is by how many seconds the host's clock is ahead then.
 HANGS = """
-import os
 import time
-if os.path.exists({gate!r}):
+try:
     open({gate!r}).read()
+except FileNotFoundError:
+    pass
 clock = time.clock_gettime
 replace(boottime=lambda: clock(time.CLOCK_BOOTTIME) + float(open({later!r}).read()))
 """
@@ -40,7 +41,13 @@ class Disk:
 
     def __init__(self, directory: Path) -> None:
         self.gate, self.later = directory / "gate", directory / "later"
-        self.later.write_text("0")
+        self.set_ahead("0")
+
+    def set_ahead(self, seconds: str) -> None:
+        """Have the host's clock ahead by so much; an agent that reads it meanwhile finds a whole number."""
+        draft = self.later.with_suffix(".new")
+        draft.write_text(seconds)
+        draft.rename(self.later)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
@@ -56,6 +63,7 @@ class Disk:
 
 @pytest.fixture
 def disk(world: World, tmp_path: Path) -> Iterator[Disk]:
+    await_agents(world)  # of an earlier test: this one waits for its own, and for what that logs
     disk = Disk(tmp_path)
     with constants_set(world, HANGS.format(gate=str(disk.gate), later=str(disk.later))):
         yield disk
@@ -89,7 +97,7 @@ def test_an_exec_that_wakes_minutes_later_changes_nothing(sshd: Sshd, disk: Disk
             until(lambda: agent_processes(sshd.world), "a process of the agent")
             ssh.kill()
             end(ssh)
-            disk.later.write_text(MINUTES)
+            disk.set_ahead(MINUTES)
         journal.settimeout(60)
         assert "refused (too late, after 30" in journal.recv(1000).decode()
         until(lambda: not agent_processes(sshd.world), "the end of that process")
@@ -97,7 +105,7 @@ def test_an_exec_that_wakes_minutes_later_changes_nothing(sshd: Sshd, disk: Disk
         assert (
             end(begin(sshd, "reset id=another-one-1")).trailer["verdict"]["code"] == "too-late"
         )  # a clock ahead by as much
-        disk.later.write_text("0")
+        disk.set_ahead("0")
         answer = end(begin(sshd, "reset id=wakes-late-1"))
         assert (answer.code, answer.trailer["attached"]) == (0, False)
         assert qemu.seen("RESET")
@@ -107,7 +115,7 @@ def test_an_exec_says_that_it_was_too_late(sshd: Sshd, disk: Disk) -> None:
     """A client that waited is told that nothing was done, for how long, and what to do; a read is still answered."""
     with disk.hanging():
         power, read = begin(sshd, "cycle id=waits-long-1"), begin(sshd, "status")
-        disk.later.write_text(MINUTES)
+        disk.set_ahead(MINUTES)
     refused, status = end(power), end(read)
     verdict = refused.trailer["verdict"]
     assert (refused.code, refused.trailer["outcome"], verdict["advice"]) == (12, "refused", "status")
@@ -120,7 +128,7 @@ def test_a_slow_start_is_not_too_late(sshd: Sshd, disk: Disk) -> None:
     """Some seconds are what a busy host needs: the handler still waits."""
     with disk.hanging():
         ssh = begin(sshd, "reset id=slow-start-1")
-        disk.later.write_text("5")
+        disk.set_ahead("5")
     assert end(ssh).code == 0
 
 
@@ -129,7 +137,7 @@ def test_a_late_exec_follows_the_job_of_its_id(sshd: Sshd, disk: Disk) -> None:
     assert end(begin(sshd, "reset id=acted-before-1")).code == 0
     with disk.hanging():
         ssh = begin(sshd, "reset id=acted-before-1")
-        disk.later.write_text(MINUTES)
+        disk.set_ahead(MINUTES)
     answer = end(ssh)
     assert (answer.code, answer.trailer["attached"]) == (0, True)
 
@@ -139,7 +147,7 @@ def test_a_session_that_wakes_minutes_later_changes_nothing(sshd: Sshd, disk: Di
     with Session(sshd.world, [*sshd.client(sshd.power_key), "session"]) as session:
         with disk.hanging():
             tags = session.send_all(["reset id=late-session-1", "status"])
-            disk.later.write_text(MINUTES)
+            disk.set_ahead(MINUTES)
         refused, status = (session.result(tag, 60) for tag in tags)
         assert (refused["exit_code"], refused["verdict"]["code"]) == (12, "too-late")
         assert (status["outcome"], status["state"]) == ("done", "running")
@@ -152,7 +160,7 @@ def test_a_session_that_was_stopped_for_minutes_changes_nothing(world: World, di
         session.ask("status")
         signal_process(session.process.pid, signal.SIGSTOP)
         tag = session.send("reset id=stopped-sess-1")
-        disk.later.write_text(MINUTES)
+        disk.set_ahead(MINUTES)
         signal_process(session.process.pid, signal.SIGCONT)
         assert session.result(tag)["verdict"]["code"] == "too-late"
         assert session.ask("reset id=stopped-sess-2")["outcome"] == "done"
@@ -162,7 +170,7 @@ def test_a_session_of_any_age_acts(world: World, disk: Disk) -> None:
     """Its process began days ago, and it looked at its input a moment ago."""
     with constants_set(world, WAKE_SECONDS=0.05), Session(world) as session:
         session.ask("status")
-        disk.later.write_text("300000")
+        disk.set_ahead("300000")
         before = naps(session.process.pid)
         until(lambda: naps(session.process.pid) > before + 2, "a look at the input")
         assert session.ask("reset id=days-old-001")["outcome"] == "done"

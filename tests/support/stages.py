@@ -7,6 +7,7 @@ import json
 import os
 import select
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.host.process import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
-from .agent import set_constants
+from .agent import agent_processes, set_constants
 
 Hold = Callable[[World, str], Iterator[None]]
 SECONDS = 60
@@ -23,6 +24,12 @@ SECONDS = 60
 
 def memory(world: World, *parts: str) -> Path:
     return world.root.joinpath("run/breakglass", str(VMID), *parts)
+
+
+def lose_run(world: World) -> None:
+    """Have the host lose what /run has of its jobs, as a boot does: at once, also while a process writes there."""
+    with tempfile.TemporaryDirectory(dir=world.directory, ignore_cleanup_errors=True) as away:
+        (world.root / "run/breakglass").rename(f"{away}/run")
 
 
 def archive_note(world: World) -> str:
@@ -37,6 +44,11 @@ def until(seen: Callable[[], object], what: str, seconds: float = SECONDS) -> No
     while not seen():
         assert time.monotonic() < end, f"{what} did not happen"
         time.sleep(0.005)
+
+
+def await_agents(world: World) -> None:
+    """Return once no process of this host's agent is left: a job logs its end, and tidies up, after its answer."""
+    until(lambda: not agent_processes(world), "the end of the host agent's processes")
 
 
 def flock_waiters(path: Path) -> set[int]:
@@ -79,7 +91,10 @@ def recorded_command(world: World, job_id: str) -> int:
 
 
 def at_qm(verb: str) -> Hold:
-    """Hold a job whose `qm VERB` has begun: the stand-in says that it is there, and waits for a line."""
+    """Hold a job whose `qm VERB` has begun: the stand-in says that it is there, and waits for a line.
+
+    Goes on once the job has written down its `qm stop` or `qm start`, by which the others find it after a kill.
+    """
 
     def hold(world: World, job_id: str) -> Iterator[None]:
         qm, real = world.bin / "qm", world.bin / "real-qm"
@@ -94,6 +109,8 @@ def at_qm(verb: str) -> Hold:
         qm.chmod(0o755)
         yield
         assert select.select([arrivals], [], [], SECONDS)[0], f"qm {verb} was not called"
+        if verb in ("stop", "start"):
+            recorded_command(world, job_id)
         yield
         for fifo in (here, gate):
             fifo.unlink()
