@@ -19,10 +19,15 @@ pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
 
 def install(world: World, text: str) -> None:
     """Rename a new agent into the place of the old one, as the recipe does."""
-    draft = Path(f"{world.agent}.new")
+    install_text(world.agent, text)
+
+
+def install_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, with one that can be run."""
+    draft = Path(f"{path}.new")
     draft.write_text(text)
     draft.chmod(0o755)
-    draft.rename(world.agent)
+    draft.rename(path)
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def test_what_came_during_the_change_is_as_old_as_the_change(
         install(world, sound.replace("\n# ---- that is all", f"\n{hang}\n# ---- that is all"))
         held = writer_of(gate)
         tag = session.send(f"reset vm={VMID} id=came-during-{code}")
-        clock.write_text(later)
+        install_text(clock, later)
         os.close(held)
         session.result("hello", 60)
         assert session.result(tag, 60)["exit_code"] == code

@@ -64,20 +64,21 @@ def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_deadline_counts_from_its_own_start() -> None:
-    """One that had to wait for its turn is not late for that."""
-    processors = len(os.sched_getaffinity(0))
-    probes = [Probe(2, f"perl {n}", 3, answering(f"perl {n}", 1.6), is_perl=True) for n in range(2 * processors)]
+    """One that had to wait for its turn for longer than its own deadline is not late for that."""
+    processors, most = len(os.sched_getaffinity(0)), 3.0
+    probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", most), is_perl=True) for n in range(processors)]
+    probes += [Probe(2, f"late {n}", most, answering(f"late {n}"), is_perl=True) for n in range(processors)]
     assert set(outcomes(ask_together(probes, time.monotonic() + 120)).values()) == {"ok"}
 
 
 @pytest.mark.slow
 def test_what_there_is_no_time_for_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reply says so: a probe that did not start is no finding."""
-    monkeypatch.setattr(together, "_LEAST_PERL_SECONDS", 0.5)
+    monkeypatch.setattr(together, "_LEAST_PERL_SECONDS", 0.01)
     processors = len(os.sched_getaffinity(0))
     probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", 60), is_perl=True) for n in range(processors)]
     probes.append(Probe(2, "last", 5, answering("last"), is_perl=True))
-    replies = {reply.probe: reply for reply in ask_together(probes, time.monotonic() + 1)}
+    replies = {reply.probe: reply for reply in ask_together(probes, time.monotonic() + 2)}
     assert {replies[f"slow {n}"].outcome for n in range(processors)} == {"timed out"}
     assert (replies["last"].outcome, replies["last"].text) == ("failed", "not asked: the time is over")
 

@@ -249,11 +249,11 @@ class Session:
         """Keep the results that come under a tag of the agent's own."""
         self._answers[tag] = Queue()
 
-    def result(self, tag: str, seconds: float = 30) -> dict[str, Any]:
+    def result(self, tag: str, seconds: float = 120) -> dict[str, Any]:
         """Return the result of a request."""
         return self._answers[tag].get(timeout=seconds)
 
-    def ask(self, line: str, seconds: float = 30) -> dict[str, Any]:
+    def ask(self, line: str, seconds: float = 120) -> dict[str, Any]:
         return self.result(self.send(line), seconds)
 
     def __enter__(self) -> "Session":
@@ -265,6 +265,6 @@ class Session:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
-        self.process.wait(10)
-        self._reader.join(10)
+        self.process.wait(60)
+        self._reader.join(60)
         self.process.stdout.close()
