@@ -145,6 +145,7 @@ class World:
                 self._until_it_reads()
                 limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
                 self.monitor("block_set_io_throttle", device="virtio0", bps=1, **limits)
+                self._until_a_read_hangs()
             case "qemu-wedged":
                 _signal(self.pid, signal.SIGSTOP)
             case "stopped" | "stopped-locked":
@@ -181,10 +182,26 @@ class World:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             blocks = self.monitor("query-blockstats")
-            if isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 100:
+            if isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 20:  # the firmware reads it once
                 return
             time.sleep(0.05)
         raise RuntimeError("the guest does not read its disk")
+
+    def _until_a_read_hangs(self, seconds: float = 20) -> None:
+        """Wait until one request of a virtio disk is in flight at two looks: the first one may still be let through."""
+        until, before = time.monotonic() + seconds, None
+        try:
+            devices = self.monitor("x-query-virtio")
+        except RuntimeError:  # a QEMU before 7.2
+            return
+        while isinstance(devices, list) and devices:  # an IDE disk shows no requests
+            queue = self.monitor("x-query-virtio-queue-status", path=devices[0]["path"], queue=0)
+            if isinstance(queue, dict) and queue["inuse"] and queue == before:
+                return
+            if time.monotonic() > until:
+                raise RuntimeError("the guest's disk is not frozen")
+            before = queue
+            time.sleep(0.1)
 
     @property
     def environment(self) -> dict[str, str]:
