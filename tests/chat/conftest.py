@@ -27,9 +27,11 @@ def claude(directory: Path) -> ScriptedClaude:
 
 
 @pytest.fixture(scope="module")
-def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    """A handler for all tests of a file that leave it as it was."""
-    with started(Talker(directory, model, chat=claude.chat, metrics=True)) as talker:
+def talker(claude: ScriptedClaude, model: Model, directory: Path, request: pytest.FixtureRequest) -> Iterator[Talker]:
+    """A handler for all tests of a file that leave it as it was. With PLACES, it has so many, and can be waited for."""
+    places = getattr(request.module, "PLACES", 0)
+    chat = f"max_turns_at_once = {places}\n{claude.chat}" if places else claude.chat
+    with started(Talker(directory, model, chat=chat, metrics=bool(places))) as talker:
         talker.wait_for_chat("on")
         yield talker
 

@@ -24,6 +24,7 @@ from ..support.stages import until
 from ..support.talk import Event, Talker, answer_text, kinds, last_error, started, unread_turn
 
 pytestmark = pytest.mark.slow
+PLACES = 3
 
 
 @pytest.fixture(autouse=True)

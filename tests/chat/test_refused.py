@@ -14,6 +14,7 @@ from ..support.scripted_claude import ScriptedClaude
 from ..support.talk import Talker, fake, last_error, started
 
 pytestmark = pytest.mark.slow
+PLACES = 3
 
 LONG = "a text that comes in more than one piece"
 

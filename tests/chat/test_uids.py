@@ -25,6 +25,7 @@ from ..support.talk import Talker, answer_text, last_error, started
 pytestmark = [pytest.mark.real("root"), pytest.mark.slow]
 
 UID = UIDS[0]
+PLACES = f'uids = "{UID_RANGE}"\nmax_turns_at_once = 8'
 MARK = nap(91)
 
 
@@ -130,7 +131,7 @@ def claude(directory: Path) -> ScriptedClaude:
 
 @pytest.fixture(scope="module")
 def module_talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    with started(Talker(directory, model, chat=f'uids = "{UID_RANGE}"\n{claude.chat}', metrics=True)) as talker:
+    with started(Talker(directory, model, chat=f"{PLACES}\n{claude.chat}", metrics=True)) as talker:
         yield talker
 
 
@@ -214,7 +215,7 @@ def test_when_no_id_is_free(talker: Talker, claude: ScriptedClaude, model: Model
     talker.wait_for_places()
     with (talker.sessions / "uids" / str(UIDS[1])).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with talker.changed(f'uids = "{UID_RANGE}"', f'uids = "{UIDS[1]}-{UIDS[1]}"\nmax_turns_at_once = 1'):
+        with talker.changed(PLACES, f'uids = "{UIDS[1]}-{UIDS[1]}"\nmax_turns_at_once = 1'):
             refused = talker.chat("hello")
             error = last_error(refused)
             assert (error["code"], "chat.uids" in error["message"]) == ("busy", True)

@@ -82,6 +82,8 @@ class Talker(Service):
         chat += f"\n{base_url}credential_file = {json.dumps(str(self.credential))}"
         command = "" if "command" in chat else f"command = {json.dumps(str(claude.find()))}\n"
         who = "" if "uids" in chat else "shared_uid = true\n"
+        # Turns that have ended keep their places for a moment, and of the default's three one caller gets two.
+        who += "" if "max_turns_at_once" in chat else "max_turns_at_once = 8\n"
         text += f"\n[chat]\n{who}{command}{chat}\nenv = {{ {table} }}\n"
         if metrics:
             text += f'\n[metrics]\ntoken = "{METRICS_TOKEN}"\n'
