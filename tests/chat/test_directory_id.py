@@ -1,7 +1,6 @@
 """Two handlers with a sessions.dir each: a session's token names its own, so no turn of it runs at the other one."""
 
 import os
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from breakglass.claude.directory_id import find_directory_id, read_directory_id
 
 from ..support.scripted_claude import ScriptedClaude
 from ..support.service import Reply
+from ..support.sshd import descendants
+from ..support.stages import until
 from ..support.talk import Talker, fake, started
 
 pytestmark = pytest.mark.slow
@@ -90,19 +91,18 @@ def test_an_older_token_goes_on(talker: Talker) -> None:
     assert unseal(events[0]["session"], keys, "operator", 0).directory == session.directory
 
 
-def test_a_backup_that_is_put_back(talker: Talker, elsewhere: Talker) -> None:
+def test_a_backup_that_is_put_back(talker: Talker) -> None:
     """It has the id of the directory that was lost, so its sessions go on."""
     session = talker.chat("hello")[0]["session"]
-    backup = talker.directory / "backup"
-    for each in (talker, elsewhere):  # neither may write or remove a file while it is copied or removed here
-        each.stop()
-    shutil.rmtree(elsewhere.sessions)
+    backup, launchers = talker.directory / "backup", descendants(talker.process.pid)
+    talker.stop()  # it may neither write nor remove a file while it is copied here
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in launchers), "the end of the launcher")
     subprocess.run(["cp", "-a", str(talker.sessions), str(backup)], check=True)
-    backup.rename(elsewhere.sessions)
-    for each in (talker, elsewhere):
-        each.start()
-        each.wait_for_chat("on")
-    assert elsewhere.chat("go on", session=session)[-1]["ok"] is True
+    talker.start()
+    talker.wait_for_chat("on")
+    with started(talker.replica(backup)) as other:
+        other.wait_for_chat("on")
+        assert other.chat("go on", session=session)[-1]["ok"] is True
 
 
 def test_a_directory_that_lost_its_id(talker: Talker) -> None:

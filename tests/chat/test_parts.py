@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.chat.parts import Seen, find_credential_fault, find_sessions_fault
+from breakglass.client import new_id
 
 from ..support.hung import unserved_fuse
 from ..support.model import Model
@@ -68,6 +69,13 @@ def events(talker: Talker, *names: str) -> list[tuple[str, str, str]]:
     return [(line["event"], line["state"], line["why"]) for line in lines if line["event"] in names]
 
 
+def wait_for_log(talker: Talker) -> None:
+    """Return once the log has all that was noted so far: its thread writes a later request behind that."""
+    last = new_id()
+    talker.pve("status", msg_id=last)
+    talker.logged(last)
+
+
 def program(talker: Talker) -> Path:
     [line] = [line for line in talker.config.read_text().splitlines() if line.startswith("command = ")]
     return Path(json.loads(line.removeprefix("command = ")))
@@ -90,6 +98,8 @@ LOSSES: dict[str, tuple[str, Callable[[Talker], AbstractContextManager[None]]]] 
 def test_what_goes_away_and_comes_back(talker: Talker, what: str) -> None:
     """The state has a code meanwhile, /ready a reason, the log a line with the path, and verbs are answered."""
     code, lost = LOSSES[what]
+    talker.wait_for_chat("on")
+    wait_for_log(talker)
     before = len(events(talker))
     with lost(talker):
         talker.wait_for_chat(code)
@@ -98,7 +108,7 @@ def test_what_goes_away_and_comes_back(talker: Talker, what: str) -> None:
         assert talker.pve("status").json["outcome"] == "unreached"
     talker.wait_for_chat("on")
     assert talker.health()["chat_isolated"] is False
-    until(lambda: len(events(talker)) == before + 2, "the log to have both")
+    wait_for_log(talker)
     [(down, state, why), up] = events(talker)[before:]
     assert (down, state, up) == ("chat-down", code, ("chat-up", "on", ""))
     assert str(talker.directory) in why

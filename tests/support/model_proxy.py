@@ -165,7 +165,9 @@ class _Relayed(socketserver.BaseRequestHandler):
         else:
             head = b""
             while b"\r\n\r\n" not in head:
-                head += client.recv(1)
+                head += (byte := client.recv(1))
+                if not byte:  # a connection that was made early, and not used
+                    return
             self.server.seen += head
             target = int(head.split(b" ")[1].rpartition(b":")[2])
             client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
