@@ -139,16 +139,16 @@ def test_an_output_that_is_closed(setup: Setup, descriptor: int) -> None:
 @pytest.mark.real("claude")
 def test_ctrl_c(setup: Setup, model: Model) -> None:
     """It ends at once, although a thread of it waits for an answer."""
-    model.listing = "mute"
+    model.listing, before = "mute", len(model.listed)
     setup.config["chat"] = {"shared_uid": True, "base_url": model.url, "command": "/nowhere"}
     setup.config["chat"]["credential_file"] = setup.file("credential", "ANTHROPIC_API_KEY=x\n")
     setup.write()
     command = [sys.executable, "-m", "breakglass", "doctor"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=setup.environment, cwd="/", stdout=pipe, stderr=pipe, text=True) as process:
-        until(lambda: model.listed, "doctor's question")
+        until(lambda: len(model.listed) > before, "doctor's question")
         signal_process(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
 
 

@@ -15,9 +15,8 @@ from breakglass.agents.pve.words import VERSION
 from breakglass.web.app import PAGE
 from breakglass.web.page_list import describe_page
 
-from ..support.browser import Visit
+from ..support.browser import Stage, Visit
 from ..support.icons import PICTURES, svg_of
-from ..support.service import Service
 
 MOST_BYTES = 94_500  # compressed
 MOST_FIRST_BYTES = 66_500  # without what is loaded later: 1.3 s at 400 kbit/s
@@ -168,10 +167,11 @@ def test_the_list_follows_the_files(tmp_path: Path) -> None:
     assert set(json.loads(describe_page(tmp_path))["files"]) == {"./", "more.css"}
 
 
-@pytest.mark.shared("service")
+@pytest.mark.real("chromium", "sshd", "qemu")
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_a_device_that_knows_the_list_gets_no_body(service: Service, encoding: str) -> None:
+def test_a_device_that_knows_the_list_gets_no_body(stage: Stage, encoding: str) -> None:
     """The list has a tag; asked for with it, the handler answers 304."""
+    service = stage.service
     first = service.send("GET", "/files.json", headers={"Accept-Encoding": encoding})
     body = gzip.decompress(first.body) if encoding == "gzip" else first.body
     assert body == describe_page(PAGE)

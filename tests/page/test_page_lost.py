@@ -20,6 +20,7 @@ from ..support.browser import (
     press,
     see_headline,
     show,
+    stop_time,
     text_of,
     wait_for,
     wait_for_text,
@@ -68,7 +69,8 @@ def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
     confirm(page, "reset")
     phase(page, "done")
     assert visit.stage.wire.cuts == cuts + 1
-    assert len(visit.mutating) == (2 if after else 1)  # before the first byte Chromium itself sends it again
+    # before the first byte Chromium itself sends it again, if the connection was not a new one
+    assert len(visit.mutating) == 2 or (after == 0 and len(visit.mutating) == 1)
     assert all(body == visit.mutating[0] for body in visit.mutating)
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
@@ -103,7 +105,8 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
     stage, before = visit.stage, visit.stage.mutating_jobs()
 
     def the_host_acts_and_is_gone() -> None:
-        until(lambda: stage.mutating_jobs(but=before), "the reset")
+        # what ends sshd here would end its jobs too
+        until(lambda: stage.mutating_jobs(but=before) and stage.has_no_job_under_way(), "the end of the reset")
         stage.sshd.stop()
         stage.service.not_answering()
 
@@ -218,12 +221,12 @@ def test_a_device_that_slept_through_the_minute_of_retries_waits_for_a_person(vi
     visit.page.clock.install()
     page = visit.open()
     before = visit.stage.mutating_jobs()
+    ask(page, "reset")
+    stop_time(page)  # asleep: no try after the first
     visit.stage.wire.down()
-    confirm(page, "reset")
+    page.click("#yes")
     phase(page, "unknown")
     wait_for_text(page, "outcome-hint", "Last try")
-    page.clock.pause_at(page.evaluate("() => Date.now() / 1000 + 1"))  # asleep: no try from here on
-    page.evaluate("() => fetch('health').catch(() => {})")  # what was tried before has failed like this
     visit.stage.wire.up()
     page.clock.fast_forward(3 * 3_600_000)
     page.clock.resume()
@@ -242,11 +245,14 @@ def test_a_clock_that_is_set_back_does_not_extend_the_minute_of_retries(visit: V
     visit.open()
     before = visit.stage.mutating_jobs()
     page.clock.set_system_time(time.time() + THREE_DAYS)
+    ask(page, "reset")
+    stop_time(page)  # no try is on its way when the clock is set
     visit.stage.wire.down()
-    confirm(page, "reset")
+    page.click("#yes")
     wait_for_text(page, "outcome-hint", "Last try")
     page.clock.set_system_time(time.time())
     visit.stage.wire.up()
+    page.clock.resume()
     if reload:
         page.reload()
         unlock(visit, page)

@@ -30,6 +30,7 @@ def kept_page(visit: Visit) -> Page:
     """Open the page with a key that stays, and return once the worker has stored all of it."""
     page = keep_key(visit)
     page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
+    wait_for(page, lambda: page.evaluate("() => Boolean(navigator.serviceWorker.controller)"), "the worker's claim")
     return page
 
 
@@ -132,11 +133,16 @@ def test_a_full_disk_leaves_the_stored_page_as_it_is(visit: Visit) -> None:
 def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit) -> None:
     """If connections are accepted and never answered, the cached page opens with the stored key and commands."""
     page = kept_page(visit)
+    page.add_init_script(
+        """window.said = []; new MutationObserver(
+        () => window.said.push(document.getElementById("second")?.textContent))
+        .observe(document, {subtree: true, childList: true});"""
+    )
     visit.stage.wire.swallow()
     page.reload(wait_until="commit")
     see_headline(page, "No connection", "unknown")
-    wait_for_text(page, "second", "No answer yet")
     wait_for_text(page, "second", "Not answering since")
+    assert "No answer yet" in page.evaluate("() => window.said")  # for a few seconds
     wait_for_text(page, "key-word", "kept here since")
     assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
 

@@ -117,8 +117,10 @@ def test_a_page_that_lost_its_handler_while_it_slept_looks_as_well(visit: Visit)
             name, lambda request: ended.append(request) if '"verb":"history"' in (request.post_data or "") else None
         )
     with held_requests(page, '"verb":"status"') as held:
-        page.unroute("**/health")
-        wake(page)
+        with held_requests(page, "", "health"):
+            wake(page)
+            wait_for(page, lambda: held, "the check on waking")
+            page.unroute("**/health", lose)
         wait_for(page, lambda: len(held) > 1, "the check of a page that has its handler again")
         wait_for(page, lambda: ended, "the list of jobs")
     wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the look")

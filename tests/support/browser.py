@@ -23,7 +23,7 @@ from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
 from . import claude, parts
-from .agent import hasten
+from .agent import hasten, set_constants
 from .failing_tools import misbehave
 from .model import Model
 from .model_proxy import Authority, relay
@@ -48,7 +48,8 @@ FLAGS = [
     "--disable-sync",
     "--host-resolver-rules=MAP rescue.test 127.0.0.1,MAP *.rescue.test 127.0.0.1",  # names that are not this machine's
 ]
-KEPT_KEYS = """() => new Promise((done) => {
+# How many keys the device keeps. A database that is not there yet is the page's to make, with its store.
+KEPT_KEYS = """async () => (await indexedDB.databases()).length && new Promise((done) => {
     indexedDB.open("breakglass / ").onsuccess = ({target: {result: database}}) => {
         database.transaction("key").objectStore("key").count().onsuccess = ({target}) => {
             database.close();
@@ -279,6 +280,7 @@ class Stage:
         self.browser = browser
         self.world = World(directory, scale=20)
         hasten(self.world)
+        set_constants(self.world, SAMPLES_APART=0.5)  # each page that opens takes evidence, of a guest that is idle
         assert self.world.qm("start", "102").returncode == 0
         directory.chmod(0o711)
         self.sshd = Sshd(self.world)
