@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, Service
+from ..support.service import SSH_KEY, Service, with_constants
 from ..support.signals import signal_process
-from ..support.sshd import wait_listening
 from ..support.stages import until
 
 pytestmark = pytest.mark.slow
@@ -24,23 +23,15 @@ GET = b"GET /health HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = "POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
 
 
-class HastyService(Service):
-    """A handler without a host, whose clocks run out after two seconds."""
-
-    def start(self) -> None:
-        clocks = ("HEADER_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS")
-        hasty = "".join(f"breakglass.web.server.{clock} = 2.0; " for clock in clocks)
-        code = f"import sys, breakglass.web.server; {hasty}from breakglass.cli.main import main; sys.exit(main())"
-        environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        command = [sys.executable, "-c", code, "serve"]
-        with self.audit_file.open("ab") as audit:
-            self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
-        wait_listening(self.port, self.process)
+HASTY = with_constants(*(f"web.server.{clock} = 2.0" for clock in ("HEADER_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS")))
+# Once it is stopped, it is still there for what a slow client sends.
+PATIENT = with_constants("web.draining.ANSWER_SECONDS = 60.0", "web.draining.IDLE_SECONDS = 60.0")
 
 
 @pytest.fixture(scope="module")
-def hasty(directory: Path) -> Iterator[HastyService]:
-    service = HastyService(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
+def hasty(directory: Path) -> Iterator[Service]:
+    """A handler without a host, whose clocks run out after two seconds."""
+    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", program=HASTY)
     yield service
     service.stop()
 
@@ -66,7 +57,7 @@ def answered(client: socket.socket, request: bytes) -> None:
 # --- descriptors ---
 
 
-def test_a_body_that_no_route_reads_has_a_deadline(hasty: HastyService) -> None:
+def test_a_body_that_no_route_reads_has_a_deadline(hasty: Service) -> None:
     """After an answer that needed no body, a byte of it stops uvicorn's clock; the connection ends all the same."""
     with connected(hasty) as client:
         answered(client, GET + b"content-length: 9\r\n\r\n")
@@ -74,7 +65,7 @@ def test_a_body_that_no_route_reads_has_a_deadline(hasty: HastyService) -> None:
         assert client.recv(1) == b""
 
 
-def test_an_empty_line_does_not_extend_the_deadline(hasty: HastyService) -> None:
+def test_an_empty_line_does_not_extend_the_deadline(hasty: Service) -> None:
     """Between two requests an empty line stops uvicorn's clock and begins no request; ours runs from there."""
     with connected(hasty) as client:
         answered(client, GET + b"\r\n")
@@ -82,7 +73,7 @@ def test_an_empty_line_does_not_extend_the_deadline(hasty: HastyService) -> None
         assert client.recv(65536).startswith(b"HTTP/1.1 408")
 
 
-def test_a_client_that_reads_nothing_loses_its_connection(hasty: HastyService) -> None:
+def test_a_client_that_reads_nothing_loses_its_connection(hasty: Service) -> None:
     """It asks again and again and reads no answer: the kernel ends the connection, and what it held is free."""
     ask = b"GET /chat.js HTTP/1.1\r\nhost: x\r\n\r\n"
     with connected(hasty, window=4096) as client, pytest.raises(ConnectionError):
@@ -100,7 +91,7 @@ def listens(port: int) -> bool:
 
 def test_a_handler_that_stops_answers_each_connection(directory: Path) -> None:
     """On one, a request is under way; on the other, none has come yet: a proxy may have just made it for a verb."""
-    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
+    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", program=PATIENT)
     body = b'{"verb":"status"}'
     signed = "".join(f"{name}: {value}\r\n" for name, value in service.signed(body).items()).encode()
     with connected(service) as idle, connected(service) as busy:
@@ -118,7 +109,7 @@ def test_a_handler_that_stops_answers_each_connection(directory: Path) -> None:
 # --- trailers ---
 
 
-def test_a_trailer_closes_the_connection(hasty: HastyService) -> None:
+def test_a_trailer_closes_the_connection(hasty: Service) -> None:
     """A signature behind the body, where no proxy looks, is not looked at here either: the connection ends."""
     body = b'{"verb":"status"}'
     signed = "".join(f"{name}: {value}\r\n" for name, value in hasty.signed(body).items())
@@ -134,7 +125,7 @@ def test_a_trailer_closes_the_connection(hasty: HastyService) -> None:
 # --- another uvicorn ---
 
 
-def test_what_is_no_request_is_read_to_its_end(hasty: HastyService) -> None:
+def test_what_is_no_request_is_read_to_its_end(hasty: Service) -> None:
     """The system would reset a connection that is closed with unread bytes, and a proxy would give the answer up."""
     with connected(hasty) as client:
         client.sendall(b"PRI * HTTP/1.1\r\n\r\n" + b"x" * 1_000_000)
@@ -150,7 +141,7 @@ def send_for_ever(client: socket.socket) -> None:
         client.sendall(b"x" * 1000)
 
 
-def test_a_peer_that_goes_on_is_closed(hasty: HastyService) -> None:
+def test_a_peer_that_goes_on_is_closed(hasty: Service) -> None:
     """What comes after the last answer is dropped for a moment, and not for ever."""
     with connected(hasty) as client:
         client.sendall(b"PRI * HTTP/1.1\r\n\r\n")
@@ -158,7 +149,7 @@ def test_a_peer_that_goes_on_is_closed(hasty: HastyService) -> None:
             send_for_ever(client)
 
 
-def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: HastyService) -> None:
+def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: Service) -> None:
     """Where uvicorn lacks what we override, the handler does not start with a deadline that nothing calls."""
     lacking = "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as P; del P.on_message_begin; "
     code = f"{lacking}import sys; from breakglass.cli.main import main; sys.exit(main())"
