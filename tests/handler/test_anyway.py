@@ -28,7 +28,18 @@ from breakglass.proxmox.run import Run, SentIds
 from breakglass.proxmox.wire import is_message, verb_line
 from breakglass.web.pve import check_may_override
 
-from ..support.scripted import DONE, HUNG, REFUSED, STORAGE_HUNG, Scripted, output, reconnect, result, stage
+from ..support.scripted import (
+    DONE,
+    HUNG,
+    REFUSED,
+    STORAGE_HUNG,
+    Scripted,
+    output,
+    reconnect,
+    result,
+    scripted_host,
+    stage,
+)
 from ..support.service import Reply, Service
 from ..support.sshd import Sshd
 from ..support.stages import until
@@ -42,11 +53,8 @@ OPERATOR = Caller("operator", (b"x" * 32,), frozenset({"reset", "stop"}))
 
 @pytest.fixture(scope="module")
 def server(directory: Path) -> Iterator[tuple[World, Sshd]]:
-    world = World(directory)
-    Scripted(world)
-    server = Sshd(world)
-    yield world, server
-    server.stop()
+    with scripted_host(directory) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

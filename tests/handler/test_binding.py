@@ -1,18 +1,20 @@
 """A request that names its handler in `to` is good at no other one."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from breakglass.demo.proxmox.world import World
 
-from ..support.scripted import DONE, Scripted, result
-from ..support.service import Service, give_to_handler
+from ..support.scripted import DONE, Scripted, result, scripted_host
+from ..support.service import Service, new_secret
 from ..support.sshd import Sshd
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,41 +23,30 @@ pytestmark = [pytest.mark.slow, pytest.mark.real("sshd")]
 
 
 @pytest.fixture(scope="module")
-def world(directory: Path) -> World:
-    world = World(directory)
-    Scripted(world)
-    return world
+def host(directory: Path) -> Iterator[tuple[World, Sshd]]:
+    with scripted_host(directory) as host:
+        yield host
 
 
 @pytest.fixture(scope="module")
-def sshd(world: World) -> Iterator[Sshd]:
-    server = Sshd(world)
-    yield server
-    server.stop()
-
-
-def started(sshd: Sshd, world: World, *urls: str, key_of: Service | None = None) -> Service:
-    """Start a handler at these URLs. It has the same signing key as another one."""
-    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], urls=urls)
-    if key_of is not None:
-        service.stop()
-        text = service.config.read_text()
-        service.config.write_text(text.replace(service.secrets["operator"], key_of.secrets["operator"]))
-        give_to_handler(service.config)
-        service.secrets = {**service.secrets, "operator": key_of.secrets["operator"]}
-        service.start()
-    service.answering()
-    return service
+def world(host: tuple[World, Sshd]) -> World:
+    return host[0]
 
 
 @pytest.fixture(scope="module")
-def handlers(sshd: Sshd, world: World) -> Iterator[tuple[Service, Service, Service]]:
+def handlers(host: tuple[World, Sshd]) -> Iterator[tuple[Service, Service, Service]]:
     """Two handlers with URLs, and one without; all have one signing key and a VM of the same name."""
-    first = started(sshd, world, A)
-    others = [started(sshd, world, *urls, key_of=first) for urls in ((B, "https://B.example:8443"), ())]
-    yield first, others[0], others[1]
-    for each in (first, *others):
-        each.stop()
+    world, sshd = host
+    access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
+    access["secrets"] = {"operator": new_secret()}
+    with contextlib.ExitStack() as stack:
+        started = []
+        for urls in ((A,), (B, "https://B.example:8443"), ()):
+            started.append(Service(world.directory, **access, urls=urls))
+            stack.callback(started[-1].stop)
+        for each in started:
+            each.answering()
+        yield started[0], started[1], started[2]
 
 
 @pytest.fixture

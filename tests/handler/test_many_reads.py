@@ -1,5 +1,6 @@
 """One caller's reading requests of a VM are bounded; power verbs, other callers and other verbs are not affected."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -12,18 +13,25 @@ from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 from breakglass.web.reads import MOST_READS
 
-from ..support.scripted import Scripted, result, stage
+from ..support.scripted import Scripted, result, scripted_host, stage
 from ..support.service import Service
 from ..support.sshd import Sshd
 from .test_reload import wait_until
 
-pytestmark = pytest.mark.real("sshd", "qemu")
+pytestmark = pytest.mark.real("sshd")
+
+
+@pytest.fixture(scope="module")
+def host(directory: Path) -> Iterator[tuple[World, Sshd]]:
+    with scripted_host(directory) as host:
+        yield host
 
 
 @pytest.fixture
-def script(world: World) -> Scripted:
+def script(host: tuple[World, Sshd]) -> Scripted:
     """A host on which captures, and looks at one job, end once they may."""
-    script = Scripted(world)
+    script = Scripted(host[0])
+    (script.place / "go").unlink(missing_ok=True)
     script.say(
         [
             ("forensics", [stage("forensics"), {"wait": "go"}, result(deadline=20.0)]),
@@ -35,12 +43,14 @@ def script(world: World) -> Scripted:
     return script
 
 
-@pytest.fixture
-def service(tmp_path: Path, script: Scripted, sshd: Sshd) -> Iterator[Service]:
-    service = Service(tmp_path, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
-    service.answering()
-    yield service
-    service.stop()
+@pytest.fixture(scope="module")
+def service(directory: Path, host: tuple[World, Sshd]) -> Iterator[Service]:
+    service = Service(directory, port=host[1].port, key=host[1].power_key, host_key=[host[1].host_key])
+    try:
+        service.answering()
+        yield service
+    finally:
+        service.stop()
 
 
 def test_a_caller_with_many_captures_shares_the_newest(service: Service, script: Scripted) -> None:
@@ -66,7 +76,7 @@ def test_a_caller_with_many_captures_shares_the_newest(service: Service, script:
     assert not any(further in line for line in script.asked("forensics"))
     after = service.pve("forensics").json
     assert (after["attached"], after["id"] in ids) == (False, False)
-    [line] = [line for line in service.audit() if line["id"] == further]
+    [line] = [line for line in map(json.loads, service.logged(further).splitlines()) if line.get("id") == further]
     assert (line["verb"], line["outcome"]) == ("forensics", "done")
 
 

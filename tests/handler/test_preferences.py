@@ -21,16 +21,15 @@ from breakglass.web import compression
 from breakglass.web.app import PAGE
 
 from ..support.documents import commands
-from ..support.scripted import Rules, Scripted, output, result, stage
-from ..support.service import Reply, Service
+from ..support.scripted import Rules, Scripted, output, result, scripted_host, stage
+from ..support.service import Reply, Service, with_constants
 from ..support.sshd import Sshd
 from .test_reload import wait_until
 
-pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
+pytestmark = pytest.mark.real("sshd")
 
 # A handler whose default is two seconds. No other limit passes in these tests.
-IMPATIENT = "import sys, breakglass.proxmox.run; from breakglass.cli.main import main; "
-IMPATIENT += "breakglass.proxmox.run.JSON_SECONDS = 2.0; sys.exit(main())"
+IMPATIENT = with_constants("proxmox.run.JSON_SECONDS = 2.0")
 LONG = "a line of the output\n" * 500
 HELD: Rules = [
     ("stop", [stage("stop"), {"wait": "go"}, result()]),
@@ -43,8 +42,14 @@ MORE_VMS = "".join(f'[vms.vm{n}]\nhosts = ["pve1"]\nvmid = {n}\n' for n in range
 
 
 @pytest.fixture(scope="module")
-def script(shared_world: World) -> Scripted:
-    return Scripted(shared_world, HELD)
+def host(directory: Path) -> Iterator[tuple[World, Sshd]]:
+    with scripted_host(directory) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def script(host: tuple[World, Sshd]) -> Scripted:
+    return Scripted(host[0], HELD)
 
 
 @contextmanager
@@ -59,14 +64,14 @@ def running(directory: Path, sshd: Sshd, program: Sequence[str] = Service.progra
 
 
 @pytest.fixture(scope="module")
-def service(directory: Path, script: Scripted, shared_sshd: Sshd) -> Iterator[Service]:
-    with running(directory, shared_sshd) as service:
+def service(directory: Path, script: Scripted, host: tuple[World, Sshd]) -> Iterator[Service]:
+    with running(directory, host[1]) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-def impatient(directory: Path, script: Scripted, shared_sshd: Sshd) -> Iterator[Service]:
-    with running(directory, shared_sshd, ("-c", IMPATIENT)) as service:
+def impatient(directory: Path, script: Scripted, host: tuple[World, Sshd]) -> Iterator[Service]:
+    with running(directory, host[1], IMPATIENT) as service:
         yield service
 
 

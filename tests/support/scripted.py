@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from breakglass.demo.proxmox.world import World
@@ -124,6 +125,18 @@ class Scripted:
     def let_go(self, file: str) -> None:
         """End the wait for a file."""
         (self.place / file).touch()
+
+
+@contextmanager
+def scripted_host(directory: Path) -> Iterator[tuple[World, Sshd]]:
+    """Run a host without a VM, whose agent is a script."""
+    world = World(directory)
+    Scripted(world)
+    sshd = Sshd(world)
+    try:
+        yield world, sshd
+    finally:
+        sshd.stop()
 
 
 @contextmanager
