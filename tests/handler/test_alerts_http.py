@@ -335,6 +335,7 @@ def test_a_lost_host_gets_the_retry(service: Service, road: tuple[Service, Sshd]
     payload = firing("while down", "unsparing")
     sshd.stop()
     try:
+        service.not_answering()
         assert signed(service, payload).status == 503
     finally:
         sshd.start()

@@ -15,6 +15,7 @@ from typing import Any
 from breakglass.demo.proxmox.world import VMID, World
 
 from .ports import reserve_port
+from .qemu import leave_out_guest
 from .service import Reply, Service
 from .sshd import Sshd, wait_listening
 
@@ -66,6 +67,7 @@ def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
     """Run VM 102, its sshd, and a handler with the senders above, these entries and a second VM out of reach."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         world = World(Path(directory))
+        leave_out_guest(world)
         assert world.qm("start", str(VMID)).returncode == 0
         sshd = Sshd(world)
         extra = SENDERS + entries + OTHER_VM.format(key=sshd.power_key)
