@@ -38,7 +38,8 @@ from ..support.signals import signal_process
 from ..support.sshd import Sshd, descendants
 from ..support.stages import memory, until, writer_of
 
-pytestmark = pytest.mark.real("sshd")
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
+own_host = pytest.mark.shared()
 Open = Callable[..., HostConnection]
 
 
@@ -105,9 +106,8 @@ async def test_timeout(open_host: Open, monkeypatch: pytest.MonkeyPatch) -> None
         assert (await trouble(open_host(ssh=at(silent.getsockname()[1])))).cause == "timeout"
 
 
-async def test_turned_away_before_login(world: World, open_host: Open, sshd: Sshd) -> None:
+async def test_turned_away_before_login(world: World, open_host: Open) -> None:
     """4: OpenSSH penalises this address; the right key does not help."""
-    sshd.stop()
     strict = Sshd(world, "PerSourcePenalties authfail:30 min:1", name="strict")
     try:
         wrong = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
@@ -119,6 +119,7 @@ async def test_turned_away_before_login(world: World, open_host: Open, sshd: Ssh
         strict.stop()
 
 
+@own_host
 async def test_key_not_accepted_is_tried_rarely(open_host: Open, sshd: Sshd) -> None:
     """5: a wrong key is tried once a minute and no more, however often somebody asks."""
     host = open_host(key=asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode())
@@ -139,8 +140,10 @@ async def test_a_key_line_that_is_written_later_is_found(
     sshd.keys.write_text("")
     host = open_host()
     keeping = asyncio.create_task(host.keep_open())
-    assert (await trouble(host)).cause == "key-not-accepted"
-    sshd.keys.write_text(lines)
+    try:
+        assert (await trouble(host)).cause == "key-not-accepted"
+    finally:
+        sshd.keys.write_text(lines)
     await asyncio.to_thread(until, lambda: host.health() == "answering", "a login")
     keeping.cancel()
 
@@ -151,6 +154,7 @@ async def test_host_key_differs(open_host: Open) -> None:
     assert (await trouble(open_host(host_keys=(other,)))).cause == "host-key-differs"
 
 
+@own_host
 async def test_connection_lost_after_sending(open_host: Open, sshd: Sshd, world: World) -> None:
     """7: the server dies for good after the request was sent: that is unknown, never unreached."""
     os.mkfifo(world.root / "gate")
@@ -187,12 +191,14 @@ async def without_session(open_host: Open, monkeypatch: pytest.MonkeyPatch, **ch
         self._tried_session = time.monotonic()
 
     monkeypatch.setattr(Link, "open_session", refuse_session)
+    monkeypatch.setattr(breakglass.proxmox.execs, "POLL_SECONDS", 0.2)
     host = open_host(**changes)
     await host.read("status vm=102")
     await handshake_of(host)
     return host
 
 
+@own_host
 async def test_an_exec_whose_reply_never_came_may_have_run(
     open_host: Open, proxy: Proxy, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +247,6 @@ async def test_long_jobs_without_a_session_keep_no_verb_waiting(
     open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nine clients wait for a stop that takes long, more than sshd allows channels: the next verb is answered."""
-    monkeypatch.setattr(breakglass.proxmox.execs, "POLL_SECONDS", 0.2)
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
     host = await without_session(open_host, monkeypatch)
@@ -267,6 +272,7 @@ async def test_any_of_several_pins_is_enough(open_host: Open, sshd: Sshd) -> Non
     assert (await open_host(host_keys=(spare, sshd.host_key)).read("status vm=102"))[-1]["state"] == "running"
 
 
+@own_host
 async def test_a_host_ca_vouches_for_a_new_key(open_host: Open, sshd: Sshd) -> None:
     """A certificate by the pinned authority is accepted; the authority alone is not a host key."""
     authority = asyncssh.generate_private_key("ssh-ed25519")
@@ -300,6 +306,7 @@ async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> No
     keeping.cancel()
 
 
+@own_host
 async def test_a_request_does_not_wait_for_the_spread_of_many_first_connections(
     node: Host, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +349,7 @@ replace(read=read)
 """
 
 
+@own_host
 async def test_a_read_that_hangs_cuts_no_other_request(
     open_host: Open, sshd: Sshd, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +373,7 @@ async def test_a_read_that_hangs_cuts_no_other_request(
     assert sshd.logged().count("Accepted publickey") == 1
 
 
+@own_host
 async def test_a_verb_does_not_wait_for_the_handshake(
     open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +407,7 @@ replace(read=read)
 """
 
 
+@own_host
 async def test_a_host_agent_that_was_too_busy_is_asked_again(
     open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +424,7 @@ async def test_a_host_agent_that_was_too_busy_is_asked_again(
     assert host.link is link
 
 
+@own_host
 async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: Sshd) -> None:
     """When the resident agent is killed, the next verb still works, on the same connection."""
     host = open_host()
@@ -436,6 +447,7 @@ async def test_without_a_session_each_verb_is_an_exec(open_host: Open, node: Hos
     assert messages[-1]["exit_code"] == 16
 
 
+@own_host
 async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
