@@ -18,7 +18,7 @@ from ..support.agent import Session, booted_an_hour_ago, execute, journal_of, pr
 from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
 from ..support.signals import signal_process
-from ..support.stages import memory, recorded_command, until
+from ..support.stages import await_agents, lose_run, memory, recorded_command, until
 
 pytestmark = pytest.mark.shared("world")
 own_host = pytest.mark.shared()
@@ -68,7 +68,8 @@ HOSTILE = [
 
 @pytest.fixture
 def journal(world: World) -> Iterator[socket.socket]:
-    """The host's /dev/log."""
+    """The host's /dev/log, once no job of an earlier test writes there."""
+    await_agents(world)
     with journal_of(world) as log:
         yield log
 
@@ -211,6 +212,7 @@ def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
         first = session.ask("forensics id=capture-01 by=am")
         under = session.ask("forensics id=capture-02 by=am fresh=600 detach")
         again = session.ask("forensics id=capture-02 by=am")
+        until(lambda: not processes(world, "capture-01"), "its end: as long as it has its lock, others attach to it")
         other = session.ask("forensics id=capture-03 by=am")
     assert (first["attached"], other["attached"], other["job"]) == (False, False, "capture-03")
     assert (under["job"], under["outcome"], under["stage"]) == ("capture-01", "done", "accepted")
@@ -260,7 +262,7 @@ def test_the_archive_answers_after_a_reboot(world: World) -> None:
     with Session(world) as session:
         job = session.ask("forensics id=archived-1 by=operator")["job"]
         archived(world, job)
-        subprocess.run(["rm", "-r", str(memory(world))], check=True)
+        lose_run(world)
         assert session.ask("history")["jobs"][0]["id"] == job
         whole = session.ask(f"job id={job}")["whole_job"]
         assert whole["outcome"] == "done"
@@ -331,7 +333,7 @@ def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> 
     booted_an_hour_ago(world)
     execute(world, "reset id=before-boot")
     archived(world, "before-boot")
-    subprocess.run(["rm", "-r", str(memory(world))], check=True)
+    lose_run(world)
     assert execute(world, "reset id=before-boot").code == 17
 
 

@@ -14,7 +14,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, hasten, processes, set_constants
 from ..support.chain import links_of
-from ..support.pve_host import command_line, hook, in_hook, restore, under_ha, worker
+from ..support.pve_host import command_line, gated_hook, in_hook, restore, under_ha, worker
 from ..support.qemu import leave_out_guest
 from ..support.selection import sampled
 from ..support.signals import signal_group, signal_process
@@ -165,27 +165,30 @@ def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
 
 
 def in_a_hook(phase: str) -> Hold:
-    """Hold a cycle whose `qm` has begun its work: its worker is in a hook script, which ends by itself."""
+    """Hold a cycle whose `qm` has begun its work: its worker is in a hook script."""
 
     def hold(world: World, job_id: str) -> Iterator[None]:
         restore(world)
-        hook(world, phase, 60)
+        gate = gated_hook(world, phase)
         yield
         until(lambda: in_hook(world, phase), f"the hook {phase}")
+        recorded_command(world, job_id)
         yield
+        gate.write_text("go\n")
         yield
 
     return hold
 
 
 def at_has_stop(world: World, job_id: str) -> Iterator[None]:
-    """Hold a cycle that waits for HA, whose own `qm stop` has begun and takes its time in a hook script."""
+    """Hold a cycle that waits for HA, whose own `qm stop` has begun and is in a hook script."""
     restore(world)
     under_ha(world)
-    hook(world, "pre-stop", 60)
+    gate = gated_hook(world, "pre-stop")
     yield
     until(lambda: worker(world, "qmstop"), "HA's stop")
     yield
+    gate.write_text("go\n")
     yield
 
 

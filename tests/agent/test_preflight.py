@@ -150,7 +150,7 @@ def test_a_directory_of_path_that_hangs_keeps_no_lock(world: World, short_dir: P
     hung.mkdir()
     environment = world.environment | {"PATH": f"{hung}:{world.environment['PATH']}", "SSH_ORIGINAL_COMMAND": "cycle"}
     with unserved_fuse(hung):
-        ran = subprocess.run(world.forced_command(), env=environment, capture_output=True, text=True, timeout=30)
+        ran = subprocess.run(world.forced_command(), env=environment, capture_output=True, text=True, timeout=120)
         answer = answer_of(ran)
         assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "no-qm")
         assert execute(world, "status").trailer["holder"] is None

@@ -70,7 +70,7 @@ def test_a_hanging_bashrc(world: World, home: Path) -> None:
             held = writer_of(fifo)  # somebody reads it: that is bash
             begun = agent_processes(world)
             os.close(held)
-            said = ssh.communicate(timeout=20)[0]
+            said = ssh.communicate(timeout=60)[0]
         assert (begun, said.split(":")[0]) == ([], "running")
     finally:
         server.stop()

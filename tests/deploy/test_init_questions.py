@@ -46,15 +46,6 @@ class Terminal:
             seen += self._read()
         self.shown += seen
 
-    def read_to_the_end(self) -> int:
-        """Read what is left, and return the exit code."""
-        try:
-            while text := self._read():
-                self.shown += text
-        except OSError:  # EIO: the last process has closed the terminal
-            pass
-        return self.process.wait(60)
-
     def hang_up(self) -> None:
         """Close the terminal, as a lost connection does."""
         os.close(self._ours)

@@ -155,7 +155,7 @@ def test_a_device_is_paired(service: Service) -> None:
         assert modules == [list(map(bool, row)) for row in segno.make(url[0], error="l", micro=False).matrix]
         signing_key = fetch(command)
         command.type("\n")
-        assert command.read_to_the_end() == 0
+        assert command.end() == 0
         assert "anna-phone is paired." in command.shown
         assert signing_key not in command.shown
     assert callers(service)["anna-phone"] == {"secret": [signing_key], "allow": [*ALL, "chat"]}
@@ -175,7 +175,7 @@ def test_one_more_key_is_paired(service: Service, tmp_path: Path) -> None:
         command.type("\n\n")
         new = fetch(command)
         command.type("\n")
-        assert command.read_to_the_end() == 0
+        assert command.end() == 0
         assert "operator2 is paired." in command.shown
     assert callers(service)["operator2"]["secret"] == [old, new]
     assert is_accepted(service, old)
@@ -186,7 +186,7 @@ def test_a_key_that_no_device_fetches_is_revoked(service: Service, command: str,
     """A new caller goes; one with older keys keeps these."""
     before = callers(service)
     with Pairing(service, command, name, seconds=1) as pairing:
-        assert pairing.read_to_the_end() == 1
+        assert pairing.end() == 1
         assert "no device fetched the key in time" in pairing.shown
         assert f"The new key of {name} is revoked" in pairing.shown
     assert callers(service) == before
@@ -199,7 +199,7 @@ def test_a_key_that_is_asked_for_twice_is_revoked(service: Service) -> None:
     with Pairing(service, "new", "carla") as command:
         signing_key = fetch(command)
         assert ask(service, command.read_link()[0]) == (404, "")
-        assert command.read_to_the_end() == 1
+        assert command.end() == 1
         assert "the key was asked for twice" in command.shown
     assert callers(service) == before
     until(lambda: not is_accepted(service, signing_key), "a reload")
@@ -218,7 +218,7 @@ def test_an_interrupted_command_revokes_the_key(service: Service, how: str) -> N
             signal_process(command.process.pid, signal.SIGTERM)
         else:
             command.type("\x1c" if how == "Ctrl-backslash" else "\x03")
-        assert (command.process.wait(60) if how == "hang-up" else command.read_to_the_end()) == 130
+        assert (command.process.wait(60) if how == "hang-up" else command.end()) == 130
         assert how == "hang-up" or "The new key of dora is revoked" in command.shown
     assert callers(service) == before
     until(lambda: not is_accepted(service, signing_key), "a reload")
@@ -235,7 +235,7 @@ def test_without_a_way_to_reload_the_person_does_it(service: Service) -> None:
         command.type("\n")
         command.read_link()
         command.type("\x03")
-        assert command.read_to_the_end() == 130
+        assert command.end() == 130
         assert "the handler accepts the key until" in command.shown
     assert callers(service) == before
 
@@ -245,7 +245,7 @@ def test_a_narrow_terminal_has_the_link_alone(service: Service) -> None:
         command.read_link()
         assert WHITE not in command.shown
         command.type("\x03")
-        assert command.read_to_the_end() == 130
+        assert command.end() == 130
 
 
 def test_a_revocation_that_fails_says_what_to_do(service: Service) -> None:
@@ -255,7 +255,7 @@ def test_a_revocation_that_fails_says_what_to_do(service: Service) -> None:
         text = service.config.read_text()
         service.config.write_text("[callers\n")
         command.type("\x03")
-        assert command.read_to_the_end() == 130
+        assert command.end() == 130
         assert "The new key of gerda is NOT revoked" in command.shown
         assert "breakglass keys revoke gerda" in command.shown
     service.config.write_text(text.replace("[callers.gerda]", "[callers.hilda]"))

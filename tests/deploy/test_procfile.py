@@ -61,7 +61,7 @@ def test_the_procfile_starts_a_handler_for_a_router(python: Path, configuration:
     missing = subprocess.run([python, "-c", "import pytest"], stderr=subprocess.DEVNULL, check=False)
     assert missing.returncode == 1
     path = f"{python.parent}:{os.environ['PATH']}"
-    kept = {name: os.environ[name] for name in ("HOME", "TMPDIR")}
+    kept = {name: os.environ[name] for name in ("HOME", "TMPDIR") if name in os.environ}
     environment = {**kept, "PATH": path, "BREAKGLASS_CONFIG": str(configuration), "PORT": str(PORT)}
     apart = ["unshare", "--net", sys.executable, "-c", IN_A_NETWORK]
     command = [*apart, sys.executable, "-m", "honcho", "--procfile", str(ROOT / "Procfile"), "start"]

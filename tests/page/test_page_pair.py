@@ -118,7 +118,7 @@ def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
         phase(page, "idle")
         command.read_until("press Enter;")
         command.type("\n")
-        assert command.read_to_the_end() == 0
+        assert command.end() == 0
 
 
 def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:

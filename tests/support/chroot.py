@@ -117,6 +117,7 @@ def _bootstrap(directory: Path, packages: tuple[str, ...]) -> None:
     ]
     argv = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
     argv += ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}"]
+    argv += ["--skip=cleanup/apt/lists"]  # so that each copy's `apt-get update` finds that it has them
     argv += ["--dpkgopt=force-unsafe-io", *options, suite, str(directory), *sources]
     ran = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200)
     assert ran.returncode == 0, ran.stdout + ran.stderr

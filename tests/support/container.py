@@ -23,7 +23,16 @@ from .stages import until
 
 FILE = ROOT / "deploy/container/Containerfile"
 ULIMITS = {"nofile": "-Hn", "nproc": "-Hu"}  # buildah asks for more than a container may have, if it is told nothing
-_LEFT_OUT = ("dev", "proc", "sys", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
+_LEFT_OUT = (
+    "dev",
+    "proc",
+    "sys",
+    "var/lib/apt/lists",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+)
 
 
 class Builder:
