@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, processes, set_constants
@@ -46,6 +47,7 @@ def test_a_verb_right_behind_an_answer_is_not_busy(world: World) -> None:
 
 def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
     """A reader that hangs before it saw anything makes the state unknown, never stopped."""
+    set_constants(world, DEADLINES=DEADLINES | {"status": 4.0})
     with Session(world) as session:
         session.ask("status")
         for pid in descendants(session.process.pid):

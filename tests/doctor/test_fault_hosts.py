@@ -305,7 +305,11 @@ SBIN = "/usr/local/sbin"
 AGENT = f"{SBIN}/breakglass-pve"
 CHECK_FAILS = "replace(answer_check=lambda *_: 1 / 0)\n"
 WITHOUT_CHECK = "import re\nreplace(_LINE=re.compile(find('_LINE').pattern.replace('|check', '')))\n"
-HANGS = "#!/bin/sh\nsession=$PPID\nwhile kill -0 $session 2>/dev/null; do sleep 0.1; done\n"
+# until sshd's own process for the session has ended: the shell in between waits for this one
+HANGS = """#!/bin/sh
+read -r _ _ _ session _ </proc/$PPID/stat
+while read -r _ _ _ now _ </proc/$PPID/stat && [ "$now" = "$session" ]; do sleep 0.1; done
+"""
 CLOCK = "import time\nreal = time.time\ntime.time = lambda: real() + {seconds}\n"
 
 

@@ -15,8 +15,7 @@ from breakglass.client import new_id
 
 from ..bench.client import resident_kib
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, Service
-from ..support.sshd import wait_listening
+from ..support.service import SSH_KEY, Service, wait_answering
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +42,7 @@ class SmallService(Service):
         command = [sys.executable, "-c", f"{code}{limits}sys.exit(main())", "serve"]
         with self.audit_file.open("ab") as audit:
             self.process = subprocess.Popen(command, env=environment, stdout=audit, stderr=audit, cwd=self.directory)
-        wait_listening(self.port, self.process)
+        wait_answering(self.port, self.process)
 
     def head(self, path: str, length: int, **headers: str) -> bytes:
         """Return a head with these headers."""

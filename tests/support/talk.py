@@ -20,8 +20,8 @@ from . import claude
 from .model import Model
 from .ports import reserve_port
 from .rendered import series
-from .service import ALL, READ, SSH_KEY, Reply, Service, config_text, give_to_handler, new_secret
-from .sshd import Sshd, wait_listening
+from .service import ALL, READ, SSH_KEY, Reply, Service, config_text, give_to_handler, new_secret, wait_answering
+from .sshd import Sshd
 from .stages import until
 
 Event = dict[str, Any]
@@ -98,7 +98,7 @@ class Talker(Service):
         command = [sys.executable, "-c", self._code, "serve"]
         with self.audit_file.open("wb") as audit:
             self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
-        wait_listening(self.port, self.process)
+        wait_answering(self.port, self.process)
 
     def wait_for_chat(self, state: str) -> None:
         """Return once /health says this of chat."""
