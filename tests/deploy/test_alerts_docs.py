@@ -21,6 +21,8 @@ from ..support.documents import commands, settings
 from ..support.forked import run_command
 from ..support.service import SSH_KEY
 
+pytestmark = pytest.mark.slow  # a command and its files in each test
+
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/alerts.md").read_text(encoding="utf-8")
 BASE = f"""[callers.operator]

@@ -15,6 +15,8 @@ from ..support.other_user import run_as
 from ..support.ports import reserve_port
 from ..support.service import ACCOUNT, SERVER, SSH_KEY, config_text, give_to_handler, new_secret
 
+pytestmark = pytest.mark.slow  # a command and its files in each test
+
 CALLERS = {"operator": {"secret": new_secret(), "allow": ["status"]}}
 GOOD = config_text(CALLERS, port=1, key=SSH_KEY, host_key="any")
 OFF = '\n[callers.phone]\nsecret = "whsec_AA=="\nallow = ["status"]\n[unknown]\n'

@@ -28,6 +28,8 @@ from breakglass.config.replacing import EditError, editing
 
 from ..support.service import SSH_KEY, config_text, new_secret
 
+pytestmark = pytest.mark.slow  # a command and its files in each test
+
 READ = ["status"]
 
 

@@ -32,6 +32,8 @@ from ..support.service import ACCOUNT
 from ..support.signals import signal_process
 from ..support.sshd import Sshd, wait_listening
 
+pytestmark = pytest.mark.slow  # a command and its files in each test
+
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDJc1gdTQnty6yEjg5X1JJ5HnBZ2/51OwXFleGiPrUsy"
 USER = ["--user", ACCOUNT] if ACCOUNT else []
 GROUP = pwd.getpwnam(ACCOUNT).pw_gid if ACCOUNT else os.getegid()

@@ -21,6 +21,8 @@ from ..support.ports import reserve_port
 from ..support.service import SSH_KEY, Service, new_secret
 from ..support.sshd import descendants
 
+pytestmark = pytest.mark.slow  # a command and its files in each test
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:

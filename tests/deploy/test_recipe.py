@@ -15,6 +15,8 @@ from breakglass.config.ssh_keys import public_key
 from ..support.forked import run_command
 from ..support.installing import configuration, host_keys, new_key
 
+pytestmark = pytest.mark.slow  # a command and its files in each test
+
 POWER, READING = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 HOST = Host("pve1", Address("breakglass", "192.0.2.10", 2222), "the private key")
 ROOT_HOST = Host("pve1", Address("root", "192.0.2.10", 2222), "the private key")

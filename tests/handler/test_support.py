@@ -16,6 +16,7 @@ from ..conftest import running_world
 from ..support import leftovers, selection
 from ..support.ports import reserve_port
 from ..support.sshd import descendants, wait_listening
+from ..support.stages import until
 
 SLEEP = [sys.executable, "-c", "input()"]
 
@@ -48,18 +49,18 @@ def test_a_process_with_an_empty_environment_is_found(run_directory: Path, by: s
     words = [*SLEEP, f"{run_directory}/file"] if by == "words" else SLEEP
     place = run_directory if by == "place" else None
     with subprocess.Popen(words, env={}, cwd=place, stdin=subprocess.PIPE) as process:
-        assert leftovers.processes_of(run_directory) == [process.pid]
+        until(lambda: leftovers.processes_of(run_directory) == [process.pid], "the new program's words in /proc")
 
 
 def test_a_process_that_ends_by_itself_is_no_leftover(run_directory: Path) -> None:
     """A process that is ending when the run ends has a moment to do so."""
     environment = os.environ | {"TMPDIR": str(run_directory)}
     process = subprocess.Popen(SLEEP, env=environment, stdin=subprocess.PIPE)
-    assert leftovers.processes_of(run_directory) == [process.pid]
-    assert process.stdin is not None
-    process.stdin.close()
-    assert leftovers.end(run_directory) == []
-    process.wait(60)
+    with process:  # whose words are in /proc a moment after the start
+        until(lambda: leftovers.processes_of(run_directory) == [process.pid], "the new program's words in /proc")
+        assert process.stdin is not None
+        process.stdin.close()
+        assert leftovers.end(run_directory) == []
 
 
 # --- fixtures whose set-up fails ---
