@@ -198,7 +198,7 @@ def hint(complained: str) -> str:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_says_what_happened_to_the_vm(world: World, running: Running, number: signal.Signals) -> None:
     """The cycle continues, and the command that is printed finds it again."""
-    held = at_qm("stop")(world, number.name)
+    held = at_qm("stop", "*")(world, number.name)
     next(held)
     process = drill(running, "--yes")
     next(held)  # the cycle has begun, and does not end before the signal
@@ -251,7 +251,7 @@ def test_an_answer_that_is_lost(short_dir: Path, doctor_process: DoctorProcess, 
         "import breakglass.client as client; client.REPEAT_SECONDS = 1.0\n"
         "from breakglass.cli.main import main; raise SystemExit(main())"
     )
-    handler, held = Running(setup), at_qm("stop")(world, "lost")
+    handler, held = Running(setup), at_qm("stop", "*")(world, "lost")
     next(held)
     with handler.run():
         handler.ready()

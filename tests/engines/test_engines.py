@@ -94,9 +94,22 @@ class Person:
         return false;"""
         until(lambda: self.engine.run(body), what)
 
+    def asks(self, button: str) -> None:
+        """Press a button until its question is there: the page can say that it is too early, and to press again."""
+        shown = "document.querySelector('#confirm').open"
+        look = f"for (let n = 0; n < 60 && !{shown}; n += 1) await new Promise((done) => setTimeout(done, 50));"
+
+        def is_asked() -> bool:
+            if not self.engine.run(f"return {shown}"):
+                self.engine.click(button)
+            return bool(self.engine.run(f"{look} return {shown}"))
+
+        until(is_asked, f"the question of {button}")
+
     def answers(self, button: str) -> None:
         """Answer the question, once it can be answered."""
-        self.does("document.querySelector('#yes')?.getAttribute('aria-disabled') === 'false'", "a question")
+        ready = "document.querySelector('#yes').getAttribute('aria-disabled') === 'false'"
+        self.does(f"document.querySelector('#confirm').open && {ready}", "a question")
         self.engine.click(button)
 
 
@@ -158,7 +171,7 @@ def power_cycle(engine: Engine, person: Person, stage: Stage) -> None:
     person.does("!document.querySelector('#confirm').open", "the question's end")
     assert stage.mutating_jobs(but=before) == []
     with held_at_start(stage):
-        engine.click("[data-verb=cycle]")
+        person.asks("[data-verb=cycle]")
         person.answers("#yes")
         person.sees("#outcome[data-phase=running]", "Power-cycle")
         person.sees("#steps [data-tone=busy]", "Start")
@@ -197,7 +210,8 @@ def talk(engine: Engine, person: Person, stage: Stage) -> None:
     engine.click("#send")
     person.sees("[data-transcript]", "Your turn…")
     assert stage.mutating_jobs(but=before) == []
-    engine.click("[data-proposal] [data-approve]")
+    person.does("document.querySelector('#stop-turn').hidden", "the turn's end")
+    person.asks("[data-proposal] [data-approve]")
     person.answers("#yes")
     person.sees("#outcome[data-phase=done]", "Reset")
     person.sees("[data-proposal]", "Reset: done")

@@ -79,21 +79,26 @@ def stage(world: World, job_id: str) -> str:
 
 
 def recorded_command(world: World, job_id: str) -> int:
-    """Return the pid of a job's running `qm`, once the job has written it down: `qm` may be ahead of that."""
+    """Return the pid of a job's running `qm`, once the job has written it down: `qm` may be ahead of that.
+
+    With `*` as the id, any job will do.
+    """
     found = [0]
 
     def is_recorded() -> bool:
-        found[0] = read_process(str(memory(world, "jobs", job_id, "command")))
+        for path in memory(world, "jobs").glob(f"{job_id}/command"):
+            found[0] = found[0] or read_process(str(path))
         return found[0] != 0
 
     until(is_recorded, "the record of a running qm")
     return found[0]
 
 
-def at_qm(verb: str) -> Hold:
+def at_qm(verb: str, job: str = "") -> Hold:
     """Hold a job whose `qm VERB` has begun: the stand-in says that it is there, and waits for a line.
 
     Goes on once the job has written down its `qm stop` or `qm start`, by which the others find it after a kill.
+    `job` is `*` if its id is not known: then the one that is given to the hold is only a name.
     """
 
     def hold(world: World, job_id: str) -> Iterator[None]:
@@ -110,7 +115,7 @@ def at_qm(verb: str) -> Hold:
         yield
         assert select.select([arrivals], [], [], SECONDS)[0], f"qm {verb} was not called"
         if verb in ("stop", "start"):
-            recorded_command(world, job_id)
+            recorded_command(world, job or job_id)
         yield
         for fifo in (here, gate):
             fifo.unlink()
