@@ -129,9 +129,10 @@ class Wire:
     def down(self) -> None:
         """Refuse connections, and break those that there are."""
         with self._lock:
-            self.is_up = False
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+            was_up, self.is_up = self.is_up, False
+        if was_up:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
         self.drop()
 
     def drop(self) -> None:
