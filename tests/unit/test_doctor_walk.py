@@ -1,0 +1,35 @@
+"""Doctor's look at every place: one that hangs or has a defect is a finding, and hides no other one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from breakglass.doctor.findings import Finding, ok
+from breakglass.doctor.walk import walk
+
+
+async def hangs(_: Any) -> AsyncIterator[Finding]:
+    yield ok("one", "seen", "before it hung")
+    await asyncio.Event().wait()
+
+
+async def fails(_: Any) -> AsyncIterator[Finding]:
+    yield ok("two", "seen", "before it failed")
+    raise ZeroDivisionError
+
+
+async def ends(_: Any) -> AsyncIterator[Finding]:
+    yield ok("three", "seen", "well")
+
+
+async def test_a_look_that_hangs_or_fails_hides_no_other() -> None:
+    """What each has found before stays, and the walk ends after its limit."""
+    looks = (("one", hangs), ("two", fails), ("three", ends))
+    found = [(each.place, each.code) async for each in walk(None, looks, 0.05)]  # type: ignore[arg-type]
+    assert found == [
+        ("one", "seen"),
+        ("one", "no-answer"),
+        ("two", "seen"),
+        ("two", "doctor-failed"),
+        ("three", "seen"),
+    ]
