@@ -67,6 +67,7 @@ def test_a_stop_that_is_given_up_does_not_happen_later(world: World) -> None:
     assert worker(world) == 0
 
 
+@pytest.mark.all
 def test_a_start_that_is_given_up_does_not_happen_later(world: World) -> None:
     """Its answer is final: no worker is left that would start the VM, and the next start need not wait for one."""
     assert world.qm("stop", str(VMID)).returncode == 0
@@ -103,6 +104,7 @@ def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
 # --- another stop is at work ---
 
 
+@pytest.mark.all
 def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> None:
     """HA begins seconds later and then needs the whole ladder for a QEMU that is silent: then the cycle starts it."""
     under_ha(world)
@@ -113,6 +115,7 @@ def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> 
     assert world.pid not in (None, before)
 
 
+@pytest.mark.all
 def test_a_cycle_goes_on_where_a_person_began_to_stop(world: World) -> None:
     """A stop in Proxmox's own page holds the lock file for more than a minute: it is waited for, then the VM starts."""
     before = world.pid
@@ -183,6 +186,7 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
     assert (world.pid is None) == (verb == "stop")
 
 
+@pytest.mark.all
 def test_a_cleanup_that_ends_is_waited_for_although_it_has_lost_its_name(world: World) -> None:
     """A process that exits loses its command line before its lock: it still has the patience of a cleanup."""
     set_constants(world, FLOCK_SECONDS=0.0)
@@ -199,6 +203,7 @@ def test_a_cleanup_that_ends_is_waited_for_although_it_has_lost_its_name(world: 
     assert result["outcome"] == "done", result
 
 
+@pytest.mark.all
 def test_a_stop_waits_for_the_start_under_way_and_stops_what_that_started(world: World) -> None:
     """The VM is off for now, and on a moment later: that is not what `stop` was asked for."""
     assert world.qm("stop", str(VMID)).returncode == 0
@@ -237,6 +242,7 @@ def killed(world: World, line: str, phase: str) -> dict[str, Any]:
         return session.result(tag, 120)
 
 
+@pytest.mark.all
 def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
     """Until then it is not known whether the VM will run: the answer has the last state."""
     assert world.qm("stop", str(VMID)).returncode == 0
@@ -280,6 +286,7 @@ Job.run = no_process
 """
 
 
+@pytest.mark.all
 def test_a_host_that_can_begin_no_process_does_not_leave_the_vm_off_unsaid(world: World) -> None:
     """The fork for `qm start` fails twice: a defect, but the VM is off, and that is the answer."""
     set_constants(world, NO_START)
