@@ -76,6 +76,7 @@ def test_a_job_that_acts_leaves_two_lines(world: World) -> None:
     assert f"verifies: line 5, head {hashes[4]}" in found.stdout
 
 
+@pytest.mark.all
 def test_a_second_node_has_a_chain_of_its_own(world: World) -> None:
     """A VM that moved is in the file of the node where the job ran, with its own numbers."""
     execute(world, "reset")
@@ -293,6 +294,7 @@ def test_an_empty_file_adds_nothing_to_the_archive(world: World) -> None:
     assert (found["n"], found["broken"], found["notes"]) == (6, "", [])
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("fuse", "root")
 def test_an_archive_that_hangs_stops_no_verb(world: World) -> None:
@@ -350,6 +352,7 @@ def test_a_full_disk_gets_whole_lines_or_none(tmp_path: Path) -> None:
         append_links(fd, read_end(fd), [b"z" * 900])
 
 
+@pytest.mark.all
 def test_a_chain_that_cannot_be_written_stops_no_verb(world: World) -> None:
     """The answer has no head then, and says why."""
     run, _ = chain_files(world)
@@ -364,6 +367,7 @@ def test_a_chain_that_cannot_be_written_stops_no_verb(world: World) -> None:
 # --- lines that are cut off, and lines that are missing ---
 
 
+@pytest.mark.all
 def test_a_long_chain_is_cut(world: World) -> None:
     """/run keeps the newest half behind a line that says so; the archive has the rest, up to its own bound."""
     set_constants(world, RUN_BYTES=2000)
@@ -385,6 +389,7 @@ def test_a_long_chain_is_cut(world: World) -> None:
     assert (found["n"], found["broken"], found["since"]) == (19, "", read_links(archive)[0]["n"] + 1)
 
 
+@pytest.mark.all
 def test_lines_that_were_never_copied_are_missed(world: World) -> None:
     """What /run has cut off before it was copied is in neither."""
     set_constants(world, RUN_BYTES=2000)
@@ -411,6 +416,7 @@ def test_half_a_line_is_named_and_replaced(world: World) -> None:
     )
 
 
+@pytest.mark.all
 def test_a_running_job_breaks_nothing(world: World) -> None:
     """Its outcome is not missing yet."""
     held = at_qm("stop")(world, "runs-now-1")

@@ -93,6 +93,7 @@ def test_a_console_is_no_owner(world: World) -> None:
         assert "is dead" in execute(world, "stop").trailer["verdict"]["sentence"]
 
 
+@pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
     """/var/log hangs: the stop is refused in time, and nothing is said to be dead."""
@@ -143,6 +144,7 @@ def test_a_reset_waits_for_a_live_task_and_for_no_dead_one(world: World, kind: s
 # --- whether qm can be run ---
 
 
+@pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_directory_of_path_that_hangs_keeps_no_lock(world: World, short_dir: Path) -> None:
     """Looking for `qm` is a question with a deadline too: the cycle is refused, and its lock is free again."""
@@ -173,6 +175,7 @@ def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, hel
     assert world.pid == (before if verb == "cycle" else None)
 
 
+@pytest.mark.all
 @own_host
 def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World) -> None:
     """A person pressed shutdown on a hung guest: its task holds the lock file until the VM is gone, and no longer."""
@@ -257,6 +260,7 @@ def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:
     assert world.monitor("query-status")["status"] == "paused"  # type: ignore[index]
 
 
+@pytest.mark.all
 def test_status_shows_the_lock_of_a_stopped_vm(world: World) -> None:
     """Who works on it comes before a start, and what HA makes of it."""
     execute(world, "stop")
@@ -269,6 +273,7 @@ def test_status_shows_the_lock_of_a_stopped_vm(world: World) -> None:
     assert execute(world, "status").trailer["verdict"]["code"] == "ha-stuck"
 
 
+@pytest.mark.all
 def test_a_capture_tells_what_ha_would_do(world: World) -> None:
     """HA's word stands among the verdict's proof, and what `ha-manager status` is made of in the output."""
     under_ha(world)
@@ -282,6 +287,7 @@ def test_a_capture_tells_what_ha_would_do(world: World) -> None:
     assert (verdict["code"], verdict["advice"]) == ("ha-stuck", "")
 
 
+@pytest.mark.all
 def test_a_capture_tells_whose_lock_it_is(world: World) -> None:
     """The same owner as in a refusal; and who holds the lock file, by /proc/locks."""
     execute(world, "stop")
