@@ -120,6 +120,7 @@ def test_what_changed_power_is_kept_for_a_day_whatever_it_takes(world: World, jo
     assert names(jobs, "capture") == {"capture-1"}
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_output_is_cut_to_a_mebibyte(world: World) -> None:
     """Text as of sixteen captures: the output names the cut, keeps what the job says after it, and is archived so."""
@@ -173,6 +174,7 @@ def received(journal: socket.socket) -> list[str]:
     return lines
 
 
+@pytest.mark.all
 def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socket.socket) -> None:
     """A result without an outcome is one job like another: /run is tidied, and the job is archived."""
     damaged = earlier_jobs(world, KEEP_JOBS + 3)[-1]
@@ -183,6 +185,7 @@ def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socke
     assert (world.root / f"var/lib/breakglass/{VMID}/jobs" / job_id / "result.json").exists()
 
 
+@pytest.mark.all
 def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
     """The process says briefly what went wrong, and goes on with the archive."""
     defect = 'def prune(store):\n    raise KeyError("x" * 5000)\n\n\nreplace(prune_run=prune)'
@@ -223,6 +226,7 @@ def has_ended(world: World, job_id: str) -> bool:
     return not processes(world, job_id)
 
 
+@pytest.mark.all
 def test_a_job_that_ends_while_another_is_archived_is_archived_too(world: World) -> None:
     """Its own process finds the lock taken and gives up, so the one that has it looks again, however many end so."""
     [earlier] = earlier_jobs(world, 1)
@@ -299,6 +303,7 @@ def test_a_running_job_is_not_called_cut_off(world: World) -> None:
     next(held, None)
 
 
+@pytest.mark.all
 def test_captures_do_not_fill_run(world: World) -> None:
     """Of captures the newest ids stay; the id of a verb that changed power stays beside them."""
     power = execute(world, "reset").trailer["job"]
@@ -310,6 +315,7 @@ def test_captures_do_not_fill_run(world: World) -> None:
     assert left == {power, other, *(f"earlier-{number:04}" for number in range(3, KEEP_CAPTURES + 3))}
 
 
+@pytest.mark.all
 def test_a_damaged_chain_keeps_no_job_from_the_archive(world: World, jobs: Path) -> None:
     """A directory in place of the archive's chain: the job is copied all the same, and `history` has a note."""
     chain_files(world)[1].mkdir()
@@ -319,6 +325,7 @@ def test_a_damaged_chain_keeps_no_job_from_the_archive(world: World, jobs: Path)
     assert "the archive did not answer, so its copy was not compared" in notes
 
 
+@pytest.mark.all
 def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
     """A process that writes to a hung disk holds the archive's lock for ever; /run is tidied all the same."""
     host = Host(VMID, str(world.root))

@@ -13,6 +13,7 @@ from ..support.agent import Session, execute, processes, set_constants
 from ..support.chain import links_of
 from ..support.failing_tools import misbehave
 from ..support.pve_host import lock, no_quorum, task, task_index
+from ..support.selection import sampled
 from ..support.signals import signal_process
 from ..support.stages import Hold, at_qm, in_evidence, recorded_command, until
 
@@ -44,9 +45,12 @@ def held_and_changed(world: World, line: str, hold: Hold, change: Change) -> dic
     return result
 
 
+CHANGES = [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked"), ("stop", backup_begins, "locked")]
+
+
 @pytest.mark.parametrize(
     ("verb", "change", "code"),
-    [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked"), ("stop", backup_begins, "locked")],
+    sampled(CHANGES, ("cycle", no_quorum, "no-quorum")),
 )
 def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: Change, code: str) -> None:
     """The evidence takes its time; what holds then decides, and the VM is left as it was."""
@@ -59,6 +63,7 @@ def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: C
     assert world.pid == before
 
 
+@pytest.mark.all
 def test_a_snapshot_that_begins_while_evidence_is_taken(world: World) -> None:
     """It keeps the guest standing while it saves its memory: no reset, and no cont."""
     with task(f"qmsnapshot:{VMID}") as upid:
@@ -70,7 +75,7 @@ def test_a_snapshot_that_begins_while_evidence_is_taken(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "change", "code"),
-    [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked"), ("stop", backup_begins, "locked")],
+    sampled(CHANGES, ("stop", backup_begins, "locked")),
 )
 def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
     world: World, verb: str, change: Change, code: str
@@ -91,6 +96,7 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
     assert world.pid == before
 
 
+@pytest.mark.all
 def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world: World) -> None:
     """It holds the lock file for ever, as with a hook script that hangs: no start could follow, so QEMU lives on."""
     before = world.pid

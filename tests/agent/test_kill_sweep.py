@@ -196,7 +196,7 @@ AT_WORK: dict[str, Hold] = {"stop": in_a_hook("pre-stop"), "start": in_a_hook("p
 
 
 @pytest.mark.parametrize("kill", sampled([whole_ssh_side, resident_agent, the_job], the_job))
-@pytest.mark.parametrize("name", AT_WORK)
+@pytest.mark.parametrize("name", sampled(AT_WORK, "stop", "start"))
 def test_a_cycle_ends_running_whoever_is_killed_beside_its_worker(sshd: Sshd, name: str, kill: Kill) -> None:
     """The worker goes on by itself, and so does the cycle; the VM is not stopped a second time or left off."""
     before, job_id = sshd.world.pid, f"{name}-{kill.__name__}"

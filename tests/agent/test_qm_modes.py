@@ -214,7 +214,15 @@ CASES = {
 
 # The other kinds of lock, and the words and the verbs that other cases, or test_preflight.py, have in their place.
 REPEATED = {f"locked ({kind}): no cycle" for kind in KINDS[1:]}
-REPEATED |= {"systemd", "other node: no start", "other node: no stop"}
+REPEATED |= {"systemd", "other node: no start", "other node: no stop", "other node: its QEMU is here all the same"}
+REPEATED |= {"no quorum: stop", "no quorum: no start", "no quorum, found out late", "locked: no start"}
+REPEATED |= {"not root: a stop does without qm", "another start was faster", "locked (suspended): start"}
+REPEATED |= {"flock timeout: a start fails", "flock timeout: a reset needs no qm", "QEMU exits: start"}
+REPEATED |= {"stop fails", "stop says done and is not", "stop hangs", "stop hangs until little is left"}
+REPEATED |= {"all of qm hangs: reset", "a child holds the pipe"}
+REPEATED |= {"HA moves it in a cycle", "HA takes the stop, its LRM does nothing", "HA deaf: nor for a cycle"}
+REPEATED |= {"HA does not start it", "HA ignored: direct control", "HA: reset is QEMU's own"}
+REPEATED |= {"HA without quorum: reset", "HA error: no start", "HA error: a stop goes around"}
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def test_the_session_goes_on_in_the_new_agent(world: World, sound: str) -> None:
         assert session.process.poll() is None
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(("later", "code"), [("300000", 0), ("300060", 12)])
 def test_what_came_during_the_change_is_as_old_as_the_change(
     world: World, tmp_path: Path, later: str, code: int
@@ -79,6 +80,7 @@ UNABLE = {
 }
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("end", sampled(UNABLE, "at its start"))
 def test_a_program_that_can_not_serve_is_not_begun(world: World, sound: str, tmp_path: Path, end: str) -> None:
     """It is tried beside the session, which goes on as it is, and goes on in the next one that can."""
@@ -155,6 +157,7 @@ def test_a_look_that_fails_or_hangs_stops_no_session(tmp_path: Path, monkeypatch
     assert not own.is_replaced()
 
 
+@pytest.mark.all
 def test_a_job_under_way_is_not_disturbed(world: World, sound: str) -> None:
     """The agent waits until nothing is under way: the answer of the job comes from the process that began it."""
     set_constants(world, SHORT_APART=1.0)

@@ -133,6 +133,7 @@ def test_a_painter_that_dies_is_replaced(counted: World) -> None:
         assert asked.result().trailer["screen"] is True
 
 
+@pytest.mark.all
 def test_a_picture_that_does_not_come_is_said(counted: World) -> None:
     """The asker gives up at its limit, whatever holds the painter up."""
     (counted.root / "hold").touch()
@@ -202,6 +203,7 @@ def test_a_wedged_qemu_is_said(world: World) -> None:
     assert verdict["advice"] == "forensics"
 
 
+@pytest.mark.all
 def test_a_qemu_that_stops_while_it_draws_is_said(world: World) -> None:
     """The monitor answered and then went silent. The guard ends itself, and the next picture is there."""
     stops = f'draw = find("_have_it_drawn")\ndef stopping(*words):\n    import os\n    os.kill({world.pid}, 19)\n'
@@ -226,6 +228,7 @@ def test_a_vm_that_is_off_is_said(place: Callable[[str], World]) -> None:
     until(lambda: agent_processes(off) == [], "the end of the painter")
 
 
+@pytest.mark.all
 def test_a_vm_without_a_display_is_said(short_dir: Path) -> None:
     """QEMU's own words are in the evidence."""
     world = World(short_dir)

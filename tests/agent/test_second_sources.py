@@ -121,6 +121,7 @@ def test_the_guest_agent_is_reported(world: World) -> None:
     assert "verify: the guest agent answers" in answer.stdout.splitlines()
 
 
+@pytest.mark.all
 def test_the_guest_agent_is_not_required(world: World) -> None:
     """It is silent: said, and the reset is done all the same; without a port nothing is said."""
     with agent_port(world, answers=False):

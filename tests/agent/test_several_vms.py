@@ -104,6 +104,7 @@ def test_a_read_that_finds_no_place_is_told_so(world: World) -> None:
         assert refused["verdict"]["sentence"] == "too many requests already wait on this host; nothing was done"
 
 
+@pytest.mark.all
 def test_a_container_is_never_taken_for_a_vm(world: World) -> None:
     """The sentence names pct; no verb acts, and no state is said of it, because no QEMU is no sign of a container."""
     guests(world, vm110="lxc")

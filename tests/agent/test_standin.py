@@ -50,7 +50,7 @@ from ..support.qemu import Witness, leave_out_guest
 from ..support.signals import signal_group, signal_process
 from ..support.stages import queued, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_tasks")]
+pytestmark = [pytest.mark.slow, pytest.mark.all, pytest.mark.usefixtures("own_tasks")]
 
 SCALE = 50
 FOR_EVER = float("inf")

@@ -62,6 +62,7 @@ def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
     assert most_at_a_time(perls) <= processors
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_a_deadline_counts_from_its_own_start() -> None:
     """One that had to wait for its turn for longer than its own deadline is not late for that."""

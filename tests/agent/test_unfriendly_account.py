@@ -76,6 +76,7 @@ def test_a_hanging_bashrc(world: World, home: Path) -> None:
         server.stop()
 
 
+@pytest.mark.all
 def test_odd_locales(world: World) -> None:
     """Debian's sshd lets a client set them: the agent is the same, and what it runs speaks C."""
     (world.bin / "df").write_text('#!/bin/sh\necho "words in $LC_ALL"\n')

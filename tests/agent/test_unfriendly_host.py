@@ -58,6 +58,7 @@ def read_only(world: World) -> Iterator[Callable[[], None]]:
 Trouble = Callable[[World], AbstractContextManager[Callable[[], None]]]
 
 
+@pytest.mark.all
 @pytest.mark.real("mounts")
 @pytest.mark.parametrize(
     ("trouble", "reason"), [(full, "No space left on device"), (read_only, "Read-only file system")]
@@ -132,6 +133,7 @@ def fill(place: Path) -> None:
     subprocess.run(command, capture_output=True)
 
 
+@pytest.mark.all
 @pytest.mark.real("mounts")
 @pytest.mark.parametrize("vms", sampled([str(VMID), "100-199", "all"], "100-199"))
 def test_a_full_run(world: World, vms: str) -> None:
@@ -174,6 +176,7 @@ def test_a_full_run_stops_no_vm_of_the_host(world: World, others: int) -> None:
         assert reserve.stat().st_blocks * 512 == RESERVE_BYTES
 
 
+@pytest.mark.all
 @pytest.mark.real("mounts")
 def test_a_tmp_that_cannot_be_written(world: World) -> None:
     """The agent writes nothing there, and neither does what it runs."""
