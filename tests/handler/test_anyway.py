@@ -225,6 +225,7 @@ async def test_a_running_answer_has_the_jobs_deadline(script: Scripted, vm: Vm) 
     await host.close()
 
 
+@pytest.mark.all
 @real
 @pytest.mark.slow
 async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
@@ -268,6 +269,7 @@ def test_an_attached_stream_repeats_no_line(service: Service, script: Scripted, 
     assert replies[0].lines[1:-1] == [stages[0], output("a\n"), stages[1], output("b\n"), stages[2]]
 
 
+@pytest.mark.all
 @real
 @pytest.mark.slow
 def test_without_a_session_the_trailer_tells_the_deadline(service: Service, script: Scripted, server: Any) -> None:
@@ -326,6 +328,7 @@ def test_call_sends_anyway_under_a_new_id(service: Service, script: Scripted) ->
     assert (ran.returncode, 'does not go with "stop"' in ran.stderr) == (1, True)
 
 
+@pytest.mark.all
 @real
 def test_a_stage_with_an_odd_time_is_shown_without_it(service: Service, script: Scripted) -> None:
     """What is no time is left out, and nothing breaks."""

@@ -142,11 +142,8 @@ def breakglass(service: Service, *words: str, host: str, typed: str = "") -> "su
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "typed"),
-    [(["call", "reset"], ""), pytest.param(["chat"], "why?\n", marks=pytest.mark.all)],
-    ids=["call", "chat"],
-)
+@pytest.mark.all
+@pytest.mark.parametrize(("words", "typed"), [(["call", "reset"], ""), (["chat"], "why?\n")], ids=["call", "chat"])
 def test_the_commands_name_the_url_that_they_were_given(
     handlers: tuple[Service, Service, Service], script: Scripted, words: list[str], typed: str
 ) -> None:

@@ -206,6 +206,7 @@ def test_what_arrived_is_told_to_anyone(service: Service) -> None:
     assert service.send("POST", "/echo/arrived", bytes(2**20 + 1)).json["error"]["code"] == "too-large"
 
 
+@pytest.mark.all
 def test_a_signed_request_is_answered_after_its_seconds(service: Service) -> None:
     began = time.monotonic()
     found = echo(service, seconds="1").json

@@ -155,6 +155,7 @@ def test_what_is_no_file_of_ours_is_not_handed_out(service: Service, place: Path
     assert ask(service, good).status == 200
 
 
+@pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_directory_that_hangs_holds_up_no_verb(service: Service, place: Path) -> None:
     """Its requests get the same answer after 2 s, more of them than there are threads, while a status is answered."""

@@ -109,6 +109,7 @@ def test_a_json_answer_comes_before_proxies_cut() -> None:
     assert JSON_SECONDS < 60
 
 
+@pytest.mark.all
 def test_a_client_can_wait_longer_than_the_default(impatient: Service, held: Scripted) -> None:
     """With `wait`, the answer is the verb's end; without, it is 202 after the default. The same id attaches."""
     msg_id = new_id()
@@ -134,6 +135,7 @@ def test_a_client_need_not_wait(service: Service, held: Scripted) -> None:
     held.let_go("go")
 
 
+@pytest.mark.all
 def test_the_shortest_wait_lets_the_host_begin(service: Service, impatient: Service, held: Scripted) -> None:
     """Before the host's first message, it is not known whether the verb got there: this takes the default at most."""
     with ThreadPoolExecutor(1) as pool:

@@ -59,6 +59,7 @@ def test_a_drill_and_a_doctor_are_told_on(service: Service) -> None:
     assert in_health(service)["at"] >= doctor["proven"]["at"]  # type: ignore[index]
 
 
+@pytest.mark.all
 def test_a_handler_that_connects_hears_of_it(world: World, service: Service) -> None:
     """As after a restart of the handler: no verb is needed."""
     told = {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill", "vm": 102}

@@ -229,6 +229,7 @@ async def test_a_channel_on_a_connection_that_just_closed_is_opened_on_a_new_one
     assert (result["outcome"], result["attached"]) == ("done", False)
 
 
+@pytest.mark.all
 async def test_a_channel_that_was_being_opened_is_opened_on_a_new_connection(
     open_host: Open, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +244,7 @@ async def test_a_channel_that_was_being_opened_is_opened_on_a_new_connection(
     assert (result["outcome"], result["attached"]) == ("done", False)
 
 
+@pytest.mark.all
 async def test_long_jobs_without_a_session_keep_no_verb_waiting(
     open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +268,7 @@ async def test_long_jobs_without_a_session_keep_no_verb_waiting(
 # --- pins ---
 
 
+@pytest.mark.all
 async def test_any_of_several_pins_is_enough(open_host: Open, sshd: Sshd) -> None:
     """Current and spare: the one that the host shows is among them."""
     spare = asyncssh.generate_private_key("ssh-rsa", key_size=2048).export_public_key().decode().strip()
@@ -306,6 +309,7 @@ async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> No
     keeping.cancel()
 
 
+@pytest.mark.all
 @own_host
 async def test_a_request_does_not_wait_for_the_spread_of_many_first_connections(
     node: Host, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
@@ -479,6 +483,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
 
 
+@pytest.mark.all
 async def test_a_connection_that_ends_as_an_exec_begins_is_lost(
     open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

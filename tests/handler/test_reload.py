@@ -206,6 +206,7 @@ def test_what_a_caller_may_do_changes(service: Service) -> None:
     assert service.pve("status", caller="viewer").status == 200
 
 
+@pytest.mark.all
 def test_a_key_expires_without_a_reload(service: Service) -> None:
     """`config` of /health and /ready say so from that moment on; a reload that takes the entry out mends it."""
     service.answering()
@@ -292,6 +293,7 @@ def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
     assert service.pve("status").status == 200
 
 
+@pytest.mark.all
 @own_handler
 def test_a_file_whose_reading_hangs_delays_neither_requests_nor_the_end(service: Service) -> None:
     """A secret file that hangs (here: a pipe nobody writes to) stops neither requests nor the end of the handler."""

@@ -14,6 +14,7 @@ from breakglass.cli.account import find_privileges
 
 from ..support.ports import reserve_port
 from ..support.rights import answering, assert_unprivileged
+from ..support.selection import sampled
 from ..support.service import (
     ACCOUNT,
     SERVER,
@@ -77,14 +78,17 @@ def test_a_problem_after_the_start_does_not_need_root(service: Service) -> None:
     service.config.write_text(text)
 
 
+ROOT_STAYS = [
+    ("", "the handler was started as root, and must not stay root", '[server] user = "breakglass"'),
+    ('[server]\nuser = "no-such-user"\n', '[server] user is "no-such-user", and there is no such user', "adduser"),
+    ('[server]\nuser = "root"\n', '[server] user is "root", which is root', "adduser"),
+    ("[server]\nuser = 3\n", "server.user: is not text: 3", "put it in quotes"),
+]
+
+
 @pytest.mark.parametrize(
     ("server", "words", "hint"),
-    [
-        ("", "the handler was started as root, and must not stay root", '[server] user = "breakglass"'),
-        ('[server]\nuser = "no-such-user"\n', '[server] user is "no-such-user", and there is no such user', "adduser"),
-        ('[server]\nuser = "root"\n', '[server] user is "root", which is root', "adduser"),
-        ("[server]\nuser = 3\n", "server.user: is not text: 3", "put it in quotes"),
-    ],
+    sampled(ROOT_STAYS, ROOT_STAYS[0]),
 )
 def test_root_does_not_serve(tmp_path: Path, server: str, words: str, hint: str) -> None:
     """Without an account to become, the start ends with a sentence that says what to write."""
@@ -94,6 +98,7 @@ def test_root_does_not_serve(tmp_path: Path, server: str, words: str, hint: str)
     assert hint in ran.stderr
 
 
+@pytest.mark.all
 def test_a_configuration_that_only_root_can_read_ends_the_start(tmp_path: Path) -> None:
     """It would end the first reload; the sentence has the mode."""
     path = write_config(tmp_path, mode=0o600)
@@ -103,7 +108,12 @@ def test_a_configuration_that_only_root_can_read_ends_the_start(tmp_path: Path) 
     assert f"chmod 640 {path}" in ran.stderr
 
 
-@pytest.mark.parametrize(("mode", "words"), [(0o644, "every user of this machine"), (0o660, "its group can write")])
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    sampled(
+        [(0o644, "every user of this machine"), (0o660, "its group can write")], (0o644, "every user of this machine")
+    ),
+)
 def test_a_file_that_others_reach_is_refused(tmp_path: Path, mode: int, words: str) -> None:
     """The group may read what root owns, and no more."""
     ran = start(write_config(tmp_path, mode=mode))
@@ -131,6 +141,7 @@ sys.exit(main.main())
 """
 
 
+@pytest.mark.all
 def test_an_ordinary_user_with_a_capability_loses_it(tmp_path: Path) -> None:
     """A handler that is started with CAP_NET_BIND_SERVICE and without root has none when it answers."""
     path, port = write_config(tmp_path, ""), reserve_port()

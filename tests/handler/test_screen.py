@@ -114,6 +114,7 @@ def test_a_vm_that_is_wedged_is_said_in_a_few_seconds(service: Service, world: W
     assert wedged.json["verdict"]["code"] == "no-picture"
 
 
+@pytest.mark.all
 def test_an_older_host_agent_is_said(service: Service, world: World, sshd: Sshd) -> None:
     """It knows no such word: the answer says what to do, and has no picture."""
     refusal = {"code": "agent-refused", "sentence": "not a request", "advice": "", "evidence": []}
@@ -129,6 +130,7 @@ def test_an_older_host_agent_is_said(service: Service, world: World, sshd: Sshd)
     assert asked == [f"screen vm={VMID}"]
 
 
+@pytest.mark.all
 def test_clients_that_leave_take_nothing_along(service: Service, world: World) -> None:
     """They send and close at once, many of them; the next one has its picture, and nothing stays behind on the host."""
     body = b'{"verb":"screen"}'

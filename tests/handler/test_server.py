@@ -65,6 +65,7 @@ def test_a_body_that_no_route_reads_has_a_deadline(hasty: Service) -> None:
         assert client.recv(1) == b""
 
 
+@pytest.mark.all
 def test_an_empty_line_does_not_extend_the_deadline(hasty: Service) -> None:
     """Between two requests an empty line stops uvicorn's clock and begins no request; ours runs from there."""
     with connected(hasty) as client:
@@ -141,6 +142,7 @@ def send_for_ever(client: socket.socket) -> None:
         client.sendall(b"x" * 1000)
 
 
+@pytest.mark.all
 def test_a_peer_that_goes_on_is_closed(hasty: Service) -> None:
     """What comes after the last answer is dropped for a moment, and not for ever."""
     with connected(hasty) as client:
@@ -149,6 +151,7 @@ def test_a_peer_that_goes_on_is_closed(hasty: Service) -> None:
             send_for_ever(client)
 
 
+@pytest.mark.all
 def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: Service) -> None:
     """Where uvicorn lacks what we override, the handler does not start with a deadline that nothing calls."""
     lacking = "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as P; del P.on_message_begin; "
