@@ -154,6 +154,7 @@ def test_a_credential_goes_to_claude_alone_and_only_on_demand() -> None:
             demo.end(signal.SIGTERM)
 
 
+@pytest.mark.all
 def test_a_real_model_needs_a_credential() -> None:
     """Without a credential --real-model starts nothing and names the variables for it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC", "CLAUDE"))}
@@ -162,6 +163,7 @@ def test_a_real_model_needs_a_credential() -> None:
     assert (ended.returncode, "ANTHROPIC_API_KEY" in ended.stdout) == (2, True)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("how", sampled([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
     """After the demo there is no VM, no agent, no handler and no directory; after Ctrl-C it says so."""
@@ -213,6 +215,7 @@ def test_the_printed_lines_name_a_program(started_as: Path) -> None:
     assert run.stdout == f"breakglass {VERSION}\n"
 
 
+@pytest.mark.all
 def test_a_demo_that_leaves_a_process_does_not_say_that_everything_ended() -> None:
     """It names what is left: here a process of the test's, which has a file of the demo's open."""
     demo = Demo("--no-chat", before="from breakglass.demo import ending; ending.SECONDS = 1.0")

@@ -18,6 +18,7 @@ from breakglass.auth.signing import fingerprint, secret_bytes
 
 from ..support.forked import run_command
 from ..support.ports import reserve_port
+from ..support.selection import sampled
 from ..support.service import SSH_KEY, Service, new_secret
 from ..support.sshd import descendants
 
@@ -176,7 +177,9 @@ def test_a_file_of_a_secret_is_named_when_its_caller_goes(service: Service, tmp_
     assert [word for word in (f"still there: {secret}", "drill sign with it", "timer") if word not in ran.stderr] == []
 
 
-@pytest.mark.parametrize(("answer", "goes"), [("n", False), ("", False), ("y", True)])
+@pytest.mark.parametrize(
+    ("answer", "goes"), sampled([("n", False), ("", False), ("y", True)], ("y", True), ("", False))
+)
 def test_in_a_terminal_a_person_is_asked(service: Service, answer: str, goes: bool) -> None:
     """The question says what the caller could do."""
     breakglass(service, "keys", "new", "guest", "--allow", "status,cycle", "--vms", "devvm")

@@ -165,6 +165,7 @@ def test_the_block_changes_nothing_else(host: Installed) -> None:
             assert len(found[login]) == len(plain)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
@@ -193,6 +194,7 @@ def test_a_block_for_several_addresses(host: Installed) -> None:
     assert checked.stdout.count(f"ok: sshd reads {KEYS} for root from ") == 3
 
 
+@pytest.mark.all
 def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     """Neither the files nor what sshd makes of them, and a key that somebody else added stays."""
     keys = (
@@ -208,6 +210,7 @@ def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     assert [path.name for path in host.drop_in.parent.iterdir()] == [host.drop_in.name]
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "shell",
     [("/bin/sh", "-s"), pytest.param(("/bin/bash", "--norc", "-i"), marks=pytest.mark.all)],
@@ -229,6 +232,7 @@ def test_a_refused_drop_in_leaves_the_old_one(host: Installed, shell: tuple[str,
 # --- from one way to the other ---
 
 
+@pytest.mark.all
 def test_the_account_of_an_earlier_recipe_is_removed(host: Installed) -> None:
     """Its line in passwd and the one in shadow, and no other account's."""
     host.drop_in.write_text("Match User rescue\nMatch all\n")
@@ -463,6 +467,7 @@ def test_check_of_a_host_without_the_block(host: Installed) -> None:
     assert (ran.returncode, expected in ran.stdout) == (1, True)
 
 
+@pytest.mark.all
 def test_allow_edits_the_same_file(host: Installed) -> None:
     """With or without naming root."""
     for words in (("103",), ("104", "--user", "root")):

@@ -92,6 +92,7 @@ def test_the_first_look(person: Person) -> None:
     assert re.search(r'^    "config": "degraded: 1 problem",$', said, re.MULTILINE)
 
 
+@pytest.mark.all
 def test_a_key_that_is_refused(person: Person) -> None:
     """The log tells why; a request past the proxy and one through it are both refused."""
     [why] = commands("docs/symptoms.md", "The page won't unlock")
@@ -153,6 +154,7 @@ def test_the_reasons_of_ready(person: Person) -> None:
     assert answers == [["The key of a caller has expired."], ["The key of night expired on 2020-01-01."]]
 
 
+@pytest.mark.all
 def test_a_vm_that_moved(person: Person, world: World) -> None:
     """The status names the node."""
     [look] = commands("docs/symptoms.md", "A VM moved")

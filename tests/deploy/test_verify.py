@@ -38,6 +38,7 @@ def demo(place: Path, start: str) -> Iterator[None]:
         running.wait(60)
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("curl")
 def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: obje
     assert "did not record" in finding.sentence
 
 
+@pytest.mark.all
 def test_a_doctor_with_an_error_proves_nothing(unproven: Running) -> None:
     """Here the caller may not status: nothing is sent, and the fix is to mend that."""
     before = unproven.setup.environment["BREAKGLASS_SECRET_FILE"]
