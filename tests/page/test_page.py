@@ -16,6 +16,7 @@ from ..support.browser import (
     ask,
     blocked,
     confirm,
+    find_handler,
     forget_key,
     held_cycle,
     held_requests,
@@ -70,21 +71,17 @@ def test_locked_until_a_key_is_given(visit: Visit) -> None:
     assert visit.mutating == []
 
 
-def test_a_wrong_key_is_rejected_in_words_and_leaves_the_address_bar(visit: Visit) -> None:
-    """A signing key that the handler does not know is refused with a sentence, and is gone from the address bar."""
-    page = visit.page
-    page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
-    wait_for_text(page, "key-trouble", "rejected this key")
-    phase(page, "locked")
-    assert "key=" not in page.url
-
-
 def test_a_wrong_key_deletes_neither_the_stored_key_nor_the_commands_by_hand(visit: Visit) -> None:
-    """A refused key deletes neither the stored key nor the commands by hand: the link or the handler may be wrong."""
+    """A refused key is explained, and is gone from the address bar. The link or the handler may be wrong.
+
+    So it deletes neither the stored key nor the commands by hand.
+    """
     page = keep_key(visit)
     page.goto("about:blank")
     page.goto(f"{visit.stage.url}#key=whsec_{'A' * 43}=")
     wait_for_text(page, "key-trouble", "rejected this key")
+    phase(page, "locked")
+    assert "key=" not in page.url
     assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
     page.reload()
     phase(page, "idle")
@@ -138,7 +135,10 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
 
 @pytest.mark.parametrize("verb", sampled(["reset", "cycle", "stop"], "cycle", "stop"))
 def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
-    """A confirmed verb is sent with the state that was shown, ends as done, and the new state is shown."""
+    """A confirmed verb is sent with the state that was shown, ends as done, and the new state is shown.
+
+    For a stopped VM the headline, what is announced and the one filled button advise Start.
+    """
     page = visit.open()
     with held_requests(page, f'"verb":"{verb}"'):
         confirm(page, verb)
@@ -151,23 +151,16 @@ def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
     expect(page.locator("#second")).to_contain_text("QEMU: not running" if verb == "stop" else "QEMU: running")
     if verb == "stop":
         see_headline(page, "Off", "warn")
+        assert text_of(page, "why") == "It is switched off. Start it."
+        expect(page.locator("#say-verdict")).to_contain_text("Advised: Start.")
+        expect(page.locator("#start-more")).to_have_text("Advised")
+        expect(page.locator(".advised:visible")).to_have_count(1)
+        expect(page.locator("[data-verb=start].advised")).to_be_visible()
     entry = page.locator("#jobs summary").first
     expect(entry).to_contain_text(VERBS[verb].label)
     expect(entry).to_contain_text(" by operator")
     expect(entry).to_contain_text("done")
     assert visit.stage.mutating_jobs()[0]
-
-
-def test_a_pointless_verb_says_why_and_can_be_done_anyway(visit: Visit) -> None:
-    """While the VM runs, Start works and says why it is pointless, and its dialog says `anyway`."""
-    page = visit.open()
-    assert not blocked(page, "start")
-    assert text_of(page, "start-more") == "It is running"
-    assert page.get_attribute("[data-verb=start]", "aria-describedby") == "start-more"
-    ask(page, "start")
-    assert text_of(page, "confirm-title") == "Start devvm anyway?"
-    page.click("#yes")
-    phase(page, "done")
 
 
 def test_the_page_takes_evidence_by_itself_and_a_second_page_shows_the_same(visit: Visit) -> None:
@@ -231,18 +224,6 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
         confirm(page, "reset")
         phase(page, "done")
         expect(page.locator("#picture-age")).to_have_text("from before")
-
-
-def test_the_advised_verb_is_marked_in_words(visit: Visit) -> None:
-    """For a stopped VM the headline, what is announced and the one filled button advise Start."""
-    visit.stage.service.pve("stop")
-    page = visit.open()
-    see_headline(page, "Off", "warn")
-    assert text_of(page, "why") == "It is switched off. Start it."
-    expect(page.locator("#say-verdict")).to_contain_text("Advised: Start.")
-    expect(page.locator("#start-more")).to_have_text("Advised")
-    expect(page.locator(".advised:visible")).to_have_count(1)
-    expect(page.locator("[data-verb=start].advised")).to_be_visible()
 
 
 def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
@@ -319,7 +300,7 @@ def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: 
 
 
 def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) -> None:
-    """The page shows how far the verb got, Proxmox's message, and the next command by hand."""
+    """The page shows how far the verb got, Proxmox's message, and the next command by hand; also after an outage."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
@@ -331,6 +312,12 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
     see_headline(page, "Off: start failed", "bad")
     expect(page.locator("#output")).to_contain_text("no space left on device")
     expect(page.locator("[data-verb=start]")).to_have_attribute("aria-disabled", "false")
+    lose_handler(visit.stage, page)
+    find_handler(visit.stage, page)
+    phase(page, "failed")
+    wait_for_text(page, "link-breakglass", "Breakglass: answering")
+    assert "Advice: Start." in text_of(page, "outcome-hint")
+    assert "qm start 102" in text_of(page, "outcome-lines")
 
 
 # --- disconnected, and a Proxmox that is away ---

@@ -13,9 +13,7 @@ from ..support.browser import (
     ask,
     blocked,
     confirm,
-    find_handler,
     held_cycle,
-    lose_handler,
     phase,
     press,
     see_headline,
@@ -207,15 +205,6 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
-def test_a_reload_asks_for_what_was_confirmed(visit: Visit) -> None:
-    """Within the minute a reloaded page repeats the request once it can sign again."""
-    page = visit.open()
-    with held_cycle(visit.stage, caller="operator") as job:
-        reload_with(visit, page, job)
-        phase(page, "running")
-    phase(page, "done")
-
-
 def test_a_device_that_slept_through_the_minute_of_retries_waits_for_a_person(visit: Visit) -> None:
     """A phone that sleeps for three hours between two repeats does not reset a VM when it wakes."""
     visit.page.clock.install()
@@ -313,22 +302,11 @@ def test_a_job_that_status_shows_on_the_host_is_attached_to(visit: Visit) -> Non
     phase(page, "done")
 
 
-def test_an_outcome_stays_on_the_page_after_an_outage(visit: Visit) -> None:
-    """The outcome of a verb and its hint stay on the page after an outage of the handler."""
-    page = visit.open()
-    misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
-    confirm(page, "cycle")
-    phase(page, "failed")
-    lose_handler(visit.stage, page)
-    find_handler(visit.stage, page)
-    phase(page, "failed")
-    wait_for_text(page, "link-breakglass", "Breakglass: answering")
-    assert "Advice: Start." in text_of(page, "outcome-hint")
-    assert "qm start 102" in text_of(page, "outcome-lines")
-
-
 def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
-    """While a cycle runs for minutes, no verb can be tried anyway, and the cycle's end is shown."""
+    """Within the minute a reloaded page repeats the request once it can sign again, and joins the cycle.
+
+    While that runs for minutes, no verb can be tried anyway, and the cycle's end is shown.
+    """
     visit.page.clock.install()
     page = visit.open()
     with held_cycle(visit.stage, caller="operator") as job:
