@@ -13,10 +13,11 @@ from ..support.browser import (
     press,
     see_headline,
     show,
+    text_of,
     wait_for,
     wait_for_text,
 )
-from ..support.page_chat import LONG, PROPOSES, ask_claude, ended, lose_sessions
+from ..support.page_chat import LONG, PROPOSES, ask_claude, ended, lose_sessions, open_again
 from ..support.selection import sampled
 from ..support.stages import until
 from ..support.talk import bash, fake
@@ -27,7 +28,8 @@ pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mar
 def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     """What claude says and runs is shown as text; the next prompt continues; nothing of it offends axe.
 
-    Edit puts a question back into the composer, and it goes to the same conversation.
+    Edit puts a question back into the composer, and it goes to the same conversation. A reload and a new tab show the
+    conversation as it was, and go on in it; the key is not kept, and that is all.
     """
     page = visit.open()
     evil = "<img src=x onerror=alert(1)> \u202egnp \x1b[31m"
@@ -42,6 +44,16 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     assert page.locator("#transcript :is(img, script)").count() == 0
     wait_for_text(page, "chat-live", "It is idle.")
     wait_for_text(page, "link-claude", "Claude: answering")
+    before = page.locator("#transcript .answer").all_inner_texts()
+    cost = text_of(page, "chat-cost")
+    assert cost.endswith(" of 1.00 USD")
+    page = open_again(visit)
+    ended(page)
+    expect(page.locator("#chat-cost")).to_have_text(cost)
+    expect(page.locator("#transcript .answer")).to_have_text(before, use_inner_text=True)
+    expect(page.locator("#transcript article")).to_contain_text("look. FAKE=")
+    expect(page.locator("#transcript summary")).to_contain_text("Ran: echo")
+    assert text_of(page, "chat-notice") == ""
     page.click("[data-edit]")
     expect(page.locator("#prompt")).to_have_value(next(body["prompt"] for body in visit.posts if "prompt" in body))
     expect(page.locator("#prompt")).to_be_focused()
@@ -52,30 +64,9 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     assert "session" not in prompts[0]
     assert prompts[1]["session"]
     assert axe_finds(page, "a conversation") == []
-
-
-def test_a_proposal_needs_the_dialog_and_acts_once(visit: Visit) -> None:
-    """Approve asks as the button does, under the proposal's id; then the card is used up and says so."""
-    page = visit.open()
-    before = visit.stage.mutating_jobs()
-    ask_claude(page, PROPOSES)
-    ended(page)
-    card = page.locator("[data-proposal]")
-    expect(card).to_contain_text("Claude proposes: Reset devvm (VM 102)")
-    expect(card).to_contain_text("Why: It is hung: reset it.")
-    assert axe_finds(page, "a proposal") == []
-    for leave in ("Escape", "Enter"):
-        card.locator("[data-approve]").click()
-        page.wait_for_selector("#yes[aria-disabled=false]")
-        page.keyboard.press(leave)
-    assert visit.mutating == []
-    card.locator("[data-approve]").click()
-    page.click("#yes[aria-disabled=false]")
-    phase(page, "done")
-    expect(card).to_contain_text("Reset: done at ")
-    expect(card.locator("button")).to_have_count(0)
-    assert [body["reason"] for body in visit.mutating] == ["proposed by claude: It is hung: reset it."]
-    assert len(visit.stage.mutating_jobs(but=before)) == 1
+    other = open_again(visit, visit.tab())
+    ended(other, 2)
+    expect(other.locator("#transcript article").last).to_contain_text("And still.")
 
 
 def test_a_proposal_can_be_put_off_and_is_spent_once_refused(visit: Visit) -> None:

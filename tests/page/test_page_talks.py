@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Route, expect
 from breakglass.client import new_id
 
 from ..support.browser import Visit, axe_finds, forget_key, phase, press, show, text_of, wait_for, wait_for_text
-from ..support.page_chat import LONG, answer_chat, ask_claude, ended, show_chat
+from ..support.page_chat import LONG, answer_chat, ask_claude, ended, open_again, show_chat
 from ..support.talk import Talker, bash, fake
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
@@ -18,13 +18,6 @@ pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mar
 PROPOSES = fake(
     {"text": "It is hung.", **bash("pve reset")}, {"text": "It needs your approval."}, {"text": "It is back."}
 )
-
-
-def open_again(visit: Visit, page: Page | None = None) -> Page:
-    """Open the page once more, as after a reload or in a new tab, with the conversation shown."""
-    page = visit.open(page)
-    show_chat(page)
-    return page
 
 
 def prompts(visit: Visit) -> list[dict[str, Any]]:
@@ -52,40 +45,20 @@ def make_older(visit: Visit, seconds: int) -> None:
     newest.write_text("\n".join([first, *older, ""]))
 
 
-def test_what_was_said_is_there_after_a_reload(visit: Visit) -> None:
-    """A reload and a new tab show the conversation as it was, and go on in it; the key is not kept, and that is all."""
-    page = visit.open()
-    ask_claude(page, fake({"text": "I look.", **bash("echo 42")}, {"text": "It is **idle**."}))
-    ended(page)
-    before = page.locator("#transcript .answer").all_inner_texts()
-    cost = text_of(page, "chat-cost")
-    assert cost.endswith(" of 1.00 USD")
-    page = open_again(visit)
-    ended(page)
-    expect(page.locator("#chat-cost")).to_have_text(cost)
-    expect(page.locator("#transcript .answer")).to_have_text(before, use_inner_text=True)
-    expect(page.locator("#transcript article")).to_contain_text("look. FAKE=")
-    expect(page.locator("#transcript summary")).to_contain_text("echo 42")
-    assert text_of(page, "chat-notice") == ""
-    assert axe_finds(page, "a conversation of before") == []
-    ask_claude(page, fake({"text": "And still."}))
-    ended(page, 2)
-    other = open_again(visit, visit.tab())
-    ended(other, 2)
-    expect(other.locator("#transcript article").last).to_contain_text("And still.")
-    assert prompts(visit)[-1]["session"]
-
-
 def test_a_proposal_outlives_a_reload_until_it_was_used(visit: Visit) -> None:
     """It can be approved as long as the host does not know its job, and for a day; then its card says how it ended.
 
-    A host forgets an id after two days, and would act on it again. After the verb a turn follows that only looks; a
-    reload and another tab begin no second one.
+    Approve asks as the button does, under the proposal's id; then the card is used up. A host forgets an id after two
+    days, and would act on it again. After the verb a turn follows that only looks; a reload and another tab begin no
+    second one.
     """
     page = visit.open()
+    before = visit.stage.mutating_jobs()
     ask_claude(page, PROPOSES)
     ended(page)
     card = page.locator("[data-proposal]")
+    expect(card).to_contain_text("Claude proposes: Reset devvm (VM 102)")
+    expect(card).to_contain_text("Why: It is hung.")
     make_older(visit, 25 * 3600)
     open_again(visit)
     expect(card).to_contain_text("Too old to approve. Ask Claude again.")
@@ -93,8 +66,15 @@ def test_a_proposal_outlives_a_reload_until_it_was_used(visit: Visit) -> None:
     make_older(visit, -25 * 3600)
     open_again(visit)
     expect(card.locator("[data-approve]")).to_be_visible()
+    for leave in ("Escape", "Enter"):
+        card.locator("[data-approve]").click()
+        page.wait_for_selector("#yes[aria-disabled=false]")
+        page.keyboard.press(leave)
+    assert visit.mutating == []
     asked = len(visit.stage.model.asked)
     approve(page)
+    expect(card).to_contain_text("Reset: done at ")
+    expect(card.locator("button")).to_have_count(0)
     ended(page, 2)
     expect(page.locator("#transcript article").last).to_contain_text("It is back.")
     [sent] = checks(visit)
@@ -104,7 +84,8 @@ def test_a_proposal_outlives_a_reload_until_it_was_used(visit: Visit) -> None:
         expect(again.locator("[data-proposal]")).to_contain_text("Reset: done at ")
         assert again.locator("[data-approve]").count() == 0
     assert checks(visit) == [sent]
-    assert len(visit.mutating) == 1
+    assert [body["reason"] for body in visit.mutating] == ["proposed by claude: It is hung."]
+    assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
 def test_two_tabs_begin_one_turn_after_a_verb(visit: Visit) -> None:

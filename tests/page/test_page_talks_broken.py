@@ -7,9 +7,9 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from ..support.browser import Visit, forget_key, held_requests, phase, show, wait_for, wait_for_text
-from ..support.page_chat import LONG, PROPOSES, ask_claude, ended, show_chat
+from ..support.page_chat import LONG, PROPOSES, ask_claude, ended, open_again, show_chat
 from ..support.talk import Talker, fake
-from .test_page_talks import approve, checks, open_again, prompts
+from .test_page_talks import approve, checks, prompts
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
 

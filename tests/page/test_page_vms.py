@@ -156,16 +156,6 @@ def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
     assert [name for name, _, _ in rows(page)] == ["devvm", "twin", "broken"]
 
 
-def test_the_choice_is_kept_on_the_device(person: Visit) -> None:
-    """Another tab, another day: the page opens with the VM that was chosen last, not with the first one."""
-    page = person.open()
-    choose(page, "twin")
-    expect(page.locator("#name")).to_have_text("twin (VM 103)")
-    other = person.tab()
-    other.goto(person.stage.url)
-    expect(other.locator("#name")).to_have_text("twin (VM 103)")
-
-
 def keep_at_hand(person: Visit) -> Page:
     """Choose devvm, and keep the key on the device."""
     choose(person.open(), "devvm")
@@ -180,7 +170,10 @@ def follow(visit: Visit, link: str) -> Page:
 
 
 def test_a_link_opens_its_vm(person: Visit) -> None:
-    """With a kept key and without, in a fresh page and in an open one, whatever was chosen before."""
+    """With a kept key and without, in a fresh page and in an open one, whatever was chosen before.
+
+    A page without a link opens with the VM that was chosen last, not with the first one.
+    """
     page = keep_at_hand(person)
     choose(page, "broken")
     follow(person, "#vm=twin")
@@ -191,6 +184,10 @@ def test_a_link_opens_its_vm(person: Visit) -> None:
     see_headline(page, "Idle or hung", "warn")
     page.reload()
     expect(page.locator("#name")).to_have_text("devvm (VM 102)")
+    choose(person.open(), "broken")
+    other = person.tab()
+    other.goto(person.stage.url)
+    expect(other.locator("#name")).to_have_text("broken")
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["with a kept key", "with a key that is entered then"])

@@ -19,6 +19,13 @@ def show_chat(page: Page) -> None:
         show(page, "chat")
 
 
+def open_again(visit: Visit, page: Page | None = None) -> Page:
+    """Open the page once more, as after a reload or in a new tab, with the conversation shown."""
+    page = visit.open(page)
+    show_chat(page)
+    return page
+
+
 def ask_claude(page: Page, prompt: str) -> None:
     show_chat(page)
     expect(page.locator("#send")).to_have_attribute("aria-disabled", "false")  # what was said before is loaded
