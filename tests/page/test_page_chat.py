@@ -69,6 +69,7 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     expect(other.locator("#transcript article").last).to_contain_text("And still.")
 
 
+@pytest.mark.all
 def test_a_proposal_can_be_put_off_and_is_spent_once_refused(visit: Visit) -> None:
     """Not now folds it on this screen, and can be taken back. What is in the way of Approve is said on the card.
 
@@ -122,7 +123,8 @@ SHIFTS = """() => { window.shifts = []; new PerformanceObserver(list => window.s
     .observe({type: "layout-shift"}); }"""
 
 
-@pytest.mark.parametrize("width", sampled([360, 1280], 360))
+@pytest.mark.all
+@pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
     """Words, a command, its result, a proposal and the end come in: they scroll past, and nothing beside them moves."""
     visit.page.set_viewport_size({"width": width, "height": 740})
@@ -170,6 +172,7 @@ def test_every_state_of_the_chat_passes_axe(visit: Visit) -> None:
     assert found == []
 
 
+@pytest.mark.all
 def test_after_a_minute_a_person_asks_for_the_rest(visit: Visit) -> None:
     """By itself for 60 s; then Ask again joins the same turn where it broke off, and the answer is whole."""
     visit.page.clock.install()
@@ -241,6 +244,7 @@ OVERTAKE = """() => { const fetch = window.fetch; let stop; const stopped = new 
         return answer; }; }"""
 
 
+@pytest.mark.all
 def test_a_stop_that_overtakes_the_prompt_stops_the_turn(visit: Visit) -> None:
     """The handler knows no such turn yet, and its answer comes when the turn has begun: Stop is sent again."""
     page = visit.open()

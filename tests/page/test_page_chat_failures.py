@@ -41,6 +41,7 @@ def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> 
     phase(page, "done")
 
 
+@pytest.mark.all
 def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
     """The disk that held it is gone: one button, and claude is told what was said."""
     page = visit.open()
@@ -94,6 +95,7 @@ def test_a_session_of_another_handler(visit: Visit) -> None:
     assert page.is_visible("#recap")
 
 
+@pytest.mark.all
 def test_a_proxys_error_counts_as_a_lost_connection(visit: Visit) -> None:
     """A proxy's error, in JSON and with a number for a code, is a lost connection: the rest is asked for."""
     page = visit.open()

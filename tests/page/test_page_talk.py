@@ -131,6 +131,7 @@ SLICES = """() => {
 }"""
 
 
+@pytest.mark.all
 def test_the_end_stays_in_sight_while_a_long_answer_is_drawn_in_slices(visit: Visit) -> None:
     """A frame between two slices is no scroll up: the next slice is followed too."""
     page = visit.open()
@@ -209,6 +210,7 @@ def test_a_text_in_pieces_is_drawn_as_the_whole_is(visit: Visit) -> None:
 CLIPBOARD = "() => navigator.clipboard.readText()"
 
 
+@pytest.mark.all
 def test_a_command_is_folded_to_a_line(visit: Visit) -> None:
     """Its last lines, then all of them; what was refused is no failure, and what failed says so."""
     visit.context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -88,6 +88,7 @@ def test_a_proposal_outlives_a_reload_until_it_was_used(visit: Visit) -> None:
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
+@pytest.mark.all
 def test_two_tabs_begin_one_turn_after_a_verb(visit: Visit) -> None:
     """Two tabs that both saw the verb end, and hold different tokens, send one id: the second one joins."""
     page = visit.open()
@@ -116,6 +117,7 @@ def test_two_tabs_begin_one_turn_after_a_verb(visit: Visit) -> None:
     expect(page.locator("#transcript article").last).not_to_contain_text("No answer")
 
 
+@pytest.mark.all
 def test_a_costly_conversation_goes_on_at_a_press(visit: Visit) -> None:
     """Above the limit, which is shown, the page sends nothing by itself: a button does."""
     page = visit.open()
@@ -198,6 +200,7 @@ def test_enter_sends_where_there_is_a_keyboard(visit: Visit) -> None:
     assert len(prompts(visit)) == 1
 
 
+@pytest.mark.all
 def test_enter_begins_a_line_on_a_touch_screen(visit: Visit) -> None:
     """On a phone Enter is a new line, as its key says, and Send sends."""
     phone = Visit(visit.stage, has_touch=True, is_mobile=True)
@@ -216,6 +219,7 @@ def test_enter_begins_a_line_on_a_touch_screen(visit: Visit) -> None:
         phone.close()
 
 
+@pytest.mark.all
 def test_a_conversation_that_does_not_come_can_be_asked_for(visit: Visit) -> None:
     """A replay without its last line is cut: nothing of it is shown as all there is, and Ask again loads it."""
     visit.page.clock.install()
@@ -236,6 +240,7 @@ def test_a_conversation_that_does_not_come_can_be_asked_for(visit: Visit) -> Non
     expect(page.locator("#chat-notice")).to_have_text("")  # it is drawn before the reading has ended
 
 
+@pytest.mark.all
 def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
     """The token is the first caller's: another one on this device begins anew, and Forget leaves no token."""
     page = visit.open()
@@ -267,6 +272,7 @@ SCROLL_UP_MEANWHILE = """async () => {
 }"""
 
 
+@pytest.mark.all
 def test_the_end_is_a_press_away(visit: Visit) -> None:
     """Scrolled up, a button goes to the end; at the end there is none. The transcript scrolls; the page does not.
 
@@ -286,6 +292,7 @@ def test_the_end_is_a_press_away(visit: Visit) -> None:
     assert page.locator("#transcript").evaluate("box => box.scrollHeight - box.scrollTop - box.clientHeight") < 40
 
 
+@pytest.mark.all
 def test_another_tab_follows(visit: Visit) -> None:
     """What is said in one tab is read in the other, with the turn that is under way; neither sends it again."""
     page = visit.open()
@@ -303,6 +310,7 @@ def test_another_tab_follows(visit: Visit) -> None:
     assert len({body["prompt"] for body in prompts(visit)}) == len(prompts(visit)) == 2
 
 
+@pytest.mark.all
 def test_a_conversation_that_cannot_be_loaded_is_in_nobodys_way(visit: Visit) -> None:
     """Its modules do not come: one sentence, and the page works. At the next use they are asked for again."""
     person = Visit(visit.stage, service_workers="block")

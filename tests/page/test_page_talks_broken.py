@@ -11,7 +11,7 @@ from ..support.page_chat import LONG, PROPOSES, ask_claude, ended, open_again, s
 from ..support.talk import Talker, fake
 from .test_page_talks import approve, checks, prompts
 
-pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
+pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.all]
 
 KEPT = "() => Object.keys(localStorage).filter(name => name.includes('chat '))"
 FOCUSED = "() => document.activeElement.id || document.activeElement.dataset.say || document.activeElement.tagName"
