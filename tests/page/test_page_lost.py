@@ -93,6 +93,7 @@ def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> N
     phase(page, "done")
 
 
+@pytest.mark.all
 def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visit) -> None:
     """A request that Chromium repeats by itself counts as one, and its outcome stays unknown.
 
@@ -164,6 +165,7 @@ def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> 
     assert visit.stage.mutating_jobs(but=before) == []
 
 
+@pytest.mark.all
 def test_a_clock_that_is_put_right_makes_the_page_check_again(visit: Visit) -> None:
     """When a clock that was three days ahead is corrected, the page reads the status again."""
     page = visit.page
@@ -205,6 +207,7 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
+@pytest.mark.all
 def test_a_device_that_slept_through_the_minute_of_retries_waits_for_a_person(visit: Visit) -> None:
     """A phone that sleeps for three hours between two repeats does not reset a VM when it wakes."""
     visit.page.clock.install()
@@ -226,7 +229,9 @@ def test_a_device_that_slept_through_the_minute_of_retries_waits_for_a_person(vi
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
-@pytest.mark.parametrize("reload", [False, True], ids=["as it was", "reloaded"])
+@pytest.mark.parametrize(
+    "reload", [pytest.param(False, id="as it was", marks=pytest.mark.all), pytest.param(True, id="reloaded")]
+)
 def test_a_clock_that_is_set_back_does_not_extend_the_minute_of_retries(visit: Visit, reload: bool) -> None:
     """When a clock that was three days ahead is corrected, an old confirmation is not sent again."""
     page = visit.page
@@ -286,6 +291,7 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
     visit.stage.model.release("approved twice")
 
 
+@pytest.mark.all
 def test_a_job_that_status_shows_on_the_host_is_attached_to(visit: Visit) -> None:
     """If a status shows the id on the host after the minute, the page asks again, which can only attach."""
     visit.page.clock.install()
@@ -320,6 +326,7 @@ def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
     phase(page, "done")
 
 
+@pytest.mark.all
 def test_the_list_of_recent_jobs_catches_up(visit: Visit) -> None:
     """The list of recent jobs is read again: when a job in it has ended, and when a reading was lost."""
     page = visit.open()

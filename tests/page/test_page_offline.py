@@ -101,6 +101,7 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
     assert page.evaluate(SETS) == 1
 
 
+@pytest.mark.all
 def test_an_open_page_hears_of_a_newer_one(visit: Visit) -> None:
     """A page that stays open learns, when it is looked at again, that the device has a newer one."""
     page = kept_page(visit)
@@ -112,6 +113,7 @@ def test_an_open_page_hears_of_a_newer_one(visit: Visit) -> None:
     assert not is_older(page)
 
 
+@pytest.mark.all
 def test_a_full_disk_leaves_the_stored_page_as_it_is(visit: Visit) -> None:
     """What does not fit is not stored at all, which the worker relies on. The old set opens with the handler away."""
     page = kept_page(visit)
@@ -147,6 +149,7 @@ def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit)
     assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
 
 
+@pytest.mark.all
 def test_a_disconnected_page_links_to_the_handlers_health(visit: Visit) -> None:
     """A login page in front of the handler is not shown by the worker; a link leads to it."""
     page = kept_page(visit)
@@ -158,6 +161,7 @@ def test_a_disconnected_page_links_to_the_handlers_health(visit: Visit) -> None:
     assert '"ok":true' in page.inner_text("body")
 
 
+@pytest.mark.all
 def test_names_stored_by_other_pages_of_the_origin_are_untouched(visit: Visit) -> None:
     """Storage entries of other pages are neither read nor deleted."""
     page = visit.page

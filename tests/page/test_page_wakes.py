@@ -30,7 +30,13 @@ def looks_of(visit: Visit) -> list[str]:
     return [body.get("reason", "") for body in visit.posts if body.get("verb") == "forensics"]
 
 
-@pytest.mark.parametrize("slept", [True, False], ids=["a phone that slept", "a page that was looked at all the time"])
+@pytest.mark.parametrize(
+    "slept",
+    [
+        pytest.param(True, id="a phone that slept"),
+        pytest.param(False, id="a page that was looked at all the time", marks=pytest.mark.all),
+    ],
+)
 def test_an_outcome_is_found_without_a_press(visit: Visit, slept: bool) -> None:
     """A cycle whose answer was lost ended on the host: the page finds that out, on waking or within 15 s."""
     page, stage = visit.page, visit.stage
@@ -77,6 +83,7 @@ def test_waking_takes_evidence_if_the_last_is_old(visit: Visit) -> None:
     see_headline(page, "Idle or hung", "warn")
 
 
+@pytest.mark.all
 def test_what_was_under_way_puts_the_look_off_and_does_not_cancel_it(visit: Visit) -> None:
     """The device fell asleep while the page checked: once that check has ended, the page looks all the same."""
     page = visit.page
@@ -93,6 +100,7 @@ def test_what_was_under_way_puts_the_look_off_and_does_not_cancel_it(visit: Visi
     wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the look")
 
 
+@pytest.mark.all
 def test_a_page_that_lost_its_handler_while_it_slept_looks_as_well(visit: Visit) -> None:
     """It finds the handler again on waking, and the check that follows takes the place of the look's own alone."""
     page = visit.page
@@ -130,6 +138,7 @@ def is_kept(page: Page) -> bool:
     return bool(page.evaluate(KEPT_KEYS) == 1)
 
 
+@pytest.mark.all
 def test_forget_asks(visit: Visit) -> None:
     """The key, on which one depends at night, goes only with a second tap, and not with Esc or Keep."""
     page = keep_key(visit)
