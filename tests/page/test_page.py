@@ -189,6 +189,7 @@ def looks_of(visit: Visit) -> list[dict[str, Any]]:
     return [body for body in visit.posts if body.get("verb") == "forensics"]
 
 
+@pytest.mark.all
 def test_a_verb_takes_the_place_of_the_look_without_a_word_of_trouble(visit: Visit) -> None:
     """A press need not wait for the look that the page takes by itself, and dropping that look is no fault."""
     visit.stage.service.pve("reset")

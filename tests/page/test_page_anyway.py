@@ -3,14 +3,24 @@
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from breakglass.verbs import ANYWAY
 
-from ..support.browser import Stage, Visit, ask, axe_finds, both_schemes, confirm, phase, press, text_of, wait_for_text
+from ..support.browser import (
+    Stage,
+    Visit,
+    ask,
+    axe_finds_in_both_schemes,
+    confirm,
+    phase,
+    press,
+    text_of,
+    wait_for_text,
+)
 from ..support.scripted import HUNG, STORAGE_HUNG, Scripted, output, result, scripted, stage
 from ..support.selection import sampled
 
@@ -113,19 +123,18 @@ def test_start_of_a_running_vm_sends_no_anyway_field(page: tuple[Page, Visit], h
     assert "anyway" not in host.asked("start")[0]
 
 
-@both_schemes
-def test_the_anyway_button_and_its_dialog_pass_axe(page: tuple[Page, Visit], scheme: Literal["light", "dark"]) -> None:
+@pytest.mark.all
+def test_the_anyway_button_and_its_dialog_pass_axe(page: tuple[Page, Visit]) -> None:
     """axe-core finds nothing in the button or its dialog.
 
     Both are 48 px high, no wider than the screen, and move no verb's button.
     """
     at, _ = page
-    at.emulate_media(color_scheme=scheme)
     before = at.evaluate(PLACES)
     confirm(at, "reset")
     phase(at, "refused")
     assert at.evaluate(PLACES) == before
-    found = axe_finds(at, "refused, with an offer")
+    found = axe_finds_in_both_schemes(at, "refused, with an offer")
     box = at.locator(OFFER).bounding_box()
     assert box
     assert box["height"] >= 48
@@ -133,7 +142,7 @@ def test_the_anyway_button_and_its_dialog_pass_axe(page: tuple[Page, Visit], sch
     assert at.evaluate("() => document.documentElement.scrollWidth") <= 320
     at.click(OFFER)
     at.wait_for_selector("#yes[aria-disabled=false]")
-    assert axe_finds(at, "its dialog") + found == []
+    assert axe_finds_in_both_schemes(at, "its dialog") + found == []
     assert at.evaluate("() => document.documentElement.scrollWidth") <= 320
 
 
@@ -171,6 +180,7 @@ def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], h
     expect(at.locator("#steps [data-tone=good]").first).to_contain_text("Evidence")
 
 
+@pytest.mark.all
 def test_lines_of_an_unknown_type_are_ignored(page: tuple[Page, Visit]) -> None:
     """A newer handler may say more: its lines are passed over, and the result counts."""
     at, _ = page
@@ -182,6 +192,7 @@ def test_lines_of_an_unknown_type_are_ignored(page: tuple[Page, Visit]) -> None:
     at.unroute("**/pve")
 
 
+@pytest.mark.all
 def test_a_busy_answer_shows_the_holder_and_its_deadline(page: tuple[Page, Visit], host: Scripted) -> None:
     """The holder's deadline counts from when it began; without one, of an older host agent, nothing is said of it."""
     at, _ = page

@@ -77,6 +77,7 @@ NO_ADDRESSES = (
 )
 
 
+@pytest.mark.all
 def test_what_is_no_address_of_a_handler_is_no_link(visit: Visit) -> None:
     """Another scheme, a name before an @, and what is no text; an address is one."""
     page = visit.open()
@@ -114,6 +115,7 @@ def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit, host: str) -> None:
     assert page.evaluate(KEPT_KEYS) == 0
 
 
+@pytest.mark.all
 def test_a_key_from_before_is_deleted_at_the_end_of_a_tunnel(visit: Visit) -> None:
     """An earlier version kept one there. It is neither used nor left."""
     keep_key(visit)

@@ -236,9 +236,9 @@ def not_sent(visit: Visit) -> None:
 SCENARIOS = (cycled, reset, stopped_and_started, looked_again, failed, refused, busy, lost, not_sent)
 
 
-@pytest.mark.parametrize("width", sampled([320, 360, 768, 1280], 360))
 @pytest.mark.parametrize(
-    "act", [reset, *(pytest.param(act, marks=pytest.mark.all) for act in SCENARIOS if act != reset)]
+    ("act", "width"),
+    sampled([*((act, width) for act in SCENARIOS for width in (360, 1280)), (reset, 320), (reset, 768)], (reset, 360)),
 )
 @real
 def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -> None:
@@ -257,6 +257,7 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     assert sum(each["value"] for each in opening) <= 0.05, opening
 
 
+@pytest.mark.all
 @real
 def test_a_kept_key_opens_the_page_without_a_sight_of_its_lock(visit: Visit) -> None:
     """A device that keeps its key shows the page at once: the lock does not flash up, and nothing moves for it."""
@@ -290,6 +291,7 @@ def test_every_target_is_large_enough_for_a_thumb(visit: Visit) -> None:
     assert small + page.evaluate(MISFITS) == []
 
 
+@pytest.mark.all
 @real
 def test_the_question_is_in_sight_when_the_page_is_enlarged(stage: Stage) -> None:
     """At 400 % the dialog shows its question although its safe answer has the focus, and nothing is cut off."""
@@ -308,6 +310,7 @@ def test_the_question_is_in_sight_when_the_page_is_enlarged(stage: Stage) -> Non
     visit.close()
 
 
+@pytest.mark.all
 @real
 def test_text_of_twice_its_size_fits(visit: Visit) -> None:
     """With text of 200 % nothing needs to be scrolled sideways, and the dialog shows its question."""
@@ -358,6 +361,7 @@ def test_each_word_is_announced_once(visit: Visit) -> None:
     assert not [words for words in heard if re.search(r"\d s\b", words.partition(", after")[0])], heard
 
 
+@pytest.mark.all
 @real
 def test_what_works_is_not_called_unavailable(visit: Visit) -> None:
     """A button that opens its dialog is not `aria-disabled`; one that waits does nothing, and the page says why."""
@@ -424,6 +428,7 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
     assert page.evaluate(FOCUS) == "PRE"
 
 
+@pytest.mark.all
 @real
 def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
     """With reduced motion nothing moves, and with forced colours every button keeps its border."""

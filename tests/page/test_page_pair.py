@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -15,8 +14,7 @@ from ..support.browser import (
     KEPT_KEYS,
     Stage,
     Visit,
-    axe_finds,
-    both_schemes,
+    axe_finds_in_both_schemes,
     fall_asleep,
     phase,
     text_of,
@@ -121,6 +119,7 @@ def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
         assert command.end() == 0
 
 
+@pytest.mark.all
 def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
     """The question says whose key goes; then the page acts as the other caller. A second tab's yes sends nothing."""
     page, other, first = person.page, person.tab(), offer(person.stage, "viewer")
@@ -184,6 +183,7 @@ def say_bad_gateway(route: Route) -> None:
     route.fulfill(status=502, body="<h1>Oh, no.</h1>")
 
 
+@pytest.mark.all
 def test_a_failure_says_what_to_do(person: Visit) -> None:
     """Each failure has its words, leaves no link in the address, and no key."""
     page = person.page
@@ -228,6 +228,7 @@ def test_a_failure_says_what_to_do(person: Visit) -> None:
     assert page.evaluate(KEPT_KEYS) == 0
 
 
+@pytest.mark.all
 def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
     """At a loopback address, and in a browser that stores nothing: before it is spent. Without TLS it asks nothing."""
     page, given = person.page, offer(person.stage)
@@ -254,13 +255,11 @@ def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
     phase(page, "idle")
 
 
-@both_schemes
-def test_an_iphone_in_a_browser_is_told_of_the_home_screen(
-    stage: Stage, bound: Stage, scheme: Literal["light", "dark"]
-) -> None:
+@pytest.mark.all
+def test_an_iphone_in_a_browser_is_told_of_the_home_screen(stage: Stage, bound: Stage) -> None:
     """It copies the link and spends nothing, or pairs anyway. The question passes axe, and fits the screen."""
     stage.settle()
-    person = Visit(bound, ignore_https_errors=True, user_agent=IPHONE, color_scheme=scheme)
+    person = Visit(bound, ignore_https_errors=True, user_agent=IPHONE)
     person.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page, given = person.page, offer(person.stage)
     open_link(page, given.link)
@@ -276,6 +275,6 @@ def test_an_iphone_in_a_browser_is_told_of_the_home_screen(
     page.click("text=Pair here anyway")
     says(page, "Paired as operator. This device can rescue now.")
     phase(page, "idle")
-    assert axe_finds(page, "paired") == []
+    assert axe_finds_in_both_schemes(page, "paired") == []
     assert (given.state, fetches(person)) == ("fetched", 1)
     person.close()

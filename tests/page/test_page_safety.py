@@ -93,6 +93,7 @@ def test_no_button_but_the_red_one_changes_power(visit: Visit) -> None:
     assert page.get_attribute("body", "data-scene") == "unlocked"  # Forget asks, too
 
 
+@pytest.mark.all
 def test_a_refused_copy_is_said(visit: Visit) -> None:
     """A browser may refuse the clipboard, as on a page without TLS: each button says so, and the page has no error."""
     page = visit.open()
@@ -130,6 +131,7 @@ def test_a_double_click_does_not_confirm(visit: Visit) -> None:
     assert visit.mutating == []
 
 
+@pytest.mark.all
 def test_a_second_tab_acts_on_what_it_saw(visit: Visit) -> None:
     """If two tabs confirm a verb, the host runs the first and refuses the second."""
     first, second = visit.open(), visit.open(visit.tab())

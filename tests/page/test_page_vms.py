@@ -190,7 +190,13 @@ def test_a_link_opens_its_vm(person: Visit) -> None:
     expect(other.locator("#name")).to_have_text("broken")
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["with a kept key", "with a key that is entered then"])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param(True, id="with a kept key", marks=pytest.mark.all),
+        pytest.param(False, id="with a key that is entered then"),
+    ],
+)
 def test_a_link_opens_its_job(stage: Stage, person: Visit, kept: bool) -> None:
     """The job of an alert is opened in the history of its VM."""
     job = stage.service.pve("forensics", caller="operator2").json["id"]
@@ -231,6 +237,7 @@ def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
     see_headline(page, "Idle or hung", "warn")
 
 
+@pytest.mark.all
 def test_a_link_to_a_vm_that_is_new_waits_for_its_name(person: Visit) -> None:
     """A VM that this device has never heard of is not called unknown before Breakglass has answered."""
     page = person.page
@@ -258,6 +265,7 @@ def test_the_recipe_names_the_vm(person: Visit) -> None:
     expect(page.locator("#recipe")).to_contain_text("VM=devvm # its name")
 
 
+@pytest.mark.all
 def test_a_draft_stays_with_its_vm(person: Visit) -> None:
     """A draft for one VM is not sent for another one; it returns with its VM."""
     page = person.open()
@@ -308,6 +316,7 @@ def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
 
 
+@pytest.mark.all
 def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
     """A proposal that is approved again has the same id, so a request that fails now settles nothing.
 
@@ -342,6 +351,7 @@ def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> No
         assert page.evaluate("() => Object.keys(sessionStorage)") == []
 
 
+@pytest.mark.all
 def test_advice_named_like_an_object_property_is_none(person: Visit) -> None:
     """The advice `constructor` advises nothing, and all else of the answer is shown."""
     page = person.page
@@ -361,6 +371,7 @@ def test_advice_named_like_an_object_property_is_none(person: Visit) -> None:
     expect(page.locator("[data-verb].advised")).to_have_count(0)
 
 
+@pytest.mark.all
 def test_the_history_of_one_vm_has_no_job_of_another(person: Visit) -> None:
     """The timeline holds the jobs of the VM that is shown, and nothing else, also where they are of the same day."""
     began = person.stage.service.pve("forensics", vm="devvm").json
