@@ -1,5 +1,7 @@
 """Conversations that go on in the terminal: by claude after an approved verb, and by the operator another time.
 
+And what a turn has of the host: its own verbs, and proposals.
+
 A script stands in for claude; sshd, the host agent and QEMU are real.
 """
 
@@ -15,6 +17,7 @@ from ..support.chat_terminal import seen_until, terminal
 from ..support.chat_terminal import typed_here as typed
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
+from ..support.service import READ
 from ..support.sshd import Sshd
 from ..support.talk import PATIENT, Talker, bash, fake, started
 
@@ -61,6 +64,7 @@ def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedCl
         stream.until("turn", turn=f"{CHECK}{job}", tools="host")
 
 
+@pytest.mark.all
 def test_what_is_not_approved_begins_no_turn(talker: Talker, claude: ScriptedClaude) -> None:
     """The operator has the next word; with it, the handler tells claude what became of the proposal."""
     before, turns = jobs(talker), len(claude.calls)
@@ -84,6 +88,7 @@ def test_above_the_limit_a_check_needs_a_y(talker: Talker, claude: ScriptedClaud
     assert len(claude.calls) == turns + 3
 
 
+@pytest.mark.all
 def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
     """After its terminal has gone, until the host knows its job: by whomever it was approved meanwhile."""
     before = jobs(talker)
@@ -159,3 +164,32 @@ def test_a_session_that_is_gone_is_said_at_once(talker: Talker) -> None:
     (talker.directory / "state/breakglass/session").unlink()
     code, seen = typed(talker, options=("--resume",))
     assert (code, "there is no conversation to resume in" in seen, "chat --list" in seen) == (2, True, True)
+
+
+# --- what claude has of the host ---
+
+
+def test_only_the_hosts_refusal_is_a_proposal(talker: Talker) -> None:
+    """Another command with the same output is no proposal, and each proposal has an id of its own."""
+    liar = bash("echo approval-required: reset")
+    events = talker.chat(fake(liar, bash("pve reset"), bash("pve reset"), {"text": "fin"}))
+    assert len({event["job"] for event in events if event["type"] == "approval"}) == 2
+    assert [event["ok"] for event in events if event["type"] == "tool_result"] == [True, False, False]
+
+
+def test_a_turn_with_the_hosts_tools_only_reads(talker: Talker, claude: ScriptedClaude) -> None:
+    """`pve` takes three verbs there, so nothing is proposed; there is no guest; and it is another turn than without."""
+    lines = ("pve status", "pve reset", "pve job id=x", "pve history", "ls $(dirname $(command -v pve))")
+    prompt = fake(*map(bash, lines), {"text": "It runs."})
+    events = talker.chat(prompt, tools="host", msg_id="msg_after_12345678")
+    results = [event for event in events if event["type"] == "tool_result"]
+    assert [event["ok"] for event in results] == [True, False, False, True, True]
+    assert "usage: pve status | forensics | history" in results[1]["text"]
+    assert results[4]["text"] == "pve"
+    assert "approval" not in {event["type"] for event in events}
+    [allowed] = [each for each in claude.calls[-1] if each.startswith("--allowedTools=")]
+    assert allowed == "--allowedTools=" + ",".join(f"Bash(pve {verb})" for verb in READ)
+    same = talker.ask(prompt=prompt, msg_id="msg_after_12345678")
+    assert (same.status, same.json["error"]["code"]) == (422, "id-reused")
+    with talker.open(session=events[0]["session"], replay=True) as stream:
+        assert stream.until("turn")["tools"] == "host"

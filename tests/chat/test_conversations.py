@@ -17,10 +17,8 @@ from breakglass.config.model import Address, Host, Vm
 
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
-from ..support.service import READ
-from ..support.sshd import Sshd
 from ..support.stages import until
-from ..support.talk import Event, Talker, bash, fake, started
+from ..support.talk import Event, Talker, fake, started
 
 VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
 
@@ -105,6 +103,7 @@ def test_another_replica_and_a_killed_one(talker: Talker, claude: ScriptedClaude
     assert types == ["turn", "session", "text", "error", "done", "replayed"]
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_a_long_conversation_is_cut_at_its_beginning(claude: ScriptedClaude, model: Model, directory: Path) -> None:
     """The newest turns come, and always the last one; how many don't is said, and their cost counts."""
@@ -156,32 +155,6 @@ def test_a_session_that_is_not_listed_replays_nothing(talker: Talker) -> None:
     assert talker.ask(replay=True, session=f"{session}x").status == 403
     assert talker.chat("go on", session=session)[0]["resumed"] is True
     assert len(replay(talker, session)) > 1
-
-
-# --- a turn with the host's tools alone ---
-
-
-@pytest.mark.slow
-@pytest.mark.real("sshd")
-def test_a_turn_with_the_hosts_tools_only_reads(sshd: Sshd, model: Model) -> None:
-    """`pve` takes three verbs there, so nothing is proposed; there is no guest; and it is another turn than without."""
-    claude = ScriptedClaude(sshd.world.directory)
-    with started(Talker(sshd.world.directory, model, chat=claude.chat, host=sshd)) as talker:
-        talker.answering()
-        lines = ("pve status", "pve reset", "pve job id=x", "pve history", "ls $(dirname $(command -v pve))")
-        prompt = fake(*map(bash, lines), {"text": "It runs."})
-        events = talker.chat(prompt, tools="host", msg_id="msg_after_12345678")
-        results = [event for event in events if event["type"] == "tool_result"]
-        assert [event["ok"] for event in results] == [True, False, False, True, True]
-        assert "usage: pve status | forensics | history" in results[1]["text"]
-        assert results[4]["text"] == "pve"
-        assert "approval" not in {event["type"] for event in events}
-        arguments = claude.calls[-1]
-        [allowed] = [each for each in arguments if each.startswith("--allowedTools=")]
-        assert allowed == "--allowedTools=" + ",".join(f"Bash(pve {verb})" for verb in READ)
-        same = talker.ask(prompt=prompt, msg_id="msg_after_12345678")
-        assert (same.status, same.json["error"]["code"]) == (422, "id-reused")
-        assert replay(talker, events[0]["session"])[0]["tools"] == "host"
 
 
 # --- the files ---
