@@ -91,6 +91,7 @@ def test_an_older_token_goes_on(talker: Talker) -> None:
     assert unseal(events[0]["session"], keys, "operator", 0).directory == session.directory
 
 
+@pytest.mark.all
 def test_a_backup_that_is_put_back(talker: Talker) -> None:
     """It has the id of the directory that was lost, so its sessions go on."""
     session = talker.chat("hello")[0]["session"]

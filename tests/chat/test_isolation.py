@@ -146,6 +146,7 @@ except PermissionError:
 """
 
 
+@pytest.mark.all
 @pytest.mark.real("bwrap")
 def test_a_container_that_allows_no_network_namespace() -> None:
     """Without CAP_SYS_ADMIN claude would have this machine's network: chat is off, and says why."""

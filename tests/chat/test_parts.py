@@ -165,6 +165,7 @@ def test_a_sessions_dir_that_hangs(model: Model, claude: ScriptedClaude, directo
         talker.wait_for_chat("on")
 
 
+@pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_sessions_dir_that_hangs_at_the_start(model: Model, claude: ScriptedClaude, directory: Path) -> None:
     """The check of isolation waits for it, also after a reload; then chat is on by itself."""

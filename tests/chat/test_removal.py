@@ -17,6 +17,7 @@ from breakglass.claude.removal import remove_directory
 from breakglass.claude.uids import hand_over, remove_handed, remove_left_over
 
 from ..support.claude import UIDS
+from ..support.selection import sampled
 from ..support.signals import signal_process
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def close() -> None:
 
 
 def mix() -> None:
-    for n in range(300):
+    for n in range(100):
         Path(f"f{n}").touch()
         os.makedirs(f"d{n % 7}/{n}/e")
     os.symlink("/etc", "d0/link")
@@ -61,7 +62,7 @@ def swap_for_ever() -> None:
             LIBC.renameat2(-100, f"x/d{n}".encode(), -100, f"l{n}".encode(), 2)  # AT_FDCWD, RENAME_EXCHANGE
 
 
-TREES = pytest.mark.parametrize("fill", [nest, close, mix])
+TREES = pytest.mark.parametrize("fill", sampled([nest, close, mix], nest))
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_what_an_earlier_turn_left_is_removed_by_a_later_one(sessions: Path) -> 
     """Of a turn whose machine crashed, say; but nothing of a turn that runs, whose id is locked."""
     for name in ("crashed", "runs"):
         work = work_dir(sessions, name)
-        fill_as_user(work / "home", mix)
+        fill_as_user(work / "home", lambda: Path("f0").touch())
         if name == "runs":
             for each in ("home", "scraps"):
                 os.chown(work / each, UID + 1, UID + 1)

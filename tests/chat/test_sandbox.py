@@ -423,7 +423,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("request_line", sampled(list(HOSTILE.values()), HOSTILE["deep"], HOSTILE["an option"]))
+@pytest.mark.parametrize("request_line", sampled(list(HOSTILE.values()), HOSTILE["an option"]))
 def test_a_hostile_request_starts_nothing(attack: Attack, request_line: bytes) -> None:
     """The runner goes on, and serves the next client."""
     send = (
@@ -448,6 +448,7 @@ def test_streams_and_exit_pass_through(attack: Attack) -> None:
 # --- with the real claude ---
 
 
+@pytest.mark.all
 def test_what_the_rules_let_through_reaches_nothing(place: Place) -> None:
     """The two commands that once took the API key and another session's transcript away."""
     other = plant(place.directory / f"sessions/transcripts/{uuid.uuid4()}")

@@ -44,6 +44,7 @@ def mounted(directory: Path, size: str) -> Iterator[Path]:
         path.rmdir()
 
 
+@pytest.mark.all
 @pytest.mark.real("mounts")
 def test_a_full_or_read_only_disk(directory: Path, model: Model, claude: ScriptedClaude) -> None:
     """The request is answered with an error before the turn starts, so that no conversation is lost."""
@@ -73,6 +74,7 @@ def test_a_full_or_read_only_disk(directory: Path, model: Model, claude: Scripte
         assert talker.chat("hello", session=session)[-1]["ok"] is True
 
 
+@pytest.mark.all
 @pytest.mark.real("mounts")
 def test_a_disk_that_fills_up_in_a_turn(directory: Path, model: Model, claude: ScriptedClaude) -> None:
     """The turn is stopped with an error, and its log can be read as far as it goes."""
@@ -83,6 +85,7 @@ def test_a_disk_that_fills_up_in_a_turn(directory: Path, model: Model, claude: S
         assert last_error(talker.chat("hello"))["code"] == "claude-crashed"
 
 
+@pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_disk_that_hangs(directory: Path, model: Model, claude: ScriptedClaude) -> None:
     """A turn waits for the disk and is given up; neither the verbs nor the handler's end wait for it."""

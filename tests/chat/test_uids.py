@@ -17,7 +17,6 @@ from ..support.claude import UID_RANGE, UIDS
 from ..support.model import Model
 from ..support.naps import find_processes, nap, outermost, parent, wait_for_process, wait_until_gone
 from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude
-from ..support.selection import sampled
 from ..support.signals import signal_process
 from ..support.stages import until
 from ..support.talk import Talker, answer_text, last_error, started
@@ -243,8 +242,9 @@ KILLED = {
 }
 
 
+@pytest.mark.all
 @pytest.mark.real("bwrap")
-@pytest.mark.parametrize("who", sampled(KILLED, "worker", "standby worker handler"))
+@pytest.mark.parametrize("who", KILLED)
 def test_what_a_killed_turn_said_is_kept(claude: ScriptedClaude, model: Model, directory: Path, who: str) -> None:
     """The process that stands by saves it, or the worker. When both are killed, the session goes on before that turn.
 
@@ -310,8 +310,9 @@ def test_a_turn_has_its_own_transcript_alone(talker: Talker, claude: ScriptedCla
     assert found.endswith(f"/{first['id']}.jsonl")
 
 
+@pytest.mark.all
 @pytest.mark.real("bwrap")
-@pytest.mark.parametrize("who", sampled(["uids", "shared_uid"], "uids"))
+@pytest.mark.parametrize("who", ["uids", "shared_uid"])
 def test_a_sessions_dir_behind_a_link(claude: ScriptedClaude, model: Model, directory: Path, who: str) -> None:
     """And with `..` in its name: claude files its transcript under the name that its directory really has."""
     aside = directory / f"aside{len(who)}"
