@@ -11,7 +11,6 @@ import pytest
 from ..support import claude
 from ..support.model import Model
 from ..support.naps import find_processes, nap, outermost, parent, wait_for_process, wait_until_gone
-from ..support.selection import sampled
 from ..support.signals import signal_process
 from ..support.talk import Talker, answer_text, bash, fake, last_error, started
 
@@ -27,6 +26,7 @@ def talker(model: Model, directory: Path) -> Iterator[Talker]:
         yield talker
 
 
+@pytest.mark.all
 def test_a_turn_is_stopped_in_its_text(talker: Talker, model: Model) -> None:
     """Its text so far stays, its processes end, and the session goes on and knows that text."""
     with talker.open(prompt=fake({"text": LONG, "wait": "never"})) as stream:
@@ -42,27 +42,13 @@ def test_a_turn_is_stopped_in_its_text(talker: Talker, model: Model) -> None:
     assert talker.ask(cancel=stream.turn).status == 202  # once more changes nothing
 
 
-@pytest.mark.all  # as test_chat_terminal.py does with a script in place of claude
-def test_a_turn_is_stopped_in_its_tool(talker: Talker) -> None:
-    """The command that claude was running, in a session of its own, ends with it."""
-    with talker.open(prompt=fake(bash(f"{nap(31)} | {nap(31)}"))) as stream:
-        session = stream.until("tool") and stream.seen[0]
-        wait_for_process(nap(31))
-        assert talker.ask(cancel=stream.turn).status == 202
-        assert last_error(stream.rest())["code"] == "cancelled"
-    assert find_processes(nap(31)) == []
-    assert find_processes(session["id"]) == []
-    assert answer_text(talker.chat(fake({"text": "here"}), session=session["session"])) == "here"
-
-
-@pytest.mark.parametrize("where", sampled(["text", "tool"], "tool"))
-def test_a_handler_is_killed(model: Model, directory: Path, where: str) -> None:
+@pytest.mark.all
+def test_a_handler_is_killed(model: Model, directory: Path) -> None:
     """By SIGKILL: no process is left, the text so far is in the log, which has an end, and the session goes on."""
-    steps = [{"text": LONG, "wait": "never"}] if where == "text" else [{"text": LONG, **bash(f"{nap(16)} | {nap(16)}")}]
     with started(Talker(directory, model)) as talker:
-        with talker.open(prompt=fake(*steps)) as stream:
-            stream.until(where)
-            wait_for_process(nap(16) if where == "tool" else stream.seen[0]["id"])
+        with talker.open(prompt=fake({"text": LONG, **bash(f"{nap(16)} | {nap(16)}")})) as stream:
+            stream.until("tool")
+            wait_for_process(nap(16))
             talker.kill()
             with contextlib.suppress(OSError, ValueError):
                 stream.rest()
@@ -77,7 +63,8 @@ def test_a_handler_is_killed(model: Model, directory: Path, where: str) -> None:
             assert answer_text(other.chat(fake({"text": "here"}), session=session["session"])) == "here"
 
 
-@pytest.mark.parametrize("who", sampled(["runner", "both"], "runner"))
+@pytest.mark.all
+@pytest.mark.parametrize("who", ["runner", "both"])
 def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
     """The command ends although its runner can't end it, and only then the session is free.
 
@@ -103,18 +90,17 @@ def test_a_runner_is_killed(model: Model, directory: Path, who: str) -> None:
             assert answer_text(other.chat(fake({"text": "here"}), session=first["session"])) == "here"
 
 
-@pytest.mark.parametrize("where", sampled(["text", "tool"], "text"))
-def test_a_handler_is_stopped(model: Model, directory: Path, where: str) -> None:
+@pytest.mark.all
+def test_a_handler_is_stopped(model: Model, directory: Path) -> None:
     """By SIGTERM: every stream has its last line within 5 s, and no process is left."""
-    steps = [{"text": LONG, "wait": "never"}] if where == "text" else [bash(f"{nap(17)} | {nap(17)}")]
-    with started(Talker(directory, model)) as talker, talker.open(prompt=fake(*steps)) as stream:
-        stream.until(where)
-        wait_for_process(nap(17) if where == "tool" else stream.seen[0]["id"])
+    prompt = fake({"text": LONG, "wait": "never"})
+    with started(Talker(directory, model)) as talker, talker.open(prompt=prompt) as stream:
+        stream.until("text")
+        wait_for_process(stream.seen[0]["id"])
         talker.process.terminate()
         assert last_error(stream.rest())["code"] == "shutting-down"
         talker.process.wait(60)  # which waits 4 s for its turns, and on a busy machine they need longer
         wait_until_gone(stream.seen[0]["id"])
-        wait_until_gone(nap(17))
 
 
 @pytest.mark.real("root")
