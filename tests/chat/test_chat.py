@@ -78,8 +78,6 @@ def test_a_session_goes_on(talker: Talker, model: Model) -> None:
     assert "the word is heron" in json.dumps(model.asked[-1].body)
     assert answer_text(second) == "again"
     assert 0 < second[-2]["cost_usd"] < 2 * first[-2]["cost_usd"]
-    third = talker.chat(fake({"text": "still"}), session=second[0]["session"])
-    assert answer_text(third) == "still"
 
 
 def test_broken_text_is_taken_back(talker: Talker, model: Model) -> None:
@@ -94,6 +92,7 @@ def test_broken_text_is_taken_back(talker: Talker, model: Model) -> None:
     assert events[-1]["ok"] is True
 
 
+@pytest.mark.all
 def test_a_long_prompt_and_a_long_answer(talker: Talker) -> None:
     """Both are longer than a pipe holds, and both arrive whole."""
     answer = "0123456789abcde\n" * 5000

@@ -111,6 +111,7 @@ def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker, claude: ScriptedC
         assert process.wait(60) == 1
 
 
+@pytest.mark.all
 def test_ctrl_c_without_a_handler(directory: Path, model: Model, claude: ScriptedClaude) -> None:
     """Ctrl-C says that the turn could not be stopped; a second one leaves as usual."""
     with started(Talker(directory, model, chat=claude.chat)) as talker, terminal(talker) as process:
@@ -125,6 +126,7 @@ def test_ctrl_c_without_a_handler(directory: Path, model: Model, claude: Scripte
         assert process.wait(60) == 0
 
 
+@pytest.mark.all
 @pytest.mark.real("curl")
 def test_the_documents_curl_does_a_turn(talker: Talker, claude: ScriptedClaude, tmp_path: Path) -> None:
     """The two lines as docs/requests.md has them get a stream that ends with `done`."""

@@ -23,13 +23,13 @@ pytestmark = [pytest.mark.real("claude", "sshd"), pytest.mark.slow]
 # --- the recipe ---
 
 
-def test_a_turn_and_the_next(place: Place) -> None:
+def test_a_turn_and_the_next(apart: Place) -> None:
     """A session goes on where it was, and each turn brings the brief of today."""
-    first = place.run({"text": "one"})
-    second = place.run({"text": "two"}, sid=first.turn.sid)
+    first = apart.run({"text": "one"})
+    second = apart.run({"text": "two"}, sid=first.turn.sid)
     assert [first.exit, second.exit] == [0, 0], first.err + second.err
     assert (second.result["result"], second.result["session_id"]) == ("two", first.turn.sid)
-    asked = place.model.asked[-1]
+    asked = apart.model.asked[-1]
     assert sum("FAKE=" in text for text in asked.said.splitlines()) == 2
     assert "untrusted" in json.dumps(asked.body["system"])
     [tools] = [line["tools"] for line in second.lines if line.get("subtype") == "init"]
@@ -39,7 +39,7 @@ def test_a_turn_and_the_next(place: Place) -> None:
 PROMPTS = ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that?", "#note", "/var/log is full"]
 
 
-@pytest.mark.parametrize("words", sampled(PROMPTS, "/clear", "@/etc/passwd what is that?"))
+@pytest.mark.parametrize("words", sampled(PROMPTS, "/clear"))
 def test_a_prompt_is_only_text_for_the_model(apart: Place, words: str) -> None:
     """No slash command, no flag, no shell escape, no attached file."""
     ran = apart.say(words)
@@ -50,10 +50,10 @@ def test_a_prompt_is_only_text_for_the_model(apart: Place, words: str) -> None:
 # --- the commands ---
 
 
-def test_it_sees_the_host_and_the_guest(place: Place) -> None:
+def test_it_sees_the_host_and_the_guest(apart: Place) -> None:
     """`pve` reads the host with claude's own key, and the command named after the VM runs in the guest."""
-    (place.sshd.home / "log").write_text("kernel: all quiet\n")
-    ran = place.run(bash("pve status"), bash("devvm 'cat log; id -un'"), bash("pve history"), bash("pve forensics"))
+    (apart.sshd.home / "log").write_text("kernel: all quiet\n")
+    ran = apart.run(bash("pve status"), bash("devvm 'cat log; id -un'"), bash("pve history"), bash("pve forensics"))
     status, guest, history, forensics = ran.tools
     assert [ok for _, ok, _ in ran.tools] == [True] * 4, ran.tools
     assert "running" in status[2]
@@ -90,7 +90,8 @@ def on_host(vm: Vm, **changes: Any) -> Vm:
     return replace(vm, hosts=(replace(vm.host, **changes),))
 
 
-@pytest.mark.parametrize("vm", sampled(["no guest", "no key"], "no guest"))
+@pytest.mark.all
+@pytest.mark.parametrize("vm", ["no guest", "no key"])
 def test_what_is_not_configured_is_not_there(shared: Place, vm: str) -> None:
     """Without a guest there is no command for it, without a key there is none for the host, and the brief says so."""
     less = replace(shared.vm, guest=None) if vm == "no guest" else on_host(shared.vm, read_only_key="")
@@ -128,6 +129,7 @@ def test_its_verbs_are_about_the_turns_own_vm(shared: Place) -> None:
         shared.sshd.keys.write_text(keys)
 
 
+@pytest.mark.all
 def test_a_host_certificate_is_enough(shared: Place) -> None:
     """With a pinned certificate authority, each host key that it signed is known."""
     authority = shared.sshd.authority.export_public_key().decode().strip()
