@@ -14,9 +14,7 @@ pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mar
 
 DOWN = {
     "not signed in": ({"fail": 401}, r"it is not signed in, \d\d:\d\d\."),
-    "overloaded": ({"fail": 529}, r"overloaded, \d\d:\d\d\."),
     "rate-limited": ({"fail": 429, "retry_after": 3600}, r"rate limited, \d\d:\d\d\."),
-    "crashed": ({"fail": 400}, r"it crashed, \d\d:\d\d\."),
 }
 
 

@@ -280,6 +280,7 @@ def test_a_draft_stays_with_its_vm(person: Visit) -> None:
     expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
 
 
+@pytest.mark.all
 def test_the_page_says_when_claude_logs_in_as_root(person: Visit) -> None:
     """If claude logs in to the guest as root, the page says that it may change anything there."""
     page = person.open(caller="talker", looks=False)
@@ -289,6 +290,7 @@ def test_the_page_says_when_claude_logs_in_as_root(person: Visit) -> None:
     expect(page.locator("#notes")).not_to_contain_text("root")
 
 
+@pytest.mark.all
 def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
     """If a reload removes the selected VM, the page does not select another one."""
     page = person.open()
@@ -301,6 +303,7 @@ def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
     see_headline(page, "Idle or hung", "warn")
 
 
+@pytest.mark.all
 def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
     """A VM whose entry has a fault is listed without a number; its verbs say that nothing was sent."""
     page = person.open()
