@@ -237,7 +237,6 @@ def remember(word: str, then: str = RESULT) -> str:
 KILLED = {
     "worker": "onetwo",
     "standby": "onetwo",
-    "standby worker": "one",
     "standby worker handler": "one",
 }
 

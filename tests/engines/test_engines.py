@@ -1,7 +1,7 @@
-"""The page in three engines: one night, from the key to a page without a handler, in each of them.
+"""The page in two more engines: one night, from the key to a page without a handler, in each of them.
 
-The other tests of the page run in Chromium alone. What each engine does in its own way is here: signatures, streams,
-dialogs, the kept key, the worker, Trusted Types.
+The other tests of the page run in Chromium. What each engine does in its own way is here: signatures, streams, dialogs,
+the kept key, the worker, Trusted Types.
 """
 
 import json
@@ -15,12 +15,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from breakglass.web.app import PAGE
 
 from ..support import engines
-from ..support.browser import KEPT_KEYS, Stage, Visit
+from ..support.browser import KEPT_KEYS, Stage
 from ..support.engines import Engine
 from ..support.failing_tools import misbehave
 from ..support.pairing_links import offer
@@ -30,39 +29,13 @@ from ..support.talk import bash, fake
 pytestmark = [pytest.mark.all, pytest.mark.real("chromium", "claude", "sshd", "qemu")]
 
 
-@contextmanager
-def playwright_chromium(stage: Stage, _: Path) -> Iterator[Engine]:
-    """Chromium, which also fails the test with whatever the page complains of."""
-    visit = Visit(stage, viewport={"width": engines.WIDTH, "height": engines.HEIGHT})
-    try:
-        yield engines.OfPlaywright(visit.page)
-    finally:
-        visit.close()
+ENGINES = {"firefox": engines.firefox, "webkit": engines.webkit}
 
 
-@contextmanager
-def debians_firefox(_: Stage, directory: Path) -> Iterator[Engine]:
-    with engines.firefox(directory) as engine:
-        yield engine
-
-
-@contextmanager
-def debians_webkit(_: Stage, directory: Path) -> Iterator[Engine]:
-    with engines.webkit(directory) as engine:
-        yield engine
-
-
-ENGINES = {"chromium": playwright_chromium, "firefox": debians_firefox, "webkit": debians_webkit}
-
-
-def each(*names: str) -> list[ParameterSet]:
-    return [pytest.param(name, marks=pytest.mark.real(name)) for name in names]
-
-
-@pytest.fixture(scope="module", params=each(*ENGINES))
-def engine(request: pytest.FixtureRequest, stage: Stage, directory: Path) -> Iterator[Engine]:
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.real(name)) for name in ENGINES])
+def engine(request: pytest.FixtureRequest, directory: Path) -> Iterator[Engine]:
     """One engine after the other, with a profile that ends with it."""
-    with ENGINES[request.param](stage, directory) as engine:
+    with ENGINES[request.param](directory) as engine:
         yield engine
 
 
@@ -241,7 +214,6 @@ def lose_the_handler(engine: Engine, person: Person, stage: Stage) -> None:
     [("words.js", "let x = y §§ z;"), ("too_old.js", "delete Element.prototype.ariaDisabled;\n{}")],
     ids=["syntax", "feature"],
 )
-@pytest.mark.parametrize("engine", each("firefox", "webkit"), indirect=True)
 def test_an_older_engine_says_so(engine: Engine, directory: Path, name: str, text: str) -> None:
     """A module in syntax that it can't read, and a feature that it lacks, end in the sentence."""
     page = directory / name.partition(".")[0]

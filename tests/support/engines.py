@@ -1,7 +1,7 @@
-"""Three browser engines behind one small interface: Chromium by Playwright, Firefox and WebKitGTK as Debian has them.
+"""Firefox and WebKitGTK, as Debian has them, behind one small interface.
 
-Those two take the commands of WebDriver: Firefox over its Marionette socket, WebKitGTK over HTTP. They need so little
-of it that there is no client library and no geckodriver here.
+They take the commands of WebDriver: Firefox over its Marionette socket, WebKitGTK over HTTP. They need so little of it
+that there is no client library and no geckodriver here.
 """
 
 import http.client
@@ -13,9 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGKILL
-from typing import Any, ClassVar, Protocol
-
-from playwright.sync_api import Page
+from typing import Any, ClassVar
 
 from . import parts
 from .ports import reserve_port
@@ -40,54 +38,6 @@ _PREFERENCES = {
 }
 
 
-class Engine(Protocol):
-    """What the tests do with a browser that shows one page."""
-
-    def open(self, url: str) -> None:
-        """Show an address."""
-
-    def reload(self) -> None:
-        """Load the page again."""
-
-    def run(self, body: str) -> Any:
-        """Run the body of an asynchronous function in the page, and return what that returns."""
-
-    def click(self, selector: str) -> None:
-        """Click on an element as a person does."""
-
-    def type(self, selector: str, text: str) -> None:
-        """Type into an element."""
-
-    def press(self, key: str) -> None:
-        """Press one of KEYS."""
-
-
-class OfPlaywright:
-    """Chromium, as the other tests of the page have it."""
-
-    def __init__(self, page: Page) -> None:
-        self._page = page
-
-    def open(self, url: str) -> None:
-        self._page.goto("about:blank")
-        self._page.goto(url, wait_until="commit")
-
-    def reload(self) -> None:
-        self._page.reload(wait_until="commit")
-
-    def run(self, body: str) -> Any:
-        return self._page.evaluate(f"async () => {{ {body} }}")
-
-    def click(self, selector: str) -> None:
-        self._page.click(selector)
-
-    def type(self, selector: str, text: str) -> None:
-        self._page.fill(selector, text)
-
-    def press(self, key: str) -> None:
-        self._page.keyboard.press(key)
-
-
 class CommandError(Exception):
     """A command of WebDriver that failed."""
 
@@ -96,13 +46,14 @@ class CommandError(Exception):
         self.code = found["error"]
 
 
-class _OfWebDriver:
+class Engine:
     """A browser that takes the commands of WebDriver."""
 
     def _command(self, name: str, parameters: Mapping[str, object]) -> Any:
         raise NotImplementedError
 
     def open(self, url: str) -> None:
+        """Show an address."""
         self._command("Navigate", {"url": "about:blank"})
         self._command("Navigate", {"url": url})
 
@@ -118,6 +69,7 @@ class _OfWebDriver:
             return False
 
     def run(self, body: str) -> Any:
+        """Run the body of an asynchronous function in the page, and return what that returns."""
         script = f"""const done = arguments[arguments.length - 1];
             (async () => {{ {body} }})().then((value) => done({{value}}), (error) => done({{error: String(error)}}))"""
         answer = self._command("ExecuteAsyncScript", {"script": script, "args": []})
@@ -127,12 +79,15 @@ class _OfWebDriver:
         return answer.get("value")
 
     def click(self, selector: str) -> None:
+        """Click on an element as a person does."""
         self._on_element(selector, "ElementClick")
 
     def type(self, selector: str, text: str) -> None:
+        """Type into an element."""
         self._on_element(selector, "ElementSendKeys", text=text)
 
     def press(self, key: str) -> None:
+        """Press one of KEYS."""
         focus = self._command("GetActiveElement", {})[_ELEMENT]
         self._command("ElementSendKeys", {"id": focus, "text": KEYS[key]})
 
@@ -157,7 +112,7 @@ class _OfWebDriver:
             raise late from (last[0] if last else None)
 
 
-class OfMarionette(_OfWebDriver):
+class OfMarionette(Engine):
     """Firefox, over the socket that it opens with `--marionette`: each message is its length, a colon and JSON."""
 
     def __init__(self, port: int) -> None:
@@ -195,7 +150,7 @@ class OfMarionette(_OfWebDriver):
         self._socket.close()
 
 
-class OfHttp(_OfWebDriver):
+class OfHttp(Engine):
     """A browser behind a driver that speaks WebDriver's HTTP."""
 
     _PATHS: ClassVar = {
