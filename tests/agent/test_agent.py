@@ -14,7 +14,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, booted_an_hour_ago, execute, journal_of, processes
+from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes
 from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
 from ..support.selection import sampled
@@ -274,14 +274,14 @@ def test_the_archive_answers_after_a_reboot(world: World) -> None:
 
 @pytest.mark.all
 def test_old_output_goes_and_ids_stay(world: World) -> None:
-    """Of 25 jobs the last 20 keep their output in /run; every id still attaches."""
-    with Session(world) as session:
-        for number in range(25):
+    """The last jobs, here four, keep their output in /run; every id still attaches."""
+    with constants_set(world, KEEP_JOBS=4), Session(world) as session:
+        for number in range(6):
             assert session.ask(f"start id=number-{number:04} by=operator")["outcome"] == "done"
         assert session.ask("start id=number-0000")["attached"] is True
     until(lambda: not memory(world, "jobs", "number-0000", "output").exists(), "the tidying")
-    assert memory(world, "jobs", "number-0024", "output").exists()
-    assert len(list(memory(world, "jobs").glob("number-*"))) == 25
+    assert memory(world, "jobs", "number-0005", "output").exists()
+    assert len(list(memory(world, "jobs").glob("number-*"))) == 6
 
 
 # --- whom it never signals, and what it never strands ---

@@ -11,9 +11,10 @@ from breakglass.agents.pve.grammar import Request
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.proven import with_proven
 from breakglass.agents.pve.jobs.result import Result
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, agent_processes, booted_an_hour_ago, execute, set_constants
+from ..support.agent import Session, agent_processes, booted_an_hour_ago, constants_set, execute, set_constants
 from ..support.hung import unserved_fuse
 from ..support.pve_host import lock, restore
 from ..support.stages import await_agents, lose_run, until, writer_of
@@ -88,7 +89,7 @@ def test_what_did_not_work_proves_nothing(world: World) -> None:
 @pytest.mark.real("fuse")
 def test_a_late_status_proves_nothing(world: World) -> None:
     """The host answered only in part."""
-    with unserved_fuse(world.root / "run/qemu-server"):
+    with constants_set(world, DEADLINES=DEADLINES | {"status": 3.0}), unserved_fuse(world.root / "run/qemu-server"):
         answer = execute(world, DOCTOR)
     assert (answer.code, answer.trailer["state"], answer.trailer["proven"]) == (14, "unknown", None)
 

@@ -48,8 +48,7 @@ def test_the_session_goes_on_in_the_new_agent(world: World, sound: str) -> None:
         assert session.process.poll() is None
 
 
-@pytest.mark.all
-@pytest.mark.parametrize(("later", "code"), [("300000", 0), ("300060", 12)])
+@pytest.mark.parametrize(("later", "code"), sampled([("300000", 0), ("300060", 12)], ("300060", 12)))
 def test_what_came_during_the_change_is_as_old_as_the_change(
     world: World, tmp_path: Path, later: str, code: int
 ) -> None:
