@@ -126,7 +126,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "HA frozen": (
         lambda world: under_ha(world, "started", "freeze"),
-        f"error: VM {VMID}: HA manages it: requested started, now freeze; HA does nothing",
+        f"error: VM {VMID}: HA manages it: requested started, now freeze; HA leaves the VM as it is",
     ),
     "HA disarmed": (
         lambda world: under_ha(world, disarm="ignore"),
@@ -134,9 +134,9 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "HA disarmed, and frozen": (
         lambda world: under_ha(world, disarm="freeze"),
-        f"error: VM {VMID}: HA manages it: requested started, now freeze; HA does nothing with the VM in this state: "
-        "start and cycle are refused / ha-manager status, and wait until HA has finished with the node; if HA is "
-        "disarmed: ha-manager crm-command arm-ha",
+        f"error: VM {VMID}: HA manages it: requested started, now freeze; HA leaves the VM as it is until HA is "
+        "armed again, or the node's pve-ha-lrm runs again: start and cycle are refused / ha-manager status, and wait "
+        "until HA has finished; if HA is disarmed: ha-manager crm-command arm-ha",
     ),
 }
 

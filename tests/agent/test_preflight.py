@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.forensics.on_proxmox import parse_qm_status, parse_quiet_minutes
-from breakglass.agents.pve.host.cluster import Guest, parse_guests, parse_ha_requested, parse_ha_seen, parse_lock
-from breakglass.agents.pve.host.ha import ha_line, ha_restarts, ha_stuck
+from breakglass.agents.pve.host.cluster import Guest, parse_guests, parse_ha_requested, parse_ha_word, parse_lock
 from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -247,6 +246,8 @@ def test_a_vm_that_was_moved_is_elsewhere_and_not_stopped(world: World) -> None:
         assert (answer.code, answer.trailer["state"]) == (code, "elsewhere")
         assert (verdict["code"], verdict["advice"]) == ("other-node", "")
         assert "pve2" in verdict["sentence"]
+    under_ha(world, nodes={"pve2": "unknown"})
+    assert "HA sees node pve2 as unknown: after 60 s offline HA fences it" in evidence(execute(world, "status"))
     assert execute(world, "status").stdout.startswith("elsewhere: on node pve2")
     assert execute(world, "stop if=running").trailer["verdict"]["code"] == "state-differs"
 
@@ -306,18 +307,10 @@ def test_ha_is_read_as_ha_reads_it() -> None:
     text = "vm: 102\n\tgroup g\n\tstate ignored\n\nvm: 103\n\tcomment x\n\nct: 104\n\tstate stopped\n"
     assert [parse_ha_requested(text, vmid) for vmid in (102, 103, 104, 10)] == ["ignored", "started", "", ""]
     assert parse_ha_requested("vm: 102\n\tstate enabled\n", 102) == "started"
-    assert parse_ha_seen('{"service_status": {"vm:102": {"state": "error"}}}', 102) == "error"
-    assert [parse_ha_seen(text, 102) for text in ("", "[]", '{"service_status": {}}')] == ["", "", ""]
-
-
-def test_ha_restarts_what_it_wants_to_run() -> None:
-    """Only a VM that HA wants stopped, or has given up, may be ended behind its back."""
-    assert ha_restarts("started", "started")
-    assert ha_restarts("started", "")
-    assert not any(ha_restarts(*pair) for pair in (("", ""), ("ignored", "started"), ("stopped", "started")))
-    assert not any(ha_restarts("started", seen) for seen in ("error", "request_stop"))
-    assert not ha_stuck("ignored", "error")
-    assert ha_line("", "") == ""
+    state = ("service_status", "vm:102", "state")
+    assert parse_ha_word('{"service_status": {"vm:102": {"state": "error"}}}', *state) == "error"
+    damaged = ("", "[]", "null", '{"service_status": {}}', '{"service_status": "x"}', '{"service_status": []}')
+    assert [parse_ha_word(text, *state) for text in damaged] == [""] * len(damaged)
 
 
 def test_a_snapshots_lock_is_not_the_vms() -> None:

@@ -189,6 +189,46 @@ CASES = {
         "none",
         place=after(stopped, ha("stopped", "stopped", moves="pve2")),
     ),
+    "HA takes the stop of a VM that is off": Case(
+        "stop",
+        0,
+        "",
+        ("already stopped", "Requesting HA stop", "requested stopped"),
+        "none",
+        place=after(stopped, ha()),
+    ),
+    "HA deaf: a VM that is off may come back": Case(
+        "stop",
+        14,
+        "ha-holds",
+        ("has not taken the request", "--state ignored"),
+        "none",
+        place=after(stopped, ha(deaf=True)),
+        haste={"HA_TAKES_SECONDS": 1.0},
+    ),
+    "HA forgets the stop and migrates it": Case(
+        "stop", 13, "moved", ("has moved to node pve2",), "none", place=ha(migrates="pve2")
+    ),
+    "HA forgets the stop of a cycle": Case(
+        "cycle", 13, "moved", ("has moved to node pve2",), "none", place=ha(migrates="pve2")
+    ),
+    "HA is moving it: no stop": Case(
+        "stop", 12, "ha-stuck", ("state migrate", "is moving the VM"), place=ha(seen="migrate")
+    ),
+    "HA is about to start it: no stop": Case(
+        "stop", 12, "ha-stuck", ("state request_stop",), place=ha(seen="request_stop")
+    ),
+    "HA recovers it while it is disarmed: no start": Case(
+        "start",
+        12,
+        "ha-stuck",
+        ("state recovery",),
+        "none",
+        place=after(stopped, ha(seen="recovery", disarm="ignore")),
+    ),
+    "HA error while it is disarmed: a stop goes around": Case(
+        "stop", 0, "", ("ending QEMU directly",), "none", place=ha(seen="error", disarm="freeze")
+    ),
     "HA moves it in a cycle": Case("cycle", 13, "moved", ("node pve2",), "none", place=ha(moves="pve2")),
     "HA does not start it": Case(
         "start",

@@ -38,7 +38,8 @@ def misbehave_ha(root: Path, **mode: object) -> None:
     """Have HA fail.
 
     `round=SECONDS`: how late its LRM begins a task. `deaf=True`: it accepts requests and does nothing. `takes=True`: it
-    changes the requested state and does no more. `moves=NODE`: it starts the VM on that node.
+    changes the requested state and does no more. `moves=NODE`: it starts the VM on that node. `migrates=NODE`: it has
+    begun to move the VM to that node, and so it forgets a request to stop it.
     """
     _request(root, "ha.json", mode)
 
@@ -125,7 +126,11 @@ class FailingTools(Plugin):
         if step == "lrm" and verb == "start" and failure.get("moves"):
             _move(root, vmid, failure["moves"])
             return
+        if failure.get("migrates") and step == "manager":
+            return
         work()
+        if failure.get("migrates"):
+            _move(root, vmid, failure["migrates"])
 
     def is_online(self, root: str, storage: str) -> bool:
         """Tell whether a storage answers; wait as long as Proxmox does for one that is dead."""

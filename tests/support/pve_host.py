@@ -38,7 +38,7 @@ def lock(world: World, kind: str) -> None:
 
 
 def under_ha(world: World, requested: str = "started", seen: str = "started", **mode: object) -> None:
-    """Put the VM under HA; `mode` is how HA misbehaves: deaf, takes, moves=NODE, round=SECONDS, disarm=MODE.
+    """Put the VM under HA; `mode` is how HA misbehaves (see `misbehave_ha`), or disarm=MODE or nodes=STATES.
 
     Its rounds take the original's time, scaled; on a host without a scale they take a moment.
     """
@@ -50,6 +50,7 @@ def under_ha(world: World, requested: str = "started", seen: str = "started", **
         f"vm: {VMID}\n\tmax_restart 1\n\tstate {requested}\n\nct: 9{VMID}\n\tstate stopped\n"
     )
     status: dict[str, object] = {"service_status": {f"vm:{VMID}": {"state": seen, "node": "demo"}}}
+    status["node_status"] = mode.pop("nodes", {"demo": "online"})
     if disarm := mode.pop("disarm", ""):
         status["disarm"] = {"mode": disarm, "state": "disarmed"}
     (ha / "manager_status").write_text(json.dumps(status))

@@ -2,7 +2,10 @@
 
 import pytest
 
-from breakglass.agents.pve.host.ha import ha_by_hand, ha_line, ha_manages, ha_restarts, ha_stuck
+from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.agents.pve.forensics.outlook import ha_by_hand, ha_line
+from breakglass.agents.pve.forensics.verdict import quick_verdict
+from breakglass.agents.pve.host.ha import ha_drops_stop, ha_manages, ha_restarts, ha_stuck
 
 
 @pytest.mark.parametrize(
@@ -13,11 +16,13 @@ from breakglass.agents.pve.host.ha import ha_by_hand, ha_line, ha_manages, ha_re
         ("disarmed", "error", False, False, False),
         ("started", "started", True, True, False),
         ("started", "", True, True, False),
-        ("started", "request_stop", True, False, False),
+        ("started", "request_stop", True, True, False),
         ("started", "error", True, False, True),
         ("started", "freeze", True, True, True),
         ("started", "fence", True, True, True),
         ("started", "recovery", True, True, True),
+        ("started", "migrate", True, True, True),
+        ("stopped", "relocate", True, False, True),
         ("stopped", "stopped", True, False, False),
         ("disabled", "stopped", True, False, False),
     ],
@@ -36,7 +41,10 @@ def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restar
         ("ignored", "", "HA: ignored, so it leaves the VM alone"),
         ("disarmed", "", "HA is disarmed (ignore): it leaves every VM alone"),
         ("started", "error", "now error; HA does nothing with the VM until"),
-        ("started", "freeze", "now freeze; HA does nothing with the VM in this state"),
+        ("started", "freeze", "now freeze; HA leaves the VM as it is until HA is armed again"),
+        ("started", "recovery", "and then starts the VM on another node that its rules allow"),
+        ("stopped", "fence", "and then gives the VM to another node and leaves it stopped"),
+        ("started", "migrate", "HA is moving the VM to another node, and forgets a request"),
         ("started", "started", "when QEMU ends, HA starts it again here or on another node"),
         ("stopped", "", "requested stopped, now not known; the VM stays off until"),
     ],
@@ -54,6 +62,32 @@ def test_what_a_person_can_do_about_ha() -> None:
     [error] = ha_by_hand(102, "started", "error")
     assert "ha-manager set vm:102 --state disabled, mend the cause" in error
     [stuck] = ha_by_hand(102, "started", "fence")
-    assert "wait until HA has finished with the node" in stuck
+    assert "wait until HA has finished" in stuck
     [direct] = ha_by_hand(102, "stopped", "stopped")
     assert "ha-manager set vm:102 --state ignored, and afterwards --state stopped" in direct
+
+
+def test_a_stop_that_ha_would_forget() -> None:
+    """During a move, and, for a VM that HA wants to run, in each state in which HA takes no request to stop."""
+    assert all(ha_drops_stop(requested, "migrate") for requested in ("started", "stopped", "disabled"))
+    assert all(ha_drops_stop("started", seen) for seen in ("request_stop", "stopped", "freeze", "fence", "recovery"))
+    assert not any(ha_drops_stop("started", seen) for seen in ("", "started", "error"))
+    assert not any(ha_drops_stop("stopped", seen) for seen in ("started", "request_stop", "freeze", "recovery"))
+    assert not ha_drops_stop("disarmed", "migrate")
+
+
+@pytest.mark.parametrize(
+    ("quorate", "line"),
+    [
+        (True, "HA sees node pve2 as online, and keeps the VM running there unless a rule, a rebalancing or a person"),
+        (False, "this node has no quorum, so it can't tell what HA does with the VM"),
+        (None, "HA sees node pve2 as online"),
+    ],
+)
+def test_a_status_says_what_ha_will_do_on_the_other_node(quorate: bool | None, line: str) -> None:
+    """The line is among the evidence of `other-node`; without a quorum HA's state is old, and nothing is foretold."""
+    verdict = quick_verdict(
+        Evidence("stopped", node="pve2", ha="started", ha_seen="started", node_seen="online", quorate=quorate)
+    )
+    assert verdict.code == "other-node"
+    assert [said for said in verdict.evidence if said.startswith(line)]

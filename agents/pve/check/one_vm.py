@@ -6,8 +6,9 @@ Each rule is one of power/preflight.py and power/locked.py. A finding refuses no
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
+from ..forensics.outlook import ha_by_hand, ha_line
 from ..host.cluster import Cluster, cluster_view, node_name
-from ..host.ha import ha_by_hand, ha_line, ha_manages, ha_stuck
+from ..host.ha import MOVING, ha_manages, ha_stuck
 from ..host.paths import Host
 from ..host.pve_tasks import Holder, Owner, find_lock_owner, flock_holders
 from ..host.vm_config import current_options
@@ -97,6 +98,8 @@ def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:
 def judge_ha(vmid: int, requested: str, seen: str) -> Finding:
     """Require that HA takes requests, if it manages the VM; warn if HA as a whole is disarmed."""
     said = ha_line(requested, seen)
+    if ha_manages(requested) and seen in MOVING:
+        return warning(f"VM {vmid}: {said}: start and cycle are refused meanwhile", "wait until HA has moved it")
     if ha_stuck(requested, seen):
         cure = "; ".join(ha_by_hand(vmid, requested, seen)).removeprefix(_BY_HAND)
         cure += "; if HA is disarmed: ha-manager crm-command arm-ha" if seen == "freeze" else ""

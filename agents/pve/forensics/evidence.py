@@ -42,6 +42,8 @@ class Evidence:
         container: the number belongs to a container.
         ha: the state requested of HA.
         ha_seen: the state that HA's manager sees.
+        ha_goal: the node to which HA moves the VM, or moves it back after that node's maintenance.
+        node_seen: the state in which HA's manager sees `node`.
         qm_says: the state by `qm status`.
         pending: options that wait for a new QEMU.
         quiet_minutes: the time for which Proxmox's statistics have no disk write.
@@ -88,6 +90,8 @@ class Evidence:
     config: bool | None = None
     remains: tuple[str, ...] = ()
     queue_seconds: float | None = None
+    ha_goal: str = ""
+    node_seen: str = ""
 
     @property
     def watched(self) -> float:

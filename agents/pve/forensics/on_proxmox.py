@@ -97,6 +97,8 @@ def cluster_facts(view: Cluster) -> dict[str, object]:
         "lock": view.lock,
         "ha": view.ha,
         "ha_seen": view.ha_seen,
+        "ha_goal": view.ha_goal,
+        "node_seen": view.node_seen,
         "pending": pending_options(view.config_text),
         "storages": disk_storages(view.config_text),
     }

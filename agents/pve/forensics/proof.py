@@ -1,9 +1,9 @@
 """The lines that prove a verdict, and the comparison of the disks' queues behind them. Pure."""
 
-from ..host.ha import ha_line
 from ..host.process import join_items
 from .evidence import Evidence, Queue
 from .obstacles import TROUBLES
+from .outlook import ha_line
 
 # --- the queues -------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ def judge_status(host: Host, facts: Facts, view: Cluster, owners: Sequence[str])
         owners=tuple(owners),
         ha=view.ha,
         ha_seen=view.ha_seen,
+        ha_goal=view.ha_goal,
+        node_seen=view.node_seen,
         pve=view.trouble,
         quorate=view.quorate if asked else None,
         config=view.config if asked else None,

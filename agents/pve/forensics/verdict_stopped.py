@@ -7,6 +7,7 @@ from ..words import CONTAINER, CONTAINER_SENTENCE
 from .advice import advise_nothing, advise_verb
 from .evidence import Evidence
 from .obstacles import pve_cure, pve_obstacle
+from .outlook import ha_outlook
 from .proof import count_noun, host_lines, lock_lines, optional_line
 
 
@@ -19,7 +20,8 @@ def judge_stopped(seen: Evidence) -> Verdict:
         return advise_nothing(seen, CONTAINER, CONTAINER_SENTENCE, "/etc/pve/.vmlist says lxc")
     if seen.node:
         sentence = f"the VM is on node {seen.node} now and not on this one: look there"
-        return advise_nothing(seen, "other-node", sentence, f"/etc/pve/.vmlist names {seen.node}", *source)
+        lines = (f"/etc/pve/.vmlist names {seen.node}", *_outlook_lines(seen), *source)
+        return advise_nothing(seen, "other-node", sentence, *lines)
     if away := pve_obstacle(seen):
         code = seen.pve or "no-quorum"
         sentence = f"the VM is stopped, and a start would be refused because {away}: {pve_cure(seen)} first"
@@ -36,6 +38,13 @@ def judge_stopped(seen: Evidence) -> Verdict:
     if seen.lock or seen.owners:
         return advise_nothing(seen, "stopped-locked", _locked_sentence(seen), *lines)
     return advise_verb(seen, "stopped", "the VM is stopped", "start it", "start", *source, *host_lines(seen))
+
+
+def _outlook_lines(seen: Evidence) -> tuple[str, ...]:
+    """Return what HA will do with a VM on another node; without a quorum this node's copy of HA's state is old."""
+    if seen.quorate is False:
+        return ("this node has no quorum, so it can't tell what HA does with the VM",)
+    return optional_line(ha_outlook(seen.ha, seen.ha_seen, seen.node, seen.node_seen, seen.ha_goal))
 
 
 def _judge_leftover(seen: Evidence) -> Verdict:

@@ -9,8 +9,11 @@ import os
 import stat
 import time
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import getitem
 
 from .bounded import ask_or_none
+from .ha import UNDER_WAY
 from .paths import Host
 
 CLUSTER_SECONDS = 3.0
@@ -36,6 +39,8 @@ class Cluster:
         ha: the state requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its
             resources alone.
         ha_seen: the state that HA's manager sees.
+        ha_goal: the node to which HA moves the VM, or moves it back after that node's maintenance.
+        node_seen: the state in which HA's manager sees `node`.
     """
 
     trouble: str = ""
@@ -47,6 +52,8 @@ class Cluster:
     lock: str = ""
     ha: str = ""
     ha_seen: str = ""
+    ha_goal: str = ""
+    node_seen: str = ""
 
     @property
     def answers(self) -> bool:
@@ -90,7 +97,9 @@ def _read_cluster(host: Host) -> Cluster:
     guest = guests.get(host.vmid, Guest("", is_container=False))
     status = _read_text(host, "/etc/pve/ha/manager_status") or ""
     requested = parse_ha_requested(_read_text(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
-    disarmed = parse_ha_disarmed(status) if requested else ""
+    service = ("service_status", f"vm:{host.vmid}")
+    seen = parse_ha_word(status, *service, "state")
+    disarmed = parse_ha_word(status, "disarm", "mode") if requested and seen not in UNDER_WAY else ""
     return Cluster(
         quorate=quorate,
         config=text is not None,
@@ -99,7 +108,9 @@ def _read_cluster(host: Host) -> Cluster:
         container=guest.is_container,
         lock=parse_lock(text or ""),
         ha="disarmed" if disarmed == "ignore" else requested,
-        ha_seen="freeze" if disarmed == "freeze" else parse_ha_seen(status, host.vmid),
+        ha_seen="freeze" if disarmed == "freeze" and seen != "error" else seen,
+        ha_goal=parse_ha_word(status, *service, "target") or parse_ha_word(status, *service, "maintenance_node"),
+        node_seen=parse_ha_word(status, "node_status", guest.node),
     )
 
 
@@ -143,21 +154,14 @@ def parse_ha_requested(resources: str, vmid: int) -> str:
     return "started" if found == "enabled" else found
 
 
-def parse_ha_seen(manager_status: str, vmid: int) -> str:
-    """Return the state of the VM in HA's manager_status."""
-    try:
-        return str(json.loads(manager_status)["service_status"][f"vm:{vmid}"]["state"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+def parse_ha_word(manager_status: str, *keys: str) -> str:
+    """Return a word of HA's manager_status, an empty text where it has none.
 
-
-def parse_ha_disarmed(manager_status: str) -> str:
-    """Return the mode in which HA is disarmed, empty where it is armed (pve-ha-manager 5.1.3 and later).
-
-    `freeze` holds every resource as it is; `ignore` leaves them alone, and `qm` acts directly.
+    `disarm` is there since pve-ha-manager 5.1.3. Its mode `freeze` holds every resource as it is; `ignore` leaves them
+    alone, and `qm` acts directly. HA first completes what is under way: a move, or what follows a node's failure.
     """
     try:
-        return str(json.loads(manager_status)["disarm"]["mode"])
+        return str(reduce(getitem, keys, json.loads(manager_status)))
     except (ValueError, KeyError, TypeError):
         return ""
 

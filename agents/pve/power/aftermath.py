@@ -8,12 +8,14 @@ import time
 from functools import partial
 
 from ..forensics.capture import BUDGET
+from ..forensics.outlook import ha_line, ha_proof
 from ..host.cluster import cluster_view
-from ..host.ha import ha_line, ha_manages
+from ..host.ha import ha_manages, ha_restarts
 from ..host.pve_tasks import cleanup_pids, flock_holders
-from ..host.times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, LADDER_SECONDS
+from ..host.times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, HA_TAKES_SECONDS, LADDER_SECONDS
 from ..host.vmstate import Facts, describe_sources, has_process, observe
 from ..jobs.job import Job
+from ..words import DEADLINE, FAILED
 from .endings import failure
 from .locked import LOOK_SECONDS, await_holders
 from .stop import MOST_SECONDS
@@ -54,6 +56,23 @@ def refuse_return(job: Job, facts: Facts) -> None:
 def warn_of_ha(job: Job) -> None:
     """Warn of what HA wants of the VM: one that was stopped without HA may be started again."""
     job.warnings += _ha_lines(job)
+
+
+def have_ha_leave_it_off(job: Job) -> None:
+    """Ask HA to want a VM stopped that is off already: HA would start one that has crashed."""
+    if not ha_restarts((view := cluster_view(job.host)).ha, view.ha_seen):
+        return
+    job.enter("stop")
+    ran = job.run(["qm", "stop", str(job.host.vmid)], HA_TAKES_SECONDS)
+    job.say(ran.stdout)
+    job.say(ran.stderr, "stderr")
+    until = time.monotonic() + job.seconds_left(HA_TAKES_SECONDS)
+    while ha_restarts((view := cluster_view(job.host)).ha, view.ha_seen):
+        if ran.code != 0 or time.monotonic() > until:
+            sentence = "the VM is off, but HA wants it to run and has not taken the request to stop it: HA may start it"
+            lines = ha_proof(job.host.vmid, view.ha, view.ha_seen)
+            raise failure("ha-holds", sentence, "", *lines, exit_code=FAILED if ran.code else DEADLINE)
+        time.sleep(0.5)
 
 
 def _await_start(job: Job) -> None:

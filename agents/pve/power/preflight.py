@@ -8,9 +8,10 @@ import os
 import re
 
 from ..forensics.obstacles import TROUBLES
+from ..forensics.outlook import ha_line, ha_proof
 from ..host.bounded import run
 from ..host.cluster import Cluster, cluster_view, node_name
-from ..host.ha import ha_by_hand, ha_line, ha_restarts, ha_stuck
+from ..host.ha import ha_drops_stop, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, describe_leftovers, has_process, leftover_pids, name_processes, vm_state
 from ..jobs.job import Job
 from ..words import CONTAINER, CONTAINER_SENTENCE, WITHOUT_PROCESS
@@ -75,27 +76,20 @@ def refuse_elsewhere(job: Job, view: Cluster) -> None:
 
 
 def refuse_deaf_ha(job: Job, view: Cluster) -> None:
-    """Refuse a stop that HA could not take and would undo: without a quorum, or while it holds the VM as it is."""
+    """Refuse a stop that HA could not take and would undo: without a quorum, or in a state in which it drops it."""
     if ha_restarts(view.ha, view.ha_seen) and not view.quorate:
         sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA accepts no stop and undoes a kill"
         fence = "a node with active HA services that lost its quorum reboots itself after 60 s"
         raise refusal("no-quorum", sentence, "", ha_line(view.ha, view.ha_seen), fence, *_NO_QUORUM)
-    if ha_stuck(view.ha, view.ha_seen) and view.ha_seen != "error":
+    if ha_drops_stop(view.ha, view.ha_seen):
         raise _stuck(job, view)
 
 
 def _stuck(job: Job, view: Cluster) -> Exception:
     vmid = job.host.vmid
-    sentence = f"HA has VM {vmid} in state {view.ha_seen} and does not start it: after a stop it would stay off"
-    said = (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",)
-    return refusal(
-        "ha-stuck",
-        sentence,
-        "",
-        ha_line(view.ha, view.ha_seen),
-        *(said if view.ha_seen == "error" else ()),
-        *ha_by_hand(vmid, view.ha, view.ha_seen),
-    )
+    sentence = f"HA has VM {vmid} in state {view.ha_seen} and acts on no request until it leaves that state"
+    said = (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",) if view.ha_seen == "error" else ()
+    return refusal("ha-stuck", sentence, "", *said, *ha_proof(vmid, view.ha, view.ha_seen))
 
 
 def refuse_leftovers(job: Job) -> None:

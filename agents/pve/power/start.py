@@ -2,9 +2,9 @@
 
 import time
 
+from ..forensics.outlook import ha_proof
 from ..host.cluster import cluster_view
 from ..host.guest_agent import guest_agent_state
-from ..host.ha import ha_by_hand, ha_line
 from ..host.pve_tasks import flock_holders
 from ..host.times import CLEANUP_SECONDS, HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
 from ..host.vmstate import (
@@ -23,7 +23,7 @@ from ..words import DEADLINE, DONE
 from .endings import ended_from_error, failure
 from .kill import kill_half_started
 from .locked import await_holders
-from .stop import MOST_SECONDS
+from .stop import MOST_SECONDS, refuse_move
 
 AGENT_PING_SECONDS = 1.0
 CAUSE_CHARS = 130  # of what qm said, in the sentence; the lines have all of it
@@ -119,7 +119,8 @@ def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
     facts = observe(job.host)
     while vm_state(facts) != "running" and time.monotonic() < until:
         if asked_ha:
-            _refuse_move(job)
+            time.sleep(0.5)  # a look at /etc/pve is a process; the manager works in rounds of 10 s
+            refuse_move(job)
         time.sleep(0.05)
         facts = observe(job.host)
     state = vm_state(facts)
@@ -135,18 +136,9 @@ def _describe_not_running(job: Job, state: str, source: str, asked_ha: bool) -> 
     view = cluster_view(job.host)
     requested, seen = (view.ha, view.ha_seen) if view.answers else ("started", "")
     later = "HA took the request and may still start it"
-    lines = (source, later, ha_line(requested, seen), *ha_by_hand(job.host.vmid, requested, seen))
+    lines = (source, later, *ha_proof(job.host.vmid, requested, seen))
     sentence = f"HA was asked to start the VM, which is still {state}: look at ha-manager status"
     return failure("ha-holds", sentence, "", *lines)
-
-
-def _refuse_move(job: Job) -> None:
-    """Fail where HA has moved the VM to another node."""
-    time.sleep(0.5)  # a look at /etc/pve is a process; the manager works in rounds of 10 s
-    view = cluster_view(job.host, 1.0)
-    if view.node:
-        sentence = f"HA has moved VM {job.host.vmid} to node {view.node} and starts it there: look there"
-        raise failure("moved", sentence, "", f"/etc/pve/.vmlist names {view.node}")
 
 
 def _report_guest_agent(job: Job) -> dict[str, object]:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from functools import partial
 
 from ..forensics.obstacles import TROUBLES
+from ..forensics.outlook import ha_line, ha_proof
 from ..host.cluster import Cluster, cluster_view
-from ..host.ha import ha_by_hand, ha_line, ha_manages, ha_restarts
+from ..host.ha import ha_drops_stop, ha_manages, ha_restarts
 from ..host.pve_tasks import Holder, flock_holders
 from ..host.times import CLEANUP_SECONDS, HA_STOP_SECONDS, LADDER_SECONDS, QM_STOP_SECONDS, SETTLE_SECONDS
 from ..host.vmstate import Facts
@@ -68,6 +69,14 @@ def _refuse_force(job: Job, refuse: Refuse) -> None:
     except Ended as ended:
         sentence = f"qm stop did not end the VM, and {ended.verdict.sentence}; QEMU was not killed"
         raise failure(ended.verdict.code, sentence, ended.verdict.advice, *ended.verdict.evidence) from None
+
+
+def refuse_move(job: Job) -> None:
+    """Fail where the VM has gone to another node: a QEMU that has left was not stopped."""
+    view = cluster_view(job.host, 1.0)
+    if view.node:
+        sentence = f"VM {job.host.vmid} has moved to node {view.node} meanwhile: look there"
+        raise failure("moved", sentence, "", f"/etc/pve/.vmlist names {view.node}")
 
 
 def call_off_reboot(job: Job) -> None:
@@ -167,6 +176,7 @@ def _leave_to_ha(job: Job, asked_ha: bool) -> None:
         return
     known = view if view.answers else Cluster(ha="started")
     sentence = "HA manages the VM and has not stopped it; it was not killed, because HA would start it again or move it"
-    later = ("HA took the request and may still stop it; it then stays off until a start",) if asked_ha else ()
-    lines = (*later, ha_line(known.ha, known.ha_seen), *ha_by_hand(job.host.vmid, known.ha, known.ha_seen))
+    is_kept = asked_ha and not ha_drops_stop(known.ha, known.ha_seen)
+    later = ("HA took the request and may still stop it; it then stays off until a start",) if is_kept else ()
+    lines = (*later, *ha_proof(job.host.vmid, known.ha, known.ha_seen))
     raise failure("ha-holds", sentence, "", *lines, exit_code=DEADLINE if asked_ha else FAILED)

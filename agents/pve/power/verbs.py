@@ -15,7 +15,7 @@ from ..host.vmstate import Facts, describe_sources, has_process, leftover_pids, 
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result
 from ..words import DONE, STRANDED
-from .aftermath import await_aftermath, await_start_under_way, refuse_return, warn_of_ha
+from .aftermath import await_aftermath, await_start_under_way, have_ha_leave_it_off, refuse_return, warn_of_ha
 from .begin import begin_change
 from .endings import ended_from_error, failure, refusal
 from .kill import is_qemu_alive
@@ -23,7 +23,7 @@ from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refuse_reset, r
 from .preflight import refuse_deaf_ha, refuse_elsewhere, refuse_failing_start, refuse_leftovers, refuse_unstartable
 from .standby import stand_by
 from .start import start_again, start_process, verify_running
-from .stop import call_off_reboot, stop_process
+from .stop import call_off_reboot, refuse_move, stop_process
 
 
 def reset(job: Job, facts: Facts) -> Result:
@@ -83,6 +83,7 @@ def stop(job: Job, facts: Facts) -> Result:
     if vm_state(facts) == "stopped":
         refuse_elsewhere(job, view)
         refuse_leftovers(job)
+        refuse_deaf_ha(job, view)
     else:
         _refuse_stop(job, view)
         _warn_of_start(job, view)
@@ -90,6 +91,7 @@ def stop(job: Job, facts: Facts) -> Result:
     if vm_state(facts) == "stopped":
         call_off_reboot(job)
         job.say("stop: already stopped")
+        have_ha_leave_it_off(job)
     else:
         stop_process(job, facts, lambda view: _refuse_stop(job, view))
     again = await_aftermath(job)
@@ -101,6 +103,7 @@ def stop(job: Job, facts: Facts) -> Result:
             sentence = f"the VM was stopped and was started again meanwhile: {ended.verdict.sentence}"
             raise failure("started-again", sentence, "", *ended.verdict.evidence) from None
         refuse_return(job, await_aftermath(job))
+    refuse_move(job)
     warn_of_ha(job)
     return Result(DONE, "stopped")
 
@@ -166,6 +169,7 @@ def cycle(job: Job, facts: Facts) -> Result:
         stand_by(job)
         if runs:
             _stop_for_cycle(job, facts)
+            refuse_move(job)
         return start_again(job, old)
     except Exception as error:  # a defect or a host without memory must not leave the VM off unreported
         ended = ended_from_error(job, error)

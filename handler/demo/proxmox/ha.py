@@ -92,10 +92,10 @@ def act(ha: Ha, verb: str, limit: str) -> None:
 
 
 def run_manager(ha: Ha, verb: str) -> None:
-    """Do the manager's round: only a stop changes anything."""
+    """Do the manager's round: only a stop changes anything. The status is written last, as by Manager.pm."""
     if verb == "stop":
-        ha.write_state("request_stop")
         ha.request("stopped")
+        ha.write_state("request_stop")
 
 
 def run_lrm(ha: Ha, verb: str, limit: str) -> None:
