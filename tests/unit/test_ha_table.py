@@ -1,0 +1,129 @@
+"""docs/ha.md: each row of its tables is what the host agent decides, and the rows have every state of HA, each once."""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.pve.forensics.outlook import ha_outlook
+from breakglass.agents.pve.host.cluster import Cluster, _read_cluster
+from breakglass.agents.pve.host.ha import ha_manages, ha_restarts
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs.job import Job
+from breakglass.agents.pve.jobs.result import Ended
+from breakglass.agents.pve.jobs.store import JobStore, Record
+from breakglass.agents.pve.power.locked import refuse_reset
+from breakglass.agents.pve.power.preflight import refuse_deaf_ha, refuse_unstartable
+
+from ..support.documents import ROOT
+
+TEXT = (ROOT / "docs/ha.md").read_text(encoding="utf-8")
+VERBS = ("start", "stop", "reset", "cycle")
+MANAGED = ("started", "stopped", "disabled")  # of HA/Tools.pm, beside `ignored`
+STATES = (  # Manager.pm:394, and a VM that the manager does not know
+    *("none", "started", "stopped", "request_start", "request_stop", "request_start_balance"),
+    *("migrate", "relocate", "fence", "recovery", "freeze", "error"),
+)
+NODE_STATES = {"online", "maintenance", "unknown", "fence", "gone"}  # NodeStatus.pm:25
+
+
+def rows(heading: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of the table below a heading, by the names of its columns."""
+    section = TEXT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    names = [name.strip("`") for name in lines[0]]
+    for cells in lines[1:]:
+        yield dict(zip(names, cells, strict=True))
+
+
+def expand(cell: str, every: tuple[str, ...]) -> tuple[str, ...]:
+    return every if cell == "any" else tuple(cell.split(", "))
+
+
+def cases() -> dict[tuple[str, str, str], dict[str, str]]:
+    """Return what the two tables of a VM on this node say of (requested, HA's state, mode of disarming)."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in (*rows("The VM is on this node"), *rows("HA is disarmed")):
+        modes = tuple(row.get("disarmed", "").split(", "))
+        for case in product(row["requested"].split(", "), expand(row["HA's state"], STATES), modes):
+            assert case not in found, f"two rows have {case}"
+            found[case] = {verb: row[verb] for verb in VERBS}
+    return found
+
+
+def read_cluster(root: Path, requested: str, seen: str, mode: str) -> Cluster:
+    """Return what the agent reads of HA's files in that state."""
+    ha = root / "etc/pve/ha"
+    ha.mkdir(parents=True)
+    (root / "etc/pve/local").mkdir()
+    (root / "etc/pve/qemu-server").mkdir()
+    (root / "etc/pve/qemu-server/102.conf").touch()
+    if requested != "not in HA":
+        (ha / "resources.cfg").write_text(f"vm: 102\n\tstate {requested}\n")
+    services = {} if seen == "none" else {"vm:102": {"state": seen, "node": "pve1", "uid": "x"}}
+    status: dict[str, object] = {"service_status": services, "node_status": {"pve1": "online"}}
+    if mode:
+        status["disarm"] = {"mode": mode, "state": "disarming"}
+    (ha / "manager_status").write_text(json.dumps(status))
+    return _read_cluster(Host(102, str(root)))
+
+
+def decide(verb: str, view: Cluster, root: Path) -> str:
+    """Return the table's word for what the verb does."""
+    host = Host(102, str(root))
+    job = Job(host, JobStore(host), Record("id", verb, "by", "", "", 0.0, "", 0, 0))
+    try:
+        match verb:
+            case "stop":
+                refuse_deaf_ha(job, view)
+            case "reset":
+                refuse_reset(job, view, "running")
+            case _:
+                refuse_unstartable(job, view, stops_first=verb == "cycle")
+    except Ended as ended:
+        return "refused" if ended.verdict.code == "ha-stuck" else ended.verdict.code
+    if verb == "reset" or not ha_manages(view.ha):
+        return "direct"
+    return "asks" if verb == "start" or ha_restarts(view.ha, view.ha_seen) else "asks, kills"
+
+
+def test_the_tables_have_every_state_once() -> None:
+    """Each requested state with each state of the manager, armed and disarmed; a new state of HA needs its row."""
+    wanted = set(product(MANAGED, STATES, ("", "ignore", "freeze")))
+    assert set(cases()) == wanted | {("ignored", seen, "") for seen in STATES} | {("not in HA", "none", "")}
+
+
+@pytest.mark.parametrize("case", cases(), ids="/".join)
+def test_each_row_is_what_the_agent_decides(case: tuple[str, str, str], tmp_path: Path) -> None:
+    """From HA's files, by the checks that the verbs themselves make before they act."""
+    view = read_cluster(tmp_path, *case)
+    assert {verb: decide(verb, view, tmp_path) for verb in VERBS} == cases()[case]
+
+
+def test_each_row_of_another_node_is_what_a_status_says() -> None:
+    """Word for word; and every state of a node, and of a VM, has a row."""
+    seen_states, node_states = set(), set()
+    for row in rows("Another node has the VM"):
+        goal = "pve3" if "pve3" in row["what `status` says"] else ""
+        nodes = expand(row["node's state"], tuple(NODE_STATES))
+        for requested, seen, node_seen in product(row["requested"].split(", "), row["HA's state"].split(", "), nodes):
+            words = {"none": "", "any": "started"}.get(seen, seen)
+            line = ha_outlook("" if requested == "not in HA" else requested, words, "pve2", node_seen, goal)
+            assert line == row["what `status` says"], (requested, seen, node_seen)
+            seen_states.add(seen)
+            node_states.add(node_seen)
+    assert seen_states >= set(STATES)
+    assert node_states == NODE_STATES
+    assert ha_outlook("disarmed", "started", "pve2", "unknown") in " ".join(TEXT.split())
+    assert ha_outlook("started", "started", "pve2", "") == ""
+    assert all(ha_outlook(*case[:2], "pve2", case[2]) for case in product(MANAGED, STATES, NODE_STATES))
+
+
+def test_each_row_names_its_source() -> None:
+    """A file of pve-ha-manager with its line, in each row of the three tables."""
+    for heading in ("The VM is on this node", "HA is disarmed", "Another node has the VM"):
+        for row in rows(heading):
+            assert re.match(r"(API2/HA/|Resources/)?\w+\.pm:\d+", row["source"]), row
