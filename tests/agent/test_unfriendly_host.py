@@ -15,7 +15,6 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, agent_processes, answer_of, execute, write_agent
 from ..support.hung import unserved_fuse
 from ..support.qemu import Witness
-from ..support.selection import sampled
 from ..support.stages import archive_note, memory, until
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
@@ -135,15 +134,14 @@ def fill(place: Path) -> None:
 
 @pytest.mark.all
 @pytest.mark.real("mounts")
-@pytest.mark.parametrize("vms", sampled([str(VMID), "100-199", "all"], "100-199"))
-def test_a_full_run(world: World, vms: str) -> None:
+def test_a_full_run(world: World) -> None:
     """Where there is no room for bookkeeping, what was kept in reserve is enough for half a dozen resets, each once."""
     with small_run(world) as place:
-        execute(world, "ping", "--vms", vms)
+        execute(world, "ping", "--vms", "100-199")
         fill(place)
         with Witness(world) as qemu:
             for number in range(6):
-                answer = execute(world, f"reset vm={VMID} id=no-room-{number}", "--vms", vms)
+                answer = execute(world, f"reset vm={VMID} id=no-room-{number}", "--vms", "100-199")
                 assert (answer.code, answer.trailer["state"]) == (0, "running")
                 while qemu.wait("RESET")["guest"]:  # the firmware adds a reset of its own after a quick one
                     pass
@@ -151,8 +149,7 @@ def test_a_full_run(world: World, vms: str) -> None:
 
 
 @pytest.mark.real("mounts")
-@pytest.mark.parametrize("others", sampled([3, 12], 3))
-def test_a_full_run_stops_no_vm_of_the_host(world: World, others: int) -> None:
+def test_a_full_run_stops_no_vm_of_the_host(world: World) -> None:
     """One reserve serves all VMs, although what a verb leaves of it is taken at once; later it is whole again."""
     with small_run(world) as place, Session(world, world.forced_command("--vms", "all")) as session:
         assert session.ask("ping")["records"] is True
@@ -164,7 +161,7 @@ def test_a_full_run_stops_no_vm_of_the_host(world: World, others: int) -> None:
         assert session.ask("ping")["records"] is True
         assert reserve.stat().st_size == RESERVE_BYTES - PART_BYTES
         fill(place)
-        for vmid in range(201, 201 + others):  # none of them is on this host, which each job finds out
+        for vmid in (201, 202, 203):  # none of them is on this host, which each job finds out
             verb = f"reset vm={vmid} id=no-room-{vmid}"
             answers = [session.ask(verb) for _ in range(2)]
             assert [(answer["exit_code"], answer["attached"]) for answer in answers] == [(12, False), (12, True)]
