@@ -150,6 +150,8 @@ CASES = {
         place=after(stopped, ha("stopped", "stopped")),
     ),
     "HA: reset is QEMU's own": Case("reset", 0, place=ha()),
+    "HA stops it all the same: reset": Case("reset", 0, "", ("HA stops the VM if it runs",), place=ha("stopped")),
+    "HA stops it all the same: start": Case("start", 0, "", ("HA stops the VM if it runs",), place=ha("stopped")),
     "HA ignored: direct control": Case("stop", 0, "", ("qm stop ended with 0",), "none", place=ha("ignored", "")),
     "HA deaf: nothing is killed": Case(
         "stop",

@@ -46,7 +46,7 @@ def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restar
         ("stopped", "fence", "and then gives the VM to another node and leaves it stopped"),
         ("started", "migrate", "HA is moving the VM to another node, and forgets a request"),
         ("started", "started", "when QEMU ends, HA starts it again here or on another node"),
-        ("stopped", "", "requested stopped, now not known; the VM stays off until"),
+        ("stopped", "", "requested stopped, now not known; HA stops the VM if it runs, and it stays off until"),
     ],
 )
 def test_ha_in_one_line(requested: str, seen: str, words: str) -> None:

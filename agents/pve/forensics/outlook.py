@@ -28,7 +28,7 @@ def _what_follows(requested: str, seen: str) -> str:
         return "HA is moving the VM to another node, and forgets a request that comes meanwhile"
     if ha_restarts(requested, seen):
         return "when QEMU ends, HA starts it again here or on another node"
-    return "the VM stays off until a person or tool tells HA to start it"
+    return "HA stops the VM if it runs, and it stays off until a person or tool tells HA to start it"
 
 
 def _after_fencing(requested: str) -> str:

@@ -88,13 +88,8 @@ def _await_start(job: Job) -> None:
     for holder in flock_holders(job.host):
         if holder.kind == "start" and not is_up():
             sentence = f"the VM is stopped, but a start under way may still start it: end process {holder.pid} first"
-            raise failure(
-                "started-again",
-                sentence,
-                "",
-                f"the lock file is held by {holder}",
-                f"by hand: kill -9 -- -{holder.pid}",
-            )
+            lines = (f"the lock file is held by {holder}", f"by hand: kill -9 -- -{holder.pid}")
+            raise failure("started-again", sentence, "", *lines)
 
 
 def _is_up(job: Job) -> bool:

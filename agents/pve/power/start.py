@@ -2,9 +2,10 @@
 
 import time
 
-from ..forensics.outlook import ha_proof
+from ..forensics.outlook import ha_line, ha_proof
 from ..host.cluster import cluster_view
 from ..host.guest_agent import guest_agent_state
+from ..host.ha import AT_REST
 from ..host.pve_tasks import flock_holders
 from ..host.times import CLEANUP_SECONDS, HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
 from ..host.vmstate import (
@@ -127,7 +128,15 @@ def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
     if state != "running":
         raise _describe_not_running(job, state, describe_sources(facts), asked_ha)
     job.say(f"verify: running ({describe_sources(facts)})")
+    warn_of_ha_stop(job)
     return Result(DONE, state, extra=_report_guest_agent(job))
+
+
+def warn_of_ha_stop(job: Job) -> None:
+    """Warn of HA where it wants a VM stopped that runs: HA stops it all the same."""
+    view = cluster_view(job.host, 1.0)
+    if view.ha in AT_REST:
+        job.warnings.append(ha_line(view.ha, view.ha_seen))
 
 
 def _describe_not_running(job: Job, state: str, source: str, asked_ha: bool) -> Ended:

@@ -22,7 +22,7 @@ from .kill import is_qemu_alive
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refuse_reset, refuse_resume
 from .preflight import refuse_deaf_ha, refuse_elsewhere, refuse_failing_start, refuse_leftovers, refuse_unstartable
 from .standby import stand_by
-from .start import start_again, start_process, verify_running
+from .start import start_again, start_process, verify_running, warn_of_ha_stop
 from .stop import call_off_reboot, refuse_move, stop_process
 
 
@@ -144,6 +144,7 @@ def resume(job: Job, facts: Facts, state: str) -> Result:
     job.enter("start")
     if state == "running":
         job.say("start: already running")
+        warn_of_ha_stop(job)
         return Result(DONE, state)
     try:
         with Qmp(job.host.qmp, job.seconds_left(5)) as qmp:
