@@ -128,6 +128,11 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
         lambda world: under_ha(world, "started", "freeze"),
         f"error: VM {VMID}: HA manages it: requested started, now freeze; HA leaves the VM as it is",
     ),
+    "HA moves it": (
+        lambda world: under_ha(world, seen="migrate"),
+        f"warning: VM {VMID}: HA manages it: requested started, now migrate; HA is moving the VM to another node, and "
+        "forgets a request that comes meanwhile: start, stop and cycle are refused / wait until HA has moved it",
+    ),
     "HA disarmed": (
         lambda world: under_ha(world, disarm="ignore"),
         f"warning: VM {VMID}: HA is disarmed (ignore): it leaves every VM alone until it is armed again / ha-manager",

@@ -99,7 +99,7 @@ def judge_ha(vmid: int, requested: str, seen: str) -> Finding:
     """Require that HA takes requests, if it manages the VM; warn if HA as a whole is disarmed."""
     said = ha_line(requested, seen)
     if ha_manages(requested) and seen in MOVING:
-        return warning(f"VM {vmid}: {said}: start and cycle are refused meanwhile", "wait until HA has moved it")
+        return warning(f"VM {vmid}: {said}: start, stop and cycle are refused", "wait until HA has moved it")
     if ha_stuck(requested, seen):
         cure = "; ".join(ha_by_hand(vmid, requested, seen)).removeprefix(_BY_HAND)
         cure += "; if HA is disarmed: ha-manager crm-command arm-ha" if seen == "freeze" else ""
