@@ -114,6 +114,7 @@ def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
     assert jobs(talker)[1:] == [job, *before]
 
 
+@pytest.mark.all
 def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> None:
     """Newest first, of this caller only; a number that is none is a wrong usage, with the command for the list."""
     talker.chat("Of another caller.", caller="operator2")

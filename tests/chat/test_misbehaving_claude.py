@@ -134,6 +134,7 @@ def test_claude_ignores_signals(directory: Path, model: Model, claude: ScriptedC
         wait_until_gone(nap(28))  # the handler waits 4 s for its turns, and on a busy machine they need longer
 
 
+@pytest.mark.all
 def test_claude_writes_without_an_end(talker: Talker, claude: ScriptedClaude) -> None:
     """Neither verbs nor health wait for a claude that floods; a turn that finds no room gets `busy`."""
     claude.play(TEXT + """exec yes '{"type":"x"}'""")

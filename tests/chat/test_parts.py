@@ -132,6 +132,7 @@ def test_it_is_said_from_the_start(model: Model, directory: Path, tmp_path: Path
         assert [state for _, state, _ in events(talker, "chat")] == ["claude-missing", "on", "claude-missing"]
 
 
+@pytest.mark.all
 @pytest.mark.real("mounts", "bwrap")
 def test_the_sandbox_goes_away(model: Model, claude: ScriptedClaude, directory: Path) -> None:
     """Bubblewrap is hidden from a handler that has seen it."""

@@ -206,6 +206,7 @@ def test_two_turns_reach_no_proxy_of_each_other(talker: Talker, claude: Scripted
         stream.rest()
 
 
+@pytest.mark.all
 @pytest.mark.real("bwrap")
 def test_when_no_id_is_free(talker: Talker, claude: ScriptedClaude, model: Model) -> None:
     """Another handler has the only one: the turn is refused, with the reason, and its session can begin later."""

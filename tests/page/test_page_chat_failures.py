@@ -120,14 +120,15 @@ def test_a_rate_limit_says_until_when_it_lasts(visit: Visit) -> None:
     assert "Claude is not answering" not in text_of(page, "chat-notice")
 
 
-@pytest.mark.all  # 2,000 lines take seconds of processor
+@pytest.mark.all
 def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
     """A transcript of 2,000 lines consists of pieces of a bounded size, so each word costs as much as the first.
 
     The end stays in view unless the operator scrolls up.
     """
     page = visit.open()
-    ask_claude(page, fake({"text": "".join(f"{n} {'word ' * 8}\n" for n in range(2_000))}))
+    answer_chat(page, *({"type": "text", "text": f"{n} {'word ' * 8}\n"} for n in range(2_000)))
+    ask_claude(page, "well?")
     ended(page)
     expect(page.locator("#transcript .answer")).to_contain_text("1999 word")
     text = page.locator("#transcript .answer").text_content() or ""
@@ -138,5 +139,7 @@ def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
     left = "box => box.scrollHeight - box.scrollTop - box.clientHeight"
     wait_for(page, lambda: box.evaluate(left) < 40, "the transcript scrolls to its end, a frame after the last words")
     box.evaluate("box => box.scrollTo(0, 0)")
-    ask_claude(page, fake({"text": "More."}))
+    page.unroute("**/chat")
+    answer_chat(page, {"type": "text", "text": "More."})
+    ask_claude(page, "and?")
     ended(page, 2)
