@@ -150,7 +150,7 @@ def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
     expect(page.locator("#second")).to_contain_text("QEMU: not running" if verb == "stop" else "QEMU: running")
     if verb == "stop":
         see_headline(page, "Off", "warn")
-        assert text_of(page, "why") == "It is switched off. Start it."
+        expect(page.locator("#why")).to_have_text("It is switched off. Start it.")
         expect(page.locator("#say-verdict")).to_contain_text("Advised: Start.")
         expect(page.locator("#start-more")).to_have_text("Advised")
         expect(page.locator(".advised:visible")).to_have_count(1)
