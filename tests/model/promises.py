@@ -1,6 +1,5 @@
 """What the contract promises, as questions about one state of `world.py`. Pure."""
 
-from .steps import progress
 from .world import (
     ANSWERED,
     BUSY,
@@ -18,22 +17,22 @@ from .world import (
     UNCHANGED,
     UNREACHED,
     UNSENT,
-    Rules,
     State,
 )
 
 ONCE = "an id acts at most once"
 NOTHING_SENT = "reached:false is never wrong"
 NOTHING_CHANGED = "refused, busy and id-reused have changed nothing"
-LAST = "a verb with if_last does not act after another one"
 ALONE = "a VM has one job at a time"
 SAID = "a VM that is left off has an answer that says so"
 ENDED = "every id ends"
-FOLLOWED = "a VM that has moved once is found"
 
 
-def broken(state: State, rules: Rules, gaps: int) -> str:
-    """Return the promise that a state breaks, or an empty text. In the `gaps` an id may act twice, or once refused."""
+def broken(state: State, gaps: int, is_over: bool) -> str:
+    """Return the promise that a state breaks, or an empty text. In the `gaps` an id may act twice, or once refused.
+
+    `is_over`: nothing goes on by itself.
+    """
     is_excused = bool(state.gaps & gaps)
     if max(state.acts) > 1 and not state.gaps & gaps & ~FORGOTTEN:
         return ONCE
@@ -41,12 +40,10 @@ def broken(state: State, rules: Rules, gaps: int) -> str:
         told = sending.told
         if told == DENIED or (told == UNREACHED and sending.stray):
             return NOTHING_SENT
-        if told in (REFUSED, BUSY) and state.acts[job_id] and not is_excused:
+        if told in (REFUSED, BUSY, ELSEWHERE) and state.acts[job_id] and not is_excused:
             return NOTHING_CHANGED
-        if told == ELSEWHERE and not state.faults and state.moves < 2:
-            return FOLLOWED
-    if state.ignored:
-        return LAST
+    if state.wrong:
+        return state.wrong
     for node in state.nodes:
         first, second = node.jobs
         if first.phase in HOLDING and second.phase in HOLDING:
@@ -55,11 +52,13 @@ def broken(state: State, rules: Rules, gaps: int) -> str:
             return NOTHING_CHANGED
     if state.power == OFF and not is_said(state) and not state.gaps & NO_ARCHIVE:
         return SAID
-    return "" if has_ended(state) or any(True for _ in progress(state, rules)) else ENDED
+    return ENDED if is_over and not has_ended(state) else ""
 
 
 def is_said(state: State) -> bool:
     """Tell whether the answer to an id says that the VM may be off: the job's, or the archive's after a boot."""
+    if any(node.jobs[1].phase == DONE for node in state.nodes):  # a stop says so
+        return True
     jobs = [job for node in state.nodes for job in node.jobs]
     return any(job.phase in KNOWS_OFF or (job.archived and not job.acted and job.phase != DONE) for job in jobs)
 

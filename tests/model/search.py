@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Container
+from itertools import chain
 from typing import NamedTuple
 
 from .promises import broken
-from .steps import steps
+from .steps import changes, progress, steps
 from .world import ANSWERED, Limits, Rules, Sending, State
 
 
@@ -19,6 +20,7 @@ class Found(NamedTuple):
 
 START = State()
 WITHOUT_B = State(sendings=(*START.sendings[:2], Sending(at=ANSWERED)))  # has a tenth of the states
+WITHOUT_A = State(sendings=(*(Sending(at=ANSWERED),) * 2, START.sendings[2]))
 
 
 def search(
@@ -38,9 +40,10 @@ def search(
     while waiting and len(came_from) < most:
         reached = []
         for state in waiting:
-            if (promise := broken(state, rules, gaps)) and promise not in but:
+            going_on = list(progress(state, rules))
+            if (promise := broken(state, gaps, is_over=not going_on)) and promise not in but:
                 return Found(len(came_from), promise, _trace(state, came_from, rules, limits))
-            for _, following in steps(state, rules, limits):
+            for _, following in chain(going_on, changes(state, rules, limits)):
                 if following not in came_from:
                     came_from[following] = state
                     reached.append(following)

@@ -1,10 +1,12 @@
 """A model of one VM, two nodes, two handlers and two ids, as docs/protocol.md has them. Pure.
 
-A state is a tuple of tuples of small integers, so that equal states are equal values. `steps.py` says what can happen
-next: what the programs do, what the network does to them, and what goes wrong. `promises.py` says what must hold.
+A state is a tuple of tuples of small integers, so that equal states are equal values. `handlers.py`, `jobs.py` and
+`steps.py` say what can happen next: what the programs do, what the network does to them, and what goes wrong.
+`promises.py` says what must hold.
 
-Id 0, "A", is a `cycle`, which its client sends a second time. Id 1, "B", is a `cycle` of another client, with `if_last`
-as it was at the start. A step is what nothing can come between: a line is read, a lock is taken, a process ends.
+Id 0, "A", is a `cycle`, which its client sends a second time. Id 1, "B", is a `stop` of another client, with `if_last`
+as it was at the start. A step is what nothing can come between: a line is read, a lock is taken, a process ends. One
+thing is simpler than it is: a handler has the answers of both hosts to `where` in one step.
 """
 
 from typing import NamedTuple, TypeVar
@@ -25,11 +27,17 @@ UNCHANGED = frozenset({REFUSED, BUSY, REUSED, ELSEWHERE})  # says that nothing w
 KNOWS_OFF = frozenset({STOPPED, ORPHANED, RESUMED, STRANDED, KILLED})  # its answer says that the VM may be off
 
 # One sending of an id, and what its client was told. From DONE on it is a job's end.
-# GONE: the connection to the handler broke. DENIED: `unreached`, though this handler had sent the id before.
+# GONE: the connection to the handler broke. DENIED: `unreached`, though the handler knew of an earlier sending.
 UNTOLD, UNREACHED, UNKNOWN, GONE, DENIED = 0, -1, -2, -3, -4
 
-# Where a sending is.
-UNSENT, ARRIVED, SENT, ATTACHED, LOST, ANSWERED = range(6)
+# Where a sending is. CHOSEN: the handler has asked the hosts, and has chosen one of them.
+UNSENT, ARRIVED, CHOSEN, SENT, ATTACHED, LOST, ANSWERED = range(7)
+
+# A connection. DEAD: nothing passes any more, and the handler does not know it yet.
+DOWN, UP, DEAD = range(3)
+
+# What a node sees of the cluster. Without /etc/pve, or without a quorum, it has only the node of before: 0 or 1.
+CLEAR = 2
 
 
 class Job(NamedTuple):
@@ -41,36 +49,43 @@ class Job(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A Proxmox node with its host agent. `last` is the id + 1 of the newest job past its preconditions, or 0."""
+    """A Proxmox node with its host agent. `last` is the id + 1 of the newest job past its preconditions, or 0.
+
+    `sees` is CLEAR, or the node that had the VM when this node lost the cluster.
+    """
 
     up: bool = True
+    sees: int = CLEAR
     last: int = 0
     jobs: tuple[Job, ...] = (Job(), Job())
 
 
 class Sending(NamedTuple):
-    """One request of a client. `stray` is the node + 1 that a line left behind may still reach, or 0."""
+    """One request of a client. `stray` is the node + 1 that a line left behind may still reach, or 0.
+
+    `known`: its node was chosen because it knows the id.
+    """
 
     at: int = UNSENT
     handler: int = 0
     node: int = 0
     told: int = UNTOLD
     stray: int = 0
-    followed: bool = False
+    known: bool = False
 
 
 class Handler(NamedTuple):
-    """Where a handler sends the VM's requests; per id how many sendings it may have sent; and its connections."""
+    """Which node last proved to a handler that it has the VM; which ids it has sent; and its connections."""
 
     node: int = 0
     sent: tuple[int, ...] = (0, 0)
-    links: tuple[bool, ...] = (True, True)
+    links: tuple[int, ...] = (UP, UP)
 
 
 class State(NamedTuple):
     """Everything. From `acts` on it is what an onlooker counts: no program asks for it.
 
-    `acts`: how often each id changed the power. `ignored`: id 1 acted at a node where id 0 had, against its `if_last`.
+    `acts`: how often each id changed the power. `wrong`: the promise that the last step broke.
     `gaps`: the documented gaps that were entered. `faults` and `moves`: how many there were.
     """
 
@@ -80,7 +95,7 @@ class State(NamedTuple):
     handlers: tuple[Handler, ...] = (Handler(), Handler())
     sendings: tuple[Sending, ...] = (Sending(),) * 3
     acts: tuple[int, ...] = (0, 0)
-    ignored: bool = False
+    wrong: str = ""
     gaps: int = 0
     faults: int = 0
     moves: int = 0
@@ -89,16 +104,18 @@ class State(NamedTuple):
 IDS = (0, 0, 1)  # the id of each sending
 FIRST = (True, False, True)  # if it is the first one of its id
 
-# The gaps: docs/threat-model.md, "Where an id can act twice". In the last one it acts once, after a refusal.
-MOVED_MEANWHILE, NO_ARCHIVE, NO_AGAIN, FORGOTTEN = (1 << number for number in range(4))
-ALL_GAPS = MOVED_MEANWHILE | NO_ARCHIVE | NO_AGAIN | FORGOTTEN
+# The gaps: docs/threat-model.md, "Where an id can act twice". In FORGOTTEN it acts once, after a refusal.
+MOVED_MEANWHILE, NO_ARCHIVE, NO_AGAIN, FORGOTTEN, OVERTAKEN = (1 << number for number in range(5))
+ALL_GAPS = MOVED_MEANWHILE | NO_ARCHIVE | NO_AGAIN | FORGOTTEN | OVERTAKEN
+
+# The promises that a single step can break; `promises.py` has the others.
+LAST = "a verb with if_last does not act after another one"
+TRUE = "stopped is said only of a VM that is stopped"
+FOUND = "a verb goes to the node that shows that it has the VM"
 
 
 class Rules(NamedTuple):
-    """The rules. Where one of them is false, the programs make that mistake.
-
-    The last six are those of a handler that follows the VM from node to node. The contract does not have them yet.
-    """
+    """The rules. Where one of them is false, the programs make that mistake."""
 
     claims_once: bool = True  # an id that has ended is not claimed again
     takes_lock: bool = True  # one job at a time
@@ -108,15 +125,22 @@ class Rules(NamedTuple):
     asks_archive: bool = True  # and is asked for it after a boot
     standby_yields: bool = True  # to another job's lock and to a later decision
     says_stranded: bool = True  # a cycle that was killed for good after its stop is not `done`
+    looks_again: bool = True  # a stop that finds no process looks again whether the VM has gone to another node
+    says_what_it_sees: bool = True  # a node with neither a process nor the cluster does not say `stopped`
     knows_what_left: bool = True  # `unreached` only if no line left
     remembers_sent: bool = True  # nor had one left for this id before
     gives_up: bool = True  # without a connection, a lost answer is given up after a while
-    follows: bool = True  # after "other-node", the other node is tried
-    asks_others: bool = True  # the other node is asked for the id first
-    waits_for_others: bool = True  # and without its answer, a repeated sending is not sent
+    asks_hosts: bool = True  # before a verb is sent, the hosts are asked for its id and for the VM
+    asks_all: bool = True  # also the one where the VM was
+    waits_for_all: bool = True  # and while one of them is silent, a repeated sending is not sent
+    goes_where_known: bool = True  # a host that knows the id gets it, wherever the VM is
+    stays: bool = True  # a verb whose host can't be reached is not sent to the other one
+    stays_where_known: bool = True  # nor if that host was chosen because it knows the id
+    denies_nothing_known: bool = True  # and the answer is then not `unreached`
+    proves_by_quorum: bool = True  # without the cluster, only a process proves that the VM is here
+    elsewhere_is_known: bool = True  # a host knows an id that it refused with "other-node"
+    elsewhere_is_final: bool = True  # and refuses it again, wherever the VM is by then
     says_again: bool = True  # the client says that it repeats itself
-    elsewhere_is_new: bool = True  # a node that refused an id with "other-node" doesn't know it
-    finds_elsewhere_first: bool = True  # and says so before "busy", which would be final
 
 
 class Limits(NamedTuple):
@@ -129,3 +153,33 @@ class Limits(NamedTuple):
 def put(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
     """Return `values` with one of them replaced."""
     return (*values[:index], value, *values[index + 1 :])
+
+
+NAMES = "AB"
+
+
+def name(number: int) -> str:
+    """Return what a sending is called in a trace."""
+    return f"{NAMES[IDS[number]]}{'' if FIRST[number] else ' again'}"
+
+
+def put_sending(state: State, number: int, sending: Sending) -> State:
+    """Return the state with one sending replaced."""
+    return state._replace(sendings=put(state.sendings, number, sending))
+
+
+def put_handler(state: State, number: int, handler: Handler) -> State:
+    """Return the state with one handler replaced."""
+    return state._replace(handlers=put(state.handlers, number, handler))
+
+
+def put_job(state: State, place: int, job_id: int, job: Job, last: int | None = None) -> State:
+    """Return the state with one job replaced, and with its node's `last` if one is given."""
+    node = state.nodes[place]
+    changed = Node(node.up, node.sees, node.last if last is None else last, put(node.jobs, job_id, job))
+    return state._replace(nodes=put(state.nodes, place, changed))
+
+
+def has_process(state: State, place: int) -> bool:
+    """Tell whether the VM runs on a node."""
+    return state.place == place and state.power == ON

@@ -1,0 +1,208 @@
+"""What a handler does with a sending: it asks the hosts, chooses one, sends the verb there, and waits. Pure."""
+
+from collections.abc import Iterator
+
+from .world import (
+    ANSWERED,
+    ARRIVED,
+    ATTACHED,
+    CHOSEN,
+    CLAIMED,
+    CLEAR,
+    DENIED,
+    DONE,
+    DOWN,
+    ELSEWHERE,
+    FIRST,
+    FOUND,
+    IDS,
+    LOST,
+    MOVED_MEANWHILE,
+    NO_AGAIN,
+    NONE,
+    OVERTAKEN,
+    SENT,
+    UNKNOWN,
+    UNREACHED,
+    UP,
+    Rules,
+    Sending,
+    State,
+    has_process,
+    name,
+    put,
+    put_handler,
+    put_job,
+    put_sending,
+)
+
+Step = tuple[str, State]
+NOWHERE = -1
+
+
+def handle(state: State, rules: Rules, number: int, sending: Sending) -> Iterator[Step]:
+    """Yield what a handler can do next with a sending that has no answer yet."""
+    handler, what = state.handlers[sending.handler], name(number)
+    is_linked = handler.links[sending.node] == UP
+    if sending.at == ARRIVED:
+        yield _choose(state, rules, number, sending)
+    elif sending.at == CHOSEN:
+        yield _send(state, rules, number, sending)
+    elif sending.at == SENT:
+        if is_linked:
+            reached = deliver(state, rules, number, sending.node)
+            yield f"node {sending.node} reads {what}", put_sending(reached, number, sending._replace(at=ATTACHED))
+    elif sending.at == ATTACHED:
+        if is_linked:
+            yield from _wait(state, number, sending)
+    else:  # LOST
+        if is_linked:
+            again = put_sending(state, number, sending._replace(at=SENT))
+            yield f"handler {sending.handler} sends {what} again", again
+        if rules.gives_up or is_linked:
+            told = UNREACHED if sending.stray and not rules.knows_what_left else UNKNOWN
+            yield f"handler {sending.handler} gives {what} up", _tell(state, number, told)
+
+
+def _tell(state: State, number: int, told: int) -> State:
+    return put_sending(state, number, state.sendings[number]._replace(at=ANSWERED, told=told))
+
+
+def shown_place(state: State, place: int, rules: Rules) -> int:
+    """Return the node that has the VM as a node says it; NOWHERE without the cluster and without a process."""
+    sees = state.nodes[place].sees
+    if sees == CLEAR:
+        return state.place
+    if has_process(state, place):
+        return place
+    return NOWHERE if rules.proves_by_quorum else sees
+
+
+def _is_known(state: State, rules: Rules, place: int, job_id: int) -> bool:
+    job = state.nodes[place].jobs[job_id]
+    is_new = job.phase == NONE or (job.phase == ELSEWHERE and not rules.elsewhere_is_known)
+    return not is_new or (job.archived and rules.asks_archive)
+
+
+def _choose(state: State, rules: Rules, number: int, sending: Sending) -> Step:
+    """Ask all hosts for the id and for the VM, and choose one of them, or answer that none can be."""
+    to, job_id, what = sending.handler, IDS[number], name(number)
+    handler = state.handlers[to]
+    asks = f"handler {to} asks for {what}"
+    if not rules.asks_hosts:
+        chosen = put_sending(state, number, sending._replace(at=CHOSEN, node=handler.node))
+        return f"handler {to} chooses node {handler.node} for {what}", chosen
+    heard = [place for place in (0, 1) if handler.links[place] == UP]  # a connection to a node that is down is not
+    if not rules.asks_all:
+        heard = [place for place in heard if place != handler.node]
+    known = [place for place in heard if _is_known(state, rules, place, job_id)]
+    if known and rules.goes_where_known:
+        return f"{asks}: node {known[0]} knows it", _go(state, number, sending, known[0], is_known=True)
+    shown = {place: shown_place(state, place, rules) for place in heard}
+    proofs = [place for place in heard if shown[place] == place]
+    if proofs:
+        node, why = proofs[0], f"node {proofs[0]} has the VM"
+        state = put_handler(state, to, handler._replace(node=node))
+    elif named := [place for place in shown.values() if place != NOWHERE]:
+        node, why = named[0], f"node {named[0]} is said to have the VM"
+        if handler.links[node] == DOWN:
+            return f"{asks}: {why}, which can't be reached", _tell(state, number, _nothing_sent(state, rules, number))
+    else:
+        node, why = handler.node, f"nothing is known of the VM, last seen on node {handler.node}"
+    asked = [place for place in (0, 1) if rules.asks_all or place != handler.node]
+    silent = [place for place in asked if place not in heard and place != node]
+    if silent and rules.waits_for_all and _is_repeated(state, rules, number):
+        return f"{asks}: node {silent[0]} does not answer", _tell(state, number, UNKNOWN)
+    if silent:
+        state = state._replace(gaps=state.gaps | _unasked(state, rules, number))
+    elif state.place in heard and shown[state.place] == state.place != node:
+        state = state._replace(wrong=FOUND)
+    return f"{asks}: {why}", _go(state, number, sending, node)
+
+
+def _go(state: State, number: int, sending: Sending, node: int, is_known: bool = False) -> State:
+    """Choose a node. Where another line of the id may still come to the other node, this is a documented gap."""
+    others = [s for n, s in enumerate(state.sendings) if IDS[n] == IDS[number] and n != number]
+    if any(_may_still_reach(state, other, 1 - node, IDS[number]) for other in others):
+        state = state._replace(gaps=state.gaps | MOVED_MEANWHILE)
+    return put_sending(state, number, sending._replace(at=CHOSEN, node=node, known=is_known))
+
+
+def _may_still_reach(state: State, sending: Sending, place: int, job_id: int) -> bool:
+    """Tell whether a line is on its way to a node, or is sent there again because the node has lost it by a boot."""
+    is_forgotten = sending.at == ATTACHED and state.nodes[place].jobs[job_id].phase == NONE
+    is_under_way = sending.at in (CHOSEN, SENT, LOST) or is_forgotten
+    return (is_under_way and sending.node == place) or sending.stray == place + 1
+
+
+def _is_repeated(state: State, rules: Rules, number: int) -> bool:
+    sent = state.handlers[state.sendings[number].handler].sent[IDS[number]]
+    return bool((not FIRST[number] and rules.says_again) or (sent and rules.remembers_sent))
+
+
+def _unasked(state: State, rules: Rules, number: int) -> int:
+    """Return the gap in which a sending goes on although a host could not be asked for its id."""
+    if not FIRST[number]:
+        return 0 if rules.says_again else NO_AGAIN
+    is_overtaken = any(IDS[n] == IDS[number] and n != number and s.at > ARRIVED for n, s in enumerate(state.sendings))
+    return OVERTAKEN if is_overtaken else 0
+
+
+def _nothing_sent(state: State, rules: Rules, number: int) -> int:
+    """Return the answer of a handler that has sent nothing: `unreached`, or `unknown` if the id may have acted."""
+    sending = state.sendings[number]
+    if _is_repeated(state, rules, number) or (sending.known and rules.denies_nothing_known):
+        return UNKNOWN
+    is_denied = sending.known or state.handlers[sending.handler].sent[IDS[number]]
+    return DENIED if is_denied else UNREACHED
+
+
+def _send(state: State, rules: Rules, number: int, sending: Sending) -> Step:
+    """Send the line to the chosen node, or answer that none was sent; a dead connection shows by its ping."""
+    to, job_id, node = sending.handler, IDS[number], sending.node
+    handler, what = state.handlers[to], name(number)
+    words = f"handler {to} sends {what} to node {node}"
+    if handler.links[node] != UP:
+        words = f"handler {to} can't reach node {node} for {what}"
+        state = cut(state, to, node)
+        handler, sending = state.handlers[to], state.sendings[number]
+        stays = rules.stays_where_known if sending.known else rules.stays
+        if stays or handler.links[1 - node] != UP:
+            return words, _tell(state, number, _nothing_sent(state, rules, number))
+        node = 1 - node
+        words = f"{words}, and sends it to node {node}"
+    state = put_handler(state, to, handler._replace(sent=put(handler.sent, job_id, 1)))
+    return words, put_sending(state, number, sending._replace(at=SENT, node=node))
+
+
+def cut(state: State, number: int, place: int) -> State:
+    """A handler sees that a connection is dead: what was sent may have got there, may still, or never does."""
+    handler = state.handlers[number]
+    state = put_handler(state, number, handler._replace(links=put(handler.links, place, DOWN)))
+    sendings = tuple(
+        s
+        if s.handler != number or s.node != place or s.at not in (SENT, ATTACHED)
+        else s._replace(at=LOST, stray=place + 1 if s.at == SENT else s.stray)
+        for s in state.sendings
+    )
+    return state._replace(sendings=sendings)
+
+
+def deliver(state: State, rules: Rules, number: int, place: int) -> State:
+    """A node reads a line: a known id attaches, and a new one becomes a job."""
+    job_id = IDS[number]
+    job = state.nodes[place].jobs[job_id]
+    is_new = job.phase == NONE or (job.phase >= DONE and not rules.claims_once)
+    if job.phase == ELSEWHERE and not rules.elsewhere_is_final:
+        is_new = True
+    return put_job(state, place, job_id, job._replace(phase=CLAIMED)) if is_new else state
+
+
+def _wait(state: State, number: int, sending: Sending) -> Iterator[Step]:
+    """The job's end is the answer."""
+    job = state.nodes[sending.node].jobs[IDS[number]]
+    what = name(number)
+    if job.phase >= DONE:
+        yield f"{what} is answered", _tell(state, number, job.phase)
+    elif job.phase == NONE:  # the node has booted: its /run is empty
+        yield f"{what} is not known any more: sent again", put_sending(state, number, sending._replace(at=SENT))
