@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from .world import (
-    ANSWERED,
     ARRIVED,
     ATTACHED,
     CHOSEN,
@@ -28,6 +27,7 @@ from .world import (
     Rules,
     Sending,
     State,
+    end,
     has_process,
     name,
     put,
@@ -65,7 +65,7 @@ def handle(state: State, rules: Rules, number: int, sending: Sending) -> Iterato
 
 
 def _tell(state: State, number: int, told: int) -> State:
-    return put_sending(state, number, state.sendings[number]._replace(at=ANSWERED, told=told))
+    return end(state, number, told, state.sendings[number].stray)
 
 
 def shown_place(state: State, place: int, rules: Rules) -> int:

@@ -1,5 +1,6 @@
 """Looks at every state that can be reached, in the order of the steps that it takes. Pure."""
 
+import gc
 import math
 from collections.abc import Container
 from itertools import chain
@@ -33,13 +34,23 @@ def search(
 ) -> Found:
     """Visit the states breadth first, until a promise is broken that is not in `but`. In the `gaps` it may.
 
-    It ends once all were seen, or `most` of them.
+    It ends once all were seen, or `most` of them. Millions of tuples without a cycle are nothing for the collector.
     """
+    gc.disable()
+    try:
+        return _search(rules, limits, gaps, but, most, start)
+    finally:
+        gc.enable()
+
+
+def _search(rules: Rules, limits: Limits, gaps: int, but: Container[str], most: float, start: State) -> Found:
     came_from: dict[State, State | None] = {start: None}
     waiting = [start]
-    while waiting and len(came_from) < most:
+    while waiting:
         reached = []
         for state in waiting:
+            if len(came_from) >= most:
+                return Found(len(came_from))
             going_on = list(progress(state, rules))
             if (promise := broken(state, gaps, is_over=not going_on)) and promise not in but:
                 return Found(len(came_from), promise, _trace(state, came_from, rules, limits))

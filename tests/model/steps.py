@@ -34,6 +34,8 @@ from .world import (
     Rules,
     Sending,
     State,
+    end,
+    is_used,
     name,
     put,
     put_handler,
@@ -107,7 +109,7 @@ def wishes(state: State, rules: Rules) -> Iterator[Step]:
             yield f"node {place} sees the cluster again", state._replace(nodes=nodes)
     for number, handler in enumerate(state.handlers):
         place = 1 - handler.node
-        if handler.links[place] == UP and shown_place(state, place, rules) == place:
+        if handler.links[place] == UP and is_used(state, number) and shown_place(state, place, rules) == place:
             found = put_handler(state, number, handler._replace(node=place))
             yield f"handler {number} finds the VM on node {place} by a status", found
 
@@ -134,7 +136,7 @@ def faults(state: State, rules: Rules) -> Iterator[Step]:
     after = state._replace(faults=state.faults + 1)
     for number, handler in enumerate(state.handlers):
         for place, link in enumerate(handler.links):
-            if link == UP:
+            if link == UP and is_used(state, number):
                 yield f"the connection from handler {number} to node {place} is dead", _kill_link(after, number, place)
         if any(s.handler == number and ARRIVED <= s.at < ANSWERED for s in state.sendings):
             yield f"handler {number} dies and starts again", _crash_handler(after, number)
@@ -170,20 +172,17 @@ def _kill_link(state: State, number: int, place: int) -> State:
 
 def _crash_handler(state: State, number: int) -> State:
     """A handler ends and starts again: its clients hear nothing more, and it remembers no id."""
-    sendings = tuple(
-        s
-        if s.handler != number or not ARRIVED <= s.at < ANSWERED
-        else s._replace(at=ANSWERED, told=GONE, stray=s.node + 1 if s.at == SENT else s.stray)
-        for s in state.sendings
-    )
-    handler = state.handlers[number]._replace(node=0, sent=(0, 0))
-    return put_handler(state._replace(sendings=sendings), number, handler)
+    state = put_handler(state, number, state.handlers[number]._replace(node=0, sent=(0, 0)))
+    for each, s in enumerate(state.sendings):
+        if s.handler == number and ARRIVED <= s.at < ANSWERED:
+            state = end(state, each, GONE, stray=s.node + 1 if s.at == SENT else s.stray)
+    return state
 
 
 def _crash_node(state: State, place: int) -> State:
     """A node goes down: its connections are dead, its jobs end where they are, and the VM with it if it is there."""
     for number in (0, 1):
-        if state.handlers[number].links[place] == UP:
+        if state.handlers[number].links[place] == UP and is_used(state, number):
             state = _kill_link(state, number, place)
     node = state.nodes[place]
     node = node._replace(up=False, sees=state.place if node.sees == CLEAR else node.sees)

@@ -183,3 +183,19 @@ def put_job(state: State, place: int, job_id: int, job: Job, last: int | None = 
 def has_process(state: State, place: int) -> bool:
     """Tell whether the VM runs on a node."""
     return state.place == place and state.power == ON
+
+
+def is_used(state: State, number: int) -> bool:
+    """Tell whether a handler has a sending that has no answer yet, or may still get one."""
+    return any(
+        s.handler == number if s.at != UNSENT else number == 0 or not FIRST[n]
+        for n, s in enumerate(state.sendings)
+        if s.at != ANSWERED
+    )
+
+
+def end(state: State, number: int, told: int, stray: int) -> State:
+    """Return the state in which a sending is answered. What plays no part from then on is as at the start."""
+    handler = state.sendings[number].handler
+    state = put_sending(state, number, Sending(at=ANSWERED, told=told, stray=stray))
+    return state if is_used(state, handler) else put_handler(state, handler, Handler())
