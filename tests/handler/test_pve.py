@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +16,7 @@ from breakglass.auth.signing import fingerprint, secret_bytes
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
+from ..model.replay import replay
 from ..support.agent import processes
 from ..support.failing_tools import misbehave
 from ..support.qemu import Witness
@@ -25,6 +27,13 @@ from ..support.stages import until
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd", "service")]
 own_host = pytest.mark.shared()
 own_handler = pytest.mark.shared("world", "sshd")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _replayed(shared_world: World, shared_service: Service) -> Iterator[None]:
+    """At the end, each job and each answer of these tests must be one that the model of the protocol has."""
+    yield
+    replay(shared_world, shared_service.audit())
 
 
 def open_gate(world: World) -> None:

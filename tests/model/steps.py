@@ -148,7 +148,7 @@ def faults(state: State, rules: Rules) -> Iterator[Step]:
                 yield f"node {place} loses the cluster", after._replace(nodes=nodes)
             for job_id, job in enumerate(node.jobs):
                 if CLAIMED <= job.phase < DONE:
-                    yield f"job {NAMES[job_id]} at node {place} is killed", _kill_job(after, rules, place, job_id, job)
+                    yield f"job {NAMES[job_id]} at node {place} is killed", kill_job(after, rules, place, job_id, job)
         else:
             yield f"node {place} boots, and its archive is lost", _boot(after, place, keeps=False)
             yield f"node {place} boots without the cluster", _boot(after, place, keeps=True, sees=node.sees)
@@ -157,7 +157,7 @@ def faults(state: State, rules: Rules) -> Iterator[Step]:
         yield f"a person {'stops' if state.power == ON else 'starts'} the VM", after._replace(power=power)
 
 
-def _kill_job(state: State, rules: Rules, place: int, job_id: int, job: Job) -> State:
+def kill_job(state: State, rules: Rules, place: int, job_id: int, job: Job) -> State:
     """A job's process ends: a cycle that has stopped the VM has a standby process, which can be killed as well."""
     phase = KILLED if job.phase < STOPPED or job_id == 1 else ORPHANED
     if job.phase > STOPPED:
