@@ -19,11 +19,13 @@ from .world import (
     MOVED_MEANWHILE,
     NO_AGAIN,
     NONE,
+    NOWHERE,
     OVERTAKEN,
     SENT,
     UNKNOWN,
     UNREACHED,
     UP,
+    Answer,
     Rules,
     Sending,
     State,
@@ -37,7 +39,6 @@ from .world import (
 )
 
 Step = tuple[str, State]
-NOWHERE = -1
 
 
 def handle(state: State, rules: Rules, number: int, sending: Sending) -> Iterator[Step]:
@@ -45,7 +46,7 @@ def handle(state: State, rules: Rules, number: int, sending: Sending) -> Iterato
     handler, what = state.handlers[sending.handler], name(number)
     is_linked = handler.links[sending.node] == UP
     if sending.at == ARRIVED:
-        yield _choose(state, rules, number, sending)
+        yield from _ask(state, rules, number, sending)
     elif sending.at == CHOSEN:
         yield _send(state, rules, number, sending)
     elif sending.at == SENT:
@@ -78,30 +79,62 @@ def shown_place(state: State, place: int, rules: Rules) -> int:
     return NOWHERE if rules.proves_by_quorum else sees
 
 
-def _is_known(state: State, rules: Rules, place: int, job_id: int) -> bool:
-    job = state.nodes[place].jobs[job_id]
+def _ask(state: State, rules: Rules, number: int, sending: Sending) -> Iterator[Step]:
+    """Ask both hosts for the id and for the VM, and choose one of them once both have answered, or are silent."""
+    to, what = sending.handler, name(number)
+    if not rules.asks_hosts:
+        node = state.handlers[to].node
+        chosen = put_sending(state, number, sending._replace(at=CHOSEN, node=node))
+        yield f"handler {to} chooses node {node} for {what}", chosen
+    elif state.apart and sending.first is None:
+        for place in (0, 1):
+            first = (place, _answer(state, rules, number, place))
+            asked = put_sending(state, number, sending._replace(first=first))
+            yield f"handler {to} asks for {what}: {_describe(*first)}", asked
+    else:
+        answers = {place: _answer(state, rules, number, place) for place in (0, 1)}
+        if sending.first is not None:
+            answers[sending.first[0]] = sending.first[1]
+        yield _choose(state, rules, number, sending, answers)
+
+
+def _answer(state: State, rules: Rules, number: int, place: int) -> Answer | None:
+    """Return what a host answers; None if it is silent."""
+    handler = state.handlers[state.sendings[number].handler]
+    if handler.links[place] != UP or (place == handler.node and not rules.asks_all):
+        return None  # a connection to a node that is down is not up
+    job = state.nodes[place].jobs[IDS[number]]
     is_new = job.phase == NONE or (job.phase == ELSEWHERE and not rules.elsewhere_is_known)
-    return not is_new or (job.archived and rules.asks_archive)
+    is_known = not is_new or (job.archived and rules.asks_archive)
+    return Answer(is_known and rules.goes_where_known, shown_place(state, place, rules))
 
 
-def _choose(state: State, rules: Rules, number: int, sending: Sending) -> Step:
-    """Ask all hosts for the id and for the VM, and choose one of them, or answer that none can be."""
-    to, job_id, what = sending.handler, IDS[number], name(number)
+def _describe(place: int, answer: Answer | None) -> str:
+    if answer is None:
+        return f"node {place} does not answer yet"
+    if answer.known:
+        return f"node {place} knows it"
+    where = "does not know where the VM is" if answer.shown == NOWHERE else f"says that node {answer.shown} has the VM"
+    return f"node {place} {where}"
+
+
+def _choose(state: State, rules: Rules, number: int, sending: Sending, answers: dict[int, Answer | None]) -> Step:
+    """Choose one of the hosts by what they have answered, or answer that none can be."""
+    to, what = sending.handler, name(number)
     handler = state.handlers[to]
     asks = f"handler {to} asks for {what}"
-    if not rules.asks_hosts:
-        chosen = put_sending(state, number, sending._replace(at=CHOSEN, node=handler.node))
-        return f"handler {to} chooses node {handler.node} for {what}", chosen
-    heard = [place for place in (0, 1) if handler.links[place] == UP]  # a connection to a node that is down is not
-    if not rules.asks_all:
-        heard = [place for place in heard if place != handler.node]
-    known = [place for place in heard if _is_known(state, rules, place, job_id)]
-    if known and rules.goes_where_known:
-        return f"{asks}: node {known[0]} knows it", _go(state, number, sending, known[0], is_known=True)
-    shown = {place: shown_place(state, place, rules) for place in heard}
+    heard = {place: answer for place, answer in answers.items() if answer is not None}
+    for place, answer in heard.items():
+        if answer.known:
+            return f"{asks}: node {place} knows it", _go(state, number, sending, place, is_known=True)
+    shown = {place: answer.shown for place, answer in heard.items()}
     proofs = [place for place in heard if shown[place] == place]
+    if len(proofs) > 1 and rules.needs_one_proof:
+        again = put_sending(state, number, sending._replace(first=None))
+        return f"{asks}: both nodes say that they have the VM", again if state.apart else again._replace(wrong=FOUND)
     if proofs:
-        node, why = proofs[0], f"node {proofs[0]} has the VM"
+        node = proofs[0] if len(proofs) == 1 or sending.first is None else 1 - sending.first[0]
+        why = f"node {node} has the VM"
         state = put_handler(state, to, handler._replace(node=node))
     elif named := [place for place in shown.values() if place != NOWHERE]:
         node, why = named[0], f"node {named[0]} is said to have the VM"
@@ -115,7 +148,7 @@ def _choose(state: State, rules: Rules, number: int, sending: Sending) -> Step:
         return f"{asks}: node {silent[0]} does not answer", _tell(state, number, UNKNOWN)
     if silent:
         state = state._replace(gaps=state.gaps | _unasked(state, rules, number))
-    elif state.place in heard and shown[state.place] == state.place != node:
+    elif not state.apart and state.place in heard and shown[state.place] == state.place != node:
         state = state._replace(wrong=FOUND)
     return f"{asks}: {why}", _go(state, number, sending, node)
 
@@ -125,7 +158,7 @@ def _go(state: State, number: int, sending: Sending, node: int, is_known: bool =
     others = [s for n, s in enumerate(state.sendings) if IDS[n] == IDS[number] and n != number]
     if any(_may_still_reach(state, other, 1 - node, IDS[number]) for other in others):
         state = state._replace(gaps=state.gaps | MOVED_MEANWHILE)
-    return put_sending(state, number, sending._replace(at=CHOSEN, node=node, known=is_known))
+    return put_sending(state, number, sending._replace(at=CHOSEN, node=node, known=is_known, first=None))
 
 
 def _may_still_reach(state: State, sending: Sending, place: int, job_id: int) -> bool:

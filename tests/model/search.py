@@ -21,6 +21,7 @@ class Found(NamedTuple):
 
 START = State()
 WITHOUT_B = State(sendings=(*START.sendings[:2], Sending(at=ANSWERED)))  # has a tenth of the states
+APART = WITHOUT_B._replace(apart=True)
 WITHOUT_A = State(sendings=(*(Sending(at=ANSWERED),) * 2, START.sendings[2]))
 
 

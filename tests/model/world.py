@@ -5,8 +5,8 @@ A state is a tuple of tuples of small integers, so that equal states are equal v
 `promises.py` says what must hold.
 
 Id 0, "A", is a `cycle`, which its client sends a second time. Id 1, "B", is a `stop` of another client, with `if_last`
-as it was at the start. A step is what nothing can come between: a line is read, a lock is taken, a process ends. One
-thing is simpler than it is: a handler has the answers of both hosts to `where` in one step.
+as it was at the start. A step is what nothing can come between: a line is read, a lock is taken, a process ends. The
+answers of two hosts to one question come at once, or, from a start with `apart`, one after the other.
 """
 
 from typing import NamedTuple, TypeVar
@@ -36,6 +36,8 @@ UNSENT, ARRIVED, CHOSEN, SENT, ATTACHED, LOST, ANSWERED = range(7)
 # A connection. DEAD: nothing passes any more, and the handler does not know it yet.
 DOWN, UP, DEAD = range(3)
 
+NOWHERE = -1
+
 # What a node sees of the cluster. Without /etc/pve, or without a quorum, it has only the node of before: 0 or 1.
 CLEAR = 2
 
@@ -60,10 +62,18 @@ class Node(NamedTuple):
     jobs: tuple[Job, ...] = (Job(), Job())
 
 
+class Answer(NamedTuple):
+    """What a host says when it is asked for an id: if it knows the id, and which node has the VM (or NOWHERE)."""
+
+    known: bool
+    shown: int
+
+
 class Sending(NamedTuple):
     """One request of a client. `stray` is the node + 1 that a line left behind may still reach, or 0.
 
-    `known`: its node was chosen because it knows the id.
+    `first` is the host that has answered first, with its answer, None if it was silent. `known`: the node was chosen
+    because it knows the id.
     """
 
     at: int = UNSENT
@@ -72,6 +82,7 @@ class Sending(NamedTuple):
     told: int = UNTOLD
     stray: int = 0
     known: bool = False
+    first: tuple[int, Answer | None] | None = None
 
 
 class Handler(NamedTuple):
@@ -86,7 +97,7 @@ class State(NamedTuple):
     """Everything. From `acts` on it is what an onlooker counts: no program asks for it.
 
     `acts`: how often each id changed the power. `wrong`: the promise that the last step broke.
-    `gaps`: the documented gaps that were entered. `faults` and `moves`: how many there were.
+    `gaps`: the documented gaps that were entered. `faults` and `moves`: how many there were. `apart` never changes.
     """
 
     place: int = 0
@@ -99,6 +110,7 @@ class State(NamedTuple):
     gaps: int = 0
     faults: int = 0
     moves: int = 0
+    apart: bool = False
 
 
 IDS = (0, 0, 1)  # the id of each sending
@@ -137,6 +149,7 @@ class Rules(NamedTuple):
     stays: bool = True  # a verb whose host can't be reached is not sent to the other one
     stays_where_known: bool = True  # nor if that host was chosen because it knows the id
     denies_nothing_known: bool = True  # and the answer is then not `unreached`
+    needs_one_proof: bool = True  # while both hosts say that they have the VM, they are asked again
     proves_by_quorum: bool = True  # without the cluster, only a process proves that the VM is here
     elsewhere_is_known: bool = True  # a host knows an id that it refused with "other-node"
     elsewhere_is_final: bool = True  # and refuses it again, wherever the VM is by then
