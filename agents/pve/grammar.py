@@ -56,7 +56,7 @@ class Request:
     @property
     def has_caller_fields(self) -> bool:
         """Tell whether the line has a word that only the handler's power key may send."""
-        own_id = self.id and self.verb != "job"  # `proves` comes with `by`
+        own_id = self.id and self.verb not in ("job", "where")  # `proves` comes with `by`
         return bool(own_id or self.by or self.anyway or self.why or self.detach or self.verb in ("check", "screen"))
 
 

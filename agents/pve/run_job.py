@@ -3,7 +3,6 @@
 The order is the contract's: a known id attaches; then the lock, or `busy`; then, under the lock, `if` and `last`.
 """
 
-import os
 import time
 from dataclasses import replace
 
@@ -14,9 +13,9 @@ from .host.cluster import cluster_view
 from .host.files import boottime
 from .host.paths import Host
 from .host.process import spawn_detached
-from .host.vmstate import PROC_SECONDS, QMP_SECONDS, observe, vm_state
+from .host.vmstate import PROC_SECONDS, QMP_SECONDS, has_process, observe, vm_state
 from .jobs.aliases import add_alias, drop_dangling
-from .jobs.archive import archive_request, describe_archive_trouble, is_archive_hung, tidy_up
+from .jobs.archive import archive_request, describe_archive_trouble, is_from_before_boot, tidy_up
 from .jobs.chain import chain_end, chain_open
 from .jobs.history import ARCHIVE_SECONDS
 from .jobs.job import Job
@@ -24,9 +23,9 @@ from .jobs.mutex import Lock
 from .jobs.proven import with_proven
 from .jobs.result import Ended, Result, Verdict
 from .jobs.store import JobStore, describe_holder, make_record
-from .power.preflight import refuse_unexpected
+from .power.preflight import refuse_absent, refuse_unexpected
 from .power.verbs import POWER
-from .words import BUSY, CLAIM_SECONDS, DAY, FAILED, ID_REUSED
+from .words import BUSY, CLAIM_SECONDS, FAILED, ID_REUSED
 
 RELEASE_SECONDS = 1.0  # from a job's result, which a caller answers with the next verb, until the job frees the VM
 
@@ -108,6 +107,8 @@ def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
     job.enter("preflight")
     refuse_old_id(job)
     facts = observe(job.host)
+    if has_process(facts) is False:
+        refuse_absent(job)
     refuse_unexpected(job, facts, request.if_state, request.if_last)
     chain_open(job)
     archive_request(job.host, job.store, job.record)
@@ -116,9 +117,7 @@ def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
 
 def refuse_old_id(job: Job) -> None:
     """Refuse an id that acted before the host's last boot: /run has lost it, the archive has it."""
-    if boottime() > DAY or is_archive_hung(job.store):
-        return
-    if ask_or_none(lambda: os.path.exists(f"{job.host.archive}/{job.record.id}"), ARCHIVE_SECONDS):
+    if is_from_before_boot(job.store, job.record.id, ARCHIVE_SECONDS):
         sentence = "this id was used before the host's last boot; use a new id"
         raise Ended(ID_REUSED, Verdict("id-reused", sentence, "status"))
 

@@ -6,13 +6,14 @@ Nothing here acts. `handler/verbs.py` holds the same verbs for people; a contrac
 VERSION = "0.2.0"
 
 MUTATING = ("start", "stop", "reset", "cycle")
-VERBS = ("status", "forensics", *MUTATING, "history", "screen", "job", "check", "ping", "session")
+VERBS = ("status", "forensics", *MUTATING, "history", "screen", "where", "job", "check", "ping", "session")
 
 # Seconds until a verb ends by itself, whatever hangs. `start` and `cycle` get more where Proxmox gives the start of
 # the VM more (job.py): the job records its own.
 DEADLINES = {
     "status": 4.0,
     "ping": 4.0,
+    "where": 2.0,
     "history": 4.0,
     "job": 4.0,
     "screen": 10.0,
@@ -51,6 +52,7 @@ STOPPED = "stopped"
 ELSEWHERE = "elsewhere"  # stopped on this host, and another node has the VM's configuration: it may run there
 WITHOUT_PROCESS = (STOPPED, ELSEWHERE)  # states in which no QEMU of the VM is on this host
 MOVED_CODES = ("other-node", "moved")  # verdicts that name the node which has the VM
+PLACE_UNKNOWN = "place-unknown"  # no QEMU of the VM is here, and /etc/pve does not tell which node has it
 
 CONTAINER = "container"  # the verdict on a number that belongs to a container
 CONTAINER_SENTENCE = "this number belongs to a container, and Breakglass serves VMs only: use pct on its node"

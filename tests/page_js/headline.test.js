@@ -25,7 +25,7 @@ function checkShape(head, what) {
 // What each verdict asks of a person: the tone of a fresh one.
 const TONE_OF = {
 	good: ["healthy"],
-	unknown: ["running", "unknown"],
+	unknown: ["running", "unknown", "place-unknown"],
 	warn: ["guest-silent", "paused", "paused-locked", "in-transit", "shutdown", "suspended", "debug", "stopped", "stopped-locked", "other-node", "container"],
 	bad: [
 		"guest-hung", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "internal-error", "guest-panicked", "watchdog", "ha-stuck",

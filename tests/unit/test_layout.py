@@ -40,6 +40,7 @@ FLOORS = (
 AGENT_FLOORS = (
     ("main",),
     ("serving",),
+    ("reading",),
     ("run_job", "renewal"),
     ("power",),
     ("check",),
@@ -120,8 +121,10 @@ BESIDE_THE_PATH = (
         "handler/chat/",
     ),
     *("handler/audit.py", "handler/counts.py", "handler/proven.py", "handler/text.py", "handler/threads.py"),
+    "handler/times.py",
     "agents/pve/renewal.py",
     *(
+        "agents/pve/reading/",
         "agents/pve/forensics/",
         "agents/pve/check/",
         "agents/pve/renewal.py",
@@ -268,8 +271,8 @@ def test_the_wheel_has_every_package() -> None:
 
 
 def test_the_host_agent_knows_the_same_verbs() -> None:
-    """The agent's verbs are the handler's, beside the three that only the handler itself says."""
-    assert set(words.VERBS) - set(VERBS) == {"job", "check", "ping", "session"}
+    """The agent's verbs are the handler's, beside the five that only the handler itself says."""
+    assert set(words.VERBS) - set(VERBS) == {"where", "job", "check", "ping", "session"}
     assert set(VERBS) <= set(words.VERBS)
     assert len(set(words.VERBS)) == len(words.VERBS)
 

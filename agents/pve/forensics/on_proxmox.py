@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 
-from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, node_name
+from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, is_placeless, node_name
 from ..host.files import read_json
 from ..host.paths import Host
 from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, task_lines
@@ -57,7 +57,7 @@ def _ask_cluster(host: Host, seconds: float) -> Iterator[Reply]:
     began = time.monotonic()
     view = cluster_view(host, seconds)
     if view.trouble:
-        yield _cluster_away(view.trouble, began)
+        yield _cluster_away(view.trouble, is_placeless(host, view), began)
         return
     facts = cluster_facts(view)
     lines = [f"quorum: {'yes' if view.quorate else 'no'}", f"lock: {view.lock or 'none'}"]
@@ -77,10 +77,10 @@ def _ask_cluster(host: Host, seconds: float) -> Iterator[Reply]:
         )
 
 
-def _cluster_away(trouble: str, began: float) -> Reply:
+def _cluster_away(trouble: str, placeless: bool, began: float) -> Reply:
     text = "\n".join([*TROUBLES[trouble], "Proxmox's commands need it and were not run"])
-    outcome = "timed out" if trouble == "pmxcfs-hung" else "failed"
-    return Reply("cluster", "/etc/pve", outcome, round(time.monotonic() - began, 3), text, {"pve": trouble})
+    outcome, facts = "timed out" if trouble == "pmxcfs-hung" else "failed", {"pve": trouble, "placeless": placeless}
+    return Reply("cluster", "/etc/pve", outcome, round(time.monotonic() - began, 3), text, facts)
 
 
 def cluster_facts(view: Cluster) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..host.cluster import NOT_ASKED, Cluster
+from ..host.cluster import NOT_ASKED, Cluster, is_placeless
 from ..host.paths import Host
 from ..host.process import describe_process
 from ..host.vmstate import Facts, describe_sources, leftover_pids, vm_state
@@ -28,6 +28,7 @@ def judge_status(host: Host, facts: Facts, view: Cluster, owners: Sequence[str])
         ha_goal=view.ha_goal,
         node_seen=view.node_seen,
         pve=view.trouble,
+        placeless=is_placeless(host, view),
         quorate=view.quorate if asked else None,
         config=view.config if asked else None,
         remains=tuple(map(describe_process, left)),

@@ -3,7 +3,7 @@
 from ..host.ha import ha_stuck
 from ..host.process import leftover_lines
 from ..jobs.result import Verdict
-from ..words import CONTAINER, CONTAINER_SENTENCE
+from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN
 from .advice import advise_nothing, advise_verb
 from .evidence import Evidence
 from .obstacles import pve_cure, pve_obstacle
@@ -22,6 +22,9 @@ def judge_stopped(seen: Evidence) -> Verdict:
         sentence = f"the VM is on node {seen.node} now and not on this one: look there"
         lines = (f"/etc/pve/.vmlist names {seen.node}", *_outlook_lines(seen), *source)
         return advise_nothing(seen, "other-node", sentence, *lines)
+    if seen.placeless:
+        sentence = f"no process of the VM is on this node, and {pve_obstacle(seen)}: another node may have the VM"
+        return advise_nothing(seen, PLACE_UNKNOWN, sentence, pve_cure(seen), *source)
     if away := pve_obstacle(seen):
         code = seen.pve or "no-quorum"
         sentence = f"the VM is stopped, and a start would be refused because {away}: {pve_cure(seen)} first"

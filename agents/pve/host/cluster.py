@@ -30,6 +30,7 @@ class Cluster:
 
     Attributes:
         trouble: why /etc/pve can't be read, one of obstacles.TROUBLES, else empty.
+        cluster: the name of the cluster to which this node belongs; empty if it belongs to none.
         quorate: the owner's write bit of /etc/pve/local, which PVE's own check_cfs_quorum reads.
         config: the VM's configuration is on this node.
         config_text: that file.
@@ -44,6 +45,7 @@ class Cluster:
     """
 
     trouble: str = ""
+    cluster: str = ""
     quorate: bool = False
     config: bool = False
     config_text: str = ""
@@ -80,6 +82,16 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
     return Cluster("pmxcfs-hung")
 
 
+def is_placeless(host: Host, view: Cluster) -> bool:
+    """Tell whether this node can't know which node has the VM: it has no quorum, or /etc/pve does not answer.
+
+    A node in no cluster knows. No answer from the disk, on which corosync has its configuration, counts as a cluster.
+    """
+    if view.answers:
+        return not view.quorate
+    return ask_or_none(lambda: os.path.exists(host.path("/etc/corosync/corosync.conf")), AGAIN_SECONDS) is not False
+
+
 def node_name() -> str:
     """Return the name under which Proxmox knows this node."""
     return os.uname().nodename.partition(".")[0]
@@ -101,6 +113,7 @@ def _read_cluster(host: Host) -> Cluster:
     seen = parse_ha_word(status, *service, "state")
     disarmed = parse_ha_word(status, "disarm", "mode") if requested and seen not in UNDER_WAY else ""
     return Cluster(
+        cluster=parse_cluster_name(_read_text(host, "/etc/pve/corosync.conf") or ""),
         quorate=quorate,
         config=text is not None,
         config_text=(text or "")[:CONFIG_CHARS],
@@ -139,6 +152,12 @@ def parse_lock(conf: str) -> str:
         if line.startswith("lock:"):
             return line[5:].strip()
     return ""
+
+
+def parse_cluster_name(corosync: str) -> str:
+    """Return the name of the cluster in corosync.conf; an empty text if there is none."""
+    words = (line.partition(":") for line in corosync.splitlines())
+    return next((name.strip() for key, _, name in words if key.strip() == "cluster_name"), "")
 
 
 def parse_ha_requested(resources: str, vmid: int) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..host.bounded import ask_or_none
 from ..host.cluster import node_name
 from ..host.files import boottime, read_json, remove_job_dir, write_atomic
 from ..host.paths import Host
@@ -187,6 +188,15 @@ def _seconds_writing(store: JobStore) -> float:
 def is_archive_hung(store: JobStore) -> bool:
     """Tell whether the archive is known not to answer. It reads tmpfs only, so it never waits."""
     return _seconds_writing(store) > SLOW_SECONDS
+
+
+def is_from_before_boot(store: JobStore, job_id: str, seconds: float) -> bool | None:
+    """Tell whether an id was used before the host's last boot, which emptied /run; None if the disk does not answer."""
+    if boottime() > DAY:
+        return False
+    if is_archive_hung(store):
+        return None
+    return ask_or_none(lambda: os.path.exists(f"{store.host.archive}/{job_id}"), seconds)
 
 
 def describe_archive_trouble(store: JobStore) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from ..words import CONTAINER, ELSEWHERE, MOVED_CODES, OUTCOMES, STOPPED
+from ..words import CONTAINER, ELSEWHERE, MOVED_CODES, OUTCOMES, PLACE_UNKNOWN, STOPPED
 
 SENTENCE_CHARS = 200
 
@@ -55,8 +55,8 @@ class Result:
     def __post_init__(self) -> None:
         if self.state == STOPPED and self.verdict is not None and self.verdict.code in MOVED_CODES:
             object.__setattr__(self, "state", ELSEWHERE)
-        if self.state == STOPPED and self.verdict is not None and self.verdict.code == CONTAINER:
-            object.__setattr__(self, "state", "unknown")  # no QEMU says nothing about a container
+        if self.state == STOPPED and self.verdict is not None and self.verdict.code in (CONTAINER, PLACE_UNKNOWN):
+            object.__setattr__(self, "state", "unknown")  # that no QEMU is here says nothing about it
 
     @property
     def outcome(self) -> str:

@@ -7,14 +7,14 @@ force a quorum) are named and never made here.
 import os
 import re
 
-from ..forensics.obstacles import TROUBLES
+from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..forensics.outlook import ha_line, ha_proof
 from ..host.bounded import run
-from ..host.cluster import Cluster, cluster_view, node_name
+from ..host.cluster import Cluster, cluster_view, is_placeless, node_name
 from ..host.ha import ha_drops_stop, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, describe_leftovers, has_process, leftover_pids, name_processes, vm_state
 from ..jobs.job import Job
-from ..words import CONTAINER, CONTAINER_SENTENCE, WITHOUT_PROCESS
+from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, WITHOUT_PROCESS
 from .endings import refusal
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
@@ -43,12 +43,16 @@ def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
         raise refusal("no-quorum", sentence, "", "/etc/pve/local is read-only", *_NO_QUORUM)
     refuse_elsewhere(job, view)
     if not view.config:
-        missing = f"Configuration file 'nodes/{node_name()}/qemu-server/{host.vmid}.conf' does not exist"
-        raise refusal("no-config", f"VM {host.vmid} has no configuration on any node", "", missing)
+        raise _no_config(host.vmid)
     if ha_stuck(view.ha, view.ha_seen):
         raise _stuck(job, view)
     if view.lock != "suspended" or stops_first:
         refuse_locked(job, view)
+
+
+def _no_config(vmid: int) -> Exception:
+    missing = f"Configuration file 'nodes/{node_name()}/qemu-server/{vmid}.conf' does not exist"
+    return refusal("no-config", f"VM {vmid} has no configuration on any node", "", missing)
 
 
 def _refuse_broken_qm(job: Job) -> None:
@@ -73,6 +77,23 @@ def refuse_elsewhere(job: Job, view: Cluster) -> None:
             f"Configuration file 'nodes/{here}/qemu-server/{vmid}.conf' does not exist",
             f"/etc/pve/.vmlist names {view.node}",
         )
+
+
+def refuse_absent(job: Job) -> None:
+    """Refuse a verb on a VM without a process here, when another node has the VM or may have it."""
+    view = cluster_view(job.host)
+    refuse_elsewhere(job, view)
+    refuse_placeless(job, view, "no process of the VM is on this node")
+    if view.cluster and not view.config:
+        raise _no_config(job.host.vmid)
+
+
+def refuse_placeless(job: Job, view: Cluster, seen: str) -> None:
+    """Refuse when this node can't know whether it has the VM; `seen` is what it sees of the VM."""
+    if is_placeless(job.host, view):
+        why, *cures = (*TROUBLES[view.trouble],) if view.trouble else (NO_QUORUM, *_NO_QUORUM)
+        sentence = f"{seen}, and {why.partition(':')[0]}: another node may have the VM"
+        raise refusal(PLACE_UNKNOWN, sentence, "", *cures)
 
 
 def refuse_deaf_ha(job: Job, view: Cluster) -> None:

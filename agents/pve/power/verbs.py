@@ -20,7 +20,14 @@ from .begin import begin_change
 from .endings import ended_from_error, failure, refusal
 from .kill import is_qemu_alive
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refuse_reset, refuse_resume
-from .preflight import refuse_deaf_ha, refuse_elsewhere, refuse_failing_start, refuse_leftovers, refuse_unstartable
+from .preflight import (
+    refuse_deaf_ha,
+    refuse_elsewhere,
+    refuse_failing_start,
+    refuse_leftovers,
+    refuse_placeless,
+    refuse_unstartable,
+)
 from .standby import stand_by
 from .start import start_again, start_process, verify_running, warn_of_ha_stop
 from .stop import call_off_reboot, refuse_move, stop_process
@@ -31,7 +38,6 @@ def reset(job: Job, facts: Facts) -> Result:
     state = vm_state(facts)
     view = cluster_view(job.host)
     if state == "stopped":
-        refuse_elsewhere(job, view)
         raise refusal("not-running", f"VM {job.host.vmid} is stopped; there is nothing to reset", "start")
     if not facts.qmp:
         sentence = "QEMU does not answer on its monitor; a reset can't reach it"
@@ -81,7 +87,6 @@ def stop(job: Job, facts: Facts) -> Result:
         facts = await_start_under_way(job, facts)
     view = cluster_view(job.host)
     if vm_state(facts) == "stopped":
-        refuse_elsewhere(job, view)
         refuse_leftovers(job)
         refuse_deaf_ha(job, view)
     else:
@@ -139,6 +144,8 @@ def resume(job: Job, facts: Facts, state: str) -> Result:
     if state != "running":
         view = cluster_view(job.host)
         refuse_elsewhere(job, view)
+        if state != "io-error":  # it may be what a migration has left
+            refuse_placeless(job, view, f"the VM is {state} here")
         refuse_resume(job, view)
     begin_change(job, facts)
     job.enter("start")
@@ -197,6 +204,8 @@ def _describe_stranded(job: Job, ended: Ended) -> Ended:
         advice = "" if held else "start"
         evidence += [line for line in held if line not in evidence]
     except Ended as obstacle:
+        if obstacle.verdict.code == "other-node":  # it was moved while it was off, and may run there
+            return failure("moved", f"the VM was stopped, and {obstacle.verdict.sentence}", "", *evidence)
         advice = ""
         evidence += [obstacle.verdict.sentence, *obstacle.verdict.evidence]
     except Exception as error:

@@ -17,11 +17,12 @@ from ..host.paths import Key, log
 from ..host.process import process_start
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
+from ..reading.readers import Readers
+from ..reading.reads import Message, output, result_message
+from ..reading.task import ReadTask
 from ..run_job import spawn_job
 from ..words import AGENT_REFUSED, DEADLINES, FAILED, LATE_SECONDS, MUTATING, READ_ONLY, REFUSED, VERBS
-from .readers import Readers
-from .reads import Message, output, result_message
-from .requests import FollowTask, ReadTask
+from .follow import FollowTask
 
 FOLLOW_EVERY = 0.02
 

@@ -15,9 +15,9 @@ from ..grammar import LINE_CHARS, Malformed, parse_line
 from ..host.files import boottime
 from ..host.paths import Key
 from ..host.process import lock_memory, process_start
+from ..reading.reads import Message
 from ..renewal import RENEWED, OwnFile, become_new_file
 from ..words import FAILED, MUTATING
-from .reads import Message
 from .serve import Agent, refuse
 
 MOST_TASKS = 64  # under way before another read begins; what changes power begins at once
@@ -27,7 +27,7 @@ MOST_READ_UNSENT = 2 * 1024 * 1024  # before another read begins: a power verb's
 MOST_URGENT = 256  # tasks under way, of all kinds, before a further one is refused
 READ_BYTES = 64 * 1024  # at a time
 WAKE_SECONDS = 5.0  # between two looks at the input, at most
-URGENT = (*MUTATING, "ping")
+URGENT = (*MUTATING, "where", "ping")  # `where`: a power verb waits for it
 _TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
 
 

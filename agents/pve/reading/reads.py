@@ -25,6 +25,7 @@ from ..jobs.reserve import fill_reserve
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
 from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, VERSION
+from .where import answer_where
 
 Message = dict[str, object]
 
@@ -52,6 +53,8 @@ def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         yield from _tell_record(*answer_history(host))
     elif request.verb == "screen":
         yield from _tell_record(*answer_screen(host))
+    elif request.verb == "where":
+        yield from _tell_record(*answer_where(host, request.id))
     elif request.verb == "check":
         yield from _tell_record(*answer_check(key, request.vm))
     else:
@@ -97,6 +100,7 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         "vms": str(key.vms),
         "read_only": key.read_only,
         "quorum": view.quorate,
+        "cluster": view.cluster if view.answers else None,
         "records": _prepare_records(key),
         "proven": restore_proven(key.root),
         "time": round(time.time(), 3),

@@ -1,0 +1,65 @@
+"""What `where` answers: which node has the VM, and whether this one has a record of a job's id.
+
+A handler whose VM may run on several hosts asks each of them before it sends a verb to one. So it has to be light, and
+what hangs costs less than a second.
+"""
+
+import time
+
+from ..host.bounded import ask_or_none
+from ..host.cluster import Cluster, cluster_view, node_name
+from ..host.paths import Host
+from ..host.vmstate import is_vm_process, read_pid
+from ..jobs.archive import is_from_before_boot
+from ..jobs.result import Result
+from ..jobs.store import JobStore
+from ..words import DONE
+
+WHERE_SECONDS = 0.4  # for /etc/pve
+RECORD_SECONDS = 0.2  # for the archive
+OWN_SECONDS = 0.2  # for /proc
+PAUSE_SECONDS = 10.0  # after /etc/pve did not answer: each look that hangs may leave a child behind
+
+_pve_hung_at = float("-inf")
+
+
+def answer_where(host: Host, job_id: str) -> tuple[str, Result]:
+    """Return where the VM is, as this node knows it, and whether this node has a record of the id.
+
+    `here` is this node's name, `node` that of the node which has the VM; empty if that isn't known. It is `sure` if a
+    node with a quorum has it from /etc/pve; otherwise a process of the VM is here. `cluster` is null if /etc/pve does
+    not answer, and `known` if the archive does not.
+    """
+    known = _has_record(host, job_id) if job_id else None
+    view = _view(host)
+    node = ""
+    if view.answers and view.quorate:  # without a quorum, /etc/pve may be old: HA may have moved the VM since
+        node = node_name() if view.config else view.node
+    fields: dict[str, object] = {
+        "here": node_name(),
+        "node": node or (node_name() if _has_process(host) else ""),
+        "sure": node != "",
+        "cluster": view.cluster if view.answers else None,
+        "known": known,
+    }
+    return f"node: {fields['node'] or 'not known'}", Result(DONE, stage="where", extra=fields)
+
+
+def _view(host: Host) -> Cluster:
+    global _pve_hung_at
+    if time.monotonic() - _pve_hung_at < PAUSE_SECONDS:
+        return Cluster("pmxcfs-hung")
+    view = cluster_view(host, WHERE_SECONDS)
+    if view.trouble == "pmxcfs-hung":
+        _pve_hung_at = time.monotonic()
+    return view
+
+
+def _has_process(host: Host) -> bool:
+    pid = read_pid(host)
+    return pid is not None and bool(ask_or_none(lambda: is_vm_process(host, pid), OWN_SECONDS))
+
+
+def _has_record(host: Host, job_id: str) -> bool | None:
+    store = JobStore(host)
+    return store.record(job_id) is not None or is_from_before_boot(store, job_id, RECORD_SECONDS)
