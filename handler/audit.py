@@ -114,12 +114,12 @@ def begin(client: str, proxy: str, path: str = "") -> None:
     _request.set({"client": client, "proxy": proxy, "path": path})
 
 
-def add(key: str = "", reason: str = "", verdict: object = None) -> None:
-    """Add to the line of the request that this task belongs to: the signing key, the reason, the verdict's code."""
+def add(key: str = "", reason: str = "", verdict: object = None, host: str = "") -> None:
+    """Add to the line of the request that this task belongs to: signing key, reason, the verdict's code, host."""
     facts = _request.get()
     if facts is not None:
         code = str(verdict.get("code", ""))[:_CODE_CHARACTERS] if isinstance(verdict, dict) else ""
-        found = {"key": key, "reason": reason[:_REASON_CHARACTERS], "code": code}
+        found = {"key": key, "reason": reason[:_REASON_CHARACTERS], "code": code, "host": host}
         facts.update({name: value for name, value in found.items() if value})
 
 
@@ -133,7 +133,7 @@ def request(
     level = INFO if outcome in _GOOD else ERROR if outcome in _BAD else WARNING
     line: dict[str, object] = {name: facts.get(name, "") for name in ("client", "proxy")}
     line |= {"outcome": outcome, "why": why, "caller": caller, "key": facts.get("key", ""), "verb": verb, "vm": vm}
-    line |= {"id": msg_id, "code": facts.get("code", ""), "reason": facts.get("reason", ""), "seconds": seconds}
+    line |= {"id": msg_id, **{name: facts.get(name, "") for name in ("host", "code", "reason")}, "seconds": seconds}
     _queue(as_line("request", line, level))
 
 

@@ -69,6 +69,7 @@ class VerbCall:
     job: str = ""
     anyway: str = ""
     proves: str = ""
+    again: bool = False  # the id may have been sent before
 
     def fields(self) -> dict[str, object]:
         """Return the request body."""
@@ -174,10 +175,11 @@ def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[E
     loss. The verb acts once, however often it is sent. Raises HandlerError for an error, NoAnswer if no answer came.
     """
     until, sent, replay = 0.0, False, Replay()
+    fields, is_older = request.fields(), False
     while True:
         replay.begin()
         try:
-            result = _result(post(signer, "/pve", msg_id, request.fields()), replay, on_message)
+            result = _result(post(signer, "/pve", msg_id, fields), replay, on_message)
         except NoAnswer as lost:
             sent = sent or lost.sent
             until = until or time.monotonic() + REPEAT_SECONDS
@@ -185,12 +187,19 @@ def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[E
                 raise NoAnswer(str(lost), sent, lost.hint) from None
         except HandlerError as error:
             error.sent = sent
-            raise
+            is_older = (
+                "again" in fields and error.error.get("code") == "bad-request"
+            )  # that handler does not know the field
+            if not is_older:
+                raise
         else:
             sent = True
             until = until or time.monotonic() + REPEAT_SECONDS
             if result["outcome"] not in ("unknown", "running") or time.monotonic() > until:
                 return result
+        fields = request.fields() | {"again": True}
+        if is_older:
+            del fields["again"]
         time.sleep(1)
 
 

@@ -3,18 +3,21 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from . import audit
 from .agents.bundle import bundle_digest
 from .chat.service import ChatService
 from .config.model import Config, Vm
-from .config.problems import ConfigError, Problem, list_problems
+from .config.reload import describe_rejection, keep_hosts
 from .errors import Unreached
 from .proxmox.host import HostConnection
 from .proxmox.outcome import Message
+from .proxmox.places import Places
 from .proxmox.request import VerbRequest
-from .proxmox.run import Run, SentIds
+from .proxmox.run import Run
+from .proxmox.sent_ids import SentIds
 from .threads import run_in_thread
 
 READ_SECONDS = 10.0  # for the configuration and its files
@@ -40,6 +43,7 @@ class Service:
         self._load = load
         self.rejected_since: float | None = None
         self.hosts: dict[str, HostConnection] = {}
+        self.places = Places()
         self._sent = SentIds()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -84,25 +88,15 @@ class Service:
             self.hung_up.clear()  # a later SIGHUP requests another reload
             try:
                 config = await run_in_thread(self._load, READ_SECONDS)
-                self._keep_hosts(config)
+                keep_hosts(self.config, config)
             except Exception as error:  # the configuration in force stays, whatever the error
-                self._reject(error)
+                self.rejected_since = self.rejected_since or time.time()
+                audit.note("reload-rejected", problems=describe_rejection(error))
             else:
                 self.rejected_since = None
                 self._use(config)
                 self._spawn(self.chatting.use(config))
                 audit.note("reload", **config.summary)
-
-    def _keep_hosts(self, config: Config) -> None:
-        """Raise ConfigError when a host that is in use would be off: a connection that works is not given up."""
-        if any(name in self.config.hosts for name in config.hosts_off):
-            raise ConfigError(list(config.problems))
-
-    def _reject(self, error: Exception) -> None:
-        self.rejected_since = self.rejected_since or time.time()
-        problem = Problem("(file)", f"can't be read: {error or type(error).__name__}", "mend it and reload (SIGHUP)")
-        problems = error.problems if isinstance(error, ConfigError) else [problem]
-        audit.note("reload-rejected", problems=list_problems(problems))
 
     def _use(self, config: Config) -> None:
         """Put a configuration in force: open, keep and close connections.
@@ -115,14 +109,14 @@ class Service:
         old, self.hosts = self.hosts, {}
         for name, host in config.hosts.items():
             connection = old.get(name)
-            vmids = [vm.vmid for vm in config.vms.values() if vm.host == host]
+            vmids = [vm.vmid for vm in config.vms.values() if host in vm.hosts]
             if connection is not None and connection.host == host and connection.serves(vmids):
                 self.hosts[name] = old.pop(name)
             else:
                 self.hosts[name] = HostConnection(host)
                 self.hosts[name].start(connection, len(config.hosts))
         for connection in (*self.hosts.values(), *old.values()):
-            connection.vmids = {vm.vmid for vm in config.vms.values() if vm.host == connection.host}
+            connection.vmids = {vm.vmid for vm in config.vms.values() if connection.host in vm.hosts}
         for name, connection in old.items():
             if name not in config.hosts:
                 self._spawn(connection.finish())
@@ -130,14 +124,19 @@ class Service:
     # --- the hosts ---
 
     def run(self, request: VerbRequest, began: float) -> Run:
-        """Start a verb. The connection stays until the verb ends, also after a reload."""
-        host = self.hosts[request.vm.host.name].carrier()
-        run = Run(host, request, self._sent, began)
-        host.track(run.task)
+        """Start a verb. The connections stay until the verb ends, also after a reload."""
+        hosts = self._hosts_of(request.vm)
+        run = Run(partial(self.places.find, request.vm, hosts), request, self._sent, began)
+        for host in hosts:
+            host.track(run.task)
         return run
 
+    def _hosts_of(self, vm: Vm) -> list[HostConnection]:
+        """Return the connections to a VM's hosts that carry requests now: a reload may bring others."""
+        return [self.hosts[host.name].carrier() for host in vm.hosts]
+
     def run_on_host(self, vm: Vm, work: Callable[[HostConnection], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
-        """Start other work with the host that a VM has now. The connection stays until the work ends.
+        """Start other work with the host that has a VM now. The connections stay until the work ends.
 
         Raise Unreached for a VM that a reload removed, or to which it gave another number.
         """
@@ -145,8 +144,15 @@ class Service:
         if now is None or now.vmid != vm.vmid:
             hint = "see /health for the configured VMs"
             raise Unreached("not-configured", f"{vm.name} is no longer configured as VM {vm.vmid}", hint)
-        host = self.hosts[now.host.name].carrier()
-        return host.track(asyncio.create_task(work(host)))
+        hosts = self._hosts_of(now)
+
+        async def find_and_work() -> T:
+            return await work((await self.places.find(now, hosts)).host)
+
+        task = asyncio.create_task(find_and_work())
+        for host in hosts:
+            host.track(task)
+        return task
 
     async def read(self, vm: Vm, line: str) -> list[Message]:
         """Return the messages of a request that changes nothing; raise Unreached or Lost."""

@@ -1,4 +1,4 @@
-// The one function that runs a verb. A lost answer is "unknown": the same id is sent again.
+// Runs a verb. After a lost answer, the same id is sent again.
 
 import { askPerson, isAsking } from "./dialog.js";
 import { headlineOf } from "./headline.js";
@@ -13,11 +13,11 @@ import { noteProposal, proposalObstacle, verbEnded } from "./talk.js";
 import { STORAGE_HUNG, VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
 import { clock, span } from "./words.js";
 
-/** One id and one body for good: however often it is sent, the host acts once.
- * `at`: when it was last known to be on its way. `lost`: an earlier sending may have arrived.
+/** One id and body: however often it is sent, the host acts once.
+ * `at`: when it was last known to be on its way. `lost`: an earlier one may have arrived.
  * @typedef {{id: string, verb: string, body: string, at: number, lost: boolean, quiet: boolean, anyway: boolean}} Job */
 
-/** What is on its way for each VM. @type {Map<string, {acting?: AbortController, reading?: AbortController}>} */
+/** Each VM's requests. @type {Map<string, {acting?: AbortController, reading?: AbortController}>} */
 const flights = new Map();
 
 /** @param {string} vm */
@@ -87,11 +87,12 @@ export async function runVerb(verb, { vm = getState().vm, again, quiet = false, 
 	return pursue(vm, job);
 }
 
-/** Sends a job once. @param {string} vm  @param {Job} job  @param {AbortSignal} signal */
+/** @param {string} vm  @param {Job} job  @param {AbortSignal} signal */
 async function sendJob(vm, job, signal) {
 	let first = true;
 	let stages = 0;
-	const got = await post("pve", job.id, job.body, signal, ({ type, ...line }) => {
+	const body = job.lost ? job.body.replace("{", '{"again":true,') : job.body;
+	const got = await post("pve", job.id, body, signal, ({ type, ...line }) => {
 		if (!["output", "stage"].includes(type)) return;
 		job.at = Date.now(); // the host has it: asking again can only attach
 		if (type === "stage") dispatch("stage-came", { vm, id: job.id, n: stages++, ...line });

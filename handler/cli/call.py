@@ -49,7 +49,7 @@ def _checked_id(msg_id: str | None) -> str:
 def call(arguments: argparse.Namespace) -> int:
     """Run the verb that the arguments name."""
     fields = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway")
-    request = VerbCall(**{name: getattr(arguments, name) or "" for name in fields})
+    request = VerbCall(**{name: getattr(arguments, name) or "" for name in fields}, again=arguments.id is not None)
     return run_verb(request, _checked_id(arguments.id), Display(arguments.json, arguments.quiet))
 
 

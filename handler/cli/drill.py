@@ -26,7 +26,7 @@ def drill(arguments: argparse.Namespace) -> int:
         raise CommandError(f"a drill power-cycles {arguments.vm}, and there is no terminal to ask at", "add --yes")
     signer = Signer(handler_url(os.environ), caller_key(os.environ))
     msg_id = arguments.id or f"drill-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(6)}"
-    one = Drill(signer, arguments.vm, msg_id, arguments.json)
+    one = Drill(signer, arguments.vm, msg_id, arguments.json, is_continued=arguments.id is not None)
     for number in (signal.SIGTERM, signal.SIGHUP):  # they end it as Ctrl-C does
         signal.signal(number, signal.default_int_handler)
     code, why, hint = _run(one, arguments.yes)
@@ -116,7 +116,7 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         said.append(f"the capture is in history, with the verdict {verdict}")
     with one.step("cycle") as said:
         one.vm_fate = f"the cycle of {one.vm} may have run, or still runs"
-        cycle = one.verb("cycle", one.id, reason="a drill", proves="drill")
+        cycle = one.verb("cycle", one.id, one.is_continued, reason="a drill", proves="drill")
         one.vm_fate = f"the cycle of {one.vm} is done, and its state is {cycle['state']}"
         said.append(f"done, {cycle['state']} (id {one.id})")
     with one.step("proof") as said:

@@ -35,6 +35,7 @@ class Drill:
     vm: str
     id: str
     as_json: bool
+    is_continued: bool = False
     vm_fate: str = NOTHING
     steps: list[dict[str, object]] = field(default_factory=list)
     capture: str = ""
@@ -57,9 +58,9 @@ class Drill:
         if not self.as_json:
             say(f"{seconds:6.1f} s  {name:<9} {'; '.join(said)}")
 
-    def verb(self, verb: str, msg_id: str = "", **more: str) -> Event:
+    def verb(self, verb: str, msg_id: str = "", again: bool = False, **more: str) -> Event:
         """Run a verb on the VM; raise Failure unless it is done."""
-        request = VerbCall(verb, self.vm, **more)
+        request = VerbCall(verb, self.vm, again=again, **more)
         try:
             result = send(self.signer, msg_id or new_id(), request, lambda _: None)
         except HandlerError as error:

@@ -37,13 +37,13 @@ def read_host(name: str, entry: Entry, power_keys: dict[str, str]) -> Host | Non
         power_keys[public_key(key)] = name
     host_keys, host_cas = read_host_keys(entry, "host")
     read_only_key = _read_only_key(entry.part(), key)
-    node = entry.get_str("node")
+    node, cluster = entry.get_str("node"), entry.get_str("cluster")
     if node and not is_host_name(node):
         entry.problem("node", f"is not a node's name: {quoted(node)}", "run hostname -s on the host, and copy it")
     entry.report_unknown()
     if entry.is_faulty or ssh is None:
         return None
-    return Host(name, ssh, key, read_only_key, host_keys, host_cas, node)
+    return Host(name, ssh, key, read_only_key, host_keys, host_cas, node, cluster)
 
 
 def _private_key(entry: Entry, name: str, power_key: str = "") -> str:

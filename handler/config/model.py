@@ -55,6 +55,7 @@ class Host:
     host_keys: tuple[str, ...] = ()
     host_cas: tuple[str, ...] = ()
     node: str = ""  # its name in Proxmox; if it is empty, the host agent's own word for it is not compared
+    cluster: str = ""  # the name of its cluster, until the host agent has said it
 
     @property
     def any_host_key(self) -> bool:
@@ -74,10 +75,11 @@ class Vm:
     guest_host_keys: tuple[str, ...] = ()
     guest_host_cas: tuple[str, ...] = ()
     drill: bool = False  # a drill may power-cycle it
+    hosts_off: tuple[str, ...] = ()  # those of its hosts that a fault of the configuration has switched off
 
     @property
     def host(self) -> Host:
-        """The host that is asked."""
+        """The first of `hosts`: claude, doctor and the checks of the configuration use it."""
         return self.hosts[0]
 
 
@@ -187,12 +189,21 @@ def is_guest_command(name: str) -> bool:
     return is_vm_name(name) and name not in _SHELL.split()
 
 
-def by_hand(vm: Vm, verb: str) -> tuple[str, ...]:
-    """Return the commands that do `verb` by hand; all commands for a reading verb, or if none is for this verb."""
+def by_hand(vm: Vm, host: Host, verb: str) -> tuple[str, ...]:
+    """Return the commands that do `verb` by hand; all commands for a reading verb, or if none is for this verb.
+
+    The commands are the configured ones. If there are none, they are those that root types on the host.
+    """
+    lines = vm.by_hand or _qm_commands(host.ssh, vm.vmid)
     if verb not in VERBS or not VERBS[verb].mutating:
-        return vm.by_hand
-    own = _naming(vm.by_hand, verb)
-    return own or (verb == "cycle" and _naming(vm.by_hand, "stop", "start")) or vm.by_hand
+        return lines
+    own = _naming(lines, verb)
+    return own or (verb == "cycle" and _naming(lines, "stop", "start")) or lines
+
+
+def _qm_commands(ssh: Address, vmid: int) -> tuple[str, ...]:
+    at = f"root@{ssh.host}" if ssh.port == 22 else f"-p {ssh.port} root@{ssh.host}"
+    return tuple(f"ssh {at} qm {verb} {vmid}" for verb in ("status", "reset", "stop", "start"))
 
 
 def _naming(lines: Iterable[str], *words: str) -> tuple[str, ...]:

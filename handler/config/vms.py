@@ -35,7 +35,8 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
     entry.report_unknown()
     if entry.is_faulty or vmid is None or not places:
         return None
-    return Vm(name, vmid, places, by_hand or _by_hand(places[0].ssh, vmid), guest, guest_keys, guest_cas, drill)
+    off = tuple(name for name in entry.get_strs("hosts") if name in hosts_off)
+    return Vm(name, vmid, places, by_hand, guest, guest_keys, guest_cas, drill, off)
 
 
 def _report_moved(entry: Entry) -> None:
@@ -91,9 +92,3 @@ def vmid_in(entry: Entry) -> int | None:
     """Return the VM's number; None if there is no usable one."""
     vmid = entry.data.get("vmid")
     return vmid if is_number(vmid) and 0 < vmid < 10**9 else None
-
-
-def _by_hand(ssh: Address, vmid: int) -> Lines:
-    """Return the commands that root types on the host if Breakglass can't be used."""
-    at = f"root@{ssh.host}" if ssh.port == 22 else f"-p {ssh.port} root@{ssh.host}"
-    return tuple(f"ssh {at} qm {verb} {vmid}" for verb in ("status", "reset", "stop", "start"))

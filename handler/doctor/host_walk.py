@@ -37,6 +37,7 @@ class HostLook:
         self.found: list[Finding] = []
         self.of_vms: dict[str, list[Finding]] = {}
         self.identity = ("", "")  # the host key and the node's name
+        self.cluster: str | None = None  # as Handshake has it
         self._vms = [vm for vm in visit.vms if host in vm.hosts]
         self._has_chat = visit.config is not None and visit.config.chat is not None
         self._own = ""
@@ -219,7 +220,7 @@ class HostLook:
         if session is None:
             return
         agent = session.agent
-        self.identity = (self.identity[0], agent.node)
+        self.identity, self.cluster = (self.identity[0], agent.node), agent.cluster
         self.found.append(host_agent.judge_agent(self.host, agent, bundle_digest()))
         self.found.append(host_agent.judge_node(self.host, agent))
         self.found += host_agent.judge_kinds(

@@ -1,7 +1,7 @@
 """Looks at each Proxmox host and its VMs: name, login, host key, keys, host agent, and what the host's check finds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..agents.bundle import bundle_digest
@@ -42,6 +42,8 @@ async def _look(visit: Visit) -> AsyncIterator[Finding]:
         for finding in look.found:
             yield finding
     for finding in (*_find_same_machine(looks), *_find_vms_off(visit, config), *_find_same_number(visit, config)):
+        yield finding
+    for finding in find_other_clusters(visit.vms, {look.host.name: look.cluster for look in looks}):
         yield finding
     for vm in visit.vms:
         for finding in _judge_vm(vm, {look.host.name: look for look in looks}):
@@ -89,6 +91,17 @@ def _find_same_number(visit: Visit, config: Config) -> Iterator[Finding]:
             )
             fix = f"correct vms.{other}.vmid or vms.{vm.name}.vmid, or remove one: qm list on {vm.host.ssh.host}"
             yield error(f"VM {vm.name}", "same-number", sentence, fix)
+
+
+def find_other_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Find the hosts that get no verb for a VM, because they are not in the cluster of its first host."""
+    for vm in vms:
+        first, *others = (host.name for host in vm.hosts)
+        for name in others:
+            cluster, its = clusters.get(first), clusters.get(name)
+            if cluster is not None and its is not None and not cluster == its != "":
+                sentence = f"{first} and {name} are not in one cluster, so no verb for the VM goes to {name}"
+                yield error(f"VM {vm.name}", "other-cluster", sentence, f"remove {name} from vms.{vm.name}.hosts")
 
 
 def _judge_vm(vm: Vm, looks: dict[str, HostLook]) -> Iterator[Finding]:

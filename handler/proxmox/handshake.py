@@ -25,6 +25,7 @@ class Handshake:
     vms: VmList | None = None
     read_only: bool = False
     proven: Proven | None = None
+    cluster: str | None = None  # its name; empty if the node is in none, None if the host agent could not tell
 
     def fault(self, host: Host, vmid: int | None = None) -> str:
         """Return why no verb would reach a VM (None: any) through this session; an empty text if it would."""
@@ -55,4 +56,5 @@ def read_handshake(result: Mapping[str, object]) -> Handshake:
         vms = None
     version, bundle, node = (str(result.get(name, ""))[:200] for name in ("version", "bundle", "node"))
     read_only, proven = result.get("read_only") is True, read_proven(result.get("proven"))
-    return Handshake(True, version, bundle, node, vms, read_only, proven)
+    cluster = result.get("cluster")
+    return Handshake(True, version, bundle, node, vms, read_only, proven, cluster if isinstance(cluster, str) else None)

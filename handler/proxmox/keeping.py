@@ -15,17 +15,22 @@ from .patience import backoff_seconds, refusal_seconds
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
 LOOK_SECONDS = 30.0  # between two looks at an open connection: its session may have ended, its host agent been silent
+MOST_NAME = 200  # characters of a name that a host sends
 NEWS_SECONDS = 3600.0  # of quiet, until the host agent is asked for news: another handler may have proven the host
 
 
 class KeptLink:
     """The SSH connection to one host, opened again whenever it ends.
 
-    `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed.
+    `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed. `node` and
+    `cluster` are names in Proxmox, as the host agent told them last, even if the connection has ended since: empty and
+    None before that; an empty cluster is that of a node that is in none.
     """
 
     def __init__(self, host: Host, chance: Callable[[], float]) -> None:
         self.host = host
+        self.node = host.node
+        self.cluster = host.cluster or None
         self._chance = chance
         self.trouble: Unreached | None = None
         self.since: float | None = None
@@ -47,10 +52,19 @@ class KeptLink:
         """Return the open connection. Requests that wait for one share one attempt and its failure."""
         if self._link is not None and self._link.alive:
             return self._link
+        return await asyncio.shield(self.try_again())
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the last attempt to connect is known to have failed."""
+        return self.link is None and self.trouble is not None
+
+    def try_again(self) -> "asyncio.Task[Link]":
+        """Begin to connect, unless an attempt is under way; return the attempt."""
         if self._attempt is None:
             self._attempt = asyncio.create_task(self._connect())
             self._attempt.add_done_callback(self._use_attempt)
-        return await asyncio.shield(self._attempt)
+        return self._attempt
 
     def _use_attempt(self, attempt: asyncio.Task[Link]) -> None:
         self._attempt = None
@@ -73,8 +87,15 @@ class KeptLink:
 
     def _end_of_handshake(self, link: Link) -> None:
         """Say that the connection is up: until the host agent has said what it is, that would be a guess."""
+        self.node = self.host.node or link.handshake.node or self.node
+        self.hear_cluster(link.handshake.cluster)
         if link.alive:
             self._set_trouble(None)
+
+    def hear_cluster(self, name: object) -> None:
+        """Keep the name of the host's cluster, if it is one."""
+        if isinstance(name, str):
+            self.cluster = name[:MOST_NAME]
 
     def _set_trouble(self, trouble: Unreached | None) -> None:
         if self.since is None or (trouble and trouble.cause) != (self.trouble and self.trouble.cause):

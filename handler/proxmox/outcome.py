@@ -5,7 +5,7 @@ bodies.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..proven import read_proven
 from ..verbs import ANYWAY
@@ -88,6 +88,15 @@ def answer_without_trailer(
     if stage is not None:
         body |= {name: stage[name] for name in ("stage", "deadline", "started")}
     return _with_outcome(body, outcome)
+
+
+def with_evidence(answer: Answer, line: str) -> Answer:
+    """Return the answer with one more line at the end of its verdict's evidence."""
+    verdict = answer.body["verdict"]
+    if not isinstance(verdict, dict):
+        return answer
+    evidence = [*_texts(verdict.get("evidence")), line]
+    return replace(answer, body={**answer.body, "verdict": {**verdict, "evidence": evidence}})
 
 
 def rejected_answer(verb: str, vm: str, msg_id: str, caller: str, sentence: str, hint: str) -> Answer:

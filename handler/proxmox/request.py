@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ..auth.signing import Caller
-from ..config.model import Vm, by_hand
+from ..config.model import Host, Vm, by_hand
 from ..config.warnings import warn_of_expiry, warn_of_guest, warn_of_host
 from ..verbs import VERBS
 
@@ -24,6 +24,13 @@ class VerbRequest:
     job: str = ""
     anyway: str = ""
     proves: str = ""  # `drill` or `doctor`: the host records that it was proven, once the verb is done
+    again: bool = False  # the client has sent this id before
+    place: Host | None = None  # the host that it was sent to; None before that
+
+    @property
+    def host(self) -> Host:
+        """The host that the request was sent to; before that, the VM's first host."""
+        return self.place or self.vm.hosts[0]
 
     @property
     def is_mutating(self) -> bool:
@@ -38,15 +45,15 @@ class VerbRequest:
     @property
     def by_hand(self) -> tuple[str, ...]:
         """The commands that do the same on the host."""
-        return by_hand(self.vm, self.verb)
+        return by_hand(self.vm, self.host, self.verb)
 
     @property
     def start_by_hand(self) -> tuple[str, ...]:
         """The commands that start the VM on the host."""
-        return by_hand(self.vm, "start")
+        return by_hand(self.vm, self.host, "start")
 
     @property
     def warnings(self) -> list[str]:
         """What the operator should change in the configuration."""
         caller, vm, now = self.caller, self.vm, datetime.fromtimestamp(self.received, UTC)
-        return [*warn_of_expiry(caller, now), *warn_of_host(vm.host), *warn_of_guest(vm, [caller])]
+        return [*warn_of_expiry(caller, now), *warn_of_host(self.host), *warn_of_guest(vm, [caller])]

@@ -5,51 +5,37 @@ the list (1 MiB of output a job).
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 from .. import audit
 from ..counts import StageClock
 from ..errors import Lost, Unreached
 from .host import HostConnection
-from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer
+from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer, with_evidence
+from .places import Found
 from .request import VerbRequest
+from .sent_ids import SentIds
 from .wire import job_line, verb_line
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
+ATTACH = "send the same id again to attach to it"
 JSON_SECONDS = 45.0  # a JSON answer comes before nginx and load balancers cut at 60 s
 
-
-class SentIds:
-    """The ids under which this process may have sent a verb, and how often: the newest 10,000.
-
-    A browser whose connection breaks before the answer's first byte repeats the request by itself, so the operator
-    knows of one attempt only. The host's record decides; this only keeps a message from saying "nothing was sent".
-    """
-
-    def __init__(self, limit: int = 10_000) -> None:
-        self._limit = limit
-        self._attempts: dict[str, int] = {}
-
-    def add(self, msg_id: str) -> None:
-        """Record that an attempt is about to be sent."""
-        self._attempts[msg_id] = self._attempts.pop(msg_id, 0) + 1  # at the end, as the newest
-        if len(self._attempts) > self._limit:
-            del self._attempts[next(iter(self._attempts))]
-
-    def take_back(self, msg_id: str) -> bool:
-        """Record that an attempt sent nothing; tell whether no other attempt is recorded."""
-        left = self._attempts.pop(msg_id, 2) - 1  # an id that was forgotten may have another attempt
-        if left > 0:
-            self._attempts[msg_id] = left
-        return left <= 0
+Find = Callable[[str, bool, bool], Awaitable[Found]]  # places.py: msg_id, changes, is_repeated
 
 
 class Run:
-    """One request's verb: its messages so far and, at the end, its answer. `began` is a time.monotonic()."""
+    """One request's verb: its messages so far and, at the end, its answer.
 
-    def __init__(self, host: HostConnection, request: VerbRequest, sent: SentIds, began: float) -> None:
+    `find` finds the host. `began` is a time.monotonic().
+    """
+
+    def __init__(self, find: Find, request: VerbRequest, sent: SentIds, began: float) -> None:
         self.answer: Answer | None = None
-        self._host = host
+        self._find = find
+        self._found: Found | None = None
+        self._is_repeated = request.is_mutating and (request.again or request.id in sent)
         self._request = request
         self._sent = sent
         self._began = began
@@ -63,11 +49,11 @@ class Run:
         if request.is_mutating:
             self._sent.add(request.id)
         try:
-            self.answer = await self._ask_host()
+            self.answer = await self._ask_host(await self._find_host())
         except Unreached as error:
             self.answer = self._unreached(error)
         except Lost as error:
-            self.answer = self._unknown(error.message)
+            self.answer = self._unknown(error.message, hint=error.hint or ATTACH)
         except Exception as error:  # a defect of the handler: the verb may have run
             self.answer = self._unknown(f"Breakglass itself failed ({type(error).__name__})")
             raise
@@ -78,24 +64,35 @@ class Run:
                 outcome = self.answer.outcome
                 audit.request(self._began, outcome, request.caller.name, request.verb, request.vm.name, request.id)
 
-    async def _ask_host(self) -> Answer:
+    async def _find_host(self) -> HostConnection:
+        """Return the host to which the request goes; raise Lost if the id may have gone to another one."""
+        request = self._request
+        known = request.id if request.is_mutating else request.job
+        found = self._found = await self._find(known, request.is_mutating, self._is_repeated)
+        self._request = replace(request, place=(found.away or found.host).host)
+        audit.add(host=found.host.host.name)
+        return found.host
+
+    async def _ask_host(self, host: HostConnection) -> Answer:
         line = verb_line(self._request)
         if self._request.is_job:
-            async for message in self._host.run(line):
+            async for message in host.run(line):
                 self._add(message)
         else:
-            for message in await self._host.read(line):
+            for message in await host.read(line):
                 self._add(message)
         trailer = self._messages.pop()
         stdout, stderr = self._output("stdout"), self._output("stderr")
-        answer = answer_from_trailer(self._request, trailer, stdout, stderr, self._host.warnings)
-        return await self._with_jobs(answer, trailer) if self._request.verb == "history" else answer
+        answer = answer_from_trailer(self._request, trailer, stdout, stderr, host.warnings)
+        if self._found is not None and self._found.host is not self._found.away and self._found.trouble:
+            answer = with_evidence(answer, self._found.trouble)
+        return await self._with_jobs(answer, trailer, host) if self._request.verb == "history" else answer
 
-    async def _with_jobs(self, answer: Answer, trailer: Message) -> Answer:
+    async def _with_jobs(self, answer: Answer, trailer: Message, host: HostConnection) -> Answer:
         """Add the jobs to the answer of `history`, and the one job that the request names (null when not found)."""
         body = {**answer.body, "jobs": trailer.get("jobs", [])}
         if self._request.job:
-            messages = await self._host.read(job_line(self._request.vm.vmid, self._request.job))
+            messages = await host.read(job_line(self._request.vm.vmid, self._request.job))
             body["job"] = messages[-1].get("whole_job")
         return Answer(body, answer.status)
 
@@ -118,12 +115,16 @@ class Run:
 
     def _unreached(self, error: Unreached) -> Answer:
         request = self._request
-        if request.is_mutating and not self._sent.take_back(request.id):
+        is_first = not request.is_mutating or self._sent.take_back(request.id)
+        found = self._found  # one that has the id, or may have it because it alone did not answer
+        if not is_first or (found and found.has_id) or (self._is_repeated and not (found and found.is_only)):
             return self._unknown(error.reason, "was sent before and may have run")
+        if found is not None and found.away is not None:
+            error = Unreached(error.cause, f"the VM is on node {found.away.node}: {error.reason}", error.hint)
         return answer_without_trailer(request, "unreached", error.cause, error.message, error.hint)
 
-    def _unknown(self, reason: str, effect: str = "may have run") -> Answer:
-        sentence, hint = f'{reason}; "{self._request.verb}" {effect}', "send the same id again to attach to it"
+    def _unknown(self, reason: str, effect: str = "may have run", hint: str = ATTACH) -> Answer:
+        sentence = f'{reason}; "{self._request.verb}" {effect}'
         return self._answer("unknown", "lost", sentence, hint)
 
     def _answer(self, outcome: str, code: str, sentence: str, *evidence: str) -> Answer:

@@ -113,6 +113,11 @@ def job_line(vmid: int, msg_id: str) -> str:
     return f"job vm={vmid} id={msg_id}"
 
 
+def where_line(vmid: int, msg_id: str = "") -> str:
+    """Return the line that asks which node has a VM, and whether this one has a record of an id."""
+    return f"where vm={vmid} id={msg_id}" if msg_id else f"where vm={vmid}"
+
+
 def vmid_in(line: str) -> int:
     """Return the number of the VM in a line that this file wrote."""
     return int(line.split()[1].removeprefix("vm="))

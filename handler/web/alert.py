@@ -30,7 +30,7 @@ from ..threads import DaemonThreads
 from .admission import check_permission
 from .gate import signed_request
 
-ACK_SECONDS = 8.0  # for a host to acknowledge: Alertmanager gives up after 10
+ACK_SECONDS = 6.0  # for a host to acknowledge, once it is found: Alertmanager gives up after 10
 MATCH_SECONDS = 1.0  # of processor time, to compare a notification with the entries; the alerts beyond are ignored
 PLAN_SECONDS = 2.0  # for a comparison and those before it; after that, the sender has to send it again
 _HOST_CHARACTERS = 64  # of a word of the host's answer, which up to 1000 statuses repeat

@@ -33,10 +33,11 @@ class VerbBody:
     proves: str = ""
     challenge: str = ""
     to: str = ""
+    again: bool = False
 
     def permitted(self, vm: Vm, msg_id: str, caller: Caller, received: float) -> VerbRequest:
         """Return the request of a caller that may run the verb on the VM."""
-        conditions = (self.reason, self.if_state, self.if_last, self.job, self.anyway, self.proves)
+        conditions = (self.reason, self.if_state, self.if_last, self.job, self.anyway, self.proves, self.again)
         return VerbRequest(self.verb, vm, msg_id, caller, received, *conditions)
 
 
@@ -69,11 +70,16 @@ def parse_verb_body(body: bytes) -> VerbBody:
     for name, value in fields.items():
         if name not in known:
             raise BadRequest(f'unknown field "{shown(name)}"', f"use one of {', '.join(known)}")
-        if not isinstance(value, str) or not is_utf8(value):
+        if name == "again":
+            if not isinstance(value, bool):
+                raise BadRequest(
+                    '"again" is not true or false', 'write true or false without quotes, or leave "again" out'
+                )
+        elif not isinstance(value, str) or not is_utf8(value):
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
     if "verb" not in fields:
         raise BadRequest('"verb" is missing', 'add it, like {"verb":"status"}')
-    parsed = VerbBody(**{name: str(value) for name, value in fields.items()})
+    parsed = VerbBody(**fields)  # type: ignore[arg-type]  # the loop has checked the type of each
     check_shape("if_state", parsed.if_state, _STATE)
     check_shape("if_last", parsed.if_last, ID, "none")
     check_shape("job", parsed.job, ID)

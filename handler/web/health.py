@@ -58,7 +58,7 @@ def _hosts(service: Service) -> dict[str, dict[str, object]]:
 def _vms(service: Service) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for vm in service.config.vms.values():
-        host = service.hosts[vm.host.name]
+        host = service.hosts[service.places.host_of(vm)]
         state, since = host.health(vm.vmid), _time_or_none(host.since)
         found.append({"name": vm.name, "vmid": vm.vmid, "proxmox": state, "since": since})
     return found

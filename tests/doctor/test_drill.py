@@ -57,9 +57,9 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, said, complained
 
 
-def ask(running: Running, verb: str, **more: str) -> Event:
+def ask(running: Running, verb: str, job: str = "") -> Event:
     key = secret_bytes(running.setup.operator)
-    return call(Signer(running.url, key), new_id(), VerbCall(verb, "devvm", **more), lambda _: None)
+    return call(Signer(running.url, key), new_id(), VerbCall(verb, "devvm", job=job), lambda _: None)
 
 
 def jobs(running: Running) -> list[dict[str, object]]:

@@ -24,10 +24,12 @@ from breakglass.errors import BadRequest, Lost
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.request import VerbRequest
-from breakglass.proxmox.run import Run, SentIds
+from breakglass.proxmox.run import Run
+from breakglass.proxmox.sent_ids import SentIds
 from breakglass.proxmox.wire import is_message, verb_line
 from breakglass.web.pve import check_may_override
 
+from ..support.cluster import always
 from ..support.scripted import (
     DONE,
     HUNG,
@@ -214,7 +216,7 @@ async def test_a_running_answer_has_the_jobs_deadline(script: Scripted, vm: Vm) 
     told = stage("stop")
     script.say([("stop", [told, {"wait": "go-1"}, result(deadline=420.0)]), ("", [result()])])
     host = HostConnection(vm.host)
-    run = Run(host, VerbRequest("stop", vm, "running-1", OPERATOR, 0.0), SentIds(), 0.0)
+    run = Run(always(host), VerbRequest("stop", vm, "running-1", OPERATOR, 0.0), SentIds(), 0.0)
     stream = run.stream(asyncio.Event())
     assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
     early = await run.finished(asyncio.Event(), seconds=0)

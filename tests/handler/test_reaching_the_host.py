@@ -28,9 +28,11 @@ from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.link import Channel, Link
 from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.request import VerbRequest
-from breakglass.proxmox.run import Run, SentIds
+from breakglass.proxmox.run import Run
+from breakglass.proxmox.sent_ids import SentIds
 
 from ..support.agent import set_constants
+from ..support.cluster import always
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
 from ..support.proxy import Proxy, proxy_to
@@ -513,7 +515,7 @@ async def test_a_long_verb_answers_running(open_host: Open, node: Host, world: W
     misbehave(world.root, gate="stop")
     operator = Caller("operator", (), frozenset({"stop"}))
     request = VerbRequest("stop", Vm("devvm", 102, (node,)), "long-verb-1", operator, 0.0)
-    run = Run(open_host(), request, SentIds(), 0.0)
+    run = Run(always(open_host()), request, SentIds(), 0.0)
     stream = run.stream(asyncio.Event())
     assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
     early = await run.finished(asyncio.Event(), seconds=0)

@@ -94,7 +94,7 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     assert all(each and each[1].startswith("msg_") for each in ids)
 
 
-OFFERS: tuple[Any, ...] = (None, "constructor", ["storage-hung"])
+OFFERS: tuple[Any, ...] = (None, "", "locked", "constructor", True, ["storage-hung"])
 
 
 def test_a_refusal_with_another_offer_has_no_button(page: tuple[Page, Visit], host: Scripted) -> None:

@@ -72,6 +72,7 @@ def config_text(
     user: str = "",
     urls: Sequence[str] = (),
     session_secret: str = "",
+    hosts: Sequence[str] = ("pve1",),
     extra: str = "",
 ) -> str:
     """Return a configuration with one VM, and with whatever else."""
@@ -80,7 +81,7 @@ def config_text(
     ]
     host = f'[hosts.pve1]\nssh = "{user or "breakglass"}@127.0.0.1:{port}"\n'
     host += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
-    vm = f'[vms.devvm]\nhosts = ["pve1"]\nvmid = {vmid}\n'
+    vm = f"[vms.devvm]\nhosts = {json.dumps(hosts)}\nvmid = {vmid}\n"
     session = f'[sessions]\nsecret = "{session_secret or secrets.token_urlsafe(48)}"\n'
     server = f"{SERVER or '[server]' + chr(10)}url = {json.dumps(urls)}\n" if urls else SERVER
     return "\n".join([*tables, host, vm, session, server, extra])

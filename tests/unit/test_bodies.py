@@ -13,7 +13,7 @@ from breakglass.web.bodies import VerbBody, parse_verb_body, strict_json
 
 from ..support.any_json import any_objects
 
-FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "proves", "challenge", "to")
+FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "proves", "challenge", "to", "again")
 JOB = "msg_12345678"
 sound = st.text()
 
@@ -32,8 +32,16 @@ def test_a_verb_is_enough() -> None:
 
 def test_every_field_is_read() -> None:
     """Each field of the contract is read as it was sent, white space and escapes included."""
-    sent = {"verb": "cycle", "vm": "devvm", "reason": "hung ☎\n", "if_state": "io-error", "if_last": JOB, "job": JOB}
+    sent: dict[str, object] = {
+        "verb": "cycle",
+        "vm": "devvm",
+        "reason": "hung ☎\n",
+        "if_state": "io-error",
+        "if_last": JOB,
+        "job": JOB,
+    }
     sent |= {"anyway": "storage-hung", "proves": "drill", "challenge": "1795500000.abc", "to": "https://a.example/"}
+    sent |= {"again": True}
     assert asdict(parse_verb_body(json.dumps(sent, indent=2).encode())) == sent
     assert asdict(parse_verb_body(json.dumps(sent, ensure_ascii=False).encode())) == sent
 
@@ -116,9 +124,9 @@ def test_the_verb_is_needed(sent: bytes) -> None:
         parse_verb_body(sent)
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", FIELDS[:-1])
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff"], ids=ascii)
-def test_every_field_is_text(field: str, value: object) -> None:
+def test_every_field_but_again_is_text(field: str, value: object) -> None:
     """A field that is not text, half a surrogate pair included, is refused by its name."""
     with pytest.raises(BadRequest, match=f'^"{field}" is not text$'):
         parse_verb_body(body(**{field: value}))
@@ -135,6 +143,14 @@ def test_an_unknown_field_is_refused(name: str) -> None:
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 300
     assert caught.value.hint == f"use one of {', '.join(FIELDS)}"
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", "", None, [], {}], ids=ascii)
+def test_again_is_true_or_false(value: object) -> None:
+    """Any other value is refused by its name."""
+    with pytest.raises(BadRequest, match=r'^"again" is not true or false$'):
+        parse_verb_body(body(again=value))
+    assert not parse_verb_body(body(again=False)).again
 
 
 @pytest.mark.parametrize(
@@ -199,7 +215,9 @@ bodies = (
 def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
     """Whatever arrives is a request of texts that can be written as UTF-8, or a BadRequest, and nothing else."""
     try:
-        texts = list(asdict(parse_verb_body(sent)).values())
+        fields = asdict(parse_verb_body(sent))
+        assert fields.pop("again") in (False, True)
+        texts = list(fields.values())
     except BadRequest as error:
         texts = [error.message, error.hint]
         assert all(texts)

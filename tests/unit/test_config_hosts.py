@@ -255,7 +255,9 @@ def test_a_vm_names_the_hosts_on_which_it_may_run() -> None:
     config = read((GOOD + ON_PVE2).replace('hosts = ["pve1"]', 'hosts = ["pve2", "pve1", "pve2"]'))
     assert [own.name for own in vm(config).hosts] == ["pve2", "pve1"]
     assert vm(config).host is config.hosts["pve2"]
-    assert vm(config).by_hand[0] == "ssh -p 2222 root@192.0.2.12 qm status 102"
+    first, second = (by_hand(vm(config), host, "reset") for host in vm(config).hosts)
+    assert first == ("ssh -p 2222 root@192.0.2.12 qm reset 102",)
+    assert second == ("ssh -p 2222 root@192.0.2.10 qm reset 102",)
 
 
 def test_several_vms_share_one_host() -> None:
@@ -291,11 +293,11 @@ def test_a_host_without_a_vm_is_no_fault() -> None:
 
 def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
     """Without by_hand the commands are those that root types on the Proxmox host."""
-    assert vm(read(GOOD)).by_hand == tuple(
+    good, usual = vm(read(GOOD)), vm(read(GOOD.replace("192.0.2.10:2222", "192.0.2.10")))
+    assert by_hand(good, good.host, "status") == tuple(
         f"ssh -p 2222 root@192.0.2.10 qm {verb} 102" for verb in ("status", "reset", "stop", "start")
     )
-    usual = GOOD.replace("192.0.2.10:2222", "192.0.2.10")
-    assert vm(read(usual)).by_hand[1] == "ssh root@192.0.2.10 qm reset 102"
+    assert by_hand(usual, usual.host, "reset") == ("ssh root@192.0.2.10 qm reset 102",)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,8 @@ def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
 )
 def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None:
     """A verb that changes power gets its own commands, a cycle two of them, and any other word gets all."""
-    assert by_hand(vm(read(GOOD)), verb) == tuple(f"ssh -p 2222 root@192.0.2.10 qm {word} 102" for word in wanted)
+    own = vm(read(GOOD))
+    assert by_hand(own, own.host, verb) == tuple(f"ssh -p 2222 root@192.0.2.10 qm {word} 102" for word in wanted)
 
 
 @pytest.mark.parametrize(("line", "expected"), [("", False), ("drill = true", True), ("drill = false", False)])
@@ -329,8 +332,8 @@ def test_drill_is_true_or_false() -> None:
 def test_by_hand_can_be_the_operators_own_commands() -> None:
     """The file's own commands are shown instead, all of them when none is for the verb."""
     own = vm(with_vm('by_hand = ["ipmi reset node", "ring the bell"]'))
-    assert by_hand(own, "reset") == ("ipmi reset node",)
-    assert by_hand(own, "stop") == ("ipmi reset node", "ring the bell")
+    assert by_hand(own, own.host, "reset") == ("ipmi reset node",)
+    assert by_hand(own, own.host, "stop") == ("ipmi reset node", "ring the bell")
 
 
 # --- what is wrong ---

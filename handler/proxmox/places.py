@@ -1,0 +1,174 @@
+"""Finds the host that has a VM, and the one that has the record of an id.
+
+Proxmox moves VMs, and each host remembers only the ids that were sent to it. So before a verb is sent to one of several
+hosts, all of them are asked. docs/protocol.md, "A VM that moves", has the rules.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ..config.model import Vm
+from ..errors import Lost, Unreached
+from ..times import rfc3339
+from .host import HostConnection
+from .outcome import Message
+from .wire import job_line, where_line
+
+ASK_SECONDS = 1.0  # for the hosts to answer
+ASK_AGAIN_SECONDS = 4.0  # the same, if the id may have been sent before: then each of them has to answer
+_ROUNDS = 3  # of questions, while several hosts say that they have the VM
+_TOO_OLD = 10  # the exit code of a host agent that does not know `where`
+
+
+@dataclass(frozen=True)
+class Found:
+    """The host to which a request goes.
+
+    Attributes:
+        host: that host.
+        has_id: it has a record of the request's id.
+        is_only: the VM has no other host.
+        away: the host of the node that has the VM, if another host named it and it did not answer.
+    """
+
+    host: HostConnection
+    has_id: bool = False
+    is_only: bool = False
+    away: HostConnection | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why the host of the node that has the VM did not answer, and since when; empty if that is not so."""
+        away = self.away
+        if away is None or away.trouble is None or not away.since:
+            return f"{away.host.name} did not answer in time" if away else ""
+        return f"{away.host.name} has been unreachable since {rfc3339(away.since)}: {away.trouble.reason}"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What one host said. One that did not answer has said nothing; see docs/protocol.md, section 5, for the fields."""
+
+    host: HostConnection
+    answered: bool = False
+    has_id: bool | None = None
+    node: str = ""
+    here: str = ""
+    sure: bool = False
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether the host has said that it has the VM itself."""
+        return self.node != "" and self.node == self.here
+
+
+class Places:
+    """The host on which each VM was last seen, by the VM's name. In memory only; a host is asked all the same."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+
+    def host_of(self, vm: Vm) -> str:
+        """Return the name of the host where the VM was last seen, or of the first of its hosts."""
+        seen = self._seen.get(vm.name, "")
+        return seen if any(host.name == seen for host in vm.hosts) else vm.host.name
+
+    async def find(
+        self, vm: Vm, hosts: Sequence[HostConnection], msg_id: str = "", changes: bool = False, repeated: bool = False
+    ) -> Found:
+        """Return the host to which a request goes.
+
+        Args:
+            vm: the VM.
+            hosts: the connections to its hosts, in the order of the configuration.
+            msg_id: the id that one of them may have a record of.
+            changes: the request can change the VM's power.
+            repeated: the id may have been sent before. Raise Lost if a host that could have it can't tell.
+
+        Raise Unreached if several hosts keep saying that they have the VM.
+        """
+        if len(vm.hosts) == 1 and not vm.hosts_off:
+            return Found(hosts[0], is_only=True)
+        for _ in range(_ROUNDS):
+            told = await _ask_each(hosts, vm.vmid, msg_id, repeated)
+            if has_id := next((one.host for one in told if one.has_id), None):
+                return Found(has_id, has_id=True)
+            if sum(one.sure and one.is_proof and _is_mate(one.host, hosts[0]) for one in told) < 2:
+                break  # otherwise it moved between two answers, and an id may have acted before it did
+        else:
+            raise Unreached("place-unknown", "several hosts say that they have the VM", "look at it on each of them")
+        found = self._choose(vm, hosts, told, changes)
+        doubtful = [one for one in told if one.has_id is None and (one.answered or one.host is not found.host)]
+        if repeated and (doubtful or vm.hosts_off):
+            names = ", ".join([*(one.host.host.name for one in doubtful), *vm.hosts_off])
+            raise Lost(f"{names} can't be asked and may have this id", f"send the same id again once {names} answers")
+        return found
+
+    def _choose(self, vm: Vm, hosts: Sequence[HostConnection], told: Sequence[_Told], changes: bool) -> Found:
+        """Return the host that has the VM by the word of a node with a quorum, or by its process, or the last known."""
+        mates = [one for one in told if _is_mate(one.host, hosts[0])]
+        sure = min((one for one in mates if one.sure), key=lambda one: not one.is_proof, default=None)
+        if sure is not None and not sure.is_proof:
+            named = next((host for host in hosts if host.node == sure.node and _is_mate(host, hosts[0])), None)
+            if named is None:  # no host is configured for that node: the one that was asked refuses
+                return Found(sure.host)
+            has_answered = any(one.host is named and one.answered for one in told)
+            return Found(named if changes or has_answered else sure.host, away=None if has_answered else named)
+        proof = sure or next((one for one in mates if one.is_proof), None)
+        if sure is not None:
+            self._seen[vm.name] = sure.host.host.name
+        if proof is not None:
+            return Found(proof.host)
+        last = next((host for host in hosts if host.host.name == self.host_of(vm)), hosts[0])
+        answering = next((one.host for one in mates if one.answered), last)
+        return Found(last if changes or any(one.host is last and one.answered for one in told) else answering)
+
+
+def _is_mate(host: HostConnection, first: HostConnection) -> bool:
+    """Tell whether a host is known to be in the cluster of the VM's first one: elsewhere the number is another VM."""
+    return host is first or (host.cluster is not None and host.cluster == first.cluster != "")
+
+
+async def _ask_each(hosts: Sequence[HostConnection], vmid: int, msg_id: str, is_repeated: bool) -> list[_Told]:
+    """Return what each host says. Without an id, the first that surely has the VM is enough."""
+    asking = [asyncio.create_task(_ask(host, vmid, msg_id, is_repeated)) for host in hosts]
+    told = []
+    try:
+        for each in asyncio.as_completed(asking):
+            told.append(await each)
+            if told[-1].sure and told[-1].is_proof and _is_mate(told[-1].host, hosts[0]) and not msg_id:
+                break
+    finally:
+        for task in asking:
+            task.cancel()
+    return sorted(told, key=lambda one: hosts.index(one.host))
+
+
+async def _ask(host: HostConnection, vmid: int, msg_id: str, is_repeated: bool) -> _Told:
+    """Return what a host says. One that is known to be down is not waited for, unless all of them have to answer."""
+    if host.is_down and not is_repeated:
+        host.try_again()
+        return _Told(host)
+    with suppress(TimeoutError, Unreached, Lost):
+        async with asyncio.timeout(ASK_AGAIN_SECONDS if is_repeated else ASK_SECONDS):
+            result = (await host.read(where_line(vmid, msg_id)))[-1]
+            if msg_id and result["exit_code"] == _TOO_OLD:
+                return _Told(host, has_id=_has_job((await host.read(job_line(vmid, msg_id)))[-1]))
+            return _read_told(host, result)
+    return _Told(host)
+
+
+def _read_told(host: HostConnection, result: Message) -> _Told:
+    host.hear_cluster(result.get("cluster"))
+    has_id, answered, sure = result.get("known"), result["exit_code"] == 0, result.get("sure") is True
+    node, here = (str(result.get(name, "")) for name in ("node", "here"))
+    return _Told(host, answered, has_id if isinstance(has_id, bool) else None, node, here, sure)
+
+
+def _has_job(job: Message) -> bool | None:
+    """Return what the answer to `job` says of an id: an older host agent has no lighter question."""
+    verdict = job.get("verdict")
+    has_not = isinstance(verdict, dict) and verdict.get("code") == "job-unknown"
+    return False if has_not else True if job["exit_code"] == 0 else None

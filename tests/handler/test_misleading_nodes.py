@@ -1,0 +1,141 @@
+"""A VM with several hosts, of which one says what is not true: no verb acts on the wrong QEMU, or says `stopped`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.client import new_id
+
+from ..support.cluster import Cluster, cluster
+from ..support.service import Service
+from ..support.stages import memory, until
+
+pytestmark = pytest.mark.real("sshd")
+
+
+@pytest.fixture
+def nodes(short_dir: Path) -> Iterator[Cluster]:
+    """Three nodes for one test: it leaves their /etc/pve broken."""
+    with cluster(short_dir) as made:
+        yield made
+
+
+@pytest.fixture
+def service(nodes: Cluster, short_dir: Path) -> Iterator[Service]:
+    service = nodes.handler(short_dir)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def lose(nodes: Cluster, service: Service, *names: str) -> None:
+    """Have nodes go away, and wait until the handler knows it."""
+    for name in names:
+        nodes.nodes[name].stop()
+    up = [name for name, sshd in nodes.nodes.items() if sshd.process.returncode is None]
+    until(lambda: [n for n, h in service.health()["hosts"].items() if h["state"] == "answering"] == up, "the loss")
+
+
+def test_a_node_without_a_quorum_does_not_say_that_the_vm_is_off(nodes: Cluster, service: Service) -> None:
+    """It was fenced and is back, alone: its /etc/pve is old and says that it has the VM, which runs elsewhere."""
+    nodes.move("pve2")
+    pve = nodes.give_own_pve("pve1", "pve1")
+    (pve / "nodes/pve1").chmod(0o555)
+    lose(nodes, service, "pve2", "pve3")
+    for verb in ("stop", "reset", "start", "cycle"):
+        answer = service.pve(verb).json
+        assert (answer["outcome"], answer["state"]) == ("refused", "unknown"), answer
+        assert answer["verdict"]["code"] == "place-unknown"
+    seen = service.pve("status").json
+    assert (seen["state"], seen["verdict"]["code"]) == ("unknown", "place-unknown")
+    assert nodes.world.pid is not None
+
+
+@pytest.mark.all
+def test_a_copy_that_a_migration_left_is_not_the_vm(nodes: Cluster, service: Service) -> None:
+    """pve1 has a paused QEMU and no /etc/pve. A node with a quorum says that pve3 has the VM."""
+    first = nodes.nodes["pve1"].world
+    pve = nodes.give_own_pve("pve1", "pve1")
+    nodes.pretend_moved("pve3")
+    first.monitor("stop")
+    (pve / "local").unlink()
+    assert service.pve("status").json["state"] == "running"
+    lose(nodes, service, "pve3")
+    seen = service.pve("status").json
+    assert (seen["state"], seen["verdict"]["code"]) == ("elsewhere", "other-node")
+    for verb in ("start", "stop"):
+        assert service.pve(verb).json["outcome"] == "unreached"
+    lose(nodes, service, "pve2")
+    answer = service.pve("start").json
+    assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "place-unknown"), answer
+    assert first.pid is not None
+
+
+@pytest.mark.all
+def test_a_vm_whose_configuration_was_deleted_is_found_by_its_process(nodes: Cluster, service: Service) -> None:
+    """No node has the configuration, and no other node says that the VM is off."""
+    nodes.move("pve2")
+    nodes.delete_configuration()
+    assert service.pve("status").json["state"] == "running"
+    lose(nodes, service, "pve2")
+    answer = service.pve("stop").json
+    assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "no-config"), answer
+
+
+@pytest.mark.all
+def test_another_cluster_is_known_before_the_first_host_was_ever_reached(nodes: Cluster, service: Service) -> None:
+    """A handler that starts while the first host is away can't tell, so the other VM of this number is left alone."""
+    pve = nodes.give_own_pve("pve2", "pve2")
+    (pve / "corosync.conf").write_text("totem {\n  cluster_name: another\n}\n")
+    nodes.nodes["pve1"].stop()
+    service.stop()
+    service.start()
+    until(lambda: service.health()["hosts"]["pve2"]["state"] == "answering", "pve2")
+    assert service.pve("cycle").json["outcome"] == "unreached"
+    assert not memory(nodes.nodes["pve2"].world, "last").exists()
+
+
+@pytest.mark.all
+def test_a_named_cluster_lets_a_handler_start_while_the_first_host_is_away(nodes: Cluster, service: Service) -> None:
+    """`cluster` in the table of the first host says what that host would say."""
+    nodes.move("pve2")
+    nodes.nodes["pve1"].stop()
+    text = service.config.read_text()
+    service.config.write_text(text.replace("[hosts.pve1]\n", '[hosts.pve1]\ncluster = "demo"\n'))
+    service.stop()
+    service.start()
+    until(lambda: service.health()["hosts"]["pve2"]["state"] == "answering", "pve2")
+    assert service.pve("cycle").json["outcome"] == "done"
+
+
+@pytest.mark.all
+def test_a_repeated_id_waits_for_a_host_that_is_off(nodes: Cluster, service: Service) -> None:
+    """A fault of the configuration has switched off the host that has the id."""
+    nodes.move("pve2")
+    msg_id = new_id()
+    assert service.pve("reset", msg_id=msg_id).json["outcome"] == "done"
+    nodes.move("pve3")
+    text = service.config.read_text()
+    service.config.write_text(text.replace("[hosts.pve2]\n", '[hosts.pve2]\nnodde = "x"\n'))
+    service.stop()
+    service.start()
+    answer = service.pve("reset", msg_id=msg_id, again=True).json
+    assert (answer["outcome"], answer["verdict"]["evidence"]) == (
+        "unknown",
+        ["send the same id again once pve2 answers"],
+    )
+
+
+@pytest.mark.all
+def test_a_read_is_answered_while_any_host_is_up(nodes: Cluster, service: Service) -> None:
+    """The node that had the VM last is away, and the one that is left has no quorum."""
+    nodes.move("pve2")
+    assert service.pve("status").json["state"] == "running"
+    nodes.move("pve1", running=False)
+    (nodes.shared / "pve1").chmod(0o555)
+    lose(nodes, service, "pve2", "pve3")
+    seen = service.pve("status").json
+    assert (seen["outcome"], seen["state"]) == ("done", "unknown"), seen
+    (nodes.shared / "pve1").chmod(0o755)

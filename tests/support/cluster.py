@@ -1,0 +1,173 @@
+"""Three nodes on one machine: three hosts, each with an sshd, and one shared /etc/pve/nodes. One of them has the VM."""
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from breakglass.demo.proxmox.world import VMID, World
+from breakglass.proxmox.host import HostConnection
+from breakglass.proxmox.places import Found
+from breakglass.proxmox.run import Find
+
+from .agent import hasten, set_constants
+from .alerting import entry
+from .service import Service, with_constants
+from .signals import signal_process
+from .sshd import Sshd, descendants
+from .stages import until
+
+NODES = ("pve1", "pve2", "pve3")
+
+
+class Cluster:
+    """The nodes by name, and where the VM is. `directory` must be short."""
+
+    def __init__(self, directory: Path) -> None:
+        self.shared = directory / "nodes"
+        self.place = NODES[0]
+        self.nodes: dict[str, Sshd] = {}
+        for name in NODES:
+            self.nodes[name] = Sshd(self._host(directory / name, name))
+        self._write_vmlist()
+        assert self.world.qm("start", str(VMID)).returncode == 0
+
+    def _host(self, directory: Path, name: str) -> World:
+        world = World(directory, qemu="", scale=20)
+        pve = world.root / "etc/pve"
+        if not self.shared.exists():
+            (pve / "nodes").rename(self.shared)
+            (self.shared / "demo").rename(self.shared / name)
+        else:
+            (self.shared / f"{name}/qemu-server").mkdir(parents=True)
+            (pve / f"nodes/demo/qemu-server/{VMID}.conf").unlink()
+            (pve / "nodes").rename(directory / "unused")
+        (pve / "nodes").symlink_to(self.shared)
+        (pve / "local").unlink()
+        (pve / "local").symlink_to(f"nodes/{name}")
+        hasten(world)
+        set_constants(world, f"replace(node_name=lambda: {name!r})")
+        (pve / "corosync.conf").write_text("totem {\n  cluster_name: demo\n}\n")
+        (world.root / "etc/corosync").mkdir()
+        (world.root / "etc/corosync/corosync.conf").write_text((pve / "corosync.conf").read_text())
+        return world
+
+    @property
+    def world(self) -> World:
+        """The host that has the VM."""
+        return self.nodes[self.place].world
+
+    def _write_vmlist(self) -> None:
+        """Write on which node the VM is, as pmxcfs shows it everywhere at once."""
+        text = json.dumps({"version": 1, "ids": {str(VMID): {"node": self.place, "type": "qemu", "version": 1}}})
+        for sshd in self.nodes.values():
+            new = sshd.world.root / "etc/pve/.vmlist.new"
+            new.write_text(text)
+            new.rename(sshd.world.root / "etc/pve/.vmlist")
+
+    def move(self, node: str, *, running: bool = True) -> None:
+        """Move the VM to another node: its process ends here, its configuration moves, and it starts there."""
+        if (pid := self.world.pid) is not None:
+            signal_process(pid, signal.SIGKILL)
+            until(lambda: self.world.pid is None, "the end of the VM's process")
+        conf = f"qemu-server/{VMID}.conf"
+        (self.shared / self.place / conf).rename(self.shared / node / conf)
+        self.place = node
+        self._write_vmlist()
+        if running:
+            assert self.world.qm("start", str(VMID)).returncode == 0
+
+    def handler(self, directory: Path, seconds: float = 60.0) -> Service:
+        """Return a handler whose VM may run on each node, once it is connected to them all.
+
+        It waits so many seconds for the hosts to say where the VM is.
+        """
+        times = [f"proxmox.places.{name} = {seconds}" for name in ("ASK_SECONDS", "ASK_AGAIN_SECONDS")]
+        sshd = self.nodes["pve1"]
+        others = "".join(self._host_table(name) for name in NODES[1:]) + entry("generic", 0, host="devvm")
+        service = Service(
+            directory,
+            port=sshd.port,
+            key=sshd.power_key,
+            host_key=[sshd.host_key],
+            hosts=NODES,
+            extra=others,
+            program=with_constants(*times),
+        )
+        until(lambda: {host["state"] for host in service.health()["hosts"].values()} == {"answering"}, "three hosts")
+        return service
+
+    def _host_table(self, name: str) -> str:
+        sshd = self.nodes[name]
+        address = f'ssh = "breakglass@127.0.0.1:{sshd.port}"\n'
+        return f"[hosts.{name}]\n{address}key = '''{sshd.power_key}'''\nhost_key = {json.dumps([sshd.host_key])}\n"
+
+    def pretend_moved(self, node: str) -> None:
+        """Have the VM run on another node, and leave its process on the one before, whose /etc/pve is its own."""
+        conf = f"qemu-server/{VMID}.conf"
+        (self.shared / self.place / conf).rename(self.shared / node / conf)
+        self.place = node
+        old = self.nodes["pve1"].world.root / "etc/pve/.vmlist"
+        kept = old.read_text()
+        self._write_vmlist()
+        old.write_text(kept)
+        assert self.world.qm("start", str(VMID)).returncode == 0
+
+    def delete_configuration(self) -> None:
+        """Have no node know the VM's number, while its process runs."""
+        (self.shared / self.place / f"qemu-server/{VMID}.conf").unlink()
+        for sshd in self.nodes.values():
+            (sshd.world.root / "etc/pve/.vmlist").write_text('{"version": 2, "ids": {}}')
+
+    def give_own_pve(self, name: str, holder: str) -> Path:
+        """Give a node an /etc/pve of its own, as it was when `holder` had the VM; return it."""
+        pve = self.nodes[name].world.root / "etc/pve"
+        (pve / "nodes").unlink()
+        shutil.copytree(self.shared, pve / "nodes")
+        conf = f"qemu-server/{VMID}.conf"
+        [now] = (pve / "nodes").glob(f"*/{conf}")
+        now.rename(pve / "nodes" / holder / conf)
+        ids = {str(VMID): {"node": holder, "type": "qemu", "version": 1}}
+        (pve / ".vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
+        return pve
+
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """Have a node fall silent: its connections stay open, as far as the handler can tell."""
+        sshd = self.nodes[name]
+        found = [sshd.process.pid, *descendants(sshd.process.pid)]
+        for pid in found:
+            signal_process(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    signal_process(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop each sshd and its host."""
+        for sshd in self.nodes.values():
+            sshd.stop()
+            sshd.world.close()
+
+
+@contextmanager
+def cluster(directory: Path) -> Iterator[Cluster]:
+    """Run three nodes until the block ends."""
+    made = Cluster(directory)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def always(host: HostConnection) -> Find:
+    """Return what finds this host, whichever the request."""
+
+    async def find(msg_id: str, changes: bool, is_repeated: bool) -> Found:
+        return Found(host, is_only=True)
+
+    return find
