@@ -15,7 +15,6 @@ from .patience import backoff_seconds, refusal_seconds
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
 LOOK_SECONDS = 30.0  # between two looks at an open connection: its session may have ended, its host agent been silent
-MOST_NAME = 200  # characters of a name that a host sends
 NEWS_SECONDS = 3600.0  # of quiet, until the host agent is asked for news: another handler may have proven the host
 
 
@@ -95,7 +94,7 @@ class KeptLink:
     def hear_cluster(self, name: object) -> None:
         """Keep the name of the host's cluster, if it is one."""
         if isinstance(name, str):
-            self.cluster = name[:MOST_NAME]
+            self.cluster = name[:200]
 
     def _set_trouble(self, trouble: Unreached | None) -> None:
         if self.since is None or (trouble and trouble.cause) != (self.trouble and self.trouble.cause):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ import pytest
 
 from breakglass.client import new_id
 
-from ..support.agent import constants_set, execute
+from ..support.agent import agent_processes, constants_set, execute
 from ..support.cluster import Cluster, cluster
 from ..support.pve_host import not_mounted
 from ..support.service import Service
+from ..support.signals import signal_process
 from ..support.stages import at_qm, memory, until
 
 pytestmark = pytest.mark.real("sshd")
@@ -257,3 +259,32 @@ def test_a_vm_that_ha_moves_during_a_cycle(nodes: Cluster, service: Service) -> 
     assert (answer["outcome"], answer["verdict"]["code"]) == ("failed", "moved"), answer
     assert "pve2" in answer["verdict"]["sentence"]
     assert service.pve("reset").json["outcome"] == "done"
+
+
+@pytest.mark.all
+def test_a_node_that_is_lost_during_a_cycle(nodes: Cluster, service: Service) -> None:
+    """HA starts the VM elsewhere. The id is not sent there; once the node is back, it says how the job ended."""
+    nodes.move("pve1")
+    msg_id, lost = new_id(), nodes.nodes["pve1"]
+    hold = at_qm("stop", msg_id)(lost.world, msg_id)
+    next(hold)
+    with ThreadPoolExecutor(1) as pool:
+        cycle = pool.submit(service.pve, "cycle", msg_id=msg_id)
+        next(hold)
+        lost.stop()
+        for pid in agent_processes(lost.world):
+            signal_process(int(pid), signal.SIGKILL)
+        answer = cycle.result().json
+    for _ in hold:
+        pass
+    assert (answer["outcome"], answer["reached"]) == ("unknown", None), answer
+    nodes.move("pve2")
+    again = service.pve("cycle", msg_id=msg_id, again=True).json
+    assert (again["outcome"], again["attached"]) == ("unknown", False), again
+    assert service.pve("reset").json["outcome"] == "done"
+    running = nodes.world.pid
+    lost.start()
+    until(lambda: service.health()["hosts"]["pve1"]["state"] == "answering", "pve1 again")
+    again = service.pve("cycle", msg_id=msg_id, again=True).json
+    assert (again["outcome"], again["attached"], again["verdict"]["code"]) == ("failed", True, "job-killed"), again
+    assert nodes.world.pid == running

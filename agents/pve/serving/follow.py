@@ -11,6 +11,7 @@ from functools import partial
 
 from ..grammar import Request
 from ..host.bounded import NoAnswerError, Question
+from ..host.cluster import cluster_view
 from ..host.files import boottime
 from ..host.paths import Host
 from ..host.process import close_standard_streams
@@ -19,7 +20,7 @@ from ..host.vmstate import observe, vm_state
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, Record, make_record
 from ..reading.reads import Message, output, result_message
-from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, FAILED, ID_REUSED, STRANDED
+from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, ELSEWHERE, FAILED, ID_REUSED, STRANDED
 
 ALIVE_EVERY = 0.2
 WORKER_EVERY = 1.0  # for what a killed job has left
@@ -173,7 +174,8 @@ class FollowTask:
 def _look_at_leftovers(host: Host, verb: str) -> str:
     """Return the VM's state; empty while a `qm` of a killed job still starts or stops it. It may block."""
     close_standard_streams()  # a child that hangs must not keep the SSH channel open
-    return "" if verb in BY_QM and is_qm_at_work(host) else vm_state(observe(host))
+    state = "" if verb in BY_QM and is_qm_at_work(host) else vm_state(observe(host))
+    return ELSEWHERE if state == "stopped" and cluster_view(host).node else state
 
 
 def _reused_verdict(record: Record) -> Verdict:
