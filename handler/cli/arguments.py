@@ -119,7 +119,7 @@ def add_drill(parser: argparse.ArgumentParser) -> None:
 def add_call(parser: argparse.ArgumentParser) -> None:
     """Describe `call`."""
     parser.add_argument("verb", help=", ".join(VERBS))
-    parser.add_argument("--id", help="repeat an earlier request, which had this id; it acts once")
+    parser.add_argument("--id", help="repeat the earlier request that had this id; it acts at most once")
     parser.add_argument("--vm", help="the VM; needed only if there are several")
     parser.add_argument("--reason", help="the reason, which the host records")
     parser.add_argument("--if-state", help="run only if the VM is in this state")

@@ -22,8 +22,9 @@ class KeptLink:
     """The SSH connection to one host, opened again whenever it ends.
 
     `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed. `node` and
-    `cluster` are names in Proxmox, as the host agent told them last, even if the connection has ended since: empty and
-    None before that; an empty cluster is that of a node that is in none.
+    `cluster` are names in Proxmox, kept when the connection ends. `node` is the configured name, or else what the host
+    agent said last, or else empty. `cluster` is what the host agent said last, or else the configured name, or else
+    None; it is empty for a node that is in no cluster.
     """
 
     def __init__(self, host: Host, chance: Callable[[], float]) -> None:

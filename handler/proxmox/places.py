@@ -103,7 +103,8 @@ class Places:
         doubtful = [one for one in told if one.has_id is None and (one.answered or one.host is not found.host)]
         if repeated and (doubtful or vm.hosts_off):
             names = ", ".join([*(one.host.host.name for one in doubtful), *vm.hosts_off])
-            raise Lost(f"{names} can't be asked and may have this id", f"send the same id again once {names} answers")
+            sentence = f"{names} can't say whether this id ran there, so nothing was sent now"
+            raise Lost(sentence, f"mend what is wrong with {names}, then send the same id again")
         return found
 
     def _choose(self, vm: Vm, hosts: Sequence[HostConnection], told: Sequence[_Told], changes: bool) -> Found:

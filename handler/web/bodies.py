@@ -72,9 +72,7 @@ def parse_verb_body(body: bytes) -> VerbBody:
             raise BadRequest(f'unknown field "{shown(name)}"', f"use one of {', '.join(known)}")
         if name == "again":
             if not isinstance(value, bool):
-                raise BadRequest(
-                    '"again" is not true or false', 'write true or false without quotes, or leave "again" out'
-                )
+                raise BadRequest('"again" is not true or false', "write true or false, without quotes")
         elif not isinstance(value, str) or not is_utf8(value):
             raise BadRequest(f'"{name}" is not text', "put it in quotes")
     if "verb" not in fields:

@@ -209,10 +209,10 @@ CASES = {
         haste={"HA_TAKES_SECONDS": 1.0},
     ),
     "HA forgets the stop and migrates it": Case(
-        "stop", 13, "moved", ("has moved to node pve2",), "none", place=ha(migrates="pve2")
+        "stop", 13, "moved", ("moved to node pve2 while the verb ran",), "none", place=ha(migrates="pve2")
     ),
     "HA forgets the stop of a cycle": Case(
-        "cycle", 13, "moved", ("has moved to node pve2",), "none", place=ha(migrates="pve2")
+        "cycle", 13, "moved", ("moved to node pve2 while the verb ran",), "none", place=ha(migrates="pve2")
     ),
     "HA is moving it: no stop": Case(
         "stop", 12, "ha-stuck", ("state migrate", "is moving the VM"), place=ha(seen="migrate")

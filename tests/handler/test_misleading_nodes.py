@@ -124,7 +124,7 @@ def test_a_repeated_id_waits_for_a_host_that_is_off(nodes: Cluster, service: Ser
     answer = service.pve("reset", msg_id=msg_id, again=True).json
     assert (answer["outcome"], answer["verdict"]["evidence"]) == (
         "unknown",
-        ["send the same id again once pve2 answers"],
+        ["mend what is wrong with pve2, then send the same id again"],
     )
 
 

@@ -85,7 +85,8 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
 def is_placeless(host: Host, view: Cluster) -> bool:
     """Tell whether this node can't know which node has the VM: it has no quorum, or /etc/pve does not answer.
 
-    A node in no cluster knows. No answer from the disk, on which corosync has its configuration, counts as a cluster.
+    A node that is in no cluster knows. If the disk with corosync's configuration does not answer, the node counts as
+    one of a cluster.
     """
     if view.answers:
         return not view.quorate

@@ -11,7 +11,7 @@ AT_REST = ("stopped", "disabled")
 MOVING = ("migrate", "relocate", "request_start_balance")
 UNDER_WAY = ("migrate", "relocate", "fence", "recovery")  # HA completes these before it is disarmed
 _STUCK = ("error", "freeze", "fence", "recovery", *MOVING)
-# In these HA forgets a request to stop; a VM that it wants to run, it starts afterwards.
+# In these states HA forgets a request to stop a VM that it wants to run, and starts the VM afterwards.
 _DEAF = ("stopped", "request_start", "request_stop", "freeze", "fence", "recovery")
 
 
@@ -31,5 +31,5 @@ def ha_stuck(requested: str, seen: str) -> bool:
 
 
 def ha_drops_stop(requested: str, seen: str) -> bool:
-    """Tell whether HA would forget a request to stop the VM, which then runs: HA takes one in `started` alone."""
+    """Tell whether HA would forget a request to stop the VM, so that the VM runs on, or again."""
     return (ha_manages(requested) and seen in MOVING) or (ha_restarts(requested, seen) and seen in _DEAF)

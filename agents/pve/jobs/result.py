@@ -56,7 +56,7 @@ class Result:
         if self.state == STOPPED and self.verdict is not None and self.verdict.code in MOVED_CODES:
             object.__setattr__(self, "state", ELSEWHERE)
         if self.state == STOPPED and self.verdict is not None and self.verdict.code in (CONTAINER, PLACE_UNKNOWN):
-            object.__setattr__(self, "state", "unknown")  # that no QEMU is here says nothing about it
+            object.__setattr__(self, "state", "unknown")  # that no QEMU is here says nothing about its state
 
     @property
     def outcome(self) -> str:

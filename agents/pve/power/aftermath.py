@@ -59,7 +59,7 @@ def warn_of_ha(job: Job) -> None:
 
 
 def have_ha_leave_it_off(job: Job) -> None:
-    """Ask HA to want a VM stopped that is off already: HA would start one that has crashed."""
+    """Ask HA to keep a VM off that is off already: otherwise HA would start it, as it does after a crash."""
     if not ha_restarts((view := cluster_view(job.host)).ha, view.ha_seen):
         return
     job.enter("stop")

@@ -97,7 +97,7 @@ def refuse_placeless(job: Job, view: Cluster, seen: str) -> None:
 
 
 def refuse_deaf_ha(job: Job, view: Cluster) -> None:
-    """Refuse a stop that HA could not take and would undo: without a quorum, or in a state in which it drops it."""
+    """Refuse a stop that HA could not take and would undo: without a quorum, or in a state in which HA drops it."""
     if ha_restarts(view.ha, view.ha_seen) and not view.quorate:
         sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA accepts no stop and undoes a kill"
         fence = "a node with active HA services that lost its quorum reboots itself after 60 s"
@@ -108,7 +108,7 @@ def refuse_deaf_ha(job: Job, view: Cluster) -> None:
 
 def _stuck(job: Job, view: Cluster) -> Exception:
     vmid = job.host.vmid
-    sentence = f"HA has VM {vmid} in state {view.ha_seen} and acts on no request until it leaves that state"
+    sentence = f"HA has VM {vmid} in state {view.ha_seen} and acts on no request until that state ends"
     said = (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",) if view.ha_seen == "error" else ()
     return refusal("ha-stuck", sentence, "", *said, *ha_proof(vmid, view.ha, view.ha_seen))
 

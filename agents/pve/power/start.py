@@ -133,7 +133,7 @@ def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
 
 
 def warn_of_ha_stop(job: Job) -> None:
-    """Warn of HA where it wants a VM stopped that runs: HA stops it all the same."""
+    """Warn if HA wants this running VM stopped: HA stops it all the same."""
     view = cluster_view(job.host, 1.0)
     if view.ha in AT_REST:
         job.warnings.append(ha_line(view.ha, view.ha_seen))

@@ -72,10 +72,10 @@ def _refuse_force(job: Job, refuse: Refuse) -> None:
 
 
 def refuse_move(job: Job) -> None:
-    """Fail where the VM has gone to another node: a QEMU that has left was not stopped."""
+    """Fail if the VM has gone to another node: its QEMU was moved, not stopped."""
     view = cluster_view(job.host, 1.0)
     if view.node:
-        sentence = f"VM {job.host.vmid} has moved to node {view.node} meanwhile: look there"
+        sentence = f"VM {job.host.vmid} moved to node {view.node} while the verb ran: look there"
         raise failure("moved", sentence, "", f"/etc/pve/.vmlist names {view.node}")
 
 

@@ -26,9 +26,9 @@ _pve_hung_at = float("-inf")
 def answer_where(host: Host, job_id: str) -> tuple[str, Result]:
     """Return where the VM is, as this node knows it, and whether this node has a record of the id.
 
-    `here` is this node's name, `node` that of the node which has the VM; empty if that isn't known. It is `sure` if a
-    node with a quorum has it from /etc/pve; otherwise a process of the VM is here. `cluster` is null if /etc/pve does
-    not answer, and `known` if the archive does not.
+    `here` is this node's name, `node` that of the node which has the VM; empty if that isn't known. It is `sure` if it
+    comes from /etc/pve and this node has a quorum; otherwise a process of the VM is here. `cluster` is null if /etc/pve
+    does not answer, and `known` if the archive does not.
     """
     known = _has_record(host, job_id) if job_id else None
     view = _view(host)
