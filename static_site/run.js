@@ -1,4 +1,4 @@
-// Runs a verb. After a lost answer, the same id is sent again.
+// Runs a verb. A lost answer is asked for again.
 
 import { askPerson, isAsking } from "./dialog.js";
 import { headlineOf } from "./headline.js";
@@ -13,7 +13,7 @@ import { noteProposal, proposalObstacle, verbEnded } from "./talk.js";
 import { STORAGE_HUNG, VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
 import { clock, span } from "./words.js";
 
-/** One id and body: however often it is sent, the host acts once.
+/** One id and body: sent often, it acts once.
  * `at`: when it was last known to be on its way. `lost`: an earlier one may have arrived.
  * @typedef {{id: string, verb: string, body: string, at: number, lost: boolean, quiet: boolean, anyway: boolean}} Job */
 

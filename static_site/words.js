@@ -37,7 +37,7 @@ export const VERDICTS = {
 	"pmxcfs-dead": { words: "Cluster files dead", tone: "bad", icon: "hung" },
 	"no-quorum": { words: "No quorum", tone: "bad", icon: "hung" },
 	"no-config": { words: "No configuration", tone: "bad", icon: "unknown" },
-	"place-unknown": { words: "Not found", tone: "unknown", icon: "unknown" },
+	"place-unknown": { words: "Place not known", tone: "unknown", icon: "unknown" },
 	unknown: { words: "Not known", tone: "unknown", icon: "unknown" },
 };
 

@@ -98,7 +98,7 @@ class Places:
             if sum(one.sure and one.is_proof and _is_mate(one.host, hosts[0]) for one in told) < 2:
                 break  # otherwise it moved between two answers, and an id may have acted before it did
         else:
-            raise Unreached("place-unknown", "several hosts say that they have the VM", "look at it on each of them")
+            raise Unreached("place-disputed", "several hosts say that they have the VM", "look at it on each of them")
         found = self._choose(vm, hosts, told, changes)
         doubtful = [one for one in told if one.has_id is None and (one.answered or one.host is not found.host)]
         if repeated and (doubtful or vm.hosts_off):

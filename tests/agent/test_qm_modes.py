@@ -128,7 +128,9 @@ CASES = {
     "a child holds the pipe": Case("cycle", 0, process="new", mode="holds-pipe"),
     # --- the cluster ---
     "no quorum: no cycle": Case("cycle", 12, "no-quorum", ("pvecm expected 1 only with proof",), place=no_quorum),
-    "no quorum: no start": Case("start", 12, "no-quorum", (), "none", place=after(stopped, no_quorum)),
+    "no quorum: no start": Case(
+        "start", 12, "place-unknown", ("pvecm expected 1 only with proof",), "none", place=after(stopped, no_quorum)
+    ),
     "no quorum: stop": Case("stop", 0, process="none", place=no_quorum),
     "no quorum: reset": Case("reset", 0, place=no_quorum),
     "other node: no cycle": Case("cycle", 12, "other-node", ("node pve2", MISSING), place=moved),
