@@ -116,7 +116,7 @@ class Service:
                 self.hosts[name] = HostConnection(host)
                 self.hosts[name].start(connection, len(config.hosts))
         for connection in (*self.hosts.values(), *old.values()):
-            connection.vmids = {vm.vmid for vm in config.vms.values() if connection.host in vm.hosts}
+            connection.vmids = {vm.vmid for vm in config.vms.values() if vm.may_run_at(connection.host)}
         for name, connection in old.items():
             if name not in config.hosts:
                 self._spawn(connection.finish())

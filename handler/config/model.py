@@ -82,6 +82,10 @@ class Vm:
         """The first of `hosts`: claude, doctor and the checks of the configuration use it."""
         return self.hosts[0]
 
+    def may_run_at(self, host: Host) -> bool:
+        """Tell whether a host is one of the VM's, whatever else has changed in its table."""
+        return any((own.name, own.ssh) == (host.name, host.ssh) for own in self.hosts)
+
 
 @dataclass(frozen=True)
 class ChatSettings:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from .. import audit
 from ..agents.bundle import known_digest
-from ..agents.pve.words import VERSION
 from ..config.model import Host
+from ..config.warnings import warn_of_agent
 from ..errors import Lost, Unreached
 from ..proven import Proven
 from .execs import CLOSED
@@ -56,7 +56,7 @@ class HostConnection(KeptLink):
         task = self._reads.get(line)
         if task is None:
             task = self._reads[line] = asyncio.create_task(self._read(line))
-            task.add_done_callback(lambda _: self._reads.pop(line, None))
+            task.add_done_callback(lambda read: (self._reads.pop(line, None), read.cancelled() or read.exception()))
         return await asyncio.shield(task)
 
     async def _read(self, line: str) -> list[Message]:
@@ -187,8 +187,9 @@ class HostConnection(KeptLink):
         await self._stop_keeping()
         if self._before is not None:
             await self._before.close()
-        if self._attempt is not None:
-            self._attempt.cancel()
+        for task in (self._attempt, *self._reads.values()):  # a read that nobody waits for would connect again
+            if task is not None:
+                task.cancel()
         if self._link is not None:
             self._link.conn.close()
             with suppress(TimeoutError):
@@ -219,11 +220,7 @@ class HostConnection(KeptLink):
     @property
     def warnings(self) -> list[str]:
         """What the operator should change on the host."""
-        if not self._is_outdated:
-            return []
-        name, its = self.host.name, self.agent_version
-        what = f"is {its}, Breakglass here {VERSION}: upgrade the older one" if its != VERSION else "is another build"
-        return [f"the host agent on {name} {what}; breakglass host upgrade {name} installs {VERSION} there"]
+        return warn_of_agent(self.host.name, self.agent_version) if self._is_outdated else []
 
     @property
     def proven(self) -> Proven | None:

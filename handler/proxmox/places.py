@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 from ..config.model import Vm
 from ..errors import Lost, Unreached
-from ..times import rfc3339
+from ..times import say_since
 from .host import HostConnection
 from .outcome import Message
 from .wire import job_line, where_line
 
 ASK_SECONDS = 1.0  # for the hosts to answer
 ASK_AGAIN_SECONDS = 4.0  # the same, if the id may have been sent before: then each of them has to answer
-_ROUNDS = 3  # of questions, while several hosts say that they have the VM
 _TOO_OLD = 10  # the exit code of a host agent that does not know `where`
 
 
@@ -42,9 +41,7 @@ class Found:
     def trouble(self) -> str:
         """Why the host of the node that has the VM did not answer, and since when; empty if that is not so."""
         away = self.away
-        if away is None or away.trouble is None or not away.since:
-            return f"{away.host.name} did not answer in time" if away else ""
-        return f"{away.host.name} has been unreachable since {rfc3339(away.since)}: {away.trouble.reason}"
+        return say_since(away.host.name, away.since, away.trouble.reason if away.trouble else "") if away else ""
 
 
 @dataclass(frozen=True)
@@ -91,20 +88,21 @@ class Places:
         """
         if len(vm.hosts) == 1 and not vm.hosts_off:
             return Found(hosts[0], is_only=True)
-        for _ in range(_ROUNDS):
+        for _ in range(3):
             told = await _ask_each(hosts, vm.vmid, msg_id, repeated)
             if has_id := next((one.host for one in told if one.has_id), None):
                 return Found(has_id, has_id=True)
             if sum(one.sure and one.is_proof and _is_mate(one.host, hosts[0]) for one in told) < 2:
                 break  # otherwise it moved between two answers, and an id may have acted before it did
+            await asyncio.sleep(0.2)
         else:
             raise Unreached("place-disputed", "several hosts say that they have the VM", "look at it on each of them")
         found = self._choose(vm, hosts, told, changes)
         doubtful = [one for one in told if one.has_id is None and (one.answered or one.host is not found.host)]
         if repeated and (doubtful or vm.hosts_off):
             names = ", ".join([*(one.host.host.name for one in doubtful), *vm.hosts_off])
-            sentence = f"{names} can't say whether this id ran there, so nothing was sent now"
-            raise Lost(sentence, f"mend what is wrong with {names}, then send the same id again")
+            hint = f"mend what is wrong with {names}, then send the same id again; or look, and use a new id"
+            raise Lost(f"{names} can't say whether this id ran there, so nothing was sent now", hint)
         return found
 
     def _choose(self, vm: Vm, hosts: Sequence[HostConnection], told: Sequence[_Told], changes: bool) -> Found:
@@ -117,7 +115,8 @@ class Places:
                 return Found(sure.host)
             has_answered = any(one.host is named and one.answered for one in told)
             return Found(named if changes or has_answered else sure.host, away=None if has_answered else named)
-        proof = sure or next((one for one in mates if one.is_proof), None)
+        last_seen = self._seen.get(vm.name)
+        proof = sure or min((m for m in mates if m.is_proof), key=lambda m: m.host.host.name != last_seen, default=None)
         if sure is not None:
             self._seen[vm.name] = sure.host.host.name
         if proof is not None:
@@ -139,7 +138,8 @@ async def _ask_each(hosts: Sequence[HostConnection], vmid: int, msg_id: str, is_
     try:
         for each in asyncio.as_completed(asking):
             told.append(await each)
-            if told[-1].sure and told[-1].is_proof and _is_mate(told[-1].host, hosts[0]) and not msg_id:
+            one = told[-1]
+            if one.has_id or (not msg_id and one.sure and one.is_proof and _is_mate(one.host, hosts[0])):
                 break
     finally:
         for task in asking:
@@ -150,7 +150,8 @@ async def _ask_each(hosts: Sequence[HostConnection], vmid: int, msg_id: str, is_
 async def _ask(host: HostConnection, vmid: int, msg_id: str, is_repeated: bool) -> _Told:
     """Return what a host says. One that is known to be down is not waited for, unless all of them have to answer."""
     if host.is_down and not is_repeated:
-        host.try_again()
+        if host.trouble and host.trouble.cause != "key-not-accepted":  # sshd and fail2ban count failed logins
+            host.try_again()
         return _Told(host)
     with suppress(TimeoutError, Unreached, Lost):
         async with asyncio.timeout(ASK_AGAIN_SECONDS if is_repeated else ASK_SECONDS):

@@ -63,7 +63,8 @@ def test_an_outcome_is_found_without_a_press(visit: Visit, slept: bool) -> None:
     else:
         page.clock.run_for(15_000)
     phase(page, "done")
-    assert len({str(sorted(body.items())) for body in visit.mutating}) == 1
+    assert len({str(sorted((body | {"again": True}).items())) for body in visit.mutating}) == 1
+    assert [body.get("again") for body in visit.mutating] == [None, *[True] * (len(visit.mutating) - 1)]
     assert len(stage.mutating_jobs(but=before)) == 1
 
 

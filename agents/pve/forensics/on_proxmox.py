@@ -91,6 +91,7 @@ def cluster_facts(view: Cluster) -> dict[str, object]:
         return {"pve": view.trouble}
     return {
         "quorate": view.quorate,
+        "placeless": not view.quorate,
         "config": view.config,
         "node": view.node,
         "container": view.container,

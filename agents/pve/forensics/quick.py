@@ -28,7 +28,7 @@ def judge_status(host: Host, facts: Facts, view: Cluster, owners: Sequence[str])
         ha_goal=view.ha_goal,
         node_seen=view.node_seen,
         pve=view.trouble,
-        placeless=is_placeless(host, view),
+        placeless=view is not NOT_ASKED and is_placeless(host, view),
         quorate=view.quorate if asked else None,
         config=view.config if asked else None,
         remains=tuple(map(describe_process, left)),

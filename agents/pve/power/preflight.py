@@ -19,6 +19,7 @@ from .endings import refusal
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
 QM_SECONDS = 8.0
+_LEFT_BY_MIGRATION = ("paused", "prelaunch", "inmigrate", "postmigrate", "finish-migrate")
 _NO_QUORUM = (
     "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
     "reset works without a quorum",
@@ -83,17 +84,24 @@ def refuse_absent(job: Job) -> None:
     """Refuse a verb on a VM without a process here, when another node has the VM or may have it."""
     view = cluster_view(job.host)
     refuse_elsewhere(job, view)
-    refuse_placeless(job, view, "no process of the VM is on this node")
+    _refuse_placeless(job, view, "no process of the VM is on this node")
     if view.cluster and not view.config:
         raise _no_config(job.host.vmid)
 
 
-def refuse_placeless(job: Job, view: Cluster, seen: str) -> None:
+def refuse_copy(job: Job, view: Cluster, state: str) -> None:
+    """Refuse to let a VM go on that another node has, or may have if a migration can leave a QEMU in this state."""
+    refuse_elsewhere(job, view)
+    if state in _LEFT_BY_MIGRATION:
+        _refuse_placeless(job, view, f"the VM is {state} here")
+
+
+def _refuse_placeless(job: Job, view: Cluster, seen: str) -> None:
     """Refuse when this node can't know whether it has the VM; `seen` is what it sees of the VM."""
     if is_placeless(job.host, view):
-        why, *cures = (*TROUBLES[view.trouble],) if view.trouble else (NO_QUORUM, *_NO_QUORUM)
+        why, cure = TROUBLES[view.trouble] if view.trouble else (NO_QUORUM, _NO_QUORUM[0])
         sentence = f"{seen}, and {why.partition(':')[0]}: another node may have the VM"
-        raise refusal(PLACE_UNKNOWN, sentence, "", *cures)
+        raise refusal(PLACE_UNKNOWN, sentence, "", cure)
 
 
 def refuse_deaf_ha(job: Job, view: Cluster) -> None:

@@ -21,11 +21,10 @@ from .endings import ended_from_error, failure, refusal
 from .kill import is_qemu_alive
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refuse_reset, refuse_resume
 from .preflight import (
+    refuse_copy,
     refuse_deaf_ha,
-    refuse_elsewhere,
     refuse_failing_start,
     refuse_leftovers,
-    refuse_placeless,
     refuse_unstartable,
 )
 from .standby import stand_by
@@ -43,7 +42,7 @@ def reset(job: Job, facts: Facts) -> Result:
         sentence = "QEMU does not answer on its monitor; a reset can't reach it"
         raise refusal("qemu-silent", *_advise_cycle(view, sentence), describe_sources(facts))
     if state != "running":  # one that comes from another node or went there: its memory is not to be touched
-        refuse_elsewhere(job, view)
+        refuse_copy(job, view, state)
     refuse_reset(job, view, state)
     begin_change(job, facts)
     job.enter("reset")
@@ -143,9 +142,7 @@ def resume(job: Job, facts: Facts, state: str) -> Result:
     """Let a paused VM go on by QMP cont; one that runs already is left alone."""
     if state != "running":
         view = cluster_view(job.host)
-        refuse_elsewhere(job, view)
-        if state != "io-error":  # it may be what a migration has left
-            refuse_placeless(job, view, f"the VM is {state} here")
+        refuse_copy(job, view, state)
         refuse_resume(job, view)
     begin_change(job, facts)
     job.enter("start")
