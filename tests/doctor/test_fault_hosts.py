@@ -707,7 +707,7 @@ def test_two_hosts_with_both_kinds_of_account(setup: HostSetup, tmp_path: Path) 
             "read_only_key_file": setup.file("read2", other.reading),
         }
         setup.config["hosts"]["pve2"] = table
-        setup.config["vms"]["other"] = {"hosts": ["pve2", "pve1"], "vmid": 102}
+        setup.config["vms"]["other"] = {"hosts": ["pve2"], "vmid": 102}
         report = look(setup)
     finally:
         other.close()
