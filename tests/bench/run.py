@@ -29,7 +29,7 @@ from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
-from . import chat, floods, hosts, nights, page, scrapes, slow_page, walks
+from . import chat, floods, hosts, moves, nights, page, scrapes, slow_page, walks
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
 from .client import Keeping, millis, resident_kib, timed
@@ -258,6 +258,7 @@ TITLES = {
     **floods.TITLES,
     **scrapes.TITLES,
     **hosts.TITLES,
+    **moves.TITLES,
     **ALERT_TITLES,
     **chat.TITLES,
     **page.TITLES,
@@ -287,6 +288,8 @@ def main(arguments: list[str]) -> int:
             world.close()
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         found |= hosts.fleet_figures(Path(directory))
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        found |= moves.move_figures(Path(directory))
     found |= alert_figures(max(3, count // 6))
     behind_nginx = parts.find_browser() and shutil.which("nginx")
     for part, figures in (

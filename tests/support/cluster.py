@@ -79,10 +79,10 @@ class Cluster:
         if running:
             assert self.world.qm("start", str(VMID)).returncode == 0
 
-    def handler(self, directory: Path, seconds: float = 60.0) -> Service:
+    def handler(self, directory: Path, seconds: float | None = 60.0) -> Service:
         """Return a handler whose VM may run on each node, once it is connected to them all.
 
-        It waits so many seconds for the hosts to say where the VM is.
+        It waits so many seconds for the hosts to say where the VM is; None stands for its own limits.
         """
         times = [f"proxmox.places.{name} = {seconds}" for name in ("ASK_SECONDS", "ASK_AGAIN_SECONDS")]
         sshd = self.nodes["pve1"]
@@ -94,7 +94,7 @@ class Cluster:
             host_key=[sshd.host_key],
             hosts=NODES,
             extra=others,
-            program=with_constants(*times),
+            program=with_constants(*times) if seconds else Service.program,
         )
         until(lambda: {host["state"] for host in service.health()["hosts"].values()} == {"answering"}, "three hosts")
         return service
