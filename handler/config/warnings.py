@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
-from ..agents.pve.words import VERSION
 from ..auth.signing import Caller
 from .model import Config, Host, Vm
 
@@ -25,10 +24,10 @@ def warn_of_host(host: Host) -> list[str]:
     return [f"any host key of {host.name} is accepted: pin hosts.{host.name}.host_key"] if host.any_host_key else []
 
 
-def warn_of_agent(host: str, its: str) -> list[str]:
-    """Return a warning about a host agent of version `its` that is not the one of this program."""
-    what = f"is {its}, Breakglass here {VERSION}: upgrade the older one" if its != VERSION else "is another build"
-    return [f"the host agent on {host} {what}; breakglass host upgrade {host} installs {VERSION} there"]
+def warn_of_agent(host: str, its: str, own: str) -> list[str]:
+    """Return a warning about a host agent of version `its`, which is not this program's; that one has version `own`."""
+    what = f"is {its}, Breakglass here {own}: upgrade the older one" if its != own else "is another build"
+    return [f"the host agent on {host} {what}; breakglass host upgrade {host} installs {own} there"]
 
 
 def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from .. import audit
 from ..agents.bundle import known_digest
+from ..agents.pve.words import VERSION
 from ..config.model import Host
 from ..config.warnings import warn_of_agent
 from ..errors import Lost, Unreached
@@ -187,7 +188,7 @@ class HostConnection(KeptLink):
         await self._stop_keeping()
         if self._before is not None:
             await self._before.close()
-        for task in (self._attempt, *self._reads.values()):  # a read that nobody waits for would connect again
+        for task in (self._attempt, *self._reads.values()):  # an abandoned read would connect again
             if task is not None:
                 task.cancel()
         if self._link is not None:
@@ -220,7 +221,7 @@ class HostConnection(KeptLink):
     @property
     def warnings(self) -> list[str]:
         """What the operator should change on the host."""
-        return warn_of_agent(self.host.name, self.agent_version) if self._is_outdated else []
+        return warn_of_agent(self.host.name, self.agent_version, VERSION) if self._is_outdated else []
 
     @property
     def proven(self) -> Proven | None:

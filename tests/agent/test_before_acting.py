@@ -122,4 +122,4 @@ def test_a_stopped_vm_is_looked_at_too(world: World) -> None:
     task_index(world)
     verdict = ensure_evidence(job_of(world))
     assert verdict is not None
-    assert (verdict.code, verdict.advice) == ("no-quorum", "")
+    assert (verdict.code, verdict.advice) == ("place-unknown", "")
