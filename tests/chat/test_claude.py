@@ -41,10 +41,13 @@ PROMPTS = ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that
 
 @pytest.mark.parametrize("words", sampled(PROMPTS, "/clear"))
 def test_a_prompt_is_only_text_for_the_model(apart: Place, words: str) -> None:
-    """No slash command, no flag, no shell escape, no attached file."""
+    """No slash command, no flag, no shell escape, no attached file. claude may answer a command without its model."""
+    asked = len(apart.model.asked)
     ran = apart.say(words)
     assert (ran.exit, ran.result["session_id"]) == (0, ran.turn.sid), ran.err
-    assert "root:x:0:0" not in json.dumps(apart.model.asked[-1].body)
+    new = apart.model.asked[asked:]
+    assert new or words in ("/clear", "/model haiku")
+    assert all("root:x:0:0" not in json.dumps(each.body) for each in new)
 
 
 # --- the commands ---
