@@ -54,6 +54,7 @@ def test_a_storm_leaves_a_thousand_ids_at_most(world: World) -> None:
         assert (oldest["job"], oldest["exit_code"]) == ("the-capture", 0)
 
 
+@pytest.mark.all
 def test_a_read_only_key_leaves_no_id(world: World) -> None:
     """It can name none, so its ids are the host agent's own: nobody sends them again."""
     first = execute(world, "forensics", "--read-only")

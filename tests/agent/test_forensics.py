@@ -148,6 +148,7 @@ def test_an_ide_disk_is_never_called_frozen(short_dir: Path) -> None:
     world.close()
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu", "fsfreeze")
 @pytest.mark.parametrize("qemu_answers", sampled([True, False], False))

@@ -80,6 +80,7 @@ def test_by_exec_on_a_hung_host(sshd: Sshd) -> None:
         assert (refused.code, refused.trailer["verdict"]["code"]) == (12, "pmxcfs-hung")
 
 
+@pytest.mark.all
 def test_by_session_on_a_hung_host(sshd: Sshd) -> None:
     """The same through a session that was opened when all was well."""
     with by_session(sshd) as session, Witness(sshd.world) as qemu:

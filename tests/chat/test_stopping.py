@@ -103,6 +103,7 @@ def test_a_handler_is_stopped(model: Model, directory: Path) -> None:
         wait_until_gone(stream.seen[0]["id"])
 
 
+@pytest.mark.all
 @pytest.mark.real("root")
 def test_claude_as_another_user(directory: Path, model: Model) -> None:
     """A turn runs as that user, the next one continues it, and a killed handler ends it across users."""

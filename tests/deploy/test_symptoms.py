@@ -114,6 +114,7 @@ def test_a_key_that_is_refused(person: Person) -> None:
     assert "`malformed`" in TEXT
 
 
+@pytest.mark.all
 def test_an_answer_that_a_proxy_cut(person: Person) -> None:
     """/health says its time, history the id, and the same id attaches to the cycle that ran."""
     [script] = commands("docs/symptoms.md", "504")

@@ -57,6 +57,7 @@ def test_each_verb_finds_the_vm(nodes: Cluster, service: Service) -> None:
         assert answer["chain"] is None or answer["chain"]["node"] == node
 
 
+@pytest.mark.all
 def test_a_handler_that_has_just_started_waits_for_its_connections(nodes: Cluster, service: Service) -> None:
     """It knows nothing of the hosts yet, and a refusal would end the id."""
     nodes.move("pve3")
@@ -148,6 +149,7 @@ def test_two_handlers_act_once(nodes: Cluster, service: Service, other_dir: Path
     assert (again["outcome"], again["attached"], again["started"]) == ("done", True, first["started"])
 
 
+@pytest.mark.all
 def test_an_alert_takes_its_evidence_where_the_vm_is(nodes: Cluster, service: Service) -> None:
     """The handler does not know of the move, and looks first."""
     nodes.move("pve1")
@@ -194,6 +196,7 @@ def test_a_node_that_falls_silent_holds_up_no_first_attempt(nodes: Cluster, serv
         hasty.stop()
 
 
+@pytest.mark.all
 def test_a_node_without_etc_pve_does_not_say_that_the_vm_is_off(nodes: Cluster, service: Service) -> None:
     """The VM runs on a node that is away. The handler asks the node that had it last, which can't know that."""
     nodes.move("pve2")
@@ -230,6 +233,7 @@ def test_a_host_of_another_cluster_gets_no_verb(nodes: Cluster, service: Service
     assert memory(nodes.world, "last").read_text() == last
 
 
+@pytest.mark.all
 def test_an_older_host_agent_still_tells_whether_it_knows_an_id(nodes: Cluster, service: Service) -> None:
     """It does not know `where`. The handler asks it for the job, so that an id acts once during an upgrade, too."""
     nodes.move("pve2")

@@ -281,6 +281,7 @@ def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit
     expect(page.locator("#notes")).to_contain_text("Another caller changed its power")
 
 
+@pytest.mark.all
 def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: Visit) -> None:
     """The page names the holder, its stage and its start; Watch follows the job without changing anything."""
     page = visit.open()

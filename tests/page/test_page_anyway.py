@@ -97,6 +97,7 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
 OFFERS: tuple[Any, ...] = (None, "", "locked", "constructor", True, ["storage-hung"])
 
 
+@pytest.mark.all
 def test_a_refusal_with_another_offer_has_no_button(page: tuple[Page, Visit], host: Scripted) -> None:
     """A refusal without the offer, or with one that neither handler nor page knows, has no such button."""
     at, _ = page

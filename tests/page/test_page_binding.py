@@ -29,6 +29,7 @@ def unlock(visit: Visit, url: str) -> Page:
     return visit.page
 
 
+@pytest.mark.all
 def test_each_request_of_the_page_names_its_address(person: Visit) -> None:
     """The page's own address, without what follows it: for reads, verbs, and at the end of a tunnel.
 

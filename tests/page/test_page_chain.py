@@ -14,6 +14,7 @@ pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 KEPT = "() => Object.values(JSON.parse(localStorage['breakglass / heads devvm'] ?? '{}'))[0]?.[0].n"
 
 
+@pytest.mark.all
 def test_a_record_that_lost_its_end_is_named(visit: Visit) -> None:
     """What verifies by itself is not what this page saw; that is in History and nowhere else, until Forget."""
     page, (run, archive) = visit.open(), chain_files(visit.stage.world)

@@ -18,6 +18,7 @@ DOWN = {
 }
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("how", sampled(DOWN, "not signed in"))
 def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> None:
     """One notice that says why, the draft stays, Send becomes Try again; the power buttons work as ever."""

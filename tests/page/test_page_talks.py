@@ -45,6 +45,7 @@ def make_older(visit: Visit, seconds: int) -> None:
     newest.write_text("\n".join([first, *older, ""]))
 
 
+@pytest.mark.all
 def test_a_proposal_outlives_a_reload_until_it_was_used(visit: Visit) -> None:
     """It can be approved as long as the host does not know its job, and for a day; then its card says how it ended.
 

@@ -40,6 +40,7 @@ def see_too_old(page: Page) -> None:
     expect(page.locator("#recipe")).to_be_visible()
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("lacks", sampled(LACKS, "ariaDisabled"))
 def test_a_browser_that_lacks_something_says_so(visit: Visit, old: Page, lacks: str) -> None:
     """Each thing that is taken away brings the sentence, with or without a key."""

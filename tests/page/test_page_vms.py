@@ -90,6 +90,7 @@ def is_status_of_devvm(route: Route) -> bool:
     return '"status","vm":"devvm"' in (route.request.post_data or "")
 
 
+@pytest.mark.all
 def test_an_answer_stays_with_its_vm(person: Visit) -> None:
     """An answer that comes after another VM was selected belongs to the VM of its request."""
     page = person.open()
@@ -142,6 +143,7 @@ def rows(page: Page) -> list[tuple[str, ...]]:
     return [tuple(row) for row in page.locator("#rows [data-vm]").evaluate_all(cells)]
 
 
+@pytest.mark.all
 def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
     """Before one was ever chosen, the page opens with all VMs. Each is looked at, and what is found then sorts them."""
     page = person.page

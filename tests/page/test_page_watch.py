@@ -275,6 +275,7 @@ def held(page: Page) -> int:
     return locks
 
 
+@pytest.mark.all
 def test_the_screen_stays_on_while_a_verb_runs(visit: Visit) -> None:
     """Until the guest is back or the person has stopped looking; the browser takes the lock when the page is hidden."""
     page = visit.page
