@@ -219,11 +219,12 @@ def test_a_node_without_etc_pve_does_not_say_that_the_vm_is_off(nodes: Cluster, 
 def test_a_host_of_another_cluster_gets_no_verb(nodes: Cluster, service: Service) -> None:
     """There, the number is another VM, and that host would say that it has it."""
     nodes.move("pve3")
+    assert service.pve("reset").json["outcome"] == "done"
+    last = memory(nodes.world, "last").read_text()
     corosync = nodes.world.root / "etc/pve/corosync.conf"
     told = corosync.read_text()
-    corosync.write_text(told.replace("demo", "another"))
-    last = memory(nodes.world, "last").read_text()
     try:
+        corosync.write_text(told.replace("demo", "another"))
         for verb, msg_id in (("status", ""), ("reset", new_id())):
             answer = service.pve(verb, msg_id=msg_id).json
             assert answer["verdict"]["code"] == "other-node", answer
