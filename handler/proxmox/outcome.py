@@ -27,7 +27,7 @@ HTTP_STATUS = {
 # `reached` describes this attempt only, not earlier attempts with the same id. None means that it may have happened.
 REACHED: Mapping[str, bool | None] = {"rejected": False, "unreached": False, "unknown": None}
 
-_AGENT_REFUSED = 10
+AGENT_REFUSED = 10
 _REFUSED = 12
 _STRANDED = 15  # stopped, and not started again
 _DAY = 86_400
@@ -131,7 +131,7 @@ def _own_verdict(code: str, sentence: str, *evidence: str) -> dict[str, object]:
 
 def _verdict(trailer: Mapping[str, object]) -> object:
     """Return the host's verdict. A host that does not know a word of the handler's is older than the handler."""
-    if trailer["exit_code"] != _AGENT_REFUSED:
+    if trailer["exit_code"] != AGENT_REFUSED:
         return trailer.get("verdict")
     return _own_verdict(
         "agent-refused",

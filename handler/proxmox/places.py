@@ -13,12 +13,11 @@ from ..config.model import Vm
 from ..errors import Lost, Unreached
 from ..times import say_since
 from .host import HostConnection
-from .outcome import Message
+from .outcome import AGENT_REFUSED, Message
 from .wire import job_line, where_line
 
 ASK_SECONDS = 1.0  # for the hosts to answer
 ASK_AGAIN_SECONDS = 4.0  # the same, if the id may have been sent before: then each of them has to answer
-_TOO_OLD = 10  # the exit code of a host agent that does not know `where`
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ async def _ask(host: HostConnection, vmid: int, msg_id: str, is_repeated: bool) 
     with suppress(TimeoutError, Unreached, Lost):
         async with asyncio.timeout(ASK_AGAIN_SECONDS if is_repeated else ASK_SECONDS):
             result = (await host.read(where_line(vmid, msg_id)))[-1]
-            if msg_id and result["exit_code"] == _TOO_OLD:
+            if msg_id and result["exit_code"] == AGENT_REFUSED:  # it is too old to know `where`
                 return _Told(host, has_id=_has_job((await host.read(job_line(vmid, msg_id)))[-1]))
             return _read_told(host, result)
     return _Told(host)

@@ -140,3 +140,13 @@ def test_a_read_is_answered_while_any_host_is_up(nodes: Cluster, service: Servic
     seen = service.pve("status").json
     assert (seen["outcome"], seen["state"]) == ("done", "unknown"), seen
     (nodes.shared / "pve1").chmod(0o755)
+
+
+@pytest.mark.all
+def test_a_vm_that_two_nodes_claim_gets_no_power_verb(nodes: Cluster, service: Service) -> None:
+    """Both have a quorum, by their own word, and are in one cluster: the handler can't tell which of them is right."""
+    nodes.give_own_pve("pve2", "pve2")
+    msg_id = new_id()
+    answer = service.pve("reset", msg_id=msg_id).json
+    assert (answer["outcome"], answer["reached"], answer["verdict"]["code"]) == ("unreached", False, "place-disputed")
+    assert not any(memory(sshd.world, "jobs", msg_id).exists() for sshd in nodes.nodes.values())

@@ -58,7 +58,7 @@ class Evidence:
         config: whether the VM's configuration is on this node, None where that is not known.
         remains: `leftovers` by name and state.
         queue_seconds: between the samples of the queues, where that is not `seconds`.
-        placeless: another node may have the VM, because /etc/pve can't be read and this node is in a cluster.
+        placeless: this node can't know which node has the VM (cluster.is_placeless).
     """
 
     state: str
