@@ -29,6 +29,7 @@ from .world import (
     Rules,
     Sending,
     State,
+    Step,
     end,
     has_process,
     name,
@@ -37,8 +38,6 @@ from .world import (
     put_job,
     put_sending,
 )
-
-Step = tuple[str, State]
 
 
 def handle(state: State, rules: Rules, number: int, sending: Sending) -> Iterator[Step]:

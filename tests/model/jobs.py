@@ -29,12 +29,11 @@ from .world import (
     Job,
     Rules,
     State,
+    Step,
     has_process,
     put,
     put_job,
 )
-
-Step = tuple[str, State]
 
 
 def run(state: State, rules: Rules, place: int, job_id: int, job: Job) -> Iterator[Step]:

@@ -34,6 +34,7 @@ from .world import (
     Rules,
     Sending,
     State,
+    Step,
     end,
     is_used,
     name,
@@ -42,8 +43,6 @@ from .world import (
     put_job,
     put_sending,
 )
-
-Step = tuple[str, State]
 
 
 def steps(state: State, rules: Rules, limits: Limits) -> Iterator[Step]:

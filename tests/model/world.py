@@ -113,6 +113,8 @@ class State(NamedTuple):
     apart: bool = False
 
 
+Step = tuple[str, State]  # a sentence for it, and what follows
+
 IDS = (0, 0, 1)  # the id of each sending
 FIRST = (True, False, True)  # if it is the first one of its id
 
