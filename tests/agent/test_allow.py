@@ -21,6 +21,8 @@ from ..support.agent import agent_program
 from ..support.hung import unserved_fuse
 from ..support.stages import flock_waiters, until
 
+pytestmark = pytest.mark.slow  # each starts the agent
+
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 SERVE = "/usr/local/sbin/breakglass-pve serve --vms"
 LINE = f'restrict,command="{SERVE} 102" {POWER} breakglass power\n'
@@ -228,7 +230,6 @@ def test_a_container(keys: KeyFile) -> None:
 
 
 @pytest.mark.real("fuse")
-@pytest.mark.slow
 def test_an_etc_pve_that_hangs(keys: KeyFile) -> None:
     """The key file is elsewhere, so the VM is let in all the same."""
     keys.write(LINE.encode())

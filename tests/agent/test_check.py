@@ -16,7 +16,7 @@ from breakglass.agents.pve.host.cluster import node_name
 from ..support.agent import agent_program
 from ..support.hung import unserved_fuse
 
-pytestmark = [pytest.mark.real("root")]
+pytestmark = [pytest.mark.real("root"), pytest.mark.slow]  # each starts the agent
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 SERVE = "/usr/local/sbin/breakglass-pve serve --vms 102"
@@ -246,7 +246,6 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_error(host: CheckedHost, name: str) -> None:
     """Exit 1, and a line that says what is wrong and what to do."""
@@ -302,7 +301,6 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WARNINGS)
 def test_a_warning(host: CheckedHost, name: str) -> None:
     """Exit 0, and one line that is not ok: a rescue works all the same."""
@@ -370,7 +368,6 @@ def test_an_sshd_that_hangs(host: CheckedHost) -> None:
 
 @pytest.mark.all
 @pytest.mark.real("fuse")
-@pytest.mark.slow
 def test_an_etc_pve_that_hangs(host: CheckedHost) -> None:
     """The check ends: the cluster, a key file that leads there, and root's keys there each have a line."""
     host.set_constants(FILE_SECONDS=1.0)

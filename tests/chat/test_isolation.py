@@ -21,7 +21,7 @@ from ..support.ports import reserve_port
 from ..support.service import ACCOUNT, SSH_KEY, config_text, give_to_handler, new_secret
 from ..support.sshd import wait_listening
 
-pytestmark = pytest.mark.real("root")
+pytestmark = [pytest.mark.real("root"), pytest.mark.slow]
 UID = UIDS[0]
 PR_CAPBSET_DROP, CAP_NET_ADMIN, CAP_SYS_ADMIN = 24, 12, 21
 

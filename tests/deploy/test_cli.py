@@ -28,7 +28,7 @@ from ..support.service import SERVER, SSH_KEY, Service, give_to_handler, new_sec
 
 ROOT = Path(__file__).parent.parent.parent
 
-pytestmark = pytest.mark.shared("world", "sshd", "service")
+pytestmark = [pytest.mark.shared("world", "sshd", "service"), pytest.mark.slow]  # each starts a command
 
 
 def run(*words: str, stdin: str = "", cwd: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -255,7 +255,6 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"dir": str(place), "long": str(long), "closed": f"http://127.0.0.1:{reserve_port()}"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sampled(WRONG, "no key", "half a key", "shared", "URL", "refused", "no config", "HOST", "a key of a host")
 )

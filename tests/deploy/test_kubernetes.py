@@ -19,7 +19,7 @@ from ..support.documents import ROOT, commands, settings
 from ..support.other_user import run_as
 from ..support.service import give_to_handler
 
-pytestmark = pytest.mark.real("kustomize")
+pytestmark = [pytest.mark.real("kustomize"), pytest.mark.slow]
 
 Manifest = dict[str, Any]
 

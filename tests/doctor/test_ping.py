@@ -9,6 +9,8 @@ import pytest
 
 from ..support.doctor import Report, Setup
 
+pytestmark = pytest.mark.slow
+
 NONE: tuple[str, ...] = ()
 
 

@@ -13,6 +13,8 @@ from breakglass.client import Signer, VerbCall, call, new_id
 
 from ..support.service import new_secret
 
+pytestmark = pytest.mark.slow  # `call` waits before it sends a request again
+
 DONE = {"outcome": "done", "state": "running", "verb": "cycle", "vm": "devvm", "id": "msg_12345678"}
 BAD = {"error": {"code": "bad-request", "message": 'unknown field "again"', "hint": "", "reached": False}}
 

@@ -36,6 +36,7 @@ def test_a_process_that_is_left_is_named_and_ended(run_directory: Path, monkeypa
     monkeypatch.setattr(leftovers, "GRACE_SECONDS", 0.2)
     environment = os.environ | {"TMPDIR": str(run_directory)}
     with subprocess.Popen(SLEEP, env=environment, stdin=subprocess.PIPE) as process:
+        until(lambda: leftovers.processes_of(run_directory) == [process.pid], "the new program's words in /proc")
         [left] = leftovers.end(run_directory)
         assert process.wait(60) == -signal.SIGKILL
     assert left.startswith(f"process {process.pid}: {sys.executable} -c input()")

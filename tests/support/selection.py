@@ -1,6 +1,7 @@
 """Decides which tests run, and in which order."""
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 STARTED_FIXTURES = {"world", "stage"}
 STARTED_PARTS = {"alertmanager", "chromium", "claude", "firefox", "fsfreeze", "fuse", "qemu", "sshd", "webkit"}
+# a file's `pytestmark`, where it is written on one line
+_ALL_SLOW = re.compile(rf"^pytestmark = .*(?:mark\.slow|mark\.real\(.*\"(?:{'|'.join(STARTED_PARTS)})\")", re.MULTILINE)
 
 
 def sampled(values: Iterable[Any], *kept: Any) -> list[Any]:
@@ -32,6 +35,14 @@ def _starts_something(item: pytest.Item) -> bool:
     fixtures = set(getattr(item, "fixturenames", ()))
     parts = {part for mark in item.iter_markers("real") for part in mark.args}
     return bool(fixtures & STARTED_FIXTURES or parts & STARTED_PARTS)
+
+
+def is_left_out(path: Path, wanted: str) -> bool:
+    """Tell whether a file says in its first lines that all its tests are slow, where only others are wanted."""
+    if "not slow" not in wanted or path.suffix != ".py":
+        return False
+    source = path.read_text(encoding="utf-8")
+    return _ALL_SLOW.search(source) is not None and "mark.quick" not in source
 
 
 def order_files(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from breakglass.config.model import Address, Host, Vm
 from breakglass.doctor.proof import _Proof
 
 
+@pytest.mark.slow
 async def test_an_answer_that_never_ends_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its headers come byte by byte, so no step is late; doctor ends all the same, and says what is not proven."""
     monkeypatch.setattr(breakglass.doctor.proof, "_SECONDS", 0.5)

@@ -153,14 +153,17 @@ def modules(top: Path) -> dict[str, Path]:
     return {str(path.relative_to(top)): path for path in sorted(top.rglob("*.py"))}
 
 
-def imported(node: ast.AST) -> Iterator[str]:
-    """Yield the dotted name of each thing that is imported anywhere under a node; relative ones begin with a dot."""
+@cache
+def imported(node: ast.AST) -> list[str]:
+    """Return the dotted name of each thing that is imported anywhere under a node; relative ones begin with a dot."""
+    found: list[str] = []
     for child in ast.walk(node):
         if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
+            found += [alias.name for alias in child.names]
         if isinstance(child, ast.ImportFrom):
             module = "." * child.level + (child.module or "")
-            yield from (f"{module}.{alias.name}" if child.module else module + alias.name for alias in child.names)
+            found += [f"{module}.{alias.name}" if child.module else module + alias.name for alias in child.names]
+    return found
 
 
 @cache

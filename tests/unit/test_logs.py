@@ -36,6 +36,7 @@ def documented() -> dict[str, tuple[str, list[str]]]:
     return {row[1]: (row[2], re.findall(r"\w+", row[3])) for row in rows}
 
 
+@cache
 def written() -> dict[str, list[list[str]]]:
     """Return the fields of each place in the handler that writes a line, by the event's name."""
     found: dict[str, list[list[str]]] = {}

@@ -309,7 +309,8 @@ def test_a_bad_secret_is_refused_without_being_shown(secret: str, why: str) -> N
 
 def test_secrets_are_compared_in_one_place() -> None:
     """The constant-time comparison stands exactly once in the whole handler."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(breakglass.__file__).parent.rglob("*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in Path(breakglass.__file__).parent.rglob("*.py")]
+    trees = [ast.parse(source) for source in sources if "compare_digest" in source]
     names = [getattr(node, "attr", getattr(node, "id", "")) for tree in trees for node in ast.walk(tree)]
     assert names.count("compare_digest") == 1
 
