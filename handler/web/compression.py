@@ -1,4 +1,4 @@
-"""gzip for the page's files, which are compressed once, and for answers that are one JSON object.
+"""The page's files as they are sent, each read once; gzip for them and for answers that are one JSON object.
 
 A stream is never compressed: its lines would wait in the compressor. docs/threat-model.md says why a compressed answer
 gives nothing away.
@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .page_list import PAGE_LIST, describe_page
+from .page_list import PAGE_LIST, describe_page, sent_bytes
 from .preferences import accepts_gzip
 from .replies import NDJSON
 
@@ -61,14 +61,17 @@ class PageFiles(StaticFiles):
             return await self._list_files(scope)
         response = await super().get_response(path, scope)
         response.headers.add_vary_header("Accept-Encoding")
-        if not _client_accepts_gzip(scope) or "etag" not in response.headers or path.endswith(_PACKED):
+        if "etag" not in response.headers or path.endswith(_PACKED):
             return response
-        response.headers["etag"] = f"W/{response.headers['etag']}"
-        if not isinstance(response, FileResponse) or int(response.headers["content-length"]) < LEAST_BYTES:
+        packed = _client_accepts_gzip(scope)
+        if packed:
+            response.headers["etag"] = f"W/{response.headers['etag']}"
+        if not isinstance(response, FileResponse):
             return response
-        body = await run_sync(compressed_file, str(response.path), response.headers["etag"])
+        packed = packed and int(response.headers["content-length"]) >= LEAST_BYTES
+        body = await run_sync(sent_file, str(response.path), packed, response.headers["etag"])
         kept = {name: response.headers[name] for name in _KEPT}
-        return Response(body, headers={**kept, "content-encoding": "gzip"})
+        return Response(body, headers={**kept, **({"content-encoding": "gzip"} if packed else {})})
 
     async def _list_files(self, scope: Scope) -> Response:
         assert self.directory is not None
@@ -84,7 +87,8 @@ class PageFiles(StaticFiles):
         return Response(gzip.compress(body, mtime=0), headers={**headers, "content-encoding": "gzip"})
 
 
-@lru_cache(maxsize=64)
-def compressed_file(path: str, tag: str) -> bytes:
-    """Return a file's bytes, compressed. `tag` names its version: each version is compressed once."""
-    return gzip.compress(Path(path).read_bytes(), mtime=0)
+@lru_cache(maxsize=128)
+def sent_file(path: str, packed: bool, tag: str) -> bytes:
+    """Return what is sent of a file, compressed if `packed`. `tag` names its version, which is read once."""
+    body = sent_bytes(Path(path))
+    return gzip.compress(body, mtime=0) if packed else body

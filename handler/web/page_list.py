@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..agents.pve.words import VERSION
+from .page_text import without_comments
 
 PAGE_LIST = "files.json"
 _STORED = (".css", ".html", ".js", ".svg", ".webmanifest")  # an installed page's pictures are the system's
@@ -41,5 +42,10 @@ def _address(name: str) -> str:
     return "./" if name == "index.html" else name
 
 
+def sent_bytes(path: Path) -> bytes:
+    """Return what a browser gets of a file of the page."""
+    return without_comments(path.suffix, path.read_bytes().decode()).encode()
+
+
 def _digest(path: Path) -> str:
-    return b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
+    return b64encode(hashlib.sha256(sent_bytes(path)).digest()).decode()

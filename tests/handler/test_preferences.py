@@ -19,6 +19,7 @@ from breakglass.demo.proxmox.world import World
 from breakglass.proxmox.run import JSON_SECONDS
 from breakglass.web import compression
 from breakglass.web.app import PAGE
+from breakglass.web.page_list import sent_bytes
 
 from ..support.documents import commands
 from ..support.scripted import Rules, Scripted, output, result, scripted_host, stage
@@ -188,7 +189,7 @@ def test_the_pages_files_are_compressed(service: Service, name: str) -> None:
     """A file is the same afterwards, and its tag lets a browser keep it."""
     plain = service.send("GET", f"/{name}", headers=dict([NO_GZIP]))
     packed = service.send("GET", f"/{name}", headers=dict([GZIP]))
-    content = (PAGE / name).read_bytes()
+    content = sent_bytes(PAGE / name)
     assert (plain.status, plain.body, plain.headers.get("content-encoding")) == (200, content, None)
     assert (packed.status, gzip.decompress(packed.body), packed.headers["content-encoding"]) == (200, content, "gzip")
     assert len(packed.body) < 0.7 * len(content)
@@ -215,10 +216,10 @@ def test_a_file_is_compressed_once(tmp_path: Path) -> None:
     """Until it changes."""
     file = tmp_path / "app.js"
     file.write_bytes(b"old " * 1000)
-    first = compression.compressed_file(str(file), "1")
-    assert compression.compressed_file(str(file), "1") is first
+    first = compression.sent_file(str(file), True, "1")
+    assert compression.sent_file(str(file), True, "1") is first
     file.write_bytes(b"new " * 1000)
-    assert gzip.decompress(compression.compressed_file(str(file), "2")) == b"new " * 1000
+    assert gzip.decompress(compression.sent_file(str(file), True, "2")) == b"new " * 1000
 
 
 def test_a_long_json_answer_is_compressed(service: Service, held: Scripted) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -77,6 +78,11 @@ def _node() -> str:
     return "" if numbers >= (20, 19) else f"node is {version}: 20.19 or later is needed"
 
 
+def find_tsc() -> Path:
+    """Return the compiler that checks the types of the page, where `./dev test` installs it."""
+    return Path(sys.prefix) / "html/node_modules/.bin/tsc"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "alertmanager": lambda: _program("prometheus-alertmanager", "amtool"),
     "bwrap": _bwrap,
@@ -101,6 +107,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "root": _root,
     "sshd": _sshd,
     "systemd": lambda: _root() or _program("systemd-analyze", "systemctl", "nsenter") or _mounts(),
+    "tsc": lambda: _node() or ("" if find_tsc().exists() else "not installed: tsc"),
     "webkit": _webkit,
 }
 
