@@ -72,7 +72,7 @@ function dayOf(started) {
 /** Tone, icon and words of a job. @param {Job} job */
 function summaryOf({ verb, outcome, stage, seconds, verdict }) {
 	const label = labelOf(verb);
-	if (!outcome) return { tone: "busy", mark: "working", label, words: `under way${stage ? `: ${stage}` : ""}` };
+	if (!outcome) return { tone: "busy", mark: "working", label, words: "under way" };
 	if (verb === "forensics" && outcome === "done") {
 		const { words, tone } = verdict ? phraseOf(verdict.code) : { words: "evidence", tone: "unknown" };
 		return { tone: tone === "good" ? "good" : "unknown", mark: "look", label: "Looked:", words: words.toLowerCase() };
@@ -93,7 +93,9 @@ function entryOf(job, vm) {
 	const [bold, emphasis, small] = known.item.querySelectorAll("b > span, em, summary small");
 	setText(bold, label);
 	setText(emphasis, words);
-	setText(small, `${clock(hostTime(job.started))} by ${job.by}`);
+	// in the second line, which has room for it: a first line that wraps moves the jobs below when the stage ends
+	const now = job.stage && !job.outcome ? `, now at ${job.stage}` : "";
+	setText(small, `${clock(hostTime(job.started))} by ${job.by}${now}`);
 	return known;
 }
 

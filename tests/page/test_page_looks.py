@@ -237,10 +237,9 @@ SCENARIOS = (cycled, reset, stopped_and_started, looked_again, failed, refused, 
 ACTS = [*((act, width) for act in SCENARIOS for width in (360, 1280)), (reset, 320), (reset, 768)]
 
 
-# On a wide screen a job in a short list still moves by 4 px when another caller's job begins: busy is not tried there.
 @pytest.mark.parametrize(
     ("act", "width"),
-    sampled([pair for pair in ACTS if pair != (busy, 1280)], (reset, 360)),
+    sampled(ACTS, (reset, 360)),
 )
 @real
 def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -> None:
