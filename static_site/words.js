@@ -30,7 +30,7 @@ export const VERDICTS = {
 	"stopped-locked": { words: "Off: locked", tone: "warn", icon: "stopped" },
 	"other-node": { words: "On another node", tone: "warn", icon: "unknown" },
 	container: { words: "It is a container", tone: "warn", icon: "unknown" },
-	"ha-stuck": { words: "HA is stuck", tone: "bad", icon: "hung" },
+	"ha-stuck": { words: "Off: HA holds it", tone: "bad", icon: "hung" },
 	leftover: { words: "Off: process left", tone: "bad", icon: "stopped" },
 	"pmxcfs-hung": { words: "Cluster files hang", tone: "bad", icon: "hung" },
 	"pmxcfs-not-mounted": { words: "No cluster files", tone: "bad", icon: "hung" },

@@ -45,6 +45,8 @@ async def _look(visit: Visit) -> AsyncIterator[Finding]:
         yield finding
     for finding in find_other_clusters(visit.vms, {look.host.name: look.cluster for look in looks}):
         yield finding
+    for finding in find_unnamed_clusters(visit.vms, {look.host.name: look.cluster for look in looks}):
+        yield finding
     for vm in visit.vms:
         for finding in _judge_vm(vm, {look.host.name: look for look in looks}):
             yield finding
@@ -102,6 +104,16 @@ def find_other_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None]) -
             if cluster is not None and its is not None and not cluster == its != "":
                 sentence = f"{first} and {name} are not in one cluster, so no verb for the VM goes to {name}"
                 yield error(f"VM {vm.name}", "other-cluster", sentence, f"remove {name} from vms.{vm.name}.hosts")
+
+
+def find_unnamed_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Find the hosts that come first for a VM with others, and whose cluster only they themselves can name."""
+    first = {vm.host.name: vm for vm in reversed(vms) if len(vm.hosts) > 1 and not vm.host.cluster}
+    for name, vm in first.items():
+        if cluster := clusters.get(name):
+            sentence = f"if it is down when the handler starts, no power verb for {vm.name} goes to another host"
+            fix = f'write cluster = "{cluster}" into [hosts.{name}], then systemctl reload breakglass'
+            yield warning(f"host {name}", "cluster-not-named", sentence, fix)
 
 
 def _judge_vm(vm: Vm, looks: dict[str, HostLook]) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from .strangers import Stranger, Strangers
 from .upgrades import Parser, without_upgrade
 
 UNREAD_SECONDS = 30.0
+KEEP_ALIVE_SECONDS = 130  # longer than most proxies: the one that ends an idle connection can't lose a request on it
 LINGER_SECONDS = 2.0
 SHUTDOWN_SECONDS = 2  # after draining.ANSWER_SECONDS: for streams to end
 BACKLOG = 2048  # connections that the system keeps until they are accepted
@@ -252,6 +253,7 @@ def make_server(config: Config, load: Load, host: str, port: int) -> Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         backlog=ACCEPTED_AT_ONCE,
     )

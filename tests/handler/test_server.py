@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -52,6 +53,18 @@ def answered(client: socket.socket, request: bytes) -> None:
     response = http.client.HTTPResponse(client)
     response.begin()
     assert (response.status, response.read()[:1]) == (200, b"{")
+
+
+# --- idle connections ---
+
+
+@pytest.mark.all
+def test_a_proxy_may_keep_an_idle_connection(hasty: Service) -> None:
+    """The 5 s that uvicorn waits by itself are over before many a proxy sends the next request, which could be lost."""
+    with connected(hasty) as client:
+        answered(client, GET + b"\r\n")
+        assert select.select([client], [], [], 6.0)[0] == []  # readable, once the handler ends it
+        answered(client, GET + b"\r\n")
 
 
 # --- descriptors ---
