@@ -88,7 +88,7 @@ export function wakeOrSleep() {
 	checkIfDue();
 }
 
-/** What is due once a second. */
+/** What is due once a second. While the list is shown, each of its VMs is checked: else the rows grow old. */
 export function checkIfDue() {
 	const state = getState();
 	const { vm } = state;
@@ -97,7 +97,11 @@ export function checkIfDue() {
 	if (owed === vm && !view.reading && view.phase === "idle") {
 		owed = null;
 		lookAt(vm);
-	} else if (isCheckDue(state, view, Date.now())) runVerb("status", { vm, quiet: true });
+	}
+	const names = state.tab === "list" ? state.health.vms.map(({ name }) => name) : [vm];
+	for (const name of names) {
+		if (isCheckDue(state, viewOf(name), Date.now())) runVerb("status", { vm: name, quiet: true });
+	}
 }
 
 /** @type {WakeLockSentinel|null} */

@@ -14,7 +14,8 @@ let shown = "";
 /** @param {State} state  @param {number} now */
 export function renderList(state, now) {
 	const names = state.health.vms.map(({ name }) => name);
-	const heads = new Map(names.map((name) => [name, headlineOf(state, viewOf(name), now)]));
+	const known = { ...state, unknownVm: "" }; // a link to a VM that is not here says nothing of these
+	const heads = new Map(names.map((name) => [name, headlineOf(known, viewOf(name), now)]));
 	const rank = (/** @type {string} */ name) => urgency(/** @type {import("./headline.js").Headline} */ (heads.get(name)));
 	const order = names.toSorted((a, b) => rank(a) - rank(b));
 	placeRows(order);

@@ -12,6 +12,7 @@ from ..support.browser import (
     Visit,
     blocked,
     confirm,
+    fall_asleep,
     forget_key,
     held_cycle,
     keep_key,
@@ -21,10 +22,12 @@ from ..support.browser import (
     show,
     wait_for,
     wait_for_text,
+    wake,
 )
 from ..support.page_chat import answer_chat, ask_claude
 from ..support.service import Service, new_secret
 from ..support.stages import until
+from .test_page_wakes import pass_time
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 OTHERS = """
@@ -158,6 +161,42 @@ def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
     assert [name for name, _, _ in rows(page)] == ["devvm", "twin", "broken"]
 
 
+def checks_of(person: Visit, name: str) -> int:
+    """Return how often the page has asked for the status of a VM."""
+    return sum((body.get("verb"), body.get("vm")) == ("status", name) for body in person.posts)
+
+
+@pytest.mark.all
+def test_the_list_stays_up_to_date(person: Visit) -> None:
+    """While the list is shown, each VM in it is checked again after 15 s and on waking. Else only the shown VM is."""
+    page = person.page
+    page.clock.install()
+    choose(person.open(), "twin")
+    seen = {name: checks_of(person, name) for name in ("devvm", "twin")}
+    pass_time(page, 70)
+    wait_for(page, lambda: checks_of(person, "twin") > seen["twin"], "the check of the VM that is shown")
+    assert checks_of(person, "devvm") == seen["devvm"]
+    page.click("#show-vms")
+    wait_for(page, lambda: is_fresh(page), "a list of what is there now")
+    seen["devvm"] = checks_of(person, "devvm")
+    pass_time(page, 70)
+    wait_for(page, lambda: checks_of(person, "devvm") > seen["devvm"], "the check of a VM in the list")
+    wait_for(page, lambda: is_fresh(page), "a list that is up to date")
+    fall_asleep(page)
+    seen["devvm"] = checks_of(person, "devvm")
+    pass_time(page, 120)
+    wait_for(page, lambda: not is_fresh(page), "the second in which that is drawn")
+    assert checks_of(person, "devvm") == seen["devvm"]
+    wake(page)
+    wait_for(page, lambda: is_fresh(page), "a list that is up to date after a sleep")
+
+
+def is_fresh(page: Page) -> bool:
+    """Tell whether the list says how devvm is now."""
+    [words] = [words for name, _, words in rows(page) if name == "devvm"]
+    return words not in ("Out of date", "Not known", "Looking…")
+
+
 def keep_at_hand(person: Visit) -> Page:
     """Choose devvm, and keep the key on the device."""
     choose(person.open(), "devvm")
@@ -235,6 +274,9 @@ def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
     assert not page.is_visible("#confirm")
     assert page.text_content("#picture-at") == "No picture yet"
     assert page.locator("#verdict-lines li").count() == 0
+    page.click("#show-vms")
+    wait_for(page, lambda: len(rows(page)) == 3, "the list")
+    assert "No such VM" not in {words for _, _, words in rows(page)}  # it is where the sentence sends a person
     choose(page, "devvm")
     see_headline(page, "Idle or hung", "warn")
 
