@@ -33,7 +33,7 @@ RELEASE_SECONDS = 1.0  # from a job's result, which a caller answers with the ne
 def spawn_job(host: Host, request: Request, nonce: str) -> None:
     """Start the job of `request` (id and by are set) and return at once; `nonce` marks who started it."""
     claim_by = boottime() + CLAIM_SECONDS - 1
-    spawn_detached(lambda: _run_job(host, request, nonce, claim_by))
+    spawn_detached(host.log, f"job={request.id}", lambda: _run_job(host, request, nonce, claim_by))
 
 
 def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:

@@ -121,7 +121,7 @@ def _start_painter(host: Host) -> None:
         except OSError:
             return
         listener.listen(_ASKERS)
-        spawn_detached(lambda: _paint(host, listener), listener.fileno())
+        spawn_detached(host.log, "paint", lambda: _paint(host, listener), listener.fileno())
 
 
 def _new_socket() -> socket.socket:

@@ -75,6 +75,6 @@ def log(root: str, line: str) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
             journal.setblocking(False)
-            journal.sendto(packet.encode(), f"{root}/dev/log")
+            journal.sendto(packet.encode(errors="replace"), f"{root}/dev/log")
     except OSError:
         pass

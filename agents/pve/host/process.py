@@ -6,12 +6,12 @@ A job leaves the SSH session, keeps its pages in memory, and is the last that th
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
 
 from .files import boottime, read_small_file, write_atomic
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
-_MOST_DESCRIPTORS = 4096
+_MOST_FDS = 4096
+LOG_CHARS = 300  # of a line about a defect
 _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
 
 
@@ -125,32 +125,32 @@ def close_standard_streams() -> None:
     os.close(null)
 
 
-def spawn_detached(body: Callable[[], None], kept: int = _MOST_DESCRIPTORS) -> None:
+def spawn_detached(log: Callable[[str], None], name: str, body: Callable[[], None], kept: int = _MOST_FDS) -> None:
     """Run `body` in a process that no SSH connection, terminal or parent can end; return at once.
 
     A double fork with setsid(2). The process inherits no descriptor but `kept`, so it never writes to the SSH pipe.
+    Where it fails, it logs one line that begins with `name`: it has no caller that could report the error.
     """
     pid = os.fork()
     if pid == 0:
         try:
             os.setsid()
             if os.fork() == 0:
-                _run_detached(body, kept)
+                _leave_connection(kept)
+                body()
+        except Exception as error:
+            log(f"{name}: {type(error).__name__}: {error}"[:LOG_CHARS])
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
 
 
-def _run_detached(body: Callable[[], None], kept: int) -> NoReturn:
-    try:
-        close_standard_streams()
-        os.closerange(3, kept)
-        os.closerange(kept + 1, _MOST_DESCRIPTORS)
-        lock_memory()
-        set_oom_score(-900)
-        body()
-    finally:
-        os._exit(0)
+def _leave_connection(kept: int) -> None:
+    close_standard_streams()
+    os.closerange(3, kept)
+    os.closerange(kept + 1, _MOST_FDS)
+    lock_memory()
+    set_oom_score(-900)
 
 
 def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:

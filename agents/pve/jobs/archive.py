@@ -9,14 +9,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ..host.bounded import ask_or_none
 from ..host.cluster import node_name
 from ..host.files import boottime, read_json, remove_job_dir, write_atomic
 from ..host.paths import Host
-from ..host.process import process_ticks
+from ..host.process import LOG_CHARS, process_ticks, spawn_detached
 from ..words import DAY
 from .aliases import prune_aliases
 from .chain_file import copy_chain
@@ -33,20 +33,12 @@ KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
 KEEP_BYTES = 256 * 1024 * 1024
 FILE_BYTES = 2 * 1024 * 1024  # of one file of a job: a longer one is not copied, nor shown
 SLOW_SECONDS = 2.0
-LOG_CHARS = 300
 
 
 def archive_request(host: Host, store: JobStore, record: Record) -> None:
-    """Write the request of a job that begins to act, in a child; on a hung disk only one such child gets stuck."""
-    try:
-        if os.fork():
-            return
-    except OSError:
-        return
-    try:
-        _log_errors(host, lambda: _write_request(host, store, record), "archive_request")
-    finally:
-        os._exit(0)
+    """Write the request of a job that begins to act, without waiting; on a hung disk only one process gets stuck."""
+    with suppress(OSError):  # no memory, no process: the verb goes on
+        spawn_detached(host.log, "archive_request", lambda: _write_request(host, store, record))
 
 
 def _write_request(host: Host, store: JobStore, record: Record) -> None:
@@ -86,7 +78,7 @@ def prune_run(store: JobStore) -> None:
 
 
 def _log_errors(host: Host, step: Callable[[], None], name: str) -> None:
-    """Run a step; write its error into the journal, because no caller is there to be told."""
+    """Run a step; log its error, so that the next step runs all the same."""
     try:
         step()
     except Exception as error:  # of a damaged file, or a defect

@@ -11,10 +11,11 @@ import stat
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from ..grammar import Request
 from ..host.files import boottime, read_small_file, write_atomic
-from ..host.paths import Host
+from ..host.paths import Host, log
 from ..host.process import spawn_detached
 from ..words import DONE
 from .result import Result
@@ -78,7 +79,7 @@ def _record_proven(host: Host, request: Request) -> None:
     os.makedirs(f"{host.root}/run/breakglass", mode=0o700, exist_ok=True)
     proven = {"at": at, "by": request.by, "how": request.proves, "vm": host.vmid}
     write_atomic(_proven_path(host.root), json.dumps(proven))
-    spawn_detached(lambda: _archive_proven(host))
+    spawn_detached(host.log, "archive_proven", lambda: _archive_proven(host))
 
 
 def _archive_proven(host: Host) -> None:
@@ -113,7 +114,7 @@ def restore_proven(root: str) -> dict[str, object] | None:
     """
     if read_proven(root) is None and _is_time_to_look(root):
         with suppress(OSError):
-            spawn_detached(lambda: _put_back(root))
+            spawn_detached(partial(log, root), "restore_proven", lambda: _put_back(root))
         until = time.monotonic() + RESTORE_SECONDS
         while _read_look(root)[1] != _DONE and time.monotonic() < until:
             time.sleep(0.005)
@@ -151,7 +152,10 @@ def _put_back(root: str) -> None:
     One process at a time, which ends here if it can't have the lock: a disk that hangs for days holds up no second one.
     """
     lock = os.open(f"{root}/run/breakglass/restore.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
     text, path = read_small_file(_archived_path(root), _MOST_BYTES), _proven_path(root)
     if _parse_proven(text):
         draft = f"{path}.{os.getpid()}"

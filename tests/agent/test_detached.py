@@ -1,0 +1,82 @@
+"""Processes that no caller waits for: a defect in one of them leaves a line in the journal."""
+
+import fcntl
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import agent_processes, constants_set, execute, journal_of
+from ..support.stages import await_agents, until
+
+pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world")]
+
+
+@pytest.fixture
+def journal(world: World) -> Iterator[socket.socket]:
+    """The host's /dev/log, once no job of an earlier test writes there."""
+    await_agents(world)
+    with journal_of(world) as log:
+        yield log
+
+
+def received(journal: socket.socket) -> list[str]:
+    """Return the journal's lines that have come by now."""
+    lines = []
+    while select.select([journal], [], [], 0)[0]:
+        lines.append(journal.recv(65536).decode())
+    return lines
+
+
+def all_lines(world: World, journal: socket.socket) -> list[str]:
+    """Return the journal's lines once each process of the host agent has ended."""
+    until(lambda: agent_processes(world) == [], "the end of the host agent's processes")
+    return received(journal)
+
+
+def defect(name: str) -> str:
+    """Return code that makes the host agent's function of this name raise a KeyError with a long text."""
+    return f'def defect(*_):\n    raise KeyError("\\udcff" + "x" * 5000)\n\n\nreplace({name}=defect)'
+
+
+def test_a_defect_in_a_job_is_in_the_journal(world: World, journal: socket.socket) -> None:
+    """The line has the job's id. The error is outside what still gives the id a result, so it has none."""
+    with constants_set(world, defect("_complete")):
+        execute(world, "reset id=msg_with_a_defect")
+    [line] = [line for line in all_lines(world, journal) if "KeyError" in line]
+    assert f"vm={VMID} job=msg_with_a_defect: KeyError: " in line
+    assert len(line) < 500
+
+
+@pytest.fixture
+def never_proven(world: World) -> None:
+    for name in ("run/breakglass/proven.json", "run/breakglass/proven.asked", "var/lib/breakglass/proven.json"):
+        (world.root / name).unlink(missing_ok=True)
+
+
+COPIES = {"archive_proven": ("_copy_proven", "status by=doc proves=doctor"), "restore_proven": ("_put_back", "ping")}
+
+
+@pytest.mark.usefixtures("never_proven")
+@pytest.mark.parametrize(("step", "name", "line"), [(step, *how) for step, how in COPIES.items()], ids=COPIES)
+def test_a_defect_while_a_proof_is_copied_is_in_the_journal(
+    world: World, journal: socket.socket, step: str, name: str, line: str
+) -> None:
+    """Processes that nothing waits for copy proven.json, so the journal is the only place for an error."""
+    with constants_set(world, defect(name)):
+        execute(world, line)
+    [logged] = [logged for logged in all_lines(world, journal) if "KeyError" in logged]
+    assert f"{step}: KeyError: " in logged
+
+
+@pytest.mark.usefixtures("never_proven")
+def test_a_second_process_at_the_disk_is_no_defect(world: World, journal: socket.socket) -> None:
+    """While one process reads proven.json from a slow disk, another one ends without a line."""
+    (world.root / "run/breakglass").mkdir(mode=0o700, exist_ok=True)  # no verb has run on this host yet
+    with (world.root / "run/breakglass/restore.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        execute(world, "ping")
+        assert all_lines(world, journal) == []
