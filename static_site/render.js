@@ -77,27 +77,28 @@ function sceneOf(state) {
 	return isAway(state) ? "away" : state.key === "sought" ? "opening" : "locked";
 }
 
-/** One of the connections: a dot and a name if it is well, a word if not. @param {string} name  @param {string} wrong  @param {string} right  @param {boolean} known */
-function renderLink(name, wrong, right, known) {
+/** One of the connections: a dot and a name if it is well, a word if not. `other` is said of one that is neither.
+ * @param {string} name  @param {string} wrong  @param {boolean} isWell  @param {string} [other] */
+function renderLink(name, wrong, isWell, other = "not asked yet") {
 	const item = $(`link-${name}`);
-	const [tone, mark] = wrong ? ["bad", "cross"] : known ? ["good", "dot"] : ["", "ring"];
+	const [tone, mark] = wrong ? ["bad", "cross"] : isWell ? ["good", "dot"] : ["", "ring"];
 	item.dataset.tone = tone;
 	item.querySelector("use")?.setAttribute("href", `#i-${mark}`);
 	const word = /** @type {HTMLElement} */ (item.querySelector("span"));
 	word.className = wrong ? "" : "said";
-	setText(word, `: ${wrong || (known ? right : "not asked yet")}`);
+	setText(word, `: ${wrong || (isWell ? "answering" : other)}`);
 }
 
 /** @param {State} state  @param {View} view */
 function renderLinks(state, view) {
 	const { health } = state;
 	const vm = vmHealth(state);
-	renderLink("breakglass", health.fails || (health.slow && !health.answer) ? "away" : "", "answering", Boolean(health.answer));
+	renderLink("breakglass", health.fails || (health.slow && !health.answer) ? "away" : "", Boolean(health.answer));
 	const code = proxmoxTrouble(state, view);
-	renderLink("proxmox", code ? "away" : "", "answering", Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at);
+	renderLink("proxmox", code ? "away" : "", Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at);
 	const down = view.claude.trouble || chatDown(state);
 	const off = health.answer?.chat === "off";
-	renderLink("claude", down ? "down" : "", off ? "not set up" : "answering", Boolean(health.answer) && !off);
+	renderLink("claude", down ? "down" : "", Boolean(health.answer) && !off, off ? "not set up" : undefined);
 }
 
 /** @param {State} state  @param {View} view  @param {number} now */

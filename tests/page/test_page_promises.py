@@ -1,0 +1,180 @@
+"""What the documents promise of the page beside its states: its downloads, its print, its hooks, a phone's edges."""
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ..support.browser import ASKS, Stage, Visit, ask, phase, show, wait_for_text
+from ..support.page_chat import answer_chat, ask_claude
+
+pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+PROTOCOL = (Path(__file__).parent.parent.parent / "docs/protocol.md").read_text(encoding="utf-8")
+HOOKS = {"headline", "outcome", "verb", "confirm", "keep", "vm", "transcript", "proposal", "approve"}
+TONES = ("good", "bad", "warn", "busy", "unknown")
+
+
+def health_with(stage: Stage, **other: object) -> Callable[..., Any]:
+    """Return a route that gives the handler's own `/health`, with these fields in place of its own."""
+    answer = {**stage.service.health(), **other}
+    return lambda route: route.fulfill(json=answer)
+
+
+def test_a_chat_that_is_off_is_not_set_up(visit: Visit) -> None:
+    """The connection to Claude is called "not set up" where chat is off, and not "not asked yet" for ever."""
+    page = visit.page
+    page.route("**/health", health_with(visit.stage, chat="off"))
+    page.goto(visit.stage.url)
+    wait_for_text(page, "link-breakglass", "Breakglass: answering")
+    expect(page.locator("#link-claude")).to_have_text("Claude: not set up")
+    expect(page.locator("#link-claude use")).to_have_attribute("href", "#i-ring")
+    page.unroute("**/health")
+    page.route("**/health", health_with(visit.stage, chat="on"))
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
+    expect(page.locator("#link-claude")).to_have_text("Claude: answering")
+
+
+# --- what goes into a ticket ---
+
+
+def save(page: Page, words: str, directory: Path) -> Path:
+    """Press a link that downloads, and return the file, under the name that the page gives it."""
+    with page.expect_download() as coming:
+        page.get_by_role("link", name=words).click()
+    path = directory / coming.value.suggested_filename
+    coming.value.save_as(path)
+    return path
+
+
+def test_the_evidence_of_a_job_can_be_downloaded(visit: Visit, tmp_path: Path) -> None:
+    """The JSON has what the host recorded, and names the picture's file; the picture is the host's PNG."""
+    page, service = visit.page, visit.stage.service
+    job = service.pve("forensics", caller="operator2").json["id"]
+    visit.open()
+    show(page, "history")
+    page.click(f"[id='job {job}'] summary")
+    evidence = save(page, "Download evidence", tmp_path)
+    picture = save(page, "Download picture", tmp_path)
+    saved = json.loads(evidence.read_text(encoding="utf-8"))
+    recorded = service.pve("history", job=job).json["job"]
+    assert saved.pop("picture") == picture.name
+    assert saved.pop("vm") == "devvm"
+    png = recorded.pop("screen_png")
+    assert saved == recorded
+    assert saved["verdict"]["sentence"]
+    assert picture.read_bytes() == base64.b64decode(png)
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    names = (evidence.name, picture.name)
+    assert all(name.startswith("devvm-forensics-") for name in names)
+    assert [Path(name).suffix for name in names] == [".json", ".png"]
+
+
+# --- for the drawer ---
+
+# The words that are printed, and of what is printed the elements that have no place on paper.
+PRINTED = """() => [document.body.innerText, [...document.querySelectorAll(
+    "button, input, textarea, dialog, .top, [data-headline], [data-outcome], [data-transcript], .chat, .past, .list"
+)].filter((each) => each.checkVisibility()).map((each) => each.outerHTML)]"""
+
+
+def test_the_commands_by_hand_alone_are_printed(visit: Visit) -> None:
+    """On paper are the commands for this VM and the recipe with curl, from whichever tab; no button, bar or chat."""
+    page = visit.open()
+    commands = page.locator("#by-hand-lines code").all_text_contents()
+    recipe = page.text_content("#recipe") or ""
+    assert "qm reset 102" in "\n".join(commands)
+    for tab in ("vm", "chat", "history"):
+        show(page, tab)
+        page.evaluate("() => { dispatchEvent(new Event('beforeprint')); }")
+        page.emulate_media(media="print")
+        words, others = page.evaluate(PRINTED)
+        assert others == []
+        lines = [line.strip() for line in words.splitlines() if line.strip()]
+        proxmox = page.inner_text("#proxmox")
+        head = ["By hand", "without this page"]
+        assert lines == [*head, *commands, proxmox, "Signed, with bash, python3 and curl", *recipe.splitlines()]
+        page.emulate_media(media="screen")
+
+
+# --- what other programs look for ---
+
+
+def told(page: Page, hook: str) -> tuple[str | None, str | None]:
+    """Return the tone and the phase of the one element with this attribute."""
+    element = page.locator(f"[data-{hook}]")
+    return element.get_attribute("data-tone"), element.get_attribute("data-phase")
+
+
+@pytest.mark.all
+def test_other_programs_find_their_hooks(visit: Visit) -> None:
+    """Each attribute that docs/protocol.md names for other programs is where it says, with the values that it says."""
+    promise = PROTOCOL.partition("**What other programs may rely on**")[2].partition("\n\n")[0]
+    assert set(re.findall(r"\[data-(\w+)", promise)) == HOOKS
+    assert f"`data-tone` (`{' '.join(TONES)}`)" in promise
+    page, stage = visit.page, visit.stage
+    twin = {"name": "twin", "vmid": 103, "proxmox": "answering", "since": None}
+    page.route("**/health", health_with(stage, chat="on", vms=[*stage.service.health()["vms"], twin]))
+    page.goto(stage.url)
+    phase(page, "locked")
+    assert (told(page, "headline"), told(page, "outcome")) == (("unknown", None), ("unknown", "locked"))
+    visit.open()
+    page.click("#show-vms")
+    assert sorted(page.locator("[data-vm]:visible").evaluate_all("all => all.map(each => each.dataset.vm)")) == [
+        "devvm",
+        "twin",
+    ]
+    page.click("#rows [data-vm=devvm]")
+    tone, no_phase = told(page, "headline")
+    assert (tone in TONES, no_phase, told(page, "outcome")) == (True, None, ("unknown", "idle"))
+    assert sorted(
+        page.locator("button[data-verb]:visible").evaluate_all("all => all.map(each => each.dataset.verb)")
+    ) == sorted([*ASKS, "status", "forensics"])
+    page.click("[data-verb=reset]")
+    page.click("dialog[open] button[data-keep]")
+    expect(page.locator("[data-confirm]")).to_be_hidden()
+    assert visit.mutating == []
+    page.click("[data-verb=reset]")
+    page.click("dialog[open] button[data-confirm][aria-disabled=false]")
+    page.wait_for_selector("[data-outcome][data-phase=done]")
+    assert told(page, "outcome")[0] in TONES
+    answer_chat(page, {"type": "approval", "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"})
+    ask_claude(page, "well?")
+    card = page.locator("[data-transcript] [data-proposal=msg_proposed1]")
+    expect(card.locator("[data-approve=reset][data-vm=devvm]")).to_be_visible()
+
+
+# --- a phone on its side ---
+
+INSETS = {"left": 47, "right": 59, "bottom": 21}
+# What is shown and lies, in part, where the camera or the round corners are.
+COVERED = """({left, right, bottom}) => {
+    const parts = "button, summary, input, textarea, h1, h2, p, li, pre, .i";
+    return [...document.querySelectorAll(parts)]
+        .filter(each => each.checkVisibility({visibilityProperty: true}) && !each.closest(".said, .skip"))
+        .filter(each => {
+            const box = each.getBoundingClientRect();
+            const isAtBottom = each.closest(".dock, dialog") && box.bottom > innerHeight - bottom;
+            return box.width && (box.left < left || box.right > innerWidth - right || isAtBottom);
+        }).map(each => each.id || each.outerHTML.slice(0, 100));
+}"""
+
+
+@pytest.mark.all
+def test_nothing_lies_under_the_camera(visit: Visit) -> None:
+    """On a phone on its side, whose screen has its camera and round corners beside the page, nothing lies there."""
+    page = visit.page
+    page.set_viewport_size({"width": 844, "height": 390})
+    client = visit.context.new_cdp_session(page)
+    client.send("Emulation.setSafeAreaInsetsOverride", {"insets": INSETS})
+    visit.open()
+    for tab in ("chat", "history", "vm"):
+        show(page, tab)
+        assert page.evaluate(COVERED, INSETS) == []
+    ask(page, "cycle")
+    page.locator("#confirm").evaluate("dialog => dialog.scrollTo(0, dialog.scrollHeight)")
+    assert page.evaluate(COVERED, INSETS) == []
