@@ -24,9 +24,12 @@ let wasAway = false;
 
 /** What is written for a conversation; `words` are put there if nothing is. @param {Chat} chat  @param {string} [words] */
 export function takeDraft(chat, words = "") {
-	if (chat !== shown) return (chat.draft ||= words);
-	prompt.value ||= words;
-	return prompt.value;
+	if (chat === shown) {
+		prompt.value ||= words;
+		return prompt.value;
+	}
+	chat.draft ||= words;
+	return chat.draft;
 }
 
 /** Puts a question into the composer again. @param {string} words */
