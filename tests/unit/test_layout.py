@@ -36,6 +36,7 @@ FLOORS = (
     ("audit",),
     ("counts",),
     ("errors", "verbs", "proven", "text", "times", "templates", "isolated"),
+    ("agents",),
 )
 AGENT_FLOORS = (
     ("main",),
@@ -122,7 +123,7 @@ BESIDE_THE_PATH = (
     ),
     *("handler/audit.py", "handler/counts.py", "handler/proven.py", "handler/text.py", "handler/threads.py"),
     "handler/times.py",
-    "agents/pve/renewal.py",
+    "agents/bundle.py",
     *(
         "agents/pve/reading/",
         "agents/pve/forensics/",
@@ -166,9 +167,17 @@ def imported(node: ast.AST) -> list[str]:
     return found
 
 
+def folder_of(top: Path, package: str) -> Path:
+    """Return the folder that has a package which a file under `top` imports."""
+    return ROOT if top == HANDLER and package == "agents" else top
+
+
 @cache
 def imports_of_ours(top: Path, path: Path) -> set[str]:
-    """Return the modules and packages under `top` that a file there imports, as paths without a suffix."""
+    """Return the modules and packages under `top` that a file there imports, as paths without a suffix.
+
+    Those of `agents`, which the handler imports as a package of its own, begin with `agents/`.
+    """
     here = path.relative_to(top).parent.parts
     found = set()
     for name in imported(tree(path)):
@@ -179,7 +188,8 @@ def imports_of_ours(top: Path, path: Path) -> set[str]:
             found.add("outside")
             continue
         parts = [*here[: len(here) - dots + 1], *name.lstrip(".").split(".")]
-        while parts and not (top.joinpath(*parts).is_dir() or top.joinpath(*parts).with_suffix(".py").exists()):
+        home = folder_of(top, parts[0])
+        while parts and not (home.joinpath(*parts).is_dir() or home.joinpath(*parts).with_suffix(".py").exists()):
             parts.pop()  # the names of functions and classes
         found.add("/".join(parts))
     return found
@@ -219,11 +229,30 @@ def test_packages_import_only_from_lower_floors(top: Path, floors: tuple[tuple[s
         if name in ("__init__.py", "__main__.py"):
             continue
         package = name.removesuffix(".py").split("/")[0]
-        for target in imports_of_ours(top, path) - {"outside", "", "agents"}:
+        for target in imports_of_ours(top, path) - {"outside", ""}:
             other = target.split("/")[0]
             if other != package and floor_of(floors, target) <= floor_of(floors, name):
                 upwards.append(f"{name} imports {target}")
     assert [line for line in upwards if line != "cli/demo.py imports demo/run"] == []
+
+
+def test_imports_between_our_files_are_relative() -> None:
+    """The other tests of the layout follow relative imports only; one file is run by its path, and can't have any."""
+    files = [path for top in (HANDLER, ROOT / "agents") for path in modules(top).values()]
+    absolute = {
+        str(path.relative_to(ROOT))
+        for path in files
+        for module in imported(tree(path))
+        if module.split(".")[0] in ("breakglass", "handler", "agents")
+    }
+    assert absolute == {"handler/__main__.py"}
+
+
+def test_the_handler_shares_little_with_the_host_agent() -> None:
+    """Only its words, its list of VMs and what makes its one file: the two are replaced apart from each other."""
+    found = {name for path in production().values() for name in imports_of_ours(HANDLER, path)}
+    shared = {name for name in found if name.startswith("agents")}
+    assert shared == {"agents/bundle", "agents/pve/words", "agents/pve/vm_list"}
 
 
 @cache
@@ -446,11 +475,11 @@ def test_the_path_to_power_is_whole() -> None:
     beyond = set()
     for path in files_to_power():
         top = HANDLER if path.is_relative_to(HANDLER) else AGENT
-        found = {str((top / name).relative_to(ROOT)) for name in imports_of_ours(top, path) - {"outside", ""}}
+        targets = imports_of_ours(top, path) - {"outside", ""}
+        found = {str((folder_of(top, name.split("/")[0]) / name).relative_to(ROOT)) for name in targets}
         beyond |= {f"{name}.py" if (ROOT / f"{name}.py").exists() else f"{name}/" for name in found}
-    assert {
-        name for name in beyond if not name.startswith((*PATH_TO_POWER, *BESIDE_THE_PATH, "handler/agents"))
-    } == set()
+    assert {name for name in beyond if not name.startswith((*PATH_TO_POWER, *BESIDE_THE_PATH))} == set()
+    assert "agents/bundle.py" in beyond  # the handler's imports of `agents` are seen
 
 
 def test_the_chain_can_change_no_power() -> None:
@@ -467,6 +496,22 @@ def test_the_path_to_power_is_documented() -> None:
     section = text.partition("## The path to power\n")[2].partition("\n## ")[0]
     assert re.findall(r"`((?:handler|agents)/[\w/.]+)`", section) == list(PATH_TO_POWER)
     assert f"fewer than {MOST_LINES_TO_POWER:,} lines" in section
+
+
+def top_names(top: Path) -> set[str]:
+    """Return the Python files right under a folder, and its folders with a slash, but not those of compiled files."""
+    folders = {f"{path.name}/" for path in top.iterdir() if any(p.suffix != ".pyc" for p in path.rglob("*.*"))}
+    return folders | {path.name for path in top.glob("*.py")} - {"__init__.py", "__main__.py"}
+
+
+@pytest.mark.parametrize("name", ["handler", "agents/pve", "tests"])
+def test_the_architecture_has_a_line_for_each_package(name: str) -> None:
+    """The table of docs/architecture.md has each folder and file in its first column, and no other."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = re.search(rf"^\| `{name}/`.*\n\|---\|---\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert table
+    first = " ".join(line.split("|")[1] for line in table[1].splitlines())
+    assert sorted(re.findall(r"`([\w./]+)`", first)) == sorted(top_names(ROOT / name) - {"conftest.py"})
 
 
 def test_the_recipes_name_what_there_is() -> None:
