@@ -120,8 +120,8 @@ def running_world(directory: Path) -> Iterator[World]:
 
 
 @contextmanager
-def serving(world: World) -> Iterator[Sshd]:
-    sshd = Sshd(world)
+def serving(world: World, path: str | None = None) -> Iterator[Sshd]:
+    sshd = Sshd(world, path=path)
     try:
         yield sshd
     finally:
@@ -129,8 +129,8 @@ def serving(world: World) -> Iterator[Sshd]:
 
 
 @contextmanager
-def connected(directory: Path, sshd: Sshd) -> Iterator[Service]:
-    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+def connected(directory: Path, sshd: Sshd, extra: str = "") -> Iterator[Service]:
+    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=extra)
     try:
         service.answering()
         yield service

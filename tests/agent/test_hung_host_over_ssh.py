@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
+from ..conftest import serving
 from ..support.agent import Answer, Session, answer_of
 from ..support.hung import frozen_ext4, seen_by_servers, unserved_fuse
 from ..support.qemu import Witness
@@ -27,15 +28,12 @@ def sshd() -> Iterator[Sshd]:
     Each test has one: a copy to the archive that was frozen fails later, and the next results report that.
     """
     temporary = tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True)
-    with temporary as directory, seen_by_servers(Path(directory)):
-        world = World(Path(directory))
+    with temporary as directory, seen_by_servers(Path(directory)), closing(World(Path(directory))) as world:
         for name in ("df", "lvs", "journalctl"):
             (world.bin / name).symlink_to("/bin/true")
         world.begin()
-        server = Sshd(world, path=str(world.bin))
-        yield server
-        server.stop()
-        world.close()
+        with serving(world, path=str(world.bin)) as server:
+            yield server
 
 
 def by_exec(sshd: Sshd, line: str) -> Answer:

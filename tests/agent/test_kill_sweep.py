@@ -4,18 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from breakglass.demo.proxmox.world import VMID, World
+from breakglass.demo.proxmox.world import World
 
-from ..support.agent import execute, hasten, processes, set_constants
+from ..conftest import running_world, serving
+from ..support.agent import execute, processes, set_constants
 from ..support.chain import links_of
 from ..support.pve_host import command_line, gated_hook, in_hook, restore, under_ha, worker
-from ..support.qemu import leave_out_guest
 from ..support.selection import sampled
 from ..support.signals import signal_group, signal_process
 from ..support.sshd import Sshd, descendants
@@ -31,18 +30,12 @@ every_stage = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def sshd() -> Iterator[Sshd]:
+def sshd(directory: Path) -> Iterator[Sshd]:
     """One host for the whole sweep: what a case leaves behind is what the next one finds, as in life."""
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-        world = World(Path(directory), scale=20)
-        hasten(world)
-        leave_out_guest(world)
+    with running_world(directory) as world:
         set_constants(world, HA_STOP_SECONDS=60.0)  # it may not elapse here
-        assert world.qm("start", str(VMID)).returncode == 0
-        server = Sshd(world)
-        yield server
-        server.stop()
-        world.close()
+        with serving(world) as server:
+            yield server
 
 
 Kill = Callable[[Sshd, str], None]

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,11 @@ def agent_port(world: World, answers: bool) -> Iterator[None]:
         listener.listen()
         serving = threading.Thread(target=_serve, args=(listener, answers))
         serving.start()
-        yield
-        listener.shutdown(socket.SHUT_RDWR)
-        serving.join()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.join()
 
 
 def _serve(listener: socket.socket, answers: bool) -> None:
@@ -66,9 +68,11 @@ def lying_monitor(world: World, word: str) -> Iterator[None]:
         listener.listen()
         serving = threading.Thread(target=_lie, args=(listener, word))
         serving.start()
-        yield
-        listener.shutdown(socket.SHUT_RDWR)
-        serving.join()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.join()
 
 
 def _lie(listener: socket.socket, word: str) -> None:
@@ -158,16 +162,15 @@ def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: Wor
 @pytest.fixture
 def with_agent_port(short_dir: Path) -> Iterator[World]:
     """A VM whose QEMU has the guest agent's port, as `agent: 1` makes it, and whose guest never opens it."""
-    world = World(short_dir)
-    command = world.root / "vm.json"
-    port = f"socket,path={world.root}/run/qemu-server/{VMID}.qga,server=on,wait=off,id=qga0"
-    devices = ("virtio-serial-pci,id=qga0", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
-    words = ["-chardev", port, *(word for device in devices for word in ("-device", device))]
-    command.write_text(json.dumps(json.loads(command.read_text()) + words))
-    started = world.qm("start", str(VMID))
-    assert started.returncode == 0, started.stderr
-    yield world
-    world.close()
+    with closing(World(short_dir)) as world:
+        command = world.root / "vm.json"
+        port = f"socket,path={world.root}/run/qemu-server/{VMID}.qga,server=on,wait=off,id=qga0"
+        devices = ("virtio-serial-pci,id=qga0", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
+        words = ["-chardev", port, *(word for device in devices for word in ("-device", device))]
+        command.write_text(json.dumps(json.loads(command.read_text()) + words))
+        started = world.qm("start", str(VMID))
+        assert started.returncode == 0, started.stderr
+        yield world
 
 
 @pytest.mark.all

@@ -9,9 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +58,11 @@ LOCK_FILE = f"/var/lock/qemu-server/lock-{VMID}.conf"
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[World]:
+def shared(directory: Path) -> Iterator[World]:
     """One host for these tests, whose night passes fifty times as fast."""
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-        world = World(Path(directory), scale=SCALE)
+    with closing(World(directory, scale=SCALE)) as world:
         leave_out_guest(world)
         yield world
-        world.close()
 
 
 @pytest.fixture
@@ -80,10 +77,9 @@ def world(shared: World) -> World:
 @pytest.fixture
 def own(short_dir: Path) -> Iterator[World]:
     """A host of a test's own, without a scale, whose VM runs."""
-    world = World(short_dir)
-    assert world.qm("start", str(VMID)).returncode == 0
-    yield world
-    world.close()
+    with closing(World(short_dir)) as world:
+        assert world.qm("start", str(VMID)).returncode == 0
+        yield world
 
 
 def qm(world: World, *words: str) -> tuple[int, str, str]:
@@ -641,10 +637,10 @@ def test_closing_leaves_nothing_behind(own: World) -> None:
 
 def test_a_watcher_ends_with_its_directory(short_dir: Path) -> None:
     """A test that removed its host under a VM leaves no process that looks for it."""
-    world = World(short_dir / "w", scale=SCALE)
-    assert qm(world, "start")[0] == 0
-    pid = world.pid or 0
-    shutil.rmtree(short_dir / "w")
-    signal_process(pid, signal.SIGKILL)
-    until(lambda: list(processes_of(str(world.root))) == [], "qmeventd's end")
-    assert not world.root.exists()
+    with closing(World(short_dir / "w", scale=SCALE)) as world:
+        assert qm(world, "start")[0] == 0
+        pid = world.pid or 0
+        shutil.rmtree(short_dir / "w")
+        signal_process(pid, signal.SIGKILL)
+        until(lambda: list(processes_of(str(world.root))) == [], "qmeventd's end")
+        assert not world.root.exists()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.jobs.reserve import PART_BYTES, RESERVE_BYTES, free_part
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, agent_processes, answer_of, execute, write_agent
+from ..support.agent import Session, agent_processes, answer_of, constants_set, execute, write_agent
 from ..support.hung import unserved_fuse
 from ..support.qemu import Witness
 from ..support.stages import archive_note, memory, until
@@ -226,11 +227,9 @@ def test_a_thousand_old_jobs(world: World) -> None:
             (job / "result.json").hardlink_to(result)
             at = {"id": job.name, "boottime": record["boottime"] - 1000 + number / 2}
             (job / "request.json").write_text(json.dumps(record | at))
-    for ask in ("status", "ping", "history", "job id=old-0007"):
-        began = time.monotonic()
-        answer = execute(world, ask)
-        assert answer.code == 0  # exit 14, had its 4 s passed
-        assert time.monotonic() - began < 40
+    with constants_set(world, DEADLINES=DEADLINES):  # the host's own 4 s, in place of the patient ones of the tests
+        for ask in ("status", "ping", "history", "job id=old-0007"):
+            assert execute(world, ask).code == 0  # exit 14, had its 4 s passed
     with Session(world) as session:
         assert session.ask("reset id=after-a-thousand", 40)["outcome"] == "done"
         jobs = session.ask("history", 40)["jobs"]

@@ -29,6 +29,7 @@ from breakglass.proxmox.sent_ids import SentIds
 from breakglass.proxmox.wire import is_message, verb_line
 from breakglass.web.pve import check_may_override
 
+from ..conftest import connected
 from ..support.cluster import always
 from ..support.scripted import (
     DONE,
@@ -62,10 +63,8 @@ def server(directory: Path) -> Iterator[tuple[World, Sshd]]:
 @pytest.fixture(scope="module")
 def handler_in_front(server: tuple[World, Sshd]) -> Iterator[Service]:
     world, sshd = server
-    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
-    service.answering()
-    yield service
-    service.stop()
+    with connected(world.directory, sshd) as service:
+        yield service
 
 
 @pytest.fixture

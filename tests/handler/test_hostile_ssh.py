@@ -3,8 +3,8 @@
 import asyncio
 import random
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import asyncssh
@@ -12,6 +12,8 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
+from ..conftest import serving
+from ..support.agent import journal_of
 from ..support.sshd import Sshd
 from ..support.stages import memory
 
@@ -58,18 +60,12 @@ FUZZ = [bytes(_DICE.choices(ALPHABET, k=_DICE.randrange(1, 60))) for _ in range(
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[tuple[Sshd, socket.socket]]:
+def host(directory: Path) -> Iterator[tuple[Sshd, socket.socket]]:
     """A server, and the host's journal."""
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-        world = World(Path(directory))
+    with closing(World(directory)) as world:
         world.begin()
-        server = Sshd(world)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-            journal.bind(str(world.root / "dev/log"))
-            journal.setblocking(False)
+        with serving(world) as server, journal_of(world) as journal:
             yield server, journal
-        server.stop()
-        world.close()
 
 
 @pytest.fixture

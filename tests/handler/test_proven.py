@@ -11,6 +11,7 @@ from breakglass.demo.proxmox.world import World
 from breakglass.proxmox import keeping
 from breakglass.proxmox.host import HostConnection
 
+from ..conftest import connected
 from ..support.service import Service
 from ..support.sshd import Sshd
 from ..support.stages import until
@@ -33,10 +34,8 @@ allow = ["status"]
 def service(world: World, sshd: Sshd) -> Iterator[Service]:
     """A handler of its own, which has heard nothing yet, and a host that was never proven."""
     (world.root / "run/breakglass/proven.json").unlink(missing_ok=True)
-    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=EXTRA)
-    service.answering()
-    yield service
-    service.stop()
+    with connected(world.directory, sshd, EXTRA) as service:
+        yield service
 
 
 def in_health(service: Service) -> object:

@@ -16,6 +16,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..agent.test_picture import decode
 from ..agent.test_screen import sockets
+from ..conftest import connected
 from ..support.agent import set_constants
 from ..support.alerting import TOKEN, send_with_token
 from ..support.noisy_screen import boot_noise
@@ -43,12 +44,9 @@ allow = ["status", "history"]
 def service(directory: Path, shared_world: World, shared_sshd: Sshd) -> Iterator[Service]:
     """A handler with two callers more: a token that may take captures, and a key that may not."""
     set_constants(shared_world, **PATIENT)
-    host_key = [shared_sshd.host_key]
-    service = Service(directory, port=shared_sshd.port, key=shared_sshd.power_key, host_key=host_key, extra=CALLERS)
-    service.secrets["looker"] = LOOKER
-    service.answering()
-    yield service
-    service.stop()
+    with connected(directory, shared_sshd, CALLERS) as service:
+        service.secrets["looker"] = LOOKER
+        yield service
 
 
 def png_of(reply: Reply) -> bytes:

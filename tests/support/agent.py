@@ -83,8 +83,10 @@ def journal_of(world: World) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(path))
         log.setblocking(False)
-        yield log
-    path.unlink()
+        try:
+            yield log
+        finally:
+            path.unlink()
 
 
 # Limits that no test waits for unless it sets its own: long enough for a process to start on a busy machine.

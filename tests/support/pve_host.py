@@ -231,9 +231,11 @@ def another_cleanup(world: World) -> Iterator[int]:
     """Run qmeventd's `qm cleanup` beside the QEMU that runs, as after a quick restart; give its pid."""
     command = [str(world.bin / "qm"), "cleanup", str(VMID), "1", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until(lambda: cleaner(world), "a cleanup that holds the lock file")
-        yield cleaner(world)
-        process.kill()
+        try:
+            until(lambda: cleaner(world), "a cleanup that holds the lock file")
+            yield cleaner(world)
+        finally:
+            process.kill()
 
 
 # A `qm cleanup` that holds the lock file, and on a line of its standard input loses its command line, as at exit.
