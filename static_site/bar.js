@@ -8,7 +8,8 @@ import { clock, minute, span } from "./words.js";
 /** @typedef {import("./reduce.js").State} State */
 /** @typedef {import("./reduce.js").View} View */
 /** `tone` of a step that has not come is empty. @typedef {{label: string, tone: Tone|"", seconds: number|null, limit: number}} Step */
-/** @typedef {{phase: string, tone: Tone, icon: string, live?: boolean, word: string, sentence: string, timer: string,
+/** `brief` is said where the sentence has no room, and stands above it then.
+ * @typedef {{phase: string, tone: Tone, icon: string, live?: boolean, word: string, sentence: string, brief?: string, timer: string,
  *   act: string, actLabel: string, steps: Step[], hint: string, lines: string[], url: string}} Bar */
 
 const LOOK = { act: "look", actLabel: "Look again" };
@@ -19,7 +20,7 @@ export function barOf(state, view, now) {
 	const phase = phaseOf(state, view);
 	const plain = { phase, live: false, timer: "", steps: stepsOf(view, now), hint: view.hint, lines: view.lines, url: view.url };
 	const bar = { ...plain, ...PHASES[phase](state, view, now) };
-	return view.nudge && now - view.nudge.at < 5_000 ? { ...bar, sentence: view.nudge.words, timer: "" } : bar;
+	return view.nudge && now - view.nudge.at < 5_000 ? { ...bar, sentence: view.nudge.words, brief: "", timer: "" } : bar;
 }
 
 /** @type {Record<string, (state: State, view: View, now: number) => Omit<Bar, "phase"|"timer"|"steps"|"hint"|"lines"|"url"> & Partial<Bar>>} */
@@ -39,27 +40,27 @@ const PHASES = {
 		tone: view.verb === "forensics" ? "unknown" : "good", icon: view.verb === "forensics" ? "look" : "check",
 		word: `${labelOf(view.verb)} done`, sentence: view.sentence + tookOf(view), ...LOOK,
 	}),
-	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, ...LOOK }),
+	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, brief: "Nothing was sent", ...LOOK }),
 	refused: (state, view, now) => ({
-		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} refused`, sentence: `Nothing was changed: ${view.sentence}`,
+		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} refused`, sentence: `Nothing was changed: ${view.sentence}`, brief: "Nothing was changed",
 		...(view.offer === STORAGE_HUNG.code && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
 	}),
-	busy: (_, view) => ({ tone: "busy", icon: "working", word: "Somebody is at it", sentence: view.sentence, ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
-	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, ...LOOK }),
+	busy: (_, view) => ({ tone: "busy", icon: "working", word: "Someone is on it", sentence: view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
+	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, brief: "Why is said above", ...LOOK }),
 	unknown: (_, view) => (view.acting ? {
 		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
-	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, act: "ask-again", actLabel: "Ask again" }),
+	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, brief: "It may have happened", act: "ask-again", actLabel: "Ask again" }),
 	disconnected: ({ health }, view, now) => ({
 		tone: "unknown", icon: "cross", live: true, word: "No connection", sentence: "", url: "",
 		timer: health.next > now ? `Trying again in ${Math.ceil((health.next - now) / 1000)} s` : "Trying…", act: "try-now", actLabel: "Try now",
-		hint: view.byHand.length ? "These commands go round Breakglass:" : "", lines: view.byHand,
+		hint: view.byHand.length ? "These commands work without Breakglass:" : "", lines: view.byHand,
 	}),
 };
 
 /** @param {State} state  @param {View} view  @param {number} now */
 function idle(state, view, now) {
 	const { holder } = view.seen ?? {};
-	if (holder) return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Somebody is at it", sentence: holding(holder, state.clockOff), act: "watch", actLabel: "Watch" };
+	if (holder) return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Someone is on it", sentence: holding(holder, state.clockOff), act: "watch", actLabel: "Watch" };
 	if (view.reading === "forensics") return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Looking…", sentence: "Changes nothing", ...WAIT, act: "", actLabel: "" };
 	const at = Math.max(view.seen?.at ?? 0, view.lookedAt);
 	const word = at ? `${view.lookedAt >= (view.seen?.at ?? 0) - 60_000 && view.lookedAt ? "Looked" : "Checked"} ${clock(at)}` : "Not looked yet";
@@ -74,7 +75,7 @@ function watching(view, now) {
 	const found = {
 		guest: { tone: "good", icon: "check", word: done, sentence: `Took ${span(1e3 * watch.seconds)}, back after ${span(watch.until - watch.since)}`, ...more },
 		nothing: { tone: "warn", icon: "hung", word: done, sentence: `No sign of life after ${span(watch.until - watch.since)}: look at the picture`, ...more },
-		unseen: { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}; whether the guest is back is not seen`, ...LOOK },
+		unseen: { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}; could not see if the guest is back`, ...LOOK },
 		stopped: { tone: "warn", icon: "stopped", word: done, sentence: "But it is off again", ...LOOK },
 		"": { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}`, ...LOOK },
 	}[watch.found];
@@ -111,7 +112,10 @@ function stageWord(view) {
 /** @param {View} view  @param {number} now */
 function timerOf(view, now) {
 	const stage = passed(view).at(-1);
-	return stage ? `${Math.round((now - stage.at) / 1000)} s of up to ${STAGES[stage.name].limit} s` : span(now - view.since);
+	if (!stage) return span(now - view.since);
+	const seconds = Math.round((now - stage.at) / 1000);
+	const { limit } = STAGES[stage.name];
+	return seconds > limit ? `${seconds} s, longer than usual` : `${seconds} s, usually up to ${limit} s`;
 }
 
 /** The stages of the last power verb, with their times. @param {View} view  @param {number} now  @returns {Step[]} */

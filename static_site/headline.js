@@ -43,7 +43,7 @@ function strayed({ unknownVm }) {
 /** @param {State} state  @returns {Headline} */
 function lost({ health }) {
 	const since = health.downSince ? `Not answering since ${minute(health.downSince)}` : "No answer yet";
-	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under By hand go round Breakglass." };
+	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under By hand work without Breakglass." };
 }
 
 /** When the host ends the job at the latest. @param {View} view */
@@ -54,7 +54,7 @@ function underWay(state, view, now) {
 	const was = view.verdict ? `Was: ${phraseOf(view.verdict.code).words}` : `QEMU: was ${stateWord(view.seen?.state ?? "unknown")}`;
 	if (view.phase === "running") {
 		const doing = capital(VERBS[view.verb]?.doing ?? view.verb);
-		return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: was, why: `It goes on at the host, even if this device sleeps${endOf(view)}.` };
+		return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: was, why: `It continues on the host, even if this device sleeps${endOf(view)}.` };
 	}
 	if (view.open || view.phase === "unknown") {
 		const verb = labelOf(view.open?.verb ?? view.verb).toLowerCase();
@@ -91,11 +91,11 @@ function away(state, view) {
 }
 
 /** What the watch after a start knows, unless something newer is known. @param {View} view  @param {number} now  @returns {Headline|null} */
-function watched({ watch, seen, trouble }, now) {
+function watched({ watch, seen, trouble, phase }, now) {
 	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
-	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for its guest." };
-	if (!seen || trouble || isOld(now, seen.at, MINUTE)) return null;
+	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for the guest to boot." };
+	if (!seen || trouble || phase === "failed" || isOld(now, seen.at, MINUTE)) return null;
 	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
 	const guest = watch.found === "guest" && !isOld(now, watch.until, GOOD_FOR_MS);
 	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
@@ -115,6 +115,7 @@ function known(state, view, now) {
 	if (isOld(now, seen.at, MINUTE)) return { words: "Out of date", tone: "unknown", icon: "unknown", second: `Was: ${phrase.words}, ${span(now - seen.at)} ago`, why: view.trouble };
 	const failed = view.phase === "failed" && mutates(view.verb);
 	if (failed && seen.state === "stopped") return { words: `Off: ${view.verb === "cycle" ? "start" : view.verb} failed`, tone: "bad", icon: "stopped", second, why: verdict ? sentence(verdict.sentence) : view.sentence };
+	if (failed && verdict?.from !== "forensics") return { words: `${labelOf(view.verb)} failed`, tone: "bad", icon: "hung", second, why: sentence(view.sentence) };
 	if (verdict?.code === "running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
 	const doubted = view.trouble || (view.phase === "failed" ? view.sentence : "");
 	if (phrase.tone === "good" && verdict && (doubted || isOld(now, verdict.at, GOOD_FOR_MS))) {
@@ -127,13 +128,13 @@ function known(state, view, now) {
 /** A VM that runs, and whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
 function glanced(view, qemu, second) {
 	if (view.reading === "forensics") return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
-	return { ...phraseOf("running"), second, why: "QEMU runs it. Collect evidence to see how its guest is." };
+	return { ...phraseOf("running"), second, why: "It is running. Collect evidence to see how the guest is doing." };
 }
 
 /** @param {View} view  @returns {Headline} */
 function unseen(view) {
 	if (view.reading || view.phase === "checking") return { words: "Looking…", tone: "busy", icon: "working", live: true, second: "Asking the host", why: "" };
-	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Nobody has looked yet", why: view.trouble };
+	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not looked at yet", why: view.trouble };
 }
 
 /** How much a VM needs somebody: the list is sorted by it. @param {Headline} headline */

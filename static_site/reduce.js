@@ -95,7 +95,7 @@ const OF_VIEW = {
 		return enter(view, at, "unknown", {
 			acting,
 			sentence: acting ? "" : `The ${labelOf(view.verb).toLowerCase()} may have happened. `
-				+ "Ask again repeats the request: it runs now if it never arrived, and never twice.",
+				+ "Ask again: it runs at most once.",
 			hint: `Last try, ${clock(at)}: ${reasonOf(answer)}`,
 			lines: byHand(answer),
 		});

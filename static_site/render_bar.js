@@ -2,7 +2,7 @@
 
 import { barOf } from "./bar.js";
 import { $, icon, make, setIcon, setList, setShown, setText, setTexts } from "./dom.js";
-import { sentence } from "./words.js";
+import { ended, sentence } from "./words.js";
 
 /** @typedef {import("./reduce.js").State} State */
 /** @typedef {import("./reduce.js").View} View */
@@ -10,14 +10,17 @@ import { sentence } from "./words.js";
 
 let hidden = ""; // the outcome whose details a person has put away
 let spoken = "";
+let measured = { key: "", isCut: false }; // whether a sentence was too long for the bar of that width
 
 /** @param {State} state  @param {View} view  @param {number} now */
 export function renderBar(state, view, now) {
 	const bar = barOf(state, view, now);
 	const box = $("outcome");
+	const isNew = box.dataset.phase !== bar.phase;
 	Object.assign(box.dataset, { tone: bar.tone, phase: bar.phase });
 	setIcon(box, bar.icon, bar.live);
-	setTexts({ "outcome-word": bar.word, "outcome-sentence": bar.sentence, "outcome-timer": bar.timer, "outcome-act": bar.actLabel, "outcome-hint": bar.hint });
+	setTexts({ "outcome-word": bar.word, "outcome-timer": bar.timer, "outcome-act": bar.actLabel, "outcome-hint": bar.hint });
+	const isCut = renderSentence(bar);
 	$("outcome-act").dataset.act = bar.act;
 	setShown({ "outcome-act": bar.act });
 	setList($("outcome-lines"), bar.lines);
@@ -26,10 +29,30 @@ export function renderBar(state, view, now) {
 		/** @type {HTMLAnchorElement} */ ($("there")).href = there;
 		setText($("there"), there);
 	}
-	const details = bar.hint || bar.lines.length || there || bar.phase === "disconnected";
+	const details = isCut || bar.hint || bar.lines.length || there || bar.phase === "disconnected";
 	setShown({ there, "see-health": bar.phase === "disconnected", after: details && hidden !== outcomeKey(view) });
 	renderSteps(bar.steps);
 	speak(bar, view);
+	if (isNew && bar.phase !== "idle") bringIntoSight(box);
+}
+
+/** Where the text is very large the bar stands at the page's end, far below the button that was pressed. @param {HTMLElement} box */
+function bringIntoSight(box) {
+	const dock = /** @type {HTMLElement} */ (box.parentElement);
+	if (getComputedStyle(dock).position === "static") box.scrollIntoView({ block: "nearest" });
+}
+
+/** Shows the sentence, whole: where it does not fit into the bar, in the details. Returns whether it did not. @param {import("./bar.js").Bar} bar */
+function renderSentence({ sentence: words, brief = "" }) {
+	const key = `${innerWidth} ${words}`;
+	if (key !== measured.key) {
+		setText($("outcome-sentence"), words);
+		const { scrollHeight, clientHeight } = /** @type {HTMLElement} */ ($("outcome-sentence").parentElement);
+		measured = { key, isCut: scrollHeight > clientHeight };
+	}
+	const isCut = brief !== "" && measured.isCut;
+	setTexts({ "outcome-sentence": isCut ? brief : words, "outcome-whole": isCut ? ended(words) : "" });
+	return isCut;
 }
 
 /** @param {View} view */

@@ -172,6 +172,7 @@ function settle(vm, job, answer, loud) {
 	const { open, acting } = viewOf(vm);
 	const recalled = open && recall("session", `job ${vm}`);
 	if (open && !acting && recalled && [last, holder?.job].includes(open.id)) runVerb(open.verb, { vm, again: recalled });
+	else if (changes && !open && outcome === "failed") lookAt(vm); // what it left is not what the evidence before it says
 	else if (changes && !open) runVerb("status", { vm, quiet: true });
 }
 

@@ -39,7 +39,7 @@ export const STORAGE_HUNG = {
 /** As they stand on the page: no verb ever changes its place. */
 export const POWER = ["cycle", "reset", "start", "stop"];
 
-/** A stage's name, and how many seconds it usually ends within (agents/pve/host/times.py).
+/** A stage's name, and how many seconds it usually ends within. Its deadline is longer (agents/pve/host/times.py).
  * @type {Record<string, {label: string, limit: number}>} */
 export const STAGES = {
 	__proto__: /** @type {any} */ (null),

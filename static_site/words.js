@@ -16,7 +16,7 @@ export const VERDICTS = {
 	"disk-frozen": { words: "Hung: disk frozen", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle helps." },
 	"storage-hung": { words: "Hung: storage dead", tone: "bad", icon: "hung" },
 	"qemu-wedged": { words: "QEMU is wedged", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle ends it." },
-	"io-error": { words: "Paused: disk error", tone: "bad", icon: "paused", advice: "start", why: "Mend the cause. Start continues it." },
+	"io-error": { words: "Paused: disk error", tone: "bad", icon: "paused", advice: "start", why: "Fix the cause, then press Start to resume it." },
 	paused: { words: "Paused", tone: "warn", icon: "paused", advice: "start", why: "Start continues it." },
 	"paused-locked": { words: "Paused: locked", tone: "warn", icon: "paused" },
 	"in-transit": { words: "Being moved", tone: "warn", icon: "paused" },

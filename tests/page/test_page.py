@@ -231,7 +231,7 @@ def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
     with held_cycle(visit.stage):
         page = visit.open(looks=False)
         see_headline(page, "Power-cycling…", "busy")
-        wait_for_text(page, "outcome-sentence", "operator2 has been power-cycling it since")
+        wait_for_text(page, "dock", "operator2 has been power-cycling it since")
         assert text_of(page, "second").startswith("By operator2 for ")
         assert visit.stage.service.pve("status").json["state"] == "stopped"
         assert page.locator("[data-verb].advised").count() == 0
@@ -264,8 +264,8 @@ def test_a_request_that_the_handler_rejects_reads_nothing_was_sent(visit: Visit)
     page = visit.open(caller="viewer")
     confirm(page, "reset")
     phase(page, "notSent")
-    assert "Nothing was sent:" in text_of(page, "outcome")
-    assert 'viewer may not "reset"' in text_of(page, "outcome-sentence")
+    assert "Nothing was sent:" in text_of(page, "dock")
+    assert 'viewer may not "reset"' in text_of(page, "dock")
     assert not blocked(page, "reset")
 
 
@@ -276,8 +276,8 @@ def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit
     visit.stage.service.pve("reset", caller="operator2")
     page.click("#yes")
     phase(page, "refused")
-    assert "Nothing was changed:" in text_of(page, "outcome")
-    assert "operator2" in text_of(page, "outcome-sentence")
+    assert "Nothing was changed:" in text_of(page, "dock")
+    assert "operator2" in text_of(page, "dock")
     expect(page.locator("#notes")).to_contain_text("Another caller changed its power")
 
 
@@ -288,8 +288,8 @@ def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: 
     with unseen_cycle(visit.stage, page) as job:
         confirm(page, "reset")
         phase(page, "busy")
-        assert "operator2 has been power-cycling it since" in text_of(page, "outcome-sentence")
-        assert "Nothing was changed." in text_of(page, "outcome-sentence")
+        assert "operator2 has been power-cycling it since" in text_of(page, "dock")
+        assert "Nothing was changed." in text_of(page, "dock")
         expect(page.locator("#outcome-act")).to_have_text("Watch")
         page.click("#outcome-act")
         entry = page.locator("#jobs details[open]")
@@ -363,7 +363,7 @@ def test_a_blocked_verb_can_be_tried_anyway_after_a_minute(visit: Visit) -> None
         assert text_of(page, "link-proxmox").endswith(": away")
         assert all(blocked(page, each) for each in ASKS)
         press(page, "reset")
-        wait_for_text(page, "outcome-sentence", "Proxmox is out of reach: the connection was refused.")
+        wait_for_text(page, "dock", "Proxmox is out of reach: the connection was refused.")
         assert not page.is_visible("#confirm")
         page.clock.fast_forward(61_000)
         expect(page.locator("[data-verb=reset]")).to_have_attribute("aria-disabled", "false")

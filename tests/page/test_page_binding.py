@@ -61,7 +61,7 @@ def test_at_another_address_the_page_links_to_the_right_one(person: Visit) -> No
     link = page.locator("#there")
     expect(link).to_have_text(right)
     assert (link.get_attribute("href"), link.evaluate("a => a.tagName")) == (right, "A")
-    assert f"and this is {right}" in text_of(page, "outcome-sentence")
+    assert f"and this is {right}" in text_of(page, "dock")
     link.click()
     page.wait_for_url(right)
     phase(unlock(person, right), "idle")
@@ -88,7 +88,7 @@ def test_what_is_no_address_of_a_handler_is_no_link(visit: Visit) -> None:
     for url in NO_ADDRESSES:
         error |= {"message": f"not at {url}", "url": url}
         press(page, "status")
-        wait_for_text(page, "outcome-sentence", f"not at {url}")
+        wait_for_text(page, "dock", f"not at {url}")
         expect(there).to_be_hidden()
         assert there.get_attribute("href") == "https://"
     error |= {"message": "elsewhere", "url": "https://a.test/"}

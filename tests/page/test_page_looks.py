@@ -26,6 +26,7 @@ from ..support.browser import (
     see_headline,
     show,
     stop_time,
+    text_of,
     unseen_cycle,
     unseen_outage,
     wait_for,
@@ -84,7 +85,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
     found = judged(page, "locked")
     with held_cycle(stage):
         visit.open(looks=False)
-        expect(page.locator("#outcome-word")).to_have_text("Somebody is at it")
+        expect(page.locator("#outcome-word")).to_have_text("Someone is on it")
         found += judged(page, "somebody at it")
         page.click("#outcome-act")
         page.wait_for_selector("#jobs details[open] pre")
@@ -258,6 +259,22 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     assert sum(each["value"] for each in opening) <= 0.05, opening
 
 
+@pytest.mark.parametrize("act", [refused, busy])
+@real
+def test_a_sentence_that_is_too_long_for_the_bar_is_shown_whole(visit: Visit, act: Callable[[Visit], None]) -> None:
+    """On a phone the bar has two short lines: what does not fit stands above it, and nothing in the bar is cut off."""
+    page = visit.page
+    page.set_viewport_size({"width": 360, "height": 740})
+    visit.open()
+    act(visit)
+    lines = page.locator("#outcome small")
+    assert lines.evaluate("lines => lines.scrollHeight <= lines.clientHeight")
+    assert text_of(page, "outcome-sentence") == "Nothing was changed"
+    assert text_of(page, "outcome-whole").endswith(".")
+    assert "operator2" in text_of(page, "outcome-whole")
+    expect(page.locator("#outcome-whole")).to_be_in_viewport(ratio=1)
+
+
 @pytest.mark.all
 @real
 def test_a_kept_key_opens_the_page_without_a_sight_of_its_lock(visit: Visit) -> None:
@@ -376,7 +393,7 @@ def test_what_works_is_not_called_unavailable(visit: Visit) -> None:
         press(page, "status")
         expect(start).to_have_attribute("aria-disabled", "true")
         press(page, "reset")
-        expect(page.locator("#outcome-sentence")).to_contain_text("operator2 has been power-cycling it")
+        expect(page.locator("#dock")).to_contain_text("operator2 has been power-cycling it")
         assert not page.is_visible("#confirm")
         expect(start).to_have_accessible_name("Start…")
     landmarks = page.locator("section:visible, nav:visible, main:visible, header:visible")

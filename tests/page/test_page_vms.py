@@ -253,7 +253,7 @@ def test_a_link_opens_its_job(stage: Stage, person: Visit, kept: bool) -> None:
     expect(page.locator("#name")).to_have_text("devvm (VM 102)")
     follow(person, "#vm=devvm&job=msg_of_another_time")
     if kept:
-        wait_for_text(page, "outcome-sentence", "The host does not know the job msg_of_another_time")
+        wait_for_text(page, "dock", "The host does not know the job msg_of_another_time")
 
 
 def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
@@ -269,7 +269,7 @@ def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
     page.clock.fast_forward(70_000)
     see_headline(page, "No such VM", "warn")
     press(page, "cycle")
-    wait_for_text(page, "outcome-sentence", "There is no VM ghost here.")
+    wait_for_text(page, "dock", "There is no VM ghost here.")
     assert all(blocked(page, verb) for verb in ("cycle", "reset", "start", "stop", "status", "forensics"))
     assert not page.is_visible("#confirm")
     assert page.text_content("#picture-at") == "No picture yet"
@@ -357,7 +357,7 @@ def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
     wait_for_text(page, "why", "Its configuration has a fault, so it is off.")
     phase(page, "notSent")
     press(page, "reset")
-    wait_for_text(page, "outcome-sentence", "its configuration has a fault")
+    wait_for_text(page, "dock", "its configuration has a fault")
     assert not page.is_visible("#confirm")
     page.set_viewport_size({"width": 320, "height": 740})
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 320

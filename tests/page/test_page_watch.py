@@ -97,7 +97,7 @@ def pass_time_until(page: Page, seen: Callable[[], bool], what: str) -> None:
 
 def see_bar(page: Page, words: str, tone: str) -> None:
     """Return once the bar says so, in this tone."""
-    expect(page.locator(f"[data-outcome][data-tone={tone}] #outcome-sentence")).to_contain_text(words)
+    expect(page.locator(f"#dock:has([data-outcome][data-tone={tone}])")).to_contain_text(words)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_what_can_not_be_seen_is_not_claimed(watcher: Visit, answer: dict[str, A
     _, asked = answer_screens(watcher.page, **answer)
     page = reset(watcher)
     look_again(page)
-    see_bar(page, "whether the guest is back is not seen", "good")
+    see_bar(page, "could not see if the guest is back", "good")
     see_headline(page, "Not examined", "unknown")
     expect(page.locator(LOOK)).to_be_visible()
     page.clock.run_for(10_000)
@@ -235,7 +235,7 @@ def test_what_was_not_looked_at_is_not_called_dead(watcher: Visit) -> None:
     wake(page)
     look_again(page)
     see_headline(page, "Not examined", "unknown")
-    see_bar(page, "whether the guest is back is not seen", "good")
+    see_bar(page, "could not see if the guest is back", "good")
 
 
 @pytest.mark.all

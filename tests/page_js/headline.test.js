@@ -184,6 +184,14 @@ test("a start that failed and left it off says so", () => {
 	}
 });
 
+test("a verb that failed on a VM that runs is the headline, until evidence says more", () => {
+	const failed = settledEvent("cycle", { outcome: "failed", last: "id_1", verdict: verdictOf("verb-failed") });
+	const head = headAfter(evidenceCame("running", "disk-frozen", 9), begun("cycle", 5), failed);
+	assert.deepEqual([head.words, head.tone, head.why], ["Power-cycle failed", "bad", "The sentence of verb-failed."]);
+	const look = settledEvent("forensics", { last: "id_1", verdict: verdictOf("disk-frozen") }, 0, { loud: false });
+	assert.equal(headAfter(evidenceCame("running", "disk-frozen", 9), begun("cycle", 5), failed, look).words, "Hung: disk frozen");
+});
+
 test("after a stop that is done, nothing of the verdict before it is said", () => {
 	const head = headAfter(evidenceCame("running", "running", 9), ...ACTS["a stop that is done"]);
 	assert.deepEqual([head.words, head.tone, head.second], ["Off", "warn", "QEMU: not running · looked 0 s ago"]);
@@ -223,6 +231,7 @@ test("a guest that was back is not said to be for ever, nor against what is know
 		"not checked for a minute": back(61),
 		"a check that failed": [...back(10), ...REACH["the last check failed"]],
 		"nothing answers": [...back(10), ...REACH.away],
+		"a look that failed": [...back(10), look(), settledEvent("forensics", { outcome: "failed", last: "id_1", verdict: verdictOf("agent-failed") })],
 		"off again": [...back(10), ["screen-came", { picture: null, guest: null, state: "stopped" }]],
 	})) {
 		const head = headAfter(...events);

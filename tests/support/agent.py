@@ -93,7 +93,7 @@ def journal_of(world: World) -> Iterator[socket.socket]:
 # A `qm` that a test holds, in a stop or a start, may wait there for two events that each take a minute.
 _AT_LEAST = {"FLOCK_SECONDS": 1.0, "CLEANUP_SECONDS": 10.0, "QM_STOP_SECONDS": 120.0, "QM_START_SECONDS": 120.0}
 _PATIENT = {"TASK_SECONDS": 10.0, "QUESTION_SECONDS": 10.0, "ARCHIVE_SECONDS": 3.0, "STOPPED_SECONDS": 3.0}
-_PATIENT |= {"WHERE_SECONDS": 10.0, "RECORD_SECONDS": 10.0}
+_PATIENT |= {"WHERE_SECONDS": 10.0, "RECORD_SECONDS": 10.0, "CLAIM_SECONDS": 30.0}
 # What waits for nothing but its own process may take longer on a busy machine than the host agent allows.
 _READS = dict.fromkeys(("ping", "status", "history", "where", "job"), 60.0)
 
