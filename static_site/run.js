@@ -4,7 +4,7 @@ import { askPerson, isAsking } from "./dialog.js";
 import { headlineOf } from "./headline.js";
 import { refreshHistory, takeChain } from "./history.js";
 import { pollHealth, takeProven } from "./health.js";
-import { showPicture, watchGuest } from "./look.js";
+import { lookAt, showPicture, watchGuest } from "./look.js";
 import { fullName, mayAnyway, obstacle, pointless } from "./rules.js";
 import { newId, post, sleep, young } from "./send.js";
 import { keep, recall } from "./storage.js";

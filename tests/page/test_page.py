@@ -313,6 +313,7 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
     see_headline(page, "Off: start failed", "bad")
     expect(page.locator("#output")).to_contain_text("no space left on device")
     expect(page.locator("[data-verb=start]")).to_have_attribute("aria-disabled", "false")
+    expect(page.locator("#jobs summary").first).to_contain_text("Looked")  # by itself, at what the verb has left
     lose_handler(visit.stage, page)
     find_handler(visit.stage, page)
     phase(page, "failed")
