@@ -28,7 +28,7 @@ from ..proxmox.wire import capture_line
 from ..service import Service
 from ..threads import DaemonThreads
 from .admission import check_permission
-from .gate import signed_request
+from .gate import SignedRequest
 
 ACK_SECONDS = 6.0  # for a host to acknowledge, once it is found: Alertmanager gives up after 10
 MATCH_SECONDS = 1.0  # of processor time, to compare a notification with the entries; the alerts beyond are ignored
@@ -43,13 +43,13 @@ _matching = DaemonThreads("alerts", 1)
 async def alert(request: Request) -> Response:
     """Answer with the jobs of the captures."""
     service: Service = request.state.service
-    signed, body, began = signed_request(request.scope["state"])
-    now, source, caller = time.time(), str(request.path_params["source"]), signed.caller
-    check_alert_time(signed, body, int(now), service.config)
+    arrival: SignedRequest = request.state.signed
+    now, source, caller = time.time(), str(request.path_params["source"]), arrival.signed.caller
+    check_alert_time(arrival.signed, arrival.body, int(now), service.config)
     check_permission(caller, "forensics", None, now)
     config = service.config
     rules = (*drill_rules(vm.name for vm in config.vms.values() if vm.drill), *config.alerts)
-    wanted = await make_plan(source, body, rules, int(now), config.session_secrets[-1])
+    wanted = await make_plan(source, arrival.body, rules, int(now), config.session_secrets[-1])
     vms = [config.vms[name] for name in wanted.captures]
     permitted = permitted_vms(caller, vms, now)
     refused = sum(len(wanted.captures[vm.name]) for vm in vms if vm not in permitted)
@@ -60,7 +60,7 @@ async def alert(request: Request) -> Response:
     await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, also when another is out of reach
     statuses = [with_link(status, config.urls) for task in tasks for status in task.result()]
     answer = answer_body(statuses, wanted.ignored + refused)
-    _record(began, caller, source, answer)
+    _record(arrival.began, caller, source, answer)
     return JSONResponse(answer, 202)
 
 

@@ -21,7 +21,7 @@ from .alert import alert
 from .chat import chat
 from .compression import GzipAnswers, PageFiles
 from .echo import arrived, echo
-from .gate import Gate, signed_request
+from .gate import Gate, SignedRequest
 from .health import health
 from .metrics import Scrapes, metrics
 from .pair import Desk, pair
@@ -64,8 +64,9 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service], None] =
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer with an error. The request is authenticated, so the answer may be specific."""
     assert isinstance(error, BreakglassError)
-    signed, _, began = signed_request(request.scope["state"])
-    audit.request(began, error.code, signed.caller.name, msg_id=signed.id, why=error.why)
+    arrival: SignedRequest = request.state.signed
+    signed = arrival.signed
+    audit.request(arrival.began, error.code, signed.caller.name, msg_id=signed.id, why=error.why)
     return error_reply(error)
 
 

@@ -20,7 +20,7 @@ from ..errors import BadRequest
 from ..service import Service
 from .admission import check_permission
 from .chat_bodies import parse_chat_body
-from .gate import signed_request
+from .gate import SignedRequest
 from .replies import NDJSON
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 async def chat(request: Request) -> Response:
     """Answer with the turn's or the conversation's events, one a line; to the others, with an object."""
     service: Service = request.state.service
-    signed, data, began = signed_request(request.scope["state"])
-    body, config, now = parse_chat_body(data), service.config, time.time()
+    arrival: SignedRequest = request.state.signed
+    signed, began = arrival.signed, arrival.began
+    body, config, now = parse_chat_body(arrival.body), service.config, time.time()
     config.check_recipient(body.to)
     check_time(signed, body.challenge, int(now), config.session_secrets)
     check_permission(signed.caller, "chat", None, now)

@@ -20,7 +20,7 @@ from ..errors import BadRequest, TooLarge, TooSlow
 from ..proxmox.outcome import Message
 from ..service import Service
 from .bodies import is_utf8, strict_json
-from .gate import BODY_SECONDS, signed_request
+from .gate import BODY_SECONDS, SignedRequest
 from .replies import NDJSON, error_reply, stream_reply
 
 HEADERS = (  # that a proxy has to pass on unchanged
@@ -54,13 +54,13 @@ async def arrived(request: Request) -> Response:
 async def echo(request: Request) -> Response:
     """Answer a signed request after the seconds that it names; as lines, with one for each of them."""
     service: Service = request.state.service
-    signed, data, began = signed_request(request.scope["state"])
-    fields = _fields(data)
+    arrival: SignedRequest = request.state.signed
+    signed, fields = arrival.signed, _fields(arrival.body)
     service.config.check_recipient(fields.get("to", ""))
     check_time(signed, fields.get("challenge", ""), int(time.time()), service.config.session_secrets)
     _check_expiry(signed.caller)
     seconds = min(int(fields.get("seconds") or 0), MOST_SECONDS)
-    audit.request(began, "done", signed.caller.name, "echo", msg_id=signed.id)
+    audit.request(arrival.began, "done", signed.caller.name, "echo", msg_id=signed.id)
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(_lines(service, signed.caller, seconds))
     await _pause(service, seconds)

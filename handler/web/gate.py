@@ -5,11 +5,11 @@ signatures cheap.
 """
 
 import asyncio
-import json
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,9 +18,10 @@ from ..alerts.payloads import SENDERS
 from ..auth import signing
 from ..auth.signing import GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, Caller, Headers, Signed
 from ..config.model import Config
-from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow, Unauthorized
+from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow
 from .client_address import client_address
 from .headers import with_headers
+from .replies import error_reply
 
 BODY_SECONDS = 10.0
 OVERLONG = 4  # times the limit: how much of a body that is too long is read all the same
@@ -34,6 +35,15 @@ _HEADERS = (
     *("webhook-id", "webhook-timestamp", "webhook-signature"),
     *(GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, "authorization"),
 )
+
+
+@dataclass(frozen=True)
+class SignedRequest:
+    """An authenticated request as a route finds it in `request.state.signed`; `began` is its time.monotonic()."""
+
+    signed: Signed
+    body: bytes
+    began: float
 
 
 class ClientGone(Exception):
@@ -86,13 +96,13 @@ class Gate:
             return await self._signed(scope, receive, guarded)
         unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
         if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
-            return await refuse(guarded, NotFound("there is nothing at this address", "see breakglass docs protocol"))
+            missing = NotFound("there is nothing at this address", "see breakglass docs protocol")
+            return await error_reply(missing)(scope, receive, guarded)
         if scope["path"] in SIGNED:
             if scope["method"] == "POST":
                 return await self._signed(scope, receive, guarded)
-            return await refuse(
-                guarded, MethodNotAllowed(f"{scope['path']} takes POST only", "see breakglass docs protocol")
-            )
+            error = MethodNotAllowed(f"{scope['path']} takes POST only", "see breakglass docs protocol")
+            return await error_reply(error, {"allow": "POST"})(scope, receive, guarded)
         if scope["path"] in OPEN:  # a flood of these is one of strangers too
             await self._refusals.wait()
         return await self._app(scope, receive, guarded)
@@ -104,13 +114,13 @@ class Gate:
             signed, body = await self._proven(scope, receive)
         except BreakglassError as error:
             await self._refusals.wait()
-            await refuse(send, error)
+            await error_reply(error)(scope, receive, send)
             audit.request(began, error.code, why=error.why)
         except ClientGone:
             audit.request(began, "client-gone")
         else:
             audit.add(key=signed.key)
-            scope["state"] = {**scope.get("state", {}), "signed": signed, "body": body, "began": began}
+            scope["state"] = {**scope.get("state", {}), "signed": SignedRequest(signed, body, began)}
             await self._app(scope, receive, send)
 
     async def _proven(self, scope: Scope, receive: Receive) -> tuple[Signed, bytes]:
@@ -178,31 +188,3 @@ async def _received(receive: Receive, limit: int, is_kept: bool) -> bytes:
     if size > limit:
         raise TooLarge(f"the body is longer than {limit} bytes", "send less")
     return bytes(body)
-
-
-async def refuse(send: Send, error: BreakglassError) -> None:
-    """Send an error, without waiting for the rest of the body."""
-    body = _UNAUTHORIZED if isinstance(error, Unauthorized) else _json(error.as_json())
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if isinstance(error, TooLarge | TooSlow):
-        headers.append((b"connection", b"close"))
-    if isinstance(error, MethodNotAllowed):
-        headers.append((b"allow", b"POST"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
-
-
-_UNAUTHORIZED = _json(Unauthorized().as_json())
-
-
-def signed_request(state: dict[str, object]) -> tuple[Signed, bytes, float]:
-    """Return the authenticated request, its body and its time.monotonic() at arrival, for a route."""
-    signed, body, began = state["signed"], state["body"], state["began"]
-    assert isinstance(signed, Signed)
-    assert isinstance(body, bytes)
-    assert isinstance(began, float)
-    return signed, body, began

@@ -17,7 +17,7 @@ from ..text import shown
 from ..verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
 from .admission import admit
 from .bodies import VerbBody, parse_verb_body
-from .gate import signed_request
+from .gate import SignedRequest
 from .picture import check_picture
 from .preferences import preferred_wait
 from .proving import check_proves
@@ -28,8 +28,9 @@ from .replies import NDJSON, error_reply, stream_reply
 async def pve(request: Request) -> Response:
     """Run a verb. Answer with one object, or with the same as a stream of lines."""
     service: Service = request.state.service
-    signed, data, began = signed_request(request.scope["state"])
-    now, body = time.time(), parse_verb_body(data)
+    arrival: SignedRequest = request.state.signed
+    signed, began = arrival.signed, arrival.began
+    now, body = time.time(), parse_verb_body(arrival.body)
     audit.add(reason=body.reason)
     service.config.check_recipient(body.to)
     if signed.id.startswith(CAPTURE_ID):

@@ -1,16 +1,14 @@
 """The errors of requests that never became a verb: one root, and each class its own code and status."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
-from starlette.types import Message
 
 from breakglass import errors
 from breakglass.chat import errors as chat_errors
 from breakglass.config.problems import ConfigError, Problem
 from breakglass.errors import BreakglassError, Unauthorized, Unreached
-from breakglass.web.gate import refuse
+from breakglass.web.replies import error_reply
 
 # PROTOCOL sections 2 and 3: code, HTTP status, reached.
 TABLE = {
@@ -82,24 +80,27 @@ def test_the_base_error_is_an_internal_error() -> None:
     assert (BreakglassError.code, BreakglassError.status, BreakglassError.reached) == ("internal", 500, False)
 
 
-async def test_unauthorized_is_always_the_same_bytes() -> None:
-    """The answer has the same bytes for every failed check."""
+def test_unauthorized_is_always_the_same_bytes() -> None:
+    """The answer has the same bytes for every failed check, and the same as in earlier versions."""
     noted = Unauthorized()
     noted.message, noted.hint, noted.extra = "the key of operator differs", "try phone's", {"id": "msg_12345678"}
-    answers: list[list[Message]] = []
-    for error in (Unauthorized(), Unauthorized(), noted):
-        sent: list[Message] = []
-
-        async def send(message: Message, sent: list[Message] = sent) -> None:
-            sent.append(message)
-
-        await refuse(send, error)
-        answers.append(sent)
-    assert answers[0] == answers[1] == answers[2]
-    assert answers[0][0]["status"] == 401
-    assert json.loads(answers[0][1]["body"]) == Unauthorized().as_json()
+    for error in (Unauthorized(), Unauthorized(why="stale"), noted):
+        reply = error_reply(error)
+        assert reply.status_code == 401
+        assert reply.raw_headers == [(b"content-type", b"application/json"), (b"content-length", b"157")]
+        assert reply.body == (
+            b'{"error":{"code":"unauthorized","message":"the request is not signed by a known caller",'
+            b'"hint":"sign it, as breakglass docs requests says","reached":false}}\n'
+        )
     with pytest.raises(TypeError):
         Unauthorized("what was wrong")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_an_answer_closes_the_connection_whose_body_was_not_awaited(kind: type[BreakglassError]) -> None:
+    """The rest of such a body would be read as the next request."""
+    closes = error_reply(made(kind)).headers.get("connection") == "close"
+    assert closes is (kind in (errors.TooSlow, errors.TooLarge))
 
 
 def test_a_config_error_lists_every_problem() -> None:
