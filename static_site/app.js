@@ -8,7 +8,7 @@ import { askForget, keepOrNot, keyInAddress, takeKept, unlock } from "./key.js";
 import { checkIfDue, lookAt, stopWatching, wakeOrSleep, watchGuest } from "./look.js";
 import { registerWorker } from "./offline.js";
 import { hideDetails } from "./render_bar.js";
-import { openJob } from "./render_history.js";
+import { clearTrouble, openJob } from "./render_history.js";
 import { enlargePicture, makeButtons } from "./render_vm.js";
 import { render } from "./render.js";
 import { isAway, vmHealth } from "./rules.js";
@@ -34,6 +34,7 @@ function chooseVm(name) {
 
 /** @param {string} tab */
 function showTab(tab) {
+	clearTrouble();
 	if (tab === "list") lookAtAll();
 	dispatch("tab-chosen", { tab });
 	scrollTo(0, 0);
@@ -61,20 +62,15 @@ async function openLink() {
 	showTab(job && unlocked ? "history" : "vm");
 	if (!unlocked) return; // the job waits for the key
 	link = "";
-	if (!job) return;
-	await refreshHistory(name);
-	render();
-	if (!openJob(job)) dispatch("nudged", { vm: name, words: `The host does not know the job ${job.slice(0, 63)}` });
+	if (job) await openJob(name, job);
 }
 
 async function watchHolder() {
 	const { vm } = getState();
 	const { holder, seen } = viewOf(vm);
 	const job = (holder ?? seen?.holder)?.job;
-	await refreshHistory(vm);
 	showTab("history");
-	render();
-	if (job) openJob(job);
+	await (job ? openJob(vm, job) : refreshHistory(vm));
 }
 
 /** @type {Record<string, () => unknown>} what the bar's one button does */

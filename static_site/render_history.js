@@ -1,10 +1,10 @@
 // Draws the history as a timeline. Opening a job reads it from the host, which changes nothing.
 
-import { readJob, refreshHistory } from "./history.js";
+import { findJob, readJob, refreshHistory } from "./history.js";
 import { $, fillText, icon, make, makePicture, makePre, pngBlob, setIcon, setList, setText, setTexts } from "./dom.js";
 import { runVerb } from "./run.js";
 import { sleep } from "./send.js";
-import { getState, viewOf } from "./store.js";
+import { dispatch, getState, subscribe, viewOf } from "./store.js";
 import { labelOf } from "./verbs.js";
 import { clock, phraseOf, sentence, span } from "./words.js";
 
@@ -16,10 +16,16 @@ import { clock, phraseOf, sentence, span } from "./words.js";
 const entries = new Map();
 let drawn = "";
 
+/** The job that a link asked for, which the list of jobs may not have, or why there is none.
+ * @type {{vm: string, id: string, job: Job|null, trouble: string}|null} */
+let linked = null;
+subscribe(({ unlocked }) => { if (!unlocked) linked = null; });
+
 /** @param {View} view */
 export function renderHistory(view) {
-	setTexts({ chain: view.chain, "jobs-trouble": view.jobsTrouble && `The history is ${view.jobsTrouble}.` });
-	const jobs = view.jobs ?? [];
+	const { jobs, trouble } = withLinked(view);
+	const old = view.jobsTrouble && `The history is ${view.jobsTrouble}.`;
+	setTexts({ chain: view.chain, "jobs-trouble": [trouble, old].filter(Boolean).join(" ") });
 	const key = JSON.stringify([view.vm, jobs.map(({ id, outcome, stage }) => [id, outcome, stage])]);
 	if (key === drawn) return;
 	drawn = key;
@@ -32,6 +38,15 @@ export function renderHistory(view) {
 	}
 	forgetOthers(jobs);
 	setChildren($("jobs"), [...byDay].map(([name, items]) => dayBox(name, items)));
+}
+
+/** The jobs of the list, newest first, and the one that a link asked for. @param {View} view */
+function withLinked({ vm, jobs }) {
+	const list = jobs ?? [];
+	if (linked?.vm !== vm || list.some(({ id }) => id === linked?.id)) return { jobs: list, trouble: "" };
+	const { job, trouble } = linked;
+	const all = job ? [...list, job].toSorted((a, b) => Date.parse(b.started) - Date.parse(a.started)) : list;
+	return { jobs: all, trouble };
 }
 
 /** Drops what was drawn of other jobs, as of another VM, with the files that are offered of them. @param {Job[]} jobs */
@@ -119,6 +134,7 @@ async function readEntry(entry, fold, body) {
 		if (!words.firstChild) setText(words, "Asking the host…");
 		const job = await readJob(vm, entry.job.id);
 		if (!job) return setText(words, "No answer, or the host no longer knows it. Open it again.");
+		if (linked?.job?.id === job.id) linked.job = job; // no list renews it
 		fillEntry(body, job, vm);
 		entry.read = job.outcome;
 		if (!entry.read) await sleep(1_000);
@@ -166,13 +182,35 @@ function makeDownload(blob, name, words) {
 	return Object.assign(make("a.button", words), { href: URL.createObjectURL(blob), download: name });
 }
 
-/** Opens a job of the shown VM; says so if the host does not know it. @param {string} id */
-export function openJob(id) {
-	const item = entries.get(id)?.item;
-	const fold = item?.querySelector("details");
+/** Opens a job of the shown VM. The list has the newest jobs of one host, so the host is asked for a job that is not in it.
+ * @param {string} vm  @param {string} id */
+export async function openJob(vm, id) {
+	const mine = { vm, id, job: /** @type {Job|null} */ (null), trouble: "" };
+	const isWanted = () => linked === mine && getState().vm === vm; // no other link came, and the key is still there
+	linked = mine;
+	await refreshHistory(vm);
+	if (!isWanted()) return;
+	renderHistory(viewOf(vm));
+	if (unfoldEntry(id)) return;
+	const job = await findJob(vm, id);
+	if (!isWanted()) return;
+	if (job) mine.job = job;
+	else mine.trouble = job === null ? `The host does not know the job ${id.slice(0, 63)}.` : "No answer from the host about this job.";
+	renderHistory(viewOf(vm));
+	unfoldEntry(id);
+	if (mine.trouble) dispatch("nudged", { vm, words: mine.trouble });
+}
+
+/** Takes back what was said of a link's job. */
+export function clearTrouble() {
+	if (linked) linked.trouble = "";
+}
+
+/** Unfolds a job that is drawn. Returns whether it is. @param {string} id */
+function unfoldEntry(id) {
+	const fold = entries.get(id)?.item.querySelector("details");
 	if (!fold) return false;
 	fold.open = true;
 	fold.querySelector("summary")?.focus();
 	return true;
 }
-

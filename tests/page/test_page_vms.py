@@ -256,6 +256,79 @@ def test_a_link_opens_its_job(stage: Stage, person: Visit, kept: bool) -> None:
         wait_for_text(page, "dock", "The host does not know the job msg_of_another_time")
 
 
+def answer_lists(page: Page, jobs: list[dict[str, object]]) -> None:
+    """Answer each list of jobs with these, and let the host answer about a single job."""
+
+    def answer(route: Route) -> None:
+        body = json.loads(route.request.post_data or "{}")
+        if body.get("verb") == "history" and "job" not in body:
+            route.fulfill(json={"outcome": "done", "reached": True, "jobs": jobs})
+        else:
+            route.fallback()
+
+    page.route("**/pve", answer)
+
+
+def test_a_link_opens_a_job_that_the_list_does_not_have(stage: Stage, person: Visit) -> None:
+    """An older job than the newest 50, or one of another host, is asked for by its id, and stays in the timeline.
+
+    With the key, the page forgets it.
+    """
+    job = stage.service.pve("forensics", caller="operator2").json["id"]
+    newer = {"id": "newer", "verb": "reset", "by": "twin", "started": "2099-01-01T00:00:00Z", "seconds": 1}
+    page = keep_at_hand(person)
+    answer_lists(page, [{**newer, "outcome": "done"}])
+    follow(person, f"#vm=devvm&job={job}")
+    opened = page.locator(f"[id='job {job}'] details[open]")
+    expect(opened).to_contain_text(f"Id{job}")
+    assert page.locator("#jobs li[id]").evaluate_all("items => items.map(({ id }) => id)") == [
+        "job newer",
+        f"job {job}",
+    ]
+    answer_lists(page, [{**newer, "outcome": "failed"}])
+    show(page, "vm")
+    press(page, "forensics")
+    show(page, "history")
+    expect(page.locator("[id='job newer']")).to_contain_text("failed")
+    expect(opened).to_contain_text(f"Id{job}")
+    show(page, "vm")
+    forget_key(page)
+    expect(page.locator("#jobs li[id]")).to_have_count(0)
+
+
+@pytest.mark.all
+def test_a_job_of_a_link_is_followed_to_its_end(stage: Stage, person: Visit) -> None:
+    """Where no list has the job, its line in the timeline still says how it ended."""
+    page = keep_at_hand(person)
+    answer_lists(page, [])
+    with held_cycle(stage) as job:
+        follow(person, f"#vm=devvm&job={job}")
+        line = page.locator(f"[id='job {job}'] summary")
+        expect(line).to_contain_text("under way")
+    expect(line).to_contain_text("done in")
+
+
+def test_a_link_to_a_job_says_what_is_known_of_it(person: Visit) -> None:
+    """That the host does not know a job is said only if it said so. The sentence stays until another tab is chosen."""
+    page = person.page
+    page.clock.install()
+    keep_at_hand(person)
+    page.route(
+        "**/pve", lambda route: route.abort() if '"history"' in (route.request.post_data or "") else route.fallback()
+    )
+    follow(person, "#vm=devvm&job=msg_of_another_time")
+    wait_for_text(page, "jobs-trouble", "No answer from the host about this job.")
+    assert "does not know" not in page.inner_text("body")
+    page.unroute("**/pve")
+    follow(person, "#vm=devvm&job=msg_of_another_time")
+    wait_for_text(page, "jobs-trouble", "The host does not know the job msg_of_another_time")
+    page.clock.fast_forward(20_000)
+    wait_for_text(page, "jobs-trouble", "The host does not know the job msg_of_another_time")
+    show(page, "vm")
+    show(page, "history")
+    expect(page.locator("#jobs-trouble")).to_have_text("")
+
+
 def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
     """It is said loudly; nothing of another VM is shown in its place, and none can be cycled by mistake, ever."""
     page = person.page
