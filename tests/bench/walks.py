@@ -115,11 +115,12 @@ def walk_figures(_: Path) -> Figures:
     with chromium() as browser:
         for night in WALKS:
             with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-                found |= _figures_of(night, Path(directory), browser)
+                found |= figures_of(night, Path(directory), browser)
     return found
 
 
-def _figures_of(night: str, directory: Path, browser: Browser) -> Figures:
+def figures_of(night: str, directory: Path, browser: Browser) -> Figures:
+    """Return the figures of one night."""
     with _phone_of(night, directory, browser) as (phone, url):
         page = phone.pages[0]
         walk = _Walk(page, night)

@@ -244,7 +244,10 @@ ACTS = [*((act, width) for act in SCENARIOS for width in (360, 1280)), (reset, 3
 )
 @real
 def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -> None:
-    """From the tap to 5 s after the end nothing on the page changes its place; in the whole visit, next to nothing."""
+    """From the tap to 5 s after the end nothing on the page changes its place; in the whole visit, next to nothing.
+
+    What became of the press is in sight then, wherever the page is scrolled to.
+    """
     page = visit.page
     page.set_viewport_size({"width": width, "height": 740})
     page.add_init_script(SHIFTS)
@@ -256,6 +259,11 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     expect(page.locator("#picture-age")).to_contain_text(re.compile("s ago|every|before"))
     page.screenshot()  # what is known is drawn
     assert page.evaluate("() => window.takeShifts()") == []
+    bar = page.locator("[data-outcome]")
+    expect(bar).to_be_in_viewport(ratio=1)
+    for top in ("0", "document.body.scrollHeight"):  # not before the act: a browser hides shifts from who has scrolled
+        page.evaluate(f"() => scrollTo(0, {top})")
+        expect(bar).to_be_in_viewport(ratio=1)
     assert sum(each["value"] for each in opening) <= 0.05, opening
 
 
