@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -21,6 +20,7 @@ from ..support.stages import memory, until
 pytestmark = pytest.mark.slow
 
 A_NOTIFICATION = 50  # ids that a handler sends of one notification
+INODES = 4000  # of a /run that a test fills
 
 
 def aliases(world: World, vmid: int = VMID) -> list[str]:
@@ -86,11 +86,11 @@ def test_an_own_id_of_two_captures_at_once_goes(world: World) -> None:
 
 
 @contextmanager
-def few_inodes(world: World, count: int = 4000) -> Iterator[Path]:
+def few_inodes(world: World) -> Iterator[Path]:
     """Mount a /run for the records that may have so many files."""
     place = world.root / "run/breakglass"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=16m,nr_inodes={count}", "none", str(place)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=16m,nr_inodes={INODES}", "none", str(place)], check=True)
     try:
         yield place
     finally:
@@ -108,10 +108,10 @@ def take_inodes(place: Path) -> None:
         make_files(other, len(os.listdir(other)))
 
 
-def make_files(directory: Path, number: int) -> NoReturn:
-    while True:
-        (directory / str(number)).touch()
-        number += 1
+def make_files(directory: Path, number: int) -> None:
+    """Make more files than the file system has inodes, from this number on."""
+    for name in range(number, number + INODES + 1):
+        (directory / str(name)).touch()
 
 
 @pytest.mark.all

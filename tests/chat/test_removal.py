@@ -19,6 +19,7 @@ from breakglass.claude.uids import hand_over, remove_handed, remove_left_over
 from ..support.claude import UIDS
 from ..support.selection import sampled
 from ..support.signals import signal_process
+from ..support.stages import until
 
 pytestmark = pytest.mark.slow
 UID = UIDS[0]
@@ -167,8 +168,7 @@ def test_a_directory_that_becomes_a_link(sessions: Path) -> None:
     fill_as_user(work / "scraps", lambda: make_pairs(kept))
     swapper = as_user(work / "scraps", swap_for_ever)
     try:
-        while (work / "scraps/x/d0").is_dir() and not (work / "scraps/x/d0").is_symlink():
-            os.sched_yield()
+        until((work / "scraps/x/d0").is_symlink, "the first exchange")
         remove(sessions, 3)
     finally:
         signal_process(swapper, signal.SIGKILL)

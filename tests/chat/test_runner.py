@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from breakglass import audit
 from breakglass.claude.command import listen_for_commands
 from breakglass.claude.logwriter import LogWriter
 from breakglass.claude.runner import CANCEL, STOP
@@ -25,7 +26,7 @@ from breakglass.isolated import isolated_command
 from breakglass.threads import DaemonThreads, run_in_thread
 
 from ..support.hung import unserved_fuse
-from ..support.naps import find_processes, nap, wait_for_process, wait_until_gone
+from ..support.naps import nap, wait_for_process, wait_until_gone
 from ..support.selection import sampled
 from ..support.stages import until
 
@@ -45,13 +46,16 @@ def job(tmp_path: Path) -> RunnerJob:
 @contextlib.contextmanager
 def running_turn(job: RunnerJob, log: int, directory: Path, listener: socket.socket | None = None) -> Iterator[Running]:
     """Run a job until the end of the block; its claude has started, and may have reached a limit."""
+    began, shell = directory / "began", job.argv[:-1]
+    job = job._replace(argv=(*shell, f"touch {began}; {job.argv[-1]}"))
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
     control, theirs = socket.socketpair()
     with theirs:
         process = start_runner(job._replace(log=log, lock=lock, control=theirs.fileno()), listener)
     os.close(lock)
     try:
-        until(lambda: find_processes(nap(41)) or process.poll() is not None, "the start of claude, or the turn's end")
+        until(lambda: began.exists() or process.poll() is not None, "the start of claude, or the runner's end")
+        assert began.exists()
         yield process, control
     finally:
         control.close()
@@ -144,16 +148,21 @@ def test_a_log_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path, limit: 
         reader.close()  # the write fails, so that the runner need not wait for it
 
 
-@pytest.mark.all  # the runner waits 5 s for what hangs, as in the test above
+@pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_directory_that_hangs_stops_no_limit(job: RunnerJob, tmp_path: Path) -> None:
     """The look for the file `cancel` does not return, and the turn ends when its time is over."""
     (tmp_path / "hangs").mkdir()
     log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
     job = job._replace(cancel=str(tmp_path / "hangs/cancel"), turn_seconds=1.0)
-    with unserved_fuse(tmp_path / "hangs"), running_turn(job, log, tmp_path):
-        wait_until_gone(nap(41), END_SECONDS)
+    with contextlib.ExitStack() as hangs:
+        hangs.enter_context(unserved_fuse(tmp_path / "hangs"))
+        with running_turn(job, log, tmp_path):
+            wait_until_gone(nap(41), END_SECONDS)
+            hangs.close()  # the look returns, and the runner can write how the turn ended
     os.close(log)
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [event.get("code") for event in events] == ["turn-timeout", None]
 
 
 @pytest.mark.real("fuse", "sshd")
@@ -194,8 +203,10 @@ def test_the_runner_imports_little() -> None:
 # --- threads ---
 
 
-async def test_a_thread_outlives_a_defect(capfd: pytest.CaptureFixture[str]) -> None:
-    """A call that raises something unexpected ends no thread: the only one still serves the next call."""
+async def test_a_thread_outlives_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that raises something unexpected ends no thread: the log notes it, and the only one serves the next."""
+    noted: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(audit, "note", lambda event, **facts: noted.append((event, facts)))
     threads = DaemonThreads("test", 1)
 
     def fail() -> None:
@@ -203,6 +214,7 @@ async def test_a_thread_outlives_a_defect(capfd: pytest.CaptureFixture[str]) -> 
 
     threads.run_later(fail)
     assert await threads.run(lambda: 7, seconds=60) == 7
+    assert noted == [("background-call-failed", {"thread": "test", "error": "ValueError('a defect')"})]
 
 
 async def test_a_call_has_its_time() -> None:
