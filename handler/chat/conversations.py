@@ -27,7 +27,7 @@ _LATEST = 1e11  # the year 5138
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer is empty
 
 
-class Said(NamedTuple):
+class TurnEntry(NamedTuple):
     """A turn of a conversation: its id, the name of its directory, when it began (Unix seconds), and its tools."""
 
     turn: str
@@ -42,14 +42,14 @@ class Conversation(NamedTuple):
     sid: str
     vm: str
     words: str
-    turns: tuple[Said, ...]
+    turns: tuple[TurnEntry, ...]
 
 
 def note_turn(conversations: Path, key: str, request: TurnRequest, now: float) -> None:
     """Add a turn to its conversation. The session's lock keeps others from doing so at once. Raises OSError."""
     directory = directory_of(conversations, request.caller)
     directory.mkdir(0o700, exist_ok=True)
-    lines: list[object] = [Said(request.turn, key, now, request.tools)]
+    lines: list[object] = [TurnEntry(request.turn, key, now, request.tools)]
     if _read(directory / request.sid) is None:  # it is new, or its first line was lost
         lines.insert(0, {"vm": request.vm.name, "words": plain_line(request.asked)[:WORDS]})
     rest = "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -91,9 +91,9 @@ def prune_conversations(directory: Path, locks: Path, turns: Path) -> Iterator[P
                 path.unlink()
     logs = []
     for each in _read_all(directory):
-        for said in each.turns:
+        for entry in each.turns:
             with suppress(OSError):  # it was removed before
-                logs.append((said.at, size_of(turns / said.key), turns / said.key))
+                logs.append((entry.at, size_of(turns / entry.key), turns / entry.key))
     left = sum(size for _, size, _ in logs)
     for _, size, turn_dir in sorted(logs):
         if left <= MOST_BYTES:
@@ -136,13 +136,13 @@ def _read(path: Path) -> Conversation | None:
         return None
     lines = [_parse(line) for line in data.splitlines()]
     first = next((line for line in lines if isinstance(line, dict) and "vm" in line), None)
-    turns = tuple(Said(*line) for line in lines if _is_said(line))
+    turns = tuple(TurnEntry(*line) for line in lines if _is_entry(line))
     if first is None or not turns:
         return None
     return Conversation(path.name, str(first.get("vm")), str(first.get("words")), turns)
 
 
-def _is_said(line: object) -> TypeGuard[list[Any]]:
+def _is_entry(line: object) -> TypeGuard[list[Any]]:
     if not isinstance(line, list) or list(map(type, line)) != [str, str, float, str]:
         return False
     return 0 <= line[2] < _LATEST and bool(_KEY.fullmatch(line[1]))  # that becomes a path, whose files are removed

@@ -58,20 +58,20 @@ class Part:
         return Lack(self.code, why) if why else None
 
 
-class Seen:
+class EarlierLooks:
     """What earlier looks have seen: whether a sandbox was there, and the id of sessions.dir since a reload."""
 
     had_sandbox = False
     directory_id = ""
 
 
-def list_parts(settings: ChatSettings, environment: Mapping[str, str], seen: Seen) -> list[Part]:
+def list_parts(settings: ChatSettings, environment: Mapping[str, str], looks: EarlierLooks) -> list[Part]:
     """Return what a turn with these settings needs."""
     return [
         Part(CLAUDE, lambda: find_program_fault(settings.command)),
-        Part(SANDBOX, lambda: find_sandbox_fault(settings.shared_uid, seen)),
+        Part(SANDBOX, lambda: find_sandbox_fault(settings.shared_uid, looks)),
         Part(CREDENTIAL, lambda: find_credential_fault(settings.credential_file, environment)),
-        Part(SESSIONS, lambda: find_sessions_fault(settings.sessions_dir, seen)),
+        Part(SESSIONS, lambda: find_sessions_fault(settings.sessions_dir, looks)),
     ]
 
 
@@ -86,16 +86,16 @@ def find_program_fault(command: str) -> str:
     return "" if shutil.which(command) else f"chat.command names {command}, which is not there or not executable"
 
 
-def find_sandbox_fault(shared_uid: bool, seen: Seen) -> str:
+def find_sandbox_fault(shared_uid: bool, looks: EarlierLooks) -> str:
     """Return which program of the sandbox is not there, or "". Whether it works was tried when chat was switched on.
 
     With shared_uid, turns have no sandbox if there was none at the first of them; one that goes away is missed.
     """
     missing = [program for program in (bwrap(), PYTHON) if not os.access(program, os.X_OK)]
     if not missing:
-        seen.had_sandbox = True
+        looks.had_sandbox = True
         return ""
-    is_needed = seen.had_sandbox or not shared_uid
+    is_needed = looks.had_sandbox or not shared_uid
     return f"the sandbox needs {missing[0]}, which is not there or not executable" if is_needed else ""
 
 
@@ -112,7 +112,7 @@ def find_credential_fault(setting: str, environment: Mapping[str, str]) -> str:
     return "" if os.access(path, os.R_OK) else f"{path} can't be read by the handler's user"
 
 
-def find_sessions_fault(directory: str, seen: Seen) -> str:
+def find_sessions_fault(directory: str, looks: EarlierLooks) -> str:
     """Return why no turn could be saved in sessions.dir, or "". Makes nothing there.
 
     A volume that was unmounted can leave another directory in its place, which has other conversations.
@@ -130,7 +130,7 @@ def find_sessions_fault(directory: str, seen: Seen) -> str:
     if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
         return f"sessions.dir has less than {ROOM_BYTES >> 20} MiB left"
     found = read_directory_id(top)
-    if seen.directory_id and found and found != seen.directory_id:
-        return f"{top} has become another directory: its id was {seen.directory_id} and is {found}"
-    seen.directory_id = seen.directory_id or found
+    if looks.directory_id and found and found != looks.directory_id:
+        return f"{top} has become another directory: its id was {looks.directory_id} and is {found}"
+    looks.directory_id = looks.directory_id or found
     return ""

@@ -20,7 +20,7 @@ from .transcripts import remove_transcript
 REFUSED_SECONDS = 24 * 3600.0
 
 
-class Places(NamedTuple):
+class Directories(NamedTuple):
     """The directories in sessions.dir, by their names."""
 
     turns: Path
@@ -31,11 +31,11 @@ class Places(NamedTuple):
     conversations: Path
 
 
-def prune(places: Places, remove_work_dir: Callable[[Path], None], now: float) -> None:
+def prune(directories: Directories, remove_work_dir: Callable[[Path], None], now: float) -> None:
     """Remove what is old enough at `now` (Unix seconds), and the oldest turns of a caller whose logs are too large."""
 
     def prune_refused(directory: Path) -> None:
-        prune_refusals(directory, places.turns, now - REFUSED_SECONDS)
+        prune_refusals(directory, directories.turns, now - REFUSED_SECONDS)
 
     def prune_turn(turn_dir: Path, seconds: float = LIFETIME) -> None:
         if turn_dir.is_dir() and _is_idle(turn_dir / "log", now, seconds):
@@ -43,7 +43,7 @@ def prune(places: Places, remove_work_dir: Callable[[Path], None], now: float) -
 
     def prune_work_dir(path: Path) -> None:
         """Remove the directory of a process that has ended. Until then the log of its turn is locked."""
-        if _is_idle(places.turns / path.name / "log", now, 0):
+        if _is_idle(directories.turns / path.name / "log", now, 0):
             remove_work_dir(path)
 
     def prune_session(lock: Path) -> None:
@@ -51,13 +51,13 @@ def prune(places: Places, remove_work_dir: Callable[[Path], None], now: float) -
         fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
         try:
             if now - os.fstat(fd).st_mtime > LIFETIME and try_lock(fd):
-                remove_transcript(places.transcripts, lock.name)
+                remove_transcript(directories.transcripts, lock.name)
                 lock.unlink()
         finally:
             os.close(fd)
 
     def prune_caller(directory: Path) -> None:
-        for turn_dir in prune_conversations(directory, places.locks, places.turns):
+        for turn_dir in prune_conversations(directory, directories.locks, directories.turns):
             attempt(lambda path: prune_turn(path, 0), turn_dir)
 
     def attempt(prune_one: Callable[[Path], None], path: Path) -> None:
@@ -69,11 +69,11 @@ def prune(places: Places, remove_work_dir: Callable[[Path], None], now: float) -
             audit.note("not-removed", path=f"{path.parent.name}/{path.name}", error=repr(error))
 
     for directory, prune_one in (
-        (places.refused, prune_refused),
-        (places.turns, prune_turn),
-        (places.work, prune_work_dir),
-        (places.locks, prune_session),
-        (places.conversations, prune_caller),
+        (directories.refused, prune_refused),
+        (directories.turns, prune_turn),
+        (directories.work, prune_work_dir),
+        (directories.locks, prune_session),
+        (directories.conversations, prune_caller),
     ):
         for path in directory.iterdir() if directory.exists() else ():
             attempt(prune_one, path)

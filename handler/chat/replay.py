@@ -9,7 +9,7 @@ from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import Event, encode_event
 from ..errors import BreakglassError
 from ..times import rfc3339
-from .conversations import Conversation, Said, size_of
+from .conversations import Conversation, TurnEntry, size_of
 from .endings import KILLED
 from .sessions import LIFETIME, Session, seal
 from .sessions_disk import SessionsDisk
@@ -22,10 +22,10 @@ MOST_TURNS = 1000  # of a conversation that are looked at
 _NO_LOG = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # removed, or a refusal is in its place
 
 
-class Kept(NamedTuple):
+class StoredTurn(NamedTuple):
     """A turn whose log is there: its directory, and how many bytes a replay of it has."""
 
-    said: Said
+    entry: TurnEntry
     directory: Path
     size: int
 
@@ -35,17 +35,17 @@ class Kept(NamedTuple):
         return str(self.directory / "log")
 
 
-class Found(NamedTuple):
+class ConversationLog(NamedTuple):
     """A conversation: its turns to replay, how many are left out, what all cost (US dollars), and which one runs."""
 
     conversation: Conversation
-    turns: Sequence[Kept]
+    turns: Sequence[StoredTurn]
     left_out: int
     cost: float
     running: str | None
 
 
-class Replay:
+class ConversationReader:
     """The conversations of one caller. `keys` sign the tokens, and `directory` is the id of sessions.dir."""
 
     def __init__(self, store: Store, disk: SessionsDisk, caller: str, keys: Sequence[str], directory: str) -> None:
@@ -74,64 +74,64 @@ class Replay:
             for each in self._store.list_conversations(self._caller, is_listed)
         ]
 
-    async def find(self, sid: str, vm: str) -> Found:
+    async def find(self, sid: str, vm: str) -> ConversationLog:
         """Return what there is to replay of a session. Raises SessionsUnwritable."""
         return await self._disk.read(self._find, sid, vm)
 
-    async def lines(self, found: Found) -> AsyncIterator[bytes]:
+    async def lines(self, log: ConversationLog) -> AsyncIterator[bytes]:
         """Yield the turns, each with its events; the last line is `replayed`.
 
         That one is missing if sessions.dir fails meanwhile, as the last line of a stream that is cut is.
         """
-        left_out, cost, running = found.left_out, found.cost, found.running
+        left_out, cost, running = log.left_out, log.cost, log.running
         try:
-            for kept in found.turns:
-                said, reader = kept.said, Reader(-1, 0)
-                prompt = await self._disk.run(_read_prompt, kept.directory)  # not before: a slow client would hold all
-                lines = await self._disk.run(_read_first, kept.log, reader)
+            for turn in log.turns:
+                entry, reader = turn.entry, Reader(-1, 0)
+                prompt = await self._disk.run(_read_prompt, turn.directory)  # only now: a slow client holds one
+                lines = await self._disk.run(_read_first, turn.log, reader)
                 if lines is None:  # it was removed meanwhile
                     left_out += 1
                     continue
-                about = {"turn": said.turn, "prompt": prompt, "at": rfc3339(said.at), "tools": said.tools}
+                about = {"turn": entry.turn, "prompt": prompt, "at": rfc3339(entry.at), "tools": entry.tools}
                 yield encode_event({"type": "turn", **about})
                 while lines:
                     yield lines
-                    lines = b"" if reader.ended else await self._disk.run(read_more, kept.log, reader)
-                if said.turn == running and reader.ended:  # it ended meanwhile
+                    lines = b"" if reader.ended else await self._disk.run(read_more, turn.log, reader)
+                if entry.turn == running and reader.ended:  # it ended meanwhile
                     running = None
-                    cost += (await self._disk.run(finish_turn, kept.log)).cost
+                    cost += (await self._disk.run(finish_turn, turn.log)).cost
         except (OSError, BreakglassError):
             return
-        token = self._token(found.conversation) if found.conversation.turns else None
-        last: Event = {"type": "replayed", "id": found.conversation.sid, "vm": found.conversation.vm, "session": token}
+        token = self._token(log.conversation) if log.conversation.turns else None
+        last: Event = {"type": "replayed", "id": log.conversation.sid, "vm": log.conversation.vm, "session": token}
         yield encode_event({**last, "left_out": left_out, "cost_usd": cost, "turn": running})
 
-    def _find(self, sid: str, vm: str) -> Found:
+    def _find(self, sid: str, vm: str) -> ConversationLog:
         """Find what there is to replay. The ending of a turn whose runner was killed is written first."""
         conversation = self._store.find_conversation(self._caller, sid)
         if conversation is None:  # it began before there was a list of them
             conversation = Conversation(sid, vm, "", ())
-        kept, cost, running = list[Kept](), 0.0, None
-        for said in conversation.turns[-MOST_TURNS:]:
-            turn_dir = self._store.turn_dir(self._caller, said.turn)
-            running = said.turn if self._runs(said) else None
+        turns, cost, running = list[StoredTurn](), 0.0, None
+        for entry in conversation.turns[-MOST_TURNS:]:
+            turn_dir = self._store.turn_dir(self._caller, entry.turn)
+            running = entry.turn if self._runs(entry) else None
             try:
                 cost += finish_turn(str(turn_dir / "log")).cost if running is None else 0
-                kept.append(Kept(said, turn_dir, size_of(turn_dir)))
+                turns.append(StoredTurn(entry, turn_dir, size_of(turn_dir)))
             except _NO_LOG:
                 pass
-        newest, left = list[Kept](), MOST_BYTES
-        for each in reversed(kept):
+        newest, left = list[StoredTurn](), MOST_BYTES
+        for each in reversed(turns):
             left -= each.size
             if left < 0 and newest:
                 break
             newest.insert(0, each)
-        return Found(conversation, newest, len(conversation.turns) - len(newest), cost, running)
+        return ConversationLog(conversation, newest, len(conversation.turns) - len(newest), cost, running)
 
-    def _runs(self, said: Said) -> bool:
+    def _runs(self, entry: TurnEntry) -> bool:
         """Tell whether a turn has not ended. The ending of one whose runner was killed is written first."""
         try:
-            return not finish_log(str(self._store.turn_dir(self._caller, said.turn) / "log"), *KILLED)
+            return not finish_log(str(self._store.turn_dir(self._caller, entry.turn) / "log"), *KILLED)
         except _NO_LOG:
             return False
 

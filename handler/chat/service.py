@@ -16,7 +16,7 @@ from .errors import ChatNotIsolated, ChatOff
 try:
     from ..claude.isolation import isolation_fault
     from .launcher import LauncherClient
-    from .parts import Lack, Part, Seen, find_lack, list_parts
+    from .parts import EarlierLooks, Lack, Part, find_lack, list_parts
     from .sessions_disk import SessionsDisk
     from .turns import Chat
 
@@ -50,7 +50,7 @@ class ChatService:
         self._lack: Lack | None = None
         self._parts: Sequence[Part] = ()
         self._watcher: asyncio.Task[None] | None = None
-        self._seen: Seen | None = None
+        self._looks: EarlierLooks | None = None
         self._put_off: Config | None = None  # what could not be applied yet, because a disk hangs
         self._chat: Chat | None = None
         self._applied = asyncio.Event()
@@ -76,7 +76,7 @@ class ChatService:
     @property
     def directory(self) -> str | None:
         """A name for sessions.dir, the same at every handler that shares it; None without chat, or if it has no id."""
-        found = self._seen.directory_id if self._seen is not None and self._applied_state == "on" else ""
+        found = self._looks.directory_id if self._looks is not None and self._applied_state == "on" else ""
         return hashlib.sha256(found.encode()).hexdigest()[:8] if found else None
 
     def use_launcher(self, launcher: "LauncherClient") -> None:
@@ -144,10 +144,10 @@ class ChatService:
 
     async def _begin_to_look(self, settings: ChatSettings) -> None:
         """Look at what a turn needs, now and then again and again."""
-        had_sandbox = self._seen is not None and self._seen.had_sandbox
-        self._seen = Seen()
-        self._seen.had_sandbox = had_sandbox
-        self._parts = list_parts(settings, os.environ, self._seen)
+        had_sandbox = self._looks is not None and self._looks.had_sandbox
+        self._looks = EarlierLooks()
+        self._looks.had_sandbox = had_sandbox
+        self._parts = list_parts(settings, os.environ, self._looks)
         self._lack = await find_lack(self._parts)
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._look_again_and_again())

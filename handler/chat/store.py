@@ -24,7 +24,7 @@ from ..claude.events import Event
 from ..claude.removal import remove_directory
 from .conversations import Conversation, find_conversation, list_conversations, note_turn
 from .errors import SessionsUnwritable
-from .pruning import Places, prune
+from .pruning import Directories, prune
 from .refusals import read_refusal, save_refusal
 from .transcripts import Transcript, open_transcript
 
@@ -43,19 +43,19 @@ class Store:
     def __init__(self, directory: str, remove: Callable[[str], None] | None = None) -> None:
         self._remove_for_us = remove
         self._root = Path(directory).absolute()
-        self._places = Places(*(self._root / name for name in Places._fields))
+        self._directories = Directories(*(self._root / name for name in Directories._fields))
         self._pruned = 0.0
 
     def turn_dir(self, caller: str, turn: str) -> Path:
         """Return the directory of a turn. Each caller has ids of its own."""
-        return self._places.turns / hashlib.sha256(f"{caller}\n{turn}".encode()).hexdigest()[:32]
+        return self._directories.turns / hashlib.sha256(f"{caller}\n{turn}".encode()).hexdigest()[:32]
 
     def ready(self) -> None:
         """Make the directories. Raises SessionsUnwritable when a turn could not be saved there."""
         try:
             self._root.mkdir(0o711, parents=True, exist_ok=True)
-            for directory in self._places:
-                directory.mkdir(0o711 if directory == self._places.work else 0o700, exist_ok=True)
+            for directory in self._directories:
+                directory.mkdir(0o711 if directory == self._directories.work else 0o700, exist_ok=True)
             disk = os.statvfs(self._root)
         except OSError as error:
             raise _unwritable(error) from None
@@ -73,7 +73,7 @@ class Store:
             raise _unwritable(error) from None
 
     def _claim(self, turn_dir: Path, metadata: dict[str, str], first: Event) -> int | None:
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._places.turns))
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._directories.turns))
         log = os.open(new / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             try_lock(log)
@@ -92,7 +92,7 @@ class Store:
         """Write the end of a turn that is not started, unless it exists; tell whether. Raises SessionsUnwritable."""
         self.ready()
         try:
-            return save_refusal(self._places.refused, caller, turn_dir, metadata, events)
+            return save_refusal(self._directories.refused, caller, turn_dir, metadata, events)
         except OSError as error:
             raise _unwritable(error) from None
 
@@ -117,7 +117,7 @@ class Store:
 
     def lock(self, sid: str) -> int | None:
         """Return the locked descriptor of a session, or None when a turn of it runs on some replica."""
-        path, tries = self._places.locks / sid, 0
+        path, tries = self._directories.locks / sid, 0
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -135,7 +135,7 @@ class Store:
     def is_locked(self, sid: str) -> bool:
         """Tell whether a turn of a session runs on some replica. Raises SessionsUnwritable."""
         try:
-            fd = os.open(self._places.locks / sid, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self._directories.locks / sid, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -151,8 +151,8 @@ class Store:
     def proposals(self, sid: str) -> list[dict[str, str]]:
         """Return the verb and job of each proposal of a session whose outcome claude does not know yet."""
         try:
-            saved = json.loads((self._places.locks / sid).read_text())
-            with (self._places.turns / saved["turn"] / "log").open("rb") as log:
+            saved = json.loads((self._directories.locks / sid).read_text())
+            with (self._directories.turns / saved["turn"] / "log").open("rb") as log:
                 found = [json.loads(line) for line in log if line.startswith(b'{"type":"approval"')]
         except (OSError, ValueError, KeyError):  # a first turn, or one that was pruned
             return []
@@ -166,13 +166,13 @@ class Store:
 
     def make_work_dir(self, turn_dir: Path) -> Path:
         """Make the directory of a turn's process and return it, as claude will call it: without a link or `..`."""
-        path = Path(os.path.realpath(self._places.work)) / turn_dir.name
+        path = Path(os.path.realpath(self._directories.work)) / turn_dir.name
         path.mkdir(0o700)
         return path
 
     def open_transcript(self, sid: str, is_first: bool) -> tuple[Transcript, bool]:
         """Open a session's transcript, for the turn that has its lock; tell if no turn of it was ever saved."""
-        return open_transcript(self._places.transcripts, sid, is_first)
+        return open_transcript(self._directories.transcripts, sid, is_first)
 
     def tidy(self, turn_dir: Path) -> None:
         """Remove the directory of a turn's process. The runner removes what belongs to claude's user.
@@ -180,23 +180,23 @@ class Store:
         What can't be removed now is removed by a later `prune`.
         """
         try:
-            self._remove_work_dir(self._places.work / turn_dir.name)
+            self._remove_work_dir(self._directories.work / turn_dir.name)
         except OSError as error:
             audit.note("not-removed", path=f"work/{turn_dir.name}", error=repr(error))
 
     def note_turn(self, turn_dir: Path, request: TurnRequest) -> None:
         """Add a turn, whose session this process has locked, to its caller's conversations. Raises OSError."""
-        note_turn(self._places.conversations, turn_dir.name, request, time.time())
+        note_turn(self._directories.conversations, turn_dir.name, request, time.time())
 
     def list_conversations(
         self, caller: str, is_listed: Callable[[Conversation], bool] = lambda _: True
     ) -> list[Conversation]:
         """Return the newest conversations of a caller that `is_listed` lets through, the newest turn's first."""
-        return list_conversations(self._places.conversations, caller, is_listed)
+        return list_conversations(self._directories.conversations, caller, is_listed)
 
     def find_conversation(self, caller: str, sid: str) -> Conversation | None:
         """Return one of a caller's conversations, or None if there is none with this id. Raises OSError."""
-        return find_conversation(self._places.conversations, caller, sid)
+        return find_conversation(self._directories.conversations, caller, sid)
 
     def prune(self) -> None:
         """Remove what is not in use and old enough; at most once in PRUNE_SECONDS."""
@@ -204,7 +204,7 @@ class Store:
         if now - self._pruned < PRUNE_SECONDS:
             return
         self._pruned = now
-        prune(self._places, self._remove_work_dir, now)
+        prune(self._directories, self._remove_work_dir, now)
 
     def _remove_work_dir(self, path: Path) -> None:
         if self._remove_for_us is not None:

@@ -23,7 +23,7 @@ from .launch import Started, launch
 from .launcher import LauncherClient
 from .proposals import Read
 from .refusals import read_refusal
-from .replay import Replay
+from .replay import ConversationReader
 from .request import ChatRequest
 from .running_turn import RunningTurn, wait_for_change
 from .sessions import Session, check_directory, unseal
@@ -81,9 +81,9 @@ class Chat:
         check_directory(session, await self._directory_id())
         return session
 
-    async def open_replay(self, caller: str, keys: Sequence[str]) -> Replay:
+    async def open_replay(self, caller: str, keys: Sequence[str]) -> ConversationReader:
         """Return a caller's conversations; `keys` sign their tokens. Raises SessionsUnwritable."""
-        return Replay(self.store, self.disk, caller, keys, await self._directory_id())
+        return ConversationReader(self.store, self.disk, caller, keys, await self._directory_id())
 
     async def _directory_id(self) -> str:
         return await self.disk.run(find_directory_id, self.settings.sessions_dir)

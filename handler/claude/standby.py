@@ -61,18 +61,18 @@ def run_beside(job: RunnerJob, work: Callable[[RunnerJob, Save], None]) -> None:
         append_events(job.log, build_ending("busy" if is_busy else "claude-crashed", message, _HINTS[is_busy], 2))
         os.unlink(f"{job.sid}.new", dir_fd=job.transcripts)
         return
-    (asked, ask), (told, tell) = os.pipe(), os.pipe()
+    (request_reader, request_writer), (reply_reader, reply_writer) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(asked)
-        os.close(tell)
+        os.close(request_reader)
+        os.close(reply_writer)
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # a fork does not inherit it
-        work(job, lambda: _have_saved(job, ask, told))
+        work(job, lambda: _have_saved(job, request_writer, reply_reader))
         return
-    for fd in (ask, told, job.listener, job.api_listener, job.network):
+    for fd in (request_writer, reply_reader, job.listener, job.api_listener, job.network):
         if fd >= 0:
             os.close(fd)
-    _stand_by(job, pid, asked, tell)
+    _stand_by(job, pid, request_reader, reply_writer)
 
 
 def _become(job: RunnerJob) -> None:
@@ -101,24 +101,24 @@ def _take_uid(job: RunnerJob) -> RunnerJob:
     return job._replace(uid=uid, cgroup=make_cgroup(uid))
 
 
-def _have_saved(job: RunnerJob, ask: int, told: int) -> bool:
+def _have_saved(job: RunnerJob, request_writer: int, reply_reader: int) -> bool:
     """Ask the first process to save the transcript, and return whether it has. Save it here if that was killed."""
     try:
-        os.write(ask, b".")
-        if not select.select([told], [], [], SAVE_SECONDS + LAST_SECONDS)[0]:
+        os.write(request_writer, b".")
+        if not select.select([reply_reader], [], [], SAVE_SECONDS + LAST_SECONDS)[0]:
             return False
-        return (os.read(told, 1) or _save(job)) == _SAVED
+        return (os.read(reply_reader, 1) or _save(job)) == _SAVED
     except BrokenPipeError:
         return _save(job) == _SAVED
 
 
-def _stand_by(job: RunnerJob, pid: int, asked: int, tell: int) -> None:
+def _stand_by(job: RunnerJob, pid: int, request_reader: int, reply_writer: int) -> None:
     """Save the transcript when the worker asks for it or was killed; then remove what claude left."""
-    is_asked = bool(os.read(asked, 1))
+    is_asked = bool(os.read(request_reader, 1))
     if is_asked:
-        said = _save(job)
+        result = _save(job)
         try:
-            os.write(tell, said)
+            os.write(reply_writer, result)
         except BrokenPipeError:  # the worker was killed
             pass
     os.waitpid(pid, 0)

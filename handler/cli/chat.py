@@ -8,7 +8,7 @@ from pathlib import Path
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
 from .call import EXIT, Display, run_verb
-from .conversation import Conversation, fetch_conversations
+from .conversation import ChatClient, fetch_conversations
 from .environment import caller_key, handler_url
 from .errors import CommandError
 from .output import DONE, FAILED, UNREACHED, complain, say, show
@@ -33,7 +33,7 @@ def chat(arguments: argparse.Namespace) -> int:
     except NoAnswer as lost:
         complain(f"{signer.url}: {lost}", lost.hint)
         return FAILED if lost.sent else UNREACHED
-    return _talk(signer, Conversation(signer, arguments.vm or "", session))
+    return _talk(signer, ChatClient(signer, arguments.vm or "", session))
 
 
 def _list(signer: Signer, vm: str) -> int:
@@ -56,7 +56,7 @@ def _chosen_session(signer: Signer, chosen: str | None) -> str:
     return str(found[int(chosen) - 1]["session"])
 
 
-def _talk(signer: Signer, conversation: Conversation) -> int:
+def _talk(signer: Signer, conversation: ChatClient) -> int:
     path = session_file(os.environ)
 
     def approve(msg_id: str, request: VerbCall) -> bool:

@@ -24,7 +24,7 @@ class Past:
     is_running: bool = False
 
 
-class Conversation:
+class ChatClient:
     """A client's side of one chat session; `turn` is the id of the turn under way, `cost_usd` the sum of all turns."""
 
     def __init__(self, signer: Signer, vm: str = "", session: str = "") -> None:

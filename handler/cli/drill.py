@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from ..client import Event, HandlerError, NoAnswer, Signer
 from ..verbs import VERBS
 from .call import show_result
-from .drill_steps import ID, NOTHING, Drill, Failure, Undone, prove, read_proven, send_alert, wait_for_evidence
+from .drill_steps import ID, NOTHING, Drill, DrillFailed, Undone, prove, read_proven, send_alert, wait_for_evidence
 from .environment import caller_key, handler_url
 from .errors import CommandError, reason
 from .output import DONE, FAILED, INTERRUPTED, UNKNOWN, UNREACHED, complain, drop_output, remark, say
@@ -48,7 +48,7 @@ def _run(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         return FAILED, str(error), error.hint
     except Undone as undone:
         return _explain(one, undone.result)
-    except Failure as failure:
+    except DrillFailed as failure:
         return FAILED, str(failure), failure.hint
     except OSError as error:
         return UNKNOWN, f"can't write the output: {reason(error)}", ""
@@ -104,9 +104,9 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         state = str(one.verb("status")["state"])
         said.append(f"{one.vm} is {state}")
     if state != "running" and not is_agreed:
-        raise Failure(f"{one.vm} is {state}, not running", f"breakglass call start --vm {one.vm}")
+        raise DrillFailed(f"{one.vm} is {state}, not running", f"breakglass call start --vm {one.vm}")
     if not is_agreed and not _agrees(one):
-        raise Failure("you did not agree")
+        raise DrillFailed("you did not agree")
     remark(f"if this is cut off, run this {one.again}" if not one.as_json else "")
     with one.step("alert") as said:
         send_alert(one)

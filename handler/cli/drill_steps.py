@@ -19,7 +19,7 @@ _EVIDENCE_SECONDS = 60.0  # a capture takes 20 s at most
 NOTHING = "nothing was changed"
 
 
-class Failure(Exception):
+class DrillFailed(Exception):
     """Raised if a step does not do what it has to; the message says why, and `hint` what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -59,7 +59,7 @@ class Drill:
             say(f"{seconds:6.1f} s  {name:<9} {'; '.join(said)}")
 
     def verb(self, verb: str, msg_id: str = "", again: bool = False, **more: str) -> Event:
-        """Run a verb on the VM; raise Failure unless it is done."""
+        """Run a verb on the VM; raise DrillFailed unless it is done."""
         request = VerbCall(verb, self.vm, again=again, **more)
         try:
             result = send(self.signer, msg_id or new_id(), request, lambda _: None)
@@ -96,10 +96,12 @@ def send_alert(one: Drill) -> None:
     [answer] = post(one.signer, "/alert/generic", new_id(), payload)
     accepted, failed = answer.get("accepted"), answer.get("failed")
     if isinstance(failed, list) and failed:
-        raise Failure(f"the host refused the capture: {failed[0].get('code')}", f"breakglass call status --vm {one.vm}")
+        raise DrillFailed(
+            f"the host refused the capture: {failed[0].get('code')}", f"breakglass call status --vm {one.vm}"
+        )
     if not isinstance(accepted, list) or not accepted:
         hint = f"set drill = true under [vms.{one.vm}] if it may be power-cycled at any time, and reload the handler"
-        raise Failure(f"{one.vm} is not a VM for drills", hint)
+        raise DrillFailed(f"{one.vm} is not a VM for drills", hint)
     one.capture, page = str(accepted[0].get("job")), accepted[0].get("page")
     own = normal_url(one.signer.url) or f"{one.signer.url}/"
     one.page = str(page or page_link(own, one.vm, one.capture))
@@ -113,29 +115,33 @@ def wait_for_evidence(one: Drill) -> tuple[str, str]:
         if isinstance(job, dict) and job.get("outcome"):
             break
         if time.monotonic() > until:
-            raise Failure(f"the capture {one.capture} did not end", f"breakglass call history --job {one.capture}")
+            raise DrillFailed(f"the capture {one.capture} did not end", f"breakglass call history --job {one.capture}")
         time.sleep(0.5)
     verdict, output = job.get("verdict"), str(job.get("output"))
     if job["outcome"] != "done" or not isinstance(verdict, dict) or not output:
-        raise Failure(f"the capture is {job['outcome']}, without evidence", f"breakglass call forensics --vm {one.vm}")
+        raise DrillFailed(
+            f"the capture is {job['outcome']}, without evidence", f"breakglass call forensics --vm {one.vm}"
+        )
     seen = _RUNNING.search(output)
     return seen[1] if seen else "", str(verdict.get("code"))
 
 
 def prove(one: Drill, before: str, cycle: Event) -> list[str]:
-    """Return what shows that the cycle was one; raise Failure for what does not."""
+    """Return what shows that the cycle was one; raise DrillFailed for what does not."""
     status = one.verb("status")
     found = _PID.search(str(status.get("stdout")))
     if status["state"] != "running" or found is None:
-        raise Failure(f"{one.vm} is {status['state']} after the cycle", f"breakglass call start --vm {one.vm}")
+        raise DrillFailed(f"{one.vm} is {status['state']} after the cycle", f"breakglass call start --vm {one.vm}")
     if found[1] == before:
-        raise Failure(f"QEMU is the same process as before the cycle, {before}", "report this: a cycle has to end it")
+        raise DrillFailed(
+            f"QEMU is the same process as before the cycle, {before}", "report this: a cycle has to end it"
+        )
     history = one.verb("history", job=one.id)
     job, place, chain = history.get("job"), cycle.get("chain"), history.get("chain")
     if not isinstance(job, dict) or (job.get("verb"), job.get("outcome")) != ("cycle", "done"):
-        raise Failure("history does not have the cycle as done", "breakglass-pve check, on the host as root")
+        raise DrillFailed("history does not have the cycle as done", "breakglass-pve check, on the host as root")
     if not isinstance(place, dict) or not isinstance(chain, dict) or not is_in_chain(place, chain):
-        raise Failure("the chain of jobs does not have the cycle", "breakglass-pve check, on the host as root")
+        raise DrillFailed("the chain of jobs does not have the cycle", "breakglass-pve check, on the host as root")
     new = f"process {found[1]} of QEMU runs" + (f", {before} has ended" if before else "")
     return [
         "it runs again",
@@ -155,12 +161,12 @@ def is_in_chain(place: Mapping[str, object], chain: Mapping[str, object]) -> boo
 
 
 def read_proven(one: Drill, cycle: Event) -> str:
-    """Return when and by whom the host was proven, as the job says; raise Failure unless it was this drill.
+    """Return when and by whom the host was proven, as the job says; raise DrillFailed unless it was this drill.
 
     A doctor may have proven the host since, so a status would not do.
     """
     proven, began = cycle.get("proven"), str(cycle.get("started"))
     if not isinstance(proven, dict) or proven.get("how") != "drill" or str(proven.get("at")) < began:
-        raise Failure("the host could not record that it is proven", "on the host: df /run; df -i /run")
+        raise DrillFailed("the host could not record that it is proven", "on the host: df /run; df -i /run")
     one.proven = proven
     return f"{one.vm} and its host are proven: {proven['at']}, by {proven['by']}"

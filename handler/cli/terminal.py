@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from ..claude.events import find_proposed_verb
 from ..client import Event, HandlerError, NoAnswer, VerbCall
-from .conversation import Conversation
+from .conversation import ChatClient
 from .terminal_text import (
     CHECK_PROMPT,
     LIMIT_USD,
@@ -33,7 +33,7 @@ _OPEN_FOR = timedelta(days=1)  # the host remembers an id for one to two days, a
 class Terminal:
     """A conversation in a terminal. `ask` returns a typed line, or raises EOFError."""
 
-    conversation: Conversation
+    conversation: ChatClient
     ask: Callable[[str], str]
     show: Show
     complain: Complain

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from ..config.model import Host, Vm
 from .findings import Finding, error, warning
 from .host_agent import judge_health, pass_on
-from .host_session import NoAnswer, Session
+from .host_session import AgentSession, AgentSilent
 from .key_rights import AGENT_REFUSES, NO_CHANNEL, check_there
 
 AT_ONCE = 8  # VMs of one host that are checked at once
 
 
 async def ask_for_checks(
-    host: Host, session: Session, vms: Sequence[Vm], found: list[Finding], of_vms: dict[str, list[Finding]]
+    host: Host, session: AgentSession, vms: Sequence[Vm], found: list[Finding], of_vms: dict[str, list[Finding]]
 ) -> None:
     """Add what the host's check finds to `found`, and what it finds about each VM to `of_vms`."""
     at_once = asyncio.Semaphore(AT_ONCE)
@@ -22,11 +22,11 @@ async def ask_for_checks(
     await asyncio.gather(_check_host(session, host, found), *checks)
 
 
-async def _check_host(session: Session, host: Host, found: list[Finding]) -> None:
+async def _check_host(session: AgentSession, host: Host, found: list[Finding]) -> None:
     place = f"host {host.name}"
     try:
         result = await session.ask_for_check()
-    except NoAnswer as failure:
+    except AgentSilent as failure:
         sentence = f"the host's own check brings no answer: {failure}"
         fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else check_there(host)
         found.append(error(place, "check-silent", sentence, fix))
@@ -39,12 +39,14 @@ async def _check_host(session: Session, host: Host, found: list[Finding]) -> Non
     found += pass_on(place, "host-check", result.get("findings"))
 
 
-async def _check_vm(session: Session, host: Host, vm: Vm, found: list[Finding], at_once: asyncio.Semaphore) -> None:
+async def _check_vm(
+    session: AgentSession, host: Host, vm: Vm, found: list[Finding], at_once: asyncio.Semaphore
+) -> None:
     place = f"VM {vm.name}"
     try:
         async with at_once:
             result = await session.ask_for_check(vm.vmid)
-    except NoAnswer as failure:
+    except AgentSilent as failure:
         sentence = f"the host's check of this VM brings no answer: {failure}"
         fix = f"as root on {host.ssh.host}: qm status {vm.vmid} --verbose"
         fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else fix

@@ -17,11 +17,11 @@ PING_SECONDS = 6.0  # the host agent's own deadline is 4 s
 CHECK_SECONDS = 19.5  # the host agent ends a check after 20 s, and looks at nothing new after 14 s
 
 
-class NoAnswer(Exception):
+class AgentSilent(Exception):
     """The host agent did not answer; the text says why."""
 
 
-class Session:
+class AgentSession:
     """The host agent behind one key. `agent` is what it said of itself, and `result` all of that answer."""
 
     def __init__(self, connection: SshConnection, host: Host) -> None:
@@ -31,10 +31,10 @@ class Session:
         self.sent = self.received = 0.0  # this machine's clock, before and after that
 
     async def open(self, is_resident: bool) -> None:
-        """Open the resident session, if the key may have one, and ask the host agent who it is; raise NoAnswer."""
+        """Open the resident session, if the key may have one, and ask the host agent who it is; raise AgentSilent."""
         if is_resident:
             await self._link.open_session()
-        with suppress(NoAnswer):
+        with suppress(AgentSilent):
             await self._shake_hands()
         if not self.agent.heard:  # as the handler does: a read-only key has no session
             self._link.channel = None
@@ -45,25 +45,25 @@ class Session:
         self.result = await self.ask(PING_LINE, PING_SECONDS)
         self.received = time.time()
         if self.result["exit_code"] != 0:
-            raise NoAnswer(f"it refuses a ping with exit {self.result['exit_code']}")
+            raise AgentSilent(f"it refuses a ping with exit {self.result['exit_code']}")
         self.agent = read_handshake(self.result)
 
     async def ask_for_check(self, vmid: int | None = None) -> Message:
-        """Return the result of the host's check of itself or of a VM, or its refusal; raise NoAnswer."""
+        """Return the result of the host's check of itself or of a VM, or its refusal; raise AgentSilent."""
         result = await self.ask(CHECK_LINE if vmid is None else f"{CHECK_LINE} vm={vmid}", CHECK_SECONDS)
         if result["exit_code"] not in (0, AGENT_REFUSES):
-            raise NoAnswer(f"it ended with exit {result['exit_code']}")
+            raise AgentSilent(f"it ended with exit {result['exit_code']}")
         return result
 
     async def ask(self, line: str, seconds: float) -> Message:
-        """Return the result of a request that changes nothing; raise NoAnswer."""
+        """Return the result of a request that changes nothing; raise AgentSilent."""
         try:
             async with asyncio.timeout(seconds):
                 return [message async for message in self._link.ask(line)][-1]
         except TimeoutError:
-            raise NoAnswer(f"nothing came within {seconds:g} s") from None
+            raise AgentSilent(f"nothing came within {seconds:g} s") from None
         except (Lost, Unreached) as failure:
-            raise NoAnswer(failure.message) from None
+            raise AgentSilent(failure.message) from None
 
     def serves(self, vmid: int) -> bool:
         """Tell whether the key serves a VM, as far as the host agent says."""

@@ -15,7 +15,7 @@ from ..threads import run_in_thread
 from . import host_agent, login
 from .findings import Finding, error, ok, warning
 from .host_check import ask_for_checks
-from .host_session import NoAnswer, Session
+from .host_session import AgentSession, AgentSilent
 from .key_rights import judge_answer, judge_refused_key, judge_rights, judge_shell, print_recipe
 from .login_failures import Failure, judge_failure
 from .visit import Visit
@@ -184,7 +184,7 @@ class HostLook:
 
     async def _open_session(
         self, kind: str, connection: login.SshConnection | None, found: list[Finding]
-    ) -> Session | None:
+    ) -> AgentSession | None:
         """Try what a key opens, and ask the host agent who it is; return None if there is no host agent behind it."""
         if connection is None:
             return None
@@ -204,17 +204,17 @@ class HostLook:
         }
         rights = await asyncio.gather(*tries.values())
         found += judge_rights(self.host, kind, self._recipe, dict(zip(tries, rights, strict=True)))
-        session = Session(connection, self.host)
+        session = AgentSession(connection, self.host)
         try:
             await session.open(is_resident=kind == POWER)
-        except NoAnswer as failure:
+        except AgentSilent as failure:
             sentence = f"the host agent does not say what it is to the {kind} key: {failure}"
             fix = f"at the console of {self.host.ssh.host}: uptime, free, dmesg | tail; then breakglass-pve check"
             found.append(error(self.place, "agent-silent", sentence, fix))
             return None
         return session
 
-    def _judge_sessions(self, power: Session | None, reading: Session | None) -> None:
+    def _judge_sessions(self, power: AgentSession | None, reading: AgentSession | None) -> None:
         """Judge what the host agent said of itself with either key."""
         session = power or reading
         if session is None:

@@ -235,5 +235,5 @@ class HostConnection(KeptLink):
 
     @property
     def _is_outdated(self) -> bool:
-        told, own = self._link.handshake.bundle if self._link is not None else "", known_digest()
-        return bool(told and own) and told != own
+        bundle, own = self._link.handshake.bundle if self._link is not None else "", known_digest()
+        return bool(bundle and own) and bundle != own

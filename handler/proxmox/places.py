@@ -21,7 +21,7 @@ ASK_AGAIN_SECONDS = 4.0  # the same, if the id may have been sent before: then e
 
 
 @dataclass(frozen=True)
-class Found:
+class Destination:
     """The host to which a request goes.
 
     Attributes:
@@ -44,8 +44,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What one host said. One that did not answer has said nothing; see docs/protocol.md, section 5, for the fields."""
+class _Place:
+    """What one host says of where a VM is; empty if it did not answer. docs/protocol.md, section 5, has the fields."""
 
     host: HostConnection
     answered: bool = False
@@ -73,7 +73,7 @@ class Places:
 
     async def find(
         self, vm: Vm, hosts: Sequence[HostConnection], msg_id: str = "", changes: bool = False, repeated: bool = False
-    ) -> Found:
+    ) -> Destination:
         """Return the host to which a request goes.
 
         Args:
@@ -86,43 +86,43 @@ class Places:
         Raise Unreached if several hosts keep saying that they have the VM.
         """
         if len(vm.hosts) == 1 and not vm.hosts_off:
-            return Found(hosts[0], is_only=True)
+            return Destination(hosts[0], is_only=True)
         for _ in range(3):
-            told = await _ask_each(hosts, vm.vmid, msg_id, repeated)
-            if has_id := next((one.host for one in told if one.has_id), None):
-                return Found(has_id, has_id=True)
-            if sum(one.sure and one.is_proof and _is_mate(one.host, hosts[0]) for one in told) < 2:
+            answers = await _ask_each(hosts, vm.vmid, msg_id, repeated)
+            if has_id := next((one.host for one in answers if one.has_id), None):
+                return Destination(has_id, has_id=True)
+            if sum(one.sure and one.is_proof and _is_mate(one.host, hosts[0]) for one in answers) < 2:
                 break  # otherwise it moved between two answers, and an id may have acted before it did
             await asyncio.sleep(0.2)
         else:
             raise Unreached("place-disputed", "several hosts say that they have the VM", "look at it on each of them")
-        found = self._choose(vm, hosts, told, changes)
-        doubtful = [one for one in told if one.has_id is None and (one.answered or one.host is not found.host)]
+        found = self._choose(vm, hosts, answers, changes)
+        doubtful = [one for one in answers if one.has_id is None and (one.answered or one.host is not found.host)]
         if repeated and (doubtful or vm.hosts_off):
             names = ", ".join([*(one.host.host.name for one in doubtful), *vm.hosts_off])
             hint = f"mend what is wrong with {names}, then send the same id again; or look, and use a new id"
             raise Lost(f"{names} can't say whether this id ran there, so nothing was sent now", hint)
         return found
 
-    def _choose(self, vm: Vm, hosts: Sequence[HostConnection], told: Sequence[_Told], changes: bool) -> Found:
+    def _choose(self, vm: Vm, hosts: Sequence[HostConnection], answers: Sequence[_Place], changes: bool) -> Destination:
         """Return the host that has the VM by the word of a node with a quorum, or by its process, or the last known."""
-        mates = [one for one in told if _is_mate(one.host, hosts[0])]
+        mates = [one for one in answers if _is_mate(one.host, hosts[0])]
         sure = min((one for one in mates if one.sure), key=lambda one: not one.is_proof, default=None)
         if sure is not None and not sure.is_proof:
             named = next((host for host in hosts if host.node == sure.node and _is_mate(host, hosts[0])), None)
             if named is None:  # no host is configured for that node: the one that was asked refuses
-                return Found(sure.host)
-            has_answered = any(one.host is named and one.answered for one in told)
-            return Found(named if changes or has_answered else sure.host, away=None if has_answered else named)
+                return Destination(sure.host)
+            has_answered = any(one.host is named and one.answered for one in answers)
+            return Destination(named if changes or has_answered else sure.host, away=None if has_answered else named)
         last_seen = self._seen.get(vm.name)
         proof = sure or min((m for m in mates if m.is_proof), key=lambda m: m.host.host.name != last_seen, default=None)
         if sure is not None:
             self._seen[vm.name] = sure.host.host.name
         if proof is not None:
-            return Found(proof.host)
+            return Destination(proof.host)
         last = next((host for host in hosts if host.host.name == self.host_of(vm)), hosts[0])
         answering = next((one.host for one in mates if one.answered), last)
-        return Found(last if changes or any(one.host is last and one.answered for one in told) else answering)
+        return Destination(last if changes or any(one.host is last and one.answered for one in answers) else answering)
 
 
 def _is_mate(host: HostConnection, first: HostConnection) -> bool:
@@ -130,42 +130,42 @@ def _is_mate(host: HostConnection, first: HostConnection) -> bool:
     return host is first or (host.cluster is not None and host.cluster == first.cluster != "")
 
 
-async def _ask_each(hosts: Sequence[HostConnection], vmid: int, msg_id: str, is_repeated: bool) -> list[_Told]:
+async def _ask_each(hosts: Sequence[HostConnection], vmid: int, msg_id: str, is_repeated: bool) -> list[_Place]:
     """Return what each host says. Without an id, the first that surely has the VM is enough."""
     asking = [asyncio.create_task(_ask(host, vmid, msg_id, is_repeated)) for host in hosts]
-    told = []
+    answers = []
     try:
         for each in asyncio.as_completed(asking):
-            told.append(await each)
-            one = told[-1]
+            answers.append(await each)
+            one = answers[-1]
             if one.has_id or (not msg_id and one.sure and one.is_proof and _is_mate(one.host, hosts[0])):
                 break
     finally:
         for task in asking:
             task.cancel()
-    return sorted(told, key=lambda one: hosts.index(one.host))
+    return sorted(answers, key=lambda one: hosts.index(one.host))
 
 
-async def _ask(host: HostConnection, vmid: int, msg_id: str, is_repeated: bool) -> _Told:
+async def _ask(host: HostConnection, vmid: int, msg_id: str, is_repeated: bool) -> _Place:
     """Return what a host says. One that is known to be down is not waited for, unless all of them have to answer."""
     if host.is_down and not is_repeated:
         if host.trouble and host.trouble.cause != "key-not-accepted":  # sshd and fail2ban count failed logins
             host.try_again()
-        return _Told(host)
+        return _Place(host)
     with suppress(TimeoutError, Unreached, Lost):
         async with asyncio.timeout(ASK_AGAIN_SECONDS if is_repeated else ASK_SECONDS):
             result = (await host.read(where_line(vmid, msg_id)))[-1]
             if msg_id and result["exit_code"] == AGENT_REFUSED:  # it is too old to know `where`
-                return _Told(host, has_id=_has_job((await host.read(job_line(vmid, msg_id)))[-1]))
-            return _read_told(host, result)
-    return _Told(host)
+                return _Place(host, has_id=_has_job((await host.read(job_line(vmid, msg_id)))[-1]))
+            return _read_place(host, result)
+    return _Place(host)
 
 
-def _read_told(host: HostConnection, result: Message) -> _Told:
+def _read_place(host: HostConnection, result: Message) -> _Place:
     host.hear_cluster(result.get("cluster"))
     has_id, answered, sure = result.get("known"), result["exit_code"] == 0, result.get("sure") is True
     node, here = (str(result.get(name, "")) for name in ("node", "here"))
-    return _Told(host, answered, has_id if isinstance(has_id, bool) else None, node, here, sure)
+    return _Place(host, answered, has_id if isinstance(has_id, bool) else None, node, here, sure)
 
 
 def _has_job(job: Message) -> bool | None:

@@ -13,7 +13,7 @@ from ..counts import StageClock
 from ..errors import Lost, Unreached
 from .host import HostConnection
 from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer, with_evidence
-from .places import Found
+from .places import Destination
 from .request import VerbRequest
 from .sent_ids import SentIds
 from .wire import job_line, verb_line
@@ -22,7 +22,7 @@ PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
 ATTACH = "send the same id again to attach to it"
 JSON_SECONDS = 45.0  # a JSON answer comes before nginx and load balancers cut at 60 s
 
-Find = Callable[[str, bool, bool], Awaitable[Found]]  # places.py: msg_id, changes, is_repeated
+Find = Callable[[str, bool, bool], Awaitable[Destination]]  # places.py: msg_id, changes, is_repeated
 
 
 class Run:
@@ -34,7 +34,7 @@ class Run:
     def __init__(self, find: Find, request: VerbRequest, sent: SentIds, began: float) -> None:
         self.answer: Answer | None = None
         self._find = find
-        self._found: Found | None = None
+        self._found: Destination | None = None
         self._is_repeated = request.is_mutating and (request.again or request.id in sent)
         self._request = request
         self._sent = sent

@@ -13,7 +13,7 @@ import pytest
 
 from breakglass.chat import replay as replaying
 from breakglass.chat.conversations import MOST_BYTES, find_conversation, list_conversations, note_turn
-from breakglass.chat.replay import Replay
+from breakglass.chat.replay import ConversationReader
 from breakglass.chat.sessions import LIFETIME
 from breakglass.chat.sessions_disk import SessionsDisk
 from breakglass.chat.store import Store
@@ -53,8 +53,8 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path))
 
 
-def of(store: Store) -> Replay:
-    return Replay(store, SessionsDisk(), "operator", ["k" * 32], "")
+def of(store: Store) -> ConversationReader:
+    return ConversationReader(store, SessionsDisk(), "operator", ["k" * 32], "")
 
 
 def listed(store: Store) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.chat.parts import Seen, find_credential_fault, find_sessions_fault
+from breakglass.chat.parts import EarlierLooks, find_credential_fault, find_sessions_fault
 from breakglass.client import new_id
 
 from ..support.hung import unserved_fuse
@@ -191,11 +191,11 @@ def test_a_sessions_dir_that_is_read_only(tmp_path: Path) -> None:
     """Also for root, whom no mode keeps out."""
     for name in ("turns", "locks", "transcripts"):
         (tmp_path / "sessions" / name).mkdir(parents=True)
-    assert find_sessions_fault(str(tmp_path / "sessions"), Seen()) == ""
+    assert find_sessions_fault(str(tmp_path / "sessions"), EarlierLooks()) == ""
     subprocess.run(["mount", "--bind", str(tmp_path / "sessions"), str(tmp_path / "sessions")], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", str(tmp_path / "sessions")], check=True)
-        assert "read-only" in find_sessions_fault(str(tmp_path / "sessions"), Seen())
+        assert "read-only" in find_sessions_fault(str(tmp_path / "sessions"), EarlierLooks())
     finally:
         subprocess.run(["umount", str(tmp_path / "sessions")], check=True)
 
@@ -207,7 +207,7 @@ def test_a_sessions_dir_that_is_full(tmp_path: Path) -> None:
     try:
         for name in ("turns", "locks", "transcripts"):
             (tmp_path / name).mkdir()
-        assert "16 MiB" in find_sessions_fault(str(tmp_path), Seen())
+        assert "16 MiB" in find_sessions_fault(str(tmp_path), EarlierLooks())
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 

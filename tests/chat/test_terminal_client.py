@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.cli.conversation import CHECK, Conversation, fetch_conversations
+from breakglass.cli.conversation import CHECK, ChatClient, fetch_conversations
 from breakglass.cli.terminal import Terminal
 from breakglass.cli.terminal_text import CHECK_PROMPT, LIMIT_USD, shortened, table_of, without_retracted
 from breakglass.cli.terminal_text import LINES as SHOWN_LINES
@@ -39,7 +39,7 @@ def test_a_replay_gives_the_last_turn() -> None:
     events: list[Event] = [{"type": "done", "n": 3, "ok": True}, {**REPLAYED, "turn": None}]
     done = answer("200 OK", LINES, {"type": "result", "n": 1, "cost_usd": 0.5}, {"type": "done", "n": 2, "ok": True})
     with peer(replay(*events), done) as (url, bodies):
-        conversation = Conversation(Signer(url, b"k" * 32), session="old")
+        conversation = ChatClient(Signer(url, b"k" * 32), session="old")
         past = conversation.replay()
         assert (conversation.session, conversation.cost_usd) == ("new", 0.25)
         assert len(list(conversation.start_turn("hello"))) == 2
@@ -56,7 +56,7 @@ def test_a_turn_that_still_runs_is_followed() -> None:
     """What the replay had is not shown twice: the client attaches after its last event."""
     rest = answer("200 OK", LINES, {"type": "text", "n": 3, "text": "runs."}, {"type": "done", "n": 4, "ok": True})
     with peer(replay({**REPLAYED, "turn": "msg_second"}), rest) as (url, bodies):
-        conversation = Conversation(Signer(url, b"k" * 32), session="old")
+        conversation = ChatClient(Signer(url, b"k" * 32), session="old")
         assert conversation.replay().is_running
         assert [event["n"] for event in conversation.follow_turn()] == [3, 4]
     assert json.loads(bodies[1]) == {"attach": "msg_second", "after": 2, "session": "new", "to": url}
@@ -67,7 +67,7 @@ def test_a_conversation_without_logs_goes_on() -> None:
     for session, expected in (("new", "new"), (None, "old")):
         last: Event = {**REPLAYED, "session": session, "cost_usd": 0, "turn": None}
         with peer(answer("200 OK", LINES, last)) as (url, _):
-            conversation = Conversation(Signer(url, b"k" * 32), session="old")
+            conversation = ChatClient(Signer(url, b"k" * 32), session="old")
             past = conversation.replay()
         assert (past.turns, past.at, past.events, conversation.session) == (3, "", (), expected)
 
@@ -75,20 +75,20 @@ def test_a_conversation_without_logs_goes_on() -> None:
 def test_a_turn_that_ended_during_its_replay_does_not_run() -> None:
     """Its `done` is there, and nothing would come after it."""
     with peer(replay({"type": "done", "n": 3, "ok": True}, {**REPLAYED, "turn": "msg_second"})) as (url, _):
-        assert not Conversation(Signer(url, b"k" * 32), session="old").replay().is_running
+        assert not ChatClient(Signer(url, b"k" * 32), session="old").replay().is_running
 
 
 def test_a_cut_replay_is_none() -> None:
     """Without its last line it lacks turns, and the newest token."""
     with peer(replay()) as (url, _), pytest.raises(NoAnswer, match="without its last line"):
-        Conversation(Signer(url, b"k" * 32), session="old").replay()
+        ChatClient(Signer(url, b"k" * 32), session="old").replay()
 
 
 def test_a_job_is_checked_once() -> None:
     """The check's id is the job's. If the page has begun it in its own words, its events are shown here too."""
     lines = answer("200 OK", LINES, {"type": "session", "n": 1, "session": "newer"}, {"type": "done", "n": 2})
     with peer(answer("422 Unprocessable Entity", JSON, ID_REUSED), lines) as (url, bodies):
-        conversation = Conversation(Signer(url, b"k" * 32), "devvm", "token")
+        conversation = ChatClient(Signer(url, b"k" * 32), "devvm", "token")
         assert [event["n"] for event in conversation.start_check("Check.", "job_1")] == [1, 2]
     first, second = map(json.loads, bodies)
     assert first == {"prompt": "Check.", "tools": "host", "vm": "devvm", "session": "token", "to": url}
@@ -100,7 +100,7 @@ def test_no_other_turn_is_attached_to() -> None:
     """An id that is used again is an error, of a turn that a person wrote and of an attachment."""
     reused = answer("422 Unprocessable Entity", JSON, ID_REUSED)
     with peer(reused, reused, reused) as (url, bodies):
-        conversation = Conversation(Signer(url, b"k" * 32))
+        conversation = ChatClient(Signer(url, b"k" * 32))
         with pytest.raises(HandlerError, match="another prompt"):
             list(conversation.start_turn("hello"))
         with pytest.raises(HandlerError, match="another prompt"):
@@ -177,7 +177,7 @@ def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
         return False
 
     with peer(answer("200 OK", LINES, *events)) as (url, _):
-        conversation = Conversation(Signer(url, b"k" * 32), session="s")
+        conversation = ChatClient(Signer(url, b"k" * 32), session="s")
         Terminal(conversation, ask, shown.append, print, approve, lambda *_: "", lambda _: None).run()
     assert approved == ([VerbCall("reset", "devvm", "It hangs.")] if asks else [])
     assert ("(reset on devvm: too old to approve; ask claude again)\n" in shown) == (not asks)

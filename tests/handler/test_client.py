@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from breakglass.cli.conversation import Conversation
+from breakglass.cli.conversation import ChatClient
 from breakglass.client import HandlerError, NoAnswer, Signer, post
 
 from ..support.peer import JSON, LINES, answer, peer
@@ -48,14 +48,14 @@ def test_a_chat_that_was_not_sent_says_so() -> None:
     """If no handler listens, there is no retry, and `sent` is false."""
     url = f"http://127.0.0.1:{reserve_port()}"
     with pytest.raises(NoAnswer, match="connection refused") as lost:
-        list(Conversation(Signer(url, b"k" * 32)).start_turn("hello"))
+        list(ChatClient(Signer(url, b"k" * 32)).start_turn("hello"))
     assert not lost.value.sent
 
 
 def test_a_chat_that_a_proxy_swallowed_may_have_been_sent() -> None:
     """If the answer is not a handler's, `sent` is true: the turn may have begun."""
     with peer("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n") as (url, _):
-        conversation = Conversation(Signer(url, b"k" * 32))
+        conversation = ChatClient(Signer(url, b"k" * 32))
         with pytest.raises(NoAnswer, match="HTTP 504") as lost:
             next(conversation.start_turn("hello"))
     assert lost.value.sent

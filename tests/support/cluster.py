@@ -9,7 +9,7 @@ from pathlib import Path
 
 from breakglass.demo.proxmox.world import VMID, World
 from breakglass.proxmox.host import HostConnection
-from breakglass.proxmox.places import Found
+from breakglass.proxmox.places import Destination
 from breakglass.proxmox.run import Find
 
 from .agent import hasten, set_constants
@@ -167,7 +167,7 @@ def cluster(directory: Path) -> Iterator[Cluster]:
 def always(host: HostConnection) -> Find:
     """Return what finds this host, whichever the request."""
 
-    async def find(msg_id: str, changes: bool, is_repeated: bool) -> Found:
-        return Found(host, is_only=True)
+    async def find(msg_id: str, changes: bool, is_repeated: bool) -> Destination:
+        return Destination(host, is_only=True)
 
     return find

@@ -5,7 +5,7 @@ import io
 import re
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -530,6 +530,7 @@ ODD_WORDS = (
     *("whoever", "whomever", "nobody", "somebody", "anybody", "everybody", "aloud", "heed", "condemn", "lest"),
     *("road", "kin", "amiss", "whence", "hitherto"),
 )
+NO_NOUNS = ("Told", "Said", "Seen", "Kept", "Found", "Asked", "Given", "Held", "Settled", "Tell", "Ask", "Hold")
 ODD = re.compile(rf"\b({'|'.join(ODD_WORDS)})(?:s|ed|'s)?\b", re.IGNORECASE)
 PROSE = (".py", ".sh", ".md", ".txt", ".yml")
 
@@ -546,6 +547,23 @@ def test_words_are_plain() -> None:
     assert len(files) > 100
     lines = [(path, line) for path in files for line in path.read_text("utf-8").splitlines()]
     assert [f"{path.relative_to(ROOT)}: {line.strip()}" for path, line in lines if ODD.search(line)] == []
+
+
+def class_names(files: Iterable[Path]) -> list[str]:
+    return [node.name for path in files for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)]
+
+
+def test_a_class_is_a_noun() -> None:
+    """The name of a class is a noun of the field: a participle or a verb does not say what it is."""
+    names_of_all = class_names([*modules(HANDLER).values(), *modules(ROOT / "agents").values()])
+    assert len(names_of_all) > 100
+    assert [name for name in names_of_all if name.lstrip("_") in NO_NOUNS] == []
+
+
+def test_a_name_of_a_class_means_one_thing() -> None:
+    """Two classes of the handler never share a name, so that a search for it finds one. The demo plays Proxmox."""
+    found = class_names(production().values())
+    assert {name for name in found if found.count(name) > 1} == set()
 
 
 def test_no_document_is_half_merged() -> None:

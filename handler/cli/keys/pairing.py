@@ -214,18 +214,20 @@ class _Pairing:
         try:
             self._grant.revoke()
         except (EditError, ConfigError, OSError) as error:
-            _tell(f"{why}. The new key of {name} is NOT revoked: {error}", f"do it now: {self._grant.by_hand}")
+            _complain_if_possible(
+                f"{why}. The new key of {name} is NOT revoked: {error}", f"do it now: {self._grant.by_hand}"
+            )
             return
-        _tell(f"{why}. The new key of {name} is revoked: it is no longer in the configuration")
+        _complain_if_possible(f"{why}. The new key of {name} is revoked: it is no longer in the configuration")
         try:
             is_told = reload_handler(self._arguments)
         except CommandError as error:
-            _tell(f"the handler accepts the key until it reloads: {error.message}", error.hint)
+            _complain_if_possible(f"the handler accepts the key until it reloads: {error.message}", error.hint)
         except OSError:  # of the output
             pass
         else:
             if not is_told:
-                _tell("the handler accepts the key until you have done that")
+                _complain_if_possible("the handler accepts the key until you have done that")
 
 
 def _explain(state: str) -> str:
@@ -237,6 +239,6 @@ def _explain(state: str) -> str:
     }.get(state, "no device fetched the key in time")
 
 
-def _tell(message: str, hint: str = "") -> None:
+def _complain_if_possible(message: str, hint: str = "") -> None:
     with contextlib.suppress(OSError):
         complain(message, hint)
