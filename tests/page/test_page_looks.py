@@ -261,7 +261,7 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     assert page.evaluate("() => window.takeShifts()") == []
     bar = page.locator("[data-outcome]")
     expect(bar).to_be_in_viewport(ratio=1)
-    for top in ("0", "document.body.scrollHeight"):  # not before the act: a browser hides shifts from who has scrolled
+    for top in ("0", "document.body.scrollHeight"):  # not before the act: a scrolled page makes up for shifts
         page.evaluate(f"() => scrollTo(0, {top})")
         expect(bar).to_be_in_viewport(ratio=1)
     assert sum(each["value"] for each in opening) <= 0.05, opening
