@@ -77,7 +77,8 @@ def unreached(host: Host, error: Exception) -> Unreached:
             reason = f"the key or a host key of {host.name} can't be read: {error}"
             return Unreached("key-not-accepted", reason, f"mend hosts.{host.name} and reload (SIGHUP)")
         case ConnectionRefusedError():
-            return Unreached("refused", f"{address} refused the connection", "is sshd running there?")
+            hint = f"at the host's console: systemctl start ssh; or correct the port in hosts.{host.name}.ssh"
+            return Unreached("refused", f"{address} refused the connection", hint)
         case TimeoutError():
             hint = "look at the host's console or IPMI"
             return Unreached("timeout", f"{address} did not answer in {CONNECT_SECONDS} s", hint)

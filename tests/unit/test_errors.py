@@ -6,8 +6,10 @@ import pytest
 
 from breakglass import errors
 from breakglass.chat import errors as chat_errors
+from breakglass.config.model import Address, Host
 from breakglass.config.problems import ConfigError, Problem
 from breakglass.errors import BreakglassError, Unauthorized, Unreached
+from breakglass.proxmox.connect import unreached
 from breakglass.web.replies import error_reply
 
 # PROTOCOL sections 2 and 3: code, HTTP status, reached.
@@ -101,6 +103,14 @@ def test_an_answer_closes_the_connection_whose_body_was_not_awaited(kind: type[B
     """The rest of such a body would be read as the next request."""
     closes = error_reply(made(kind)).headers.get("connection") == "close"
     assert closes is (kind in (errors.TooSlow, errors.TooLarge))
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError(), ConnectionResetError(), OSError("odd")])
+def test_a_failed_login_says_what_to_do(error: OSError) -> None:
+    """The hint is an instruction and no question."""
+    hint = unreached(Host("pve1", Address("breakglass", "192.0.2.10"), ""), error).hint
+    assert hint
+    assert "?" not in hint
 
 
 def test_a_config_error_lists_every_problem() -> None:
