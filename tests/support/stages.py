@@ -112,14 +112,16 @@ def at_qm(verb: str, job: str = "") -> Hold:
         held = f'[ "$1" != {verb} ] || {{ echo here > {here}; read -r go < {gate}; }}'
         qm.write_text(f'#!/bin/sh\n[ ! -p {gate} ] || {held}\nexec {real} "$@"\n')
         qm.chmod(0o755)
-        yield
-        assert select.select([arrivals], [], [], SECONDS)[0], f"qm {verb} was not called"
-        if verb in ("stop", "start"):
-            recorded_command(world, job or job_id)
-        yield
-        for fifo in (here, gate):
-            fifo.unlink()
-        os.write(opener, b"go\n" * 8)
+        try:
+            yield
+            assert select.select([arrivals], [], [], SECONDS)[0], f"qm {verb} was not called"
+            if verb in ("stop", "start"):
+                recorded_command(world, job or job_id)
+            yield
+        finally:  # also after a test that failed: the next one's `qm` would wait here for ever
+            for fifo in (here, gate):
+                fifo.unlink()
+            os.write(opener, b"go\n" * 8)
         yield
         os.close(arrivals)
         os.close(opener)
