@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,31 +40,28 @@ def talker(claude: ScriptedClaude, model: Model, directory: Path, request: pytes
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Place]:
     """Everything, once for this file, with claude under our own user."""
-    directory = Path(tempfile.mkdtemp(prefix="bg"))
-    directory.chmod(0o711)
-    world = World(directory / "w")
-    assert world.qm("start", "102").returncode == 0
-    sshd = WithGuest(world)
-    model = Model()
-    settings = ChatSettings(
-        str(directory / "sessions"),
-        str(reachable(UIDS[0], directory)),
-        shared_uid=True,
-        env={"CLAUDE_CODE_MAX_RETRIES": "1"},
-        api=ModelApi("ANTHROPIC_API_KEY", "sk-model", model.url),
-    )
-    (directory / "sessions").mkdir(mode=0o711)
-    address = Address("breakglass", "127.0.0.1", sshd.port)
-    host = Host("pve1", address, sshd.power_key, sshd.read_only_key, (sshd.host_key,))
-    guest = replace(address, user="guest")
-    vm = Vm("devvm", VMID, (host,), guest=guest, guest_host_keys=(sshd.host_key,))
-    try:
+    with ExitStack() as parts:
+        directory = Path(tempfile.mkdtemp(prefix="bg"))
+        parts.callback(shutil.rmtree, directory)
+        directory.chmod(0o711)
+        world = parts.enter_context(closing(World(directory / "w")))
+        assert world.qm("start", "102").returncode == 0
+        sshd = WithGuest(world)
+        parts.callback(sshd.stop)
+        model = parts.enter_context(closing(Model()))
+        settings = ChatSettings(
+            str(directory / "sessions"),
+            str(reachable(UIDS[0], directory)),
+            shared_uid=True,
+            env={"CLAUDE_CODE_MAX_RETRIES": "1"},
+            api=ModelApi("ANTHROPIC_API_KEY", "sk-model", model.url),
+        )
+        (directory / "sessions").mkdir(mode=0o711)
+        address = Address("breakglass", "127.0.0.1", sshd.port)
+        host = Host("pve1", address, sshd.power_key, sshd.read_only_key, (sshd.host_key,))
+        guest = replace(address, user="guest")
+        vm = Vm("devvm", VMID, (host,), guest=guest, guest_host_keys=(sshd.host_key,))
         yield Place(directory, world, sshd, model, settings, vm)
-    finally:
-        model.close()
-        sshd.stop()
-        world.close()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

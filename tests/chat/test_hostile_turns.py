@@ -99,8 +99,9 @@ def test_every_turn_ends(hostile: ScriptedClaude, model: Model, directory: Path,
 
 
 FORKS = f"""\
-import os, time
-until = time.monotonic() + 20
+import os, sys, time
+open(sys.argv[1], "w")
+until = time.monotonic() + 60
 while time.monotonic() < until:
     if os.fork():
         os._exit(0)  # {MARK}
@@ -111,10 +112,17 @@ def test_nothing_is_left_of_a_claude_that_shares_the_handlers_user(
     hostile: ScriptedClaude, model: Model, directory: Path
 ) -> None:
     """It sees no process but its own, the first to go for memory; eight that only fork and exit end with the turn."""
-    forks = f"for n in 1 2 3 4 5 6 7 8; do {PYTHON} -c '{FORKS}' & done"
+    seen, numbers = hostile.directory / "seen", "1 2 3 4 5 6 7 8"
+    forks = f"for n in {numbers}; do {PYTHON} -c '{FORKS}' $HOME/begun-$n & done"
+    begun = f"for n in {numbers}; do until [ -e $HOME/begun-$n ]; do :; done; done"
+    wait = f"until [ -e {seen} ]; do sleep 0.05; done"
     look = "[ $(ls -d /proc/[0-9]* | wc -l) -lt 30 ] && grep -qx 500 /proc/self/oom_score_adj || exit 9"
-    hostile.play(f"{look}\n{{ {forks}; }} >&- 2>&-\n{TEXT}{RESULT}")
+    hostile.play(f"{look}\n{{ {forks}; }} >&- 2>&-\n{begun}\n{TEXT}{wait}\n{RESULT}")
     with started(Talker(directory, model, chat=hostile.chat)) as talker:
-        assert talker.chat("hello")[-1]["ok"] is True
+        with talker.open(prompt="hello") as stream:
+            stream.until("text")
+            wait_for_process(MARK)
+            seen.touch()
+            assert stream.rest()[-1]["ok"] is True
         assert find_processes(MARK) == []
         assert talker.health()["chat_isolated"] is False

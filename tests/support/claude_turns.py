@@ -1,6 +1,7 @@
 """Turns of the real claude without a handler: a host, a guest that claude's key opens, and a scripted model."""
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -21,6 +22,7 @@ from .model import Model
 from .sshd import Sshd
 
 ROOT = Path(__file__).parent.parent.parent
+GUEST_UID = 65531
 GUEST_KEYS = "/etc/ssh/authorized_keys.d/%u"
 
 
@@ -44,10 +46,11 @@ class WithGuest(Sshd):
         super()._write_accounts()
         self.home = self.directory / "home"
         self.home.mkdir()
+        os.chown(self.home, GUEST_UID, GUEST_UID)
         key = asyncssh.import_private_key(self.read_only_key).export_public_key().decode()
         (self.keys.parent / "guest").write_text(key)
         for name, line in (
-            ("passwd", f"guest:x:65531:65531::{self.home}:/bin/sh\n"),
+            ("passwd", f"guest:x:{GUEST_UID}:{GUEST_UID}::{self.home}:/bin/sh\n"),
             ("shadow", "guest:*:20000::::::\n"),
         ):
             path = self.directory / name
