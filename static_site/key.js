@@ -6,7 +6,7 @@ import { pollHealth } from "./health.js";
 import { lookAt } from "./look.js";
 import { dropAll, resumeVerb } from "./run.js";
 import { currentKey, useKey } from "./send.js";
-import { LOCAL, OWN, forgetAll, keep, keyStore, recall } from "./storage.js";
+import { LOCAL, OWN, forgetAll, isAppleTab, keep, keyStore, recall } from "./storage.js";
 import { dispatch, getState, subscribe } from "./store.js";
 import { dropChats, resumeChat } from "./talk.js";
 import { span } from "./words.js";
@@ -17,7 +17,6 @@ const STORE_MS = 3_000; // some browsers' databases never open: then the key is 
 
 const secret = /** @type {HTMLInputElement} */ ($("secret"));
 const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
-const IOS = /iP(hone|ad|od)/.test(navigator.userAgent);
 /** @type {Kept|null} as it was when the page opened */
 let before = recall("local", "key");
 
@@ -130,12 +129,11 @@ export function describeKey() {
 	const now = Date.now();
 	const ago = before && `${span(now - before.tested)} ago`;
 	const tested = kept && getState().key === "proved" ? `tested now${ago ? `, and ${ago}` : ""}` : ago && `tested ${ago}`;
-	const home = matchMedia("(display-mode: standalone)").matches;
 	const sure = kept?.persisted ? "The browser has promised not to clear it." : "The browser may clear it when space runs short.";
 	setTexts({
 		"key-word": kept ? `kept here since ${new Date(kept.since).toLocaleDateString("en-GB", { day: "numeric", month: "short" })}` : "not kept here",
-		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${home ? "" : sure}` : "It is in this tab alone, and gone when the tab closes.",
-		"key-ios": IOS && !home ? "Safari forgets it after seven days without a visit. Share, then Add to Home Screen, keeps it." : "",
+		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${sure}` : "The key is only in this tab, and is gone when you close it.",
+		"key-ios": isAppleTab() ? "Safari deletes it after seven days without a visit. Add this page to the home screen (Share), and keep the key there." : "",
 	});
 }
 

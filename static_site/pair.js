@@ -7,7 +7,7 @@ import { importKey, keepOrNot, takeKey } from "./key.js";
 import { lookAt } from "./look.js";
 import { isAway } from "./rules.js";
 import { sleep, useKey } from "./send.js";
-import { HOME, keep, keyStore, recall } from "./storage.js";
+import { HOME, isAppleTab, keep, keyStore, recall } from "./storage.js";
 import { dispatch, getState, subscribe } from "./store.js";
 
 /** @typedef {{id: string, oneTimeKey: string, name: string}} Link */
@@ -134,12 +134,6 @@ async function writeQuestion(link) {
 		keep: inTab ? "Copy link" : "Not now",
 		danger: false,
 	};
-}
-
-/** An iPhone or iPad that shows the page in a browser; an iPad calls itself a Mac. */
-function isAppleTab() {
-	const { userAgent, maxTouchPoints } = navigator;
-	return (/iP(hone|ad|od)/.test(userAgent) || (userAgent.includes("Mac OS") && maxTouchPoints > 1)) && !matchMedia("(display-mode: standalone)").matches;
 }
 
 /** @param {Link} link */

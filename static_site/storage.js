@@ -4,6 +4,13 @@ export const HOME = new URL(".", location.href);
 export const OWN = `breakglass ${HOME.pathname} `;
 export const LOCAL = /^((.+\.)?localhost|127(\.\d+){3}|\[::1\])$/;
 
+/** An iPhone or iPad that shows the page in a browser, which deletes what a site keeps; an iPad may call itself a Mac. */
+export function isAppleTab() {
+	const { userAgent, maxTouchPoints } = navigator;
+	const isApple = /iP(hone|ad|od)/.test(userAgent) || (userAgent.includes("Mac OS") && maxTouchPoints > 1);
+	return isApple && !matchMedia("(display-mode: standalone)").matches;
+}
+
 /** @param {"local"|"session"} where */
 const storageOf = (where) => (where === "local" ? localStorage : sessionStorage);
 
