@@ -5,7 +5,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -110,12 +110,15 @@ def test_a_backup_that_is_put_back(talker: Talker) -> None:
 def test_a_directory_that_lost_its_id(talker: Talker) -> None:
     """The next turn makes another one. The sessions from before are refused, and their turns were not run twice."""
     session = talker.chat("hello")[0]["session"]
-    (talker.sessions / "id").rename(talker.directory / "id-away")
-    # as root, only the launcher can make one, at a reload; and the handler learns the old one again at the next
-    reloaded = talker.changed("[sessions]\n", "[sessions]\n# again\n") if os.geteuid() == 0 else nullcontext()
-    with reloaded:
+    own, away = talker.sessions / "id", talker.directory / "id-away"
+    with ExitStack() as ends:
+        if os.geteuid() == 0:
+            ends.callback(talker.change, "# again\n", "")  # last, so that the handler learns the old id again
+        own.rename(away)
+        ends.callback(away.replace, own)
+        if os.geteuid() == 0:
+            talker.change("[sessions]\n", "[sessions]\n# again\n")  # only the launcher makes one, at a reload
         assert refusal(talker.ask(prompt="go on", session=session)) == (409, "session-elsewhere")
-        (talker.directory / "id-away").replace(talker.sessions / "id")
     assert talker.chat("go on", session=session)[-1]["ok"] is True
 
 

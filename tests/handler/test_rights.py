@@ -59,9 +59,7 @@ def write_config(directory: Path, server: str = SERVER, mode: int = 0o640) -> Pa
 def test_who_answers_http_is_not_root(service: Service) -> None:
     """At the start and after a reload: another uid in all four places, no capability, and no way to one."""
     pid = assert_unprivileged(service.port)
-    before = service.log().count('"event": "reload"')
-    signal_process(service.process.pid, signal.SIGHUP)
-    service.logged('"event": "reload"', times=before + 1)
+    service.reload()
     assert assert_unprivileged(service.port) == pid == service.process.pid
 
 
@@ -71,11 +69,9 @@ def test_a_problem_after_the_start_does_not_need_root(service: Service) -> None:
     secret = service.directory / "secret"
     secret.touch(0o600)
     secret.write_text(new_secret())
-    service.config.write_text(f'{text}\n[callers.phone]\nsecret_file = "{secret}"\nallow = ["status"]\n')
-    signal_process(service.process.pid, signal.SIGHUP)
-    text_of_log = service.logged(f'can\'t be read by this user: \\"{secret}\\"')
+    with service.configured(f'{text}\n[callers.phone]\nsecret_file = "{secret}"\nallow = ["status"]\n'):
+        text_of_log = service.logged(f'can\'t be read by this user: \\"{secret}\\"')
     assert "chmod 640" in next(line for line in text_of_log.splitlines() if str(secret) in line)
-    service.config.write_text(text)
 
 
 ROOT_STAYS = [

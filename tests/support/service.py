@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,6 +235,26 @@ class Service:
         self.stop()
         lines = [json.loads(line) for line in self.audit_file.read_text().splitlines()]
         return [line for line in lines if "outcome" in line]
+
+    # --- its configuration ---
+
+    def reload(self) -> None:
+        """Have the handler read its configuration again, and return once it has."""
+        before = self.log().count('"event": "reload')  # or reload-rejected
+        self.process.send_signal(signal.SIGHUP)
+        self.logged('"event": "reload', times=before + 1)
+
+    @contextlib.contextmanager
+    def configured(self, text: str) -> Iterator[None]:
+        """Have the handler follow another configuration for a while."""
+        before = self.config.read_text()
+        try:
+            self.config.write_text(text)
+            self.reload()
+            yield
+        finally:
+            self.config.write_text(before)
+            self.reload()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Have the handler end, and fail when it does not."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import ExitStack
 from itertools import pairwise
 
 import asyncssh
@@ -98,19 +99,22 @@ async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd, w
     noisy = "read line; exec tr '\\0' x </dev/zero" if what == "session" else "exec tr '\\0' x </dev/zero"
     key = asyncssh.generate_private_key("ssh-ed25519")
     line = f'restrict,command="{noisy}" {key.export_public_key().decode().strip()}\n'
-    sshd.keys.write_text(sshd.keys.read_text() + line)
+    keys = sshd.keys.read_text()
     address = Address("breakglass", "127.0.0.1", sshd.port)
     private = key.export_private_key().decode()
     host = Host("pve1", address, private, host_keys=(sshd.host_key,))
-    link = Link(await connect(host), host)
-    link._tried_session = time.monotonic()
-    if what == "session":
-        channel = link.channel = Channel()
-        await link.conn.create_session(lambda: channel, "session", encoding=None)
-    with pytest.raises(Lost, match="more than 16 MiB without ending its answer"):
-        async for _ in link.ask("status vm=102"):
-            pass
-    link.abort()
+    with ExitStack() as ends:
+        ends.callback(sshd.keys.write_text, keys)
+        sshd.keys.write_text(keys + line)
+        link = Link(await connect(host), host)
+        ends.callback(link.abort)
+        link._tried_session = time.monotonic()
+        if what == "session":
+            channel = link.channel = Channel()
+            await link.conn.create_session(lambda: channel, "session", encoding=None)
+        with pytest.raises(Lost, match="more than 16 MiB without ending its answer"):
+            async for _ in link.ask("status vm=102"):
+                pass
 
 
 @given(TEXT, st.integers(0, 17))
@@ -148,10 +152,12 @@ async def test_unsent_bytes_are_discarded_with_the_connection(sshd: Sshd) -> Non
     """TCP_USER_TIMEOUT of 15 s and SO_LINGER 0: a request that was given up can't arrive minutes later."""
     address = Address("breakglass", "127.0.0.1", sshd.port)
     link = await open_link(Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,)))
-    sock = link.conn.get_extra_info("socket")
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 0)
-    link.abort()
+    try:
+        sock = link.conn.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 0)
+    finally:
+        link.abort()
 
 
 # --- the library ---
