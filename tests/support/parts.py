@@ -4,11 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from . import claude
+
+UPTIME = 400 * 24 * 3600  # in seconds, of no machine on which these tests run
 
 
 def _program(*names: str) -> str:
@@ -36,6 +39,18 @@ def _bwrap() -> str:
         ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"], capture_output=True, text=True
     )
     return f"no sandbox can be made: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+@cache
+def _timens() -> str:
+    """Say why no process can be on a machine with another uptime: an old kernel, or no CAP_SYS_ADMIN."""
+    offset = round(UPTIME - time.clock_gettime(time.CLOCK_BOOTTIME))
+    look = "import time; print(time.clock_gettime(time.CLOCK_BOOTTIME))"
+    command = ["unshare", "--time", "--fork", "--boottime", str(offset), sys.executable, "-c", look]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        return f"no time namespace can be made: {ran.stderr.strip()}"
+    return "" if UPTIME - 1 <= float(ran.stdout) < UPTIME + 60 else f"a time namespace shows an uptime of {ran.stdout}"
 
 
 def find_browser() -> str | None:
@@ -107,6 +122,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "root": _root,
     "sshd": _sshd,
     "systemd": lambda: _root() or _program("systemd-analyze", "systemctl", "nsenter") or _mounts(),
+    "timens": _timens,
     "tsc": lambda: _node() or ("" if find_tsc().exists() else "not installed: tsc"),
     "webkit": _webkit,
 }
