@@ -5,7 +5,7 @@ import { $, copyText, setShown } from "./dom.js";
 import { pollHealth } from "./health.js";
 import { refreshHistory } from "./history.js";
 import { askForget, keepOrNot, keyInAddress, takeKept, unlock } from "./key.js";
-import { checkIfDue, lookAt, stopWatching, wakeOrSleep, watchGuest } from "./look.js";
+import { checkEach, checkIfDue, lookAt, stopWatching, wakeOrSleep, watchGuest } from "./look.js";
 import { registerWorker } from "./offline.js";
 import { hideDetails } from "./render_bar.js";
 import { clearTrouble, openJob } from "./render_history.js";
@@ -42,8 +42,7 @@ function showTab(tab) {
 
 /** A quick look at each VM, for the list. */
 function lookAtAll() {
-	if (!getState().unlocked) return;
-	for (const { name } of getState().health.vms) runVerb("status", { vm: name, quiet: true });
+	checkEach(getState().health.vms.map(({ name }) => name));
 }
 
 let link = ""; // what this page was opened by, until all of it is shown

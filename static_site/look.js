@@ -8,6 +8,7 @@ import { dispatch, getState, subscribe, viewOf } from "./store.js";
 
 const SCREEN_MS = 3_000;
 const WATCH_S = 90;
+const AT_ONCE = 3; // checks of the list: a browser has six connections, and where a host hangs a verb needs one of them
 const RECENT_MS = 15_000; // what was answered then is still said of now
 const BY_ITSELF = "by itself"; // the host lets such captures go first
 
@@ -88,6 +89,28 @@ export function wakeOrSleep() {
 	checkIfDue();
 }
 
+/** @type {Set<string>} the VMs of the list whose check waits, first come first */
+const waiting = new Set();
+let checking = 0;
+
+/** Checks VMs for the list, a few at a time. @param {string[]} names */
+export function checkEach(names) {
+	for (const name of names) waiting.add(name);
+	while (checking < AT_ONCE && waiting.size) checkWaiting();
+}
+
+async function checkWaiting() {
+	checking++;
+	try {
+		for (const name of waiting) {
+			waiting.delete(name);
+			await runVerb("status", { vm: name, quiet: true });
+		}
+	} finally {
+		checking--;
+	}
+}
+
 /** What is due once a second. While the list is shown, each of its VMs is checked: else the rows grow old. */
 export function checkIfDue() {
 	const state = getState();
@@ -98,10 +121,10 @@ export function checkIfDue() {
 		owed = null;
 		lookAt(vm);
 	}
-	const names = state.tab === "list" ? state.health.vms.map(({ name }) => name) : [vm];
-	for (const name of names) {
-		if (isCheckDue(state, viewOf(name), Date.now())) runVerb("status", { vm: name, quiet: true });
-	}
+	const isDue = (/** @type {string} */ name) => isCheckDue(getState(), viewOf(name), Date.now());
+	if (isDue(vm)) runVerb("status", { vm, quiet: true });
+	if (state.tab === "list") checkEach(state.health.vms.map(({ name }) => name).filter(isDue));
+	else waiting.clear();
 }
 
 /** @type {WakeLockSentinel|null} */

@@ -197,6 +197,42 @@ def is_fresh(page: Page) -> bool:
     return words not in ("Out of date", "Not known", "Looking…")
 
 
+@pytest.mark.all
+def test_the_checks_of_the_list_leave_connections_free(person: Visit) -> None:
+    """At most three checks of the list are under way at once: a browser has six connections, and a verb needs one.
+
+    VMs on a host that hangs would otherwise hold them all, and a verb for a VM on another host would not leave.
+    """
+    page, many = person.page, [f"vm{n}" for n in range(12)]
+    held: list[Route] = []
+    answered: list[Route] = []
+    at_once: list[int] = []
+
+    def hold(route: Route) -> None:
+        if any(f'"status","vm":"{name}"' in (route.request.post_data or "") for name in many):
+            held.append(route)
+            at_once.append(len(held) - len(answered))
+        else:
+            route.continue_()
+
+    def name_many(route: Route) -> None:
+        answer = route.fetch()
+        known = answer.json()
+        more = [{"name": name, "vmid": None, "proxmox": "answering", "since": None} for name in many]
+        route.fulfill(response=answer, json={**known, "vms": [*known["vms"], *more]})
+
+    page.route("**/health", name_many)
+    page.route("**/pve", hold)
+    person.open()
+    page.click("#show-vms")
+    while len(answered) < len(many):
+        wait_for(page, lambda: len(held) > len(answered), "the next check")
+        answered.append(held[len(answered)])
+        answered[-1].fulfill(json={"error": {"code": "not-found", "message": "no such VM", "reached": False}})
+    assert {json.loads(route.request.post_data or "")["vm"] for route in held} == {*many}
+    assert max(at_once) == 3
+
+
 def keep_at_hand(person: Visit) -> Page:
     """Choose devvm, and keep the key on the device."""
     choose(person.open(), "devvm")
