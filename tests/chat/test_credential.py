@@ -35,11 +35,13 @@ def talker(model: Model, directory: Path) -> Iterator[Talker]:
 def paused(talker: Talker, *steps: Mapping[str, object]) -> Iterator[tuple[Stream, int]]:
     """Run a turn to the middle of its last step; yield its stream and claude's process."""
     with talker.open(prompt=fake(*steps)) as stream:
-        stream.until("tool" if "tool" in steps[-1] else "text")
-        claude = behind_wall(find_processes(f"--session-id={stream.seen[0]['id']}"))  # the others are its wall
-        yield stream, claude
-        talker.ask(cancel=stream.turn)
-        stream.rest()
+        try:
+            stream.until("tool" if "tool" in steps[-1] else "text")
+            claude = behind_wall(find_processes(f"--session-id={stream.seen[0]['id']}"))  # the others are its wall
+            yield stream, claude
+        finally:
+            talker.ask(cancel=stream.turn)
+            stream.rest()
 
 
 def find_naps() -> list[int]:

@@ -37,28 +37,30 @@ def in_place(command: str) -> str:
 def log(directory: Path) -> Path:
     """The log of a handler that was sent 12 requests, with the addresses of the clients from a proxy."""
     service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", extra="" if SERVER else "[server]")
-    text = service.config.read_text()
-    service.stop()
-    service.config.write_text(text.replace("[server]", f"[server]\n{PROXIES}"))
-    service.start()
-    body = b'{"verb":"status"}'
-    signed, late = service.signed(body), service.signed(body, at=int(time.time()) - 400)
-    for client, headers in (
-        ("198.51.100.7", {}),
-        ("198.51.100.7", {"webhook-signature": "v1,x"}),
-        ("198.51.100.7", {**signed, "webhook-id": "another-id"}),
-        ("203.0.113.66, 2001:db9::7", {"authorization": "Bearer bgt_" + "x" * 43}),
-        ("198.51.100.8", late),
-        ("unknown", {}),
-    ):
-        service.send("POST", "/pve", body, {**headers, "x-forwarded-for": client})
-    service.send("POST", "/pve", body)
-    service.pve("status", reason=POSING)
-    service.pve("status", reason=f"\n{POSING}")
-    service.pve("status", vm=POSING)
-    service.pve("stop", caller="viewer")
-    service.pve(POSING)
-    service.stop()
+    try:
+        text = service.config.read_text()
+        service.stop()
+        service.config.write_text(text.replace("[server]", f"[server]\n{PROXIES}"))
+        service.start()
+        body = b'{"verb":"status"}'
+        signed, late = service.signed(body), service.signed(body, at=int(time.time()) - 400)
+        for client, headers in (
+            ("198.51.100.7", {}),
+            ("198.51.100.7", {"webhook-signature": "v1,x"}),
+            ("198.51.100.7", {**signed, "webhook-id": "another-id"}),
+            ("203.0.113.66, 2001:db9::7", {"authorization": "Bearer bgt_" + "x" * 43}),
+            ("198.51.100.8", late),
+            ("unknown", {}),
+        ):
+            service.send("POST", "/pve", body, {**headers, "x-forwarded-for": client})
+        service.send("POST", "/pve", body)
+        service.pve("status", reason=POSING)
+        service.pve("status", reason=f"\n{POSING}")
+        service.pve("status", vm=POSING)
+        service.pve("stop", caller="viewer")
+        service.pve(POSING)
+    finally:
+        service.stop()
     return service.audit_file
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -34,16 +33,16 @@ os.execvp(sys.argv[1], sys.argv[1:])
 @pytest.fixture
 def python() -> Iterator[Path]:
     """Python in an environment with the packages of requirements.txt, open to the handler's user."""
-    place = Path(tempfile.mkdtemp(prefix="procfile-"))
-    place.chmod(0o755)
-    make = [sys.executable, "-m", "venv", "--without-pip", str(place)]
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(place)]
-    install = [*pip, "install", "--no-index", "--require-hashes", "--find-links", str(wheelhouse())]
-    for command in (make, [*install, "-r", str(ROOT / "requirements.txt")]):
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-    yield place / "bin/python"
-    shutil.rmtree(place)
+    with tempfile.TemporaryDirectory(prefix="procfile-") as directory:
+        place = Path(directory)
+        place.chmod(0o755)
+        make = [sys.executable, "-m", "venv", "--without-pip", directory]
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", directory]
+        install = [*pip, "install", "--no-index", "--require-hashes", "--find-links", str(wheelhouse())]
+        for command in (make, [*install, "-r", str(ROOT / "requirements.txt")]):
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stderr
+        yield place / "bin/python"
 
 
 @pytest.fixture

@@ -346,8 +346,10 @@ def over_https(stage: Stage, name: str) -> Iterator[Stage]:
         seen.url = f"https://rescue.test:{proxy.port}/"
         service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], urls=[seen.url])
         proxy.target, seen.service = service.port, service
-        yield seen
-        service.stop()
+        try:
+            yield seen
+        finally:
+            service.stop()
 
 
 def open_gate(world: World) -> None:
