@@ -17,9 +17,12 @@ import { LOCAL, keep, recall } from "./storage.js";
 import { dispatch, getState, subscribe, viewOf } from "./store.js";
 import { noteProposal, resumeChat, withChat } from "./talk.js";
 
-/** Shows a VM. Returns whether there is one of this name. @param {string} name */
+/** @param {string} name */
+const isKnown = (name) => Boolean(vmHealth(getState(), name));
+
+/** Shows a VM that is known. @param {string} name */
 function chooseVm(name) {
-	if (!vmHealth(getState(), name)) return false;
+	if (!isKnown(name)) return;
 	const { vm: before, unknownVm } = getState();
 	viewOf(name);
 	dispatch("vm-chosen", { name });
@@ -29,7 +32,6 @@ function chooseVm(name) {
 		resumeChat(name);
 		if (!resumeVerb()) lookAt(name);
 	}
-	return true;
 }
 
 /** @param {string} tab */
@@ -53,10 +55,11 @@ async function openLink() {
 	const asked = new URLSearchParams(link.slice(1));
 	const [name, job] = [asked.get("vm"), asked.get("job")];
 	if (name === null) return;
-	if (!chooseVm(name)) {
+	if (!isKnown(name)) {
 		dispatch("vm-unknown", { name: name.slice(0, 63) });
 		return;
 	}
+	chooseVm(name);
 	const { unlocked } = getState();
 	showTab(job && unlocked ? "history" : "vm");
 	if (!unlocked) return; // the job waits for the key
@@ -105,6 +108,23 @@ const PRESSED = {
 	"copy-output": (button) => copyText(/** @type {Element} */ (button.lastElementChild), $("output").textContent ?? ""),
 };
 
+/** Shows a VM, and one of its conversations. @param {string} vm  @param {string} talk  @param {string} [id] */
+function openTalk(vm, talk, id) {
+	if (!isKnown(vm)) return;
+	chooseVm(vm);
+	withChat((chat) => chat.openTalk(vm, talk, id));
+}
+
+/** Shows a VM, and asks about the verb that Claude proposed for it. @param {string} verb  @param {string} vm  @param {string} [id]  @param {string} [why] */
+function approveProposal(verb, vm, id, why) {
+	if (!isKnown(vm)) {
+		noteProposal(id ?? "", "There is no such VM here.");
+		return;
+	}
+	chooseVm(vm);
+	runVerb(verb, { more: { id, reason: why } });
+}
+
 /** @param {HTMLElement} button */
 function press(button) {
 	const { verb, approve, job, vm, why, act, show, copy, say, edit, talk, talkVm = "", talkId } = button.dataset;
@@ -114,9 +134,8 @@ function press(button) {
 	else if (copy) copyText(/** @type {Element} */ (button.lastElementChild), copy);
 	else if (say) withChat((chat) => chat.sendPrompt(false, say));
 	else if (edit) withChat((chat) => chat.editPrompt(edit));
-	else if (talk && chooseVm(talkVm)) withChat((chat) => chat.openTalk(talkVm, talk, talkId));
-	else if (approve && chooseVm(vm ?? "")) runVerb(approve, { more: { id: job, reason: why } });
-	else if (approve) noteProposal(job ?? "", "There is no such VM here.");
+	else if (talk) openTalk(talkVm, talk, talkId);
+	else if (approve) approveProposal(approve, vm ?? "", job, why);
 	else if (vm) {
 		chooseVm(vm);
 		showTab("vm");

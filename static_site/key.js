@@ -22,7 +22,10 @@ let before = recall("local", "key");
 
 /** Takes a key as text. @param {string|null} text */
 export async function unlock(text) {
-	if (pairIfAsked(text)) return;
+	if (isPairingLink(text)) {
+		openPairing(text);
+		return;
+	}
 	if (!crypto.subtle) {
 		const { port, hostname, pathname } = location;
 		setShown({ unlock: false });
@@ -38,9 +41,15 @@ export async function unlock(text) {
 	await takeKey(key);
 }
 
-/** Takes up a pairing link, if it is one. @param {string|null} words */
-const pairIfAsked = (words) => words?.includes("#pair=")
-	&& import("./pair.js").then(({ pairDevice }) => pairDevice(words), () => setText($("key-trouble"), "Nothing was sent. Open the link again."));
+/** @param {string|null} words  @returns {words is string} */
+const isPairingLink = (words) => Boolean(words?.includes("#pair="));
+
+/** Takes up a pairing link. @param {string} words */
+async function openPairing(words) {
+	const module = await import("./pair.js").catch(() => null);
+	if (module) module.pairDevice(words);
+	else setText($("key-trouble"), "Nothing was sent. Open the link again.");
+}
 
 /** @param {string} text */
 export async function importKey(text) {
@@ -139,7 +148,7 @@ export function describeKey() {
 
 /** The demo's throw-away key: on this machine only, and out of the address bar. */
 export function keyInAddress() {
-	pairIfAsked(location.hash);
+	if (isPairingLink(location.hash)) openPairing(location.hash);
 	const given = new URLSearchParams(location.hash.slice(1)).get("key");
 	if (given === null) return null;
 	history.replaceState(null, "", location.pathname + location.search);
@@ -159,4 +168,6 @@ subscribe((state, was) => {
 	}
 	describeKey();
 });
-addEventListener("storage", ({ key, newValue }) => key === `${OWN}vms` && newValue === null && forget());
+addEventListener("storage", ({ key, newValue }) => {
+	if (key === `${OWN}vms` && newValue === null) forget(); // another tab forgot
+});

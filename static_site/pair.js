@@ -54,7 +54,8 @@ addEventListener("hashchange", () => { newest += 1; });
 
 /** Pairs this device, if the person agrees. @param {string} words  a link, or the fragment of the address */
 export async function pairDevice(words) {
-	const mine = ++newest;
+	newest += 1;
+	const mine = newest;
 	const fragment = words.slice(words.indexOf("#")).trim();
 	const link = parseFragment(fragment);
 	const trouble = link ? troubleBefore(words.trim(), link) : fragment === SENT ? INTERRUPTED : INCOMPLETE;
@@ -229,7 +230,11 @@ async function takePaired(key, name, rest) {
 
 /** @param {string} fragment */
 const showAddress = (fragment) => history.replaceState(null, "", location.pathname + location.search + fragment);
-const clearLink = () => location.hash.startsWith("#pair=") && showAddress("");
+
+/** Takes a pairing link out of the address. */
+function clearLink() {
+	if (location.hash.startsWith("#pair=")) showAddress("");
+}
 
 /** Returns once a test holds, or after some time. @param {() => boolean} test  @param {number} [ms]  @returns {Promise<void>} */
 const until = (test, ms = 2 ** 31 - 1) => new Promise((resolve) => {

@@ -122,7 +122,9 @@ function makeEntry(job, vm) {
 	const item = make("li", icon("look"), fold);
 	item.id = `job ${job.id}`;
 	const entry = { item, vm, job, read: null };
-	fold.addEventListener("toggle", () => fold.open && readEntry(entry, fold, body));
+	fold.addEventListener("toggle", () => {
+		if (fold.open) readEntry(entry, fold, body);
+	});
 	return entry;
 }
 

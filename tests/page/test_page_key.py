@@ -1,9 +1,10 @@
-"""The key that a device keeps: what the page says beside the box of how long the browser will keep it."""
+"""The key that a device keeps: how long it is kept, Forget in every tab, a pairing link that can't be opened."""
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from ..support.browser import KEPT_KEYS, Stage, Visit, open_key, phase, wait_for
+from ..support.browser import KEPT_KEYS, Stage, Visit, forget_key, open_key, phase, wait_for, wait_for_text
+from ..support.pairing_links import offer
 from .test_page_looks import judged
 from .test_page_pair import IPHONE
 
@@ -82,3 +83,32 @@ def test_what_the_browser_promised_is_said(stage: Stage, bound: Stage, agent: st
     expect(page.locator("#key-kept")).to_contain_text("The browser has promised not to clear it.")
     assert "seven days" not in page.inner_text("body")
     person.close()
+
+
+@pytest.mark.all
+def test_forget_is_for_every_tab(person: Visit) -> None:
+    """A tab that is open beside the one in which a person pressed Forget has no key any more either."""
+    page, other = person.page, person.tab()
+    page.goto(person.stage.url)
+    keep(unlock(person))
+    other.goto(person.stage.url)
+    phase(other, "idle")
+    page.bring_to_front()
+    forget_key(page)
+    phase(other, "locked")
+
+
+@pytest.mark.all
+def test_a_pairing_link_whose_module_does_not_come_is_still_good(person: Visit) -> None:
+    """Pasted or in the address: the page says that nothing was sent, and the link stays where it is."""
+    page, given = person.page, offer(person.stage)
+    page.route("**/pair.js", lambda route: route.abort())
+    page.goto(given.link)
+    wait_for_text(page, "key-trouble", "Nothing was sent. Open the link again.")
+    assert page.url == given.link
+    page.goto(person.stage.url)
+    page.fill("#secret", given.link)
+    page.keyboard.press("Enter")
+    wait_for_text(page, "key-trouble", "Nothing was sent. Open the link again.")
+    assert page.input_value("#secret") == given.link
+    assert given.state == "waiting"

@@ -391,6 +391,19 @@ def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
 
 
 @pytest.mark.all
+def test_a_proposal_for_a_vm_that_is_not_here_is_not_sent(visit: Visit) -> None:
+    """Its card says so, the VM that is shown stays, and nothing is asked."""
+    page = visit.open()
+    answer_chat(page, {"type": "approval", "verb": "reset", "vm": "ghost", "job": "msg_proposed2", "why": "hung"})
+    ask_claude(page, "well?")
+    page.click("[data-approve=reset]")
+    expect(page.locator("[data-proposal]")).to_contain_text("There is no such VM here.")
+    expect(page.locator("#confirm")).not_to_be_visible()
+    expect(page.locator("#name")).to_have_text("devvm (VM 102)")
+    assert visit.mutating == []
+
+
+@pytest.mark.all
 def test_a_link_to_a_vm_that_is_new_waits_for_its_name(person: Visit) -> None:
     """A VM that this device has never heard of is not called unknown before Breakglass has answered."""
     page = person.page
