@@ -1,7 +1,7 @@
 // Looks that the page takes by itself: at the opening, on waking, and at the console after a start. They change nothing.
 
 import { readJob, refreshHistory } from "./history.js";
-import { MINUTE, isCheckDue, recentEvidence } from "./rules.js";
+import { MINUTE, isCheckDue, proxmoxTrouble, recentEvidence } from "./rules.js";
 import { runVerb } from "./run.js";
 import { newId, post, sleep } from "./send.js";
 import { dispatch, getState, subscribe, viewOf } from "./store.js";
@@ -89,7 +89,7 @@ export function wakeOrSleep() {
 	checkIfDue();
 }
 
-/** @type {Set<string>} the VMs of the list whose check waits, first come first */
+/** @type {Set<string>} the VMs of the list whose check waits */
 const waiting = new Set();
 let checking = 0;
 
@@ -99,10 +99,13 @@ export function checkEach(names) {
 	while (checking < AT_ONCE && waiting.size) checkWaiting();
 }
 
+/** Checks those that wait. A host that is known to be out of reach answers late: its VMs come last. */
 async function checkWaiting() {
 	checking++;
 	try {
-		for (const name of waiting) {
+		while (waiting.size) {
+			const names = [...waiting];
+			const name = names.find((each) => !proxmoxTrouble(getState(), viewOf(each))) ?? names[0];
 			waiting.delete(name);
 			await runVerb("status", { vm: name, quiet: true });
 		}
