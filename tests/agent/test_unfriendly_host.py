@@ -1,6 +1,7 @@
 """Hosts that are full, read-only, hung, set up badly or told a wrong time: the verb works, and says what it missed."""
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, agent_processes, answer_of, constants_set, execute, write_agent
 from ..support.hung import unserved_fuse
 from ..support.qemu import Witness
-from ..support.stages import archive_note, memory, until
+from ..support.stages import archive_note, await_agents, memory, until
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
 
@@ -234,3 +235,9 @@ def test_a_thousand_old_jobs(world: World) -> None:
         assert session.ask("reset id=after-a-thousand", 40)["outcome"] == "done"
         jobs = session.ask("history", 40)["jobs"]
     assert (len(jobs), jobs[0]["id"]) == (50, "after-a-thousand")
+    until(lambda: "after-a-thousand" in archived(world), "its copy")
+    await_agents(world)
+    shutil.rmtree(memory(world, "jobs"))  # as after a boot: only then does the history look into the archive
+    with constants_set(world, DEADLINES=DEADLINES):
+        history = execute(world, "history")
+    assert (history.code, len(history.trailer["jobs"]), history.trailer["warnings"]) == (0, 50, [])
