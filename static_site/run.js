@@ -166,7 +166,8 @@ function settle(vm, job, answer, loud) {
 	addWholeOutput(vm, job, answer);
 	if (answer.screen && !changes) showPicture(vm, job.id, last);
 	const calm = before.seen?.last === last && !before.jobsTrouble && before.jobs?.every((each) => each.outcome);
-	if (reached && !(job.verb === "status" && calm)) refreshHistory(vm);
+	const isRow = vm !== getState().vm; // of the list: its jobs are asked for as it is opened
+	if (reached && !(job.verb === "status" && (calm || isRow))) refreshHistory(vm);
 	if (changes && outcome === "done" && bringsUp(job.verb)) watchGuest(vm);
 	// The host names the job whose end is not known here: attach to it.
 	const { open, acting } = viewOf(vm);

@@ -161,9 +161,9 @@ def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
     assert [name for name, _, _ in rows(page)] == ["devvm", "twin", "broken"]
 
 
-def checks_of(person: Visit, name: str) -> int:
-    """Return how often the page has asked for the status of a VM."""
-    return sum((body.get("verb"), body.get("vm")) == ("status", name) for body in person.posts)
+def checks_of(person: Visit, name: str, verb: str = "status") -> int:
+    """Return how often the page has asked for the status of a VM, or for another verb."""
+    return sum((body.get("verb"), body.get("vm")) == (verb, name) for body in person.posts)
 
 
 @pytest.mark.all
@@ -189,6 +189,24 @@ def test_the_list_stays_up_to_date(person: Visit) -> None:
     assert checks_of(person, "devvm") == seen["devvm"]
     wake(page)
     wait_for(page, lambda: is_fresh(page), "a list that is up to date after a sleep")
+
+
+@pytest.mark.all
+def test_a_check_of_the_list_asks_for_no_history(person: Visit) -> None:
+    """A VM's jobs are asked for as it is opened: in the list they are not shown, and their disk may hang."""
+    person.page.clock.install()
+    page = follow(person, "#vm=twin")
+    page.fill("#secret", person.keys["operator"])
+    page.keyboard.press("Enter")
+    expect(page.locator("#name")).to_have_text("twin (VM 103)")
+    page.click("#show-vms")
+    wait_for(page, lambda: is_fresh(page), "a list of what is there now")
+    seen = checks_of(person, "devvm")
+    pass_time(page, 70)
+    wait_for(page, lambda: checks_of(person, "devvm") > seen, "the next check")
+    assert checks_of(person, "devvm", "history") == 0
+    choose(page, "devvm")
+    wait_for(page, lambda: checks_of(person, "devvm", "history") > 0, "the jobs of a VM that is opened")
 
 
 def is_fresh(page: Page) -> bool:
