@@ -76,6 +76,12 @@ export const stopWatching = (vm) => dispatch("watch-ended", { vm, found: "unseen
 
 let hiddenSince = 0;
 
+/** Whether nothing was looked at since the last outcome. @param {import("./reduce.js").View} view */
+const isUnseen = ({ phase, lookedAt, since }) => !lookedAt || (phase === "failed" && lookedAt < since);
+
+/** Nothing is under way, and what failed was not looked at yet. @param {import("./reduce.js").View} view */
+const mayLookNow = (view) => view.phase === "idle" || (view.phase === "failed" && isUnseen(view));
+
 /** The page is shown again, or hidden: a look that is a minute old is an old one. */
 export function wakeOrSleep() {
 	if (document.hidden) {
@@ -84,8 +90,8 @@ export function wakeOrSleep() {
 	}
 	const { vm, unlocked } = getState();
 	const view = viewOf(vm);
-	const calm = unlocked && view.phase === "idle" && !view.watch?.on;
-	owed = calm && (!view.lookedAt || Date.now() - hiddenSince > MINUTE) ? vm : null;
+	const calm = unlocked && mayLookNow(view) && !view.watch?.on;
+	owed = calm && (isUnseen(view) || Date.now() - hiddenSince > MINUTE) ? vm : null;
 	checkIfDue();
 }
 
@@ -120,7 +126,7 @@ export function checkIfDue() {
 	const { vm } = state;
 	const view = viewOf(vm);
 	if (document.hidden) return;
-	if (owed === vm && !view.reading && view.phase === "idle") {
+	if (owed === vm && !view.reading && mayLookNow(view)) {
 		owed = null;
 		lookAt(vm);
 	}
