@@ -115,8 +115,12 @@ def test_all_who_ask_meanwhile_share_one_drawing(counted: World) -> None:
 def test_one_picture_a_second(counted: World) -> None:
     """Who asks again gets the same one, and a new one once the second is over."""
     with Session(counted) as session:
-        while len(drawings(counted)) < 3:
+
+        def are_drawn() -> bool:
             assert session.ask("screen")["screen"] is True
+            return len(drawings(counted)) >= 3
+
+        until(are_drawn, "the third picture")
     times = [at for at, _ in drawings(counted)]
     assert min(later - at for at, later in pairwise(times)) >= APART
 

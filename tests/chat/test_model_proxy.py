@@ -59,7 +59,9 @@ def test_a_stream_is_not_held_up(proxy: TurnProxy, model: Model) -> None:
     with proxy.open(proxy.token, message(fake({"text": WORDS, "wait": "streamed"}))) as response:
         seen = b""
         while b"one two" not in seen:
-            seen += response.read1()
+            piece = response.read1()
+            assert piece, seen
+            seen += piece
         assert b"seven" not in seen
         model.release("streamed")
         seen += response.read()

@@ -25,6 +25,7 @@ from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.selection import sampled
 from ..support.service import SERVER, SSH_KEY, Service, give_to_handler, new_secret, new_ssh_key
+from ..support.stages import until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -455,13 +456,16 @@ def test_ctrl_c_prints_no_traceback() -> None:
     with subprocess.Popen(
         argv, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdin is not None
-        process.stdin.write(b"{")
-        process.stdin.flush()
-        while int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)), sys.byteorder):
-            os.sched_yield()  # until it has read that: then it is in our code
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == (b"", b"")
+        try:
+            assert process.stdin is not None
+            process.stdin.write(b"{")
+            process.stdin.flush()
+            pipe = process.stdin
+            until(lambda: not any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))), "its read")  # then it is in our code
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60) == (b"", b"")
+        finally:
+            process.kill()
         assert process.returncode == 130
 
 

@@ -3,8 +3,10 @@
 import codecs
 import os
 import re
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,8 @@ from ..support.sshd import end_with_descendants
 from .test_init import FLAGS, HOST_KEY, NAMES, USER, names_in
 
 pytestmark = pytest.mark.slow
+
+SECONDS = 120  # until a command that is silent, or does not end, fails its test
 
 
 class Terminal:
@@ -52,6 +56,7 @@ class Terminal:
         self._ours = os.open(os.devnull, os.O_RDWR)
 
     def _read(self) -> str:
+        assert select.select([self._ours], [], [], SECONDS)[0], "it shows nothing more, and does not end"
         return self._decoder.decode(os.read(self._ours, 4096))
 
     def answer(self, question: str, text: str) -> None:
@@ -63,7 +68,9 @@ class Terminal:
 
     def type_until_it_ends(self, text: str) -> None:
         """Type it again and again: Python overlooks a Ctrl-C that comes just before it begins to read."""
+        end = time.monotonic() + SECONDS
         while self.process.poll() is None:
+            assert time.monotonic() < end, "it does not end"
             self.type(text)
             try:
                 self.process.wait(1)

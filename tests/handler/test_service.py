@@ -48,8 +48,9 @@ async def test_work_with_a_vm_that_a_reload_moved_asks_its_new_host() -> None:
         for vmid in (102, 104):
             configs = [moved(vmid)]
             service.hung_up.set()
-            while service.config.vms["devvm"].vmid != vmid or service.config.vms["devvm"].host.name != "pve2":  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            async with asyncio.timeout(60):
+                while service.config.vms["devvm"].vmid != vmid or service.config.vms["devvm"].host.name != "pve2":  # noqa: ASYNC110
+                    await asyncio.sleep(0)
             if vmid == 102:
                 assert await service.run_on_host(old, name_of) == "pve2"
         with pytest.raises(Unreached, match="devvm is no longer configured as VM 102"):
