@@ -3,7 +3,7 @@
 import { isAsking, stopAsking } from "./dialog.js";
 import { $, copyText, setShown } from "./dom.js";
 import { pollHealth } from "./health.js";
-import { refreshHistory } from "./history.js";
+import { dropHistory, refreshHistory } from "./history.js";
 import { askForget, keepOrNot, keyInAddress, takeKept, unlock } from "./key.js";
 import { checkEach, checkIfDue, lookAt, stopWatching, wakeOrSleep, watchGuest } from "./look.js";
 import { registerWorker } from "./offline.js";
@@ -12,7 +12,7 @@ import { clearTrouble, openJob } from "./render_history.js";
 import { enlargePicture, makeButtons } from "./render_vm.js";
 import { render } from "./render.js";
 import { isAway, vmHealth } from "./rules.js";
-import { askAgain, resumeVerb, runVerb, stopWaiting } from "./run.js";
+import { askAgain, dropUnasked, resumeVerb, runVerb, stopWaiting } from "./run.js";
 import { LOCAL, keep, recall } from "./storage.js";
 import { dispatch, getState, subscribe, viewOf } from "./store.js";
 import { noteProposal, resumeChat, withChat } from "./talk.js";
@@ -28,10 +28,17 @@ function chooseVm(name) {
 	dispatch("vm-chosen", { name });
 	keep("local", "vm", name);
 	if (getState().health.vms.length > 1) history.replaceState(null, "", `#vm=${name}`); // a reload shows the same
+	if (name !== before) leaveVm(before);
 	if (getState().unlocked && (name !== before || unknownVm)) {
 		resumeChat(name);
 		if (!resumeVerb()) lookAt(name);
 	}
+}
+
+/** A browser has six connections to a handler, and a host that hangs would hold them for minutes. @param {string} vm */
+function leaveVm(vm) {
+	dropUnasked(vm);
+	dropHistory(vm);
 }
 
 /** @param {string} tab */

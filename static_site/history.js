@@ -10,10 +10,13 @@ import { dispatch, getState } from "./store.js";
 /** @type {Map<string, Promise<void>>} the reading that is under way, for each VM */
 const underWay = new Map();
 
-/** @param {string} vm  @param {Record<string, string>} [more]  @returns {Promise<any>} */
-async function readHistory(vm, more) {
+/** The line of the list that is being read, for each VM. @type {Map<string, AbortController>} */
+const lines = new Map();
+
+/** @param {string} vm  @param {Record<string, string>} [more]  @param {AbortController} [line]  @returns {Promise<any>} */
+async function readHistory(vm, more, line = new AbortController()) {
 	const body = JSON.stringify({ verb: "history", vm: vm || undefined, ...more });
-	const answer = await post("pve", newId(), body, new AbortController().signal);
+	const answer = await post("pve", newId(), body, line.signal);
 	return answer?.error ?? answer ?? { message: "no answer came back" };
 }
 
@@ -33,10 +36,15 @@ export function refreshHistory(vm) {
 }
 
 /** @param {string} vm */
+export const dropHistory = (vm) => lines.get(vm)?.abort();
+
+/** @param {string} vm */
 async function readList(vm) {
 	const before = headsOf(vm); // what comes while the host answers may not be in that answer
-	const { jobs, message, verdict, chain } = await readHistory(vm);
-	if (!getState().unlocked) return; // forgotten meanwhile
+	const line = new AbortController();
+	lines.set(vm, line);
+	const { jobs, message, verdict, chain } = await readHistory(vm, {}, line);
+	if (!getState().unlocked || line.signal.aborted) return; // forgotten meanwhile
 	const trouble = jobs ? "" : `not known: ${message ?? verdict?.sentence}`;
 	dispatch("jobs-came", { vm, jobs, trouble, chain: chain && checkChain(vm, before, chain) });
 }

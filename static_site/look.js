@@ -17,13 +17,14 @@ let owed = null;
 
 /** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
 export async function lookAt(vm) {
-	await Promise.all([runVerb("status", { vm, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
+	await Promise.all([runVerb("status", { vm, unasked: true, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
 	const view = viewOf(vm);
 	const { seen, open, mayLook } = view;
 	if (view.reading) { // a louder check took the place of this one, as on finding the handler again
 		owed = vm;
 		return;
 	}
+	if (vm !== getState().vm && view.phase !== "failed") return; // another VM is looked at
 	if (!getState().unlocked || !seen || open || seen.holder || !mayLook || document.hidden || seen.state === "elsewhere") return;
 	const recent = recentEvidence(view, Date.now() + getState().clockOff);
 	if (recent) return showPicture(vm, recent.id, seen.last, recent);

@@ -72,6 +72,7 @@ const OF_VIEW = {
 		...(loud ? enter(view, at, "checking", { verb }) : view), reading: verb, triedAt: at, waiting: verb === "forensics",
 	}),
 	"read-dropped": (view) => ({ ...view, reading: "", waiting: false }),
+	"vm-left": (view, { at }) => ({ ...(view.phase === "checking" ? enter(view, at, "idle", {}) : view), reading: "", waiting: false }),
 	"waiting-stopped": (view, { at }) => enter({ ...view, reading: "", waiting: false }, at, "idle", { sentence: "You stopped waiting." }),
 	"act-begun": (view, { at, id, verb, lost }) => enter(view, at, lost ? "unknown" : "running", {
 		verb, open: { id, verb }, acting: true, reading: "", note: "", sent: { ...view.sent, [id]: true },

@@ -17,7 +17,7 @@ import { clock, span } from "./words.js";
  * `at`: when it was last known to be on its way. `lost`: an earlier one may have arrived.
  * @typedef {{id: string, verb: string, body: string, at: number, lost: boolean, quiet: boolean, anyway: boolean}} Job */
 
-/** Each VM's requests. @type {Map<string, {acting?: AbortController, reading?: AbortController}>} */
+/** Each VM's requests. @type {Map<string, {acting?: AbortController, reading?: AbortController, isUnasked?: boolean}>} */
 const flights = new Map();
 
 /** @param {string} vm */
@@ -70,8 +70,8 @@ async function confirmed(vm, job) {
 }
 
 /** Runs a verb on the shown VM, or on `vm`. What changes power leaves only when it was `confirmed`, now or earlier.
- * @param {string} verb  @param {{vm?: string, again?: Job, quiet?: boolean, more?: {id?: string, [more: string]: any}}} options  @returns {Promise<any>} */
-export async function runVerb(verb, { vm = getState().vm, again, quiet = false, more = {} } = {}) {
+ * @param {string} verb  @param {{vm?: string, again?: Job, quiet?: boolean, unasked?: boolean, more?: {id?: string, [more: string]: any}}} options  @returns {Promise<any>} */
+export async function runVerb(verb, { vm = getState().vm, again, quiet = false, unasked = false, more = {} } = {}) {
 	const state = getState();
 	const view = viewOf(vm);
 	if (!state.unlocked || isAsking()) return;
@@ -84,7 +84,7 @@ export async function runVerb(verb, { vm = getState().vm, again, quiet = false, 
 	const job = again ?? newJob(vm, verb, more);
 	if (changes && !again && !await confirmed(vm, job)) return;
 	job.quiet = quiet;
-	return pursue(vm, job);
+	return pursue(vm, job, unasked);
 }
 
 /** @param {string} vm  @param {Job} job  @param {AbortSignal} signal */
@@ -105,8 +105,8 @@ async function sendJob(vm, job, signal) {
 	return got?.outcome ? got : { outcome: "lost", message: "no answer came back" };
 }
 
-/** Sends a verb until the host reports its end, or a minute is over. @param {string} vm  @param {Job} job  @returns {Promise<any>} */
-async function pursue(vm, job) {
+/** Sends a verb until the host reports its end, or a minute is over. @param {string} vm  @param {Job} job  @param {boolean} unasked  @returns {Promise<any>} */
+async function pursue(vm, job, unasked) {
 	const changes = mutates(job.verb);
 	const slot = changes ? "acting" : "reading";
 	const lines = flightsOf(vm);
@@ -115,6 +115,7 @@ async function pursue(vm, job) {
 	delete lines.reading; // its end is not waited for: it would paint over what begins here
 	if (changes) lines.acting?.abort();
 	lines[slot] = flight;
+	if (!changes) lines.isUnasked = job.quiet || unasked;
 	const loud = changes || !(job.quiet || viewOf(vm).open); // while an outcome is open, a check must not paint over it
 	job.lost ||= changes && viewOf(vm).sent[job.id] === true;
 	dispatch(changes ? "act-begun" : "read-begun", { vm, id: job.id, verb: job.verb, lost: job.lost, loud });
@@ -211,6 +212,15 @@ export function stopWaiting() {
 	lines.reading?.abort();
 	delete lines.reading;
 	dispatch("waiting-stopped", { vm });
+}
+
+/** Drops what the page reads of a VM by itself. @param {string} vm */
+export function dropUnasked(vm) {
+	const lines = flightsOf(vm);
+	if (!lines.reading || !lines.isUnasked) return;
+	lines.reading.abort();
+	delete lines.reading;
+	dispatch("vm-left", { vm });
 }
 
 /** Drops everything that is on its way. */

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -15,11 +16,13 @@ from ..support.browser import (
     fall_asleep,
     forget_key,
     held_cycle,
+    held_requests,
     keep_key,
     phase,
     press,
     see_headline,
     show,
+    stop_time,
     wait_for,
     wait_for_text,
     wake,
@@ -112,6 +115,25 @@ def test_an_answer_stays_with_its_vm(person: Visit) -> None:
     kept = page.evaluate("() => ['devvm', 'twin'].map((name) => localStorage.getItem(`breakglass / by-hand ${name}`))")
     assert "qm reset 102" in kept[0]
     assert "102" not in (kept[1] or "")
+
+
+def test_a_vm_that_is_left_holds_no_connection(person: Visit) -> None:
+    """What the page reads of it by itself ends: on a hung host it would hold one of the browser's six."""
+    person.page.clock.install()
+    page, ended = person.open(), set[str]()
+    choose(page, "twin")
+    page.on("requestfailed", lambda request: ended.update(re.findall(r'"(\w+)","vm":"devvm"', request.post_data or "")))
+    with held_requests(page, '"vm":"devvm"') as held:
+        choose(page, "devvm")
+        wait_for(page, lambda: len(held) == 2, "the status and the history of devvm")
+        stop_time(page)  # or the page would give them up after its 25 s of silence
+        choose(page, "twin")
+        wait_for(page, lambda: ended == {"status", "history"}, "the end of both")
+        page.clock.resume()
+        held.clear()
+    choose(page, "devvm")
+    see_headline(page, "Idle or hung", "warn")
+    assert page.locator("#jobs-trouble").inner_text() == ""
 
 
 def test_a_verb_goes_on_while_another_vm_is_looked_at(person: Visit) -> None:
