@@ -80,7 +80,7 @@ function watching(view, now) {
 		"": { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}`, ...LOOK },
 	}[watch.found];
 	if (!watch.on) return /** @type {any} */ (found);
-	const so = `${Math.round((now - watch.since) / 1000)} s of up to ${Math.round((watch.until - watch.since) / 1000)} s`;
+	const so = `${Math.round((now - watch.since) / 1000)} s of ${Math.round((watch.until - watch.since) / 1000)} s`;
 	return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: done, sentence: "", timer: so, act: "stop-looking", actLabel: "Stop looking" };
 }
 

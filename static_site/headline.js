@@ -94,7 +94,7 @@ function away(state, view) {
 function watched({ watch, seen, trouble, phase }, now) {
 	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
-	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for the guest to boot." };
+	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for the guest." };
 	if (!seen || trouble || phase === "failed" || isOld(now, seen.at, MINUTE)) return null;
 	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
 	const guest = watch.found === "guest" && !isOld(now, watch.until, GOOD_FOR_MS);

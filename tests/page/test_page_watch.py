@@ -73,7 +73,7 @@ def reset(visit: Visit) -> Page:
     wait_for_text(page, "verdict-sentence", "QEMU answers and says running")  # the answer of the check after a verb
     see_headline(page, "Coming back…", "busy")
     expect(page.locator(STOP_LOOKING)).to_be_visible()
-    wait_for_text(page, "outcome-timer", "s of up to 90 s")
+    wait_for_text(page, "outcome-timer", "s of 90 s")
     return page
 
 

@@ -93,7 +93,7 @@ test("the watch takes the check's place, and ends in what it found", () => {
 	const on = [...begins, ["watch-begun", { seconds: 90 }, 20]];
 	assert.deepEqual(stepsAfter(...on), ["+Evidence", "+Start 3", ">Back 20"]);
 	const bar = barAfter(...on);
-	assert.deepEqual([bar.word, bar.timer, bar.tone, bar.act], ["Start done", "20 s of up to 90 s", "busy", "stop-looking"]);
+	assert.deepEqual([bar.word, bar.timer, bar.tone, bar.act], ["Start done", "20 s of 90 s", "busy", "stop-looking"]);
 	for (const [found, tone, sentence, act] of [
 		["guest", "good", "Took 5 s, back after 20 s", "keep-looking"],
 		["nothing", "warn", "No sign of life after 20 s: look at the picture", "keep-looking"],
