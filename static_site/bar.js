@@ -46,7 +46,7 @@ const PHASES = {
 		...(view.offer === STORAGE_HUNG.code && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
 	}),
 	busy: (_, view) => ({ tone: "busy", icon: "working", word: "Someone is on it", sentence: view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
-	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, brief: "Why is said above", ...LOOK }),
+	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, brief: "The reason is above", ...LOOK }),
 	unknown: (_, view) => (view.acting ? {
 		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
 	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, brief: "It may have happened", act: "ask-again", actLabel: "Ask again" }),
