@@ -108,10 +108,18 @@ def caddy_site(directory: Path, port: int, backend: int) -> str:
     """Return deploy/caddy's site with its sub-path."""
     changes = [
         (f"{NAME} {{", f"localhost:{port} {{\n\tbind 127.0.0.1\n{(DEPLOY / 'caddy/sub-path.Caddyfile').read_text()}"),
+        *caddy_changes(),
         ("\ttls {", f"\ttls {directory}/certificate.pem {directory}/key.pem {{"),
         ("127.0.0.1:8080", f"127.0.0.1:{backend}"),
     ]
     return CADDY + replaced((DEPLOY / "caddy/Caddyfile").read_text(), changes)
+
+
+def caddy_changes() -> list[tuple[str, str]]:
+    """Return what deploy/caddy's comments say has to be changed for the Caddy of this machine."""
+    version = subprocess.run(["caddy", "version"], check=True, capture_output=True, text=True).stdout
+    major, minor = version.removeprefix("v").split(".")[:2]
+    return [] if (int(major), int(minor)) < (2, 8) else [("buffer_requests", "request_buffers unlimited")]
 
 
 @contextmanager
