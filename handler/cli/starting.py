@@ -19,8 +19,8 @@ INSTALL_SSH = "install openssh-client; the verbs work without it"
 def load_server_modules() -> None:
     """Load what only a handler needs. Raises CommandError if a part of the installation can't be used."""
     try:
+        from ..web.connection import check_uvicorn
         from ..web.late_modules import load_late_modules
-        from ..web.server import check_uvicorn
 
         load_late_modules()
         check_uvicorn()

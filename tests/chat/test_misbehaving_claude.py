@@ -174,7 +174,7 @@ def test_a_slow_client_is_not_cut_off(directory: Path, model: Model, claude: Scr
     """A client that reads a little, for longer than one may stay that reads nothing, gets every byte in the end."""
     claude.play(f"for i in $(seq 200); do cat {write_block(directory, 60_000)}; done\n{RESULT}")
     patience = 3.0  # instead of 30 s, and read as much faster
-    patched = f"import breakglass.web.server; breakglass.web.server.UNREAD_SECONDS = {patience}"
+    patched = f"import breakglass.web.connection; breakglass.web.connection.UNREAD_SECONDS = {patience}"
     slow = Talker(directory, model, chat=claude.chat, patched=patched)
     with started(slow), unread_turn(slow, "hello") as (turn, connection):
         response = http.client.HTTPResponse(connection)

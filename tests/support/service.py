@@ -113,7 +113,7 @@ def wait_answering(port: int, process: "subprocess.Popen[bytes]", log: Path | No
 
 
 def with_constants(*changes: str) -> Sequence[str]:
-    """Return a handler's program with other constants, as `web.server.HEADER_SECONDS = 2.0`."""
+    """Return a handler's program with other constants, as `web.connection.HEADER_SECONDS = 2.0`."""
     modules = ", ".join(sorted({f"breakglass.{change.partition(' = ')[0].rpartition('.')[0]}" for change in changes}))
     code = "; ".join(f"breakglass.{change}" for change in changes)
     return ("-c", f"import sys, {modules}; {code}; from breakglass.cli.main import main; sys.exit(main())")
