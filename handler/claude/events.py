@@ -8,10 +8,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..framer import LINE_BYTES
 from ..text import first_sentence
 from ..verbs import VERBS
 from .failures import End, describe_failure
-from .framer import LINE_BYTES
 
 RESULT_BYTES = 64 * 1024
 WHY_CHARS = 500

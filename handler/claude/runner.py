@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from ..framer import Framer
 from ..verbs import PROPOSAL_ID
 from .apart import set_apart
 from .cgroup import kill_cgroup
@@ -25,7 +26,6 @@ from .control import receive, send
 from .defects import log_defects
 from .events import Translator
 from .failures import End
-from .framer import Framer
 from .ladder import FAST_LADDER, LADDER, Rungs, SignalLadder
 from .logwriter import LogWriter
 from .model_proxy import start_model_proxy

@@ -7,10 +7,11 @@ from contextlib import suppress
 
 from ..config.ssh_library import asyncssh
 from ..errors import Lost, Unreached
+from ..framer import LINE_BYTES
 from ..verbs import VERBS
 from .outcome import Message
 from .patience import FIRST_SECONDS, Patience
-from .wire import LINE_BYTES, TOO_LONG, exec_messages, is_message
+from .wire import TOO_LONG, exec_messages, is_message
 
 CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used
 FULL = "the host is overloaded, or sshd's MaxSessions is small"

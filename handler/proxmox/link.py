@@ -14,13 +14,14 @@ from dataclasses import replace
 from ..config.model import Host
 from ..config.ssh_library import asyncssh
 from ..errors import Lost, Unreached
+from ..framer import Framer
 from ..proven import newer_proven
 from .connect import CONNECT_SECONDS, connect, unreached
 from .execs import FAILURES, Execs
 from .handshake import Handshake, read_handshake
 from .outcome import Message
 from .patience import FIRST_SECONDS, Patience
-from .wire import PING_LINE, SESSION_LINE, LineBuffer, is_message
+from .wire import PING_LINE, SESSION_LINE, TOO_LONG, is_message
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
 SESSION_PAUSE = 30.0  # between two attempts to open a session on the same connection
@@ -30,7 +31,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
     """The resident session on one channel: tagged requests out, tagged JSON lines in."""
 
     def __init__(self) -> None:
-        self._lines = LineBuffer()
+        self._framer = Framer()
         self._why_closed = "the connection was lost"
         self.sent = 0  # requests, which tests and the bench count
         self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
@@ -49,13 +50,13 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         if datatype is not None or self.closed:  # only another forced command writes to stderr
             return
         self.last_data = time.monotonic()
-        try:
-            lines = self._lines.feed(data)
-        except Lost as loss:
-            self.give_up(str(loss))
-            return
-        for line in lines:
+        for line in self._framer.feed(data):
+            if line is None:
+                self.give_up(TOO_LONG)
+                return
             self._pass_on(line)
+        if self._framer.is_too_long:
+            self.give_up(TOO_LONG)
 
     def give_up(self, why: str) -> None:
         """Close the session because of what the host sends on it. The connection stays open."""

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from ..alerts.captures import Capture
 from ..errors import Lost
+from ..framer import LINE_BYTES
 from ..text import REASON_BYTES, cut_utf8
 from .outcome import HTTP_STATUS, Message, is_deadline
 from .request import VerbRequest
 
-LINE_BYTES = 16 * 1024 * 1024  # of one line, or of one exec's output; an honest host agent's longest has 6 MiB
 SESSION_LINE = "session"  # starts the resident session, for all VMs of the key
 PING_LINE = "ping"  # asks the host agent for a sign of life
 CHECK_LINE = "check"  # asks what is wrong with the host; with vm=N behind it, with this VM there
@@ -33,33 +33,6 @@ def is_message(message: Mapping[str, object]) -> bool:
         return all(isinstance(text, str) for text in texts) and is_deadline(message.get("deadline"))
     code = message.get("exit_code")
     return kind == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
-
-
-class LineBuffer:
-    """Splits a stream into lines. It buffers one unfinished line of at most LINE_BYTES."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that the data completes, without their ends; raise Lost when a line is too long."""
-        *ends, rest = data.split(b"\n")
-        lines = []
-        for end in ends:
-            self._keep(end)
-            lines.append(b"".join(self._parts))
-            self._parts, self._size = [], 0
-        self._keep(rest)
-        return lines
-
-    def _keep(self, part: bytes) -> None:
-        self._size += len(part)
-        if self._size > LINE_BYTES:
-            self._parts = []
-            raise Lost(TOO_LONG)
-        if part:
-            self._parts.append(part)
 
 
 class Replay:

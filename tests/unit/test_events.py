@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from breakglass.claude.events import RESULT_BYTES, Event, Translator, encode_event, parse_object
 from breakglass.claude.failures import End
-from breakglass.claude.framer import Framer
+from breakglass.framer import Framer
 from breakglass.text import first_sentence
 
 from ..support.any_json import any_objects, edited_objects

@@ -35,7 +35,7 @@ FLOORS = (
     ("threads",),
     ("audit",),
     ("counts",),
-    ("errors", "verbs", "proven", "text", "times", "templates", "isolated"),
+    ("errors", "framer", "verbs", "proven", "text", "times", "templates", "isolated"),
     ("agents",),
 )
 AGENT_FLOORS = (
@@ -82,7 +82,7 @@ PURE = (
     "claude/brief.py",
     "claude/events.py",
     "claude/failures.py",
-    "claude/framer.py",
+    "framer",
     "claude/ssh_files.py",
     "claude/tools.py",
     "doctor/findings.py",
@@ -121,7 +121,14 @@ BESIDE_THE_PATH = (
         "handler/alerts/",
         "handler/chat/",
     ),
-    *("handler/audit.py", "handler/counts.py", "handler/proven.py", "handler/text.py", "handler/threads.py"),
+    *(
+        "handler/audit.py",
+        "handler/counts.py",
+        "handler/framer.py",
+        "handler/proven.py",
+        "handler/text.py",
+        "handler/threads.py",
+    ),
     "handler/times.py",
     "agents/bundle.py",
     *(

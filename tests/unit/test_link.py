@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from breakglass.config.model import Address, Host
 from breakglass.errors import Lost
+from breakglass.framer import LINE_BYTES, Framer
 from breakglass.proxmox.connect import connect
 from breakglass.proxmox.link import Channel, Link, open_link
 from breakglass.proxmox.outcome import Message
-from breakglass.proxmox.wire import LINE_BYTES, LineBuffer, exec_messages
+from breakglass.proxmox.wire import exec_messages
 
 from ..support.sshd import Sshd
 
@@ -83,13 +84,18 @@ async def test_a_host_that_never_ends_a_line_is_lost_and_keeps_no_memory() -> No
 
 @pytest.mark.parametrize("cut", [1, LINE_BYTES - 1])
 def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
-    """The bound is exact: LINE_BYTES are a line, one more is a loss, also when the end comes in the same piece."""
+    """LINE_BYTES are a line; one more ends the session, also when the end of the line comes in the same piece."""
     whole = b"x" * LINE_BYTES
-    lines = LineBuffer()
-    assert lines.feed(whole[:cut]) == []
-    assert lines.feed(whole[cut:] + b"\nnext\n") == [whole, b"next"]
-    with pytest.raises(Lost, match="16 MiB"):
-        lines.feed(whole + b"x\n")
+    framer = Framer()
+    assert framer.feed(whole[:cut]) == []
+    assert framer.feed(whole[cut:] + b"\nnext\n") == [whole, b"next"]
+    channel: Channel = Channel()
+    channel.data_received(whole[:cut], None)
+    channel.data_received(whole[cut:] + b"\n", None)
+    assert not channel.closed
+    channel.data_received(whole[:cut], None)
+    channel.data_received(whole[cut:] + b"x\n", None)
+    assert channel.closed
 
 
 @pytest.mark.real("sshd")

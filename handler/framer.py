@@ -1,6 +1,6 @@
-"""Cuts claude's output into lines. Pure."""
+"""Cuts what claude or a host sends into lines. Pure."""
 
-LINE_BYTES = 16 * 1024 * 1024
+LINE_BYTES = 16 * 1024 * 1024  # of one line; a host agent's longest has 6 MiB
 
 
 class Framer:
@@ -17,14 +17,19 @@ class Framer:
         lines = []
         for part in complete:
             self._add(part)
-            lines.append(None if self._size > self._limit else b"".join(self._parts))
+            lines.append(None if self.is_too_long else b"".join(self._parts))
             self._parts, self._size = [], 0
         self._add(rest)
         return lines
 
+    @property
+    def is_too_long(self) -> bool:
+        """Tell whether the line that has begun is longer than `limit` already."""
+        return self._size > self._limit
+
     def _add(self, part: bytes) -> None:
         self._size += len(part)
-        if self._size > self._limit:
+        if self.is_too_long:
             self._parts = []
         elif part:
             self._parts.append(part)
