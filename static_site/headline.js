@@ -137,6 +137,6 @@ function unseen(view) {
 	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not looked at yet", why: view.trouble };
 }
 
-/** How much a VM needs somebody: the list is sorted by it. @param {Headline} headline */
+/** How much a VM needs help: the list is sorted by it. @param {Headline} headline */
 export const urgency = ({ tone }) => ["bad", "warn", "unknown", "busy", "good"].indexOf(tone);
 

@@ -50,7 +50,7 @@ function takeAllProven({ hosts, vms }) {
 	if (!more) for (const { name } of vms) takeProven(name, host?.proven);
 }
 
-/** When this road was last tried for real: `null` is "never" only from a host agent that can know it.
+/** When this connection was last tried for real: `null` is "never" only from a host agent that can know it.
  * @param {string} vm  @param {{at: string, how: string}|null|undefined} proven */
 export function takeProven(vm, proven) {
 	if (!proven && (proven === undefined || vmHealth(getState(), vm)?.proxmox !== "answering")) return;

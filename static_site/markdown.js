@@ -217,7 +217,7 @@ export function inline(text, open = false) {
 /** @param {Part[]} parts  @returns {string} */
 const wordsOf = (parts) => parts.map((part) => (typeof part === "string" ? part : wordsOf(part.parts))).join("");
 
-/** A text as it is read aloud: its words without the marks. @param {string} text */
+/** A text as it is spoken: its words without the marks. @param {string} text */
 export function spoken(text) {
 	const lines = [];
 	let [at, inside] = [0, /** @type {Inside} */ ({})];

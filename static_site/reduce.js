@@ -4,7 +4,7 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
 import { clock, isVerdict, minute } from "./words.js";
 import { obstacle, outcomeOf, reasonOf } from "./rules.js";
 
-/** A job of somebody else that holds the VM.
+/** A job of another caller that holds the VM.
  * @typedef {{job: string, verb: string, by: string, since: string, stage?: string, deadline?: number}} Holder */
 /** @typedef {{code: string, sentence: string, advice: string, evidence: string[]}} HostVerdict */
 /** @typedef {HostVerdict & {state: string, last: string|null, from: string, at: number}} Verdict */

@@ -31,7 +31,7 @@ export function fullName(state, name = state.vm) {
 	return vmid ? `${name} (VM ${vmid})` : name || "the VM";
 }
 
-/** The code of what is wrong on the road to the VM's host, or nothing. @param {State} state  @param {View} view */
+/** The code of what is wrong on the way to the VM's host, or nothing. @param {State} state  @param {View} view */
 export function proxmoxTrouble({ health }, view) {
 	const code = !health.fails && health.answer && health.vms.find(({ name }) => name === view.vm)?.proxmox;
 	const newer = (view.seen?.at ?? 0) > health.at;

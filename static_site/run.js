@@ -146,7 +146,7 @@ async function pursue(vm, job, unasked) {
 
 /** @param {string} vm  @param {Job} job  @param {any} answer  @param {boolean} acting */
 function leaveOpen(vm, job, answer, acting) {
-	job.lost = true; // also where it runs: the next sending may reach nobody
+	job.lost = true; // also where it runs: the next attempt may reach no host
 	dispatch("act-open", { vm, answer, acting });
 }
 

@@ -25,7 +25,7 @@ export class Turn {
 	at = 0;
 	done = false;
 	recap = false;
-	/** Its proposals wait until `noteProposal` offers them: nobody knows yet which of them are open. */
+	/** Its proposals wait until `noteProposal` offers them: until then it is not known which of them are open. */
 	isReplay = false;
 	/** When it began, by this device's clock: a replay says when. */
 	began = Date.now();
@@ -54,7 +54,7 @@ export class Turn {
 		return this.#stretches.map(({ pieces }) => pieces.map(({ text }) => text).join("")).filter(Boolean).join("\n\n");
 	}
 
-	/** The answer as it is read aloud. */
+	/** The answer as it is spoken. */
 	get spoken() {
 		return spoken(this.answer);
 	}

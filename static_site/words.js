@@ -79,8 +79,8 @@ const TROUBLES = {
 /** @type {Record<string, string>} what to do where Proxmox is out of reach; the host's own console otherwise */
 const DETOURS = {
 	__proto__: /** @type {any} */ (null),
-	"host-key-differs": "Somebody may be in between, or the host was reinstalled. Find out before you trust it.",
-	"config-error": "Whoever runs Breakglass must mend its configuration.",
+	"host-key-differs": "Another machine may answer in its place, or the host was reinstalled. Find out before you trust it.",
+	"config-error": "The person who runs Breakglass must mend its configuration.",
 	"key-not-accepted": "Look at the key’s line on the host, or use the host’s own console.",
 	"read-only-key": "The configured key may only look.",
 	"not-allowed": "The host does not let our key at this VM.",

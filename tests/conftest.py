@@ -245,7 +245,7 @@ def stage(parked_stage: tuple["Stage", "ParkedLoop"]) -> Iterator["Stage"]:
 
 @pytest.fixture
 def visit(stage: "Stage") -> Iterator["Visit"]:
-    """Somebody at the page, on a host where all is well; a page that complains fails the test."""
+    """An operator at the page, on a host where all is well; a page that complains fails the test."""
     from .support.browser import Visit
 
     stage.settle()

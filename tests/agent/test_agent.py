@@ -1,4 +1,4 @@
-"""The host agent's core by its own two roads: what it remembers, what it refuses, and what it never does."""
+"""The host agent, over the session and by execs: what it remembers, what it refuses, and what it never does."""
 
 import json
 import os

@@ -56,7 +56,7 @@ def test_a_storm_leaves_a_thousand_ids_at_most(world: World) -> None:
 
 @pytest.mark.all
 def test_a_read_only_key_leaves_no_id(world: World) -> None:
-    """It can name none, so its ids are the host agent's own: nobody sends them again."""
+    """It can name none, so its ids are the host agent's own: no client sends them again."""
     first = execute(world, "forensics", "--read-only")
     for _ in range(3):
         again = execute(world, "forensics", "--read-only")

@@ -215,7 +215,7 @@ def test_a_defect_while_a_request_is_archived_is_in_the_journal(world: World, jo
 
 
 def slow_output(job: Path) -> Path:
-    """Put a FIFO into the place of a job's output: whoever copies it waits for a writer."""
+    """Put a FIFO into the place of a job's output: a process that copies it waits for a writer."""
     output = job / "output"
     output.unlink(missing_ok=True)
     os.mkfifo(output)

@@ -1,4 +1,4 @@
-"""What a verb looks at before it acts: brief where nothing is wrong, again where something stands still, and heeded."""
+"""What a verb looks at before it acts: brief where nothing is wrong, again where something stands still, and obeyed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A host that falls apart, over a real sshd: /etc/pve answers nobody, /var/lib is frozen, nothing can be executed."""
+"""A host that falls apart, over a real sshd: /etc/pve does not answer, /var/lib is frozen, nothing can be executed."""
 
 import subprocess
 import tempfile
@@ -95,7 +95,7 @@ def test_by_session_on_a_hung_host(sshd: Sshd) -> None:
 
 @pytest.mark.all
 def test_by_session_when_every_executable_hangs(sshd: Sshd) -> None:
-    """With its PATH on a file system that answers nobody and its own file gone, the resident agent goes on."""
+    """With its PATH on a file system that does not answer and its own file gone, the resident agent goes on."""
     world = sshd.world
     with by_session(sshd) as session, Witness(world) as qemu:
         session.ask("ping")

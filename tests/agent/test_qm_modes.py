@@ -98,7 +98,7 @@ CASES = {
     "QEMU exits: cycle": Case("cycle", 15, "stranded", ("QEMU exited with code 1",), "none", "qemu-exits"),
     "systemd": Case("start", 13, "verb-failed", ("timeout waiting on systemd",), "none", "systemd-timeout", stopped),
     "another start was faster": Case(
-        "start", 0, "", ("VM 102 already running",), "new", "somebody-was-faster", stopped
+        "start", 0, "", ("VM 102 already running",), "new", "another-start-was-faster", stopped
     ),
     "already running": Case("start", 0, "", ("already running",)),
     "not running": Case("reset", 12, "not-running", (), "none", place=stopped),

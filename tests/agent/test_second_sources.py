@@ -47,7 +47,7 @@ def _serve(listener: socket.socket, answers: bool) -> None:
             line = b""
             while not line.endswith(b"\n") and (chunk := client.recv(4096)):
                 line += chunk
-            client.sendall(b'{"return": "what an agent still had to say to somebody else"}\n')
+            client.sendall(b'{"return": "the late answer to another client"}\n')
             if answers:
                 token = json.loads(line.lstrip(b"\xff"))["arguments"]["id"]
                 client.sendall(json.dumps({"return": token}).encode() + b"\n")
@@ -147,7 +147,7 @@ def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: Wor
     proc = world.root / "proc"
     proc.unlink()
     (proc / str(pid)).mkdir(parents=True)
-    os.mkfifo(proc / str(pid) / "cmdline")  # whoever opens it waits, as on a process that holds its memory's lock
+    os.mkfifo(proc / str(pid) / "cmdline")  # open(2) waits, as on a process that holds its memory's lock
     signal_process(pid, signal.SIGSTOP)
     assert execute(world, "start if=running").trailer["verdict"]["code"] == "qemu-silent"
     differs = execute(world, "start if=stopped").trailer

@@ -43,7 +43,7 @@ def outcomes(replies: Iterator[Reply]) -> dict[str, str]:
 
 
 def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
-    """Each costs a second of processor; what costs nothing waits for nobody."""
+    """Each costs a second of processor; a probe that costs nothing does not wait."""
     processors = len(os.sched_getaffinity(0))
     perls, others = tmp_path / "perls", tmp_path / "others"
 

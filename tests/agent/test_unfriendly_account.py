@@ -67,7 +67,7 @@ def test_a_hanging_bashrc(world: World, home: Path) -> None:
     command = [*server.client(server.power_key), "status"]
     try:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as ssh:
-            held = writer_of(fifo)  # somebody reads it: that is bash
+            held = writer_of(fifo)  # its reader is bash
             begun = agent_processes(world)
             os.close(held)
             said = ssh.communicate(timeout=60)[0]

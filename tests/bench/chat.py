@@ -127,7 +127,7 @@ def throughput(talker: Talker, count: int = 8000) -> Figures:
 
 
 def translation(seconds: float = 0.5) -> Figures:
-    """Lines a second through the translator, over those of the least that anybody would have to do."""
+    """Lines a second through the translator, over those of the least that any translator has to do."""
     lines = (Path(__file__).parent.parent / "transcripts/tool.jsonl").read_bytes().splitlines()
 
     def rate(work: object) -> float:

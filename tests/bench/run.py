@@ -49,7 +49,7 @@ uvicorn.run(Starlette(routes=[Route("/health", health)]), port=int(sys.argv[1]),
 Figures = dict[str, float]
 
 
-# --- the four roads ---
+# --- the four ways to send a verb ---
 
 
 def by_ssh(sshd: Sshd, count: int) -> float:

@@ -61,7 +61,7 @@ def service() -> Iterator[Path]:
 def test_a_handler_in_a_delegated_cgroup(service: Path, model: Model, directory: Path) -> None:
     """Claude and what it starts are in a cgroup of the turn's own, which goes with the turn, and the rest is not.
 
-    What a turn that was killed has left of it is in nobody's way.
+    What a turn that was killed has left of it is in the way of no other.
     """
     directory.chmod(0o711)
     claude = ScriptedClaude(directory)

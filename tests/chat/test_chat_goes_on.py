@@ -90,7 +90,7 @@ def test_above_the_limit_a_check_needs_a_y(talker: Talker, claude: ScriptedClaud
 
 @pytest.mark.all
 def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
-    """After its terminal has gone, until the host knows its job: by whomever it was approved meanwhile."""
+    """After its terminal has gone, until the host knows its job: whichever page approved it meanwhile."""
     before = jobs(talker)
     typed(talker, PROPOSES)
     _, seen = typed(talker, options=("--resume",))

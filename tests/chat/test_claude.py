@@ -151,7 +151,7 @@ def test_nothing_of_ours_is_in_its_environment(place: Place, monkeypatch: pytest
     claude has a token in place of the model API's credential, and a command does not even see that.
     """
     monkeypatch.setenv("BREAKGLASS_SECRET", "whsec_ours")
-    monkeypatch.setenv("GITHUB_TOKEN", "somebody's")
+    monkeypatch.setenv("GITHUB_TOKEN", "another's")
     job, directory = place.prepare(place.turn(f"FAKE={json.dumps([bash('pve status')])}"))
     scraps, shell = directory / "scraps", directory / "shell"
     look, command = f'tr "\\0" "\\n" </proc/$PPID/environ >{scraps}/claude', f"/usr/bin/env >{scraps}/own"
@@ -165,7 +165,7 @@ def test_nothing_of_ours_is_in_its_environment(place: Place, monkeypatch: pytest
     for text in (claude, own):
         assert "sk-model" not in text
         assert "ours" not in text
-        assert "somebody" not in text
+        assert "another's" not in text
         assert place.vm.host.key.split()[-5] not in text
     assert "ANTHROPIC" not in own
 

@@ -176,7 +176,7 @@ def test_damaged_lines_cost_themselves(tmp_path: Path) -> None:
     (file.parent / SIDS[2]).write_text("no json")
     [found] = list_conversations(tmp_path, "operator")
     assert ([said.turn for said in found.turns], found.words) == (["msg_11111111", "msg_33333333"], "why?")
-    assert list_conversations(tmp_path, "somebody else") == []
+    assert list_conversations(tmp_path, "another caller") == []
     assert find_conversation(tmp_path, "operator", SIDS[3]) is None
 
 

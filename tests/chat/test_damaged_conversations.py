@@ -157,7 +157,7 @@ def test_a_turn_that_is_removed_during_a_replay_is_left_out(store: Store) -> Non
 
 
 def test_a_killed_turn_is_not_listed_as_under_way(store: Store) -> None:
-    """While its log is locked it is; then nobody will write its end."""
+    """While its log is locked it is; then no process will write its end."""
     _, log = begin(store, request(0, "msg_11111111"))
     assert [each["turn"] for each in listed(store)] == ["msg_11111111"]
     os.close(log)

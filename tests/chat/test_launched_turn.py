@@ -101,7 +101,7 @@ def test_links_in_a_circle_are_an_error(short_dir: Path) -> None:
 
 
 def test_a_program_that_the_handlers_user_can_change_is_found(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its owner, its group or everybody, the file or a directory above it: root would run what that user wrote."""
+    """By its owner, its group or every user, the file or a directory above it: root would run what that user wrote."""
     daemon = pwd.getpwuid(1)
     account = (daemon.pw_uid, daemon.pw_gid)
     assert find_changeable(account) is None

@@ -91,7 +91,7 @@ def test_a_half_dead_program_is_found() -> None:
 
 @pytest.mark.real("root")
 def test_the_user_of_a_half_dead_program_has_a_process() -> None:
-    """Another turn must not get its id. Once it is killed, nothing of it counts, although nobody has reaped it."""
+    """Another turn must not get its id. Once it is killed, nothing of it counts, although it is not reaped yet."""
     with half_dead("/bin/true", uid=UIDS[0]) as (half, child):
         until(lambda: not Path(f"/proc/{child}").exists(), "the end of its child")
         assert has_processes(UIDS[0])

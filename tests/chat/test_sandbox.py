@@ -1,6 +1,6 @@
 """What a command of claude's can reach: real bubblewrap, and the real `claude` for what its rules let through.
 
-The planted files can be read and changed by everybody, so nothing but the sandbox keeps a command from them.
+The planted files can be read and changed by every user, so nothing but the sandbox keeps a command from them.
 """
 
 import json
@@ -120,7 +120,7 @@ def test_the_table_is_whole() -> None:
 
 @each_of(NAMES)
 def test_no_file_of_ours_is_read(pair: Pair, name: str) -> None:
-    """Every way to read, tried on a file that everybody can read: nothing comes out."""
+    """Every way to read, tried on a file that every user can read: nothing comes out."""
     for said in pair.run_all(READING, pair.paths(name)):
         assert pick(said, SECRET) == []
 
@@ -151,7 +151,7 @@ def test_no_process_has_anything(pair: Pair) -> None:
 
 @each_of(PLACES)
 def test_only_the_scraps_can_be_written(pair: Pair, name: str) -> None:
-    """Every way to make a file, tried in a directory that everybody can write: no file is there afterwards."""
+    """Every way to make a file, tried in a directory that every user can write: no file is there afterwards."""
     word, places = f"owned-{uuid.uuid4().hex}", pair.places(name)
     ours = [place for found in places for place in found if place.is_relative_to(pair.attacks[0].place.directory)]
     modes = {place: place.stat().st_mode for place in ours}
@@ -172,7 +172,7 @@ def describe(path: Path) -> tuple[object, ...]:
 
 @each_of(NAMES)
 def test_no_file_of_ours_is_changed(pair: Pair, name: str) -> None:
-    """Every way to change, replace or remove a file, tried on one that everybody may change."""
+    """Every way to change, replace or remove a file, tried on one that every user may change."""
     aims = pair.paths(name)
     paths = sorted({*aims[0], *aims[1]})
     for path in paths:

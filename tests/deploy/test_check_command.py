@@ -236,8 +236,8 @@ def test_systemds_credentials_are_no_problem(tmp_path: Path) -> None:
     assert run_as(UID, UID, "check", str(config), CREDENTIALS_DIRECTORY=str(tmp_path)).returncode == 0
 
     give(tmp_path, 0, 0, 0o400)
-    nobody = 0xFFFFFFFF  # of an entry without an id
-    entries = [(0x01, 4, nobody), (0x02, 4, UID), (0x04, 0, nobody), (0x10, 4, nobody), (0x20, 0, nobody)]  # acl(5)
+    no_id = 0xFFFFFFFF
+    entries = [(0x01, 4, no_id), (0x02, 4, UID), (0x04, 0, no_id), (0x10, 4, no_id), (0x20, 0, no_id)]  # acl(5)
     acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
     for file in (config, key):
         os.setxattr(file, "system.posix_acl_access", acl)

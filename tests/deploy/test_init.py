@@ -138,7 +138,7 @@ def test_an_account_whose_group_others_share_is_refused(place: Path) -> None:
     users = [each.pw_name for each in pwd.getpwall() if each.pw_gid == pwd.getpwnam("nobody").pw_gid]
     other = next((name for name in users if name != "nobody"), None)
     if other is None:
-        pytest.skip("nobody shares its group with no one here")
+        pytest.skip("the user nobody has a group of its own here")
     ran = run("init", str(place / "etc"), "--user", "nobody", *FLAGS)
     assert (ran.returncode, f"{other}" in ran.stderr, "could read every key" in ran.stderr) == (2, True, True)
     assert not (place / "etc").exists()

@@ -328,7 +328,7 @@ SABOTAGES: dict[str, tuple[Callable[[Installed], None], str]] = {
     "no restrict": (key_file("restrict,", ""), "has no restrict"),
     "a shell behind it": (key_file(SERVE, f"{SERVE};sh"), "does not run the host agent as it must"),
     "world-writable keys": (lambda host: host.keys.chmod(0o666), "written by others"),
-    "somebody's keys": (lambda host: os.chown(host.keys, 65534, 0), "belongs to uid 65534"),
+    "keys of another user": (lambda host: os.chown(host.keys, 65534, 0), "belongs to uid 65534"),
     "another uid": (edit("passwd", "breakglass:x:0:", "breakglass:x:1234:"), "has uid 1234"),
     "bash": (edit("passwd", "::/:/bin/sh\n", "::/:/bin/bash\n"), 'the shell of breakglass is "/bin/bash"'),
     "expiry": (lambda host: assert_ok(host.run("chage", "-M", "90", "breakglass")), "breakglass expires"),

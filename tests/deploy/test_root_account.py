@@ -196,7 +196,7 @@ def test_a_block_for_several_addresses(host: Installed) -> None:
 
 @pytest.mark.all
 def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
-    """Neither the files nor what sshd makes of them, and a key that somebody else added stays."""
+    """Neither the files nor what sshd makes of them, and a key that another person added stays."""
     keys = (
         host.keys.read_text() + f'restrict,command="{AGENT} serve --vms 102 --read-only" {new_key()[1]} a colleague\n'
     )

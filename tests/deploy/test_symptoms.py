@@ -26,7 +26,7 @@ TOKEN = f"bgt_{'m' * 43}"
 
 
 class Person:
-    """Somebody at the handler's machine who pastes what the document says."""
+    """A person at the handler's machine who pastes what the document says."""
 
     def __init__(self, directory: Path, service: Service) -> None:
         self.directory, self.service = directory, service

@@ -55,7 +55,7 @@ def mode(name: str, mode: int) -> Callable[[Setup], object]:
 
 
 def owner(name: str, uid: int, gid: int, mode: int) -> Callable[[Setup], None]:
-    """Return a seed that gives a file to somebody."""
+    """Return a seed that gives a file to another user."""
 
     def seed(setup: Setup) -> None:
         setup.write()
@@ -319,7 +319,9 @@ FAULTS = [
     Fault("a caller for a VM that is off", off_vm, "caller-without-vm", "vms.other"),
     Fault("a caller for an unknown VM", change("callers", "operator", vms=["devvm1"]), "caller-off", "devvm"),
     Fault("a VM without a caller", unserved_vm, "vm-without-caller", "--vms other"),
-    Fault("a VM that nobody may switch", change("callers", "operator", allow=["status"]), "vm-without-power", "cycle"),
+    Fault(
+        "a VM that no caller may switch", change("callers", "operator", allow=["status"]), "vm-without-power", "cycle"
+    ),
     Fault(
         "two ways to authenticate",
         change("callers", "operator", token="bgt_" + "a" * 43),
@@ -375,7 +377,7 @@ AS_ROOT = [
     Fault("the handler's file", owner("power", 1, 1, 0o640), "file-exposed", "chmod 600"),
     Fault("a file that its group can write", mode("breakglass.toml", 0o660), "file-exposed", "chmod 640"),
     Fault("root without an account", change("server", user=None), "no-start", "server"),
-    Fault("an account that there is not", change("server", user="nobody-such"), "no-start", "adduser"),
+    Fault("an account that there is not", change("server", user="no-such-user"), "no-start", "adduser"),
     Fault("an account that is root", change("server", user="root"), "no-start", "adduser"),
     Fault("an account's name that is none", change("server", user="Break Glass"), "server-setting", "account"),
 ]

@@ -189,7 +189,7 @@ def test_as_systemd_gives_it(setup: Setup) -> None:
 
 @pytest.mark.real("root")
 def test_of_the_handlers_own_user(setup: Setup) -> None:
-    """Files that the handler's user owns, which nobody else can read."""
+    """Files that the handler's user owns, which no other user can read."""
     setup.write()
     for path in setup.directory.iterdir():
         os.chown(path, 1, 1)

@@ -40,7 +40,7 @@ def engine(request: pytest.FixtureRequest, directory: Path) -> Iterator[Engine]:
 
 
 class Person:
-    """Somebody who looks at the page, and sees what is shown and no more."""
+    """A person who looks at the page, and sees what is shown and no more."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

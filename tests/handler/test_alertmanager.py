@@ -85,7 +85,7 @@ def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertman
 
 @pytest.mark.all
 def test_a_handler_that_is_down_gets_the_retry(service: Service, alertmanager: Alertmanager) -> None:
-    """The first try finds nobody; once the handler is there, Alertmanager's own retry is captured."""
+    """The first try finds no handler; once the handler is there, Alertmanager's own retry is captured."""
     before = list_captures(service)
     service.stop()
     alertmanager.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9101"}, time.time())

@@ -50,16 +50,16 @@ ENTRIES = (
 
 
 @pytest.fixture(scope="module")
-def road() -> Iterator[tuple[Service, Sshd]]:
-    with alerting(ENTRIES) as road:
-        yield road
+def alerted() -> Iterator[tuple[Service, Sshd]]:
+    with alerting(ENTRIES) as running:
+        yield running
 
 
 @pytest.fixture
-def service(road: tuple[Service, Sshd]) -> Service:
+def service(alerted: tuple[Service, Sshd]) -> Service:
     """A handler whose host runs no capture: an alert that comes while one runs falls under that."""
-    list_captures(road[0])
-    return road[0]
+    list_captures(alerted[0])
+    return alerted[0]
 
 
 def firing(fingerprint: str, host: str = "devvm", **more: object) -> dict[str, object]:
@@ -150,12 +150,12 @@ def test_five_hundred_alerts_in_one_notification(service: Service) -> None:
     assert all(one["suppressed"] for one in reply.json["accepted"][MOST_A_VM:])
 
 
-def test_two_replicas_start_one_capture(service: Service, road: tuple[Service, Sshd]) -> None:
+def test_two_replicas_start_one_capture(service: Service, alerted: tuple[Service, Sshd]) -> None:
     """The host is the only memory, so a second handler with the same session secret makes no second capture.
 
     The second one does not know its own address, so its answer has no link to the page.
     """
-    sshd = road[1]
+    sshd = alerted[1]
     shared: dict[str, Any] = {
         "extra": ENTRIES,
         "session_secret": parse(service.config.read_text(), str).session_secrets[-1],
@@ -186,7 +186,7 @@ def test_a_test_or_a_recovery_starts_no_capture(service: Service, source: str, n
 
 def test_an_alert_that_matches_no_entry_is_ignored(service: Service) -> None:
     """A label that no entry asks for is no fault of the sender's; a VM or a verb in a payload is only text."""
-    payload = firing("unmatched", "nobody", vm="devvm", verb="stop", command="reset vm=102")
+    payload = firing("unmatched", "unknown", vm="devvm", verb="stop", command="reset vm=102")
     assert (signed(service, payload).status, signed(service, payload).json) == (202, {"accepted": [], "ignored": 1})
 
 
@@ -195,7 +195,7 @@ def test_an_alert_that_matches_no_entry_is_ignored(service: Service) -> None:
 
 def test_every_failed_authentication_gets_the_same_answer(service: Service) -> None:
     """A bad token, a bad signature, none, and Grafana's without a time get the same bytes."""
-    body = json.dumps(firing("nobody")).encode()
+    body = json.dumps(firing("unknown")).encode()
     digest = hmac.new(GRAFANA_SECRET.encode(), body, hashlib.sha256).hexdigest()
     attempts = [
         {},
@@ -253,23 +253,23 @@ def test_a_sender_with_a_wrong_clock_gets_through(service: Service) -> None:
 def test_a_token_reads_and_changes_nothing(service: Service) -> None:
     """On /pve a token runs the reads that its entry allows; power is forbidden, and an unsigned id means nothing."""
     body = json.dumps({"verb": "status", "vm": "devvm"}).encode()
-    headers = {"authorization": f"Bearer {TOKEN}", "webhook-id": "chosen-by-nobody"}
+    headers = {"authorization": f"Bearer {TOKEN}", "webhook-id": "not-the-id"}
     reply = service.send("POST", "/pve", body, headers)
     assert (reply.status, reply.json["state"], reply.json["by"]) == (200, "running", "alertmanager")
-    assert reply.json["id"] != "chosen-by-nobody"
+    assert reply.json["id"] != "not-the-id"
     for verb in ("reset", "stop", "cycle", "start", "history"):
         refused = send_with_token(service, "/pve", {"verb": verb, "vm": "devvm"})
         assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
 
 
 def test_neither_a_token_nor_grafanas_signature_talks_to_claude(service: Service) -> None:
-    """/chat takes a caller's own signature alone; to anything else it gives the answer that everybody gets."""
+    """/chat takes a caller's own signature alone; to anything else it gives the answer that strangers get."""
     body = json.dumps({"prompt": "hello", "vm": "devvm"}).encode()
-    nobody = service.send("POST", "/chat", body)
-    assert (nobody.status, nobody.json["error"]["code"]) == (401, "unauthorized")
+    stranger = service.send("POST", "/chat", body)
+    assert (stranger.status, stranger.json["error"]["code"]) == (401, "unauthorized")
     for headers in ({"authorization": f"Bearer {TOKEN}"}, grafana_headers(body, int(time.time()))):
         reply = service.send("POST", "/chat", body, headers)
-        assert (reply.status, reply.body) == (401, nobody.body)
+        assert (reply.status, reply.body) == (401, stranger.body)
 
 
 def test_vms_not_after_and_allow_apply_to_alerts(service: Service) -> None:
@@ -334,9 +334,9 @@ def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:
     assert json.loads(ran.stdout)["accepted"][0]["vm"] == "devvm", ran.stderr
 
 
-def test_a_lost_host_gets_the_retry(service: Service, road: tuple[Service, Sshd]) -> None:
+def test_a_lost_host_gets_the_retry(service: Service, alerted: tuple[Service, Sshd]) -> None:
     """While sshd is down the answer is 503; the same notification sent again is captured once it is back."""
-    sshd = road[1]
+    sshd = alerted[1]
     payload = firing("while down", "unsparing")
     sshd.stop()
     try:
@@ -355,7 +355,7 @@ def test_each_alert_is_on_record_without_any_secret(service: Service) -> None:
     service.pve("status", msg_id=earlier, vm="devvm")
     service.logged(earlier)  # and with it what the tests before have sent
     begin, payload = log.stat().st_size, firing("recorded", "unsparing")
-    for each in (payload, payload, firing("unmatched", "nobody")):
+    for each in (payload, payload, firing("unmatched", "unknown")):
         assert signed(service, each).status == 202
 
     def recorded_since() -> list[dict[str, Any]]:

@@ -185,7 +185,7 @@ def test_a_vm_that_moved_while_its_verb_waited_for_the_node_is_not_reset_there(s
 @pytest.mark.all
 def test_the_health_names_each_host(service: Service) -> None:
     """A host has a state of its own, whatever VMs its key serves; one with a fault is off."""
-    add(service, '[hosts.pve2]\nssh = "nobody"\n[vms.far]\nhosts = ["pve2"]\nvmid = 7\n')
+    add(service, '[hosts.pve2]\nssh = "nowhere"\n[vms.far]\nhosts = ["pve2"]\nvmid = 7\n')
     hang_up(service)
     wait_until(lambda: proxmox(service)["devvm"] == "answering")
     hosts = service.health()["hosts"]

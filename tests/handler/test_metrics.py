@@ -107,7 +107,7 @@ def test_a_signature_does_not_open_the_metrics(service: Service) -> None:
 
 
 def test_the_token_runs_no_verb(service: Service) -> None:
-    """It is nobody's at every other address: the same 401 there."""
+    """It is good at no other address: the same 401 there."""
     for path in ("/pve", "/alert/generic", "/chat"):
         assert service.send("POST", path, b'{"verb":"status"}', BEARER).status == 401
 

@@ -95,7 +95,7 @@ async def test_name_not_found(open_host: Open) -> None:
 
 
 async def test_refused(open_host: Open) -> None:
-    """2: nobody listens."""
+    """2: no server listens."""
     assert (await trouble(open_host(ssh=at(reserve_port())))).cause == "refused"
 
 
@@ -123,7 +123,7 @@ async def test_turned_away_before_login(world: World, open_host: Open) -> None:
 
 @own_host
 async def test_key_not_accepted_is_tried_rarely(open_host: Open, sshd: Sshd) -> None:
-    """5: a wrong key is tried once a minute and no more, however often somebody asks."""
+    """5: a wrong key is tried once a minute and no more, however many requests come."""
     host = open_host(key=asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode())
     keeping = asyncio.create_task(host.keep_open())
     assert [(await trouble(host)).cause for _ in range(3)] == ["key-not-accepted"] * 3
@@ -342,7 +342,7 @@ async def test_identical_reads_in_flight_are_asked_once(open_host: Open) -> None
     assert host.link.channel.sent - before <= 2
 
 
-# A verb that waits as long as nobody writes to a pipe; the other requests are answered.
+# A verb that waits until a pipe has a writer; the other requests are answered.
 HUNG = """
 real = find("read")
 

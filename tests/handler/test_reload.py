@@ -34,7 +34,7 @@ own_handler = pytest.mark.shared("world", "sshd")
 
 @contextmanager
 def connected(directory: Path, sshd: Sshd) -> Iterator[Service]:
-    """Run a handler with a road to the host, which has no reason to write on stderr."""
+    """Run a handler with a connection to the host, which has no reason to write on stderr."""
     errors, host_key = directory / "errors", [sshd.host_key]
     service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=host_key, errors=errors)
     try:
@@ -296,7 +296,7 @@ def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
 @pytest.mark.all
 @own_handler
 def test_a_file_whose_reading_hangs_delays_neither_requests_nor_the_end(service: Service) -> None:
-    """A secret file that hangs (here: a pipe nobody writes to) stops neither requests nor the end of the handler."""
+    """A secret file that hangs (here: a pipe without a writer) stops neither requests nor the end of the handler."""
     pipe = service.directory / "pipe"
     os.mkfifo(pipe)
     add(service, f'[callers.phone]\nsecret_file = "{pipe}"\nallow = ["status"]\n')
@@ -357,11 +357,11 @@ def _answers(service: Service) -> bool:
         return False
 
 
-# --- roads ---
+# --- connections ---
 
 
 def test_connections_are_opened_kept_and_closed(service: Service, sshd: Sshd) -> None:
-    """A new VM gets a road, one that did not change keeps its connection, and one that is taken out loses it."""
+    """A new VM gets a connection, one that did not change keeps its connection, and one that is taken out loses it."""
     before, first = service.config.read_text(), logins(sshd)
     another_vm(service, "other")
     hang_up(service)
@@ -465,7 +465,7 @@ def test_a_reload_tries_a_refused_key_again(service: Service, sshd: Sshd) -> Non
 
 
 def test_a_cycle_survives_the_removal_of_its_vm(service: Service, world: World, sshd: Sshd) -> None:
-    """A verb that runs goes on, on its own road, and is answered; then the road is closed."""
+    """A verb that runs goes on, on its own connection, and is answered; then the connection is closed."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="start")
     good = service.config.read_text()
@@ -515,7 +515,7 @@ def test_a_storm_of_hangups_under_load(service: Service, sshd: Sshd) -> None:
 
 
 def _reader_of(pipe: Path) -> int:
-    """Return a descriptor to write to whoever reads the pipe now, or 0."""
+    """Return a descriptor to write to the pipe's reader, or 0 if it has none."""
     try:
         return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:

@@ -16,7 +16,7 @@ def bound(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 @pytest.fixture
 def person(stage: Stage, bound: Stage) -> Iterator[Visit]:
-    """Somebody whose browser takes the proxy's certificate for any name."""
+    """An operator whose browser takes the proxy's certificate for any name."""
     stage.settle()
     bound.service.answering()
     visit = Visit(bound, ignore_https_errors=True)

@@ -38,7 +38,7 @@ def host(stage: Stage) -> Iterator[Scripted]:
 
 @pytest.fixture
 def page(stage: Stage, host: Scripted) -> Iterator[tuple[Page, Visit]]:
-    """Somebody at the page, on a host where the VM's storage hangs."""
+    """An operator at the page, on a host where the VM's storage hangs."""
     host.say(STORAGE_HUNG)
     visit = Visit(stage)
     yield visit.open(), visit

@@ -1,4 +1,4 @@
-"""Whoever is at the page can use it: no state offends axe-core, a keyboard is enough, nothing moves under a finger."""
+"""Every operator can use the page: no state offends axe-core, a keyboard is enough, nothing moves under a finger."""
 
 import re
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
     with held_cycle(stage):
         visit.open(looks=False)
         expect(page.locator("#outcome-word")).to_have_text("Someone is on it")
-        found += judged(page, "somebody at it")
+        found += judged(page, "another operator's job")
         page.click("#outcome-act")
         page.wait_for_selector("#jobs details[open] pre")
         found += judged(page, "watching")

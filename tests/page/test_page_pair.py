@@ -104,7 +104,7 @@ def test_a_link_pairs_a_device(person: Visit) -> None:
 
 @pytest.mark.all  # a command, its handler and a device, each of which has tests of its own
 def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
-    """The device rescues with a key that nobody has typed, and the command ends at Enter."""
+    """The device rescues with a key that was never typed, and the command ends at Enter."""
     page, url = person.page, person.stage.url
     with Pairing(person.stage.service, "new", "anna", "--allow", "status,forensics", url=url) as command:
         command.read_until("Ctrl-C revokes")

@@ -179,7 +179,7 @@ def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
         wait_for(page, lambda: rows(page) == order, "each in its place")
     assert stage.service.pve("stop", caller="operator2").json["outcome"] == "done"
     page.click("#show-vms")
-    wait_for(page, lambda: rows(page)[0] == ("devvm", "warn", "Off"), "the one that needs somebody first")
+    wait_for(page, lambda: rows(page)[0] == ("devvm", "warn", "Off"), "the VM that needs help first")
     assert [name for name, _, _ in rows(page)] == ["devvm", "twin", "broken"]
 
 

@@ -212,7 +212,7 @@ def test_looks_that_fail_do_not_end_the_watch(watcher: Visit) -> None:
 
 @pytest.mark.all
 def test_a_device_that_slept_looks_once_more(watcher: Visit) -> None:
-    """Nothing is asked by a page that nobody sees. Once it is seen again, what it says is of then."""
+    """A hidden page asks for nothing. Once it is shown again, it says what is true then."""
     _, asked = answer_screens(watcher.page, guest="answers")
     page = reset(watcher)
     fall_asleep(page)

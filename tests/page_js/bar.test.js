@@ -54,7 +54,7 @@ test("a step that goes back begins again", () => {
 	assert.deepEqual(stepsAfter(begun("stop", 12), ...stop), ["+Evidence 1", ">Stop 8", "-Check"]);
 });
 
-test("whoever attaches gets all stages again, and no time changes by it", () => {
+test("a page that attaches gets all stages again, and no time changes by it", () => {
 	const once = [begun("cycle", 30), ...cycleOf(5)];
 	const again = CYCLE.slice(0, 5).map((name, n) => stage(name, n));
 	for (let count = 1; count <= 5; count += 1) assert.deepEqual(stepsAfter(...once, ...again.slice(0, count)), stepsAfter(...once));
@@ -117,7 +117,7 @@ const PHASES = {
 	"a check": [[statusCame("running", "running", 3)], "unknown", "Checked 03:12:37", "look"],
 	"a look": [[evidenceCame("running", "healthy", 3, { }), ["waiting-stopped", {}]], "unknown", "Looked 03:12:37", "look"],
 	"evidence that was asked for": [[["read-begun", { verb: "forensics", loud: true }, 5], evidenceCame("running", "healthy")], "unknown", "Collect evidence done", "look"],
-	"a job of somebody else": [[statusCame("running", "running", 0, { holder: HOLDER })], "busy", "Someone is on it", "watch"],
+	"another caller's job": [[statusCame("running", "running", 0, { holder: HOLDER })], "busy", "Someone is on it", "watch"],
 	"a stop that is done": [verbEnds("stop", { state: "stopped", last: "id_1" }), "good", "Stop done", "look"],
 	"nothing was sent": [verbEnds("reset", { outcome: "unreached", reached: false, state: null, message: "the host refused the connection" }), "warn", "Reset not sent", "look"],
 	"a refusal": [verbEnds("reset", { outcome: "refused", verdict: verdictOf("locked") }), "warn", "Reset refused", "look"],

@@ -92,7 +92,7 @@ const ACTS = {
 	"a verb that runs": [begun("cycle", 1)],
 	"an open outcome": [begun("cycle", 1), ["act-open", { answer: { message: "no answer" }, acting: false }]],
 	"an outcome from before a reload": [["act-recalled", { id: "id_1", verb: "reset" }]],
-	"somebody else's job": [settledEvent("status", { holder: HOLDER }, 0, { loud: false })],
+	"another caller's job": [settledEvent("status", { holder: HOLDER }, 0, { loud: false })],
 	"another caller's start since": [settledEvent("status", { last: "job_7" }, 0, { loud: false })],
 	"a failed look": [settledEvent("forensics", { outcome: "failed", verdict: verdictOf("agent-failed") })],
 	"a failed start": [begun("start", 1), settledEvent("start", { outcome: "failed", state: "stopped", last: "id_1", verdict: verdictOf("verb-failed") })],
@@ -157,8 +157,8 @@ test("an outcome that is not known is never anything else, also where nothing an
 	}
 });
 
-test("somebody else's job says whose it is and for how long", () => {
-	const head = headAfter(...ACTS["somebody else's job"]);
+test("another caller's job says whose it is and for how long", () => {
+	const head = headAfter(...ACTS["another caller's job"]);
 	assert.deepEqual([head.words, head.tone, head.second], ["Power-cycling…", "busy", "By operator2 for 40 s"]);
 });
 

@@ -123,7 +123,7 @@ test("no mark makes anything but these kinds, and no word is lost", () => {
 	assert.deepEqual([...kinds].sort(), ["code", "em", "fence", "heading", "item", "quote", "row", "rule", "strong", "text"]);
 });
 
-test("what is read aloud has the words and no marks", () => {
+test("what is spoken has the words and no marks", () => {
 	assert.equal(spoken("## Disk\n\nIt **waits** for `virtio0`.\n\n- one\n\n| a | **b** |\n|---|---|\n| 1 | |\n\n```sh\nls *.log\n```\n---\nSee [it](http://x)."),
 		"Disk\nIt waits for virtio0.\none\na, b\n1\nls *.log\nSee it (http://x).");
 	assert.equal(spoken(""), "");
@@ -151,5 +151,5 @@ test("no text takes a time that grows with its square", () => {
 			read += 1;
 		}
 	}
-	assert.ok(read > bits.length); // a square would take minutes: whoever runs node gives up before
+	assert.ok(read > bits.length); // a square would take minutes: the person who runs node gives up before
 });

@@ -24,7 +24,7 @@ const WAITING = {
 	"a verb under way": [[begun("cycle")], { power: /^Power-cycle is under way/, status: /under way/, forensics: /under way/ }],
 	"an open outcome": [OPEN, { power: /^It is not known whether the stop happened/ }],
 	"an open outcome and a read": [[...OPEN, ["read-begun", { verb: "status", loud: false }]], { power: /^It is not known/, status: /^Wait/, forensics: /^Wait/ }],
-	"somebody else's job": [[statusCame("running", "running", 0, { holder: HOLDER })], { power: /^operator2 has been power-cycling it since 03:12:00; the job ends by 03:19:00 \(stage: stop\)\.$/ }],
+	"another caller's job": [[statusCame("running", "running", 0, { holder: HOLDER })], { power: /^operator2 has been power-cycling it since 03:12:00; the job ends by 03:19:00 \(stage: stop\)\.$/ }],
 	"nothing that answers": [AWAY, { power: /^Breakglass is not answering/, forensics: /not answering/ }],
 	"a host that refuses": [[proxmox("refused")], { power: /^Proxmox is out of reach: the connection was refused/, forensics: /out of reach/ }],
 	"a link to no VM": [[["vm-unknown", { name: "x" }]], { power: /^There is no VM x/, status: /no VM/, forensics: /no VM/ }],

@@ -432,7 +432,7 @@ NAMES = [
     "another turn's scraps",
     "another turn's brief",
     "the turn's own key",
-    "a file of everybody's",
+    "a file of all users",
 ]
 PLACES = [
     "the configuration",
@@ -453,7 +453,7 @@ PLACES = [
 
 
 def plant(path: Path, text: str = SECRET) -> Path:
-    """Write a text that everybody can read, into directories that everybody can enter."""
+    """Write a text that every user can read, into directories that every user can enter."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     path.write_text(f"{text}\n")
     path.chmod(0o644)
@@ -473,7 +473,7 @@ def targets(attack: Attack, other: Path | None = None) -> dict[str, Path]:
         "another turn's scraps": plant(other / "scraps/kept/note"),
         "another turn's brief": plant(other / "kept/agents.json"),
         "the turn's own key": plant(attack.directory / "ssh/planted"),
-        "a file of everybody's": plant(attack.place.directory / "shared/tmp/note"),
+        "a file of all users": plant(attack.place.directory / "shared/tmp/note"),
     }
 
 

@@ -362,7 +362,7 @@ def open_gate(world: World) -> None:
 
 @contextmanager
 def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> Iterator[str]:
-    """Somebody else's cycle, held before its start; let go at the end."""
+    """Another caller's cycle, held before its start; let go at the end."""
     gate = stage.world.root / "gate"
     if not gate.exists():
         os.mkfifo(gate)
@@ -578,7 +578,7 @@ def forget_key(page: Page) -> None:
 
 @contextmanager
 def unseen_cycle(stage: Stage, page: Page, verb: str = "cycle") -> Iterator[str]:
-    """Hold somebody else's cycle that the page does not see: a check that is due meanwhile would lock its buttons."""
+    """Hold another caller's cycle that the page does not see: a check that is due meanwhile would lock its buttons."""
     with held_requests(page, '"verb":"status"'), held_cycle(stage, verb=verb) as job:
         yield job
 

@@ -84,7 +84,7 @@ MODES = {
     "no-quorum": Mode(("start",), ("cluster not ready - no quorum?",), code=2),
     "qemu-exits": Mode(("start",), ("kvm: -nonsense: invalid option", "start failed: QEMU exited with code 1")),
     "systemd-timeout": Mode(("start",), ("timeout waiting on systemd",)),
-    "somebody-was-faster": Mode(("start",), ("VM {vmid} already running",), "after"),
+    "another-start-was-faster": Mode(("start",), ("VM {vmid} already running",), "after"),
     "stop-fails": Mode(("stop",), ("VM quit/powerdown failed - got timeout",)),
     "stop-unproven": Mode(("stop",), how="unproven"),
     "stop-in-haste": Mode(("stop",), how="in-haste"),

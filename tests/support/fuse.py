@@ -110,7 +110,7 @@ class _FileSystem:
 
 @contextmanager
 def without_flock(target: Path, flock: int = errno.EOPNOTSUPP) -> Iterator[None]:
-    """Mount a file system whose flock fails with this error; with 0, each flock succeeds, whoever has it already."""
+    """Mount a file system whose flock fails with this error; with 0, each flock succeeds, even one that is taken."""
     fd = mount_fuse(target, "default_permissions")
     thread = threading.Thread(target=_FileSystem(fd, flock).serve, daemon=True)
     thread.start()

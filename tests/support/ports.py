@@ -12,7 +12,7 @@ def reserve_port() -> int:
     """Return a port that no other program gets until a server listens on it, and while that is restarted.
 
     The port stays bound here without listening. A server that sets SO_REUSEADDR, as they all do, can bind it too and
-    listen; a connection to it is refused until then. The kernel gives a bound port to nobody who asks for any port.
+    listen; a connection to it is refused until then. The kernel never chooses a bound port for bind(2) to port 0.
     """
     reservation = socket.socket()
     reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""The clock challenge: a wrong clock locks nobody out, and nothing else gets easier."""
+"""The clock challenge: a client with a wrong clock gets in, and nothing else gets easier."""
 
 import json
 import time

@@ -548,6 +548,6 @@ def test_proxies_are_addresses_and_networks(value: str) -> None:
     ],
 )
 def test_other_proxies_are_a_problem(value: str, message: str) -> None:
-    """A name can't be one, and neither can every address: anybody could then write into the log what they like."""
+    """A name can't be one, and neither can every address: any client could then write into the log what it likes."""
     [problem] = problems(GOOD + f"\n[server]\nproxies = {value}\n")
     assert (problem.path, problem.message) == ("server.proxies", message)

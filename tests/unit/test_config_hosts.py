@@ -210,7 +210,7 @@ def test_claude_is_not_given_the_power_key(format_name: str) -> None:
 
 
 def test_claude_is_not_given_the_power_key_of_another_host() -> None:
-    """A key that changes power on one host is nobody's read-only key on another: claude could use it there."""
+    """A key that changes power on one host can't be the read-only key of another: claude could use it there."""
     text = GOOD.replace("[vms.devvm]", f"read_only_key = '''{READING}'''\n[vms.devvm]")
     text += f"[hosts.pve2]\nssh = 'a@192.0.2.12'\nkey = '''{READING}'''\nhost_key = 'any'\n"
     config = read(text)

@@ -145,7 +145,7 @@ def test_a_tool_and_its_result() -> None:
 
 
 def test_a_proposal_becomes_an_approval() -> None:
-    """With the VM, a job id that nobody could guess, and the words that led to it."""
+    """With the VM, a job id that can't be guessed, and the words that led to it."""
     lines = [begin("m"), delta("it is "), delta("hung"), assistant("m", bash("t", "pve reset"))]
     events = translated(*lines, returned("t", "Exit code 16\napproval-required: reset", is_error=True))
     [approval] = [event for event in events if event["type"] == "approval"]
@@ -154,7 +154,7 @@ def test_a_proposal_becomes_an_approval() -> None:
 
 
 def test_a_turn_that_only_looks_proposes_nothing() -> None:
-    """Whatever claude's output says: nobody watches such a turn."""
+    """Whatever claude's output says: no operator watches such a turn."""
     to_events = Translator("devvm", lambda: "job_minted", verbs=("status", "forensics", "history"))
     for line in (
         assistant("m", bash("t", "pve reset")),

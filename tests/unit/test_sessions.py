@@ -54,7 +54,7 @@ def test_a_session_goes_on_unless_both_directories_are_known(in_token: str, here
 
 
 def test_a_session_is_its_callers() -> None:
-    """Another caller can't continue it, whoever handed it over."""
+    """Another caller can't continue it, even if its owner handed it over."""
     assert "another caller" in refused(seal(SESSION, [NEW]), caller="operator2")
 
 

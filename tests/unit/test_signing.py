@@ -241,7 +241,7 @@ def test_a_request_belongs_to_whose_key_signed_it(caller: Caller) -> None:
     assert verify([PHONE, OPERATOR], signed, BODY).caller is caller
 
 
-@pytest.mark.parametrize("callers", [[], [Caller("nobody", (), frozenset())], [PHONE]])
+@pytest.mark.parametrize("callers", [[], [Caller("keyless", (), frozenset())], [PHONE]])
 def test_an_unknown_key_is_unauthorized(callers: list[Caller]) -> None:
     """A good signature by a key that no caller has is refused, also when there is no caller at all."""
     with pytest.raises(Unauthorized):

@@ -148,7 +148,7 @@ def test_a_frozen_disk_is_told_in_one_sentence_with_its_proof() -> None:
 
 
 def test_a_queue_that_moves_clears_its_disk() -> None:
-    """A request that waits beside completed ones is slow; another disk that moves clears nobody."""
+    """A request that waits beside completed ones is slow; another disk that moves proves nothing."""
     slow = (*sample(1, 50), *sample(1, 90, number=1))
     later = (*sample(1, 50), *sample(1, 95, number=1))
     assert verdict_of(replace(RUNNING, queues=(slow, later))).code == "healthy"
