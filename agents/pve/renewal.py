@@ -37,16 +37,16 @@ class OwnFile:
             return False
 
     def _look(self) -> bool:
-        seen = ask_or_none(partial(_look_at_file, self._path), FILE_LOOK_SECONDS)
-        if seen is None or seen == self._known or not self._digest:
-            self._set_pause(seen)
+        file_state = ask_or_none(partial(_look_at_file, self._path), FILE_LOOK_SECONDS)
+        if file_state is None or file_state == self._known or not self._digest:
+            self._set_pause(file_state)
             return False
         state = ask_or_none(partial(_compare_file, self._path, self._digest), FILE_COMPARE_SECONDS)
         if state == "another":
             state = _try_file()
         self._set_pause(state)
         if state in ("same", "unfit", "works"):
-            self._known = seen
+            self._known = file_state
         return state == "works"
 
     def _set_pause(self, answer: object) -> None:

@@ -51,7 +51,7 @@ def note_turn(conversations: Path, key: str, request: TurnRequest, now: float) -
     directory.mkdir(0o700, exist_ok=True)
     lines: list[object] = [TurnEntry(request.turn, key, now, request.tools)]
     if _read(directory / request.sid) is None:  # it is new, or its first line was lost
-        lines.insert(0, {"vm": request.vm.name, "words": plain_line(request.asked)[:WORDS]})
+        lines.insert(0, {"vm": request.vm.name, "words": plain_line(request.typed)[:WORDS]})
     rest = "".join(json.dumps(line) + "\n" for line in lines).encode()
     fd = os.open(directory / request.sid, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FLAGS, 0o600)
     try:

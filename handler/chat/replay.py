@@ -92,8 +92,8 @@ class ConversationReader:
                 if lines is None:  # it was removed meanwhile
                     left_out += 1
                     continue
-                about = {"turn": entry.turn, "prompt": prompt, "at": rfc3339(entry.at), "tools": entry.tools}
-                yield encode_event({"type": "turn", **about})
+                metadata = {"turn": entry.turn, "prompt": prompt, "at": rfc3339(entry.at), "tools": entry.tools}
+                yield encode_event({"type": "turn", **metadata})
                 while lines:
                     yield lines
                     lines = b"" if reader.ended else await self._disk.run(read_more, turn.log, reader)
@@ -144,10 +144,10 @@ class ConversationReader:
 def _read_prompt(turn_dir: Path) -> str:
     """Return what was asked in a turn; an empty text if its file is damaged, as after a power failure, or removed."""
     try:
-        about = json.loads((turn_dir / "about.json").read_bytes())
+        metadata = json.loads((turn_dir / "about.json").read_bytes())
     except (*_NO_LOG, ValueError, RecursionError):
         return ""
-    prompt = about.get("prompt") if isinstance(about, dict) else None
+    prompt = metadata.get("prompt") if isinstance(metadata, dict) else None
     return prompt if isinstance(prompt, str) else ""
 
 

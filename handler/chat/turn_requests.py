@@ -48,7 +48,7 @@ async def build_turn_request(
         token=token,
         digest=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
         tools=body.tools,
-        asked=body.prompt,
+        typed=body.prompt,
     )
 
 

@@ -57,7 +57,7 @@ class TurnRequest:
     """A turn that a caller may start.
 
     `sid` is a UUID: a new one, or with `resume` that of the session to continue. `tools` is one of TOOLS (tools.py), or
-    empty. `prompt` is what claude gets, and `asked` that without what the handler wrote before it.
+    empty. `prompt` is what claude gets, and `typed` what the operator wrote.
     """
 
     turn: str
@@ -70,7 +70,7 @@ class TurnRequest:
     digest: str = ""
     still_open: Sequence[Mapping[str, str]] = ()  # proposals of earlier turns
     tools: str = ""
-    asked: str = ""
+    typed: str = ""
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -79,8 +79,8 @@ class TurnRequest:
 
     @property
     def record(self) -> dict[str, str]:
-        """What the store keeps of a turn that is started: what was asked, too."""
-        return {**self.metadata, "prompt": self.asked}
+        """What the store keeps of a turn that is started: what was typed, too."""
+        return {**self.metadata, "prompt": self.typed}
 
 
 def list_flags() -> list[str]:

@@ -138,9 +138,9 @@ def _are_texts(words: object) -> bool:
     return isinstance(words, list) and bool(words) and all(isinstance(word, str) for word in words)
 
 
-def _send_exit(client: socket.socket, code: int, said: str = "") -> None:
+def _send_exit(client: socket.socket, code: int, message: str = "") -> None:
     try:
-        client.send(json.dumps({"exit": code, "said": said}).encode())
+        client.send(json.dumps({"exit": code, "said": message}).encode())
     except OSError:  # it has gone
         pass
     client.close()

@@ -210,13 +210,13 @@ class Launcher:
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = pid
         self._readers.add(pidfd, lambda: self._reap(pidfd))
-        said = os.read(end, 1024)
+        answer = os.read(end, 1024)
         if message.kind == "turn":
             self._turns.add(end)
         else:
             os.close(end)
-        if said not in (b"", b"+"):
-            raise ValueError(said.decode())
+        if answer not in (b"", b"+"):
+            raise ValueError(answer.decode())
         return pidfd
 
     def _reap(self, pidfd: int) -> None:

@@ -67,10 +67,10 @@ def _make_namespace() -> int:
             finally:
                 os._exit(0)
         theirs.close()
-        said, fds, _, _ = socket.recv_fds(ours, 16, 1, socket.MSG_CMSG_CLOEXEC)
+        answer, fds, _, _ = socket.recv_fds(ours, 16, 1, socket.MSG_CMSG_CLOEXEC)
         os.waitpid(pid, 0)
     if not fds:
-        number = int(said or errno.EIO)
+        number = int(answer or errno.EIO)
         raise OSError(number, os.strerror(number), "unshare")
     return fds[0]
 

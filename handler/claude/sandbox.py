@@ -160,8 +160,8 @@ def _find_fault(tried: Sequence[str], uid: int | None, seconds: float) -> str:
         return f"{tried[0]} could not be tried: {error}"
     if ran.returncode == 0:
         return ""
-    said = " ".join(ran.stderr.decode("utf-8", "replace").split())[-300:]
-    return f"{tried[0]} {tried[1]} … {tried[-1] or PYTHON} ended with exit {ran.returncode}: {said}"
+    stderr = " ".join(ran.stderr.decode("utf-8", "replace").split())[-300:]
+    return f"{tried[0]} {tried[1]} … {tried[-1] or PYTHON} ended with exit {ran.returncode}: {stderr}"
 
 
 @cache

@@ -100,29 +100,29 @@ def _print_json(one: Drill, outcome: str, why: str = "") -> None:
 
 
 def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
-    with one.step("status") as said:
+    with one.step("status") as notes:
         state = str(one.verb("status")["state"])
-        said.append(f"{one.vm} is {state}")
+        notes.append(f"{one.vm} is {state}")
     if state != "running" and not is_agreed:
         raise DrillFailed(f"{one.vm} is {state}, not running", f"breakglass call start --vm {one.vm}")
     if not is_agreed and not _agrees(one):
         raise DrillFailed("you did not agree")
     remark(f"if this is cut off, run this {one.again}" if not one.as_json else "")
-    with one.step("alert") as said:
+    with one.step("alert") as notes:
         send_alert(one)
-        said += [f"the handler accepted it, and the host began the capture {one.capture}", f"see {one.page}"]
-    with one.step("evidence") as said:
+        notes += [f"the handler accepted it, and the host began the capture {one.capture}", f"see {one.page}"]
+    with one.step("evidence") as notes:
         before, verdict = wait_for_evidence(one)
-        said.append(f"the capture is in history, with the verdict {verdict}")
-    with one.step("cycle") as said:
+        notes.append(f"the capture is in history, with the verdict {verdict}")
+    with one.step("cycle") as notes:
         one.vm_fate = f"the cycle of {one.vm} may have run, or still runs"
         cycle = one.verb("cycle", one.id, one.is_continued, reason="a drill", proves="drill")
         one.vm_fate = f"the cycle of {one.vm} is done, and its state is {cycle['state']}"
-        said.append(f"done, {cycle['state']} (id {one.id})")
-    with one.step("proof") as said:
-        said += prove(one, before, cycle)
-    with one.step("proven") as said:
-        said.append(read_proven(one, cycle))
+        notes.append(f"done, {cycle['state']} (id {one.id})")
+    with one.step("proof") as notes:
+        notes += prove(one, before, cycle)
+    with one.step("proven") as notes:
+        notes.append(read_proven(one, cycle))
     if one.as_json:
         _print_json(one, "proven")
     return DONE, "", ""

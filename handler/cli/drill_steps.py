@@ -50,13 +50,13 @@ class Drill:
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
         """Show a step when it is done, with its seconds; what is put into the list is said of it."""
-        said: list[str] = []
+        notes: list[str] = []
         began = time.monotonic()
-        yield said
+        yield notes
         seconds = round(time.monotonic() - began, 1)
-        self.steps.append({"step": name, "seconds": seconds, "sentence": "; ".join(said)})
+        self.steps.append({"step": name, "seconds": seconds, "sentence": "; ".join(notes)})
         if not self.as_json:
-            say(f"{seconds:6.1f} s  {name:<9} {'; '.join(said)}")
+            say(f"{seconds:6.1f} s  {name:<9} {'; '.join(notes)}")
 
     def verb(self, verb: str, msg_id: str = "", again: bool = False, **more: str) -> Event:
         """Run a verb on the VM; raise DrillFailed unless it is done."""
@@ -122,8 +122,8 @@ def wait_for_evidence(one: Drill) -> tuple[str, str]:
         raise DrillFailed(
             f"the capture is {job['outcome']}, without evidence", f"breakglass call forensics --vm {one.vm}"
         )
-    seen = _RUNNING.search(output)
-    return seen[1] if seen else "", str(verdict.get("code"))
+    match = _RUNNING.search(output)
+    return match[1] if match else "", str(verdict.get("code"))
 
 
 def prove(one: Drill, before: str, cycle: Event) -> list[str]:

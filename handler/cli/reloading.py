@@ -60,11 +60,11 @@ def _reload_unit(unit: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         why = reason(error) if isinstance(error, OSError) else f"systemctl did not end within {_SECONDS:g} s"
         raise _not_reloaded(why, f"run {' '.join(command)}") from None
-    said = ran.stderr.decode("utf-8", "replace").strip()
+    stderr = ran.stderr.decode("utf-8", "replace").strip()
     if ran.returncode:
-        why = said.splitlines()[0] if said else f"systemctl ended with {ran.returncode}"
+        why = stderr.splitlines()[0] if stderr else f"systemctl ended with {ran.returncode}"
         raise _not_reloaded(why, f"systemctl status {unit}; without systemd, kill -HUP its process")
-    complain(f"warning: {said}" if said else "")
+    complain(f"warning: {stderr}" if stderr else "")
 
 
 def _hang_up(pid: int) -> None:

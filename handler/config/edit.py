@@ -141,14 +141,14 @@ def _change_secrets(file: Path, name: str, change: Callable[[list[str]], Sequenc
         if not wanted:
             raise EditError(f"{name} would have no secret left", f"end it with breakglass keys revoke {name}")
         new = list(dict.fromkeys(secret for secret in wanted if secret not in before))
-        kept = [path for path, secret in contents.items() if secret in wanted]
+        kept_paths = [path for path, secret in contents.items() if secret in wanted]
         values = {kind: [secret for secret in inline if secret in wanted]}
         made: list[str] = []
         try:
             if files:
                 for secret in new:
                     _make_beside(files[-1], secret, made)
-                values[f"{kind}_file"] = [*kept, *made]
+                values[f"{kind}_file"] = [*kept_paths, *made]
             else:
                 values[kind] += new
             _save(edit, lambda text: set_lists(text, name, values))
@@ -157,7 +157,7 @@ def _change_secrets(file: Path, name: str, change: Callable[[list[str]], Sequenc
                 for path in made:
                     with contextlib.suppress(OSError):
                         os.unlink(path)
-        return Change(tuple(made), tuple(path for path in files if path not in kept))
+        return Change(tuple(made), tuple(path for path in files if path not in kept_paths))
 
 
 def _read_entry(entry: Mapping[str, Any], name: str) -> tuple[str, list[str], dict[str, str]]:

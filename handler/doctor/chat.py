@@ -57,14 +57,14 @@ async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
     for finding in _find_settings(config):
         yield finding
     api = config.chat.api
-    asked = asyncio.create_task(look_at_model_api(api, visit.now)) if api is not None else None  # it may take longest
+    look = asyncio.create_task(look_at_model_api(api, visit.now)) if api is not None else None  # it may take longest
     isolation = await _look_at_isolation(config, config.chat, visit.launcher)  # makes the directories of sessions.dir
     can_wall = not any(finding.code.startswith("sandbox") for finding in isolation)
     parts = [look_at_sessions(config.chat.sessions_dir, visit.launcher is not None)]
     if can_wall or config.chat.shared_uid:
         parts.append(look_at_claude(config.chat, can_wall))
     sessions, *others = await asyncio.gather(*parts)
-    others += [await asked] if asked is not None else []
+    others += [await look] if look is not None else []
     for findings in (*_without_repeats(isolation, sessions), *others):
         for finding in findings:
             yield finding

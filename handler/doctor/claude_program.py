@@ -31,8 +31,8 @@ async def look_at_claude(settings: ChatSettings, can_wall: bool) -> list[Finding
         return [_judge_missing(command)]
     before = look_arguments(real) if can_wall else []
     try:
-        asked = (run_in_thread(partial(_run, [*before, real, word]), SECONDS) for word in ("--version", "--help"))
-        (version, failed), (options, _) = await asyncio.gather(*asked)
+        runs = (run_in_thread(partial(_run, [*before, real, word]), SECONDS) for word in ("--version", "--help"))
+        (version, failed), (options, _) = await asyncio.gather(*runs)
     except (OSError, subprocess.SubprocessError) as error_:
         why = "it does not end" if isinstance(error_, TimeoutError | subprocess.TimeoutExpired) else str(error_)
         return [
@@ -90,5 +90,5 @@ def _run(argv: list[str]) -> tuple[str, str]:
         errors="replace",
         check=False,
     )
-    said = " ".join(ran.stderr.split())[-200:]
-    return ran.stdout, f"it ended with exit {ran.returncode}, and said {said!r}" if ran.returncode else ""
+    stderr = " ".join(ran.stderr.split())[-200:]
+    return ran.stdout, f"it ended with exit {ran.returncode}, and said {stderr!r}" if ran.returncode else ""

@@ -146,10 +146,10 @@ def _find_vms(config: Config) -> Iterator[Finding]:
         if len(names) > 1:
             what = f"The guests of {_and(names)} have the same address, {address}: claude would look at the wrong VM."
             yield found_error("guests-share-address", what, f"set guest of [vms.{names[-1]}] to its own address")
-    seen = set()
+    reported = set()
     for (host_name, vmid), names in at.items():
-        if len(names) > 1 and tuple(names) not in seen:
-            seen.add(tuple(names))
+        if len(names) > 1 and tuple(names) not in reported:
+            reported.add(tuple(names))
             what = (
                 f"The VMs {_and(names)} have the same number, {vmid}, on {host_name}: a verb for one acts on the other."
             )

@@ -42,7 +42,7 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
     """
     text, code = ran.text, ran.code
     place = f"host {host.name}"
-    said = shown_line(text)
+    output = shown_line(text)
     upgrade = f"breakglass host upgrade {host.name}"
     if code == AGENT_REFUSES:
         return None
@@ -54,36 +54,36 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
         return error(
             place,
             "agent-silent",
-            f"the host agent does not answer the {kind} key in time{', and said: ' + said if said else ''}",
+            f"the host agent does not answer the {kind} key in time{', and said: ' + output if output else ''}",
             fix,
         )
     if "not available" in text and code == 1:  # nologin
         fix = f"as root on {host.ssh.host}: usermod --shell /bin/sh {host.ssh.user}"
-        return error(place, "account-shell", f"the account {host.ssh.user} has no shell: {said}", fix)
+        return error(place, "account-shell", f"the account {host.ssh.user} has no shell: {output}", fix)
     if "python3" in text and code in (126, 127):
         fix = f"as root on {host.ssh.host}: apt install python3"
-        return error(place, "python-missing", f"the host agent can't be started without Python: {said}", fix)
+        return error(place, "python-missing", f"the host agent can't be started without Python: {output}", fix)
     if code == 127 and AGENT not in text and "breakglass-pve" in text:
-        return error(place, "key-line-wrong", f"the {kind} key's line starts another file: {said}", recipe)
+        return error(place, "key-line-wrong", f"the {kind} key's line starts another file: {output}", recipe)
     if code == 127:
         fix = f"{upgrade}; if it says that python3 is missing, apt install python3 on {host.ssh.host}"
-        sentence = f"the host agent can't be started: {AGENT} or its /usr/bin/python3 is missing ({said})"
+        sentence = f"the host agent can't be started: {AGENT} or its /usr/bin/python3 is missing ({output})"
         return error(place, "agent-missing", sentence, fix)
     if code == 126 and "format" in text:  # ENOEXEC
-        return error(place, "agent-broken", f"the file of the host agent is not a program: {said}", upgrade)
+        return error(place, "agent-broken", f"the file of the host agent is not a program: {output}", upgrade)
     if code == 126:
         fix = f"as root on {host.ssh.host}: chmod 0755 {AGENT}; if it has that mode: mount -o remount,exec "
         fix += f'"$(findmnt -no TARGET -T {AGENT})"; if it is no file: rmdir {AGENT}, then {upgrade}'
-        return error(place, "agent-not-executable", f"the host agent can't be started: {said}", fix)
+        return error(place, "agent-not-executable", f"the host agent can't be started: {output}", fix)
     if code == 2 and (f"{AGENT}: " in text or "python -h" in text):  # a shell reads it, or Python's line is damaged
-        return error(place, "agent-broken", f"the file of the host agent is damaged or another one: {said}", upgrade)
+        return error(place, "agent-broken", f"the file of the host agent is damaged or another one: {output}", upgrade)
     if code == 2 and "usage: " in text:
         last = text.splitlines()[-1].partition("error: ")[2] or text.splitlines()[-1]
         sentence = f"the {kind} key's line starts the host agent with options that it refuses: {shown_line(last)}"
         return error(place, "key-line-wrong", sentence, recipe)
     if "Error" in text or "Traceback" in text:
         return error(place, "agent-broken", f"the host agent fails: {shown_line(text.splitlines()[-1])}", upgrade)
-    sentence = f'what the {kind} key starts is not the host agent: it ended with {code} and said "{said}"'
+    sentence = f'what the {kind} key starts is not the host agent: it ended with {code} and said "{output}"'
     return error(place, "agent-silent", sentence, f"{check_there(host)}; {recipe}")
 
 

@@ -102,9 +102,9 @@ def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
         fix += "journalctl -u ssh shows many logins of yours, and systemctl reload ssh"
         return "penalised", f"{sentence}many are under way (MaxStartups)", fix
     if greeting and not greeting.startswith(b"SSH-"):
-        said = shown(greeting.decode("utf-8", "replace"))
+        first_line = shown(greeting.decode("utf-8", "replace"))
         fix = f"correct the address and the port in hosts.{host.name}.ssh"
-        return "not-ssh", f'{address} is no SSH server: it says "{said}"', fix
+        return "not-ssh", f'{address} is no SSH server: it says "{first_line}"', fix
     fix = f"on the host: journalctl -u ssh -n 50; if a penalty is the cause, {exempt}; if fail2ban is, name {own} in "
     fix += "ignoreip of /etc/fail2ban/jail.local"
     if greeting:  # it still talks with this address, so the account or its settings are more likely

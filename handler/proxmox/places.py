@@ -68,8 +68,8 @@ class Places:
 
     def host_of(self, vm: Vm) -> str:
         """Return the name of the host where the VM was last seen, or of the first of its hosts."""
-        seen = self._seen.get(vm.name, "")
-        return seen if any(host.name == seen for host in vm.hosts) else vm.host.name
+        last_seen = self._seen.get(vm.name, "")
+        return last_seen if any(host.name == last_seen for host in vm.hosts) else vm.host.name
 
     async def find(
         self, vm: Vm, hosts: Sequence[HostConnection], msg_id: str = "", changes: bool = False, repeated: bool = False

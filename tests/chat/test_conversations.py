@@ -161,7 +161,7 @@ def test_a_session_that_is_not_listed_replays_nothing(talker: Talker) -> None:
 
 
 def request(number: int, turn: str, asked: str = "hello") -> TurnRequest:
-    return TurnRequest(turn, "operator", VM, asked, SIDS[number], asked=asked)
+    return TurnRequest(turn, "operator", VM, asked, SIDS[number], typed=asked)
 
 
 def test_damaged_lines_cost_themselves(tmp_path: Path) -> None:

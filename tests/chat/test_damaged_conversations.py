@@ -27,7 +27,7 @@ DONE = {"type": "done", "n": 3, "ok": True}
 
 
 def request(number: int, turn: str, asked: str = "hello") -> TurnRequest:
-    return TurnRequest(turn, "operator", VM, asked, f"0b6f3f6a-3d0f-4d0e-9d0f-{number:012}", asked=asked)
+    return TurnRequest(turn, "operator", VM, asked, f"0b6f3f6a-3d0f-4d0e-9d0f-{number:012}", typed=asked)
 
 
 def begin(store: Store, each: TurnRequest, *rest: dict[str, Any]) -> tuple[Path, int]:

@@ -19,8 +19,8 @@ SPARE_SECONDS = 6.0  # of the deadline: what is looked at last may take as long
 
 def answer_check(key: Key, vm: int | None) -> tuple[str, Result]:
     """Return the findings as lines, as `breakglass-pve check` prints them, and as a field of the result."""
-    seen = map(asdict, _findings_in_time(key, vm))
-    found = [{name: printable(text) for name, text in finding.items()} for finding in seen]
+    findings = map(asdict, _findings_in_time(key, vm))
+    found = [{name: printable(text) for name, text in finding.items()} for finding in findings]
     last = JobStore(key.host(vm)).last if vm else None
     result = Result(DONE, last=last, stage="check", extra={"findings": found})
     return "\n".join(str(Finding(**finding)) for finding in found), result

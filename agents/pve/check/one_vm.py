@@ -82,9 +82,9 @@ def judge_lock_file(vmid: int, holders: Sequence[Holder]) -> Finding:
     """Warn of a process that holds the VM's lock file: a `qm` would wait for it, and fail."""
     if not holders:
         return ok(f"no process holds the lock file of VM {vmid}")
-    held = ", ".join(map(str, holders))
+    listed = ", ".join(map(str, holders))
     pids = " ".join(str(holder.pid) for holder in holders)
-    return warning(f"the lock file of VM {vmid} is held by {held}: a verb may have to wait", f"wait, or kill {pids}")
+    return warning(f"the lock file of VM {vmid} is held by {listed}: a verb may have to wait", f"wait, or kill {pids}")
 
 
 def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:
@@ -95,17 +95,17 @@ def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:
     return warning(f"VM {vmid} is busy: {sentence}", "wait for its end, or send its id to watch it")
 
 
-def judge_ha(vmid: int, requested: str, seen: str) -> Finding:
+def judge_ha(vmid: int, requested: str, state: str) -> Finding:
     """Require that HA takes requests, if it manages the VM; warn if HA as a whole is disarmed."""
-    said = ha_line(requested, seen)
-    if ha_manages(requested) and seen in MOVING:
-        return warning(f"VM {vmid}: {said}: start, stop and cycle are refused", "wait until HA has moved it")
-    if ha_stuck(requested, seen):
-        cure = "; ".join(ha_by_hand(vmid, requested, seen)).removeprefix(_BY_HAND)
-        cure += "; if HA is disarmed: ha-manager crm-command arm-ha" if seen == "freeze" else ""
-        return error(f"VM {vmid}: {said}: start and cycle are refused", cure)
+    line = ha_line(requested, state)
+    if ha_manages(requested) and state in MOVING:
+        return warning(f"VM {vmid}: {line}: start, stop and cycle are refused", "wait until HA has moved it")
+    if ha_stuck(requested, state):
+        cure = "; ".join(ha_by_hand(vmid, requested, state)).removeprefix(_BY_HAND)
+        cure += "; if HA is disarmed: ha-manager crm-command arm-ha" if state == "freeze" else ""
+        return error(f"VM {vmid}: {line}: start and cycle are refused", cure)
     if requested == "disarmed":
-        return warning(f"VM {vmid}: {said}", "ha-manager crm-command arm-ha")
+        return warning(f"VM {vmid}: {line}", "ha-manager crm-command arm-ha")
     if ha_manages(requested):
-        return ok(f"VM {vmid}: HA is armed. {said}")
-    return ok(f"VM {vmid}: {said or 'HA does not manage it'}")
+        return ok(f"VM {vmid}: HA is armed. {line}")
+    return ok(f"VM {vmid}: {line or 'HA does not manage it'}")

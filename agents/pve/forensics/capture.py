@@ -67,21 +67,21 @@ def find_proven_capture(host: Host) -> str:
     A capture of a stopped VM is none: it takes hardly any time to repeat.
     """
     capture = find_capture(host, REUSE_SECONDS)
-    seen = _read_evidence(host, capture) if capture else None
-    return capture if seen and min(seen.seconds, seen.watched) >= WATCHED_SECONDS else ""
+    evidence = _read_evidence(host, capture) if capture else None
+    return capture if evidence and min(evidence.seconds, evidence.watched) >= WATCHED_SECONDS else ""
 
 
 def _read_evidence(host: Host, capture: str) -> Evidence | None:
-    kept = (read_json(f"{host.run_dir}/jobs/{capture}/evidence.json") or {}).get("evidence")
+    stored = (read_json(f"{host.run_dir}/jobs/{capture}/evidence.json") or {}).get("evidence")
     try:
-        return parse_evidence(kept) if isinstance(kept, dict) else None
+        return parse_evidence(stored) if isinstance(stored, dict) else None
     except (TypeError, ValueError):  # of a file that another version wrote
         return None
 
 
 def _read_verdict(job: Job, capture: str) -> Verdict | None:
-    seen = _read_evidence(job.host, capture)
-    return verdict_of(seen) if seen else None
+    evidence = _read_evidence(job.host, capture)
+    return verdict_of(evidence) if evidence else None
 
 
 def find_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
@@ -126,8 +126,8 @@ def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
     pid = None if state == "stopped" else facts.pid
     enough = until - SCREEN_SECONDS
     replies = list(_show_each(job, ask_together(short_probes(job.host, pid, state != "wedged"), enough)))
-    seen = gather_evidence(job.host, facts, replies)
-    if pid is not None and (seen.stuck or frozen_disks(seen)[0]):
+    evidence = gather_evidence(job.host, facts, replies)
+    if pid is not None and (evidence.stuck or frozen_disks(evidence)[0]):
         job.say("forensics: something stands still, so it is watched for 2 s")
         again = second_probes(job.host, pid, state != "wedged", find_storages(replies))
         replies += _show_each(job, ask_together(again, enough))
@@ -139,10 +139,10 @@ def _judge(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdic
     if state != "stopped":
         replies.append(_take_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
         _show(job, replies[-1])
-    seen = gather_evidence(job.host, facts, replies)
-    verdict = verdict_of(seen)
+    evidence = gather_evidence(job.host, facts, replies)
+    verdict = verdict_of(evidence)
     job.say("\n    ".join([f"verdict: {verdict.sentence}", *verdict.evidence]))
-    _keep_evidence(job, replies, seen, verdict)
+    _keep_evidence(job, replies, evidence, verdict)
     return verdict
 
 
@@ -186,14 +186,14 @@ def _take_screen(job: Job, state: str, seconds: float) -> Reply:
     return Reply("screen", "screendump", outcome, round(time.monotonic() - began, 3), text)
 
 
-def _keep_evidence(job: Job, replies: list[Reply], seen: Evidence, verdict: Verdict) -> None:
+def _keep_evidence(job: Job, replies: list[Reply], evidence: Evidence, verdict: Verdict) -> None:
     names = ("probe", "command", "outcome", "seconds")
     manifest = [{name: getattr(reply, name) for name in names} for reply in replies]
     try:
         write_atomic(job.store.path(job.record.id, "manifest.json"), json.dumps(manifest))
-        judged_by = {"evidence": seen.as_json(), "verdict": asdict(verdict)}
+        judged_by = {"evidence": evidence.as_json(), "verdict": asdict(verdict)}
         write_atomic(job.store.path(job.record.id, "evidence.json"), json.dumps(judged_by))
-        note = json.dumps({"job": job.record.id, "boottime": boottime(), "pid": seen.pid})
+        note = json.dumps({"job": job.record.id, "boottime": boottime(), "pid": evidence.pid})
         for kind in ("evidence", "capture") if job.record.verb == "forensics" else ("evidence",):
             write_atomic(f"{job.host.run_dir}/{kind}.json", note)
     except OSError:

@@ -25,51 +25,51 @@ NO_QUORUM = "this node has no quorum"
 _END_WITH_QEMU = ("qmstop", "qmshutdown", "qmreboot", "qm stop", "qm shutdown", "qm reboot", "qm cleanup")
 
 
-def obstacle_to(verb: str, seen: Evidence) -> str:
+def obstacle_to(verb: str, evidence: Evidence) -> str:
     """Return the obstacle that is certain to refuse `verb` now, and what to do first; empty without one."""
-    if verb == "cycle" or (verb == "start" and seen.state == "stopped"):
-        return _obstacle_to_new_process(seen) or _blocking_lock(seen, () if verb == "cycle" else ("suspended",))
+    if verb == "cycle" or (verb == "start" and evidence.state == "stopped"):
+        return _obstacle_to_new_process(evidence) or _blocking_lock(evidence, () if verb == "cycle" else ("suspended",))
     if verb == "start":
-        return _on_other_node(seen) or _blocking_lock(seen, ("backup", "suspended"))
+        return _on_other_node(evidence) or _blocking_lock(evidence, ("backup", "suspended"))
     if verb == "reset":
-        return _on_other_node(seen) or (
-            "" if seen.lock_alive is False else _blocking_lock(seen, ("backup", "suspended"))
+        return _on_other_node(evidence) or (
+            "" if evidence.lock_alive is False else _blocking_lock(evidence, ("backup", "suspended"))
         )
     return ""
 
 
-def pve_obstacle(seen: Evidence) -> str:
+def pve_obstacle(evidence: Evidence) -> str:
     """Return why /etc/pve lets no VM start, empty where it does."""
-    if seen.pve:
-        return TROUBLES.get(seen.pve, ("/etc/pve does not answer", ""))[0].partition(":")[0]
-    return NO_QUORUM if seen.quorate is False else ""
+    if evidence.pve:
+        return TROUBLES.get(evidence.pve, ("/etc/pve does not answer", ""))[0].partition(":")[0]
+    return NO_QUORUM if evidence.quorate is False else ""
 
 
-def pve_cure(seen: Evidence) -> str:
+def pve_cure(evidence: Evidence) -> str:
     """Return the cure of that obstacle, as an instruction."""
-    return "run systemctl restart pve-cluster" if seen.pve else "restore the quorum (see pvecm status)"
+    return "run systemctl restart pve-cluster" if evidence.pve else "restore the quorum (see pvecm status)"
 
 
-def _obstacle_to_new_process(seen: Evidence) -> str:
-    if away := pve_obstacle(seen):
-        return f"{away}: {pve_cure(seen)} first"
-    if elsewhere := _on_other_node(seen):
+def _obstacle_to_new_process(evidence: Evidence) -> str:
+    if away := pve_obstacle(evidence):
+        return f"{away}: {pve_cure(evidence)} first"
+    if elsewhere := _on_other_node(evidence):
         return elsewhere
-    if seen.config is False:
+    if evidence.config is False:
         return "its configuration is on no node"
-    if ha_stuck(seen.ha, seen.ha_seen):
-        return f"HA starts nothing in state {seen.ha_seen}: see ha-manager status first"
-    others = [owner for owner in seen.owners if not any(word in owner for word in _END_WITH_QEMU)]
+    if ha_stuck(evidence.ha, evidence.ha_seen):
+        return f"HA starts nothing in state {evidence.ha_seen}: see ha-manager status first"
+    others = [owner for owner in evidence.owners if not any(word in owner for word in _END_WITH_QEMU)]
     return "a task works on it: wait for that, or end it" if others else ""
 
 
-def _on_other_node(seen: Evidence) -> str:
-    return f"its configuration is on node {seen.node}: look there" if seen.node else ""
+def _on_other_node(evidence: Evidence) -> str:
+    return f"its configuration is on node {evidence.node}: look there" if evidence.node else ""
 
 
-def _blocking_lock(seen: Evidence, harmless: tuple[str, ...]) -> str:
-    if not seen.lock or seen.lock in harmless:
+def _blocking_lock(evidence: Evidence, harmless: tuple[str, ...]) -> str:
+    if not evidence.lock or evidence.lock in harmless:
         return ""
-    if seen.lock_alive is False:
-        return f"it is locked ({seen.lock}) by a task that is dead: unlock it by hand first"
-    return f"it is locked ({seen.lock}): check first whether its task still runs"
+    if evidence.lock_alive is False:
+        return f"it is locked ({evidence.lock}) by a task that is dead: unlock it by hand first"
+    return f"it is locked ({evidence.lock}): check first whether its task still runs"

@@ -113,11 +113,11 @@ def _sample_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queu
     for path, disk, numbers in devices:
         for number in numbers:
             try:
-                seen = qmp.command("x-query-virtio-queue-status", path=path, queue=number)
+                status = qmp.command("x-query-virtio-queue-status", path=path, queue=number)
             except QmpError:  # a queue that the guest has not set up
                 continue
-            if isinstance(seen, dict):
-                sample.append(Queue(disk, number, int(seen["inuse"]), int(seen["used-idx"])))
+            if isinstance(status, dict):
+                sample.append(Queue(disk, number, int(status["inuse"]), int(status["used-idx"])))
     return sample
 
 

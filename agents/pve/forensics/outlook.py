@@ -8,25 +8,25 @@ from ..host.ha import AT_REST, MOVING, ha_manages, ha_restarts, ha_stuck
 _FROZEN = "HA leaves the VM as it is until HA is armed again, or the node's pve-ha-lrm runs again"
 
 
-def ha_line(requested: str, seen: str) -> str:
+def ha_line(requested: str, state: str) -> str:
     """Return one line on HA, empty where it does not manage the VM."""
     if requested == "disarmed":
         return "HA is disarmed (ignore): it leaves every VM alone until it is armed again"
     if not ha_manages(requested):
         return "HA: ignored, so it leaves the VM alone" if requested else ""
-    return f"HA manages it: requested {requested}, now {seen or 'not known'}; {_what_follows(requested, seen)}"
+    return f"HA manages it: requested {requested}, now {state or 'not known'}; {_what_follows(requested, state)}"
 
 
-def _what_follows(requested: str, seen: str) -> str:
-    if seen == "error":
+def _what_follows(requested: str, state: str) -> str:
+    if state == "error":
         return "HA does nothing with the VM until you disable the resource"
-    if seen == "freeze":
+    if state == "freeze":
         return _FROZEN
-    if seen in ("fence", "recovery"):
+    if state in ("fence", "recovery"):
         return f"HA fences the node that had the VM, and then {_after_fencing(requested)}"
-    if seen in MOVING:
+    if state in MOVING:
         return "HA is moving the VM to another node, and forgets a request that comes meanwhile"
-    if ha_restarts(requested, seen):
+    if ha_restarts(requested, state):
         return "when QEMU ends, HA starts it again here or on another node"
     return "HA stops the VM if it runs, and it stays off until a person or tool tells HA to start it"
 
@@ -37,12 +37,12 @@ def _after_fencing(requested: str) -> str:
     return "starts the VM on another node that its rules allow"
 
 
-def ha_outlook(requested: str, seen: str, node: str, node_seen: str, goal: str = "") -> str:
+def ha_outlook(requested: str, state: str, node: str, node_seen: str, goal: str = "") -> str:
     """Return what HA will do with a VM that `node` has; empty if HA's manager has not seen that node.
 
     Args:
         requested: as in `ha_line`.
-        seen: the VM's state in HA's manager.
+        state: the VM's state in HA's manager.
         node: the other node.
         node_seen: that node's state in HA's manager.
         goal: the node to which HA moves the VM, or to which it moves the VM back after that node's maintenance.
@@ -51,24 +51,24 @@ def ha_outlook(requested: str, seen: str, node: str, node_seen: str, goal: str =
         return f"HA is disarmed (ignore), so the VM stays on node {node} until HA is armed again"
     if not ha_manages(requested):
         return f"HA does not manage the VM, so the VM stays on node {node} even while that node is down"
-    if seen == "error":
+    if state == "error":
         return "HA has given the VM up (error) and does nothing with it until you disable the resource"
-    if seen == "freeze":
+    if state == "freeze":
         return _FROZEN
-    if seen == "recovery":
+    if state == "recovery":
         return f"node {node} has been fenced; HA {_after_fencing(requested)}, as soon as one is online"
-    if requested == "disabled" and seen == "stopped":
+    if requested == "disabled" and state == "stopped":
         return f"the VM is disabled in HA, so it stays on node {node} even while that node is down"
-    if seen == "fence" or node_seen == "fence":
+    if state == "fence" or node_seen == "fence":
         return f"HA fences node {node}; about two minutes after it lost the node, HA {_after_fencing(requested)}"
     if node_seen in ("unknown", "gone"):
         then = f"and about two minutes after it lost the node, HA {_after_fencing(requested)}"
         return f"HA sees node {node} as {node_seen}: after 60 s offline HA fences it, {then}"
-    return _outlook_online(requested, seen, node, node_seen, "" if goal == node else goal)
+    return _outlook_online(requested, state, node, node_seen, "" if goal == node else goal)
 
 
-def _outlook_online(requested: str, seen: str, node: str, node_seen: str, goal: str) -> str:
-    if seen in MOVING:
+def _outlook_online(requested: str, state: str, node: str, node_seen: str, goal: str) -> str:
+    if state in MOVING:
         return f"HA is moving the VM from node {node} to {f'node {goal}' if goal else 'another node'}"
     if node_seen == "maintenance":
         if requested in AT_REST:
@@ -76,29 +76,29 @@ def _outlook_online(requested: str, seen: str, node: str, node_seen: str, goal: 
         return f"node {node} is in maintenance: HA moves the VM to another node that its rules allow"
     if goal:
         return f"HA moves the VM back from node {node} to node {goal} when maintenance of node {goal} is over"
-    if requested in AT_REST and seen != "stopped":
+    if requested in AT_REST and state != "stopped":
         return f"HA is stopping the VM on node {node}"
-    if seen in ("request_stop", "stopped") and requested not in AT_REST:
+    if state in ("request_stop", "stopped") and requested not in AT_REST:
         return f"the VM is stopped on node {node}, or is being stopped; HA then starts it"
     kept = "keeps the VM running there unless a rule, a rebalancing or a person moves it"
     do = "leaves the VM stopped there" if requested in AT_REST else kept
     return f"HA sees node {node} as {node_seen}, and {do}" if node_seen else ""
 
 
-def ha_proof(vmid: int, requested: str, seen: str) -> tuple[str, ...]:
+def ha_proof(vmid: int, requested: str, state: str) -> tuple[str, ...]:
     """Return the line on HA, and what a person can do about it."""
-    return (ha_line(requested, seen), *ha_by_hand(vmid, requested, seen))
+    return (ha_line(requested, state), *ha_by_hand(vmid, requested, state))
 
 
-def ha_by_hand(vmid: int, requested: str, seen: str) -> tuple[str, ...]:
+def ha_by_hand(vmid: int, requested: str, state: str) -> tuple[str, ...]:
     """Return what a person at the host can do about HA, as lines; the host agent never runs them."""
     if not ha_manages(requested):
         return ()
     sid = f"vm:{vmid}"
-    if seen == "error":
+    if state == "error":
         change = f"ha-manager set {sid} --state"
         return (f"by hand: {change} disabled, mend the cause, then {change} started",)
-    if ha_stuck(requested, seen):
+    if ha_stuck(requested, state):
         return ("by hand: ha-manager status, and wait until HA has finished",)
     return (
         f"by hand: ha-manager status; for direct control ha-manager set {sid} --state ignored, and afterwards "

@@ -15,7 +15,7 @@ def judge_status(host: Host, facts: Facts, view: Cluster, owners: Sequence[str])
     """Return the verdict of a status; `owners` are the holders of the lock file, one line each."""
     state, asked = vm_state(facts), view is not NOT_ASKED and view.answers
     left = tuple(leftover_pids(host)) if state == "stopped" else ()
-    seen = Evidence(
+    evidence = Evidence(
         state,
         describe_sources(facts),
         leftovers=left,
@@ -33,4 +33,4 @@ def judge_status(host: Host, facts: Facts, view: Cluster, owners: Sequence[str])
         config=view.config if asked else None,
         remains=tuple(map(describe_process, left)),
     )
-    return quick_verdict(seen)
+    return quick_verdict(evidence)

@@ -107,8 +107,8 @@ def _ask_painter(host: Host, until: float) -> Look | None:
 def _receive_look(fd: int) -> Look:
     """Return what is in the painter's memory; a painter of another version may know fewer fields, or more."""
     try:
-        seen = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
-        return Look(**{name: seen.get(name) for name in Look.__dataclass_fields__})
+        fields = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
+        return Look(**{name: fields.get(name) for name in Look.__dataclass_fields__})
     finally:
         os.close(fd)
 

@@ -26,88 +26,90 @@ _PAUSED = ("paused", "prelaunch")
 _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore-vm", "colo")
 
 
-def verdict_of(seen: Evidence) -> Verdict:
+def verdict_of(evidence: Evidence) -> Verdict:
     """Return the verdict on a whole capture."""
-    if seen.state == "stopped":
-        return judge_stopped(seen)
-    if seen.stuck and seen.seconds >= WATCHED_SECONDS:
-        return judge_storage_hung(seen, *seen.stuck)
-    if seen.state == "wedged":
-        return _judge_wedged(seen)
-    if seen.state == "running":
-        return judge_running(seen)
-    return _judge_standing(seen)
+    if evidence.state == "stopped":
+        return judge_stopped(evidence)
+    if evidence.stuck and evidence.seconds >= WATCHED_SECONDS:
+        return judge_storage_hung(evidence, *evidence.stuck)
+    if evidence.state == "wedged":
+        return _judge_wedged(evidence)
+    if evidence.state == "running":
+        return judge_running(evidence)
+    return _judge_standing(evidence)
 
 
-def quick_verdict(seen: Evidence) -> Verdict:
+def quick_verdict(evidence: Evidence) -> Verdict:
     """Return the verdict on the state alone, for `status`; on a stopped VM it uses the facts of /etc/pve too."""
-    if seen.state == "running":
+    if evidence.state == "running":
         sentence = "QEMU answers and says running: take forensics or look at the console to see whether the guest hangs"
-        return Verdict("running", sentence, "", (seen.source,))
-    if seen.state == "wedged":
+        return Verdict("running", sentence, "", (evidence.source,))
+    if evidence.state == "wedged":
         sentence = "a QEMU process exists but its monitor is silent: take forensics before a cycle"
-        return Verdict("qemu-wedged", sentence, "forensics", (seen.source,))
-    if seen.state in _PAUSED:
-        sentence = f"the VM is {seen.state}: take forensics to see whether a task works on it; if none does, start it"
-        return Verdict("paused", sentence, "forensics", (seen.source,))
-    return verdict_of(seen)
+        return Verdict("qemu-wedged", sentence, "forensics", (evidence.source,))
+    if evidence.state in _PAUSED:
+        sentence = (
+            f"the VM is {evidence.state}: take forensics to see whether a task works on it; if none does, start it"
+        )
+        return Verdict("paused", sentence, "forensics", (evidence.source,))
+    return verdict_of(evidence)
 
 
-def _judge_wedged(seen: Evidence) -> Verdict:
+def _judge_wedged(evidence: Evidence) -> Verdict:
     lines = (
-        *optional_line(seen.source),
-        *thread_lines(seen),
-        *storage_lines(seen),
-        *lock_lines(seen),
-        *host_lines(seen),
+        *optional_line(evidence.source),
+        *thread_lines(evidence),
+        *storage_lines(evidence),
+        *lock_lines(evidence),
+        *host_lines(evidence),
     )
-    if seen.threads and set(seen.threads) <= {"T", "t"}:
-        do = f"`kill -CONT {seen.pid}` on the host resumes it; a cycle loses unsaved work"
-        return advise_verb(seen, "qemu-wedged", "QEMU itself was stopped by a signal", do, "cycle", *lines)
+    if evidence.threads and set(evidence.threads) <= {"T", "t"}:
+        do = f"`kill -CONT {evidence.pid}` on the host resumes it; a cycle loses unsaved work"
+        return advise_verb(evidence, "qemu-wedged", "QEMU itself was stopped by a signal", do, "cycle", *lines)
     what = "a QEMU process exists, its monitor is silent, and"
-    if "D" in seen.threads:
+    if "D" in evidence.threads:
         sentence = f"{what} one of its threads waits in the kernel at times: check the host's storage before a cycle"
-        return advise_nothing(seen, "qemu-wedged", sentence, *lines)
-    if seen.dead_storages:
-        dead = join_items(seen.dead_storages)
+        return advise_nothing(evidence, "qemu-wedged", sentence, *lines)
+    if evidence.dead_storages:
+        dead = join_items(evidence.dead_storages)
         sentence = f"{what} the storage of its disks does not answer ({dead}): check that storage before a cycle"
-        return advise_nothing(seen, "qemu-wedged", sentence, *lines)
-    return advise_verb(seen, "qemu-wedged", f"{what} no thread waits for storage", "cycle it", "cycle", *lines)
+        return advise_nothing(evidence, "qemu-wedged", sentence, *lines)
+    return advise_verb(evidence, "qemu-wedged", f"{what} no thread waits for storage", "cycle it", "cycle", *lines)
 
 
-def _judge_standing(seen: Evidence) -> Verdict:
-    state, source = seen.state, optional_line(seen.source)
+def _judge_standing(evidence: Evidence) -> Verdict:
+    state, source = evidence.state, optional_line(evidence.source)
     if state == "io-error":
         what, do = "a disk request failed and QEMU paused the guest", "make room or mend the storage, then start"
-        lines = (*seen.disk_errors, *source, *storage_lines(seen), *lock_lines(seen))
-        return advise_verb(seen, "io-error", what, f"{do}; nothing is lost", "start", *lines)
+        lines = (*evidence.disk_errors, *source, *storage_lines(evidence), *lock_lines(evidence))
+        return advise_verb(evidence, "io-error", what, f"{do}; nothing is lost", "start", *lines)
     if state in _PAUSED:
-        return _judge_paused(seen)
+        return _judge_paused(evidence)
     if state in _IN_TRANSIT:
         sentence = f"a migration or snapshot is under way ({state}): wait for it"
-        return advise_nothing(seen, "in-transit", sentence, *lock_lines(seen))
+        return advise_nothing(evidence, "in-transit", sentence, *lock_lines(evidence))
     if state in _STANDING:
         what, do, verb = _STANDING[state]
-        lines = (*source, *lock_lines(seen))
+        lines = (*source, *lock_lines(evidence))
         if verb:
-            return advise_verb(seen, state, what, do, verb, *lines)
-        return advise_nothing(seen, state, f"{what}: {do}", *lines)
-    said = (f"qm status says {seen.qm_says}",) if seen.qm_says else ()
-    return advise_nothing(seen, "unknown", "the host could not tell what state the VM is in", *source, *said)
+            return advise_verb(evidence, state, what, do, verb, *lines)
+        return advise_nothing(evidence, state, f"{what}: {do}", *lines)
+    said = (f"qm status says {evidence.qm_says}",) if evidence.qm_says else ()
+    return advise_nothing(evidence, "unknown", "the host could not tell what state the VM is in", *source, *said)
 
 
-def _judge_paused(seen: Evidence) -> Verdict:
-    state, source = seen.state, optional_line(seen.source)
-    if seen.lock == "backup" and seen.lock_alive is False and not seen.owners:
+def _judge_paused(evidence: Evidence) -> Verdict:
+    state, source = evidence.state, optional_line(evidence.source)
+    if evidence.lock == "backup" and evidence.lock_alive is False and not evidence.owners:
         what = f"the VM is {state}, and the backup that left it so is dead"
-        return advise_verb(seen, "paused", what, "start continues it", "start", *source, *lock_lines(seen))
-    if seen.lock or seen.owners:
-        lock = f" ({seen.lock})" if seen.lock else ""
+        return advise_verb(evidence, "paused", what, "start continues it", "start", *source, *lock_lines(evidence))
+    if evidence.lock or evidence.owners:
+        lock = f" ({evidence.lock})" if evidence.lock else ""
         sentence = f"the VM is {state} and a task works on it{lock}: wait for that task"
-        return advise_nothing(seen, "paused-locked", sentence, *lock_lines(seen))
-    if seen.pve:
-        why = f"because {pve_obstacle(seen)}: {pve_cure(seen)} first"
+        return advise_nothing(evidence, "paused-locked", sentence, *lock_lines(evidence))
+    if evidence.pve:
+        why = f"because {pve_obstacle(evidence)}: {pve_cure(evidence)} first"
         sentence = f"the VM is {state}, and the host can't tell whether a task works on it {why}"
-        return advise_nothing(seen, "paused", sentence, *source)
+        return advise_nothing(evidence, "paused", sentence, *source)
     what = f"the VM is {state} and no task works on it"
-    return advise_verb(seen, "paused", what, "start continues it", "start", *source)
+    return advise_verb(evidence, "paused", what, "start continues it", "start", *source)

@@ -22,71 +22,84 @@ _WELL = ("healthy", "guest-silent")  # codes that give way to the trouble of /et
 _LOOK = "an idle guest looks the same as a hung one, so look at the console"
 
 
-def judge_running(seen: Evidence) -> Verdict:
+def judge_running(evidence: Evidence) -> Verdict:
     """Return the verdict on a running VM, by its disk requests and its guest agent."""
-    held, disks = frozen_disks(seen)
+    held, disks = frozen_disks(evidence)
     if held:
-        return _judge_requests(seen, held, disks)
-    verdict = _judge_no_requests(seen)
-    away = pve_obstacle(seen)
+        return _judge_requests(evidence, held, disks)
+    verdict = _judge_no_requests(evidence)
+    away = pve_obstacle(evidence)
     if not away or verdict.code not in _WELL:
         return verdict
     what = verdict.sentence.partition(":")[0]
-    sentence = f"{what}; a cycle would be refused because {away}: {pve_cure(seen)}"
-    return Verdict(seen.pve or "no-quorum", sentence, "", verdict.evidence)
+    sentence = f"{what}; a cycle would be refused because {away}: {pve_cure(evidence)}"
+    return Verdict(evidence.pve or "no-quorum", sentence, "", verdict.evidence)
 
 
-def _judge_requests(seen: Evidence, held: int, disks: set[str]) -> Verdict:
+def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:
     """Judge disks that completed none of their requests in flight."""
-    lines = (*queue_lines(seen, disks), *storage_lines(seen), *lock_lines(seen), *host_lines(seen))
-    if seen.watched < WATCHED_SECONDS:
+    lines = (*queue_lines(evidence, disks), *storage_lines(evidence), *lock_lines(evidence), *host_lines(evidence))
+    if evidence.watched < WATCHED_SECONDS:
         sentence = (
-            f"QEMU answers with {count_noun(held, 'disk request')} in flight; {seen.watched:.1f} s is too short to "
+            f"QEMU answers with {count_noun(held, 'disk request')} in flight; {evidence.watched:.1f} s is too short to "
             "tell a slow disk from a frozen one: take forensics"
         )
-        return advise_nothing(seen, "guest-silent", sentence, *lines)
-    if seen.dead_storages:
-        return judge_storage_hung(seen, *lines)
+        return advise_nothing(evidence, "guest-silent", sentence, *lines)
+    if evidence.dead_storages:
+        return judge_storage_hung(evidence, *lines)
     none = "it has not completed" if held == 1 else "none completed"
     what = (
         f"QEMU answers, {count_noun(held, 'disk request')} {'is' if held == 1 else 'are'} in flight and {none} in "
-        f"{seen.watched:.0f} s"
+        f"{evidence.watched:.0f} s"
     )
-    return advise_verb(seen, "disk-frozen", what, "a reset will not help, cycle it", "cycle", *lines)
+    return advise_verb(evidence, "disk-frozen", what, "a reset will not help, cycle it", "cycle", *lines)
 
 
-def judge_storage_hung(seen: Evidence, *proof: str) -> Verdict:
+def judge_storage_hung(evidence: Evidence, *proof: str) -> Verdict:
     """Return the verdict that the VM's storage hangs, which forbids every verb that ends QEMU."""
     sentence = (
         "the VM's storage does not answer: mend the storage first; don't reset or cycle, because QEMU can't end and no "
         "start can follow until it answers"
     )
-    lines = (*proof, *storage_lines(seen), *optional_line(seen.source), *thread_lines(seen))
-    return advise_nothing(seen, "storage-hung", sentence, *lines)
+    lines = (*proof, *storage_lines(evidence), *optional_line(evidence.source), *thread_lines(evidence))
+    return advise_nothing(evidence, "storage-hung", sentence, *lines)
 
 
-def _judge_no_requests(seen: Evidence) -> Verdict:
-    proof = (*queue_lines(seen), *cpu_lines(seen), *storage_lines(seen), *lock_lines(seen), *host_lines(seen))
-    if seen.agent == "answers":
-        return advise_nothing(seen, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof)
-    if seen.agent == "silent" and has_progress(seen) and seen.lock == "backup" and seen.lock_alive is not False:
+def _judge_no_requests(evidence: Evidence) -> Verdict:
+    proof = (
+        *queue_lines(evidence),
+        *cpu_lines(evidence),
+        *storage_lines(evidence),
+        *lock_lines(evidence),
+        *host_lines(evidence),
+    )
+    if evidence.agent == "answers":
+        return advise_nothing(
+            evidence, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof
+        )
+    if (
+        evidence.agent == "silent"
+        and has_progress(evidence)
+        and evidence.lock == "backup"
+        and evidence.lock_alive is not False
+    ):
         sentence = (
             "QEMU and its disks answer, but the guest agent does not, as when a backup freezes its file systems: look "
             "again in a minute"
         )
-        return advise_nothing(seen, "guest-silent", sentence, *proof)
-    if seen.agent == "silent" and has_progress(seen):
+        return advise_nothing(evidence, "guest-silent", sentence, *proof)
+    if evidence.agent == "silent" and has_progress(evidence):
         what = "QEMU answers and disk requests complete, but the guest agent does not"
-        return advise_verb(seen, "guest-hung", what, "try ssh, then reset it", "reset", *proof)
-    if has_progress(seen):
+        return advise_verb(evidence, "guest-hung", what, "try ssh, then reset it", "reset", *proof)
+    if has_progress(evidence):
         return advise_nothing(
-            seen, "healthy", "QEMU answers and disk requests complete: nothing is wrong from here", *proof
+            evidence, "healthy", "QEMU answers and disk requests complete: nothing is wrong from here", *proof
         )
-    return advise_nothing(seen, "guest-silent", _silence_sentence(seen), *proof)
+    return advise_nothing(evidence, "guest-silent", _silence_sentence(evidence), *proof)
 
 
-def _silence_sentence(seen: Evidence) -> str:
-    if not compare_queues(seen):
+def _silence_sentence(evidence: Evidence) -> str:
+    if not compare_queues(evidence):
         return f"QEMU answers; its disks can't be watched (not virtio): {_LOOK}"
-    agent = "; the guest agent does not answer" if seen.agent == "silent" else ""
+    agent = "; the guest agent does not answer" if evidence.agent == "silent" else ""
     return f"QEMU answers and no disk request is waiting{agent}: {_LOOK}"

@@ -11,59 +11,59 @@ from .outlook import ha_outlook
 from .proof import count_noun, host_lines, lock_lines, optional_line
 
 
-def judge_stopped(seen: Evidence) -> Verdict:
+def judge_stopped(evidence: Evidence) -> Verdict:
     """Return the verdict on a stopped VM: advise a start unless an obstacle is known."""
-    source, lines = optional_line(seen.source), (*lock_lines(seen), *host_lines(seen))
-    if seen.leftovers:
-        return _judge_leftover(seen)
-    if seen.container:
-        return advise_nothing(seen, CONTAINER, CONTAINER_SENTENCE, "/etc/pve/.vmlist says lxc")
-    if seen.node:
-        sentence = f"the VM is on node {seen.node} now and not on this one: look there"
-        lines = (f"/etc/pve/.vmlist names {seen.node}", *_outlook_lines(seen), *source)
-        return advise_nothing(seen, "other-node", sentence, *lines)
-    if seen.placeless:
-        sentence = f"no process of the VM is on this node, and {pve_obstacle(seen)}: another node may have the VM"
-        return advise_nothing(seen, PLACE_UNKNOWN, sentence, pve_cure(seen), *source)
-    if away := pve_obstacle(seen):
-        code = seen.pve or "no-quorum"
-        sentence = f"the VM is stopped, and a start would be refused because {away}: {pve_cure(seen)} first"
-        return advise_nothing(seen, code, sentence, *lines)
-    if seen.config is False:
-        return advise_nothing(seen, "no-config", "the VM is stopped and has no configuration on any node", *source)
-    if ha_stuck(seen.ha, seen.ha_seen):
+    source, lines = optional_line(evidence.source), (*lock_lines(evidence), *host_lines(evidence))
+    if evidence.leftovers:
+        return _judge_leftover(evidence)
+    if evidence.container:
+        return advise_nothing(evidence, CONTAINER, CONTAINER_SENTENCE, "/etc/pve/.vmlist says lxc")
+    if evidence.node:
+        sentence = f"the VM is on node {evidence.node} now and not on this one: look there"
+        lines = (f"/etc/pve/.vmlist names {evidence.node}", *_outlook_lines(evidence), *source)
+        return advise_nothing(evidence, "other-node", sentence, *lines)
+    if evidence.placeless:
+        sentence = f"no process of the VM is on this node, and {pve_obstacle(evidence)}: another node may have the VM"
+        return advise_nothing(evidence, PLACE_UNKNOWN, sentence, pve_cure(evidence), *source)
+    if away := pve_obstacle(evidence):
+        code = evidence.pve or "no-quorum"
+        sentence = f"the VM is stopped, and a start would be refused because {away}: {pve_cure(evidence)} first"
+        return advise_nothing(evidence, code, sentence, *lines)
+    if evidence.config is False:
+        return advise_nothing(evidence, "no-config", "the VM is stopped and has no configuration on any node", *source)
+    if ha_stuck(evidence.ha, evidence.ha_seen):
         sentence = (
-            f"the VM is stopped and HA starts nothing in state {seen.ha_seen}: see ha-manager status before a start"
+            f"the VM is stopped and HA starts nothing in state {evidence.ha_seen}: see ha-manager status before a start"
         )
-        return advise_nothing(seen, "ha-stuck", sentence, *host_lines(seen), *lock_lines(seen))
-    if seen.lock == "suspended" and not seen.owners:
-        return advise_verb(seen, "stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
-    if seen.lock or seen.owners:
-        return advise_nothing(seen, "stopped-locked", _locked_sentence(seen), *lines)
-    return advise_verb(seen, "stopped", "the VM is stopped", "start it", "start", *source, *host_lines(seen))
+        return advise_nothing(evidence, "ha-stuck", sentence, *host_lines(evidence), *lock_lines(evidence))
+    if evidence.lock == "suspended" and not evidence.owners:
+        return advise_verb(evidence, "stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
+    if evidence.lock or evidence.owners:
+        return advise_nothing(evidence, "stopped-locked", _locked_sentence(evidence), *lines)
+    return advise_verb(evidence, "stopped", "the VM is stopped", "start it", "start", *source, *host_lines(evidence))
 
 
-def _outlook_lines(seen: Evidence) -> tuple[str, ...]:
+def _outlook_lines(evidence: Evidence) -> tuple[str, ...]:
     """Return what HA will do with a VM on another node; without a quorum this node's copy of HA's state is old."""
-    if seen.quorate is False:
+    if evidence.quorate is False:
         return ("this node has no quorum, so it can't tell what HA does with the VM",)
-    return optional_line(ha_outlook(seen.ha, seen.ha_seen, seen.node, seen.node_seen, seen.ha_goal))
+    return optional_line(ha_outlook(evidence.ha, evidence.ha_seen, evidence.node, evidence.node_seen, evidence.ha_goal))
 
 
-def _judge_leftover(seen: Evidence) -> Verdict:
+def _judge_leftover(evidence: Evidence) -> Verdict:
     """Judge leftover processes: one that waits in the kernel needs the storage, any other can be killed."""
-    left = count_noun(len(seen.leftovers), "process")
-    if not seen.remains or any(", state D" in line for line in seen.remains):
+    left = count_noun(len(evidence.leftovers), "process")
+    if not evidence.remains or any(", state D" in line for line in evidence.remains):
         cure = "mend the host's storage, or reboot the host if you can't"
     else:
-        cure = f"kill {'it' if len(seen.leftovers) == 1 else 'them'} by hand first"
+        cure = f"kill {'it' if len(evidence.leftovers) == 1 else 'them'} by hand first"
     sentence = f"the VM is stopped and {left} of it did not end, so a start would fail: {cure}"
-    return advise_nothing(seen, "leftover", sentence, *leftover_lines(seen.leftovers, seen.remains))
+    return advise_nothing(evidence, "leftover", sentence, *leftover_lines(evidence.leftovers, evidence.remains))
 
 
-def _locked_sentence(seen: Evidence) -> str:
-    if seen.owners:
+def _locked_sentence(evidence: Evidence) -> str:
+    if evidence.owners:
         return "the VM is stopped and another process works on it: wait until that process has ended, then start"
-    if seen.lock_alive is False:
-        return f"the VM is stopped and locked ({seen.lock}) by a task that is dead: unlock it by hand, then start"
-    return f"the VM is stopped and locked ({seen.lock}): check whether its task still runs before a start"
+    if evidence.lock_alive is False:
+        return f"the VM is stopped and locked ({evidence.lock}) by a task that is dead: unlock it by hand, then start"
+    return f"the VM is stopped and locked ({evidence.lock}): check whether its task still runs before a start"

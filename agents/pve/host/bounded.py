@@ -108,10 +108,10 @@ class Question(Generic[T]):
 
 def ask(question: Callable[[], T], seconds: float) -> T:
     """Return the answer of `question()`, asked in a child; raise NoAnswerError after `seconds`."""
-    asked = Question(question, seconds)
-    while not asked.is_over(seconds):
+    running = Question(question, seconds)
+    while not running.is_over(seconds):
         pass
-    return asked.answer()
+    return running.answer()
 
 
 def ask_or_none(question: Callable[[], T], seconds: float) -> T | None:

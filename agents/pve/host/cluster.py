@@ -111,8 +111,8 @@ def _read_cluster(host: Host) -> Cluster:
     status = _read_text(host, "/etc/pve/ha/manager_status") or ""
     requested = parse_ha_requested(_read_text(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
     service = ("service_status", f"vm:{host.vmid}")
-    seen = parse_ha_word(status, *service, "state")
-    disarmed = parse_ha_word(status, "disarm", "mode") if requested and seen not in UNDER_WAY else ""
+    ha_state = parse_ha_word(status, *service, "state")
+    disarmed = parse_ha_word(status, "disarm", "mode") if requested and ha_state not in UNDER_WAY else ""
     return Cluster(
         cluster=parse_cluster_name(_read_text(host, "/etc/pve/corosync.conf") or ""),
         quorate=quorate,
@@ -122,7 +122,7 @@ def _read_cluster(host: Host) -> Cluster:
         container=guest.is_container,
         lock=parse_lock(text or ""),
         ha="disarmed" if disarmed == "ignore" else requested,
-        ha_seen="freeze" if disarmed == "freeze" and seen != "error" else seen,
+        ha_seen="freeze" if disarmed == "freeze" and ha_state != "error" else ha_state,
         ha_goal=parse_ha_word(status, *service, "target") or parse_ha_word(status, *service, "maintenance_node"),
         node_seen=parse_ha_word(status, "node_status", guest.node),
     )

@@ -5,7 +5,7 @@ that ends while HA wants it started is started again, here or on another node. `
 has every state, and the lines of pve-ha-manager behind each rule.
 """
 
-# Of `requested` (resources.cfg) and of `seen` (manager_status).
+# Of `requested` (resources.cfg) and of `state` (manager_status).
 _HANDS_OFF = ("", "ignored", "disarmed")
 AT_REST = ("stopped", "disabled")
 MOVING = ("migrate", "relocate", "request_start_balance")
@@ -20,16 +20,16 @@ def ha_manages(requested: str) -> bool:
     return requested not in _HANDS_OFF
 
 
-def ha_restarts(requested: str, seen: str) -> bool:
+def ha_restarts(requested: str, state: str) -> bool:
     """Tell whether HA would start the VM again, or move it, when its QEMU ends."""
-    return ha_manages(requested) and requested not in AT_REST and seen != "error"
+    return ha_manages(requested) and requested not in AT_REST and state != "error"
 
 
-def ha_stuck(requested: str, seen: str) -> bool:
+def ha_stuck(requested: str, state: str) -> bool:
     """Tell whether HA acts on no request now, so that no start can follow a stop."""
-    return ha_manages(requested) and seen in _STUCK
+    return ha_manages(requested) and state in _STUCK
 
 
-def ha_drops_stop(requested: str, seen: str) -> bool:
+def ha_drops_stop(requested: str, state: str) -> bool:
     """Tell whether HA would forget a request to stop the VM, so that the VM runs on, or again."""
-    return (ha_manages(requested) and seen in MOVING) or (ha_restarts(requested, seen) and seen in _DEAF)
+    return (ha_manages(requested) and state in MOVING) or (ha_restarts(requested, state) and state in _DEAF)

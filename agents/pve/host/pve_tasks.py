@@ -189,10 +189,10 @@ def _cleanup_pids(host: Host) -> list[int]:
 
 def _flock_pids(host: Host) -> list[int]:
     try:
-        seen = os.stat(host.path(f"/var/lock/qemu-server/lock-{host.vmid}.conf"))
+        lock_file = os.stat(host.path(f"/var/lock/qemu-server/lock-{host.vmid}.conf"))
         with open(host.path("/proc/locks"), encoding="ascii", errors="replace") as file:
-            held = [line.split() for line in file]
+            locks = [line.split() for line in file]
     except OSError:
         return []
-    name = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
-    return [int(words[4]) for words in held if name in words and "->" not in words]
+    name = f"{os.major(lock_file.st_dev):02x}:{os.minor(lock_file.st_dev):02x}:{lock_file.st_ino}"
+    return [int(words[4]) for words in locks if name in words and "->" not in words]

@@ -128,15 +128,15 @@ def describe_sources(facts: Facts) -> str:
     """Return one line that names each source and its answer."""
     if facts.unread:
         return "nothing answered"
-    said = "a state that QEMU does not have" if facts.qmp == "unknown" else facts.qmp
+    qmp_state = "a state that QEMU does not have" if facts.qmp == "unknown" else facts.qmp
     if facts.pid is None:
-        return f"no pid file; QMP says {said}" if said else "no pid file"
+        return f"no pid file; QMP says {qmp_state}" if qmp_state else "no pid file"
     if facts.ours is False:
         return f"the pid file names {facts.pid}, which is not this VM's QEMU"
     proc = f"pid {facts.pid}" if facts.ours else f"pid {facts.pid} (/proc did not answer)"
     if facts.qmp is None:
         return f"{proc}; QMP did not answer yet"
-    return f"{proc}; QMP says {said}" if said else f"{proc}; QMP is silent: {facts.silence}"
+    return f"{proc}; QMP says {qmp_state}" if qmp_state else f"{proc}; QMP is silent: {facts.silence}"
 
 
 def has_process(facts: Facts) -> bool | None:

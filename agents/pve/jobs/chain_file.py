@@ -115,12 +115,12 @@ def trim_chain(host: Host, node: str, path: str, most: int) -> None:
             return
         with open(path, "rb") as file:
             file.seek(size - most // 2)
-            kept = file.read(most).partition(b"\n")[2]
-        first = parse_link(kept.partition(b"\n")[0])
+            rest = file.read(most).partition(b"\n")[2]
+        first = parse_link(rest.partition(b"\n")[0])
         cut = make_link(host, node, number_of(first) - 1, str(first.get("prev")), {"event": "cut"}) + b"\n"
         draft = f"{path}.cut"
         with open(draft, "wb") as file:
-            file.write((cut if number_of(first) > 1 else b"") + kept)
+            file.write((cut if number_of(first) > 1 else b"") + rest)
         os.replace(draft, path)
 
 

@@ -70,7 +70,7 @@ def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
     started. A cycle goes on beside holders of a kind in `end_with_it`.
     """
     patience = Patience()
-    said: list[str] = []
+    shown: list[str] = []
     while holders := flock_holders(job.host):
         if all(holder.kind in end_with_it for holder in holders):
             job.say(f"{job.stage}: {format_holders(holders)} holds the VM's lock file until QEMU ends; going on")
@@ -78,7 +78,7 @@ def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
         over = [patience.is_over(holder, time.monotonic(), job) for holder in holders]
         if all(over):
             raise refusal("locked", *_describe_flock(job, holders))
-        _say_once(job, said, f"{job.stage}: waiting for {format_holders(holders)}, which holds the VM's lock file")
+        _say_once(job, shown, f"{job.stage}: waiting for {format_holders(holders)}, which holds the VM's lock file")
         time.sleep(LOOK_SECONDS)
 
 
@@ -118,18 +118,18 @@ def _describe_flock(job: Job, holders: list[Holder]) -> tuple[str, ...]:
 def await_holders(job: Job, kinds: tuple[str, ...], seconds: float, is_over: Callable[[], bool]) -> None:
     """Wait while the VM's lock file is held by processes of these kinds, `seconds` at most, or until `is_over`."""
     until = time.monotonic() + job.seconds_left(max(0.0, seconds))
-    said: list[str] = []
+    shown: list[str] = []
     while not is_over() and time.monotonic() < until:
         holders = [holder for holder in flock_holders(job.host) if holder.kind in kinds]
         if not holders:
             return
-        _say_once(job, said, f"{job.stage}: waiting for {format_holders(holders)}, which holds the VM's lock file")
+        _say_once(job, shown, f"{job.stage}: waiting for {format_holders(holders)}, which holds the VM's lock file")
         time.sleep(LOOK_SECONDS)
 
 
-def _say_once(job: Job, said: list[str], line: str) -> None:
-    if line not in said:
-        said.append(line)
+def _say_once(job: Job, shown: list[str], line: str) -> None:
+    if line not in shown:
+        shown.append(line)
         job.say(line)
 
 

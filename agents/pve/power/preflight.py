@@ -96,11 +96,11 @@ def refuse_copy(job: Job, view: Cluster, state: str) -> None:
         _refuse_placeless(job, view, f"the VM is {state} here")
 
 
-def _refuse_placeless(job: Job, view: Cluster, seen: str) -> None:
-    """Refuse when this node can't know whether it has the VM; `seen` is what it sees of the VM."""
+def _refuse_placeless(job: Job, view: Cluster, finding: str) -> None:
+    """Refuse when this node can't know whether it has the VM; `finding` is what it sees of the VM."""
     if is_placeless(job.host, view):
         why, cure = TROUBLES[view.trouble] if view.trouble else (NO_QUORUM, _NO_QUORUM[0])
-        sentence = f"{seen}, and {why.partition(':')[0]}: another node may have the VM"
+        sentence = f"{finding}, and {why.partition(':')[0]}: another node may have the VM"
         raise refusal(PLACE_UNKNOWN, sentence, "", cure)
 
 
@@ -117,8 +117,10 @@ def refuse_deaf_ha(job: Job, view: Cluster) -> None:
 def _stuck(job: Job, view: Cluster) -> Exception:
     vmid = job.host.vmid
     sentence = f"HA has VM {vmid} in state {view.ha_seen} and acts on no request until that state ends"
-    said = (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",) if view.ha_seen == "error" else ()
-    return refusal("ha-stuck", sentence, "", *said, *ha_proof(vmid, view.ha, view.ha_seen))
+    refusal_line = (
+        (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",) if view.ha_seen == "error" else ()
+    )
+    return refusal("ha-stuck", sentence, "", *refusal_line, *ha_proof(vmid, view.ha, view.ha_seen))
 
 
 def refuse_leftovers(job: Job) -> None:
@@ -157,8 +159,8 @@ def _what_happened(job: Job, last: str) -> str:
 def _ask_qm(job: Job) -> bool | None:
     """Ask `qm status` whether a process exists, where /proc and QMP could not tell."""
     ran = run(["qm", "status", str(job.host.vmid)], job.seconds_left(5))
-    said = re.search(r"^status: (\S+)$", ran.stdout, re.MULTILINE)
-    if ran.code != 0 or said is None:
+    status = re.search(r"^status: (\S+)$", ran.stdout, re.MULTILINE)
+    if ran.code != 0 or status is None:
         return None
-    job.warnings.append(f"neither /proc nor QEMU shows whether the VM runs; qm status says {said[1]}")
-    return said[1] != "stopped"
+    job.warnings.append(f"neither /proc nor QEMU shows whether the VM runs; qm status says {status[1]}")
+    return status[1] != "stopped"

@@ -71,9 +71,9 @@ def start_process(job: Job, old: int) -> Result:
         raise _abandon_start(job, seconds)
     if ran.code is not None and ran.code > 0 and "already running" not in ran.stderr:
         lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
-        held = [f"the lock file is held by {holder}" for holder in flock_holders(job.host)]
-        advice = "" if held else "start"
-        raise failure("verb-failed", f"qm start failed: {_find_cause(ran.stderr)}", advice, *lines, *held)
+        locks = [f"the lock file is held by {holder}" for holder in flock_holders(job.host)]
+        advice = "" if locks else "start"
+        raise failure("verb-failed", f"qm start failed: {_find_cause(ran.stderr)}", advice, *lines, *locks)
     asked_ha = "Requesting HA start" in ran.stdout
     seconds = HA_START_SECONDS + job.start_seconds - QM_START_SECONDS if asked_ha else START_VERIFY_SECONDS
     result = verify_running(job, seconds, asked_ha)

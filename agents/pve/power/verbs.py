@@ -197,9 +197,9 @@ def _describe_stranded(job: Job, ended: Ended) -> Ended:
     try:
         refuse_unstartable(job, cluster_view(job.host), stops_first=False)
         refuse_leftovers(job)
-        held = [f"the lock file is held by {each}" for each in flock_holders(job.host) if each.kind != "cleanup"]
-        advice = "" if held else "start"
-        evidence += [line for line in held if line not in evidence]
+        locks = [f"the lock file is held by {each}" for each in flock_holders(job.host) if each.kind != "cleanup"]
+        advice = "" if locks else "start"
+        evidence += [line for line in locks if line not in evidence]
     except Ended as obstacle:
         if obstacle.verdict.code == "other-node":  # it was moved while it was off, and may run there
             return failure("moved", f"the VM was stopped, and {obstacle.verdict.sentence}", "", *evidence)

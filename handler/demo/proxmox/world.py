@@ -173,9 +173,9 @@ class World:
 
     def _until(self, state: str, seconds: float = 20) -> None:
         until = time.monotonic() + seconds
-        while (seen := self.monitor("query-status")) and isinstance(seen, dict) and seen["status"] != state:
+        while (status := self.monitor("query-status")) and isinstance(status, dict) and status["status"] != state:
             if time.monotonic() > until:
-                raise RuntimeError(f"the VM is {seen['status']} and not {state}")
+                raise RuntimeError(f"the VM is {status['status']} and not {state}")
             time.sleep(0.05)
 
     def _until_it_reads(self, seconds: float = 20) -> None:
