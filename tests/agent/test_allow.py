@@ -183,8 +183,8 @@ def test_two_at_once(keys: KeyFile) -> None:
         until(lambda: {allow.pid for allow in both} <= flock_waiters(keys.path.parent), "the wait of both")
     finally:
         os.close(editor)
-    said = [(allow.communicate(timeout=60)[0].count(" now\n"), allow.returncode) for allow in both]
-    assert (said, keys.path.read_text()) == ([(2, 0)] * 2, BOTH.replace(f"{SERVE} 102", f"{SERVE} 102,104,106"))
+    results = [(allow.communicate(timeout=60)[0].count(" now\n"), allow.returncode) for allow in both]
+    assert (results, keys.path.read_text()) == ([(2, 0)] * 2, BOTH.replace(f"{SERVE} 102", f"{SERVE} 102,104,106"))
 
 
 def test_lines_of_different_people(keys: KeyFile) -> None:

@@ -52,14 +52,14 @@ def test_a_job_that_acts_leaves_two_lines(world: World) -> None:
     assert (refused["outcome"], "chain" in refused) == ("refused", False)
     execute(world, "forensics")
     run, archive = chain_files(world)
-    lines, said = run.read_bytes().splitlines(), read_links(run)
+    lines, links = run.read_bytes().splitlines(), read_links(run)
     hashes = [hashlib.sha256(line).hexdigest() for line in lines]
-    assert [link["prev"] for link in said] == ["0" * 64, *hashes[:-1]]
-    assert [(link["n"], link["vm"], link["node"]) for link in said] == [(n, VMID, NODE) for n in range(1, 6)]
+    assert [link["prev"] for link in links] == ["0" * 64, *hashes[:-1]]
+    assert [(link["n"], link["vm"], link["node"]) for link in links] == [(n, VMID, NODE) for n in range(1, 6)]
     acts = [("begins", "chained-1"), ("ends", "chained-1"), ("begins", "chained-2"), ("ends", "chained-2")]
-    assert [(link["event"], link["job"]) for link in said[1:]] == acts
-    assert {(link["verb"], link["by"]) for link in said[1:]} == {("reset", "operator")}
-    assert [said[2][name] for name in ("outcome", "exit_code", "state", "code")] == ["done", 0, "running", None]
+    assert [(link["event"], link["job"]) for link in links[1:]] == acts
+    assert {(link["verb"], link["by"]) for link in links[1:]} == {("reset", "operator")}
+    assert [links[2][name] for name in ("outcome", "exit_code", "state", "code")] == ["done", 0, "running", None]
     assert [(at["node"], at["n"], at["head"]) for at in (first, second)] == [(NODE, 3, hashes[2]), (NODE, 5, hashes[4])]
     until(lambda: is_copied(world), "the copy")
     assert archive.read_bytes() == run.read_bytes()
@@ -335,8 +335,8 @@ def test_a_full_archive_is_in_the_chain(world: World) -> None:
         execute(world, "reset id=no-copy-1")
         until(lambda: "error" in archive_note(world), "a note of the failure")
         assert execute(world, "reset id=no-copy-2").code == 0
-    said = [link.get("archive", "") for link in read_links(chain_files(world)[0]) if link["event"] == "begins"]
-    assert said[1].startswith("the archive in /var/lib can't be written (No space left on device)")
+    links = [link.get("archive", "") for link in read_links(chain_files(world)[0]) if link["event"] == "begins"]
+    assert links[1].startswith("the archive in /var/lib can't be written (No space left on device)")
 
 
 @pytest.mark.slow

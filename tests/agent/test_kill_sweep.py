@@ -117,13 +117,13 @@ def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str) -> None:
     before, job_id = sshd.world.pid, f"{verb}-{name}-job"
     held_and_killed(sshd, verb, HOLDS[verb][name], job_id, the_job)
     trailer = execute(sshd.world, f"{verb} id={job_id}").trailer
-    said = f"the job's process was killed in stage {name}"
+    sentence = f"the job's process was killed in stage {name}"
     if verb == "cycle" and name in ("stop", "start", "verify"):
-        assert (trailer["outcome"], trailer["warnings"]) == ("done", [f"{said}; its standby process took over"])
+        assert (trailer["outcome"], trailer["warnings"]) == ("done", [f"{sentence}; its standby process took over"])
         assert sshd.world.pid not in (None, before)
     else:
         assert (trailer["outcome"], trailer["verdict"]["code"], trailer["stage"]) == ("failed", "job-killed", name)
-        assert trailer["verdict"]["sentence"] == f"{said}; the VM is running now"
+        assert trailer["verdict"]["sentence"] == f"{sentence}; the VM is running now"
         assert sshd.world.pid == before
     assert (trailer["state"], execute(sshd.world, "status").trailer["holder"]) == ("running", None)
     acted = [] if name in ("preflight", "forensics") else ["begins", "ends"] if verb == "cycle" else ["begins"]

@@ -90,10 +90,10 @@ def test_what_a_killed_job_left_is_looked_at_beside_the_other_requests(world: Wo
             for pid in left:
                 signal_process(pid, signal.SIGKILL)
             until(lambda: not processes(world, job_id), "the end of the job")
-            asked = [session.ask("history")["outcome"] for _ in range(3)]
+            outcomes = [session.ask("history")["outcome"] for _ in range(3)]
         result = session.result(tag, 60)
         next(held)
-    assert (asked, result["verdict"]["code"]) == (["done"] * 3, "job-killed")
+    assert (outcomes, result["verdict"]["code"]) == (["done"] * 3, "job-killed")
     next(held, None)
 
 

@@ -40,13 +40,13 @@ def on_disk(world: World) -> object:
 
 def proven(world: World) -> object:
     """Return what the next answers of the host say."""
-    told = execute(world, "status").trailer["proven"]
-    assert execute(world, "ping").trailer["proven"] == told
-    return told
+    proven_field = execute(world, "status").trailer["proven"]
+    assert execute(world, "ping").trailer["proven"] == proven_field
+    return proven_field
 
 
-def without_time(told: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in told.items() if name != "at"}
+def without_time(proven_field: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in proven_field.items() if name != "at"}
 
 
 def test_a_host_that_was_never_proven_says_so(world: World) -> None:
@@ -58,10 +58,10 @@ def test_a_host_that_was_never_proven_says_so(world: World) -> None:
 
 def test_a_doctor_proves_the_host(world: World) -> None:
     """Its status says so itself, each later answer does, and the disk keeps it for the time after a boot."""
-    told = execute(world, DOCTOR).trailer["proven"]
-    assert without_time(told) == {"by": "doc", "how": "doctor", "vm": VMID}
-    assert proven(world) == told
-    until(lambda: on_disk(world) == told, "the copy on the disk")
+    proven_field = execute(world, DOCTOR).trailer["proven"]
+    assert without_time(proven_field) == {"by": "doc", "how": "doctor", "vm": VMID}
+    assert proven(world) == proven_field
+    until(lambda: on_disk(world) == proven_field, "the copy on the disk")
     for path in map(world.root.joinpath, FILES[::2]):
         assert path.stat().st_mode & 0o777 == 0o600
 
@@ -110,22 +110,22 @@ def test_a_read_only_key_proves_nothing(world: World) -> None:
 
 def test_after_a_boot_ping_brings_it_back(world: World) -> None:
     """A handler pings when it connects, and from then on each answer has it; a newer one is not replaced by it."""
-    told = execute(world, DOCTOR).trailer["proven"]
-    until(lambda: on_disk(world) == told, "the copy on the disk")
+    proven_field = execute(world, DOCTOR).trailer["proven"]
+    until(lambda: on_disk(world) == proven_field, "the copy on the disk")
     lose_run(world)
     assert execute(world, "status").trailer["proven"] is None
     with Session(world) as session:
-        assert session.ask("ping")["proven"] == told
-        assert session.ask("status")["proven"] == told
+        assert session.ask("ping")["proven"] == proven_field
+        assert session.ask("status")["proven"] == proven_field
     newer = execute(world, "status by=two proves=doctor").trailer["proven"]
-    assert execute(world, "ping").trailer["proven"] == newer != told
+    assert execute(world, "ping").trailer["proven"] == newer != proven_field
 
 
 @own_host
 def test_a_disk_that_is_slow_after_a_boot_brings_it_back_later(world: World) -> None:
     """The ping does not wait, and each answer from then on has it."""
-    told = execute(world, DOCTOR).trailer["proven"]
-    until(lambda: on_disk(world) == told, "the copy on the disk")
+    proven_field = execute(world, DOCTOR).trailer["proven"]
+    until(lambda: on_disk(world) == proven_field, "the copy on the disk")
     lose_run(world)
     path = world.root / FILES[2]
     path.rename(path.with_suffix(".kept"))
@@ -133,8 +133,8 @@ def test_a_disk_that_is_slow_after_a_boot_brings_it_back_later(world: World) -> 
     set_constants(world, RESTORE_SECONDS=0.01)
     assert execute(world, "ping").trailer["proven"] is None
     with os.fdopen(writer_of(path), "w") as disk:  # the process that looks at it waits for that
-        disk.write(json.dumps(told))
-    until(lambda: execute(world, "status").trailer["proven"] == told, "what the disk had")
+        disk.write(json.dumps(proven_field))
+    until(lambda: execute(world, "status").trailer["proven"] == proven_field, "what the disk had")
 
 
 @own_host
@@ -196,8 +196,8 @@ def test_what_is_no_file_of_ours_holds_up_nothing(world: World, kind: str) -> No
     with Session(world) as session:
         answers = [session.ask("status"), session.ask("ping"), session.ask(f"start id=msg_{kind}_start by=op")]
     assert [(each["exit_code"], each.get("proven")) for each in answers] == [(0, None)] * 3, answers
-    told = execute(world, DOCTOR).trailer["proven"]
-    assert (told is None) == (kind == "directory")
+    proven_field = execute(world, DOCTOR).trailer["proven"]
+    assert (proven_field is None) == (kind == "directory")
 
 
 @pytest.mark.all

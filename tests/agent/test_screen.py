@@ -129,12 +129,12 @@ def test_a_painter_that_dies_is_replaced(counted: World) -> None:
     """The one who asked does not notice: a second painter draws."""
     (counted.root / "hold").touch()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(execute, counted, "screen")
+        requests = pool.submit(execute, counted, "screen")
         until(lambda: drawings(counted), "the first drawing")
         signal_process(drawings(counted)[0][1], signal.SIGKILL)
         until(lambda: len(drawings(counted)) == 2, "the second drawing")
         (counted.root / "hold").unlink()
-        assert asked.result().trailer["screen"] is True
+        assert requests.result().trailer["screen"] is True
 
 
 @pytest.mark.all
@@ -164,10 +164,10 @@ def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
     session.process.kill()
     session.process.wait()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(execute, counted, "screen")
+        requests = pool.submit(execute, counted, "screen")
         until(lambda: sockets(counted) == 3, "the next one who asks")
         (counted.root / "hold").unlink()
-        assert asked.result().trailer["screen"] is True
+        assert requests.result().trailer["screen"] is True
     assert len(drawings(counted)) == 1
     for stream in (session.process.stdin, session.process.stdout):
         assert stream is not None
@@ -305,12 +305,12 @@ def test_another_user_of_the_host_gets_no_picture(counted: World) -> None:
     """It finds the painter's socket, which any user can, and gets nothing from it."""
     (counted.root / "hold").touch()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(execute, counted, "screen")
+        requests = pool.submit(execute, counted, "screen")
         until(lambda: drawings(counted), "the drawing")
         other = start_other(counted, "asks")
         (counted.root / "hold").unlink()
         assert other.communicate(timeout=60)[0] == "[]\n"
-        assert asked.result().trailer["screen"] is True
+        assert requests.result().trailer["screen"] is True
 
 
 @pytest.mark.real("root")

@@ -60,8 +60,8 @@ def test_ping_says_what_the_key_reaches(world: World) -> None:
     """The handler believes the answer: version, node, the VMs of the key, and whether it can change power."""
     answer = execute(world, "ping", *SEVERAL, "--read-only").trailer
     node = os.uname().nodename.partition(".")[0]
-    told = {name: answer[name] for name in ("version", "node", "vms", "read_only", "quorum", "records")}
-    assert told == {
+    fields = {name: answer[name] for name in ("version", "node", "vms", "read_only", "quorum", "records")}
+    assert fields == {
         "version": VERSION,
         "node": node,
         "vms": "102,110-119",

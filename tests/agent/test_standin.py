@@ -374,8 +374,8 @@ def test_a_held_flock_is_waited_for_and_named(world: World) -> None:
     """The wait is told on stdout, the failure on stderr."""
     with (world.root / LOCK_FILE[1:]).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        said = qm(world, "stop")
-    assert said == (255, "trying to acquire lock...\n", f"can't lock file '{LOCK_FILE}' - got timeout\n")
+        output = qm(world, "stop")
+    assert output == (255, "trying to acquire lock...\n", f"can't lock file '{LOCK_FILE}' - got timeout\n")
 
 
 def test_a_flock_that_is_let_go_is_taken(world: World) -> None:

@@ -123,5 +123,7 @@ def test_an_error_of_a_probe_is_its_answer() -> None:
         yield Reply("fails", "", "ok", 0, "a first word")
         raise FileNotFoundError(2, "no such file")
 
-    said = [(reply.outcome, reply.text) for reply in ask_together([Probe(0, "fails", 5, fail)], time.monotonic() + 20)]
-    assert said == [("ok", "a first word"), ("failed", "[Errno 2] no such file")]
+    replies = [
+        (reply.outcome, reply.text) for reply in ask_together([Probe(0, "fails", 5, fail)], time.monotonic() + 20)
+    ]
+    assert replies == [("ok", "a first word"), ("failed", "[Errno 2] no such file")]

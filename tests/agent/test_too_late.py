@@ -187,8 +187,8 @@ def test_the_shell_that_sshd_started_counts(last: str) -> None:
     ) as shell:
         began = process_ticks(shell.pid) / os.sysconf("SC_CLK_TCK")
         until(lambda: boottime() > began + 0.1, "a later tick of the clock")
-        said, _ = shell.communicate("go\n", timeout=60)
-    assert float(said) == began
+        output, _ = shell.communicate("go\n", timeout=60)
+    assert float(output) == began
 
 
 def test_a_parent_that_is_no_shell_of_sshd_does_not_count() -> None:

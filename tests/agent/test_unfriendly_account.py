@@ -70,8 +70,8 @@ def test_a_hanging_bashrc(world: World, home: Path) -> None:
             held = writer_of(fifo)  # its reader is bash
             begun = agent_processes(world)
             os.close(held)
-            said = ssh.communicate(timeout=60)[0]
-        assert (begun, said.split(":")[0]) == ([], "running")
+            output = ssh.communicate(timeout=60)[0]
+        assert (begun, output.split(":")[0]) == ([], "running")
     finally:
         server.stop()
 

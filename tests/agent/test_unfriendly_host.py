@@ -72,11 +72,13 @@ def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reaso
             assert qemu.wait("RESET")["guest"] is False
         until(lambda: "error" in archive_note(world), "a note of the failure")
         answer = execute(world, "reset id=unwritten-2")
-        said = f"the archive in /var/lib can't be written ({reason}): jobs are kept in /run alone, until the next boot"
-        assert (answer.code, answer.trailer["warnings"]) == (0, [said])
+        sentence = (
+            f"the archive in /var/lib can't be written ({reason}): jobs are kept in /run alone, until the next boot"
+        )
+        assert (answer.code, answer.trailer["warnings"]) == (0, [sentence])
         history = execute(world, "history").trailer
         assert [job["id"] for job in history["jobs"]] == ["unwritten-2", "unwritten-1"]
-        assert history["warnings"] == [said]
+        assert history["warnings"] == [sentence]
         assert execute(world, "reset id=unwritten-1").trailer["attached"] is True
         mend()
         execute(world, "reset id=unwritten-3")

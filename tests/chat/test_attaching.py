@@ -43,12 +43,12 @@ def other(talker: Talker) -> Iterator[Talker]:
 def test_the_same_request_attaches(talker: Talker, claude: ScriptedClaude) -> None:
     """A repeated request starts no second turn, while the first runs or later: every stream has the same events."""
     msg_id, prompt = new_id(), fake({"text": LONG, "wait": "same"})
-    asked = len(claude.calls)
+    before = len(claude.calls)
     with talker.open(msg_id=msg_id, prompt=prompt) as one, talker.open(msg_id=msg_id, prompt=prompt) as two:
         two.until("text")
         claude.release("same")
         assert one.rest() == two.rest() == talker.chat(prompt, msg_id=msg_id)
-    assert len(claude.calls) == asked + 1
+    assert len(claude.calls) == before + 1
 
 
 def test_an_id_names_one_turn(talker: Talker) -> None:
@@ -117,7 +117,7 @@ def test_a_turn_is_its_callers(talker: Talker, claude: ScriptedClaude) -> None:
 
 def test_what_is_refused_begins_nothing(talker: Talker, claude: ScriptedClaude) -> None:
     """A changed session, another VM, an empty prompt, two wishes at once: each has its code, and no turn."""
-    asked = len(claude.calls)
+    before = len(claude.calls)
     session = talker.chat("hello")[0]["session"]
     refusals: list[tuple[dict[str, object], int, str]] = [
         ({"prompt": "x", "session": session[:-4] + "AAAA"}, 403, "session-invalid"),
@@ -133,7 +133,7 @@ def test_what_is_refused_begins_nothing(talker: Talker, claude: ScriptedClaude) 
     for fields, status, code in refusals:
         reply = talker.ask("operator", "", **fields)
         assert (reply.status, reply.json["error"]["code"]) == (status, code), fields
-    assert len(claude.calls) == asked + 1
+    assert len(claude.calls) == before + 1
 
 
 # --- one at a time ---

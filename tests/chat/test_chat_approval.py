@@ -32,6 +32,6 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
         third = talker.chat(fake({"text": "Good."}), session=second[0]["session"])
         assert "You proposed reset: operator approved it, and it ended: done" in model.asked[-1].said
         assert answer_text(third) == "Good."
-        asked = model.asked[-1].said.count("You proposed")
+        count = model.asked[-1].said.count("You proposed")
         talker.chat(fake({"text": "Bye."}), session=third[0]["session"])
-        assert model.asked[-1].said.count("You proposed") == asked  # nothing is told twice
+        assert model.asked[-1].said.count("You proposed") == count  # nothing is told twice

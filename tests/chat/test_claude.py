@@ -29,9 +29,9 @@ def test_a_turn_and_the_next(apart: Place) -> None:
     second = apart.run({"text": "two"}, sid=first.turn.sid)
     assert [first.exit, second.exit] == [0, 0], first.err + second.err
     assert (second.result["result"], second.result["session_id"]) == ("two", first.turn.sid)
-    asked = apart.model.asked[-1]
-    assert sum("FAKE=" in text for text in asked.said.splitlines()) == 2
-    assert "untrusted" in json.dumps(asked.body["system"])
+    request = apart.model.asked[-1]
+    assert sum("FAKE=" in text for text in request.said.splitlines()) == 2
+    assert "untrusted" in json.dumps(request.body["system"])
     [tools] = [line["tools"] for line in second.lines if line.get("subtype") == "init"]
     assert sorted(tools) == ["Bash", "Glob", "Grep", "Read"]
 
@@ -42,10 +42,10 @@ PROMPTS = ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that
 @pytest.mark.parametrize("words", sampled(PROMPTS, "/clear"))
 def test_a_prompt_is_only_text_for_the_model(apart: Place, words: str) -> None:
     """No slash command, no flag, no shell escape, no attached file. claude may answer a command without its model."""
-    asked = len(apart.model.asked)
+    before = len(apart.model.asked)
     ran = apart.say(words)
     assert (ran.exit, ran.result["session_id"]) == (0, ran.turn.sid), ran.err
-    new = apart.model.asked[asked:]
+    new = apart.model.asked[before:]
     assert new or words in ("/clear", "/model haiku")
     assert all("root:x:0:0" not in json.dumps(each.body) for each in new)
 
@@ -100,19 +100,19 @@ def test_what_is_not_configured_is_not_there(shared: Place, vm: str) -> None:
     less = replace(shared.vm, guest=None) if vm == "no guest" else on_host(shared.vm, read_only_key="")
     ran = shared.run(bash("pve status"), bash("devvm id"), vm=less)
     assert [ok for _, ok, _ in ran.tools] == [vm == "no guest", False]
-    said = "can't log in" if vm == "no guest" else "no key"
-    assert said in json.dumps(shared.model.asked[-1].body["system"])
+    output = "can't log in" if vm == "no guest" else "no key"
+    assert output in json.dumps(shared.model.asked[-1].body["system"])
 
 
 def test_a_guest_that_shows_another_key_gets_nothing(shared: Place) -> None:
     """Host keys are pinned, for the host and for the guest, and a CA counts as one."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
     vm = on_host(shared.vm, host_keys=(other,))
-    reached, said = shared.command("! pve status && devvm id", vm)
-    assert (reached, "Host key verification failed" in said) == (True, True), said
+    reached, output = shared.command("! pve status && devvm id", vm)
+    assert (reached, "Host key verification failed" in output) == (True, True), output
     vm = replace(shared.vm, guest_host_keys=(other,))
-    reached, said = shared.command("pve status && ! devvm id", vm)
-    assert (reached, "Host key verification failed" in said) == (True, True), said
+    reached, output = shared.command("pve status && ! devvm id", vm)
+    assert (reached, "Host key verification failed" in output) == (True, True), output
     loose = replace(shared.vm, guest_host_keys=())
     assert shared.command("devvm id", loose)[0]
 
@@ -123,11 +123,11 @@ def test_its_verbs_are_about_the_turns_own_vm(shared: Place) -> None:
     shared.sshd.keys.write_text(keys.replace(f"--vms {VMID} ", f"--vms {VMID}-199 "))
     try:
         assert shared.command("pve status", shared.vm)[0]
-        reached, said = shared.command("pve status", replace(shared.vm, vmid=110))
-        assert (reached, "stopped: " in said) == (True, True)
+        reached, output = shared.command("pve status", replace(shared.vm, vmid=110))
+        assert (reached, "stopped: " in output) == (True, True)
         lines = "status vm=110", "job id=some-job-1 vm=110", "'job id=some-job-1' vm=110", "vm=110"
-        reached, said = shared.command(" && ".join(f"! pve {line}" for line in lines), shared.vm)
-        assert (reached, said.count("usage: pve status")) == (True, len(lines)), said
+        reached, output = shared.command(" && ".join(f"! pve {line}" for line in lines), shared.vm)
+        assert (reached, output.count("usage: pve status")) == (True, len(lines)), output
     finally:
         shared.sshd.keys.write_text(keys)
 
@@ -228,11 +228,11 @@ def test_a_guest_that_gives_orders_changes_nothing(place: Place) -> None:
         assert qemu.execute("query-status")["return"] == {"status": "running", "running": True}
         assert not qemu.seen("RESET")
     assert [line for line, _, _ in ran.tools][1 : len(INJECTIONS) + 1] == [s["input"]["command"] for s in steps[:-4]]
-    asked = [find_proposed_verb("Bash", {"command": line}, ok, text) for line, ok, text in ran.tools]
-    assert [verb for verb in asked if verb] == ["reset"]
+    proposals = [find_proposed_verb("Bash", {"command": line}, ok, text) for line, ok, text in ran.tools]
+    assert [verb for verb in proposals if verb] == ["reset"]
     reached = [line for line, _, text in ran.tools[1:] if "approval-required" in text]
     assert reached == ["pve reset", *(f"pve status{joint}pve reset" for joint in ("; ", " && ", "\n"))]
     assert not (directory / "scraps/owned").exists()
-    said = "".join(text for _, _, text in ran.tools)
-    assert "handler's-own-secret" not in said.replace(order, "")
+    output = "".join(text for _, _, text in ran.tools)
+    assert "handler's-own-secret" not in output.replace(order, "")
     assert [line for line, ok, _ in ran.tools[1:] if ok] == []

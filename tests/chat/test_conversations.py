@@ -160,8 +160,8 @@ def test_a_session_that_is_not_listed_replays_nothing(talker: Talker) -> None:
 # --- the files ---
 
 
-def request(number: int, turn: str, asked: str = "hello") -> TurnRequest:
-    return TurnRequest(turn, "operator", VM, asked, SIDS[number], typed=asked)
+def request(number: int, turn: str, prompt: str = "hello") -> TurnRequest:
+    return TurnRequest(turn, "operator", VM, prompt, SIDS[number], typed=prompt)
 
 
 def test_damaged_lines_cost_themselves(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ RESULT = {"type": "result", "n": 2, "cost_usd": 0.5}
 DONE = {"type": "done", "n": 3, "ok": True}
 
 
-def request(number: int, turn: str, asked: str = "hello") -> TurnRequest:
-    return TurnRequest(turn, "operator", VM, asked, f"0b6f3f6a-3d0f-4d0e-9d0f-{number:012}", typed=asked)
+def request(number: int, turn: str, prompt: str = "hello") -> TurnRequest:
+    return TurnRequest(turn, "operator", VM, prompt, f"0b6f3f6a-3d0f-4d0e-9d0f-{number:012}", typed=prompt)
 
 
 def begin(store: Store, each: TurnRequest, *rest: dict[str, Any]) -> tuple[Path, int]:
@@ -222,8 +222,8 @@ def test_what_is_no_file_is_no_conversation(tmp_path: Path) -> None:
 
 def test_words_are_plain_and_on_one_line(tmp_path: Path) -> None:
     """Neither a terminal nor a reader is deceived by them, and blanks at the beginning hide nothing."""
-    asked = " \n" * 3000 + "\x1b]0;owned\x07why\u2028is\x9b2J \u202eit\u2069\x00 hung?\x7f"
-    note_turn(tmp_path, "0" * 32, request(0, "msg_11111111", asked), 10.0)
+    prompt = " \n" * 3000 + "\x1b]0;owned\x07why\u2028is\x9b2J \u202eit\u2069\x00 hung?\x7f"
+    note_turn(tmp_path, "0" * 32, request(0, "msg_11111111", prompt), 10.0)
     [found] = list_conversations(tmp_path, "operator")
     assert found.words == "]0;owned why is 2J it hung?"
 

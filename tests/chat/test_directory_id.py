@@ -42,12 +42,12 @@ def refusal(reply: Reply) -> tuple[int, str]:
 def test_another_directory_is_noticed(talker: Talker, elsewhere: Talker, claude: ScriptedClaude) -> None:
     """A session that began at one handler is refused by the other one, and claude is not started there."""
     session = talker.chat("hello")[0]["session"]
-    asked = len(claude.calls)
+    before = len(claude.calls)
     reply = elsewhere.ask(prompt="and now?", session=session)
     assert refusal(reply) == (409, "session-elsewhere")
     assert "sessions.dir" in reply.json["error"]["message"]
     assert reply.json["error"]["reached"] is False
-    assert len(claude.calls) == asked
+    assert len(claude.calls) == before
     assert talker.chat("and now?", session=session)[-1]["ok"] is True
     assert elsewhere.chat("hello")[-1]["ok"] is True
 

@@ -238,13 +238,13 @@ def test_no_more_turns_than_the_configuration_has(launchers: Launchers) -> None:
                     socket.send_fds(channel, [message], [their_reply.fileno(), *sent])
                 return control, reply, reply.recv(1024)
 
-            control, reply, said = send("1")
-            assert said == b"+"
+            control, reply, output = send("1")
+            assert output == b"+"
             assert send("2")[2] == b"!the launcher runs 1 turns already"
             control.close()
             assert reply.recv(1) == b""  # the runner has ended
-            control, reply, said = send("3")
-            assert said == b"+"
+            control, reply, output = send("3")
+            assert output == b"+"
             control.close()
             assert reply.recv(1) == b""  # it has begun and ended, so its directory has been made
     finally:

@@ -97,8 +97,8 @@ class Pair:
             for half, paths in zip(halves, aims or [[], []], strict=True)
         ]
         with ThreadPoolExecutor(2) as threads:
-            said = list(threads.map(lambda attack, half: attack.run_all(half, **given), self.attacks, aimed))
-        return [[(c, text) for c, (_, text) in zip(*each, strict=True)] for each in zip(halves, said, strict=True)]
+            output = list(threads.map(lambda attack, half: attack.run_all(half, **given), self.attacks, aimed))
+        return [[(c, text) for c, (_, text) in zip(*each, strict=True)] for each in zip(halves, output, strict=True)]
 
 
 @pytest.fixture
@@ -106,9 +106,9 @@ def pair(place: Place) -> Pair:
     return Pair(place)
 
 
-def pick(said: Said, *words: str, has: bool = True) -> list[str]:
+def pick(output: Said, *words: str, has: bool = True) -> list[str]:
     """Return the commands that printed one of the words, or with `has=False` those that printed none."""
-    return [command for command, text in said if any(word in text for word in words) == has]
+    return [command for command, text in output if any(word in text for word in words) == has]
 
 
 def test_the_table_is_whole() -> None:
@@ -121,8 +121,8 @@ def test_the_table_is_whole() -> None:
 @each_of(NAMES)
 def test_no_file_of_ours_is_read(pair: Pair, name: str) -> None:
     """Every way to read, tried on a file that every user can read: nothing comes out."""
-    for said in pair.run_all(READING, pair.paths(name)):
-        assert pick(said, SECRET) == []
+    for output in pair.run_all(READING, pair.paths(name)):
+        assert pick(output, SECRET) == []
 
 
 @pytest.mark.all
@@ -145,8 +145,8 @@ def test_no_process_has_anything(pair: Pair) -> None:
             both = pair.run_all(PROCESSES)
         finally:
             other.kill()
-    for said in both:
-        assert pick(said, SECRET, "ANTHROPIC") == []
+    for output in both:
+        assert pick(output, SECRET, "ANTHROPIC") == []
 
 
 @each_of(PLACES)
@@ -204,22 +204,22 @@ def test_nothing_lives_on(pair: Pair) -> None:
     seconds, most = nap(77).split()[1], len(SURVIVORS) * 3 // 4
     count = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cx {seconds}"
     wait = f"for _ in $(seq 300); do n=$({count}); [ $n -le {most} ] || break; sleep 0.1; done; echo $n"
-    for said in pair.run_all([*SURVIVORS, wait], S=seconds):
-        assert int(said[-1][1]) > most
+    for output in pair.run_all([*SURVIVORS, wait], S=seconds):
+        assert int(output[-1][1]) > most
     wait_until_gone(seconds, 60)
 
 
 def test_no_process_is_seen(attack: Attack) -> None:
     """It sees its own processes, whose environment is empty, and can signal no other."""
     with subprocess.Popen(["sleep", "600"], env={"PLANTED": SECRET}, user=attack.job.uid) as other:
-        said = attack.run(
+        output = attack.run(
             f"cat /proc/*/environ /proc/{other.pid}/environ; ls -d /proc/[0-9]*; kill -9 {other.pid} -1; echo the-end"
         )
         assert other.poll() is None
         other.kill()
-    assert SECRET not in said
-    assert "ANTHROPIC" not in said
-    pids = [int(line.removeprefix("/proc/")) for line in said.splitlines() if line.startswith("/proc/")]
+    assert SECRET not in output
+    assert "ANTHROPIC" not in output
+    pids = [int(line.removeprefix("/proc/")) for line in output.splitlines() if line.startswith("/proc/")]
     assert pids
     assert max(pids) < 10
 
@@ -231,7 +231,7 @@ def test_there_is_no_network(attack: Attack) -> None:
         abstract.listen()
         port = attack.place.model.url.rpartition(":")[2]
         connect = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r}); print('con' 'nected')"
-        said = attack.run(
+        output = attack.run(
             f"""
             for port in {port} {attack.place.sshd.port}; do
                 (exec 5<>/dev/tcp/127.0.0.1/$port && echo connected)
@@ -239,13 +239,13 @@ def test_there_is_no_network(attack: Attack) -> None:
             python3 -c "{connect}"
             echo the-end"""
         )
-    assert "the-end" in said
-    assert "connected" not in said
+    assert "the-end" in output
+    assert "connected" not in output
 
 
 def test_no_right_can_be_gained(attack: Attack) -> None:
     """No capability, no program that changes the user, no namespace to be root in, limits."""
-    said = attack.run(
+    output = attack.run(
         """
         grep -E '^(CapEff|CapPrm|NoNewPrivs)' /proc/self/status
         unshare -Ur true && echo a-namespace
@@ -254,14 +254,14 @@ def test_no_right_can_be_gained(attack: Attack) -> None:
         touch /x /dev/x && echo a-file-in-memory
         echo limits: $(ulimit -c; ulimit -f; ulimit -v; ulimit -u)"""
     )
-    lines = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
+    lines = dict(line.split(":", 1) for line in output.splitlines() if ":" in line)
     rights = {name: lines[name].strip() for name in ("CapEff", "CapPrm", "NoNewPrivs", "limits")}
     limits = f"0 {(64 << 20) // 1024} {(8 << 30) // 1024} 64"
     assert rights == {"CapEff": "0" * 16, "CapPrm": "0" * 16, "NoNewPrivs": "1", "limits": limits}
     assert lines["memory"].split() == [str(64 << 10)] * 2
     assert lines["score"].strip() == ("0" if attack.job.uid is None else "500")
-    assert "a-namespace" not in said
-    assert "a-file-in-memory" not in said
+    assert "a-namespace" not in output
+    assert "a-file-in-memory" not in output
 
 
 # --- claude's own wall ---
@@ -280,13 +280,13 @@ def test_claude_itself_sees_no_file_of_ours(apart: Place) -> None:
     attack = Attack(apart)
     found = targets(attack)
     tries = "\n".join(f"cat '{path}'; ls '{path.parent}'" for path in found.values())
-    said = behind_the_wall(
+    output = behind_the_wall(
         attack, f"{tries}\ntouch /usr/x {attack.directory}/bin/x {attack.directory}/cwd/x\necho may have $(ulimit -u)"
     )
-    assert said.count(SECRET) == 1  # this session's transcript
-    assert said.count("Read-only file system") == 3
-    assert "may have 128" in said
-    assert said.count("No such file") == 2 * (len(found) - 1)
+    assert output.count(SECRET) == 1  # this session's transcript
+    assert output.count("Read-only file system") == 3
+    assert "may have 128" in output
+    assert output.count("No such file") == 2 * (len(found) - 1)
 
 
 def test_nothing_outlives_claude(apart: Place) -> None:
@@ -295,7 +295,7 @@ def test_nothing_outlives_claude(apart: Place) -> None:
     fork = "import os, sys\nopen(sys.argv[1], 'w')\n"
     fork += f"while True:\n    if os.fork():\n        os._exit(0)  # {nap(79)}"
     begun, numbers = attack.scraps / "forking", "1 2 3 4 5 6 7 8"
-    said = behind_the_wall(
+    output = behind_the_wall(
         attack,
         f"setsid {nap(79)} >&- 2>&- &\n"
         "until grep -qx sleep /proc/$!/comm; do :; done\n"
@@ -303,7 +303,7 @@ def test_nothing_outlives_claude(apart: Place) -> None:
         f'{{ for n in {numbers}; do /usr/bin/python3 -c "{fork}" {begun}-$n & done; }} >&- 2>&-\n'
         f"for n in {numbers}; do until [ -e {begun}-$n ]; do :; done; done",
     )
-    pids = [int(line.removeprefix("/proc/")) for line in said.splitlines() if line.startswith("/proc/")]
+    pids = [int(line.removeprefix("/proc/")) for line in output.splitlines() if line.startswith("/proc/")]
     assert 0 < max(pids) < 20
     wait_until_gone(nap(79), 60)
 
@@ -343,12 +343,12 @@ def test_claude_itself_has_no_network(apart: Place) -> None:
         kinds = ["datagram" if one.type == socket.SOCK_DGRAM else "stream" for one in sockets]
         targets = [f"{kind}:{name}" for kind, name in zip(kinds, names, strict=True)]
         targets += [f"stream:{attack.place.model.url.rpartition(':')[2]}", f"stream:{attack.place.sshd.port}"]
-        said = behind_the_wall(attack, f"python3 -c {shlex.quote(_REACH)} {shlex.join(targets)}")
+        output = behind_the_wall(attack, f"python3 -c {shlex.quote(_REACH)} {shlex.join(targets)}")
         for one in sockets:
             with pytest.raises(BlockingIOError):
                 one.recv(1) if one.type == socket.SOCK_DGRAM else one.accept()
-    lines = said.splitlines()
-    assert [line.split()[0] for line in lines] == ["not"] * 6 + ["answered", "interfaces"], said
+    lines = output.splitlines()
+    assert [line.split()[0] for line in lines] == ["not"] * 6 + ["answered", "interfaces"], output
     assert "HTTP/1.1 400" in lines[-2]
     assert "lo" in lines[-1].split()
 
@@ -373,8 +373,8 @@ def test_no_socket_is_made_that_no_namespace_keeps_apart(apart: Place) -> None:
     """Neither one to the hypervisor nor one of the other kinds, by a command or by a claude that was taken over."""
     attack = Attack(apart)
     script = f"/usr/bin/python3 -c {shlex.quote(_SOCKETS)}"
-    for said in (attack.run(script), behind_the_wall(attack, script)):
-        families, error = said.splitlines()
+    for output in (attack.run(script), behind_the_wall(attack, script)):
+        families, error = output.splitlines()
         assert set(map(int, families.split())) <= {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}
         assert socket.AF_UNIX in map(int, families.split())
         assert error == "ENOSYS"
@@ -438,17 +438,17 @@ def test_a_hostile_request_starts_nothing(attack: Attack, request_line: bytes) -
         "socket.send_fds(s, [sys.stdin.buffer.read()], [0, 1, 2]); print(s.recv(65536))"
     )
     (attack.scraps / "line").write_bytes(request_line)
-    said = attack.run(f'python3 -c "{send}" <{attack.scraps}/line; pve status')
-    assert "uid=" not in said
-    assert "QMP says running" in said
+    output = attack.run(f'python3 -c "{send}" <{attack.scraps}/line; pve status')
+    assert "uid=" not in output
+    assert "QMP says running" in output
 
 
 def test_streams_and_exit_pass_through(attack: Attack) -> None:
     """Input, both outputs and the exit code of a command in the guest, and a client that leaves ends its ssh."""
-    said = attack.run("echo in | devvm 'cat; echo err >&2; exit 7' 2>/dev/null; echo exit $?")
-    assert said == "in\nexit 7\n"
+    output = attack.run("echo in | devvm 'cat; echo err >&2; exit 7' 2>/dev/null; echo exit $?")
+    assert output == "in\nexit 7\n"
     pipe = attack.scraps / "pipe"
-    said = attack.run(
+    output = attack.run(
         f"mkfifo {pipe}\n"
         f"tail -f /dev/null | devvm 'echo begun; cat; touch gone # {nap(78)}' >{pipe} &\n"
         f"read word <{pipe}\n"
@@ -456,7 +456,7 @@ def test_streams_and_exit_pass_through(attack: Attack) -> None:
         "kill $!\n"
         "timeout 60 /bin/bash -c 'until devvm \"test -e gone\"; do :; done' && echo gone"
     )
-    assert said == "begun\ngone\n"  # nothing else ends the input of what runs in the guest
+    assert output == "begun\ngone\n"  # nothing else ends the input of what runs in the guest
     wait_until_gone(nap(78), 60)
 
 

@@ -49,7 +49,7 @@ def mounted(directory: Path, size: str) -> Iterator[Path]:
 def test_a_full_or_read_only_disk(directory: Path, model: Model, claude: ScriptedClaude) -> None:
     """The request is answered with an error before the turn starts, so that no conversation is lost."""
     claude.play_prompts()
-    asked = len(claude.calls)
+    before = len(claude.calls)
     sessions = directory / "mounted/sessions"
     with (
         mounted(directory, "20m") as path,
@@ -69,7 +69,7 @@ def test_a_full_or_read_only_disk(directory: Path, model: Model, claude: Scripte
         assert (reply.status, reply.json["error"]["code"]) == (503, "sessions-unwritable")
         assert "read-only" in reply.json["error"]["message"].lower()
         assert talker.pve("status").json["outcome"] == "unreached"
-        assert len(claude.calls) == asked + 1
+        assert len(claude.calls) == before + 1
         subprocess.run(["mount", "-o", "remount,rw", str(path)], check=True)
         assert talker.chat("hello", session=session)[-1]["ok"] is True
 

@@ -169,8 +169,8 @@ def test_two_turns_reach_nothing_of_each_other(talker: Talker, claude: ScriptedC
         files = [work / "home/file", work / "scraps/file"]
         tries = f"cat {files[0]} {files[1]} && said=read; ls {work} && said=seen; kill -9 {process} -1"
         claude.play(f"said=nothing; {{ {tries}; }} >&2\n{SAY} $said:$(id -u)\n{RESULT}")
-        said, _, uid = answer_text(talker.chat("two", caller="operator2")).partition(":")
-        assert said == "nothing"
+        output, _, uid = answer_text(talker.chat("two", caller="operator2")).partition(":")
+        assert output == "nothing"
         owner = Path(f"/proc/{process}").stat().st_uid
         assert owner != int(uid)
         assert {path.parent.stat().st_uid for path in files} == {owner}

@@ -49,8 +49,8 @@ def runs_the_agent(python: Path) -> bool:
     """Tell whether this is a Python that the host agent promises to run on."""
     if not python.exists():
         return False
-    asked = [str(python), "-IS", "-c", "import sys; print(sys.version_info >= (3, 11))"]
-    return subprocess.run(asked, capture_output=True, check=False).stdout == b"True\n"
+    command = [str(python), "-IS", "-c", "import sys; print(sys.version_info >= (3, 11))"]
+    return subprocess.run(command, capture_output=True, check=False).stdout == b"True\n"
 
 
 # --- what is in it ---

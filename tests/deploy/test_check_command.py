@@ -81,8 +81,8 @@ def test_what_a_start_refuses_is_2_with_the_same_words(tmp_path: Path, text: str
     checked, started = run("check", str(config)), start(config)
     assert (checked.returncode, checked.stdout) == (started.returncode, started.stdout) == (2, "")
     assert checked.stderr.startswith(f"breakglass: {config}: the handler would not start\n")
-    said = started.stderr.removeprefix("breakglass: the configuration can't be used\n").removeprefix("breakglass: ")
-    assert checked.stderr.endswith(said)
+    output = started.stderr.removeprefix("breakglass: the configuration can't be used\n").removeprefix("breakglass: ")
+    assert checked.stderr.endswith(output)
 
 
 def test_an_entry_that_is_off_is_2_with_the_same_problems_as_in_the_log(tmp_path: Path) -> None:

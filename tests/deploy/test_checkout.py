@@ -101,16 +101,16 @@ def test_the_procfile_starts_the_handler(service: ProcfileService) -> None:
 def test_the_folder_is_a_command(checkout: Path, environment: dict[str, str], tmp_path: Path) -> None:
     """`python handler` runs the command from any directory."""
     command = ["python", str(checkout / "handler"), "--version"]
-    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (told.stdout, told.stderr, told.returncode) == (f"breakglass {VERSION}\n", "", 0)
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr, ran.returncode) == (f"breakglass {VERSION}\n", "", 0)
 
 
 def test_the_folder_has_the_documents(checkout: Path, environment: dict[str, str], tmp_path: Path) -> None:
     """`python handler docs` prints the documents that stand beside the folder; without those, it says so."""
     command = ["python", str(checkout / "handler"), "docs", "runbook"]
-    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (told.stdout, told.returncode) == ((ROOT / "docs/runbook.md").read_text("utf-8"), 0)
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.returncode) == ((ROOT / "docs/runbook.md").read_text("utf-8"), 0)
     (checkout / "docs").rename(tmp_path / "docs")
-    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     (tmp_path / "docs").rename(checkout / "docs")
-    assert (told.stdout, "the documents are not installed" in told.stderr, told.returncode) == ("", True, 2)
+    assert (ran.stdout, "the documents are not installed" in ran.stderr, ran.returncode) == ("", True, 2)

@@ -133,10 +133,10 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
 
     looked = calling("status")
     assert "breakglass:" not in looked.stderr  # nothing is wrong
-    asked = calling("status", "--id", looked.stdout.split("(id ")[1].rstrip(")\n"), "--json")
-    [line] = asked.stdout.splitlines()
+    again = calling("status", "--id", looked.stdout.split("(id ")[1].rstrip(")\n"), "--json")
+    [line] = again.stdout.splitlines()
     answer = json.loads(line)
-    assert (asked.returncode, asked.stderr) == (0, "")
+    assert (again.returncode, again.stderr) == (0, "")
     assert answer["outcome"] == "done"
     assert answer.keys() == service.pve("status").json.keys()
     assert "stage: " in done.stderr

@@ -125,7 +125,7 @@ def test_the_demos_claude_finds_a_verdict_and_proposes_a_verb(demo: Demo) -> Non
     command = demo.line("chat")
     environment = {**os.environ, "XDG_STATE_HOME": demo.directory}
     lines = "it hangs\ny\nwell?\n"
-    told = subprocess.run(
+    ran = subprocess.run(
         ["bash", "-c", command], input=lines, env=environment, capture_output=True, text=True, timeout=180
     )
     for words in (
@@ -136,7 +136,7 @@ def test_the_demos_claude_finds_a_verdict_and_proposes_a_verb(demo: Demo) -> Non
         "reset devvm: done",
         "is `running` now",
     ):
-        assert words in told.stdout, told.stdout + told.stderr
+        assert words in ran.stdout, ran.stdout + ran.stderr
 
 
 @pytest.mark.all
@@ -223,9 +223,9 @@ def test_a_demo_that_leaves_a_process_does_not_say_that_everything_ended() -> No
         left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[file.fileno()])
     try:
         assert demo.end(signal.SIGINT) == 0
-        said = re.search(r"did not end everything. Check what is left, then run: kill ([\d ]+)", demo.last)
-        assert said
-        assert str(left.pid) in said[1].split()  # with what a busy machine has not ended yet
+        found = re.search(r"did not end everything. Check what is left, then run: kill ([\d ]+)", demo.last)
+        assert found
+        assert str(left.pid) in found[1].split()  # with what a busy machine has not ended yet
         assert "Ctrl-C ended everything" not in demo.last
     finally:
         left.communicate()

@@ -254,9 +254,9 @@ def test_a_value_that_can_t_be_used_is_refused(
     from breakglass.cli.main import main
 
     assert main() == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"breakglass: nothing was written: {flags[-2]}")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"breakglass: nothing was written: {flags[-2]}")
     assert list(place.iterdir()) == []
 
 

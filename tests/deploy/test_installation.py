@@ -98,26 +98,26 @@ class Installation:
     def follow(self) -> None:
         """Do what docs/install.md says, from the program to the first signed status."""
         begun = time.monotonic()
-        handler, host, said = self.handler, self.host, self.said
-        said["program"] = handler.run(self.program, env=PIP).stdout
+        handler, host, output = self.handler, self.host, self.said
+        output["program"] = handler.run(self.program, env=PIP).stdout
         [service] = commands("docs/install.md", "2. The service")
-        said["service"] = handler.run(f"{service}id breakglass").stdout
+        output["service"] = handler.run(f"{service}id breakglass").stdout
         [read_key, configure] = commands("docs/install.md", "3. The configuration")
         key = " ".join(host.run(read_key).stdout.split()[:2])
         handler.write("/root/.ssh/known_hosts", f"{host.address} {key}\n")
         assert "ssh-ed25519 AAAA…" in configure
-        said["configuration"] = handler.run(configure.replace("ssh-ed25519 AAAA…", key)).stdout
+        output["configuration"] = handler.run(configure.replace("ssh-ed25519 AAAA…", key)).stdout
         [recipe, try_keys] = commands("docs/install.md", "4. The Proxmox host")
-        said["host"] = handler.run(recipe).stdout
-        said["keys"] = handler.run(try_keys).stdout
+        output["host"] = handler.run(recipe).stdout
+        output["keys"] = handler.run(try_keys).stdout
         [start] = commands("docs/install.md", "5. Start")
         service, health = start.splitlines()
         handler.run(service)
         self.wait_until_answering(health)
         [proxy] = commands("docs/install.md", "6. TLS")
-        said["proxy"] = handler.run(f"{proxy}", check=False).stderr
+        output["proxy"] = handler.run(f"{proxy}", check=False).stderr
         [status] = commands("docs/install.md", "7. The first signed status")
-        said["status"] = handler.run(status, env={"SSL_CERT_FILE": CLIENT["SSL_CERT_FILE"]}).stdout
+        output["status"] = handler.run(status, env={"SSL_CERT_FILE": CLIENT["SSL_CERT_FILE"]}).stdout
         self.seconds = time.monotonic() - begun
         self.is_installed = True
 
@@ -165,17 +165,17 @@ def installed(machines: Installation) -> Installation:
 
 def test_install_md_ends_with_a_signed_status(installed: Installation, capsys: pytest.CaptureFixture[str]) -> None:
     """Each step prints what the document says it prints, and the last one is a verb that has reached the VM."""
-    said = installed.said
-    assert said["program"].splitlines()[-1] == f"breakglass {VERSION}"
-    assert "(breakglass)" in said["service"]
-    assert "no problems" in said["configuration"].splitlines()[-1]
-    assert [line for line in said["host"].splitlines() if line.startswith(("warning:", "error:"))] == []
-    assert "ok: VM 102 is configured on this node\n" in said["host"]
-    assert '"quorum":true' in said["keys"].replace(" ", "")
-    assert "approval-required: reset\n" in said["keys"], said["keys"]
-    assert said["keys"].splitlines()[-1] == "refused"
-    assert "test is successful" in said["proxy"]
-    assert said["status"].splitlines()[-1].startswith("status devvm: done")
+    output = installed.said
+    assert output["program"].splitlines()[-1] == f"breakglass {VERSION}"
+    assert "(breakglass)" in output["service"]
+    assert "no problems" in output["configuration"].splitlines()[-1]
+    assert [line for line in output["host"].splitlines() if line.startswith(("warning:", "error:"))] == []
+    assert "ok: VM 102 is configured on this node\n" in output["host"]
+    assert '"quorum":true' in output["keys"].replace(" ", "")
+    assert "approval-required: reset\n" in output["keys"], output["keys"]
+    assert output["keys"].splitlines()[-1] == "refused"
+    assert "test is successful" in output["proxy"]
+    assert output["status"].splitlines()[-1].startswith("status devvm: done")
     with capsys.disabled():
         print(f"\ndocs/install.md was followed in {installed.seconds:.0f} s")
 
@@ -202,9 +202,9 @@ def test_the_readmes_shortest_way_ends_with_a_signed_status(installed: Installat
     become = "cd ~anna/checkout; exec setpriv --reuid=anna --regid=anna --init-groups env HOME=/home/anna"
     other_port = {"PORT": "8081", "BREAKGLASS_URL": "http://127.0.0.1:8081"}  # 8080 is the service's
     script = f"{install}{serve.rstrip()} &\n{wait}{look}kill $!; wait\n"
-    said = handler.run(f'{become} bash -ec "$(cat)"', stdin=script, env={**PIP, **other_port}).stdout
-    assert [line for line in said.splitlines() if line.startswith(("warning:", "error:"))] == []
-    assert "status devvm: done" in said
+    output = handler.run(f'{become} bash -ec "$(cat)"', stdin=script, env={**PIP, **other_port}).stdout
+    assert [line for line in output.splitlines() if line.startswith(("warning:", "error:"))] == []
+    assert "status devvm: done" in output
     handler.run("userdel --remove anna 2>&1")
     assert installed.call("status")["outcome"] == "done"
 
@@ -270,8 +270,8 @@ def test_backup_md_brings_both_machines_back(installed: Installation) -> None:
 def test_the_runbook_at_0300(installed: Installation) -> None:
     """The three lines of 03:00, and those that send an id again, reach the VM."""
     [look] = commands("docs/runbook.md", "03:00")
-    said = installed.handler.run(look, env=CLIENT).stdout
-    assert [line for line in said.splitlines() if line.startswith("reset devvm: done")]
+    output = installed.handler.run(look, env=CLIENT).stdout
+    assert [line for line in output.splitlines() if line.startswith("reset devvm: done")]
     [again] = commands("docs/runbook.md", "unknown: it may have happened")
     call, *signed = again.replace("msg_…", "msg_tried2").splitlines()
     assert "cycle devvm: done" in installed.handler.run(call, env=CLIENT).stdout

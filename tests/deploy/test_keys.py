@@ -123,7 +123,7 @@ def test_the_secret_can_go_to_a_file_of_the_caller(service: Service, tmp_path: P
 def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> None:
     """Each refusal says what to do instead. A secret that could not be shown is taken back."""
     before = service.config.read_bytes()
-    for words, code, said in (
+    for words, code, output in (
         (("new", "a b"), 2, "not a usable caller name"),
         (("new", "phone", "--vms", "mail"), 1, "callers.phone.vms"),
         (("new", "phone", "--config", str(tmp_path / "none")), 2, "keys new NAME --print"),
@@ -134,7 +134,7 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
         (("revoke", "viewer"), 2, "add --yes"),
     ):
         ran = breakglass(service, "keys", *words)
-        assert (ran.returncode, said in ran.stderr) == (code, True), ran.stderr
+        assert (ran.returncode, output in ran.stderr) == (code, True), ran.stderr
     with open("/dev/full", "w") as full:
         for words in (("new", "phone"), ("rotate", "viewer")):
             ran = breakglass(service, "keys", *words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
@@ -281,10 +281,10 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         {"key": keys[1], "last_used": None},
     ]
     assert (found["a"]["expired"], found["a"]["method"], found["viewer"]["vms"]) == (True, "bearer", None)
-    said = shown.stdout + piped.stdout
+    output = shown.stdout + piped.stdout
     # "bgt_" alone may be in the name of the file's directory
     unseen = [*service.secrets.values(), old, new, "t" * 43, "hunter2", "gone"]
-    assert [word for word in unseen if word in said] == []
+    assert [word for word in unseen if word in output] == []
 
 
 def test_the_log_of_a_handler_is_understood(service: Service) -> None:

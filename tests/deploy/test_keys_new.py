@@ -23,12 +23,12 @@ def test_the_secret_can_go_to_a_file(
     file = tmp_path / 'a "key"'
     words = ("anna", "--allow", "status, reset", "--vm", "devvm,mail", "--not-after", "2127-06-01T02:00:00+02:00")
     assert run(monkeypatch, *words, "--out", str(file)) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     secret = file.read_text()
     assert len(secret_bytes(secret.strip())) == 32
-    assert "whsec_" not in said.out + said.err
+    assert "whsec_" not in output.out + output.err
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert tomllib.loads(said.out)["callers"]["anna"] == {
+    assert tomllib.loads(output.out)["callers"]["anna"] == {
         "secret_file": str(file),
         "allow": ["status", "reset"],
         "vms": ["devvm", "mail"],
@@ -55,8 +55,8 @@ def test_a_limit_that_can_t_be_used_is_named(
 ) -> None:
     """Nothing is printed, and the error names the flag."""
     assert run(monkeypatch, "anna", *words) == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err.startswith(f"breakglass: {words[0]}: ")) == ("", True)
+    output = capsys.readouterr()
+    assert (output.out, output.err.startswith(f"breakglass: {words[0]}: ")) == ("", True)
 
 
 def test_a_secret_that_no_one_would_see_is_not_made(

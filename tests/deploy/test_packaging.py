@@ -163,9 +163,9 @@ def test_the_wheel_imports_from_its_own_place(installed: Path, tmp_path: Path) -
     """The handler of an installed wheel serves the page that came with the wheel."""
     code = "from breakglass import agents; from breakglass.web import app; "
     code += "print(app.__file__, agents.__file__, app.PAGE / 'index.html', sep='\\n')"
-    told = run(installed / "python", "-c", code, cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
-    for path in map(Path, told.stdout.splitlines()):
+    ran = run(installed / "python", "-c", code, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    for path in map(Path, ran.stdout.splitlines()):
         assert path.is_relative_to(installed.parent)
         assert path.is_file()
 
@@ -174,19 +174,19 @@ def test_the_wheel_imports_from_its_own_place(installed: Path, tmp_path: Path) -
 def test_the_command_of_the_wheel_runs(installed: Path, tmp_path: Path) -> None:
     """`breakglass` and `python -m breakglass` run from any directory, list their commands and print a document."""
     for command in ([installed / "breakglass"], [installed / "python", "-m", "breakglass"]):
-        told = run(*command, "--help", cwd=tmp_path)
-        assert told.returncode == 0, told.stderr
-        assert "serve" in told.stdout
+        ran = run(*command, "--help", cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        assert "serve" in ran.stdout
         assert run(*command, "--version", cwd=tmp_path).stdout == f"breakglass {VERSION}\n"
-    told = run(installed / "breakglass", "docs", "runbook", cwd=tmp_path)
-    assert told.stdout == (ROOT / "docs/runbook.md").read_text("utf-8")
+    ran = run(installed / "breakglass", "docs", "runbook", cwd=tmp_path)
+    assert ran.stdout == (ROOT / "docs/runbook.md").read_text("utf-8")
 
 
 @pytest.mark.all
 def test_the_wheel_writes_the_host_agent(installed: Path, tmp_path: Path) -> None:
     """`breakglass host bundle FILE` of an installed wheel writes an executable agent, the same as the checkout's."""
-    told = run(installed / "breakglass", "host", "bundle", "breakglass-pve", cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
+    ran = run(installed / "breakglass", "host", "bundle", "breakglass-pve", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
     agent = tmp_path / "breakglass-pve"
     assert os.access(agent, os.X_OK)
     assert agent.read_text(encoding="utf-8") == bundle()
@@ -207,14 +207,14 @@ def test_the_wheel_answers_a_signed_status(installed: Path, sshd: Sshd, tmp_path
     service = InstalledService(installed / "python", tmp_path, sshd)
     try:
         service.answering()
-        asked = run(
+        ran = run(
             *(installed / "breakglass", "call", "status", "--json"),
             cwd=tmp_path,
             BREAKGLASS_URL=f"http://127.0.0.1:{service.port}",
             BREAKGLASS_SECRET=service.secrets["operator"],
         )
-        assert asked.returncode == 0, asked.stderr
-        assert json.loads(asked.stdout)["outcome"] == "done"
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout)["outcome"] == "done"
         assert b"<title>" in service.send("GET", "/").body
         assert service.health()["version"] == VERSION
     finally:
@@ -287,9 +287,9 @@ def test_the_quick_tests_are_the_quick_ones() -> None:
 
 def test_dev_help_lists_every_command() -> None:
     """`./dev help` lists each command; another word is refused with the same list."""
-    told = run(ROOT / "dev", "help", cwd=ROOT)
-    assert told.returncode == 0
-    assert re.findall(r"^\./dev (\w+)", told.stdout, re.MULTILINE) == ["demo", *["test"] * 4, "lint", "bench", "lock"]
+    ran = run(ROOT / "dev", "help", cwd=ROOT)
+    assert ran.returncode == 0
+    assert re.findall(r"^\./dev (\w+)", ran.stdout, re.MULTILINE) == ["demo", *["test"] * 4, "lint", "bench", "lock"]
     refused = run(ROOT / "dev", "reboot", cwd=ROOT)
     assert refused.returncode == 2
-    assert refused.stderr == f'dev: no such command: "reboot"\n{told.stdout}'
+    assert refused.stderr == f'dev: no such command: "reboot"\n{ran.stdout}'

@@ -76,8 +76,8 @@ def test_the_procfile_starts_a_handler_for_a_router(python: Path, configuration:
             started = descendants(honcho.pid)
             assert len(started) >= 2  # honcho's shell and the handler
             signal_process(honcho.pid, signal.SIGTERM)
-            said = honcho.communicate(timeout=60)[0]
+            output = honcho.communicate(timeout=60)[0]
             wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
         finally:
             end_with_descendants(honcho)
-    assert b'"event": "start"' in said
+    assert b'"event": "start"' in output

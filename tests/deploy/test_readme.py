@@ -139,13 +139,13 @@ def test_every_verb_is_in_the_readme() -> None:
 @pytest.mark.parametrize("name", ["docs/requests.md", "docs/protocol.md"])
 def test_every_outcome_has_its_code(name: str) -> None:
     """The tables of outcomes give the HTTP code and the `reached` that the handler gives."""
-    told = {row[0].strip("`"): row[1:3] for row in rows(ROOT / name) if len(row) == 4 and row[1].isdigit()}
+    listed = {row[0].strip("`"): row[1:3] for row in rows(ROOT / name) if len(row) == 4 and row[1].isdigit()}
     expected = {
         outcome: [str(code), REACHED_WORDS[REACHED.get(outcome, True)]] for outcome, code in HTTP_STATUS.items()
     }
     if name == "docs/requests.md":  # there it is among the errors
         del expected["id-reused"]
-    assert told == expected
+    assert listed == expected
 
 
 INSIDE = {"job-unknown", "id-reused"}  # these become `"job": null` and an error

@@ -87,9 +87,9 @@ def person(person_of_module: Person, world: World) -> Person:
 def test_the_first_look(person: Person) -> None:
     """Doctor says a line for each place, and /health is one object that a person can read."""
     [look] = commands("docs/symptoms.md", "First")
-    said = person.paste(look)
-    assert re.search(r"^(ok|warning|error): host pve1: ", said, re.MULTILINE)
-    assert re.search(r'^    "config": "degraded: 1 problem",$', said, re.MULTILINE)
+    output = person.paste(look)
+    assert re.search(r"^(ok|warning|error): host pve1: ", output, re.MULTILINE)
+    assert re.search(r'^    "config": "degraded: 1 problem",$', output, re.MULTILINE)
 
 
 @pytest.mark.all
@@ -121,18 +121,18 @@ def test_an_answer_that_a_proxy_cut(person: Person) -> None:
     look, *lines = script.splitlines()
     assert re.match(r"200 after \d+\.\d+ s\n", person.paste(look))
     assert person.service.pve("cycle", msg_id="msg_cut_by_a_proxy").json["outcome"] == "done"
-    said = person.paste("\n".join(lines).replace("msg_…", "msg_cut_by_a_proxy"))
-    assert "msg_cut_by_a_proxy" in said
-    assert "cycle devvm: done" in said
+    output = person.paste("\n".join(lines).replace("msg_…", "msg_cut_by_a_proxy"))
+    assert "msg_cut_by_a_proxy" in output
+    assert "cycle devvm: done" in output
     assert [job["verb"] for job in person.service.pve("history").json["jobs"]].count("cycle") == 1
 
 
 def test_what_chat_says(person: Person) -> None:
     """The state from /health, and the lines of the log about it."""
     [look] = commands("docs/symptoms.md", "Chat dies")
-    said = person.paste(look).splitlines()
-    assert said[0] == '"chat":"off"'
-    assert [json.loads(line)["state"] for line in said[1:]] == ["off"]
+    output = person.paste(look).splitlines()
+    assert output[0] == '"chat":"off"'
+    assert [json.loads(line)["state"] for line in output[1:]] == ["off"]
 
 
 def test_a_new_key(person: Person) -> None:
@@ -147,11 +147,11 @@ def test_a_new_key(person: Person) -> None:
 def test_the_reasons_of_ready(person: Person) -> None:
     """Without names, and then with them."""
     [both] = commands("docs/symptoms.md", "/ready says 503")
-    decoder, said, answers = json.JSONDecoder(), person.paste(both), []
-    while said.strip():
-        answer, end = decoder.raw_decode(said.lstrip())
+    decoder, output, answers = json.JSONDecoder(), person.paste(both), []
+    while output.strip():
+        answer, end = decoder.raw_decode(output.lstrip())
         answers.append(answer["reasons"])
-        said = said.lstrip()[end:]
+        output = output.lstrip()[end:]
     assert answers == [["The key of a caller has expired."], ["The key of night expired on 2020-01-01."]]
 
 
@@ -163,12 +163,12 @@ def test_a_vm_that_moved(person: Person, world: World) -> None:
     kept = conf(world).read_bytes()
     moved(world)
     try:
-        said = person.paste(look)
+        output = person.paste(look)
     finally:
         conf(world).write_bytes(kept)
         (world.root / "etc/pve/.vmlist").unlink()
-    assert "elsewhere" in said
-    assert "pve2" in said
+    assert "elsewhere" in output
+    assert "pve2" in output
 
 
 def test_each_section_can_be_found() -> None:
@@ -195,6 +195,6 @@ def test_what_you_see_is_what_the_page_says() -> None:
     quoted = [
         part for cell in seen for sentence in re.findall(r'"([^"]+)"', cell) for part in re.split("…|: ", sentence)
     ]
-    said = [part.strip(" .").lower() for part in quoted if part.strip(" .")]
-    assert len(said) > 15
-    assert [part for part in said if part not in words] == []
+    output = [part.strip(" .").lower() for part in quoted if part.strip(" .")]
+    assert len(output) > 15
+    assert [part for part in output if part not in words] == []

@@ -163,8 +163,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
 
 def health(system: Booted) -> dict[str, object]:
     """Return what the handler says about itself; nothing before it listens."""
-    said = system.run("curl", "-sS", "http://127.0.0.1:8080/health", check=False)
-    return dict(json.loads(said)) if said.startswith("{") else {}
+    output = system.run("curl", "-sS", "http://127.0.0.1:8080/health", check=False)
+    return dict(json.loads(output)) if output.startswith("{") else {}
 
 
 def status_of(system: Booted, pid: str) -> dict[str, list[str]]:
@@ -228,8 +228,8 @@ def test_the_handlers_unit_starts(system: Booted) -> None:
 def test_a_verb_is_signed_and_sent(system: Booted) -> None:
     """The caller's key is the one in the credential; the host, which is not there, is what is missing."""
     secret = "BREAKGLASS_SECRET_FILE=/etc/breakglass/secrets/operator"
-    said = system.run("env", secret, "/opt/breakglass/bin/breakglass", "call", "status", "--json", check=False)
-    assert json.loads(said.splitlines()[0])["outcome"] == "unreached", said + system.journal("breakglass")
+    output = system.run("env", secret, "/opt/breakglass/bin/breakglass", "call", "status", "--json", check=False)
+    assert json.loads(output.splitlines()[0])["outcome"] == "unreached", output + system.journal("breakglass")
 
 
 @pytest.mark.all
@@ -238,8 +238,8 @@ def test_a_verb_is_signed_and_sent(system: Booted) -> None:
 def test_the_configuration_is_checked_with_systemds_credentials(system: Booted) -> None:
     """In the directory that systemd made, the check finds no fault; without one it says what is missing."""
     path = "PATH=/opt/breakglass/bin:$PATH\n"
-    said = system.run("sh", "-ec", path + RUNBOOK["check"], check=False)
-    assert "CREDENTIALS_DIRECTORY is not set" in said
+    output = system.run("sh", "-ec", path + RUNBOOK["check"], check=False)
+    assert "CREDENTIALS_DIRECTORY is not set" in output
     assert "no problems" in system.run("sh", "-ec", path + RUNBOOK["check with credentials"])
 
 
@@ -278,8 +278,10 @@ def test_the_launchers_unit_starts_turns(system: Booted) -> None:
     until(lambda: health(system).get("chat") == "failed", "chat without a launcher")
     system.run("sh", "-ec", RUNBOOK["chat"])
     until(lambda: health(system).get("chat") == "on", "chat with a launcher")
-    said = say(system, "hello")
-    assert re.search(r"200\d\d\d /var/lib/breakglass/work/\S+/cwd 0::\S*/breakglass-chat.service/turn-200", said), said
+    output = say(system, "hello")
+    assert re.search(r"200\d\d\d /var/lib/breakglass/work/\S+/cwd 0::\S*/breakglass-chat.service/turn-200", output), (
+        output
+    )
     main = system.show("breakglass-chat.service", "MainPID")
     assert status_of(system, main)["Uid"] == ["0"] * 4
     system.run("systemctl", "stop", "breakglass-chat.service")
@@ -320,17 +322,17 @@ def test_doctors_unit_runs_every_day(system: Booted) -> None:
     until(lambda: system.run(*head, check=False).startswith("HTTP/"), "a monitor that listens")
     *install, look = RUNBOOK["daily"].splitlines()
     system.run("sh", "-ec", "\n".join(install), cwd="/deploy/systemd")
-    said = ""
+    output = ""
 
     def is_said() -> bool:
         """Tell whether the journal has it all: it may be behind what the unit has printed."""
-        nonlocal said
-        said = system.run("sh", "-ec", look)
-        return "error: handler: The handler is not connected to pve1" in said
+        nonlocal output
+        output = system.run("sh", "-ec", look)
+        return "error: handler: The handler is not connected to pve1" in output
 
     until(is_said, "doctor's findings in the journal")
-    assert "ok: handler: The handler accepts the signing key of doctor." in said, said
-    assert "a-secret-check" not in said
+    assert "ok: handler: The handler accepts the signing key of doctor." in output, output
+    assert "a-secret-check" not in output
     assert system.show("breakglass-doctor", "Result") == "exit-code"
     timer = {
         name: system.show("breakglass-doctor.timer", name)
@@ -376,9 +378,9 @@ def test_the_real_claude_works_in_the_launchers_unit(system: Booted) -> None:
     system.run("systemctl", "enable", "--now", "breakglass-chat.socket")
     system.run("systemctl", "restart", "breakglass")
     until(lambda: health(system).get("chat") == "on", "chat")
-    said = say(system, "it hangs")
-    assert "$ pve status" in said
-    assert "ssh: connect to host 127.0.0.1 port 9: Connection refused" in said, said + system.journal("breakglass")
+    output = say(system, "it hangs")
+    assert "$ pve status" in output
+    assert "ssh: connect to host 127.0.0.1 port 9: Connection refused" in output, output + system.journal("breakglass")
 
 
 # systemd gives up after five starts in this time. Its own is 10 s, in which a busy machine starts fewer.

@@ -62,8 +62,8 @@ def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
         assert lines(once) == ["1", '"attached": true']
         [digests] = lines(refused)
         assert digests.split()[0] == "5"
-        said = lines(read_only)
-        assert (said[0], said[-1]) == ("approval-required: reset", "16")
+        output = lines(read_only)
+        assert (output[0], output[-1]) == ("approval-required: reset", "16")
         chat, *_, outcome = lines(without)
         assert (chat, outcome.startswith("cycle devvm: done")) == ('"chat":"off"', True), outcome
         assert lines(page) == ["default-src 'none'", "connect-src 'self'", "0"]

@@ -148,8 +148,8 @@ def test_ctrl_c(setup: Setup, model: Model) -> None:
     with subprocess.Popen(command, env=setup.environment, cwd="/", stdout=pipe, stderr=pipe, text=True) as process:
         until(lambda: len(model.listed) > before, "doctor's question")
         signal_process(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "")
+        _, output = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "")
 
 
 # --- which handler, and as whom ---

@@ -53,8 +53,8 @@ def drill(
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    said, complained = process.communicate(timeout=200)
-    return process.returncode, said, complained
+    output, complained = process.communicate(timeout=200)
+    return process.returncode, output, complained
 
 
 def ask(running: Running, verb: str, job: str = "") -> Event:
@@ -81,9 +81,9 @@ def test_a_drill_proves_the_host(world: World, running: Running) -> None:
     before = cycles(running)
     [command] = commands("docs/runbook.md", "Drills")
     assert command == "breakglass drill --vm canary\n"
-    code, said, complained = ended(drill(running, "--yes"))
+    code, output, complained = ended(drill(running, "--yes"))
     assert code == 0, complained
-    lines = [re.fullmatch(r" *[0-9.]+ s  (\w+) +(.+)", line) for line in said.splitlines()]
+    lines = [re.fullmatch(r" *[0-9.]+ s  (\w+) +(.+)", line) for line in output.splitlines()]
     assert [line and line[1] for line in lines] == STEPS
     alert, proof = lines[1], lines[4]
     assert alert is not None
@@ -102,21 +102,21 @@ def test_a_drill_proves_the_host(world: World, running: Running) -> None:
 @pytest.mark.all
 def test_the_same_drill_again_acts_once(world: World, running: Running) -> None:
     """With its id, an earlier drill is looked at again: the same capture, the same cycle, and the same proof."""
-    code, said, _ = ended(drill(running, "--yes", "--json"))
-    first = json.loads(said)
+    code, output, _ = ended(drill(running, "--yes", "--json"))
+    first = json.loads(output)
     assert (code, first["outcome"], [step["step"] for step in first["steps"]]) == (0, "proven", STEPS)
     assert first["page"] == f"{running.url.rstrip('/')}/#vm=devvm&job={first['capture']}"
     before = cycles(running)
-    code, said, complained = ended(drill(running, "--yes", "--json", "--id", first["id"]))
-    again = json.loads(said)
+    code, output, complained = ended(drill(running, "--yes", "--json", "--id", first["id"]))
+    again = json.loads(output)
     assert (code, again["outcome"], again["capture"]) == (0, "proven", first["capture"]), complained
     assert cycles(running) == before
 
 
 def test_without_a_terminal_it_needs_yes(running: Running) -> None:
     before = len(jobs(running))
-    code, said, complained = ended(drill(running))
-    assert (code, said, "add --yes" in complained) == (2, "", True)
+    code, output, complained = ended(drill(running))
+    assert (code, output, "add --yes" in complained) == (2, "", True)
     assert len(jobs(running)) == before
 
 
@@ -138,11 +138,11 @@ def test_in_a_terminal_it_asks(running: Running, answer: str) -> None:
             shown += part
     except OSError:  # the end of a terminal
         pass
-    said = shown.decode()
+    output = shown.decode()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     os.close(terminal)
-    assert "Like pulling the power cord" in said
-    assert "you did not agree; nothing was changed" in said
+    assert "Like pulling the power cord" in output
+    assert "you did not agree; nothing was changed" in output
     assert len(jobs(running)) == before
 
 
@@ -207,8 +207,8 @@ def test_ctrl_c_says_what_happened_to_the_vm(world: World, running: Running, num
     next(held)
     assert (code, "you stopped the drill; the cycle of devvm may have run, or still runs" in complained) == (4, True)
     before = cycles(running)
-    code, said, complained = ended(drill(running, "--yes", "--json", "--id", hint(complained)))
-    assert (code, json.loads(said)["outcome"]) == (0, "proven"), complained
+    code, output, complained = ended(drill(running, "--yes", "--json", "--id", hint(complained)))
+    assert (code, json.loads(output)["outcome"]) == (0, "proven"), complained
     assert cycles(running) == before
     next(held, None)
 
@@ -235,11 +235,11 @@ def test_a_defect_says_what_happened_to_the_vm(world: World, running: Running, p
         f"import breakglass.cli.drill as drill; drill.{place} = lambda *_: 1 / 0\n"
         "from breakglass.cli.main import main; raise SystemExit(main())"
     )
-    code, said, complained = ended(drill(running, "--yes", "--json", program=program))
+    code, output, complained = ended(drill(running, "--yes", "--json", program=program))
     fate = "the cycle of devvm is done, and its state is running" if place == "prove" else "nothing was changed"
     assert (code, f"ZeroDivisionError('division by zero'); {fate}" in complained) == (4, True), complained
-    assert json.loads(said)["vm_fate"] == fate
-    assert hint(complained) == json.loads(said)["id"]
+    assert json.loads(output)["vm_fate"] == fate
+    assert hint(complained) == json.loads(output)["id"]
 
 
 @pytest.mark.all
@@ -263,8 +263,8 @@ def test_an_answer_that_is_lost(short_dir: Path, doctor_process: DoctorProcess, 
     assert (code, "the cycle of devvm may have run, or still runs" in complained) == (4, True), complained
     with handler.run():
         handler.ready()
-        code, said, complained = ended(drill(handler, "--yes", "--json", "--id", hint(complained)))
-    assert (code, json.loads(said)["outcome"]) == (0, "proven"), complained
+        code, output, complained = ended(drill(handler, "--yes", "--json", "--id", hint(complained)))
+    assert (code, json.loads(output)["outcome"]) == (0, "proven"), complained
     next(held, None)
 
 

@@ -17,12 +17,12 @@ NONE: tuple[str, ...] = ()
 @contextmanager
 def monitor(status: int = 200, location: str = "", answers: bool = True) -> Iterator[tuple[str, list[str]]]:
     """Run a monitor; give the URL of a check and the paths that were asked for."""
-    asked: list[str] = []
+    requests: list[str] = []
     ends = threading.Event()
 
     class Monitor(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             if not answers:
                 ends.wait()
                 return
@@ -38,7 +38,7 @@ def monitor(status: int = 200, location: str = "", answers: bool = True) -> Iter
         thread = threading.Thread(target=server.serve_forever, args=[0.02])
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/a-secret-check?create=1", asked
+            yield f"http://127.0.0.1:{server.server_address[1]}/a-secret-check?create=1", requests
         finally:
             ends.set()
             server.shutdown()
@@ -56,18 +56,18 @@ def ping(setup: Setup, url: str, *words: str, has_error: bool = False) -> Report
 
 
 def test_a_run_without_an_error_pings(setup: Setup) -> None:
-    with monitor() as (url, asked):
+    with monitor() as (url, requests):
         report = ping(setup, url)
-    assert (asked, report.stderr) == (["/a-secret-check?create=1"], "")
+    assert (requests, report.stderr) == (["/a-secret-check?create=1"], "")
 
 
 @pytest.mark.parametrize(("words", "expected"), [(NONE, []), (("--ping-failures",), ["/a-secret-check/fail?create=1"])])
 def test_a_run_with_an_error_pings_only_if_that_is_wanted(
     setup: Setup, words: tuple[str, ...], expected: list[str]
 ) -> None:
-    with monitor() as (url, asked):
+    with monitor() as (url, requests):
         report = ping(setup, url, *words, has_error=True)
-    assert (asked, report.stderr) == (expected, "")
+    assert (requests, report.stderr) == (expected, "")
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_a_run_with_an_error_pings_only_if_that_is_wanted(
 )
 def test_a_ping_that_fails_is_a_warning(setup: Setup, status: int, location: str, said: str) -> None:
     """It changes no exit code, and follows nowhere."""
-    with monitor(status, location) as (url, asked):
+    with monitor(status, location) as (url, requests):
         report = ping(setup, url)
-    assert (len(asked), said in report.stderr, "warning: the ping failed" in report.stderr) == (1, True, True)
+    assert (len(requests), said in report.stderr, "warning: the ping failed" in report.stderr) == (1, True, True)
 
 
 @pytest.mark.all

@@ -212,15 +212,15 @@ def test_an_older_host_agent_works_as_before(service: Service, script: Scripted)
 @real
 async def test_a_running_answer_has_the_jobs_deadline(script: Scripted, vm: Vm) -> None:
     """The answer for who can't wait has the stage, the deadline and the start, all by the host's own word."""
-    told = stage("stop")
-    script.say([("stop", [told, {"wait": "go-1"}, result(deadline=420.0)]), ("", [result()])])
+    message = stage("stop")
+    script.say([("stop", [message, {"wait": "go-1"}, result(deadline=420.0)]), ("", [result()])])
     host = HostConnection(vm.host)
     run = Run(always(host), VerbRequest("stop", vm, "running-1", OPERATOR, 0.0), SentIds(), 0.0)
     stream = run.stream(asyncio.Event())
     assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
     early = await run.finished(asyncio.Event(), seconds=0)
     assert (early.outcome, early.body["stage"], early.body["deadline"]) == ("running", "stop", 420.0)
-    assert early.body["started"] == told["started"]
+    assert early.body["started"] == message["started"]
     script.let_go("go-1")
     assert (await run.finished(asyncio.Event(), seconds=60)).outcome == "done"
     await host.close()
@@ -297,8 +297,8 @@ def test_call_shows_the_stages_and_the_offer(service: Service, script: Scripted)
 
     The command has no id, because that of the refused request is used up.
     """
-    told = stage("preflight", started="2026-11-24T03:07:20Z")
-    script.say([("reset", [told, {**told, "stage": "forensics"}, REFUSED[-1]]), ("", [result()])])
+    message = stage("preflight", started="2026-11-24T03:07:20Z")
+    script.say([("reset", [message, {**message, "stage": "forensics"}, REFUSED[-1]]), ("", [result()])])
     ran = call(service, "reset", "--vm", "devvm")
     assert ran.returncode == 1
     assert "stage: preflight (the job ends by 03:14:20)\nstage: forensics (the job ends by 03:14" in ran.stderr

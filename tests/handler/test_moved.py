@@ -222,15 +222,15 @@ def test_a_host_of_another_cluster_gets_no_verb(nodes: Cluster, service: Service
     assert service.pve("reset").json["outcome"] == "done"
     last = memory(nodes.world, "last").read_text()
     corosync = nodes.world.root / "etc/pve/corosync.conf"
-    told = corosync.read_text()
+    text = corosync.read_text()
     try:
-        corosync.write_text(told.replace("demo", "another"))
+        corosync.write_text(text.replace("demo", "another"))
         for verb, msg_id in (("status", ""), ("reset", new_id())):
             answer = service.pve(verb, msg_id=msg_id).json
             assert answer["verdict"]["code"] == "other-node", answer
             assert not memory(nodes.world, "jobs", msg_id or "none").exists()
     finally:
-        corosync.write_text(told)
+        corosync.write_text(text)
     assert memory(nodes.world, "last").read_text() == last
 
 

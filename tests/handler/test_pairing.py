@@ -160,9 +160,9 @@ def test_what_is_no_file_of_ours_is_not_handed_out(service: Service, place: Path
 def test_a_directory_that_hangs_holds_up_no_verb(service: Service, place: Path) -> None:
     """Its requests get the same answer after 2 s, more of them than there are threads, while a status is answered."""
     with unserved_fuse(place), ThreadPoolExecutor(12) as pool:
-        asked = [pool.submit(ask, service, UNKNOWN) for _ in range(12)]
+        requests = [pool.submit(ask, service, UNKNOWN) for _ in range(12)]
         assert service.pve("status").json["outcome"] == "done"
-        hung = [each.result() for each in asked]
+        hung = [each.result() for each in requests]
     answer = ask(service, UNKNOWN)
     assert all(same(each) == same(answer) for each in hung)
     service.logged("sessions.dir does not answer", times=12)

@@ -61,8 +61,8 @@ def test_a_drill_and_a_doctor_are_told_on(service: Service) -> None:
 @pytest.mark.all
 def test_a_handler_that_connects_hears_of_it(world: World, service: Service) -> None:
     """As after a restart of the handler: no verb is needed."""
-    told = {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill", "vm": 102}
-    (world.root / "run/breakglass/proven.json").write_text(json.dumps(told))
+    proven = {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill", "vm": 102}
+    (world.root / "run/breakglass/proven.json").write_text(json.dumps(proven))
     service.stop()
     service.start()
     service.answering()

@@ -176,11 +176,11 @@ def test_fifty_posts_of_one_id_act_once(service: Service, world: World) -> None:
 def test_fifty_ids_act_once_and_the_rest_are_busy(service: Service, gated_start: World) -> None:
     """Fifty at once with different ids: one cycle, and forty-nine are told whose it is."""
     with ThreadPoolExecutor(50) as pool:
-        asked = [pool.submit(service.pve, "cycle", caller="operator2") for _ in range(50)]
-        until(lambda: sum(each.done() for each in asked) == 49, "the answer of all but one")
+        requests = [pool.submit(service.pve, "cycle", caller="operator2") for _ in range(50)]
+        until(lambda: sum(each.done() for each in requests) == 49, "the answer of all but one")
         wait_stage(service, "start")
         open_gate(gated_start)
-        replies = [each.result().json for each in asked]
+        replies = [each.result().json for each in requests]
     assert Counter(reply["outcome"] for reply in replies) == {"done": 1, "busy": 49}
     busy = next(reply for reply in replies if reply["outcome"] == "busy")
     assert isinstance(busy["holder"], dict)

@@ -87,10 +87,10 @@ def service(request: pytest.FixtureRequest, sshd: Sshd, tmp_path: Path) -> Itera
 def wait_until(so: Callable[[], Any], seconds: float = 60, pause: float = 0.02) -> Any:
     """Return what `so` says once that is true."""
     until = time.monotonic() + seconds
-    while not (said := so()):
+    while not (reported := so()):
         assert time.monotonic() < until, "it did not become so"
         time.sleep(pause)
-    return said
+    return reported
 
 
 def notes(service: Service, event: str) -> list[dict[str, Any]]:
@@ -252,18 +252,18 @@ BAD = {
 
 def test_a_bad_file_changes_nothing_until_it_is_mended(service: Service, sshd: Sshd) -> None:
     """The old configuration stays in force, /health says since when and the log says why; a good file ends that."""
-    good, first, said = service.config.read_text(), logins(sshd), ""
+    good, first, reported = service.config.read_text(), logins(sshd), ""
     for spoil in BAD.values():
         service.config.write_text(good)
         rewrite(service, spoil)
         note = hang_up(service, "reload-rejected")
         assert all(problem["path"] and problem["message"] and problem["hint"] for problem in note["problems"])
-        if not said:
-            said = service.health()["config"]
-            assert re.fullmatch(r"rejected since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", said)
-            since = said.removeprefix("rejected since ")  # a second later, any other time would not look the same
+        if not reported:
+            reported = service.health()["config"]
+            assert re.fullmatch(r"rejected since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", reported)
+            since = reported.removeprefix("rejected since ")  # a second later, any other time would not look the same
             wait_until(lambda since=since: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > since)  # type: ignore[misc]
-        assert service.health()["config"] == said
+        assert service.health()["config"] == reported
         assert service.pve("status").status == 200
     service.config.write_text(good)
     hang_up(service)

@@ -213,12 +213,12 @@ def test_the_handler_types_nothing_in_roots_terminal() -> None:
     pid, terminal = os.forkpty()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", _TYPING, ACCOUNT])
-    said = b""
+    output = b""
     with open(terminal, "rb", buffering=0) as opened, contextlib.suppress(OSError):  # EIO: the other end is closed
         while piece := opened.read(4096):
-            said += piece
+            output += piece
     os.waitpid(pid, 0)
-    assert said == b"refused"
+    assert output == b"refused"
 
 
 def test_an_id_without_an_account_has_a_name_and_a_home() -> None:

@@ -121,11 +121,11 @@ def test_an_older_host_agent_is_said(service: Service, world: World, sshd: Sshd)
             [("screen", [result(10, "failed", verdict=refusal)]), ("ping", [result(vms="102")]), ("", [result()])]
         )
         reply = service.pve("screen")
-        asked = script.asked("screen")
+        requests = script.asked("screen")
     assert (reply.status, reply.json["outcome"], reply.json["verdict"]["code"]) == (500, "failed", "agent-refused")
     assert reply.json["verdict"]["sentence"] == "the host agent is too old for this: upgrade it"
     assert reply.json["screen_png"] is None
-    assert asked == [f"screen vm={VMID}"]
+    assert requests == [f"screen vm={VMID}"]
 
 
 @pytest.mark.all
@@ -152,9 +152,9 @@ def test_many_large_pictures_go_through(short_dir: Path) -> None:
         service.answering()
         callers = ["operator", "operator2", "viewer"]
         with ThreadPoolExecutor(41) as pool:
-            asked = [pool.submit(service.pve, "screen", caller=callers[number % 3]) for number in range(40)]
+            requests = [pool.submit(service.pve, "screen", caller=callers[number % 3]) for number in range(40)]
             status = pool.submit(service.pve, "status", caller="operator")
-            pictures = {reply.result().body and png_of(reply.result()) for reply in asked}
+            pictures = {reply.result().body and png_of(reply.result()) for reply in requests}
         assert {decode(picture) for picture in pictures} == {(200, 150)}
         assert json.loads(status.result().body)["outcome"] == "done"
     finally:

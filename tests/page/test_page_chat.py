@@ -207,13 +207,13 @@ def test_a_broken_stream_is_attached_to(visit: Visit) -> None:
     page = visit.open()
     visit.stage.wire.cut('"prompt"', after, times=1)
     cuts = visit.stage.wire.cuts
-    asked = len(visit.stage.model.asked)
+    before = len(visit.stage.model.asked)
     ask_claude(page, fake({"text": LONG, "pace": 0.001}))
     ended(page)
     assert visit.stage.wire.cuts == cuts + 1
     says_all_of(page, LONG)
     assert len({body["prompt"] for body in visit.posts if "prompt" in body}) == 1
-    assert len([a for a in visit.stage.model.asked[asked:] if "Line 1 of" in a.said]) <= 1
+    assert len([a for a in visit.stage.model.asked[before:] if "Line 1 of" in a.said]) <= 1
 
 
 def test_a_reload_finds_the_turn(visit: Visit) -> None:

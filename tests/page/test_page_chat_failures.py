@@ -51,11 +51,11 @@ def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
     ended(page, 2)
     assert page.is_visible("#recap")
     page.fill("#prompt", fake({"text": "I know."}))
-    asked = len(visit.stage.model.asked)
+    before = len(visit.stage.model.asked)
     page.click("#recap")
     ended(page, 3)
     expect(page.locator("#transcript article").last).to_contain_text("I know.")
-    assert any("The word is heron." in each.said for each in visit.stage.model.asked[asked:])
+    assert any("The word is heron." in each.said for each in visit.stage.model.asked[before:])
 
 
 @pytest.mark.all

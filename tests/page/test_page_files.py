@@ -137,9 +137,9 @@ def test_every_file_is_asked_for(head: Links) -> None:
     """There is no file that nothing names, and no name without a file."""
     manifest = json.loads((PAGE / "manifest.webmanifest").read_text(encoding="utf-8"))
     assert head.links.pop("preload") == ["health"]  # which the page asks for first: at once, and not once it runs
-    asked = {*head.started, *head.plain, *(name for names in head.links.values() for name in names)}
-    asked |= {icon["src"] for icon in manifest["icons"]} | {"index.html", "sw.js"}
-    assert asked | set(LATER) == {path.name for path in PAGE.iterdir()}
+    requested = {*head.started, *head.plain, *(name for names in head.links.values() for name in names)}
+    requested |= {icon["src"] for icon in manifest["icons"]} | {"index.html", "sw.js"}
+    assert requested | set(LATER) == {path.name for path in PAGE.iterdir()}
 
 
 def test_the_list_has_every_file_and_its_digest() -> None:

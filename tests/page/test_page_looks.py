@@ -374,17 +374,17 @@ def test_each_word_is_announced_once(visit: Visit) -> None:
     press(page, "status")
     phase(page, "idle")
     verdict = f"{page.inner_text('#headline')}. {page.inner_text('#why')}"
-    heard = page.evaluate("() => window.heard.splice(0)")
-    assert [words for words in heard if words.startswith(verdict)] == [verdict]
+    spoken = page.evaluate("() => window.heard.splice(0)")
+    assert [words for words in spoken if words.startswith(verdict)] == [verdict]
     confirm(page, "stop")
     phase(page, "done")
     see_headline(page, "Off", "warn")
     wait_for_text(page, "why", "It is switched off.")
-    heard = page.evaluate("() => window.heard")
-    assert "Off. It is switched off. Start it. Advised: Start." in heard
-    assert len([words for words in heard if words.startswith("Stop done.")]) == 1
-    assert len(heard) == len(set(heard)), heard
-    assert not [words for words in heard if re.search(r"\d s\b", words.partition(", after")[0])], heard
+    spoken = page.evaluate("() => window.heard")
+    assert "Off. It is switched off. Start it. Advised: Start." in spoken
+    assert len([words for words in spoken if words.startswith("Stop done.")]) == 1
+    assert len(spoken) == len(set(spoken)), spoken
+    assert not [words for words in spoken if re.search(r"\d s\b", words.partition(", after")[0])], spoken
 
 
 @pytest.mark.all
@@ -447,8 +447,8 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
         output = page.locator("#jobs details[open] pre")
         expect(output).to_contain_text("stop:")
         output.focus()
-        asked = len(visit.posts)
-        wait_for(page, lambda: len(visit.posts) >= asked + 3, "three more looks, one a second")
+        before = len(visit.posts)
+        wait_for(page, lambda: len(visit.posts) >= before + 3, "three more looks, one a second")
         assert page.evaluate(FOCUS) == "PRE"
     expect(output).to_contain_text("verify: running")
     assert page.evaluate(FOCUS) == "PRE"

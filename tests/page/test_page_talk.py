@@ -333,6 +333,6 @@ LONG_ANSWER = """async () => {
 def test_a_long_answer_at_once_is_drawn_whole(visit: Visit) -> None:
     """A replay gives 2,000 lines at once: all of them are drawn, in their order, and the cost stands below."""
     page = locked(visit)
-    said, meta = page.evaluate(LONG_ANSWER)
-    assert said == list(range(2_000))
+    output, meta = page.evaluate(LONG_ANSWER)
+    assert output == list(range(2_000))
     assert ", 1 s, 0.25 USD" in meta

@@ -47,12 +47,12 @@ LOOK = "#outcome-act[data-act=look]"
 
 def answer_screens(page: Page, **more: Any) -> tuple[dict[str, Any], list[str]]:
     """Have the host answer so to each `screen`. Return the answer, which may be changed, and the ids that asked."""
-    answer, asked = {**SEEN, **more}, list[str]()
+    answer, screens = {**SEEN, **more}, list[str]()
 
     def take(route: Route) -> None:
         if json.loads(route.request.post_data or "{}").get("verb") != "screen":
             return route.fallback()
-        asked.append(route.request.headers["webhook-id"])
+        screens.append(route.request.headers["webhook-id"])
         if "lost" in answer:
             return route.abort()
         if "error" in answer:
@@ -60,7 +60,7 @@ def answer_screens(page: Page, **more: Any) -> tuple[dict[str, Any], list[str]]:
         return route.fulfill(content_type="application/x-ndjson", body=json.dumps(answer) + "\n")
 
     page.route("**/pve", take)
-    return answer, asked
+    return answer, screens
 
 
 def reset(visit: Visit) -> Page:
@@ -114,7 +114,7 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
 
     After 90 s without a sign of life the watch ends in words that claim no more than was seen; one button goes on.
     """
-    answer, asked = answer_screens(watcher.page, guest="silent")
+    answer, screens = answer_screens(watcher.page, guest="silent")
     page = reset(watcher)
     look_again(page)
     wait_for_text(page, "picture-age", "new every 3 s")
@@ -134,10 +134,10 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
     expect(page.locator("#steps li").last).to_have_attribute("data-tone", "good")
     expect(page.locator("#steps li").last).to_contain_text("Back")
     expect(page).to_have_title("Back: guest answers - devvm")
-    assert len(set(asked)) == len(asked) >= 2  # a read has an id of its own each time
-    asked.clear()
+    assert len(set(screens)) == len(screens) >= 2  # a read has an id of its own each time
+    screens.clear()
     page.clock.run_for(10_000)
-    assert asked == []
+    assert screens == []
     page.clock.fast_forward(130_000)
     # the check that is due then waits for one that is under way
     pass_time_until(page, lambda: page.text_content("#headline") == "Not examined", "a headline without the guest")
@@ -176,14 +176,14 @@ def test_a_vm_that_went_off_again_is_off(watcher: Visit) -> None:
 )
 def test_what_can_not_be_seen_is_not_claimed(watcher: Visit, answer: dict[str, Any]) -> None:
     """Where there is no `screen`, the page asks for it once, and then says neither that the guest is back nor not."""
-    _, asked = answer_screens(watcher.page, **answer)
+    _, screens = answer_screens(watcher.page, **answer)
     page = reset(watcher)
     look_again(page)
     see_bar(page, "could not see if the guest is back", "good")
     see_headline(page, "Not examined", "unknown")
     expect(page.locator(LOOK)).to_be_visible()
     page.clock.run_for(10_000)
-    assert len(asked) == 1
+    assert len(screens) == 1
 
 
 FAILED_LOOKS: tuple[dict[str, Any], ...] = (
@@ -196,30 +196,30 @@ FAILED_LOOKS: tuple[dict[str, Any], ...] = (
 @pytest.mark.all
 def test_looks_that_fail_do_not_end_the_watch(watcher: Visit) -> None:
     """One is lost, one gets an error, and one does not reach the host. The next one finds the guest."""
-    answers, asked = answer_screens(watcher.page)
+    answers, screens = answer_screens(watcher.page)
     page = reset(watcher)
     for count, failed in enumerate(FAILED_LOOKS):
         answers.clear()
         answers.update(SEEN, **failed)
         # the answer that failed shows nowhere; until it is there no other look is due
-        pass_time_until(page, lambda count=count: len(asked) > count, "the next look")  # type: ignore[misc]
+        pass_time_until(page, lambda count=count: len(screens) > count, "the next look")  # type: ignore[misc]
         see_headline(page, "Coming back…", "busy")
     answers.clear()
     answers.update(SEEN, guest="answers")
-    pass_time_until(page, lambda: len(asked) > len(FAILED_LOOKS), "the last look")
+    pass_time_until(page, lambda: len(screens) > len(FAILED_LOOKS), "the last look")
     see_headline(page, "Back: guest answers", "good")
 
 
 @pytest.mark.all
 def test_a_device_that_slept_looks_once_more(watcher: Visit) -> None:
     """A hidden page asks for nothing. Once it is shown again, it says what is true then."""
-    _, asked = answer_screens(watcher.page, guest="answers")
+    _, screens = answer_screens(watcher.page, guest="answers")
     page = reset(watcher)
     fall_asleep(page)
-    asked.clear()
+    screens.clear()
     page.clock.fast_forward(3_600_000)
     page.clock.run_for(10_000)
-    assert asked == []
+    assert screens == []
     wake(page)
     look_again(page)
     see_headline(page, "Back: guest answers", "good")
@@ -241,13 +241,13 @@ def test_what_was_not_looked_at_is_not_called_dead(watcher: Visit) -> None:
 @pytest.mark.all
 def test_a_person_ends_the_watch(watcher: Visit) -> None:
     """Stop looking ends it at once, and no further picture is asked for."""
-    _, asked = answer_screens(watcher.page, guest="silent")
+    _, screens = answer_screens(watcher.page, guest="silent")
     page = reset(watcher)
     page.click(STOP_LOOKING)
     see_headline(page, "Not examined", "unknown")
-    asked.clear()
+    screens.clear()
     page.clock.run_for(10_000)
-    assert asked == []
+    assert screens == []
 
 
 LOCKS = """() => {

@@ -25,5 +25,5 @@ def test_a_comment_may_say_it() -> None:
     """A comment is left out, and what only looks like one is not."""
     source = '/** the handler\n * @type {x} y */ const code = "not-checked"; // handler\n<!-- not checked -->\n'
     assert find_our_words(source) == []
-    said = ['a("https://handler");', "<p>Not checked</p>", "not\n\tisolated"]
-    assert find_our_words("\n".join(said)) == said
+    words = ['a("https://handler");', "<p>Not checked</p>", "not\n\tisolated"]
+    assert find_our_words("\n".join(words)) == words

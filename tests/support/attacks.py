@@ -416,9 +416,9 @@ class Attack:
         batch = here / "batch"
         batch.write_text("\n".join([*lines, f'echo; echo "{_MARK}{len(commands)}"']))
         batch.chmod(0o644)
-        said = self.run(f". {batch}", SECRET)
-        parts = [part.partition("\n") for part in said.split(f"\n{_MARK}")[1:]]
-        assert [number for number, _, _ in parts] == [str(n) for n in range(len(commands) + 1)], said[-2000:]
+        output = self.run(f". {batch}", SECRET)
+        parts = [part.partition("\n") for part in output.split(f"\n{_MARK}")[1:]]
+        assert [number for number, _, _ in parts] == [str(n) for n in range(len(commands) + 1)], output[-2000:]
         return [(command, text) for command, (_, _, text) in zip(commands, parts, strict=False)]
 
 

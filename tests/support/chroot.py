@@ -108,8 +108,8 @@ def base(*packages: str) -> Path:
 def _bootstrap(directory: Path, packages: tuple[str, ...]) -> None:
     """Install Debian's packages into a directory. Its mounts are in a namespace of their own, and end with it."""
     suite, sources = _sources()
-    asked = ["apt-config", "dump", "--format", '%f "%v";%n', "Acquire"]
-    settings = subprocess.run(asked, capture_output=True, text=True, check=True)
+    command = ["apt-config", "dump", "--format", '%f "%v";%n', "Acquire"]
+    settings = subprocess.run(command, capture_output=True, text=True, check=True)
     options = [
         f"--aptopt={line.removesuffix(';')}"
         for line in settings.stdout.splitlines()
@@ -127,8 +127,8 @@ def _sources() -> tuple[str, list[str]]:
     """Return this machine's Debian release, and the lines for apt with the address that this machine has it from."""
     lines = Path("/etc/os-release").read_text().splitlines()
     [suite] = [line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME=")]
-    asked = ["apt-get", "indextargets", "--format", "$(RELEASE)|$(SIGNED_BY)|$(REPO_URI)|$(COMPONENT)"]
-    targets = subprocess.run([*asked, "Identifier: Packages"], capture_output=True, text=True, check=True).stdout
+    command = ["apt-get", "indextargets", "--format", "$(RELEASE)|$(SIGNED_BY)|$(REPO_URI)|$(COMPONENT)"]
+    targets = subprocess.run([*command, "Identifier: Packages"], capture_output=True, text=True, check=True).stdout
     sources = []
     for release, signed, address, component in (line.split("|") for line in targets.splitlines()):
         if component == "main" and release in {suite, f"{suite}-updates", f"{suite}-security"}:

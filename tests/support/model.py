@@ -76,11 +76,11 @@ class Model(demo.Model):
         """Let the answer that waits for `name`, now or later, go on."""
         self.gate(name).set()
 
-    def note(self, asked: Asked) -> int:
+    def note(self, request: Asked) -> int:
         """Keep a request; return how often the same was asked before."""
         with self._changing:
-            before = sum(earlier.place == asked.place for earlier in self.asked)
-            self.asked.append(asked)
+            before = sum(earlier.place == request.place for earlier in self.asked)
+            self.asked.append(request)
         return before
 
     def close(self) -> None:

@@ -168,8 +168,8 @@ def wait_listening(port: int, process: "subprocess.Popen[bytes]", log: Path | No
     ended = process.returncode
     end_with_descendants(process)
     what = f"did not listen within {seconds} s" if ended is None else f"ended with {ended}"
-    said = log.read_text(errors="replace")[-2000:] if log else ""
-    raise AssertionError(f"the server for port {port} {what}\n{said}".rstrip())
+    output = log.read_text(errors="replace")[-2000:] if log else ""
+    raise AssertionError(f"the server for port {port} {what}\n{output}".rstrip())
 
 
 def _takes_connections(port: int) -> bool:

@@ -328,17 +328,17 @@ def test_the_reason_names_the_source_start_labels_and_annotations() -> None:
 @given(st.dictionaries(st.text(), st.text()), st.dictionaries(st.text(), st.text()), st.text())
 def test_the_reason_is_plain_text(labels: dict[str, str], annotations: dict[str, str], start: str) -> None:
     """The reason of any payload is at most 5 KiB of printable lines, one for each label and annotation."""
-    told = why("generic", Alert(True, labels, annotations, "", start))
-    assert len(told.encode()) <= REASON_BYTES
-    assert len(told.split("\n")) <= 1 + len(labels) + len(annotations)
-    assert told.replace("\n", "").isprintable()
+    reason = why("generic", Alert(True, labels, annotations, "", start))
+    assert len(reason.encode()) <= REASON_BYTES
+    assert len(reason.split("\n")) <= 1 + len(labels) + len(annotations)
+    assert reason.replace("\n", "").isprintable()
 
 
 def test_long_and_hostile_labels_are_cut_and_escaped() -> None:
     """A lone surrogate, a newline and an escape sequence are escaped; a long text is cut."""
-    told = why("generic", Alert(True, {"a": "\ud800\n\x1b[2J\u202e", "b": "x" * 100_000}, {"c": "ä" * 100_000}))
-    assert "a=\\ud800\\n\\x1b[2J\\u202e\nb=xxx" in told
-    assert 2000 < len(told.encode()) <= REASON_BYTES
+    reason = why("generic", Alert(True, {"a": "\ud800\n\x1b[2J\u202e", "b": "x" * 100_000}, {"c": "ä" * 100_000}))
+    assert "a=\\ud800\\n\\x1b[2J\\u202e\nb=xxx" in reason
+    assert 2000 < len(reason.encode()) <= REASON_BYTES
 
 
 def test_a_refused_capture_has_no_job_to_link_to() -> None:

@@ -65,8 +65,8 @@ def test_every_field_is_read() -> None:
 )
 def test_shapes_that_are_good(fields: dict[str, str]) -> None:
     """The shapes of the contract are accepted, empty means left out, and verb and vm are judged elsewhere."""
-    told = asdict(parse_verb_body(body(**fields)))
-    assert {name: told[name] for name in fields} == fields
+    parsed = asdict(parse_verb_body(body(**fields)))
+    assert {name: parsed[name] for name in fields} == fields
 
 
 # --- what is refused ---
@@ -227,8 +227,8 @@ def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
 @given(st.fixed_dictionaries({"verb": sound}, optional={"vm": sound, "reason": sound}))
 def test_any_texts_arrive_unchanged(fields: dict[str, str]) -> None:
     """Whatever verb, vm and reason say, they arrive as they were sent."""
-    told = asdict(parse_verb_body(json.dumps(fields).encode()))
-    assert {name: told[name] for name in fields} == fields
+    parsed = asdict(parse_verb_body(json.dumps(fields).encode()))
+    assert {name: parsed[name] for name in fields} == fields
 
 
 # --- cutting ---

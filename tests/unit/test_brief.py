@@ -69,8 +69,8 @@ SAID = "Exit code 16\napproval-required: reset\nthis key reads only\n#breakglass
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_a_refused_verb_is_a_request(verb: str) -> None:
     """Exactly `pve VERB`, a verb that changes power, ended with exit 16."""
-    said = SAID.replace("reset", verb)
-    assert find_proposed_verb("Bash", {"command": f"pve {verb}", "description": "x"}, False, said) == (
+    words = SAID.replace("reset", verb)
+    assert find_proposed_verb("Bash", {"command": f"pve {verb}", "description": "x"}, False, words) == (
         verb if verb in MUTATING else None
     )
 

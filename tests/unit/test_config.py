@@ -452,8 +452,8 @@ def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> 
     with pytest.raises(ConfigError) as caught:
         load_config(written(tmp_path, text.encode()), {})
     problem = caught.value.problems[0]
-    said = f'is not safe: "{secret}": every user of this machine can reach it'
-    assert (problem.path, problem.message, problem.hint) == (key, said, f"chmod 600 {secret}")
+    sentence = f'is not safe: "{secret}": every user of this machine can reach it'
+    assert (problem.path, problem.message, problem.hint) == (key, sentence, f"chmod 600 {secret}")
 
 
 def test_a_file_with_windows_line_endings_is_read(tmp_path: Path) -> None:

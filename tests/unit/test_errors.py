@@ -67,8 +67,8 @@ def test_every_error_has_the_same_json_shape(kind: type[BreakglassError]) -> Non
 
 def test_an_error_can_have_further_fields() -> None:
     """A further field is beside the code, like the server's time in a stale timestamp's error."""
-    told = errors.StaleTimestamp("old", "again", server_time=1614265330).as_json()["error"]
-    assert told == {
+    error = errors.StaleTimestamp("old", "again", server_time=1614265330).as_json()["error"]
+    assert error == {
         "code": "stale-timestamp",
         "message": "old",
         "hint": "again",

@@ -50,9 +50,11 @@ def installed_names(text: str) -> set[str]:
 
 def test_messages_name_documents_by_the_command_that_prints_them() -> None:
     """No message says docs/NAME.md, which is not there where only the wheel is; each named document exists."""
-    said = [(path, text) for path in CODE for text in messages(path)]
-    assert [f"{path}: {text}" for path, text in said if re.search(r"[\w-]+\.md\b", text) and "docs/" in text] == []
-    named = {name for _, text in said for name in SEEN.findall(text)}
+    messages_of_code = [(path, text) for path in CODE for text in messages(path)]
+    assert [
+        f"{path}: {text}" for path, text in messages_of_code if re.search(r"[\w-]+\.md\b", text) and "docs/" in text
+    ] == []
+    named = {name for _, text in messages_of_code for name in SEEN.findall(text)}
     assert {"runbook", "protocol", "alerts"} <= named <= set(read_documents())
 
 

@@ -64,10 +64,10 @@ FIELDS = (
 def answered(exit_code: int, verb: str = "reset", **more: object) -> Answer:
     """Return the answer to what the host agent itself says when a verb ends with this exit code."""
     verdict = Verdict("a-code", "a sentence", "reset", ("a line",))
-    told = {"screen": True, "warnings": ["old"], "seconds": 3.2}
+    trailer = {"screen": True, "warnings": ["old"], "seconds": 3.2}
     result = Result(exit_code, "running", "msg_last0000", "verify", verdict)
     return answer_from_trailer(
-        replace(REQUEST, verb=verb), json.loads(json.dumps({**result.as_json(), **told, **more})), "out\n", "err\n"
+        replace(REQUEST, verb=verb), json.loads(json.dumps({**result.as_json(), **trailer, **more})), "out\n", "err\n"
     )
 
 
@@ -115,8 +115,8 @@ def test_what_the_host_said_is_passed_on(exit_code: int) -> None:
 @pytest.mark.parametrize("exit_code", [code for code in EXITS if code != 10])
 def test_the_hosts_verdict_is_passed_on(exit_code: int) -> None:
     """The verdict is the host's own, word for word."""
-    told = {"code": "a-code", "sentence": "a sentence", "advice": "reset", "evidence": ["a line"]}
-    assert answered(exit_code).body["verdict"] == told
+    trailer = {"code": "a-code", "sentence": "a sentence", "advice": "reset", "evidence": ["a line"]}
+    assert answered(exit_code).body["verdict"] == trailer
 
 
 def test_an_agent_that_refuses_our_word_is_older() -> None:
@@ -237,7 +237,7 @@ def test_a_running_or_lost_job_has_its_deadline(outcome: str) -> None:
 def test_every_answer_is_the_same_object(answer: Answer) -> None:
     """Every answer has every field of the contract, and says who asked for what and how to do it by hand."""
     assert set(answer.body) == set(FIELDS)
-    asked = {"verb": "reset", "vm": "devvm", "id": "msg_12345678", "by": "operator"}
-    assert {name: answer.body[name] for name in asked} == asked
+    request = {"verb": "reset", "vm": "devvm", "id": "msg_12345678", "by": "operator"}
+    assert {name: answer.body[name] for name in request} == request
     assert answer.body["by_hand"] == ["ssh root@192.0.2.10 qm reset 102"]
     assert json.loads(json.dumps(dict(answer.body))) == answer.body
