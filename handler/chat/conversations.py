@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from ..claude.command import TurnRequest
 from ..text import plain_line
 from .refusals import directory_of
 from .sessions import is_sid
+from .turn_requests import TurnRequest
 
 MOST = 100  # conversations in a list
 MOST_BYTES = 256 * 1024 * 1024  # of a caller's logs and prompts

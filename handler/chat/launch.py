@@ -11,13 +11,13 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from ..claude.command import TurnRequest
 from ..claude.eventlog import append_events, build_ending
 from ..claude.events import Event
 from ..claude.start import TurnFds, start_turn
 from ..config.model import ChatSettings
 from .launcher import LauncherClient, Waitable
 from .store import Store
+from .turn_requests import TurnRequest
 
 _BUSY = ("busy", "another turn of this session is running", "wait for it or cancel it, then send with a new id")
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..claude.command import TurnRequest
+from ..claude.command import ClaudeTurn
 from ..claude.launch_channel import sender_of
 from ..claude.launch_messages import ACCEPTED, MOST_BYTES, NOT_ISOLATED, encode_turn
 from ..claude.start import TurnFds
@@ -93,10 +93,10 @@ class LauncherClient:
             raise LauncherError(text)
         return text
 
-    def start_turn(self, key: str, request: TurnRequest, turn_fds: TurnFds) -> Waitable:
+    def start_turn(self, key: str, turn: ClaudeTurn, turn_fds: TurnFds) -> Waitable:
         """Start a turn that has these descriptors. Raises LauncherError."""
         fds = [fd for fd in turn_fds if fd >= 0]  # only the last one may be missing
-        message = encode_turn(key, request.sid, request.resume, request.vm.name, request.prompt, request.tools)
+        message = encode_turn(key, turn.sid, turn.resume, turn.vm.name, turn.prompt, turn.tools)
         reply = self._send(message, fds)
         try:
             first, text = _receive(reply, SECONDS)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .. import audit
-from ..claude.command import TurnRequest
 from ..claude.eventlog import append_events, try_lock
 from ..claude.events import Event
 from ..claude.removal import remove_directory
@@ -27,6 +26,7 @@ from .errors import SessionsUnwritable
 from .pruning import Directories, prune
 from .refusals import read_refusal, save_refusal
 from .transcripts import Transcript, open_transcript
+from .turn_requests import TurnRequest
 
 PRUNE_SECONDS = 600.0
 LOOK_SECONDS = 0.02  # `is_locked` has a lock for less

@@ -1,17 +1,39 @@
-"""Builds the turn that a body of POST /chat asks for. Pure, except for the random id of a new session."""
+"""The turn that a body of POST /chat asks for. Pure, except for the random id of a new session."""
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..auth.signing import Signed
-from ..claude.command import TurnRequest
+from ..claude.command import ClaudeTurn
 from ..config.model import Vm
 from .errors import SessionInvalid
 from .proposals import Proposal, Read, fetch_outcomes
 from .request import ChatRequest
 from .sessions import LIFETIME, Session, check_directory, seal, unseal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRequest(ClaudeTurn):
+    """A turn that a caller may start. `turn` is its webhook-id, and `typed` the prompt as the operator wrote it."""
+
+    turn: str
+    caller: str
+    token: str = ""
+    digest: str = ""
+    still_open: Sequence[Mapping[str, str]] = ()  # proposals of earlier turns
+    typed: str = ""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the store keeps about the turn beside its events."""
+        return {"vm": self.vm.name, "sid": self.sid, "digest": self.digest}
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What the store keeps of a turn that is started: what was typed, too."""
+        return {**self.metadata, "prompt": self.typed}
 
 
 async def build_turn_request(
@@ -39,15 +61,15 @@ async def build_turn_request(
     token = seal(Session(sid, caller, vm.name, int(now) + LIFETIME, directory), keys)
     parts = (f"{body.tools}:{body.vm}" if body.tools else body.vm, body.session, body.prompt)
     return TurnRequest(
-        turn=signed.id,
-        caller=caller,
         vm=vm,
         prompt=body.prompt,
         sid=sid,
         resume=old is not None,
+        tools=body.tools,
+        turn=signed.id,
+        caller=caller,
         token=token,
         digest=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
-        tools=body.tools,
         typed=body.prompt,
     )
 

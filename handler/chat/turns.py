@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..auth.signing import Signed
-from ..claude.command import TurnRequest
 from ..claude.directory_id import find_directory_id
 from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import encode_event
@@ -30,7 +29,7 @@ from .sessions import Session, check_directory, unseal
 from .sessions_disk import SessionsDisk
 from .store import Store
 from .summary import finish_turn
-from .turn_requests import build_turn_request, prepend_outcomes
+from .turn_requests import TurnRequest, build_turn_request, prepend_outcomes
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
 POLL_SECONDS = 0.08  # how often a log is looked at that another replica writes

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -53,34 +53,18 @@ _FIXED = {
 
 
 @dataclass(frozen=True)
-class TurnRequest:
-    """A turn that a caller may start.
+class ClaudeTurn:
+    """What claude gets in a turn.
 
     `sid` is a UUID: a new one, or with `resume` that of the session to continue. `tools` is one of TOOLS (tools.py), or
-    empty. `prompt` is what claude gets, and `typed` what the operator wrote.
+    empty.
     """
 
-    turn: str
-    caller: str
     vm: Vm
     prompt: str
     sid: str
     resume: bool = False
-    token: str = ""
-    digest: str = ""
-    still_open: Sequence[Mapping[str, str]] = ()  # proposals of earlier turns
     tools: str = ""
-    typed: str = ""
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the store keeps about the turn beside its events."""
-        return {"vm": self.vm.name, "sid": self.sid, "digest": self.digest}
-
-    @property
-    def record(self) -> dict[str, str]:
-        """What the store keeps of a turn that is started: what was typed, too."""
-        return {**self.metadata, "prompt": self.typed}
 
 
 def list_flags() -> list[str]:
@@ -89,31 +73,31 @@ def list_flags() -> list[str]:
     return [flag.partition("=")[0] for flag in (*_FLAGS, *own) if flag.startswith("--")]
 
 
-def prepare_job(settings: ChatSettings, request: TurnRequest, directory: Path, own: int | None = None) -> RunnerJob:
+def prepare_job(settings: ChatSettings, turn: ClaudeTurn, directory: Path, own: int | None = None) -> RunnerJob:
     """Write the files of a turn into its new directory, and return the job for its runner.
 
     The runner makes claude's home and its temporary directory belong to claude's user; every other file stays ours.
     claude can read those it needs, and none of those in `ssh`. Raises OSError when a file can't be written.
     """
-    vm = replace(request.vm, guest=None) if request.tools == HOST else request.vm
-    request = replace(request, vm=vm)
-    _write_turn_files(request, directory, not settings.shared_uid or sandbox.own_sandbox_works(own))
+    vm = replace(turn.vm, guest=None) if turn.tools == HOST else turn.vm
+    turn = replace(turn, vm=vm)
+    _write_turn_files(turn, directory, not settings.shared_uid or sandbox.own_sandbox_works(own))
     env = {**_DEFAULTS, **settings.env, **_FIXED, **_turn_env(directory)}
     wall = _wall(settings, directory, own)
     return RunnerJob(
-        argv=(*wall, *_arguments(settings, request, directory)),
+        argv=(*wall, *_arguments(settings, turn, directory)),
         walled=bool(wall),
         env=env,
         cwd=str(directory / sandbox.CWD),
-        prompt=request.prompt,
+        prompt=turn.prompt,
         vm=vm.name,
-        sid=request.sid,
+        sid=turn.sid,
         directory=str(directory),
         owner=os.geteuid(),
         uids=settings.uids,
         vmid=vm.vmid,
         commands=command_names(vm),
-        verbs=list_verbs(request.tools),
+        verbs=list_verbs(turn.tools),
         ssh_config=f"{directory}/ssh/config",
         turn_seconds=settings.turn_seconds,
         api=settings.api,
@@ -130,13 +114,13 @@ def _wall(settings: ChatSettings, directory: Path, own: int | None) -> Sequence[
     return sandbox.wall_arguments(os.path.realpath(program), str(directory))
 
 
-def _arguments(settings: ChatSettings, request: TurnRequest, directory: Path) -> tuple[str, ...]:
+def _arguments(settings: ChatSettings, turn: ClaudeTurn, directory: Path) -> tuple[str, ...]:
     """Return the command line. The program is looked up on our PATH, because claude gets another one."""
     found = shutil.which(settings.command)
     program = os.path.realpath(found) if found else settings.command
-    rules = brief.list_tool_rules(request.vm, request.tools)
+    rules = brief.list_tool_rules(turn.vm, turn.tools)
     allowed = (f"--allowedTools={','.join(rules)}",) if rules else ()
-    session = f"--resume={request.sid}" if request.resume else f"--session-id={request.sid}"
+    session = f"--resume={turn.sid}" if turn.resume else f"--session-id={turn.sid}"
     return (program, *_FLAGS, f"--agents={directory}/agents.json", f"--agent={brief.AGENT}", *allowed, session)
 
 
@@ -150,10 +134,10 @@ def _turn_env(here: Path) -> dict[str, str]:
     }
 
 
-def _write_turn_files(request: TurnRequest, directory: Path, sandboxed: bool) -> None:
+def _write_turn_files(turn: ClaudeTurn, directory: Path, sandboxed: bool) -> None:
     """Write the files that claude may read but not change, those of ssh, and make claude's empty directories."""
-    vm = request.vm
-    agents = json.dumps(brief.build_agents(BRIEF.read_text(encoding="utf-8"), vm, request.tools))
+    vm = turn.vm
+    agents = json.dumps(brief.build_agents(BRIEF.read_text(encoding="utf-8"), vm, turn.tools))
     made = {
         "agents.json": (agents, 0o444),
         "shell": (sandbox.render_shell(str(directory), sandboxed), 0o555),

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..config.model import Config
-from .command import TurnRequest
+from .command import ClaudeTurn
 from .directory_id import find_directory_id
 from .eventlog import append_events, build_ending
 from .isolation import HANDLERS, isolation_fault
@@ -159,10 +159,10 @@ def run_turn(
         vm = config.vms.get(message.vm)
         if vm is None or config.chat is None:
             raise LookupError(f"the launcher's configuration has no VM {message.vm}")
-        request = TurnRequest("", "", vm, message.prompt, message.sid, message.resume, tools=message.tools)
+        claude_turn = ClaudeTurn(vm, message.prompt, message.sid, message.resume, message.tools)
         work.mkdir(0o700)
         is_made = True
-        process = start_turn(config.chat, request, work, top / "turns" / message.name / "cancel", turn_fds, account)
+        process = start_turn(config.chat, claude_turn, work, top / "turns" / message.name / "cancel", turn_fds, account)
     except Exception as error:  # a full disk, a defect of ours
         with contextlib.suppress(OSError):
             append_events(turn_fds.log, build_ending("claude-crashed", NOT_STARTED.format(error=error), HINT, 2))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..config.model import ChatSettings
 from ..isolated import isolated_command
-from .command import TurnRequest, listen_for_commands, prepare_job
+from .command import ClaudeTurn, listen_for_commands, prepare_job
 from .network import run_apart
 from .runner import SILENCE_SECONDS
 from .runner_job import RunnerJob
@@ -33,14 +33,14 @@ class TurnFds(NamedTuple):
 
 
 def start_turn(
-    settings: ChatSettings, request: TurnRequest, work: Path, cancel: Path, fds: TurnFds, own: Account | None = None
+    settings: ChatSettings, turn: ClaudeTurn, work: Path, cancel: Path, fds: TurnFds, own: Account | None = None
 ) -> "subprocess.Popen[bytes]":
     """Write the files of a turn into its new directory, and start its runner. Raises OSError.
 
     With shared_uid, the runner becomes `own` first, where the handler's user is not this process's.
     """
     own = own if settings.shared_uid else None
-    job = prepare_job(settings, request, work, own and own[0])
+    job = prepare_job(settings, turn, work, own and own[0])
     job = job._replace(cancel=str(cancel), silence_seconds=SILENCE_SECONDS, own=own or (), **fds._asdict())
     with listen_for_commands(work) as listener:
         if own:

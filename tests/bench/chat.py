@@ -51,7 +51,7 @@ def bare(model: Model, directory: Path, prompt: str) -> Iterator["subprocess.Pop
     turn_dir = directory / "bare" / sid
     turn_dir.mkdir()
     vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
-    how = recipe.prepare_job(settings, recipe.TurnRequest("msg_12345678", "operator", vm, prompt, sid), turn_dir)
+    how = recipe.prepare_job(settings, recipe.ClaudeTurn(vm, prompt, sid), turn_dir)
     with tempfile.TemporaryFile() as words:
         words.write(prompt.encode())
         words.seek(0)

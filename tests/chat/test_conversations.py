@@ -12,7 +12,7 @@ import pytest
 from breakglass.chat.conversations import MOST_BYTES, find_conversation, list_conversations, note_turn
 from breakglass.chat.sessions import LIFETIME
 from breakglass.chat.store import Store
-from breakglass.claude.command import TurnRequest
+from breakglass.chat.turn_requests import TurnRequest
 from breakglass.config.model import Address, Host, Vm
 
 from ..support.model import Model
@@ -161,7 +161,7 @@ def test_a_session_that_is_not_listed_replays_nothing(talker: Talker) -> None:
 
 
 def request(number: int, turn: str, prompt: str = "hello") -> TurnRequest:
-    return TurnRequest(turn, "operator", VM, prompt, SIDS[number], typed=prompt)
+    return TurnRequest(VM, prompt, SIDS[number], turn=turn, caller="operator", typed=prompt)
 
 
 def test_damaged_lines_cost_themselves(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from breakglass.chat.replay import ConversationReader
 from breakglass.chat.sessions import LIFETIME
 from breakglass.chat.sessions_disk import SessionsDisk
 from breakglass.chat.store import Store
-from breakglass.claude.command import TurnRequest
+from breakglass.chat.turn_requests import TurnRequest
 from breakglass.claude.events import encode_event
 from breakglass.config.model import Address, Host, Vm
 
@@ -27,7 +27,8 @@ DONE = {"type": "done", "n": 3, "ok": True}
 
 
 def request(number: int, turn: str, prompt: str = "hello") -> TurnRequest:
-    return TurnRequest(turn, "operator", VM, prompt, f"0b6f3f6a-3d0f-4d0e-9d0f-{number:012}", typed=prompt)
+    sid = f"0b6f3f6a-3d0f-4d0e-9d0f-{number:012}"
+    return TurnRequest(VM, prompt, sid, turn=turn, caller="operator", typed=prompt)
 
 
 def begin(store: Store, each: TurnRequest, *rest: dict[str, Any]) -> tuple[Path, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from breakglass.claude import isolation
-from breakglass.claude.command import TurnRequest, prepare_job
+from breakglass.claude.command import ClaudeTurn, prepare_job
 from breakglass.claude.isolation import isolation_fault, readable_by
 from breakglass.claude.processes import prctl
 from breakglass.config.model import Address, ChatSettings, Config, Host, Vm
@@ -186,7 +186,7 @@ def test_claude_can_enter_its_directories_under_any_umask(place: Path) -> None:
     vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1", 22), "power", "read"),))
     before = os.umask(0o077)
     try:
-        prepare_job(ChatSettings(str(place), uids=UIDS), TurnRequest("m", "operator", vm, "hello", "sid"), place)
+        prepare_job(ChatSettings(str(place), uids=UIDS), ClaudeTurn(vm, "hello", "sid"), place)
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (place, *place.iterdir())}

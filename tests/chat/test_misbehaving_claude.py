@@ -10,8 +10,8 @@ import pytest
 
 from breakglass.chat.launch import launch
 from breakglass.chat.store import Store
+from breakglass.chat.turn_requests import TurnRequest
 from breakglass.claude import start
-from breakglass.claude.command import TurnRequest
 from breakglass.claude.runner import LOG_BYTES, Runner
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.config.model import Address, ChatSettings, Host, Vm
@@ -61,7 +61,7 @@ def run_alone(directory: Path, script: str) -> list[Event]:
     sid = Path("/proc/sys/kernel/random/uuid").read_text().strip()
     store = Store(settings.sessions_dir)
     turn_dir = store.turn_dir("operator", sid)
-    request = TurnRequest(sid, "operator", vm, "hello", sid)
+    request = TurnRequest(vm, "hello", sid, turn=sid, caller="operator")
     started = launch(settings, store, request, turn_dir, None, None)
     assert isinstance(started, tuple)
     process, control = started

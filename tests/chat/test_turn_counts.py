@@ -10,14 +10,14 @@ import pytest
 
 from breakglass.chat.sessions_disk import SessionsDisk
 from breakglass.chat.summary import TurnSummary, read_summary
+from breakglass.chat.turn_requests import TurnRequest
 from breakglass.chat.turns import Chat
-from breakglass.claude.command import TurnRequest
 from breakglass.claude.events import TOKENS
 from breakglass.config.model import Address, ChatSettings, Host, Vm
 from breakglass.counts import COUNTS, TOKEN_KINDS
 
 VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
-REQUEST = TurnRequest("msg_12345678", "operator", VM, "hello", "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d")
+REQUEST = TurnRequest(VM, "hello", "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d", turn="msg_12345678", caller="operator")
 USAGE = {"inputTokens": 12, "outputTokens": 5, "cacheReadInputTokens": 700, "cacheCreationInputTokens": 30}
 RESULT = {
     "type": "result",

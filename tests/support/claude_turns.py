@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncssh
 
-from breakglass.claude.command import TurnRequest, listen_for_commands, prepare_job
+from breakglass.claude.command import ClaudeTurn, listen_for_commands, prepare_job
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.claude.transcripts import copy_in, transcript_place
 from breakglass.claude.uids import hand_over
@@ -68,11 +68,11 @@ class Place:
     settings: ChatSettings
     vm: Vm
 
-    def turn(self, prompt: str, *, sid: str = "", vm: Vm | None = None, tools: str = "") -> TurnRequest:
+    def turn(self, prompt: str, *, sid: str = "", vm: Vm | None = None, tools: str = "") -> ClaudeTurn:
         vm, sid, resume = vm or self.vm, sid or str(uuid.uuid4()), bool(sid)
-        return TurnRequest("msg_12345678", "operator", vm, prompt, sid, resume, tools=tools)
+        return ClaudeTurn(vm, prompt, sid, resume, tools)
 
-    def prepare(self, turn: TurnRequest, settings: ChatSettings | None = None) -> tuple[RunnerJob, Path]:
+    def prepare(self, turn: ClaudeTurn, settings: ChatSettings | None = None) -> tuple[RunnerJob, Path]:
         """Return how to run a turn, and its directory."""
         directory = self.directory / "sessions/work" / uuid.uuid4().hex
         directory.mkdir(mode=0o700, parents=True)
@@ -112,7 +112,7 @@ class Place:
 class Ran:
     """What became of a turn."""
 
-    def __init__(self, turn: TurnRequest, job: RunnerJob, directory: Path, exit: int, out: bytes, err: bytes) -> None:
+    def __init__(self, turn: ClaudeTurn, job: RunnerJob, directory: Path, exit: int, out: bytes, err: bytes) -> None:
         self.turn, self.job, self.directory, self.exit, self.err = turn, job, directory, exit, err.decode()
         self.lines = [json.loads(line) for line in out.splitlines()]
 
