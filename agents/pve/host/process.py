@@ -11,7 +11,7 @@ from .files import boottime, read_small_file, write_atomic
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
 _MOST_FDS = 4096
-LOG_CHARS = 300  # of a line about a defect
+_LOG_CHARS = 300  # of a line about a defect
 _libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
 
 
@@ -139,10 +139,15 @@ def spawn_detached(log: Callable[[str], None], name: str, body: Callable[[], Non
                 _leave_connection(kept)
                 body()
         except Exception as error:
-            log(f"{name}: {type(error).__name__}: {error}"[:LOG_CHARS])
+            log_error(log, name, error)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
+
+
+def log_error(log: Callable[[str], None], name: str, error: Exception) -> None:
+    """Log an error that has no caller, on one line."""
+    log(f"{name}: {type(error).__name__}: {error}"[:_LOG_CHARS])
 
 
 def _leave_connection(kept: int) -> None:

@@ -16,7 +16,7 @@ from ..host.bounded import ask_or_none
 from ..host.cluster import node_name
 from ..host.files import boottime, read_json, remove_job_dir, write_atomic
 from ..host.paths import Host
-from ..host.process import LOG_CHARS, process_ticks, spawn_detached
+from ..host.process import log_error, process_ticks, spawn_detached
 from ..words import DAY
 from .aliases import prune_aliases
 from .chain_file import copy_chain
@@ -82,7 +82,7 @@ def _log_errors(host: Host, step: Callable[[], None], name: str) -> None:
     try:
         step()
     except Exception as error:  # of a damaged file, or a defect
-        host.log(f"{name}: {type(error).__name__}: {error}"[:LOG_CHARS])
+        log_error(host.log, name, error)
 
 
 def _tidy_archive(host: Host, store: JobStore) -> None:
