@@ -83,19 +83,22 @@ def test_long_bodies_are_413_before_authentication(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
+    ("method", "path", "status", "allowed"),
     [
-        ("GET", "/pve", 405),
-        ("PUT", "/pve", 405),
-        ("POST", "/health", 405),
-        ("POST", "/", 405),
-        ("GET", "/nothing", 404),
+        ("GET", "/pve", 405, {"POST"}),
+        ("PUT", "/pve", 405, {"POST"}),
+        ("POST", "/health", 405, {"GET", "HEAD"}),
+        ("POST", "/", 405, {"GET", "HEAD"}),
+        ("GET", "/nothing", 404, {""}),
     ],
 )
-def test_wrong_addresses_and_methods_get_their_errors(service: Service, method: str, path: str, status: int) -> None:
-    """404 and 405 in the shape of every other error."""
+def test_wrong_addresses_and_methods_get_their_errors(
+    service: Service, method: str, path: str, status: int, allowed: set[str]
+) -> None:
+    """404 and 405 in the shape of every other error; a 405 names the methods of the address (RFC 9110)."""
     reply = service.send(method, path)
     assert reply.status == status
+    assert set(reply.headers.get("allow", "").split(", ")) == allowed
     assert reply.json["error"]["reached"] is False
 
 
