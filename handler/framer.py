@@ -1,6 +1,6 @@
 """Cuts what claude or a host sends into lines. Pure."""
 
-LINE_BYTES = 16 * 1024 * 1024  # of one line; a host agent's longest has 6 MiB
+LINE_BYTES = 16 * 1024 * 1024  # of one line, or of an exec's output; an honest host agent's longest line has 6 MiB
 
 
 class Framer:

@@ -202,7 +202,7 @@ async function begin() {
 		checkIfDue();
 	}, 1_000);
 	const names = pollHealth();
-	if (!known.length && !given) dispatch("key-missing"); // the first visit
+	if (!known.length && !given) dispatch("key-missing");
 	if (!known.length) await names;
 	await openLink();
 	if (given || !crypto.subtle) await unlock(given);

@@ -135,7 +135,7 @@ def _look_at_sizes(visit: Visit, place: str, url: str, chat: str) -> Finding:
             reply = None  # it closes the connection while the body is being sent
         if reply is None or reply.json.get("bytes") != size:
             sentence = f"The proxy at {url} refuses bodies of {size // 1024} KiB, which {what} can have."
-            fix = "nginx: client_max_body_size 1m; Caddy: request_body max_size 1MiB"
+            fix = "nginx: client_max_body_size 1m; Caddy: remove request_body max_size"
             return error(place, "body-limited", sentence, fix)
     return ok(place, "bodies", "Bodies arrive whole, even the longest that the handler accepts.")
 
@@ -160,7 +160,7 @@ def look_at_lines(place: str, signer: Signer) -> Finding:
         lines.append(part)
     if not lines or not lines[-1].startswith(b'{"type":"result"'):
         sentence = f"A stream through {signer.url} ends before its last line."
-        fix = "nginx: proxy_read_timeout 120s; Caddy: buffer_requests, from 2.8 on request_buffers unlimited"
+        fix = "nginx: proxy_read_timeout 120s; Caddy: as in breakglass docs proxies"
         return error(place, "stream-cut", sentence, fix)
     if times[-1] - times[0] < _STREAM_SECONDS / 2:
         sentence = f"The proxy at {signer.url} holds lines back until the answer ends, so a long verb looks lost."

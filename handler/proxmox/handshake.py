@@ -1,7 +1,7 @@
 """What a host agent says of itself when its session opens.
 
-The handler says `answering` only of a VM that a verb would reach: so it looks at what the key serves before it says so.
-No verb waits for that.
+The handler says `answering` only of a VM that a verb would reach, so it first looks at what the key serves. A verb
+waits for that only if a node is configured.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,9 @@ class Handshake:
         return "not-allowed" if self.vms is not None and vmid is not None and vmid not in self.vms else ""
 
     def check_node(self, host: Host) -> None:
-        """Raise Unreached where a node is configured and this is another, whose VM of the same number is another too.
+        """Raise Unreached unless this is the configured node, if any: on another node, the number is another VM.
 
-        It counts as another until it has said that it is the one.
+        A node that has not said its name counts as another one.
         """
         if host.node and self.node != host.node:
             node = f'the node "{shown(self.node)}"' if self.node else "a node that did not say its name"

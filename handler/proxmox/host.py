@@ -1,7 +1,7 @@
 """The connection to one Proxmox host: kept open, and used to send a request again when its answer was lost.
 
 A request ends in exactly one of three ways: the host's messages, nothing was sent (`Unreached`), or it may have been
-sent (`Lost`). A login that failed is tried again rarely, because OpenSSH penalises those.
+sent (`Lost`). A failed login is rarely tried again: OpenSSH penalises failed logins.
 """
 
 import asyncio
@@ -202,7 +202,7 @@ class HostConnection(KeptLink):
             await asyncio.gather(self._keeper, return_exceptions=True)
 
     def serves(self, vmids: Iterable[int]) -> bool:
-        """Tell whether a new login could reach no more of these VMs than this connection does.
+        """Tell whether this connection reaches each of these VMs that a new login could reach.
 
         One that is logging in right now may do so by a key line that has been changed meanwhile.
         """

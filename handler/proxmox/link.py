@@ -1,7 +1,7 @@
-"""One SSH connection to a Proxmox host, and the agent's resident session on it.
+"""One SSH connection to a Proxmox host, and the host agent's resident session on it.
 
-Only this file, `connect.py` and `execs.py` use asyncssh. Each of its failures becomes `Unreached` (nothing was sent)
-or `Lost` (the request may have been sent) there.
+Here, only this file, `connect.py` and `execs.py` use asyncssh. They turn each of its failures into `Unreached` (nothing
+was sent) or `Lost` (it may have been sent).
 """
 
 import asyncio

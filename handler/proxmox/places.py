@@ -28,7 +28,7 @@ class Destination:
         host: that host.
         has_id: it has a record of the request's id.
         is_only: the VM has no other host.
-        away: the host of the node that has the VM, if another host named it and it did not answer.
+        away: the host of the VM's node, if it did not answer and another host named that node.
     """
 
     host: HostConnection
@@ -38,7 +38,7 @@ class Destination:
 
     @property
     def trouble(self) -> str:
-        """Why the host of the node that has the VM did not answer, and since when; empty if that is not so."""
+        """Why the host of the node that has the VM did not answer, and since when; empty without `away`."""
         away = self.away
         return say_since(away.host.name, away.since, away.trouble.reason if away.trouble else "") if away else ""
 

@@ -138,7 +138,7 @@ def _status(vm: Vm, capture: Capture, result: Message) -> CaptureStatus:
 
 
 def with_link(status: CaptureStatus, urls: Sequence[str]) -> CaptureStatus:
-    """Return a status with the address of the page, if the handler knows its own. A job that is not there has none."""
+    """Return a status with the page's address, if the handler knows its own; no job in it if the host refused it."""
     job = "" if "code" in status else str(status["job"])
     return {**status, "page": page_link(urls[0], str(status["vm"]), job)} if urls else status
 

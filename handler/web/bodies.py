@@ -21,7 +21,7 @@ _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
 
 @dataclass(frozen=True)
 class VerbBody:
-    """The body of POST /pve. `verb` and `vm` may not exist. An empty text stands for a field that was left out."""
+    """The body of POST /pve. `verb` or `vm` can be unknown. An empty text stands for a field that was left out."""
 
     verb: str
     vm: str = ""

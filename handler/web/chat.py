@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 async def chat(request: Request) -> Response:
-    """Answer with the turn's or the conversation's events, one a line; to the others, with an object."""
+    """Stream the events of a turn or conversation, one a line; `list` and `cancel` get an object."""
     service: Service = request.state.service
     arrival: SignedRequest = request.state.signed
     signed, began = arrival.signed, arrival.began

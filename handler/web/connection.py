@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .gate import BODY_SECONDS
@@ -18,9 +19,12 @@ UNREAD_SECONDS = 30.0
 LINGER_SECONDS = 2.0
 MOST_WAITING = 4  # requests of one connection behind the one that is being answered
 
-# what is used of uvicorn besides the methods that are overridden
-_OF_PROTOCOL = ("connections", "cycle", "flow", "headers", "loop", "parser", "pipeline", "transport", "url")
-_OF_CYCLE = ("body", "keep_alive", "response_complete", "response_started", "scope")
+# what BoundedProtocol uses of uvicorn besides the methods that it overrides
+_USED = {
+    HttpToolsProtocol: ("connections", "cycle", "flow", "headers", "loop", "parser", "pipeline", "transport", "url"),
+    RequestResponseCycle: ("body", "keep_alive", "response_complete", "response_started", "scope"),
+    FlowControl: ("pause_reading",),
+}
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -57,7 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_headers()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Close the connection at a trailer: uvicorn would add it to the headers, without a limit."""
+        """Close the connection at an HTTP trailer: uvicorn would add it to the headers, without a limit."""
         if not self._in_headers:
             self.transport.close()
             return
@@ -187,7 +191,7 @@ def check_uvicorn() -> None:
     """Raise ImportError where uvicorn lacks what BoundedProtocol overrides or uses: a deadline would be missing."""
     own = {name for name in vars(BoundedProtocol) if not name.startswith("_")} - set(vars(Stranger))
     missing = sorted(name for name in own if not hasattr(HttpToolsProtocol, name))
-    for kind, names in ((HttpToolsProtocol, _OF_PROTOCOL), (RequestResponseCycle, _OF_CYCLE)):
+    for kind, names in _USED.items():
         known = {
             name for each in vars(kind).values() if isinstance(each, FunctionType) for name in each.__code__.co_names
         }

@@ -43,7 +43,7 @@ def drop_new_connections(listening: socket.socket) -> None:
 
 
 async def drain(server: uvicorn.Server, sockets: Sequence[socket.socket]) -> None:
-    """Take no further connection, and answer on those that there are, as long as it takes, but not for ever."""
+    """Take no further connection; answer on the open ones, for ANSWER_SECONDS at most."""
     state = server.server_state
     for connection in state.connections:
         if isinstance(connection, HttpToolsProtocol) and connection.cycle is not None:

@@ -53,8 +53,8 @@ _AGENT_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}", re.ASCII)
 class Snapshot:
     """What a handler knows at one moment.
 
-    By the names of hosts whose host agent has answered, `agents` are its versions, and `proven` when it says that the
-    host was last proven, as a Unix time: 0 for never.
+    For each host whose host agent has answered, by name: `agents` has its version, and `proven` the Unix time at which
+    the host was last proven (0: never).
     """
 
     condition: Condition
@@ -100,7 +100,7 @@ class _Collector:
         self._metrics = tuple(metrics)
 
     def collect(self) -> Iterable[Metric]:
-        """Return them."""
+        """Return the metrics."""
         return self._metrics
 
 

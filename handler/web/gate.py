@@ -51,7 +51,7 @@ class ClientGone(Exception):
 
 
 class RefusalQueue:
-    """Sends one refusal, or one answer that anyone gets, in each iteration of the event loop.
+    """Lets one refusal, or one answer of an open route, be sent in each iteration of the event loop.
 
     Otherwise each await of a valid request waits for every refusal that is ready to be sent. Measured with 64
     connections that send bad signatures (./dev bench): the median of a good status is 17 to 28 ms with the queue, 23

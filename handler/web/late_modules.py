@@ -12,6 +12,6 @@ LATE_MODULES = (
 
 
 def load_late_modules() -> None:
-    """Load them now."""
+    """Load LATE_MODULES."""
     for name in LATE_MODULES:
         importlib.import_module(name)

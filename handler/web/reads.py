@@ -65,7 +65,7 @@ class ReadsUnderWay:
             del self._runs[key]
 
     def attach(self, request: VerbRequest, began: float) -> AttachedRun | None:
-        """Return the run that a request shares if it is one too many, otherwise None; raise Unreached if none fits."""
+        """Return the run to share if the caller has MOST_READS, otherwise None; raise Unreached if no run fits."""
         runs = self._runs.get(_key(request), {})
         if len(runs) < MOST_READS:
             return None

@@ -1,4 +1,4 @@
-"""GET /ready: whether all of it works, for a monitor. Probes ask /health: a restart mends nothing of what this says."""
+"""GET /ready: whether all parts work, for a monitor. A liveness check asks /health: a restart mends none of this."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

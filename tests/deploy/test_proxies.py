@@ -274,7 +274,7 @@ def test_what_a_client_sends_arrives_unaltered(directory: Path, tmp_path: Path, 
 @pytest.mark.all
 @BOTH
 def test_a_request_is_sent_on_when_it_is_whole(tmp_path: Path, name: str) -> None:
-    """Else Caddy can take a stream for broken whose request it still reads: one that ends later begins later."""
+    """A short request that ends later begins later: Caddy can cut off the answer of one that it still reads."""
     with recording() as (port, kept), front(name, tmp_path / "front", port) as proxy:
         context = ssl.create_default_context(cafile=str(proxy.ca))
         with closing(http.client.HTTPSConnection("localhost", proxy.port, context=context, timeout=120)) as slow:

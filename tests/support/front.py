@@ -118,8 +118,8 @@ def caddy_site(directory: Path, port: int, backend: int) -> str:
 def caddy_changes() -> list[tuple[str, str]]:
     """Return what deploy/caddy's comments say has to be changed for the Caddy of this machine."""
     version = subprocess.run(["caddy", "version"], check=True, capture_output=True, text=True).stdout
-    major, minor = version.removeprefix("v").split(".")[:2]
-    return [] if (int(major), int(minor)) < (2, 8) else [("buffer_requests", "request_buffers unlimited")]
+    found = tuple(map(int, version.split()[0].removeprefix("v").split(".")[:3]))
+    return [] if found < (2, 7, 6) else [("buffer_requests", "request_buffers unlimited")]
 
 
 @contextmanager

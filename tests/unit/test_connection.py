@@ -4,17 +4,20 @@ import ast
 import inspect
 
 import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from breakglass.web import connection
 from breakglass.web.connection import BoundedProtocol
 
 CODE = ast.parse(inspect.getsource(BoundedProtocol))
 OWN = {*vars(BoundedProtocol), "_strangers", "_is_stopping"}
+KINDS = {"self": HttpToolsProtocol, "self.cycle": RequestResponseCycle, "self.flow": FlowControl}
 
 
-@pytest.mark.parametrize(("owner", "checked"), [("self", "_OF_PROTOCOL"), ("self.cycle", "_OF_CYCLE")])
-def test_all_that_is_used_of_uvicorn_is_checked_at_the_start(owner: str, checked: str) -> None:
-    """`check_uvicorn` has each attribute that BoundedProtocol uses and does not make."""
+@pytest.mark.parametrize("owner", KINDS)
+def test_all_that_is_used_of_uvicorn_is_checked_at_the_start(owner: str) -> None:
+    """`check_uvicorn` has each attribute of the three that BoundedProtocol uses and does not make."""
     attributes = [node for node in ast.walk(CODE) if isinstance(node, ast.Attribute)]
     used = {node.attr for node in attributes if ast.unparse(node.value) == owner}
-    assert used - OWN == set(getattr(connection, checked))
+    assert used - OWN == set(connection._USED[KINDS[owner]])

@@ -82,6 +82,17 @@ async def test_a_host_that_never_ends_a_line_is_lost_and_keeps_no_memory() -> No
     assert channel.closed
 
 
+def test_what_came_before_a_line_that_is_too_long_counts() -> None:
+    """A result in the same piece is passed on; then the session is over, and says why."""
+    channel: Channel = Channel()
+    queue: asyncio.Queue[Message | None] = asyncio.Queue()
+    channel._waiting["1"] = queue
+    good: Message = {"type": "result", "outcome": "done", "exit_code": 0}
+    channel.data_received(json.dumps({"tag": "1", **good}).encode() + b"\n" + b"x" * (LINE_BYTES + 1) + b"\n", None)
+    assert [queue.get_nowait(), queue.get_nowait()] == [good, None]
+    assert "16 MiB" in channel._why_closed
+
+
 @pytest.mark.parametrize("cut", [1, LINE_BYTES - 1])
 def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
     """LINE_BYTES are a line; one more ends the session, also when the end of the line comes in the same piece."""

@@ -94,8 +94,8 @@ def _judge_standing(evidence: Evidence) -> Verdict:
         if verb:
             return advise_verb(evidence, state, what, do, verb, *lines)
         return advise_nothing(evidence, state, f"{what}: {do}", *lines)
-    said = (f"qm status says {evidence.qm_says}",) if evidence.qm_says else ()
-    return advise_nothing(evidence, "unknown", "the host could not tell what state the VM is in", *source, *said)
+    qm_line = optional_line(evidence.qm_says and f"qm status says {evidence.qm_says}")
+    return advise_nothing(evidence, "unknown", "the host could not tell what state the VM is in", *source, *qm_line)
 
 
 def _judge_paused(evidence: Evidence) -> Verdict:

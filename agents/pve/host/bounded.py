@@ -1,7 +1,7 @@
 """Functions and commands with a deadline, each run in a forked child that is watched from outside.
 
-A child in uninterruptible sleep can't be killed, so this module never waits for a child to die. `subprocess` does not
-serve: its Popen returns only when execve has, and execve on a hung file system does not.
+A child in uninterruptible sleep can't be killed, so this module never waits for a child to die. `subprocess` can't be
+used: its Popen waits for execve, which does not return on a hung file system.
 """
 
 import json

@@ -195,7 +195,7 @@ class Guest:
 
 
 def parse_guests(vmlist: str) -> dict[int, Guest]:
-    """Return the guests of the cluster by their numbers, from /etc/pve/.vmlist; nothing of an entry that is odd."""
+    """Return the VMs and containers of the cluster by number, from /etc/pve/.vmlist; nothing of an odd entry."""
     try:
         found = json.loads(vmlist)["ids"].items()
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -23,7 +23,7 @@ class Host:
 
     @property
     def run_dir(self) -> str:
-        """The directory that decides on ids, jobs and the lock: a tmpfs, so it ends with the boot."""
+        """The directory of ids, jobs and the lock, in a tmpfs: a reboot empties it."""
         return self.path(f"/run/breakglass/{self.vmid}")
 
     @property
@@ -43,7 +43,7 @@ class Host:
 
     @property
     def scope(self) -> str:
-        """The list of processes in the cgroup in which qemu-server starts the VM; leftovers are in it."""
+        """The file with the pids in the cgroup in which qemu-server starts the VM, leftovers too."""
         return self.path(f"/sys/fs/cgroup/qemu.slice/{self.vmid}.scope/cgroup.procs")
 
     def proc(self, pid: int, name: str) -> str:

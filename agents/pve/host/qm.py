@@ -1,4 +1,4 @@
-"""Ends a `qm` with its worker: the command that this program started, and the process that it started.
+"""Ends a `qm` that this program started, and the worker process that the `qm` started.
 
 `qm start|stop|reset|shutdown|reboot` do their work in a child that has called setsid(2) and is named after its task,
 `task UPID:…` (pve-common, RESTEnvironment.pm fork_worker). The worker holds the VM's lock file and continues when `qm`

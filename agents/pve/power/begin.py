@@ -14,7 +14,7 @@ _MEND = (
 
 
 def begin_change(job: Job, facts: Facts) -> None:
-    """Take the evidence before it is gone, refuse where it says so, and become `last`: now something changes."""
+    """Take the evidence, refuse if it forbids the verb, and record the job as `last` and in the chain."""
     job.enter("forensics")
     try:
         _refuse_hung_storage(job, ensure_evidence(job, facts))

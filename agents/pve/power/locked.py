@@ -35,8 +35,8 @@ def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
 def refuse_reset(job: Job, view: Cluster, state: str) -> None:
     """Refuse a reset only where it could harm what a live task does. A reset itself needs no lock.
 
-    A dead task's lock protects nothing. A backup reads the disks as they were when it began, whatever the guest does
-    since; but a guest that the backup keeps paused is not a hung one.
+    A dead task's lock protects nothing. A backup reads the disks as they were when it began, whatever the guest has
+    done since; but a guest that a backup keeps paused isn't hung.
     """
     if not view.lock:
         return
@@ -85,8 +85,8 @@ def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
 class Patience:
     """How long each holder of the lock file is waited for, from the first look that saw it.
 
-    A process that exits loses its command line before its locks (exit_mm and exit_files in the kernel's do_exit). Its
-    pid keeps what its name was granted; judged without a name, it would be refused in its last moment.
+    A process that exits loses its command line before its locks (exit_mm and exit_files in the kernel's do_exit). So
+    its pid keeps the time that its name was granted: a nameless holder would be refused while it exits.
     """
 
     def __init__(self) -> None:

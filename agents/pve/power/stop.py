@@ -27,8 +27,8 @@ Refuse = Callable[[Cluster], None]  # given what /etc/pve says; raises Ended whe
 def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
     """Stop the VM by Proxmox; where that fails, by QMP quit, SIGTERM and SIGKILL; then prove that it is gone.
 
-    A stop that is at work already is waited for. `refuse` is called again before each of the two: the evidence took
-    its time, and what the preflight saw may have changed.
+    A stop that is at work already is waited for. `refuse` is called before Proxmox's stop and before the direct one:
+    what the preflight saw may have changed by then.
     """
     if is_gone(job, facts):
         job.enter("stop")

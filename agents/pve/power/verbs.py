@@ -1,6 +1,6 @@
 """The four verbs that change power, as stages. Each decides before it acts whether it can end well.
 
-reset ends running; start makes the VM run; stop proves that no process is left; cycle never stops a VM that it could
+reset and start make the VM run; stop proves that no process is left; cycle never stops a VM that it could
 not start again.
 """
 
@@ -33,7 +33,7 @@ from .stop import call_off_reboot, refuse_move, stop_process
 
 
 def reset(job: Job, facts: Facts) -> Result:
-    """Press the reset button by QMP; end running. It needs neither `qm` nor an /etc/pve that answers."""
+    """Reset the VM by QMP; verify that it runs. It needs neither `qm` nor an /etc/pve that answers."""
     state = vm_state(facts)
     view = cluster_view(job.host)
     if state == "stopped":
