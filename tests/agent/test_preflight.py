@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.forensics.on_proxmox import parse_qm_status, parse_quiet_minutes
-from breakglass.agents.pve.host.cluster import Guest, parse_guests, parse_ha_requested, parse_ha_word, parse_lock
+from breakglass.agents.pve.host.cluster import VmlistEntry, parse_ha_requested, parse_ha_word, parse_lock, parse_vmlist
 from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -320,11 +320,14 @@ def test_a_snapshots_lock_is_not_the_vms() -> None:
 
 
 def test_the_guests_of_the_cluster_are_read() -> None:
-    """A container is told from a VM; a damaged list has no guests."""
+    """A container is told from a VM; a damaged list has no entries."""
     text = '{"ids": {"102": {"node": "pve2", "type": "qemu"}, "200": {"node": "pve1", "type": "lxc"}}}'
-    assert parse_guests(text) == {102: Guest("pve2", is_container=False), 200: Guest("pve1", is_container=True)}
+    assert parse_vmlist(text) == {
+        102: VmlistEntry("pve2", is_container=False),
+        200: VmlistEntry("pve1", is_container=True),
+    }
     damaged = ("{}", "", "null", "[]", '{"ids": []}', '{"ids": {"102": 1}}')
-    assert [parse_guests(text) for text in damaged] == [{}] * len(damaged)
+    assert [parse_vmlist(text) for text in damaged] == [{}] * len(damaged)
 
 
 @pytest.mark.parametrize(
@@ -339,9 +342,12 @@ def test_the_guests_of_the_cluster_are_read() -> None:
     ],
 )
 def test_an_odd_guest_costs_itself_only(odd: str) -> None:
-    """The other guests of the list stay known: a VM on another node, and a container."""
+    """The other entries of the list stay known: a VM on another node, and a container."""
     text = f'{{"ids": {{"102": {{"node": "pve2"}}, {odd}, "200": {{"node": "pve1", "type": "lxc"}}}}}}'
-    assert parse_guests(text) == {102: Guest("pve2", is_container=False), 200: Guest("pve1", is_container=True)}
+    assert parse_vmlist(text) == {
+        102: VmlistEntry("pve2", is_container=False),
+        200: VmlistEntry("pve1", is_container=True),
+    }
 
 
 def test_a_upid_names_one_process() -> None:

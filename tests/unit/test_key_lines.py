@@ -14,7 +14,7 @@ from breakglass.agents.pve.check.key_lines import (
     parse_key_lines,
     served_vms,
 )
-from breakglass.agents.pve.host.cluster import parse_guests
+from breakglass.agents.pve.host.cluster import parse_vmlist
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 OTHER = "k:1 does not run the host agent as it must: "
@@ -176,7 +176,7 @@ def test_a_line_that_sshd_refuses_serves_nothing() -> None:
 
 # --- the VMs that a line names ---
 
-GUESTS = parse_guests(
+GUESTS = parse_vmlist(
     """{"version": 7, "ids": {
     "102": {"node": "pve1", "type": "qemu", "version": 3},
     "104": {"node": "pve2", "type": "qemu", "version": 4},

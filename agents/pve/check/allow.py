@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ..host.bounded import ask_or_none
-from ..host.cluster import parse_guests
+from ..host.cluster import parse_vmlist
 from ..vm_list import LIST_CHARS
 from .findings import Finding, error, ok
 from .key_lines import parse_key_lines, replace_vms, served_vms
@@ -102,8 +102,8 @@ def _is_container(root: str, vmid: int) -> bool:
         except OSError:
             return ""
 
-    guest = parse_guests(str(ask_or_none(read, VMLIST_SECONDS) or "")).get(vmid)
-    return guest is not None and guest.is_container
+    entry = parse_vmlist(str(ask_or_none(read, VMLIST_SECONDS) or "")).get(vmid)
+    return entry is not None and entry.is_container
 
 
 def _replace(path: str, text: str, status: os.stat_result) -> None:

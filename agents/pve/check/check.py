@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ..host.bounded import ask_or_none
-from ..host.cluster import cluster_view, node_name, parse_guests
+from ..host.cluster import cluster_view, node_name, parse_vmlist
 from ..host.paths import Host
 from .chains import check_chains
 from .findings import (
@@ -187,14 +187,14 @@ def _try_write(directory: str) -> object:
 
 
 def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
-    """Judge the VMs that the key lines name, by the list of the cluster's guests."""
-    guests = read_in_time(f"{root}/etc/pve/.vmlist")
-    if not guests:
+    """Judge the VMs that the key lines name, by what the cluster has."""
+    entries = read_in_time(f"{root}/etc/pve/.vmlist")
+    if not entries:
         yield warning(
             "/etc/pve does not answer; reset and stop work; start and cycle do not", "systemctl status pve-cluster"
         )
         return
-    yield from judge_vms(lines, parse_guests(guests), node_name())
+    yield from judge_vms(lines, parse_vmlist(entries), node_name())
 
 
 def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file: str) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..host.cluster import Guest
+from ..host.cluster import VmlistEntry
 from ..vm_list import VmList, parse_vm_list
 from .findings import Finding, error, ok, warning
 
@@ -127,42 +127,42 @@ RESERVATION = 20  # a range of more numbers is for VMs to come; a shorter one is
 MOST_NAMED = 5
 
 
-def judge_vms(lines: Iterable[KeyLine], guests: Mapping[int, Guest], node: str) -> Iterator[Finding]:
-    """Judge each VM that a line names, by all guests of the cluster: is there one, and is it a VM?
+def judge_vms(lines: Iterable[KeyLine], entries: Mapping[int, VmlistEntry], node: str) -> Iterator[Finding]:
+    """Judge each VM that a line names, by what the cluster has: is there one, and is it a VM?
 
     A number that stands alone must have one. In a range, those that exist are judged, and the others are named once.
     """
     lists = [served for line in lines if (served := served_vms(line)) and not served.is_every]
     ranges = sorted({each for served in lists for each in served.ranges})
     named = {first for first, last in ranges if first == last}
-    for vmid in sorted(named.union(vmid for vmid in guests if any(vmid in served for served in lists))):
-        guest = guests.get(vmid)
-        if guest is None:
+    for vmid in sorted(named.union(vmid for vmid in entries if any(vmid in served for served in lists))):
+        entry = entries.get(vmid)
+        if entry is None:
             yield error(f"no node has VM {vmid}", "correct the number in the key line, or take it out")
-        elif guest.is_container:
+        elif entry.is_container:
             sentence = f"{vmid} is a container, and a key serves VMs only"
             yield error(sentence, f"use pct, and take {vmid} out of the key line")
-        elif guest.node != node:
+        elif entry.node != node:
             yield warning(
-                f"VM {vmid} is on node {guest.node}, so verbs on this node are refused",
+                f"VM {vmid} is on node {entry.node}, so verbs on this node are refused",
                 "if it stays there, put that node first in the VM's hosts in breakglass.toml",
             )
         else:
             yield ok(f"VM {vmid} is configured on this node")
     for first, last in ranges:
         if first != last:
-            yield from _judge_range(first, last, guests)
+            yield from _judge_range(first, last, entries)
 
 
-def _judge_range(first: int, last: int, guests: Mapping[int, Guest]) -> Iterator[Finding]:
-    """Name the numbers of a range that no guest has."""
-    size, used = last - first + 1, sum(first <= vmid <= last for vmid in guests)
+def _judge_range(first: int, last: int, entries: Mapping[int, VmlistEntry]) -> Iterator[Finding]:
+    """Name the numbers of a range that no VM or container has."""
+    size, used = last - first + 1, sum(first <= vmid <= last for vmid in entries)
     if size > RESERVATION:
         yield ok(
             f"{first}-{last}: {used} of {size} numbers are in use; the key also reaches VMs that get the other numbers"
         )
     elif used < size:
-        free = [str(vmid) for vmid in range(first, last + 1) if vmid not in guests]
+        free = [str(vmid) for vmid in range(first, last + 1) if vmid not in entries]
         more = f" and {len(free) - MOST_NAMED} more" if len(free) > MOST_NAMED else ""
         yield warning(
             f"{first}-{last}: no node has VM {', '.join(free[:MOST_NAMED])}{more}",

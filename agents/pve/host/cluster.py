@@ -106,8 +106,8 @@ def _read_cluster(host: Host) -> Cluster:
         return Cluster("pmxcfs-not-mounted")
     except OSError:  # ENOTCONN, EIO
         return Cluster("pmxcfs-dead")
-    guests = parse_guests(_read_text(host, "/etc/pve/.vmlist") or "") if text is None else {}
-    guest = guests.get(host.vmid, Guest("", is_container=False))
+    entries = parse_vmlist(_read_text(host, "/etc/pve/.vmlist") or "") if text is None else {}
+    entry = entries.get(host.vmid, VmlistEntry("", is_container=False))
     status = _read_text(host, "/etc/pve/ha/manager_status") or ""
     requested = parse_ha_requested(_read_text(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
     service = ("service_status", f"vm:{host.vmid}")
@@ -118,13 +118,13 @@ def _read_cluster(host: Host) -> Cluster:
         quorate=quorate,
         config=text is not None,
         config_text=(text or "")[:CONFIG_CHARS],
-        node="" if guest.is_container else guest.node,
-        container=guest.is_container,
+        node="" if entry.is_container else entry.node,
+        container=entry.is_container,
         lock=parse_lock(text or ""),
         ha="disarmed" if disarmed == "ignore" else requested,
         ha_seen="freeze" if disarmed == "freeze" and ha_state != "error" else ha_state,
         ha_goal=parse_ha_word(status, *service, "target") or parse_ha_word(status, *service, "maintenance_node"),
-        node_seen=parse_ha_word(status, "node_status", guest.node),
+        node_seen=parse_ha_word(status, "node_status", entry.node),
     )
 
 
@@ -187,21 +187,21 @@ def parse_ha_word(manager_status: str, *keys: str) -> str:
 
 
 @dataclass(frozen=True)
-class Guest:
+class VmlistEntry:
     """A VM or a container of the cluster, and the node that has its configuration."""
 
     node: str
     is_container: bool
 
 
-def parse_guests(vmlist: str) -> dict[int, Guest]:
+def parse_vmlist(vmlist: str) -> dict[int, VmlistEntry]:
     """Return the VMs and containers of the cluster by number, from /etc/pve/.vmlist; nothing of an odd entry."""
     try:
         found = json.loads(vmlist)["ids"].items()
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {
-        int(vmid): Guest(guest["node"], guest.get("type") == "lxc")
-        for vmid, guest in found
-        if vmid.isdecimal() and len(vmid) < 10 and isinstance(guest, dict) and isinstance(guest.get("node"), str)
+        int(vmid): VmlistEntry(entry["node"], entry.get("type") == "lxc")
+        for vmid, entry in found
+        if vmid.isdecimal() and len(vmid) < 10 and isinstance(entry, dict) and isinstance(entry.get("node"), str)
     }
