@@ -11,6 +11,9 @@ import pytest
 from breakglass.agents.pve.forensics import together
 from breakglass.agents.pve.forensics.probe import Probe, Reply
 from breakglass.agents.pve.forensics.together import ask_together
+from breakglass.agents.pve.host.bounded import run
+
+from ..support.naps import nap, wait_until_gone
 
 Ask = Callable[[float], Iterator[Reply]]
 
@@ -114,6 +117,21 @@ def test_a_probe_that_dies_is_told() -> None:
 
     [reply] = ask_together([Probe(0, "dies", 5, die)], time.monotonic() + 20)
     assert (reply.outcome, reply.text) == ("failed", "the probe died")
+
+
+@pytest.mark.slow
+def test_the_command_of_a_late_probe_ends_with_it(tmp_path: Path) -> None:
+    """Also where the probe's own process did not come to end it, as on a busy host: with its group, deaf to SIGTERM."""
+    begun, command = tmp_path / "begun", nap(900)
+
+    def hang(_: float) -> Iterator[Reply]:
+        run(["sh", "-c", f"trap '' TERM; echo >{begun}; {command}; true"], 600)
+        yield Reply("hangs", "", "ok", 0, "")
+
+    [reply] = ask_together([Probe(0, "hangs", 5, hang)], time.monotonic() + 60)
+    assert reply.outcome == "timed out"
+    assert begun.exists()
+    wait_until_gone(command)
 
 
 def test_an_error_of_a_probe_is_its_answer() -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from ..host.bounded import fork_child, kill_child, reap_children
+from ..host.bounded import fork_child, kill_with_commands, reap_children
 from ..host.qmp import QmpError, QmpSilent
 from .probe import Probe, Reply
 
@@ -113,7 +113,7 @@ class _RunningProbe:
 
     def abandon(self) -> None:
         os.close(self.fd)
-        kill_child(self.pid)
+        kill_with_commands(self.pid)
 
 
 def _answer_probe(probe: Probe, seconds: float, fd: int) -> None:

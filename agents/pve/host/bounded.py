@@ -56,6 +56,24 @@ def kill_child(pid: int, group: bool = False) -> None:
         pass
 
 
+def kill_with_commands(pid: int) -> None:
+    """Kill a child and the commands that it runs, each with its process group.
+
+    The child is stopped first: it can then reap no command, so that no other process gets the command's pid.
+    """
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+            os.kill(pid, signal.SIGSTOP)
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+                commands = [int(command) for command in file.read().split()]
+            for command in commands:
+                os.kill(command, signal.SIGKILL)
+                os.killpg(command, signal.SIGKILL)
+    except OSError:  # it has ended, or a command that was forked just now has no group yet
+        pass
+    kill_child(pid)
+
+
 def reap_children() -> None:
     """Collect the children that have ended, without waiting for the others."""
     try:
