@@ -188,6 +188,7 @@ subscribe((state, before) => {
 });
 
 async function begin() {
+	document.body.dataset.begun = ""; // start_trouble.js looks for it
 	makeButtons();
 	const known = recall("local", "vms") ?? [];
 	dispatch("names-came", { vms: known, choice: recall("local", "vm") });

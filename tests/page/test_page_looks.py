@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 from breakglass.verbs import VERBS
 
 from ..support.browser import (
+    HAS_STYLE,
     Stage,
     Visit,
     ask,
@@ -64,6 +65,7 @@ window.takeShifts = () => { take(observer.takeRecords()); return window.shifts.s
 
 def judged(page: Page, state: str) -> list[str]:
     """Return what axe-core finds wrong in this state, and what does not fit its screen or a thumb."""
+    wait_for(page, lambda: page.evaluate(HAS_STYLE), "the style, which may have been lost")
     found = axe_finds_in_both_schemes(page, state)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 740})

@@ -1,11 +1,11 @@
-"""A browser that is older than the page needs: it says so in a sentence, whatever it lacks."""
+"""What can keep the page from its start: a browser that is too old, or a file that was lost on the way."""
 
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import Visit, phase
+from ..support.browser import HAS_STYLE, Visit, phase, wait_for
 from ..support.selection import sampled
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -79,3 +79,48 @@ def test_a_browser_that_has_everything_says_nothing(visit: Visit) -> None:
     )
     expect(page.locator("#too-old")).to_have_text("")
     expect(page.locator("#too-old")).to_be_hidden()
+
+
+def lose(page: Page, file: str, times: int) -> list[str]:
+    """Lose the first answers to requests for a file; return the list of what was lost."""
+    lost: list[str] = []
+
+    def answer(route: Route) -> None:
+        if len(lost) < times:
+            lost.append(route.request.url)
+            route.abort()
+        else:
+            route.fallback()
+
+    page.route(f"**/{file}", answer)
+    return lost
+
+
+@pytest.mark.parametrize(("file", "times"), sampled([("app.js", 1), ("words.js", 2), ("style.css", 1)], ("app.js", 1)))
+def test_a_file_that_is_lost_is_asked_for_again(visit: Visit, file: str, times: int) -> None:
+    """The page begins, with its style, and with the key that stands in its address.
+
+    Chromium asks for a file of index.html's head a second time by itself.
+    """
+    page = visit.page
+    lost = lose(page, file, times)
+    page.goto(f"{visit.stage.url}#key={visit.keys['operator']}")
+    phase(page, "idle")
+    assert len(lost) == times
+    wait_for(page, lambda: page.evaluate(HAS_STYLE), "the style")
+    expect(page.locator("#too-old")).to_have_text("")
+    assert page.evaluate("() => sessionStorage.getItem('breakglass reloaded')") is None
+
+
+@pytest.mark.all
+def test_a_file_that_is_lost_again_and_again_is_said(visit: Visit) -> None:
+    """The page does not load itself for ever. Loaded by hand later, it begins."""
+    page = visit.page
+    lost = lose(page, "app.js", 2)
+    page.goto(visit.stage.url)
+    expect(page.locator("#headline")).to_have_text("Not loaded")
+    expect(page.locator("#too-old")).to_contain_text("Reload the page")
+    expect(page.locator("#recipe")).to_be_visible()
+    assert len(lost) == 2
+    page.reload()
+    phase(page, "locked")

@@ -64,6 +64,7 @@ EXPECTED = (
     "An unknown error occurred when fetching the script",  # of the worker, while the handler is away
     "An SSL certificate error occurred when fetching the script",  # of a proxy whose certificate a test accepts
 )
+HAS_STYLE = "() => getComputedStyle(document.documentElement).getPropertyValue('--touch') !== ''"
 PATIENCE_MS = 60_000  # twice the longest pause of the page's own; a test that waits so long has failed, on any machine
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a line that breaks does
 
