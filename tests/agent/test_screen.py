@@ -18,7 +18,7 @@ from breakglass.agents.pve.forensics.screen import LIVE_BYTES, _receive_look
 from breakglass.agents.pve.serving.session import MOST_TASKS, MOST_UNSENT
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Answer, Session, agent_processes, constants_set, execute
+from ..support.agent import Answer, Session, agent_processes, constants_set, execute, set_constants
 from ..support.noisy_screen import boot_noise
 from ..support.signals import signal_process
 from ..support.stages import until
@@ -339,6 +339,7 @@ def test_the_largest_picture_goes_through(short_dir: Path) -> None:
     world = World(short_dir)
     try:
         boot_noise(world, 1600, 1200, 16)
+        set_constants(world, DRAW_SECONDS=30.0, ASK_SECONDS=60.0)
         answer = execute(world, "screen")
         assert size_of(answer) == (200, 150)
         assert "1600 x 1200, kept at 1/8 of the size" in answer.stdout

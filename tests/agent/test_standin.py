@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import resource
 import select
 import shutil
@@ -235,11 +236,18 @@ def test_sigterm_in_a_hook_only_fails_the_hook(world: World) -> None:
     assert out.startswith("hookscript error for 102 on pre-stop: command '/var/lib/vz/snippets/hook.sh 102 pre-stop' ")
 
 
+def ignores_sigterm(pid: int | None) -> bool:
+    """Tell whether a process ignores SIGTERM (proc_pid_status(5), SigIgn)."""
+    [mask] = re.findall(r"^SigIgn:\t([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def test_sigkill_follows_where_sigterm_does_not_help(world: World) -> None:
     """The fourth signal to `qm` ends a worker that ignores the others; what the task died of is not known then."""
     misbehave(world.root, hang="stop", worker=True)
     with another_stop(world) as person:
         pid = worker(world, "qmstop")
+        until(lambda: ignores_sigterm(pid), "its being deaf")
         while person.poll() is None and not has_ended(pid, 0.05):
             person.terminate()
         assert person.communicate(timeout=60)[1] == "got unexpected control message: \n"

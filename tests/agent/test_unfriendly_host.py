@@ -92,7 +92,7 @@ def test_an_archive_that_hangs(world: World) -> None:
     """Not a second is lost, the answers say so, and however many verbs follow, no more processes hang."""
     with unserved_fuse(world.root / "var/lib"):
         first = execute(world, "reset id=unheard-0")
-        assert (first.code, first.trailer["seconds"] < 10) == (0, True)
+        assert (first.code, first.trailer["seconds"] < 30) == (0, True)
         until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > noted_since(world) + 2, "two seconds of silence")
         hanging = agent_processes(world)
         for number in range(1, 4):

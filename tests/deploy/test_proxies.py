@@ -155,6 +155,8 @@ def test_a_json_answer_after_50_seconds_is_whole(fronts: Fronts, service: Servic
     """
     wait = "prefer: wait=60"
     plain_id = new_id()
+    for name in ("nginx", "caddy", "plain nginx"):
+        assert fronts[name]  # it runs before the first request is sent
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(ask, fronts[name], service, "stop", wait) for name in ("nginx", "caddy")]
         cut = pool.submit(ask, fronts["plain nginx"], service, "stop", msg_id=plain_id)

@@ -42,6 +42,7 @@ READ = ("status", "status", "history", "status")
 # A handler that stops gives what is under way 3 s, a host 5 s to say that it is there, and a host a status 4 s. A busy
 # machine takes longer for one of so many.
 PATIENT = "import sys; from breakglass.proxmox import link; link.ALIVE_SECONDS = 60.0; "
+PATIENT += "from breakglass.web import alert; alert.ACK_SECONDS = 60.0; "
 PATIENT += "from breakglass.web import draining; draining.ANSWER_SECONDS = 30.0; "
 PATIENT += "from breakglass.cli.main import main; sys.exit(main())"
 

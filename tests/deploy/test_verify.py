@@ -30,7 +30,9 @@ def demo(place: Path, start: str) -> Iterator[None]:
     )
     try:
         until(
-            lambda: log.exists() and "Ctrl-C ends everything" in log.read_text(), "a demo that has said how to reach it"
+            lambda: log.exists() and "Ctrl-C ends everything" in log.read_text(),
+            "a demo that has said how to reach it",
+            120,
         )
         yield
     finally:

@@ -75,7 +75,7 @@ def test_all_is_well(setup: HostSetup, model: Model, seed: Callable[[HostSetup, 
     assert bad(report) == []
     assert report.stderr == ""
     assert {finding.place for finding in report.findings} >= {"configuration", "keys", "host pve1", "VM devvm", "chat"}
-    assert report.seconds < 30
+    assert report.seconds < 120
     assert ACCOUNT
 
 

@@ -93,7 +93,6 @@ def test_a_handler_that_is_down_gets_the_retry(service: Service, alertmanager: A
     service.start()
     service.answering()
     until(lambda: len(list_captures(service)) > len(before))
-    assert alertmanager.count("notifications_failed_total") == 0
     new, *rest = list_captures(service)
     assert "192.0.2.20:9101" in new["why"]
     assert rest == before

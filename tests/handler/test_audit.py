@@ -68,7 +68,7 @@ def test_a_log_that_takes_nothing_stops_no_reset(service: Service, tmp_path: Pat
         service.answering()
         assert service.pve("reset").json["outcome"] == "done"
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.all
@@ -81,7 +81,7 @@ def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> No
         assert service.pve("status").json["state"] == "running"
         assert service.pve("reset").json["outcome"] == "done"
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.mark.usefixtures("empty_log")

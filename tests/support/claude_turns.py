@@ -144,6 +144,6 @@ def start(job: RunnerJob, directory: Path) -> tuple[int, bytes, bytes]:
             pass_fds=[listener.fileno()],
             cwd=ROOT,
             capture_output=True,
-            timeout=150,  # a turn of thirty commands, on a busy machine
+            timeout=400,  # a turn of thirty commands, on a busy machine
         )
     return ran.returncode, ran.stdout, ran.stderr

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGKILL
+from tempfile import mkdtemp
 from typing import Any, ClassVar
 
 from . import parts
@@ -214,8 +215,7 @@ def _running(command: list[str], directory: Path, **options: Any) -> Iterator[su
 @contextmanager
 def firefox(directory: Path) -> Iterator[OfMarionette]:
     """Debian's Firefox ESR, without a window."""
-    profile = directory / "profile"
-    profile.mkdir()
+    profile = Path(mkdtemp(dir=directory))  # in another order of the tests it may be started twice
     lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in _PREFERENCES.items()]
     (profile / "user.js").write_text("".join(lines))
     command = [str(parts.find_firefox()), "--headless", "--marionette", "--no-remote", "--profile", str(profile)]

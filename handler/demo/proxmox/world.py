@@ -171,14 +171,14 @@ class World:
             raise RuntimeError(f"{command}: {answer['error']['desc']}")
         return answer["return"]
 
-    def _until(self, state: str, seconds: float = 20) -> None:
+    def _until(self, state: str, seconds: float = 60) -> None:
         until = time.monotonic() + seconds
         while (status := self.monitor("query-status")) and isinstance(status, dict) and status["status"] != state:
             if time.monotonic() > until:
                 raise RuntimeError(f"the VM is {status['status']} and not {state}")
             time.sleep(0.05)
 
-    def _until_it_reads(self, seconds: float = 20) -> None:
+    def _until_it_reads(self, seconds: float = 60) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             blocks = self.monitor("query-blockstats")
@@ -187,7 +187,7 @@ class World:
             time.sleep(0.05)
         raise RuntimeError("the guest does not read its disk")
 
-    def _until_a_read_hangs(self, seconds: float = 20) -> None:
+    def _until_a_read_hangs(self, seconds: float = 60) -> None:
         """Wait until one request of a virtio disk is in flight at two looks: the first one may still be let through."""
         until, before = time.monotonic() + seconds, None
         try:
