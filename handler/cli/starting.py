@@ -19,6 +19,7 @@ INSTALL_SSH = "install openssh-client; the verbs work without it"
 def load_server_modules() -> None:
     """Load what only a handler needs. Raises CommandError if a part of the installation can't be used."""
     try:
+        importlib.import_module("..web.server", __package__)  # the SSH side comes with it
         from ..web.connection import check_uvicorn
         from ..web.late_modules import load_late_modules
 
