@@ -15,6 +15,7 @@ from ..support.browser import (
     Visit,
     ask,
     axe_finds_in_both_schemes,
+    blocked,
     confirm,
     find_handler,
     held_cycle,
@@ -125,6 +126,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
         found += judged(page, "busy")
     press(page, "status")
     see_headline(page, "Not examined", "unknown")
+    wait_for(page, lambda: not blocked(page, "start"), "the answer to the second check: the first one was held")
     stage.wire.cut('"verb":"start"', 1)
     confirm(page, "start")
     phase(page, "unknown")
