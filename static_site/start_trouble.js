@@ -41,8 +41,9 @@
 	function loadAgain() {
 		var again = false;
 		try {
-			again = !sessionStorage.getItem(RELOADED);
+			var tried = sessionStorage.getItem(RELOADED);
 			sessionStorage.setItem(RELOADED, "1");
+			again = !tried;
 		} catch (error) { /* no storage: it could not know that it has tried */ }
 		if (again) location.reload();
 		else sayTrouble("Not loaded", "A file did not arrive", "A part of this page was lost on the way. Reload the page, or use the " +

@@ -113,14 +113,18 @@ def test_a_file_that_is_lost_is_asked_for_again(visit: Visit, file: str, times: 
 
 
 @pytest.mark.all
-def test_a_file_that_is_lost_again_and_again_is_said(visit: Visit) -> None:
-    """The page does not load itself for ever. Loaded by hand later, it begins."""
+@pytest.mark.parametrize(
+    ("storage", "loads"), [("", 2), ("Storage.prototype.setItem = () => { throw Error('full'); }", 1)]
+)
+def test_a_file_that_is_lost_again_and_again_is_said(visit: Visit, storage: str, loads: int) -> None:
+    """The page does not load itself for ever, also where it can't note that it has. Loaded by hand later, it begins."""
     page = visit.page
-    lost = lose(page, "app.js", 2)
+    page.add_init_script(storage)
+    lost = lose(page, "app.js", loads)
     page.goto(visit.stage.url)
     expect(page.locator("#headline")).to_have_text("Not loaded")
     expect(page.locator("#too-old")).to_contain_text("Reload the page")
     expect(page.locator("#recipe")).to_be_visible()
-    assert len(lost) == 2
+    assert len(lost) == loads
     page.reload()
     phase(page, "locked")
