@@ -22,7 +22,7 @@ from ..conftest import running_world
 from ..support.agent import Session, execute, processes, set_constants
 from ..support.chain import chain_files, read_links
 from ..support.hung import unserved_fuse
-from ..support.stages import archive_note, at_qm, lose_run, memory, until
+from ..support.stages import archive_note, at_qm, await_agents, lose_run, memory, until
 
 pytestmark = pytest.mark.real("qemu")
 
@@ -272,6 +272,7 @@ def test_a_chain_goes_on_after_a_reboot(world: World) -> None:
     until(lambda: is_copied(world), "the copy")
     found = chain_of(world)
     assert (found["n"], found["broken"], found["notes"], len(found["hashes"])) == (6, "", [], 6)
+    await_agents(world)
     run.unlink()  # and the host has not booted since
     assert "/run's file is gone" in chain_of(world)["broken"]
     execute(world, "reset id=job-after-2")
@@ -396,6 +397,7 @@ def test_lines_that_were_never_copied_are_missed(world: World) -> None:
     for number in range(7):
         execute(world, f"reset id=job-many-{number}")
     until(lambda: is_copied(world), "the copy")
+    await_agents(world)
     _, archive = chain_files(world)
     archive.write_text("".join(archive.read_text().splitlines(keepends=True)[:2]))
     assert "lines after 2 are missing" in chain_of(world)["broken"]

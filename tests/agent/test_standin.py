@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,18 @@ def shared(directory: Path) -> Iterator[World]:
     with closing(World(directory, scale=SCALE)) as world:
         leave_out_guest(world)
         yield world
+
+
+@contextmanager
+def in_real_time(world: World) -> Iterator[None]:
+    """Have the stand-in wait as long as the original: a test ends that wait."""
+    scale = world.root / "scale"
+    divisor = scale.read_text()
+    scale.write_text("1")
+    try:
+        yield
+    finally:
+        scale.write_text(divisor)
 
 
 @pytest.fixture
@@ -388,7 +400,7 @@ def test_a_held_flock_is_waited_for_and_named(world: World) -> None:
 
 def test_a_flock_that_is_let_go_is_taken(world: World) -> None:
     """Who waits for it stands in the kernel's queue."""
-    with (world.root / LOCK_FILE[1:]).open("w") as file:
+    with in_real_time(world), (world.root / LOCK_FILE[1:]).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         command = [str(world.bin / "qm"), "reset", str(VMID)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as person:

@@ -340,7 +340,7 @@ def test_prometheus_scrapes_as_the_document_says(service: Service, tmp_path: Pat
     ):
         assert settings.count(theirs) == 1
         settings = settings.replace(theirs, ours)
-    with prometheus(tmp_path, f"global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n{settings}") as port:
+    with prometheus(tmp_path, f"global:\n  scrape_interval: 5s\n  evaluation_interval: 1s\n{settings}") as port:
         until(lambda: ask(port, "breakglass_host_up"), "the first scrape")
         [(labels, value)] = ask(port, "breakglass_host_up")
         assert (labels["job"], labels["host"], value) == ("breakglass", "pve1", "1")
