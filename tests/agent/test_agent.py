@@ -14,7 +14,15 @@ import pytest
 
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes
+from ..support.agent import (
+    Session,
+    booted_an_hour_ago,
+    constants_set,
+    execute,
+    journal_of,
+    processes,
+    set_constants,
+)
 from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
 from ..support.selection import sampled
@@ -242,6 +250,7 @@ def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world:
     line, lock = "forensics id=alert-00000001 by=am fresh=600 detach", memory(world, "forensics.lock")
     memory(world).mkdir(parents=True, exist_ok=True)
     lock.symlink_to("/dev/full")  # the lock can't be taken
+    set_constants(world, CLAIM_SECONDS=5.0)
     with Session(world) as session:
         assert session.ask(line)["outcome"] == "failed"
         lock.unlink()
@@ -337,6 +346,7 @@ def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
 
     That look is too brief to be used again.
     """
+    set_constants(world, REUSE_SECONDS=600.0)
     execute(world, "forensics")
     assert "forensics: using" in execute(world, "reset").stdout
     assert "forensics: using" in execute(world, "cycle").stdout

@@ -13,7 +13,7 @@ from breakglass.agents.pve.jobs.aliases import MOST_ALIASES
 from breakglass.agents.pve.jobs.reserve import RESERVE_INODES
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, processes
+from ..support.agent import Session, execute, processes, set_constants
 from ..support.qemu import Witness
 from ..support.stages import memory, until
 
@@ -71,7 +71,7 @@ def test_an_own_id_of_two_captures_at_once_goes(world: World) -> None:
     until(lambda: not processes(world, job), "the end of the tidying")
     for name, age in (
         ("forensics-0123456789abcdef", 3600),
-        ("forensics-fedcba9876543210", 0),
+        ("forensics-fedcba9876543210", -3600),
         ("alert-00000001", 3600),
     ):
         link = memory(world, "jobs", name)
@@ -154,6 +154,7 @@ def test_the_reserve_of_inodes_is_made_whole_again(world: World) -> None:
 @pytest.mark.real("root", "mounts")
 def test_captures_do_not_spend_the_reserve(world: World) -> None:
     """A weak token may ask for any number of them; each says that it could not begin."""
+    set_constants(world, CLAIM_SECONDS=5.0)
     with few_inodes(world) as place, Session(world) as session:
         session.ask("ping")
         session.ask("status")

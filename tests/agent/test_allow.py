@@ -130,7 +130,7 @@ class KeyFile:
         self.path = root / "etc/ssh/authorized_keys.d/breakglass"
         self.path.parent.mkdir(parents=True)
         self.agent = root / "breakglass-pve"
-        self.agent.write_text(agent_program())
+        self.agent.write_text(agent_program(VMLIST_SECONDS=30.0))
         self.agent.chmod(0o755)
 
     def write(self, content: bytes) -> None:

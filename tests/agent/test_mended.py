@@ -51,7 +51,7 @@ def test_a_verb_right_behind_an_answer_is_not_busy(world: World) -> None:
 @pytest.mark.all
 def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
     """A reader that hangs before it saw anything makes the state unknown, never stopped."""
-    set_constants(world, DEADLINES=DEADLINES | {"status": 4.0})
+    set_constants(world, DEADLINES=DEADLINES | {"status": 10.0})
     with Session(world) as session:
         session.ask("status")
         for pid in descendants(session.process.pid):

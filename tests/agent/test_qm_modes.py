@@ -167,7 +167,7 @@ CASES = {
         "cycle", 14, "ha-holds", ("HA took the request and may still stop it",), place=ha(deaf=True), haste=HA_WAIT
     ),
     "HA takes the stop, its LRM does nothing": Case(
-        "stop", 0, "", ("ending QEMU directly",), "none", place=ha(takes=True), haste={"HA_STOP_SECONDS": 5.0}
+        "stop", 0, "", ("ending QEMU directly",), "none", place=ha(takes=True), haste={"HA_STOP_SECONDS": 10.0}
     ),
     "HA without quorum: no stop": Case(
         "stop", 12, "no-quorum", ("undoes a kill", "reboots itself after 60 s"), place=after(ha(), no_quorum)

@@ -22,6 +22,10 @@ def install(world: World, text: str) -> None:
     install_text(world.agent, text)
 
 
+# A look at the file may take as long as it does on a busy machine: these tests are not about its deadlines.
+PATIENT = dict.fromkeys(("FILE_LOOK_SECONDS", "FILE_COMPARE_SECONDS", "FILE_TRY_SECONDS"), 120.0)
+
+
 def install_text(path: Path, text: str) -> None:
     """Replace a file as a whole, with one that can be run."""
     draft = Path(f"{path}.new")
@@ -33,7 +37,7 @@ def install_text(path: Path, text: str) -> None:
 @pytest.fixture
 def sound(world: World) -> str:
     """The text of an agent that looks for another one all the time."""
-    set_constants(world, LOOK_EVERY=0.05, SETTLED_SECONDS=0.0)
+    set_constants(world, LOOK_EVERY=0.05, SETTLED_SECONDS=0.0, **PATIENT)
     return world.agent.read_text()
 
 
@@ -57,7 +61,7 @@ def test_what_came_during_the_change_is_as_old_as_the_change(
     clock.write_text("300000")  # seconds by which the host's clock is ahead
     ahead = f"lambda: time.clock_gettime(time.CLOCK_BOOTTIME) + float(open({str(clock)!r}).read())"
     hang = f"if 'BREAKGLASS_RENEWED' in os.environ:\n    open({str(gate)!r}).read()"
-    set_constants(world, f"import os, time\nreplace(boottime={ahead})", LOOK_EVERY=0.05, SETTLED_SECONDS=0.0)
+    set_constants(world, f"import os, time\nreplace(boottime={ahead})", LOOK_EVERY=0.05, SETTLED_SECONDS=0.0, **PATIENT)
     sound = world.agent.read_text()
     os.mkfifo(gate)
     with Session(world) as session:
@@ -83,7 +87,8 @@ UNABLE = {
 @pytest.mark.parametrize("end", sampled(UNABLE, "at its start"))
 def test_a_program_that_can_not_serve_is_not_begun(world: World, sound: str, tmp_path: Path, end: str) -> None:
     """It is tried beside the session, which goes on as it is, and goes on in the next one that can."""
-    set_constants(world, FILE_TRY_SECONDS=2.0)
+    if end == "never":
+        set_constants(world, FILE_TRY_SECONDS=10.0)
     sound, tried = world.agent.read_text(), tmp_path / "tried"
     renewed = sound.replace("replace(bundle_hash", "replace(VERSION='9.9.9', bundle_hash")
     with Session(world) as session:
@@ -102,9 +107,8 @@ def test_a_program_that_can_not_serve_is_not_begun(world: World, sound: str, tmp
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a look at the file take as long as it does on a busy machine: these tests are not about its deadlines."""
-    for name in ("FILE_LOOK_SECONDS", "FILE_COMPARE_SECONDS", "FILE_TRY_SECONDS"):
-        monkeypatch.setattr(renewal, name, 120.0)
+    for name, seconds in PATIENT.items():
+        monkeypatch.setattr(renewal, name, seconds)
 
 
 @pytest.mark.usefixtures("patient")

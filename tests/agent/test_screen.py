@@ -18,7 +18,7 @@ from breakglass.agents.pve.forensics.screen import LIVE_BYTES, _receive_look
 from breakglass.agents.pve.serving.session import MOST_TASKS, MOST_UNSENT
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Answer, Session, agent_processes, constants_set, execute, set_constants
+from ..support.agent import Answer, Session, agent_processes, constants_set, execute, hasten, set_constants
 from ..support.noisy_screen import boot_noise
 from ..support.signals import signal_process
 from ..support.stages import until
@@ -242,6 +242,8 @@ def test_a_vm_without_a_display_is_said(short_dir: Path) -> None:
         words[words.index("-vga") + 1] = "none"
         command.write_text(json.dumps(words))
         world.begin()
+        hasten(world)
+        set_constants(world, DRAW_SECONDS=30.0, ASK_SECONDS=60.0)
         verdict = assert_no_picture(execute(world, "screen"), "running", "there is no picture of the console now")
         assert "console" in str(verdict["evidence"])
         until(lambda: agent_processes(world) == [], "the end of the painter")
@@ -339,6 +341,7 @@ def test_the_largest_picture_goes_through(short_dir: Path) -> None:
     world = World(short_dir)
     try:
         boot_noise(world, 1600, 1200, 16)
+        hasten(world)
         set_constants(world, DRAW_SECONDS=30.0, ASK_SECONDS=60.0)
         answer = execute(world, "screen")
         assert size_of(answer) == (200, 150)

@@ -119,6 +119,7 @@ def test_a_word_that_is_no_state_of_qemus_is_not_passed_on(world: World, word: s
 
 def test_the_guest_agent_is_reported(world: World) -> None:
     """It answers: said in the output and in the trailer."""
+    set_constants(world, AGENT_PING_SECONDS=10.0)
     with agent_port(world, answers=True):
         answer = execute(world, "reset")
     assert (answer.code, answer.trailer["agent"]) == (0, "answers")

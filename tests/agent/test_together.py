@@ -128,7 +128,7 @@ def test_the_command_of_a_late_probe_ends_with_it(tmp_path: Path) -> None:
         run(["sh", "-c", f"trap '' TERM; echo >{begun}; {command}; true"], 600)
         yield Reply("hangs", "", "ok", 0, "")
 
-    [reply] = ask_together([Probe(0, "hangs", 5, hang)], time.monotonic() + 60)
+    [reply] = ask_together([Probe(0, "hangs", 8, hang)], time.monotonic() + 60)
     assert reply.outcome == "timed out"
     assert begun.exists()
     wait_until_gone(command)

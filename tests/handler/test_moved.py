@@ -189,7 +189,7 @@ def test_a_node_that_falls_silent_is_not_taken_for_one_without_the_id(
 def test_a_node_that_falls_silent_holds_up_no_first_attempt(nodes: Cluster, service: Service, other_dir: Path) -> None:
     """The VM may need the verb now."""
     nodes.move("pve2")
-    hasty = nodes.handler(other_dir, seconds=5.0)
+    hasty = nodes.handler(other_dir, seconds=15.0)
     try:
         with nodes.frozen("pve1"):
             assert hasty.pve("reset").json["outcome"] == "done"

@@ -29,8 +29,8 @@ from .test_reload import wait_until
 
 pytestmark = pytest.mark.real("sshd")
 
-# A handler whose default is two seconds. No other limit passes in these tests.
-IMPATIENT = with_constants("proxmox.run.JSON_SECONDS = 2.0")
+# A handler whose default is a few seconds. No other limit passes in these tests.
+IMPATIENT = with_constants("proxmox.run.JSON_SECONDS = 4.0")
 LONG = "a line of the output\n" * 500
 HELD: Rules = [
     ("stop", [stage("stop"), {"wait": "go"}, result()]),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import ASKS, Stage, Visit, ask, phase, press, show, text_of, wait_for_text
+from ..support.browser import ASKS, Stage, Visit, ask, phase, press, show, stop_time, text_of, wait_for_text
 from ..support.selection import sampled
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -123,7 +123,7 @@ def test_a_double_click_does_not_confirm(visit: Visit) -> None:
         "([x, y]) => Object.assign(verbs.style, { translate: `${x}px ${y}px`, position: 'relative', zIndex: 9 })",
         [box["x"] - button["x"], box["y"] - button["y"]],
     )
-    page.clock.pause_at(time.time() + 2)
+    stop_time(page)
     page.mouse.dblclick(box["x"] + button["width"] / 2, box["y"] + box["height"] / 2)
     expect(page.locator("#yes")).to_have_attribute("aria-disabled", "true")
     page.clock.run_for(1_000)

@@ -93,9 +93,10 @@ def journal_of(world: World) -> Iterator[socket.socket]:
 # A `qm` that a test holds, in a stop or a start, may wait there for two events that each take a minute.
 _AT_LEAST = {"FLOCK_SECONDS": 1.0, "CLEANUP_SECONDS": 10.0, "QM_STOP_SECONDS": 120.0, "QM_START_SECONDS": 120.0}
 _PATIENT = {"TASK_SECONDS": 10.0, "QUESTION_SECONDS": 10.0, "ARCHIVE_SECONDS": 3.0, "STOPPED_SECONDS": 3.0}
-_PATIENT |= {"WHERE_SECONDS": 10.0, "RECORD_SECONDS": 10.0, "CLAIM_SECONDS": 30.0}
+_PATIENT |= {"WHERE_SECONDS": 10.0, "RECORD_SECONDS": 10.0, "CLAIM_SECONDS": 30.0, "RESTORE_SECONDS": 3.0}
+_PATIENT |= {"ARCHIVE_READ_SECONDS": 5.0, "CHAIN_SECONDS": 5.0, "SLOW_SECONDS": 20.0}
 # What waits for nothing but its own process may take longer on a busy machine than the host agent allows.
-_READS = dict.fromkeys(("ping", "status", "history", "where", "job"), 60.0)
+READS = dict.fromkeys(("ping", "status", "history", "where", "job", "screen"), 60.0)
 
 
 def hasten(world: World) -> None:
@@ -107,7 +108,7 @@ def hasten(world: World) -> None:
     assert found
     numbers = re.findall(r"(?m)^([A-Z_]+) = ([0-9.]+)$", found[0])
     scaled = {name: max(float(number) / world.scale, _AT_LEAST.get(name, 0.0)) for name, number in numbers}
-    write_agent(world, SHORT_APART=0.1, DEADLINES=DEADLINES | _READS, **scaled | _PATIENT)
+    write_agent(world, SHORT_APART=0.1, DEADLINES=DEADLINES | READS, **scaled | _PATIENT)
 
 
 def limit_qm(world: World) -> None:

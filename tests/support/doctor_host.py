@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from breakglass.agents.pve.host.cluster import node_name
+from breakglass.agents.pve.words import DEADLINES
 
-from .agent import agent_program
+from .agent import READS, agent_program
 from .doctor import DoctorProcess, Setup
 from .installing import ROOT, Door, Installed
 
@@ -27,7 +28,7 @@ class DoctorHost(Installed):
 
     def __init__(self, directory: Path, *, user: str = "breakglass") -> None:
         super().__init__(directory, user=user)
-        self.program = agent_program()
+        self.program = agent_program(SSHD_SECONDS=10.0, DEADLINES=DEADLINES | READS)
         self.set_agent(self.program)
         self.door = Door(self)
 

@@ -25,7 +25,7 @@ async def ends(_: Any) -> AsyncIterator[Finding]:
 async def test_a_look_that_hangs_or_fails_hides_no_other() -> None:
     """What each has found before stays, and the walk ends after its limit."""
     looks = (("one", hangs), ("two", fails), ("three", ends))
-    found = [(each.place, each.code) async for each in walk(None, looks, 0.05)]  # type: ignore[arg-type]
+    found = [(each.place, each.code) async for each in walk(None, looks, 0.5)]  # type: ignore[arg-type]
     assert found == [
         ("one", "seen"),
         ("one", "no-answer"),
