@@ -48,7 +48,8 @@ class Cluster:
         (pve / "local").unlink()
         (pve / "local").symlink_to(f"nodes/{name}")
         hasten(world)
-        set_constants(world, f"replace(node_name=lambda: {name!r})")
+        # No test here silences QEMU, and beside others three hosts can be slow to hear it.
+        set_constants(world, f"replace(node_name=lambda: {name!r})", QMP_SECONDS=30.0)
         (pve / "corosync.conf").write_text("totem {\n  cluster_name: demo\n}\n")
         (world.root / "etc/corosync").mkdir()
         (world.root / "etc/corosync/corosync.conf").write_text((pve / "corosync.conf").read_text())
