@@ -16,14 +16,13 @@ from ..support.stages import until, writer_of
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
 
+# A look at the file may take as long as it does on a busy machine: these tests are not about its deadlines.
+PATIENT = dict.fromkeys(("FILE_LOOK_SECONDS", "FILE_COMPARE_SECONDS", "FILE_TRY_SECONDS"), 120.0)
+
 
 def install(world: World, text: str) -> None:
     """Rename a new agent into the place of the old one, as the recipe does."""
     install_text(world.agent, text)
-
-
-# A look at the file may take as long as it does on a busy machine: these tests are not about its deadlines.
-PATIENT = dict.fromkeys(("FILE_LOOK_SECONDS", "FILE_COMPARE_SECONDS", "FILE_TRY_SECONDS"), 120.0)
 
 
 def install_text(path: Path, text: str) -> None:

@@ -219,8 +219,7 @@ def told_the_time(seconds: int) -> str:
 
 @pytest.mark.all
 def test_a_thousand_old_jobs(world: World) -> None:
-    """In /run and in the archive as well: status and history in time, and a reset without a long look back."""
-    in_time = dict.fromkeys(("status", "ping", "history", "job"), 20.0)  # the host allows 4 s, and may be less busy
+    """In /run and in the archive as well: status and history in their 4 s, and a reset without a long look back."""
     execute(world, "reset id=the-first-one")
     until(lambda: archived(world), "the archive")
     sample, old = memory(world, "jobs/the-first-one"), world.root / f"var/lib/breakglass/{VMID}/jobs"
@@ -232,9 +231,9 @@ def test_a_thousand_old_jobs(world: World) -> None:
             (job / "result.json").hardlink_to(result)
             at = {"id": job.name, "boottime": record["boottime"] - 1000 + number / 2}
             (job / "request.json").write_text(json.dumps(record | at))
-    with constants_set(world, DEADLINES=DEADLINES | in_time):
+    with constants_set(world, DEADLINES=DEADLINES):  # the host's own 4 s, in place of the patient ones of the tests
         for ask in ("status", "ping", "history", "job id=old-0007"):
-            assert execute(world, ask).code == 0  # exit 14, had its time passed
+            assert execute(world, ask).code == 0  # exit 14, had its 4 s passed
     with Session(world) as session:
         assert session.ask("reset id=after-a-thousand", 40)["outcome"] == "done"
         jobs = session.ask("history", 40)["jobs"]
@@ -242,6 +241,6 @@ def test_a_thousand_old_jobs(world: World) -> None:
     until(lambda: "after-a-thousand" in archived(world), "its copy")
     await_agents(world)
     shutil.rmtree(memory(world, "jobs"))  # as after a boot: only then does the history look into the archive
-    with constants_set(world, DEADLINES=DEADLINES | in_time):
+    with constants_set(world, DEADLINES=DEADLINES):
         history = execute(world, "history")
     assert (history.code, len(history.trailer["jobs"]), history.trailer["warnings"]) == (0, 50, [])

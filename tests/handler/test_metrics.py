@@ -340,6 +340,7 @@ def test_prometheus_scrapes_as_the_document_says(service: Service, tmp_path: Pat
     ):
         assert settings.count(theirs) == 1
         settings = settings.replace(theirs, ours)
+    # A scrape may take as long as the interval.
     with prometheus(tmp_path, f"global:\n  scrape_interval: 5s\n  evaluation_interval: 1s\n{settings}") as port:
         until(lambda: ask(port, "breakglass_host_up"), "the first scrape")
         [(labels, value)] = ask(port, "breakglass_host_up")
