@@ -5,7 +5,7 @@ import { $, copyText, setShown } from "./dom.js";
 import { pollHealth } from "./health.js";
 import { dropHistory, refreshHistory } from "./history.js";
 import { askForget, keepOrNot, keyInAddress, takeKept, unlock } from "./key.js";
-import { checkEach, checkIfDue, lookAt, stopWatching, wakeOrSleep, watchGuest } from "./look.js";
+import { checkEach, checkIfDue, lookAt, wakeOrSleep, watchGuest } from "./look.js";
 import { registerWorker } from "./offline.js";
 import { hideDetails } from "./render_bar.js";
 import { clearTrouble, openJob } from "./render_history.js";
@@ -89,7 +89,7 @@ const ACTS = {
 	"ask-again": askAgain,
 	"try-now": pollHealth,
 	watch: watchHolder,
-	"stop-looking": () => stopWatching(getState().vm),
+	"stop-looking": () => dispatch("watch-ended", { found: "unseen" }),
 	"keep-looking": () => watchGuest(getState().vm),
 	anyway: () => runVerb(viewOf().verb, { more: { anyway: viewOf().offer } }), // a refusal is final for its id
 };

@@ -5,6 +5,7 @@ import { keep, recall } from "./storage.js";
 import { dispatch, getState } from "./store.js";
 
 /** @typedef {import("./reduce.js").Job} Job */
+/** @typedef {Record<string, {n: number, head: string}[]>} Heads */
 /** @typedef {{node: string, n: number, head: string, broken?: string, hashes?: string[], since?: number}} Chain */
 
 /** @type {Map<string, Promise<void>>} the reading that is under way, for each VM */
@@ -20,13 +21,10 @@ async function readHistory(vm, more, line = new AbortController()) {
 	return answer?.error ?? answer ?? { message: "no answer came back" };
 }
 
-/** A job with its output and its picture; null if the host does not know it, or does not answer. @param {string} vm  @param {string} id  @returns {Promise<Job|null>} */
-export const readJob = async (vm, id) => await findJob(vm, id) ?? null;
-
-/** A job as above; null if the host does not know it, undefined if it did not say. @param {string} vm  @param {string} id  @returns {Promise<Job|null|undefined>} */
+/** A job with its output and its picture; null if the host does not know it, undefined if it did not say. @param {string} vm  @param {string} id  @returns {Promise<Job|null|undefined>} */
 export const findJob = async (vm, id) => (await readHistory(vm, { job: id })).job;
 
-/** Reads the list of jobs again. One reading at a time; of those that wait, the last is enough. @param {string} vm  @returns {Promise<void>} */
+/** Reads the list of jobs again. One reading at a time; of those that wait, the last is enough. @param {string} vm */
 export function refreshHistory(vm) {
 	const before = underWay.get(vm) ?? Promise.resolve();
 	/** @type {Promise<void>} */
@@ -49,7 +47,7 @@ async function readList(vm) {
 	dispatch("jobs-came", { vm, jobs, trouble, chain: chain && checkChain(vm, before, chain) });
 }
 
-/** The last lines of the chain of jobs that this page saw, of each node. @param {string} vm  @returns {Record<string, {n: number, head: string}[]>} */
+/** The last lines of the chain of jobs that this page saw, of each node. @param {string} vm  @returns {Heads} */
 const headsOf = (vm) => recall("local", `heads ${vm}`) ?? {};
 
 /** Keeps the line that a job of ours added. @param {string} vm  @param {Chain} line */
@@ -58,7 +56,7 @@ export function takeChain(vm, { node, n, head }) {
 	keep("local", `heads ${vm}`, { ...heads, [node]: [...heads[node] ?? [], { n, head }].slice(0, 9) });
 }
 
-/** What is wrong with the record, or nothing. @param {string} vm  @param {Record<string, {n: number, head: string}[]>} before  @param {Chain} chain */
+/** What is wrong with the record, or nothing. @param {string} vm  @param {Heads} before  @param {Chain} chain */
 function checkChain(vm, before, { node, n, head, broken, hashes = [], since }) {
 	const kept = before[node] ?? [];
 	const gone = since !== undefined && since !== null && kept.find((line) => line.n >= since && !hashes.includes(line.head.slice(0, 16)));

@@ -1,6 +1,6 @@
 // Looks that the page takes by itself: at the opening, on waking, and at the console after a start. They change nothing.
 
-import { readJob, refreshHistory } from "./history.js";
+import { findJob, refreshHistory } from "./history.js";
 import { MINUTE, isCheckDue, proxmoxTrouble, recentEvidence } from "./rules.js";
 import { runVerb } from "./run.js";
 import { newId, post, sleep } from "./send.js";
@@ -8,9 +8,9 @@ import { dispatch, getState, subscribe, viewOf } from "./store.js";
 
 const SCREEN_MS = 3_000;
 const WATCH_S = 90;
-const AT_ONCE = 3; // checks of the list: a browser has six connections, and where a host hangs a verb needs one of them
+/** Checks of the list: a browser has six connections, and where a host hangs a verb needs one of them. */
+const AT_ONCE = 3;
 const RECENT_MS = 15_000; // what was answered then is still said of now
-const BY_ITSELF = "by itself"; // the host lets such captures go first
 
 /** @type {string|null} the VM that is looked at once what is being read of it has ended */
 let owed = null;
@@ -28,14 +28,14 @@ export async function lookAt(vm) {
 	if (!getState().unlocked || !seen || open || seen.holder || !mayLook || document.hidden || seen.state === "elsewhere") return;
 	const recent = recentEvidence(view, Date.now() + getState().clockOff);
 	if (recent) return showPicture(vm, recent.id, seen.last, recent);
-	const answer = await runVerb("forensics", { vm, quiet: true, more: { reason: BY_ITSELF } });
+	const answer = await runVerb("forensics", { vm, quiet: true, more: { reason: "by itself" } }); // the host lets those go first
 	if (answer?.code === "forbidden") dispatch("look-refused", { vm });
 }
 
 /** Shows a capture's picture, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("./reduce.js").Job} [evidence] */
 export async function showPicture(vm, id, last, evidence) {
 	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
-	const job = await readJob(vm, id);
+	const job = await findJob(vm, id);
 	const picture = job?.screen_png ? { png: job.screen_png, started: job.started, last } : null;
 	dispatch("picture-came", { vm, picture });
 }
@@ -71,9 +71,6 @@ async function takeScreen(vm) {
 	dispatch("screen-came", { vm, picture, guest, state });
 	return "nothing";
 }
-
-/** @param {string} vm */
-export const stopWatching = (vm) => dispatch("watch-ended", { vm, found: "unseen" });
 
 let hiddenSince = 0;
 

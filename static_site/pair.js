@@ -12,7 +12,8 @@ import { dispatch, getState, subscribe } from "./store.js";
 
 /** @typedef {{id: string, oneTimeKey: string, name: string}} Link */
 
-const STORE_MS = 3_000; // some browsers' databases never answer
+/** Some browsers' databases never answer, and a slow device's answers late. This key can't be fetched again. */
+const STORE_MS = 10_000;
 const SOUGHT_MS = 12_000; // the key that is kept here comes first: it would take the place of the new one
 const ANSWER_MS = 20_000;
 const PROOF_MS = 10_000;

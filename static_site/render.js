@@ -3,7 +3,7 @@
 import { $, icon, leave, make, setShown, setText, setTexts } from "./dom.js";
 import { newView } from "./reduce.js";
 import { describeKey } from "./key.js";
-import { chatDown, fullName, isAway, proxmoxTrouble, vmHealth } from "./rules.js";
+import { MINUTE, chatDown, fullName, isAway, proxmoxTrouble, vmHealth } from "./rules.js";
 import { renderBar } from "./render_bar.js";
 import { renderHistory } from "./render_history.js";
 import { renderList } from "./render_list.js";
@@ -15,7 +15,6 @@ import { span } from "./words.js";
 /** @typedef {import("./reduce.js").State} State */
 /** @typedef {import("./reduce.js").View} View */
 
-const MINUTE = 60_000;
 let due = false;
 
 /** Draws in a moment: once for all that happens at once. */

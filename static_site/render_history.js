@@ -1,6 +1,6 @@
 // Draws the history as a timeline. Opening a job reads it from the host, which changes nothing.
 
-import { findJob, readJob, refreshHistory } from "./history.js";
+import { findJob, refreshHistory } from "./history.js";
 import { $, fillText, icon, make, makePicture, makePre, pngBlob, setIcon, setList, setText, setTexts } from "./dom.js";
 import { runVerb } from "./run.js";
 import { sleep } from "./send.js";
@@ -134,7 +134,7 @@ async function readEntry(entry, fold, body) {
 	const words = /** @type {HTMLElement} */ (body.firstElementChild);
 	while (entry.item.isConnected && fold.open && !entry.read) {
 		if (!words.firstChild) setText(words, "Asking the host…");
-		const job = await readJob(vm, entry.job.id);
+		const job = await findJob(vm, entry.job.id);
 		if (!job) return setText(words, "No answer, or the host no longer knows it. Open it again.");
 		if (linked?.job?.id === job.id) linked.job = job; // no list renews it
 		fillEntry(body, job, vm);

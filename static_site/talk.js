@@ -57,8 +57,17 @@ export function verbEnded(vm, { id, body }) {
 /** @param {() => unknown} act */
 const whenIdle = (act) => ("requestIdleCallback" in window ? requestIdleCallback(act, { timeout: IDLE_MS }) : setTimeout(act, IDLE_MS));
 
+/** Takes what was written before the conversation was loaded out of the composer, and keeps it for its VM. @param {string} vm */
+function putAside(vm) {
+	const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
+	const words = prompt.value;
+	prompt.value = "";
+	if (words) withChat((module) => module.keepDraft(vm, words));
+}
+
 let wanted = false;
 subscribe((state, before) => {
+	if (!chat && before.vm && state.vm !== before.vm) putAside(before.vm);
 	if (state.tab === "chat" && before.tab !== "chat") withChat(() => {});
 	if (wanted || !state.unlocked || !state.views[state.vm]?.seen) return;
 	wanted = true;

@@ -41,6 +41,16 @@ CAN_BE_READ = """() => new Promise((done) => {
     };
 })"""
 NO_DATABASE = "IDBFactory.prototype.open = () => { throw new Error('denied'); };"
+# A count of the keys that ends once the test lets it, from when the test asks for it.
+SLOW = """const count = IDBObjectStore.prototype.count;
+IDBObjectStore.prototype.count = function () {
+    const request = count.call(this);
+    if (!window.slow) return request;
+    const late = {};
+    window.slow = false;
+    window.letGo = () => late.onsuccess();
+    return late;
+};"""
 FULL = "IDBObjectStore.prototype.put = () => { throw new Error('full'); };"
 
 
@@ -253,6 +263,23 @@ def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
     page.click("#yes")
     says(page, "Paired as operator, until this tab closes: the key is not kept here.")
     phase(page, "idle")
+
+
+@pytest.mark.all
+def test_a_key_is_kept_by_a_slow_device_too(person: Visit) -> None:
+    """The link is spent, so the page waits for a database that answers after seconds."""
+    page, given = person.page, offer(person.stage)
+    page.clock.install()
+    page.add_init_script(SLOW)
+    open_link(page, given.link)
+    asked(page)
+    page.evaluate("() => { window.slow = true; }")
+    page.click("#yes")
+    page.wait_for_function("() => window.letGo")
+    page.clock.run_for(6_000)
+    page.evaluate("() => window.letGo()")
+    says(page, "Paired as operator. This device can rescue now.")
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
 
 
 @pytest.mark.all

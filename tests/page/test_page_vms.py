@@ -493,6 +493,27 @@ def test_a_draft_stays_with_its_vm(person: Visit) -> None:
 
 
 @pytest.mark.all
+def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(person: Visit) -> None:
+    """On a slow line its modules come later than a person writes."""
+    held: list[Route] = []
+    person.page.route("**/chat.js", lambda route: held.append(route))
+    page = person.open()
+    choose(page, "devvm")
+    show(page, "chat")
+    page.fill("#prompt", "why does devvm hang?")
+    choose(page, "twin")
+    expect(page.locator("#prompt")).to_have_value("")
+    wait_for(page, lambda: held, "the request for the conversation")
+    for route in held:
+        route.continue_()
+    show(page, "chat")
+    expect(page.locator("#new-talk")).to_be_hidden()
+    page.fill("#prompt", "and twin?")
+    choose(page, "devvm")
+    expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
+
+
+@pytest.mark.all
 def test_the_page_says_when_claude_logs_in_as_root(person: Visit) -> None:
     """If claude logs in to the guest as root, the page says that it may change anything there."""
     page = person.open(caller="talker", looks=False)
