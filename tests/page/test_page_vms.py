@@ -496,6 +496,7 @@ def test_a_draft_stays_with_its_vm(person: Visit) -> None:
 def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(person: Visit) -> None:
     """On a slow line its modules come later than a person writes."""
     held: list[Route] = []
+    person.page.add_init_script("delete Navigator.prototype.serviceWorker")  # it would answer in the line's place
     person.page.route("**/chat.js", lambda route: held.append(route))
     page = person.open()
     choose(page, "devvm")
