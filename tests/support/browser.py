@@ -318,6 +318,13 @@ class Stage:
             assert self.service.pve("start").json["outcome"] == "done"
         if self.world.qemu:  # a guest that boots reads its disk, and is not idle
             until(lambda: is_at_prompt(self.world), "the guest's prompt")
+        if self.newest_verdict() == "healthy":  # of a guest that booted: the next page would show that for a minute
+            self.service.pve("forensics")
+
+    def newest_verdict(self) -> str | None:
+        """Return what the newest evidence has found."""
+        jobs = self.service.pve("history").json["jobs"]
+        return next((job["verdict"]["code"] for job in jobs if job["verb"] == "forensics" and job["verdict"]), None)
 
     def has_no_job_under_way(self) -> bool:
         """Tell whether each job that has begun has ended; one that waits at the gate may go on."""
