@@ -11,7 +11,8 @@ import { dispatch, getState, subscribe } from "./store.js";
 import { dropChats, resumeChat } from "./talk.js";
 import { span } from "./words.js";
 
-const STORE_MS = 3_000; // some browsers' databases never open: then the key is entered
+/** Some browsers' databases never open: then the key is entered. */
+const STORE_MS = 3_000;
 
 /** What is known of the kept key. @typedef {{since: number, tested: number, persisted: boolean|null}} Kept */
 
@@ -90,6 +91,8 @@ export async function keepOrNot() {
 		} else if (key) {
 			await keyStore((store) => store.put(key, 1));
 			const persisted = await navigator.storage?.persist?.().catch(() => false) ?? null;
+			// The browser may have asked a person, and that took until the key was forgotten.
+			if (currentKey() !== key || !keepBox.checked) return;
 			keep("local", "key", { since: Date.now(), ...recall("local", "key"), tested: Date.now(), persisted });
 		}
 	} catch (error) {

@@ -19,18 +19,17 @@ const ANSWER_MS = 20_000;
 const PROOF_MS = 10_000;
 const SENT = "#pair=sent"; // stands in the address while the key is on its way, so that a reload asks for no second one
 
-const SPENT = "This pairing link was used already, or is older than 10 minutes. Ask for a new one. "
-	+ "If this device did not use it, another one has: then the command that made it revokes the key.";
+const SPENT = "This pairing link was used already, or is older than 10 minutes. Ask for a new one. If this device did not use it, another one has: then the command that made it revokes the key.";
 const LOST = "No answer came. The key may have been handed out, so this pairing link counts as used. Ask for a new one.";
 const ALTERED = "The key that came does not open with this pairing link: the link was altered, or a part of it is missing. Ask for a new one.";
 const INTERRUPTED = "The pairing was interrupted. If this device has no key now, ask for a new pairing link.";
 const INCOMPLETE = "This isn’t a complete pairing link. Copy all of it, from https to the end, or scan the code again.";
 const UNSIGNING = "A pairing link opens only over https. Nothing was sent: the link is still good there.";
 const AWAY = "Breakglass does not answer. Nothing was sent: reload this page once it answers, or open the link again.";
-
+const PROVED = "This device can rescue now.";
+const UNPROVED = "Breakglass has not answered with this key yet.";
 const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
-const word = make("p.note");
-word.id = "pair-word";
+const word = Object.assign(make("p.note"), { id: "pair-word" });
 word.setAttribute("role", "alert");
 $("verbs").after(word);
 
@@ -125,8 +124,7 @@ async function writeQuestion(link) {
 	return {
 		title: `Pair this device as ${link.name}?`,
 		facts: [
-			...inTab ? [{ term: "First", words: "Add this page to the home screen, and paste the link into its key field: "
-				+ "on an iPhone or iPad that app has a storage of its own" }] : [],
+			...inTab ? [{ term: "First", words: "Add this page to the home screen, and paste the link into its key field: on an iPhone or iPad that app has a storage of its own" }] : [],
 			{ term: "Does", words: `Fetches the signing key of ${link.name}, once${keeps ? ", and keeps it here" : ""}` },
 			...keeps ? [] : [{ term: "But", words: `${why}: it is gone when this tab closes, and the link is used` }],
 			...old ? [{ term: "Replaces", words: old }] : [],
@@ -159,6 +157,7 @@ async function canKeep() {
 /** Fetches, opens and keeps the key; the page goes on with it. Returns whether it does. @param {Link} link */
 async function fetchKey(link) {
 	const { id, name } = link;
+	await until(() => Boolean(getState().health.answer) || getState().health.fails > 0); // a slow line
 	const trouble = isUsed(id) ? SPENT : isAway(getState()) ? AWAY : ""; // another tab may have used it meanwhile
 	if (trouble !== AWAY) clearLink();
 	if (trouble) say(trouble);
@@ -178,9 +177,9 @@ async function fetchKey(link) {
 /** Asks once. Returns the sealed key; an empty text if there is none, null if no answer came. @param {string} id */
 async function fetchSealed(id) {
 	try {
-		const headers = { "content-type": "application/json" };
 		const response = await fetch("pair", {
-			method: "POST", redirect: "error", cache: "no-store", headers, body: JSON.stringify({ id }), signal: AbortSignal.timeout(ANSWER_MS),
+			method: "POST", redirect: "error", cache: "no-store", headers: { "content-type": "application/json" },
+			body: JSON.stringify({ id }), signal: AbortSignal.timeout(ANSWER_MS),
 		});
 		if ([404, 405].includes(response.status)) return "";
 		const { sealed } = await response.json();
@@ -208,8 +207,7 @@ async function openSealed({ id, oneTimeKey, name }, sealed) {
 	}
 }
 
-/** Keeps a key in place of any other, before anything else can go wrong, and begins with it.
- * @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address */
+/** Keeps a key in place of any other, before anything else can go wrong, and begins with it. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address */
 async function takePaired(key, name, rest) {
 	useKey(key);
 	keepBox.checked = await canKeep();
@@ -226,7 +224,7 @@ async function takePaired(key, name, rest) {
 	const state = getState().key;
 	if (state === "refused" || !getState().unlocked) return say(""); // that is said beside the field
 	if (!isKept) say(`Paired as ${name}, until this tab closes: the key is not kept here.`);
-	else say(`Paired as ${name}. ${state === "proved" ? "This device can rescue now." : "Breakglass has not answered with this key yet."}`, true);
+	else say(`Paired as ${name}. ${state === "proved" ? PROVED : UNPROVED}`, true);
 }
 
 /** @param {string} fragment */
@@ -245,5 +243,8 @@ const until = (test, ms = 2 ** 31 - 1) => new Promise((resolve) => {
 	look();
 });
 
-subscribe((state, was) => { if (was.unlocked && !state.unlocked) say(""); });
+subscribe((state, was) => {
+	if (was.unlocked && !state.unlocked) say("");
+	if (state.key === "proved" && word.textContent?.endsWith(UNPROVED)) say(word.textContent.replace(UNPROVED, PROVED), true);
+});
 document.addEventListener("visibilitychange", () => { if (document.hidden && word.style.color) say(""); });

@@ -33,7 +33,7 @@ export function fullName(state, name = state.vm) {
 
 /** The code of what is wrong on the way to the VM's host, or nothing. @param {State} state  @param {View} view */
 export function proxmoxTrouble({ health }, view) {
-	const code = !health.fails && health.answer && health.vms.find(({ name }) => name === view.vm)?.proxmox;
+	const code = health.fails < 2 && health.answer && health.vms.find(({ name }) => name === view.vm)?.proxmox;
 	const newer = (view.seen?.at ?? 0) > health.at;
 	return !code || newer || ["answering", "agent-outdated", "not-checked"].includes(code) ? "" : code;
 }

@@ -60,10 +60,11 @@ class Person:
 
     def does(self, condition: str, what: str) -> None:
         """Return once a condition of the page is true. The page looks for a second at a time: asking costs more."""
-        body = f"""for (let n = 0; n < 20; n += 1) {{
+        body = f"""const end = Date.now() + 1000;
+        do {{
             if ({condition}) return true;
             await new Promise((done) => setTimeout(done, 50));
-        }}
+        }} while (Date.now() < end);
         return false;"""
         until(lambda: self.engine.run(body), what)
 

@@ -41,8 +41,10 @@ def page(stage: Stage, host: Scripted) -> Iterator[tuple[Page, Visit]]:
     """An operator at the page, on a host where the VM's storage hangs."""
     host.say(STORAGE_HUNG)
     visit = Visit(stage)
-    yield visit.open(), visit
-    visit.close()
+    try:
+        yield visit.open(), visit
+    finally:
+        visit.close()
 
 
 def local(since: str, seconds: float) -> str:
@@ -175,7 +177,7 @@ def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], h
     host.let_go("go-2")
     wait_for_text(at, "why", f"it ends by {local(begun['started'], 480)}.")
     assert text_of(at, "outcome-word") == "Power-cycle: evidence"
-    assert re.fullmatch(r"\d+ s, usually up to 20 s", text_of(at, "outcome-timer"))
+    assert re.fullmatch(r"\d+ s, (usually up to 20 s|longer than usual)", text_of(at, "outcome-timer"))
     expect(at.locator("#steps [data-tone=busy]")).to_have_text("Evidence")
     assert at.evaluate(PLACES) == before
     host.let_go("go-3")

@@ -237,9 +237,10 @@ OVERTAKE = """() => { const fetch = window.fetch; let stop; const stopped = new 
         if (String(options?.body).includes('"prompt"')) await stopped;
         const answer = await fetch(url, options);
         if (!String(options?.body).includes('"cancel"')) return answer;
+        const text = await answer.text();
         stop();
         while (!document.querySelector("#transcript .answer")) await new Promise(done => setTimeout(done, 20));
-        return answer; }; }"""
+        return new Response(text, {status: answer.status, headers: answer.headers}); }; }"""
 
 
 @pytest.mark.all

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -256,7 +257,9 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     page.set_viewport_size({"width": width, "height": 740})
     page.add_init_script(SHIFTS)
     page.clock.install()
+    stop_time(page)  # a handler that answers after seconds is another matter
     visit.open()
+    page.clock.resume()
     opening = page.evaluate("() => window.takeShifts()")
     act(visit)
     page.clock.fast_forward(5_000)
@@ -296,6 +299,8 @@ def test_a_kept_key_opens_the_page_without_a_sight_of_its_lock(visit: Visit) -> 
         """window.scenes = []; new MutationObserver(() => window.scenes.push(document.body?.dataset.scene))
         .observe(document, {subtree: true, childList: true, attributeFilter: ["data-scene"]});"""
     )
+    page.clock.install()
+    stop_time(page)  # a store or a handler that answers after seconds is another matter
     page.reload()
     phase(page, "idle")
     assert set(page.evaluate("() => window.scenes")) <= {None, "opening", "unlocked"}
@@ -326,18 +331,17 @@ def test_every_target_is_large_enough_for_a_thumb(visit: Visit) -> None:
 def test_the_question_is_in_sight_when_the_page_is_enlarged(stage: Stage) -> None:
     """At 400 % the dialog shows its question although its safe answer has the focus, and nothing is cut off."""
     stage.settle()
-    visit = Visit(stage, viewport={"width": 320, "height": 185})  # 1280 x 740, enlarged four times
-    page = visit.open()
-    assert page.evaluate(MISFITS) == []
-    ask(page, "cycle")
-    assert page.evaluate(FOCUS) == "keep"
-    expect(page.locator("#confirm-title")).to_be_in_viewport(ratio=1)
-    expect(page.locator("#keep")).to_be_in_viewport()
-    page.keyboard.press("Enter")
-    for tab in ("chat", "history"):
-        show(page, tab)
+    with closing(Visit(stage, viewport={"width": 320, "height": 185})) as visit:  # 1280 x 740, enlarged four times
+        page = visit.open()
         assert page.evaluate(MISFITS) == []
-    visit.close()
+        ask(page, "cycle")
+        assert page.evaluate(FOCUS) == "keep"
+        expect(page.locator("#confirm-title")).to_be_in_viewport(ratio=1)
+        expect(page.locator("#keep")).to_be_in_viewport()
+        page.keyboard.press("Enter")
+        for tab in ("chat", "history"):
+            show(page, tab)
+            assert page.evaluate(MISFITS) == []
 
 
 @pytest.mark.all
@@ -463,18 +467,17 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
 def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
     """With reduced motion nothing moves, and with forced colours every button keeps its border."""
     stage.settle()
-    visit = Visit(stage, reduced_motion="reduce", forced_colors="active")
-    page = visit.open()
-    with held_requests(page, '"verb":"forensics"'):
-        press(page, "forensics")
-        phase(page, "checking")
-        assert page.evaluate("() => document.getAnimations().length") == 0
-    border = "() => getComputedStyle(document.querySelector('[data-verb=reset]')).borderTopWidth"
-    assert page.evaluate(border) == "1px"
-    slab = "() => getComputedStyle(document.querySelector('[data-headline]')).borderTopWidth"
-    assert page.evaluate(slab) == "3px"
-    phase(page, "done")
-    visit.close()
+    with closing(Visit(stage, reduced_motion="reduce", forced_colors="active")) as visit:
+        page = visit.open()
+        with held_requests(page, '"verb":"forensics"'):
+            press(page, "forensics")
+            phase(page, "checking")
+            assert page.evaluate("() => document.getAnimations().length") == 0
+        border = "() => getComputedStyle(document.querySelector('[data-verb=reset]')).borderTopWidth"
+        assert page.evaluate(border) == "1px"
+        slab = "() => getComputedStyle(document.querySelector('[data-headline]')).borderTopWidth"
+        assert page.evaluate(slab) == "3px"
+        phase(page, "done")
 
 
 # --- the files ---

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from ..support.browser import (
     ASKS,
+    Stage,
     Visit,
     ask,
     blocked,
@@ -74,6 +75,11 @@ def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
+def is_over(stage: Stage, before: list[str]) -> bool:
+    """Tell whether a verb that changes power came since then, and has ended."""
+    return bool(stage.mutating_jobs(but=before)) and stage.has_no_job_under_way()
+
+
 def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> None:
     """After a lost answer, one that did not reach the host settles nothing and does not say `nothing was sent`."""
     page, stage = visit.open(), visit.stage
@@ -82,7 +88,7 @@ def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> N
     confirm(page, "reset")
     phase(page, "unknown")
     # what ends sshd here would end its jobs too
-    wait_for(page, lambda: stage.mutating_jobs(but=before) and stage.has_no_job_under_way(), "the end of the reset")
+    wait_for(page, lambda: is_over(stage, before), "the end of the reset")
     with stage.without_sshd():
         stage.wire.mend()
         wait_for_text(page, "outcome-hint", "refused")
@@ -106,7 +112,7 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
 
     def the_host_acts_and_is_gone() -> None:
         # what ends sshd here would end its jobs too
-        until(lambda: stage.mutating_jobs(but=before) and stage.has_no_job_under_way(), "the end of the reset")
+        until(lambda: is_over(stage, before), "the end of the reset")
         stage.sshd.stop()
         stage.service.not_answering()
 
@@ -270,11 +276,14 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
     page.press("#prompt", "Control+Enter")
     card = page.locator("[data-approve=reset]")
     visit.stage.wire.cut('"verb":"reset"', 1)
+    before = visit.stage.mutating_jobs()
     card.click()
     page.click("#yes[aria-disabled=false]")
     wait_for_text(page, "outcome-hint", "Last try")
     page.clock.fast_forward(70_000)
     page.wait_for_selector(ASK_AGAIN)
+    # what ends sshd here would end its jobs too
+    wait_for(page, lambda: is_over(visit.stage, before), "the end of the reset")
     with visit.stage.without_sshd():
         visit.stage.wire.mend()
         page.reload()

@@ -61,7 +61,7 @@ def make_older(page: Page) -> None:
             const cache = await caches.open("breakglass page /");
             const [request] = await cache.keys();
             const set = await (await cache.match(request)).json();
-            set.files["style.css"].text = ":root { --stored: yes }";
+            set.files["style.css"].text = ":root { --stored: yes; --touch: 1px }";
             set.list = {version: "0.0.1", files: {...set.list.files, "style.css": "of an older file"}};
             await cache.put(request, new Response(JSON.stringify(set)));
             window.told = [];

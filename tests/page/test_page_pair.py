@@ -16,7 +16,9 @@ from ..support.browser import (
     Visit,
     axe_finds_in_both_schemes,
     fall_asleep,
+    held_requests,
     phase,
+    stop_time,
     text_of,
     wait_for,
     wait_for_text,
@@ -273,13 +275,34 @@ def test_a_key_is_kept_by_a_slow_device_too(person: Visit) -> None:
     page.add_init_script(SLOW)
     open_link(page, given.link)
     asked(page)
+    stop_time(page)
     page.evaluate("() => { window.slow = true; }")
     page.click("#yes")
     page.wait_for_function("() => window.letGo")
     page.clock.run_for(6_000)
     page.evaluate("() => window.letGo()")
+    page.clock.resume()
     says(page, "Paired as operator. This device can rescue now.")
     wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
+
+
+@pytest.mark.all
+def test_a_slow_line_is_not_taken_for_one_that_is_down(person: Visit) -> None:
+    """After the yes, the page waits for the first word of the handler; then it says when the handler takes the key."""
+    page, given, polls = person.page, offer(person.stage), list[Route]()
+    page.add_init_script("AbortSignal.timeout = () => new AbortController().signal")
+    page.route("**/health", lambda route: polls.append(route))
+    open_link(page, given.link)
+    asked(page)
+    expect(page.locator("body[data-scene=away]")).to_be_visible()
+    page.click("#yes")
+    with held_requests(page, '"verb":"status"') as held:
+        page.unroute("**/health")
+        for route in polls:
+            route.continue_()
+        wait_for(page, lambda: held, "the first look with the new key")
+        says(page, "Paired as operator. Breakglass has not answered with this key yet.")
+    says(page, "Paired as operator. This device can rescue now.")
 
 
 @pytest.mark.all

@@ -47,6 +47,7 @@ def test_a_browser_that_lacks_something_says_so(visit: Visit, old: Page, lacks: 
     old.add_init_script(LACKS[lacks])
     old.goto(visit.stage.url)
     see_too_old(old)
+    old.goto("about:blank")  # else only the fragment changes, and what is there is from before
     old.goto(f"{visit.stage.url}#key={visit.keys['operator']}")
     see_too_old(old)
 

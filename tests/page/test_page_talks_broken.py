@@ -149,6 +149,7 @@ def test_the_focus_stays_in_the_conversation(visit: Visit) -> None:
     """A button that goes when it is pressed passes the focus on, within the conversation."""
     page = visit.open()
     show_chat(page)
+    expect(page.locator("#starters button").first).to_be_visible()
     page.focus("#starters button")
     page.keyboard.press("Enter")
     expect(page.locator("#stop-turn, #transcript article .meta").first).to_be_visible()

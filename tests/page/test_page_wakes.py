@@ -95,9 +95,10 @@ def test_waking_looks_at_what_a_failed_verb_has_left(visit: Visit) -> None:
     """A verb that failed while the page was hidden is looked at on waking: evidence from before says nothing of now."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
-    confirm(page, "cycle")
-    phase(page, "running")
-    fall_asleep(page)
+    with held_requests(page, '"verb":"cycle"'):
+        confirm(page, "cycle")
+        phase(page, "running")
+        fall_asleep(page)
     phase(page, "failed")
     see_headline(page, "Off: start failed", "bad")
     before = looks_of(visit)
@@ -155,6 +156,26 @@ def test_a_page_that_lost_its_handler_while_it_slept_looks_as_well(visit: Visit)
         wait_for(page, lambda: len(held) > 1, "the check of a page that has its handler again")
         wait_for(page, lambda: ended, "the list of jobs")
     wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the look")
+
+
+@pytest.mark.all
+def test_what_is_forgotten_is_not_called_kept(visit: Visit) -> None:
+    """A browser may ask a person whether the page may keep anything, and hear of it after Forget."""
+    page = visit.page
+    page.add_init_script(
+        """window.answers = [];
+        if (navigator.storage) navigator.storage.persist = () => new Promise((done) => answers.push(done));"""
+    )
+    keep_key(visit)
+    wait_for(page, lambda: page.evaluate("() => answers.length"), "the question whether it may keep anything")
+    forget_key(page)
+    kept = """async () => {
+        answers.forEach(answer => answer(true));
+        await new Promise(done => setTimeout(done));
+        return localStorage.getItem("breakglass / key");
+    }"""
+    assert page.evaluate(kept) is None
+    expect(page.locator("#key-word")).to_have_text("not kept here")
 
 
 def is_kept(page: Page) -> bool:

@@ -87,7 +87,9 @@ test("a host is out of reach by what /health says, until a newer answer came fro
 	for (const code of ["answering", "agent-outdated", "not-checked"]) assert.equal(trouble(code), "");
 	assert.equal(trouble("timeout"), "timeout");
 	assert.equal(trouble("timeout", settledEvent("status", {}, -1)), "");
-	assert.equal(trouble("timeout", ["health-lost", { next: 0 }]), ""); // an old word of a handler that is gone
+	const lost = ["health-lost", { next: 0 }];
+	assert.equal(trouble("timeout", lost), "timeout"); // one poll is lost on any bad line
+	assert.equal(trouble("timeout", lost, lost), ""); // an old word of a handler that is gone
 });
 
 // --- what an answer means ---

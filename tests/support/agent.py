@@ -95,6 +95,7 @@ _AT_LEAST = {"FLOCK_SECONDS": 1.0, "CLEANUP_SECONDS": 10.0, "QM_STOP_SECONDS": 1
 _PATIENT = {"TASK_SECONDS": 10.0, "QUESTION_SECONDS": 10.0, "ARCHIVE_SECONDS": 3.0, "STOPPED_SECONDS": 3.0}
 _PATIENT |= {"WHERE_SECONDS": 10.0, "RECORD_SECONDS": 10.0, "CLAIM_SECONDS": 30.0, "RESTORE_SECONDS": 3.0}
 _PATIENT |= {"ARCHIVE_READ_SECONDS": 5.0, "CHAIN_SECONDS": 5.0, "SLOW_SECONDS": 20.0}
+_PATIENT |= {"RELEASE_SECONDS": 10.0}
 # What waits for nothing but its own process may take longer on a busy machine than the host agent allows.
 READS = dict.fromkeys(("ping", "status", "history", "where", "job", "screen"), 60.0)
 

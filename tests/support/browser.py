@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Route, expect, sync_playwright
 
 from breakglass.agents.pve.words import MUTATING
 from breakglass.client import new_id
@@ -411,7 +411,11 @@ def held_requests(page: Page, words: str, path: str = "pve") -> Iterator[list[Ro
 
 def stop_time(page: Page) -> None:
     """Have the page's time stand still. It jumps ahead first: what it is set to must not be over when that comes."""
-    page.clock.pause_at(page.evaluate("() => Date.now() / 1000 + 10"))
+    while True:
+        try:
+            return page.clock.pause_at(page.evaluate("() => Date.now() / 1000 + 10"))
+        except Error:  # it came later than that, and the page's time stands still: the next one fits
+            continue
 
 
 def wait_for(page: Page, seen: Callable[[], object], what: str) -> None:
@@ -594,8 +598,18 @@ def unseen_cycle(stage: Stage, page: Page, verb: str = "cycle") -> Iterator[str]
 @contextmanager
 def unseen_outage(stage: Stage, page: Page) -> Iterator[None]:
     """Take the host's SSH server away for a while, unseen by the page, whose buttons would be locked else."""
-    with held_requests(page, "", "health"), stage.without_sshd():
-        yield
+    known = stage.service.health()
+
+    def answer(route: Route) -> None:
+        route.fulfill(json=known)
+
+    page.route("**/health", answer)
+    try:
+        with stage.without_sshd():
+            stage.service.not_answering()  # a verb on the connection of before would be sent, and lost
+            yield
+    finally:
+        page.unroute("**/health", answer)
 
 
 def lose_handler(stage: Stage, page: Page) -> None:
