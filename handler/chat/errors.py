@@ -27,6 +27,10 @@ class ChatOff(BreakglassError):
     code, status = "chat-off", 503
 
 
+class LauncherLate(OSError):
+    """The launcher did not answer in time. It may, once the machine is less busy."""
+
+
 class ChatNotIsolated(BreakglassError):
     """claude can read the handler's files, and the configuration does not permit that."""
 

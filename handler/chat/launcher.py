@@ -12,6 +12,7 @@ from ..claude.command import ClaudeTurn
 from ..claude.launch_channel import sender_of
 from ..claude.launch_messages import ACCEPTED, MOST_BYTES, NOT_ISOLATED, encode_turn
 from ..claude.start import TurnFds
+from .errors import LauncherLate
 
 SECONDS = 5.0  # to accept a message
 CHECK_SECONDS = 9.0  # less than SessionsDisk allows
@@ -20,7 +21,7 @@ _REPLY_BYTES = 64 * 1024
 
 
 class LauncherError(OSError):
-    """The launcher has ended, hangs, or refused a message."""
+    """The launcher has ended, or refused a message."""
 
 
 class Waitable(Protocol):
@@ -85,7 +86,7 @@ class LauncherClient:
     def check(self) -> str:
         """Have the launcher read the configuration again; return why claude is not isolated, or "".
 
-        Raises LauncherError.
+        Raises LauncherError, and LauncherLate after CHECK_SECONDS.
         """
         with self._send(b"check", ()) as reply:
             first, text = _receive(reply, CHECK_SECONDS)
@@ -94,7 +95,7 @@ class LauncherClient:
         return text
 
     def start_turn(self, key: str, turn: ClaudeTurn, turn_fds: TurnFds) -> Waitable:
-        """Start a turn that has these descriptors. Raises LauncherError."""
+        """Start a turn that has these descriptors. Raises LauncherError or LauncherLate."""
         fds = [fd for fd in turn_fds if fd >= 0]  # only the last one may be missing
         message = encode_turn(key, turn.sid, turn.resume, turn.vm.name, turn.prompt, turn.tools)
         reply = self._send(message, fds)
@@ -108,7 +109,7 @@ class LauncherClient:
         return LaunchedRunner(reply)
 
     def remove(self, name: str) -> None:
-        """Remove a directory below sessions.dir. Raises LauncherError."""
+        """Remove a directory below sessions.dir. Raises LauncherError or LauncherLate."""
         with self._send(f"remove {name}".encode(), ()) as reply:
             first, text = _receive(reply, CHECK_SECONDS)
         if first != ACCEPTED:
@@ -134,7 +135,7 @@ def _receive(reply: socket.socket, seconds: float) -> tuple[bytes, str]:
     try:
         data = reply.recv(_REPLY_BYTES)
     except TimeoutError:
-        raise LauncherError(f"the launcher did not answer in {seconds:g} s") from None
+        raise LauncherLate(f"the launcher did not answer in {seconds:g} s") from None
     if not data:
         raise LauncherError("the launcher ended the connection without an answer")
     return data[:1], data[1:].decode("utf-8", "replace")

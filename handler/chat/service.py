@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import audit
 from ..config.model import ChatSettings, Config
-from .errors import ChatNotIsolated, ChatOff
+from .errors import ChatNotIsolated, ChatOff, LauncherLate
 
 try:
     from ..claude.isolation import isolation_fault
@@ -51,7 +51,7 @@ class ChatService:
         self._parts: Sequence[Part] = ()
         self._watcher: asyncio.Task[None] | None = None
         self._looks: EarlierLooks | None = None
-        self._put_off: Config | None = None  # what could not be applied yet, because a disk hangs
+        self._put_off: Config | None = None  # what waits for a disk that hangs, or for a late launcher
         self._chat: Chat | None = None
         self._applied = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -106,13 +106,16 @@ class ChatService:
             await self._use(config)
 
     async def _use(self, config: Config) -> None:
-        self._applied.clear()
-        self._applied_state, self._lack, self._put_off = "starting", None, None
+        if self._put_off is not config:  # else chat is off as before, until it has been tried once more
+            self._applied.clear()
+            self._applied_state, self._applied_why, self._put_off = "starting", "", None
+        self._lack = None
         try:
             state = await self._apply(config)
         except Exception as error:  # chat is optional, so no defect of it may go further
             state = "failed"
             self._applied_why = str(error) if isinstance(error, OSError) else ""  # as a LauncherError is
+            self._put_off = config if isinstance(error, LauncherLate) else None
             audit.note("chat-failed", error=repr(error))
         self._is_shared = config.chat is not None and config.chat.shared_uid
         self._applied_state = state
@@ -120,7 +123,6 @@ class ChatService:
         audit.note("chat", state=self.state, isolated=self.isolated, why=self.why)
 
     async def _apply(self, config: Config) -> str:
-        self._applied_why = ""
         if config.chat is None:
             return "config-error" if config.chat_fault else "off"
         if _import_error:
@@ -140,6 +142,7 @@ class ChatService:
             await self._chat.prepare()
             self._applied_why = await self._chat.disk.run(isolation_fault, config)
         self._lack = await find_lack(self._parts)  # again: the directories may be new
+        self._put_off = None
         return "chat-not-isolated" if self._applied_why else "on"
 
     async def _begin_to_look(self, settings: ChatSettings) -> None:
@@ -195,10 +198,11 @@ class ChatService:
             return self._chat
         if state == "chat-not-isolated":
             raise ChatNotIsolated(f"chat is off, because nothing would keep claude from the keys: {why}", _NOT_ISOLATED)
+        if state == "failed" and why:
+            again = "it is asked again by itself; if that does not help, " if self._put_off is not None else ""
+            raise ChatOff(f"chat is off: {why}", f"{again}restart Breakglass, or reload it if a unit runs its launcher")
         if self._put_off is not None:
             raise ChatOff(f"chat is off: {state}: {why}", "look at that disk; once it answers, chat is on by itself")
-        if state == "failed" and why:
-            raise ChatOff(f"chat is off: {why}", "restart Breakglass, or reload it if a unit runs its launcher")
         raise ChatOff(*_OFF[state])
 
     async def stop(self) -> None:

@@ -89,8 +89,8 @@ class Run:
         return await self._with_jobs(answer, trailer, host) if self._request.verb == "history" else answer
 
     async def _with_jobs(self, answer: Answer, trailer: Message, host: HostConnection) -> Answer:
-        """Add the jobs to the answer of `history`, and the one job that the request names (null when not found)."""
-        body = {**answer.body, "jobs": trailer.get("jobs", [])}
+        """Add the jobs to the answer of `history`, and the one that the request names: null if the host gave none."""
+        body = {**answer.body, "jobs": trailer.get("jobs")}
         if self._request.job:
             messages = await host.read(job_line(self._request.vm.vmid, self._request.job))
             body["job"] = messages[-1].get("whole_job")

@@ -13,10 +13,11 @@ import pytest
 
 from breakglass.agents.pve.forensics.evidence import parse_evidence
 from breakglass.agents.pve.forensics.verdict import verdict_of
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.cli.arguments import SCENARIOS as LISTED
 from breakglass.demo.proxmox.world import SCENARIOS, VMID, World
 
-from ..support.agent import Answer, execute, set_constants
+from ..support.agent import READS, Answer, execute, set_constants
 from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
 from ..support.pve_host import no_quorum, under_ha
@@ -197,7 +198,8 @@ def test_what_is_not_installed_is_one_short_line(world: World) -> None:
 def test_hung_commands_are_findings(world: World) -> None:
     """Every qm and every storage command hangs and ignores SIGTERM: each is late, and a picture is taken."""
     misbehave(world.root, hang="all")
-    set_constants(world, **IMPATIENT)
+    others = {"BUDGET": 60.0, "CLUSTER_SECONDS": 30.0, "READ_SECONDS": 30.0}
+    set_constants(world, **IMPATIENT, **others, DEADLINES=DEADLINES | READS | {"forensics": 90.0})
     for name in ("pvesm", "zpool", "lvs", "df", "journalctl"):
         install(world, name, "echo first words; trap '' TERM; while :; do sleep 100; done")
     answer = execute(world, "forensics")

@@ -78,7 +78,7 @@ def begin(sshd: Sshd, line: str) -> "subprocess.Popen[str]":
 
 def end(ssh: "subprocess.Popen[str]") -> Answer:
     with ssh:
-        stdout, stderr = ssh.communicate(timeout=60)
+        stdout, stderr = ssh.communicate(timeout=120)
     return answer_of(subprocess.CompletedProcess(ssh.args, ssh.returncode, stdout, stderr))
 
 
@@ -187,7 +187,7 @@ def test_the_shell_that_sshd_started_counts(last: str) -> None:
     ) as shell:
         began = process_ticks(shell.pid) / os.sysconf("SC_CLK_TCK")
         until(lambda: boottime() > began + 0.1, "a later tick of the clock")
-        output, _ = shell.communicate("go\n", timeout=60)
+        output, _ = shell.communicate("go\n", timeout=120)
     assert float(output) == began
 
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.real("qemu", "sshd"), pytest.mark.slow]
 
 def answered(sshd: Sshd, line: str, *options: str) -> Answer:
     command = [*sshd.client(sshd.power_key, *options), line]
-    return answer_of(subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60))
+    return answer_of(subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_hanging_bashrc(world: World, home: Path) -> None:
             held = writer_of(fifo)  # its reader is bash
             begun = agent_processes(world)
             os.close(held)
-            output = ssh.communicate(timeout=60)[0]
+            output = ssh.communicate(timeout=120)[0]
         assert (begun, output.split(":")[0]) == ([], "running")
     finally:
         server.stop()

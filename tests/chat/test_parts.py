@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,8 +17,10 @@ from breakglass.client import new_id
 from ..support.hung import unserved_fuse
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
+from ..support.signals import signal_process
 from ..support.stages import until
 from ..support.talk import Talker, last_error, started
+from .test_launcher import launcher_of
 
 pytestmark = pytest.mark.slow
 
@@ -184,6 +187,28 @@ def test_a_sessions_dir_that_hangs_at_the_start(model: Model, claude: ScriptedCl
             hung.close()
             talker.wait_for_chat("on")
             assert talker.chat("hello")[-1]["ok"] is True
+
+
+@pytest.mark.all
+def test_a_launcher_that_is_late(model: Model, claude: ScriptedClaude, directory: Path) -> None:
+    """As on a machine that boots: chat is off meanwhile and says so, and is on by itself."""
+    late = f"{OFTEN}from breakglass.chat import launcher; launcher.CHECK_SECONDS = 3.0"
+    (directory / "hasty").mkdir()
+    with started(Talker(directory / "hasty", model, chat=claude.chat, patched=late)) as talker:
+        talker.wait_for_chat("on")
+        pid = launcher_of(talker)
+        signal_process(pid, signal.SIGSTOP)
+        try:
+            talker.change("[chat]\n", "[chat]\n# again\n")
+            talker.wait_for_chat("failed")
+            reply = talker.ask(prompt="hello")
+            assert (reply.status, reply.json["error"]["code"]) == (503, "chat-off")
+            assert "the launcher did not answer in 3 s" in reply.json["error"]["message"]
+            assert talker.pve("status").json["outcome"] == "unreached"
+        finally:
+            signal_process(pid, signal.SIGCONT)
+        talker.wait_for_chat("on")
+        assert talker.chat("hello")[-1]["ok"] is True
 
 
 @pytest.mark.real("mounts")

@@ -36,7 +36,8 @@ SENDER = f'[callers.sender]\ntoken = "bgt_{"s" * 43}"\nallow = ["forensics"]\nno
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
 Series = dict[str, float]
-NO_PAUSES = with_constants("web.metrics.SHARE = 0")  # between two scrapes
+# No pauses between two scrapes, and the time that an alert takes on a busy machine.
+NO_PAUSES = with_constants("web.metrics.SHARE = 0", "web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0")
 
 
 @pytest.fixture(scope="module")

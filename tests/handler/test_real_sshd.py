@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
 def ssh(sshd: Sshd, key: str, *words: str, options: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
     command = [*sshd.client(key, *options), *words]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
 
 
 def test_the_power_key_runs_a_verb(sshd: Sshd) -> None:

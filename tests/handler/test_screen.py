@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..agent.test_picture import decode
 from ..agent.test_screen import sockets
 from ..conftest import connected
-from ..support.agent import set_constants
+from ..support.agent import READS, set_constants
 from ..support.alerting import TOKEN, send_with_token
 from ..support.noisy_screen import boot_noise
 from ..support.scripted import result, scripted
@@ -28,7 +29,8 @@ from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 
-PATIENT = {"DRAW_SECONDS": 8.0}  # a busy machine draws late; its answer has 9 s
+# A busy machine draws late. The handler waits 25 s for a first word.
+PATIENT = {"DRAW_SECONDS": 18.0, "ASK_SECONDS": 22.0, "DEADLINES": DEADLINES | READS}
 LOOKER = new_secret()
 CALLERS = f"""
 [callers.sender]

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
+from .agent import READS, set_constants
 from .ports import reserve_port
 from .qemu import leave_out_guest
 from .service import Reply, Service, with_constants
@@ -72,7 +74,9 @@ def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
         sshd = Sshd(world)
         extra = SENDERS + entries + OTHER_VM.format(key=sshd.power_key)
         access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
-        program = with_constants("web.alert.ACK_SECONDS = 60.0")  # on a busy host longer than the product waits
+        # A busy host takes longer than the product waits.
+        set_constants(world, DEADLINES=DEADLINES | READS, CLAIM_SECONDS=30.0)
+        program = with_constants("web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0")
         service = Service(world.directory, extra=extra, urls=URLS, program=program, **access)
         try:
             service.answering()
@@ -93,7 +97,8 @@ def list_captures(service: Service) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     def all_have_ended() -> bool:
-        found[:] = [job for job in service.pve("history", vm="devvm").json["jobs"] if job["verb"] == "forensics"]
+        jobs = service.pve("history", vm="devvm").json["jobs"]
+        found[:] = [job for job in jobs if job["verb"] == "forensics"]
         return all(job["outcome"] is not None for job in found)
 
     until(all_have_ended)

@@ -43,7 +43,7 @@ def terminal(talker: Talker, *options: str, url: str = "") -> Iterator["subproce
 def typed(talker: Talker, *lines: str, options: tuple[str, ...] = (), url: str = "") -> tuple[int, str]:
     """Type lines and leave; return the exit code and what was to be seen."""
     with terminal(talker, *options, url=url) as process:
-        seen, _ = process.communicate("".join(f"{line}\n" for line in lines).encode(), timeout=60)
+        seen, _ = process.communicate("".join(f"{line}\n" for line in lines).encode(), timeout=300)
         return process.returncode, seen.decode()
 
 

@@ -86,6 +86,7 @@ class Cluster:
         It waits so many seconds for the hosts to say where the VM is; None stands for its own limits.
         """
         times = [f"proxmox.places.{name} = {seconds}" for name in ("ASK_SECONDS", "ASK_AGAIN_SECONDS")]
+        times += ["web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0"]
         sshd = self.nodes["pve1"]
         others = "".join(self._host_table(name) for name in NODES[1:]) + entry("generic", 0, host="devvm")
         service = Service(
@@ -139,9 +140,10 @@ class Cluster:
         """Have a node fall silent: its connections stay open, as far as the handler can tell."""
         sshd = self.nodes[name]
         found = [sshd.process.pid, *descendants(sshd.process.pid)]
-        for pid in found:
-            signal_process(pid, signal.SIGSTOP)
         try:
+            for pid in found:
+                with suppress(ProcessLookupError):  # a child of the host agent that has just ended
+                    signal_process(pid, signal.SIGSTOP)
             yield
         finally:
             for pid in found:

@@ -194,6 +194,8 @@ class Service:
         headers = self.signed(body, caller, msg_id)
         if stream:
             headers["accept"] = "application/x-ndjson"
+        else:
+            headers["prefer"] = "wait=90"  # a test that holds a verb may take longer than the 45 s of a plain client
         return self.send("POST", "/pve", body, headers)
 
     def together(self, calls: list[dict[str, Any]]) -> list[Reply]:

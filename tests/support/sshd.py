@@ -104,7 +104,7 @@ class Sshd:
         identity.write_text(key)
         known = self.directory / "known_hosts"
         known.write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
-        settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=10"]
+        settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=100"]
         flags = [flag for setting in settings for flag in ("-o", setting)]
         place = ["-i", str(identity), "-p", str(self.port), *options, "breakglass@127.0.0.1"]
         return ["ssh", "-F", "none", *flags, *place]
