@@ -190,9 +190,6 @@ function failed(chat, turn, error) {
 	if (!turn.answer && !turn.own) takeDraft(chat, turn.prompt);
 }
 
-/** Keeps what a person has written for a VM. @param {string} vm  @param {string} words */
-export const keepDraft = (vm, words) => takeDraft(chatOf(vm), words);
-
 /** Ends the turn that is under way. */
 export async function stopTurn() {
 	const chat = chatOf();

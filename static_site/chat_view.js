@@ -77,7 +77,7 @@ export function renderChat() {
 		if (shown) {
 			shown.draft = prompt.value;
 			prompt.value = chat.draft;
-		} else prompt.value ||= chat.draft; // a person may have written before this was loaded
+		} // else a person may have written before this was loaded
 		transcript.replaceChildren(chat.box);
 		shown = chat;
 		noteEnd();

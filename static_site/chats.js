@@ -3,6 +3,7 @@
 import { make } from "./dom.js";
 import { keep, recall } from "./storage.js";
 import { dispatch, getState } from "./store.js";
+import { takeEarly } from "./talk.js";
 import { Turn } from "./turn.js";
 
 /** @typedef {{notice?: string, trouble?: string, lost?: boolean, since?: number}} Failure */
@@ -27,7 +28,7 @@ export function newChat(vm, { session, id, turn }) {
 	const cut = turn ? new Turn(turn.id, turn.prompt, undefined, turn.own) : null;
 	if (cut) cut.began = turn?.began ?? 0; // of an unknown age is too old to act on
 	return {
-		vm, session, id, turns: [], turn: null, cut, box: make("div"), draft: "", failure: {}, answered: false, word: "",
+		vm, session, id, turns: [], turn: null, cut, box: make("div"), draft: takeEarly(vm), failure: {}, answered: false, word: "",
 		flight: null, log: session ? "unread" : "read", cost: 0, check: null,
 	};
 }

@@ -7,8 +7,10 @@ import { dispatch, getState, viewOf } from "./store.js";
 
 const EVERY_MS = 10_000;
 const SLOW_MS = 2_300;
-const SAID_BY_MS = 2_600; // after the opening: a person hears of it within three seconds
-const LEAST_MS = 1_500; // what a good answer may take on a bad line
+/** After the opening: a person hears of it within three seconds. */
+const SAID_BY_MS = 2_600;
+/** What a good answer may take on a bad line. */
+const LEAST_MS = 1_500;
 const LATE_MS = 8_000;
 
 /** @type {ReturnType<typeof setTimeout>|undefined} */

@@ -10,7 +10,8 @@ const SCREEN_MS = 3_000;
 const WATCH_S = 90;
 /** Checks of the list: a browser has six connections, and where a host hangs a verb needs one of them. */
 const AT_ONCE = 3;
-const RECENT_MS = 15_000; // what was answered then is still said of now
+/** What was answered then is still said of now. */
+const RECENT_MS = 15_000;
 
 /** @type {string|null} the VM that is looked at once what is being read of it has ended */
 let owed = null;

@@ -12,7 +12,7 @@ import { dispatch, getState, subscribe } from "./store.js";
 
 /** @typedef {{id: string, oneTimeKey: string, name: string}} Link */
 
-/** Some browsers' databases never answer, and a slow device's answers late. This key can't be fetched again. */
+/** Some browsers' databases never answer; on a slow device they answer late. This key can't be fetched a second time. */
 const STORE_MS = 10_000;
 const SOUGHT_MS = 12_000; // the key that is kept here comes first: it would take the place of the new one
 const ANSWER_MS = 20_000;
@@ -157,6 +157,7 @@ async function canKeep() {
 /** Fetches, opens and keeps the key; the page goes on with it. Returns whether it does. @param {Link} link */
 async function fetchKey(link) {
 	const { id, name } = link;
+	say(`Fetching the signing key of ${name}…`, true);
 	await until(() => Boolean(getState().health.answer) || getState().health.fails > 0); // a slow line
 	const trouble = isUsed(id) ? SPENT : isAway(getState()) ? AWAY : ""; // another tab may have used it meanwhile
 	if (trouble !== AWAY) clearLink();
@@ -165,7 +166,6 @@ async function fetchKey(link) {
 	keep("local", "pair", { ...recall("local", "pair"), id });
 	const rest = location.hash;
 	showAddress(SENT);
-	say(`Fetching the signing key of ${name}…`, true);
 	const sealed = await fetchSealed(id);
 	const key = sealed && await openSealed(link, sealed);
 	if (key) await takePaired(key, name, rest);
@@ -245,6 +245,6 @@ const until = (test, ms = 2 ** 31 - 1) => new Promise((resolve) => {
 
 subscribe((state, was) => {
 	if (was.unlocked && !state.unlocked) say("");
-	if (state.key === "proved" && word.textContent?.endsWith(UNPROVED)) say(word.textContent.replace(UNPROVED, PROVED), true);
+	if (state.key === "proved") setText(word, word.textContent?.replace(UNPROVED, PROVED));
 });
 document.addEventListener("visibilitychange", () => { if (document.hidden && word.style.color) say(""); });

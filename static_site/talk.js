@@ -3,13 +3,16 @@
 
 import { $, setText } from "./dom.js";
 import { recall } from "./storage.js";
-import { dispatch, subscribe } from "./store.js";
+import { dispatch, getState, subscribe } from "./store.js";
 
 /** @typedef {typeof import("./chat.js")} ChatModule */
 
 const IDLE_MS = 2_000;
 /** What begins the reason of a request that approves a proposal. */
 const PROPOSED = "proposed by claude:";
+const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
+/** What was written for a VM that is not shown, before the conversation was loaded. @type {Map<string, string>} */
+const early = new Map();
 /** @type {ChatModule|undefined} */
 let chat;
 /** @type {Promise<ChatModule>|undefined} */
@@ -19,6 +22,7 @@ let loading;
 function loadChat() {
 	loading ??= import("./chat.js").then((module) => {
 		chat = module;
+		module.renderChat(); // from here on the composer is its own
 		dispatch("tick");
 		return module;
 	});
@@ -26,11 +30,12 @@ function loadChat() {
 	return loading;
 }
 
-/** Calls into the conversation, once it is loaded. @param {(chat: ChatModule) => unknown} act */
+/** Calls into the conversation about the shown VM, once it is loaded. @param {(chat: ChatModule) => unknown} act */
 export async function withChat(act) {
+	const { vm } = getState();
 	const module = await loadChat().catch(() => null);
-	if (module) act(module);
-	else setText($("chat-notice"), "The conversation could not be loaded. Reload this page. The power buttons do not need it.");
+	if (module && vm === getState().vm) act(module);
+	if (!module) setText($("chat-notice"), "The conversation could not be loaded. Reload this page. The power buttons do not need it.");
 }
 
 /** Takes up the turn that was under way before a reload, or in another tab. @param {string} vm */
@@ -39,7 +44,17 @@ export function resumeChat(vm) {
 }
 
 /** Stops listening to every turn: no turn is ended by it. */
-export const dropChats = () => chat?.dropChats();
+export function dropChats() {
+	early.clear();
+	chat?.dropChats();
+}
+
+/** What was written for a VM before the conversation was loaded: once. @param {string} vm */
+export function takeEarly(vm) {
+	const words = early.get(vm) ?? "";
+	early.delete(vm);
+	return words;
+}
 
 export const renderChat = () => chat?.renderChat();
 
@@ -51,23 +66,18 @@ export const proposalObstacle = (id) => chat?.proposalObstacle(id) ?? "";
 
 /** Tells the conversation that a verb ended: if Claude proposed it, Claude is told. @param {string} vm  @param {{id: string, body: string}} job */
 export function verbEnded(vm, { id, body }) {
-	if (JSON.parse(body).reason?.startsWith(PROPOSED)) withChat((module) => module.verbEnded(vm, id));
+	if (JSON.parse(body).reason?.startsWith(PROPOSED)) loadChat().then((module) => module.verbEnded(vm, id), () => {});
 }
 
 /** @param {() => unknown} act */
 const whenIdle = (act) => ("requestIdleCallback" in window ? requestIdleCallback(act, { timeout: IDLE_MS }) : setTimeout(act, IDLE_MS));
 
-/** Takes what was written before the conversation was loaded out of the composer, and keeps it for its VM. @param {string} vm */
-function putAside(vm) {
-	const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
-	const words = prompt.value;
-	prompt.value = "";
-	if (words) withChat((module) => module.keepDraft(vm, words));
-}
-
 let wanted = false;
 subscribe((state, before) => {
-	if (!chat && before.vm && state.vm !== before.vm) putAside(before.vm);
+	if (!chat && before.vm && state.vm !== before.vm) {
+		early.set(before.vm, prompt.value);
+		prompt.value = takeEarly(state.vm);
+	}
 	if (state.tab === "chat" && before.tab !== "chat") withChat(() => {});
 	if (wanted || !state.unlocked || !state.views[state.vm]?.seen) return;
 	wanted = true;

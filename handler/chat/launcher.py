@@ -5,6 +5,7 @@ All of it blocks, for a few seconds at most, so it runs in a thread of `threads.
 
 import contextlib
 import socket
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -53,6 +54,7 @@ class LauncherClient:
 
     def __init__(self, channel: socket.socket | None, path: str = "") -> None:
         self.channel, self._path = channel, path
+        self._late: socket.socket | None = None  # for the reply to a check that was not answered in time
         if channel is not None:
             channel.settimeout(SECONDS)
 
@@ -77,6 +79,9 @@ class LauncherClient:
     def disconnect(self, seconds: float = 0.0) -> None:
         """Close the channel. First give the launcher `seconds` to end and to remove the files of the last turns."""
         channel, self.channel = self.channel, None
+        late, self._late = self._late, None
+        if late is not None:
+            late.close()
         if channel is not None:
             with channel, contextlib.suppress(OSError):
                 channel.shutdown(socket.SHUT_WR)
@@ -88,11 +93,27 @@ class LauncherClient:
 
         Raises LauncherError, and LauncherLate after CHECK_SECONDS.
         """
-        with self._send(b"check", ()) as reply:
-            first, text = _receive(reply, CHECK_SECONDS)
+        end = time.monotonic() + CHECK_SECONDS
+        late, self._late = self._late, None
+        if late is not None:
+            self._wait(late, CHECK_SECONDS)
+        first, text = self._wait(self._send(b"check", ()), max(end - time.monotonic(), 0.1))
         if first not in (ACCEPTED, NOT_ISOLATED):
             raise LauncherError(text)
         return text
+
+    def _wait(self, reply: socket.socket, seconds: float) -> tuple[bytes, str]:
+        """Return the reply to a check. A late one is waited for at the next check: the launcher does one at a time."""
+        try:
+            answer = _receive(reply, seconds)
+        except LauncherLate:
+            self._late = reply
+            raise
+        except BaseException:
+            reply.close()
+            raise
+        reply.close()
+        return answer
 
     def start_turn(self, key: str, turn: ClaudeTurn, turn_fds: TurnFds) -> Waitable:
         """Start a turn that has these descriptors. Raises LauncherError or LauncherLate."""
@@ -135,7 +156,7 @@ def _receive(reply: socket.socket, seconds: float) -> tuple[bytes, str]:
     try:
         data = reply.recv(_REPLY_BYTES)
     except TimeoutError:
-        raise LauncherLate(f"the launcher did not answer in {seconds:g} s") from None
+        raise LauncherLate(f"the launcher did not answer in {seconds:.0f} s") from None
     if not data:
         raise LauncherError("the launcher ended the connection without an answer")
     return data[:1], data[1:].decode("utf-8", "replace")

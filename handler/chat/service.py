@@ -101,12 +101,16 @@ class ChatService:
             audit.note("chat", state=self.state, isolated=None, why=self.why)
 
     async def use(self, config: Config) -> None:
-        """Apply a configuration, at the start and after each reload. Requests to chat wait until that is done."""
+        """Apply a configuration, at the start and after each reload. Requests to chat wait until that is done.
+
+        What has been put off is tried again, and no request waits for that: chat stays off until the try has ended.
+        """
         async with self._lock:
             await self._use(config)
 
     async def _use(self, config: Config) -> None:
-        if self._put_off is not config:  # else chat is off as before, until it has been tried once more
+        is_retry, before = self._put_off is config, (self._applied_state, self._applied_why)
+        if not is_retry:  # a retry leaves the state and its reason as they are until it has ended
             self._applied.clear()
             self._applied_state, self._applied_why, self._put_off = "starting", "", None
         self._lack = None
@@ -116,11 +120,13 @@ class ChatService:
             state = "failed"
             self._applied_why = str(error) if isinstance(error, OSError) else ""  # as a LauncherError is
             self._put_off = config if isinstance(error, LauncherLate) else None
-            audit.note("chat-failed", error=repr(error))
+            if not is_retry or (state, self._applied_why) != before:
+                audit.note("chat-failed", error=repr(error))
         self._is_shared = config.chat is not None and config.chat.shared_uid
         self._applied_state = state
         self._applied.set()
-        audit.note("chat", state=self.state, isolated=self.isolated, why=self.why)
+        if not is_retry or (state, self._applied_why) != before:
+            audit.note("chat", state=self.state, isolated=self.isolated, why=self.why)
 
     async def _apply(self, config: Config) -> str:
         if config.chat is None:

@@ -89,11 +89,17 @@ class Run:
         return await self._with_jobs(answer, trailer, host) if self._request.verb == "history" else answer
 
     async def _with_jobs(self, answer: Answer, trailer: Message, host: HostConnection) -> Answer:
-        """Add the jobs to the answer of `history`, and the one that the request names: null if the host gave none."""
+        """Add the jobs to the answer of `history`, null if the host did not read them, and the one that is named.
+
+        That is null if the host does not know it, and left out if the host did not say.
+        """
         body = {**answer.body, "jobs": trailer.get("jobs")}
         if self._request.job:
             messages = await host.read(job_line(self._request.vm.vmid, self._request.job))
-            body["job"] = messages[-1].get("whole_job")
+            verdict = messages[-1].get("verdict")
+            is_unknown = isinstance(verdict, dict) and verdict.get("code") == "job-unknown"
+            if is_unknown or "whole_job" in messages[-1]:
+                body["job"] = messages[-1].get("whole_job")
         return Answer(body, answer.status)
 
     def _add(self, message: Message) -> None:

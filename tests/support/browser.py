@@ -411,11 +411,11 @@ def held_requests(page: Page, words: str, path: str = "pve") -> Iterator[list[Ro
 
 def stop_time(page: Page) -> None:
     """Have the page's time stand still. It jumps ahead first: what it is set to must not be over when that comes."""
-    while True:
-        try:
-            return page.clock.pause_at(page.evaluate("() => Date.now() / 1000 + 10"))
-        except Error:  # it came later than that, and the page's time stands still: the next one fits
-            continue
+    ahead = "() => Date.now() / 1000 + 10"
+    try:
+        page.clock.pause_at(page.evaluate(ahead))
+    except Error:  # it came later than that; the page's time stands still by now, so the next one fits
+        page.clock.pause_at(page.evaluate(ahead))
 
 
 def wait_for(page: Page, seen: Callable[[], object], what: str) -> None:
