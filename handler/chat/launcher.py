@@ -108,7 +108,7 @@ class LauncherClient:
             answer = _receive(reply, seconds)
         except LauncherLate:
             self._late = reply
-            raise
+            raise LauncherLate(f"the launcher did not answer in {CHECK_SECONDS:g} s") from None
         except BaseException:
             reply.close()
             raise
@@ -156,7 +156,7 @@ def _receive(reply: socket.socket, seconds: float) -> tuple[bytes, str]:
     try:
         data = reply.recv(_REPLY_BYTES)
     except TimeoutError:
-        raise LauncherLate(f"the launcher did not answer in {seconds:.0f} s") from None
+        raise LauncherLate(f"the launcher did not answer in {seconds:g} s") from None
     if not data:
         raise LauncherError("the launcher ended the connection without an answer")
     return data[:1], data[1:].decode("utf-8", "replace")

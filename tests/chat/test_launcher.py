@@ -15,12 +15,15 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from breakglass.chat import launcher
+from breakglass.chat.errors import LauncherLate
 from breakglass.chat.launcher import LauncherClient, LauncherError
-from breakglass.claude.launch_messages import FDS, MOST_BYTES, encode_turn, parse_message
+from breakglass.claude.launch_messages import ACCEPTED, FDS, MOST_BYTES, NOT_ISOLATED, encode_turn, parse_message
 
 from ..support.model import Model
 from ..support.rights import assert_unprivileged, status_of
@@ -482,6 +485,33 @@ def test_a_launcher_that_died_ends_chat_and_no_verb(talker: Talker, claude: Scri
         assert talker.pve("status").json["outcome"] == "unreached"
         claude.release("die")
         assert stream.rest()[-1]["ok"] is True
+
+
+def test_a_late_check_is_waited_for_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher that hangs finds one check when it goes on, and not one for each try; an old reply is no new one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client = LauncherClient(ours)
+    with ours, theirs:
+        monkeypatch.setattr(launcher, "CHECK_SECONDS", 0.1)
+        for _ in range(3):
+            with pytest.raises(LauncherLate, match=r"the launcher did not answer in 0\.1 s"):
+                client.check()
+        monkeypatch.setattr(launcher, "CHECK_SECONDS", 60.0)
+        answer(theirs, NOT_ISOLATED + b"as it was")
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1, socket.MSG_DONTWAIT)
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(client.check)
+            answer(theirs, ACCEPTED)
+            assert found.result() == ""
+
+
+def answer(channel: socket.socket, reply: bytes) -> None:
+    """Answer the next message, as a launcher does."""
+    message, [fd], *_ = socket.recv_fds(channel, 100, 1)
+    assert message == b"check"
+    with socket.socket(fileno=fd) as end:
+        end.send(reply)
 
 
 @pytest.mark.all

@@ -485,7 +485,7 @@ def test_a_file_system_that_hangs_holds_nothing_up(chatting: Setup) -> None:
         report = chatting.doctor(places=PLACES)
     codes = {finding.code: finding.level for finding in report.findings}
     assert codes == {"sessions-hang": "error", "model-unreachable": "error", "claude-installed": "ok"}
-    assert report.seconds < 90
+    assert report.seconds < 30
 
 
 @pytest.mark.real("root")

@@ -91,6 +91,18 @@ def streaming(service: Service, msg_id: str) -> Iterator[HTTPResponse]:
         yield response
 
 
+def test_a_history_that_the_host_did_not_read_says_so(service: Service, script: Scripted) -> None:
+    """Null is no empty list, and a job that the host did not look for in time is not called unknown."""
+    late = {"code": "deadline", "sentence": "history was not answered in 4 s", "advice": "status", "evidence": []}
+    script.say([("ping", [result(vms="102")]), ("", [result(14, "failed", verdict=late)])])
+    answer = service.pve("history", job=new_id()).json
+    assert (answer["jobs"], "job" in answer, answer["verdict"]["code"]) == (None, False, "deadline")
+    unknown = result(1, "failed", verdict={**late, "code": "job-unknown"})
+    script.say([("ping", [result(vms="102")]), ("job", [unknown]), ("", [result(jobs=[])])])
+    answer = service.pve("history", job=new_id()).json
+    assert (answer["jobs"], answer["job"]) == ([], None)
+
+
 def test_looks_at_other_jobs_are_refused_beyond_the_bound(service: Service, script: Scripted) -> None:
     """None of those under way has this job's answer: nothing is sent. One that is under way is shared."""
     jobs = [new_id() for _ in range(MOST_READS)]

@@ -1,6 +1,7 @@
 """What the page shows of a job under way, and the one button that a refusal may bring: offered by the host alone."""
 
 import re
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -169,6 +170,7 @@ def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], h
         ]
     )
     before = at.evaluate(PLACES)
+    at.clock.set_fixed_time(time.time())  # however late the test looks, the stage is young
     confirm(at, "cycle")
     wait_for_text(at, "why", f"it ends by {local(begun['started'], 420)}.")
     assert text_of(at, "outcome-word") == "Power-cycle sent"
@@ -177,7 +179,7 @@ def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], h
     host.let_go("go-2")
     wait_for_text(at, "why", f"it ends by {local(begun['started'], 480)}.")
     assert text_of(at, "outcome-word") == "Power-cycle: evidence"
-    assert re.fullmatch(r"\d+ s, (usually up to 20 s|longer than usual)", text_of(at, "outcome-timer"))
+    assert re.fullmatch(r"\d+ s, usually up to 20 s", text_of(at, "outcome-timer"))
     expect(at.locator("#steps [data-tone=busy]")).to_have_text("Evidence")
     assert at.evaluate(PLACES) == before
     host.let_go("go-3")

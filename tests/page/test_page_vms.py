@@ -478,10 +478,8 @@ def test_the_recipe_names_the_vm(person: Visit) -> None:
     expect(page.locator("#recipe")).to_contain_text("VM=devvm # its name")
 
 
-@pytest.mark.all
-def test_a_draft_stays_with_its_vm(person: Visit) -> None:
-    """A draft for one VM is not sent for another one; it returns with its VM."""
-    page = person.open()
+def write_about_two(page: Page) -> None:
+    """Write about devvm, then about twin; what was written about the first is not in the second's place."""
     choose(page, "devvm")
     show(page, "chat")
     page.fill("#prompt", "why does devvm hang?")
@@ -489,6 +487,15 @@ def test_a_draft_stays_with_its_vm(person: Visit) -> None:
     expect(page.locator("#prompt")).to_have_value("")
     show(page, "chat")
     page.fill("#prompt", "and twin?")
+
+
+@pytest.mark.all
+def test_a_draft_stays_with_its_vm(person: Visit) -> None:
+    """A draft for one VM is not sent for another one; it returns with its VM."""
+    page = person.open()
+    show(page, "chat")
+    wait_for_text(page, "chat-notice", "Chat is not set up here")  # the conversation is loaded
+    write_about_two(page)
     choose(page, "devvm")
     expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
 
@@ -502,13 +509,7 @@ def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(per
     person.page.add_init_script("delete Navigator.prototype.serviceWorker")  # it would answer in the line's place
     person.page.route("**/chat.js", lambda route: held.append(route))
     page = person.open()
-    choose(page, "devvm")
-    show(page, "chat")
-    page.fill("#prompt", "why does devvm hang?")
-    choose(page, "twin")
-    expect(page.locator("#prompt")).to_have_value("")
-    show(page, "chat")
-    page.fill("#prompt", "and twin?")
+    write_about_two(page)
     page.click("#send")  # about twin, which is not shown when this could be sent
     choose(page, "devvm")
     expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
