@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
 from . import audit
 from .agents.bundle import bundle_digest
-from .chat.service import ChatService
 from .config.model import Config, Vm
 from .config.reload import describe_rejection, keep_hosts
 from .errors import Unreached
@@ -23,6 +22,7 @@ from .threads import run_in_thread
 READ_SECONDS = 10.0  # for the configuration and its files
 
 Load = Callable[[], Config]
+Follow = Callable[[Config], Coroutine[None, None, None]]
 T = TypeVar("T")
 
 
@@ -33,14 +33,18 @@ class Service:
     and seconds later `answers_due`: verbs are answered with what there is by then. `rejected_since` is the Unix time of
     the first reload that failed since one succeeded. The configuration and the connections change together, in one
     step of the event loop, so that each request sees both of the same reload.
+
+    Chat is not known here: no verb needs it. `follow` applies each configuration to it, and `stop_following` ends its
+    turns, possibly more than once.
     """
 
-    def __init__(self, config: Config, load: Load) -> None:
+    def __init__(
+        self, config: Config, load: Load, follow: Follow, stop_following: Callable[[], Awaitable[None]]
+    ) -> None:
         self.config = config
         self.stopping, self.answers_due = asyncio.Event(), asyncio.Event()
         self.hung_up = asyncio.Event()
-        self.chatting = ChatService()
-        self._load = load
+        self._load, self._follow, self._stop_following = load, follow, stop_following
         self.rejected_since: float | None = None
         self.hosts: dict[str, HostConnection] = {}
         self.places = Places()
@@ -50,10 +54,10 @@ class Service:
     def start(self) -> None:
         """Connect to the hosts. Call it in the event loop."""
         self._use(self.config)
-        self._spawn(self.chatting.use(self.config))
+        self._spawn(self._follow(self.config))
         self._spawn(self._read_own_agent())
         self._spawn(self._reload_on_hangup())
-        self._spawn(self._stop_turns())
+        self._spawn(self._stop_following_first())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -67,14 +71,14 @@ class Service:
         except Exception as error:
             audit.note("own-agent-unreadable", error=repr(error))
 
-    async def _stop_turns(self) -> None:
+    async def _stop_following_first(self) -> None:
         """End the turns when the handler begins to stop, so that their streams have a last line."""
         await self.stopping.wait()
-        await self.chatting.stop()
+        await self._stop_following()
 
     async def stop(self) -> None:
         """End the turns and close the connections."""
-        await self.chatting.stop()
+        await self._stop_following()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -95,7 +99,7 @@ class Service:
             else:
                 self.rejected_since = None
                 self._use(config)
-                self._spawn(self.chatting.use(config))
+                self._spawn(self._follow(config))
                 audit.note("reload", **config.summary)
 
     def _use(self, config: Config) -> None:

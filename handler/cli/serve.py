@@ -62,7 +62,7 @@ def serve(arguments: argparse.Namespace) -> int:
     config = load_as(account, path)
     server = make_server(config, lambda: read_config(path), host, port)
     if launcher is not None:
-        server.on_adopt = lambda service: service.chatting.use_launcher(launcher)
+        server.on_adopt = lambda chatting: chatting.use_launcher(launcher)
     sockets = listen(host, port)
     give_up_privileges()
     signal.signal(signal.SIGTERM, _exit_quietly)

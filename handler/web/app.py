@@ -14,6 +14,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from .. import audit
+from ..chat.service import ChatService
 from ..config.model import Config
 from ..errors import BreakglassError, MethodNotAllowed, NotFound
 from ..service import Load, Service
@@ -33,15 +34,17 @@ from .replies import error_reply
 PAGE = Path(str(files("breakglass.static_site") / "index.html")).parent
 
 
-def create_app(config: Config, load: Load, on_start: Callable[[Service], None] = lambda _: None) -> ASGIApp:
-    """Return the whole application. It calls `on_start` with the running service, once it runs."""
-    service = Service(config, load)
+def create_app(config: Config, load: Load, on_start: Callable[[Service, ChatService], None]) -> ASGIApp:
+    """Return the whole application. It calls `on_start` once the service runs, and chat is being started."""
+    chatting = ChatService()
+    service = Service(config, load, chatting.use, chatting.stop)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         service.start()
-        on_start(service)
-        yield {"service": service, "reads": ReadsUnderWay(), "scrapes": Scrapes(), "desk": Desk()}
+        on_start(service, chatting)
+        state = {"reads": ReadsUnderWay(), "scrapes": Scrapes(), "desk": Desk()}
+        yield {"service": service, "chatting": chatting, **state}
         await service.stop()
 
     routes = [

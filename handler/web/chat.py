@@ -1,6 +1,6 @@
 """POST /chat: start a turn, attach to one or cancel one, list conversations or replay one. Decides who may do so.
 
-Imports nothing of chat itself: a defect there leaves the other routes working (service.py).
+Imports nothing of chat that could fail: a defect there leaves the other routes working (chat/service.py).
 """
 
 import time
@@ -15,6 +15,7 @@ from ..auth.challenge import check_time
 from ..auth.signing import Signed
 from ..chat.errors import TurnUnknown
 from ..chat.request import ChatRequest
+from ..chat.service import ChatService
 from ..config.model import Config, Vm
 from ..errors import BadRequest
 from ..service import Service
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 async def chat(request: Request) -> Response:
     """Stream the events of a turn or conversation, one a line; `list` and `cancel` get an object."""
     service: Service = request.state.service
+    chatting: ChatService = request.state.chatting
     arrival: SignedRequest = request.state.signed
     signed, began = arrival.signed, arrival.began
     body, config, now = parse_chat_body(arrival.body), service.config, time.time()
     config.check_recipient(body.to)
     check_time(signed, body.challenge, int(now), config.session_secrets)
     check_permission(signed.caller, "chat", None, now)
-    turns = await service.chatting.chat(stops=bool(body.cancel))
+    turns = await chatting.chat(stops=bool(body.cancel))
     if body.prompt:
         turn = await turns.build_request(body, signed, config.session_secrets, now, partial(choose_vm, config, signed))
         turn_dir = await turns.request(turn, partial(service.read, turn.vm))

@@ -24,6 +24,7 @@ from prometheus_client.registry import CollectorRegistry
 from ..agents.pve.words import VERSION
 from ..audit import OF_CHAT
 from ..auth.signing import Caller
+from ..chat.service import ChatService
 from ..condition import REACHED, Condition
 from ..counts import BUCKETS, COUNTS, TOKEN_KINDS, Counts
 from ..proxmox.outcome import HTTP_STATUS
@@ -65,13 +66,13 @@ class Snapshot:
     counts: Counts
 
 
-def take_snapshot(service: Service) -> Snapshot:
+def take_snapshot(service: Service, chatting: ChatService) -> Snapshot:
     """Return what the handler knows now."""
     hosts = {name: host for name, host in service.hosts.items() if host.agent_version}
     agents = {name: host.agent_version for name, host in hosts.items()}
     proven = {name: _unix_time(host.proven["at"]) if host.proven else 0.0 for name, host in hosts.items()}
-    chatting = service.chatting
-    return Snapshot(find_condition(service), agents, proven, chatting.running_turns, chatting.directory or "", COUNTS)
+    condition, sessions = find_condition(service, chatting), chatting.directory or ""
+    return Snapshot(condition, agents, proven, chatting.running_turns, sessions, COUNTS)
 
 
 def _unix_time(text: str) -> float:

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..agents.pve.words import VERSION
+from ..chat.service import ChatService
 from ..condition import Condition
 from ..config.model import is_host_name, is_vm_name
 from ..proven import describe_openly
@@ -16,30 +17,31 @@ from ..times import rfc3339
 async def health(request: Request) -> Response:
     """Answer with the state. Needs no authentication."""
     service: Service = request.state.service
+    chatting: ChatService = request.state.chatting
     return JSONResponse(
         {
             "ok": True,
             "time": rfc3339(time.time()),
             "version": VERSION,
-            "config": find_condition(service).config_state,
+            "config": find_condition(service, chatting).config_state,
             "hosts": _hosts(service),
             "vms": _vms(service) + _vms_off(service),
-            "chat": service.chatting.state,
-            "chat_isolated": service.chatting.isolated,
-            "chat_sessions": service.chatting.directory,
+            "chat": chatting.state,
+            "chat_isolated": chatting.isolated,
+            "chat_sessions": chatting.directory,
         }
     )
 
 
-def find_condition(service: Service) -> Condition:
+def find_condition(service: Service, chatting: ChatService) -> Condition:
     """Return what the handler knows now about itself. It sends nothing to a host."""
     return Condition(
         config=service.config,
         at=time.time(),
         hosts={name: str(host["state"]) for name, host in _hosts(service).items()},
         vms={str(vm["name"]): str(vm["proxmox"]) for vm in _vms(service) + _vms_off(service)},
-        chat=service.chatting.state,
-        chat_why=service.chatting.why,
+        chat=chatting.state,
+        chat_why=chatting.why,
         rejected_since=service.rejected_since,
     )
 

@@ -50,5 +50,5 @@ async def metrics(request: Request) -> Response:
     service: Service = request.state.service
     scrapes: Scrapes = request.state.scrapes
     accept = ",".join(request.headers.getlist("accept"))
-    text, kind = await scrapes.take(lambda: render(take_snapshot(service), accept))
+    text, kind = await scrapes.take(lambda: render(take_snapshot(service, request.state.chatting), accept))
     return Response(text, headers={"content-type": kind})

@@ -15,7 +15,7 @@ MOST_REASONS = 100
 async def ready(request: Request) -> Response:
     """Answer 200, or 503 with the reasons. Only the metrics' token makes the reasons name hosts, VMs and callers."""
     service: Service = request.state.service
-    faults = find_condition(service).faults
+    faults = find_condition(service, request.state.chatting).faults
     if not faults:
         return JSONResponse({"ready": True})
     is_named = _may_know_names(request, service)

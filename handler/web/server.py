@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 
+from ..chat.service import ChatService
 from ..config.model import Config
 from ..service import Load, Service
 from .app import create_app
@@ -27,14 +28,14 @@ class Server(uvicorn.Server):
     """A server that tells the service to finish its streams before it waits for them."""
 
     service: Service | None = None
-    on_adopt: Callable[[Service], None] = staticmethod(lambda service: None)
+    on_adopt: Callable[[ChatService], None] = staticmethod(lambda chatting: None)
     loop: asyncio.AbstractEventLoop | None = None
 
-    def adopt(self, service: Service) -> None:
+    def adopt(self, service: Service, chatting: ChatService) -> None:
         """Serve a running service, and handle SIGHUP, which `cli.serve` has blocked until now."""
         self.service, self.loop = service, asyncio.get_running_loop()
         self.loop.set_exception_handler(LoopErrors().handle)
-        self.on_adopt(service)
+        self.on_adopt(chatting)
         signal.signal(signal.SIGHUP, self.handle_hangup)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
@@ -70,7 +71,7 @@ def make_server(config: Config, load: Load, host: str, port: int) -> Server:
     raise_limit()
     adopted: list[Server] = []
     settings = uvicorn.Config(
-        create_app(config, load, lambda service: adopted[0].adopt(service)),
+        create_app(config, load, lambda service, chatting: adopted[0].adopt(service, chatting)),
         host=host,
         port=port,
         http=partial(BoundedProtocol, Strangers(), lambda: adopted[0].should_exit),  # type: ignore[arg-type]

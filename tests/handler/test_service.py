@@ -13,7 +13,7 @@ from breakglass.cli.listen import listen
 from breakglass.config.model import Address, Config, Host, Vm
 from breakglass.errors import Unreached
 from breakglass.proxmox.host import HostConnection
-from breakglass.service import Service
+from breakglass.service import Load, Service
 
 from ..support.ports import reserve_port
 from ..support.service import config_text, new_secret
@@ -21,11 +21,19 @@ from ..support.service import config_text, new_secret
 ROOT = Path(__file__).parent.parent.parent
 
 
+async def no_chat(*_: object) -> None:
+    """Follow a configuration, or stop to do so, without chat."""
+
+
+def make_service(config: Config, load: Load) -> Service:
+    return Service(config, load, no_chat, no_chat)
+
+
 async def test_a_vm_that_a_reload_removed_is_unreached() -> None:
     """Who still asks for it is told that nothing was sent; it is no defect of ours."""
     vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "192.0.2.10"), "key"),))
     config = Config((), {}, {}, ())
-    service = Service(config, lambda: config)
+    service = make_service(config, lambda: config)
     with pytest.raises(Unreached) as gone:
         await service.read(vm, "status vm=102")
     assert (gone.value.cause, "nothing was sent" in gone.value.message) == ("not-configured", True)
@@ -35,7 +43,7 @@ async def test_work_with_a_vm_that_a_reload_moved_asks_its_new_host() -> None:
     """What was begun for the VM as it was asks the host that it has now; under another number it is another VM."""
     hosts = {name: Host(name, Address("breakglass", "127.0.0.1", reserve_port()), "key") for name in ("pve1", "pve2")}
     old, kept = (Vm(name, vmid, (hosts["pve1"],)) for name, vmid in (("devvm", 102), ("other", 103)))
-    service = Service(Config((), hosts, {"devvm": old, "other": kept}, ()), lambda: configs.pop())
+    service = make_service(Config((), hosts, {"devvm": old, "other": kept}, ()), lambda: configs.pop())
 
     def moved(vmid: int) -> Config:
         return Config((), hosts, {"devvm": Vm("devvm", vmid, (hosts["pve2"],)), "other": kept}, ())

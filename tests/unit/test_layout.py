@@ -25,8 +25,7 @@ FLOORS = (
     ("doctor",),
     ("client",),
     ("web",),
-    ("service",),
-    ("chat",),
+    ("service", "chat"),
     ("claude",),
     ("proxmox",),
     ("condition", "pairing"),
@@ -119,7 +118,6 @@ BESIDE_THE_PATH = (
         "handler/web/replies.py",
         "handler/config/",
         "handler/alerts/",
-        "handler/chat/",
     ),
     *(
         "handler/audit.py",
@@ -145,6 +143,7 @@ BESIDE_THE_PATH = (
     ),
 )
 MOST_LINES_TO_POWER = 4800
+MOST_LINES_LOADED = 3300  # by what serves a verb in the handler
 IMPURE = ("asyncio", "asyncssh", "starlette", "uvicorn", "subprocess", "socket", "threading", "logging")
 CLOCKS_AND_DICE = ("time", "os", "random", "secrets", "uuid")
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -487,6 +486,30 @@ def test_the_path_to_power_is_whole() -> None:
         beyond |= {f"{name}.py" if (ROOT / f"{name}.py").exists() else f"{name}/" for name in found}
     assert {name for name in beyond if not name.startswith((*PATH_TO_POWER, *BESIDE_THE_PATH))} == set()
     assert "agents/bundle.py" in beyond  # the handler's imports of `agents` are seen
+
+
+def loaded_by(*names: str) -> set[str]:
+    """Return the modules of the handler that some of its modules import, and that those import, and so on."""
+    found, left = set(), list(names)
+    while left:
+        name = left.pop()
+        package = HANDLER / name
+        path = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
+        if name not in found and path.is_relative_to(HANDLER) and path.exists():
+            found.add(name)
+            left += imports_of_ours(HANDLER, path) - {"outside", ""}
+    return found
+
+
+def test_what_serves_a_verb_loads_no_chat() -> None:
+    """A verb is served by modules that load neither chat nor claude, and that are few."""
+    names = loaded_by("web/pve", "web/gate", "service")
+    assert {name.split("/")[0] for name in names}.isdisjoint({"chat", "claude", "cli", "demo", "doctor"})
+    assert "proxmox/link" in names
+    counts = {
+        name: lines_of_code(path.read_text("utf-8")) for name in names if (path := HANDLER / f"{name}.py").exists()
+    }
+    assert sum(counts.values()) <= MOST_LINES_LOADED, counts
 
 
 def test_the_chain_can_change_no_power() -> None:
