@@ -11,6 +11,7 @@ from .errors import CommandError, reason
 from .output import FAILED, complain, remark
 
 _SECONDS = 60.0
+_PROGRAMS = ("breakglass", "handler")  # the Procfile starts the folder of this name
 _SEE = 'look at "config" in GET /health: "rejected" means that the old configuration is still in force'
 _FILES = "after a change of a file that LoadCredential= gives to the unit, restart it"
 
@@ -93,7 +94,7 @@ def _open_handler(pid: int) -> int:
     if not why:
         return pidfd
     os.close(pidfd)
-    raise CommandError(f"--pid: process {pid} {why}", "pgrep -af 'breakglass serve' lists them")
+    raise CommandError(f"--pid: process {pid} {why}", "pgrep -af '(breakglass|handler) serve' lists them")
 
 
 def _why_no_handler(pid: int) -> str:
@@ -103,7 +104,7 @@ def _why_no_handler(pid: int) -> str:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         return f"can't be looked at: {reason(error)}"
-    if "serve" not in words or not any(Path(word).name == "breakglass" for word in words):
+    if "serve" not in words or not any(Path(word).name in _PROGRAMS for word in words):
         return "is not breakglass serve"
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     takes = int(fields.get("SigCgt", "0"), 16) | int(fields.get("SigBlk", "0"), 16)

@@ -22,6 +22,8 @@ from ..support.selection import sampled
 from ..support.service import SSH_KEY, Service, new_secret
 from ..support.sshd import descendants
 
+ROOT = Path(__file__).parent.parent.parent
+
 pytestmark = pytest.mark.slow  # a command and its files in each test
 
 
@@ -99,6 +101,19 @@ def test_other_auth_methods_have_keys_too(service: Service, flag: str, key: str)
     second = breakglass(service, "keys", "rotate", "sender").stdout.strip()
     assert entries(service)["sender"][key] == [first, second]
     assert breakglass(service, "keys", "revoke", "sender", "--yes").returncode == 0
+
+
+def test_a_handler_that_the_procfile_starts_is_told(tmp_path: Path) -> None:
+    """`python handler serve` runs the repository's folder, whose name is not breakglass."""
+    _, started = (ROOT / "Procfile").read_text().split(" python ")
+    program = (str(ROOT / started.split()[0]),)
+    service = Service(tmp_path, port=reserve_port(), key=SSH_KEY, host_key="any", program=program)
+    try:
+        assert started.split()[1:] == ["serve"]
+        reloading(service, "keys", "new", "phone")
+        assert "phone" in entries(service)
+    finally:
+        service.stop()
 
 
 def test_the_secret_can_go_to_a_file_of_the_caller(service: Service, tmp_path: Path) -> None:
