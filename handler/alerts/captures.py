@@ -13,10 +13,9 @@ from datetime import UTC, datetime
 
 from ..text import REASON_BYTES, cut_utf8
 from ..verbs import CAPTURE_ID
-from .payloads import Alert
+from .payloads import MOST_ALERTS, Alert
 from .rules import Rule
 
-MOST_ALERTS = 1000  # of one notification; later ones are ignored
 MOST_A_VM = 50  # ids of one notification that are sent to a host; the others attach to the first
 _VALUE_CHARS = 1000
 

@@ -13,6 +13,8 @@ from ..text import shown
 
 Json = Mapping[str, object]
 
+MOST_ALERTS = 1000  # of one notification; later ones are not read
+
 
 @dataclass(frozen=True)
 class Alert:
@@ -55,7 +57,8 @@ _HEALTHCHECKS_TEST = {"name": "TEST"}
 def _alertmanager(payload: Json) -> list[Alert]:
     """Return the alerts of Alertmanager's webhook, version 4; Grafana's has the same shape."""
     alerts = _list(payload.get("alerts"), "alerts")
-    return [_prometheus(_object(alert, f"alerts[{n}]"), f"alerts[{n}].") for n, alert in enumerate(alerts)]
+    read = [_prometheus(_object(each, f"alerts[{n}]"), f"alerts[{n}].") for n, each in enumerate(alerts[:MOST_ALERTS])]
+    return read + [Alert(False)] * (len(alerts) - len(read))
 
 
 def _prometheus(alert: Json, path: str) -> Alert:

@@ -6,8 +6,10 @@ The answer comes after the hosts have acknowledged: the captures are their jobs 
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,11 +35,14 @@ from .gate import SignedRequest
 ACK_SECONDS = 6.0  # for a host to acknowledge, once it is found: Alertmanager gives up after 10
 MATCH_SECONDS = 1.0  # of processor time, to compare a notification with the entries; the alerts beyond are ignored
 PLAN_SECONDS = 2.0  # for a comparison and those before it; after that, the sender has to send it again
+MOST_WAITING = 64  # notifications of one caller, with up to 1 MiB each; a further one has to be sent again at once
 _HOST_CHARACTERS = 64  # of a word of the host's answer, which up to 1000 statuses repeat
 _DONE, _ID_REUSED = 0, 17  # of the host's exit codes; a capture that is older than a day is still the same one
 
 CaptureStatus = Mapping[str, object]
 _matching = DaemonThreads("alerts", 1)
+_turns = WeakValueDictionary[str, asyncio.Lock]()  # by caller
+_waiting = Counter[str]()  # notifications, by caller
 
 
 async def alert(request: Request) -> Response:
@@ -49,7 +54,7 @@ async def alert(request: Request) -> Response:
     check_permission(caller, "forensics", None, now)
     config = service.config
     rules = (*drill_rules(vm.name for vm in config.vms.values() if vm.drill), *config.alerts)
-    wanted = await make_plan(source, arrival.body, rules, int(now), config.session_secrets[-1])
+    wanted = await make_plan(source, arrival.body, rules, int(now), config.session_secrets[-1], caller.name)
     vms = [config.vms[name] for name in wanted.captures]
     permitted = permitted_vms(caller, vms, now)
     refused = sum(len(wanted.captures[vm.name]) for vm in vms if vm not in permitted)
@@ -64,10 +69,11 @@ async def alert(request: Request) -> Response:
     return JSONResponse(answer, 202)
 
 
-async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int, secret: str) -> Plan:
+async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int, secret: str, caller: str) -> Plan:
     """Return what to capture. A thread finds out: many alerts and patterns would hold up every other request.
 
-    Raise Unreached when other notifications take all its time.
+    It has one notification of each caller at a time. So a sender of very many takes none of the others' time. Raise
+    Unreached when other notifications take all of it.
     """
     given_up = time.monotonic() + PLAN_SECONDS
 
@@ -77,11 +83,16 @@ async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int, s
         until = time.thread_time() + MATCH_SECONDS
         return plan(source, read_payload(source, body), rules, now, secret, lambda: time.thread_time() < until)
 
+    turn = _turns.setdefault(caller, asyncio.Lock())
+    _waiting[caller] += 1
     try:
-        return await _matching.run(match, seconds=PLAN_SECONDS)
+        async with asyncio.timeout(PLAN_SECONDS if _waiting[caller] <= MOST_WAITING else 0), turn:
+            return await _matching.run(match, seconds=PLAN_SECONDS)
     except TimeoutError:
         reason = "other notifications are being compared with [[alerts]]"
         raise Unreached("busy", reason, "send the notification again") from None
+    finally:
+        _waiting[caller] -= 1
 
 
 def check_alert_time(signed: Signed, body: bytes, now: int, config: Config) -> None:

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass.alerts.captures import MOST_ALERTS, Plan, job_id, plan, why
-from breakglass.alerts.payloads import SENDERS, Alert, read_payload
+from breakglass.alerts.captures import Plan, job_id, plan, why
+from breakglass.alerts.payloads import MOST_ALERTS, SENDERS, Alert, read_payload
 from breakglass.alerts.rules import Rule
 from breakglass.auth.signing import ID
 from breakglass.errors import BadRequest, Unreached
 from breakglass.text import REASON_BYTES
-from breakglass.web.alert import make_plan, with_link
+from breakglass.web.alert import MOST_WAITING, make_plan, with_link
 from breakglass.web.replies import error_reply
 
 from ..support.any_json import any_values
@@ -252,6 +252,13 @@ def test_alerts_after_the_thousandth_are_ignored() -> None:
     assert found.ignored == 5
 
 
+@pytest.mark.parametrize("source", ["alertmanager", "grafana"])
+def test_alerts_after_the_thousandth_are_not_read(source: str) -> None:
+    """They are only counted: a mebibyte has 340,000 of them. What would be refused among the first is ignored there."""
+    found = planned(source, {"alerts": [{}] * MOST_ALERTS + [1]})
+    assert (found.captures, found.ignored) == ({}, MOST_ALERTS + 1)
+
+
 def test_the_first_entry_decides_among_texts_and_patterns() -> None:
     """Entries are looked up by a text and by patterns; their order in the file decides all the same."""
     labels = {"a": "1", "b": "2"}
@@ -292,7 +299,7 @@ NOTIFICATION = json.dumps({"status": "firing", "labels": {"host": "devvm"}}).enc
 async def test_a_comparison_that_takes_long_holds_up_no_other_request() -> None:
     """The event loop goes on meanwhile: here only it lets the comparison end."""
     slow, rules = slow_rules()
-    planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET))
+    planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "am"))
     await asyncio.sleep(0)
     slow.go.set()
     assert list((await planning).captures) == ["devvm"]
@@ -302,13 +309,45 @@ async def test_a_comparison_that_takes_long_holds_up_no_other_request() -> None:
 async def test_a_notification_that_waits_long_for_another_is_to_be_sent_again() -> None:
     """One notification is compared at a time; the one that waits is answered all the same."""
     slow, rules = slow_rules()
-    both = [asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET)) for _ in range(2)]
+    both = [asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "am")) for _ in range(2)]
     try:
         for each in both:
             with pytest.raises(Unreached, match="being compared"):
                 await each
     finally:
         slow.go.set()
+
+
+async def test_a_sender_of_many_notifications_delays_no_other_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each sender, one notification is compared at a time: the other sender's is the second of all."""
+    monkeypatch.setattr("breakglass.web.alert.PLAN_SECONDS", 60.0)
+    slow, rules = slow_rules()
+    done: list[str] = []
+
+    async def send(sender: str) -> None:
+        await make_plan("generic", NOTIFICATION, rules, NOW, SECRET, sender)
+        done.append(sender)
+
+    sending = [asyncio.create_task(send(sender)) for sender in (*["noisy"] * 5, "other")]
+    await asyncio.sleep(0)
+    slow.go.set()
+    await asyncio.gather(*sending)
+    assert done == ["noisy", "other", *["noisy"] * 4]
+
+
+async def test_too_many_notifications_of_a_sender_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler keeps the bodies of so many; none of the refused ones is compared."""
+    monkeypatch.setattr("breakglass.web.alert.PLAN_SECONDS", 60.0)
+    slow, rules = slow_rules()
+    kept = [
+        asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "noisy"))
+        for _ in range(MOST_WAITING)
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(Unreached, match="being compared"):
+        await make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "noisy")
+    slow.go.set()
+    await asyncio.gather(*kept)
 
 
 # --- what the evidence says it was taken for ---
