@@ -1,6 +1,8 @@
 """Cuts what claude or a host sends into lines. Pure."""
 
-LINE_BYTES = 16 * 1024 * 1024  # of one line, or of an exec's output; an honest host agent's longest line has 6 MiB
+from collections import deque
+
+LINE_BYTES = 16 * 1024 * 1024  # of one line; a host has a limit of its own
 
 
 class Framer:
@@ -33,3 +35,32 @@ class Framer:
             self._parts = []
         elif part:
             self._parts.append(part)
+
+
+class Inflow:
+    """Pieces of a stream, of which lines are cut when they are taken: a piece of many lines takes time."""
+
+    def __init__(self, limit: int) -> None:
+        self._framer = Framer(limit)
+        self._pieces: deque[bytes] = deque()
+        self._lines: deque[bytes | None] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces or self._lines)
+
+    def add(self, piece: bytes) -> None:
+        """Keep a piece."""
+        self._pieces.append(piece)
+
+    def take(self, most: int) -> list[bytes | None]:
+        """Return the next lines of one piece, `most` of them; None for one that is, or already gets, too long."""
+        if self._pieces and not self._lines:
+            self._lines.extend(self._framer.feed(self._pieces.popleft()))
+            if self._framer.is_too_long:
+                self._lines.append(None)
+        return [self._lines.popleft() for _ in range(min(most, len(self._lines)))]
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._pieces.clear()
+        self._lines.clear()

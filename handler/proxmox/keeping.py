@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .. import audit
+from ..allowance import SessionPause
 from ..config.model import Host
 from ..errors import Unreached
 from .execs import CLOSED
@@ -14,6 +15,7 @@ from .patience import backoff_seconds, refusal_seconds
 
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
+LASTING_SECONDS = 20.0  # of a good connection; a host that always ends them sooner is tried ever more rarely
 LOOK_SECONDS = 30.0  # between two looks at an open connection: its session may have ended, its host agent been silent
 NEWS_SECONDS = 3600.0  # of quiet, until the host agent is asked for news: another handler may have proven the host
 
@@ -38,6 +40,7 @@ class KeptLink:
         self._attempt: asyncio.Task[Link] | None = None
         self._refused_at = float("-inf")
         self._opened = asyncio.Event()
+        self._session_pause = SessionPause()
 
     @property
     def link(self) -> Link | None:
@@ -75,7 +78,7 @@ class KeptLink:
         if self.trouble and time.monotonic() - self._refused_at < AUTH_PAUSE:
             raise self.trouble
         try:
-            link = await open_link(self.host)
+            link = await open_link(self.host, self._session_pause)
         except Unreached as error:
             if error.cause == "key-not-accepted":
                 self._refused_at = time.monotonic()
@@ -124,9 +127,11 @@ class KeptLink:
         await asyncio.sleep(pause)
         while True:
             try:
-                link = await self._connected()
-                failures = refusals = 0
+                link, began = await self._connected(), time.monotonic()
+                refusals = 0
                 await self._watch(link)
+                has_lasted = time.monotonic() - began > LASTING_SECONDS
+                failures = 0 if has_lasted else failures + 1
                 self._set_trouble(Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment"))
             except Unreached as error:
                 failures += 1

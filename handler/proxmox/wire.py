@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 
 from ..alerts.captures import Capture
+from ..allowance import ANSWER_BYTES, TOO_LONG, VALUE_BYTES, weight
 from ..errors import Lost
-from ..framer import LINE_BYTES
 from ..text import REASON_BYTES, cut_utf8
 from .outcome import HTTP_STATUS, Message, is_deadline
 from .request import VerbRequest
@@ -17,7 +17,6 @@ from .request import VerbRequest
 SESSION_LINE = "session"  # starts the resident session, for all VMs of the key
 PING_LINE = "ping"  # asks the host agent for a sign of life
 CHECK_LINE = "check"  # asks what is wrong with the host; with vm=N behind it, with this VM there
-TOO_LONG = f"the host sent more than {LINE_BYTES // 2**20} MiB without ending its answer"
 
 
 def is_message(message: Mapping[str, object]) -> bool:
@@ -35,14 +34,25 @@ def is_message(message: Mapping[str, object]) -> bool:
     return kind == "result" and isinstance(code, int) and message.get("outcome") in HTTP_STATUS
 
 
+def read_message(line: bytes) -> Message | None:
+    """Return the message in a line of the session, or None if it has none."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) and is_message(message) else None
+
+
 class Replay:
     """Recognizes the messages of a job that were already passed on.
 
-    A host that is asked again for the same job sends its messages again from the beginning.
+    A host that is asked again for the same job sends its messages again from the beginning. It may send as much in all
+    as one answer has: the handler keeps the messages until the end.
     """
 
     def __init__(self) -> None:
         self._passed = 0  # output and stage messages that were passed on
+        self._bytes = 0  # of those
         self._repeated = 0  # of those, the ones that the host still has to repeat
 
     def begin(self) -> None:
@@ -50,12 +60,17 @@ class Replay:
         self._repeated = self._passed
 
     def is_new(self, message: Mapping[str, object]) -> bool:
-        """Tell whether a message was not passed on yet; a result always is new."""
+        """Tell whether a message was not passed on yet; a result always is new. Raise Lost at one too many."""
         if message["type"] == "result":
             return True
         self._repeated -= 1
-        self._passed += self._repeated < 0
-        return self._repeated < 0
+        if self._repeated >= 0:
+            return False
+        self._passed += 1
+        self._bytes += len(str(message)) + VALUE_BYTES * len(message)
+        if self._bytes > ANSWER_BYTES:
+            raise Lost(TOO_LONG)
+        return True
 
 
 def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list[Message]:
@@ -66,6 +81,8 @@ def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list
     head, newline, last = stdout.removesuffix(b"\n").rpartition(b"\n")
     if not stdout.endswith(b"\n") or not last.startswith(b"#breakglass "):
         raise Lost("the answer ended without its last line")
+    if weight(last) > ANSWER_BYTES:
+        raise Lost(TOO_LONG)
     try:
         trailer = json.loads(last.removeprefix(b"#breakglass "))
     except (ValueError, RecursionError):

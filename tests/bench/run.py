@@ -21,15 +21,16 @@ import asyncssh
 
 from breakglass.config.model import Address, Host
 from breakglass.demo.proxmox.world import VMID, World
+from breakglass.proxmox.channel import Channel
 from breakglass.proxmox.connect import known_hosts
 from breakglass.proxmox.host import HostConnection
-from breakglass.proxmox.link import Channel, open_link
+from breakglass.proxmox.link import open_link
 
 from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
-from . import chat, floods, hosts, moves, nights, page, scrapes, slow_page, walks
+from . import chat, floods, hostile, hosts, moves, nights, page, scrapes, slow_page, walks
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
 from .client import Keeping, millis, resident_kib, timed
@@ -257,6 +258,7 @@ TITLES = {
     "crowd_http_failures": "failures among them (wanted: 0)",
     **floods.TITLES,
     **scrapes.TITLES,
+    **hostile.TITLES,
     **hosts.TITLES,
     **moves.TITLES,
     **ALERT_TITLES,
@@ -282,6 +284,7 @@ def main(arguments: list[str]) -> int:
         try:
             found = _with_service(world, sshd, count)
             found |= scrapes.scrape_figures(world, sshd)
+            found |= hostile.hostile_figures(world, sshd, Path(directory))
             found |= hosts.memory_figures(world, sshd, Path(directory))
         finally:
             sshd.stop()

@@ -24,8 +24,9 @@ from breakglass.auth.signing import Caller
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
 from breakglass.errors import Lost, Unreached
+from breakglass.proxmox.channel import Channel
 from breakglass.proxmox.host import HostConnection
-from breakglass.proxmox.link import Channel, Link
+from breakglass.proxmox.link import Link
 from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.run import Run

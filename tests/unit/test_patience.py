@@ -3,6 +3,7 @@
 from breakglass.proxmox.patience import (
     FIRST_SECONDS,
     GRACE_SECONDS,
+    MOST_DEADLINE_SECONDS,
     NO_DEADLINE_SECONDS,
     Patience,
     backoff_seconds,
@@ -39,6 +40,13 @@ def test_a_later_stage_may_tell_a_later_deadline() -> None:
     patience.update(stage(60), 100.0)
     patience.update(stage(1200), 130.0)
     assert patience.until == 100.0 + 1200 + GRACE_SECONDS
+
+
+def test_a_deadline_beyond_all_jobs_is_not_believed() -> None:
+    """A host that names a day, which is the most that a message can, keeps no request for a day."""
+    patience = Patience(100.0)
+    patience.update(stage(86_400), 100.0)
+    assert patience.until == 100.0 + MOST_DEADLINE_SECONDS + GRACE_SECONDS
 
 
 def test_a_host_that_tells_no_deadline_has_a_generous_one() -> None:

@@ -1,0 +1,74 @@
+"""How much a host may send, and how long its session stays closed when it sent more. Pure: the clock is an argument.
+
+A host that is broken, or that someone has taken over, must not keep the handler from the other hosts.
+"""
+
+from collections import Counter
+
+LINE_BYTES = 8 * 1024 * 1024  # of a line, or of an exec's output; an honest host agent's longest line has 6 MiB
+ANSWER_BYTES = 12 * 1024 * 1024  # of one answer; an honest one has 1 MiB of output, and its last line
+UNASKED_BYTES = 4 * 1024 * 1024  # in a minute, of what answers no request, such as a late answer
+SESSION_BYTES = 4 * ANSWER_BYTES  # of all answers that have begun
+VALUE_BYTES = 100  # of memory that a value of JSON takes, about
+PAUSES = (60.0, 120.0, 240.0, 300.0)  # seconds, after one flood and the next
+FORGOTTEN_SECONDS = 3600.0  # after the last pause, a flood is the first one again
+
+TOO_LONG = f"the host sent more than an answer has: {ANSWER_BYTES // 2**20} MiB, or {LINE_BYTES // 2**20} MiB in a line"
+UNASKED = f"the host sent more than {UNASKED_BYTES // 2**20} MiB in a minute that no request asked for"
+
+
+def weight(line: bytes | None) -> int:
+    """Return about how much memory a line of JSON takes when it is parsed. None is one that is too long.
+
+    This is known before it is parsed: 8 MiB can have four million lists, which take 300 MiB and a second. In a string,
+    a bracket or a comma is text.
+    """
+    if line is None:
+        return ANSWER_BYTES + 1
+    outside = line.replace(rb"\\", b"").replace(rb"\"", b"")
+    if outside.count(b'"') * VALUE_BYTES < ANSWER_BYTES:  # the parts would take memory too
+        outside = b"".join(outside.split(b'"')[::2])
+    return len(line) + VALUE_BYTES * sum(map(outside.count, (b"[", b"{", b",")))
+
+
+class Allowance:
+    """What a host may still send on a session."""
+
+    def __init__(self) -> None:
+        self._used = Counter[str]()  # by tag; the empty one stands for what answers no request
+        self._unasked_since = float("-inf")
+
+    def use(self, tag: str, size: int, now: float) -> str:
+        """Count bytes of the answer with this tag, or of no answer; return why they are too many, or an empty text."""
+        if not tag and now - self._unasked_since > 60:
+            self._used[tag], self._unasked_since = 0, now
+        self._used[tag] += size
+        if size > ANSWER_BYTES or self._used[tag] > ANSWER_BYTES or self._used.total() > SESSION_BYTES:
+            return TOO_LONG
+        return "" if tag or self._used[tag] <= UNASKED_BYTES else UNASKED
+
+    def end(self, tag: str) -> None:
+        """Count an answer no more."""
+        del self._used[tag]
+
+
+class SessionPause:
+    """When the session of a host that sent too much may be opened again. Until then, each request is an exec.
+
+    This outlives the connection, which the host can end.
+    """
+
+    def __init__(self) -> None:
+        self._floods = 0
+        self._until = float("-inf")
+
+    def begin(self, now: float) -> float:
+        """Begin a pause, longer than the last one; return its seconds."""
+        self._floods = 0 if self.is_over(now - FORGOTTEN_SECONDS) else self._floods + 1
+        seconds = PAUSES[min(self._floods, len(PAUSES) - 1)]
+        self._until = now + seconds
+        return seconds
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether a session may be opened."""
+        return now >= self._until

@@ -1,0 +1,164 @@
+"""The host agent's resident session on one channel of a connection: requests out, messages in.
+
+The host may send anything at any time, so a few lines are taken in each step of the event loop, and their bytes are
+counted (allowance.py).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from ..allowance import ANSWER_BYTES, LINE_BYTES, VALUE_BYTES, Allowance, weight
+from ..config.ssh_library import asyncssh
+from ..errors import Lost
+from ..framer import Inflow
+from ..proven import newer_proven
+from .handshake import Handshake, read_handshake
+from .outcome import Message
+from .patience import FIRST_SECONDS, Patience
+from .wire import PING_LINE, read_message
+
+ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
+LINES_AT_ONCE = 64  # in one step of the event loop: the other hosts' messages and the clients come between
+
+
+class Channel(asyncssh.SSHClientSession[bytes]):
+    """The resident session on one channel: tagged requests out, tagged JSON lines in."""
+
+    def __init__(self, on_flood: Callable[[str], None] = lambda why: None) -> None:
+        """`on_flood` is told when the host sent too much, and why that was too much."""
+        self._inflow = Inflow(LINE_BYTES)
+        self._is_taking = self._has_ended = False
+        self._allowance = Allowance()
+        self._on_flood = on_flood
+        self._why_closed = "the connection was lost"
+        self.sent = 0  # requests, which tests and the bench count
+        self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
+        self._chan: asyncssh.SSHClientChannel[bytes] | None = None
+        self.last_data = 0.0
+        self.closed = False
+        self._is_agent = False  # once it has sent a message: another forced command may send anything
+        self.handshake = Handshake()
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        """Keep the channel, to write to it."""
+        self._chan, self.last_data = chan, time.monotonic()
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Pass the messages in the data on to the requests that wait for them."""
+        if self.closed:
+            return
+        is_stderr = datatype is not None  # only another forced command writes there
+        if not self._may_send("", VALUE_BYTES + len(data) * is_stderr) or is_stderr:
+            return
+        self.last_data = time.monotonic()
+        self._inflow.add(data)
+        if not self._is_taking:
+            self._is_taking = True
+            self._take_lines()
+
+    def _take_lines(self) -> None:
+        """Take LINES_AT_ONCE, and read no further until the rest is taken too.
+
+        What came meanwhile is taken over whole: asyncssh lets the host send another window for each piece of it.
+        """
+        for line in self._inflow.take(LINES_AT_ONCE):
+            if not self.closed:
+                self._take(line)
+        if self._chan is not None and not self._inflow:
+            self._chan.resume_reading()
+        self._is_taking = bool(self._inflow)
+        if self._is_taking:
+            if self._chan is not None:
+                self._chan.pause_reading()
+            asyncio.get_running_loop().call_soon(self._take_lines)
+        elif self._has_ended:
+            self._end()
+
+    def _take(self, line: bytes | None) -> None:
+        """Pass a line's message on to the request that waits for it."""
+        size = weight(line)
+        message = read_message(line) if line is not None and size <= ANSWER_BYTES else None
+        tag = str(message.pop("tag", "")) if message is not None else ""
+        queue = self._waiting.get(tag)
+        if not self._may_send(tag if queue is not None else "", size) or message is None:
+            return
+        self._is_agent = True
+        self.handshake = replace(self.handshake, proven=newer_proven(self.handshake.proven, message.get("proven")))
+        if queue is not None:
+            queue.put_nowait(message)
+        elif message.get("stage") == "ping":  # late, or of a host agent in which the session of a replaced one goes on
+            self.hear(message)
+
+    def _may_send(self, tag: str, size: int) -> bool:
+        """Count what the host sent, for the request with this tag or for none; give up the session at the limit."""
+        why = self._allowance.use(tag, size, time.monotonic())
+        if why:
+            self.give_up(why)
+            self._on_flood(why)
+        return not why
+
+    def give_up(self, why: str) -> None:
+        """Close the session because of what the host sends on it. The connection stays open."""
+        self._why_closed = why
+        self._inflow.clear()
+        if self._chan is not None:
+            self._chan.abort()
+        self._end()
+
+    def hear(self, message: Message) -> None:
+        """Keep what a `ping` that succeeded says of the host agent."""
+        if message["type"] == "result" and message["exit_code"] == 0:
+            self.handshake = read_handshake(message)
+
+    async def ping(self) -> None:
+        """Raise Lost when the host agent sends nothing for ALIVE_SECONDS, neither its answer nor another one."""
+        began = time.monotonic()
+        try:
+            async for message in self.ask(PING_LINE, ALIVE_SECONDS):
+                self.hear(message)
+        except Lost:
+            if self.closed or not self._is_agent or self.last_data < began:
+                raise
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End every request that waits, once all is taken that the host sent before."""
+        self._has_ended = True
+        if not self._is_taking:
+            self._end()
+
+    def _end(self) -> None:
+        self.closed = True
+        for queue in self._waiting.values():
+            queue.put_nowait(None)
+
+    async def ask(self, line: str, first_seconds: float = FIRST_SECONDS) -> AsyncIterator[Message]:
+        """Send a request and yield its messages, the last one a result.
+
+        Raise Lost when the channel ends before the result, or no message comes in time (patience.py).
+        """
+        assert self._chan is not None
+        if self.closed:
+            raise Lost("the session had ended")
+        self.sent += 1
+        tag, queue = str(self.sent), asyncio.Queue[Message | None]()
+        self._waiting[tag] = queue
+        patience = Patience(time.monotonic(), first_seconds)
+        try:
+            self._chan.write(f"{tag} {line}\n".encode())
+            while True:
+                message = await asyncio.wait_for(queue.get(), patience.until - time.monotonic())
+                if message is None:
+                    raise Lost(self._why_closed)
+                patience.update(message, time.monotonic())
+                yield message
+                if message["type"] == "result":
+                    return
+        except TimeoutError:
+            raise Lost(f"no answer in {patience.seconds:g} s") from None
+        except OSError:
+            raise Lost("the connection was lost") from None
+        finally:
+            self._allowance.end(tag)
+            del self._waiting[tag]

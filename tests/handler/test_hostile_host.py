@@ -1,0 +1,56 @@
+"""One host that someone has taken over delays no verb on another host, and takes no memory: its session is given up."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..bench.client import resident_kib
+from ..support.hostile import ATTACKS, HostileHost, hostile_host
+from ..support.service import Service
+from ..support.sshd import Sshd
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
+
+MOST_MIB = 200  # ten seconds of an attack took 500 and more
+
+
+@pytest.fixture(scope="module")
+def evil(directory: Path) -> Iterator[HostileHost]:
+    with hostile_host(directory / "evil") as host:
+        yield host
+
+
+def floods(service: Service) -> list[dict[str, Any]]:
+    """Return the log's lines of sessions that were given up."""
+    lines = map(json.loads, service.log().splitlines())
+    return [line for line in lines if line["event"] == "session-given-up"]
+
+
+QUICK = [pytest.param(name, marks=[] if name in ("tiny", "flood") else pytest.mark.all) for name in ATTACKS]
+
+
+@pytest.mark.parametrize("attack", QUICK)
+def test_a_hostile_host_delays_no_other(attack: str, evil: HostileHost, sshd: Sshd, short_dir: Path) -> None:
+    """The honest host's verbs are done, and the hostile host's session is given up and stays closed for a minute."""
+    evil.attack(attack)
+    service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=evil.tables)
+    resident = 0
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            asked = pool.submit(service.pve, "status", vm="evilvm")  # is tried again for 20 s, by execs
+            until(lambda: floods(service), "the end of the session")
+            for _ in range(20):
+                assert service.pve("status", vm="devvm").json["outcome"] == "done"
+                resident = max(resident, resident_kib(service.process.pid))
+            assert service.pve("reset", vm="devvm").json["outcome"] == "done"
+            [flood] = floods(service)
+            assert (flood["host"], flood["pause_seconds"]) == ("evil", 60.0)
+        finally:
+            service.stop()
+        assert asked.result().json["outcome"] == "unknown"
+    assert resident < MOST_MIB * 1024

@@ -1,0 +1,71 @@
+"""How much a host may send: what a line takes in memory, the limits of a session, and the pause after a flood."""
+
+import json
+
+import pytest
+
+from breakglass.agents.pve.host.times import MOST_MORE_SECONDS
+from breakglass.agents.pve.words import DEADLINES
+from breakglass.allowance import (
+    ANSWER_BYTES,
+    FORGOTTEN_SECONDS,
+    LINE_BYTES,
+    PAUSES,
+    TOO_LONG,
+    UNASKED,
+    UNASKED_BYTES,
+    Allowance,
+    SessionPause,
+    weight,
+)
+from breakglass.proxmox.patience import MOST_DEADLINE_SECONDS
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("text", ["x", "[1,{2}],", '"', "\\", '\\"', "\x1b[0m", "\u0416", "\U0001f600"])
+def test_a_text_weighs_what_it_has(text: str) -> None:
+    """A console can show any text: brackets, commas, quotes and backslashes in it count as bytes only."""
+    message = {"type": "output", "text": text * (MIB // 8), "last": "x\\"}
+    line = json.dumps(message).encode()
+    assert len(line) < weight(line) < len(line) + 1000
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"{},", b'{"a":0},', b"0,", b'"",', b"[", b'{"a":'])
+def test_a_line_of_many_values_is_too_heavy(piece: bytes) -> None:
+    """What would take the handler hundreds of MiB and a second is known before it is parsed."""
+    assert weight(b"[" + piece * (LINE_BYTES // len(piece))) > ANSWER_BYTES
+
+
+def test_an_answer_and_what_was_not_asked_for_have_limits() -> None:
+    """Each answer its own, which ends with it; a minute later, a host may send again what no request asked for."""
+    allowance = Allowance()
+    assert [allowance.use("1", ANSWER_BYTES, 0.0), allowance.use("2", ANSWER_BYTES, 0.0)] == ["", ""]
+    assert allowance.use("1", 1, 0.0) == TOO_LONG
+    allowance.end("1")
+    assert allowance.use("1", ANSWER_BYTES, 0.0) == ""
+    assert [allowance.use("", UNASKED_BYTES, now) for now in (0.0, 61.0)] == ["", ""]
+    assert allowance.use("", 1, 62.0) == UNASKED
+
+
+def test_all_answers_of_a_session_have_a_limit_together() -> None:
+    """A host that begins many answers at once fills no memory either."""
+    allowance = Allowance()
+    assert [allowance.use(str(tag), ANSWER_BYTES, 0.0) for tag in range(1, 6)] == [*[""] * 4, TOO_LONG]
+
+
+def test_each_flood_is_followed_by_a_longer_pause() -> None:
+    """The pauses grow to five minutes. A host that behaved well for an hour begins with the first one again."""
+    pause, now, seen = SessionPause(), 0.0, []
+    assert pause.is_over(now)
+    for _ in range(len(PAUSES) + 1):
+        seen.append(pause.begin(now))
+        assert (pause.is_over(now), pause.is_over(now + seen[-1])) == (False, True)
+        now += seen[-1]
+    assert seen == [*PAUSES, PAUSES[-1]]
+    assert pause.begin(now + FORGOTTEN_SECONDS) == PAUSES[0]
+
+
+def test_no_job_of_our_host_agent_is_given_up_too_early() -> None:
+    """The longest one is a cycle of a VM whose start Proxmox gives the most time."""
+    assert max(DEADLINES.values()) + MOST_MORE_SECONDS == 1170 < MOST_DEADLINE_SECONDS
