@@ -54,7 +54,8 @@ class Override(NamedTuple):
 ANYWAY = {
     "storage-hung": Override(
         ("reset", "cycle"), "QEMU may be unable to end until its storage answers; the VM cannot start before then."
-    )
+    ),
+    "would-not-start": Override(("cycle",), "The VM may stay off until Proxmox can start it."),
 }
 CAPTURE_ID = "alert-"  # how the ids of alerts' captures begin, which no caller chooses
 PROPOSAL_ID = "job_"  # how the ids begin under which claude's proposals are approved

@@ -1,6 +1,6 @@
 // The bar at the bottom: what became of the last press, its stages, its one button. Pure.
 
-import { STAGES, STORAGE_HUNG, VERBS, labelOf, mutates } from "./verbs.js";
+import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "./verbs.js";
 import { holding, mayAnyway, obstacle, phaseOf } from "./rules.js";
 import { clock, minute, span } from "./words.js";
 
@@ -43,7 +43,7 @@ const PHASES = {
 	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, brief: "Nothing was sent", ...LOOK }),
 	refused: (state, view, now) => ({
 		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} refused`, sentence: `Nothing was changed: ${view.sentence}`, brief: "Nothing was changed",
-		...(view.offer === STORAGE_HUNG.code && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
+		...(ANYWAY[view.offer] && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
 	}),
 	busy: (_, view) => ({ tone: "busy", icon: "working", word: "Someone is on it", sentence: view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
 	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, brief: "The reason is above", ...LOOK }),

@@ -10,12 +10,12 @@ import { newId, post, sleep, young } from "./send.js";
 import { keep, recall } from "./storage.js";
 import { dispatch, getState, viewOf } from "./store.js";
 import { noteProposal, proposalObstacle, verbEnded } from "./talk.js";
-import { STORAGE_HUNG, VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
+import { ANYWAY, VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
 import { clock, span } from "./words.js";
 
 /** One id and body: sent often, it acts once.
  * `at`: when it was last known to be on its way. `lost`: an earlier one may have arrived.
- * @typedef {{id: string, verb: string, body: string, at: number, lost: boolean, quiet: boolean, anyway: boolean}} Job */
+ * @typedef {{id: string, verb: string, body: string, at: number, lost: boolean, quiet: boolean, anyway?: string}} Job */
 
 /** Each VM's requests. @type {Map<string, {acting?: AbortController, reading?: AbortController, isUnasked?: boolean}>} */
 const flights = new Map();
@@ -36,7 +36,7 @@ function newJob(vm, verb, { id = newId(), ...more } = {}) {
 		if (seen.state !== "unknown") body.if_state = seen.state;
 		body.if_last = seen.last ?? undefined;
 	}
-	return { id, verb, body: JSON.stringify(body), at: 0, lost: false, quiet: true, anyway: Boolean(more.anyway) };
+	return { id, verb, body: JSON.stringify(body), at: 0, lost: false, quiet: true, anyway: more.anyway };
 }
 
 /** Asks a person first. @param {string} vm  @param {Job} job */
@@ -57,7 +57,7 @@ async function confirmed(vm, job) {
 			{ term: "You saw", words: saw, tone: head.tone, icon: head.icon },
 			...[but, view.note].filter(Boolean).map((words) => ({ term: "But", words })),
 			{ term: "Does", words: does },
-			{ term: "Costs", words: job.anyway ? `${costs}. ${STORAGE_HUNG.cost}` : costs },
+			{ term: "Costs", words: job.anyway ? `${costs}. ${ANYWAY[job.anyway]}` : costs },
 			{ term: "Takes", words: takes },
 		],
 		yes: `${label} ${vm || "the VM"}${anyway}`,

@@ -29,11 +29,11 @@ export const VERBS = {
 	history: { label: "History", icon: "history" },
 };
 
-/** The one refusal that a person can lift, for which verbs, and what that can cost. */
-export const STORAGE_HUNG = {
-	code: "storage-hung",
-	verbs: ["reset", "cycle"],
-	cost: "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
+/** What it can cost to lift a refusal, by its code. @type {Record<string, string>} */
+export const ANYWAY = {
+	__proto__: /** @type {any} */ (null), // an answer may say `constructor`
+	"storage-hung": "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
+	"would-not-start": "The VM may stay off until Proxmox can start it.",
 };
 
 /** As they stand on the page: no verb ever changes its place. */

@@ -8,7 +8,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from .words import GOES_WITH, STORAGE_HUNG, VERBS
+from .words import ANYWAY, GOES_WITH, VERBS
 
 NOTE_BYTES = 8 * 1024
 LINE_CHARS = 16 * 1024
@@ -21,7 +21,7 @@ _LINE = re.compile(
     r"(?: if=(?P<if_state>[a-z-]{1,32}))?"
     r"(?: last=(?P<if_last>none|[A-Za-z0-9_-]{8,64}))?"
     r"(?: fresh=(?P<fresh>[0-9]{1,5}))?"
-    rf"(?: anyway=(?P<anyway>{STORAGE_HUNG}))?"
+    rf"(?: anyway=(?P<anyway>{'|'.join(ANYWAY)}))?"
     r"(?: proves=(?P<proves>drill|doctor))?"
     r"(?: note=(?P<note>[A-Za-z0-9_-]{1,10923}))?"
     r"(?P<detach> detach)?",

@@ -57,9 +57,12 @@ PLACE_UNKNOWN = "place-unknown"  # no QEMU of the VM is here, and /etc/pve does 
 CONTAINER = "container"  # the verdict on a number that belongs to a container
 CONTAINER_SENTENCE = "this number belongs to a container, and Breakglass serves VMs only: use pct on its node"
 
-STORAGE_HUNG = "storage-hung"  # the verdict that refuses reset and cycle, and the only one that `anyway=` can name
+# The refusals that `anyway=` can name: the VM's storage hangs, and Proxmox could not start the VM again.
+STORAGE_HUNG = "storage-hung"
+WOULD_NOT_START = "would-not-start"
+ANYWAY = {STORAGE_HUNG: ("reset", "cycle"), WOULD_NOT_START: ("cycle",)}
 
-GOES_WITH = {STORAGE_HUNG: ("reset", "cycle"), "drill": ("cycle",), "doctor": ("status",)}  # of `anyway=`, `proves=`
+GOES_WITH = {**ANYWAY, "drill": ("cycle",), "doctor": ("status",)}  # of `anyway=`, `proves=`
 
 CLAIM_SECONDS = 5.0  # until a job that was started must have claimed its id
 LATE_SECONDS = 20.0  # that a line may have waited to be read; a handler gives it up after 25 s (patience.py)

@@ -98,7 +98,7 @@ def _check_anyway(body: VerbBody) -> None:
     if body.verb not in override.verbs:
         raise BadRequest(
             f'"anyway" does not go with "{shown(body.verb)}"; nothing was sent',
-            f"leave it out; only {' and '.join(override.verbs)} accept it",
+            f"leave it out; it goes with {' and '.join(override.verbs)} alone",
         )
 
 

@@ -123,7 +123,9 @@ CASES = {
     ),
     "stop ignores SIGTERM": Case("cycle", 0, "", ("did not end in time",), "new", "stop-ignores-term", haste=STOP_WAIT),
     "start hangs": Case("start", 14, "deadline", (), "none", "start-hangs", stopped, QM_WAIT),
-    "all of qm hangs: no cycle": Case("cycle", 12, "no-qm", ("gave no answer",), mode="hangs", haste=HUNG),
+    "all of qm hangs: cycle": Case(
+        "cycle", 15, "stranded", ("qm showcmd gave no answer", "qm start did not end"), "none", "hangs", haste=HUNG
+    ),
     "all of qm hangs: reset": Case("reset", 0, mode="hangs"),
     "a child holds the pipe": Case("cycle", 0, process="new", mode="holds-pipe"),
     # --- the cluster ---

@@ -25,10 +25,12 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.failing_tools import misbehave
 from ..support.hung import dead_fuse
 from ..support.pve_host import (
+    HOPELESS,
     another_stop,
     cleaner,
     command_line,
     conf,
+    configure,
     dead_storage,
     flock_pids,
     gated_hook,
@@ -325,6 +327,17 @@ def as_it_is(world: World) -> None:
     """Change nothing."""
 
 
+def with_option(line: str, *places: Callable[[World], None]) -> Callable[[World], None]:
+    """Return what adds a line to the configuration, after what else is placed."""
+
+    def place(world: World) -> None:
+        for each in places:
+            each(world)
+        configure(world, line)
+
+    return place
+
+
 @dataclass(frozen=True)
 class Said:
     """A command on a host, what it exits with and all that it says on stdout and stderr."""
@@ -336,6 +349,9 @@ class Said:
     err: str = ""
 
 
+(ISO, NO_ISO), (BRIDGE, NO_BRIDGE), (HUGEPAGES, NO_NUMA), (TEMPLATE, NO_TEMPLATE) = HOPELESS.values()
+ISO_PATH, NOT_FOUND = "/var/lib/vz/template/iso/gone.iso", "No such file or directory\n"
+MEMORY_PM = "at /usr/share/perl5/PVE/QemuServer/Memory.pm line 388."
 HOOK_ERROR = "hookscript error for 102 on pre-start: command '/var/lib/vz/snippets/hook.sh 102 pre-start' failed: "
 SAID = {
     "stop": Said("stop", code=0),
@@ -366,6 +382,14 @@ SAID = {
     "shutdown, paused": Said("shutdown", paused, err="VM is paused - cannot shutdown\n"),
     "reboot": Said("reboot --timeout 5", err="VM quit/powerdown failed - got timeout\n"),
     "reboot, stopped": Said("reboot", stopped, err="VM 102 not running\n"),
+    "showcmd, image missing": Said("showcmd", with_option(ISO), 2, err=f"stat for '{ISO_PATH}' failed - {NOT_FOUND}"),
+    "showcmd, image missing, stopped": Said("showcmd", with_option(ISO, stopped), 2, err=f"{NO_ISO}\n"),
+    "showcmd, bridge missing": Said("showcmd", with_option(BRIDGE), 2, err=f"{NO_BRIDGE}\n"),
+    "showcmd, hugepages": Said("showcmd", with_option(HUGEPAGES), 255, err=f"{NO_NUMA} {MEMORY_PM}\n"),
+    "start, image missing": Said("start", with_option(ISO, stopped), err=f"{NO_ISO}\n"),
+    "start, bridge missing": Said("start", with_option(BRIDGE, stopped), err=f"{NO_BRIDGE}\n"),
+    "start, hugepages": Said("start", with_option(HUGEPAGES, stopped), err=f"{NO_NUMA} {MEMORY_PM}\n"),
+    "start, template": Said("start", with_option(TEMPLATE, stopped), err=f"{NO_TEMPLATE}\n"),
 }
 
 
@@ -379,6 +403,17 @@ def test_each_command_says_what_the_original_says(world: World, name: str) -> No
     case.place(world)
     assert qm(world, *case.words.split()) == (case.code, case.out, case.err)
     assert not reboot_pending(world).exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["ostype: l26", TEMPLATE, "net0: virtio=BC:24:11:00:00:01,bridge=vmbr0", f"machine: pc-i440fx-9.2\n{ISO}"]
+)
+def test_showcmd_prints_the_command_of_a_start(world: World, line: str) -> None:
+    """Also of a template, which no start takes, and of a running VM of an older machine whose image is missing."""
+    configure(world, line)
+    code, out, err = qm(world, "showcmd")
+    assert (code, err) == (0, "")
+    assert f"-pidfile {world.root}/run/qemu-server/{VMID}.pid" in out
 
 
 @pytest.mark.real("qemu")

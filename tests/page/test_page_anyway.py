@@ -97,6 +97,22 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     assert all(each and each[1].startswith("msg_") for each in ids)
 
 
+def test_each_refusal_that_can_be_lifted_says_what_that_costs(page: tuple[Page, Visit], host: Scripted) -> None:
+    """Here it is `would-not-start`: the dialog has its cost, and the request its code."""
+    at, visit = page
+    verdict = {**HUNG, "code": "would-not-start", "sentence": "the VM was not stopped, because a start would fail"}
+    refused = result(12, "refused", verdict=verdict, stage="preflight", anyway="would-not-start")
+    host.say([("anyway=would-not-start", [result()]), ("cycle", [refused]), ("", [result(jobs=[])])])
+    confirm(at, "cycle")
+    phase(at, "refused")
+    at.click(OFFER)
+    at.wait_for_selector("#yes[aria-disabled=false]")
+    assert f"Unsaved work in the VM. {ANYWAY['would-not-start'].cost}" in text_of(at, "confirm-facts")
+    at.click("#yes")
+    phase(at, "done")
+    assert visit.mutating[-1]["anyway"] == "would-not-start"
+
+
 OFFERS: tuple[Any, ...] = (None, "", "locked", "constructor", True, ["storage-hung"])
 
 

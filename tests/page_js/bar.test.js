@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { barOf } from "../../static_site/bar.js";
-import { STORAGE_HUNG, VERBS } from "../../static_site/verbs.js";
+import { ANYWAY, VERBS } from "../../static_site/verbs.js";
 import { OPENED, NOW, TONES, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const barAfter = (...events) => {
@@ -121,7 +121,7 @@ const PHASES = {
 	"a stop that is done": [verbEnds("stop", { state: "stopped", last: "id_1" }), "good", "Stop done", "look"],
 	"nothing was sent": [verbEnds("reset", { outcome: "unreached", reached: false, state: null, message: "the host refused the connection" }), "warn", "Reset not sent", "look"],
 	"a refusal": [verbEnds("reset", { outcome: "refused", verdict: verdictOf("locked") }), "warn", "Reset refused", "look"],
-	"a refusal that can be lifted": [verbEnds("reset", { outcome: "refused", anyway: STORAGE_HUNG.code, verdict: verdictOf(STORAGE_HUNG.code) }), "warn", "Reset refused", "anyway"],
+	...Object.fromEntries(Object.keys(ANYWAY).map((code) => [`a refusal that can be lifted, ${code}`, [verbEnds("cycle", { outcome: "refused", anyway: code, verdict: verdictOf(code) }), "warn", "Power-cycle refused", "anyway"]])),
 	"a refusal that this page can't lift": [verbEnds("reset", { outcome: "refused", anyway: "newer", verdict: verdictOf("newer") }), "warn", "Reset refused", "look"],
 	"a holder in between": [verbEnds("reset", { outcome: "busy", holder: HOLDER }), "busy", "Someone is on it", "watch"],
 	"a failure": [verbEnds("stop", { outcome: "failed", last: "id_1", verdict: verdictOf("verb-failed") }), "bad", "Stop failed", "look"],

@@ -37,6 +37,20 @@ def lock(world: World, kind: str) -> None:
     conf(world).write_text(f"lock: {kind}\n{CONF}")
 
 
+def configure(world: World, *lines: str) -> None:
+    """Add lines to the VM's configuration."""
+    conf(world).write_text(conf(world).read_text() + "".join(f"{line}\n" for line in lines))
+
+
+# Configurations with which Proxmox starts no VM, as a line and as `qm start` says it.
+HOPELESS = {
+    "iso": ("ide2: local:iso/gone.iso,media=cdrom,size=4M", "volume 'local:iso/gone.iso' does not exist"),
+    "bridge": ("net0: virtio=BC:24:11:00:00:01,bridge=vmbr9", "bridge 'vmbr9' does not exist"),
+    "hugepages": ("hugepages: 2", "numa needs to be enabled to use hugepages"),
+    "template": ("template: 1", "you can't start a vm if it's a template"),
+}
+
+
 def under_ha(world: World, requested: str = "started", seen: str = "started", **mode: object) -> None:
     """Put the VM under HA; `mode` is how HA misbehaves (see `misbehave_ha`), or disarm=MODE or nodes=STATES.
 

@@ -189,7 +189,15 @@ def test_anyway_names_one_refusal_alone(code: str) -> None:
         parse_verb_body(body(verb="reset", anyway=code))
     assert caught.value.message.isascii()
     assert len(caught.value.message) < 300
-    assert caught.value.hint.startswith("use storage-hung, ")
+    assert caught.value.hint.startswith("use storage-hung or would-not-start, ")
+
+
+def test_each_refusal_is_lifted_for_its_own_verbs() -> None:
+    """A reset never asks whether the VM could start."""
+    assert parse_verb_body(body(verb="cycle", anyway="would-not-start")).anyway == "would-not-start"
+    with pytest.raises(BadRequest) as caught:
+        parse_verb_body(body(verb="reset", anyway="would-not-start"))
+    assert caught.value.hint == "leave it out; it goes with cycle alone"
 
 
 @pytest.mark.parametrize("verb", ["status", "forensics", "start", "stop", "history", "no such verb", "reset "])
@@ -197,7 +205,7 @@ def test_anyway_goes_with_reset_and_cycle_alone(verb: str) -> None:
     """Beside another verb it is refused, and the hint names the two."""
     with pytest.raises(BadRequest, match=f'^"anyway" does not go with "{verb}"; nothing was sent$') as caught:
         parse_verb_body(body(verb=verb, anyway="storage-hung"))
-    assert caught.value.hint == "leave it out; only reset and cycle accept it"
+    assert caught.value.hint == "leave it out; it goes with reset and cycle alone"
 
 
 # --- anything at all ---

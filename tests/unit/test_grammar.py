@@ -26,7 +26,7 @@ WORDS = [
     r"if=[a-z-]{1,32}",
     r"last=(none|[A-Za-z0-9_-]{8,64})",
     r"fresh=[0-9]{1,5}",
-    r"anyway=storage-hung",
+    r"anyway=(?:storage-hung|would-not-start)",
     r"proves=(drill|doctor)",
     r"note=[A-Za-z0-9_-]{1,40}",
     r"detach",
@@ -71,7 +71,7 @@ def test_a_bare_verb_is_a_request(verb: str) -> None:
 def test_every_word_in_its_order(verb: str) -> None:
     """A line with every word of the grammar is understood, and spells the same again."""
     line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600{{}} note={note('hung ☎')} detach"
-    anyway = "storage-hung" if verb in ("reset", "cycle") else ""
+    anyway = {"reset": "storage-hung", "cycle": "would-not-start"}.get(verb, "")
     proves = {"cycle": "drill", "status": "doctor"}.get(verb, "")
     line = line.format((f" anyway={anyway}" if anyway else "") + (f" proves={proves}" if proves else ""))
     assert parse_line(line) == Request(verb, 102, ID, "op@x._-1", "io-error", ID, 600, anyway, proves, "hung ☎", True)
@@ -131,6 +131,7 @@ MALFORMED = {
     "upper case": "RESET",
     "a longer verb": "resets",
     "anyway another refusal": "reset anyway=locked",
+    "anyway a start, with reset": "reset anyway=would-not-start",
     "anyway nothing": "reset anyway=",
     "anyway two": "reset anyway=storage-hung anyway=storage-hung",
     "proves another thing": "cycle by=op proves=reset",

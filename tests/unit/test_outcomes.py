@@ -169,6 +169,8 @@ def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exi
     """`anyway` is passed on where the host refused one of the two verbs that can say it, and is null elsewhere."""
     offered = exit_code == 12 and verb in ("reset", "cycle")
     assert answered(exit_code, verb, anyway="storage-hung").body["anyway"] == ("storage-hung" if offered else None)
+    start = answered(exit_code, verb, anyway="would-not-start").body["anyway"]
+    assert start == ("would-not-start" if (exit_code, verb) == (12, "cycle") else None)
 
 
 @pytest.mark.parametrize("value", [None, "", "locked", True, ["storage-hung"], {}])

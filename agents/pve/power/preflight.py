@@ -4,21 +4,21 @@ A refusal (exit 12) always means that nothing was changed. Decisions of a person
 force a quorum) are named and never made here.
 """
 
-import os
 import re
 
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..forensics.outlook import ha_line, ha_proof
+from ..forensics.startable import QM_SECONDS, find_start_trouble
 from ..host.bounded import run
 from ..host.cluster import Cluster, cluster_view, is_placeless, node_name
 from ..host.ha import ha_drops_stop, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, describe_leftovers, has_process, leftover_pids, name_processes, vm_state
 from ..jobs.job import Job
-from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, WITHOUT_PROCESS
+from ..jobs.result import Ended, Verdict
+from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, REFUSED, WITHOUT_PROCESS, WOULD_NOT_START
 from .endings import refusal
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
-QM_SECONDS = 8.0
 _LEFT_BY_MIGRATION = ("paused", "prelaunch", "inmigrate", "postmigrate", "finish-migrate")
 _NO_QUORUM = (
     "by hand: pvecm status; pvecm expected 1 only with proof that the other nodes are off",
@@ -28,9 +28,11 @@ _NO_QUORUM = (
 
 def refuse_failing_start(job: Job, stops_first: bool = False) -> None:
     """Refuse a start that is certain to fail; a cycle calls this before anything is stopped."""
-    refuse_unstartable(job, cluster_view(job.host), stops_first)
+    view = cluster_view(job.host)
+    refuse_unstartable(job, view, stops_first)
     refuse_flock(job, ENDS_WITH_QEMU if stops_first else ())
-    _refuse_broken_qm(job)
+    if stops_first:  # a start of a stopped VM is its own test, and harms nothing
+        _refuse_last_stop(job, view.config_text)
 
 
 def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
@@ -56,13 +58,21 @@ def _no_config(vmid: int) -> Exception:
     return refusal("no-config", f"VM {vmid} has no configuration on any node", "", missing)
 
 
-def _refuse_broken_qm(job: Job) -> None:
-    ran = run(["qm", "status", str(job.host.vmid)], job.seconds_left(QM_SECONDS))
-    if ran.code != 0:
-        known = {None: f"gave no answer in {QM_SECONDS:g} s", 127: "could not be run"}
-        sentence = f"qm status {known.get(ran.code, f'ended with {ran.code}')}, so a start would fail as well"
-        last_words = ran.stderr.strip().splitlines()[-1:]
-        raise refusal("no-qm", sentence, "", *last_words, f"PATH={':'.join(os.get_exec_path())}")
+def _refuse_last_stop(job: Job, config: str) -> None:
+    """Refuse to stop a VM that Proxmox could not start again. A person can lift that, unless `qm` itself is broken.
+
+    A `qm` that is late refuses nothing: a busy host is not a broken one.
+    """
+    trouble = find_start_trouble(job.host, config, job.seconds_left(QM_SECONDS))
+    if trouble is None:
+        return
+    if trouble.code in ("", job.anyway):
+        asked = f"; {job.record.by} asked for the verb anyway" if trouble.code else ""
+        job.warnings.append(f"{trouble.cause}{asked}")
+        return
+    sentence = f"the VM was not stopped, because a start would fail: {trouble.cause}"
+    offer = WOULD_NOT_START if trouble.code == WOULD_NOT_START else None
+    raise Ended(REFUSED, Verdict(trouble.code, sentence, "", trouble.lines), anyway=offer)
 
 
 def refuse_elsewhere(job: Job, view: Cluster) -> None:

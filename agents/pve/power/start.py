@@ -3,6 +3,8 @@
 import time
 
 from ..forensics.outlook import ha_line, ha_proof
+from ..forensics.startable import find_start_trouble
+from ..host.bounded import CommandResult
 from ..host.cluster import cluster_view
 from ..host.guest_agent import guest_agent_state
 from ..host.ha import AT_REST
@@ -20,13 +22,14 @@ from ..host.vmstate import (
 )
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result
-from ..words import DEADLINE, DONE
+from ..words import DEADLINE, DONE, WOULD_NOT_START
 from .endings import ended_from_error, failure
 from .kill import kill_half_started
 from .locked import await_holders
 from .stop import MOST_SECONDS, refuse_move
 
 AGENT_PING_SECONDS = 1.0
+AFTER_FAILURE_SECONDS = 10.0  # for the question whether another start would fail, too
 CAUSE_CHARS = 130  # of what qm said, in the sentence; the lines have all of it
 
 
@@ -38,7 +41,7 @@ def start_again(job: Job, old: int) -> Result:
         ended = ended_from_error(job, error)
         if (
             ended.exit_code == DEADLINE
-            or ended.verdict.code in ("moved", "ha-holds")
+            or ended.verdict.code in ("moved", "ha-holds", WOULD_NOT_START)
             or vm_state(observe(job.host)) != "stopped"
         ):
             raise ended from None
@@ -70,10 +73,7 @@ def start_process(job: Job, old: int) -> Result:
     if (ran.code is None or ran.code < 0) and not _runs_in_new_process(job, old):
         raise _abandon_start(job, seconds)
     if ran.code is not None and ran.code > 0 and "already running" not in ran.stderr:
-        lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
-        locks = [f"the lock file is held by {holder}" for holder in flock_holders(job.host)]
-        advice = "" if locks else "start"
-        raise failure("verb-failed", f"qm start failed: {_find_cause(ran.stderr)}", advice, *lines, *locks)
+        raise _describe_failed_start(job, ran)
     asked_ha = "Requesting HA start" in ran.stdout
     seconds = HA_START_SECONDS + job.start_seconds - QM_START_SECONDS if asked_ha else START_VERIFY_SECONDS
     result = verify_running(job, seconds, asked_ha)
@@ -85,6 +85,18 @@ def start_process(job: Job, old: int) -> Result:
 def _runs_in_new_process(job: Job, old: int) -> bool:
     pid = read_pid(job.host)
     return pid is not None and pid != old and has_process(observe(job.host)) is True
+
+
+def _describe_failed_start(job: Job, ran: CommandResult) -> Ended:
+    """Return the failure of a `qm start`; it advises another start unless that is certain to fail as well."""
+    lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
+    locks = [f"the lock file is held by {holder}" for holder in flock_holders(job.host)]
+    config = cluster_view(job.host).config_text
+    trouble = None if locks else find_start_trouble(job.host, config, AFTER_FAILURE_SECONDS)
+    if trouble and trouble.code:
+        return failure(trouble.code, f"qm start failed: {trouble.cause}; fix that, then start", "", *lines)
+    sentence = f"qm start failed: {_find_cause(ran.stderr)}"
+    return failure("verb-failed", sentence, "" if locks else "start", *lines, *locks)
 
 
 def _find_cause(stderr: str) -> str:

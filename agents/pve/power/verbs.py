@@ -7,6 +7,7 @@ not start again.
 from collections.abc import Callable
 
 from ..forensics.obstacles import TROUBLES
+from ..forensics.startable import NO_QM
 from ..host.cluster import Cluster, cluster_view
 from ..host.pve_tasks import flock_holders
 from ..host.qmp import Qmp, QmpError, QmpSilent
@@ -14,7 +15,7 @@ from ..host.times import START_VERIFY_SECONDS
 from ..host.vmstate import Facts, describe_sources, has_process, leftover_pids, observe, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result
-from ..words import DONE, STRANDED
+from ..words import DONE, STRANDED, WOULD_NOT_START
 from .aftermath import await_aftermath, await_start_under_way, have_ha_leave_it_off, refuse_return, warn_of_ha
 from .begin import begin_change
 from .endings import ended_from_error, failure, refusal
@@ -66,8 +67,8 @@ def reset(job: Job, facts: Facts) -> Result:
 
 def _monitor_failure(job: Job, sentence: str) -> Ended:
     """Return the failure of a reset, with the advice to cycle unless the storage is known to hang."""
-    if job.anyway:
-        return failure("verb-failed", f"{sentence}; the VM's storage hangs: mend it first")
+    if job.anyway:  # which a reset has for a hung storage alone
+        return failure("verb-failed", f"{sentence}; the VM's storage hangs: fix it first")
     return failure("verb-failed", *_advise_cycle(cluster_view(job.host), sentence))
 
 
@@ -193,12 +194,13 @@ def _is_on(job: Job, facts: Facts) -> bool:
 
 def _describe_stranded(job: Job, ended: Ended) -> Ended:
     """Return the failure for a VM that is off; it advises a start unless a start is certain to be refused."""
-    advice, evidence = "start", list(ended.verdict.evidence)
+    advice = "" if ended.verdict.code in (WOULD_NOT_START, NO_QM) else "start"
+    evidence = list(ended.verdict.evidence)
     try:
         refuse_unstartable(job, cluster_view(job.host), stops_first=False)
         refuse_leftovers(job)
         locks = [f"the lock file is held by {each}" for each in flock_holders(job.host) if each.kind != "cleanup"]
-        advice = "" if locks else "start"
+        advice = "" if locks else advice
         evidence += [line for line in locks if line not in evidence]
     except Ended as obstacle:
         if obstacle.verdict.code == "other-node":  # it was moved while it was off, and may run there

@@ -1,7 +1,6 @@
 """The work of `qm`'s tasks, under the VM's flock: qemu-server 9.2.6, QemuServer.pm and CLI/qm.pm."""
 
 import fcntl
-import json
 import os
 import signal
 import time
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from .command_line import activate_volumes, make_command
 from .errors import Died
 from .hooks import run_hook
 from .processes import run_command
@@ -149,6 +149,8 @@ def reset(vm: Vm) -> None:
 
 def start(vm: Vm) -> None:
     """Start QEMU, or continue one that a backup has paused."""
+    if vm.config().get("template", "0") != "0":
+        raise Died("you can't start a vm if it's a template")
     vm.check_lock("suspended", *(("backup",) if vm.pid else ()))
     if vm.pid is not None and vm.config().get("lock") == "backup":
         vm.monitor("cont")
@@ -157,8 +159,10 @@ def start(vm: Vm) -> None:
         raise Died(f"VM {vm.vmid} already running")
     remove(vm.reboot)
     run_hook(vm, "pre-start", must_succeed=True)
+    activate_volumes(vm)
+    command = make_command(vm)
     _wait_for_scope(vm)
-    _run_qemu(vm)
+    _run_qemu(vm, command)
     _watch(vm)
     run_hook(vm, "post-start")
 
@@ -172,10 +176,8 @@ def _wait_for_scope(vm: Vm) -> None:
         time.sleep(0.02)
 
 
-def _run_qemu(vm: Vm) -> None:
+def _run_qemu(vm: Vm, argv: list[str]) -> None:
     """Run the command that puts QEMU into the background; its output is the task's."""
-    with open(f"{vm.root}/vm.json", encoding="utf-8") as file:
-        argv: list[str] = json.load(file)
     limit = vm.start_seconds()
     if "-daemonize" in argv:
         limit = max(limit, LEAST_FOR_QEMU)

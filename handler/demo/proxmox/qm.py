@@ -8,6 +8,7 @@ the quorum bit, a scope that is not empty. Other failures come from a plugin (`p
 import os
 import sys
 
+from . import command_line
 from .errors import Died
 from .plugin import load_plugin
 from .processes import name_perl
@@ -58,7 +59,7 @@ def pending(vm: Vm, arguments: list[str]) -> None:
 
 
 TASKS = ("start", "stop", "reset", "shutdown", "reboot")
-LOOKS = {"status": status, "config": config, "pending": pending}
+LOOKS = {"status": status, "config": config, "pending": pending, "showcmd": command_line.show}
 
 
 def reach_pmxcfs(root: str) -> None:

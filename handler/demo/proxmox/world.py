@@ -70,7 +70,7 @@ class World:
         node = self.root / "etc/pve/nodes/demo"
         for made in (node / "qemu-server", self.root / "run/qemu-server", self.root / "dev", self.bin):
             made.mkdir(parents=True)
-        for made in (self.root / "var/lib", self.root / "var/lock/qemu-server"):
+        for made in (self.root / "var/lib", self.root / "var/lock/qemu-server", self.root / "sys/class/net/vmbr0"):
             made.mkdir(parents=True)
         if self.scale != 1:
             (self.root / "scale").write_text(str(self.scale))

@@ -1,0 +1,89 @@
+"""Asks Proxmox whether it could start the VM, without starting it: `qm showcmd` makes the command line of a start.
+
+It finds what `qm start` would fail for before there is a QEMU: a volume, a bridge or a PCI device that is gone, options
+that contradict each other. It asks QEMU nothing, so a silent QEMU does not delay it. Of a VM that runs it changes
+nothing: it activates no volume, reserves no PCI device and writes no cloud-init image (qemu-server 9.2.6,
+QemuServer.pm, vm_commandline; PCI.pm, choose_hostpci_devices). Never ask it of a stopped VM that may be locked,
+because there it activates the volumes.
+
+It does not see pending options, which a start applies first, a hook script, or what QEMU itself refuses.
+"""
+
+import os
+from dataclasses import dataclass
+
+from ..host.bounded import ask_or_none, kill_group, run
+from ..host.paths import Host
+from ..host.vm_config import current_options, pending_options
+from ..words import WOULD_NOT_START
+from .on_host import thread_probe
+
+NO_QM = "no-qm"  # the code for a `qm` that itself does not work
+QM_SECONDS = 30.0  # a busy host needs 10 s and more for what takes 1 s otherwise
+STANDSTILL_SECONDS = 1.0
+_NO_PROGRAM = 127  # of a command that could not be run
+WORDS_CHARS = 130  # of what qm said, in a sentence; the lines have all of it
+
+
+@dataclass(frozen=True)
+class StartTrouble:
+    """Why Proxmox could not start the VM: a verdict's code, a clause for its sentence, and lines.
+
+    The code is empty if it is not known whether Proxmox could.
+    """
+
+    code: str
+    cause: str
+    lines: tuple[str, ...] = ()
+
+
+def find_start_trouble(host: Host, config: str, seconds: float = QM_SECONDS) -> StartTrouble | None:
+    """Return why Proxmox could not start the VM with this configuration text, None if it could."""
+    if current_options(config).get("template", "0") not in ("", "0"):  # qm showcmd knows no such rule
+        return StartTrouble(WOULD_NOT_START, f"VM {host.vmid} is a template, which Proxmox never starts")
+    command = ["qm", "showcmd", str(host.vmid)]
+    stuck: list[str] = []
+
+    def end_late(pid: int) -> None:
+        stuck.extend(_stuck_threads(host, pid))
+        kill_group(pid)
+
+    ran = run(command, seconds, on_timeout=end_late)
+    if ran.code == 0:
+        return None
+    if stuck:
+        cause = "qm showcmd hangs in the kernel, and a start would do so too"
+        return StartTrouble(WOULD_NOT_START, cause, tuple(stuck))
+    if ran.code is None or ran.code < 0:
+        how = f"gave no answer in {seconds:g} s" if ran.code is None else "was killed"
+        return StartTrouble("", f"qm showcmd {how}, so it is not known whether Proxmox could start the VM")
+    words = ran.stderr.strip().splitlines()[-3:] or [f"qm showcmd ended with {ran.code} and said nothing"]
+    if not _works(host, seconds):
+        why = ask_or_none(_explain_absence, 2.0) if ran.code == _NO_PROGRAM else words[-1][-WORDS_CHARS:]
+        return StartTrouble(NO_QM, f"qm does not work: {why}", (*words, f"PATH={':'.join(os.get_exec_path())}"))
+    return StartTrouble(WOULD_NOT_START, words[-1][-WORDS_CHARS:], (*words, *_pending_lines(config)))
+
+
+def _works(host: Host, seconds: float) -> bool:
+    """Tell whether `qm` itself works: its exit codes are errno's and don't tell. A late answer proves nothing."""
+    return run(["qm", "config", str(host.vmid)], seconds).code in (0, None)
+
+
+def _explain_absence() -> str:
+    """Return why `qm` can't be run. For the kernel, a script without its interpreter is a missing file, too."""
+    for path in (os.path.join(place, "qm") for place in os.get_exec_path()):
+        if os.path.isfile(path):
+            return f"{path} is there, but the interpreter that its first line names is missing"
+    return "it is not on the PATH"
+
+
+def _stuck_threads(host: Host, pid: int) -> list[str]:
+    """Return a line for each thread that stays in one uninterruptible sleep: then the host is not merely slow."""
+    probe = thread_probe(host, pid, STANDSTILL_SECONDS)
+    look = ask_or_none(lambda: [reply.facts["stuck"] for reply in probe.ask(0)], STANDSTILL_SECONDS + 2)
+    return [str(line) for lines in look or [] if isinstance(lines, list) for line in lines]
+
+
+def _pending_lines(config: str) -> tuple[str, ...]:
+    pending = ", ".join(pending_options(config))
+    return (f"qm showcmd does not see the pending options, which a start applies first: {pending}",) if pending else ()

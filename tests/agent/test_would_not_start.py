@@ -1,0 +1,151 @@
+"""A VM that Proxmox could not start again is not stopped: `qm showcmd` says so before, in Proxmox's own words."""
+
+import signal
+
+import pytest
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Answer, constants_set, execute, set_constants
+from ..support.failing_tools import misbehave
+from ..support.pve_host import HOPELESS, another_stop, conf, configure
+from ..support.selection import sampled
+from ..support.signals import signal_process
+
+pytestmark = [pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
+own_host = pytest.mark.shared()
+EACH = sampled([*HOPELESS], "iso", "template")
+
+
+def shown(answer: Answer) -> str:
+    """Return what a person reads of a verdict."""
+    verdict = answer.trailer["verdict"]
+    return "\n".join([verdict["sentence"], *verdict["evidence"]])
+
+
+def code_of(answer: Answer) -> tuple[int, str, str]:
+    verdict = answer.trailer["verdict"]
+    return answer.code, verdict["code"], verdict["advice"]
+
+
+# --- before the stop ---
+
+
+@pytest.mark.parametrize("fault", EACH)
+def test_a_vm_that_would_not_start_is_not_stopped(world: World, fault: str) -> None:
+    """The cycle is refused with the reason that Proxmox gives, and says which word lifts that."""
+    before = world.pid
+    configure(world, HOPELESS[fault][0])
+    answer = execute(world, "cycle")
+    assert (*code_of(answer), answer.trailer["anyway"]) == (12, "would-not-start", "", "would-not-start")
+    said = {"iso": "stat for '/var/lib/vz/template/iso/gone.iso' failed", "template": f"VM {VMID} is a template"}
+    assert said.get(fault, HOPELESS[fault][1]) in shown(answer)
+    assert (world.pid, execute(world, "status").trailer["last"]) == (before, "none")
+
+
+@pytest.mark.parametrize("fault", sampled([*HOPELESS], "bridge"))
+@own_host
+def test_a_person_can_have_it_stopped_anyway(world: World, fault: str) -> None:
+    """Then it is off, as the refusal said; no verb is advised that is certain to fail until the cause is fixed."""
+    configure(world, HOPELESS[fault][0])
+    answer = execute(world, "cycle by=anna anyway=would-not-start")
+    assert code_of(answer) == (15, "stranded", "")
+    assert f"{HOPELESS[fault][1]}" in shown(answer)
+    assert "fix that, then start" in shown(answer)
+    assert "anna asked for the verb anyway" in answer.trailer["warnings"][-1]
+    assert (world.pid, "trying once more" in answer.stderr) == (None, False)
+
+
+@pytest.mark.all
+@own_host
+def test_a_machine_of_an_older_version_shows_its_missing_image_at_the_start_alone(world: World) -> None:
+    """`qm showcmd` does not look at the image of such a VM while it runs: it ends off, and no start is advised."""
+    configure(world, "machine: pc-i440fx-9.2", HOPELESS["iso"][0])
+    answer = execute(world, "cycle")
+    assert code_of(answer) == (15, "stranded", "")
+    assert HOPELESS["iso"][1] in shown(answer)
+
+
+def test_pending_options_are_named_beside_the_refusal(world: World) -> None:
+    """A start applies them first, and they may be what fixes it."""
+    configure(world, HOPELESS["hugepages"][0], "[PENDING]", "numa: 1", "delete: balloon")
+    answer = execute(world, "cycle")
+    assert code_of(answer) == (12, "would-not-start", "")
+    assert "does not see the pending options, which a start applies first: numa, balloon" in shown(answer)
+
+
+# --- a start ---
+
+
+@pytest.mark.parametrize("fault", sampled([*HOPELESS], "template"))
+@own_host
+def test_a_start_that_would_fail_again_is_not_advised(world: World, fault: str) -> None:
+    """A start is its own test. Once the cause is fixed, it works."""
+    execute(world, "stop")
+    sound = conf(world).read_text()
+    configure(world, HOPELESS[fault][0])
+    answer = execute(world, "start")
+    assert code_of(answer) == (13, "would-not-start", "")
+    assert HOPELESS[fault][1] in shown(answer)
+    conf(world).write_text(sound)
+    assert execute(world, "start").trailer["state"] == "running"
+
+
+# --- a qm that is broken, and one that is late ---
+
+NO_MODULE = "Can't locate PVE/Storage.pm in @INC (you may need to install the PVE::Storage module)"
+
+
+def test_a_qm_that_is_broken_is_told_from_a_vm_that_would_not_start(world: World) -> None:
+    """The exit codes are the same: a command that loads no VM's volumes shows which it is. The former is final."""
+    misbehave(world.root, fail={"showcmd": NO_MODULE, "config": NO_MODULE})
+    for line in ("cycle", "cycle anyway=would-not-start"):
+        answer = execute(world, line)
+        assert (*code_of(answer), answer.trailer["anyway"]) == (12, "no-qm", "", None)
+        assert NO_MODULE in shown(answer)
+    misbehave(world.root, fail={"showcmd": NO_MODULE})
+    assert code_of(execute(world, "cycle")) == (12, "would-not-start", "")
+
+
+@own_host
+def test_a_qm_without_its_interpreter_is_told_from_none(world: World) -> None:
+    """Perl is gone: a cycle is refused and names that; reset and stop work, and a start says the same."""
+    qm = world.bin / "qm"
+    text = qm.read_text()
+    qm.write_text(text.replace("#!/bin/sh", "#!/usr/bin/no-such-perl"))
+    before = world.pid
+    answer = execute(world, "cycle")
+    assert code_of(answer) == (12, "no-qm", "")
+    assert f"{qm} is there, but the interpreter that its first line names is missing" in shown(answer)
+    assert (execute(world, "reset").code, world.pid) == (0, before)
+    assert (execute(world, "stop").code, world.pid) == (0, None)
+    answer = execute(world, "start")
+    assert code_of(answer) == (13, "no-qm", "")
+    assert "is missing" in shown(answer)
+
+
+@own_host
+def test_a_late_qm_is_a_warning_and_no_refusal(world: World) -> None:
+    """A busy host is not a broken one: the cycle goes on and says what it could not find out."""
+    before = world.pid
+    misbehave(world.root, hang="showcmd")
+    with constants_set(world, QM_SECONDS=0.5):
+        answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "qm showcmd gave no answer in 0.5 s" in answer.trailer["warnings"][0]
+    assert world.pid not in (None, before)
+
+
+@pytest.mark.all
+@own_host
+def test_a_cycle_goes_on_after_a_persons_stop_where_qm_is_late(world: World) -> None:
+    """A person's `qm stop` is at work on a QEMU that is silent, on a busy host: the VM must be on at the end."""
+    before = world.pid
+    signal_process(before, signal.SIGSTOP)
+    misbehave(world.root, hang="showcmd")
+    set_constants(world, QM_SECONDS=0.5)
+    with another_stop(world):
+        answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert "gave no answer" in answer.trailer["warnings"][0]
+    assert world.pid not in (None, before)
