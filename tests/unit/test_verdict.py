@@ -75,6 +75,7 @@ ROWS = {
     "stopped, HA in error": (replace(STOPPED, ha="started", ha_seen="error"), "ha-stuck", ""),
     "stopped by HA": (replace(STOPPED, ha="stopped", ha_seen="stopped"), "stopped", "start"),
     "stopped, something left": (replace(STOPPED, leftovers=(4242,)), "leftover", ""),
+    "stopped, being started": (replace(STOPPED, starter=77, owners=("held by 77",)), "stopped-locked", ""),
     "stopped, a task runs, asleep on disk": (
         replace(STOPPED, lock="suspended", owners=("lock-102.conf is held by 77 (task UPID:pve:qmstart:102)",)),
         "stopped-locked",
@@ -231,6 +232,12 @@ def test_a_verb_that_would_be_refused_is_not_advised() -> None:
     assert "in 2 s; a cycle would be refused because this node has no quorum: restore the quorum" in sentence
     dead = verdict_of(replace(FROZEN, lock="backup", lock_alive=False))
     assert "it is locked (backup) by a task that is dead: unlock it by hand first" in dead.sentence
+
+
+def test_a_start_at_work_is_named_by_its_process() -> None:
+    """Its QEMU is not among the leftovers, and nothing is to be killed."""
+    verdict = verdict_of(replace(STOPPED, starter=77, owners=("lock-102.conf is held by 77 (task UPID:qmstart)",)))
+    assert verdict.sentence == "the VM is being started, by process 77: look again when that process has ended"
 
 
 def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:

@@ -15,7 +15,7 @@ from ..host.files import boottime, read_json, write_atomic
 from ..host.paths import Host
 from ..host.process import describe_process
 from ..host.qmp import QmpError, QmpSilent
-from ..host.vmstate import Facts, describe_sources, leftover_pids, observe, read_pid, vm_state
+from ..host.vmstate import Facts, describe_sources, observe, read_pid, vm_state
 from ..jobs.aliases import add_alias
 from ..jobs.job import Job
 from ..jobs.mutex import Lock
@@ -23,6 +23,7 @@ from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
 from ..words import DONE, STORAGE_HUNG
 from .evidence import WATCHED_SECONDS, Evidence, parse_evidence
+from .leftovers import Leftovers, find_leftovers
 from .on_host import thread_probe
 from .on_storage import dead_storages, late_commands
 from .picture import keep_picture
@@ -30,7 +31,7 @@ from .plan import SHORT_APART, after_cluster, capture_probes, find_storages, sec
 from .probe import Reply
 from .proof import frozen_disks
 from .together import ask_together
-from .verdict import verdict_of
+from .verdict import quick_verdict, verdict_of
 
 BUDGET = 15.0
 REUSE_SECONDS = 60.0
@@ -113,8 +114,11 @@ def attach_to_capture(host: Host, request: Request, is_named: bool) -> Request |
     return request if add_alias(JobStore(host), request.id, running) else None
 
 
-def capture(job: Job, facts: Facts, until: float) -> Verdict:
-    """Run every probe, print its replies as they come, take the console's picture; judge and keep the evidence."""
+def capture(job: Job, facts: Facts, until: float) -> tuple[str, Verdict]:
+    """Run every probe, print its replies as they come, take the console's picture; judge and keep the evidence.
+
+    Return the VM's state with the verdict: it may have been started meanwhile.
+    """
     pid = None if vm_state(facts) == "stopped" else facts.pid
     replies = ask_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
     return _judge(job, facts, list(_show_each(job, replies)), until)
@@ -131,31 +135,35 @@ def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
         job.say("forensics: something stands still, so it is watched for 2 s")
         again = second_probes(job.host, pid, state != "wedged", find_storages(replies))
         replies += _show_each(job, ask_together(again, enough))
-    return _judge(job, facts, replies, until)
+    return _judge(job, facts, replies, until)[1]
 
 
-def _judge(job: Job, facts: Facts, replies: list[Reply], until: float) -> Verdict:
+def _judge(job: Job, facts: Facts, replies: list[Reply], until: float) -> tuple[str, Verdict]:
     state = vm_state(facts)
     if state != "stopped":
         replies.append(_take_screen(job, state, min(SCREEN_SECONDS, until - time.monotonic())))
         _show(job, replies[-1])
     evidence = gather_evidence(job.host, facts, replies)
-    verdict = verdict_of(evidence)
+    verdict = verdict_of(evidence) if evidence.state == state else quick_verdict(evidence)
     job.say("\n    ".join([f"verdict: {verdict.sentence}", *verdict.evidence]))
     _keep_evidence(job, replies, evidence, verdict)
-    return verdict
+    return evidence.state, verdict
 
 
 def gather_evidence(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
-    """Return the evidence of a capture: the facts of each reply, and the state that was seen first."""
-    state = vm_state(facts)
-    left = leftover_pids(host) if state == "stopped" else []
-    known: dict[str, object] = {"state": state, "source": describe_sources(facts), "pid": facts.pid}
+    """Return the evidence of a capture: the facts of each reply, and the state that was seen first.
+
+    The state of a VM that was started meanwhile is that of now.
+    """
+    left = find_leftovers(host) if vm_state(facts) == "stopped" else Leftovers()
+    facts = left.facts or facts
+    known: dict[str, object] = {"state": vm_state(facts), "source": describe_sources(facts), "pid": facts.pid}
     for reply in replies:
         known |= reply.facts
     known["dead_storages"] = dead_storages(replies)
     known["late_commands"] = late_commands(replies)
-    known |= {"leftovers": left, "remains": [describe_process(pid) for pid in left]}
+    known |= {"leftovers": left.pids, "remains": [describe_process(pid) for pid in left.pids]}
+    known["starter"] = left.starter or known.get("starter", 0)
     return parse_evidence(known)
 
 
@@ -206,7 +214,8 @@ def forensics(job: Job) -> Result:
     job.enter("forensics")
     facts = observe(job.host)
     job.say(f"state: {vm_state(facts)} ({describe_sources(facts)})")
-    return Result(DONE, vm_state(facts), verdict=capture(job, facts, until))
+    state, verdict = capture(job, facts, until)
+    return Result(DONE, state, verdict=verdict)
 
 
 def capture_lock(host: Host) -> Lock:

@@ -36,6 +36,7 @@ class Evidence:
         cpu: seconds of processor time that QEMU used meanwhile.
         lock: the configuration's `lock:`.
         owners: the holders of the lock file.
+        starter: the process that starts the VM and holds the lock file, 0 without one.
         lock_alive: whether the task that took the lock still runs, None where that is not known.
         lock_owner: lines about that task.
         node: the other node that has the configuration.
@@ -94,6 +95,7 @@ class Evidence:
     ha_goal: str = ""
     node_seen: str = ""
     placeless: bool = False
+    starter: int = 0
 
     @property
     def watched(self) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..host.paths import Host
 from ..host.pve_tasks import flock_holders
+from .leftovers import starter_pid
 from .probe import Probe, Reply, ok_reply, read_files, read_text
 
 _REMOTE = re.compile(r" (?:nfs4?|cifs|smb3|ceph|glusterfs|fuse\S*) ")
@@ -133,5 +134,7 @@ def _list_mounts(host: Host) -> Iterator[Reply]:
 def _list_lock_holders(host: Host) -> Iterator[Reply]:
     """Name the holders of the lock file, which a running `qm start` or `qm stop` holds for its whole life."""
     began = time.monotonic()
-    owners = [f"lock-{host.vmid}.conf is held by {holder}" for holder in flock_holders(host)]
-    yield ok_reply("lock file", began, "\n".join(owners) or "no process holds it", {"owners": owners}, "/proc/locks")
+    holders = flock_holders(host)
+    owners = [f"lock-{host.vmid}.conf is held by {holder}" for holder in holders]
+    facts: dict[str, object] = {"owners": owners, "starter": starter_pid(holders)}
+    yield ok_reply("lock file", began, "\n".join(owners) or "no process holds it", facts, "/proc/locks")

@@ -5,24 +5,29 @@ from collections.abc import Sequence
 from ..host.cluster import NOT_ASKED, Cluster, is_placeless
 from ..host.paths import Host
 from ..host.process import describe_process
-from ..host.vmstate import Facts, describe_sources, leftover_pids, vm_state
+from ..host.pve_tasks import Holder
+from ..host.vmstate import Facts, describe_sources, vm_state
 from ..jobs.result import Verdict
 from .evidence import Evidence
+from .leftovers import Leftovers, find_leftovers, starter_pid
 from .verdict import quick_verdict
 
 
-def judge_status(host: Host, facts: Facts, view: Cluster, owners: Sequence[str]) -> Verdict:
-    """Return the verdict of a status; `owners` are the holders of the lock file, one line each."""
-    state, asked = vm_state(facts), view is not NOT_ASKED and view.answers
-    left = tuple(leftover_pids(host)) if state == "stopped" else ()
+def judge_status(host: Host, facts: Facts, view: Cluster, holders: Sequence[Holder]) -> tuple[str, Verdict]:
+    """Return the state and the verdict of a status; `holders` are those of the lock file."""
+    asked = view is not NOT_ASKED and view.answers
+    left = find_leftovers(host) if vm_state(facts) == "stopped" else Leftovers()
+    facts = left.facts or facts
+    state = vm_state(facts)
     evidence = Evidence(
         state,
         describe_sources(facts),
-        leftovers=left,
+        leftovers=left.pids,
         node=view.node,
         container=view.container,
         lock=view.lock,
-        owners=tuple(owners),
+        owners=tuple(f"the lock file is held by {holder}" for holder in holders),
+        starter=left.starter or starter_pid(holders),
         ha=view.ha,
         ha_seen=view.ha_seen,
         ha_goal=view.ha_goal,
@@ -31,6 +36,6 @@ def judge_status(host: Host, facts: Facts, view: Cluster, owners: Sequence[str])
         placeless=view is not NOT_ASKED and is_placeless(host, view),
         quorate=view.quorate if asked else None,
         config=view.config if asked else None,
-        remains=tuple(map(describe_process, left)),
+        remains=tuple(map(describe_process, left.pids)),
     )
-    return quick_verdict(evidence)
+    return state, quick_verdict(evidence)

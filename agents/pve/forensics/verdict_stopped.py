@@ -62,6 +62,8 @@ def _judge_leftover(evidence: Evidence) -> Verdict:
 
 
 def _locked_sentence(evidence: Evidence) -> str:
+    if evidence.starter:
+        return f"the VM is being started, by process {evidence.starter}: look again when that process has ended"
     if evidence.owners:
         return "the VM is stopped and another process works on it: wait until that process has ended, then start"
     if evidence.lock_alive is False:

@@ -6,13 +6,14 @@ force a quorum) are named and never made here.
 
 import re
 
+from ..forensics.leftovers import find_leftovers
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..forensics.outlook import ha_line, ha_proof
 from ..forensics.startable import QM_SECONDS, find_start_trouble
 from ..host.bounded import run
 from ..host.cluster import Cluster, cluster_view, is_placeless, node_name
 from ..host.ha import ha_drops_stop, ha_restarts, ha_stuck
-from ..host.vmstate import Facts, describe_leftovers, has_process, leftover_pids, name_processes, vm_state
+from ..host.vmstate import Facts, describe_leftovers, has_process, name_processes, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Verdict
 from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, REFUSED, WITHOUT_PROCESS, WOULD_NOT_START
@@ -134,8 +135,8 @@ def _stuck(job: Job, view: Cluster) -> Exception:
 
 
 def refuse_leftovers(job: Job) -> None:
-    """Refuse a start while processes of the stopped VM live on in its scope."""
-    if pids := leftover_pids(job.host):
+    """Refuse a start while processes of the stopped VM live on in its scope. The QEMU of another start is none."""
+    if pids := list(find_leftovers(job.host).pids):
         raise refusal(
             "leftover",
             f"the VM is stopped but {name_processes(pids)} left in its scope: a start would fail",

@@ -16,7 +16,7 @@ from ..grammar import Request
 from ..host.cluster import NOT_ASKED, Cluster, cluster_view, node_name
 from ..host.files import write_atomic
 from ..host.paths import Host, Key
-from ..host.pve_tasks import flock_holders
+from ..host.pve_tasks import Holder, flock_holders
 from ..host.vmstate import Facts, describe_sources, observe_stepwise, vm_state
 from ..jobs.history_answer import answer_history, answer_job
 from ..jobs.mutex import Lock
@@ -68,17 +68,17 @@ def _status(host: Host, request: Request) -> Iterator[Message]:
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
     is_off = vm_state(facts) == "stopped"
     view = cluster_view(host, seconds) if is_off and seconds > 0 else NOT_ASKED
-    owners = [f"the lock file is held by {holder}" for holder in flock_holders(host)] if is_off else []
-    result = with_proven(host, request, status_result(host, facts, DONE, view, owners))
+    holders = flock_holders(host) if is_off else []
+    result = with_proven(host, request, status_result(host, facts, DONE, view, holders))
     where = f"on node {view.node}; here " if result.state == ELSEWHERE else ""
     yield output(f"{result.state}: {where}{describe_sources(facts)}")
     yield result_message(result)
 
 
 def status_result(
-    host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED, owners: Sequence[str] = ()
+    host: Host, facts: Facts, exit_code: int, view: Cluster = NOT_ASKED, holders: Sequence[Holder] = ()
 ) -> Result:
-    """Return the result of a status from the facts so far. It reads tmpfs only, so it never waits."""
+    """Return the result of a status from the facts so far."""
     store = JobStore(host)
     holder_id = Lock(host, "lock").holder()
     holder = describe_holder(store, holder_id) if holder_id else None
@@ -86,7 +86,7 @@ def status_result(
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {describe_sources(facts)}", "forensics")
     else:
-        verdict = judge_status(host, facts, view, owners)
+        state, verdict = judge_status(host, facts, view, holders)
     return Result(exit_code, state, store.last, "status", verdict, holder)
 
 
