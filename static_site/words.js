@@ -13,6 +13,7 @@ export const VERDICTS = {
 	running: { words: "Not examined", tone: "unknown", icon: "unknown" },
 	"guest-silent": { words: "Idle or hung", tone: "warn", icon: "hung", advice: "", why: "The console tells which." },
 	"guest-hung": { words: "Hung: agent silent", tone: "bad", icon: "hung", advice: "reset", why: "Its disks work, the guest agent does not answer. Try ssh, then reset it." },
+	"guest-frozen": { words: "Hung: guest frozen", tone: "bad", icon: "hung" },
 	"disk-frozen": { words: "Hung: disk frozen", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle helps." },
 	"storage-hung": { words: "Hung: storage dead", tone: "bad", icon: "hung" },
 	"qemu-wedged": { words: "QEMU is wedged", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle ends it." },

@@ -23,7 +23,7 @@ from ..support.noisy_screen import boot_noise
 from ..support.signals import signal_process
 from ..support.stages import until
 from .test_picture import decode
-from .test_second_sources import agent_port
+from .test_second_sources import agent_port, qga
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("brief")]
 
@@ -177,7 +177,7 @@ def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
 def test_the_guest_agent_is_reported(world: World) -> None:
     """Beside the picture: whether it answers, so that a client knows that the guest is back."""
     for answers, word, seconds in ((True, "answers", 10.0), (False, "silent", 0.2)):
-        with agent_port(world, answers), constants_set(world, GUEST_SECONDS=seconds):
+        with agent_port(qga(world), answers), constants_set(world, GUEST_SECONDS=seconds):
             until(lambda: sockets(world) == 0, "the end of an earlier painter")
             trailer = execute(world, "screen").trailer
         os.unlink(world.root / f"run/qemu-server/{VMID}.qga")

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.host.guest_agent import guest_agent_state, is_agent_port_open, ping_guest_agent
+from breakglass.agents.pve.forensics.on_qemu import name_agent_state
+from breakglass.agents.pve.host.guest_agent import (
+    ask_guest_agent,
+    guest_agent_state,
+    is_agent_port_open,
+    ping_guest_agent,
+)
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.host.qmp import RUN_STATES
 from breakglass.demo.proxmox.world import VMID, World
@@ -22,13 +28,22 @@ from ..support.selection import sampled
 from ..support.signals import signal_process
 
 
+def qga(world: World) -> Path:
+    """Return the path of the guest agent's socket."""
+    return world.root / f"run/qemu-server/{VMID}.qga"
+
+
 @contextmanager
-def agent_port(world: World, answers: bool) -> Iterator[None]:
-    """Serve the guest agent's socket: as an agent would, or as the port of a guest that has none."""
+def agent_port(path: Path, answers: bool, freeze: dict[str, object] | None = None) -> Iterator[None]:
+    """Serve the guest agent's socket: as an agent would, or as the port of a guest that has none.
+
+    `freeze` is its answer to guest-fsfreeze-status; None keeps that back for ever.
+    """
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(world.root / f"run/qemu-server/{VMID}.qga"))
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
         listener.listen()
-        serving = threading.Thread(target=_serve, args=(listener, answers))
+        serving = threading.Thread(target=_serve, args=(listener, answers, freeze))
         serving.start()
         try:
             yield
@@ -37,22 +52,21 @@ def agent_port(world: World, answers: bool) -> Iterator[None]:
             serving.join()
 
 
-def _serve(listener: socket.socket, answers: bool) -> None:
+def _serve(listener: socket.socket, answers: bool, freeze: dict[str, object] | None) -> None:
     while True:
         try:
             client = listener.accept()[0]
         except OSError:
             return
         with client:
-            line = b""
-            while not line.endswith(b"\n") and (chunk := client.recv(4096)):
-                line += chunk
-            client.sendall(b'{"return": "the late answer to another client"}\n')
-            if answers:
-                token = json.loads(line.lstrip(b"\xff"))["arguments"]["id"]
-                client.sendall(json.dumps({"return": token}).encode() + b"\n")
-            while client.recv(4096):
-                pass
+            client.sendall(b'{"return": "the late answer to another client"}\n{"return": "frozen"}\n')
+            with client.makefile("rb") as stream:
+                for line in stream:
+                    request = json.loads(line.lstrip(b"\xff"))
+                    is_sync = request["execute"] == "guest-sync"
+                    answer = {"return": request["arguments"]["id"]} if is_sync else freeze
+                    if answers and answer is not None:
+                        client.sendall(json.dumps(answer).encode() + b"\n")
 
 
 @contextmanager
@@ -120,7 +134,7 @@ def test_a_word_that_is_no_state_of_qemus_is_not_passed_on(world: World, word: s
 def test_the_guest_agent_is_reported(world: World) -> None:
     """It answers: said in the output and in the trailer."""
     set_constants(world, AGENT_PING_SECONDS=10.0)
-    with agent_port(world, answers=True):
+    with agent_port(qga(world), answers=True):
         answer = execute(world, "reset")
     assert (answer.code, answer.trailer["agent"]) == (0, "answers")
     assert "verify: the guest agent answers" in answer.stdout.splitlines()
@@ -129,13 +143,66 @@ def test_the_guest_agent_is_reported(world: World) -> None:
 @pytest.mark.all
 def test_the_guest_agent_is_not_required(world: World) -> None:
     """It is silent: said, and the reset is done all the same; without a port nothing is said."""
-    with agent_port(world, answers=False):
+    with agent_port(qga(world), answers=False):
         answer = execute(world, "reset")
     assert (answer.code, answer.trailer["outcome"], answer.trailer["agent"]) == (0, "done", "silent")
     assert "verify: the guest agent does not answer yet" in answer.stdout.splitlines()
     os.unlink(world.root / f"run/qemu-server/{VMID}.qga")
     without = execute(world, "reset")
     assert (without.code, "agent" in without.trailer) == (0, False)
+
+
+# As qemu-ga 10.0.13 says it; with a frozen guest, the command is one of the few that it still answers.
+FREEZE: dict[str, tuple[dict[str, object] | None, str]] = {
+    "thawed": ({"return": "thawed"}, "answers"),
+    "frozen": ({"return": "frozen"}, "frozen"),
+    "forbidden": (
+        {
+            "error": {
+                "class": "CommandNotFound",
+                "desc": "Command guest-fsfreeze-status has been disabled: the command is not allowed",
+            }
+        },
+        "answers",
+    ),
+    "late": (None, "answers"),
+}
+
+
+@pytest.mark.parametrize("name", FREEZE)
+def test_the_guest_agent_is_asked_whether_the_file_systems_are_frozen(short_dir: Path, name: str) -> None:
+    """One that does not allow the question or is late with it still answers; another client's answer is not ours."""
+    answer, state = FREEZE[name]
+    path = short_dir / "qga"
+    with agent_port(path, answers=True, freeze=answer):
+        assert (
+            name_agent_state(ask_guest_agent(str(path), 0.3 if name == "late" else 30.0, "guest-fsfreeze-status"))
+            == state
+        )
+    with agent_port(path, answers=False):
+        assert ask_guest_agent(str(path), 0.1, "guest-fsfreeze-status") is None
+
+
+@pytest.fixture
+def with_open_port(short_dir: Path) -> Iterator[World]:
+    """A VM whose QEMU says that the guest has opened the agent's port; a test serves the socket itself."""
+    with closing(World(short_dir)) as world:
+        command = world.root / "vm.json"
+        words = ["-chardev", "null,id=qga0", "-device", "isa-serial,chardev=qga0"]
+        command.write_text(json.dumps(json.loads(command.read_text()) + words))
+        started = world.qm("start", str(VMID))
+        assert started.returncode == 0, started.stderr
+        yield world
+
+
+@pytest.mark.real("qemu")
+def test_a_frozen_guest_is_not_called_healthy(with_open_port: World) -> None:
+    """Its agent answers, and each of its services that writes waits: a backup that died left it so."""
+    set_constants(with_open_port, SAMPLES_APART=1.5)
+    with agent_port(qga(with_open_port), answers=True, freeze={"return": "frozen"}):
+        verdict = execute(with_open_port, "forensics").trailer["verdict"]
+        assert (verdict["code"], verdict["advice"]) == ("guest-frozen", "")
+        assert f"by hand: qm guest cmd {VMID} fsfreeze-thaw" in verdict["evidence"]
 
 
 @pytest.mark.all

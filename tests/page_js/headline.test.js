@@ -28,7 +28,7 @@ const TONE_OF = {
 	unknown: ["running", "unknown", "place-unknown"],
 	warn: ["guest-silent", "paused", "paused-locked", "in-transit", "shutdown", "suspended", "debug", "stopped", "stopped-locked", "other-node", "container"],
 	bad: [
-		"guest-hung", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "internal-error", "guest-panicked", "watchdog", "ha-stuck",
+		"guest-hung", "guest-frozen", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "internal-error", "guest-panicked", "watchdog", "ha-stuck",
 		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config",
 	],
 };

@@ -10,7 +10,7 @@ export const TONES = ["good", "bad", "warn", "busy", "unknown"];
 
 // The verdicts of docs/protocol.md, section 4; a test in Python holds the page's table to that section.
 export const VERDICT_CODES = [
-	"healthy", "running", "guest-silent", "guest-hung", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "paused",
+	"healthy", "running", "guest-silent", "guest-hung", "guest-frozen", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "paused",
 	"paused-locked", "in-transit", "internal-error", "guest-panicked", "watchdog", "shutdown", "suspended", "debug", "stopped",
 	"stopped-locked", "other-node", "place-unknown", "container", "ha-stuck", "leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead",
 	"no-quorum", "no-config", "unknown",

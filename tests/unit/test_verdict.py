@@ -46,6 +46,10 @@ ROWS = {
     "a request came just now": (replace(RUNNING, queues=(sample(0, 8812), sample(1, 8812))), "guest-silent", ""),
     "moving": (MOVING, "healthy", ""),
     "idle, agent answers": (replace(IDLE, agent="answers"), "healthy", ""),
+    "idle, agent frozen": (replace(IDLE, agent="frozen"), "guest-frozen", ""),
+    "moving, agent frozen": (replace(MOVING, agent="frozen"), "guest-frozen", ""),
+    "frozen by a backup": (replace(IDLE, agent="frozen", lock="backup", lock_alive=True), "guest-frozen", ""),
+    "frozen, no quorum": (replace(IDLE, agent="frozen", quorate=False), "guest-frozen", ""),
     "idle, agent silent": (replace(IDLE, agent="silent"), "guest-silent", ""),
     "moving, agent silent": (replace(MOVING, agent="silent"), "guest-hung", "reset"),
     "moving, agent silent, a backup": (replace(MOVING, agent="silent", lock="backup"), "guest-silent", ""),
@@ -232,6 +236,18 @@ def test_a_verb_that_would_be_refused_is_not_advised() -> None:
     assert "in 2 s; a cycle would be refused because this node has no quorum: restore the quorum" in sentence
     dead = verdict_of(replace(FROZEN, lock="backup", lock_alive=False))
     assert "it is locked (backup) by a task that is dead: unlock it by hand first" in dead.sentence
+
+
+def test_a_frozen_guest_is_thawed_by_hand() -> None:
+    """The command has the VM's number. While a backup runs, it may be the backup that froze it a moment ago."""
+    frozen = replace(IDLE, agent="frozen", vmid=102)
+    verdict = verdict_of(frozen)
+    assert verdict.sentence.endswith("so each service that writes waits: thaw them by hand; nothing is lost")
+    assert verdict.evidence[0] == "by hand: qm guest cmd 102 fsfreeze-thaw"
+    backup = verdict_of(replace(frozen, lock="backup"))
+    assert "look again in a minute, and thaw them by hand if it lasts" in backup.sentence
+    assert backup.evidence[0] == verdict.evidence[0]
+    assert verdict_of(replace(frozen, lock="backup", lock_alive=False)).sentence == verdict.sentence
 
 
 def test_a_start_at_work_is_named_by_its_process() -> None:

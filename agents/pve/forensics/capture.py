@@ -162,7 +162,7 @@ def gather_evidence(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
         known |= reply.facts
     known["dead_storages"] = dead_storages(replies)
     known["late_commands"] = late_commands(replies)
-    known |= {"leftovers": left.pids, "remains": [describe_process(pid) for pid in left.pids]}
+    known |= {"leftovers": left.pids, "remains": [describe_process(pid) for pid in left.pids], "vmid": host.vmid}
     known["starter"] = left.starter or known.get("starter", 0)
     return parse_evidence(known)
 

@@ -51,7 +51,8 @@ class Evidence:
         leftovers: the processes left of a stopped VM, by pid.
         disk_errors: disks with an I/O error, one line each.
         block_jobs: QEMU's block jobs, one line each.
-        agent: `answers`, `silent` (the guest has opened its port) or empty (not known).
+        agent: `answers`, `frozen` (it answers, and the guest's file systems are frozen), `silent` (the guest has opened
+            its port) or empty (not known).
         dead_storages: storages of the VM's own disks that don't answer.
         late_commands: commands about all storages that did not end in time, which proves nothing about this VM.
         pve: why /etc/pve can't be read (obstacles.TROUBLES), empty where it answers or was not read.
@@ -59,6 +60,7 @@ class Evidence:
         config: whether the VM's configuration is on this node, None where that is not known.
         remains: `leftovers` by name and state.
         queue_seconds: between the samples of the queues, where that is not `seconds`.
+        vmid: the VM's number.
         placeless: this node can't know which node has the VM (cluster.is_placeless).
     """
 
@@ -96,6 +98,7 @@ class Evidence:
     node_seen: str = ""
     placeless: bool = False
     starter: int = 0
+    vmid: int = 0
 
     @property
     def watched(self) -> float:

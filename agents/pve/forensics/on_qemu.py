@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from ..host.guest_agent import AGENT_SECONDS, is_agent_port_open, ping_guest_agent
+from ..host.guest_agent import AGENT_SECONDS, ask_guest_agent, guest_agent_path, is_agent_port_open
 from ..host.paths import Host
 from ..host.qmp import Qmp, QmpError
 from .evidence import Queue
@@ -18,6 +18,7 @@ _QUERIES = (
     *("query-status", "query-version", "query-block", "query-blockstats", "query-block-jobs", "query-jobs"),
     *("query-iothreads", "query-chardev"),
 )
+_FREEZE_STATUS = "guest-fsfreeze-status"  # one of the few commands that an agent answers while it has frozen the guest
 _DISK_QUEUES_FROM = {"virtio-blk": 0, "virtio-scsi": 2}  # virtio-scsi's first two are for control and events
 
 
@@ -122,7 +123,7 @@ def _sample_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queu
 
 
 def _ping_agent(host: Host, answers: dict[str, object], apart: float) -> Iterator[Reply]:
-    """Ping the guest agent where the guest has opened its port.
+    """Ping the guest agent where the guest has opened its port, and ask it whether the file systems are frozen.
 
     An agent that was never installed proves nothing, and neither does a silence shorter than an agent may take.
     """
@@ -134,6 +135,13 @@ def _ping_agent(host: Host, answers: dict[str, object], apart: float) -> Iterato
         yield ok_reply("guest agent", began, "the guest has not opened its port")
         return
     seconds = min(AGENT_SECONDS, apart)
-    answer = ping_guest_agent(host, seconds)
-    proves = answer == "answers" or seconds == AGENT_SECONDS
-    yield ok_reply("guest agent", began, answer, {"agent": answer} if proves else {}, "guest-sync")
+    answer = name_agent_state(ask_guest_agent(guest_agent_path(host), seconds, _FREEZE_STATUS))
+    proves = answer != "silent" or seconds == AGENT_SECONDS
+    yield ok_reply("guest agent", began, answer, {"agent": answer} if proves else {}, f"guest-sync; {_FREEZE_STATUS}")
+
+
+def name_agent_state(answers: list[bytes] | None) -> str:
+    """Return what evidence.agent says; an agent that does not allow the question, or is late with it, still answers."""
+    if answers is None:
+        return "silent"
+    return "frozen" if b'"frozen"' in b"".join(answers) else "answers"

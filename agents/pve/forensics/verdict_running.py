@@ -73,16 +73,13 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
         *lock_lines(evidence),
         *host_lines(evidence),
     )
+    if evidence.agent == "frozen":
+        return _judge_frozen(evidence, *proof)
     if evidence.agent == "answers":
         return advise_nothing(
             evidence, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof
         )
-    if (
-        evidence.agent == "silent"
-        and has_progress(evidence)
-        and evidence.lock == "backup"
-        and evidence.lock_alive is not False
-    ):
+    if evidence.agent == "silent" and has_progress(evidence) and _is_backed_up(evidence):
         sentence = (
             "QEMU and its disks answer, but the guest agent does not, as when a backup freezes its file systems: look "
             "again in a minute"
@@ -96,6 +93,20 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
             evidence, "healthy", "QEMU answers and disk requests complete: nothing is wrong from here", *proof
         )
     return advise_nothing(evidence, "guest-silent", _silence_sentence(evidence), *proof)
+
+
+def _is_backed_up(evidence: Evidence) -> bool:
+    return evidence.lock == "backup" and evidence.lock_alive is not False
+
+
+def _judge_frozen(evidence: Evidence, *proof: str) -> Verdict:
+    """Judge a guest whose agent has frozen its file systems, as a backup does for a moment and a dead one leaves it."""
+    what = "the guest's file systems are frozen, so each service that writes waits"
+    do = "thaw them by hand; nothing is lost"
+    if _is_backed_up(evidence):
+        do = "a backup does that for a moment; look again in a minute, and thaw them by hand if it lasts"
+    thaw = f"by hand: qm guest cmd {evidence.vmid} fsfreeze-thaw"
+    return advise_nothing(evidence, "guest-frozen", f"{what}: {do}", thaw, *proof)
 
 
 def _silence_sentence(evidence: Evidence) -> str:

@@ -17,7 +17,7 @@ def guest_agent_state(host: Host, seconds: float = AGENT_SECONDS) -> str:
 
     A guest without an installed agent never opens the port, so its silence says nothing.
     """
-    if not os.path.exists(_socket_path(host)) or _is_port_open(host) is False:
+    if not os.path.exists(guest_agent_path(host)) or _is_port_open(host) is False:
         return ""
     return ping_guest_agent(host, seconds)
 
@@ -37,36 +37,42 @@ def is_agent_port_open(chardevs: object) -> bool | None:
     return any(port.get("frontend-open") for port in ports) if ports else None
 
 
-def _socket_path(host: Host) -> str:
+def guest_agent_path(host: Host) -> str:
+    """Return the path of QEMU's socket for the guest agent."""
     return host.path(f"/run/qemu-server/{host.vmid}.qga")
 
 
 def ping_guest_agent(host: Host, seconds: float = AGENT_SECONDS) -> str:
-    """Return `answers`, `silent`, or an empty string where the VM has no port for an agent.
-
-    It sends guest-sync with a random number and skips every answer without it: an agent may still have answers for an
-    earlier client.
-    """
-    path = _socket_path(host)
+    """Return `answers`, `silent`, or an empty string where the VM has no port for an agent."""
+    path = guest_agent_path(host)
     if not os.path.exists(path):
         return ""
-    token = time.monotonic_ns() % 2**31
-    request = {"execute": "guest-sync", "arguments": {"id": token}}
+    return "silent" if ask_guest_agent(path, seconds) is None else "answers"
+
+
+def ask_guest_agent(path: str, seconds: float, *commands: str) -> list[bytes] | None:
+    """Return the agent's answers to the commands as lines, those that come in time; None from a silent agent.
+
+    It sends guest-sync with a random number first and skips every answer before that one: an agent may still have
+    answers for an earlier client.
+    """
+    token = str(time.monotonic_ns() % 2**31)
+    sync = {"execute": "guest-sync", "arguments": {"id": int(token)}}
+    lines = [json.dumps(request).encode() for request in (sync, *({"execute": command} for command in commands))]
     until = time.monotonic() + seconds
-    received = b""
+    received, after = b"", [b""]
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(seconds)
             client.connect(path)
-            client.sendall(b"\xff" + json.dumps(request).encode() + b"\n")
-            while str(token).encode() not in received:
-                if (left := until - time.monotonic()) <= 0:
-                    return "silent"
+            client.sendall(b"\xff" + b"\n".join(lines) + b"\n")
+            while len(after) <= len(lines) and (left := until - time.monotonic()) > 0:
                 client.settimeout(left)
                 chunk = client.recv(4096)
                 if not chunk:
-                    return "silent"
+                    break
                 received = (received + chunk)[-8192:]
+                after = received[received.find(token.encode()) :].split(b"\n") if token.encode() in received else [b""]
     except OSError:
-        return "silent"
-    return "answers"
+        pass
+    return after[1:-1] if len(after) > 1 else None
