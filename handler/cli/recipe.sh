@@ -38,8 +38,10 @@ fi
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
 #    Its shell is /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing; with ! instead, sshd
 #    without PAM would take the account for locked. It never expires, because PAM would then refuse the keys too.
+#    UID_MIN=0 keeps useradd from warning that 0 is an unusual uid.
 getent passwd @USER@ >/dev/null ||
-    useradd --non-unique --uid 0 --gid 0 --home-dir / --no-create-home --no-log-init --shell /bin/sh @USER@
+    useradd --key UID_MIN=0 --non-unique --uid 0 --gid 0 --home-dir / --no-create-home --no-log-init \
+        --shell /bin/sh @USER@
 [ "$(id -u @USER@)" = 0 ] || {
     echo "there is an account @USER@ with another uid than 0: remove it, or name another account in hosts.@NAME@.ssh" >&2
     exit 1

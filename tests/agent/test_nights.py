@@ -4,6 +4,7 @@ A VM that was on must be on after a cycle, whatever else works on it, and off af
 failed must not happen later.
 """
 
+import re
 import signal
 import sys
 from typing import Any
@@ -183,6 +184,8 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
         signal_process(cleanup, signal.SIGCONT)
         result = session.result(tag, 120)
         assert result["outcome"] == "done", result
+    if verb == "stop":
+        assert re.search("which holds the VM's lock file, for [0-9]+ s at most", output.read_text())
     assert (world.pid is None) == (verb == "stop")
 
 

@@ -81,7 +81,18 @@ def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: 
     task_index(world)
     answer = execute(world, "stop")
     assert "can't tell whether a task" in answer.trailer["verdict"]["sentence"]
+    assert "could not tell whether its task still runs" in evidence(answer)
     assert "qm unlock" not in evidence(answer)
+
+
+def test_a_migration_whose_task_is_gone_here_may_still_run_on_the_target(world: World) -> None:
+    """The evidence says what this node knows, and where the other half is to be looked for."""
+    lock(world, "migrate")
+    task_index(world, f"{dead_upid(f'qmigrate:{VMID}')} 0")
+    answer = execute(world, "stop")
+    assert "is gone: it left no end" in evidence(answer)
+    assert "its other half may still run: look on the target node too" in evidence(answer)
+    assert "could not tell" not in evidence(answer)
 
 
 def test_a_console_is_no_owner(world: World) -> None:

@@ -69,6 +69,7 @@ def door(host: Installed, door_of_module: Door) -> Door:
 def test_the_recipe_ends_with_0(host: Installed) -> None:
     """The pasted recipe ends with 0: its own check found no error, and sshd was reloaded."""
     assert host.first.returncode == 0, host.first.stdout + host.first.stderr
+    assert "warning" not in host.first.stderr
     assert host.host_key in host.first.stdout
     assert "error:" not in host.first.stdout
     assert "warning:" not in host.first.stdout

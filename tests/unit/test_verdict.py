@@ -275,6 +275,8 @@ def test_storages_are_told_apart() -> None:
     """One of this VM's disks is dead; a look at all of them that was late is a note, and says why."""
     verdict = verdict_of(replace(FROZEN, dead_storages=("nas",), late_commands=("pvesm", "lvs")))
     assert "storage nas, which has disks of this VM, does not answer" in verdict.evidence
+    late = verdict_of(replace(WEDGED, dead_storages=("nas",), late_storages=("nas: gave no answer in 9.1 s",)))
+    assert "storage nas, which has disks of this VM, gave no answer in 9.1 s" in late.evidence
     sentence = "no answer in time: pvesm, lvs; they ask all storages of the host"
     assert f"{sentence}, so this proves nothing about this VM" in verdict.evidence
     assert "nas" in verdict_of(replace(WEDGED, dead_storages=("nas",))).sentence

@@ -25,7 +25,7 @@ from ..words import DONE, STORAGE_HUNG
 from .evidence import WATCHED_SECONDS, Evidence, parse_evidence
 from .leftovers import Leftovers, find_leftovers
 from .on_host import thread_probe
-from .on_storage import dead_storages, late_commands
+from .on_storage import dead_storages, late_commands, late_storages
 from .picture import keep_picture
 from .plan import SHORT_APART, after_cluster, capture_probes, find_storages, second_probes, short_probes
 from .probe import Reply
@@ -161,6 +161,7 @@ def gather_evidence(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
     for reply in replies:
         known |= reply.facts
     known["dead_storages"] = dead_storages(replies)
+    known["late_storages"] = late_storages(replies)
     known["late_commands"] = late_commands(replies)
     known |= {"leftovers": left.pids, "remains": [describe_process(pid) for pid in left.pids], "vmid": host.vmid}
     known["starter"] = left.starter or known.get("starter", 0)

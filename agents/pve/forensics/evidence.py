@@ -54,6 +54,7 @@ class Evidence:
         agent: `answers`, `frozen` (it answers, and the guest's file systems are frozen), `silent` (the guest has opened
             its port) or empty (not known).
         dead_storages: storages of the VM's own disks that don't answer.
+        late_storages: for how long those of them that are late were waited for, one line each.
         late_commands: commands about all storages that did not end in time, which proves nothing about this VM.
         pve: why /etc/pve can't be read (obstacles.TROUBLES), empty where it answers or was not read.
         quorate: whether this node has a quorum, None where that is not known.
@@ -99,6 +100,7 @@ class Evidence:
     placeless: bool = False
     starter: int = 0
     vmid: int = 0
+    late_storages: tuple[str, ...] = ()
 
     @property
     def watched(self) -> float:

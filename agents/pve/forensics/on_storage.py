@@ -80,6 +80,12 @@ def dead_storages(replies: list[Reply]) -> list[str]:
     return list(dict.fromkeys([*late, *inactive]))
 
 
+def late_storages(replies: list[Reply]) -> list[str]:
+    """Return how long each storage that gave no answer was waited for, one line each."""
+    late = [reply for reply in replies if reply.probe.startswith(_OWN) and _is_late(reply)]
+    return [f"{reply.probe.removeprefix(_OWN)}: gave no answer in {reply.seconds:.1f} s" for reply in late]
+
+
 def late_commands(replies: list[Reply]) -> list[str]:
     """Return the commands about all storages of the host that did not end."""
     return [reply.probe for reply in replies if reply.probe in _ALL_STORAGES and _is_late(reply)]

@@ -89,8 +89,15 @@ _QUORUM_LINES = (
 
 
 def storage_lines(evidence: Evidence) -> tuple[str, ...]:
-    """Return the dead storages of the VM's own disks and, as a note, the late commands about all storages."""
-    dead = tuple(f"storage {name}, which has disks of this VM, does not answer" for name in evidence.dead_storages)
+    """Return the dead storages of the VM's own disks and, as a note, the late commands about all storages.
+
+    A storage that gave no answer in time is not called dead here: on a busy host, a sound one may be as late.
+    """
+    late = dict(line.split(": ", 1) for line in evidence.late_storages)
+    dead = tuple(
+        f"storage {name}, which has disks of this VM, {late.get(name, 'does not answer')}"
+        for name in evidence.dead_storages
+    )
     late = join_items(evidence.late_commands)
     note = f"no answer in time: {late}; they ask all storages of the host, so this proves nothing about this VM"
     return (*dead, note) if late else dead

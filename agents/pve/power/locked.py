@@ -117,13 +117,14 @@ def _describe_flock(job: Job, holders: list[Holder]) -> tuple[str, ...]:
 
 def await_holders(job: Job, kinds: tuple[str, ...], seconds: float, is_over: Callable[[], bool]) -> None:
     """Wait while the VM's lock file is held by processes of these kinds, `seconds` at most, or until `is_over`."""
-    until = time.monotonic() + job.seconds_left(max(0.0, seconds))
+    until = time.monotonic() + (limit := job.seconds_left(max(0.0, seconds)))
     shown: list[str] = []
     while not is_over() and time.monotonic() < until:
         holders = [holder for holder in flock_holders(job.host) if holder.kind in kinds]
         if not holders:
             return
-        _say_once(job, shown, f"{job.stage}: waiting for {format_holders(holders)}, which holds the VM's lock file")
+        what = f"waiting for {format_holders(holders)}, which holds the VM's lock file, for {limit:.0f} s at most"
+        _say_once(job, shown, f"{job.stage}: {what}")
         time.sleep(LOOK_SECONDS)
 
 
