@@ -20,7 +20,7 @@ import pytest
 from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.processes import name_of, processes_of
 from breakglass.demo.proxmox.times import SECONDS, seconds
-from breakglass.demo.proxmox.world import VMID, World
+from breakglass.demo.proxmox.world import CONF, VMID, World
 
 from ..support.failing_tools import misbehave
 from ..support.hung import dead_fuse
@@ -472,6 +472,28 @@ def test_pending_options_are_told(world: World) -> None:
     conf(world).write_text("memory: 32\nserial0: socket\n\n[PENDING]\ndelete: serial0\nmemory: 64\n")
     assert qm(world, "pending")[1] == "cur memory: 32\nnew memory: 64\ndel serial0: socket\n"
     assert qm(world, "config")[1] == "memory: 32\nserial0: socket\n"
+
+
+def test_a_line_that_is_unreadable_is_left_out(world: World) -> None:
+    """Proxmox warns of it and goes on without it."""
+    conf(world).write_text("this is not a line\nmemory: 192x\ncores: 1y\nname: devvm\n# a note\n")
+    code, out, err = qm(world, "config")
+    assert (code, out) == (0, "name: devvm\n")
+    assert err.splitlines() == [
+        "vm 102 - unable to parse config: this is not a line",
+        "vm 102 - unable to parse value of 'memory' - format error",
+        "current: type check ('integer') failed - got '192x'",
+        "vm 102 - unable to parse value of 'cores' - type check ('integer') failed - got '1y'",
+    ]
+
+
+def test_pending_options_are_the_current_ones_after_a_stop(world: World) -> None:
+    """Snapshots stay as they are."""
+    conf(world).write_text(f"{CONF}\n[PENDING]\ncores: 2\ndelete: boot\n\n[before]\ncores: 4\n")
+    assert qm(world, "stop")[0] == 0
+    assert qm(world, "pending")[1].splitlines()[:2] == ["cur cores: 2", "cur memory: 32"]
+    assert "boot" not in conf(world).read_text()
+    assert conf(world).read_text().endswith("\n[before]\ncores: 4\n")
 
 
 def test_another_nodes_vm_is_not_found(world: World) -> None:

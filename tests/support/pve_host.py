@@ -207,6 +207,14 @@ def qmeventd(world: World) -> int:
     return next((pid for pid in processes_of(str(world.root)) if name_of(pid) == "qmeventd"), 0)
 
 
+def end_qmeventd(world: World) -> None:
+    """Have the host's event daemon die: nothing waits for the VM's QEMU to end, neither this one nor the next."""
+    (world.root / "qmeventd-is-dead").touch()
+    pid = qmeventd(world)
+    signal_process(pid, signal.SIGKILL)
+    until(lambda: qmeventd(world) == 0, "the end of the event daemon")
+
+
 def cleaner(world: World) -> int:
     """Return the pid of qmeventd's `qm cleanup` that holds the flock, 0 without one."""
     return next((pid for pid in flock_pids(world) if "qm cleanup" in command_line(pid)), 0)
@@ -314,7 +322,16 @@ def restore(world: World) -> None:
     (world.root / "etc/pve/storage.cfg").write_text(STORAGES)
     shutil.rmtree(world.root / "etc/pve/ha", ignore_errors=True)
     left = [path.name for path in world.root.glob("hook-*")]
-    for name in ("etc/pve/.vmlist", "ha.json", "gate", "storage.json", "plugin", "hookscript", *left):
+    for name in (
+        "etc/pve/.vmlist",
+        "ha.json",
+        "gate",
+        "storage.json",
+        "plugin",
+        "hookscript",
+        "qmeventd-is-dead",
+        *left,
+    ):
         (world.root / name).unlink(missing_ok=True)
     reboot_pending(world).unlink(missing_ok=True)
     if world.pid is not None:

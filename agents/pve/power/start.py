@@ -65,14 +65,15 @@ def start_process(job: Job, old: int) -> Result:
     ran = job.run(["qm", "start", str(job.host.vmid)], seconds, gently=True)
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
-    if ran.code is not None and ran.code < 0:  # qm was killed from outside: its worker goes on
+    if ran.code:  # qm was killed from outside, or could not write down its task: its worker goes on
         await_holders(job, ("start",), job.start_seconds, lambda: _runs_in_new_process(job, old))
+    if ran.code is not None and ran.code < 0:
         for holder in flock_holders(job.host):
             if holder.kind == "start" and not _runs_in_new_process(job, old):
                 job.end_command(holder.pid)
     if (ran.code is None or ran.code < 0) and not _runs_in_new_process(job, old):
         raise _abandon_start(job, seconds)
-    if ran.code is not None and ran.code > 0 and "already running" not in ran.stderr:
+    if ran.code and "already running" not in ran.stderr and not _runs_in_new_process(job, old):
         raise _describe_failed_start(job, ran)
     asked_ha = "Requesting HA start" in ran.stdout
     seconds = HA_START_SECONDS + job.start_seconds - QM_START_SECONDS if asked_ha else START_VERIFY_SECONDS
@@ -134,6 +135,8 @@ def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
         if asked_ha:
             time.sleep(0.5)  # a look at /etc/pve is a process; the manager works in rounds of 10 s
             refuse_move(job)
+        elif vm_state(facts) == "stopped":
+            break  # its QEMU has ended by now; only HA would start it later
         time.sleep(0.05)
         facts = observe(job.host)
     state = vm_state(facts)

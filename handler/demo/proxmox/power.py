@@ -12,7 +12,7 @@ from .command_line import activate_volumes, make_command
 from .errors import Died
 from .hooks import run_hook
 from .processes import run_command
-from .qmeventd import watch
+from .qmeventd import is_dead, watch
 from .times import LEAST_FOR_CLEANUP, LEAST_FOR_KILL, LEAST_FOR_QEMU
 from .vm import Vm, remove, say
 
@@ -71,6 +71,7 @@ def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> No
         _kill(vm, pid, words)
     _let_cleanup_queue(vm)
     clean_up(vm)
+    vm.apply_pending()
 
 
 def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
@@ -101,8 +102,11 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _let_cleanup_queue(vm: Vm) -> None:
     """Wait until qmeventd's cleanup waits for the flock, so that it runs before a later start.
 
-    The original looks once a second, and so always comes after it. A QEMU that lives on in the kernel has no cleanup.
+    The original looks once a second, and so always comes after it. A QEMU that lives on in the kernel has no cleanup,
+    and neither has one on a host whose event daemon is dead.
     """
+    if is_dead(vm):
+        return
     inode = f":{os.stat(vm.lock).st_ino} "
     began = time.monotonic()
     while (passed := time.monotonic() - began) < LEAST_FOR_CLEANUP:
@@ -159,6 +163,7 @@ def start(vm: Vm) -> None:
         raise Died(f"VM {vm.vmid} already running")
     remove(vm.reboot)
     run_hook(vm, "pre-start", must_succeed=True)
+    vm.apply_pending()
     activate_volumes(vm)
     command = make_command(vm)
     _wait_for_scope(vm)

@@ -10,8 +10,15 @@ from .times import burn
 from .vm import Vm
 
 
+def is_dead(vm: Vm) -> bool:
+    """Tell whether the host's event daemon is dead, which the file `<root>/qmeventd-is-dead` says."""
+    return os.path.exists(f"{vm.root}/qmeventd-is-dead")
+
+
 def watch(vm: Vm, pid: int) -> None:
     """Start a background process that waits for the QEMU `pid` to end; return once it waits."""
+    if is_dead(vm):
+        return
     here, here_end = os.pipe()
     if os.fork() == 0:
         _watch(vm, os.pidfd_open(pid), here_end)

@@ -7,6 +7,9 @@ until another task starts and finds the process gone.
 import fcntl
 import os
 import time
+from contextlib import suppress
+
+from .errors import Died
 
 KEPT = 25
 
@@ -34,14 +37,25 @@ def _rewrite(root: str, upid: str, status: str | None) -> None:
         statuses = {name: f"{now} {status if name == upid and status else 'unexpected status'}" for name in over}
         finished = [f"{name} 1 {end}" for name, end in statuses.items()]
         finished += [line for name, line in known.items() if name not in running]
-        with open(f"{tasks}/index", "a", encoding="utf-8") as file:
+        with suppress(OSError), open(f"{tasks}/index", "a", encoding="utf-8") as file:
             file.writelines(f"{name} {end}\n" for name, end in statuses.items())
         lines = [f"{name} 0" for name in running if name not in over] + finished[:KEPT]
-        with open(f"{tasks}/active.tmp", "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        os.replace(f"{tasks}/active.tmp", f"{tasks}/active")
+        _write_active(tasks, "".join(f"{line}\n" for line in lines))
     finally:
         os.close(lock)
+
+
+def _write_active(tasks: str, text: str) -> None:
+    """Replace the list of tasks; where there is no room for it, `qm` ends with the error, and its worker continues."""
+    draft = f"{tasks}/active.tmp.{os.getpid()}"
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        os.unlink(draft)
+        words = f"closing file '/var/log/pve/tasks/active.tmp.{os.getpid()}' failed - {error.strerror}"
+        raise Died(words, error.errno or 255) from None
+    os.replace(draft, f"{tasks}/active")
 
 
 def _lines(path: str) -> list[str]:

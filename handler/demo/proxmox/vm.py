@@ -9,6 +9,7 @@ from ...isolated import isolated_command
 from .errors import Died
 from .processes import run_command
 from .times import LEAST_FOR_QEMU, LEAST_FOR_QMP, scaled, seconds
+from .vm_conf import apply_pending, read_section
 
 
 class Vm:
@@ -73,12 +74,19 @@ class Vm:
         """Return the current options, or those of a section; `PENDING` has those that wait for the next start."""
         try:
             with open(self.conf, encoding="utf-8") as file:
-                sections = f"[]\n{file.read()}".split("\n[")
+                return read_section(file.read(), section, self.vmid)
         except FileNotFoundError:
             node = f"nodes/{os.uname().nodename.partition('.')[0]}/qemu-server/{self.vmid}.conf"
             raise Died(f"Configuration file '{node}' does not exist") from None
-        found = [text for text in sections if text.lstrip("[").startswith(f"{section}]")]
-        return dict(line.split(": ", 1) for text in found for line in text.splitlines() if ": " in line)
+
+    def apply_pending(self) -> None:
+        """Make the options that waited for QEMU's end the current ones."""
+        with open(self.conf, encoding="utf-8") as file:
+            text = file.read()
+        if (applied := apply_pending(text)) != text:
+            with open(f"{self.conf}.tmp", "w", encoding="utf-8") as file:
+                file.write(applied)
+            os.replace(f"{self.conf}.tmp", self.conf)
 
     def check_lock(self, *allowed: str) -> None:
         """Raise Died if the configuration has a `lock:` that is not among the allowed ones."""

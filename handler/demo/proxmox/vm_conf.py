@@ -1,0 +1,52 @@
+"""A VM's configuration as Proxmox reads and rewrites it: qemu-server 9.2.6, parse_vm_config, vmconfig_apply_pending."""
+
+import re
+import sys
+
+_LINE = re.compile(r"([a-z][a-z_\-]*\d*):\s*(.+?)\s*")
+_NUMBERS = ("cores", "memory", "sockets")
+
+
+def read_section(text: str, section: str, vmid: int) -> dict[str, str]:
+    """Return the options of a section, of which `` is the current one. Warn of what is unreadable, and leave it out."""
+    options = {}
+    for line in filter(str.strip, _sections(text).get(section, "").splitlines()):
+        found = _LINE.fullmatch(line)
+        if not found:
+            if not line.startswith("#"):
+                _warn(f"vm {vmid} - unable to parse config: {line}")
+        elif found[1] in _NUMBERS and not found[2].isdecimal():
+            _warn(f"vm {vmid} - unable to parse value of '{found[1]}' - {_not_a_number(found[1], found[2])}")
+        else:
+            options[found[1]] = found[2]
+    return options
+
+
+def apply_pending(text: str) -> str:
+    """Return the configuration with the options that waited for QEMU's end; the snapshots stay as they are."""
+    sections = _sections(text)
+    if not (pending := sections.pop("PENDING", "")):
+        return text
+    later = dict(line.split(": ", 1) for line in pending.splitlines() if ": " in line)
+    gone = re.split(r"[,;\s!]+", later.pop("delete", ""))
+    current = sections.pop("").split("\n")
+    kept = [line for line in current if line and line.partition(":")[0] not in {*gone, *later}]
+    lines = [*kept, *(f"{name}: {value}" for name, value in later.items())]
+    snapshots = [f"\n[{name}]\n{snapshot.strip()}" for name, snapshot in sections.items()]
+    return "\n".join([*lines, *snapshots, ""])
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Return the text below each heading in brackets; what is before the first one has no name."""
+    current, *others = re.split(r"(?m)^\[([^\]]*)\]\s*$", text)
+    return {"": current} | dict(zip(others[::2], others[1::2], strict=True))
+
+
+def _not_a_number(name: str, value: str) -> str:
+    """Return the original's words; `memory` is a list of properties, of which the number is the first."""
+    error = f"type check ('integer') failed - got '{value}'"
+    return f"format error\ncurrent: {error}" if name == "memory" else error
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,171 @@
+"""Nights in which the host itself is damaged: no room left, no event daemon, a QEMU that dies as it starts.
+
+A VM that was on is on after a cycle, whatever is missing around it.
+"""
+
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from breakglass.demo.proxmox.world import CONF, VMID, World
+
+from ..support.agent import answer_of, execute, hasten, limit_qm, set_constants
+from ..support.pve_host import conf, end_qmeventd, hook, qmeventd
+from ..support.qemu import leave_out_guest
+from ..support.signals import signal_process
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow, pytest.mark.all]
+
+
+def cycled(world: World) -> str:
+    """Cycle the VM, see that it runs in a new QEMU, and return the job's output."""
+    before = world.pid
+    answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["state"]) == (0, "running"), answer.stdout
+    assert world.pid not in (None, before)
+    return answer.stdout
+
+
+# --- no room is left ---
+
+
+@contextmanager
+def small_tmpfs(target: Path, size: str) -> Iterator[None]:
+    target.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(target)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(target)], check=True)
+
+
+def fill(place: Path) -> None:
+    """Take all the room that is free at the moment."""
+    command = ["dd", "if=/dev/zero", f"of={place}/filler", "bs=4k", "oflag=append", "conv=notrunc"]
+    full = subprocess.run(command, capture_output=True, text=True)
+    assert "No space left on device" in full.stderr
+
+
+@contextmanager
+def started(world: World) -> Iterator[None]:
+    """Start the VM of a host that was made just now, and stop it at the end."""
+    hasten(world)
+    leave_out_guest(world)
+    assert world.qm("start", str(VMID)).returncode == 0
+    try:
+        yield
+    finally:
+        world.qm("stop", str(VMID))
+
+
+@pytest.mark.real("root", "mounts")
+def test_a_run_without_any_room(short_dir: Path) -> None:
+    """QEMU's own pid file lies in /run too: what the host agent kept in reserve is enough for both."""
+    with closing(World(short_dir, scale=20)) as world, small_tmpfs(world.root / "run", "4m"):
+        (world.root / "run/qemu-server").mkdir()
+        with started(world):
+            execute(world, "ping")
+            fill(world.root / "run")
+            assert execute(world, "reset").code == 0
+            fill(world.root / "run")
+            cycled(world)
+            (world.root / "run/filler").unlink()
+
+
+@pytest.mark.real("root", "mounts")
+def test_a_task_log_without_any_room(world: World) -> None:
+    """`qm` gives up at once when it can't write down its task, but its worker goes on: a start waits for that."""
+    log = world.root / "var/log/pve"
+    with small_tmpfs(log, "64k"):
+        (log / "tasks").mkdir()
+        fill(log)
+        assert execute(world, "reset").code == 0
+        cycled(world)
+        assert execute(world, "stop").code == 0
+        answer = execute(world, "start")
+        assert (answer.code, answer.trailer["state"]) == (0, "running"), answer.stdout
+
+
+@pytest.mark.real("root", "mounts")
+def test_a_tmp_without_any_room(world: World) -> None:
+    """A full /tmp, in which a file can be made and not written."""
+    tmp = Path(tempfile.gettempdir())
+    own = Path("/mnt") / world.directory.relative_to(tmp)
+    steps = ["mount -t tmpfs -o size=64k none /mnt", f"mkdir -p {own}", f"mount --rbind {world.directory} {own}"]
+    steps += ["! dd if=/dev/zero of=/mnt/filler bs=4k 2>/dev/null", f"mount --rbind /mnt {tmp}", f": > {tmp}/empty"]
+    steps += [f"! echo written 2>/dev/null > {tmp}/written", 'exec "$@"']
+    command = ["unshare", "--mount", "/bin/sh", "-c", " && ".join(steps), "sh", *world.forced_command()]
+    environment = world.environment | {"SSH_ORIGINAL_COMMAND": "cycle"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, answer_of(ran).trailer["state"]) == (0, "running"), ran.stderr
+
+
+# --- what works beside the VM is dead, or comes back ---
+
+
+def test_an_event_daemon_that_is_dead(world: World) -> None:
+    """Nothing cleans up after a QEMU that has ended but `qm stop` itself."""
+    end_qmeventd(world)
+    cycled(world)
+    assert qmeventd(world) == 0
+
+
+def test_a_scope_that_was_killed_as_a_whole(world: World) -> None:
+    """As `cgroup.kill` does, or systemd-oomd: the VM is off at once, and a cycle starts it."""
+    pid = world.pid or 0
+    signal_process(pid, signal.SIGKILL)
+    until(lambda: world.pid is None, "the end of QEMU")
+    answer = execute(world, "status")
+    assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("stopped", "stopped")
+    cycled(world)
+
+
+def test_a_qemu_that_dies_as_a_cycle_starts_it(world: World) -> None:
+    """The kernel needs its memory, so `qm start` was done and no process is left: the cycle starts the VM again."""
+    set_constants(world, START_VERIFY_SECONDS=600.0)  # for a QEMU that comes slowly; this one does not come any more
+    once, pidfile = world.root / "hook-once", world.root / f"run/qemu-server/{VMID}.pid"
+    hook(world, "post-start", 0, f"[ -e {once} ] || {{ : > {once}; kill -9 $(cat {pidfile}); }}")
+    assert cycled(world).count("stage: start") == 2
+    assert once.exists()
+
+
+def test_a_hook_script_that_takes_two_minutes(world: World) -> None:
+    """It is shorter than a cycle allows `qm stop`: nothing is ended, and the VM is on afterwards."""
+    limit_qm(world)
+    hook(world, "pre-stop", 125)
+    assert "was ended" not in cycled(world)
+
+
+# --- a configuration that is not as it should be ---
+
+
+ODD = {
+    "protection": f"protection: 1\n{CONF}",
+    "syntax error": f"this is not a line\n{CONF.replace('memory: 32', 'memory: 32x')}",
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_a_configuration_that_proxmox_takes_all_the_same(world: World, text: str) -> None:
+    """Proxmox ignores the lines that it can't read, and protects a VM from its removal only."""
+    conf(world).write_text(text)
+    assert execute(world, "reset").code == 0
+    cycled(world)
+
+
+def test_a_change_that_waits_for_the_next_start(world: World) -> None:
+    """A cycle has Proxmox apply it, which the evidence says before."""
+    conf(world).write_text(f"{CONF}\n[PENDING]\ncores: 2\ndelete: boot\n")
+    capture = execute(world, "forensics")
+    assert "options that take effect only after a cycle: cores, boot" in capture.stdout
+    cycled(world)
+    assert "cores: 2" in conf(world).read_text()
+    assert world.qm("pending", str(VMID)).stdout == "cur cores: 2\n" + "".join(
+        f"cur {line}\n" for line in sorted(CONF.splitlines()) if not line.startswith(("boot", "cores"))
+    )
