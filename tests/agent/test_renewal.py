@@ -11,6 +11,7 @@ from breakglass.agents.pve.renewal import OwnFile
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, set_constants
+from ..support.pve_host import gated_hook, in_hook
 from ..support.selection import sampled
 from ..support.stages import until, writer_of
 
@@ -161,12 +162,15 @@ def test_a_look_that_fails_or_hangs_stops_no_session(tmp_path: Path, monkeypatch
 
 @pytest.mark.all
 def test_a_job_under_way_is_not_disturbed(world: World, sound: str) -> None:
-    """The agent waits until nothing is under way: the answer of the job comes from the process that began it."""
-    set_constants(world, SHORT_APART=1.0)
+    """The file is replaced while a cycle is at its stop: the answer comes from the process that began the cycle."""
+    gate = gated_hook(world, "pre-stop")
     with Session(world) as session:
         session.expect("hello")
-        session.ask("ping")  # it runs by now
-        tag = session.send(f"reset vm={VMID} id=undisturbed-1")
+        tag = session.send(f"cycle vm={VMID} id=undisturbed-1")
+        until(lambda: in_hook(world, "pre-stop"), "the hook")
         install(world, sound.replace("replace(bundle_hash", "replace(VERSION='9.9.9', bundle_hash"))
-        assert session.result(tag, 60)["outcome"] == "done"
+        assert session.ask("ping")["version"] != "9.9.9"
+        gate.write_text("go\n")
+        result = session.result(tag)
+        assert (result["outcome"], result["state"]) == ("done", "running")
         assert session.result("hello")["version"] == "9.9.9"
