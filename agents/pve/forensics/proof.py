@@ -93,9 +93,9 @@ def storage_lines(evidence: Evidence) -> tuple[str, ...]:
 
     A storage that gave no answer in time is not called dead here: on a busy host, a sound one may be as late.
     """
-    late = dict(line.split(": ", 1) for line in evidence.late_storages)
+    waits = dict(line.split(": ", 1) for line in evidence.late_storages)
     dead = tuple(
-        f"storage {name}, which has disks of this VM, {late.get(name, 'does not answer')}"
+        f"storage {name}, which has disks of this VM, {waits.get(name, 'does not answer')}"
         for name in evidence.dead_storages
     )
     late = join_items(evidence.late_commands)
