@@ -1,7 +1,7 @@
 """One request's verb, from its start to its answer. It continues when the client disconnects.
 
-Clients read a list that only grows, so a slow client delays neither the verb nor another client. `wire.Replay` bounds the
-list, whatever the host sends.
+Clients read a list that only grows, so a slow client delays neither the verb nor another client. `wire.Replay` bounds
+the list, whatever the host sends.
 """
 
 import asyncio

@@ -14,11 +14,11 @@ from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .page_list import PAGE_LIST, describe_page, sent_bytes
 from .preferences import accepts_gzip
-from .replies import NDJSON
+from .replies import NDJSON, PLAIN
 
 LEAST_BYTES = 1024  # a shorter text is hardly shorter compressed; every error is shorter, also one with a challenge
 ANSWER_LEVEL = 6  # takes a third of the time of 9; starlette uses a thread from 128 KiB on
@@ -46,7 +46,14 @@ class GzipAnswers:
         headers = [(name, value) for name, value in scope["headers"] if name != _ACCEPT]
         if _client_accepts_gzip(scope):
             headers.append((_ACCEPT, b"gzip"))
-        await self._app({**scope, "headers": headers}, receive, send)
+
+        async def send_without_mark(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                marked = (b"content-encoding", PLAIN.encode())
+                message["headers"] = [header for header in message["headers"] if tuple(header) != marked]
+            await send(message)
+
+        await self._app({**scope, "headers": headers}, receive, send_without_mark)
 
 
 class PageFiles(StaticFiles):

@@ -13,9 +13,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from .gate import BODY_SECONDS
 from .last_answers import HEADER_BYTES, HEADER_SECONDS, NOT_HTTP, TOO_LARGE, TOO_SLOW
 from .strangers import Stranger, Strangers
+from .unread import Receiver, Unread
 from .upgrades import Parser, without_upgrade
 
 UNREAD_SECONDS = 30.0
+SEND_BYTES = 256 * 1024
 LINGER_SECONDS = 2.0
 MOST_WAITING = 4  # requests of one connection behind the one that is being answered
 
@@ -31,17 +33,18 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bounds what a peer without a key can hold, and for how long: descriptors, requests, bodies, unread answers.
 
     uvicorn has a clock for an idle connection alone. The methods without an underscore override uvicorn's own, except
-    those of `Stranger`.
+    those of `Stranger` and `Receiver`.
     """
 
     _due: asyncio.TimerHandle | None = None  # ends the connection unless this part of the request is whole by then
     _in_headers = False
     _header_bytes, _has_given_up = 0, False
 
-    def __init__(self, strangers: Strangers, is_stopping: Callable[[], bool], **more: Any) -> None:
+    def __init__(self, strangers: Strangers, unread: Unread, is_stopping: Callable[[], bool], **more: Any) -> None:
         """`strangers` counts all connections; each request is the last of its connection once `is_stopping()`."""
         super().__init__(**more)
-        self._strangers, self._is_stopping = strangers, is_stopping
+        self._strangers, self._unread, self._is_stopping = strangers, unread, is_stopping
+        self._reader = ""  # the caller to which an answer is being sent, while it waits for the client
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the deadline of the headers."""
@@ -88,8 +91,26 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.flow.pause_reading()
 
+    def pause_writing(self) -> None:
+        """Count the connection among those of its caller that have unread bytes."""
+        super().pause_writing()
+        signed = self.cycle.scope["state"].get("signed") if self.cycle is not None else None
+        if signed is not None:
+            self._reader = signed.signed.caller.name
+            self._unread.add(self._reader, self)
+
+    def resume_writing(self) -> None:
+        """Count the connection no more."""
+        self._unread.remove(self._reader, self)
+        super().resume_writing()
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes of answers wait for the client."""
+        return self.transport.get_write_buffer_size()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """End the deadline."""
+        self._unread.remove(self._reader, self)
         self._strangers.remove(self)
         self._expect_nothing()
         super().connection_lost(exc)
@@ -182,14 +203,16 @@ class BoundedProtocol(HttpToolsProtocol):
 def limit_unread(accepted: socket.socket) -> None:
     """Let the kernel end a connection on which sent bytes make no progress for UNREAD_SECONDS.
 
-    A client that reads slowly makes progress and keeps its connection (tcp(7), TCP_USER_TIMEOUT).
+    A client that reads slowly makes progress and keeps its connection (tcp(7), TCP_USER_TIMEOUT). The kernel itself
+    keeps SEND_BYTES for a client: it would take 4 MiB, which no budget of ours sees.
     """
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
 
 
 def check_uvicorn() -> None:
     """Raise ImportError where uvicorn lacks what BoundedProtocol overrides or uses: a deadline would be missing."""
-    own = {name for name in vars(BoundedProtocol) if not name.startswith("_")} - set(vars(Stranger))
+    own = {name for name in vars(BoundedProtocol) if not name.startswith("_")} - {*vars(Stranger), *vars(Receiver)}
     missing = sorted(name for name in own if not hasattr(HttpToolsProtocol, name))
     for kind, names in _USED.items():
         known = {

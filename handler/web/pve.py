@@ -4,7 +4,7 @@ import json
 import time
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from .. import audit
 from ..auth.signing import SIGNATURE, Signed
@@ -21,8 +21,8 @@ from .gate import SignedRequest
 from .picture import check_picture
 from .preferences import preferred_wait
 from .proving import check_proves
-from .reads import Answering, ReadsUnderWay
-from .replies import NDJSON, error_reply, stream_reply
+from .reads import Answering, AttachedRun, ReadsUnderWay
+from .replies import NDJSON, encoded_reply, error_reply, stream_reply
 
 
 async def pve(request: Request) -> Response:
@@ -47,7 +47,7 @@ async def pve(request: Request) -> Response:
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.answers_due))
     seconds = preferred_wait(request.headers.getlist("prefer"))
-    reply = _reply(await run.finished(service.answers_due, seconds))
+    reply = _reply(await run.finished(service.answers_due, seconds), isinstance(run, AttachedRun))
     if seconds is not None:
         reply.headers["preference-applied"] = f"wait={seconds}"
     return reply
@@ -88,10 +88,10 @@ def _reject(body: VerbBody, signed: Signed, began: float, config: Config) -> Res
     return _reply(answer)
 
 
-def _reply(answer: Answer) -> Response:
+def _reply(answer: Answer, is_shared: bool = False) -> Response:
     if answer.outcome == "id-reused":
         return error_reply(_id_reused(answer))
-    return JSONResponse(dict(answer.body), answer.status)
+    return encoded_reply(answer.encoded, answer.status, is_shared=is_shared)
 
 
 def _id_reused(answer: Answer) -> BreakglassError:

@@ -25,25 +25,40 @@ class Answering(Protocol):
     async def finished(self, stopping: Event, seconds: float | None = None) -> Answer:
         """Return the answer, or what there is of it after `seconds`."""
 
-    def stream(self, stopping: Event) -> AsyncIterator[Message]:
-        """Yield the messages as they come."""
+    def stream(self, stopping: Event) -> AsyncIterator[Message | bytes]:
+        """Yield the messages, or their lines, as they come."""
 
 
 class AttachedRun:
-    """Another request's run, whose answer this request gets too."""
+    """Another request's run, whose answer further requests get too. They share its bytes, which are made once."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._answer: Answer | None = None
+        self._line = b""
 
     async def finished(self, stopping: Event, seconds: float | None = None) -> Answer:
         """Return the run's answer, with `attached`."""
-        answer = await self._run.finished(stopping, seconds)
-        return Answer({**answer.body, "attached": True}, answer.status)
+        return self._attached(await self._run.finished(stopping, seconds))
 
-    async def stream(self, stopping: Event) -> AsyncIterator[Message]:
-        """Yield the run's messages from the first one on."""
+    def _attached(self, answer: Answer) -> Answer:
+        if answer is not self._run.answer:
+            return Answer({**answer.body, "attached": True}, answer.status)
+        if self._answer is None:
+            self._answer = Answer({**answer.body, "attached": True}, answer.status)
+        return self._answer
+
+    async def stream(self, stopping: Event) -> AsyncIterator[Message | bytes]:
+        """Yield the run's messages from the first one on; the last one is encoded already."""
         async for message in self._run.stream(stopping):
-            yield {**message, "attached": True} if message["type"] == "result" else message
+            yield self._last_line() if message["type"] == "result" else message
+
+    def _last_line(self) -> bytes:
+        answer = self._attached(self._run.partial_answer())
+        if answer is not self._answer:
+            return _result_line(answer)
+        self._line = self._line or _result_line(answer)
+        return self._line
 
 
 class ReadsUnderWay:
@@ -51,6 +66,7 @@ class ReadsUnderWay:
 
     def __init__(self) -> None:
         self._runs: dict[_Key, dict[Run, VerbRequest]] = {}
+        self._shared: dict[Run, AttachedRun] = {}
 
     def add(self, request: VerbRequest, run: Run) -> Run:
         """Count a run until it ends; return it."""
@@ -60,6 +76,7 @@ class ReadsUnderWay:
         return run
 
     def _forget(self, key: _Key, run: Run) -> None:
+        self._shared.pop(run, None)
         del self._runs[key][run]
         if not self._runs[key]:
             del self._runs[key]
@@ -74,9 +91,13 @@ class ReadsUnderWay:
         if fitting:
             run = fitting[-1]
             run.task.add_done_callback(lambda _: _record(request, run, began))
-            return AttachedRun(run)
+            return self._shared.setdefault(run, AttachedRun(run))
         reason = f"{request.caller.name} has {len(runs)} of {request.verb} under way for {request.vm.name} already"
         raise Unreached("too-many-reads", reason, "wait for one of their answers, and send it again")
+
+
+def _result_line(answer: Answer) -> bytes:
+    return b'{"type":"result",' + answer.encoded[1:] + b"\n"
 
 
 def _key(request: VerbRequest) -> _Key:

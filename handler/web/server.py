@@ -17,6 +17,7 @@ from .connection import BoundedProtocol
 from .descriptors import LoopErrors, raise_limit
 from .draining import drain
 from .strangers import Strangers
+from .unread import Unread
 
 KEEP_ALIVE_SECONDS = 130  # longer than most proxies: the one that ends an idle connection can't lose a request on it
 SHUTDOWN_SECONDS = 2  # after draining.ANSWER_SECONDS: for streams to end
@@ -74,7 +75,7 @@ def make_server(config: Config, load: Load, host: str, port: int) -> Server:
         create_app(config, load, lambda service, chatting: adopted[0].adopt(service, chatting)),
         host=host,
         port=port,
-        http=partial(BoundedProtocol, Strangers(), lambda: adopted[0].should_exit),  # type: ignore[arg-type]
+        http=partial(BoundedProtocol, Strangers(), Unread(), lambda: adopted[0].should_exit),  # type: ignore[arg-type]
         ws="none",
         loop="asyncio",
         lifespan="on",

@@ -11,7 +11,7 @@ from breakglass.web import connection
 from breakglass.web.connection import BoundedProtocol
 
 CODE = ast.parse(inspect.getsource(BoundedProtocol))
-OWN = {*vars(BoundedProtocol), "_strangers", "_is_stopping"}
+OWN = {*vars(BoundedProtocol), "_strangers", "_unread", "_reader", "_is_stopping"}
 KINDS = {"self": HttpToolsProtocol, "self.cycle": RequestResponseCycle, "self.flow": FlowControl}
 
 

@@ -1,0 +1,89 @@
+"""A reader that asks for an old picture again and again, and reads none of the answers, takes no memory and no time."""
+
+import base64
+import json
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from breakglass.client import new_id
+from breakglass.web.unread import MOST_BYTES
+
+from ..bench.client import resident_kib
+from ..support.scripted import Scripted, result, scripted_host
+from ..support.service import Service
+from ..support.stages import until
+
+pytestmark = pytest.mark.real("sshd")
+
+READERS = 150
+PICTURE = base64.b64encode(os.urandom(2 * 1024 * 1024)).decode()  # the largest that a host keeps
+MOST_WHOLE = MOST_BYTES // len(PICTURE) + 5  # the kernel has a part of each
+MOST_MIB = 200  # 460 without limits
+KINDS = {"json": "", "gzip": "accept-encoding: gzip\r\n", "lines": "accept: application/x-ndjson\r\n"}
+
+
+@pytest.fixture(scope="module")
+def running(directory: Path) -> Iterator[tuple[Scripted, Service]]:
+    """A host with a job that has a large picture, which it sends once it may, and a handler."""
+    with scripted_host(directory) as (world, sshd):
+        script = Scripted(world)
+        service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+        try:
+            service.answering()
+            yield script, service
+        finally:
+            service.stop()
+
+
+def ask(service: Service, job: str, more: str) -> socket.socket:
+    """Send a request for the picture, as the caller that may only read; return the connection."""
+    body = json.dumps({"verb": "history", "job": job}).encode()
+    headers = "".join(f"{name}: {value}\r\n" for name, value in service.signed(body, "viewer").items())
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the kernel takes little for the client
+    connection.settimeout(60)
+    connection.connect(("127.0.0.1", service.port))
+    head = f"POST /pve HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{more}{headers}\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Return what comes until the connection ends, or is reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    received = bytearray()
+    try:
+        while piece := connection.recv(1 << 20):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return bytes(received)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "json" else pytest.mark.all) for kind in KINDS]
+)
+def test_a_reader_that_reads_nothing_delays_no_operator(kind: str, running: tuple[Scripted, Service]) -> None:
+    """All answers come at once, and the operator's verb is done. The newest connections stay, others are closed."""
+    script, service = running
+    (script.place / "go").unlink(missing_ok=True)
+    job = [{"wait": "go"}, result(whole_job={"id": "x", "screen_png": PICTURE})]
+    script.say([("job", job), ("ping", [result(vms="102")]), ("", [result(jobs=[])])])
+    name, before = new_id(), service.log().count('"history"')
+    with ExitStack() as ends:
+        readers = [ends.enter_context(ask(service, name, KINDS[kind])) for _ in range(READERS)]
+        until(lambda: script.asked("job"), "the question to the host")
+        assert service.pve("reset").json["outcome"] == "done"
+        script.let_go("go")
+        until(lambda: service.log().count('"history"') >= before + READERS, "the answers")
+        assert service.pve("reset").json["outcome"] == "done"
+        assert resident_kib(service.process.pid) < MOST_MIB * 1024
+        with ThreadPoolExecutor(16) as pool:
+            lengths = [len(answer) for answer in pool.map(read_all, reversed(readers))]
+    assert 1 <= sum(length > len(PICTURE) * 0.7 for length in lengths) <= MOST_WHOLE
