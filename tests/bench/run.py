@@ -30,7 +30,7 @@ from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import Sshd
-from . import chat, floods, hostile, hosts, moves, nights, page, scrapes, slow_page, walks
+from . import chat, floods, hostile, hosts, moves, nights, page, scrapes, slow_page, unread, walks
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
 from .client import Keeping, millis, resident_kib, timed
@@ -259,6 +259,7 @@ TITLES = {
     **floods.TITLES,
     **scrapes.TITLES,
     **hostile.TITLES,
+    **unread.TITLES,
     **hosts.TITLES,
     **moves.TITLES,
     **ALERT_TITLES,
@@ -293,6 +294,9 @@ def main(arguments: list[str]) -> int:
         found |= hosts.fleet_figures(Path(directory))
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         found |= moves.move_figures(Path(directory))
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o711)
+        found |= unread.unread_figures(Path(directory))
     found |= alert_figures(max(3, count // 6))
     behind_nginx = parts.find_browser() and shutil.which("nginx")
     for part, figures in (
