@@ -131,6 +131,16 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
         f"error: VM {VMID}: HA manages it: requested started, now error; HA does nothing with the VM until you disable "
         f"the resource: start and cycle are refused / ha-manager set vm:{VMID} --state disabled, mend",
     ),
+    "HA's manager is dead": (
+        lambda world: under_ha(world, dead=("pve-ha-crm",), silent=324),
+        f"error: VM {VMID}: HA manages it: requested started, now started; HA does nothing now, because HA's manager "
+        "pve-ha-crm seems dead, silent for 3",
+    ),
+    "HA's LRM is dead": (
+        lambda world: under_ha(world, dead=("pve-ha-lrm",), silent=324),
+        f"error: VM {VMID}: HA manages it: requested started, now started; HA does nothing now, because pve-ha-lrm of "
+        "node ",
+    ),
     "HA frozen": (
         lambda world: under_ha(world, "started", "freeze"),
         f"error: VM {VMID}: HA manages it: requested started, now freeze; HA leaves the VM as it is",

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -339,8 +338,6 @@ def test_the_cluster_is_read_from_its_files(world: World) -> None:
     under_ha(world)
     members = {"nodename": "demo", "cluster": {"name": "c", "quorate": 1}, "nodelist": {"demo": {"id": 1, "online": 1}}}
     (world.root / "etc/pve/.members").write_text(json.dumps(members))
-    lrm = {"state": "active", "mode": "active", "timestamp": time.time(), "results": {}}
-    (world.root / "etc/pve/local/lrm_status").write_text(json.dumps(lrm))
     version = world.root / "usr/share/perl5/PVE/pvecfg.pm"
     version.parent.mkdir(parents=True)
     version.write_text("sub version_text {\n    return '9.2.11/abcdef';\n}\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.forensics.on_proxmox import parse_qm_status, parse_quiet_minutes
-from breakglass.agents.pve.host.cluster import VmlistEntry, parse_ha_requested, parse_ha_word, parse_lock, parse_vmlist
+from breakglass.agents.pve.host.cluster import VmlistEntry, ha_word, parse_ha_requested, parse_lock, parse_vmlist
 from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -294,7 +294,7 @@ def test_a_capture_tells_what_ha_would_do(world: World) -> None:
     answer = execute(world, "forensics")
     assert "HA manages it: requested started, now started; when QEMU ends, HA starts it again" in evidence(answer)
     assert "HA: requested started, now started" in answer.stdout
-    assert "lrm of this node: " in answer.stdout
+    assert "lrm of this node: active, mode active, written " in answer.stdout
     execute(world, "stop")
     under_ha(world, "started", "error")
     verdict = execute(world, "forensics").trailer["verdict"]
@@ -321,9 +321,10 @@ def test_ha_is_read_as_ha_reads_it() -> None:
     assert [parse_ha_requested(text, vmid) for vmid in (102, 103, 104, 10)] == ["ignored", "started", "", ""]
     assert parse_ha_requested("vm: 102\n\tstate enabled\n", 102) == "started"
     state = ("service_status", "vm:102", "state")
-    assert parse_ha_word('{"service_status": {"vm:102": {"state": "error"}}}', *state) == "error"
-    damaged = ("", "[]", "null", '{"service_status": {}}', '{"service_status": "x"}', '{"service_status": []}')
-    assert [parse_ha_word(text, *state) for text in damaged] == [""] * len(damaged)
+    assert ha_word({"service_status": {"vm:102": {"state": "error"}}}, *state) == "error"
+    assert ha_word({}, *state) == ""
+    damaged: tuple[object, ...] = ({}, "x", [])
+    assert [ha_word({"service_status": services}, *state) for services in damaged] == [""] * 3
 
 
 def test_a_snapshots_lock_is_not_the_vms() -> None:

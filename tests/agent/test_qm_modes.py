@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, constants_set, execute, hasten
 from ..support.failing_tools import MODES, misbehave
-from ..support.pve_host import lock, moved, no_quorum, restore, under_ha
+from ..support.pve_host import HA_UNITS, lock, moved, no_quorum, restore, under_ha
 from ..support.qemu import leave_out_guest
 from ..support.selection import sampled
 from ..support.signals import signal_process
@@ -52,8 +53,13 @@ def locked_as(kind: str) -> Callable[[World], None]:
     return lambda world: lock(world, kind)
 
 
-def ha(requested: str = "started", seen: str = "started", **mode: object) -> Callable[[World], None]:
+def ha(requested: str = "started", seen: str = "started", **mode: Any) -> Callable[[World], None]:
     return lambda world: under_ha(world, requested, seen, **mode)
+
+
+def clock_ahead(world: World) -> None:
+    """Have HA's services work, and write times of an hour ago: so do nodes whose clocks are an hour behind."""
+    under_ha(world, clock=-3600)
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Case:
 
 QMP_WAIT = {"QMP_SECONDS": 0.3, "QMP_STEP_SECONDS": 0.3}
 HA_WAIT = {"HA_STOP_SECONDS": 1.0}
+HA_LOOK = {"HA_TAKES_SECONDS": 1.0}
 HA_START = {"HA_START_SECONDS": 1.0}
 STOP_WAIT = {"QM_STOP_SECONDS": 1.0}
 QM_WAIT = STOP_WAIT | {"QM_START_SECONDS": 1.0}
@@ -157,20 +164,70 @@ CASES = {
     "HA stops it all the same: reset": Case("reset", 0, "", ("HA stops the VM if it runs",), place=ha("stopped")),
     "HA stops it all the same: start": Case("start", 0, "", ("HA stops the VM if it runs",), place=ha("stopped")),
     "HA ignored: direct control": Case("stop", 0, "", ("qm stop ended with 0",), "none", place=ha("ignored", "")),
-    "HA deaf: nothing is killed": Case(
+    "HA has just died: nothing is killed": Case(
         "stop",
         14,
         "ha-holds",
-        ("HA starts it again here or on another node", "ha-manager set vm:102 --state ignored"),
-        place=ha(deaf=True),
+        ("taken back before HA read it", "HA starts it again here", "ha-manager set vm:102 --state ignored"),
+        place=ha(dead=HA_UNITS),
         haste=HA_WAIT,
     ),
-    "HA deaf: nor for a cycle": Case(
-        "cycle", 14, "ha-holds", ("HA took the request and may still stop it",), place=ha(deaf=True), haste=HA_WAIT
+    "HA has just died: nor for a cycle": Case(
+        "cycle", 14, "ha-holds", ("taken back before HA read it",), place=ha(dead=HA_UNITS), haste=HA_WAIT
     ),
-    "HA takes the stop, its LRM does nothing": Case(
-        "stop", 0, "", ("ending QEMU directly",), "none", place=ha(takes=True), haste={"HA_STOP_SECONDS": 10.0}
+    "HA takes the stop, its LRM has just died: stop": Case(
+        "stop", 0, "", ("ending QEMU directly",), "none", place=ha(dead=HA_UNITS[1:]), haste={"HA_STOP_SECONDS": 10.0}
     ),
+    "HA takes the stop, its LRM has just died: cycle": Case(
+        "cycle",
+        14,
+        "ha-holds",
+        ("this node's pve-ha-lrm writes nothing", "it was not killed", "it may stop the VM once, and then"),
+        place=ha(dead=HA_UNITS[1:]),
+        haste={"HA_STOP_SECONDS": 10.0},
+    ),
+    **{
+        f"HA is dead ({', '.join(dead)}): no {verb}": Case(
+            verb,
+            12,
+            "ha-stuck",
+            (f"{name} seems dead, silent for 3", "by hand: systemctl start pve-ha-crm pve-ha-lrm"),
+            place=ha(dead=dead, silent=324),
+            haste=HA_LOOK,
+        )
+        for dead, name in ((HA_UNITS[:1], "HA's manager pve-ha-crm"), (HA_UNITS[1:], ""))
+        for verb in ("cycle", "stop")
+    },
+    "HA is dead: no start": Case(
+        "start",
+        12,
+        "ha-stuck",
+        ("HA's manager pve-ha-crm seems dead", "--state ignored"),
+        "none",
+        place=after(stopped, ha("stopped", "stopped", dead=HA_UNITS, silent=324)),
+        haste=HA_LOOK,
+    ),
+    "HA is dead: no stop of a VM that is off": Case(
+        "stop", 12, "ha-stuck", (), "none", place=after(stopped, ha(dead=HA_UNITS, silent=324)), haste=HA_LOOK
+    ),
+    "HA is dead: reset": Case("reset", 0, place=ha(dead=HA_UNITS, silent=324)),
+    "HA is dead and wants it stopped: stop": Case(
+        "stop",
+        0,
+        "",
+        ("when HA runs again, it stops the VM if it runs; ending QEMU directly",),
+        "none",
+        place=ha("stopped", dead=HA_UNITS, silent=324),
+    ),
+    "HA's LRM is being stopped: no cycle": Case(
+        "cycle",
+        12,
+        "ha-stuck",
+        ("is being stopped or restarted (mode restart)",),
+        place=ha(dead=HA_UNITS, lrm={"mode": "restart"}),
+        haste=HA_LOOK,
+    ),
+    "HA's files are old by this node's clock alone: cycle": Case("cycle", 0, process="new", place=clock_ahead),
     "HA without quorum: no stop": Case(
         "stop", 12, "no-quorum", ("undoes a kill", "reboots itself after 60 s"), place=after(ha(), no_quorum)
     ),
@@ -203,14 +260,14 @@ CASES = {
         "none",
         place=after(stopped, ha()),
     ),
-    "HA deaf: a VM that is off may come back": Case(
+    "HA has just died: a VM that is off may come back": Case(
         "stop",
         14,
         "ha-holds",
-        ("has not taken the request", "--state ignored"),
+        ("has not taken the request", "the request waits", "--state ignored"),
         "none",
-        place=after(stopped, ha(deaf=True)),
-        haste={"HA_TAKES_SECONDS": 1.0},
+        place=after(stopped, ha(dead=HA_UNITS)),
+        haste=HA_LOOK,
     ),
     "HA forgets the stop and migrates it": Case(
         "stop", 13, "moved", ("moved to node pve2 while the verb ran",), "none", place=ha(migrates="pve2")
@@ -242,7 +299,7 @@ CASES = {
         "ha-holds",
         ("ha-manager status",),
         "none",
-        place=after(stopped, ha("stopped", "stopped", deaf=True)),
+        place=after(stopped, ha("stopped", "stopped", dead=HA_UNITS)),
         haste=HA_START,
     ),
     # --- locks ---
@@ -266,7 +323,11 @@ REPEATED |= {"not root: a stop does without qm", "another start was faster", "lo
 REPEATED |= {"flock timeout: a start fails", "flock timeout: a reset needs no qm", "QEMU exits: start"}
 REPEATED |= {"stop fails", "stop says done and is not", "stop hangs", "stop hangs until little is left"}
 REPEATED |= {"all of qm hangs: reset", "a child holds the pipe"}
-REPEATED |= {"HA moves it in a cycle", "HA takes the stop, its LRM does nothing", "HA deaf: nor for a cycle"}
+REPEATED |= {"HA moves it in a cycle", "HA has just died: nor for a cycle", "HA is dead: no stop of a VM that is off"}
+REPEATED |= {f"HA is dead ({unit}): no {verb}" for unit in HA_UNITS for verb in ("cycle", "stop")}
+REPEATED -= {"HA is dead (pve-ha-lrm): no cycle"}
+REPEATED |= {f"HA takes the stop, its LRM has just died: {verb}" for verb in ("cycle", "stop")}
+REPEATED |= {"HA's files are old by this node's clock alone: cycle", "HA's LRM is being stopped: no cycle"}
 REPEATED |= {"HA does not start it", "HA ignored: direct control", "HA: reset is QEMU's own"}
 REPEATED |= {"HA without quorum: reset", "HA error: no start", "HA error: a stop goes around"}
 

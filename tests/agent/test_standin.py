@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.host.pve_tasks import parse_task
+from breakglass.demo.proxmox.ha import Ha
 from breakglass.demo.proxmox.processes import name_of, processes_of
 from breakglass.demo.proxmox.times import SECONDS, seconds
 from breakglass.demo.proxmox.world import CONF, VMID, World
@@ -25,8 +26,10 @@ from breakglass.demo.proxmox.world import CONF, VMID, World
 from ..support.failing_tools import misbehave
 from ..support.hung import dead_fuse
 from ..support.pve_host import (
+    HA_UNITS,
     HOPELESS,
     another_stop,
+    await_ha_rounds,
     cleaner,
     command_line,
     conf,
@@ -34,9 +37,12 @@ from ..support.pve_host import (
     dead_storage,
     flock_pids,
     gated_hook,
+    ha_queue,
+    ha_requested,
     hook,
     in_hook,
     is_settled,
+    kill_ha,
     lock,
     moved,
     no_quorum,
@@ -45,6 +51,7 @@ from ..support.pve_host import (
     reboot_pending,
     restore,
     scope,
+    systemctl,
     under_ha,
     worker,
 )
@@ -612,13 +619,12 @@ def test_ha_acts_later_and_by_the_real_task(world: World) -> None:
 
 def test_ha_stops_a_wedged_vm_by_the_whole_ladder(world: World) -> None:
     """The request's own time comes first, then all of `qm stop`."""
-    under_ha(world, round=19)
+    under_ha(world)
     qemu, gate = silent(world), gated_hook(world, "pre-stop")
     assert qm(world, "stop")[0] == 0
     until(lambda: worker(world, "qmstop"), "the LRM's task")
     gate.write_text("go\n")
     assert has_ended(qemu)
-    assert seconds(str(world.root), "ha-round") == pytest.approx(12 / SCALE)
 
 
 def test_a_shutdown_under_ha_ends_by_force(world: World) -> None:
@@ -641,8 +647,69 @@ def test_ha_that_is_disarmed_and_frozen_does_nothing(world: World) -> None:
     """It takes the request, as when it is armed."""
     under_ha(world, seen="freeze", disarm="freeze")
     assert qm(world, "stop")[1] == "Requesting HA stop for VM 102\n"
-    until(lambda: set(processes_of(str(world.root))) == {world.pid, qmeventd(world)}, "the round's end")
+    assert ha_queue(world) == f"stop vm:{VMID} 0\n"
+    systemctl(world, "start", *HA_UNITS)
+    until(lambda: not ha_queue(world), "the manager's look at its queue")
+    await_ha_rounds(world)
     assert not has_ended(world.pid or 0, 0)
+
+
+def test_ha_writes_the_time_of_each_round(world: World) -> None:
+    """As whole seconds, in both files, which name what else `ha-manager status` prints."""
+    under_ha(world)
+    await_ha_rounds(world)
+    ha = Ha(str(world.root))
+    manager, lrm = ha.read_status(ha.manager), ha.read_status(ha.lrm)
+    assert [type(status["timestamp"]) for status in (manager, lrm)] == [int, int]
+    assert (lrm["state"], lrm["mode"], manager["master_node"]) == ("active", "active", "demo")
+    shown = subprocess.check_output([world.bin / "ha-manager", "status"], text=True)
+    assert "master demo (active, " in shown
+    assert "lrm demo (active, " in shown
+
+
+def test_ha_that_is_dead_keeps_a_request_and_does_it_when_it_is_back(world: World) -> None:
+    """Also if `started` was requested after it: the manager reads its queue, and writes `stopped` (Manager.pm)."""
+    under_ha(world, dead=HA_UNITS, silent=324)
+    assert "old timestamp - dead?" in subprocess.check_output([world.bin / "ha-manager", "status"], text=True)
+    assert qm(world, "stop")[0] == 0
+    assert subprocess.run([world.bin / "ha-manager", "set", f"vm:{VMID}", "--state", "started"]).returncode == 0
+    assert ha_queue(world) == f"stop vm:{VMID} 0\n"
+    systemctl(world, "start", *HA_UNITS)
+    until(lambda: world.pid is None, "HA's stop")
+    assert (ha_queue(world), ha_requested(world)) == ("", "stopped")
+
+
+@pytest.mark.all
+def test_a_service_of_ha_that_was_killed_waits_for_its_own_lock(world: World) -> None:
+    """The dead one gave nothing back, so the lock is free after two minutes; `systemctl stop` gives it back."""
+    under_ha(world, lock=1000)
+    await_ha_rounds(world)
+    kill_ha(world, HA_UNITS[0])
+    systemctl(world, "start", HA_UNITS[0])
+    assert qm(world, "stop")[0] == 0
+    lrm = Ha(str(world.root)).lrm
+    await_ha_rounds(world, of=lrm)
+    assert ha_queue(world) == f"stop vm:{VMID} 0\n"
+    systemctl(world, "stop", HA_UNITS[0])
+    shutil.rmtree(world.root / "etc/pve/priv/lock/ha_manager_lock")
+    systemctl(world, "start", HA_UNITS[0])
+    until(lambda: world.pid is None, "HA's stop")
+
+
+def test_ha_starts_again_what_has_ended(world: World) -> None:
+    """The manager asks its LRM for it anew in each round; a stop of the LRM freezes it, and a start takes it up."""
+    under_ha(world)
+    assert qm(world, "stop")[0] == 0
+    until(lambda: world.pid is None, "HA's stop")
+    assert qm(world, "start")[0] == 0
+    until(lambda: world.pid is not None and not flock_pids(world), "HA's start")
+    systemctl(world, "stop", HA_UNITS[1])
+    ha = Ha(str(world.root))
+    assert (ha.read_state(f"vm:{VMID}"), ha.read_status(ha.lrm)["mode"]) == ("freeze", "restart")
+    before = world.pid
+    signal_process(before, signal.SIGKILL)
+    systemctl(world, "start", HA_UNITS[1])
+    until(lambda: world.pid not in (None, before), "HA's start")
 
 
 # --- storages ---
@@ -700,13 +767,12 @@ def test_each_time_is_scaled_and_each_command_costs_what_it_shall(world: World) 
 def test_closing_leaves_nothing_behind(own: World) -> None:
     """No VM, no qmeventd, no worker or hook of it, nothing of HA's."""
     under_ha(own, round=1000)
-    assert qm(own, "stop")[0] == 0
     shutil.rmtree(own.root / "etc/pve/ha")
     hook(own, "pre-stop", FOR_EVER)
     with another_stop(own) as person:
         until(lambda: in_hook(own, "pre-stop"), "the hook")
         signal_group(person.pid, signal.SIGKILL)
-        wanted = {"qmeventd", "pve-ha-lrm", "task UPID", "hookscript"}
+        wanted = {"qmeventd", *HA_UNITS, "task UPID", "hookscript"}
         until(lambda: wanted <= {name_of(pid).split(":")[0] for pid in processes_of(str(own.root))}, "all of them")
         own.close()
         assert list(processes_of(str(own.root))) == []

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -399,14 +400,19 @@ def without_conf(vmlist: str) -> Seed:
     return seed
 
 
-def under_ha(requested: str = "started", seen: str = "started", disarm: str = "") -> Seed:
+def under_ha(requested: str = "started", seen: str = "started", disarm: str = "", silent: int = 5) -> Seed:
+    """Put the VM under HA, whose daemons wrote `silent` seconds ago."""
+
     def seed(setup: HostSetup) -> None:
         ha = setup.host.etc / "pve/ha"
         ha.mkdir()
         (ha / "resources.cfg").write_text(f"vm: 102\n\tstate {requested}\n")
         status: dict[str, object] = {"service_status": {"vm:102": {"state": seen, "node": node_name()}}}
         status |= {"disarm": {"mode": disarm, "state": "disarmed"}} if disarm else {}
+        status["timestamp"] = int(time.time()) - silent
         (ha / "manager_status").write_text(json.dumps(status))
+        lrm = {"state": "active", "mode": "active", "timestamp": status["timestamp"]}
+        (setup.host.etc / "pve/local/lrm_status").write_text(json.dumps(lrm))
 
     return seed
 
@@ -444,6 +450,7 @@ VMS = [
     ("lock of a migration", vm_conf("lock: migrate\nname: devvm\n"), "vm-check", "qm"),
     ("lock file held", lock_file, "vm-check", "kill"),
     ("HA error", under_ha(seen="error"), "vm-check", "ha-manager set vm:102 --state disabled"),
+    ("HA dead", under_ha(silent=324), "vm-check", "systemctl start pve-ha-crm pve-ha-lrm"),
     ("HA fence", under_ha(seen="fence"), "vm-check", "ha-manager status"),
     ("HA freeze", under_ha(seen="freeze"), "vm-check", "ha-manager"),
     ("HA disarmed and frozen", under_ha(disarm="freeze"), "vm-check", "arm-ha"),

@@ -37,9 +37,9 @@ def misbehave(root: Path, **mode: object) -> None:
 def misbehave_ha(root: Path, **mode: object) -> None:
     """Have HA fail.
 
-    `round=SECONDS`: how late its LRM begins a task. `deaf=True`: it accepts requests and does nothing. `takes=True`: it
-    changes the requested state and does no more. `moves=NODE`: it starts the VM on that node. `migrates=NODE`: it has
-    begun to move the VM to that node, and so it forgets a request to stop it.
+    `round=SECONDS`: the rounds of its services. `lock=SECONDS`: the lifetime of their locks. `clock=SECONDS`: by so
+    much are the times that they write ahead. `moves=NODE`: it starts the VM on that node. `migrates=NODE`: it has begun
+    to move the VM to that node, and so it forgets a request to stop it.
     """
     _request(root, "ha.json", mode)
 
@@ -94,6 +94,7 @@ MODES = {
     "hangs": Mode(how="ignore-term"),
     "holds-pipe": Mode(("stop", "start"), how="hold-pipe"),
 }
+_TIMES = ("round", "lock", "clock")  # of HA's services
 _BEFORE_THE_TASK = ("not-root", "no-quorum")
 _OF_QM_ITSELF = ("hang", "ignore-term", "hold-pipe")
 _TASKS = ("start", "stop", "reset", "shutdown", "reboot")
@@ -104,8 +105,10 @@ class FailingTools(Plugin):
 
     def before(self, root: str, tool: str, words: list[str]) -> None:
         """Fail before there is a task; `pvesh` fails as `qm status` does."""
-        if tool == "pve-ha-lrm":
-            SECONDS["ha-round"] = float(_read(root, "ha.json").get("round", SECONDS["ha-round"]))
+        if tool.startswith("pve-ha-"):
+            SECONDS.update(
+                {f"ha-{name}": float(_read(root, "ha.json").get(name, SECONDS[f"ha-{name}"])) for name in _TIMES}
+            )
             return
         failure = _read(root, "qm.json")
         if failure.get("hang") == "all" or failure.get("mode") == "hangs":
@@ -121,16 +124,12 @@ class FailingTools(Plugin):
             _do_task(root, vmid, verb, work)
             return
         failure = _read(root, "ha.json")
-        if failure.get("deaf") or (failure.get("takes") and step == "lrm"):
-            return
         if step == "lrm" and verb == "start" and failure.get("moves"):
             _move(root, vmid, failure["moves"])
-            return
-        if failure.get("migrates") and step == "manager":
-            return
-        work()
-        if failure.get("migrates"):
-            _move(root, vmid, failure["migrates"])
+        elif step == "manager" and failure.get("migrates"):
+            _migrate(root, vmid, failure["migrates"])
+        else:
+            work()
 
     def is_online(self, root: str, storage: str) -> bool:
         """Tell whether a storage answers; wait as long as Proxmox does for one that is dead."""
@@ -243,6 +242,18 @@ def _hang(ignore_term: bool) -> None:
 
 
 # --- the failures of HA ---
+
+
+def _migrate(root: str, vmid: int, node: str) -> None:
+    """End the VM here and give it to another node, in a process of its own."""
+    from breakglass.demo.proxmox import tasks
+    from breakglass.demo.proxmox.vm import Vm
+
+    if not (pid := os.fork()):
+        tasks.run(Vm(root, vmid), "stop", [], from_ha=True)
+        _move(root, vmid, node)
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def _move(root: str, vmid: int, node: str) -> None:

@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from breakglass.demo.proxmox.ha import Ha
 from breakglass.demo.proxmox.processes import end_processes, name_of, processes_of
 from breakglass.demo.proxmox.world import CONF, STORAGES, VMID, World
 
@@ -26,6 +28,7 @@ upid = f"UPID:demo:{os.getpid():08X}:{ticks:08X}:6743E000:{kind}:root@pam:"
 code = f"import ctypes; ctypes.CDLL(None).prctl(15, {'task ' + upid!r}[:15].encode()); {action}"
 os.execv(sys.executable, [f"task {upid}", "-c", code])
 """
+HA_UNITS = ("pve-ha-crm", "pve-ha-lrm")
 _WAIT = "print('up', flush=True); input()"
 
 
@@ -51,13 +54,24 @@ HOPELESS = {
 }
 
 
-def under_ha(world: World, requested: str = "started", seen: str = "started", **mode: object) -> None:
+def under_ha(
+    world: World,
+    requested: str = "started",
+    seen: str = "started",
+    *,
+    dead: tuple[str, ...] = (),
+    silent: float = 5,
+    lrm: Mapping[str, object] | None = None,
+    **mode: object,
+) -> None:
     """Put the VM under HA; `mode` is how HA misbehaves (see `misbehave_ha`), or disarm=MODE or nodes=STATES.
 
-    Its rounds take the original's time, scaled; on a host without a scale they take a moment.
+    Its services' rounds take the original's time, scaled; on a host without a scale they take a moment. Those in `dead`
+    have written for the last time `silent` seconds ago; `lrm` has other words of the LRM's last status. A state that HA
+    would leave at once is a picture of a moment: its services don't run, but have just written.
     """
     if world.scale == 1:
-        mode = {"round": 0.3, **mode}
+        mode = {"round": 0.2, "lock": 2, **mode}
     ha = world.root / "etc/pve/ha"
     ha.mkdir(exist_ok=True)
     (ha / "resources.cfg").write_text(
@@ -67,9 +81,54 @@ def under_ha(world: World, requested: str = "started", seen: str = "started", **
     status["node_status"] = mode.pop("nodes", {"demo": "online"})
     if disarm := mode.pop("disarm", ""):
         status["disarm"] = {"mode": disarm, "state": "disarmed"}
+    alive = [] if disarm or requested != seen else [unit for unit in HA_UNITS if unit not in dead]
+    now = int(time.time() + float(str(mode.get("clock", 0))))
+    status |= {"master_node": "demo", "timestamp": now - int(silent if HA_UNITS[0] in dead else 0)}
     (ha / "manager_status").write_text(json.dumps(status))
+    own = {
+        "state": "active",
+        "mode": "active",
+        "results": {},
+        "timestamp": now - int(silent if HA_UNITS[1] in dead else 0),
+    }
+    (world.root / "etc/pve/nodes/demo/lrm_status").write_text(json.dumps(own | dict(lrm or {})))
     if mode:
         misbehave_ha(world.root, **mode)
+    if alive:
+        systemctl(world, "start", *alive)
+
+
+def systemctl(world: World, verb: str, *units: str) -> None:
+    """Start or stop services of HA, as a person does."""
+    subprocess.run([world.bin / "systemctl", verb, *units], check=True)
+
+
+def kill_ha(world: World, *units: str) -> None:
+    """Kill services of HA: their files and their locks stay as they are."""
+    pids = [pid for pid in processes_of(str(world.root)) if name_of(pid) in units]
+    for pid in pids:
+        signal_process(pid, signal.SIGKILL)
+    until(lambda: not any(name_of(pid) in units for pid in pids), "the end of HA's services")
+
+
+def await_ha_rounds(world: World, count: int = 2, of: str = "") -> None:
+    """Return once HA's manager, or the service that writes `of`, has done so many more whole rounds."""
+    ha = Ha(str(world.root))
+    path = of or ha.manager
+    for _ in range(count):
+        before = ha.read_status(path).get("timestamp")
+        until(lambda then=before: ha.read_status(path).get("timestamp") != then, "a round of HA")  # type: ignore[misc]
+
+
+def ha_queue(world: World) -> str:
+    """Return the requests that HA's manager has not read yet."""
+    queue = world.root / "etc/pve/ha/crm_commands"
+    return queue.read_text() if queue.exists() else ""
+
+
+def ha_requested(world: World) -> str:
+    """Return the state that is requested of the VM."""
+    return Ha(str(world.root)).requested()[f"vm:{VMID}"]
 
 
 def moved(world: World, node: str = "pve2") -> None:
@@ -320,10 +379,12 @@ def restore(world: World) -> None:
     node.chmod(0o755)
     conf(world).write_text(CONF)
     (world.root / "etc/pve/storage.cfg").write_text(STORAGES)
-    shutil.rmtree(world.root / "etc/pve/ha", ignore_errors=True)
+    for path in ("etc/pve/ha", "etc/pve/priv/lock"):
+        shutil.rmtree(world.root / path, ignore_errors=True)
     left = [path.name for path in world.root.glob("hook-*")]
     for name in (
         "etc/pve/.vmlist",
+        "etc/pve/nodes/demo/lrm_status",
         "ha.json",
         "gate",
         "storage.json",

@@ -1,10 +1,15 @@
 """The rules of HA: which VM it manages, what it does when QEMU ends, and what a person can do about it."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from breakglass.agents.pve.forensics.evidence import Evidence
-from breakglass.agents.pve.forensics.outlook import ha_by_hand, ha_line
-from breakglass.agents.pve.forensics.verdict import quick_verdict
+from breakglass.agents.pve.forensics.ha_daemons import find_dead_ha
+from breakglass.agents.pve.forensics.outlook import ha_by_hand, ha_line, ha_outlook
+from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
+from breakglass.agents.pve.host.cluster import Cluster
 from breakglass.agents.pve.host.ha import ha_drops_stop, ha_manages, ha_restarts, ha_stuck
 
 
@@ -91,3 +96,92 @@ def test_a_status_says_what_ha_will_do_on_the_other_node(quorate: bool | None, l
     )
     assert verdict.code == "other-node"
     assert [said for said in verdict.evidence if said.startswith(line)]
+
+
+# --- HA's daemons ---
+
+NOW = 1_800_000_000.0
+WELL = {"timestamp": int(NOW) - 5, "state": "active", "mode": "active"}
+CRM, LRM = "HA's manager pve-ha-crm", "pve-ha-lrm of node "
+
+
+def look(manager: dict[str, object], lrm: dict[str, object], seen: str = "started", **more: Any) -> str:
+    """Return what is told of these last words of HA's daemons, for a VM that is to run."""
+    view = Cluster(quorate=True, ha="started", ha_seen=seen, manager=manager, lrm=lrm)
+    return find_dead_ha(replace(view, **more), NOW)
+
+
+@pytest.mark.parametrize(
+    ("manager", "lrm", "words"),
+    [
+        ({}, {}, ()),
+        ({"timestamp": NOW - 180}, {"timestamp": NOW - 180}, ()),
+        ({"timestamp": NOW + 180}, {"timestamp": NOW + 180}, ()),
+        ({"timestamp": NOW - 324}, {}, (CRM, "seems dead, silent for 324 s")),
+        ({}, {"timestamp": NOW - 324}, (LRM, "seems dead, silent for 324 s")),
+        ({"timestamp": NOW - 324}, {"timestamp": NOW - 999}, (CRM, "324 s", " and pve-ha-lrm of node ", "999 s")),
+        ({"timestamp": NOW + 324}, {}, (CRM, "may be dead: its last time is 324 s ahead of this node's clock")),
+        ({"timestamp": None}, {}, (CRM, "seems dead, without any status")),
+        ({}, {"timestamp": "now"}, (LRM, "seems dead, without any status")),
+        ({}, {"mode": "restart"}, (LRM, "is being stopped or restarted (mode restart)")),
+        ({}, {"mode": "shutdown"}, (LRM, "(mode shutdown)")),
+        ({}, {"mode": "maintenance", "state": "maintenance"}, ()),
+        ({}, {"mode": "disarm"}, ()),
+        ({}, {"state": "lost_agent_lock"}, (LRM, "has no lock (state lost_agent_lock)")),
+        ({}, {"state": "wait_for_agent_lock"}, (LRM, "has no lock (state wait_for_agent_lock)")),
+    ],
+)
+def test_a_daemon_of_ha_that_does_not_act(
+    manager: dict[str, object], lrm: dict[str, object], words: tuple[str, ...]
+) -> None:
+    """Which one, and since when; a clock that differs by less than 180 s makes none dead and none alive."""
+    told = look({**WELL, **manager}, {**WELL, **lrm})
+    assert [word for word in words if word not in told] == []
+    assert bool(told) == bool(words)
+
+
+def test_an_idle_lrm_is_well() -> None:
+    """It has no lock while no service is active on its node, as for a VM that is off or that HA does not know yet."""
+    waits: dict[str, object] = {**WELL, "state": "wait_for_agent_lock"}
+    assert [look(WELL, waits, seen) for seen in ("", "stopped", "request_start", "freeze", "error")] == [""] * 5
+    assert look(WELL, waits, "request_stop")
+
+
+def test_dead_daemons_where_they_do_not_count() -> None:
+    """Where HA does not manage the VM, without a quorum, and the LRM of a node that HA's manager does not see."""
+    for requested in ("", "ignored", "disarmed"):
+        assert look({}, {}, ha=requested) == ""
+    assert look({}, {}, quorate=False) == ""
+    assert look(WELL, {}, node="pve2", node_seen="unknown") == ""
+    assert "pve-ha-lrm of node pve2 " in look(WELL, {}, node="pve2", node_seen="online")
+    assert CRM in look({}, {}, node="pve2", node_seen="unknown")
+
+
+def test_what_is_said_of_a_dead_ha() -> None:
+    """What it does not do, what it does when it runs again, and both commands; never that it starts the VM now."""
+    dead = look({**WELL, "timestamp": NOW - 324}, WELL)
+    running = ha_line("started", "started", dead)
+    assert f"HA does nothing now, because {dead}; when HA runs again, it starts the VM if it is off" in running
+    assert "when QEMU ends, HA starts it again" not in running
+    assert "it stops the VM if it runs" in ha_line("stopped", "stopped", dead)
+    assert ha_line("ignored", "", dead) == "HA: ignored, so it leaves the VM alone"
+    [by_hand] = ha_by_hand(102, "started", "started", dead)
+    assert "systemctl start pve-ha-crm pve-ha-lrm" in by_hand
+    assert "ha-manager set vm:102 --state ignored, and afterwards --state started" in by_hand
+    assert "the VM stays on node pve2 as it is" in ha_outlook("started", "started", "pve2", "unknown", "", dead)
+
+
+def test_no_verb_is_advised_that_a_dead_ha_would_not_do() -> None:
+    """Of a VM that is off, of one that needs a cycle, and on another node; a reset asks nothing of HA."""
+    dead = look({**WELL, "timestamp": NOW - 324}, WELL)
+    known = {"ha": "started", "ha_seen": "started", "ha_dead": dead, "quorate": True, "config": True}
+    stopped = verdict_of(Evidence("stopped", **known))  # type: ignore[arg-type]
+    assert (stopped.code, stopped.advice) == ("ha-stuck", "")
+    assert "one of its daemons seems dead: run systemctl start pve-ha-crm pve-ha-lrm first" in stopped.sentence
+    wedged = verdict_of(Evidence("wedged", **known))  # type: ignore[arg-type]
+    assert wedged.advice == ""
+    assert wedged.sentence.endswith("HA does nothing now: run systemctl start pve-ha-crm pve-ha-lrm first")
+    assert all(any(dead in line for line in verdict.evidence) for verdict in (stopped, wedged))
+    assert verdict_of(Evidence("guest-panicked", **known)).advice == "reset"  # type: ignore[arg-type]
+    elsewhere = quick_verdict(Evidence("stopped", node="pve2", node_seen="unknown", **known))  # type: ignore[arg-type]
+    assert [line for line in elsewhere.evidence if line.startswith(f"HA does nothing now, because {dead}")]

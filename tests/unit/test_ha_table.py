@@ -2,12 +2,15 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.forensics import ha_daemons
+from breakglass.agents.pve.forensics.ha_daemons import find_dead_ha, find_silence
 from breakglass.agents.pve.forensics.outlook import ha_outlook
 from breakglass.agents.pve.host.cluster import Cluster, _read_cluster
 from breakglass.agents.pve.host.ha import ha_manages, ha_restarts
@@ -27,13 +30,23 @@ STATES = (  # Manager.pm:394, and a VM that the manager does not know
     *("none", "started", "stopped", "request_start", "request_stop", "request_start_balance"),
     *("migrate", "relocate", "fence", "recovery", "freeze", "error"),
 )
+DAEMONS: dict[str, tuple[float, float, dict[str, str]]] = {  # how old the two statuses are, and the LRM's words
+    "": (5, 5, {}),
+    "CRM silent": (324, 5, {}),
+    "LRM silent": (5, 324, {}),
+    "LRM stops": (5, 5, {"mode": "restart"}),
+    "LRM lost its lock": (5, 5, {"state": "lost_agent_lock"}),
+    "LRM waits": (5, 5, {"state": "wait_for_agent_lock"}),
+}
+HEADINGS = ("The VM is on this node", "HA's daemons don't act", "HA is disarmed", "Another node has the VM")
 NODE_STATES = {"online", "maintenance", "unknown", "fence", "gone"}  # NodeStatus.pm:25
 
 
 def rows(heading: str) -> Iterator[dict[str, str]]:
     """Yield the rows of the table below a heading, by the names of its columns."""
     section = TEXT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    table = section[section.index("| requested | ") :]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     names = [name.strip("`") for name in lines[0]]
     for cells in lines[1:]:
         yield dict(zip(names, cells, strict=True))
@@ -43,19 +56,20 @@ def expand(cell: str, every: tuple[str, ...]) -> tuple[str, ...]:
     return every if cell == "any" else tuple(cell.split(", "))
 
 
-def cases() -> dict[tuple[str, str, str], dict[str, str]]:
-    """Return what the two tables of a VM on this node say of (requested, HA's state, mode of disarming)."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
-    for row in (*rows("The VM is on this node"), *rows("HA is disarmed")):
-        modes = tuple(row.get("disarmed", "").split(", "))
-        for case in product(row["requested"].split(", "), expand(row["HA's state"], STATES), modes):
+def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
+    """Return what the tables of a VM on this node say of (requested, HA's state, mode of disarming, daemon)."""
+    found: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    for row in (row for heading in HEADINGS[:3] for row in rows(heading)):
+        modes, daemons = row.get("disarmed", "").split(", "), row.get("daemon", "").split(", ")
+        for case in product(row["requested"].split(", "), expand(row["HA's state"], STATES), modes, daemons):
             assert case not in found, f"two rows have {case}"
             found[case] = {verb: row[verb] for verb in VERBS}
     return found
 
 
-def read_cluster(root: Path, requested: str, seen: str, mode: str) -> Cluster:
+def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) -> Cluster:
     """Return what the agent reads of HA's files in that state."""
+    crm_age, lrm_age, words = DAEMONS[daemon]
     ha = root / "etc/pve/ha"
     ha.mkdir(parents=True)
     (root / "etc/pve/local").mkdir()
@@ -65,6 +79,9 @@ def read_cluster(root: Path, requested: str, seen: str, mode: str) -> Cluster:
         (ha / "resources.cfg").write_text(f"vm: 102\n\tstate {requested}\n")
     services = {} if seen == "none" else {"vm:102": {"state": seen, "node": "pve1", "uid": "x"}}
     status: dict[str, object] = {"service_status": services, "node_status": {"pve1": "online"}}
+    status["timestamp"] = int(time.time() - crm_age)
+    lrm = {"state": "active", "mode": "active", "timestamp": int(time.time() - lrm_age), "results": {}} | words
+    (root / "etc/pve/local/lrm_status").write_text(json.dumps(lrm))
     if mode:
         status["disarm"] = {"mode": mode, "state": "disarming"}
     (ha / "manager_status").write_text(json.dumps(status))
@@ -87,18 +104,25 @@ def decide(verb: str, view: Cluster, root: Path) -> str:
         return "refused" if ended.verdict.code == "ha-stuck" else ended.verdict.code
     if verb == "reset" or not ha_manages(view.ha):
         return "direct"
+    if verb == "stop" and not ha_restarts(view.ha, view.ha_seen) and find_dead_ha(view):
+        return "kills"
     return "asks" if verb == "start" or ha_restarts(view.ha, view.ha_seen) else "asks, kills"
 
 
 def test_the_tables_have_every_state_once() -> None:
     """Each requested state with each state of the manager, armed and disarmed; a new state of HA needs its row."""
-    wanted = set(product(MANAGED, STATES, ("", "ignore", "freeze")))
-    assert set(cases()) == wanted | {("ignored", seen, "") for seen in STATES} | {("not in HA", "none", "")}
+    wanted = set(product(MANAGED, STATES, ("", "ignore", "freeze"), ("",)))
+    wanted |= {("ignored", seen, "", "") for seen in STATES} | {("not in HA", "none", "", "")}
+    wanted |= set(product(MANAGED, STATES, ("",), DAEMONS.keys() - {"", "LRM waits"}))
+    assert {case for case in cases() if case[3] != "LRM waits"} == wanted
 
 
 @pytest.mark.parametrize("case", cases(), ids="/".join)
-def test_each_row_is_what_the_agent_decides(case: tuple[str, str, str], tmp_path: Path) -> None:
+def test_each_row_is_what_the_agent_decides(
+    case: tuple[str, str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From HA's files, by the checks that the verbs themselves make before they act."""
+    monkeypatch.setattr(ha_daemons, "HA_TAKES_SECONDS", 0.0)  # no daemon would write anew
     view = read_cluster(tmp_path, *case)
     assert {verb: decide(verb, view, tmp_path) for verb in VERBS} == cases()[case]
 
@@ -118,12 +142,14 @@ def test_each_row_of_another_node_is_what_a_status_says() -> None:
     assert seen_states >= set(STATES)
     assert node_states == NODE_STATES
     assert ha_outlook("disarmed", "started", "pve2", "unknown") in " ".join(TEXT.split())
+    silence = find_silence("HA's manager pve-ha-crm", {"timestamp": 1000}, 1324)
+    assert ha_outlook("started", "started", "pve2", "online", dead=silence) in " ".join(TEXT.split())
     assert ha_outlook("started", "started", "pve2", "") == ""
     assert all(ha_outlook(*case[:2], "pve2", case[2]) for case in product(MANAGED, STATES, NODE_STATES))
 
 
 def test_each_row_names_its_source() -> None:
-    """A file of pve-ha-manager with its line, in each row of the three tables."""
-    for heading in ("The VM is on this node", "HA is disarmed", "Another node has the VM"):
+    """A file of pve-ha-manager with its line, in each row of the four tables."""
+    for heading in HEADINGS:
         for row in rows(heading):
             assert re.match(r"(API2/HA/|Resources/)?\w+\.pm:\d+", row["source"]), row

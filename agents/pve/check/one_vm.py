@@ -5,10 +5,11 @@ Each rule is one of power/preflight.py and power/locked.py. A finding refuses no
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..forensics.ha_daemons import find_dead_ha
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..forensics.outlook import ha_by_hand, ha_line
 from ..host.cluster import Cluster, cluster_view, node_name
-from ..host.ha import MOVING, ha_manages, ha_stuck
+from ..host.ha import AT_REST, MOVING, ha_manages, ha_stuck
 from ..host.paths import Host
 from ..host.pve_tasks import Holder, Owner, find_lock_owner, flock_holders
 from ..host.vm_config import current_options
@@ -28,7 +29,7 @@ def check_vm(host: Host) -> Iterator[Finding]:
         yield judge_place(host.vmid, view, node_name())
         yield judge_template(host.vmid, current_options(view.config_text))
         yield judge_lock(host.vmid, view.lock, find_lock_owner(host, view.lock) if view.lock else Owner(None))
-        yield judge_ha(host.vmid, view.ha, view.ha_seen)
+        yield judge_ha(host.vmid, view.ha, view.ha_seen, find_dead_ha(view))
     yield judge_lock_file(host.vmid, flock_holders(host))
     job_id = Lock(host, "lock").holder()
     yield judge_job(host.vmid, describe_holder(JobStore(host), job_id) if job_id else None)
@@ -95,9 +96,13 @@ def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:
     return warning(f"VM {vmid} is busy: {sentence}", "wait for its end, or send its id to watch it")
 
 
-def judge_ha(vmid: int, requested: str, state: str) -> Finding:
+def judge_ha(vmid: int, requested: str, state: str, dead: str) -> Finding:
     """Require that HA takes requests, if it manages the VM; warn if HA as a whole is disarmed."""
-    line = ha_line(requested, state)
+    line = ha_line(requested, state, dead)
+    if dead:
+        effect = "start and cycle are refused" if requested in AT_REST else "start, stop and cycle are refused"
+        cure = "; ".join(ha_by_hand(vmid, requested, state, dead)).removeprefix(_BY_HAND)
+        return error(f"VM {vmid}: {line}: {effect}", cure)
     if ha_manages(requested) and state in MOVING:
         return warning(f"VM {vmid}: {line}: start, stop and cycle are refused", "wait until HA has moved it")
     if ha_stuck(requested, state):

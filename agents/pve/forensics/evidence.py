@@ -45,6 +45,7 @@ class Evidence:
         ha_seen: the state that HA's manager sees.
         ha_goal: the node to which HA moves the VM, or moves it back after that node's maintenance.
         node_seen: the state in which HA's manager sees `node`.
+        ha_dead: why HA, which manages the VM, acts on no request: which of its daemons is dead, and since when.
         qm_says: the state by `qm status`.
         pending: options that wait for a new QEMU.
         quiet_minutes: the time for which Proxmox's statistics have no disk write.
@@ -97,6 +98,7 @@ class Evidence:
     queue_seconds: float | None = None
     ha_goal: str = ""
     node_seen: str = ""
+    ha_dead: str = ""
     placeless: bool = False
     starter: int = 0
     vmid: int = 0

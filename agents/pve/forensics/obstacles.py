@@ -5,6 +5,7 @@ The rules are those of power/preflight.py and power/locked.py. A fact that the e
 
 from ..host.ha import ha_stuck
 from .evidence import Evidence
+from .outlook import HA_CURE
 
 # Each way in which pmxcfs, the file system on /etc/pve, can fail: the symptom, and its cure.
 _RESTART = (
@@ -57,6 +58,8 @@ def _obstacle_to_new_process(evidence: Evidence) -> str:
         return elsewhere
     if evidence.config is False:
         return "its configuration is on no node"
+    if evidence.ha_dead:
+        return f"HA does nothing now: {HA_CURE} first"
     if ha_stuck(evidence.ha, evidence.ha_seen):
         return f"HA starts nothing in state {evidence.ha_seen}: see ha-manager status first"
     others = [owner for owner in evidence.owners if not any(word in owner for word in _END_WITH_QEMU)]

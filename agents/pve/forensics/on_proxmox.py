@@ -16,6 +16,7 @@ from ..host.files import read_json
 from ..host.paths import Host
 from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, task_lines
 from ..host.vm_config import disk_storages, pending_options
+from .ha_daemons import find_dead_ha
 from .obstacles import TROUBLES
 from .probe import Probe, Reply, command_probe, ok_reply, read_text
 
@@ -68,7 +69,7 @@ def _ask_cluster(host: Host, seconds: float) -> Iterator[Reply]:
         yield ok_reply("configuration", began, redact_config(view.config_text), command=f"{host.vmid}.conf")
     yield _read_members(host)
     if view.ha:
-        yield _read_ha(host)
+        yield ok_reply("ha", began, "\n".join(ha_status_lines(view, time.time())), command="manager_status, lrm_status")
     if view.lock:
         began = time.monotonic()
         owner = find_lock_owner(host, view.lock)
@@ -99,6 +100,7 @@ def cluster_facts(view: Cluster) -> dict[str, object]:
         "ha": view.ha,
         "ha_seen": view.ha_seen,
         "ha_goal": view.ha_goal,
+        "ha_dead": find_dead_ha(view),
         "node_seen": view.node_seen,
         "pending": pending_options(view.config_text),
         "storages": disk_storages(view.config_text),
@@ -131,25 +133,19 @@ def member_lines(members: dict[str, object]) -> list[str]:
     return [f"cluster {cluster.get('name')}, quorate {cluster.get('quorate')}", *lines]
 
 
-def _read_ha(host: Host) -> Reply:
-    """Report the sources of `ha-manager status`: the last states of the manager and of this node's LRM."""
-    began = time.monotonic()
-    manager = read_json(host.path("/etc/pve/ha/manager_status")) or {}
-    lrm = read_json(host.path("/etc/pve/local/lrm_status")) or {}
-    lines = ha_status_lines(manager, lrm, host.vmid, time.time())
-    return ok_reply("ha", began, "\n".join(lines), command="manager_status, lrm_status")
+def ha_status_lines(view: Cluster, now: float) -> list[str]:
+    """Return what `ha-manager status` is made of: HA's master, the nodes and the VM's LRM, with the age of both files.
 
-
-def ha_status_lines(manager: dict[str, object], lrm: dict[str, object], vmid: int, now: float) -> list[str]:
-    """Return HA's master, the states of the nodes, of this node's LRM and of the VM, and the age of both files."""
-    nodes, services = manager.get("node_status"), manager.get("service_status")
+    The first line says that HA is dead, if it is.
+    """
+    nodes, lrm, dead = view.manager.get("node_status"), view.lrm, find_dead_ha(view, now)
     states = sorted(nodes.items()) if isinstance(nodes, dict) else []
-    mine = services.get(f"vm:{vmid}") if isinstance(services, dict) else None
     return [
-        f"master {manager.get('master_node', 'not known')}, {_age(manager, now)}",
+        *([f"HA does nothing now, because {dead}"] if dead else []),
+        f"master {view.manager.get('master_node', 'not known')}, {_age(view.manager, now)}",
         *(f"node {name}: {state}" for name, state in states),
-        f"lrm of this node: {lrm.get('state', 'not known')}, mode {lrm.get('mode', 'not known')}, {_age(lrm, now)}",
-        *([f"service vm:{vmid} ({mine.get('node')}, {mine.get('state')})"] if isinstance(mine, dict) else []),
+        f"lrm of {f'node {view.node}' if view.node else 'this node'}: {lrm.get('state', 'not known')}, "
+        f"mode {lrm.get('mode', 'not known')}, {_age(lrm, now)}",
     ]
 
 

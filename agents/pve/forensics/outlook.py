@@ -5,16 +5,23 @@ docs/ha.md has every state, and the lines of pve-ha-manager that these sentences
 
 from ..host.ha import AT_REST, MOVING, ha_manages, ha_restarts, ha_stuck
 
+HA_CURE = "run systemctl start pve-ha-crm pve-ha-lrm"
 _FROZEN = "HA leaves the VM as it is until HA is armed again, or the node's pve-ha-lrm runs again"
 
 
-def ha_line(requested: str, state: str) -> str:
-    """Return one line on HA, empty where it does not manage the VM."""
+def ha_line(requested: str, state: str, dead: str = "") -> str:
+    """Return one line on HA, empty where it does not manage the VM; `dead` is why HA acts on no request."""
     if requested == "disarmed":
         return "HA is disarmed (ignore): it leaves every VM alone until it is armed again"
     if not ha_manages(requested):
         return "HA: ignored, so it leaves the VM alone" if requested else ""
-    return f"HA manages it: requested {requested}, now {state or 'not known'}; {_what_follows(requested, state)}"
+    follows = _what_follows_dead(requested, dead) if dead else _what_follows(requested, state)
+    return f"HA manages it: requested {requested}, now {state or 'not known'}; {follows}"
+
+
+def _what_follows_dead(requested: str, dead: str) -> str:
+    then = "stops the VM if it runs" if requested in AT_REST else "starts the VM if it is off"
+    return f"HA does nothing now, because {dead}; when HA runs again, it {then}"
 
 
 def _what_follows(requested: str, state: str) -> str:
@@ -37,7 +44,7 @@ def _after_fencing(requested: str) -> str:
     return "starts the VM on another node that its rules allow"
 
 
-def ha_outlook(requested: str, state: str, node: str, node_seen: str, goal: str = "") -> str:
+def ha_outlook(requested: str, state: str, node: str, node_seen: str, goal: str = "", dead: str = "") -> str:
     """Return what HA will do with a VM that `node` has; empty if HA's manager has not seen that node.
 
     Args:
@@ -46,11 +53,14 @@ def ha_outlook(requested: str, state: str, node: str, node_seen: str, goal: str 
         node: the other node.
         node_seen: that node's state in HA's manager.
         goal: the node to which HA moves the VM, or to which it moves the VM back after that node's maintenance.
+        dead: why HA acts on no request.
     """
     if requested == "disarmed":
         return f"HA is disarmed (ignore), so the VM stays on node {node} until HA is armed again"
     if not ha_manages(requested):
         return f"HA does not manage the VM, so the VM stays on node {node} even while that node is down"
+    if dead:
+        return f"HA does nothing now, because {dead}; until it runs again, the VM stays on node {node} as it is"
     if state == "error":
         return "HA has given the VM up (error) and does nothing with it until you disable the resource"
     if state == "freeze":
@@ -85,22 +95,22 @@ def _outlook_online(requested: str, state: str, node: str, node_seen: str, goal:
     return f"HA sees node {node} as {node_seen}, and {do}" if node_seen else ""
 
 
-def ha_proof(vmid: int, requested: str, state: str) -> tuple[str, ...]:
+def ha_proof(vmid: int, requested: str, state: str, dead: str = "") -> tuple[str, ...]:
     """Return the line on HA, and what a person can do about it."""
-    return (ha_line(requested, state), *ha_by_hand(vmid, requested, state))
+    return (ha_line(requested, state, dead), *ha_by_hand(vmid, requested, state, dead))
 
 
-def ha_by_hand(vmid: int, requested: str, state: str) -> tuple[str, ...]:
+def ha_by_hand(vmid: int, requested: str, state: str, dead: str = "") -> tuple[str, ...]:
     """Return what a person at the host can do about HA, as lines; the host agent never runs them."""
     if not ha_manages(requested):
         return ()
     sid = f"vm:{vmid}"
+    direct = f"for direct control ha-manager set {sid} --state ignored, and afterwards --state {requested}"
+    if dead:
+        return (f"by hand: systemctl start pve-ha-crm pve-ha-lrm, then ha-manager status; {direct}",)
     if state == "error":
         change = f"ha-manager set {sid} --state"
         return (f"by hand: {change} disabled, mend the cause, then {change} started",)
     if ha_stuck(requested, state):
         return ("by hand: ha-manager status, and wait until HA has finished",)
-    return (
-        f"by hand: ha-manager status; for direct control ha-manager set {sid} --state ignored, and afterwards "
-        f"--state {requested}",
-    )
+    return (f"by hand: ha-manager status; {direct}",)

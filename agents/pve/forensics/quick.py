@@ -9,6 +9,7 @@ from ..host.pve_tasks import Holder
 from ..host.vmstate import Facts, describe_sources, vm_state
 from ..jobs.result import Verdict
 from .evidence import Evidence
+from .ha_daemons import find_dead_ha
 from .leftovers import Leftovers, find_leftovers, starter_pid
 from .verdict import quick_verdict
 
@@ -32,6 +33,7 @@ def judge_status(host: Host, facts: Facts, view: Cluster, holders: Sequence[Hold
         ha_seen=view.ha_seen,
         ha_goal=view.ha_goal,
         node_seen=view.node_seen,
+        ha_dead=find_dead_ha(view),
         pve=view.trouble,
         placeless=view is not NOT_ASKED and is_placeless(host, view),
         quorate=view.quorate if asked else None,

@@ -7,7 +7,7 @@ from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN
 from .advice import advise_nothing, advise_verb
 from .evidence import Evidence
 from .obstacles import pve_cure, pve_obstacle
-from .outlook import ha_outlook
+from .outlook import HA_CURE, ha_outlook
 from .proof import count_noun, host_lines, lock_lines, optional_line
 
 
@@ -31,10 +31,10 @@ def judge_stopped(evidence: Evidence) -> Verdict:
         return advise_nothing(evidence, code, sentence, *lines)
     if evidence.config is False:
         return advise_nothing(evidence, "no-config", "the VM is stopped and has no configuration on any node", *source)
-    if ha_stuck(evidence.ha, evidence.ha_seen):
-        sentence = (
-            f"the VM is stopped and HA starts nothing in state {evidence.ha_seen}: see ha-manager status before a start"
-        )
+    if evidence.ha_dead or ha_stuck(evidence.ha, evidence.ha_seen):
+        state = f"in state {evidence.ha_seen}: see ha-manager status before a start"
+        why = f"now, because one of its daemons seems dead: {HA_CURE} first" if evidence.ha_dead else state
+        sentence = f"the VM is stopped and HA starts nothing {why}"
         return advise_nothing(evidence, "ha-stuck", sentence, *host_lines(evidence), *lock_lines(evidence))
     if evidence.lock == "suspended" and not evidence.owners:
         return advise_verb(evidence, "stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
@@ -47,7 +47,8 @@ def _outlook_lines(evidence: Evidence) -> tuple[str, ...]:
     """Return what HA will do with a VM on another node; without a quorum this node's copy of HA's state is old."""
     if evidence.quorate is False:
         return ("this node has no quorum, so it can't tell what HA does with the VM",)
-    return optional_line(ha_outlook(evidence.ha, evidence.ha_seen, evidence.node, evidence.node_seen, evidence.ha_goal))
+    seen = (evidence.ha_seen, evidence.node, evidence.node_seen, evidence.ha_goal, evidence.ha_dead)
+    return optional_line(ha_outlook(evidence.ha, *seen))
 
 
 def _judge_leftover(evidence: Evidence) -> Verdict:

@@ -8,11 +8,12 @@ import json
 import os
 import stat
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from operator import getitem
 
 from .bounded import ask_or_none
+from .files import read_json
 from .ha import UNDER_WAY
 from .paths import Host
 
@@ -42,6 +43,8 @@ class Cluster:
         ha_seen: the state that HA's manager sees.
         ha_goal: the node to which HA moves the VM, or moves it back after that node's maintenance.
         node_seen: the state in which HA's manager sees `node`.
+        manager: HA's manager_status, without its services.
+        lrm: the lrm_status of the VM's node, without its results.
     """
 
     trouble: str = ""
@@ -56,6 +59,8 @@ class Cluster:
     ha_seen: str = ""
     ha_goal: str = ""
     node_seen: str = ""
+    manager: dict[str, object] = field(default_factory=dict)
+    lrm: dict[str, object] = field(default_factory=dict)
 
     @property
     def answers(self) -> bool:
@@ -108,11 +113,12 @@ def _read_cluster(host: Host) -> Cluster:
         return Cluster("pmxcfs-dead")
     entries = parse_vmlist(_read_text(host, "/etc/pve/.vmlist") or "") if text is None else {}
     entry = entries.get(host.vmid, VmlistEntry("", is_container=False))
-    status = _read_text(host, "/etc/pve/ha/manager_status") or ""
+    status = read_json(host.path("/etc/pve/ha/manager_status")) or {}
+    lrm = read_json(host.path(f"/etc/pve/{f'nodes/{entry.node}' if entry.node else 'local'}/lrm_status")) or {}
     requested = parse_ha_requested(_read_text(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
     service = ("service_status", f"vm:{host.vmid}")
-    ha_state = parse_ha_word(status, *service, "state")
-    disarmed = parse_ha_word(status, "disarm", "mode") if requested and ha_state not in UNDER_WAY else ""
+    ha_state = ha_word(status, *service, "state")
+    disarmed = ha_word(status, "disarm", "mode") if requested and ha_state not in UNDER_WAY else ""
     return Cluster(
         cluster=parse_cluster_name(_read_text(host, "/etc/pve/corosync.conf") or ""),
         quorate=quorate,
@@ -123,8 +129,10 @@ def _read_cluster(host: Host) -> Cluster:
         lock=parse_lock(text or ""),
         ha="disarmed" if disarmed == "ignore" else requested,
         ha_seen="freeze" if disarmed == "freeze" and ha_state != "error" else ha_state,
-        ha_goal=parse_ha_word(status, *service, "target") or parse_ha_word(status, *service, "maintenance_node"),
-        node_seen=parse_ha_word(status, "node_status", entry.node),
+        ha_goal=ha_word(status, *service, "target") or ha_word(status, *service, "maintenance_node"),
+        node_seen=ha_word(status, "node_status", entry.node),
+        manager={name: said for name, said in status.items() if name != "service_status"},
+        lrm={name: said for name, said in lrm.items() if name != "results"},
     )
 
 
@@ -174,15 +182,15 @@ def parse_ha_requested(resources: str, vmid: int) -> str:
     return "started" if found == "enabled" else found
 
 
-def parse_ha_word(manager_status: str, *keys: str) -> str:
+def ha_word(manager: dict[str, object], *keys: str) -> str:
     """Return a word of HA's manager_status, an empty text where it has none.
 
     `disarm` is there since pve-ha-manager 5.1.3. Its mode `freeze` holds every resource as it is; `ignore` leaves them
     alone, and `qm` acts directly. HA first completes what is under way: a move, or what follows a node's failure.
     """
     try:
-        return str(reduce(getitem, keys, json.loads(manager_status)))
-    except (ValueError, KeyError, TypeError):
+        return str(reduce(getitem, keys, manager))  # type: ignore[arg-type]  # what is no object raises TypeError
+    except (KeyError, TypeError):
         return ""
 
 

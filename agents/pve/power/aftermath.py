@@ -8,7 +8,7 @@ import time
 from functools import partial
 
 from ..forensics.capture import BUDGET
-from ..forensics.outlook import ha_line, ha_proof
+from ..forensics.ha_daemons import describe_ha, prove_ha
 from ..host.cluster import cluster_view
 from ..host.ha import ha_manages, ha_restarts
 from ..host.pve_tasks import cleanup_pids, flock_holders
@@ -70,7 +70,8 @@ def have_ha_leave_it_off(job: Job) -> None:
     while ha_restarts((view := cluster_view(job.host)).ha, view.ha_seen):
         if ran.code != 0 or time.monotonic() > until:
             sentence = "the VM is off, but HA wants it to run and has not taken the request to stop it: HA may start it"
-            lines = ha_proof(job.host.vmid, view.ha, view.ha_seen)
+            waits = ("the request waits: when HA reads it, HA leaves the VM off",) if ran.code == 0 else ()
+            lines = (*waits, *prove_ha(job.host.vmid, view))
             raise failure("ha-holds", sentence, "", *lines, exit_code=FAILED if ran.code else DEADLINE)
         time.sleep(0.5)
 
@@ -98,4 +99,4 @@ def _is_up(job: Job) -> bool:
 
 def _ha_lines(job: Job) -> tuple[str, ...]:
     view = cluster_view(job.host)
-    return (ha_line(view.ha, view.ha_seen),) if ha_manages(view.ha) else ()
+    return (describe_ha(view),) if ha_manages(view.ha) else ()

@@ -6,9 +6,9 @@ force a quorum) are named and never made here.
 
 import re
 
+from ..forensics.ha_daemons import describe_ha, find_dead_ha, is_ha_at_work, prove_ha
 from ..forensics.leftovers import find_leftovers
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
-from ..forensics.outlook import ha_line, ha_proof
 from ..forensics.startable import QM_SECONDS, find_start_trouble
 from ..host.bounded import run
 from ..host.cluster import Cluster, cluster_view, is_placeless, node_name
@@ -48,7 +48,7 @@ def refuse_unstartable(job: Job, view: Cluster, stops_first: bool) -> None:
     refuse_elsewhere(job, view)
     if not view.config:
         raise _no_config(host.vmid)
-    if ha_stuck(view.ha, view.ha_seen):
+    if ha_stuck(view.ha, view.ha_seen) or _is_ha_dead(job, view):
         raise _stuck(job, view)
     if view.lock != "suspended" or stops_first:
         refuse_locked(job, view)
@@ -116,22 +116,30 @@ def _refuse_placeless(job: Job, view: Cluster, finding: str) -> None:
 
 
 def refuse_deaf_ha(job: Job, view: Cluster) -> None:
-    """Refuse a stop that HA could not take and would undo: without a quorum, or in a state in which HA drops it."""
-    if ha_restarts(view.ha, view.ha_seen) and not view.quorate:
+    """Refuse a stop that HA would undo and can't take: without a quorum, dead, or in a state in which it drops it."""
+    restarts = ha_restarts(view.ha, view.ha_seen)
+    if restarts and not view.quorate:
         sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA accepts no stop and undoes a kill"
         fence = "a node with active HA services that lost its quorum reboots itself after 60 s"
-        raise refusal("no-quorum", sentence, "", ha_line(view.ha, view.ha_seen), fence, *_NO_QUORUM)
-    if ha_drops_stop(view.ha, view.ha_seen):
+        raise refusal("no-quorum", sentence, "", describe_ha(view), fence, *_NO_QUORUM)
+    if ha_drops_stop(view.ha, view.ha_seen) or (restarts and _is_ha_dead(job, view)):
         raise _stuck(job, view)
 
 
+def _is_ha_dead(job: Job, view: Cluster) -> bool:
+    if dead := find_dead_ha(view):
+        job.say(f"{job.stage}: {dead}; looking for some rounds of HA whether its daemons write anew")
+    return bool(dead) and not is_ha_at_work(job.host, view, job.seconds_left(float("inf")))
+
+
 def _stuck(job: Job, view: Cluster) -> Exception:
-    vmid = job.host.vmid
+    vmid, dead = job.host.vmid, find_dead_ha(view)
     sentence = f"HA has VM {vmid} in state {view.ha_seen} and acts on no request until that state ends"
+    sentence = f"HA manages VM {vmid} and does nothing now, because {dead}" if dead else sentence
     refusal_line = (
         (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",) if view.ha_seen == "error" else ()
     )
-    return refusal("ha-stuck", sentence, "", *refusal_line, *ha_proof(vmid, view.ha, view.ha_seen))
+    return refusal("ha-stuck", sentence, "", *refusal_line, *prove_ha(vmid, view))
 
 
 def refuse_leftovers(job: Job) -> None:

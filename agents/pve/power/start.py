@@ -2,10 +2,10 @@
 
 import time
 
-from ..forensics.outlook import ha_line, ha_proof
+from ..forensics.ha_daemons import describe_ha, prove_ha
 from ..forensics.startable import find_start_trouble
 from ..host.bounded import CommandResult
-from ..host.cluster import cluster_view
+from ..host.cluster import Cluster, cluster_view
 from ..host.guest_agent import guest_agent_state
 from ..host.ha import AT_REST
 from ..host.pve_tasks import flock_holders
@@ -151,16 +151,15 @@ def warn_of_ha_stop(job: Job) -> None:
     """Warn if HA wants this running VM stopped: HA stops it all the same."""
     view = cluster_view(job.host, 1.0)
     if view.ha in AT_REST:
-        job.warnings.append(ha_line(view.ha, view.ha_seen))
+        job.warnings.append(describe_ha(view))
 
 
 def _describe_not_running(job: Job, state: str, source: str, asked_ha: bool) -> Ended:
     if not asked_ha:
         return failure("verb-failed", f"the VM is {state} and not running", "forensics", source)
     view = cluster_view(job.host)
-    requested, seen = (view.ha, view.ha_seen) if view.answers else ("started", "")
     later = "HA took the request and may still start it"
-    lines = (source, later, *ha_proof(job.host.vmid, requested, seen))
+    lines = (source, later, *prove_ha(job.host.vmid, view if view.answers else Cluster(ha="started")))
     sentence = f"HA was asked to start the VM, which is still {state}: look at ha-manager status"
     return failure("ha-holds", sentence, "", *lines)
 

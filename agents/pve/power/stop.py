@@ -1,13 +1,17 @@
 """Stopping a VM as a ladder: `qm stop`, QMP quit, SIGTERM, SIGKILL, then proof that no process is left."""
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 
+from ..forensics.ha_daemons import describe_ha, find_dead_ha, is_ha_at_work, prove_ha
 from ..forensics.obstacles import TROUBLES
-from ..forensics.outlook import ha_line, ha_proof
+from ..host.bounded import ask_or_none
 from ..host.cluster import Cluster, cluster_view
-from ..host.ha import ha_drops_stop, ha_manages, ha_restarts
+from ..host.files import read_small_file, write_atomic
+from ..host.ha import AT_REST, ha_manages, ha_restarts
+from ..host.paths import Host
 from ..host.pve_tasks import Holder, flock_holders
 from ..host.times import CLEANUP_SECONDS, HA_STOP_SECONDS, LADDER_SECONDS, QM_STOP_SECONDS, SETTLE_SECONDS
 from ..host.vmstate import Facts
@@ -140,7 +144,13 @@ def _refuse_hanging_stop(job: Job, hanging: list[Holder]) -> None:
 
 
 def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
-    """Run `qm stop`. For a VM under HA that is a request, which gets its time and decides what may follow."""
+    """Run `qm stop`. For a VM under HA that is a request, which gets its time and decides what may follow.
+
+    A dead HA that wants the VM stopped anyway is not asked: its queue would keep the request until after a start.
+    """
+    if job.record.verb == "stop" and not ha_restarts(view.ha, view.ha_seen) and find_dead_ha(view):
+        job.say(f"stop: {describe_ha(view)}; ending QEMU directly")
+        return
     ran = job.run(["qm", "stop", str(job.host.vmid)], _seconds_before_ladder(job, QM_STOP_SECONDS))
     job.say(ran.stdout)
     job.say(ran.stderr, "stderr")
@@ -165,18 +175,50 @@ def _seconds_before_ladder(job: Job, seconds: float) -> float:
 
 
 def _leave_to_ha(job: Job, asked_ha: bool) -> None:
-    """End the verb rather than kill a QEMU that HA wants to run.
+    """End the verb rather than kill a QEMU that HA wants to run, or one of a cycle that HA could not start again.
 
     HA would start it again, or move it to another node while it hangs here. Where HA itself wants it stopped, or has
     given it up (error), nothing brings it back, so it may be ended directly.
     """
     view = cluster_view(job.host)
+    why = "HA would start it again or move it"
+    needs_ha = job.record.verb == "cycle" and ha_manages(view.ha)
     if view.answers and not ha_restarts(view.ha, view.ha_seen):
-        job.say(f"stop: {ha_line(view.ha, view.ha_seen)}; ending QEMU directly")
-        return
+        if not needs_ha or is_ha_at_work(job.host, view, _seconds_before_ladder(job, MOST_SECONDS)):
+            job.say(f"stop: {describe_ha(view)}; ending QEMU directly")
+            return
+        why = "HA could not start it again, since its manager (pve-ha-crm) or this node's pve-ha-lrm writes nothing"
     known = view if view.answers else Cluster(ha="started")
-    sentence = "HA manages the VM and has not stopped it; it was not killed, because HA would start it again or move it"
-    is_kept = asked_ha and not ha_drops_stop(known.ha, known.ha_seen)
-    later = ("HA took the request and may still stop it; it then stays off until a start",) if is_kept else ()
-    lines = (*later, *ha_proof(job.host.vmid, known.ha, known.ha_seen))
+    sentence = f"HA manages the VM and has not stopped it; it was not killed, because {why}"
+    later = (_withdraw_stop(job),) if asked_ha else ()
+    lines = (*later, *prove_ha(job.host.vmid, known))
     raise failure("ha-holds", sentence, "", *lines, exit_code=DEADLINE if asked_ha else FAILED)
+
+
+def _withdraw_stop(job: Job) -> str:
+    """Take back a stop that was asked of HA and not done, so that it does not come later; return a line about that."""
+    is_queued = ask_or_none(lambda: _unqueue_stop(job.host), job.seconds_left(CLEANUP_SECONDS))
+    if is_queued:
+        return "the request to stop the VM was taken back before HA read it, so HA does not stop the VM later"
+    has_taken = is_queued is False and cluster_view(job.host).ha in AT_REST
+    if has_taken and job.run(["qm", "start", str(job.host.vmid)], CLEANUP_SECONDS).code == 0:
+        return "HA took the request, and was asked to run the VM: it may stop the VM once, and then starts it again"
+    return "HA may still stop the VM later; the VM then stays off until a start"
+
+
+def _unqueue_stop(host: Host) -> bool:
+    """Remove the newest request to stop this VM from HA's queue, under Proxmox's lock for it; tell if there was one."""
+    lock, queue = host.path("/etc/pve/priv/lock/domain-ha"), host.path("/etc/pve/ha/crm_commands")
+    while True:
+        try:
+            os.makedirs(lock)
+            break
+        except FileExistsError:
+            time.sleep(LEAST_SECONDS / 5)
+    try:
+        before, request, after = read_small_file(queue).rpartition(f"stop vm:{host.vmid} 0\n")
+        if request:
+            write_atomic(queue, before + after)
+        return bool(request)
+    finally:
+        os.rmdir(lock)

@@ -1,8 +1,8 @@
-"""A stand-in for `ha-manager` and the services behind it: the manager (CRM) and the node's LRM.
+"""A stand-in for `ha-manager`, and the files of HA below the root of one host.
 
-Words and rules: pve-ha-manager 5.2.0 (API2/HA/Resources.pm, HA/Config.pm, HA/Manager.pm, HA/Resources/PVEVM.pm). A
-request returns at once. The manager changes its status in its next round. The LRM begins the task in its own round, 9
-to 20 s after the request in the original's time.
+Words and rules: pve-ha-manager 5.2.0 (API2/HA/Resources.pm, API2/HA/Status.pm, CLI/ha_manager.pm, HA/Config.pm). A
+request returns at once, whether HA's services run or not: `set` changes resources.cfg, and `crm-command` adds a line to
+a queue. `ha_services.py` has the services.
 """
 
 import json
@@ -10,159 +10,179 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from ...isolated import isolated_command
 from . import qm
 from .errors import Died
 from .plugin import load_plugin
-from .processes import leave_behind, name_perl, name_process
-from .times import burn, seconds
-from .vm import Vm
+from .processes import name_perl
+from .times import burn
 
-MANAGERS_SHARE = 10 / 12  # of the time from the request to the LRM's task
+Json = dict[str, object]
 
 
 class Ha:
-    """HA's files below the root of one host, for one VM."""
+    """HA's files on a host. The node is called demo."""
 
-    def __init__(self, root: str, sid: str) -> None:
-        self.root, self.sid = root, sid
-        self.vmid = sid.partition(":")[2]
+    def __init__(self, root: str) -> None:
+        self.root = root
         self.resources = f"{root}/etc/pve/ha/resources.cfg"
+        self.queue = f"{root}/etc/pve/ha/crm_commands"
         self.manager = f"{root}/etc/pve/ha/manager_status"
+        self.lrm = f"{root}/etc/pve/nodes/demo/lrm_status"
+        self.locks = f"{root}/etc/pve/priv/lock"
 
-    def read_state(self) -> str:
-        """Return the VM's state in the manager's status."""
+    def is_quorate(self) -> bool:
+        """Tell whether this node may write to /etc/pve."""
+        return bool(os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200)
+
+    def requested(self) -> dict[str, str]:
+        """Return the state that is requested of each service, in resources.cfg."""
+        sections = re.findall(r"^(\w+): (\S+)\n((?:\t.*\n?)*)", _read(self.resources), re.MULTILINE)
+        found = {f"{kind}:{name}": re.search(r"\tstate (\S+)", lines) for kind, name, lines in sections}
+        return {sid: state[1] if state else "started" for sid, state in found.items()}
+
+    def request(self, sid: str, state: str) -> None:
+        """Write the state that a service is to have."""
+        section = rf"(^{sid.replace(':', ': ')}\n(?:\t.*\n)*?\tstate )\S+"
+        replace_file(self.resources, re.sub(section, rf"\g<1>{state}", _read(self.resources), flags=re.MULTILINE))
+
+    def add_command(self, line: str) -> None:
+        """Add a line to the manager's queue, where it stays until a manager reads it."""
+        with self.locked():
+            replace_file(self.queue, f"{_read(self.queue)}{line}\n")
+
+    def take_commands(self) -> list[str]:
+        """Return the lines of the queue and empty it, as the manager does."""
+        with self.locked():
+            lines = _read(self.queue).splitlines()
+            if lines:
+                replace_file(self.queue, "")
+        return lines
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of HA's configuration (Cluster.pm, cfs_lock_domain)."""
+        until = time.monotonic() + 10
+        while True:
+            try:
+                os.makedirs(f"{self.locks}/domain-ha")
+                break
+            except FileExistsError:
+                if time.monotonic() > until:
+                    raise Died("cfs-lock 'domain-ha' error: got lock request timeout") from None
+                time.sleep(0.02)
         try:
-            with open(self.manager, encoding="utf-8") as file:
-                return str(json.load(file)["service_status"][self.sid]["state"])
-        except (OSError, ValueError, KeyError):
-            return ""
+            yield
+        finally:
+            os.rmdir(f"{self.locks}/domain-ha")
 
-    @property
-    def disarm(self) -> dict[str, str]:
-        """How HA is disarmed: its `mode`, freeze or ignore, and its `state`; empty while it is armed."""
-        found = self._status().get("disarm")
+    def read_status(self, path: str) -> Json:
+        """Return the status that a service last wrote."""
+        try:
+            found = json.loads(_read(path))
+        except ValueError:
+            return {}
         return found if isinstance(found, dict) else {}
 
-    def _status(self) -> dict[str, object]:
-        try:
-            with open(self.manager, encoding="utf-8") as file:
-                status: dict[str, object] = json.load(file)
-                return status
-        except (OSError, ValueError):
-            return {}
+    def read_state(self, sid: str) -> str:
+        """Return a service's state in the manager's status."""
+        services = self.read_status(self.manager).get("service_status")
+        return str(services[sid]["state"]) if isinstance(services, dict) and sid in services else ""
 
-    def write_state(self, state: str) -> None:
-        """Write the VM's state into the manager's status."""
-        status = {"master_node": "demo", "node_status": {"demo": "online"}} | self._status()
-        status["service_status"] = {self.sid: {"node": "demo", "state": state, "uid": "x"}}
-        with open(f"{self.manager}.new", "w", encoding="utf-8") as file:
-            json.dump(status, file)
-        os.replace(f"{self.manager}.new", self.manager)
-
-    def request(self, state: str) -> None:
-        """Write the state that the resource is to have."""
-        with open(self.resources, encoding="utf-8") as file:
-            text = re.sub(r"\tstate \S+", f"\tstate {state}", file.read())
-        with open(f"{self.resources}.new", "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(f"{self.resources}.new", self.resources)
-
-    def refuse(self, state: str) -> str:
+    def refuse(self, sid: str, state: str) -> str:
         """Return why a request is refused, or an empty text."""
-        if not os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200:
+        if not self.is_quorate():
             return "unable to open file '/etc/pve/ha/crm_commands.tmp.1' - Permission denied"
-        if self.read_state() == "error" and state != "disabled":
-            return f"service '{self.sid}' in error state, must be disabled and fixed first"
+        if self.read_state(sid) == "error" and state != "disabled":
+            return f"service '{sid}' in error state, must be disabled and fixed first"
         return ""
 
 
-def act(ha: Ha, verb: str, limit: str) -> None:
-    """Do what follows a request: the manager's next round, then the LRM's."""
-    tools = load_plugin(ha.root)
-    tools.before(ha.root, "pve-ha-lrm", [verb, ha.vmid])
-    late = seconds(ha.root, "ha-round")
-    time.sleep(late * MANAGERS_SHARE)
-    if ha.disarm:
-        return
-    tools.do_step("manager", ha.root, int(ha.vmid), verb, lambda: run_manager(ha, verb))
-    time.sleep(late * (1 - MANAGERS_SHARE))
-    tools.do_step("lrm", ha.root, int(ha.vmid), verb, lambda: run_lrm(ha, verb, limit))
+def replace_file(path: str, text: str) -> None:
+    """Replace a file so that no reader sees half of it."""
+    draft = f"{path}.{os.getpid()}"
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(draft, path)
 
 
-def run_manager(ha: Ha, verb: str) -> None:
-    """Do the manager's round: only a stop changes anything. The status is written last, as by Manager.pm."""
-    if verb == "stop":
-        ha.request("stopped")
-        ha.write_state("request_stop")
-
-
-def run_lrm(ha: Ha, verb: str, limit: str) -> None:
-    """Do the LRM's round: run the task and write its result into the manager's status."""
-    ha.write_state({"stop": "stopped", "start": "started"}[verb] if run_task(ha, verb, limit) == 0 else "error")
-
-
-def run_task(ha: Ha, verb: str, limit: str) -> int:
-    """Run the task and return its exit code (PVEVM.pm: a stop with a time limit is a shutdown that ends by force)."""
-    from . import tasks
-
-    vm, words = Vm(ha.root, int(ha.vmid)), []
-    if verb == "stop" and limit != "0":
-        verb, words = "shutdown", ["--timeout", limit, "--forceStop", "1"]
+def _read(path: str) -> str:
     try:
-        return tasks.run(vm, verb, words, from_ha=True)
-    except Died as error:
-        return error.code
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
 
 
 def main() -> int:
     """Run `ROOT status | set SID --state STATE | crm-command stop SID SECONDS`."""
     root, command, *words = sys.argv[1:]
-    if command == "act":
-        sid, verb, limit = words
-        name_process(["pve-ha-lrm"], "pve-ha-lrm")
-        act(Ha(root, sid), verb, limit)
-        return 0
     name_perl("ha-manager", command, *words)
     burn(root)
     load_plugin(root).before(root, "ha-manager", [command, *words])
     try:
         qm.reach_pmxcfs(root)
+        return answer(Ha(root), command, words)
     except Died as error:
         print(error, file=sys.stderr)
         return error.code
-    return answer(root, command, words)
 
 
-def answer(root: str, command: str, words: list[str]) -> int:
+def answer(ha: Ha, command: str, words: list[str]) -> int:
     """Run one command of `ha-manager` and return its exit code."""
-    limit = "0"
     match command, words:
         case "set", [sid, "--state", state]:
-            ha, verb = Ha(root, sid), "start" if state == "started" else ""
+            line = ""
         case "crm-command", ["stop", sid, limit]:
-            ha, state, verb = Ha(root, sid), "stopped", "stop"
+            state, line = "stopped", f"stop {sid} {limit}"
         case "status", _:
-            print_status(Ha(root, "vm:102"))
+            print_status(ha, time.time())
             return 0
         case _:
             print("ERROR: unknown command", file=sys.stderr)
             return 255
-    if reason := ha.refuse(state):
+    if reason := ha.refuse(sid, state):
         print(reason, file=sys.stderr)
         return 255
-    if command == "set":
-        ha.request(state)
-    if verb:
-        leave_behind([*isolated_command("demo.proxmox.ha"), root, "act", ha.sid, verb, limit])
+    if line:
+        ha.add_command(line)
+    else:
+        ha.request(sid, state)
     return 0
 
 
-def print_status(ha: Ha) -> None:
-    """Print what `ha-manager status` prints."""
-    disarm = ha.disarm
-    how = f"{disarm['state']}, resource mode: {disarm['mode']}" if disarm else "armed"
-    print(f"quorum OK\nmaster demo (active)\nfencing {how} (CRM watchdog active)\nlrm demo (active)")
-    if state := ha.read_state():
-        print(f"service {ha.sid} (demo, {'ignore' if disarm.get('mode') == 'ignore' else state})")
+def print_status(ha: Ha, now: float) -> None:
+    """Print what `ha-manager status` prints: a time that is more than 30 s old is `old timestamp - dead?`."""
+    manager, lrm = ha.read_status(ha.manager), ha.read_status(ha.lrm)
+    quorum = "OK" if ha.is_quorate() else "No quorum on node 'demo'!"
+    print(f"quorum {quorum}")
+    print(f"master {manager.get('master_node')} ({_age_word(manager, now)}, {_local_time(manager)})")
+    disarm = manager.get("disarm")
+    armed = "armed" if _age_word(manager, now) == "active" else "standby"
+    how = f"{disarm['state']}, resource mode: {disarm['mode']}" if isinstance(disarm, dict) else armed
+    print(f"fencing {how}")
+    print(f"lrm demo ({_lrm_word(lrm, now)}, {_local_time(lrm)})")
+    for sid in ha.requested():
+        ignored = isinstance(disarm, dict) and disarm["mode"] == "ignore"
+        print(f"service {sid} (demo, {'ignore' if ignored else ha.read_state(sid) or 'queued'})")
+
+
+def _age_word(status: Json, now: float) -> str:
+    written = status.get("timestamp")
+    age = now - written if isinstance(written, int) else 0.0
+    return "old timestamp - dead?" if age > 30 else "detected time drift!" if age < -2 else "active"
+
+
+def _lrm_word(lrm: Json, now: float) -> str:
+    if "timestamp" not in lrm:
+        return "unable to read lrm status"
+    if (word := _age_word(lrm, now)) != "active":
+        return word
+    return str(lrm["state"]) if lrm.get("mode") == "active" else f"{lrm.get('mode')} mode"
+
+
+def _local_time(status: Json) -> str:
+    written = status.get("timestamp")
+    return time.ctime(written) if isinstance(written, int) else "never"

@@ -1,0 +1,83 @@
+"""Whether HA's daemons are at work: the manager (CRM), which takes a request, and the LRM of the VM's node, which acts.
+
+Both write a status every 10 s, with the time by the clock of their node. A clock may be wrong, so a time decides alone
+only what is shown. A verb that would be refused for a time looks whether the daemons write anew.
+"""
+
+import time
+from collections.abc import Mapping
+
+from ..host.cluster import Cluster, cluster_view, node_name
+from ..host.ha import ha_manages
+from ..host.paths import Host
+from ..host.times import HA_TAKES_SECONDS
+from .outlook import ha_line, ha_proof
+
+SILENT_SECONDS = 180.0  # the manager of another node takes over about two minutes after the last word of a dead one
+# For a VM in one of these states an LRM takes no lock, so it may wait for its lock and be well (Tools.pm:191).
+_IDLE = ("", "stopped", "freeze", "error", "request_start")
+_MANAGER = "HA's manager pve-ha-crm"
+
+
+def find_dead_ha(view: Cluster, now: float | None = None) -> str:
+    """Return why HA does nothing with the VM now, although it manages it; empty if it acts, or if that can't be known.
+
+    Without a quorum HA's files are old, which tells nothing. The LRM of another node counts only while HA's manager
+    sees that node as online: otherwise the manager acts without it. `now` is this node's wall clock.
+    """
+    if not ha_manages(view.ha) or not view.quorate:
+        return ""
+    at = time.time() if now is None else now
+    lrm = f"pve-ha-lrm of node {view.node or node_name()}"
+    silent = [find_silence(_MANAGER, view.manager, at)]
+    counts = not view.node or view.node_seen == "online"
+    silent += [find_silence(lrm, view.lrm, at)] if counts else []
+    return " and ".join(filter(None, silent)) or (find_halt(lrm, view.lrm, view.ha_seen) if counts else "")
+
+
+def describe_ha(view: Cluster) -> str:
+    """Return one line on HA, empty where it does not manage the VM."""
+    return ha_line(view.ha, view.ha_seen, find_dead_ha(view))
+
+
+def prove_ha(vmid: int, view: Cluster) -> tuple[str, ...]:
+    """Return the line on HA, and what a person can do about it."""
+    return ha_proof(vmid, view.ha, view.ha_seen, find_dead_ha(view))
+
+
+def find_silence(daemon: str, status: Mapping[str, object], now: float) -> str:
+    """Return that a daemon has written nothing lately, empty if it has.
+
+    The clock of the node that wrote may differ: up to the limit that counts for nothing, in both directions.
+    """
+    written = status.get("timestamp")
+    if not isinstance(written, int | float):
+        return f"{daemon} seems dead, without any status"
+    if now - written > SILENT_SECONDS:
+        return f"{daemon} seems dead, silent for {now - written:.0f} s"
+    if written - now > SILENT_SECONDS:
+        return f"{daemon} may be dead: its last time is {written - now:.0f} s ahead of this node's clock"
+    return ""
+
+
+def find_halt(daemon: str, lrm: Mapping[str, object], state: str) -> str:
+    """Return why an LRM acts on no request although it writes, empty if it acts; `state` is the VM's, as HA sees it."""
+    if lrm.get("mode") in ("restart", "shutdown"):
+        return f"{daemon} is being stopped or restarted (mode {lrm['mode']})"
+    waits = lrm.get("state") == "wait_for_agent_lock" and state not in _IDLE
+    if waits or lrm.get("state") == "lost_agent_lock":
+        return f"{daemon} has no lock (state {lrm['state']}); after a restart it may wait two minutes for it"
+    return ""
+
+
+def is_ha_at_work(host: Host, view: Cluster, seconds_left: float) -> bool:
+    """Tell whether both daemons write anew, within some rounds after the look `view`. No wall clock matters here."""
+    until = time.monotonic() + min(HA_TAKES_SECONDS, seconds_left)
+    while time.monotonic() < until:
+        now = cluster_view(host)
+        pairs = ((now.manager, view.manager), (now.lrm, view.lrm))
+        has_written = all(new.get("timestamp") not in (None, old.get("timestamp")) for new, old in pairs)
+        if has_written and not find_halt("", now.lrm, now.ha_seen):
+            return True
+        time.sleep(0.5)
+    return False

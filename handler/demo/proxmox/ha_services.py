@@ -1,0 +1,290 @@
+"""A stand-in for HA's two services: the manager, pve-ha-crm, and the node's pve-ha-lrm, on a cluster of one node.
+
+Rules: pve-ha-manager 5.2.0 (HA/CRM.pm, HA/Manager.pm, HA/LRM.pm, HA/Tools.pm, HA/Resources/PVEVM.pm). Each works in
+rounds of 10 s, needs its lock, and writes the time of the round. What dies leaves its files as they are, and its lock
+for two minutes. SIGTERM ends a service as `systemctl stop` does.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from ...isolated import isolated_command
+from . import tasks
+from .errors import Died
+from .ha import Ha, replace_file
+from .plugin import load_plugin
+from .processes import leave_behind, name_of, name_process, processes_of, wait_for_end
+from .times import LEAST_FOR_QEMU, SECONDS, seconds
+from .vm import Vm
+
+Service = dict[str, Any]  # of the manager's service_status
+
+_INACTIVE = ("stopped", "freeze", "error", "request_start")  # Tools.pm, count_active_services
+_TAKES = {"started": "start", "request_stop": "stop", "stopped": "stop"}
+
+
+class Lock:
+    """A lock of pmxcfs that a service renews in each round. A dead service's lock is free after its lifetime."""
+
+    def __init__(self, ha: Ha, name: str) -> None:
+        self.path, self.lifetime, self.is_held = f"{ha.locks}/{name}", seconds(ha.root, "ha-lock"), False
+
+    def take(self) -> bool:
+        """Take or renew the lock; tell whether it is held."""
+        if self.is_held:
+            os.utime(self.path)
+            return True
+        try:
+            if time.time() - os.stat(self.path).st_mtime < self.lifetime:
+                return False
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            pass
+        os.makedirs(self.path)
+        self.is_held = True
+        return True
+
+    def release(self) -> None:
+        """Give the lock to who comes next."""
+        if self.is_held:
+            os.rmdir(self.path)
+
+
+class Crm:
+    """The manager."""
+
+    def __init__(self, ha: Ha) -> None:
+        self.ha, self.lock = ha, Lock(ha, "ha_manager_lock")
+        self.uids = 0
+
+    def is_over(self, ends: bool) -> bool:
+        """Tell whether the service has ended after SIGTERM: at once, with its lock released."""
+        return ends
+
+    def do_round(self, ends: bool) -> None:
+        """Read the queue, change the state of each service, and write the status (Manager.pm, manage)."""
+        if not self.ha.is_quorate() or not self.lock.take():
+            return
+        status, requested = self.ha.read_status(self.ha.manager), self.ha.requested()
+        found = status.get("service_status")
+        services: dict[str, Service] = found if isinstance(found, dict) else {}
+        lrm = self.ha.read_status(self.ha.lrm)
+        if "disarm" not in status:
+            self._add_and_remove(services, requested)
+        self._take_commands(services)
+        if "disarm" not in status:
+            for sid, service in services.items():
+                while self._change(sid, service, requested.get(sid, "disabled"), lrm):
+                    pass
+        status |= {"master_node": "demo", "service_status": services, "timestamp": read_clock()}
+        status.setdefault("node_status", {"demo": "online"})
+        replace_file(self.ha.manager, json.dumps(status))
+
+    def _add_and_remove(self, services: dict[str, Service], requested: dict[str, str]) -> None:
+        for sid, state in requested.items():
+            if sid not in services and state != "ignored":
+                services[sid] = {"state": "request_start" if state == "started" else "request_stop", "node": "demo"}
+                services[sid]["uid"] = self._new_uid()
+        for sid in [sid for sid in services if requested.get(sid, "ignored") == "ignored"]:
+            del services[sid]
+
+    def _take_commands(self, services: dict[str, Service]) -> None:
+        for line in self.ha.take_commands():
+            match line.split():
+                case ["stop", sid, limit] if sid in services:
+                    services[sid]["cmd"] = ["stop", limit]
+
+    def _change(self, sid: str, service: Service, requested: str, lrm: dict[str, Any]) -> bool:
+        """Change a service's state; tell whether it changed."""
+        before, result = service["state"], lrm.get("results", {}).get(service.get("uid"))
+        code = None if result is None else result["exit_code"]
+        match before:
+            case "request_start":
+                self._enter(service, "started")
+            case "started":
+                self._change_started(sid, service, requested, code)
+            case "request_stop" if code is not None:
+                self._enter(service, "stopped" if code == 0 else "error")
+            case "stopped":
+                service.pop("cmd", None)
+                if requested == "started":
+                    self._enter(service, "request_start")
+            case "freeze" if lrm.get("mode") == "active":
+                self._enter(service, "started" if requested == "started" else "request_stop")
+            case "error" if requested == "disabled":
+                self._enter(service, "stopped")
+        if lrm.get("mode") == "restart" and service["state"] in ("started", "stopped", "request_stop"):
+            self._enter(service, "freeze")
+        return bool(service["state"] != before)
+
+    def _change_started(self, sid: str, service: Service, requested: str, code: int | None) -> None:
+        if requested != "started":
+            self._enter(service, "request_stop")
+        elif command := service.pop("cmd", None):
+            stop = partial(self._stop, sid, service, command[1])
+            load_plugin(self.ha.root).do_step("manager", self.ha.root, int(sid.partition(":")[2]), "stop", stop)
+        elif code == 0:
+            service.pop("failed", None)
+            service["uid"] = self._new_uid()  # so that the LRM starts it again when it has ended
+        elif code is not None:
+            service["failed"] = service.get("failed", 0) + 1
+            if service["failed"] > 1:  # max_relocate, and there is no other node
+                self._enter(service, "error")
+            else:
+                service["uid"] = self._new_uid()
+
+    def _stop(self, sid: str, service: Service, limit: str) -> None:
+        self._enter(service, "request_stop", timeout=limit)
+        self.ha.request(sid, "stopped")
+
+    def _enter(self, service: Service, state: str, **more: str) -> None:
+        service.pop("timeout", None)
+        service |= {"state": state, "uid": self._new_uid(), **more}
+
+    def _new_uid(self) -> str:
+        self.uids += 1
+        return f"{os.getpid()}-{self.uids}"
+
+
+class Lrm:
+    """The node's LRM. Its tasks are children, so that its rounds go on."""
+
+    def __init__(self, ha: Ha) -> None:
+        self.ha, self.lock = ha, Lock(ha, "ha_agent_demo_lock")
+        self.mode, self.state = "active", "wait_for_agent_lock"
+        self.tasks: dict[str, tuple[int, Service]] = {}  # the process and the service, by sid
+        self.results: dict[str, Service] = {}
+        self.tries: dict[str, int] = {}
+
+    def is_over(self, ends: bool) -> bool:
+        """Tell whether the service has ended after SIGTERM: once HA's manager has frozen what runs here."""
+        return ends and not self.tasks and not self._active()
+
+    def do_round(self, ends: bool) -> None:
+        """Do what the manager's status asks for, and write the own one (LRM.pm, work)."""
+        if not self.ha.is_quorate():
+            return
+        self.mode = "restart" if ends else "active"
+        if self.state == "wait_for_agent_lock" and self._active() and self.lock.take():
+            self.state = "active"
+        if self.state == "active" and self.lock.take():
+            for sid in list(self.tasks):
+                self._collect(sid)
+            for sid, service in self._services().items() if not ends else ():
+                self._begin(sid, service)
+        status = {"state": self.state, "mode": self.mode, "results": self.results, "timestamp": read_clock()}
+        replace_file(self.ha.lrm, json.dumps(status))
+
+    def _services(self) -> dict[str, Service]:
+        found = self.ha.read_status(self.ha.manager).get("service_status")
+        return found if isinstance(found, dict) else {}
+
+    def _active(self) -> bool:
+        return any(service["state"] not in _INACTIVE for service in self._services().values())
+
+    def _begin(self, sid: str, service: Service) -> None:
+        """Begin the task of a service; one that is stopped is stopped each time, whatever has come of it."""
+        uid, verb = service.get("uid"), _TAKES.get(service["state"])
+        if sid in self.tasks or not uid or not verb or (uid in self.results and service["state"] != "stopped"):
+            return
+        if not os.path.exists(f"{self.ha.root}/etc/pve/qemu-server/{sid.removeprefix('vm:')}.conf"):
+            return
+        vm = Vm(self.ha.root, int(sid.partition(":")[2]))
+        if (vm.pid is not None) == (verb == "start"):
+            self._keep_result(sid, service, 0)
+        elif pid := os.fork():
+            self.tasks[sid] = (pid, service)
+        else:
+            os._exit(run_task(vm, verb, service.get("timeout", "60")))
+
+    def _collect(self, sid: str) -> None:
+        """Keep the result of a task that has ended."""
+        pid, service = self.tasks[sid]
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            del self.tasks[sid]
+            self._keep_result(sid, service, os.waitstatus_to_exitcode(status))
+
+    def _keep_result(self, sid: str, service: Service, code: int) -> None:
+        """Keep a result for the manager; a start that failed is tried once more here before (max_restart)."""
+        self.tries[sid] = self.tries.get(sid, 0) + 1 if code and service["state"] == "started" else 0
+        if self.tries[sid] != 1:
+            self.tries[sid] = 0
+            self.results = {service["uid"]: {"sid": sid, "state": service["state"], "exit_code": code}}
+
+
+def read_clock() -> int:
+    """Return the time that a service writes."""
+    return int(time.time() + SECONDS["ha-clock"])
+
+
+def run_task(vm: Vm, verb: str, limit: str) -> int:
+    """Run a task and return its exit code; a stop with a time limit is a shutdown that ends by force (PVEVM.pm)."""
+    words = ["--timeout", limit, "--forceStop", "1"] if verb == "stop" and limit != "0" else []
+    codes: list[int] = []
+
+    def work() -> None:
+        codes.append(tasks.run(vm, "shutdown" if words else verb, words, from_ha=True))
+
+    try:
+        load_plugin(vm.root).do_step("lrm", vm.root, vm.vmid, verb, work)
+    except Died as error:
+        return error.code
+    return sum(codes)
+
+
+def main() -> int:
+    """Run `ROOT systemctl start|stop UNIT...`, or `ROOT serve UNIT`, one of HA's services."""
+    root, command, *words = sys.argv[1:]
+    if command == "serve":
+        serve(root, words[0])
+        return 0
+    verb, *units = words
+    for unit in units:
+        if unit not in UNITS or verb not in ("start", "stop"):
+            print(f"Unit {unit}.service not found.", file=sys.stderr)
+            return 5
+        running = find_service(root, unit)
+        if verb == "start" and not running:
+            leave_behind([*isolated_command("demo.proxmox.ha_services"), root, "serve", unit])
+            until = time.monotonic() + LEAST_FOR_QEMU
+            while not find_service(root, unit) and time.monotonic() < until:
+                time.sleep(0.01)
+        for pid in running if verb == "stop" else ():
+            os.kill(pid, signal.SIGTERM)
+            wait_for_end(pid, None)
+    return 0
+
+
+def find_service(root: str, unit: str) -> list[int]:
+    """Return the processes of a service."""
+    return [pid for pid in processes_of(root) if name_of(pid) == unit]
+
+
+def serve(root: str, unit: str) -> None:
+    """Run a service until SIGTERM ends it, or until its host is gone."""
+    load_plugin(root).before(root, unit, [])
+    ends: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ends.append(number)
+
+    signal.signal(signal.SIGTERM, end)
+    name_process([unit], unit)  # by now a signal may come
+    service = UNITS[unit](Ha(root))
+    while os.path.isdir(root) and not service.is_over(bool(ends)):
+        try:
+            service.do_round(bool(ends))
+        except (OSError, Died):  # its files are away, or the lock is held: the next round
+            pass
+        time.sleep(seconds(root, "ha-round"))
+    service.lock.release()
+
+
+UNITS: dict[str, type[Crm] | type[Lrm]] = {"pve-ha-crm": Crm, "pve-ha-lrm": Lrm}

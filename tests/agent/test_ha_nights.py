@@ -1,0 +1,121 @@
+"""Nights in which HA's daemons die, before a verb and during one.
+
+No VM that was on is off after a cycle because HA was asked and could not act; and what was not answered does not come
+later, when HA is back.
+"""
+
+from typing import Any
+
+import pytest
+
+from breakglass.demo.proxmox.ha import Ha
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import Session, execute, set_constants
+from ..support.pve_host import HA_UNITS, await_ha_rounds, ha_queue, ha_requested, kill_ha, systemctl, under_ha
+from ..support.stages import until
+
+pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
+CRM, LRM = HA_UNITS
+
+
+def shown(trailer: dict[str, Any]) -> str:
+    return "\n".join([trailer["verdict"]["sentence"], *trailer["verdict"]["evidence"], *trailer["warnings"]])
+
+
+@pytest.mark.all
+def test_with_a_dead_ha_nothing_is_asked_of_it_until_a_person_starts_it(world: World) -> None:
+    """Status, forensics and check say so; the cycle is refused; the command from the answer makes it work."""
+    set_constants(world, HA_TAKES_SECONDS=1.0)
+    under_ha(world, dead=HA_UNITS, silent=324)
+    before = world.pid
+    answer = execute(world, "forensics")
+    dead = "HA does nothing now, because HA's manager pve-ha-crm seems dead, silent for 3"
+    assert dead in answer.stdout
+    assert dead in shown(answer.trailer)
+    assert "HA starts it again" not in shown(answer.trailer)
+    assert (
+        f"error: VM {VMID}: HA manages it: requested started, now started; {dead}"
+        in execute(world, f"check vm={VMID}").stdout
+    )
+    refused = execute(world, "cycle")
+    assert (refused.code, refused.trailer["verdict"]["code"], world.pid) == (12, "ha-stuck", before)
+    assert "by hand: systemctl start pve-ha-crm pve-ha-lrm" in shown(refused.trailer)
+    assert (ha_queue(world), ha_requested(world)) == ("", "started")
+    assert execute(world, "reset").trailer["outcome"] == "done"
+    systemctl(world, "start", *HA_UNITS)
+    await_ha_rounds(world)
+    assert execute(world, "cycle").trailer["outcome"] == "done"
+    assert world.pid not in (None, before)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("verb", ["cycle", "stop"])
+def test_what_a_dead_manager_was_asked_does_not_happen_when_it_is_back(world: World, verb: str) -> None:
+    """It died a moment ago, so it was asked: its queue keeps the request, which the verb takes back."""
+    under_ha(world, dead=(CRM,))
+    before = world.pid
+    answer = execute(world, verb)
+    assert (answer.code, answer.trailer["verdict"]["code"], world.pid) == (14, "ha-holds", before)
+    assert "the request to stop the VM was taken back before HA read it" in shown(answer.trailer)
+    assert ha_queue(world) == ""
+    systemctl(world, "start", CRM)
+    await_ha_rounds(world)
+    assert (world.pid, ha_requested(world)) == (before, "started")
+
+
+@pytest.mark.all
+def test_a_request_of_another_person_stays_in_the_queue(world: World) -> None:
+    """The verb takes back its own, and leaves those for the VM and for others that came before it."""
+    under_ha(world, dead=(CRM,))
+    others = f"stop vm:9{VMID} 0\nmigrate vm:9{VMID} pve2\nstop vm:{VMID} 0\n"
+    (world.root / "etc/pve/ha/crm_commands").write_text(others)
+    assert execute(world, "cycle").trailer["verdict"]["code"] == "ha-holds"
+    assert ha_queue(world) == others
+
+
+@pytest.mark.all
+def test_a_cycle_does_not_end_qemu_beside_an_lrm_that_has_died(world: World) -> None:
+    """The manager took the stop, and the LRM dies in the wait. The VM runs on, and when the LRM is back, it runs."""
+    under_ha(world, round=40)
+    before = world.pid
+    with Session(world) as session:
+        tag = session.send("cycle")
+        until(lambda: ha_requested(world) == "stopped", "the request in HA's hands")
+        kill_ha(world, LRM)
+        result = session.result(tag, 120)
+    assert (result["exit_code"], result["verdict"]["code"], world.pid) == (14, "ha-holds", before)
+    assert "it was not killed, because HA could not start it again" in shown(result)
+    assert "it may stop the VM once, and then starts it again" in shown(result)
+    assert ha_requested(world) == "started"
+    systemctl(world, "start", LRM)
+    until(lambda: world.pid not in (None, before), "HA's stop and its start")
+
+
+@pytest.mark.all
+def test_a_cycle_whose_lrm_dies_between_stop_and_start_is_named_stranded(world: World) -> None:
+    """HA stopped the VM and was asked to start it: that request stays, and HA starts the VM when it is back."""
+    under_ha(world, round=40)
+    with Session(world) as session:
+        tag = session.send("cycle")
+        until(lambda: world.pid is None, "HA's stop")
+        kill_ha(world, LRM)
+        result = session.result(tag, 120)
+    assert (result["exit_code"], result["verdict"]["code"], world.pid) == (15, "stranded", None)
+    assert "HA took the request and may still start it" in shown(result)
+    systemctl(world, "start", LRM)
+    until(lambda: world.pid is not None, "HA's start")
+
+
+@pytest.mark.all
+def test_an_lrm_that_a_person_has_stopped_refuses_a_cycle(world: World) -> None:
+    """HA's manager freezes its services, and the LRM's last word is that it stops."""
+    under_ha(world)
+    systemctl(world, "stop", LRM)
+    before = world.pid
+    set_constants(world, HA_TAKES_SECONDS=1.0)
+    refused = execute(world, "cycle")
+    assert (refused.code, refused.trailer["verdict"]["code"], world.pid) == (12, "ha-stuck", before)
+    assert "is being stopped or restarted (mode restart)" in shown(refused.trailer)
+    systemctl(world, "start", LRM)
+    until(lambda: Ha(str(world.root)).read_state(f"vm:{VMID}") == "started", "HA's work on it")
