@@ -30,6 +30,7 @@ export const VERDICTS = {
 	stopped: { words: "Off", tone: "warn", icon: "stopped", advice: "start", why: "It is switched off. Start it." },
 	"stopped-locked": { words: "Off: locked", tone: "warn", icon: "stopped" },
 	"other-node": { words: "On another node", tone: "warn", icon: "unknown" },
+	"stale-copy": { words: "On two nodes", tone: "bad", icon: "hung" },
 	container: { words: "It is a container", tone: "warn", icon: "unknown" },
 	"ha-stuck": { words: "Off: HA holds it", tone: "bad", icon: "hung" },
 	leftover: { words: "Off: process left", tone: "bad", icon: "stopped" },

@@ -52,6 +52,7 @@ STOPPED = "stopped"
 ELSEWHERE = "elsewhere"  # stopped on this host, and another node has the VM's configuration: it may run there
 WITHOUT_PROCESS = (STOPPED, ELSEWHERE)  # states in which no QEMU of the VM is on this host
 MOVED_CODES = ("other-node", "moved")  # verdicts that name the node which has the VM
+STALE_COPY = "stale-copy"  # a QEMU of the VM is here, and another node has the VM
 PLACE_UNKNOWN = "place-unknown"  # no QEMU of the VM is here, and /etc/pve does not tell which node has it
 
 CONTAINER = "container"  # the verdict on a number that belongs to a container

@@ -206,8 +206,16 @@ def by_hand(vm: Vm, host: Host, verb: str) -> tuple[str, ...]:
 
 
 def _qm_commands(ssh: Address, vmid: int) -> tuple[str, ...]:
-    at = f"root@{ssh.host}" if ssh.port == 22 else f"-p {ssh.port} root@{ssh.host}"
-    return tuple(f"ssh {at} qm {verb} {vmid}" for verb in ("status", "reset", "stop", "start"))
+    return tuple(f"ssh {_root_at(ssh)} qm {verb} {vmid}" for verb in ("status", "reset", "stop", "start"))
+
+
+def _root_at(ssh: Address) -> str:
+    return f"root@{ssh.host}" if ssh.port == 22 else f"-p {ssh.port} root@{ssh.host}"
+
+
+def kill_by_hand(host: Host, vmid: int) -> str:
+    """Return the command that ends a QEMU on a host where `qm` can't, because another node has the VM."""
+    return f"ssh {_root_at(host.ssh)} 'kill $(cat /run/qemu-server/{vmid}.pid)'"
 
 
 def _naming(lines: Iterable[str], *words: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ bodies.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..proven import read_proven
@@ -95,15 +95,6 @@ def answer_without_trailer(
     if stage is not None:
         body |= {name: stage[name] for name in ("stage", "deadline", "started")}
     return _with_outcome(body, outcome)
-
-
-def with_evidence(answer: Answer, line: str) -> Answer:
-    """Return the answer with one more line at the end of its verdict's evidence."""
-    verdict = answer.body["verdict"]
-    if not isinstance(verdict, dict):
-        return answer
-    evidence = [*_texts(verdict.get("evidence")), line]
-    return replace(answer, body={**answer.body, "verdict": {**verdict, "evidence": evidence}})
 
 
 def rejected_answer(verb: str, vm: str, msg_id: str, caller: str, sentence: str, hint: str) -> Answer:

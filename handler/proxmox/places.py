@@ -7,10 +7,11 @@ hosts, all of them are asked. docs/protocol.md, "A VM that moves", has the rules
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config.model import Vm
 from ..errors import Lost, Unreached
+from ..other_nodes import OtherNodes, explain_claim
 from ..times import say_since
 from .host import HostConnection
 from .outcome import AGENT_REFUSED, Message
@@ -18,6 +19,9 @@ from .wire import job_line, where_line
 
 ASK_SECONDS = 1.0  # for the hosts to answer
 ASK_AGAIN_SECONDS = 4.0  # the same, if the id may have been sent before: then each of them has to answer
+
+
+_ALONE = OtherNodes()
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,25 @@ class Destination:
         has_id: it has a record of the request's id.
         is_only: the VM has no other host.
         away: the host of the VM's node, if it did not answer and another host named that node.
+        copy: the host of a stale copy, if that is the only QEMU of the VM.
+        nodes: what is known of the VM's nodes.
     """
 
     host: HostConnection
     has_id: bool = False
     is_only: bool = False
     away: HostConnection | None = None
+    copy: HostConnection | None = None
+    nodes: OtherNodes = _ALONE
+
+    def serving(self, verb: str) -> "Destination":
+        """Return where a verb goes; raise Unreached for one that could make the VM run twice.
+
+        A `stop` goes to a stale copy that is the only QEMU: the host that has the VM would say that it is off.
+        """
+        if self.nodes.copies and verb in ("start", "cycle"):
+            raise Unreached(*self.nodes.refusal)
+        return replace(self, host=self.copy, nodes=_ALONE) if verb == "stop" and self.copy else self
 
     @property
     def trouble(self) -> str:
@@ -53,6 +70,7 @@ class _Place:
     node: str = ""
     here: str = ""
     sure: bool = False
+    has_process: bool = False  # one that no migration accounts for
 
     @property
     def is_proof(self) -> bool:
@@ -87,32 +105,39 @@ class Places:
         """
         if len(vm.hosts) == 1 and not vm.hosts_off:
             return Destination(hosts[0], is_only=True)
+        copies: list[_Place] = []
         for _ in range(3):
             answers = await _ask_each(hosts, vm.vmid, msg_id, repeated)
-            if has_id := next((one.host for one in answers if one.has_id), None):
-                return Destination(has_id, has_id=True)
-            if sum(one.sure and one.is_proof and _is_mate(one.host, hosts[0]) for one in answers) < 2:
+            mates = [one for one in answers if _is_mate(one.host, hosts[0])]
+            proofs = [one for one in mates if one.sure and one.is_proof]
+            if claims := [one for one in answers if one.has_id]:
+                return _believe(claims, proofs, is_expected=repeated or not changes)
+            sure = min((one for one in mates if one.sure), key=lambda one: not one.is_proof, default=None)
+            earlier, copies = copies, [one for one in mates if sure and one.has_process and one.here != sure.node]
+            if len(proofs) < 2 and copies in ([], earlier):
                 break  # otherwise it moved between two answers, and an id may have acted before it did
             await asyncio.sleep(0.2)
-        else:
+        if len(proofs) > 1:
             raise Unreached("place-disputed", "several hosts say that they have the VM", "look at it on each of them")
-        found = self._choose(vm, hosts, answers, changes)
+        found = self._choose(vm, hosts, mates, sure, changes)
         doubtful = [one for one in answers if one.has_id is None and (one.answered or one.host is not found.host)]
         if repeated and (doubtful or vm.hosts_off):
             names = ", ".join([*(one.host.host.name for one in doubtful), *vm.hosts_off])
             hint = f"mend what is wrong with {names}, then send the same id again; or look, and use a new id"
             raise Lost(f"{names} can't say whether this id ran there, so nothing was sent now", hint)
-        return found
+        running = [one for one in mates if one.has_process]
+        copy = copies[0].host if copies and copies == running and found.away is None else None
+        return replace(found, copy=copy, nodes=OtherNodes(vm.vmid, sure.node if sure else "", copies, running))
 
-    def _choose(self, vm: Vm, hosts: Sequence[HostConnection], answers: Sequence[_Place], changes: bool) -> Destination:
+    def _choose(
+        self, vm: Vm, hosts: Sequence[HostConnection], mates: Sequence[_Place], sure: _Place | None, changes: bool
+    ) -> Destination:
         """Return the host that has the VM by the word of a node with a quorum, or by its process, or the last known."""
-        mates = [one for one in answers if _is_mate(one.host, hosts[0])]
-        sure = min((one for one in mates if one.sure), key=lambda one: not one.is_proof, default=None)
         if sure is not None and not sure.is_proof:
             named = next((host for host in hosts if host.node == sure.node and _is_mate(host, hosts[0])), None)
             if named is None:  # no host is configured for that node: the one that was asked refuses
                 return Destination(sure.host)
-            has_answered = any(one.host is named and one.answered for one in answers)
+            has_answered = any(one.host is named and one.answered for one in mates)
             return Destination(named if changes or has_answered else sure.host, away=None if has_answered else named)
         last_seen = self._seen.get(vm.name)
         proof = sure or min((m for m in mates if m.is_proof), key=lambda m: m.host.host.name != last_seen, default=None)
@@ -122,7 +147,7 @@ class Places:
             return Destination(proof.host)
         last = next((host for host in hosts if host.host.name == self.host_of(vm)), hosts[0])
         answering = next((one.host for one in mates if one.answered), last)
-        return Destination(last if changes or any(one.host is last and one.answered for one in answers) else answering)
+        return Destination(last if changes or any(one.host is last and one.answered for one in mates) else answering)
 
 
 def _is_mate(host: HostConnection, first: HostConnection) -> bool:
@@ -130,15 +155,25 @@ def _is_mate(host: HostConnection, first: HostConnection) -> bool:
     return host is first or (host.cluster is not None and host.cluster == first.cluster != "")
 
 
+def _believe(claims: Sequence[_Place], proofs: Sequence[_Place], is_expected: bool) -> Destination:
+    """Return the host that has a record of the id; raise Unreached for one that can't have it, as far as is known.
+
+    An id that was not sent before is no host's. So a host that says that it has it must at least be the one that has
+    the VM: otherwise one hostile host would get the verbs of VMs that run on others.
+    """
+    if is_expected or (len(proofs) == 1 and claims == proofs):
+        return Destination(claims[0].host, has_id=True)
+    raise Unreached("place-disputed", *explain_claim(claims))
+
+
 async def _ask_each(hosts: Sequence[HostConnection], vmid: int, msg_id: str, is_repeated: bool) -> list[_Place]:
-    """Return what each host says. Without an id, the first that surely has the VM is enough."""
+    """Return what each host says. The first that has an id which may have been sent before is enough."""
     asking = [asyncio.create_task(_ask(host, vmid, msg_id, is_repeated)) for host in hosts]
     answers = []
     try:
         for each in asyncio.as_completed(asking):
             answers.append(await each)
-            one = answers[-1]
-            if one.has_id or (not msg_id and one.sure and one.is_proof and _is_mate(one.host, hosts[0])):
+            if is_repeated and answers[-1].has_id:
                 break
     finally:
         for task in asking:
@@ -165,7 +200,8 @@ def _read_place(host: HostConnection, result: Message) -> _Place:
     host.hear_cluster(result.get("cluster"))
     has_id, answered, sure = result.get("known"), result["exit_code"] == 0, result.get("sure") is True
     node, here = (str(result.get(name, "")) for name in ("node", "here"))
-    return _Place(host, answered, has_id if isinstance(has_id, bool) else None, node, here, sure)
+    has_process = result.get("process") is True and result.get("migrating") is not True
+    return _Place(host, answered, has_id if isinstance(has_id, bool) else None, node, here, sure, has_process)
 
 
 def _has_job(job: Message) -> bool | None:

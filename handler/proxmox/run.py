@@ -6,13 +6,14 @@ the list, whatever the host sends.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from .. import audit
 from ..counts import StageClock
 from ..errors import Lost, Unreached
 from .host import HostConnection
-from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer, with_evidence
+from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer
 from .places import Destination
 from .request import VerbRequest
 from .sent_ids import SentIds
@@ -64,29 +65,38 @@ class Run:
                 outcome = self.answer.outcome
                 audit.request(self._began, outcome, request.caller.name, request.verb, request.vm.name, request.id)
 
-    async def _find_host(self) -> HostConnection:
-        """Return the host to which the request goes; raise Lost if the id may have gone to another one."""
+    async def _find_host(self) -> Destination:
+        """Return where the request goes; raise Lost if the id may have gone to another host."""
         request = self._request
         known = request.id if request.is_mutating else request.job
         found = self._found = await self._find(known, request.is_mutating, self._is_repeated)
+        found = self._found = found.serving(request.verb)
         self._request = replace(request, place=(found.away or found.host).host)
         audit.add(host=found.host.host.name)
-        return found.host
+        return found
 
-    async def _ask_host(self, host: HostConnection) -> Answer:
-        line = verb_line(self._request)
+    async def _ask_host(self, found: Destination) -> Answer:
+        host, line = found.host, verb_line(self._request)
         if self._request.is_job:
             async for message in host.run(line):
                 self._add(message)
         else:
             for message in await host.read(line):
                 self._add(message)
-        trailer = self._messages.pop()
+        trailer = await self._prove_stop(found, self._messages.pop())
         stdout, stderr = self._output("stdout"), self._output("stderr")
         answer = answer_from_trailer(self._request, trailer, stdout, stderr, host.warnings)
-        if self._found is not None and self._found.host is not self._found.away and self._found.trouble:
-            answer = with_evidence(answer, self._found.trouble)
+        trouble = found.trouble if host is not found.away else ""
+        answer = replace(answer, body=found.nodes.add_to(answer.body, trouble))
         return await self._with_jobs(answer, trailer, host) if self._request.verb == "history" else answer
+
+    async def _prove_stop(self, found: Destination, trailer: Message) -> Message:
+        """Return a result; that of a `stop` becomes `failed` while another host has a process of the VM."""
+        if self._request.verb == "stop" and trailer["outcome"] == "done" and not found.is_only:
+            with suppress(Unreached, Lost):
+                now = await self._find("", False, False)
+                return now.nodes.prove_stop(trailer, found.host.host.name)
+        return trailer
 
     async def _with_jobs(self, answer: Answer, trailer: Message, host: HostConnection) -> Answer:
         """Add the jobs to the answer of `history`, null if the host did not read them, and the one that is named.
@@ -127,7 +137,8 @@ class Run:
             return self._unknown(error.reason, "was sent before and may have run")
         if found is not None and found.away is not None:
             error = Unreached(error.cause, f"the VM is on node {found.away.node}: {error.reason}", error.hint)
-        return answer_without_trailer(request, "unreached", error.cause, error.message, error.hint)
+        answer = answer_without_trailer(request, "unreached", error.cause, error.message, error.hint)
+        return replace(answer, body=found.nodes.add_by_hand(answer.body)) if found else answer
 
     def _unknown(self, reason: str, effect: str = "may have run", hint: str = ATTACH) -> Answer:
         sentence = f'{reason}; "{self._request.verb}" {effect}'

@@ -267,7 +267,7 @@ def test_a_vm_that_was_moved_is_elsewhere_and_not_stopped(world: World) -> None:
 
 def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:
     """A QEMU that stands still while another node has its configuration is a migration's: no reset, no cont."""
-    moved(world)
+    moved(world, lock="migrate")
     world.monitor("stop")
     for verb in ("reset", "start"):
         assert execute(world, verb).trailer["verdict"]["code"] == "other-node"

@@ -1,5 +1,6 @@
 """A VM with several hosts, of which one says what is not true: no verb acts on the wrong QEMU, or says `stopped`."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import pytest
 
 from breakglass.client import new_id
 
+from ..support.agent import constants_set
 from ..support.cluster import Cluster, cluster
+from ..support.selection import sampled
 from ..support.service import Service
+from ..support.signals import signal_process
 from ..support.stages import memory, until
 
 pytestmark = pytest.mark.real("sshd")
@@ -150,3 +154,52 @@ def test_a_vm_that_two_nodes_claim_gets_no_power_verb(nodes: Cluster, service: S
     answer = service.pve("reset", msg_id=msg_id).json
     assert (answer["outcome"], answer["reached"], answer["verdict"]["code"]) == ("unreached", False, "place-disputed")
     assert not any(memory(sshd.world, "jobs", msg_id).exists() for sshd in nodes.nodes.values())
+
+
+LIES = {
+    "knows": "replace(_has_record=lambda host, job_id: True)",
+    "knows and has it": "replace(_has_record=lambda host, job_id: True)\n"
+    "replace(look_at_cluster=lambda host: find('Cluster')(quorate=True, config=True, cluster='demo'))",
+}
+
+
+@pytest.mark.parametrize("lie", sampled(LIES, "knows"))
+def test_a_host_that_says_that_it_knows_a_new_id_gets_no_verb(nodes: Cluster, short_dir: Path, lie: str) -> None:
+    """The id is new. The VM runs on pve1, and the verb would be `done` on pve3 without having been done."""
+    liar = nodes.nodes["pve3"].world
+    with constants_set(liar, LIES[lie]):
+        service = nodes.handler(short_dir)
+        try:
+            for verb in ("reset", "stop"):
+                answer = service.pve(verb).json
+                assert (answer["outcome"], answer["reached"]) == ("unreached", False), answer
+                assert answer["verdict"]["code"] == "place-disputed"
+                assert memory(liar, "jobs").exists() is False
+            if lie == "knows":
+                assert "pve3 says that this id ran there, and does not have the VM" in answer["verdict"]["sentence"]
+                assert service.pve("status").json["state"] == "running"  # a look has no id
+        finally:
+            service.stop()
+    assert nodes.world.pid is not None
+
+
+@pytest.mark.all
+def test_a_host_that_says_that_it_runs_the_vm_can_only_refuse(nodes: Cluster, short_dir: Path) -> None:
+    """It prevents start and cycle until it is taken off `hosts`, and every stop says that it is not proven."""
+    liar = nodes.nodes["pve3"].world
+    with constants_set(liar, "replace(is_here=lambda host: True)"):
+        service = nodes.handler(short_dir)
+        try:
+            assert service.pve("cycle").json["verdict"]["code"] == "stale-copy"
+            assert service.pve("reset").json["outcome"] == "done"
+            answer = service.pve("stop").json
+            assert (answer["outcome"], answer["verdict"]["code"]) == ("failed", "stale-copy"), answer
+            assert nodes.world.pid is None
+            text = service.config.read_text()
+            service.config.write_text(text.replace('"pve1", "pve2", "pve3"', '"pve1", "pve2"'))
+            assert service.config.read_text() != text
+            signal_process(service.process.pid, signal.SIGHUP)
+            until(lambda: service.pve("start").json["outcome"] == "done", "a start without pve3")
+        finally:
+            service.stop()
+    assert nodes.world.pid is not None

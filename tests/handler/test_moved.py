@@ -137,7 +137,10 @@ def test_a_lost_node_is_named_and_the_vm_found_again(nodes: Cluster, service: Se
 
 
 def test_two_handlers_act_once(nodes: Cluster, service: Service, other_dir: Path) -> None:
-    """A handler that never saw the id asks the other nodes for it, even if the client does not set `again`."""
+    """A handler that never saw the id asks the other nodes for it.
+
+    It believes a node that does not have the VM only if the client says that it repeats itself.
+    """
     nodes.move("pve1")
     msg_id = new_id()
     first = service.pve("cycle", msg_id=msg_id).json
@@ -145,9 +148,12 @@ def test_two_handlers_act_once(nodes: Cluster, service: Service, other_dir: Path
     nodes.move("pve2")
     other = nodes.handler(other_dir)
     try:
-        again = other.pve("cycle", msg_id=msg_id).json
+        new = other.pve("cycle", msg_id=msg_id).json
+        again = other.pve("cycle", msg_id=msg_id, again=True).json
     finally:
         other.stop()
+    assert (new["outcome"], new["reached"], new["verdict"]["code"]) == ("unreached", False, "place-disputed"), new
+    assert '"again": true' in new["verdict"]["evidence"][0]
     assert (again["outcome"], again["attached"], again["started"]) == ("done", True, first["started"])
 
 

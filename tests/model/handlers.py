@@ -12,6 +12,8 @@ from .world import (
     DONE,
     DOWN,
     ELSEWHERE,
+    ENDS_IT,
+    FAILED,
     FIRST,
     FOUND,
     IDS,
@@ -22,6 +24,8 @@ from .world import (
     NOWHERE,
     OVERTAKEN,
     SENT,
+    SINGLE,
+    TRUE,
     UNKNOWN,
     UNREACHED,
     UP,
@@ -54,7 +58,7 @@ def handle(state: State, rules: Rules, number: int, sending: Sending) -> Iterato
             yield f"node {sending.node} reads {what}", put_sending(reached, number, sending._replace(at=ATTACHED))
     elif sending.at == ATTACHED:
         if is_linked:
-            yield from _wait(state, number, sending)
+            yield from _wait(state, rules, number, sending)
     else:  # LOST
         if is_linked:
             again = put_sending(state, number, sending._replace(at=SENT))
@@ -105,7 +109,9 @@ def _answer(state: State, rules: Rules, number: int, place: int) -> Answer | Non
     job = state.nodes[place].jobs[IDS[number]]
     is_new = job.phase == NONE or (job.phase == ELSEWHERE and not rules.elsewhere_is_known)
     is_known = not is_new or (job.archived and rules.asks_archive)
-    return Answer(is_known and rules.goes_where_known, shown_place(state, place, rules))
+    is_lie = state.lies and place == 1
+    sure, runs = state.nodes[place].sees == CLEAR or not rules.proves_by_quorum, has_process(state, place)
+    return Answer((is_known and rules.goes_where_known) or is_lie, shown_place(state, place, rules), sure, runs)
 
 
 def _describe(place: int, answer: Answer | None) -> str:
@@ -123,11 +129,17 @@ def _choose(state: State, rules: Rules, number: int, sending: Sending, answers: 
     handler = state.handlers[to]
     asks = f"handler {to} asks for {what}"
     heard = {place: answer for place, answer in answers.items() if answer is not None}
+    sure = [place for place, answer in heard.items() if answer.sure and answer.shown == place]
     for place, answer in heard.items():
-        if answer.known:
+        if answer.known and (_is_repeated(state, rules, number) or not rules.doubts_claims or sure == [place]):
+            if state.lies and place == 1 and sure == [0] and not _is_repeated(state, rules, number):
+                state = state._replace(wrong=FOUND)
             return f"{asks}: node {place} knows it", _go(state, number, sending, place, is_known=True)
+        if answer.known:
+            told = _tell(state, number, UNREACHED)
+            return f"{asks}: node {place} says that it knows it, and does not have the VM", told
     shown = {place: answer.shown for place, answer in heard.items()}
-    proofs = [place for place in heard if shown[place] == place]
+    proofs = sure or [place for place in heard if shown[place] == place]
     if len(proofs) > 1 and rules.needs_one_proof:
         again = put_sending(state, number, sending._replace(first=None))
         return f"{asks}: both nodes say that they have the VM", again if state.apart else again._replace(wrong=FOUND)
@@ -141,13 +153,25 @@ def _choose(state: State, rules: Rules, number: int, sending: Sending, answers: 
             return f"{asks}: {why}, which can't be reached", _tell(state, number, _nothing_sent(state, rules, number))
     else:
         node, why = handler.node, f"nothing is known of the VM, last seen on node {handler.node}"
+    home = next((answer.shown for answer in heard.values() if answer.sure), NOWHERE)
+    copies = [place for place, answer in heard.items() if answer.runs and home not in (NOWHERE, place)]
+    if copies and IDS[number] == 0:
+        if rules.refuses_second:
+            told = _tell(state, number, _nothing_sent(state, rules, number))
+            return f"{asks}: node {copies[0]} runs the VM, which node {home} has", told
+        state = state._replace(wrong=SINGLE)
+    elif copies and home in heard and not heard[home].runs:
+        if rules.ends_copies:
+            node, why = copies[0], f"only node {copies[0]} runs the VM, which node {home} has"
+        else:
+            state = state._replace(wrong=ENDS_IT)
     asked = [place for place in (0, 1) if rules.asks_all or place != handler.node]
     silent = [place for place in asked if place not in heard and place != node]
     if silent and rules.waits_for_all and _is_repeated(state, rules, number):
         return f"{asks}: node {silent[0]} does not answer", _tell(state, number, UNKNOWN)
     if silent:
         state = state._replace(gaps=state.gaps | _unasked(state, rules, number))
-    elif not state.apart and state.place in heard and shown[state.place] == state.place != node:
+    elif not state.apart and state.place in heard and shown[state.place] == state.place != node and node not in copies:
         state = state._replace(wrong=FOUND)
     return f"{asks}: {why}", _go(state, number, sending, node)
 
@@ -230,11 +254,23 @@ def deliver(state: State, rules: Rules, number: int, place: int) -> State:
     return put_job(state, place, job_id, job._replace(phase=CLAIMED)) if is_new else state
 
 
-def _wait(state: State, number: int, sending: Sending) -> Iterator[Step]:
+def _runs_elsewhere(state: State, sending: Sending) -> bool:
+    """Tell whether the other host answers that it runs the VM, while a second QEMU is possible."""
+    other = 1 - sending.node
+    is_heard = state.handlers[sending.handler].links[other] == UP
+    return state.twice and is_heard and has_process(state, other)
+
+
+def _wait(state: State, rules: Rules, number: int, sending: Sending) -> Iterator[Step]:
     """The job's end is the answer."""
     job = state.nodes[sending.node].jobs[IDS[number]]
     what = name(number)
-    if job.phase >= DONE:
+    if job.phase == DONE and IDS[number] == 1 and _runs_elsewhere(state, sending):
+        if rules.proves_stops:
+            yield f"{what} is answered: the other node runs the VM", _tell(state, number, FAILED)
+        else:
+            yield f"{what} is answered", _tell(state._replace(wrong=TRUE), number, DONE)
+    elif job.phase >= DONE:
         yield f"{what} is answered", _tell(state, number, job.phase)
     elif job.phase == NONE:  # the node has booted: its /run is empty
         yield f"{what} is not known any more: sent again", put_sending(state, number, sending._replace(at=SENT))

@@ -65,6 +65,9 @@ def run(state: State, rules: Rules, place: int, job_id: int, job: Job) -> Iterat
         looks = rules.looks_again if node.sees == CLEAR else rules.says_what_it_sees
         if job_id == 1 and not looks and not has_process(state, place):
             yield f"{name} finds no process, and says that the VM is stopped", _end_of_stop(state, place, job)
+        elif job_id == 1 and state.copy == place + 1:
+            acts = put(state.acts, 1, state.acts[1] + 1)
+            yield f"{name} ends the stale copy", to(DONE, acted=True, archived=True)._replace(copy=0, acts=acts)
         elif state.place != place or _is_blind(state, place, job_id):
             yield f"{name} fails: the VM has gone", to(FAILED)
         else:
@@ -111,6 +114,8 @@ def _refusal(state: State, rules: Rules, place: int, job_id: int) -> int:
         return REUSED
     if job_id == 1 and node.last not in (0, 2):
         return REFUSED
+    if job_id == 1 and state.copy == place + 1:
+        return 0
     if _is_blind(state, place, job_id):
         return 0 if job_id == 1 and not rules.says_what_it_sees else REFUSED
     return ELSEWHERE if state.place != place else 0

@@ -22,7 +22,10 @@ class Found(NamedTuple):
 START = State()
 WITHOUT_B = State(sendings=(*START.sendings[:2], Sending(at=ANSWERED)))  # has a tenth of the states
 APART = WITHOUT_B._replace(apart=True)
+LIAR = WITHOUT_B._replace(lies=True)
+TWICE = WITHOUT_B._replace(twice=True)
 WITHOUT_A = State(sendings=(*(Sending(at=ANSWERED),) * 2, START.sendings[2]))
+STOP_TWICE = WITHOUT_A._replace(twice=True)
 
 
 def search(

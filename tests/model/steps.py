@@ -126,6 +126,11 @@ def moves(state: State) -> Iterator[Step]:
         yield f"HA starts the VM on node {other}", moved._replace(power=ON)
     elif here.sees == CLEAR:
         yield f"the VM moves to node {other}", moved
+        if state.twice and state.power == ON and not state.copy:
+            off = moved._replace(power=OFF_BY_OTHERS, copy=state.place + 1)
+            yield f"a person moves the configuration to node {other}, and node {state.place} runs on", off
+    elif state.twice and state.power == ON and not state.copy:
+        yield f"HA starts the VM on node {other}, and node {state.place} runs on", moved._replace(copy=state.place + 1)
     elif state.power != ON and not any(job.phase in HOLDING for job in here.jobs):
         yield f"a person starts the VM on node {other}", moved._replace(power=ON)
 
@@ -186,7 +191,8 @@ def _crash_node(state: State, place: int) -> State:
     node = state.nodes[place]
     node = node._replace(up=False, sees=state.place if node.sees == CLEAR else node.sees)
     power = OFF_BY_OTHERS if state.place == place else state.power
-    return state._replace(nodes=put(state.nodes, place, node), power=power)
+    copy = 0 if state.copy == place + 1 else state.copy
+    return state._replace(nodes=put(state.nodes, place, node), power=power, copy=copy)
 
 
 def _boot(state: State, place: int, keeps: bool, sees: int = CLEAR) -> State:

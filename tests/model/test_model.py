@@ -7,9 +7,10 @@ import pytest
 
 from ..support.selection import sampled
 from .promises import ALONE, ENDED, NOTHING_CHANGED, NOTHING_SENT, ONCE, SAID
-from .search import APART, START, WITHOUT_A, WITHOUT_B, search
+from .search import APART, LIAR, START, STOP_TWICE, TWICE, WITHOUT_A, WITHOUT_B, search
 from .world import (
     ALL_GAPS,
+    ENDS_IT,
     FORGOTTEN,
     FOUND,
     LAST,
@@ -17,6 +18,7 @@ from .world import (
     NO_AGAIN,
     NO_ARCHIVE,
     OVERTAKEN,
+    SINGLE,
     TRUE,
     Limits,
     Rules,
@@ -49,10 +51,14 @@ MISTAKES = {
     "denies_nothing_known": (WITHOUT_B, Limits(1, 0), NOTHING_SENT),
     "needs_one_proof": (APART, Limits(0, 1), ONCE),
     "proves_by_quorum": (WITHOUT_A, Limits(2, 1), FOUND),
+    "doubts_claims": (LIAR, Limits(0, 0), FOUND),
+    "refuses_second": (TWICE, Limits(0, 1), SINGLE),
+    "ends_copies": (STOP_TWICE, Limits(0, 1), ENDS_IT),
+    "proves_stops": (STOP_TWICE, Limits(1, 1), TRUE),
     "elsewhere_is_known": (WITHOUT_B, Limits(0, 1), NOTHING_CHANGED),
     "elsewhere_is_final": (WITHOUT_B, Limits(0, 2), NOTHING_CHANGED),
 }
-QUICK = ("takes_lock", "knows_what_left", "asks_hosts", "gives_up")
+QUICK = ("takes_lock", "knows_what_left", "asks_hosts", "gives_up", "doubts_claims", "refuses_second")
 
 # Where a promise does not hold: docs/threat-model.md has the way there.
 GAPS = {
@@ -78,9 +84,19 @@ def test_a_vm_that_stays_on_its_node() -> None:
         (START, Limits(0, 2), math.inf),
         (WITHOUT_B, Limits(1, 1), math.inf),
         (WITHOUT_A, Limits(2, 1), math.inf),
+        (TWICE, Limits(1, 1), math.inf),
+        (STOP_TWICE, Limits(1, 1), math.inf),
         (START, Limits(1, 1), 1_000_000),
     ],
-    ids=["one-fault", "two-moves", "a-fault-and-a-move", "two-faults-and-a-move-of-a-stop", "both-with-two-clients"],
+    ids=[
+        "one-fault",
+        "two-moves",
+        "a-fault-and-a-move",
+        "two-faults-and-a-move-of-a-stop",
+        "two-nodes",
+        "two-nodes-and-a-stop",
+        "both-with-two-clients",
+    ],
 )
 def test_every_state_keeps_the_promises(start: State, limits: Limits, most: float) -> None:
     """A fault at any moment; a VM that goes and comes back; a fault and a move.

@@ -63,10 +63,15 @@ class Node(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a host says when it is asked for an id: if it knows the id, and which node has the VM (or NOWHERE)."""
+    """What a host says when it is asked for an id: if it knows the id, and which node has the VM (or NOWHERE).
+
+    `sure`: by the cluster's word. `runs`: a process of the VM is there.
+    """
 
     known: bool
     shown: int
+    sure: bool = True
+    runs: bool = False
 
 
 class Sending(NamedTuple):
@@ -97,7 +102,10 @@ class State(NamedTuple):
     """Everything. From `acts` on it is what an onlooker counts: no program asks for it.
 
     `acts`: how often each id changed the power. `wrong`: the promise that the last step broke.
-    `gaps`: the documented gaps that were entered. `faults` and `moves`: how many there were. `apart` never changes.
+    `gaps`: the documented gaps that were entered. `faults` and `moves`: how many there were.
+
+    `copy`: the node + 1 that runs the VM although the other one has it, or 0. `apart`, `twice` (that a node may go on
+    with the VM after it has moved) and `lies` (node 1 says that it knows every id) never change.
     """
 
     place: int = 0
@@ -111,6 +119,9 @@ class State(NamedTuple):
     faults: int = 0
     moves: int = 0
     apart: bool = False
+    copy: int = 0
+    twice: bool = False
+    lies: bool = False
 
 
 Step = tuple[str, State]  # a sentence for it, and what follows
@@ -126,6 +137,8 @@ ALL_GAPS = MOVED_MEANWHILE | NO_ARCHIVE | NO_AGAIN | FORGOTTEN | OVERTAKEN
 LAST = "a verb with if_last does not act after another one"
 TRUE = "stopped is said only of a VM that is stopped"
 FOUND = "a verb goes to the node that shows that it has the VM"
+SINGLE = "no start is sent while another node says that it runs the VM"
+ENDS_IT = "a stop goes to a node that says that it runs the VM, if one does"
 
 
 class Rules(NamedTuple):
@@ -156,6 +169,10 @@ class Rules(NamedTuple):
     elsewhere_is_known: bool = True  # a host knows an id that it refused with "other-node"
     elsewhere_is_final: bool = True  # and refuses it again, wherever the VM is by then
     says_again: bool = True  # the client says that it repeats itself
+    doubts_claims: bool = True  # a host that does not have the VM is not believed to know a new id
+    refuses_second: bool = True  # while a stale copy runs, no start is sent
+    ends_copies: bool = True  # a stop goes to a stale copy, if the VM itself is off
+    proves_stops: bool = True  # and is `done` only if no other host that answers runs the VM
 
 
 class Limits(NamedTuple):
@@ -196,8 +213,8 @@ def put_job(state: State, place: int, job_id: int, job: Job, last: int | None = 
 
 
 def has_process(state: State, place: int) -> bool:
-    """Tell whether the VM runs on a node."""
-    return state.place == place and state.power == ON
+    """Tell whether the VM, or a stale copy of it, runs on a node."""
+    return (state.place == place and state.power == ON) or state.copy == place + 1
 
 
 def is_used(state: State, number: int) -> bool:

@@ -29,7 +29,7 @@ const TONE_OF = {
 	warn: ["guest-silent", "paused", "paused-locked", "in-transit", "shutdown", "suspended", "debug", "stopped", "stopped-locked", "other-node", "container"],
 	bad: [
 		"guest-hung", "guest-frozen", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "internal-error", "guest-panicked", "watchdog", "ha-stuck",
-		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config",
+		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config", "stale-copy",
 	],
 };
 

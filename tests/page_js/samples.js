@@ -12,7 +12,7 @@ export const TONES = ["good", "bad", "warn", "busy", "unknown"];
 export const VERDICT_CODES = [
 	"healthy", "running", "guest-silent", "guest-hung", "guest-frozen", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "paused",
 	"paused-locked", "in-transit", "internal-error", "guest-panicked", "watchdog", "shutdown", "suspended", "debug", "stopped",
-	"stopped-locked", "other-node", "place-unknown", "container", "ha-stuck", "leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead",
+	"stopped-locked", "other-node", "stale-copy", "place-unknown", "container", "ha-stuck", "leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead",
 	"no-quorum", "no-config", "unknown",
 ];
 export const RUN_STATES = [

@@ -106,6 +106,15 @@ class Cluster:
         address = f'ssh = "breakglass@127.0.0.1:{sshd.port}"\n'
         return f"[hosts.{name}]\n{address}key = '''{sshd.power_key}'''\nhost_key = {json.dumps([sshd.host_key])}\n"
 
+    def take_configuration(self, node: str) -> World:
+        """Give the VM's configuration to another node by hand, while the VM runs; return the host on which it does."""
+        running = self.world
+        conf = f"qemu-server/{VMID}.conf"
+        (self.shared / self.place / conf).rename(self.shared / node / conf)
+        self.place = node
+        self._write_vmlist()
+        return running
+
     def pretend_moved(self, node: str) -> None:
         """Have the VM run on another node, and leave its process on the one before, whose /etc/pve is its own."""
         conf = f"qemu-server/{VMID}.conf"
@@ -134,6 +143,13 @@ class Cluster:
         ids = {str(VMID): {"node": holder, "type": "qemu", "version": 1}}
         (pve / ".vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
         return pve
+
+    def heal(self, name: str) -> None:
+        """Have a node with an /etc/pve of its own see the cluster again."""
+        nodes = self.nodes[name].world.root / "etc/pve/nodes"
+        shutil.rmtree(nodes)
+        nodes.symlink_to(self.shared)
+        self._write_vmlist()
 
     @contextmanager
     def frozen(self, name: str) -> Iterator[None]:

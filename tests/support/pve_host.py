@@ -131,9 +131,16 @@ def ha_requested(world: World) -> str:
     return Ha(str(world.root)).requested()[f"vm:{VMID}"]
 
 
-def moved(world: World, node: str = "pve2") -> None:
-    """Give the VM's configuration to another node."""
-    conf(world).unlink()
+def moved(world: World, node: str = "pve2", lock: str = "") -> None:
+    """Give the VM's configuration to another node; what runs here goes on, as after a person's `mv`.
+
+    With the `lock` migrate, it is what a live migration leaves here until it has ended the QEMU.
+    """
+    if lock:
+        conf(world).write_text(f"lock: {lock}\n{CONF}")
+    theirs = world.root / f"etc/pve/nodes/{node}/qemu-server"
+    theirs.mkdir(parents=True, exist_ok=True)
+    conf(world).rename(theirs / conf(world).name)
     ids = {str(VMID): {"node": node, "type": "qemu", "version": 3}}
     (world.root / "etc/pve/.vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
 
@@ -378,6 +385,9 @@ def restore(world: World) -> None:
     node = world.root / "etc/pve/nodes/demo"
     node.chmod(0o755)
     conf(world).write_text(CONF)
+    for other in node.parent.iterdir():
+        if other != node:
+            shutil.rmtree(other)
     (world.root / "etc/pve/storage.cfg").write_text(STORAGES)
     for path in ("etc/pve/ha", "etc/pve/priv/lock"):
         shutil.rmtree(world.root / path, ignore_errors=True)

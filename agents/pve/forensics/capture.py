@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from ..grammar import Request
+from ..host.cluster import node_name
 from ..host.files import boottime, read_json, write_atomic
 from ..host.paths import Host
 from ..host.process import describe_process
@@ -164,6 +165,7 @@ def gather_evidence(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
     known["late_storages"] = late_storages(replies)
     known["late_commands"] = late_commands(replies)
     known |= {"leftovers": left.pids, "remains": [describe_process(pid) for pid in left.pids], "vmid": host.vmid}
+    known["here"] = node_name()
     known["starter"] = left.starter or known.get("starter", 0)
     return parse_evidence(known)
 

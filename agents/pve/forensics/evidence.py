@@ -64,6 +64,8 @@ class Evidence:
         queue_seconds: between the samples of the queues, where that is not `seconds`.
         vmid: the VM's number.
         placeless: this node can't know which node has the VM (cluster.is_placeless).
+        here: this node.
+        stale: the QEMU here is a stale copy (cluster.is_stale_copy): `node` has the VM.
     """
 
     state: str
@@ -103,6 +105,8 @@ class Evidence:
     starter: int = 0
     vmid: int = 0
     late_storages: tuple[str, ...] = ()
+    here: str = ""
+    stale: bool = False
 
     @property
     def watched(self) -> float:

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 
-from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, is_placeless, node_name
+from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, is_placeless, is_stale_copy, node_name
 from ..host.files import read_json
 from ..host.paths import Host
 from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, task_lines
@@ -60,7 +60,7 @@ def _ask_cluster(host: Host, seconds: float) -> Iterator[Reply]:
     if view.trouble:
         yield _cluster_away(view.trouble, is_placeless(host, view), began)
         return
-    facts = cluster_facts(view)
+    facts = {**cluster_facts(view), "stale": is_stale_copy(host, view)}
     lines = [f"quorum: {'yes' if view.quorate else 'no'}", f"lock: {view.lock or 'none'}"]
     lines += [f"the configuration is on node {view.node}"] if view.node else []
     lines += [f"HA: requested {view.ha}, now {view.ha_seen or 'not known'}"] if view.ha else []

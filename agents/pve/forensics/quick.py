@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..host.cluster import NOT_ASKED, Cluster, is_placeless
+from ..host.cluster import NOT_ASKED, Cluster, is_placeless, is_stale_copy, node_name
 from ..host.paths import Host
 from ..host.process import describe_process
 from ..host.pve_tasks import Holder
@@ -39,5 +39,8 @@ def judge_status(host: Host, facts: Facts, view: Cluster, holders: Sequence[Hold
         quorate=view.quorate if asked else None,
         config=view.config if asked else None,
         remains=tuple(map(describe_process, left.pids)),
+        vmid=host.vmid,
+        here=node_name(),
+        stale=state != "stopped" and is_stale_copy(host, view),
     )
     return state, quick_verdict(evidence)

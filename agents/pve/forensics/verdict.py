@@ -6,7 +6,9 @@ hung one look alike from outside, and the verdict says so instead of guessing.
 
 from ..host.process import join_items
 from ..jobs.result import Verdict
+from ..words import STALE_COPY
 from .advice import advise_nothing, advise_verb
+from .copy import describe_copy
 from .evidence import WATCHED_SECONDS, Evidence
 from .obstacles import pve_cure, pve_obstacle
 from .proof import host_lines, lock_lines, optional_line, storage_lines, thread_lines
@@ -30,6 +32,8 @@ def verdict_of(evidence: Evidence) -> Verdict:
     """Return the verdict on a whole capture."""
     if evidence.state == "stopped":
         return judge_stopped(evidence)
+    if evidence.stale:
+        return _judge_stale(evidence)
     if evidence.stuck and evidence.seconds >= WATCHED_SECONDS:
         return judge_storage_hung(evidence, *evidence.stuck)
     if evidence.state == "wedged":
@@ -41,6 +45,8 @@ def verdict_of(evidence: Evidence) -> Verdict:
 
 def quick_verdict(evidence: Evidence) -> Verdict:
     """Return the verdict on the state alone, for `status`; on a stopped VM it uses the facts of /etc/pve too."""
+    if evidence.stale:
+        return _judge_stale(evidence)
     if evidence.state == "running":
         sentence = "QEMU answers and says running: take forensics or look at the console to see whether the guest hangs"
         return Verdict("running", sentence, "", (evidence.source,))
@@ -53,6 +59,13 @@ def quick_verdict(evidence: Evidence) -> Verdict:
         )
         return Verdict("paused", sentence, "forensics", (evidence.source,))
     return verdict_of(evidence)
+
+
+def _judge_stale(evidence: Evidence) -> Verdict:
+    """Judge a QEMU whose VM another node has: however well it looks, it may write to disks that are not its own."""
+    sentence, _, *lines = describe_copy(evidence.vmid, evidence.here, evidence.node, evidence.ha)
+    lines += (*optional_line(evidence.source), *thread_lines(evidence), *storage_lines(evidence))
+    return advise_nothing(evidence, STALE_COPY, sentence, *lines)
 
 
 def _judge_wedged(evidence: Evidence) -> Verdict:

@@ -19,9 +19,7 @@ def judge_stopped(evidence: Evidence) -> Verdict:
     if evidence.container:
         return advise_nothing(evidence, CONTAINER, CONTAINER_SENTENCE, "/etc/pve/.vmlist says lxc")
     if evidence.node:
-        sentence = f"the VM is on node {evidence.node} now and not on this one: look there"
-        lines = (f"/etc/pve/.vmlist names {evidence.node}", *_outlook_lines(evidence), *source)
-        return advise_nothing(evidence, "other-node", sentence, *lines)
+        return _judge_elsewhere(evidence)
     if evidence.placeless:
         sentence = f"no process of the VM is on this node, and {pve_obstacle(evidence)}: another node may have the VM"
         return advise_nothing(evidence, PLACE_UNKNOWN, sentence, pve_cure(evidence), *source)
@@ -41,6 +39,16 @@ def judge_stopped(evidence: Evidence) -> Verdict:
     if evidence.lock or evidence.owners:
         return advise_nothing(evidence, "stopped-locked", _locked_sentence(evidence), *lines)
     return advise_verb(evidence, "stopped", "the VM is stopped", "start it", "start", *source, *host_lines(evidence))
+
+
+def _judge_elsewhere(evidence: Evidence) -> Verdict:
+    """Judge a VM that another node has. If HA sees that node down, the sentence says what HA does, not "look there"."""
+    outlook, node = _outlook_lines(evidence), evidence.node
+    is_down = evidence.node_seen in ("unknown", "gone", "fence") or evidence.ha_seen in ("fence", "recovery")
+    then = outlook[0] if outlook and is_down else "look there"
+    sentence = f"the VM is on node {node} now and not on {evidence.here or 'this one'}: {then}"
+    lines = (f"/etc/pve/.vmlist names {node}", *outlook, *optional_line(evidence.source))
+    return advise_nothing(evidence, "other-node", sentence, *lines)
 
 
 def _outlook_lines(evidence: Evidence) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from .bounded import ask_or_none
 from .files import read_json
 from .ha import UNDER_WAY
 from .paths import Host
+from .vmstate import is_here
 
 CLUSTER_SECONDS = 3.0
 CONFIG_CHARS = 64 * 1024
@@ -38,6 +39,7 @@ class Cluster:
         node: the other node that has it.
         container: the number belongs to a container, on whichever node.
         lock: its `lock:` property.
+        migrating: on whichever node it is, the configuration has `lock: migrate`, or it is changing its node right now.
         ha: the state requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its
             resources alone.
         ha_seen: the state that HA's manager sees.
@@ -55,6 +57,7 @@ class Cluster:
     node: str = ""
     container: bool = False
     lock: str = ""
+    migrating: bool = False
     ha: str = ""
     ha_seen: str = ""
     ha_goal: str = ""
@@ -98,6 +101,15 @@ def is_placeless(host: Host, view: Cluster) -> bool:
     return ask_or_none(lambda: os.path.exists(host.path("/etc/corosync/corosync.conf")), AGAIN_SECONDS) is not False
 
 
+def is_stale_copy(host: Host, view: Cluster) -> bool:
+    """Tell whether a QEMU of the VM is here although another node has the VM, and no migration moves it.
+
+    The process is looked for after /etc/pve: a migration ends the QEMU here before it removes its lock
+    (QemuMigrate.pm, phase3_cleanup), so one that is here after that lock was gone is no migration's.
+    """
+    return view.quorate and view.node != "" and not view.migrating and is_here(host) is True
+
+
 def node_name() -> str:
     """Return the name under which Proxmox knows this node."""
     return os.uname().nodename.partition(".")[0]
@@ -113,6 +125,7 @@ def _read_cluster(host: Host) -> Cluster:
         return Cluster("pmxcfs-dead")
     entries = parse_vmlist(_read_text(host, "/etc/pve/.vmlist") or "") if text is None else {}
     entry = entries.get(host.vmid, VmlistEntry("", is_container=False))
+    there = _read_text(host, f"/etc/pve/nodes/{entry.node}/qemu-server/{host.vmid}.conf") if entry.node else text
     status = read_json(host.path("/etc/pve/ha/manager_status")) or {}
     lrm = read_json(host.path(f"/etc/pve/{f'nodes/{entry.node}' if entry.node else 'local'}/lrm_status")) or {}
     requested = parse_ha_requested(_read_text(host, "/etc/pve/ha/resources.cfg") or "", host.vmid)
@@ -127,6 +140,7 @@ def _read_cluster(host: Host) -> Cluster:
         node="" if entry.is_container else entry.node,
         container=entry.is_container,
         lock=parse_lock(text or ""),
+        migrating=parse_lock(there or "") == "migrate" or (there is None and entry.node != ""),
         ha="disarmed" if disarmed == "ignore" else requested,
         ha_seen="freeze" if disarmed == "freeze" and ha_state != "error" else ha_state,
         ha_goal=ha_word(status, *service, "target") or ha_word(status, *service, "maintenance_node"),

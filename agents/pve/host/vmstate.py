@@ -111,6 +111,12 @@ def _is_qemu(host: Host, pid: int) -> bool:
     return bool(re.search(r"(?:^|/)(?:kvm|qemu-[^/]*)$", argv[0]) and named & own)
 
 
+def is_here(host: Host) -> bool | None:
+    """Tell whether a QEMU of the VM runs on this node, by its pid file; None when /proc does not answer."""
+    pid = read_pid(host)
+    return is_vm_process(host, pid) if pid is not None else False
+
+
 def vm_state(facts: Facts) -> str:
     """Return the VM's state: QEMU's own, `stopped`, `wedged` (a process whose QMP is silent) or `unknown`."""
     if facts.unread:

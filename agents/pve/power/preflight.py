@@ -6,17 +6,18 @@ force a quorum) are named and never made here.
 
 import re
 
+from ..forensics.copy import describe_copy
 from ..forensics.ha_daemons import describe_ha, find_dead_ha, is_ha_at_work, prove_ha
 from ..forensics.leftovers import find_leftovers
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..forensics.startable import QM_SECONDS, find_start_trouble
 from ..host.bounded import run
-from ..host.cluster import Cluster, cluster_view, is_placeless, node_name
+from ..host.cluster import Cluster, cluster_view, is_placeless, is_stale_copy, node_name
 from ..host.ha import ha_drops_stop, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, describe_leftovers, has_process, name_processes, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Verdict
-from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, REFUSED, WITHOUT_PROCESS, WOULD_NOT_START
+from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, REFUSED, STALE_COPY, WITHOUT_PROCESS, WOULD_NOT_START
 from .endings import refusal
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
@@ -82,6 +83,8 @@ def refuse_elsewhere(job: Job, view: Cluster) -> None:
         raise refusal(CONTAINER, CONTAINER_SENTENCE, "", "/etc/pve/.vmlist says lxc")
     if view.node:
         vmid, here = job.host.vmid, node_name()
+        if is_stale_copy(job.host, view):
+            raise refusal(STALE_COPY, *describe_copy(vmid, here, view.node, view.ha))
         raise refusal(
             "other-node",
             f"VM {vmid} is on node {view.node} now and not on {here}: look there",
@@ -101,8 +104,12 @@ def refuse_absent(job: Job) -> None:
 
 
 def refuse_copy(job: Job, view: Cluster, state: str) -> None:
-    """Refuse to let a VM go on that another node has, or may have if a migration can leave a QEMU in this state."""
-    refuse_elsewhere(job, view)
+    """Refuse to let a VM go on that another node has, or may have if a migration can leave a QEMU in this state.
+
+    One that runs is left alone where this node can't be sure: without a quorum, or while a migration is under way.
+    """
+    if state != "running" or is_stale_copy(job.host, view):
+        refuse_elsewhere(job, view)
     if state in _LEFT_BY_MIGRATION:
         _refuse_placeless(job, view, f"the VM is {state} here")
 

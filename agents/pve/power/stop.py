@@ -8,7 +8,7 @@ from functools import partial
 from ..forensics.ha_daemons import describe_ha, find_dead_ha, is_ha_at_work, prove_ha
 from ..forensics.obstacles import TROUBLES
 from ..host.bounded import ask_or_none
-from ..host.cluster import Cluster, cluster_view
+from ..host.cluster import Cluster, cluster_view, is_stale_copy
 from ..host.files import read_small_file, write_atomic
 from ..host.ha import AT_REST, ha_manages, ha_restarts
 from ..host.paths import Host
@@ -45,6 +45,8 @@ def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
     call_off_reboot(job)
     if view.trouble:
         _warn_of_silent_pve(job, view)
+    elif is_stale_copy(job.host, view):  # `qm stop` would have HA stop the VM on the other node
+        job.say(f"stop: the VM is on node {view.node}, so qm can't be used for the QEMU here; stopping QEMU directly")
     else:
         _stop_by_proxmox(job, facts, view)
         if not is_gone(job, facts):

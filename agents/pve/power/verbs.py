@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from ..forensics.obstacles import TROUBLES
 from ..forensics.startable import NO_QM
-from ..host.cluster import Cluster, cluster_view
+from ..host.cluster import Cluster, cluster_view, is_stale_copy
 from ..host.pve_tasks import flock_holders
 from ..host.qmp import Qmp, QmpError, QmpSilent
 from ..host.times import START_VERIFY_SECONDS
 from ..host.vmstate import Facts, describe_sources, has_process, leftover_pids, observe, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result
-from ..words import DONE, STRANDED, WOULD_NOT_START
+from ..words import DONE, ELSEWHERE, STRANDED, WOULD_NOT_START
 from .aftermath import await_aftermath, await_start_under_way, have_ha_leave_it_off, refuse_return, warn_of_ha
 from .begin import begin_change
 from .endings import ended_from_error, failure, refusal
@@ -42,8 +42,7 @@ def reset(job: Job, facts: Facts) -> Result:
     if not facts.qmp:
         sentence = "QEMU does not answer on its monitor; a reset can't reach it"
         raise refusal("qemu-silent", *_advise_cycle(view, sentence), describe_sources(facts))
-    if state != "running":  # one that comes from another node or went there: its memory is not to be touched
-        refuse_copy(job, view, state)
+    refuse_copy(job, view, state)  # the memory of one that comes from another node or went there is not to be touched
     refuse_reset(job, view, state)
     begin_change(job, facts)
     job.enter("reset")
@@ -86,6 +85,7 @@ def stop(job: Job, facts: Facts) -> Result:
     if vm_state(facts) == "stopped":
         facts = await_start_under_way(job, facts)
     view = cluster_view(job.host)
+    is_copy = is_stale_copy(job.host, view)
     if vm_state(facts) == "stopped":
         refuse_leftovers(job)
         refuse_deaf_ha(job, view)
@@ -108,6 +108,9 @@ def stop(job: Job, facts: Facts) -> Result:
             sentence = f"the VM was stopped and was started again meanwhile: {ended.verdict.sentence}"
             raise failure("started-again", sentence, "", *ended.verdict.evidence) from None
         refuse_return(job, await_aftermath(job))
+    if is_copy:  # the VM itself is on another node, and may run there
+        job.warnings.append(f"the QEMU that was stopped was a stale copy: the VM is on node {view.node}; look there")
+        return Result(DONE, ELSEWHERE)
     refuse_move(job)
     warn_of_ha(job)
     return Result(DONE, "stopped")
@@ -121,8 +124,9 @@ def _warn_of_start(job: Job, view: Cluster) -> None:
 
 
 def _refuse_stop(job: Job, view: Cluster) -> None:
-    refuse_deaf_ha(job, view)
-    refuse_locked(job, view)
+    if not is_stale_copy(job.host, view):  # what HA does concerns the VM, which is on another node
+        refuse_deaf_ha(job, view)
+        refuse_locked(job, view)
 
 
 def start(job: Job, facts: Facts) -> Result:
@@ -141,9 +145,9 @@ def start(job: Job, facts: Facts) -> Result:
 
 def resume(job: Job, facts: Facts, state: str) -> Result:
     """Let a paused VM go on by QMP cont; one that runs already is left alone."""
+    view = cluster_view(job.host)
+    refuse_copy(job, view, state)
     if state != "running":
-        view = cluster_view(job.host)
-        refuse_copy(job, view, state)
         refuse_resume(job, view)
     begin_change(job, facts)
     job.enter("start")

@@ -13,7 +13,7 @@ from ..check.answer import answer_check
 from ..forensics.quick import judge_status
 from ..forensics.screen import answer_screen
 from ..grammar import Request
-from ..host.cluster import NOT_ASKED, Cluster, cluster_view, node_name
+from ..host.cluster import NOT_ASKED, Cluster, cluster_view, is_stale_copy, node_name
 from ..host.files import write_atomic
 from ..host.paths import Host, Key
 from ..host.pve_tasks import Holder, flock_holders
@@ -25,7 +25,7 @@ from ..jobs.reserve import fill_reserve
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
 from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, VERSION
-from .where import answer_where
+from .where import answer_where, look_at_cluster
 
 Message = dict[str, object]
 
@@ -67,12 +67,18 @@ def _status(host: Host, request: Request) -> Iterator[Message]:
         yield {"type": "facts", **asdict(facts)}
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
     is_off = vm_state(facts) == "stopped"
-    view = cluster_view(host, seconds) if is_off and seconds > 0 else NOT_ASKED
+    view = NOT_ASKED if seconds <= 0 else cluster_view(host, seconds) if is_off else _see_copy(host)
     holders = flock_holders(host) if is_off else []
     result = with_proven(host, request, status_result(host, facts, DONE, view, holders))
     where = f"on node {view.node}; here " if result.state == ELSEWHERE else ""
     yield output(f"{result.state}: {where}{describe_sources(facts)}")
     yield result_message(result)
+
+
+def _see_copy(host: Host) -> Cluster:
+    """Return what /etc/pve says of a VM that runs, if another node has it; nothing otherwise."""
+    view = look_at_cluster(host)
+    return view if is_stale_copy(host, view) else NOT_ASKED
 
 
 def status_result(

@@ -9,7 +9,7 @@ import time
 from ..host.bounded import ask_or_none
 from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.paths import Host
-from ..host.vmstate import is_vm_process, read_pid
+from ..host.vmstate import is_here
 from ..jobs.archive import is_from_before_boot
 from ..jobs.result import Result
 from ..jobs.store import JobStore
@@ -28,24 +28,29 @@ def answer_where(host: Host, job_id: str) -> tuple[str, Result]:
 
     `here` is this node's name, `node` that of the node which has the VM; empty if that isn't known. It is `sure` if it
     comes from /etc/pve and this node has a quorum; otherwise a process of the VM is here. `cluster` is null if /etc/pve
-    does not answer, and `known` if the archive does not.
+    does not answer, `known` if the archive does not, and `process` if /proc does not. While the VM is
+    `migrating`, a process is no stale copy, whichever node has the VM.
     """
     known = _has_record(host, job_id) if job_id else None
-    view = _view(host)
+    view = look_at_cluster(host)
+    has_process = ask_or_none(lambda: is_here(host), OWN_SECONDS)  # after /etc/pve, as is_stale_copy says
     node = ""
     if view.answers and view.quorate:  # without a quorum, /etc/pve may be old: HA may have moved the VM since
         node = node_name() if view.config else view.node
     fields: dict[str, object] = {
         "here": node_name(),
-        "node": node or (node_name() if _has_process(host) else ""),
+        "node": node or (node_name() if has_process else ""),
         "sure": node != "",
+        "process": has_process,
+        "migrating": node != "" and view.migrating,
         "cluster": view.cluster if view.answers else None,
         "known": known,
     }
     return f"node: {fields['node'] or 'not known'}", Result(DONE, stage="where", extra=fields)
 
 
-def _view(host: Host) -> Cluster:
+def look_at_cluster(host: Host) -> Cluster:
+    """Return what /etc/pve says, within WHERE_SECONDS; one that hung is left alone for a while."""
     global _pve_hung_at
     if time.monotonic() - _pve_hung_at < PAUSE_SECONDS:
         return Cluster("pmxcfs-hung")
@@ -53,11 +58,6 @@ def _view(host: Host) -> Cluster:
     if view.trouble == "pmxcfs-hung":
         _pve_hung_at = time.monotonic()
     return view
-
-
-def _has_process(host: Host) -> bool:
-    pid = read_pid(host)
-    return pid is not None and bool(ask_or_none(lambda: is_vm_process(host, pid), OWN_SECONDS))
 
 
 def _has_record(host: Host, job_id: str) -> bool | None:

@@ -1,0 +1,73 @@
+"""A QEMU that runs while another node has the VM: it is named as a stale copy, may be stopped, and nothing else."""
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.agent import execute
+from ..support.pve_host import moved, no_quorum, under_ha
+
+pytestmark = pytest.mark.slow
+MOVE_BACK = "mv /etc/pve/nodes/pve2/qemu-server/102.conf /etc/pve/nodes/"
+
+
+@pytest.mark.parametrize("paused", [False, pytest.param(True, marks=pytest.mark.all)])
+def test_no_look_calls_it_well_and_no_verb_lets_it_go_on(world: World, *, paused: bool) -> None:
+    """However healthy the QEMU looks, the VM may run on the other node, and both would write to its disks."""
+    moved(world)
+    if paused:
+        world.monitor("stop")
+    for line, code in (("status", 0), ("forensics", 0), ("reset", 12), ("start", 12), ("cycle", 12)):
+        answer = execute(world, line)
+        verdict = answer.trailer["verdict"]
+        assert (answer.code, verdict["code"], verdict["advice"]) == (code, "stale-copy", ""), line
+        assert "and its configuration is on node pve2: stop this QEMU first" in verdict["sentence"]
+        assert f"kill $(cat /run/qemu-server/{102}.pid)" in "".join(verdict["evidence"])
+        assert MOVE_BACK in "".join(verdict["evidence"])
+        assert answer.trailer["state"] != "elsewhere"
+    assert world.pid is not None
+    assert execute(world, "status").trailer["last"] == "none"
+
+
+@pytest.mark.parametrize("ha", [True, pytest.param(False, marks=pytest.mark.all)])
+def test_it_can_be_stopped_without_qm(world: World, *, ha: bool) -> None:
+    """Under HA, `qm stop` would have HA stop the VM on the other node. The answer does not say that the VM is off."""
+    if ha:
+        under_ha(world)
+    moved(world)
+    answer = execute(world, "stop")
+    assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "elsewhere", None), answer
+    assert "was a stale copy: the VM is on node pve2; look there" in "".join(answer.trailer["warnings"])
+    assert world.pid is None
+    assert "Requesting HA stop" not in answer.stdout
+    if ha:
+        assert "state started" in (world.root / "etc/pve/ha/resources.cfg").read_text()
+    assert execute(world, "status").trailer["verdict"]["code"] == "other-node"
+
+
+def test_what_a_migration_leaves_for_a_moment_is_none(world: World) -> None:
+    """The source's QEMU is there until the migration has ended it, and the configuration is locked until then."""
+    moved(world, lock="migrate")
+    assert execute(world, "status").trailer["verdict"]["code"] == "running"
+    assert execute(world, "forensics").trailer["verdict"]["code"] != "stale-copy"
+    said = execute(world, "where").trailer
+    assert (said["node"], said["sure"], said["process"], said["migrating"]) == ("pve2", True, True, True)
+
+
+def test_a_node_without_a_quorum_calls_none_so(world: World) -> None:
+    """Its /etc/pve may be old. A reset works there, as on every node without a quorum."""
+    moved(world)
+    no_quorum(world)
+    assert execute(world, "status").trailer["verdict"]["code"] == "running"
+    assert execute(world, "reset").code == 0
+
+
+def test_where_tells_of_a_process_whichever_node_has_the_vm(world: World) -> None:
+    """A handler that asks all nodes then knows of two."""
+    known = ("node", "sure", "process", "migrating")
+    here = execute(world, "where").trailer
+    assert [here[name] for name in known] == [here["here"], True, True, False]
+    moved(world)
+    assert [execute(world, "where").trailer[name] for name in known] == ["pve2", True, True, False]
+    execute(world, "stop")
+    assert [execute(world, "where").trailer[name] for name in known] == ["pve2", True, False, False]

@@ -1,0 +1,162 @@
+"""Two nodes have the VM: a QEMU runs on one of them, and its configuration is on another. Nothing runs it twice."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from breakglass.client import new_id
+from breakglass.demo.proxmox.world import VMID
+
+from ..support.agent import execute
+from ..support.cluster import Cluster, cluster
+from ..support.service import Service
+from ..support.stages import memory, until
+
+pytestmark = pytest.mark.real("sshd")
+MOVED = f"a QEMU of VM {VMID} still runs on pve1; its configuration is on node pve2"
+CUT_OFF = (
+    "still runs on pve1, which has lost its cluster (no quorum, or no /etc/pve); its configuration is on node pve2"
+)
+
+
+@pytest.fixture
+def nodes(short_dir: Path) -> Iterator[Cluster]:
+    """Three nodes for one test: it leaves two QEMUs, or an /etc/pve that is one node's own."""
+    with cluster(short_dir) as made:
+        yield made
+
+
+@pytest.fixture
+def service(nodes: Cluster, short_dir: Path) -> Iterator[Service]:
+    service = nodes.handler(short_dir)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def looks_are_stale(service: Service, sentence: str, state: str) -> None:
+    for verb in ("status", "forensics"):
+        seen = service.pve(verb).json
+        verdict = seen["verdict"]
+        assert (seen["outcome"], verdict["code"], verdict["advice"]) == ("done", "stale-copy", ""), seen
+        assert sentence in verdict["sentence"]
+        assert f"kill $(cat /run/qemu-server/{VMID}.pid)" in verdict["evidence"][0]
+        assert (seen["state"], seen["last"] is None) == (state, state == "unknown")
+
+
+def starts_are_refused(nodes: Cluster, service: Service) -> str:
+    """Send each verb that would run the VM a second time; return an id that is still free."""
+    for verb in ("cycle", "start"):
+        msg_id = new_id()
+        answer = service.pve(verb, msg_id=msg_id).json
+        assert (answer["outcome"], answer["reached"]) == ("unreached", False), answer
+        assert answer["verdict"]["code"] == "stale-copy"
+        assert "stop that first; nothing was sent" in answer["verdict"]["sentence"]
+        [command] = answer["by_hand"]
+        assert f"-p {nodes.nodes['pve1'].port} " in command
+        assert "qm" not in command.replace("qemu", "")
+        assert not any(memory(sshd.world, "jobs", msg_id).exists() for sshd in nodes.nodes.values())
+    return msg_id
+
+
+def test_a_configuration_that_is_moved_while_the_vm_runs(nodes: Cluster, service: Service) -> None:
+    """The node with the configuration says that the VM is off. A stop goes to the one that runs it, and then it is."""
+    assert service.pve("status").json["state"] == "running"
+    old = nodes.take_configuration("pve2")
+    running = old.pid
+    looks_are_stale(service, MOVED, "unknown")
+    free = starts_are_refused(nodes, service)
+    reset = service.pve("reset").json
+    assert (reset["outcome"], reset["verdict"]["code"]) == ("refused", "not-running")
+    assert MOVED in reset["warnings"][-1]
+    assert (old.pid, nodes.world.pid) == (running, None)
+    seen = service.pve("status").json
+    stopped = service.pve("stop", if_state="" if seen["state"] == "unknown" else seen["state"]).json
+    assert (stopped["outcome"], stopped["state"]) == ("done", "elsewhere"), stopped
+    assert "the VM is on node pve2" in stopped["warnings"][-1]
+    assert old.pid is None
+    assert service.pve("status").json["verdict"]["code"] == "stopped"
+    assert service.pve("start", msg_id=free).json["outcome"] == "done"
+    assert nodes.world.pid is not None
+
+
+@pytest.mark.all
+def test_a_vm_that_runs_on_two_nodes_is_not_off_after_one_stop(nodes: Cluster, service: Service) -> None:
+    """The first stop ends the VM itself, and says that another QEMU is left. The second one ends that."""
+    old = nodes.take_configuration("pve2")
+    assert nodes.world.qm("start", str(VMID)).returncode == 0
+    looks_are_stale(service, MOVED, "running")
+    starts_are_refused(nodes, service)
+    first = service.pve("stop").json
+    assert (first["outcome"], first["verdict"]["code"], first["exit_code"]) == ("failed", "stale-copy", 13), first
+    assert f"the VM was stopped on pve2, and another QEMU of VM {VMID} runs on pve1" in first["verdict"]["sentence"]
+    assert first["state"] == "unknown"
+    assert (nodes.world.pid, old.pid is None) == (None, False)
+    second = service.pve("stop").json
+    assert (second["outcome"], second["state"]) == ("done", "elsewhere"), second
+    assert old.pid is None
+    third = service.pve("stop").json
+    assert (third["outcome"], third["state"]) == ("done", "stopped"), third
+
+
+@pytest.mark.all
+def test_a_partition_and_its_end(nodes: Cluster, service: Service) -> None:
+    """HA has started the VM on pve2 while pve1 was cut off and ran on. Then pve1 sees the cluster again."""
+    old = nodes.nodes["pve1"].world
+    pve = nodes.give_own_pve("pve1", "pve1")
+    (pve / "nodes/pve1").chmod(0o555)
+    nodes.pretend_moved("pve2")
+    looks_are_stale(service, CUT_OFF, "running")
+    starts_are_refused(nodes, service)
+    assert service.pve("reset").json["outcome"] == "done"  # of the VM itself: the copy is not touched
+    (pve / "nodes/pve1").chmod(0o755)
+    nodes.heal("pve1")
+    looks_are_stale(service, MOVED, "running")
+    for verb, code in (("status", 0), ("forensics", 0), ("reset", 12)):  # by hand on pve1
+        answer = execute(old, verb)
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (code, "stale-copy")
+    assert [service.pve("stop").json["outcome"] for _ in range(3)] == ["failed", "done", "done"]
+    assert (old.pid, nodes.world.pid) == (None, None)
+
+
+@pytest.mark.all
+def test_the_two_qemus_of_a_live_migration_are_no_copies(nodes: Cluster, service: Service) -> None:
+    """Before the switch the target's is not yet the VM, and after it the source's is there for a moment more."""
+    for node in ("pve1", "pve2"):
+        old = nodes.world if node == "pve1" else nodes.take_configuration(node)
+        conf = nodes.shared / f"{node}/qemu-server/{VMID}.conf"
+        conf.write_text(f"lock: migrate\n{conf.read_text()}")
+        if node == "pve1":
+            target = nodes.nodes["pve2"].world.root / f"etc/pve/nodes/pve2/qemu-server/{VMID}.conf"
+            nodes.take_configuration("pve2")
+            target.write_text(target.read_text().replace("lock: migrate\n", ""))
+            assert nodes.world.qm("start", str(VMID)).returncode == 0
+            target.write_text(f"lock: migrate\n{target.read_text()}")
+            nodes.take_configuration("pve1")
+        assert old.pid is not None
+        assert service.pve("status").json["verdict"]["code"] == "running"
+        answer = service.pve("cycle").json
+        assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "locked"), answer
+
+
+def test_a_dead_node_is_named_with_what_ha_does(nodes: Cluster, service: Service) -> None:
+    """The first sentence says which host can't be reached, and names the node that answers."""
+    assert service.pve("status").json["state"] == "running"
+    for sshd in nodes.nodes.values():
+        ha = sshd.world.root / "etc/pve/ha"
+        ha.mkdir()
+        (ha / "resources.cfg").write_text(f"vm: {VMID}\n\tstate started\n")
+        states = {"service_status": {f"vm:{VMID}": {"state": "started"}}, "node_status": {"pve1": "unknown"}}
+        status = json.dumps({**states, "timestamp": int(time.time())})
+        (ha / "manager_status").write_text(status)
+    nodes.nodes["pve1"].stop()
+    until(lambda: service.health()["hosts"]["pve1"]["state"] != "answering", "the loss of pve1")
+    seen = service.pve("status").json
+    assert (seen["state"], seen["verdict"]["code"]) == ("elsewhere", "other-node")
+    sentence = seen["verdict"]["sentence"]
+    assert sentence.startswith("pve1 is unreachable; the VM is on node pve1 now and not on pve2: HA sees node pve1 as")
+    assert "about two minutes after it lost the node, HA starts the VM on another node" in sentence
