@@ -19,6 +19,7 @@ from .host_session import AgentSession, AgentSilent
 from .key_rights import judge_answer, judge_refused_key, judge_rights, judge_shell, print_recipe
 from .login_failures import Failure, judge_failure
 from .visit import Visit
+from .vm_place import VmFindings
 
 HOST_SECONDS = 22.0  # for all of one host: less than doctor's own time, so that what was found is shown
 NAME_SECONDS = 5.0
@@ -35,7 +36,7 @@ class HostLook:
     def __init__(self, visit: Visit, host: Host) -> None:
         self.host, self.place = host, f"host {host.name}"
         self.found: list[Finding] = []
-        self.of_vms: dict[str, list[Finding]] = {}
+        self.of_vms: dict[str, VmFindings] = {}
         self.identity = ("", "")  # the host key and the node's name
         self.cluster: str | None = None  # as Handshake has it
         self._vms = [vm for vm in visit.vms if host in vm.hosts]
@@ -231,4 +232,4 @@ class HostLook:
         for kind, its, is_needed in ((POWER, power, True), (READ_ONLY, reading, self._has_chat)):
             if its is not None:
                 for vm, finding in host_agent.judge_served(self.host, kind, its.agent, self._vms, is_needed):
-                    self.of_vms.setdefault(vm.name, []).append(finding)
+                    self.of_vms.setdefault(vm.name, VmFindings()).served.append(finding)

@@ -10,9 +10,9 @@ from ..threads import run_in_thread
 from .findings import Finding, error, warning
 from .host_walk import HostLook
 from .visit import Visit
+from .vm_place import find_owner, judge_vm
 
 DIGEST_SECONDS = 20.0
-MEND_HOST = "mend the errors of host"
 
 
 async def look_at_hosts(visit: Visit) -> AsyncIterator[Finding]:
@@ -47,8 +47,11 @@ async def _look(visit: Visit) -> AsyncIterator[Finding]:
         yield finding
     for finding in find_unnamed_clusters(visit.vms, {look.host.name: look.cluster for look in looks}):
         yield finding
+    nodes = {look.host.name: look.host.node or look.identity[1] for look in looks}
     for vm in visit.vms:
-        for finding in _judge_vm(vm, {look.host.name: look for look in looks}):
+        said = {look.host.name: look.of_vms[vm.name] for look in looks if vm.name in look.of_vms}
+        visit.owners[vm.name] = find_owner(vm, said) or vm.host.name
+        for finding in judge_vm(vm, said, nodes):
             yield finding
 
 
@@ -114,12 +117,3 @@ def find_unnamed_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None])
             sentence = f"if it is down when the handler starts, no power verb for {vm.name} goes to another host"
             fix = f'write cluster = "{cluster}" into [hosts.{name}], then systemctl reload breakglass'
             yield warning(f"host {name}", "cluster-not-named", sentence, fix)
-
-
-def _judge_vm(vm: Vm, looks: dict[str, HostLook]) -> Iterator[Finding]:
-    """Yield what was found about a VM on its hosts; an error if its first host could not be asked."""
-    found = [finding for host in vm.hosts if host.name in looks for finding in looks[host.name].of_vms.get(vm.name, [])]
-    yield from found
-    if not found and vm.host.name in looks:
-        sentence = f"it was not looked at, because {vm.host.name} could not be asked"
-        yield error(f"VM {vm.name}", "vm-not-seen", sentence, f"{MEND_HOST} {vm.host.name} first")

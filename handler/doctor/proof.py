@@ -28,23 +28,26 @@ async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding
         sentence = "No host is recorded as proven, because no signed request was sent."
         yield warning(PLACE, "not-proven", sentence, "export BREAKGLASS_SECRET_FILE=NAME.signing-key")
     else:
-        proofs = [_Proof(visit.signer, vm) for vm in _one_of_each_host(visit.config, visit)]
+        proofs = [_Proof(visit.signer, vm, host) for host, vm in _one_of_each_host(visit.config, visit).items()]
         for finding in await asyncio.gather(*(proof.finish() for proof in proofs)):
             yield finding
 
 
-def _one_of_each_host(config: Config, visit: Visit) -> list[Vm]:
-    """Return the VMs to ask for: the first of each host that the caller may act on."""
+def _one_of_each_host(config: Config, visit: Visit) -> dict[str, Vm]:
+    """Return the VMs to ask for, by the host that has them: the first of each that the caller may act on."""
     callers = [caller for caller in config.callers if visit.signer and visit.signer.key in caller.keys]
     allowed = [vm for vm in visit.vms if not callers or callers[0].may_act_on(vm.name)]
-    return list({vm.host.name: vm for vm in reversed(allowed)}.values())[::-1]
+    found: dict[str, Vm] = {}
+    for vm in allowed:
+        found.setdefault(visit.owners.get(vm.name, vm.host.name), vm)
+    return found
 
 
 class _Proof:
-    """The signed status of one VM, for its host."""
+    """The signed status of one VM, for the host that has it."""
 
-    def __init__(self, signer: Signer, vm: Vm) -> None:
-        self._signer, self._vm, self._host = signer, vm.name, vm.host.name
+    def __init__(self, signer: Signer, vm: Vm, host: str) -> None:
+        self._signer, self._vm, self._host = signer, vm.name, host
 
     async def finish(self) -> Finding:
         """Send it, and return what became of it; an answer that comes byte by byte is not waited for."""

@@ -17,7 +17,8 @@ class Visit:
 
     `config` is None if no handler would start with the file; `path` is None without a file. `signer` is None if no
     handler's URL or no signing key is known. `vm` is the name of the only VM to look at, if it is not empty. `samples`
-    are payloads of monitoring systems, by source.
+    are payloads of monitoring systems, by source. The look at the hosts fills `owners`: the host that has each VM, or
+    its first one if that is not known.
     """
 
     path: Path | None
@@ -29,6 +30,7 @@ class Visit:
     samples: Mapping[str, Sequence[bytes]]
     now: float  # Unix time
     environment: Mapping[str, str] = field(repr=False)
+    owners: dict[str, str] = field(default_factory=dict)
     launcher: LauncherClient | None = None  # chat's, if root has started doctor or a unit runs it
 
     @property

@@ -273,7 +273,6 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
         name_vms("102,105-106"),
         "105-106: no node has VM 105, 106 / take the numbers that you don't plan to use out of the key line",
     ),
-    "moved VM": (name_vms("102-103"), "VM 103 is on node pve2, so verbs on this node are refused / "),
     "every VM": (
         write(KEY_FILE, KEYS.replace("102", "all", 1)),
         f"/{KEY_FILE}:1: its key reaches every VM of this host, also those that come later / name the VMs, like --vms",

@@ -107,9 +107,10 @@ def lock_of_dead_task(world: World) -> None:
 
 FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     "no quorum": (no_quorum, f"error: this node has no quorum; {REFUSED} / pvecm status"),
-    "moved": (
+    "moved while it ran": (
         moved,
-        f"error: VM {VMID} is on node pve2 now and not on {node_name()}: verbs are refused here / name the host",
+        f"error: a QEMU of VM {VMID} still runs on {node_name()}, and its configuration is on node pve2: stop this "
+        f"QEMU first / kill $(cat /run/qemu-server/{VMID}.pid) on {node_name()}",
     ),
     "no configuration": (lambda world: conf(world).unlink(), f"error: no node has VM {VMID} / correct the VM's number"),
     "a template": (

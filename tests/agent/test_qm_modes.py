@@ -142,11 +142,13 @@ CASES = {
     ),
     "no quorum: stop": Case("stop", 0, process="none", place=no_quorum),
     "no quorum: reset": Case("reset", 0, place=no_quorum),
-    "other node: no cycle": Case("cycle", 12, "other-node", ("node pve2", MISSING), place=moved),
+    "other node: no cycle": Case(
+        "cycle", 12, "other-node", ("node pve2", MISSING), "none", place=after(stopped, moved)
+    ),
     "other node: no start": Case("start", 12, "other-node", ("node pve2",), "none", place=after(stopped, moved)),
     "other node: no stop": Case("stop", 12, "other-node", ("node pve2",), "none", place=after(stopped, moved)),
     "other node: no reset": Case("reset", 12, "other-node", ("node pve2",), "none", place=after(stopped, moved)),
-    "other node: its QEMU is here all the same": Case("reset", 0, place=moved),
+    "other node: its QEMU is here all the same": Case("reset", 12, "stale-copy", ("node pve2", "kill"), place=moved),
     # --- HA ---
     "HA: cycle": Case(
         "cycle", 0, "", ("Requesting HA stop for VM 102", "Requesting HA start for VM 102"), "new", place=ha()

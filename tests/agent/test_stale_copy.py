@@ -22,7 +22,7 @@ def test_no_look_calls_it_well_and_no_verb_lets_it_go_on(world: World, *, paused
         verdict = answer.trailer["verdict"]
         assert (answer.code, verdict["code"], verdict["advice"]) == (code, "stale-copy", ""), line
         assert "and its configuration is on node pve2: stop this QEMU first" in verdict["sentence"]
-        assert f"kill $(cat /run/qemu-server/{102}.pid)" in "".join(verdict["evidence"])
+        assert "kill $(cat /run/qemu-server/102.pid)" in "".join(verdict["evidence"])
         assert MOVE_BACK in "".join(verdict["evidence"])
         assert answer.trailer["state"] != "elsewhere"
     assert world.pid is not None

@@ -181,7 +181,15 @@ UNKNOWN = {
     *("isolation-not-known", "ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),
     *("sessions-nearly-full", "sessions-no-flock", "sessions-noexec"),
     # what the host says when doctor asks it
-    *("clock-differs", "no-quorum", "no-records", "read-only-key-has-power", "vm-not-seen"),
+    *(
+        "clock-differs",
+        "no-quorum",
+        "no-records",
+        "read-only-key-has-power",
+        "vm-not-seen",
+        "vm-elsewhere",
+        "stale-copy",
+    ),
     # where there is no handler, or another one
     *("chat-off", "clock-unknown", "compressed", "no-such-vm", "other-program", "other-version"),
 }

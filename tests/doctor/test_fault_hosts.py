@@ -442,7 +442,12 @@ VMS = [
         "vm-not-served-to-claude",
         "breakglass-pve allow 102",
     ),
-    ("VM on another node", without_conf(guests(vm102="pve2")), "vm-check", "name the host of pve2 first"),
+    (
+        "VM on another node",
+        without_conf(guests(vm102="pve2")),
+        "vm-elsewhere",
+        "add the host of pve2 to vms.devvm.hosts",
+    ),
     ("no such VM", without_conf(guests()), "vm-check", "qm list"),
     ("the number is a container", without_conf(CONTAINER), "vm-check", "take 102 out"),
     ("a template", vm_conf("template: 1\nname: devvm\n"), "vm-check", "qm list"),

@@ -73,7 +73,7 @@ def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: obje
     host = Host("pve1", Address("breakglass", "127.0.0.1"), "")
     at = datetime(2026, 11, 28, 3, tzinfo=UTC).timestamp()
     body = json.dumps({"outcome": "done", "state": "running", "proven": recorded}).encode()
-    finding = _Proof(Signer("", b""), Vm("devvm", 102, (host,)))._judge(Reply(200, {}, body, at, at))
+    finding = _Proof(Signer("", b""), Vm("devvm", 102, (host,)), "pve1")._judge(Reply(200, {}, body, at, at))
     assert (finding.level, finding.code) == (WARNING, "not-proven")
     assert "did not record" in finding.sentence
 

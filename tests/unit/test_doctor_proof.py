@@ -33,7 +33,7 @@ async def test_an_answer_that_never_ends_is_a_finding(monkeypatch: pytest.Monkey
         try:
             signer = Signer(f"http://127.0.0.1:{server.getsockname()[1]}", b"k" * 32)
             host = Host("pve1", Address("root", "127.0.0.1"), "")
-            finding = await _Proof(signer, Vm("devvm", 102, (host,))).finish()
+            finding = await _Proof(signer, Vm("devvm", 102, (host,)), "pve1").finish()
         finally:
             ended.set()
             thread.join()

@@ -5,10 +5,11 @@ Each rule is one of power/preflight.py and power/locked.py. A finding refuses no
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..forensics.copy import describe_copy
 from ..forensics.ha_daemons import find_dead_ha
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..forensics.outlook import ha_by_hand, ha_line
-from ..host.cluster import Cluster, cluster_view, node_name
+from ..host.cluster import Cluster, cluster_view, is_stale_copy, node_name
 from ..host.ha import AT_REST, MOVING, ha_manages, ha_stuck
 from ..host.paths import Host
 from ..host.pve_tasks import Holder, Owner, find_lock_owner, flock_holders
@@ -26,7 +27,7 @@ def check_vm(host: Host) -> Iterator[Finding]:
     view = cluster_view(host)
     yield judge_cluster(view)
     if view.answers:
-        yield judge_place(host.vmid, view, node_name())
+        yield judge_copy(host, view) if is_stale_copy(host, view) else judge_place(host.vmid, view, node_name())
         yield judge_template(host.vmid, current_options(view.config_text))
         yield judge_lock(host.vmid, view.lock, find_lock_owner(host, view.lock) if view.lock else Owner(None))
         yield judge_ha(host.vmid, view.ha, view.ha_seen, find_dead_ha(view))
@@ -47,15 +48,20 @@ def judge_cluster(view: Cluster) -> Finding:
 
 
 def judge_place(vmid: int, view: Cluster, here: str) -> Finding:
-    """Require the VM's configuration on this node."""
+    """Require that a node has the VM. Which of its hosts gets the verbs, the handler finds out."""
     if view.container:
         return error(f"{vmid}: {CONTAINER_SENTENCE}", f"take {vmid} out of the key's --vms and of the configuration")
     if view.node:
-        sentence = f"VM {vmid} is on node {view.node} now and not on {here}: verbs are refused here"
-        return error(sentence, f"name the host of {view.node} first in the VM's hosts in breakglass.toml, and reload")
+        return ok(f"VM {vmid} may run here, on {here}; it is on node {view.node}")
     if not view.config:
         return error(f"no node has VM {vmid}", "correct the VM's number in the configuration: qm list")
     return ok(f"VM {vmid} is configured on this node, {here}")
+
+
+def judge_copy(host: Host, view: Cluster) -> Finding:
+    """Require that no QEMU of a VM runs here that another node has."""
+    sentence, _, _, cure, *_ = describe_copy(host.vmid, node_name(), view.node, view.ha)
+    return error(sentence, cure.partition(": ")[2])
 
 
 def judge_template(vmid: int, options: Mapping[str, str]) -> Finding:

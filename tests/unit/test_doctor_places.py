@@ -1,0 +1,61 @@
+"""What doctor says of a VM that may run on several hosts: the one that has it is judged."""
+
+import pytest
+
+from breakglass.config.model import Address, Host, Vm
+from breakglass.doctor.findings import error, ok
+from breakglass.doctor.vm_place import VmFindings, VmPlace, find_owner, judge_vm, read_place
+
+HOSTS = tuple(Host(f"h{number}", Address("root", f"192.0.2.{number}"), "") for number in (1, 2, 3))
+VM = Vm("devvm", 102, HOSTS)
+NODES = {"h1": "pve1", "h2": "pve2", "h3": "pve3"}
+BAD = error("VM devvm", "vm-check", "it is locked", "qm unlock")
+
+
+def says(here: str, node: str, *, sure: bool = True, **more: object) -> VmFindings:
+    """Return what a host says; its check has an error, which counts only if the host has the VM."""
+    return VmFindings(read_place({"here": here, "node": node, "sure": sure, **more}), [BAD])
+
+
+MOVED = {"h1": says("pve1", "pve2"), "h2": says("pve2", "pve2"), "h3": says("pve3", "pve2")}
+UNSURE = says("pve1", "", sure=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "owner", "codes"),
+    [
+        (MOVED, "h2", ["error vm-check", "ok may-run-here", "ok may-run-here"]),
+        ({**MOVED, "h1": UNSURE}, "h2", ["error vm-check", "ok may-run-here"]),
+        ({"h1": MOVED["h1"]}, "", ["error vm-not-seen", "ok may-run-here"]),  # pve2 could not be asked
+        ({"h1": says("pve1", "pve9")}, "", ["error vm-elsewhere", "ok may-run-here"]),
+        ({"h1": UNSURE, "h2": UNSURE}, "", ["error vm-check", "error vm-check"]),
+        ({"h1": VmFindings(VmPlace(), [BAD])}, "", ["error vm-check"]),  # an older host agent's
+        ({}, "", ["error vm-not-seen"]),
+        (
+            {"h1": says("pve1", "pve2", process=True), "h2": MOVED["h2"]},
+            "h2",
+            ["error vm-check", "error stale-copy"],
+        ),
+        (
+            {"h1": says("pve1", "pve2", process=True, migrating=True), "h2": MOVED["h2"]},
+            "h2",
+            ["error vm-check", "ok may-run-here"],
+        ),
+    ],
+)
+def test_the_host_that_has_the_vm_is_judged(said: dict[str, VmFindings], owner: str, codes: list[str]) -> None:
+    """That the VM is not on one of its hosts is no fault, and what is wrong with the VM there is not said."""
+    assert find_owner(VM, said) == owner
+    assert [f"{found.level} {found.code}" for found in judge_vm(VM, said, NODES)] == codes
+
+
+def test_what_is_wrong_with_a_key_is_said_of_each_host() -> None:
+    """A VM can move there at any time."""
+    served = error("VM devvm", "vm-not-served", "the power key serves VM 103 and not 102", "breakglass-pve allow 102")
+    said = {**MOVED, "h3": VmFindings(served=[served])}
+    assert served in list(judge_vm(VM, said, NODES))
+
+
+def test_the_finding_names_both_nodes() -> None:
+    [_, there] = judge_vm(Vm("devvm", 102, HOSTS[:2]), {name: MOVED[name] for name in ("h1", "h2")}, NODES)
+    assert there == ok("VM devvm", "may-run-here", "VM 102 may run on h1; it is on node pve2")
