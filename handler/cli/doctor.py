@@ -27,6 +27,7 @@ from ..doctor.problems import CONFIGURATION
 from ..doctor.proof import prove
 from ..doctor.visit import Visit
 from ..doctor.walk import walk
+from .account import name_this_user
 from .check import find_problems
 from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_unit_credentials
 from .errors import CommandError, reason
@@ -47,6 +48,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     guard.daemon = True
     guard.start()
     visit = make_visit(arguments)
+    name_this_user()
     guard.cancel()
     signal.signal(signal.SIGINT, _stop)
     return asyncio.run(_run(visit, arguments))
