@@ -16,7 +16,6 @@ from .wire import exec_messages, is_message
 CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used
 FULL = "the host is overloaded, or sshd's MaxSessions is small"
 READ_BYTES = 64 * 1024  # at a time, of an exec's output
-STDERR_BYTES = 2 * 1024 * 1024  # the host agent bounds all output of a job to 1 MiB
 READ_CHANNELS, JOB_CHANNELS = 3, 4  # beside the session; sshd's MaxSessions is 10
 POLL_SECONDS = 2.0  # between two looks at a job
 # Of opening a channel. asyncssh asserts that there is a connection, which may have ended a moment before.
@@ -94,22 +93,22 @@ class Execs:
 async def _read_answer(process: asyncssh.SSHClientProcess[bytes]) -> list[Message]:
     """Return the messages of one exec; raise Lost when they are incomplete or too long."""
     try:
-        stdout, stderr = await asyncio.gather(_read_all(process.stdout), _read_all(process.stderr, STDERR_BYTES))
+        stdout, stderr = await asyncio.gather(_read_all(process.stdout), _read_all(process.stderr))
         await process.wait_closed()
         return exec_messages(stdout, stderr, process.exit_status)
     finally:
         process.close()
 
 
-async def _read_all(stream: asyncssh.SSHReader[bytes], most: int = LINE_BYTES) -> bytes:
-    """Return all of an exec's stream; raise Lost once it is longer than `most`.
+async def _read_all(stream: asyncssh.SSHReader[bytes]) -> bytes:
+    """Return all of an exec's stream; raise Lost once it is longer than LINE_BYTES.
 
     asyncssh reads no further ahead than the channel's window.
     """
     parts, size = [], 0
     while part := await stream.read(READ_BYTES):
         size += len(part)
-        if size > most:
+        if size > LINE_BYTES:
             raise Lost(TOO_LONG)
         parts.append(part)
     return b"".join(parts)

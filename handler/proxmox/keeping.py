@@ -15,7 +15,6 @@ from .patience import backoff_seconds, refusal_seconds
 
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
-LASTING_SECONDS = 20.0  # of a good connection; a host that always ends them sooner is tried ever more rarely
 LOOK_SECONDS = 30.0  # between two looks at an open connection: its session may have ended, its host agent been silent
 NEWS_SECONDS = 3600.0  # of quiet, until the host agent is asked for news: another handler may have proven the host
 
@@ -127,11 +126,9 @@ class KeptLink:
         await asyncio.sleep(pause)
         while True:
             try:
-                link, began = await self._connected(), time.monotonic()
-                refusals = 0
+                link = await self._connected()
+                failures = refusals = 0
                 await self._watch(link)
-                has_lasted = time.monotonic() - began > LASTING_SECONDS
-                failures = 0 if has_lasted else failures + 1
                 self._set_trouble(Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment"))
             except Unreached as error:
                 failures += 1

@@ -14,7 +14,6 @@ GRACE_SECONDS = 20.0  # beyond the job's deadline
 MOST_DEADLINE_SECONDS = 1800.0
 SPREAD_SECONDS = 1.0  # over which the first connections to many hosts are spread
 FEW_HOSTS = 10  # to which the handler connects at once
-NO_DEADLINE_SECONDS = 1200.0  # for a job without a deadline: an older host agent's
 
 
 class Patience:
@@ -37,7 +36,7 @@ class Patience:
         gives up too early, whatever the host's clock says.
         """
         if self._first_message is None:
-            self._first_message, self.seconds = now, NO_DEADLINE_SECONDS
+            self._first_message = now
         if message["type"] == "stage":
             self.seconds = min(float(str(message["deadline"])), MOST_DEADLINE_SECONDS) + GRACE_SECONDS
 

@@ -14,12 +14,11 @@ from ..errors import Lost, Unreached
 from ..other_nodes import OtherNodes, explain_claim
 from ..times import say_since
 from .host import HostConnection
-from .outcome import AGENT_REFUSED, Message
-from .wire import job_line, where_line
+from .outcome import Message
+from .wire import where_line
 
 ASK_SECONDS = 1.0  # for the hosts to answer
 ASK_AGAIN_SECONDS = 4.0  # the same, if the id may have been sent before: then each of them has to answer
-
 
 _ALONE = OtherNodes()
 
@@ -190,8 +189,6 @@ async def _ask(host: HostConnection, vmid: int, msg_id: str, is_repeated: bool) 
     with suppress(TimeoutError, Unreached, Lost):
         async with asyncio.timeout(ASK_AGAIN_SECONDS if is_repeated else ASK_SECONDS):
             result = (await host.read(where_line(vmid, msg_id)))[-1]
-            if msg_id and result["exit_code"] == AGENT_REFUSED:  # it is too old to know `where`
-                return _Place(host, has_id=_has_job((await host.read(job_line(vmid, msg_id)))[-1]))
             return _read_place(host, result)
     return _Place(host)
 
@@ -202,10 +199,3 @@ def _read_place(host: HostConnection, result: Message) -> _Place:
     node, here = (str(result.get(name, "")) for name in ("node", "here"))
     has_process = result.get("process") is True and result.get("migrating") is not True
     return _Place(host, answered, has_id if isinstance(has_id, bool) else None, node, here, sure, has_process)
-
-
-def _has_job(job: Message) -> bool | None:
-    """Return what the answer to `job` says of an id: an older host agent has no lighter question."""
-    verdict = job.get("verdict")
-    has_not = isinstance(verdict, dict) and verdict.get("code") == "job-unknown"
-    return False if has_not else True if job["exit_code"] == 0 else None

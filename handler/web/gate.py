@@ -7,7 +7,6 @@ signatures cheap.
 import asyncio
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooS
 from .client_address import client_address
 from .headers import with_headers
 from .replies import error_reply
+from .strangers import RefusalQueue
 
 BODY_SECONDS = 10.0
 OVERLONG = 4  # times the limit: how much of a body that is too long is read all the same
@@ -48,34 +48,6 @@ class SignedRequest:
 
 class ClientGone(Exception):
     """The client went away before its body was whole."""
-
-
-class RefusalQueue:
-    """Lets one refusal, or one answer of an open route, be sent in each iteration of the event loop.
-
-    Otherwise each await of a valid request waits for every refusal that is ready to be sent. Measured with 64
-    connections that send bad signatures (./dev bench): the median of a good status is 17 to 28 ms with the queue, 23
-    to 137 ms without it; with four refusals an iteration it is twice that with one.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def wait(self) -> None:
-        """Return when a refusal may be sent: in the next iteration, unless others are queued."""
-        loop = asyncio.get_running_loop()
-        permission = loop.create_future()
-        self._waiting.append(permission)
-        if len(self._waiting) == 1:
-            loop.call_soon(self._permit_next)
-        await permission
-
-    def _permit_next(self) -> None:
-        permission = self._waiting.popleft()
-        if not permission.done():
-            permission.set_result(None)
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._permit_next)
 
 
 class Gate:

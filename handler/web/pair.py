@@ -17,8 +17,9 @@ from ..service import Service
 from ..threads import DaemonThreads
 from .bodies import strict_json
 from .client_address import client_address
-from .gate import ClientGone, RefusalQueue, read_body
+from .gate import ClientGone, read_body
 from .replies import error_reply
+from .strangers import RefusalQueue
 
 MOST_BYTES = 128
 SECONDS = 2.0  # for the directory, and for the wait until it is a request's turn

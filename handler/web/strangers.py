@@ -1,12 +1,15 @@
-"""What peers without a key hold of the handler: its descriptors and its memory. At a limit the oldest gives way.
+"""What peers without a key hold of the handler: its descriptors, its memory and its time.
+
+At a limit of the first two, the oldest connection gives way.
 
 A connection is a stranger's until a request on it has a good signature or gets its answer, and again afterwards. So a
 flood pushes out its own connections, and a new one always gets in. The operator's connection is among the newest, and
 its request arrives at once.
 """
 
+import asyncio
 import resource
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Protocol
 
 MOST_BYTES = 32 * 1024 * 1024  # of all strangers together
@@ -65,3 +68,31 @@ class Strangers:
                 connection.give_way()
                 return True
         return False
+
+
+class RefusalQueue:
+    """Lets one refusal, or one answer of an open route, be sent in each iteration of the event loop.
+
+    Otherwise each await of a valid request waits for every refusal that is ready to be sent. Measured with 64
+    connections that send bad signatures (./dev bench): the median of a good status is 17 to 28 ms with the queue, 23
+    to 137 ms without it; with four refusals an iteration it is twice that with one.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Return when a refusal may be sent: in the next iteration, unless others are queued."""
+        loop = asyncio.get_running_loop()
+        permission = loop.create_future()
+        self._waiting.append(permission)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._permit_next)
+        await permission
+
+    def _permit_next(self) -> None:
+        permission = self._waiting.popleft()
+        if not permission.done():
+            permission.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._permit_next)

@@ -13,7 +13,7 @@ import pytest
 
 from breakglass.client import new_id
 
-from ..support.agent import agent_processes, constants_set, execute
+from ..support.agent import agent_processes, execute
 from ..support.cluster import Cluster, cluster
 from ..support.pve_host import not_mounted
 from ..support.service import Service
@@ -240,23 +240,6 @@ def test_a_host_of_another_cluster_gets_no_verb(nodes: Cluster, service: Service
     finally:
         corosync.write_text(text)
     assert memory(nodes.world, "last").read_text() == last
-
-
-@pytest.mark.all
-def test_an_older_host_agent_still_tells_whether_it_knows_an_id(nodes: Cluster, service: Service) -> None:
-    """It does not know `where`. The handler asks it for the job, so that an id acts once during an upgrade, too."""
-    nodes.move("pve2")
-    msg_id = new_id()
-    first = service.pve("reset", msg_id=msg_id).json
-    nodes.move("pve3")
-    older = "import re; replace(_LINE=re.compile(find('_LINE').pattern.replace('|where', ''), re.ASCII))"
-    with constants_set(nodes.nodes["pve2"].world, older):
-        service.stop()
-        service.start()
-        until(lambda: {h["state"] for h in service.health()["hosts"].values()} == {"answering"}, "three hosts")
-        again = service.pve("reset", msg_id=msg_id, again=True).json
-        assert (again["outcome"], again["started"]) == ("done", first["started"])
-        assert service.pve("reset", again=True).json["outcome"] == "done"  # pve2 knows that it does not have it
 
 
 def test_a_vm_that_ha_moves_during_a_cycle(nodes: Cluster, service: Service) -> None:

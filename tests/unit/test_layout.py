@@ -117,6 +117,7 @@ BESIDE_THE_PATH = (
         "handler/web/proving.py",
         "handler/web/reads.py",
         "handler/web/replies.py",
+        "handler/web/strangers.py",
         "handler/config/",
         "handler/alerts/",
     ),

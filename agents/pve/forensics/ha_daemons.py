@@ -41,8 +41,11 @@ def describe_ha(view: Cluster) -> str:
 
 
 def prove_ha(vmid: int, view: Cluster) -> tuple[str, ...]:
-    """Return the line on HA, and what a person can do about it."""
-    return ha_proof(vmid, view.ha, view.ha_seen, find_dead_ha(view))
+    """Return HA's own words on the state `error`, the line on HA, and what a person can do about it."""
+    error = (
+        (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",) if view.ha_seen == "error" else ()
+    )
+    return (*error, *ha_proof(vmid, view.ha, view.ha_seen, find_dead_ha(view)))
 
 
 def find_silence(daemon: str, status: Mapping[str, object], now: float) -> str:

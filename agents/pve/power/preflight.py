@@ -143,10 +143,7 @@ def _stuck(job: Job, view: Cluster) -> Exception:
     vmid, dead = job.host.vmid, find_dead_ha(view)
     sentence = f"HA has VM {vmid} in state {view.ha_seen} and acts on no request until that state ends"
     sentence = f"HA manages VM {vmid} and does nothing now, because {dead}" if dead else sentence
-    refusal_line = (
-        (f"service 'vm:{vmid}' in error state, must be disabled and fixed first",) if view.ha_seen == "error" else ()
-    )
-    return refusal("ha-stuck", sentence, "", *refusal_line, *prove_ha(vmid, view))
+    return refusal("ha-stuck", sentence, "", *prove_ha(vmid, view))
 
 
 def refuse_leftovers(job: Job) -> None:
