@@ -18,7 +18,7 @@ from .arguments import (
 )
 from .errors import CommandError, reason
 from .keys.arguments import add_keys
-from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, version
+from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, flush_output, version
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,10 +71,18 @@ def make_parser() -> argparse.ArgumentParser:
     return top
 
 
+def _parse() -> argparse.Namespace:
+    """Return the arguments. argparse itself prints for --help and --version, and leaves the rest to Python's end."""
+    try:
+        return make_parser().parse_args()
+    finally:
+        flush_output()
+
+
 def main() -> int:
     """Run the command that the arguments name; return its exit code."""
-    arguments = make_parser().parse_args()
     try:
+        arguments = _parse()
         return int(arguments.run(arguments))
     except CommandError as error:
         complain(error.message, error.hint)

@@ -55,6 +55,12 @@ def remark(message: str, hint: str = "") -> None:
         print(visible("\n".join(lines)), file=sys.stderr)
 
 
+def flush_output() -> None:
+    """Write what is buffered; raise BrokenPipeError if the reader has ended."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def drop_output() -> None:
     """Discard the buffered output, so that the interpreter does not report a closed pipe at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
