@@ -84,6 +84,7 @@ def test_what_can_be_replaced_is_found(place: Path) -> None:
     assert tried(path, place / "in" / "b") == []
 
 
+@pytest.mark.real("bwrap")
 def test_where_a_link_leads_counts(place: Path) -> None:
     """A configuration that is a link to where claude's user can write could be replaced there."""
     (place / "open").mkdir()
@@ -98,6 +99,7 @@ def config(place: Path, *files: Path, **chat: object) -> Config:
     return Config((), {}, {}, (), chat=settings, files=tuple(map(str, files)))
 
 
+@pytest.mark.real("bwrap")
 def test_chat_is_on_when_nothing_is_within_reach(place: Path) -> None:
     """The configuration, the files that it names and the event logs are tried, unless shared_uid is set."""
     (place / "sessions/turns").mkdir(mode=0o700, parents=True)
@@ -123,6 +125,7 @@ def test_a_sessions_dir_that_programs_read_differently_is_refused(place: Path, n
     assert "outside /usr" in isolation_fault(config(Path("/usr/local/x"), uids=UIDS))
 
 
+@pytest.mark.real("bwrap")
 def test_a_program_that_is_out_of_reach_behind_the_wall(place: Path) -> None:
     """Claude's user can't get at it, and the turns would fail: chat is off, and the reason names it."""
     program = made(place / "claude", 0o755)
@@ -159,7 +162,7 @@ def test_a_container_that_allows_no_network_namespace() -> None:
     assert ran.stdout.endswith("\nnot started\n")
 
 
-@pytest.mark.real("root")
+@pytest.mark.real("mounts")
 def test_a_network_namespace_takes_no_right_over_this_machines_network() -> None:
     """Root without CAP_NET_ADMIN, as the launcher's unit has it, gets one whose loopback is up."""
     ran = subprocess.run(
@@ -171,6 +174,7 @@ def test_a_network_namespace_takes_no_right_over_this_machines_network() -> None
     assert ran.stdout == "''\n", ran.stderr
 
 
+@pytest.mark.real("bwrap")
 def test_a_sessions_dir_that_claude_can_not_enter(place: Path) -> None:
     """Each turn would fail there: chat is off, and the reason names the directory."""
     program = made(place / "claude", 0o755)
@@ -200,6 +204,7 @@ def test_chat_is_off_when_it_can_not_be_proven(place: Path) -> None:
     assert "65534 of chat.uids is the user nobody" in isolation_fault(config(place, uids=(65500, 65534)))
 
 
+@pytest.mark.real("bwrap")
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
 def test_ids_that_a_user_may_map_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As root of containers of its own, that user could signal claude and read its files."""
@@ -212,6 +217,7 @@ def test_ids_that_a_user_may_map_are_refused(place: Path, monkeypatch: pytest.Mo
     assert "to over" in isolation_fault(config(place, uids=UIDS))
 
 
+@pytest.mark.real("bwrap")
 def test_a_file_of_ours_that_an_id_owns_is_found(place: Path) -> None:
     """Of any id of the range, and by its group too, although a process of the first one can't read it."""
     (place / "sessions/turns").mkdir(mode=0o700, parents=True)

@@ -458,6 +458,7 @@ def launcher_of(talker: Talker) -> int:
     return pid
 
 
+@pytest.mark.real("ptrace")
 def test_who_answers_http_is_not_root_through_a_turn(talker: Talker, claude: ScriptedClaude) -> None:
     """Before a turn, while it runs, and after a reload: no process that answers HTTP can become root."""
     pid = assert_unprivileged(talker.port)

@@ -76,7 +76,7 @@ def test_the_recipe_shows_the_secret_to_no_other_process() -> None:
     assert all(line.lstrip().startswith(("key=($(printf %s ", "for i in ")) for line in used)
 
 
-@pytest.mark.real("curl")
+@pytest.mark.real("curl", "sshd")
 def test_the_readmes_two_lines_reset_a_vm(service: Service) -> None:
     """The request that the README shows, with the command `breakglass sign`, is answered with done."""
     [send] = commands("README.md", "Requests")

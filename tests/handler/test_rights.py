@@ -56,6 +56,7 @@ def write_config(directory: Path, server: str = SERVER, mode: int = 0o640) -> Pa
     return path
 
 
+@pytest.mark.real("ptrace")
 def test_who_answers_http_is_not_root(service: Service) -> None:
     """At the start and after a reload: another uid in all four places, no capability, and no way to one."""
     pid = assert_unprivileged(service.port)

@@ -1,6 +1,7 @@
 """The real parts that tests need, and why one of them is missing on this machine."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from . import claude
 
+CAP_SYS_PTRACE = 19
 UPTIME = 400 * 24 * 3600  # in seconds, of no machine on which these tests run
 
 
@@ -28,6 +30,14 @@ def _mounts() -> str:
     """Say why this process can't have mounts of its own, as root in a container without CAP_SYS_ADMIN."""
     tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
     return f"no mount namespace can be made: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+def _ptrace() -> str:
+    """Say why root can't see which files another user's process has open, as in a container by default."""
+    if reason := _root():
+        return reason
+    [rights] = re.findall(r"CapEff:\t(\w+)", Path("/proc/self/status").read_text())
+    return "" if int(rights, 16) >> CAP_SYS_PTRACE & 1 else "root has no CAP_SYS_PTRACE"
 
 
 @cache
@@ -117,6 +127,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "nginx": lambda: _program("nginx"),
     "node": _node,
     "prometheus": lambda: _program("prometheus"),
+    "ptrace": _ptrace,
     "promtool": lambda: _program("promtool"),
     "qemu": lambda: _program("qemu-system-x86_64"),
     "root": _root,

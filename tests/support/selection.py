@@ -68,3 +68,9 @@ def shuffle(items: list[pytest.Item], seed: str) -> None:
     for group in groups:
         chance.shuffle(group)
     items[:] = [item for group in groups for item in group]
+
+
+def why_skipped(report: pytest.TestReport) -> str:
+    """Return why a test was skipped."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return reason.removeprefix("Skipped: ")
