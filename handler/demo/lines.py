@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from .account import PACKAGE
 from .proxmox.world import SCENARIOS, VMID, World
 
 TEXT = """
@@ -28,6 +29,8 @@ TEXT = """
 SCRIPTED = "the real claude; its model is a script on this machine"
 REAL = "the real claude with the real model: it uses your credential from the environment, and you pay for it"
 NO_CHAT = "off: --no-chat was given, or claude is not installed"
+COMING = "not yet: claude is being downloaded, and a line here says when chat is on"
+NOT_ON = "\n  chat    off: the handler says {state}\n"
 MISSING = "{program}: not installed"
 ENDED = "  Ctrl-C ended everything."
 LEFT = "  Ctrl-C did not end everything. Check what is left, then run: {commands}"
@@ -40,11 +43,15 @@ def name_program(started_as: str) -> str:
     return shlex.join([*([] if is_program else [sys.executable]), str(path)])
 
 
-def describe(world: World, secret: str, port: int, model: str) -> str:
-    """Return what the demo prints: the page and the commands to paste."""
+def describe(world: World, secret: str, port: int, program: list[str], model: str, is_coming: bool) -> str:
+    """Return what the demo prints: the page and the commands to paste. `is_coming` tells that chat is on later.
+
+    doctor judges the installation that it runs from, so `program`, the copy, judges a handler that runs from a copy.
+    """
     breakglass = name_program(sys.argv[0])
     secret_file = f"BREAKGLASS_SECRET_FILE={world.directory}/secret"
-    asks = f"BREAKGLASS_URL=http://127.0.0.1:{port} {secret_file} {breakglass}"
+    asks = _ask(world, port, breakglass)
+    doctor = asks if program[-1] == str(PACKAGE) else _ask(world, port, shlex.join(program))
     body = '{"verb":"cycle"}'
     curl = f"printf '{body}' | {secret_file} {breakglass} sign | curl -sSN -H @- "
     curl += f"-H 'accept: application/x-ndjson' -d '{body}' http://127.0.0.1:{port}/pve"
@@ -55,10 +62,25 @@ def describe(world: World, secret: str, port: int, model: str) -> str:
         port=port,
         secret=secret,
         call=f"{asks} call cycle",
-        doctor=f"BREAKGLASS_CONFIG={world.directory}/breakglass.toml {asks} doctor",
-        chat=_line("chat", "ssh", f"{asks} chat\n          {model}" if model else NO_CHAT),
+        doctor=f"BREAKGLASS_CONFIG={world.directory}/breakglass.toml {doctor} doctor",
+        chat=f"  chat    {COMING}" if is_coming else _chat(asks, model),
         curl=_line("curl", "curl", curl),
     )
+
+
+def describe_later(world: World, port: int, model: str, state: str) -> str:
+    """Return what the demo prints once claude is installed and the handler says whether chat is on."""
+    asks = _ask(world, port, name_program(sys.argv[0]))
+    return f"\n{_chat(asks, f'on now, also on the page: {model}')}\n" if state == "on" else NOT_ON.format(state=state)
+
+
+def _ask(world: World, port: int, breakglass: str) -> str:
+    """Return the beginning of a command that asks the handler, for a shell."""
+    return f"BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass}"
+
+
+def _chat(asks: str, model: str) -> str:
+    return _line("chat", "ssh", f"{asks} chat\n          {model}" if model else NO_CHAT)
 
 
 def _line(name: str, program: str, text: str) -> str:

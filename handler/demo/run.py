@@ -2,25 +2,22 @@
 
 import asyncio
 import base64
-import importlib.util
-import json
 import os
 import secrets
 import shlex
 import shutil
 import signal
 import socket
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from ..config.model_api import API_KEY, BASE_URL, CREDENTIALS, ModelApi
-from .account import find_package, find_program, open_to_handler, write_server_table
+from ..config.model_api import CREDENTIALS, ModelApi
+from .account import find_installation, open_to_handler, write_server_table
+from .chat import INSTALLER, DemoChat, find_credential, install_and_turn_on, open_chat
 from .ending import wait_for_end
-from .lines import ENDED, LEFT, REAL, SCRIPTED, describe
-from .model.investigation import next_step
-from .model.server import Model
+from .lines import ENDED, LEFT, describe, describe_later
 from .proxmox.world import VMID, World
 from .sshd import DemoHost, listen
 
@@ -44,14 +41,6 @@ by_hand = ["{bin}/qm status {vmid}", "{bin}/qm reset {vmid}", "{bin}/qm stop {vm
 [sessions]
 secret = "{session_secret}"
 dir    = "{directory}/sessions"
-"""
-
-CHAT = """
-[chat]
-command    = {claude}
-shared_uid = true
-base_url   = {base_url}
-credential_file = {credential_file}
 """
 
 REMOVAL_TRIES = 3
@@ -89,15 +78,8 @@ def _run_in(
         except RuntimeError as error:
             say(str(error))
             return 1
-        claude = find_claude() if chat and shutil.which("ssh") else None  # claude's commands run ssh
-        model = Model(next_step) if claude and not own else None
-        api = own or (ModelApi(API_KEY, "none", model.url) if model else None)
-        table = write_chat_table(world.directory, claude, api) if claude and api else ""
-        try:
-            return asyncio.run(_serve(world, say, table, bool(own), received))
-        finally:
-            if model:
-                model.close()
+        with open_chat(world.directory, own) if chat else nullcontext() as its_chat:
+            return asyncio.run(_serve(world, say, its_chat, received))
     finally:
         _remove(world)
 
@@ -115,32 +97,7 @@ def _remove(world: World) -> None:
             return
 
 
-def find_credential(environment: Mapping[str, str]) -> ModelApi | None:
-    """Return the credential that claude itself would take from an environment, and the API that it is for."""
-    base_url = environment.get("ANTHROPIC_BASE_URL", BASE_URL)
-    found = (ModelApi(name, environment[name], base_url) for name in CREDENTIALS if environment.get(name))
-    return next(found, None)
-
-
-def write_chat_table(directory: Path, claude: Path, api: ModelApi) -> str:
-    """Write the credential into a file, and return the table [chat]; nothing else of this environment is in it."""
-    path = directory / "credential"
-    path.touch(0o600)
-    path.write_text(f"{api.variable}={api.credential}\n")
-    open_to_handler(directory, path)
-    fields = {"claude": str(find_program(claude, directory)), "base_url": api.base_url, "credential_file": str(path)}
-    return CHAT.format(**{name: json.dumps(value) for name, value in fields.items()})
-
-
-def find_claude() -> Path | None:
-    """Return the `claude` of the claude-agent-sdk wheel, or the one on PATH."""
-    spec = importlib.util.find_spec("claude_agent_sdk")
-    bundled = [Path(place) / "_bundled/claude" for place in (spec.submodule_search_locations or ())] if spec else []
-    found = shutil.which("claude")
-    return next((path for path in (*bundled, *([Path(found)] if found else [])) if path.is_file()), None)
-
-
-async def _serve(world: World, say: Callable[[str], None], chat: str, real_model: bool, received: list[int]) -> int:
+async def _serve(world: World, say: Callable[[str], None], chat: DemoChat | None, received: list[int]) -> int:
     stop = asyncio.Event()
 
     def end(number: int) -> None:
@@ -151,25 +108,25 @@ async def _serve(world: World, say: Callable[[str], None], chat: str, real_model
         asyncio.get_running_loop().add_signal_handler(number, end, number)
     host = await listen(world)
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-    config = write_config(world, host, secret, chat)
+    table = chat.write_table() if chat else ""
+    config = write_config(world, host, secret, table)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "CLAUDE_"))}
     reservation = reserve_port()
     port = int(os.environ.get("PORT", "0")) or int(reservation.getsockname()[1])
     environment = {**inherited, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
+    program = find_installation(world.directory)
     handler = await asyncio.create_subprocess_exec(
-        # by its path: `-m` would look for it in the current directory first, and a bare checkout is not installed
-        *(sys.executable, str(find_package(world.directory)), "serve"),
+        *(*program, "serve"),
         env=environment,
         start_new_session=True,
     )
     try:
         if not await has_started(handler, port):
             return 1
-        say(describe(world, secret, port, (REAL if real_model else SCRIPTED) if chat else ""))
-        await asyncio.wait(
-            [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(handler.wait())],
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        is_coming = chat is not None and not table and INSTALLER in os.environ
+        say(describe(world, secret, port, program, chat.model if chat and table else "", is_coming))
+        work = [_add_chat(say, world, chat, config, handler, port)] if chat and is_coming else []
+        await _wait_with(work, stop, handler)
         return 0 if stop.is_set() else 1
     finally:
         if handler.returncode is None:
@@ -177,6 +134,35 @@ async def _serve(world: World, say: Callable[[str], None], chat: str, real_model
             await handler.wait()
         reservation.close()
         await host.close()
+
+
+async def _wait_with(
+    work: Sequence[Coroutine[None, None, None]], stop: asyncio.Event, handler: asyncio.subprocess.Process
+) -> None:
+    """Wait for a signal or for the handler's end, with work that ends then too."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    ends = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(handler.wait())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _add_chat(
+    say: Callable[[str], None],
+    world: World,
+    chat: DemoChat,
+    config: Path,
+    handler: asyncio.subprocess.Process,
+    port: int,
+) -> None:
+    """Have claude installed and chat turned on, and say so."""
+    try:
+        state = await install_and_turn_on(chat, config, handler, port)
+    except OSError as error:  # such as a full disk
+        state = str(error)
+    if state:
+        say(describe_later(world, port, chat.model, state))
 
 
 def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> Path:

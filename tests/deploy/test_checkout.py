@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 
 import asyncssh
@@ -13,23 +12,12 @@ import pytest
 
 from breakglass.agents.pve.words import VERSION
 
-from ..support.locks import ROOT, read_pins
+from ..support.locks import ROOT, copy_distribution, read_pins
 from ..support.ports import reserve_port
 from ..support.service import Service
 from ..support.sshd import wait_listening
 
 pytestmark = pytest.mark.all  # each needs an environment of its own
-
-
-def copy_distribution(name: str, version: str, packages: Path) -> None:
-    """Copy the files of an installed package, without its scripts."""
-    found = distribution(name)
-    assert found.version == version, f"{name} is {found.version}: ./dev test installs {version}"
-    for file in found.files or ():
-        if ".." not in file.parts and file.suffix != ".pyc":
-            target = packages / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(str(file.locate()), target)
 
 
 @pytest.fixture(scope="module")

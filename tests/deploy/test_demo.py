@@ -1,13 +1,16 @@
 """`breakglass demo`: the three ways that it prints work, and Ctrl-C leaves nothing running."""
 
+import json
 import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +19,10 @@ import pytest
 from breakglass.agents.pve.words import VERSION
 from breakglass.demo.lines import name_program
 
+from ..support import claude
 from ..support.documents import commands
 from ..support.selection import sampled
+from ..support.stages import until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -45,9 +50,9 @@ class Demo:
             stdout=subprocess.PIPE,
             cwd=cwd,
         )
-        self.text = self._until("Ctrl-C ends everything")
+        self.text = self.until("Ctrl-C ends everything")
 
-    def _until(self, words: str, seconds: float = 120) -> str:
+    def until(self, words: str, seconds: float = 120) -> str:
         assert self.process.stdout is not None
         text, until = "", time.monotonic() + seconds
         while words not in text:
@@ -60,6 +65,13 @@ class Demo:
     def line(self, name: str) -> str:
         """Return the command that the demo printed under a name."""
         return next(line for line in self.text.splitlines() if line.startswith(f"  {name} ")).split(None, 1)[1]
+
+    def chat_state(self) -> str:
+        """Return the state of chat that /health has."""
+        found = re.search(r"http://127\.0\.0\.1:\d+/", self.text)
+        assert found
+        with urllib.request.urlopen(f"{found[0]}health", timeout=60) as answer:
+            return str(json.load(answer)["chat"])
 
     @property
     def directory(self) -> str:
@@ -176,6 +188,89 @@ def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
     assert ("Ctrl-C ended everything." in demo.last) is (how == signal.SIGINT)
     assert naming(demo.directory) == []
     assert not Path(demo.directory).exists()
+
+
+# A machine on which claude is not installed.
+WITHOUT_CLAUDE = "import sys; sys.modules['claude_agent_sdk'] = None"
+
+
+@pytest.fixture
+def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for ./dev, which takes its time to install claude: until it can read a word, which is its exit code.
+
+    The real one is in tests/deploy/test_first_run.py.
+    """
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("ssh", "bash", "env", "sh", "cat", "touch"):
+        (programs / name).symlink_to(shutil.which(name) or "/nonexistent")
+    os.mkfifo(tmp_path / "word")
+    script = f'[ "$1" = claude ] && trap "touch {tmp_path}/ended" EXIT && trap "exit 143" TERM\n'
+    script += f"touch {tmp_path}/begun; read -r word <{tmp_path}/word\n"
+    script += f'[ "$word" != 0 ] || ln -s {claude.find()} {programs}/claude; exit "$word"\n'
+    (tmp_path / "dev").write_text(script.replace("ln ", "/bin/ln "))
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("BREAKGLASS_DEV", str(tmp_path / "dev"))
+
+
+@pytest.mark.real("claude")
+@pytest.mark.usefixtures("installer")
+def test_chat_is_on_once_claude_is_installed(tmp_path: Path) -> None:
+    """The page answers before that, and nothing is started again."""
+    demo = Demo(before=WITHOUT_CLAUDE)
+    try:
+        assert demo.line("chat") == "not yet: claude is being downloaded, and a line here says when chat is on"
+        assert demo.chat_state() == "off"
+        (tmp_path / "word").write_text("0\n")
+        later = demo.until("its model is a script on this machine")
+        assert "on now, also on the page: the real claude" in later
+        assert re.search(r"\n  chat    BREAKGLASS_URL=\S+ BREAKGLASS_SECRET_FILE=\S+ \S+ chat\n", later)
+        assert demo.chat_state() == "on"
+    finally:
+        assert demo.end(signal.SIGINT) == 0
+
+
+@pytest.mark.real("claude")
+@pytest.mark.usefixtures("installer")
+def test_without_claude_the_demo_goes_on(tmp_path: Path) -> None:
+    """If claude can't be installed, ./dev says why, and the demo is as it was."""
+    demo = Demo(before=WITHOUT_CLAUDE)
+    try:
+        (tmp_path / "word").write_text("1\n")
+        until((tmp_path / "ended").exists, "the end of ./dev")
+        assert demo.chat_state() == "off"
+    finally:
+        assert demo.end(signal.SIGINT) == 0
+    assert "\n  chat " not in demo.last
+
+
+@pytest.mark.real("claude")
+@pytest.mark.usefixtures("installer")
+def test_ending_the_demo_ends_the_download(tmp_path: Path) -> None:
+    demo = Demo(before=WITHOUT_CLAUDE)
+    until((tmp_path / "begun").exists, "the beginning of ./dev")
+    assert demo.end(signal.SIGINT) == 0
+    assert (tmp_path / "ended").exists()
+    assert naming(str(tmp_path)) == []
+
+
+@pytest.mark.real("root")
+def test_a_checkout_that_no_other_user_can_enter(short_dir: Path) -> None:
+    """The handler runs from a copy, and so does doctor, which judges what the handler's user can read."""
+    closed = short_dir / "closed"
+    closed.mkdir()
+    for folder in ("handler", "agents", "static_site"):
+        shutil.copytree(ROOT / folder, closed / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (closed / "breakglass").symlink_to("handler")  # as ./dev has it in .venv
+    closed.chmod(0o700)
+    demo = Demo("--no-chat", PYTHONPATH=str(closed))
+    try:
+        assert f"{demo.directory}/code/handler" in demo.line("doctor")
+        doctor = subprocess.run(["bash", "-c", demo.line("doctor")], capture_output=True, text=True, timeout=120)
+        assert doctor.returncode < 2, doctor.stdout + doctor.stderr
+        assert "The page and its" in doctor.stdout
+    finally:
+        assert demo.end(signal.SIGTERM) == 0
 
 
 LATE = """

@@ -289,7 +289,14 @@ def test_dev_help_lists_every_command() -> None:
     """`./dev help` lists each command; another word is refused with the same list."""
     ran = run(ROOT / "dev", "help", cwd=ROOT)
     assert ran.returncode == 0
-    assert re.findall(r"^\./dev (\w+)", ran.stdout, re.MULTILINE) == ["demo", *["test"] * 4, "lint", "bench", "lock"]
+    assert re.findall(r"^\./dev (\w+)", ran.stdout, re.MULTILINE) == [
+        "demo",
+        *["test"] * 4,
+        "lint",
+        "bench",
+        "claude",
+        "lock",
+    ]
     refused = run(ROOT / "dev", "reboot", cwd=ROOT)
     assert refused.returncode == 2
     assert refused.stderr == f'dev: no such command: "reboot"\n{ran.stdout}'

@@ -21,6 +21,7 @@ from queue import Queue
 from types import ModuleType, TracebackType
 from typing import Any
 
+from breakglass import agents
 from breakglass.agents.bundle import bundle_digest
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
@@ -137,7 +138,7 @@ def agent_program(code: str = "", /, **constants: object) -> str:
     """
     known = {name for module in _modules() for name in vars(module)}
     assert constants.keys() <= known, f"the host agent does not have {constants.keys() - known}"
-    root = str(Path(__file__).parent.parents[1])
+    root = str(Path(agents.__file__).resolve().parents[1])  # not always the checkout: see own_copy.py
     names = {"root": root, "measuring": measuring.prologue(), "main": MAIN, "package": PACKAGE}
     names["digest"] = bundle_digest()  # this program says that it is the bundled file, whose modules it runs
     return _PROGRAM.format(**names, constants=constants, code=code)

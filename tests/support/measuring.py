@@ -19,7 +19,7 @@ from typing import Any
 
 FILE = "BREAKGLASS_COVERAGE"  # in the environment of the tests: the file that their processes append to
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_SOURCES = (f"{ROOT}/agents/", f"{ROOT}/handler/")
+_FOLDERS = ("agents/", "handler/")
 _SIDES = 2  # of a branch
 
 
@@ -54,7 +54,7 @@ class _Ran:
 
 def record(file: str) -> None:
     """Record the lines and branches that this process and its forks run, in each of their threads."""
-    ran = _monitor()
+    ran = _monitor(f"{os.path.dirname(file)}/code/")
 
     def save() -> None:
         found = [
@@ -93,8 +93,12 @@ def record(file: str) -> None:
         setattr(os, name, saving(getattr(os, name)))
 
 
-def _monitor() -> dict[int, _Ran]:
-    """Begin to record; return what each code object of ours ran, by its id: to hash one takes long."""
+def _monitor(copy: str) -> dict[int, _Ran]:
+    """Begin to record; return what each code object of ours ran, by its id: to hash one takes long.
+
+    The package may run from a copy of the checkout: see own_copy.py.
+    """
+    sources = tuple(f"{place}{folder}" for place in (f"{ROOT}/", copy) for folder in _FOLDERS)
     monitoring: Any = vars(sys)["monitoring"]  # Python 3.11 has none
     tool, events, disable = monitoring.COVERAGE_ID, monitoring.events, monitoring.DISABLE
     ran: dict[int, _Ran] = {}
@@ -107,7 +111,7 @@ def _monitor() -> dict[int, _Ran]:
         if directory not in real:
             real[directory] = os.path.realpath(directory)
         path = f"{real[directory]}/{base}"
-        if path.startswith(_SOURCES) and path.endswith(".py"):
+        if path.startswith(sources) and path.endswith(".py"):
             ran[id(code)] = _Ran(code, path)  # which keeps the code, and so its id
             monitoring.set_local_events(tool, code, events.LINE | events.BRANCH)
         return disable
@@ -138,18 +142,23 @@ def _name(code: CodeType) -> list[object]:
 
 
 def main(file: str) -> None:
-    """Write coverage's data of what the processes appended, with the files in it that none of them ran."""
+    """Write coverage's data of what the processes appended, with the files in it that none of them ran.
+
+    What ran in a copy of the checkout counts as the checkout's.
+    """
     from pathlib import Path
 
     from coverage import CoverageData
 
-    found = {str(path): _Found(str(path)) for source in _SOURCES for path in Path(source).rglob("*.py")}
+    copy, sources = f"{os.path.dirname(file)}/code/", [Path(ROOT, folder) for folder in _FOLDERS]
+    found = {str(path): _Found(str(path)) for source in sources for path in source.rglob("*.py")}
     for line in set(Path(file).read_text(errors="replace").splitlines()):
         try:
             ran = json.loads(line)
         except ValueError:  # killed while it wrote
             continue
-        for path, name, lines, branches in ran:
+        for place, name, lines, branches in ran:
+            path = f"{ROOT}/{place.removeprefix(copy)}" if place.startswith(copy) else place
             if path in found:
                 found[path].add(name, lines, branches)
     arcs = {path: each.arcs for path, each in found.items()}

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from .leftovers import shared_directory
@@ -61,22 +62,44 @@ def copy_sources(directory: Path) -> None:
 
 
 def _locked_wheels() -> Path:
-    """Return the directory of the locked wheels; download them, checked by their hashes, if no run did yet."""
-    lock = ROOT / "requirements.txt"
-    key = hashlib.sha256(lock.read_bytes() + " ".join(PYTHONS).encode()).hexdigest()[:16]
+    """Return the directory of the wheels of requirements.txt, for each Python of PYTHONS."""
+    return _keep("requirements.txt", *(("--python-version", python) for python in PYTHONS))
+
+
+def developing_wheels() -> Path:
+    """Return the directory of the wheels that `./dev test --quick` installs, for this Python."""
+    return _keep("requirements-dev.txt", ())
+
+
+def claude_wheel() -> Path:
+    """Return the directory of the wheel of claude, which is large."""
+    return _keep("requirements-claude.txt", ())
+
+
+def _keep(lock: str, *choices: Sequence[str]) -> Path:
+    """Return the directory of a lock file's wheels; download them, checked by their hashes, if no run did yet."""
+    text = (ROOT / lock).read_text("utf-8")
+    key = hashlib.sha256(f"{text}{choices}{sys.version_info[:2]}".encode()).hexdigest()[:16]
     kept = shared_directory() / f"breakglass-tests-wheels-{os.geteuid()}-{key}"
-    if not kept.exists():
-        work = Path(tempfile.mkdtemp(prefix=f"{kept.name}.", dir=kept.parent))
-        whole = work / "requirements.txt"  # a marker would be judged by this Python, whatever --python-version says
-        whole.write_text(re.sub(r" ; [^\n\\]*", " ", lock.read_text("utf-8")))
-        for python in PYTHONS:
-            _run(
-                *(*_PIP, "download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
-                *("--python-version", python, "--dest", work, "-r", whole),
-            )
-        whole.unlink()
-        work.rename(kept)
+    with kept.with_name(f"{kept.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not kept.exists():
+            work = Path(tempfile.mkdtemp(prefix=f"{kept.name}.", dir=kept.parent))
+            for choice in choices:
+                _download(text, choice, work)
+            work.chmod(0o755)
+            work.rename(kept)
     return kept
+
+
+def _download(lock: str, choice: Sequence[str], directory: Path) -> None:
+    """Download the wheels of a lock file's text; pip's `choice` can name another Python than this one."""
+    whole = directory / "requirements.txt"
+    # a marker would be judged by this Python, whatever --python-version says
+    whole.write_text(re.sub(r" ; [^\n\\]*", " ", lock) if choice else lock)
+    command = (*_PIP, "download", "--no-deps", "--require-hashes", "--only-binary=:all:", *choice)
+    _run(*command, "--dest", directory, "-r", whole)
+    whole.unlink()
 
 
 def _run(*command: str | Path, cwd: Path = ROOT, environment: dict[str, str] | None = None) -> None:

@@ -1,0 +1,129 @@
+"""The demo's chat: the real claude, with a scripted model on this machine or the model of a person's own credential.
+
+A first `./dev demo` has no claude yet. The demo begins without chat, has `./dev` install claude meanwhile, and then
+turns chat on with a reload of the handler.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..config.model_api import API_KEY, BASE_URL, CREDENTIALS, ModelApi
+from .account import find_program, open_to_handler
+from .lines import REAL, SCRIPTED
+from .model.investigation import next_step
+from .model.server import Model
+
+INSTALLER = "BREAKGLASS_DEV"  # names the script of a checkout that installs claude; `./dev demo` sets it
+CHAT = """
+[chat]
+command    = {claude}
+shared_uid = true
+base_url   = {base_url}
+credential_file = {credential_file}
+"""
+
+RELOAD_SECONDS = 60.0
+_PAUSE = 0.1
+
+
+class DemoChat:
+    """What claude talks to; `model` says in words which model that is."""
+
+    def __init__(self, directory: Path, api: ModelApi, model: str) -> None:
+        self.model = model
+        self._directory, self._api = directory, api
+
+    def write_table(self) -> str:
+        """Write the credential into a file, and return the table [chat]; nothing without claude, or ssh, which it runs.
+
+        Nothing else of this environment is in it.
+        """
+        claude = find_claude()
+        if claude is None or not shutil.which("ssh"):
+            return ""
+        path = self._directory / "credential"
+        path.touch(0o600)
+        path.write_text(f"{self._api.variable}={self._api.credential}\n")
+        open_to_handler(self._directory, path)
+        program = find_program(claude, self._directory)
+        fields = {"claude": str(program), "base_url": self._api.base_url, "credential_file": str(path)}
+        return CHAT.format(**{name: json.dumps(value) for name, value in fields.items()})
+
+
+@contextlib.contextmanager
+def open_chat(directory: Path, own: ModelApi | None) -> Iterator[DemoChat]:
+    """Return the chat of a demo in a directory, with a scripted model as long as it is used, if there is no own one."""
+    if own:
+        yield DemoChat(directory, own, REAL)
+        return
+    model = Model(next_step)
+    try:
+        yield DemoChat(directory, ModelApi(API_KEY, "none", model.url), SCRIPTED)
+    finally:
+        model.close()
+
+
+def find_credential(environment: Mapping[str, str]) -> ModelApi | None:
+    """Return the credential that claude itself would take from an environment, and the API that it is for."""
+    base_url = environment.get("ANTHROPIC_BASE_URL", BASE_URL)
+    found = (ModelApi(name, environment[name], base_url) for name in CREDENTIALS if environment.get(name))
+    return next(found, None)
+
+
+def find_claude() -> Path | None:
+    """Return the `claude` of the claude-agent-sdk wheel, or the one on PATH."""
+    importlib.invalidate_caches()  # it may have been installed just now
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    bundled = [Path(place) / "_bundled/claude" for place in (spec.submodule_search_locations or ())] if spec else []
+    found = shutil.which("claude")
+    return next((path for path in (*bundled, *([Path(found)] if found else [])) if path.is_file()), None)
+
+
+async def install_and_turn_on(chat: DemoChat, config: Path, handler: Process, port: int) -> str:
+    """Install claude and turn chat on in a running handler; return chat's state.
+
+    It is empty if claude could not be installed, and then `./dev` has said why.
+    """
+    if not await _install_claude(os.environ[INSTALLER]):
+        return ""
+    table = await asyncio.to_thread(chat.write_table)
+    with config.open("a") as file:
+        file.write(table)
+    handler.send_signal(signal.SIGHUP)
+    return await asyncio.to_thread(_wait_for_state, port)
+
+
+async def _install_claude(script: str) -> bool:
+    """Run `./dev claude`, which leaves nothing when it is ended; return whether claude is installed."""
+    install = await asyncio.create_subprocess_exec("bash", script, "claude", stdin=DEVNULL, start_new_session=True)
+    try:
+        return await install.wait() == 0
+    finally:
+        if install.returncode is None:
+            os.killpg(install.pid, signal.SIGTERM)
+            await install.wait()
+
+
+def _wait_for_state(port: int) -> str:
+    """Return the state of chat that a handler has after a reload."""
+    until = time.monotonic() + RELOAD_SECONDS
+    while (state := _read_state(port)) in ("off", "starting") and time.monotonic() < until:
+        time.sleep(_PAUSE)
+    return state
+
+
+def _read_state(port: int) -> str:
+    """Return the state of chat that a handler's /health has."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", "/health")
+        return str(json.load(connection.getresponse())["chat"])
