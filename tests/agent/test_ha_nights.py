@@ -50,6 +50,24 @@ def test_with_a_dead_ha_nothing_is_asked_of_it_until_a_person_starts_it(world: W
 
 
 @pytest.mark.all
+def test_an_lrm_that_was_killed_a_moment_ago_is_asked_nothing(world: World) -> None:
+    """Its last time is fresh, but systemd knows that it ended: forensics says so, and no request waits for it."""
+    set_constants(world, HA_TAKES_SECONDS=1.0)
+    under_ha(world)
+    kill_ha(world, LRM)
+    before = world.pid
+    assert "HA does nothing now, because pve-ha-lrm of node " in shown(execute(world, "forensics").trailer)
+    refused = execute(world, "cycle")
+    assert (refused.code, refused.trailer["verdict"]["code"], world.pid) == (12, "ha-stuck", before)
+    assert "does not run" in shown(refused.trailer)
+    assert (ha_queue(world), ha_requested(world)) == ("", "started")
+    systemctl(world, "start", LRM)
+    ha = Ha(str(world.root))
+    until(lambda: ha.read_status(ha.lrm)["state"] == "active", "the LRM's lock")
+    assert execute(world, "cycle").trailer["outcome"] == "done"
+
+
+@pytest.mark.all
 @pytest.mark.parametrize("verb", ["cycle", "stop"])
 def test_what_a_dead_manager_was_asked_does_not_happen_when_it_is_back(world: World, verb: str) -> None:
     """It died a moment ago, so it was asked: its queue keeps the request, which the verb takes back."""

@@ -94,6 +94,8 @@ def under_ha(
     (world.root / "etc/pve/nodes/demo/lrm_status").write_text(json.dumps(own | dict(lrm or {})))
     if mode:
         misbehave_ha(world.root, **mode)
+    for unit in HA_UNITS:  # also of one that is dead: it hangs, and systemd does not see that
+        (world.root / f"run/{unit}.pid").touch()
     if alive:
         systemctl(world, "start", *alive)
 
@@ -104,11 +106,13 @@ def systemctl(world: World, verb: str, *units: str) -> None:
 
 
 def kill_ha(world: World, *units: str) -> None:
-    """Kill services of HA: their files and their locks stay as they are."""
+    """Kill services of HA: their files and their locks stay as they are, but systemd removes their pid files."""
     pids = [pid for pid in processes_of(str(world.root)) if name_of(pid) in units]
     for pid in pids:
         signal_process(pid, signal.SIGKILL)
     until(lambda: not any(name_of(pid) in units for pid in pids), "the end of HA's services")
+    for unit in units:
+        (world.root / f"run/{unit}.pid").unlink(missing_ok=True)
 
 
 def await_ha_rounds(world: World, count: int = 2, of: str = "") -> None:

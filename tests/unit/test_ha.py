@@ -9,7 +9,7 @@ from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.forensics.ha_daemons import find_dead_ha
 from breakglass.agents.pve.forensics.outlook import ha_by_hand, ha_line, ha_outlook
 from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
-from breakglass.agents.pve.host.cluster import Cluster
+from breakglass.agents.pve.host.cluster import Cluster, node_name
 from breakglass.agents.pve.host.ha import ha_drops_stop, ha_manages, ha_restarts, ha_stuck
 
 
@@ -155,6 +155,19 @@ def test_dead_daemons_where_they_do_not_count() -> None:
     assert look(WELL, {}, node="pve2", node_seen="unknown") == ""
     assert "pve-ha-lrm of node pve2 " in look(WELL, {}, node="pve2", node_seen="online")
     assert CRM in look({}, {}, node="pve2", node_seen="unknown")
+
+
+def test_a_daemon_that_ended_on_this_node() -> None:
+    """The LRM counts for a VM of this node, and the manager where this node is its master."""
+    here, there = ({**WELL, "master_node": name} for name in (node_name(), "pve2"))
+    for ended, manager, words in (
+        (("pve-ha-lrm",), there, (LRM, "does not run")),
+        (("pve-ha-crm",), here, (CRM, "does not run on this node, its master")),
+        (("pve-ha-crm", "pve-ha-lrm"), here, (CRM, " and ", LRM)),
+    ):
+        assert [word for word in words if word not in look(manager, WELL, ended=ended)] == []
+    assert look(there, WELL, ended=("pve-ha-crm",)) == ""
+    assert look(there, WELL, ended=("pve-ha-lrm",), node="pve2", node_seen="online") == ""
 
 
 def test_what_is_said_of_a_dead_ha() -> None:

@@ -12,8 +12,8 @@ import pytest
 from breakglass.agents.pve.forensics import ha_daemons
 from breakglass.agents.pve.forensics.ha_daemons import find_dead_ha, find_silence
 from breakglass.agents.pve.forensics.outlook import ha_outlook
-from breakglass.agents.pve.host.cluster import Cluster, _read_cluster
-from breakglass.agents.pve.host.ha import ha_manages, ha_restarts
+from breakglass.agents.pve.host.cluster import Cluster, _read_cluster, node_name
+from breakglass.agents.pve.host.ha import HA_SERVICES, ha_manages, ha_restarts
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.job import Job
 from breakglass.agents.pve.jobs.result import Ended
@@ -34,6 +34,8 @@ DAEMONS: dict[str, tuple[float, float, dict[str, str]]] = {  # how old the two s
     "": (5, 5, {}),
     "CRM silent": (324, 5, {}),
     "LRM silent": (5, 324, {}),
+    "CRM ended": (5, 5, {}),
+    "LRM ended": (5, 5, {}),
     "LRM stops": (5, 5, {"mode": "restart"}),
     "LRM lost its lock": (5, 5, {"state": "lost_agent_lock"}),
     "LRM waits": (5, 5, {"state": "wait_for_agent_lock"}),
@@ -70,6 +72,10 @@ def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
 def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) -> Cluster:
     """Return what the agent reads of HA's files in that state."""
     crm_age, lrm_age, words = DAEMONS[daemon]
+    (root / "run").mkdir()
+    for name in HA_SERVICES:
+        if daemon != f"{name.removeprefix('pve-ha-').upper()} ended":
+            (root / f"run/{name}.pid").touch()
     ha = root / "etc/pve/ha"
     ha.mkdir(parents=True)
     (root / "etc/pve/local").mkdir()
@@ -79,6 +85,7 @@ def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) 
         (ha / "resources.cfg").write_text(f"vm: 102\n\tstate {requested}\n")
     services = {} if seen == "none" else {"vm:102": {"state": seen, "node": "pve1", "uid": "x"}}
     status: dict[str, object] = {"service_status": services, "node_status": {"pve1": "online"}}
+    status["master_node"] = node_name()
     status["timestamp"] = int(time.time() - crm_age)
     lrm = {"state": "active", "mode": "active", "timestamp": int(time.time() - lrm_age), "results": {}} | words
     (root / "etc/pve/local/lrm_status").write_text(json.dumps(lrm))

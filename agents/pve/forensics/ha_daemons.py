@@ -1,14 +1,15 @@
 """Whether HA's daemons are at work: the manager (CRM), which takes a request, and the LRM of the VM's node, which acts.
 
-Both write a status every 10 s, with the time by the clock of their node. A clock may be wrong, so a time decides alone
-only what is shown. A verb that would be refused for a time looks whether the daemons write anew.
+Both write a status every 10 s, with the time by the clock of their node. A clock may be wrong, and a service may be
+restarted at this moment, so these alone decide only what is shown. A verb that would be refused for them looks whether
+the daemons write anew.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ..host.cluster import Cluster, cluster_view, node_name
-from ..host.ha import ha_manages
+from ..host.ha import HA_SERVICES, ha_manages
 from ..host.paths import Host
 from ..host.times import HA_TAKES_SECONDS
 from .outlook import ha_line, ha_proof
@@ -16,7 +17,8 @@ from .outlook import ha_line, ha_proof
 SILENT_SECONDS = 180.0  # the manager of another node takes over about two minutes after the last word of a dead one
 # For a VM in one of these states an LRM takes no lock, so it may wait for its lock and be well (Tools.pm:191).
 _IDLE = ("", "stopped", "freeze", "error", "request_start")
-_MANAGER = "HA's manager pve-ha-crm"
+_CRM, _LRM = HA_SERVICES
+_MANAGER = f"HA's manager {_CRM}"
 
 
 def find_dead_ha(view: Cluster, now: float | None = None) -> str:
@@ -28,11 +30,20 @@ def find_dead_ha(view: Cluster, now: float | None = None) -> str:
     if not ha_manages(view.ha) or not view.quorate:
         return ""
     at = time.time() if now is None else now
-    lrm = f"pve-ha-lrm of node {view.node or node_name()}"
+    lrm = f"{_LRM} of node {view.node or node_name()}"
     silent = [find_silence(_MANAGER, view.manager, at)]
     counts = not view.node or view.node_seen == "online"
     silent += [find_silence(lrm, view.lrm, at)] if counts else []
-    return " and ".join(filter(None, silent)) or (find_halt(lrm, view.lrm, view.ha_seen) if counts else "")
+    halt = find_halt(lrm, view.lrm, view.ha_seen) if counts else ""
+    return " and ".join(filter(None, silent)) or halt or " and ".join(_find_ended(view))
+
+
+def _find_ended(view: Cluster) -> Iterator[str]:
+    """Yield which daemons of this node don't run, of those that act on the VM: systemd knows that at once."""
+    if _CRM in view.ended and view.manager.get("master_node") == node_name():
+        yield f"{_MANAGER} does not run on this node, its master"
+    if _LRM in view.ended and not view.node:
+        yield f"{_LRM} of node {node_name()} does not run"
 
 
 def describe_ha(view: Cluster) -> str:

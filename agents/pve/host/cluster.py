@@ -14,7 +14,7 @@ from operator import getitem
 
 from .bounded import ask_or_none
 from .files import read_json
-from .ha import UNDER_WAY
+from .ha import HA_SERVICES, UNDER_WAY
 from .paths import Host
 from .vmstate import is_here
 
@@ -47,6 +47,7 @@ class Cluster:
         node_seen: the state in which HA's manager sees `node`.
         manager: HA's manager_status, without its services.
         lrm: the lrm_status of the VM's node, without its results.
+        ended: HA's services that don't run on this node: systemd removes the pid file also of one that was killed.
     """
 
     trouble: str = ""
@@ -64,6 +65,7 @@ class Cluster:
     node_seen: str = ""
     manager: dict[str, object] = field(default_factory=dict)
     lrm: dict[str, object] = field(default_factory=dict)
+    ended: tuple[str, ...] = ()
 
     @property
     def answers(self) -> bool:
@@ -147,6 +149,7 @@ def _read_cluster(host: Host) -> Cluster:
         node_seen=ha_word(status, "node_status", entry.node),
         manager={name: said for name, said in status.items() if name != "service_status"},
         lrm={name: said for name, said in lrm.items() if name != "results"},
+        ended=tuple(name for name in HA_SERVICES if _read_text(host, f"/run/{name}.pid") is None),
     )
 
 

@@ -5,6 +5,7 @@ that ends while HA wants it started is started again, here or on another node. `
 has every state, and the lines of pve-ha-manager behind each rule.
 """
 
+HA_SERVICES = ("pve-ha-crm", "pve-ha-lrm")
 # Of `requested` (resources.cfg) and of `state` (manager_status).
 _HANDS_OFF = ("", "ignored", "disarmed")
 AT_REST = ("stopped", "disabled")

@@ -131,15 +131,13 @@ def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
     job.enter("verify")
     until = time.monotonic() + job.seconds_left(seconds)
     facts = observe(job.host)
-    while vm_state(facts) != "running" and time.monotonic() < until:
+    # A QEMU that has ended does not come back; only HA would start it later.
+    while (state := vm_state(facts)) != "running" and (asked_ha or state != "stopped") and time.monotonic() < until:
         if asked_ha:
             time.sleep(0.5)  # a look at /etc/pve is a process; the manager works in rounds of 10 s
             refuse_move(job)
-        elif vm_state(facts) == "stopped":
-            break  # its QEMU has ended by now; only HA would start it later
         time.sleep(0.05)
         facts = observe(job.host)
-    state = vm_state(facts)
     if state != "running":
         raise _describe_not_running(job, state, describe_sources(facts), asked_ha)
     job.say(f"verify: running ({describe_sources(facts)})")

@@ -21,7 +21,7 @@ from .ha import Ha, replace_file
 from .plugin import load_plugin
 from .processes import leave_behind, name_of, name_process, processes_of, wait_for_end
 from .times import LEAST_FOR_QEMU, SECONDS, seconds
-from .vm import Vm
+from .vm import Vm, remove
 
 Service = dict[str, Any]  # of the manager's service_status
 
@@ -276,6 +276,9 @@ def serve(root: str, unit: str) -> None:
         ends.append(number)
 
     signal.signal(signal.SIGTERM, end)
+    pidfile = f"{root}/run/{unit}.pid"
+    with open(pidfile, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
     name_process([unit], unit)  # by now a signal may come
     service = UNITS[unit](Ha(root))
     while os.path.isdir(root) and not service.is_over(bool(ends)):
@@ -285,6 +288,7 @@ def serve(root: str, unit: str) -> None:
             pass
         time.sleep(seconds(root, "ha-round"))
     service.lock.release()
+    remove(pidfile)
 
 
 UNITS: dict[str, type[Crm] | type[Lrm]] = {"pve-ha-crm": Crm, "pve-ha-lrm": Lrm}
