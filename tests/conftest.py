@@ -180,7 +180,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 @pytest.fixture
 def own_tasks() -> Iterator[None]:
     """No other test has a task of VM 102 meanwhile, in whatever process: a host looks for them in the one /proc."""
-    with (leftovers.shared_directory() / "breakglass-tests-tasks").open("w") as file:
+    with (leftovers.shared_directory() / f"breakglass-tests-tasks-{os.geteuid()}").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

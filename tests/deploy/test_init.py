@@ -144,6 +144,7 @@ def test_an_account_whose_group_others_share_is_refused(place: Path) -> None:
     assert not (place / "etc").exists()
 
 
+@pytest.mark.real("root")  # it becomes another user
 def test_an_ordinary_user_gets_files_of_its_own(place: Path) -> None:
     """Without root there is no group to give the files to: mode 0600, and the handler runs as this user."""
     home = place / "home"

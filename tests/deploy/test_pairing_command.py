@@ -165,6 +165,7 @@ def test_a_device_is_paired(service: Service) -> None:
     assert [text for text in (signing_key, *link[:2]) if text in log] == []
 
 
+@pytest.mark.real("ptrace")  # the command reads the directory of the handler
 def test_one_more_key_is_paired(service: Service, tmp_path: Path) -> None:
     """`keys rotate` leaves the older keys as they are. Enter counts from the question on.
 
