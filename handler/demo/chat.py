@@ -110,7 +110,7 @@ async def _install_claude(script: str) -> bool:
         return await install.wait() == 0
     finally:
         if install.returncode is None:
-            os.killpg(install.pid, signal.SIGTERM)
+            os.killpg(install.pid, signal.SIGINT)
             await install.wait()
 
 

@@ -117,8 +117,8 @@ def test_a_download_that_is_ended_leaves_nothing(venv: Path) -> None:
         while not re.search(rb"\rdev: claude: [1-9]\d* of 176 MB", text):
             assert select.select([shown], [], [], 300)[0], text
             text += os.read(shown, 4096)
-        signal_group(ran.pid, signal.SIGTERM)
-        assert ran.wait(60) == 143
+        signal_group(ran.pid, signal.SIGINT)
+        assert ran.wait(60) == 130
     os.close(shown)
     assert list_files(venv) == before
     until(lambda: not processes_of(venv), "the end of pip")

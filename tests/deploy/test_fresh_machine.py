@@ -148,7 +148,8 @@ def check_demo(fresh: Fresh, first: Mapping[str, bool]) -> None:
         asked = fresh.run("bash", "-c", f"echo it hangs | {running.line('chat')}")
         assert "pve status" in asked.stdout, asked.stdout + asked.stderr
         doctor = fresh.run("bash", "-c", running.line("doctor"))
-        assert (doctor.returncode, "error:" in doctor.stdout) == (1, False), doctor.stdout + doctor.stderr
+        assert "The page and its" in doctor.stdout, doctor.stdout + doctor.stderr
+        assert not re.search(r"^error:.*(?:as root|can't read)", doctor.stdout, re.MULTILINE), doctor.stdout
     assert "Ctrl-C ended everything" in running.text
     assert fresh.left() == set()
 
@@ -156,7 +157,7 @@ def check_demo(fresh: Fresh, first: Mapping[str, bool]) -> None:
 def check_tests(fresh: Fresh) -> None:
     """Run a part of README's second command: a handler, which as root becomes another user, serves the page."""
     fresh.as_root(NO_APT)
-    ran = fresh.run("./dev", "test", "--quick", "-m", "", "tests/deploy/test_check_command.py", "-q")
+    ran = fresh.run("./dev", "test", "--quick", "-m", "", "tests/deploy/test_check_command.py")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert re.search(r"^\d+ passed", ran.stdout, re.MULTILINE), ran.stdout
     assert fresh.left() == set()
@@ -174,7 +175,7 @@ def test_root_in_their_home(fresh: Fresh) -> None:
 def test_a_user_in_their_home(fresh: Fresh) -> None:
     """A user is told what root has to install, first for Python and then for chat."""
     [start] = commands("README.md", "1. A demo on this machine")
-    told = fresh.run(start)
+    told = fresh.run("sh", "-c", start)
     fix = re.search(r"as root: (apt-get install python3\S+-venv)\n", told.stderr)
     assert fix, told.stderr
     assert "chat is off, because claude needs ssh: as root, apt-get install openssh-client" in told.stderr
