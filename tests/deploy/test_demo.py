@@ -207,7 +207,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "word")
     script = f'[ "$1" = claude ] && trap "touch {tmp_path}/ended" EXIT && trap "exit 130" INT\n'
     script += f"touch {tmp_path}/begun; read -r word <{tmp_path}/word\n"
-    script += f'[ "$word" != 0 ] || ln -s {claude.find()} {programs}/claude; exit "$word"\n'
+    script += f'[ "$word" != 0 ] || ln -s {shlex.quote(str(claude.find()))} {programs}/claude; exit "$word"\n'
     (tmp_path / "dev").write_text(script.replace("ln ", "/bin/ln "))
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setenv("BREAKGLASS_DEV", str(tmp_path / "dev"))
